@@ -1,0 +1,41 @@
+"""torchvision, importable beside a CPU-only PyTorch. Nothing else in fastadv imports it directly.
+
+PyPI's torchvision is built for CUDA. Beside a PyTorch without CUDA its C++ library does not load, and its import then
+fails because it attaches fake kernels to two operators, `nms` and `qnms`, that the library would have declared.
+fastadv uses neither, only data sets, transforms and networks: declaring the two schemas is enough.
+"""
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# Loading and declaring operators is not type-hinted in torch, nor is anything in torchvision.
+_torch: Any = torch
+
+
+def _operators_load() -> bool:
+    """Whether torchvision's own C++ library can be loaded here."""
+    spec = importlib.util.find_spec("torchvision")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        for library in Path(folder).glob("_C*.*"):
+            try:
+                _torch.ops.load_library(str(library))
+            except OSError:
+                continue
+            return True
+    return False
+
+
+if "torchvision" not in sys.modules and not _operators_load():
+    # A module-level name: the declarations last as long as this object.
+    _operators = _torch.library.Library("torchvision", "FRAGMENT")
+    _operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+datasets: Any = importlib.import_module("torchvision.datasets")
+models: Any = importlib.import_module("torchvision.models")
+functional: Any = importlib.import_module("torchvision.transforms.functional")

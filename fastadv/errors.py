@@ -1,0 +1,9 @@
+"""The errors a caller may want to catch. Each message says what was expected, what came, and what to do."""
+
+
+class InputError(ValueError):
+    """An argument that cannot be worked with: shape, dtype, device, range, label or option."""
+
+
+class CorruptFileError(RuntimeError):
+    """A file that is truncated, damaged, or was not written by this library."""

@@ -1,0 +1,30 @@
+"""Tensors in, tensors out: no model, no loop over the steps of an attack. A trailing underscore writes the first argument."""
+
+from fastadv.ops.keep_best import keep_best_
+from fastadv.ops.l1_step import l1_step, l1_step_
+from fastadv.ops.l2_step import l2_step, l2_step_
+from fastadv.ops.linf_step import linf_step, linf_step_
+from fastadv.ops.logit_loss import logit_loss
+from fastadv.ops.philox import philox
+from fastadv.ops.project_l0 import project_l0
+from fastadv.ops.project_l1 import project_l1
+from fastadv.ops.project_l2 import project_l2
+from fastadv.ops.quantize_in_ball import quantize_in_ball
+from fastadv.ops.random_start import random_start
+
+__all__ = [
+    "keep_best_",
+    "l1_step",
+    "l1_step_",
+    "l2_step",
+    "l2_step_",
+    "linf_step",
+    "linf_step_",
+    "logit_loss",
+    "philox",
+    "project_l0",
+    "project_l1",
+    "project_l2",
+    "quantize_in_ball",
+    "random_start",
+]

@@ -1,0 +1,35 @@
+"""The exact Euclidean projection on an L1 ball inside a box, as eager PyTorch; project_l1 and l1_step share it."""
+
+import torch
+from torch import Tensor
+
+from fastadv.ops._rows import add_towards, clamp_box, column
+
+
+def project(point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None) -> Tensor:
+    """argmin ||z - point||_2 over ||z - x||_1 <= radius, lo <= z <= hi, for a float64 `point` and x inside the box.
+
+    With w = |point - x| and c the room towards the box, the optimality conditions give |z - x| = clamp(w - t, 0, c) with one threshold t >= 0 a
+    row; the sum of that falls with t. Bisection brackets the root from the feasible side, and the linear piece it lies on gives it exactly.
+    """
+    v = (point - x.double()).flatten(1)
+    low, high = (lo - x.double()).flatten(1), (hi - x.double()).flatten(1)
+    w, room = v.abs(), torch.where(v > 0, high, -low)
+    reach = column(radius, radius_rows, v)
+
+    def kept(t: Tensor) -> Tensor:
+        return torch.minimum((w - t).clamp_min(0.0), room)
+
+    below = torch.zeros_like(w[:, :1])
+    outside = kept(below).sum(1, keepdim=True) > reach
+    above = w.amax(1, keepdim=True) if w.shape[1] else below
+    for _ in range(64):
+        middle = (below + above) / 2
+        feasible = kept(middle).sum(1, keepdim=True) <= reach
+        below, above = torch.where(feasible, below, middle), torch.where(feasible, middle, above)
+    sloped = (w > above) & (w - above < room)
+    capped = torch.where(w - above >= room, room, 0.0).sum(1, keepdim=True)
+    exact = (torch.where(sloped, w, 0.0).sum(1, keepdim=True) + capped - reach) / sloped.sum(1, keepdim=True)
+    threshold = torch.where((exact >= below) & (exact <= above), exact, above)
+    shift = kept(torch.where(outside, threshold, torch.zeros_like(threshold))) * v.sign()
+    return clamp_box(add_towards(x, shift.reshape(x.shape)), lo, hi)

@@ -1,0 +1,48 @@
+"""Philox 4x32-10 (Salmon et al. 2011) as eager PyTorch: the randomness of element e of sample `id` is a function of (seed, id, draw, e) alone.
+
+Key: the 64-bit seed. Counter: (e // 4, draw, id's low word, id's high word); element e takes output word e % 4.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def words(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
+    """`count` 32-bit words for each id [B], as int64 [B, count] in [0, 2^32).
+
+    Products of two 32-bit words wrap in int64 as they would in uint64, and masking after the shift gives the high word back.
+    """
+    block = torch.arange((count + 3) // 4, device=ids.device)[None, :]
+    c0, c1 = block.expand(len(ids), -1), torch.full_like(block, draw & MASK)
+    c2, c3 = (ids & MASK)[:, None], ((ids >> 32) & MASK)[:, None]
+    k0, k1 = seed & MASK, (seed >> 32) & MASK
+    for _ in range(10):
+        product0, product1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
+        c0, c2 = ((product1 >> 32) & MASK) ^ c1 ^ k0, ((product0 >> 32) & MASK) ^ c3 ^ k1
+        c1, c3 = product1 & MASK, product0 & MASK
+        k0, k1 = (k0 + _WEYL[0]) & MASK, (k1 + _WEYL[1]) & MASK
+    return torch.stack([c.expand(len(ids), block.shape[1]) for c in (c0, c1, c2, c3)], dim=2).flatten(1)[:, :count]
+
+
+def to_uniform(bits: Tensor) -> Tensor:
+    """The top 24 bits of each word as a float64 in [0, 1), exact in float32 too."""
+    return (bits >> 8).double() * 2.0**-24
+
+
+def to_normal(bits: Tensor) -> Tensor:
+    """Box-Muller on neighbouring words: [B, even count] to float64 standard normals of the same shape."""
+    pairs = bits.unflatten(1, (-1, 2))
+    radius = (-2.0 * torch.log(((pairs[..., 0] >> 8) + 1).double() * 2.0**-24)).sqrt()
+    angle = 2.0 * math.pi * to_uniform(pairs[..., 1])
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=2).flatten(1)
+
+
+def normals(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
+    """`count` float64 standard normals for each id."""
+    return to_normal(words(ids, count + count % 2, seed, draw))[:, :count]

@@ -1,0 +1,102 @@
+"""What the ops share: batches as rows, numbers or one value a row, and additions that never leave the ball."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.errors import InputError
+
+PerRow = float | Tensor
+
+
+def check_like(first: Tensor, **others: Tensor) -> None:
+    """Raise InputError unless every tensor matches `first` in shape, dtype and device, floating, of rank >= 2."""
+    if first.dim() < 2 or not first.is_floating_point():
+        raise InputError(f"expected a floating batch [B, ...] of rank >= 2, got {first.dtype} of shape {tuple(first.shape)}; add a batch dimension")
+    for name, other in others.items():
+        if other.shape != first.shape or other.dtype != first.dtype or other.device != first.device:
+            raise InputError(
+                f"{name}: expected {first.dtype} {tuple(first.shape)} on {first.device} like the first argument, "
+                f"got {other.dtype} {tuple(other.shape)} on {other.device}; convert it first"
+            )
+
+
+def per_row(name: str, value: PerRow, batch: Tensor) -> tuple[float, Tensor | None]:
+    """Split a number or a [B] tensor into the (number, rows) pair of the op schemas."""
+    if not isinstance(value, Tensor):
+        value = float(value)
+        if not value >= 0:
+            raise InputError(f"{name}: expected a number >= 0, got {value}")
+        return value, None
+    if value.dim() == 0:
+        return per_row(name, value.item(), batch)
+    if value.shape != batch.shape[:1]:
+        raise InputError(f"{name}: expected a number or one value a sample, shape ({batch.shape[0]},), got shape {tuple(value.shape)}")
+    return 0.0, value.to(device=batch.device, dtype=torch.float64)
+
+
+def column(value: float, rows: Tensor | None, batch: Tensor) -> Tensor:
+    """The (number, rows) pair as a float64 tensor that broadcasts against `batch`."""
+    if rows is None:
+        return torch.full((), value, dtype=torch.float64, device=batch.device)
+    return rows.to(torch.float64).reshape(-1, *[1] * (batch.dim() - 1))
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype a kernel computes in: float64 for float64, float32 for everything narrower."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def towards_zero(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """float64 `value` rounded towards zero to `dtype`, still held as float64."""
+    near = value.to(dtype)
+    over = near.double().abs() > value.abs()
+    return torch.where(over, torch.nextafter(near, torch.zeros_like(near)), near).double()
+
+
+def add_towards(x: Tensor, shift: Tensor) -> Tensor:
+    """x + shift in x's dtype, rounded towards x, so that |result - x| <= |shift| holds exactly.
+
+    `shift` is float64. Rounding to nearest would leave the ball by half an ulp of x, which for a small radius is more than any
+    relative slack on the radius.
+    """
+    near = (x.double() + shift).to(x.dtype)
+    over = (near.double() - x.double()).abs() > shift.abs()
+    return torch.where(over, torch.nextafter(near, x), near)
+
+
+def clamp_box(x: Tensor, lo: float, hi: float) -> Tensor:
+    """x clamped to the box as x's dtype rounds it."""
+    return x.clamp(lo, hi)
+
+
+def array(tensor: Tensor) -> Any:
+    """A NumPy view of a CPU tensor; bfloat16 as its int16 bits."""
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    return tensor.view(torch.int16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+def rows_array(rows: Tensor | None) -> Any:
+    """One float64 a row as NumPy, or None."""
+    return None if rows is None else rows.to(torch.float64).contiguous().numpy()
+
+
+def with_arrays(kernel: Callable[..., None], out: Tensor, inputs: tuple[Tensor, ...], *rest: Any) -> None:
+    """Call kernel(out, *inputs, *rest) on NumPy views in one common dense layout, copying only what differs from it.
+
+    A row's elements may lie in any order as long as it is the same in every tensor: channels-last batches pass as they are.
+    """
+    tensors = (out, *inputs)
+    dense = all(t.is_contiguous() for t in tensors)
+    if not dense and out.dim() == 4:
+        dense = all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
+    if dense:
+        kernel(*map(array, tensors), *rest)
+        return
+    target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype)
+    kernel(array(target), *(array(t.contiguous()) for t in inputs), *rest)
+    if target is not out:
+        out.copy_(target)

@@ -1,0 +1,74 @@
+"""keep_best_: keep, for each sample, the strongest point seen: a success beats any failure, then the higher loss wins. NaN never wins."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastadv._library import OpCard, Sample, extension, register
+from fastadv.errors import InputError
+from fastadv.ops._rows import check_like, with_arrays
+from fastadv.ops._samples import SHAPES, batch
+
+
+def reference(best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor) -> None:
+    wins = ~loss.isnan() & ((success & ~best_success) | ((success == best_success) & (loss > best_loss)))
+    best_x.copy_(torch.where(wins.reshape(-1, *[1] * (best_x.dim() - 1)), x_adv, best_x))
+    best_loss.copy_(torch.where(wins, loss, best_loss))
+    best_success.copy_(best_success | (wins & success))
+
+
+def cpu(best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor) -> None:
+    scores = [t.contiguous().numpy() for t in (best_loss.detach(), best_success, loss.detach(), success)]
+    with_arrays(extension.keep_best, best_x, (best_x, x_adv), *scores)
+    # a non-contiguous score was copied on the way in
+    for tensor, value in ((best_loss, scores[0]), (best_success, scores[1])):
+        if not tensor.is_contiguous():
+            tensor.copy_(torch.from_numpy(value))
+
+
+def compare(actual: object, expected: object, args: Sample) -> None:
+    assert actual is None and expected is None
+
+
+def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    draw = torch.Generator().manual_seed(5)
+    for seed, shape in enumerate((*SHAPES, (64, 3))):
+        x_adv, _, best = batch(shape, device, dtype, seed)
+        first, second = (torch.randint(0, 3, shape[:1], generator=draw).float().to(device) for _ in range(2))
+        if shape[0] > 2:
+            second[0], first[1] = float("nan"), float("-inf")
+        successes = (torch.rand(shape[0], generator=draw) < 0.5).to(device), (torch.rand(shape[0], generator=draw) < 0.5).to(device)
+        yield best.clone(), first, successes[0], x_adv, second, successes[1]
+        if len(shape) == 4:
+            yield best.contiguous(memory_format=torch.channels_last), first.clone(), successes[0].clone(), x_adv, second, successes[1]
+
+
+register(
+    OpCard(
+        name="keep_best_",
+        schema="(Tensor(a!) best_x, Tensor(b!) best_loss, Tensor(c!) best_success, Tensor x_adv, Tensor loss, Tensor success) -> ()",
+        summary="per sample, (best_x, best_loss, best_success) ← the lexicographic maximum by (success, loss)",
+        reference=reference,
+        fake=lambda *args: None,
+        samples=samples,
+        compare=compare,
+        cpu=cpu,
+        no_gradient="it writes its arguments",
+        bytes_moved=lambda best_x, *rest: 2 * best_x.numel() * best_x.element_size(),
+        flops=lambda best_x, *rest: 0,
+    )
+)
+
+
+def keep_best_(best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor) -> None:
+    """Overwrite the rows of (best_x [B, ...], best_loss [B], best_success bool [B]) where (x_adv, loss, success) is stronger.
+
+    Losses are float32 (float64 for float64 batches). Start with best_loss = -inf and best_success = False.
+    Raises InputError on mismatched shapes or dtypes.
+    """
+    check_like(best_x, x_adv=x_adv)
+    for name, value, dtype in (("best_loss", best_loss, best_loss.dtype), ("loss", loss, best_loss.dtype), ("best_success", best_success, torch.bool), ("success", success, torch.bool)):
+        if value.shape != best_x.shape[:1] or value.dtype != dtype:
+            raise InputError(f"{name}: expected {dtype} of shape ({best_x.shape[0]},), got {value.dtype} of shape {tuple(value.shape)}")
+    torch.ops.fastadv.keep_best_(best_x, best_loss, best_success, x_adv, loss, success)

@@ -1,0 +1,61 @@
+"""l2_step: x_adv + step_size * grad / ||grad||_2, projected on {z : ||z - x||_2 <= radius, lo <= z <= hi}.
+
+The projection is the exact one on the intersection (see _l2.py). The norm is summed in float64, so a gradient scaled by 1e-12 or 1e12 gives the
+same step. A row whose gradient is zero or not finite takes no step.
+"""
+
+import torch
+from torch import Tensor
+
+from fastadv._library import OpCard, Sample, register
+from fastadv.ops import _l2, _step
+from fastadv.ops._rows import PerRow, column
+from fastadv.ops._samples import assert_ulps, step_samples
+
+
+def reference(
+    x_adv: Tensor, grad: Tensor, x: Tensor, radius: float, step_size: float, lo: float, hi: float,
+    radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    norm = grad.double().flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
+    usable = (norm > 0) & norm.isfinite()
+    move = torch.where(usable, column(step_size, step_size_rows, x) * grad.double() / norm, 0.0)
+    return _l2.project(x_adv.double() + move, x, radius, lo, hi, radius_rows)
+
+
+def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
+    assert_ulps(actual, expected, 4, floor=3e-7)
+
+
+register(
+    OpCard(
+        name="l2_step",
+        schema=_step.SCHEMA,
+        summary="project(x_adv + s·g/‖g‖₂) on {‖z − x‖₂ ≤ r} ∩ box",
+        reference=reference,
+        fake=_step.fake,
+        samples=step_samples,
+        compare=compare,
+        cpu=_step.cpu("l2_step"),
+        in_place=True,
+        no_gradient="an attack's step is not differentiated",
+        bytes_moved=lambda x_adv, *rest: 4 * x_adv.numel() * x_adv.element_size(),
+        flops=lambda x_adv, *rest: 14 * x_adv.numel(),
+    )
+)
+
+
+def l2_step(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """Steepest ascent under L2: x_adv + step_size * grad / ||grad||_2, projected exactly on the ball around x inside the box.
+
+    Tensors [B, ...] of one shape, dtype and device; x inside the box. `radius` (may be inf) and `step_size` in input units, a number or [B].
+    Raises InputError on mismatched tensors or a negative radius or step.
+    """
+    result: Tensor = torch.ops.fastadv.l2_step(*_step.arguments(x_adv, grad, x, radius, step_size, box))
+    return result
+
+
+def l2_step_(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """`l2_step` that overwrites and returns x_adv, which must not be x itself."""
+    torch.ops.fastadv.l2_step_(*_step.arguments(x_adv, grad, x, radius, step_size, box))
+    return x_adv

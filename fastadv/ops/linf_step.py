@@ -1,0 +1,63 @@
+"""linf_step: x_adv + step_size * sign(grad), projected on {z : |z - x| <= radius, lo <= z <= hi} (Goodfellow et al. 2014; Madry et al. 2018).
+
+The projection on an L-infinity ball inside a box is a clamp per coordinate, so one pass over the batch does both. The ball's edges are rounded
+towards x: the result is never further than `radius` from x, in exact arithmetic. A zero or NaN gradient moves nothing.
+"""
+
+import torch
+from torch import Tensor
+
+from fastadv._library import OpCard, Sample, register
+from fastadv.ops import _step
+from fastadv.ops._rows import PerRow, add_towards, clamp_box, column, towards_zero, wide
+from fastadv.ops._samples import assert_ulps, step_samples
+
+
+def reference(
+    x_adv: Tensor, grad: Tensor, x: Tensor, radius: float, step_size: float, lo: float, hi: float,
+    radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    reach = towards_zero(column(radius, radius_rows, x), wide(x.dtype))
+    lower = clamp_box(add_towards(x, -reach), lo, hi)
+    upper = clamp_box(add_towards(x, reach), lo, hi)
+    step = column(step_size, step_size_rows, x).to(wide(x.dtype))
+    moved = x_adv.to(wide(x.dtype)) + step * grad.nan_to_num(0.0).sign().to(wide(x.dtype))
+    return torch.minimum(torch.maximum(moved.to(x.dtype), lower), upper)
+
+
+def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
+    assert_ulps(actual, expected, 0)
+
+
+register(
+    OpCard(
+        name="linf_step",
+        schema=_step.SCHEMA,
+        summary="clamp(x_adv + s·sign(g), x − r, x + r) ∩ box",
+        reference=reference,
+        fake=_step.fake,
+        samples=step_samples,
+        compare=compare,
+        cpu=_step.cpu("linf_step"),
+        in_place=True,
+        no_gradient="sign and clamp are flat almost everywhere",
+        bytes_moved=lambda x_adv, *rest: 4 * x_adv.numel() * x_adv.element_size(),
+        flops=lambda x_adv, *rest: 8 * x_adv.numel(),
+    )
+)
+
+
+def linf_step(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """Steepest ascent under L-infinity: x_adv + step_size * sign(grad), clamped to the ball around x and to the box.
+
+    Tensors [B, ...] of one shape, dtype and device; x inside the box. `radius` (may be inf) and `step_size` in input units, a number or [B].
+    Raises InputError on mismatched tensors or a negative radius or step.
+    """
+    result: Tensor = torch.ops.fastadv.linf_step(*_step.arguments(x_adv, grad, x, radius, step_size, box))
+    return result
+
+
+def linf_step_(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """`linf_step` that overwrites and returns x_adv, which must not be x itself."""
+    torch.ops.fastadv.linf_step_(*_step.arguments(x_adv, grad, x, radius, step_size, box))
+    return x_adv

@@ -1,0 +1,167 @@
+"""logit_loss: the losses attacks ascend, per sample, with their gradient on the logits, in one pass.
+
+With z the logits, y the label and t the target (where one is given, being reached is what is ascended):
+ce      log sum exp z - z_y                          -(log sum exp z - z_t)
+margin  max_{j != y} z_j - z_y                       z_t - max_{j != t} z_j
+cw      min(margin, 0)                               (Carlini & Wagner 2017, confidence 0)
+dlr     (max_{j != y} z_j - z_y) / (z_(1) - z_(3))   (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)   (Croce & Hein 2020)
+Where K is too small for dlr's order statistics its last available one is used, and for K = 2, where the ratio is a constant, the margin itself.
+
+`direction` leaves out a positive factor of ce's gradient, 1 - p_y (or 1 - p_t), which underflows for confident rows; steps that use only the
+gradient's direction lose nothing. A row with a non-finite logit has loss and gradient NaN.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv._library import OpCard, Sample, extension, register
+from fastadv.errors import InputError
+from fastadv.ops._rows import array, wide
+from fastadv.ops._samples import assert_ulps
+
+KINDS = ("ce", "margin", "cw", "dlr")
+
+
+def _one(index: Tensor, like: Tensor) -> Tensor:
+    """One-hot rows in like's dtype."""
+    return torch.zeros_like(like).scatter_(1, index[:, None], 1.0)
+
+
+def _others(z: Tensor, index: Tensor) -> Tensor:
+    """z with the column `index` of each row at -inf."""
+    return z.scatter(1, index[:, None], float("-inf"))
+
+
+def _ce(z: Tensor, label: Tensor, direction: bool) -> tuple[Tensor, Tensor]:
+    own = z.gather(1, label[:, None])
+    rest = torch.logsumexp(_others(z, label), dim=1, keepdim=True)
+    # log(1 + exp(gap)) and its derivative keep their digits where p_y is near 1
+    gap = rest - own
+    share = torch.softmax(_others(z, label), dim=1) - _one(label, z)
+    grad = share if direction else share * torch.sigmoid(gap)
+    return torch.nn.functional.softplus(gap, threshold=50.0).squeeze(1), grad
+
+
+def _margin(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    other = _others(z, label).argmax(dim=1)
+    return (z.gather(1, other[:, None]) - z.gather(1, label[:, None])).squeeze(1), _one(other, z) - _one(label, z)
+
+
+def _dlr(z: Tensor, label: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    classes = z.shape[1]
+    if classes == 2:
+        return _margin(z, label) if targets is None else _negated(*_margin(z, targets))
+    order = z.argsort(dim=1, descending=True, stable=True)
+    if targets is None:
+        top, grad_top = _margin(z, label)
+        third = _one(order[:, 2], z)
+    else:
+        top = (z.gather(1, targets[:, None]) - z.gather(1, label[:, None])).squeeze(1)
+        grad_top = _one(targets, z) - _one(label, z)
+        third = (_one(order[:, 2], z) + _one(order[:, min(3, classes - 1)], z)) / 2
+    spread = _one(order[:, 0], z) - third
+    width = (spread * z).sum(1, keepdim=True).clamp_min(1e-12)
+    loss = top[:, None] / width
+    return loss.squeeze(1), (grad_top - loss * spread) / width
+
+
+def _negated(loss: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    return -loss, -grad
+
+
+def reference(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool) -> tuple[Tensor, Tensor]:
+    finite = logits.isfinite().all(1)
+    z = torch.where(finite[:, None], logits, 0.0).to(wide(logits.dtype))
+    aim = labels if targets is None else targets
+    if kind == "dlr":
+        loss, grad = _dlr(z, labels, targets)
+    else:
+        loss, grad = _ce(z, aim, direction) if kind == "ce" else _margin(z, aim)
+        if targets is not None:
+            loss, grad = _negated(loss, grad)
+        if kind == "cw":
+            loss, grad = loss.clamp(max=0.0), torch.where(loss[:, None] < 0, grad, 0.0)
+    nan = float("nan")
+    return torch.where(finite, loss, nan), torch.where(finite[:, None], grad, nan).to(logits.dtype)
+
+
+def fake(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(logits.shape[0], dtype=wide(logits.dtype)), torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+def cpu(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool) -> tuple[Tensor, Tensor]:
+    loss, grad = fake(logits, labels, kind, targets, direction)
+    aims = None if targets is None else targets.contiguous().numpy()
+    extension.logit_loss(array(grad), array(logits.contiguous()), loss.numpy(), labels.contiguous().numpy(), aims, KINDS.index(kind), direction)
+    return loss, grad
+
+
+def compare(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], args: Sample) -> None:
+    scale = float(args[0].double().nan_to_num(0.0, 0.0, 0.0).abs().max()) if args[0].numel() else 1.0
+    assert_ulps(actual[0], expected[0], 16, floor=4e-7 * max(scale, 1.0))
+    assert_ulps(actual[1], expected[1], 16, floor=2e-7)
+
+
+def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    draw = torch.Generator().manual_seed(3)
+    for size, classes, scale in ((0, 3, 1.0), (1, 2, 1.0), (7, 3, 5.0), (5, 4, 1.0), (33, 10, 30.0), (4, 1000, 3.0), (9, 10, 1e-3)):
+        logits = (torch.randn(size, classes, generator=draw) * scale - 2 * scale).to(device, dtype)
+        if size > 5:
+            logits[0, 0], logits[1, 1], logits[2] = float("nan"), float("inf"), 1.5
+        labels = torch.randint(classes, (size,), generator=draw).to(device)
+        targets = (labels + 1) % classes
+        for kind in KINDS:
+            for aims in (None, targets):
+                yield logits, labels, kind, aims, False
+        yield logits, labels, "ce", None, True
+        yield logits * 40, labels, "ce", targets, True
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])
+    ctx.direction = inputs[4]
+
+
+def _backward(ctx: Any, loss_grad: Tensor | None, _: Any) -> tuple[Tensor | None, None, None, None, None]:
+    if ctx.direction:
+        raise RuntimeError("logit_loss: direction=True keeps no true gradient; call it with direction=False to differentiate the loss")
+    (grad,) = ctx.saved_tensors
+    return None if loss_grad is None else grad * loss_grad[:, None].to(grad.dtype), None, None, None, None
+
+
+register(
+    OpCard(
+        name="logit_loss",
+        schema="(Tensor logits, Tensor labels, str kind, Tensor? targets, bool direction) -> (Tensor, Tensor)",
+        summary="per-sample ce, margin, cw or dlr and its gradient on the logits",
+        reference=reference,
+        fake=fake,
+        samples=samples,
+        compare=compare,
+        cpu=cpu,
+        gradient=(_setup, _backward),
+        bytes_moved=lambda logits, *rest: 2 * logits.numel() * logits.element_size(),
+        flops=lambda logits, *rest: 10 * logits.numel(),
+    )
+)
+
+
+def logit_loss(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None = None, direction: bool = False) -> tuple[Tensor, Tensor]:
+    """(loss [B], gradient [B, K]) of one of the losses above, to be ascended; the loss is differentiable in the logits.
+
+    logits [B, K], K >= 2; labels and targets int64 [B] in [0, K). Raises InputError on other shapes or an unknown kind.
+    """
+    if kind not in KINDS:
+        raise InputError(f"loss: expected one of {', '.join(KINDS)}, got {kind!r}")
+    if logits.dim() != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
+        raise InputError(f"logits: expected floating [B, K] with K >= 2, got {logits.dtype} of shape {tuple(logits.shape)}")
+    for name, index in (("labels", labels), ("targets", targets)):
+        if index is not None and (index.shape != logits.shape[:1] or index.dtype != torch.int64):
+            raise InputError(f"{name}: expected int64 of shape ({logits.shape[0]},), got {index.dtype} of shape {tuple(index.shape)}")
+    loss, grad = torch.ops.fastadv.logit_loss(logits, labels, kind, targets, direction)
+    return loss, grad

@@ -1,0 +1,80 @@
+"""philox: counter-based random bits, uniforms or normals, one row a sample id (Philox 4x32-10, Salmon et al. 2011; see _philox.py)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv._library import OpCard, Sample, extension, register
+from fastadv.errors import InputError
+from fastadv.ops import _philox
+from fastadv.ops._samples import assert_ulps
+
+KINDS = ("bits", "uniform", "normal")
+
+
+def reference(ids: Tensor, count: int, kind: str, seed: int, draw: int) -> Tensor:
+    if kind == "normal":
+        return _philox.normals(ids, count, seed, draw).float()
+    bits = _philox.words(ids, count, seed, draw)
+    return bits if kind == "bits" else _philox.to_uniform(bits).float()
+
+
+def fake(ids: Tensor, count: int, kind: str, seed: int, draw: int) -> Tensor:
+    return ids.new_empty((ids.shape[0], count), dtype=torch.int64 if kind == "bits" else torch.float32)
+
+
+def cpu(ids: Tensor, count: int, kind: str, seed: int, draw: int) -> Tensor:
+    out = fake(ids, count, kind, seed, draw)
+    extension.philox(out.numpy(), ids.contiguous().numpy(), KINDS.index(kind), seed & (2**64 - 1), draw & _philox.MASK)
+    return out
+
+
+def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
+    if args[2] == "normal":
+        assert_ulps(actual, expected, 4, floor=1e-15)
+    else:
+        assert torch.equal(actual, expected)
+
+
+def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    ids = torch.tensor([0, 1, 7, 2**32 - 1, 2**32, 2**40 + 3, 2**62], device=device)
+    for kind in KINDS:
+        for count in (0, 1, 2, 5, 784, 1031):
+            yield ids, count, kind, 0, 0
+        yield ids, 33, kind, 2**63 - 1, 3
+        yield ids[:0], 4, kind, 1, 1
+        yield ids[::2], 4, kind, 123456789, 2**31
+
+
+register(
+    OpCard(
+        name="philox",
+        schema="(Tensor ids, int count, str kind, int seed, int draw) -> Tensor",
+        summary="Philox 4x32-10 of (seed, id, draw, element): bits, uniform [0, 1) or standard normal",
+        reference=reference,
+        fake=fake,
+        samples=samples,
+        compare=compare,
+        cpu=cpu,
+        no_gradient="random numbers depend on no input",
+        dtypes=(torch.int64,),
+        bytes_moved=lambda ids, count, kind, *rest: len(ids) * count * (8 if kind == "bits" else 4),
+        flops=lambda ids, count, *rest: 25 * len(ids) * count,
+    )
+)
+
+
+def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0) -> Tensor:
+    """`count` random values for each sample: [B, count] from `ids`, int64 [B].
+
+    kind: "bits" (int64 in [0, 2^32)), "uniform" (float32 in [0, 1)), "normal" (float32). The row of an id depends on (seed, id, draw) alone.
+    Raises InputError on another kind or on ids that are not int64 [B].
+    """
+    if kind not in KINDS:
+        raise InputError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    if ids.dim() != 1 or ids.dtype != torch.int64:
+        raise InputError(f"ids: expected int64 sample numbers of shape (B,), got {ids.dtype} of shape {tuple(ids.shape)}")
+    result: Tensor = torch.ops.fastadv.philox(ids, count, kind, seed, draw)
+    return result

@@ -1,0 +1,44 @@
+"""project_l1: argmin ||z - x_adv||_2 over {z : ||z - x||_1 <= radius, lo <= z <= hi}, exactly (see _l1.py)."""
+
+import torch
+from torch import Tensor
+
+from fastadv._library import OpCard, Sample, register
+from fastadv.ops import _l1, _projection
+from fastadv.ops._rows import PerRow
+from fastadv.ops._samples import assert_ulps, project_samples
+
+
+def reference(x_adv: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None = None) -> Tensor:
+    return _l1.project(x_adv.double(), x, radius, lo, hi, radius_rows)
+
+
+def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
+    assert_ulps(actual, expected, 4, floor=3e-7)
+
+
+register(
+    OpCard(
+        name="project_l1",
+        schema=_projection.SCHEMA,
+        summary="argmin ‖z − x_adv‖₂ over {‖z − x‖₁ ≤ r} ∩ box",
+        reference=reference,
+        fake=_projection.fake,
+        samples=project_samples,
+        compare=compare,
+        cpu=_projection.cpu("project_l1"),
+        no_gradient=_projection.NO_GRADIENT,
+        bytes_moved=lambda x_adv, *rest: 3 * x_adv.numel() * x_adv.element_size(),
+        flops=lambda x_adv, *rest: 25 * x_adv.numel(),
+    )
+)
+
+
+def project_l1(x_adv: Tensor, x: Tensor, radius: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+    """Euclidean projection of x_adv [B, ...] on the L1 ball of `radius` (a number or [B], may be inf) around x, inside the box.
+
+    The true projection (soft threshold, Duchi et al. 2008, with the box), not a rescaling: [3, 1, 0.5] goes to [1, 0, 0] at radius 1. x must lie
+    inside the box. Raises InputError on mismatched tensors or a negative radius.
+    """
+    result: Tensor = torch.ops.fastadv.project_l1(*_projection.arguments(x_adv, x, radius, box))
+    return result

@@ -1,0 +1,120 @@
+"""random_start: a point drawn uniformly from the norm ball around x, clamped to the box.
+
+The draw of a row depends on (seed, id, draw) alone. Uniform in the ball means:
+Linf  each coordinate uniform in [-r, r]
+L2    a normal direction, at the distance r * U^(1/D)
+L1    exponential sizes divided by their sum and one more exponential, random signs
+L0    `r` coordinates chosen without replacement (smallest random words, ties to the lower index), uniform in the box
+Clamping moves a point towards x, which lies in the box, so the result stays in the ball.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv._library import OpCard, Sample, extension, register
+from fastadv.errors import InputError
+from fastadv.ops import _philox
+from fastadv.ops._rows import PerRow, add_towards, check_like, clamp_box, column, per_row, rows_array, with_arrays
+from fastadv.ops._samples import SHAPES, assert_ulps, batch, per_sample
+
+NORMS = ("linf", "l2", "l1", "l0")
+
+
+def _shift(norm: str, reach: Tensor, ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
+    """float64 [B, D] uniform in the ball of `reach`."""
+    bits = _philox.words(ids, count, seed, draw)
+    if norm == "linf":
+        return reach * (2.0 * _philox.to_uniform(bits) - 1.0)
+    if norm == "l2":
+        direction = _philox.normals(ids, count, seed, draw)
+        # normals use whole pairs of words; the distance takes the first word after them
+        level = _philox.to_uniform(_philox.words(ids, count + count % 2 + 1, seed, draw)[:, -1:]) ** (1.0 / count)
+        length = direction.norm(dim=1, keepdim=True)
+        return reach * level * direction / torch.where(length > 0, length, 1.0)
+    size = -torch.log1p(-_philox.to_uniform(_philox.words(ids, count + 1, seed, draw)))
+    total = size.sum(1, keepdim=True)
+    sign = 1.0 - 2.0 * (bits & 1).double()
+    return reach * sign * size[:, :count] / torch.where(total > 0, total, 1.0)
+
+
+def reference(
+    x: Tensor, ids: Tensor, norm: str, radius: float, lo: float, hi: float, seed: int, draw: int, radius_rows: Tensor | None = None
+) -> Tensor:
+    rows = x.flatten(1)
+    count = rows.shape[1]
+    reach = column(radius, radius_rows, rows)
+    if norm == "l0":
+        words = _philox.words(ids, 2 * count, seed, draw)
+        rank = words[:, :count].argsort(dim=1, stable=True).argsort(dim=1)
+        value = (lo + (hi - lo) * _philox.to_uniform(words[:, count:])).to(x.dtype)
+        start = torch.where(rank < reach.floor(), value, rows)
+    else:
+        start = add_towards(rows, _shift(norm, reach, ids, count, seed, draw))
+    return clamp_box(start, lo, hi).reshape(x.shape)
+
+
+def fake(x: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def cpu(
+    x: Tensor, ids: Tensor, norm: str, radius: float, lo: float, hi: float, seed: int, draw: int, radius_rows: Tensor | None = None
+) -> Tensor:
+    out = fake(x)
+    rest = (ids.contiguous().numpy(), NORMS.index(norm), radius, rows_array(radius_rows), lo, hi, seed & (2**64 - 1), draw & _philox.MASK)
+    with_arrays(extension.random_start, out, (x.contiguous(),), *rest)
+    return out
+
+
+def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
+    assert_ulps(actual, expected, 0 if args[2] in ("linf", "l0") else 2, floor=1e-7)
+
+
+def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    for seed, shape in enumerate(SHAPES):
+        _, _, x = batch(shape, device, dtype, seed)
+        ids = torch.arange(shape[0], device=device) * (2**33 + 1)
+        for norm in NORMS:
+            for radius in (0.0, 0.3, 2.0):
+                yield x, ids, norm, radius, 0.0, 1.0, seed, 1
+            yield x, ids, norm, 0.0, 0.0, 1.0, 2**40, 0, per_sample(shape, device, seed).nan_to_num(posinf=3.0)
+
+
+register(
+    OpCard(
+        name="random_start",
+        schema="(Tensor x, Tensor ids, str norm, float radius, float lo, float hi, int seed, int draw, Tensor? radius_rows=None) -> Tensor",
+        summary="x + uniform draw from the norm ball, clamped to the box; a function of (seed, id, draw)",
+        reference=reference,
+        fake=fake,
+        samples=samples,
+        compare=compare,
+        cpu=cpu,
+        no_gradient="a starting point is not differentiated",
+        bytes_moved=lambda x, *rest: 2 * x.numel() * x.element_size(),
+        flops=lambda x, *rest: 40 * x.numel(),
+    )
+)
+
+
+def random_start(
+    x: Tensor, ids: Tensor, norm: str, radius: PerRow, box: tuple[float, float] = (0.0, 1.0), seed: int = 0, draw: int = 0
+) -> Tensor:
+    """A point uniform in the `norm` ball ("linf", "l2", "l1", "l0") of finite `radius` around x [B, ...], clamped to the box.
+
+    ids: int64 [B], stable sample numbers; equal (seed, id, draw) give equal shifts in any batch. Raises InputError on an unknown norm,
+    an infinite or negative radius, or ids of another shape.
+    """
+    check_like(x)
+    if norm not in NORMS:
+        raise InputError(f"norm: expected one of {', '.join(NORMS)}, got {norm!r}")
+    if ids.dtype != torch.int64 or ids.shape != x.shape[:1]:
+        raise InputError(f"ids: expected int64 of shape ({x.shape[0]},), got {ids.dtype} of shape {tuple(ids.shape)}")
+    radius, radius_rows = per_row("radius", radius, x)
+    if radius == float("inf"):
+        raise InputError("radius: expected a finite one, got inf; an infinite ball has no uniform draw, start at x instead")
+    result: Tensor = torch.ops.fastadv.random_start(x, ids, norm, radius, box[0], box[1], seed, draw, radius_rows)
+    return result
