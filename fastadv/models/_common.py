@@ -1,0 +1,43 @@
+"""What every built-in network shares: a strict look at its input, and reproducible first weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from fastadv.errors import InputError
+
+
+def check_batch(x: Tensor, shape: tuple[int | None, ...]) -> Tensor:
+    """Return `x` when it is a floating-point batch [B, *shape] (None: any size); InputError otherwise.
+
+    Each network module names this function to `torch.fx.wrap`, so that a symbolic trace keeps it as one call.
+    """
+    if not x.is_floating_point():
+        raise InputError(f"expected floating-point images in [0, 1], got {x.dtype}; for 0..255 use x.float() / 255")
+    got = tuple(x.shape[1:])
+    if len(got) != len(shape) or any(want not in (None, size) for want, size in zip(shape, got, strict=True)):
+        want = ", ".join("any" if size is None else str(size) for size in shape)
+        raise InputError(f"expected a batch of shape [B, {want}], got {list(x.shape)}; reshape it or build the model for it")
+    return x
+
+
+def check_sizes(classes: int, shape: tuple[int, ...], rank: int | None = None) -> None:
+    """InputError unless there are two classes or more and `shape` (without the batch) holds positive sizes."""
+    if classes < 2:
+        raise InputError(f"expected classes >= 2 (one logit for each class), got {classes}")
+    if not shape or any(size < 1 for size in shape) or (rank is not None and len(shape) != rank):
+        want = "(channels, height, width)" if rank == 3 else "positive sizes"
+        raise InputError(f"expected shape as {want}, without the batch, got {tuple(shape)}")
+
+
+@contextmanager
+def first_weights(seed: int | None) -> Iterator[None]:
+    """Draw initial weights on the CPU from `seed`, leaving the global generators as they were; None: draw as usual."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        yield

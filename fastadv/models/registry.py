@@ -1,0 +1,55 @@
+"""Models by name: the built-in ones, and a user's own as `package.module:function`."""
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from fastadv.errors import InputError
+
+_BUILT_IN = {
+    "softmax": "fastadv.models.softmax:SoftmaxRegression",
+    "logistic": "fastadv.models.logistic:LogisticRegression",
+    "cnn": "fastadv.models.cnn:SchottCNN",
+    "small_cnn": "fastadv.models.small_cnn:SmallCNN",
+    "resnet18": "fastadv.models.resnet:ResNet18",
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `create` knows."""
+    return tuple(_BUILT_IN)
+
+
+def _factory(name: str) -> Callable[..., Any]:
+    module_name, _, attribute = _BUILT_IN.get(name, name).partition(":")
+    if not module_name or not attribute or module_name.startswith("."):
+        raise InputError(f"no model {name!r}; there are {', '.join(_BUILT_IN)}, or your own as package.module:function")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute, None)
+    except ImportError as error:
+        raise InputError(f"model {name!r}: {error}; put its folder on PYTHONPATH or install the package") from error
+    if not callable(factory):
+        raise InputError(f"model {name!r}: module {module_name} has no function {attribute!r}")
+    return factory  # type: ignore[no-any-return]
+
+
+def create(name: str, **kwargs: Any) -> nn.Module:
+    """A new model, by name or as `package.module:function` (a class will do); `kwargs` go to it unchanged.
+
+    Every built-in model takes `shape` (of one image, without the batch), `classes` and `seed` (of its first weights;
+    None draws them from torch's generator), so `create(name, shape=dataset.shape, classes=dataset.num_classes)` fits
+    any of them to a data set. InputError for an unknown name, arguments that the factory does not take, or a factory
+    that returns something else than a torch.nn.Module.
+    """
+    factory = _factory(name)
+    try:
+        inspect.signature(factory).bind(**kwargs)
+    except TypeError as error:
+        raise InputError(f"model {name!r} takes {inspect.signature(factory)}, got {kwargs}: {error}") from error
+    model = factory(**kwargs)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model {name!r}: expected a torch.nn.Module, got {type(model).__name__}")
+    return model

@@ -1,0 +1,45 @@
+"""A small convolutional net for the embedded digits and for MNIST."""
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.models._common import check_batch, check_sizes, first_weights
+
+torch.fx.wrap("check_batch")
+
+
+def _layer(channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
+    return [
+        nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(),
+    ]
+
+
+class SmallCNN(nn.Module):
+    """Three 3x3 convolutions with BatchNorm and ReLU, the mean over the image, one linear layer.
+
+    The mean makes it work at 8x8 and 28x28 alike: height and width in `shape` are what it is meant for, not a limit.
+    `width` is the number of channels of the first convolution; the representation has 4 * width features.
+
+    x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int, int] = (1, 8, 8), classes: int = 10, *, width: int = 32, seed: int | None = 0
+    ) -> None:
+        super().__init__()
+        check_sizes(classes, (*shape, width), rank=4)
+        self.channels = shape[0]
+        with first_weights(seed):
+            self.features = nn.Sequential(
+                *_layer(shape[0], width, stride=1),
+                *_layer(width, 2 * width, stride=2),
+                *_layer(2 * width, 4 * width, stride=2 if min(shape[1:]) > 16 else 1),
+            )
+            self.linear = nn.Linear(4 * width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(check_batch(x, (self.channels, None, None)))
+        logits: Tensor = self.linear(x.mean(dim=(2, 3)))
+        return logits

@@ -1,0 +1,28 @@
+"""Softmax regression: one linear layer."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.models._common import check_batch, check_sizes, first_weights
+
+torch.fx.wrap("check_batch")
+
+
+class SoftmaxRegression(nn.Module):
+    """Logits W x + b over the flattened image (Goodfellow et al. 2014, section 4: "shallow softmax").
+
+    x: [B, *shape] in [0, 1] -> logits [B, K]. InputError for any other shape.
+    """
+
+    def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, *, seed: int | None = 0) -> None:
+        super().__init__()
+        check_sizes(classes, shape)
+        self.shape = tuple(shape)
+        with first_weights(seed):
+            self.linear = nn.Linear(math.prod(shape), classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(check_batch(x, self.shape).flatten(1))
+        return logits
