@@ -1,0 +1,69 @@
+"""An eval-mode copy of a module that owns no weights: its parameters and buffers are the caller's storage."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from fastadv.errors import InputError
+
+ADVICE = "pass a plain function of x instead, for instance `lambda x: model(x)` with the model in eval mode"
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    """The same storage, outside the caller's graph. Inference tensors cannot enter a graph, so they are copied."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside DataParallel, DistributedDataParallel and torch.compile: they hold locks and process groups."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A copy of `model` in eval mode that shares its parameters and buffers and asks for no weight gradient.
+
+    The copy has its own modules, flags and hooks lists, so nothing done to it reaches `model`; what is
+    trained into `model` later is seen by the copy.
+
+    Raises InputError where the module cannot be copied, or is lazy and has never been run.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        memo: dict[int, object] = {}
+        for parameter in model.parameters():
+            if is_lazy(parameter):
+                raise InputError("freeze: expected initialised parameters, got a lazy module; run the model once on a batch first")
+            memo[id(parameter)] = nn.Parameter(_alias(parameter), requires_grad=False)
+        for buffer in model.buffers():
+            memo[id(buffer)] = buffer.clone() if buffer.is_inference() else buffer
+        for module in model.modules():
+            for value in vars(module).values():
+                # weight_norm and its like keep computed tensors as attributes, which deepcopy refuses
+                if isinstance(value, Tensor) and not value.is_leaf:
+                    memo[id(value)] = value.detach()
+        try:
+            copied = copy.deepcopy(model, memo)
+        except Exception as error:
+            raise InputError(f"freeze: expected a module that copy.deepcopy can copy, got {type(model).__name__} ({error}); {ADVICE}") from error
+    theirs = {id(module) for module in model.modules()} | {id(parameter) for parameter in model.parameters()}
+    if any(id(own) in theirs for own in (*copied.modules(), *copied.parameters())):
+        raise InputError(f"freeze: expected copy.deepcopy to copy the module, got {type(model).__name__} sharing parts with its copy; {ADVICE}")
+    return copied.eval().requires_grad_(False)
+
+
+def dtype_of(model: nn.Module) -> torch.dtype | None:
+    """The one floating dtype of the parameters, to which inputs are cast; None where there is none or more than one."""
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return dtypes.pop() if len(dtypes) == 1 else None
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """The device of the first parameter or buffer; None for a module without either."""
+    return next((t.device for t in (*model.parameters(), *model.buffers())), None)
