@@ -1,0 +1,96 @@
+"""A data set in batches, with the number of every sample."""
+
+import os
+from collections.abc import Iterator, Sequence, Sized
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from fastadv.data.folder import FolderSet
+from fastadv.data.imageset import ImageSet, check_images, check_positions, to_unit
+from fastadv.errors import CorruptFileError, InputError
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+# Fewer images than this are read sooner than worker processes start.
+_WORTH_WORKERS = 256
+
+
+def batches(dataset: Dataset[Any], batch_size: int, order: Tensor | Sequence[int] | None = None, *, workers: int | None = None) -> Iterator[Batch]:
+    """Yield (x float32 [B, C, H, W] in [0, 1], y int64 [B], ids int64 [B]); the last batch may be smaller.
+
+    dataset: an ImageSet (served from memory, on its device), or any map-style data set of (image, label) pairs with
+    image a uint8 or float32 tensor. order: positions to serve, in that order; None: all, from first to last. ids are
+    positions in `dataset`: a sample keeps its number in any order and batch size. workers: processes that read ahead
+    (None: up to 8 for images on disk, none otherwise).
+
+    InputError for an empty set, positions out of range, images of differing shapes, pixels outside [0, 1] or NaN.
+    CorruptFileError for a damaged image file.
+    """
+    if batch_size < 1:
+        raise InputError(f"expected batch_size >= 1, got {batch_size}")
+    size = len(dataset) if isinstance(dataset, Sized) else 0
+    if size == 0:
+        raise InputError("expected a data set with a length and at least one image, got an empty or unsized one")
+    positions = torch.arange(size) if order is None else check_positions(order, size, "order")
+    if isinstance(dataset, ImageSet):
+        return _from_memory(dataset, positions.to(dataset.x.device), batch_size)
+    if workers is None:
+        many = isinstance(dataset, FolderSet) and len(positions) >= _WORTH_WORKERS
+        workers = min(8, os.cpu_count() or 1) if many else 0
+    return _from_loader(dataset, positions, batch_size, workers)
+
+
+def _from_memory(dataset: ImageSet, positions: Tensor, batch_size: int) -> Iterator[Batch]:
+    for start in range(0, len(positions), batch_size):
+        ids = positions[start : start + batch_size]
+        yield to_unit(dataset.x.index_select(0, ids)), dataset.y.index_select(0, ids), ids
+
+
+class _Numbered(Dataset[Any]):
+    """Items with their position. A bad image is handed over as its error: raised in a worker it would lose its text."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, position: int) -> Any:
+        try:
+            image, label = self.dataset[position]
+        except (InputError, CorruptFileError) as error:
+            return error
+        if not isinstance(image, Tensor):
+            return InputError(f"sample {position}: expected the image as a tensor, got {type(image).__name__}; convert it to one")
+        return image, label, position
+
+
+def _collate(items: list[Any]) -> Any:
+    for item in items:
+        if isinstance(item, Exception):
+            return item
+    shapes = {tuple(image.shape) for image, _, _ in items}
+    if len(shapes) > 1:
+        shown = ", ".join(str(list(shape)) for shape in sorted(shapes)[:3])
+        return InputError(f"expected images of one shape, got {shown}; load the set with size= to resize and crop them")
+    return default_collate(items)
+
+
+def _from_loader(dataset: Dataset[Any], positions: Tensor, batch_size: int, workers: int) -> Iterator[Batch]:
+    # A generator of its own, because the loader otherwise draws its workers' seed from the global one.
+    loader = DataLoader(
+        _Numbered(dataset),
+        batch_size=batch_size,
+        sampler=positions.tolist(),
+        num_workers=workers,
+        collate_fn=_collate,
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        x, y, ids = batch
+        check_images(x, f"samples {ids[0]} to {ids[-1]}")
+        if y.dtype != torch.int64:
+            raise InputError(f"samples {ids[0]} to {ids[-1]}: expected integer labels, got {y.dtype}")
+        yield to_unit(x), y, ids

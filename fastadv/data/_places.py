@@ -1,0 +1,48 @@
+"""Where data sets lie, and how one gets there."""
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastadv.errors import InputError
+
+_log = logging.getLogger("fastadv")
+
+
+def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder of data sets: `data_dir`, else FASTADV_DATA, else fastadv/ in the user's cache, which is created.
+
+    InputError where the folder named does not exist.
+    """
+    named = data_dir or os.environ.get("FASTADV_DATA")
+    if named:
+        root = Path(named).expanduser()
+        if not root.is_dir():
+            source = "data_dir" if data_dir else "FASTADV_DATA"
+            raise InputError(f"{source} {root}: expected a folder of data sets, found none; create it or name another")
+        return root
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastadv"
+    root.mkdir(parents=True, exist_ok=True)
+    return root
+
+
+def fetch(name: str, layout: str, root: Path, download: bool, get: Callable[[], Any]) -> None:
+    """Download `name` into `root` by calling `get`; InputError that says what is expected there where that is not possible."""
+    reason = "downloading is switched off"
+    if download:
+        _log.info("downloading %s into %s", name, root)
+        try:
+            # torchvision reports on the terminal; the library does not.
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                get()
+            return
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = f"the download failed: {' '.join(str(error).split())[:300]}"
+    raise InputError(
+        f"{name}: expected {layout} below {root}, found none, and {reason}; put the files there, or name the folder that"
+        " holds them with data_dir or FASTADV_DATA, or load once where there is a network"
+    )

@@ -1,0 +1,109 @@
+"""Images in one folder for each class, read when they are asked for."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastadv.data.imageset import check_positions, describe, to_unit
+from fastadv.errors import CorruptFileError, InputError
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
+
+
+def class_folders(root: Path) -> list[Path]:
+    """The sub-folders of `root`, sorted by name; hidden ones left out."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files of a folder and its sub-folders, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."))
+
+
+def read_image(path: Path, size: int | None = None) -> Tensor:
+    """An image file as uint8 [3, H, W]; with `size`, its shorter side resized to that and the centre cut out.
+
+    CorruptFileError where the file is not a whole image.
+    """
+    try:
+        with Image.open(path) as image:
+            rgb = image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise CorruptFileError(f"{path}: expected a whole image file, got one that does not read ({error}); replace or remove it") from error
+    if size is not None:
+        from fastadv._torchvision import functional
+
+        rgb = functional.center_crop(functional.resize(rgb, size), size)
+    return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+
+
+class FolderSet(Dataset[tuple[Tensor, int]]):
+    """Images read from disk at each access; item i is (float32 [3, H, W] in [0, 1], label).
+
+    Images are ordered by turns through the classes, so that the first ones are of every class.
+    root: what the paths in its hash are relative to. groups: for each class its name and its files.
+    size: height and width to bring every image to (resized, then cut at the centre); None: as they are on disk.
+
+    InputError for a class without images.
+    """
+
+    def __init__(self, root: Path, groups: Sequence[tuple[str, Sequence[Path]]], name: str, *, size: int | None = None, note: str = "") -> None:
+        empty = [group for group, files in groups if not files]
+        if empty or not groups:
+            what = f"classes without any: {', '.join(empty[:5])}" if groups else "no class folders"
+            raise InputError(f"{name}: expected images in every class folder of {root}, got {what}; add images or remove the folder")
+        turns = sorted((turn, label) for label, (_, files) in enumerate(groups) for turn in range(len(files)))
+        self.root, self.size, self.name, self.note = root, size, name, note
+        self.classes = tuple(group for group, _ in groups)
+        self.paths = [groups[label][1][turn] for turn, label in turns]
+        self.labels = torch.tensor([label for _, label in turns])
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of one image: of the first, where `size` leaves them as they are."""
+        return (3, self.size, self.size) if self.size else tuple(read_image(self.paths[0]).shape)
+
+    @cached_property
+    def data_hash(self) -> str:
+        """Hash of names, file sizes, labels and `size`, not of the pixels: those stay on disk."""
+        digest = hashlib.sha256(repr(self.size).encode())
+        for path, label in zip(self.paths, self.labels.tolist(), strict=True):
+            digest.update(f"{path.relative_to(self.root).as_posix()} {path.stat().st_size} {label}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """What the card of a result on this set says of it: name, size, shape, classes, hash and note, JSON-able."""
+        return describe(self)
+
+    def subset(self, positions: Tensor | Sequence[int]) -> Self:
+        """The images at `positions`, in that order; InputError for positions out of range or none at all."""
+        index = check_positions(positions, len(self), self.name)
+        if not len(index):
+            raise InputError(f"{self.name}: expected at least one position, got none")
+        part = object.__new__(type(self))
+        # The cached shape and hash are those of the whole set.
+        vars(part).update({key: value for key, value in vars(self).items() if key not in ("shape", "data_hash")})
+        part.paths = [self.paths[i] for i in index.tolist()]
+        part.labels = self.labels[index]
+        return part
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        return to_unit(read_image(self.paths[position], self.size)), int(self.labels[position])
+
+    def __repr__(self) -> str:
+        return f"FolderSet({self.name!r}, {len(self)} images below {self.root}, {self.num_classes} classes)"

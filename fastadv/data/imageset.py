@@ -1,0 +1,125 @@
+"""Images held in memory."""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastadv._card import data_hash
+from fastadv.errors import InputError
+
+
+def to_unit(x: Tensor) -> Tensor:
+    """Images as float32 in [0, 1]: uint8 is divided by 255, float32 returned as it is."""
+    return x.float().div_(255) if x.dtype == torch.uint8 else x
+
+
+def check_images(x: Tensor, what: str) -> None:
+    """InputError unless `x` is uint8, or float32 with every value in [0, 1]."""
+    if x.dtype == torch.uint8:
+        return
+    if x.dtype != torch.float32:
+        raise InputError(f"{what}: expected pixels as uint8 (0..255) or float32 (0..1), got {x.dtype}; convert them")
+    if x.numel():
+        low, high = (value.item() for value in x.aminmax())
+        if math.isnan(low):
+            raise InputError(f"{what}: expected finite pixels, got NaN; look where the images come from")
+        if low < 0 or high > 1:
+            raise InputError(f"{what}: expected pixels in [0, 1], got {low:.4g} to {high:.4g}; rescale, and normalise in the model")
+
+
+def check_positions(positions: Tensor | Sequence[int], size: int, what: str) -> Tensor:
+    """`positions` as an int64 tensor [M]; InputError unless each is in 0..size-1."""
+    index = torch.as_tensor(positions)
+    if index.numel() == 0:
+        return index.long().reshape(0)
+    if index.ndim != 1 or index.dtype == torch.bool or index.is_floating_point():
+        raise InputError(f"{what}: expected a list of sample positions, got {index.dtype} of shape {list(index.shape)}")
+    low, high = (int(value) for value in index.aminmax())
+    if low < 0 or high >= size:
+        raise InputError(f"{what}: expected positions from 0 to {size - 1}, got {low} to {high}")
+    return index.long()
+
+
+class ImageSet(Dataset[tuple[Tensor, int]]):
+    """Images and labels in memory; item i is (float32 [C, H, W] in [0, 1], label).
+
+    x: [N, C, H, W], uint8 (kept so, and served divided by 255) or float32 in [0, 1]. y: int64 [N] in 0..K-1, on the
+    same device. classes: the K names, or K. `note` says what a reader of a figure on this set must know.
+
+    InputError for an empty set, other shapes or dtypes, pixels outside [0, 1] or NaN, labels out of range.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, classes: Sequence[str] | int, name: str, *, note: str = "") -> None:
+        if x.ndim != 4 or y.ndim != 1 or len(x) != len(y):
+            raise InputError(f"{name}: expected x [N, C, H, W] and y [N], got {list(x.shape)} and {list(y.shape)}")
+        if x.numel() == 0:
+            raise InputError(f"{name}: expected at least one image, got an empty set of shape {list(x.shape)}")
+        if y.dtype != torch.int64 or y.device != x.device:
+            raise InputError(f"{name}: expected labels int64 on {x.device}, got {y.dtype} on {y.device}; use y.long()")
+        check_images(x, name)
+        self.classes = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
+        low, high = (int(value) for value in y.aminmax())
+        if low < 0 or high >= len(self.classes):
+            raise InputError(f"{name}: expected labels from 0 to {len(self.classes) - 1}, got {low} to {high}; give classes for all")
+        self.x, self.y, self.name, self.note = x, y, name, note
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels, int64 [N]."""
+        return self.y
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of one image."""
+        return tuple(self.x.shape[1:])
+
+    @cached_property
+    def data_hash(self) -> str:
+        """Hash of the pixels and labels."""
+        return data_hash(self.x, self.y)
+
+    def describe(self) -> dict[str, Any]:
+        """What the card of a result on this set says of it: name, size, shape, classes, hash and note, JSON-able."""
+        return describe(self)
+
+    def subset(self, positions: Tensor | Sequence[int]) -> "ImageSet":
+        """The images at `positions`, in that order; InputError for positions out of range or none at all."""
+        index = check_positions(positions, len(self), self.name).to(self.x.device)
+        return self._with(self.x[index], self.y[index])
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """The set on another device; batches are then served there."""
+        return self._with(self.x.to(device), self.y.to(device))
+
+    def _with(self, x: Tensor, y: Tensor) -> "ImageSet":
+        return ImageSet(x, y, self.classes, self.name, note=self.note)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        return to_unit(self.x[position]), int(self.y[position])
+
+    def __repr__(self) -> str:
+        return f"ImageSet({self.name!r}, {len(self)} images of {list(self.shape)}, {self.num_classes} classes)"
+
+
+def describe(dataset: Any) -> dict[str, Any]:
+    """What a card says of a set, in memory or on disk."""
+    return {
+        "name": dataset.name,
+        "samples": len(dataset),
+        "shape": list(dataset.shape),
+        "classes": list(dataset.classes),
+        "data_hash": dataset.data_hash,
+        "note": dataset.note,
+    }
