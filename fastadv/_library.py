@@ -33,8 +33,9 @@ class OpCard:
     samples       samples(device, dtype) -> argument tuples that tests and benchmarks share
     no_gradient   why the op has none, as its backward says it; None where `gradient` is given
     gradient      (setup_context, backward), the formula
-    cpu           runs the C++ kernel on NumPy views; takes the op's arguments, or (out, *arguments) where `in_place`
-    in_place      also register NAME_ , which writes its first argument
+    cpu           runs the C++ kernel on NumPy views: cpu(out, *arguments) where `into`, else cpu(*arguments) -> result; Triton's `launch` likewise
+    into          the kernels write a result shaped like the first argument
+    in_place      also register NAME_ , which writes its first argument (implies `into`)
     compare       compare(actual, expected, args) raises AssertionError where the two differ by more than rounding
     bytes_moved   bytes that must cross memory for these arguments
     flops         floating-point operations for these arguments
@@ -52,6 +53,7 @@ class OpCard:
     no_gradient: str | None = None
     gradient: tuple[Callable[..., None], Callable[..., Any]] | None = None
     cpu: Callable[..., Any] | None = None
+    into: bool = True
     in_place: bool = False
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
 
@@ -90,12 +92,12 @@ def _fallback(card: OpCard) -> Callable[..., Any]:
 
 def _compiled(card: OpCard, kernel: Callable[..., Any]) -> Callable[..., Any]:
     """The kernel for the dtypes the card claims, the reference for every other (float64, float16)."""
-    dtypes, reference, in_place = card.dtypes, card.reference, card.in_place
+    dtypes, reference, into = card.dtypes, card.reference, card.into
 
     def dispatch(*args: Any) -> Any:
         if args[0].dtype not in dtypes:
             return reference(*args)
-        if not in_place:
+        if not into:
             return kernel(*args)
         out = torch.empty_like(args[0])
         kernel(out, *args)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv._library import Sample, extension
-from fastadv.ops._rows import PerRow, check_like, per_row, rows_array, with_arrays
+from fastadv.ops._rows import PerRow, check_like, per_row, rows_array, with_arrays, with_rows
 
 SCHEMA = "(Tensor x_adv, Tensor x, float radius, float lo, float hi, Tensor? radius_rows=None) -> Tensor"
 NO_GRADIENT = "attacks project points, not graphs"
@@ -17,13 +17,13 @@ def fake(x_adv: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(x_adv)
 
 
-def cpu(name: str) -> Callable[..., None]:
-    """The adapter that calls the C++ projection kernel `name` on NumPy views."""
-    kernel = getattr(extension, name, None)
+def cpu(name: str, ordered: bool = False) -> Callable[..., None]:
+    """The adapter that calls the C++ projection kernel `name` on NumPy views; `ordered` where ties go to the lower index."""
+    kernel, call = getattr(extension, name, None), with_rows if ordered else with_arrays
 
     def run(out: Tensor, x_adv: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None = None) -> None:
         assert kernel is not None
-        with_arrays(kernel, out, (x_adv, x), radius, rows_array(radius_rows), lo, hi)
+        call(kernel, out, (x_adv, x), radius, rows_array(radius_rows), lo, hi)
 
     return run
 

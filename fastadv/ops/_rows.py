@@ -95,7 +95,12 @@ def with_arrays(kernel: Callable[..., None], out: Tensor, inputs: tuple[Tensor, 
         dense = all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
     if dense:
         kernel(*map(array, tensors), *rest)
-        return
+    else:
+        with_rows(kernel, out, inputs, *rest)
+
+
+def with_rows(kernel: Callable[..., None], out: Tensor, inputs: tuple[Tensor, ...], *rest: Any) -> None:
+    """`with_arrays` with every row in the order of its elements, for kernels to which the order matters."""
     target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype)
     kernel(array(target), *(array(t.contiguous()) for t in inputs), *rest)
     if target is not out:

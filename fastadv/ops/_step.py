@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv._library import Sample, extension
-from fastadv.ops._rows import PerRow, check_like, per_row, rows_array, with_arrays
+from fastadv.ops._rows import PerRow, check_like, per_row, rows_array, with_arrays, with_rows
 
 SCHEMA = (
     "(Tensor x_adv, Tensor grad, Tensor x, float radius, float step_size, float lo, float hi, "
@@ -19,16 +19,16 @@ def fake(x_adv: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(x_adv)
 
 
-def cpu(name: str) -> Callable[..., None]:
-    """The adapter that calls the C++ step kernel `name` on NumPy views."""
-    kernel = getattr(extension, name, None)
+def cpu(name: str, ordered: bool = False) -> Callable[..., None]:
+    """The adapter that calls the C++ step kernel `name` on NumPy views; `ordered` where ties go to the lower index."""
+    kernel, call = getattr(extension, name, None), with_rows if ordered else with_arrays
 
     def run(
         out: Tensor, x_adv: Tensor, grad: Tensor, x: Tensor, radius: float, step_size: float, lo: float, hi: float,
         radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
     ) -> None:  # fmt: skip
         assert kernel is not None
-        with_arrays(kernel, out, (x_adv, grad, x), radius, rows_array(radius_rows), step_size, rows_array(step_size_rows), lo, hi)
+        call(kernel, out, (x_adv, grad, x), radius, rows_array(radius_rows), step_size, rows_array(step_size_rows), lo, hi)
 
     return run
 

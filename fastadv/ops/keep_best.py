@@ -54,6 +54,7 @@ register(
         samples=samples,
         compare=compare,
         cpu=cpu,
+        into=False,
         no_gradient="it writes its arguments",
         bytes_moved=lambda best_x, *rest: 2 * best_x.numel() * best_x.element_size(),
         flops=lambda best_x, *rest: 0,

@@ -144,6 +144,7 @@ register(
         samples=samples,
         compare=compare,
         cpu=cpu,
+        into=False,
         gradient=(_setup, _backward),
         bytes_moved=lambda logits, *rest: 2 * logits.numel() * logits.element_size(),
         flops=lambda logits, *rest: 10 * logits.numel(),

@@ -58,6 +58,7 @@ register(
         samples=samples,
         compare=compare,
         cpu=cpu,
+        into=False,
         no_gradient="random numbers depend on no input",
         dtypes=(torch.int64,),
         bytes_moved=lambda ids, count, kind, *rest: len(ids) * count * (8 if kind == "bits" else 4),

@@ -66,10 +66,10 @@ def fake(x_adv: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(x_adv)
 
 
-def cpu(x_adv: Tensor, x: Tensor, norm: str, radius: float, lo: float, hi: float, levels: int, radius_rows: Tensor | None = None) -> Tensor:
-    out = torch.empty_like(x_adv)
+def cpu(
+    out: Tensor, x_adv: Tensor, x: Tensor, norm: str, radius: float, lo: float, hi: float, levels: int, radius_rows: Tensor | None = None
+) -> None:
     with_arrays(extension.quantize_in_ball, out, (x_adv, x), NORMS.index(norm), radius, rows_array(radius_rows), lo, hi, levels)
-    return out
 
 
 def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from fastadv._library import OpCard, Sample, extension, register
 from fastadv.errors import InputError
 from fastadv.ops import _philox
-from fastadv.ops._rows import PerRow, add_towards, check_like, clamp_box, column, per_row, rows_array, with_arrays
+from fastadv.ops._rows import PerRow, add_towards, check_like, clamp_box, column, per_row, rows_array, with_rows
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, per_sample
 
 NORMS = ("linf", "l2", "l1", "l0")
@@ -57,16 +57,14 @@ def reference(
 
 
 def fake(x: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+    return torch.empty_like(x)
 
 
 def cpu(
-    x: Tensor, ids: Tensor, norm: str, radius: float, lo: float, hi: float, seed: int, draw: int, radius_rows: Tensor | None = None
-) -> Tensor:
-    out = fake(x)
+    out: Tensor, x: Tensor, ids: Tensor, norm: str, radius: float, lo: float, hi: float, seed: int, draw: int, radius_rows: Tensor | None = None
+) -> None:
     rest = (ids.contiguous().numpy(), NORMS.index(norm), radius, rows_array(radius_rows), lo, hi, seed & (2**64 - 1), draw & _philox.MASK)
-    with_arrays(extension.random_start, out, (x.contiguous(),), *rest)
-    return out
+    with_rows(extension.random_start, out, (x,), *rest)
 
 
 def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:

@@ -1,0 +1,20 @@
+// AVX2 with FMA. Standard headers come first, so that nothing of theirs is compiled for a set the processor may lack.
+#include "kernels.h"
+
+#ifdef FASTADV_X86
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi2,f16c"))), apply_to = function)
+#else
+#pragma GCC target("avx2,fma,bmi2,f16c")
+#endif
+
+namespace fastadv::avx2 {
+#include "kernels/all.inl"
+
+const KernelSet kernels{"avx2", table<float>(), table<bf16>()};
+}  // namespace fastadv::avx2
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

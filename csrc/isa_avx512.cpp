@@ -1,0 +1,20 @@
+// AVX-512 (F, BW, DQ, VL). Standard headers come first, so that nothing of theirs is compiled for a set the processor may lack.
+#include "kernels.h"
+
+#ifdef FASTADV_X86
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2,f16c"))), apply_to = function)
+#else
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2,f16c,prefer-vector-width=512")
+#endif
+
+namespace fastadv::avx512 {
+#include "kernels/all.inl"
+
+const KernelSet kernels{"avx512", table<float>(), table<bf16>()};
+}  // namespace fastadv::avx512
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,82 @@
+// Element conversions and the rounding that keeps a point inside its ball. Compiled once for each instruction set.
+
+inline float load(float value) { return value; }
+inline float load(bf16 value) {
+  const uint32_t bits = uint32_t{value.bits} << 16;
+  float result;
+  std::memcpy(&result, &bits, 4);
+  return result;
+}
+
+inline uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}
+inline float float_of(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// Round to nearest even; NaN stays NaN.
+inline void store(float* out, float value) { *out = value; }
+inline void store(bf16* out, float value) {
+  const uint32_t bits = bits_of(value);
+  const uint32_t near = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  out->bits = static_cast<uint16_t>(value == value ? near : (bits >> 16) | 0x40);
+}
+
+// The element type's value nearest to a float, as a float.
+inline float nearest(float value, float) { return value; }
+inline float nearest(float value, bf16) {
+  const uint32_t bits = bits_of(value);
+  return value == value ? float_of((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000u) : value;
+}
+
+// The largest element-type value <= a float, and the smallest >= it.
+inline float floor_to(float value, float) { return value; }
+inline float ceil_to(float value, float) { return value; }
+inline float floor_to(float value, bf16) {
+  const uint32_t bits = bits_of(value);
+  return float_of((value < 0 ? bits + 0xFFFF : bits) & 0xFFFF0000u);
+}
+inline float ceil_to(float value, bf16) {
+  const uint32_t bits = bits_of(value);
+  return float_of((value > 0 ? bits + 0xFFFF : bits) & 0xFFFF0000u);
+}
+
+// `value` moved one float down (or up); zero never needs it, since sums that round to zero are exact.
+inline float neighbour(float value, bool down) { return float_of(bits_of(value) + ((value > 0) == down ? -1 : 1)); }
+
+// The largest float <= x + reach, and the smallest >= x - reach, for reach >= 0. Knuth's two-sum gives the rounding error exactly.
+inline float upper_edge(float x, float reach) {
+  const float sum = x + reach, part = sum - x;
+  const float error = (x - (sum - part)) + (reach - part);
+  return error < 0 ? neighbour(sum, true) : sum;
+}
+inline float lower_edge(float x, float reach) {
+  const float sum = x - reach, part = sum - x;
+  const float error = (x - (sum - part)) + (-reach - part);
+  return error > 0 ? neighbour(sum, false) : sum;
+}
+
+// x + shift rounded towards x, so that |result - x| <= |shift|.
+inline float add_towards(float x, double shift, float) {
+  const float near = static_cast<float>(x + shift);
+  const bool over = std::fabs(static_cast<double>(near) - x) > std::fabs(shift);
+  return over ? neighbour(near, shift > 0) : near;
+}
+inline float add_towards(float x, double shift, bf16) {
+  const float near = add_towards(x, shift, float{});
+  return shift > 0 ? floor_to(near, bf16{}) : ceil_to(near, bf16{});
+}
+
+inline float clamp(float value, float lo, float hi) { return value < lo ? lo : value > hi ? hi : value; }
+inline double clamp(double value, double lo, double hi) { return value < lo ? lo : value > hi ? hi : value; }
+
+// A radius as the largest float that does not exceed it.
+inline float rounded_down(double value) {
+  const float near = static_cast<float>(value);
+  return near > value ? neighbour(near, true) : near;
+}

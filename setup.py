@@ -1,0 +1,52 @@
+"""Builds the C++ extension. FASTADV_NO_EXT=1 installs without it, on the eager references; FASTADV_DEBUG=1 builds it for a debugger."""
+
+import os
+import sys
+from pathlib import Path
+
+from pybind11.setup_helpers import Pybind11Extension, build_ext
+from setuptools import setup
+from setuptools.errors import BaseError, CCompilerError, CompileError
+
+NO_COMPILER = (
+    "fastadv: the C++ kernels did not build. Install a C++20 compiler (g++ >= 11 or clang++ >= 14), "
+    "or set FASTADV_NO_EXT=1 to install without them and run on the slower PyTorch references."
+)
+
+
+def openmp() -> tuple[list[str], list[str]]:
+    """Compile and link flags for threads; Apple's clang has no OpenMP, so kernels run on one thread there."""
+    return (["-fopenmp-simd"], []) if sys.platform == "darwin" else (["-fopenmp"], ["-fopenmp"])
+
+
+class BuildKernels(build_ext):
+    """build_ext whose failure is one sentence."""
+
+    def build_extensions(self) -> None:
+        try:
+            super().build_extensions()
+        except (CCompilerError, CompileError, BaseError, OSError) as error:
+            raise SystemExit(f"{NO_COMPILER}\n({error})") from error
+
+
+def extensions() -> list[Pybind11Extension]:
+    if os.environ.get("FASTADV_NO_EXT") == "1":
+        return []
+    compile_omp, link_omp = openmp()
+    # no contraction and no fast-math: every instruction set rounds alike, and the two-sum in the kernels stays exact
+    optimise = ["-O0", "-g"] if os.environ.get("FASTADV_DEBUG") == "1" else ["-O3"]
+    flags = [*optimise, "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", *compile_omp]
+    return [
+        Pybind11Extension(
+            "fastadv._C",
+            sorted(str(path) for path in Path("csrc").glob("*.cpp")),
+            include_dirs=["csrc"],
+            depends=sorted(str(path) for pattern in ("*.h", "kernels/*.inl") for path in Path("csrc").glob(pattern)),
+            cxx_std=20,
+            extra_compile_args=flags,
+            extra_link_args=link_omp,
+        )
+    ]
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})

@@ -1,0 +1,134 @@
+"""One contract over all ops: every compiled kernel equals the reference on every sample, leaves its inputs alone and is repeatable."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fastadv.ops
+from fastadv._library import CARDS, OpCard, compiled_cpu, extension
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+CPU = torch.device("cpu")
+DEVICES = [CPU, *([torch.device("cuda")] if torch.cuda.is_available() else [])]
+
+
+def clone(args):
+    return tuple(a.clone() if isinstance(a, torch.Tensor) else a for a in args)
+
+
+def outputs(result, args):
+    """What an op produced: its results, or its first arguments where it writes them."""
+    return result if result is not None else tuple(a for a in args if isinstance(a, torch.Tensor))
+
+
+def mutates(card: OpCard) -> bool:
+    return "!" in card.schema
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("name", CARDS)
+def test_kernel_equals_reference(name, dtype, device):
+    card = CARDS[name]
+    for args in card.samples(device, dtype):
+        mine, theirs = clone(args), clone(args)
+        actual, expected = getattr(torch.ops.fastadv, name)(*mine), card.reference(*theirs)
+        if mutates(card):
+            for a, e in zip(mine, theirs, strict=True):
+                assert torch.equal(a, e) if a.dtype == torch.bool else torch.allclose(a, e, rtol=0, atol=0, equal_nan=True)
+        else:
+            card.compare(actual, expected, args)
+            for a, before in zip(mine, args, strict=True):
+                if isinstance(a, torch.Tensor):
+                    assert torch.equal(a.nan_to_num(7.0), before.nan_to_num(7.0)), "an input was changed"
+            again = getattr(torch.ops.fastadv, name)(*mine)
+            for a, b in zip([actual] if isinstance(actual, torch.Tensor) else actual, [again] if isinstance(again, torch.Tensor) else again, strict=True):
+                assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)), "two runs differ"
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("name", [n for n, c in CARDS.items() if c.in_place])
+def test_in_place_twin_equals_functional(name, dtype, device):
+    card = CARDS[name]
+    for args in card.samples(device, dtype):
+        expected = getattr(torch.ops.fastadv, name)(*clone(args))
+        mine = clone(args)
+        getattr(torch.ops.fastadv, f"{name}_")(*mine)
+        assert torch.equal(mine[0], expected)
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_opcheck(name):
+    card = CARDS[name]
+    ops = [getattr(torch.ops.fastadv, name)] + ([getattr(torch.ops.fastadv, f"{name}_")] if card.in_place else [])
+    for op in ops:
+        for args in list(card.samples(CPU, torch.float32))[::7]:
+            torch.library.opcheck(op.default, clone(args))
+
+
+@pytest.mark.parametrize("name", [n for n, c in CARDS.items() if not mutates(c)])
+def test_compiles_whole(name):
+    card = CARDS[name]
+    op = getattr(torch.ops.fastadv, name)
+    args = next(a for a in card.samples(CPU, torch.float32) if a[0].numel())
+    compiled = torch.compile(lambda *a: op(*a), fullgraph=True, backend="aot_eager")
+    card.compare(compiled(*clone(args)), op(*clone(args)), args)
+
+
+@pytest.mark.parametrize("name", [n for n, c in CARDS.items() if c.no_gradient and not mutates(c) and n != "philox"])
+def test_backward_raises(name):
+    card = CARDS[name]
+    args = list(next(a for a in card.samples(CPU, torch.float32) if a[0].numel() > 1))
+    args[0] = args[0].clone().requires_grad_()
+    result = getattr(torch.ops.fastadv, name)(*args)
+    with pytest.raises(RuntimeError, match=f"{name} has no gradient"):
+        result.sum().backward()
+
+
+@pytest.mark.skipif(extension is None, reason="no extension built")
+def test_every_op_has_a_cpp_kernel():
+    assert [n for n, c in CARDS.items() if not compiled_cpu(c)] == []
+
+
+@pytest.mark.skipif(extension is None, reason="no extension built")
+@pytest.mark.parametrize("isa", extension.isas() if extension else [])
+def test_contract_on_each_instruction_set(isa):
+    """Every instruction set this processor has passes the same comparison; the choice is made once a process."""
+    if isa == extension.isa():
+        pytest.skip("covered by this process")
+    tests = [f"{__file__}::test_kernel_equals_reference", f"{__file__}::test_in_place_twin_equals_functional"]
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", *tests], env={**os.environ, "FASTADV_ISA": isa}, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout[-3000:]
+
+
+def test_unknown_instruction_set_is_refused():
+    if extension is None:
+        pytest.skip("no extension built")
+    run = subprocess.run(
+        [sys.executable, "-c", "import torch, fastadv._C as c; c.isa()"], env={**os.environ, "FASTADV_ISA": "sse9"}, capture_output=True, text=True
+    )
+    assert run.returncode != 0
+    assert "expected one of baseline" in run.stderr
+
+
+def test_strict_refuses_the_reference():
+    code = (
+        "import fastadv._library as l; l.extension = None\n"
+        "import torch, fastadv.ops as ops\n"
+        "try: ops.linf_step(torch.rand(2, 3), torch.rand(2, 3), torch.rand(2, 3), 0.1, 0.1)\n"
+        "except RuntimeError as e: assert 'FASTADV_STRICT' in str(e); print('refused')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, "FASTADV_STRICT": "1"}, capture_output=True, text=True)
+    assert run.stdout.strip() == "refused", run.stderr
+
+
+def test_public_names_cover_every_card():
+    for name, card in CARDS.items():
+        assert hasattr(fastadv.ops, name)
+        assert not card.in_place or hasattr(fastadv.ops, f"{name}_")
