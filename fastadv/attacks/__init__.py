@@ -1,0 +1,17 @@
+"""Attacks: one function each, one result type. `ATTACKS` lists them with what each supports."""
+
+from fastadv.attacks._registry import Attack
+from fastadv.attacks._result import AttackResult, Status
+from fastadv.attacks.bim import bim
+from fastadv.attacks.fgsm import fgsm
+from fastadv.attacks.mim import mim
+from fastadv.attacks.pgd import pgd
+
+ATTACKS: dict[str, Attack] = {
+    "fgsm": Attack(fgsm),
+    "bim": Attack(bim, quick={"steps": 10}),
+    "pgd": Attack(pgd, quick={"steps": 10}),
+    "mim": Attack(mim, quick={"steps": 10}),
+}
+
+__all__ = ["ATTACKS", "Attack", "AttackResult", "Status", "bim", "fgsm", "mim", "pgd"]

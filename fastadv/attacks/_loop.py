@@ -1,0 +1,197 @@
+"""The ascent that all gradient attacks with a budget share: restarts, active set, best so far, proof."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastadv import losses
+from fastadv.attacks._problem import Problem, StepSize, check_count, check_step_size, problem
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._trial import Trial
+from fastadv.engine import Frozen, freeze
+from fastadv.engine.frozen import Model
+from fastadv.ops import keep_best_
+from fastadv.threat import Threat
+
+State = tuple[Tensor, ...]
+# (problem, x_adv, gradient, step_size, state) -> state: moves x_adv in place. The state is tensors [B, ...] that the
+# rule carries from step to step, empty at the first; the loop drops the rows of samples that leave.
+Rule = Callable[[Problem, Tensor, Tensor, StepSize, State], State]
+
+LONGEST_SEGMENT = 8
+
+
+def ascend(given: Problem, x_adv: Tensor, gradient: Tensor, step_size: StepSize, state: State) -> State:
+    """Steepest ascent in the threat's norm, projected on ball and box."""
+    given.threat.step_(x_adv, gradient, given.x, step_size)
+    return state
+
+
+@dataclass(eq=False)
+class Record:
+    """For each sample the strongest point so far, whether it met a non-finite value, and whether a gradient moved it."""
+
+    x_adv: Tensor
+    loss: Tensor
+    success: Tensor
+    bad: Tensor
+    moved: Tensor
+
+    @classmethod
+    def start(cls, x: Tensor) -> "Record":
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        no = [torch.zeros(len(x), dtype=torch.bool, device=x.device) for _ in range(3)]
+        return cls(x.clone(), torch.full((len(x),), -torch.inf, dtype=dtype, device=x.device), *no)
+
+    def take(self, index: Tensor) -> "Record":
+        return Record(*(value[index] for value in vars(self).values()))
+
+    def put(self, index: Tensor, rows: "Record") -> None:
+        for name, value in vars(self).items():
+            value[index] = getattr(rows, name)
+
+
+@dataclass(frozen=True, eq=False)
+class Active:
+    """The samples still under attack: their places in the batch, and all that follows them."""
+
+    index: Tensor
+    problem: Problem
+    step_size: StepSize
+    best: Record
+    x_adv: Tensor
+
+    def take(self, kept: Tensor) -> "Active":
+        step_size = self.step_size[kept] if isinstance(self.step_size, Tensor) else self.step_size
+        return Active(self.index[kept], self.problem.take(kept), step_size, self.best.take(kept), self.x_adv[kept])
+
+
+def run(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    rule: Rule,
+    *,
+    steps: int,
+    step_size: StepSize,
+    restarts: int = 1,
+    random_start: bool = False,
+    targets: Tensor | None = None,
+    loss: losses.Loss = "ce",
+    stop_early: bool = True,
+    seed: int = 0,
+    ids: Tensor | None = None,
+    keep_start: bool = True,
+) -> AttackResult:
+    """Ascend `loss` from x, or from a random point of the threat, by `steps` moves of `rule`; keep each sample's best.
+
+    Each point is evaluated once, the last one too: `steps` gradients and one forward a restart. With `stop_early` a
+    sample leaves at its first success that the model as given confirms. Restart r > 0 starts at random draw r.
+    With `keep_start` off, the start itself is no candidate.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        check_count("steps", steps, 0)
+        check_count("restarts", restarts, 1)
+        given = problem(x, y, threat, targets, ids)
+        step_size = check_step_size(step_size, len(given.x), given.x.device)
+        frozen = freeze(model)
+        given = Problem(frozen.layout(given.x), given.y, given.threat, given.targets, given.ids)
+        trial = Trial(frozen, given)
+        record = Record.start(given.x)
+        for restart in range(restarts):
+            index = trial.todo[~record.success[trial.todo]] if stop_early else trial.todo
+            if not len(index):
+                break
+            part = given if len(index) == len(given.x) else given.take(index)
+            if random_start or restart:
+                start = frozen.layout(part.threat.random_start(part.x, seed, part.ids, draw=restart))
+            else:
+                start = part.x.clone()
+            size = step_size[index] if isinstance(step_size, Tensor) else step_size
+            active = Active(index, part, size, record.take(index), start)
+            del part, start
+            last = restart == restarts - 1
+            _ascent(frozen, active, record, rule, steps, loss, keep_start, stop_early, last)
+        attacked = torch.zeros_like(record.bad).index_fill_(0, trial.todo, True)
+        return trial.finish(record.x_adv, loss, record.bad, attacked & ~record.moved & (steps > 0))
+
+
+def _ascent(
+    frozen: Frozen, active: Active, record: Record, rule: Rule, steps: int, loss: losses.Loss, keep_start: bool, stop_early: bool, last: bool
+) -> None:
+    """One restart; writes what it finds to the rows of `record`. After the last one's last step the final verdict is the proof."""
+    state: State = ()
+    gradient: Tensor | None = None
+    for step in range(steps + 1):
+        now, best = active.problem, active.best
+        if step < steps:
+            value, logits, gradient = frozen.input_gradient(active.x_adv, now.y, loss, now.targets, direction=True)
+            # one pass tells both: not finite where any element is not, zero where all are
+            size = torch.linalg.vector_norm(gradient, torch.inf, dim=tuple(range(1, gradient.ndim)))
+            best.bad |= ~size.isfinite()
+            best.moved |= size > 0
+        else:
+            gradient = None
+            logits = frozen(active.x_adv)
+            value = losses.loss_value(logits, now.y, loss, now.targets)
+        finite = logits.isfinite().all(1)
+        best.bad |= ~finite
+        if step or keep_start or not steps:
+            value = torch.where(finite, value, torch.nan).to(best.loss.dtype)
+            keep_best_(best.x_adv, best.loss, best.success, active.x_adv, value, now.met(logits))
+            if stop_early and (not last if step == steps else settles(step, now.x.device)):
+                left = _prove(frozen, now, best)
+                if bool(left.any()):
+                    record.put(active.index[left], best.take(left))
+                    active = active.take(~left)
+                    if not len(active.index):
+                        return
+                    gradient = None if gradient is None else gradient[~left]
+                    state = tuple(part[~left] for part in state)
+        if gradient is not None:
+            state = rule(active.problem, active.x_adv, gradient, active.step_size, state)
+    record.put(active.index, active.best)
+
+
+def settles(step: int, device: torch.device) -> bool:
+    """Whether broken samples leave after this step. On a GPU that waits for the device, so it is done in segments of 1, 1, 2, 4, 8, 8 ... steps."""
+    done = step + 1
+    return device.type == "cpu" or done % LONGEST_SEGMENT == 0 or done & (done - 1) == 0
+
+
+def _prove(frozen: Frozen, now: Problem, best: Record) -> Tensor:
+    """bool [n]: the candidates that the model as given confirms. The others are candidates no longer."""
+    if frozen.exact or not bool(best.success.any()):
+        return best.success
+    index = best.success.nonzero().squeeze(1)
+    best.success[index] = now.take(index).met(frozen.verdict(best.x_adv[index]))
+    return best.success
+
+
+def last_iterate(
+    frozen: Frozen,
+    x: Tensor,
+    y: Tensor | None,
+    threat: Threat,
+    *,
+    steps: int,
+    step_size: StepSize,
+    loss: losses.Loss = "ce",
+    targets: Tensor | None = None,
+    start: Tensor | None = None,
+) -> Tensor:
+    """x_adv after `steps` of steepest ascent from `start` (default x), in the threat; no checks, no verdicts, no best.
+
+    For training and for the construction of data sets, where the last point is what is wanted. y may be None where
+    targets, or a loss that does not read it, are given.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        x = frozen.layout(x.clone() if x.is_inference() else x.detach())
+        x_adv = x.clone() if start is None else frozen.layout(start.detach()).clone()
+        for _ in range(steps):
+            gradient = frozen.input_gradient(x_adv, y, loss, targets, direction=True)[2]
+            threat.step_(x_adv, gradient, x, step_size)
+        return x_adv

@@ -1,0 +1,48 @@
+"""What every attack returns."""
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import IntEnum
+
+from torch import Tensor
+
+
+class Status(IntEnum):
+    """What became of a sample; `AttackResult.status` holds these numbers."""
+
+    ALREADY_WRONG = 0
+    BROKEN = 1
+    HELD = 2
+    FAILED = 3
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AttackResult:
+    """The outcome of an attack on a batch of B samples.
+
+    Attributes:
+        x_adv: like x; always finite, inside the box and the ball. x itself where x was already wrong. Where nothing
+            was found: the strongest point for budget attacks, x for minimum-norm ones.
+        success: bool [B]; the model as given, in eval mode, classifies x_adv as the attack wants.
+        status: int64 [B] of `Status`. ALREADY_WRONG: x itself is a success, and was left alone. BROKEN: a success.
+            HELD: none found. FAILED: none found, and a logit or gradient on the way was not finite.
+        loss: [B]; the attack's loss at x_adv.
+        distance: [B]; of x_adv to x in the threat's norm where BROKEN, 0 where ALREADY_WRONG, else inf.
+        forwards: samples passed through either twin of the model.
+        backwards: samples for which an input gradient was computed.
+        zero_gradient: bool [B]; every gradient met was exactly zero, so that the search never moved: masked, or flat.
+    """
+
+    x_adv: Tensor
+    success: Tensor
+    status: Tensor
+    loss: Tensor
+    distance: Tensor
+    forwards: int
+    backwards: int
+    zero_gradient: Tensor
+
+    def __repr__(self) -> str:
+        number = Counter(self.status.tolist())
+        parts = ", ".join(f"{number[s]} {s.name.lower().replace('_', ' ')}" for s in Status)
+        return f"AttackResult({len(self.status)} samples: {parts}; {self.forwards} forwards, {self.backwards} backwards)"

@@ -1,0 +1,26 @@
+"""Step sizes where the caller names none."""
+
+import math
+
+from torch import Tensor
+
+from fastadv.attacks._problem import StepSize, check_count
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+
+
+def step_size_for(threat: Threat, steps: int, factor: float, step_size: StepSize | None) -> StepSize:
+    """The caller's step size, or factor * radius / steps; in L0, where a step is a number of coordinates, rounded up.
+
+    Raises InputError where the radius is infinite and no step size is given.
+    """
+    if step_size is not None:
+        return step_size
+    check_count("steps", steps, 0)
+    radius = threat.radius
+    if not (bool(radius.isfinite().all()) if isinstance(radius, Tensor) else math.isfinite(radius)):
+        raise InputError("step_size: expected a number where the radius is infinite, got none; give a length in input units")
+    size = radius * (factor / max(steps, 1))
+    if threat.norm != "l0":
+        return size
+    return size.ceil() if isinstance(size, Tensor) else math.ceil(size)
