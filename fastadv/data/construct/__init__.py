@@ -1,0 +1,7 @@
+"""Data sets constructed with a source network: D_R, D_NR, D_rand and D_det of Ilyas et al. 2019."""
+
+from fastadv.data.construct.constructed import ConstructedSet, load_constructed
+from fastadv.data.construct.inversion import non_robust, robust
+from fastadv.data.construct.targeted import fixed_shift, random_target
+
+__all__ = ["ConstructedSet", "fixed_shift", "load_constructed", "non_robust", "random_target", "robust"]

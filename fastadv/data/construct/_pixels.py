@@ -1,0 +1,28 @@
+"""How constructed images are stored: as float32, or as 8-bit values rounded so that they stay inside the budget."""
+
+import torch
+from torch import Tensor
+
+from fastadv.data.imageset import to_unit
+from fastadv.errors import InputError
+from fastadv.ops import quantize_in_ball
+from fastadv.threat import Threat
+
+
+def encode(x_adv: Tensor, centre: Tensor, threat: Threat, dtype: str) -> Tensor:
+    """`x_adv` [B, ...] as stored: float32 as it is, or uint8 rounded inside the ball around `centre`."""
+    if dtype == "float32":
+        return x_adv.float()
+    on_grid = quantize_in_ball(x_adv, centre, norm=threat.norm, radius=threat.radius, box=threat.box, levels=255)
+    return (on_grid * 255).round().to(torch.uint8)
+
+
+def verify(images: Tensor, centre: Tensor, threat: Threat, ids: Tensor) -> None:
+    """Raise InputError where stored images lie outside the threat around `centre`."""
+    outside = ~threat.contains(to_unit(images), centre)
+    if outside.any():
+        count, first = int(outside.sum()), int(ids[outside][0])
+        raise InputError(
+            f"dtype='{str(images.dtype).removeprefix('torch.')}': expected all stored images inside {threat}, got {count} outside, "
+            f"the first from sample {first}; 8 bits are too coarse for this budget or base: use dtype='float32'"
+        )

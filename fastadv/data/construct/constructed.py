@@ -1,0 +1,102 @@
+"""The result of a construction: a data set to train on, that can be saved, loaded and traced back to its base."""
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fastadv._card import card as make_card
+from fastadv._card import data_hash
+from fastadv.data.imageset import ImageSet
+from fastadv.data.shards import digest, read_shard, read_shards, shard_count, shard_path, shard_range, write_index, write_shard
+from fastadv.errors import InputError
+
+
+class ConstructedSet(ImageSet):
+    """Images made from a base set, with the labels to train on: an ImageSet that knows where each image comes from.
+
+    images, labels: the same as `x` [N, C, H, W] as stored (uint8 or float32), and `y`, the labels to train on, int64 [N].
+    ids: int64 [N], the number of the base sample each image was made for.
+    original_labels: int64 [N], the label of that base sample.
+    figures: per sample, what the construction measured: `predicted` (the source model's class for the stored image),
+        `objective_before` and `objective_after` (what the search lowered), `distance` (from its start, in the threat's norm).
+    card: how it was made: configuration, versions, measured figures.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], card: dict[str, Any]) -> None:
+        config = card["config"]
+        super().__init__(tensors["images"], tensors["labels"], config["classes"], config["name"], note=config["note"])
+        self.ids, self.original_labels, self.card = tensors["ids"], tensors["original_labels"], card
+        known = ("images", "labels", "ids", "original_labels")
+        self.figures = {name: tensor for name, tensor in tensors.items() if name not in known}
+
+    @property
+    def images(self) -> Tensor:
+        """The images as stored, [N, C, H, W]."""
+        return self.x
+
+    def describe(self) -> dict[str, Any]:
+        """What the card of a result on this set says of it: the set, and how it was made."""
+        return super().describe() | {"card": self.card}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is stored, by name."""
+        named = {"images": self.x, "labels": self.y, "ids": self.ids, "original_labels": self.original_labels}
+        return named | self.figures
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write the set into `folder` as shards and an index; shards of this very set that are already there are kept.
+
+        Raises InputError where the folder holds another set or this is a subset, OSError where the disk is full.
+        """
+        folder, config = Path(folder), self.card["config"]
+        size, total = config["shard_size"], config["base"]["samples"]
+        home = self.ids // size
+        shards = []
+        for k in home.unique().tolist():
+            part = {name: tensor[home == k].cpu() for name, tensor in self.tensors().items()}
+            if part["ids"].tolist() != list(shard_range(k, total, size)):
+                raise InputError(f"{folder}: expected a whole constructed set to save, got a subset or another order of it")
+            path = shard_path(folder, k)
+            shard = read_shard(folder, k, config) if path.exists() else write_shard(folder, k, part, config)
+            if shard.digest != digest(part):
+                raise InputError(f"{path}: expected no file or the shard of this set, got one with other images; choose another folder")
+            shards.append(shard)
+        if len(shards) == shard_count(total, size):
+            write_index(folder, self.card, config, shards)
+
+
+def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:
+    """Load the set that a construction or `ConstructedSet.save` wrote into `folder`, each shard verified by its digest.
+
+    Raises CorruptFileError, naming the file, where the index or a shard is missing, truncated, damaged or foreign.
+    """
+    tensors, index = read_shards(Path(folder))
+    return ConstructedSet(tensors, index["card"])
+
+
+def describe(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The card of a constructed set.
+
+    kept_label: share of images whose training label is the base label; fooling_rate: share to which the source model
+    gives the training label; objective_before, objective_after: mean of what the search lowered.
+    """
+    labels = tensors["labels"]
+    return make_card(
+        "constructed set",
+        config,
+        samples=len(labels),
+        kept_label=_mean(labels == tensors["original_labels"]),
+        fooling_rate=_mean(tensors["predicted"] == labels),
+        objective_before=_mean(tensors["objective_before"]),
+        objective_after=_mean(tensors["objective_after"]),
+        distance_mean=_mean(tensors["distance"]),
+        distance_max=float(tensors["distance"].max()),
+        data_hash=data_hash(tensors["images"], labels),
+    )
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.double().mean())

@@ -1,0 +1,100 @@
+"""Sets whose labels follow only the features that an adversary changes: D_rand and D_det.
+
+Source: Ilyas et al. 2019, "Adversarial examples are not bugs, they are features", section 3.2 and appendix C.
+"""
+
+from collections.abc import Callable
+from typing import Any, Unpack
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
+
+from fastadv import rng
+from fastadv.attacks._loop import last_iterate
+from fastadv.data.construct._build import BuildOptions, Construction, Search, build
+from fastadv.data.construct._checks import check_steps, prepare
+from fastadv.data.construct.constructed import ConstructedSet
+from fastadv.engine import Frozen
+from fastadv.threat import L2, Threat
+
+CIFAR10_BUDGET = L2(0.5)
+
+
+def random_target(
+    model: nn.Module | Frozen,
+    base: Dataset[Any],
+    *,
+    threat: Threat = CIFAR10_BUDGET,
+    steps: int = 100,
+    step_size: float = 0.1,
+    seed: int = 0,
+    **options: Unpack[BuildOptions],
+) -> ConstructedSet:
+    """The set D_rand: adversarial examples for random targets, labelled with the targets.
+
+    For each (x, y) of the base a target t is drawn uniformly over ALL classes, the true one among them, and PGD with
+    normalised gradients, from x itself, solves
+
+        x_adv = argmin over || x' - x ||_2 <= radius, x' in the box, of cross_entropy(model(x'), t);
+
+    (x_adv, t) is stored. Robust features of such a set say nothing of its labels, non-robust ones do.
+
+    model: a standard classifier of images in the box, giving logits [B, K].
+    base: map-style data set of (image in the box, label); an ImageSet is read fastest.
+    threat: the budget. Its default L2(0.5), like those of steps and step_size, is the paper's for CIFAR-10.
+    steps, step_size: of the search, the step in the threat's norm and input units.
+    seed: with the sample's number it decides t, whatever the batch or process.
+    options: see BuildOptions (batch_size, dtype, out_dir, shard_size, rank, world_size, progress).
+
+    Raises InputError for an empty base, pixels outside the box, a model with one class, an option out of range, or 8-bit
+    storage that cannot hold the budget; CorruptFileError for a damaged shard in `out_dir`.
+    """
+    return _push("random_target", model, base, threat, steps, step_size, seed, lambda y, ids, k: rng.integers(k, seed, ids), options)
+
+
+def fixed_shift(
+    model: nn.Module | Frozen,
+    base: Dataset[Any],
+    *,
+    threat: Threat = CIFAR10_BUDGET,
+    steps: int = 100,
+    step_size: float = 0.1,
+    seed: int = 0,
+    **options: Unpack[BuildOptions],
+) -> ConstructedSet:
+    """The set D_det: the construction of `random_target` with the target t = (y + 1) mod K for every image of class y.
+
+    Robust features now point away from the labels. Arguments, defaults and errors are those of `random_target`; nothing
+    is random here, and the seed is only recorded. A class without images is an error too: the set would lack a label.
+    """
+    return _push("fixed_shift", model, base, threat, steps, step_size, seed, lambda y, ids, k: (y + 1) % k, options)
+
+
+def _push(
+    name: str,
+    model: nn.Module | Frozen,
+    base: Dataset[Any],
+    threat: Threat,
+    steps: int,
+    step_size: float,
+    seed: int,
+    choose: Callable[[Tensor, Tensor, int], Tensor],
+    options: BuildOptions,
+) -> ConstructedSet:
+    check_steps(steps, step_size)
+    frozen, samples, classes = prepare(model, base, threat, every_class=name == "fixed_shift")
+
+    def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> Search:
+        targets = choose(y, ids, classes).to(x.device)
+
+        def run() -> Tensor:
+            return last_iterate(frozen, x, None, budget, steps=steps, step_size=step_size, loss="ce", targets=targets)
+
+        def objective(images: Tensor) -> Tensor:
+            return cross_entropy(frozen.verdict(images), targets, reduction="none")
+
+        return Search(targets, x, run, objective)
+
+    settings = {"steps": steps, "step_size": step_size, "seed": seed}
+    return build(Construction(name, frozen, classes, threat, settings, begin), samples, **options)

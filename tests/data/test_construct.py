@@ -1,0 +1,227 @@
+"""The four constructions: what they store, and that neither batch size nor storage changes it beyond rounding."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv import rng
+from fastadv.data import ImageSet
+from fastadv.data.construct import fixed_shift, load_constructed, non_robust, random_target, robust
+from fastadv.threat import L2, Linf
+
+CLASSES = 5
+
+
+def toy_base(count: int = 60, eight_bit: bool = True) -> ImageSet:
+    generator = torch.Generator().manual_seed(1)
+    y = torch.arange(count) % CLASSES
+    x = torch.rand(count, 1, 8, 8, generator=generator) * 0.5
+    x[torch.arange(count), 0, y] += 0.4
+    return ImageSet((x * 255).round().to(torch.uint8) if eight_bit else x, y, tuple("abcde"), "toy")
+
+
+def toy_model() -> nn.Module:
+    """A linear-ReLU-linear net with weights from a private generator, in train mode."""
+    generator = torch.Generator().manual_seed(2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return model
+
+
+def served(images: Tensor) -> Tensor:
+    return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def features(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model[:3](x)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("construct", [robust, non_robust])
+@pytest.mark.parametrize("start", ["images", "noise"])
+def test_inversion_matches_the_representation_and_keeps_labels(construct, start):
+    base, model = toy_base(), toy_model()
+    made = construct(model, base, steps=60, start=start)
+    assert torch.equal(made.y, base.y)
+    assert torch.equal(made.original_labels, base.y)
+    assert torch.equal(made.ids, torch.arange(60))
+    assert made.x.dtype == torch.uint8
+    assert made.x.shape == base.x.shape
+    after = (features(model, served(made.x)) - features(model, served(base.x))).norm(dim=1)
+    torch.testing.assert_close(made.figures["objective_after"], after, atol=1e-4, rtol=1e-4)
+    before = made.figures["objective_before"]
+    assert after.mean() < 0.25 * before.mean()
+    assert (after < before).all()
+    # what the representation does not see comes from the start, not from x
+    assert (served(made.x) - served(base.x)).flatten(1).norm(dim=1).min() > 0.5
+    assert made.card["measured"]["objective_after"] == pytest.approx(after.mean().item(), rel=1e-4)
+    assert made.card["measured"]["kept_label"] == 1.0
+
+
+def test_inversion_starts_at_another_image_drawn_independently_of_the_label():
+    base = toy_base()
+    made = robust(toy_model(), base, steps=1, step_size=1e-6, dtype="float32")
+    same = torch.cdist(made.x.flatten(1), served(base.x).flatten(1), compute_mode="donot_use_mm_for_euclid_dist") < 1e-3
+    partner = same.float().argmax(1)
+    assert same.any(1).all()
+    assert (partner != torch.arange(60)).all()
+    assert 0 < (base.y[partner] == base.y).sum() < 30
+
+
+def test_noise_starts_are_gaussian_around_the_middle():
+    made = robust(toy_model(), toy_base(), steps=1, step_size=1e-6, start="noise", dtype="float32")
+    assert abs(made.x.mean().item() - 0.5) < 0.005
+    assert abs(made.x.std().item() - 0.05) < 0.003
+
+
+def test_inversion_towards_a_named_module_or_a_function():
+    base, model = toy_base(20), toy_model()
+    named = robust(model, base, steps=30, module="1")
+    given = robust(model, base, steps=30, module=lambda x: model[:2](x))
+    assert torch.equal(named.x, given.x)
+    assert not torch.equal(named.x, robust(model, base, steps=30).x)
+    assert named.card["config"]["module"] == "1"
+
+
+def test_random_targets_are_uniform_over_all_classes():
+    base = toy_base(2000)
+    made = random_target(toy_model(), base, steps=1)
+    assert torch.equal(made.y, rng.integers(CLASSES, 0, torch.arange(2000)))
+    counts = torch.zeros(CLASSES, CLASSES).index_put((made.original_labels, made.y), torch.tensor(1.0), accumulate=True)
+    expected = counts.sum(1, keepdim=True) / CLASSES
+    # 20 degrees of freedom: beyond 50 one time in 4000
+    assert ((counts - expected) ** 2 / expected).sum() < 50
+    assert made.card["measured"]["kept_label"] == pytest.approx(1 / CLASSES, abs=0.04)
+    assert not torch.equal(random_target(toy_model(), base, steps=1, seed=1).y, made.y)
+
+
+def test_fixed_shift_labels_the_next_class():
+    base = toy_base()
+    made = fixed_shift(toy_model(), base, steps=2)
+    assert torch.equal(made.y, (base.y + 1) % CLASSES)
+    assert torch.equal(made.original_labels, base.y)
+    assert made.card["measured"]["kept_label"] == 0.0
+
+
+@pytest.mark.parametrize("construct", [random_target, fixed_shift])
+def test_targeted_images_lower_the_loss_to_their_label(construct):
+    base, model = toy_base(), toy_model()
+    made = construct(model, base, threat=L2(2.0), steps=30)
+    loss = nn.functional.cross_entropy(model(served(made.x)), made.y, reduction="none").detach()
+    torch.testing.assert_close(made.figures["objective_after"], loss, atol=1e-4, rtol=1e-4)
+    assert (loss < made.figures["objective_before"]).all()
+    fooled = (model(served(made.x)).argmax(1) == made.y).float().mean().item()
+    assert made.card["measured"]["fooling_rate"] == pytest.approx(fooled)
+    assert fooled > 0.5
+
+
+@pytest.mark.parametrize("threat", [L2(0.5), L2(0.01), Linf(8 / 255), Linf(0.001), Linf(0.0)])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_stored_images_stay_inside_the_budget(tmp_path, threat, dtype):
+    base = toy_base(20)
+    random_target(toy_model(), base, threat=threat, steps=10, dtype=dtype, out_dir=tmp_path)
+    made = load_constructed(tmp_path)
+    assert made.x.dtype == getattr(torch, dtype)
+    assert threat.contains(served(made.x), served(base.x)).all()
+    assert made.card["measured"]["distance_max"] <= threat.radius * (1 + 1e-6)
+
+
+def test_8_bit_storage_uses_the_budget():
+    made = random_target(toy_model(), toy_base(), steps=50)
+    assert made.x.dtype == torch.uint8
+    assert made.figures["distance"].min() > 0.45
+
+
+def test_radius_for_each_image():
+    base = toy_base(20)
+    radius = torch.linspace(0, 1, 20)
+    made = fixed_shift(toy_model(), base, threat=L2(radius), steps=30, batch_size=7, shard_size=8)
+    assert (made.figures["distance"] <= radius * (1 + 1e-6)).all()
+    assert (made.figures["distance"][1:] > 0.8 * radius[1:]).all()
+
+
+@pytest.mark.parametrize("construct", [robust, non_robust, random_target, fixed_shift])
+def test_batch_size_does_not_matter(construct):
+    sets = [construct(toy_model(), toy_base(), steps=15, batch_size=size, shard_size=25, dtype="float32") for size in (60, 7, 1)]
+    for other in sets[1:]:
+        torch.testing.assert_close(other.x, sets[0].x, atol=2e-4, rtol=0)
+        assert torch.equal(other.labels, sets[0].labels)
+        assert torch.equal(other.ids, sets[0].ids)
+
+
+@pytest.mark.parametrize("construct", [robust, random_target])
+def test_same_seed_same_set_and_the_model_is_untouched(construct):
+    model = toy_model()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    global_state = torch.get_rng_state()
+    first, second = (construct(model, toy_base(), steps=5) for _ in range(2))
+    assert torch.equal(first.x, second.x)
+    assert torch.equal(first.labels, second.labels)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert model.training
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), global_state)
+
+
+def test_saved_in_memory_set_equals_the_streamed_one(tmp_path):
+    kept = random_target(toy_model(), toy_base(), steps=5, shard_size=16)
+    random_target(toy_model(), toy_base(), steps=5, shard_size=16, out_dir=tmp_path / "streamed")
+    kept.save(tmp_path / "saved")
+    kept.save(tmp_path / "saved")
+    names = sorted(path.name for path in (tmp_path / "saved").iterdir())
+    assert names == ["index.json", *(f"shard-{k:05d}.safetensors" for k in range(4))]
+    for name in names[1:]:
+        assert (tmp_path / "saved" / name).read_bytes() == (tmp_path / "streamed" / name).read_bytes()
+    loaded = load_constructed(tmp_path / "saved")
+    assert loaded.card == kept.card
+    assert loaded.classes == tuple("abcde")
+    assert loaded.name == "toy-random_target"
+    for name, tensor in kept.tensors().items():
+        assert torch.equal(loaded.tensors()[name], tensor)
+
+
+def test_a_constructed_set_is_a_data_set():
+    base = toy_base()
+    made = fixed_shift(toy_model(), base, steps=2)
+    assert isinstance(made, ImageSet)
+    assert len(made) == 60
+    x, y = made[3]
+    assert x.dtype == torch.float32
+    assert x.shape == (1, 8, 8)
+    assert x.min() >= 0
+    assert x.max() <= 1
+    assert int(y) == 4
+    again = fixed_shift(toy_model(), made, steps=2)
+    assert torch.equal(again.labels, (base.y + 2) % CLASSES)
+
+
+def test_base_may_be_any_map_style_data_set():
+    base = toy_base(eight_bit=False)
+    listed = [base[i] for i in range(len(base))]
+    made, wanted = (random_target(toy_model(), data, steps=5) for data in (listed, base))
+    assert made.x.dtype == torch.float32
+    assert torch.equal(made.x, wanted.x)
+    assert made.classes == tuple("01234")
+
+
+def test_progress_counts_samples():
+    calls: list[tuple[int, int]] = []
+    random_target(toy_model(), toy_base(), steps=1, batch_size=16, shard_size=32, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(16, 60), (32, 60), (48, 60), (60, 60)]
+
+
+def test_card_names_the_paper_settings():
+    config = random_target(toy_model(), toy_base(10), steps=1).card["config"]
+    assert config["threat"] == {"norm": "l2", "radius": "0.5", "box": [0.0, 1.0]}
+    import inspect
+
+    for construct, steps in ((robust, 1000), (non_robust, 1000), (random_target, 100), (fixed_shift, 100)):
+        defaults = {name: p.default for name, p in inspect.signature(construct).parameters.items()}
+        assert defaults["steps"] == steps
+        assert defaults["step_size"] == 0.1
+        assert defaults["threat"].norm == "l2"
+        assert defaults["threat"].radius == (math.inf if steps == 1000 else 0.5)

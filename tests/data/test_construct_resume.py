@@ -1,0 +1,219 @@
+"""A construction that is killed, shared between processes, or resumed on damaged or foreign files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv
+from fastadv.data import ImageSet
+from fastadv.data.construct import fixed_shift, load_constructed, random_target, robust
+from fastadv.errors import CorruptFileError, InputError
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(fastadv.__file__).parents[1])}
+OPTIONS = {"steps": 5, "shard_size": 8, "batch_size": 5}
+
+
+def toy_base() -> ImageSet:
+    x = torch.randint(256, (40, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return ImageSet(x, torch.arange(40) % 4, tuple("abcd"), "toy")
+
+
+class Slow(nn.Module):
+    """Two linear layers, and a pause in each call, so that a kill finds the construction at work."""
+
+    def __init__(self, pause: float = 0.0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(2)
+        self.pause = pause
+        self.hidden = nn.Parameter(torch.randn(16, 8, generator=generator) * 0.3)
+        self.last = nn.Linear(8, 4)
+        with torch.no_grad():
+            for parameter in self.last.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.pause)
+        logits: Tensor = self.last(torch.tanh(x.flatten(1) @ self.hidden))
+        return logits
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("shard-*.safetensors"))
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> Path:
+    random_target(Slow(), toy_base(), out_dir=tmp_path / "set", **OPTIONS)
+    return tmp_path / "set"
+
+
+@pytest.mark.parametrize("construct", [random_target, robust])
+def test_killed_run_resumes_to_the_same_set(tmp_path, construct):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen(
+        [sys.executable, __file__, construct.__name__, str(killed)], env=ENVIRONMENT, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while len(shards(killed)) < 2:
+        assert process.poll() is None, process.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    finished = {path: path.stat().st_mtime_ns for path in shards(killed)}
+    assert 2 <= len(finished) < 5
+    assert not (killed / "index.json").exists()
+    with pytest.raises(CorruptFileError, match="did not finish"):
+        load_constructed(killed)
+
+    construct(Slow(), toy_base(), out_dir=killed, **OPTIONS)
+    construct(Slow(), toy_base(), out_dir=whole, **OPTIONS)
+    assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
+    for ours, theirs in zip(shards(killed), shards(whole), strict=True):
+        assert ours.read_bytes() == theirs.read_bytes()
+    assert load_constructed(killed).card["measured"] == load_constructed(whole).card["measured"]
+
+
+def test_finished_run_is_kept_as_it_is(done):
+    before = {path: path.stat().st_mtime_ns for path in done.iterdir()}
+    again = random_target(Slow(), toy_base(), out_dir=done, **OPTIONS)
+    assert {path: path.stat().st_mtime_ns for path in done.iterdir()} == before
+    assert again.card == load_constructed(done).card
+
+
+def test_two_processes_share_the_shards(tmp_path, done):
+    first = random_target(Slow(), toy_base(), out_dir=tmp_path / "shared", rank=0, world_size=2, **OPTIONS)
+    assert first.ids.tolist() == [*range(8), *range(16, 24), *range(32, 40)]
+    assert not (tmp_path / "shared" / "index.json").exists()
+    second = random_target(Slow(), toy_base(), out_dir=tmp_path / "shared", rank=1, world_size=2, **OPTIONS)
+    alone = load_constructed(done)
+    assert torch.equal(second.x, alone.x)
+    assert torch.equal(second.ids, alone.ids)
+    for ours, theirs in zip(shards(tmp_path / "shared"), shards(done), strict=True):
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"seed": 1}, "seed"),
+        ({"steps": 6}, "steps"),
+        ({"dtype": "float32"}, "dtype"),
+        ({"step_size": 0.2}, "step_size"),
+        ({"shard_size": 16}, "shard_size"),
+    ],
+)
+def test_other_settings_are_not_mixed_into_a_folder(done, changed, named):
+    before = {path: path.read_bytes() for path in done.iterdir()}
+    with pytest.raises(InputError, match=f"{named}.*another folder"):
+        random_target(Slow(), toy_base(), out_dir=done, **(OPTIONS | changed))
+    with pytest.raises(InputError, match=r"construction.*another folder"):
+        fixed_shift(Slow(), toy_base(), out_dir=done, **OPTIONS)
+    assert {path: path.read_bytes() for path in done.iterdir()} == before
+
+
+def test_another_model_or_base_is_not_mixed_into_a_folder(done):
+    other = Slow()
+    nn.init.zeros_(other.last.bias)
+    with pytest.raises(InputError, match="model"):
+        random_target(other, toy_base(), out_dir=done, **OPTIONS)
+    base = toy_base()
+    base.x[3, 0, 0, 0] ^= 1
+    with pytest.raises(InputError, match="base"):
+        random_target(Slow(), base, out_dir=done, **OPTIONS)
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def _flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 4
+    path.write_bytes(data)
+
+
+def _swap(path: Path) -> None:
+    path.write_bytes((path.parent / "shard-00003.safetensors").read_bytes())
+
+
+def _foreign(path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"images": torch.zeros(8, 1, 4, 4)}, path)
+
+
+def _text(path: Path) -> None:
+    path.write_text("not a shard")
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [_truncate, _flip_a_bit, _swap, _foreign, _text, _empty])
+def test_damaged_shard_is_named_and_rebuilt_once_deleted(done, damage):
+    wanted = load_constructed(done)
+    bad = done / "shard-00001.safetensors"
+    damage(bad)
+    for call in (lambda: load_constructed(done), lambda: random_target(Slow(), toy_base(), out_dir=done, **OPTIONS)):
+        with pytest.raises(CorruptFileError, match=r"shard-00001\.safetensors.*delete it and run") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    bad.unlink()
+    with pytest.raises(CorruptFileError, match=r"shard-00001\.safetensors.*no file"):
+        load_constructed(done)
+    others = {path: path.stat().st_mtime_ns for path in shards(done)}
+    random_target(Slow(), toy_base(), out_dir=done, **OPTIONS)
+    assert all(path.stat().st_mtime_ns == then for path, then in others.items())
+    assert torch.equal(load_constructed(done).x, wanted.x)
+
+
+def test_shard_of_another_set_is_refused_on_loading(tmp_path, done):
+    random_target(Slow(), toy_base(), seed=1, out_dir=tmp_path / "other", **OPTIONS)
+    (done / "shard-00001.safetensors").write_bytes((tmp_path / "other" / "shard-00001.safetensors").read_bytes())
+    with pytest.raises(CorruptFileError, match=r"shard-00001.*another set"):
+        load_constructed(done)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"format": "other"})])
+def test_damaged_index(done, content):
+    (done / "index.json").write_text(content)
+    with pytest.raises(CorruptFileError, match=r"index\.json"):
+        load_constructed(done)
+
+
+def test_folder_that_is_no_set(tmp_path):
+    with pytest.raises(CorruptFileError, match=r"index\.json"):
+        load_constructed(tmp_path)
+
+
+def test_full_disk_keeps_what_was_written(tmp_path):
+    code = (
+        "import resource, runpy, sys; module = runpy.run_path(sys.argv[1]); OPTIONS, Slow = module['OPTIONS'], module['Slow']\n"
+        "run = lambda **more: module['random_target'](Slow(), module['toy_base'](), out_dir=sys.argv[2], **(OPTIONS | more))\n"
+        "run(rank=0, world_size=2)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
+        "try: run()\n"
+        "except OSError as error: print(error); sys.exit(3)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, __file__, str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 3, result.stderr
+    assert "shard-00001.safetensors: expected to write" in result.stdout
+    assert "free some space and run again" in result.stdout
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [f"shard-0000{k}.safetensors" for k in (0, 2, 4)]
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"random_target": random_target, "robust": robust}[sys.argv[1]](Slow(pause=0.02), toy_base(), out_dir=sys.argv[2], **OPTIONS)

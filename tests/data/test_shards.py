@@ -1,0 +1,62 @@
+"""Sharded storage on its own: ranges, digests, and what a shard or index refuses to be."""
+
+import pytest
+import torch
+
+from fastadv.data.shards import digest, read_index, read_shard, read_shards, shard_count, shard_range, write_index, write_shard
+from fastadv.errors import CorruptFileError, InputError
+
+
+@pytest.mark.parametrize(("total", "size"), [(1, 1), (10, 3), (9, 3), (5, 100)])
+def test_ranges_cover_each_sample_once(total, size):
+    ranges = [shard_range(k, total, size) for k in range(shard_count(total, size))]
+    assert [i for ids in ranges for i in ids] == list(range(total))
+    assert all(0 < len(ids) <= size for ids in ranges)
+
+
+def test_digest_sees_names_types_shapes_and_bytes():
+    base = {"a": torch.arange(6), "b": torch.zeros(2, 3)}
+    others = [
+        {"a": torch.arange(6), "c": torch.zeros(2, 3)},
+        {"a": torch.arange(6).int(), "b": torch.zeros(2, 3)},
+        {"a": torch.arange(6), "b": torch.zeros(3, 2)},
+        {"a": torch.arange(6), "b": -torch.zeros(2, 3)},
+        {"a": torch.arange(6)},
+    ]
+    assert len({digest(tensors) for tensors in (base, *others)}) == 6
+    assert digest({"b": base["b"], "a": base["a"]}) == digest(base)
+    assert digest({"a": base["a"], "b": torch.zeros(3, 2).T}) == digest(base)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16, torch.int64, torch.bool])
+def test_what_is_read_back_is_what_was_written(tmp_path, dtype):
+    tensors = {"images": torch.randint(2, (5, 1, 3, 3), generator=torch.Generator().manual_seed(0)).to(dtype), "ids": torch.arange(5)}
+    shard = write_shard(tmp_path, 0, tensors, {"seed": 1})
+    assert all(torch.equal(shard.tensors[name], tensor) and shard.tensors[name].dtype == tensor.dtype for name, tensor in tensors.items())
+    assert shard.digest == digest(tensors)
+    assert [path.name for path in tmp_path.iterdir()] == ["shard-00000.safetensors"]
+
+
+def test_configuration_is_part_of_a_shard(tmp_path):
+    write_shard(tmp_path, 0, {"ids": torch.arange(3)}, {"seed": 1, "box": (0.0, 1.0)})
+    read_shard(tmp_path, 0, {"box": [0.0, 1.0], "seed": 1})
+    with pytest.raises(InputError, match="expected a shard made with seed: 2, got one made with seed: 1"):
+        read_shard(tmp_path, 0, {"box": [0.0, 1.0], "seed": 2})
+    with pytest.raises(CorruptFileError, match="shard-00001"):
+        read_shard(tmp_path, 1, {"seed": 1})
+
+
+def test_shards_join_in_order(tmp_path):
+    config = {"seed": 1}
+    written = [write_shard(tmp_path, k, {"ids": torch.arange(3 * k, 3 * k + 3)}, config) for k in range(3)]
+    index = write_index(tmp_path, {"kind": "test"}, config, written)
+    tensors, read = read_shards(tmp_path)
+    assert tensors["ids"].tolist() == list(range(9))
+    assert read == index == read_index(tmp_path)
+    assert [entry["count"] for entry in index["shards"]] == [3, 3, 3]
+
+
+def test_index_of_the_same_shards_stays(tmp_path):
+    written = [write_shard(tmp_path, 0, {"ids": torch.arange(3)}, {"seed": 1})]
+    write_index(tmp_path, {"date": "first"}, {"seed": 1}, written)
+    assert write_index(tmp_path, {"date": "second"}, {"seed": 1}, written)["card"] == {"date": "first"}
