@@ -1,0 +1,76 @@
+"""The paper's CNN and the authors' weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastadv import data, models
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.models import SchottCNN
+
+
+@pytest.mark.parametrize(("width", "parameters"), [((20, 70, 256), 249_228), ((32, 32, 64), 52_010)])
+def test_it_has_the_papers_number_of_parameters(width: tuple[int, int, int], parameters: int) -> None:
+    assert sum(p.numel() for p in SchottCNN(width=width).parameters()) == parameters
+
+
+def test_the_binary_net_sees_only_zeros_and_ones_and_passes_the_gradient_through() -> None:
+    plain, binary = SchottCNN().eval(), SchottCNN(binary=True).eval()
+    x = torch.rand(4, 1, 28, 28)
+    x[0, 0, 0, :3] = torch.tensor([0.0, 0.5, 1.0])
+    hard = (x >= 0.5).float()
+    assert torch.equal(binary(x), plain(hard))
+    soft, hard = x.requires_grad_(), hard.requires_grad_()
+    (through,) = torch.autograd.grad(binary(soft)[:, 0].sum(), soft)
+    (straight,) = torch.autograd.grad(plain(hard)[:, 0].sum(), hard)
+    assert torch.equal(through, straight)
+    assert through.abs().max() > 0
+
+
+@pytest.mark.parametrize(("file", "errors"), [("vanilla_cnn.net", 65), ("binary_cnn.net", 129), ("transfer_cnn.net", 84)])
+def test_the_published_nets_are_as_accurate_as_published(shared_data: Any, file: str, errors: int) -> None:
+    model = SchottCNN.from_official(shared_data.abs_official / file)
+    assert not model.training
+    assert model.binary == file.startswith("binary")
+    # 99.35%, 98.71% and 99.16% of the 10,000 test images; 1,000 tell a wrong layer or threshold apart.
+    test = data.load("mnist", "test", shared_data.data_dir, limit=1000)
+    with torch.no_grad():
+        wrong = sum(int((model(x).argmax(1) != y).sum()) for x, y, _ in data.batches(test, 500))
+    assert wrong <= errors / 10 + 8
+
+
+def test_binarisation_can_be_said_for_a_renamed_file(shared_data: Any, tmp_path: Path) -> None:
+    renamed = tmp_path / "mine.net"
+    renamed.write_bytes((shared_data.abs_official / "binary_cnn.net").read_bytes())
+    assert not SchottCNN.from_official(renamed).binary
+    assert SchottCNN.from_official(renamed, binary=True).binary
+
+
+def test_official_names_and_shapes_load_without_the_shared_files(tmp_path: Path) -> None:
+    model = SchottCNN(width=(3, 4, 5), seed=9)
+    state = {name: tensor for name, tensor in model.state_dict().items() if "num_batches" not in name}
+    torch.save(state, tmp_path / "tiny_cnn.net")
+    again = SchottCNN.from_official(tmp_path / "tiny_cnn.net")
+    x = torch.rand(2, 1, 28, 28)
+    assert torch.equal(again(x), model.eval()(x))
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    torch.save(models.create("softmax").state_dict(), tmp_path / "other.net")
+    with pytest.raises(CorruptFileError, match=r"MNIST CNN .* got 2 tensors"):
+        SchottCNN.from_official(tmp_path / "other.net")
+    state = SchottCNN().state_dict()
+    del state["bn_1.weight"]
+    torch.save(state, tmp_path / "part.net")
+    with pytest.raises(CorruptFileError, match=r"bn_1\.weight"):
+        SchottCNN.from_official(tmp_path / "part.net")
+    with pytest.raises(InputError, match="found none"):
+        SchottCNN.from_official(tmp_path / "absent.net")
+
+
+def test_images_too_small_for_it_are_refused() -> None:
+    with pytest.raises(InputError, match="12x12"):
+        SchottCNN((1, 8, 8))
+    assert SchottCNN((1, 12, 12)).eval()(torch.rand(1, 1, 12, 12)).shape == (1, 10)

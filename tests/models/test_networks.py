@@ -1,0 +1,118 @@
+"""Every built-in network: shapes, reproducible first weights, a strict look at its input, traceable by torch.fx."""
+
+import pytest
+import torch
+from torch import fx
+
+from fastadv import models
+from fastadv.errors import InputError
+
+SHAPES = {"softmax": (1, 28, 28), "logistic": (1, 28, 28), "cnn": (1, 28, 28), "small_cnn": (1, 8, 8), "resnet18": (3, 32, 32)}
+
+
+def test_every_name_is_tested() -> None:
+    assert set(SHAPES) == set(models.names())
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_defaults_give_finite_logits(name: str) -> None:
+    logits = models.create(name).eval()(torch.rand(3, *SHAPES[name]))
+    assert logits.shape == (3, 2 if name == "logistic" else 10)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("name", "shape"), [(n, s) for n in SHAPES for s in ((1, 28, 28), (3, 32, 32), (2, 14, 16))])
+def test_any_shape_and_number_of_classes(name: str, shape: tuple[int, int, int]) -> None:
+    classes = 2 if name == "logistic" else 7
+    model = models.create(name, shape=shape, classes=classes).eval()
+    assert model(torch.rand(2, *shape)).shape == (2, classes)
+    assert model(torch.rand(0, *shape)).shape == (0, classes)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone(name: str) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = models.create(name, seed=3).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    again, other = models.create(name, seed=3).state_dict(), models.create(name, seed=4).state_dict()
+    assert all(torch.equal(tensor, again[key]) for key, tensor in first.items())
+    assert any(not torch.equal(tensor, other[key]) for key, tensor in first.items())
+
+
+def test_without_a_seed_the_global_generator_decides() -> None:
+    torch.manual_seed(5)
+    first = models.create("softmax", seed=None)
+    second = models.create("softmax", seed=None)
+    assert not torch.equal(first.linear.weight, second.linear.weight)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_fx_traces_it_to_the_same_logits(name: str) -> None:
+    model, x = models.create(name).eval(), torch.rand(2, *SHAPES[name])
+    assert torch.equal(fx.symbolic_trace(model)(x), model(x))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_batch_of_another_shape_or_dtype_is_refused(name: str) -> None:
+    model, (channels, *size) = models.create(name).eval(), SHAPES[name]
+    with pytest.raises(InputError, match=r"expected a batch of shape \[B, "):
+        model(torch.rand(channels, *size))
+    with pytest.raises(InputError, match=r"got \[2, 5, "):
+        model(torch.rand(2, 5, *size))
+    with pytest.raises(InputError, match="255"):
+        model(torch.zeros(2, channels, *size, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("name", ["softmax", "logistic", "cnn"])
+def test_another_image_size_is_refused_where_it_is_fixed(name: str) -> None:
+    with pytest.raises(InputError, match=r"got \[2, 1, 28, 29\]"):
+        models.create(name)(torch.rand(2, 1, 28, 29))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_sizes_that_make_no_model_are_refused(name: str) -> None:
+    with pytest.raises(InputError, match="classes >= 2"):
+        models.create(name, classes=1)
+    with pytest.raises(InputError, match="shape"):
+        models.create(name, shape=(1, 0, 28))
+    with pytest.raises(InputError, match="shape"):
+        models.create(name, shape=())
+
+
+def test_logistic_logits_are_the_sigmoid_of_one_score() -> None:
+    model, x = models.create("logistic", shape=(5,)), torch.rand(4, 5)
+    score = model.linear(x)[:, 0]
+    torch.testing.assert_close(model(x).softmax(1)[:, 1], score.sigmoid())
+    torch.testing.assert_close(model(x)[:, 1] - model(x)[:, 0], score)
+    with pytest.raises(InputError, match="2 classes"):
+        models.create("logistic", classes=3)
+
+
+def test_softmax_is_linear() -> None:
+    model, x = models.create("softmax", shape=(2, 3), classes=4), torch.rand(5, 2, 3)
+    torch.testing.assert_close(model(x), x.reshape(5, 6) @ model.linear.weight.T + model.linear.bias)
+
+
+def test_small_cnn_takes_other_sizes_than_it_was_made_for() -> None:
+    model = models.create("small_cnn", shape=(1, 8, 8)).eval()
+    assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_resnet_has_the_small_stem_and_torchvisions_names() -> None:
+    model = models.create("resnet18").eval()
+    # He et al.'s ResNet-18 with a 3x3 stem and ten classes
+    assert sum(p.numel() for p in model.parameters()) == 11_173_962
+    seen = []
+    handle = model.layer1.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
+    model(torch.rand(1, 3, 32, 32))
+    handle.remove()
+    assert seen == [(1, 64, 32, 32)]
+    assert {"conv1.weight", "layer4.1.bn2.bias", "fc.weight"} <= model.state_dict().keys()
+    assert models.ResNet18 is type(model)
+
+
+def test_an_unknown_attribute_of_the_package_is_an_error() -> None:
+    with pytest.raises(AttributeError, match="ResNet19"):
+        models.ResNet19  # noqa: B018

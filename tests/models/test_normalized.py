@@ -1,0 +1,53 @@
+"""Normalisation inside the model."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import fx
+
+from fastadv.errors import InputError
+from fastadv.models import Normalized, SmallCNN
+
+MEAN, STD = [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]
+
+
+def test_it_is_the_model_on_normalised_images() -> None:
+    model, x = SmallCNN((3, 8, 8)).eval(), torch.rand(4, 3, 8, 8)
+    wrapped = Normalized(model, MEAN, STD)
+    expected = model(torch.stack([(x[:, c] - MEAN[c]) / STD[c] for c in range(3)], dim=1))
+    torch.testing.assert_close(wrapped(x), expected)
+    assert torch.equal(fx.symbolic_trace(wrapped.eval())(x), wrapped(x))
+
+
+def test_one_number_serves_all_channels() -> None:
+    model, x = SmallCNN((3, 8, 8)).eval(), torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(Normalized(model, 0.5, 0.25)(x), model((x - 0.5) / 0.25))
+
+
+def test_the_constants_travel_with_the_weights() -> None:
+    wrapped, other = Normalized(SmallCNN((3, 8, 8)), MEAN, STD), Normalized(SmallCNN((3, 8, 8), seed=1), [0.0] * 3, [1.0] * 3)
+    other.load_state_dict(wrapped.state_dict())
+    x = torch.rand(2, 3, 8, 8)
+    assert torch.equal(other.eval()(x), wrapped.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "match"),
+    [
+        (0.5, 0.0, "std > 0"),
+        (0.5, -1.0, "std > 0"),
+        ([0.1, 0.2], [0.1], "as many"),
+        ([], [], "as many"),
+        (float("nan"), 1.0, "finite"),
+        (0.5, float("inf"), "finite"),
+    ],
+)
+def test_constants_that_do_not_normalise_are_refused(mean: Any, std: Any, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        Normalized(SmallCNN(), mean, std)
+
+
+def test_another_number_of_channels_is_refused() -> None:
+    with pytest.raises(InputError, match=r"\[B, 3, any, any\]"):
+        Normalized(SmallCNN(), MEAN, STD)(torch.rand(2, 1, 8, 8))

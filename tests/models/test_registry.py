@@ -1,0 +1,65 @@
+"""Models by name, and a user's own factory."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastadv import models
+from fastadv.errors import InputError
+
+SOURCE = """
+from torch import nn
+weights = 3
+def build(width=2, classes=10):
+    return nn.Sequential(nn.Flatten(), nn.Linear(width, classes))
+def number():
+    return 7
+def broken():
+    raise TypeError("inside the factory")
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module of a user's own."""
+    (tmp_path / "users_own_models.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "users_own_models"
+    sys.modules.pop("users_own_models", None)
+
+
+def test_a_users_own_factory_gets_the_arguments(own: str) -> None:
+    assert models.create(f"{own}:build", width=6, classes=3)(torch.rand(4, 2, 3)).shape == (4, 3)
+    assert isinstance(models.create("torch.nn:Identity"), torch.nn.Identity)
+
+
+@pytest.mark.parametrize("name", ["resnet19", "", "Softmax", ":build", "module:", ".relative:build"])
+def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
+    with pytest.raises(InputError, match=r"softmax, logistic, cnn, small_cnn, resnet18, or your own as package\.module:function"):
+        models.create(name)
+
+
+def test_a_missing_module_or_function_is_named(own: str) -> None:
+    with pytest.raises(InputError, match="No module named 'no_such_module'"):
+        models.create("no_such_module:build")
+    with pytest.raises(InputError, match="no function 'missing'"):
+        models.create(f"{own}:missing")
+    with pytest.raises(InputError, match="no function 'weights'"):
+        models.create(f"{own}:weights")
+
+
+def test_arguments_that_the_factory_does_not_take_are_refused(own: str) -> None:
+    with pytest.raises(InputError, match=r"takes .*classes.*'depth'"):
+        models.create("small_cnn", depth=3)
+    with pytest.raises(InputError, match=r"takes \(width=2, classes=10\)"):
+        models.create(f"{own}:build", shape=(1, 8, 8))
+
+
+def test_a_factory_must_return_a_module_and_its_own_errors_pass(own: str) -> None:
+    with pytest.raises(InputError, match=r"expected a torch\.nn\.Module, got int"):
+        models.create(f"{own}:number")
+    with pytest.raises(TypeError, match="inside the factory"):
+        models.create(f"{own}:broken")

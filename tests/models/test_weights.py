@@ -1,0 +1,176 @@
+"""Weights to and from files."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv import models
+from fastadv._files import save_tensors
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.models import load_weights, read_weights, save_weights
+
+
+def net(seed: int = 0, **kwargs: Any) -> nn.Module:
+    return models.create("small_cnn", seed=seed, width=2, **kwargs)
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    return all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
+
+
+def test_saved_weights_come_back_with_their_card(tmp_path: Path) -> None:
+    saved, other = net(1), net(2)
+    card = {"kind": "model", "config": {"radius": 0.3}, "measured": {"accuracy": 0.99}}
+    save_weights(saved, tmp_path / "a.safetensors", card)
+    assert load_weights(other, tmp_path / "a.safetensors") == card
+    assert same(saved, other)
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_the_suffix_does_not_matter_and_a_card_is_optional(tmp_path: Path) -> None:
+    save_weights(net(1), tmp_path / "weights.bin")
+    other = net(2)
+    assert load_weights(other, tmp_path / "weights.bin") == {}
+    assert same(net(1), other)
+
+
+def test_tied_weights_can_be_saved(tmp_path: Path) -> None:
+    def tied() -> nn.Module:
+        first, second = nn.Linear(3, 3), nn.Linear(3, 3)
+        second.weight = first.weight
+        return nn.Sequential(first, second)
+
+    saved, other = tied(), tied()
+    save_weights(saved, tmp_path / "a.safetensors")
+    load_weights(other, tmp_path / "a.safetensors")
+    assert same(saved, other)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("nest", [None, "state_dict", "model_state_dict", "model"])
+def test_torch_files_load_plain_nested_and_from_ddp(tmp_path: Path, legacy: bool, nest: str | None) -> None:
+    saved, other = net(1), net(2)
+    state: dict[str, Any] = {f"module.{name}" if nest else name: tensor for name, tensor in saved.state_dict().items()}
+    content = {nest: state, "epoch": 3} if nest else state
+    torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+    assert load_weights(other, tmp_path / "a.pt") == {}
+    assert same(saved, other)
+
+
+def test_batch_counters_may_be_missing(tmp_path: Path) -> None:
+    state = {name: tensor for name, tensor in net(1).state_dict().items() if "num_batches" not in name}
+    torch.save(state, tmp_path / "old.pt")
+    other = net(2)
+    load_weights(other, tmp_path / "old.pt")
+    assert same(net(1), other)
+
+
+def refused(path: Path, error: type[Exception], match: str) -> None:
+    """Loading fails with one line that matches, and the model stays as it was."""
+    model = net(2)
+    with pytest.raises(error, match=match) as caught:
+        load_weights(model, path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert same(model, net(2))
+
+
+def changed(change: Any) -> dict[str, Tensor]:
+    state = dict(net(1).state_dict())
+    change(state)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda s: s.pop("linear.bias"), r"lacks linear\.bias and holds the foreign none"),
+        (lambda s: s.update({"head.bias": torch.zeros(2)}), r"lacks none and holds the foreign head\.bias"),
+        (lambda s: s.update({f"extra.{i}": torch.zeros(1) for i in range(5)}), "and 2 more"),
+        (lambda s: [s.pop(name) for name in list(s)[1:]], r"lacks .* and \d+ more"),
+        (lambda s: s.update({"linear.bias": torch.zeros(3)}), r"linear\.bias of shape \[10\], got \[3\]"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["safetensors", "pt"])
+def test_weights_of_another_model_are_refused(tmp_path: Path, change: Any, match: str, kind: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    if kind == "pt":
+        torch.save(changed(change), path)
+    else:
+        save_tensors(path, changed(change))
+    refused(path, InputError, match)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt"])
+@pytest.mark.parametrize("keep", [0.0, 0.01, 0.5, 0.99])
+def test_a_truncated_file_is_refused(tmp_path: Path, kind: str, keep: float) -> None:
+    path = tmp_path / f"a.{kind}"
+    if kind == "pt":
+        torch.save(net(1).state_dict(), path)
+    else:
+        save_weights(net(1), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * keep)])
+    refused(path, CorruptFileError, "does not read")
+
+
+@pytest.mark.parametrize("content", [b"not weights at all, only text", bytes(range(256)) * 20, b"PK\x03\x04" + bytes(500)])
+def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.pt").write_bytes(content)
+    refused(tmp_path / "a.pt", CorruptFileError, "does not read")
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    refused(tmp_path / "absent.pt", InputError, "found none")
+    refused(tmp_path, InputError, "found none")
+
+
+class Bomb:
+    """What it would run when unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (os.mkdir, ("exploded",))
+
+
+def test_pickled_code_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"linear.weight": Bomb()}, tmp_path / "a.pt")
+    refused(tmp_path / "a.pt", CorruptFileError, "does not read")
+    (tmp_path / "b.pt").write_bytes(pickle.dumps(Bomb()))
+    refused(tmp_path / "b.pt", CorruptFileError, "does not read")
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {"epoch": 3}])
+def test_a_torch_file_of_something_else_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    refused(tmp_path / "a.pt", CorruptFileError, "expected a state dict")
+
+
+def test_a_damaged_card_is_refused(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "a.safetensors", net(1).state_dict(), {"card": "{"})
+    refused(tmp_path / "a.safetensors", CorruptFileError, "card")
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_weights(net(1), tmp_path / "a.safetensors", {"epoch": 1})
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fastadv._files.save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_weights(net(2), tmp_path / "a.safetensors", {"epoch": 2})
+    assert read_weights(tmp_path / "a.safetensors")[1] == {"epoch": 1}
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_cards_must_be_json(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        save_weights(net(1), tmp_path / "a.safetensors", {"bad": torch.zeros(1)})
+    assert not list(tmp_path.iterdir())
