@@ -1,1 +1,43 @@
-"""fastadv."""
+"""fastadv: compiled kernels for adversarial robustness.
+
+    import fastadv as fa
+    out = fa.attacks.pgd(model, x, y, fa.Linf(0.3), steps=40, step_size=0.01)
+
+attacks, engine (`freeze`), threats (`Linf`, `L2`, `L1`, `L0`), models, data (with `data.construct`), train, `evaluate`, figures, ops.
+"""
+
+# torch first: the extension then shares its OpenMP runtime
+import torch as _torch  # noqa: F401, I001
+
+from fastadv import attacks, data, engine, errors, losses, models, ops, rng, train
+from fastadv._library import backends
+from fastadv.engine import Frozen, freeze
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.evaluate import evaluate, figures
+from fastadv.threat import L0, L1, L2, Linf, Threat
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "L0",
+    "L1",
+    "L2",
+    "CorruptFileError",
+    "Frozen",
+    "InputError",
+    "Linf",
+    "Threat",
+    "attacks",
+    "backends",
+    "data",
+    "engine",
+    "errors",
+    "evaluate",
+    "figures",
+    "freeze",
+    "losses",
+    "models",
+    "ops",
+    "rng",
+    "train",
+]

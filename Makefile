@@ -1,0 +1,42 @@
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test lint format typecheck bench clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*.h csrc/kernels/*.inl)
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,lint]'
+	touch $@
+
+setup: $(STAMP)  ## create .venv and install what was tested, with the extension built
+
+demo: setup  ## the library's main job on real images, in under two minutes
+	$(RUN)/fastadv demo
+
+test: setup  ## the whole suite
+	$(RUN)/python -m pytest
+
+lint: setup  ## ruff and clang-format, without changing anything
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/clang-format --dry-run --Werror csrc/*.cpp csrc/*.h csrc/kernels/*.inl
+
+format: setup  ## let ruff and clang-format rewrite the files
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
+	$(RUN)/clang-format -i csrc/*.cpp csrc/*.h csrc/kernels/*.inl
+
+typecheck: setup  ## mypy --strict on fastadv/
+	$(RUN)/mypy
+
+bench: setup  ## throughput against eager PyTorch and the peers, appended to bench/results/
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt '.[bench]'
+	$(RUN)/python bench/run.py
+
+clean:  ## remove what was built, keeping results
+	rm -rf $(VENV) build *.egg-info fastadv/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

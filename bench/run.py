@@ -1,0 +1,67 @@
+"""Run the benchmarks and append one JSON line a measurement to bench/results/.
+
+    python bench/run.py [--only ops attacks memory] [--seconds 1] [--data-dir DIR --weights vanilla_cnn.net] [--out FILE]
+
+The ops' contract tests run first: no figure is written for kernels that are wrong. `make bench` installs the peers.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+import fastadv as fa
+from bench import attacks, memory, ops
+from fastadv._card import machine
+
+HERE = Path(__file__).resolve().parent
+
+
+def gate() -> None:
+    """Stop unless every kernel equals its reference."""
+    test = HERE.parent / "tests" / "ops" / "test_contract.py"
+    run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", f"{test}::test_kernel_equals_reference"], cwd=HERE.parent)
+    if run.returncode:
+        raise SystemExit("bench: a kernel differs from its reference; no figure was taken")
+
+
+def measure(options: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
+    if "ops" in options.only:
+        yield from ops.rows(device, options.seconds)
+    if "attacks" in options.only:
+        yield from attacks.rows(options.data_dir, options.weights, device, options.seconds)
+    if "memory" in options.only:
+        yield from memory.rows()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=["ops", "attacks", "memory"], choices=["ops", "attacks", "memory"])
+    parser.add_argument("--seconds", type=float, default=1.0, help="least time spent on each measurement")
+    parser.add_argument("--data-dir", type=Path, help="folder with MNIST/raw, for the attack rows")
+    parser.add_argument("--weights", type=Path, help="the published vanilla_cnn.net, for the attack rows")
+    parser.add_argument("--out", type=Path, help="default: bench/results/cpu.jsonl or cuda.jsonl")
+    parser.add_argument("--no-gate", action="store_true", help="skip the contract tests (the rows say so)")
+    options = parser.parse_args()
+    if not options.no_gate:
+        gate()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    out = options.out or HERE / "results" / f"{device.type}.jsonl"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    about = {**machine(), "isa": fa.backends()["linf_step"][device.type], "gate": "skipped" if options.no_gate else "passed"}
+    with out.open("a") as file:
+        for row in measure(options, device):
+            print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
+            file.write(json.dumps({**row, "device": device.type, "dtype": "float32", **about}) + "\n")
+            file.flush()
+
+
+if __name__ == "__main__":
+    main()
