@@ -1,0 +1,210 @@
+"""evaluate and accuracy_against_radius: figures against hand counts, with the denominators they name."""
+
+import functools
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv.attacks import AttackResult, Status
+from fastadv.data import ImageSet
+from fastadv.errors import InputError
+from fastadv.evaluate import accuracy_against_radius, evaluate
+
+
+class Threshold(nn.Module):
+    """Class 1 where the first pixel is above one half: an L-infinity attack breaks a sample from |x - 0.5| on."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([-1.0, 1.0]))
+
+    def forward(self, x):
+        return (x.flatten(1)[:, :1] - 0.5) * self.weight
+
+
+def pixels(values, y):
+    x = torch.tensor(values).reshape(-1, 1, 1, 1)
+    return ImageSet(x, torch.tensor(y), ("dark", "light"), "pixels")
+
+
+# distances to the boundary 0.1 0.2 0.3 0.4, then two that the model has wrong
+DATA = pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.6], [0, 1, 0, 1, 1, 0])
+
+
+def pgd(radius):
+    return functools.partial(fa.attacks.pgd, threat=fa.Linf(radius), steps=5, step_size=radius / 2)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 6, 100])
+def test_figures_by_hand(batch_size):
+    table = evaluate(Threshold(), DATA, {"small": pgd(0.15), "large": pgd(0.35)}, batch_size=batch_size)
+    assert table.n == 6
+    assert table.clean_accuracy == pytest.approx(4 / 6)
+    assert table.worst_case == pytest.approx(1 / 6)
+    small, large = table.rows
+    assert small.name == "small"
+    assert small.robust_accuracy == pytest.approx(3 / 6)
+    assert small.success_rate == pytest.approx(1 / 4)
+    assert large.robust_accuracy == pytest.approx(1 / 6)
+    assert large.success_rate == pytest.approx(3 / 4)
+    assert table["large"].broken.tolist() == [True, True, True, False, False, False]
+    # pitfall 15: wrong from the start counts 0 and held counts inf in the median over all; the mean is over the broken
+    assert small.distance.tolist()[3:] == [math.inf, 0, 0]
+    assert small.median_distance == math.inf
+    assert 0.1 <= small.mean_distance <= 0.15 + 1e-6
+    assert large.median_distance < 0.35 + 1e-6
+    assert small.forwards > 0
+    assert small.backwards > 0
+    assert small.failed == 0
+
+
+def result(x, y, success, *, status=None, zero=None):
+    status = torch.where(success, Status.BROKEN, Status.HELD) if status is None else status
+    distance = torch.where(success, 0.25, torch.inf)
+    return AttackResult(x, success, status, distance * 0, distance, len(x), 0, torch.zeros_like(success) if zero is None else zero)
+
+
+def test_worst_case_is_per_sample_not_the_worst_attack():
+    def even(model, x, y, *, ids):
+        return result(x, y, ids % 2 == 0)
+
+    def odd(model, x, y, *, ids):
+        return result(x, y, ids % 2 == 1)
+
+    table = evaluate(Threshold(), DATA, {"even": even, "odd": odd}, batch_size=4)
+    assert [row.robust_accuracy for row in table.rows] == pytest.approx([2 / 6, 2 / 6])
+    assert table.worst_case == 0
+    assert table.held.tolist() == [False] * 6
+
+
+def test_failed_and_unmoved_samples_are_counted_and_never_broken():
+    def failing(model, x, y, *, ids):
+        none = torch.zeros(len(x), dtype=torch.bool)
+        return result(x, y, none, status=torch.full((len(x),), int(Status.FAILED)), zero=ids == 0)
+
+    table = evaluate(Threshold(), DATA, {"failing": failing})
+    assert (table.rows[0].failed, table.rows[0].unmoved) == (4, 1)
+    assert table.rows[0].robust_accuracy == table.clean_accuracy
+    assert "unmoved" in str(table).splitlines()[0]
+
+
+def test_the_model_is_frozen_once_and_left_as_it_was(monkeypatch):
+    calls = []
+
+    def counting(model, *args, **kwargs):
+        calls.append(model)
+        return freeze(model, *args, **kwargs)
+
+    freeze = fa.freeze
+    monkeypatch.setattr("fastadv.evaluate.measure.freeze", counting)
+    model = Threshold().train()
+    evaluate(model, DATA, {"a": pgd(0.1), "b": pgd(0.2)}, batch_size=2)
+    assert len(calls) == 1
+    assert model.training
+    assert model.weight.grad is None
+    assert model.weight.requires_grad
+
+
+def test_limit_and_examples():
+    table = evaluate(Threshold(), DATA, {"pgd": pgd(0.35), "none": pgd(0.01)}, limit=5, batch_size=2, keep_examples=2)
+    assert table.n == 5
+    assert table.ids.tolist() == [0, 1, 2, 3, 4]
+    kept = table["pgd"].examples
+    assert kept.ids.tolist() == [0, 1]
+    assert kept.clean_prediction.tolist() == kept.y.tolist() == [0, 1]
+    assert kept.prediction.tolist() == [1, 0]
+    assert fa.Linf(0.35).contains(kept.x_adv, kept.x).all()
+    assert table["none"].examples is None
+    assert evaluate(Threshold(), DATA, limit=100).n == 6
+    with pytest.raises(KeyError, match="pgd"):
+        table["fgsm"]
+
+
+def test_renderings():
+    table = evaluate(Threshold(), DATA, {"small|one": pgd(0.15), "large": pgd(0.35)})
+    plain = str(table).splitlines()
+    assert plain[0].split() == ["attack", "accuracy", "broken", "median", "mean", "forwards", "backwards", "seconds"]
+    assert plain[2].split() == ["none", "66.7%"]
+    assert plain[3].split()[:4] == ["small|one", "50.0%", "25.0%", "inf"]
+    assert plain[5].split() == ["worst", "of", "all", "16.7%"]
+    assert "6 samples" in plain[-1]
+    assert table.markdown().splitlines()[1].startswith("| --- | ---: |")
+    assert r"small\|one" in table.markdown()
+    told = json.loads(json.dumps(table.to_dict(), allow_nan=False))
+    assert told["n"] == 6
+    assert told["attacks"]["small|one"]["median_distance"] is None
+    assert told["attacks"]["large"]["robust_accuracy"] == pytest.approx(1 / 6)
+
+
+def test_without_attacks_it_is_the_clean_accuracy():
+    table = evaluate(Threshold(), DATA)
+    assert table.clean_accuracy == table.worst_case == pytest.approx(4 / 6)
+    assert table.rows == ()
+
+
+def test_a_model_that_is_always_wrong():
+    table = evaluate(Threshold(), pixels([0.1, 0.2], [1, 1]), {"pgd": pgd(0.1)})
+    assert table.clean_accuracy == 0
+    assert math.isnan(table.rows[0].success_rate)
+    assert table.rows[0].median_distance == 0
+    assert table.to_dict()["attacks"]["pgd"]["success_rate"] is None
+    assert "-" in str(table).splitlines()[3]
+
+
+def test_bad_input_is_named():
+    model = Threshold()
+    empty = torch.utils.data.TensorDataset(torch.rand(0, 1, 1, 1), torch.zeros(0, dtype=torch.long))
+    with pytest.raises(InputError, match="empty"):
+        evaluate(model, empty)
+    for options in ({"batch_size": 0}, {"limit": 0}):
+        with pytest.raises(InputError, match="at least 1"):
+            evaluate(model, DATA, **options)
+    with pytest.raises(InputError, match=r"attacks\['pgd'\]"):
+        evaluate(model, DATA, {"pgd": 0.3})
+    with pytest.raises(InputError, match="success"):
+        evaluate(model, DATA, {"odd": lambda model, x, y, ids: x})
+    with pytest.raises(InputError, match="labels from 0 to 1"):
+        evaluate(model, ImageSet(DATA.x, DATA.y * 2, 3, "three"))
+    model.weight.data[0] = math.nan
+    with pytest.raises(InputError, match="finite logits"):
+        evaluate(model, DATA)
+
+
+@pytest.mark.parametrize("batch_size", [2, 6])
+def test_curve_equals_the_truth_and_falls(batch_size):
+    radii, accuracy = accuracy_against_radius(Threshold(), DATA, pgd, [0.35, 0, 0.15, 0.25, 0.45], batch_size=batch_size)
+    assert radii.tolist() == [0, 0.15, 0.25, 0.35, 0.45]
+    assert accuracy == pytest.approx([4 / 6, 3 / 6, 2 / 6, 1 / 6, 0])
+
+
+def test_curve_equals_direct_evaluation_and_spares_the_broken():
+    seen = []
+
+    def attack_for(radius):
+        def attack(model, x, y, *, ids):
+            seen.append((radius, ids.tolist()))
+            return pgd(radius)(model, x, y, ids=ids)
+
+        return attack
+
+    radii, accuracy = accuracy_against_radius(Threshold(), DATA, attack_for, [0.15, 0.25, 0.45])
+    direct = [evaluate(Threshold(), DATA, {"pgd": pgd(radius)}).rows[0].robust_accuracy for radius in radii]
+    assert accuracy == pytest.approx(direct)
+    assert seen == [(0.15, [0, 1, 2, 3]), (0.25, [1, 2, 3]), (0.45, [2, 3])]
+
+
+def test_curve_is_monotone_even_where_the_attack_is_not():
+    def attack_for(radius):
+        return lambda model, x, y, ids: result(x, y, ids < (3 if radius < 0.2 else 1))
+
+    assert accuracy_against_radius(Threshold(), DATA, attack_for, [0.1, 0.3]).accuracy == pytest.approx([1 / 6, 1 / 6])
+
+
+@pytest.mark.parametrize("radii", [[], [-0.1, 0.2], [math.inf], [math.nan]])
+def test_bad_radii(radii):
+    with pytest.raises(InputError, match="radii"):
+        accuracy_against_radius(Threshold(), DATA, pgd, radii)

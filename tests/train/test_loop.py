@@ -1,0 +1,233 @@
+"""fit: it learns, reports, keeps its hands off the rest, and says what is wrong."""
+
+import functools
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv import _files
+from fastadv.data import ImageSet
+from fastadv.errors import InputError
+from fastadv.train import EpochReport, FGSMTraining, PGDTraining, Standard, fit
+
+from .nets import images, net
+
+
+def train(model=None, data=None, recipe=None, **options):
+    settings = {"epochs": 2, "batch_size": 8} | options
+    return fit(net() if model is None else model, images() if data is None else data, recipe or Standard(), **settings)
+
+
+def test_it_learns_and_reports():
+    attacks = {"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.02))}
+    model = net()
+    past = list(train(model, epochs=8, schedule="cosine", test_set=images(30, seed=9), test_attacks=attacks))
+    assert [report.epoch for report in past] == list(range(1, 9))
+    assert past[-1].loss < past[0].loss / 2
+    assert past[-1].clean_accuracy > 0.9
+    assert set(past[-1].robust_accuracy) == {"fgsm"}
+    assert past[-1].robust_accuracy["fgsm"] <= past[-1].clean_accuracy
+    assert past[0].learning_rate > past[-1].learning_rate > 0
+    assert all(report.seconds > 0 for report in past)
+
+
+class Centred(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.flatten(1) - 0.5)
+
+
+def test_adversarial_training_gives_robustness():
+    """One pixel gives the class strongly, 63 faintly: the standard net sums the faint ones, which an attack turns all at once."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(120) % 2
+    sign = (2.0 * y - 1)[:, None, None, None]
+    x = 0.5 + 0.02 * torch.randn(120, 1, 8, 8, generator=generator) + 0.08 * sign
+    x[:, :, :1, :1] += 0.12 * sign
+    data = ImageSet(x.clamp(0, 1), y, ("dark", "light"), "cues")
+    threat, robust = fa.Linf(0.1), {}
+    for recipe in (Standard(), FGSMTraining(threat), PGDTraining(threat, steps=5)):
+        model = Centred(64, 2)
+        nn.init.zeros_(model.weight)
+        attacks = {"pgd": functools.partial(fa.attacks.pgd, threat=threat, steps=5)}
+        past = list(train(model, data, recipe, epochs=30, batch_size=30, learning_rate=0.5, test_set=data, test_attacks=attacks))
+        robust[type(recipe).__name__] = past[-1].robust_accuracy["pgd"]
+    assert robust["Standard"] < 0.2
+    assert robust["FGSMTraining"] > 0.8
+    assert robust["PGDTraining"] > 0.8
+
+
+def test_the_first_step_is_sgd_on_the_recipe():
+    """One batch, one epoch: the weights of a hand-written step, momentum buffer fresh, weight decay inside the gradient."""
+    data, model = images(8), nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    twin = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    twin.load_state_dict(model.state_dict())
+    list(train(model, data, epochs=1, learning_rate=0.1, weight_decay=0.01))
+    loss = torch.nn.functional.cross_entropy(twin(data.x), data.y)
+    loss.backward()
+    for parameter, wanted in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(parameter, wanted - 0.1 * (wanted.grad + 0.01 * wanted))
+
+
+def test_loss_is_the_mean_over_samples_with_an_unequal_last_batch():
+    data, model = images(11), nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    wanted = torch.nn.functional.cross_entropy(model(data.x), data.y).item()
+    (report,) = train(model, data, epochs=1, learning_rate=1e-12)
+    assert report.loss == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_modes_flags_and_global_randomness_are_the_callers(training):
+    model = net().train(training)
+    model[1].eval()
+    model[0].bias.requires_grad_(False)
+    bias = model[0].bias.clone()
+    modes = [module.training for module in model.modules()]
+    running = model[1].running_mean.clone()
+    rng = torch.get_rng_state()
+    with torch.no_grad():
+        for _ in train(model):
+            assert not torch.is_grad_enabled()
+            assert [module.training for module in model.modules()] == modes
+    assert torch.equal(rng, torch.get_rng_state())
+    assert torch.equal(bias, model[0].bias)
+    assert all(parameter.grad is None for parameter in model.parameters())
+    # frozen by the caller only where the model as a whole was in train mode
+    assert torch.equal(running, model[1].running_mean) == training
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_global_state():
+    results = []
+    for seed, state in ((0, 1), (0, 2), (5, 1)):
+        torch.manual_seed(state)
+        model = net()
+        list(train(model, recipe=PGDTraining(fa.Linf(0.1), steps=1), seed=seed))
+        results.append(model[5].weight)
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_it_trains_under_inference_mode_of_the_caller():
+    model = net()
+    before = model[5].weight.clone()
+    with torch.inference_mode():
+        list(train(model, epochs=1))
+    assert not torch.equal(before, model[5].weight)
+
+
+def test_bf16_and_a_function_as_schedule_and_augmentation():
+    seen = []
+
+    def augment(x, *, ids, seed):
+        seen.append((ids.tolist(), seed))
+        return x
+
+    past = list(train(precision="bf16", schedule=lambda done: 1 - done, augment=augment, learning_rate=0.1))
+    assert past[0].learning_rate == pytest.approx(0.1 * (1 - 6 / 14))
+    assert sorted(i for ids, _ in seen[:7] for i in ids) == list(range(50))
+    assert len({seed for _, seed in seen}) == 2
+    assert seen[0][0] != seen[7][0]
+
+
+def test_any_map_style_data_set():
+    class Pairs(torch.utils.data.Dataset):
+        def __len__(self):
+            return 10
+
+        def __getitem__(self, index):
+            return images(10).x[index], int(images(10).y[index])
+
+    assert len(list(train(data=Pairs()))) == 2
+
+
+def test_the_finished_model_has_a_card(tmp_path):
+    model = net()
+    (report,) = train(model, epochs=1, run_dir=tmp_path, recipe=PGDTraining(fa.L2(0.5), steps=2, loss="margin"))
+    tensors, metadata = _files.load_tensors(tmp_path / "model.safetensors")
+    assert all(torch.equal(tensors[name], value) for name, value in model.state_dict().items())
+    about = json.loads(metadata["card"])
+    assert about["kind"] == "model"
+    assert about["measured"]["loss"] == report.loss
+    assert about["config"]["recipe"] == {
+        "name": "PGDTraining", "threat": {"name": "L2", "radius": 0.5, "box": [0.0, 1.0]}, "steps": 2,
+        "step_size": None, "random_start": True, "loss": "margin",
+    }  # fmt: skip
+    assert EpochReport(**json.loads((tmp_path / "report.jsonl").read_text())) == report
+
+
+def test_tied_weights_are_kept(tmp_path):
+    def tied():
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 3))
+        model[2].weight = model[1].weight
+        return model
+
+    past = list(train(tied(), epochs=2, run_dir=tmp_path / "a", schedule="constant"))
+    model = tied()
+    list(train(model, epochs=2, run_dir=tmp_path / "a", resume=True))
+    assert len(past) == 2
+    assert model[2].weight is model[1].weight
+
+
+def test_a_loss_that_is_not_finite_names_epoch_and_step_and_keeps_the_checkpoint(tmp_path):
+    class Bad(Standard):
+        def __call__(self, model, x, y, *, ids=None, seed=0):
+            Bad.calls += 1
+            loss = super().__call__(model, x, y)
+            return loss * math.nan if Bad.calls == 10 else loss
+
+    Bad.calls = 0
+    model, past = net(), []
+    with pytest.raises(FloatingPointError, match="nan in epoch 2 at step 2"):
+        past.extend(train(model, recipe=Bad(), run_dir=tmp_path))
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    Bad.calls = 100
+    (report,) = train(recipe=Bad(), run_dir=tmp_path, resume=True)
+    assert report.epoch == 2
+
+
+BAD = {
+    "epochs": {"epochs": 0},
+    "batch_size": {"batch_size": 0},
+    "checkpoint_every": {"checkpoint_every": 0},
+    "precision": {"precision": "fp16"},
+    "optimizer": {"optimizer": "lion"},
+    "schedule": {"schedule": "sometimes"},
+    "augment": {"augment": "mixup"},
+    "learning_rate": {"learning_rate": 0.0},
+    "momentum": {"momentum": 1.0},
+    "weight_decay": {"weight_decay": -1.0},
+    "test_set": {"test_attacks": {"a": fa.attacks.fgsm}},
+    "run_dir": {"resume": True},
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_options_are_named_at_the_call(name):
+    with pytest.raises(InputError, match=name):
+        train(**BAD[name])
+
+
+def test_bad_data_and_models_are_named_at_the_call():
+    data = images(6)
+    with pytest.raises(InputError, match="empty"):
+        train(data=torch.utils.data.TensorDataset(data.x[:0], data.y[:0]))
+    with pytest.raises(InputError, match="labels from 0 to 2, as the model has 3 classes, got 0 to 7"):
+        train(data=ImageSet(data.x, torch.tensor([0, 1, 2, 0, 1, 7]), tuple("abcdefgh"), "wide"))
+    with pytest.raises(InputError, match="logits"):
+        train(model=nn.Sequential(nn.Conv2d(1, 3, 3)))
+    with pytest.raises(InputError, match="parameters that require a gradient"):
+        train(model=net().requires_grad_(False))
+    pairs = torch.utils.data.TensorDataset(data.x, torch.tensor([0, 1, 2, 0, 1, 7]))
+    with pytest.raises(InputError, match="labels from 0 to 2"):
+        list(train(data=pairs))
+
+
+def test_reports_are_plain_values():
+    (report,) = train(epochs=1)
+    assert report.clean_accuracy is None
+    assert report.robust_accuracy == {}
+    assert json.loads(json.dumps(replace(report, seconds=1.0).__dict__))["epoch"] == 1

@@ -1,0 +1,161 @@
+"""Recipes: the losses they name, made on a twin, without a trace on the model."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.train import FGSMTraining, PGDTraining, Standard
+from fastadv.train.recipes import twin
+
+from .nets import images, net
+
+RECIPES = [Standard(), FGSMTraining(fa.Linf(0.1)), PGDTraining(fa.Linf(0.1), steps=3), PGDTraining(fa.L2(0.5), steps=2, random_start=False)]
+
+
+def batch(n=9):
+    data = images(n)
+    return data.x, data.y, torch.arange(n)
+
+
+def flat_net(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return model
+
+
+def test_standard_is_the_mean_cross_entropy():
+    x, y, ids = batch()
+    model = flat_net()
+    assert torch.equal(Standard()(model, x, y, ids=ids), cross_entropy(model(x), y))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 1.0])
+def test_fgsm_training_is_goodfellows_objective_and_its_gradient(weight):
+    """The loss and weight gradient of an eager evaluation of equation 'weight * J(x) + (1 - weight) * J(x + radius * sign(grad))'."""
+    x, y, ids = batch()
+    model, radius = flat_net(), 0.1
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_entropy(model(leaf), y), leaf)
+    x_adv = (x + radius * gradient.sign()).clamp(0, 1)
+    wanted = weight * cross_entropy(model(x), y) + (1 - weight) * cross_entropy(model(x_adv), y)
+    expected = torch.autograd.grad(wanted, list(model.parameters()))
+    loss = FGSMTraining(fa.Linf(radius), weight)(model, x, y, ids=ids)
+    torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.autograd.grad(loss, list(model.parameters())), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_attack_follows_the_weights():
+    """Examples are made anew with the current model: a twin of the weights at first use would give the old loss."""
+    x, y, ids = batch()
+    model, fresh, recipe = flat_net(0), flat_net(1), FGSMTraining(fa.Linf(0.2), weight=0.0)
+    before = recipe(model, x, y, ids=ids)
+    model.load_state_dict(fresh.state_dict())
+    assert torch.equal(recipe(model, x, y, ids=ids), recipe(fresh, x, y, ids=ids))
+    assert not torch.equal(before, recipe(fresh, x, y, ids=ids))
+
+
+def test_the_twin_is_made_once_and_again_for_new_weights():
+    model = flat_net()
+    first = twin(model)
+    assert twin(model) is first
+    model[1].weight = nn.Parameter(torch.zeros(3, 64))
+    assert twin(model) is not first
+    assert torch.equal(twin(model)(torch.rand(2, 1, 8, 8)), model[1].bias.expand(2, 3))
+
+
+def test_pgd_raises_the_loss_inside_the_threat(monkeypatch):
+    x, y, ids = batch(24)
+    model, threat = flat_net(), fa.Linf(0.15)
+    seen = {}
+
+    def spy(frozen, x, *args, **kwargs):
+        seen["x_adv"] = last_iterate(frozen, x, *args, **kwargs)
+        return seen["x_adv"]
+
+    last_iterate = fa.train.recipes.last_iterate
+    monkeypatch.setattr(fa.train.recipes, "last_iterate", spy)
+    clean = Standard()(model, x, y)
+    fgsm = FGSMTraining(threat, weight=0.0)(model, x, y)
+    pgd = PGDTraining(threat, steps=10)(model, x, y, ids=ids)
+    assert clean < fgsm
+    assert pgd > fgsm * 0.99  # a nearly linear loss: both reach about the same corner
+    assert threat.contains(seen["x_adv"], x).all()
+
+
+def test_random_start_is_keyed_by_seed_and_id_not_by_place():
+    x, y, ids = batch(12)
+    model = net().eval()
+    recipe = PGDTraining(fa.Linf(0.1), steps=1, step_size=1e-4)
+    one = recipe(model, x, y, ids=ids, seed=3)
+    order = torch.tensor([5, 2, 0, 1, 3, 4, 11, 10, 9, 8, 7, 6])
+    torch.testing.assert_close(recipe(model, x[order], y[order], ids=ids[order], seed=3), one, rtol=1e-5, atol=1e-7)
+    assert not torch.equal(recipe(model, x, y, ids=ids, seed=4), one)
+    halves = [recipe(model, x[part], y[part], ids=ids[part], seed=3) for part in (slice(0, 6), slice(6, 12))]
+    torch.testing.assert_close((halves[0] + halves[1]) / 2, one, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: type(recipe).__name__)
+def test_no_side_effects_of_the_attack(recipe):
+    """pitfall 11: modes, gradients, flags, buffers (one BatchNorm update for each training forward) and global randomness."""
+    x, y, ids = batch()
+    model = net().train()
+    model[1].eval()  # a BatchNorm the caller has frozen
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 7.0)
+    model[0].weight.requires_grad_(False)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    image, rng = x.clone(), torch.get_rng_state()
+    model[4].p = 0.0  # the training forward itself would draw a dropout mask
+    recipe(model, x, y, ids=ids)
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert modes == [module.training for module in model.modules()]
+    assert all((parameter.grad == 7).all() for parameter in model.parameters())
+    assert not model[0].weight.requires_grad
+    assert model[5].weight.requires_grad
+    assert torch.equal(image, x)
+    assert torch.equal(rng, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("recipe", "updates"), [(RECIPES[0], 1), (RECIPES[1], 2), (RECIPES[2], 1)])
+def test_batchnorm_counts_training_forwards_alone(recipe, updates):
+    x, y, ids = batch()
+    model = net().train()
+    recipe(model, x, y, ids=ids)
+    assert model[1].num_batches_tracked == updates
+
+
+@pytest.mark.parametrize("recipe", RECIPES[1:3], ids=lambda recipe: type(recipe).__name__)
+def test_the_attack_computes_no_weight_gradient(recipe):
+    x, y, ids = batch()
+    model = flat_net()
+    calls = []
+    model[1].weight.register_hook(lambda gradient: calls.append(1))
+    loss = recipe(model, x, y, ids=ids)
+    assert calls == []
+    loss.backward()
+    assert calls == [1]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: FGSMTraining(fa.Linf(0.1), weight=1.1),
+        lambda: FGSMTraining(0.1),
+        lambda: PGDTraining(fa.Linf(0.1), steps=0),
+        lambda: PGDTraining(fa.Linf(0.1), steps=2, step_size=0.0),
+        lambda: PGDTraining(fa.Linf(torch.tensor([0.1, 0.2])), steps=2),
+        functools.partial(PGDTraining, fa.Linf(0.1), steps=2, step_size=float("nan")),
+    ],
+)
+def test_bad_settings(make):
+    with pytest.raises(InputError, match="expected"):
+        make()
