@@ -64,12 +64,15 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
 def write_shard(folder: Path, k: int, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Shard:
     """Write shard `k` atomically and return it as read back from the disk.
 
+    What a killed writer of the same shard left behind is removed.
     Raises OSError where the disk is full or the folder cannot be written; the shards already there are not touched.
     """
     path, sha = shard_path(folder, k), digest(tensors)
     # one entry, because safetensors writes several in no fixed order: equal shards are equal files
     metadata = {"shard": json.dumps({"format": _FORMAT, "number": k, "config": plain(config), "digest": sha}, sort_keys=True)}
     size = sum(t.numel() * t.element_size() for t in tensors.values())
+    for leftover in folder.glob(f".{path.name}.*.part"):
+        leftover.unlink(missing_ok=True)
     try:
         save_tensors(path, tensors, metadata)
     except (OSError, SafetensorError) as error:

@@ -225,3 +225,29 @@ def test_card_names_the_paper_settings():
         assert defaults["step_size"] == 0.1
         assert defaults["threat"].norm == "l2"
         assert defaults["threat"].radius == (math.inf if steps == 1000 else 0.5)
+
+
+class NaNForDarkImages(nn.Module):
+    """A net that fails on some images, and on no other in their batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = toy_model()
+
+    def forward(self, x: Tensor) -> Tensor:
+        dark = x.flatten(1).mean(1, keepdim=True) < 0.01
+        logits: Tensor = self.net(x)
+        return torch.where(dark, torch.nan, logits)
+
+
+@pytest.mark.parametrize("eight_bit", [True, False])
+def test_a_sample_the_model_fails_on_spoils_no_other(eight_bit):
+    base = toy_base(20, eight_bit)
+    good = random_target(NaNForDarkImages(), base, steps=10)
+    base.x[7] = 0
+    made = random_target(NaNForDarkImages(), base, steps=10)
+    others = torch.arange(20) != 7
+    assert torch.equal(made.x[others], good.x[others])
+    assert torch.equal(made.x[7], base.x[7])
+    assert made.card["measured"]["non_finite"] == 1
+    assert math.isfinite(made.card["measured"]["objective_after"])

@@ -60,3 +60,10 @@ def test_index_of_the_same_shards_stays(tmp_path):
     written = [write_shard(tmp_path, 0, {"ids": torch.arange(3)}, {"seed": 1})]
     write_index(tmp_path, {"date": "first"}, {"seed": 1}, written)
     assert write_index(tmp_path, {"date": "second"}, {"seed": 1}, written)["card"] == {"date": "first"}
+
+
+def test_leftover_of_a_killed_writer_is_removed(tmp_path):
+    (tmp_path / ".shard-00000.safetensors.abc.part").write_bytes(b"half")
+    (tmp_path / ".shard-00001.safetensors.abc.part").write_bytes(b"another process is at work here")
+    write_shard(tmp_path, 0, {"ids": torch.arange(3)}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".shard-00001.safetensors.abc.part", "shard-00000.safetensors"]

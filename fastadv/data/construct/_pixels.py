@@ -21,8 +21,8 @@ def verify(images: Tensor, centre: Tensor, threat: Threat, ids: Tensor) -> None:
     """Raise InputError where stored images lie outside the threat around `centre`."""
     outside = ~threat.contains(to_unit(images), centre)
     if outside.any():
-        count, first = int(outside.sum()), int(ids[outside][0])
+        count, first, stored = int(outside.sum()), int(ids[outside][0]), str(images.dtype).removeprefix("torch.")
+        advice = "8 bits are too coarse for it: use dtype='float32'" if stored == "uint8" else "the search has left it: report this"
         raise InputError(
-            f"dtype='{str(images.dtype).removeprefix('torch.')}': expected all stored images inside {threat}, got {count} outside, "
-            f"the first from sample {first}; 8 bits are too coarse for this budget or base: use dtype='float32'"
+            f"dtype={stored!r}: expected all stored images inside the {threat.norm} budget, got {count} outside, the first from sample {first}; {advice}"
         )

@@ -81,7 +81,8 @@ def describe(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[s
     """The card of a constructed set.
 
     kept_label: share of images whose training label is the base label; fooling_rate: share to which the source model
-    gives the training label; objective_before, objective_after: mean of what the search lowered.
+    gives the training label; objective_before, objective_after: mean of what the search lowered, over the samples where it
+    is finite; non_finite: the number of others, which the search could not move as it should.
     """
     labels = tensors["labels"]
     return make_card(
@@ -92,6 +93,7 @@ def describe(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[s
         fooling_rate=_mean(tensors["predicted"] == labels),
         objective_before=_mean(tensors["objective_before"]),
         objective_after=_mean(tensors["objective_after"]),
+        non_finite=int((~tensors["objective_after"].isfinite()).sum()),
         distance_mean=_mean(tensors["distance"]),
         distance_max=float(tensors["distance"].max()),
         data_hash=data_hash(tensors["images"], labels),
@@ -99,4 +101,5 @@ def describe(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[s
 
 
 def _mean(values: Tensor) -> float:
-    return float(values.double().mean())
+    values = values.double()
+    return float(values[values.isfinite()].mean()) if values.isfinite().any() else 0.0

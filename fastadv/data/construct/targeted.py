@@ -96,5 +96,5 @@ def _push(
 
         return Search(targets, x, run, objective)
 
-    settings = {"steps": steps, "step_size": step_size, "seed": seed}
+    settings = {"objective": "cross-entropy to the label", "steps": steps, "step_size": step_size, "seed": seed}
     return build(Construction(name, frozen, classes, threat, settings, begin), samples, **options)

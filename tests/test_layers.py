@@ -1,0 +1,89 @@
+"""Imports inside fastadv point downwards only."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import fastadv
+
+PACKAGE = Path(fastadv.__file__).parent
+
+# From the bottom up; the rooms of one layer do not import each other.
+LAYERS = [
+    {"errors", "_C"},
+    {"_files", "_card", "_torchvision"},
+    {"_library"},
+    {"ops"},
+    {"threat", "losses", "rng"},
+    {"engine"},
+    {"attacks", "models"},
+    {"data"},
+    {"evaluate"},
+    {"train"},
+    {"studies"},
+    {"cli"},
+]
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(source: str) -> Iterator[str]:
+    """The rooms of fastadv that a source imports, at any depth; a name taken from fastadv itself counts as a room of that name."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            parts = (node.module or "").split(".")
+            if parts[0] == "fastadv":
+                yield from parts[1:2] or (alias.name for alias in node.names)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                parts = alias.name.split(".")
+                if parts[0] == "fastadv":
+                    yield parts[1] if len(parts) > 1 else "fastadv"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    room = room_of(path)
+    assert room in LEVEL, f"{room} has no layer yet: give it one in {Path(__file__).name}"
+    for other in imported_rooms(path.read_text()):
+        assert other == room or LEVEL.get(other, len(LAYERS)) < LEVEL[room], f"{path}: {room} imports {other}, which is not below it"
+
+
+@pytest.mark.parametrize(
+    ("source", "rooms"),
+    [
+        ("from fastadv import ops, rng", ["ops", "rng"]),
+        ("import fastadv.train.loop as loop", ["train"]),
+        ("def f():\n    from fastadv.attacks._loop import run", ["attacks"]),
+        ("import fastadv as fa", ["fastadv"]),
+        ("import torch\nfrom torch import nn", []),
+    ],
+)
+def test_the_check_sees_every_form_of_import(source, rooms):
+    assert list(imported_rooms(source)) == rooms
+
+
+def test_the_public_page_computes_nothing():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr, ast.FunctionDef, ast.If, ast.Try)
+    assert all(isinstance(node, allowed) for node in tree.body)
+
+
+def test_torchvision_is_imported_in_one_place():
+    found = [path for path in FILES if {"torchvision"} & {name.split(".")[0] for name in _absolute(path)}]
+    assert {room_of(path) for path in found} <= {"_torchvision"}
+
+
+def _absolute(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)

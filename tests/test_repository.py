@@ -1,0 +1,150 @@
+"""Rules of the house that a machine can check."""
+
+import ast
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "fastadv"
+ROOMS = [folder for name in ("fastadv", "csrc", "tests", "bench", "examples") if (folder := ROOT / name).is_dir()]
+SOURCES = sorted(path for room in ROOMS for path in room.rglob("*") if path.suffix in {".py", ".cpp", ".h", ".inl"})
+MODULES = sorted(PACKAGE.rglob("*.py"))
+BANNED = {"eps", "epsilon", "n_iter", "alpha", "max_iter", "num_steps", "num_iter", "nb_iter", "iterations"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+by_name = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """(`name` of a plain call or `.name` of a method call, the call)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Name):
+                yield node.func.id, node
+            elif isinstance(node.func, ast.Attribute):
+                yield "." + node.func.attr, node
+
+
+def public_objects() -> Iterator[tuple[str, object]]:
+    """What `__all__` of fastadv and of its packages promises: functions, classes, and the public methods of those."""
+    packages = ["fastadv", *(f"fastadv.{path.parent.name}" for path in sorted(PACKAGE.glob("*/__init__.py"))), "fastadv.data.construct"]
+    for name in packages:
+        package = importlib.import_module(name)
+        for public in getattr(package, "__all__", ()):
+            value = getattr(package, public)
+            if inspect.isfunction(value) or inspect.isclass(value):
+                yield f"{name}.{public}", value
+            if inspect.isclass(value) and value.__module__.startswith("fastadv"):
+                yield from ((f"{name}.{public}.{part}", getattr(value, part)) for part, made in vars(value).items() if _is_method(part, made))
+
+
+def _is_method(name: str, value: object) -> bool:
+    return not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, classmethod | staticmethod))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_is_longer_than_500_lines(path):
+    assert len(path.read_text().splitlines()) <= 500
+
+
+@by_name
+def test_the_library_never_prints_evaluates_or_seeds(path):
+    named = {name for name, _ in calls(ast.parse(path.read_text()))}
+    if path.stem != "cli" and "cli" not in path.parts:
+        assert "print" not in named
+    assert not named & {"eval", "exec", ".manual_seed_all"}
+
+
+@pytest.mark.parametrize("room", ["ops", "attacks"])
+def test_kernels_and_attacks_do_not_seed_move_or_wait(room):
+    for path in sorted((PACKAGE / room).rglob("*.py")):
+        named = {name for name, _ in calls(ast.parse(path.read_text()))}
+        found = named & {"print", "eval", ".manual_seed", ".cuda", ".item"}
+        assert not found, f"{path.relative_to(ROOT)}: {found}"
+
+
+@by_name
+def test_global_seeds_are_never_touched(path):
+    for name, call in calls(ast.parse(path.read_text())):
+        if name in (".manual_seed", ".seed"):
+            assert ast.unparse(call.func) not in ("torch.manual_seed", "torch.cuda.manual_seed", "random.seed", "np.random.seed", "numpy.random.seed")
+
+
+@by_name
+def test_nothing_is_unpickled(path):
+    tree = ast.parse(path.read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not imported & {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    for name, call in calls(tree):
+        if name == ".load" and ast.unparse(call.func) == "torch.load":
+            options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            assert options.get("weights_only") == "True", f"{path.name}:{call.lineno}"
+
+
+@by_name
+def test_one_word_for_one_thing(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, Function):
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            assert not BANNED & {argument.arg for argument in arguments}, f"{path.name}:{node.lineno} {node.name}"
+
+
+def test_public_functions_say_what_they_do():
+    silent = sorted({name for name, value in public_objects() if not inspect.getdoc(value)})
+    assert not silent
+
+
+@by_name
+def test_modules_say_what_they_hold(path):
+    assert ast.get_docstring(ast.parse(path.read_text())) or not path.read_text().strip()
+
+
+def test_environment_variables_are_documented():
+    quoted = re.compile(r"""["'](FASTADV_[A-Z_]+)["']""")
+    files = [*SOURCES, ROOT / "setup.py", *(ROOT / name for name in ("Makefile",) if (ROOT / name).exists())]
+    used = {name for path in files for name in quoted.findall(path.read_text())}
+    documented = set(re.findall(r"`(FASTADV_[A-Z_]+)`", (ROOT / "docs" / "env.md").read_text()))
+    assert used == documented
+
+
+PATH = re.compile(r"`([\w.][\w./-]*)`")
+ENDINGS = (".py", ".md", ".toml", ".txt", ".jsonl", ".inl", ".h", ".cpp", "/")
+
+
+def test_paths_in_contributing_exist():
+    named = [name for name in PATH.findall((ROOT / "CONTRIBUTING.md").read_text()) if "/" in name or name.endswith(ENDINGS)]
+    # a word in capitals stands for any name: ops/NAME.py
+    named = [name for name in named if not re.search(r"\b[A-Z]{3,}\b(?!\.md)", name)]
+    assert named
+    missing = [name for name in named if not any((room / name).exists() for room in (ROOT, PACKAGE))]
+    assert not missing
+
+
+def test_changelog_has_a_heading():
+    assert re.search(r"^## \[?(Unreleased|\d+\.\d+\.\d+)\]?", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def test_bench_rows_say_where_they_come_from():
+    for path in sorted((ROOT / "bench" / "results").glob("*.jsonl")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            row = json.loads(line)
+            flat = {**row, **row.get("machine", {})}
+            missing = {"commit", "torch", "date"} - flat.keys()
+            assert not missing, f"{path.name}:{number} lacks {missing}"
+            assert {"device", "cpu", "gpu"} & flat.keys(), f"{path.name}:{number} names no device"
+
+
+def test_the_checks_can_fail():
+    tree = ast.parse("class A:\n    def f(self): x.item()\ndef _h(): eval('1')\ndef k(eps): torch.cuda.manual_seed(1)\n")
+    assert {name for name, _ in calls(tree)} == {".item", "eval", ".manual_seed"}
+    assert PATH.findall("see `fastadv/ops/NAME.py`, `pip install .` and `Makefile`") == ["fastadv/ops/NAME.py", "Makefile"]
+    names = {name for name, _ in public_objects()}
+    assert {"fastadv.data.construct.robust", "fastadv.data.construct.ConstructedSet.save", "fastadv.data.batches"} <= names
