@@ -122,7 +122,7 @@ ENDINGS = (".py", ".md", ".toml", ".txt", ".jsonl", ".inl", ".h", ".cpp", "/")
 def test_paths_in_contributing_exist():
     named = [name for name in PATH.findall((ROOT / "CONTRIBUTING.md").read_text()) if "/" in name or name.endswith(ENDINGS)]
     # a word in capitals stands for any name: ops/NAME.py
-    named = [name for name in named if not re.search(r"\b[A-Z]{3,}\b(?!\.md)", name)]
+    named = [name for name in named if "NAME" not in name]
     assert named
     missing = [name for name in named if not any((room / name).exists() for room in (ROOT, PACKAGE))]
     assert not missing

@@ -31,7 +31,7 @@ def per_row(name: str, value: PerRow, batch: Tensor) -> tuple[float, Tensor | No
             raise InputError(f"{name}: expected a number >= 0, got {value}")
         return value, None
     if value.dim() == 0:
-        return per_row(name, value.item(), batch)
+        value = value.expand(batch.shape[0])  # reading it would wait for the device
     if value.shape != batch.shape[:1]:
         raise InputError(f"{name}: expected a number or one value a sample, shape ({batch.shape[0]},), got shape {tuple(value.shape)}")
     return 0.0, value.to(device=batch.device, dtype=torch.float64)
