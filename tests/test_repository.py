@@ -59,22 +59,23 @@ def test_the_library_never_prints_evaluates_or_seeds(path):
     named = {name for name, _ in calls(ast.parse(path.read_text()))}
     if path.stem != "cli" and "cli" not in path.parts:
         assert "print" not in named
-    assert not named & {"eval", "exec", ".manual_seed_all"}
+    assert not named & {"eval", "exec"}
 
 
 @pytest.mark.parametrize("room", ["ops", "attacks"])
-def test_kernels_and_attacks_do_not_seed_move_or_wait(room):
+def test_kernels_and_attacks_do_not_move_or_wait(room):
     for path in sorted((PACKAGE / room).rglob("*.py")):
         named = {name for name, _ in calls(ast.parse(path.read_text()))}
-        found = named & {"print", "eval", ".manual_seed", ".cuda", ".item"}
+        found = named & {"print", "eval", ".cuda", ".item"}
         assert not found, f"{path.relative_to(ROOT)}: {found}"
 
 
 @by_name
 def test_global_seeds_are_never_touched(path):
     for name, call in calls(ast.parse(path.read_text())):
-        if name in (".manual_seed", ".seed"):
-            assert ast.unparse(call.func) not in ("torch.manual_seed", "torch.cuda.manual_seed", "random.seed", "np.random.seed", "numpy.random.seed")
+        if name.removeprefix(".") in ("manual_seed", "manual_seed_all", "seed"):
+            # a generator of one's own may be seeded: torch.Generator(...).manual_seed(0), torch.default_generator in a fork
+            assert "generator" in ast.unparse(call.func).lower(), f"{path.name}:{call.lineno}"
 
 
 @by_name
