@@ -1,20 +1,24 @@
 """Data sets: images as float32 in [0, 1], labels, and stable sample numbers."""
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from fastadv.data._batches import batches
 from fastadv.data._load import load, names
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
 
-__all__ = ["FolderSet", "ImageSet", "batches", "construct", "load", "load_constructed", "names"]
+if TYPE_CHECKING:
+    from fastadv.data import construct
+    from fastadv.data.construct import ConstructedSet, load_constructed
+
+__all__ = ["ConstructedSet", "FolderSet", "ImageSet", "batches", "construct", "load", "load_constructed", "names"]
 
 
 def __getattr__(name: str) -> Any:
     # Constructions attack models: who only loads images need not import all that.
-    if name in ("construct", "load_constructed"):
-        from importlib import import_module
-
-        construct = import_module("fastadv.data.construct")
-        return construct if name == "construct" else construct.load_constructed
+    if name == "construct":
+        return import_module("fastadv.data.construct")
+    if name in ("ConstructedSet", "load_constructed"):
+        return getattr(import_module("fastadv.data.construct"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

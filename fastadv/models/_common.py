@@ -23,13 +23,15 @@ def check_batch(x: Tensor, shape: tuple[int | None, ...]) -> Tensor:
     return x
 
 
-def check_sizes(classes: int, shape: tuple[int, ...], rank: int | None = None) -> None:
-    """InputError unless there are two classes or more and `shape` (without the batch) holds positive sizes."""
+def check_sizes(classes: int, shape: tuple[int, ...], *width: int) -> None:
+    """InputError unless there are two classes or more and every size is positive; convolutions (`width`) need (C, H, W)."""
     if classes < 2:
         raise InputError(f"expected classes >= 2 (one logit for each class), got {classes}")
-    if not shape or any(size < 1 for size in shape) or (rank is not None and len(shape) != rank):
-        want = "(channels, height, width)" if rank == 3 else "positive sizes"
+    if not shape or min(shape) < 1 or (width and len(shape) != 3):
+        want = "(channels, height, width)" if width else "positive sizes"
         raise InputError(f"expected shape as {want}, without the batch, got {tuple(shape)}")
+    if width and min(width) < 1:
+        raise InputError(f"expected width >= 1 (channels of a convolution), got {width}")
 
 
 @contextmanager

@@ -35,7 +35,7 @@ class SchottCNN(nn.Module):
         seed: int | None = 0,
     ) -> None:
         super().__init__()
-        check_sizes(classes, shape, rank=3)
+        check_sizes(classes, shape, *width)
         # 28 -> 24 -> 11 -> 5 -> 1: the last kernel sees the whole image, whatever its size.
         rows, columns = (((size - 4 - 4) // 2 + 1 - 3) // 2 + 1 for size in shape[1:])
         if min(rows, columns) < 1:

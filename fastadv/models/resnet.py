@@ -19,7 +19,7 @@ class ResNet18(models.ResNet):  # type: ignore[misc]
     """
 
     def __init__(self, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10, *, seed: int | None = 0) -> None:
-        check_sizes(classes, shape, rank=3)
+        check_sizes(classes, shape, 64)
         with first_weights(seed):
             super().__init__(models.resnet.BasicBlock, [2, 2, 2, 2], num_classes=classes)
             self.conv1 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)

@@ -27,7 +27,7 @@ class SmallCNN(nn.Module):
 
     def __init__(self, shape: tuple[int, int, int] = (1, 8, 8), classes: int = 10, *, width: int = 32, seed: int | None = 0) -> None:
         super().__init__()
-        check_sizes(classes, (*shape, width), rank=4)
+        check_sizes(classes, shape, width)
         self.channels = shape[0]
         with first_weights(seed):
             self.features = nn.Sequential(

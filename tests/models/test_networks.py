@@ -81,6 +81,12 @@ def test_sizes_that_make_no_model_are_refused(name: str) -> None:
         models.create(name, shape=())
 
 
+@pytest.mark.parametrize(("name", "width"), [("small_cnn", 0), ("cnn", (20, 0, 256))])
+def test_a_convolution_without_channels_is_refused(name: str, width: object) -> None:
+    with pytest.raises(InputError, match="width >= 1"):
+        models.create(name, width=width)
+
+
 def test_logistic_logits_are_the_sigmoid_of_one_score() -> None:
     model, x = models.create("logistic", shape=(5,)), torch.rand(4, 5)
     score = model.linear(x)[:, 0]

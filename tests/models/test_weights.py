@@ -141,7 +141,7 @@ def test_pickled_code_never_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     torch.save({"linear.weight": Bomb()}, tmp_path / "a.pt")
     refused(tmp_path / "a.pt", CorruptFileError, "does not read")
-    (tmp_path / "b.pt").write_bytes(pickle.dumps(Bomb()))
+    (tmp_path / "b.pt").write_bytes(pickle.dumps(Bomb(), protocol=2))
     refused(tmp_path / "b.pt", CorruptFileError, "does not read")
     assert not (tmp_path / "exploded").exists()
 

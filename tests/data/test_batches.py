@@ -1,0 +1,150 @@
+"""A data set in batches, with the number of every sample."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, TensorDataset
+
+from fastadv.data import ImageSet, batches, load
+from fastadv.errors import CorruptFileError, InputError
+
+
+def images(count: int = 11) -> Tensor:
+    return torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def memory(count: int = 11) -> ImageSet:
+    return ImageSet(images(count), torch.arange(count) % 3, 3, "memory")
+
+
+class Listed(Dataset[Any]):
+    """Any map-style data set."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, position: int) -> Any:
+        return self.items[position]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two classes of five images of 6x5."""
+    generator = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            Image.fromarray(generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 50])
+def test_every_sample_comes_once_with_its_number(batch_size: int) -> None:
+    dataset = memory()
+    parts = list(batches(dataset, batch_size))
+    x, y, ids = (torch.cat(part) for part in zip(*parts, strict=True))
+    assert torch.equal(x, dataset.x.float() / 255)
+    assert torch.equal(y, dataset.y)
+    assert torch.equal(ids, torch.arange(11))
+    assert [len(part[0]) for part in parts[:-1]] == [batch_size] * (len(parts) - 1)
+
+
+@pytest.mark.parametrize("kind", ["memory", "tensors", "folder"])
+def test_an_order_is_followed_and_numbers_stay_with_their_samples(kind: str, folder: Path) -> None:
+    dataset: Any = {
+        "memory": memory(10),
+        "tensors": TensorDataset(images(10), torch.arange(10) % 3),
+        "folder": load("imagefolder", data_dir=folder),
+    }[kind]
+    order = [7, 2, 2, 9, 0]
+    x, y, ids = (torch.cat(part) for part in zip(*batches(dataset, 2, torch.tensor(order)), strict=True))
+    assert ids.tolist() == order
+    assert y.tolist() == [int(dataset[i][1]) for i in order]
+    assert (x.dtype, y.dtype, ids.dtype) == (torch.float32, torch.int64, torch.int64)
+    for row, i in zip(x, order, strict=True):
+        image = dataset[i][0]
+        assert torch.equal(row, image.float() / 255 if image.dtype == torch.uint8 else image)
+    assert list(batches(dataset, 2, [])) == []
+
+
+def test_other_data_sets_give_what_memory_gives() -> None:
+    dataset = memory()
+    other = Listed([dataset[i] for i in range(11)])
+    for fast, slow in zip(batches(dataset, 4), batches(other, 4), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
+
+
+def test_a_batch_is_a_copy() -> None:
+    dataset = ImageSet(torch.rand(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64), 1, "memory")
+    before = dataset.x.clone()
+    for x, _, _ in batches(dataset, 4):
+        x.zero_()
+    assert torch.equal(dataset.x, before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_change_nothing_and_the_global_generator_is_left_alone(folder: Path, workers: int) -> None:
+    dataset = load("imagefolder", data_dir=folder)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    parts = list(batches(dataset, 4, workers=workers))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.cat([ids for _, _, ids in parts]).tolist() == list(range(10))
+    assert torch.equal(torch.cat([x for x, _, _ in parts]), torch.stack([dataset[i][0] for i in range(10)]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_is_named_in_one_line(folder: Path, workers: int) -> None:
+    broken = folder / "b" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(CorruptFileError, match=r"3\.png: expected a whole image file") as caught:
+        list(batches(load("imagefolder", data_dir=folder), 4, workers=workers))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_of_differing_shapes_are_refused_with_advice(folder: Path, workers: int) -> None:
+    Image.new("RGB", (9, 9)).save(folder / "a" / "9.png")
+    with pytest.raises(InputError, match=r"one shape, got \[3, 6, 5\], \[3, 9, 9\]; load the set with size="):
+        list(batches(load("imagefolder", data_dir=folder), 20, workers=workers))
+    assert next(batches(load("imagefolder", data_dir=folder, size=4), 20, workers=workers))[0].shape == (11, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "arguments", "match"),
+    [
+        (memory(), {"batch_size": 0}, "batch_size >= 1, got 0"),
+        (Listed([]), {"batch_size": 2}, "at least one image"),
+        (memory(), {"batch_size": 2, "order": [11]}, "positions from 0 to 10, got 11 to 11"),
+        (memory(), {"batch_size": 2, "order": [-1, 3]}, "got -1 to 3"),
+        (memory(), {"batch_size": 2, "order": torch.rand(3)}, "list of sample positions, got torch.float32"),
+        (memory(), {"batch_size": 2, "order": torch.zeros(2, 2, dtype=torch.int64)}, r"shape \[2, 2\]"),
+    ],
+)
+def test_bad_arguments_are_refused_at_the_call(dataset: Dataset[Any], arguments: dict[str, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        batches(dataset, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "match"),
+    [
+        (torch.full((3, 4, 4), float("nan")), 0, "got NaN"),
+        (torch.full((3, 4, 4), 1.5), 0, "got 1.5 to 1.5"),
+        (torch.full((3, 4, 4), -0.5), 0, "got -0.5 to -0.5"),
+        (torch.zeros(3, 4, 4, dtype=torch.float64), 0, "float64"),
+        (torch.zeros(3, 4, 4), 0.5, "integer labels"),
+        (Image.new("RGB", (4, 4)), 0, "sample 0: expected the image as a tensor, got Image"),
+    ],
+)
+def test_bad_samples_of_any_data_set_are_refused(image: Any, label: Any, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        list(batches(Listed([(image, label)]), 2))

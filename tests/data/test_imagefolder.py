@@ -1,0 +1,125 @@
+"""A user's own images."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from fastadv.data import FolderSet, load
+from fastadv.errors import CorruptFileError, InputError
+
+
+def paint(path: Path, red: int, size: tuple[int, int] = (6, 6), mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, (red, 0, 0) if mode == "RGB" else red).save(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three images of "b" and two of "a" to train on, one of each to test on."""
+    for i in range(3):
+        paint(tmp_path / "pets" / "train" / "b" / f"{i}.png", 100 + i)
+    for i in range(2):
+        paint(tmp_path / "pets" / "train" / "a" / f"{i}.png", i)
+    for name in ("a", "b"):
+        paint(tmp_path / "pets" / "test" / name / "0.png", 7)
+    return tmp_path / "pets"
+
+
+def read(root: Path, split: str = "train", size: int | None = None, limit: int | None = None) -> FolderSet:
+    dataset = load("imagefolder", split, root, size, limit)
+    assert isinstance(dataset, FolderSet)
+    return dataset
+
+
+def test_classes_come_by_turns_and_images_are_what_the_files_hold(root: Path) -> None:
+    dataset = read(root)
+    assert (dataset.name, dataset.classes, dataset.num_classes, len(dataset)) == ("pets train", ("a", "b"), 2, 5)
+    assert dataset.labels.tolist() == [0, 1, 0, 1, 1]
+    assert dataset.shape == (3, 6, 6)
+    reds = [round(float(dataset[i][0][0].max()) * 255) for i in range(5)]
+    assert reds == [0, 100, 1, 101, 102]
+    image, label = dataset[1]
+    assert (image.dtype, label) == (torch.float32, 1)
+    assert read(root, limit=2).labels.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["test", "val"])
+def test_the_test_split_is_test_or_val(root: Path, name: str) -> None:
+    (root / "test").rename(root / name)
+    assert len(read(root, "test")) == 2
+
+
+def test_a_bare_folder_serves_both_splits_and_says_so(root: Path) -> None:
+    train, test = read(root / "train", "train"), read(root / "train", "test")
+    assert train.name == test.name == "train (not split)"
+    assert train.data_hash == test.data_hash == read(root).data_hash
+
+
+def test_other_modes_become_rgb_and_size_resizes_and_cuts_the_centre(tmp_path: Path) -> None:
+    paint(tmp_path / "a" / "grey.png", 51, (10, 5), mode="L")
+    image = read(tmp_path, size=4)[0][0]
+    assert image.shape == (3, 4, 4)
+    torch.testing.assert_close(image, torch.full((3, 4, 4), 0.2))
+    # Left half black, right half white: the cut keeps the middle.
+    wide = Image.new("L", (20, 10))
+    wide.paste(255, (10, 0, 20, 10))
+    wide.save(tmp_path / "a" / "grey.png")
+    image = read(tmp_path, size=10)[0][0]
+    assert torch.equal(image[0, 0], torch.tensor([0.0] * 5 + [1.0] * 5))
+
+
+def test_files_that_are_no_images_and_hidden_ones_are_left_out(root: Path) -> None:
+    (root / "train" / "a" / "notes.txt").write_text("x")
+    (root / "train" / "a" / ".hidden.png").write_text("x")
+    (root / "train" / ".cache").mkdir()
+    paint(root / "train" / "a" / "deeper" / "2.PNG", 9)
+    assert len(read(root)) == 6
+
+
+def test_the_hash_knows_files_labels_size_and_subset(root: Path) -> None:
+    dataset = read(root)
+    hashes = {dataset.data_hash, read(root, size=4).data_hash, dataset.subset([0, 1]).data_hash, dataset.subset([1, 0]).data_hash}
+    paint(root / "train" / "a" / "9.png", 3)
+    assert len(hashes | {read(root).data_hash}) == 5
+    assert json.loads(json.dumps(dataset.describe()))["data_hash"] == dataset.data_hash
+
+
+def test_a_subset_keeps_the_order_asked_for(root: Path) -> None:
+    dataset = read(root)
+    part = dataset.subset([4, 0])
+    assert part.labels.tolist() == [1, 0]
+    assert torch.equal(part[0][0], dataset[4][0])
+    with pytest.raises(InputError, match="positions from 0 to 4"):
+        dataset.subset([5])
+    with pytest.raises(InputError, match="at least one"):
+        dataset.subset([])
+
+
+def test_a_missing_split_is_named(root: Path) -> None:
+    (root / "test").rename(root.parent / "elsewhere")
+    with pytest.raises(InputError, match=r"expected a folder test/ or val/ for the test split, found only train"):
+        read(root, "test")
+
+
+def test_a_class_without_images_is_named(root: Path) -> None:
+    (root / "train" / "empty").mkdir()
+    (root / "train" / "bare").mkdir()
+    with pytest.raises(InputError, match="classes without any: bare, empty; add images or remove the folder"):
+        read(root)
+
+
+def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:
+    paint(tmp_path / "loose.png", 3)
+    with pytest.raises(InputError, match="got no class folders"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"text, not an image", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+def test_a_damaged_image_is_named_when_it_is_read(root: Path, content: bytes) -> None:
+    (root / "train" / "a" / "1.png").write_bytes(content)
+    dataset = read(root)
+    with pytest.raises(CorruptFileError, match=r"a/1\.png: expected a whole image file"):
+        dataset[2]

@@ -1,0 +1,110 @@
+"""Images in memory."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from fastadv.data import ImageSet
+from fastadv.errors import InputError
+
+
+def small(**changes: Any) -> ImageSet:
+    """Six random images of two classes."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (6, 1, 4, 4), dtype=torch.uint8, generator=generator)
+    arguments = {"x": x, "y": torch.tensor([0, 1, 0, 1, 0, 1]), "classes": ["zero", "one"], "name": "small"} | changes
+    return ImageSet(**arguments)
+
+
+def test_items_are_float_images_and_labels() -> None:
+    dataset = small()
+    image, label = dataset[3]
+    assert image.dtype == torch.float32
+    assert torch.equal(image, dataset.x[3].float() / 255)
+    assert (label, len(dataset), dataset.shape, dataset.num_classes) == (1, 6, (1, 4, 4), 2)
+    assert dataset.x.dtype == torch.uint8
+
+
+def test_float_images_are_served_as_they_are() -> None:
+    x = torch.rand(6, 1, 4, 4)
+    assert torch.equal(small(x=x)[2][0], x[2])
+
+
+def test_classes_may_be_a_number() -> None:
+    assert small(classes=3).classes == ("0", "1", "2")
+
+
+def test_a_subset_keeps_the_order_asked_for() -> None:
+    dataset = small(note="copies")
+    part = dataset.subset([4, 0, 4])
+    assert torch.equal(part.x, dataset.x[[4, 0, 4]])
+    assert part.labels.tolist() == [0, 0, 0]
+    assert (part.name, part.classes, part.note) == ("small", ("zero", "one"), "copies")
+    assert torch.equal(dataset.subset(torch.tensor([1], dtype=torch.int32)).x, dataset.x[1:2])
+
+
+@pytest.mark.parametrize("positions", [[6], [-1], [[0, 1]], [0.5], [True, False, True, False, True, False]])
+def test_positions_that_are_none_are_refused(positions: Any) -> None:
+    with pytest.raises(InputError, match="position"):
+        small().subset(positions)
+
+
+def test_an_empty_subset_is_refused() -> None:
+    with pytest.raises(InputError, match="at least one image"):
+        small().subset([])
+
+
+def test_the_hash_knows_every_pixel_label_and_place() -> None:
+    dataset, x, y = small(), small().x.clone(), small().y.clone()
+    x[5, 0, 3, 3] ^= 1
+    y[0] = 1
+    hashes = {dataset.data_hash, small(x=x).data_hash, small(y=y).data_hash, dataset.subset([1, 0, 2, 3, 4, 5]).data_hash}
+    assert len(hashes) == 4
+    assert small().data_hash == dataset.data_hash
+
+
+def test_its_description_goes_into_a_card() -> None:
+    described = json.loads(json.dumps(small(note="copies").describe()))
+    assert described["name"] == "small"
+    assert described["samples"] == 6
+    assert described["shape"] == [1, 4, 4]
+    assert described["classes"] == ["zero", "one"]
+    assert described["note"] == "copies"
+    assert described["data_hash"] == small().data_hash
+
+
+def pixel(value: float) -> torch.Tensor:
+    x = torch.full((6, 1, 4, 4), 0.5)
+    x[3, 0, 2, 1] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"x": torch.zeros(6, 4, 4)}, r"expected x \[N, C, H, W\] and y \[N\], got \[6, 4, 4\]"),
+        ({"y": torch.zeros(5, dtype=torch.int64)}, r"got \[6, 1, 4, 4\] and \[5\]"),
+        ({"y": torch.zeros(6, 1, dtype=torch.int64)}, r"and \[6, 1\]"),
+        ({"x": torch.zeros(0, 1, 4, 4), "y": torch.zeros(0, dtype=torch.int64)}, "at least one image"),
+        ({"x": torch.zeros(6, 1, 0, 4)}, "at least one image"),
+        ({"x": torch.zeros(6, 1, 4, 4, dtype=torch.float64)}, "float64"),
+        ({"x": torch.zeros(6, 1, 4, 4, dtype=torch.int64)}, "int64; convert"),
+        ({"x": torch.zeros(6, 1, 4, 4, dtype=torch.bfloat16)}, "bfloat16"),
+        ({"y": torch.zeros(6, dtype=torch.int32)}, "labels int64 on cpu, got torch.int32"),
+        ({"y": torch.zeros(6)}, r"got torch\.float32"),
+        ({"y": torch.zeros(6, dtype=torch.int64, device="meta")}, "on meta"),
+        ({"x": pixel(float("nan"))}, "got NaN"),
+        ({"x": pixel(float("inf"))}, "0.5 to inf"),
+        ({"x": pixel(1.001)}, r"pixels in \[0, 1\], got 0.5 to 1.001; rescale"),
+        ({"x": pixel(-0.001)}, "got -0.001 to 0.5"),
+        ({"classes": 1}, "labels from 0 to 0, got 0 to 1"),
+        ({"y": torch.tensor([0, 1, 0, 1, 0, -1])}, "got -1 to 1"),
+    ],
+)
+def test_bad_images_and_labels_are_refused_by_name(changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match) as caught:
+        small(**changes)
+    assert str(caught.value).startswith("small: ")
+    assert "\n" not in str(caught.value)

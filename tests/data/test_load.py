@@ -1,0 +1,87 @@
+"""Data sets by name, and where they are looked for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastadv import data
+from fastadv.data import load
+from fastadv.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FASTADV_DATA", raising=False)
+
+
+def test_the_names_are_listed() -> None:
+    assert data.names() == ("digits", "mnist", "cifar10", "imagefolder", "restricted_imagenet")
+    with pytest.raises(InputError, match="no data set 'minst'; there are digits, mnist, cifar10, imagefolder, restricted_imagenet"):
+        load("minst")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"split": "validation"}, "split 'train' or 'test', got 'validation'"),
+        ({"size": 0}, "size >= 1, got 0"),
+        ({"limit": 0}, "limit >= 1, got 0"),
+        ({"limit": -3}, "limit >= 1, got -3"),
+    ],
+)
+def test_bad_options_are_refused(arguments: dict[str, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        load("digits", **arguments)
+
+
+def test_a_limit_keeps_the_first() -> None:
+    whole, part = load("digits"), load("digits", limit=7)
+    assert part.labels.tolist() == whole.labels[:7].tolist()
+    assert len(load("digits", limit=10**6)) == len(whole)
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10", "imagefolder", "restricted_imagenet"])
+def test_a_missing_folder_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"^data_dir .*absent: expected a folder of data sets, found none"):
+        load(name, data_dir=tmp_path / "absent")
+    monkeypatch.setenv("FASTADV_DATA", str(tmp_path / "elsewhere"))
+    with pytest.raises(InputError, match=r"^FASTADV_DATA .*elsewhere: expected a folder"):
+        load(name)
+
+
+@pytest.mark.parametrize(("name", "layout"), [("mnist", r"MNIST/raw/\*-ubyte"), ("cifar10", r"cifar10/\{train,test\}/CLASS/\*\.jpg")])
+def test_missing_files_say_what_belongs_where(name: str, layout: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"expected .*{layout} below {tmp_path}, found none.*switched off.*FASTADV_DATA"):
+        load(name, data_dir=tmp_path, download=False)
+
+
+@pytest.mark.parametrize(("name", "attribute"), [("mnist", "MNIST"), ("cifar10", "CIFAR10")])
+def test_a_failed_download_says_so_in_one_line_and_prints_nothing(
+    name: str, attribute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from fastadv._torchvision import datasets
+
+    def offline(root: Path, **arguments: Any) -> None:
+        assert arguments == {"download": True}
+        print("Downloading ...")
+        raise OSError("<urlopen error>\nno route to host")
+
+    monkeypatch.setattr(datasets, attribute, offline)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="the download failed: <urlopen error> no route to host; put the files there") as caught:
+        load(name)
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "cache" / "fastadv") in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["imagefolder", "restricted_imagenet"])
+def test_a_users_images_need_a_folder(name: str) -> None:
+    with pytest.raises(InputError, match="expected the folder of the images, got none; name it with data_dir or FASTADV_DATA"):
+        load(name)
+
+
+def test_unknown_attributes_of_the_package_are_errors() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'imagenet'"):
+        data.imagenet  # noqa: B018

@@ -1,0 +1,91 @@
+"""MNIST from IDX files."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastadv.data import ImageSet, load
+from fastadv.errors import CorruptFileError, InputError
+
+IMAGES, LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+
+
+def idx(*shape: int, payload: bytes) -> bytes:
+    """An IDX file of unsigned bytes."""
+    return struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape) + payload
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A tiny test split: 20 images."""
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    pixels = torch.randint(0, 256, (20 * 784,), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    (folder / IMAGES).write_bytes(idx(20, 28, 28, payload=pixels.numpy().tobytes()))
+    (folder / LABELS).write_bytes(idx(20, payload=bytes(i % 10 for i in range(20))))
+    return folder
+
+
+def read(raw: Path, **arguments: Any) -> ImageSet:
+    dataset = load("mnist", "test", raw.parent.parent, download=False, **arguments)
+    assert isinstance(dataset, ImageSet)
+    return dataset
+
+
+def test_idx_files_are_read_in_order(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = read(raw)
+    assert dataset.name == "mnist test"
+    assert dataset.x.shape == (20, 1, 28, 28)
+    assert dataset.x.numpy().tobytes() == (raw / IMAGES).read_bytes()[16:]
+    assert dataset.labels.tolist() == [i % 10 for i in range(20)]
+    monkeypatch.setenv("FASTADV_DATA", str(raw.parent.parent))
+    assert load("mnist", "test", download=False).data_hash == dataset.data_hash
+
+
+def test_resized_images_stay_8_bit(raw: Path) -> None:
+    dataset = read(raw, size=14, limit=5)
+    assert dataset.x.dtype == torch.uint8
+    assert dataset.x.shape == (5, 1, 14, 14)
+
+
+def test_the_real_files_are_the_canonical_ones(shared_data: Any) -> None:
+    dataset = load("mnist", "test", shared_data.data_dir, download=False)
+    assert len(dataset) == 10_000
+    assert dataset.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    assert torch.bincount(dataset.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+
+
+@pytest.mark.parametrize("file", [IMAGES, LABELS])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "header only", "longer"])
+def test_damaged_files_are_refused_in_one_line(raw: Path, file: str, damage: str) -> None:
+    content = (raw / file).read_bytes()
+    (raw / file).write_bytes(
+        {"truncated": content[:-5], "empty": b"", "text": b"<html>no such page</html>", "header only": content[:4], "longer": content + b"x"}[damage]
+    )
+    with pytest.raises(CorruptFileError, match=r"t10k-\*-ubyte.*delete it and load again") as caught:
+        read(raw)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_do_not_belong_together_are_refused(raw: Path) -> None:
+    (raw / LABELS).write_bytes(idx(19, payload=bytes(19)))
+    with pytest.raises(CorruptFileError, match=r"got images \[20, 28, 28\] and labels \[19\]"):
+        read(raw)
+    (raw / IMAGES).write_bytes(idx(19, 8, 8, payload=bytes(19 * 64)))
+    with pytest.raises(CorruptFileError, match=r"expected 28x28 images"):
+        read(raw)
+
+
+def test_labels_above_nine_are_refused(raw: Path) -> None:
+    (raw / LABELS).write_bytes(idx(20, payload=bytes([10] * 20)))
+    with pytest.raises(InputError, match="labels from 0 to 9, got 10 to 10"):
+        read(raw)
+
+
+def test_one_missing_file_is_a_missing_data_set(raw: Path) -> None:
+    (raw / LABELS).unlink()
+    with pytest.raises(InputError, match=r"MNIST/raw/\*-ubyte"):
+        read(raw)
