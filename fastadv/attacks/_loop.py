@@ -31,10 +31,10 @@ def ascend(given: Problem, x_adv: Tensor, gradient: Tensor, step_size: StepSize,
 
 @dataclass(eq=False)
 class Record:
-    """For each sample the strongest point so far, whether it met a non-finite value, and whether a gradient moved it."""
+    """For each sample the strongest point so far and its rank, whether it met a non-finite value, and whether a gradient moved it."""
 
     x_adv: Tensor
-    loss: Tensor
+    rank: Tensor
     success: Tensor
     bad: Tensor
     moved: Tensor
@@ -98,25 +98,23 @@ def run(
         given = problem(x, y, threat, targets, ids)
         step_size = check_step_size(step_size, len(given.x), given.x.device)
         frozen = freeze(model)
-        given = Problem(frozen.layout(given.x), given.y, given.threat, given.targets, given.ids)
         trial = Trial(frozen, given)
+        given = trial.problem
         record = Record.start(given.x)
         for restart in range(restarts):
             index = trial.todo[~record.success[trial.todo]] if stop_early else trial.todo
             if not len(index):
                 break
             part = given if len(index) == len(given.x) else given.take(index)
-            if random_start or restart:
-                start = frozen.layout(part.threat.random_start(part.x, seed, part.ids, draw=restart))
-            else:
-                start = part.x.clone()
+            random = random_start or restart > 0
+            start = frozen.layout(part.threat.random_start(part.x, seed, part.ids, draw=restart)) if random else part.x.clone()
             size = step_size[index] if isinstance(step_size, Tensor) else step_size
             active = Active(index, part, size, record.take(index), start)
             del part, start
             last = restart == restarts - 1
             _ascent(frozen, active, record, rule, steps, loss, keep_start, stop_early, last)
-        attacked = torch.zeros_like(record.bad).index_fill_(0, trial.todo, True)
-        return trial.finish(record.x_adv, loss, record.bad, attacked & ~record.moved & (steps > 0))
+        attacked = torch.zeros_like(record.bad).index_fill_(0, trial.todo, steps > 0)
+        return trial.finish(record.x_adv, loss, record.bad, attacked & ~record.moved & ~record.bad)
 
 
 def _ascent(
@@ -140,8 +138,8 @@ def _ascent(
         finite = logits.isfinite().all(1)
         best.bad |= ~finite
         if step or keep_start or not steps:
-            value = torch.where(finite, value, torch.nan).to(best.loss.dtype)
-            keep_best_(best.x_adv, best.loss, best.success, active.x_adv, value, now.met(logits))
+            rank = torch.where(finite, _rank(loss, value, logits, now), torch.nan).to(best.rank.dtype)
+            keep_best_(best.x_adv, best.rank, best.success, active.x_adv, rank, now.met(logits))
             if stop_early and (not last if step == steps else settles(step, now.x.device)):
                 left = _prove(frozen, now, best)
                 if bool(left.any()):
@@ -154,6 +152,15 @@ def _ascent(
         if gradient is not None:
             state = rule(active.problem, active.x_adv, gradient, active.step_size, state)
     record.put(active.index, active.best)
+
+
+def _rank(loss: losses.Loss, value: Tensor, logits: Tensor, now: Problem) -> Tensor:
+    """[n] in the order of the loss. Cross-entropy is 0 for every confident sample; the gap it is a softplus of is not."""
+    if loss != "ce":
+        return value
+    index = (now.y if now.targets is None else now.targets)[:, None]
+    gap = logits.scatter(1, index, -torch.inf).logsumexp(1) - logits.gather(1, index).squeeze(1)
+    return gap if now.targets is None else -gap
 
 
 def settles(step: int, device: torch.device) -> bool:

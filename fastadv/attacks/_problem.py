@@ -26,9 +26,7 @@ class Problem:
     def take(self, index: Tensor) -> Self:
         """The samples `index` alone."""
         targets = None if self.targets is None else self.targets[index]
-        return replace(
-            self, x=self.x[index], y=self.y[index], threat=self.threat.take(index), targets=targets, ids=self.ids[index]
-        )
+        return replace(self, x=self.x[index], y=self.y[index], threat=self.threat.take(index), targets=targets, ids=self.ids[index])
 
     def met(self, logits: Tensor) -> Tensor:
         """bool [B]: the logits [B, K] are finite and decide for the target, or against the label where there is none."""
@@ -65,9 +63,7 @@ def check_classes(problem: Problem, classes: int) -> None:
     """Raise InputError where a label or target is not one of the model's classes."""
     for name, values in (("y", problem.y), ("targets", problem.targets)):
         if values is not None and len(values) and not (int(values.min()) >= 0 and int(values.max()) < classes):
-            raise InputError(
-                f"{name}: expected classes 0 to {classes - 1}, which the model has, got {int(values.min())} to {int(values.max())}"
-            )
+            raise InputError(f"{name}: expected classes 0 to {classes - 1}, which the model has, got {int(values.min())} to {int(values.max())}")
 
 
 def check_step_size(step_size: StepSize, size: int, device: torch.device) -> StepSize:

@@ -1,5 +1,7 @@
 """The first and the last look at the model that every attack takes: who is already wrong, and what has been broken."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,8 @@ class Trial:
                 raise InputError("model: expected finite logits, got NaN or infinity for every sample; check its weights and input scale")
             self.already = problem.met(clean)
             frozen.check(problem.x, clean)
+            # only now: the check may change what the search twin prefers
+            self.problem = replace(problem, x=frozen.layout(problem.x))
         self.todo = (~(self.already | self.unusable)).nonzero().squeeze(1)
 
     def finish(self, x_adv: Tensor, loss: losses.Loss, bad: Tensor, zero_gradient: Tensor) -> AttackResult:

@@ -88,7 +88,7 @@ def _search_twin(module: nn.Module, notes: list[str]) -> tuple[nn.Module | None,
         notes.append(f"folded {folded} BatchNorm")
     except Unfoldable as why:
         notes.append(f"not folded: {why}")
-    except Exception as error:  # noqa: BLE001 - what tracing and fusing can raise has no common type, and all of it means the same
+    except Exception as error:  # what tracing and fusing can raise has no common type, and all of it means the same
         notes.append(f"not folded: folding failed ({error})")
     if not is_conv2d(module):
         return search, False

@@ -75,7 +75,7 @@ class Frozen:
     def verdict(self, x: Tensor) -> Tensor:
         """Logits [B, K] of the model as given, in eval mode and in its own precision; x is cast to the model's dtype."""
         with torch.inference_mode(False), torch.no_grad():
-            x = self._taken(x)
+            x = self._taken(x).contiguous()
             self.forwards += len(x)
             return self._logits(self.model, x.to(self._dtype) if self._dtype else x)
 
@@ -84,9 +84,10 @@ class Frozen:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(loss [B], logits [B, K], gradient like x) of a per-sample loss at x [B, ...].
 
-        y may be None where targets, or a loss that does not read it, are given. Losses are summed, so that a sample's gradient does not depend on its batch. With `direction` the gradient is
-        right only up to a positive factor for each sample and cannot underflow for confident ones. Non-finite values
-        are returned as they are. Works under no_grad and inference_mode. Weight gradients are never computed.
+        y may be None where targets, or a loss that does not read it, are given. Losses are summed, so that a sample's
+        gradient does not depend on its batch. With `direction` the gradient is right only up to a positive factor for
+        each sample and cannot underflow for confident ones. Non-finite values are returned as they are. Works under
+        no_grad and inference_mode. Weight gradients are never computed.
 
         Raises InputError where the logits are not [B, K] with K >= 2, or do not depend on x differentiably.
         """
@@ -120,7 +121,7 @@ class Frozen:
             try:
                 self.forwards += len(x)
                 found = self._searched_in_any_layout(x)
-            except Exception as error:  # noqa: BLE001 - whatever the changed twin trips over, the model as given may not
+            except Exception as error:  # whatever the changed twin trips over, the model as given may not
                 self._fall_back(f"the search twin failed ({error})")
                 return
             self._compare(found[finite], given[finite])
@@ -154,9 +155,7 @@ class Frozen:
         self.notes += (note,)
         log.warning("freeze: %s", note)
 
-    def _gradient(
-        self, x: Tensor, y: Tensor | None, loss: Loss, targets: Tensor | None, direction: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _gradient(self, x: Tensor, y: Tensor | None, loss: Loss, targets: Tensor | None, direction: bool) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad():
             leaf = self._ready(x).detach().requires_grad_()
             logits = self._searched(leaf)

@@ -25,9 +25,7 @@ class GraphedGradient:
         self._gradient = gradient
         self._captured: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor | None], tuple[Tensor, Tensor, Tensor]]] = {}
 
-    def __call__(
-        self, x: Tensor, y: Tensor | None, loss: Any, targets: Tensor | None, direction: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, x: Tensor, y: Tensor | None, loss: Any, targets: Tensor | None, direction: bool) -> tuple[Tensor, Tensor, Tensor]:
         size = len(x)
         if size == 0:
             return self._gradient(x, y, loss, targets, direction)

@@ -48,7 +48,7 @@ def _cut(model: nn.Module, name: str | None) -> nn.Module | None:
         return None
     try:
         traced = fx.symbolic_trace(copy.copy(model))
-    except Exception:  # noqa: BLE001 - tracing runs the model's own code and may raise anything
+    except Exception:  # tracing runs the model's own code and may raise anything
         return None
     calls = [node for node in traced.graph.nodes if node.op == "call_module"]
     if name is None:

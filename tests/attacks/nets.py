@@ -1,0 +1,89 @@
+"""Tiny classifiers with known weaknesses, and the batches they are attacked on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import Attack, AttackResult
+from fastadv.threat import L0, L1, L2, Linf, Threat
+
+THREATS: dict[str, Callable[..., Threat]] = {"linf": Linf, "l2": L2, "l1": L1, "l0": L0}
+# in the unit box over sixteen or so coordinates: enough to break some samples of `mlp`, not all
+RADIUS = {"linf": 0.08, "l2": 0.25, "l1": 0.6, "l0": 2}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An attack of the registry, called with its quick settings."""
+
+    name: str
+    entry: Attack
+
+    def __call__(self, model: Any, x: Tensor, y: Tensor, threat: Threat, **options: Any) -> AttackResult:
+        return self.entry.run(model, x, y, threat, **{**self.entry.quick, **options})
+
+    def takes(self, option: str) -> bool:
+        return option in self.entry.run.__kwdefaults__ or option in self.entry.quick
+
+
+def threat(norm: str, scale: float = 1.0, box: tuple[float, float] = (0.0, 1.0)) -> Threat:
+    return THREATS[norm](RADIUS[norm] * scale, box)
+
+
+def linear(classes: int = 3, inputs: int = 16, seed: int = 0) -> nn.Sequential:
+    """A linear classifier; its nearest boundary is known for every norm."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
+
+
+def mlp(classes: int = 3, inputs: int = 16, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """A smooth two-layer net; in float64 no sign hangs on rounding."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 12), nn.Tanh(), nn.Linear(12, classes)).to(dtype)
+    with torch.no_grad():
+        net[3].weight.mul_(4)
+    return net
+
+
+def convnet(classes: int = 4, channels: int = 2, seed: int = 0) -> nn.Sequential:
+    """Two convolutions with BatchNorm that has seen data, left in train mode as a user might."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(channels, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ELU(),
+        nn.Conv2d(6, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ELU(),
+        nn.Flatten(), nn.Linear(8 * 9, classes),
+    )  # fmt: skip
+    net(torch.rand(64, channels, 8, 8))
+    return net
+
+
+def images(size: int, shape: tuple[int, ...] = (1, 4, 4), seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.rand(size, *shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def labels(model: nn.Module, x: Tensor) -> Tensor:
+    """What the model says, in eval mode, so that every sample is worth attacking."""
+    modes = [(part, part.training) for part in model.modules()]
+    with torch.no_grad():
+        y = model.eval()(x).argmax(1)
+    for part, training in modes:
+        part.training = training
+    return y
+
+
+class Counted(nn.Module):
+    """Reports the samples that pass forward, and those whose input gradient passes back."""
+
+    def __init__(self, net: nn.Module, forward: Callable[[int], None], backward: Callable[[int], None]) -> None:
+        super().__init__()
+        self.net, self.on_forward, self.on_backward = net, forward, backward
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.on_forward(len(x))
+        if x.requires_grad:
+            x.register_hook(lambda gradient: self.on_backward(len(gradient)))
+        logits: Tensor = self.net(x)
+        return logits
