@@ -2,7 +2,8 @@
 
 import errno
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ def _hash(tensors: Mapping[str, Tensor], state: str) -> str:
     return data_hash(_text_tensor("\n".join(sorted(tensors))), _text_tensor(state), *(tensors[name] for name in sorted(tensors)))
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file; a full or failing disk becomes an OSError that names the file and what is left."""
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A full or failing disk becomes an OSError that names the file and says what is left."""
     try:
-        save_tensors(path, tensors, metadata)
+        yield
     except (OSError, SafetensorError) as error:
-        kept = "the previous one is kept" if path.exists() else "nothing was kept there"
+        kept = "the previous one is kept" if path.exists() else "none was there before"
         text = f"{path}: expected to write {path.name}, got {error}; {kept}: free some space and run again with resume=True"
         raise OSError(getattr(error, "errno", None) or errno.EIO, text) from error
 
@@ -57,7 +59,8 @@ def save(path: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRSchedu
             "scheduler": scheduler.state_dict(),
         }
     )
-    write_tensors(path, tensors, {"format": FORMAT, "state": text, "hash": _hash(tensors, text)})
+    with writing(path):
+        save_tensors(path, tensors, {"format": FORMAT, "state": text, "hash": _hash(tensors, text)})
 
 
 def load(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -12,7 +12,7 @@ import fastadv as fa
 from fastadv.attacks import AttackResult, Status
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.evaluate import accuracy_against_radius, evaluate
+from fastadv.evaluate import accuracy_against_radius, evaluate, measure
 
 
 class Threshold(nn.Module):
@@ -100,7 +100,7 @@ def test_the_model_is_frozen_once_and_left_as_it_was(monkeypatch):
         return freeze(model, *args, **kwargs)
 
     freeze = fa.freeze
-    monkeypatch.setattr("fastadv.evaluate.measure.freeze", counting)
+    monkeypatch.setattr(measure, "freeze", counting)
     model = Threshold().train()
     evaluate(model, DATA, {"a": pgd(0.1), "b": pgd(0.2)}, batch_size=2)
     assert len(calls) == 1

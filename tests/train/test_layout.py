@@ -1,0 +1,60 @@
+"""Channels-last while training: only where the model bears it, and gone afterwards."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastadv.train import Standard, fit
+from fastadv.train._layout import bears_channels_last
+
+from .nets import images, net
+
+
+class Views(nn.Module):
+    """A model that channels-last would stop."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 4, 3)
+        self.head = nn.Linear(144, 3)
+
+    def forward(self, x):
+        return self.head(self.convolution(x).view(len(x), -1))
+
+
+def test_models_that_bear_it():
+    x = torch.rand(2, 1, 8, 8)
+    assert bears_channels_last(net(), x)
+    assert not bears_channels_last(Views(), x)
+    assert not bears_channels_last(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), x)
+
+
+def test_the_probe_leaves_no_trace():
+    model = net()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rng = torch.get_rng_state()
+    assert bears_channels_last(model, torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(rng, torch.get_rng_state())
+    for name, value in model.state_dict().items():
+        assert torch.equal(before[name], value)
+        assert value.is_contiguous()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_weights_are_contiguous_again_afterwards(optimizer):
+    model = net()
+    training = fit(model, images(), Standard(), epochs=3, optimizer=optimizer)
+    next(training)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    training.close()
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
+
+
+def test_the_callers_own_layout_stays():
+    model = net().to(memory_format=torch.channels_last)
+    list(fit(model, images(), Standard(), epochs=1))
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_model_with_views_is_trained_as_it_is():
+    assert len(list(fit(Views(), images(), Standard(), epochs=1))) == 1
