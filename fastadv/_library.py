@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
+extension: Any
 try:
-    from fastadv import _C
-except ImportError as error:  # built with FASTADV_NO_EXT=1, or not built
-    _C = None
-    _C_MISSING = str(error)
-
-extension: Any = _C
-_library = torch.library.Library("fastadv", "DEF")
+    extension = importlib.import_module("fastadv._C")
+except ImportError:  # installed with FASTADV_NO_EXT=1
+    extension = None
+# torch's registration calls carry no types
+_torch: Any = torch
+_library = _torch.library.Library("fastadv", "DEF")
 CARDS: dict[str, "OpCard"] = {}
 
 Sample = tuple[Any, ...]
@@ -130,7 +130,7 @@ def register(card: OpCard) -> None:
     CARDS[card.name] = card
     first = card.schema.split("(", 1)[1].split(",", 1)[0].removeprefix("Tensor ")
     twin = f"{card.name}_" + card.schema.replace(f"Tensor {first}", f"Tensor(a!) {first}", 1).rsplit("->", 1)[0] + "-> ()"
-    kernels = {"CompositeExplicitAutograd": None}
+    kernels: dict[str, Callable[..., Any] | None] = {"CompositeExplicitAutograd": None}
     if compiled_cpu(card):
         kernels["CPU"] = card.cpu
     if torch.cuda.is_available() and (launcher := triton_launcher(card)):

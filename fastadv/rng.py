@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
-from fastadv.ops import philox
+from fastadv.ops.philox import philox
 
 _BLOCK = 1 << 20
 
