@@ -77,8 +77,7 @@ def write_shard(folder: Path, k: int, tensors: Mapping[str, Tensor], config: Map
         save_tensors(path, tensors, metadata)
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"{path}: expected to write {size / 2**20:.1f} MiB, got '{error}'; "
-            "the shards already written are kept: free some space and run again"
+            f"{path}: expected to write {size / 2**20:.1f} MiB, got '{error}'; the shards already written are kept: free some space and run again"
         ) from error
     return read_shard(folder, k, config)
 

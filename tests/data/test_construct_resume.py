@@ -58,9 +58,7 @@ def done(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("construct", [random_target, robust])
 def test_killed_run_resumes_to_the_same_set(tmp_path, construct):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen(
-        [sys.executable, __file__, construct.__name__, str(killed)], env=ENVIRONMENT, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, __file__, construct.__name__, str(killed)], env=ENVIRONMENT, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while len(shards(killed)) < 2:
         assert process.poll() is None, process.communicate()[1].decode()
@@ -205,9 +203,7 @@ def test_full_disk_keeps_what_was_written(tmp_path):
         "try: run()\n"
         "except OSError as error: print(error); sys.exit(3)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, __file__, str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True, timeout=120
-    )
+    result = subprocess.run([sys.executable, "-c", code, __file__, str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 3, result.stderr
     assert "shard-00001.safetensors: expected to write" in result.stdout
     assert "free some space and run again" in result.stdout

@@ -115,7 +115,14 @@ def _invert(
 
         return Search(y, centre, run, lambda images: distance(frozen.verdict(images)))
 
-    settings = {"objective": "representation distance", "steps": steps, "step_size": step_size, "module": _module_text(module), "start": start, "seed": seed}
+    settings = {
+        "objective": "representation distance",
+        "steps": steps,
+        "step_size": step_size,
+        "module": _module_text(module),
+        "start": start,
+        "seed": seed,
+    }
     return build(Construction(name, source, classes, threat, settings, begin), samples, **options)
 
 
