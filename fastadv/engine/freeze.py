@@ -55,9 +55,11 @@ def freeze(
 
     search, search_dtype, channels_last, autocast = given, dtype, False, False
     if module is not None and fold:
-        changed, channels_last = _search_twin(module, notes)
-        if precision == "bf16":
-            changed, search_dtype = _to_bfloat16(changed or twin(module), notes), torch.bfloat16
+        # weights made in inference mode could not take part in a gradient
+        with torch.inference_mode(False), torch.no_grad():
+            changed, channels_last = _search_twin(module, notes)
+            if precision == "bf16":
+                changed, search_dtype = _to_bfloat16(changed or twin(module), notes), torch.bfloat16
         search = changed or given
     elif precision == "bf16":
         autocast = True

@@ -159,13 +159,13 @@ class Frozen:
         with torch.enable_grad():
             leaf = self._ready(x).detach().requires_grad_()
             logits = self._searched(leaf)
-            if not logits.requires_grad:
-                raise InputError(
-                    "input_gradient: expected logits that depend on x differentiably, got a model that cuts the graph; "
-                    "remove its no_grad, detach or integer step, or use an attack that needs no gradient"
-                )
         value, by_logits = losses.loss_and_grad(logits.detach(), cast(Tensor, y), loss, targets, direction)
-        (gradient,) = torch.autograd.grad(logits, leaf, by_logits)
+        gradient = torch.autograd.grad(logits, leaf, by_logits, allow_unused=True)[0] if logits.requires_grad else None
+        if gradient is None:
+            raise InputError(
+                "input_gradient: expected logits that depend on x differentiably, got a model that cuts the graph; "
+                "remove its no_grad, detach or integer step, or use an attack that needs no gradient"
+            )
         return value, logits.detach(), gradient.to(x.dtype)
 
     def _ready(self, x: Tensor) -> Tensor:

@@ -1,7 +1,5 @@
 """The features a classifier computes on its way to the logits."""
 
-import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,7 +37,7 @@ def representation(model: nn.Module, module: str | nn.Module | Callable[[Tensor]
     elif not any(isinstance(part, nn.Linear) for part in model.modules()):
         raise InputError("representation: expected a model with an nn.Linear, got none; name the module whose output is meant")
     shared = twin(model)
-    return _cut(shared, name) or _Watched(shared, name)
+    return (_cut(shared, name) or _Watched(shared, name)).eval()
 
 
 def _cut(model: nn.Module, name: str | None) -> nn.Module | None:
@@ -47,7 +45,7 @@ def _cut(model: nn.Module, name: str | None) -> nn.Module | None:
     if has_hooks(model):
         return None
     try:
-        traced = fx.symbolic_trace(copy.copy(model))
+        traced = fx.symbolic_trace(model)
     except Exception:  # tracing runs the model's own code and may raise anything
         return None
     calls = [node for node in traced.graph.nodes if node.op == "call_module"]
@@ -66,7 +64,7 @@ def _cut(model: nn.Module, name: str | None) -> nn.Module | None:
     graph.eliminate_dead_code()
     traced.delete_all_unused_submodules()
     traced.recompile()
-    return traced.eval()
+    return traced
 
 
 class _Function(nn.Module):
