@@ -11,7 +11,7 @@
 namespace fastadv::avx2 {
 #include "kernels/all.inl"
 
-const KernelSet kernels{"avx2", table<float>(), table<bf16>()};
+constinit const KernelSet kernels = set("avx2");
 }  // namespace fastadv::avx2
 
 #if defined(__clang__)

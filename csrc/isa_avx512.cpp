@@ -11,7 +11,7 @@
 namespace fastadv::avx512 {
 #include "kernels/all.inl"
 
-const KernelSet kernels{"avx512", table<float>(), table<bf16>()};
+constinit const KernelSet kernels = set("avx512");
 }  // namespace fastadv::avx512
 
 #if defined(__clang__)

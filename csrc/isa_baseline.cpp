@@ -1,8 +1,9 @@
-// What every processor of the build's architecture runs. Standard headers come first, so that nothing of theirs is compiled for a set the processor may lack.
+// What every processor of the build's architecture runs. Standard headers come first, so that nothing of theirs is compiled for a set the processor
+// may lack.
 #include "kernels.h"
 
 namespace fastadv::baseline {
 #include "kernels/all.inl"
 
-const KernelSet kernels{"baseline", table<float>(), table<bf16>()};
+constinit const KernelSet kernels = set("baseline");
 }  // namespace fastadv::baseline

@@ -1,30 +1,71 @@
 // What each instruction set provides: one table of row loops for each element type.
-// A function handles rows [first, last); splitting them over threads is the caller's.
+// A function handles one row, or the elements [from, to) of one; splitting them over threads is the caller's.
 #pragma once
 
 #include "rows.h"
 
 namespace fastadv {
 
+// In the order of their names on the Python side.
+enum class Norm { linf, l2, l1, l0 };
+enum class LossKind { ce, margin, cw, dlr };
+
+// The random words of one sample and draw.
+struct Stream {
+  uint64_t seed, id;
+  uint32_t draw;
+};
+
+// `levels` + 1 equally spaced values of the box.
+struct Grid {
+  Box box;
+  double levels;
+};
+
+// Doubles of scratch, for each column, that every row loop may use.
+constexpr int64_t kScratch = 3;
+
 template <class T>
 struct Kernels {
-  // Elementwise over columns [from, to) of one row, so that a single long row can be split too.
   void (*linf_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t from, int64_t to, double radius, double step, Box box);
   void (*l2_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step, Box box, double* scratch);
+  void (*l1_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step, Box box, double* scratch);
   void (*project_l2)(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box, double* scratch);
+  void (*project_l1)(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box, double* scratch);
+  void (*project_l0)(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box, double* scratch);
+  void (*random_start)(T* out, const T* x, int64_t cols, Stream stream, Norm norm, double radius, Box box, double* scratch);
+  void (*keep_best)(T* out, const T* best, const T* rival, int64_t cols, float* best_loss, bool* best_success, float loss, bool success);
+  void (*logit_loss)(T* grad, float* loss, const T* logits, int64_t classes, LossKind kind, int64_t label, int64_t target, bool direction,
+                     float* scratch);
+  void (*quantize_in_ball)(T* out, const T* x_adv, const T* x, int64_t cols, Norm norm, double radius, Grid grid, double* scratch);
+};
+
+// Elements [from, to) of one row; `from` is a multiple of kPhiloxWords.
+constexpr int64_t kPhiloxWords = 64;
+struct PhiloxKernels {
+  void (*bits)(int64_t* out, Stream stream, int64_t from, int64_t to);
+  void (*uniform)(float* out, Stream stream, int64_t from, int64_t to);
+  void (*normal)(float* out, Stream stream, int64_t from, int64_t to);
 };
 
 struct KernelSet {
   const char* name;
   Kernels<float> f32;
   Kernels<bf16> b16;
+  PhiloxKernels philox;
 };
 
-namespace baseline { extern const KernelSet kernels; }
+namespace baseline {
+extern const KernelSet kernels;
+}
 #if defined(__x86_64__) || defined(_M_X64)
 #define FASTADV_X86 1
-namespace avx2 { extern const KernelSet kernels; }
-namespace avx512 { extern const KernelSet kernels; }
+namespace avx2 {
+extern const KernelSet kernels;
+}
+namespace avx512 {
+extern const KernelSet kernels;
+}
 #endif
 
 }  // namespace fastadv

@@ -1,11 +1,23 @@
 // Every kernel, in the namespace and for the instruction set of the file that includes this.
 
+// clang-format off: each file uses those above it
 #include "kernels/scalar.inl"
-
-#include "kernels/l2.inl"
+#include "kernels/select.inl"
+#include "kernels/philox.inl"
 #include "kernels/linf_step.inl"
+#include "kernels/l2.inl"
+#include "kernels/l1.inl"
+#include "kernels/project_l0.inl"
+#include "kernels/random_start.inl"
+#include "kernels/keep_best.inl"
+#include "kernels/quantize_in_ball.inl"
+#include "kernels/logit_loss.inl"
+// clang-format on
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {linf_step<T>, l2_step<T>, project_l2<T>};
+  return {linf_step<T>,  l2_step<T>,      l1_step<T>,   project_l2<T>, project_l1<T>,
+          project_l0<T>, random_start<T>, keep_best<T>, logit_loss<T>, quantize_in_ball<T>};
 }
+
+constexpr KernelSet set(const char* name) { return {name, table<float>(), table<bf16>(), {philox_bits, philox_uniform, philox_normal}}; }

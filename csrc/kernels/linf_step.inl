@@ -11,8 +11,8 @@ void linf_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t from, 
     const float upper = clamp(floor_to(upper_edge(center, reach), T{}), lo, hi);
     const float move = slope > 0 ? stride : slope < 0 ? -stride : 0.0f;
     float moved = nearest(load(x_adv[i]) + move, T{});
-    moved = moved > lower ? moved : lower;
-    moved = moved < upper ? moved : upper;
+    moved = moved < lower ? lower : moved;  // NaN stays
+    moved = moved > upper ? upper : moved;
     store(out + i, moved);
   }
 }

@@ -67,7 +67,8 @@ def test_opcheck(name):
     ops = [getattr(torch.ops.fastadv, name)] + ([getattr(torch.ops.fastadv, f"{name}_")] if card.in_place else [])
     for op in ops:
         for args in list(card.samples(CPU, torch.float32))[::7]:
-            torch.library.opcheck(op.default, clone(args))
+            # opcheck takes NaN for a difference
+            torch.library.opcheck(op.default, tuple(a.nan_to_num(0.0) if isinstance(a, torch.Tensor) else a for a in clone(args)))
 
 
 @pytest.mark.parametrize("name", [n for n, c in CARDS.items() if not mutates(c)])
@@ -75,6 +76,7 @@ def test_compiles_whole(name):
     card = CARDS[name]
     op = getattr(torch.ops.fastadv, name)
     args = next(a for a in card.samples(CPU, torch.float32) if a[0].numel())
+    torch._dynamo.reset()  # or the lambda's count of recompilations runs over all ops
     compiled = torch.compile(lambda *a: op(*a), fullgraph=True, backend="aot_eager")
     card.compare(compiled(*clone(args)), op(*clone(args)), args)
 
@@ -119,7 +121,7 @@ def test_unknown_instruction_set_is_refused():
 
 def test_strict_refuses_the_reference():
     code = (
-        "import fastadv._library as l; l.extension = None\n"
+        "import sys; sys.modules['fastadv._C'] = None\n"
         "import torch, fastadv.ops as ops\n"
         "try: ops.linf_step(torch.rand(2, 3), torch.rand(2, 3), torch.rand(2, 3), 0.1, 0.1)\n"
         "except RuntimeError as e: assert 'FASTADV_STRICT' in str(e); print('refused')"

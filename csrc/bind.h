@@ -1,0 +1,11 @@
+// The groups of kernels that module.cpp binds.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fastadv {
+
+void bind_points(pybind11::module_& module);
+void bind_rows(pybind11::module_& module);
+
+}  // namespace fastadv

@@ -1,0 +1,97 @@
+// The exact Euclidean projection on an L1 ball inside a box. With w = |v|, v = point - x, and c the room towards the box, the result is
+// x + sign(v) clamp(w - t, 0, c) with one threshold t >= 0; the sum of those sizes falls with t, in linear pieces. Newton's step solves the piece
+// at t as if it were the only one and is exact once it stays on its piece; bisection takes over where a piece leads out of the bracket.
+
+struct L1Piece {
+  double kept, sloped, count, capped, caps;  // sum of sizes; sum and number of the w on the slope; sum and number of the caps met
+};
+
+inline double l1_room(double v, double center, Box box) { return v > 0 ? box.hi - center : center - box.lo; }
+
+template <class T>
+L1Piece l1_piece(const double* v, const T* x, int64_t cols, double t, Box box) {
+  double kept = 0, sloped = 0, count = 0, capped = 0, caps = 0;
+#pragma omp simd reduction(+ : kept, sloped, count, capped, caps)
+  for (int64_t i = 0; i < cols; ++i) {
+    const double w = std::fabs(v[i]), room = l1_room(v[i], load(x[i]), box);
+    const bool positive = w > t, cap = positive && w - t >= room, slope = positive && !cap;
+    kept += cap ? room : slope ? w - t : 0.0;
+    sloped += slope ? w : 0.0;
+    count += slope ? 1.0 : 0.0;
+    capped += cap ? room : 0.0;
+    caps += cap ? 1.0 : 0.0;
+  }
+  return {kept, sloped, count, capped, caps};
+}
+
+template <class T>
+double l1_threshold(const double* v, const T* x, int64_t cols, double radius, Box box) {
+  L1Piece piece = l1_piece(v, x, cols, 0.0, box);
+  if (piece.kept <= radius) return 0.0;
+  double t = 0, below = 0, above = 0;
+#pragma omp simd reduction(max : above)
+  for (int64_t i = 0; i < cols; ++i) above = std::fabs(v[i]) > above ? std::fabs(v[i]) : above;
+  if (radius == 0) return above;
+  for (int round = 0; round < 200; ++round) {
+    const double solved = (piece.sloped + piece.capped - radius) / piece.count;
+    const bool newton = round % 3 != 2 && solved > below && solved < above;  // false for a piece without a slope
+    t = newton ? solved : (below + above) / 2;
+    if (t <= below || t >= above) break;
+    const L1Piece next = l1_piece(v, x, cols, t, box);
+    if (newton && next.count == piece.count && next.caps == piece.caps) return t;
+    (next.kept <= radius ? above : below) = t;
+    if (next.kept == radius) break;
+    piece = next;
+  }
+  return above;
+}
+
+// `out` may be the batch the shifts came from.
+template <class T>
+void l1_write(T* out, const double* v, const T* x, int64_t cols, double radius, Box box) {
+  const double t = l1_threshold(v, x, cols, radius, box);
+  const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{});
+#pragma omp simd
+  for (int64_t i = 0; i < cols; ++i) {
+    const float center = load(x[i]);
+    const double past = std::fabs(v[i]) - t, room = l1_room(v[i], center, box);
+    const double size = past < 0 ? 0.0 : past > room ? room : past;  // NaN stays
+    store(out + i, clamp(add_towards(center, v[i] > 0 ? size : -size, T{}), lo, hi));
+  }
+}
+
+template <class T>
+void project_l1(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box, double* v) {
+#pragma omp simd
+  for (int64_t i = 0; i < cols; ++i) v[i] = static_cast<double>(load(x_adv[i])) - load(x[i]);
+  l1_write(out, v, x, cols, radius, box);
+}
+
+// The steepest coordinate the box lets move, the lower one on ties; -1 where none moves or the row is not finite.
+template <class T>
+int64_t l1_steepest(const T* x_adv, const T* grad, int64_t cols, float lo, float hi) {
+  float best = 0, check = 0;
+  const auto size = [&](int64_t i) {
+    const float slope = load(grad[i]), at = load(x_adv[i]);
+    return (slope > 0 ? at < hi : at > lo) ? std::fabs(slope) : 0.0f;
+  };
+#pragma omp simd reduction(max : best) reduction(+ : check)
+  for (int64_t i = 0; i < cols; ++i) {
+    best = size(i) > best ? size(i) : best;
+    check += load(grad[i]) * 0.0f;  // NaN for a slope that is not finite
+  }
+  if (!(check == 0) || !(best > 0)) return -1;
+  int64_t at = 0;
+  while (size(at) != best) ++at;
+  return at;
+}
+
+template <class T>
+void l1_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step, Box box, double* v) {
+  const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{});
+  const int64_t best = l1_steepest(x_adv, grad, cols, lo, hi);
+#pragma omp simd
+  for (int64_t i = 0; i < cols; ++i) v[i] = static_cast<double>(load(x_adv[i])) - load(x[i]);
+  if (best >= 0) v[best] = (load(x_adv[best]) + (load(grad[best]) > 0 ? step : -step)) - load(x[best]);
+  l1_write(out, v, x, cols, radius, box);
+}

@@ -1,0 +1,39 @@
+// The `count` largest of non-negative numbers, ties to the lower index, without sorting: bisection on the bits of a double, which order like it.
+
+struct Selection {
+  double above;  // everything larger is kept,
+  int64_t ties;  // and this many of those equal to it, lowest index first
+};
+
+inline double double_of(uint64_t bits) {
+  double value;
+  std::memcpy(&value, &bits, 8);
+  return value;
+}
+
+// Infinity may be among the numbers, NaN may not.
+inline Selection select_largest(const double* size, int64_t cols, double count) {
+  if (!(count < static_cast<double>(cols))) return {-1.0, 0};
+  const auto at_least = [&](double value) {
+    int64_t number = 0;
+#pragma omp simd reduction(+ : number)
+    for (int64_t i = 0; i < cols; ++i) number += size[i] >= value ? 1 : 0;
+    return number;
+  };
+  const int64_t wanted = static_cast<int64_t>(count);  // rounds down
+  uint64_t low = 0, high = 0x7FF0000000000001;         // at least `wanted` numbers reach low, fewer reach high; the last double is infinity
+  if (wanted == 0) return {double_of(high - 1), 0};
+  while (high - low > 1) {
+    const uint64_t middle = low + (high - low) / 2;
+    (at_least(double_of(middle)) >= wanted ? low : high) = middle;
+  }
+  const double least = double_of(low);
+  return {least, wanted - (low == 0x7FF0000000000000 ? 0 : at_least(double_of(low + 1)))};
+}
+
+// Call body(i, kept) for each index in order.
+template <class Body>
+void for_selected(const double* size, int64_t cols, Selection selection, const Body& body) {
+  int64_t ties = selection.ties;
+  for (int64_t i = 0; i < cols; ++i) body(i, size[i] > selection.above || (size[i] == selection.above && ties-- > 0));
+}
