@@ -1,0 +1,93 @@
+"""The command line: `fastadv demo | attack | train | construct | evaluate | doctor`.
+
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Errors are one line on stderr; --debug adds the traceback.
+"""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from fastadv.cli._attack import attack
+from fastadv.cli._construct import construct
+from fastadv.cli._demo import demo
+from fastadv.cli._doctor import doctor
+from fastadv.cli._evaluate import evaluate
+from fastadv.cli._interrupt import Interrupted
+from fastadv.cli._train import train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="fastadv",
+    help="Attacks, adversarial training and constructed data sets, on compiled kernels.",
+    epilog="Example: fastadv demo",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command, example in (
+    (demo, "fastadv demo --out demo"),
+    (attack, "fastadv attack -m small_cnn -w demo/nets/standard/model.safetensors --data digits --radius 0.1"),
+    (train, "fastadv train -m small_cnn --data digits --recipe pgd --norm l2 --radius 0.5 --run-dir runs/a"),
+    (construct, "fastadv construct robust -m small_cnn -w runs/a/model.safetensors --data digits --out sets/d_r"),
+    (evaluate, "fastadv evaluate -m small_cnn -w runs/a/model.safetensors --data digits --radius 0.1 -a fgsm -a pgd:steps=100"),
+    (doctor, "fastadv doctor"),
+):
+    app.command(epilog=f"Example: {example}")(command)
+
+
+@app.callback()
+def _options() -> None:
+    """Attacks, adversarial training and constructed data sets, on compiled kernels."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line on `argv` (default: the process's own) and return its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    logging.basicConfig(format="fastadv: %(message)s", level=logging.INFO if debug else logging.WARNING)
+    # so that a model can be named as module:function of a file in the folder one works in
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        code = app(args=arguments, prog_name="fastadv", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        # who reads our output has seen enough; Python would complain again when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted; nothing was kept", 130, debug)
+    except Interrupted as error:
+        return _fail(f"interrupted; {error}", 130, debug)
+    except Exception as error:
+        return _report(error, debug)
+
+
+def _report(error: Exception, debug: bool) -> int:
+    from fastadv.errors import CorruptFileError, InputError
+
+    usage = getattr(error, "format_message", None)
+    if usage is not None:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context is not None else "fastadv"
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(usage().rstrip() + "\n")
+            return 2
+        text = usage().replace("Invalid value: ", "").replace("Value error, ", "")
+        return _fail(f"{text} Try '{path} --help'.", getattr(error, "exit_code", 2), debug)
+    if isinstance(error, InputError | CorruptFileError | OSError | FloatingPointError):
+        return _fail(str(error), 1, debug)
+    return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1, debug)
+
+
+def _fail(text: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print("fastadv:", " ".join(text.split()), file=sys.stderr)
+    return code

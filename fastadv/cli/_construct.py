@@ -1,0 +1,96 @@
+"""`fastadv construct`: build D_R, D_NR, D_rand or D_det into a folder."""
+
+from enum import StrEnum
+from math import inf
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fastadv.cli import _options as o
+from fastadv.cli._interrupt import interruptible
+from fastadv.cli._load import load_data, load_model, make_device
+from fastadv.cli._output import console, number, percent, progress, table, write_json
+
+
+class Kind(StrEnum):
+    """The constructions, by what they keep."""
+
+    ROBUST = "robust"
+    NON_ROBUST = "non-robust"
+    RANDOM_TARGET = "random-target"
+    FIXED_SHIFT = "fixed-shift"
+
+
+class Storage(StrEnum):
+    """How pixels are stored."""
+
+    UINT8 = "uint8"
+    FLOAT32 = "float32"
+
+
+def construct(
+    kind: Annotated[Kind, typer.Argument(help="D_R, D_NR, D_rand or D_det of Ilyas et al. 2019.")],
+    model: o.Model,
+    data: o.Data,
+    out: Annotated[Path, typer.Option(help="Folder for the set; what is there already is kept and the rest is built.")],
+    weights: o.Weights = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the search; 1000 to invert, 100 to push.")] = None,
+    step_size: o.StepSize = None,
+    norm: o.NormOption = o.Norm.L2,
+    radius: o.OptionalRadius = None,
+    module: Annotated[
+        str | None, typer.Option(help="The representation to invert: a module's output. By default the input of the last linear layer.")
+    ] = None,
+    start: Annotated[str | None, typer.Option(help="Where an inversion starts: images or noise.")] = None,
+    dtype: Annotated[Storage | None, typer.Option(help="How pixels are stored; by default as in --data.")] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Samples in a file; a stop loses at most so many.")] = 1024,
+    split: Annotated[str, typer.Option(help="train or test.")] = "train",
+    data_dir: o.DataDir = None,
+    size: o.Size = None,
+    samples: o.Samples = None,
+    batch_size: o.BatchSize = 256,
+    seed: o.Seed = 0,
+    device: o.Device = None,
+    json: o.Json = False,
+    debug: o.Debug = False,
+) -> None:
+    """Build a data set from a model: robust and non-robust features kept, or labels that follow an adversary.
+
+    Step sizes, steps and radius are those of the paper on CIFAR-10 unless given. The same command resumes after any stop.
+    """
+    inverts = kind in (Kind.ROBUST, Kind.NON_ROBUST)
+    if not inverts and (module or start):
+        raise typer.BadParameter(f"{kind.value} inverts no representation: leave out --module and --start.")
+    budget = inf if inverts else 0.5
+    settings: dict[str, Any] = {"threat": o.make_threat(norm, budget if radius is None else radius), "seed": seed}
+    settings |= {key: value for key, value in {"steps": steps, "step_size": step_size, "module": module, "start": start}.items() if value is not None}
+    place = make_device(device)
+    from fastadv.data import construct as library
+
+    build = getattr(library, kind.value.replace("-", "_"))
+
+    def kept() -> str:
+        shards = len(list(out.glob("*.safetensors"))) if out.is_dir() else 0
+        return f"{shards} finished shards are kept in {out}; run the same command to go on"
+
+    with interruptible(kept):
+        dataset = load_data(data, split, data_dir, size, samples)
+        net = load_model(model, weights, dataset, place, seed)
+        with progress(kind.value) as tick:
+            made = build(
+                net, dataset, **settings, dtype=dtype and dtype.value, out_dir=out, shard_size=shard_size, batch_size=batch_size, progress=tick
+            )
+    if json:
+        write_json({"out": str(out), **made.card})
+        return
+    found = made.card["measured"]
+    report = table(f"{made.name}: {len(made):,} images in {out}", "measured", "value", caption=made.note or None)
+    report.add_row("labels as in the base", percent(found["kept_label"]))
+    report.add_row("the source model predicts the label", percent(found["fooling_rate"]))
+    report.add_row("objective before the search", number(found["objective_before"]))
+    report.add_row("objective after it", number(found["objective_after"]))
+    report.add_row(f"{o.SYMBOLS[norm]} distance from the start, mean", number(found["distance_mean"]))
+    report.add_row(f"{o.SYMBOLS[norm]} distance from the start, largest", number(found["distance_max"]))
+    console().print(report)
+    console().print(f"train on it with: fastadv train --data {out} --test-data {data} ...", soft_wrap=True)

@@ -1,0 +1,137 @@
+"""`fastadv doctor`: what is installed, what serves each op, and what to do about what is missing."""
+
+import os
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from fastadv.cli._options import DataDir, Debug, Json
+from fastadv.cli._output import console, write_json
+
+PACKAGES = {
+    "fastadv": "",
+    "torch": "install PyTorch >= 2.11 (pip install torch)",
+    "numpy": "pip install numpy",
+    "safetensors": "pip install safetensors",
+    "torchvision": "pip install torchvision; without it there is no resnet18, mnist or cifar10",
+    "scikit-learn": "pip install scikit-learn; without it there are no digits",
+    "matplotlib": "pip install matplotlib; without it there are no figures",
+    "triton": "pip install triton (Linux); without it a GPU runs the references",
+}
+
+
+def doctor(data_dir: DataDir = None, json: Json = False, debug: Debug = False) -> None:
+    """Show what is installed, which backend serves each op, instruction set, threads, GPU and data."""
+    found = examine(data_dir)
+    if json:
+        write_json(found)
+    else:
+        _show(found)
+
+
+def examine(data_dir: Path | None) -> dict[str, Any]:
+    """All that the doctor sees, JSON-able; `advice` is what to do, empty where all is well."""
+    packages = {name: _version(name) for name in PACKAGES}
+    advice = [f"{name} is missing: {cure}" for name, cure in PACKAGES.items() if cure and packages[name] is None]
+    found: dict[str, Any] = {"packages": packages, "python": sys.version.split()[0], "advice": advice}
+    import torch
+
+    from fastadv import _library, ops  # noqa: F401  (importing ops registers them)
+    from fastadv._card import cpu_name
+
+    extension = _library.extension
+    found["cpu"] = {
+        "name": cpu_name(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "extension": extension is not None,
+        "instruction_set": extension.isa() if extension is not None else None,
+        "instruction_sets": list(extension.isas()) if extension is not None else [],
+    }
+    if extension is None:
+        advice.append("the C++ kernels are missing: install a C++20 compiler, unset FASTADV_NO_EXT, and run pip install again")
+    found["gpu"] = {
+        "names": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda,
+        "triton": packages["triton"],
+    }
+    if torch.cuda.is_available() and packages["triton"] is None:
+        advice.append("the GPU runs the references: install triton")
+    found["backends"] = _library.backends()
+    found["torchvision"] = _torchvision()
+    if found["torchvision"] and not found["torchvision"]["imports"]:
+        advice.append(f"torchvision does not import ({found['torchvision']['error']}): reinstall it for this PyTorch")
+    found["data"] = _data(data_dir)
+    if not found["data"]["sets"]:
+        advice.append(
+            f"no MNIST or CIFAR-10 in {found['data']['folder']}: name their folder with --data-dir or FASTADV_DATA, or let 'train' download them"
+        )
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        if package == "fastadv":  # run from the source tree
+            return "not installed (source tree)"
+        return None
+
+
+def _torchvision() -> dict[str, Any]:
+    """Whether torchvision imports, and whether it needed the shim for a PyTorch without its C++ operators."""
+    try:
+        from fastadv import _torchvision as shim
+    except Exception as error:
+        return {"imports": False, "shim": None, "error": " ".join(str(error).split())[:200]}
+    return {"imports": True, "shim": hasattr(shim, "_operators"), "error": None}
+
+
+def _data(data_dir: Path | None) -> dict[str, Any]:
+    """Which data sets are there, found without opening them."""
+    named = data_dir or os.environ.get("FASTADV_DATA")
+    folder = Path(named).expanduser() if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastadv"
+    marks = {"mnist": ("MNIST/raw",), "cifar10": ("cifar-10-batches-py",), "cifar10 (JPEG copies)": ("cifar10/train", "cifar10/test")}
+    sets = [name for name, places in marks.items() if all((folder / place).is_dir() for place in places)]
+    return {
+        "folder": str(folder),
+        "exists": folder.is_dir(),
+        "named_by": "--data-dir" if data_dir else "FASTADV_DATA" if named else "default",
+        "sets": sets,
+    }
+
+
+def _show(found: dict[str, Any]) -> None:
+    screen = console()
+    cpu, gpu, vision, data = found["cpu"], found["gpu"], found["torchvision"], found["data"]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column()
+    grid.add_row("python", found["python"])
+    for name, installed in found["packages"].items():
+        grid.add_row(name, installed or "[yellow]missing[/]")
+    grid.add_row("", "")
+    sets = f"; this processor has {', '.join(cpu['instruction_sets'])}" if cpu["instruction_sets"] else ""
+    grid.add_row("processor", f"{cpu['name']}, {cpu['threads']} threads on {cpu['cores']} cores")
+    grid.add_row("kernels", f"C++, {cpu['instruction_set']}{sets}" if cpu["extension"] else "[yellow]references only[/]")
+    grid.add_row("GPU", ", ".join(gpu["names"]) or "none")
+    grid.add_row(
+        "torchvision",
+        ("imports" + (", with the shim for a PyTorch without CUDA" if vision["shim"] else "")) if vision["imports"] else "[yellow]does not import[/]",
+    )
+    grid.add_row("data", f"{data['folder']} ({data['named_by']}): {', '.join(data['sets']) or 'only the embedded digits'}")
+    screen.print(grid)
+    table = Table(title="What serves each op", title_justify="left", title_style="bold")
+    for column in ("op", "cpu", "cuda"):
+        table.add_column(column)
+    for name, served in found["backends"].items():
+        table.add_row(name, *(f"[yellow]{text}[/]" if text.startswith("reference") else text for text in (served["cpu"], served["cuda"])))
+    screen.print()
+    screen.print(table)
+    if not found["advice"]:
+        screen.print("[green]All is well.[/]")
+    for line in found["advice"]:
+        screen.print(f"[yellow]to do[/]  {line}")

@@ -1,0 +1,70 @@
+"""From names on the command line to models, data sets and devices."""
+
+import pkgutil
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from fastadv.cli._options import usage
+from fastadv.cli._output import note
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+def make_device(text: str | None) -> "torch.device":
+    """The device of that name; by default the GPU where there is one."""
+    import torch
+
+    if text is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(text)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise typer.BadParameter(f"device {text!r} is not there ({str(error).splitlines()[0]}); 'fastadv doctor' shows what is.") from error
+    return device
+
+
+def load_data(data: str, split: str, data_dir: Path | None, size: int | None, limit: int | None) -> Any:
+    """The data set of that name, or the constructed set in that folder."""
+    from fastadv.data import load, load_constructed, names
+
+    if data not in names():
+        if not (Path(data) / "index.json").is_file():
+            raise typer.BadParameter(f"no data set {data!r}; there are {', '.join(names())}, and the folder of any constructed set.")
+        made = load_constructed(data)
+        return made if limit is None or limit >= len(made) else made.subset(range(limit))
+    return load(data, split, data_dir=data_dir, size=size, limit=limit)
+
+
+def load_model(name: str, weights: Path | None, dataset: Any, device: "torch.device", seed: int = 0, *, fresh: bool = False) -> "nn.Module":
+    """The model, made for the images and classes of `dataset`, in eval mode on the device.
+
+    A built-in model gets shape, classes and seed; a user's own factory those of them that it takes. `fresh` says that the first
+    weights are wanted.
+    """
+    from fastadv.models import create, load_weights
+
+    offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": seed}
+    with usage():
+        model = create(name, **_accepted(name, offered))
+    if weights is not None:
+        load_weights(model, weights)
+    elif not fresh and ":" not in name:
+        note(f"{name} has its first, untrained weights; give trained ones with --weights")
+    return model.to(device).eval()
+
+
+def _accepted(name: str, offered: dict[str, Any]) -> dict[str, Any]:
+    if ":" not in name:
+        return offered
+    try:
+        takes = signature(pkgutil.resolve_name(name)).parameters
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return {}  # create says what is wrong
+    everything = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values())
+    return {key: value for key, value in offered.items() if everything or key in takes}
