@@ -1,5 +1,6 @@
 """The features a classifier computes on its way to the logits."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
