@@ -1,13 +1,15 @@
 """The four constructions: what they store, and that neither batch size nor storage changes it beyond rounding."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv.data import ImageSet
+from fastadv.data import FolderSet, ImageSet
 from fastadv.data.construct import fixed_shift, load_constructed, non_robust, random_target, robust
 from fastadv.threat import L2, Linf
 
@@ -206,6 +208,23 @@ def test_base_may_be_any_map_style_data_set():
     assert made.x.dtype == torch.float32
     assert torch.equal(made.x, wanted.x)
     assert made.classes == tuple("01234")
+
+
+def test_base_of_image_files_is_stored_in_8_bits(tmp_path):
+    noise = torch.randint(256, (6, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)).numpy()
+    groups: list[tuple[str, list[Path]]] = [("cat", []), ("dog", [])]
+    for i in range(6):
+        groups[i % 2][1].append(tmp_path / f"{i}.png")
+        Image.fromarray(noise[i]).save(tmp_path / f"{i}.png")
+    base = FolderSet(tmp_path, groups, "files")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    made = fixed_shift(model, base, steps=5, out_dir=tmp_path / "set")
+    assert made.x.dtype == torch.uint8
+    assert made.classes == ("cat", "dog")
+    x = torch.stack([image for image, _ in base])
+    assert L2(0.5).contains(served(made.x), x).all()
+    assert torch.equal(made.labels, 1 - base.labels)
+    robust(model, base, steps=2)
 
 
 def test_progress_counts_samples():
