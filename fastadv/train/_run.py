@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,7 +139,7 @@ class Run:
             for _ in left:
                 yield self._epoch()
         finally:
-            if faster:
+            if faster and not sys.is_finalizing():  # a run left halfway ends with the interpreter, when torch is half gone
                 set_layout(self.model, self.optimizer, torch.contiguous_format)
         if self.folder is not None and self.done and (left or not (self.folder / "model.safetensors").exists()):
             about = card("model", {**self.config, "data": describe_set(self.train_set)}, **dataclasses.asdict(self.done[-1]))

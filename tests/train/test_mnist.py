@@ -1,0 +1,20 @@
+"""Goodfellow's first figure on real images: FGSM at 0.25 against softmax regression on MNIST (the paper: error 99.9%)."""
+
+import functools
+
+import fastadv as fa
+
+
+def test_fgsm_breaks_softmax_regression_and_training_on_it_helps(shared_data):
+    train_set = fa.data.load("mnist", "train", data_dir=shared_data.data_dir, limit=6000)
+    test_set = fa.data.load("mnist", "test", data_dir=shared_data.data_dir, limit=1000)
+    attacks = {"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.25))}
+    figures = {}
+    for recipe in (fa.train.Standard(), fa.train.FGSMTraining(fa.Linf(0.25))):
+        model = fa.models.SoftmaxRegression()
+        for _ in fa.train.fit(model, train_set, recipe, epochs=3, learning_rate=0.1):
+            pass
+        figures[type(recipe).__name__] = fa.evaluate(model, test_set, attacks)
+    assert figures["Standard"].clean_accuracy > 0.85
+    assert figures["Standard"]["fgsm"].robust_accuracy < 0.01
+    assert figures["FGSMTraining"]["fgsm"].robust_accuracy > figures["Standard"]["fgsm"].robust_accuracy
