@@ -37,8 +37,7 @@ class Problem:
 
 def problem(x: Tensor, y: Tensor, threat: Threat, targets: Tensor | None = None, ids: Tensor | None = None) -> Problem:
     """The checked problem. Raises InputError on a wrong shape, dtype, device or value, naming it."""
-    if not isinstance(threat, Threat):
-        raise InputError(f"threat: expected one of fastadv.Linf, L2, L1, L0, got {type(threat).__name__}")
+    check_threat(threat)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x: expected a floating tensor [B, ...] of rank 2 or more, got {got}; convert integer images with x.float() / 255")
@@ -57,6 +56,12 @@ def problem(x: Tensor, y: Tensor, threat: Threat, targets: Tensor | None = None,
             raise InputError(f"radius: expected a number or one for each of {size} samples, got shape {tuple(threat.radius.shape)}")
         threat = threat.with_radius(threat.radius.to(x.device))
     return Problem(x, y, threat, targets, ids)
+
+
+def check_threat(threat: Threat) -> None:
+    """Raise InputError unless `threat` is a threat model."""
+    if not isinstance(threat, Threat):
+        raise InputError(f"threat: expected one of fastadv.Linf, L2, L1, L0, got {type(threat).__name__}; a radius needs a norm")
 
 
 def check_classes(problem: Problem, classes: int) -> None:

@@ -4,9 +4,16 @@ import math
 
 from torch import Tensor
 
-from fastadv.attacks._problem import StepSize, check_count
+from fastadv.attacks._problem import StepSize, check_count, check_threat
 from fastadv.errors import InputError
 from fastadv.threat import Threat
+
+
+def has_finite_radius(threat: Threat) -> bool:
+    """Whether the radius is finite for every sample. Raises InputError where `threat` is none."""
+    check_threat(threat)
+    radius = threat.radius
+    return bool(radius.isfinite().all()) if isinstance(radius, Tensor) else math.isfinite(radius)
 
 
 def step_size_for(threat: Threat, steps: int, factor: float, step_size: StepSize | None) -> StepSize:
@@ -17,10 +24,9 @@ def step_size_for(threat: Threat, steps: int, factor: float, step_size: StepSize
     if step_size is not None:
         return step_size
     check_count("steps", steps, 0)
-    radius = threat.radius
-    if not (bool(radius.isfinite().all()) if isinstance(radius, Tensor) else math.isfinite(radius)):
+    if not has_finite_radius(threat):
         raise InputError("step_size: expected a number where the radius is infinite, got none; give a length in input units")
-    size = radius * (factor / max(steps, 1))
+    size = threat.radius * (factor / max(steps, 1))
     if threat.norm != "l0":
         return size
     return size.ceil() if isinstance(size, Tensor) else math.ceil(size)

@@ -1,12 +1,11 @@
 """Fast gradient sign method (Goodfellow, Shlens, Szegedy 2014)."""
 
-import math
-
 from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks._loop import ascend, run
 from fastadv.attacks._result import AttackResult
+from fastadv.attacks._steps import has_finite_radius
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.errors import InputError
@@ -46,14 +45,9 @@ def fgsm(
 
     Raises InputError on wrong input, naming it.
     """
-    if not _finite(threat):
-        raise InputError("radius: expected a finite one, which is the length of the step, got inf; use pgd with a step_size")
+    if not has_finite_radius(threat):
+        raise InputError("radius: expected a finite one, which is the length of the step, got an infinite one; use pgd with a step_size")
     return run(
         model, x, y, threat, ascend, steps=1, step_size=threat.radius, restarts=restarts, random_start=random_start,
         targets=targets, loss=loss, stop_early=stop_early, seed=seed, ids=ids, keep_start=False,
     )  # fmt: skip
-
-
-def _finite(threat: Threat) -> bool:
-    radius = threat.radius
-    return bool(radius.isfinite().all()) if isinstance(radius, Tensor) else math.isfinite(radius)
