@@ -7,23 +7,22 @@ import math
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.ticker import MultipleLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from fastadv._files import atomic_write
 from fastadv.errors import InputError
 
+if TYPE_CHECKING:  # matplotlib takes as long to import as the rest of the library, and few calls draw
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#56B4E9", "#E69F00"
 LINES = ((BLUE, "-"), (VERMILION, "-"), (GREEN, "-"), (PURPLE, "--"), (ORANGE, "--"), (SKY, "--"))
 INK, FAINT, GRID = "#222222", "#777777", "#E6E6E6"
-LESS_MORE = LinearSegmentedColormap.from_list("less_more", [BLUE, "#FAFAFA", VERMILION])
 
 
 def examples(
@@ -93,6 +92,8 @@ def curves(
     """
     if not 1 <= len(lines) <= len(LINES):
         raise InputError(f"lines: expected 1 to {len(LINES)} curves, got {len(lines)}; draw several figures")
+    from matplotlib.ticker import MultipleLocator, PercentFormatter
+
     figure = _figure(5.6, 3.4)
     longest = max(len(name) for name in lines)
     axes = figure.add_axes((0.1, 0.15, 0.87 - min(0.4, 0.0145 * longest), 0.68 if title else 0.76))
@@ -177,11 +178,13 @@ def bars(
     _save(figure, path)
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), dpi=200, facecolor="white")
 
 
-def _plain(axes: Axes) -> None:
+def _plain(axes: "Axes") -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(FAINT)
@@ -189,11 +192,14 @@ def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _image(axes: Axes, image: Tensor, grey: bool, gain: float | None) -> None:
+def _image(axes: "Axes", image: Tensor, grey: bool, gain: float | None) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
     pixels: NDArray[Any] = image.permute(1, 2, 0).numpy()
     if grey:
         limits = (0.0, 1.0) if gain is None else (-1 / gain, 1 / gain)
-        axes.imshow(pixels[..., 0], cmap="gray" if gain is None else LESS_MORE, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+        less_more = LinearSegmentedColormap.from_list("less_more", [BLUE, "#FAFAFA", VERMILION])
+        axes.imshow(pixels[..., 0], cmap="gray" if gain is None else less_more, vmin=limits[0], vmax=limits[1], interpolation="nearest")
     else:
         axes.imshow(pixels if gain is None else np.clip(0.5 + gain * pixels, 0, 1), interpolation="nearest")
     axes.set_xticks([])
@@ -203,7 +209,7 @@ def _image(axes: Axes, image: Tensor, grey: bool, gain: float | None) -> None:
         spine.set_linewidth(0.6)
 
 
-def _key(figure: Figure, across: float, height: float, mark: str, name: str, colour: str) -> float:
+def _key(figure: "Figure", across: float, height: float, mark: str, name: str, colour: str) -> float:
     """One entry of a key at `across`; where the next one starts."""
     width = float(figure.get_figwidth())
     figure.text(across, height, mark, fontsize=9, color=colour, va="center", fontweight="bold")
@@ -232,7 +238,7 @@ def _spread(heights: Sequence[float], apart: float) -> list[float]:
     return [float(height) for height in result]
 
 
-def _save(figure: Figure, path: str | PathLike[str]) -> None:
+def _save(figure: "Figure", path: str | PathLike[str]) -> None:
     kind = Path(path).suffix.lower().lstrip(".")
     if kind not in ("png", "pdf", "svg"):
         raise InputError(f"path: expected a name ending in .png, .pdf or .svg, got {str(path)!r}")

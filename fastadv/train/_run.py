@@ -113,8 +113,11 @@ class Run:
     def open(self, resume: bool) -> None:
         """Take up the checkpoint in the folder, or make sure that there is none."""
         assert self.folder is not None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if resume:
+            for leftover in self.folder.glob(".*.part"):  # files that a kill left half written
+                leftover.unlink(missing_ok=True)
         if not self.path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
             return
         if not resume:
             raise InputError(f"run_dir: expected a new folder, got {self.folder} with a checkpoint; pass resume=True or choose another")
@@ -124,8 +127,6 @@ class Run:
         self.done = [EpochReport(**report) for report in progress["reports"]]
         self.step, self.seconds = progress["step"], progress["seconds"]
         self.losses.copy_(tensors["losses"])
-        for leftover in self.folder.glob(".*.safetensors.*.part"):
-            leftover.unlink(missing_ok=True)
         logger.info("resumed %s at epoch %d, step %d", self.path, len(self.done) + 1, self.step)
 
     def go(self) -> Iterator[EpochReport]:
@@ -198,6 +199,8 @@ class Run:
             with _seeded(derive_seed(self.seed, "torch", epoch, self.step), device):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                     loss = self.recipe(self.model, x, y, ids=ids, seed=attack_seed)
+                if loss.ndim:
+                    raise InputError(f"recipe: expected one number, the mean loss of the batch, got shape {tuple(loss.shape)}; average it")
                 self.losses[self.step] = loss.detach().double() * (len(y) / size)
                 if (self.step + 1) % look_every == 0:
                     self._check_losses(epoch)

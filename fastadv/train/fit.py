@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from fastadv.data import batches
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluate import Attack
+from fastadv.evaluate.measure import check_evaluation
 from fastadv.train._identity import describe, describe_data, describe_model
 from fastadv.train._run import EpochReport, Run, Test, check_labels
 from fastadv.train.augment import Augment, make_augment
@@ -70,6 +71,8 @@ def fit(
         raise InputError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
     if test_attacks and test_set is None:
         raise InputError("test_attacks: expected a test_set to attack, got None; pass test_set=")
+    if test_set is not None:
+        check_evaluation(test_set, test_attacks or {}, 1, test_limit)
     if run_dir is None and (resume or checkpoint_every):
         raise InputError("run_dir: expected a folder for the checkpoints, got None; pass run_dir=, or leave out resume and checkpoint_every")
     if len(train_set) == 0:  # type: ignore[arg-type]

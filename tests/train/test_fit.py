@@ -202,6 +202,9 @@ BAD = {
     "weight_decay": {"weight_decay": -1.0},
     "test_set": {"test_attacks": {"a": fa.attacks.fgsm}},
     "run_dir": {"resume": True},
+    "limit": {"test_set": images(3), "test_limit": 0},
+    "attacks": {"test_set": images(3), "test_attacks": {"pgd": 0.3}},
+    "seed": {"seed": -1},
 }
 
 
@@ -224,6 +227,11 @@ def test_bad_data_and_models_are_named_at_the_call():
     pairs = torch.utils.data.TensorDataset(data.x, torch.tensor([0, 1, 2, 0, 1, 7]))
     with pytest.raises(InputError, match="labels from 0 to 2"):
         list(train(data=pairs))
+
+
+def test_a_recipe_that_does_not_average_is_named():
+    with pytest.raises(InputError, match="recipe"):
+        list(train(recipe=lambda model, x, y, *, ids, seed: torch.nn.functional.cross_entropy(model(x), y, reduction="none")))
 
 
 def test_reports_are_plain_values():
