@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 PIPE_WIDTH = 100  # columns where the output is no terminal
@@ -61,27 +61,31 @@ def table(title: str, *columns: str, caption: str | None = None) -> Table:
     return made
 
 
+class Bar:
+    """A progress bar on stderr that appears after two seconds of work, and only on a terminal."""
+
+    def __init__(self, text: str) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+        self.task = self.bar.add_task(text, total=None)
+        self.started = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        self.bar.update(self.task, completed=done, total=total)
+        if self.bar.console.is_terminal and not self.bar.live.is_started and time.monotonic() - self.started > PATIENCE:
+            self.bar.start()
+
+    def named(self, text: str, done: int, total: int) -> None:
+        """The same, and what is being done."""
+        self.bar.update(self.task, description=text)
+        self(done, total)
+
+
 @contextmanager
-def progress(text: str) -> Iterator[Tick]:
-    """A bar on stderr for work longer than two seconds, drawn only on a terminal."""
-    screen = Console(file=sys.stderr)
-    if not screen.is_terminal:
-        yield lambda done, total: None
-        return
-    bar = Progress(
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        console=screen, transient=True,
-    )  # fmt: skip
-    task = bar.add_task(text, total=None)
-    started = time.monotonic()
-
-    def tick(done: int, total: int) -> None:
-        bar.update(task, completed=done, total=total)
-        if not bar.live.is_started and time.monotonic() - started > PATIENCE:
-            bar.start()
-
+def progress(text: str) -> Iterator[Bar]:
+    """A bar for the work inside, called with (done, total)."""
+    bar = Bar(text)
     try:
-        yield tick
+        yield bar
     finally:
-        if bar.live.is_started:
-            bar.stop()
+        bar.bar.stop()
