@@ -27,7 +27,7 @@ L1Piece l1_piece(const double* v, const T* x, int64_t cols, double t, Box box) {
 template <class T>
 double l1_threshold(const double* v, const T* x, int64_t cols, double radius, Box box) {
   L1Piece piece = l1_piece(v, x, cols, 0.0, box);
-  if (piece.kept <= radius) return 0.0;
+  if (piece.kept <= radius * kRounding) return 0.0;
   double t = 0, below = 0, above = 0;
 #pragma omp simd reduction(max : above)
   for (int64_t i = 0; i < cols; ++i) above = std::fabs(v[i]) > above ? std::fabs(v[i]) : above;

@@ -24,7 +24,7 @@ template <class T>
 double l2_scale(const double* v, const T* x, int64_t cols, double radius, Box box) {
   const double square = radius * radius;
   L2Sums sums = l2_sums(v, x, cols, 1.0, box);
-  if (sums.free + sums.clamped <= square) return 1.0;
+  if (sums.free + sums.clamped <= square * kRounding) return 1.0;
   double norm = 0;
 #pragma omp simd reduction(+ : norm)
   for (int64_t i = 0; i < cols; ++i) norm += v[i] * v[i];

@@ -1,5 +1,8 @@
 // Element conversions and the rounding that keeps a point inside its ball. Compiled once for each instruction set.
 
+// Double sums taken in another order differ by this much; a point that exceeds the radius by no more is inside and stays where it is.
+constexpr double kRounding = 1 + 1e-13;
+
 inline float load(float value) { return value; }
 inline float load(bf16 value) {
   const uint32_t bits = uint32_t{value.bits} << 16;

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastadv.ops._rows import add_towards, clamp_box, column
+from fastadv.ops._rows import ROUNDING, add_towards, clamp_box, column
 
 
 def project(point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None) -> Tensor:
@@ -21,7 +21,7 @@ def project(point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radiu
         return torch.minimum((w - t).clamp_min(0.0), room)
 
     below = torch.zeros_like(w[:, :1])
-    outside = kept(below).sum(1, keepdim=True) > reach
+    outside = kept(below).sum(1, keepdim=True) > reach * ROUNDING
     above = w.amax(1, keepdim=True) if w.shape[1] else below
     for _ in range(64):
         middle = (below + above) / 2

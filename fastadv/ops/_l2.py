@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastadv.ops._rows import add_towards, clamp_box, column
+from fastadv.ops._rows import ROUNDING, add_towards, clamp_box, column
 
 
 def project(point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None) -> Tensor:
@@ -16,7 +16,7 @@ def project(point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radiu
     v = (point - x.double()).flatten(1)
     low, high = (lo - x.double()).flatten(1), (hi - x.double()).flatten(1)
     square = column(radius, radius_rows, v).square()
-    inside = v.clamp(low, high).square().sum(1, keepdim=True) <= square
+    inside = v.clamp(low, high).square().sum(1, keepdim=True) <= square * ROUNDING
     t = torch.where(inside, 1.0, (square / v.square().sum(1, keepdim=True)).sqrt())
     while True:
         free = (t * v).clamp(low, high) == t * v

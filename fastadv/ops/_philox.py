@@ -37,7 +37,7 @@ def to_uniform(bits: Tensor) -> Tensor:
 
 def to_normal(bits: Tensor) -> Tensor:
     """Box-Muller on neighbouring words: [B, even count] to float64 standard normals of the same shape."""
-    pairs = bits.unflatten(1, (-1, 2))
+    pairs = bits.reshape(bits.shape[0], bits.shape[1] // 2, 2)
     radius = (-2.0 * torch.log(((pairs[..., 0] >> 8) + 1).double() * 2.0**-24)).sqrt()
     angle = 2.0 * math.pi * to_uniform(pairs[..., 1])
     return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=2).flatten(1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv._library import Sample, extension
-from fastadv.ops._rows import PerRow, check_like, per_row, rows_array, with_arrays, with_rows
+from fastadv.ops._rows import PerRow, check_like, limits, per_row, rows_array, with_arrays, with_rows
 
 SCHEMA = "(Tensor x_adv, Tensor x, float radius, float lo, float hi, Tensor? radius_rows=None) -> Tensor"
 NO_GRADIENT = "attacks project points, not graphs"
@@ -32,4 +32,4 @@ def arguments(x_adv: Tensor, x: Tensor, radius: PerRow, box: tuple[float, float]
     """The checked public arguments, in the schema's order."""
     check_like(x_adv, x=x)
     radius, radius_rows = per_row("radius", radius, x)
-    return x_adv, x, radius, box[0], box[1], radius_rows
+    return x_adv, x, radius, *limits(box), radius_rows

@@ -10,17 +10,29 @@ from fastadv.errors import InputError
 
 PerRow = float | Tensor
 
+# Float64 sums taken in another order differ by this much; a point that exceeds the radius by no more is inside and stays where it is.
+ROUNDING = 1 + 1e-13
+
 
 def check_like(first: Tensor, **others: Tensor) -> None:
     """Raise InputError unless every tensor matches `first` in shape, dtype and device, floating, of rank >= 2."""
     if first.dim() < 2 or not first.is_floating_point():
         raise InputError(f"expected a floating batch [B, ...] of rank >= 2, got {first.dtype} of shape {tuple(first.shape)}; add a batch dimension")
+    shape, dtype, device = first.shape, first.dtype, first.device
     for name, other in others.items():
-        if other.shape != first.shape or other.dtype != first.dtype or other.device != first.device:
+        if other.dtype is not dtype or other.shape != shape or other.device != device:
             raise InputError(
-                f"{name}: expected {first.dtype} {tuple(first.shape)} on {first.device} like the first argument, "
+                f"{name}: expected {dtype} {tuple(shape)} on {device} like the first argument, "
                 f"got {other.dtype} {tuple(other.shape)} on {other.device}; convert it first"
             )
+
+
+def limits(box: tuple[float, float]) -> tuple[float, float]:
+    """(lo, hi) of a box, either of which may be infinite. Raises InputError unless lo < hi."""
+    lo, hi = box
+    if not lo < hi:
+        raise InputError(f"box: expected (lo, hi) with lo < hi, got {box}")
+    return float(lo), float(hi)
 
 
 def per_row(name: str, value: PerRow, batch: Tensor) -> tuple[float, Tensor | None]:
@@ -34,6 +46,9 @@ def per_row(name: str, value: PerRow, batch: Tensor) -> tuple[float, Tensor | No
         value = value.expand(batch.shape[0])  # reading it would wait for the device
     if value.shape != batch.shape[:1]:
         raise InputError(f"{name}: expected a number or one value a sample, shape ({batch.shape[0]},), got shape {tuple(value.shape)}")
+    # on a GPU the values stay unread: that would wait for the device
+    if value.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((value >= 0).all()):
+        raise InputError(f"{name}: expected values >= 0, got {value[~(value >= 0)][0].item()} among them")
     return 0.0, value.to(device=batch.device, dtype=torch.float64)
 
 
@@ -76,7 +91,7 @@ def array(tensor: Tensor) -> Any:
     """A NumPy view of a CPU tensor; bfloat16 as its int16 bits."""
     if tensor.requires_grad:
         tensor = tensor.detach()
-    return tensor.view(torch.int16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    return tensor.numpy() if tensor.dtype is not torch.bfloat16 else tensor.view(torch.int16).numpy()
 
 
 def rows_array(rows: Tensor | None) -> Any:
@@ -89,14 +104,19 @@ def with_arrays(kernel: Callable[..., None], out: Tensor, inputs: tuple[Tensor, 
 
     A row's elements may lie in any order as long as it is the same in every tensor: channels-last batches pass as they are.
     """
-    tensors = (out, *inputs)
-    dense = all(t.is_contiguous() for t in tensors)
-    if not dense and out.dim() == 4:
-        dense = all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
-    if dense:
-        kernel(*map(array, tensors), *rest)
+    if _dense(out, inputs):
+        first = array(out)
+        kernel(first, *[first if t is out else array(t) for t in inputs], *rest)
     else:
         with_rows(kernel, out, inputs, *rest)
+
+
+def _dense(out: Tensor, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether all are contiguous, or all channels-last."""
+    if out.is_contiguous():
+        return all(t.is_contiguous() for t in inputs)
+    last = torch.channels_last
+    return out.dim() == 4 and all(t.is_contiguous(memory_format=last) for t in (out, *inputs))
 
 
 def with_rows(kernel: Callable[..., None], out: Tensor, inputs: tuple[Tensor, ...], *rest: Any) -> None:

@@ -75,7 +75,7 @@ def ordered(tensor: Tensor) -> Tensor:
 
 def assert_ulps(actual: Tensor, expected: Tensor, ulps: int, floor: float = 0.0) -> None:
     """Every element within `ulps` units in the last place of the expected one, or within `floor` absolutely; NaN only with NaN."""
-    assert actual.shape == expected.shape and actual.dtype == expected.dtype, (actual.shape, expected.shape, actual.dtype, expected.dtype)
+    assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
     apart = (ordered(actual) - ordered(expected)).abs()
     near = (apart <= ulps) | ((actual.double() - expected.double()).abs() <= floor) | (actual.isnan() & expected.isnan())
     assert bool(near.all()), f"{int((~near).sum())} of {near.numel()} elements differ, by up to {int(apart[~near].max())} ulps"

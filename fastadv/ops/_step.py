@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv._library import Sample, extension
-from fastadv.ops._rows import PerRow, check_like, per_row, rows_array, with_arrays, with_rows
+from fastadv.ops._rows import PerRow, check_like, limits, per_row, rows_array, with_arrays, with_rows
 
 SCHEMA = (
     "(Tensor x_adv, Tensor grad, Tensor x, float radius, float step_size, float lo, float hi, "
@@ -38,4 +38,4 @@ def arguments(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size:
     check_like(x_adv, grad=grad, x=x)
     radius, radius_rows = per_row("radius", radius, x)
     step_size, step_size_rows = per_row("step_size", step_size, x)
-    return x_adv, grad, x, radius, step_size, box[0], box[1], radius_rows, step_size_rows
+    return x_adv, grad, x, radius, step_size, *limits(box), radius_rows, step_size_rows

@@ -28,7 +28,7 @@ def cpu(best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, 
 
 
 def compare(actual: object, expected: object, args: Sample) -> None:
-    assert actual is None and expected is None
+    assert (actual, expected) == (None, None)
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
@@ -69,7 +69,9 @@ def keep_best_(best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: T
     Raises InputError on mismatched shapes or dtypes.
     """
     check_like(best_x, x_adv=x_adv)
-    for name, value, dtype in (("best_loss", best_loss, best_loss.dtype), ("loss", loss, best_loss.dtype), ("best_success", best_success, torch.bool), ("success", success, torch.bool)):
+    real = best_loss.dtype if best_x.dtype == torch.float64 else torch.float32
+    columns = ("best_loss", best_loss, real), ("loss", loss, real), ("best_success", best_success, torch.bool), ("success", success, torch.bool)
+    for name, value, dtype in columns:
         if value.shape != best_x.shape[:1] or value.dtype != dtype:
             raise InputError(f"{name}: expected {dtype} of shape ({best_x.shape[0]},), got {value.dtype} of shape {tuple(value.shape)}")
     torch.ops.fastadv.keep_best_(best_x, best_loss, best_success, x_adv, loss, success)

@@ -1,7 +1,8 @@
 """l1_step: move one coordinate by step_size, then project on {z : ||z - x||_1 <= radius, lo <= z <= hi}.
 
 Steepest ascent under L1 puts the whole step on the coordinate of the largest |grad|; here on the largest among those the box lets move, because a
-pixel that already touches the box would swallow the step. Ties go to the lower index. The projection is the exact Euclidean one on the intersection (see _l1.py).
+pixel that already touches the box would swallow the step. Ties go to the lower index. The projection is the exact Euclidean one on the
+intersection (see _l1.py).
 A row whose gradient is zero or not finite takes no step.
 """
 
@@ -51,6 +52,8 @@ register(
     )
 )
 
+_new, _into = torch.ops.fastadv.l1_step.default, torch.ops.fastadv.l1_step_.default
+
 
 def l1_step(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """Steepest ascent under L1: one coordinate moves by step_size, then the point is projected exactly on the ball around x inside the box.
@@ -58,11 +61,11 @@ def l1_step(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: P
     Tensors [B, ...] of one shape, dtype and device; x inside the box. `radius` (may be inf) and `step_size` in input units, a number or [B].
     Raises InputError on mismatched tensors or a negative radius or step.
     """
-    result: Tensor = torch.ops.fastadv.l1_step(*_step.arguments(x_adv, grad, x, radius, step_size, box))
+    result: Tensor = _new(*_step.arguments(x_adv, grad, x, radius, step_size, box))
     return result
 
 
 def l1_step_(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """`l1_step` that overwrites and returns x_adv, which must not be x itself."""
-    torch.ops.fastadv.l1_step_(*_step.arguments(x_adv, grad, x, radius, step_size, box))
+    _into(*_step.arguments(x_adv, grad, x, radius, step_size, box))
     return x_adv

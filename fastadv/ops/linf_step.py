@@ -46,6 +46,8 @@ register(
     )
 )
 
+_new, _into = torch.ops.fastadv.linf_step.default, torch.ops.fastadv.linf_step_.default
+
 
 def linf_step(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """Steepest ascent under L-infinity: x_adv + step_size * sign(grad), clamped to the ball around x and to the box.
@@ -53,11 +55,11 @@ def linf_step(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size:
     Tensors [B, ...] of one shape, dtype and device; x inside the box. `radius` (may be inf) and `step_size` in input units, a number or [B].
     Raises InputError on mismatched tensors or a negative radius or step.
     """
-    result: Tensor = torch.ops.fastadv.linf_step(*_step.arguments(x_adv, grad, x, radius, step_size, box))
+    result: Tensor = _new(*_step.arguments(x_adv, grad, x, radius, step_size, box))
     return result
 
 
 def linf_step_(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
     """`linf_step` that overwrites and returns x_adv, which must not be x itself."""
-    torch.ops.fastadv.linf_step_(*_step.arguments(x_adv, grad, x, radius, step_size, box))
+    _into(*_step.arguments(x_adv, grad, x, radius, step_size, box))
     return x_adv

@@ -95,7 +95,10 @@ def fake(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, dire
 def cpu(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool) -> tuple[Tensor, Tensor]:
     loss, grad = fake(logits, labels, kind, targets, direction)
     aims = None if targets is None else targets.contiguous().numpy()
-    extension.logit_loss(array(grad), array(logits.contiguous()), loss.numpy(), labels.contiguous().numpy(), aims, KINDS.index(kind), direction)
+    try:
+        extension.logit_loss(array(grad), array(logits.contiguous()), loss.numpy(), labels.contiguous().numpy(), aims, KINDS.index(kind), direction)
+    except ValueError as error:  # a class out of range
+        raise InputError(str(error)) from None
     return loss, grad
 
 

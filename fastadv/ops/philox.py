@@ -1,7 +1,6 @@
 """philox: counter-based random bits, uniforms or normals, one row a sample id (Philox 4x32-10, Salmon et al. 2011; see _philox.py)."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastadv._library import OpCard, Sample, extension, register
 from fastadv.errors import InputError
-from fastadv.ops._rows import PerRow, check_like, column, per_row, rows_array, with_arrays
+from fastadv.ops._rows import PerRow, check_like, column, limits, per_row, rows_array, with_arrays
 from fastadv.ops._samples import SHAPES, batch
 from fastadv.ops.random_start import NORMS
 
@@ -27,7 +27,8 @@ def _value(level: Tensor, lo: float, hi: float, levels: int, dtype: torch.dtype)
 
 def _norm(shift: Tensor, norm: str) -> Tensor:
     order = {"l2": 2.0, "l1": 1.0, "l0": 0.0}[norm]
-    return torch.linalg.vector_norm(shift, order, dim=1, keepdim=True)
+    result: Tensor = torch.linalg.vector_norm(shift, order, dim=1, keepdim=True)
+    return result
 
 
 def reference(x_adv: Tensor, x: Tensor, norm: str, radius: float, lo: float, hi: float, levels: int, radius_rows: Tensor | None = None) -> Tensor:
@@ -118,5 +119,5 @@ def quantize_in_ball(
     if levels < 1 or not abs(box[0]) + abs(box[1]) < float("inf"):
         raise InputError(f"expected levels >= 1 and a finite box, got levels={levels}, box={box}")
     radius, radius_rows = per_row("radius", radius, x)
-    result: Tensor = torch.ops.fastadv.quantize_in_ball(x_adv, x, norm, radius, box[0], box[1], levels, radius_rows)
+    result: Tensor = torch.ops.fastadv.quantize_in_ball(x_adv, x, norm, radius, *limits(box), levels, radius_rows)
     return result

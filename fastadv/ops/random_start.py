@@ -17,7 +17,7 @@ from torch import Tensor
 from fastadv._library import OpCard, Sample, extension, register
 from fastadv.errors import InputError
 from fastadv.ops import _philox
-from fastadv.ops._rows import PerRow, add_towards, check_like, clamp_box, column, per_row, rows_array, with_rows
+from fastadv.ops._rows import PerRow, add_towards, check_like, clamp_box, column, limits, per_row, rows_array, with_rows
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, per_sample
 
 NORMS = ("linf", "l2", "l1", "l0")
@@ -114,5 +114,5 @@ def random_start(
     radius, radius_rows = per_row("radius", radius, x)
     if radius == float("inf"):
         raise InputError("radius: expected a finite one, got inf; an infinite ball has no uniform draw, start at x instead")
-    result: Tensor = torch.ops.fastadv.random_start(x, ids, norm, radius, box[0], box[1], seed, draw, radius_rows)
+    result: Tensor = torch.ops.fastadv.random_start(x, ids, norm, radius, *limits(box), seed, draw, radius_rows)
     return result

@@ -44,8 +44,8 @@ def test_kernel_equals_reference(name, dtype, device):
             for a, before in zip(mine, args, strict=True):
                 if isinstance(a, torch.Tensor):
                     assert torch.equal(a.nan_to_num(7.0), before.nan_to_num(7.0)), "an input was changed"
-            again = getattr(torch.ops.fastadv, name)(*mine)
-            for a, b in zip([actual] if isinstance(actual, torch.Tensor) else actual, [again] if isinstance(again, torch.Tensor) else again, strict=True):
+            pair = [(r,) if isinstance(r, torch.Tensor) else r for r in (actual, getattr(torch.ops.fastadv, name)(*mine))]
+            for a, b in zip(*pair, strict=True):
                 assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)), "two runs differ"
 
 

@@ -1,0 +1,39 @@
+"""project_l0 against every choice of coordinates, and its ties."""
+
+from itertools import combinations
+
+import torch
+from balls import few, pair, seeds
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastadv.ops import project_l0
+
+
+@few
+@given(seeds, st.integers(0, 5), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+def test_equals_trying_every_choice(seed, radius, dtype):
+    x_adv, x = pair(seed, 1, 5, dtype=dtype)
+    best = min(
+        float((torch.where(torch.tensor([[i in kept for i in range(5)]]), x_adv.clamp(0, 1), x).double() - x_adv.double()).square().sum())
+        for kept in combinations(range(5), radius)
+    )
+    assert float((project_l0(x_adv, x, radius).double() - x_adv.double()).square().sum()) == best
+
+
+def test_ties_go_to_the_lower_index():
+    x = torch.zeros(1, 40)
+    for kept in range(41):
+        expected = (torch.arange(40) < kept).float()[None] / 2
+        assert torch.equal(project_l0(x + 0.5, x, kept), expected)
+
+
+def test_a_gain_the_box_swallows_counts_for_nothing():
+    # x is at the edge and the point far outside it: keeping that coordinate changes nothing
+    x, x_adv = torch.tensor([[1.0, 0.5]]), torch.tensor([[9.0, 0.6]])
+    assert torch.equal(project_l0(x_adv, x, 1), torch.tensor([[1.0, 0.6]]))
+
+
+def test_a_fractional_radius_rounds_down():
+    x_adv, x = pair(1, 3, 20)
+    assert torch.equal(project_l0(x_adv, x, 2.9), project_l0(x_adv, x, 2))

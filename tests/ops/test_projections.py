@@ -1,0 +1,112 @@
+"""What every projection owes: a point of ball and box, fixed points fixed, nearer than any other feasible point."""
+
+import pytest
+import torch
+from balls import INFINITE, PROJECT, assert_inside, dtypes, few, norm, pair, radii, scales, seeds, widths
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastadv.errors import InputError
+
+kinds = st.sampled_from(list(PROJECT))
+
+
+@few
+@given(kinds, seeds, widths, radii, dtypes)
+def test_inside_and_idempotent(kind, seed, cols, radius, dtype):
+    x_adv, x = pair(seed, 3, cols, dtype=dtype)
+    z = PROJECT[kind](x_adv, x, radius)
+    assert_inside(z, x, kind, radius)
+    assert torch.equal(PROJECT[kind](z, x, radius), z)
+
+
+@few
+@given(kinds, seeds, widths, scales)
+def test_any_scale(kind, seed, cols, scale):
+    x_adv, x = pair(seed, 3, cols, scale)
+    box = (0.0, float(torch.tensor(scale, dtype=torch.float32)))
+    radius = 0.4 * scale if kind != "l0" else 2.0
+    z = PROJECT[kind](x_adv, x, radius, box)
+    assert_inside(z, x, kind, radius, box)
+    if kind != "l0":
+        unit = PROJECT[kind](x_adv.double() / scale, x.double() / scale, 0.4, (0.0, box[1] / scale)) * scale
+        assert torch.allclose(z.double(), unit, rtol=0, atol=4e-7 * scale)
+
+
+@few
+@given(kinds, seeds, widths, dtypes)
+def test_inside_points_stay(kind, seed, cols, dtype):
+    x_adv, x = pair(seed, 3, cols, dtype=dtype, spread=0.1)
+    x_adv = x_adv.clamp(0, 1)
+    for radius in (norm(x_adv, x, kind), norm(x_adv, x, kind) * 1.5, float("inf")):
+        assert torch.equal(PROJECT[kind](x_adv, x, radius), x_adv)
+
+
+@few
+@given(kinds, seeds, st.sampled_from([2, 5, 20]), st.sampled_from([1.0, 0.3, 2.0]))
+def test_no_feasible_point_is_nearer(kind, seed, cols, radius):
+    x_adv, x = pair(seed, 1, cols, dtype=torch.float64)
+    z = PROJECT[kind](x_adv, x, radius)
+    draw = torch.Generator().manual_seed(seed)
+    near = z + 0.1 * torch.randn(500, cols, generator=draw, dtype=torch.float64)
+    far = torch.rand(500, cols, generator=draw, dtype=torch.float64)
+    others = torch.cat([near, far]).clamp(0, 1)
+    if kind == "l0":
+        drop = torch.rand(1000, cols, generator=draw).argsort(1).argsort(1) >= int(radius)
+        others = torch.where(drop, x, others)
+    else:
+        shrink = (radius / norm(others, x, kind)).clamp_max(1.0)[:, None]
+        others = x + shrink * (others - x)
+    assert bool((norm(others, x, kind) <= radius * (1 + 1e-9)).all())
+    assert float((z - x_adv).norm()) <= float((others - x_adv).norm(dim=1).min()) + 1e-9
+
+
+@pytest.mark.parametrize("kind", PROJECT)
+@pytest.mark.parametrize("shape", [(1, 150_528), (10_000, 784)])
+def test_one_long_row_and_many_short_ones(kind, shape):
+    x_adv, x = pair(0, *shape, spread=0.2)
+    radius = 4.0
+    z = PROJECT[kind](x_adv, x, radius)
+    assert_inside(z, x, kind, radius)
+    assert float((norm(z, x, kind) / radius).min()) > 0.99
+
+
+@pytest.mark.parametrize("kind", PROJECT)
+def test_a_radius_for_each_sample(kind):
+    x_adv, x = pair(3, 5, 40)
+    radius = torch.tensor([0.0, 0.5, 1.0, 7.0, float("inf")], dtype=torch.float64)
+    z = PROJECT[kind](x_adv, x, radius)
+    for row, r in enumerate(radius):
+        assert torch.equal(z[row : row + 1], PROJECT[kind](x_adv[row : row + 1], x[row : row + 1], float(r)))
+
+
+@pytest.mark.parametrize("kind", PROJECT)
+def test_nan_marks_its_own_row(kind):
+    x_adv, x = pair(4, 3, 20)
+    broken = x_adv.clone()
+    broken[1, 3] = float("nan")
+    z, clean = PROJECT[kind](broken, x, 1.0), PROJECT[kind](x_adv, x, 1.0)
+    assert torch.equal(z[[0, 2]], clean[[0, 2]])
+    assert bool(z[1].isnan().any())
+
+
+@pytest.mark.parametrize("kind", PROJECT)
+def test_refusals(kind):
+    x_adv, x = pair(5, 2, 6)
+    project = PROJECT[kind]
+    for call, text in [
+        (lambda: project(x_adv, x[:, :5], 1.0), "like the first argument"),
+        (lambda: project(x_adv, x.double(), 1.0), "like the first argument"),
+        (lambda: project(x_adv, x.to("meta"), 1.0), "like the first argument"),
+        (lambda: project(x_adv[0], x[0], 1.0), "add a batch dimension"),
+        (lambda: project(x_adv.long(), x.long(), 1.0), "floating batch"),
+        (lambda: project(x_adv, x, -0.1), "radius: expected a number >= 0"),
+        (lambda: project(x_adv, x, float("nan")), "radius: expected a number >= 0"),
+        (lambda: project(x_adv, x, torch.tensor([0.1, -1.0])), "radius: expected values >= 0"),
+        (lambda: project(x_adv, x, torch.tensor([0.1, float("nan")])), "radius: expected values >= 0"),
+        (lambda: project(x_adv, x, torch.ones(3)), "one value a sample"),
+        (lambda: project(x_adv, x, 1.0, (1.0, 0.0)), "box: expected"),
+    ]:
+        with pytest.raises(InputError, match=text):
+            call()
+    assert project(x_adv, x, 1.0, INFINITE).shape == x.shape

@@ -1,0 +1,136 @@
+"""What every step owes: steepest ascent, a result in ball and box to the last bit, and sense made of every gradient."""
+
+import pytest
+import torch
+from balls import INFINITE, STEP, assert_inside, dtypes, few, norm, pair, radii, seeds, widths
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastadv.ops as ops
+from fastadv.errors import InputError
+
+kinds = st.sampled_from(list(STEP))
+TWIN = {"linf": ops.linf_step_, "l2": ops.l2_step_, "l1": ops.l1_step_}
+
+
+def batch(seed, cols, dtype=torch.float32, rows=3):
+    x_adv, x = pair(seed, rows, cols, dtype=dtype, spread=0.05)
+    grad = torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    return x_adv.clamp(0, 1), grad.to(dtype), x
+
+
+@few
+@given(kinds, seeds, widths, radii, st.sampled_from([0.0, 0.01, 1.0, 100.0]), dtypes)
+def test_never_leaves_ball_or_box(kind, seed, cols, radius, step_size, dtype):
+    x_adv, grad, x = batch(seed, cols, dtype)
+    assert_inside(STEP[kind](x_adv, grad, x, radius, step_size), x, kind, radius)
+
+
+@few
+@given(kinds, seeds, widths, st.sampled_from([0.01, 0.3]))
+def test_ascends_by_the_step_where_nothing_holds_it(kind, seed, cols, step_size):
+    x_adv, grad, x = batch(seed, cols, torch.float64)
+    z = STEP[kind](x_adv, grad, x, float("inf"), step_size, INFINITE)
+    assert torch.allclose(norm(z, x_adv, kind), torch.tensor(step_size, dtype=torch.float64))
+    dual = {"linf": 1, "l2": 2, "l1": float("inf")}[kind]
+    assert torch.allclose(((z - x_adv) * grad).sum(1), step_size * torch.linalg.vector_norm(grad, dual, dim=1))
+
+
+@few
+@given(kinds, seeds, widths, st.integers(-12, 12))
+def test_gradient_scale_changes_nothing(kind, seed, cols, power):
+    x_adv, grad, x = batch(seed, cols)
+    scaled = grad * 2.0 ** (3 * power)  # 1e-11 to 1e11, exact
+    assert torch.equal(STEP[kind](x_adv, grad, x, 0.3, 0.1), STEP[kind](x_adv, scaled, x, 0.3, 0.1))
+    decimal = STEP[kind](x_adv, grad * 10.0**power, x, 0.3, 0.1)
+    assert torch.allclose(STEP[kind](x_adv, grad, x, 0.3, 0.1), decimal, rtol=0, atol=3e-7)
+
+
+@pytest.mark.parametrize("kind", STEP)
+@pytest.mark.parametrize("size", [1e-30, 1e-22, 1e22, 1e30])
+def test_gradients_whose_squares_leave_float32(kind, size):
+    x_adv, grad, x = batch(2, 50)
+    assert torch.allclose(STEP[kind](x_adv, grad * size, x, 0.3, 0.1), STEP[kind](x_adv, grad, x, 0.3, 0.1), rtol=0, atol=3e-7)
+
+
+@pytest.mark.parametrize("kind", STEP)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_broken_gradient_marks_its_own_row(kind, value):
+    x_adv, grad, x = batch(3, 20)
+    broken = grad.clone()
+    broken[1, 4] = value
+    z, clean = STEP[kind](x_adv, broken, x, 0.2, 0.1), STEP[kind](x_adv, grad, x, 0.2, 0.1)
+    assert torch.equal(z[[0, 2]], clean[[0, 2]])
+    still = STEP[kind](x_adv, torch.zeros_like(grad), x, 0.2, 0.1)
+    if kind != "linf":
+        assert torch.equal(z[1], still[1])
+    else:  # an infinite slope has a sign, NaN has none
+        expected = clean[1].clone()
+        expected[4] = still[1, 4] if value != value else STEP[kind](x_adv, grad.new_full(grad.shape, value), x, 0.2, 0.1)[1, 4]
+        assert torch.equal(z[1], expected)
+
+
+@pytest.mark.parametrize("kind", STEP)
+def test_nan_in_the_point_is_not_hidden(kind):
+    x_adv, grad, x = batch(3, 20)
+    x_adv[1, 4] = float("nan")
+    z = STEP[kind](x_adv, grad, x, 0.2, 0.1)
+    assert bool(z[1, 4].isnan())
+    assert not bool(z[[0, 2]].isnan().any())
+
+
+@pytest.mark.parametrize("kind", STEP)
+def test_a_zero_gradient_moves_nothing(kind):
+    x_adv, grad, x = batch(4, 30)
+    inside = STEP[kind](x_adv, grad, x, 0.2, 0.0)
+    assert torch.equal(STEP[kind](inside, torch.zeros_like(grad), x, 0.2, 5.0), inside)
+
+
+@pytest.mark.parametrize("kind", STEP)
+@pytest.mark.parametrize("shape", [(1, 150_528), (10_000, 784)])
+def test_one_long_row_and_many_short_ones(kind, shape):
+    x_adv, grad, x = batch(5, shape[1], rows=shape[0])
+    z = STEP[kind](x_adv, grad, x, 0.25, 0.5)
+    assert_inside(z, x, kind, 0.25)
+    assert torch.equal(z[-1:], STEP[kind](x_adv[-1:], grad[-1:], x[-1:], 0.25, 0.5)), "a row depends on its batch"
+    assert torch.equal(TWIN[kind](x_adv, grad, x, 0.25, 0.5), z)
+
+
+@pytest.mark.parametrize("kind", STEP)
+def test_radius_and_step_of_each_sample(kind):
+    x_adv, grad, x = batch(6, 40, rows=4)
+    radius, step_size = torch.tensor([0.0, 0.1, 2.0, float("inf")]), torch.tensor([0.5, 0.0, 0.1, 1.0])
+    z = STEP[kind](x_adv, grad, x, radius, step_size)
+    for row in range(4):
+        one = slice(row, row + 1)
+        assert torch.equal(z[one], STEP[kind](x_adv[one], grad[one], x[one], float(radius[row]), float(step_size[row])))
+
+
+@pytest.mark.parametrize("kind", STEP)
+def test_in_place_returns_its_argument(kind):
+    x_adv, grad, x = batch(7, 12)
+    expected, kept = STEP[kind](x_adv, grad, x, 0.1, 0.1), (grad.clone(), x.clone())
+    assert TWIN[kind](x_adv, grad, x, 0.1, 0.1) is x_adv
+    assert torch.equal(x_adv, expected)
+    assert torch.equal(grad, kept[0])
+    assert torch.equal(x, kept[1])
+
+
+@pytest.mark.parametrize("kind", STEP)
+def test_refusals(kind):
+    x_adv, grad, x = batch(8, 6)
+    step = STEP[kind]
+    for call, text in [
+        (lambda: step(x_adv, grad[:, :5], x, 0.1, 0.1), "grad: expected"),
+        (lambda: step(x_adv, grad, x.double(), 0.1, 0.1), "x: expected"),
+        (lambda: step(x_adv, grad, x.to("meta"), 0.1, 0.1), "x: expected"),
+        (lambda: step(x_adv[0], grad[0], x[0], 0.1, 0.1), "add a batch dimension"),
+        (lambda: step(x_adv, grad, x, -0.1, 0.1), "radius: expected"),
+        (lambda: step(x_adv, grad, x, float("nan"), 0.1), "radius: expected"),
+        (lambda: step(x_adv, grad, x, 0.1, -0.1), "step_size: expected"),
+        (lambda: step(x_adv, grad, x, 0.1, torch.tensor([0.1, float("nan"), 0.1])), "step_size: expected values"),
+        (lambda: step(x_adv, grad, x, torch.ones(2), 0.1), "one value a sample"),
+        (lambda: step(x_adv, grad, x, 0.1, 0.1, (0.0, float("nan"))), "box: expected"),
+    ]:
+        with pytest.raises(InputError, match=text):
+            call()
