@@ -1,4 +1,4 @@
-"""Builds the C++ extension. FASTADV_NO_EXT=1 installs without it, on the eager references; FASTADV_DEBUG=1 builds it for a debugger."""
+"""Builds the C++ extension; FASTADV_NO_EXT=1 installs without it, on the eager references."""
 
 import os
 import sys
@@ -34,8 +34,7 @@ def extensions() -> list[Pybind11Extension]:
         return []
     compile_omp, link_omp = openmp()
     # no contraction and no fast-math: every instruction set rounds alike, and the two-sum in the kernels stays exact
-    optimise = ["-O0", "-g"] if os.environ.get("FASTADV_DEBUG") == "1" else ["-O3"]
-    flags = [*optimise, "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", *compile_omp]
+    flags = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", *compile_omp]
     return [
         Pybind11Extension(
             "fastadv._C",
