@@ -14,7 +14,7 @@ PACKAGE = Path(fastadv.__file__).parent
 LAYERS = [
     {"errors", "_C"},
     {"_files", "_card", "_torchvision"},
-    {"_library"},
+    {"_library", "_checkpoint"},
     {"ops"},
     {"threat", "losses", "rng"},
     {"engine"},

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fastadv import _checkpoint as checkpoint
 from fastadv import rng
 from fastadv._card import card
 from fastadv._files import atomic_write
@@ -22,7 +23,6 @@ from fastadv.data import batches
 from fastadv.errors import InputError
 from fastadv.evaluate import Attack, evaluate
 from fastadv.models import save_weights
-from fastadv.train import checkpoint
 from fastadv.train._identity import derive_seed, describe_set
 from fastadv.train._layout import bears_channels_last, set_layout
 from fastadv.train.augment import Augment

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 import fastadv as fa
+from fastadv import _checkpoint as checkpoint
 from fastadv import _files
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.train import checkpoint, fit, reports
+from fastadv.train import fit, reports
 
 from .nets import images, net, run
 
