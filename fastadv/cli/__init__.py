@@ -31,7 +31,7 @@ app = typer.Typer(
 )
 for command, example in (
     (demo, "fastadv demo --out demo"),
-    (attack, "fastadv attack -m small_cnn -w demo/nets/standard/model.safetensors --data digits --radius 0.1"),
+    (attack, "fastadv attack -m small_cnn -w runs/a/model.safetensors --data digits --radius 0.1 --figure attack.png"),
     (train, "fastadv train -m small_cnn --data digits --recipe pgd --norm l2 --radius 0.5 --run-dir runs/a"),
     (construct, "fastadv construct robust -m small_cnn -w runs/a/model.safetensors --data digits --out sets/d_r"),
     (evaluate, "fastadv evaluate -m small_cnn -w runs/a/model.safetensors --data digits --radius 0.1 -a fgsm -a pgd:steps=100"),

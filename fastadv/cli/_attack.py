@@ -19,6 +19,7 @@ def attack(
     data: o.Data,
     radius: o.OptionalRadius = None,
     attack: Annotated[str, typer.Option("--attack", "-a", help="fgsm, bim, pgd, mim; or with arguments, pgd:loss=dlr,steps=100.")] = "pgd",
+    option: o.Arguments = None,
     weights: o.Weights = None,
     norm: o.NormOption = o.Norm.LINF,
     steps: o.Steps = 40,
@@ -46,11 +47,18 @@ def attack(
 
     with interruptible("nothing was kept: run it again, with fewer --samples for a quicker look"):
         dataset = load_data(data, split, data_dir, size, samples)
-        net = load_model(model, weights, dataset, place, seed)
+        net = load_model(model, option, weights, dataset, place, seed)
         with progress(named.label) as tick:
             watched = watch({named.label: named}, len(dataset), tick, keep=out is not None)
             figures = evaluate(net, dataset, watched, batch_size=batch_size, keep_examples=SHOWN)
-        config = {"model": model, "weights": weights and str(weights), **named.config, "data": dataset.describe(), "batch_size": batch_size}
+        config = {
+            "model": model,
+            "options": option,
+            "weights": weights and str(weights),
+            **named.config,
+            "data": dataset.describe(),
+            "batch_size": batch_size,
+        }
         result = card("attack", config, **figures.to_dict())
         if out is not None:
             _write(out, watched[named.label], result)

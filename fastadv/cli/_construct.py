@@ -34,6 +34,7 @@ def construct(
     model: o.Model,
     data: o.Data,
     out: Annotated[Path, typer.Option(help="Folder for the set; what is there already is kept and the rest is built.")],
+    option: o.Arguments = None,
     weights: o.Weights = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the search; 1000 to invert, 100 to push.")] = None,
     step_size: o.StepSize = None,
@@ -76,7 +77,7 @@ def construct(
 
     with interruptible(kept):
         dataset = load_data(data, split, data_dir, size, samples)
-        net = load_model(model, weights, dataset, place, seed)
+        net = load_model(model, option, weights, dataset, place, seed)
         with progress(kind.value) as tick:
             made = build(
                 net, dataset, **settings, dtype=dtype and dtype.value, out_dir=out, shard_size=shard_size, batch_size=batch_size, progress=tick

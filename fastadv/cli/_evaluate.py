@@ -22,6 +22,7 @@ def evaluate(
     attack: Annotated[
         list[str] | None, typer.Option("--attack", "-a", help="fgsm, bim, pgd, mim, or pgd:steps=100,norm=l2,radius=0.5; may be repeated.")
     ] = None,
+    option: o.Arguments = None,
     weights: o.Weights = None,
     norm: o.NormOption = o.Norm.LINF,
     steps: o.Steps = 40,
@@ -53,14 +54,20 @@ def evaluate(
 
     with interruptible("nothing was kept: run it again, with fewer --samples for a quicker look"):
         dataset = load_data(data, split, data_dir, size, samples)
-        net = load_model(model, weights, dataset, place, seed)
+        net = load_model(model, option, weights, dataset, place, seed)
         with progress("attacks") as tick:
             figures = measure(net, dataset, watch(named, len(dataset), tick), batch_size=batch_size)
         curves = _curves(net, dataset, named, tried, batch_size)
         if figure is not None:
             _draw(figure, curves, named, f"{model} on {dataset.name}", dataset.num_classes)
     if json:
-        config = {"model": model, "weights": weights and str(weights), "attacks": {k: v.config for k, v in named.items()}, "data": dataset.describe()}
+        config = {
+            "model": model,
+            "options": option,
+            "weights": weights and str(weights),
+            "attacks": {k: v.config for k, v in named.items()},
+            "data": dataset.describe(),
+        }
         lines = {label: {"radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()} for label, curve in curves.items()}
         write_json(card("evaluation", config, **figures.to_dict(), curves=lines))
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from fastadv.cli._options import usage
+from fastadv.cli._options import pair, usage
 from fastadv.cli._output import note
 
 if TYPE_CHECKING:
@@ -41,17 +41,20 @@ def load_data(data: str, split: str, data_dir: Path | None, size: int | None, li
     return load(data, split, data_dir=data_dir, size=size, limit=limit)
 
 
-def load_model(name: str, weights: Path | None, dataset: Any, device: "torch.device", seed: int = 0, *, fresh: bool = False) -> "nn.Module":
+def load_model(
+    name: str, arguments: list[str] | None, weights: Path | None, dataset: Any, device: "torch.device", seed: int = 0, *, fresh: bool = False
+) -> "nn.Module":
     """The model, made for the images and classes of `dataset`, in eval mode on the device.
 
-    A built-in model gets shape, classes and seed; a user's own factory those of them that it takes. `fresh` says that the first
-    weights are wanted.
+    A built-in model gets shape, classes and seed; a user's own factory those of them that it takes; both get `arguments`, KEY=VALUE
+    each. `fresh` says that the first weights are wanted.
     """
     from fastadv.models import create, load_weights
 
     offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": seed}
+    own = dict(pair(text, "--option") for text in arguments or ())
     with usage():
-        model = create(name, **_accepted(name, offered))
+        model = create(name, **(_accepted(name, offered) | own))
     if weights is not None:
         load_weights(model, weights)
     elif not fresh and ":" not in name:

@@ -42,6 +42,9 @@ def parse_numbers(text: str) -> tuple[float, ...]:
 
 
 Model = Annotated[str, typer.Option("--model", "-m", help="softmax, logistic, cnn, small_cnn, resnet18, or your own as package.module:function.")]
+Arguments = Annotated[
+    list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="An argument of the model: width=16. May be repeated.")
+]
 Weights = Annotated[Path | None, typer.Option("--weights", "-w", help="Weights: a safetensors or a torch file.")]
 Data = Annotated[str, typer.Option("--data", help="digits, mnist, cifar10, imagefolder, restricted_imagenet, or the folder of a constructed set.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where the data sets lie; else FASTADV_DATA, else the user's cache.")]
@@ -118,7 +121,7 @@ def parse_attack(text: str, options: AttackOptions, **fixed: Any) -> NamedAttack
         raise typer.BadParameter(f"no attack {name!r}; there are {', '.join(ATTACKS)}.")
     attack = ATTACKS[name]
     takes = inspect.signature(attack.run).parameters
-    own = dict(_pair(part, text) for part in tail.split(",") if part)
+    own = dict(pair(part, f"attack {text!r}") for part in tail.split(",") if part)
     unknown = [key for key in own if key not in takes and key not in ("norm", "radius")]
     if unknown:
         known = ", ".join(["norm", "radius", *(key for key in takes if key not in ("model", "x", "y", "threat", "ids", "targets"))])
@@ -139,10 +142,11 @@ def parse_attack(text: str, options: AttackOptions, **fixed: Any) -> NamedAttack
     return NamedAttack(text if tail else f"{name} {SYMBOLS[norm]} {radius:g}", norm, at, at(radius), config)
 
 
-def _pair(part: str, text: str) -> tuple[str, Any]:
+def pair(part: str, what: str) -> tuple[str, Any]:
+    """KEY=VALUE, the value a number, true, false or text."""
     key, equals, value = part.partition("=")
     if not equals:
-        raise typer.BadParameter(f"attack {text!r}: expected key=value, got {part!r}.")
+        raise typer.BadParameter(f"{what}: expected KEY=VALUE, got {part!r}.")
     if value in ("true", "false"):
         return key, value == "true"
     for convert in (int, parse_number):

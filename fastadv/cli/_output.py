@@ -88,4 +88,5 @@ def progress(text: str) -> Iterator[Bar]:
     try:
         yield bar
     finally:
-        bar.bar.stop()
+        if bar.bar.live.is_started:  # stopping a bar that was never drawn prints an empty line
+            bar.bar.stop()

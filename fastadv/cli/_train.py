@@ -52,6 +52,7 @@ def train(
     epochs: Annotated[int, typer.Option(min=1)] = 10,
     run_dir: Annotated[Path | None, typer.Option(help="Folder for checkpoint, reports and model.safetensors.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --run-dir stopped.")] = False,
+    option: o.Arguments = None,
     weights: o.Weights = None,
     test_data: Annotated[str | None, typer.Option(help="Data set to test on after each epoch; by default the test split of --data.")] = None,
     test_samples: Annotated[int, typer.Option(min=1, help="Test on the first so many.")] = 1000,
@@ -74,6 +75,8 @@ def train(
     chosen = _recipe(recipe, norm, radius, steps, step_size)
     if resume and run_dir is None:
         raise typer.BadParameter("--resume needs the --run-dir of the run that stopped.")
+    if run_dir is not None and not resume and (run_dir / "checkpoint.safetensors").exists():
+        raise typer.BadParameter(f"--run-dir {run_dir} already holds a run: add --resume to go on with it, or choose another folder.")
     place = make_device(device)
     from fastadv._card import card
     from fastadv.train import fit, reports
@@ -90,7 +93,7 @@ def train(
     with interruptible(kept):
         dataset = load_data(data, "train", data_dir, size, samples)
         test_set = _test_set(data, test_data, data_dir, size, test_samples)
-        net = load_model(model, weights, dataset, place, seed, fresh=True)
+        net = load_model(model, option, weights, dataset, place, seed, fresh=True)
         with o.usage():
             run = fit(
                 net, dataset, chosen, epochs=epochs, run_dir=run_dir, resume=resume, batch_size=batch_size, optimizer=optimizer,

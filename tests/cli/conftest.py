@@ -1,0 +1,57 @@
+"""A folder to work in, a small net saved there, and the command line called as a function."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from fastadv.cli import main
+from fastadv.data import load
+from fastadv.models import SmallCNN, save_weights
+from fastadv.train import Standard, fit
+
+
+class Done(NamedTuple):
+    """The exit code of a command and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands run in an empty folder, and see no data sets but the embedded one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FASTADV_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture
+def fastadv(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """fastadv("attack -m small_cnn", "--more", ...) -> Done."""
+
+    def call(line: str, *more: str) -> Done:
+        capsys.readouterr()
+        code = main([*line.split(), *more])
+        return Done(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def trained() -> SmallCNN:
+    """A small net that reads most digits."""
+    model = SmallCNN(width=4)
+    for _ in fit(model, load("digits", "train"), Standard(), epochs=3, batch_size=64):
+        pass
+    return model
+
+
+@pytest.fixture
+def net(folder: Path, trained: SmallCNN) -> str:
+    """Options that name a small net with its weights in a file, and the digits."""
+    save_weights(trained, folder / "net.safetensors")
+    return "-m small_cnn -o width=4 -w net.safetensors --data digits"

@@ -1,0 +1,99 @@
+"""Each command does its work on a few digits, and its JSON is one document."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastadv import Linf
+from fastadv._files import load_tensors
+from fastadv.data import load_constructed
+
+SOME = "-n 60"
+
+
+def test_attack_writes_examples_a_figure_and_json(fastadv: Callable, folder: Path, net: str) -> None:
+    done = fastadv(f"attack {net} {SOME} --radius 102/255 --steps 3 --out adv.safetensors --figure f.png --json -a pgd:loss=margin")
+    assert done.code == 0, done
+    found = json.loads(done.out)
+    assert found["config"]["radius"] == pytest.approx(0.4)
+    assert found["config"]["loss"] == "margin"
+    assert found["measured"]["n"] == 60
+    tensors, metadata = load_tensors(folder / "adv.safetensors")
+    assert bool(Linf(0.4).contains(tensors["x_adv"], tensors["x"]).all())
+    assert json.loads(metadata["card"])["kind"] == "attack"
+    assert tensors["ids"].tolist() == list(range(60))
+    assert (folder / "f.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_attack_prints_a_table(fastadv: Callable, net: str) -> None:
+    done = fastadv(f"attack {net} {SOME} --radius 0.1 --norm l2 --steps 2")
+    assert done.code == 0
+    assert "pgd L2 0.1" in done.out
+    assert "60 images of digits test" in done.out
+
+
+def test_evaluate_takes_the_worst_of_several_attacks(fastadv: Callable, folder: Path, net: str) -> None:
+    done = fastadv(f"evaluate {net} {SOME} --radius 0.1 --steps 2 -a fgsm -a pgd -a pgd:radius=0.3 --radii 0,0.1 --figure c.png --json")
+    assert done.code == 0, done
+    found = json.loads(done.out)["measured"]
+    attacks = found["attacks"]
+    assert list(attacks) == ["fgsm L∞ 0.1", "pgd L∞ 0.1", "pgd:radius=0.3"]
+    assert found["worst_case"] <= min(row["robust_accuracy"] for row in attacks.values()) <= found["clean_accuracy"]
+    assert found["curves"]["fgsm L∞ 0.1"]["accuracy"][0] == pytest.approx(found["clean_accuracy"])
+    assert (folder / "c.png").stat().st_size > 1000
+
+
+def test_train_reports_and_resumes(fastadv: Callable, folder: Path) -> None:
+    line = f"train -m small_cnn -o width=4 --data digits {SOME} --test-samples 30 --recipe fgsm --radius 0.1 --run-dir runs/a"
+    done = fastadv(f"{line} --schedule constant --epochs 1 --json")
+    assert done.code == 0, done
+    epochs = json.loads(done.out)["measured"]["epochs"]
+    assert len(epochs) == 1
+    assert "pgd L∞ 0.1" in epochs[0]["robust_accuracy"]
+    again = fastadv(f"{line} --schedule constant --epochs 2")
+    assert again.code == 2
+    assert "--resume" in again.err
+    done = fastadv(f"{line} --schedule constant --epochs 2 --resume --json")
+    assert [report["epoch"] for report in json.loads(done.out)["measured"]["epochs"]] == [1, 2]
+    table = fastadv(f"{line} --schedule constant --epochs 2 --resume")
+    assert "model.safetensors" in table.out
+
+
+@pytest.mark.parametrize("kind", ["robust", "non-robust", "random-target", "fixed-shift"])
+def test_construct_then_train_on_it(fastadv: Callable, folder: Path, net: str, kind: str) -> None:
+    line = f"construct {kind} {net} {SOME} --steps 2 --out sets/a"
+    done = fastadv(f"{line} --json")
+    assert done.code == 0, done
+    assert json.loads(done.out)["measured"]["samples"] == 60
+    assert len(load_constructed(folder / "sets" / "a")) == 60
+    written = (folder / "sets" / "a" / "shard-00000.safetensors").stat().st_mtime_ns
+    assert fastadv(line).code == 0
+    assert (folder / "sets" / "a" / "shard-00000.safetensors").stat().st_mtime_ns == written
+    done = fastadv("train -m softmax --data sets/a --test-data digits --epochs 1 --json")
+    assert done.code == 0, done
+    assert json.loads(done.out)["measured"]["epochs"][0]["clean_accuracy"] is not None
+
+
+def test_models_of_ones_own(fastadv: Callable, folder: Path) -> None:
+    (folder / "ownnet.py").write_text(
+        "from torch import nn\ndef net(classes, width=8):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+    )
+    done = fastadv(f"evaluate -m ownnet:net -o width=3 --data digits {SOME} --radius 0.1 -a fgsm --json")
+    assert done.code == 0, done
+    assert done.err == ""
+    torch.save({"1.weight": torch.zeros(10, 64), "1.bias": torch.arange(10.0)}, "w.pt")
+    done = fastadv(f"evaluate -m ownnet:net -w w.pt --data digits {SOME} --radius 0.1 -a fgsm --json")
+    assert json.loads(done.out)["measured"]["clean_accuracy"] == pytest.approx(0.1, abs=0.05)  # always nine
+
+
+def test_doctor(fastadv: Callable) -> None:
+    done = fastadv("doctor --json")
+    assert done.code == 0
+    found = json.loads(done.out)
+    assert set(found["backends"]["linf_step"]) == {"cpu", "cuda"}
+    assert found["packages"]["torch"] == torch.__version__
+    assert any("--data-dir" in line for line in found["advice"])
+    assert "linf_step" in fastadv("doctor").out

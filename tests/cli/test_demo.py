@@ -1,0 +1,72 @@
+"""The demo in a tiny configuration: complete, repeatable, resumable, and careful with what it did not make."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fastadv.cli import _study
+
+
+def figures(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())["measured"]["nets"]
+
+
+def test_demo_shows_six_nets_and_says_where_the_figures_are(fastadv: Callable, folder: Path) -> None:
+    done = fastadv("demo --tiny --out d")
+    assert done.code == 0, done
+    for name in ("standard", "adversarial", "D_R", "D_NR", "D_rand", "D_det", "Ilyas et al. 2019", "CIFAR-10"):
+        assert name in done.out
+    drawn = sorted((folder / "d" / "figures").iterdir())
+    assert len(drawn) == 4
+    for path in drawn:
+        assert str(path.relative_to(folder)) in done.out
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_is_repeatable_and_redone_when_finished(fastadv: Callable, folder: Path) -> None:
+    first = json.loads(fastadv("demo --tiny --out d --json").out)["measured"]["nets"]
+    weights = (folder / "d" / "nets" / "D_R" / "model.safetensors").stat().st_mtime_ns
+    assert fastadv("demo --tiny --out d").code == 0
+    assert figures(folder / "d") == first
+    assert (folder / "d" / "nets" / "D_R" / "model.safetensors").stat().st_mtime_ns != weights
+
+
+def test_demo_goes_on_after_a_stop(fastadv: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = json.loads(fastadv("demo --tiny --out whole --json").out)["measured"]["nets"]
+
+    def stopped(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_study.construct, "non_robust", stopped)
+        done = fastadv("demo --tiny --out d")
+    assert done.code == 130
+    assert done.err.count("\n") == 1
+    assert "kept in d" in done.err
+    kept = (folder / "d" / "nets" / "standard" / "model.safetensors").stat().st_mtime_ns
+    done = fastadv("demo --tiny --out d")
+    assert done.code == 0
+    assert "going on" in done.err
+    assert (folder / "d" / "nets" / "standard" / "model.safetensors").stat().st_mtime_ns == kept
+    assert figures(folder / "d") == whole
+
+
+def test_demo_leaves_what_it_did_not_make(fastadv: Callable, folder: Path) -> None:
+    (folder / "mine" / "nets").mkdir(parents=True)
+    (folder / "mine" / "nets" / "precious").touch()
+    done = fastadv("demo --tiny --out mine")
+    assert done.code == 1
+    assert "another --out" in done.err
+    assert (folder / "mine" / "nets" / "precious").exists()
+    shutil.rmtree(folder / "mine")
+
+
+def test_settings_at_another_size_scale_only_lengths_in_l2() -> None:
+    small = _study.Settings()
+    large = small.at(28)
+    assert large.l2_radius == pytest.approx(3.5 * small.l2_radius)
+    assert large.linf_radius == small.linf_radius
+    assert small.at(8) == small

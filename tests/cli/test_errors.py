@@ -1,0 +1,95 @@
+"""One line on stderr, nothing on stdout, and an exit code that says whose fault it was."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+DIGITS = "-m small_cnn --data digits"
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("nosuch", "nosuch"),
+        ("attack", "--model"),
+        ("attack --nosuch", "--nosuch"),
+        (f"attack {DIGITS}", "--radius"),
+        (f"attack {DIGITS} --radius much", "much"),
+        (f"attack {DIGITS} --radius -1", "radius"),
+        (f"attack {DIGITS} --radius 0.1 --norm l7", "l7"),
+        (f"attack {DIGITS} --radius 0.1 -a nosuch", "fgsm, bim, pgd, mim"),
+        (f"attack {DIGITS} --radius 0.1 -a pgd:speed=3", "speed"),
+        (f"attack {DIGITS} --radius 0.1 -a pgd:steps", "KEY=VALUE"),
+        (f"attack {DIGITS} --radius 0.1 --steps 0", "--steps"),
+        (f"attack {DIGITS} --radius 0.1 --device nosuch", "device"),
+        (f"attack {DIGITS} --radius 0.1 -o depth=3", "depth"),
+        ("attack -m nosuch --data digits --radius 0.1", "small_cnn"),
+        ("attack -m nosuch.module:net --data digits --radius 0.1", "nosuch"),
+        ("attack -m small_cnn --data nosuch --radius 0.1", "digits"),
+        (f"train {DIGITS} --recipe pgd", "--radius"),
+        (f"train {DIGITS} --recipe nosuch", "nosuch"),
+        (f"train {DIGITS} --optimizer nosuch", "sgd"),
+        (f"train {DIGITS} --resume", "--run-dir"),
+        (f"construct nosuch {DIGITS} --out sets", "nosuch"),
+        (f"construct random-target {DIGITS} --out sets --start noise", "--start"),
+        (f"evaluate {DIGITS} --radius 0.1 --figure f.png", "--radii"),
+        (f"evaluate {DIGITS} --radius 0.1 -a pgd -a pgd:norm=l2 --radii 0,1", "one norm"),
+        ("demo --size 9", "8 or 28"),
+    ],
+)
+def test_wrong_usage_is_two(fastadv: Callable, line: str, says: str) -> None:
+    done = fastadv(line)
+    assert done.code == 2, done
+    assert done.out == ""
+    assert done.err.count("\n") == 1, done.err
+    assert done.err.startswith("fastadv: ")
+    assert says in done.err
+    assert "--help" in done.err
+
+
+def test_failed_work_is_one(fastadv: Callable, folder: Path, net: str) -> None:
+    (folder / "torn.safetensors").write_bytes((folder / "net.safetensors").read_bytes()[:500])
+    (folder / "other").mkdir()
+    (folder / "other" / "index.json").write_text("{}")
+    for line, says in (
+        ("attack -m small_cnn -w missing.safetensors --data digits --radius 0.1", "missing.safetensors"),
+        ("attack -m small_cnn -w torn.safetensors --data digits --radius 0.1", "torn.safetensors"),
+        ("attack -m small_cnn -w net.safetensors --data digits --radius 0.1", "shape"),  # saved with width 4
+        ("attack -m small_cnn --data other --radius 0.1", "index"),
+        (f"attack {net} --radius 0 -n 20 -a fgsm --figure f.png", "broke"),
+        ("train -m small_cnn --data mnist --data-dir nowhere", "nowhere"),
+    ):
+        done = fastadv(line)
+        assert done.code == 1, done
+        assert done.out == ""
+        lines = [text for text in done.err.splitlines() if "untrained" not in text]
+        assert len(lines) == 1
+        assert lines[0].startswith("fastadv: ")
+        assert says in lines[0]
+
+
+def test_unforeseen_error_is_one_line_and_debug_shows_where(fastadv: Callable, folder: Path) -> None:
+    (folder / "mynet.py").write_text("def broken(classes):\n    raise RuntimeError('no\\nluck')\n")
+    done = fastadv("attack -m mynet:broken --data digits --radius 0.1")
+    assert done.code == 1
+    assert done.err.count("\n") == 1
+    assert "RuntimeError: no luck" in done.err
+    done = fastadv("attack -m mynet:broken --data digits --radius 0.1 --debug")
+    assert done.code == 1
+    assert "Traceback" in done.err
+    assert "mynet.py" in done.err
+
+
+def test_loss_that_is_not_finite_is_one(fastadv: Callable) -> None:
+    done = fastadv("train -m softmax --data digits -n 200 --epochs 3 --learning-rate 1e38")
+    assert done.code == 1
+    assert "finite loss" in done.err
+
+
+def test_untrained_model_is_pointed_out(fastadv: Callable) -> None:
+    done = fastadv("attack -m softmax --data digits -n 20 --radius 0.1 -a fgsm")
+    assert done.code == 0
+    assert "untrained" in done.err
+    assert not torch.is_inference_mode_enabled()

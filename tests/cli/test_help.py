@@ -1,0 +1,35 @@
+"""Every command explains itself, with an example that parses."""
+
+import shlex
+from collections.abc import Callable
+
+import pytest
+from typer.main import get_command
+
+from fastadv.cli import app
+
+COMMANDS = ("demo", "attack", "train", "construct", "evaluate", "doctor")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(fastadv: Callable, command: str) -> None:
+    done = fastadv(f"{command} --help")
+    assert done.code == 0
+    assert done.err == ""
+    assert f"Example: fastadv {command}" in done.out
+    assert "--json" in done.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_example_parses(command: str) -> None:
+    found = get_command(app).commands[command]
+    example = shlex.split(found.epilog.removeprefix("Example: "))
+    assert example[:2] == ["fastadv", command]
+    found.make_context(command, example[2:])
+
+
+def test_help_lists_every_command(fastadv: Callable) -> None:
+    done = fastadv("--help")
+    assert done.code == 0
+    for command in COMMANDS:
+        assert command in done.out
