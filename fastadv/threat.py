@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastadv import ops
 from fastadv.errors import InputError
-from fastadv.ops._rows import PerRow, clamp_box, column, per_row
+from fastadv.ops._rows import PerRow, check_like, clamp_box, column, per_row
 
 SLACK = 1e-6
 
@@ -48,7 +48,8 @@ class Threat:
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """||x_adv - x|| of each sample, float64 [B]."""
-        return torch.linalg.vector_norm((x_adv.double() - x.double()).flatten(1), self.order, dim=1)
+        distance: Tensor = torch.linalg.vector_norm((x_adv.double() - x.double()).flatten(1), self.order, dim=1)
+        return distance
 
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """bool [B]: the norm, taken in float64, is at most radius * (1 + 1e-6), and every coordinate is inside the box, exactly. NaN is outside."""
@@ -143,6 +144,7 @@ class L0(Threat):
 
         Raises InputError on an infinite box, which has no edge.
         """
+        check_like(x_adv, grad=grad, x=x)
         lo, hi = self.box
         if hi - lo == float("inf"):
             raise InputError(f"box: expected a finite one for an L0 step, got {self.box}")

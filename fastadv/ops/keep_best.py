@@ -72,6 +72,9 @@ def keep_best_(best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: T
     real = best_loss.dtype if best_x.dtype == torch.float64 else torch.float32
     columns = ("best_loss", best_loss, real), ("loss", loss, real), ("best_success", best_success, torch.bool), ("success", success, torch.bool)
     for name, value, dtype in columns:
-        if value.shape != best_x.shape[:1] or value.dtype != dtype:
-            raise InputError(f"{name}: expected {dtype} of shape ({best_x.shape[0]},), got {value.dtype} of shape {tuple(value.shape)}")
+        if value.shape != best_x.shape[:1] or value.dtype != dtype or value.device != best_x.device:
+            raise InputError(
+                f"{name}: expected {dtype} of shape ({best_x.shape[0]},) on {best_x.device}, "
+                f"got {value.dtype} of shape {tuple(value.shape)} on {value.device}"
+            )
     torch.ops.fastadv.keep_best_(best_x, best_loss, best_success, x_adv, loss, success)

@@ -73,6 +73,10 @@ def _negated(loss: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reference(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool) -> tuple[Tensor, Tensor]:
+    for name, index in (("labels", labels), ("targets", targets)):
+        # on a GPU the classes stay unread: that would wait for the device
+        if index is not None and index.device.type == "cpu" and bool(((index < 0) | (index >= logits.shape[1])).any()):
+            raise InputError(f"{name}: expected classes in [0, {logits.shape[1]}), got {index.min()} to {index.max()}")
     finite = logits.isfinite().all(1)
     z = torch.where(finite[:, None], logits, 0.0).to(wide(logits.dtype))
     aim = labels if targets is None else targets
@@ -165,7 +169,10 @@ def logit_loss(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None
     if logits.dim() != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
         raise InputError(f"logits: expected floating [B, K] with K >= 2, got {logits.dtype} of shape {tuple(logits.shape)}")
     for name, index in (("labels", labels), ("targets", targets)):
-        if index is not None and (index.shape != logits.shape[:1] or index.dtype != torch.int64):
-            raise InputError(f"{name}: expected int64 of shape ({logits.shape[0]},), got {index.dtype} of shape {tuple(index.shape)}")
+        if index is not None and (index.shape != logits.shape[:1] or index.dtype != torch.int64 or index.device != logits.device):
+            raise InputError(
+                f"{name}: expected int64 of shape ({logits.shape[0]},) on {logits.device}, "
+                f"got {index.dtype} of shape {tuple(index.shape)} on {index.device}"
+            )
     loss, grad = torch.ops.fastadv.logit_loss(logits, labels, kind, targets, direction)
     return loss, grad

@@ -112,7 +112,10 @@ def random_start(
     if ids.dtype != torch.int64 or ids.shape != x.shape[:1]:
         raise InputError(f"ids: expected int64 of shape ({x.shape[0]},), got {ids.dtype} of shape {tuple(ids.shape)}")
     radius, radius_rows = per_row("radius", radius, x)
-    if radius == float("inf"):
+    on_host = radius_rows is None or (radius_rows.device.type == "cpu" and not torch.compiler.is_compiling())
+    if on_host and not bool(torch.isfinite(radius_rows).all() if radius_rows is not None else radius < float("inf")):
         raise InputError("radius: expected a finite one, got inf; an infinite ball has no uniform draw, start at x instead")
+    if norm == "l0" and box[1] - box[0] == float("inf"):
+        raise InputError(f"box: expected a finite one for an l0 start, got {box}")
     result: Tensor = torch.ops.fastadv.random_start(x, ids, norm, radius, *limits(box), seed, draw, radius_rows)
     return result

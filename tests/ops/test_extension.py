@@ -1,0 +1,58 @@
+"""The extension in its process: one OpenMP runtime, torch's thread count, and any order of import."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastadv import ops
+from fastadv._library import backends, extension
+
+pytestmark = pytest.mark.skipif(extension is None, reason="no extension built")
+RUNTIMES = "{line.split()[-1] for line in open('/proc/self/maps') if 'libgomp' in line or 'libomp' in line or 'libiomp' in line}"
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's /proc")
+@pytest.mark.parametrize("imports", ["import torch, fastadv", "import fastadv._C", "import fastadv"])
+def test_one_openmp_runtime(imports):
+    code = f"{imports}\nimport torch, fastadv.ops as o\nx = torch.rand(64, 999)\no.l2_step_(x.clone(), x, x, 1.0, 1.0); (x @ x.T)\nprint(len({RUNTIMES}))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "1"
+
+
+def test_threads_follow_torch():
+    before = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            assert extension.threads() == count
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_number_of_threads_changes_no_bit():
+    x, grad = torch.rand(40, 3000), torch.randn(40, 3000)
+    ids, before = torch.arange(40), torch.get_num_threads()
+
+    def results():
+        return [
+            *(step(x, grad, x, 0.3, 0.2) for step in (ops.linf_step, ops.l2_step, ops.l1_step)),
+            *(ops.random_start(x, ids, kind, 2.0) for kind in ("linf", "l2", "l1", "l0")),
+            ops.project_l0(x + grad, x, 9.0),
+            ops.philox(ids, 999, "normal"),
+        ]
+
+    try:
+        torch.set_num_threads(1)
+        alone = results()
+        torch.set_num_threads(3)
+        assert all(torch.equal(a, b) for a, b in zip(alone, results(), strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_backends_name_the_instruction_set():
+    assert extension.isa() in extension.isas()
+    assert backends()["linf_step"]["cpu"] == f"C++ ({extension.isa()})"

@@ -1,0 +1,143 @@
+"""logit_loss against cross_entropy, losses written out, and autograd in float64."""
+
+import pytest
+import torch
+from balls import few, seeds
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastadv.errors import InputError
+from fastadv.ops import logit_loss
+from fastadv.ops.logit_loss import KINDS
+
+classes = st.sampled_from([2, 3, 4, 7, 10, 33, 1000])
+sizes = st.sampled_from([0.01, 1.0, 20.0])
+
+
+def rows(seed, count, size, dtype=torch.float64, batch=6):
+    draw = torch.Generator().manual_seed(seed)
+    z = (size * torch.randn(batch, count, generator=draw, dtype=torch.float64)).to(dtype)
+    y = torch.randint(count, (batch,), generator=draw)
+    return z, y, (y + 1 + torch.randint(count - 1, (batch,), generator=draw)) % count
+
+
+def written_out(z, y, kind, t):
+    """The definitions, differentiable, row by row."""
+    losses = []
+    for row in range(len(z)):
+        aim = int(y[row] if t is None else t[row])
+        others = torch.cat([z[row, :aim], z[row, aim + 1 :]])
+        top = z[row].sort(descending=True).values
+        if kind == "ce":
+            loss = torch.nn.functional.cross_entropy(z[row : row + 1], torch.tensor([aim]))
+        elif kind in ("margin", "cw") or z.shape[1] == 2:
+            loss = others.max() - z[row, aim]
+        elif t is None:
+            loss = (others.max() - z[row, aim]) / (top[0] - top[2])
+        else:
+            loss = (z[row, t[row]] - z[row, y[row]]) / (top[0] - (top[2] + top[min(3, z.shape[1] - 1)]) / 2)
+        if t is not None and not (kind == "dlr" and z.shape[1] > 2):
+            loss = -loss
+        losses.append(loss.clamp(max=0.0) if kind == "cw" else loss)
+    return torch.stack(losses)
+
+
+@few
+@given(seeds, classes, sizes, st.sampled_from(KINDS), st.booleans(), st.sampled_from([torch.float64, torch.float32, torch.bfloat16]))
+def test_equals_the_definition_and_autograd(seed, count, size, kind, targeted, dtype):
+    z, y, t = rows(seed, count, size, dtype)
+    t = t if targeted else None
+    leaf = z.double().requires_grad_()
+    expected = written_out(leaf, y, kind, t)
+    (slope,) = torch.autograd.grad(expected.sum(), leaf)
+    loss, grad = logit_loss(z, y, kind, t)
+    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert grad.dtype == dtype
+    exact, near = {torch.float64: (1e-10, 1e-10), torch.float32: (1e-5, 1e-5), torch.bfloat16: (1e-5, 2**-7)}[dtype]
+    if dtype == torch.bfloat16 and kind == "dlr":
+        return  # ties among bfloat16 logits make its order statistics ambiguous
+    assert torch.allclose(loss.double(), expected, rtol=exact, atol=exact * max(size, 1))
+    # the ratio's slope grows as its width shrinks
+    assert torch.allclose(grad.double(), slope, rtol=near, atol=near * (1 / min(size, 1) if kind == "dlr" else 1))
+
+
+@few
+@given(seeds, classes, st.sampled_from(KINDS), st.booleans(), st.sampled_from([-1024.0, 64.0, 4096.0]))
+def test_constant_shifts_change_nothing(seed, count, kind, targeted, shift):
+    z, y, t = rows(seed, count, 1.0, torch.float32)
+    z = (z * 1024).round() / 1024  # so that the shift is exact
+    first, second = (logit_loss(s, y, kind, t if targeted else None) for s in (z, z + shift))
+    assert torch.allclose(first[0], second[0], rtol=1e-5, atol=1e-6)
+    assert torch.allclose(first[1], second[1], rtol=1e-5, atol=1e-6)
+
+
+@few
+@given(seeds, classes, st.booleans())
+def test_direction_is_the_gradient_up_to_a_positive_factor(seed, count, targeted):
+    z, y, t = rows(seed, count, 2.0, torch.float32)
+    t = t if targeted else None
+    grad, direction = logit_loss(z, y, "ce", t)[1].double(), logit_loss(z, y, "ce", t, direction=True)[1].double()
+    factor = (grad * direction).sum(1, keepdim=True) / direction.square().sum(1, keepdim=True)
+    assert bool((factor > 0).all())
+    assert torch.allclose(grad, factor * direction, rtol=1e-4, atol=1e-7)
+
+
+def test_confident_rows_keep_their_direction_and_their_digits():
+    z = torch.tensor([[300.0, 0.0, 1.0], [30.0, 0.0, 0.0]])
+    y = torch.zeros(2, dtype=torch.int64)
+    loss, grad = logit_loss(z, y, "ce", direction=True)
+    assert torch.allclose(grad[0], torch.tensor([-1.0, 0.2689414, 0.7310586]))
+    assert float(loss[1]) == pytest.approx(1.8715246e-13, rel=1e-5)  # log(1 + 2 exp(-30)), which 1 - p cannot show
+    assert float(logit_loss(z, y, "ce")[1][1, 1]) == pytest.approx(9.3576e-14, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_broken_row_is_nan_and_alone(kind, value):
+    z, y, _ = rows(1, 10, 1.0, torch.float32)
+    broken = z.clone()
+    broken[2, 3] = value
+    (loss, grad), (clean, slope) = logit_loss(broken, y, kind), logit_loss(z, y, kind)
+    assert bool(loss[2].isnan())
+    assert bool(grad[2].isnan().all())
+    others = torch.tensor([0, 1, 3, 4, 5])
+    assert torch.equal(loss[others], clean[others])
+    assert torch.equal(grad[others], slope[others])
+
+
+def test_ties_are_settled_by_the_lower_index():
+    z = torch.zeros(1, 12)
+    assert torch.equal(logit_loss(z, torch.tensor([0]), "margin")[1][0, :3], torch.tensor([-1.0, 1.0, 0.0]))
+    assert torch.equal(logit_loss(z, torch.tensor([5]), "margin")[1][0].nonzero().flatten(), torch.tensor([0, 5]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [2, 3, 4, 10])
+def test_differentiable(kind, count):
+    z, y, t = rows(3, count, 1.0)
+    assert torch.autograd.gradcheck(lambda s: logit_loss(s, y, kind, t)[0], (z.requires_grad_(),))
+
+
+def test_direction_refuses_to_be_differentiated():
+    z, y, _ = rows(3, 4, 1.0)
+    with pytest.raises(RuntimeError, match="direction=True keeps no true gradient"):
+        logit_loss(z.requires_grad_(), y, "ce", direction=True)[0].sum().backward()
+
+
+def test_refusals():
+    z, y, _ = rows(4, 5, 1.0, torch.float32)
+    for call, text in [
+        (lambda: logit_loss(z, y, "hinge"), "loss: expected one of ce"),
+        (lambda: logit_loss(z[:, :1], y * 0, "ce"), "K >= 2"),
+        (lambda: logit_loss(z[0], y, "ce"), "logits: expected"),
+        (lambda: logit_loss(z.long(), y, "ce"), "logits: expected floating"),
+        (lambda: logit_loss(z, y[:2], "ce"), "labels: expected int64"),
+        (lambda: logit_loss(z, y.int(), "ce"), "labels: expected int64"),
+        (lambda: logit_loss(z, y, "ce", y.float()), "targets: expected int64"),
+        (lambda: logit_loss(z, y + 5, "ce"), "labels: expected classes in"),
+        (lambda: logit_loss(z.double(), y - 5, "ce"), "labels: expected classes in"),
+        (lambda: logit_loss(z, y, "dlr", y + 5), "targets: expected classes in"),
+        (lambda: logit_loss(z, y.to("meta"), "ce"), "labels: expected"),
+    ]:
+        with pytest.raises(InputError, match=text):
+            call()

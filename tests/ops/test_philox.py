@@ -1,0 +1,85 @@
+"""philox against the published vectors, through a generator written with Python integers."""
+
+import pytest
+import torch
+from balls import few
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastadv.errors import InputError
+from fastadv.ops import philox
+
+WORD = 0xFFFFFFFF
+
+
+def block(counter, key):
+    """Philox 4x32-10 of one counter and key (Salmon et al. 2011, section 3.3)."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        first, second = 0xD2511F53 * c0, 0xCD9E8D57 * c2
+        c0, c1, c2, c3 = (second >> 32) ^ c1 ^ k0, second & WORD, (first >> 32) ^ c3 ^ k1, first & WORD
+        k0, k1 = (k0 + 0x9E3779B9) & WORD, (k1 + 0xBB67AE85) & WORD
+    return [c0, c1, c2, c3]
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([WORD] * 4, [WORD] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ],
+    ids=["zeros", "ones", "pi"],
+)
+def test_the_oracle_gives_the_published_vectors(counter, key, expected):
+    """The known answers of the authors' Random123 library for philox4x32 with 10 rounds."""
+    assert block(counter, key) == expected
+
+
+def test_the_first_block_is_the_published_one():
+    assert philox(torch.tensor([0]), 4, "bits").tolist() == [[0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]]
+
+
+@few
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**63 - 1), st.integers(0, WORD), st.integers(0, 3000))
+def test_any_element_equals_the_oracle(seed, sample, draw, element):
+    counter = [element // 4, draw, sample & WORD, sample >> 32]
+    expected = block(counter, [seed & WORD, (seed >> 32) & WORD])[element % 4]
+    assert int(philox(torch.tensor([sample]), element + 1, "bits", seed, draw)[0, -1]) == expected
+
+
+def test_a_long_row_equals_its_parts():
+    ids = torch.tensor([11])
+    for kind in ("bits", "uniform", "normal"):
+        row = philox(ids, 300_001, kind, 5, 6)
+        for count in (1, 63, 64, 65, 1000):
+            assert torch.equal(philox(ids, count, kind, 5, 6), row[:, :count])
+
+
+def test_moments():
+    ids = torch.arange(200)
+    uniform, normal = philox(ids, 5000, "uniform").double(), philox(ids, 5000, "normal").double()
+    assert float(uniform.min()) >= 0
+    assert float(uniform.max()) < 1
+    # five standard errors of a million draws
+    assert abs(float(uniform.mean()) - 0.5) < 5 * (1 / 12) ** 0.5 / 1000
+    assert abs(float(normal.mean())) < 5 / 1000
+    assert abs(float(normal.square().mean()) - 1) < 5 * 2**0.5 / 1000
+    assert abs(float(normal.pow(4).mean()) - 3) < 5 * 96**0.5 / 1000
+    assert abs(float((normal[:, ::2] * normal[:, 1::2]).mean())) < 5 / 500_000**0.5
+    # a million draws reach this far with probability 1 - 2e-5
+    assert float(normal.abs().max()) > 4.4
+
+
+def test_refusals():
+    with pytest.raises(InputError, match="kind: expected one of bits"):
+        philox(torch.arange(3), 4, "gamma")
+    with pytest.raises(InputError, match="ids: expected int64"):
+        philox(torch.arange(3).float(), 4, "bits")
+    with pytest.raises(InputError, match="ids: expected int64"):
+        philox(torch.zeros(2, 2, dtype=torch.int64), 4, "bits")

@@ -1,0 +1,96 @@
+"""random_start: the laws of a uniform draw from each ball, and what the draw may depend on."""
+
+import pytest
+import scipy.stats
+import torch
+from balls import INFINITE, ORDER, assert_inside, dtypes, few, pair, seeds, widths
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastadv.errors import InputError
+from fastadv.ops import random_start
+
+
+def shifts(kind, rows, cols, radius):
+    x = torch.zeros(rows, cols, dtype=torch.float32)
+    return random_start(x, torch.arange(rows), kind, radius, INFINITE).double()
+
+
+@few
+@given(st.sampled_from(list(ORDER)), seeds, widths, st.sampled_from([0.0, 1e-3, 0.5, 2.0, 30.0]), dtypes)
+def test_inside(kind, seed, cols, radius, dtype):
+    _, x = pair(seed, 3, cols, dtype=dtype)
+    assert_inside(random_start(x, torch.arange(3), kind, radius, seed=seed), x, kind, radius)
+
+
+@pytest.mark.parametrize("kind", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("cols", [1, 2, 3, 10])
+def test_radius_law(kind, cols):
+    """(norm / radius)^D is uniform, so the mean of norm / radius is D / (D + 1)."""
+    rows = 20_000
+    size = torch.linalg.vector_norm(shifts(kind, rows, cols, 2.0), ORDER[kind], dim=1) / 2.0
+    assert abs(float(size.mean()) - cols / (cols + 1)) < 5 * (cols / (cols + 2)) ** 0.5 / (cols + 1) / rows**0.5
+    assert scipy.stats.kstest((size**cols).numpy(), "uniform").pvalue > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["linf", "l2", "l1"])
+def test_isotropic(kind):
+    z = shifts(kind, 40_000, 6, 1.0)
+    spread = float(z.square().mean()) ** 0.5
+    assert float(z.mean(0).abs().max()) < 5 * spread / 200
+    covariance = z.T @ z / len(z) / spread**2
+    assert float((covariance - torch.eye(6, dtype=torch.float64)).abs().max()) < 0.05
+
+
+def test_linf_coordinates_are_uniform():
+    assert scipy.stats.kstest(((shifts("linf", 5_000, 4, 0.5) + 0.5).flatten()).numpy(), "uniform").pvalue > 1e-4
+
+
+def test_l0_draws_whole_sets_evenly():
+    x = torch.full((20_000, 5), -1.0)
+    z = random_start(x, torch.arange(len(x)), "l0", 2.7)
+    drawn = z != x.clamp(0, 1)
+    assert bool((drawn.sum(1) == 2).all())
+    counts = torch.unique(drawn.long() @ (2 ** torch.arange(5)), return_counts=True)[1]
+    assert len(counts) == 10
+    assert scipy.stats.chisquare(counts.numpy()).pvalue > 1e-4
+    assert scipy.stats.kstest(z[drawn].double().numpy(), "uniform").pvalue > 1e-4
+
+
+@pytest.mark.parametrize("kind", list(ORDER))
+def test_depends_on_seed_id_and_draw_alone(kind):
+    _, x = pair(0, 6, 50)
+    ids = torch.tensor([5, 0, 2**40, 7, 1, 5])
+    z = random_start(x, ids, kind, 3.0, seed=4, draw=2)
+    order = torch.tensor([3, 0, 2])
+    assert torch.equal(random_start(x[order], ids[order], kind, 3.0, seed=4, draw=2), z[order])
+    for other in ({"seed": 5, "draw": 2}, {"seed": 4, "draw": 3}):
+        assert not torch.equal(random_start(x, ids, kind, 3.0, **other), z)
+    last = random_start(x.reshape(6, 2, 5, 5).contiguous(memory_format=torch.channels_last), ids, kind, 3.0, seed=4, draw=2)
+    assert torch.equal(last, z.reshape(6, 2, 5, 5))
+
+
+def test_a_radius_for_each_sample():
+    _, x = pair(0, 3, 20)
+    radius = torch.tensor([0.0, 0.1, 5.0])
+    for kind in ORDER:
+        z = random_start(x, torch.arange(3), kind, radius)
+        assert_inside(z, x, kind, radius)
+        for row in range(3):
+            assert torch.equal(z[row], random_start(x, torch.arange(3), kind, float(radius[row]))[row])
+
+
+def test_refusals():
+    x, ids = torch.rand(3, 4), torch.arange(3)
+    for call, text in [
+        (lambda: random_start(x, ids, "l3", 1.0), "norm: expected one of linf"),
+        (lambda: random_start(x, ids, "l2", float("inf")), "radius: expected a finite one"),
+        (lambda: random_start(x, ids, "l2", -1.0), "radius: expected"),
+        (lambda: random_start(x, ids[:2], "l2", 1.0), "ids: expected int64"),
+        (lambda: random_start(x, ids.int(), "l2", 1.0), "ids: expected int64"),
+        (lambda: random_start(x[0], ids[:1], "l2", 1.0), "add a batch dimension"),
+        (lambda: random_start(x, ids, "l0", 1.0, INFINITE), "box: expected a finite one"),
+        (lambda: random_start(x, ids, "l2", torch.tensor([1.0, 1.0, float("inf")])), "radius: expected a finite one"),
+    ]:
+        with pytest.raises(InputError, match=text):
+            call()

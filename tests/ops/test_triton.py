@@ -1,0 +1,137 @@
+"""Every Triton kernel equals the reference: on the GPU where there is one, in Triton's interpreter (NumPy, slow) on machines without."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fastadv.ops  # noqa: F401
+from fastadv._library import CARDS, triton_launcher
+
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+
+INTERPRETED = triton.knobs.runtime.interpret
+DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+pytestmark = [
+    pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="no GPU: set TRITON_INTERPRET=1"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # NumPy warns where 0 / 0 and overflow are meant
+]
+DTYPES = [pytest.param(name, dtype, id=f"{name}-{dtype}".replace("torch.", "")) for name, card in CARDS.items() for dtype in card.dtypes]
+# The interpreter takes up to a second a sample: of these many samples one runs, and one of every shape and layout.
+STRIDES = {"linf_step": 3, "keep_best_": 1, "philox": 2, "quantize_in_ball": 7, "random_start": 9, "logit_loss": 5}
+
+
+@pytest.fixture(autouse=True)
+def _interpreter(monkeypatch):
+    """Triton 3.6's interpreter reads a loop bound with int(array of one element), which NumPy 2.4 refuses."""
+    if INTERPRETED:
+        from triton.runtime import interpreter
+
+        original = interpreter._patch_lang_tensor
+
+        def patched(tensor, scope):
+            original(tensor, scope)
+            scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+        monkeypatch.setattr(interpreter, "_patch_lang_tensor", patched)
+
+
+def chosen(card, dtype):
+    """The samples of a card; fewer of them, other ones for each dtype, in the interpreter."""
+    stride = STRIDES.get(card.name, 11) if INTERPRETED else 1
+    offset, layouts = card.dtypes.index(dtype) * stride // 2, set()
+    for index, args in enumerate(card.samples(DEVICE, dtype)):
+        layout = tuple((t.shape, t.stride()) for t in args if isinstance(t, torch.Tensor) and t.dim() > 1)
+        if index % stride == offset or layout not in layouts:
+            layouts.add(layout)
+            yield args
+
+
+def clone(args):
+    return tuple(a.clone() if isinstance(a, torch.Tensor) else a for a in args)
+
+
+@pytest.mark.parametrize(("name", "dtype"), DTYPES)
+def test_kernel_equals_reference(name, dtype):
+    card, launch = CARDS[name], triton_launcher(CARDS[name])
+    assert launch is not None
+    for index, args in enumerate(chosen(card, dtype)):
+        mine, theirs = clone(args), clone(args)
+        expected = card.reference(*theirs)
+        if not card.into:
+            actual = launch(*mine)
+        elif card.in_place and index % 2:
+            launch(mine[0], *mine)
+            actual, mine = mine[0], (theirs[0], *mine[1:])
+        else:
+            actual = torch.empty_like(args[0])
+            launch(actual, *mine)
+        card.compare(actual, expected, args)
+        for after, wanted in zip(mine, theirs, strict=True):
+            if isinstance(after, torch.Tensor):
+                assert torch.equal(after.nan_to_num(7.0), wanted.nan_to_num(7.0)), "an argument holds what the reference did not write"
+
+
+@pytest.mark.parametrize(("name", "radius"), [("l2_step", 1.0), ("l1_step", 2.0)])
+def test_rows_of_many_blocks(name, radius):
+    # 224 x 224 x 3; a row far outside the ball, so that every pass runs
+    draw = torch.Generator().manual_seed(1)
+    x, x_adv, grad = (torch.rand(1, 150_528, generator=draw).to(DEVICE) for _ in range(3))
+    args = x_adv, grad - 0.5, x, radius, 0.1, 0.0, 1.0
+    out = torch.empty_like(x)
+    triton_launcher(CARDS[name])(out, *args)
+    CARDS[name].compare(out, CARDS[name].reference(*args), args)
+    assert (out.double() - x.double()).norm(p=2 if name == "l2_step" else 1) <= radius * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("name", ["project_l1", "project_l2", "project_l0"])
+@pytest.mark.parametrize("radius", [0.0, 1e-3, 2.5, 7.0])
+def test_ties_and_edges(name, radius):
+    # few distinct values: equal gains, equal |v|, points that touch the box exactly
+    draw = torch.Generator().manual_seed(int(radius * 1000))
+    x, x_adv = (torch.randint(0, 5, (3, 30), generator=draw).float().div(4).to(DEVICE) for _ in range(2))
+    args = (x_adv * 1.5 - 0.25, x, radius, 0.0, 1.0)
+    out = torch.empty_like(x)
+    triton_launcher(CARDS[name])(out, *args)
+    CARDS[name].compare(out, CARDS[name].reference(*args), args)
+
+
+def test_class_out_of_range_spoils_its_row_only():
+    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).to(DEVICE)
+    labels = torch.tensor([0, 5, -1], device=DEVICE)
+    for kind in ("ce", "margin", "dlr"):
+        loss, grad = triton_launcher(CARDS["logit_loss"])(logits, labels, kind, None, False)
+        assert loss.isfinite().tolist() == [True, False, False]
+        assert grad.isfinite().all(1).tolist() == [True, False, False]
+
+
+def test_scores_that_are_not_contiguous_are_written():
+    best, x_adv = torch.zeros(4, 3, device=DEVICE), torch.ones(4, 3, device=DEVICE)
+    scores, flags = torch.zeros(4, 2, device=DEVICE), torch.zeros(4, 2, dtype=torch.bool, device=DEVICE)
+    loss, success = torch.tensor([1.0, -1.0, float("nan"), 0.0], device=DEVICE), torch.tensor([False, True, True, False], device=DEVICE)
+    triton_launcher(CARDS["keep_best_"])(best, scores[:, 0], flags[:, 0], x_adv, loss, success)
+    assert scores[:, 0].tolist() == [1.0, -1.0, 0.0, 0.0]
+    assert flags[:, 0].tolist() == [False, True, False, False]
+    assert best[:, 0].tolist() == [1.0, 1.0, 0.0, 0.0]
+    assert not scores[:, 1].any() and not flags[:, 1].any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_op_waits_for_the_device():
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for name, card in CARDS.items():
+            for args in card.samples(torch.device("cpu"), card.dtypes[0]):
+                moved = tuple(a.pin_memory().to("cuda", non_blocking=True) if isinstance(a, torch.Tensor) else a for a in args)
+                getattr(torch.ops.fastadv, name)(*moved)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_fastadv_imports_without_triton():
+    code = (
+        "import sys; sys.modules['triton'] = None; import fastadv.ops; from fastadv._library import CARDS, triton_launcher; "
+        "assert not any(map(triton_launcher, CARDS.values())), 'a launcher came from nowhere'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,46 @@
+"""Every kernel compiles for A100 and H100 without a GPU, spills nothing and leaves room for other warps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastadv.ops  # noqa: F401
+from fastadv._library import CARDS
+
+pytest.importorskip("triton", reason="Triton is not installed")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory):
+    table = tmp_path_factory.mktemp("aot") / "aot.jsonl"
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "bench" / "aot.py"), "--quick", "--out", str(table)]
+    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
+    return [json.loads(line) for line in table.read_text().splitlines()]
+
+
+def test_every_kernel_is_there(builds):
+    wanted = {(name, str(dtype).removeprefix("torch."), arch) for name, card in CARDS.items() for dtype in card.dtypes for arch in (80, 90)}
+    assert {(b["op"], b["dtype"], b["arch"]) for b in builds} == wanted
+    norms = {b["variant"].split()[0] for b in builds if b["op"] == "random_start"}
+    assert norms == {"linf", "l2", "l1", "l0"}
+
+
+def test_nothing_spills(builds):
+    assert [b for b in builds if b["spill_bytes"]] == []
+
+
+def test_registers_leave_room_for_other_warps(builds):
+    # 65,536 registers a multiprocessor: at 128 a thread 16 of 64 warps fit
+    assert [b for b in builds if b["registers"] > 128] == []
+    elementwise = [b for b in builds if b["op"] == "linf_step"]
+    assert max(b["registers"] for b in elementwise) <= 80
+
+
+def test_shared_memory_is_no_limit(builds):
+    assert max(b["shared_bytes"] for b in builds) <= 16 * 1024

@@ -1,0 +1,80 @@
+"""losses: names and callables give the same thing, and wrong ones are refused by name."""
+
+import pytest
+import torch
+
+from fastadv import losses
+from fastadv.errors import InputError
+
+
+def batch(count=10):
+    draw = torch.Generator().manual_seed(0)
+    z = torch.randn(6, count, generator=draw) * 3
+    y = torch.randint(count, (6,), generator=draw)
+    return z, y, (y + 1) % count
+
+
+def cross_entropy(logits, y, targets):
+    if targets is None:
+        return torch.nn.functional.cross_entropy(logits, y, reduction="none")
+    return -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_a_callable_equals_its_name(targeted):
+    z, y, t = batch()
+    t = t if targeted else None
+    for mine, theirs in zip(losses.loss_and_grad(z, y, cross_entropy, t), losses.loss_and_grad(z, y, "ce", t), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+        assert not mine.requires_grad
+    assert torch.allclose(losses.loss_value(z, y, cross_entropy, t), losses.loss_value(z, y, "ce", t), atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", losses.LOSSES)
+@pytest.mark.parametrize("count", [2, 3, 4, 10])
+def test_value_is_the_first_of_both(loss, count):
+    z, y, t = batch(count)
+    for aim in (None, t):
+        assert torch.equal(losses.loss_value(z, y, loss, aim), losses.loss_and_grad(z, y, loss, aim)[0])
+
+
+def test_signs():
+    """Every loss rises as the attack gets nearer to what it wants."""
+    right, wrong, y, t = torch.tensor([[5.0, 0.0, 1.0]]), torch.tensor([[0.0, 5.0, 1.0]]), torch.tensor([0]), torch.tensor([1])
+    for loss in losses.LOSSES:
+        for aim in (None, t):
+            assert float(losses.loss_value(wrong, y, loss, aim)) > float(losses.loss_value(right, y, loss, aim))
+    assert float(losses.loss_value(right, y, "margin")) == -4.0
+    assert float(losses.loss_value(wrong, y, "margin")) == 5.0
+    assert float(losses.loss_value(wrong, y, "cw")) == 0.0
+    assert float(losses.loss_value(wrong, y, "margin", t)) == 4.0
+
+
+def test_a_callable_works_under_no_grad():
+    z, y, _ = batch()
+    with torch.no_grad():
+        _, grad = losses.loss_and_grad(z, y, lambda s, label, targets: s.square().sum(1))
+    assert torch.allclose(grad, 2 * z)
+
+
+def test_the_caller_s_graph_is_left_alone():
+    z, y, _ = batch()
+    leaf = z.clone().requires_grad_()
+    for loss in ("ce", cross_entropy):
+        assert not any(r.requires_grad for r in losses.loss_and_grad(leaf, y, loss))
+    assert leaf.grad is None
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [
+        ("hinge", "loss: expected one of ce, margin, cw, dlr, got 'hinge'"),
+        (lambda z, y, t: torch.nn.functional.cross_entropy(z, y), r"expected one value a sample.*got \(\); do not average"),
+        (lambda z, y, t: 3.0, "expected one value a sample.*got float"),
+        (lambda z, y, t: z.detach().sum(1), "expected a differentiable function"),
+    ],
+)
+def test_refusals(loss, text):
+    z, y, _ = batch()
+    with pytest.raises(InputError, match=text):
+        losses.loss_and_grad(z, y, loss)

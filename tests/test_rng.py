@@ -1,0 +1,88 @@
+"""rng: the laws of its draws, and what they may depend on."""
+
+import pytest
+import scipy.stats
+import torch
+
+from fastadv import rng
+from fastadv.errors import InputError
+
+IDS = torch.arange(500)
+
+
+@pytest.mark.parametrize("draw", [rng.bits, rng.uniform, rng.normal])
+def test_rows_depend_on_seed_id_and_draw_alone(draw):
+    rows = draw(37, 5, IDS, 2)
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(0))[:7]
+    assert torch.equal(draw(37, 5, IDS[order], 2), rows[order])
+    assert torch.equal(draw(12, 5, IDS, 2), rows[:, :12])
+    assert not torch.equal(draw(37, 6, IDS, 2), rows)
+    assert not torch.equal(draw(37, 5, IDS, 3), rows)
+    assert len({tuple(row.tolist()) for row in rows}) == 500
+
+
+def test_laws():
+    assert scipy.stats.kstest(rng.uniform(200, 1, IDS).flatten().numpy(), "uniform").pvalue > 1e-4
+    assert scipy.stats.kstest(rng.normal(200, 1, IDS).flatten().numpy(), "norm").pvalue > 1e-4
+    words = rng.bits(200, 1, IDS)
+    assert int(words.min()) >= 0
+    assert int(words.max()) < 2**32
+    ones = torch.stack([(words >> place & 1).double().mean() for place in range(32)])
+    assert float((ones - 0.5).abs().max()) < 5 * 0.5 / words.numel() ** 0.5
+
+
+@pytest.mark.parametrize("high", [2, 3, 10, 1000, 3 * 2**29, 2**31])
+def test_integers_are_unbiased(high):
+    values = rng.integers(high, 3, torch.arange(30_000))
+    assert values.dtype == torch.int64
+    assert int(values.min()) >= 0
+    assert int(values.max()) < high
+    cells = min(high, 30)
+    edges = torch.arange(cells + 1) * high // cells
+    counts = torch.histc(torch.bucketize(values, edges[1:], right=True).double(), cells, 0, cells - 1)
+    assert scipy.stats.chisquare(counts.numpy(), (edges.diff() * (30_000 / high)).double().numpy(), sum_check=False).pvalue > 1e-4
+
+
+def test_integers_equal_the_exact_remainder():
+    ids = torch.arange(50)
+    assert rng.integers(1, 9, ids).tolist() == [0] * 50
+    for high in (7, 1000, 2**31 - 1, 2**31):
+        words = rng.bits(2, 9, ids)
+        exact = [(((a >> 1) << 31) + (b >> 1)) % high for a, b in words.tolist()]
+        assert rng.integers(high, 9, ids).tolist() == exact
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 100, 70_000])
+def test_permutation_is_one(n):
+    order = rng.permutation(n, 4)
+    assert torch.equal(order.sort().values, torch.arange(n))
+    assert torch.equal(rng.permutation(n, 4), order)
+
+
+def test_permutation_crosses_blocks(monkeypatch):
+    monkeypatch.setattr(rng, "_BLOCK", 16)
+    assert torch.equal(rng.permutation(100, 4).sort().values, torch.arange(100))
+
+
+def test_permutations_are_uniform():
+    seen = torch.stack([rng.permutation(4, seed) for seed in range(4000)])
+    counts = torch.unique(seen @ torch.tensor([64, 16, 4, 1]), return_counts=True)[1]
+    assert len(counts) == 24
+    assert scipy.stats.chisquare(counts.numpy()).pvalue > 1e-4
+    assert not torch.equal(rng.permutation(100, 0, 0), rng.permutation(100, 0, 1))
+
+
+def test_global_seeds_stay_untouched():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    rng.normal(10, 0, IDS)
+    rng.permutation(100, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_refusals():
+    for high in (0, -1, 2**31 + 1):
+        with pytest.raises(InputError, match="high: expected 1 to"):
+            rng.integers(high, 0, IDS)
+    with pytest.raises(InputError, match="ids: expected int64"):
+        rng.uniform(3, 0, IDS.float())
