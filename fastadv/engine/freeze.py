@@ -8,6 +8,7 @@ from torch import nn
 from fastadv.engine.fold import BATCH_NORMS, Unfoldable
 from fastadv.engine.fold import fold as fold_batch_norms
 from fastadv.engine.frozen import Frozen, Model, is_conv2d
+from fastadv.engine.thin import thin
 from fastadv.engine.twin import device_of, dtype_of, twin, unwrap
 from fastadv.errors import InputError
 
@@ -64,6 +65,11 @@ def freeze(
     elif precision == "bf16":
         autocast = True
         notes.append("bfloat16 by autocast")
+    # the forward pass stays the same call, so the verdict twin may have it too; the compiler has its own kernels
+    twins = {id(part): part for part in (given, search) if isinstance(part, nn.Module)}
+    count = 0 if compile else sum(thin(part) for part in twins.values())
+    if count:
+        notes.append("thin input convolution")
     if compile:
         search = torch.compile(search)
         notes.append("compiled")
