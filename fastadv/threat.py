@@ -31,7 +31,8 @@ class Threat:
         radius = self.radius
         if isinstance(radius, Tensor):
             if radius.dim() > 1 or bool((radius.isnan() | (radius < 0)).any()):
-                raise InputError(f"radius: expected a number or a [B] tensor of values >= 0, got shape {tuple(radius.shape)}, least {radius.min() if radius.numel() else None}")
+                least = radius.min().item() if radius.numel() else None
+                raise InputError(f"radius: expected a number or a [B] tensor of values >= 0, got shape {tuple(radius.shape)}, least {least}")
         elif not float(radius) >= 0:
             raise InputError(f"radius: expected a number >= 0 in input units, got {radius}")
         lo, hi = self.box

@@ -105,12 +105,11 @@ register(
 )
 
 
-def quantize_in_ball(
-    x_adv: Tensor, x: Tensor, norm: str, radius: PerRow, box: tuple[float, float] = (0.0, 1.0), levels: int = 255
-) -> Tensor:
+def quantize_in_ball(x_adv: Tensor, x: Tensor, norm: str, radius: PerRow, box: tuple[float, float] = (0.0, 1.0), levels: int = 255) -> Tensor:
     """x_adv [B, ...] rounded to `levels` + 1 equally spaced values of the finite box (255: 8-bit images), inside the ball around x.
 
-    x_adv lies in the ball. norm "linf", "l2", "l1" or "l0"; radius a number or [B], may be inf. Points of the ball on the grid exist whenever x is on it.
+    x_adv lies in the ball. norm "linf", "l2", "l1" or "l0"; radius a number or [B], may be inf. Points of the ball on the grid exist
+    whenever x is on it.
     Raises InputError on an unknown norm, an infinite box, levels < 1 or mismatched tensors.
     """
     check_like(x_adv, x=x)

@@ -98,9 +98,7 @@ register(
 )
 
 
-def random_start(
-    x: Tensor, ids: Tensor, norm: str, radius: PerRow, box: tuple[float, float] = (0.0, 1.0), seed: int = 0, draw: int = 0
-) -> Tensor:
+def random_start(x: Tensor, ids: Tensor, norm: str, radius: PerRow, box: tuple[float, float] = (0.0, 1.0), seed: int = 0, draw: int = 0) -> Tensor:
     """A point uniform in the `norm` ball ("linf", "l2", "l1", "l0") of finite `radius` around x [B, ...], clamped to the box.
 
     ids: int64 [B], stable sample numbers; equal (seed, id, draw) give equal shifts in any batch. Raises InputError on an unknown norm,

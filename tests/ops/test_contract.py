@@ -103,9 +103,7 @@ def test_contract_on_each_instruction_set(isa):
     if isa == extension.isa():
         pytest.skip("covered by this process")
     tests = [f"{__file__}::test_kernel_equals_reference", f"{__file__}::test_in_place_twin_equals_functional"]
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", *tests], env={**os.environ, "FASTADV_ISA": isa}, capture_output=True, text=True
-    )
+    run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *tests], env={**os.environ, "FASTADV_ISA": isa}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:]
 
 

@@ -17,7 +17,8 @@ RUNTIMES = "{line.split()[-1] for line in open('/proc/self/maps') if 'libgomp' i
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's /proc")
 @pytest.mark.parametrize("imports", ["import torch, fastadv", "import fastadv._C", "import fastadv"])
 def test_one_openmp_runtime(imports):
-    code = f"{imports}\nimport torch, fastadv.ops as o\nx = torch.rand(64, 999)\no.l2_step_(x.clone(), x, x, 1.0, 1.0); (x @ x.T)\nprint(len({RUNTIMES}))"
+    work = "import torch, fastadv.ops as ops; x = torch.rand(64, 999); x @ x.T; ops.l2_step_(x.clone(), x, x, 1.0, 1.0)"
+    code = f"{imports}\n{work}\nprint(len({RUNTIMES}))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "1"
 
