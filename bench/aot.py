@@ -1,0 +1,171 @@
+"""Compile every Triton kernel for GPUs that need not be there, and record what it takes: registers, spills, shared memory.
+
+    python bench/aot.py [--out bench/results/aot.jsonl] [--ops linf_step,l2_step] [--arch 80,90]
+
+Each launcher runs on its card's samples with the launch itself recorded instead of done: the arguments it would launch with give the signature
+that Triton compiles, so no signature is written twice. Of the launches that differ only in alignment the best aligned one is kept.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
+
+import fastadv.ops  # noqa: F401  (fills CARDS)
+from fastadv._library import CARDS, OpCard, triton_launcher
+
+OPTIONAL = ("radius_rows", "step_size_rows", "targets")
+Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Build:
+    """What one variant of a kernel takes on one GPU architecture."""
+
+    op: str
+    kernel: str
+    dtype: str
+    variant: str
+    arch: int
+    registers: int
+    spill_bytes: int
+    stack_bytes: int
+    shared_bytes: int
+    num_warps: int
+    triton: str
+
+
+def record(card: OpCard, dtype: torch.dtype) -> list[Launch]:
+    """Every launch that the op's samples cause, none of them done."""
+    launcher, launches = triton_launcher(card), []
+    assert launcher is not None, f"{card.name} has no Triton launcher"
+
+    def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        launches.append((kernel, args, options))
+
+    with mock.patch.object(JITFunction, "run", run):
+        for sample in card.samples(torch.device("cpu"), dtype):
+            out = (torch.empty_like(sample[0]),) if card.into else ()
+            launcher(*out, *sample)
+    return launches
+
+
+def variants(launches: list[Launch], target: GPUTarget, quick: bool = False) -> Iterator[tuple[str, Any, Any, Any]]:
+    """(name, kernel, source, options) for each variant: one choice of compile-time arguments and of optional arguments given.
+
+    `quick` takes one variant for each choice of words and flags, that with the most optional arguments.
+    """
+    backend = make_backend(target)
+    best: dict[Any, tuple[int, str, Any, Any, Any]] = {}
+    for kernel, args, options in launches:
+        binder = create_function_from_signature(kernel.signature, kernel.params, backend)
+        bound, specialization, rest = binder(*args, **options)
+        settings, signature, constants, attributes = kernel._pack_args(backend, options, bound, specialization, rest)
+        chosen = {kernel.arg_names[path[0]]: value for path, value in constants.items()}
+        # an integer that happens to be 1 is made a constant too, and so is a missing tensor
+        chosen = {name: value for name, value in chosen.items() if value is None or kernel.params[kernel.arg_names.index(name)].is_constexpr}
+        words = [str(value) for value in chosen.values() if isinstance(value, str | bool)]
+        given = [name for name in kernel.arg_names if name in OPTIONAL and bound[name] is not None]
+        key = (kernel.fn.__name__, *words) if quick else (kernel.fn.__name__, str(sorted(chosen.items(), key=str)), str(rest))
+        if key not in best or len(attributes) > best[key][0]:
+            source = ASTSource(kernel, signature, constants, attributes)
+            best[key] = len(attributes), " ".join(words + given), kernel, source, settings
+    for _, name, kernel, source, settings in best.values():
+        yield name, kernel, source, settings
+
+
+def resources(ptx: str, arch: int) -> dict[str, int]:
+    """Registers, spills, stack and shared memory, as Triton's own ptxas reports them."""
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        suffix = "a" if arch >= 90 else ""
+        command = [knobs.nvidia.ptxas.path, "-v", "--fmad=false", f"--gpu-name=sm_{arch}{suffix}", file.name, "-o", os.devnull]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+    def number(pattern: str) -> int:
+        found = re.search(pattern, said)
+        return int(found[1]) if found else 0
+
+    return {
+        "registers": number(r"Used (\d+) registers"),
+        "spill_bytes": number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"),
+        "stack_bytes": number(r"(\d+) bytes stack frame"),
+    }
+
+
+def build(name: str, arches: tuple[int, ...] = (80, 90), quick: bool = False) -> list[Build]:
+    """Compile the variants of the op `name` for each architecture."""
+    card, rows = CARDS[name], []
+    for dtype in card.dtypes:
+        launches = record(card, dtype)
+        for arch in arches:
+            target = GPUTarget("cuda", arch, 32)
+            for variant, kernel, source, settings in variants(launches, target, quick):
+                compiled = triton.compile(source, target=target, options=settings.__dict__)
+                rows.append(
+                    Build(
+                        op=name,
+                        kernel=kernel.fn.__name__,
+                        dtype=str(dtype).removeprefix("torch."),
+                        variant=variant,
+                        arch=arch,
+                        shared_bytes=compiled.metadata.shared,
+                        num_warps=settings.num_warps,
+                        triton=triton.__version__,
+                        **resources(compiled.asm["ptx"], arch),
+                    )
+                )
+    return rows
+
+
+def build_all(names: list[str], arches: tuple[int, ...], workers: int = 1, quick: bool = False) -> list[Build]:
+    """`build` for each op, in a throwaway compilation cache."""
+    with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, TRITON_CACHE_DIR=cache):
+        if workers == 1:
+            return [row for name in names for row in build(name, arches, quick)]
+        with ProcessPoolExecutor(workers) as pool:
+            return [row for rows in pool.map(partial(build, arches=arches, quick=quick), names) for row in rows]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "aot.jsonl")
+    parser.add_argument("--ops", default=",".join(CARDS), help="comma-separated names of ops (default: all)")
+    parser.add_argument("--arch", default="80,90", help="comma-separated compute capabilities (default: 80,90)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that compile (default: 1)")
+    parser.add_argument("--quick", action="store_true", help="one variant for each choice of words and flags")
+    options = parser.parse_args()
+    if knobs.runtime.interpret:
+        parser.error("unset TRITON_INTERPRET: interpreted kernels cannot be compiled")
+    rows = build_all(options.ops.split(","), tuple(map(int, options.arch.split(","))), options.workers, options.quick)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    print(f"{'kernel':<25}{'dtype':<10}{'arch':<6}{'warps':>5}{'regs':>6}{'spill':>7}{'stack':>7}{'shared':>8}  variant")
+    for row in rows:
+        print(
+            f"{row.kernel:<25}{row.dtype:<10}sm_{row.arch:<3}{row.num_warps:>5}{row.registers:>6}{row.spill_bytes:>7}"
+            f"{row.stack_bytes:>7}{row.shared_bytes:>8}  {row.variant}"
+        )
+    return int(any(row.spill_bytes for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

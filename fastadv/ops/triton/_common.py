@@ -1,0 +1,134 @@
+"""What the kernels share: batches as rows in device memory, numbers or one value a row, and rounding that never leaves the ball.
+
+Values are held as float32 whatever they are stored as. bfloat16 is widened and rounded on its bits, in integers, so that the
+interpreter (whose casts truncate) and every GPU give the same bits.
+"""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# No fused multiply-add: products and sums round one by one, as in the references.
+OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
+# A row is walked in blocks of this many elements: four a thread, 16 bytes of float32.
+WIDTH = 1024
+
+_INT_MIN = tl.constexpr(-(2**31))
+
+
+@triton.jit
+def per_row(value, rows, row):
+    """The (number, rows) pair of an op's schema as this row's float64."""
+    if rows is None:
+        return tl.full((), value, tl.float64)
+    else:
+        return tl.load(rows + row)
+
+
+@triton.jit
+def load(pointer, at, mask):
+    """Elements as float32."""
+    value = tl.load(pointer + at, mask=mask, other=0.0)
+    if pointer.dtype.element_ty == tl.bfloat16:
+        return (value.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        return value
+
+
+@triton.jit
+def store(pointer, at, value, mask):
+    """Write float32 values that the stored dtype holds exactly."""
+    if pointer.dtype.element_ty == tl.bfloat16:
+        tl.store(pointer + at, (value.to(tl.uint32, bitcast=True) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True), mask=mask)
+    else:
+        tl.store(pointer + at, value, mask=mask)
+
+
+@triton.jit
+def rounded(value, dtype: tl.constexpr):
+    """A float32 `value` rounded to nearest even in `dtype`, held as float32."""
+    if dtype == tl.bfloat16:
+        bits = value.to(tl.uint32, bitcast=True)
+        near = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        return tl.where(value == value, near.to(tl.float32, bitcast=True), value)
+    else:
+        return value
+
+
+@triton.jit
+def edge(value, dtype: tl.constexpr):
+    """A float64 edge of the box as `dtype` rounds it, held as float32."""
+    return rounded(tl.full((), value, tl.float64).to(tl.float32), dtype)
+
+
+@triton.jit
+def clamp(value, low, high):
+    """NaN stays NaN."""
+    return tl.where(value < low, low, tl.where(value > high, high, value))
+
+
+@triton.jit
+def next_towards(value, aim, dtype: tl.constexpr):
+    """The neighbour of `value` in `dtype` on the side of `aim`, which differs from it."""
+    bits = value.to(tl.int32, bitcast=True)
+    order = tl.where(bits < 0, _INT_MIN - bits, bits)
+    ulp: tl.constexpr = 0x10000 if dtype == tl.bfloat16 else 1
+    order = tl.where(value > aim, order - ulp, order + ulp)
+    return tl.where(order < 0, _INT_MIN - order, order).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def towards_zero(value):
+    """float64 rounded towards zero to float32."""
+    near = value.to(tl.float32)
+    return tl.where(tl.abs(near.to(tl.float64)) > tl.abs(value), next_towards(near, tl.zeros_like(near), tl.float32), near)
+
+
+@triton.jit
+def add_towards(x, shift, dtype: tl.constexpr):
+    """x + shift rounded towards x, so that |result - x| <= |shift|; x float32, shift float64."""
+    origin = x.to(tl.float64)
+    near = rounded((origin + shift).to(tl.float32), dtype)
+    over = tl.abs(near.to(tl.float64) - origin) > tl.abs(shift)
+    return tl.where(over, next_towards(near, x, dtype), near)
+
+
+def rows64(rows: Tensor | None) -> Tensor | None:
+    """One value a row as the kernels read it."""
+    return None if rows is None else rows.to(torch.float64).contiguous()
+
+
+def common_layout(out: Tensor, *inputs: Tensor, ordered: bool = False) -> tuple[Tensor, ...]:
+    """(target, *inputs) in one dense layout, copying only what differs from it; the caller copies target to out where they differ.
+
+    All channels-last passes as it is, unless the kernel breaks ties by index (`ordered`).
+    """
+    tensors = (out, *inputs)
+    if all(t.is_contiguous() for t in tensors):
+        return tensors
+    if not ordered and out.dim() == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors):
+        return tensors
+    target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
+    return target, *(t.contiguous() for t in inputs)
+
+
+def start(kernel: Any, programs: int, on: Tensor, *args: Any, **options: Any) -> None:
+    """Launch `programs` programs on the device of `on`; none at all for an empty batch."""
+    if programs == 0:
+        return
+    with torch.cuda.device(on.device) if on.is_cuda else nullcontext():
+        kernel[(programs,)](*args, **{**OPTIONS, **options})
+
+
+def over_rows(kernel: Any, out: Tensor, inputs: tuple[Tensor, ...], *rest: Any, ordered: bool = False, block: int = WIDTH) -> None:
+    """Launch kernel(out, *inputs, cols, *rest), one program a row."""
+    if out.numel() == 0:
+        return
+    target, *inputs_ = common_layout(out, *inputs, ordered=ordered)
+    start(kernel, len(out), out, target, *inputs_, out[0].numel(), *rest, BLOCK=block)
+    if target is not out:
+        out.copy_(target)

@@ -1,0 +1,66 @@
+"""linf_step on a GPU: one pass over the batch, elementwise (see ops/linf_step.py)."""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastadv.ops.triton._common import (
+    WIDTH,
+    add_towards,
+    clamp,
+    common_layout,
+    edge,
+    load,
+    per_row,
+    rounded,
+    rows64,
+    start,
+    store,
+    towards_zero,
+)
+
+
+@triton.jit
+def linf_step_kernel(
+    out, x_adv, grad, x, cols, radius: tl.float64, step_size: tl.float64, lo: tl.float64, hi: tl.float64,
+    radius_rows, step_size_rows, BLOCK: tl.constexpr,
+):  # fmt: skip
+    dtype: tl.constexpr = out.dtype.element_ty
+    program = tl.program_id(0).to(tl.int64)
+    blocks = tl.cdiv(cols, BLOCK)
+    row = program // blocks
+    column = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
+    mask = column < cols
+    at = row * cols + column
+    reach = towards_zero(per_row(radius, radius_rows, row)).to(tl.float64)
+    step = per_row(step_size, step_size_rows, row).to(tl.float32)
+    low = edge(lo, dtype)
+    high = edge(hi, dtype)
+
+    point = load(x_adv, at, mask)
+    slope = load(grad, at, mask)
+    center = load(x, at, mask)
+    lower = clamp(add_towards(center, -reach, dtype), low, high)
+    upper = clamp(add_towards(center, reach, dtype), low, high)
+    moved = rounded(point + tl.where(slope > 0, step, tl.where(slope < 0, -step, 0.0)), dtype)
+    # a NaN in x must show
+    result = tl.maximum(moved, lower, propagate_nan=tl.PropagateNan.ALL)
+    store(out, at, tl.minimum(result, upper, propagate_nan=tl.PropagateNan.ALL), mask)
+
+
+def launch(
+    out: Tensor, x_adv: Tensor, grad: Tensor, x: Tensor, radius: float, step_size: float, lo: float, hi: float,
+    radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
+) -> None:  # fmt: skip
+    if out.numel() == 0:
+        return
+    target, *inputs = common_layout(out, x_adv, grad, x)
+    # without values a row the batch is one long row, and short samples waste no lanes
+    rows = 1 if radius_rows is None and step_size_rows is None else len(out)
+    cols = out.numel() // rows
+    start(
+        linf_step_kernel, rows * triton.cdiv(cols, WIDTH), out, target, *inputs, cols, radius, step_size, lo, hi,
+        rows64(radius_rows), rows64(step_size_rows), BLOCK=WIDTH, num_warps=4,
+    )  # fmt: skip
+    if target is not out:
+        out.copy_(target)

@@ -1,0 +1,36 @@
+"""philox on a GPU: every element from its counter, nothing read but the ids (see ops/philox.py)."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastadv.ops.triton import _philox
+from fastadv.ops.triton._common import WIDTH, start
+
+
+# not specialised: a new seed or draw must not compile anew
+@triton.jit(do_not_specialize=["key_low", "key_high", "draw"])
+def philox_kernel(
+    out, ids, count, key_low: tl.uint32, key_high: tl.uint32, draw: tl.uint32, KIND: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    program = tl.program_id(0).to(tl.int64)
+    blocks = tl.cdiv(count, BLOCK)
+    row = program // blocks
+    first = (program % blocks) * BLOCK
+    stream = _philox.stream_of(ids, row, key_low, key_high, draw)
+    if KIND == "normal":
+        value = _philox.normal_block(first, stream, BLOCK)
+    elif KIND == "uniform":
+        value = _philox.uniform(_philox.block(first, stream, BLOCK))
+    else:
+        value = _philox.block(first, stream, BLOCK)
+    at = first + tl.arange(0, BLOCK)
+    tl.store(out + row * count + at, value.to(out.dtype.element_ty), mask=at < count)
+
+
+def launch(ids: Tensor, count: int, kind: str, seed: int, draw: int) -> Tensor:
+    out = torch.empty((len(ids), count), dtype=torch.int64 if kind == "bits" else torch.float32, device=ids.device)
+    programs = len(ids) * triton.cdiv(count, WIDTH)
+    start(philox_kernel, programs, out, out, ids.contiguous(), count, *_philox.seeded(seed, draw), KIND=kind, BLOCK=WIDTH)
+    return out
