@@ -68,6 +68,18 @@ class Active:
         return Active(self.index[kept], self.problem.take(kept), step_size, self.best.take(kept), self.x_adv[kept])
 
 
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What every restart does alike. `sole`: the one step's end is the only candidate, so it needs no look but the final verdict."""
+
+    rule: Rule
+    steps: int
+    loss: losses.Loss
+    stop_early: bool
+    keep_start: bool
+    sole: bool
+
+
 def run(
     model: Model | Frozen,
     x: Tensor,
@@ -101,6 +113,7 @@ def run(
         trial = Trial(frozen, given)
         given = trial.problem
         record = Record.start(given.x)
+        plan = Plan(rule, steps, loss, stop_early, keep_start, sole=steps == 1 and restarts == 1 and not keep_start)
         for restart in range(restarts):
             index = trial.todo[~record.success[trial.todo]] if stop_early else trial.todo
             if not len(index):
@@ -111,46 +124,46 @@ def run(
             size = step_size[index] if isinstance(step_size, Tensor) else step_size
             active = Active(index, part, size, record.take(index), start)
             del part, start
-            last = restart == restarts - 1
-            _ascent(frozen, active, record, rule, steps, loss, keep_start, stop_early, last)
+            _ascent(frozen, active, record, plan, last=restart == restarts - 1)
         attacked = torch.zeros_like(record.bad).index_fill_(0, trial.todo, steps > 0)
         return trial.finish(record.x_adv, loss, record.bad, attacked & ~record.moved & ~record.bad)
 
 
-def _ascent(
-    frozen: Frozen, active: Active, record: Record, rule: Rule, steps: int, loss: losses.Loss, keep_start: bool, stop_early: bool, last: bool
-) -> None:
-    """One restart; writes what it finds to the rows of `record`. After the last one's last step the final verdict is the proof."""
+def _ascent(frozen: Frozen, active: Active, record: Record, plan: Plan, last: bool) -> None:
+    """One restart; writes what it finds to the rows of `record`. After the last step of the last one the final verdict is the proof."""
     state: State = ()
     gradient: Tensor | None = None
-    for step in range(steps + 1):
+    for step in range(plan.steps + 1):
         now, best = active.problem, active.best
-        if step < steps:
-            value, logits, gradient = frozen.input_gradient(active.x_adv, now.y, loss, now.targets, direction=True)
+        if step < plan.steps:
+            value, logits, gradient = frozen.input_gradient(active.x_adv, now.y, plan.loss, now.targets, direction=True)
             # one pass tells both: not finite where any element is not, zero where all are
             size = torch.linalg.vector_norm(gradient, torch.inf, dim=tuple(range(1, gradient.ndim)))
             best.bad |= ~size.isfinite()
             best.moved |= size > 0
+        elif plan.sole:
+            best.x_adv.copy_(active.x_adv)
+            break
         else:
             gradient = None
             logits = frozen(active.x_adv)
-            value = losses.loss_value(logits, now.y, loss, now.targets)
+            value = losses.loss_value(logits, now.y, plan.loss, now.targets)
         finite = logits.isfinite().all(1)
         best.bad |= ~finite
-        if step or keep_start or not steps:
-            rank = torch.where(finite, _rank(loss, value, logits, now), torch.nan).to(best.rank.dtype)
+        if step or plan.keep_start or not plan.steps:
+            rank = torch.where(finite, _rank(plan.loss, value, logits, now), torch.nan).to(best.rank.dtype)
             keep_best_(best.x_adv, best.rank, best.success, active.x_adv, rank, now.met(logits))
-            if stop_early and (not last if step == steps else settles(step, now.x.device)):
-                left = _prove(frozen, now, best)
-                if bool(left.any()):
-                    record.put(active.index[left], best.take(left))
-                    active = active.take(~left)
+            if plan.stop_early and (not last if step == plan.steps else settles(step, now.x.device)):
+                broken = _prove(frozen, now, best)
+                if bool(broken.any()):
+                    record.put(active.index[broken], best.take(broken))
+                    active = active.take(~broken)
                     if not len(active.index):
                         return
-                    gradient = None if gradient is None else gradient[~left]
-                    state = tuple(part[~left] for part in state)
+                    gradient = None if gradient is None else gradient[~broken]
+                    state = tuple(part[~broken] for part in state)
         if gradient is not None:
-            state = rule(active.problem, active.x_adv, gradient, active.step_size, state)
+            state = plan.rule(active.problem, active.x_adv, gradient, active.step_size, state)
     record.put(active.index, active.best)
 
 

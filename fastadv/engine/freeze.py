@@ -23,7 +23,7 @@ def freeze(
 ) -> Frozen:
     """A fixed classifier made fast for attacks; the model itself is left exactly as it was.
 
-    The verdict twin is the model in eval mode, sharing its parameters and buffers. The search twin is made from it:
+    The verdict twin is the model in eval mode, sharing its parameters. The search twin is made from it:
     BatchNorm folded into the layer before, channels-last for networks with two-dimensional convolutions, weights and
     activations in bfloat16 where asked. On its first batch the search twin is compared with the verdict twin, and
     replaced by it, with a note and a warning, where the difference is larger than rounding.
@@ -48,7 +48,7 @@ def freeze(
         raise InputError(f"freeze: expected a module or a function of x, got {type(model).__name__}")
     notes: list[str] = []
     module = unwrap(model) if isinstance(model, nn.Module) else None
-    given: Model = twin(module) if module is not None else model
+    given: Model = twin(module, follow=not fold) if module is not None else model
     device = device_of(module) if module is not None else None
     dtype = dtype_of(module) if module is not None else None
     if cuda_graph and (device is None or device.type != "cuda"):
@@ -60,7 +60,7 @@ def freeze(
         with torch.inference_mode(False), torch.no_grad():
             changed, channels_last = _search_twin(module, notes)
             if precision == "bf16":
-                changed, search_dtype = _to_bfloat16(changed or twin(module), notes), torch.bfloat16
+                changed, search_dtype = _to_bfloat16(changed or twin(module, follow=False), notes), torch.bfloat16
         search = changed or given
     elif precision == "bf16":
         autocast = True
@@ -92,7 +92,7 @@ def _search_twin(module: nn.Module, notes: list[str]) -> tuple[nn.Module | None,
     """The folded, channels-last twin and whether it is channels-last; None where the model stays as it is."""
     search: nn.Module | None = None
     try:
-        search, folded = fold_batch_norms(twin(module))
+        search, folded = fold_batch_norms(twin(module, follow=False))
         notes.append(f"folded {folded} BatchNorm")
     except Unfoldable as why:
         notes.append(f"not folded: {why}")
@@ -101,7 +101,7 @@ def _search_twin(module: nn.Module, notes: list[str]) -> tuple[nn.Module | None,
     if not is_conv2d(module):
         return search, False
     notes.append("channels-last")
-    return (search or twin(module)).to(memory_format=torch.channels_last), True  # type: ignore[call-overload]
+    return (search or twin(module, follow=False)).to(memory_format=torch.channels_last), True  # type: ignore[call-overload]
 
 
 def _to_bfloat16(search: nn.Module, notes: list[str]) -> nn.Module:

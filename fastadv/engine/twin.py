@@ -27,11 +27,12 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def twin(model: nn.Module) -> nn.Module:
-    """A copy of `model` in eval mode that shares its parameters and buffers and asks for no weight gradient.
+def twin(model: nn.Module, follow: bool = True) -> nn.Module:
+    """A copy of `model` in eval mode that shares its parameters and asks for no weight gradient.
 
-    The copy has its own modules, flags and hooks lists, so nothing done to it reaches `model`; what is
-    trained into `model` later is seen by the copy.
+    The copy has its own modules, flags and hooks lists, so nothing done to it reaches `model`. BatchNorm statistics
+    are shared, and with `follow` every other buffer too: then what is trained into `model` is seen by the copy, and
+    what its forward writes into its buffers in eval mode is written into the model's. Without, they are copied.
 
     Raises InputError where the module cannot be copied, or is lazy and has never been run.
     """
@@ -41,9 +42,10 @@ def twin(model: nn.Module) -> nn.Module:
             if is_lazy(parameter):
                 raise InputError("freeze: expected initialised parameters, got a lazy module; run the model once on a batch first")
             memo[id(parameter)] = nn.Parameter(_alias(parameter), requires_grad=False)
-        for buffer in model.buffers():
-            memo[id(buffer)] = buffer.clone() if buffer.is_inference() else buffer
         for module in model.modules():
+            for buffer in module.buffers(recurse=False):
+                shared = follow or isinstance(module, nn.modules.batchnorm._BatchNorm)
+                memo[id(buffer)] = buffer if shared and not buffer.is_inference() else buffer.clone()
             for value in vars(module).values():
                 # weight_norm and its like keep computed tensors as attributes, which deepcopy refuses
                 if isinstance(value, Tensor) and not value.is_leaf:

@@ -41,6 +41,23 @@ def test_follows_training() -> None:
     assert frozen.exact
 
 
+def test_buffers_that_forward_writes() -> None:
+    class Tally(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return x
+
+    model = nn.Sequential(net(), Tally()).eval()
+    freeze(model)(torch.rand(3, 6))
+    assert model[1].calls == 0
+    freeze(model, fold=False)(torch.rand(3, 6))
+    assert model[1].calls == 1
+
+
 def test_tied_weights_stay_tied() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight

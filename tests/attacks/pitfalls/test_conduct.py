@@ -61,6 +61,7 @@ def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
         return [
             [(p.requires_grad, p.data_ptr(), p._version) for p in model.parameters()],
             [(b.data_ptr(), b._version) for b in model.buffers()],
+            [len(part.sizes) for part in parts if isinstance(part, Tally)],
             [part.training for part in parts],
             [len(part._forward_hooks) + len(part._backward_hooks) + len(part._forward_pre_hooks) for part in parts],
             [t._version for t in tensors],
@@ -80,9 +81,23 @@ def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
         assert all(torch.equal(now, then) for now, then in zip(values(), seen, strict=True))
 
 
+class Tally(nn.Module):
+    """Counts its calls in a buffer and in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+        self.sizes: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.sizes.append(1)
+        return x
+
+
 def trained() -> nn.Sequential:
-    """A net with gradients, a frozen layer and one BatchNorm of its own mode."""
-    model = convnet().train()
+    """A net with gradients, a frozen layer, a counter and one BatchNorm of its own mode."""
+    model = convnet().append(Tally()).train()
     model[4].eval()
     model[0].weight.requires_grad_(False)
     model(images(8, (2, 8, 8), dtype=torch.float32)).sum().backward()
