@@ -45,6 +45,19 @@ def _check_threat(threat: Threat) -> None:
         raise InputError(f"threat: expected one radius for all samples, got shape {tuple(threat.radius.shape)}; pass a number")
 
 
+def _check_weight(weight: float) -> None:
+    if not 0 <= weight <= 1:
+        raise InputError(f"weight: expected the share of the clean loss, from 0 to 1, got {weight}")
+
+
+def _mixture(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float) -> Tensor:
+    """weight · J(x, y) + (1 - weight) · J(x_adv, y) in one pass, so that BatchNorm sees the mixture it will be tested on."""
+    if weight == 0:
+        return cross_entropy(model(x_adv), y)
+    clean, adversarial = model(torch.cat([x, x_adv])).tensor_split(2)
+    return weight * cross_entropy(clean, y) + (1 - weight) * cross_entropy(adversarial, y)
+
+
 @dataclass(frozen=True)
 class Standard:
     """The mean cross-entropy on the images as they are."""
@@ -69,17 +82,11 @@ class FGSMTraining:
 
     def __post_init__(self) -> None:
         _check_threat(self.threat)
-        if not 0 <= self.weight <= 1:
-            raise InputError(f"weight: expected the share of the clean loss, from 0 to 1, got {self.weight}; the paper has 0.5")
+        _check_weight(self.weight)
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0) -> Tensor:
-        losses = []
-        if self.weight > 0:
-            losses.append(self.weight * cross_entropy(model(x), y))
-        if self.weight < 1:
-            x_adv = last_iterate(twin(model), x, y, self.threat, steps=1, step_size=float(self.threat.radius))
-            losses.append((1 - self.weight) * cross_entropy(model(x_adv), y))
-        return torch.stack(losses).sum()
+        x_adv = last_iterate(twin(model), x, y, self.threat, steps=1, step_size=float(self.threat.radius))
+        return _mixture(model, x, x_adv, y, self.weight)
 
 
 @dataclass(frozen=True)
@@ -87,8 +94,10 @@ class PGDTraining:
     """Madry's objective: the mean cross-entropy at the last of `steps` projected ascent steps on `loss`.
 
     step_size is in input units, 2.5 · radius / steps when not given. A random start is uniform in the ball, keyed by (seed, id).
+    weight mixes in the loss on clean images, as in FGSMTraining: a net with BatchNorm needs some of it where the radius is so large
+    that adversarial and clean images have different statistics (MNIST at 0.3), or it reads clean images wrongly.
 
-    Raises InputError for steps < 1, a step size that is not positive and finite, or a radius per sample.
+    Raises InputError for steps < 1, a step size that is not positive and finite, a weight outside [0, 1], or a radius per sample.
     Source: Madry et al. 2018 (arXiv 1706.06083), equation 2.1.
     """
 
@@ -97,9 +106,11 @@ class PGDTraining:
     step_size: float | None = None
     random_start: bool = True
     loss: str | Callable[..., Tensor] = "ce"
+    weight: float = 0.0
 
     def __post_init__(self) -> None:
         _check_threat(self.threat)
+        _check_weight(self.weight)
         if self.steps < 1:
             raise InputError(f"steps: expected at least 1, got {self.steps}; use Standard() to train without an attack")
         if self.step_size is not None and not 0 < self.step_size < math.inf:
@@ -109,4 +120,4 @@ class PGDTraining:
         step_size = 2.5 * float(self.threat.radius) / self.steps if self.step_size is None else self.step_size
         start = self.threat.random_start(x, seed=seed, ids=ids) if self.random_start else None
         x_adv = last_iterate(twin(model), x, y, self.threat, steps=self.steps, step_size=step_size, loss=self.loss, start=start)
-        return cross_entropy(model(x_adv), y)
+        return _mixture(model, x, x_adv, y, self.weight)
