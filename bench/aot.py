@@ -29,6 +29,7 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 import fastadv.ops  # noqa: F401  (fills CARDS)
+from fastadv._card import machine
 from fastadv._library import CARDS, OpCard, triton_launcher
 
 OPTIONAL = ("radius_rows", "step_size_rows", "targets")
@@ -48,8 +49,8 @@ class Build:
     spill_bytes: int
     stack_bytes: int
     shared_bytes: int
+    load_bytes: int
     num_warps: int
-    triton: str
 
 
 def record(card: OpCard, dtype: torch.dtype) -> list[Launch]:
@@ -84,9 +85,10 @@ def variants(launches: list[Launch], target: GPUTarget, quick: bool = False) -> 
         words = [str(value) for value in chosen.values() if isinstance(value, str | bool)]
         given = [name for name in kernel.arg_names if name in OPTIONAL and bound[name] is not None]
         key = (kernel.fn.__name__, *words) if quick else (kernel.fn.__name__, str(sorted(chosen.items(), key=str)), str(rest))
-        if key not in best or len(attributes) > best[key][0]:
+        aligned = sum(map(bool, attributes.values()))
+        if key not in best or aligned > best[key][0]:
             source = ASTSource(kernel, signature, constants, attributes)
-            best[key] = len(attributes), " ".join(words + given), kernel, source, settings
+            best[key] = aligned, " ".join(words + given), kernel, source, settings
     for _, name, kernel, source, settings in best.values():
         yield name, kernel, source, settings
 
@@ -111,6 +113,11 @@ def resources(ptx: str, arch: int) -> dict[str, int]:
     }
 
 
+def widest_load(ptx: str) -> int:
+    """Bytes of the widest load from device memory; 16 is the most there is."""
+    return max((int(n or 1) * int(bits) // 8 for n, bits in re.findall(r"ld\.global(?:\.v(\d))?\.b(\d+)", ptx)), default=0)
+
+
 def build(name: str, arches: tuple[int, ...] = (80, 90), quick: bool = False) -> list[Build]:
     """Compile the variants of the op `name` for each architecture."""
     card, rows = CARDS[name], []
@@ -129,7 +136,7 @@ def build(name: str, arches: tuple[int, ...] = (80, 90), quick: bool = False) ->
                         arch=arch,
                         shared_bytes=compiled.metadata.shared,
                         num_warps=settings.num_warps,
-                        triton=triton.__version__,
+                        load_bytes=widest_load(compiled.asm["ptx"]),
                         **resources(compiled.asm["ptx"], arch),
                     )
                 )
@@ -157,12 +164,12 @@ def main() -> int:
         parser.error("unset TRITON_INTERPRET: interpreted kernels cannot be compiled")
     rows = build_all(options.ops.split(","), tuple(map(int, options.arch.split(","))), options.workers, options.quick)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
-    print(f"{'kernel':<25}{'dtype':<10}{'arch':<6}{'warps':>5}{'regs':>6}{'spill':>7}{'stack':>7}{'shared':>8}  variant")
+    options.out.write_text("".join(json.dumps({**asdict(row), **machine()}) + "\n" for row in rows))
+    print(f"{'kernel':<25}{'dtype':<10}{'arch':<6}{'warps':>5}{'regs':>6}{'spill':>7}{'stack':>7}{'shared':>8}{'load':>6}  variant")
     for row in rows:
         print(
             f"{row.kernel:<25}{row.dtype:<10}sm_{row.arch:<3}{row.num_warps:>5}{row.registers:>6}{row.spill_bytes:>7}"
-            f"{row.stack_bytes:>7}{row.shared_bytes:>8}  {row.variant}"
+            f"{row.stack_bytes:>7}{row.shared_bytes:>8}{row.load_bytes:>6}  {row.variant}"
         )
     return int(any(row.spill_bytes for row in rows))
 
