@@ -31,19 +31,19 @@ def ascend(given: Problem, x_adv: Tensor, gradient: Tensor, step_size: StepSize,
 
 @dataclass(eq=False)
 class Record:
-    """For each sample the strongest point so far and its rank, whether it met a non-finite value, and whether a gradient moved it."""
+    """For each sample the strongest point so far and its rank, whether a logit was not finite, and the largest gradient element met."""
 
     x_adv: Tensor
     rank: Tensor
     success: Tensor
     bad: Tensor
-    moved: Tensor
+    reach: Tensor
 
     @classmethod
     def start(cls, x: Tensor) -> "Record":
         dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        no = [torch.zeros(len(x), dtype=torch.bool, device=x.device) for _ in range(3)]
-        return cls(x.clone(), torch.full((len(x),), -torch.inf, dtype=dtype, device=x.device), *no)
+        zero = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+        return cls(x.clone(), torch.full_like(zero, -torch.inf, dtype=dtype), zero.bool(), zero.bool(), zero)
 
     def take(self, index: Tensor) -> "Record":
         return Record(*(value[index] for value in vars(self).values()))
@@ -125,8 +125,9 @@ def run(
             active = Active(index, part, size, record.take(index), start)
             del part, start
             _ascent(frozen, active, record, plan, last=restart == restarts - 1)
-        attacked = torch.zeros_like(record.bad).index_fill_(0, trial.todo, steps > 0)
-        return trial.finish(record.x_adv, loss, record.bad, attacked & ~record.moved & ~record.bad)
+        bad = record.bad | ~record.reach.isfinite()
+        attacked = torch.zeros_like(bad).index_fill_(0, trial.todo, steps > 0)
+        return trial.finish(record.x_adv, loss, bad, attacked & (record.reach == 0) & ~bad)
 
 
 def _ascent(frozen: Frozen, active: Active, record: Record, plan: Plan, last: bool) -> None:
@@ -137,10 +138,8 @@ def _ascent(frozen: Frozen, active: Active, record: Record, plan: Plan, last: bo
         now, best = active.problem, active.best
         if step < plan.steps:
             value, logits, gradient = frozen.input_gradient(active.x_adv, now.y, plan.loss, now.targets, direction=True)
-            # one pass tells both: not finite where any element is not, zero where all are
-            size = torch.linalg.vector_norm(gradient, torch.inf, dim=tuple(range(1, gradient.ndim)))
-            best.bad |= ~size.isfinite()
-            best.moved |= size > 0
+            # keeps NaN and infinity, and stays 0 where every gradient is
+            torch.maximum(best.reach, largest(gradient).flatten(), out=best.reach)
         elif plan.sole:
             best.x_adv.copy_(active.x_adv)
             break
@@ -149,10 +148,10 @@ def _ascent(frozen: Frozen, active: Active, record: Record, plan: Plan, last: bo
             logits = frozen(active.x_adv)
             value = losses.loss_value(logits, now.y, plan.loss, now.targets)
         finite = logits.isfinite().all(1)
-        best.bad |= ~finite
+        best.bad.logical_or_(~finite)
         if step or plan.keep_start or not plan.steps:
             rank = torch.where(finite, _rank(plan.loss, value, logits, now), torch.nan).to(best.rank.dtype)
-            keep_best_(best.x_adv, best.rank, best.success, active.x_adv, rank, now.met(logits))
+            keep_best_(best.x_adv, best.rank, best.success, active.x_adv, rank, now.decided(logits) & finite)
             if plan.stop_early and (not last if step == plan.steps else settles(step, now.x.device)):
                 broken = _prove(frozen, now, best)
                 if bool(broken.any()):
@@ -167,13 +166,19 @@ def _ascent(frozen: Frozen, active: Active, record: Record, plan: Plan, last: bo
     record.put(active.index, active.best)
 
 
+def largest(gradient: Tensor) -> Tensor:
+    """[n, 1, ...] the largest absolute element of each sample; NaN where one is. Two reductions, for there is no fast one of absolute values."""
+    dims = tuple(range(1, gradient.ndim))
+    return torch.maximum(gradient.amax(dims, keepdim=True), -gradient.amin(dims, keepdim=True))
+
+
 def _rank(loss: losses.Loss, value: Tensor, logits: Tensor, now: Problem) -> Tensor:
-    """[n] in the order of the loss. Cross-entropy is 0 for every confident sample; the gap it is a softplus of is not."""
-    if loss != "ce":
+    """[n] in the order of the loss. Cross-entropy is exactly 0 for every very confident sample: among those the margin decides, which is below 0."""
+    if loss != "ce" or now.targets is not None:
         return value
-    index = (now.y if now.targets is None else now.targets)[:, None]
-    gap = logits.scatter(1, index, -torch.inf).logsumexp(1) - logits.gather(1, index).squeeze(1)
-    return gap if now.targets is None else -gap
+    index = now.y[:, None]
+    margin = logits.scatter(1, index, -torch.inf).amax(1) - logits.gather(1, index).squeeze(1)
+    return torch.where(value > 0, value, margin)
 
 
 def settles(step: int, device: torch.device) -> bool:

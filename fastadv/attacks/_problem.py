@@ -28,11 +28,14 @@ class Problem:
         targets = None if self.targets is None else self.targets[index]
         return replace(self, x=self.x[index], y=self.y[index], threat=self.threat.take(index), targets=targets, ids=self.ids[index])
 
-    def met(self, logits: Tensor) -> Tensor:
-        """bool [B]: the logits [B, K] are finite and decide for the target, or against the label where there is none."""
+    def decided(self, logits: Tensor) -> Tensor:
+        """bool [B]: the logits [B, K] decide for the target, or against the label where there is none."""
         decided = logits.argmax(1)
-        wanted = decided != self.y if self.targets is None else decided == self.targets
-        return wanted & logits.isfinite().all(1)
+        return decided != self.y if self.targets is None else decided == self.targets
+
+    def met(self, logits: Tensor) -> Tensor:
+        """bool [B]: `decided`, by logits that are all finite."""
+        return self.decided(logits) & logits.isfinite().all(1)
 
 
 def problem(x: Tensor, y: Tensor, threat: Threat, targets: Tensor | None = None, ids: Tensor | None = None) -> Problem:

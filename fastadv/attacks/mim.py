@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks._loop import Rule, State, run
+from fastadv.attacks._loop import Rule, State, largest, run
 from fastadv.attacks._problem import Problem, StepSize
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._steps import step_size_for
@@ -66,11 +66,10 @@ def mim(
 
 def _rule(decay: float) -> Rule:
     def accumulate(given: Problem, x_adv: Tensor, gradient: Tensor, step_size: StepSize, state: State) -> State:
-        dims = tuple(range(1, gradient.ndim))
         # by its largest element first: the sum of a tiny or huge gradient leaves the format
-        largest = torch.linalg.vector_norm(gradient, torch.inf, dim=dims, keepdim=True)
-        unit = torch.where((largest > 0) & largest.isfinite(), gradient / largest, 0.0)
-        unit /= torch.linalg.vector_norm(unit, 1, dim=dims, keepdim=True).clamp_min(1.0)
+        top = largest(gradient)
+        unit = torch.where((top > 0) & top.isfinite(), gradient / top, 0.0)
+        unit /= unit.abs().sum(tuple(range(1, unit.ndim)), keepdim=True).clamp_min(1.0)
         momentum = state[0].mul_(decay).add_(unit) if state else unit
         given.threat.step_(x_adv, momentum, given.x, step_size)
         return (momentum,)

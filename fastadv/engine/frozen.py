@@ -156,17 +156,17 @@ class Frozen:
         log.warning("freeze: %s", note)
 
     def _gradient(self, x: Tensor, y: Tensor | None, loss: Loss, targets: Tensor | None, direction: bool) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.enable_grad():
-            leaf = self._ready(x).detach().requires_grad_()
-            logits = self._searched(leaf)
-        value, by_logits = losses.loss_and_grad(logits.detach(), cast(Tensor, y), loss, targets, direction)
-        gradient = torch.autograd.grad(logits, leaf, by_logits, allow_unused=True)[0] if logits.requires_grad else None
+        leaf = self._ready(x).detach().requires_grad_()
+        attached = self._searched(leaf)
+        logits = attached.detach()
+        value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
+        gradient = torch.autograd.grad(attached, leaf, by_logits, allow_unused=True)[0] if attached.requires_grad else None
         if gradient is None:
             raise InputError(
                 "input_gradient: expected logits that depend on x differentiably, got a model that cuts the graph; "
                 "remove its no_grad, detach or integer step, or use an attack that needs no gradient"
             )
-        return value, logits.detach(), gradient.to(x.dtype)
+        return value, logits, gradient.to(x.dtype)
 
     def _ready(self, x: Tensor) -> Tensor:
         """`x` in the layout and precision of the search twin."""
