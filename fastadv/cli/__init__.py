@@ -1,4 +1,4 @@
-"""The command line: `fastadv demo | attack | train | construct | evaluate | doctor`.
+"""The command line: `fastadv demo | attack | train | construct | evaluate | abs | doctor`.
 
 Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Errors are one line on stderr; --debug adds the traceback.
 """
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
+from fastadv.cli._abs import abs_app
 from fastadv.cli._attack import attack
 from fastadv.cli._construct import construct
 from fastadv.cli._demo import demo
@@ -38,6 +39,7 @@ for command, example in (
     (doctor, "fastadv doctor"),
 ):
     app.command(epilog=f"Example: {example}")(command)
+app.add_typer(abs_app, name="abs")
 
 
 @app.callback()

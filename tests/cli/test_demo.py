@@ -64,9 +64,5 @@ def test_demo_leaves_what_it_did_not_make(fastadv: Callable, folder: Path) -> No
     shutil.rmtree(folder / "mine")
 
 
-def test_settings_at_another_size_scale_only_lengths_in_l2() -> None:
-    small = _study.Settings()
-    large = small.at(28)
-    assert large.l2_radius == pytest.approx(3.5 * small.l2_radius)
-    assert large.linf_radius == small.linf_radius
-    assert small.at(8) == small
+def test_every_size_has_its_settings() -> None:
+    assert {size: settings.size for size, settings in _study.SIZES.items()} == {8: 8, 16: 16, 28: 28}
