@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,8 @@ def main() -> int:
         parser.error("unset TRITON_INTERPRET: interpreted kernels cannot be compiled")
     rows = build_all(options.ops.split(","), tuple(map(int, options.arch.split(","))), options.workers, options.quick)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text("".join(json.dumps({**asdict(row), **machine()}) + "\n" for row in rows))
+    about = {**machine(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    options.out.write_text("".join(json.dumps({**asdict(row), **about}) + "\n" for row in rows))
     print(f"{'kernel':<25}{'dtype':<10}{'arch':<6}{'warps':>5}{'regs':>6}{'spill':>7}{'stack':>7}{'shared':>8}{'load':>6}  variant")
     for row in rows:
         print(

@@ -3,8 +3,10 @@
 import triton
 import triton.language as tl
 
+from fastadv.ops._rows import ROUNDING
 from fastadv.ops.triton._common import add_towards, clamp, edge, load, store
 
+_ROUNDING = tl.constexpr(ROUNDING)
 _ROUNDS = tl.constexpr(200)
 
 
@@ -49,7 +51,7 @@ def project(out, x_adv, x, cols, moved, gain, radius, lo, hi, BLOCK: tl.constexp
     dtype: tl.constexpr = out.dtype.element_ty
     threshold = tl.full((), 0.0, tl.float64)
     norm, slope = _evaluate(x_adv, x, cols, moved, gain, lo, hi, threshold, BLOCK)
-    if norm > radius:
+    if norm > radius * _ROUNDING:
         largest = tl.zeros((BLOCK,), tl.float64)
         for first in range(0, cols, BLOCK):
             at = first + tl.arange(0, BLOCK)

@@ -3,7 +3,10 @@
 import triton
 import triton.language as tl
 
+from fastadv.ops._rows import ROUNDING
 from fastadv.ops.triton._common import add_towards, clamp, edge, load, store
+
+_ROUNDING = tl.constexpr(ROUNDING)
 
 
 @triton.jit
@@ -32,7 +35,7 @@ def project(out, x_adv, grad, x, cols, radius, scale, lo, hi, BLOCK: tl.constexp
         kept = tl.where(at < cols, clamp(v, lo64 - center.to(tl.float64), hi64 - center.to(tl.float64)), 0.0)
         total += v * v
         boxed += kept * kept
-    inside = tl.sum(boxed) <= square
+    inside = tl.sum(boxed) <= square * _ROUNDING
     t = tl.where(inside, 1.0, tl.sqrt(square / tl.sum(total)))
 
     rises = inside == 0
