@@ -55,9 +55,11 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
         except Exception as error:
             raise InputError(f"freeze: expected a module that copy.deepcopy can copy, got {type(model).__name__} ({error}); {ADVICE}") from error
     theirs = {id(module) for module in model.modules()} | {id(parameter) for parameter in model.parameters()}
-    if any(id(own) in theirs for own in (*copied.modules(), *copied.parameters())):
+    if any(id(part) in theirs for part in (*copied.modules(), *copied.parameters())):
         raise InputError(f"freeze: expected copy.deepcopy to copy the module, got {type(model).__name__} sharing parts with its copy; {ADVICE}")
-    return copied.eval().requires_grad_(False)
+    for own in copied.parameters():  # one by one: a scripted module has no requires_grad_
+        own.requires_grad_(False)
+    return copied.eval()
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:

@@ -117,6 +117,14 @@ def test_wrappers_are_opened() -> None:
         torch.testing.assert_close(freeze(wrapped).verdict(x), model(x))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_modules() -> None:
+    model, x = torch.jit.script(net().eval()), torch.rand(4, 6)
+    gradient = freeze(model).input_gradient(x, torch.tensor([0, 1, 2, 0]))[2]
+    assert gradient.abs().sum() > 0
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
 def test_model_made_in_inference_mode() -> None:
     with torch.inference_mode():
         model = net()
