@@ -17,4 +17,5 @@ def project_l1_kernel(out, x_adv, x, cols, radius: tl.float64, lo: tl.float64, h
 
 
 def launch(out: Tensor, x_adv: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None = None) -> None:
-    over_rows(project_l1_kernel, out, (x_adv, x), radius, lo, hi, rows64(radius_rows))
+    # wider blocks spill registers on sm_90
+    over_rows(project_l1_kernel, out, (x_adv, x), radius, lo, hi, rows64(radius_rows), block=512)

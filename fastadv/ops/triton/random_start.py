@@ -85,4 +85,5 @@ def launch(
 ) -> None:
     rest = ids.contiguous(), radius, lo, hi, rows64(radius_rows), *_philox.seeded(seed, draw), norm
     # which word an element takes depends on the order
+    # wider blocks spill registers on sm_90
     over_rows(random_start_kernel, out, (x,), *rest, ordered=True, block=512)
