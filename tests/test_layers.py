@@ -22,6 +22,7 @@ LAYERS = [
     {"data"},
     {"evaluate"},
     {"train"},
+    {"fastadv"},  # the public names: commands and studies use the library as its users do
     {"studies"},
     {"cli"},
 ]

@@ -1,5 +1,6 @@
 """Classifiers: images in [0, 1] of shape [B, C, H, W] to logits [B, K]."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from fastadv.models.cnn import SchottCNN
@@ -9,17 +10,23 @@ from fastadv.models.registry import create, names
 from fastadv.models.small_cnn import SmallCNN
 from fastadv.models.softmax import SoftmaxRegression
 from fastadv.models.weights import load_weights, read_weights, save_weights
+from fastadv.models.wong_cnn import WongCNN
 
 if TYPE_CHECKING:
+    from fastadv.models.abs import ABS
+    from fastadv.models.nearest_neighbour import NearestNeighbour
     from fastadv.models.resnet import ResNet18
 
 __all__ = [
+    "ABS",
     "LogisticRegression",
+    "NearestNeighbour",
     "Normalized",
     "ResNet18",
     "SchottCNN",
     "SmallCNN",
     "SoftmaxRegression",
+    "WongCNN",
     "create",
     "load_weights",
     "names",
@@ -28,10 +35,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Only ResNet18 needs torchvision, whose import takes longer than all the rest.
-    if name == "ResNet18":
-        from fastadv.models.resnet import ResNet18
+# ResNet18 needs torchvision, whose import takes longer than all the rest; ABS and its like are seldom wanted.
+_LATE = {
+    "ABS": "fastadv.models.abs",
+    "NearestNeighbour": "fastadv.models.nearest_neighbour",
+    "ResNet18": "fastadv.models.resnet",
+}
 
-        return ResNet18
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return getattr(importlib.import_module(_LATE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

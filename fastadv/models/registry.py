@@ -13,6 +13,7 @@ _BUILT_IN = {
     "softmax": "fastadv.models.softmax:SoftmaxRegression",
     "logistic": "fastadv.models.logistic:LogisticRegression",
     "cnn": "fastadv.models.cnn:SchottCNN",
+    "wong_cnn": "fastadv.models.wong_cnn:WongCNN",
     "small_cnn": "fastadv.models.small_cnn:SmallCNN",
     "resnet18": "fastadv.models.resnet:ResNet18",
 }

@@ -7,7 +7,14 @@ from torch import fx
 from fastadv import models
 from fastadv.errors import InputError
 
-SHAPES = {"softmax": (1, 28, 28), "logistic": (1, 28, 28), "cnn": (1, 28, 28), "small_cnn": (1, 8, 8), "resnet18": (3, 32, 32)}
+SHAPES = {
+    "softmax": (1, 28, 28),
+    "logistic": (1, 28, 28),
+    "cnn": (1, 28, 28),
+    "wong_cnn": (1, 28, 28),
+    "small_cnn": (1, 8, 8),
+    "resnet18": (3, 32, 32),
+}
 
 
 def test_every_name_is_tested() -> None:
@@ -81,7 +88,7 @@ def test_sizes_that_make_no_model_are_refused(name: str) -> None:
         models.create(name, shape=())
 
 
-@pytest.mark.parametrize(("name", "width"), [("small_cnn", 0), ("cnn", (20, 0, 256))])
+@pytest.mark.parametrize(("name", "width"), [("small_cnn", 0), ("wong_cnn", 0), ("cnn", (20, 0, 256))])
 def test_a_convolution_without_channels_is_refused(name: str, width: object) -> None:
     with pytest.raises(InputError, match="width >= 1"):
         models.create(name, width=width)
