@@ -108,7 +108,8 @@ def draw(images: "list[Tensor]", titles: list[str], path: Path, chosen: int | No
         axes.set_axis_on()
         axes.set_xticks([])
         axes.set_yticks([])
-        axes.imshow(image.permute(1, 2, 0).squeeze(2) if len(image) == 1 else image.permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+        pixels = image.permute(1, 2, 0).numpy()
+        axes.imshow(pixels[..., 0] if len(image) == 1 else pixels, cmap="gray", vmin=0, vmax=1)
         axes.set_title(title, fontsize=6.5, color=CHOSEN if i == chosen else INK, fontweight="bold" if i == chosen else "normal")
         for spine in axes.spines.values():
             spine.set_color(CHOSEN if i == chosen else FAINT)

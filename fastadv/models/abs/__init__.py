@@ -3,4 +3,8 @@
 from fastadv.models.abs.decoder import DecoderShape
 from fastadv.models.abs.model import ABS, Inference
 
-__all__ = ["ABS", "DecoderShape", "Inference"]
+# as functions, so that the command line can name them: -m fastadv.models.abs:load -o path=model.safetensors
+load = ABS.load
+from_official = ABS.from_official
+
+__all__ = ["ABS", "DecoderShape", "Inference", "from_official", "load"]

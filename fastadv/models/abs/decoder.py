@@ -9,6 +9,13 @@ from torch.nn import functional as F
 
 from fastadv.errors import InputError
 
+# BatchNorm's guard against a vanishing variance, torch's default
+NORM_FLOOR = 1e-5
+# its parts, as `fold_batch_norm` takes them
+NORM = ("weight", "bias", "running_mean", "running_var")
+# side of the blocks of pixels that an image is decoded in
+BLOCK = 4
+
 
 @dataclass(frozen=True)
 class DecoderShape:
@@ -58,28 +65,66 @@ class DecoderShape:
         return cls((latents, 2 * width, width, channels), (3, 3, rows - 4), (1, 1, 1))
 
 
-def fold_batch_norm(
-    weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor, eps: float = 1e-5
-) -> tuple[Tensor, Tensor]:
+def fold_batch_norm(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """A transposed convolution [K, cin, cout, k, k] with bias [K, cout] that includes the BatchNorm [K, cout] after it."""
-    factor = scale / (variance + eps).sqrt()
+    factor = scale / (variance + NORM_FLOOR).sqrt()
     return weight * factor[:, None, :, None, None], (bias - mean) * factor + shift
 
 
 def decode(latents: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
     """Images [B, K, C, H, W] in (0, 1) of latents [B, K, L]: one grouped transposed convolution a layer, a group a class."""
-    count, classes, _ = latents.shape
-    out = latents.reshape(count, -1, 1, 1)
+    count, classes, size = latents.shape
+    out = latents.reshape(count, classes * size, 1, 1)
     for layer, (weight, bias, stride) in enumerate(zip(weights, biases, strides, strict=True)):
         out = F.conv_transpose2d(out, weight.flatten(0, 1), bias.flatten(), stride=stride, groups=classes)
         out = F.elu(out) if layer < len(weights) - 1 else torch.sigmoid(out)
-    return out.unflatten(1, (classes, -1))
+    return out.reshape(count, classes, out.shape[1] // classes, *out.shape[2:])
 
 
-def decode_each(latents: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int], chunk: int = 1000) -> Tensor:
-    """Images [K, S, C, H, W] of shared latents [S, L] under every class; a class at a time, whose dense convolution is the faster one."""
+def decode_each(latents: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int], chunk: int = 100) -> Tensor:
+    """Images [K, S, C, H, W] of shared latents [S, L] under every class, for many latents: a class at a time, in layouts that are fast."""
     images = []
     for k in range(len(weights[0])):
-        own = [w[k : k + 1] for w in weights], [b[k : k + 1] for b in biases]
-        images.append(torch.cat([decode(part[:, None], *own, strides)[:, 0] for part in latents.split(chunk)]))
+        own = [(weight[k], bias[k], stride) for weight, bias, stride in zip(weights, biases, strides, strict=True)]
+        images.append(torch.cat([_decode_one(part, own) for part in torch.split(latents, chunk)]))
     return torch.stack(images)
+
+
+def _decode_one(latents: Tensor, layers: list[tuple[Tensor, Tensor, int]]) -> Tensor:
+    out = latents[:, :, None, None]
+    for weight, bias, stride in layers[:-1]:
+        out = F.elu(F.conv_transpose2d(out, weight, bias, stride=stride).contiguous(memory_format=torch.channels_last))
+    weight, bias, stride = layers[-1]
+    out = _by_blocks(out, weight, bias) if stride == 1 else F.conv_transpose2d(out, weight, bias, stride=stride)
+    return torch.sigmoid(out).contiguous()
+
+
+def _by_blocks(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A transposed convolution of stride 1 to the few channels of an image, as a convolution to its blocks of 4x4 pixels, which fill vectors."""
+    taken, channels, kernel, _ = weight.shape
+    wide = weight.new_zeros(channels, BLOCK, BLOCK, taken, kernel + BLOCK - 1, kernel + BLOCK - 1)
+    for row in range(BLOCK):
+        for column in range(BLOCK):
+            wide[:, row, column, :, row : row + kernel, column : column + kernel] = weight.flip(2, 3).transpose(0, 1)
+    size = x.shape[2] + kernel - 1
+    after = BLOCK * -(-size // BLOCK) - x.shape[2]
+    x = F.pad(x, (kernel - 1, after, kernel - 1, after)).contiguous(memory_format=torch.channels_last)
+    blocks = F.conv2d(x, wide.flatten(0, 2), bias.repeat_interleave(BLOCK * BLOCK), stride=BLOCK)
+    return F.pixel_shuffle(blocks, BLOCK)[..., :size, :size]
+
+
+def shape_of(weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> DecoderShape:
+    """The shape of decoders with weights [K, cin, cout, k, k] and biases [K, cout] a layer; InputError where they make none."""
+    if not len(weights) == len(biases) == len(strides) >= 1:
+        raise InputError(f"decoder: expected as many weights, biases and strides, got {len(weights)}, {len(biases)} and {len(strides)}")
+    for weight, bias in zip(weights, biases, strict=True):
+        if weight.ndim != 5 or weight.shape[3] != weight.shape[4] or bias.shape != (weight.shape[0], weight.shape[2]):
+            raise InputError(f"decoder: expected weights [K, cin, cout, k, k], biases [K, cout], got {tuple(weight.shape)}, {tuple(bias.shape)}")
+        if not bool(weight.isfinite().all() and bias.isfinite().all()):
+            raise InputError("decoder: expected finite weights, got NaN or infinite ones; train again or read an undamaged file")
+    channels = (*(w.shape[1] for w in weights), weights[-1].shape[2])
+    if any(weights[i].shape[2] != weights[i + 1].shape[1] for i in range(len(weights) - 1)) or len({len(w) for w in weights}) > 1:
+        raise InputError(f"decoder: expected each layer to take what the one before gives, got shapes {[tuple(w.shape) for w in weights]}")
+    if len(weights[0]) < 2:
+        raise InputError("decoder: expected two classes or more, got one")
+    return DecoderShape(channels, tuple(w.shape[3] for w in weights), tuple(strides))

@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.models.abs.decoder import fold_batch_norm
+from fastadv.models.abs.decoder import NORM, fold_batch_norm
 from fastadv.models.weights import read_weights
-
-NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def _expected(layers: int) -> set[str]:

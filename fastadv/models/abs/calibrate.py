@@ -1,0 +1,83 @@
+"""The three constants that turn class losses into decisions and confidences."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+if TYPE_CHECKING:
+    from fastadv.models.abs.model import ABS
+
+MEDIAN = 0.9
+FACTORS = torch.linspace(0.9, 1.1, 41)
+# e^-40 is about the last confidence that differs from none
+LARGEST = 40.0
+
+
+def class_factors(losses: Tensor, y: Tensor, sweeps: int = 2) -> Tensor:
+    """gamma [K] of Binary ABS: a line search, class by class, for the factors on the losses [N, K] that get the most of y right.
+
+    Of equal factors the one nearest 1 is taken.
+    """
+    factors = torch.ones(losses.shape[1], device=losses.device)
+    candidates = FACTORS[(FACTORS - 1).abs().argsort(stable=True)].to(losses.device)
+    for _ in range(sweeps):
+        for k in range(len(factors)):
+            trial = factors.repeat(len(candidates), 1)
+            trial[:, k] = candidates
+            right = torch.stack([(losses * row).argmin(1) == y for row in trial]).sum(1)
+            factors[k] = candidates[right.argmax()]
+    return factors
+
+
+def confidence_scale(losses: Tensor, y: Tensor) -> float:
+    """alpha: the softmax scale of least cross-entropy on the losses [N, K], a convex problem; bounded, for losses that never err."""
+    losses = losses.double()
+    low, high = 0.0, LARGEST / max(float(losses.amin(1).median()), 1e-12)
+    ratio = (math.sqrt(5) - 1) / 2
+
+    def entropy(scale: float) -> float:
+        return float(cross_entropy(-scale * losses, y))
+
+    for _ in range(60):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, right) if entropy(left) < entropy(right) else (left, high)
+    return (low + high) / 2
+
+
+def graded(logits: Tensor, scale: float, floor: float) -> Tensor:
+    """(exp(scale l_k) + floor) / sum over classes, [B, K], without underflow."""
+    scaled = scale * logits
+    if floor > 0:
+        scaled = torch.logaddexp(scaled, torch.full_like(scaled, math.log(floor)))
+    return scaled.softmax(1)
+
+
+def confidence_floor(losses: Tensor, scale: float) -> float:
+    """eta: the floor at which the median confidence of the predicted class is 0.9; 0 where it is lower without any."""
+    losses = losses.double()
+
+    def median(floor: float) -> float:
+        return float(graded(-losses, scale, floor).amax(1).median())
+
+    if median(0.0) <= MEDIAN:
+        return 0.0
+    low, high = -2 * LARGEST, 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if median(math.exp(middle)) > MEDIAN else (low, middle)
+    return math.exp(low)
+
+
+def calibrate(model: "ABS", x: Tensor, y: Tensor) -> None:
+    """Set the factors, scale and floor of `model` from images x [N, C, H, W] and labels y [N] it was not chosen by; see ABS.calibrate."""
+    binary = model.binary
+    model.binary = True
+    model.factors.fill_(1.0)
+    model.factors.copy_(class_factors(model.infer(x).loss, y))
+    model.binary = binary
+    losses = model.infer(x).loss
+    model.scale = confidence_scale(losses, y)
+    model.floor = confidence_floor(losses, model.scale)

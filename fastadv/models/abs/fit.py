@@ -1,0 +1,184 @@
+"""Training of ABS: all classes at once, on class-balanced batches (Schott et al. 2018, appendix)."""
+
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LambdaLR
+
+from fastadv import _checkpoint as checkpoint
+from fastadv import rng
+from fastadv._card import card
+from fastadv._files import atomic_write
+from fastadv.errors import InputError
+from fastadv.models.abs._images import Images, read_images
+from fastadv.models.abs.augment import warp
+from fastadv.models.abs.calibrate import calibrate
+from fastadv.models.abs.decoder import DecoderShape
+from fastadv.models.abs.vae import VAEs, losses
+
+if TYPE_CHECKING:
+    from fastadv.models.abs.model import ABS
+
+Model = TypeVar("Model", bound="ABS")
+Progress = Callable[[int, int], None]
+
+logger = logging.getLogger("fastadv")
+# what a draw of an epoch is for
+NOISE, ORDER, WARP = 0, 1, 2
+PURPOSES = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is; a checkpoint of another is refused."""
+
+    epochs: int
+    shape: DecoderShape
+    width: int
+    batch_size: int
+    learning_rate: float
+    beta: tuple[float, float]
+    augment: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        if min(self.epochs, self.width, self.batch_size) < 1 or self.seed < 0:
+            asked = f"epochs={self.epochs}, width={self.width}, batch_size={self.batch_size}, seed={self.seed}"
+            raise InputError(f"fit: expected epochs, width and batch_size of at least 1 and a seed of at least 0, got {asked}")
+        if not 0 < self.learning_rate < math.inf or not all(0 <= b < math.inf for b in self.beta):
+            raise InputError(f"fit: expected learning_rate > 0 and beta >= 0, got learning_rate={self.learning_rate}, beta={self.beta}")
+
+    def weight(self, epoch: int) -> float:
+        """beta of an epoch: from the first value to the second over the first half of the epochs, then constant."""
+        share = min(1.0, epoch / max(1.0, (self.epochs - 1) / 2))
+        return self.beta[0] + (self.beta[1] - self.beta[0]) * share
+
+
+def fit(
+    cls: type[Model],
+    dataset: Any,
+    settings: Settings,
+    *,
+    run_dir: str | PathLike[str] | None,
+    resume: bool,
+    device: str | torch.device | None,
+    progress: Progress | None,
+    calibration: int,
+    options: dict[str, Any],
+) -> Model:
+    """Train a model of `cls`; see ABS.fit."""
+    images = read_images(dataset, settings.shape.image)
+    run = Run(images, settings, torch.device(device or "cpu"), None if run_dir is None else Path(run_dir), progress)
+    run.open(resume)
+    started = time.perf_counter()
+    run.go()
+    net = run.net.eval()
+    weights, biases = net.decoders()
+    model = cls(weights, biases, settings.shape.strides, seed=settings.seed, beta=settings.beta[1], **options).to(run.device)
+    if calibration:
+        chosen = rng.permutation(len(images), settings.seed, draw=ORDER)[:calibration]
+        calibrate(model, images.take(chosen).to(run.device), images.y[chosen].to(run.device))
+    measured = {"loss": run.reports[-1]["loss"], "seconds": sum(r["seconds"] for r in run.reports), "calibration_seconds": 0.0}
+    measured["calibration_seconds"] = time.perf_counter() - started - measured["seconds"]
+    model.card = card("abs", run.config, **measured)
+    if run.folder is not None:
+        with checkpoint.writing(run.folder / "model.safetensors"):
+            model.save(run.folder / "model.safetensors")
+    return model
+
+
+class Run:
+    """A training run: what it is made of, and where it stands."""
+
+    def __init__(self, images: Images, settings: Settings, device: torch.device, folder: Path | None, progress: Progress | None) -> None:
+        self.images, self.settings, self.device, self.folder, self.progress = images, settings, device, folder, progress
+        # BatchNorm needs two images of every class
+        self.rows = max(2, settings.batch_size // images.classes)
+        self.steps = math.ceil(len(images) / (self.rows * images.classes))
+        self.net = VAEs(settings.shape, images.classes, settings.width, settings.seed).to(device).train()
+        self.optimizer = Adam(self.net.parameters(), lr=settings.learning_rate)
+        total = self.steps * settings.epochs
+        self.scheduler = LambdaLR(self.optimizer, lambda step: (1 + math.cos(math.pi * min(step / total, 1.0))) / 2)
+        self.reports: list[dict[str, Any]] = []
+        self.config = json.loads(json.dumps({**dataclasses.asdict(settings), "classes": images.classes, "data": images.description}))
+
+    @property
+    def path(self) -> Path:
+        assert self.folder is not None
+        return self.folder / "checkpoint.safetensors"
+
+    def open(self, resume: bool) -> None:
+        """Take up the checkpoint in the folder, or make sure that there is none."""
+        if self.folder is None:
+            if resume:
+                raise InputError("run_dir: expected the folder of the run to resume, got None; pass run_dir=, or leave out resume")
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            if not resume:
+                raise InputError(f"run_dir: expected a new folder, got {self.folder} with a checkpoint; pass resume=True or choose another")
+            tensors, state = checkpoint.load(self.path, self.config)
+            checkpoint.restore(tensors, state, self.net, self.optimizer, self.scheduler)
+            self.reports = list(state["progress"]["reports"])
+            logger.info("resumed %s at epoch %d", self.path, len(self.reports) + 1)
+
+    def go(self) -> None:
+        """Train the epochs still to do, writing a checkpoint after each."""
+        for epoch in range(len(self.reports), self.settings.epochs):
+            started = time.perf_counter()
+            with torch.inference_mode(False), torch.enable_grad():
+                found = self._epoch(epoch)
+            report: dict[str, Any] = {"epoch": epoch + 1, "loss": float(found.mean()), "beta": self.settings.weight(epoch)}
+            report |= {"class_losses": found.tolist(), "seconds": time.perf_counter() - started}
+            self.reports.append(report)
+            logger.info("ABS epoch %d: loss %.3f, beta %.2f, %.1f s", epoch + 1, report["loss"], report["beta"], report["seconds"])
+            if self.folder is not None:
+                state = {"config": self.config, "reports": self.reports}
+                checkpoint.save(self.path, self.net, self.optimizer, self.scheduler, found, state)
+                with atomic_write(self.folder / "report.jsonl") as part:
+                    part.write_text("".join(json.dumps(each) + "\n" for each in self.reports))
+
+    def _batches(self, epoch: int) -> Tensor:
+        """Sample numbers [steps, n, K], column k of class k; a class smaller than the others repeats, a larger one is cut short."""
+        order = rng.permutation(len(self.images), self.settings.seed, draw=PURPOSES * epoch + ORDER)
+        of_class = self.images.y[order]
+        count = torch.arange(self.steps * self.rows)
+        pools = [order[of_class == k] for k in range(self.images.classes)]
+        return torch.stack([pool[count % len(pool)] for pool in pools], dim=1).reshape(self.steps, self.rows, -1)
+
+    def _epoch(self, epoch: int) -> Tensor:
+        """The mean loss of each class, [K] float64."""
+        settings, beta = self.settings, self.settings.weight(epoch)
+        total = torch.zeros(self.images.classes, dtype=torch.float64, device=self.device)
+        for step, ids in enumerate(self._batches(epoch)):
+            flat = ids.flatten()
+            x = self.images.take(flat).to(self.device)
+            if settings.augment:
+                x = warp(x, flat, settings.seed, PURPOSES * epoch + WARP)
+            noise = rng.normal(settings.shape.channels[0], settings.seed, flat, PURPOSES * epoch + NOISE).to(self.device)
+            x, noise = x.view(*ids.shape, *x.shape[1:]), noise.view(*ids.shape, -1)
+            image, mean, log_variance = self.net(x, noise)
+            loss = losses(x, image, mean, log_variance, beta).mean(0)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.scheduler.step()
+            total += loss.detach()
+            if self.progress is not None:
+                self.progress(epoch * self.steps + step + 1, settings.epochs * self.steps)
+        average = total / self.steps
+        if not bool(average.isfinite().all()):
+            bad = (~average.isfinite()).nonzero().flatten().tolist()
+            raise FloatingPointError(f"ABS.fit: expected finite losses, got others for classes {bad} in epoch {epoch + 1}; lower the learning rate")
+        return average

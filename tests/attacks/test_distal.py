@@ -1,0 +1,80 @@
+"""Distal adversarials: noise suffices against a classifier, not against a model that explains."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastadv.attacks.distal import distal
+from fastadv.errors import InputError
+from fastadv.models import ABS
+
+
+@pytest.fixture
+def linear():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    net[1].weight.data.mul_(20)
+    return net
+
+
+@pytest.fixture(scope="module")
+def explained():
+    g = torch.Generator().manual_seed(0)
+    weights = [torch.randn(3, 2, 6, 3, 3, generator=g) * 0.5, torch.randn(3, 6, 1, 4, 4, generator=g) * 0.5]
+    biases = [torch.randn(3, 6, generator=g), torch.randn(3, 1, generator=g) * 0.5]
+    return ABS(weights, biases, (1, 2), prior_samples=100, scale=100.0, floor=1e-3)
+
+
+def test_a_classifier_is_sure_of_noise(linear):
+    targets = torch.tensor([0, 1, 2, 1])
+    out = distal(linear, targets, (1, 4, 4), step_size=0.1, confidence=0.8)
+    assert out.success.all()
+    torch.testing.assert_close(out.confidence, linear(out.x).softmax(1).gather(1, targets[:, None]).squeeze(1).detach())
+    assert (out.confidence >= 0.8).all()
+    assert out.x.amin() >= 0
+    assert out.x.amax() <= 1
+
+
+def test_an_explaining_model_wants_the_class(explained):
+    targets = torch.tensor([0, 1, 2])
+    start = distal(explained, targets, (1, 8, 8), steps=0)
+    assert not start.success.any()
+    out = distal(explained, targets, (1, 8, 8), steps=300)
+    assert out.success.all()
+    assert (explained.confidence(out.x).gather(1, targets[:, None]) >= 0.9).all()
+    own = explained.infer(out.x).reconstruction[torch.arange(3), targets]
+    assert (own - out.x).square().mean() < (own - start.x).square().mean() / 5
+    assert (out.steps > 0).all()
+
+
+def test_noise_and_result_are_keyed_by_seed_and_id(linear):
+    targets = torch.tensor([0, 1, 2, 1])
+    whole = distal(linear, targets, (1, 4, 4), steps=5, step_size=0.1)
+    part = distal(linear, targets[2:], (1, 4, 4), steps=5, step_size=0.1, ids=torch.tensor([2, 3]))
+    torch.testing.assert_close(part.x, whole.x[2:], rtol=0, atol=1e-6)
+    assert not torch.equal(distal(linear, targets, (1, 4, 4), steps=5, step_size=0.1, seed=1).x, whole.x)
+
+
+def test_the_boundary_cases(linear):
+    out = distal(linear, torch.zeros(0, dtype=torch.int64), (1, 4, 4))
+    assert out.x.shape == (0, 1, 4, 4)
+    sure = distal(linear, torch.tensor([1]), (1, 4, 4), confidence=1e-6)
+    assert sure.success.all()
+    assert sure.steps.tolist() == [0]
+    graded = distal(linear, torch.tensor([1]), (1, 4, 4), steps=50, step_size=0.1, floor=1e12)
+    assert not graded.success.any(), "a floor as high as that makes nothing certain"
+
+
+def test_bad_input(linear):
+    targets = torch.tensor([0, 1])
+    for given, options, word in (
+        (torch.tensor([0, 3]), {}, "targets"),
+        (torch.tensor([0.0]), {}, "targets"),
+        (targets, {"steps": -1}, "steps"),
+        (targets, {"step_size": -1.0}, "step_size"),
+        (targets, {"momentum": 1.0}, "momentum"),
+        (targets, {"confidence": 0.0}, "confidence"),
+        (targets, {"scale": 0.0}, "scale"),
+    ):
+        with pytest.raises(InputError, match=word):
+            distal(linear, given, (1, 4, 4), **options)

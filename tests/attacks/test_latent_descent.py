@@ -1,0 +1,173 @@
+"""Latent descent: an oracle it must meet, minimum-norm conventions, both schedules, binary models, bad input."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastadv.attacks import Status
+from fastadv.attacks.latent_descent import BELOW, latent_descent
+from fastadv.errors import InputError
+from fastadv.models import ABS
+from fastadv.models.abs import Inference
+from fastadv.threat import L2, Linf
+
+
+class Prototypes(nn.Module):
+    """The simplest model that explains: a class is one image, and its loss the squared distance. The boundary lies halfway between two images."""
+
+    def __init__(self, prototypes: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("prototypes", prototypes)
+
+    def infer(self, x):
+        loss = (x[:, None] - self.prototypes).flatten(2).square().sum(2)
+        return Inference(loss, torch.zeros(len(x), len(self.prototypes), 1), self.prototypes.expand(len(x), *self.prototypes.shape))
+
+    def forward(self, x):
+        return -self.infer(x).loss
+
+
+@pytest.fixture
+def model():
+    g = torch.Generator().manual_seed(0)
+    return Prototypes(torch.rand(3, 1, 4, 4, generator=g))
+
+
+def near(model, count=12, noise=0.1):
+    g = torch.Generator().manual_seed(1)
+    y = torch.arange(count) % 3
+    return (model.prototypes[y] + noise * torch.randn(count, 1, 4, 4, generator=g)).clamp(0, 1), y
+
+
+@pytest.mark.parametrize("options", [{}, {"schedule": "line_search", "steps": 51}])
+def test_it_finds_the_nearest_point_on_the_line(model, options):
+    x, y = near(model, noise=0.0)
+    out = latent_descent(model, x, y, **options)
+    assert (out.status == Status.BROKEN).all()
+    # x sits on its prototype: halfway to the nearest other one is the nearest adversarial of all
+    others = (model.prototypes[y][:, None] - model.prototypes).flatten(2).norm(dim=2).scatter(1, y[:, None], torch.inf)
+    torch.testing.assert_close(out.distance, others.amin(1) / 2, rtol=2e-3, atol=0)
+    assert (out.distance >= others.amin(1) / 2 - 1e-6).all()
+    assert torch.equal(model(out.x_adv).argmax(1) != y, out.success)
+
+
+def test_targets(model):
+    x, y = near(model)
+    targets = (y + 1) % 3
+    out = latent_descent(model, x, y, targets=targets)
+    assert torch.equal(model(out.x_adv).argmax(1), targets)
+    assert (out.distance >= latent_descent(model, x, y).distance - 1e-3).all()
+
+
+def test_conventions_of_minimum_norm_attacks(model):
+    x, y = near(model)
+    y[3] = (y[3] + 1) % 3  # wrong from the start
+    out = latent_descent(model, x, y, steps=3)  # too few to arrive
+    assert out.status.tolist() == [Status.ALREADY_WRONG if i == 3 else Status.HELD for i in range(12)]
+    assert torch.equal(out.x_adv, x)
+    assert out.distance[3] == 0
+    assert torch.isinf(out.distance[torch.arange(12) != 3]).all()
+    assert out.backwards == 0
+    close = latent_descent(model, x, y, L2(0.2))
+    far = latent_descent(model, x, y, Linf(1.0))
+    assert (close.x_adv - x).flatten(1).norm(dim=1).max() <= 0.2 + 1e-5
+    assert (far.status[torch.arange(12) != 3] == Status.BROKEN).all()
+    torch.testing.assert_close(far.distance[0], (far.x_adv - x)[0].abs().max())
+
+
+def test_a_sample_stands_alone_and_twice_is_the_same(model):
+    x, y = near(model)
+    whole = latent_descent(model, x, y)
+    parts = torch.cat([latent_descent(model, x[i : i + 5], y[i : i + 5]).x_adv for i in range(0, 12, 5)])
+    torch.testing.assert_close(parts, whole.x_adv, rtol=0, atol=1e-6)
+    assert torch.equal(latent_descent(model, x, y).x_adv, whole.x_adv)
+    before = x.clone()
+    with torch.inference_mode():
+        torch.testing.assert_close(latent_descent(model, x, y).x_adv, whole.x_adv)
+    assert torch.equal(x, before)
+    assert latent_descent(model, x[:0], y[:0]).x_adv.shape == (0, 1, 4, 4)
+
+
+def test_counts_are_passes(model):
+    passed = []
+    infer = type(model).infer
+
+    class Counted(Prototypes):
+        def infer(self, x):
+            passed.append(len(x))
+            return infer(self, x)
+
+    x, y = near(model)
+    out = latent_descent(Counted(model.prototypes), x, y, searches=4)
+    assert out.forwards == sum(passed)
+
+
+def test_one_sample_never_spoils_another(model):
+    class Trap(Prototypes):
+        """Not finite near one image, whatever else is in the batch."""
+
+        def infer(self, x):
+            found = super().infer(x)
+            bad = (x.flatten(1)[:, 0] > 0.9) & (found.loss.amin(1) > 1e-3)
+            return Inference(found.loss.masked_fill(bad[:, None], torch.nan), found.latents, found.reconstruction)
+
+    x, y = near(model, noise=0.0)
+    x[0, 0, 0, 0] = 0.91
+    model.prototypes[0, 0, 0, 0] = 0.91
+    x[0] = model.prototypes[0]
+    whole = latent_descent(Trap(model.prototypes), x, y)
+    alone = latent_descent(Trap(model.prototypes), x[1:], y[1:])
+    assert torch.equal(whole.x_adv[1:], alone.x_adv)
+    assert whole.x_adv.isfinite().all()
+
+
+@pytest.fixture(scope="module")
+def explained():
+    g = torch.Generator().manual_seed(0)
+    weights = [torch.randn(3, 2, 6, 3, 3, generator=g) * 0.5, torch.randn(3, 6, 1, 4, 4, generator=g) * 0.5]
+    biases = [torch.randn(3, 6, generator=g), torch.randn(3, 1, generator=g) * 0.5]
+    model = ABS(weights, biases, (1, 2), prior_samples=100)
+    y = torch.arange(6) % 3
+    return model, model.decode(torch.randn(6, 3, 2, generator=g))[torch.arange(6), y], y
+
+
+def test_abs_is_broken_outside_its_bound(explained):
+    model, x, y = explained
+    model.binary = False
+    out = latent_descent(model, x, y, step_size=0.05)
+    assert (out.status == Status.BROKEN).all()
+    assert torch.equal(model(out.x_adv).argmax(1) != y, out.success)
+    assert (out.distance >= model.lower_bound(x, y) - 1e-4).all()
+    assert out.distance.max() < 6
+
+
+def test_binary_abs_is_crossed_at_the_threshold(explained):
+    model, x, y = explained
+    model.binary = True
+    y = model(x).argmax(1)
+    out = latent_descent(model, x, y, step_size=0.05)
+    model.binary = False
+    assert (out.status == Status.BROKEN).any()
+    changed = out.x_adv != x
+    assert changed.flatten(1).any(1)[out.success].all()
+    assert set(out.x_adv[changed].tolist()) <= {0.5, torch.tensor(BELOW).item()}
+    assert ((out.x_adv >= 0.5) != (x >= 0.5))[changed].all()
+    assert BELOW < 0.5
+    assert torch.nextafter(torch.tensor(BELOW), torch.tensor(1.0)) == 0.5
+
+
+def test_bad_input(model):
+    x, y = near(model)
+    for options, word in (
+        ({"steps": 1}, "steps"),
+        ({"searches": -1}, "searches"),
+        ({"step_size": -1.0}, "step_size"),
+        ({"schedule": "other"}, "schedule"),
+        ({"targets": y}, "targets"),
+    ):
+        with pytest.raises(InputError, match=word):
+            latent_descent(model, x, y, **options)
+    with pytest.raises(InputError, match="infer"):
+        latent_descent(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), x, y)
+    with pytest.raises(InputError, match="box"):
+        latent_descent(model, x * 255, y)

@@ -1,0 +1,35 @@
+"""Tiny ABS models and the images they explain."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.models import ABS
+
+STRIDES = (1, 2)
+
+
+def decoders(classes: int = 3, latents: int = 2, channels: int = 1, seed: int = 0) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights and biases that decode [latents] to [channels, 8, 8], each class to images of its own."""
+    g = torch.Generator().manual_seed(seed)
+    weights = [
+        torch.randn(classes, latents, 6, 3, 3, generator=g) * 0.5,
+        torch.randn(classes, 6, channels, 4, 4, generator=g) * 0.5,
+    ]
+    biases = [torch.randn(classes, 6, generator=g), torch.randn(classes, channels, generator=g) * 0.5]
+    return weights, biases
+
+
+def tiny(classes: int = 3, latents: int = 2, channels: int = 1, seed: int = 0, **options: Any) -> ABS:
+    """An ABS of 8x8 images."""
+    return ABS(*decoders(classes, latents, channels, seed), STRIDES, **{"prior_samples": 200, **options})
+
+
+def images(model: ABS, count: int = 6, noise: float = 0.1, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """(x, y): what the decoders draw for random latents, with noise; class i % K."""
+    g = torch.Generator().manual_seed(seed)
+    latents = torch.randn(count, model.classes, model.shape.channels[0], generator=g)
+    y = torch.arange(count) % model.classes
+    clean = model.decode(latents)[torch.arange(count), y]
+    return (clean + noise * torch.randn(clean.shape, generator=g)).clamp(0, 1), y

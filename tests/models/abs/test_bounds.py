@@ -1,0 +1,138 @@
+"""Lower bounds against brute force: within the radius no perturbation changes the decision of an ABS whose latents are searched exhaustively."""
+
+import math
+
+import pytest
+import torch
+
+from fastadv.errors import InputError
+from fastadv.models.abs import bounds
+
+from .nets import images, tiny
+
+
+class Exhaustive:
+    """The decisions of a model with one latent, minimised over a fine grid instead of by descent."""
+
+    def __init__(self, model, points=4001):
+        self.model = model
+        grid = torch.linspace(-model.max_norm, model.max_norm, points)[:, None, None].expand(-1, model.classes, 1)
+        self.bank = model.decode(grid).flatten(2).transpose(0, 1).double()
+        self.cost = model.beta / 2 * grid[:, 0].double().square().sum(1)
+
+    def decide(self, x):
+        seen = ((x >= 0.5).double() if self.model.binary else x.double()).flatten(1)
+        misfit = seen.square().sum(1)[:, None, None] - 2 * torch.einsum("bd,ksd->bks", seen, self.bank) + self.bank.square().sum(2)
+        least = (misfit + self.cost).amin(2)
+        return (least * self.model.factors if self.model.binary else least).argmin(1)
+
+
+def model_and_images(count=12, **options):
+    model = tiny(latents=1, prior_samples=300, **options)
+    x, _ = images(model, count, noise=0.2)
+    return model, x.round() if options.get("binary") else x, model(x.round() if options.get("binary") else x).argmax(1)
+
+
+def worst_directions(model, x, y):
+    """Towards every other class's reconstruction, away from the own one, and noise: [B, M, D] of unit L-infinity and of unit L2 norm."""
+    found = model.infer(x)
+    flat = x.flatten(1)[:, None]
+    own = found.reconstruction.flatten(2)[torch.arange(len(x)), y][:, None]
+    g = torch.Generator().manual_seed(0)
+    noise = torch.randn(len(x), 40, 64, generator=g)
+    towards = found.reconstruction.flatten(2) - flat
+    return torch.cat([towards, flat - own, towards + flat - own, noise, towards.sign(), (towards + flat - own).sign()], dim=1)
+
+
+@pytest.mark.parametrize("tight", [False, True])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_no_perturbation_inside_changes_the_decision(norm, tight):
+    model, x, y = model_and_images()
+    radius = model.lower_bound(x, y, norm=norm, tight=tight)
+    assert (radius > 0.01).float().mean() > 0.5
+    exact = Exhaustive(model)
+    right = exact.decide(x) == y
+    moves = worst_directions(model, x, y)
+    unit = moves / (moves.norm(dim=2, keepdim=True) if norm == "l2" else moves.abs().amax(2, keepdim=True)).clamp_min(1e-9)
+    for share in (0.5, 0.999):
+        moved = x.flatten(1)[:, None] + share * radius[:, None, None] * unit
+        kept = exact.decide(moved.flatten(0, 1).view(-1, 1, 8, 8)).view(len(x), -1) == y[:, None]
+        assert kept[right & (radius > 0)].all()
+    far = x.flatten(1)[:, None] + 6 * unit * (1 if norm == "l2" else 0.2)
+    assert (exact.decide(far.flatten(0, 1).view(-1, 1, 8, 8)).view(len(x), -1) != y[:, None]).any(), "the directions can change a decision"
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_binary_no_set_of_crossings_inside_changes_the_decision(norm):
+    model, x, y = model_and_images(binary=True, factors=[1.0, 0.95, 1.05])
+    g = torch.Generator().manual_seed(2)
+    x = (x * 0.4 + 0.3 + 0.2 * torch.rand(x.shape, generator=g) - 0.1).clamp(0, 1)
+    y = model(x).argmax(1)
+    exact = Exhaustive(model)
+    radius = model.lower_bound(x, y, norm=norm, tight=True)
+    assert (radius > 0).any()
+    flat = x.flatten(1)
+    gap = 0.5 - flat
+    crossing = torch.where(flat >= 0.5, gap - 1e-6, gap)
+    for i in range(len(x)):
+        cost = crossing[i].square() if norm == "l2" else crossing[i].abs()
+        moved = flat[i].repeat(60, 1)
+        for trial in range(60):
+            order = cost.argsort() if trial == 0 else (cost * torch.rand(64, generator=g)).argsort()
+            spent = cost[order].cumsum(0).sqrt() if norm == "l2" else cost[order].cummax(0).values
+            allowed = order[spent < radius[i]]
+            moved[trial, allowed] += crossing[i, allowed]
+        assert (exact.decide(moved.view(-1, 1, 8, 8)) == y[i]).all()
+
+
+def test_the_formula_of_the_paper():
+    model, x, y = model_and_images()
+    found = model.infer(x)
+    rows = torch.arange(len(x))
+    image, z = found.reconstruction[rows, y], found.latents[rows, y]
+    r = (image - x).flatten(1).norm(dim=1)
+    divergence = z.square().sum(1) / 2
+    grid = torch.linspace(-5, 5, 4001)[:, None, None].expand(-1, 3, 1)
+    d = (model.decode(grid).flatten(2)[None] - x.flatten(1)[:, None, None]).norm(dim=3).amin(1)
+    expected = ((d**2 - r[:, None] ** 2 - divergence[:, None]) / (2 * (d + r[:, None]))).scatter(1, y[:, None], math.inf).amin(1).clamp_min(0)
+    torch.testing.assert_close(model.lower_bound(x, y, starts=8), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_monotone(binary):
+    model, x, y = model_and_images(binary=binary)
+    for norm in ("l2", "linf"):
+        plain, tight = (model.lower_bound(x, y, norm=norm, tight=tight) for tight in (False, True))
+        assert (tight >= plain - 1e-5).all()
+    few, many = (model.lower_bound(x, y, starts=starts) for starts in (1, 6))
+    assert (many <= few + 1e-3).all()
+    if not binary:
+        l2, linf = model.lower_bound(x, y, tight=True), model.lower_bound(x, y, norm="linf", tight=True)
+        assert (linf * 8 >= l2 - 1e-4).all(), "the L-infinity ball of radius r lies in the L2 ball of radius 8 r"
+        assert (linf <= l2 * 8 + 1e-4).all()
+
+
+def test_zero_where_misclassified():
+    model, x, y = model_and_images()
+    wrong = (y + 1) % 3
+    for norm in ("l2", "linf"):
+        assert (model.lower_bound(x, wrong, norm=norm) == 0).all()
+
+
+def test_crossings_of_binary_models():
+    needed = bounds._crossings(torch.tensor([1.0, 1.0, 2.0]), torch.tensor([3.0]), torch.tensor([[math.inf, 10.0, 9.0]]), torch.tensor([0]), 64)
+    assert needed.tolist() == [4]  # 3 + 3.5 = 10 - 3.5, and 2 * (9 - 5) = 3 + 5
+    x = torch.tensor([[0.4, 0.7, 0.0, 1.0]])
+    torch.testing.assert_close(bounds._cheapest(x, torch.tensor([2]), "l2"), torch.tensor([math.hypot(0.1, 0.2)], dtype=torch.float64))
+    torch.testing.assert_close(bounds._cheapest(x, torch.tensor([2]), "linf"), torch.tensor([0.2], dtype=torch.float64))
+    assert bounds._cheapest(x, torch.tensor([0]), "l2") == 0
+
+
+def test_bad_input():
+    model, x, y = model_and_images()
+    for options, word in (({"norm": "l1"}, "norm"), ({"starts": 0}, "starts"), ({"starts": 301}, "starts")):
+        with pytest.raises(InputError, match=word):
+            model.lower_bound(x, y, **options)
+    for labels in (y[:-1], y + 3, y.float(), y[:, None]):
+        with pytest.raises(InputError, match="y"):
+            model.lower_bound(x, labels)

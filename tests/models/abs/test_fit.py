@@ -1,0 +1,223 @@
+"""Training: it learns, it resumes bit for bit, and every bad set is named."""
+
+import json
+
+import pytest
+import torch
+
+from fastadv.data import ImageSet, load
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.models import ABS
+from fastadv.models.abs import DecoderShape
+from fastadv.models.abs import fit as module
+from fastadv.models.abs.augment import warp
+from fastadv.models.abs.fit import Run, Settings
+from fastadv.models.abs.vae import VAEs, losses
+
+from .nets import images, tiny
+
+SHAPE = DecoderShape((2, 6, 1), (3, 4), (1, 2))
+QUICK = {"shape": SHAPE, "width": 4, "batch_size": 24, "prior_samples": 100, "calibration": 0}
+
+
+def drawn(count=90, seed=1):
+    """A set that tiny() draws: three classes of 8x8."""
+    x, y = images(tiny(), count, noise=0.05, seed=seed)
+    return ImageSet(x, y, 3, "drawn")
+
+
+def quick(dataset=None, **options):
+    return ABS.fit(drawn() if dataset is None else dataset, **{"epochs": 3, **QUICK, **options})
+
+
+def test_it_learns_the_digits():
+    train, test = load("digits", "train"), load("digits", "test")
+    model = ABS.fit(train, epochs=15, batch_size=100, beta=(3.0, 0.3), prior_samples=500, calibration=150)
+    x, y = test.x[:100], test.y[:100]
+    x = x.float() / 255 if x.dtype == torch.uint8 else x
+    assert (model(x).argmax(1) == y).float().mean() >= 0.94
+    assert model.beta == 0.3
+    assert 0.8 <= model.confidence(x).amax(1).median() <= 0.97
+    assert model.card["config"]["data"]["name"] == "digits train"
+
+
+def test_a_tiny_set_is_told_apart():
+    model = quick(epochs=40)
+    test = drawn(60, seed=7)
+    assert (model(test.x).argmax(1) == test.y).float().mean() > 0.9
+    assert model.prior_latents.shape == (100, 2)
+    assert not model.training
+
+
+def test_the_decoders_handed_on_are_the_trained_ones():
+    net = VAEs(SHAPE, 3, 4, 0)
+    g = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        net(torch.rand(8, 3, 1, 8, 8, generator=g), torch.randn(8, 3, 2, generator=g))
+    net.eval()
+    x, noise = torch.rand(4, 3, 1, 8, 8, generator=g), torch.randn(4, 3, 2, generator=g)
+    image, mean, log_variance = net(x, noise)
+    model = ABS(*net.decoders(), SHAPE.strides, prior_samples=10)
+    torch.testing.assert_close(model.decode(mean + (log_variance / 2).exp() * noise), image, rtol=1e-4, atol=1e-5)
+
+
+def test_classes_train_apart():
+    """Columns of the batch do not mix: class 1's loss has no gradient on the others' images."""
+    net = VAEs(SHAPE, 3, 4, 0)
+    x = torch.rand(6, 3, 1, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    loss = losses(x, *net(x, torch.zeros(6, 3, 2)), beta=1.0)
+    (gradient,) = torch.autograd.grad(loss[:, 1].sum(), x)
+    assert gradient[:, 1].abs().sum() > 0
+    assert gradient[:, [0, 2]].abs().sum() == 0
+
+
+def test_divergence_is_that_of_two_normals():
+    mean, log_variance = torch.randn(2, 5, 3, 2, generator=torch.Generator().manual_seed(0)).unbind(0)
+    x = torch.zeros(5, 3, 1, 2, 2)
+    expected = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, (log_variance / 2).exp()), torch.distributions.Normal(torch.zeros(()), torch.ones(()))
+    ).sum(2)
+    torch.testing.assert_close(losses(x, x + 0.5, mean, log_variance, beta=3.0), 1.0 + 3 * expected)
+
+
+def test_batches_are_balanced_and_keyed():
+    x, y = images(tiny(), 40)
+    y[y == 2] = 1
+    y[:4] = 2  # a small class
+    settings = Settings(3, SHAPE, 4, 12, 1e-3, (1.0, 1.0), True, 0)
+    run = Run(module.read_images(ImageSet(x, y, 3, "uneven"), SHAPE.image), settings, torch.device("cpu"), None, None)
+    ids = run._batches(0)
+    assert ids.shape == (4, 4, 3)
+    for k in range(3):
+        assert (y[ids[..., k]] == k).all()
+    assert ids[..., 2].unique().numel() == 4
+    assert torch.equal(ids, run._batches(0))
+    assert not torch.equal(ids, run._batches(1))
+
+
+def test_beta_falls_over_the_first_half():
+    settings = Settings(9, SHAPE, 4, 12, 1e-3, (10.0, 1.0), True, 0)
+    weights = [settings.weight(epoch) for epoch in range(9)]
+    assert weights[0] == 10
+    assert weights[4:] == [1.0] * 5
+    assert weights == sorted(weights, reverse=True)
+    assert Settings(1, SHAPE, 4, 12, 1e-3, (10.0, 1.0), True, 0).weight(0) == 10
+
+
+def test_warps_are_small_rare_and_keyed():
+    x, ids = torch.zeros(200, 1, 28, 28), torch.arange(200)
+    x[:, :, 8:20, 10:18] = 1
+    moved = warp(x, ids, 0, 5)
+    changed = (moved != x).flatten(1).any(1)
+    assert 0.15 < changed.float().mean() < 0.45
+    assert (moved - x).abs().flatten(1).mean(1).max() < 0.1
+    assert moved.amin() >= 0
+    assert moved.amax() <= 1
+    assert torch.equal(warp(x[50:60], ids[50:60], 0, 5), moved[50:60])
+    assert not torch.equal(warp(x, ids, 0, 6), moved)
+
+
+def test_progress_and_reports(tmp_path):
+    seen = []
+    quick(run_dir=tmp_path / "run", progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(i, 12) for i in range(1, 13)]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "report.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert len(lines[0]["class_losses"]) == 3
+    assert ABS.load(tmp_path / "run" / "model.safetensors").card["measured"]["loss"] == pytest.approx(lines[-1]["loss"])
+
+
+def test_it_resumes_bit_for_bit(tmp_path):
+    whole = quick(run_dir=tmp_path / "whole")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done, total):
+        if done == 6:  # in the middle of the second epoch
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        quick(run_dir=tmp_path / "parts", progress=stop)
+    before = torch.get_rng_state()
+    parts = quick(run_dir=tmp_path / "parts", resume=True)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a, b) for a, b in zip(whole.weights + whole.biases, parts.weights + parts.biases, strict=True))
+    again = quick(run_dir=tmp_path / "parts", resume=True)
+    assert torch.equal(again.weights[0], whole.weights[0])
+
+
+def test_the_seed_decides():
+    assert torch.equal(quick().weights[1], quick().weights[1])
+    assert not torch.equal(quick().weights[1], quick(seed=1).weights[1])
+
+
+def test_any_labelled_set_will_do():
+    dataset = drawn(24)
+    pairs = [(dataset.x[i], int(dataset.y[i])) for i in range(24)]
+    assert torch.equal(quick(pairs, epochs=1).weights[0], quick(dataset, epochs=1).weights[0])
+
+
+def test_other_images_choose_their_decoder():
+    g = torch.Generator().manual_seed(0)
+    dataset = ImageSet(torch.rand(8, 3, 16, 16, generator=g), torch.arange(8) % 2, 2, "colour")
+    model = ABS.fit(dataset, epochs=1, latents=3, width=2, prior_samples=10, calibration=0)
+    assert model.shape.image == (3, 16, 16)
+    assert model.shape.channels == (3, 4, 2, 2, 3)
+
+
+class TestBadInput:
+    def test_sets(self):
+        x, y = images(tiny(), 30)
+        g = torch.Generator().manual_seed(0)
+
+        class Plain:
+            num_classes = 3
+
+            def __init__(self, x, y):
+                self.x, self.y = x, y
+
+        for dataset, word in (
+            (Plain(x * 255, y), r"\[0, 1\]"),
+            (Plain(x * torch.nan, y), r"\[0, 1\]"),
+            (Plain(torch.rand(30, 1, 9, 9, generator=g), y), "images"),
+            (Plain(x, y % 2), r"none of \[2\]"),
+            (Plain(x, y + 1), "labels"),
+            (Plain(x[:0], y[:0]), "0 of"),
+            ([], "empty"),
+        ):
+            with pytest.raises(InputError, match=word):
+                quick(dataset)
+
+    @pytest.mark.parametrize(
+        ("options", "word"),
+        [
+            ({"epochs": 0}, "epochs"),
+            ({"batch_size": 0}, "batch_size"),
+            ({"learning_rate": 0.0}, "learning_rate"),
+            ({"beta": (1.0, -1.0)}, "beta"),
+            ({"seed": -1}, "seed"),
+            ({"prior_samples": 2}, "prior_latents"),
+            ({"shape": None, "latents": 0}, "channels"),
+            ({"resume": True}, "run_dir"),
+        ],
+    )
+    def test_options(self, options, word):
+        with pytest.raises(InputError, match=word):
+            quick(**{"epochs": 1, **options})
+
+    def test_folders(self, tmp_path):
+        quick(run_dir=tmp_path, epochs=1)
+        with pytest.raises(InputError, match="resume=True"):
+            quick(run_dir=tmp_path, epochs=1)
+        with pytest.raises(InputError, match="seed"):
+            quick(run_dir=tmp_path, epochs=1, resume=True, seed=1)
+        path = tmp_path / "checkpoint.safetensors"
+        path.write_bytes(path.read_bytes()[:-40])
+        with pytest.raises(CorruptFileError):
+            quick(run_dir=tmp_path, epochs=1, resume=True)
+
+    def test_losses_that_are_not_finite(self):
+        with pytest.raises(FloatingPointError, match="epoch 1"):
+            quick(learning_rate=1e30)

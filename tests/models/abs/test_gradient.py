@@ -1,0 +1,101 @@
+"""The three ways logits depend on the image."""
+
+import pytest
+import torch
+
+from fastadv.attacks import pgd
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+from fastadv.models.abs.decoder import decode
+from fastadv.models.abs.gradient import class_losses, unrolled
+from fastadv.threat import L2
+
+from .nets import decoders, images, tiny
+
+
+def gradient(model, x, k):
+    leaf = x.clone().requires_grad_()
+    return torch.autograd.grad(model(leaf)[:, k].sum(), leaf)[0]
+
+
+def test_envelope_is_the_slope_of_the_converged_loss():
+    model = tiny(prior_samples=500).double()
+    model.steps, model.step_size = 300, 0.02
+    x, _ = images(model, 2)
+    x = x.double().clamp(0.1, 0.9)
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    h = 1e-3
+    measured = (model(x + h * direction) - model(x - h * direction)) / (2 * h)
+    slopes = [(gradient(model, x, k) * direction).flatten(1).sum(1) for k in range(3)]
+    torch.testing.assert_close(torch.stack(slopes, 1), measured, rtol=2e-3, atol=1e-5)
+
+
+def test_unrolled_is_the_slope_of_the_procedure():
+    """Far from convergence the envelope is wrong and the unrolled gradient right: finite differences of the five steps as run tell."""
+    weights, biases = decoders()
+    parts = [w.double() for w in weights], [b.double() for b in biases]
+    start = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+    def run(x):
+        return unrolled(x, start, *parts, (1, 2), 1.0, 5, 0.3, 1.5)[0].sum()
+
+    leaf = x.clone().requires_grad_()
+    (found,) = torch.autograd.grad(run(leaf), leaf)
+    direction, h = torch.randn_like(x), 1e-6
+    measured = (run(x + h * direction) - run(x - h * direction)) / (2 * h)
+    torch.testing.assert_close((found * direction).sum(), measured.detach(), rtol=1e-5, atol=1e-9)
+    _, latents = unrolled(x, start, *parts, (1, 2), 1.0, 5, 0.3, 1.5)
+    leaf = x.clone().requires_grad_()
+    envelope = torch.autograd.grad(class_losses(leaf, decode(latents.detach(), *parts, (1, 2)), latents.detach(), 1.0).sum(), leaf)[0]
+    assert (envelope - found).norm() > 0.01 * found.norm()
+
+
+def test_unrolled_values_are_those_of_inference():
+    model = tiny(input_grad="unrolled")
+    x, _ = images(model)
+    leaf = x.clone().requires_grad_()
+    torch.testing.assert_close(model(leaf).detach(), model(x), rtol=1e-4, atol=1e-6)
+    assert gradient(model, x, 0).isfinite().all()
+
+
+def test_envelope_values_are_those_of_inference():
+    model = tiny()
+    x, _ = images(model)
+    torch.testing.assert_close(model(x.clone().requires_grad_()).detach(), model(x), rtol=1e-5, atol=1e-7)
+
+
+def test_none_cuts_the_graph_and_attacks_say_so():
+    model = tiny(input_grad="none")
+    x, y = images(model)
+    assert not model(x.clone().requires_grad_()).requires_grad
+    with pytest.raises(InputError, match="differentiably"):
+        pgd(model, x, y, L2(1.0), steps=2, step_size=0.1)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_pgd_breaks_it(binary):
+    model = tiny(binary=binary)
+    x, y = images(model, 12, noise=0.05)
+    y = model(x).argmax(1)
+    threat = L2(6.0)
+    out = pgd(model, x, y, threat, steps=20, step_size=0.8)
+    assert out.success.any()
+    assert torch.equal(model(out.x_adv).argmax(1) != y, out.success)
+    assert threat.contains(out.x_adv, x).all()
+    targets = (y + 1) % 3
+    aimed = pgd(model, x, y, threat, steps=20, step_size=0.8, targets=targets)
+    assert torch.equal(model(aimed.x_adv).argmax(1) == targets, aimed.success)
+
+
+def test_freeze_falls_back_gracefully():
+    model = tiny()
+    x, y = images(model)
+    for precision in ("fp32", "bf16"):
+        frozen = freeze(model, precision)
+        assert not any("fell back" in note for note in frozen.notes)
+        torch.testing.assert_close(frozen(x), model(x), rtol=0.05, atol=1e-3)
+        _, _, slope = frozen.input_gradient(x, y)
+        assert slope.shape == x.shape
+        assert slope.abs().sum() > 0
+    assert model.precision == "fp32"

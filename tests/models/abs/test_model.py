@@ -1,0 +1,240 @@
+"""ABS: inference, logits, confidence, sizes, and every bad input."""
+
+import copy
+import gc
+import tracemalloc
+
+import pytest
+import torch
+
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+from fastadv.models import ABS
+from fastadv.models.abs import DecoderShape
+from fastadv.models.abs.prior import draw_prior
+
+from .nets import STRIDES, decoders, images, tiny
+
+
+def test_loss_is_what_latents_and_reconstruction_say():
+    model = tiny()
+    x, y = images(model)
+    found = model.infer(x)
+    expected = ((found.reconstruction - x[:, None]).flatten(2).square().sum(2) + found.latents.square().sum(2) / 2) / 64
+    torch.testing.assert_close(found.loss, expected)
+    torch.testing.assert_close(model(x), -found.loss)
+    assert torch.equal(found.loss.argmin(1), y)
+    assert found.reconstruction.shape == (6, 3, 1, 8, 8)
+
+
+def test_descent_improves_on_the_prior_search():
+    model = tiny()
+    x, _ = images(model)
+    first, last = model.infer(x, steps=1), model.infer(x)
+    assert (last.loss <= first.loss + 1e-7).all()
+    assert last.loss.mean() < first.loss.mean() - 1e-4
+    prior = {tuple(z) for z in model.prior_latents.tolist()}
+    assert all(tuple(z) in prior for z in first.latents.flatten(0, 1).tolist())
+
+
+def test_prior_search_is_exhaustive():
+    model = tiny()
+    x, _ = images(model)
+    bank = model.bank()
+    every = (x.flatten(1)[:, None, None] - bank).square().sum(3) + model.prior_latents.square().sum(1) / 2
+    torch.testing.assert_close(model.infer(x, steps=1).loss, every.amin(2) / 64)
+
+
+def test_binary_sees_the_threshold_and_weighs_classes():
+    factors = [1.0, 0.9, 1.2]
+    plain, binary = tiny(), tiny(binary=True, factors=factors)
+    x, _ = images(plain)
+    x[0, 0, 0, 0] = 0.5
+    torch.testing.assert_close(binary(x), plain((x >= 0.5).float()) * torch.tensor(factors))
+    assert torch.equal(binary.infer(x).loss, -binary(x))
+
+
+@pytest.mark.parametrize(("classes", "latents", "channels"), [(2, 1, 1), (5, 3, 3), (11, 2, 1)])
+def test_other_sizes(classes, latents, channels):
+    model = tiny(classes, latents, channels)
+    x, _ = images(model, 4)
+    assert model(x).shape == (4, classes)
+    assert model.infer(x).latents.shape == (4, classes, latents)
+    assert model.lower_bound(x, torch.zeros(4, dtype=torch.int64)).shape == (4,)
+
+
+@pytest.mark.parametrize("size", [8, 9, 12, 20, 28, 29, 32, 64])
+def test_a_decoder_for_every_size(size):
+    assert DecoderShape.for_images((3, size, size), 4, 8).image == (3, size, size)
+
+
+@pytest.mark.parametrize("size", [8, 12, 28])
+def test_the_bank_is_decoded(size):
+    shape = DecoderShape.for_images((2, size, size), 3, 2)
+    g = torch.Generator().manual_seed(0)
+    weights = [
+        torch.randn(3, taken, given, kernel, kernel, generator=g) * 0.3
+        for taken, given, kernel in zip(shape.channels, shape.channels[1:], shape.kernels, strict=False)
+    ]
+    biases = [torch.randn(3, given, generator=g) for given in shape.channels[1:]]
+    model = ABS(weights, biases, shape.strides, prior_samples=150)
+    images = model.decode(model.prior_latents[:, None].expand(-1, 3, -1)).flatten(2).transpose(0, 1)
+    torch.testing.assert_close(model.bank(), images, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sample_does_not_depend_on_its_batch(monkeypatch):
+    model = tiny()
+    x, _ = images(model, 7)
+    whole = model.infer(x)
+    torch.testing.assert_close(torch.cat([model.infer(x[i : i + 1]).loss for i in range(7)]), whole.loss, rtol=0, atol=1e-6)
+    monkeypatch.setattr("fastadv.models.abs.model.CHUNK", 3)
+    torch.testing.assert_close(model.infer(x).latents, whole.latents, rtol=0, atol=1e-5)
+
+
+def test_an_empty_batch():
+    model = tiny()
+    x = torch.zeros(0, 1, 8, 8)
+    assert model(x).shape == (0, 3)
+    assert model.infer(x).reconstruction.shape == (0, 3, 1, 8, 8)
+    assert model.lower_bound(x, torch.zeros(0, dtype=torch.int64)).shape == (0,)
+
+
+def test_confidence_is_a_graded_softmax():
+    model = tiny(scale=30.0, floor=1e-3)
+    x, y = images(model)
+    graded = (30 * model(x)).exp() + 1e-3
+    torch.testing.assert_close(model.confidence(x), graded / graded.sum(1, keepdim=True))
+    assert model.confidence(torch.rand(4, 1, 8, 8).round()).amax() < model.confidence(x).amax(1).min()
+    model.scale, model.floor = 1e6, 0.0
+    assert torch.equal(model.confidence(x).argmax(1), y)
+    assert model.confidence(x).isfinite().all()
+
+
+def test_prior_is_drawn_without_its_unlikely_tenth():
+    drawn = draw_prior(900, 8, seed=3)
+    assert drawn.shape == (900, 8)
+    assert drawn.norm(dim=1).max() < 4  # the 90th percentile of the chi distribution with 8 degrees of freedom is 3.66
+    assert torch.equal(drawn, draw_prior(900, 8, seed=3))
+    assert not torch.equal(drawn, draw_prior(900, 8, seed=4))
+
+
+def test_prior_is_settable_and_the_bank_follows():
+    model = tiny()
+    x, _ = images(model)
+    before, old = model(x), model.bank()
+    model.prior_latents = torch.zeros(3, 2)
+    assert model.bank().shape == (3, 3, 64)
+    assert not torch.equal(model(x), before)
+    assert old.shape == (3, 200, 64)
+
+
+def test_the_bank_follows_the_weights():
+    model, other = tiny(), tiny(seed=5)
+    model.bank()
+    model.load_state_dict(other.state_dict())
+    assert torch.equal(model.bank(), other.bank())
+
+
+def test_copies_share_the_bank():
+    model = tiny()
+    frozen = freeze(model)  # before the bank exists
+    assert frozen.model.bank() is model.bank()
+    twin = freeze(copy.deepcopy(model))
+    tracemalloc.start()
+    freeze(model)
+    gc.collect()
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+    tracemalloc.stop()
+    assert torch.equal(twin.model.bank(), model.bank())
+    assert frozen.exact
+
+
+def test_pruning_keeps_decisions_and_the_losses_it_fits():
+    model = tiny(6)
+    x, _ = images(model, 30)
+    whole = model.infer(x)
+    model.prune, model.prune_gain = True, 0.0
+    torch.testing.assert_close(model.infer(x).loss, whole.loss, rtol=1e-4, atol=1e-6)
+    model.prune_gain = 0.5
+    pruned = model.infer(x)
+    fitted = (pruned.loss - whole.loss).abs() < 1e-6
+    assert fitted.any(1).all()
+    assert not fitted.all()
+    assert (pruned.loss >= whole.loss - 1e-6).all()
+    assert (pruned.loss.argmin(1) == whole.loss.argmin(1)).float().mean() > 0.9
+    own = (pruned.reconstruction - x[:, None]).flatten(2).square().sum(2) + pruned.latents.square().sum(2) / 2
+    torch.testing.assert_close(own / 64, pruned.loss, rtol=1e-4, atol=1e-6)
+
+
+def test_half_precision_means_bf16_descent():
+    model = tiny()
+    x, y = images(model)
+    halved = copy.deepcopy(model).to(torch.bfloat16)
+    assert halved.precision == "bf16"
+    assert torch.equal(halved.weights[0], model.weights[0])
+    assert torch.equal(halved(x).argmax(1), y)
+    assert model.double()(x.double()).dtype == torch.float64
+
+
+class TestBadInput:
+    def test_images(self):
+        model = tiny()
+        for x, word in (
+            (torch.rand(2, 1, 9, 9), "shape"),
+            (torch.rand(2, 8, 8), "shape"),
+            (torch.rand(2, 1, 8, 8) * 255, r"\[0, 1\]"),
+            (torch.full((2, 1, 8, 8), torch.nan), r"\[0, 1\]"),
+            (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "floating"),
+        ):
+            for call in (model, model.infer, model.confidence, lambda x: model.lower_bound(x, torch.zeros(2, dtype=torch.int64))):
+                with pytest.raises(InputError, match=word):
+                    call(x)
+
+    def test_weights(self):
+        weights, biases = decoders()
+        broken = [w.clone() for w in weights]
+        broken[1][0, 0, 0, 0, 0] = torch.nan
+        for bad, word in (
+            ((broken, biases, STRIDES), "NaN"),
+            ((weights[:1], biases, STRIDES), "as many"),
+            (([weights[0], weights[1][:, :5]], biases, STRIDES), "each layer"),
+            ((weights, [biases[0][:, :5], biases[1]], STRIDES), "biases"),
+            (([w[:1] for w in weights], [b[:1] for b in biases], STRIDES), "two classes"),
+            ((weights, biases, (1, 0)), "positive"),
+        ):
+            with pytest.raises(InputError, match=word):
+                ABS(*bad, prior_samples=20)
+
+    @pytest.mark.parametrize(
+        ("options", "word"),
+        [
+            ({"prior_samples": 2}, "S >= 3"),
+            ({"prior_samples": 0}, "at least one"),
+            ({"factors": [1.0, 1.0]}, "3 positive"),
+            ({"factors": [1.0, -1.0, 1.0]}, "3 positive"),
+            ({"input_grad": "exact"}, "input_grad"),
+            ({"precision": "fp8"}, "precision"),
+        ],
+    )
+    def test_options(self, options, word):
+        with pytest.raises(InputError, match=word):
+            tiny(**options)
+
+    def test_latents(self):
+        model = tiny()
+        for prior in (torch.zeros(2, 2), torch.zeros(9, 3), torch.full((9, 2), torch.nan), torch.zeros(9)):
+            with pytest.raises(InputError, match="prior_latents"):
+                model.prior_latents = prior
+        with pytest.raises(InputError, match="latents"):
+            model.decode(torch.zeros(2, 3, 5))
+
+    def test_steps(self):
+        x, _ = images(tiny())
+        for options in ({"steps": 0}, {"step_size": 0.0}):
+            with pytest.raises(InputError, match="steps"):
+                tiny().infer(x, **options)
+
+    def test_sizes_without_a_decoder(self):
+        for shape in ((1, 7, 7), (1, 28, 30)):
+            with pytest.raises(InputError, match="square"):
+                DecoderShape.for_images(shape)

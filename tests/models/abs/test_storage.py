@@ -1,0 +1,75 @@
+"""Files: what is saved comes back, damage and foreign files are named."""
+
+import json
+
+import pytest
+import torch
+
+from fastadv._files import load_tensors, save_tensors
+from fastadv.errors import CorruptFileError
+from fastadv.models import ABS, SmallCNN, save_weights
+
+from .nets import images, tiny
+
+
+def test_round_trip(tmp_path):
+    model = tiny(binary=True, factors=[1.0, 0.9, 1.1], scale=7.0, floor=0.25, beta=0.5, max_norm=3.0, input_grad="none", prune=True)
+    model.steps, model.step_size, model.prune_gain = 7, 0.1, 0.4
+    model.card = {"seed": 12}
+    x, _ = images(model)
+    model.save(tmp_path / "abs.safetensors")
+    back = ABS.load(tmp_path / "abs.safetensors")
+    assert torch.equal(back(x), model(x))
+    assert torch.equal(back.confidence(x), model.confidence(x))
+    assert torch.equal(back.prior_latents, model.prior_latents)
+    same = ("binary", "scale", "floor", "beta", "max_norm", "input_grad", "prune", "steps", "step_size", "prune_gain", "shape", "precision")
+    assert all(getattr(back, name) == getattr(model, name) for name in same)
+    assert back.card["seed"] == 12
+    assert back.card["machine"]["torch"]
+
+
+def test_the_bank_is_not_stored(tmp_path):
+    model = tiny()
+    model.bank()
+    model.save(tmp_path / "abs.safetensors")
+    assert (tmp_path / "abs.safetensors").stat().st_size < 20_000
+
+
+def test_damaged_and_foreign_files(tmp_path):
+    path = tmp_path / "abs.safetensors"
+    tiny().save(path)
+    tensors, metadata = load_tensors(path)
+    whole = path.read_bytes()
+
+    def rejected(text):
+        with pytest.raises(CorruptFileError, match=text) as raised:
+            ABS.load(path)
+        assert str(path) in str(raised.value)
+        assert "\n" not in str(raised.value)
+
+    path.write_bytes(whole[: len(whole) // 2])
+    rejected("whole safetensors")
+    save_weights(SmallCNN(), path)
+    rejected("ABS.save")
+    save_tensors(path, {k: v for k, v in tensors.items() if k != "weight_1"}, metadata)
+    rejected("weight_1")
+    save_tensors(path, tensors | {"extra": torch.zeros(1)}, metadata)
+    rejected("extra")
+    save_tensors(path, tensors | {"weight_0": tensors["weight_0"] * torch.nan}, metadata)
+    rejected("NaN")
+    save_tensors(path, tensors | {"_prior": torch.zeros(9, 5)}, metadata)
+    rejected("prior_latents")
+    save_tensors(path, tensors, metadata | {"constants": "{"})
+    rejected("constants")
+    constants = {k: v for k, v in json.loads(metadata["constants"]).items() if k != "beta"}
+    save_tensors(path, tensors, metadata | {"constants": json.dumps(constants)})
+    rejected("beta")
+
+
+def test_a_state_dict_with_missing_or_foreign_keys():
+    model = tiny()
+    state = model.state_dict()
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict({k: v for k, v in state.items() if k != "bias_0"})
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        model.load_state_dict(state | {"other": torch.zeros(1)})
