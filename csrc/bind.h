@@ -6,6 +6,7 @@
 namespace fastadv {
 
 void bind_points(pybind11::module_& module);
+void bind_latent(pybind11::module_& module);
 void bind_rows(pybind11::module_& module);
 
 }  // namespace fastadv

@@ -8,6 +8,7 @@
 #pragma GCC target("avx2,fma,bmi2,f16c")
 #endif
 
+#define FASTADV_LANES 8
 namespace fastadv::avx2 {
 #include "kernels/all.inl"
 

@@ -8,6 +8,7 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2,f16c,prefer-vector-width=512")
 #endif
 
+#define FASTADV_LANES 16
 namespace fastadv::avx512 {
 #include "kernels/all.inl"
 

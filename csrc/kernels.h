@@ -2,6 +2,7 @@
 // A function handles one row, or the elements [from, to) of one; splitting them over threads is the caller's.
 #pragma once
 
+#include "latent.h"
 #include "rows.h"
 
 namespace fastadv {
@@ -53,6 +54,9 @@ struct KernelSet {
   Kernels<float> f32;
   Kernels<bf16> b16;
   PhiloxKernels philox;
+  LatentKernels latent;
+  // Multiplications and additions a thread does in `rounds` rounds of what registers allow: the rate a kernel can be held against.
+  double (*fma_rounds)(int64_t rounds);
 };
 
 namespace baseline {

@@ -32,6 +32,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("isa", [] { return std::string(active_set().name); }, "The instruction set in use.");
   module.def("isas", isas, "The instruction sets this processor has, best last.");
   module.def("threads", threads, "The threads a parallel kernel may use.");
+  bind_latent(module);
   bind_points(module);
   bind_rows(module);
 }

@@ -31,4 +31,26 @@ void parallel_for(int64_t count, int64_t elements, const Body& body) {
   if (count > 0) body(int64_t{0}, count);
 }
 
+inline int most_threads() {
+#ifdef _OPENMP
+  return omp_in_parallel() ? 1 : omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
+
+// Call body(task, thread) for every task, each taken by the next free thread: for long tasks on a machine with other work.
+template <class Body>
+void parallel_dynamic(int64_t tasks, const Body& body) {
+#ifdef _OPENMP
+  const int threads = static_cast<int>(std::min<int64_t>(most_threads(), tasks));
+  if (threads > 1) {
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t task = 0; task < tasks; ++task) body(task, omp_get_thread_num());
+    return;
+  }
+#endif
+  for (int64_t task = 0; task < tasks; ++task) body(task, 0);
+}
+
 }  // namespace fastadv

@@ -12,6 +12,10 @@
 #include "kernels/keep_best.inl"
 #include "kernels/quantize_in_ball.inl"
 #include "kernels/logit_loss.inl"
+#include "kernels/latent_vector.inl"
+#include "kernels/latent_rows.inl"
+#include "kernels/latent_layout.inl"
+#include "kernels/latent_fit.inl"
 // clang-format on
 
 template <class T>
@@ -20,4 +24,6 @@ constexpr Kernels<T> table() {
           project_l0<T>, random_start<T>, keep_best<T>, logit_loss<T>, quantize_in_ball<T>};
 }
 
-constexpr KernelSet set(const char* name) { return {name, table<float>(), table<bf16>(), {philox_bits, philox_uniform, philox_normal}}; }
+constexpr KernelSet set(const char* name) {
+  return {name, table<float>(), table<bf16>(), {philox_bits, philox_uniform, philox_normal}, latent_kernels<Single>(), fma_rounds};
+}

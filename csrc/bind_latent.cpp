@@ -1,0 +1,101 @@
+// latent_fit: images and classes split over threads, each class's weights packed once.
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "arrays.h"
+#include "bind.h"
+#include "parallel.h"
+
+namespace fastadv {
+namespace {
+
+const float* floats(const Array& array, int64_t size) {
+  if (array.size() != size || array.itemsize() != sizeof(float)) throw std::invalid_argument("latent_fit: array of another size");
+  return static_cast<const float*>(array.data());
+}
+
+// Cache lines, so that no vector straddles two.
+struct Aligned {
+  void operator()(float* memory) const { ::operator delete[](memory, std::align_val_t{64}); }
+};
+std::unique_ptr<float[], Aligned> aligned(int64_t count) {
+  return std::unique_ptr<float[], Aligned>(new (std::align_val_t{64}) float[static_cast<size_t>(count)]);
+}
+
+bool has_bf16() {
+#ifdef FASTADV_X86
+  return &active_set() == &avx512::kernels && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
+const LatentKernels& latent_set(bool bf16) {
+#ifdef FASTADV_X86
+  if (bf16 && has_bf16()) return avx512bf16::latent;
+#endif
+  (void)bf16;
+  return active_set().latent;
+}
+
+// x [B, C, H, H], z [B, K, L] overwritten, loss [B, K] written; a layer's weights [K, cin, cout, k, k] and biases [K, cout].
+void latent_fit(Array x, Array z, Array loss, const std::vector<Array>& weights, const std::vector<Array>& biases,
+                const std::vector<int64_t>& strides, float beta, int64_t steps, float step_size, float max_norm, bool bf16) {
+  const int64_t images = z.shape(0), classes = z.shape(1);
+  std::vector<LatentLayer> layers;
+  int64_t size = 1, channels = z.shape(2);
+  for (size_t l = 0; l < weights.size(); ++l) {
+    LatentLayer layer{};
+    layer.cin = channels, layer.cout = channels = weights[l].shape(2);
+    layer.kernel = weights[l].shape(3), layer.stride = strides[l];
+    layer.in = size, layer.out = size = layer.stride * (size - 1) + layer.kernel;
+    layer.weight = floats(weights[l], classes * layer.cin * layer.cout * layer.kernel * layer.kernel);
+    layer.bias = floats(biases[l], classes * layer.cout);
+    layers.push_back(layer);
+  }
+  const int64_t pixels = channels * size * size;
+  const float* image = floats(x, images * pixels);
+  auto* latents = const_cast<float*>(floats(z, images * classes * z.shape(2)));
+  auto* losses = const_cast<float*>(floats(loss, images * classes));
+  LatentProblem problem{};
+  problem.layers = layers.data(), problem.depth = static_cast<int64_t>(layers.size());
+  problem.latents = z.shape(2), problem.steps = steps;
+  problem.beta = beta, problem.step_size = step_size, problem.max_norm = max_norm;
+
+  const LatentKernels& kernels = latent_set(bf16);
+  const py::gil_scoped_release release;
+  kernels.plan(problem);
+  const auto packed = aligned(classes * problem.packed);
+  // workspaces are made here: an exception must not leave a parallel region
+  std::vector<std::unique_ptr<float[], Aligned>> spaces;
+  for (int64_t t = most_threads(); t-- > 0;) spaces.push_back(aligned(problem.workspace));
+  parallel_dynamic(classes, [&](int64_t label, int) { kernels.pack(problem, label, packed.get() + label * problem.packed); });
+  parallel_dynamic(images * classes, [&](int64_t task, int thread) {
+    const int64_t label = task / images, row = task % images, place = row * classes + label;
+    losses[place] = kernels.fit(problem, packed.get() + label * problem.packed, image + row * pixels, latents + place * problem.latents,
+                                spaces[static_cast<size_t>(thread)].get());
+  });
+}
+
+// Floating-point operations done by every thread together in `rounds` rounds of fused multiply-adds in registers.
+double fma_rounds(int64_t rounds) {
+  const auto& set = active_set();
+  const py::gil_scoped_release release;
+  std::vector<double> done(static_cast<size_t>(most_threads()));
+  parallel_dynamic(most_threads(), [&](int64_t task, int) { done[static_cast<size_t>(task)] = set.fma_rounds(rounds); });
+  double total = 0;
+  for (const double operations : done) total += operations;
+  return total;
+}
+
+}  // namespace
+
+void bind_latent(py::module_& module) {
+  module.def("latent_fit", latent_fit);
+  module.def("bf16", has_bf16, "Whether this process has bfloat16 dot products, which serve latent_fit's bf16.");
+  module.def("fma_rounds", fma_rounds,
+             "Run multiply-adds in registers on every thread; the operations done. Its rate is what kernels are held against.");
+}
+
+}  // namespace fastadv

@@ -1,0 +1,153 @@
+// Register kernels: a block of neighbouring pixels of one row, with their sums in registers and each weight vector loaded once for all of them.
+// Activations lie in planes of kLanes channels, [plane][y][x][kLanes], so that the way from a pixel to the next is known to the compiler.
+
+// How weights and activations are held and multiplied. `Unit` is what one multiplication broadcasts: a number, or a pair of bfloat16.
+struct Single {
+  using Element = float;
+  static constexpr int kPack = 1;
+  static FASTADV_INLINE vec load(const Element* from) { return load_vec(from); }
+  static FASTADV_INLINE void store(Element* to, vec value) { store_vec(to, value); }
+  static FASTADV_INLINE vec spread(const Element* from) { return splat(*from); }
+  static FASTADV_INLINE vec multiply_add(vec a, vec b, vec sum) { return fma(a, b, sum); }
+};
+
+#ifdef FASTADV_BF16
+struct Paired {
+  using Element = uint16_t;
+  static constexpr int kPack = 2;
+  static FASTADV_INLINE vec load(const Element* from) {
+    halves bits;
+    std::memcpy(&bits, from, sizeof bits);
+    return (vec)(__builtin_convertvector(bits, ivec) << 16);
+  }
+  static FASTADV_INLINE void store(Element* to, vec value) {
+    const __m256bh rounded = _mm512_cvtneps_pbh((__m512)value);
+    std::memcpy(to, &rounded, sizeof rounded);
+  }
+  static FASTADV_INLINE vec spread(const Element* from) {
+    int32_t pair;
+    std::memcpy(&pair, from, sizeof pair);
+    return (vec)_mm512_set1_epi32(pair);
+  }
+  static FASTADV_INLINE vec multiply_add(vec a, vec b, vec sum) { return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b); }
+};
+#endif
+
+// A vector of elements as they lie in memory: kLanes of them, or as many pairs.
+template <class E>
+FASTADV_INLINE vec load_raw(const E* from) {
+  vec value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+// The forward pass of a transposed convolution along a row: P input pixels and T neighbouring taps reach S * (P - 1) + T output pixels.
+// `rows` input rows contribute, each a step up from the last while its weights are a step further.
+template <class E>
+struct ForwardRow {
+  const typename E::Element* in;
+  const typename E::Element* weight;
+  int64_t rows, in_step, weight_step;      // between contributing rows
+  int64_t planes, in_plane, weight_plane;  // between planes of input channels
+  int64_t taps;                            // vectors from one channel's weights to the next
+};
+
+template <class E, int P, int T, int S>
+void forward_wide(float* out, const ForwardRow<E>& row) {
+  constexpr int kSums = S * (P - 1) + T;
+  vec sums[kSums];
+  unroll<kSums>([&](auto i) __attribute__((always_inline)) { sums[i] = load_vec(out + i * kLanes); });
+  const int64_t next = row.taps * kLanes * E::kPack;
+  for (int64_t r = 0; r < row.rows; ++r)
+    for (int64_t plane = 0; plane < row.planes; ++plane) {
+      const auto* in = row.in + r * row.in_step + plane * row.in_plane;
+      const auto* weight = row.weight + r * row.weight_step + plane * row.weight_plane;
+      for (int c = 0; c < kLanes; c += E::kPack, weight += next) {
+        vec taps[T];
+        unroll<T>([&](auto t) __attribute__((always_inline)) { taps[t] = load_raw(weight + t * kLanes * E::kPack); });
+        unroll<P>([&](auto p) __attribute__((always_inline)) {
+          const vec value = E::spread(in + p * kLanes + c);
+          unroll<T>([&](auto t) __attribute__((always_inline)) { sums[S * p + t] = E::multiply_add(value, taps[t], sums[S * p + t]); });
+        });
+      }
+    }
+  unroll<kSums>([&](auto i) __attribute__((always_inline)) { store_vec(out + i * kLanes, sums[i]); });
+}
+
+// The same into one channel: a vector holds the input channels of kPack neighbouring pixels, which reach output pixels S apart.
+// The sums keep those lanes; `row_sums` adds them up.
+template <class E, int P, int T, int S>
+void forward_narrow(float* out, const ForwardRow<E>& row) {
+  constexpr int kApart = S * E::kPack, kSums = kApart * (P - 1) + T;
+  vec sums[kSums];
+  unroll<kSums>([&](auto i) __attribute__((always_inline)) { sums[i] = load_vec(out + i * kLanes); });
+  for (int64_t r = 0; r < row.rows; ++r)
+    for (int64_t plane = 0; plane < row.planes; ++plane) {
+      const auto* in = row.in + r * row.in_step + plane * row.in_plane;
+      const auto* weight = row.weight + r * row.weight_step + plane * row.weight_plane;
+      vec taps[T];
+      unroll<T>([&](auto t) __attribute__((always_inline)) { taps[t] = load_raw(weight + t * kLanes * E::kPack); });
+      unroll<P>([&](auto p) __attribute__((always_inline)) {
+        const vec value = load_raw(in + p * kLanes * E::kPack);
+        unroll<T>([&](auto t) __attribute__((always_inline)) { sums[kApart * p + t] = E::multiply_add(value, taps[t], sums[kApart * p + t]); });
+      });
+    }
+  unroll<kSums>([&](auto i) __attribute__((always_inline)) { store_vec(out + i * kLanes, sums[i]); });
+}
+
+// Lane sums of `count` pixels of a narrow row, plus bias. Where vectors hold two pixels, the upper half belongs `stride` pixels further on.
+// `spare` has room for twice the row, rounded up to vectors, and a stride.
+template <class E>
+void row_sums(const float* row, int64_t count, int64_t stride, float bias, float* to, float* spare) {
+  float* upper = spare + (count + kLanes - 1) / kLanes * kLanes;
+  if (E::kPack == 2) std::memset(upper, 0, stride * sizeof(float));
+  for (int64_t x = 0; x < count; x += kLanes) {
+    vec parts[kLanes];
+    unroll<kLanes>([&](auto i) __attribute__((always_inline)) { parts[i] = load_vec(row + (x + i) * kLanes); });
+    halve<0, E::kPack == 1 ? kRounds : kRounds - 1>(parts);
+    store_vec(spare + x, E::kPack == 1 ? parts[0] : pick<kRounds - 1, 0>(parts[0], parts[1]));
+    if (E::kPack == 2) store_vec(upper + stride + x, pick<kRounds - 1, 1>(parts[0], parts[1]));
+  }
+  for (int64_t x = 0; x < count; ++x) to[x] = spare[x] + bias;
+  if (E::kPack == 2)
+    for (int64_t x = 0; x < count; ++x) to[x] += upper[x];
+}
+
+// The backward pass: for P input pixels of a row and Q planes of input channels, the sum over everything they reached. Along a row that is a
+// contiguous run of output values, `length` of them; pixels start `Step` values apart.
+template <class E>
+struct BackwardRow {
+  const typename E::Element* out;     // gradient at the first pixel's first tap
+  const typename E::Element* weight;  // [plane][row][length][Q]
+  int64_t planes, out_plane;          // planes of output channels
+  int64_t rows, out_step;
+  int64_t length;                    // a multiple of kPack
+  const typename E::Element* value;  // elu's value at the first pixel; its slope follows from it
+  typename E::Element* gradient;     // the result, at the first pixel
+  int64_t in_plane;
+};
+
+template <class E, int P, int Q, int Step>
+void backward_block(const BackwardRow<E>& row) {
+  vec sums[Q][P];
+  unroll<Q>([&](auto q) __attribute__((always_inline)) { unroll<P>([&](auto p) __attribute__((always_inline)) { sums[q][p] = vec{}; }); });
+  const auto* weight = row.weight;
+  for (int64_t plane = 0; plane < row.planes; ++plane)
+    for (int64_t r = 0; r < row.rows; ++r) {
+      const auto* out = row.out + plane * row.out_plane + r * row.out_step;
+      for (int64_t i = 0; i < row.length; i += E::kPack, weight += Q * kLanes * E::kPack) {
+        vec weights[Q];
+        unroll<Q>([&](auto q) __attribute__((always_inline)) { weights[q] = load_raw(weight + q * kLanes * E::kPack); });
+        unroll<P>([&](auto p) __attribute__((always_inline)) {
+          const vec value = E::spread(out + i + p * Step);
+          unroll<Q>([&](auto q) __attribute__((always_inline)) { sums[q][p] = E::multiply_add(value, weights[q], sums[q][p]); });
+        });
+      }
+    }
+  unroll<Q>([&](auto q) __attribute__((always_inline)) {
+    unroll<P>([&](auto p) __attribute__((always_inline)) {
+      const int64_t place = q * row.in_plane + p * kLanes;
+      E::store(row.gradient + place, sums[q][p] * (smaller(vec{}, E::load(row.value + place)) + splat(1.0f)));
+    });
+  });
+}

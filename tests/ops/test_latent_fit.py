@@ -1,0 +1,142 @@
+"""latent_fit: against torch.optim.Adam under autograd, its clip, its last evaluation, batch invariance, bf16 and bad input."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fastadv.errors import InputError
+from fastadv.ops import latent_fit
+
+STRIDES = [1, 2]
+
+
+def problem(batch=3, classes=2, latents=4, dtype=torch.float32, seed=0):
+    """x [B, 1, 7, 7], z [B, K, L], weights, biases of a decoder 1 -> 3 -> 7."""
+    draw = torch.Generator().manual_seed(seed)
+    shapes = (latents, 10, 3), (10, 1, 3)
+    weights = [torch.randn(classes, cin, cout, k, k, generator=draw, dtype=torch.float64) * 0.4 for cin, cout, k in shapes]
+    biases = [torch.randn(classes, cout, generator=draw, dtype=torch.float64) * 0.2 for _, cout, _ in shapes]
+    x = torch.rand(batch, 1, 7, 7, generator=draw, dtype=torch.float64)
+    z = torch.randn(batch, classes, latents, generator=draw, dtype=torch.float64)
+    return x.to(dtype), z.to(dtype), [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
+
+
+def by_autograd(x, z, weights, biases, beta, steps, step_size, max_norm):
+    """The same fit, one image and class at a time, through torch.optim.Adam."""
+    loss, latents = torch.empty(z.shape[:2], dtype=z.dtype), torch.empty_like(z)
+    for b in range(z.shape[0]):
+        for k in range(z.shape[1]):
+            point = z[b, k].clone().requires_grad_()
+            optimizer = torch.optim.Adam([point], lr=step_size)
+            for step in range(steps):
+                hidden = F.elu(F.conv_transpose2d(point[None, :, None, None], weights[0][k], biases[0][k], stride=STRIDES[0]))
+                image = F.conv_transpose2d(hidden, weights[1][k], biases[1][k], stride=STRIDES[1]).sigmoid()
+                value = ((image[0] - x[b]).square().sum() + beta / 2 * point.square().sum()) / x[b].numel()
+                if step == steps - 1:
+                    loss[b, k], latents[b, k] = value.detach(), point.detach()
+                    break
+                optimizer.zero_grad()
+                value.backward()
+                optimizer.step()
+                with torch.no_grad():
+                    if point.norm() > max_norm:
+                        point.mul_(max_norm / point.norm())
+    return loss, latents
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("steps", "max_norm"), [(1, 5.0), (2, 5.0), (30, 5.0), (30, 1.0)])
+def test_equals_adam_under_autograd(steps, max_norm, dtype):
+    x, z, weights, biases = problem(dtype=dtype)
+    loss, latents = latent_fit(x, z, weights, biases, STRIDES, beta=0.7, steps=steps, step_size=0.05, max_norm=max_norm)
+    expected = by_autograd(*problem(dtype=torch.float64), 0.7, steps, 0.05, max_norm)
+    bound = 1e-10 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(loss.double(), expected[0], rtol=bound, atol=0)
+    torch.testing.assert_close(latents.double(), expected[1], rtol=0, atol=10 * bound)
+
+
+def test_the_last_iteration_only_evaluates():
+    x, z, *decoder = problem()
+    loss, latents = latent_fit(x, z, *decoder, STRIDES, steps=1)
+    assert torch.equal(latents, z)
+    _, moved = latent_fit(x, z, *decoder, STRIDES, steps=2)
+    assert bool((moved != z).any())
+    again, _ = latent_fit(x, moved, *decoder, STRIDES, steps=1)
+    torch.testing.assert_close(again, latent_fit(x, z, *decoder, STRIDES, steps=2)[0], rtol=1e-6, atol=0)
+    assert bool((latent_fit(x, z, *decoder, STRIDES, steps=50)[0] < loss).all())
+
+
+def test_the_clip_rescales_and_keeps_signs():
+    x, z, *decoder = problem()
+    far = 10 * z / z.norm(dim=2, keepdim=True)
+    _, latents = latent_fit(x, far, *decoder, STRIDES, steps=2, step_size=1e-4, max_norm=5.0)
+    torch.testing.assert_close(latents.norm(dim=2), torch.full(z.shape[:2], 5.0), rtol=1e-6, atol=0)
+    torch.testing.assert_close(latents, far / 2, rtol=0, atol=2e-4)
+    inside = z / z.norm(dim=2, keepdim=True)
+    _, latents = latent_fit(x, inside, *decoder, STRIDES, steps=2, step_size=1e-4, max_norm=5.0)
+    assert bool((latents.norm(dim=2) < 1.1).all())
+
+
+def test_a_result_does_not_depend_on_its_batch():
+    x, z, *decoder = problem(batch=5)
+    loss, latents = latent_fit(x, z, *decoder, STRIDES, steps=7)
+    order = torch.tensor([3, 1, 4])
+    part = latent_fit(x[order], z[order], *decoder, STRIDES, steps=7)
+    assert torch.equal(part[0], loss[order])
+    assert torch.equal(part[1], latents[order])
+
+
+def test_one_image_with_nan_spoils_no_other():
+    x, z, *decoder = problem()
+    expected = latent_fit(x, z, *decoder, STRIDES, steps=4)
+    spoilt = x.clone()
+    spoilt[1, 0, 3, 3] = float("nan")
+    loss, latents = latent_fit(spoilt, z, *decoder, STRIDES, steps=4)
+    assert bool(loss[1].isnan().all())
+    for row in (0, 2):
+        assert torch.equal(loss[row], expected[0][row])
+        assert torch.equal(latents[row], expected[1][row])
+
+
+def test_bf16_stays_near_single_precision():
+    x, z, *decoder = problem(batch=8)
+    exact, rough = (latent_fit(x, z, *decoder, STRIDES, steps=50, bf16=flag)[0] for flag in (False, True))
+    torch.testing.assert_close(rough, exact, rtol=2e-2, atol=0)
+
+
+def test_any_layout_of_the_inputs():
+    x, z, weights, biases = problem()
+    expected = latent_fit(x, z, weights, biases, STRIDES, steps=3)
+    strange = [w.transpose(1, 4).contiguous().transpose(1, 4) for w in weights]
+    loss, latents = latent_fit(
+        x.expand(3, 1, 7, 7).flip(0).flip(0), z.transpose(0, 2).contiguous().transpose(0, 2), strange, biases, STRIDES, steps=3
+    )
+    assert torch.equal(loss, expected[0])
+    assert torch.equal(latents, expected[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, z, w, b, s: (x[:, :, 1:], z, w, b, s), "x: expected the decoder's images"),
+        (lambda x, z, w, b, s: (x.repeat(1, 3, 1, 1), z, w, b, s), "x: expected the decoder's images"),
+        (lambda x, z, w, b, s: (x, z[0], w, b, s), "z: expected floating latents"),
+        (lambda x, z, w, b, s: (x, z[:, :, 1:], w, b, s), "layer 0: expected weights"),
+        (lambda x, z, w, b, s: (x, z, w[:1], b, s), "a weight, a bias and a stride a layer"),
+        (lambda x, z, w, b, s: (x, z, w, [b[0], b[1][:1]], s), "layer 1: expected weights"),
+        (lambda x, z, w, b, s: (x, z, w, b, [1, 0]), "stride >= 1"),
+        (lambda x, z, w, b, s: (x.double(), z, w, b, s), "x: expected torch.float32"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    x, z, weights, biases = problem()
+    with pytest.raises(InputError, match=message):
+        latent_fit(*change(x, z, weights, biases, STRIDES))
+
+
+def test_bad_settings_are_named():
+    x, z, *decoder = problem()
+    with pytest.raises(InputError, match="steps >= 1"):
+        latent_fit(x, z, *decoder, STRIDES, steps=0)
+    with pytest.raises(InputError, match="max_norm > 0"):
+        latent_fit(x, z, *decoder, STRIDES, max_norm=0.0)
