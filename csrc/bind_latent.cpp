@@ -1,8 +1,7 @@
 // latent_fit: images and classes split over threads, each class's weights packed once.
-#include <memory>
-#include <new>
 #include <vector>
 
+#include "aligned.h"
 #include "arrays.h"
 #include "bind.h"
 #include "parallel.h"
@@ -13,14 +12,6 @@ namespace {
 const float* floats(const Array& array, int64_t size) {
   if (array.size() != size || array.itemsize() != sizeof(float)) throw std::invalid_argument("latent_fit: array of another size");
   return static_cast<const float*>(array.data());
-}
-
-// Cache lines, so that no vector straddles two.
-struct Aligned {
-  void operator()(float* memory) const { ::operator delete[](memory, std::align_val_t{64}); }
-};
-std::unique_ptr<float[], Aligned> aligned(int64_t count) {
-  return std::unique_ptr<float[], Aligned>(new (std::align_val_t{64}) float[static_cast<size_t>(count)]);
 }
 
 bool has_bf16() {
@@ -68,7 +59,7 @@ void latent_fit(Array x, Array z, Array loss, const std::vector<Array>& weights,
   kernels.plan(problem);
   const auto packed = aligned(classes * problem.packed);
   // workspaces are made here: an exception must not leave a parallel region
-  std::vector<std::unique_ptr<float[], Aligned>> spaces;
+  std::vector<AlignedFloats> spaces;
   for (int64_t t = most_threads(); t-- > 0;) spaces.push_back(aligned(problem.workspace));
   parallel_dynamic(classes, [&](int64_t label, int) { kernels.pack(problem, label, packed.get() + label * problem.packed); });
   parallel_dynamic(images * classes, [&](int64_t task, int thread) {

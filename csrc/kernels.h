@@ -3,6 +3,7 @@
 #pragma once
 
 #include "latent.h"
+#include "nearest.h"
 #include "rows.h"
 
 namespace fastadv {
@@ -55,6 +56,7 @@ struct KernelSet {
   Kernels<bf16> b16;
   PhiloxKernels philox;
   LatentKernels latent;
+  NearestKernels nearest;
   // Multiplications and additions a thread does in `rounds` rounds of what registers allow: the rate a kernel can be held against.
   double (*fma_rounds)(int64_t rounds);
 };

@@ -33,6 +33,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("isas", isas, "The instruction sets this processor has, best last.");
   module.def("threads", threads, "The threads a parallel kernel may use.");
   bind_latent(module);
+  bind_nearest(module);
   bind_points(module);
   bind_rows(module);
 }

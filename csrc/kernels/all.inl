@@ -5,6 +5,7 @@
 #include "kernels/select.inl"
 #include "kernels/philox.inl"
 #include "kernels/linf_step.inl"
+#include "kernels/l2_exact.inl"
 #include "kernels/l2.inl"
 #include "kernels/l1.inl"
 #include "kernels/project_l0.inl"
@@ -16,6 +17,7 @@
 #include "kernels/latent_rows.inl"
 #include "kernels/latent_layout.inl"
 #include "kernels/latent_fit.inl"
+#include "kernels/nearest_prototype.inl"
 // clang-format on
 
 template <class T>
@@ -25,5 +27,5 @@ constexpr Kernels<T> table() {
 }
 
 constexpr KernelSet set(const char* name) {
-  return {name, table<float>(), table<bf16>(), {philox_bits, philox_uniform, philox_normal}, latent_kernels<Single>(), fma_rounds};
+  return {name, table<float>(), table<bf16>(), {philox_bits, philox_uniform, philox_normal}, latent_kernels<Single>(), {search}, fma_rounds};
 }

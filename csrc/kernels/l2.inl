@@ -1,71 +1,95 @@
-// The exact Euclidean projection on an L2 ball inside a box. With v = point - x the result is x + clamp(t v, lo - x, hi - x) for one t in (0, 1];
-// the norm of that shift rises with t. From t = radius / |v| on, solve for t as if no further coordinate met the box: each such t is at most the
-// true one, and each round adds a clamped coordinate or ends.
+// The L2 step and projection: in float wherever float decides, in double (l2_exact.inl) where it does not.
+//
+// With v = point - x, a = v^2 and b the squared room towards the box, the squared norm of the projected shift is F(u) = sum min(u a, b), u = t^2.
+// F is concave, so every tangent meets radius^2 at or below the true u: Newton's steps never pass it, and end on it once the set of a > b is right.
 
-struct L2Sums {
-  double free, clamped;  // sum of v^2 where the box is not met, of the squared clamped shift where it is
-};
+// By how much t is lessened for what float products and sums may be off; rounding towards x takes more than that from the norm.
+constexpr double kFloatMargin = 3e-7;
 
-template <class T>
-L2Sums l2_sums(const double* v, const T* x, int64_t cols, double t, Box box) {
-  double free = 0, clamped = 0;
-#pragma omp simd reduction(+ : free, clamped)
-  for (int64_t i = 0; i < cols; ++i) {
-    const double center = load(x[i]), wanted = t * v[i];
-    const double given = clamp(wanted, box.lo - center, box.hi - center);
-    const bool met = given != wanted;
-    free += met ? 0.0 : v[i] * v[i];
-    clamped += met ? given * given : 0.0;
+// Where the tangent to F at u meets `square`.
+inline double l2_tangent(const float* v, const float* caps, int64_t cols, double square, float u) {
+  const int64_t half = cols / 2;
+  double slope = 0, capped = 0;
+#pragma omp simd reduction(+ : slope, capped)
+  for (int64_t i = 0; i < half; ++i) {  // two terms meet in float, the rest in double
+    const float size = v[i] * v[i], cap = caps[i], other = v[i + half] * v[i + half], other_cap = caps[i + half];
+    const bool met = u * size > cap, other_met = u * other > other_cap;
+    const float free = met ? 0.0f : size, held = met ? cap : 0.0f, other_free = other_met ? 0.0f : other, other_held = other_met ? other_cap : 0.0f;
+    slope += free + other_free;
+    capped += held + other_held;
   }
-  return {free, clamped};
+  if (cols % 2) {
+    const float size = v[cols - 1] * v[cols - 1], cap = caps[cols - 1];
+    (u * size > cap ? capped : slope) += u * size > cap ? cap : size;
+  }
+  return (square - capped) / slope;
 }
 
+// The u with F(u) = square, from an upper bound of it; 0 where float finds none.
+inline double l2_solve(const float* v, const float* caps, int64_t cols, double square, double u) {
+  double best = 0;
+  for (int round = 0; round < 100; ++round) {
+    const double met = l2_tangent(v, caps, cols, square, static_cast<float>(u));
+    if (!(met > 0)) {  // too far above
+      u /= 2;
+      continue;
+    }
+    if (!std::isfinite(met) || !(met > best * (1 + 2e-7))) break;
+    u = best = met;
+  }
+  return best;
+}
+
+// Project x_adv + scale grad; false, with nothing written, where float cannot tell on which side of the ball's edge the point lies.
 template <class T>
-double l2_scale(const double* v, const T* x, int64_t cols, double radius, Box box) {
+bool l2_fast(T* out, const T* x_adv, const T* grad, double scale, const T* x, int64_t cols, double radius, Box box, float* v, float* caps) {
+  const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{}), rate = static_cast<float>(scale);
   const double square = radius * radius;
-  L2Sums sums = l2_sums(v, x, cols, 1.0, box);
-  if (sums.free + sums.clamped <= square * kRounding) return 1.0;
-  double norm = 0;
-#pragma omp simd reduction(+ : norm)
-  for (int64_t i = 0; i < cols; ++i) norm += v[i] * v[i];
-  double t = std::sqrt(square / norm);
-  for (int64_t round = 0; round <= cols; ++round) {
-    sums = l2_sums(v, x, cols, t, box);
-    const double grown = std::sqrt((square > sums.clamped ? square - sums.clamped : 0.0) / sums.free);
-    if (!(grown > t * (1 + 1e-15)) || !std::isfinite(grown)) break;
-    t = grown;
-  }
-  return t;
-}
-
-// `out` may be the batch the shifts came from.
-template <class T>
-void l2_write(T* out, const double* v, const T* x, int64_t cols, double radius, Box box) {
-  const double t = l2_scale(v, x, cols, radius, box);
-  const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{});
+  const auto kept = [=](int64_t i) {
+    const float center = load(x[i]), shift = (load(x_adv[i]) + rate * load(grad[i])) - center;
+    const float room = (shift > 0 ? hi : lo) - center, size = shift * shift, cap = room * room;
+    v[i] = shift;
+    caps[i] = cap;
+    return size < cap ? size : cap;
+  };
+  const int64_t half = cols / 2;
+  double inside = cols % 2 ? kept(cols - 1) : 0.0f;
+#pragma omp simd reduction(+ : inside)
+  for (int64_t i = 0; i < half; ++i) inside += kept(i) + kept(i + half);
+  if (inside <= square * (1 - 1e-6)) {
 #pragma omp simd
-  for (int64_t i = 0; i < cols; ++i) {
-    const float center = load(x[i]);
-    const double shift = clamp(t * v[i], box.lo - center, box.hi - center);
-    store(out + i, clamp(add_towards(center, shift, T{}), lo, hi));
+    for (int64_t i = 0; i < cols; ++i) store(out + i, clamp(round_towards(load(x_adv[i]) + rate * load(grad[i]), load(x[i]), T{}), lo, hi));
+    return true;
   }
-}
-
-template <class T>
-void project_l2(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box, double* v) {
+  if (!(inside > square * (1 + 1e-5)) || !(inside < 1e30) || !(square > 1e-24)) return false;
+  // F(u) >= u F(1), so the true u is at most this
+  const double u = l2_solve(v, caps, cols, square, square / inside);
+  if (!(u > 0)) return false;
+  const float t = static_cast<float>(std::sqrt(u) * (1 - kFloatMargin));
 #pragma omp simd
-  for (int64_t i = 0; i < cols; ++i) v[i] = static_cast<double>(load(x_adv[i])) - load(x[i]);
-  l2_write(out, v, x, cols, radius, box);
+  for (int64_t i = 0; i < cols; ++i) store(out + i, clamp(add_towards(load(x[i]), t * v[i], T{}), lo, hi));
+  return true;
 }
 
 template <class T>
-void l2_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step, Box box, double* v) {
+void l2_move(T* out, const T* x_adv, const T* grad, double scale, const T* x, int64_t cols, double radius, Box box, double* scratch) {
+  const bool plain = scale == 0 || (std::fabs(scale) > 1e-30 && std::fabs(scale) < 1e30);
+  if (plain &&
+      l2_fast(out, x_adv, grad, scale, x, cols, radius, box, reinterpret_cast<float*>(scratch + cols), reinterpret_cast<float*>(scratch + 2 * cols)))
+    return;
+  l2_exact(out, x_adv, grad, scale, x, cols, radius, box, scratch);
+}
+
+template <class T>
+void project_l2(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box, double* scratch) {
+  l2_move(out, x_adv, x_adv, 0.0, x, cols, radius, box, scratch);
+}
+
+template <class T>
+void l2_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step, Box box, double* scratch) {
   double square = 0;
 #pragma omp simd reduction(+ : square)
   for (int64_t i = 0; i < cols; ++i) square += static_cast<double>(load(grad[i])) * load(grad[i]);
-  if (!(square > 0) || !std::isfinite(square)) return project_l2(out, x_adv, x, cols, radius, box, v);
-  const double scale = step / std::sqrt(square);
-#pragma omp simd
-  for (int64_t i = 0; i < cols; ++i) v[i] = load(x_adv[i]) + scale * load(grad[i]) - load(x[i]);
-  l2_write(out, v, x, cols, radius, box);
+  if (!(square > 0) || !std::isfinite(square)) return project_l2(out, x_adv, x, cols, radius, box, scratch);
+  l2_move(out, x_adv, grad, step / std::sqrt(square), x, cols, radius, box, scratch);
 }

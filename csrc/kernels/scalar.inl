@@ -75,8 +75,27 @@ inline float add_towards(float x, double shift, bf16) {
   return shift > 0 ? floor_to(near, bf16{}) : ceil_to(near, bf16{});
 }
 
-inline float clamp(float value, float lo, float hi) { return value < lo ? lo : value > hi ? hi : value; }
-inline double clamp(double value, double lo, double hi) { return value < lo ? lo : value > hi ? hi : value; }
+// The same for a float shift: two-sum tells on which side of x + shift the nearest float lies.
+inline float add_towards(float x, float shift, float) {
+  const float sum = x + shift, part = sum - x;
+  const float error = (x - (sum - part)) + (shift - part);
+  return (shift > 0 ? error < 0 : error > 0) ? neighbour(sum, shift > 0) : sum;
+}
+inline float add_towards(float x, float shift, bf16) {
+  const float near = add_towards(x, shift, float{});
+  return shift > 0 ? floor_to(near, bf16{}) : ceil_to(near, bf16{});
+}
+
+// A value rounded to the element type, towards x where that type is narrower.
+inline float round_towards(float value, float, float) { return value; }
+inline float round_towards(float value, float x, bf16) { return value > x ? floor_to(value, bf16{}) : ceil_to(value, bf16{}); }
+
+// NaN stays. In two steps, which vectorise as a maximum and a minimum.
+template <class Real>
+Real clamp(Real value, Real lo, Real hi) {
+  const Real raised = value < lo ? lo : value;
+  return raised > hi ? hi : raised;
+}
 
 // A radius as the largest float that does not exceed it.
 inline float rounded_down(double value) {

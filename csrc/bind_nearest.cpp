@@ -1,0 +1,69 @@
+// nearest_prototype: classes and ranges of prototypes split over threads; the ranges' results are merged in order, so that the lowest index wins.
+#include <cmath>
+#include <vector>
+
+#include "aligned.h"
+#include "arrays.h"
+#include "bind.h"
+#include "parallel.h"
+
+namespace fastadv {
+namespace {
+
+constexpr int64_t kLine = 16;  // floats, to which a row is padded
+
+// x [B, D], prototypes [K, S, D] with any step between classes, bias [K, S] -> distance [B, K], index [B, K].
+void nearest_prototype(Array x, Array prototypes, Array bias, Array distance, Array index) {
+  const int64_t images = x.shape(0), size = x.shape(1), classes = prototypes.shape(0), count = prototypes.shape(1);
+  if (prototypes.shape(2) != size || bias.size() != classes * count) throw std::invalid_argument("nearest_prototype: arrays of another size");
+  const auto* from = static_cast<const float*>(x.data());
+  const auto* bank = static_cast<const float*>(prototypes.data());
+  const auto* offsets = static_cast<const float*>(bias.data());
+  const int64_t step = prototypes.strides(0) / static_cast<int64_t>(sizeof(float));
+  auto* best = static_cast<double*>(distance.mutable_data());
+  auto* which = static_cast<int64_t*>(index.mutable_data());
+  const NearestKernels& kernels = active_set().nearest;
+  const py::gil_scoped_release release;
+
+  const int64_t width = (size + kLine - 1) / kLine * kLine;
+  const AlignedFloats rows = aligned((images + kNearestTile) * width);  // tiles of images may pass the last one
+  std::fill_n(rows.get(), (images + kNearestTile) * width, 0.0f);
+  std::vector<double> squares(static_cast<size_t>(images));
+  for (int64_t i = 0; i < images; ++i)
+    for (int64_t j = 0; j < size; ++j) {
+      const float value = from[i * size + j];
+      rows[i * width + j] = value;
+      squares[static_cast<size_t>(i)] += static_cast<double>(value) * value;
+    }
+  const NearestProblem problem{rows.get(), squares.data(), images, size, width};
+
+  // ranges small enough to balance and to stay in the last cache, large enough that their first minima cost little
+  const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(count / 256, (8 * most_threads() + classes - 1) / classes));
+  const auto tasks = static_cast<size_t>(classes * parts);
+  std::vector<double> found(tasks * static_cast<size_t>(images));
+  std::vector<int64_t> places(found.size());
+  std::vector<AlignedFloats> scratch;
+  for (int t = most_threads(); t-- > 0;) scratch.push_back(aligned(kNearestTile * width + (1 + kNearestTile) * (kNearestBlock + kLine)));
+  parallel_dynamic(classes * parts, [&](int64_t task, int thread) {
+    const int64_t label = task / parts, part = task % parts;
+    kernels.search(problem, bank + label * step, offsets + label * count, count * part / parts, count * (part + 1) / parts,
+                   found.data() + task * images, places.data() + task * images, scratch[static_cast<size_t>(thread)].get());
+  });
+  for (int64_t label = 0; label < classes; ++label)
+    for (int64_t part = 0; part < parts; ++part)
+      for (int64_t i = 0; i < images; ++i) {
+        const auto at = static_cast<size_t>((label * parts + part) * images + i);
+        double& least = best[i * classes + label];
+        // NaN wins as in torch.min, the first one of them
+        if (part == 0 || found[at] < least || (std::isnan(found[at]) && !std::isnan(least))) {
+          least = found[at];
+          which[i * classes + label] = places[at];
+        }
+      }
+}
+
+}  // namespace
+
+void bind_nearest(py::module_& module) { module.def("nearest_prototype", nearest_prototype); }
+
+}  // namespace fastadv

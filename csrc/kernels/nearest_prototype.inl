@@ -1,0 +1,117 @@
+// nearest_prototype: a matrix product in registers finds, within its error bound, which prototypes can be nearest; those few are measured again by
+// differences in double. No product is stored but those of one tile.
+
+constexpr int kTileImages = kLanes == 16 ? 4 : 2, kTilePrototypes = kLanes / kTileImages;
+constexpr int64_t kNearestChunk = 1024;  // values of a row at a time, so that a tile of prototypes stays in the nearest cache
+constexpr double kHalfUlp = 5.9604644775390625e-8;
+static_assert(kTilePrototypes <= kNearestTile && kNearestBlock % kTileImages == 0);
+
+inline double exact_distance(const float* x, const float* prototype, int64_t size) {
+  double parts[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= size; i += 8)
+    for (int j = 0; j < 8; ++j) {
+      const double apart = static_cast<double>(x[i + j]) - prototype[i + j];
+      parts[j] += apart * apart;
+    }
+  for (; i < size; ++i) {
+    const double apart = static_cast<double>(x[i]) - prototype[i];
+    parts[0] += apart * apart;
+  }
+  return ((parts[0] + parts[4]) + (parts[2] + parts[6])) + ((parts[1] + parts[5]) + (parts[3] + parts[7]));
+}
+
+inline double square_norm(const float* row, int64_t size) {
+  double parts[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= size; i += 8)
+    for (int j = 0; j < 8; ++j) parts[j] += static_cast<double>(row[i + j]) * row[i + j];
+  for (; i < size; ++i) parts[0] += static_cast<double>(row[i]) * row[i];
+  return ((parts[0] + parts[4]) + (parts[2] + parts[6])) + ((parts[1] + parts[5]) + (parts[3] + parts[7]));
+}
+
+// Inner products of a tile: lane i * kTilePrototypes + s is image i with prototype s.
+inline vec tile_products(const float* x, const float* prototypes, int64_t width, int64_t from, int64_t to) {
+  vec sums[kLanes];
+  unroll<kLanes>([&](auto i) __attribute__((always_inline)) { sums[i] = vec{}; });
+  for (int64_t at = from; at < to; at += kLanes) {
+    vec rows[kTilePrototypes];
+    unroll<kTilePrototypes>([&](auto s) __attribute__((always_inline)) { rows[s] = load_vec(prototypes + s * width + at); });
+    unroll<kTileImages>([&](auto i) __attribute__((always_inline)) {
+      const vec image = load_vec(x + i * width + at);
+      unroll<kTilePrototypes>(
+          [&](auto s) __attribute__((always_inline)) { sums[i * kTilePrototypes + s] = fma(image, rows[s], sums[i * kTilePrototypes + s]); });
+    });
+  }
+  halve<0, kRounds>(sums);
+  return sums[0];
+}
+
+// The largest float product form that may still hide a distance of at most `best`. See `search` for the bound.
+inline float reach(double best, double square, double slack) {
+  const double limit = best - square * (1 - slack);
+  return static_cast<float>(limit + std::fabs(limit) * 4 * kHalfUlp + 1e-37);
+}
+
+// ||x - p||^2 + bias = (||p||^2 + bias) - 2 x.p + ||x||^2. A chain of n rounded multiply-adds errs by n half-ulps of ||x|| ||p|| <= (||x||^2 +
+// ||p||^2) / 2 at most, so a prototype can be skipped where (1 - slack) ||p||^2 + bias - 2 x.p exceeds best - (1 - slack) ||x||^2. NaN is never
+// skipped.
+inline void search(const NearestProblem& problem, const float* prototypes, const float* bias, int64_t from, int64_t to, double* best, int64_t* index,
+                   float* scratch) {
+  const int64_t width = problem.width, size = problem.size, images = problem.images;
+  const double slack = (static_cast<double>(width) / kLanes + static_cast<double>(width) / kNearestChunk + 16) * 1.01 * kHalfUlp;
+  float *tile = scratch, *reaches = tile + kTilePrototypes * width, *products = reaches + kNearestBlock;
+  std::memset(tile, 0, kTilePrototypes * width * sizeof(float));
+  for (int64_t i = 0; i < images; ++i) best[i] = INFINITY, index[i] = from;
+  for (int64_t block = 0; block < images; block += kNearestBlock) {
+    const int64_t end = images - block < kNearestBlock ? images : block + kNearestBlock;
+    for (int64_t i = block; i < block + kNearestBlock; ++i) reaches[i - block] = i < end ? reach(best[i], problem.squares[i], slack) : -INFINITY;
+    for (int64_t first = from; first < to; first += kTilePrototypes) {
+      const int64_t count = to - first < kTilePrototypes ? to - first : kTilePrototypes;
+      float least[kTilePrototypes];
+      for (int64_t s = 0; s < kTilePrototypes; ++s) {
+        least[s] = INFINITY;
+        if (s >= count) continue;
+        const float* row = prototypes + (first + s) * size;
+        std::memcpy(tile + s * width, row, size * sizeof(float));
+        const double offset = bias[first + s], value = square_norm(row, size) * (1 - slack) + offset;
+        least[s] = static_cast<float>(value - (std::fabs(value) + std::fabs(offset)) * 4 * kHalfUlp);
+      }
+      const char* next = reinterpret_cast<const char*>(prototypes + (first + kTilePrototypes) * size);
+      const int64_t bytes = (to - first - kTilePrototypes < kTilePrototypes ? 0 : kTilePrototypes) * size * static_cast<int64_t>(sizeof(float));
+      const int64_t share = bytes * kTileImages / (end - block) + 64;  // of the next tile, fetched beside each of these products
+      int64_t fetched = 0;
+      for (int64_t at = 0; at < width; at += kNearestChunk) {
+        const int64_t stop = width - at < kNearestChunk ? width : at + kNearestChunk;
+        for (int64_t i = block; i < end; i += kTileImages) {
+          for (int64_t goal = fetched + share; fetched < goal && fetched < bytes; fetched += 64) __builtin_prefetch(next + fetched);
+          float* place = products + (i - block) * kTilePrototypes;
+          vec product = tile_products(problem.x + i * width, tile, width, at, stop);
+          if (at) product += load_vec(place);
+          if (stop < width) {
+            store_vec(place, product);
+            continue;
+          }
+          vec bound, limit;
+          for (int lane = 0; lane < kLanes; ++lane) {
+            bound[lane] = least[lane % kTilePrototypes];
+            limit[lane] = reaches[i - block + lane / kTilePrototypes];
+          }
+          const ivec skipped = bound - 2 * product > limit;
+          int32_t all = -1;
+          for (int lane = 0; lane < kLanes; ++lane) all &= skipped[lane];
+          if (all) continue;
+          for (int lane = 0; lane < kLanes; ++lane) {
+            const int64_t image = i + lane / kTilePrototypes, s = first + lane % kTilePrototypes;
+            if (skipped[lane] || image >= end || s >= to || best[image] != best[image]) continue;
+            const double distance = exact_distance(problem.x + image * width, prototypes + s * size, size) + bias[s];
+            if (distance >= best[image]) continue;
+            best[image] = distance;
+            index[image] = s;
+            reaches[image - block] = reach(distance, problem.squares[image], slack);
+          }
+        }
+      }
+    }
+  }
+}
