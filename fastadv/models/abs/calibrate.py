@@ -14,6 +14,7 @@ MEDIAN = 0.9
 FACTORS = torch.linspace(0.9, 1.1, 41)
 # e^-40 is about the last confidence that differs from none
 LARGEST = 40.0
+KEPT = 0.998
 
 
 def class_factors(losses: Tensor, y: Tensor, sweeps: int = 2) -> Tensor:
@@ -71,13 +72,19 @@ def confidence_floor(losses: Tensor, scale: float) -> float:
     return math.exp(low)
 
 
+def least_share(start: Tensor, losses: Tensor) -> float:
+    """The share of the losses [N, K] at the best prior samples that all but two in a thousand descents leave."""
+    return float((losses / start).flatten().double().quantile(1 - KEPT))
+
+
 def calibrate(model: "ABS", x: Tensor, y: Tensor) -> None:
-    """Set the factors, scale and floor of `model` from images x [N, C, H, W] and labels y [N] it was not chosen by; see ABS.calibrate."""
-    binary = model.binary
-    model.binary = True
+    """Set the constants of `model` from images x [N, C, H, W] and labels y [N]; see ABS.calibrate."""
+    binary, prune = model.binary, model.prune
+    model.binary, model.prune = True, False
     model.factors.fill_(1.0)
     model.factors.copy_(class_factors(model.infer(x).loss, y))
     model.binary = binary
-    losses = model.infer(x).loss
+    model.prune_gain = least_share(model.infer(x, steps=1).loss, losses := model.infer(x).loss)
+    model.prune = prune
     model.scale = confidence_scale(losses, y)
     model.floor = confidence_floor(losses, model.scale)

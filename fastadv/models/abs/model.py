@@ -197,10 +197,10 @@ class ABS(nn.Module):
         return graded(self(x), self.scale, self.floor)
 
     def calibrate(self, x: Tensor, y: Tensor) -> None:
-        """Set `factors`, `scale` and `floor` from images x [N, C, H, W] with labels y [N].
+        """Set `factors`, `scale`, `floor` and `prune_gain` from images x [N, C, H, W] with labels y [N].
 
         The factors of Binary ABS by line search for accuracy, the scale for least cross-entropy, the floor for a median confidence of the predicted
-        class of 0.9 (Schott et al. 2018). A thousand images will do.
+        class of 0.9 (Schott et al. 2018), the gain to the least share of its start that a descent leaves of a loss. A thousand images will do.
         """
         calibrate(self, x, y)
 

@@ -57,4 +57,5 @@ def test_calibrate_sets_all_and_keeps_the_mode():
         model.calibrate(x, y)
         assert model.binary is binary
         assert model.scale > 1
+        assert 0 < model.prune_gain < 1
         assert (model.factors - 1).abs().max() <= 0.1 + 1e-6

@@ -37,9 +37,9 @@ def test_the_bank_is_not_stored(tmp_path):
 
 def test_damaged_and_foreign_files(tmp_path):
     path = tmp_path / "abs.safetensors"
-    tiny().save(path)
-    tensors, metadata = load_tensors(path)
-    whole = path.read_bytes()
+    tiny().save(tmp_path / "whole.safetensors")
+    tensors, metadata = load_tensors(tmp_path / "whole.safetensors")
+    whole = (tmp_path / "whole.safetensors").read_bytes()
 
     def rejected(text):
         with pytest.raises(CorruptFileError, match=text) as raised:
