@@ -6,6 +6,7 @@ from fastadv.ops.l2_step import l2_step, l2_step_
 from fastadv.ops.latent_fit import latent_fit
 from fastadv.ops.linf_step import linf_step, linf_step_
 from fastadv.ops.logit_loss import logit_loss
+from fastadv.ops.nearest_prototype import nearest_prototype
 from fastadv.ops.philox import philox
 from fastadv.ops.project_l0 import project_l0
 from fastadv.ops.project_l1 import project_l1
@@ -23,6 +24,7 @@ __all__ = [
     "linf_step",
     "linf_step_",
     "logit_loss",
+    "nearest_prototype",
     "philox",
     "project_l0",
     "project_l1",

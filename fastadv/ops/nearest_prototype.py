@@ -1,0 +1,115 @@
+"""nearest_prototype: for each row of x, min and argmin over s of ‖x − p_s‖² + bias_s, without the [B, S] matrix.
+
+It searches the prior samples of Analysis by Synthesis (the bias is the latents' prior), a training set for the nearest neighbour, the centres of
+an RBF net. The result is that of float64 differences, ties to the lower index: the kernel's matrix product is in single precision, but only serves
+to leave out, by a bound on its rounding, the prototypes that cannot win.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastadv._library import OpCard, Sample, extension, register
+from fastadv.errors import InputError
+
+CHUNK = 1 << 22  # float64 differences the reference holds at once
+
+
+def reference(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    if prototypes.dim() == 3:
+        pairs = [reference(x, own, offset) for own, offset in zip(prototypes, bias, strict=True)]
+        distance, index = zip(*pairs, strict=True)
+        return torch.stack(distance, dim=1), torch.stack(index, dim=1)
+    least = x.new_full((len(x),), torch.inf, dtype=torch.float64)
+    which = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    rows = max(1, CHUNK // max(1, x.numel()))
+    for first in range(0, len(prototypes), rows):
+        part = prototypes[first : first + rows].double()
+        distance = (x.double()[:, None] - part).square().sum(2) + bias[first : first + rows].double()
+        value, place = distance.min(dim=1)
+        better = (value < least) | (value.isnan() & ~least.isnan())
+        least, which = torch.where(better, value, least), torch.where(better, place + first, which)
+    return least.to(x.dtype), which
+
+
+def fake(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (x.shape[0], *prototypes.shape[:-2])
+    return x.new_empty(shape), x.new_empty(shape, dtype=torch.int64)
+
+
+def cpu(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    shape = (x.shape[0], *prototypes.shape[:-2])
+    distance, index = torch.empty(shape, dtype=torch.float64), torch.empty(shape, dtype=torch.int64)
+    if distance.numel():
+        bank = prototypes.detach().reshape(-1, *prototypes.shape[-2:])
+        if not bank[0].is_contiguous():  # a part of each class's bank is fine as it is
+            bank = bank.contiguous()
+        arrays = (part.numpy() for part in (x.detach().contiguous(), bank, bias.detach().contiguous(), distance, index))
+        extension.nearest_prototype(*arrays)
+    return distance.to(x.dtype), index
+
+
+def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    for seed, (batch, size, lead) in enumerate((
+        (0, 5, (3,)), (1, 1, (1,)), (3, 7, (2, 5)), (5, 33, (301,)), (2, 2050, (3, 9)), (130, 16, (2, 600)), (2, 784, (10, 64)),
+    )):  # fmt: skip
+        draw = torch.Generator().manual_seed(seed)
+        x = torch.rand(batch, size, generator=draw, dtype=torch.float64)
+        prototypes = torch.rand(*lead, size, generator=draw, dtype=torch.float64)
+        bias = torch.rand(lead, generator=draw, dtype=torch.float64)
+        if lead[-1] > 2:
+            prototypes[..., -1, :], bias[..., -1] = prototypes[..., 0, :], bias[..., 0]  # ties
+            if batch:
+                x[0] = prototypes.reshape(-1, size)[0]
+        yield tuple(t.to(device, dtype) for t in (x, prototypes, bias))
+        # large common offset: the product form alone would lose every digit of the distances
+        yield tuple(t.to(device, dtype) for t in (x + 100, prototypes + 100, torch.zeros_like(bias)))
+        if len(lead) == 2:
+            yield tuple(t.to(device, dtype) for t in (x, prototypes[:, 1:], bias[:, 1:]))
+
+
+def compare(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], args: Sample) -> None:
+    assert torch.equal(actual[1], expected[1])
+    torch.testing.assert_close(actual[0], expected[0], rtol=1e-6 if args[0].dtype == torch.float32 else 1e-12, atol=0, equal_nan=True)
+
+
+register(
+    OpCard(
+        name="nearest_prototype",
+        schema="(Tensor x, Tensor prototypes, Tensor bias) -> (Tensor distance, Tensor index)",
+        summary="min and argmin over s of ‖x − p_s‖² + bias_s, exact, ties to the lower index",
+        reference=reference,
+        fake=fake,
+        samples=samples,
+        compare=compare,
+        cpu=cpu,
+        into=False,
+        dtypes=(torch.float32,),
+        no_gradient="it is 2(x − p) at the prototype found, which the caller can form",
+        bytes_moved=lambda x, prototypes, bias: 4 * (x.numel() + prototypes.numel() + bias.numel()),
+        flops=lambda x, prototypes, bias: 2 * len(x) * prototypes.numel(),
+    )
+)
+
+
+def nearest_prototype(x: Tensor, prototypes: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The least ‖x − p_s‖² + bias_s and its s, for each row of x [B, D] and, where prototypes are [K, S, D], each class.
+
+    prototypes [S, D] or [K, S, D]; bias [S] or [K, S], zero by default; one floating dtype and device. Returns (distance, index int64), each [B] or
+    [B, K], as float64 differences give them; a tie goes to the lower index; NaN, where there is one, is the least, as in torch.min.
+    Raises InputError on shapes, dtypes or devices that do not fit, and on an empty set of prototypes.
+    """
+    if x.dim() != 2 or not x.is_floating_point():
+        raise InputError(f"x: expected floating rows [B, D], got {x.dtype} of shape {tuple(x.shape)}; flatten the samples")
+    if prototypes.dim() not in (2, 3) or prototypes.shape[-1] != x.shape[1] or prototypes.shape[-2] == 0:
+        raise InputError(f"prototypes: expected [S, {x.shape[1]}] or [K, S, {x.shape[1]}] with S >= 1, got {tuple(prototypes.shape)}")
+    if bias is None:
+        bias = prototypes.new_zeros(prototypes.shape[:-1])
+    if bias.shape != prototypes.shape[:-1]:
+        raise InputError(f"bias: expected {tuple(prototypes.shape[:-1])}, one for each prototype, got {tuple(bias.shape)}")
+    for name, part in (("prototypes", prototypes), ("bias", bias)):
+        if part.dtype != x.dtype or part.device != x.device:
+            raise InputError(f"{name}: expected {x.dtype} on {x.device} like x, got {part.dtype} on {part.device}; convert it first")
+    distance, index = torch.ops.fastadv.nearest_prototype(x, prototypes, bias)
+    return distance, index
