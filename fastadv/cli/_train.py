@@ -94,24 +94,23 @@ def train(
         dataset = load_data(data, "train", data_dir, size, samples)
         test_set = _test_set(data, test_data, data_dir, size, test_samples)
         net = load_model(model, option, weights, dataset, place, seed, fresh=True)
-        with o.usage():
-            run = fit(
-                net, dataset, chosen, epochs=epochs, run_dir=run_dir, resume=resume, batch_size=batch_size, optimizer=optimizer,
-                learning_rate=learning_rate, weight_decay=weight_decay, schedule=schedule.value,
-                augment=None if augment is Augment.NONE else augment.value, precision="bf16" if bf16 else "fp32",
-                test_set=test_set, test_attacks=_test_attacks(norm, radius, seed) if test_set is not None else None, seed=seed, device=place,
-            )  # fmt: skip
         done = []
-        with progress("epochs") as tick:
-            tick(0, epochs)
+        with progress("training") as tick:
+            with o.usage():
+                run = fit(
+                    net, dataset, chosen, epochs=epochs, run_dir=run_dir, resume=resume, batch_size=batch_size, optimizer=optimizer,
+                    learning_rate=learning_rate, weight_decay=weight_decay, schedule=schedule.value,
+                    augment=None if augment is Augment.NONE else augment.value, precision="bf16" if bf16 else "fp32", test_set=test_set,
+                    test_attacks=_test_attacks(norm, radius, seed) if test_set is not None else None, seed=seed, device=place, progress=tick,
+                )  # fmt: skip
             for report in run:
                 done.append(report)
                 last = report.epoch
-                tick(report.epoch, epochs)
     past = reports(run_dir) if run_dir is not None else done
     if json:
         config = {
             "model": model,
+            "options": option,
             "recipe": repr(chosen),
             "data": dataset.describe(),
             "epochs": epochs,

@@ -104,7 +104,8 @@ def curves(
         if across.ndim != 1 or across.shape != up.shape or across.size == 0:
             raise InputError(f"lines[{name!r}]: expected radii and accuracy of one length, got shapes {across.shape} and {up.shape}")
         axes.plot(across, up, dash, color=colour, linewidth=2, marker="o", markersize=3.5, clip_on=False, zorder=3)
-        ends.append((float(up[-1]), name, colour))
+        # lines that end together are named in the order in which they came down
+        ends.append((float(up[-1]) + 1e-6 * float(up.mean()), name, colour))
         right = max(right, float(across[-1]))
     axes.set_xlim(0, right or 1.0)
     axes.set_ylim(0, 1)

@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +97,7 @@ class Run:
     precision: str
     seed: int
     checkpoint_every: int | None
+    progress: Callable[[int, int], None] | None
     test: Test
     folder: Path | None
     losses: Tensor  # [steps] of this epoch, float64, each weighted by its share of the samples
@@ -209,6 +210,8 @@ class Run:
             self.optimizer.step()
             self.scheduler.step()
             self.step += 1
+            if self.progress is not None:
+                self.progress((epoch - 1) * self.steps + self.step, self.epochs * self.steps)
             if self.checkpoint_every and self.step % self.checkpoint_every == 0 and self.step < self.steps:
                 self._check_losses(epoch)
                 self._save(self.seconds + time.perf_counter() - started)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ def fit(
     seed: int = 0,
     device: str | torch.device | None = None,
     checkpoint_every: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[EpochReport]:
     """Train the caller's model in place on `recipe`, and yield a report after every epoch.
 
@@ -55,6 +56,7 @@ def fit(
       model.safetensors with its card. With resume=True a run that stopped goes on where it was, bit for bit (on a GPU as far as its
       kernels are deterministic), and yields the epochs still to do; `reports(run_dir)` gives all. Without a checkpoint it starts.
       With the constant schedule a larger `epochs` makes a finished run longer.
+    - progress: called with (steps done, steps of the whole run) after every step.
 
     On the CPU, and with bf16, weights are channels-last between the first report and the last, where the model bears it.
     Order, attacks, augmentation and dropout are keyed by (seed, epoch, step, sample id): the global random state is neither used
@@ -102,6 +104,7 @@ def fit(
         precision=precision,
         seed=seed,
         checkpoint_every=checkpoint_every,
+        progress=progress,
         test=Test(test_set, dict(test_attacks or {}), test_limit),
         folder=None if run_dir is None else Path(run_dir),
         losses=_zeros(steps, next(model.parameters()).device),
