@@ -19,8 +19,7 @@ CHUNK = 1 << 22  # float64 differences the reference holds at once
 def reference(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     if prototypes.dim() == 3:
         pairs = [reference(x, own, offset) for own, offset in zip(prototypes, bias, strict=True)]
-        distance, index = zip(*pairs, strict=True)
-        return torch.stack(distance, dim=1), torch.stack(index, dim=1)
+        return torch.stack([pair[0] for pair in pairs], dim=1), torch.stack([pair[1] for pair in pairs], dim=1)
     least = x.new_full((len(x),), torch.inf, dtype=torch.float64)
     which = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     rows = max(1, CHUNK // max(1, x.numel()))
