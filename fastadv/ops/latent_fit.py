@@ -85,7 +85,7 @@ def _flops(
     return 2 * products * (2 * steps - 1) * z.shape[0] * z.shape[1]
 
 
-def _decoder(
+def random_decoder(
     draw: torch.Generator, classes: int, layers: Sequence[tuple[int, int, int, int]], device: torch.device, dtype: torch.dtype
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Random weights of (cin, cout, kernel, stride) layers, scaled so that activations neither vanish nor saturate."""
@@ -110,7 +110,7 @@ DECODERS = (
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     for seed, (classes, layers) in enumerate(DECODERS):
         draw = torch.Generator().manual_seed(seed)
-        weights, biases = _decoder(draw, classes, layers, device, dtype)
+        weights, biases = random_decoder(draw, classes, layers, device, dtype)
         strides = [layer[3] for layer in layers]
         size = 1
         for _, _, kernel, stride in layers:
