@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension, build_ext
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
 from setuptools.errors import BaseError, CCompilerError, CompileError
 
@@ -48,4 +48,6 @@ def extensions() -> list[Pybind11Extension]:
     ]
 
 
+# a source a core
+ParallelCompile().install()
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})
