@@ -65,4 +65,4 @@ def test_demo_leaves_what_it_did_not_make(fastadv: Callable, folder: Path) -> No
 
 
 def test_every_size_has_its_settings() -> None:
-    assert {size: settings.size for size, settings in _study.SIZES.items()} == {8: 8, 16: 16, 28: 28}
+    assert {size: settings.size for size, settings in _study.SIZES.items()} == {8: 8, 10: 10, 16: 16, 28: 28}
