@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "isa.h"
+#include "parallel.h"
 
 namespace fastadv {
 
@@ -36,16 +37,21 @@ inline void same_size(const Array& first, const Array& other) {
   if (first.size() != other.size() || first.itemsize() != other.itemsize()) throw std::invalid_argument("arrays of another size");
 }
 
-// Call body(element, kernels) for the element type of `array`: 4 bytes float, 2 bytes bfloat16. The GIL is released meanwhile.
+// Call body(element, kernels) for the element type of `array`: 4 bytes float, 2 bytes bfloat16.
 template <class Body>
 void with_kernels(const Array& array, const Body& body) {
   const KernelSet& set = active_set();
-  const bool single = array.itemsize() == 4;
-  const py::gil_scoped_release release;
-  if (single)
+  if (array.itemsize() == 4)
     body(float{}, set.f32);
   else
     body(bf16{}, set.b16);
+}
+
+// parallel_for with the GIL released, and only meanwhile: even looking at an array's type moves a reference count.
+template <class Body>
+void parallel_without_gil(int64_t count, int64_t elements, const Body& body) {
+  const py::gil_scoped_release release;
+  parallel_for(count, elements, body);
 }
 
 }  // namespace fastadv

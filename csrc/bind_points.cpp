@@ -3,7 +3,6 @@
 
 #include "arrays.h"
 #include "bind.h"
-#include "parallel.h"
 
 namespace fastadv {
 namespace {
@@ -11,7 +10,7 @@ namespace {
 // Call body(row, scratch) for every row; each thread has its own scratch.
 template <class Body>
 void each_row(int64_t rows, int64_t cols, const Body& body) {
-  parallel_for(rows, cols, [&](int64_t first, int64_t last) {
+  parallel_without_gil(rows, cols, [&](int64_t first, int64_t last) {
     std::vector<double> scratch(static_cast<size_t>(kScratch * cols));
     for (int64_t row = first; row < last; ++row) body(row, scratch.data());
   });
@@ -26,7 +25,7 @@ void linf_step(Array out, Array x_adv, Array grad, Array x, double radius, Optio
     const auto from = as_rows<const T>(x_adv), slope = as_rows<const T>(grad), center = as_rows<const T>(x);
     const PerRow radii = as_per_row(radius, radius_rows, to.rows), steps = as_per_row(step, step_rows, to.rows);
     // flat ranges: threads share a single long row as well as many short ones
-    parallel_for(to.rows * to.cols, 1, [&](int64_t first, int64_t last) {
+    parallel_without_gil(to.rows * to.cols, 1, [&](int64_t first, int64_t last) {
       while (first < last) {
         const int64_t row = first / to.cols, begin = first - row * to.cols, end = std::min(to.cols, last - row * to.cols);
         kernels.linf_step(to[row], from[row], slope[row], center[row], begin, end, radii[row], steps[row], {lo, hi});
@@ -103,7 +102,7 @@ void keep_best(Array out, Array best_x, Array x_adv, Array best_loss, Array best
     auto* kept_success = as_column<bool>(best_success, to.rows);
     const auto* rival_loss = as_column<const float>(loss, to.rows);
     const auto* rival_success = as_column<const bool>(success, to.rows);
-    parallel_for(to.rows, to.cols, [&](int64_t first, int64_t last) {
+    parallel_without_gil(to.rows, to.cols, [&](int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row)
         kernels.keep_best(to[row], best[row], rival[row], to.cols, kept_loss + row, kept_success + row, rival_loss[row], rival_success[row]);
     });

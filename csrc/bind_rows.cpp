@@ -4,7 +4,6 @@
 
 #include "arrays.h"
 #include "bind.h"
-#include "parallel.h"
 
 namespace fastadv {
 namespace {
@@ -27,7 +26,7 @@ void logit_loss(Array grad, Array logits, Array loss, Array labels, std::optiona
     const auto* target = targets ? as_column<const int64_t>(*targets, to.rows) : nullptr;
     check_classes("labels", label, to.rows, to.cols);
     if (target) check_classes("targets", target, to.rows, to.cols);
-    parallel_for(to.rows, 16 * to.cols, [&](int64_t first, int64_t last) {
+    parallel_without_gil(to.rows, 16 * to.cols, [&](int64_t first, int64_t last) {
       std::vector<float> scratch(static_cast<size_t>(to.cols));
       for (int64_t row = first; row < last; ++row)
         kernels.logit_loss(to[row], value + row, from[row], to.cols, LossKind{kind}, label[row], target ? target[row] : -1, direction,
@@ -42,8 +41,7 @@ void fill(Array out, Array ids, uint64_t seed, uint32_t draw, void (*kernel)(T*,
   const auto to = as_rows<T>(out);
   const auto* id = as_column<const uint64_t>(ids, to.rows);
   const int64_t chunks = (to.cols + kPhiloxWords - 1) / kPhiloxWords;
-  const py::gil_scoped_release release;
-  parallel_for(to.rows * chunks, 8 * kPhiloxWords, [&](int64_t first, int64_t last) {
+  parallel_without_gil(to.rows * chunks, 8 * kPhiloxWords, [&](int64_t first, int64_t last) {
     while (first < last) {
       const int64_t row = first / chunks, begin = first - row * chunks, end = std::min(chunks, last - row * chunks);
       kernel(to[row], Stream{seed, id[row], draw}, begin * kPhiloxWords, std::min(to.cols, end * kPhiloxWords));
