@@ -3,6 +3,8 @@
 import dataclasses
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,7 +51,7 @@ def run(settings: Any, out: Path) -> dict[str, Any]:
 
     _prepare(out, as_json(settings))
     started = time.perf_counter()
-    with interruptible(f"finished parts are kept in {out}; run the same command to go on"):
+    with one_thread(), interruptible(f"finished parts are kept in {out}; run the same command to go on"):
         study = Study(settings, out)
         with progress("digits") as bar:
             nets = {net.name: net for net in study.nets(bar.named)}
@@ -58,6 +60,20 @@ def run(settings: Any, out: Path) -> dict[str, Any]:
     result = card("demo", config, nets=rows(nets.values()), figures=figures, folder=str(out), seconds=time.perf_counter() - started)
     write_file(out / "results.json", result)
     return result
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Work on one thread: nets and batches this small gain nothing from a second, lose much where others compute beside them, and so come
+    out the same whatever the number of cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _prepare(out: Path, settings: dict[str, Any]) -> None:

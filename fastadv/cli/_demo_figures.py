@@ -48,7 +48,7 @@ def _attacked(study: Study, nets: Mapping[str, Net], path: Path) -> None:
             Strip(f"{name} net", found.x_adv, calls, calls != picked.y, remark="attacked; what it reads", apart=0.12),
             Strip("difference", found.x_adv - picked.x, difference=True),
         ]
-    subtitle = f"PGD on L2 {s.l2_radius:g}, the same budget for both nets; red where the net is fooled"
+    subtitle = f"PGD on L2 {s.l2_radius:g}, the same budget for both nets; orange where the net is fooled"
     gallery(strips, path, "What an attack must change to fool a net", subtitle)
 
 
@@ -62,7 +62,7 @@ def _sets(study: Study, nets: Mapping[str, Net], path: Path) -> None:
         made = nets[name].learnt
         labels = made.y[places]
         strips.append(Strip(name, made.x[places], labels, labels != base.y[places], remark=remarks[name]))
-    gallery(strips, path, "The four constructed sets", "below each image the label it is trained on; red where that is not the true one")
+    gallery(strips, path, "The four constructed sets", "below each image the label it is trained on; orange where that is not the true one")
 
 
 def _one_of_each(y: Tensor, usable: Tensor) -> Tensor:

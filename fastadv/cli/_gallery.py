@@ -32,7 +32,7 @@ class Strip:
 
 
 def gallery(strips: Sequence[Strip], path: Path, title: str, subtitle: str = "") -> None:
-    """Draw the strips under each other; a call that is wrong is printed in red. Differences share one amplification, which is stated."""
+    """Draw the strips under each other; a call that is wrong is printed in orange. Differences share one amplification, which is stated."""
     changes = [strip.images.abs().max() for strip in strips if strip.difference]
     gain = _rounded(1 / max(1e-6, float(torch.stack(changes).max()))) if changes else 1.0
     strips = [replace(strip, name=f"{strip.name} × {gain:g}") if strip.difference else strip for strip in strips]
