@@ -23,7 +23,7 @@ InputGrad = Literal["none", "envelope", "unrolled"]
 INPUT_GRADS = ("none", "envelope", "unrolled")
 # found by the paper's authors by line search on MNIST's training set
 OFFICIAL_FACTORS = (1.0, 0.96, 1.001, 1.06, 0.98, 0.96, 1.03, 1.0, 1.0, 1.0)
-# images worked on at once: bounds the memory of a decoder's activations, 16 MB an image of MNIST
+# images worked on at once: bounds the memory of the decoders' activations, about 1 MB an image of MNIST
 CHUNK = 250
 # pixels may leave [0, 1] by this much: rounding, and finite differences
 SLACK = 1e-3
