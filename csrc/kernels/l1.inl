@@ -38,7 +38,8 @@ double l1_threshold(const double* v, const T* x, int64_t cols, double radius, Bo
     t = newton ? solved : (below + above) / 2;
     if (t <= below || t >= above) break;
     const L1Piece next = l1_piece(v, x, cols, t, box);
-    if (newton && next.count == piece.count && next.caps == piece.caps) return t;
+    if (newton && next.count == piece.count && next.caps == piece.caps)
+      return next.kept <= radius ? t : std::nextafter(t + (next.kept - radius) / next.count, HUGE_VAL);
     (next.kept <= radius ? above : below) = t;
     if (next.kept == radius) break;
     piece = next;

@@ -73,7 +73,8 @@ bool l2_fast(T* out, const T* x_adv, const T* grad, double scale, const T* x, in
 
 template <class T>
 void l2_move(T* out, const T* x_adv, const T* grad, double scale, const T* x, int64_t cols, double radius, Box box, double* scratch) {
-  const bool plain = scale == 0 || (std::fabs(scale) > 1e-30 && std::fabs(scale) < 1e30);
+  // a short row costs nothing in double, and one coordinate may carry its whole norm
+  const bool plain = cols >= 64 && (scale == 0 || (std::fabs(scale) > 1e-30 && std::fabs(scale) < 1e30));
   if (plain &&
       l2_fast(out, x_adv, grad, scale, x, cols, radius, box, reinterpret_cast<float*>(scratch + cols), reinterpret_cast<float*>(scratch + 2 * cols)))
     return;

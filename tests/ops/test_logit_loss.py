@@ -54,9 +54,9 @@ def test_equals_the_definition_and_autograd(seed, count, size, kind, targeted, d
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert grad.dtype == dtype
     exact, near = {torch.float64: (1e-10, 1e-10), torch.float32: (1e-5, 1e-5), torch.bfloat16: (1e-5, 2**-7)}[dtype]
-    if dtype == torch.bfloat16 and kind == "dlr":
-        return  # ties among bfloat16 logits make its order statistics ambiguous
     assert torch.allclose(loss.double(), expected, rtol=exact, atol=exact * max(size, 1))
+    if dtype == torch.bfloat16 and kind != "ce":
+        return  # ties among bfloat16 logits leave their slopes to choose among
     # the ratio's slope grows as its width shrinks
     assert torch.allclose(grad.double(), slope, rtol=near, atol=near * (1 / min(size, 1) if kind == "dlr" else 1))
 
