@@ -28,7 +28,7 @@ struct LatentProblem {
   int64_t depth, latents, steps;
   float beta, step_size, max_norm;
   // Filled by `plan`, in floats: the sizes of a class's packed weights and a thread's workspace, and where its shared parts lie.
-  int64_t packed, workspace, row, spare, image, moments;
+  int64_t packed, workspace, row, image, moments;
 };
 
 // What one instruction set provides, for one element type of weights and activations.

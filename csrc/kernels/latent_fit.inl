@@ -42,31 +42,35 @@ struct Fit {
     }
   }
 
-  // One output row of one plane into `row`, which holds its start.
-  void forward_row(const LatentLayer& layer, const Layout& at, bool last, const Element* in, int64_t plane, int64_t y, float* row) const {
+  // One output row of one plane: into elu's values where `work.value` says so, else added to what `out` holds, `lanes` values a pixel.
+  void forward_row(const LatentLayer& layer, const Layout& at, const Element* in, int64_t plane, int64_t y, float* out, ForwardRow<E> work) const {
     const int64_t stride = layer.stride, least = y - stride * (layer.in - 1);
     int64_t ky = y % stride;
     if (ky < least) ky += ceil_div(least - ky, stride) * stride;
     const int64_t end = y < layer.kernel ? y + 1 : layer.kernel;
-    if (ky >= end) return;
     constexpr int kVector = kLanes * E::kPack;
-    const int64_t weight_plane = (last ? 1 : kLanes / E::kPack) * at.taps * kVector, weight_row = at.in_planes * weight_plane;
+    const bool narrow = at.out_lanes == 1;
+    work.weight_plane = (narrow ? 1 : kLanes / E::kPack) * at.taps * kVector;
+    const int64_t weight_row = at.in_planes * work.weight_plane;
     const Element* weight = reinterpret_cast<const Element*>(packed + layer.forward) + (plane * layer.kernel + ky) * weight_row;
-    ForwardRow<E> work{nullptr,      nullptr, ceil_div(end - ky, stride), -at.in_row, stride * weight_row, at.in_planes, at.in_plane,
-                       weight_plane, at.taps};
-    const auto& table = (last ? kTables<E>.narrow : kTables<E>.wide)[stride == 2];
-    const int64_t unit = last ? E::kPack : 1, units = ceil_div(layer.in, unit);  // pixels a vector
-    const int64_t most = stride > 2 ? 1 : last ? narrow_most<E>(stride) : kForwardPixels[stride - 1], parts = ceil_div(units, most);
+    work.rows = ky < end ? ceil_div(end - ky, stride) : 0, work.in_step = -at.in_row, work.weight_step = stride * weight_row;
+    work.planes = at.in_planes, work.in_plane = at.in_plane, work.taps = at.taps;
+    const auto& table = (narrow ? kTables<E>.narrow : kTables<E>.wide)[stride == 2];
+    const int64_t unit = narrow ? E::kPack : 1, units = ceil_div(layer.in, unit);  // pixels a vector
+    const int64_t most = stride > 2 ? 1 : narrow ? narrow_most<E>(stride) : kForwardPixels[stride - 1], parts = ceil_div(units, most);
     for (int64_t part = 0, x = 0; part < parts; ++part) {
       const int64_t next = units * (part + 1) / parts;
       work.in = in + (y - ky) / stride * at.in_row + x * unit * kLanes;
+      work.last = part == parts - 1;
       for (int64_t kx = 0, left = at.taps; left;) {
         const int64_t taps = ceil_div(left, ceil_div(left, kMostTaps));
         work.weight = weight + kx * kVector;
-        table[taps - kLeastTaps][next - x - 1](row + (stride * unit * x + kx) * kLanes, work);
+        float* to = work.value ? out : out + (stride * unit * x + kx) * at.out_lanes;
+        table[taps - kLeastTaps][next - x - 1](to, work);
         kx += taps;
         left -= taps;
       }
+      if (work.value) work.value += stride * (next - x) * kLanes;
       x = next;
     }
   }
@@ -74,13 +78,19 @@ struct Fit {
   void layer_forward(int64_t l) const {
     const LatentLayer& layer = problem.layers[l];
     const Layout at(layer, false, E::kPack);
+    const bool straight = at.taps <= kMostTaps && layer.stride <= 2;
     float* row = space + problem.row;
+    ForwardRow<E> work{};
+    work.tail = layer.kernel - layer.stride;
     for (int64_t plane = 0; plane < at.out_planes; ++plane) {
-      const vec bias = load_vec(packed + layer.shift + plane * kLanes);
+      work.bias = packed + layer.shift + plane * kLanes;
+      const vec bias = load_vec(work.bias);
       for (int64_t y = 0; y < layer.out; ++y) {
-        for (int64_t x = 0; x < layer.out; ++x) store_vec(row + x * kLanes, bias);
-        forward_row(layer, at, false, activation(l - 1), plane, y, row);
         Element* to = activation(l) + plane * at.out_plane + y * at.out_row;
+        work.value = straight ? to : nullptr;
+        for (int64_t x = 0; x < (straight ? kMostTaps : layer.out); ++x) store_vec(row + x * kLanes, bias);
+        forward_row(layer, at, activation(l - 1), plane, y, row, work);
+        if (straight) continue;
         for (int64_t x = 0; x < layer.out; ++x) E::store(to + x * kLanes, elu<E::kPack == 2>(load_vec(row + x * kLanes)));
       }
     }
@@ -90,14 +100,13 @@ struct Fit {
     const int64_t l = problem.depth - 1;
     const LatentLayer& layer = problem.layers[l];
     const Layout at(layer, true, E::kPack);
-    float* row = space + problem.row;
     for (int64_t channel = 0; channel < layer.cout; ++channel)
-      for (int64_t y = 0; y < layer.out; ++y) {
-        std::memset(row, 0, (layer.out + layer.stride + kMostTaps) * kLanes * sizeof(float));
-        forward_row(layer, at, true, activation(l - 1), channel, y, row);
-        row_sums<E>(row, layer.out, layer.stride, packed[layer.shift + channel], logits() + channel * at.out_plane + y * at.out_row,
-                    space + problem.spare);
-      }
+      for (int64_t i = 0; i < at.out_plane; ++i) logits()[channel * at.out_plane + i] = packed[layer.shift + channel];
+    ForwardRow<E> work{};
+    work.apart = layer.stride;
+    for (int64_t channel = 0; channel < layer.cout; ++channel)
+      for (int64_t y = 0; y < layer.out; ++y)
+        forward_row(layer, at, activation(l - 1), channel, y, logits() + channel * at.out_plane + y * at.out_row, work);
   }
 
   // Squared distance of sigmoid(logits) to x, and half its slope by the logits.

@@ -6,10 +6,11 @@ constexpr int kLeastTaps = 3, kMostTaps = 5;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Vectors of pixels in a narrow block: with kPack pixels a vector, the sums are as many as for that many pixels.
+// Vectors of pixels in a narrow block: its sums should fill as many registers as there are lanes, to be added up together.
 template <class E>
 constexpr int narrow_most(int64_t stride) {
-  return ceil_div(kForwardPixels[stride - 1], E::kPack);
+  const int most = (kLanes - 4) / (stride * E::kPack) + 1;
+  return most < 13 ? most : 13;
 }
 
 template <class E>
@@ -72,7 +73,7 @@ struct Layout {
 
 template <class E>
 void plan(LatentProblem& problem) {
-  int64_t packed = 0, space = 0, widest = 0, longest = 0;
+  int64_t packed = 0, space = 0, widest = 0;
   const auto take = [](int64_t& total, int64_t count) {
     const int64_t from = total;
     total += ceil_div(count, 16) * 16;
@@ -91,14 +92,12 @@ void plan(LatentProblem& problem) {
       layer.backward = take(packed, at.out_planes * layer.kernel * at.run * in + spare);
       layer.shift = take(packed, at.out_planes * at.out_lanes);
     }
-    layer.activation = take(space, at.values());
-    layer.gradient = take(space, at.values() + kLanes);  // a run of taps padded to pairs reads past the last row
+    // a run of taps padded to pairs reads past the last row, and narrow rows pass it by two vectors
+    layer.activation = take(space, at.values() + 2 * kLanes + layer.stride);
+    layer.gradient = take(space, at.values() + kLanes);
     widest = layer.out > widest ? layer.out : widest;
-    longest = layer.stride > longest ? layer.stride : longest;
   }
-  const int64_t row = ceil_div(widest + longest + kMostTaps, kLanes) * kLanes;  // blocks of pixels and taps may pass its end
-  problem.row = take(space, row * kLanes);
-  problem.spare = take(space, 2 * row + longest);
+  problem.row = take(space, (widest + kMostTaps) * kLanes);
   problem.image = take(space, Layout(problem.layers[problem.depth - 1], true, 1).values());
   problem.moments = take(space, 3 * problem.latents);
   problem.packed = packed;

@@ -50,13 +50,26 @@ struct ForwardRow {
   int64_t rows, in_step, weight_step;      // between contributing rows
   int64_t planes, in_plane, weight_plane;  // between planes of input channels
   int64_t taps;                            // vectors from one channel's weights to the next
+  // Wide rows whose taps fit one block go straight to elu's values; the T - S sums that the next block shares are handed on in `sums`.
+  typename E::Element* value;  // null where sums are only added up
+  const float* bias;
+  bool last;     // block of its row
+  int64_t tail;  // output pixels beyond the last block's S * P
+  // Narrow rows: where vectors hold two pixels, the second one's outputs are so many pixels further on.
+  int64_t apart;
 };
 
 template <class E, int P, int T, int S>
 void forward_wide(float* out, const ForwardRow<E>& row) {
-  constexpr int kSums = S * (P - 1) + T;
+  constexpr int kSums = S * (P - 1) + T, kDone = S * P, kShared = T - S;
   vec sums[kSums];
-  unroll<kSums>([&](auto i) __attribute__((always_inline)) { sums[i] = load_vec(out + i * kLanes); });
+  unroll<kShared>([&](auto i) __attribute__((always_inline)) { sums[i] = load_vec(out + i * kLanes); });
+  if (row.value) {
+    const vec bias = load_vec(row.bias);
+    unroll<kSums - kShared>([&](auto i) __attribute__((always_inline)) { sums[kShared + i] = bias; });
+  } else {
+    unroll<kSums - kShared>([&](auto i) __attribute__((always_inline)) { sums[kShared + i] = load_vec(out + (kShared + i) * kLanes); });
+  }
   const int64_t next = row.taps * kLanes * E::kPack;
   for (int64_t r = 0; r < row.rows; ++r)
     for (int64_t plane = 0; plane < row.planes; ++plane) {
@@ -71,16 +84,26 @@ void forward_wide(float* out, const ForwardRow<E>& row) {
         });
       }
     }
-  unroll<kSums>([&](auto i) __attribute__((always_inline)) { store_vec(out + i * kLanes, sums[i]); });
+  if (!row.value) {
+    unroll<kSums>([&](auto i) __attribute__((always_inline)) { store_vec(out + i * kLanes, sums[i]); });
+    return;
+  }
+  unroll<kDone>([&](auto i) __attribute__((always_inline)) { E::store(row.value + i * kLanes, elu<E::kPack == 2>(sums[i])); });
+  unroll<kShared>([&](auto i) __attribute__((always_inline)) {
+    if (!row.last)
+      store_vec(out + i * kLanes, sums[kDone + i]);
+    else if (i < row.tail)
+      E::store(row.value + (kDone + i) * kLanes, elu<E::kPack == 2>(sums[kDone + i]));
+  });
 }
 
-// The same into one channel: a vector holds the input channels of kPack neighbouring pixels, which reach output pixels S apart.
-// The sums keep those lanes; `row_sums` adds them up.
+// The same into one channel, added to single values: a vector holds the input channels of kPack neighbouring pixels, and the lanes of each sum are
+// added up at the end. Values up to a vector beyond the block's are read and written back.
 template <class E, int P, int T, int S>
 void forward_narrow(float* out, const ForwardRow<E>& row) {
-  constexpr int kApart = S * E::kPack, kSums = kApart * (P - 1) + T;
-  vec sums[kSums];
-  unroll<kSums>([&](auto i) __attribute__((always_inline)) { sums[i] = load_vec(out + i * kLanes); });
+  constexpr int kApart = S * E::kPack, kSums = kApart * (P - 1) + T, kGroups = (kSums + kLanes - 1) / kLanes;
+  vec sums[kGroups * kLanes];
+  unroll<kGroups * kLanes>([&](auto i) __attribute__((always_inline)) { sums[i] = vec{}; });
   for (int64_t r = 0; r < row.rows; ++r)
     for (int64_t plane = 0; plane < row.planes; ++plane) {
       const auto* in = row.in + r * row.in_step + plane * row.in_plane;
@@ -92,25 +115,17 @@ void forward_narrow(float* out, const ForwardRow<E>& row) {
         unroll<T>([&](auto t) __attribute__((always_inline)) { sums[kApart * p + t] = E::multiply_add(value, taps[t], sums[kApart * p + t]); });
       });
     }
-  unroll<kSums>([&](auto i) __attribute__((always_inline)) { store_vec(out + i * kLanes, sums[i]); });
-}
-
-// Lane sums of `count` pixels of a narrow row, plus bias. Where vectors hold two pixels, the upper half belongs `stride` pixels further on.
-// `spare` has room for twice the row, rounded up to vectors, and a stride.
-template <class E>
-void row_sums(const float* row, int64_t count, int64_t stride, float bias, float* to, float* spare) {
-  float* upper = spare + (count + kLanes - 1) / kLanes * kLanes;
-  if (E::kPack == 2) std::memset(upper, 0, stride * sizeof(float));
-  for (int64_t x = 0; x < count; x += kLanes) {
-    vec parts[kLanes];
-    unroll<kLanes>([&](auto i) __attribute__((always_inline)) { parts[i] = load_vec(row + (x + i) * kLanes); });
+  unroll<kGroups>([&](auto group) __attribute__((always_inline)) {
+    vec* parts = sums + group * kLanes;
+    float* to = out + group * kLanes;
     halve<0, E::kPack == 1 ? kRounds : kRounds - 1>(parts);
-    store_vec(spare + x, E::kPack == 1 ? parts[0] : pick<kRounds - 1, 0>(parts[0], parts[1]));
-    if (E::kPack == 2) store_vec(upper + stride + x, pick<kRounds - 1, 1>(parts[0], parts[1]));
-  }
-  for (int64_t x = 0; x < count; ++x) to[x] = spare[x] + bias;
-  if (E::kPack == 2)
-    for (int64_t x = 0; x < count; ++x) to[x] += upper[x];
+    if constexpr (E::kPack == 1) {
+      store_vec(to, load_vec(to) + parts[0]);
+    } else {
+      store_vec(to, load_vec(to) + pick<kRounds - 1, 0>(parts[0], parts[1]));
+      store_vec(to + row.apart, load_vec(to + row.apart) + pick<kRounds - 1, 1>(parts[0], parts[1]));
+    }
+  });
 }
 
 // The backward pass: for P input pixels of a row and Q planes of input channels, the sum over everything they reached. Along a row that is a
