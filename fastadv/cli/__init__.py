@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -42,8 +43,16 @@ for command, example in (
 app.add_typer(abs_app, name="abs")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from fastadv import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
 @app.callback()
-def _options() -> None:
+def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
     """Attacks, adversarial training and constructed data sets, on compiled kernels."""
 
 

@@ -64,7 +64,7 @@ def show(result: dict[str, Any], screen: Console) -> None:
             table.add_section()
     screen.print(table)
     screen.print(
-        "* Ilyas et al. 2019, ResNet-50 on CIFAR-10, PGD L2 0.25: other images, another net; compare the order.",
+        "* Ilyas et al. 2019, ResNet-50 on CIFAR-10, PGD L2 0.25: other images and net; compare the order.",
         style="dim",
     )
     screen.print()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from typer.main import get_command
 
+from fastadv import __version__
 from fastadv.cli import app
 
 COMMANDS = ("demo", "attack", "train", "construct", "evaluate", "doctor")
@@ -33,3 +34,7 @@ def test_help_lists_every_command(fastadv: Callable) -> None:
     assert done.code == 0
     for command in COMMANDS:
         assert command in done.out
+
+
+def test_version(fastadv: Callable) -> None:
+    assert fastadv("--version") == (0, f"{__version__}\n", "")
