@@ -78,7 +78,7 @@ struct Fit {
   void layer_forward(int64_t l) const {
     const LatentLayer& layer = problem.layers[l];
     const Layout at(layer, false, E::kPack);
-    const bool straight = at.taps <= kMostTaps && layer.stride <= 2;
+    const bool straight = at.taps <= kMostTaps && layer.stride <= 2 && layer.kernel >= layer.stride;
     float* row = space + problem.row;
     ForwardRow<E> work{};
     work.tail = layer.kernel - layer.stride;
