@@ -15,7 +15,7 @@ constexpr int64_t kGrain = 16384;
 
 // Call body(first, last) on disjoint ranges that cover [0, count); `elements` is the work behind one of the count.
 template <class Body>
-void parallel_for(int64_t count, int64_t elements, const Body& body) {
+void parallel_for(int64_t count, [[maybe_unused]] int64_t elements, const Body& body) {
 #ifdef _OPENMP
   const int64_t useful = std::min(count, count * elements / kGrain);
   const int threads = static_cast<int>(std::min<int64_t>(omp_get_max_threads(), useful));
