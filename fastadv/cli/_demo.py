@@ -25,7 +25,7 @@ def demo(
 ) -> None:
     """Train a standard and a robust net on the embedded digits, attack both, build D_R, D_NR, D_rand and D_det, and train on each.
 
-    Prints one table of six nets and draws three figures. A run that was stopped goes on; a finished one is done anew.
+    Prints one table of six nets and draws four figures. A run that was stopped goes on; a finished one is done anew.
     """
     from fastadv.cli._study import SIZES, TINY
 

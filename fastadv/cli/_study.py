@@ -124,12 +124,11 @@ class Study:
         return push(source, self.base, threat=fa.L2(s.push_radius), steps=s.push_steps, step_size=s.push_radius / 10, **options)
 
 
-PAPER_RADII: dict[str, Any] = {"train_radius": 0.5, "push_radius": 0.5, "linf_radius": 0.03, "l2_radius": 0.25}
 SIZES = {
     8: Settings(size=8, width=16, epochs=30, batch_size=128, train_radius=1.0, push_radius=1.5, linf_radius=0.15, l2_radius=0.65),
     10: Settings(),
-    16: Settings(size=16, **PAPER_RADII),
-    28: Settings(size=28, invert_step_size=0.2, **PAPER_RADII),
+    16: Settings(size=16, epochs=15, train_radius=0.5, push_radius=0.5, linf_radius=0.03, l2_radius=0.25),
+    28: Settings(size=28, train_radius=0.5, push_radius=0.5, invert_step_size=0.2, linf_radius=0.015, l2_radius=0.15),
 }
 """The study at each size. The larger the image, the more directions a net sees that a digit does not use, and the smaller the radius that
 breaks it: at 8 D_R is hardly more robust than the digits, at 16 and 28 D_det no longer teaches the true labels, at 10 every set shows."""
