@@ -146,6 +146,7 @@ def test_it_resumes_bit_for_bit(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(whole.weights + whole.biases, parts.weights + parts.biases, strict=True))
     again = quick(run_dir=tmp_path / "parts", resume=True)
     assert torch.equal(again.weights[0], whole.weights[0])
+    assert all(seconds >= 0 for seconds in again.card["measured"].values())
 
 
 def test_the_seed_decides():
