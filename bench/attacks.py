@@ -80,7 +80,8 @@ def rows(data_dir: Path | None, weights: Path | None, device: torch.device, seco
     taken = times(ways, seconds, least=5)
     base = taken.get("torchattacks", taken["plain loop"])
     for provider, values in taken.items():
+        x_adv = ways[provider]()
         with torch.no_grad():
-            accuracy = float((model(ways[provider]()).argmax(1) == y).float().mean())
+            accuracy = float((model(x_adv).argmax(1) == y).float().mean())
         row = {"what": f"PGD-{STEPS} Linf {RADIUS}, {len(x)} images, {name}", "provider": provider, **quantiles(values), "accuracy": accuracy}
         yield row | {"times_torchattacks" if "torchattacks" in taken else "times_plain": round(ratio(base, values), 2)}

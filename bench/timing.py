@@ -7,8 +7,11 @@ from collections.abc import Callable, Mapping
 import torch
 
 
+CUDA = torch.cuda.is_available()
+
+
 def synchronize() -> None:
-    if torch.cuda.is_available():
+    if CUDA:
         torch.cuda.synchronize()
 
 

@@ -35,7 +35,16 @@ void nearest_prototype(Array x, Array prototypes, Array bias, Array distance, Ar
       rows[i * width + j] = value;
       squares[static_cast<size_t>(i)] += static_cast<double>(value) * value;
     }
-  const NearestProblem problem{rows.get(), squares.data(), images, size, width};
+  std::vector<int64_t> begins, ends;
+  for (int64_t i = 0; i < images; i += kernels.tile) {
+    int64_t begin = width, end = 0;
+    for (int64_t row = i; row < std::min(images, i + kernels.tile); ++row)
+      for (int64_t j = 0; j < width; ++j)
+        if (rows[row * width + j] != 0) begin = std::min(begin, j / kLine * kLine), end = std::max(end, (j / kLine + 1) * kLine);
+    begins.push_back(begin);
+    ends.push_back(end);
+  }
+  const NearestProblem problem{rows.get(), squares.data(), images, size, width, begins.data(), ends.data()};
 
   // ranges small enough to balance and to stay in the last cache, large enough that their first minima cost little
   const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(count / 256, (8 * most_threads() + classes - 1) / classes));
@@ -43,7 +52,7 @@ void nearest_prototype(Array x, Array prototypes, Array bias, Array distance, Ar
   std::vector<double> found(tasks * static_cast<size_t>(images));
   std::vector<int64_t> places(found.size());
   std::vector<AlignedFloats> scratch;
-  for (int t = most_threads(); t-- > 0;) scratch.push_back(aligned(kNearestTile * width + (1 + kNearestTile) * (kNearestBlock + kLine)));
+  for (int t = most_threads(); t-- > 0;) scratch.push_back(aligned(nearest_scratch(width)));
   parallel_dynamic(classes * parts, [&](int64_t task, int thread) {
     const int64_t label = task / parts, part = task % parts;
     kernels.search(problem, bank + label * step, offsets + label * count, count * part / parts, count * (part + 1) / parts,

@@ -2,6 +2,8 @@
 #include "kernels.h"
 
 #ifdef FASTADV_X86
+#include <immintrin.h>
+
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2,f16c"))), apply_to = function)
 #else
@@ -9,6 +11,7 @@
 #endif
 
 #define FASTADV_LANES 16
+#define FASTADV_AVX512
 namespace fastadv::avx512 {
 #include "kernels/all.inl"
 

@@ -5,6 +5,9 @@
 #include "kernels/select.inl"
 #include "kernels/philox.inl"
 #include "kernels/linf_step.inl"
+#ifdef FASTADV_AVX512
+#include "kernels/linf_step_avx512.inl"
+#endif
 #include "kernels/l2_exact.inl"
 #include "kernels/l2.inl"
 #include "kernels/l1.inl"
@@ -27,5 +30,5 @@ constexpr Kernels<T> table() {
 }
 
 constexpr KernelSet set(const char* name) {
-  return {name, table<float>(), table<bf16>(), {philox_bits, philox_uniform, philox_normal}, latent_kernels<Single>(), {search}, fma_rounds};
+  return {name, table<float>(), table<bf16>(), {philox_bits, philox_uniform, philox_normal}, latent_kernels<Single>(), {kTileImages, search}, fma_rounds};
 }

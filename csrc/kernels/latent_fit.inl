@@ -44,10 +44,9 @@ struct Fit {
 
   // One output row of one plane: into elu's values where `work.value` says so, else added to what `out` holds, `lanes` values a pixel.
   void forward_row(const LatentLayer& layer, const Layout& at, const Element* in, int64_t plane, int64_t y, float* out, ForwardRow<E> work) const {
-    const int64_t stride = layer.stride, least = y - stride * (layer.in - 1);
-    int64_t ky = y % stride;
-    if (ky < least) ky += ceil_div(least - ky, stride) * stride;
-    const int64_t end = y < layer.kernel ? y + 1 : layer.kernel;
+    // the last input row that reaches this output row does so through weight row `ky`
+    const int64_t stride = layer.stride, reached = y / stride, top = reached < layer.in ? reached : layer.in - 1;
+    const int64_t ky = y - stride * top, end = y < layer.kernel ? y + 1 : layer.kernel;
     constexpr int kVector = kLanes * E::kPack;
     const bool narrow = at.out_lanes == 1;
     work.weight_plane = (narrow ? 1 : kLanes / E::kPack) * at.taps * kVector;
@@ -60,7 +59,7 @@ struct Fit {
     const int64_t most = stride > 2 ? 1 : narrow ? narrow_most<E>(stride) : kForwardPixels[stride - 1], parts = ceil_div(units, most);
     for (int64_t part = 0, x = 0; part < parts; ++part) {
       const int64_t next = units * (part + 1) / parts;
-      work.in = in + (y - ky) / stride * at.in_row + x * unit * kLanes;
+      work.in = in + top * at.in_row + x * unit * kLanes;
       work.last = part == parts - 1;
       for (int64_t kx = 0, left = at.taps; left;) {
         const int64_t taps = ceil_div(left, ceil_div(left, kMostTaps));

@@ -25,17 +25,24 @@ FASTADV_INLINE vec load_vec(const float* from) {
 FASTADV_INLINE void store_vec(float* to, vec value) { std::memcpy(to, &value, sizeof value); }
 
 // a * b + c in one rounding where the set has it. The build forbids the compiler to contract, so this says it.
-// Where an operand is NaN, smaller and larger return `second`: a NaN stays visible.
+// Where an operand is NaN, smaller and larger return `second`: a NaN stays visible. not_above has a bit for each lane where a > b does not hold.
 #if FASTADV_LANES == 16
 FASTADV_INLINE vec fma(vec a, vec b, vec c) { return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+FASTADV_INLINE uint32_t not_above(vec a, vec b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NGT_UQ); }
 FASTADV_INLINE vec smaller(vec first, vec second) { return (vec)_mm512_mask_min_ps((__m512)first, 0xFFFF, (__m512)first, (__m512)second); }
 FASTADV_INLINE vec larger(vec first, vec second) { return (vec)_mm512_mask_max_ps((__m512)first, 0xFFFF, (__m512)first, (__m512)second); }
 #elif FASTADV_LANES == 8
 FASTADV_INLINE vec fma(vec a, vec b, vec c) { return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+FASTADV_INLINE uint32_t not_above(vec a, vec b) { return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_NGT_UQ)); }
 FASTADV_INLINE vec smaller(vec first, vec second) { return (vec)_mm256_min_ps((__m256)first, (__m256)second); }
 FASTADV_INLINE vec larger(vec first, vec second) { return (vec)_mm256_max_ps((__m256)first, (__m256)second); }
 #else
 FASTADV_INLINE vec fma(vec a, vec b, vec c) { return a * b + c; }
+FASTADV_INLINE uint32_t not_above(vec a, vec b) {
+  uint32_t lanes = 0;
+  for (int i = 0; i < kLanes; ++i) lanes |= static_cast<uint32_t>(!(a[i] > b[i])) << i;
+  return lanes;
+}
 FASTADV_INLINE vec smaller(vec first, vec second) { return first < second ? first : second; }
 FASTADV_INLINE vec larger(vec first, vec second) { return first > second ? first : second; }
 #endif

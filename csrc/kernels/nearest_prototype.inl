@@ -53,6 +53,22 @@ inline float reach(double best, double square, double slack) {
   return static_cast<float>(limit + std::fabs(limit) * 4 * kHalfUlp + 1e-37);
 }
 
+// A tile of prototypes, with the least that each may add to -2 x.p; infinite where the tile has fewer.
+inline vec load_tile(float* tile, const float* prototypes, const float* bias, const NearestProblem& problem, int64_t count, double slack) {
+  float least[kTilePrototypes];
+  for (int64_t s = 0; s < kTilePrototypes; ++s) {
+    least[s] = INFINITY;
+    if (s >= count) continue;
+    const float* row = prototypes + s * problem.size;
+    std::memcpy(tile + s * problem.width, row, problem.size * sizeof(float));
+    const double offset = bias[s], value = square_norm(row, problem.size) * (1 - slack) + offset;
+    least[s] = static_cast<float>(value - (std::fabs(value) + std::fabs(offset)) * 4 * kHalfUlp);
+  }
+  vec lanes;
+  for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = least[lane % kTilePrototypes];
+  return lanes;
+}
+
 // ||x - p||^2 + bias = (||p||^2 + bias) - 2 x.p + ||x||^2. A chain of n rounded multiply-adds errs by n half-ulps of ||x|| ||p|| <= (||x||^2 +
 // ||p||^2) / 2 at most, so a prototype can be skipped where (1 - slack) ||p||^2 + bias - 2 x.p exceeds best - (1 - slack) ||x||^2. NaN is never
 // skipped.
@@ -60,58 +76,49 @@ inline void search(const NearestProblem& problem, const float* prototypes, const
                    float* scratch) {
   const int64_t width = problem.width, size = problem.size, images = problem.images;
   const double slack = (static_cast<double>(width) / kLanes + static_cast<double>(width) / kNearestChunk + 16) * 1.01 * kHalfUlp;
-  float *tile = scratch, *reaches = tile + kTilePrototypes * width, *products = reaches + kNearestBlock;
+  // reaches and products have a lane for each image and prototype of a tile
+  float *tile = scratch, *reaches = tile + kTilePrototypes * width, *products = reaches + (kNearestBlock + kNearestTile) * kTilePrototypes;
   std::memset(tile, 0, kTilePrototypes * width * sizeof(float));
   for (int64_t i = 0; i < images; ++i) best[i] = INFINITY, index[i] = from;
+  const auto set_reach = [&](int64_t place, float value) {
+    for (int64_t s = 0; s < kTilePrototypes; ++s) reaches[place * kTilePrototypes + s] = value;
+  };
   for (int64_t block = 0; block < images; block += kNearestBlock) {
     const int64_t end = images - block < kNearestBlock ? images : block + kNearestBlock;
-    for (int64_t i = block; i < block + kNearestBlock; ++i) reaches[i - block] = i < end ? reach(best[i], problem.squares[i], slack) : -INFINITY;
+    for (int64_t i = block; i < end; ++i) set_reach(i - block, reach(best[i], problem.squares[i], slack));
+    for (int64_t i = end; i < end + kTileImages; ++i) set_reach(i - block, -INFINITY);
     for (int64_t first = from; first < to; first += kTilePrototypes) {
       const int64_t count = to - first < kTilePrototypes ? to - first : kTilePrototypes;
-      float least[kTilePrototypes];
-      for (int64_t s = 0; s < kTilePrototypes; ++s) {
-        least[s] = INFINITY;
-        if (s >= count) continue;
-        const float* row = prototypes + (first + s) * size;
-        std::memcpy(tile + s * width, row, size * sizeof(float));
-        const double offset = bias[first + s], value = square_norm(row, size) * (1 - slack) + offset;
-        least[s] = static_cast<float>(value - (std::fabs(value) + std::fabs(offset)) * 4 * kHalfUlp);
-      }
+      const vec least = load_tile(tile, prototypes + first * size, bias + first, problem, count, slack);
       const char* next = reinterpret_cast<const char*>(prototypes + (first + kTilePrototypes) * size);
-      const int64_t bytes = (to - first - kTilePrototypes < kTilePrototypes ? 0 : kTilePrototypes) * size * static_cast<int64_t>(sizeof(float));
+      const int64_t bytes = (to - first < 2 * kTilePrototypes ? 0 : kTilePrototypes) * size * static_cast<int64_t>(sizeof(float));
       const int64_t share = bytes * kTileImages / (end - block) + 64;  // of the next tile, fetched beside each of these products
       int64_t fetched = 0;
-      for (int64_t at = 0; at < width; at += kNearestChunk) {
-        const int64_t stop = width - at < kNearestChunk ? width : at + kNearestChunk;
+      for (int64_t at = 0; at < width; at += kNearestChunk)
         for (int64_t i = block; i < end; i += kTileImages) {
           for (int64_t goal = fetched + share; fetched < goal && fetched < bytes; fetched += 64) __builtin_prefetch(next + fetched);
+          const int64_t tile_of = i / kTileImages, begin = problem.begins[tile_of], stop = problem.ends[tile_of];
+          const int64_t limit = at + kNearestChunk;
+          vec product = tile_products(problem.x + i * width, tile, width, begin > at ? begin : at, stop < limit ? stop : limit);
           float* place = products + (i - block) * kTilePrototypes;
-          vec product = tile_products(problem.x + i * width, tile, width, at, stop);
           if (at) product += load_vec(place);
-          if (stop < width) {
+          if (limit < width) {
             store_vec(place, product);
             continue;
           }
-          vec bound, limit;
-          for (int lane = 0; lane < kLanes; ++lane) {
-            bound[lane] = least[lane % kTilePrototypes];
-            limit[lane] = reaches[i - block + lane / kTilePrototypes];
-          }
-          const ivec skipped = bound - 2 * product > limit;
-          int32_t all = -1;
-          for (int lane = 0; lane < kLanes; ++lane) all &= skipped[lane];
-          if (all) continue;
-          for (int lane = 0; lane < kLanes; ++lane) {
+          const vec bound = fma(product, splat(-2.0f), least);
+          uint32_t open = not_above(bound, load_vec(reaches + (i - block) * kTilePrototypes));
+          for (; open; open &= open - 1) {
+            const int lane = __builtin_ctz(open);
             const int64_t image = i + lane / kTilePrototypes, s = first + lane % kTilePrototypes;
-            if (skipped[lane] || image >= end || s >= to || best[image] != best[image]) continue;
+            if (image >= end || s >= to || best[image] != best[image]) continue;
             const double distance = exact_distance(problem.x + image * width, prototypes + s * size, size) + bias[s];
             if (distance >= best[image]) continue;
             best[image] = distance;
             index[image] = s;
-            reaches[image - block] = reach(distance, problem.squares[image], slack);
+            set_reach(image - block, reach(distance, problem.squares[image], slack));
           }
         }
-      }
     }
   }
 }

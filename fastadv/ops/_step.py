@@ -28,7 +28,9 @@ def cpu(name: str, ordered: bool = False) -> Callable[..., None]:
         radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
     ) -> None:  # fmt: skip
         assert kernel is not None
-        call(kernel, out, (x_adv, grad, x), radius, rows_array(radius_rows), step_size, rows_array(step_size_rows), lo, hi)
+        radii = None if radius_rows is None else rows_array(radius_rows)
+        steps = None if step_size_rows is None else rows_array(step_size_rows)
+        call(kernel, out, (x_adv, grad, x), radius, radii, step_size, steps, lo, hi)
 
     return run
 
