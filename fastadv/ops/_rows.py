@@ -114,10 +114,7 @@ def with_arrays(kernel: Callable[..., None], out: Tensor, inputs: tuple[Tensor, 
 def _dense(out: Tensor, inputs: tuple[Tensor, ...]) -> bool:
     """Whether all are contiguous, or all channels-last."""
     if out.is_contiguous():
-        for t in inputs:  # a generator costs as much as the rest of a tiny call's checks
-            if not t.is_contiguous():
-                return False
-        return True
+        return all(map(Tensor.is_contiguous, inputs))  # a generator would cost as much as the rest of a tiny call's checks
     last = torch.channels_last
     return out.dim() == 4 and all(t.is_contiguous(memory_format=last) for t in (out, *inputs))
 
