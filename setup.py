@@ -34,7 +34,17 @@ def extensions() -> list[Pybind11Extension]:
         return []
     compile_omp, link_omp = openmp()
     # no contraction and no fast-math: every instruction set rounds alike, and the two-sum in the kernels stays exact
-    flags = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-uninitialized", *compile_omp]
+    flags = [
+        "-O3",
+        "-ffp-contract=off",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-Wall",
+        "-Wextra",
+        "-Wno-maybe-uninitialized",
+        "-Wno-uninitialized",
+        *compile_omp,
+    ]
     return [
         Pybind11Extension(
             "fastadv._C",

@@ -51,9 +51,7 @@ def providers(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[], 
         "plain loop": lambda: plain(model, x, y),
         "fastadv fp32": lambda: ours(model),
         "fastadv bf16": lambda: ours(fa.freeze(model, precision="bf16")),
-        "fastadv fp32, early stop": lambda: fa.attacks.pgd(
-            model, x, y, fa.Linf(RADIUS), steps=STEPS, step_size=STEP, random_start=False
-        ).x_adv,
+        "fastadv fp32, early stop": lambda: fa.attacks.pgd(model, x, y, fa.Linf(RADIUS), steps=STEPS, step_size=STEP, random_start=False).x_adv,
     }
     try:
         import torchattacks

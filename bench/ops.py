@@ -84,4 +84,10 @@ def reference_rows(device: torch.device, seconds: float) -> Iterator[Row]:
         taken = times({"reference": lambda a=args, c=card: c.reference(*a), "fastadv": lambda a=args, o=op: o(*a)}, seconds / 4)
         for provider, values in taken.items():
             shape = list(args[0].shape)
-            yield {"what": name, "provider": provider, "shape": shape, **quantiles(values), "times_reference": round(ratio(taken["reference"], values), 2)}
+            yield {
+                "what": name,
+                "provider": provider,
+                "shape": shape,
+                **quantiles(values),
+                "times_reference": round(ratio(taken["reference"], values), 2),
+            }

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-
 CUDA = torch.cuda.is_available()
 
 

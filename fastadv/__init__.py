@@ -7,7 +7,7 @@ attacks, engine (`freeze`), threats (`Linf`, `L2`, `L1`, `L0`), models, data (wi
 """
 
 # torch first: the extension then shares its OpenMP runtime
-import torch as _torch  # noqa: F401, I001
+import torch as _torch  # noqa: F401
 
 from fastadv import attacks, data, engine, errors, losses, models, ops, rng, train
 from fastadv._library import backends

@@ -61,6 +61,7 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     """Read a safetensors file as (tensors, metadata); CorruptFileError where it is truncated or of another kind."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except SafetensorError as error:
         raise CorruptFileError(f"{path}: expected a whole safetensors file, got one that does not read ({error}); delete it and run again") from error

@@ -1,4 +1,4 @@
-"""Randomness that depends on (seed, sample id, draw) alone: the same for any batch, order, device or number of processes. Global seeds stay untouched."""
+"""Randomness that depends on (seed, sample id, draw) alone: the same for any batch, order or device. Global seeds stay untouched."""
 
 import torch
 from torch import Tensor

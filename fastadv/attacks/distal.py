@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.attacks._problem import check_count, check_step_size
-from fastadv.engine import freeze
+from fastadv.engine.freeze import freeze
 from fastadv.errors import InputError
 
 

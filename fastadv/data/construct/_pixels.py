@@ -24,5 +24,5 @@ def verify(images: Tensor, centre: Tensor, threat: Threat, ids: Tensor) -> None:
         count, first, stored = int(outside.sum()), int(ids[outside][0]), str(images.dtype).removeprefix("torch.")
         advice = "8 bits are too coarse for it: use dtype='float32'" if stored == "uint8" else "the search has left it: report this"
         raise InputError(
-            f"dtype={stored!r}: expected all stored images inside the {threat.norm} budget, got {count} outside, the first from sample {first}; {advice}"
+            f"dtype={stored!r}: expected images inside the {threat.norm} budget, got {count} outside, the first from sample {first}; {advice}"
         )
