@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,12 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     out = options.out or HERE / "results" / f"{device.type}.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
-    about = {**machine(), "isa": fa.backends()["linf_step"][device.type], "gate": "skipped" if options.no_gate else "passed"}
+    about = {
+        **machine(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "isa": fa.backends()["linf_step"][device.type],
+        "gate": "skipped" if options.no_gate else "passed",
+    }
     with out.open("a") as file:
         for row in measure(options, device):
             print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)

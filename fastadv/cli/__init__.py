@@ -45,9 +45,9 @@ app.add_typer(abs_app, name="abs")
 
 def _version(asked: bool) -> None:
     if asked:
-        from fastadv import __version__
+        import fastadv
 
-        print(__version__)
+        print(fastadv.__version__)
         raise typer.Exit
 
 
