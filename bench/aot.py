@@ -156,7 +156,11 @@ def build_all(names: list[str], arches: tuple[int, ...], workers: int = 1, quick
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "aot.jsonl")
-    parser.add_argument("--ops", default=",".join(CARDS), help="comma-separated names of ops (default: all)")
+    parser.add_argument(
+        "--ops",
+        default=",".join(name for name, card in CARDS.items() if card.triton),
+        help="comma-separated names of ops (default: all with a kernel)",
+    )
     parser.add_argument("--arch", default="80,90", help="comma-separated compute capabilities (default: 80,90)")
     parser.add_argument("--workers", type=int, default=1, help="processes that compile (default: 1)")
     parser.add_argument("--quick", action="store_true", help="one variant for each choice of words and flags")

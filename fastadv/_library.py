@@ -34,6 +34,7 @@ class OpCard:
     no_gradient   why the op has none, as its backward says it; None where `gradient` is given
     gradient      (setup_context, backward), the formula
     cpu           runs the C++ kernel on NumPy views: cpu(out, *arguments) where `into`, else cpu(*arguments) -> result; Triton's `launch` likewise
+    triton        ops/triton holds a kernel; without one the reference serves GPUs
     into          the kernels write a result shaped like the first argument
     in_place      also register NAME_ , which writes its first argument (implies `into`)
     compare       compare(actual, expected, args) raises AssertionError where the two differ by more than rounding
@@ -53,6 +54,7 @@ class OpCard:
     no_gradient: str | None = None
     gradient: tuple[Callable[..., None], Callable[..., Any]] | None = None
     cpu: Callable[..., Any] | None = None
+    triton: bool = True
     into: bool = True
     in_place: bool = False
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
@@ -69,7 +71,9 @@ def compiled_cpu(card: OpCard) -> bool:
 
 
 def triton_launcher(card: OpCard) -> Callable[..., Any] | None:
-    """The op's Triton launcher, called like `cpu`; None where Triton is absent."""
+    """The op's Triton launcher, called like `cpu`; None where Triton or the kernel is absent."""
+    if not card.triton:
+        return None
     try:
         module = importlib.import_module(f"fastadv.ops.triton.{card.name.rstrip('_')}")
     except ImportError:
@@ -161,7 +165,7 @@ def backends() -> dict[str, dict[str, str]]:
     return {
         name: {
             "cpu": f"C++ ({extension.isa()})" if compiled_cpu(card) else f"reference ({missing})",
-            "cuda": "absent" if not cuda else "Triton" if triton_launcher(card) else "reference (no Triton)",
+            "cuda": "absent" if not cuda else "Triton" if triton_launcher(card) else "reference (no Triton kernel)",
         }
         for name, card in sorted(CARDS.items())
     }

@@ -15,14 +15,14 @@ class WongCNN(nn.Module):
     Without BatchNorm, whose statistics differ between clean and adversarial images where the radius is large, it is the usual small net for
     adversarial training on MNIST at L-infinity 0.3.
 
-    x: [B, C, H, W] in [0, 1], H and W multiples of 4 -> logits [B, K]. InputError for any other shape.
+    x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for any other shape.
     """
 
     def __init__(self, shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10, *, width: int = 16, seed: int | None = 0) -> None:
         super().__init__()
         check_sizes(classes, shape, width)
-        if shape[1] % 4 or shape[2] % 4:
-            raise InputError(f"expected height and width that are multiples of 4, got shape {tuple(shape)}; resize the images or use small_cnn")
+        if min(shape[1:]) < 4:
+            raise InputError(f"expected images of at least 4x4, got shape {tuple(shape)}; resize them")
         self.shape = tuple(shape)
         with first_weights(seed):
             self.conv_0 = nn.Conv2d(shape[0], width, 4, stride=2, padding=1)
