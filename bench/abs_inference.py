@@ -24,7 +24,7 @@ from bench.timing import quantiles, ratio, times
 from fastadv import ops
 from fastadv._card import machine
 from fastadv._library import CARDS, extension
-from fastadv.ops.latent_fit import MNIST, random_decoder
+from fastadv.ops._decoders import MNIST, random_decoder
 
 Row = dict[str, Any]
 CLASSES, BATCH, STEPS, PRIOR = 10, 100, 50, 8000

@@ -1,4 +1,4 @@
-// latent_fit: images and classes split over threads, each class's weights packed once.
+// latent_fit and latent_decode: images and classes split over threads, each class's weights packed once.
 #include <vector>
 
 #include "aligned.h"
@@ -10,7 +10,7 @@ namespace fastadv {
 namespace {
 
 const float* floats(const Array& array, int64_t size) {
-  if (array.size() != size || array.itemsize() != sizeof(float)) throw std::invalid_argument("latent_fit: array of another size");
+  if (array.size() != size || array.itemsize() != sizeof(float)) throw std::invalid_argument("latents: array of another size");
   return static_cast<const float*>(array.data());
 }
 
@@ -30,42 +30,80 @@ const LatentKernels& latent_set(bool bf16) {
   return active_set().latent;
 }
 
-// x [B, C, H, H], z [B, K, L] overwritten, loss [B, K] written; a layer's weights [K, cin, cout, k, k] and biases [K, cout].
-void latent_fit(Array x, Array z, Array loss, const std::vector<Array>& weights, const std::vector<Array>& biases,
-                const std::vector<int64_t>& strides, float beta, int64_t steps, float step_size, float max_norm, bool bf16) {
-  const int64_t images = z.shape(0), classes = z.shape(1);
+// The layers as a caller gives them: weights [K, cin, cout, k, k] and biases [K, cout].
+struct Layers {
   std::vector<LatentLayer> layers;
-  int64_t size = 1, channels = z.shape(2);
-  for (size_t l = 0; l < weights.size(); ++l) {
-    LatentLayer layer{};
-    layer.cin = channels, layer.cout = channels = weights[l].shape(2);
-    layer.kernel = weights[l].shape(3), layer.stride = strides[l];
-    layer.in = size, layer.out = size = layer.stride * (size - 1) + layer.kernel;
-    layer.weight = floats(weights[l], classes * layer.cin * layer.cout * layer.kernel * layer.kernel);
-    layer.bias = floats(biases[l], classes * layer.cout);
-    layers.push_back(layer);
-  }
-  const int64_t pixels = channels * size * size;
-  const float* image = floats(x, images * pixels);
-  auto* latents = const_cast<float*>(floats(z, images * classes * z.shape(2)));
-  auto* losses = const_cast<float*>(floats(loss, images * classes));
-  LatentProblem problem{};
-  problem.layers = layers.data(), problem.depth = static_cast<int64_t>(layers.size());
-  problem.latents = z.shape(2), problem.steps = steps;
-  problem.beta = beta, problem.step_size = step_size, problem.max_norm = max_norm;
+  int64_t classes;
 
-  const LatentKernels& kernels = latent_set(bf16);
-  const py::gil_scoped_release release;
+  Layers(int64_t classes, int64_t latents, const std::vector<Array>& weights, const std::vector<Array>& biases, const std::vector<int64_t>& strides)
+      : classes(classes) {
+    int64_t size = 1, channels = latents;
+    for (size_t l = 0; l < weights.size(); ++l) {
+      LatentLayer layer{};
+      layer.cin = channels, layer.cout = channels = weights[l].shape(2);
+      layer.kernel = weights[l].shape(3), layer.stride = strides[l];
+      layer.in = size, layer.out = size = layer.stride * (size - 1) + layer.kernel;
+      layer.weight = floats(weights[l], classes * layer.cin * layer.cout * layer.kernel * layer.kernel);
+      layer.bias = floats(biases[l], classes * layer.cout);
+      layers.push_back(layer);
+    }
+  }
+
+  int64_t pixels() const { return layers.back().cout * layers.back().out * layers.back().out; }
+};
+
+// Call body(label, row, packed weights, workspace) for `rows` rows of each class, on every thread.
+template <class Body>
+void each_class_row(const LatentKernels& kernels, LatentProblem& problem, int64_t classes, int64_t rows, const Body& body) {
   kernels.plan(problem);
   const auto packed = aligned(classes * problem.packed);
   // workspaces are made here: an exception must not leave a parallel region
   std::vector<AlignedFloats> spaces;
   for (int64_t t = most_threads(); t-- > 0;) spaces.push_back(aligned(problem.workspace));
   parallel_dynamic(classes, [&](int64_t label, int) { kernels.pack(problem, label, packed.get() + label * problem.packed); });
-  parallel_dynamic(images * classes, [&](int64_t task, int thread) {
-    const int64_t label = task / images, row = task % images, place = row * classes + label;
-    losses[place] = kernels.fit(problem, packed.get() + label * problem.packed, image + row * pixels, latents + place * problem.latents,
-                                spaces[static_cast<size_t>(thread)].get());
+  parallel_dynamic(classes * rows, [&](int64_t task, int thread) {
+    const int64_t label = task / rows;
+    body(label, task % rows, packed.get() + label * problem.packed, spaces[static_cast<size_t>(thread)].get());
+  });
+}
+
+// x [B, C, H, H], z [B, K, L] overwritten, loss [B, K] written.
+void latent_fit(Array x, Array z, Array loss, const std::vector<Array>& weights, const std::vector<Array>& biases,
+                const std::vector<int64_t>& strides, float beta, int64_t steps, float step_size, float max_norm, bool bf16) {
+  const int64_t images = z.shape(0), classes = z.shape(1), size = z.shape(2);
+  Layers given(classes, size, weights, biases, strides);
+  const int64_t pixels = given.pixels();
+  const float* image = floats(x, images * pixels);
+  auto* latents = const_cast<float*>(floats(z, images * classes * size));
+  auto* losses = const_cast<float*>(floats(loss, images * classes));
+  LatentProblem problem{};
+  problem.layers = given.layers.data(), problem.depth = static_cast<int64_t>(given.layers.size());
+  problem.latents = size, problem.steps = steps;
+  problem.beta = beta, problem.step_size = step_size, problem.max_norm = max_norm;
+
+  const LatentKernels& kernels = latent_set(bf16);
+  const py::gil_scoped_release release;
+  each_class_row(kernels, problem, classes, images, [&](int64_t label, int64_t row, const float* packed, float* space) {
+    const int64_t place = row * classes + label;
+    losses[place] = kernels.fit(problem, packed, image + row * pixels, latents + place * size, space);
+  });
+}
+
+// z [K, N, L], images [K, N, C, H, H] written.
+void latent_decode(Array z, Array images, const std::vector<Array>& weights, const std::vector<Array>& biases, const std::vector<int64_t>& strides) {
+  const int64_t classes = z.shape(0), rows = z.shape(1), size = z.shape(2);
+  Layers given(classes, size, weights, biases, strides);
+  const int64_t pixels = given.pixels();
+  const float* latents = floats(z, classes * rows * size);
+  auto* image = const_cast<float*>(floats(images, classes * rows * pixels));
+  LatentProblem problem{};
+  problem.layers = given.layers.data(), problem.depth = static_cast<int64_t>(given.layers.size()), problem.latents = size;
+
+  const LatentKernels& kernels = latent_set(false);
+  const py::gil_scoped_release release;
+  each_class_row(kernels, problem, classes, rows, [&](int64_t label, int64_t row, const float* packed, float* space) {
+    const int64_t place = label * rows + row;
+    kernels.decode(problem, packed, latents + place * size, image + place * pixels, space);
   });
 }
 
@@ -84,6 +122,7 @@ double fma_rounds(int64_t rounds) {
 
 void bind_latent(py::module_& module) {
   module.def("latent_fit", latent_fit);
+  module.def("latent_decode", latent_decode);
   module.def("bf16", has_bf16, "Whether this process has bfloat16 dot products, which serve latent_fit's bf16.");
   module.def("fma_rounds", fma_rounds,
              "Run multiply-adds in registers on every thread; the operations done. Its rate is what kernels are held against.");

@@ -16,6 +16,7 @@ namespace fastadv::avx512bf16 {
 #include "kernels/latent_rows.inl"
 #include "kernels/latent_layout.inl"
 #include "kernels/latent_fit.inl"
+#include "kernels/latent_decode.inl"
 // clang-format on
 
 constinit const LatentKernels latent = latent_kernels<Paired>();

@@ -20,6 +20,7 @@
 #include "kernels/latent_rows.inl"
 #include "kernels/latent_layout.inl"
 #include "kernels/latent_fit.inl"
+#include "kernels/latent_decode.inl"
 #include "kernels/nearest_prototype.inl"
 // clang-format on
 

@@ -150,11 +150,10 @@ struct Fit {
     }
   }
 
-  float forward(const float* z) const {
+  void logits_of(const float* z) const {
     first_forward(z);
     for (int64_t l = 1; l + 1 < problem.depth; ++l) layer_forward(l);
     if (problem.depth > 1) image_forward();
-    return distance();
   }
 
   void backward(float* slope) const {
@@ -178,7 +177,8 @@ float fit(const LatentProblem& problem, const float* packed, const float* x, flo
   for (int64_t step = 1;; ++step) {
     double norm = 0;
     for (int64_t i = 0; i < latents; ++i) norm += static_cast<double>(z[i]) * z[i];
-    const double distance = one.forward(z);
+    one.logits_of(z);
+    const double distance = one.distance();
     if (step >= problem.steps) return static_cast<float>((distance + 0.5 * problem.beta * norm) * scale);
     one.backward(slope);
     mean_decay *= 0.9;
@@ -197,9 +197,4 @@ float fit(const LatentProblem& problem, const float* packed, const float* x, flo
       for (int64_t i = 0; i < latents; ++i) z[i] *= shrink;
     }
   }
-}
-
-template <class E>
-constexpr LatentKernels latent_kernels() {
-  return {plan<E>, pack<E>, fit<E>};
 }

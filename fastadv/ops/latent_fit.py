@@ -1,9 +1,8 @@
 """latent_fit: for each image and class, the latents whose decoded image is nearest: Adam on z, all steps in one call.
 
 Minimised is (‖G_k(z) − x‖² + β/2 ‖z‖²) / D, with D the number of values of an image (Schott et al. 2018, section 3, in the scaling of the
-authors' code, where 2σ² = 1). G_k is a chain of unpadded transposed convolutions, ELU between them and a sigmoid at the end; batch normalisation
-is folded into the weights by the caller. Adam has the usual β₁ = 0.9, β₂ = 0.999, ε = 1e-8 and bias correction; after each update z is rescaled
-to norm `max_norm` where it is longer. The last of the `steps` iterations only evaluates.
+authors' code, where 2σ² = 1). Adam has the usual β₁ = 0.9, β₂ = 0.999, ε = 1e-8 and bias correction; after each update z is rescaled to norm
+`max_norm` where it is longer. The last of the `steps` iterations only evaluates.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,24 +13,16 @@ from torch.nn import functional as F
 
 from fastadv._library import OpCard, Sample, extension, register
 from fastadv.errors import InputError
+from fastadv.ops._decoders import arrays, check_decoders, forward, image_size, products, sample_decoders
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
-
-
-def _forward(z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> list[Tensor]:
-    """Each layer's output [B, K * cout, h, h] for latents [B, K, L]: one group a class. The last is the images."""
-    outputs = [z.reshape(len(z), -1, 1, 1)]
-    for layer, (weight, bias, stride) in enumerate(zip(weights, biases, strides, strict=True), start=1):
-        out = F.conv_transpose2d(outputs[-1], weight.flatten(0, 1), bias.flatten(), stride=stride, groups=len(weight))
-        outputs.append(F.elu(out) if layer < len(weights) else out.sigmoid())
-    return outputs
 
 
 def _evaluate(
     z: Tensor, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int], beta: float
 ) -> tuple[Tensor, Tensor]:
     """Loss [B, K] and its gradient [B, K, L] by the latents."""
-    *hidden, images = _forward(z, weights, biases, strides)
+    *hidden, images = forward(z, weights, biases, strides)
     apart = images - x.repeat(1, z.shape[1], 1, 1)
     loss = apart.reshape(*z.shape[:2], -1).square().sum(2) + beta / 2 * z.square().sum(2)
     grad = 2 * apart * images * (1 - images)
@@ -69,56 +60,23 @@ def cpu(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     loss, latents = z.new_empty(z.shape[:2]), z.clone(memory_format=torch.contiguous_format)
     if z.numel():
-        parts = [[part.detach().contiguous().numpy() for part in group] for group in (weights, biases)]
         images, found = x.detach().contiguous().numpy(), latents.detach().numpy()
-        extension.latent_fit(images, found, loss.numpy(), *parts, list(strides), beta, steps, step_size, max_norm, bf16)
+        extension.latent_fit(images, found, loss.numpy(), arrays(weights), arrays(biases), list(strides), beta, steps, step_size, max_norm, bf16)
     return loss, latents
 
 
 def _flops(
     x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int], beta: float, steps: int, *rest: object
 ) -> int:
-    size, products = 1, 0
-    for weight, stride in zip(weights, strides, strict=True):
-        products += size * size * weight[0].numel()
-        size = (size - 1) * stride + weight.shape[3]
-    return 2 * products * (2 * steps - 1) * z.shape[0] * z.shape[1]
-
-
-def random_decoder(
-    draw: torch.Generator, classes: int, layers: Sequence[tuple[int, int, int, int]], device: torch.device, dtype: torch.dtype
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Random weights of (cin, cout, kernel, stride) layers, scaled so that activations neither vanish nor saturate."""
-    weights, biases = [], []
-    for cin, cout, kernel, stride in layers:
-        scale = 1.5 * stride / (cin * kernel * kernel) ** 0.5
-        weights.append((scale * torch.randn(classes, cin, cout, kernel, kernel, generator=draw, dtype=torch.float64)).to(device, dtype))
-        biases.append((0.3 * torch.randn(classes, cout, generator=draw, dtype=torch.float64)).to(device, dtype))
-    return weights, biases
-
-
-MNIST = ((8, 32, 4, 1), (32, 16, 5, 2), (16, 16, 5, 2), (16, 1, 4, 1))
-DECODERS = (
-    (2, ((3, 5, 2, 2), (5, 21, 3, 3), (21, 33, 6, 2), (33, 3, 7, 1))),  # stride 3, more taps than a block, two planes and a rest, colour
-    (3, ((5, 12, 3, 1), (12, 7, 2, 1), (7, 1, 5, 1))),  # 8x8 from odd rows
-    (1, ((8, 20, 4, 1), (20, 16, 1, 1), (16, 2, 2, 2))),  # kernel 1, the last layer strided
-    (2, ((4, 18, 3, 1), (18, 16, 1, 2), (16, 3, 1, 2))),  # strides beyond the kernel: pixels nothing reaches
-    (2, ((6, 2, 4, 1),)),  # one layer
-    (2, MNIST),
-)
+    return 2 * products(weights, strides) * (2 * steps - 1) * z.shape[0] * z.shape[1]
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
-    for seed, (classes, layers) in enumerate(DECODERS):
-        draw = torch.Generator().manual_seed(seed)
-        weights, biases = random_decoder(draw, classes, layers, device, dtype)
-        strides = [layer[3] for layer in layers]
-        size = 1
-        for _, _, kernel, stride in layers:
-            size = (size - 1) * stride + kernel
+    for draw, weights, biases, strides in sample_decoders(device, dtype):
+        (classes, latents), channels, size = weights[0].shape[:2], weights[-1].shape[2], image_size(weights, strides)
         for batch, steps, beta, max_norm in ((2, 1, 1.0, 5.0), (3, 4, 0.5, 1.2), (0, 3, 1.0, 5.0)):
-            x = torch.rand(batch, layers[-1][1], size, size, generator=draw, dtype=torch.float64).to(device, dtype)
-            z = (1.2 * torch.randn(batch, classes, layers[0][0], generator=draw, dtype=torch.float64)).to(device, dtype)
+            x = torch.rand(batch, channels, size, size, generator=draw, dtype=torch.float64).to(device, dtype)
+            z = (1.2 * torch.randn(batch, classes, latents, generator=draw, dtype=torch.float64)).to(device, dtype)
             yield x, z, weights, biases, strides, beta, steps, 0.05, max_norm, False
             yield x, z.transpose(1, 2).contiguous().transpose(1, 2), weights, biases, strides, beta, steps, 0.05, max_norm, True
 
@@ -153,35 +111,6 @@ register(
 )
 
 
-def _check(x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int], steps: int, max_norm: float) -> None:
-    if not len(weights) == len(biases) == len(strides) >= 1:
-        raise InputError(f"expected a weight, a bias and a stride a layer, got {len(weights)}, {len(biases)} and {len(strides)}")
-    if z.dim() != 3 or not z.is_floating_point():
-        raise InputError(f"z: expected floating latents [B, K, L], got {z.dtype} of shape {tuple(z.shape)}")
-    if steps < 1 or not max_norm > 0:
-        raise InputError(f"expected steps >= 1 and max_norm > 0, got {steps} and {max_norm}")
-    channels, size = z.shape[2], 1
-    for layer, (weight, bias, stride) in enumerate(zip(weights, biases, strides, strict=True)):
-        expected = (z.shape[1], channels)
-        if (
-            weight.dim() != 5
-            or weight.shape[:2] != expected
-            or weight.shape[3] != weight.shape[4]
-            or bias.shape != (z.shape[1], weight.shape[2])
-            or stride < 1
-        ):
-            raise InputError(
-                f"layer {layer}: expected weights [{expected[0]}, {expected[1]}, cout, k, k] with biases [{expected[0]}, cout] and a stride >= 1, "
-                f"got {tuple(weight.shape)}, {tuple(bias.shape)} and {stride}"
-            )
-        channels, size = weight.shape[2], (size - 1) * stride + weight.shape[3]
-    if x.shape != (z.shape[0], channels, size, size):
-        raise InputError(f"x: expected the decoder's images {(z.shape[0], channels, size, size)}, got {tuple(x.shape)}")
-    for name, part in (("x", x), *((f"layer {i}", part) for parts in (weights, biases) for i, part in enumerate(parts))):
-        if part.dtype != z.dtype or part.device != z.device:
-            raise InputError(f"{name}: expected {z.dtype} on {z.device} like z, got {part.dtype} on {part.device}; convert it first")
-
-
 def latent_fit(
     x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
     *, beta: float = 1.0, steps: int = 50, step_size: float = 0.05, max_norm: float = 5.0, bf16: bool = False,
@@ -193,6 +122,13 @@ def latent_fit(
     (`fastadv._library.extension.bf16()`), and is single precision elsewhere. Not differentiable: the model gives the envelope gradient.
     Raises InputError on shapes that do not fit, mixed dtypes or devices, steps < 1. Source: Schott et al. 2018, section 3.
     """
-    _check(x, z, weights, biases, strides, steps, max_norm)
+    if z.dim() != 3 or not z.is_floating_point():
+        raise InputError(f"z: expected floating latents [B, K, L], got {z.dtype} of shape {tuple(z.shape)}")
+    if steps < 1 or not max_norm > 0:
+        raise InputError(f"expected steps >= 1 and max_norm > 0, got {steps} and {max_norm}")
+    check_decoders(z, z.shape[1], weights, biases, strides, x=x)
+    size = image_size(weights, strides)
+    if x.shape != (len(z), weights[-1].shape[2], size, size):
+        raise InputError(f"x: expected the decoder's images {(len(z), weights[-1].shape[2], size, size)}, got {tuple(x.shape)}")
     loss, latents = torch.ops.fastadv.latent_fit(x, z, list(weights), list(biases), list(strides), beta, steps, step_size, max_norm, bf16)
     return loss, latents

@@ -5,16 +5,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastadv.errors import InputError
+from fastadv.ops._decoders import forward
+from fastadv.ops.latent_decode import latent_decode
 
 # BatchNorm's guard against a vanishing variance, torch's default
 NORM_FLOOR = 1e-5
 # its parts, as `fold_batch_norm` takes them
 NORM = ("weight", "bias", "running_mean", "running_var")
-# side of the blocks of pixels that an image is decoded in
-BLOCK = 4
 
 
 @dataclass(frozen=True)
@@ -72,45 +71,11 @@ def fold_batch_norm(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, 
 
 
 def decode(latents: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
-    """Images [B, K, C, H, W] in (0, 1) of latents [B, K, L]: one grouped transposed convolution a layer, a group a class."""
-    count, classes, size = latents.shape
-    out = latents.reshape(count, classes * size, 1, 1)
-    for layer, (weight, bias, stride) in enumerate(zip(weights, biases, strides, strict=True)):
-        out = F.conv_transpose2d(out, weight.flatten(0, 1), bias.flatten(), stride=stride, groups=classes)
-        out = F.elu(out) if layer < len(weights) - 1 else torch.sigmoid(out)
-    return out.reshape(count, classes, out.shape[1] // classes, *out.shape[2:])
-
-
-def decode_each(latents: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int], chunk: int = 100) -> Tensor:
-    """Images [K, S, C, H, W] of shared latents [S, L] under every class, for many latents: a class at a time, in layouts that are fast."""
-    images = []
-    for k in range(len(weights[0])):
-        own = [(weight[k], bias[k], stride) for weight, bias, stride in zip(weights, biases, strides, strict=True)]
-        images.append(torch.cat([_decode_one(part, own) for part in torch.split(latents, chunk)]))
-    return torch.stack(images)
-
-
-def _decode_one(latents: Tensor, layers: list[tuple[Tensor, Tensor, int]]) -> Tensor:
-    out = latents[:, :, None, None]
-    for weight, bias, stride in layers[:-1]:
-        out = F.elu(F.conv_transpose2d(out, weight, bias, stride=stride).contiguous(memory_format=torch.channels_last))
-    weight, bias, stride = layers[-1]
-    out = _by_blocks(out, weight, bias) if stride == 1 else F.conv_transpose2d(out, weight, bias, stride=stride)
-    return torch.sigmoid(out).contiguous()
-
-
-def _by_blocks(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A transposed convolution of stride 1 to the few channels of an image, as a convolution to its blocks of 4x4 pixels, which fill vectors."""
-    taken, channels, kernel, _ = weight.shape
-    wide = weight.new_zeros(channels, BLOCK, BLOCK, taken, kernel + BLOCK - 1, kernel + BLOCK - 1)
-    for row in range(BLOCK):
-        for column in range(BLOCK):
-            wide[:, row, column, :, row : row + kernel, column : column + kernel] = weight.flip(2, 3).transpose(0, 1)
-    size = x.shape[2] + kernel - 1
-    after = BLOCK * -(-size // BLOCK) - x.shape[2]
-    x = F.pad(x, (kernel - 1, after, kernel - 1, after)).contiguous(memory_format=torch.channels_last)
-    blocks = F.conv2d(x, wide.flatten(0, 2), bias.repeat_interleave(BLOCK * BLOCK), stride=BLOCK)
-    return F.pixel_shuffle(blocks, BLOCK)[..., :size, :size]
+    """Images [B, K, C, H, W] in (0, 1) of latents [B, K, L], differentiable any number of times by the latents."""
+    if not (torch.is_grad_enabled() and latents.requires_grad):
+        return latent_decode(latents.transpose(0, 1), weights, biases, strides).transpose(0, 1)
+    images = forward(latents, weights, biases, strides)[-1]
+    return images.reshape(*latents.shape[:2], -1, *images.shape[2:])
 
 
 def shape_of(weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> DecoderShape:

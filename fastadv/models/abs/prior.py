@@ -9,7 +9,7 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._card import data_hash
 from fastadv.errors import InputError
-from fastadv.models.abs.decoder import decode_each
+from fastadv.ops.latent_decode import latent_decode
 
 DISMISSED = 0.1
 
@@ -44,7 +44,7 @@ class Bank:
         key = tuple((part.data_ptr(), part.device, part.dtype, 0 if part.is_inference() else part._version) for part in parts)
         if self._images is None:
             with torch.inference_mode(False), torch.no_grad():
-                self._images = decode_each(prior, weights, biases, strides).flatten(2)
+                self._images = latent_decode(prior.expand(len(weights[0]), -1, -1), weights, biases, strides).flatten(2)
             self._hash = data_hash(*parts)
             self._known.add(key)
         elif key not in self._known:
