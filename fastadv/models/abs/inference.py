@@ -8,8 +8,8 @@ from torch import Tensor
 from fastadv.ops.latent_fit import latent_fit
 from fastadv.ops.nearest_prototype import nearest_prototype
 
-# what a descent leaves of the loss at its start, at least: with the authors' weights 99.8% of the losses on MNIST keep more
-PRUNE_GAIN = 0.4
+# what a descent leaves of the loss at its start, at least: with the authors' weights 99.8% of the losses of 3,000 training images keep more
+PRUNE_GAIN = 0.385
 
 if TYPE_CHECKING:
     from fastadv.models.abs.model import ABS
