@@ -94,13 +94,13 @@ def variants(launches: list[Launch], target: GPUTarget, quick: bool = False) -> 
         yield name, kernel, source, settings
 
 
-def resources(ptx: str, arch: int) -> dict[str, int]:
+def resources(ptx: str, arch: int, fuse: bool) -> dict[str, int]:
     """Registers, spills, stack and shared memory, as Triton's own ptxas reports them."""
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
         suffix = "a" if arch >= 90 else ""
-        command = [knobs.nvidia.ptxas.path, "-v", "--fmad=false", f"--gpu-name=sm_{arch}{suffix}", file.name, "-o", os.devnull]
+        command = [knobs.nvidia.ptxas.path, "-v", *([] if fuse else ["--fmad=false"]), f"--gpu-name=sm_{arch}{suffix}", file.name, "-o", os.devnull]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
     def number(pattern: str) -> int:
@@ -138,7 +138,7 @@ def build(name: str, arches: tuple[int, ...] = (80, 90), quick: bool = False) ->
                         shared_bytes=compiled.metadata.shared,
                         num_warps=settings.num_warps,
                         load_bytes=widest_load(compiled.asm["ptx"]),
-                        **resources(compiled.asm["ptx"], arch),
+                        **resources(compiled.asm["ptx"], arch, settings.enable_fp_fusion),
                     )
                 )
     return rows

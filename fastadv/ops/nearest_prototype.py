@@ -83,7 +83,6 @@ register(
         samples=samples,
         compare=compare,
         cpu=cpu,
-        triton=False,
         into=False,
         dtypes=(torch.float32,),
         no_gradient="it is 2(x − p) at the prototype found, which the caller can form",

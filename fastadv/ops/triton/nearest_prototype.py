@@ -1,0 +1,93 @@
+"""nearest_prototype on a GPU: a matrix product leaves out the tiles that cannot win, float64 differences measure the rest.
+
+Between the two stand two bounds for each image and tile of prototypes; no distance of a single pair is stored (see ops/nearest_prototype.py).
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastadv.ops.triton._common import start
+from fastadv.ops.triton._nearest import bounds_kernel, slack
+
+PROTOTYPES = 64
+_NONE = tl.constexpr(2**31 - 1)
+
+
+@triton.jit
+def _distances(row, prototypes, bias, first, count, cols, PROTOTYPES: tl.constexpr, BLOCK: tl.constexpr):
+    """(distance, prototype) of the prototypes from `first` on, in float64; infinite where there is none."""
+    s = first + tl.arange(0, PROTOTYPES)
+    total = tl.zeros((PROTOTYPES, BLOCK), tl.float64)
+    for block in range(0, cols, BLOCK):
+        c = block + tl.arange(0, BLOCK)
+        own = tl.load(prototypes + s.to(tl.int64)[:, None] * cols + c[None, :], mask=(s < count)[:, None] & (c < cols)[None, :], other=0.0)
+        value = tl.load(row + c, mask=c < cols, other=0.0)
+        apart = tl.where((c < cols)[None, :], value.to(tl.float64)[None, :] - own.to(tl.float64), 0.0)
+        total += apart * apart
+    offset = tl.load(bias + s, mask=s < count, other=0.0)
+    return tl.where(s < count, tl.sum(total, 1) + offset.to(tl.float64), float("inf")), s
+
+
+@triton.jit
+def nearest_prototype_kernel(
+    distance, index, x, prototypes, bias, low, limit, images, classes, count, cols, class_stride, bias_stride,
+    PROTOTYPES: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
+    """One program an image and class: tiles in ascending order, so that a tie stays with the lower index."""
+    program = tl.program_id(0).to(tl.int64)
+    k = program // images
+    i = program % images
+    tiles = tl.cdiv(count, PROTOTYPES)
+    most = tl.load(limit + program)
+    best = tl.full((), float("inf"), tl.float64)
+    which = tl.full((), 0, tl.int32)
+    for group in range(0, tiles, TILES):
+        at = group + tl.arange(0, TILES)
+        below = tl.load(low + program * tiles + at, mask=at < tiles, other=0.0)
+        open = (at < tiles) & (below <= most)
+        tile = tl.min(tl.where(open, at, _NONE))
+        while tile != _NONE:
+            value, s = _distances(
+                x + i * cols, prototypes + k * class_stride, bias + k * bias_stride, tile * PROTOTYPES, count, cols, PROTOTYPES, BLOCK
+            )
+            broken = tl.max((value != value).to(tl.int32)) > 0
+            least = tl.min(tl.where(value == value, value, float("inf")))
+            found = tl.min(tl.where(tl.where(broken, value != value, value == least), s, _NONE))
+            better = (broken | (least < best)) & (best == best)
+            best = tl.where(better, tl.where(broken, float("nan"), least), best)
+            which = tl.where(better, found, which)
+            # after NaN no bound is below
+            tile = tl.min(tl.where(open & (at > tile) & (below.to(tl.float64) <= best), at, _NONE))
+    tl.store(distance + i * classes + k, best.to(tl.float32))
+    tl.store(index + i * classes + k, which.to(tl.int64))
+
+
+def launch(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    (images, cols), lead = x.shape, prototypes.shape[:-2]
+    distance = torch.empty(images, *lead, dtype=torch.float32, device=x.device)
+    index = torch.empty(images, *lead, dtype=torch.int64, device=x.device)
+    bank = prototypes if lead else prototypes[None]
+    offset = bias if lead else bias[None]
+    if distance.numel() == 0:
+        return distance, index
+    # a part of each class's bank is fine as it is
+    if not bank[0].is_contiguous():
+        bank = bank.contiguous()
+    if offset.stride(1) != 1:
+        offset = offset.contiguous()
+    x, (classes, count) = x.contiguous(), bank.shape[:2]
+    tiles = triton.cdiv(count, PROTOTYPES)
+    low, high = (torch.empty(classes, images, tiles, dtype=torch.float32, device=x.device) for _ in range(2))
+    rows = 64 if images > 16 else 16
+    strides = bank.stride(0), offset.stride(0)
+    start(
+        bounds_kernel, classes * tiles * triton.cdiv(images, rows), x, low, high, x, bank, offset, images, count, cols, *strides, slack(cols),
+        IMAGES=rows, PROTOTYPES=PROTOTYPES, BLOCK=16, num_warps=4, enable_fp_fusion=True,
+    )  # fmt: skip
+    start(
+        nearest_prototype_kernel, classes * images, x, distance, index, x, bank, offset, low, high.amin(2), images, classes, count, cols, *strides,
+        PROTOTYPES=PROTOTYPES, BLOCK=32, TILES=128, num_warps=4,
+    )  # fmt: skip
+    return distance, index
