@@ -23,9 +23,9 @@ def demo(
     json: o.Json = False,
     debug: o.Debug = False,
 ) -> None:
-    """Train a standard and a robust net on the embedded digits, attack both, build D_R, D_NR, D_rand and D_det, and train on each.
+    """Train a standard and a robust net on the embedded digits, attack both, build D_R, D_NR, D_rand and D_det, and train on each; then an ABS.
 
-    Prints one table of six nets and draws four figures. A run that was stopped goes on; a finished one is done anew.
+    Prints one table of six nets and what came out, and draws five figures. A run that was stopped goes on; a finished one is done anew.
     """
     from fastadv.cli._study import SIZES, TINY
 
@@ -48,6 +48,7 @@ def run(settings: Any, out: Path) -> dict[str, Any]:
     from fastadv.cli._demo_figures import draw
     from fastadv.cli._demo_report import PAPER, rows
     from fastadv.cli._study import Study, as_json
+    from fastadv.cli._study_abs import picture, synthesis
 
     _prepare(out, as_json(settings))
     started = time.perf_counter()
@@ -55,9 +56,11 @@ def run(settings: Any, out: Path) -> dict[str, Any]:
         study = Study(settings, out)
         with progress("digits") as bar:
             nets = {net.name: net for net in study.nets(bar.named)}
+            model, explained = synthesis(study, bar.named)
         figures = draw(study, nets, PAPER, out / "figures")
+        figures["digits explained"] = picture(study, model, out / "figures" / "abs.png")
     config = {"settings": as_json(settings), "train": study.base.describe(), "test": study.test.describe()}
-    result = card("demo", config, nets=rows(nets.values()), figures=figures, folder=str(out), seconds=time.perf_counter() - started)
+    result = card("demo", config, nets=rows(nets.values()), abs=explained, figures=figures, folder=str(out), seconds=time.perf_counter() - started)
     write_file(out / "results.json", result)
     return result
 
@@ -82,7 +85,7 @@ def _prepare(out: Path, settings: dict[str, Any]) -> None:
     from fastadv._files import write_json as write_file
     from fastadv.errors import CorruptFileError, InputError
 
-    mark, finished, own = out / "settings.json", out / "results.json", [out / "nets", out / "sets"]
+    mark, finished, own = out / "settings.json", out / "results.json", [out / part for part in ("nets", "sets", "abs")]
     try:
         known = read_json(mark) if mark.exists() else None
     except CorruptFileError:

@@ -39,13 +39,13 @@ def _attacked(study: Study, nets: Mapping[str, Net], path: Path) -> None:
     both = nets["standard"].table.correct & nets["adversarial"].table.correct
     picked = study.test.subset(_one_of_each(study.test.y, both))
     pgd = partial(fa.attacks.pgd, threat=fa.L2(s.l2_radius), steps=s.attack_steps, seed=s.seed, stop_early=False)
-    strips = [Strip("clean", picked.x, picked.y)]
+    strips = [Strip("clean", picked.x, picked.y.tolist())]
     for name in ("standard", "adversarial"):
         found = pgd(nets[name].model, picked.x, picked.y)
         with torch.no_grad():
             calls = nets[name].model(found.x_adv).argmax(1)
         strips += [
-            Strip(f"{name} net", found.x_adv, calls, calls != picked.y, remark="attacked; what it reads", apart=0.12),
+            Strip(f"{name} net", found.x_adv, calls.tolist(), calls != picked.y, remark="attacked; what it reads", apart=0.12),
             Strip("difference", found.x_adv - picked.x, difference=True),
         ]
     subtitle = f"PGD on L2 {s.l2_radius:g}, the same budget for both nets; orange where the net is fooled"
@@ -57,11 +57,11 @@ def _sets(study: Study, nets: Mapping[str, Net], path: Path) -> None:
     base = study.base
     places = _one_of_each(base.y, torch.ones(len(base), dtype=torch.bool))
     remarks = {"D_R": "robust features kept", "D_NR": "non-robust features kept", "D_rand": "random label", "D_det": "next label"}
-    strips = [Strip("the digits", base.x[places], base.y[places], remark="true label")]
+    strips = [Strip("the digits", base.x[places], base.y[places].tolist(), remark="true label")]
     for name in SETS:
         made = nets[name].learnt
         labels = made.y[places]
-        strips.append(Strip(name, made.x[places], labels, labels != base.y[places], remark=remarks[name]))
+        strips.append(Strip(name, made.x[places], labels.tolist(), labels != base.y[places], remark=remarks[name]))
     gallery(strips, path, "The four constructed sets", "below each image the label it is trained on; orange where that is not the true one")
 
 

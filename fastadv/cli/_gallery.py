@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.colors import LinearSegmentedColormap
@@ -20,25 +21,26 @@ LESS_MORE = LinearSegmentedColormap.from_list("less_more", [BLUE, "#FAFAFA", VER
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of grey images [N, 1, H, W] in [0, 1], or of differences in [-1, 1] drawn amplified; `calls` [N] are printed below them."""
+    """A row of grey images [N, 1, H, W] in [0, 1], or of differences in [-1, 1] drawn amplified, with N captions, of which `marked` [N] stand out."""
 
     name: str
     images: Tensor
-    calls: Tensor | None = None
-    wrong: Tensor | None = None
+    captions: Sequence[object] = ()
+    marked: Tensor | None = None
+    mark: str = VERMILION
     difference: bool = False
     remark: str = ""
     apart: float = 0.0
 
 
 def gallery(strips: Sequence[Strip], path: Path, title: str, subtitle: str = "") -> None:
-    """Draw the strips under each other; a call that is wrong is printed in orange. Differences share one amplification, which is stated."""
+    """Draw the strips under each other. Differences share one amplification, which is stated."""
     changes = [strip.images.abs().max() for strip in strips if strip.difference]
     gain = _rounded(1 / max(1e-6, float(torch.stack(changes).max()))) if changes else 1.0
     strips = [replace(strip, name=f"{strip.name} × {gain:g}") if strip.difference else strip for strip in strips]
     count = len(strips[0].images)
     width = LEFT + count * (SIDE + GAP)
-    height = TOP + sum(SIDE + GAP + strip.apart + (CAPTION if strip.calls is not None else 0) for strip in strips)
+    height = TOP + sum(SIDE + GAP + strip.apart + (CAPTION if strip.captions else 0) for strip in strips)
     figure = Figure(figsize=(width, height), dpi=200, facecolor="white")
     figure.text(0.06 / width, 1 - 0.08 / height, title, fontsize=11, fontweight="bold", color=INK, va="top")
     figure.text(0.06 / width, 1 - 0.3 / height, subtitle, fontsize=8.5, color=FAINT, va="top")
@@ -61,21 +63,11 @@ def gallery(strips: Sequence[Strip], path: Path, title: str, subtitle: str = "")
             for spine in axes.spines.values():
                 spine.set_color("#CCCCCC")
                 spine.set_linewidth(0.6)
-            if strip.calls is not None:
-                wrong = strip.wrong is not None and bool(strip.wrong[column])
-                colour, weight = (VERMILION, "bold") if wrong else (INK, "normal")
-                axes.text(
-                    0.5,
-                    -0.05,
-                    str(int(strip.calls[column])),
-                    transform=axes.transAxes,
-                    ha="center",
-                    va="top",
-                    fontsize=8.5,
-                    color=colour,
-                    fontweight=weight,
-                )
-        top += SIDE + GAP + (CAPTION if strip.calls is not None else 0)
+            if strip.captions:
+                marked = strip.marked is not None and bool(strip.marked[column])
+                style: dict[str, Any] = {"color": strip.mark, "fontweight": "bold"} if marked else {"color": INK}
+                axes.text(0.5, -0.05, str(strip.captions[column]), transform=axes.transAxes, ha="center", va="top", fontsize=8.5, **style)
+        top += SIDE + GAP + (CAPTION if strip.captions else 0)
     with atomic_write(path) as part:
         figure.savefig(part, format="png", bbox_inches="tight", pad_inches=0.1)
 

@@ -36,6 +36,9 @@ class Settings:
     linf_radius: float = 0.08
     l2_radius: float = 0.4
     attack_steps: int = 20
+    abs_epochs: int = 30
+    abs_prior: int = 1000
+    abs_samples: int = 100
     curve_radii: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
     def attacks(self) -> dict[str, Callable[..., Any]]:
@@ -133,7 +136,19 @@ SIZES = {
 """The study at each size. The larger the image, the more directions a net sees that a digit does not use, and the smaller the radius that
 breaks it: at 8 D_R is hardly more robust than the digits, at 16 and 28 D_det no longer teaches the true labels, at 10 every set shows."""
 
-TINY = Settings(width=4, samples=60, epochs=1, train_steps=1, invert_steps=2, push_steps=2, attack_steps=2, curve_radii=(0.0, 1.0))
+TINY = Settings(
+    width=4,
+    samples=60,
+    epochs=1,
+    train_steps=1,
+    invert_steps=2,
+    push_steps=2,
+    attack_steps=2,
+    abs_epochs=1,
+    abs_prior=20,
+    abs_samples=4,
+    curve_radii=(0.0, 1.0),
+)
 """Every part in a second or two; its figures mean nothing."""
 
 SETS = ("D_R", "D_NR", "D_rand", "D_det")

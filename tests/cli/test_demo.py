@@ -20,7 +20,7 @@ def test_demo_shows_six_nets_and_says_where_the_figures_are(fastadv: Callable, f
     for name in ("standard", "adversarial", "D_R", "D_NR", "D_rand", "D_det", "Ilyas et al. 2019", "CIFAR-10"):
         assert name in done.out
     drawn = sorted((folder / "d" / "figures").iterdir())
-    assert len(drawn) == 4
+    assert len(drawn) == 5
     for path in drawn:
         assert str(path.relative_to(folder)) in done.out
         assert path.read_bytes().startswith(b"\x89PNG")
