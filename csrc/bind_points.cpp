@@ -16,20 +16,36 @@ void each_row(int64_t rows, int64_t cols, const Body& body) {
   });
 }
 
-void linf_step(Array out, Array x_adv, Array grad, Array x, double radius, OptionalRows radius_rows, double step, OptionalRows step_rows, double lo,
-               double hi) {
+// The arguments of a step as its loops read them.
+template <class T>
+struct Step {
+  Rows<T> to;
+  Rows<const T> from, slope, center;
+  PerRow radii, sizes;
+};
+
+// Call body(kernels, step) for the element type of `out`.
+template <class Body>
+void with_step(const Array& out, const Array& x_adv, const Array& grad, const Array& x, double radius, const OptionalRows& radius_rows, double step,
+               const OptionalRows& step_rows, const Body& body) {
   for (const auto& array : {x_adv, grad, x}) same_size(out, array);
   with_kernels(out, [&](auto element, const auto& kernels) {
     using T = decltype(element);
     const auto to = as_rows<T>(out);
-    const auto from = as_rows<const T>(x_adv), slope = as_rows<const T>(grad), center = as_rows<const T>(x);
-    const PerRow radii = as_per_row(radius, radius_rows, to.rows), steps = as_per_row(step, step_rows, to.rows);
+    body(kernels, Step<T>{to, as_rows<const T>(x_adv), as_rows<const T>(grad), as_rows<const T>(x), as_per_row(radius, radius_rows, to.rows),
+                          as_per_row(step, step_rows, to.rows)});
+  });
+}
+
+void linf_step(Array out, Array x_adv, Array grad, Array x, double radius, OptionalRows radius_rows, double step, OptionalRows step_rows, double lo,
+               double hi) {
+  with_step(out, x_adv, grad, x, radius, radius_rows, step, step_rows, [&](const auto& kernels, const auto& at) {
     // flat ranges: threads share a single long row as well as many short ones
-    parallel_without_gil(to.rows * to.cols, 1, [&](int64_t first, int64_t last) {
+    parallel_without_gil(at.to.rows * at.to.cols, 1, [&](int64_t first, int64_t last) {
       while (first < last) {
-        const int64_t row = first / to.cols, begin = first - row * to.cols, end = std::min(to.cols, last - row * to.cols);
-        kernels.linf_step(to[row], from[row], slope[row], center[row], begin, end, radii[row], steps[row], {lo, hi});
-        first = row * to.cols + end;
+        const int64_t row = first / at.to.cols, begin = first - row * at.to.cols, end = std::min(at.to.cols, last - row * at.to.cols);
+        kernels.linf_step(at.to[row], at.from[row], at.slope[row], at.center[row], begin, end, at.radii[row], at.sizes[row], {lo, hi});
+        first = row * at.to.cols + end;
       }
     });
   });
@@ -38,14 +54,9 @@ void linf_step(Array out, Array x_adv, Array grad, Array x, double radius, Optio
 template <auto Member>
 void row_step(Array out, Array x_adv, Array grad, Array x, double radius, OptionalRows radius_rows, double step, OptionalRows step_rows, double lo,
               double hi) {
-  for (const auto& array : {x_adv, grad, x}) same_size(out, array);
-  with_kernels(out, [&](auto element, const auto& kernels) {
-    using T = decltype(element);
-    const auto to = as_rows<T>(out);
-    const auto from = as_rows<const T>(x_adv), slope = as_rows<const T>(grad), center = as_rows<const T>(x);
-    const PerRow radii = as_per_row(radius, radius_rows, to.rows), steps = as_per_row(step, step_rows, to.rows);
-    each_row(to.rows, to.cols, [&](int64_t row, double* scratch) {
-      Member(kernels)(to[row], from[row], slope[row], center[row], to.cols, radii[row], steps[row], Box{lo, hi}, scratch);
+  with_step(out, x_adv, grad, x, radius, radius_rows, step, step_rows, [&](const auto& kernels, const auto& at) {
+    each_row(at.to.rows, at.to.cols, [&](int64_t row, double* scratch) {
+      Member(kernels)(at.to[row], at.from[row], at.slope[row], at.center[row], at.to.cols, at.radii[row], at.sizes[row], Box{lo, hi}, scratch);
     });
   });
 }

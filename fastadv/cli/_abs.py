@@ -1,6 +1,7 @@
 """`fastadv abs`: train an Analysis-by-Synthesis model, infer, bound, attack and look at what it sees."""
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,8 @@ from fastadv.cli._abs_show import distal, show
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import console, number, percent, progress, table, write_json
+
+NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a quicker look"
 
 abs_app = typer.Typer(help="Analysis by Synthesis: one generative model a class (Schott et al. 2018).", no_args_is_help=True)
 
@@ -108,20 +111,16 @@ def infer(
 ) -> None:
     """Classify a data set: accuracy, confidence and time an image."""
     place = make_device(device)
-    from fastadv._card import card
     from fastadv._files import save_tensors
 
-    with interruptible("nothing was kept: run it again, with fewer --samples for a quicker look"):
+    with interruptible(NOTHING_KEPT):
         dataset = load_data(data, split, data_dir, size, samples)
         net = load_abs(model, binary, prior_samples, seed, place, prune=prune, precision="bf16" if bf16 else "fp32", steps=steps)
         done = measure(net, dataset, Batched("inferring", batch_size), keep=out is not None)
         if out is not None:
             save_tensors(out, done.kept)
-    config = {"model": str(model), "binary": binary, "prune": prune, "bf16": bf16, "steps": steps, "seed": seed, "data": dataset.describe()}
-    if json:
-        write_json(card("abs infer", config, **done.summary))
-        return
-    _report(f"{_name(binary)} on {dataset.name}, {len(dataset):,} images", {"measured": done.summary}, dataset.note)
+    config = {"model": str(model), "binary": binary, "prune": prune, "bf16": bf16, "steps": steps, "seed": seed}
+    _tell("infer", "on", dataset, config, done.summary, json)
 
 
 def bound(
@@ -146,28 +145,19 @@ def bound(
     place = make_device(device)
     import torch
 
-    from fastadv._card import card
-
-    with interruptible("nothing was kept: run it again, with fewer --samples for a quicker look"):
+    with interruptible(NOTHING_KEPT):
         dataset = load_data(data, split, data_dir, size, samples)
         net = load_abs(model, binary, prior_samples, seed, place)
-        parts = []
-        for x, y in Batched("bounding", batch_size).of(dataset, place):
-            parts.append(net.lower_bound(x, y, norm=norm.value, starts=starts, tight=tight).cpu())
-    radius = torch.cat(parts)
+        bounds = Batched("bounding", batch_size).each(dataset, place, partial(net.lower_bound, norm=norm.value, starts=starts, tight=tight))
+    radius = torch.cat(bounds)
     low, median, high = (float(value) for value in radius.quantile(torch.tensor([0.25, 0.5, 0.75])))
     error = float(radius.std()) / len(radius) ** 0.5 if len(radius) > 1 else 0.0
     found = {
         "mean": float(radius.mean()), "standard_error": error, "lower_quartile": low, "median": median, "upper_quartile": high,
         "above_zero": float((radius > 0).float().mean()),
     }  # fmt: skip
-    config = {"model": str(model), "norm": norm.value, "binary": binary, "tight": tight, "starts": starts, "seed": seed, "data": dataset.describe()}
-    if json:
-        write_json(card("abs bound", config, **found))
-        return
-    _report(
-        f"{o.SYMBOLS[o.Norm(norm.value)]} lower bound of {_name(binary)} on {dataset.name}, {len(radius):,} images", {"measured": found}, dataset.note
-    )
+    config = {"model": str(model), "norm": norm.value, "binary": binary, "tight": tight, "starts": starts, "seed": seed}
+    _tell("bound", f"{o.SYMBOLS[o.Norm(norm.value)]} lower bound on", dataset, config, found, json)
 
 
 def attack(
@@ -191,31 +181,33 @@ def attack(
     place = make_device(device)
     import torch
 
-    from fastadv._card import card
     from fastadv.attacks import latent_descent
 
-    with interruptible("nothing was kept: run it again, with fewer --samples for a quicker look"):
+    options: dict[str, Any] = {"schedule": schedule.value} | ({"steps": 51} if schedule is Schedule.LINE_SEARCH else {})
+    with interruptible(NOTHING_KEPT):
         dataset = load_data(data, split, data_dir, size, samples)
         net = load_abs(model, binary, prior_samples, seed, place)
-        options: dict[str, Any] = {"schedule": schedule.value} | ({"steps": 51} if schedule is Schedule.LINE_SEARCH else {})
-        distance = torch.cat(
-            [latent_descent(net, x, y, **options).distance.cpu() for x, y in Batched("latent descent", batch_size).of(dataset, place)]
-        )
+        found_at = Batched("latent descent", batch_size).each(dataset, place, lambda x, y: latent_descent(net, x, y, **options).distance)
+    distance = torch.cat(found_at)
     found = {
         "median_distance": float(distance.sort().values[len(distance) // 2]),
         "accuracy": float((distance > threshold).float().mean()),
         "clean_accuracy": float((distance > 0).float().mean()),
         "broken": float((distance.isfinite() & (distance > 0)).float().mean()),
     }
-    config = {"model": str(model), "binary": binary, "threshold": threshold, "seed": seed, "data": dataset.describe(), **options}
+    config = {"model": str(model), "binary": binary, "threshold": threshold, "seed": seed, **options}
+    _tell("attack", "latent descent on", dataset, config, found, json)
+
+
+def _tell(command: str, what: str, dataset: Any, config: dict[str, Any], found: dict[str, float], json: bool) -> None:
+    """The card of what was found, or a table of it."""
+    from fastadv._card import card
+
     if json:
-        write_json(card("abs attack", config, **found))
+        write_json(card(f"abs {command}", {**config, "data": dataset.describe()}, **found))
         return
-    _report(f"latent descent on {_name(binary)}, {dataset.name}, {len(distance):,} images", {"measured": found}, dataset.note)
-
-
-def _name(binary: bool) -> str:
-    return "Binary ABS" if binary else "ABS"
+    name = "Binary ABS" if config["binary"] else "ABS"
+    _report(f"{name}, {what} {dataset.name}, {len(dataset):,} images", {"measured": found}, dataset.note)
 
 
 def _report(title: str, found: dict[str, Any], caption: str) -> None:

@@ -1,7 +1,7 @@
 """What the commands of `fastadv abs` share: the model, batches with a progress bar, and what inference measures."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,6 +56,10 @@ class Batched:
                 yield x.to(device), y.to(device)
                 done += len(x)
                 tick(done, len(dataset))
+
+    def each(self, dataset: Any, device: "torch.device", measured: "Callable[[Tensor, Tensor], Tensor]") -> "list[Tensor]":
+        """What `measured(x, y)` gives for every batch, on the CPU."""
+        return [measured(x, y).cpu() for x, y in self.of(dataset, device)]
 
 
 @dataclass(frozen=True)
