@@ -33,7 +33,7 @@ import fastadv.ops  # noqa: F401  (fills CARDS)
 from fastadv._card import machine
 from fastadv._library import CARDS, OpCard, triton_launcher
 
-OPTIONAL = ("radius_rows", "step_size_rows", "targets")
+OPTIONAL = ("radius_rows", "step_size_rows", "targets", "hidden")
 Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 

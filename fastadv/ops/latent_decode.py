@@ -51,7 +51,6 @@ register(
         samples=samples,
         compare=compare,
         cpu=cpu,
-        triton=False,
         into=False,
         dtypes=(torch.float32,),
         no_gradient="fastadv.models.abs.decoder.decode is the differentiable decoder",

@@ -101,7 +101,6 @@ register(
         samples=samples,
         compare=compare,
         cpu=cpu,
-        triton=False,
         into=False,
         dtypes=(torch.float32,),
         no_gradient="at the optimum the model gives the envelope gradient 2(x − G(z))/D",

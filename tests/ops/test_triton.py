@@ -22,6 +22,7 @@ DTYPES = [
 ]
 # The interpreter takes up to a second a sample: of these many samples one runs, and one of every shape and layout.
 STRIDES = {"linf_step": 3, "keep_best_": 1, "philox": 2, "quantize_in_ball": 9, "random_start": 9, "logit_loss": 7, "nearest_prototype": 3}
+STRIDES |= {"latent_fit": 5, "latent_decode": 4}
 STRIDED_ONLY = ("nearest_prototype", "latent_fit", "latent_decode")  # of these not even one of every shape
 
 
@@ -38,6 +39,14 @@ def _interpreter(monkeypatch):
             scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
         monkeypatch.setattr(interpreter, "_patch_lang_tensor", patched)
+        from fastadv.ops.triton import _latent_down, _latent_up
+        from fastadv.ops.triton._latent import Blocks, blocks
+
+        def large(width, lone, bf16):  # the interpreter pays by the operation, not by the element
+            return Blocks(16 if lone else 256, blocks(width, lone, bf16).COLUMNS, 128)
+
+        for module in (_latent_up, _latent_down):
+            monkeypatch.setattr(module, "blocks", large)
 
 
 def chosen(card, dtype):

@@ -1,10 +1,13 @@
-"""The kernels of Analysis by Synthesis where the contract's samples do not reach: special values and tiles of every size."""
+"""The kernels of Analysis by Synthesis where the contract's samples do not reach: special values, a GPU's tiles, shares, spare rows, graphs."""
+
+import contextlib
 
 import pytest
 import torch
 from test_triton import DEVICE, _interpreter, pytestmark  # noqa: F401  (a fixture and marks that pytest finds by name)
 
 from fastadv._library import CARDS, triton_launcher
+from fastadv.ops._decoders import random_decoder
 
 INF, NAN = float("inf"), float("nan")
 
@@ -40,3 +43,107 @@ def test_nearest_where_the_product_form_holds_no_digit():
     draw = torch.Generator().manual_seed(2)
     x, prototypes = (torch.randint(0, 4, (count, 12), generator=draw).float() + 1e6 for count in (2, 150))
     nearest(x, torch.cat([prototypes, prototypes]), torch.zeros(300))
+
+
+def problem(batch=3, layers=((3, 4, 2, 1), (4, 2, 3, 2)), classes=2):
+    """x [B, C, h, h], z [B, K, L], weights, biases and strides."""
+    draw = torch.Generator().manual_seed(3)
+    weights, biases = random_decoder(draw, classes, layers, DEVICE, torch.float32)
+    side = 1
+    for _, _, kernel, stride in layers:
+        side = (side - 1) * stride + kernel
+    x = torch.rand(batch, layers[-1][1], side, side, generator=draw).to(DEVICE)
+    z = torch.randn(batch, classes, layers[0][0], generator=draw).to(DEVICE)
+    return x, z, weights, biases, [layer[3] for layer in layers]
+
+
+NUMBERS = 1.0, 2, 0.05, 5.0
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_tiles_of_a_gpu(bf16, monkeypatch):
+    """More than one tile of rows, columns and depth, odd all; latents beyond a tile's."""
+    from fastadv.ops.triton import _latent, _latent_down, _latent_up
+
+    for module in (_latent_up, _latent_down):
+        monkeypatch.setattr(module, "blocks", _latent.blocks)
+    args = *problem(2, ((19, 35, 3, 1), (35, 1, 4, 2)), 1), 1.0, 2, 0.05, 5.0, bf16
+    card = CARDS["latent_fit"]
+    card.compare(triton_launcher(card)(*args), card.reference(*args), args)
+
+
+def test_shares_equal_the_whole(monkeypatch):
+    from fastadv.ops.triton import latent_decode, latent_fit
+
+    x, z, *decoder = problem()
+    loss, latents = latent_fit.launch(x, z, *decoder, *NUMBERS, True)
+    images = latent_decode.launch(z.transpose(0, 1), *decoder)
+    for module, room in ((latent_decode, 300), (latent_fit, 2000)):  # bytes of two images
+        monkeypatch.setattr(module, "WORKSPACE", room)
+    again, found = latent_fit.launch(x, z, *decoder, *NUMBERS, True)
+    assert torch.equal(again, loss)
+    assert torch.equal(found, latents)
+    assert torch.equal(latent_decode.launch(z.transpose(0, 1), *decoder), images)
+
+
+def test_spare_rows_and_earlier_calls_reach_no_result():
+    from fastadv.ops.triton._latent import plan
+    from fastadv.ops.triton.latent_fit import Fit
+
+    x, z, *decoder = problem()
+    results = []
+    for count, calls in ((3, 1), (4, 2)):
+        fit = Fit(plan(decoder[0], decoder[2]), 2, count, False, DEVICE)
+        for call in range(calls):
+            last = call == calls - 1
+            fit.load(*((x, z) if last else (x.new_full((4, *x.shape[1:]), NAN), z.new_full((4, *z.shape[1:]), 2.0))), *decoder[:2])
+            fit.run(*NUMBERS)
+        results.append((x.new_empty(z.shape[:2]), torch.empty_like(z)))
+        fit.save(*results[-1])
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_a_broken_image_spoils_itself_only():
+    x, z, *decoder = problem()
+    fit = triton_launcher(CARDS["latent_fit"])
+    loss, latents = fit(x, z, *decoder, *NUMBERS, False)
+    x[1, 0, 0, 0] = NAN
+    broken, moved = fit(x, z, *decoder, *NUMBERS, False)
+    assert broken.isnan().all(1).tolist() == [False, True, False]
+    assert torch.equal(broken[::2], loss[::2])
+    assert torch.equal(moved[::2], latents[::2])
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_a_shape_is_captured_the_second_time(able, monkeypatch):
+    from fastadv.ops.triton._graph import Replay
+
+    done = []
+
+    class Graph:
+        def replay(self):
+            done.append("replayed")
+
+    @contextlib.contextmanager
+    def capture(graph, **options):
+        if not able:
+            raise RuntimeError("capture is not allowed here")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    replay = Replay(lambda: done.append("run"))
+    for _ in range(3):
+        replay()
+    assert done == (["run", "run", "replayed", "replayed"] if able else ["run"] * 3)
+
+
+def test_buckets_pad_by_a_quarter_at_most():
+    from fastadv.ops.triton._graph import bucket
+
+    sizes = [bucket(n) for n in range(1, 3000)]
+    assert all(n <= size <= n * 1.25 for n, size in enumerate(sizes, start=1))
+    assert len(set(sizes)) < 50
+    assert [bucket(n) for n in (1, 7, 8, 9, 17, 1000)] == [1, 7, 8, 10, 20, 1024]

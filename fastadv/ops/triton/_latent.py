@@ -1,0 +1,122 @@
+"""What the decoder's kernels share: layers as sizes, weights and activations with channels last, and a matrix product over gathered taps.
+
+A transposed convolution of stride s is s² dense correlations, one for each place of an output pixel modulo s: pixel q·s + r takes the inputs q − j
+by the taps r + s·j. Its gradient is a plain strided correlation. Both gather rows of (tap, channel) values and multiply them by weights
+[kernel, kernel, cin, cout].
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastadv.ops.triton._common import load, rounded
+
+# the interpreter multiplies the bits of bfloat16, so there operands stay float32
+_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+class Layer(NamedTuple):
+    """Sizes of a transposed convolution from [side, side, channels] to [out_side, out_side, width]."""
+
+    side: int
+    out_side: int
+    channels: int
+    width: int
+    kernel: int
+    stride: int
+
+
+def plan(weights: Sequence[Tensor], strides: Sequence[int]) -> list[Layer]:
+    """The layers from a single pixel on."""
+    layers, side = [], 1
+    for weight, stride in zip(weights, strides, strict=True):
+        channels, width, kernel = weight.shape[1:4]
+        # a single pixel takes any stride: by the kernel's own size each output pixel has one tap, none of them masked
+        stride = kernel if side == 1 else stride
+        layers.append(Layer(side, (side - 1) * stride + kernel, channels, width, kernel, stride))
+        side = layers[-1].out_side
+    return layers
+
+
+def arranged(weight: Tensor) -> Tensor:
+    """Weights [K, cin, cout, k, k] seen as [K, k, k, cin, cout]."""
+    return weight.permute(0, 3, 4, 1, 2)
+
+
+class Blocks(NamedTuple):
+    """Rows, columns and depth of a tile of a product."""
+
+    ROWS: int
+    COLUMNS: int
+    BLOCK: int
+
+
+def blocks(width: int, lone: bool, bf16: bool) -> Blocks:
+    """The tile for `width` columns, with few rows where each image has a lone one. Independent of the batch, like each sum's order."""
+    if width == 1:
+        return Blocks(64, 1, 32)
+    return Blocks(16 if lone else 64, min(32, max(16, triton.next_power_of_2(width))), 32 if bf16 else 16)
+
+
+def storage(bf16: bool) -> torch.dtype:
+    """The dtype of weights and activations between the layers."""
+    return torch.bfloat16 if bf16 else torch.float32
+
+
+@triton.jit
+def _operand(pointer, at, mask, BF16: tl.constexpr):
+    """Elements as the product takes them, in float32 or rounded to bfloat16."""
+    if BF16 and pointer.dtype.element_ty == tl.bfloat16 and not _INTERPRETED:
+        return tl.load(pointer + at, mask=mask, other=0.0)
+    value = load(pointer, at, mask)
+    if BF16:
+        value = rounded(value, tl.bfloat16)
+        if not _INTERPRETED:
+            value = value.to(tl.bfloat16)
+    return value
+
+
+@triton.jit
+def gathered_product(
+    source, image, y, x, rows, side, channels, weights, first_y, first_x, tap_step, taps_y, taps_x, kernel, tap_stride, channel_stride, column_stride,
+    column, columns, AHEAD: tl.constexpr, BF16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """[ROWS, COLUMNS] float32: sums over taps and channels of source[side, side, channels] at pixel (y, x) ± tap, + where AHEAD, by the weights.
+
+    `image` is where a row's image begins from `source` on; only rows in `rows`, columns below `columns` and pixels of the image count.
+    """
+    depth = taps_y * taps_x * channels
+    # a lone column is summed at the end; matrix units would take sixteen
+    total = tl.zeros((ROWS, BLOCK if COLUMNS == 1 else COLUMNS), tl.float32)
+    for first in range(0, depth, BLOCK):
+        place = first + tl.arange(0, BLOCK)
+        tap = place // channels
+        channel = place % channels
+        tap_y = tap // taps_x
+        tap_x = tap % taps_x
+        real = place < depth
+        inside = rows[:, None] & real[None, :]
+        if AHEAD:
+            pixel_y = y[:, None] + tap_y[None, :]
+            pixel_x = x[:, None] + tap_x[None, :]
+        else:
+            pixel_y = y[:, None] - tap_y[None, :]
+            pixel_x = x[:, None] - tap_x[None, :]
+            inside &= (pixel_y >= 0) & (pixel_y < side) & (pixel_x >= 0) & (pixel_x < side)
+        at = image[:, None] + (pixel_y * side + pixel_x) * channels + channel[None, :]
+        values = _operand(source, at, inside, BF16)
+        which = ((first_y + tap_step * tap_y) * kernel + first_x + tap_step * tap_x) * tap_stride + channel * channel_stride
+        if COLUMNS == 1:
+            row = _operand(weights, which, real, BF16)
+            total += values.to(tl.float32) * row.to(tl.float32)[None, :]
+        else:
+            factors = _operand(weights, which[:, None] + column[None, :] * column_stride, real[:, None] & (column < columns)[None, :], BF16)
+            total = tl.dot(values, factors, total, input_precision="ieee")
+    if COLUMNS == 1:
+        return tl.sum(total, 1)[:, None]
+    else:
+        return total

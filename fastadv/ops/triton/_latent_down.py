@@ -1,0 +1,55 @@
+"""The gradient of one layer of the decoders on a GPU: a strided correlation, times the slope of the ELU below."""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastadv.ops.triton._common import load, rounded, start, store
+from fastadv.ops.triton._latent import Layer, blocks, gathered_product
+
+
+@triton.jit(do_not_specialize=["images"])
+def down_kernel(
+    out, source, hidden, weights, images, side, out_side, channels, width, kernel, stride,
+    BF16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One program a class, tile of the layer's input pixels (of all images) and tile of its input channels."""
+    program = tl.program_id(0).to(tl.int64)
+    pixels = side * side
+    column_tiles = tl.cdiv(channels, COLUMNS)
+    row_tiles = tl.cdiv(images * pixels, ROWS)
+    column = (program % column_tiles).to(tl.int32) * COLUMNS + tl.arange(0, COLUMNS)
+    program = program // column_tiles
+    row = (program % row_tiles).to(tl.int32) * ROWS + tl.arange(0, ROWS)
+    k = program // row_tiles
+
+    # 64 bits to the tile's first image, 32 from there on
+    first = k * images + (program % row_tiles) * ROWS // pixels
+    ahead = row // pixels - ((program % row_tiles) * ROWS // pixels).to(tl.int32)
+    rows = row < images * pixels
+    value = gathered_product(
+        source + first * out_side * out_side * width, ahead * out_side * out_side * width, row % pixels // side * stride, row % side * stride, rows,
+        out_side, width, weights + k * kernel * kernel * channels * width, 0, 0, 1, kernel, kernel, kernel, channels * width, 1, width,
+        column, channels, True, BF16, ROWS, COLUMNS, BLOCK,
+    )  # fmt: skip
+    mask = rows[:, None] & (column < channels)[None, :]
+    at = ((ahead * pixels + row % pixels) * channels)[:, None] + column[None, :]
+    if hidden is not None:
+        # the slope of ELU, from its value
+        below = load(hidden + first * pixels * channels, at, mask)
+        value = value * tl.where(below >= 0, 1.0, below + 1)
+    store(out + first * pixels * channels, at, rounded(value, out.dtype.element_ty), mask)
+
+
+def down(out: Tensor, source: Tensor, hidden: Tensor | None, weight: Tensor, layer: Layer, bf16: bool) -> None:
+    """Write the gradient by what the layer's input was made of, through ELU where `hidden`, the input, is given.
+
+    out and hidden [K, B, side, side, cin], source [K, B, h, h, cout], weight [K, k, k, cin, cout].
+    """
+    classes, images = source.shape[:2]
+    tile = blocks(layer.channels, layer.side == 1, bf16)
+    programs = classes * triton.cdiv(images * layer.side**2, tile.ROWS) * triton.cdiv(layer.channels, tile.COLUMNS)
+    start(
+        down_kernel, programs, out, out, source, hidden, weight, images, layer.side, layer.out_side, layer.channels, layer.width, layer.kernel,
+        layer.stride, BF16=bf16, num_warps=4, enable_fp_fusion=True, **tile._asdict(),
+    )  # fmt: skip

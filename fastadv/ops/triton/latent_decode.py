@@ -1,0 +1,41 @@
+"""latent_decode on a GPU: one launch a layer, over all classes and a share of the latents (see ops/latent_decode.py)."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastadv.ops.triton._latent import Layer, arranged, plan
+from fastadv.ops.triton._latent_up import up
+
+WORKSPACE = 1 << 28  # bytes of activations held at once
+
+
+def decode(
+    images: Tensor, z: Tensor, hidden: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor], layers: Sequence[Layer], bf16: bool
+) -> None:
+    """Write images [K, B, C, H, H] of z [K, B, L], and each layer's output on the way."""
+    outputs = (z, *hidden, images)
+    for number, layer in enumerate(layers):
+        kind = "elu" if number < len(layers) - 1 else "sigmoid"
+        up(outputs[number + 1], outputs[number], weights[number], biases[number], layer, kind, bf16)
+
+
+def launch(z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+    layers = plan(weights, strides)
+    classes, count, side = *z.shape[:2], layers[-1].out_side
+    images = torch.empty(classes, count, layers[-1].width, side, side, dtype=torch.float32, device=z.device)
+    if z.numel() == 0:
+        return images
+    dense, biases = [arranged(weight).contiguous() for weight in weights], [bias.contiguous() for bias in biases]
+    sizes = [(layer.out_side, layer.out_side, layer.width) for layer in layers[:-1]]
+    held = 4 * classes * sum(h * w * width for h, w, width in sizes)
+    share = max(1, min(count, WORKSPACE // max(held, 1)))
+    hidden = [torch.empty(classes * share * h * w * width, dtype=torch.float32, device=z.device) for h, w, width in sizes]
+    for first in range(0, count, share):
+        part = z[:, first : first + share].contiguous()
+        used = [
+            whole[: part.shape[1] * classes * size[0] ** 2 * size[2]].view(*part.shape[:2], *size) for whole, size in zip(hidden, sizes, strict=True)
+        ]
+        decode(images[:, first : first + share], part, used, dense, biases, layers, False)
+    return images

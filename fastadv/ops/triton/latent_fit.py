@@ -1,0 +1,122 @@
+"""latent_fit on a GPU: a fixed sequence of launches for a share of the images and all classes, one CUDA graph (see ops/latent_fit.py).
+
+Each step is a launch a layer up, a launch a layer down and Adam; the last layer up writes the distance's slope, so that images are made but once, at
+the end. Under `bf16` weights, activations and their gradients are held as the products take them; sums, latents and losses are single.
+"""
+
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
+
+import torch
+from torch import Tensor
+
+from fastadv.ops.triton._graph import Replay, bucket
+from fastadv.ops.triton._latent import Layer, arranged, plan, storage
+from fastadv.ops.triton._latent_adam import adam
+from fastadv.ops.triton._latent_down import down
+from fastadv.ops.triton._latent_loss import loss_of
+from fastadv.ops.triton._latent_up import up
+from fastadv.ops.triton.latent_decode import decode
+
+WORKSPACE = 1 << 29  # bytes of activations held at once, and by each graph kept
+_lock = threading.Lock()  # kept buffers serve one call at a time
+
+
+class Fit:
+    """Buffers for `count` images of K classes, and the launches over them. What spare rows hold reaches no other row."""
+
+    def __init__(self, layers: Sequence[Layer], classes: int, count: int, bf16: bool, device: torch.device) -> None:
+        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        kept, last = storage(bf16), layers[-1]
+        self.layers, self.bf16 = layers, bf16
+        self.x = empty(count, last.width, last.out_side, last.out_side)
+        self.z, self.mean, self.square, self.grad = (empty(classes, count, layers[0].channels) for _ in range(4))
+        self.weights = [empty(classes, layer.kernel, layer.kernel, layer.channels, layer.width, dtype=kept) for layer in layers]
+        self.biases = [empty(classes, layer.width) for layer in layers]
+        shapes = [(classes, count, layer.out_side, layer.out_side, layer.width) for layer in layers]
+        self.hidden = [empty(*shape, dtype=kept) for shape in shapes[:-1]]
+        # gradients by what each layer's end takes, in two buffers by turns
+        pair = [empty(max(map(prod, shapes)), dtype=kept) for _ in range(2)]
+        self.slopes = [pair[number % 2][: prod(shape)].view(shape) for number, shape in enumerate(shapes)]
+        self.images = empty(classes, *self.x.shape)
+        self.loss = empty(count, classes)
+
+    def load(self, x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
+        """Take x [B, C, h, h] and z [B, K, L] of no more images than there is room for."""
+        self.x[: len(x)].copy_(x)
+        self.z[:, : len(z)].copy_(z.transpose(0, 1))
+        for mine, weight in zip(self.weights, weights, strict=True):
+            mine.copy_(arranged(weight))
+        for mine, bias in zip(self.biases, biases, strict=True):
+            mine.copy_(bias)
+
+    def run(self, beta: float, steps: int, step_size: float, max_norm: float) -> None:
+        """Fit z, and write the loss of what was found."""
+        self.mean.zero_()
+        self.square.zero_()
+        sources, top = (self.z, *self.hidden), len(self.layers) - 1
+        for step in range(1, steps):
+            for number, layer in enumerate(self.layers):
+                out, kind = (self.hidden[number], "elu") if number < top else (self.slopes[top], "slope")
+                up(out, sources[number], self.weights[number], self.biases[number], layer, kind, self.bf16, self.x)
+            for number in range(top, -1, -1):
+                out, hidden = (self.slopes[number - 1], self.hidden[number - 1]) if number else (self.grad, None)
+                down(out, self.slopes[number], hidden, self.weights[number], self.layers[number], self.bf16)
+            adam(self.z, self.mean, self.square, self.grad, self.x[0].numel(), beta, step, step_size, max_norm)
+        decode(self.images, self.z, self.hidden, self.weights, self.biases, self.layers, self.bf16)
+        loss_of(self.loss, self.images, self.x, self.z, beta)
+
+    def save(self, loss: Tensor, latents: Tensor) -> None:
+        """Write loss [B, K] and latents [B, K, L]."""
+        loss.copy_(self.loss[: len(loss)])
+        latents.copy_(self.z[:, : len(latents)].transpose(0, 1))
+
+
+def share(layers: Sequence[Layer], classes: int, count: int, bf16: bool) -> int:
+    """Images at once: as even a split of `count` as fits the workspace."""
+    sizes = [layer.out_side**2 * layer.width for layer in layers]
+    held = classes * ((sum(sizes[:-1]) + 2 * max(sizes)) * storage(bf16).itemsize + 4 * sizes[-1])
+    pieces = -(-count // max(1, WORKSPACE // held))
+    return -(-count // pieces)
+
+
+@lru_cache(maxsize=4)
+def _kept(
+    layers: tuple[Layer, ...], classes: int, count: int, bf16: bool, numbers: tuple[float, int, float, float], device: torch.device, stream: int
+) -> tuple[Fit, Replay]:
+    """Buffers and graph for calls alike on one stream."""
+    with torch.inference_mode(False):  # later calls write these buffers in any mode
+        fit = Fit(layers, classes, count, bf16, device)
+    return fit, Replay(lambda: fit.run(*numbers))
+
+
+def launch(
+    x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
+    beta: float, steps: int, step_size: float, max_norm: float, bf16: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    (images, classes, _), layers, numbers = z.shape, tuple(plan(weights, strides)), (beta, steps, step_size, max_norm)
+    loss, latents = torch.empty(images, classes, dtype=z.dtype, device=z.device), torch.empty_like(z, memory_format=torch.contiguous_format)
+    if z.numel() == 0:
+        return loss, latents
+    count = share(layers, classes, images, bf16)
+    graphed = z.is_cuda and not torch.cuda.is_current_stream_capturing()
+    for first in range(0, images, count):
+        part = slice(first, min(first + count, images))
+        size = part.stop - first
+        if graphed:
+            stream = torch.cuda.current_stream(z.device).cuda_stream
+            with _lock, torch.cuda.device(z.device):
+                fit, replay = _kept(layers, classes, bucket(size), bf16, numbers, z.device, stream)
+                fit.load(x[part], z[part], weights, biases)
+                replay()
+                fit.save(loss[part], latents[part])
+        else:
+            fit = Fit(layers, classes, size, bf16, z.device)
+            fit.load(x[part], z[part], weights, biases)
+            fit.run(*numbers)
+            fit.save(loss[part], latents[part])
+    return loss, latents
