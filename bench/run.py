@@ -1,6 +1,6 @@
 """Run the benchmarks and append one JSON line a measurement to bench/results/.
 
-    python bench/run.py [--only ops attacks memory] [--seconds 1] [--data-dir DIR --weights vanilla_cnn.net] [--out FILE]
+    python bench/run.py [--only ops attacks memory abs] [--seconds 1] [--data-dir DIR --weights vanilla_cnn.net --official DIR] [--out FILE]
 
 The ops' contract tests run first: no figure is written for kernels that are wrong. `make bench` installs the peers.
 """
@@ -19,9 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import fastadv as fa
+from bench import abs as abs_rows
 from bench import attacks, memory, ops
 from fastadv._card import machine
 
+PARTS = ("ops", "attacks", "memory", "abs")
 HERE = Path(__file__).resolve().parent
 
 
@@ -40,14 +42,17 @@ def measure(options: argparse.Namespace, device: torch.device) -> Iterator[dict[
         yield from attacks.rows(options.data_dir, options.weights, device, options.seconds)
     if "memory" in options.only:
         yield from memory.rows()
+    if "abs" in options.only:
+        yield from abs_rows.rows(device, options.seconds, options.official, options.data_dir)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=["ops", "attacks", "memory"], choices=["ops", "attacks", "memory"])
+    parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--seconds", type=float, default=1.0, help="least time spent on each measurement")
-    parser.add_argument("--data-dir", type=Path, help="folder with MNIST/raw, for the attack rows")
+    parser.add_argument("--data-dir", type=Path, help="folder with MNIST/raw, for the attack and ABS rows")
     parser.add_argument("--weights", type=Path, help="the published vanilla_cnn.net, for the attack rows")
+    parser.add_argument("--official", type=Path, help="folder of the authors' ABS_0.net to ABS_9.net, for the ABS rows")
     parser.add_argument("--out", type=Path, help="default: bench/results/cpu.jsonl or cuda.jsonl")
     parser.add_argument("--no-gate", action="store_true", help="skip the contract tests (the rows say so)")
     options = parser.parse_args()
