@@ -34,6 +34,7 @@ from fastadv._card import machine
 from fastadv._library import CARDS, OpCard, triton_launcher
 
 OPTIONAL = ("radius_rows", "step_size_rows", "targets", "hidden")
+OF_SIZES = ("WHOLE",)  # flags that follow from sizes, as tiles do
 Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
 
 
@@ -83,7 +84,7 @@ def variants(launches: list[Launch], target: GPUTarget, quick: bool = False) -> 
         chosen = {kernel.arg_names[path[0]]: value for path, value in constants.items()}
         # an integer that happens to be 1 is made a constant too, and so is a missing tensor
         chosen = {name: value for name, value in chosen.items() if value is None or kernel.params[kernel.arg_names.index(name)].is_constexpr}
-        words = [str(value) for value in chosen.values() if isinstance(value, str | bool)]
+        words = [str(value) for name, value in chosen.items() if isinstance(value, str | bool) and name not in OF_SIZES]
         given = [name for name in kernel.arg_names if name in OPTIONAL and bound[name] is not None]
         key = (kernel.fn.__name__, *words) if quick else (kernel.fn.__name__, str(sorted(chosen.items(), key=str)), str(rest))
         aligned = sum(map(bool, attributes.values()))
@@ -116,7 +117,9 @@ def resources(ptx: str, arch: int, fuse: bool) -> dict[str, int]:
 
 def widest_load(ptx: str) -> int:
     """Bytes of the widest load from device memory; 16 is the most there is."""
-    return max((int(n or 1) * int(bits) // 8 for n, bits in re.findall(r"ld\.global(?:\.v(\d))?\.b(\d+)", ptx)), default=0)
+    loads = [int(n or 1) * int(bits) // 8 for n, bits in re.findall(r"ld\.global(?:\.v(\d))?\.b(\d+)", ptx)]
+    copies = [int(size, 0) for size in re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)", ptx)]
+    return max(loads + copies, default=0)
 
 
 def build(name: str, arches: tuple[int, ...] = (80, 90), quick: bool = False) -> list[Build]:

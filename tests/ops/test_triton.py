@@ -40,10 +40,11 @@ def _interpreter(monkeypatch):
 
         monkeypatch.setattr(interpreter, "_patch_lang_tensor", patched)
         from fastadv.ops.triton import _latent_down, _latent_up
-        from fastadv.ops.triton._latent import Blocks, blocks
+        from fastadv.ops.triton._latent import blocks
 
-        def large(width, lone, bf16):  # the interpreter pays by the operation, not by the element
-            return Blocks(16 if lone else 256, blocks(width, lone, bf16).COLUMNS, 128)
+        def large(depth, width, lone, bf16):  # the interpreter pays by the operation, not by the element
+            tile = blocks(depth, width, lone, bf16)
+            return tile._replace(ROWS=16 if lone else 256, BLOCK=tile.BLOCK if tile.WHOLE else 128)
 
         for module in (_latent_up, _latent_down):
             monkeypatch.setattr(module, "blocks", large)

@@ -48,18 +48,23 @@ def arranged(weight: Tensor) -> Tensor:
 
 
 class Blocks(NamedTuple):
-    """Rows, columns and depth of a tile of a product."""
+    """Rows, columns and depth of a tile of a product; WHOLE where a tile's depth lies within one tap."""
 
     ROWS: int
     COLUMNS: int
     BLOCK: int
+    WHOLE: bool
 
 
-def blocks(width: int, lone: bool, bf16: bool) -> Blocks:
-    """The tile for `width` columns, with few rows where each image has a lone one. Independent of the batch, like each sum's order."""
+def blocks(depth: int, width: int, lone: bool, bf16: bool) -> Blocks:
+    """The tile for `width` columns and taps of `depth` channels, with few rows where each image has a lone one.
+
+    Independent of the batch, like the order of each sum.
+    """
+    block = 32 if bf16 and depth % 32 == 0 else 16
     if width == 1:
-        return Blocks(64, 1, 32)
-    return Blocks(16 if lone else 64, min(32, max(16, triton.next_power_of_2(width))), 32 if bf16 else 16)
+        return Blocks(128, 1, block, depth % block == 0)
+    return Blocks(16 if lone else 64, min(32, max(16, triton.next_power_of_2(width))), block, depth % block == 0)
 
 
 def storage(bf16: bool) -> torch.dtype:
@@ -81,9 +86,20 @@ def _operand(pointer, at, mask, BF16: tl.constexpr):
 
 
 @triton.jit
+def _pixels(y, x, inside, side, tap_y, tap_x, AHEAD: tl.constexpr):
+    """(number, whether there is one) of the pixels a tap away."""
+    if AHEAD:
+        return (y + tap_y) * side + x + tap_x, inside
+    pixel_y = y - tap_y
+    pixel_x = x - tap_x
+    return pixel_y * side + pixel_x, inside & (pixel_y >= 0) & (pixel_y < side) & (pixel_x >= 0) & (pixel_x < side)
+
+
+@triton.jit
 def gathered_product(
     source, image, y, x, rows, side, channels, weights, first_y, first_x, tap_step, taps_y, taps_x, kernel, tap_stride, channel_stride, column_stride,
     column, columns, AHEAD: tl.constexpr, BF16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):  # fmt: skip
     """[ROWS, COLUMNS] float32: sums over taps and channels of source[side, side, channels] at pixel (y, x) ± tap, + where AHEAD, by the weights.
 
@@ -94,20 +110,19 @@ def gathered_product(
     total = tl.zeros((ROWS, BLOCK if COLUMNS == 1 else COLUMNS), tl.float32)
     for first in range(0, depth, BLOCK):
         place = first + tl.arange(0, BLOCK)
-        tap = place // channels
-        channel = place % channels
-        tap_y = tap // taps_x
-        tap_x = tap % taps_x
         real = place < depth
-        inside = rows[:, None] & real[None, :]
-        if AHEAD:
-            pixel_y = y[:, None] + tap_y[None, :]
-            pixel_x = x[:, None] + tap_x[None, :]
+        # where the tile lies within one tap, pixels are a matter of rows alone
+        tap = (first if WHOLE else place) // channels
+        channel = place - tap * channels
+        tap_y = tap // taps_x
+        tap_x = tap - tap_y * taps_x
+        if WHOLE:
+            at, inside = _pixels(y, x, rows, side, tap_y, tap_x, AHEAD)
+            at = (image + at * channels)[:, None] + channel[None, :]
+            inside = inside[:, None]
         else:
-            pixel_y = y[:, None] - tap_y[None, :]
-            pixel_x = x[:, None] - tap_x[None, :]
-            inside &= (pixel_y >= 0) & (pixel_y < side) & (pixel_x >= 0) & (pixel_x < side)
-        at = image[:, None] + (pixel_y * side + pixel_x) * channels + channel[None, :]
+            at, inside = _pixels(y[:, None], x[:, None], rows[:, None] & real[None, :], side, tap_y[None, :], tap_x[None, :], AHEAD)
+            at = image[:, None] + at * channels + channel[None, :]
         values = _operand(source, at, inside, BF16)
         which = ((first_y + tap_step * tap_y) * kernel + first_x + tap_step * tap_x) * tap_stride + channel * channel_stride
         if COLUMNS == 1:

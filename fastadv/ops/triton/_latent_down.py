@@ -11,7 +11,7 @@ from fastadv.ops.triton._latent import Layer, blocks, gathered_product
 @triton.jit(do_not_specialize=["images"])
 def down_kernel(
     out, source, hidden, weights, images, side, out_side, channels, width, kernel, stride,
-    BF16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+    BF16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """One program a class, tile of the layer's input pixels (of all images) and tile of its input channels."""
     program = tl.program_id(0).to(tl.int64)
@@ -30,7 +30,7 @@ def down_kernel(
     value = gathered_product(
         source + first * out_side * out_side * width, ahead * out_side * out_side * width, row % pixels // side * stride, row % side * stride, rows,
         out_side, width, weights + k * kernel * kernel * channels * width, 0, 0, 1, kernel, kernel, kernel, channels * width, 1, width,
-        column, channels, True, BF16, ROWS, COLUMNS, BLOCK,
+        column, channels, True, BF16, ROWS, COLUMNS, BLOCK, WHOLE,
     )  # fmt: skip
     mask = rows[:, None] & (column < channels)[None, :]
     at = ((ahead * pixels + row % pixels) * channels)[:, None] + column[None, :]
@@ -47,7 +47,7 @@ def down(out: Tensor, source: Tensor, hidden: Tensor | None, weight: Tensor, lay
     out and hidden [K, B, side, side, cin], source [K, B, h, h, cout], weight [K, k, k, cin, cout].
     """
     classes, images = source.shape[:2]
-    tile = blocks(layer.channels, layer.side == 1, bf16)
+    tile = blocks(layer.width, layer.channels, layer.side == 1, bf16)
     programs = classes * triton.cdiv(images * layer.side**2, tile.ROWS) * triton.cdiv(layer.channels, tile.COLUMNS)
     start(
         down_kernel, programs, out, out, source, hidden, weight, images, layer.side, layer.out_side, layer.channels, layer.width, layer.kernel,

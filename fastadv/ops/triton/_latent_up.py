@@ -16,7 +16,7 @@ def _elu(value):
 @triton.jit(do_not_specialize=["images"])
 def up_kernel(
     out, source, weights, bias, x, images, side, out_side, channels, width, kernel, stride, class_stride, pixel_stride, channel_stride,
-    KIND: tl.constexpr, BF16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+    KIND: tl.constexpr, BF16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """One program a class, place modulo the stride, tile of pixels (of all images) and tile of output channels."""
     program = tl.program_id(0).to(tl.int64)
@@ -47,7 +47,7 @@ def up_kernel(
         source + (k * images + first) * side * side * channels, ahead * side * side * channels, y, x_, rows, side, channels,
         weights + k * kernel * kernel * channels * width, shift_y, shift_x, stride,
         (kernel - shift_y + stride - 1) // stride, (kernel - shift_x + stride - 1) // stride, kernel, channels * width, width, 1,
-        column, width, False, BF16, ROWS, COLUMNS, BLOCK,
+        column, width, False, BF16, ROWS, COLUMNS, BLOCK, WHOLE,
     )  # fmt: skip
     value += tl.load(bias + k * width + column, mask=column < width, other=0.0)[None, :]
     mask = rows[:, None] & (column < width)[None, :]
@@ -69,7 +69,7 @@ def up(out: Tensor, source: Tensor, weight: Tensor, bias: Tensor, layer: Layer, 
     gradient of ‖image − x‖² by what the sigmoid takes, for x [B, C, h, h].
     """
     classes, images = out.shape[:2]
-    tile = blocks(layer.width, False, bf16)
+    tile = blocks(layer.channels, layer.width, False, bf16)
     span = triton.cdiv(layer.out_side, layer.stride)
     programs = classes * layer.stride**2 * triton.cdiv(images * span * span, tile.ROWS) * triton.cdiv(layer.width, tile.COLUMNS)
     strides = (1, layer.out_side**2) if kind == "sigmoid" else (layer.width, 1)
