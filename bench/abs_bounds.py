@@ -1,0 +1,92 @@
+"""What the choices in the L2 bound of Analysis by Synthesis are worth, on the authors' weights and random MNIST test images.
+
+    python bench/abs_bounds.py --official DIR --data-dir DIR [--samples 1000] [--seed 0]
+
+The bound is (d_c^2 - L_y) / (2 (d_c + r)), least over the classes c (Schott et al. 2018, section 4). It holds where d_c is the least distance of
+class c's images. The forms differ in where d_c is taken, in what L_y holds, and in the clip of the latents' norm: the authors' code loses the signs
+of clipped latents.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import Tensor
+
+import fastadv as fa
+from fastadv import rng
+from fastadv.models.abs import bounds, inference
+from fastadv.models.abs.gradient import adam_step, class_losses
+from fastadv.ops.latent_fit import _evaluate
+
+
+def distances(model: fa.models.ABS, x: Tensor, latents: Tensor) -> Tensor:
+    """||G_c(z) - x||^2, [B, K]."""
+    return (model.decode(latents) - x[:, None]).flatten(2).square().sum(2)
+
+
+def signless(model: fa.models.ABS, x: Tensor) -> tuple[Tensor, Tensor]:
+    """(loss [B, K], latents) by a descent whose clip keeps the size of each latent but not its sign, as the authors' does."""
+    _, z = inference.search_prior(model, x, model.beta)
+    moments = torch.zeros_like(z), torch.zeros_like(z)
+    for step in range(1, model.steps):
+        slope = _evaluate(z, x, model.weights, model.biases, model.shape.strides, model.beta)[1]
+        free, moments = adam_step(z, slope, moments, step, model.step_size, float("inf"))
+        norm = free.norm(dim=2, keepdim=True)
+        z = torch.where(norm > model.max_norm, (free * (model.max_norm / norm)).abs(), free)
+    return class_losses(x, model.decode(z), z, model.beta), z
+
+
+def bound(squares: Tensor, own_loss: Tensor, own_misfit: Tensor, y: Tensor, right: Tensor) -> Tensor:
+    """The radius [B] from d_c^2 [B, K], L_y and r [B]."""
+    rivals = squares.scatter(1, y[:, None], torch.inf)
+    radius = ((rivals - own_loss[:, None]) / (2 * (rivals.sqrt() + own_misfit[:, None]))).nan_to_num(torch.inf).amin(1)
+    return torch.where(right, radius.clamp_min(0.0), 0.0)
+
+
+def forms(model: fa.models.ABS, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """(what, radius [B])."""
+    own, pixels = (torch.arange(len(y)), y), x[0].numel()
+    for clip, (loss, latents) in {
+        "": inference.infer_all(model, x, model.steps, model.step_size),
+        ", the authors' clip": signless(model, x),
+    }.items():
+        whole, right = loss[own] * pixels, loss.argmin(1) == y
+        misfit = distances(model, x, latents)
+        r = misfit[own].sqrt()
+        yield f"d_c at the latents of inference{clip}", bound(misfit, whole, r, y, right)
+        if clip:
+            continue
+        for starts in (1, 4):
+            least = bounds._least(model, x, latents, starts, 0.0)[0]
+            yield f"d_c the least distance found, {starts} starts (lower_bound)", bound(least, whole, r, y, right)
+        yield "the same, without the prior's cost in L_y", bound(least, r.square(), r, y, right)
+        yield "the prior's cost kept on both sides (tight=True)", bound(bounds._least(model, x, latents, 4, model.beta)[0], whole, r, y, right)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--official", type=Path, required=True, help="folder of the authors' ABS_0.net to ABS_9.net")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder with MNIST/raw")
+    parser.add_argument("--samples", type=int, default=1000, help="random test images")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the images and the prior samples")
+    options = parser.parse_args()
+    model = fa.models.ABS.from_official(options.official, seed=options.seed)
+    test = fa.data.load("mnist", split="test", data_dir=options.data_dir)
+    chosen = test.subset(rng.permutation(len(test), options.seed)[: options.samples])
+    found: dict[str, list[Tensor]] = {}
+    with torch.no_grad():
+        for x, y, _ in fa.data.batches(chosen, 50):
+            for name, radius in forms(model, x, y):
+                found.setdefault(name, []).append(radius)
+    for name, parts in found.items():
+        radius = torch.cat(parts)
+        print(f"{name:<60} mean {radius.mean():.3f} +- {radius.std() / len(radius) ** 0.5:.3f}  median {radius.median():.3f}")
+
+
+if __name__ == "__main__":
+    main()
