@@ -61,13 +61,14 @@ NUMBERS = 1.0, 2, 0.05, 5.0
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_tiles_of_a_gpu(bf16, monkeypatch):
-    """More than one tile of rows, columns and depth, odd all; latents beyond a tile's."""
+@pytest.mark.parametrize("layers", [((19, 35, 3, 1), (35, 1, 4, 2)), ((6, 2, 4, 1),)], ids=["odd", "one layer"])
+def test_tiles_of_a_gpu(layers, bf16, monkeypatch):
+    """More than one tile of rows, columns and depth, odd all, latents beyond a tile's; the only layer is first and last."""
     from fastadv.ops.triton import _latent, _latent_down, _latent_up
 
     for module in (_latent_up, _latent_down):
         monkeypatch.setattr(module, "blocks", _latent.blocks)
-    args = *problem(2, ((19, 35, 3, 1), (35, 1, 4, 2)), 1), 1.0, 2, 0.05, 5.0, bf16
+    args = *problem(2, layers, 1), 1.0, 2, 0.05, 5.0, bf16
     card = CARDS["latent_fit"]
     card.compare(triton_launcher(card)(*args), card.reference(*args), args)
 

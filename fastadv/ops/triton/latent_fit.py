@@ -28,22 +28,22 @@ class Fit:
     """Buffers for `count` images of K classes, and the launches over them. What spare rows hold reaches no other row."""
 
     def __init__(self, layers: Sequence[Layer], classes: int, count: int, bf16: bool, device: torch.device) -> None:
-        def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
         kept, last = storage(bf16), layers[-1]
         self.layers, self.bf16 = layers, bf16
-        self.x = empty(count, last.width, last.out_side, last.out_side)
-        self.z, self.mean, self.square, self.grad = (empty(classes, count, layers[0].channels) for _ in range(4))
-        self.weights = [empty(classes, layer.kernel, layer.kernel, layer.channels, layer.width, dtype=kept) for layer in layers]
-        self.biases = [empty(classes, layer.width) for layer in layers]
+        self.x = zeros(count, last.width, last.out_side, last.out_side)
+        self.z, self.mean, self.square, self.grad = (zeros(classes, count, layers[0].channels) for _ in range(4))
+        self.weights = [zeros(classes, layer.kernel, layer.kernel, layer.channels, layer.width, dtype=kept) for layer in layers]
+        self.biases = [zeros(classes, layer.width) for layer in layers]
         shapes = [(classes, count, layer.out_side, layer.out_side, layer.width) for layer in layers]
-        self.hidden = [empty(*shape, dtype=kept) for shape in shapes[:-1]]
+        self.hidden = [zeros(*shape, dtype=kept) for shape in shapes[:-1]]
         # gradients by what each layer's end takes, in two buffers by turns
-        pair = [empty(max(map(prod, shapes)), dtype=kept) for _ in range(2)]
+        pair = [zeros(max(map(prod, shapes)), dtype=kept) for _ in range(2)]
         self.slopes = [pair[number % 2][: prod(shape)].view(shape) for number, shape in enumerate(shapes)]
-        self.images = empty(classes, *self.x.shape)
-        self.loss = empty(count, classes)
+        self.images = zeros(classes, *self.x.shape)
+        self.loss = zeros(count, classes)
 
     def load(self, x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
         """Take x [B, C, h, h] and z [B, K, L] of no more images than there is room for."""

@@ -88,6 +88,6 @@ def launch(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]
     )  # fmt: skip
     start(
         nearest_prototype_kernel, classes * images, x, distance, index, x, bank, offset, low, high.amin(2), images, classes, count, cols, *strides,
-        PROTOTYPES=PROTOTYPES, BLOCK=32, TILES=128, num_warps=4,
+        PROTOTYPES=PROTOTYPES, BLOCK=32, TILES=128, num_warps=8,
     )  # fmt: skip
     return distance, index
