@@ -22,7 +22,7 @@ DTYPES = [
 ]
 # The interpreter takes up to a second a sample: of these many samples one runs, and one of every shape and layout.
 STRIDES = {"linf_step": 3, "keep_best_": 1, "philox": 2, "quantize_in_ball": 9, "random_start": 9, "logit_loss": 7, "nearest_prototype": 3}
-STRIDES |= {"latent_fit": 5, "latent_decode": 4}
+STRIDES |= {"latent_fit": 7, "latent_decode": 5}
 STRIDED_ONLY = ("nearest_prototype", "latent_fit", "latent_decode")  # of these not even one of every shape
 
 
