@@ -116,6 +116,15 @@ def test_a_broken_image_spoils_itself_only():
     assert torch.equal(moved[::2], latents[::2])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_replays_take_new_images_and_decoders():
+    card = CARDS["latent_fit"]
+    for call in range(4):  # launched, captured, replayed twice
+        x, z, weights, biases, strides = problem(5, ((8, 32, 4, 1), (32, 16, 5, 2), (16, 1, 4, 1)))
+        args = x.roll(call, 0), z + 0.1 * call, [weight * (1 - 0.1 * call) for weight in weights], biases, strides, *NUMBERS, False
+        card.compare(triton_launcher(card)(*args), card.reference(*args), args)
+
+
 @pytest.mark.parametrize("able", [True, False])
 def test_a_shape_is_captured_the_second_time(able, monkeypatch):
     from fastadv.ops.triton._graph import Replay
