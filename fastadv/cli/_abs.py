@@ -42,8 +42,11 @@ def train(
     width: Annotated[int, typer.Option(min=1, help="Channels of the widest decoder layers.")] = 16,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch, as many of each class.")] = 160,
     learning_rate: Annotated[float, typer.Option(help="Adam's, falling to 0 as a cosine.")] = 3e-3,
-    beta: Annotated[str, typer.Option(metavar="FROM,TO", help="Weight of the KL term, annealed over the first half.")] = "10,1",
+    beta: Annotated[
+        str | None, typer.Option(metavar="FROM,TO", help="Weight of the KL term, annealed over the first half; an image's values / 784 by default.")
+    ] = None,
     augment: Annotated[bool, typer.Option(help="Warp three in ten images slightly.")] = True,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Train in bfloat16.")] = False,
     calibration: Annotated[int, typer.Option(min=0, help="Training images that set confidences and class factors.")] = 1000,
     prior_samples: PriorSamples = 8000,
     test_samples: Annotated[int | None, typer.Option(min=1, help="Test on the first so many; all by default.")] = None,
@@ -56,8 +59,8 @@ def train(
     debug: o.Debug = False,
 ) -> None:
     """Train one VAE a class, all at once, and measure the model on the test split. Resumes bit for bit after any stop."""
-    weights = o.parse_numbers(beta)
-    if len(weights) != 2:
+    weights = None if beta is None else o.parse_numbers(beta)
+    if weights is not None and len(weights) != 2:
         raise typer.BadParameter(f"--beta: expected FROM,TO such as 10,1, got {beta!r}.")
     place = make_device(device)
     from fastadv._card import card
@@ -74,7 +77,8 @@ def train(
         with progress("training") as tick, o.usage():
             model = ABS.fit(
                 dataset, epochs=epochs, run_dir=run_dir, resume=resume, latents=latents, width=width, batch_size=batch_size,
-                learning_rate=learning_rate, beta=(weights[0], weights[1]), augment=augment, seed=seed, device=place,
+                learning_rate=learning_rate, beta=None if weights is None else (weights[0], weights[1]), augment=augment, seed=seed, device=place,
+                training_precision="bf16" if bf16 else "fp32",
                 calibration=calibration, progress=tick, prior_samples=prior_samples,
             )  # fmt: skip
         found: dict[str, Any] = {"training": model.card["measured"]}
@@ -220,7 +224,7 @@ def _report(title: str, found: dict[str, Any], caption: str) -> None:
 
 
 for _command, _example in (
-    (train, "fastadv abs train --data digits --beta 3,0.3 --run-dir runs/abs"),
+    (train, "fastadv abs train --data digits --run-dir runs/abs"),
     (infer, "fastadv abs infer -m runs/abs/model.safetensors --data digits --binary"),
     (bound, "fastadv abs bound -m runs/abs/model.safetensors --data digits --samples 100"),
     (attack, "fastadv abs attack -m runs/abs/model.safetensors --data digits --samples 50"),

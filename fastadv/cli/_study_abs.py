@@ -12,8 +12,6 @@ from fastadv.cli._gallery import Strip, gallery
 from fastadv.cli._study import Study
 from fastadv.evaluate.figures import BLUE
 
-# the paper's weight of the prior, 1, is for images of 28x28; the misfit it is weighed against grows with the pixels
-SIDE = 28
 SHOWN = (2, 3, 8)
 
 
@@ -24,7 +22,6 @@ def synthesis(study: Study, watch: Callable[[str, int, int], None]) -> tuple[fa.
         study.base,
         epochs=s.abs_epochs,
         width=s.width,
-        beta=((s.size / SIDE) ** 2,) * 2,
         prior_samples=s.abs_prior,
         seed=s.seed,
         run_dir=study.folder / "abs",

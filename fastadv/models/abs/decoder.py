@@ -46,6 +46,11 @@ class DecoderShape:
         """(C, H, W) of the image."""
         return self.channels[-1], self.size, self.size
 
+    @property
+    def values(self) -> int:
+        """C H W, the values of an image."""
+        return self.channels[-1] * self.size**2
+
     @classmethod
     def for_images(cls, shape: tuple[int, int, int], latents: int = 8, width: int = 16) -> "DecoderShape":
         """The paper's shape for 28x28, and for other square sizes from 8 on the like: two doublings, first and last kernels that fit.

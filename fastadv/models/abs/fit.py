@@ -51,8 +51,11 @@ class Settings:
     beta: tuple[float, float]
     augment: bool
     seed: int
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "bf16"):
+            raise InputError(f"fit: expected precision fp32 or bf16, got {self.precision!r}")
         if min(self.epochs, self.width, self.batch_size) < 1 or self.seed < 0:
             asked = f"epochs={self.epochs}, width={self.width}, batch_size={self.batch_size}, seed={self.seed}"
             raise InputError(f"fit: expected epochs, width and batch_size of at least 1 and a seed of at least 0, got {asked}")
@@ -168,7 +171,8 @@ class Run:
                 x = warp(x, flat, settings.seed, PURPOSES * epoch + WARP)
             noise = rng.normal(settings.shape.channels[0], settings.seed, flat, PURPOSES * epoch + NOISE).to(self.device)
             x, noise = x.view(*ids.shape, *x.shape[1:]), noise.view(*ids.shape, -1)
-            image, mean, log_variance = self.net(x, noise)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                image, mean, log_variance = self.net(x, noise)
             loss = losses(x, image, mean, log_variance, beta).mean(0)
             self.optimizer.zero_grad(set_to_none=True)
             loss.sum().backward()  # type: ignore[no-untyped-call]

@@ -50,8 +50,9 @@ class VAEs(nn.Module):
         h = (mean + (log_variance / 2).exp() * noise).reshape(len(x), -1, 1, 1)
         for convolve, norm in zip(self.decoder, self.decoder_norms, strict=False):
             h = F.elu(norm(convolve(h)))
-        image = self.decoder[-1](h).unflatten(1, (self.classes, -1)) + self.image_bias[:, :, None, None]
-        return image.sigmoid(), mean, log_variance
+        with torch.autocast(x.device.type, enabled=False):  # pixels need more than bfloat16's eight bits
+            image = self.decoder[-1](h.float()).unflatten(1, (self.classes, -1)) + self.image_bias[:, :, None, None]
+        return image.sigmoid(), mean.float(), log_variance.float()
 
     def decoders(self) -> tuple[list[Tensor], list[Tensor]]:
         """(weights, biases) as ABS takes them, BatchNorm's running statistics folded in."""

@@ -32,11 +32,11 @@ def quick(dataset=None, **options):
 
 def test_it_learns_the_digits():
     train, test = load("digits", "train"), load("digits", "test")
-    model = ABS.fit(train, epochs=15, batch_size=100, beta=(3.0, 0.3), prior_samples=500, calibration=150)
+    model = ABS.fit(train, epochs=15, batch_size=100, prior_samples=500, calibration=150)
     x, y = test.x[:100], test.y[:100]
     x = x.float() / 255 if x.dtype == torch.uint8 else x
     assert (model(x).argmax(1) == y).float().mean() >= 0.94
-    assert model.beta == 0.3
+    assert model.beta == 64 / 784
     assert 0.8 <= model.confidence(x).amax(1).median() <= 0.97
     assert model.card["config"]["data"]["name"] == "digits train"
 
@@ -59,6 +59,14 @@ def test_the_decoders_handed_on_are_the_trained_ones():
     image, mean, log_variance = net(x, noise)
     model = ABS(*net.decoders(), SHAPE.strides, prior_samples=10)
     torch.testing.assert_close(model.decode(mean + (log_variance / 2).exp() * noise), image, rtol=1e-4, atol=1e-5)
+
+
+def test_training_in_bf16_stays_near_single_precision():
+    single, half = (quick(epochs=10, training_precision=name) for name in ("fp32", "bf16"))
+    losses = [model.card["measured"]["loss"] for model in (single, half)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert all(weight.dtype == torch.float32 for weight in half.weights)
 
 
 def test_classes_train_apart():
