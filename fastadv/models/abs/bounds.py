@@ -14,25 +14,20 @@ Binary ABS sees only which pixels cross the threshold. Each crossing changes any
 change the decision while gamma_y (L_y + n) < gamma_c (d_c^2 - n), and the cheapest way to have n is to take the n pixels nearest to the threshold.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
 from fastadv.models.abs import inference
+from fastadv.models.abs.generators import Generators
 from fastadv.models.abs.gradient import adam_step
 
-if TYPE_CHECKING:
-    from fastadv.models.abs.model import ABS
-
-CHUNK = 250
 BISECTIONS = 30
 # descents on the clipped misfit, each at the radius that the last one's latents allow
 ROUNDS = 3
 
 
-def lower_bound(model: "ABS", x: Tensor, y: Tensor, norm: str, starts: int, tight: bool) -> Tensor:
+def lower_bound(model: Generators, x: Tensor, y: Tensor, norm: str, starts: int, tight: bool) -> Tensor:
     """The radius [B]; see ABS.lower_bound."""
     if norm not in ("l2", "linf"):
         raise InputError(f"norm: expected l2 or linf, got {norm!r}")
@@ -41,11 +36,11 @@ def lower_bound(model: "ABS", x: Tensor, y: Tensor, norm: str, starts: int, tigh
     if y.shape != (len(x),) or y.dtype != torch.int64 or (len(y) and not (int(y.min()) >= 0 and int(y.max()) < model.classes)):
         raise InputError(f"y: expected int64 classes 0 to {model.classes - 1}, one for each of {len(x)} images, got {y.dtype} {tuple(y.shape)}")
     with torch.no_grad():
-        parts = zip(torch.split(x, CHUNK), torch.split(model.observed(x), CHUNK), torch.split(y, CHUNK), strict=True)
-        return torch.cat([_bound(model, *part, norm, starts, tight) for part in parts])
+        parts = zip(*(torch.split(part, inference.CHUNK) for part in (x, model.observed(x), y)), strict=True)
+        return torch.cat([_bound(model, *part, norm=norm, starts=starts, tight=tight) for part in parts])
 
 
-def _bound(model: "ABS", x: Tensor, seen: Tensor, y: Tensor, norm: str, starts: int, tight: bool) -> Tensor:
+def _bound(model: Generators, x: Tensor, seen: Tensor, y: Tensor, norm: str, starts: int, tight: bool) -> Tensor:
     pixels = seen.shape[1:].numel()
     loss, latents = inference.infer_all(model, seen, model.steps, model.step_size)
     right = (loss * model.factors if model.binary else loss).argmin(1) == y
@@ -64,7 +59,7 @@ def _bound(model: "ABS", x: Tensor, seen: Tensor, y: Tensor, norm: str, starts: 
     return torch.where(right, radius.clamp_min(0.0), 0.0).float()
 
 
-def _least(model: "ABS", seen: Tensor, latents: Tensor, starts: int, beta: float) -> tuple[Tensor, list[Tensor]]:
+def _least(model: Generators, seen: Tensor, latents: Tensor, starts: int, beta: float) -> tuple[Tensor, list[Tensor]]:
     """(min_z ||G_c(z) - x||^2 + beta/2 ||z||^2 [B, K], the latents [B, K, L] each descent ended at), among them those of inference."""
     pixels = seen.shape[1:].numel()
     best, ends = (model.decode(latents) - seen[:, None]).flatten(2).square().sum(2) + beta / 2 * latents.square().sum(2), [latents]
@@ -91,7 +86,7 @@ def _cheapest(x: Tensor, crossings: Tensor, norm: str) -> Tensor:
     return cost.gather(1, crossings[:, None]).squeeze(1)
 
 
-def _linf(model: "ABS", seen: Tensor, y: Tensor, latents: Tensor, ends: list[Tensor]) -> Tensor:
+def _linf(model: Generators, seen: Tensor, y: Tensor, latents: Tensor, ends: list[Tensor]) -> Tensor:
     """Per pixel the worst case adds e to |G_y - x| and takes e from |G_c - x|; bisection finds the e at which the losses meet.
 
     What minimises the other classes' clipped misfit depends on e, so descents at the e found and bisections take turns.
@@ -109,7 +104,7 @@ def _linf(model: "ABS", seen: Tensor, y: Tensor, latents: Tensor, ends: list[Ten
     return radius
 
 
-def _gaps(model: "ABS", seen: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+def _gaps(model: Generators, seen: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
     """(|G_c(z) - x| [B, K, D], KL [B, K])."""
     return (model.decode(latents) - seen[:, None]).abs().flatten(2), model.beta / 2 * latents.square().sum(2)
 
@@ -131,7 +126,7 @@ def _meet(misfit: Tensor, divergence: Tensor, found: list[tuple[Tensor, Tensor]]
     return below
 
 
-def _clipped_descent(model: "ABS", seen: Tensor, start: Tensor, radius: Tensor) -> Tensor:
+def _clipped_descent(model: Generators, seen: Tensor, start: Tensor, radius: Tensor) -> Tensor:
     """Latents [B, K, L] that lower sum max(0, |G(z) - x| - e)^2 + KL, by the descent of inference."""
     latents, moments = start, (torch.zeros_like(start), torch.zeros_like(start))
     for step in range(1, model.steps + 1):

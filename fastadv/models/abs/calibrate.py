@@ -1,14 +1,13 @@
 """The three constants that turn class losses into decisions and confidences."""
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-if TYPE_CHECKING:
-    from fastadv.models.abs.model import ABS
+from fastadv.models.abs import inference
+from fastadv.models.abs.generators import Generators
 
 MEDIAN = 0.9
 FACTORS = torch.linspace(0.9, 1.1, 41)
@@ -77,14 +76,14 @@ def least_share(start: Tensor, losses: Tensor) -> float:
     return float((losses / start).flatten().double().quantile(1 - KEPT))
 
 
-def calibrate(model: "ABS", x: Tensor, y: Tensor) -> None:
+def calibrate(model: Generators, x: Tensor, y: Tensor) -> None:
     """Set the constants of `model` from images x [N, C, H, W] and labels y [N]; see ABS.calibrate."""
     binary, prune = model.binary, model.prune
     model.binary, model.prune = True, False
     model.factors.fill_(1.0)
-    model.factors.copy_(class_factors(model.infer(x).loss, y))
+    model.factors.copy_(class_factors(inference.infer(model, x).loss, y))
     model.binary = binary
-    model.prune_gain = least_share(model.infer(x, steps=1).loss, losses := model.infer(x).loss)
+    model.prune_gain = least_share(inference.infer(model, x, steps=1).loss, losses := inference.infer(model, x).loss)
     model.prune = prune
     model.scale = confidence_scale(losses, y)
     model.floor = confidence_floor(losses, model.scale)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,12 +25,11 @@ from fastadv.models.abs._images import Images, read_images
 from fastadv.models.abs.augment import warp
 from fastadv.models.abs.calibrate import calibrate
 from fastadv.models.abs.decoder import DecoderShape
+from fastadv.models.abs.generators import Generators
+from fastadv.models.abs.storage import save_abs
 from fastadv.models.abs.vae import VAEs, losses
 
-if TYPE_CHECKING:
-    from fastadv.models.abs.model import ABS
-
-Model = TypeVar("Model", bound="ABS")
+Model = TypeVar("Model", bound=Generators)
 Progress = Callable[[int, int], None]
 
 logger = logging.getLogger("fastadv")
@@ -97,7 +96,7 @@ def fit(
     model.card = card("abs", run.config, **measured)
     if run.folder is not None:
         with checkpoint.writing(run.folder / "model.safetensors"):
-            model.save(run.folder / "model.safetensors")
+            save_abs(model, run.folder / "model.safetensors")
     return model
 
 

@@ -1,21 +1,48 @@
 """From images to class losses: the search among the prior samples, then the descent."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fastadv.errors import InputError
+from fastadv.models.abs.generators import Generators
 from fastadv.ops.latent_fit import latent_fit
 from fastadv.ops.nearest_prototype import nearest_prototype
 
-# what a descent leaves of the loss at its start, at least: with the authors' weights 99.8% of the losses of 3,000 training images keep more
-PRUNE_GAIN = 0.385
-
-if TYPE_CHECKING:
-    from fastadv.models.abs.model import ABS
+# images worked on at once: bounds the memory of the decoders' activations, about 1 MB an image of MNIST
+CHUNK = 250
 
 
-def search_prior(model: "ABS", seen: Tensor, beta: float, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, eq=False)
+class Inference:
+    """What ABS found for a batch: loss [B, K] a class, the latents [B, K, L] that reach it, and their images [B, K, C, H, W]."""
+
+    loss: Tensor
+    latents: Tensor
+    reconstruction: Tensor
+
+
+def infer(model: Generators, x: Tensor, steps: int | None = None, step_size: float | None = None) -> Inference:
+    """Losses with the class factors, latents and reconstructions; see ABS.infer."""
+    with torch.no_grad():
+        parts = []
+        for seen in torch.split(model.observed(x), CHUNK):
+            loss, latents = find(model, seen, steps, step_size)
+            parts.append((loss * model.factors if model.binary else loss, latents, model.decode(latents)))
+        return Inference(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def find(model: Generators, seen: Tensor, steps: int | None = None, step_size: float | None = None) -> tuple[Tensor, Tensor]:
+    """(loss [B, K], latents [B, K, L]) at images as `observed` gives them, by all classes or pruned; no gradient, no class factors."""
+    steps, step_size = model.steps if steps is None else steps, model.step_size if step_size is None else step_size
+    if steps < 1 or not step_size > 0:
+        raise InputError(f"infer: expected steps of at least 1 and a positive step_size, got {steps} and {step_size}")
+    with torch.no_grad():
+        return (infer_pruned if model.prune else infer_all)(model, seen.detach(), steps, step_size)
+
+
+def search_prior(model: Generators, seen: Tensor, beta: float, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
     """For each class the least loss [B, K] among the prior samples of `part`, and their latents [B, K, L]."""
     prior = model.prior_latents[part]
     bias = (beta / 2 * prior.square().sum(1)).expand(model.classes, -1)
@@ -24,7 +51,7 @@ def search_prior(model: "ABS", seen: Tensor, beta: float, part: slice = slice(No
 
 
 def descend(
-    model: "ABS", seen: Tensor, start: Tensor, *, steps: int, step_size: float, beta: float, only: slice = slice(None)
+    model: Generators, seen: Tensor, start: Tensor, *, steps: int, step_size: float, beta: float, only: slice = slice(None)
 ) -> tuple[Tensor, Tensor]:
     """(loss [B, k], latents [B, k, L]) of the Adam descent from `start` for the classes of `only`."""
     weights, biases = ([part[only] for part in parts] for parts in (model.weights, model.biases))
@@ -35,13 +62,13 @@ def descend(
     return loss, latents
 
 
-def infer_all(model: "ABS", seen: Tensor, steps: int, step_size: float) -> tuple[Tensor, Tensor]:
+def infer_all(model: Generators, seen: Tensor, steps: int, step_size: float) -> tuple[Tensor, Tensor]:
     """(loss [B, K], latents [B, K, L]) of every class, without the class factors."""
     _, start = search_prior(model, seen, model.beta)
     return descend(model, seen, start, steps=steps, step_size=step_size, beta=model.beta)
 
 
-def infer_pruned(model: "ABS", seen: Tensor, steps: int, step_size: float) -> tuple[Tensor, Tensor]:
+def infer_pruned(model: Generators, seen: Tensor, steps: int, step_size: float) -> tuple[Tensor, Tensor]:
     """As `infer_all`, but classes are fitted in the order of their prior losses, and only those that may still win.
 
     The descent has been seen to bring a loss down to no less than `model.prune_gain` times that of its start. A class whose

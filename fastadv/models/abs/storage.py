@@ -2,23 +2,21 @@
 
 import json
 import os
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from fastadv._card import card, data_hash
 from fastadv._files import load_tensors, save_tensors
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.models.abs.generators import Generators
 
-if TYPE_CHECKING:
-    from fastadv.models.abs.model import ABS
-
-Model = TypeVar("Model", bound="ABS")
+Model = TypeVar("Model", bound=Generators)
 
 KIND = "fastadv.ABS"
 SET_LATER = ("steps", "step_size", "prune_gain")
 CONSTANTS = ("beta", "binary", "scale", "floor", "max_norm", "input_grad", "prune", "precision", "steps", "step_size", "prune_gain")
 
 
-def save_abs(model: "ABS", path: str | os.PathLike[str]) -> None:
+def save_abs(model: Generators, path: str | os.PathLike[str]) -> None:
     """Write `model`; see ABS.save."""
     constants = {name: getattr(model, name) for name in CONSTANTS} | {"strides": list(model.shape.strides)}
     about = {**card("abs", constants, weights=data_hash(*model.weights, *model.biases)), **model.card}

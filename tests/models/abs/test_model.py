@@ -87,7 +87,7 @@ def test_a_sample_does_not_depend_on_its_batch(monkeypatch):
     x, _ = images(model, 7)
     whole = model.infer(x)
     torch.testing.assert_close(torch.cat([model.infer(x[i : i + 1]).loss for i in range(7)]), whole.loss, rtol=0, atol=1e-6)
-    monkeypatch.setattr("fastadv.models.abs.model.CHUNK", 3)
+    monkeypatch.setattr("fastadv.models.abs.inference.CHUNK", 3)
     torch.testing.assert_close(model.infer(x).latents, whole.latents, rtol=0, atol=1e-5)
 
 
