@@ -36,8 +36,9 @@ def lower_bound(model: Generators, x: Tensor, y: Tensor, norm: str, starts: int,
     if y.shape != (len(x),) or y.dtype != torch.int64 or (len(y) and not (int(y.min()) >= 0 and int(y.max()) < model.classes)):
         raise InputError(f"y: expected int64 classes 0 to {model.classes - 1}, one for each of {len(x)} images, got {y.dtype} {tuple(y.shape)}")
     with torch.no_grad():
-        parts = zip(*(torch.split(part, inference.CHUNK) for part in (x, model.observed(x), y)), strict=True)
-        return torch.cat([_bound(model, *part, norm=norm, starts=starts, tight=tight) for part in parts])
+        count = inference.CHUNK
+        parts = zip(torch.split(x, count), torch.split(model.observed(x), count), torch.split(y, count), strict=True)
+        return torch.cat([_bound(model, *part, norm, starts, tight) for part in parts])
 
 
 def _bound(model: Generators, x: Tensor, seen: Tensor, y: Tensor, norm: str, starts: int, tight: bool) -> Tensor:
