@@ -112,11 +112,13 @@ def whole(device: torch.device, official: Path, data_dir: Path, limit: int | Non
     models["fp32"].bank()
     synchronize()
     yield {"what": f"bank of {PRIOR} prior samples, {CLASSES} classes", "provider": "fastadv", "seconds": round(time.perf_counter() - started, 2)}
-    first = test[0][0][None].to(device)
-    for name, model in models.items():
-        model._bank = models["fp32"]._bank  # the same weights and prior
-        single = times({name: lambda model=model: model(first)}, seconds=1)[name]
-        yield {"what": "ABS, authors' weights, one image", "provider": f"fastadv {name}", **quantiles(single)}
+    for count in (1, BATCH):
+        x = torch.stack([test[i][0] for i in range(count)]).to(device)
+        for name, model in models.items():
+            model._bank = models["fp32"]._bank  # the same weights and prior
+            alone = times({name: lambda model=model, x=x: model(x)}, seconds=1)[name]
+            row: Row = {"what": f"ABS, authors' weights, {count} images, alone", "provider": f"fastadv {name}", **quantiles(alone)}
+            yield row | {"ms_per_image": round(statistics.median(alone) / count, 2)}
     right, same = dict.fromkeys(models, 0), dict.fromkeys(models, 0)
     taken: dict[str, list[float]] = {name: [] for name in models}
     for x, y, _ in fa.data.batches(test, BATCH):
