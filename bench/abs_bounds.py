@@ -20,13 +20,8 @@ from torch import Tensor
 import fastadv as fa
 from fastadv import rng
 from fastadv.models.abs import bounds, inference
-from fastadv.models.abs.gradient import adam_step, class_losses
+from fastadv.models.abs.gradient import adam_step, class_losses, squared_misfit
 from fastadv.ops.latent_fit import _evaluate
-
-
-def distances(model: fa.models.ABS, x: Tensor, latents: Tensor) -> Tensor:
-    """||G_c(z) - x||^2, [B, K]."""
-    return (model.decode(latents) - x[:, None]).flatten(2).square().sum(2)
 
 
 def signless(model: fa.models.ABS, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,8 +39,7 @@ def signless(model: fa.models.ABS, x: Tensor) -> tuple[Tensor, Tensor]:
 def bound(squares: Tensor, own_loss: Tensor, own_misfit: Tensor, y: Tensor, right: Tensor) -> Tensor:
     """The radius [B] from d_c^2 [B, K], L_y and r [B]."""
     rivals = squares.scatter(1, y[:, None], torch.inf)
-    radius = ((rivals - own_loss[:, None]) / (2 * (rivals.sqrt() + own_misfit[:, None]))).nan_to_num(torch.inf).amin(1)
-    return torch.where(right, radius.clamp_min(0.0), 0.0)
+    return torch.where(right, bounds.meeting_radius(rivals, own_loss, own_misfit).clamp_min(0.0), 0.0)
 
 
 def forms(model: fa.models.ABS, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -56,7 +50,7 @@ def forms(model: fa.models.ABS, x: Tensor, y: Tensor) -> Iterator[tuple[str, Ten
         ", the authors' clip": signless(model, x),
     }.items():
         whole, right = loss[own] * pixels, loss.argmin(1) == y
-        misfit = distances(model, x, latents)
+        misfit = squared_misfit(x, model.decode(latents))
         r = misfit[own].sqrt()
         yield f"d_c at the latents of inference{clip}", bound(misfit, whole, r, y, right)
         if clip:

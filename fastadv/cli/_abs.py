@@ -152,8 +152,7 @@ def bound(
     with interruptible(NOTHING_KEPT):
         dataset = load_data(data, split, data_dir, size, samples)
         net = load_abs(model, binary, prior_samples, seed, place)
-        bounds = Batched("bounding", batch_size).each(dataset, place, partial(net.lower_bound, norm=norm.value, starts=starts, tight=tight))
-    radius = torch.cat(bounds)
+        radius = Batched("bounding", batch_size).each(dataset, place, partial(net.lower_bound, norm=norm.value, starts=starts, tight=tight))
     low, median, high = (float(value) for value in radius.quantile(torch.tensor([0.25, 0.5, 0.75])))
     error = float(radius.std()) / len(radius) ** 0.5 if len(radius) > 1 else 0.0
     found = {
@@ -183,16 +182,13 @@ def attack(
 ) -> None:
     """Latent descent: the L2 distance at which each decision is broken. Clean errors count as 0, failures as infinite."""
     place = make_device(device)
-    import torch
-
     from fastadv.attacks import latent_descent
 
     options: dict[str, Any] = {"schedule": schedule.value} | ({"steps": 51} if schedule is Schedule.LINE_SEARCH else {})
     with interruptible(NOTHING_KEPT):
         dataset = load_data(data, split, data_dir, size, samples)
         net = load_abs(model, binary, prior_samples, seed, place)
-        found_at = Batched("latent descent", batch_size).each(dataset, place, lambda x, y: latent_descent(net, x, y, **options).distance)
-    distance = torch.cat(found_at)
+        distance = Batched("latent descent", batch_size).each(dataset, place, lambda x, y: latent_descent(net, x, y, **options).distance)
     found = {
         "median_distance": float(distance.sort().values[len(distance) // 2]),
         "accuracy": float((distance > threshold).float().mean()),

@@ -57,9 +57,11 @@ class Batched:
                 done += len(x)
                 tick(done, len(dataset))
 
-    def each(self, dataset: Any, device: "torch.device", measured: "Callable[[Tensor, Tensor], Tensor]") -> "list[Tensor]":
-        """What `measured(x, y)` gives for every batch, on the CPU."""
-        return [measured(x, y).cpu() for x, y in self.of(dataset, device)]
+    def each(self, dataset: Any, device: "torch.device", measured: "Callable[[Tensor, Tensor], Tensor]") -> "Tensor":
+        """What `measured(x, y)` [B] gives for every sample, on the CPU."""
+        import torch
+
+        return torch.cat([measured(x, y).cpu() for x, y in self.of(dataset, device)])
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,20 @@ def products(weights: Sequence[Tensor], strides: Sequence[int]) -> int:
     size, total = 1, 0
     for weight, stride in zip(weights, strides, strict=True):
         total += size * size * weight[0].numel()
-        size = image_size((weight,), (stride,), size)
+        size = chain_size((weight.shape[3],), (stride,), size)
     return total
 
 
-def image_size(weights: Sequence[Tensor], strides: Sequence[int], size: int = 1) -> int:
-    """Side of the image that the layers make of a square of side `size`."""
-    for weight, stride in zip(weights, strides, strict=True):
-        size = (size - 1) * stride + weight.shape[3]
+def chain_size(kernels: Sequence[int], strides: Sequence[int], size: int = 1) -> int:
+    """Side of what layers of these kernels and strides make of a square of side `size`."""
+    for kernel, stride in zip(kernels, strides, strict=True):
+        size = (size - 1) * stride + kernel
     return size
+
+
+def image_size(weights: Sequence[Tensor], strides: Sequence[int]) -> int:
+    """Side of the image that the layers make of one latent pixel."""
+    return chain_size([weight.shape[3] for weight in weights], strides)
 
 
 def arrays(parts: Sequence[Tensor]) -> list[Any]:

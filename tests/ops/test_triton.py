@@ -21,8 +21,17 @@ DTYPES = [
     pytest.param(name, dtype, id=f"{name}-{dtype}".replace("torch.", "")) for name, card in CARDS.items() if card.triton for dtype in card.dtypes
 ]
 # The interpreter takes up to a second a sample: of these many samples one runs, and one of every shape and layout.
-STRIDES = {"linf_step": 3, "keep_best_": 1, "philox": 2, "quantize_in_ball": 9, "random_start": 9, "logit_loss": 7, "nearest_prototype": 3}
-STRIDES |= {"latent_fit": 7, "latent_decode": 5}
+STRIDES = {
+    "linf_step": 3,
+    "keep_best_": 1,
+    "philox": 2,
+    "quantize_in_ball": 9,
+    "random_start": 9,
+    "logit_loss": 7,
+    "nearest_prototype": 3,
+    "latent_fit": 7,
+    "latent_decode": 5,
+}
 STRIDED_ONLY = ("nearest_prototype", "latent_fit", "latent_decode")  # of these not even one of every shape
 
 

@@ -7,7 +7,7 @@ import torch
 from test_triton import DEVICE, _interpreter, pytestmark  # noqa: F401  (a fixture and marks that pytest finds by name)
 
 from fastadv._library import CARDS, triton_launcher
-from fastadv.ops._decoders import random_decoder
+from fastadv.ops._decoders import image_size, random_decoder
 
 INF, NAN = float("inf"), float("nan")
 
@@ -49,12 +49,11 @@ def problem(batch=3, layers=((3, 4, 2, 1), (4, 2, 3, 2)), classes=2):
     """x [B, C, h, h], z [B, K, L], weights, biases and strides."""
     draw = torch.Generator().manual_seed(3)
     weights, biases = random_decoder(draw, classes, layers, DEVICE, torch.float32)
-    side = 1
-    for _, _, kernel, stride in layers:
-        side = (side - 1) * stride + kernel
+    strides = [layer[3] for layer in layers]
+    side = image_size(weights, strides)
     x = torch.rand(batch, layers[-1][1], side, side, generator=draw).to(DEVICE)
     z = torch.randn(batch, classes, layers[0][0], generator=draw).to(DEVICE)
-    return x, z, weights, biases, [layer[3] for layer in layers]
+    return x, z, weights, biases, strides
 
 
 NUMBERS = 1.0, 2, 0.05, 5.0

@@ -20,7 +20,7 @@ from torch import Tensor
 from fastadv.errors import InputError
 from fastadv.models.abs import inference
 from fastadv.models.abs.generators import Generators
-from fastadv.models.abs.gradient import adam_step
+from fastadv.models.abs.gradient import adam_step, squared_misfit
 
 BISECTIONS = 30
 # descents on the clipped misfit, each at the radius that the last one's latents allow
@@ -53,17 +53,22 @@ def _bound(model: Generators, x: Tensor, seen: Tensor, y: Tensor, norm: str, sta
         crossings = _crossings(model.factors, mine, rivals, y, pixels)
         radius = _cheapest(x, crossings, norm)
     elif norm == "l2":
-        misfit = (mine - model.beta / 2 * latents[own].square().sum(1)).clamp_min(0.0).sqrt()[:, None]
-        radius = ((rivals - mine[:, None]) / (2 * (rivals.sqrt() + misfit))).nan_to_num(torch.inf).amin(1)
+        misfit = (mine - model.beta / 2 * latents[own].square().sum(1)).clamp_min(0.0).sqrt()
+        radius = meeting_radius(rivals, mine, misfit)
     else:
         radius = _linf(model, seen, y, latents, ends)
     return torch.where(right, radius.clamp_min(0.0), 0.0).float()
 
 
+def meeting_radius(rivals: Tensor, mine: Tensor, misfit: Tensor) -> Tensor:
+    """The least e [B] over the classes from d_c^2 [B, K], infinite for y itself, L_y [B] and r [B], as the module's formula has it."""
+    return ((rivals - mine[:, None]) / (2 * (rivals.sqrt() + misfit[:, None]))).nan_to_num(torch.inf).amin(1)
+
+
 def _least(model: Generators, seen: Tensor, latents: Tensor, starts: int, beta: float) -> tuple[Tensor, list[Tensor]]:
     """(min_z ||G_c(z) - x||^2 + beta/2 ||z||^2 [B, K], the latents [B, K, L] each descent ended at), among them those of inference."""
     pixels = seen.shape[1:].numel()
-    best, ends = (model.decode(latents) - seen[:, None]).flatten(2).square().sum(2) + beta / 2 * latents.square().sum(2), [latents]
+    best, ends = squared_misfit(seen, model.decode(latents)) + beta / 2 * latents.square().sum(2), [latents]
     for part in torch.arange(len(model.prior_latents)).tensor_split(starts):
         _, start = inference.search_prior(model, seen, beta, slice(int(part[0]), int(part[-1]) + 1))
         loss, end = inference.descend(model, seen, start, steps=model.steps, step_size=model.step_size, beta=beta)

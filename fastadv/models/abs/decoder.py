@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
-from fastadv.ops._decoders import forward
+from fastadv.ops._decoders import chain_size, forward
 from fastadv.ops.latent_decode import latent_decode
 
 # BatchNorm's guard against a vanishing variance, torch's default
@@ -36,10 +36,7 @@ class DecoderShape:
     @property
     def size(self) -> int:
         """Height and width of the image."""
-        size = 1
-        for kernel, stride in zip(self.kernels, self.strides, strict=True):
-            size = (size - 1) * stride + kernel
-        return size
+        return chain_size(self.kernels, self.strides)
 
     @property
     def image(self) -> tuple[int, int, int]:

@@ -8,10 +8,14 @@ from torch import Tensor
 from fastadv.models.abs.decoder import decode
 
 
+def squared_misfit(x: Tensor, reconstruction: Tensor) -> Tensor:
+    """||G_k(z) - x||^2, [B, K], of reconstructions [B, K, ...]."""
+    return (reconstruction - x[:, None]).flatten(2).square().sum(2)
+
+
 def class_losses(x: Tensor, reconstruction: Tensor, latents: Tensor, beta: float) -> Tensor:
     """(||G_k(z) - x||^2 + beta / 2 ||z||^2) / D, [B, K], of reconstructions [B, K, ...] and latents [B, K, L]."""
-    misfit = (reconstruction - x[:, None]).flatten(2).square().sum(2)
-    return (misfit + beta / 2 * latents.square().sum(2)) / x.shape[1:].numel()
+    return (squared_misfit(x, reconstruction) + beta / 2 * latents.square().sum(2)) / x.shape[1:].numel()
 
 
 def adam_step(
