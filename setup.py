@@ -50,7 +50,9 @@ def extensions() -> list[Pybind11Extension]:
             "fastadv._C",
             sorted(str(path) for path in Path("csrc").glob("*.cpp")),
             include_dirs=["csrc"],
-            depends=sorted(str(path) for pattern in ("*.h", "kernels/*.inl") for path in Path("csrc").glob(pattern)),
+            depends=sorted(
+                str(path) for pattern in ("*.h", "kernels/*.inl") for path in Path("csrc").glob(pattern)
+            ),
             cxx_std=20,
             extra_compile_args=flags,
             extra_link_args=link_omp,

@@ -28,7 +28,9 @@ EAGER, PEAK = "eager, as the authors' code", "multiply-adds in registers"
 FEW = 3  # steps of the eager descent, whose time is scaled to all
 
 
-def eager(x: Tensor, z: Tensor, weights: list[Tensor], biases: list[Tensor], strides: list[int], steps: int) -> Tensor:
+def eager(
+    x: Tensor, z: Tensor, weights: list[Tensor], biases: list[Tensor], strides: list[int], steps: int
+) -> Tensor:
     """The descent as the authors' code does it: autograd through one decoder after the other, one Adam over all latents."""
     point = z.clone().requires_grad_()
     optimizer = torch.optim.Adam([point], lr=0.05)
@@ -55,7 +57,10 @@ def descent(device: torch.device, seconds: float) -> Iterator[Row]:
     draw = torch.Generator().manual_seed(0)
     decoder = random_decoder(draw, CLASSES, MNIST, device, torch.float32)
     strides = [layer[3] for layer in MNIST]
-    x, z = torch.rand(BATCH, 1, 28, 28, generator=draw).to(device), torch.randn(BATCH, CLASSES, 8, generator=draw).to(device)
+    x, z = (
+        torch.rand(BATCH, 1, 28, 28, generator=draw).to(device),
+        torch.randn(BATCH, CLASSES, 8, generator=draw).to(device),
+    )
     for batch in (BATCH, 1):
         args = x[:batch], z[:batch], *decoder, strides
         ways = {
@@ -74,9 +79,16 @@ def descent(device: torch.device, seconds: float) -> Iterator[Row]:
         for name in ways:
             row: Row = {"what": f"latent_fit, {batch} x {CLASSES} x {STEPS}, MNIST decoder", "provider": name}
             if work[name] == flops:
-                row |= {**quantiles(taken[name]), "ms_per_image": round(statistics.median(taken[name]) / batch, 3)}
+                row |= {
+                    **quantiles(taken[name]),
+                    "ms_per_image": round(statistics.median(taken[name]) / batch, 3),
+                }
             row["gflops"] = round(statistics.median(speeds[name]) / 1e6, 1)
-            for other, key in ((PEAK, "share_of_fma_rate"), ("fastadv fp32", "times_fp32"), (EAGER, "times_eager")):
+            for other, key in (
+                (PEAK, "share_of_fma_rate"),
+                ("fastadv fp32", "times_fp32"),
+                (EAGER, "times_eager"),
+            ):
                 if other in ways and other != name and name.startswith("fastadv"):
                     row[key] = round(ratio(speeds[name], speeds[other]), 3)
             yield row
@@ -85,7 +97,10 @@ def descent(device: torch.device, seconds: float) -> Iterator[Row]:
 def search(device: torch.device, seconds: float) -> Iterator[Row]:
     """The prior search, against the matrix product alone, without reduction or exactness."""
     draw = torch.Generator().manual_seed(0)
-    bank, bias = torch.rand(CLASSES, PRIOR, 784, generator=draw).to(device), torch.rand(CLASSES, PRIOR, generator=draw).to(device)
+    bank, bias = (
+        torch.rand(CLASSES, PRIOR, 784, generator=draw).to(device),
+        torch.rand(CLASSES, PRIOR, generator=draw).to(device),
+    )
     for batch in (BATCH, 1):
         x = torch.rand(batch, 784, generator=draw).to(device)
         ways = {
@@ -93,7 +108,10 @@ def search(device: torch.device, seconds: float) -> Iterator[Row]:
             "torch.matmul": lambda x=x: x @ bank.view(-1, 784).T,
         }
         taken = times(ways, seconds)
-        what, flops = f"nearest_prototype, {batch} x {CLASSES} x {PRIOR} x 784", CARDS["nearest_prototype"].flops(x, bank, bias)
+        what, flops = (
+            f"nearest_prototype, {batch} x {CLASSES} x {PRIOR} x 784",
+            CARDS["nearest_prototype"].flops(x, bank, bias),
+        )
         for name, values in taken.items():
             yield {
                 "what": what,
@@ -107,18 +125,33 @@ def search(device: torch.device, seconds: float) -> Iterator[Row]:
 def whole(device: torch.device, official: Path, data_dir: Path, limit: int | None) -> Iterator[Row]:
     """The authors' model on MNIST's test images, batch by batch in turns, so that every way sees the same images and the same machine."""
     test = fa.data.load("mnist", split="test", data_dir=data_dir, limit=limit)
-    ways: dict[str, dict[str, Any]] = {"fp32": {}, "bf16": {"precision": "bf16"}, "prune": {"prune": True}, "binary": {"binary": True}}
-    models = {name: fa.models.ABS.from_official(official, **options).to(device) for name, options in ways.items()}
+    ways: dict[str, dict[str, Any]] = {
+        "fp32": {},
+        "bf16": {"precision": "bf16"},
+        "prune": {"prune": True},
+        "binary": {"binary": True},
+    }
+    models = {
+        name: fa.models.ABS.from_official(official, **options).to(device) for name, options in ways.items()
+    }
     started = time.perf_counter()
     models["fp32"].bank()
     synchronize()
-    yield {"what": f"bank of {PRIOR} prior samples, {CLASSES} classes", "provider": "fastadv", "seconds": round(time.perf_counter() - started, 2)}
+    yield {
+        "what": f"bank of {PRIOR} prior samples, {CLASSES} classes",
+        "provider": "fastadv",
+        "seconds": round(time.perf_counter() - started, 2),
+    }
     for count in (1, BATCH):
         x = torch.stack([test[i][0] for i in range(count)]).to(device)
         for name, model in models.items():
             model._bank = models["fp32"]._bank  # the same weights and prior
             alone = times({name: lambda model=model, x=x: model(x)}, seconds=1)[name]
-            row: Row = {"what": f"ABS, authors' weights, {count} images, alone", "provider": f"fastadv {name}", **quantiles(alone)}
+            row: Row = {
+                "what": f"ABS, authors' weights, {count} images, alone",
+                "provider": f"fastadv {name}",
+                **quantiles(alone),
+            }
             yield row | {"ms_per_image": round(statistics.median(alone) / count, 2)}
     right, same = dict.fromkeys(models, 0), dict.fromkeys(models, 0)
     taken: dict[str, list[float]] = {name: [] for name in models}
@@ -145,7 +178,13 @@ def whole(device: torch.device, official: Path, data_dir: Path, limit: int | Non
         }
 
 
-def rows(device: torch.device, seconds: float, official: Path | None = None, data_dir: Path | None = None, limit: int | None = None) -> Iterator[Row]:
+def rows(
+    device: torch.device,
+    seconds: float,
+    official: Path | None = None,
+    data_dir: Path | None = None,
+    limit: int | None = None,
+) -> Iterator[Row]:
     """One row a measurement; none on a CPU without the extension."""
     if device.type == "cpu" and extension is None:
         return

@@ -57,14 +57,24 @@ def forms(model: fa.models.ABS, x: Tensor, y: Tensor) -> Iterator[tuple[str, Ten
             continue
         for starts in (1, 4):
             least = bounds._least(model, x, latents, starts, 0.0)[0]
-            yield f"d_c the least distance found, {starts} starts (lower_bound)", bound(least, whole, r, y, right)
+            yield (
+                f"d_c the least distance found, {starts} starts (lower_bound)",
+                bound(least, whole, r, y, right),
+            )
         yield "the same, without the prior's cost in L_y", bound(least, r.square(), r, y, right)
-        yield "the prior's cost kept on both sides (tight=True)", bound(bounds._least(model, x, latents, 4, model.beta)[0], whole, r, y, right)
+        yield (
+            "the prior's cost kept on both sides (tight=True)",
+            bound(bounds._least(model, x, latents, 4, model.beta)[0], whole, r, y, right),
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--official", type=Path, required=True, help="folder of the authors' ABS_0.net to ABS_9.net")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--official", type=Path, required=True, help="folder of the authors' ABS_0.net to ABS_9.net"
+    )
     parser.add_argument("--data-dir", type=Path, required=True, help="folder with MNIST/raw")
     parser.add_argument("--samples", type=int, default=1000, help="random test images")
     parser.add_argument("--seed", type=int, default=0, help="chooses the images and the prior samples")
@@ -79,7 +89,9 @@ def main() -> None:
                 found.setdefault(name, []).append(radius)
     for name, parts in found.items():
         radius = torch.cat(parts)
-        print(f"{name:<60} mean {radius.mean():.3f} +- {radius.std() / len(radius) ** 0.5:.3f}  median {radius.median():.3f}")
+        print(
+            f"{name:<60} mean {radius.mean():.3f} +- {radius.std() / len(radius) ** 0.5:.3f}  median {radius.median():.3f}"
+        )
 
 
 if __name__ == "__main__":

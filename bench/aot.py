@@ -70,7 +70,9 @@ def record(card: OpCard, dtype: torch.dtype) -> list[Launch]:
     return launches
 
 
-def variants(launches: list[Launch], target: GPUTarget, quick: bool = False) -> Iterator[tuple[str, Any, Any, Any]]:
+def variants(
+    launches: list[Launch], target: GPUTarget, quick: bool = False
+) -> Iterator[tuple[str, Any, Any, Any]]:
     """(name, kernel, source, options) for each variant: one choice of compile-time arguments and of optional arguments given.
 
     `quick` takes one variant for each choice of words and flags, that with the most optional arguments.
@@ -80,13 +82,27 @@ def variants(launches: list[Launch], target: GPUTarget, quick: bool = False) -> 
     for kernel, args, options in launches:
         binder = create_function_from_signature(kernel.signature, kernel.params, backend)
         bound, specialization, rest = binder(*args, **options)
-        settings, signature, constants, attributes = kernel._pack_args(backend, options, bound, specialization, rest)
+        settings, signature, constants, attributes = kernel._pack_args(
+            backend, options, bound, specialization, rest
+        )
         chosen = {kernel.arg_names[path[0]]: value for path, value in constants.items()}
         # an integer that happens to be 1 is made a constant too, and so is a missing tensor
-        chosen = {name: value for name, value in chosen.items() if value is None or kernel.params[kernel.arg_names.index(name)].is_constexpr}
-        words = [str(value) for name, value in chosen.items() if isinstance(value, str | bool) and name not in OF_SIZES]
+        chosen = {
+            name: value
+            for name, value in chosen.items()
+            if value is None or kernel.params[kernel.arg_names.index(name)].is_constexpr
+        }
+        words = [
+            str(value)
+            for name, value in chosen.items()
+            if isinstance(value, str | bool) and name not in OF_SIZES
+        ]
         given = [name for name in kernel.arg_names if name in OPTIONAL and bound[name] is not None]
-        key = (kernel.fn.__name__, *words) if quick else (kernel.fn.__name__, str(sorted(chosen.items(), key=str)), str(rest))
+        key = (
+            (kernel.fn.__name__, *words)
+            if quick
+            else (kernel.fn.__name__, str(sorted(chosen.items(), key=str)), str(rest))
+        )
         aligned = sum(map(bool, attributes.values()))
         if key not in best or aligned > best[key][0]:
             source = ASTSource(kernel, signature, constants, attributes)
@@ -101,7 +117,15 @@ def resources(ptx: str, arch: int, fuse: bool) -> dict[str, int]:
         file.write(ptx)
         file.flush()
         suffix = "a" if arch >= 90 else ""
-        command = [knobs.nvidia.ptxas.path, "-v", *([] if fuse else ["--fmad=false"]), f"--gpu-name=sm_{arch}{suffix}", file.name, "-o", os.devnull]
+        command = [
+            knobs.nvidia.ptxas.path,
+            "-v",
+            *([] if fuse else ["--fmad=false"]),
+            f"--gpu-name=sm_{arch}{suffix}",
+            file.name,
+            "-o",
+            os.devnull,
+        ]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
     def number(pattern: str) -> int:
@@ -118,7 +142,10 @@ def resources(ptx: str, arch: int, fuse: bool) -> dict[str, int]:
 def widest_load(ptx: str) -> int:
     """Bytes of the widest load from device memory; 16 is the most there is."""
     loads = [int(n or 1) * int(bits) // 8 for n, bits in re.findall(r"ld\.global(?:\.v(\d))?\.b(\d+)", ptx)]
-    copies = [int(size, 0) for size in re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)", ptx)]
+    copies = [
+        int(size, 0)
+        for size in re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)", ptx)
+    ]
     return max(loads + copies, default=0)
 
 
@@ -147,13 +174,17 @@ def build(name: str, arches: tuple[int, ...] = (80, 90), quick: bool = False) ->
     return rows
 
 
-def build_all(names: list[str], arches: tuple[int, ...], workers: int = 1, quick: bool = False) -> list[Build]:
+def build_all(
+    names: list[str], arches: tuple[int, ...], workers: int = 1, quick: bool = False
+) -> list[Build]:
     """`build` for each op, in a throwaway compilation cache."""
     with tempfile.TemporaryDirectory() as cache, mock.patch.dict(os.environ, TRITON_CACHE_DIR=cache):
         if workers == 1:
             return [row for name in names for row in build(name, arches, quick)]
         with ProcessPoolExecutor(workers) as pool:
-            return [row for rows in pool.map(partial(build, arches=arches, quick=quick), names) for row in rows]
+            return [
+                row for rows in pool.map(partial(build, arches=arches, quick=quick), names) for row in rows
+            ]
 
 
 def main() -> int:
@@ -164,17 +195,23 @@ def main() -> int:
         default=",".join(name for name, card in CARDS.items() if card.triton),
         help="comma-separated names of ops (default: all with a kernel)",
     )
-    parser.add_argument("--arch", default="80,90", help="comma-separated compute capabilities (default: 80,90)")
+    parser.add_argument(
+        "--arch", default="80,90", help="comma-separated compute capabilities (default: 80,90)"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes that compile (default: 1)")
     parser.add_argument("--quick", action="store_true", help="one variant for each choice of words and flags")
     options = parser.parse_args()
     if knobs.runtime.interpret:
         parser.error("unset TRITON_INTERPRET: interpreted kernels cannot be compiled")
-    rows = build_all(options.ops.split(","), tuple(map(int, options.arch.split(","))), options.workers, options.quick)
+    rows = build_all(
+        options.ops.split(","), tuple(map(int, options.arch.split(","))), options.workers, options.quick
+    )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     about = {**machine(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
     options.out.write_text("".join(json.dumps({**asdict(row), **about}) + "\n" for row in rows))
-    print(f"{'kernel':<25}{'dtype':<10}{'arch':<6}{'warps':>5}{'regs':>6}{'spill':>7}{'stack':>7}{'shared':>8}{'load':>6}  variant")
+    print(
+        f"{'kernel':<25}{'dtype':<10}{'arch':<6}{'warps':>5}{'regs':>6}{'spill':>7}{'stack':>7}{'shared':>8}{'load':>6}  variant"
+    )
     for row in rows:
         print(
             f"{row.kernel:<25}{row.dtype:<10}sm_{row.arch:<3}{row.num_warps:>5}{row.registers:>6}{row.spill_bytes:>7}"

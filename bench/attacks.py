@@ -14,7 +14,9 @@ from bench.timing import quantiles, ratio, times
 RADIUS, STEP, STEPS, IMAGES = 0.3, 0.01, 40, 256
 
 
-def problem(data_dir: Path | None, weights: Path | None, device: torch.device) -> tuple[nn.Module, Tensor, Tensor, str]:
+def problem(
+    data_dir: Path | None, weights: Path | None, device: torch.device
+) -> tuple[nn.Module, Tensor, Tensor, str]:
     """The published CNN and MNIST test images; without them the same net untrained on random images, and the row says so."""
     model = fa.models.create("cnn")
     if weights is not None and data_dir is not None:
@@ -44,14 +46,20 @@ def providers(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[], 
     """Every provider's PGD-40 with no early stop and no random start; peers only where they are installed."""
 
     def ours(target: Any) -> Tensor:
-        out = fa.attacks.pgd(target, x, y, fa.Linf(RADIUS), steps=STEPS, step_size=STEP, stop_early=False, random_start=False)
+        out = fa.attacks.pgd(
+            target, x, y, fa.Linf(RADIUS), steps=STEPS, step_size=STEP, stop_early=False, random_start=False
+        )
         return out.x_adv
 
     ways: dict[str, Callable[[], Tensor]] = {
         "plain loop": lambda: plain(model, x, y),
         "fastadv fp32": lambda: ours(model),
         "fastadv bf16": lambda: ours(fa.freeze(model, precision="bf16")),
-        "fastadv fp32, early stop": lambda: fa.attacks.pgd(model, x, y, fa.Linf(RADIUS), steps=STEPS, step_size=STEP, random_start=False).x_adv,
+        "fastadv fp32, early stop": lambda: (
+            fa.attacks.pgd(
+                model, x, y, fa.Linf(RADIUS), steps=STEPS, step_size=STEP, random_start=False
+            ).x_adv
+        ),
     }
     try:
         import torchattacks
@@ -64,14 +72,18 @@ def providers(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[], 
         import foolbox
 
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
-        attack = foolbox.attacks.LinfProjectedGradientDescentAttack(abs_stepsize=STEP, steps=STEPS, random_start=False)
+        attack = foolbox.attacks.LinfProjectedGradientDescentAttack(
+            abs_stepsize=STEP, steps=STEPS, random_start=False
+        )
         ways["foolbox"] = lambda: attack(wrapped, x, y, epsilons=RADIUS)[1]
     except ImportError:
         logging.getLogger("bench").warning("foolbox is not installed; its rows are missing")
     return ways
 
 
-def rows(data_dir: Path | None, weights: Path | None, device: torch.device, seconds: float) -> Iterator[dict[str, Any]]:
+def rows(
+    data_dir: Path | None, weights: Path | None, device: torch.device, seconds: float
+) -> Iterator[dict[str, Any]]:
     """One row a provider."""
     model, x, y, name = problem(data_dir, weights, device)
     ways = providers(model, x, y)
@@ -81,5 +93,12 @@ def rows(data_dir: Path | None, weights: Path | None, device: torch.device, seco
         x_adv = ways[provider]()
         with torch.no_grad():
             accuracy = float((model(x_adv).argmax(1) == y).float().mean())
-        row = {"what": f"PGD-{STEPS} Linf {RADIUS}, {len(x)} images, {name}", "provider": provider, **quantiles(values), "accuracy": accuracy}
-        yield row | {"times_torchattacks" if "torchattacks" in taken else "times_plain": round(ratio(base, values), 2)}
+        row = {
+            "what": f"PGD-{STEPS} Linf {RADIUS}, {len(x)} images, {name}",
+            "provider": provider,
+            **quantiles(values),
+            "accuracy": accuracy,
+        }
+        yield row | {
+            "times_torchattacks" if "torchattacks" in taken else "times_plain": round(ratio(base, values), 2)
+        }

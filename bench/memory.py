@@ -40,7 +40,9 @@ print(json.dumps(peak - before))
 
 def peak(what: str) -> int:
     """Bytes by which the resident set grew at most."""
-    run = subprocess.run([sys.executable, "-c", SCRIPT.format(batch=BATCH), what], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(batch=BATCH), what], capture_output=True, text=True, check=True
+    )
     return int(json.loads(run.stdout.splitlines()[-1]))
 
 
@@ -52,4 +54,9 @@ def rows() -> Iterator[dict[str, Any]]:
     attack = sorted(peak("attack") for _ in range(3))[1]
     what = f"peak memory, {BATCH} images, CNN"
     yield {"what": what, "provider": "forward and backward", "mib": round(base / 2**20, 1)}
-    yield {"what": what, "provider": "fastadv pgd", "mib": round(attack / 2**20, 1), "times_forward_backward": round(attack / base, 3)}
+    yield {
+        "what": what,
+        "provider": "fastadv pgd",
+        "mib": round(attack / 2**20, 1),
+        "times_forward_backward": round(attack / base, 3),
+    }

@@ -62,7 +62,10 @@ def rows(device: torch.device, seconds: float) -> Iterator[Row]:
     for name in ("linf_step", "l2_step"):
         for shape in SHAPES:
             draw = torch.Generator().manual_seed(0)
-            x, grad = torch.rand(shape, generator=draw).to(device), torch.randn(shape, generator=draw).to(device)
+            x, grad = (
+                torch.rand(shape, generator=draw).to(device),
+                torch.randn(shape, generator=draw).to(device),
+            )
             x_adv = x.clone()
             taken = times(ways(name, x_adv, grad, x), seconds)
             for provider, values in taken.items():
@@ -79,9 +82,15 @@ def reference_rows(device: torch.device, seconds: float) -> Iterator[Row]:
     for name, card in CARDS.items():
         if name in ("linf_step", "l2_step"):
             continue
-        args = max(card.samples(device, torch.float32 if torch.float32 in card.dtypes else card.dtypes[0]), key=lambda a: a[0].numel())
+        args = max(
+            card.samples(device, torch.float32 if torch.float32 in card.dtypes else card.dtypes[0]),
+            key=lambda a: a[0].numel(),
+        )
         op = getattr(torch.ops.fastadv, name)
-        taken = times({"reference": lambda a=args, c=card: c.reference(*a), "fastadv": lambda a=args, o=op: o(*a)}, seconds / 4)
+        taken = times(
+            {"reference": lambda a=args, c=card: c.reference(*a), "fastadv": lambda a=args, o=op: o(*a)},
+            seconds / 4,
+        )
         for provider, values in taken.items():
             shape = list(args[0].shape)
             yield {

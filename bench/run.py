@@ -30,7 +30,9 @@ HERE = Path(__file__).resolve().parent
 def gate() -> None:
     """Stop unless every kernel equals its reference."""
     test = HERE.parent / "tests" / "ops" / "test_contract.py"
-    run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", f"{test}::test_kernel_equals_reference"], cwd=HERE.parent)
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", f"{test}::test_kernel_equals_reference"], cwd=HERE.parent
+    )
     if run.returncode:
         raise SystemExit("bench: a kernel differs from its reference; no figure was taken")
 
@@ -47,12 +49,16 @@ def measure(options: argparse.Namespace, device: torch.device) -> Iterator[dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--seconds", type=float, default=1.0, help="least time spent on each measurement")
     parser.add_argument("--data-dir", type=Path, help="folder with MNIST/raw, for the attack and ABS rows")
     parser.add_argument("--weights", type=Path, help="the published vanilla_cnn.net, for the attack rows")
-    parser.add_argument("--official", type=Path, help="folder of the authors' ABS_0.net to ABS_9.net, for the ABS rows")
+    parser.add_argument(
+        "--official", type=Path, help="folder of the authors' ABS_0.net to ABS_9.net, for the ABS rows"
+    )
     parser.add_argument("--out", type=Path, help="default: bench/results/cpu.jsonl or cuda.jsonl")
     parser.add_argument("--no-gate", action="store_true", help="skip the contract tests (the rows say so)")
     options = parser.parse_args()

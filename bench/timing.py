@@ -14,7 +14,9 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def times(ways: Mapping[str, Callable[[], object]], seconds: float = 1.0, least: int = 7) -> dict[str, list[float]]:
+def times(
+    ways: Mapping[str, Callable[[], object]], seconds: float = 1.0, least: int = 7
+) -> dict[str, list[float]]:
     """Milliseconds of each repetition of each way; ways take turns until each has `seconds` of work and `least` repetitions."""
     for way in ways.values():
         way()

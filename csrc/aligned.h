@@ -12,6 +12,8 @@ struct Aligned {
 };
 using AlignedFloats = std::unique_ptr<float[], Aligned>;
 
-inline AlignedFloats aligned(int64_t count) { return AlignedFloats(new (std::align_val_t{64}) float[static_cast<size_t>(count)]); }
+inline AlignedFloats aligned(int64_t count) {
+  return AlignedFloats(new (std::align_val_t{64}) float[static_cast<size_t>(count)]);
+}
 
 }  // namespace fastadv

@@ -10,7 +10,8 @@ namespace fastadv {
 namespace {
 
 const float* floats(const Array& array, int64_t size) {
-  if (array.size() != size || array.itemsize() != sizeof(float)) throw std::invalid_argument("latents: array of another size");
+  if (array.size() != size || array.itemsize() != sizeof(float))
+    throw std::invalid_argument("latents: array of another size");
   return static_cast<const float*>(array.data());
 }
 
@@ -35,7 +36,8 @@ struct Layers {
   std::vector<LatentLayer> layers;
   int64_t classes;
 
-  Layers(int64_t classes, int64_t latents, const std::vector<Array>& weights, const std::vector<Array>& biases, const std::vector<int64_t>& strides)
+  Layers(int64_t classes, int64_t latents, const std::vector<Array>& weights,
+         const std::vector<Array>& biases, const std::vector<int64_t>& strides)
       : classes(classes) {
     int64_t size = 1, channels = latents;
     for (size_t l = 0; l < weights.size(); ++l) {
@@ -54,22 +56,27 @@ struct Layers {
 
 // Call body(label, row, packed weights, workspace) for `rows` rows of each class, on every thread.
 template <class Body>
-void each_class_row(const LatentKernels& kernels, LatentProblem& problem, int64_t classes, int64_t rows, const Body& body) {
+void each_class_row(const LatentKernels& kernels, LatentProblem& problem, int64_t classes, int64_t rows,
+                    const Body& body) {
   kernels.plan(problem);
   const auto packed = aligned(classes * problem.packed);
   // workspaces are made here: an exception must not leave a parallel region
   std::vector<AlignedFloats> spaces;
   for (int64_t t = most_threads(); t-- > 0;) spaces.push_back(aligned(problem.workspace));
-  parallel_dynamic(classes, [&](int64_t label, int) { kernels.pack(problem, label, packed.get() + label * problem.packed); });
+  parallel_dynamic(classes, [&](int64_t label, int) {
+    kernels.pack(problem, label, packed.get() + label * problem.packed);
+  });
   parallel_dynamic(classes * rows, [&](int64_t task, int thread) {
     const int64_t label = task / rows;
-    body(label, task % rows, packed.get() + label * problem.packed, spaces[static_cast<size_t>(thread)].get());
+    body(label, task % rows, packed.get() + label * problem.packed,
+         spaces[static_cast<size_t>(thread)].get());
   });
 }
 
 // x [B, C, H, H], z [B, K, L] overwritten, loss [B, K] written.
-void latent_fit(Array x, Array z, Array loss, const std::vector<Array>& weights, const std::vector<Array>& biases,
-                const std::vector<int64_t>& strides, float beta, int64_t steps, float step_size, float max_norm, bool bf16) {
+void latent_fit(Array x, Array z, Array loss, const std::vector<Array>& weights,
+                const std::vector<Array>& biases, const std::vector<int64_t>& strides, float beta,
+                int64_t steps, float step_size, float max_norm, bool bf16) {
   const int64_t images = z.shape(0), classes = z.shape(1), size = z.shape(2);
   Layers given(classes, size, weights, biases, strides);
   const int64_t pixels = given.pixels();
@@ -83,36 +90,42 @@ void latent_fit(Array x, Array z, Array loss, const std::vector<Array>& weights,
 
   const LatentKernels& kernels = latent_set(bf16);
   const py::gil_scoped_release release;
-  each_class_row(kernels, problem, classes, images, [&](int64_t label, int64_t row, const float* packed, float* space) {
-    const int64_t place = row * classes + label;
-    losses[place] = kernels.fit(problem, packed, image + row * pixels, latents + place * size, space);
-  });
+  each_class_row(
+      kernels, problem, classes, images, [&](int64_t label, int64_t row, const float* packed, float* space) {
+        const int64_t place = row * classes + label;
+        losses[place] = kernels.fit(problem, packed, image + row * pixels, latents + place * size, space);
+      });
 }
 
 // z [K, N, L], images [K, N, C, H, H] written.
-void latent_decode(Array z, Array images, const std::vector<Array>& weights, const std::vector<Array>& biases, const std::vector<int64_t>& strides) {
+void latent_decode(Array z, Array images, const std::vector<Array>& weights, const std::vector<Array>& biases,
+                   const std::vector<int64_t>& strides) {
   const int64_t classes = z.shape(0), rows = z.shape(1), size = z.shape(2);
   Layers given(classes, size, weights, biases, strides);
   const int64_t pixels = given.pixels();
   const float* latents = floats(z, classes * rows * size);
   auto* image = const_cast<float*>(floats(images, classes * rows * pixels));
   LatentProblem problem{};
-  problem.layers = given.layers.data(), problem.depth = static_cast<int64_t>(given.layers.size()), problem.latents = size;
+  problem.layers = given.layers.data(), problem.depth = static_cast<int64_t>(given.layers.size()),
+  problem.latents = size;
 
   const LatentKernels& kernels = latent_set(false);
   const py::gil_scoped_release release;
-  each_class_row(kernels, problem, classes, rows, [&](int64_t label, int64_t row, const float* packed, float* space) {
-    const int64_t place = label * rows + row;
-    kernels.decode(problem, packed, latents + place * size, image + place * pixels, space);
-  });
+  each_class_row(kernels, problem, classes, rows,
+                 [&](int64_t label, int64_t row, const float* packed, float* space) {
+                   const int64_t place = label * rows + row;
+                   kernels.decode(problem, packed, latents + place * size, image + place * pixels, space);
+                 });
 }
 
-// Floating-point operations done by every thread together in `rounds` rounds of fused multiply-adds in registers.
+// Floating-point operations done by every thread together in `rounds` rounds of fused multiply-adds in
+// registers.
 double fma_rounds(int64_t rounds) {
   const auto& set = active_set();
   const py::gil_scoped_release release;
   std::vector<double> done(static_cast<size_t>(most_threads()));
-  parallel_dynamic(most_threads(), [&](int64_t task, int) { done[static_cast<size_t>(task)] = set.fma_rounds(rounds); });
+  parallel_dynamic(most_threads(),
+                   [&](int64_t task, int) { done[static_cast<size_t>(task)] = set.fma_rounds(rounds); });
   double total = 0;
   for (const double operations : done) total += operations;
   return total;
@@ -123,9 +136,11 @@ double fma_rounds(int64_t rounds) {
 void bind_latent(py::module_& module) {
   module.def("latent_fit", latent_fit);
   module.def("latent_decode", latent_decode);
-  module.def("bf16", has_bf16, "Whether this process has bfloat16 dot products, which serve latent_fit's bf16.");
+  module.def("bf16", has_bf16,
+             "Whether this process has bfloat16 dot products, which serve latent_fit's bf16.");
   module.def("fma_rounds", fma_rounds,
-             "Run multiply-adds in registers on every thread; the operations done. Its rate is what kernels are held against.");
+             "Run multiply-adds in registers on every thread; the operations done. Its rate is what kernels "
+             "are held against.");
 }
 
 }  // namespace fastadv

@@ -1,4 +1,5 @@
-// nearest_prototype: classes and ranges of prototypes split over threads; the ranges' results are merged in order, so that the lowest index wins.
+// nearest_prototype: classes and ranges of prototypes split over threads; the ranges' results are merged in
+// order, so that the lowest index wins.
 #include <cmath>
 #include <vector>
 
@@ -14,8 +15,10 @@ constexpr int64_t kLine = 16;  // floats, to which a row is padded
 
 // x [B, D], prototypes [K, S, D] with any step between classes, bias [K, S] -> distance [B, K], index [B, K].
 void nearest_prototype(Array x, Array prototypes, Array bias, Array distance, Array index) {
-  const int64_t images = x.shape(0), size = x.shape(1), classes = prototypes.shape(0), count = prototypes.shape(1);
-  if (prototypes.shape(2) != size || bias.size() != classes * count) throw std::invalid_argument("nearest_prototype: arrays of another size");
+  const int64_t images = x.shape(0), size = x.shape(1), classes = prototypes.shape(0),
+                count = prototypes.shape(1);
+  if (prototypes.shape(2) != size || bias.size() != classes * count)
+    throw std::invalid_argument("nearest_prototype: arrays of another size");
   const auto* from = static_cast<const float*>(x.data());
   const auto* bank = static_cast<const float*>(prototypes.data());
   const auto* offsets = static_cast<const float*>(bias.data());
@@ -26,7 +29,8 @@ void nearest_prototype(Array x, Array prototypes, Array bias, Array distance, Ar
   const py::gil_scoped_release release;
 
   const int64_t width = (size + kLine - 1) / kLine * kLine;
-  const AlignedFloats rows = aligned((images + kNearestTile) * width);  // tiles of images may pass the last one
+  const AlignedFloats rows =
+      aligned((images + kNearestTile) * width);  // tiles of images may pass the last one
   std::fill_n(rows.get(), (images + kNearestTile) * width, 0.0f);
   std::vector<double> squares(static_cast<size_t>(images));
   for (int64_t i = 0; i < images; ++i)
@@ -40,14 +44,17 @@ void nearest_prototype(Array x, Array prototypes, Array bias, Array distance, Ar
     int64_t begin = width, end = 0;
     for (int64_t row = i; row < std::min(images, i + kernels.tile); ++row)
       for (int64_t j = 0; j < width; ++j)
-        if (rows[row * width + j] != 0) begin = std::min(begin, j / kLine * kLine), end = std::max(end, (j / kLine + 1) * kLine);
+        if (rows[row * width + j] != 0)
+          begin = std::min(begin, j / kLine * kLine), end = std::max(end, (j / kLine + 1) * kLine);
     begins.push_back(begin);
     ends.push_back(end);
   }
   const NearestProblem problem{rows.get(), squares.data(), images, size, width, begins.data(), ends.data()};
 
-  // ranges small enough to balance and to stay in the last cache, large enough that their first minima cost little
-  const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(count / 256, (8 * most_threads() + classes - 1) / classes));
+  // ranges small enough to balance and to stay in the last cache, large enough that their first minima cost
+  // little
+  const int64_t parts =
+      std::max<int64_t>(1, std::min<int64_t>(count / 256, (8 * most_threads() + classes - 1) / classes));
   const auto tasks = static_cast<size_t>(classes * parts);
   std::vector<double> found(tasks * static_cast<size_t>(images));
   std::vector<int64_t> places(found.size());
@@ -55,8 +62,9 @@ void nearest_prototype(Array x, Array prototypes, Array bias, Array distance, Ar
   for (int t = most_threads(); t-- > 0;) scratch.push_back(aligned(nearest_scratch(width)));
   parallel_dynamic(classes * parts, [&](int64_t task, int thread) {
     const int64_t label = task / parts, part = task % parts;
-    kernels.search(problem, bank + label * step, offsets + label * count, count * part / parts, count * (part + 1) / parts,
-                   found.data() + task * images, places.data() + task * images, scratch[static_cast<size_t>(thread)].get());
+    kernels.search(problem, bank + label * step, offsets + label * count, count * part / parts,
+                   count * (part + 1) / parts, found.data() + task * images, places.data() + task * images,
+                   scratch[static_cast<size_t>(thread)].get());
   });
   for (int64_t label = 0; label < classes; ++label)
     for (int64_t part = 0; part < parts; ++part)

@@ -11,11 +11,12 @@ namespace {
 void check_classes(const char* name, const int64_t* index, int64_t rows, int64_t classes) {
   for (int64_t row = 0; row < rows; ++row)
     if (index[row] < 0 || index[row] >= classes)
-      throw py::value_error(std::string(name) + ": expected classes in [0, " + std::to_string(classes) + "), got " + std::to_string(index[row]) +
-                            " at row " + std::to_string(row));
+      throw py::value_error(std::string(name) + ": expected classes in [0, " + std::to_string(classes) +
+                            "), got " + std::to_string(index[row]) + " at row " + std::to_string(row));
 }
 
-void logit_loss(Array grad, Array logits, Array loss, Array labels, std::optional<Array> targets, int kind, bool direction) {
+void logit_loss(Array grad, Array logits, Array loss, Array labels, std::optional<Array> targets, int kind,
+                bool direction) {
   same_size(grad, logits);
   with_kernels(grad, [&](auto element, const auto& kernels) {
     using T = decltype(element);
@@ -29,8 +30,8 @@ void logit_loss(Array grad, Array logits, Array loss, Array labels, std::optiona
     parallel_without_gil(to.rows, 16 * to.cols, [&](int64_t first, int64_t last) {
       std::vector<float> scratch(static_cast<size_t>(to.cols));
       for (int64_t row = first; row < last; ++row)
-        kernels.logit_loss(to[row], value + row, from[row], to.cols, LossKind{kind}, label[row], target ? target[row] : -1, direction,
-                           scratch.data());
+        kernels.logit_loss(to[row], value + row, from[row], to.cols, LossKind{kind}, label[row],
+                           target ? target[row] : -1, direction, scratch.data());
     });
   });
 }
@@ -43,8 +44,10 @@ void fill(Array out, Array ids, uint64_t seed, uint32_t draw, void (*kernel)(T*,
   const int64_t chunks = (to.cols + kPhiloxWords - 1) / kPhiloxWords;
   parallel_without_gil(to.rows * chunks, 8 * kPhiloxWords, [&](int64_t first, int64_t last) {
     while (first < last) {
-      const int64_t row = first / chunks, begin = first - row * chunks, end = std::min(chunks, last - row * chunks);
-      kernel(to[row], Stream{seed, id[row], draw}, begin * kPhiloxWords, std::min(to.cols, end * kPhiloxWords));
+      const int64_t row = first / chunks, begin = first - row * chunks,
+                    end = std::min(chunks, last - row * chunks);
+      kernel(to[row], Stream{seed, id[row], draw}, begin * kPhiloxWords,
+             std::min(to.cols, end * kPhiloxWords));
       first = row * chunks + end;
     }
   });

@@ -13,9 +13,10 @@ namespace fastadv {
 inline std::vector<const KernelSet*> available_sets() {
   std::vector<const KernelSet*> sets{&baseline::kernels};
 #ifdef FASTADV_X86
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) sets.push_back(&avx2::kernels);
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
+    sets.push_back(&avx2::kernels);
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     sets.push_back(&avx512::kernels);
 #endif
   return sets;
@@ -30,7 +31,8 @@ inline const KernelSet& choose_set() {
     if (std::string(forced) == set->name) return *set;
     names += std::string(names.empty() ? "" : ", ") + set->name;
   }
-  throw std::invalid_argument("FASTADV_ISA: expected one of " + names + " on this processor, got " + forced + "; unset it for the best");
+  throw std::invalid_argument("FASTADV_ISA: expected one of " + names + " on this processor, got " + forced +
+                              "; unset it for the best");
 }
 
 inline const KernelSet& active_set() {

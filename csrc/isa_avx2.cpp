@@ -1,4 +1,5 @@
-// AVX2 with FMA. Standard headers come first, so that nothing of theirs is compiled for a set the processor may lack.
+// AVX2 with FMA. Standard headers come first, so that nothing of theirs is compiled for a set the processor
+// may lack.
 #include "kernels.h"
 
 #ifdef FASTADV_X86

@@ -1,11 +1,13 @@
-// AVX-512 (F, BW, DQ, VL). Standard headers come first, so that nothing of theirs is compiled for a set the processor may lack.
+// AVX-512 (F, BW, DQ, VL). Standard headers come first, so that nothing of theirs is compiled for a set the
+// processor may lack.
 #include "kernels.h"
 
 #ifdef FASTADV_X86
 #include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2,f16c"))), apply_to = function)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2,f16c"))), apply_to = function)
 #else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi2,f16c,prefer-vector-width=512")
 #endif

@@ -1,9 +1,12 @@
-// AVX-512 with bfloat16 dot products. Standard headers come first, so that nothing of theirs is compiled for a set the processor may lack.
+// AVX-512 with bfloat16 dot products. Standard headers come first, so that nothing of theirs is compiled for
+// a set the processor may lack.
 #include "kernels.h"
 
 #ifdef FASTADV_X86
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi2,f16c"))), apply_to = function)
+#pragma clang attribute push(                                                                    \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi2,f16c"))), \
+    apply_to = function)
 #else
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,bmi2,f16c,prefer-vector-width=512")
 #endif

@@ -1,5 +1,5 @@
-// What every processor of the build's architecture runs. Standard headers come first, so that nothing of theirs is compiled for a set the processor
-// may lack.
+// What every processor of the build's architecture runs. Standard headers come first, so that nothing of
+// theirs is compiled for a set the processor may lack.
 #include "kernels.h"
 
 namespace fastadv::baseline {

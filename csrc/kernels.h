@@ -29,17 +29,26 @@ constexpr int64_t kScratch = 3;
 
 template <class T>
 struct Kernels {
-  void (*linf_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t from, int64_t to, double radius, double step, Box box);
-  void (*l2_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step, Box box, double* scratch);
-  void (*l1_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step, Box box, double* scratch);
-  void (*project_l2)(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box, double* scratch);
-  void (*project_l1)(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box, double* scratch);
-  void (*project_l0)(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box, double* scratch);
-  void (*random_start)(T* out, const T* x, int64_t cols, Stream stream, Norm norm, double radius, Box box, double* scratch);
-  void (*keep_best)(T* out, const T* best, const T* rival, int64_t cols, float* best_loss, bool* best_success, float loss, bool success);
-  void (*logit_loss)(T* grad, float* loss, const T* logits, int64_t classes, LossKind kind, int64_t label, int64_t target, bool direction,
-                     float* scratch);
-  void (*quantize_in_ball)(T* out, const T* x_adv, const T* x, int64_t cols, Norm norm, double radius, Grid grid, double* scratch);
+  void (*linf_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t from, int64_t to,
+                    double radius, double step, Box box);
+  void (*l2_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step,
+                  Box box, double* scratch);
+  void (*l1_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step,
+                  Box box, double* scratch);
+  void (*project_l2)(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box,
+                     double* scratch);
+  void (*project_l1)(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box,
+                     double* scratch);
+  void (*project_l0)(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box,
+                     double* scratch);
+  void (*random_start)(T* out, const T* x, int64_t cols, Stream stream, Norm norm, double radius, Box box,
+                       double* scratch);
+  void (*keep_best)(T* out, const T* best, const T* rival, int64_t cols, float* best_loss, bool* best_success,
+                    float loss, bool success);
+  void (*logit_loss)(T* grad, float* loss, const T* logits, int64_t classes, LossKind kind, int64_t label,
+                     int64_t target, bool direction, float* scratch);
+  void (*quantize_in_ball)(T* out, const T* x_adv, const T* x, int64_t cols, Norm norm, double radius,
+                           Grid grid, double* scratch);
 };
 
 // Elements [from, to) of one row; `from` is a multiple of kPhiloxWords.
@@ -57,7 +66,8 @@ struct KernelSet {
   PhiloxKernels philox;
   LatentKernels latent;
   NearestKernels nearest;
-  // Multiplications and additions a thread does in `rounds` rounds of what registers allow: the rate a kernel can be held against.
+  // Multiplications and additions a thread does in `rounds` rounds of what registers allow: the rate a kernel
+  // can be held against.
   double (*fma_rounds)(int64_t rounds);
 };
 

@@ -1,4 +1,5 @@
-// Work split by rows over OpenMP threads, governed by torch.set_num_threads: torch is imported first, so both share one OpenMP runtime.
+// Work split by rows over OpenMP threads, governed by torch.set_num_threads: torch is imported first, so both
+// share one OpenMP runtime.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +14,8 @@ namespace fastadv {
 // Below this many elements a second thread costs more than it saves.
 constexpr int64_t kGrain = 16384;
 
-// Call body(first, last) on disjoint ranges that cover [0, count); `elements` is the work behind one of the count.
+// Call body(first, last) on disjoint ranges that cover [0, count); `elements` is the work behind one of the
+// count.
 template <class Body>
 void parallel_for(int64_t count, [[maybe_unused]] int64_t elements, const Body& body) {
 #ifdef _OPENMP
@@ -39,7 +41,8 @@ inline int most_threads() {
 #endif
 }
 
-// Call body(task, thread) for every task, each taken by the next free thread: for long tasks on a machine with other work.
+// Call body(task, thread) for every task, each taken by the next free thread: for long tasks on a machine
+// with other work.
 template <class Body>
 void parallel_dynamic(int64_t tasks, const Body& body) {
 #ifdef _OPENMP

@@ -10,6 +10,16 @@ recipe = fa.train.PGDTraining(fa.L2(0.5), steps=5)
 check = {"pgd": partial(fa.attacks.pgd, threat=fa.L2(0.5), steps=10)}
 
 for report in fa.train.fit(
-    model, train_set, recipe, epochs=8, batch_size=64, run_dir="runs/robust_digits", resume=True, test_set=test_set, test_attacks=check
+    model,
+    train_set,
+    recipe,
+    epochs=8,
+    batch_size=64,
+    run_dir="runs/robust_digits",
+    resume=True,
+    test_set=test_set,
+    test_attacks=check,
 ):
-    print(f"epoch {report.epoch}: clean {report.clean_accuracy:.1%}, under PGD {report.robust_accuracy['pgd']:.1%}")
+    print(
+        f"epoch {report.epoch}: clean {report.clean_accuracy:.1%}, under PGD {report.robust_accuracy['pgd']:.1%}"
+    )

@@ -13,4 +13,6 @@ print(f"{made}: {made.card['measured']['kept_label']:.0%} of the labels are true
 fresh = fa.models.create("small_cnn", shape=train_set.shape, classes=10, width=16, seed=1)
 for _ in fa.train.fit(fresh, made, fa.train.Standard(), epochs=20):
     pass
-print(f"a net that saw only those labels reads {fa.evaluate(fresh, test_set).clean_accuracy:.0%} of the test digits")
+print(
+    f"a net that saw only those labels reads {fa.evaluate(fresh, test_set).clean_accuracy:.0%} of the test digits"
+)

@@ -22,5 +22,7 @@ radius = 0.3 * x.flatten(1).norm(dim=1)  # 30% of each image's length
 out = fa.attacks.pgd(model, x, y, fa.L2(radius), steps=30, targets=(y + 1) % 10, loss=towards)
 print(f"read as the next digit: {out.success.float().mean():.0%}")
 
-loss, logits, gradient = fa.freeze(model).input_gradient(x, y, loss="margin")  # no weight gradient, the model left as it is
+loss, logits, gradient = fa.freeze(model).input_gradient(
+    x, y, loss="margin"
+)  # no weight gradient, the model left as it is
 print(f"margin {loss.mean():.2f}, gradient of shape {list(gradient.shape)}")

@@ -9,11 +9,11 @@ attacks, engine (`freeze`), threats (`Linf`, `L2`, `L1`, `L0`), models, data (wi
 # torch first: the extension then shares its OpenMP runtime
 import torch as _torch  # noqa: F401
 
-from fastadv import attacks, data, engine, errors, losses, models, ops, rng, train
+from fastadv import attacks, data, engine, errors, evaluation, losses, models, ops, rng, train
 from fastadv._library import backends
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.evaluate import evaluate, figures
+from fastadv.evaluation import accuracy_against_radius, evaluate, figures
 from fastadv.threat import L0, L1, L2, Linf, Threat
 
 __version__ = "0.1.0"
@@ -27,12 +27,14 @@ __all__ = [
     "InputError",
     "Linf",
     "Threat",
+    "accuracy_against_radius",
     "attacks",
     "backends",
     "data",
     "engine",
     "errors",
     "evaluate",
+    "evaluation",
     "figures",
     "freeze",
     "losses",

@@ -25,7 +25,11 @@ def _text_tensor(text: str) -> Tensor:
 
 
 def _hash(tensors: Mapping[str, Tensor], state: str) -> str:
-    return data_hash(_text_tensor("\n".join(sorted(tensors))), _text_tensor(state), *(tensors[name] for name in sorted(tensors)))
+    return data_hash(
+        _text_tensor("\n".join(sorted(tensors))),
+        _text_tensor(state),
+        *(tensors[name] for name in sorted(tensors)),
+    )
 
 
 @contextmanager
@@ -39,9 +43,18 @@ def writing(path: Path) -> Iterator[None]:
         raise OSError(getattr(error, "errno", None) or errno.EIO, text) from error
 
 
-def save(path: Path, model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler, losses: Tensor, progress: Mapping[str, Any]) -> None:
+def save(
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    losses: Tensor,
+    progress: Mapping[str, Any],
+) -> None:
     """Write everything that `restore` needs to go on bit for bit. Tied weights are stored twice."""
-    tensors = {f"model/{name}": value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+    tensors = {
+        f"model/{name}": value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()
+    }
     state = optimizer.state_dict()
     plain: dict[str, dict[str, Any]] = {}
     for index, values in state["state"].items():
@@ -70,21 +83,39 @@ def load(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict
     """
     tensors, metadata = load_tensors(path)
     if metadata.get("format") != FORMAT or "state" not in metadata:
-        raise CorruptFileError(f"{path}: expected a {FORMAT!r}, got {metadata.get('format', 'another file')!r}; choose another run_dir")
+        raise CorruptFileError(
+            f"{path}: expected a {FORMAT!r}, got {metadata.get('format', 'another file')!r}; choose another run_dir"
+        )
     if metadata.get("hash") != _hash(tensors, metadata["state"]):
-        raise CorruptFileError(f"{path}: expected the contents its hash names, got other bytes; delete it and train again")
+        raise CorruptFileError(
+            f"{path}: expected the contents its hash names, got other bytes; delete it and train again"
+        )
     state: dict[str, Any] = json.loads(metadata["state"])
     stored, now = state["progress"]["config"], json.loads(json.dumps(dict(config)))
-    different = [f"{key} ({stored.get(key)} there, {now.get(key)} here)" for key in now if stored.get(key) != now[key]]
+    different = [
+        f"{key} ({stored.get(key)} there, {now.get(key)} here)" for key in now if stored.get(key) != now[key]
+    ]
     if different:
-        raise InputError(f"resume: expected the run of {path}, got another {', '.join(different)}; pass the same or choose another run_dir")
+        raise InputError(
+            f"resume: expected the run of {path}, got another {', '.join(different)}; pass the same or choose another run_dir"
+        )
     return tensors, state
 
 
-def restore(tensors: Mapping[str, Tensor], state: Mapping[str, Any], model: nn.Module, optimizer: Optimizer, scheduler: LRScheduler) -> None:
+def restore(
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+) -> None:
     """Put the state of a checkpoint into the model, in place, and into a fresh optimiser and scheduler."""
-    model.load_state_dict({name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")})
-    per_parameter: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in state["optimizer"].items()}
+    model.load_state_dict(
+        {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
+    )
+    per_parameter: dict[int, dict[str, Any]] = {
+        int(index): dict(values) for index, values in state["optimizer"].items()
+    }
     for name, tensor in tensors.items():
         if name.startswith("optimizer/"):
             _, index, key = name.split("/", 2)

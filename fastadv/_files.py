@@ -48,13 +48,21 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     try:
         return json.loads(Path(path).read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CorruptFileError(f"{path}: expected JSON, got a file that does not parse ({error}); delete it and run again") from error
+        raise CorruptFileError(
+            f"{path}: expected JSON, got a file that does not parse ({error}); delete it and run again"
+        ) from error
 
 
-def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write named tensors as safetensors, atomically."""
     with atomic_write(path) as part:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part, metadata=dict(metadata or {}))
+        save_file(
+            {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
+            part,
+            metadata=dict(metadata or {}),
+        )
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -64,4 +72,6 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             names = list(file.keys())
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except SafetensorError as error:
-        raise CorruptFileError(f"{path}: expected a whole safetensors file, got one that does not read ({error}); delete it and run again") from error
+        raise CorruptFileError(
+            f"{path}: expected a whole safetensors file, got one that does not read ({error}); delete it and run again"
+        ) from error

@@ -133,7 +133,11 @@ def register(card: OpCard) -> None:
     """Define the op and give every device its best kernel. Called once, at the end of each ops/NAME.py."""
     CARDS[card.name] = card
     first = card.schema.split("(", 1)[1].split(",", 1)[0].removeprefix("Tensor ")
-    twin = f"{card.name}_" + card.schema.replace(f"Tensor {first}", f"Tensor(a!) {first}", 1).rsplit("->", 1)[0] + "-> ()"
+    twin = (
+        f"{card.name}_"
+        + card.schema.replace(f"Tensor {first}", f"Tensor(a!) {first}", 1).rsplit("->", 1)[0]
+        + "-> ()"
+    )
     kernels: dict[str, Callable[..., Any] | None] = {"CompositeExplicitAutograd": None}
     if compiled_cpu(card):
         kernels["CPU"] = card.cpu
@@ -165,7 +169,11 @@ def backends() -> dict[str, dict[str, str]]:
     return {
         name: {
             "cpu": f"C++ ({extension.isa()})" if compiled_cpu(card) else f"reference ({missing})",
-            "cuda": "absent" if not cuda else "Triton" if triton_launcher(card) else "reference (no Triton kernel)",
+            "cuda": "absent"
+            if not cuda
+            else "Triton"
+            if triton_launcher(card)
+            else "reference (no Triton kernel)",
         }
         for name, card in sorted(CARDS.items())
     }

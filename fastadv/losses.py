@@ -18,11 +18,15 @@ __all__ = ["LOSSES", "Loss", "LossFunction", "loss_and_grad", "loss_value"]
 def _checked(value: object, logits: Tensor) -> Tensor:
     if not isinstance(value, Tensor) or value.shape != logits.shape[:1]:
         came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise InputError(f"loss: expected one value a sample, a tensor of shape ({logits.shape[0]},), got {came}; do not average over the batch")
+        raise InputError(
+            f"loss: expected one value a sample, a tensor of shape ({logits.shape[0]},), got {came}; do not average over the batch"
+        )
     return value
 
 
-def loss_and_grad(logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None = None, direction: bool = False) -> tuple[Tensor, Tensor]:
+def loss_and_grad(
+    logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None = None, direction: bool = False
+) -> tuple[Tensor, Tensor]:
     """(loss [B], gradient on the logits [B, K]) of a named loss ("ce", "margin", "cw", "dlr") or of a callable.
 
     A callable takes (logits, y, targets) and returns one value a sample, to be maximised. With `direction` the gradient is right up to a
@@ -34,7 +38,9 @@ def loss_and_grad(logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None 
         leaf = logits.detach().requires_grad_()
         value = _checked(loss(leaf, y, targets), logits)
         if not value.requires_grad:
-            raise InputError("loss: expected a differentiable function of the logits, got a value without a graph; remove detach() or no_grad()")
+            raise InputError(
+                "loss: expected a differentiable function of the logits, got a value without a graph; remove detach() or no_grad()"
+            )
         (grad,) = torch.autograd.grad(value.sum(), leaf)
     return value.detach(), grad
 

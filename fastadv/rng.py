@@ -1,5 +1,6 @@
 """Randomness that depends on (seed, sample id, draw) alone: the same for any batch, order or device. Global seeds stay untouched."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -7,6 +8,12 @@ from fastadv.errors import InputError
 from fastadv.ops.philox import philox
 
 _BLOCK = 1 << 20
+
+
+def derive(seed: int, purpose: str, *counters: int) -> int:
+    """An independent 63-bit seed for each purpose and counter (an epoch, a restart), so that no two purposes share a stream."""
+    entropy = [seed, int.from_bytes(purpose.encode()), *counters]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1
 
 
 def bits(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
@@ -37,7 +44,9 @@ def integers(high: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
 def permutation(n: int, seed: int, draw: int = 0) -> Tensor:
     """A uniform permutation of range(n), int64 [n], as a function of (seed, draw)."""
     ids = torch.arange((n + _BLOCK - 1) // _BLOCK)
-    words = [bits(2 * min(_BLOCK, n - int(i) * _BLOCK), seed, ids[i : i + 1], draw).reshape(-1, 2) for i in ids]
+    words = [
+        bits(2 * min(_BLOCK, n - int(i) * _BLOCK), seed, ids[i : i + 1], draw).reshape(-1, 2) for i in ids
+    ]
     if not words:
         return torch.empty(0, dtype=torch.int64)
     pairs = torch.cat(words)

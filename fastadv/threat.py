@@ -32,7 +32,9 @@ class Threat:
         if isinstance(radius, Tensor):
             if radius.dim() > 1 or bool((radius.isnan() | (radius < 0)).any()):
                 least = radius.min().item() if radius.numel() else None
-                raise InputError(f"radius: expected a number or a [B] tensor of values >= 0, got shape {tuple(radius.shape)}, least {least}")
+                raise InputError(
+                    f"radius: expected a number or a [B] tensor of values >= 0, got shape {tuple(radius.shape)}, least {least}"
+                )
         elif not float(radius) >= 0:
             raise InputError(f"radius: expected a number >= 0 in input units, got {radius}")
         lo, hi = self.box
@@ -41,7 +43,11 @@ class Threat:
 
     def take(self, index: Tensor) -> Self:
         """The threat of the samples `index` alone (an int64 or bool index of the batch)."""
-        return replace(self, radius=self.radius[index]) if isinstance(self.radius, Tensor) and self.radius.dim() else self
+        return (
+            replace(self, radius=self.radius[index])
+            if isinstance(self.radius, Tensor) and self.radius.dim()
+            else self
+        )
 
     def with_radius(self, radius: PerRow) -> Self:
         """The same ball and box at another radius."""
@@ -49,7 +55,9 @@ class Threat:
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """||x_adv - x|| of each sample, float64 [B]."""
-        distance: Tensor = torch.linalg.vector_norm((x_adv.double() - x.double()).flatten(1), self.order, dim=1)
+        distance: Tensor = torch.linalg.vector_norm(
+            (x_adv.double() - x.double()).flatten(1), self.order, dim=1
+        )
         return distance
 
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:

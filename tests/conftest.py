@@ -26,14 +26,18 @@ def shared_data(tmp_path_factory: pytest.TempPathFactory) -> SharedData:
     """The folder FASTADV_SHARED_DATA names, or ../shared/data; unpacked once a session. Skips where it is missing."""
     packed = Path(os.environ.get("FASTADV_SHARED_DATA", ROOT.parent / "shared" / "data"))
     if not (packed / "unpack.py").exists():
-        pytest.skip(f"real data: {packed} is not there; set FASTADV_SHARED_DATA to the folder that holds unpack.py")
+        pytest.skip(
+            f"real data: {packed} is not there; set FASTADV_SHARED_DATA to the folder that holds unpack.py"
+        )
     unpacked = ROOT / ".data"
     if not ((unpacked / "MNIST" / "raw").exists() and (unpacked / "cifar10" / "test").exists()):
         import subprocess
         import sys
 
         unpacked = tmp_path_factory.mktemp("data")
-        subprocess.run([sys.executable, str(packed / "unpack.py"), str(unpacked)], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, str(packed / "unpack.py"), str(unpacked)], check=True, stdout=subprocess.DEVNULL
+        )
     return SharedData(unpacked, packed / "abs_official")
 
 

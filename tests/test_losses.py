@@ -24,10 +24,14 @@ def cross_entropy(logits, y, targets):
 def test_a_callable_equals_its_name(targeted):
     z, y, t = batch()
     t = t if targeted else None
-    for mine, theirs in zip(losses.loss_and_grad(z, y, cross_entropy, t), losses.loss_and_grad(z, y, "ce", t), strict=True):
+    for mine, theirs in zip(
+        losses.loss_and_grad(z, y, cross_entropy, t), losses.loss_and_grad(z, y, "ce", t), strict=True
+    ):
         assert torch.allclose(mine, theirs, atol=1e-6)
         assert not mine.requires_grad
-    assert torch.allclose(losses.loss_value(z, y, cross_entropy, t), losses.loss_value(z, y, "ce", t), atol=1e-6)
+    assert torch.allclose(
+        losses.loss_value(z, y, cross_entropy, t), losses.loss_value(z, y, "ce", t), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("loss", losses.LOSSES)
@@ -40,10 +44,17 @@ def test_value_is_the_first_of_both(loss, count):
 
 def test_signs():
     """Every loss rises as the attack gets nearer to what it wants."""
-    right, wrong, y, t = torch.tensor([[5.0, 0.0, 1.0]]), torch.tensor([[0.0, 5.0, 1.0]]), torch.tensor([0]), torch.tensor([1])
+    right, wrong, y, t = (
+        torch.tensor([[5.0, 0.0, 1.0]]),
+        torch.tensor([[0.0, 5.0, 1.0]]),
+        torch.tensor([0]),
+        torch.tensor([1]),
+    )
     for loss in losses.LOSSES:
         for aim in (None, t):
-            assert float(losses.loss_value(wrong, y, loss, aim)) > float(losses.loss_value(right, y, loss, aim))
+            assert float(losses.loss_value(wrong, y, loss, aim)) > float(
+                losses.loss_value(right, y, loss, aim)
+            )
     assert float(losses.loss_value(right, y, "margin")) == -4.0
     assert float(losses.loss_value(wrong, y, "margin")) == 5.0
     assert float(losses.loss_value(wrong, y, "cw")) == 0.0
@@ -69,7 +80,10 @@ def test_the_caller_s_graph_is_left_alone():
     ("loss", "text"),
     [
         ("hinge", "loss: expected one of ce, margin, cw, dlr, got 'hinge'"),
-        (lambda z, y, t: torch.nn.functional.cross_entropy(z, y), r"expected one value a sample.*got \(\); do not average"),
+        (
+            lambda z, y, t: torch.nn.functional.cross_entropy(z, y),
+            r"expected one value a sample.*got \(\); do not average",
+        ),
         (lambda z, y, t: 3.0, "expected one value a sample.*got float"),
         (lambda z, y, t: z.detach().sum(1), "expected a differentiable function"),
     ],

@@ -12,8 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "fastadv"
-ROOMS = [folder for name in ("fastadv", "csrc", "tests", "bench", "examples") if (folder := ROOT / name).is_dir()]
-SOURCES = sorted(path for room in ROOMS for path in room.rglob("*") if path.suffix in {".py", ".cpp", ".h", ".inl"})
+ROOMS = [
+    folder for name in ("fastadv", "csrc", "tests", "bench", "examples") if (folder := ROOT / name).is_dir()
+]
+SOURCES = sorted(
+    path for room in ROOMS for path in room.rglob("*") if path.suffix in {".py", ".cpp", ".h", ".inl"}
+)
 MODULES = sorted(PACKAGE.rglob("*.py"))
 BANNED = {"eps", "epsilon", "n_iter", "alpha", "max_iter", "num_steps", "num_iter", "nb_iter", "iterations"}
 
@@ -34,7 +38,11 @@ def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
 
 def public_objects() -> Iterator[tuple[str, object]]:
     """What `__all__` of fastadv and of its packages promises: functions, classes, and the public methods of those."""
-    packages = ["fastadv", *(f"fastadv.{path.parent.name}" for path in sorted(PACKAGE.glob("*/__init__.py"))), "fastadv.data.construct"]
+    packages = [
+        "fastadv",
+        *(f"fastadv.{path.parent.name}" for path in sorted(PACKAGE.glob("*/__init__.py"))),
+        "fastadv.data.construct",
+    ]
     for name in packages:
         package = importlib.import_module(name)
         for public in getattr(package, "__all__", ()):
@@ -42,11 +50,17 @@ def public_objects() -> Iterator[tuple[str, object]]:
             if inspect.isfunction(value) or inspect.isclass(value):
                 yield f"{name}.{public}", value
             if inspect.isclass(value) and value.__module__.startswith("fastadv"):
-                yield from ((f"{name}.{public}.{part}", getattr(value, part)) for part, made in vars(value).items() if _is_method(part, made))
+                yield from (
+                    (f"{name}.{public}.{part}", getattr(value, part))
+                    for part, made in vars(value).items()
+                    if _is_method(part, made)
+                )
 
 
 def _is_method(name: str, value: object) -> bool:
-    return not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, classmethod | staticmethod))
+    return not name.startswith("_") and (
+        inspect.isfunction(value) or isinstance(value, classmethod | staticmethod)
+    )
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -95,7 +109,9 @@ def test_one_word_for_one_thing(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, Function):
             arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
-            assert not BANNED & {argument.arg for argument in arguments}, f"{path.name}:{node.lineno} {node.name}"
+            assert not BANNED & {argument.arg for argument in arguments}, (
+                f"{path.name}:{node.lineno} {node.name}"
+            )
 
 
 def test_public_functions_say_what_they_do():
@@ -121,7 +137,11 @@ ENDINGS = (".py", ".md", ".toml", ".txt", ".jsonl", ".inl", ".h", ".cpp", "/")
 
 
 def test_paths_in_contributing_exist():
-    named = [name for name in PATH.findall((ROOT / "CONTRIBUTING.md").read_text()) if "/" in name or name.endswith(ENDINGS)]
+    named = [
+        name
+        for name in PATH.findall((ROOT / "CONTRIBUTING.md").read_text())
+        if "/" in name or name.endswith(ENDINGS)
+    ]
     # a word in capitals stands for any name: ops/NAME.py
     named = [name for name in named if "NAME" not in name]
     assert named
@@ -130,7 +150,9 @@ def test_paths_in_contributing_exist():
 
 
 def test_changelog_has_a_heading():
-    assert re.search(r"^## \[?(Unreleased|\d+\.\d+\.\d+)\]?", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert re.search(
+        r"^## \[?(Unreleased|\d+\.\d+\.\d+)\]?", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
 
 
 def test_bench_rows_say_where_they_come_from():
@@ -144,8 +166,17 @@ def test_bench_rows_say_where_they_come_from():
 
 
 def test_the_checks_can_fail():
-    tree = ast.parse("class A:\n    def f(self): x.item()\ndef _h(): eval('1')\ndef k(eps): torch.cuda.manual_seed(1)\n")
+    tree = ast.parse(
+        "class A:\n    def f(self): x.item()\ndef _h(): eval('1')\ndef k(eps): torch.cuda.manual_seed(1)\n"
+    )
     assert {name for name, _ in calls(tree)} == {".item", "eval", ".manual_seed"}
-    assert PATH.findall("see `fastadv/ops/NAME.py`, `pip install .` and `Makefile`") == ["fastadv/ops/NAME.py", "Makefile"]
+    assert PATH.findall("see `fastadv/ops/NAME.py`, `pip install .` and `Makefile`") == [
+        "fastadv/ops/NAME.py",
+        "Makefile",
+    ]
     names = {name for name, _ in public_objects()}
-    assert {"fastadv.data.construct.robust", "fastadv.data.construct.ConstructedSet.save", "fastadv.data.batches"} <= names
+    assert {
+        "fastadv.data.construct.robust",
+        "fastadv.data.construct.ConstructedSet.save",
+        "fastadv.data.batches",
+    } <= names

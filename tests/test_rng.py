@@ -40,7 +40,12 @@ def test_integers_are_unbiased(high):
     cells = min(high, 30)
     edges = torch.arange(cells + 1) * high // cells
     counts = torch.histc(torch.bucketize(values, edges[1:], right=True).double(), cells, 0, cells - 1)
-    assert scipy.stats.chisquare(counts.numpy(), (edges.diff() * (30_000 / high)).double().numpy(), sum_check=False).pvalue > 1e-4
+    assert (
+        scipy.stats.chisquare(
+            counts.numpy(), (edges.diff() * (30_000 / high)).double().numpy(), sum_check=False
+        ).pvalue
+        > 1e-4
+    )
 
 
 def test_integers_equal_the_exact_remainder():

@@ -31,7 +31,11 @@ def exact(threat, z, x):
 def test_whatever_it_makes_it_contains_exactly(kind, dtype, radius):
     x_adv, grad, x = batch(dtype)
     threat = kind(radius)
-    made = [threat.project(x_adv, x), threat.step(x_adv.clamp(0, 1), grad, x, 2.0), threat.step_(x_adv.clamp(0, 1), grad, x, 2.0)]
+    made = [
+        threat.project(x_adv, x),
+        threat.step(x_adv.clamp(0, 1), grad, x, 2.0),
+        threat.step_(x_adv.clamp(0, 1), grad, x, 2.0),
+    ]
     if radius < float("inf"):
         made.append(threat.random_start(x, seed=3))
     for z in made:
@@ -64,7 +68,9 @@ def test_take_and_with_radius(kind):
     assert (type(other), other.radius, other.box) == (kind, 0.25, (-1.0, 2.0))
 
 
-@pytest.mark.parametrize(("kind", "expected"), [(fa.Linf, 0.5), (fa.L2, 0.3125**0.5), (fa.L1, 0.75), (fa.L0, 2.0)])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [(fa.Linf, 0.5), (fa.L2, 0.3125**0.5), (fa.L1, 0.75), (fa.L0, 2.0)]
+)
 def test_distance(kind, expected):
     x = torch.zeros(1, 2, 2)
     z = torch.tensor([[[0.5, 0.0], [-0.25, 0.0]]])
@@ -87,7 +93,9 @@ def test_contains(kind):
     radius = kind(1.0).distance(z[3:4], x[3:4]).item()
     assert kind(radius).contains(z, x).tolist() == expected
     assert kind(radius * (1 - 1e-5)).contains(z, x).tolist() == [False] * 5 + [True]
-    assert kind(radius * (1 - 1e-7)).contains(z, x).tolist() == expected, "a slack of 1e-6 for sums in another precision"
+    assert kind(radius * (1 - 1e-7)).contains(z, x).tolist() == expected, (
+        "a slack of 1e-6 for sums in another precision"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -140,8 +148,14 @@ def test_ids_not_places_decide_the_start(kind):
         (lambda k: k(0.1, (1.0, 0.0)), "box: expected"),
         (lambda k: k(0.1, (0.0, float("nan"))), "box: expected"),
         (lambda k: k(0.1).project(torch.rand(2, 3), torch.rand(2, 4)), "like the first argument"),
-        (lambda k: k(0.1).step(torch.rand(2, 3), torch.rand(2, 3).double(), torch.rand(2, 3), 0.1), "grad: expected"),
-        (lambda k: k(0.1).step(torch.rand(2, 3), torch.rand(2, 3), torch.rand(2, 3), -0.1), "step_size: expected"),
+        (
+            lambda k: k(0.1).step(torch.rand(2, 3), torch.rand(2, 3).double(), torch.rand(2, 3), 0.1),
+            "grad: expected",
+        ),
+        (
+            lambda k: k(0.1).step(torch.rand(2, 3), torch.rand(2, 3), torch.rand(2, 3), -0.1),
+            "step_size: expected",
+        ),
         (lambda k: k(torch.ones(3)).contains(torch.rand(2, 3), torch.rand(2, 3)), "one value a sample"),
         (lambda k: k(float("inf")).random_start(torch.rand(2, 3)), "radius: expected a finite one"),
     ],

@@ -31,6 +31,11 @@ constexpr Kernels<T> table() {
 }
 
 constexpr KernelSet set(const char* name) {
-  return {name,      table<float>(), table<bf16>(), {philox_bits, philox_uniform, philox_normal}, latent_kernels<Single>(), {kTileImages, search},
+  return {name,
+          table<float>(),
+          table<bf16>(),
+          {philox_bits, philox_uniform, philox_normal},
+          latent_kernels<Single>(),
+          {kTileImages, search},
           fma_rounds};
 }

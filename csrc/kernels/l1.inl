@@ -1,9 +1,11 @@
-// The exact Euclidean projection on an L1 ball inside a box. With w = |v|, v = point - x, and c the room towards the box, the result is
-// x + sign(v) clamp(w - t, 0, c) with one threshold t >= 0; the sum of those sizes falls with t, in linear pieces. Newton's step solves the piece
-// at t as if it were the only one and is exact once it stays on its piece; bisection takes over where a piece leads out of the bracket.
+// The exact Euclidean projection on an L1 ball inside a box. With w = |v|, v = point - x, and c the room
+// towards the box, the result is x + sign(v) clamp(w - t, 0, c) with one threshold t >= 0; the sum of those
+// sizes falls with t, in linear pieces. Newton's step solves the piece at t as if it were the only one and is
+// exact once it stays on its piece; bisection takes over where a piece leads out of the bracket.
 
 struct L1Piece {
-  double kept, sloped, count, capped, caps;  // sum of sizes; sum and number of the w on the slope; sum and number of the caps met
+  double kept, sloped, count, capped,
+      caps;  // sum of sizes; sum and number of the w on the slope; sum and number of the caps met
 };
 
 inline double l1_room(double v, double center, Box box) { return v > 0 ? box.hi - center : center - box.lo; }
@@ -34,7 +36,8 @@ double l1_threshold(const double* v, const T* x, int64_t cols, double radius, Bo
   if (radius == 0) return above;
   for (int round = 0; round < 200; ++round) {
     const double solved = (piece.sloped + piece.capped - radius) / piece.count;
-    const bool newton = round % 3 != 2 && solved > below && solved < above;  // false for a piece without a slope
+    const bool newton =
+        round % 3 != 2 && solved > below && solved < above;  // false for a piece without a slope
     t = newton ? solved : (below + above) / 2;
     if (t <= below || t >= above) break;
     const L1Piece next = l1_piece(v, x, cols, t, box);
@@ -68,7 +71,8 @@ void project_l1(T* out, const T* x_adv, const T* x, int64_t cols, double radius,
   l1_write(out, v, x, cols, radius, box);
 }
 
-// The steepest coordinate the box lets move, the lower one on ties; -1 where none moves or the row is not finite.
+// The steepest coordinate the box lets move, the lower one on ties; -1 where none moves or the row is not
+// finite.
 template <class T>
 int64_t l1_steepest(const T* x_adv, const T* grad, int64_t cols, float lo, float hi) {
   float best = 0, check = 0;
@@ -88,7 +92,8 @@ int64_t l1_steepest(const T* x_adv, const T* grad, int64_t cols, float lo, float
 }
 
 template <class T>
-void l1_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step, Box box, double* v) {
+void l1_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step,
+             Box box, double* v) {
   const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{});
   const int64_t best = l1_steepest(x_adv, grad, cols, lo, hi);
 #pragma omp simd

@@ -1,9 +1,11 @@
 // The L2 step and projection: in float wherever float decides, in double (l2_exact.inl) where it does not.
 //
-// With v = point - x, a = v^2 and b the squared room towards the box, the squared norm of the projected shift is F(u) = sum min(u a, b), u = t^2.
-// F is concave, so every tangent meets radius^2 at or below the true u: Newton's steps never pass it, and end on it once the set of a > b is right.
+// With v = point - x, a = v^2 and b the squared room towards the box, the squared norm of the projected shift
+// is F(u) = sum min(u a, b), u = t^2. F is concave, so every tangent meets radius^2 at or below the true u:
+// Newton's steps never pass it, and end on it once the set of a > b is right.
 
-// By how much t is lessened for what float products and sums may be off; rounding towards x takes more than that from the norm.
+// By how much t is lessened for what float products and sums may be off; rounding towards x takes more than
+// that from the norm.
 constexpr double kFloatMargin = 3e-7;
 
 // Where the tangent to F at u meets `square`.
@@ -12,9 +14,11 @@ inline double l2_tangent(const float* v, const float* caps, int64_t cols, double
   double slope = 0, capped = 0;
 #pragma omp simd reduction(+ : slope, capped)
   for (int64_t i = 0; i < half; ++i) {  // two terms meet in float, the rest in double
-    const float size = v[i] * v[i], cap = caps[i], other = v[i + half] * v[i + half], other_cap = caps[i + half];
+    const float size = v[i] * v[i], cap = caps[i], other = v[i + half] * v[i + half],
+                other_cap = caps[i + half];
     const bool met = u * size > cap, other_met = u * other > other_cap;
-    const float free = met ? 0.0f : size, held = met ? cap : 0.0f, other_free = other_met ? 0.0f : other, other_held = other_met ? other_cap : 0.0f;
+    const float free = met ? 0.0f : size, held = met ? cap : 0.0f, other_free = other_met ? 0.0f : other,
+                other_held = other_met ? other_cap : 0.0f;
     slope += free + other_free;
     capped += held + other_held;
   }
@@ -40,10 +44,13 @@ inline double l2_solve(const float* v, const float* caps, int64_t cols, double s
   return best;
 }
 
-// Project x_adv + scale grad; false, with nothing written, where float cannot tell on which side of the ball's edge the point lies.
+// Project x_adv + scale grad; false, with nothing written, where float cannot tell on which side of the
+// ball's edge the point lies.
 template <class T>
-bool l2_fast(T* out, const T* x_adv, const T* grad, double scale, const T* x, int64_t cols, double radius, Box box, float* v, float* caps) {
-  const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{}), rate = static_cast<float>(scale);
+bool l2_fast(T* out, const T* x_adv, const T* grad, double scale, const T* x, int64_t cols, double radius,
+             Box box, float* v, float* caps) {
+  const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{}),
+              rate = static_cast<float>(scale);
   const double square = radius * radius;
   const auto kept = [=](int64_t i) {
     const float center = load(x[i]), shift = (load(x_adv[i]) + rate * load(grad[i])) - center;
@@ -58,7 +65,8 @@ bool l2_fast(T* out, const T* x_adv, const T* grad, double scale, const T* x, in
   for (int64_t i = 0; i < half; ++i) inside += kept(i) + kept(i + half);
   if (inside <= square * (1 - 1e-6)) {
 #pragma omp simd
-    for (int64_t i = 0; i < cols; ++i) store(out + i, clamp(round_towards(load(x_adv[i]) + rate * load(grad[i]), load(x[i]), T{}), lo, hi));
+    for (int64_t i = 0; i < cols; ++i)
+      store(out + i, clamp(round_towards(load(x_adv[i]) + rate * load(grad[i]), load(x[i]), T{}), lo, hi));
     return true;
   }
   if (!(inside > square * (1 + 1e-5)) || !(inside < 1e30) || !(square > 1e-24)) return false;
@@ -72,11 +80,13 @@ bool l2_fast(T* out, const T* x_adv, const T* grad, double scale, const T* x, in
 }
 
 template <class T>
-void l2_move(T* out, const T* x_adv, const T* grad, double scale, const T* x, int64_t cols, double radius, Box box, double* scratch) {
+void l2_move(T* out, const T* x_adv, const T* grad, double scale, const T* x, int64_t cols, double radius,
+             Box box, double* scratch) {
   // a short row costs nothing in double, and one coordinate may carry its whole norm
   const bool plain = cols >= 64 && (scale == 0 || (std::fabs(scale) > 1e-30 && std::fabs(scale) < 1e30));
   if (plain &&
-      l2_fast(out, x_adv, grad, scale, x, cols, radius, box, reinterpret_cast<float*>(scratch + cols), reinterpret_cast<float*>(scratch + 2 * cols)))
+      l2_fast(out, x_adv, grad, scale, x, cols, radius, box, reinterpret_cast<float*>(scratch + cols),
+              reinterpret_cast<float*>(scratch + 2 * cols)))
     return;
   l2_exact(out, x_adv, grad, scale, x, cols, radius, box, scratch);
 }
@@ -87,7 +97,8 @@ void project_l2(T* out, const T* x_adv, const T* x, int64_t cols, double radius,
 }
 
 template <class T>
-void l2_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step, Box box, double* scratch) {
+void l2_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step,
+             Box box, double* scratch) {
   double square = 0;
 #pragma omp simd reduction(+ : square)
   for (int64_t i = 0; i < cols; ++i) square += static_cast<double>(load(grad[i])) * load(grad[i]);

@@ -1,8 +1,9 @@
 // In double: rows the float path of l2_fast.inl leaves.
 //
-// The exact Euclidean projection on an L2 ball inside a box. With v = point - x the result is x + clamp(t v, lo - x, hi - x) for one t in (0, 1];
-// the norm of that shift rises with t. From t = radius / |v| on, solve for t as if no further coordinate met the box: each such t is at most the
-// true one, and each round adds a clamped coordinate or ends.
+// The exact Euclidean projection on an L2 ball inside a box. With v = point - x the result is x + clamp(t v,
+// lo - x, hi - x) for one t in (0, 1]; the norm of that shift rises with t. From t = radius / |v| on, solve
+// for t as if no further coordinate met the box: each such t is at most the true one, and each round adds a
+// clamped coordinate or ends.
 
 struct L2Sums {
   double free, clamped;  // sum of v^2 where the box is not met, of the squared clamped shift where it is
@@ -55,8 +56,10 @@ void l2_write(T* out, const double* v, const T* x, int64_t cols, double radius, 
 
 // Project x_adv + scale grad.
 template <class T>
-void l2_exact(T* out, const T* x_adv, const T* grad, double scale, const T* x, int64_t cols, double radius, Box box, double* v) {
+void l2_exact(T* out, const T* x_adv, const T* grad, double scale, const T* x, int64_t cols, double radius,
+              Box box, double* v) {
 #pragma omp simd
-  for (int64_t i = 0; i < cols; ++i) v[i] = load(x_adv[i]) + (scale != 0 ? scale * load(grad[i]) : 0.0) - load(x[i]);
+  for (int64_t i = 0; i < cols; ++i)
+    v[i] = load(x_adv[i]) + (scale != 0 ? scale * load(grad[i]) : 0.0) - load(x[i]);
   l2_write(out, v, x, cols, radius, box);
 }

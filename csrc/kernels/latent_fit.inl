@@ -1,4 +1,5 @@
-// latent_fit: decoder forward, loss, backward to the latents, Adam and clip, all steps for one image and one class, whose activations stay in cache.
+// latent_fit: decoder forward, loss, backward to the latents, Adam and clip, all steps for one image and one
+// class, whose activations stay in cache.
 
 // One thread's work on one image and class.
 template <class E>
@@ -8,8 +9,12 @@ struct Fit {
   const float* packed;
   float* space;
 
-  Element* activation(int64_t l) const { return reinterpret_cast<Element*>(space + problem.layers[l].activation); }
-  Element* gradient(int64_t l) const { return reinterpret_cast<Element*>(space + problem.layers[l].gradient); }
+  Element* activation(int64_t l) const {
+    return reinterpret_cast<Element*>(space + problem.layers[l].activation);
+  }
+  Element* gradient(int64_t l) const {
+    return reinterpret_cast<Element*>(space + problem.layers[l].gradient);
+  }
   float* logits() const { return space + problem.layers[problem.depth - 1].activation; }
 
   void first_forward(const float* z) const {
@@ -18,7 +23,8 @@ struct Fit {
     const int64_t values = Layout(layer, last, E::kPack).values();
     for (int64_t i = 0; i < values; i += kLanes) {
       vec sum = load_vec(packed + layer.shift + i);
-      for (int64_t c = 0; c < layer.cin; ++c) sum = fma(splat(z[c]), load_vec(packed + layer.forward + c * values + i), sum);
+      for (int64_t c = 0; c < layer.cin; ++c)
+        sum = fma(splat(z[c]), load_vec(packed + layer.forward + c * values + i), sum);
       if (last)
         store_vec(logits() + i, sum);
       else
@@ -42,21 +48,29 @@ struct Fit {
     }
   }
 
-  // One output row of one plane: into elu's values where `work.value` says so, else added to what `out` holds, `lanes` values a pixel.
-  void forward_row(const LatentLayer& layer, const Layout& at, const Element* in, int64_t plane, int64_t y, float* out, ForwardRow<E> work) const {
+  // One output row of one plane: into elu's values where `work.value` says so, else added to what `out`
+  // holds, `lanes` values a pixel.
+  void forward_row(const LatentLayer& layer, const Layout& at, const Element* in, int64_t plane, int64_t y,
+                   float* out, ForwardRow<E> work) const {
     // the last input row that reaches this output row does so through weight row `ky`
-    const int64_t stride = layer.stride, reached = y / stride, top = reached < layer.in ? reached : layer.in - 1;
+    const int64_t stride = layer.stride, reached = y / stride,
+                  top = reached < layer.in ? reached : layer.in - 1;
     const int64_t ky = y - stride * top, end = y < layer.kernel ? y + 1 : layer.kernel;
     constexpr int kVector = kLanes * E::kPack;
     const bool narrow = at.out_lanes == 1;
     work.weight_plane = (narrow ? 1 : kLanes / E::kPack) * at.taps * kVector;
     const int64_t weight_row = at.in_planes * work.weight_plane;
-    const Element* weight = reinterpret_cast<const Element*>(packed + layer.forward) + (plane * layer.kernel + ky) * weight_row;
-    work.rows = ky < end ? ceil_div(end - ky, stride) : 0, work.in_step = -at.in_row, work.weight_step = stride * weight_row;
+    const Element* weight =
+        reinterpret_cast<const Element*>(packed + layer.forward) + (plane * layer.kernel + ky) * weight_row;
+    work.rows = ky < end ? ceil_div(end - ky, stride) : 0, work.in_step = -at.in_row,
+    work.weight_step = stride * weight_row;
     work.planes = at.in_planes, work.in_plane = at.in_plane, work.taps = at.taps;
     const auto& table = (narrow ? kTables<E>.narrow : kTables<E>.wide)[stride == 2];
     const int64_t unit = narrow ? E::kPack : 1, units = ceil_div(layer.in, unit);  // pixels a vector
-    const int64_t most = stride > 2 ? 1 : narrow ? narrow_most<E>(stride) : kForwardPixels[stride - 1], parts = ceil_div(units, most);
+    const int64_t most = stride > 2 ? 1
+                         : narrow   ? narrow_most<E>(stride)
+                                    : kForwardPixels[stride - 1],
+                  parts = ceil_div(units, most);
     for (int64_t part = 0, x = 0; part < parts; ++part) {
       const int64_t next = units * (part + 1) / parts;
       work.in = in + top * at.in_row + x * unit * kLanes;
@@ -90,7 +104,8 @@ struct Fit {
         for (int64_t x = 0; x < (straight ? kMostTaps : layer.out); ++x) store_vec(row + x * kLanes, bias);
         forward_row(layer, at, activation(l - 1), plane, y, row, work);
         if (straight) continue;
-        for (int64_t x = 0; x < layer.out; ++x) E::store(to + x * kLanes, elu<E::kPack == 2>(load_vec(row + x * kLanes)));
+        for (int64_t x = 0; x < layer.out; ++x)
+          E::store(to + x * kLanes, elu<E::kPack == 2>(load_vec(row + x * kLanes)));
       }
     }
   }
@@ -100,12 +115,14 @@ struct Fit {
     const LatentLayer& layer = problem.layers[l];
     const Layout at(layer, true, E::kPack);
     for (int64_t channel = 0; channel < layer.cout; ++channel)
-      for (int64_t i = 0; i < at.out_plane; ++i) logits()[channel * at.out_plane + i] = packed[layer.shift + channel];
+      for (int64_t i = 0; i < at.out_plane; ++i)
+        logits()[channel * at.out_plane + i] = packed[layer.shift + channel];
     ForwardRow<E> work{};
     work.apart = layer.stride;
     for (int64_t channel = 0; channel < layer.cout; ++channel)
       for (int64_t y = 0; y < layer.out; ++y)
-        forward_row(layer, at, activation(l - 1), channel, y, logits() + channel * at.out_plane + y * at.out_row, work);
+        forward_row(layer, at, activation(l - 1), channel, y,
+                    logits() + channel * at.out_plane + y * at.out_row, work);
   }
 
   // Squared distance of sigmoid(logits) to x, and half its slope by the logits.
@@ -139,7 +156,8 @@ struct Fit {
       const auto& table = kTables<E>.backward[planes - 1][(last ? 0 : 2) + (stride == 2)];
       for (int64_t y = 0; y < layer.in; ++y)
         for (int64_t part = 0, x = 0; part < parts; ++part) {
-          const int64_t next = layer.in * (part + 1) / parts, place = plane * at.in_plane + y * at.in_row + x * kLanes;
+          const int64_t next = layer.in * (part + 1) / parts,
+                        place = plane * at.in_plane + y * at.in_row + x * kLanes;
           work.out = gradient(l) + stride * (y * at.out_row + x * at.out_lanes);
           work.value = activation(l - 1) + place;
           work.gradient = gradient(l - 1) + place;
@@ -170,7 +188,8 @@ float fit(const LatentProblem& problem, const float* packed, const float* x, flo
   const int64_t values = last.cout * last.out * last.out;
   std::memset(space, 0, problem.workspace * sizeof(float));  // padding and moments
   // beyond the image: logits of 0 against pixels of 1/2 add nothing
-  for (int64_t i = 0; i < ceil_div(values, kLanes) * kLanes; ++i) space[problem.image + i] = i < values ? x[i] : 0.5f;
+  for (int64_t i = 0; i < ceil_div(values, kLanes) * kLanes; ++i)
+    space[problem.image + i] = i < values ? x[i] : 0.5f;
   float *slope = space + problem.moments, *mean = slope + latents, *square = mean + latents;
   const double scale = 1.0 / static_cast<double>(values);
   double mean_decay = 1, square_decay = 1;

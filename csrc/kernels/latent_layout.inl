@@ -1,12 +1,15 @@
-// How latent_fit lays out weights and activations for this instruction set: tables of row kernels, offsets, packing.
+// How latent_fit lays out weights and activations for this instruction set: tables of row kernels, offsets,
+// packing.
 
-constexpr int kForwardPixels[2] = {kRegisters == 32 ? 13 : 6, kRegisters == 32 ? 6 : 3};   // by stride: their sums fill the registers
+constexpr int kForwardPixels[2] = {kRegisters == 32 ? 13 : 6,
+                                   kRegisters == 32 ? 6 : 3};  // by stride: their sums fill the registers
 constexpr int kBackwardPixels[2] = {kRegisters == 32 ? 13 : 8, kRegisters == 32 ? 6 : 4};  // by planes
 constexpr int kLeastTaps = 3, kMostTaps = 5;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Vectors of pixels in a narrow block: its sums should fill as many registers as there are lanes, to be added up together.
+// Vectors of pixels in a narrow block: its sums should fill as many registers as there are lanes, to be added
+// up together.
 template <class E>
 constexpr int narrow_most(int64_t stride) {
   const int most = (kLanes - 4) / (stride * E::kPack) + 1;
@@ -40,8 +43,10 @@ template <class E, int S>
 constexpr void fill_stride(Tables<E>& tables) {
   constexpr auto wide = std::make_integer_sequence<int, kForwardPixels[S - 1]>{};
   constexpr auto narrow = std::make_integer_sequence<int, narrow_most<E>(S)>{};
-  fill_forward<E, S, 3>(tables, wide), fill_forward<E, S, 4>(tables, wide), fill_forward<E, S, 5>(tables, wide);
-  fill_narrow<E, S, 3>(tables, narrow), fill_narrow<E, S, 4>(tables, narrow), fill_narrow<E, S, 5>(tables, narrow);
+  fill_forward<E, S, 3>(tables, wide), fill_forward<E, S, 4>(tables, wide),
+      fill_forward<E, S, 5>(tables, wide);
+  fill_narrow<E, S, 3>(tables, narrow), fill_narrow<E, S, 4>(tables, narrow),
+      fill_narrow<E, S, 5>(tables, narrow);
 }
 template <class E>
 constexpr Tables<E> make_tables() {
@@ -54,8 +59,8 @@ constexpr Tables<E> make_tables() {
 template <class E>
 constexpr Tables<E> kTables = make_tables<E>();
 
-// A layer as this instruction set lays it out. Rows of hidden layers hold a multiple of kPack pixels, zero where there are none; the last layer's
-// output is the image, planes of single values.
+// A layer as this instruction set lays it out. Rows of hidden layers hold a multiple of kPack pixels, zero
+// where there are none; the last layer's output is the image, planes of single values.
 struct Layout {
   int64_t in_planes, out_planes, out_lanes, taps, run, in_row, in_plane, out_row, out_plane;
   Layout(const LatentLayer& layer, bool last, int pack)
@@ -105,7 +110,8 @@ void plan(LatentProblem& problem) {
 }
 
 // The value a plain array [cin, cout, kernel, kernel] holds, zero beyond its channels and taps.
-inline float weight_at(const LatentLayer& layer, const float* weight, int64_t ci, int64_t co, int64_t ky, int64_t kx) {
+inline float weight_at(const LatentLayer& layer, const float* weight, int64_t ci, int64_t co, int64_t ky,
+                       int64_t kx) {
   if (ci >= layer.cin || co >= layer.cout || kx >= layer.kernel) return 0;
   return weight[((ci * layer.cout + co) * layer.kernel + ky) * layer.kernel + kx];
 }
@@ -114,22 +120,27 @@ inline void set_element(float* to, float value) { *to = value; }
 inline void set_element(uint16_t* to, float value) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
-  *to = static_cast<uint16_t>(value == value ? (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16 : (bits >> 16) | 0x40);
+  *to = static_cast<uint16_t>(value == value ? (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+                                             : (bits >> 16) | 0x40);
 }
 
 // The first layer sees one pixel, so it is a matrix from the latents to the whole of its output.
-inline void pack_first(const LatentLayer& layer, const Layout& at, const float* weight, const float* bias, float* packed) {
+inline void pack_first(const LatentLayer& layer, const Layout& at, const float* weight, const float* bias,
+                       float* packed) {
   for (int64_t co = 0; co < layer.cout; ++co)
     for (int64_t pixel = 0; pixel < layer.out * layer.out; ++pixel) {
-      const int64_t place = co / at.out_lanes * at.out_plane + pixel / layer.out * at.out_row + pixel % layer.out * at.out_lanes + co % at.out_lanes;
+      const int64_t place = co / at.out_lanes * at.out_plane + pixel / layer.out * at.out_row +
+                            pixel % layer.out * at.out_lanes + co % at.out_lanes;
       packed[layer.shift + place] = bias[co];
       for (int64_t ci = 0; ci < layer.cin; ++ci)
-        packed[layer.forward + ci * at.values() + place] = weight_at(layer, weight, ci, co, pixel / layer.out, pixel % layer.out);
+        packed[layer.forward + ci * at.values() + place] =
+            weight_at(layer, weight, ci, co, pixel / layer.out, pixel % layer.out);
     }
 }
 
-// Forward: [plane of cout][ky][plane of cin][cin / kPack][kx][cout][kPack], and [cout][ky][plane of cin][kx][kPack][cin] for the image.
-// Backward: [pair of planes of cin][plane of cout][ky][(kx, cout) / kPack][which of the pair][cin][kPack].
+// Forward: [plane of cout][ky][plane of cin][cin / kPack][kx][cout][kPack], and [cout][ky][plane of
+// cin][kx][kPack][cin] for the image. Backward: [pair of planes of cin][plane of cout][ky][(kx, cout) /
+// kPack][which of the pair][cin][kPack].
 template <class E>
 void pack_layer(const LatentLayer& layer, const Layout& at, bool last, const float* weight, float* packed) {
   constexpr int kPack = E::kPack;
@@ -140,7 +151,8 @@ void pack_layer(const LatentLayer& layer, const Layout& at, bool last, const flo
         for (int64_t c = 0; c < (last ? 1 : kLanes); c += kPack)
           for (int64_t kx = 0; kx < at.taps; ++kx)
             for (int i = 0; i < kLanes * kPack; ++i) {
-              const int64_t ci = ip * kLanes + (last ? i % kLanes : c + i % kPack), co = last ? cp : cp * kLanes + i / kPack;
+              const int64_t ci = ip * kLanes + (last ? i % kLanes : c + i % kPack),
+                            co = last ? cp : cp * kLanes + i / kPack;
               set_element(to++, weight_at(layer, weight, ci, co, ky, kx));
             }
   to = reinterpret_cast<typename E::Element*>(packed + layer.backward);
@@ -151,7 +163,8 @@ void pack_layer(const LatentLayer& layer, const Layout& at, bool last, const flo
           for (int64_t ip = first; ip < first + 2 && ip < at.in_planes; ++ip)
             for (int lane = 0; lane < kLanes; ++lane)
               for (int64_t j = i; j < i + kPack; ++j)
-                set_element(to++, weight_at(layer, weight, ip * kLanes + lane, cp * at.out_lanes + j % at.out_lanes, ky, j / at.out_lanes));
+                set_element(to++, weight_at(layer, weight, ip * kLanes + lane,
+                                            cp * at.out_lanes + j % at.out_lanes, ky, j / at.out_lanes));
 }
 
 template <class E>

@@ -1,7 +1,9 @@
-// Register kernels: a block of neighbouring pixels of one row, with their sums in registers and each weight vector loaded once for all of them.
-// Activations lie in planes of kLanes channels, [plane][y][x][kLanes], so that the way from a pixel to the next is known to the compiler.
+// Register kernels: a block of neighbouring pixels of one row, with their sums in registers and each weight
+// vector loaded once for all of them. Activations lie in planes of kLanes channels, [plane][y][x][kLanes], so
+// that the way from a pixel to the next is known to the compiler.
 
-// How weights and activations are held and multiplied. `Unit` is what one multiplication broadcasts: a number, or a pair of bfloat16.
+// How weights and activations are held and multiplied. `Unit` is what one multiplication broadcasts: a
+// number, or a pair of bfloat16.
 struct Single {
   using Element = float;
   static constexpr int kPack = 1;
@@ -29,7 +31,9 @@ struct Paired {
     std::memcpy(&pair, from, sizeof pair);
     return (vec)_mm512_set1_epi32(pair);
   }
-  static FASTADV_INLINE vec multiply_add(vec a, vec b, vec sum) { return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b); }
+  static FASTADV_INLINE vec multiply_add(vec a, vec b, vec sum) {
+    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+  }
 };
 #endif
 
@@ -41,8 +45,9 @@ FASTADV_INLINE vec load_raw(const E* from) {
   return value;
 }
 
-// The forward pass of a transposed convolution along a row: P input pixels and T neighbouring taps reach S * (P - 1) + T output pixels.
-// `rows` input rows contribute, each a step up from the last while its weights are a step further.
+// The forward pass of a transposed convolution along a row: P input pixels and T neighbouring taps reach S *
+// (P - 1) + T output pixels. `rows` input rows contribute, each a step up from the last while its weights are
+// a step further.
 template <class E>
 struct ForwardRow {
   const typename E::Element* in;
@@ -50,7 +55,8 @@ struct ForwardRow {
   int64_t rows, in_step, weight_step;      // between contributing rows
   int64_t planes, in_plane, weight_plane;  // between planes of input channels
   int64_t taps;                            // vectors from one channel's weights to the next
-  // Wide rows whose taps fit one block go straight to elu's values; the T - S sums that the next block shares are handed on in `sums`.
+  // Wide rows whose taps fit one block go straight to elu's values; the T - S sums that the next block shares
+  // are handed on in `sums`.
   typename E::Element* value;  // null where sums are only added up
   const float* bias;
   bool last;     // block of its row
@@ -68,7 +74,9 @@ void forward_wide(float* out, const ForwardRow<E>& row) {
     const vec bias = load_vec(row.bias);
     unroll<kSums - kShared>([&](auto i) __attribute__((always_inline)) { sums[kShared + i] = bias; });
   } else {
-    unroll<kSums - kShared>([&](auto i) __attribute__((always_inline)) { sums[kShared + i] = load_vec(out + (kShared + i) * kLanes); });
+    unroll<kSums - kShared>([&](auto i) __attribute__((always_inline)) {
+      sums[kShared + i] = load_vec(out + (kShared + i) * kLanes);
+    });
   }
   const int64_t next = row.taps * kLanes * E::kPack;
   for (int64_t r = 0; r < row.rows; ++r)
@@ -77,10 +85,13 @@ void forward_wide(float* out, const ForwardRow<E>& row) {
       const auto* weight = row.weight + r * row.weight_step + plane * row.weight_plane;
       for (int c = 0; c < kLanes; c += E::kPack, weight += next) {
         vec taps[T];
-        unroll<T>([&](auto t) __attribute__((always_inline)) { taps[t] = load_raw(weight + t * kLanes * E::kPack); });
+        unroll<T>([&](auto t)
+                      __attribute__((always_inline)) { taps[t] = load_raw(weight + t * kLanes * E::kPack); });
         unroll<P>([&](auto p) __attribute__((always_inline)) {
           const vec value = E::spread(in + p * kLanes + c);
-          unroll<T>([&](auto t) __attribute__((always_inline)) { sums[S * p + t] = E::multiply_add(value, taps[t], sums[S * p + t]); });
+          unroll<T>([&](auto t) __attribute__((always_inline)) {
+            sums[S * p + t] = E::multiply_add(value, taps[t], sums[S * p + t]);
+          });
         });
       }
     }
@@ -88,7 +99,9 @@ void forward_wide(float* out, const ForwardRow<E>& row) {
     unroll<kSums>([&](auto i) __attribute__((always_inline)) { store_vec(out + i * kLanes, sums[i]); });
     return;
   }
-  unroll<kDone>([&](auto i) __attribute__((always_inline)) { E::store(row.value + i * kLanes, elu<E::kPack == 2>(sums[i])); });
+  unroll<kDone>([&](auto i) __attribute__((always_inline)) {
+    E::store(row.value + i * kLanes, elu<E::kPack == 2>(sums[i]));
+  });
   unroll<kShared>([&](auto i) __attribute__((always_inline)) {
     if (!row.last)
       store_vec(out + i * kLanes, sums[kDone + i]);
@@ -97,8 +110,9 @@ void forward_wide(float* out, const ForwardRow<E>& row) {
   });
 }
 
-// The same into one channel, added to single values: a vector holds the input channels of kPack neighbouring pixels, and the lanes of each sum are
-// added up at the end. Values up to a vector beyond the block's are read and written back.
+// The same into one channel, added to single values: a vector holds the input channels of kPack neighbouring
+// pixels, and the lanes of each sum are added up at the end. Values up to a vector beyond the block's are
+// read and written back.
 template <class E, int P, int T, int S>
 void forward_narrow(float* out, const ForwardRow<E>& row) {
   constexpr int kApart = S * E::kPack, kSums = kApart * (P - 1) + T, kGroups = (kSums + kLanes - 1) / kLanes;
@@ -109,10 +123,13 @@ void forward_narrow(float* out, const ForwardRow<E>& row) {
       const auto* in = row.in + r * row.in_step + plane * row.in_plane;
       const auto* weight = row.weight + r * row.weight_step + plane * row.weight_plane;
       vec taps[T];
-      unroll<T>([&](auto t) __attribute__((always_inline)) { taps[t] = load_raw(weight + t * kLanes * E::kPack); });
+      unroll<T>([&](auto t)
+                    __attribute__((always_inline)) { taps[t] = load_raw(weight + t * kLanes * E::kPack); });
       unroll<P>([&](auto p) __attribute__((always_inline)) {
         const vec value = load_raw(in + p * kLanes * E::kPack);
-        unroll<T>([&](auto t) __attribute__((always_inline)) { sums[kApart * p + t] = E::multiply_add(value, taps[t], sums[kApart * p + t]); });
+        unroll<T>([&](auto t) __attribute__((always_inline)) {
+          sums[kApart * p + t] = E::multiply_add(value, taps[t], sums[kApart * p + t]);
+        });
       });
     }
   unroll<kGroups>([&](auto group) __attribute__((always_inline)) {
@@ -128,8 +145,9 @@ void forward_narrow(float* out, const ForwardRow<E>& row) {
   });
 }
 
-// The backward pass: for P input pixels of a row and Q planes of input channels, the sum over everything they reached. Along a row that is a
-// contiguous run of output values, `length` of them; pixels start `Step` values apart.
+// The backward pass: for P input pixels of a row and Q planes of input channels, the sum over everything they
+// reached. Along a row that is a contiguous run of output values, `length` of them; pixels start `Step`
+// values apart.
 template <class E>
 struct BackwardRow {
   const typename E::Element* out;     // gradient at the first pixel's first tap
@@ -145,17 +163,23 @@ struct BackwardRow {
 template <class E, int P, int Q, int Step>
 void backward_block(const BackwardRow<E>& row) {
   vec sums[Q][P];
-  unroll<Q>([&](auto q) __attribute__((always_inline)) { unroll<P>([&](auto p) __attribute__((always_inline)) { sums[q][p] = vec{}; }); });
+  unroll<Q>([&](auto q) __attribute__((always_inline)) {
+    unroll<P>([&](auto p) __attribute__((always_inline)) { sums[q][p] = vec{}; });
+  });
   const auto* weight = row.weight;
   for (int64_t plane = 0; plane < row.planes; ++plane)
     for (int64_t r = 0; r < row.rows; ++r) {
       const auto* out = row.out + plane * row.out_plane + r * row.out_step;
       for (int64_t i = 0; i < row.length; i += E::kPack, weight += Q * kLanes * E::kPack) {
         vec weights[Q];
-        unroll<Q>([&](auto q) __attribute__((always_inline)) { weights[q] = load_raw(weight + q * kLanes * E::kPack); });
+        unroll<Q>([&](auto q) __attribute__((always_inline)) {
+          weights[q] = load_raw(weight + q * kLanes * E::kPack);
+        });
         unroll<P>([&](auto p) __attribute__((always_inline)) {
           const vec value = E::spread(out + i + p * Step);
-          unroll<Q>([&](auto q) __attribute__((always_inline)) { sums[q][p] = E::multiply_add(value, weights[q], sums[q][p]); });
+          unroll<Q>([&](auto q) __attribute__((always_inline)) {
+            sums[q][p] = E::multiply_add(value, weights[q], sums[q][p]);
+          });
         });
       }
     }

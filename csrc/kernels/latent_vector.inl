@@ -1,4 +1,5 @@
-// Vectors as wide as the instruction set's registers, in the GNU notation that gcc and clang share on every processor.
+// Vectors as wide as the instruction set's registers, in the GNU notation that gcc and clang share on every
+// processor.
 
 #ifndef FASTADV_LANES
 #define FASTADV_LANES 4  // SSE2, NEON
@@ -24,17 +25,28 @@ FASTADV_INLINE vec load_vec(const float* from) {
 }
 FASTADV_INLINE void store_vec(float* to, vec value) { std::memcpy(to, &value, sizeof value); }
 
-// a * b + c in one rounding where the set has it. The build forbids the compiler to contract, so this says it.
-// Where an operand is NaN, smaller and larger return `second`: a NaN stays visible. not_above has a bit for each lane where a > b does not hold.
+// a * b + c in one rounding where the set has it. The build forbids the compiler to contract, so this says
+// it. Where an operand is NaN, smaller and larger return `second`: a NaN stays visible. not_above has a bit
+// for each lane where a > b does not hold.
 #if FASTADV_LANES == 16
 FASTADV_INLINE vec fma(vec a, vec b, vec c) { return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
-FASTADV_INLINE uint32_t not_above(vec a, vec b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NGT_UQ); }
-FASTADV_INLINE vec smaller(vec first, vec second) { return (vec)_mm512_mask_min_ps((__m512)first, 0xFFFF, (__m512)first, (__m512)second); }
-FASTADV_INLINE vec larger(vec first, vec second) { return (vec)_mm512_mask_max_ps((__m512)first, 0xFFFF, (__m512)first, (__m512)second); }
+FASTADV_INLINE uint32_t not_above(vec a, vec b) {
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NGT_UQ);
+}
+FASTADV_INLINE vec smaller(vec first, vec second) {
+  return (vec)_mm512_mask_min_ps((__m512)first, 0xFFFF, (__m512)first, (__m512)second);
+}
+FASTADV_INLINE vec larger(vec first, vec second) {
+  return (vec)_mm512_mask_max_ps((__m512)first, 0xFFFF, (__m512)first, (__m512)second);
+}
 #elif FASTADV_LANES == 8
 FASTADV_INLINE vec fma(vec a, vec b, vec c) { return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
-FASTADV_INLINE uint32_t not_above(vec a, vec b) { return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_NGT_UQ)); }
-FASTADV_INLINE vec smaller(vec first, vec second) { return (vec)_mm256_min_ps((__m256)first, (__m256)second); }
+FASTADV_INLINE uint32_t not_above(vec a, vec b) {
+  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_NGT_UQ));
+}
+FASTADV_INLINE vec smaller(vec first, vec second) {
+  return (vec)_mm256_min_ps((__m256)first, (__m256)second);
+}
 FASTADV_INLINE vec larger(vec first, vec second) { return (vec)_mm256_max_ps((__m256)first, (__m256)second); }
 #else
 FASTADV_INLINE vec fma(vec a, vec b, vec c) { return a * b + c; }
@@ -57,8 +69,8 @@ FASTADV_INLINE void unroll(const Body& body) {
   unroll(std::make_integer_sequence<int, N>{}, body);
 }
 
-// Lane `lane` of a shuffle of a and b (whose lanes follow a's). The first two rounds pick every second float of each quarter of 4, the later ones
-// every second quarter: shuffles that need no index register.
+// Lane `lane` of a shuffle of a and b (whose lanes follow a's). The first two rounds pick every second float
+// of each quarter of 4, the later ones every second quarter: shuffles that need no index register.
 constexpr int picked(int round, int odd, int lane) {
   if (round < 2) return (lane & ~3) + 2 * (lane & 1) + odd + (lane & 2 ? kLanes : 0);
   return 4 * (2 * (lane / 4) + odd) + (lane & 3);
@@ -81,7 +93,8 @@ template <int Round, int Rounds>
 FASTADV_INLINE void halve(vec* parts) {
   if constexpr (Round < Rounds) {
     unroll<(kLanes >> (Round + 1))>([&](auto i) __attribute__((always_inline)) {
-      parts[i] = pick<Round, 0>(parts[2 * i], parts[2 * i + 1]) + pick<Round, 1>(parts[2 * i], parts[2 * i + 1]);
+      parts[i] =
+          pick<Round, 0>(parts[2 * i], parts[2 * i + 1]) + pick<Round, 1>(parts[2 * i], parts[2 * i + 1]);
     });
     halve<Round + 1, Rounds>(parts);
   }
@@ -94,15 +107,17 @@ FASTADV_INLINE float sum(vec value) {
   return total;
 }
 
-// e^x = scale * (1 + part) for x in [-87, 0], with scale = 2^n, n the integer nearest x / ln 2, and part = expm1(x - n ln 2) by a polynomial that is
-// minimax in relative error on [-ln 2 / 2, ln 2 / 2]: 1.7e-8, or 2.1e-5 where the result is rounded to bfloat16 anyway. One constant for ln 2 is
-// enough: its error reaches e^x times 2e-9 n.
+// e^x = scale * (1 + part) for x in [-87, 0], with scale = 2^n, n the integer nearest x / ln 2, and part =
+// expm1(x - n ln 2) by a polynomial that is minimax in relative error on [-ln 2 / 2, ln 2 / 2]: 1.7e-8,
+// or 2.1e-5 where the result is rounded to bfloat16 anyway. One constant for ln 2 is enough: its error
+// reaches e^x times 2e-9 n.
 struct Exponential {
   vec scale, part;
 };
 template <bool kRough = false>
 FASTADV_INLINE Exponential exponential(vec x) {
-  const vec shifted = fma(x, splat(1.44269504f), splat(12582912.0f + 127.0f));  // n + 127 in the low bits of the mantissa
+  const vec shifted =
+      fma(x, splat(1.44269504f), splat(12582912.0f + 127.0f));  // n + 127 in the low bits of the mantissa
   const vec n = shifted - splat(12582912.0f + 127.0f);
   const vec r = fma(n, splat(-0.693147181f), x);
   vec tail;

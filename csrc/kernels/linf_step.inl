@@ -1,7 +1,8 @@
 // linf_step: x_adv + step * sign(grad), clamped to the ball's edges (rounded towards x) and to the box.
 
 template <class T>
-void linf_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t from, int64_t to, double radius, double step, Box box) {
+void linf_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t from, int64_t to, double radius,
+               double step, Box box) {
   const float reach = rounded_down(radius), stride = static_cast<float>(step);
   const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{});
 #pragma omp simd

@@ -1,16 +1,21 @@
-// Losses on logits with their gradients, a row at a time in float. `z` holds the row's logits and ends as its gradient.
+// Losses on logits with their gradients, a row at a time in float. `z` holds the row's logits and ends as its
+// gradient.
 
-// exp(x) for x <= 0 to about one ulp (range reduction by ln 2 in two parts, then the exponential series); 0 below the smallest normal float.
+// exp(x) for x <= 0 to about one ulp (range reduction by ln 2 in two parts, then the exponential series); 0
+// below the smallest normal float.
 inline float exp_negative(float x) {
   const float bounded = x < -87.0f ? -87.0f : x;
-  const float shifted = bounded * 1.44269504f + 12582912.0f;  // 1.5 * 2^23 leaves the nearest integer in the low bits
+  const float shifted =
+      bounded * 1.44269504f + 12582912.0f;  // 1.5 * 2^23 leaves the nearest integer in the low bits
   const float count = shifted - 12582912.0f;
   const float r = (bounded - count * 0.693359375f) + count * 2.12194440e-4f;
-  const float series = 1 + r * (1 + r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720))))));
+  const float series =
+      1 + r * (1 + r * (0.5f + r * (1.0f / 6 + r * (1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720))))));
   return x < -87.0f ? 0.0f : series * float_of((bits_of(shifted) << 23) + 0x3F800000u);
 }
 
-// log(sum of the others' exponentials) - z[label] is the gap; the loss is log(1 + exp(gap)), whose digits survive where the label is almost sure.
+// log(sum of the others' exponentials) - z[label] is the gap; the loss is log(1 + exp(gap)), whose digits
+// survive where the label is almost sure.
 inline double ce_row(float* z, int64_t classes, int64_t label, bool direction) {
   const double own = z[label];
   z[label] = -HUGE_VALF;
@@ -50,7 +55,8 @@ inline double margin_row(float* z, int64_t classes, int64_t label) {
   return loss;
 }
 
-// Indices of the four largest logits in order, ties to the lower index; the last available one where there are fewer.
+// Indices of the four largest logits in order, ties to the lower index; the last available one where there
+// are fewer.
 struct Order {
   int64_t at[4];
 };
@@ -70,7 +76,8 @@ inline Order largest_four(const float* z, int64_t classes) {
 // For three classes or more; `target` < 0 where none is given.
 inline double dlr_row(float* z, int64_t classes, int64_t label, int64_t target) {
   const Order order = largest_four(z, classes);
-  const int64_t above = target < 0 ? rival_of(z, classes, label) : target, third = order.at[2], fourth = target < 0 ? third : order.at[3];
+  const int64_t above = target < 0 ? rival_of(z, classes, label) : target, third = order.at[2],
+                fourth = target < 0 ? third : order.at[3];
   const float wide = z[order.at[0]] - 0.5f * (z[third] + z[fourth]), width = wide > 1e-12f ? wide : 1e-12f;
   const float loss = (z[above] - z[label]) / width;
   clear(z, classes);
@@ -84,7 +91,8 @@ inline double dlr_row(float* z, int64_t classes, int64_t label, int64_t target) 
   return loss;
 }
 
-inline float loss_row(float* z, int64_t classes, LossKind kind, int64_t label, int64_t target, bool direction) {
+inline float loss_row(float* z, int64_t classes, LossKind kind, int64_t label, int64_t target,
+                      bool direction) {
   const bool ratio = kind == LossKind::dlr && classes > 2;
   if (ratio) return static_cast<float>(dlr_row(z, classes, label, target));
   const int64_t aim = target < 0 ? label : target;
@@ -100,7 +108,8 @@ inline float loss_row(float* z, int64_t classes, LossKind kind, int64_t label, i
 }
 
 template <class T>
-void logit_loss(T* grad, float* loss, const T* logits, int64_t classes, LossKind kind, int64_t label, int64_t target, bool direction, float* z) {
+void logit_loss(T* grad, float* loss, const T* logits, int64_t classes, LossKind kind, int64_t label,
+                int64_t target, bool direction, float* z) {
   float check = 0;
 #pragma omp simd reduction(+ : check)
   for (int64_t k = 0; k < classes; ++k) {

@@ -1,4 +1,5 @@
-// Philox 4x32-10 (Salmon et al. 2011). Key: the seed. Counter: (block, draw, id low, id high); element e is word e % 4 of block e / 4.
+// Philox 4x32-10 (Salmon et al. 2011). Key: the seed. Counter: (block, draw, id low, id high); element e is
+// word e % 4 of block e / 4.
 
 constexpr int64_t kWords = kPhiloxWords;  // made at once, as 16 blocks side by side
 
@@ -31,7 +32,8 @@ void for_words(Stream stream, int64_t from, int64_t to, const Body& body) {
   uint32_t words[kWords];
   for (int64_t chunk = from / kWords; chunk * kWords < to; ++chunk) {
     philox_chunk(words, stream, chunk);
-    const int64_t start = chunk * kWords, first = from > start ? from - start : 0, last = to - start < kWords ? to - start : kWords;
+    const int64_t start = chunk * kWords, first = from > start ? from - start : 0,
+                  last = to - start < kWords ? to - start : kWords;
 #pragma omp simd
     for (int64_t i = first; i < last; ++i) body(start + i - from, words[i]);
   }
@@ -44,24 +46,32 @@ inline uint32_t word_at(Stream stream, int64_t index) {
 }
 
 // The top 24 bits, in [0, 1), exact.
-inline double to_uniform(uint32_t word) { return static_cast<double>(static_cast<int32_t>(word >> 8)) * 0x1p-24; }
+inline double to_uniform(uint32_t word) {
+  return static_cast<double>(static_cast<int32_t>(word >> 8)) * 0x1p-24;
+}
 
-// -log(count / 2^24) for count in 1 .. 2^24, to a few double ulps: 2 atanh((m - 1) / (m + 1)) for the mantissa m in [sqrt 1/2, sqrt 2).
+// -log(count / 2^24) for count in 1 .. 2^24, to a few double ulps: 2 atanh((m - 1) / (m + 1)) for the
+// mantissa m in [sqrt 1/2, sqrt 2).
 inline double minus_log(int32_t count) {
   const uint32_t bits = bits_of(static_cast<float>(count));
   const int32_t exponent = static_cast<int32_t>(bits - 0x3F3504F3) >> 23;
   const double mantissa = float_of(bits - (static_cast<uint32_t>(exponent) << 23));
   const double s = (mantissa - 1) / (mantissa + 1), z = s * s;
-  const double series = 1 + z * (1.0 / 3 + z * (1.0 / 5 + z * (1.0 / 7 + z * (1.0 / 9 + z * (1.0 / 11 + z * (1.0 / 13 + z * (1.0 / 15)))))));
+  const double series =
+      1 +
+      z * (1.0 / 3 +
+           z * (1.0 / 5 + z * (1.0 / 7 + z * (1.0 / 9 + z * (1.0 / 11 + z * (1.0 / 13 + z * (1.0 / 15)))))));
   return (24 - exponent) * 0.6931471805599453 - 2 * s * series;
 }
 
-// Box-Muller: two standard normals from two words. The angle is reduced to an eighth turn in integers, exactly.
+// Box-Muller: two standard normals from two words. The angle is reduced to an eighth turn in integers,
+// exactly.
 inline void to_normals(uint32_t size, uint32_t turn, double* first, double* second) {
   const double radius = std::sqrt(2 * minus_log(static_cast<int32_t>(size >> 8) + 1));
   const int32_t place = static_cast<int32_t>(turn >> 8), quarter = (place + (1 << 21)) >> 22;
   const double angle = (place - quarter * (1 << 22)) * (6.283185307179586 * 0x1p-24), z = angle * angle;
-  const double sine = angle * (1 - z / 6 * (1 - z / 20 * (1 - z / 42 * (1 - z / 72 * (1 - z / 110 * (1 - z / 156))))));
+  const double sine =
+      angle * (1 - z / 6 * (1 - z / 20 * (1 - z / 42 * (1 - z / 72 * (1 - z / 110 * (1 - z / 156))))));
   const double cosine = 1 - z / 2 * (1 - z / 12 * (1 - z / 30 * (1 - z / 56 * (1 - z / 90 * (1 - z / 132)))));
   const bool swapped = quarter & 1;
   const double across = swapped ? sine : cosine, up = swapped ? cosine : sine;
@@ -77,7 +87,8 @@ void fill_normals(Out* out, Stream stream, int64_t from, int64_t to) {
   for (int64_t start = from; start < to; start += kWords) {
     philox_chunk(words, stream, start / kWords);
 #pragma omp simd
-    for (int64_t pair = 0; pair < kWords / 2; ++pair) to_normals(words[2 * pair], words[2 * pair + 1], normals + 2 * pair, normals + 2 * pair + 1);
+    for (int64_t pair = 0; pair < kWords / 2; ++pair)
+      to_normals(words[2 * pair], words[2 * pair + 1], normals + 2 * pair, normals + 2 * pair + 1);
     const int64_t count = to - start < kWords ? to - start : kWords;
     for (int64_t i = 0; i < count; ++i) out[start + i] = static_cast<Out>(normals[i]);
   }
@@ -88,7 +99,10 @@ inline void philox_bits(int64_t* out, Stream stream, int64_t from, int64_t to) {
   for_words(stream, from, to, [out = out + from](int64_t i, uint32_t word) { out[i] = word; });
 }
 inline void philox_uniform(float* out, Stream stream, int64_t from, int64_t to) {
-  for_words(stream, from, to,
-            [out = out + from](int64_t i, uint32_t word) { out[i] = static_cast<float>(static_cast<int32_t>(word >> 8)) * 0x1p-24f; });
+  for_words(stream, from, to, [out = out + from](int64_t i, uint32_t word) {
+    out[i] = static_cast<float>(static_cast<int32_t>(word >> 8)) * 0x1p-24f;
+  });
 }
-inline void philox_normal(float* out, Stream stream, int64_t from, int64_t to) { fill_normals(out, stream, from, to); }
+inline void philox_normal(float* out, Stream stream, int64_t from, int64_t to) {
+  fill_normals(out, stream, from, to);
+}

@@ -1,4 +1,5 @@
-// Rounding to the grid lo + k (hi - lo) / levels without leaving the ball. The mathematics is on the op's page.
+// Rounding to the grid lo + k (hi - lo) / levels without leaving the ball. The mathematics is on the op's
+// page.
 
 template <class T>
 float grid_value(Grid grid, double level, T) {
@@ -16,7 +17,8 @@ void quantize_linf(T* out, const T* x_adv, const T* x, int64_t cols, double radi
     const double nearest_level = clamp(std::floor(place + 0.5), 0.0, grid.levels);
     double best = nearest_level, least = HUGE_VAL;
     for (int turn = 0; turn < 3; ++turn) {  // the nearest grid point, then the one below and the one above
-      const double level = clamp(nearest_level + (turn == 0 ? 0 : 2 * turn - 3), 0.0, grid.levels), misfit = std::fabs(level - place);
+      const double level = clamp(nearest_level + (turn == 0 ? 0 : 2 * turn - 3), 0.0, grid.levels),
+                   misfit = std::fabs(level - place);
       const bool better = std::fabs(grid_value(grid, level, T{}) - center) <= radius && misfit < least;
       best = better ? level : best;
       least = better ? misfit : least;
@@ -41,7 +43,8 @@ inline double norm_share(Norm norm, double shift) {
 }
 
 template <class T>
-void quantize_in_ball(T* out, const T* x_adv, const T* x, int64_t cols, Norm norm, double radius, Grid grid, double* scratch) {
+void quantize_in_ball(T* out, const T* x_adv, const T* x, int64_t cols, Norm norm, double radius, Grid grid,
+                      double* scratch) {
   if (norm == Norm::linf) return quantize_linf(out, x_adv, x, cols, radius, grid);
   double *inner = scratch, *outer = scratch + cols, *fraction = scratch + 2 * cols;
 #pragma omp simd

@@ -1,6 +1,8 @@
-// Element conversions and the rounding that keeps a point inside its ball. Compiled once for each instruction set.
+// Element conversions and the rounding that keeps a point inside its ball. Compiled once for each instruction
+// set.
 
-// Double sums taken in another order differ by this much; a point that exceeds the radius by no more is inside and stays where it is.
+// Double sums taken in another order differ by this much; a point that exceeds the radius by no more is
+// inside and stays where it is.
 constexpr double kRounding = 1 + 1e-13;
 
 inline float load(float value) { return value; }
@@ -50,9 +52,12 @@ inline float ceil_to(float value, bf16) {
 }
 
 // `value` moved one float down (or up); zero never needs it, since sums that round to zero are exact.
-inline float neighbour(float value, bool down) { return float_of(bits_of(value) + ((value > 0) == down ? -1 : 1)); }
+inline float neighbour(float value, bool down) {
+  return float_of(bits_of(value) + ((value > 0) == down ? -1 : 1));
+}
 
-// The largest float <= x + reach, and the smallest >= x - reach, for reach >= 0. Knuth's two-sum gives the rounding error exactly.
+// The largest float <= x + reach, and the smallest >= x - reach, for reach >= 0. Knuth's two-sum gives the
+// rounding error exactly.
 inline float upper_edge(float x, float reach) {
   const float sum = x + reach, part = sum - x;
   const float error = (x - (sum - part)) + (reach - part);
@@ -88,7 +93,9 @@ inline float add_towards(float x, float shift, bf16) {
 
 // A value rounded to the element type, towards x where that type is narrower.
 inline float round_towards(float value, float, float) { return value; }
-inline float round_towards(float value, float x, bf16) { return value > x ? floor_to(value, bf16{}) : ceil_to(value, bf16{}); }
+inline float round_towards(float value, float x, bf16) {
+  return value > x ? floor_to(value, bf16{}) : ceil_to(value, bf16{});
+}
 
 // NaN stays. In two steps, which vectorise as a maximum and a minimum.
 template <class Real>

@@ -1,4 +1,5 @@
-// The `count` largest of non-negative numbers, ties to the lower index, without sorting: bisection on the bits of a double, which order like it.
+// The `count` largest of non-negative numbers, ties to the lower index, without sorting: bisection on the
+// bits of a double, which order like it.
 
 struct Selection {
   double above;  // everything larger is kept,
@@ -21,7 +22,8 @@ inline Selection select_largest(const double* size, int64_t cols, double count) 
     return number;
   };
   const int64_t wanted = static_cast<int64_t>(count);  // rounds down
-  uint64_t low = 0, high = 0x7FF0000000000001;         // at least `wanted` numbers reach low, fewer reach high; the last double is infinity
+  uint64_t low = 0, high = 0x7FF0000000000001;  // at least `wanted` numbers reach low, fewer reach high; the
+                                                // last double is infinity
   if (wanted == 0) return {double_of(high - 1), 0};
   while (high - low > 1) {
     const uint64_t middle = low + (high - low) / 2;
@@ -35,5 +37,6 @@ inline Selection select_largest(const double* size, int64_t cols, double count) 
 template <class Body>
 void for_selected(const double* size, int64_t cols, Selection selection, const Body& body) {
   int64_t ties = selection.ties;
-  for (int64_t i = 0; i < cols; ++i) body(i, size[i] > selection.above || (size[i] == selection.above && ties-- > 0));
+  for (int64_t i = 0; i < cols; ++i)
+    body(i, size[i] > selection.above || (size[i] == selection.above && ties-- > 0));
 }

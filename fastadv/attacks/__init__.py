@@ -5,6 +5,7 @@ from fastadv.attacks._result import AttackResult, Status
 from fastadv.attacks.bim import bim
 from fastadv.attacks.distal import DistalResult, distal
 from fastadv.attacks.fgsm import fgsm
+from fastadv.attacks.last_iterate import last_iterate
 from fastadv.attacks.latent_descent import latent_descent
 from fastadv.attacks.mim import mim
 from fastadv.attacks.pgd import pgd
@@ -16,4 +17,17 @@ ATTACKS: dict[str, Attack] = {
     "mim": Attack(mim, quick={"steps": 10}),
 }
 
-__all__ = ["ATTACKS", "Attack", "AttackResult", "DistalResult", "Status", "bim", "distal", "fgsm", "latent_descent", "mim", "pgd"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "AttackResult",
+    "DistalResult",
+    "Status",
+    "bim",
+    "distal",
+    "fgsm",
+    "last_iterate",
+    "latent_descent",
+    "mim",
+    "pgd",
+]

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks._problem import Problem, StepSize, check_count, check_step_size, problem
+from fastadv._checks import check_count
+from fastadv.attacks._problem import Problem, StepSize, check_step_size, problem
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._trial import Trial
 from fastadv.engine import Frozen, freeze
@@ -65,7 +66,9 @@ class Active:
 
     def take(self, kept: Tensor) -> "Active":
         step_size = self.step_size[kept] if isinstance(self.step_size, Tensor) else self.step_size
-        return Active(self.index[kept], self.problem.take(kept), step_size, self.best.take(kept), self.x_adv[kept])
+        return Active(
+            self.index[kept], self.problem.take(kept), step_size, self.best.take(kept), self.x_adv[kept]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,14 +116,20 @@ def run(
         trial = Trial(frozen, given)
         given = trial.problem
         record = Record.start(given.x)
-        plan = Plan(rule, steps, loss, stop_early, keep_start, sole=steps == 1 and restarts == 1 and not keep_start)
+        plan = Plan(
+            rule, steps, loss, stop_early, keep_start, sole=steps == 1 and restarts == 1 and not keep_start
+        )
         for restart in range(restarts):
             index = trial.todo[~record.success[trial.todo]] if stop_early else trial.todo
             if not len(index):
                 break
             part = given if len(index) == len(given.x) else given.take(index)
             random = random_start or restart > 0
-            start = frozen.layout(part.threat.random_start(part.x, seed, part.ids, draw=restart)) if random else part.x.clone()
+            start = (
+                frozen.layout(part.threat.random_start(part.x, seed, part.ids, draw=restart))
+                if random
+                else part.x.clone()
+            )
             size = step_size[index] if isinstance(step_size, Tensor) else step_size
             active = Active(index, part, size, record.take(index), start)
             del part, start
@@ -137,7 +146,9 @@ def _ascent(frozen: Frozen, active: Active, record: Record, plan: Plan, last: bo
     for step in range(plan.steps + 1):
         now, best = active.problem, active.best
         if step < plan.steps:
-            value, logits, gradient = frozen.input_gradient(active.x_adv, now.y, plan.loss, now.targets, direction=True)
+            value, logits, gradient = frozen.input_gradient(
+                active.x_adv, now.y, plan.loss, now.targets, direction=True
+            )
             # keeps NaN and infinity, and stays 0 where every gradient is
             torch.maximum(best.reach, largest(gradient).flatten(), out=best.reach)
         elif plan.sole:
@@ -194,29 +205,3 @@ def _prove(frozen: Frozen, now: Problem, best: Record) -> Tensor:
     index = best.success.nonzero().squeeze(1)
     best.success[index] = now.take(index).met(frozen.verdict(best.x_adv[index]))
     return best.success
-
-
-def last_iterate(
-    frozen: Frozen,
-    x: Tensor,
-    y: Tensor | None,
-    threat: Threat,
-    *,
-    steps: int,
-    step_size: StepSize,
-    loss: losses.Loss = "ce",
-    targets: Tensor | None = None,
-    start: Tensor | None = None,
-) -> Tensor:
-    """x_adv after `steps` of steepest ascent from `start` (default x), in the threat; no checks, no verdicts, no best.
-
-    For training and for the construction of data sets, where the last point is what is wanted. y may be None where
-    targets, or a loss that does not read it, are given.
-    """
-    with torch.inference_mode(False), torch.no_grad():
-        x = frozen.layout(x.clone() if x.is_inference() else x.detach())
-        x_adv = x.clone() if start is None else frozen.layout(start.detach()).clone()
-        for _ in range(steps):
-            gradient = frozen.input_gradient(x_adv, y, loss, targets, direction=True)[2]
-            threat.step_(x_adv, gradient, x, step_size)
-        return x_adv

@@ -4,7 +4,8 @@ import math
 
 from torch import Tensor
 
-from fastadv.attacks._problem import StepSize, check_count, check_threat
+from fastadv._checks import check_count
+from fastadv.attacks._problem import StepSize, check_threat
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -25,7 +26,9 @@ def step_size_for(threat: Threat, steps: int, factor: float, step_size: StepSize
         return step_size
     check_count("steps", steps, 0)
     if not has_finite_radius(threat):
-        raise InputError("step_size: expected a number where the radius is infinite, got none; give a length in input units")
+        raise InputError(
+            "step_size: expected a number where the radius is infinite, got none; give a length in input units"
+        )
     size = threat.radius * (factor / max(steps, 1))
     if threat.norm != "l0":
         return size

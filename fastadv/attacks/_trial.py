@@ -33,7 +33,9 @@ class Trial:
             self._clean = clean
             self.unusable = ~clean.isfinite().all(1)
             if bool(self.unusable.all()):
-                raise InputError("model: expected finite logits, got NaN or infinity for every sample; check its weights and input scale")
+                raise InputError(
+                    "model: expected finite logits, got NaN or infinity for every sample; check its weights and input scale"
+                )
             self.already = problem.met(clean)
             frozen.check(problem.x, clean)
             # only now: the check may change what the search twin prefers

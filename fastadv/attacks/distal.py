@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv.attacks._problem import check_count, check_step_size
+from fastadv._checks import check_count
+from fastadv.attacks._problem import check_step_size
 from fastadv.engine.freeze import freeze
 from fastadv.errors import InputError
 
@@ -48,7 +49,9 @@ def distal(
     check_count("steps", steps, 0)
     check_step_size(step_size, len(targets), targets.device)
     if not (0 <= momentum < 1 and 0 < confidence <= 1 and box[0] < box[1]):
-        raise InputError(f"distal: expected 0 <= momentum < 1, 0 < confidence <= 1 and a box, got {momentum}, {confidence} and {box}")
+        raise InputError(
+            f"distal: expected 0 <= momentum < 1, 0 < confidence <= 1 and a box, got {momentum}, {confidence} and {box}"
+        )
     if targets.ndim != 1 or targets.dtype != torch.int64:
         raise InputError(f"targets: expected int64 classes [B], got {targets.dtype} {tuple(targets.shape)}")
     with torch.inference_mode(False), torch.no_grad():
@@ -61,10 +64,18 @@ def distal(
 
         def objective(logits: Tensor, y: Tensor, _: Tensor | None) -> Tensor:
             scaled = weight * logits
-            return (scaled.gather(1, y[:, None]).squeeze(1) - torch.logaddexp(scaled, level.to(scaled.dtype)).logsumexp(1)) / weight
+            return (
+                scaled.gather(1, y[:, None]).squeeze(1)
+                - torch.logaddexp(scaled, level.to(scaled.dtype)).logsumexp(1)
+            ) / weight
 
         def reached(logits: Tensor, y: Tensor) -> Tensor:
-            graded: Tensor = torch.logaddexp(weight * logits, level.to(logits.dtype)).softmax(1).gather(1, y[:, None]).squeeze(1)
+            graded: Tensor = (
+                torch.logaddexp(weight * logits, level.to(logits.dtype))
+                .softmax(1)
+                .gather(1, y[:, None])
+                .squeeze(1)
+            )
             return graded
 
         numbers = torch.arange(len(targets), device=targets.device) if ids is None else ids
@@ -72,7 +83,9 @@ def distal(
         x = (box[0] + (box[1] - box[0]) * rng.uniform(size, seed, numbers)).view(-1, *shape)
         classes = frozen(x[:1]).shape[1] if len(x) else 0
         if len(x) and not (int(targets.min()) >= 0 and int(targets.max()) < classes):
-            raise InputError(f"targets: expected classes 0 to {classes - 1}, got {int(targets.min())} to {int(targets.max())}")
+            raise InputError(
+                f"targets: expected classes 0 to {classes - 1}, got {int(targets.min())} to {int(targets.max())}"
+            )
         velocity = torch.zeros_like(x)
         taken = torch.zeros_like(targets)
         found = torch.zeros(len(x), device=x.device)

@@ -46,7 +46,9 @@ def fgsm(
     Raises InputError on wrong input, naming it.
     """
     if not has_finite_radius(threat):
-        raise InputError("radius: expected a finite one, which is the length of the step, got an infinite one; use pgd with a step_size")
+        raise InputError(
+            "radius: expected a finite one, which is the length of the step, got an infinite one; use pgd with a step_size"
+        )
     return run(
         model, x, y, threat, ascend, steps=1, step_size=threat.radius, restarts=restarts, random_start=random_start,
         targets=targets, loss=loss, stop_early=stop_early, seed=seed, ids=ids, keep_start=False,

@@ -5,7 +5,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fastadv.attacks._problem import Problem, check_count, check_step_size, problem
+from fastadv._checks import check_count
+from fastadv.attacks._problem import Problem, check_step_size, problem
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._trial import Trial
 from fastadv.engine import Frozen, freeze
@@ -48,15 +49,24 @@ def latent_descent(
         given = problem(x, y, L2(float("inf")) if threat is None else threat, targets, ids)
         frozen = freeze(model)
         if not callable(getattr(frozen.model, "infer", None)):
-            raise InputError(f"latent_descent: expected a model with infer(x), such as ABS, got {type(frozen.model).__name__}; use another attack")
+            raise InputError(
+                f"latent_descent: expected a model with infer(x), such as ABS, got {type(frozen.model).__name__}; use another attack"
+            )
         trial = Trial(frozen, given)
         given = trial.problem
         x_adv = given.x.clone()
         bad = torch.zeros(len(x_adv), dtype=torch.bool, device=x_adv.device)
         if len(trial.todo):
             part = given.take(trial.todo)
-            inside, outside, crossed, bad[trial.todo] = _walk(frozen, part, steps, step_size if schedule == "descent" else None)
-            part, index, inside, outside = part.take(crossed), trial.todo[crossed], inside[crossed], outside[crossed]
+            inside, outside, crossed, bad[trial.todo] = _walk(
+                frozen, part, steps, step_size if schedule == "descent" else None
+            )
+            part, index, inside, outside = (
+                part.take(crossed),
+                trial.todo[crossed],
+                inside[crossed],
+                outside[crossed],
+            )
             for low in (inside, part.x):
                 outside = _bisect(frozen, part, low, outside, searches)
             x_adv[index] = _snap(part.x, outside) if getattr(frozen.model, "binary", False) else outside
@@ -71,10 +81,16 @@ def _look(frozen: Frozen, part: Problem, x: Tensor) -> tuple[Tensor, Tensor, Ten
     rivals = found.loss.scatter(1, part.y[:, None], torch.inf)
     goal = rivals.argmin(1) if part.targets is None else part.targets
     image = found.reconstruction[torch.arange(len(x), device=x.device), goal]
-    return part.met(-found.loss), image.to(x.dtype), found.loss.isfinite().all(1) & image.flatten(1).isfinite().all(1)
+    return (
+        part.met(-found.loss),
+        image.to(x.dtype),
+        found.loss.isfinite().all(1) & image.flatten(1).isfinite().all(1),
+    )
 
 
-def _walk(frozen: Frozen, part: Problem, steps: int, step_size: float | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _walk(
+    frozen: Frozen, part: Problem, steps: int, step_size: float | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(last point before the decision changed, first after it, where it did, where something was not finite); without step_size, a line search."""
     before, after = part.x.clone(), part.x.clone()
     crossed, bad = (torch.zeros(len(before), dtype=torch.bool, device=before.device) for _ in range(2))
@@ -88,7 +104,9 @@ def _walk(frozen: Frozen, part: Problem, steps: int, step_size: float | None) ->
         if step == steps or not len(index):
             break
         before[index] = after[index]
-        share, origin = (step / (steps - 1), part.x[index]) if step_size is None else (step_size, after[index])
+        share, origin = (
+            (step / (steps - 1), part.x[index]) if step_size is None else (step_size, after[index])
+        )
         after[index] = (origin + share * (image - origin)).clamp(*part.threat.box)
     return before, after, crossed, bad
 

@@ -65,7 +65,9 @@ def mim(
 
 
 def _rule(decay: float) -> Rule:
-    def accumulate(given: Problem, x_adv: Tensor, gradient: Tensor, step_size: StepSize, state: State) -> State:
+    def accumulate(
+        given: Problem, x_adv: Tensor, gradient: Tensor, step_size: StepSize, state: State
+    ) -> State:
         # by its largest element first: the sum of a tiny or huge gradient leaves the format
         top = largest(gradient)
         unit = torch.where((top > 0) & top.isfinite(), gradient / top, 0.0)

@@ -33,10 +33,19 @@ app = typer.Typer(
 )
 for command, example in (
     (demo, "fastadv demo --out demo"),
-    (attack, "fastadv attack -m small_cnn -w runs/a/model.safetensors --data digits --radius 0.1 --figure attack.png"),
+    (
+        attack,
+        "fastadv attack -m small_cnn -w runs/a/model.safetensors --data digits --radius 0.1 --figure attack.png",
+    ),
     (train, "fastadv train -m small_cnn --data digits --recipe pgd --norm l2 --radius 0.5 --run-dir runs/a"),
-    (construct, "fastadv construct robust -m small_cnn -w runs/a/model.safetensors --data digits --out sets/d_r"),
-    (evaluate, "fastadv evaluate -m small_cnn -w runs/a/model.safetensors --data digits --radius 0.1 -a fgsm -a pgd:steps=100"),
+    (
+        construct,
+        "fastadv construct robust -m small_cnn -w runs/a/model.safetensors --data digits --out sets/d_r",
+    ),
+    (
+        evaluate,
+        "fastadv evaluate -m small_cnn -w runs/a/model.safetensors --data digits --radius 0.1 -a fgsm -a pgd:steps=100",
+    ),
     (doctor, "fastadv doctor"),
 ):
     app.command(epilog=f"Example: {example}")(command)
@@ -52,7 +61,11 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def _options(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     """Attacks, adversarial training and constructed data sets, on compiled kernels."""
 
 

@@ -16,7 +16,9 @@ from fastadv.cli._output import console, number, percent, progress, table, write
 
 NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a quicker look"
 
-abs_app = typer.Typer(help="Analysis by Synthesis: one generative model a class (Schott et al. 2018).", no_args_is_help=True)
+abs_app = typer.Typer(
+    help="Analysis by Synthesis: one generative model a class (Schott et al. 2018).", no_args_is_help=True
+)
 
 
 class BoundNorm(StrEnum):
@@ -37,19 +39,29 @@ def train(
     data: o.Data,
     run_dir: Annotated[Path, typer.Option(help="Folder for checkpoint, report.jsonl and model.safetensors.")],
     epochs: Annotated[int, typer.Option(min=1)] = 20,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --run-dir stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run in --run-dir stopped.")
+    ] = False,
     latents: Annotated[int, typer.Option(min=1, help="Size of the latent space.")] = 8,
     width: Annotated[int, typer.Option(min=1, help="Channels of the widest decoder layers.")] = 16,
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch, as many of each class.")] = 160,
     learning_rate: Annotated[float, typer.Option(help="Adam's, falling to 0 as a cosine.")] = 3e-3,
     beta: Annotated[
-        str | None, typer.Option(metavar="FROM,TO", help="Weight of the KL term, annealed over the first half; an image's values / 784 by default.")
+        str | None,
+        typer.Option(
+            metavar="FROM,TO",
+            help="Weight of the KL term, annealed over the first half; an image's values / 784 by default.",
+        ),
     ] = None,
     augment: Annotated[bool, typer.Option(help="Warp three in ten images slightly.")] = True,
     bf16: Annotated[bool, typer.Option("--bf16", help="Train in bfloat16.")] = False,
-    calibration: Annotated[int, typer.Option(min=0, help="Training images that set confidences and class factors.")] = 1000,
+    calibration: Annotated[
+        int, typer.Option(min=0, help="Training images that set confidences and class factors.")
+    ] = 1000,
     prior_samples: PriorSamples = 8000,
-    test_samples: Annotated[int | None, typer.Option(min=1, help="Test on the first so many; all by default.")] = None,
+    test_samples: Annotated[
+        int | None, typer.Option(min=1, help="Test on the first so many; all by default.")
+    ] = None,
     data_dir: o.DataDir = None,
     size: o.Size = None,
     samples: o.Samples = None,
@@ -69,7 +81,9 @@ def train(
 
     def kept() -> str:
         if (run_dir / "checkpoint.safetensors").exists():
-            return f"the last finished epoch is kept in {run_dir}; run the same command with --resume to go on"
+            return (
+                f"the last finished epoch is kept in {run_dir}; run the same command with --resume to go on"
+            )
         return "no epoch was done, so nothing was kept; run it again"
 
     with interruptible(kept):
@@ -98,13 +112,17 @@ def infer(
     model: ModelPath,
     data: o.Data,
     binary: Binary = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Drop classes that can hardly win any more.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Drop classes that can hardly win any more.")
+    ] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Search latents in bfloat16.")] = False,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the latent descent.")] = 50,
     prior_samples: PriorSamples = 8000,
     samples: o.Samples = None,
     split: Annotated[str, typer.Option(help="train or test.")] = "test",
-    out: Annotated[Path | None, typer.Option(help="Write loss, latents, confidence and y here, as safetensors.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write loss, latents, confidence and y here, as safetensors.")
+    ] = None,
     data_dir: o.DataDir = None,
     size: o.Size = None,
     batch_size: o.BatchSize = 100,
@@ -119,11 +137,27 @@ def infer(
 
     with interruptible(NOTHING_KEPT):
         dataset = load_data(data, split, data_dir, size, samples)
-        net = load_abs(model, binary, prior_samples, seed, place, prune=prune, precision="bf16" if bf16 else "fp32", steps=steps)
+        net = load_abs(
+            model,
+            binary,
+            prior_samples,
+            seed,
+            place,
+            prune=prune,
+            precision="bf16" if bf16 else "fp32",
+            steps=steps,
+        )
         done = measure(net, dataset, Batched("inferring", batch_size), keep=out is not None)
         if out is not None:
             save_tensors(out, done.kept)
-    config = {"model": str(model), "binary": binary, "prune": prune, "bf16": bf16, "steps": steps, "seed": seed}
+    config = {
+        "model": str(model),
+        "binary": binary,
+        "prune": prune,
+        "bf16": bf16,
+        "steps": steps,
+        "seed": seed,
+    }
     _tell("infer", "on", dataset, config, done.summary, json)
 
 
@@ -132,8 +166,15 @@ def bound(
     data: o.Data,
     norm: Annotated[BoundNorm, typer.Option(help="Norm of the radius.")] = BoundNorm.L2,
     binary: Binary = False,
-    tight: Annotated[bool, typer.Option("--tight", help="Keep the prior's cost of the other classes, which the paper's bound drops.")] = False,
-    starts: Annotated[int, typer.Option(min=1, help="Prior samples a class to search the other classes' minima from.")] = 4,
+    tight: Annotated[
+        bool,
+        typer.Option(
+            "--tight", help="Keep the prior's cost of the other classes, which the paper's bound drops."
+        ),
+    ] = False,
+    starts: Annotated[
+        int, typer.Option(min=1, help="Prior samples a class to search the other classes' minima from.")
+    ] = 4,
     prior_samples: PriorSamples = 8000,
     samples: o.Samples = None,
     split: Annotated[str, typer.Option(help="train or test.")] = "test",
@@ -152,14 +193,23 @@ def bound(
     with interruptible(NOTHING_KEPT):
         dataset = load_data(data, split, data_dir, size, samples)
         net = load_abs(model, binary, prior_samples, seed, place)
-        radius = Batched("bounding", batch_size).each(dataset, place, partial(net.lower_bound, norm=norm.value, starts=starts, tight=tight))
+        radius = Batched("bounding", batch_size).each(
+            dataset, place, partial(net.lower_bound, norm=norm.value, starts=starts, tight=tight)
+        )
     low, median, high = (float(value) for value in radius.quantile(torch.tensor([0.25, 0.5, 0.75])))
     error = float(radius.std()) / len(radius) ** 0.5 if len(radius) > 1 else 0.0
     found = {
         "mean": float(radius.mean()), "standard_error": error, "lower_quartile": low, "median": median, "upper_quartile": high,
         "above_zero": float((radius > 0).float().mean()),
     }  # fmt: skip
-    config = {"model": str(model), "norm": norm.value, "binary": binary, "tight": tight, "starts": starts, "seed": seed}
+    config = {
+        "model": str(model),
+        "norm": norm.value,
+        "binary": binary,
+        "tight": tight,
+        "starts": starts,
+        "seed": seed,
+    }
     _tell("bound", f"{o.SYMBOLS[o.Norm(norm.value)]} lower bound on", dataset, config, found, json)
 
 
@@ -167,8 +217,12 @@ def attack(
     model: ModelPath,
     data: o.Data,
     binary: Binary = False,
-    schedule: Annotated[Schedule, typer.Option(help="The paper's descent, or the line search of the authors' code.")] = Schedule.DESCENT,
-    threshold: Annotated[float, typer.Option(help="Also the accuracy when this L2 distance is allowed.")] = 1.5,
+    schedule: Annotated[
+        Schedule, typer.Option(help="The paper's descent, or the line search of the authors' code.")
+    ] = Schedule.DESCENT,
+    threshold: Annotated[
+        float, typer.Option(help="Also the accuracy when this L2 distance is allowed.")
+    ] = 1.5,
     prior_samples: PriorSamples = 8000,
     samples: o.Samples = 200,
     split: Annotated[str, typer.Option(help="train or test.")] = "test",
@@ -184,11 +238,15 @@ def attack(
     place = make_device(device)
     from fastadv.attacks import latent_descent
 
-    options: dict[str, Any] = {"schedule": schedule.value} | ({"steps": 51} if schedule is Schedule.LINE_SEARCH else {})
+    options: dict[str, Any] = {"schedule": schedule.value} | (
+        {"steps": 51} if schedule is Schedule.LINE_SEARCH else {}
+    )
     with interruptible(NOTHING_KEPT):
         dataset = load_data(data, split, data_dir, size, samples)
         net = load_abs(model, binary, prior_samples, seed, place)
-        distance = Batched("latent descent", batch_size).each(dataset, place, lambda x, y: latent_descent(net, x, y, **options).distance)
+        distance = Batched("latent descent", batch_size).each(
+            dataset, place, lambda x, y: latent_descent(net, x, y, **options).distance
+        )
     found = {
         "median_distance": float(distance.sort().values[len(distance) // 2]),
         "accuracy": float((distance > threshold).float().mean()),
@@ -199,7 +257,9 @@ def attack(
     _tell("attack", "latent descent on", dataset, config, found, json)
 
 
-def _tell(command: str, what: str, dataset: Any, config: dict[str, Any], found: dict[str, float], json: bool) -> None:
+def _tell(
+    command: str, what: str, dataset: Any, config: dict[str, Any], found: dict[str, float], json: bool
+) -> None:
     """The card of what was found, or a table of it."""
     from fastadv._card import card
 

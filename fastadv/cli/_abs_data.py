@@ -16,12 +16,23 @@ if TYPE_CHECKING:
 
     from fastadv.models import ABS
 
-ModelPath = Annotated[Path, typer.Option("--model", "-m", help="What `abs train` wrote, or the folder of the authors' ABS_0.net .. ABS_9.net.")]
-Binary = Annotated[bool, typer.Option("--binary", help="Binary ABS: pixels set to 0 and 1 at 0.5, losses weighed by class.")]
-PriorSamples = Annotated[int, typer.Option(min=2, help="Latents every search starts among; a trained model brings its own.")]
+ModelPath = Annotated[
+    Path,
+    typer.Option(
+        "--model", "-m", help="What `abs train` wrote, or the folder of the authors' ABS_0.net .. ABS_9.net."
+    ),
+]
+Binary = Annotated[
+    bool, typer.Option("--binary", help="Binary ABS: pixels set to 0 and 1 at 0.5, losses weighed by class.")
+]
+PriorSamples = Annotated[
+    int, typer.Option(min=2, help="Latents every search starts among; a trained model brings its own.")
+]
 
 
-def load_abs(path: Path, binary: bool, prior_samples: int, seed: int, device: "torch.device", **settings: Any) -> "ABS":
+def load_abs(
+    path: Path, binary: bool, prior_samples: int, seed: int, device: "torch.device", **settings: Any
+) -> "ABS":
     """The model in a file of `abs train`, or of the authors' weights in a folder; `settings` become its attributes."""
     from fastadv.errors import InputError
     from fastadv.models import ABS
@@ -31,7 +42,9 @@ def load_abs(path: Path, binary: bool, prior_samples: int, seed: int, device: "t
     elif path.is_file():
         model = ABS.load(path)
     else:
-        raise InputError(f"{path}: expected a model of `fastadv abs train` or a folder of ABS_0.net .. ABS_9.net, found neither; check the path")
+        raise InputError(
+            f"{path}: expected a model of `fastadv abs train` or a folder of ABS_0.net .. ABS_9.net, found neither; check the path"
+        )
     model.binary = binary
     for name, value in settings.items():
         setattr(model, name, value)
@@ -57,7 +70,9 @@ class Batched:
                 done += len(x)
                 tick(done, len(dataset))
 
-    def each(self, dataset: Any, device: "torch.device", measured: "Callable[[Tensor, Tensor], Tensor]") -> "Tensor":
+    def each(
+        self, dataset: Any, device: "torch.device", measured: "Callable[[Tensor, Tensor], Tensor]"
+    ) -> "Tensor":
         """What `measured(x, y)` [B] gives for every sample, on the CPU."""
         import torch
 
@@ -87,7 +102,12 @@ def measure(model: "ABS", dataset: Any, batched: Batched, keep: bool = False) ->
         found = model.infer(x)
         seconds += time.perf_counter() - started
         row = {"loss": found.loss, "confidence": graded(-found.loss, model.scale, model.floor), "y": y}
-        rows.append({name: value.cpu() for name, value in (row | ({"latents": found.latents} if keep else {})).items()})
+        rows.append(
+            {
+                name: value.cpu()
+                for name, value in (row | ({"latents": found.latents} if keep else {})).items()
+            }
+        )
     whole = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
     right = whole["loss"].argmin(1) == whole["y"]
     summary = {

@@ -42,17 +42,30 @@ def show(
     with interruptible("nothing was drawn"):
         dataset = load_data(data, split, data_dir, size, index + 1)
         if index >= len(dataset):
-            raise InputError(f"--index: expected a number below {len(dataset)}, the images of {dataset.name}, got {index}")
+            raise InputError(
+                f"--index: expected a number below {len(dataset)}, the images of {dataset.name}, got {index}"
+            )
         image, label = dataset[index]
         net = load_abs(model, binary, prior_samples, seed, place)
         found = net.infer(image[None].to(place))
         confidence = graded(-found.loss, net.scale, net.floor)[0].tolist()
     losses, chosen = found.loss[0].tolist(), int(found.loss.argmin())
     seen = net.observed(image[None].to(place))[0].cpu()
-    titles = [f"image: {dataset.classes[label]}"] + [f"{name}: {losses[k]:.4f}\n{100 * confidence[k]:.1f}%" for k, name in enumerate(dataset.classes)]
+    titles = [f"image: {dataset.classes[label]}"] + [
+        f"{name}: {losses[k]:.4f}\n{100 * confidence[k]:.1f}%" for k, name in enumerate(dataset.classes)
+    ]
     draw([seen, *found.reconstruction[0].cpu()], titles, out, chosen + 1)
     if json:
-        write_json({"index": index, "label": label, "prediction": chosen, "loss": losses, "confidence": confidence, "out": str(out)})
+        write_json(
+            {
+                "index": index,
+                "label": label,
+                "prediction": chosen,
+                "loss": losses,
+                "confidence": confidence,
+                "out": str(out),
+            }
+        )
         return
     verdict = f"image {index} ({dataset.classes[label]}) is taken for {dataset.classes[chosen]} with confidence {confidence[chosen]:.2f}"
     console().print(f"{verdict}; drawn in {out}", soft_wrap=True)
@@ -81,14 +94,19 @@ def distal(
     with interruptible("nothing was drawn"):
         net = load_abs(model, binary, prior_samples, seed, place)
         with o.usage():
-            found = attacks.distal(net, wanted, net.shape.image, steps=steps, confidence=confidence, seed=seed)
+            found = attacks.distal(
+                net, wanted, net.shape.image, steps=steps, confidence=confidence, seed=seed
+            )
     reached, taken = found.confidence.tolist(), found.steps.tolist()
     titles = [f"class {k}: {100 * reached[i]:.1f}%\n{taken[i]} steps" for i, k in enumerate(wanted.tolist())]
     draw(list(found.x.cpu()), titles, out)
     if json:
         write_json({"classes": wanted.tolist(), "confidence": reached, "steps": taken, "out": str(out)})
         return
-    console().print(f"{sum(found.success.tolist())} of {len(wanted)} images reached {confidence:g}; drawn in {out}", soft_wrap=True)
+    console().print(
+        f"{sum(found.success.tolist())} of {len(wanted)} images reached {confidence:g}; drawn in {out}",
+        soft_wrap=True,
+    )
 
 
 def draw(images: "list[Tensor]", titles: list[str], path: Path, chosen: int | None = None) -> None:
@@ -99,7 +117,12 @@ def draw(images: "list[Tensor]", titles: list[str], path: Path, chosen: int | No
 
     columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(columns * (SIDE + 0.2), rows * (SIDE + 0.5)), dpi=200, facecolor="white", layout="constrained")
+    figure = Figure(
+        figsize=(columns * (SIDE + 0.2), rows * (SIDE + 0.5)),
+        dpi=200,
+        facecolor="white",
+        layout="constrained",
+    )
     grid: Any = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -110,7 +133,12 @@ def draw(images: "list[Tensor]", titles: list[str], path: Path, chosen: int | No
         axes.set_yticks([])
         pixels = image.permute(1, 2, 0).numpy()
         axes.imshow(pixels[..., 0] if len(image) == 1 else pixels, cmap="gray", vmin=0, vmax=1)
-        axes.set_title(title, fontsize=6.5, color=CHOSEN if i == chosen else INK, fontweight="bold" if i == chosen else "normal")
+        axes.set_title(
+            title,
+            fontsize=6.5,
+            color=CHOSEN if i == chosen else INK,
+            fontweight="bold" if i == chosen else "normal",
+        )
         for spine in axes.spines.values():
             spine.set_color(CHOSEN if i == chosen else FAINT)
             spine.set_linewidth(1.6 if i == chosen else 0.6)

@@ -18,7 +18,12 @@ def attack(
     model: o.Model,
     data: o.Data,
     radius: o.OptionalRadius = None,
-    attack: Annotated[str, typer.Option("--attack", "-a", help="fgsm, bim, pgd, mim; or with arguments, pgd:loss=dlr,steps=100.")] = "pgd",
+    attack: Annotated[
+        str,
+        typer.Option(
+            "--attack", "-a", help="fgsm, bim, pgd, mim; or with arguments, pgd:loss=dlr,steps=100."
+        ),
+    ] = "pgd",
     option: o.Arguments = None,
     weights: o.Weights = None,
     norm: o.NormOption = o.Norm.LINF,
@@ -29,9 +34,17 @@ def attack(
     split: Annotated[str, typer.Option(help="train or test.")] = "test",
     data_dir: o.DataDir = None,
     size: o.Size = None,
-    strongest: Annotated[bool, typer.Option("--strongest", help="Go on after the first success, to the largest loss.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write x, x_adv, y, success, status, distance and ids here, as safetensors.")] = None,
-    figure: Annotated[Path | None, typer.Option(help="Draw clean images, adversarial ones and their difference here (png, pdf, svg).")] = None,
+    strongest: Annotated[
+        bool, typer.Option("--strongest", help="Go on after the first success, to the largest loss.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write x, x_adv, y, success, status, distance and ids here, as safetensors."),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Draw clean images, adversarial ones and their difference here (png, pdf, svg)."),
+    ] = None,
     batch_size: o.BatchSize = 256,
     seed: o.Seed = 0,
     device: o.Device = None,
@@ -43,7 +56,7 @@ def attack(
     named = o.parse_attack(attack, options, stop_early=not strongest)
     place = make_device(device)
     from fastadv._card import card
-    from fastadv.evaluate import evaluate
+    from fastadv.evaluation import evaluate
 
     with interruptible("nothing was kept: run it again, with fewer --samples for a quicker look"):
         dataset = load_data(data, split, data_dir, size, samples)
@@ -83,14 +96,20 @@ def _write(path: Path, watched: Watched, result: dict[str, Any]) -> None:
 
     columns = zip(*watched.kept, strict=True)
     names = ("x", "x_adv", "y", "success", "status", "distance", "ids")
-    save_tensors(path, {name: torch.cat(column) for name, column in zip(names, columns, strict=True)}, {"card": json.dumps(result)})
+    save_tensors(
+        path,
+        {name: torch.cat(column) for name, column in zip(names, columns, strict=True)},
+        {"card": json.dumps(result)},
+    )
 
 
 def _draw(path: Path, examples: Any, dataset: Any, title: str) -> None:
     from fastadv.errors import InputError
-    from fastadv.evaluate import figures
+    from fastadv.evaluation import figures
 
     if examples is None:
-        raise InputError(f"{path}: expected samples that the attack broke to draw, got none; use a larger radius")
+        raise InputError(
+            f"{path}: expected samples that the attack broke to draw, got none; use a larger radius"
+        )
     kept = examples
     figures.examples(kept.x, kept.x_adv, kept.y, kept.prediction, path, classes=dataset.classes, title=title)

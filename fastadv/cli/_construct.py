@@ -33,19 +33,30 @@ def construct(
     kind: Annotated[Kind, typer.Argument(help="D_R, D_NR, D_rand or D_det of Ilyas et al. 2019.")],
     model: o.Model,
     data: o.Data,
-    out: Annotated[Path, typer.Option(help="Folder for the set; what is there already is kept and the rest is built.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the set; what is there already is kept and the rest is built.")
+    ],
     option: o.Arguments = None,
     weights: o.Weights = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the search; 1000 to invert, 100 to push.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the search; 1000 to invert, 100 to push.")
+    ] = None,
     step_size: o.StepSize = None,
     norm: o.NormOption = o.Norm.L2,
     radius: o.OptionalRadius = None,
     module: Annotated[
-        str | None, typer.Option(help="The representation to invert: a module's output. By default the input of the last linear layer.")
+        str | None,
+        typer.Option(
+            help="The representation to invert: a module's output. By default the input of the last linear layer."
+        ),
     ] = None,
     start: Annotated[str | None, typer.Option(help="Where an inversion starts: images or noise.")] = None,
-    dtype: Annotated[Storage | None, typer.Option(help="How pixels are stored; by default as in --data.")] = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Samples in a file; a stop loses at most so many.")] = 1024,
+    dtype: Annotated[
+        Storage | None, typer.Option(help="How pixels are stored; by default as in --data.")
+    ] = None,
+    shard_size: Annotated[
+        int, typer.Option(min=1, help="Samples in a file; a stop loses at most so many.")
+    ] = 1024,
     split: Annotated[str, typer.Option(help="train or test.")] = "train",
     data_dir: o.DataDir = None,
     size: o.Size = None,
@@ -64,8 +75,15 @@ def construct(
     if not inverts and (module or start):
         raise typer.BadParameter(f"{kind.value} inverts no representation: leave out --module and --start.")
     budget = inf if inverts else 0.5
-    settings: dict[str, Any] = {"threat": o.make_threat(norm, budget if radius is None else radius), "seed": seed}
-    settings |= {key: value for key, value in {"steps": steps, "step_size": step_size, "module": module, "start": start}.items() if value is not None}
+    settings: dict[str, Any] = {
+        "threat": o.make_threat(norm, budget if radius is None else radius),
+        "seed": seed,
+    }
+    settings |= {
+        key: value
+        for key, value in {"steps": steps, "step_size": step_size, "module": module, "start": start}.items()
+        if value is not None
+    }
     place = make_device(device)
     from fastadv.data import construct as library
 
@@ -80,13 +98,22 @@ def construct(
         net = load_model(model, option, weights, dataset, place, seed)
         with progress(kind.value) as tick:
             made = build(
-                net, dataset, **settings, dtype=dtype and dtype.value, out_dir=out, shard_size=shard_size, batch_size=batch_size, progress=tick
+                net,
+                dataset,
+                **settings,
+                dtype=dtype and dtype.value,
+                out_dir=out,
+                shard_size=shard_size,
+                batch_size=batch_size,
+                progress=tick,
             )
     if json:
         write_json({"out": str(out), **made.card})
         return
     found = made.card["measured"]
-    report = table(f"{made.name}: {len(made):,} images in {out}", "measured", "value", caption=made.note or None)
+    report = table(
+        f"{made.name}: {len(made):,} images in {out}", "measured", "value", caption=made.note or None
+    )
     report.add_row("labels as in the base", percent(found["kept_label"]))
     report.add_row("the source model predicts the label", percent(found["fooling_rate"]))
     report.add_row("objective before the search", number(found["objective_before"]))

@@ -16,8 +16,12 @@ from fastadv.cli._output import console, note, progress, write_json
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for figures, nets, constructed sets and results.json.")] = Path("demo"),
-    size: Annotated[int, typer.Option(help="Side of the images: 8, as they are, or enlarged to 10, 16 or 28.")] = 10,
+    out: Annotated[
+        Path, typer.Option(help="Folder for figures, nets, constructed sets and results.json.")
+    ] = Path("demo"),
+    size: Annotated[
+        int, typer.Option(help="Side of the images: 8, as they are, or enlarged to 10, 16 or 28.")
+    ] = 10,
     seed: o.Seed = 0,
     tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
     json: o.Json = False,
@@ -60,7 +64,15 @@ def run(settings: Any, out: Path) -> dict[str, Any]:
         figures = draw(study, nets, PAPER, out / "figures")
         figures["digits explained"] = picture(study, model, out / "figures" / "abs.png")
     config = {"settings": as_json(settings), "train": study.base.describe(), "test": study.test.describe()}
-    result = card("demo", config, nets=rows(nets.values()), abs=explained, figures=figures, folder=str(out), seconds=time.perf_counter() - started)
+    result = card(
+        "demo",
+        config,
+        nets=rows(nets.values()),
+        abs=explained,
+        figures=figures,
+        folder=str(out),
+        seconds=time.perf_counter() - started,
+    )
     write_file(out / "results.json", result)
     return result
 
@@ -85,13 +97,19 @@ def _prepare(out: Path, settings: dict[str, Any]) -> None:
     from fastadv._files import write_json as write_file
     from fastadv.errors import CorruptFileError, InputError
 
-    mark, finished, own = out / "settings.json", out / "results.json", [out / part for part in ("nets", "sets", "abs")]
+    mark, finished, own = (
+        out / "settings.json",
+        out / "results.json",
+        [out / part for part in ("nets", "sets", "abs")],
+    )
     try:
         known = read_json(mark) if mark.exists() else None
     except CorruptFileError:
         known = {}
     if known is None and any(folder.exists() for folder in own):
-        raise InputError(f"{out}: expected a new folder or one that a demo made, got one with other nets or sets; choose another --out")
+        raise InputError(
+            f"{out}: expected a new folder or one that a demo made, got one with other nets or sets; choose another --out"
+        )
     if known == settings and not finished.exists() and any(folder.exists() for folder in own):
         note(f"going on with the run that was stopped in {out}")
         return

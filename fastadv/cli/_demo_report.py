@@ -37,7 +37,12 @@ def rows(nets: Iterable[Net]) -> dict[str, Any]:
     made = {}
     for net in nets:
         measured = {row.name: row.robust_accuracy for row in net.table.rows}
-        made[net.name] = {"clean": net.table.clean_accuracy, "robust": measured, "paper_cifar10": PAPER[net.name], "trained_on": len(net.learnt)}
+        made[net.name] = {
+            "clean": net.table.clean_accuracy,
+            "robust": measured,
+            "paper_cifar10": PAPER[net.name],
+            "trained_on": len(net.learnt),
+        }
     return made
 
 
@@ -48,7 +53,9 @@ def show(result: dict[str, Any], screen: Console) -> None:
     attacks = list(nets["standard"]["robust"])
     side, test = settings["size"], result["config"]["test"]["samples"]
     table = RichTable(
-        title=f"Six nets on {test} held-out digits of {side}x{side}: accuracy clean and under attack", title_justify="left", title_style="bold"
+        title=f"Six nets on {test} held-out digits of {side}x{side}: accuracy clean and under attack",
+        title_justify="left",
+        title_style="bold",
     )
     table.add_column("net")
     table.add_column("learnt from")
@@ -59,7 +66,14 @@ def show(result: dict[str, Any], screen: Console) -> None:
     for name, net in nets.items():
         robust = [percent(net["robust"][attack]) for attack in attacks]
         clean, pgd = net["paper_cifar10"].values()
-        table.add_row(f"[bold]{name}[/]", LEARNT[name], percent(net["clean"]), *robust, f"{100 * clean:.4g}%", f"{100 * pgd:.4g}%" if pgd else "~0%")
+        table.add_row(
+            f"[bold]{name}[/]",
+            LEARNT[name],
+            percent(net["clean"]),
+            *robust,
+            f"{100 * clean:.4g}%",
+            f"{100 * pgd:.4g}%" if pgd else "~0%",
+        )
         if name == "adversarial":
             table.add_section()
     screen.print(table)
@@ -88,8 +102,12 @@ def findings(nets: dict[str, Any], attack: str) -> list[str]:
     reads = ", ".join(f"{name} {percent(nets[name]['clean'])}" for name in ("D_NR", "D_rand", "D_det"))
     shown = min(nets[name]["clean"] for name in ("D_NR", "D_rand", "D_det")) > CLEARLY_ABOVE_CHANCE
     return [
-        f"Robust features alone protect: {keeps}." if d_r > standard else f"{keeps}: the paper's robustness did not show here.",
-        f"Non-robust features alone teach: {reads}; chance 10%." if shown else f"{reads}; chance 10%: not all of the paper's showed here.",
+        f"Robust features alone protect: {keeps}."
+        if d_r > standard
+        else f"{keeps}: the paper's robustness did not show here.",
+        f"Non-robust features alone teach: {reads}; chance 10%."
+        if shown
+        else f"{reads}; chance 10%: not all of the paper's showed here.",
     ]
 
 

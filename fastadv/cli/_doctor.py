@@ -35,7 +35,9 @@ def doctor(data_dir: DataDir = None, json: Json = False, debug: Debug = False) -
 def examine(data_dir: Path | None) -> dict[str, Any]:
     """All that the doctor sees, JSON-able; `advice` is what to do, empty where all is well."""
     packages = {name: _version(name) for name in PACKAGES}
-    advice = [f"{name} is missing: {cure}" for name, cure in PACKAGES.items() if cure and packages[name] is None]
+    advice = [
+        f"{name} is missing: {cure}" for name, cure in PACKAGES.items() if cure and packages[name] is None
+    ]
     found: dict[str, Any] = {"packages": packages, "python": sys.version.split()[0], "advice": advice}
     import torch
 
@@ -52,7 +54,9 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
         "instruction_sets": list(extension.isas()) if extension is not None else [],
     }
     if extension is None:
-        advice.append("the C++ kernels are missing: install a C++20 compiler, unset FASTADV_NO_EXT, and run pip install again")
+        advice.append(
+            "the C++ kernels are missing: install a C++20 compiler, unset FASTADV_NO_EXT, and run pip install again"
+        )
     found["gpu"] = {
         "names": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
@@ -63,7 +67,9 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
     found["backends"] = _library.backends()
     found["torchvision"] = _torchvision()
     if found["torchvision"] and not found["torchvision"]["imports"]:
-        advice.append(f"torchvision does not import ({found['torchvision']['error']}): reinstall it for this PyTorch")
+        advice.append(
+            f"torchvision does not import ({found['torchvision']['error']}): reinstall it for this PyTorch"
+        )
     found["data"] = _data(data_dir)
     if not found["data"]["sets"]:
         advice.append(
@@ -93,8 +99,16 @@ def _torchvision() -> dict[str, Any]:
 def _data(data_dir: Path | None) -> dict[str, Any]:
     """Which data sets are there, found without opening them."""
     named = data_dir or os.environ.get("FASTADV_DATA")
-    folder = Path(named).expanduser() if named else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastadv"
-    marks = {"mnist": ("MNIST/raw",), "cifar10": ("cifar-10-batches-py",), "cifar10 (JPEG copies)": ("cifar10/train", "cifar10/test")}
+    folder = (
+        Path(named).expanduser()
+        if named
+        else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastadv"
+    )
+    marks = {
+        "mnist": ("MNIST/raw",),
+        "cifar10": ("cifar-10-batches-py",),
+        "cifar10 (JPEG copies)": ("cifar10/train", "cifar10/test"),
+    }
     sets = [name for name, places in marks.items() if all((folder / place).is_dir() for place in places)]
     return {
         "folder": str(folder),
@@ -116,19 +130,33 @@ def _show(found: dict[str, Any]) -> None:
     grid.add_row("", "")
     sets = f"; this processor has {', '.join(cpu['instruction_sets'])}" if cpu["instruction_sets"] else ""
     grid.add_row("processor", f"{cpu['name']}, {cpu['threads']} threads on {cpu['cores']} cores")
-    grid.add_row("kernels", f"C++, {cpu['instruction_set']}{sets}" if cpu["extension"] else "[yellow]references only[/]")
+    grid.add_row(
+        "kernels",
+        f"C++, {cpu['instruction_set']}{sets}" if cpu["extension"] else "[yellow]references only[/]",
+    )
     grid.add_row("GPU", ", ".join(gpu["names"]) or "none")
     grid.add_row(
         "torchvision",
-        ("imports" + (", with the shim for a PyTorch without CUDA" if vision["shim"] else "")) if vision["imports"] else "[yellow]does not import[/]",
+        ("imports" + (", with the shim for a PyTorch without CUDA" if vision["shim"] else ""))
+        if vision["imports"]
+        else "[yellow]does not import[/]",
     )
-    grid.add_row("data", f"{data['folder']} ({data['named_by']}): {', '.join(data['sets']) or 'only the embedded digits'}")
+    grid.add_row(
+        "data",
+        f"{data['folder']} ({data['named_by']}): {', '.join(data['sets']) or 'only the embedded digits'}",
+    )
     screen.print(grid)
     table = Table(title="What serves each op", title_justify="left", title_style="bold")
     for column in ("op", "cpu", "cuda"):
         table.add_column(column)
     for name, served in found["backends"].items():
-        table.add_row(name, *(f"[yellow]{text}[/]" if text.startswith("reference") else text for text in (served["cpu"], served["cuda"])))
+        table.add_row(
+            name,
+            *(
+                f"[yellow]{text}[/]" if text.startswith("reference") else text
+                for text in (served["cpu"], served["cuda"])
+            ),
+        )
     screen.print()
     screen.print(table)
     if not found["advice"]:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from fastadv._files import atomic_write
-from fastadv.evaluate.figures import BLUE, FAINT, INK, VERMILION
+from fastadv.evaluation.figures import BLUE, FAINT, INK, VERMILION
 
 SIDE, GAP, CAPTION, LEFT, TOP = 0.74, 0.08, 0.2, 1.95, 0.62  # inches
 
@@ -37,7 +37,9 @@ def gallery(strips: Sequence[Strip], path: Path, title: str, subtitle: str = "")
     """Draw the strips under each other. Differences share one amplification, which is stated."""
     changes = [strip.images.abs().max() for strip in strips if strip.difference]
     gain = _rounded(1 / max(1e-6, float(torch.stack(changes).max()))) if changes else 1.0
-    strips = [replace(strip, name=f"{strip.name} × {gain:g}") if strip.difference else strip for strip in strips]
+    strips = [
+        replace(strip, name=f"{strip.name} × {gain:g}") if strip.difference else strip for strip in strips
+    ]
     count = len(strips[0].images)
     width = LEFT + count * (SIDE + GAP)
     height = TOP + sum(SIDE + GAP + strip.apart + (CAPTION if strip.captions else 0) for strip in strips)
@@ -49,15 +51,42 @@ def gallery(strips: Sequence[Strip], path: Path, title: str, subtitle: str = "")
         top += strip.apart
         middle = 1 - (top + SIDE / 2) / height
         figure.text(
-            (LEFT - 0.14) / width, middle + (0.08 / height if strip.remark else 0), strip.name, fontsize=9, color=INK, ha="right", va="center"
+            (LEFT - 0.14) / width,
+            middle + (0.08 / height if strip.remark else 0),
+            strip.name,
+            fontsize=9,
+            color=INK,
+            ha="right",
+            va="center",
         )
         if strip.remark:
-            figure.text((LEFT - 0.14) / width, middle - 0.09 / height, strip.remark, fontsize=7.5, color=FAINT, ha="right", va="center")
+            figure.text(
+                (LEFT - 0.14) / width,
+                middle - 0.09 / height,
+                strip.remark,
+                fontsize=7.5,
+                color=FAINT,
+                ha="right",
+                va="center",
+            )
         for column in range(count):
-            axes = figure.add_axes(((LEFT + column * (SIDE + GAP)) / width, 1 - (top + SIDE) / height, SIDE / width, SIDE / height))
+            axes = figure.add_axes(
+                (
+                    (LEFT + column * (SIDE + GAP)) / width,
+                    1 - (top + SIDE) / height,
+                    SIDE / width,
+                    SIDE / height,
+                )
+            )
             limits = (-1 / gain, 1 / gain) if strip.difference else (0.0, 1.0)
             colours = LESS_MORE if strip.difference else "gray"
-            axes.imshow(strip.images[column, 0].numpy(), cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+            axes.imshow(
+                strip.images[column, 0].numpy(),
+                cmap=colours,
+                vmin=limits[0],
+                vmax=limits[1],
+                interpolation="nearest",
+            )
             axes.set_xticks([])
             axes.set_yticks([])
             for spine in axes.spines.values():
@@ -65,8 +94,19 @@ def gallery(strips: Sequence[Strip], path: Path, title: str, subtitle: str = "")
                 spine.set_linewidth(0.6)
             if strip.captions:
                 marked = strip.marked is not None and bool(strip.marked[column])
-                style: dict[str, Any] = {"color": strip.mark, "fontweight": "bold"} if marked else {"color": INK}
-                axes.text(0.5, -0.05, str(strip.captions[column]), transform=axes.transAxes, ha="center", va="top", fontsize=8.5, **style)
+                style: dict[str, Any] = (
+                    {"color": strip.mark, "fontweight": "bold"} if marked else {"color": INK}
+                )
+                axes.text(
+                    0.5,
+                    -0.05,
+                    str(strip.captions[column]),
+                    transform=axes.transAxes,
+                    ha="center",
+                    va="top",
+                    fontsize=8.5,
+                    **style,
+                )
         top += SIDE + GAP + (CAPTION if strip.captions else 0)
     with atomic_write(path) as part:
         figure.savefig(part, format="png", bbox_inches="tight", pad_inches=0.1)

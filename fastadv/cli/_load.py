@@ -25,7 +25,9 @@ def make_device(text: str | None) -> "torch.device":
         device = torch.device(text)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise typer.BadParameter(f"device {text!r} is not there ({str(error).splitlines()[0]}); 'fastadv doctor' shows what is.") from error
+        raise typer.BadParameter(
+            f"device {text!r} is not there ({str(error).splitlines()[0]}); 'fastadv doctor' shows what is."
+        ) from error
     return device
 
 
@@ -35,14 +37,23 @@ def load_data(data: str, split: str, data_dir: Path | None, size: int | None, li
 
     if data not in names():
         if not (Path(data) / "index.json").is_file():
-            raise typer.BadParameter(f"no data set {data!r}; there are {', '.join(names())}, and the folder of any constructed set.")
+            raise typer.BadParameter(
+                f"no data set {data!r}; there are {', '.join(names())}, and the folder of any constructed set."
+            )
         made = load_constructed(data)
         return made if limit is None or limit >= len(made) else made.subset(range(limit))
     return load(data, split, data_dir=data_dir, size=size, limit=limit)
 
 
 def load_model(
-    name: str, arguments: list[str] | None, weights: Path | None, dataset: Any, device: "torch.device", seed: int = 0, *, fresh: bool = False
+    name: str,
+    arguments: list[str] | None,
+    weights: Path | None,
+    dataset: Any,
+    device: "torch.device",
+    seed: int = 0,
+    *,
+    fresh: bool = False,
 ) -> "nn.Module":
     """The model, made for the images and classes of `dataset`, in eval mode on the device.
 

@@ -41,20 +41,50 @@ def parse_numbers(text: str) -> tuple[float, ...]:
     return tuple(parse_number(part) for part in text.split(","))
 
 
-Model = Annotated[str, typer.Option("--model", "-m", help="softmax, logistic, cnn, small_cnn, resnet18, or your own as package.module:function.")]
-Arguments = Annotated[
-    list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="An argument of the model: width=16. May be repeated.")
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="softmax, logistic, cnn, small_cnn, resnet18, or your own as package.module:function.",
+    ),
 ]
-Weights = Annotated[Path | None, typer.Option("--weights", "-w", help="Weights: a safetensors or a torch file.")]
-Data = Annotated[str, typer.Option("--data", help="digits, mnist, cifar10, imagefolder, restricted_imagenet, or the folder of a constructed set.")]
-DataDir = Annotated[Path | None, typer.Option(help="Where the data sets lie; else FASTADV_DATA, else the user's cache.")]
+Arguments = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", "-o", metavar="KEY=VALUE", help="An argument of the model: width=16. May be repeated."
+    ),
+]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", "-w", help="Weights: a safetensors or a torch file.")
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="digits, mnist, cifar10, imagefolder, restricted_imagenet, or the folder of a constructed set.",
+    ),
+]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Where the data sets lie; else FASTADV_DATA, else the user's cache.")
+]
 Size = Annotated[int | None, typer.Option(min=1, help="Height and width to bring the images to.")]
-Samples = Annotated[int | None, typer.Option("--samples", "-n", min=1, help="Use only the first so many samples.")]
+Samples = Annotated[
+    int | None, typer.Option("--samples", "-n", min=1, help="Use only the first so many samples.")
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples worked on at once.")]
 NormOption = Annotated[Norm, typer.Option(help="Norm of the budget.")]
-Radius = Annotated[float, typer.Option(parser=parse_number, metavar="NUMBER", help="The budget, in input units: 0.3, 8/255.")]
-OptionalRadius = Annotated[float | None, typer.Option(parser=parse_number, metavar="NUMBER", help="The budget, in input units: 0.3, 8/255.")]
-StepSize = Annotated[float | None, typer.Option(parser=parse_number, metavar="NUMBER", help="Length of a step, in input units.")]
+Radius = Annotated[
+    float, typer.Option(parser=parse_number, metavar="NUMBER", help="The budget, in input units: 0.3, 8/255.")
+]
+OptionalRadius = Annotated[
+    float | None,
+    typer.Option(parser=parse_number, metavar="NUMBER", help="The budget, in input units: 0.3, 8/255."),
+]
+StepSize = Annotated[
+    float | None,
+    typer.Option(parser=parse_number, metavar="NUMBER", help="Length of a step, in input units."),
+]
 Steps = Annotated[int, typer.Option(min=1, help="Steps of iterative attacks.")]
 Restarts = Annotated[int, typer.Option(min=1, help="Attempts from different starts; the best counts.")]
 Seed = Annotated[int, typer.Option(min=0, help="Everything random follows from it.")]
@@ -124,7 +154,13 @@ def parse_attack(text: str, options: AttackOptions, **fixed: Any) -> NamedAttack
     own = dict(pair(part, f"attack {text!r}") for part in tail.split(",") if part)
     unknown = [key for key in own if key not in takes and key not in ("norm", "radius")]
     if unknown:
-        known = ", ".join(["norm", "radius", *(key for key in takes if key not in ("model", "x", "y", "threat", "ids", "targets"))])
+        known = ", ".join(
+            [
+                "norm",
+                "radius",
+                *(key for key in takes if key not in ("model", "x", "y", "threat", "ids", "targets")),
+            ]
+        )
         raise typer.BadParameter(f"{name} takes no {unknown[0]!r}; it takes {known}.")
     norm = str(own.pop("norm", options.norm))
     radius = own.pop("radius", options.radius)
@@ -132,7 +168,13 @@ def parse_attack(text: str, options: AttackOptions, **fixed: Any) -> NamedAttack
         raise typer.BadParameter(f"attack {text!r} has no radius; give --radius, or {name}:radius=0.3.")
     if norm not in attack.norms:
         raise typer.BadParameter(f"{name} works in {', '.join(attack.norms)}, not in {norm!r}.")
-    shared = {"steps": options.steps, "step_size": options.step_size, "restarts": options.restarts, "seed": options.seed, **fixed}
+    shared = {
+        "steps": options.steps,
+        "step_size": options.step_size,
+        "restarts": options.restarts,
+        "seed": options.seed,
+        **fixed,
+    }
     arguments = {key: value for key, value in shared.items() if key in takes and value is not None} | own
 
     def at(budget: float) -> "Callable[..., AttackResult]":

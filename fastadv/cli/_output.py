@@ -21,7 +21,11 @@ Tick = Callable[[int, int], None]
 
 def console() -> Console:
     """The results' console. Made anew each time because tests replace sys.stdout."""
-    return Console(file=sys.stdout, highlight=False) if sys.stdout.isatty() else Console(file=sys.stdout, highlight=False, width=PIPE_WIDTH)
+    return (
+        Console(file=sys.stdout, highlight=False)
+        if sys.stdout.isatty()
+        else Console(file=sys.stdout, highlight=False, width=PIPE_WIDTH)
+    )
 
 
 def note(text: str) -> None:
@@ -55,7 +59,15 @@ def number(value: float | None) -> str:
 
 def table(title: str, *columns: str, caption: str | None = None) -> Table:
     """An empty table whose first column is text and whose other columns are numbers."""
-    made = Table(title=title, caption=caption, title_justify="left", caption_justify="left", title_style="bold", caption_style="dim", expand=False)
+    made = Table(
+        title=title,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        title_style="bold",
+        caption_style="dim",
+        expand=False,
+    )
     for place, column in enumerate(columns):
         made.add_column(column, justify="right" if place else "left")
     return made
@@ -72,7 +84,11 @@ class Bar:
 
     def __call__(self, done: int, total: int) -> None:
         self.bar.update(self.task, completed=done, total=total)
-        if self.bar.console.is_terminal and not self.bar.live.is_started and time.monotonic() - self.started > PATIENCE:
+        if (
+            self.bar.console.is_terminal
+            and not self.bar.live.is_started
+            and time.monotonic() - self.started > PATIENCE
+        ):
             self.bar.start()
 
     def named(self, text: str, done: int, total: int) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 import fastadv as fa
 from fastadv.data import ImageSet, construct
-from fastadv.evaluate import Curve, Table, accuracy_against_radius
+from fastadv.evaluation import Curve, Table, accuracy_against_radius
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ class Study:
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings, self.folder = settings, folder
         size = None if settings.size == 8 else settings.size
-        base, test = (fa.data.load("digits", split, size=size, limit=settings.samples) for split in ("train", "test"))
+        base, test = (
+            fa.data.load("digits", split, size=size, limit=settings.samples) for split in ("train", "test")
+        )
         assert isinstance(base, ImageSet)
         assert isinstance(test, ImageSet)
         self.base, self.test = base, test
@@ -80,7 +82,9 @@ class Study:
     def nets(self, watch: Callable[[str, int, int], None]) -> Iterator[Net]:
         """The six nets in order: standard, adversarial, D_R, D_NR, D_rand, D_det. `watch` gets (what, done, total)."""
         s = self.settings
-        adversary = fa.train.PGDTraining(fa.L2(s.train_radius), steps=s.train_steps, step_size=s.train_radius / 5, random_start=False)
+        adversary = fa.train.PGDTraining(
+            fa.L2(s.train_radius), steps=s.train_steps, step_size=s.train_radius / 5, random_start=False
+        )
         standard = self._train("standard", self.base, fa.train.Standard(), watch)
         yield standard
         adversarial = self._train("adversarial", self.base, adversary, watch)
@@ -94,10 +98,15 @@ class Study:
         """Accuracy against the L2 radius of PGD."""
         s = self.settings
         return accuracy_against_radius(
-            net.model, self.test, lambda r: partial(fa.attacks.pgd, threat=fa.L2(r), steps=s.attack_steps, seed=s.seed), s.curve_radii
+            net.model,
+            self.test,
+            lambda r: partial(fa.attacks.pgd, threat=fa.L2(r), steps=s.attack_steps, seed=s.seed),
+            s.curve_radii,
         )
 
-    def _train(self, name: str, learnt: ImageSet, recipe: fa.train.Recipe, watch: Callable[[str, int, int], None]) -> Net:
+    def _train(
+        self, name: str, learnt: ImageSet, recipe: fa.train.Recipe, watch: Callable[[str, int, int], None]
+    ) -> Net:
         s = self.settings
         # a net on a constructed set starts from other weights than the nets that the sets were made with
         seed = s.seed + (name in SETS)
@@ -119,19 +128,41 @@ class Study:
 
     def _construct(self, name: str, source: nn.Module, progress: Callable[[int, int], None]) -> ImageSet:
         s = self.settings
-        options: dict[str, Any] = {"seed": s.seed, "out_dir": self.folder / "sets" / name, "progress": progress}
+        options: dict[str, Any] = {
+            "seed": s.seed,
+            "out_dir": self.folder / "sets" / name,
+            "progress": progress,
+        }
         if name in ("D_R", "D_NR"):
             invert = construct.robust if name == "D_R" else construct.non_robust
             return invert(source, self.base, steps=s.invert_steps, step_size=s.invert_step_size, **options)
         push = construct.random_target if name == "D_rand" else construct.fixed_shift
-        return push(source, self.base, threat=fa.L2(s.push_radius), steps=s.push_steps, step_size=s.push_radius / 10, **options)
+        return push(
+            source,
+            self.base,
+            threat=fa.L2(s.push_radius),
+            steps=s.push_steps,
+            step_size=s.push_radius / 10,
+            **options,
+        )
 
 
 SIZES = {
-    8: Settings(size=8, width=16, epochs=30, batch_size=128, train_radius=1.0, push_radius=1.5, linf_radius=0.15, l2_radius=0.65),
+    8: Settings(
+        size=8,
+        width=16,
+        epochs=30,
+        batch_size=128,
+        train_radius=1.0,
+        push_radius=1.5,
+        linf_radius=0.15,
+        l2_radius=0.65,
+    ),
     10: Settings(),
     16: Settings(size=16, epochs=15, train_radius=0.5, push_radius=0.5, linf_radius=0.03, l2_radius=0.25),
-    28: Settings(size=28, train_radius=0.5, push_radius=0.5, invert_step_size=0.2, linf_radius=0.015, l2_radius=0.15),
+    28: Settings(
+        size=28, train_radius=0.5, push_radius=0.5, invert_step_size=0.2, linf_radius=0.015, l2_radius=0.15
+    ),
 }
 """The study at each size. The larger the image, the more directions a net sees that a digit does not use, and the smaller the radius that
 breaks it: at 8 D_R is hardly more robust than the digits, at 16 and 28 D_det no longer teaches the true labels, at 10 every set shows."""

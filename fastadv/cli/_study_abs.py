@@ -10,7 +10,7 @@ from torch import Tensor
 import fastadv as fa
 from fastadv.cli._gallery import Strip, gallery
 from fastadv.cli._study import Study
-from fastadv.evaluate.figures import BLUE
+from fastadv.evaluation.figures import BLUE
 
 SHOWN = (2, 3, 8)
 
@@ -34,7 +34,9 @@ def synthesis(study: Study, watch: Callable[[str, int, int], None]) -> tuple[fa.
     watch("attacking ABS", 0, 3)
     found["robust"] = fa.evaluate(model, part, {attack: s.attacks()[attack]})[attack].robust_accuracy
     watch("attacking ABS", 1, 3)
-    found["latent_descent"] = float(fa.attacks.latent_descent(model, part.x, part.y, steps=51, schedule="line_search").distance.median())
+    found["latent_descent"] = float(
+        fa.attacks.latent_descent(model, part.x, part.y, steps=51, schedule="line_search").distance.median()
+    )
     watch("attacking ABS", 2, 3)
     found["lower_bound"] = float(model.lower_bound(part.x, part.y).mean())
     watch("attacking ABS", 3, 3)
@@ -51,11 +53,31 @@ def picture(study: Study, model: fa.models.ABS, path: Path) -> str:
         chosen = torch.arange(-1, len(classes)) == int(found.loss.argmin())
         captions = ["digit", *(f"{k}: {float(found.loss[0, k]):.3f}" for k in classes)]
         strips.append(
-            Strip(f"a {shown}", _beside(test.x[place], found.reconstruction[0]), captions, chosen, BLUE, remark="as each class explains it")
+            Strip(
+                f"a {shown}",
+                _beside(test.x[place], found.reconstruction[0]),
+                captions,
+                chosen,
+                BLUE,
+                remark="as each class explains it",
+            )
         )
-    noise, reached = (fa.attacks.distal(model, torch.arange(len(classes)), model.shape.image, steps=n, seed=study.settings.seed) for n in (0, 1000))
+    noise, reached = (
+        fa.attacks.distal(
+            model, torch.arange(len(classes)), model.shape.image, steps=n, seed=study.settings.seed
+        )
+        for n in (0, 1000)
+    )
     captions = ["noise", *(f"{k}: {float(reached.confidence[k]):.0%}" for k in classes)]
-    strips.append(Strip("from noise", _beside(noise.x[0], reached.x), captions, remark="until the class is confident", apart=0.12))
+    strips.append(
+        Strip(
+            "from noise",
+            _beside(noise.x[0], reached.x),
+            captions,
+            remark="until the class is confident",
+            apart=0.12,
+        )
+    )
     subtitle = "below each image the class and its loss, the least in blue; then images that start from noise, with the confidence reached"
     gallery(strips, path, "Analysis by Synthesis: the class that explains a digit best", subtitle)
     return str(path)

@@ -44,17 +44,26 @@ class Augment(StrEnum):
 def train(
     model: o.Model,
     data: o.Data,
-    recipe: Annotated[RecipeName, typer.Option(help="Plain cross-entropy, Goodfellow's FGSM objective, or PGD (Madry).")] = RecipeName.STANDARD,
+    recipe: Annotated[
+        RecipeName, typer.Option(help="Plain cross-entropy, Goodfellow's FGSM objective, or PGD (Madry).")
+    ] = RecipeName.STANDARD,
     norm: o.NormOption = o.Norm.LINF,
     radius: o.OptionalRadius = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the PGD recipe.")] = 7,
     step_size: o.StepSize = None,
     epochs: Annotated[int, typer.Option(min=1)] = 10,
-    run_dir: Annotated[Path | None, typer.Option(help="Folder for checkpoint, reports and model.safetensors.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --run-dir stopped.")] = False,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoint, reports and model.safetensors.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run in --run-dir stopped.")
+    ] = False,
     option: o.Arguments = None,
     weights: o.Weights = None,
-    test_data: Annotated[str | None, typer.Option(help="Data set to test on after each epoch; by default the test split of --data.")] = None,
+    test_data: Annotated[
+        str | None,
+        typer.Option(help="Data set to test on after each epoch; by default the test split of --data."),
+    ] = None,
     test_samples: Annotated[int, typer.Option(min=1, help="Test on the first so many.")] = 1000,
     data_dir: o.DataDir = None,
     size: o.Size = None,
@@ -64,7 +73,9 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="0.05 for sgd, 0.001 for adam.")] = None,
     weight_decay: Annotated[float, typer.Option()] = 5e-4,
     schedule: Annotated[Schedule, typer.Option(help="How the learning rate runs.")] = Schedule.COSINE,
-    augment: Annotated[Augment, typer.Option(help="shift for digits, crop_flip for photographs.")] = Augment.NONE,
+    augment: Annotated[
+        Augment, typer.Option(help="shift for digits, crop_flip for photographs.")
+    ] = Augment.NONE,
     bf16: Annotated[bool, typer.Option("--bf16", help="Train under bf16 autocast.")] = False,
     seed: o.Seed = 0,
     device: o.Device = None,
@@ -76,7 +87,9 @@ def train(
     if resume and run_dir is None:
         raise typer.BadParameter("--resume needs the --run-dir of the run that stopped.")
     if run_dir is not None and not resume and (run_dir / "checkpoint.safetensors").exists():
-        raise typer.BadParameter(f"--run-dir {run_dir} already holds a run: add --resume to go on with it, or choose another folder.")
+        raise typer.BadParameter(
+            f"--run-dir {run_dir} already holds a run: add --resume to go on with it, or choose another folder."
+        )
     place = make_device(device)
     from fastadv._card import card
     from fastadv.train import fit, reports
@@ -126,7 +139,9 @@ def train(
         note("the weights were not kept: give --run-dir")
 
 
-def _recipe(recipe: RecipeName, norm: str, radius: float | None, steps: int, step_size: float | None) -> "Recipe":
+def _recipe(
+    recipe: RecipeName, norm: str, radius: float | None, steps: int, step_size: float | None
+) -> "Recipe":
     from fastadv.train import FGSMTraining, PGDTraining, Standard
 
     if recipe is RecipeName.STANDARD:
@@ -135,7 +150,11 @@ def _recipe(recipe: RecipeName, norm: str, radius: float | None, steps: int, ste
         raise typer.BadParameter(f"the recipe {recipe.value} needs --radius.")
     threat = o.make_threat(norm, radius)
     with o.usage():
-        return FGSMTraining(threat) if recipe is RecipeName.FGSM else PGDTraining(threat, steps=steps, step_size=step_size)
+        return (
+            FGSMTraining(threat)
+            if recipe is RecipeName.FGSM
+            else PGDTraining(threat, steps=steps, step_size=step_size)
+        )
 
 
 def _test_set(data: str, test_data: str | None, data_dir: Path | None, size: int | None, samples: int) -> Any:
@@ -157,9 +176,17 @@ def _test_attacks(norm: str, radius: float | None, seed: int) -> dict[str, Any] 
 
 def _show(past: list[Any], title: str, caption: str) -> None:
     attacks = list(past[-1].robust_accuracy) if past else []
-    made = table(title, "epoch", "loss", "accuracy", *attacks, "learning rate", "seconds", caption=caption or None)
+    made = table(
+        title, "epoch", "loss", "accuracy", *attacks, "learning rate", "seconds", caption=caption or None
+    )
     for report in past:
         robust = [percent(report.robust_accuracy.get(name)) for name in attacks]
-        figures = (f"{report.loss:.4f}", percent(report.clean_accuracy), *robust, f"{report.learning_rate:.2g}", f"{report.seconds:.1f}")
+        figures = (
+            f"{report.loss:.4f}",
+            percent(report.clean_accuracy),
+            *robust,
+            f"{report.learning_rate:.2g}",
+            f"{report.seconds:.1f}",
+        )
         made.add_row(str(report.epoch), *figures)
     console().print(made)

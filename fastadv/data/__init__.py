@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from fastadv.data import construct
     from fastadv.data.construct import ConstructedSet, load_constructed
 
-__all__ = ["ConstructedSet", "FolderSet", "ImageSet", "batches", "construct", "load", "load_constructed", "names"]
+__all__ = [
+    "ConstructedSet",
+    "FolderSet",
+    "ImageSet",
+    "batches",
+    "construct",
+    "load",
+    "load_constructed",
+    "names",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,13 @@ Batch = tuple[Tensor, Tensor, Tensor]
 _WORTH_WORKERS = 256
 
 
-def batches(dataset: Dataset[Any], batch_size: int, order: Tensor | Sequence[int] | None = None, *, workers: int | None = None) -> Iterator[Batch]:
+def batches(
+    dataset: Dataset[Any],
+    batch_size: int,
+    order: Tensor | Sequence[int] | None = None,
+    *,
+    workers: int | None = None,
+) -> Iterator[Batch]:
     """Yield (x float32 [B, C, H, W] in [0, 1], y int64 [B], ids int64 [B]); the last batch may be smaller.
 
     dataset: an ImageSet (served from memory, on its device), or any map-style data set of (image, label) pairs with
@@ -33,7 +39,9 @@ def batches(dataset: Dataset[Any], batch_size: int, order: Tensor | Sequence[int
         raise InputError(f"expected batch_size >= 1, got {batch_size}")
     size = len(dataset) if isinstance(dataset, Sized) else 0
     if size == 0:
-        raise InputError("expected a data set with a length and at least one image, got an empty or unsized one")
+        raise InputError(
+            "expected a data set with a length and at least one image, got an empty or unsized one"
+        )
     positions = torch.arange(size) if order is None else check_positions(order, size, "order")
     if isinstance(dataset, ImageSet):
         return _from_memory(dataset, positions.to(dataset.x.device), batch_size)
@@ -61,7 +69,9 @@ class _Numbered(Dataset[Any]):
         except (InputError, CorruptFileError) as error:
             return error
         if not isinstance(image, Tensor):
-            return InputError(f"sample {position}: expected the image as a tensor, got {type(image).__name__}; convert it to one")
+            return InputError(
+                f"sample {position}: expected the image as a tensor, got {type(image).__name__}; convert it to one"
+            )
         return image, label, position
 
 
@@ -72,7 +82,9 @@ def _collate(items: list[Any]) -> Any:
     shapes = {tuple(image.shape) for image, _, _ in items}
     if len(shapes) > 1:
         shown = ", ".join(str(list(shape)) for shape in sorted(shapes)[:3])
-        return InputError(f"expected images of one shape, got {shown}; load the set with size= to resize and crop them")
+        return InputError(
+            f"expected images of one shape, got {shown}; load the set with size= to resize and crop them"
+        )
     return default_collate(items)
 
 

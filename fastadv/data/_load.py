@@ -25,7 +25,9 @@ def names() -> tuple[str, ...]:
 
 def _resized(dataset: ImageSet, size: int) -> ImageSet:
     """Every image brought to size x size: bilinear, smoothed first where it shrinks; uint8 stays uint8."""
-    x = interpolate(to_unit(dataset.x), (size, size), mode="bilinear", antialias=size < min(dataset.shape[1:]))
+    x = interpolate(
+        to_unit(dataset.x), (size, size), mode="bilinear", antialias=size < min(dataset.shape[1:])
+    )
     # Weights that add up to one but for rounding may overshoot the box by an ulp.
     x.clamp_(0, 1)
     if dataset.x.dtype == torch.uint8:
@@ -76,8 +78,12 @@ def _open(
 ) -> ImageSet | FolderSet:
     if name in ("imagefolder", "restricted_imagenet"):
         if not (data_dir or os.environ.get("FASTADV_DATA")):
-            raise InputError(f"{name}: expected the folder of the images, got none; name it with data_dir or FASTADV_DATA")
-        return (imagefolder if name == "imagefolder" else restricted_imagenet)(data_folder(data_dir), split, size)
+            raise InputError(
+                f"{name}: expected the folder of the images, got none; name it with data_dir or FASTADV_DATA"
+            )
+        return (imagefolder if name == "imagefolder" else restricted_imagenet)(
+            data_folder(data_dir), split, size
+        )
     if name == "digits":
         dataset = digits(split)
     elif name == "mnist":

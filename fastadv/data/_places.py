@@ -23,7 +23,9 @@ def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
         root = Path(named).expanduser()
         if not root.is_dir():
             source = "data_dir" if data_dir else "FASTADV_DATA"
-            raise InputError(f"{source} {root}: expected a folder of data sets, found none; create it or name another")
+            raise InputError(
+                f"{source} {root}: expected a folder of data sets, found none; create it or name another"
+            )
         return root
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastadv"
     root.mkdir(parents=True, exist_ok=True)

@@ -43,13 +43,17 @@ def _copies(folder: Path, split: str, limit: int | None) -> ImageSet:
     name = f"cifar10 {split} (JPEG copies)"
     folders = class_folders(folder)
     if tuple(path.name for path in folders) != CLASSES:
-        raise InputError(f"{name}: expected the class folders {', '.join(CLASSES)} in {folder}, got {len(folders)} others")
+        raise InputError(
+            f"{name}: expected the class folders {', '.join(CLASSES)} in {folder}, got {len(folders)} others"
+        )
     files = FolderSet(folder, [(path.name, images_in(path)) for path in folders], name)
     if limit is not None:
         files = files.subset(range(min(limit, len(files))))
     images = [read_image(path) for path in files.paths]
     wrong = next((i for i, image in enumerate(images) if image.shape != (3, 32, 32)), None)
     if wrong is not None:
-        raise InputError(f"{files.paths[wrong]}: expected a 32x32 image, got {list(images[wrong].shape)}; replace it")
+        raise InputError(
+            f"{files.paths[wrong]}: expected a 32x32 image, got {list(images[wrong].shape)}; replace it"
+        )
     note = "JPEG copies of CIFAR-10: accuracies come out a little under those on the lossless images"
     return ImageSet(torch.stack(images), files.labels, CLASSES, name, note=note)

@@ -25,7 +25,11 @@ def class_folders(root: Path) -> list[Path]:
 
 def images_in(folder: Path) -> list[Path]:
     """The image files of a folder and its sub-folders, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."))
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+    )
 
 
 def read_image(path: Path, size: int | None = None) -> Tensor:
@@ -37,7 +41,9 @@ def read_image(path: Path, size: int | None = None) -> Tensor:
         with Image.open(path) as image:
             rgb = image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise CorruptFileError(f"{path}: expected a whole image file, got one that does not read ({error}); replace or remove it") from error
+        raise CorruptFileError(
+            f"{path}: expected a whole image file, got one that does not read ({error}); replace or remove it"
+        ) from error
     if size is not None:
         from fastadv._torchvision import functional
 
@@ -55,11 +61,21 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
     InputError for a class without images.
     """
 
-    def __init__(self, root: Path, groups: Sequence[tuple[str, Sequence[Path]]], name: str, *, size: int | None = None, note: str = "") -> None:
+    def __init__(
+        self,
+        root: Path,
+        groups: Sequence[tuple[str, Sequence[Path]]],
+        name: str,
+        *,
+        size: int | None = None,
+        note: str = "",
+    ) -> None:
         empty = [group for group, files in groups if not files]
         if empty or not groups:
             what = f"classes without any: {', '.join(empty[:5])}" if groups else "no class folders"
-            raise InputError(f"{name}: expected images in every class folder of {root}, got {what}; add images or remove the folder")
+            raise InputError(
+                f"{name}: expected images in every class folder of {root}, got {what}; add images or remove the folder"
+            )
         turns = sorted((turn, label) for label, (_, files) in enumerate(groups) for turn in range(len(files)))
         self.root, self.size, self.name, self.note = root, size, name, note
         self.classes = tuple(group for group, _ in groups)
@@ -80,7 +96,9 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
         """Hash of names, file sizes, labels and `size`, not of the pixels: those stay on disk."""
         digest = hashlib.sha256(repr(self.size).encode())
         for path, label in zip(self.paths, self.labels.tolist(), strict=True):
-            digest.update(f"{path.relative_to(self.root).as_posix()} {path.stat().st_size} {label}\n".encode())
+            digest.update(
+                f"{path.relative_to(self.root).as_posix()} {path.stat().st_size} {label}\n".encode()
+            )
         return digest.hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
@@ -94,7 +112,9 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
             raise InputError(f"{self.name}: expected at least one position, got none")
         part = object.__new__(type(self))
         # The cached shape and hash are those of the whole set.
-        vars(part).update({key: value for key, value in vars(self).items() if key not in ("shape", "data_hash")})
+        vars(part).update(
+            {key: value for key, value in vars(self).items() if key not in ("shape", "data_hash")}
+        )
         part.paths = [self.paths[i] for i in index.tolist()]
         part.labels = self.labels[index]
         return part

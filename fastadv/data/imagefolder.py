@@ -17,7 +17,9 @@ def split_folder(root: Path, split: str) -> tuple[Path, bool]:
         if root / name in named:
             return root / name, False
     expected = " or ".join(f"{name}/" for name in _SPLITS[split])
-    raise InputError(f"{root}: expected a folder {expected} for the {split} split, found only {', '.join(p.name for p in named)}")
+    raise InputError(
+        f"{root}: expected a folder {expected} for the {split} split, found only {', '.join(p.name for p in named)}"
+    )
 
 
 def imagefolder(root: Path, split: str, size: int | None) -> FolderSet:

@@ -23,13 +23,17 @@ def check_images(x: Tensor, what: str) -> None:
     if x.dtype == torch.uint8:
         return
     if x.dtype != torch.float32:
-        raise InputError(f"{what}: expected pixels as uint8 (0..255) or float32 (0..1), got {x.dtype}; convert them")
+        raise InputError(
+            f"{what}: expected pixels as uint8 (0..255) or float32 (0..1), got {x.dtype}; convert them"
+        )
     if x.numel():
         low, high = (value.item() for value in x.aminmax())
         if math.isnan(low):
             raise InputError(f"{what}: expected finite pixels, got NaN; look where the images come from")
         if low < 0 or high > 1:
-            raise InputError(f"{what}: expected pixels in [0, 1], got {low:.4g} to {high:.4g}; rescale, and normalise in the model")
+            raise InputError(
+                f"{what}: expected pixels in [0, 1], got {low:.4g} to {high:.4g}; rescale, and normalise in the model"
+            )
 
 
 def check_positions(positions: Tensor | Sequence[int], size: int, what: str) -> Tensor:
@@ -38,7 +42,9 @@ def check_positions(positions: Tensor | Sequence[int], size: int, what: str) -> 
     if index.numel() == 0:
         return index.long().reshape(0)
     if index.ndim != 1 or index.dtype == torch.bool or index.is_floating_point():
-        raise InputError(f"{what}: expected a list of sample positions, got {index.dtype} of shape {list(index.shape)}")
+        raise InputError(
+            f"{what}: expected a list of sample positions, got {index.dtype} of shape {list(index.shape)}"
+        )
     low, high = (int(value) for value in index.aminmax())
     if low < 0 or high >= size:
         raise InputError(f"{what}: expected positions from 0 to {size - 1}, got {low} to {high}")
@@ -54,18 +60,28 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
     InputError for an empty set, other shapes or dtypes, pixels outside [0, 1] or NaN, labels out of range.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, classes: Sequence[str] | int, name: str, *, note: str = "") -> None:
+    def __init__(
+        self, x: Tensor, y: Tensor, classes: Sequence[str] | int, name: str, *, note: str = ""
+    ) -> None:
         if x.ndim != 4 or y.ndim != 1 or len(x) != len(y):
-            raise InputError(f"{name}: expected x [N, C, H, W] and y [N], got {list(x.shape)} and {list(y.shape)}")
+            raise InputError(
+                f"{name}: expected x [N, C, H, W] and y [N], got {list(x.shape)} and {list(y.shape)}"
+            )
         if x.numel() == 0:
-            raise InputError(f"{name}: expected at least one image, got an empty set of shape {list(x.shape)}")
+            raise InputError(
+                f"{name}: expected at least one image, got an empty set of shape {list(x.shape)}"
+            )
         if y.dtype != torch.int64 or y.device != x.device:
-            raise InputError(f"{name}: expected labels int64 on {x.device}, got {y.dtype} on {y.device}; use y.long()")
+            raise InputError(
+                f"{name}: expected labels int64 on {x.device}, got {y.dtype} on {y.device}; use y.long()"
+            )
         check_images(x, name)
         self.classes = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
         low, high = (int(value) for value in y.aminmax())
         if low < 0 or high >= len(self.classes):
-            raise InputError(f"{name}: expected labels from 0 to {len(self.classes) - 1}, got {low} to {high}; give classes for all")
+            raise InputError(
+                f"{name}: expected labels from 0 to {len(self.classes) - 1}, got {low} to {high}; give classes for all"
+            )
         self.x, self.y, self.name, self.note = x, y, name, note
 
     @property
@@ -110,7 +126,9 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return to_unit(self.x[position]), int(self.y[position])
 
     def __repr__(self) -> str:
-        return f"ImageSet({self.name!r}, {len(self)} images of {list(self.shape)}, {self.num_classes} classes)"
+        return (
+            f"ImageSet({self.name!r}, {len(self)} images of {list(self.shape)}, {self.num_classes} classes)"
+        )
 
 
 def describe(dataset: Any) -> dict[str, Any]:

@@ -33,5 +33,8 @@ def restricted_imagenet(root: Path, split: str, size: int | None) -> FolderSet:
             f"restricted_imagenet: expected the 1000 class folders of ImageNet (n01440764 ...) in {folder}, got {len(folders)};"
             " name the folder that holds train/ and val/ with data_dir"
         )
-    groups = [(name, [file for path in folders[first : last + 1] for file in images_in(path)]) for name, (first, last) in SUPER_CLASSES.items()]
+    groups = [
+        (name, [file for path in folders[first : last + 1] for file in images_in(path)])
+        for name, (first, last) in SUPER_CLASSES.items()
+    ]
     return FolderSet(folder, groups, f"restricted_imagenet {split}", size=size or 224)

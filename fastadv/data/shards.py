@@ -69,7 +69,11 @@ def write_shard(folder: Path, k: int, tensors: Mapping[str, Tensor], config: Map
     """
     path, sha = shard_path(folder, k), digest(tensors)
     # one entry, because safetensors writes several in no fixed order: equal shards are equal files
-    metadata = {"shard": json.dumps({"format": _FORMAT, "number": k, "config": plain(config), "digest": sha}, sort_keys=True)}
+    metadata = {
+        "shard": json.dumps(
+            {"format": _FORMAT, "number": k, "config": plain(config), "digest": sha}, sort_keys=True
+        )
+    }
     size = sum(t.numel() * t.element_size() for t in tensors.values())
     for leftover in folder.glob(f".{path.name}.*.part"):
         leftover.unlink(missing_ok=True)
@@ -90,17 +94,25 @@ def read_shard(folder: Path, k: int, config: Mapping[str, Any]) -> Shard:
     """
     path = shard_path(folder, k)
     if not path.is_file():
-        raise CorruptFileError(f"{path}: expected a shard, got no file; run the construction again: it rebuilds only this shard")
+        raise CorruptFileError(
+            f"{path}: expected a shard, got no file; run the construction again: it rebuilds only this shard"
+        )
     try:
         tensors, metadata = load_tensors(path)
     except CorruptFileError as error:
-        raise CorruptFileError(f"{path}: expected a whole shard, got a truncated or damaged file; {_ADVICE}") from error
+        raise CorruptFileError(
+            f"{path}: expected a whole shard, got a truncated or damaged file; {_ADVICE}"
+        ) from error
     about = _about(metadata)
     if about.get("format") != _FORMAT or about.get("number") != k:
-        raise CorruptFileError(f"{path}: expected shard {k} of a constructed data set, got another file; {_ADVICE}")
+        raise CorruptFileError(
+            f"{path}: expected shard {k} of a constructed data set, got another file; {_ADVICE}"
+        )
     sha = digest(tensors)
     if sha != about.get("digest"):
-        raise CorruptFileError(f"{path}: expected the digest {about.get('digest')}, got {sha}: the file is damaged; {_ADVICE}")
+        raise CorruptFileError(
+            f"{path}: expected the digest {about.get('digest')}, got {sha}: the file is damaged; {_ADVICE}"
+        )
     _same_config(path, plain(config), about["config"])
     return Shard(tensors, sha)
 
@@ -124,10 +136,16 @@ def _same_config(path: Path, wanted: dict[str, Any], found: dict[str, Any]) -> N
         )
 
 
-def write_index(folder: Path, card: Mapping[str, Any], config: Mapping[str, Any], shards: list[Shard]) -> dict[str, Any]:
+def write_index(
+    folder: Path, card: Mapping[str, Any], config: Mapping[str, Any], shards: list[Shard]
+) -> dict[str, Any]:
     """Write the index of a complete set and return it; one that already lists these very shards stays as it is."""
     listed = [
-        {"file": shard_path(folder, k).name, "count": len(next(iter(shard.tensors.values()))), "digest": shard.digest}
+        {
+            "file": shard_path(folder, k).name,
+            "count": len(next(iter(shard.tensors.values()))),
+            "digest": shard.digest,
+        }
         for k, shard in enumerate(shards)
     ]
     path = folder / INDEX
@@ -139,7 +157,9 @@ def write_index(folder: Path, card: Mapping[str, Any], config: Mapping[str, Any]
     try:
         write_json(path, index)
     except OSError as error:
-        raise OSError(f"{path}: expected to write the index, got '{error}'; all shards are kept: free some space and run again") from error
+        raise OSError(
+            f"{path}: expected to write the index, got '{error}'; all shards are kept: free some space and run again"
+        ) from error
     return index
 
 
@@ -152,8 +172,15 @@ def read_index(folder: Path) -> dict[str, Any]:
             "construction did not finish: run it again with the same arguments and it resumes"
         )
     index = read_json(path)
-    if not isinstance(index, dict) or index.get("format") != _FORMAT or not {"config", "card"} <= index.keys() or not index.get("shards"):
-        raise CorruptFileError(f"{path}: expected the index of a constructed data set, got another file; delete it and run again")
+    if (
+        not isinstance(index, dict)
+        or index.get("format") != _FORMAT
+        or not {"config", "card"} <= index.keys()
+        or not index.get("shards")
+    ):
+        raise CorruptFileError(
+            f"{path}: expected the index of a constructed data set, got another file; delete it and run again"
+        )
     return index
 
 
@@ -166,8 +193,12 @@ def read_shards(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         try:
             shard = read_shard(folder, k, index["config"])
         except InputError as error:
-            raise CorruptFileError(f"{path}: expected a shard of the set that {INDEX} describes, got one of another set; {_ADVICE}") from error
+            raise CorruptFileError(
+                f"{path}: expected a shard of the set that {INDEX} describes, got one of another set; {_ADVICE}"
+            ) from error
         if shard.digest != entry["digest"]:
-            raise CorruptFileError(f"{path}: expected the shard that {INDEX} lists, got another one; {_ADVICE}")
+            raise CorruptFileError(
+                f"{path}: expected the shard that {INDEX} lists, got another one; {_ADVICE}"
+            )
         shards.append(shard.tensors)
     return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}, index

@@ -42,7 +42,9 @@ def fold(module: nn.Module) -> tuple[nn.Module, int]:
     try:
         traced = fx.symbolic_trace(module)
     except Exception as error:
-        raise Unfoldable(f"torch.fx cannot trace the model ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from error
+        raise Unfoldable(
+            f"torch.fx cannot trace the model ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        ) from error
     graph = traced.graph
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
@@ -50,14 +52,20 @@ def fold(module: nn.Module) -> tuple[nn.Module, int]:
     for node in list(graph.nodes):
         if node.op == "call_method" and node.target == "view" and not isinstance(node.args[1], torch.dtype):
             node.target = "reshape"
-        before = node.args[0] if node.op == "call_module" and len(node.args) == 1 and not node.kwargs else None
+        before = (
+            node.args[0] if node.op == "call_module" and len(node.args) == 1 and not node.kwargs else None
+        )
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1:
             continue
         layer, norm = traced.get_submodule(str(before.target)), traced.get_submodule(str(node.target))
         fuse = FOLDED_BY.get((type(layer), type(norm)))
         if fuse is None or norm.running_var is None or not norm.track_running_stats:
             continue
-        if calls[before.target] > 1 or calls[node.target] > 1 or {str(before.target), str(node.target)} & read:
+        if (
+            calls[before.target] > 1
+            or calls[node.target] > 1
+            or {str(before.target), str(node.target)} & read
+        ):
             continue
         if isinstance(layer, nn.Linear) and norm.weight is None:
             continue

@@ -52,7 +52,9 @@ def freeze(
     device = device_of(module) if module is not None else None
     dtype = dtype_of(module) if module is not None else None
     if cuda_graph and (device is None or device.type != "cuda"):
-        raise InputError(f"freeze: expected a model on a CUDA device for cuda_graph, got {device}; leave cuda_graph off")
+        raise InputError(
+            f"freeze: expected a model on a CUDA device for cuda_graph, got {device}; leave cuda_graph off"
+        )
 
     search, search_dtype, channels_last, autocast = given, dtype, False, False
     if module is not None and fold:
@@ -60,7 +62,10 @@ def freeze(
         with torch.inference_mode(False), torch.no_grad():
             changed, channels_last = _search_twin(module, notes)
             if precision == "bf16":
-                changed, search_dtype = _to_bfloat16(changed or twin(module, follow=False), notes), torch.bfloat16
+                changed, search_dtype = (
+                    _to_bfloat16(changed or twin(module, follow=False), notes),
+                    torch.bfloat16,
+                )
         search = changed or given
     elif precision == "bf16":
         autocast = True
@@ -96,7 +101,9 @@ def _search_twin(module: nn.Module, notes: list[str]) -> tuple[nn.Module | None,
         notes.append(f"folded {folded} BatchNorm")
     except Unfoldable as why:
         notes.append(f"not folded: {why}")
-    except Exception as error:  # what tracing and fusing can raise has no common type, and all of it means the same
+    except (
+        Exception
+    ) as error:  # what tracing and fusing can raise has no common type, and all of it means the same
         notes.append(f"not folded: folding failed ({error})")
     if not is_conv2d(module):
         return search, False

@@ -80,7 +80,12 @@ class Frozen:
             return self._logits(self.model, x.to(self._dtype) if self._dtype else x)
 
     def input_gradient(
-        self, x: Tensor, y: Tensor | None, loss: Loss = "ce", targets: Tensor | None = None, direction: bool = False
+        self,
+        x: Tensor,
+        y: Tensor | None,
+        loss: Loss = "ce",
+        targets: Tensor | None = None,
+        direction: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(loss [B], logits [B, K], gradient like x) of a per-sample loss at x [B, ...].
 
@@ -95,7 +100,9 @@ class Frozen:
             x = self._taken(x)
             if y is None and isinstance(loss, str):
                 if targets is None:
-                    raise InputError(f"input_gradient: expected labels or targets for loss {loss!r}, got neither; pass y, or a loss of your own")
+                    raise InputError(
+                        f"input_gradient: expected labels or targets for loss {loss!r}, got neither; pass y, or a loss of your own"
+                    )
                 y = targets
             self.check(x)
             self.forwards += len(x)
@@ -141,7 +148,11 @@ class Frozen:
     def _compare(self, found: Tensor, given: Tensor) -> None:
         found, given = found.double(), given.double()
         # the coarser of the two formats sets the bound; a shift common to all logits of a row changes no decision
-        formats = [torch.bfloat16] if self._autocast else [d for d in (self._dtype, self._search_dtype) if d in ROUNDING]
+        formats = (
+            [torch.bfloat16]
+            if self._autocast
+            else [d for d in (self._dtype, self._search_dtype) if d in ROUNDING]
+        )
         bound = max((ROUNDING[d] for d in formats if d), default=ROUNDING[torch.float32])
         centred = given - given.mean(1, keepdim=True)
         difference = float((found - found.mean(1, keepdim=True) - centred).abs().max())
@@ -150,17 +161,28 @@ class Frozen:
             self._fall_back(f"its logits differ by {difference:.3g}, where rounding allows {allowed:.3g}")
 
     def _fall_back(self, why: str) -> None:
-        self._search, self._search_dtype, self._autocast, self._channels_last = self.model, self._dtype, False, False
+        self._search, self._search_dtype, self._autocast, self._channels_last = (
+            self.model,
+            self._dtype,
+            False,
+            False,
+        )
         note = f"fell back to the model as given: {why}"
         self.notes += (note,)
         log.warning("freeze: %s", note)
 
-    def _gradient(self, x: Tensor, y: Tensor | None, loss: Loss, targets: Tensor | None, direction: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _gradient(
+        self, x: Tensor, y: Tensor | None, loss: Loss, targets: Tensor | None, direction: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         leaf = self._ready(x).detach().requires_grad_()
         attached = self._searched(leaf)
         logits = attached.detach()
         value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-        gradient = torch.autograd.grad(attached, leaf, by_logits, allow_unused=True)[0] if attached.requires_grad else None
+        gradient = (
+            torch.autograd.grad(attached, leaf, by_logits, allow_unused=True)[0]
+            if attached.requires_grad
+            else None
+        )
         if gradient is None:
             raise InputError(
                 "input_gradient: expected logits that depend on x differentiably, got a model that cuts the graph; "
@@ -181,15 +203,28 @@ class Frozen:
 
     def _taken(self, x: Tensor) -> Tensor:
         if self._device is not None and x.device != self._device:
-            raise InputError(f"x: expected a tensor on {self._device}, where the model is, got {x.device}; move one to the other")
+            raise InputError(
+                f"x: expected a tensor on {self._device}, where the model is, got {x.device}; move one to the other"
+            )
         return x.clone() if x.is_inference() else x.detach()
 
     @staticmethod
     def _logits(model: Model, x: Tensor) -> Tensor:
         logits = model(x)
-        if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.ndim != 2 or len(logits) != len(x):
-            got = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(f"model: expected floating logits [B, K] with B = {len(x)}, got {got}; wrap it so that it returns them")
+        if (
+            not isinstance(logits, Tensor)
+            or not logits.is_floating_point()
+            or logits.ndim != 2
+            or len(logits) != len(x)
+        ):
+            got = (
+                f"{logits.dtype} {tuple(logits.shape)}"
+                if isinstance(logits, Tensor)
+                else type(logits).__name__
+            )
+            raise InputError(
+                f"model: expected floating logits [B, K] with B = {len(x)}, got {got}; wrap it so that it returns them"
+            )
         if logits.shape[1] < 2:
             raise InputError(
                 f"model: expected at least two classes, got logits {tuple(logits.shape)}; for one logit z return "

@@ -23,9 +23,13 @@ class GraphedGradient:
 
     def __init__(self, gradient: Gradient) -> None:
         self._gradient = gradient
-        self._captured: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor | None], tuple[Tensor, Tensor, Tensor]]] = {}
+        self._captured: dict[
+            Any, tuple[torch.cuda.CUDAGraph, list[Tensor | None], tuple[Tensor, Tensor, Tensor]]
+        ] = {}
 
-    def __call__(self, x: Tensor, y: Tensor | None, loss: Any, targets: Tensor | None, direction: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, x: Tensor, y: Tensor | None, loss: Any, targets: Tensor | None, direction: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         size = len(x)
         if size == 0:
             return self._gradient(x, y, loss, targets, direction)

@@ -11,7 +11,9 @@ from fastadv.engine.twin import twin, unwrap
 from fastadv.errors import InputError
 
 
-def representation(model: nn.Module, module: str | nn.Module | Callable[[Tensor], Tensor] | None = None) -> nn.Module:
+def representation(
+    model: nn.Module, module: str | nn.Module | Callable[[Tensor], Tensor] | None = None
+) -> nn.Module:
     """A module in eval mode that maps x [B, ...] to features [B, F], sharing the model's parameters.
 
     Args:
@@ -28,15 +30,21 @@ def representation(model: nn.Module, module: str | nn.Module | Callable[[Tensor]
     if isinstance(module, nn.Module):
         name = next((name for name, part in model.named_modules() if part is module), None)
         if name is None:
-            raise InputError("representation: expected a submodule of the model, got another; see model.named_modules()")
+            raise InputError(
+                "representation: expected a submodule of the model, got another; see model.named_modules()"
+            )
     elif isinstance(module, str):
         name = module
         if name not in dict(model.named_modules()):
-            raise InputError(f"representation: expected the name of a submodule, got {name!r}; see model.named_modules()")
+            raise InputError(
+                f"representation: expected the name of a submodule, got {name!r}; see model.named_modules()"
+            )
     elif module is not None:
         return _Function(module)
     elif not any(isinstance(part, nn.Linear) for part in model.modules()):
-        raise InputError("representation: expected a model with an nn.Linear, got none; name the module whose output is meant")
+        raise InputError(
+            "representation: expected a model with an nn.Linear, got none; name the module whose output is meant"
+        )
     shared = twin(model)
     return (_cut(shared, name) or _Watched(shared, name)).eval()
 
@@ -96,7 +104,9 @@ class _Watched(nn.Module):
             seen.append(made)
 
         if self.name is None:
-            handles = [p.register_forward_pre_hook(before) for p in self.model.modules() if isinstance(p, nn.Linear)]
+            handles = [
+                p.register_forward_pre_hook(before) for p in self.model.modules() if isinstance(p, nn.Linear)
+            ]
         else:
             handles = [self.model.get_submodule(self.name).register_forward_hook(after)]
         try:
@@ -105,5 +115,7 @@ class _Watched(nn.Module):
             for handle in handles:
                 handle.remove()
         if not seen:
-            raise InputError(f"representation: expected {self.name or 'an nn.Linear'} to run in forward, it did not; name another module")
+            raise InputError(
+                f"representation: expected {self.name or 'an nn.Linear'} to run in forward, it did not; name another module"
+            )
         return seen[-1].flatten(1)

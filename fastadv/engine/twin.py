@@ -40,7 +40,9 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
         memo: dict[int, object] = {}
         for parameter in model.parameters():
             if is_lazy(parameter):
-                raise InputError("freeze: expected initialised parameters, got a lazy module; run the model once on a batch first")
+                raise InputError(
+                    "freeze: expected initialised parameters, got a lazy module; run the model once on a batch first"
+                )
             memo[id(parameter)] = nn.Parameter(_alias(parameter), requires_grad=False)
         for module in model.modules():
             for buffer in module.buffers(recurse=False):
@@ -53,10 +55,14 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
         try:
             copied = copy.deepcopy(model, memo)
         except Exception as error:
-            raise InputError(f"freeze: expected a module that copy.deepcopy can copy, got {type(model).__name__} ({error}); {ADVICE}") from error
+            raise InputError(
+                f"freeze: expected a module that copy.deepcopy can copy, got {type(model).__name__} ({error}); {ADVICE}"
+            ) from error
     theirs = {id(module) for module in model.modules()} | {id(parameter) for parameter in model.parameters()}
     if any(id(part) in theirs for part in (*copied.modules(), *copied.parameters())):
-        raise InputError(f"freeze: expected copy.deepcopy to copy the module, got {type(model).__name__} sharing parts with its copy; {ADVICE}")
+        raise InputError(
+            f"freeze: expected copy.deepcopy to copy the module, got {type(model).__name__} sharing parts with its copy; {ADVICE}"
+        )
     for own in copied.parameters():  # one by one: a scripted module has no requires_grad_
         own.requires_grad_(False)
     return copied.eval()

@@ -15,11 +15,15 @@ def check_batch(x: Tensor, shape: tuple[int | None, ...]) -> Tensor:
     Each network module names this function to `torch.fx.wrap`, so that a symbolic trace keeps it as one call.
     """
     if not x.is_floating_point():
-        raise InputError(f"expected floating-point images in [0, 1], got {x.dtype}; for 0..255 use x.float() / 255")
+        raise InputError(
+            f"expected floating-point images in [0, 1], got {x.dtype}; for 0..255 use x.float() / 255"
+        )
     got = tuple(x.shape[1:])
     if len(got) != len(shape) or any(want not in (None, size) for want, size in zip(shape, got, strict=True)):
         want = ", ".join("any" if size is None else str(size) for size in shape)
-        raise InputError(f"expected a batch of shape [B, {want}], got {list(x.shape)}; reshape it or build the model for it")
+        raise InputError(
+            f"expected a batch of shape [B, {want}], got {list(x.shape)}; reshape it or build the model for it"
+        )
     return x
 
 

@@ -39,7 +39,9 @@ class SchottCNN(nn.Module):
         # 28 -> 24 -> 11 -> 5 -> 1: the last kernel sees the whole image, whatever its size.
         rows, columns = (((size - 4 - 4) // 2 + 1 - 3) // 2 + 1 for size in shape[1:])
         if min(rows, columns) < 1:
-            raise InputError(f"expected images of at least 12x12, got shape {tuple(shape)}; use small_cnn for smaller ones")
+            raise InputError(
+                f"expected images of at least 12x12, got shape {tuple(shape)}; use small_cnn for smaller ones"
+            )
         self.shape, self.binary = tuple(shape), binary
         with first_weights(seed):
             self.conv_0 = nn.Conv2d(shape[0], width[0], 5)

@@ -20,11 +20,15 @@ class LogisticRegression(nn.Module):
     x: [B, *shape] in [0, 1] -> logits [B, 2]. InputError for any other shape, or for classes other than 2.
     """
 
-    def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 2, *, seed: int | None = 0) -> None:
+    def __init__(
+        self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 2, *, seed: int | None = 0
+    ) -> None:
         super().__init__()
         check_sizes(classes, shape)
         if classes != 2:
-            raise InputError(f"logistic regression tells 2 classes apart, got classes={classes}; use softmax for more")
+            raise InputError(
+                f"logistic regression tells 2 classes apart, got classes={classes}; use softmax for more"
+            )
         self.shape = tuple(shape)
         with first_weights(seed):
             self.linear = nn.Linear(math.prod(shape), 1)

@@ -19,11 +19,21 @@ class NearestNeighbour(nn.Module):
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         super().__init__()
-        if x.ndim < 2 or len(x) != len(y) or not x.is_floating_point() or y.dtype != torch.int64 or not len(x):
-            raise InputError(f"expected floating images [N, ...] and int64 labels [N], got {x.dtype} {tuple(x.shape)} and {y.dtype} {tuple(y.shape)}")
+        if (
+            x.ndim < 2
+            or len(x) != len(y)
+            or not x.is_floating_point()
+            or y.dtype != torch.int64
+            or not len(x)
+        ):
+            raise InputError(
+                f"expected floating images [N, ...] and int64 labels [N], got {x.dtype} {tuple(x.shape)} and {y.dtype} {tuple(y.shape)}"
+            )
         counts = y.bincount() if int(y.min()) >= 0 else torch.zeros(1)
         if len(counts) < 2 or not bool(counts.all()):
-            raise InputError(f"y: expected images of every class from 0 to K - 1, K >= 2, got {counts.long().tolist()} of each")
+            raise InputError(
+                f"y: expected images of every class from 0 to K - 1, K >= 2, got {counts.long().tolist()} of each"
+            )
         self.shape = tuple(x.shape[1:])
         self.counts = [int(count) for count in counts]
         self.images: Tensor

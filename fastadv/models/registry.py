@@ -27,11 +27,15 @@ def names() -> tuple[str, ...]:
 def _factory(name: str) -> Callable[..., Any]:
     module_name, _, attribute = _BUILT_IN.get(name, name).partition(":")
     if not module_name or not attribute or module_name.startswith("."):
-        raise InputError(f"no model {name!r}; there are {', '.join(_BUILT_IN)}, or your own as package.module:function")
+        raise InputError(
+            f"no model {name!r}; there are {', '.join(_BUILT_IN)}, or your own as package.module:function"
+        )
     try:
         factory = getattr(importlib.import_module(module_name), attribute, None)
     except ImportError as error:
-        raise InputError(f"model {name!r}: {error}; put its folder on PYTHONPATH or install the package") from error
+        raise InputError(
+            f"model {name!r}: {error}; put its folder on PYTHONPATH or install the package"
+        ) from error
     if not callable(factory):
         raise InputError(f"model {name!r}: module {module_name} has no function {attribute!r}")
     return factory  # type: ignore[no-any-return]
@@ -49,7 +53,9 @@ def create(name: str, **kwargs: Any) -> nn.Module:
     try:
         inspect.signature(factory).bind(**kwargs)
     except TypeError as error:
-        raise InputError(f"model {name!r} takes {inspect.signature(factory)}, got {kwargs}: {error}") from error
+        raise InputError(
+            f"model {name!r} takes {inspect.signature(factory)}, got {kwargs}: {error}"
+        ) from error
     model = factory(**kwargs)
     if not isinstance(model, nn.Module):
         raise InputError(f"model {name!r}: expected a torch.nn.Module, got {type(model).__name__}")

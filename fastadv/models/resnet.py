@@ -18,7 +18,9 @@ class ResNet18(models.ResNet):  # type: ignore[misc]
     x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
     """
 
-    def __init__(self, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10, *, seed: int | None = 0) -> None:
+    def __init__(
+        self, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10, *, seed: int | None = 0
+    ) -> None:
         check_sizes(classes, shape, 64)
         with first_weights(seed):
             super().__init__(models.resnet.BasicBlock, [2, 2, 2, 2], num_classes=classes)

@@ -25,7 +25,14 @@ class SmallCNN(nn.Module):
     x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
     """
 
-    def __init__(self, shape: tuple[int, int, int] = (1, 8, 8), classes: int = 10, *, width: int = 32, seed: int | None = 0) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int] = (1, 8, 8),
+        classes: int = 10,
+        *,
+        width: int = 32,
+        seed: int | None = 0,
+    ) -> None:
         super().__init__()
         check_sizes(classes, shape, width)
         self.channels = shape[0]

@@ -16,7 +16,9 @@ class SoftmaxRegression(nn.Module):
     x: [B, *shape] in [0, 1] -> logits [B, K]. InputError for any other shape.
     """
 
-    def __init__(self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, *, seed: int | None = 0) -> None:
+    def __init__(
+        self, shape: tuple[int, ...] = (1, 28, 28), classes: int = 10, *, seed: int | None = 0
+    ) -> None:
         super().__init__()
         check_sizes(classes, shape)
         self.shape = tuple(shape)

@@ -16,7 +16,9 @@ from fastadv.errors import CorruptFileError, InputError
 _NESTS = ("state_dict", "model_state_dict", "model")
 
 
-def save_weights(model: nn.Module, path: str | os.PathLike[str], card: Mapping[str, Any] | None = None) -> None:
+def save_weights(
+    model: nn.Module, path: str | os.PathLike[str], card: Mapping[str, Any] | None = None
+) -> None:
     """Write the state dict as safetensors, with `card` in its metadata; the file is whole or absent."""
     # Cloned, because safetensors refuses tensors that share memory (tied weights).
     tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -62,7 +64,9 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     try:
         card = json.loads(metadata.get("card", "{}"))
     except json.JSONDecodeError as error:
-        raise CorruptFileError(f"{path}: expected a card in JSON, got one that does not parse; save the model again") from error
+        raise CorruptFileError(
+            f"{path}: expected a card in JSON, got one that does not parse; save the model again"
+        ) from error
     return tensors, card
 
 

@@ -18,7 +18,14 @@ class WongCNN(nn.Module):
     x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for any other shape.
     """
 
-    def __init__(self, shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10, *, width: int = 16, seed: int | None = 0) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int] = (1, 28, 28),
+        classes: int = 10,
+        *,
+        width: int = 16,
+        seed: int | None = 0,
+    ) -> None:
         super().__init__()
         check_sizes(classes, shape, width)
         if min(shape[1:]) < 4:

@@ -6,7 +6,9 @@ from torch import Tensor
 from fastadv.ops._rows import ROUNDING, add_towards, clamp_box, column
 
 
-def project(point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None) -> Tensor:
+def project(
+    point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None
+) -> Tensor:
     """argmin ||z - point||_2 over ||z - x||_1 <= radius, lo <= z <= hi, for a float64 `point` and x inside the box.
 
     With w = |point - x| and c the room towards the box, the optimality conditions give |z - x| = clamp(w - t, 0, c) with one threshold t >= 0 a

@@ -6,7 +6,9 @@ from torch import Tensor
 from fastadv.ops._rows import ROUNDING, add_towards, clamp_box, column
 
 
-def project(point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None) -> Tensor:
+def project(
+    point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None
+) -> Tensor:
     """argmin ||z - point||_2 over ||z - x||_2 <= radius, lo <= z <= hi, for a float64 `point` and x inside the box.
 
     The optimality conditions give z = x + clamp(t * v, lo - x, hi - x), v = point - x, with one t in (0, 1] a row. The norm of that shift rises
@@ -21,7 +23,9 @@ def project(point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radiu
     while True:
         free = (t * v).clamp(low, high) == t * v
         clamped = torch.where(free, 0.0, v.clamp(low, high).square()).sum(1, keepdim=True)
-        grown = ((square - clamped).clamp_min(0.0) / torch.where(free, v.square(), 0.0).sum(1, keepdim=True)).sqrt()
+        grown = (
+            (square - clamped).clamp_min(0.0) / torch.where(free, v.square(), 0.0).sum(1, keepdim=True)
+        ).sqrt()
         rises = ~inside & (grown > t * (1 + 1e-15)) & grown.isfinite()
         if not bool(rises.any()):
             break

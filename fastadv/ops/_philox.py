@@ -27,7 +27,9 @@ def words(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
         c0, c2 = ((product1 >> 32) & MASK) ^ c1 ^ k0, ((product0 >> 32) & MASK) ^ c3 ^ k1
         c1, c3 = product1 & MASK, product0 & MASK
         k0, k1 = (k0 + _WEYL[0]) & MASK, (k1 + _WEYL[1]) & MASK
-    return torch.stack([c.expand(len(ids), block.shape[1]) for c in (c0, c1, c2, c3)], dim=2).flatten(1)[:, :count]
+    return torch.stack([c.expand(len(ids), block.shape[1]) for c in (c0, c1, c2, c3)], dim=2).flatten(1)[
+        :, :count
+    ]
 
 
 def to_uniform(bits: Tensor) -> Tensor:

@@ -21,7 +21,15 @@ def cpu(name: str, ordered: bool = False) -> Callable[..., None]:
     """The adapter that calls the C++ projection kernel `name` on NumPy views; `ordered` where ties go to the lower index."""
     kernel, call = getattr(extension, name, None), with_rows if ordered else with_arrays
 
-    def run(out: Tensor, x_adv: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None = None) -> None:
+    def run(
+        out: Tensor,
+        x_adv: Tensor,
+        x: Tensor,
+        radius: float,
+        lo: float,
+        hi: float,
+        radius_rows: Tensor | None = None,
+    ) -> None:
         assert kernel is not None
         call(kernel, out, (x_adv, x), radius, rows_array(radius_rows), lo, hi)
 

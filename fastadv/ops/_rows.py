@@ -17,7 +17,9 @@ ROUNDING = 1 + 1e-13
 def check_like(first: Tensor, **others: Tensor) -> None:
     """Raise InputError unless every tensor matches `first` in shape, dtype and device, floating, of rank >= 2."""
     if first.dim() < 2 or not first.is_floating_point():
-        raise InputError(f"expected a floating batch [B, ...] of rank >= 2, got {first.dtype} of shape {tuple(first.shape)}; add a batch dimension")
+        raise InputError(
+            f"expected a floating batch [B, ...] of rank >= 2, got {first.dtype} of shape {tuple(first.shape)}; add a batch dimension"
+        )
     shape, dtype, device = first.shape, first.dtype, first.device
     for name, other in others.items():
         if other.dtype is not dtype or other.shape != shape or other.device != device:
@@ -45,7 +47,9 @@ def per_row(name: str, value: PerRow, batch: Tensor) -> tuple[float, Tensor | No
     if value.dim() == 0:
         value = value.expand(batch.shape[0])  # reading it would wait for the device
     if value.shape != batch.shape[:1]:
-        raise InputError(f"{name}: expected a number or one value a sample, shape ({batch.shape[0]},), got shape {tuple(value.shape)}")
+        raise InputError(
+            f"{name}: expected a number or one value a sample, shape ({batch.shape[0]},), got shape {tuple(value.shape)}"
+        )
     # on a GPU the values stay unread: that would wait for the device
     if value.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((value >= 0).all()):
         raise InputError(f"{name}: expected values >= 0, got {float(value[~(value >= 0)][0])} among them")
@@ -114,7 +118,9 @@ def with_arrays(kernel: Callable[..., None], out: Tensor, inputs: tuple[Tensor, 
 def _dense(out: Tensor, inputs: tuple[Tensor, ...]) -> bool:
     """Whether all are contiguous, or all channels-last."""
     if out.is_contiguous():
-        return all(map(Tensor.is_contiguous, inputs))  # a generator would cost as much as the rest of a tiny call's checks
+        return all(
+            map(Tensor.is_contiguous, inputs)
+        )  # a generator would cost as much as the rest of a tiny call's checks
     last = torch.channels_last
     return out.dim() == 4 and all(t.is_contiguous(memory_format=last) for t in (out, *inputs))
 

@@ -35,7 +35,9 @@ def cpu(name: str, ordered: bool = False) -> Callable[..., None]:
     return run
 
 
-def arguments(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float]) -> Sample:
+def arguments(
+    x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float]
+) -> Sample:
     """The checked public arguments, in the schema's order."""
     check_like(x_adv, grad=grad, x=x)
     radius, radius_rows = per_row("radius", radius, x)

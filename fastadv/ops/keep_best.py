@@ -11,14 +11,18 @@ from fastadv.ops._rows import check_like, with_arrays
 from fastadv.ops._samples import SHAPES, batch
 
 
-def reference(best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor) -> None:
+def reference(
+    best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor
+) -> None:
     wins = ~loss.isnan() & ((success & ~best_success) | ((success == best_success) & (loss > best_loss)))
     best_x.copy_(torch.where(wins.reshape(-1, *[1] * (best_x.dim() - 1)), x_adv, best_x))
     best_loss.copy_(torch.where(wins, loss, best_loss))
     best_success.copy_(best_success | (wins & success))
 
 
-def cpu(best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor) -> None:
+def cpu(
+    best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor
+) -> None:
     scores = [t.contiguous().numpy() for t in (best_loss.detach(), best_success, loss.detach(), success)]
     with_arrays(extension.keep_best, best_x, (best_x, x_adv), *scores)
     # a non-contiguous score was copied on the way in
@@ -38,10 +42,20 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
         first, second = (torch.randint(0, 3, shape[:1], generator=draw).float().to(device) for _ in range(2))
         if shape[0] > 2:
             second[0], first[1] = float("nan"), float("-inf")
-        successes = (torch.rand(shape[0], generator=draw) < 0.5).to(device), (torch.rand(shape[0], generator=draw) < 0.5).to(device)
+        successes = (
+            (torch.rand(shape[0], generator=draw) < 0.5).to(device),
+            (torch.rand(shape[0], generator=draw) < 0.5).to(device),
+        )
         yield best.clone(), first, successes[0], x_adv, second, successes[1]
         if len(shape) == 4:
-            yield best.contiguous(memory_format=torch.channels_last), first.clone(), successes[0].clone(), x_adv, second, successes[1]
+            yield (
+                best.contiguous(memory_format=torch.channels_last),
+                first.clone(),
+                successes[0].clone(),
+                x_adv,
+                second,
+                successes[1],
+            )
 
 
 register(
@@ -62,7 +76,9 @@ register(
 )
 
 
-def keep_best_(best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor) -> None:
+def keep_best_(
+    best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor
+) -> None:
     """Overwrite the rows of (best_x [B, ...], best_loss [B], best_success bool [B]) where (x_adv, loss, success) is stronger.
 
     Losses are float32 (float64 for float64 batches). Start with best_loss = -inf and best_success = False.
@@ -70,7 +86,12 @@ def keep_best_(best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: T
     """
     check_like(best_x, x_adv=x_adv)
     real = best_loss.dtype if best_x.dtype == torch.float64 else torch.float32
-    columns = ("best_loss", best_loss, real), ("loss", loss, real), ("best_success", best_success, torch.bool), ("success", success, torch.bool)
+    columns = (
+        ("best_loss", best_loss, real),
+        ("loss", loss, real),
+        ("best_success", best_success, torch.bool),
+        ("success", success, torch.bool),
+    )
     for name, value, dtype in columns:
         if value.shape != best_x.shape[:1] or value.dtype != dtype or value.device != best_x.device:
             raise InputError(

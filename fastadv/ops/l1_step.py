@@ -22,7 +22,9 @@ def reference(
     gradient = grad.double().flatten(1)
     usable = gradient.isfinite().all(1, keepdim=True)
     at = x_adv.flatten(1)
-    movable = usable & torch.where(gradient > 0, at < torch.tensor(hi, dtype=x.dtype), at > torch.tensor(lo, dtype=x.dtype))
+    movable = usable & torch.where(
+        gradient > 0, at < torch.tensor(hi, dtype=x.dtype), at > torch.tensor(lo, dtype=x.dtype)
+    )
     size = torch.where(movable, gradient.abs(), 0.0)
     best = size.argmax(1, keepdim=True) if size.shape[1] else torch.empty(len(x), 0, dtype=torch.int64)
     step = column(step_size, step_size_rows, gradient)
@@ -55,7 +57,14 @@ register(
 _new, _into = torch.ops.fastadv.l1_step.default, torch.ops.fastadv.l1_step_.default
 
 
-def l1_step(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def l1_step(
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    radius: PerRow,
+    step_size: PerRow,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
     """Steepest ascent under L1: one coordinate moves by step_size, then the point is projected exactly on the ball around x inside the box.
 
     Tensors [B, ...] of one shape, dtype and device; x inside the box. `radius` (may be inf) and `step_size` in input units, a number or [B].
@@ -65,7 +74,14 @@ def l1_step(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: P
     return result
 
 
-def l1_step_(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def l1_step_(
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    radius: PerRow,
+    step_size: PerRow,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
     """`l1_step` that overwrites and returns x_adv, which must not be x itself."""
     _into(*_step.arguments(x_adv, grad, x, radius, step_size, box))
     return x_adv

@@ -47,7 +47,14 @@ register(
 _new, _into = torch.ops.fastadv.l2_step.default, torch.ops.fastadv.l2_step_.default
 
 
-def l2_step(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def l2_step(
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    radius: PerRow,
+    step_size: PerRow,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
     """Steepest ascent under L2: x_adv + step_size * grad / ||grad||_2, projected exactly on the ball around x inside the box.
 
     Tensors [B, ...] of one shape, dtype and device; x inside the box. `radius` (may be inf) and `step_size` in input units, a number or [B].
@@ -57,7 +64,14 @@ def l2_step(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: P
     return result
 
 
-def l2_step_(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def l2_step_(
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    radius: PerRow,
+    step_size: PerRow,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
     """`l2_step` that overwrites and returns x_adv, which must not be x itself."""
     _into(*_step.arguments(x_adv, grad, x, radius, step_size, box))
     return x_adv

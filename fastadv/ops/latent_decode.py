@@ -10,7 +10,9 @@ from fastadv.errors import InputError
 from fastadv.ops._decoders import arrays, check_decoders, forward, image_size, products, sample_decoders
 
 
-def reference(z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+def reference(
+    z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
+) -> Tensor:
     if not z.numel():
         return fake(z, weights, biases, strides)
     images = forward(z.transpose(0, 1), weights, biases, strides)[-1]
@@ -25,14 +27,18 @@ def fake(z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides
 def cpu(z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
     images = fake(z, weights, biases, strides)
     if z.numel():
-        extension.latent_decode(z.detach().contiguous().numpy(), images.numpy(), arrays(weights), arrays(biases), list(strides))
+        extension.latent_decode(
+            z.detach().contiguous().numpy(), images.numpy(), arrays(weights), arrays(biases), list(strides)
+        )
     return images
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     for draw, weights, biases, strides in sample_decoders(device, dtype):
         for count in (1, 5, 0):
-            z = torch.randn(count, *weights[0].shape[:2], generator=draw, dtype=torch.float64).to(device, dtype)
+            z = torch.randn(count, *weights[0].shape[:2], generator=draw, dtype=torch.float64).to(
+                device, dtype
+            )
             yield z.transpose(0, 1), weights, biases, strides
 
 
@@ -62,7 +68,9 @@ register(
 )
 
 
-def latent_decode(z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+def latent_decode(
+    z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
+) -> Tensor:
     """Images [K, N, C, H, H] in (0, 1) of latents z [K, N, L], N for each class.
 
     weights [K, cin, cout, k, k], biases [K, cout] and a stride for each layer, as `latent_fit` takes them; BatchNorm folded in. Not differentiable.

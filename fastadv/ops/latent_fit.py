@@ -19,7 +19,12 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 def _evaluate(
-    z: Tensor, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int], beta: float
+    z: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    strides: Sequence[int],
+    beta: float,
 ) -> tuple[Tensor, Tensor]:
     """Loss [B, K] and its gradient [B, K, L] by the latents."""
     *hidden, images = forward(z, weights, biases, strides)
@@ -61,31 +66,72 @@ def cpu(
     loss, latents = z.new_empty(z.shape[:2]), z.clone(memory_format=torch.contiguous_format)
     if z.numel():
         images, found = x.detach().contiguous().numpy(), latents.detach().numpy()
-        extension.latent_fit(images, found, loss.numpy(), arrays(weights), arrays(biases), list(strides), beta, steps, step_size, max_norm, bf16)
+        extension.latent_fit(
+            images,
+            found,
+            loss.numpy(),
+            arrays(weights),
+            arrays(biases),
+            list(strides),
+            beta,
+            steps,
+            step_size,
+            max_norm,
+            bf16,
+        )
     return loss, latents
 
 
 def _flops(
-    x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int], beta: float, steps: int, *rest: object
+    x: Tensor,
+    z: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    strides: Sequence[int],
+    beta: float,
+    steps: int,
+    *rest: object,
 ) -> int:
     return 2 * products(weights, strides) * (2 * steps - 1) * z.shape[0] * z.shape[1]
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     for draw, weights, biases, strides in sample_decoders(device, dtype):
-        (classes, latents), channels, size = weights[0].shape[:2], weights[-1].shape[2], image_size(weights, strides)
+        (classes, latents), channels, size = (
+            weights[0].shape[:2],
+            weights[-1].shape[2],
+            image_size(weights, strides),
+        )
         for batch, steps, beta, max_norm in ((2, 1, 1.0, 5.0), (3, 4, 0.5, 1.2), (0, 3, 1.0, 5.0)):
             x = torch.rand(batch, channels, size, size, generator=draw, dtype=torch.float64).to(device, dtype)
-            z = (1.2 * torch.randn(batch, classes, latents, generator=draw, dtype=torch.float64)).to(device, dtype)
+            z = (1.2 * torch.randn(batch, classes, latents, generator=draw, dtype=torch.float64)).to(
+                device, dtype
+            )
             yield x, z, weights, biases, strides, beta, steps, 0.05, max_norm, False
-            yield x, z.transpose(1, 2).contiguous().transpose(1, 2), weights, biases, strides, beta, steps, 0.05, max_norm, True
+            yield (
+                x,
+                z.transpose(1, 2).contiguous().transpose(1, 2),
+                weights,
+                biases,
+                strides,
+                beta,
+                steps,
+                0.05,
+                max_norm,
+                True,
+            )
 
 
 def compare(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], args: Sample) -> None:
     exact = args[0].dtype == torch.float64
     rough = args[-1] and not exact  # bfloat16 products: 2⁻⁸ each, averaged over an image's values
-    for mine, theirs, bound in ((actual[0], expected[0], 3e-3 if rough else 2e-5), (actual[1], expected[1], 2e-2 if rough else 2e-5)):
-        torch.testing.assert_close(mine, theirs, rtol=1e-10 if exact else bound, atol=1e-10 if exact else bound)
+    for mine, theirs, bound in (
+        (actual[0], expected[0], 3e-3 if rough else 2e-5),
+        (actual[1], expected[1], 2e-2 if rough else 2e-5),
+    ):
+        torch.testing.assert_close(
+            mine, theirs, rtol=1e-10 if exact else bound, atol=1e-10 if exact else bound
+        )
 
 
 register(
@@ -104,7 +150,9 @@ register(
         into=False,
         dtypes=(torch.float32,),
         no_gradient="at the optimum the model gives the envelope gradient 2(x − G(z))/D",
-        bytes_moved=lambda x, z, weights, biases, *rest: 4 * (x.numel() + 3 * z.numel() + sum(part.numel() for part in (*weights, *biases))),
+        bytes_moved=lambda x, z, weights, biases, *rest: (
+            4 * (x.numel() + 3 * z.numel() + sum(part.numel() for part in (*weights, *biases)))
+        ),
         flops=_flops,
     )
 )
@@ -128,6 +176,10 @@ def latent_fit(
     check_decoders(z, z.shape[1], weights, biases, strides, x=x)
     size = image_size(weights, strides)
     if x.shape != (len(z), weights[-1].shape[2], size, size):
-        raise InputError(f"x: expected the decoder's images {(len(z), weights[-1].shape[2], size, size)}, got {tuple(x.shape)}")
-    loss, latents = torch.ops.fastadv.latent_fit(x, z, list(weights), list(biases), list(strides), beta, steps, step_size, max_norm, bf16)
+        raise InputError(
+            f"x: expected the decoder's images {(len(z), weights[-1].shape[2], size, size)}, got {tuple(x.shape)}"
+        )
+    loss, latents = torch.ops.fastadv.latent_fit(
+        x, z, list(weights), list(biases), list(strides), beta, steps, step_size, max_norm, bf16
+    )
     return loss, latents

@@ -49,7 +49,14 @@ register(
 _new, _into = torch.ops.fastadv.linf_step.default, torch.ops.fastadv.linf_step_.default
 
 
-def linf_step(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def linf_step(
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    radius: PerRow,
+    step_size: PerRow,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
     """Steepest ascent under L-infinity: x_adv + step_size * sign(grad), clamped to the ball around x and to the box.
 
     Tensors [B, ...] of one shape, dtype and device; x inside the box. `radius` (may be inf) and `step_size` in input units, a number or [B].
@@ -59,7 +66,14 @@ def linf_step(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size:
     return result
 
 
-def linf_step_(x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
+def linf_step_(
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    radius: PerRow,
+    step_size: PerRow,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
     """`linf_step` that overwrites and returns x_adv, which must not be x itself."""
     _into(*_step.arguments(x_adv, grad, x, radius, step_size, box))
     return x_adv

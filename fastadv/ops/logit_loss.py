@@ -47,7 +47,9 @@ def _ce(z: Tensor, label: Tensor, direction: bool) -> tuple[Tensor, Tensor]:
 
 def _margin(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     other = _others(z, label).argmax(dim=1)
-    return (z.gather(1, other[:, None]) - z.gather(1, label[:, None])).squeeze(1), _one(other, z) - _one(label, z)
+    return (z.gather(1, other[:, None]) - z.gather(1, label[:, None])).squeeze(1), _one(other, z) - _one(
+        label, z
+    )
 
 
 def _dlr(z: Tensor, label: Tensor, targets: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -72,11 +74,19 @@ def _negated(loss: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     return -loss, -grad
 
 
-def reference(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool) -> tuple[Tensor, Tensor]:
+def reference(
+    logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool
+) -> tuple[Tensor, Tensor]:
     for name, index in (("labels", labels), ("targets", targets)):
         # on a GPU the classes stay unread: that would wait for the device
-        if index is not None and index.device.type == "cpu" and bool(((index < 0) | (index >= logits.shape[1])).any()):
-            raise InputError(f"{name}: expected classes in [0, {logits.shape[1]}), got {index.min()} to {index.max()}")
+        if (
+            index is not None
+            and index.device.type == "cpu"
+            and bool(((index < 0) | (index >= logits.shape[1])).any())
+        ):
+            raise InputError(
+                f"{name}: expected classes in [0, {logits.shape[1]}), got {index.min()} to {index.max()}"
+            )
     finite = logits.isfinite().all(1)
     z = torch.where(finite[:, None], logits, 0.0).to(wide(logits.dtype))
     aim = labels if targets is None else targets
@@ -92,15 +102,29 @@ def reference(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None,
     return torch.where(finite, loss, nan), torch.where(finite[:, None], grad, nan).to(logits.dtype)
 
 
-def fake(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool) -> tuple[Tensor, Tensor]:
-    return logits.new_empty(logits.shape[0], dtype=wide(logits.dtype)), torch.empty_like(logits, memory_format=torch.contiguous_format)
+def fake(
+    logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool
+) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(logits.shape[0], dtype=wide(logits.dtype)), torch.empty_like(
+        logits, memory_format=torch.contiguous_format
+    )
 
 
-def cpu(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool) -> tuple[Tensor, Tensor]:
+def cpu(
+    logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool
+) -> tuple[Tensor, Tensor]:
     loss, grad = fake(logits, labels, kind, targets, direction)
     aims = None if targets is None else targets.contiguous().numpy()
     try:
-        extension.logit_loss(array(grad), array(logits.contiguous()), loss.numpy(), labels.contiguous().numpy(), aims, KINDS.index(kind), direction)
+        extension.logit_loss(
+            array(grad),
+            array(logits.contiguous()),
+            loss.numpy(),
+            labels.contiguous().numpy(),
+            aims,
+            KINDS.index(kind),
+            direction,
+        )
     except ValueError as error:  # a class out of range
         raise InputError(str(error)) from None
     return loss, grad
@@ -114,7 +138,15 @@ def compare(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], args
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     draw = torch.Generator().manual_seed(3)
-    for size, classes, scale in ((0, 3, 1.0), (1, 2, 1.0), (7, 3, 5.0), (5, 4, 1.0), (33, 10, 30.0), (4, 1000, 3.0), (9, 10, 1e-3)):
+    for size, classes, scale in (
+        (0, 3, 1.0),
+        (1, 2, 1.0),
+        (7, 3, 5.0),
+        (5, 4, 1.0),
+        (33, 10, 30.0),
+        (4, 1000, 3.0),
+        (9, 10, 1e-3),
+    ):
         logits = (torch.randn(size, classes, generator=draw) * scale - 2 * scale).to(device, dtype)
         if size > 5:
             logits[0, 0], logits[1, 1], logits[2] = float("nan"), float("inf"), 1.5
@@ -136,7 +168,9 @@ def _setup(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _backward(ctx: Any, loss_grad: Tensor | None, _: Any) -> tuple[Tensor | None, None, None, None, None]:
     if ctx.direction:
-        raise RuntimeError("logit_loss: direction=True keeps no true gradient; call it with direction=False to differentiate the loss")
+        raise RuntimeError(
+            "logit_loss: direction=True keeps no true gradient; call it with direction=False to differentiate the loss"
+        )
     (grad,) = ctx.saved_tensors
     return None if loss_grad is None else grad * loss_grad[:, None].to(grad.dtype), None, None, None, None
 
@@ -159,7 +193,9 @@ register(
 )
 
 
-def logit_loss(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None = None, direction: bool = False) -> tuple[Tensor, Tensor]:
+def logit_loss(
+    logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None = None, direction: bool = False
+) -> tuple[Tensor, Tensor]:
     """(loss [B], gradient [B, K]) of one of the losses above, to be ascended; the loss is differentiable in the logits.
 
     logits [B, K], K >= 2; labels and targets int64 [B] in [0, K). Raises InputError on other shapes or an unknown kind.
@@ -167,9 +203,13 @@ def logit_loss(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None
     if kind not in KINDS:
         raise InputError(f"loss: expected one of {', '.join(KINDS)}, got {kind!r}")
     if logits.dim() != 2 or logits.shape[1] < 2 or not logits.is_floating_point():
-        raise InputError(f"logits: expected floating [B, K] with K >= 2, got {logits.dtype} of shape {tuple(logits.shape)}")
+        raise InputError(
+            f"logits: expected floating [B, K] with K >= 2, got {logits.dtype} of shape {tuple(logits.shape)}"
+        )
     for name, index in (("labels", labels), ("targets", targets)):
-        if index is not None and (index.shape != logits.shape[:1] or index.dtype != torch.int64 or index.device != logits.device):
+        if index is not None and (
+            index.shape != logits.shape[:1] or index.dtype != torch.int64 or index.device != logits.device
+        ):
             raise InputError(
                 f"{name}: expected int64 of shape ({logits.shape[0]},) on {logits.device}, "
                 f"got {index.dtype} of shape {tuple(index.shape)} on {index.device}"

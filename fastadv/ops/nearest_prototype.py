@@ -19,7 +19,9 @@ CHUNK = 1 << 22  # float64 differences the reference holds at once
 def reference(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     if prototypes.dim() == 3:
         pairs = [reference(x, own, offset) for own, offset in zip(prototypes, bias, strict=True)]
-        return torch.stack([pair[0] for pair in pairs], dim=1), torch.stack([pair[1] for pair in pairs], dim=1)
+        return torch.stack([pair[0] for pair in pairs], dim=1), torch.stack(
+            [pair[1] for pair in pairs], dim=1
+        )
     least = x.new_full((len(x),), torch.inf, dtype=torch.float64)
     which = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     rows = max(1, CHUNK // max(1, x.numel()))
@@ -44,7 +46,10 @@ def cpu(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         bank = prototypes.detach().reshape(-1, *prototypes.shape[-2:])
         if not bank[0].is_contiguous():  # a part of each class's bank is fine as it is
             bank = bank.contiguous()
-        arrays = (part.numpy() for part in (x.detach().contiguous(), bank, bias.detach().contiguous(), distance, index))
+        arrays = (
+            part.numpy()
+            for part in (x.detach().contiguous(), bank, bias.detach().contiguous(), distance, index)
+        )
         extension.nearest_prototype(*arrays)
     return distance.to(x.dtype), index
 
@@ -70,7 +75,9 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 def compare(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], args: Sample) -> None:
     assert torch.equal(actual[1], expected[1])
-    torch.testing.assert_close(actual[0], expected[0], rtol=1e-6 if args[0].dtype == torch.float32 else 1e-12, atol=0, equal_nan=True)
+    torch.testing.assert_close(
+        actual[0], expected[0], rtol=1e-6 if args[0].dtype == torch.float32 else 1e-12, atol=0, equal_nan=True
+    )
 
 
 register(
@@ -100,15 +107,23 @@ def nearest_prototype(x: Tensor, prototypes: Tensor, bias: Tensor | None = None)
     Raises InputError on shapes, dtypes or devices that do not fit, and on an empty set of prototypes.
     """
     if x.dim() != 2 or not x.is_floating_point():
-        raise InputError(f"x: expected floating rows [B, D], got {x.dtype} of shape {tuple(x.shape)}; flatten the samples")
+        raise InputError(
+            f"x: expected floating rows [B, D], got {x.dtype} of shape {tuple(x.shape)}; flatten the samples"
+        )
     if prototypes.dim() not in (2, 3) or prototypes.shape[-1] != x.shape[1] or prototypes.shape[-2] == 0:
-        raise InputError(f"prototypes: expected [S, {x.shape[1]}] or [K, S, {x.shape[1]}] with S >= 1, got {tuple(prototypes.shape)}")
+        raise InputError(
+            f"prototypes: expected [S, {x.shape[1]}] or [K, S, {x.shape[1]}] with S >= 1, got {tuple(prototypes.shape)}"
+        )
     if bias is None:
         bias = prototypes.new_zeros(prototypes.shape[:-1])
     if bias.shape != prototypes.shape[:-1]:
-        raise InputError(f"bias: expected {tuple(prototypes.shape[:-1])}, one for each prototype, got {tuple(bias.shape)}")
+        raise InputError(
+            f"bias: expected {tuple(prototypes.shape[:-1])}, one for each prototype, got {tuple(bias.shape)}"
+        )
     for name, part in (("prototypes", prototypes), ("bias", bias)):
         if part.dtype != x.dtype or part.device != x.device:
-            raise InputError(f"{name}: expected {x.dtype} on {x.device} like x, got {part.dtype} on {part.device}; convert it first")
+            raise InputError(
+                f"{name}: expected {x.dtype} on {x.device} like x, got {part.dtype} on {part.device}; convert it first"
+            )
     distance, index = torch.ops.fastadv.nearest_prototype(x, prototypes, bias)
     return distance, index

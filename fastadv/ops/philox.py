@@ -26,7 +26,9 @@ def fake(ids: Tensor, count: int, kind: str, seed: int, draw: int) -> Tensor:
 
 def cpu(ids: Tensor, count: int, kind: str, seed: int, draw: int) -> Tensor:
     out = fake(ids, count, kind, seed, draw)
-    extension.philox(out.numpy(), ids.contiguous().numpy(), KINDS.index(kind), seed & (2**64 - 1), draw & _philox.MASK)
+    extension.philox(
+        out.numpy(), ids.contiguous().numpy(), KINDS.index(kind), seed & (2**64 - 1), draw & _philox.MASK
+    )
     return out
 
 
@@ -75,6 +77,8 @@ def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0) -> 
     if kind not in KINDS:
         raise InputError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     if ids.dim() != 1 or ids.dtype != torch.int64:
-        raise InputError(f"ids: expected int64 sample numbers of shape (B,), got {ids.dtype} of shape {tuple(ids.shape)}")
+        raise InputError(
+            f"ids: expected int64 sample numbers of shape (B,), got {ids.dtype} of shape {tuple(ids.shape)}"
+        )
     result: Tensor = torch.ops.fastadv.philox(ids, count, kind, seed, draw)
     return result

@@ -13,7 +13,9 @@ from fastadv.ops._rows import PerRow, clamp_box, column
 from fastadv.ops._samples import project_samples
 
 
-def reference(x_adv: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None = None) -> Tensor:
+def reference(
+    x_adv: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None = None
+) -> Tensor:
     clamped = clamp_box(x_adv, lo, hi).flatten(1)
     point, origin, kept = x_adv.double().flatten(1), x.double().flatten(1), clamped.double()
     gain = (point - origin).square() - (point - kept).square()

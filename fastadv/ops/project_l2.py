@@ -9,7 +9,9 @@ from fastadv.ops._rows import PerRow
 from fastadv.ops._samples import assert_ulps, project_samples
 
 
-def reference(x_adv: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None = None) -> Tensor:
+def reference(
+    x_adv: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None = None
+) -> Tensor:
     return _l2.project(x_adv.double(), x, radius, lo, hi, radius_rows)
 
 

@@ -31,7 +31,16 @@ def _norm(shift: Tensor, norm: str) -> Tensor:
     return result
 
 
-def reference(x_adv: Tensor, x: Tensor, norm: str, radius: float, lo: float, hi: float, levels: int, radius_rows: Tensor | None = None) -> Tensor:
+def reference(
+    x_adv: Tensor,
+    x: Tensor,
+    norm: str,
+    radius: float,
+    lo: float,
+    hi: float,
+    levels: int,
+    radius_rows: Tensor | None = None,
+) -> Tensor:
     rows, center = x_adv.double().flatten(1), x.double().flatten(1)
     reach = column(radius, radius_rows, rows)
     place = ((rows - lo) / (hi - lo) * levels).clamp(0, levels)
@@ -54,7 +63,10 @@ def reference(x_adv: Tensor, x: Tensor, norm: str, radius: float, lo: float, hi:
     def rounded(step: Tensor) -> Tensor:
         return value(torch.where(fraction >= 0.5 + step / (2 * THRESHOLDS - 2), outer, inner))
 
-    low, high = torch.zeros_like(reach.expand(len(rows), 1)), torch.full_like(reach.expand(len(rows), 1), THRESHOLDS)
+    low, high = (
+        torch.zeros_like(reach.expand(len(rows), 1)),
+        torch.full_like(reach.expand(len(rows), 1), THRESHOLDS),
+    )
     while bool((low < high).any()):
         middle = ((low + high) / 2).floor()
         fits = _norm(rounded(middle).double() - center, norm) <= reach
@@ -68,9 +80,27 @@ def fake(x_adv: Tensor, *rest: Any) -> Tensor:
 
 
 def cpu(
-    out: Tensor, x_adv: Tensor, x: Tensor, norm: str, radius: float, lo: float, hi: float, levels: int, radius_rows: Tensor | None = None
+    out: Tensor,
+    x_adv: Tensor,
+    x: Tensor,
+    norm: str,
+    radius: float,
+    lo: float,
+    hi: float,
+    levels: int,
+    radius_rows: Tensor | None = None,
 ) -> None:
-    with_arrays(extension.quantize_in_ball, out, (x_adv, x), NORMS.index(norm), radius, rows_array(radius_rows), lo, hi, levels)
+    with_arrays(
+        extension.quantize_in_ball,
+        out,
+        (x_adv, x),
+        NORMS.index(norm),
+        radius,
+        rows_array(radius_rows),
+        lo,
+        hi,
+        levels,
+    )
 
 
 def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
@@ -105,7 +135,14 @@ register(
 )
 
 
-def quantize_in_ball(x_adv: Tensor, x: Tensor, norm: str, radius: PerRow, box: tuple[float, float] = (0.0, 1.0), levels: int = 255) -> Tensor:
+def quantize_in_ball(
+    x_adv: Tensor,
+    x: Tensor,
+    norm: str,
+    radius: PerRow,
+    box: tuple[float, float] = (0.0, 1.0),
+    levels: int = 255,
+) -> Tensor:
     """x_adv [B, ...] rounded to `levels` + 1 equally spaced values of the finite box (255: 8-bit images), inside the ball around x.
 
     x_adv lies in the ball. norm "linf", "l2", "l1" or "l0"; radius a number or [B], may be inf. Points of the ball on the grid exist
@@ -118,5 +155,7 @@ def quantize_in_ball(x_adv: Tensor, x: Tensor, norm: str, radius: PerRow, box: t
     if levels < 1 or not abs(box[0]) + abs(box[1]) < float("inf"):
         raise InputError(f"expected levels >= 1 and a finite box, got levels={levels}, box={box}")
     radius, radius_rows = per_row("radius", radius, x)
-    result: Tensor = torch.ops.fastadv.quantize_in_ball(x_adv, x, norm, radius, *limits(box), levels, radius_rows)
+    result: Tensor = torch.ops.fastadv.quantize_in_ball(
+        x_adv, x, norm, radius, *limits(box), levels, radius_rows
+    )
     return result

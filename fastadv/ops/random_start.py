@@ -17,7 +17,17 @@ from torch import Tensor
 from fastadv._library import OpCard, Sample, extension, register
 from fastadv.errors import InputError
 from fastadv.ops import _philox
-from fastadv.ops._rows import PerRow, add_towards, check_like, clamp_box, column, limits, per_row, rows_array, with_rows
+from fastadv.ops._rows import (
+    PerRow,
+    add_towards,
+    check_like,
+    clamp_box,
+    column,
+    limits,
+    per_row,
+    rows_array,
+    with_rows,
+)
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, per_sample
 
 NORMS = ("linf", "l2", "l1", "l0")
@@ -31,7 +41,9 @@ def _shift(norm: str, reach: Tensor, ids: Tensor, count: int, seed: int, draw: i
     if norm == "l2":
         direction = _philox.normals(ids, count, seed, draw)
         # normals use whole pairs of words; the distance takes the first word after them
-        level = _philox.to_uniform(_philox.words(ids, count + count % 2 + 1, seed, draw)[:, -1:]) ** (1.0 / count)
+        level = _philox.to_uniform(_philox.words(ids, count + count % 2 + 1, seed, draw)[:, -1:]) ** (
+            1.0 / count
+        )
         length = direction.norm(dim=1, keepdim=True)
         return reach * level * direction / torch.where(length > 0, length, 1.0)
     size = -torch.log1p(-_philox.to_uniform(_philox.words(ids, count + 1, seed, draw)))
@@ -41,7 +53,15 @@ def _shift(norm: str, reach: Tensor, ids: Tensor, count: int, seed: int, draw: i
 
 
 def reference(
-    x: Tensor, ids: Tensor, norm: str, radius: float, lo: float, hi: float, seed: int, draw: int, radius_rows: Tensor | None = None
+    x: Tensor,
+    ids: Tensor,
+    norm: str,
+    radius: float,
+    lo: float,
+    hi: float,
+    seed: int,
+    draw: int,
+    radius_rows: Tensor | None = None,
 ) -> Tensor:
     rows = x.flatten(1)
     count = rows.shape[1]
@@ -61,9 +81,27 @@ def fake(x: Tensor, *rest: Any) -> Tensor:
 
 
 def cpu(
-    out: Tensor, x: Tensor, ids: Tensor, norm: str, radius: float, lo: float, hi: float, seed: int, draw: int, radius_rows: Tensor | None = None
+    out: Tensor,
+    x: Tensor,
+    ids: Tensor,
+    norm: str,
+    radius: float,
+    lo: float,
+    hi: float,
+    seed: int,
+    draw: int,
+    radius_rows: Tensor | None = None,
 ) -> None:
-    rest = (ids.contiguous().numpy(), NORMS.index(norm), radius, rows_array(radius_rows), lo, hi, seed & (2**64 - 1), draw & _philox.MASK)
+    rest = (
+        ids.contiguous().numpy(),
+        NORMS.index(norm),
+        radius,
+        rows_array(radius_rows),
+        lo,
+        hi,
+        seed & (2**64 - 1),
+        draw & _philox.MASK,
+    )
     with_rows(extension.random_start, out, (x,), *rest)
 
 
@@ -78,7 +116,17 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
         for norm in NORMS:
             for radius in (0.0, 0.3, 2.0):
                 yield x, ids, norm, radius, 0.0, 1.0, seed, 1
-            yield x, ids, norm, 0.0, 0.0, 1.0, 2**40, 0, per_sample(shape, device, seed).nan_to_num(posinf=3.0)
+            yield (
+                x,
+                ids,
+                norm,
+                0.0,
+                0.0,
+                1.0,
+                2**40,
+                0,
+                per_sample(shape, device, seed).nan_to_num(posinf=3.0),
+            )
 
 
 register(
@@ -98,7 +146,15 @@ register(
 )
 
 
-def random_start(x: Tensor, ids: Tensor, norm: str, radius: PerRow, box: tuple[float, float] = (0.0, 1.0), seed: int = 0, draw: int = 0) -> Tensor:
+def random_start(
+    x: Tensor,
+    ids: Tensor,
+    norm: str,
+    radius: PerRow,
+    box: tuple[float, float] = (0.0, 1.0),
+    seed: int = 0,
+    draw: int = 0,
+) -> Tensor:
     """A point uniform in the `norm` ball ("linf", "l2", "l1", "l0") of finite `radius` around x [B, ...], clamped to the box.
 
     ids: int64 [B], stable sample numbers; equal (seed, id, draw) give equal shifts in any batch. Raises InputError on an unknown norm,
@@ -108,12 +164,20 @@ def random_start(x: Tensor, ids: Tensor, norm: str, radius: PerRow, box: tuple[f
     if norm not in NORMS:
         raise InputError(f"norm: expected one of {', '.join(NORMS)}, got {norm!r}")
     if ids.dtype != torch.int64 or ids.shape != x.shape[:1]:
-        raise InputError(f"ids: expected int64 of shape ({x.shape[0]},), got {ids.dtype} of shape {tuple(ids.shape)}")
+        raise InputError(
+            f"ids: expected int64 of shape ({x.shape[0]},), got {ids.dtype} of shape {tuple(ids.shape)}"
+        )
     radius, radius_rows = per_row("radius", radius, x)
     on_host = radius_rows is None or (radius_rows.device.type == "cpu" and not torch.compiler.is_compiling())
-    if on_host and not bool(torch.isfinite(radius_rows).all() if radius_rows is not None else radius < float("inf")):
-        raise InputError("radius: expected a finite one, got inf; an infinite ball has no uniform draw, start at x instead")
+    if on_host and not bool(
+        torch.isfinite(radius_rows).all() if radius_rows is not None else radius < float("inf")
+    ):
+        raise InputError(
+            "radius: expected a finite one, got inf; an infinite ball has no uniform draw, start at x instead"
+        )
     if norm == "l0" and box[1] - box[0] == float("inf"):
         raise InputError(f"box: expected a finite one for an l0 start, got {box}")
-    result: Tensor = torch.ops.fastadv.random_start(x, ids, norm, radius, *limits(box), seed, draw, radius_rows)
+    result: Tensor = torch.ops.fastadv.random_start(
+        x, ids, norm, radius, *limits(box), seed, draw, radius_rows
+    )
     return result

@@ -51,9 +51,3 @@ def describe_set(dataset: Any) -> Any:
     """What the card of a model says of the images it was trained on."""
     told = getattr(dataset, "describe", None)
     return told() if callable(told) else describe_data(dataset)
-
-
-def derive_seed(seed: int, purpose: str, *counters: int) -> int:
-    """An independent 63-bit seed for each purpose, epoch and step."""
-    entropy = [seed, int.from_bytes(purpose.encode()), *counters]
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1

@@ -8,7 +8,9 @@ from fastadv.engine.frozen import is_conv2d
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone(memory_format=torch.channels_last if tensor.ndim == 4 else torch.preserve_format)
+    return tensor.detach().clone(
+        memory_format=torch.channels_last if tensor.ndim == 4 else torch.preserve_format
+    )
 
 
 def bears_channels_last(model: nn.Module, x: Tensor) -> bool:
@@ -28,7 +30,9 @@ def bears_channels_last(model: nn.Module, x: Tensor) -> bool:
     return True
 
 
-def set_layout(model: nn.Module, optimizer: torch.optim.Optimizer, memory_format: torch.memory_format) -> None:
+def set_layout(
+    model: nn.Module, optimizer: torch.optim.Optimizer, memory_format: torch.memory_format
+) -> None:
     """Give the weights, and what the optimiser holds beside each, one layout; values are the same, to the bit."""
     with torch.inference_mode(False):
         model.to(memory_format=memory_format)  # type: ignore[call-overload]

@@ -21,9 +21,9 @@ from fastadv._card import card
 from fastadv._files import atomic_write
 from fastadv.data import batches
 from fastadv.errors import InputError
-from fastadv.evaluate import Attack, evaluate
+from fastadv.evaluation import Attack, evaluate
 from fastadv.models import save_weights
-from fastadv.train._identity import derive_seed, describe_set
+from fastadv.train._identity import describe_set
 from fastadv.train._layout import bears_channels_last, set_layout
 from fastadv.train.augment import Augment
 from fastadv.train.recipes import Recipe
@@ -121,7 +121,9 @@ class Run:
         if not self.path.exists():
             return
         if not resume:
-            raise InputError(f"run_dir: expected a new folder, got {self.folder} with a checkpoint; pass resume=True or choose another")
+            raise InputError(
+                f"run_dir: expected a new folder, got {self.folder} with a checkpoint; pass resume=True or choose another"
+            )
         tensors, state = checkpoint.load(self.path, self.config)
         checkpoint.restore(tensors, state, self.model, self.optimizer, self.scheduler)
         progress = state["progress"]
@@ -141,10 +143,20 @@ class Run:
             for _ in left:
                 yield self._epoch()
         finally:
-            if faster and not sys.is_finalizing():  # a run left halfway ends with the interpreter, when torch is half gone
+            if (
+                faster and not sys.is_finalizing()
+            ):  # a run left halfway ends with the interpreter, when torch is half gone
                 set_layout(self.model, self.optimizer, torch.contiguous_format)
-        if self.folder is not None and self.done and (left or not (self.folder / "model.safetensors").exists()):
-            about = card("model", {**self.config, "data": describe_set(self.train_set)}, **dataclasses.asdict(self.done[-1]))
+        if (
+            self.folder is not None
+            and self.done
+            and (left or not (self.folder / "model.safetensors").exists())
+        ):
+            about = card(
+                "model",
+                {**self.config, "data": describe_set(self.train_set)},
+                **dataclasses.asdict(self.done[-1]),
+            )
             path = self.folder / "model.safetensors"
             with checkpoint.writing(path):
                 save_weights(self.model, path, about)
@@ -187,21 +199,27 @@ class Run:
         device = self.losses.device
         look_every = CHECK_EVERY if device.type == "cuda" else 1
         order = rng.permutation(size, self.seed, draw=epoch)[self.step * self.batch_size :]
-        attack_seed, augment_seed = (derive_seed(self.seed, purpose, epoch) for purpose in ("attack", "augment"))
+        attack_seed, augment_seed = (
+            rng.derive(self.seed, purpose, epoch) for purpose in ("attack", "augment")
+        )
         rate = self.optimizer.param_groups[0]["lr"]
         started = time.perf_counter()
         for x, y, ids in batches(self.train_set, self.batch_size, order=order):
-            if not y.is_cuda:  # labels on the device belong to an ImageSet and are checked; looking again would wait for it
+            if (
+                not y.is_cuda
+            ):  # labels on the device belong to an ImageSet and are checked; looking again would wait for it
                 check_labels(y, self.classes)
             if self.augment is not None:
                 x = self.augment(x, ids=ids, seed=augment_seed)
             x, y, ids = (tensor.to(device, non_blocking=True) for tensor in (x, y, ids))
             rate = self.optimizer.param_groups[0]["lr"]
-            with _seeded(derive_seed(self.seed, "torch", epoch, self.step), device):
+            with _seeded(rng.derive(self.seed, "torch", epoch, self.step), device):
                 with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                     loss = self.recipe(self.model, x, y, ids=ids, seed=attack_seed)
                 if loss.ndim:
-                    raise InputError(f"recipe: expected one number, the mean loss of the batch, got shape {tuple(loss.shape)}; average it")
+                    raise InputError(
+                        f"recipe: expected one number, the mean loss of the batch, got shape {tuple(loss.shape)}; average it"
+                    )
                 self.losses[self.step] = loss.detach().double() * (len(y) / size)
                 if (self.step + 1) % look_every == 0:
                     self._check_losses(epoch)
@@ -222,7 +240,11 @@ class Run:
     def _check_losses(self, epoch: int) -> None:
         bad = (~torch.isfinite(self.losses)).nonzero()
         if len(bad):
-            kept = f"; the checkpoint of epoch {epoch - 1} stays in {self.folder}" if self.folder and epoch > 1 else ""
+            kept = (
+                f"; the checkpoint of epoch {epoch - 1} stays in {self.folder}"
+                if self.folder and epoch > 1
+                else ""
+            )
             raise FloatingPointError(
                 f"training: expected a finite loss, got {float(self.losses[bad[0]])} in epoch {epoch} at step {int(bad[0])}; "
                 f"lower the learning rate (now {self.optimizer.param_groups[0]['lr']:g}) or look at the data{kept}"
@@ -237,4 +259,6 @@ class Run:
         # written anew from the checkpoint's list each time: a kill can neither lose nor double a line
         if self.folder is not None:
             with atomic_write(self.folder / "report.jsonl") as part:
-                part.write_text("".join(json.dumps(dataclasses.asdict(report)) + "\n" for report in self.done))
+                part.write_text(
+                    "".join(json.dumps(dataclasses.asdict(report)) + "\n" for report in self.done)
+                )

@@ -18,7 +18,9 @@ Augment = Callable[..., Tensor]
 def _window(x: Tensor, ids: Tensor, seed: int, *, flip: bool) -> Tensor:
     """Each image shifted by up to an eighth of its side (4 pixels of 32) over a black border, and mirrored half of the time."""
     if x.ndim != 4:
-        raise InputError(f"augment: expected images [B, C, H, W], got shape {tuple(x.shape)}; pass augment=None")
+        raise InputError(
+            f"augment: expected images [B, C, H, W], got shape {tuple(x.shape)}; pass augment=None"
+        )
     height, width = x.shape[2:]
     margin = max(1, height // 8)
     draws = rng.uniform(3, seed, ids).to(x.device)

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from fastadv.data import batches
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.evaluate import Attack
-from fastadv.evaluate.measure import check_evaluation
+from fastadv.evaluation import Attack
+from fastadv.evaluation.measure import check_evaluation
 from fastadv.train._identity import describe, describe_data, describe_model
 from fastadv.train._run import EpochReport, Run, Test, check_labels
 from fastadv.train.augment import Augment, make_augment
@@ -76,7 +76,9 @@ def fit(
     if test_set is not None:
         check_evaluation(test_set, test_attacks or {}, 1, test_limit)
     if run_dir is None and (resume or checkpoint_every):
-        raise InputError("run_dir: expected a folder for the checkpoints, got None; pass run_dir=, or leave out resume and checkpoint_every")
+        raise InputError(
+            "run_dir: expected a folder for the checkpoints, got None; pass run_dir=, or leave out resume and checkpoint_every"
+        )
     if len(train_set) == 0:  # type: ignore[arg-type]
         raise InputError("train_set: expected at least one image, got an empty data set")
     if optimizer not in LEARNING_RATES:
@@ -84,7 +86,9 @@ def fit(
     rate = LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
     if not (0 < rate < math.inf and 0 <= momentum < 1 and 0 <= weight_decay < math.inf):
         asked = f"learning_rate={rate}, momentum={momentum}, weight_decay={weight_decay}"
-        raise InputError(f"fit: expected learning_rate > 0, 0 <= momentum < 1 and weight_decay >= 0, got {asked}")
+        raise InputError(
+            f"fit: expected learning_rate > 0, 0 <= momentum < 1 and weight_decay >= 0, got {asked}"
+        )
 
     if device is not None:
         model.to(device)
@@ -116,8 +120,17 @@ def fit(
             "model": describe_model(model),
             "data": describe_data(train_set),
             "recipe": describe(recipe),
-            **describe({"epochs": length, "batch_size": batch_size, "optimizer": optimizer, "learning_rate": float(rate)}),
-            **describe({"momentum": float(momentum), "weight_decay": float(weight_decay), "schedule": schedule}),
+            **describe(
+                {
+                    "epochs": length,
+                    "batch_size": batch_size,
+                    "optimizer": optimizer,
+                    "learning_rate": float(rate),
+                }
+            ),
+            **describe(
+                {"momentum": float(momentum), "weight_decay": float(weight_decay), "schedule": schedule}
+            ),
             **describe({"augment": run.augment, "precision": precision, "seed": seed}),
         }
         run.open(resume)
@@ -130,9 +143,13 @@ def reports(run_dir: str | PathLike[str]) -> list[EpochReport]:
     try:
         return [EpochReport(**json.loads(line)) for line in path.read_text().splitlines()]
     except FileNotFoundError as error:
-        raise InputError(f"{path}: expected the reports of a training run, found no such file; check the folder's name") from error
+        raise InputError(
+            f"{path}: expected the reports of a training run, found no such file; check the folder's name"
+        ) from error
     except (ValueError, TypeError) as error:
-        raise CorruptFileError(f"{path}: expected one report per line, got {error}; resume the run to write it again") from error
+        raise CorruptFileError(
+            f"{path}: expected one report per line, got {error}; resume the run to write it again"
+        ) from error
 
 
 def _count_classes(model: nn.Module, train_set: Dataset[Any]) -> int:

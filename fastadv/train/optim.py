@@ -29,11 +29,15 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
-def make_optimizer(model: nn.Module, name: str, learning_rate: float, momentum: float, weight_decay: float) -> Optimizer:
+def make_optimizer(
+    model: nn.Module, name: str, learning_rate: float, momentum: float, weight_decay: float
+) -> Optimizer:
     """SGD with momentum or Adam over the parameters that require a gradient."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
-        raise InputError("model: expected parameters that require a gradient, got none; call model.requires_grad_(True)")
+        raise InputError(
+            "model: expected parameters that require a gradient, got none; call model.requires_grad_(True)"
+        )
     options: dict[str, Any] = {"lr": learning_rate, "weight_decay": weight_decay}
     if name == "sgd":
         return SGD(parameters, momentum=momentum, **options)
@@ -46,5 +50,7 @@ def make_schedule(optimizer: Optimizer, schedule: str | Schedule, total_steps: i
     """The learning rate of each step; a closed form, so that it does not drift and resumes exactly."""
     factor = SCHEDULES.get(schedule) if isinstance(schedule, str) else schedule
     if factor is None:
-        raise InputError(f"schedule: expected one of {sorted(SCHEDULES)} or a function of the share done, got {schedule!r}")
+        raise InputError(
+            f"schedule: expected one of {sorted(SCHEDULES)} or a function of the share done, got {schedule!r}"
+        )
     return LambdaLR(optimizer, lambda step: factor(min(step / total_steps, 1.0)))

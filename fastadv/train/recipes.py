@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fastadv.attacks._loop import last_iterate
+from fastadv.attacks.last_iterate import last_iterate
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.threat import Threat
@@ -26,7 +26,9 @@ _twins: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], Frozen]] = WeakKeyDi
 class Recipe(Protocol):
     """A differentiable scalar loss, the mean over the batch; `ids` and `seed` key whatever it draws at random."""
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0) -> Tensor: ...
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+    ) -> Tensor: ...
 
 
 def twin(model: nn.Module) -> Frozen:
@@ -40,9 +42,13 @@ def twin(model: nn.Module) -> Frozen:
 
 def _check_threat(threat: Threat) -> None:
     if not isinstance(threat, Threat):
-        raise InputError(f"threat: expected fa.Linf, L2, L1 or L0, got {type(threat).__name__}; write for example fa.Linf(8 / 255)")
+        raise InputError(
+            f"threat: expected fa.Linf, L2, L1 or L0, got {type(threat).__name__}; write for example fa.Linf(8 / 255)"
+        )
     if isinstance(threat.radius, Tensor) and threat.radius.ndim > 0:
-        raise InputError(f"threat: expected one radius for all samples, got shape {tuple(threat.radius.shape)}; pass a number")
+        raise InputError(
+            f"threat: expected one radius for all samples, got shape {tuple(threat.radius.shape)}; pass a number"
+        )
 
 
 def _check_weight(weight: float) -> None:
@@ -62,7 +68,9 @@ def _mixture(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: floa
 class Standard:
     """The mean cross-entropy on the images as they are."""
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0) -> Tensor:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
         return cross_entropy(model(x), y)
 
 
@@ -84,7 +92,9 @@ class FGSMTraining:
         _check_threat(self.threat)
         _check_weight(self.weight)
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0) -> Tensor:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
         x_adv = last_iterate(twin(model), x, y, self.threat, steps=1, step_size=float(self.threat.radius))
         return _mixture(model, x, x_adv, y, self.weight)
 
@@ -112,12 +122,18 @@ class PGDTraining:
         _check_threat(self.threat)
         _check_weight(self.weight)
         if self.steps < 1:
-            raise InputError(f"steps: expected at least 1, got {self.steps}; use Standard() to train without an attack")
+            raise InputError(
+                f"steps: expected at least 1, got {self.steps}; use Standard() to train without an attack"
+            )
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise InputError(f"step_size: expected a positive number in input units, got {self.step_size}")
 
-    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0) -> Tensor:
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
         step_size = 2.5 * float(self.threat.radius) / self.steps if self.step_size is None else self.step_size
         start = self.threat.random_start(x, seed=seed, ids=ids) if self.random_start else None
-        x_adv = last_iterate(twin(model), x, y, self.threat, steps=self.steps, step_size=step_size, loss=self.loss, start=start)
+        x_adv = last_iterate(
+            twin(model), x, y, self.threat, steps=self.steps, step_size=step_size, loss=self.loss, start=start
+        )
         return _mixture(model, x, x_adv, y, self.weight)

@@ -39,7 +39,9 @@ def linear(classes: int = 3, inputs: int = 16, seed: int = 0) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
 
 
-def mlp(classes: int = 3, inputs: int = 16, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Sequential:
+def mlp(
+    classes: int = 3, inputs: int = 16, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> nn.Sequential:
     """A smooth two-layer net; in float64 no sign hangs on rounding."""
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 12), nn.Tanh(), nn.Linear(12, classes)).to(dtype)
@@ -60,7 +62,9 @@ def convnet(classes: int = 4, channels: int = 2, seed: int = 0) -> nn.Sequential
     return net
 
 
-def images(size: int, shape: tuple[int, ...] = (1, 4, 4), seed: int = 1, dtype: torch.dtype = torch.float64) -> Tensor:
+def images(
+    size: int, shape: tuple[int, ...] = (1, 4, 4), seed: int = 1, dtype: torch.dtype = torch.float64
+) -> Tensor:
     return torch.rand(size, *shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
@@ -77,7 +81,9 @@ def labels(model: nn.Module, x: Tensor) -> Tensor:
 class Counted(nn.Module):
     """Reports the samples that pass forward, and those whose input gradient passes back."""
 
-    def __init__(self, net: nn.Module, forward: Callable[[int], None], backward: Callable[[int], None]) -> None:
+    def __init__(
+        self, net: nn.Module, forward: Callable[[int], None], backward: Callable[[int], None]
+    ) -> None:
         super().__init__()
         self.net, self.on_forward, self.on_backward = net, forward, backward
 

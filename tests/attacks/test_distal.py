@@ -29,7 +29,9 @@ def test_a_classifier_is_sure_of_noise(linear):
     targets = torch.tensor([0, 1, 2, 1])
     out = distal(linear, targets, (1, 4, 4), step_size=0.1, confidence=0.8)
     assert out.success.all()
-    torch.testing.assert_close(out.confidence, linear(out.x).softmax(1).gather(1, targets[:, None]).squeeze(1).detach())
+    torch.testing.assert_close(
+        out.confidence, linear(out.x).softmax(1).gather(1, targets[:, None]).squeeze(1).detach()
+    )
     assert (out.confidence >= 0.8).all()
     assert out.x.amin() >= 0
     assert out.x.amax() <= 1

@@ -28,7 +28,10 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("y: expected classes 0 to 2", {"y": Y + 1}),
     ("y: expected classes 0 to 2", {"y": Y - 1}),
     ("targets: expected one integer", {"targets": Y[:2]}),
-    ("targets: expected a class other than the label, got label 2 as target of sample 2", {"targets": torch.tensor([1, 0, 2, 1])}),
+    (
+        "targets: expected a class other than the label, got label 2 as target of sample 2",
+        {"targets": torch.tensor([1, 0, 2, 1])},
+    ),
     ("targets: expected classes 0 to 2", {"targets": Y + 3}),
     ("ids: expected one integer", {"ids": torch.arange(3)}),
     ("radius: expected a number or one for each of 4", {"threat": Linf(torch.ones(3))}),

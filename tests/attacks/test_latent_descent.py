@@ -21,7 +21,11 @@ class Prototypes(nn.Module):
 
     def infer(self, x):
         loss = (x[:, None] - self.prototypes).flatten(2).square().sum(2)
-        return Inference(loss, torch.zeros(len(x), len(self.prototypes), 1), self.prototypes.expand(len(x), *self.prototypes.shape))
+        return Inference(
+            loss,
+            torch.zeros(len(x), len(self.prototypes), 1),
+            self.prototypes.expand(len(x), *self.prototypes.shape),
+        )
 
     def forward(self, x):
         return -self.infer(x).loss
@@ -45,7 +49,12 @@ def test_it_finds_the_nearest_point_on_the_line(model, options):
     out = latent_descent(model, x, y, **options)
     assert (out.status == Status.BROKEN).all()
     # x sits on its prototype: halfway to the nearest other one is the nearest adversarial of all
-    others = (model.prototypes[y][:, None] - model.prototypes).flatten(2).norm(dim=2).scatter(1, y[:, None], torch.inf)
+    others = (
+        (model.prototypes[y][:, None] - model.prototypes)
+        .flatten(2)
+        .norm(dim=2)
+        .scatter(1, y[:, None], torch.inf)
+    )
     torch.testing.assert_close(out.distance, others.amin(1) / 2, rtol=2e-3, atol=0)
     assert (out.distance >= others.amin(1) / 2 - 1e-6).all()
     assert torch.equal(model(out.x_adv).argmax(1) != y, out.success)
@@ -109,7 +118,9 @@ def test_one_sample_never_spoils_another(model):
         def infer(self, x):
             found = super().infer(x)
             bad = (x.flatten(1)[:, 0] > 0.9) & (found.loss.amin(1) > 1e-3)
-            return Inference(found.loss.masked_fill(bad[:, None], torch.nan), found.latents, found.reconstruction)
+            return Inference(
+                found.loss.masked_fill(bad[:, None], torch.nan), found.latents, found.reconstruction
+            )
 
     x, y = near(model, noise=0.0)
     x[0, 0, 0, 0] = 0.91

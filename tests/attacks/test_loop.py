@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import Status, _loop, bim, mim, pgd
+from fastadv.attacks import Status, _loop, bim, last_iterate, mim, pgd
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
@@ -70,7 +70,9 @@ def test_per_sample_step_size(attack: Case, norm: str) -> None:
     size = torch.linspace(0, 1, 12, dtype=torch.float64) * (3 if norm == "l0" else RADIUS[norm] / 2)
     out = attack(model, x, y, threat(norm), step_size=size)
     for i in (0, 5, 11):
-        one = attack(model, x[i : i + 1], y[i : i + 1], threat(norm), step_size=float(size[i]), ids=torch.tensor([i]))
+        one = attack(
+            model, x[i : i + 1], y[i : i + 1], threat(norm), step_size=float(size[i]), ids=torch.tensor([i])
+        )
         torch.testing.assert_close(out.x_adv[i : i + 1], one.x_adv)
 
 
@@ -96,7 +98,9 @@ def test_momentum_by_hand() -> None:
     torch.testing.assert_close(last, z)
 
 
-def _at_last(attack: object, model: nn.Module, x: Tensor, y: Tensor, inside: object, **options: object) -> Tensor:
+def _at_last(
+    attack: object, model: nn.Module, x: Tensor, y: Tensor, inside: object, **options: object
+) -> Tensor:
     """The last iterate of an attack whose loss only grows."""
     calls: list[int] = []
 
@@ -126,19 +130,21 @@ def test_last_iterate_is_the_plain_ascent() -> None:
     for _ in range(3):
         z = inside.step(z, frozen.input_gradient(z, y, "margin")[2], x, 0.2)
     with torch.inference_mode():
-        last = _loop.last_iterate(frozen, x, y, inside, steps=3, step_size=0.2, loss="margin", start=start)
+        last = last_iterate(frozen, x, y, inside, steps=3, step_size=0.2, loss="margin", start=start)
     torch.testing.assert_close(last, z)
     assert not last.requires_grad
-    assert torch.equal(_loop.last_iterate(frozen, x, y, inside, steps=0, step_size=0.2), x)
+    assert torch.equal(last_iterate(frozen, x, y, inside, steps=0, step_size=0.2), x)
 
 
 def test_last_iterate_without_labels_or_bounds() -> None:
     model, x = convnet().eval(), images(6, (2, 8, 8), dtype=torch.float32)
     frozen, wide = freeze(model), L2(float("inf"))
     goal = frozen(images(6, (2, 8, 8), seed=7, dtype=torch.float32))
-    near = _loop.last_iterate(frozen, x, None, wide, steps=30, step_size=0.1, loss=lambda z, y, targets: -(z - goal).pow(2).sum(1))
+    near = last_iterate(
+        frozen, x, None, wide, steps=30, step_size=0.1, loss=lambda z, y, targets: -(z - goal).pow(2).sum(1)
+    )
     assert ((frozen(near) - goal).norm(dim=1) < 0.5 * (frozen(x) - goal).norm(dim=1)).all()
-    reached = _loop.last_iterate(frozen, x, None, wide, steps=30, step_size=0.1, targets=torch.full((6,), 2))
+    reached = last_iterate(frozen, x, None, wide, steps=30, step_size=0.1, targets=torch.full((6,), 2))
     assert (frozen(reached).argmax(1) == 2).all()
 
 
@@ -154,7 +160,10 @@ def test_default_steps() -> None:
     model, x = mlp(), images(6)
     y, inside = labels(model, x), Linf(0.2)
     for attack, size in ((pgd, 0.05), (bim, 0.02), (mim, 0.02)):
-        by_default, by_hand = attack(model, x, y, inside, steps=10), attack(model, x, y, inside, steps=10, step_size=size)
+        by_default, by_hand = (
+            attack(model, x, y, inside, steps=10),
+            attack(model, x, y, inside, steps=10, step_size=size),
+        )
         torch.testing.assert_close(by_default.x_adv, by_hand.x_adv)
 
 

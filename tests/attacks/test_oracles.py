@@ -15,8 +15,13 @@ DUAL = {"linf": 1, "l2": 2, "l1": torch.inf}
 def two_classes(size: int) -> tuple[torch.nn.Module, Tensor, Tensor, dict[str, Tensor]]:
     """A linear model, samples far from the edges of the box, labels, and each sample's distance to the boundary."""
     model = linear(2).double()
-    x = 0.5 + 0.02 * torch.randn(size, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    weight, bias = (model[1].weight[1] - model[1].weight[0]).detach(), (model[1].bias[1] - model[1].bias[0]).detach()
+    x = 0.5 + 0.02 * torch.randn(
+        size, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    weight, bias = (
+        (model[1].weight[1] - model[1].weight[0]).detach(),
+        (model[1].bias[1] - model[1].bias[0]).detach(),
+    )
     with torch.no_grad():
         model[1].bias.zero_()
         model[1].bias[0] = float(weight.sum() / 2) + 0.02
@@ -30,7 +35,9 @@ def test_exactly_what_can_be_broken(attack: Case, norm: str, scale: float, break
     if norm not in DUAL:
         pytest.skip("no closed form")
     model, x, y, distance = two_classes(12)
-    out = attack(model, x, y, THREATS[norm](distance[norm] * scale), **({"steps": 40} if attack.takes("steps") else {}))
+    out = attack(
+        model, x, y, THREATS[norm](distance[norm] * scale), **({"steps": 40} if attack.takes("steps") else {})
+    )
     assert torch.equal(out.success, torch.full((12,), breaks))
     assert (out.status == (Status.BROKEN if breaks else Status.HELD)).all()
 

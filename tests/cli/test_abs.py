@@ -48,13 +48,20 @@ def test_infer(fastadv, model):
     measured = json.loads(done.out)["measured"]
     assert measured["accuracy"] > 0.8
     assert Path("found.safetensors").exists()
-    assert fastadv(f"abs infer -m {model} --data digits --samples 20 --prune --bf16 --binary --steps 5").code == 0
+    assert (
+        fastadv(f"abs infer -m {model} --data digits --samples 20 --prune --bf16 --binary --steps 5").code
+        == 0
+    )
 
 
 def test_bound_and_attack_agree(fastadv, model):
     bound = json.loads(fastadv(f"abs bound -m {model} --data digits --samples 15 --json").out)["measured"]
-    tight = json.loads(fastadv(f"abs bound -m {model} --data digits --samples 15 --tight --json").out)["measured"]
-    attack = json.loads(fastadv(f"abs attack -m {model} --data digits --samples 15 --schedule line_search --json").out)["measured"]
+    tight = json.loads(fastadv(f"abs bound -m {model} --data digits --samples 15 --tight --json").out)[
+        "measured"
+    ]
+    attack = json.loads(
+        fastadv(f"abs attack -m {model} --data digits --samples 15 --schedule line_search --json").out
+    )["measured"]
     assert 0 < bound["median"] <= tight["median"] < attack["median_distance"]
     assert "L∞" in fastadv(f"abs bound -m {model} --data digits --samples 3 --norm linf").out
 

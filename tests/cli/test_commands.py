@@ -15,7 +15,9 @@ SOME = "-n 60"
 
 
 def test_attack_writes_examples_a_figure_and_json(fastadv: Callable, folder: Path, net: str) -> None:
-    done = fastadv(f"attack {net} {SOME} --radius 102/255 --steps 3 --out adv.safetensors --figure f.png --json -a pgd:loss=margin")
+    done = fastadv(
+        f"attack {net} {SOME} --radius 102/255 --steps 3 --out adv.safetensors --figure f.png --json -a pgd:loss=margin"
+    )
     assert done.code == 0, done
     found = json.loads(done.out)
     assert found["config"]["radius"] == pytest.approx(0.4)
@@ -36,12 +38,18 @@ def test_attack_prints_a_table(fastadv: Callable, net: str) -> None:
 
 
 def test_evaluate_takes_the_worst_of_several_attacks(fastadv: Callable, folder: Path, net: str) -> None:
-    done = fastadv(f"evaluate {net} {SOME} --radius 0.1 --steps 2 -a fgsm -a pgd -a pgd:radius=0.3 --radii 0,0.1 --figure c.png --json")
+    done = fastadv(
+        f"evaluate {net} {SOME} --radius 0.1 --steps 2 -a fgsm -a pgd -a pgd:radius=0.3 --radii 0,0.1 --figure c.png --json"
+    )
     assert done.code == 0, done
     found = json.loads(done.out)["measured"]
     attacks = found["attacks"]
     assert list(attacks) == ["fgsm L∞ 0.1", "pgd L∞ 0.1", "pgd:radius=0.3"]
-    assert found["worst_case"] <= min(row["robust_accuracy"] for row in attacks.values()) <= found["clean_accuracy"]
+    assert (
+        found["worst_case"]
+        <= min(row["robust_accuracy"] for row in attacks.values())
+        <= found["clean_accuracy"]
+    )
     assert found["curves"]["fgsm L∞ 0.1"]["accuracy"][0] == pytest.approx(found["clean_accuracy"])
     assert (folder / "c.png").stat().st_size > 1000
 

@@ -17,7 +17,16 @@ def figures(folder: Path) -> dict:
 def test_demo_shows_six_nets_and_says_where_the_figures_are(fastadv: Callable, folder: Path) -> None:
     done = fastadv("demo --tiny --out d")
     assert done.code == 0, done
-    for name in ("standard", "adversarial", "D_R", "D_NR", "D_rand", "D_det", "Ilyas et al. 2019", "CIFAR-10"):
+    for name in (
+        "standard",
+        "adversarial",
+        "D_R",
+        "D_NR",
+        "D_rand",
+        "D_det",
+        "Ilyas et al. 2019",
+        "CIFAR-10",
+    ):
         assert name in done.out
     drawn = sorted((folder / "d" / "figures").iterdir())
     assert len(drawn) == 5

@@ -9,18 +9,41 @@ import time
 from pathlib import Path
 
 RUN = [sys.executable, "-c", "import sys; from fastadv.cli import main; sys.exit(main())"]
-TRAIN = ["train", "-m", "small_cnn", "-o", "width=4", "--data", "digits", "-n", "200", "--test-samples", "20", "--run-dir", "run"]
+TRAIN = [
+    "train",
+    "-m",
+    "small_cnn",
+    "-o",
+    "width=4",
+    "--data",
+    "digits",
+    "-n",
+    "200",
+    "--test-samples",
+    "20",
+    "--run-dir",
+    "run",
+]
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_interrupted_training_says_how_to_resume(folder: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [*RUN, *TRAIN, "--epochs", "1000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder
+        [*RUN, *TRAIN, "--epochs", "1000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=folder,
     )
     reports = folder / "run" / "report.jsonl"
     deadline = time.monotonic() + 60
-    while not (reports.exists() and reports.read_text()) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not (reports.exists() and reports.read_text())
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

@@ -15,7 +15,9 @@ from fastadv.errors import CorruptFileError, InputError
 
 
 def images(count: int = 11) -> Tensor:
-    return torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return torch.randint(
+        0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
 
 
 def memory(count: int = 11) -> ImageSet:
@@ -42,7 +44,9 @@ def folder(tmp_path: Path) -> Path:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         for i in range(5):
-            Image.fromarray(generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
+            Image.fromarray(generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)).save(
+                tmp_path / name / f"{i}.png"
+            )
     return tmp_path
 
 
@@ -115,7 +119,12 @@ def test_images_of_differing_shapes_are_refused_with_advice(folder: Path, worker
     Image.new("RGB", (9, 9)).save(folder / "a" / "9.png")
     with pytest.raises(InputError, match=r"one shape, got \[3, 6, 5\], \[3, 9, 9\]; load the set with size="):
         list(batches(load("imagefolder", data_dir=folder), 20, workers=workers))
-    assert next(batches(load("imagefolder", data_dir=folder, size=4), 20, workers=workers))[0].shape == (11, 3, 4, 4)
+    assert next(batches(load("imagefolder", data_dir=folder, size=4), 20, workers=workers))[0].shape == (
+        11,
+        3,
+        4,
+        4,
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,7 +138,9 @@ def test_images_of_differing_shapes_are_refused_with_advice(folder: Path, worker
         (memory(), {"batch_size": 2, "order": torch.zeros(2, 2, dtype=torch.int64)}, r"shape \[2, 2\]"),
     ],
 )
-def test_bad_arguments_are_refused_at_the_call(dataset: Dataset[Any], arguments: dict[str, Any], match: str) -> None:
+def test_bad_arguments_are_refused_at_the_call(
+    dataset: Dataset[Any], arguments: dict[str, Any], match: str
+) -> None:
     with pytest.raises(InputError, match=match):
         batches(dataset, **arguments)
 

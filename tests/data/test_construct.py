@@ -67,7 +67,10 @@ def test_inversion_matches_the_representation_and_keeps_labels(construct, start)
 def test_inversion_starts_at_another_image_drawn_independently_of_the_label():
     base = toy_base()
     made = robust(toy_model(), base, steps=1, step_size=1e-6, dtype="float32")
-    same = torch.cdist(made.x.flatten(1), served(base.x).flatten(1), compute_mode="donot_use_mm_for_euclid_dist") < 1e-3
+    same = (
+        torch.cdist(made.x.flatten(1), served(base.x).flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+        < 1e-3
+    )
     partner = same.float().argmax(1)
     assert same.any(1).all()
     assert (partner != torch.arange(60)).all()
@@ -93,7 +96,9 @@ def test_random_targets_are_uniform_over_all_classes():
     base = toy_base(2000)
     made = random_target(toy_model(), base, steps=1)
     assert torch.equal(made.y, rng.integers(CLASSES, 0, torch.arange(2000)))
-    counts = torch.zeros(CLASSES, CLASSES).index_put((made.original_labels, made.y), torch.tensor(1.0), accumulate=True)
+    counts = torch.zeros(CLASSES, CLASSES).index_put(
+        (made.original_labels, made.y), torch.tensor(1.0), accumulate=True
+    )
     expected = counts.sum(1, keepdim=True) / CLASSES
     # 20 degrees of freedom: beyond 50 one time in 4000
     assert ((counts - expected) ** 2 / expected).sum() < 50
@@ -148,7 +153,10 @@ def test_radius_for_each_image():
 
 @pytest.mark.parametrize("construct", [robust, non_robust, random_target, fixed_shift])
 def test_batch_size_does_not_matter(construct):
-    sets = [construct(toy_model(), toy_base(), steps=15, batch_size=size, shard_size=25, dtype="float32") for size in (60, 7, 1)]
+    sets = [
+        construct(toy_model(), toy_base(), steps=15, batch_size=size, shard_size=25, dtype="float32")
+        for size in (60, 7, 1)
+    ]
     for other in sets[1:]:
         torch.testing.assert_close(other.x, sets[0].x, atol=2e-4, rtol=0)
         assert torch.equal(other.labels, sets[0].labels)
@@ -211,7 +219,9 @@ def test_base_may_be_any_map_style_data_set():
 
 
 def test_base_of_image_files_is_stored_in_8_bits(tmp_path):
-    noise = torch.randint(256, (6, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)).numpy()
+    noise = torch.randint(
+        256, (6, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
+    ).numpy()
     groups: list[tuple[str, list[Path]]] = [("cat", []), ("dog", [])]
     for i in range(6):
         groups[i % 2][1].append(tmp_path / f"{i}.png")
@@ -229,7 +239,14 @@ def test_base_of_image_files_is_stored_in_8_bits(tmp_path):
 
 def test_progress_counts_samples():
     calls: list[tuple[int, int]] = []
-    random_target(toy_model(), toy_base(), steps=1, batch_size=16, shard_size=32, progress=lambda done, total: calls.append((done, total)))
+    random_target(
+        toy_model(),
+        toy_base(),
+        steps=1,
+        batch_size=16,
+        shard_size=32,
+        progress=lambda done, total: calls.append((done, total)),
+    )
     assert calls == [(16, 60), (32, 60), (48, 60), (60, 60)]
 
 

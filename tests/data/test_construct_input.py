@@ -37,7 +37,12 @@ def test_empty_base(construct):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.1, 1.5])
 def test_pixels_that_are_not_finite_or_outside_the_box(construct, value):
     base = Listed([(x, y) for x, y in (toy_base()[i] for i in range(12))])
-    base[7] = (base[7][0].clone().index_put((torch.tensor(0), torch.tensor(1), torch.tensor(2)), torch.tensor(value)), base[7][1])
+    base[7] = (
+        base[7][0]
+        .clone()
+        .index_put((torch.tensor(0), torch.tensor(1), torch.tensor(2)), torch.tensor(value)),
+        base[7][1],
+    )
     with pytest.raises(InputError, match=r"samples 0 to 11|samples 7 to 7"):
         construct(toy_model(), base, steps=1)
 

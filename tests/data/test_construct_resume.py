@@ -58,7 +58,9 @@ def done(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("construct", [random_target, robust])
 def test_killed_run_resumes_to_the_same_set(tmp_path, construct):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen([sys.executable, __file__, construct.__name__, str(killed)], env=ENVIRONMENT, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, __file__, construct.__name__, str(killed)], env=ENVIRONMENT, stderr=subprocess.PIPE
+    )
     deadline = time.monotonic() + 120
     while len(shards(killed)) < 2:
         assert process.poll() is None, process.communicate()[1].decode()
@@ -162,7 +164,10 @@ def test_damaged_shard_is_named_and_rebuilt_once_deleted(done, damage):
     wanted = load_constructed(done)
     bad = done / "shard-00001.safetensors"
     damage(bad)
-    for call in (lambda: load_constructed(done), lambda: random_target(Slow(), toy_base(), out_dir=done, **OPTIONS)):
+    for call in (
+        lambda: load_constructed(done),
+        lambda: random_target(Slow(), toy_base(), out_dir=done, **OPTIONS),
+    ):
         with pytest.raises(CorruptFileError, match=r"shard-00001\.safetensors.*delete it and run") as caught:
             call()
         assert "\n" not in str(caught.value)
@@ -177,7 +182,9 @@ def test_damaged_shard_is_named_and_rebuilt_once_deleted(done, damage):
 
 def test_shard_of_another_set_is_refused_on_loading(tmp_path, done):
     random_target(Slow(), toy_base(), seed=1, out_dir=tmp_path / "other", **OPTIONS)
-    (done / "shard-00001.safetensors").write_bytes((tmp_path / "other" / "shard-00001.safetensors").read_bytes())
+    (done / "shard-00001.safetensors").write_bytes(
+        (tmp_path / "other" / "shard-00001.safetensors").read_bytes()
+    )
     with pytest.raises(CorruptFileError, match=r"shard-00001.*another set"):
         load_constructed(done)
 
@@ -203,13 +210,23 @@ def test_full_disk_keeps_what_was_written(tmp_path):
         "try: run()\n"
         "except OSError as error: print(error); sys.exit(3)\n"
     )
-    result = subprocess.run([sys.executable, "-c", code, __file__, str(tmp_path)], env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", code, __file__, str(tmp_path)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert result.returncode == 3, result.stderr
     assert "shard-00001.safetensors: expected to write" in result.stdout
     assert "free some space and run again" in result.stdout
-    assert [path.name for path in sorted(tmp_path.iterdir())] == [f"shard-0000{k}.safetensors" for k in (0, 2, 4)]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        f"shard-0000{k}.safetensors" for k in (0, 2, 4)
+    ]
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"random_target": random_target, "robust": robust}[sys.argv[1]](Slow(pause=0.02), toy_base(), out_dir=sys.argv[2], **OPTIONS)
+    {"random_target": random_target, "robust": robust}[sys.argv[1]](
+        Slow(pause=0.02), toy_base(), out_dir=sys.argv[2], **OPTIONS
+    )

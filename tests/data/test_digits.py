@@ -14,7 +14,11 @@ def test_the_split_is_fixed_stratified_and_whole() -> None:
     assert train.shape == (1, 8, 8)
     counts = torch.bincount(train.labels), torch.bincount(test.labels)
     assert ((counts[1] / (counts[0] + counts[1]) - 0.2).abs() < 0.005).all()
-    whole = {(image.numpy().tobytes(), int(y)) for part in (train, test) for image, y in zip(part.x, part.y, strict=True)}
+    whole = {
+        (image.numpy().tobytes(), int(y))
+        for part in (train, test)
+        for image, y in zip(part.x, part.y, strict=True)
+    }
     assert len(whole) == 1797
     assert (train.data_hash, test.data_hash) == ("5b621d74d6b1e97f", "c0a4c23d8e85c297")
 

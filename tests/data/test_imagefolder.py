@@ -36,7 +36,12 @@ def read(root: Path, split: str = "train", size: int | None = None, limit: int |
 
 def test_classes_come_by_turns_and_images_are_what_the_files_hold(root: Path) -> None:
     dataset = read(root)
-    assert (dataset.name, dataset.classes, dataset.num_classes, len(dataset)) == ("pets train", ("a", "b"), 2, 5)
+    assert (dataset.name, dataset.classes, dataset.num_classes, len(dataset)) == (
+        "pets train",
+        ("a", "b"),
+        2,
+        5,
+    )
     assert dataset.labels.tolist() == [0, 1, 0, 1, 1]
     assert dataset.shape == (3, 6, 6)
     reds = [round(float(dataset[i][0][0].max()) * 255) for i in range(5)]
@@ -81,7 +86,12 @@ def test_files_that_are_no_images_and_hidden_ones_are_left_out(root: Path) -> No
 
 def test_the_hash_knows_files_labels_size_and_subset(root: Path) -> None:
     dataset = read(root)
-    hashes = {dataset.data_hash, read(root, size=4).data_hash, dataset.subset([0, 1]).data_hash, dataset.subset([1, 0]).data_hash}
+    hashes = {
+        dataset.data_hash,
+        read(root, size=4).data_hash,
+        dataset.subset([0, 1]).data_hash,
+        dataset.subset([1, 0]).data_hash,
+    }
     paint(root / "train" / "a" / "9.png", 3)
     assert len(hashes | {read(root).data_hash}) == 5
     assert json.loads(json.dumps(dataset.describe()))["data_hash"] == dataset.data_hash
@@ -100,7 +110,9 @@ def test_a_subset_keeps_the_order_asked_for(root: Path) -> None:
 
 def test_a_missing_split_is_named(root: Path) -> None:
     (root / "test").rename(root.parent / "elsewhere")
-    with pytest.raises(InputError, match=r"expected a folder test/ or val/ for the test split, found only train"):
+    with pytest.raises(
+        InputError, match=r"expected a folder test/ or val/ for the test split, found only train"
+    ):
         read(root, "test")
 
 

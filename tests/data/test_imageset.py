@@ -14,7 +14,12 @@ def small(**changes: Any) -> ImageSet:
     """Six random images of two classes."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (6, 1, 4, 4), dtype=torch.uint8, generator=generator)
-    arguments = {"x": x, "y": torch.tensor([0, 1, 0, 1, 0, 1]), "classes": ["zero", "one"], "name": "small"} | changes
+    arguments = {
+        "x": x,
+        "y": torch.tensor([0, 1, 0, 1, 0, 1]),
+        "classes": ["zero", "one"],
+        "name": "small",
+    } | changes
     return ImageSet(**arguments)
 
 
@@ -60,7 +65,12 @@ def test_the_hash_knows_every_pixel_label_and_place() -> None:
     dataset, x, y = small(), small().x.clone(), small().y.clone()
     x[5, 0, 3, 3] ^= 1
     y[0] = 1
-    hashes = {dataset.data_hash, small(x=x).data_hash, small(y=y).data_hash, dataset.subset([1, 0, 2, 3, 4, 5]).data_hash}
+    hashes = {
+        dataset.data_hash,
+        small(x=x).data_hash,
+        small(y=y).data_hash,
+        dataset.subset([1, 0, 2, 3, 4, 5]).data_hash,
+    }
     assert len(hashes) == 4
     assert small().data_hash == dataset.data_hash
 

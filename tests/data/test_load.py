@@ -17,7 +17,10 @@ def _no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_names_are_listed() -> None:
     assert data.names() == ("digits", "mnist", "cifar10", "imagefolder", "restricted_imagenet")
-    with pytest.raises(InputError, match="no data set 'minst'; there are digits, mnist, cifar10, imagefolder, restricted_imagenet"):
+    with pytest.raises(
+        InputError,
+        match="no data set 'minst'; there are digits, mnist, cifar10, imagefolder, restricted_imagenet",
+    ):
         load("minst")
 
 
@@ -50,15 +53,24 @@ def test_a_missing_folder_is_named(name: str, tmp_path: Path, monkeypatch: pytes
         load(name)
 
 
-@pytest.mark.parametrize(("name", "layout"), [("mnist", r"MNIST/raw/\*-ubyte"), ("cifar10", r"cifar10/\{train,test\}/CLASS/\*\.jpg")])
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [("mnist", r"MNIST/raw/\*-ubyte"), ("cifar10", r"cifar10/\{train,test\}/CLASS/\*\.jpg")],
+)
 def test_missing_files_say_what_belongs_where(name: str, layout: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=rf"expected .*{layout} below {tmp_path}, found none.*switched off.*FASTADV_DATA"):
+    with pytest.raises(
+        InputError, match=rf"expected .*{layout} below {tmp_path}, found none.*switched off.*FASTADV_DATA"
+    ):
         load(name, data_dir=tmp_path, download=False)
 
 
 @pytest.mark.parametrize(("name", "attribute"), [("mnist", "MNIST"), ("cifar10", "CIFAR10")])
 def test_a_failed_download_says_so_in_one_line_and_prints_nothing(
-    name: str, attribute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    name: str,
+    attribute: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     from fastadv._torchvision import datasets
 
@@ -69,7 +81,9 @@ def test_a_failed_download_says_so_in_one_line_and_prints_nothing(
 
     monkeypatch.setattr(datasets, attribute, offline)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    with pytest.raises(InputError, match="the download failed: <urlopen error> no route to host; put the files there") as caught:
+    with pytest.raises(
+        InputError, match="the download failed: <urlopen error> no route to host; put the files there"
+    ) as caught:
         load(name)
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "cache" / "fastadv") in str(caught.value)
@@ -78,7 +92,9 @@ def test_a_failed_download_says_so_in_one_line_and_prints_nothing(
 
 @pytest.mark.parametrize("name", ["imagefolder", "restricted_imagenet"])
 def test_a_users_images_need_a_folder(name: str) -> None:
-    with pytest.raises(InputError, match="expected the folder of the images, got none; name it with data_dir or FASTADV_DATA"):
+    with pytest.raises(
+        InputError, match="expected the folder of the images, got none; name it with data_dir or FASTADV_DATA"
+    ):
         load(name)
 
 

@@ -63,7 +63,13 @@ def test_the_real_files_are_the_canonical_ones(shared_data: Any) -> None:
 def test_damaged_files_are_refused_in_one_line(raw: Path, file: str, damage: str) -> None:
     content = (raw / file).read_bytes()
     (raw / file).write_bytes(
-        {"truncated": content[:-5], "empty": b"", "text": b"<html>no such page</html>", "header only": content[:4], "longer": content + b"x"}[damage]
+        {
+            "truncated": content[:-5],
+            "empty": b"",
+            "text": b"<html>no such page</html>",
+            "header only": content[:4],
+            "longer": content + b"x",
+        }[damage]
     )
     with pytest.raises(CorruptFileError, match=r"t10k-\*-ubyte.*delete it and load again") as caught:
         read(raw)

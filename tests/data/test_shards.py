@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from fastadv.data.shards import digest, read_index, read_shard, read_shards, shard_count, shard_range, write_index, write_shard
+from fastadv.data.shards import (
+    digest,
+    read_index,
+    read_shard,
+    read_shards,
+    shard_count,
+    shard_range,
+    write_index,
+    write_shard,
+)
 from fastadv.errors import CorruptFileError, InputError
 
 
@@ -30,9 +39,15 @@ def test_digest_sees_names_types_shapes_and_bytes():
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16, torch.int64, torch.bool])
 def test_what_is_read_back_is_what_was_written(tmp_path, dtype):
-    tensors = {"images": torch.randint(2, (5, 1, 3, 3), generator=torch.Generator().manual_seed(0)).to(dtype), "ids": torch.arange(5)}
+    tensors = {
+        "images": torch.randint(2, (5, 1, 3, 3), generator=torch.Generator().manual_seed(0)).to(dtype),
+        "ids": torch.arange(5),
+    }
     shard = write_shard(tmp_path, 0, tensors, {"seed": 1})
-    assert all(torch.equal(shard.tensors[name], tensor) and shard.tensors[name].dtype == tensor.dtype for name, tensor in tensors.items())
+    assert all(
+        torch.equal(shard.tensors[name], tensor) and shard.tensors[name].dtype == tensor.dtype
+        for name, tensor in tensors.items()
+    )
     assert shard.digest == digest(tensors)
     assert [path.name for path in tmp_path.iterdir()] == ["shard-00000.safetensors"]
 
@@ -66,4 +81,7 @@ def test_leftover_of_a_killed_writer_is_removed(tmp_path):
     (tmp_path / ".shard-00000.safetensors.abc.part").write_bytes(b"half")
     (tmp_path / ".shard-00001.safetensors.abc.part").write_bytes(b"another process is at work here")
     write_shard(tmp_path, 0, {"ids": torch.arange(3)}, {})
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".shard-00001.safetensors.abc.part", "shard-00000.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".shard-00001.safetensors.abc.part",
+        "shard-00000.safetensors",
+    ]

@@ -14,7 +14,12 @@ def seen(model: nn.Module, *shape: int) -> nn.Module:
     torch.manual_seed(0)
     for part in model.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
-            for tensor, low in ((part.weight, 0.5), (part.bias, -1.0), (part.running_var, 0.3), (part.running_mean, -1.0)):
+            for tensor, low in (
+                (part.weight, 0.5),
+                (part.bias, -1.0),
+                (part.running_var, 0.3),
+                (part.running_mean, -1.0),
+            ):
                 if tensor is not None:
                     tensor.data.uniform_(low, low + 2)
     return model
@@ -22,8 +27,18 @@ def seen(model: nn.Module, *shape: int) -> nn.Module:
 
 PAIRS = [
     (nn.Sequential(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3), nn.Flatten(), nn.Linear(18, 3)), (2, 8)),
-    (nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)), (2, 6, 6)),
-    (nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(64, 3)), (4, 6, 6)),
+    (
+        nn.Sequential(
+            nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)
+        ),
+        (2, 6, 6),
+    ),
+    (
+        nn.Sequential(
+            nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(64, 3)
+        ),
+        (4, 6, 6),
+    ),
     (nn.Sequential(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Flatten(), nn.Linear(54, 3)), (1, 4, 4, 4)),
     (nn.Sequential(nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)), (6,)),
 ]
@@ -43,7 +58,12 @@ class Shared(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv, self.first, self.second, self.head = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.BatchNorm2d(2), nn.Linear(32, 3)
+        self.conv, self.first, self.second, self.head = (
+            nn.Conv2d(2, 2, 3, padding=1),
+            nn.BatchNorm2d(2),
+            nn.BatchNorm2d(2),
+            nn.Linear(32, 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.second(self.conv(self.first(self.conv(x))))

@@ -11,7 +11,14 @@ from fastadv.errors import InputError
 def convnet() -> nn.Sequential:
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ELU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.ELU(), nn.Flatten(), nn.Linear(128, 5)
+        nn.Conv2d(2, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ELU(),
+        nn.Conv2d(8, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ELU(),
+        nn.Flatten(),
+        nn.Linear(128, 5),
     )
     net(torch.rand(32, 2, 8, 8))
     return net
@@ -26,7 +33,9 @@ def by_autograd(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return gradient
 
 
-@pytest.mark.parametrize(("precision", "fold"), [("fp32", True), ("fp32", False), ("bf16", True), ("bf16", False)])
+@pytest.mark.parametrize(
+    ("precision", "fold"), [("fp32", True), ("fp32", False), ("bf16", True), ("bf16", False)]
+)
 def test_gradient(precision: str, fold: bool) -> None:
     model = convnet()
     frozen = freeze(model, precision, fold=fold)
@@ -34,7 +43,12 @@ def test_gradient(precision: str, fold: bool) -> None:
     model.eval()
     exact = precision == "fp32"
     torch.testing.assert_close(logits, model(X).detach(), rtol=0, atol=1e-5 if exact else 0.02)
-    torch.testing.assert_close(value, nn.functional.cross_entropy(model(X), Y, reduction="none").detach(), rtol=0, atol=1e-5 if exact else 0.02)
+    torch.testing.assert_close(
+        value,
+        nn.functional.cross_entropy(model(X), Y, reduction="none").detach(),
+        rtol=0,
+        atol=1e-5 if exact else 0.02,
+    )
     expected = by_autograd(model, X, Y)
     assert (gradient - expected).norm() <= (1e-5 if exact else 0.03) * expected.norm()
     assert gradient.dtype == logits.dtype == torch.float32
@@ -63,7 +77,11 @@ class Viewing(nn.Module):
 
     def __init__(self, norm: bool) -> None:
         super().__init__()
-        self.conv, self.norm, self.head = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4) if norm else nn.Identity(), nn.Linear(144, 5)
+        self.conv, self.norm, self.head = (
+            nn.Conv2d(2, 4, 3),
+            nn.BatchNorm2d(4) if norm else nn.Identity(),
+            nn.Linear(144, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(self.conv(x))

@@ -8,7 +8,10 @@ from fastadv.engine import freeze
 from fastadv.engine.thin import ThinConv2d, thin
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 2}, {"dilation": 2, "padding": (1, 3), "bias": False}, {"stride": (1, 3)}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"stride": 2, "padding": 2}, {"dilation": 2, "padding": (1, 3), "bias": False}, {"stride": (1, 3)}],
+)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_gradient(options: dict[str, object], channels: int, dtype: torch.dtype) -> None:
@@ -25,7 +28,12 @@ def test_gradient(options: dict[str, object], channels: int, dtype: torch.dtype)
         thin_out = model(x)
         assert torch.equal(thin_out, out)
         (actual,) = torch.autograd.grad(thin_out, x, back)
-        torch.testing.assert_close(actual, expected, rtol=0, atol=0.02 * float(expected.abs().max()) if dtype == torch.bfloat16 else 1e-5)
+        torch.testing.assert_close(
+            actual,
+            expected,
+            rtol=0,
+            atol=0.02 * float(expected.abs().max()) if dtype == torch.bfloat16 else 1e-5,
+        )
         assert actual.dtype == x.dtype
         assert actual.is_contiguous(memory_format=format)
 

@@ -65,7 +65,10 @@ def test_tied_weights_stay_tied() -> None:
     assert copied[1].weight is copied[0].weight
 
 
-@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+@pytest.mark.parametrize(
+    "norm",
+    [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm],
+)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_reparametrised_layers(norm: object) -> None:
     model = nn.Sequential(norm(nn.Linear(6, 4)), nn.ReLU(), nn.Linear(4, 3))  # type: ignore[operator]

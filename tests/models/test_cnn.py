@@ -29,7 +29,9 @@ def test_the_binary_net_sees_only_zeros_and_ones_and_passes_the_gradient_through
     assert through.abs().max() > 0
 
 
-@pytest.mark.parametrize(("file", "errors"), [("vanilla_cnn.net", 65), ("binary_cnn.net", 129), ("transfer_cnn.net", 84)])
+@pytest.mark.parametrize(
+    ("file", "errors"), [("vanilla_cnn.net", 65), ("binary_cnn.net", 129), ("transfer_cnn.net", 84)]
+)
 def test_the_published_nets_are_as_accurate_as_published(shared_data: Any, file: str, errors: int) -> None:
     model = SchottCNN.from_official(shared_data.abs_official / file)
     assert not model.training

@@ -25,7 +25,9 @@ assert again.models is first.models
 
 def test_it_is_imported_late_and_works_and_an_imported_one_is_left_as_it_is() -> None:
     environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, env=environment, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

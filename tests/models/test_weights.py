@@ -55,7 +55,9 @@ def test_tied_weights_can_be_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize("nest", [None, "state_dict", "model_state_dict", "model"])
 def test_torch_files_load_plain_nested_and_from_ddp(tmp_path: Path, legacy: bool, nest: str | None) -> None:
     saved, other = net(1), net(2)
-    state: dict[str, Any] = {f"module.{name}" if nest else name: tensor for name, tensor in saved.state_dict().items()}
+    state: dict[str, Any] = {
+        f"module.{name}" if nest else name: tensor for name, tensor in saved.state_dict().items()
+    }
     content = {nest: state, "epoch": 3} if nest else state
     torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
     assert load_weights(other, tmp_path / "a.pt") == {}
@@ -119,7 +121,9 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kind: str, keep: float) -> 
     refused(path, CorruptFileError, "does not read")
 
 
-@pytest.mark.parametrize("content", [b"not weights at all, only text", bytes(range(256)) * 20, b"PK\x03\x04" + bytes(500)])
+@pytest.mark.parametrize(
+    "content", [b"not weights at all, only text", bytes(range(256)) * 20, b"PK\x03\x04" + bytes(500)]
+)
 def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pt").write_bytes(content)
     refused(tmp_path / "a.pt", CorruptFileError, "does not read")

@@ -35,7 +35,10 @@ def norm(z, x, kind):
 
 def assert_inside(z, x, kind, radius, box=(0.0, 1.0)):
     """Box exactly, as the dtype rounds it; norm to the rounding of the float64 sum that measures it."""
-    assert bool((norm(z, x, kind) <= torch.as_tensor(radius, dtype=torch.float64) * EXACT).all()), (norm(z, x, kind).max(), radius)
+    assert bool((norm(z, x, kind) <= torch.as_tensor(radius, dtype=torch.float64) * EXACT).all()), (
+        norm(z, x, kind).max(),
+        radius,
+    )
     assert torch.equal(z.clamp(*box), z)
 
 
@@ -49,7 +52,10 @@ def solve(point, x, kind, radius, box):
         return torch.minimum(torch.maximum(moved, lo), hi)
 
     order = ORDER[kind]
-    low, high = torch.zeros(len(x), 1, dtype=torch.float64), torch.full((len(x), 1), 1e18, dtype=torch.float64)
+    low, high = (
+        torch.zeros(len(x), 1, dtype=torch.float64),
+        torch.full((len(x), 1), 1e18, dtype=torch.float64),
+    )
     for _ in range(200):
         middle = (low * high).sqrt() if bool((low > 0).all()) else (low + high) / 2
         fits = torch.linalg.vector_norm(shifted(middle), order, dim=1, keepdim=True) <= radius

@@ -38,13 +38,20 @@ def test_kernel_equals_reference(name, dtype, device):
         actual, expected = getattr(torch.ops.fastadv, name)(*mine), card.reference(*theirs)
         if mutates(card):
             for a, e in zip(mine, theirs, strict=True):
-                assert torch.equal(a, e) if a.dtype == torch.bool else torch.allclose(a, e, rtol=0, atol=0, equal_nan=True)
+                assert (
+                    torch.equal(a, e)
+                    if a.dtype == torch.bool
+                    else torch.allclose(a, e, rtol=0, atol=0, equal_nan=True)
+                )
         else:
             card.compare(actual, expected, args)
             for a, before in zip(mine, args, strict=True):
                 if isinstance(a, torch.Tensor):
                     assert torch.equal(a.nan_to_num(7.0), before.nan_to_num(7.0)), "an input was changed"
-            pair = [(r,) if isinstance(r, torch.Tensor) else r for r in (actual, getattr(torch.ops.fastadv, name)(*mine))]
+            pair = [
+                (r,) if isinstance(r, torch.Tensor) else r
+                for r in (actual, getattr(torch.ops.fastadv, name)(*mine))
+            ]
             for a, b in zip(*pair, strict=True):
                 assert torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)), "two runs differ"
 
@@ -64,11 +71,16 @@ def test_in_place_twin_equals_functional(name, dtype, device):
 @pytest.mark.parametrize("name", CARDS)
 def test_opcheck(name):
     card = CARDS[name]
-    ops = [getattr(torch.ops.fastadv, name)] + ([getattr(torch.ops.fastadv, f"{name}_")] if card.in_place else [])
+    ops = [getattr(torch.ops.fastadv, name)] + (
+        [getattr(torch.ops.fastadv, f"{name}_")] if card.in_place else []
+    )
     for op in ops:
         for args in list(card.samples(CPU, torch.float32))[::7]:
             # opcheck takes NaN for a difference
-            torch.library.opcheck(op.default, tuple(a.nan_to_num(0.0) if isinstance(a, torch.Tensor) else a for a in clone(args)))
+            torch.library.opcheck(
+                op.default,
+                tuple(a.nan_to_num(0.0) if isinstance(a, torch.Tensor) else a for a in clone(args)),
+            )
 
 
 @pytest.mark.parametrize("name", [n for n, c in CARDS.items() if not mutates(c)])
@@ -81,7 +93,9 @@ def test_compiles_whole(name):
     card.compare(compiled(*clone(args)), op(*clone(args)), args)
 
 
-@pytest.mark.parametrize("name", [n for n, c in CARDS.items() if c.no_gradient and not mutates(c) and n != "philox"])
+@pytest.mark.parametrize(
+    "name", [n for n, c in CARDS.items() if c.no_gradient and not mutates(c) and n != "philox"]
+)
 def test_backward_raises(name):
     card = CARDS[name]
     args = list(next(a for a in card.samples(CPU, torch.float32) if a[0].numel() > 1))
@@ -103,7 +117,12 @@ def test_contract_on_each_instruction_set(isa):
     if isa == extension.isa():
         pytest.skip("covered by this process")
     tests = [f"{__file__}::test_kernel_equals_reference", f"{__file__}::test_in_place_twin_equals_functional"]
-    run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-x", *tests], env={**os.environ, "FASTADV_ISA": isa}, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", *tests],
+        env={**os.environ, "FASTADV_ISA": isa},
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stdout[-3000:]
 
 
@@ -111,7 +130,10 @@ def test_unknown_instruction_set_is_refused():
     if extension is None:
         pytest.skip("no extension built")
     run = subprocess.run(
-        [sys.executable, "-c", "import torch, fastadv._C as c; c.isa()"], env={**os.environ, "FASTADV_ISA": "sse9"}, capture_output=True, text=True
+        [sys.executable, "-c", "import torch, fastadv._C as c; c.isa()"],
+        env={**os.environ, "FASTADV_ISA": "sse9"},
+        capture_output=True,
+        text=True,
     )
     assert run.returncode != 0
     assert "expected one of baseline" in run.stderr
@@ -124,7 +146,12 @@ def test_strict_refuses_the_reference():
         "try: ops.linf_step(torch.rand(2, 3), torch.rand(2, 3), torch.rand(2, 3), 0.1, 0.1)\n"
         "except RuntimeError as e: assert 'FASTADV_STRICT' in str(e); print('refused')"
     )
-    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, "FASTADV_STRICT": "1"}, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "FASTADV_STRICT": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert run.stdout.strip() == "refused", run.stderr
 
 

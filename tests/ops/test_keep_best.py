@@ -23,13 +23,19 @@ def test_equals_a_loop(seed, dtype, strided):
     x, _, _ = candidate(seed, dtype)
     best = [x.clone(), torch.full((20,), float("-inf")), torch.zeros(20, dtype=torch.bool)]
     if strided:
-        best = [x.contiguous(memory_format=torch.channels_last), torch.full((20, 2), float("-inf"))[:, 0], torch.zeros(20, 2, dtype=torch.bool)[:, 1]]
+        best = [
+            x.contiguous(memory_format=torch.channels_last),
+            torch.full((20, 2), float("-inf"))[:, 0],
+            torch.zeros(20, 2, dtype=torch.bool)[:, 1],
+        ]
     expected = [(x[row].clone(), float("-inf"), False) for row in range(20)]
     for turn in range(4):
         x_adv, loss, success = candidate(seed + 1 + turn, dtype)
         keep_best_(*best, x_adv, loss, success)
         for row, (_, old_loss, old_success) in enumerate(expected):
-            if (bool(success[row]), float(loss[row])) > (old_success, old_loss) and not bool(loss[row].isnan()):
+            if (bool(success[row]), float(loss[row])) > (old_success, old_loss) and not bool(
+                loss[row].isnan()
+            ):
                 expected[row] = (x_adv[row], float(loss[row]), bool(success[row]))
     assert torch.equal(best[0], torch.stack([x for x, _, _ in expected]))
     assert best[1].tolist() == [loss for _, loss, _ in expected]

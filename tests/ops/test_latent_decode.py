@@ -41,7 +41,9 @@ def test_the_loss_of_latent_fit_is_that_of_the_decoded_image():
     image = latent_decode(z, *decoder).transpose(0, 1)
     x = torch.rand(image.shape[0], *image.shape[2:], generator=torch.Generator().manual_seed(0))
     loss, _ = latent_fit(x, z.transpose(0, 1), *decoder, beta=0.5, steps=1)
-    expected = ((image - x[:, None]).flatten(2).square().sum(2) + 0.25 * z.transpose(0, 1).square().sum(2)) / x[0].numel()
+    expected = (
+        (image - x[:, None]).flatten(2).square().sum(2) + 0.25 * z.transpose(0, 1).square().sum(2)
+    ) / x[0].numel()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
 
 

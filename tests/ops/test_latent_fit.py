@@ -14,7 +14,10 @@ def problem(batch=3, classes=2, latents=4, dtype=torch.float32, seed=0):
     """x [B, 1, 7, 7], z [B, K, L], weights, biases of a decoder 1 -> 3 -> 7."""
     draw = torch.Generator().manual_seed(seed)
     shapes = (latents, 10, 3), (10, 1, 3)
-    weights = [torch.randn(classes, cin, cout, k, k, generator=draw, dtype=torch.float64) * 0.4 for cin, cout, k in shapes]
+    weights = [
+        torch.randn(classes, cin, cout, k, k, generator=draw, dtype=torch.float64) * 0.4
+        for cin, cout, k in shapes
+    ]
     biases = [torch.randn(classes, cout, generator=draw, dtype=torch.float64) * 0.2 for _, cout, _ in shapes]
     x = torch.rand(batch, 1, 7, 7, generator=draw, dtype=torch.float64)
     z = torch.randn(batch, classes, latents, generator=draw, dtype=torch.float64)
@@ -29,7 +32,11 @@ def by_autograd(x, z, weights, biases, beta, steps, step_size, max_norm):
             point = z[b, k].clone().requires_grad_()
             optimizer = torch.optim.Adam([point], lr=step_size)
             for step in range(steps):
-                hidden = F.elu(F.conv_transpose2d(point[None, :, None, None], weights[0][k], biases[0][k], stride=STRIDES[0]))
+                hidden = F.elu(
+                    F.conv_transpose2d(
+                        point[None, :, None, None], weights[0][k], biases[0][k], stride=STRIDES[0]
+                    )
+                )
                 image = F.conv_transpose2d(hidden, weights[1][k], biases[1][k], stride=STRIDES[1]).sigmoid()
                 value = ((image[0] - x[b]).square().sum() + beta / 2 * point.square().sum()) / x[b].numel()
                 if step == steps - 1:
@@ -48,7 +55,9 @@ def by_autograd(x, z, weights, biases, beta, steps, step_size, max_norm):
 @pytest.mark.parametrize(("steps", "max_norm"), [(1, 5.0), (2, 5.0), (30, 5.0), (30, 1.0)])
 def test_equals_adam_under_autograd(steps, max_norm, dtype):
     x, z, weights, biases = problem(dtype=dtype)
-    loss, latents = latent_fit(x, z, weights, biases, STRIDES, beta=0.7, steps=steps, step_size=0.05, max_norm=max_norm)
+    loss, latents = latent_fit(
+        x, z, weights, biases, STRIDES, beta=0.7, steps=steps, step_size=0.05, max_norm=max_norm
+    )
     expected = by_autograd(*problem(dtype=torch.float64), 0.7, steps, 0.05, max_norm)
     bound = 1e-10 if dtype == torch.float64 else 1e-5
     torch.testing.assert_close(loss.double(), expected[0], rtol=bound, atol=0)
@@ -109,7 +118,12 @@ def test_any_layout_of_the_inputs():
     expected = latent_fit(x, z, weights, biases, STRIDES, steps=3)
     strange = [w.transpose(1, 4).contiguous().transpose(1, 4) for w in weights]
     loss, latents = latent_fit(
-        x.expand(3, 1, 7, 7).flip(0).flip(0), z.transpose(0, 2).contiguous().transpose(0, 2), strange, biases, STRIDES, steps=3
+        x.expand(3, 1, 7, 7).flip(0).flip(0),
+        z.transpose(0, 2).contiguous().transpose(0, 2),
+        strange,
+        biases,
+        STRIDES,
+        steps=3,
     )
     assert torch.equal(loss, expected[0])
     assert torch.equal(latents, expected[1])

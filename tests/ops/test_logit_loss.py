@@ -43,7 +43,14 @@ def written_out(z, y, kind, t):
 
 
 @few
-@given(seeds, classes, sizes, st.sampled_from(KINDS), st.booleans(), st.sampled_from([torch.float64, torch.float32, torch.bfloat16]))
+@given(
+    seeds,
+    classes,
+    sizes,
+    st.sampled_from(KINDS),
+    st.booleans(),
+    st.sampled_from([torch.float64, torch.float32, torch.bfloat16]),
+)
 def test_equals_the_definition_and_autograd(seed, count, size, kind, targeted, dtype):
     z, y, t = rows(seed, count, size, dtype)
     t = t if targeted else None
@@ -53,13 +60,17 @@ def test_equals_the_definition_and_autograd(seed, count, size, kind, targeted, d
     loss, grad = logit_loss(z, y, kind, t)
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert grad.dtype == dtype
-    exact, near = {torch.float64: (1e-10, 1e-10), torch.float32: (1e-5, 1e-5), torch.bfloat16: (1e-5, 2**-7)}[dtype]
+    exact, near = {torch.float64: (1e-10, 1e-10), torch.float32: (1e-5, 1e-5), torch.bfloat16: (1e-5, 2**-7)}[
+        dtype
+    ]
     assert torch.allclose(loss.double(), expected, rtol=exact, atol=exact * max(size, 1))
     if dtype == torch.bfloat16 and kind != "ce":  # ties leave slopes to choose among
         apart = torch.tensor([len(row.unique()) == count for row in z])
         grad, slope = grad[apart], slope[apart]
     # the ratio's slope grows as its width shrinks
-    assert torch.allclose(grad.double(), slope, rtol=near, atol=near * (1 / min(size, 1) if kind == "dlr" else 1))
+    assert torch.allclose(
+        grad.double(), slope, rtol=near, atol=near * (1 / min(size, 1) if kind == "dlr" else 1)
+    )
 
 
 @few
@@ -77,7 +88,10 @@ def test_constant_shifts_change_nothing(seed, count, kind, targeted, shift):
 def test_direction_is_the_gradient_up_to_a_positive_factor(seed, count, targeted):
     z, y, t = rows(seed, count, 2.0, torch.float32)
     t = t if targeted else None
-    grad, direction = logit_loss(z, y, "ce", t)[1].double(), logit_loss(z, y, "ce", t, direction=True)[1].double()
+    grad, direction = (
+        logit_loss(z, y, "ce", t)[1].double(),
+        logit_loss(z, y, "ce", t, direction=True)[1].double(),
+    )
     factor = (grad * direction).sum(1, keepdim=True) / direction.square().sum(1, keepdim=True)
     assert bool((factor > 0).all())
     assert torch.allclose(grad, factor * direction, rtol=1e-4, atol=1e-7)
@@ -88,7 +102,9 @@ def test_confident_rows_keep_their_direction_and_their_digits():
     y = torch.zeros(2, dtype=torch.int64)
     loss, grad = logit_loss(z, y, "ce", direction=True)
     assert torch.allclose(grad[0], torch.tensor([-1.0, 0.2689414, 0.7310586]))
-    assert float(loss[1]) == pytest.approx(1.8715246e-13, rel=1e-5)  # log(1 + 2 exp(-30)), which 1 - p cannot show
+    assert float(loss[1]) == pytest.approx(
+        1.8715246e-13, rel=1e-5
+    )  # log(1 + 2 exp(-30)), which 1 - p cannot show
     assert float(logit_loss(z, y, "ce")[1][1, 1]) == pytest.approx(9.3576e-14, rel=1e-4)
 
 
@@ -109,7 +125,9 @@ def test_a_broken_row_is_nan_and_alone(kind, value):
 def test_ties_are_settled_by_the_lower_index():
     z = torch.zeros(1, 12)
     assert torch.equal(logit_loss(z, torch.tensor([0]), "margin")[1][0, :3], torch.tensor([-1.0, 1.0, 0.0]))
-    assert torch.equal(logit_loss(z, torch.tensor([5]), "margin")[1][0].nonzero().flatten(), torch.tensor([0, 5]))
+    assert torch.equal(
+        logit_loss(z, torch.tensor([5]), "margin")[1][0].nonzero().flatten(), torch.tensor([0, 5])
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -75,7 +75,9 @@ def test_classes_are_searched_apart():
         assert torch.equal(distance[:, k], own[0])
         assert torch.equal(index[:, k], own[1])
     part = nearest_prototype(x, bank[:, 100:200], bias[:, 100:200])
-    assert torch.equal(part[1], nearest_prototype(x, bank[:, 100:200].contiguous(), bias[:, 100:200].contiguous())[1])
+    assert torch.equal(
+        part[1], nearest_prototype(x, bank[:, 100:200].contiguous(), bias[:, 100:200].contiguous())[1]
+    )
 
 
 def test_a_result_does_not_depend_on_its_batch():

@@ -15,7 +15,14 @@ from fastadv.ops import project_l0
 def test_equals_trying_every_choice(seed, radius, dtype):
     x_adv, x = pair(seed, 1, 5, dtype=dtype)
     best = min(
-        float((torch.where(torch.tensor([[i in kept for i in range(5)]]), x_adv.clamp(0, 1), x).double() - x_adv.double()).square().sum())
+        float(
+            (
+                torch.where(torch.tensor([[i in kept for i in range(5)]]), x_adv.clamp(0, 1), x).double()
+                - x_adv.double()
+            )
+            .square()
+            .sum()
+        )
         for kept in combinations(range(5), radius)
     )
     assert float((project_l0(x_adv, x, radius).double() - x_adv.double()).square().sum()) == best

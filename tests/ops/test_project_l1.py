@@ -45,7 +45,9 @@ def test_closed_form_without_a_box(seed, cols, radius):
 @given(seeds, widths, st.sampled_from([0.01, 0.5, 4.0]))
 def test_kernel_equals_bisection_with_a_box(seed, cols, radius):
     x_adv, x = pair(seed, 4, cols)
-    assert torch.allclose(project_l1(x_adv, x, radius).double(), solve(x_adv, x, "l1", radius, (0.0, 1.0)), rtol=0, atol=2e-7)
+    assert torch.allclose(
+        project_l1(x_adv, x, radius).double(), solve(x_adv, x, "l1", radius, (0.0, 1.0)), rtol=0, atol=2e-7
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -66,7 +68,9 @@ def test_equals_a_general_optimiser(seed):
 
 def test_soft_threshold_not_rescaling():
     x = torch.zeros(1, 3)
-    assert torch.equal(project_l1(torch.tensor([[3.0, 1.0, 0.5]]), x, 1.0, INFINITE), torch.tensor([[1.0, 0.0, 0.0]]))
+    assert torch.equal(
+        project_l1(torch.tensor([[3.0, 1.0, 0.5]]), x, 1.0, INFINITE), torch.tensor([[1.0, 0.0, 0.0]])
+    )
 
 
 def test_a_room_met_passes_the_budget_on():

@@ -35,7 +35,13 @@ def test_equals_a_general_optimiser(seed):
     u, c = x_adv[0].numpy(), x[0].numpy()
     ball = {"type": "ineq", "fun": lambda z: 0.4**2 - np.sum((z - c) ** 2)}
     found = scipy.optimize.minimize(
-        lambda z: np.sum((z - u) ** 2), c, jac=lambda z: 2 * (z - u), bounds=[(0, 1)] * 4, constraints=[ball], method="SLSQP", options={"ftol": 1e-14}
+        lambda z: np.sum((z - u) ** 2),
+        c,
+        jac=lambda z: 2 * (z - u),
+        bounds=[(0, 1)] * 4,
+        constraints=[ball],
+        method="SLSQP",
+        options={"ftol": 1e-14},
     )
     assert np.allclose(project_l2(x_adv, x, 0.4)[0].numpy(), found.x, atol=1e-6)
 

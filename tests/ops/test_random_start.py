@@ -29,7 +29,9 @@ def test_radius_law(kind, cols):
     """(norm / radius)^D is uniform, so the mean of norm / radius is D / (D + 1)."""
     rows = 20_000
     size = torch.linalg.vector_norm(shifts(kind, rows, cols, 2.0), ORDER[kind], dim=1) / 2.0
-    assert abs(float(size.mean()) - cols / (cols + 1)) < 5 * (cols / (cols + 2)) ** 0.5 / (cols + 1) / rows**0.5
+    assert (
+        abs(float(size.mean()) - cols / (cols + 1)) < 5 * (cols / (cols + 2)) ** 0.5 / (cols + 1) / rows**0.5
+    )
     assert scipy.stats.kstest((size**cols).numpy(), "uniform").pvalue > 1e-4
 
 
@@ -43,7 +45,9 @@ def test_isotropic(kind):
 
 
 def test_linf_coordinates_are_uniform():
-    assert scipy.stats.kstest(((shifts("linf", 5_000, 4, 0.5) + 0.5).flatten()).numpy(), "uniform").pvalue > 1e-4
+    assert (
+        scipy.stats.kstest(((shifts("linf", 5_000, 4, 0.5) + 0.5).flatten()).numpy(), "uniform").pvalue > 1e-4
+    )
 
 
 def test_l0_draws_whole_sets_evenly():
@@ -66,7 +70,9 @@ def test_depends_on_seed_id_and_draw_alone(kind):
     assert torch.equal(random_start(x[order], ids[order], kind, 3.0, seed=4, draw=2), z[order])
     for other in ({"seed": 5, "draw": 2}, {"seed": 4, "draw": 3}):
         assert not torch.equal(random_start(x, ids, kind, 3.0, **other), z)
-    last = random_start(x.reshape(6, 2, 5, 5).contiguous(memory_format=torch.channels_last), ids, kind, 3.0, seed=4, draw=2)
+    last = random_start(
+        x.reshape(6, 2, 5, 5).contiguous(memory_format=torch.channels_last), ids, kind, 3.0, seed=4, draw=2
+    )
     assert torch.equal(last, z.reshape(6, 2, 5, 5))
 
 
@@ -90,7 +96,10 @@ def test_refusals():
         (lambda: random_start(x, ids.int(), "l2", 1.0), "ids: expected int64"),
         (lambda: random_start(x[0], ids[:1], "l2", 1.0), "add a batch dimension"),
         (lambda: random_start(x, ids, "l0", 1.0, INFINITE), "box: expected a finite one"),
-        (lambda: random_start(x, ids, "l2", torch.tensor([1.0, 1.0, float("inf")])), "radius: expected a finite one"),
+        (
+            lambda: random_start(x, ids, "l2", torch.tensor([1.0, 1.0, float("inf")])),
+            "radius: expected a finite one",
+        ),
     ]:
         with pytest.raises(InputError, match=text):
             call()

@@ -33,7 +33,9 @@ def test_ascends_by_the_step_where_nothing_holds_it(kind, seed, cols, step_size)
     z = STEP[kind](x_adv, grad, x, float("inf"), step_size, INFINITE)
     assert torch.allclose(norm(z, x_adv, kind), torch.tensor(step_size, dtype=torch.float64))
     dual = {"linf": 1, "l2": 2, "l1": float("inf")}[kind]
-    assert torch.allclose(((z - x_adv) * grad).sum(1), step_size * torch.linalg.vector_norm(grad, dual, dim=1))
+    assert torch.allclose(
+        ((z - x_adv) * grad).sum(1), step_size * torch.linalg.vector_norm(grad, dual, dim=1)
+    )
 
 
 @few
@@ -50,7 +52,9 @@ def test_gradient_scale_changes_nothing(kind, seed, cols, power):
 @pytest.mark.parametrize("size", [1e-30, 1e-22, 1e22, 1e30])
 def test_gradients_whose_squares_leave_float32(kind, size):
     x_adv, grad, x = batch(2, 50)
-    assert torch.allclose(STEP[kind](x_adv, grad * size, x, 0.3, 0.1), STEP[kind](x_adv, grad, x, 0.3, 0.1), rtol=0, atol=3e-7)
+    assert torch.allclose(
+        STEP[kind](x_adv, grad * size, x, 0.3, 0.1), STEP[kind](x_adv, grad, x, 0.3, 0.1), rtol=0, atol=3e-7
+    )
 
 
 @pytest.mark.parametrize("kind", STEP)
@@ -66,7 +70,11 @@ def test_a_broken_gradient_marks_its_own_row(kind, value):
         assert torch.equal(z[1], still[1])
     else:  # an infinite slope has a sign, NaN has none
         expected = clean[1].clone()
-        expected[4] = still[1, 4] if value != value else STEP[kind](x_adv, grad.new_full(grad.shape, value), x, 0.2, 0.1)[1, 4]
+        expected[4] = (
+            still[1, 4]
+            if value != value
+            else STEP[kind](x_adv, grad.new_full(grad.shape, value), x, 0.2, 0.1)[1, 4]
+        )
         assert torch.equal(z[1], expected)
 
 
@@ -92,7 +100,9 @@ def test_one_long_row_and_many_short_ones(kind, shape):
     x_adv, grad, x = batch(5, shape[1], rows=shape[0])
     z = STEP[kind](x_adv, grad, x, 0.25, 0.5)
     assert_inside(z, x, kind, 0.25)
-    assert torch.equal(z[-1:], STEP[kind](x_adv[-1:], grad[-1:], x[-1:], 0.25, 0.5)), "a row depends on its batch"
+    assert torch.equal(z[-1:], STEP[kind](x_adv[-1:], grad[-1:], x[-1:], 0.25, 0.5)), (
+        "a row depends on its batch"
+    )
     assert torch.equal(TWIN[kind](x_adv, grad, x, 0.25, 0.5), z)
 
 
@@ -103,7 +113,9 @@ def test_radius_and_step_of_each_sample(kind):
     z = STEP[kind](x_adv, grad, x, radius, step_size)
     for row in range(4):
         one = slice(row, row + 1)
-        assert torch.equal(z[one], STEP[kind](x_adv[one], grad[one], x[one], float(radius[row]), float(step_size[row])))
+        assert torch.equal(
+            z[one], STEP[kind](x_adv[one], grad[one], x[one], float(radius[row]), float(step_size[row]))
+        )
 
 
 @pytest.mark.parametrize("kind", STEP)
@@ -128,7 +140,10 @@ def test_refusals(kind):
         (lambda: step(x_adv, grad, x, -0.1, 0.1), "radius: expected"),
         (lambda: step(x_adv, grad, x, float("nan"), 0.1), "radius: expected"),
         (lambda: step(x_adv, grad, x, 0.1, -0.1), "step_size: expected"),
-        (lambda: step(x_adv, grad, x, 0.1, torch.tensor([0.1, float("nan"), 0.1])), "step_size: expected values"),
+        (
+            lambda: step(x_adv, grad, x, 0.1, torch.tensor([0.1, float("nan"), 0.1])),
+            "step_size: expected values",
+        ),
         (lambda: step(x_adv, grad, x, torch.ones(2), 0.1), "one value a sample"),
         (lambda: step(x_adv, grad, x, 0.1, 0.1, (0.0, float("nan"))), "box: expected"),
     ]:

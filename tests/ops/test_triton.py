@@ -14,11 +14,16 @@ triton = pytest.importorskip("triton", reason="Triton is not installed")
 INTERPRETED = triton.knobs.runtime.interpret
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
 pytestmark = [
-    pytest.mark.skipif(not INTERPRETED and not torch.cuda.is_available(), reason="no GPU: set TRITON_INTERPRET=1"),
+    pytest.mark.skipif(
+        not INTERPRETED and not torch.cuda.is_available(), reason="no GPU: set TRITON_INTERPRET=1"
+    ),
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # NumPy warns where 0 / 0 and overflow are meant
 ]
 DTYPES = [
-    pytest.param(name, dtype, id=f"{name}-{dtype}".replace("torch.", "")) for name, card in CARDS.items() if card.triton for dtype in card.dtypes
+    pytest.param(name, dtype, id=f"{name}-{dtype}".replace("torch.", ""))
+    for name, card in CARDS.items()
+    if card.triton
+    for dtype in card.dtypes
 ]
 # The interpreter takes up to a second a sample: of these many samples one runs, and one of every shape and layout.
 STRIDES = {
@@ -65,7 +70,9 @@ def chosen(card, dtype):
     offset, layouts = card.dtypes.index(dtype) * stride // 2, set()
     for index, args in enumerate(card.samples(DEVICE, dtype)):
         layout = tuple((t.shape, t.stride()) for t in args if isinstance(t, torch.Tensor) and t.dim() > 1)
-        if index % stride == offset or (layout not in layouts and not (INTERPRETED and card.name in STRIDED_ONLY)):
+        if index % stride == offset or (
+            layout not in layouts and not (INTERPRETED and card.name in STRIDED_ONLY)
+        ):
             layouts.add(layout)
             yield args
 
@@ -92,14 +99,21 @@ def test_kernel_equals_reference(name, dtype):
         card.compare(actual, expected, args)
         for after, wanted in zip(mine, theirs, strict=True):
             if isinstance(after, torch.Tensor):
-                assert torch.equal(after.nan_to_num(7.0), wanted.nan_to_num(7.0)), "an argument holds what the reference did not write"
+                assert torch.equal(after.nan_to_num(7.0), wanted.nan_to_num(7.0)), (
+                    "an argument holds what the reference did not write"
+                )
 
 
-@pytest.mark.parametrize(("name", "radius", "size"), [("linf_step", 0.1, 150_528), ("l2_step", 1.0, 150_528), ("l1_step", 2.0, 20_000)])
+@pytest.mark.parametrize(
+    ("name", "radius", "size"),
+    [("linf_step", 0.1, 150_528), ("l2_step", 1.0, 150_528), ("l1_step", 2.0, 20_000)],
+)
 def test_rows_of_many_blocks(name, radius, size):
     # 150,528 = 224 x 224 x 3; a row far outside the ball, so that every pass runs
     draw = torch.Generator().manual_seed(1)
-    x, x_adv, grad = (torch.rand(1, size if INTERPRETED else 150_528, generator=draw).to(DEVICE) for _ in range(3))
+    x, x_adv, grad = (
+        torch.rand(1, size if INTERPRETED else 150_528, generator=draw).to(DEVICE) for _ in range(3)
+    )
     args = x_adv, grad - 0.5, x, radius, 0.1, 0.0, 1.0
     out = torch.empty_like(x)
     triton_launcher(CARDS[name])(out, *args)
@@ -132,7 +146,10 @@ def test_class_out_of_range_spoils_its_row_only():
 def test_scores_that_are_not_contiguous_are_written():
     best, x_adv = torch.zeros(4, 3, device=DEVICE), torch.ones(4, 3, device=DEVICE)
     scores, flags = torch.zeros(4, 2, device=DEVICE), torch.zeros(4, 2, dtype=torch.bool, device=DEVICE)
-    loss, success = torch.tensor([1.0, -1.0, float("nan"), 0.0], device=DEVICE), torch.tensor([False, True, True, False], device=DEVICE)
+    loss, success = (
+        torch.tensor([1.0, -1.0, float("nan"), 0.0], device=DEVICE),
+        torch.tensor([False, True, True, False], device=DEVICE),
+    )
     triton_launcher(CARDS["keep_best_"])(best, scores[:, 0], flags[:, 0], x_adv, loss, success)
     assert scores[:, 0].tolist() == [1.0, -1.0, 0.0, 0.0]
     assert flags[:, 0].tolist() == [False, True, False, False]

@@ -20,7 +20,11 @@ def nearest(x, prototypes, bias):
 
 def test_nearest_of_special_values():
     draw = torch.Generator().manual_seed(0)
-    x, prototypes, bias = torch.rand(7, 5, generator=draw), torch.rand(2, 140, 5, generator=draw), torch.rand(2, 140, generator=draw)
+    x, prototypes, bias = (
+        torch.rand(7, 5, generator=draw),
+        torch.rand(2, 140, 5, generator=draw),
+        torch.rand(2, 140, generator=draw),
+    )
     x[0, 1], x[1, 2], x[2] = NAN, INF, 3e19  # a square beyond float32
     nearest(x, prototypes, bias)
     prototypes[0, 3, 0], prototypes[0, 70, 2], bias[0, 100] = INF, 1.9e19, INF
@@ -60,7 +64,9 @@ NUMBERS = 1.0, 2, 0.05, 5.0
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("layers", [((19, 35, 3, 1), (35, 1, 4, 2)), ((6, 2, 4, 1),)], ids=["odd", "one layer"])
+@pytest.mark.parametrize(
+    "layers", [((19, 35, 3, 1), (35, 1, 4, 2)), ((6, 2, 4, 1),)], ids=["odd", "one layer"]
+)
 def test_tiles_of_a_gpu(layers, bf16, monkeypatch):
     """More than one tile of rows, columns and depth, odd all, latents beyond a tile's; the only layer is first and last."""
     from fastadv.ops.triton import _latent, _latent_down, _latent_up
@@ -96,7 +102,14 @@ def test_spare_rows_and_earlier_calls_reach_no_result():
         fit = Fit(plan(decoder[0], decoder[2]), 2, count, False, DEVICE)
         for call in range(calls):
             last = call == calls - 1
-            fit.load(*((x, z) if last else (x.new_full((4, *x.shape[1:]), NAN), z.new_full((4, *z.shape[1:]), 2.0))), *decoder[:2])
+            fit.load(
+                *(
+                    (x, z)
+                    if last
+                    else (x.new_full((4, *x.shape[1:]), NAN), z.new_full((4, *z.shape[1:]), 2.0))
+                ),
+                *decoder[:2],
+            )
             fit.run(*NUMBERS)
         results.append((x.new_empty(z.shape[:2]), torch.empty_like(z)))
         fit.save(*results[-1])
@@ -120,7 +133,15 @@ def test_replays_take_new_images_and_decoders():
     card = CARDS["latent_fit"]
     for call in range(4):  # launched, captured, replayed twice
         x, z, weights, biases, strides = problem(5, ((8, 32, 4, 1), (32, 16, 5, 2), (16, 1, 4, 1)))
-        args = x.roll(call, 0), z + 0.1 * call, [weight * (1 - 0.1 * call) for weight in weights], biases, strides, *NUMBERS, False
+        args = (
+            x.roll(call, 0),
+            z + 0.1 * call,
+            [weight * (1 - 0.1 * call) for weight in weights],
+            biases,
+            strides,
+            *NUMBERS,
+            False,
+        )
         card.compare(triton_launcher(card)(*args), card.reference(*args), args)
 
 

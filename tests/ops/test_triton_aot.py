@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def builds(tmp_path_factory):
     table = tmp_path_factory.mktemp("aot") / "aot.jsonl"
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
     command = [sys.executable, str(ROOT / "bench" / "aot.py"), "--quick", "--out", str(table)]
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=600)
     return [json.loads(line) for line in table.read_text().splitlines()]
@@ -26,7 +29,11 @@ def builds(tmp_path_factory):
 
 def test_every_kernel_is_there(builds):
     wanted = {
-        (name, str(dtype).removeprefix("torch."), arch) for name, card in CARDS.items() if card.triton for dtype in card.dtypes for arch in (80, 90)
+        (name, str(dtype).removeprefix("torch."), arch)
+        for name, card in CARDS.items()
+        if card.triton
+        for dtype in card.dtypes
+        for arch in (80, 90)
     }
     assert {(b["op"], b["dtype"], b["arch"]) for b in builds} == wanted
     norms = {b["variant"].split()[0] for b in builds if b["op"] == "random_start"}

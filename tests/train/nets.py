@@ -29,7 +29,9 @@ def images(n: int = 50, seed: int = 0) -> ImageSet:
     return ImageSet(x, y, ("top", "middle", "bottom"), "bands")
 
 
-def run(folder: Path | None, *, resume: bool = False, epochs: int = 4, **options: object) -> tuple[nn.Module, list[EpochReport]]:
+def run(
+    folder: Path | None, *, resume: bool = False, epochs: int = 4, **options: object
+) -> tuple[nn.Module, list[EpochReport]]:
     model = net()
     settings = {
         "recipe": PGDTraining(Linf(0.1), steps=2),

@@ -11,11 +11,15 @@ from fastadv.train.augment import crop_flip, make_augment, shift
 def windows(image, margin, flip):
     padded = pad(image, (margin,) * 4)
     height, width = image.shape[1:]
-    found = [padded[:, i : i + height, j : j + width] for i in range(2 * margin + 1) for j in range(2 * margin + 1)]
+    found = [
+        padded[:, i : i + height, j : j + width] for i in range(2 * margin + 1) for j in range(2 * margin + 1)
+    ]
     return found + [w.flip(2) for w in found] * flip
 
 
-@pytest.mark.parametrize(("augment", "size", "margin", "flip"), [(shift, 8, 1, 0), (crop_flip, 32, 4, 1), (crop_flip, 8, 1, 1)])
+@pytest.mark.parametrize(
+    ("augment", "size", "margin", "flip"), [(shift, 8, 1, 0), (crop_flip, 32, 4, 1), (crop_flip, 8, 1, 1)]
+)
 def test_each_image_is_a_window_and_all_windows_occur(augment, size, margin, flip):
     image = torch.rand(1, size, size, generator=torch.Generator().manual_seed(0))
     n = 20 * (2 * margin + 1) ** 2

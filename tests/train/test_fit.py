@@ -20,7 +20,12 @@ from .nets import images, net
 
 def train(model=None, data=None, recipe=None, **options):
     settings = {"epochs": 2, "batch_size": 8} | options
-    return fit(net() if model is None else model, images() if data is None else data, recipe or Standard(), **settings)
+    return fit(
+        net() if model is None else model,
+        images() if data is None else data,
+        recipe or Standard(),
+        **settings,
+    )
 
 
 def test_it_learns_and_reports():
@@ -54,7 +59,18 @@ def test_adversarial_training_gives_robustness():
         model = Centred(64, 2)
         nn.init.zeros_(model.weight)
         attacks = {"pgd": functools.partial(fa.attacks.pgd, threat=threat, steps=5)}
-        past = list(train(model, data, recipe, epochs=30, batch_size=30, learning_rate=0.5, test_set=data, test_attacks=attacks))
+        past = list(
+            train(
+                model,
+                data,
+                recipe,
+                epochs=30,
+                batch_size=30,
+                learning_rate=0.5,
+                test_set=data,
+                test_attacks=attacks,
+            )
+        )
         robust[type(recipe).__name__] = past[-1].robust_accuracy["pgd"]
     assert robust["Standard"] < 0.2
     assert robust["FGSMTraining"] > 0.8
@@ -146,7 +162,9 @@ def test_any_map_style_data_set():
 
 def test_the_finished_model_has_a_card(tmp_path):
     model = net()
-    (report,) = train(model, epochs=1, run_dir=tmp_path, recipe=PGDTraining(fa.L2(0.5), steps=2, loss="margin"))
+    (report,) = train(
+        model, epochs=1, run_dir=tmp_path, recipe=PGDTraining(fa.L2(0.5), steps=2, loss="margin")
+    )
     tensors, metadata = _files.load_tensors(tmp_path / "model.safetensors")
     assert all(torch.equal(tensors[name], value) for name, value in model.state_dict().items())
     about = json.loads(metadata["card"])
@@ -231,7 +249,13 @@ def test_bad_data_and_models_are_named_at_the_call():
 
 def test_a_recipe_that_does_not_average_is_named():
     with pytest.raises(InputError, match="recipe"):
-        list(train(recipe=lambda model, x, y, *, ids, seed: torch.nn.functional.cross_entropy(model(x), y, reduction="none")))
+        list(
+            train(
+                recipe=lambda model, x, y, *, ids, seed: torch.nn.functional.cross_entropy(
+                    model(x), y, reduction="none"
+                )
+            )
+        )
 
 
 def test_reports_are_plain_values():

@@ -11,7 +11,14 @@ from .nets import images
 
 
 def net():
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Dropout(0.1), nn.Linear(64, 3))
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Conv2d(4, 4, 3),
+        nn.Flatten(),
+        nn.Dropout(0.1),
+        nn.Linear(64, 3),
+    )
 
 
 class Views(nn.Module):

@@ -14,7 +14,12 @@ from fastadv.train.recipes import twin
 
 from .nets import images, net
 
-RECIPES = [Standard(), FGSMTraining(fa.Linf(0.1)), PGDTraining(fa.Linf(0.1), steps=3), PGDTraining(fa.L2(0.5), steps=2, random_start=False)]
+RECIPES = [
+    Standard(),
+    FGSMTraining(fa.Linf(0.1)),
+    PGDTraining(fa.Linf(0.1), steps=3),
+    PGDTraining(fa.L2(0.5), steps=2, random_start=False),
+]
 
 
 def batch(n=9):
@@ -49,7 +54,9 @@ def test_fgsm_training_is_goodfellows_objective_and_its_gradient(weight):
     expected = torch.autograd.grad(wanted, list(model.parameters()))
     loss = FGSMTraining(fa.Linf(radius), weight)(model, x, y, ids=ids)
     torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(torch.autograd.grad(loss, list(model.parameters())), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, list(model.parameters())), expected, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_the_attack_follows_the_weights():
@@ -96,7 +103,9 @@ def test_random_start_is_keyed_by_seed_and_id_not_by_place():
     recipe = PGDTraining(fa.Linf(0.1), steps=1, step_size=1e-4)
     one = recipe(model, x, y, ids=ids, seed=3)
     order = torch.tensor([5, 2, 0, 1, 3, 4, 11, 10, 9, 8, 7, 6])
-    torch.testing.assert_close(recipe(model, x[order], y[order], ids=ids[order], seed=3), one, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        recipe(model, x[order], y[order], ids=ids[order], seed=3), one, rtol=1e-5, atol=1e-7
+    )
     assert not torch.equal(recipe(model, x, y, ids=ids, seed=4), one)
     halves = [recipe(model, x[part], y[part], ids=ids[part], seed=3) for part in (slice(0, 6), slice(6, 12))]
     torch.testing.assert_close((halves[0] + halves[1]) / 2, one, rtol=1e-5, atol=1e-7)
@@ -136,9 +145,14 @@ def test_batchnorm_counts_training_forwards_alone(recipe, updates):
 def test_pgd_training_mixes_in_the_clean_loss_by_its_weight():
     x, y, ids = batch()
     model = flat_net()
-    clean, adversarial = (PGDTraining(fa.Linf(0.1), steps=2, weight=w)(model, x, y, ids=ids) for w in (1.0, 0.0))
+    clean, adversarial = (
+        PGDTraining(fa.Linf(0.1), steps=2, weight=w)(model, x, y, ids=ids) for w in (1.0, 0.0)
+    )
     torch.testing.assert_close(clean, Standard()(model, x, y))
-    torch.testing.assert_close(PGDTraining(fa.Linf(0.1), steps=2, weight=0.25)(model, x, y, ids=ids), 0.25 * clean + 0.75 * adversarial)
+    torch.testing.assert_close(
+        PGDTraining(fa.Linf(0.1), steps=2, weight=0.25)(model, x, y, ids=ids),
+        0.25 * clean + 0.75 * adversarial,
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES[1:3], ids=lambda recipe: type(recipe).__name__)

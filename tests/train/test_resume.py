@@ -86,7 +86,9 @@ def test_resume_after_sigkill_at_a_random_moment_is_bit_equal(tmp_path):
     folder = tmp_path / "killed"
     root = Path(__file__).parents[2]
     environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(root))
-    child = subprocess.Popen([sys.executable, "-m", "tests.train.nets", str(folder), str(epochs)], cwd=root, env=environment)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "tests.train.nets", str(folder), str(epochs)], cwd=root, env=environment
+    )
     deadline = time.monotonic() + 120
     while not (folder / "checkpoint.safetensors").exists():
         assert child.poll() is None, "the child ended without a checkpoint"
@@ -117,7 +119,9 @@ def test_adam_resumes_bit_equal(tmp_path):
 
 def fit_of(folder, **options):
     settings = {"batch_size": 8, "augment": "shift", "checkpoint_every": 2} | options
-    return fit(net(), images(), fa.train.PGDTraining(fa.Linf(0.1), steps=2), epochs=4, run_dir=folder, **settings)
+    return fit(
+        net(), images(), fa.train.PGDTraining(fa.Linf(0.1), steps=2), epochs=4, run_dir=folder, **settings
+    )
 
 
 def test_a_finished_run_gives_its_weights_and_no_report(whole, tmp_path):
@@ -157,7 +161,14 @@ def test_another_configuration_is_refused_and_named(whole, options, named):
 
 
 def test_another_data_set_or_model_is_refused(whole):
-    settings = {"epochs": 4, "batch_size": 8, "augment": "shift", "schedule": "cosine", "run_dir": whole[2], "resume": True}
+    settings = {
+        "epochs": 4,
+        "batch_size": 8,
+        "augment": "shift",
+        "schedule": "cosine",
+        "run_dir": whole[2],
+        "resume": True,
+    }
     recipe = fa.train.PGDTraining(fa.Linf(0.1), steps=2)
     with pytest.raises(InputError, match="another data"):
         fit(net(), images(seed=1), recipe, **settings)

@@ -20,10 +20,14 @@ class Base:
     def __init__(self, dataset: Dataset[Any], device: torch.device) -> None:
         self.count = len(dataset) if isinstance(dataset, Sized) else 0
         if self.count == 0:
-            raise InputError("base: expected a data set with a length and at least one image, got an empty or unsized one")
+            raise InputError(
+                "base: expected a data set with a length and at least one image, got an empty or unsized one"
+            )
         self.dataset, self.device = dataset, device
         self.name = str(getattr(dataset, "name", type(dataset).__name__))
-        self.eight_bit = isinstance(dataset, FolderSet) or (isinstance(dataset, ImageSet) and dataset.x.dtype == torch.uint8)
+        self.eight_bit = isinstance(dataset, FolderSet) or (
+            isinstance(dataset, ImageSet) and dataset.x.dtype == torch.uint8
+        )
 
     def fetch(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """The samples numbered `ids` [B]: (x float32 [B, C, H, W] in [0, 1], y int64 [B]), on the device; InputError for bad pixels."""
@@ -38,17 +42,26 @@ class Base:
         """InputError where names or labels do not fit a model with that many outputs, or, if asked, where a class has no image."""
         names = self.class_names(outputs)
         if len(names) != outputs:
-            raise InputError(f"model: expected logits for the {len(names)} classes of the base, got {outputs}")
-        held = next((getattr(self.dataset, name) for name in ("labels", "targets") if hasattr(self.dataset, name)), None)
+            raise InputError(
+                f"model: expected logits for the {len(names)} classes of the base, got {outputs}"
+            )
+        held = next(
+            (getattr(self.dataset, name) for name in ("labels", "targets") if hasattr(self.dataset, name)),
+            None,
+        )
         if held is None:
             return
         labels = torch.as_tensor(held).cpu().long()
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= outputs:
-            raise InputError(f"base: expected labels from 0 to {outputs - 1}, as the model has {outputs} classes, got {low} to {high}")
+            raise InputError(
+                f"base: expected labels from 0 to {outputs - 1}, as the model has {outputs} classes, got {low} to {high}"
+            )
         empty = (labels.bincount(minlength=outputs) == 0).nonzero().flatten().tolist()
         if every_class and empty:
-            raise InputError(f"base: expected images of all {outputs} classes, got none of class {empty}; the constructed set would lack a label")
+            raise InputError(
+                f"base: expected images of all {outputs} classes, got none of class {empty}; the constructed set would lack a label"
+            )
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells this data set from another: its description, or else its length and a hash of 16 samples."""

@@ -14,7 +14,16 @@ from fastadv.data.construct._base import Base
 from fastadv.data.construct._pixels import encode, verify
 from fastadv.data.construct.constructed import ConstructedSet, describe
 from fastadv.data.imageset import to_unit
-from fastadv.data.shards import Shard, plain, read_shard, shard_count, shard_path, shard_range, write_index, write_shard
+from fastadv.data.shards import (
+    Shard,
+    plain,
+    read_shard,
+    shard_count,
+    shard_path,
+    shard_range,
+    write_index,
+    write_shard,
+)
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.errors import InputError
@@ -51,7 +60,9 @@ class Search:
     labels: Tensor  # [B] the labels to store
     centre: Tensor  # [B, ...] where the search starts, and what the budget is around
     run: Callable[[], Tensor]  # the images found [B, ...]
-    objective: Callable[[Tensor], Tensor]  # images [B, ...] -> [B]: what the search lowers, on the model as given
+    objective: Callable[
+        [Tensor], Tensor
+    ]  # images [B, ...] -> [B]: what the search lowers, on the model as given
 
 
 @dataclass(frozen=True)
@@ -63,12 +74,18 @@ class Construction:
     classes: int
     threat: Threat
     settings: dict[str, Any]
-    begin: Callable[[Tensor, Tensor, Tensor, Threat], Search]  # x [B, ...], y [B], ids [B] on the CPU, budget of the batch
+    begin: Callable[
+        [Tensor, Tensor, Tensor, Threat], Search
+    ]  # x [B, ...], y [B], ids [B] on the CPU, budget of the batch
 
     def budget(self, ids: Tensor, device: torch.device) -> Threat:
         """The threat of the samples `ids` alone."""
         radius = self.threat.radius
-        return self.threat.with_radius(radius[ids].to(device)) if isinstance(radius, Tensor) and radius.dim() else self.threat
+        return (
+            self.threat.with_radius(radius[ids].to(device))
+            if isinstance(radius, Tensor) and radius.dim()
+            else self.threat
+        )
 
 
 def build(
@@ -94,7 +111,9 @@ def build(
         raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     radius = construction.threat.radius
     if isinstance(radius, Tensor) and radius.dim() and len(radius) != base.count:
-        raise InputError(f"threat: expected one radius, or one for each of the {base.count} images of the base, got {len(radius)}")
+        raise InputError(
+            f"threat: expected one radius, or one for each of the {base.count} images of the base, got {len(radius)}"
+        )
     config = plain(
         {
             "construction": construction.name,
@@ -153,7 +172,9 @@ def _build_shard(
     shard = Shard(tensors, "") if folder is None else write_shard(folder, k, tensors, config)
     numbers = shard.tensors["ids"]
     try:
-        verify(shard.tensors["images"], torch.cat(centres), construction.budget(numbers, numbers.device), numbers)
+        verify(
+            shard.tensors["images"], torch.cat(centres), construction.budget(numbers, numbers.device), numbers
+        )
     except InputError:
         if folder is not None:
             shard_path(folder, k).unlink()
@@ -161,7 +182,9 @@ def _build_shard(
     return shard
 
 
-def _build_batch(construction: Construction, base: Base, ids: Tensor, dtype: str) -> tuple[dict[str, Tensor], Tensor]:
+def _build_batch(
+    construction: Construction, base: Base, ids: Tensor, dtype: str
+) -> tuple[dict[str, Tensor], Tensor]:
     x, y = base.fetch(ids)
     threat = construction.budget(ids, x.device)
     search = construction.begin(x, y, ids, threat)
@@ -180,14 +203,21 @@ def _build_batch(construction: Construction, base: Base, ids: Tensor, dtype: str
     return {name: tensor.cpu().contiguous() for name, tensor in row.items()}, search.centre.cpu()
 
 
-def _assemble(shards: dict[int, Shard], folder: Path | None, config: dict[str, Any], total: int) -> ConstructedSet:
+def _assemble(
+    shards: dict[int, Shard], folder: Path | None, config: dict[str, Any], total: int
+) -> ConstructedSet:
     count = shard_count(total, config["shard_size"])
     complete = folder is not None and all(shard_path(folder, k).exists() for k in range(count))
     if folder is not None and complete:
         shards = {k: shards[k] if k in shards else read_shard(folder, k, config) for k in range(count)}
     if not shards:
-        raise InputError(f"world_size: expected at most one process for each of the {count} shards, got more; use a smaller shard_size")
-    tensors = {name: torch.cat([shard.tensors[name] for shard in shards.values()]) for name in next(iter(shards.values())).tensors}
+        raise InputError(
+            f"world_size: expected at most one process for each of the {count} shards, got more; use a smaller shard_size"
+        )
+    tensors = {
+        name: torch.cat([shard.tensors[name] for shard in shards.values()])
+        for name in next(iter(shards.values())).tensors
+    }
     card = describe(tensors, config)
     if folder is not None and complete:
         card = write_index(folder, card, config, list(shards.values()))["card"]
@@ -205,4 +235,8 @@ def fingerprint(model: Model) -> dict[str, str]:
 def _threat_text(threat: Threat) -> dict[str, Any]:
     radius = threat.radius
     # JSON has no infinity
-    return {"norm": threat.norm, "radius": data_hash(radius) if isinstance(radius, Tensor) else str(float(radius)), "box": list(threat.box)}
+    return {
+        "norm": threat.norm,
+        "radius": data_hash(radius) if isinstance(radius, Tensor) else str(float(radius)),
+        "box": list(threat.box),
+    }

@@ -13,7 +13,9 @@ def encode(x_adv: Tensor, centre: Tensor, threat: Threat, dtype: str) -> Tensor:
     """`x_adv` [B, ...] as stored: float32 as it is, or uint8 rounded inside the ball around `centre`."""
     if dtype == "float32":
         return x_adv.float()
-    on_grid = quantize_in_ball(x_adv, centre, norm=threat.norm, radius=threat.radius, box=threat.box, levels=255)
+    on_grid = quantize_in_ball(
+        x_adv, centre, norm=threat.norm, radius=threat.radius, box=threat.box, levels=255
+    )
     return (on_grid * 255).round().to(torch.uint8)
 
 
@@ -21,8 +23,16 @@ def verify(images: Tensor, centre: Tensor, threat: Threat, ids: Tensor) -> None:
     """Raise InputError where stored images lie outside the threat around `centre`."""
     outside = ~threat.contains(to_unit(images), centre)
     if outside.any():
-        count, first, stored = int(outside.sum()), int(ids[outside][0]), str(images.dtype).removeprefix("torch.")
-        advice = "8 bits are too coarse for it: use dtype='float32'" if stored == "uint8" else "the search has left it: report this"
+        count, first, stored = (
+            int(outside.sum()),
+            int(ids[outside][0]),
+            str(images.dtype).removeprefix("torch."),
+        )
+        advice = (
+            "8 bits are too coarse for it: use dtype='float32'"
+            if stored == "uint8"
+            else "the search has left it: report this"
+        )
         raise InputError(
             f"dtype={stored!r}: expected images inside the {threat.norm} budget, got {count} outside, the first from sample {first}; {advice}"
         )

@@ -10,7 +10,16 @@ from torch import Tensor
 from fastadv._card import card as make_card
 from fastadv._card import data_hash
 from fastadv.data.imageset import ImageSet
-from fastadv.data.shards import digest, read_shard, read_shards, shard_count, shard_path, shard_range, write_index, write_shard
+from fastadv.data.shards import (
+    digest,
+    read_shard,
+    read_shards,
+    shard_count,
+    shard_path,
+    shard_range,
+    write_index,
+    write_shard,
+)
 from fastadv.errors import InputError
 
 
@@ -27,7 +36,9 @@ class ConstructedSet(ImageSet):
 
     def __init__(self, tensors: Mapping[str, Tensor], card: dict[str, Any]) -> None:
         config = card["config"]
-        super().__init__(tensors["images"], tensors["labels"], config["classes"], config["name"], note=config["note"])
+        super().__init__(
+            tensors["images"], tensors["labels"], config["classes"], config["name"], note=config["note"]
+        )
         self.ids, self.original_labels, self.card = tensors["ids"], tensors["original_labels"], card
         known = ("images", "labels", "ids", "original_labels")
         self.figures = {name: tensor for name, tensor in tensors.items() if name not in known}
@@ -58,11 +69,15 @@ class ConstructedSet(ImageSet):
         for k in home.unique().tolist():
             part = {name: tensor[home == k].cpu() for name, tensor in self.tensors().items()}
             if part["ids"].tolist() != list(shard_range(k, total, size)):
-                raise InputError(f"{folder}: expected a whole constructed set to save, got a subset or another order of it")
+                raise InputError(
+                    f"{folder}: expected a whole constructed set to save, got a subset or another order of it"
+                )
             path = shard_path(folder, k)
             shard = read_shard(folder, k, config) if path.exists() else write_shard(folder, k, part, config)
             if shard.digest != digest(part):
-                raise InputError(f"{path}: expected no file or the shard of this set, got one with other images; choose another folder")
+                raise InputError(
+                    f"{path}: expected no file or the shard of this set, got one with other images; choose another folder"
+                )
             shards.append(shard)
         if len(shards) == shard_count(total, size):
             write_index(folder, self.card, config, shards)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv.attacks._loop import last_iterate
+from fastadv.attacks.last_iterate import last_iterate
 from fastadv.data.construct._build import BuildOptions, Construction, Search, build
 from fastadv.data.construct._checks import Module, check_features, check_steps, prepare
 from fastadv.data.construct.constructed import ConstructedSet
@@ -102,7 +102,11 @@ def _invert(
 
     def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> Search:
         goal = frozen.verdict(x)
-        centre = _noise(x, seed, ids) if start == "noise" else samples.fetch(_partners(ids, samples.count, seed))[0]
+        centre = (
+            _noise(x, seed, ids)
+            if start == "noise"
+            else samples.fetch(_partners(ids, samples.count, seed))[0]
+        )
 
         def distance(features: Tensor) -> Tensor:
             return torch.linalg.vector_norm(features - goal, dim=1)  # type: ignore[no-any-return]
@@ -111,7 +115,9 @@ def _invert(
             return -distance(features)
 
         def run() -> Tensor:
-            return last_iterate(frozen, centre, None, budget, steps=steps, step_size=step_size, loss=closeness)
+            return last_iterate(
+                frozen, centre, None, budget, steps=steps, step_size=step_size, loss=closeness
+            )
 
         return Search(y, centre, run, lambda images: distance(frozen.verdict(images)))
 

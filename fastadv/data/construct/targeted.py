@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv.attacks._loop import last_iterate
+from fastadv.attacks.last_iterate import last_iterate
 from fastadv.data.construct._build import BuildOptions, Construction, Search, build
 from fastadv.data.construct._checks import check_steps, prepare
 from fastadv.data.construct.constructed import ConstructedSet
@@ -50,7 +50,17 @@ def random_target(
     Raises InputError for an empty base, pixels outside the box, a model with one class, an option out of range, or 8-bit
     storage that cannot hold the budget; CorruptFileError for a damaged shard in `out_dir`.
     """
-    return _push("random_target", model, base, threat, steps, step_size, seed, lambda y, ids, k: rng.integers(k, seed, ids), options)
+    return _push(
+        "random_target",
+        model,
+        base,
+        threat,
+        steps,
+        step_size,
+        seed,
+        lambda y, ids, k: rng.integers(k, seed, ids),
+        options,
+    )
 
 
 def fixed_shift(
@@ -68,7 +78,9 @@ def fixed_shift(
     Robust features now point away from the labels. Arguments, defaults and errors are those of `random_target`; nothing
     is random here, and the seed is only recorded. A class without images is an error too: the set would lack a label.
     """
-    return _push("fixed_shift", model, base, threat, steps, step_size, seed, lambda y, ids, k: (y + 1) % k, options)
+    return _push(
+        "fixed_shift", model, base, threat, steps, step_size, seed, lambda y, ids, k: (y + 1) % k, options
+    )
 
 
 def _push(
@@ -89,12 +101,19 @@ def _push(
         targets = choose(y, ids, classes).to(x.device)
 
         def run() -> Tensor:
-            return last_iterate(frozen, x, None, budget, steps=steps, step_size=step_size, loss="ce", targets=targets)
+            return last_iterate(
+                frozen, x, None, budget, steps=steps, step_size=step_size, loss="ce", targets=targets
+            )
 
         def objective(images: Tensor) -> Tensor:
             return cross_entropy(frozen.verdict(images), targets, reduction="none")
 
         return Search(targets, x, run, objective)
 
-    settings = {"objective": "cross-entropy to the label", "steps": steps, "step_size": step_size, "seed": seed}
+    settings = {
+        "objective": "cross-entropy to the label",
+        "steps": steps,
+        "step_size": step_size,
+        "seed": seed,
+    }
     return build(Construction(name, frozen, classes, threat, settings, begin), samples, **options)

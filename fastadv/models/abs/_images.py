@@ -41,7 +41,9 @@ def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Imag
         x = torch.stack([torch.as_tensor(image) for image, _ in pairs])
         y = torch.tensor([int(label) for _, label in pairs])
     if len(x) == 0 or (shape is not None and tuple(x.shape[1:]) != shape):
-        raise InputError(f"dataset: expected images {shape}, as the decoders give, got {len(x)} of {tuple(x.shape[1:])}; give their DecoderShape")
+        raise InputError(
+            f"dataset: expected images {shape}, as the decoders give, got {len(x)} of {tuple(x.shape[1:])}; give their DecoderShape"
+        )
     if x.dtype != torch.uint8:
         low, high = (float(value) for value in x.aminmax())
         if not (low >= 0 and high <= 1):  # false for NaN too
@@ -49,10 +51,16 @@ def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Imag
     y = y.to("cpu", torch.int64)
     classes = int(getattr(dataset, "num_classes", int(y.max()) + 1))
     if int(y.min()) < 0 or int(y.max()) >= classes or classes < 2:
-        raise InputError(f"dataset: expected labels from 0 to K - 1 of K >= 2 classes, got {int(y.min())} to {int(y.max())} for K = {classes}")
+        raise InputError(
+            f"dataset: expected labels from 0 to K - 1 of K >= 2 classes, got {int(y.min())} to {int(y.max())} for K = {classes}"
+        )
     counts = y.bincount(minlength=classes)
     if not bool(counts.all()):
         empty = (counts == 0).nonzero().flatten().tolist()
-        raise InputError(f"dataset: expected images of every class, got none of {empty}; add some or drop the class")
+        raise InputError(
+            f"dataset: expected images of every class, got none of {empty}; add some or drop the class"
+        )
     told = getattr(dataset, "describe", None)
-    return Images(x, y, classes, told() if callable(told) else {"samples": len(y), "data_hash": data_hash(x, y)})
+    return Images(
+        x, y, classes, told() if callable(told) else {"samples": len(y), "data_hash": data_hash(x, y)}
+    )

@@ -33,15 +33,25 @@ def lower_bound(model: Generators, x: Tensor, y: Tensor, norm: str, starts: int,
         raise InputError(f"norm: expected l2 or linf, got {norm!r}")
     if not 1 <= starts <= len(model.prior_latents):
         raise InputError(f"starts: expected 1 to {len(model.prior_latents)}, the prior samples, got {starts}")
-    if y.shape != (len(x),) or y.dtype != torch.int64 or (len(y) and not (int(y.min()) >= 0 and int(y.max()) < model.classes)):
-        raise InputError(f"y: expected int64 classes 0 to {model.classes - 1}, one for each of {len(x)} images, got {y.dtype} {tuple(y.shape)}")
+    if (
+        y.shape != (len(x),)
+        or y.dtype != torch.int64
+        or (len(y) and not (int(y.min()) >= 0 and int(y.max()) < model.classes))
+    ):
+        raise InputError(
+            f"y: expected int64 classes 0 to {model.classes - 1}, one for each of {len(x)} images, got {y.dtype} {tuple(y.shape)}"
+        )
     with torch.no_grad():
         count = inference.CHUNK
-        parts = zip(torch.split(x, count), torch.split(model.observed(x), count), torch.split(y, count), strict=True)
+        parts = zip(
+            torch.split(x, count), torch.split(model.observed(x), count), torch.split(y, count), strict=True
+        )
         return torch.cat([_bound(model, *part, norm, starts, tight) for part in parts])
 
 
-def _bound(model: Generators, x: Tensor, seen: Tensor, y: Tensor, norm: str, starts: int, tight: bool) -> Tensor:
+def _bound(
+    model: Generators, x: Tensor, seen: Tensor, y: Tensor, norm: str, starts: int, tight: bool
+) -> Tensor:
     pixels = seen.shape[1:].numel()
     loss, latents = inference.infer_all(model, seen, model.steps, model.step_size)
     right = (loss * model.factors if model.binary else loss).argmin(1) == y
@@ -65,13 +75,17 @@ def meeting_radius(rivals: Tensor, mine: Tensor, misfit: Tensor) -> Tensor:
     return ((rivals - mine[:, None]) / (2 * (rivals.sqrt() + misfit[:, None]))).nan_to_num(torch.inf).amin(1)
 
 
-def _least(model: Generators, seen: Tensor, latents: Tensor, starts: int, beta: float) -> tuple[Tensor, list[Tensor]]:
+def _least(
+    model: Generators, seen: Tensor, latents: Tensor, starts: int, beta: float
+) -> tuple[Tensor, list[Tensor]]:
     """(min_z ||G_c(z) - x||^2 + beta/2 ||z||^2 [B, K], the latents [B, K, L] each descent ended at), among them those of inference."""
     pixels = seen.shape[1:].numel()
     best, ends = squared_misfit(seen, model.decode(latents)) + beta / 2 * latents.square().sum(2), [latents]
     for part in torch.arange(len(model.prior_latents)).tensor_split(starts):
         _, start = inference.search_prior(model, seen, beta, slice(int(part[0]), int(part[-1]) + 1))
-        loss, end = inference.descend(model, seen, start, steps=model.steps, step_size=model.step_size, beta=beta)
+        loss, end = inference.descend(
+            model, seen, start, steps=model.steps, step_size=model.step_size, beta=beta
+        )
         best = torch.minimum(best, loss * pixels)
         ends.append(end)
     return best, ends
@@ -139,7 +153,9 @@ def _clipped_descent(model: Generators, seen: Tensor, start: Tensor, radius: Ten
         with torch.enable_grad():
             leaf = latents.detach().requires_grad_()
             gap, cost = _gaps(model, seen, leaf)
-            loss = ((gap - radius[:, None, None]).clamp_min(0.0).square().sum(2) + cost).sum() / seen.shape[1:].numel()
+            loss = ((gap - radius[:, None, None]).clamp_min(0.0).square().sum(2) + cost).sum() / seen.shape[
+                1:
+            ].numel()
             (slope,) = torch.autograd.grad(loss, leaf)
         latents, moments = adam_step(latents, slope, moments, step, model.step_size, model.max_norm)
     return latents

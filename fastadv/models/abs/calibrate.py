@@ -83,7 +83,9 @@ def calibrate(model: Generators, x: Tensor, y: Tensor) -> None:
     model.factors.fill_(1.0)
     model.factors.copy_(class_factors(inference.infer(model, x).loss, y))
     model.binary = binary
-    model.prune_gain = least_share(inference.infer(model, x, steps=1).loss, losses := inference.infer(model, x).loss)
+    model.prune_gain = least_share(
+        inference.infer(model, x, steps=1).loss, losses := inference.infer(model, x).loss
+    )
     model.prune = prune
     model.scale = confidence_scale(losses, y)
     model.floor = confidence_floor(losses, model.scale)

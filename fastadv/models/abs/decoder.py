@@ -30,8 +30,13 @@ class DecoderShape:
 
     def __post_init__(self) -> None:
         layers = len(self.kernels)
-        if not layers == len(self.strides) == len(self.channels) - 1 >= 1 or min(*self.channels, *self.kernels, *self.strides) < 1:
-            raise InputError(f"decoder: expected n + 1 channels for n kernels and n strides, all positive, got {self}")
+        if (
+            not layers == len(self.strides) == len(self.channels) - 1 >= 1
+            or min(*self.channels, *self.kernels, *self.strides) < 1
+        ):
+            raise InputError(
+                f"decoder: expected n + 1 channels for n kernels and n strides, all positive, got {self}"
+            )
 
     @property
     def size(self) -> int:
@@ -56,7 +61,9 @@ class DecoderShape:
         """
         channels, rows, columns = shape
         if rows != columns or rows < 8:
-            raise InputError(f"images: expected square ones of 8x8 or more, got {tuple(shape)}; give a DecoderShape of your own")
+            raise InputError(
+                f"images: expected square ones of 8x8 or more, got {tuple(shape)}; give a DecoderShape of your own"
+            )
         wide = (latents, 2 * width, width, width, channels)
         for last in (4, 3, 5, 2, 1):
             # first -> 2 first + 3 -> 2 (2 first + 3) + 3 -> + last - 1
@@ -66,13 +73,17 @@ class DecoderShape:
         return cls((latents, 2 * width, width, channels), (3, 3, rows - 4), (1, 1, 1))
 
 
-def fold_batch_norm(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+def fold_batch_norm(
+    weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor
+) -> tuple[Tensor, Tensor]:
     """A transposed convolution [K, cin, cout, k, k] with bias [K, cout] that includes the BatchNorm [K, cout] after it."""
     factor = scale / (variance + NORM_FLOOR).sqrt()
     return weight * factor[:, None, :, None, None], (bias - mean) * factor + shift
 
 
-def decode(latents: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+def decode(
+    latents: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
+) -> Tensor:
     """Images [B, K, C, H, W] in (0, 1) of latents [B, K, L], differentiable any number of times by the latents."""
     if not (torch.is_grad_enabled() and latents.requires_grad):
         return latent_decode(latents.transpose(0, 1), weights, biases, strides).transpose(0, 1)
@@ -83,15 +94,30 @@ def decode(latents: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor],
 def shape_of(weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> DecoderShape:
     """The shape of decoders with weights [K, cin, cout, k, k] and biases [K, cout] a layer; InputError where they make none."""
     if not len(weights) == len(biases) == len(strides) >= 1:
-        raise InputError(f"decoder: expected as many weights, biases and strides, got {len(weights)}, {len(biases)} and {len(strides)}")
+        raise InputError(
+            f"decoder: expected as many weights, biases and strides, got {len(weights)}, {len(biases)} and {len(strides)}"
+        )
     for weight, bias in zip(weights, biases, strict=True):
-        if weight.ndim != 5 or weight.shape[3] != weight.shape[4] or bias.shape != (weight.shape[0], weight.shape[2]):
-            raise InputError(f"decoder: expected weights [K, cin, cout, k, k], biases [K, cout], got {tuple(weight.shape)}, {tuple(bias.shape)}")
+        if (
+            weight.ndim != 5
+            or weight.shape[3] != weight.shape[4]
+            or bias.shape != (weight.shape[0], weight.shape[2])
+        ):
+            raise InputError(
+                f"decoder: expected weights [K, cin, cout, k, k], biases [K, cout], got {tuple(weight.shape)}, {tuple(bias.shape)}"
+            )
         if not bool(weight.isfinite().all() and bias.isfinite().all()):
-            raise InputError("decoder: expected finite weights, got NaN or infinite ones; train again or read an undamaged file")
+            raise InputError(
+                "decoder: expected finite weights, got NaN or infinite ones; train again or read an undamaged file"
+            )
     channels = (*(w.shape[1] for w in weights), weights[-1].shape[2])
-    if any(weights[i].shape[2] != weights[i + 1].shape[1] for i in range(len(weights) - 1)) or len({len(w) for w in weights}) > 1:
-        raise InputError(f"decoder: expected each layer to take what the one before gives, got shapes {[tuple(w.shape) for w in weights]}")
+    if (
+        any(weights[i].shape[2] != weights[i + 1].shape[1] for i in range(len(weights) - 1))
+        or len({len(w) for w in weights}) > 1
+    ):
+        raise InputError(
+            f"decoder: expected each layer to take what the one before gives, got shapes {[tuple(w.shape) for w in weights]}"
+        )
     if len(weights[0]) < 2:
         raise InputError("decoder: expected two classes or more, got one")
     return DecoderShape(channels, tuple(w.shape[3] for w in weights), tuple(strides))

@@ -56,10 +56,16 @@ class Settings:
         if self.precision not in ("fp32", "bf16"):
             raise InputError(f"fit: expected precision fp32 or bf16, got {self.precision!r}")
         if min(self.epochs, self.width, self.batch_size) < 1 or self.seed < 0:
-            asked = f"epochs={self.epochs}, width={self.width}, batch_size={self.batch_size}, seed={self.seed}"
-            raise InputError(f"fit: expected epochs, width and batch_size of at least 1 and a seed of at least 0, got {asked}")
+            asked = (
+                f"epochs={self.epochs}, width={self.width}, batch_size={self.batch_size}, seed={self.seed}"
+            )
+            raise InputError(
+                f"fit: expected epochs, width and batch_size of at least 1 and a seed of at least 0, got {asked}"
+            )
         if not 0 < self.learning_rate < math.inf or not all(0 <= b < math.inf for b in self.beta):
-            raise InputError(f"fit: expected learning_rate > 0 and beta >= 0, got learning_rate={self.learning_rate}, beta={self.beta}")
+            raise InputError(
+                f"fit: expected learning_rate > 0 and beta >= 0, got learning_rate={self.learning_rate}, beta={self.beta}"
+            )
 
     def weight(self, epoch: int) -> float:
         """beta of an epoch: from the first value to the second over the first half of the epochs, then constant."""
@@ -81,12 +87,16 @@ def fit(
 ) -> Model:
     """Train a model of `cls`; see ABS.fit."""
     images = read_images(dataset, settings.shape.image)
-    run = Run(images, settings, torch.device(device or "cpu"), None if run_dir is None else Path(run_dir), progress)
+    run = Run(
+        images, settings, torch.device(device or "cpu"), None if run_dir is None else Path(run_dir), progress
+    )
     run.open(resume)
     run.go()
     net = run.net.eval()
     weights, biases = net.decoders()
-    model = cls(weights, biases, settings.shape.strides, seed=settings.seed, beta=settings.beta[1], **options).to(run.device)
+    model = cls(
+        weights, biases, settings.shape.strides, seed=settings.seed, beta=settings.beta[1], **options
+    ).to(run.device)
     started = time.perf_counter()
     if calibration:
         chosen = rng.permutation(len(images), settings.seed, draw=ORDER)[:calibration]
@@ -103,17 +113,36 @@ def fit(
 class Run:
     """A training run: what it is made of, and where it stands."""
 
-    def __init__(self, images: Images, settings: Settings, device: torch.device, folder: Path | None, progress: Progress | None) -> None:
-        self.images, self.settings, self.device, self.folder, self.progress = images, settings, device, folder, progress
+    def __init__(
+        self,
+        images: Images,
+        settings: Settings,
+        device: torch.device,
+        folder: Path | None,
+        progress: Progress | None,
+    ) -> None:
+        self.images, self.settings, self.device, self.folder, self.progress = (
+            images,
+            settings,
+            device,
+            folder,
+            progress,
+        )
         # BatchNorm needs two images of every class
         self.rows = max(2, settings.batch_size // images.classes)
         self.steps = math.ceil(len(images) / (self.rows * images.classes))
         self.net = VAEs(settings.shape, images.classes, settings.width, settings.seed).to(device).train()
         self.optimizer = Adam(self.net.parameters(), lr=settings.learning_rate)
         total = self.steps * settings.epochs
-        self.scheduler = LambdaLR(self.optimizer, lambda step: (1 + math.cos(math.pi * min(step / total, 1.0))) / 2)
+        self.scheduler = LambdaLR(
+            self.optimizer, lambda step: (1 + math.cos(math.pi * min(step / total, 1.0))) / 2
+        )
         self.reports: list[dict[str, Any]] = []
-        self.config = json.loads(json.dumps({**dataclasses.asdict(settings), "classes": images.classes, "data": images.description}))
+        self.config = json.loads(
+            json.dumps(
+                {**dataclasses.asdict(settings), "classes": images.classes, "data": images.description}
+            )
+        )
 
     @property
     def path(self) -> Path:
@@ -124,12 +153,16 @@ class Run:
         """Take up the checkpoint in the folder, or make sure that there is none."""
         if self.folder is None:
             if resume:
-                raise InputError("run_dir: expected the folder of the run to resume, got None; pass run_dir=, or leave out resume")
+                raise InputError(
+                    "run_dir: expected the folder of the run to resume, got None; pass run_dir=, or leave out resume"
+                )
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             if not resume:
-                raise InputError(f"run_dir: expected a new folder, got {self.folder} with a checkpoint; pass resume=True or choose another")
+                raise InputError(
+                    f"run_dir: expected a new folder, got {self.folder} with a checkpoint; pass resume=True or choose another"
+                )
             tensors, state = checkpoint.load(self.path, self.config)
             checkpoint.restore(tensors, state, self.net, self.optimizer, self.scheduler)
             self.reports = list(state["progress"]["reports"])
@@ -141,10 +174,20 @@ class Run:
             started = time.perf_counter()
             with torch.inference_mode(False), torch.enable_grad():
                 found = self._epoch(epoch)
-            report: dict[str, Any] = {"epoch": epoch + 1, "loss": float(found.mean()), "beta": self.settings.weight(epoch)}
+            report: dict[str, Any] = {
+                "epoch": epoch + 1,
+                "loss": float(found.mean()),
+                "beta": self.settings.weight(epoch),
+            }
             report |= {"class_losses": found.tolist(), "seconds": time.perf_counter() - started}
             self.reports.append(report)
-            logger.info("ABS epoch %d: loss %.3f, beta %.2f, %.1f s", epoch + 1, report["loss"], report["beta"], report["seconds"])
+            logger.info(
+                "ABS epoch %d: loss %.3f, beta %.2f, %.1f s",
+                epoch + 1,
+                report["loss"],
+                report["beta"],
+                report["seconds"],
+            )
             if self.folder is not None:
                 state = {"config": self.config, "reports": self.reports}
                 checkpoint.save(self.path, self.net, self.optimizer, self.scheduler, found, state)
@@ -157,7 +200,9 @@ class Run:
         of_class = self.images.y[order]
         count = torch.arange(self.steps * self.rows)
         pools = [order[of_class == k] for k in range(self.images.classes)]
-        return torch.stack([pool[count % len(pool)] for pool in pools], dim=1).reshape(self.steps, self.rows, -1)
+        return torch.stack([pool[count % len(pool)] for pool in pools], dim=1).reshape(
+            self.steps, self.rows, -1
+        )
 
     def _epoch(self, epoch: int) -> Tensor:
         """The mean loss of each class, [K] float64."""
@@ -168,7 +213,9 @@ class Run:
             x = self.images.take(flat).to(self.device)
             if settings.augment:
                 x = warp(x, flat, settings.seed, PURPOSES * epoch + WARP)
-            noise = rng.normal(settings.shape.channels[0], settings.seed, flat, PURPOSES * epoch + NOISE).to(self.device)
+            noise = rng.normal(settings.shape.channels[0], settings.seed, flat, PURPOSES * epoch + NOISE).to(
+                self.device
+            )
             x, noise = x.view(*ids.shape, *x.shape[1:]), noise.view(*ids.shape, -1)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 image, mean, log_variance = self.net(x, noise)
@@ -183,5 +230,7 @@ class Run:
         average = total / self.steps
         if not bool(average.isfinite().all()):
             bad = (~average.isfinite()).nonzero().flatten().tolist()
-            raise FloatingPointError(f"ABS.fit: expected finite losses, got others for classes {bad} in epoch {epoch + 1}; lower the learning rate")
+            raise FloatingPointError(
+                f"ABS.fit: expected finite losses, got others for classes {bad} in epoch {epoch + 1}; lower the learning rate"
+            )
         return average

@@ -56,7 +56,9 @@ class Generators(nn.Module):
             self.register_buffer(f"bias_{i}", bias.detach().float().contiguous())
         given = torch.ones(self.classes) if factors is None else torch.as_tensor(factors, dtype=torch.float32)
         if given.shape != (self.classes,) or not bool((given > 0).all()):
-            raise InputError(f"factors: expected {self.classes} positive numbers, one a class, got {given.tolist()}")
+            raise InputError(
+                f"factors: expected {self.classes} positive numbers, one a class, got {given.tolist()}"
+            )
         self.factors: Tensor
         self.register_buffer("factors", given.clone())
         self._prior: Tensor
@@ -82,8 +84,15 @@ class Generators(nn.Module):
     @prior_latents.setter
     def prior_latents(self, latents: Tensor) -> None:
         wanted = self.shape.channels[0]
-        if latents.ndim != 2 or latents.shape[1] != wanted or len(latents) < self.classes or not bool(latents.isfinite().all()):
-            raise InputError(f"prior_latents: expected finite [S, {wanted}] with S >= {self.classes}, got {tuple(latents.shape)}")
+        if (
+            latents.ndim != 2
+            or latents.shape[1] != wanted
+            or len(latents) < self.classes
+            or not bool(latents.isfinite().all())
+        ):
+            raise InputError(
+                f"prior_latents: expected finite [S, {wanted}] with S >= {self.classes}, got {tuple(latents.shape)}"
+            )
         self._prior = latents.detach().to(self.weights[0]).contiguous()
         self._bank = Bank()
 
@@ -121,5 +130,7 @@ class Generators(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B, K, C, H, W] of latents [B, K, L]."""
         if latents.ndim != 3 or latents.shape[1:] != (self.classes, self.shape.channels[0]):
-            raise InputError(f"latents: expected [B, {self.classes}, {self.shape.channels[0]}], got {tuple(latents.shape)}")
+            raise InputError(
+                f"latents: expected [B, {self.classes}, {self.shape.channels[0]}], got {tuple(latents.shape)}"
+            )
         return decode(latents.to(self.weights[0].dtype), self.weights, self.biases, self.shape.strides)

@@ -19,14 +19,22 @@ def class_losses(x: Tensor, reconstruction: Tensor, latents: Tensor, beta: float
 
 
 def adam_step(
-    latents: Tensor, slope: Tensor, moments: tuple[Tensor, Tensor], step: int, step_size: float, max_norm: float
+    latents: Tensor,
+    slope: Tensor,
+    moments: tuple[Tensor, Tensor],
+    step: int,
+    step_size: float,
+    max_norm: float,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """(latents, moments) after Adam's step number `step` (from 1), the latents' norm clipped; differentiable."""
     mean, square = 0.9 * moments[0] + 0.1 * slope, 0.999 * moments[1] + 0.001 * slope.square()
     # the root's slope at zero is infinite; a tiny floor keeps it finite without changing a step
     root = (square / (1 - 0.999**step) + 1e-24).sqrt()
     latents = latents - step_size * (mean / (1 - 0.9**step)) / (root + 1e-8)
-    return latents * (max_norm / latents.norm(dim=2, keepdim=True).clamp_min(1e-12)).clamp_max(1.0), (mean, square)
+    return latents * (max_norm / latents.norm(dim=2, keepdim=True).clamp_min(1e-12)).clamp_max(1.0), (
+        mean,
+        square,
+    )
 
 
 def unrolled(

@@ -23,7 +23,9 @@ class Inference:
     reconstruction: Tensor
 
 
-def infer(model: Generators, x: Tensor, steps: int | None = None, step_size: float | None = None) -> Inference:
+def infer(
+    model: Generators, x: Tensor, steps: int | None = None, step_size: float | None = None
+) -> Inference:
     """Losses with the class factors, latents and reconstructions; see ABS.infer."""
     with torch.no_grad():
         parts = []
@@ -33,16 +35,25 @@ def infer(model: Generators, x: Tensor, steps: int | None = None, step_size: flo
         return Inference(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
-def find(model: Generators, seen: Tensor, steps: int | None = None, step_size: float | None = None) -> tuple[Tensor, Tensor]:
+def find(
+    model: Generators, seen: Tensor, steps: int | None = None, step_size: float | None = None
+) -> tuple[Tensor, Tensor]:
     """(loss [B, K], latents [B, K, L]) at images as `observed` gives them, by all classes or pruned; no gradient, no class factors."""
-    steps, step_size = model.steps if steps is None else steps, model.step_size if step_size is None else step_size
+    steps, step_size = (
+        model.steps if steps is None else steps,
+        model.step_size if step_size is None else step_size,
+    )
     if steps < 1 or not step_size > 0:
-        raise InputError(f"infer: expected steps of at least 1 and a positive step_size, got {steps} and {step_size}")
+        raise InputError(
+            f"infer: expected steps of at least 1 and a positive step_size, got {steps} and {step_size}"
+        )
     with torch.no_grad():
         return (infer_pruned if model.prune else infer_all)(model, seen.detach(), steps, step_size)
 
 
-def search_prior(model: Generators, seen: Tensor, beta: float, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
+def search_prior(
+    model: Generators, seen: Tensor, beta: float, part: slice = slice(None)
+) -> tuple[Tensor, Tensor]:
     """For each class the least loss [B, K] among the prior samples of `part`, and their latents [B, K, L]."""
     prior = model.prior_latents[part]
     bias = (beta / 2 * prior.square().sum(1)).expand(model.classes, -1)
@@ -51,7 +62,14 @@ def search_prior(model: Generators, seen: Tensor, beta: float, part: slice = sli
 
 
 def descend(
-    model: Generators, seen: Tensor, start: Tensor, *, steps: int, step_size: float, beta: float, only: slice = slice(None)
+    model: Generators,
+    seen: Tensor,
+    start: Tensor,
+    *,
+    steps: int,
+    step_size: float,
+    beta: float,
+    only: slice = slice(None),
 ) -> tuple[Tensor, Tensor]:
     """(loss [B, k], latents [B, k, L]) of the Adam descent from `start` for the classes of `only`."""
     weights, biases = ([part[only] for part in parts] for parts in (model.weights, model.biases))
@@ -86,7 +104,15 @@ def infer_pruned(model: Generators, seen: Tensor, steps: int, step_size: float) 
         for k in range(model.classes):
             rows = ((rank == k) & alive).nonzero().squeeze(1)
             if len(rows):
-                fitted = descend(model, seen[rows], latents[rows, k : k + 1], steps=steps, step_size=step_size, beta=model.beta, only=slice(k, k + 1))
+                fitted = descend(
+                    model,
+                    seen[rows],
+                    latents[rows, k : k + 1],
+                    steps=steps,
+                    step_size=step_size,
+                    beta=model.beta,
+                    only=slice(k, k + 1),
+                )
                 loss[rows, k], latents[rows, k] = (part.squeeze(1) for part in fitted)
                 best[rows] = torch.minimum(best[rows], loss[rows, k] * factors[k])
     return loss, latents

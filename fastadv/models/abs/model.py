@@ -46,7 +46,9 @@ class ABS(Generators):
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, K]: minus the class losses, differentiable in x as `input_grad` says."""
         differentiable = x.requires_grad and torch.is_grad_enabled() and self.input_grad != "none"
-        parts = [self._losses(seen, differentiable) for seen in torch.split(self.observed(x), inference.CHUNK)]
+        parts = [
+            self._losses(seen, differentiable) for seen in torch.split(self.observed(x), inference.CHUNK)
+        ]
         losses = torch.cat(parts)
         return -(losses * self.factors if self.binary else losses)
 
@@ -56,7 +58,17 @@ class ABS(Generators):
         if self.input_grad == "unrolled":
             with torch.no_grad():
                 _, start = inference.search_prior(self, seen.detach(), self.beta)
-            return unrolled(seen, start, self.weights, self.biases, self.shape.strides, self.beta, self.steps, self.step_size, self.max_norm)[0]
+            return unrolled(
+                seen,
+                start,
+                self.weights,
+                self.biases,
+                self.shape.strides,
+                self.beta,
+                self.steps,
+                self.step_size,
+                self.max_norm,
+            )[0]
         # by the envelope theorem the optimum's own movement does not count: d loss / dx = 2 (x - G(z*)) / D
         _, latents = inference.find(self, seen)
         with torch.no_grad():
@@ -76,7 +88,15 @@ class ABS(Generators):
         """
         calibrate(self, x, y)
 
-    def lower_bound(self, x: Tensor, y: Tensor, *, norm: Literal["l2", "linf"] = "l2", starts: int = 4, tight: bool = False) -> Tensor:
+    def lower_bound(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        norm: Literal["l2", "linf"] = "l2",
+        starts: int = 4,
+        tight: bool = False,
+    ) -> Tensor:
         """A radius [B] of the norm within which the decision on x [B, ...] stays y [B]; 0 where x is not classified as y.
 
         A bound as far as the inner minima over latents, searched from `starts` prior samples a class, are global (Schott et al. 2018, section 4).
@@ -129,14 +149,31 @@ class ABS(Generators):
                 raise InputError(f"dataset: expected images [C, H, W], got {list(first.shape)}")
             shape = DecoderShape.for_images(tuple(first.shape), latents, width)
         beta = (shape.values / MNIST_VALUES,) * 2 if beta is None else beta
-        settings = Settings(epochs, shape, width, batch_size, learning_rate, beta, augment, seed, training_precision)
-        return fit(cls, dataset, settings, run_dir=run_dir, resume=resume, device=device, progress=progress, calibration=calibration, options=options)
+        settings = Settings(
+            epochs, shape, width, batch_size, learning_rate, beta, augment, seed, training_precision
+        )
+        return fit(
+            cls,
+            dataset,
+            settings,
+            run_dir=run_dir,
+            resume=resume,
+            device=device,
+            progress=progress,
+            calibration=calibration,
+            options=options,
+        )
 
     @classmethod
     def from_official(cls, folder: str | os.PathLike[str], binary: bool = False, **options: Any) -> Self:
         """The model of the authors' ABS_0.net .. ABS_9.net. The prior latents are drawn from `seed` here; set `prior_latents` for theirs."""
         weights, biases = read_official(folder)
-        model = cls(weights, biases, DecoderShape().strides, **{"binary": binary, "factors": OFFICIAL_FACTORS, **options})
+        model = cls(
+            weights,
+            biases,
+            DecoderShape().strides,
+            **{"binary": binary, "factors": OFFICIAL_FACTORS, **options},
+        )
         model.card = {"source": "the authors' published state dicts"}
         return model
 

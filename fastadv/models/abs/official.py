@@ -16,19 +16,27 @@ def _expected(layers: int) -> set[str]:
     return names | {f"Decoder.bn_{i}.{part}" for i in range(layers - 1) for part in NORM}
 
 
-def read_official(folder: str | os.PathLike[str], classes: int = 10, layers: int = 4) -> tuple[list[Tensor], list[Tensor]]:
+def read_official(
+    folder: str | os.PathLike[str], classes: int = 10, layers: int = 4
+) -> tuple[list[Tensor], list[Tensor]]:
     """(weights, biases) of the decoders in ABS_0.net .. ABS_9.net: [K, cin, cout, k, k] and [K, cout] a layer.
 
     InputError for a missing file, CorruptFileError for a damaged one or one with missing or foreign decoder keys.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected the folder that holds ABS_0.net .. ABS_{classes - 1}.net, found none; check the path")
+        raise InputError(
+            f"{folder}: expected the folder that holds ABS_0.net .. ABS_{classes - 1}.net, found none; check the path"
+        )
     states = []
     for k in range(classes):
         path = folder / f"ABS_{k}.net"
         tensors, _ = read_weights(path)
-        decoder = {name: value for name, value in tensors.items() if name.startswith("Decoder.") and not name.endswith("num_batches_tracked")}
+        decoder = {
+            name: value
+            for name, value in tensors.items()
+            if name.startswith("Decoder.") and not name.endswith("num_batches_tracked")
+        }
         missing, foreign = _expected(layers) - decoder.keys(), decoder.keys() - _expected(layers)
         if missing or foreign:
             raise CorruptFileError(
@@ -40,14 +48,18 @@ def read_official(folder: str | os.PathLike[str], classes: int = 10, layers: int
     def stacked(name: str) -> Tensor:
         shapes = {tuple(state[name].shape) for state in states}
         if len(shapes) > 1:
-            raise CorruptFileError(f"{folder}: expected {name} of one shape in every class, got {sorted(shapes)}; give files of one training")
+            raise CorruptFileError(
+                f"{folder}: expected {name} of one shape in every class, got {sorted(shapes)}; give files of one training"
+            )
         return torch.stack([state[name].float() for state in states])
 
     weights, biases = [], []
     for i in range(layers):
         weight, bias = stacked(f"Decoder.conv_{i}.weight"), stacked(f"Decoder.conv_{i}.bias")
         if i < layers - 1:
-            weight, bias = fold_batch_norm(weight, bias, *(stacked(f"Decoder.bn_{i}.{part}") for part in NORM))
+            weight, bias = fold_batch_norm(
+                weight, bias, *(stacked(f"Decoder.bn_{i}.{part}") for part in NORM)
+            )
         weights.append(weight.contiguous())
         biases.append(bias.contiguous())
     return weights, biases

@@ -38,13 +38,20 @@ class Bank:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
-    def images(self, prior: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> Tensor | None:
+    def images(
+        self, prior: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
+    ) -> Tensor | None:
         """The bank; None where it was made of other prior latents, weights or biases, or on another device."""
         parts = (prior, *weights, *biases)
-        key = tuple((part.data_ptr(), part.device, part.dtype, 0 if part.is_inference() else part._version) for part in parts)
+        key = tuple(
+            (part.data_ptr(), part.device, part.dtype, 0 if part.is_inference() else part._version)
+            for part in parts
+        )
         if self._images is None:
             with torch.inference_mode(False), torch.no_grad():
-                self._images = latent_decode(prior.expand(len(weights[0]), -1, -1), weights, biases, strides).flatten(2)
+                self._images = latent_decode(
+                    prior.expand(len(weights[0]), -1, -1), weights, biases, strides
+                ).flatten(2)
             self._hash = data_hash(*parts)
             self._known.add(key)
         elif key not in self._known:

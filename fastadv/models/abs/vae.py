@@ -10,7 +10,11 @@ from fastadv.models.abs.decoder import NORM, DecoderShape, fold_batch_norm
 
 def encoder_layers(size: int, width: int, latents: int) -> list[tuple[int, int, int]]:
     """(channels, kernel, stride) a layer: the paper's for 28x28 (Schott et al. 2018, appendix); images below 16x16 get two layers before the last."""
-    layers = [(2 * width, 5, 1), (2 * width, 4, 2), (4 * width, 3, 2)] if size >= 16 else [(2 * width, 3, 1), (4 * width, 4, 2)]
+    layers = (
+        [(2 * width, 5, 1), (2 * width, 4, 2), (4 * width, 3, 2)]
+        if size >= 16
+        else [(2 * width, 3, 1), (4 * width, 4, 2)]
+    )
     for _, kernel, stride in layers:
         size = (size - kernel) // stride + 1
     return [*layers, (2 * latents, size, 1)]
@@ -29,14 +33,20 @@ class VAEs(nn.Module):
         channels = shape.channels[-1]
         with first_weights(seed):
             for wide, kernel, stride in encoder_layers(shape.size, width, shape.channels[0]):
-                self.encoder.append(nn.Conv2d(classes * channels, classes * wide, kernel, stride, groups=classes, bias=False))
+                self.encoder.append(
+                    nn.Conv2d(classes * channels, classes * wide, kernel, stride, groups=classes, bias=False)
+                )
                 channels = wide
             for i, (kernel, stride) in enumerate(zip(shape.kernels, shape.strides, strict=True)):
                 taken, given = classes * shape.channels[i], classes * shape.channels[i + 1]
-                self.decoder.append(nn.ConvTranspose2d(taken, given, kernel, stride, groups=classes, bias=False))
+                self.decoder.append(
+                    nn.ConvTranspose2d(taken, given, kernel, stride, groups=classes, bias=False)
+                )
         self.code_bias = nn.Parameter(torch.zeros(classes, 2, shape.channels[0]))
         self.image_bias = nn.Parameter(torch.zeros(classes, shape.channels[-1]))
-        self.encoder_norms = nn.ModuleList(nn.BatchNorm2d(classes * wide) for wide, _, _ in encoder_layers(shape.size, width, 1)[:-1])
+        self.encoder_norms = nn.ModuleList(
+            nn.BatchNorm2d(classes * wide) for wide, _, _ in encoder_layers(shape.size, width, 1)[:-1]
+        )
         self.decoder_norms = nn.ModuleList(nn.BatchNorm2d(classes * wide) for wide in shape.channels[1:-1])
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,7 +61,10 @@ class VAEs(nn.Module):
         for convolve, norm in zip(self.decoder, self.decoder_norms, strict=False):
             h = F.elu(norm(convolve(h)))
         with torch.autocast(x.device.type, enabled=False):  # pixels need more than bfloat16's eight bits
-            image = self.decoder[-1](h.float()).unflatten(1, (self.classes, -1)) + self.image_bias[:, :, None, None]
+            image = (
+                self.decoder[-1](h.float()).unflatten(1, (self.classes, -1))
+                + self.image_bias[:, :, None, None]
+            )
         return image.sigmoid(), mean.float(), log_variance.float()
 
     def decoders(self) -> tuple[list[Tensor], list[Tensor]]:

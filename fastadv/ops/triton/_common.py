@@ -43,7 +43,11 @@ def load(pointer, at, mask):
 def store(pointer, at, value, mask):
     """Write float32 values that the stored dtype holds exactly."""
     if pointer.dtype.element_ty == tl.bfloat16:
-        tl.store(pointer + at, (value.to(tl.uint32, bitcast=True) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True), mask=mask)
+        tl.store(
+            pointer + at,
+            (value.to(tl.uint32, bitcast=True) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True),
+            mask=mask,
+        )
     else:
         tl.store(pointer + at, value, mask=mask)
 
@@ -85,7 +89,9 @@ def next_towards(value, aim, dtype: tl.constexpr):
 def towards_zero(value):
     """float64 rounded towards zero to float32."""
     near = value.to(tl.float32)
-    return tl.where(tl.abs(near.to(tl.float64)) > tl.abs(value), next_towards(near, tl.zeros_like(near), tl.float32), near)
+    return tl.where(
+        tl.abs(near.to(tl.float64)) > tl.abs(value), next_towards(near, tl.zeros_like(near), tl.float32), near
+    )
 
 
 @triton.jit
@@ -110,7 +116,11 @@ def common_layout(out: Tensor, *inputs: Tensor, ordered: bool = False) -> tuple[
     tensors = (out, *inputs)
     if all(t.is_contiguous() for t in tensors):
         return tensors
-    if not ordered and out.dim() == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors):
+    if (
+        not ordered
+        and out.dim() == 4
+        and all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
+    ):
         return tensors
     target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
     return target, *(t.contiguous() for t in inputs)
@@ -124,7 +134,14 @@ def start(kernel: Any, programs: int, on: Tensor, *args: Any, **options: Any) ->
         kernel[(programs,)](*args, **{**OPTIONS, **options})
 
 
-def over_rows(kernel: Any, out: Tensor, inputs: tuple[Tensor, ...], *rest: Any, ordered: bool = False, block: int = WIDTH) -> None:
+def over_rows(
+    kernel: Any,
+    out: Tensor,
+    inputs: tuple[Tensor, ...],
+    *rest: Any,
+    ordered: bool = False,
+    block: int = WIDTH,
+) -> None:
     """Launch kernel(out, *inputs, cols, *rest), one program a row."""
     if out.numel() == 0:
         return

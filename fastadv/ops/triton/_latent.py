@@ -64,7 +64,9 @@ def blocks(depth: int, width: int, lone: bool, bf16: bool) -> Blocks:
     block = 32 if bf16 and depth % 32 == 0 else 16
     if width == 1:
         return Blocks(128, 1, block, depth % block == 0)
-    return Blocks(16 if lone else 64, min(32, max(16, triton.next_power_of_2(width))), block, depth % block == 0)
+    return Blocks(
+        16 if lone else 64, min(32, max(16, triton.next_power_of_2(width))), block, depth % block == 0
+    )
 
 
 def storage(bf16: bool) -> torch.dtype:
@@ -92,7 +94,9 @@ def _pixels(y, x, inside, side, tap_y, tap_x, AHEAD: tl.constexpr):
         return (y + tap_y) * side + x + tap_x, inside
     pixel_y = y - tap_y
     pixel_x = x - tap_x
-    return pixel_y * side + pixel_x, inside & (pixel_y >= 0) & (pixel_y < side) & (pixel_x >= 0) & (pixel_x < side)
+    return pixel_y * side + pixel_x, inside & (pixel_y >= 0) & (pixel_y < side) & (pixel_x >= 0) & (
+        pixel_x < side
+    )
 
 
 @triton.jit
@@ -121,15 +125,30 @@ def gathered_product(
             at = (image + at * channels)[:, None] + channel[None, :]
             inside = inside[:, None]
         else:
-            at, inside = _pixels(y[:, None], x[:, None], rows[:, None] & real[None, :], side, tap_y[None, :], tap_x[None, :], AHEAD)
+            at, inside = _pixels(
+                y[:, None],
+                x[:, None],
+                rows[:, None] & real[None, :],
+                side,
+                tap_y[None, :],
+                tap_x[None, :],
+                AHEAD,
+            )
             at = image[:, None] + at * channels + channel[None, :]
         values = _operand(source, at, inside, BF16)
-        which = ((first_y + tap_step * tap_y) * kernel + first_x + tap_step * tap_x) * tap_stride + channel * channel_stride
+        which = (
+            (first_y + tap_step * tap_y) * kernel + first_x + tap_step * tap_x
+        ) * tap_stride + channel * channel_stride
         if COLUMNS == 1:
             row = _operand(weights, which, real, BF16)
             total += values.to(tl.float32) * row.to(tl.float32)[None, :]
         else:
-            factors = _operand(weights, which[:, None] + column[None, :] * column_stride, real[:, None] & (column < columns)[None, :], BF16)
+            factors = _operand(
+                weights,
+                which[:, None] + column[None, :] * column_stride,
+                real[:, None] & (column < columns)[None, :],
+                BF16,
+            )
             total = tl.dot(values, factors, total, input_precision="ieee")
     if COLUMNS == 1:
         return tl.sum(total, 1)[:, None]

@@ -30,7 +30,17 @@ def adam_kernel(
     tl.store(square + at, second, mask=mask)
 
 
-def adam(z: Tensor, mean: Tensor, square: Tensor, grad: Tensor, size: int, beta: float, step: int, step_size: float, max_norm: float) -> None:
+def adam(
+    z: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    grad: Tensor,
+    size: int,
+    beta: float,
+    step: int,
+    step_size: float,
+    max_norm: float,
+) -> None:
     """Update z, mean and square [..., L] by (grad + βz) / size, in step number `step` from 1 on; then clip the norms of z to `max_norm`."""
     latents = z.shape[-1]
     block = triton.next_power_of_2(latents)

@@ -41,14 +41,18 @@ def down_kernel(
     store(out + first * pixels * channels, at, rounded(value, out.dtype.element_ty), mask)
 
 
-def down(out: Tensor, source: Tensor, hidden: Tensor | None, weight: Tensor, layer: Layer, bf16: bool) -> None:
+def down(
+    out: Tensor, source: Tensor, hidden: Tensor | None, weight: Tensor, layer: Layer, bf16: bool
+) -> None:
     """Write the gradient by what the layer's input was made of, through ELU where `hidden`, the input, is given.
 
     out and hidden [K, B, side, side, cin], source [K, B, h, h, cout], weight [K, k, k, cin, cout].
     """
     classes, images = source.shape[:2]
     tile = blocks(layer.width, layer.channels, layer.side == 1, bf16)
-    programs = classes * triton.cdiv(images * layer.side**2, tile.ROWS) * triton.cdiv(layer.channels, tile.COLUMNS)
+    programs = (
+        classes * triton.cdiv(images * layer.side**2, tile.ROWS) * triton.cdiv(layer.channels, tile.COLUMNS)
+    )
     start(
         down_kernel, programs, out, out, source, hidden, weight, images, layer.side, layer.out_side, layer.channels, layer.width, layer.kernel,
         layer.stride, BF16=bf16, num_warps=4, enable_fp_fusion=True, **tile._asdict(),

@@ -8,14 +8,18 @@ from fastadv.ops.triton._common import start
 
 
 @triton.jit(do_not_specialize=["images"])
-def loss_kernel(loss, decoded, x, z, images, classes, size, latents, beta, BLOCK: tl.constexpr, LATENTS: tl.constexpr):
+def loss_kernel(
+    loss, decoded, x, z, images, classes, size, latents, beta, BLOCK: tl.constexpr, LATENTS: tl.constexpr
+):
     program = tl.program_id(0).to(tl.int64)
     k = program // images
     image = program % images
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, size, BLOCK):
         at = first + tl.arange(0, BLOCK)
-        apart = tl.load(decoded + program * size + at, mask=at < size, other=0.0) - tl.load(x + image * size + at, mask=at < size, other=0.0)
+        apart = tl.load(decoded + program * size + at, mask=at < size, other=0.0) - tl.load(
+            x + image * size + at, mask=at < size, other=0.0
+        )
         total += apart * apart
     at = tl.arange(0, LATENTS)
     value = tl.load(z + program * latents + at, mask=at < latents, other=0.0)

@@ -62,7 +62,16 @@ def up_kernel(
     store(out + k * class_stride + first * size, at, rounded(value, out.dtype.element_ty), mask)
 
 
-def up(out: Tensor, source: Tensor, weight: Tensor, bias: Tensor, layer: Layer, kind: str, bf16: bool, x: Tensor | None = None) -> None:
+def up(
+    out: Tensor,
+    source: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    layer: Layer,
+    kind: str,
+    bf16: bool,
+    x: Tensor | None = None,
+) -> None:
     """Write one layer's output for source [K, B, side, side, cin] and weight [K, k, k, cin, cout].
 
     kind "elu": out [K, B, h, h, cout] is hidden. "sigmoid": out [K, B, C, h, h] are images, each class dense. "slope": out [K, B, h, h, C] is the
@@ -71,7 +80,12 @@ def up(out: Tensor, source: Tensor, weight: Tensor, bias: Tensor, layer: Layer, 
     classes, images = out.shape[:2]
     tile = blocks(layer.channels, layer.width, False, bf16)
     span = triton.cdiv(layer.out_side, layer.stride)
-    programs = classes * layer.stride**2 * triton.cdiv(images * span * span, tile.ROWS) * triton.cdiv(layer.width, tile.COLUMNS)
+    programs = (
+        classes
+        * layer.stride**2
+        * triton.cdiv(images * span * span, tile.ROWS)
+        * triton.cdiv(layer.width, tile.COLUMNS)
+    )
     strides = (1, layer.out_side**2) if kind == "sigmoid" else (layer.width, 1)
     start(
         up_kernel, programs, out, out, source, weight, bias, x, images, layer.side, layer.out_side, layer.channels, layer.width, layer.kernel,

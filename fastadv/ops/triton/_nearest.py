@@ -34,7 +34,9 @@ def bounds_kernel(
     p_square = tl.zeros((PROTOTYPES,), tl.float32)
     for first in range(0, cols, BLOCK):
         c = first + tl.arange(0, BLOCK)
-        rows = tl.load(x + i[:, None] * cols + c[None, :], mask=(i < images)[:, None] & (c < cols)[None, :], other=0.0)
+        rows = tl.load(
+            x + i[:, None] * cols + c[None, :], mask=(i < images)[:, None] & (c < cols)[None, :], other=0.0
+        )
         place = k * class_stride + s[None, :] * cols + c[:, None]
         columns = tl.load(prototypes + place, mask=(s < count)[None, :] & (c < cols)[:, None], other=0.0)
         product = tl.dot(rows, columns, product, input_precision="ieee")

@@ -81,7 +81,9 @@ def _turned(turns):
     odd = (quarter == 1.0) | (quarter == 3.0)
     x = tl.where(odd, sine, cosine)
     y = tl.where(odd, cosine, sine)
-    return tl.where((quarter == 1.0) | (quarter == 2.0), -x, x), tl.where((quarter == 2.0) | (quarter == 3.0), -y, y)
+    return tl.where((quarter == 1.0) | (quarter == 2.0), -x, x), tl.where(
+        (quarter == 2.0) | (quarter == 3.0), -y, y
+    )
 
 
 @triton.jit

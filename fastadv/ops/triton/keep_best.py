@@ -20,18 +20,37 @@ def keep_best_kernel(best_x, x_adv, cols, best_loss, best_success, loss, success
     if (new_loss == new_loss) & ((new & (old == 0)) | ((new == old) & (new_loss > old_loss))):
         for first in range(0, cols, BLOCK):
             at = first + tl.arange(0, BLOCK)
-            tl.store(best_x + row * cols + at, tl.load(x_adv + row * cols + at, mask=at < cols), mask=at < cols)
+            tl.store(
+                best_x + row * cols + at, tl.load(x_adv + row * cols + at, mask=at < cols), mask=at < cols
+            )
         tl.store(best_loss + row, new_loss)
         tl.store(best_success + row, (old | new).to(tl.uint8))
 
 
-def launch(best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor) -> None:
+def launch(
+    best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor
+) -> None:
     target, source = common_layout(best_x, x_adv)
     if target is not best_x:
         target.copy_(best_x)
-    losses, flags = (best_loss.contiguous(), loss.contiguous()), (best_success.contiguous(), success.contiguous())
+    losses, flags = (
+        (best_loss.contiguous(), loss.contiguous()),
+        (best_success.contiguous(), success.contiguous()),
+    )
     was, now = (flag.view(torch.uint8) for flag in flags)
-    start(keep_best_kernel, len(best_x), best_x, target, source, best_x[:1].numel(), losses[0], was, losses[1], now, BLOCK=WIDTH)
+    start(
+        keep_best_kernel,
+        len(best_x),
+        best_x,
+        target,
+        source,
+        best_x[:1].numel(),
+        losses[0],
+        was,
+        losses[1],
+        now,
+        BLOCK=WIDTH,
+    )
     if target is not best_x:
         best_x.copy_(target)
     # scores that were not contiguous were copied on the way in

@@ -37,7 +37,18 @@ def l1_step_kernel(
     step = per_row(step_size, step_size_rows, row)
     usable = (largest > 0) & (tl.max(broken) == 0)
     gain = tl.where(usable, tl.where(up > 0, step, -step), 0.0)
-    _l1.project(out + skip, x_adv + skip, x + skip, cols, moved, gain, per_row(radius, radius_rows, row), lo, hi, BLOCK)
+    _l1.project(
+        out + skip,
+        x_adv + skip,
+        x + skip,
+        cols,
+        moved,
+        gain,
+        per_row(radius, radius_rows, row),
+        lo,
+        hi,
+        BLOCK,
+    )
 
 
 def launch(

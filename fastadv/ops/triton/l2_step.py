@@ -31,4 +31,14 @@ def launch(
     out: Tensor, x_adv: Tensor, grad: Tensor, x: Tensor, radius: float, step_size: float, lo: float, hi: float,
     radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
 ) -> None:  # fmt: skip
-    over_rows(l2_step_kernel, out, (x_adv, grad, x), radius, step_size, lo, hi, rows64(radius_rows), rows64(step_size_rows))
+    over_rows(
+        l2_step_kernel,
+        out,
+        (x_adv, grad, x),
+        radius,
+        step_size,
+        lo,
+        hi,
+        rows64(radius_rows),
+        rows64(step_size_rows),
+    )

@@ -12,7 +12,13 @@ WORKSPACE = 1 << 28  # bytes of activations held at once
 
 
 def decode(
-    images: Tensor, z: Tensor, hidden: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor], layers: Sequence[Layer], bf16: bool
+    images: Tensor,
+    z: Tensor,
+    hidden: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    layers: Sequence[Layer],
+    bf16: bool,
 ) -> None:
     """Write images [K, B, C, H, H] of z [K, B, L], and each layer's output on the way."""
     outputs = (z, *hidden, images)
@@ -27,15 +33,22 @@ def launch(z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strid
     images = torch.empty(classes, count, layers[-1].width, side, side, dtype=torch.float32, device=z.device)
     if z.numel() == 0:
         return images
-    dense, biases = [arranged(weight).contiguous() for weight in weights], [bias.contiguous() for bias in biases]
+    dense, biases = (
+        [arranged(weight).contiguous() for weight in weights],
+        [bias.contiguous() for bias in biases],
+    )
     sizes = [(layer.out_side, layer.out_side, layer.width) for layer in layers[:-1]]
     held = 4 * classes * sum(h * w * width for h, w, width in sizes)
     share = max(1, min(count, WORKSPACE // max(held, 1)))
-    hidden = [torch.empty(classes * share * h * w * width, dtype=torch.float32, device=z.device) for h, w, width in sizes]
+    hidden = [
+        torch.empty(classes * share * h * w * width, dtype=torch.float32, device=z.device)
+        for h, w, width in sizes
+    ]
     for first in range(0, count, share):
         part = z[:, first : first + share].contiguous()
         used = [
-            whole[: part.shape[1] * classes * size[0] ** 2 * size[2]].view(*part.shape[:2], *size) for whole, size in zip(hidden, sizes, strict=True)
+            whole[: part.shape[1] * classes * size[0] ** 2 * size[2]].view(*part.shape[:2], *size)
+            for whole, size in zip(hidden, sizes, strict=True)
         ]
         decode(images[:, first : first + share], part, used, dense, biases, layers, False)
     return images

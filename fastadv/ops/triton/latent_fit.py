@@ -27,15 +27,22 @@ _lock = threading.Lock()  # kept buffers serve one call at a time
 class Fit:
     """Buffers for `count` images of K classes, and the launches over them. What spare rows hold reaches no other row."""
 
-    def __init__(self, layers: Sequence[Layer], classes: int, count: int, bf16: bool, device: torch.device) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], classes: int, count: int, bf16: bool, device: torch.device
+    ) -> None:
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
         kept, last = storage(bf16), layers[-1]
         self.layers, self.bf16 = layers, bf16
         self.x = zeros(count, last.width, last.out_side, last.out_side)
-        self.z, self.mean, self.square, self.grad = (zeros(classes, count, layers[0].channels) for _ in range(4))
-        self.weights = [zeros(classes, layer.kernel, layer.kernel, layer.channels, layer.width, dtype=kept) for layer in layers]
+        self.z, self.mean, self.square, self.grad = (
+            zeros(classes, count, layers[0].channels) for _ in range(4)
+        )
+        self.weights = [
+            zeros(classes, layer.kernel, layer.kernel, layer.channels, layer.width, dtype=kept)
+            for layer in layers
+        ]
         self.biases = [zeros(classes, layer.width) for layer in layers]
         shapes = [(classes, count, layer.out_side, layer.out_side, layer.width) for layer in layers]
         self.hidden = [zeros(*shape, dtype=kept) for shape in shapes[:-1]]
@@ -62,11 +69,24 @@ class Fit:
         for step in range(1, steps):
             for number, layer in enumerate(self.layers):
                 out, kind = (self.hidden[number], "elu") if number < top else (self.slopes[top], "slope")
-                up(out, sources[number], self.weights[number], self.biases[number], layer, kind, self.bf16, self.x)
+                up(
+                    out,
+                    sources[number],
+                    self.weights[number],
+                    self.biases[number],
+                    layer,
+                    kind,
+                    self.bf16,
+                    self.x,
+                )
             for number in range(top, -1, -1):
-                out, hidden = (self.slopes[number - 1], self.hidden[number - 1]) if number else (self.grad, None)
+                out, hidden = (
+                    (self.slopes[number - 1], self.hidden[number - 1]) if number else (self.grad, None)
+                )
                 down(out, self.slopes[number], hidden, self.weights[number], self.layers[number], self.bf16)
-            adam(self.z, self.mean, self.square, self.grad, self.x[0].numel(), beta, step, step_size, max_norm)
+            adam(
+                self.z, self.mean, self.square, self.grad, self.x[0].numel(), beta, step, step_size, max_norm
+            )
         decode(self.images, self.z, self.hidden, self.weights, self.biases, self.layers, self.bf16)
         loss_of(self.loss, self.images, self.x, self.z, beta)
 
@@ -86,7 +106,13 @@ def share(layers: Sequence[Layer], classes: int, count: int, bf16: bool) -> int:
 
 @lru_cache(maxsize=4)
 def _kept(
-    layers: tuple[Layer, ...], classes: int, count: int, bf16: bool, numbers: tuple[float, int, float, float], device: torch.device, stream: int
+    layers: tuple[Layer, ...],
+    classes: int,
+    count: int,
+    bf16: bool,
+    numbers: tuple[float, int, float, float],
+    device: torch.device,
+    stream: int,
 ) -> tuple[Fit, Replay]:
     """Buffers and graph for calls alike on one stream."""
     with torch.inference_mode(False):  # later calls write these buffers in any mode
@@ -98,8 +124,15 @@ def launch(
     x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
     beta: float, steps: int, step_size: float, max_norm: float, bf16: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    (images, classes, _), layers, numbers = z.shape, tuple(plan(weights, strides)), (beta, steps, step_size, max_norm)
-    loss, latents = torch.empty(images, classes, dtype=z.dtype, device=z.device), torch.empty_like(z, memory_format=torch.contiguous_format)
+    (images, classes, _), layers, numbers = (
+        z.shape,
+        tuple(plan(weights, strides)),
+        (beta, steps, step_size, max_norm),
+    )
+    loss, latents = (
+        torch.empty(images, classes, dtype=z.dtype, device=z.device),
+        torch.empty_like(z, memory_format=torch.contiguous_format),
+    )
     if z.numel() == 0:
         return loss, latents
     count = share(layers, classes, images, bf16)

@@ -124,7 +124,9 @@ def logit_loss_kernel(
     tl.store(loss_out + number, tl.where(usable, loss, float("nan")))
 
 
-def launch(logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool) -> tuple[Tensor, Tensor]:
+def launch(
+    logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool
+) -> tuple[Tensor, Tensor]:
     count, classes = logits.shape
     loss = torch.empty(count, dtype=torch.float32, device=logits.device)
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)

@@ -22,7 +22,11 @@ def _distances(row, prototypes, bias, first, count, cols, PROTOTYPES: tl.constex
     total = tl.zeros((PROTOTYPES, BLOCK), tl.float64)
     for block in range(0, cols, BLOCK):
         c = block + tl.arange(0, BLOCK)
-        own = tl.load(prototypes + s.to(tl.int64)[:, None] * cols + c[None, :], mask=(s < count)[:, None] & (c < cols)[None, :], other=0.0)
+        own = tl.load(
+            prototypes + s.to(tl.int64)[:, None] * cols + c[None, :],
+            mask=(s < count)[:, None] & (c < cols)[None, :],
+            other=0.0,
+        )
         value = tl.load(row + c, mask=c < cols, other=0.0)
         apart = tl.where((c < cols)[None, :], value.to(tl.float64)[None, :] - own.to(tl.float64), 0.0)
         total += apart * apart
@@ -50,7 +54,14 @@ def nearest_prototype_kernel(
         tile = tl.min(tl.where(open, at, _NONE))
         while tile != _NONE:
             value, s = _distances(
-                x + i * cols, prototypes + k * class_stride, bias + k * bias_stride, tile * PROTOTYPES, count, cols, PROTOTYPES, BLOCK
+                x + i * cols,
+                prototypes + k * class_stride,
+                bias + k * bias_stride,
+                tile * PROTOTYPES,
+                count,
+                cols,
+                PROTOTYPES,
+                BLOCK,
             )
             broken = tl.max((value != value).to(tl.int32)) > 0
             least = tl.min(tl.where(value == value, value, float("inf")))

@@ -30,7 +30,19 @@ def philox_kernel(
 
 
 def launch(ids: Tensor, count: int, kind: str, seed: int, draw: int) -> Tensor:
-    out = torch.empty((len(ids), count), dtype=torch.int64 if kind == "bits" else torch.float32, device=ids.device)
+    out = torch.empty(
+        (len(ids), count), dtype=torch.int64 if kind == "bits" else torch.float32, device=ids.device
+    )
     programs = len(ids) * triton.cdiv(count, WIDTH)
-    start(philox_kernel, programs, out, out, ids.contiguous(), count, *_philox.seeded(seed, draw), KIND=kind, BLOCK=WIDTH)
+    start(
+        philox_kernel,
+        programs,
+        out,
+        out,
+        ids.contiguous(),
+        count,
+        *_philox.seeded(seed, draw),
+        KIND=kind,
+        BLOCK=WIDTH,
+    )
     return out

@@ -25,14 +25,18 @@ def _gains(source, at, mask):
 
 
 @triton.jit
-def project_l0_kernel(out, x_adv, x, cols, radius: tl.float64, lo: tl.float64, hi: tl.float64, radius_rows, BLOCK: tl.constexpr):
+def project_l0_kernel(
+    out, x_adv, x, cols, radius: tl.float64, lo: tl.float64, hi: tl.float64, radius_rows, BLOCK: tl.constexpr
+):
     dtype: tl.constexpr = out.dtype.element_ty
     row = tl.program_id(0).to(tl.int64)
     skip = row * cols
     low = edge(lo, dtype)
     high = edge(hi, dtype)
     source = (x_adv + skip, x + skip, low, high)
-    k = tl.minimum(per_row(radius, radius_rows, row), (cols + tl.zeros((), tl.int64)).to(tl.float64)).to(tl.int64)
+    k = tl.minimum(per_row(radius, radius_rows, row), (cols + tl.zeros((), tl.int64)).to(tl.float64)).to(
+        tl.int64
+    )
     key, ties = _l0.cut(_gains, source, cols, k, BLOCK)
     seen = tl.zeros((), tl.int32)
     for first in range(0, cols, BLOCK):
@@ -43,6 +47,14 @@ def project_l0_kernel(out, x_adv, x, cols, radius: tl.float64, lo: tl.float64, h
         store(out + skip, at, value, mask)
 
 
-def launch(out: Tensor, x_adv: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None = None) -> None:
+def launch(
+    out: Tensor,
+    x_adv: Tensor,
+    x: Tensor,
+    radius: float,
+    lo: float,
+    hi: float,
+    radius_rows: Tensor | None = None,
+) -> None:
     # ties go to the lower index
     over_rows(project_l0_kernel, out, (x_adv, x), radius, lo, hi, rows64(radius_rows), ordered=True)

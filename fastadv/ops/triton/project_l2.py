@@ -18,5 +18,13 @@ def project_l2_kernel(
     _l2.project(out + skip, x_adv + skip, None, x + skip, cols, reach, reach, lo, hi, BLOCK)
 
 
-def launch(out: Tensor, x_adv: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None = None) -> None:
+def launch(
+    out: Tensor,
+    x_adv: Tensor,
+    x: Tensor,
+    radius: float,
+    lo: float,
+    hi: float,
+    radius_rows: Tensor | None = None,
+) -> None:
     over_rows(project_l2_kernel, out, (x_adv, x), radius, lo, hi, rows64(radius_rows))

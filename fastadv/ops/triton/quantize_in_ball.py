@@ -73,7 +73,9 @@ def quantize_in_ball_kernel(
             at = first + tl.arange(0, BLOCK)
             center = tl.load(x + skip + at, mask=at < cols, other=0.0).to(tl.float64)
             point = tl.load(x_adv + skip + at, mask=at < cols, other=0.0).to(tl.float64)
-            apart = tl.where(at < cols, _rounded(point, center, middle, lo64, hi64, top).to(tl.float64) - center, 0.0)
+            apart = tl.where(
+                at < cols, _rounded(point, center, middle, lo64, hi64, top).to(tl.float64) - center, 0.0
+            )
             if NORM == "l2":
                 total += apart * apart
             elif NORM == "l1":
@@ -90,11 +92,25 @@ def quantize_in_ball_kernel(
         at = first + tl.arange(0, BLOCK)
         center = tl.load(x + skip + at, mask=at < cols, other=0.0).to(tl.float64)
         point = tl.load(x_adv + skip + at, mask=at < cols, other=0.0).to(tl.float64)
-        value = _nearest(point, center, reach, lo64, hi64, top) if NORM == "linf" else _rounded(point, center, low, lo64, hi64, top)
+        value = (
+            _nearest(point, center, reach, lo64, hi64, top)
+            if NORM == "linf"
+            else _rounded(point, center, low, lo64, hi64, top)
+        )
         tl.store(out + skip + at, value, mask=at < cols)
 
 
 def launch(
-    out: Tensor, x_adv: Tensor, x: Tensor, norm: str, radius: float, lo: float, hi: float, levels: int, radius_rows: Tensor | None = None
+    out: Tensor,
+    x_adv: Tensor,
+    x: Tensor,
+    norm: str,
+    radius: float,
+    lo: float,
+    hi: float,
+    levels: int,
+    radius_rows: Tensor | None = None,
 ) -> None:
-    over_rows(quantize_in_ball_kernel, out, (x_adv, x), radius, lo, hi, float(levels), rows64(radius_rows), norm)
+    over_rows(
+        quantize_in_ball_kernel, out, (x_adv, x), radius, lo, hi, float(levels), rows64(radius_rows), norm
+    )

@@ -5,7 +5,17 @@ import triton.language as tl
 from torch import Tensor
 
 from fastadv.ops.triton import _l0, _philox
-from fastadv.ops.triton._common import add_towards, clamp, edge, load, over_rows, per_row, rounded, rows64, store
+from fastadv.ops.triton._common import (
+    add_towards,
+    clamp,
+    edge,
+    load,
+    over_rows,
+    per_row,
+    rounded,
+    rows64,
+    store,
+)
 
 
 @triton.jit
@@ -66,7 +76,9 @@ def random_start_kernel(
         center = load(x + row * cols, at, mask)
         if NORM == "l0":
             keep, seen = _l0.kept(_keys(stream, at, mask), key, ties, seen, mask)
-            drawn = lo64 + (tl.full((), hi, tl.float64) - lo64) * _philox.uniform(_philox.words(cols + at, stream))
+            drawn = lo64 + (tl.full((), hi, tl.float64) - lo64) * _philox.uniform(
+                _philox.words(cols + at, stream)
+            )
             value = tl.where(keep, rounded(drawn.to(tl.float32), dtype), center)
         else:
             if NORM == "linf":
@@ -81,7 +93,16 @@ def random_start_kernel(
 
 
 def launch(
-    out: Tensor, x: Tensor, ids: Tensor, norm: str, radius: float, lo: float, hi: float, seed: int, draw: int, radius_rows: Tensor | None = None
+    out: Tensor,
+    x: Tensor,
+    ids: Tensor,
+    norm: str,
+    radius: float,
+    lo: float,
+    hi: float,
+    seed: int,
+    draw: int,
+    radius_rows: Tensor | None = None,
 ) -> None:
     rest = ids.contiguous(), radius, lo, hi, rows64(radius_rows), *_philox.seeded(seed, draw), norm
     # which word an element takes depends on the order

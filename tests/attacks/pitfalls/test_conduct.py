@@ -63,13 +63,20 @@ def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
             [(b.data_ptr(), b._version) for b in model.buffers()],
             [len(part.sizes) for part in parts if isinstance(part, Tally)],
             [part.training for part in parts],
-            [len(part._forward_hooks) + len(part._backward_hooks) + len(part._forward_pre_hooks) for part in parts],
+            [
+                len(part._forward_hooks) + len(part._backward_hooks) + len(part._forward_pre_hooks)
+                for part in parts
+            ],
             [t._version for t in tensors],
             (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         ]
 
     def values() -> list[Tensor]:
-        state = [*model.state_dict().values(), *(p.grad for p in model.parameters() if p.grad is not None), *tensors]
+        state = [
+            *model.state_dict().values(),
+            *(p.grad for p in model.parameters() if p.grad is not None),
+            *tensors,
+        ]
         return [t.detach().clone() for t in [*state, torch.get_rng_state()]]
 
     looked, seen = look(), values()
@@ -183,11 +190,17 @@ class TestPitfall13ClassCounts:
         assert out.success.any()
         assert (out.status != Status.FAILED).all()
         if attack.entry.targeted:
-            assert attack(model, x, y, threat("linf", 4), loss=loss, targets=(y + 1) % classes).x_adv.isfinite().all()
+            assert (
+                attack(model, x, y, threat("linf", 4), loss=loss, targets=(y + 1) % classes)
+                .x_adv.isfinite()
+                .all()
+            )
 
     def test_one_logit(self, attack: Case) -> None:
         with pytest.raises(InputError, match="two classes"):
-            attack(linear(1), images(3, dtype=torch.float32), torch.zeros(3, dtype=torch.long), threat("linf"))
+            attack(
+                linear(1), images(3, dtype=torch.float32), torch.zeros(3, dtype=torch.long), threat("linf")
+            )
 
     def test_labels_the_model_does_not_have(self, attack: Case) -> None:
         model = copy.deepcopy(mlp())

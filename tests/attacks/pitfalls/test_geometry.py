@@ -79,7 +79,9 @@ class TestPitfall06BudgetAndProjection:
         out = attack(model, x, y, inside)
         assert inside.contains(out.x_adv, x).all()
         for i in (0, 7, 19):
-            one = attack(model, x[i : i + 1], y[i : i + 1], THREATS[norm](float(radius[i])), ids=torch.tensor([i]))
+            one = attack(
+                model, x[i : i + 1], y[i : i + 1], THREATS[norm](float(radius[i])), ids=torch.tensor([i])
+            )
             torch.testing.assert_close(out.x_adv[i : i + 1], one.x_adv)
 
     def test_around_the_clean_sample(self, attack: Case, norm: str) -> None:

@@ -141,7 +141,9 @@ class TestPitfall07GradientScale:
             return logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None]).squeeze(1)
 
         plain = attack(model, x, y, threat(norm), loss=margin)
-        scaled = attack(model, x, y, threat(norm), loss=lambda logits, y, targets: scale * margin(logits, y, targets))
+        scaled = attack(
+            model, x, y, threat(norm), loss=lambda logits, y, targets: scale * margin(logits, y, targets)
+        )
         assert torch.equal(scaled.success, plain.success)
         torch.testing.assert_close(scaled.x_adv, plain.x_adv, rtol=0, atol=1e-5)
 

@@ -23,7 +23,9 @@ class TestPitfall01FailureIsFailure:
             model[1].weight.mul_(1e-3)
             model[1].bias.copy_(torch.tensor([5.0, 0.0, 0.0]))
         y, inside = torch.zeros(6, dtype=torch.long), threat(norm)
-        out = attack(model, x, y, inside, **({"steps": steps} if steps is not None and attack.takes("steps") else {}))
+        out = attack(
+            model, x, y, inside, **({"steps": steps} if steps is not None and attack.takes("steps") else {})
+        )
         assert not out.success.any()
         assert (out.status == Status.HELD).all()
         assert out.distance.isinf().all()
@@ -48,7 +50,9 @@ class TestPitfall09BestIterate:
     def test_a_fresh_forward_agrees(self, attack: Case, norm: str, stop_early: bool) -> None:
         model, x = convnet(), images(24, (2, 8, 8), dtype=torch.float32)
         y = labels(model, x)
-        out = attack(model, x, y, threat(norm), **({"stop_early": stop_early} if attack.takes("stop_early") else {}))
+        out = attack(
+            model, x, y, threat(norm), **({"stop_early": stop_early} if attack.takes("stop_early") else {})
+        )
         with torch.no_grad():
             logits = model.eval()(out.x_adv)
         assert torch.equal(out.success, logits.argmax(1) != y)
@@ -59,7 +63,9 @@ class TestPitfall09BestIterate:
         model, x = linear(2).double(), torch.full((1, 16), 0.5, dtype=torch.float64)
         weight = (model[1].weight[1] - model[1].weight[0]).detach()
         with torch.no_grad():
-            model[1].bias.copy_(torch.tensor([0.0, -float(weight @ x[0]) - 0.097 * float(weight.abs().sum())]))
+            model[1].bias.copy_(
+                torch.tensor([0.0, -float(weight @ x[0]) - 0.097 * float(weight.abs().sum())])
+            )
         assert attack(model, x, torch.zeros(1, dtype=torch.long), THREATS["linf"](0.1)).success.all()
 
     def test_more_steps_are_never_worse(self, attack: Case, norm: str) -> None:
@@ -67,7 +73,10 @@ class TestPitfall09BestIterate:
             pytest.skip("no steps of a given size")
         model, x = mlp(), images(16)
         y, size = labels(model, x), max(1.0, RADIUS[norm]) if norm == "l0" else RADIUS[norm] / 3
-        outs = [attack(model, x, y, threat(norm), steps=steps, step_size=size, stop_early=False) for steps in (0, 1, 3, 9)]
+        outs = [
+            attack(model, x, y, threat(norm), steps=steps, step_size=size, stop_early=False)
+            for steps in (0, 1, 3, 9)
+        ]
         for few, many in pairwise(outs):
             assert (many.success | ~few.success).all()
             assert (many.loss >= few.loss - 1e-9)[many.success == few.success].all()
@@ -115,7 +124,9 @@ class TestPitfall15MetricsAndExport:
         assert (out.distance[wrong] == 0).all()
         assert torch.equal(out.x_adv[wrong], x[wrong])
         broken = out.status == Status.BROKEN
-        torch.testing.assert_close(out.distance[broken].double(), threat(norm).distance(out.x_adv, x)[broken], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(
+            out.distance[broken].double(), threat(norm).distance(out.x_adv, x)[broken], rtol=1e-6, atol=1e-7
+        )
 
     def test_all_wrong_costs_one_pass(self, attack: Case) -> None:
         model, x = mlp(), images(5)

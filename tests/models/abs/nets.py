@@ -10,7 +10,9 @@ from fastadv.models import ABS
 STRIDES = (1, 2)
 
 
-def decoders(classes: int = 3, latents: int = 2, channels: int = 1, seed: int = 0) -> tuple[list[Tensor], list[Tensor]]:
+def decoders(
+    classes: int = 3, latents: int = 2, channels: int = 1, seed: int = 0
+) -> tuple[list[Tensor], list[Tensor]]:
     """Weights and biases that decode [latents] to [channels, 8, 8], each class to images of its own."""
     g = torch.Generator().manual_seed(seed)
     weights = [

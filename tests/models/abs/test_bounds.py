@@ -16,13 +16,19 @@ class Exhaustive:
 
     def __init__(self, model, points=4001):
         self.model = model
-        grid = torch.linspace(-model.max_norm, model.max_norm, points)[:, None, None].expand(-1, model.classes, 1)
+        grid = torch.linspace(-model.max_norm, model.max_norm, points)[:, None, None].expand(
+            -1, model.classes, 1
+        )
         self.bank = model.decode(grid).flatten(2).transpose(0, 1).double()
         self.cost = model.beta / 2 * grid[:, 0].double().square().sum(1)
 
     def decide(self, x):
         seen = ((x >= 0.5).double() if self.model.binary else x.double()).flatten(1)
-        misfit = seen.square().sum(1)[:, None, None] - 2 * torch.einsum("bd,ksd->bks", seen, self.bank) + self.bank.square().sum(2)
+        misfit = (
+            seen.square().sum(1)[:, None, None]
+            - 2 * torch.einsum("bd,ksd->bks", seen, self.bank)
+            + self.bank.square().sum(2)
+        )
         least = (misfit + self.cost).amin(2)
         return (least * self.model.factors if self.model.binary else least).argmin(1)
 
@@ -30,7 +36,11 @@ class Exhaustive:
 def model_and_images(count=12, **options):
     model = tiny(latents=1, prior_samples=300, **options)
     x, _ = images(model, count, noise=0.2)
-    return model, x.round() if options.get("binary") else x, model(x.round() if options.get("binary") else x).argmax(1)
+    return (
+        model,
+        x.round() if options.get("binary") else x,
+        model(x.round() if options.get("binary") else x).argmax(1),
+    )
 
 
 def worst_directions(model, x, y):
@@ -41,7 +51,10 @@ def worst_directions(model, x, y):
     g = torch.Generator().manual_seed(0)
     noise = torch.randn(len(x), 40, 64, generator=g)
     towards = found.reconstruction.flatten(2) - flat
-    return torch.cat([towards, flat - own, towards + flat - own, noise, towards.sign(), (towards + flat - own).sign()], dim=1)
+    return torch.cat(
+        [towards, flat - own, towards + flat - own, noise, towards.sign(), (towards + flat - own).sign()],
+        dim=1,
+    )
 
 
 @pytest.mark.parametrize("tight", [False, True])
@@ -53,13 +66,17 @@ def test_no_perturbation_inside_changes_the_decision(norm, tight):
     exact = Exhaustive(model)
     right = exact.decide(x) == y
     moves = worst_directions(model, x, y)
-    unit = moves / (moves.norm(dim=2, keepdim=True) if norm == "l2" else moves.abs().amax(2, keepdim=True)).clamp_min(1e-9)
+    unit = moves / (
+        moves.norm(dim=2, keepdim=True) if norm == "l2" else moves.abs().amax(2, keepdim=True)
+    ).clamp_min(1e-9)
     for share in (0.5, 0.999):
         moved = x.flatten(1)[:, None] + share * radius[:, None, None] * unit
         kept = exact.decide(moved.flatten(0, 1).view(-1, 1, 8, 8)).view(len(x), -1) == y[:, None]
         assert kept[right & (radius > 0)].all()
     far = x.flatten(1)[:, None] + 6 * unit * (1 if norm == "l2" else 0.2)
-    assert (exact.decide(far.flatten(0, 1).view(-1, 1, 8, 8)).view(len(x), -1) != y[:, None]).any(), "the directions can change a decision"
+    assert (exact.decide(far.flatten(0, 1).view(-1, 1, 8, 8)).view(len(x), -1) != y[:, None]).any(), (
+        "the directions can change a decision"
+    )
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -94,7 +111,12 @@ def test_the_formula_of_the_paper():
     divergence = z.square().sum(1) / 2
     grid = torch.linspace(-5, 5, 4001)[:, None, None].expand(-1, 3, 1)
     d = (model.decode(grid).flatten(2)[None] - x.flatten(1)[:, None, None]).norm(dim=3).amin(1)
-    expected = ((d**2 - r[:, None] ** 2 - divergence[:, None]) / (2 * (d + r[:, None]))).scatter(1, y[:, None], math.inf).amin(1).clamp_min(0)
+    expected = (
+        ((d**2 - r[:, None] ** 2 - divergence[:, None]) / (2 * (d + r[:, None])))
+        .scatter(1, y[:, None], math.inf)
+        .amin(1)
+        .clamp_min(0)
+    )
     torch.testing.assert_close(model.lower_bound(x, y, starts=8), expected, rtol=1e-3, atol=1e-3)
 
 
@@ -108,7 +130,9 @@ def test_monotone(binary):
     assert (many <= few + 1e-3).all()
     if not binary:
         l2, linf = model.lower_bound(x, y, tight=True), model.lower_bound(x, y, norm="linf", tight=True)
-        assert (linf * 8 >= l2 - 1e-4).all(), "the L-infinity ball of radius r lies in the L2 ball of radius 8 r"
+        assert (linf * 8 >= l2 - 1e-4).all(), (
+            "the L-infinity ball of radius r lies in the L2 ball of radius 8 r"
+        )
         assert (linf <= l2 * 8 + 1e-4).all()
 
 
@@ -120,11 +144,22 @@ def test_zero_where_misclassified():
 
 
 def test_crossings_of_binary_models():
-    needed = bounds._crossings(torch.tensor([1.0, 1.0, 2.0]), torch.tensor([3.0]), torch.tensor([[math.inf, 10.0, 9.0]]), torch.tensor([0]), 64)
+    needed = bounds._crossings(
+        torch.tensor([1.0, 1.0, 2.0]),
+        torch.tensor([3.0]),
+        torch.tensor([[math.inf, 10.0, 9.0]]),
+        torch.tensor([0]),
+        64,
+    )
     assert needed.tolist() == [4]  # 3 + 3.5 = 10 - 3.5, and 2 * (9 - 5) = 3 + 5
     x = torch.tensor([[0.4, 0.7, 0.0, 1.0]])
-    torch.testing.assert_close(bounds._cheapest(x, torch.tensor([2]), "l2"), torch.tensor([math.hypot(0.1, 0.2)], dtype=torch.float64))
-    torch.testing.assert_close(bounds._cheapest(x, torch.tensor([2]), "linf"), torch.tensor([0.2], dtype=torch.float64))
+    torch.testing.assert_close(
+        bounds._cheapest(x, torch.tensor([2]), "l2"),
+        torch.tensor([math.hypot(0.1, 0.2)], dtype=torch.float64),
+    )
+    torch.testing.assert_close(
+        bounds._cheapest(x, torch.tensor([2]), "linf"), torch.tensor([0.2], dtype=torch.float64)
+    )
     assert bounds._cheapest(x, torch.tensor([0]), "l2") == 0
 
 

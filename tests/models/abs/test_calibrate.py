@@ -19,7 +19,10 @@ def made_losses(count=400, seed=0):
 def test_scale_is_of_least_cross_entropy():
     losses, y = made_losses()
     scale = confidence_scale(losses, y)
-    entropy = [float(torch.nn.functional.cross_entropy(-factor * scale * losses.double(), y)) for factor in (0.97, 1.0, 1.03)]
+    entropy = [
+        float(torch.nn.functional.cross_entropy(-factor * scale * losses.double(), y))
+        for factor in (0.97, 1.0, 1.03)
+    ]
     assert entropy[1] == min(entropy)
 
 

@@ -58,7 +58,9 @@ def test_the_decoders_handed_on_are_the_trained_ones():
     x, noise = torch.rand(4, 3, 1, 8, 8, generator=g), torch.randn(4, 3, 2, generator=g)
     image, mean, log_variance = net(x, noise)
     model = ABS(*net.decoders(), SHAPE.strides, prior_samples=10)
-    torch.testing.assert_close(model.decode(mean + (log_variance / 2).exp() * noise), image, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        model.decode(mean + (log_variance / 2).exp() * noise), image, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_training_in_bf16_stays_near_single_precision():
@@ -83,7 +85,8 @@ def test_divergence_is_that_of_two_normals():
     mean, log_variance = torch.randn(2, 5, 3, 2, generator=torch.Generator().manual_seed(0)).unbind(0)
     x = torch.zeros(5, 3, 1, 2, 2)
     expected = torch.distributions.kl_divergence(
-        torch.distributions.Normal(mean, (log_variance / 2).exp()), torch.distributions.Normal(torch.zeros(()), torch.ones(()))
+        torch.distributions.Normal(mean, (log_variance / 2).exp()),
+        torch.distributions.Normal(torch.zeros(()), torch.ones(())),
     ).sum(2)
     torch.testing.assert_close(losses(x, x + 0.5, mean, log_variance, beta=3.0), 1.0 + 3 * expected)
 
@@ -93,7 +96,13 @@ def test_batches_are_balanced_and_keyed():
     y[y == 2] = 1
     y[:4] = 2  # a small class
     settings = Settings(3, SHAPE, 4, 12, 1e-3, (1.0, 1.0), True, 0)
-    run = Run(module.read_images(ImageSet(x, y, 3, "uneven"), SHAPE.image), settings, torch.device("cpu"), None, None)
+    run = Run(
+        module.read_images(ImageSet(x, y, 3, "uneven"), SHAPE.image),
+        settings,
+        torch.device("cpu"),
+        None,
+        None,
+    )
     ids = run._batches(0)
     assert ids.shape == (4, 4, 3)
     for k in range(3):
@@ -133,7 +142,9 @@ def test_progress_and_reports(tmp_path):
     assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert len(lines[0]["class_losses"]) == 3
-    assert ABS.load(tmp_path / "run" / "model.safetensors").card["measured"]["loss"] == pytest.approx(lines[-1]["loss"])
+    assert ABS.load(tmp_path / "run" / "model.safetensors").card["measured"]["loss"] == pytest.approx(
+        lines[-1]["loss"]
+    )
 
 
 def test_it_resumes_bit_for_bit(tmp_path):
@@ -151,7 +162,10 @@ def test_it_resumes_bit_for_bit(tmp_path):
     before = torch.get_rng_state()
     parts = quick(run_dir=tmp_path / "parts", resume=True)
     assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(a, b) for a, b in zip(whole.weights + whole.biases, parts.weights + parts.biases, strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.weights + whole.biases, parts.weights + parts.biases, strict=True)
+    )
     again = quick(run_dir=tmp_path / "parts", resume=True)
     assert torch.equal(again.weights[0], whole.weights[0])
     assert all(seconds >= 0 for seconds in again.card["measured"].values())

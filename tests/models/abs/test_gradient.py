@@ -47,7 +47,9 @@ def test_unrolled_is_the_slope_of_the_procedure():
     torch.testing.assert_close((found * direction).sum(), measured.detach(), rtol=1e-5, atol=1e-9)
     _, latents = unrolled(x, start, *parts, (1, 2), 1.0, 5, 0.3, 1.5)
     leaf = x.clone().requires_grad_()
-    envelope = torch.autograd.grad(class_losses(leaf, decode(latents.detach(), *parts, (1, 2)), latents.detach(), 1.0).sum(), leaf)[0]
+    envelope = torch.autograd.grad(
+        class_losses(leaf, decode(latents.detach(), *parts, (1, 2)), latents.detach(), 1.0).sum(), leaf
+    )[0]
     assert (envelope - found).norm() > 0.01 * found.norm()
 
 

@@ -20,7 +20,9 @@ def test_loss_is_what_latents_and_reconstruction_say():
     model = tiny()
     x, y = images(model)
     found = model.infer(x)
-    expected = ((found.reconstruction - x[:, None]).flatten(2).square().sum(2) + found.latents.square().sum(2) / 2) / 64
+    expected = (
+        (found.reconstruction - x[:, None]).flatten(2).square().sum(2) + found.latents.square().sum(2) / 2
+    ) / 64
     torch.testing.assert_close(found.loss, expected)
     torch.testing.assert_close(model(x), -found.loss)
     assert torch.equal(found.loss.argmin(1), y)
@@ -86,7 +88,9 @@ def test_a_sample_does_not_depend_on_its_batch(monkeypatch):
     model = tiny()
     x, _ = images(model, 7)
     whole = model.infer(x)
-    torch.testing.assert_close(torch.cat([model.infer(x[i : i + 1]).loss for i in range(7)]), whole.loss, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        torch.cat([model.infer(x[i : i + 1]).loss for i in range(7)]), whole.loss, rtol=0, atol=1e-6
+    )
     monkeypatch.setattr("fastadv.models.abs.inference.CHUNK", 3)
     torch.testing.assert_close(model.infer(x).latents, whole.latents, rtol=0, atol=1e-5)
 
@@ -113,7 +117,9 @@ def test_confidence_is_a_graded_softmax():
 def test_prior_is_drawn_without_its_unlikely_tenth():
     drawn = draw_prior(900, 8, seed=3)
     assert drawn.shape == (900, 8)
-    assert drawn.norm(dim=1).max() < 4  # the 90th percentile of the chi distribution with 8 degrees of freedom is 3.66
+    assert (
+        drawn.norm(dim=1).max() < 4
+    )  # the 90th percentile of the chi distribution with 8 degrees of freedom is 3.66
     assert torch.equal(drawn, draw_prior(900, 8, seed=3))
     assert not torch.equal(drawn, draw_prior(900, 8, seed=4))
 
@@ -186,7 +192,12 @@ class TestBadInput:
             (torch.full((2, 1, 8, 8), torch.nan), r"\[0, 1\]"),
             (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), "floating"),
         ):
-            for call in (model, model.infer, model.confidence, lambda x: model.lower_bound(x, torch.zeros(2, dtype=torch.int64))):
+            for call in (
+                model,
+                model.infer,
+                model.confidence,
+                lambda x: model.lower_bound(x, torch.zeros(2, dtype=torch.int64)),
+            ):
                 with pytest.raises(InputError, match=word):
                     call(x)
 

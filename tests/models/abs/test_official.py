@@ -20,11 +20,17 @@ def test_decoder_is_the_authors(official, shared_data):
     z = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     h = z[:, :, None, None]
     for i, stride in enumerate((1, 2, 2, 1)):
-        h = torch.nn.functional.conv_transpose2d(h, state[f"Decoder.conv_{i}.weight"], state[f"Decoder.conv_{i}.bias"], stride=stride)
+        h = torch.nn.functional.conv_transpose2d(
+            h, state[f"Decoder.conv_{i}.weight"], state[f"Decoder.conv_{i}.bias"], stride=stride
+        )
         if i < 3:
-            mean, variance, weight, bias = (state[f"Decoder.bn_{i}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
+            mean, variance, weight, bias = (
+                state[f"Decoder.bn_{i}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+            )
             h = torch.nn.functional.elu(torch.nn.functional.batch_norm(h, mean, variance, weight, bias))
-    torch.testing.assert_close(official.decode(z[:, None].expand(-1, 10, -1))[:, 3], torch.sigmoid(h), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        official.decode(z[:, None].expand(-1, 10, -1))[:, 3], torch.sigmoid(h), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_it_classifies_mnist(official, shared_data):

@@ -13,7 +13,16 @@ from .nets import images, tiny
 
 
 def test_round_trip(tmp_path):
-    model = tiny(binary=True, factors=[1.0, 0.9, 1.1], scale=7.0, floor=0.25, beta=0.5, max_norm=3.0, input_grad="none", prune=True)
+    model = tiny(
+        binary=True,
+        factors=[1.0, 0.9, 1.1],
+        scale=7.0,
+        floor=0.25,
+        beta=0.5,
+        max_norm=3.0,
+        input_grad="none",
+        prune=True,
+    )
     model.steps, model.step_size, model.prune_gain = 7, 0.1, 0.4
     model.card = {"seed": 12}
     x, _ = images(model)
@@ -22,7 +31,20 @@ def test_round_trip(tmp_path):
     assert torch.equal(back(x), model(x))
     assert torch.equal(back.confidence(x), model.confidence(x))
     assert torch.equal(back.prior_latents, model.prior_latents)
-    same = ("binary", "scale", "floor", "beta", "max_norm", "input_grad", "prune", "steps", "step_size", "prune_gain", "shape", "precision")
+    same = (
+        "binary",
+        "scale",
+        "floor",
+        "beta",
+        "max_norm",
+        "input_grad",
+        "prune",
+        "steps",
+        "step_size",
+        "prune_gain",
+        "shape",
+        "precision",
+    )
     assert all(getattr(back, name) == getattr(model, name) for name in same)
     assert back.card["seed"] == 12
     assert back.card["machine"]["torch"]

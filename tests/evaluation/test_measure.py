@@ -12,7 +12,7 @@ import fastadv as fa
 from fastadv.attacks import AttackResult, Status
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.evaluate import accuracy_against_radius, evaluate, measure
+from fastadv.evaluation import accuracy_against_radius, evaluate, measure
 
 
 class Threshold(nn.Module):
@@ -65,7 +65,16 @@ def test_figures_by_hand(batch_size):
 def result(x, y, success, *, status=None, zero=None):
     status = torch.where(success, Status.BROKEN, Status.HELD) if status is None else status
     distance = torch.where(success, 0.25, torch.inf)
-    return AttackResult(x, success, status, distance * 0, distance, len(x), 0, torch.zeros_like(success) if zero is None else zero)
+    return AttackResult(
+        x,
+        success,
+        status,
+        distance * 0,
+        distance,
+        len(x),
+        0,
+        torch.zeros_like(success) if zero is None else zero,
+    )
 
 
 def test_worst_case_is_per_sample_not_the_worst_attack():
@@ -110,7 +119,9 @@ def test_the_model_is_frozen_once_and_left_as_it_was(monkeypatch):
 
 
 def test_limit_and_examples():
-    table = evaluate(Threshold(), DATA, {"pgd": pgd(0.35), "none": pgd(0.01)}, limit=5, batch_size=2, keep_examples=2)
+    table = evaluate(
+        Threshold(), DATA, {"pgd": pgd(0.35), "none": pgd(0.01)}, limit=5, batch_size=2, keep_examples=2
+    )
     assert table.n == 5
     assert table.ids.tolist() == [0, 1, 2, 3, 4]
     kept = table["pgd"].examples
@@ -127,7 +138,16 @@ def test_limit_and_examples():
 def test_renderings():
     table = evaluate(Threshold(), DATA, {"small|one": pgd(0.15), "large": pgd(0.35)})
     plain = str(table).splitlines()
-    assert plain[0].split() == ["attack", "accuracy", "broken", "median", "mean", "forwards", "backwards", "seconds"]
+    assert plain[0].split() == [
+        "attack",
+        "accuracy",
+        "broken",
+        "median",
+        "mean",
+        "forwards",
+        "backwards",
+        "seconds",
+    ]
     assert plain[2].split() == ["none", "66.7%"]
     assert plain[3].split()[:4] == ["small|one", "50.0%", "25.0%", "inf"]
     assert plain[5].split() == ["worst", "of", "all", "16.7%"]
@@ -176,7 +196,9 @@ def test_bad_input_is_named():
 
 @pytest.mark.parametrize("batch_size", [2, 6])
 def test_curve_equals_the_truth_and_falls(batch_size):
-    radii, accuracy = accuracy_against_radius(Threshold(), DATA, pgd, [0.35, 0, 0.15, 0.25, 0.45], batch_size=batch_size)
+    radii, accuracy = accuracy_against_radius(
+        Threshold(), DATA, pgd, [0.35, 0, 0.15, 0.25, 0.45], batch_size=batch_size
+    )
     assert radii.tolist() == [0, 0.15, 0.25, 0.35, 0.45]
     assert accuracy == pytest.approx([4 / 6, 3 / 6, 2 / 6, 1 / 6, 0])
 
@@ -201,7 +223,9 @@ def test_curve_is_monotone_even_where_the_attack_is_not():
     def attack_for(radius):
         return lambda model, x, y, ids: result(x, y, ids < (3 if radius < 0.2 else 1))
 
-    assert accuracy_against_radius(Threshold(), DATA, attack_for, [0.1, 0.3]).accuracy == pytest.approx([1 / 6, 1 / 6])
+    assert accuracy_against_radius(Threshold(), DATA, attack_for, [0.1, 0.3]).accuracy == pytest.approx(
+        [1 / 6, 1 / 6]
+    )
 
 
 @pytest.mark.parametrize("radii", [[], [-0.1, 0.2], [math.inf], [math.nan]])

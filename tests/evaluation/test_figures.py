@@ -8,7 +8,7 @@ import torch
 from matplotlib.image import imread
 
 from fastadv.errors import InputError
-from fastadv.evaluate import figures
+from fastadv.evaluation import figures
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(4)
@@ -34,8 +34,14 @@ def test_examples_show_the_images_and_the_difference(tmp_path, channels, size):
     picture = imread(tmp_path / "a.png")
     assert picture.shape[1] > 500
     assert ((picture[..., :3] - 0.5).max(-1) < 0.01).mean() > 0.05, "the grey images are not there"
-    top = (1.0, 1.0, 1.0) if channels == 3 else tuple(int(figures.VERMILION[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    assert (np.abs(picture[..., :3] - np.array(top)).max(-1) < 0.01).mean() > 0.02, "the amplified difference is not there"
+    top = (
+        (1.0, 1.0, 1.0)
+        if channels == 3
+        else tuple(int(figures.VERMILION[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    )
+    assert (np.abs(picture[..., :3] - np.array(top)).max(-1) < 0.01).mean() > 0.02, (
+        "the amplified difference is not there"
+    )
 
 
 def test_examples_without_any_difference(tmp_path):
@@ -43,7 +49,10 @@ def test_examples_without_any_difference(tmp_path):
     assert (tmp_path / "a.png").exists()
 
 
-@pytest.mark.parametrize(("value", "gain"), [(1 / 0.3, 3), (5.0, 5), (31.9, 30), (15.9, 15), (1.0, 1), (0.4, 1), (9.9, 8), (10.0, 10)])
+@pytest.mark.parametrize(
+    ("value", "gain"),
+    [(1 / 0.3, 3), (5.0, 5), (31.9, 30), (15.9, 15), (1.0, 1), (0.4, 1), (9.9, 8), (10.0, 10)],
+)
 def test_amplification_is_a_round_number_that_does_not_saturate(value, gain):
     assert figures._round_down(value) == pytest.approx(gain)
 
@@ -58,7 +67,9 @@ def test_labels_at_the_ends_do_not_overlap():
 
 
 def test_curves_and_bars(tmp_path):
-    figures.curves({"a": LINE, "b": ([0, 1], [1, 0])}, tmp_path / "c.png", radius="L2 radius", title="two", chance=0.1)
+    figures.curves(
+        {"a": LINE, "b": ([0, 1], [1, 0])}, tmp_path / "c.png", radius="L2 radius", title="two", chance=0.1
+    )
     nets = {"standard": {"clean": 0.98, "robust": 0.0}, "trained": {"clean": 0.9, "robust": 0.5}}
     figures.bars(nets, tmp_path / "b.png", title="nets", reference={"standard": {"clean": 0.95}})
     assert imread(tmp_path / "c.png").std() > 0.01

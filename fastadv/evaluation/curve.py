@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
-from fastadv.evaluate.measure import Attack, check_evaluation, predictions, run_attack
+from fastadv.evaluation.measure import Attack, check_evaluation, predictions, run_attack
 
 
 class Curve(NamedTuple):
@@ -37,7 +37,9 @@ def accuracy_against_radius(
     """
     tried = np.unique(np.asarray(radii, dtype=np.float64))
     if tried.size == 0 or not np.isfinite(tried).all() or tried[0] < 0:
-        raise InputError(f"radii: expected finite numbers of at least 0, got {list(radii)}; pass for example [0, 0.1, 0.2]")
+        raise InputError(
+            f"radii: expected finite numbers of at least 0, got {list(radii)}; pass for example [0, 0.1, 0.2]"
+        )
     attacks = {f"radius {radius:g}": attack_for_radius(float(radius)) for radius in tried if radius > 0}
     check_evaluation(dataset, attacks, batch_size, limit)
     frozen = freeze(model)

@@ -13,7 +13,7 @@ from fastadv.data import batches
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.twin import device_of
 from fastadv.errors import InputError
-from fastadv.evaluate.table import Examples, Row, Table
+from fastadv.evaluation.table import Examples, Row, Table
 
 Attack = Callable[..., AttackResult]
 """(model, x, y, ids=ids) -> AttackResult; for example functools.partial(fa.attacks.pgd, threat=fa.Linf(0.3), steps=40)."""
@@ -52,19 +52,27 @@ def evaluate(
     return Table(rows, all_correct, torch.cat(numbers), time.perf_counter() - started)
 
 
-def check_evaluation(dataset: Dataset[Any], attacks: Mapping[str, Attack], batch_size: int, limit: int | None) -> None:
+def check_evaluation(
+    dataset: Dataset[Any], attacks: Mapping[str, Attack], batch_size: int, limit: int | None
+) -> None:
     """InputError for an evaluation that cannot work."""
     if batch_size < 1 or (limit is not None and limit < 1):
-        raise InputError(f"evaluate: expected batch_size and limit of at least 1, got batch_size={batch_size}, limit={limit}")
+        raise InputError(
+            f"evaluate: expected batch_size and limit of at least 1, got batch_size={batch_size}, limit={limit}"
+        )
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise InputError("dataset: expected at least one sample, got an empty data set")
     for name, attack in attacks.items():
         if not callable(attack):
             given = type(attack).__name__
-            raise InputError(f"attacks[{name!r}]: expected a function (model, x, y, ids=ids), got {given}; functools.partial makes one")
+            raise InputError(
+                f"attacks[{name!r}]: expected a function (model, x, y, ids=ids), got {given}; functools.partial makes one"
+            )
 
 
-def predictions(frozen: Frozen, dataset: Dataset[Any], batch_size: int, limit: int | None) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+def predictions(
+    frozen: Frozen, dataset: Dataset[Any], batch_size: int, limit: int | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Batches (x, y, ids, predicted class) on the model's device, with labels and logits checked."""
     size = len(dataset)  # type: ignore[arg-type]
     order = None if limit is None or limit >= size else torch.arange(limit)
@@ -74,10 +82,14 @@ def predictions(frozen: Frozen, dataset: Dataset[Any], batch_size: int, limit: i
         logits = frozen.verdict(x)
         if not torch.isfinite(logits).all():
             bad = ids[(~torch.isfinite(logits)).any(1)][:5].tolist()
-            raise InputError(f"model: expected finite logits, got nan or inf for the samples {bad} (first five); look at the weights and images")
+            raise InputError(
+                f"model: expected finite logits, got nan or inf for the samples {bad} (first five); look at the weights and images"
+            )
         if y.min() < 0 or y.max() >= logits.shape[1]:
             got = f"{int(y.min())} to {int(y.max())}"
-            raise InputError(f"dataset: expected labels from 0 to {logits.shape[1] - 1}, the model's classes, got {got}; map the labels")
+            raise InputError(
+                f"dataset: expected labels from 0 to {logits.shape[1] - 1}, the model's classes, got {got}; map the labels"
+            )
         yield x, y, ids, logits.argmax(1)
 
 
@@ -88,14 +100,26 @@ def run_attack(name: str, attack: Attack, frozen: Frozen, x: Tensor, y: Tensor, 
         value = getattr(result, part, None)
         if not isinstance(value, Tensor) or value.shape != y.shape:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise InputError(f"attacks[{name!r}]: expected an AttackResult with {part} of shape ({len(y)},), got {got}")
+            raise InputError(
+                f"attacks[{name!r}]: expected an AttackResult with {part} of shape ({len(y)},), got {got}"
+            )
     return result
 
 
 class _Outcome:
     """What one attack did to one batch, on the CPU."""
 
-    def __init__(self, name: str, attack: Attack, frozen: Frozen, x: Tensor, y: Tensor, ids: Tensor, prediction: Tensor, wanted: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        attack: Attack,
+        frozen: Frozen,
+        x: Tensor,
+        y: Tensor,
+        ids: Tensor,
+        prediction: Tensor,
+        wanted: int,
+    ) -> None:
         started = time.perf_counter()
         result = run_attack(name, attack, frozen, x, y, ids)
         right = prediction == y
@@ -112,7 +136,9 @@ class _Outcome:
             pick = broken.nonzero().flatten()[:wanted]
             x_adv = result.x_adv[pick]
             turned = frozen.verdict(x_adv).argmax(1)
-            self.kept = Examples(*(t.cpu() for t in (x[pick], x_adv, y[pick], prediction[pick], turned, ids[pick])))
+            self.kept = Examples(
+                *(t.cpu() for t in (x[pick], x_adv, y[pick], prediction[pick], turned, ids[pick]))
+            )
 
 
 def _row(name: str, correct: Tensor, outcomes: list[_Outcome]) -> Row:
@@ -128,5 +154,7 @@ def _row(name: str, correct: Tensor, outcomes: list[_Outcome]) -> Row:
         forwards=sum(outcome.forwards for outcome in outcomes),
         backwards=sum(outcome.backwards for outcome in outcomes),
         seconds=sum(outcome.seconds for outcome in outcomes),
-        examples=Examples(*(torch.cat([getattr(part, f) for part in kept]) for f in fields)) if kept else None,
+        examples=Examples(*(torch.cat([getattr(part, f) for part in kept]) for f in fields))
+        if kept
+        else None,
     )

@@ -130,7 +130,12 @@ class Table:
         lines = [head + doubts]
         lines.append(["none", _percent(self.clean_accuracy)] + [""] * (len(lines[0]) - 2))
         for row in self.rows:
-            figures = [_percent(row.robust_accuracy), _percent(row.success_rate), _number(row.median_distance), _number(row.mean_distance)]
+            figures = [
+                _percent(row.robust_accuracy),
+                _percent(row.success_rate),
+                _number(row.median_distance),
+                _number(row.mean_distance),
+            ]
             spent = [f"{row.forwards:,}", f"{row.backwards:,}", f"{row.seconds:.1f}"]
             lines.append([row.name, *figures, *spent] + [str(getattr(row, name)) for name in doubts])
         if len(self.rows) > 1:
@@ -148,11 +153,17 @@ class Table:
         """The same as a Markdown table."""
         cells = self._cells()
         rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
-        return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in [cells[0], rule, *cells[1:]])
+        return "\n".join(
+            "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |"
+            for line in [cells[0], rule, *cells[1:]]
+        )
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int], gap: str) -> str:
-    return gap.join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True)))
+    return gap.join(
+        cell.rjust(width) if i else cell.ljust(width)
+        for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+    )
 
 
 def _finite(value: float) -> float | None:

@@ -43,10 +43,16 @@ def examples(
     around mid-grey, channel by channel.
     """
     if x.ndim != 4 or x.shape[1] not in (1, 3) or x.shape != x_adv.shape or len(x) == 0:
-        raise InputError(f"x: expected x and x_adv [N, 1 or 3, H, W] of one shape, got {tuple(x.shape)} and {tuple(x_adv.shape)}; reshape them")
+        raise InputError(
+            f"x: expected x and x_adv [N, 1 or 3, H, W] of one shape, got {tuple(x.shape)} and {tuple(x_adv.shape)}; reshape them"
+        )
     if len(labels) != len(x) or len(predictions) != len(x):
-        raise InputError(f"labels: expected {len(x)} labels and predictions, one per image, got {len(labels)} and {len(predictions)}")
-    clean, adversarial = (((t.detach().cpu().double() - box[0]) / (box[1] - box[0])).clamp(0, 1) for t in (x, x_adv))
+        raise InputError(
+            f"labels: expected {len(x)} labels and predictions, one per image, got {len(labels)} and {len(predictions)}"
+        )
+    clean, adversarial = (
+        ((t.detach().cpu().double() - box[0]) / (box[1] - box[0])).clamp(0, 1) for t in (x, x_adv)
+    )
     difference = adversarial - clean
     largest = float(difference.abs().max())
     grey = x.shape[1] == 1
@@ -58,22 +64,39 @@ def examples(
     width, height = left + n * (side + 0.08), top + 3 * side * aspect + 2 * caption + 0.14
     figure = _figure(width, height)
     if title:
-        figure.text(0.06 / width, 1 - 0.1 / height, title, fontsize=10.5, fontweight="bold", color=INK, va="top")
+        figure.text(
+            0.06 / width, 1 - 0.1 / height, title, fontsize=10.5, fontweight="bold", color=INK, va="top"
+        )
     rows = (("clean", clean), ("adversarial", adversarial), (f"difference\n× {gain:g}", difference))
     for row, (name, images) in enumerate(rows):
         y0 = top + row * (side * aspect + caption)
         middle = 1 - (y0 + side * aspect / 2) / height
-        figure.text((left - 0.14) / width, middle, name, fontsize=9, color=INK, ha="right", va="center", linespacing=1.3)
+        figure.text(
+            (left - 0.14) / width,
+            middle,
+            name,
+            fontsize=9,
+            color=INK,
+            ha="right",
+            va="center",
+            linespacing=1.3,
+        )
         for column in range(n):
             x0 = left + column * (side + 0.08)
-            axes = figure.add_axes((x0 / width, 1 - (y0 + side * aspect) / height, side / width, side * aspect / height))
+            axes = figure.add_axes(
+                (x0 / width, 1 - (y0 + side * aspect) / height, side / width, side * aspect / height)
+            )
             _image(axes, images[column], grey, gain if images is difference else None)
             if row < 2:
                 label = int((labels, predictions)[row][column])
                 turned = row == 1 and label != int(labels[column])
                 text = classes[label] if classes is not None else str(label)
-                style: dict[str, Any] = {"color": VERMILION, "fontweight": "bold"} if turned else {"color": INK}
-                axes.text(0.5, -0.05, text, transform=axes.transAxes, ha="center", va="top", fontsize=8.5, **style)
+                style: dict[str, Any] = (
+                    {"color": VERMILION, "fontweight": "bold"} if turned else {"color": INK}
+                )
+                axes.text(
+                    0.5, -0.05, text, transform=axes.transAxes, ha="center", va="top", fontsize=8.5, **style
+                )
     _save(figure, path)
 
 
@@ -102,8 +125,12 @@ def curves(
     for (name, (radii, accuracy)), (colour, dash) in zip(lines.items(), LINES, strict=False):
         across, up = np.asarray(radii, dtype=float), np.asarray(accuracy, dtype=float)
         if across.ndim != 1 or across.shape != up.shape or across.size == 0:
-            raise InputError(f"lines[{name!r}]: expected radii and accuracy of one length, got shapes {across.shape} and {up.shape}")
-        axes.plot(across, up, dash, color=colour, linewidth=2, marker="o", markersize=3.5, clip_on=False, zorder=3)
+            raise InputError(
+                f"lines[{name!r}]: expected radii and accuracy of one length, got shapes {across.shape} and {up.shape}"
+            )
+        axes.plot(
+            across, up, dash, color=colour, linewidth=2, marker="o", markersize=3.5, clip_on=False, zorder=3
+        )
         # lines that end together are named in the order in which they came down
         ends.append((float(up[-1]) + 1e-6 * float(up.mean()), name, colour))
         right = max(right, float(across[-1]))
@@ -142,7 +169,9 @@ def bars(
     """
     measures = list(next(iter(nets.values()), {}))
     if not measures or len(measures) > 4 or any(list(values) != measures for values in nets.values()):
-        raise InputError(f"nets: expected the same 1 to 4 measures for every net, got {[list(v) for v in nets.values()]}")
+        raise InputError(
+            f"nets: expected the same 1 to 4 measures for every net, got {[list(v) for v in nets.values()]}"
+        )
     colours = (SKY, VERMILION, GREEN, PURPLE)[: len(measures)]
     thick, gap = 0.17, 0.16
     group = len(measures) * thick + gap
@@ -158,16 +187,26 @@ def bars(
     axes.spines["bottom"].set_visible(False)
     for place, (name, values) in enumerate(nets.items()):
         start = place * group + gap / 2
-        axes.text(-0.025, start + len(measures) * thick / 2, name, ha="right", va="center", fontsize=9, color=INK)
+        axes.text(
+            -0.025, start + len(measures) * thick / 2, name, ha="right", va="center", fontsize=9, color=INK
+        )
         for line, (measure, colour) in enumerate(zip(measures, colours, strict=True)):
             centre, value = start + (line + 0.5) * thick, float(values[measure])
             axes.barh(centre, value, height=thick * 0.88, color=colour, zorder=2)
             known = (reference or {}).get(name, {}).get(measure)
             after = value
             if known is not None:
-                axes.plot([known, known], [centre - thick * 0.48, centre + thick * 0.48], color=INK, linewidth=1.8, zorder=4)
+                axes.plot(
+                    [known, known],
+                    [centre - thick * 0.48, centre + thick * 0.48],
+                    color=INK,
+                    linewidth=1.8,
+                    zorder=4,
+                )
                 after = known if 0 <= known - value < 0.12 else value
-            axes.text(after + 0.015, centre + 0.005, f"{100 * value:.0f}%", va="center", fontsize=8, color=INK)
+            axes.text(
+                after + 0.015, centre + 0.005, f"{100 * value:.0f}%", va="center", fontsize=8, color=INK
+            )
     across = left / width
     named = [(measure, colour) for measure, colour in zip(measures, colours, strict=True)]
     for measure, colour in named:
@@ -175,7 +214,9 @@ def bars(
     if reference:
         _key(figure, across, 1 - (top - 0.2) / height, "|", reference_name, INK)
     if title:
-        figure.text(0.1 / width, 1 - 0.1 / height, title, fontsize=10.5, fontweight="bold", color=INK, va="top")
+        figure.text(
+            0.1 / width, 1 - 0.1 / height, title, fontsize=10.5, fontweight="bold", color=INK, va="top"
+        )
     _save(figure, path)
 
 
@@ -200,7 +241,13 @@ def _image(axes: "Axes", image: Tensor, grey: bool, gain: float | None) -> None:
     if grey:
         limits = (0.0, 1.0) if gain is None else (-1 / gain, 1 / gain)
         less_more = LinearSegmentedColormap.from_list("less_more", [BLUE, "#FAFAFA", VERMILION])
-        axes.imshow(pixels[..., 0], cmap="gray" if gain is None else less_more, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+        axes.imshow(
+            pixels[..., 0],
+            cmap="gray" if gain is None else less_more,
+            vmin=limits[0],
+            vmax=limits[1],
+            interpolation="nearest",
+        )
     else:
         axes.imshow(pixels if gain is None else np.clip(0.5 + gain * pixels, 0, 1), interpolation="nearest")
     axes.set_xticks([])

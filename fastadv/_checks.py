@@ -1,0 +1,35 @@
+"""Checks of arguments that every layer shares. Each raises InputError that says what was expected and what came."""
+
+import math
+from typing import Any
+
+from fastadv.errors import InputError
+
+SEEDS = 1 << 63
+
+
+def check_count(name: str, value: Any, least: int) -> int:
+    """An integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
+    return value
+
+
+def check_number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
+    """A finite number from `least` to `most`, both included."""
+    try:
+        number = math.nan if isinstance(value, bool | str | bytes) else float(value)
+    except (TypeError, ValueError, RuntimeError):  # a tensor of several values raises RuntimeError
+        number = math.nan
+    if not (math.isfinite(number) and least <= number <= most):
+        at_least = "" if least == -math.inf else f" >= {least:g}"
+        at_most = "" if most == math.inf else f"{' and' if at_least else ''} <= {most:g}"
+        raise InputError(f"{name}: expected a finite number{at_least}{at_most}, got {value!r}")
+    return number
+
+
+def check_seed(seed: Any, name: str = "seed") -> int:
+    """An integer from 0 to 2^63 - 1."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
+        raise InputError(f"{name}: expected an integer from 0 to 2^63 - 1, got {seed!r}")
+    return seed
