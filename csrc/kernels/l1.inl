@@ -1,7 +1,8 @@
-// The exact Euclidean projection on an L1 ball inside a box. With w = |v|, v = point - x, and c the room
-// towards the box, the result is x + sign(v) clamp(w - t, 0, c) with one threshold t >= 0; the sum of those
-// sizes falls with t, in linear pieces. Newton's step solves the piece at t as if it were the only one and is
-// exact once it stays on its piece; bisection takes over where a piece leads out of the bracket.
+// The exact Euclidean projection on an L1 ball inside a box, which project_l1 and l1_step share. With w =
+// |v|, v = point - x, and c the room towards the box, the result is x + sign(v) clamp(w - t, 0, c) with one
+// threshold t >= 0; the sum of those sizes falls with t, in linear pieces. Newton's step solves the piece at
+// t as if it were the only one and is exact once it stays on its piece; bisection takes over where a piece
+// leads out of the bracket.
 
 struct L1Piece {
   double kept, sloped, count, capped,
@@ -62,42 +63,4 @@ void l1_write(T* out, const double* v, const T* x, int64_t cols, double radius, 
     const double size = past < 0 ? 0.0 : past > room ? room : past;  // NaN stays
     store(out + i, clamp(add_towards(center, v[i] > 0 ? size : -size, T{}), lo, hi));
   }
-}
-
-template <class T>
-void project_l1(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box, double* v) {
-#pragma omp simd
-  for (int64_t i = 0; i < cols; ++i) v[i] = static_cast<double>(load(x_adv[i])) - load(x[i]);
-  l1_write(out, v, x, cols, radius, box);
-}
-
-// The steepest coordinate the box lets move, the lower one on ties; -1 where none moves or the row is not
-// finite.
-template <class T>
-int64_t l1_steepest(const T* x_adv, const T* grad, int64_t cols, float lo, float hi) {
-  float best = 0, check = 0;
-  const auto size = [&](int64_t i) {
-    const float slope = load(grad[i]), at = load(x_adv[i]);
-    return (slope > 0 ? at < hi : at > lo) ? std::fabs(slope) : 0.0f;
-  };
-#pragma omp simd reduction(max : best) reduction(+ : check)
-  for (int64_t i = 0; i < cols; ++i) {
-    best = size(i) > best ? size(i) : best;
-    check += load(grad[i]) * 0.0f;  // NaN for a slope that is not finite
-  }
-  if (!(check == 0) || !(best > 0)) return -1;
-  int64_t at = 0;
-  while (size(at) != best) ++at;
-  return at;
-}
-
-template <class T>
-void l1_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step,
-             Box box, double* v) {
-  const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{});
-  const int64_t best = l1_steepest(x_adv, grad, cols, lo, hi);
-#pragma omp simd
-  for (int64_t i = 0; i < cols; ++i) v[i] = static_cast<double>(load(x_adv[i])) - load(x[i]);
-  if (best >= 0) v[best] = (load(x_adv[best]) + (load(grad[best]) > 0 ? step : -step)) - load(x[best]);
-  l1_write(out, v, x, cols, radius, box);
 }
