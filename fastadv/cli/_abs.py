@@ -210,7 +210,7 @@ def bound(
         "starts": starts,
         "seed": seed,
     }
-    _tell("bound", f"{o.SYMBOLS[o.Norm(norm.value)]} lower bound on", dataset, config, found, json)
+    _tell("bound", f"{o.THREATS[norm.value].symbol} lower bound on", dataset, config, found, json)
 
 
 def attack(

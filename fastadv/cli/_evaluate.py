@@ -29,7 +29,7 @@ def evaluate(
     ] = None,
     option: o.Arguments = None,
     weights: o.Weights = None,
-    norm: o.NormOption = o.Norm.LINF,
+    norm: o.NormOption = "linf",
     steps: o.Steps = 40,
     step_size: o.StepSize = None,
     restarts: o.Restarts = 1,
@@ -136,7 +136,7 @@ def _draw(
     figures.curves(
         lines if len(lines) == len(curves) else curves,
         path,
-        radius=f"{o.SYMBOLS[norm]} radius",
+        radius=f"{o.THREATS[norm].symbol} radius",
         title=title,
         chance=1 / classes,
     )
