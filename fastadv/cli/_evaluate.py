@@ -10,6 +10,7 @@ from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, make_device
 from fastadv.cli._measure import Watched, results_table, title_of, watch
 from fastadv.cli._output import console, progress, write_json
+from fastadv.threat import THREATS
 
 if TYPE_CHECKING:
     from fastadv.evaluation import Curve
@@ -136,7 +137,7 @@ def _draw(
     figures.curves(
         lines if len(lines) == len(curves) else curves,
         path,
-        radius=f"{o.THREATS[norm].symbol} radius",
+        radius=f"{THREATS[norm].symbol} radius",
         title=title,
         chance=1 / classes,
     )
