@@ -3,7 +3,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test lint format typecheck bench clean
+.PHONY: help setup demo test lint format typecheck bench clean sanitize
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -40,3 +40,14 @@ bench: setup  ## throughput against eager PyTorch and the peers, appended to ben
 
 clean:  ## remove what was built, keeping results
 	rm -rf $(VENV) build *.egg-info fastadv/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+SANITIZE := $(CURDIR)/build/sanitize
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined
+
+sanitize: setup  ## the C++ kernels under the address and undefined-behaviour sanitizers, through every op test
+	$(RUN)/python -m pip install --quiet --upgrade --target $(SANITIZE)/tools 'pybind11>=2.13' 'setuptools>=77'
+	PYTHONPATH=$(SANITIZE)/tools CFLAGS="$(SANITIZERS) -O1 -g -fno-omit-frame-pointer -Werror" LDFLAGS="$(SANITIZERS)" \
+		$(RUN)/python setup.py --quiet build --build-base $(SANITIZE) --build-lib $(SANITIZE)/lib
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONSAFEPATH=1 PYTHONPATH=$(SANITIZE)/lib \
+		$(RUN)/python -m pytest tests/ops --ignore-glob='*test_triton*'

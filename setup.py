@@ -33,9 +33,11 @@ def extensions() -> list[Pybind11Extension]:
     if os.environ.get("FASTADV_NO_EXT") == "1":
         return []
     compile_omp, link_omp = openmp()
-    # no contraction and no fast-math: every instruction set rounds alike, and the two-sum in the kernels stays exact
+    # a sanitised build (make sanitize) brings its own level
+    level = [] if "-fsanitize" in os.environ.get("CFLAGS", "") else ["-O3"]
+    # no contraction and no fast-math: every instruction set rounds alike, and the kernels' two-sum stays exact
     flags = [
-        "-O3",
+        *level,
         "-ffp-contract=off",
         "-fno-math-errno",
         "-fno-trapping-math",

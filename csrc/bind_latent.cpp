@@ -11,7 +11,7 @@ namespace {
 
 bool has_bf16() {
 #ifdef FASTADV_X86
-  return &active_set() == &avx512::kernels && __builtin_cpu_supports("avx512bf16");
+  return &active_set() == &avx512::kernels && has_avx512bf16();
 #else
   return false;
 #endif

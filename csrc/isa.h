@@ -10,14 +10,23 @@
 
 namespace fastadv {
 
+#ifdef FASTADV_X86
+// Each names every feature that the file of its set is compiled for.
+inline bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+}
+inline bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+inline bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+#endif
+
 inline std::vector<const KernelSet*> available_sets() {
   std::vector<const KernelSet*> sets{&baseline::kernels};
 #ifdef FASTADV_X86
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
-    sets.push_back(&avx2::kernels);
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    sets.push_back(&avx512::kernels);
+  if (has_avx2()) sets.push_back(&avx2::kernels);
+  if (has_avx512()) sets.push_back(&avx512::kernels);
 #endif
   return sets;
 }

@@ -4,9 +4,9 @@
 
 #ifdef FASTADV_X86
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,bmi2,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,bmi2"))), apply_to = function)
 #else
-#pragma GCC target("avx2,fma,bmi2,f16c")
+#pragma GCC target("avx2,fma,bmi2")
 #endif
 
 #define FASTADV_LANES 8

@@ -67,6 +67,41 @@ def test_large_biases_of_both_signs():
     assert bool((index == bias.argmin()).all())
 
 
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_the_margin_covers_a_chain_of_roundings_that_all_go_one_way(lanes):
+    """Every multiply-add of a lane after its first loses half an ulp. The last prototype, x itself, must still be tried
+    although the first is almost as near and the product form, off by 2e-3, says that x is farther.
+    """
+    x = torch.full((1, 1024), 2.0**-12)  # their products, 2^-24, round away beside a sum of 1
+    x[0, :lanes] = 1.0
+    prototypes = torch.full((12, 1024), 9.0)
+    prototypes[0] = x
+    prototypes[0, 0] -= 2.0**-12
+    prototypes[11] = x
+    distance, index = nearest_prototype(x, prototypes)
+    assert (int(index), float(distance)) == (11, 0.0)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_near_ties_under_large_biases(sign):
+    """Beside a bias of 1e6 float32 resolves 0.06; the distances differ by less."""
+    x, prototypes = draw(20, 12), draw(900, 12, seed=1)
+    bias = torch.full((900,), sign * 1e6)
+    _, index = nearest_prototype(x, prototypes, bias)
+    assert torch.equal(index, brute(x, prototypes, bias).argmin(dim=1))
+
+
+def test_near_ties_one_ulp_apart():
+    """Prototypes that differ from one another in the last place of one value."""
+    x = draw(4, 200)
+    near = x.repeat_interleave(64, 0)
+    for number, row in enumerate(near):
+        row[number % 200] = torch.nextafter(row[number % 200], torch.tensor(2.0))
+    prototypes = near[torch.randperm(256, generator=torch.Generator().manual_seed(3))] + 2.0**-10
+    expected = brute(x, prototypes, torch.zeros(256))
+    assert torch.equal(nearest_prototype(x, prototypes)[1], expected.argmin(dim=1))
+
+
 def test_classes_are_searched_apart():
     x, bank, bias = draw(6, 50), draw(4, 300, 50, seed=1), draw(4, 300, seed=2)
     distance, index = nearest_prototype(x, bank, bias)

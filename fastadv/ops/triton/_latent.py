@@ -101,15 +101,25 @@ def _pixels(y, x, inside, side, tap_y, tap_x, AHEAD: tl.constexpr):
 
 @triton.jit
 def gathered_product(
-    source, image, y, x, rows, side, channels, weights, first_y, first_x, tap_step, taps_y, taps_x, kernel, tap_stride, channel_stride, column_stride,
-    column, columns, AHEAD: tl.constexpr, BF16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
+    source, weights, pixels, size, taps, strides, column, columns,
+    AHEAD: tl.constexpr, BF16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """[ROWS, COLUMNS] float32: sums over taps and channels of source[side, side, channels] at pixel (y, x) ± tap, + where AHEAD, by the weights.
+    """[ROWS, COLUMNS] float32: sums over taps and channels of the source at pixel (y, x) ± tap by the weights.
 
-    `image` is where a row's image begins from `source` on; only rows in `rows`, columns below `columns` and pixels of the image count.
+    The sign is + where AHEAD. Only rows in `rows`, columns below `columns` and pixels of the image count.
+
+    pixels   (image, y, x, rows), one of each a row: where its image begins from `source` on, its pixel, whether it counts
+    size     (side, channels) of the source [side, side, channels]
+    taps     (first_y, first_x, step, count_y, count_x, kernel): `count` taps along each axis of the kernel, from `first`
+             on, `step` apart
+    strides  (tap, channel, column) of the weights
     """
-    depth = taps_y * taps_x * channels
+    image, y, x, rows = pixels
+    side, channels = size
+    first_y, first_x, step, count_y, count_x, kernel = taps
+    tap_stride, channel_stride, column_stride = strides
+    depth = count_y * count_x * channels
     # a lone column is summed at the end; matrix units would take sixteen
     total = tl.zeros((ROWS, BLOCK if COLUMNS == 1 else COLUMNS), tl.float32)
     for first in range(0, depth, BLOCK):
@@ -118,8 +128,8 @@ def gathered_product(
         # where the tile lies within one tap, pixels are a matter of rows alone
         tap = (first if WHOLE else place) // channels
         channel = place - tap * channels
-        tap_y = tap // taps_x
-        tap_x = tap - tap_y * taps_x
+        tap_y = tap // count_x
+        tap_x = tap - tap_y * count_x
         if WHOLE:
             at, inside = _pixels(y, x, rows, side, tap_y, tap_x, AHEAD)
             at = (image + at * channels)[:, None] + channel[None, :]
@@ -137,7 +147,7 @@ def gathered_product(
             at = image[:, None] + at * channels + channel[None, :]
         values = _operand(source, at, inside, BF16)
         which = (
-            (first_y + tap_step * tap_y) * kernel + first_x + tap_step * tap_x
+            (first_y + step * tap_y) * kernel + first_x + step * tap_x
         ) * tap_stride + channel * channel_stride
         if COLUMNS == 1:
             row = _operand(weights, which, real, BF16)

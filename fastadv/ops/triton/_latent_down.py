@@ -28,8 +28,12 @@ def down_kernel(
     ahead = row // pixels - ((program % row_tiles) * ROWS // pixels).to(tl.int32)
     rows = row < images * pixels
     value = gathered_product(
-        source + first * out_side * out_side * width, ahead * out_side * out_side * width, row % pixels // side * stride, row % side * stride, rows,
-        out_side, width, weights + k * kernel * kernel * channels * width, 0, 0, 1, kernel, kernel, kernel, channels * width, 1, width,
+        source + first * out_side * out_side * width,
+        weights + k * kernel * kernel * channels * width,
+        (ahead * out_side * out_side * width, row % pixels // side * stride, row % side * stride, rows),
+        (out_side, width),
+        (0, 0, 1, kernel, kernel, kernel),
+        (channels * width, 1, width),
         column, channels, True, BF16, ROWS, COLUMNS, BLOCK, WHOLE,
     )  # fmt: skip
     mask = rows[:, None] & (column < channels)[None, :]

@@ -43,10 +43,15 @@ def up_kernel(
     out_y = y * stride + shift_y
     out_x = x_ * stride + shift_x
     rows = (image < images) & (out_y < out_side) & (out_x < out_side)
+    count_y = (kernel - shift_y + stride - 1) // stride
+    count_x = (kernel - shift_x + stride - 1) // stride
     value = gathered_product(
-        source + (k * images + first) * side * side * channels, ahead * side * side * channels, y, x_, rows, side, channels,
-        weights + k * kernel * kernel * channels * width, shift_y, shift_x, stride,
-        (kernel - shift_y + stride - 1) // stride, (kernel - shift_x + stride - 1) // stride, kernel, channels * width, width, 1,
+        source + (k * images + first) * side * side * channels,
+        weights + k * kernel * kernel * channels * width,
+        (ahead * side * side * channels, y, x_, rows),
+        (side, channels),
+        (shift_y, shift_x, stride, count_y, count_x, kernel),
+        (channels * width, width, 1),
         column, width, False, BF16, ROWS, COLUMNS, BLOCK, WHOLE,
     )  # fmt: skip
     value += tl.load(bias + k * width + column, mask=column < width, other=0.0)[None, :]

@@ -1,0 +1,83 @@
+"""bfloat16 where values lie halfway between two neighbours, and where coarse values tie."""
+
+import pytest
+import torch
+from test_logit_loss import written_out
+
+from fastadv import ops
+from fastadv.ops.logit_loss import KINDS
+
+HALF = 2.0**-8  # half the distance of neighbours in [1, 2)
+BOX = (-8.0, 8.0)
+
+
+def neighbours():
+    """Every bfloat16 value between 1 and 2, and the same with a minus: one a row."""
+    x = 1 + torch.arange(1, 128)[:, None] / 128
+    return torch.cat([x, -x]).to(torch.bfloat16)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_linf_step_rounds_halves_to_even(sign):
+    x = neighbours()
+    z = ops.linf_step(x, torch.full_like(x, sign), x, float("inf"), HALF, BOX)
+    expected = (x.double() + sign * HALF).to(torch.bfloat16)  # to the nearest, halves to even
+    assert torch.equal(z, expected)
+    assert {float(step) for step in (z.double() - x.double()).abs().flatten()} == {0.0, 2 * HALF}
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("step", [ops.linf_step, ops.l2_step, ops.l1_step])
+def test_a_radius_of_half_a_neighbour_reaches_none(step, sign):
+    """Rounding to the nearest would leave the ball for every second x."""
+    x = neighbours()
+    assert torch.equal(step(x, torch.full_like(x, sign), x, HALF, 1.0, BOX), x)
+    whole = step(x, torch.full_like(x, sign), x, 2 * HALF, 1.0, BOX)
+    assert torch.equal(whole.double(), x.double() + sign * 2 * HALF)
+
+
+@pytest.mark.parametrize("project", [ops.project_l2, ops.project_l1])
+def test_projections_round_halves_towards_x(project):
+    x = neighbours()
+    assert torch.equal(project(x + torch.sign(x), x, HALF, BOX), x)
+    assert torch.equal(project(x + torch.sign(x), x, 3 * HALF, BOX), x + torch.sign(x) * 2 * HALF)
+
+
+def test_project_l0_settles_ties_by_the_lower_index():
+    x = torch.zeros(1, 6, dtype=torch.bfloat16)
+    # 0.5 and 0.50048828125 are one value in bfloat16
+    x_adv = torch.tensor([[0.25, 0.5, 0.50048828125, 0.5, 0.125, 0.5]]).to(torch.bfloat16)
+    assert (ops.project_l0(x_adv, x, 2.0) != 0).tolist() == [[False, True, True, False, False, False]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("targeted", [False, True])
+def test_logit_loss_settles_ties_by_the_lower_index(kind, targeted):
+    """Logits of few values: the largest others, and the order statistics of dlr, tie in most rows."""
+    draw = torch.Generator().manual_seed(7)
+    z = (torch.randint(0, 3, (60, 7), generator=draw) / 2).to(torch.bfloat16)
+    y = torch.randint(7, (60,), generator=draw)
+    t = (y + 1 + torch.randint(6, (60,), generator=draw)) % 7 if targeted else None
+    # a shift far below the values' distance turns every tie into an order that prefers the lower index
+    leaf = (z.double() - 1e-9 * torch.arange(7)).requires_grad_()
+    expected = written_out(leaf, y, kind, t)
+    usable = expected.detach().abs() < 1e6  # where dlr's width is all shift, the loss is a ratio of nothing
+    (slope,) = torch.autograd.grad(expected.sum(), leaf)
+    loss, grad = ops.logit_loss(z, y, kind, t)
+    if kind == "cw":  # at the hinge itself the gradient is zero on either side of the shift
+        usable &= expected.detach().abs() > 1e-6
+    assert int(usable.sum()) > 20
+    assert torch.allclose(loss[usable].double(), expected[usable].detach(), rtol=1e-5, atol=1e-5)
+    assert torch.allclose(grad[usable].double(), slope[usable], rtol=2**-7, atol=2**-7)
+
+
+def test_keep_best_keeps_the_first_of_equal_losses():
+    best, rival = torch.zeros(4, 3, dtype=torch.bfloat16), torch.ones(4, 3, dtype=torch.bfloat16)
+    # 1 and 1 + 2^-9 are one value in bfloat16; losses are float32, where they differ
+    loss = torch.tensor([1.0, 1.0, 1.0, 1.0])
+    success = torch.tensor([False, True, False, True])
+    ops.keep_best_(
+        best, loss, success, rival, torch.tensor([1.0, 1.0, 1 + 2.0**-9, 1 - 2.0**-9]), success.clone()
+    )
+    assert best[:, 0].tolist() == [0.0, 0.0, 1.0, 0.0]
+    assert loss.tolist() == [1.0, 1.0, 1 + 2.0**-9, 1.0]
