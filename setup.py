@@ -15,7 +15,7 @@ NO_COMPILER = (
 
 
 def openmp() -> tuple[list[str], list[str]]:
-    """Compile and link flags for threads; Apple's clang has no OpenMP, so kernels run on one thread there."""
+    """Compile and link flags for threads. Apple's clang has no OpenMP: kernels run on one thread there."""
     return (["-fopenmp-simd"], []) if sys.platform == "darwin" else (["-fopenmp"], ["-fopenmp"])
 
 
@@ -35,7 +35,7 @@ def extensions() -> list[Pybind11Extension]:
     compile_omp, link_omp = openmp()
     # a sanitised build (make sanitize) brings its own level
     level = [] if "-fsanitize" in os.environ.get("CFLAGS", "") else ["-O3"]
-    # no contraction and no fast-math: every instruction set rounds alike, and the kernels' two-sum stays exact
+    # no contraction and no fast-math: instruction sets round alike, and the kernels' two-sum stays exact
     flags = [
         *level,
         "-ffp-contract=off",

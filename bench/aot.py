@@ -1,9 +1,11 @@
-"""Compile every Triton kernel for GPUs that need not be there, and record what it takes: registers, spills, shared memory.
+"""Compile every Triton kernel for GPUs that need not be there, and record what it takes: registers, spills,
+shared memory.
 
     python bench/aot.py [--out bench/results/aot.jsonl] [--ops linf_step,l2_step] [--arch 80,90]
 
-Each launcher runs on its card's samples with the launch itself recorded instead of done: the arguments it would launch with give the signature
-that Triton compiles, so no signature is written twice. Of the launches that differ only in alignment the best aligned one is kept.
+Each launcher runs on its card's samples with the launch itself recorded instead of done: the arguments it
+would launch with give the signature that Triton compiles, so no signature is written twice. Of the launches
+that differ only in alignment the best aligned one is kept.
 """
 
 import argparse
@@ -72,7 +74,8 @@ def record(card: OpCard, dtype: torch.dtype) -> list[Launch]:
 def variants(
     launches: list[Launch], target: GPUTarget, quick: bool = False
 ) -> Iterator[tuple[str, Any, Any, Any]]:
-    """(name, kernel, source, options) for each variant: one choice of compile-time arguments and of optional arguments given.
+    """(name, kernel, source, options) for each variant: one choice of compile-time arguments and of optional
+    arguments given.
 
     `quick` takes one variant for each choice of words and flags, that with the most optional arguments.
     """
@@ -209,7 +212,8 @@ def main() -> int:
     about = {**machine(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
     options.out.write_text("".join(json.dumps({**asdict(row), **about}) + "\n" for row in rows))
     print(
-        f"{'kernel':<25}{'dtype':<10}{'arch':<6}{'warps':>5}{'regs':>6}{'spill':>7}{'stack':>7}{'shared':>8}{'load':>6}  variant"
+        f"{'kernel':<25}{'dtype':<10}{'arch':<6}{'warps':>5}{'regs':>6}{'spill':>7}"
+        f"{'stack':>7}{'shared':>8}{'load':>6}  variant"
     )
     for row in rows:
         print(

@@ -1,4 +1,4 @@
-"""Throughput of the ops: against the eager sequence a user would write, the same compiled, and the reference."""
+"""Throughput of the ops: against the eager code a user would write, that code compiled, and the reference."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,7 +25,9 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def l2_eager(x_adv: Tensor, grad: Tensor, x: Tensor) -> Tensor:
-    """The usual step: normalise, move, rescale into the ball, clamp into the box (which is no exact projection)."""
+    """The usual step: normalise, move, rescale into the ball, clamp into the box (which is no exact
+    projection).
+    """
     shift = x_adv + STEP * grad / _norm(grad) - x
     return (x + shift * (RADIUS / _norm(shift)).clamp_max(1.0)).clamp(0, 1)
 

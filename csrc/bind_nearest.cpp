@@ -63,14 +63,14 @@ void nearest_prototype(Array distance, Array index, const Array& x, const Array&
   const int64_t parts =
       std::max<int64_t>(1, std::min<int64_t>(count / 256, (8 * most_threads() + classes - 1) / classes));
   const auto tasks = static_cast<size_t>(classes * parts);
-  std::vector<double> found(tasks * static_cast<size_t>(images));
-  std::vector<int64_t> places(found.size());
+  std::vector<double> minima(tasks * static_cast<size_t>(images));
+  std::vector<int64_t> places(minima.size());
   std::vector<AlignedFloats> scratch;
   for (int t = most_threads(); t-- > 0;) scratch.push_back(aligned(nearest_scratch(width)));
   parallel_dynamic(classes * parts, [&](int64_t task, int thread) {
     const int64_t label = task / parts, part = task % parts;
     kernels.search(problem, bank + label * step, offsets + label * count, count * part / parts,
-                   count * (part + 1) / parts, found.data() + task * images, places.data() + task * images,
+                   count * (part + 1) / parts, minima.data() + task * images, places.data() + task * images,
                    scratch[static_cast<size_t>(thread)].get());
   });
   for (int64_t label = 0; label < classes; ++label)
@@ -79,8 +79,8 @@ void nearest_prototype(Array distance, Array index, const Array& x, const Array&
       for (int64_t part = 0; part < parts; ++part) {
         const auto at = static_cast<size_t>((label * parts + part) * images + i);
         // NaN wins as in torch.min, the first one of them
-        if (part == 0 || found[at] < least || (std::isnan(found[at]) && !std::isnan(least))) {
-          least = found[at];
+        if (part == 0 || minima[at] < least || (std::isnan(minima[at]) && !std::isnan(least))) {
+          least = minima[at];
           which[i * classes + label] = places[at];
         }
       }

@@ -13,9 +13,9 @@ struct NearestProblem {
   const int64_t *begins, *ends;
 };
 
-// A tile holds at most so many images and prototypes, a block of images so many. Scratch: a tile of
-// prototypes, then a reach and a product for each pair of an image of a block, or of a tile beyond it, and a
-// prototype of the tile.
+// A tile holds at most kNearestTile images and as many prototypes, a block kNearestBlock images. Scratch: a
+// tile of prototypes, then a threshold and a product for each pair of an image of a block, or of a tile
+// beyond it, and a prototype of the tile.
 constexpr int64_t kNearestTile = 4, kNearestBlock = 128;
 
 constexpr int64_t nearest_scratch(int64_t width) {

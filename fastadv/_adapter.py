@@ -1,6 +1,8 @@
-"""How kernels are called: what an op's schema says by position, and the adapter that hands tensors to C++ as NumPy views.
+"""How kernels are called: what an op's schema says by position, and the adapter that hands tensors to C++ as
+NumPy views.
 
-Every kernel, C++ or Triton, takes what the op writes first and then its arguments, in the order of the schema.
+Every kernel, C++ or Triton, takes what the op writes first and then its arguments, in the order of the
+schema.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +17,9 @@ _torch: Any = torch  # the schema parser carries no types
 
 @dataclass(frozen=True)
 class Signature:
-    """The tensors among an op's arguments, by position; the arguments' names and defaults; how many tensors it returns."""
+    """The tensors among an op's arguments, by position; the arguments' names and defaults; how many tensors
+    it returns.
+    """
 
     names: tuple[str, ...]
     defaults: tuple[Any, ...]
@@ -64,10 +68,11 @@ def over_arrays(
 ) -> Callable[..., None]:
     """An adapter that takes tensors, results first, and calls the C++ `kernel` with NumPy views of them.
 
-    Dense tensors are passed as they are, and so are channels-last batches if all are: a row's elements may lie in any
-    order as long as it is the same in every tensor. Of other tensors a dense copy is passed, and copied back where the
-    op writes it. `ordered` says that the order of a row's elements matters, so channels-last batches are copied too.
-    Arguments named in `strided` may have any step along their first dimension.
+    Dense tensors are passed as they are, and so are channels-last batches if all are: a row's elements may
+    lie in any order as long as it is the same in every tensor. Of other tensors a dense copy is passed, and
+    copied back where the op writes it. `ordered` says that the order of a row's elements matters, so
+    channels-last batches are copied too. Arguments named in `strided` may have any step along their first
+    dimension.
     """
     skip = signature.results
     loose = tuple(skip + signature.names.index(name) for name in strided)
@@ -80,8 +85,10 @@ def over_arrays(
 
     def call(args: Sequence[Any]) -> None:
         views = [*args, *defaults[len(args) :]]  # the dispatcher leaves out trailing defaults
+        first = args[0]
         for i in batches:
-            views[i] = array(args[i])
+            # an op in place gives its first argument twice
+            views[i] = views[0] if i and args[i] is first else array(args[i])
         for i in optional:
             if views[i] is not None:
                 views[i] = array(views[i].contiguous())

@@ -1,5 +1,5 @@
-"""Registration of ops. Each op has one frozen card; from the cards come schemas, kernels, tests, benchmark rows and
-the docs table.
+"""Registration of ops. Each op has one frozen card; from the cards come schemas, kernels, tests, benchmark
+rows and the docs table.
 """
 
 import importlib
@@ -18,7 +18,8 @@ logger = logging.getLogger("fastadv")
 
 
 def _import_if_there(name: str, *needs: str) -> tuple[Any, str]:
-    """(module, "") or (None, why not): `why` is empty where the module, or a package it `needs`, is not installed.
+    """(module, "") or (None, why not): `why` is empty where the module, or a package it `needs`, is not
+    installed.
 
     Any other ImportError means that something installed is broken. It is reported in `backends()` and logged.
     """
@@ -48,21 +49,24 @@ class OpCard:
     """Everything the project knows of one op.
 
     name          stem shared by ops/, ops/triton/, csrc/kernels/, tests/ops/ and the benchmark row
-    schema        arguments and results in the dispatcher's language; the first argument is the batch. Reference, fake,
-                  the binding in C++ and Triton's `launch` take the arguments in this order; the latter two take what
-                  the op returns before them, as tensors to be written
+    schema        arguments and results in the dispatcher's language; the first argument is the batch.
+                  Reference, fake, the binding in C++ and Triton's `launch` take the arguments in this order;
+                  the latter two take what the op returns before them, as tensors to be written
     summary       the mathematics in a line, for the docs table
     reference     eager PyTorch, correct in any float dtype: specification, oracle and visible fallback
-    fake          results of the right shape, dtype and layout, unfilled: for tracing, and for kernels to write
+    fake          results of the right shape, dtype and layout, unfilled: for tracing, and for kernels to
+                  write
     samples       samples(device, dtype) -> argument tuples that tests and benchmarks share
-    compare       compare(actual, expected, args) raises AssertionError where the two differ by more than rounding
+    compare       compare(actual, expected, args) raises AssertionError where the two differ by more than
+                  rounding
     bytes_moved   bytes that must cross memory for these arguments
     flops         floating-point operations for these arguments
     no_gradient   why the op has none, as its backward says it; None where `gradient` is given
     gradient      (setup_context, backward), the formula
     triton        ops/triton holds a kernel; without one the reference serves GPUs
     in_place      also register NAME_, which writes its first argument
-    ordered       C++ reads each row in the order of its elements, because ties go to the lower index or draws depend on it
+    ordered       C++ reads each row in the order of its elements, because ties go to the lower index or draws
+                  depend on it
     strided       names of arguments that C++ takes with any step along their first dimension
     dtypes        what the kernels take, of the first argument; the reference serves every other dtype
     """
@@ -105,7 +109,9 @@ def strict() -> bool:
 
 
 def cpu_launcher(card: OpCard) -> Callable[..., None] | None:
-    """The op's C++ kernel, called as launcher(*results, *arguments); None where the extension does not hold it."""
+    """The op's C++ kernel, called as launcher(*results, *arguments); None where the extension does not hold
+    it.
+    """
     kernel = getattr(extension, card.stem, None)
     return None if kernel is None else over_arrays(kernel, card.signature, card.ordered, card.strided)
 
@@ -117,7 +123,9 @@ def _triton_module(card: OpCard) -> tuple[Any, str]:
 
 
 def triton_launcher(card: OpCard) -> Callable[..., None] | None:
-    """The op's Triton kernel, called as launcher(*results, *arguments); None where Triton or the kernel is absent."""
+    """The op's Triton kernel, called as launcher(*results, *arguments); None where Triton or the kernel is
+    absent.
+    """
     module, why = _triton_module(card)
     if why:
         raise ImportError(f"fastadv.ops.triton.{card.stem}: {why}")
@@ -130,7 +138,8 @@ def _fallback(card: OpCard) -> Callable[..., Any]:
         if strict():
             served = ", ".join(str(dtype) for dtype in card.dtypes)
             raise RuntimeError(
-                f"{card.name}: FASTADV_STRICT=1, and no compiled kernel serves {args[0].dtype} on {args[0].device}; "
+                f"{card.name}: FASTADV_STRICT=1, and no compiled kernel serves {args[0].dtype} "
+                f"on {args[0].device}; "
                 f"kernels serve {served} where fastadv.backends() names one. "
                 "Convert the inputs, build the extension, or unset FASTADV_STRICT to use the slower reference"
             )

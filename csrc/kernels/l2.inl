@@ -11,22 +11,22 @@ constexpr double kFloatMargin = 3e-7;
 // Where the tangent to F at u meets `square`.
 inline double l2_tangent(const float* v, const float* caps, int64_t cols, double square, float u) {
   const int64_t half = cols / 2;
-  double slope = 0, capped = 0;
-#pragma omp simd reduction(+ : slope, capped)
+  double rising = 0, capped = 0;
+#pragma omp simd reduction(+ : rising, capped)
   for (int64_t i = 0; i < half; ++i) {  // two terms meet in float, the rest in double
     const float size = v[i] * v[i], cap = caps[i], other = v[i + half] * v[i + half],
                 other_cap = caps[i + half];
     const bool met = u * size > cap, other_met = u * other > other_cap;
     const float free = met ? 0.0f : size, held = met ? cap : 0.0f, other_free = other_met ? 0.0f : other,
                 other_held = other_met ? other_cap : 0.0f;
-    slope += free + other_free;
+    rising += free + other_free;
     capped += held + other_held;
   }
   if (cols % 2) {
     const float size = v[cols - 1] * v[cols - 1], cap = caps[cols - 1];
-    (u * size > cap ? capped : slope) += u * size > cap ? cap : size;
+    (u * size > cap ? capped : rising) += u * size > cap ? cap : size;
   }
-  return (square - capped) / slope;
+  return (square - capped) / rising;
 }
 
 // The u with F(u) = square, from an upper bound of it; 0 where float finds none.

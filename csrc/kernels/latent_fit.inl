@@ -32,7 +32,7 @@ struct Fit {
     }
   }
 
-  void first_backward(float* slope) const {
+  void first_backward(float* grad) const {
     const LatentLayer& layer = problem.layers[0];
     const int64_t values = Layout(layer, problem.depth == 1, E::kPack).values();
     for (int64_t c = 0; c < layer.cin; ++c) {
@@ -44,7 +44,7 @@ struct Fit {
         odd = fma(E::load(gradient(0) + i + kLanes), load_vec(weight + i + kLanes), odd);
       }
       if (i < values) even = fma(E::load(gradient(0) + i), load_vec(weight + i), even);
-      slope[c] = sum(even + odd);
+      grad[c] = sum(even + odd);
     }
   }
 
@@ -125,17 +125,17 @@ struct Fit {
                     logits() + channel * at.out_plane + y * at.out_row, work);
   }
 
-  // Squared distance of sigmoid(logits) to x, and half its slope by the logits.
+  // Squared distance of sigmoid(logits) to x, and half its gradient with respect to the logits.
   float distance() const {
     const LatentLayer& layer = problem.layers[problem.depth - 1];
     const int64_t values = layer.cout * layer.out * layer.out;
     const float* x = space + problem.image;
-    Element* slope = gradient(problem.depth - 1);
+    Element* grad = gradient(problem.depth - 1);
     vec total{};
     for (int64_t i = 0; i < values; i += kLanes) {
       const vec g = sigmoid(load_vec(logits() + i)), apart = g - load_vec(x + i);
       total = fma(apart, apart, total);
-      E::store(slope + i, apart * g * (splat(1.0f) - g));
+      E::store(grad + i, apart * g * (splat(1.0f) - g));
     }
     return sum(total);
   }
@@ -174,9 +174,9 @@ struct Fit {
     if (problem.depth > 1) image_forward();
   }
 
-  void backward(float* slope) const {
+  void backward(float* grad) const {
     for (int64_t l = problem.depth - 1; l > 0; --l) layer_backward(l);
-    first_backward(slope);
+    first_backward(grad);
   }
 };
 
@@ -190,7 +190,7 @@ float fit(const LatentProblem& problem, const float* packed, const float* x, flo
   // beyond the image: logits of 0 against pixels of 1/2 add nothing
   for (int64_t i = 0; i < ceil_div(values, kLanes) * kLanes; ++i)
     space[problem.image + i] = i < values ? x[i] : 0.5f;
-  float *slope = space + problem.moments, *mean = slope + latents, *square = mean + latents;
+  float *grad = space + problem.moments, *mean = grad + latents, *square = mean + latents;
   const double scale = 1.0 / static_cast<double>(values);
   double mean_decay = 1, square_decay = 1;
   for (int64_t step = 1;; ++step) {
@@ -199,13 +199,13 @@ float fit(const LatentProblem& problem, const float* packed, const float* x, flo
     one.logits_of(z);
     const double distance = one.distance();
     if (step >= problem.steps) return static_cast<float>((distance + 0.5 * problem.beta * norm) * scale);
-    one.backward(slope);
+    one.backward(grad);
     mean_decay *= 0.9;
     square_decay *= 0.999;
     const double rate = problem.step_size / (1 - mean_decay), root = std::sqrt(1 - square_decay);
     norm = 0;
     for (int64_t i = 0; i < latents; ++i) {
-      const float g = static_cast<float>((2.0 * slope[i] + static_cast<double>(problem.beta) * z[i]) * scale);
+      const float g = static_cast<float>((2.0 * grad[i] + static_cast<double>(problem.beta) * z[i]) * scale);
       mean[i] += 0.1f * (g - mean[i]);
       square[i] = 0.999f * square[i] + 0.001f * g * g;
       z[i] -= static_cast<float>(rate * mean[i] / (std::sqrt(static_cast<double>(square[i])) / root + 1e-8));

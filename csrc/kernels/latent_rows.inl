@@ -155,7 +155,7 @@ struct BackwardRow {
   int64_t planes, out_plane;          // planes of output channels
   int64_t rows, out_step;
   int64_t length;                    // a multiple of kPack
-  const typename E::Element* value;  // elu's value at the first pixel; its slope follows from it
+  const typename E::Element* value;  // elu's value at the first pixel; its derivative follows from it
   typename E::Element* gradient;     // the result, at the first pixel
   int64_t in_plane;
 };

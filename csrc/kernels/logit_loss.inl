@@ -62,14 +62,14 @@ struct Order {
 };
 inline Order largest_four(const float* z, int64_t classes) {
   Order order{};
-  int64_t found = 0;
+  int64_t filled = 0;
   for (int64_t k = 0; k < classes; ++k) {
-    int64_t place = found < 4 ? found++ : 4;
+    int64_t place = filled < 4 ? filled++ : 4;
     for (; place > 0 && z[k] > z[order.at[place - 1]]; --place)
       if (place < 4) order.at[place] = order.at[place - 1];
     if (place < 4) order.at[place] = k;
   }
-  for (; found < 4; ++found) order.at[found] = order.at[found - 1];
+  for (; filled < 4; ++filled) order.at[filled] = order.at[filled - 1];
   return order;
 }
 

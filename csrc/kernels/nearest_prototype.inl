@@ -52,7 +52,7 @@ inline vec tile_products(const float* x, const float* prototypes, int64_t width,
 
 // The largest float product form that may still hide a distance of at most `best`. See `search` for the
 // bound.
-inline float reach(double best, double square, double slack) {
+inline float threshold(double best, double square, double slack) {
   const double limit = best - square * (1 - slack);
   return static_cast<float>(limit + std::fabs(limit) * 4 * kHalfUlp + 1e-37);
 }
@@ -84,18 +84,19 @@ inline void search(const NearestProblem& problem, const float* prototypes, const
   const double slack =
       (static_cast<double>(width) / kLanes + static_cast<double>(width) / kNearestChunk + 16) * 1.01 *
       kHalfUlp;
-  // reaches and products have a lane for each image and prototype of a tile
-  float *tile = scratch, *reaches = tile + kTilePrototypes * width,
-        *products = reaches + (kNearestBlock + kNearestTile) * kTilePrototypes;
+  // thresholds and products have a lane for each image and prototype of a tile
+  float *tile = scratch, *thresholds = tile + kTilePrototypes * width,
+        *products = thresholds + (kNearestBlock + kNearestTile) * kTilePrototypes;
   std::memset(tile, 0, kTilePrototypes * width * sizeof(float));
   for (int64_t i = 0; i < images; ++i) best[i] = INFINITY, index[i] = from;
-  const auto set_reach = [&](int64_t place, float value) {
-    for (int64_t s = 0; s < kTilePrototypes; ++s) reaches[place * kTilePrototypes + s] = value;
+  const auto set_threshold = [&](int64_t place, float value) {
+    for (int64_t s = 0; s < kTilePrototypes; ++s) thresholds[place * kTilePrototypes + s] = value;
   };
   for (int64_t block = 0; block < images; block += kNearestBlock) {
     const int64_t end = images - block < kNearestBlock ? images : block + kNearestBlock;
-    for (int64_t i = block; i < end; ++i) set_reach(i - block, reach(best[i], problem.squares[i], slack));
-    for (int64_t i = end; i < end + kTileImages; ++i) set_reach(i - block, -INFINITY);
+    for (int64_t i = block; i < end; ++i)
+      set_threshold(i - block, threshold(best[i], problem.squares[i], slack));
+    for (int64_t i = end; i < end + kTileImages; ++i) set_threshold(i - block, -INFINITY);
     for (int64_t first = from; first < to; first += kTilePrototypes) {
       const int64_t count = to - first < kTilePrototypes ? to - first : kTilePrototypes;
       const vec least = load_tile(tile, prototypes + first * size, bias + first, problem, count, slack);
@@ -121,7 +122,7 @@ inline void search(const NearestProblem& problem, const float* prototypes, const
             continue;
           }
           const vec bound = fma(product, splat(-2.0f), least);
-          uint32_t open = not_above(bound, load_vec(reaches + (i - block) * kTilePrototypes));
+          uint32_t open = not_above(bound, load_vec(thresholds + (i - block) * kTilePrototypes));
           for (; open; open &= open - 1) {
             const int lane = __builtin_ctz(open);
             const int64_t image = i + lane / kTilePrototypes, s = first + lane % kTilePrototypes;
@@ -131,7 +132,7 @@ inline void search(const NearestProblem& problem, const float* prototypes, const
             if (distance >= best[image]) continue;
             best[image] = distance;
             index[image] = s;
-            set_reach(image - block, reach(distance, problem.squares[image], slack));
+            set_threshold(image - block, threshold(distance, problem.squares[image], slack));
           }
         }
     }

@@ -56,16 +56,16 @@ inline float neighbour(float value, bool down) {
   return float_of(bits_of(value) + ((value > 0) == down ? -1 : 1));
 }
 
-// The largest float <= x + reach, and the smallest >= x - reach, for reach >= 0. Knuth's two-sum gives the
+// The largest float <= x + radius, and the smallest >= x - radius, for radius >= 0. Knuth's two-sum gives the
 // rounding error exactly.
-inline float upper_edge(float x, float reach) {
-  const float sum = x + reach, part = sum - x;
-  const float error = (x - (sum - part)) + (reach - part);
+inline float upper_edge(float x, float radius) {
+  const float sum = x + radius, part = sum - x;
+  const float error = (x - (sum - part)) + (radius - part);
   return error < 0 ? neighbour(sum, true) : sum;
 }
-inline float lower_edge(float x, float reach) {
-  const float sum = x - reach, part = sum - x;
-  const float error = (x - (sum - part)) + (-reach - part);
+inline float lower_edge(float x, float radius) {
+  const float sum = x - radius, part = sum - x;
+  const float error = (x - (sum - part)) + (-radius - part);
   return error > 0 ? neighbour(sum, false) : sum;
 }
 

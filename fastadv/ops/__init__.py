@@ -1,4 +1,6 @@
-"""Tensors in, tensors out: no model, no loop over the steps of an attack. A trailing underscore writes the first argument."""
+"""Tensors in, tensors out: no model, no loop over the steps of an attack. A trailing underscore writes the
+first argument.
+"""
 
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.l1_step import l1_step, l1_step_

@@ -1,6 +1,8 @@
-"""The decoders of Analysis by Synthesis as its ops take them: K chains of transposed convolutions, held as stacked weights.
+"""The decoders of Analysis by Synthesis as its ops take them: K chains of transposed convolutions, held as
+stacked weights.
 
-A chain has no padding, ELU between its layers and a sigmoid at the end; batch normalisation is folded into the weights by the caller.
+A chain has no padding, ELU between its layers and a sigmoid at the end; batch normalisation is folded into
+the weights by the caller.
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,9 @@ from fastadv.errors import InputError
 def forward(
     z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
 ) -> list[Tensor]:
-    """Each layer's output [B, K * cout, h, h] for latents [B, K, L]: one group a class. The first is z, the last are the images."""
+    """Each layer's output [B, K * cout, h, h] for latents [B, K, L]: one group a class. The first is z, the
+    last are the images.
+    """
     outputs = [z.reshape(len(z), -1, 1, 1)]
     for layer, (weight, bias, stride) in enumerate(zip(weights, biases, strides, strict=True), start=1):
         out = F.conv_transpose2d(
@@ -53,10 +57,13 @@ def check_decoders(
     strides: Sequence[int],
     **others: Tensor,
 ) -> None:
-    """Raise InputError unless the layers fit `classes` classes and latents z [..., L], one another, and z's dtype and device, like all `others`."""
+    """Raise InputError unless the layers fit `classes` classes and latents z [..., L], one another, and z's
+    dtype and device, like all `others`.
+    """
     if not len(weights) == len(biases) == len(strides) >= 1:
         raise InputError(
-            f"expected a weight, a bias and a stride a layer, got {len(weights)}, {len(biases)} and {len(strides)}"
+            "expected a weight, a bias and a stride a layer, "
+            f"got {len(weights)}, {len(biases)} and {len(strides)}"
         )
     channels = z.shape[2]
     for layer, (weight, bias, stride) in enumerate(zip(weights, biases, strides, strict=True)):
@@ -68,7 +75,8 @@ def check_decoders(
             or stride < 1
         ):
             raise InputError(
-                f"layer {layer}: expected weights [{classes}, {channels}, cout, k, k] with biases [{classes}, cout] and a stride >= 1, "
+                f"layer {layer}: expected weights [{classes}, {channels}, cout, k, k] "
+                f"with biases [{classes}, cout] and a stride >= 1, "
                 f"got {tuple(weight.shape)}, {tuple(bias.shape)} and {stride}"
             )
         channels = weight.shape[2]
@@ -76,5 +84,6 @@ def check_decoders(
     for name, part in (others | layers).items():
         if part.dtype != z.dtype or part.device != z.device:
             raise InputError(
-                f"{name}: expected {z.dtype} on {z.device} like z, got {part.dtype} on {part.device}; convert it first"
+                f"{name}: expected {z.dtype} on {z.device} like z, "
+                f"got {part.dtype} on {part.device}; convert it first"
             )

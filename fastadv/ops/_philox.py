@@ -1,6 +1,8 @@
-"""Philox 4x32-10 (Salmon et al. 2011) as eager PyTorch: the randomness of element e of sample `id` is a function of (seed, id, draw, e) alone.
+"""Philox 4x32-10 (Salmon et al. 2011) as eager PyTorch: the randomness of element e of sample `id` is a
+function of (seed, id, draw, e) alone.
 
-Key: the 64-bit seed. Counter: (e // 4, draw, id's low word, id's high word); element e takes output word e % 4.
+Key: the 64-bit seed. Counter: (e // 4, draw, id's low word, id's high word); element e takes output word e %
+4.
 """
 
 import math
@@ -16,7 +18,8 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 def words(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
     """`count` 32-bit words for each id [B], as int64 [B, count] in [0, 2^32).
 
-    Products of two 32-bit words wrap in int64 as they would in uint64, and masking after the shift gives the high word back.
+    Products of two 32-bit words wrap in int64 as they would in uint64, and masking after the shift gives the
+    high word back.
     """
     block = torch.arange((count + 3) // 4, device=ids.device)[None, :]
     c0, c1 = block.expand(len(ids), -1), torch.full_like(block, draw & MASK)

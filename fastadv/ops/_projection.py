@@ -1,4 +1,6 @@
-"""What the projection ops share: the schema, the fake and the argument check. Each op page adds its mathematics."""
+"""What the projection ops share: the schema, the fake and the argument check. Each op page adds its
+mathematics.
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What the ops share: batches as rows, numbers or one value a row, and additions that never leave the ball."""
+"""What the ops share: batches as rows, one value for all or one a row, additions that never leave the ball."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,19 @@ from fastadv.errors import InputError
 
 PerRow = float | Tensor
 
-# Float64 sums taken in another order differ by this much; a point that exceeds the radius by no more is inside and stays where it is.
+# Float64 sums taken in another order differ by this much; a point that exceeds the radius by no more is
+# inside and stays where it is.
 ROUNDING = 1 + 1e-13
 
 
 def check_like(first: Tensor, **others: Tensor) -> None:
-    """Raise InputError unless every tensor matches `first` in shape, dtype and device, floating, of rank >= 2."""
+    """Raise InputError unless every tensor matches `first` in shape, dtype and device, floating, of rank >=
+    2.
+    """
     if first.dim() < 2 or not first.is_floating_point():
         raise InputError(
-            f"expected a floating batch [B, ...] of rank >= 2, got {first.dtype} of shape {tuple(first.shape)}; add a batch dimension"
+            "expected a floating batch [B, ...] of rank >= 2, "
+            f"got {first.dtype} of shape {tuple(first.shape)}; add a batch dimension"
         )
     shape, dtype, device = first.shape, first.dtype, first.device
     for name, other in others.items():
@@ -45,7 +49,8 @@ def per_row(name: str, value: PerRow, batch: Tensor) -> tuple[float, Tensor | No
         value = value.expand(batch.shape[0])  # reading it would wait for the device
     if value.shape != batch.shape[:1]:
         raise InputError(
-            f"{name}: expected a number or one value a sample, shape ({batch.shape[0]},), got shape {tuple(value.shape)}"
+            f"{name}: expected a number or one value a sample, shape ({batch.shape[0]},), "
+            f"got shape {tuple(value.shape)}"
         )
     # on a GPU the values stay unread: that would wait for the device
     if value.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((value >= 0).all()):
@@ -75,8 +80,8 @@ def towards_zero(value: Tensor, dtype: torch.dtype) -> Tensor:
 def add_towards(x: Tensor, shift: Tensor) -> Tensor:
     """x + shift in x's dtype, rounded towards x, so that |result - x| <= |shift| holds exactly.
 
-    `shift` is float64. Rounding to nearest would leave the ball by half an ulp of x, which for a small radius is more than any
-    relative slack on the radius.
+    `shift` is float64. Rounding to nearest would leave the ball by half an ulp of x, which for a small radius
+    is more than any relative slack on the radius.
     """
     near = (x.double() + shift).to(x.dtype)
     over = (near.double() - x.double()).abs() > shift.abs()

@@ -14,7 +14,9 @@ RADII = (0.0, 0.03, 1.5, float("inf"))
 def batch(
     shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(x_adv, grad, x): x in [0, 1] with a third of it exactly on the box's edges, x_adv near x, grad with zeros and a NaN."""
+    """(x_adv, grad, x): x in [0, 1] with a third of it exactly on the box's edges, x_adv near x, grad with
+    zeros and a NaN.
+    """
     draw = torch.Generator().manual_seed(seed)
     x = torch.rand(shape, generator=draw, dtype=torch.float64)
     edge = torch.rand(shape, generator=draw)
@@ -40,7 +42,9 @@ def per_sample(shape: tuple[int, ...], device: torch.device, seed: int) -> Tenso
 
 
 def layouts(x_adv: Tensor, grad: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The same batch contiguous, channels-last, channels-last in one tensor only, and as a slice of a larger tensor."""
+    """The same batch contiguous, channels-last, channels-last in one tensor only, and as a slice of a larger
+    tensor.
+    """
     yield x_adv, grad, x
     if x.dim() == 4:
         last = torch.channels_last
@@ -75,7 +79,9 @@ def step_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def project_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
-    """Arguments of the projections, from those of the steps: points inside, on the edge and outside, some outside the box."""
+    """Arguments of the projections, from those of the steps: points inside, on the edge and outside, some
+    outside the box.
+    """
     for x_adv, _, x, radius, step, lo, hi, *rows in step_samples(device, dtype):
         yield (x_adv, x, radius, lo, hi, *rows[:1])
         yield (x_adv + (x_adv - x) * min(step, 3.0), x, radius, lo, hi, *rows[:1])
@@ -88,7 +94,9 @@ def random_decoder(
     device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Random weights of (cin, cout, kernel, stride) layers, scaled so that activations neither vanish nor saturate."""
+    """Random weights of (cin, cout, kernel, stride) layers, scaled so that activations neither vanish nor
+    saturate.
+    """
     weights, biases = [], []
     for cin, cout, kernel, stride in layers:
         scale = 1.5 * stride / (cin * kernel * kernel) ** 0.5
@@ -108,7 +116,7 @@ DECODERS = (
     (
         2,
         ((3, 5, 2, 2), (5, 21, 3, 3), (21, 33, 6, 2), (33, 3, 7, 1)),
-    ),  # stride 3, more taps than a block, two planes and a rest, colour
+    ),  # stride 3, more taps than a block, two planes and a rest, color
     (3, ((5, 12, 3, 1), (12, 7, 2, 1), (7, 1, 5, 1))),  # 8x8 from odd rows
     (1, ((8, 20, 4, 1), (20, 16, 1, 1), (16, 2, 2, 2))),  # kernel 1, the last layer strided
     (2, ((4, 18, 3, 1), (18, 16, 1, 2), (16, 3, 1, 2))),  # strides beyond the kernel: pixels nothing reaches
@@ -128,7 +136,7 @@ def sample_decoders(
 
 
 def ordered(tensor: Tensor) -> Tensor:
-    """Floats as integers in the same order, neighbours one apart: differences of these are distances in ulps."""
+    """Floats as integers in the same order, neighbours one apart: their differences are distances in ulps."""
     bits = {
         torch.float64: torch.int64,
         torch.float32: torch.int32,
@@ -141,7 +149,9 @@ def ordered(tensor: Tensor) -> Tensor:
 
 
 def assert_ulps(actual: Tensor, expected: Tensor, ulps: int, floor: float = 0.0) -> None:
-    """Every element within `ulps` units in the last place of the expected one, or within `floor` absolutely; NaN only with NaN."""
+    """Every element within `ulps` units in the last place of the expected one, or within `floor` absolutely;
+    NaN only with NaN.
+    """
     assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
     apart = (ordered(actual) - ordered(expected)).abs()
     near = (

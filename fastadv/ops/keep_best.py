@@ -1,4 +1,6 @@
-"""keep_best_: keep, for each sample, the strongest point seen: a success beats any failure, then the higher loss wins. NaN never wins."""
+"""keep_best_: keep, for each sample, the strongest point seen: a success beats any failure, then the higher
+loss wins. NaN never wins.
+"""
 
 from collections.abc import Iterator
 
@@ -50,8 +52,11 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 register(
     OpCard(
         name="keep_best_",
-        schema="(Tensor(a!) best_x, Tensor(b!) best_loss, Tensor(c!) best_success, Tensor x_adv, Tensor loss, Tensor success) -> ()",
-        summary="per sample, (best_x, best_loss, best_success) ← the lexicographic maximum by (success, loss)",
+        schema=(
+            "(Tensor(a!) best_x, Tensor(b!) best_loss, Tensor(c!) best_success, "
+            "Tensor x_adv, Tensor loss, Tensor success) -> ()"
+        ),
+        summary="per sample, the best of (best_x, best_loss, best_success) by success, then loss",
         reference=reference,
         fake=lambda *args: None,
         samples=samples,
@@ -66,7 +71,8 @@ register(
 def keep_best_(
     best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor
 ) -> None:
-    """Overwrite the rows of (best_x [B, ...], best_loss [B], best_success bool [B]) where (x_adv, loss, success) is stronger.
+    """Overwrite the rows of (best_x [B, ...], best_loss [B], best_success bool [B]) where (x_adv, loss,
+    success) is stronger.
 
     Losses are float32 (float64 for float64 batches). Start with best_loss = -inf and best_success = False.
     Raises InputError on mismatched shapes or dtypes.

@@ -1,7 +1,7 @@
 """l2_step: x_adv + step_size * grad / ||grad||_2, projected on {z : ||z - x||_2 <= radius, lo <= z <= hi}.
 
-The projection is the exact one on the intersection (see _l2.py). The norm is summed in float64, so a gradient scaled by 1e-12 or 1e12 gives the
-same step. A row whose gradient is zero or not finite takes no step.
+The projection is the exact one on the intersection (see _l2.py). The norm is summed in float64, so a gradient
+scaled by 1e-12 or 1e12 gives the same step. A row whose gradient is zero or not finite takes no step.
 """
 
 import torch
@@ -54,10 +54,11 @@ def l2_step(
     step_size: PerRow,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """Steepest ascent under L2: x_adv + step_size * grad / ||grad||_2, projected exactly on the ball around x inside the box.
+    """Steepest ascent under L2: x_adv + step_size * grad / ||grad||_2, projected exactly on the ball around x
+    inside the box.
 
-    Tensors [B, ...] of one shape, dtype and device; x inside the box. `radius` (may be inf) and `step_size` in input units, a number or [B].
-    Raises InputError on mismatched tensors or a negative radius or step.
+    Tensors [B, ...] of one shape, dtype and device; x inside the box. `radius` (may be inf) and `step_size`
+    in input units, a number or [B]. Raises InputError on mismatched tensors or a negative radius or step.
     """
     result: Tensor = _new(*_step.arguments(x_adv, grad, x, radius, step_size, box))
     return result

@@ -1,4 +1,6 @@
-"""latent_decode: the images of latents under each class's decoder, for the bank of prior samples and for reconstructions."""
+"""latent_decode: the images of latents under each class's decoder, for the bank of prior samples and for
+reconstructions.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -63,8 +65,9 @@ def latent_decode(
 ) -> Tensor:
     """Images [K, N, C, H, H] in (0, 1) of latents z [K, N, L], N for each class.
 
-    weights [K, cin, cout, k, k], biases [K, cout] and a stride for each layer, as `latent_fit` takes them; BatchNorm folded in. Not differentiable.
-    Raises InputError on shapes that do not fit, mixed dtypes or devices. Source: Schott et al. 2018, section 3.
+    weights [K, cin, cout, k, k], biases [K, cout] and a stride for each layer, as `latent_fit` takes them;
+    BatchNorm folded in. Not differentiable. Raises InputError on shapes that do not fit, mixed dtypes or
+    devices. Source: Schott et al. 2018, section 3.
     """
     if z.dim() != 3 or not z.is_floating_point():
         raise InputError(f"z: expected floating latents [K, N, L], got {z.dtype} of shape {tuple(z.shape)}")

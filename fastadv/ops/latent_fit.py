@@ -1,8 +1,10 @@
-"""latent_fit: for each image and class, the latents whose decoded image is nearest: Adam on z, all steps in one call.
+"""latent_fit: for each image and class, the latents whose decoded image is nearest: Adam on z, all steps in
+one call.
 
-Minimised is (‖G_k(z) − x‖² + β/2 ‖z‖²) / D, with D the number of values of an image (Schott et al. 2018, section 3, in the scaling of the
-authors' code, where 2σ² = 1). Adam has the usual β₁ = 0.9, β₂ = 0.999, ε = 1e-8 and bias correction; after each update z is rescaled to norm
-`max_norm` where it is longer. The last of the `steps` iterations only evaluates.
+Minimised is (‖G_k(z) − x‖² + β/2 ‖z‖²) / D, with D the number of values of an image (Schott et al. 2018,
+section 3, in the scaling of the authors' code, where 2σ² = 1). Adam has the usual β₁ = 0.9, β₂ = 0.999, ε =
+1e-8 and bias correction; after each update z is rescaled to norm `max_norm` where it is longer. The last of
+the `steps` iterations only evaluates.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +29,7 @@ def _evaluate(
     strides: Sequence[int],
     beta: float,
 ) -> tuple[Tensor, Tensor]:
-    """Loss [B, K] and its gradient [B, K, L] by the latents."""
+    """Loss [B, K] and its gradient [B, K, L] with respect to the latents."""
     *hidden, images = forward(z, weights, biases, strides)
     apart = images - x.repeat(1, z.shape[1], 1, 1)
     loss = apart.reshape(*z.shape[:2], -1).square().sum(2) + beta / 2 * z.square().sum(2)
@@ -35,7 +37,7 @@ def _evaluate(
     for layer in range(len(weights) - 1, -1, -1):
         grad = F.conv2d(grad, weights[layer].flatten(0, 1), stride=strides[layer], groups=z.shape[1])
         if layer:
-            grad = grad * (hidden[layer].clamp(max=0) + 1)  # the slope of elu, from its value
+            grad = grad * (hidden[layer].clamp(max=0) + 1)  # elu's derivative, from its value
     return loss / x[0].numel(), (grad.reshape(z.shape) + beta * z) / x[0].numel()
 
 
@@ -116,8 +118,8 @@ register(
     OpCard(
         name="latent_fit",
         schema=(
-            "(Tensor x, Tensor z, Tensor[] weights, Tensor[] biases, int[] strides, float beta, int steps, float step_size, float max_norm, "
-            "bool bf16) -> (Tensor loss, Tensor latents)"
+            "(Tensor x, Tensor z, Tensor[] weights, Tensor[] biases, int[] strides, float beta, int steps, "
+            "float step_size, float max_norm, bool bf16) -> (Tensor loss, Tensor latents)"
         ),
         summary="min over z of (‖G_k(z) − x‖² + β/2 ‖z‖²) / D by Adam, for each image and class",
         reference=reference,
@@ -138,12 +140,15 @@ def latent_fit(
     x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
     *, beta: float = 1.0, steps: int = 50, step_size: float = 0.05, max_norm: float = 5.0, bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Fit latents to images under every class: (loss [B, K], latents [B, K, L]) of the last of `steps` evaluations.
+    """Fit latents to images under every class: (loss [B, K], latents [B, K, L]) of the last of `steps`
+    evaluations.
 
-    x [B, C, H, H] in [0, 1]; z [B, K, L] the starting points; weights [K, cin, cout, k, k], biases [K, cout] and a stride for each layer; the first
-    takes L channels to its kernel's size. Losses are per value of an image. `bf16` multiplies in bfloat16 with single sums where the processor can
-    (`fastadv._library.extension.bf16()`), and is single precision elsewhere. Not differentiable: the model gives the envelope gradient.
-    Raises InputError on shapes that do not fit, mixed dtypes or devices, steps < 1. Source: Schott et al. 2018, section 3.
+    x [B, C, H, H] in [0, 1]; z [B, K, L] the starting points; weights [K, cin, cout, k, k], biases [K, cout]
+    and a stride for each layer; the first takes L channels to its kernel's size. Losses are per value of an
+    image. `bf16` multiplies in bfloat16 with single sums where the processor can
+    (`fastadv._library.extension.bf16()`), and is single precision elsewhere. Not differentiable: the model
+    gives the envelope gradient. Raises InputError on shapes that do not fit, mixed dtypes or devices, steps <
+    1. Source: Schott et al. 2018, section 3.
     """
     if z.dim() != 3 or not z.is_floating_point():
         raise InputError(f"z: expected floating latents [B, K, L], got {z.dtype} of shape {tuple(z.shape)}")
@@ -153,7 +158,8 @@ def latent_fit(
     size = image_size(weights, strides)
     if x.shape != (len(z), weights[-1].shape[2], size, size):
         raise InputError(
-            f"x: expected the decoder's images {(len(z), weights[-1].shape[2], size, size)}, got {tuple(x.shape)}"
+            f"x: expected the decoder's images {(len(z), weights[-1].shape[2], size, size)}, "
+            f"got {tuple(x.shape)}"
         )
     loss, latents = torch.ops.fastadv.latent_fit(
         x, z, list(weights), list(biases), list(strides), beta, steps, step_size, max_norm, bf16

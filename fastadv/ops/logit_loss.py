@@ -1,14 +1,17 @@
 """logit_loss: the losses attacks ascend, per sample, with their gradient on the logits, in one pass.
 
-With z the logits, y the label and t the target (where one is given, being reached is what is ascended):
+With z the logits, y the label and t the target (the right column: ascent then leads to it):
 ce      log sum exp z - z_y                          -(log sum exp z - z_t)
 margin  max_{j != y} z_j - z_y                       z_t - max_{j != t} z_j
-cw      min(margin, 0)                               (Carlini & Wagner 2017, confidence 0)
-dlr     (max_{j != y} z_j - z_y) / (z_(1) - z_(3))   (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)   (Croce & Hein 2020)
-Where K is too small for dlr's order statistics its last available one is used, and for K = 2, where the ratio is a constant, the margin itself.
+cw      min(margin, 0)
+dlr     (max_{j != y} z_j - z_y) / (z_(1) - z_(3))   (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2)
+cw is Carlini & Wagner 2017 at confidence 0, dlr is Croce & Hein 2020. Where K is too small for dlr's order
+statistics, the last one there is takes their place; for K = 2, where the ratio is a constant, dlr is the
+margin itself.
 
-`direction` leaves out a positive factor of ce's gradient, 1 - p_y (or 1 - p_t), which underflows for confident rows; steps that use only the
-gradient's direction lose nothing. A row with a non-finite logit has loss and gradient NaN.
+`direction` leaves out a positive factor of ce's gradient, 1 - p_y (or 1 - p_t), which underflows for
+confident rows; steps that use only the gradient's direction lose nothing. A row with a non-finite logit has
+loss and gradient NaN.
 """
 
 from collections.abc import Iterator
@@ -149,7 +152,8 @@ def _setup(ctx: Any, inputs: Any, output: Any) -> None:
 def _backward(ctx: Any, loss_grad: Tensor | None, _: Any) -> tuple[Tensor | None, None, None, None, None]:
     if ctx.direction:
         raise RuntimeError(
-            "logit_loss: direction=True keeps no true gradient; call it with direction=False to differentiate the loss"
+            "logit_loss: direction=True keeps no true gradient; "
+            "call it with direction=False to differentiate the loss"
         )
     (grad,) = ctx.saved_tensors
     return None if loss_grad is None else grad * loss_grad[:, None].to(grad.dtype), None, None, None, None
@@ -158,7 +162,10 @@ def _backward(ctx: Any, loss_grad: Tensor | None, _: Any) -> tuple[Tensor | None
 register(
     OpCard(
         name="logit_loss",
-        schema="(Tensor logits, Tensor labels, str kind, Tensor? targets, bool direction) -> (Tensor loss, Tensor grad)",
+        schema=(
+            "(Tensor logits, Tensor labels, str kind, Tensor? targets, bool direction) "
+            "-> (Tensor loss, Tensor grad)"
+        ),
         summary="per-sample ce, margin, cw or dlr and its gradient on the logits",
         reference=reference,
         fake=fake,
@@ -174,9 +181,11 @@ register(
 def logit_loss(
     logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None = None, direction: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """(loss [B], gradient [B, K]) of one of the losses above, to be ascended; the loss is differentiable in the logits.
+    """(loss [B], gradient [B, K]) of one of the losses above, to be ascended; the loss is differentiable in
+    the logits.
 
-    logits [B, K], K >= 2; labels and targets int64 [B] in [0, K). Raises InputError on other shapes or an unknown kind.
+    logits [B, K], K >= 2; labels and targets int64 [B] in [0, K). Raises InputError on other shapes or an
+    unknown kind.
     """
     if kind not in KINDS:
         raise InputError(f"loss: expected one of {', '.join(KINDS)}, got {kind!r}")

@@ -1,8 +1,10 @@
-"""nearest_prototype: for each row of x, min and argmin over s of ‖x − p_s‖² + bias_s, without the [B, S] matrix.
+"""nearest_prototype: for each row of x, min and argmin over s of ‖x − p_s‖² + bias_s, without the [B, S]
+matrix.
 
-It searches the prior samples of Analysis by Synthesis (the bias is the latents' prior), a training set for the nearest neighbour, the centres of
-an RBF net. The result is that of float64 differences, ties to the lower index: the kernel's matrix product is in single precision, but only serves
-to leave out, by a bound on its rounding, the prototypes that cannot win.
+It searches the prior samples of Analysis by Synthesis (the bias is the latents' prior), a training set for
+the nearest neighbour, the centers of an RBF net. The result is that of float64 differences, ties to the lower
+index: the kernel's matrix product is in single precision, but only serves to leave out, by a bound on its
+rounding, the prototypes that cannot win.
 """
 
 from collections.abc import Iterator
@@ -43,7 +45,8 @@ def fake(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     for seed, (batch, size, lead) in enumerate((
-        (0, 5, (1, 3)), (1, 1, (1, 1)), (3, 7, (2, 5)), (5, 33, (1, 301)), (2, 2050, (3, 9)), (130, 16, (2, 600)), (2, 784, (10, 64)),
+        (0, 5, (1, 3)), (1, 1, (1, 1)), (3, 7, (2, 5)), (5, 33, (1, 301)),
+        (2, 2050, (3, 9)), (130, 16, (2, 600)), (2, 784, (10, 64)),
     )):  # fmt: skip
         draw = torch.Generator().manual_seed(seed)
         x = torch.rand(batch, size, generator=draw, dtype=torch.float64)
@@ -78,7 +81,7 @@ register(
         compare=compare,
         strided=("prototypes",),
         dtypes=(torch.float32,),
-        no_gradient="it is 2(x − p) at the prototype found, which the caller can form",
+        no_gradient="it is 2(x − p) at the nearest prototype, which the caller can compute",
         bytes_moved=lambda x, prototypes, bias: 4 * (x.numel() + prototypes.numel() + bias.numel()),
         flops=lambda x, prototypes, bias: 2 * len(x) * prototypes.numel(),
     )
@@ -86,11 +89,13 @@ register(
 
 
 def nearest_prototype(x: Tensor, prototypes: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The least ‖x − p_s‖² + bias_s and its s, for each row of x [B, D] and, where prototypes are [K, S, D], each class.
+    """The least ‖x − p_s‖² + bias_s and its s, for each row of x [B, D] and, where prototypes are [K, S, D],
+    each class.
 
-    prototypes [S, D] or [K, S, D]; bias [S] or [K, S], zero by default; one floating dtype and device. Returns (distance, index int64), each [B] or
-    [B, K], as float64 differences give them; a tie goes to the lower index; NaN, where there is one, is the least, as in torch.min.
-    Raises InputError on shapes, dtypes or devices that do not fit, and on an empty set of prototypes.
+    prototypes [S, D] or [K, S, D]; bias [S] or [K, S], zero by default; one floating dtype and device.
+    Returns (distance, index int64), each [B] or [B, K], as float64 differences give them; a tie goes to the
+    lower index; NaN, where there is one, is the least, as in torch.min. Raises InputError on shapes, dtypes
+    or devices that do not fit, and on an empty set of prototypes.
     """
     if x.dim() != 2 or not x.is_floating_point():
         raise InputError(
@@ -98,7 +103,8 @@ def nearest_prototype(x: Tensor, prototypes: Tensor, bias: Tensor | None = None)
         )
     if prototypes.dim() not in (2, 3) or prototypes.shape[-1] != x.shape[1] or prototypes.shape[-2] == 0:
         raise InputError(
-            f"prototypes: expected [S, {x.shape[1]}] or [K, S, {x.shape[1]}] with S >= 1, got {tuple(prototypes.shape)}"
+            f"prototypes: expected [S, {x.shape[1]}] or [K, S, {x.shape[1]}] with S >= 1, "
+            f"got {tuple(prototypes.shape)}"
         )
     if bias is None:
         bias = prototypes.new_zeros(prototypes.shape[:-1])
@@ -109,7 +115,8 @@ def nearest_prototype(x: Tensor, prototypes: Tensor, bias: Tensor | None = None)
     for name, part in (("prototypes", prototypes), ("bias", bias)):
         if part.dtype != x.dtype or part.device != x.device:
             raise InputError(
-                f"{name}: expected {x.dtype} on {x.device} like x, got {part.dtype} on {part.device}; convert it first"
+                f"{name}: expected {x.dtype} on {x.device} like x, "
+                f"got {part.dtype} on {part.device}; convert it first"
             )
     if prototypes.dim() == 3:
         distance, index = torch.ops.fastadv.nearest_prototype(x, prototypes, bias)

@@ -1,4 +1,6 @@
-"""philox: counter-based random bits, uniforms or normals, one row a sample id (Philox 4x32-10, Salmon et al. 2011; see _philox.py)."""
+"""philox: counter-based random bits, uniforms or normals, one row a sample id (Philox 4x32-10, Salmon et al.
+2011; see _philox.py).
+"""
 
 from collections.abc import Iterator
 
@@ -61,8 +63,8 @@ register(
 def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0) -> Tensor:
     """`count` random values for each sample: [B, count] from `ids`, int64 [B].
 
-    kind: "bits" (int64 in [0, 2^32)), "uniform" (float32 in [0, 1)), "normal" (float32). The row of an id depends on (seed, id, draw) alone.
-    Raises InputError on another kind or on ids that are not int64 [B].
+    kind: "bits" (int64 in [0, 2^32)), "uniform" (float32 in [0, 1)), "normal" (float32). The row of an id
+    depends on (seed, id, draw) alone. Raises InputError on another kind or on ids that are not int64 [B].
     """
     if kind not in KINDS:
         raise InputError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")

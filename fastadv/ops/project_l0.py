@@ -1,7 +1,7 @@
 """project_l0: argmin ||z - x_adv||_2 over {z : at most `radius` coordinates differ from x, lo <= z <= hi}.
 
-Keeping coordinate i (clamped to the box, c_i) instead of resetting it to x_i lowers the squared distance by (u_i - x_i)^2 - (u_i - c_i)^2; the
-`radius` largest gains are kept, ties to the lower index.
+Keeping coordinate i (clamped to the box, c_i) instead of resetting it to x_i lowers the squared distance by
+(u_i - x_i)^2 - (u_i - c_i)^2; the `radius` largest gains are kept, ties to the lower index.
 """
 
 import torch
@@ -46,7 +46,8 @@ register(
 
 
 def project_l0(x_adv: Tensor, x: Tensor, radius: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """Euclidean projection of x_adv [B, ...] on the points that differ from x in at most `radius` coordinates (a number or [B]), inside the box.
+    """Euclidean projection of x_adv [B, ...] on the points that differ from x in at most `radius` coordinates
+    (a number or [B]), inside the box.
 
     A fractional radius is rounded down. Raises InputError on mismatched tensors or a negative radius.
     """

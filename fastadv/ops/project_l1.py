@@ -1,4 +1,4 @@
-"""project_l1: argmin ||z - x_adv||_2 over {z : ||z - x||_1 <= radius, lo <= z <= hi}, exactly (see _l1.py)."""
+"""project_l1: argmin ||z - x_adv||_2 over {z : ||z - x||_1 <= radius, lo <= z <= hi} (see _l1.py)."""
 
 import torch
 from torch import Tensor
@@ -36,10 +36,12 @@ register(
 
 
 def project_l1(x_adv: Tensor, x: Tensor, radius: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """Euclidean projection of x_adv [B, ...] on the L1 ball of `radius` (a number or [B], may be inf) around x, inside the box.
+    """Euclidean projection of x_adv [B, ...] on the L1 ball of `radius` (a number or [B], may be inf) around
+    x, inside the box.
 
-    The true projection (soft threshold, Duchi et al. 2008, with the box), not a rescaling: [3, 1, 0.5] goes to [1, 0, 0] at radius 1. x must lie
-    inside the box. Raises InputError on mismatched tensors or a negative radius.
+    The true projection (soft threshold, Duchi et al. 2008, with the box), not a rescaling: [3, 1, 0.5] goes
+    to [1, 0, 0] at radius 1. x must lie inside the box. Raises InputError on mismatched tensors or a negative
+    radius.
     """
     result: Tensor = torch.ops.fastadv.project_l1(*_projection.arguments(x_adv, x, radius, box))
     return result

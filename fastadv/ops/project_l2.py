@@ -1,4 +1,4 @@
-"""project_l2: argmin ||z - x_adv||_2 over {z : ||z - x||_2 <= radius, lo <= z <= hi}, exactly (see _l2.py)."""
+"""project_l2: argmin ||z - x_adv||_2 over {z : ||z - x||_2 <= radius, lo <= z <= hi} (see _l2.py)."""
 
 import torch
 from torch import Tensor
@@ -36,10 +36,11 @@ register(
 
 
 def project_l2(x_adv: Tensor, x: Tensor, radius: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """Euclidean projection of x_adv [B, ...] on the L2 ball of `radius` (a number or [B], may be inf) around x, inside the box.
+    """Euclidean projection of x_adv [B, ...] on the L2 ball of `radius` (a number or [B], may be inf) around
+    x, inside the box.
 
-    Not rescaling followed by clamping, which is no projection. x must lie inside the box. Raises InputError on mismatched tensors or a
-    negative radius.
+    Not rescaling followed by clamping, which is no projection. x must lie inside the box. Raises InputError
+    on mismatched tensors or a negative radius.
     """
     result: Tensor = torch.ops.fastadv.project_l2(*_projection.arguments(x_adv, x, radius, box))
     return result

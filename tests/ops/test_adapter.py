@@ -71,30 +71,118 @@ def float32(*shape):
     return np.zeros(shape, np.float32)
 
 
+def int64(*shape):
+    return np.zeros(shape, np.int64)
+
+
 @built
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
-        (lambda c: c.project_l2(float32(2, 4), float32(2, 4), float32(2, 3), 1.0, 0.0, 1.0, None), ValueError, "shapes"),
-        (lambda c: c.project_l2(float32(2, 4), float32(2, 4), float32(4, 2).T, 1.0, 0.0, 1.0, None), ValueError, "layouts"),
-        (lambda c: c.project_l2(float32(2, 4), float32(2, 4).astype(float), float32(2, 4), 1.0, 0.0, 1.0, None), TypeError, "float64"),
-        (lambda c: c.project_l2(*[float32(2, 4)] * 3, 1.0, 0.0, 1.0, float32(2)), TypeError, "float64, got float32"),
-        (lambda c: c.project_l2(*[float32(2, 4)] * 3, 1.0, 0.0, 1.0, np.zeros(3)), ValueError, "2 elements, got 3"),
-        (lambda c: c.random_start(float32(2, 4), float32(2, 4), np.zeros(2, np.int32), "l2", 1.0, 0.0, 1.0, 0, 0, None), TypeError, "int64, got int32"),
-        (lambda c: c.random_start(float32(2, 4), float32(2, 4), np.zeros(2, np.int64), "l7", 1.0, 0.0, 1.0, 0, 0, None), ValueError, "unknown name: l7"),
-        (lambda c: c.logit_loss(np.zeros(2), float32(2, 4), float32(2, 4), np.zeros(2, np.int64), "ce", None, False), TypeError, "float32, got float64"),
-        (lambda c: c.keep_best(float32(2, 4), float32(2), np.zeros(2, np.uint8), float32(2, 4), float32(2), np.zeros(2, bool)), TypeError, "bool, got uint8"),
-        (lambda c: c.philox(float32(2, 4), np.zeros(2, np.int64), 4, "bits", 0, 0), TypeError, "int64, got float32"),
-        (lambda c: c.philox(float32(2, 4), np.zeros(2, np.int64), 5, "normal", 0, 0), ValueError, "count"),
-        (lambda c: c.nearest_prototype(float32(2, 1), np.zeros((2, 1), np.int64), float32(2, 4), np.zeros((1, 3, 4)), float32(1, 3)), TypeError, "float32, got float64"),
-        (lambda c: c.nearest_prototype(float32(2, 1), np.zeros((2, 1), np.int64), float32(2, 4), float32(1, 3, 5), float32(1, 3)), ValueError, "dense prototypes"),
-        (lambda c: c.nearest_prototype(float32(2, 1), np.zeros((2, 1), np.int64), float32(2, 4), float32(1, 3, 8)[..., ::2], float32(1, 3)), ValueError, "dense prototypes"),
-        (lambda c: c.nearest_prototype(float32(2, 1), np.zeros((2, 1), np.int32), float32(2, 4), float32(1, 3, 4), float32(1, 3)), TypeError, "int64, got int32"),
-        (lambda c: c.nearest_prototype(float32(1, 1), np.zeros((2, 1), np.int64), float32(2, 4), float32(1, 3, 4), float32(1, 3)), ValueError, "2 elements, got 1"),
-        (lambda c: c.latent_decode(float32(1, 1, 1, 2, 2), float32(1, 1, 3), [np.zeros((1, 3, 1, 2, 2))], [float32(1, 1)], [1]), TypeError, "float32, got float64"),
-        (lambda c: c.latent_decode(float32(1, 1, 1, 2, 2), float32(1, 1, 3), [float32(1, 3, 1, 2, 2)], [], [1]), ValueError, "each layer"),
+        (
+            lambda c: c.project_l2(float32(2, 4), float32(2, 4), float32(2, 3), 1.0, 0.0, 1.0, None),
+            ValueError,
+            "shapes",
+        ),
+        (
+            lambda c: c.project_l2(float32(2, 4), float32(2, 4), float32(4, 2).T, 1.0, 0.0, 1.0, None),
+            ValueError,
+            "layouts",
+        ),
+        (
+            lambda c: c.project_l2(
+                float32(2, 4), float32(2, 4).astype(float), float32(2, 4), 1.0, 0.0, 1.0, None
+            ),
+            TypeError,
+            "float64",
+        ),
+        (
+            lambda c: c.project_l2(*[float32(2, 4)] * 3, 1.0, 0.0, 1.0, float32(2)),
+            TypeError,
+            "float64, got float32",
+        ),
+        (
+            lambda c: c.project_l2(*[float32(2, 4)] * 3, 1.0, 0.0, 1.0, np.zeros(3)),
+            ValueError,
+            "2 elements, got 3",
+        ),
+        (
+            lambda c: c.random_start(
+                float32(2, 4), float32(2, 4), np.zeros(2, np.int32), "l2", 1.0, 0.0, 1.0, 0, 0, None
+            ),
+            TypeError,
+            "int64, got int32",
+        ),
+        (
+            lambda c: c.random_start(float32(2, 4), float32(2, 4), int64(2), "l7", 1.0, 0.0, 1.0, 0, 0, None),
+            ValueError,
+            "unknown name: l7",
+        ),
+        (
+            lambda c: c.logit_loss(np.zeros(2), float32(2, 4), float32(2, 4), int64(2), "ce", None, False),
+            TypeError,
+            "float32, got float64",
+        ),
+        (
+            lambda c: c.keep_best(
+                float32(2, 4), float32(2), np.zeros(2, np.uint8), float32(2, 4), float32(2), np.zeros(2, bool)
+            ),
+            TypeError,
+            "bool, got uint8",
+        ),
+        (lambda c: c.philox(float32(2, 4), int64(2), 4, "bits", 0, 0), TypeError, "int64, got float32"),
+        (lambda c: c.philox(float32(2, 4), int64(2), 5, "normal", 0, 0), ValueError, "count"),
+        (
+            lambda c: c.nearest_prototype(
+                float32(2, 1), int64(2, 1), float32(2, 4), np.zeros((1, 3, 4)), float32(1, 3)
+            ),
+            TypeError,
+            "float32, got float64",
+        ),
+        (
+            lambda c: c.nearest_prototype(
+                float32(2, 1), int64(2, 1), float32(2, 4), float32(1, 3, 5), float32(1, 3)
+            ),
+            ValueError,
+            "dense prototypes",
+        ),
+        (
+            lambda c: c.nearest_prototype(
+                float32(2, 1), int64(2, 1), float32(2, 4), float32(1, 3, 8)[..., ::2], float32(1, 3)
+            ),
+            ValueError,
+            "dense prototypes",
+        ),
+        (
+            lambda c: c.nearest_prototype(
+                float32(2, 1), np.zeros((2, 1), np.int32), float32(2, 4), float32(1, 3, 4), float32(1, 3)
+            ),
+            TypeError,
+            "int64, got int32",
+        ),
+        (
+            lambda c: c.nearest_prototype(
+                float32(1, 1), int64(2, 1), float32(2, 4), float32(1, 3, 4), float32(1, 3)
+            ),
+            ValueError,
+            "2 elements, got 1",
+        ),
+        (
+            lambda c: c.latent_decode(
+                float32(1, 1, 1, 2, 2), float32(1, 1, 3), [np.zeros((1, 3, 1, 2, 2))], [float32(1, 1)], [1]
+            ),
+            TypeError,
+            "float32, got float64",
+        ),
+        (
+            lambda c: c.latent_decode(
+                float32(1, 1, 1, 2, 2), float32(1, 1, 3), [float32(1, 3, 1, 2, 2)], [], [1]
+            ),
+            ValueError,
+            "each layer",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_is_refused(call, error, text):
     with pytest.raises(error, match=text):
         call(extension)

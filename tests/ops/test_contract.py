@@ -1,4 +1,6 @@
-"""One contract over all ops: every compiled kernel equals the reference on every sample, leaves its inputs alone and is repeatable."""
+"""One contract over all ops: every compiled kernel equals the reference on every sample, leaves its inputs
+alone and is repeatable.
+"""
 
 import os
 import subprocess
@@ -113,7 +115,7 @@ def test_every_op_has_a_cpp_kernel():
 @pytest.mark.skipif(extension is None, reason="no extension built")
 @pytest.mark.parametrize("isa", extension.isas() if extension else [])
 def test_contract_on_each_instruction_set(isa):
-    """Every instruction set this processor has passes the same comparison; the choice is made once a process."""
+    """Each instruction set of this processor passes the same comparison; a process chooses one once."""
     if isa == extension.isa():
         pytest.skip("covered by this process")
     tests = [f"{__file__}::test_kernel_equals_reference", f"{__file__}::test_in_place_twin_equals_functional"]

@@ -11,13 +11,17 @@ from fastadv import ops
 from fastadv._library import backends, extension
 
 pytestmark = pytest.mark.skipif(extension is None, reason="no extension built")
-RUNTIMES = "{line.split()[-1] for line in open('/proc/self/maps') if 'libgomp' in line or 'libomp' in line or 'libiomp' in line}"
+NAMES = ("libgomp", "libomp", "libiomp")
+RUNTIMES = f"{{line.split()[-1] for line in open('/proc/self/maps') if any(n in line for n in {NAMES})}}"
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's /proc")
 @pytest.mark.parametrize("imports", ["import torch, fastadv", "import fastadv._C", "import fastadv"])
 def test_one_openmp_runtime(imports):
-    work = "import torch, fastadv.ops as ops; x = torch.rand(64, 999); x @ x.T; ops.l2_step_(x.clone(), x, x, 1.0, 1.0)"
+    work = (
+        "import torch, fastadv.ops as ops\n"
+        "x = torch.rand(64, 999); x @ x.T; ops.l2_step_(x.clone(), x, x, 1.0, 1.0)"
+    )
     code = f"{imports}\n{work}\nprint(len({RUNTIMES}))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "1"

@@ -1,4 +1,6 @@
-"""latent_decode: against torch's transposed convolutions class by class, agreement with latent_fit, batch invariance and bad input."""
+"""latent_decode: against torch's transposed convolutions class by class, agreement with latent_fit, batch
+invariance and bad input.
+"""
 
 import pytest
 import torch

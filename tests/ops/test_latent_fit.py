@@ -1,4 +1,6 @@
-"""latent_fit: against torch.optim.Adam under autograd, its clip, its last evaluation, batch invariance, bf16 and bad input."""
+"""latent_fit: against torch.optim.Adam under autograd, its clip, its last evaluation, batch invariance, bf16
+and bad input.
+"""
 
 import pytest
 import torch

@@ -56,7 +56,7 @@ def test_equals_the_definition_and_autograd(seed, count, size, kind, targeted, d
     t = t if targeted else None
     leaf = z.double().requires_grad_()
     expected = written_out(leaf, y, kind, t)
-    (slope,) = torch.autograd.grad(expected.sum(), leaf)
+    (gradient,) = torch.autograd.grad(expected.sum(), leaf)
     loss, grad = logit_loss(z, y, kind, t)
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert grad.dtype == dtype
@@ -64,12 +64,12 @@ def test_equals_the_definition_and_autograd(seed, count, size, kind, targeted, d
         dtype
     ]
     assert torch.allclose(loss.double(), expected, rtol=exact, atol=exact * max(size, 1))
-    if dtype == torch.bfloat16 and kind != "ce":  # ties leave slopes to choose among
+    if dtype == torch.bfloat16 and kind != "ce":  # ties leave gradients to choose among
         apart = torch.tensor([len(row.unique()) == count for row in z])
-        grad, slope = grad[apart], slope[apart]
-    # the ratio's slope grows as its width shrinks
+        grad, gradient = grad[apart], gradient[apart]
+    # the ratio's gradient grows as its width shrinks
     assert torch.allclose(
-        grad.double(), slope, rtol=near, atol=near * (1 / min(size, 1) if kind == "dlr" else 1)
+        grad.double(), gradient, rtol=near, atol=near * (1 / min(size, 1) if kind == "dlr" else 1)
     )
 
 
@@ -114,12 +114,12 @@ def test_a_broken_row_is_nan_and_alone(kind, value):
     z, y, _ = rows(1, 10, 1.0, torch.float32)
     broken = z.clone()
     broken[2, 3] = value
-    (loss, grad), (clean, slope) = logit_loss(broken, y, kind), logit_loss(z, y, kind)
+    (loss, grad), (clean, gradient) = logit_loss(broken, y, kind), logit_loss(z, y, kind)
     assert bool(loss[2].isnan())
     assert bool(grad[2].isnan().all())
     others = torch.tensor([0, 1, 3, 4, 5])
     assert torch.equal(loss[others], clean[others])
-    assert torch.equal(grad[others], slope[others])
+    assert torch.equal(grad[others], gradient[others])
 
 
 def test_ties_are_settled_by_the_lower_index():

@@ -1,4 +1,6 @@
-"""What every projection owes: a point of ball and box, fixed points fixed, nearer than any other feasible point."""
+"""What every projection owes: a point of ball and box, fixed points fixed, nearer than any other feasible
+point.
+"""
 
 import pytest
 import torch

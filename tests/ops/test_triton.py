@@ -1,4 +1,6 @@
-"""Every Triton kernel equals the reference: on the GPU where there is one, in Triton's interpreter (NumPy, slow) on machines without."""
+"""Every Triton kernel equals the reference: on the GPU where there is one, in Triton's interpreter (NumPy,
+slow) on machines without.
+"""
 
 import subprocess
 import sys
@@ -25,7 +27,8 @@ DTYPES = [
     if card.triton
     for dtype in card.dtypes
 ]
-# The interpreter takes up to a second a sample: of these many samples one runs, and one of every shape and layout.
+# The interpreter takes up to a second a sample: of these many samples one runs, and one of every shape and
+# layout.
 STRIDES = {
     "linf_step": 3,
     "keep_best_": 1,
@@ -178,7 +181,8 @@ def test_no_op_waits_for_the_device():
 
 def test_fastadv_imports_without_triton():
     code = (
-        "import sys; sys.modules['triton'] = None; import fastadv.ops; from fastadv._library import CARDS, results_of, triton_launcher; "
+        "import sys; sys.modules['triton'] = None; import fastadv.ops; "
+        "from fastadv._library import CARDS, triton_launcher; "
         "assert not any(map(triton_launcher, CARDS.values())), 'a launcher came from nowhere'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,10 +1,12 @@
-"""The kernels of Analysis by Synthesis where the contract's samples do not reach: special values, a GPU's tiles, shares, spare rows, graphs."""
+"""The kernels of Analysis by Synthesis where the contract's samples do not reach: special values, a GPU's
+tiles, shares, spare rows, graphs.
+"""
 
 import contextlib
 
 import pytest
 import torch
-from test_triton import DEVICE, _interpreter, pytestmark, run  # noqa: F401  (a fixture and marks that pytest finds by name)
+from test_triton import DEVICE, _interpreter, pytestmark, run  # noqa: F401  (found by name)
 
 from fastadv._library import CARDS
 from fastadv.ops._decoders import image_size
@@ -97,9 +99,26 @@ def bounds(x, prototypes, bias):
     tiles = -(-count // module.PROTOTYPES)
     low, high = (torch.empty(1, 1, tiles, device=DEVICE) for _ in range(2))
     start(
-        bounds_kernel, tiles, x, low, high, x, prototypes, bias, 1, count, cols, count * cols, count, slack(cols),
-        IMAGES=16, PROTOTYPES=module.PROTOTYPES, BLOCK=16, num_warps=4, enable_fp_fusion=True,
-    )  # fmt: skip
+        bounds_kernel,
+        tiles,
+        x,
+        low,
+        high,
+        x,
+        prototypes,
+        bias,
+        1,
+        count,
+        cols,
+        count * cols,
+        count,
+        slack(cols),
+        IMAGES=16,
+        PROTOTYPES=module.PROTOTYPES,
+        BLOCK=16,
+        num_warps=4,
+        enable_fp_fusion=True,
+    )
     return low.cpu(), high.cpu()
 
 
@@ -122,7 +141,9 @@ NUMBERS = 1.0, 2, 0.05, 5.0
     "layers", [((19, 35, 3, 1), (35, 1, 4, 2)), ((6, 2, 4, 1),)], ids=["odd", "one layer"]
 )
 def test_tiles_of_a_gpu(layers, bf16, monkeypatch):
-    """More than one tile of rows, columns and depth, odd all, latents beyond a tile's; the only layer is first and last."""
+    """More than one tile of rows, columns and depth, odd all, latents beyond a tile's; the only layer is
+    first and last.
+    """
     from fastadv.ops.triton import _latent, _latent_down, _latent_up
 
     for module in (_latent_up, _latent_down):
@@ -141,9 +162,9 @@ def test_shares_equal_the_whole(monkeypatch):
     images = run(decode, z.transpose(0, 1), *decoder)
     for module, room in ((latent_decode, 300), (latent_fit, 2000)):  # bytes of two images
         monkeypatch.setattr(module, "WORKSPACE", room)
-    again, found = run(fit, x, z, *decoder, *NUMBERS, True)
+    again, moved = run(fit, x, z, *decoder, *NUMBERS, True)
     assert torch.equal(again, loss)
-    assert torch.equal(found, latents)
+    assert torch.equal(moved, latents)
     assert torch.equal(run(decode, z.transpose(0, 1), *decoder), images)
 
 

@@ -6,9 +6,10 @@ import torch
 
 
 class Replay:
-    """Calls `run` the first time, which compiles its kernels; from the second on replays what a CUDA graph captured of it.
+    """Calls `run` the first time, which compiles its kernels; from the second on replays what a CUDA graph
+    captured of it.
 
-    A shape met once so costs no capture. Where capture fails `run` is called each time.
+    So a shape that is met once costs no capture. Where capture fails `run` is called each time.
     """
 
     def __init__(self, run: Callable[[], None]) -> None:
@@ -37,6 +38,8 @@ def _captured(run: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
 
 
 def bucket(size: int) -> int:
-    """`size` rounded up to eighths of a power of two: batches that shrink share few graphs and pad by a quarter at most."""
+    """`size` rounded up to eighths of a power of two: batches that shrink share few graphs and pad by a
+    quarter at most.
+    """
     step = 1 << max(0, (size - 1).bit_length() - 3)
     return -(-size // step) * step

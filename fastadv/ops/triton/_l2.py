@@ -1,4 +1,4 @@
-"""The exact projection of a row on an L2 ball inside a box (see ops/_l2.py); project_l2 and l2_step share it."""
+"""The exact projection of a row on an L2 ball inside a box (see ops/_l2.py), for project_l2 and l2_step."""
 
 import triton
 import triton.language as tl
@@ -11,7 +11,7 @@ _ROUNDING = tl.constexpr(ROUNDING)
 
 @triton.jit
 def _offset(x_adv, grad, x, at, mask, scale):
-    """(x, v): the centre as float32 and v = x_adv + scale * grad - x as float64."""
+    """(x, v): the center as float32 and v = x_adv + scale * grad - x as float64."""
     center = load(x, at, mask)
     point = load(x_adv, at, mask).to(tl.float64)
     if grad is not None:
@@ -22,7 +22,9 @@ def _offset(x_adv, grad, x, at, mask, scale):
 
 @triton.jit
 def project(out, x_adv, grad, x, cols, radius, scale, lo, hi, BLOCK: tl.constexpr):
-    """Write row `out`. Until the last pass nothing is written, and that one reads each element just before it writes it: out may be x_adv."""
+    """Write row `out`. Until the last pass nothing is written, and that one reads each element just before it
+    writes it: out may be x_adv.
+    """
     dtype: tl.constexpr = out.dtype.element_ty
     lo64 = tl.full((), lo, tl.float64)
     hi64 = tl.full((), hi, tl.float64)

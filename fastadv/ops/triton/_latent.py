@@ -1,8 +1,9 @@
-"""What the decoder's kernels share: layers as sizes, weights and activations with channels last, and a matrix product over gathered taps.
+"""What the decoder's kernels share: layers as sizes, weights and activations with channels last, and a matrix
+product over gathered taps.
 
-A transposed convolution of stride s is s² dense correlations, one for each place of an output pixel modulo s: pixel q·s + r takes the inputs q − j
-by the taps r + s·j. Its gradient is a plain strided correlation. Both gather rows of (tap, channel) values and multiply them by weights
-[kernel, kernel, cin, cout].
+A transposed convolution of stride s is s² dense correlations, one for each place of an output pixel modulo s:
+pixel q·s + r takes the inputs q − j by the taps r + s·j. Its gradient is a plain strided correlation. Both
+gather rows of (tap, channel) values and multiply them by weights [kernel, kernel, cin, cout].
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,8 @@ def plan(weights: Sequence[Tensor], strides: Sequence[int]) -> list[Layer]:
     layers, side = [], 1
     for weight, stride in zip(weights, strides, strict=True):
         channels, width, kernel = weight.shape[1:4]
-        # a single pixel takes any stride: by the kernel's own size each output pixel has one tap, none of them masked
+        # a single pixel takes any stride: by the kernel's own size each output pixel has one tap, none of
+        # them masked
         stride = kernel if side == 1 else stride
         layers.append(Layer(side, (side - 1) * stride + kernel, channels, width, kernel, stride))
         side = layers[-1].out_side
@@ -57,7 +59,8 @@ class Blocks(NamedTuple):
 
 
 def blocks(depth: int, width: int, lone: bool, bf16: bool) -> Blocks:
-    """The tile for `width` columns and taps of `depth` channels, with few rows where each image has a lone one.
+    """The tile for `width` columns and taps of `depth` channels, with few rows where each image has a lone
+    one.
 
     Independent of the batch, like the order of each sum.
     """
@@ -105,14 +108,16 @@ def gathered_product(
     AHEAD: tl.constexpr, BF16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """[ROWS, COLUMNS] float32: sums over taps and channels of the source at pixel (y, x) ± tap by the weights.
+    """[ROWS, COLUMNS] float32: sums over taps and channels of the source at pixel (y, x) ± tap by the
+    weights.
 
     The sign is + where AHEAD. Only rows in `rows`, columns below `columns` and pixels of the image count.
 
-    pixels   (image, y, x, rows), one of each a row: where its image begins from `source` on, its pixel, whether it counts
+    pixels   (image, y, x, rows), one of each a row: where its image begins from `source` on, its pixel,
+             whether it counts
     size     (side, channels) of the source [side, side, channels]
-    taps     (first_y, first_x, step, count_y, count_x, kernel): `count` taps along each axis of the kernel, from `first`
-             on, `step` apart
+    taps     (first_y, first_x, step, count_y, count_x, kernel): `count` taps along each axis of the kernel,
+             from `first` on, `step` apart
     strides  (tap, channel, column) of the weights
     """
     image, y, x, rows = pixels

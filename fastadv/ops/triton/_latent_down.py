@@ -1,4 +1,6 @@
-"""The gradient of one layer of the decoders on a GPU: a strided correlation, times the slope of the ELU below."""
+"""The gradient of one layer of the decoders on a GPU: a strided correlation, times the derivative of the ELU
+below.
+"""
 
 import triton
 import triton.language as tl
@@ -10,10 +12,24 @@ from fastadv.ops.triton._latent import Layer, blocks, gathered_product
 
 @triton.jit(do_not_specialize=["images"])
 def down_kernel(
-    out, source, hidden, weights, images, side, out_side, channels, width, kernel, stride,
-    BF16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
-):  # fmt: skip
-    """One program a class, tile of the layer's input pixels (of all images) and tile of its input channels."""
+    out,
+    source,
+    hidden,
+    weights,
+    images,
+    side,
+    out_side,
+    channels,
+    width,
+    kernel,
+    stride,
+    BF16: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
+):
+    """One program a class, tile of input pixels (of all images) and tile of input channels."""
     program = tl.program_id(0).to(tl.int64)
     pixels = side * side
     column_tiles = tl.cdiv(channels, COLUMNS)
@@ -34,12 +50,19 @@ def down_kernel(
         (out_side, width),
         (0, 0, 1, kernel, kernel, kernel),
         (channels * width, 1, width),
-        column, channels, True, BF16, ROWS, COLUMNS, BLOCK, WHOLE,
-    )  # fmt: skip
+        column,
+        channels,
+        True,
+        BF16,
+        ROWS,
+        COLUMNS,
+        BLOCK,
+        WHOLE,
+    )
     mask = rows[:, None] & (column < channels)[None, :]
     at = ((ahead * pixels + row % pixels) * channels)[:, None] + column[None, :]
     if hidden is not None:
-        # the slope of ELU, from its value
+        # ELU's derivative, from its value
         below = load(hidden + first * pixels * channels, at, mask)
         value = value * tl.where(below >= 0, 1.0, below + 1)
     store(out + first * pixels * channels, at, rounded(value, out.dtype.element_ty), mask)
@@ -48,7 +71,8 @@ def down_kernel(
 def down(
     out: Tensor, source: Tensor, hidden: Tensor | None, weight: Tensor, layer: Layer, bf16: bool
 ) -> None:
-    """Write the gradient by what the layer's input was made of, through ELU where `hidden`, the input, is given.
+    """Write the gradient by what the layer's input was made of, through ELU where `hidden`, the input, is
+    given.
 
     out and hidden [K, B, side, side, cin], source [K, B, h, h, cout], weight [K, k, k, cin, cout].
     """
@@ -58,6 +82,22 @@ def down(
         classes * triton.cdiv(images * layer.side**2, tile.ROWS) * triton.cdiv(layer.channels, tile.COLUMNS)
     )
     start(
-        down_kernel, programs, out, out, source, hidden, weight, images, layer.side, layer.out_side, layer.channels, layer.width, layer.kernel,
-        layer.stride, BF16=bf16, num_warps=4, enable_fp_fusion=True, **tile._asdict(),
-    )  # fmt: skip
+        down_kernel,
+        programs,
+        out,
+        out,
+        source,
+        hidden,
+        weight,
+        images,
+        layer.side,
+        layer.out_side,
+        layer.channels,
+        layer.width,
+        layer.kernel,
+        layer.stride,
+        BF16=bf16,
+        num_warps=4,
+        enable_fp_fusion=True,
+        **tile._asdict(),
+    )

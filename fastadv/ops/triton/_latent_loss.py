@@ -27,9 +27,24 @@ def loss_kernel(
 
 
 def loss_of(loss: Tensor, decoded: Tensor, x: Tensor, z: Tensor, beta: float) -> None:
-    """Write loss [B, K] = (‖decoded − x‖² + β/2 ‖z‖²) / D for decoded [K, B, C, h, h], x [B, C, h, h] and z [K, B, L], all dense."""
+    """Write loss [B, K] = (‖decoded − x‖² + β/2 ‖z‖²) / D for decoded [K, B, C, h, h], x [B, C, h, h] and z
+    [K, B, L], all dense.
+    """
     classes, images, latents = z.shape
     start(
-        loss_kernel, classes * images, loss, loss, decoded, x, z, images, classes, x[0].numel(), latents, beta,
-        BLOCK=256, LATENTS=triton.next_power_of_2(latents), num_warps=2,
-    )  # fmt: skip
+        loss_kernel,
+        classes * images,
+        loss,
+        loss,
+        decoded,
+        x,
+        z,
+        images,
+        classes,
+        x[0].numel(),
+        latents,
+        beta,
+        BLOCK=256,
+        LATENTS=triton.next_power_of_2(latents),
+        num_warps=2,
+    )

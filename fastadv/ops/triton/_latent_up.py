@@ -1,4 +1,6 @@
-"""One layer of the decoders on a GPU: transposed convolution, bias and ELU, or at the end sigmoid or the distance's slope."""
+"""One layer of the decoders on a GPU: transposed convolution, bias and ELU, or at the end sigmoid or the
+distance's gradient.
+"""
 
 import triton
 import triton.language as tl
@@ -15,10 +17,31 @@ def _elu(value):
 
 @triton.jit(do_not_specialize=["images"])
 def up_kernel(
-    out, source, weights, bias, x, images, side, out_side, channels, width, kernel, stride, class_stride, pixel_stride, channel_stride,
-    KIND: tl.constexpr, BF16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
-):  # fmt: skip
-    """One program a class, place modulo the stride, tile of pixels (of all images) and tile of output channels."""
+    out,
+    source,
+    weights,
+    bias,
+    x,
+    images,
+    side,
+    out_side,
+    channels,
+    width,
+    kernel,
+    stride,
+    class_stride,
+    pixel_stride,
+    channel_stride,
+    KIND: tl.constexpr,
+    BF16: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
+):
+    """One program a class, place modulo the stride, tile of pixels (of all images) and tile of output
+    channels.
+    """
     program = tl.program_id(0).to(tl.int64)
     span = tl.cdiv(out_side, stride)
     pixels = span * span
@@ -52,14 +75,21 @@ def up_kernel(
         (side, channels),
         (shift_y, shift_x, stride, count_y, count_x, kernel),
         (channels * width, width, 1),
-        column, width, False, BF16, ROWS, COLUMNS, BLOCK, WHOLE,
-    )  # fmt: skip
+        column,
+        width,
+        False,
+        BF16,
+        ROWS,
+        COLUMNS,
+        BLOCK,
+        WHOLE,
+    )
     value += tl.load(bias + k * width + column, mask=column < width, other=0.0)[None, :]
     mask = rows[:, None] & (column < width)[None, :]
     pixel = out_y * out_side + out_x
     size = out_side * out_side * width
     value = _elu(value) if KIND == "elu" else 1 / (1 + tl.exp(-value))
-    if KIND == "slope":
+    if KIND == "gradient":
         # of the squared distance to x [B, C, H, H], by what goes into the sigmoid
         own = (ahead * size + pixel)[:, None] + column[None, :] * out_side * out_side
         value = 2 * (value - tl.load(x + first * size + own, mask=mask, other=0.0)) * value * (1 - value)
@@ -79,8 +109,9 @@ def up(
 ) -> None:
     """Write one layer's output for source [K, B, side, side, cin] and weight [K, k, k, cin, cout].
 
-    kind "elu": out [K, B, h, h, cout] is hidden. "sigmoid": out [K, B, C, h, h] are images, each class dense. "slope": out [K, B, h, h, C] is the
-    gradient of ‖image − x‖² by what the sigmoid takes, for x [B, C, h, h].
+    kind "elu": out [K, B, h, h, cout] is hidden. "sigmoid": out [K, B, C, h, h] are images, each class dense.
+    "gradient": out [K, B, h, h, C] is the gradient of ‖image − x‖² with respect to what the sigmoid takes, for x [B, C, h,
+    h].
     """
     classes, images = out.shape[:2]
     tile = blocks(layer.channels, layer.width, False, bf16)
@@ -93,6 +124,26 @@ def up(
     )
     strides = (1, layer.out_side**2) if kind == "sigmoid" else (layer.width, 1)
     start(
-        up_kernel, programs, out, out, source, weight, bias, x, images, layer.side, layer.out_side, layer.channels, layer.width, layer.kernel,
-        layer.stride, out.stride(0), *strides, KIND=kind, BF16=bf16, num_warps=4, enable_fp_fusion=True, **tile._asdict(),
-    )  # fmt: skip
+        up_kernel,
+        programs,
+        out,
+        out,
+        source,
+        weight,
+        bias,
+        x,
+        images,
+        layer.side,
+        layer.out_side,
+        layer.channels,
+        layer.width,
+        layer.kernel,
+        layer.stride,
+        out.stride(0),
+        *strides,
+        KIND=kind,
+        BF16=bf16,
+        num_warps=4,
+        enable_fp_fusion=True,
+        **tile._asdict(),
+    )

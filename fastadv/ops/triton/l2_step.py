@@ -10,27 +10,45 @@ from fastadv.ops.triton._common import load, over_rows, per_row, rows64
 
 @triton.jit
 def l2_step_kernel(
-    out, x_adv, grad, x, cols, radius: tl.float64, step_size: tl.float64, lo: tl.float64, hi: tl.float64,
-    radius_rows, step_size_rows, BLOCK: tl.constexpr,
-):  # fmt: skip
+    out,
+    x_adv,
+    grad,
+    x,
+    cols,
+    radius: tl.float64,
+    step_size: tl.float64,
+    lo: tl.float64,
+    hi: tl.float64,
+    radius_rows,
+    step_size_rows,
+    BLOCK: tl.constexpr,
+):
     row = tl.program_id(0).to(tl.int64)
     skip = row * cols
     square = tl.zeros((BLOCK,), tl.float64)
     for first in range(0, cols, BLOCK):
         at = first + tl.arange(0, BLOCK)
-        slope = load(grad + skip, at, at < cols).to(tl.float64)
-        square += slope * slope
+        gradient = load(grad + skip, at, at < cols).to(tl.float64)
+        square += gradient * gradient
     norm = tl.sqrt(tl.sum(square))
     usable = (norm > 0) & (norm < float("inf"))
     scale = tl.where(usable, per_row(step_size, step_size_rows, row) / tl.where(usable, norm, 1.0), 0.0)
-    reach = per_row(radius, radius_rows, row)
-    _l2.project(out + skip, x_adv + skip, grad + skip, x + skip, cols, reach, scale, lo, hi, BLOCK)
+    row_radius = per_row(radius, radius_rows, row)
+    _l2.project(out + skip, x_adv + skip, grad + skip, x + skip, cols, row_radius, scale, lo, hi, BLOCK)
 
 
 def launch(
-    out: Tensor, x_adv: Tensor, grad: Tensor, x: Tensor, radius: float, step_size: float, lo: float, hi: float,
-    radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
-) -> None:  # fmt: skip
+    out: Tensor,
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    radius: float,
+    step_size: float,
+    lo: float,
+    hi: float,
+    radius_rows: Tensor | None = None,
+    step_size_rows: Tensor | None = None,
+) -> None:
     over_rows(
         l2_step_kernel,
         out,

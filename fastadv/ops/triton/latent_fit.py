@@ -1,7 +1,9 @@
-"""latent_fit on a GPU: a fixed sequence of launches for a share of the images and all classes, one CUDA graph (see ops/latent_fit.py).
+"""latent_fit on a GPU: a fixed sequence of launches for a share of the images and all classes, one CUDA graph
+(see ops/latent_fit.py).
 
-Each step is a launch a layer up, a launch a layer down and Adam; the last layer up writes the distance's slope, so that images are made but once, at
-the end. Under `bf16` weights, activations and their gradients are held as the products take them; sums, latents and losses are single.
+Each step is a launch a layer up, a launch a layer down and Adam; the last layer up writes the distance's
+gradient, so that images are made only once, at the end. Under `bf16` weights, activations and their gradients are
+held as the products take them; sums, latents and losses are single.
 """
 
 import threading
@@ -25,7 +27,9 @@ _lock = threading.Lock()  # kept buffers serve one call at a time
 
 
 class Fit:
-    """Buffers for `count` images of K classes, and the launches over them. What spare rows hold reaches no other row."""
+    """Buffers for `count` images of K classes, and the launches over them. Spare rows affect no
+    other row.
+    """
 
     def __init__(
         self, layers: Sequence[Layer], classes: int, count: int, bf16: bool, device: torch.device
@@ -46,9 +50,9 @@ class Fit:
         self.biases = [zeros(classes, layer.width) for layer in layers]
         shapes = [(classes, count, layer.out_side, layer.out_side, layer.width) for layer in layers]
         self.hidden = [zeros(*shape, dtype=kept) for shape in shapes[:-1]]
-        # gradients by what each layer's end takes, in two buffers by turns
+        # gradients with respect to what each layer's activation takes, in two buffers used in turn
         pair = [zeros(max(map(prod, shapes)), dtype=kept) for _ in range(2)]
-        self.slopes = [pair[number % 2][: prod(shape)].view(shape) for number, shape in enumerate(shapes)]
+        self.gradients = [pair[number % 2][: prod(shape)].view(shape) for number, shape in enumerate(shapes)]
         self.images = zeros(classes, *self.x.shape)
         self.loss = zeros(count, classes)
 
@@ -62,13 +66,15 @@ class Fit:
             mine.copy_(bias)
 
     def run(self, beta: float, steps: int, step_size: float, max_norm: float) -> None:
-        """Fit z, and write the loss of what was found."""
+        """Fit z, and write the loss at the result."""
         self.mean.zero_()
         self.square.zero_()
         sources, top = (self.z, *self.hidden), len(self.layers) - 1
         for step in range(1, steps):
             for number, layer in enumerate(self.layers):
-                out, kind = (self.hidden[number], "elu") if number < top else (self.slopes[top], "slope")
+                out, kind = (
+                    (self.hidden[number], "elu") if number < top else (self.gradients[top], "gradient")
+                )
                 up(
                     out,
                     sources[number],
@@ -81,9 +87,11 @@ class Fit:
                 )
             for number in range(top, -1, -1):
                 out, hidden = (
-                    (self.slopes[number - 1], self.hidden[number - 1]) if number else (self.grad, None)
+                    (self.gradients[number - 1], self.hidden[number - 1]) if number else (self.grad, None)
                 )
-                down(out, self.slopes[number], hidden, self.weights[number], self.layers[number], self.bf16)
+                down(
+                    out, self.gradients[number], hidden, self.weights[number], self.layers[number], self.bf16
+                )
             adam(
                 self.z, self.mean, self.square, self.grad, self.x[0].numel(), beta, step, step_size, max_norm
             )
@@ -121,7 +129,8 @@ def _kept(
 
 
 def launch(
-    loss: Tensor, latents: Tensor, x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
+    loss: Tensor, latents: Tensor, x: Tensor, z: Tensor,
+    weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
     beta: float, steps: int, step_size: float, max_norm: float, bf16: bool,
 ) -> None:  # fmt: skip
     if z.numel() == 0:

@@ -1,7 +1,8 @@
-"""logit_loss on a GPU: one program a row, float32, with the row's own scalars in float64 (see ops/logit_loss.py).
+"""logit_loss on a GPU: one program a row, float32, with the row's own scalars in float64 (see
+ops/logit_loss.py).
 
-The kernel ascends what it computes for `aim`, the label or the target, and negates it where a target is given. A class out of range makes its row
-NaN: to raise would wait for the device.
+The kernel ascends what it computes for `aim`, the label or the target, and negates it where a target is
+given. A class out of range makes its row NaN: to raise would wait for the device.
 """
 
 import triton
@@ -39,7 +40,9 @@ def _finite(row, classes, BLOCK: tl.constexpr):
 
 @triton.jit
 def _ce(row, classes, aim, own, direction: tl.constexpr, BLOCK: tl.constexpr):
-    """(loss, largest other logit, what exp(z - largest) is multiplied by in the gradient, gradient at the aim)."""
+    """(loss, largest other logit, what exp(z - largest) is multiplied by in the gradient, gradient at the
+    aim).
+    """
     top, _ = _largest(row, classes, aim, aim, aim, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, classes, BLOCK):
@@ -58,7 +61,8 @@ def _ce(row, classes, aim, own, direction: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def logit_loss_kernel(
-    loss_out, grad_out, logits, labels, targets, classes, KIND: tl.constexpr, DIRECTION: tl.constexpr, BLOCK: tl.constexpr
+    loss_out, grad_out, logits, labels, targets, classes,
+    KIND: tl.constexpr, DIRECTION: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     dtype: tl.constexpr = grad_out.dtype.element_ty
     number = tl.program_id(0).to(tl.int64)

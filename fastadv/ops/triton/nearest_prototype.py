@@ -1,6 +1,8 @@
-"""nearest_prototype on a GPU: a matrix product leaves out the tiles that cannot win, float64 differences measure the rest.
+"""nearest_prototype on a GPU: a matrix product leaves out the tiles that cannot win, float64 differences
+measure the rest.
 
-Between the two stand two bounds for each image and tile of prototypes; no distance of a single pair is stored (see ops/nearest_prototype.py).
+Between the two stand two bounds for each image and tile of prototypes; no distance of a single pair is stored
+(see ops/nearest_prototype.py).
 """
 
 import torch
@@ -36,9 +38,23 @@ def _distances(row, prototypes, bias, first, count, cols, PROTOTYPES: tl.constex
 
 @triton.jit
 def nearest_prototype_kernel(
-    distance, index, x, prototypes, bias, low, limit, images, classes, count, cols, class_stride, bias_stride,
-    PROTOTYPES: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr,
-):  # fmt: skip
+    distance,
+    index,
+    x,
+    prototypes,
+    bias,
+    low,
+    limit,
+    images,
+    classes,
+    count,
+    cols,
+    class_stride,
+    bias_stride,
+    PROTOTYPES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TILES: tl.constexpr,
+):
     """One program an image and class: tiles in ascending order, so that a tie stays with the lower index."""
     program = tl.program_id(0).to(tl.int64)
     k = program // images
@@ -65,10 +81,10 @@ def nearest_prototype_kernel(
             )
             broken = tl.max((value != value).to(tl.int32)) > 0
             least = tl.min(tl.where(value == value, value, float("inf")))
-            found = tl.min(tl.where(tl.where(broken, value != value, value == least), s, _NONE))
+            lowest = tl.min(tl.where(tl.where(broken, value != value, value == least), s, _NONE))
             better = (broken | (least < best)) & (best == best)
             best = tl.where(better, tl.where(broken, float("nan"), least), best)
-            which = tl.where(better, found, which)
+            which = tl.where(better, lowest, which)
             # after NaN no bound is below
             tile = tl.min(tl.where(open & (at > tile) & (below.to(tl.float64) <= best), at, _NONE))
     tl.store(distance + i * classes + k, best.to(tl.float32))
@@ -87,10 +103,43 @@ def launch(distance: Tensor, index: Tensor, x: Tensor, prototypes: Tensor, bias:
     rows = 64 if images > 16 else 16
     strides = bank.stride(0), offset.stride(0)
     start(
-        bounds_kernel, classes * tiles * triton.cdiv(images, rows), x, low, high, x, bank, offset, images, count, cols, *strides, slack(cols),
-        IMAGES=rows, PROTOTYPES=PROTOTYPES, BLOCK=16, num_warps=4, enable_fp_fusion=True,
-    )  # fmt: skip
+        bounds_kernel,
+        classes * tiles * triton.cdiv(images, rows),
+        x,
+        low,
+        high,
+        x,
+        bank,
+        offset,
+        images,
+        count,
+        cols,
+        *strides,
+        slack(cols),
+        IMAGES=rows,
+        PROTOTYPES=PROTOTYPES,
+        BLOCK=16,
+        num_warps=4,
+        enable_fp_fusion=True,
+    )
     start(
-        nearest_prototype_kernel, classes * images, x, distance, index, x, bank, offset, low, high.amin(2), images, classes, count, cols, *strides,
-        PROTOTYPES=PROTOTYPES, BLOCK=32, TILES=128, num_warps=8,
-    )  # fmt: skip
+        nearest_prototype_kernel,
+        classes * images,
+        x,
+        distance,
+        index,
+        x,
+        bank,
+        offset,
+        low,
+        high.amin(2),
+        images,
+        classes,
+        count,
+        cols,
+        *strides,
+        PROTOTYPES=PROTOTYPES,
+        BLOCK=32,
+        TILES=128,
+        num_warps=8,
+    )

@@ -11,8 +11,15 @@ from fastadv.ops.triton._common import WIDTH, start
 # not specialised: a new seed or draw must not compile anew
 @triton.jit(do_not_specialize=["key_low", "key_high", "draw"])
 def philox_kernel(
-    out, ids, count, key_low: tl.uint32, key_high: tl.uint32, draw: tl.uint32, KIND: tl.constexpr, BLOCK: tl.constexpr
-):  # fmt: skip
+    out,
+    ids,
+    count,
+    key_low: tl.uint32,
+    key_high: tl.uint32,
+    draw: tl.uint32,
+    KIND: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     program = tl.program_id(0).to(tl.int64)
     blocks = tl.cdiv(count, BLOCK)
     row = program // blocks
