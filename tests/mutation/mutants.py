@@ -35,7 +35,7 @@ def drop_operand(node: cst.BinaryOperation | cst.BooleanOperation) -> Iterator[c
 
 
 def drop_argument(node: cst.Call) -> Iterator[cst.Call]:
-    """`f(a, b, c=d)` becomes `f(a, b)`, then `f(a, c=d)`: what may have a default, so that the call still runs."""
+    """`f(a, b, c=d)` becomes `f(a, b)`, then `f(a, c=d)`: only what may have a default, or the call crashes."""
     positional = [i for i, arg in enumerate(node.args) if not (arg.keyword or arg.star)]
     named = [i for i, arg in enumerate(node.args) if arg.keyword]
     for i in named + positional[1:][-1:]:
@@ -57,7 +57,7 @@ def call_opposite(node: cst.Call) -> Iterator[cst.Call]:
         yield node.with_deep_changes(name, value=OPPOSITES[name.value])
 
 
-# Text, and the operators that put None in place of a value: most of those crash, which says little about tests.
+# Text, and operators that put None in place of a value, which mostly crashes and says little about tests.
 LEFT_OUT = {mutators.operator_string, mutators.operator_assignment, mutators.operator_arg_removal}
 OPERATORS: list[tuple[type[cst.CSTNode], Callable[[Any], Iterable[cst.CSTNode]]]] = [
     *((kind, operator) for kind, operator in mutators.mutation_operators if operator not in LEFT_OUT),
@@ -98,7 +98,7 @@ class Site:
     mutated: cst.CSTNode
 
     def mutant(self) -> Mutant | None:
-        """The changed source; None where it is no Python or says the same. Far slower than to find the site."""
+        """The changed source; None where it is no Python or means the same. Far slower than finding it."""
         changed = self.module.deep_replace(self.node, self.mutated)
         assert isinstance(changed, cst.Module)
         try:

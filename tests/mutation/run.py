@@ -2,9 +2,9 @@
 
     make mutate [N=200] [SEED=0] [PATHS="fastadv/rng.py fastadv/attacks"] [AGAIN=1]
 
-A seeded sample of the mistakes in PATHS is tried, each in a temporary copy of the tree. The tests that mirror the
-module run first, then the rest of the folder around them, quick tests before slow ones. A mistake is noticed when
-a test fails, or when the tests take five times as long as without it. Results are appended to
+A seeded sample of the mistakes in PATHS is tried, each in a temporary copy of the tree. The tests that mirror
+the module run first, then the rest of the folder around them, quick tests before slow ones. A mistake is noticed
+when a test fails, or when the tests take five times as long as without it. Results are appended to
 build/mutation.jsonl, and what stands there is not tried again; AGAIN=1 retries what was not noticed, after tests
 were added. Unnoticed mistakes that are known to be harmless stand in survivors.toml with the reason.
 """
@@ -91,7 +91,7 @@ def attempt(todo: list[Mutant], results: Path, jobs: int, depth: int | None) -> 
 
 
 def report(mutants: list[Mutant], noticed: dict[Key, int]) -> int:
-    """Print the share noticed in each room, and the survivors that nobody accepted. 0 where all is well, else 1."""
+    """Print the share noticed in each room and the survivors that nobody accepted; the exit code."""
     rooms: dict[str, list[bool]] = {}
     for mutant in mutants:
         parts = Path(mutant.file).parts[1:]

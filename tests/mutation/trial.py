@@ -100,7 +100,7 @@ class Baseline:
 
 
 def notice(mutant: Mutant, copy: Copy, baseline: Baseline, depth: int | None = None) -> int:
-    """The stage, counted from 1, whose tests notice the mistake; 0 where none does. `depth` limits the stages."""
+    """The stage, counted from 1, whose tests notice the mistake; 0 where none of `depth` stages does."""
     path = copy.root / mutant.file
     original = path.read_text()
     path.write_text(mutant.source)
