@@ -35,7 +35,7 @@ def drop_operand(node: cst.BinaryOperation | cst.BooleanOperation) -> Iterator[c
 
 
 def drop_argument(node: cst.Call) -> Iterator[cst.Call]:
-    """`f(a, b, c=d)` becomes `f(a, b)`, then `f(a, c=d)`: only what may have a default, or the call crashes."""
+    """`f(a, b, c=d)` becomes `f(a, b)`, then `f(a, c=d)`: only what may have a default."""
     positional = [i for i, arg in enumerate(node.args) if not (arg.keyword or arg.star)]
     named = [i for i, arg in enumerate(node.args) if arg.keyword]
     for i in named + positional[1:][-1:]:
