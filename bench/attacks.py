@@ -17,7 +17,7 @@ RADIUS, STEP, STEPS, IMAGES = 0.3, 0.01, 40, 256
 def problem(
     data_dir: Path | None, weights: Path | None, device: torch.device
 ) -> tuple[nn.Module, Tensor, Tensor, str]:
-    """The published CNN on MNIST test images, or else the same net untrained on random images; and which it is."""
+    """The published CNN on MNIST test images, or else the same net untrained on random images."""
     model = fa.models.create("cnn")
     if weights is not None and data_dir is not None:
         model = fa.models.SchottCNN.from_official(weights)

@@ -1,4 +1,4 @@
-"""What all tests share: threads, Hypothesis profiles, the list of slow tests, real data, NaN in fresh memory."""
+"""What all tests share: threads, Hypothesis profiles, slow tests, real data, and NaN in fresh memory."""
 
 import os
 

@@ -80,13 +80,20 @@ def test_the_public_page_computes_nothing():
 
 
 def test_torchvision_is_imported_in_one_place():
-    importing = [path for path in FILES if "torchvision" in {name.split(".")[0] for name in _absolute(path)}]
+    importing = [path for path in FILES if "torchvision" in {name.split(".")[0] for name in imported(path)}]
     assert {room_of(path) for path in importing} == {"_torchvision"}
 
 
-def _absolute(path: Path) -> Iterator[str]:
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports, by a statement or by `import_module` with a literal name."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom):
-            yield node.module or ""
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+        match node:
+            case ast.ImportFrom(module=str(name)):
+                yield name
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.Call(
+                func=ast.Attribute(attr="import_module") | ast.Name(id="import_module"),
+                args=[ast.Constant(value=str(name)), *_],
+            ):
+                yield name
