@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = '''
 """Numbers such as 1."""
 log = getLogger(__name__)
+Number = int | None
 
 
 class Ball:
@@ -48,7 +49,7 @@ def test_mistakes_are_planted_where_something_is_computed():
     }
     assert all(ast.parse(mutant.source) for mutant in planted)
     assert {mutant.function for mutant in planted} == {"Ball.near"}
-    assert {mutant.before for mutant in planted if mutant.line == 9} == {"if x < 3:"}
+    assert {mutant.before for mutant in planted if mutant.line == 10} == {"if x < 3:"}
 
 
 def test_accepted_survivors_still_stand_in_the_source():
