@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# a worker a core; each takes the next tests from the other when its own are done
+# One worker per core. A worker that has run all its tests takes some from another.
 WORKERS := --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .PHONY: help setup demo quick test explore slow mutate lint format typecheck bench clean
@@ -36,7 +36,7 @@ explore: setup  ## the property tests on fresh random examples; SEED=... repeats
 
 mutate: N ?= 200
 mutate: SEED ?= 0
-mutate: setup  ## plant N mistakes drawn by SEED in PATHS, and see which the tests notice; AGAIN=1 retries survivors
+mutate: setup  ## plant N mistakes, drawn by SEED, in PATHS and see which ones the tests notice
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt '.[mutate]'
 	$(RUN)/python tests/mutation/run.py --count $(N) --seed $(SEED) $(if $(AGAIN),--again) $(PATHS)
 
