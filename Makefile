@@ -29,7 +29,7 @@ test: setup  ## the whole suite
 slow: setup  ## the whole suite, and tests/slow.txt written from its times
 	$(RUN)/python -m pytest $(WORKERS) --write-slow
 
-explore: SEED ?= $(shell $(PYTHON) -c 'import secrets; print(secrets.randbelow(2**31))')
+explore: SEED := $(or $(SEED),$(shell date +%s))
 explore: setup  ## the property tests on fresh random examples; SEED=... repeats a run
 	@echo "SEED=$(SEED)"
 	$(RUN)/python -m pytest $(WORKERS) -m hypothesis --hypothesis-profile explore --hypothesis-seed $(SEED)
@@ -37,7 +37,7 @@ explore: setup  ## the property tests on fresh random examples; SEED=... repeats
 mutate: N ?= 200
 mutate: SEED ?= 0
 mutate: setup  ## plant N mistakes, drawn by SEED, in PATHS and see which ones the tests notice
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt '.[mutate]'
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutate]'
 	$(RUN)/python tests/mutation/run.py --count $(N) --seed $(SEED) $(if $(AGAIN),--again) $(PATHS)
 
 lint: setup  ## ruff and clang-format, without changing anything
@@ -54,7 +54,7 @@ typecheck: setup  ## mypy --strict on fastadv/
 	$(RUN)/mypy
 
 bench: setup  ## throughput against eager PyTorch and the peers, appended to bench/results/
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt '.[bench]'
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(RUN)/python bench/run.py
 
 clean:  ## remove what was built, keeping results
