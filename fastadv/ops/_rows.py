@@ -1,4 +1,4 @@
-"""What the ops share: batches as rows, one value for all or one a row, additions that never leave the ball."""
+"""What the ops share: batches as rows, one value for all or one a row, sums that stay in the ball."""
 
 import torch
 from torch import Tensor

@@ -110,8 +110,8 @@ def up(
     """Write one layer's output for source [K, B, side, side, cin] and weight [K, k, k, cin, cout].
 
     kind "elu": out [K, B, h, h, cout] is hidden. "sigmoid": out [K, B, C, h, h] are images, each class dense.
-    "gradient": out [K, B, h, h, C] is the gradient of ‖image − x‖² with respect to what the sigmoid takes, for x [B, C, h,
-    h].
+    "gradient": out [K, B, h, h, C] is the gradient of ‖image − x‖² with respect to what the sigmoid takes,
+    for x [B, C, h, h].
     """
     classes, images = out.shape[:2]
     tile = blocks(layer.channels, layer.width, False, bf16)

@@ -2,8 +2,8 @@
 (see ops/latent_fit.py).
 
 Each step is a launch a layer up, a launch a layer down and Adam; the last layer up writes the distance's
-gradient, so that images are made only once, at the end. Under `bf16` weights, activations and their gradients are
-held as the products take them; sums, latents and losses are single.
+gradient, so that images are made only once, at the end. Under `bf16` weights, activations and their gradients
+are held as the products take them; sums, latents and losses are single.
 """
 
 import threading

@@ -26,8 +26,8 @@ def _place(point, lo, hi, levels):
 
 @triton.jit
 def _nearest(point, center, row_radius, lo, hi, levels):
-    """The grid point nearest to `point` among its neighbours within `row_radius` of the center; ties to the one
-    listed first.
+    """The grid point nearest to `point` among its neighbours within `row_radius` of the center; ties to the
+    one listed first.
     """
     place = _place(point, lo, hi, levels)
     best = tl.floor(place + 0.5)
