@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fastadv.engine.fold import has_hooks
+from fastadv.engine.fold import Unfoldable, trace
 from fastadv.engine.twin import twin, unwrap
 from fastadv.errors import InputError
 
@@ -50,12 +50,10 @@ def representation(
 
 
 def _cut(model: nn.Module, name: str | None) -> nn.Module | None:
-    """The traced model that ends at the features; None where it cannot be traced or does not call the module as a whole."""
-    if has_hooks(model):
-        return None
+    """The traced model, cut off at the features; None where it cannot be traced or calls no such module."""
     try:
-        traced = fx.symbolic_trace(model)
-    except Exception:  # tracing runs the model's own code and may raise anything
+        traced = trace(model)
+    except Unfoldable:
         return None
     calls = [node for node in traced.graph.nodes if node.op == "call_module"]
     if name is None:

