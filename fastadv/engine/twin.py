@@ -91,7 +91,16 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
         ]
         shared += _unrecorded(model, copied, follow, memo)
         copied.eval()
+        # a layer that stays in training mode would write into the model's statistics
+        written = {
+            id(buffer)
+            for part in copied.modules()
+            if isinstance(part, _NormBase) and part.training
+            for buffer in part.buffers(recurse=False)
+        }
         for theirs, own in shared:
+            if id(own) in written:
+                continue
             if careful and not bool(((theirs == own) | (theirs != theirs)).all()):
                 raise InputError(
                     "freeze: expected a `train` method that leaves the weights as they are, got one of "
