@@ -89,7 +89,11 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
             for part in record
             if isinstance(part, nn.Parameter) or (follow and isinstance(part, Tensor))
         ]
-        shared += _unrecorded(model, copied, follow, memo)
+        own_parts = {id(part) for part in copied.modules()}
+        pairs = [(part, memo[key]) for key, part in originals.items() if key in memo]
+        unregistered = [(part, own) for part, own in pairs if id(own) not in own_parts]
+        for part, own in ((model, copied), *unregistered):
+            shared += _unrecorded(part, own, follow, memo)
         copied.eval()
         # a layer that stays in training mode would write into the model's statistics
         written = {
@@ -110,9 +114,7 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
                 own.data = theirs.data
         for own in copied.parameters():  # one by one: a scripted module has no requires_grad_
             own.requires_grad_(False)
-    mine = {id(part) for part in copied.modules()}
-    strangers = [memo[key] for key in originals if key in memo and id(memo[key]) not in mine]
-    keep_inside(copied, originals.values(), [part for part in strangers if part.training])
+    keep_inside(copied, originals.values(), [own for _, own in unregistered if own.training])
     return copied
 
 

@@ -1,6 +1,9 @@
 """Recipes: the losses they name, made on a twin, without a trace on the model."""
 
+import copy
 import functools
+import gc
+import weakref
 
 import pytest
 import torch
@@ -10,7 +13,6 @@ from torch.nn.functional import cross_entropy
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.train import FGSMTraining, PGDTraining, Standard
-from fastadv.train.recipes import twin
 
 from .nets import images, net
 
@@ -69,13 +71,87 @@ def test_the_attack_follows_the_weights():
     assert not torch.equal(before, recipe(fresh, x, y, ids=ids))
 
 
-def test_the_twin_is_made_once_and_again_for_new_weights():
-    model = flat_net()
-    first = twin(model)
-    assert twin(model) is first
-    model[1].weight = nn.Parameter(torch.zeros(3, 64))
-    assert twin(model) is not first
-    assert torch.equal(twin(model)(torch.rand(2, 1, 8, 8)), model[1].bias.expand(2, 3))
+class Tempered(nn.Module):
+    """Python state that training may change: a number, a flag, an activation, an attribute in a list, a hook."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.activation, self.last = nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 3)
+        self.center, self.sign, self.flipped, self.powers = 0.5, [1], False, {"power": 1}
+
+    def forward(self, x):
+        x = x.flatten(1).flip(1) if self.flipped else x.flatten(1)
+        return self.last(self.activation(self.first(x - self.center)) ** self.powers["power"]) * self.sign[0]
+
+
+CHANGES = {
+    "number": lambda model: setattr(model, "center", -3.0),
+    "flag": lambda model: setattr(model, "flipped", True),
+    "activation": lambda model: setattr(model, "activation", nn.ReLU()),
+    "parameter": lambda model: setattr(model.last, "weight", nn.Parameter(-model.last.weight.detach())),
+    "list": lambda model: model.sign.__setitem__(0, -1),
+    "dict": lambda model: model.powers.update(power=2),
+    "hook": lambda model: model.first.register_forward_hook(lambda part, given, made: made.sin()),
+    "forward": lambda model: setattr(model, "forward", lambda x: model.last(model.first(x.flatten(1)).cos())),
+    "submodule": lambda model: model.add_module("last", nn.Linear(8, 3)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_the_attack_follows_what_changes_in_python(change):
+    x, y, ids = batch()
+    recipe = PGDTraining(fa.Linf(0.1), steps=3, random_start=False)
+    model = Tempered()
+    before = recipe(model, x, y, ids=ids)
+    change(model)
+    after = recipe(model, x, y, ids=ids)
+    fresh = copy.deepcopy(model)
+    if "forward" in vars(model):
+        fresh.forward = lambda x: fresh.last(fresh.first(x.flatten(1)).cos())
+    assert torch.equal(after, recipe(fresh, x, y, ids=ids))
+    assert not torch.equal(after, before)
+
+
+def test_no_model_is_kept_alive():
+    x, y, ids = batch()
+    gone = []
+    for recipe in RECIPES:
+        model = net()
+        recipe(model, x, y, ids=ids).backward()
+        gone.append(weakref.ref(model))
+    del model
+    gc.collect()
+    assert [model() for model in gone] == [None] * len(RECIPES)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_models_are_attacked_with_their_present_weights():
+    x, y, ids = batch()
+    recipe = PGDTraining(fa.Linf(0.2), steps=3)
+    plain = flat_net(0)
+    model = torch.jit.script(flat_net(0))
+    assert torch.equal(recipe(model, x, y, ids=ids), recipe(plain, x, y, ids=ids))
+    for each in (model, plain):
+        optimizer = torch.optim.SGD(each.parameters(), lr=5.0)
+        for _ in range(3):
+            optimizer.zero_grad()
+            recipe(each, x, y, ids=ids).backward()
+            optimizer.step()
+    torch.testing.assert_close(model.state_dict(), plain.state_dict())
+    torch.testing.assert_close(recipe(model, x, y, ids=ids), recipe(plain, x, y, ids=ids))
+
+
+def test_a_compiled_forward_leaves_statistics_to_training():
+    x, y, ids = batch()
+    model = net().train()
+    model.forward = torch.compile(model.forward, backend="eager")
+    plain = net().train()
+    model[4].p = plain[4].p = 0.0
+    recipe = PGDTraining(fa.Linf(0.1), steps=3)
+    torch.testing.assert_close(recipe(model, x, y, ids=ids), recipe(plain, x, y, ids=ids))
+    assert model[1].num_batches_tracked == 1
+    torch.testing.assert_close(model[1].running_mean, plain[1].running_mean)
 
 
 def test_pgd_raises_the_loss_inside_the_threat(monkeypatch):
