@@ -1,15 +1,17 @@
 """Functions and bound methods that hold modules: copy.deepcopy returns a function as it is, so they are copied here."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 # torch.compile and torch._dynamo.disable leave the function they were given under this name
 ORIGINAL = "_torchdynamo_orig_callable"
+# what modules hold most, and what leads nowhere
+ATOMS = {type(None), bool, int, float, str, Tensor, nn.Parameter}
 
 
 class Late:
@@ -26,28 +28,25 @@ def reachable(value: object) -> Iterator[object]:
 
     Attributes of modules are followed, and containers, closures, defaults and partials; other objects are not.
     """
-    seen: dict[int, object] = {}
+    seen: dict[int, object] = {}  # held, so that no other object gets an id of theirs
     waiting = [value]
     while waiting:
         value = waiting.pop()
-        if id(value) in seen:
+        if type(value) in ATOMS or id(value) in seen:
             continue
-        inside = _inside(value)
-        if inside:
-            seen[id(value)] = value  # held, so that no other object gets its id
-            waiting.extend(inside)
+        seen[id(value)] = value
+        waiting += _inside(value)
         if isinstance(value, nn.Module | FunctionType | MethodType):
-            seen[id(value)] = value
             yield value
 
 
-def _inside(value: object) -> list[Any]:
-    if isinstance(value, nn.Module):
-        return list(vars(value).values())
+def _inside(value: object) -> Iterable[Any]:
     if isinstance(value, dict):
-        return list(value.values())
+        return value.values()
+    if isinstance(value, nn.Module):
+        return vars(value).values()
     if isinstance(value, list | tuple | set | frozenset):
-        return list(value)
+        return value
     if isinstance(value, MethodType):
         return [value.__self__, value.__func__]
     if isinstance(value, partial):
@@ -60,7 +59,7 @@ def _inside(value: object) -> list[Any]:
             value.__kwdefaults__,
             vars(value),
         ]
-    return []
+    return ()
 
 
 def _content(cell: CellType) -> object:
