@@ -132,8 +132,7 @@ class Frozen:
         """
         with torch.inference_mode(False), torch.enable_grad():
             x = self._taken(x)
-            # the graph of a callable loss may hold labels and targets, which inference tensors refuse
-            y, targets = (z.clone() if isinstance(z, Tensor) and z.is_inference() else z for z in (y, targets))
+            y, targets = self._indices("y", y), self._indices("targets", targets)
             if y is None and isinstance(loss, str):
                 if targets is None:
                     raise InputError(
@@ -179,7 +178,9 @@ class Frozen:
         searched, given = searched[finite].double(), given[finite].double()
         # the coarser of the two formats sets the bound; a shift common to all logits of a row changes no decision
         formats = [torch.bfloat16] if self._autocast else [self._dtype, self._search_dtype]
-        bound = max(ROUNDING[d] for d in formats if d in ROUNDING) if any(formats) else ROUNDING[torch.float32]
+        bound = (
+            max(ROUNDING[d] for d in formats if d in ROUNDING) if any(formats) else ROUNDING[torch.float32]
+        )
         centered = given - given.mean(1, keepdim=True)
         difference = float((searched - searched.mean(1, keepdim=True) - centered).abs().max())
         allowed = float(bound * centered.abs().max() + 8 * torch.finfo(torch.float32).eps * given.abs().max())
@@ -251,6 +252,13 @@ class Frozen:
                 f"x: expected a tensor on {self._device}, where the model is, got {x.device}; move one to the other"
             )
         return x.clone() if x.is_inference() else x.detach()
+
+    @staticmethod
+    def _indices(name: str, given: Tensor | None) -> Tensor | None:
+        if given is not None and not isinstance(given, Tensor):
+            raise InputError(f"{name}: expected a tensor of classes [B] or None, got {type(given).__name__}")
+        # the graph of a callable loss may save them, which inference tensors refuse
+        return given.clone() if given is not None and given.is_inference() else given
 
     def _logits(self, model: Model, x: Tensor) -> Tensor:
         if self._inside or model is not self.model or not len(x):

@@ -151,7 +151,9 @@ def _share(
 def _normalises(module: nn.Module) -> bool:
     """Whether the buffers are statistics of a normalisation layer, which eval mode only reads."""
     scripted = getattr(module, "original_name", "")
-    return isinstance(module, _NormBase) or scripted.startswith(("BatchNorm", "SyncBatchNorm", "InstanceNorm"))
+    return isinstance(module, _NormBase) or scripted.startswith(
+        ("BatchNorm", "SyncBatchNorm", "InstanceNorm")
+    )
 
 
 def _check_apart(model: nn.Module, copied: nn.Module, originals: dict[int, nn.Module]) -> None:

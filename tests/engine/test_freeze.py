@@ -180,7 +180,9 @@ def test_options_crossed(precision: str, fold: bool, mode: str) -> None:
         torch.testing.assert_close(verdict[good], wanted[good])
         rough = precision == "bf16" or mode == "under autocast"
         torch.testing.assert_close(logits[good], wanted[good], rtol=0, atol=0.02 if rough else 1e-5)
-        torch.testing.assert_close(value[good], nn.functional.cross_entropy(logits, Y, reduction="none")[good])
+        torch.testing.assert_close(
+            value[good], nn.functional.cross_entropy(logits, Y, reduction="none")[good]
+        )
         exact = by_autograd(expected, X, Y)
         assert gradient.dtype == x.dtype
         assert (gradient[good] - exact[good]).norm() <= (0.05 if rough else 1e-5) * exact[good].norm()
@@ -325,6 +327,9 @@ def test_bad_arguments() -> None:
         freeze(model)(X.to("meta"))
     with pytest.raises(InputError, match="cuts the graph"):
         freeze(lambda x: model.eval()(x.detach())).input_gradient(X, Y)
+    for name, arguments in (("y", ([0] * 9,)), ("targets", (Y, "ce", [0] * 9))):
+        with pytest.raises(InputError, match=f"{name}: expected a tensor"):
+            freeze(model).input_gradient(X, *arguments)  # type: ignore[arg-type]
     for x in (X.long(), torch.tensor(0.5), X.numpy(), None, "x"):
         for call in (freeze(model), freeze(model).verdict, lambda x: freeze(model).input_gradient(x, Y)):
             with pytest.raises(InputError, match="x: expected a floating tensor"):

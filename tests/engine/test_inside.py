@@ -84,7 +84,9 @@ def by_part(net: Net) -> None:
 
 
 def by_hook(net: Net) -> None:
-    net.last.register_forward_hook(lambda part, given, made: made + net.norm(net.first(X[: len(made)]))[:, :3])
+    net.last.register_forward_hook(
+        lambda part, given, made: made + net.norm(net.first(X[: len(made)]))[:, :3]
+    )
 
 
 def by_list(net: Net) -> None:
@@ -122,7 +124,12 @@ WAYS = [
 
 
 def state(net: nn.Module) -> list[Tensor]:
-    return [value.clone() for part in reachable(net) if isinstance(part, nn.Module) for value in part.state_dict().values()]
+    return [
+        value.clone()
+        for part in reachable(net)
+        if isinstance(part, nn.Module)
+        for value in part.state_dict().values()
+    ]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -144,7 +144,12 @@ class Registered(nn.Module):
         return -self.part(x)
 
 
-SCRIPTED = [scripted, traced, lambda model: Registered(scripted(model)), lambda model: Unregistered(scripted(model.eval()))]
+SCRIPTED = [
+    scripted,
+    traced,
+    lambda model: Registered(scripted(model)),
+    lambda model: Unregistered(scripted(model.eval())),
+]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")

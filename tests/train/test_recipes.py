@@ -173,6 +173,40 @@ def test_pgd_raises_the_loss_inside_the_threat(monkeypatch):
     assert threat.contains(seen["x_adv"], x).all()
 
 
+def adversarial(monkeypatch, recipe, model, x, y, ids):
+    """The x_adv that a recipe trains on."""
+    seen = []
+    last_iterate = fa.train.recipes.last_iterate
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            fa.train.recipes, "last_iterate", lambda *a, **k: seen.append(last_iterate(*a, **k)) or seen[0]
+        )
+        recipe(model, x, y, ids=ids)
+    return seen[0]
+
+
+@pytest.mark.parametrize("threat", [fa.L0(2), fa.L0(9), fa.L1(0.5), fa.L1(6.0), fa.L2(0.4), fa.Linf(0.05)])
+@pytest.mark.parametrize(
+    "make", [lambda threat: PGDTraining(threat, steps=7, random_start=False), FGSMTraining]
+)
+def test_every_norm_moves_every_image_to_the_edge_of_its_ball(make, threat, monkeypatch):
+    x, y, ids = batch()
+    model = flat_net()
+    x_adv = adversarial(monkeypatch, make(threat), model, x, y, ids)
+    assert threat.contains(x_adv, x).all()
+    least = 0.01 if isinstance(threat, fa.L1) else 0.8
+    assert (threat.distance(x_adv, x) >= least * threat.radius).all()
+    before, after = (cross_entropy(model(each), y, reduction="none") for each in (x, x_adv))
+    assert (after > before).all()
+
+
+def test_an_infinite_radius_is_a_walk(monkeypatch):
+    x, y, ids = batch()
+    recipe = PGDTraining(fa.Linf(float("inf")), steps=3, step_size=0.01, random_start=False)
+    x_adv = adversarial(monkeypatch, recipe, flat_net(), x, y, ids)
+    torch.testing.assert_close((x_adv - x).abs().amax((1, 2, 3)), torch.full((9,), 0.03))
+
+
 def test_random_start_is_keyed_by_seed_and_id_not_by_place():
     x, y, ids = batch(12)
     model = net().eval()
@@ -253,6 +287,13 @@ def test_the_attack_computes_no_weight_gradient(recipe):
         lambda: PGDTraining(fa.Linf(0.1), steps=2, step_size=0.0),
         lambda: PGDTraining(fa.Linf(torch.tensor([0.1, 0.2])), steps=2),
         functools.partial(PGDTraining, fa.Linf(0.1), steps=2, step_size=float("nan")),
+        lambda: FGSMTraining(fa.Linf(float("inf"))),
+        lambda: PGDTraining(fa.Linf(float("inf")), steps=2, random_start=False),
+        lambda: PGDTraining(fa.Linf(float("inf")), steps=2, step_size=0.1),
+        lambda: PGDTraining(fa.L0(3), steps=2, step_size=0.5),
+        lambda: PGDTraining(fa.Linf(0.1), steps=2, step_size="long"),
+        lambda: PGDTraining(fa.Linf(0.1), steps=2.5),
+        lambda: PGDTraining(fa.Linf(0.1), steps=2, weight=None),
     ],
 )
 def test_bad_settings(make):
