@@ -1,4 +1,4 @@
-"""Functions and bound methods that hold modules: copy.deepcopy returns a function as it is, so they are copied here."""
+"""Copies of functions and bound methods that hold modules; copy.deepcopy returns a function as it is."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,8 @@ class Late:
 def reachable(value: object) -> Iterator[object]:
     """The modules, functions and bound methods that `value` leads to, itself included; each once.
 
-    Attributes of modules are followed, and containers, closures, defaults and partials; other objects are not.
+    Attributes of modules are followed, and containers, closures, defaults and partials; other objects are
+    not.
     """
     seen: dict[int, object] = {}  # held, so that no other object gets an id of theirs
     waiting = [value]
@@ -78,12 +79,12 @@ def copy_functions(parts: list[object], memo: dict[int, Any]) -> Callable[[], No
     """Enter copies of the functions among `parts` that lead to a module into deepcopy's `memo`.
 
     The copies share code, globals and every variable that leads to no module with their originals. A compiled
-    function is replaced by the function that was compiled. The copies can be called after the callable returned here
-    has run, which copies what they hold.
+    function is replaced by the function that was compiled. The copies can be called after the callable
+    returned here has run, which copies what they hold.
     """
     functions = [part for part in parts if isinstance(part, FunctionType) and holds(part)]
     cells: dict[int, tuple[CellType, CellType]] = {}
-    late: list[tuple[Late, object]] = []
+    late: list[tuple[Late, Callable[..., Any]]] = []
     plain: list[tuple[FunctionType, FunctionType]] = []
     for function in functions:
         if ORIGINAL in vars(function):
@@ -104,17 +105,16 @@ def copy_functions(parts: list[object], memo: dict[int, Any]) -> Callable[[], No
             memo[id(method)] = Late()
             late.append((memo[id(method)], partial(memo[id(method.__func__)], method.__self__)))
 
+    def copied(value: Any) -> Any:
+        return copy.deepcopy(value, memo) if holds(value) else value
+
     def fill() -> None:
         for theirs, own_cell in cells.values():
             own_cell.cell_contents = copy.deepcopy(theirs.cell_contents, memo)
         for function, own in plain:
-            own.__defaults__, own.__kwdefaults__ = (
-                copy.deepcopy(value, memo) if holds(value) else value
-                for value in (function.__defaults__, function.__kwdefaults__)
-            )
-            vars(own).update(
-                {k: copy.deepcopy(v, memo) if holds(v) else v for k, v in vars(function).items()}
-            )
+            own.__defaults__ = copied(function.__defaults__)
+            own.__kwdefaults__ = copied(function.__kwdefaults__)
+            vars(own).update({name: copied(value) for name, value in vars(function).items()})
         for wrapper, target in late:
             wrapper.target = copy.deepcopy(target, memo)
 

@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolution or linear layer before it: one pass over the activations less for each pair."""
+"""BatchNorm folded into the convolution or linear layer before it: one pass fewer over the activations."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -20,7 +20,8 @@ class Unfoldable(Exception):
 class FoldedLinear(nn.Module):
     """A linear layer and its BatchNorm1d: one layer for x [B, D].
 
-    On [B, C, D] the layer works along the last dimension and BatchNorm1d along the second, and both stay as they are.
+    On [B, C, D] the layer works along the last dimension and BatchNorm1d along the second, and both stay as
+    they are.
     """
 
     def __init__(self, layer: nn.Linear, norm: nn.BatchNorm1d) -> None:
@@ -63,7 +64,7 @@ def trace(module: nn.Module) -> fx.GraphModule:
 
 
 def fold(module: nn.Module) -> tuple[nn.Module, int]:
-    """A traced form of `module` (a twin: eval mode, not the caller's) and the number of BatchNorm layers folded.
+    """`module`, a twin, as a traced module, and the number of BatchNorm layers that were folded.
 
     A pair is folded where the layer feeds the BatchNorm alone, and each of the two is called once and read
     nowhere else. `view` becomes `reshape`, since activations may be channels-last.

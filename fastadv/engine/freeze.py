@@ -1,7 +1,7 @@
 """freeze: from the caller's model to a Frozen one."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,31 +25,37 @@ def freeze(
 ) -> Frozen:
     """A fixed classifier made fast for attacks; the model itself is left exactly as it was.
 
-    The verdict twin is the model in eval mode, sharing its parameters. The search twin is made from it: BatchNorm folded
-    into the layer before, channels-last for networks with two-dimensional convolutions, weights and activations in
-    bfloat16 where asked. On its first batch the search twin is compared with the verdict twin. Where the difference is
-    larger than rounding, the verdict twin replaces it, with a note and a warning.
+    The verdict twin is the model in eval mode, sharing its parameters. The search twin is made from it:
+    BatchNorm folded into the layer before, channels-last for networks with two-dimensional convolutions,
+    weights and activations in bfloat16 where asked. On its first batch the search twin is compared with the
+    verdict twin. Where the difference is larger than rounding, the verdict twin replaces it, with a note and
+    a warning.
 
     Args:
-        model: module, or function of x [B, ...] giving logits [B, K]; K >= 2. A bound method of a module and a
-            functools.partial of one count as modules. Any other function is called as it is, in whatever mode it runs.
-            A Frozen is returned as it is, unless options are given that differ from its own: then its source is
-            frozen again with those.
-        precision: "fp32" (the default) searches in the model's own precision, "bf16" in bfloat16 with float32 x,
+        model: module, or function of x [B, ...] giving logits [B, K]; K >= 2. A bound method of a module and
+        a
+            functools.partial of one count as modules. Any other function is called as it is, in whatever mode
+            it runs. A Frozen is returned as it is, unless options are given that differ from its own: then
+            its source is frozen again with those.
+        precision: "fp32" (the default) searches in the model's own precision, "bf16" in bfloat16 with float32
+        x,
             logits and gradient.
-        fold: make a search twin of its own (default True). Folded weights are copies, taken now; with `fold=False` both
+        fold: make a search twin of its own (default True). Folded weights are copies, taken now; with
+        `fold=False` both
             twins follow the model while it trains, and bfloat16 is by autocast.
         compile: run the search twin through torch.compile (default False).
-        cuda_graph: capture forward and backward as CUDA graphs, for batch sizes rounded up to powers of two (default
+        cuda_graph: capture forward and backward as CUDA graphs, for batch sizes rounded up to powers of two
+        (default
             False). Follows the model only while its weights stay in place.
 
     Raises:
-        InputError: a model that is neither, cannot be copied or is lazy; unknown options; `cuda_graph` off CUDA. On the
+        InputError: a model that is neither, cannot be copied or is lazy; unknown options; `cuda_graph` off
+        CUDA. On the
             first batch: a model whose copy would run parts of the original.
     """
     asked = {"precision": precision, "fold": fold, "compile": compile, "cuda_graph": cuda_graph}
-    known = model.options if isinstance(model, Frozen) else Options()
-    options = replace(known, **{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    options = replace(model.options if isinstance(model, Frozen) else Options(), **given)
     if isinstance(model, Frozen):
         return model if options == model.options else _freeze(model.source, options)
     if not callable(model):
@@ -78,7 +84,8 @@ def _freeze(source: Model, options: Options) -> Frozen:
     elif options.precision == "bf16":
         autocast = True
         notes.append("bfloat16 by autocast")
-    # the forward pass stays the same call, so the verdict twin may have it too; the compiler has its own kernels
+    # the forward pass stays the same call, so the verdict twin may have it too; the compiler has its own
+    # kernels
     twins = {id(part): part for part in (given, search) if isinstance(part, nn.Module)}
     count = 0 if options.compile else sum(thin(part) for part in twins.values())
     if count:
@@ -86,7 +93,7 @@ def _freeze(source: Model, options: Options) -> Frozen:
     if options.precision == "bf16" and not autocast:
 
         def to_bfloat16(search: Model) -> Model:
-            changed = _to_bfloat16(search)
+            changed = _to_bfloat16(cast(nn.Module, search))
             return torch.compile(changed) if options.compile else changed
 
     elif options.compile:
@@ -122,11 +129,12 @@ def _search_twin(module: nn.Module, notes: list[str]) -> tuple[nn.Module | None,
     if not is_conv2d(module):
         return search, False
     notes.append("channels-last")
-    return (search or twin(module, follow=False)).to(memory_format=torch.channels_last), True  # type: ignore[call-overload]
+    search = search or twin(module, follow=False)
+    return search.to(memory_format=torch.channels_last), True  # type: ignore[call-overload]
 
 
 def _to_bfloat16(search: nn.Module) -> nn.Module:
-    """`search` in bfloat16, in place, but for normalisation layers with statistics: those lose too much in eight bits."""
+    """`search` in bfloat16, in place; normalisation layers with statistics stay in float32."""
     kept = {
         id(tensor)
         for part in search.modules()
@@ -134,9 +142,10 @@ def _to_bfloat16(search: nn.Module) -> nn.Module:
         for tensor in (*part.parameters(), *part.buffers())
     }
 
-    def cast(tensor: Tensor) -> Tensor:
+    def converted(tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor
         return tensor.to(torch.float32 if id(tensor) in kept else torch.bfloat16)
 
-    return search._apply(cast)
+    search._apply(converted)  # type: ignore[no-untyped-call]
+    return search

@@ -19,8 +19,8 @@ Model = Callable[[Tensor], Tensor]
 Loss = losses.Loss
 
 CHECK_ROWS = 16
-# The largest difference of centered logits, as a share of their spread, that rounding may cause. Through tens of layers
-# float32 stays below 1e-4 (TF32 convolutions below 1e-3), bfloat16 and float16 below a tenth.
+# The largest difference of centered logits, as a share of their spread, that rounding may cause. Through tens
+# of layers float32 stays below 1e-4 (TF32 convolutions below 1e-3), bfloat16 and float16 below a tenth.
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.1}
 
 
@@ -44,9 +44,9 @@ class Options:
 class Frozen:
     """What `fastadv.freeze` returns: logits and input gradients of a fixed classifier.
 
-    `frozen(x)` and `frozen.input_gradient` use the search twin; `frozen.verdict(x)` and `frozen.model` are the model
-    as given, in eval mode. `notes` say what was done to the search twin, and what was not done and why.
-    `forwards` and `backwards` count the samples passed since the start, through either twin.
+    `frozen(x)` and `frozen.input_gradient` use the search twin; `frozen.verdict(x)` and `frozen.model` are
+    the model as given, in eval mode. `notes` say what was done to the search twin, and what was not done and
+    why. `forwards` and `backwards` count the samples passed since the start, through either twin.
     `source` and `options` are the arguments of `freeze`.
     """
 
@@ -64,7 +64,7 @@ class Frozen:
         to_bfloat16: Callable[[Model], Model] | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
-        """`to_bfloat16` makes the bfloat16 search twin of `search`, once that has passed the check in its own precision."""
+        """`to_bfloat16` converts `search`, once that has passed the check in its own precision."""
         self.model = model
         self.source, self.options = source, options
         self.notes = notes
@@ -85,7 +85,7 @@ class Frozen:
         return self._search is self.model and not self._autocast and self._to_bfloat16 is None
 
     def describe(self) -> dict[str, Any]:
-        """The options that can change results: precision, fold and compile, as JSON values for a run's identity."""
+        """The options that can change results (precision, fold, compile), for the identity of a run."""
         return {name: getattr(self.options, name) for name in ("precision", "fold", "compile")}
 
     def layout(self, x: Tensor) -> Tensor:
@@ -97,7 +97,8 @@ class Frozen:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [B, K] of the search twin for x [B, ...]; no gradient.
 
-        Raises InputError where x is no floating tensor on the model's device, or the logits are not [B, K] with K >= 2.
+        Raises InputError where x is no floating tensor on the model's device, or the logits are not [B, K]
+        with K >= 2.
         """
         with torch.inference_mode(False), torch.no_grad():
             x = self._taken(x)
@@ -106,7 +107,7 @@ class Frozen:
             return self._searched(self._ready(x))
 
     def verdict(self, x: Tensor) -> Tensor:
-        """Logits [B, K] of the model as given, in eval mode and in its own precision; x is cast to the model's dtype."""
+        """Logits [B, K] of the model as given, in eval mode and its own precision, to which x is cast."""
         with torch.inference_mode(False), torch.no_grad():
             x = self._taken(x).contiguous()
             self.forwards += len(x)
@@ -122,13 +123,13 @@ class Frozen:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(loss [B], logits [B, K], gradient like x) of a per-sample loss at x [B, ...].
 
-        y may be None where targets, or a loss that does not read it, are given. Losses are summed, so that a sample's
-        gradient does not depend on its batch. With `direction` the gradient is right only up to a positive factor for
-        each sample and cannot underflow for confident ones. Non-finite values are returned as they are. Works under
-        no_grad and inference_mode. Weight gradients are never computed.
+        y may be None where targets, or a loss that does not read it, are given. Losses are summed, so that a
+        sample's gradient does not depend on its batch. With `direction` the gradient is right only up to a
+        positive factor for each sample and cannot underflow for confident ones. Non-finite values are
+        returned as they are. Works under no_grad and inference_mode. Weight gradients are never computed.
 
-        Raises InputError where x is no floating tensor on the model's device, labels do not fit, or the logits are not
-        [B, K] with K >= 2 or do not depend on x differentiably.
+        Raises InputError where x is no floating tensor on the model's device, labels do not fit, or the
+        logits are not [B, K] with K >= 2 or do not depend on x differentiably.
         """
         with torch.inference_mode(False), torch.enable_grad():
             x = self._taken(x)
@@ -150,9 +151,9 @@ class Frozen:
     def check(self, x: Tensor, verdict: Tensor | None = None) -> None:
         """Compare the search twin with the verdict twin, on the first batch that has finite logits.
 
-        Where they differ by more than rounding, the verdict twin takes over the search. A bfloat16 search twin is
-        compared twice: before the conversion with the bound of the model's own precision, since that of bfloat16 would
-        hide a wrong fold. `verdict` are the verdict logits of x where the caller has them.
+        Where they differ by more than rounding, the verdict twin takes over the search. A bfloat16 search
+        twin is compared twice: before the conversion with the bound of the model's own precision, since that
+        of bfloat16 would hide a wrong fold. `verdict` are the verdict logits of x where the caller has them.
         """
         if self._checked or len(x) == 0:
             return
@@ -176,7 +177,8 @@ class Frozen:
             return False
         finite = given.isfinite().all(1)
         searched, given = searched[finite].double(), given[finite].double()
-        # the coarser of the two formats sets the bound; a shift common to all logits of a row changes no decision
+        # the coarser of the two formats sets the bound; a shift common to all logits of a row changes no
+        # decision
         formats = [torch.bfloat16] if self._autocast else [self._dtype, self._search_dtype]
         bound = (
             max(ROUNDING[d] for d in formats if d in ROUNDING) if any(formats) else ROUNDING[torch.float32]
@@ -196,7 +198,7 @@ class Frozen:
             # `view` after a convolution refuses channels-last activations
             if not self._channels_last or not isinstance(self._search, nn.Module):
                 raise
-            self._search = self._search.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            self._search.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             self._channels_last = False
             self.notes += ("not channels-last: the model uses view",)
             return self._searched(self._ready(x))
@@ -227,8 +229,8 @@ class Frozen:
         )
         if gradient is None:
             raise InputError(
-                "input_gradient: expected logits that depend on x differentiably, got a model that cuts the graph; "
-                "remove its no_grad, detach or integer step, or use an attack that needs no gradient"
+                "input_gradient: expected logits that depend on x differentiably, got a model that cuts "
+                "the graph; remove its no_grad, detach or integer step, or use an attack without gradients"
             )
         return value, logits, gradient.to(x.dtype)
 
@@ -249,7 +251,7 @@ class Frozen:
             raise InputError(f"x: expected a floating tensor [B, ...], got {got}; convert it")
         if self._device is not None and x.device != self._device:
             raise InputError(
-                f"x: expected a tensor on {self._device}, where the model is, got {x.device}; move one to the other"
+                f"x: expected a tensor on {self._device}, where the model is, got {x.device}; move it"
             )
         return x.clone() if x.is_inference() else x.detach()
 
@@ -278,12 +280,12 @@ class Frozen:
             )
         if rows.shape[1] < 2:
             raise InputError(
-                f"model: expected at least two classes, got logits {tuple(rows.shape)}; for one logit z return "
-                "torch.cat([torch.zeros_like(z), z], dim=1)"
+                f"model: expected at least two classes, got logits {tuple(rows.shape)}; "
+                "for one logit z return torch.cat([torch.zeros_like(z), z], dim=1)"
             )
         return rows if rows.dtype == torch.float64 else rows.float()
 
 
 def is_conv2d(model: nn.Module) -> bool:
-    """Whether the module holds a two-dimensional convolution, for which channels-last is the faster layout."""
+    """Whether the module holds a two-dimensional convolution, which is faster in channels-last layout."""
     return any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in model.modules())

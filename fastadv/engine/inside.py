@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -15,8 +15,8 @@ ORIGINAL = (
     "write its forward as a method that reaches every part through self"
 )
 UNREGISTERED = (
-    "expected registered parts or parts in eval mode, got {} in training mode, which model.eval() does not change; "
-    "hold parts in attributes or nn.ModuleList, or call their eval()"
+    "expected registered parts or parts in eval mode, got {} in training mode, which model.eval() does not "
+    "change; hold parts in attributes or nn.ModuleList, or call their eval()"
 )
 
 # for each copy the modules that must not run in it, and why
@@ -26,7 +26,7 @@ _barred: WeakKeyDictionary[nn.Module, "WeakKeyDictionary[nn.Module, str]"] = Wea
 def keep_inside(
     copied: nn.Module, originals: Iterable[nn.Module], unregistered: Iterable[nn.Module] = ()
 ) -> None:
-    """Bar `originals`, which may be copies themselves, and copies of unregistered modules in training mode."""
+    """Bar `originals`, which may be copies themselves, and `unregistered` modules in training mode."""
     barred = _barred[copied] = WeakKeyDictionary[nn.Module, str]()
     for module in originals:
         barred[module] = ORIGINAL
@@ -40,9 +40,10 @@ def keep_inside(
 def inside(copied: object) -> Iterator[None]:
     """Raise InputError before a method of a module that is barred from `copied` runs in this thread.
 
-    A forward function that reads the model from a global variable or a weak reference cannot be copied: it would run
-    the caller's modules in the caller's mode and move their running statistics. Python's profile function sees each
-    call before its first line, also a `forward` that is called directly. Under another profiler there is no check.
+    A forward function that reads the model from a global variable or a weak reference cannot be copied: it
+    would run the caller's modules in the caller's mode and move their running statistics. Python's profile
+    function sees each call before its first line, also a `forward` that is called directly. Under another
+    profiler there is no check.
     """
     barred = _barred.get(copied) if isinstance(copied, nn.Module) else None
     if not barred or sys.getprofile() is not None:

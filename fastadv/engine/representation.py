@@ -21,7 +21,8 @@ def representation(
         module: what the features are. None: the input of the last nn.Linear that runs (the representation of
             Ilyas et al. 2019, section 3.1). A name or a submodule: its output. A function: its value at x.
 
-    The result can be frozen like any model; a linear layer's input is then computed without what comes after it.
+    The result can be frozen like any model; a linear layer's input is then computed without what comes after
+    it.
 
     Raises InputError where there is no such module, no nn.Linear, or it does not run.
     """
@@ -43,7 +44,7 @@ def representation(
         return _Function(module)
     elif not any(isinstance(part, nn.Linear) for part in model.modules()):
         raise InputError(
-            "representation: expected a model with an nn.Linear, got none; name the module whose output is meant"
+            "representation: expected a model with an nn.Linear, got none; name a module whose output to use"
         )
     shared = twin(model)
     return (_cut(shared, name) or _Watched(shared, name)).eval()
@@ -114,6 +115,7 @@ class _Watched(nn.Module):
                 handle.remove()
         if not seen:
             raise InputError(
-                f"representation: expected {self.name or 'an nn.Linear'} to run in forward, it did not; name another module"
+                f"representation: expected {self.name or 'an nn.Linear'} to run in forward, it did not; "
+                "name another module"
             )
         return seen[-1].flatten(1)

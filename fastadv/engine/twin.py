@@ -17,12 +17,12 @@ ADVICE = "pass a plain function of x instead, for instance `lambda x: model(x)` 
 
 
 def _alias(tensor: Tensor) -> Tensor:
-    """The same storage, outside the caller's graph. Inference tensors cannot enter a graph, so they are copied."""
+    """The same storage, detached. An inference tensor is copied, since it cannot be part of a graph."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside DataParallel, DistributedDataParallel and torch.compile: they hold locks and process groups."""
+    """The module inside DataParallel, DistributedDataParallel and torch.compile, which cannot be copied."""
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -58,13 +58,14 @@ def as_module(model: object) -> nn.Module | None:
 def twin(model: nn.Module, follow: bool = True) -> nn.Module:
     """A copy of `model` in eval mode that shares its parameters and asks for no weight gradient.
 
-    The copy has its own modules, flags and hooks. Functions that hold parts of `model`, such as a `forward` set on the
-    instance, are copied with it, so that the copy runs its own parts alone. Statistics of normalisation layers are
-    shared, and with `follow` every other tensor too: the copy then sees what is trained into `model`, and what its
-    forward writes into its buffers in eval mode is written into the model's. Without `follow` other buffers are copied.
+    The copy has its own modules, flags and hooks. Functions that hold parts of `model`, such as a `forward`
+    set on the instance, are copied with it, so that the copy runs its own parts alone. Statistics of
+    normalisation layers are shared, and with `follow` every other tensor too: the copy then sees what is
+    trained into `model`, and what its forward writes into its buffers in eval mode is written into the
+    model's. Without `follow` other buffers are copied.
 
-    Raises InputError for a module that cannot be copied or shared, a lazy one that has never run, and one whose
-    `train` method changes weights.
+    Raises InputError for a module that cannot be copied or shared, a lazy one that has never run, and one
+    whose `train` method changes weights.
     """
     with torch.inference_mode(False), torch.no_grad():
         parts = list(reachable(model))
@@ -79,7 +80,8 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
             fill()
         except Exception as error:
             raise InputError(
-                f"freeze: expected a module that copy.deepcopy can copy, got {type(model).__name__} ({error}); {ADVICE}"
+                f"freeze: expected a module that copy.deepcopy can copy, got {type(model).__name__} "
+                f"({error}); {ADVICE}"
             ) from error
         record: list[object] = memo.get(id(memo), [])  # deepcopy keeps alive what it has copied
         originals = {id(part): part for part in (*modules, *record) if isinstance(part, nn.Module)}
@@ -121,13 +123,13 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
 def _share(
     modules: list[nn.Module], follow: bool, careful: bool, memo: dict[int, Any]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Enter into deepcopy's `memo` what stands for the tensors of `modules`; the pairs that are to share storage."""
+    """Enter the tensors of the copy into deepcopy's `memo`; returns the pairs that share storage."""
     shared: list[tuple[Tensor, Tensor]] = []
     for module in modules:
         for parameter in module.parameters(recurse=False):
             if is_lazy(parameter):
                 raise InputError(
-                    "freeze: expected initialised parameters, got a lazy module; run the model once on a batch first"
+                    "freeze: expected initialized parameters, got a lazy module; run the model once"
                 )
             if id(parameter) not in memo:
                 own = parameter.clone() if careful else _alias(parameter)
@@ -160,21 +162,23 @@ def _check_apart(model: nn.Module, copied: nn.Module, originals: dict[int, nn.Mo
     theirs = originals.keys() | {id(parameter) for parameter in model.parameters()}
     if any(id(part) in theirs for part in (*copied.modules(), *copied.parameters())):
         raise InputError(
-            f"freeze: expected copy.deepcopy to copy the module, got {type(model).__name__} sharing parts with its copy; {ADVICE}"
+            f"freeze: expected copy.deepcopy to copy the module, got {type(model).__name__} sharing parts "
+            f"with its copy; {ADVICE}"
         )
 
 
 def _unrecorded(
     model: nn.Module, copied: nn.Module, follow: bool, memo: dict[int, Any]
 ) -> list[tuple[Tensor, Tensor]]:
-    """The pairs that are to share storage where deepcopy did not see the tensors: scripted modules, a __deepcopy__."""
+    """The pairs to share storage that deepcopy did not see, in scripted modules or a `__deepcopy__`."""
     known = {id(value) for value in memo.values()}
     if all(id(tensor) in known for tensor in (*copied.parameters(), *copied.buffers())):
         return []
     theirs, own = ({name: tensor.shape for name, tensor in _tensors(part)} for part in (model, copied))
     if theirs != own:
         raise InputError(
-            f"freeze: expected a copy with the same tensors, got another from {type(model).__name__}.__deepcopy__; {ADVICE}"
+            f"freeze: expected a copy with the same tensors, got others from the __deepcopy__ of a part of "
+            f"{type(model).__name__}; {ADVICE}"
         )
     kept = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for prefix, module in model.named_modules(remove_duplicate=False):
@@ -192,7 +196,7 @@ def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:
-    """The one floating dtype of the parameters, to which inputs are cast; None where there is none or more than one."""
+    """The floating dtype of the parameters, to which inputs are cast; None where there is not exactly one."""
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return dtypes.pop() if len(dtypes) == 1 else None
 

@@ -128,7 +128,7 @@ def test_hooks_are_kept() -> None:
 
 
 class Sequence(nn.Module):
-    """Linear, then BatchNorm over the middle of [B, C, C]: along the last dimension torch's fusion would be wrong."""
+    """Linear, then BatchNorm over the middle of [B, C, C], for which torch's fusion is wrong."""
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()

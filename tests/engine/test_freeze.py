@@ -139,7 +139,7 @@ def test_check_waits_for_a_finite_batch(precision: str) -> None:
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-3), ("bf16", 0.1)])
 @pytest.mark.parametrize("factor", [0.8, 1.25])
 def test_the_bound_of_rounding(precision: str, bound: float, factor: float) -> None:
-    """A search twin that differs by `factor` times what rounding allows; one not finite sample is left out."""
+    """The search twin differs by `factor` times what rounding allows; a sample that is NaN does not count."""
     frozen = freeze(convnet(), precision)
     x = torch.cat([torch.full_like(X[:1], torch.nan), X])
     given = frozen.verdict(x)
@@ -159,7 +159,7 @@ def test_the_bound_of_rounding(precision: str, bound: float, factor: float) -> N
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("mode", ["plain", "channels-last x", "double x", "under autocast", "broken sample"])
 def test_options_crossed(precision: str, fold: bool, mode: str) -> None:
-    """The verdict is the model's own whatever searches; the search is near it; a bad sample spoils no other."""
+    """The verdict is the model's own, the search is near it, and a bad sample spoils no other."""
     model = convnet()
     expected = copy.deepcopy(model).eval()
     x = X.clone()

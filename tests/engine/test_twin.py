@@ -251,7 +251,7 @@ def test_a_deepcopy_of_its_own() -> None:
 
 
 class Merging(nn.Linear):
-    """Adds a part to its weights in eval mode and takes it away in training mode, as adapters of low rank do."""
+    """Adds an adapter to its weights in eval mode, and takes it away in training mode."""
 
     def __init__(self) -> None:
         super().__init__(6, 3)
@@ -268,7 +268,7 @@ def test_a_train_method_that_writes_weights() -> None:
     model = nn.Sequential(Merging())
     kept = model[0].weight.clone()
     for fold in (True, False):
-        with pytest.raises(InputError, match="call model.eval"):
+        with pytest.raises(InputError, match=r"call model\.eval"):
             freeze(model, fold=fold)
     assert torch.equal(model[0].weight, kept)
     assert model.training
@@ -291,7 +291,8 @@ def test_a_train_method_of_its_own_follows_training() -> None:
     frozen = freeze(model, fold=False)
     with torch.no_grad():
         model[0].weight.fill_(0.1)
-    for theirs, own in zip(model.state_dict().values(), frozen.model.state_dict().values(), strict=True):  # type: ignore[attr-defined]
+    copied = frozen.model.state_dict()  # type: ignore[attr-defined]
+    for theirs, own in zip(model.state_dict().values(), copied.values(), strict=True):
         assert own.data_ptr() == theirs.data_ptr()
     torch.testing.assert_close(frozen.verdict(x), model.eval()(x).detach())
 

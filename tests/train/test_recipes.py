@@ -46,7 +46,7 @@ def test_standard_is_the_mean_cross_entropy():
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 1.0])
 def test_fgsm_training_is_goodfellows_objective_and_its_gradient(weight):
-    """The loss and weight gradient of an eager evaluation of equation 'weight * J(x) + (1 - weight) * J(x + radius * sign(grad))'."""
+    """Loss and weight gradient against eager weight * J(x) + (1 - weight) * J(x + radius * sign(grad))."""
     x, y, ids = batch()
     model, radius = flat_net(), 0.1
     leaf = x.clone().requires_grad_()
@@ -62,7 +62,7 @@ def test_fgsm_training_is_goodfellows_objective_and_its_gradient(weight):
 
 
 def test_the_attack_follows_the_weights():
-    """Examples are made anew with the current model: a twin of the weights at first use would give the old loss."""
+    """The examples of each batch are made with the weights of that moment."""
     x, y, ids = batch()
     model, fresh, recipe = flat_net(0), flat_net(1), FGSMTraining(fa.Linf(0.2), weight=0.0)
     before = recipe(model, x, y, ids=ids)
@@ -72,7 +72,7 @@ def test_the_attack_follows_the_weights():
 
 
 class Tempered(nn.Module):
-    """Python state that training may change: a number, a flag, an activation, an attribute in a list, a hook."""
+    """Python state that training may change: a number, a flag, an activation, values in a list and a dict."""
 
     def __init__(self):
         super().__init__()
@@ -185,7 +185,7 @@ def adversarial(monkeypatch, recipe, model, x, y, ids):
     return seen[0]
 
 
-@pytest.mark.parametrize("threat", [fa.L0(2), fa.L0(9), fa.L1(0.5), fa.L1(6.0), fa.L2(0.4), fa.Linf(0.05)])
+@pytest.mark.parametrize("threat", [fa.L0(2), fa.L0(9), fa.L1(0.5), fa.L2(0.4), fa.Linf(0.05)])
 @pytest.mark.parametrize(
     "make", [lambda threat: PGDTraining(threat, steps=7, random_start=False), FGSMTraining]
 )
@@ -223,7 +223,7 @@ def test_random_start_is_keyed_by_seed_and_id_not_by_place():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: type(recipe).__name__)
 def test_no_side_effects_of_the_attack(recipe):
-    """pitfall 11: modes, gradients, flags, buffers (one BatchNorm update for each training forward) and global randomness."""
+    """Modes, gradients, flags, buffers (one BatchNorm update a training forward) and global randomness."""
     x, y, ids = batch()
     model = net().train()
     model[1].eval()  # a BatchNorm the caller has frozen
