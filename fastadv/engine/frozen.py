@@ -177,12 +177,9 @@ class Frozen:
             return False
         finite = given.isfinite().all(1)
         searched, given = searched[finite].double(), given[finite].double()
-        # the coarser of the two formats sets the bound; a shift common to all logits of a row changes no
-        # decision
+        # the coarser format sets the bound; a shift common to all logits of a row changes no decision
         formats = [torch.bfloat16] if self._autocast else [self._dtype, self._search_dtype]
-        bound = (
-            max(ROUNDING[d] for d in formats if d in ROUNDING) if any(formats) else ROUNDING[torch.float32]
-        )
+        bound = max((ROUNDING[d] for d in formats if d in ROUNDING), default=ROUNDING[torch.float32])
         centered = given - given.mean(1, keepdim=True)
         difference = float((searched - searched.mean(1, keepdim=True) - centered).abs().max())
         allowed = float(bound * centered.abs().max() + 8 * torch.finfo(torch.float32).eps * given.abs().max())
