@@ -134,7 +134,7 @@ def _search_twin(module: nn.Module, notes: list[str]) -> tuple[nn.Module | None,
 
 
 def _to_bfloat16(search: nn.Module) -> nn.Module:
-    """`search` in bfloat16, in place; normalisation layers with statistics stay in float32."""
+    """`search` in bfloat16, in place; normalization layers with statistics stay in float32."""
     kept = {
         id(tensor)
         for part in search.modules()

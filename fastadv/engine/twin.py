@@ -60,7 +60,7 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
 
     The copy has its own modules, flags and hooks. Functions that hold parts of `model`, such as a `forward`
     set on the instance, are copied with it, so that the copy runs its own parts alone. Statistics of
-    normalisation layers are shared, and with `follow` every other tensor too: the copy then sees what is
+    normalization layers are shared, and with `follow` every other tensor too: the copy then sees what is
     trained into `model`, and what its forward writes into its buffers in eval mode is written into the
     model's. Without `follow` other buffers are copied.
 
@@ -138,7 +138,7 @@ def _share(
         for buffer in module.buffers(recurse=False):
             if id(buffer) in memo:
                 continue
-            if follow or _normalises(module):
+            if follow or _normalizes(module):
                 memo[id(buffer)] = buffer.clone() if careful else _alias(buffer)
                 shared.append((buffer, memo[id(buffer)]))
             else:
@@ -150,8 +150,8 @@ def _share(
     return shared
 
 
-def _normalises(module: nn.Module) -> bool:
-    """Whether the buffers are statistics of a normalisation layer, which eval mode only reads."""
+def _normalizes(module: nn.Module) -> bool:
+    """Whether the buffers are statistics of a normalization layer, which eval mode only reads."""
     scripted = getattr(module, "original_name", "")
     return isinstance(module, _NormBase) or scripted.startswith(
         ("BatchNorm", "SyncBatchNorm", "InstanceNorm")
@@ -182,7 +182,7 @@ def _unrecorded(
         )
     kept = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     for prefix, module in model.named_modules(remove_duplicate=False):
-        if follow or _normalises(module):
+        if follow or _normalizes(module):
             kept |= {f"{prefix}.{name}".strip(".") for name, _ in module.named_buffers(recurse=False)}
     copies = dict(_tensors(copied))
     return [(tensor, copies[name]) for name, tensor in _tensors(model) if name in kept]

@@ -1,4 +1,4 @@
-"""A model that normalises inside itself, so that attacks always work in the box of the images."""
+"""A model that normalizes inside itself, so that attacks always work in the box of the images."""
 
 from collections.abc import Sequence
 

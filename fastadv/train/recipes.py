@@ -1,4 +1,4 @@
-"""Recipes: what training minimises, as a loss on (model, x, y).
+"""Recipes: what training minimizes, as a loss on (model, x, y).
 
 Recipes attack an eval-mode twin that shares the model's weights: the attack computes no weight gradient,
 changes no BatchNorm statistics, and leaves the model's modes and gradients alone. The loss is that of the

@@ -37,11 +37,23 @@ def test_shares_storage_and_nothing_else() -> None:
 def test_follows_training() -> None:
     model, x = net(), torch.rand(7, 6)
     frozen = freeze(model, fold=False)
-    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     model(x).sum().backward()
-    optimiser.step()
+    optimizer.step()
     torch.testing.assert_close(frozen(x), model.eval()(x))
     assert frozen.exact
+
+
+def test_the_verdict_follows_weights_and_statistics_where_the_search_is_folded() -> None:
+    model, x = net().eval(), torch.rand(7, 6)
+    frozen = freeze(model)
+    before = frozen.verdict(x)
+    with torch.no_grad():
+        model[1].running_mean.add_(0.5)
+        model[1].running_var.mul_(3)
+        model[3].weight.mul_(-1)
+    assert not torch.allclose(before, model(x))
+    torch.testing.assert_close(frozen.verdict(x), model(x).detach())
 
 
 def test_buffers_that_forward_writes() -> None:
@@ -73,7 +85,7 @@ def test_tied_weights_stay_tied() -> None:
     [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm],
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_reparametrised_layers(norm: object) -> None:
+def test_reparametrized_layers(norm: object) -> None:
     model = nn.Sequential(norm(nn.Linear(6, 4)), nn.ReLU(), nn.Linear(4, 3))  # type: ignore[operator]
     x = torch.rand(5, 6)
     model(x).sum().backward()
@@ -212,9 +224,9 @@ def test_unregistered_parts_share_their_weights(kind: type[nn.Module]) -> None:
     model, x = kind(part).train(), torch.rand(4, 6)
     frozen = freeze(model, fold=False)
     before = frozen.verdict(x)
-    optimiser = torch.optim.SGD(part.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(part.parameters(), lr=1.0)
     part(x).sum().backward()
-    optimiser.step()
+    optimizer.step()
     if kind is Held:
         model.holder.shift.add_(1)
     expected = model.eval()(x).detach()
@@ -298,9 +310,9 @@ def test_a_train_method_of_its_own_follows_training() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_quantised_modules() -> None:
+def test_quantized_modules() -> None:
     if "fbgemm" not in torch.backends.quantized.supported_engines:
-        pytest.skip("no quantised kernels")
+        pytest.skip("no quantized kernels")
     model = torch.ao.quantization.quantize_dynamic(net().eval(), {nn.Linear})
     x = torch.rand(4, 6)
     torch.testing.assert_close(freeze(model).verdict(x), model(x))
