@@ -114,6 +114,7 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
                 )
             if own.data_ptr() != theirs.data_ptr() and not theirs.is_inference():
                 own.data = theirs.data
+            own.requires_grad_(False)
         for own in copied.parameters():  # one by one: a scripted module has no requires_grad_
             own.requires_grad_(False)
     keep_inside(copied, originals.values(), [own for _, own in unregistered if own.training])

@@ -176,6 +176,7 @@ def test_a_slightly_wrong_fold_is_noticed(
     assert "rounding allows" in frozen.notes[-1]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert frozen.exact
+    assert frozen.layout(x).is_contiguous()
 
 
 class Odd(nn.Sequential):

@@ -113,9 +113,10 @@ class Precise(nn.Module):
         return (logits * 1e4).sin() if logits.dtype == torch.float32 else (logits * 1e4).float().sin()
 
 
-def test_falls_back_visibly(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("fold", [True, False])
+def test_falls_back_visibly(fold: bool, caplog: pytest.LogCaptureFixture) -> None:
     model = Precise()
-    frozen = freeze(model, "bf16")
+    frozen = freeze(model, "bf16", fold=fold)
     assert not frozen.exact
     torch.testing.assert_close(frozen(X), model(X).detach())
     frozen.input_gradient(X, Y)
@@ -191,6 +192,16 @@ def test_options_crossed(precision: str, fold: bool, mode: str) -> None:
         assert any("fell back" in note for note in frozen.notes) <= (mode == "under autocast")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
+
+
+@pytest.mark.parametrize(("precision", "passes"), [("fp32", 2), ("bf16", 3)])
+def test_the_check_passes_few_rows(precision: str, passes: int) -> None:
+    """Once through the verdict twin, and once through each search twin."""
+    frozen = freeze(convnet(), precision)
+    frozen(X.repeat(5, 1, 1, 1))
+    assert frozen.forwards == 45 + 16 * passes
+    frozen(X)
+    assert frozen.forwards == 45 + 16 * passes + 9
 
 
 def test_counts() -> None:

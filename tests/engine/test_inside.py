@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine import freeze
+from fastadv.engine import freeze, representation
 from fastadv.engine.closures import holds, reachable
 from fastadv.errors import InputError
 
@@ -271,6 +271,21 @@ def test_strays_are_refused_before_they_run(
     assert sys.getprofile() is None
     assert all(map(torch.equal, state(net), before))
     assert net.training
+
+
+def test_reading_a_weight_of_the_original_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    monkeypatch.setitem(globals(), "NET", net)
+    net.forward = lambda x: (x @ NET.first.weight.T)[:, :3]
+    torch.testing.assert_close(freeze(net).verdict(X), (X @ net.first.weight.T)[:, :3].detach())
+
+
+def test_strays_are_refused_in_a_copy_of_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    monkeypatch.setitem(globals(), "NET", net)
+    by_global(net)
+    with pytest.raises(InputError, match="of the original"):
+        freeze(representation(net, "last")).verdict(X)
 
 
 def test_unregistered_parts_in_training_mode_are_refused() -> None:

@@ -200,6 +200,30 @@ def test_every_norm_moves_every_image_to_the_edge_of_its_ball(make, threat, monk
     assert (after > before).all()
 
 
+def test_the_settings_arrive(monkeypatch):
+    x, y, ids = batch()
+    seen = []
+    last_iterate = fa.train.recipes.last_iterate
+    monkeypatch.setattr(
+        fa.train.recipes, "last_iterate", lambda *a, **k: seen.append(k) or last_iterate(*a, **k)
+    )
+    threat = fa.L2(0.6)
+    for random_start in (True, False):
+        PGDTraining(threat, steps=4, random_start=random_start, loss="margin")(
+            flat_net(), x, y, ids=ids + 5, seed=3
+        )
+        assert (seen[-1]["steps"], seen[-1]["loss"]) == (4, "margin")
+        assert seen[-1]["step_size"] == pytest.approx(2.5 * 0.6 / 4)
+        if random_start:
+            assert torch.equal(seen[-1]["start"], threat.random_start(x, seed=3, ids=ids + 5))
+        else:
+            assert seen[-1]["start"] is None
+    PGDTraining(threat, steps=4, step_size=0.07)(flat_net(), x, y)
+    assert seen[-1]["step_size"] == 0.07
+    FGSMTraining(threat)(flat_net(), x, y)
+    assert (seen[-1]["steps"], seen[-1]["step_size"]) == (1, pytest.approx(0.6))
+
+
 def test_an_infinite_radius_is_a_walk(monkeypatch):
     x, y, ids = batch()
     recipe = PGDTraining(fa.Linf(float("inf")), steps=3, step_size=0.01, random_start=False)
