@@ -26,8 +26,7 @@ class Late:
 def reachable(value: object) -> Iterator[object]:
     """The modules, functions and bound methods that `value` leads to, itself included; each once.
 
-    Attributes of modules are followed, and containers, closures, defaults and partials; other objects are
-    not.
+    Follows attributes of modules, containers, closures, defaults and partials, and no other objects.
     """
     seen: dict[int, object] = {}  # held, so that no other object gets an id of theirs
     waiting = [value]

@@ -20,8 +20,7 @@ class Unfoldable(Exception):
 class FoldedLinear(nn.Module):
     """A linear layer and its BatchNorm1d: one layer for x [B, D].
 
-    On [B, C, D] the layer works along the last dimension and BatchNorm1d along the second, and both stay as
-    they are.
+    On [B, C, D] the layer works along the last dimension and BatchNorm1d along the second, so both run.
     """
 
     def __init__(self, layer: nn.Linear, norm: nn.BatchNorm1d) -> None:

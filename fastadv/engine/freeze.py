@@ -28,8 +28,8 @@ def freeze(
     The verdict twin is the model in eval mode, sharing its parameters. The search twin is made from it:
     BatchNorm folded into the layer before, channels-last for networks with two-dimensional convolutions,
     weights and activations in bfloat16 where asked. On its first batch the search twin is compared with the
-    verdict twin. Where the difference is larger than rounding, the verdict twin replaces it, with a note and
-    a warning.
+    verdict twin. Where they differ by more than rounding, the verdict twin replaces it; a note and a
+    warning say so.
 
     Args:
         model: module, or function of x [B, ...] giving logits [B, K]; K >= 2. A bound method of a module and
@@ -84,8 +84,7 @@ def _freeze(source: Model, options: Options) -> Frozen:
     elif options.precision == "bf16":
         autocast = True
         notes.append("bfloat16 by autocast")
-    # the forward pass stays the same call, so the verdict twin may have it too; the compiler has its own
-    # kernels
+    # it leaves the forward pass as it is, so the verdict twin has it too; the compiler has kernels of its own
     twins = {id(part): part for part in (given, search) if isinstance(part, nn.Module)}
     count = 0 if options.compile else sum(thin(part) for part in twins.values())
     if count:

@@ -21,8 +21,8 @@ def representation(
         module: what the features are. None: the input of the last nn.Linear that runs (the representation of
             Ilyas et al. 2019, section 3.1). A name or a submodule: its output. A function: its value at x.
 
-    The result can be frozen like any model; a linear layer's input is then computed without what comes after
-    it.
+    The result can be frozen like any model. What the model computes after the features is left out where it
+    can be traced.
 
     Raises InputError where there is no such module, no nn.Linear, or it does not run.
     """

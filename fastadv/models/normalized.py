@@ -14,10 +14,10 @@ torch.fx.wrap("check_batch")
 class Normalized(nn.Module):
     """model((x - mean) / std), channel by channel.
 
-    mean, std: a number, or one for each channel, in the units of x (for images in [0, 1]: the usual
-    constants).
-    x: [B, C, H, W] in the box -> logits [B, K]. InputError for std <= 0, non-finite values, or differing
-    lengths.
+    mean, std: a number, or one for each channel, in the units of x: for images in [0, 1] the usual constants.
+    x: [B, C, H, W] in the box -> logits [B, K].
+
+    InputError for std <= 0, values that are not finite, or differing lengths.
     """
 
     mean: Tensor
