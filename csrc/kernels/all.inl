@@ -11,6 +11,7 @@
 #include "kernels/l2_exact.inl"
 #include "kernels/l2.inl"
 #include "kernels/l1.inl"
+#include "kernels/l1_step.inl"
 #include "kernels/project_l0.inl"
 #include "kernels/random_start.inl"
 #include "kernels/keep_best.inl"

@@ -1,0 +1,51 @@
+// l1_step: the step's length goes to the coordinates of the largest |grad|, each up to the edge of the box;
+// then the projection (see l1.inl).
+
+// The room that the box leaves all coordinates whose |grad| is at least `level`.
+inline double l1_room_from(float level, const float* size, const double* ahead, int64_t cols) {
+  double room = 0;
+#pragma omp simd reduction(+ : room)
+  for (int64_t i = 0; i < cols; ++i) room += size[i] >= level ? std::fabs(ahead[i]) : 0.0;
+  return room;
+}
+
+// Add steepest ascent of length `step` to the shifts v; `size` is |grad|, `ahead` the way to the edge.
+// Nothing is sorted: bisection on the bits of a float, which order like it, finds the level from which on
+// every coordinate goes to its edge. Those just below it share what is left, the lower index first.
+inline void l1_fill(double* v, const float* size, const double* ahead, int64_t cols, double step) {
+  uint32_t below = 0, level = 0x7F800000;
+  while (level - below > 1) {
+    const uint32_t middle = below + (level - below) / 2;
+    (l1_room_from(float_of(middle), size, ahead, cols) <= step ? level : below) = middle;
+  }
+  const float least = float_of(level), next = float_of(below);
+  double left = step - l1_room_from(least, size, ahead, cols);
+#pragma omp simd
+  for (int64_t i = 0; i < cols; ++i) v[i] += size[i] >= least ? ahead[i] : 0.0;
+  for (int64_t i = 0; below > 0 && left > 0 && i < cols; ++i) {
+    if (size[i] != next) continue;
+    const double taken = std::min(std::fabs(ahead[i]), left);
+    v[i] += std::copysign(taken, ahead[i]);
+    left -= taken;
+  }
+}
+
+template <class T>
+void l1_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step,
+             Box box, double* scratch) {
+  double *v = scratch, *ahead = scratch + cols;
+  float* size = reinterpret_cast<float*>(scratch + 2 * cols);
+  const double lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{});
+  float check = 0;
+#pragma omp simd reduction(+ : check)
+  for (int64_t i = 0; i < cols; ++i) {
+    const float slope = load(grad[i]);
+    const double at = load(x_adv[i]), way = slope > 0 ? hi - at : lo - at;
+    v[i] = at - load(x[i]);
+    ahead[i] = (slope > 0 ? way > 0 : slope < 0 && way < 0) ? way : 0.0;  // 0 for a NaN too
+    size[i] = std::fabs(slope);
+    check += slope * 0.0f;  // NaN for a gradient that is not finite
+  }
+  if (check == 0) l1_fill(v, size, ahead, cols, step);
+  l1_write(out, v, x, cols, radius, box);
+}
