@@ -39,12 +39,12 @@ void l1_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, do
   float check = 0;
 #pragma omp simd reduction(+ : check)
   for (int64_t i = 0; i < cols; ++i) {
-    const float slope = load(grad[i]);
-    const double at = load(x_adv[i]), way = slope > 0 ? hi - at : lo - at;
+    const float gradient = load(grad[i]);
+    const double at = load(x_adv[i]), way = gradient > 0 ? hi - at : lo - at;
     v[i] = at - load(x[i]);
-    ahead[i] = (slope > 0 ? way > 0 : slope < 0 && way < 0) ? way : 0.0;  // 0 for a NaN too
-    size[i] = std::fabs(slope);
-    check += slope * 0.0f;  // NaN for a gradient that is not finite
+    ahead[i] = (gradient > 0 ? way > 0 : gradient < 0 && way < 0) ? way : 0.0;  // 0 for a NaN too
+    size[i] = std::fabs(gradient);
+    check += gradient * 0.0f;  // NaN for a gradient that is not finite
   }
   if (check == 0) l1_fill(v, size, ahead, cols, step);
   l1_write(out, v, x, cols, radius, box);

@@ -1,7 +1,8 @@
-"""linf_step: x_adv + step_size * sign(grad), projected on {z : |z - x| <= radius, lo <= z <= hi} (Goodfellow et al. 2014; Madry et al. 2018).
+"""linf_step: x_adv + step_size * sign(grad), projected on {z : |z - x| <= radius, lo <= z <= hi}.
 
-The projection on an L-infinity ball inside a box is a clamp per coordinate, so one pass over the batch does both. The ball's edges are rounded
-towards x: the result is never further than `radius` from x, in exact arithmetic. A zero or NaN gradient moves nothing.
+Goodfellow et al. 2014; Madry et al. 2018. The projection on an L-infinity ball inside a box is a clamp per coordinate,
+so one pass over the batch does both. The ball's edges are rounded towards x: the result is never further than `radius`
+from x, in exact arithmetic. A coordinate whose gradient is zero or not finite does not move.
 """
 
 import torch
@@ -21,7 +22,7 @@ def reference(
     lower = clamp_box(add_towards(x, -reach), lo, hi)
     upper = clamp_box(add_towards(x, reach), lo, hi)
     step = column(step_size, step_size_rows, x).to(wide(x.dtype))
-    moved = x_adv.to(wide(x.dtype)) + step * grad.nan_to_num(0.0).sign().to(wide(x.dtype))
+    moved = x_adv.to(wide(x.dtype)) + step * torch.where(grad.isfinite(), grad, 0.0).sign().to(wide(x.dtype))
     return torch.minimum(torch.maximum(moved.to(x.dtype), lower), upper)
 
 

@@ -38,11 +38,12 @@ def linf_step_kernel(
     high = edge(hi, dtype)
 
     point = load(x_adv, at, mask)
-    slope = load(grad, at, mask)
+    gradient = load(grad, at, mask)
     center = load(x, at, mask)
     lower = clamp(add_towards(center, -reach, dtype), low, high)
     upper = clamp(add_towards(center, reach, dtype), low, high)
-    moved = rounded(point + tl.where(slope > 0, step, tl.where(slope < 0, -step, 0.0)), dtype)
+    move = tl.where(gradient > 0, step, tl.where(gradient < 0, -step, 0.0))
+    moved = rounded(point + tl.where(tl.abs(gradient) < float("inf"), move, 0.0), dtype)
     # a NaN in x must show
     result = tl.maximum(moved, lower, propagate_nan=tl.PropagateNan.ALL)
     store(out, at, tl.minimum(result, upper, propagate_nan=tl.PropagateNan.ALL), mask)
