@@ -41,8 +41,6 @@ def extensions() -> list[Pybind11Extension]:
         "-fno-trapping-math",
         "-Wall",
         "-Wextra",
-        "-Wno-maybe-uninitialized",
-        "-Wno-uninitialized",
         *compile_omp,
     ]
     return [

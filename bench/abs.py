@@ -19,7 +19,7 @@ import fastadv as fa
 from bench.timing import quantiles, ratio, synchronize, times
 from fastadv import ops
 from fastadv._library import CARDS, extension
-from fastadv.ops._decoders import MNIST, random_decoder
+from fastadv.ops._samples import MNIST, random_decoder
 
 Row = dict[str, Any]
 CLASSES, BATCH, STEPS, PRIOR = 10, 100, 50, 8000

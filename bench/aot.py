@@ -31,7 +31,7 @@ from triton.runtime.jit import JITFunction, create_function_from_signature
 
 import fastadv.ops  # noqa: F401  (fills CARDS)
 from fastadv._card import machine
-from fastadv._library import CARDS, OpCard, triton_launcher
+from fastadv._library import CARDS, OpCard, results_of, triton_launcher
 
 OPTIONAL = ("radius_rows", "step_size_rows", "targets", "hidden")
 OF_SIZES = ("WHOLE",)  # flags that follow from sizes, as tiles do
@@ -65,8 +65,7 @@ def record(card: OpCard, dtype: torch.dtype) -> list[Launch]:
 
     with mock.patch.object(JITFunction, "run", run):
         for sample in card.samples(torch.device("cpu"), dtype):
-            out = (torch.empty_like(sample[0]),) if card.into else ()
-            launcher(*out, *sample)
+            launcher(*results_of(card, sample), *sample)
     return launches
 
 

@@ -9,12 +9,6 @@
 namespace fastadv {
 namespace {
 
-const float* floats(const Array& array, int64_t size) {
-  if (array.size() != size || array.itemsize() != sizeof(float))
-    throw std::invalid_argument("latents: array of another size");
-  return static_cast<const float*>(array.data());
-}
-
 bool has_bf16() {
 #ifdef FASTADV_X86
   return &active_set() == &avx512::kernels && __builtin_cpu_supports("avx512bf16");
@@ -39,14 +33,17 @@ struct Layers {
   Layers(int64_t classes, int64_t latents, const std::vector<Array>& weights,
          const std::vector<Array>& biases, const std::vector<int64_t>& strides)
       : classes(classes) {
+    if (weights.empty() || weights.size() != biases.size() || weights.size() != strides.size())
+      throw std::invalid_argument("decoders: expected a weight, a bias and a stride for each layer");
     int64_t size = 1, channels = latents;
     for (size_t l = 0; l < weights.size(); ++l) {
+      if (weights[l].ndim() != 5) throw std::invalid_argument("decoders: expected weights of rank 5");
       LatentLayer layer{};
       layer.cin = channels, layer.cout = channels = weights[l].shape(2);
       layer.kernel = weights[l].shape(3), layer.stride = strides[l];
       layer.in = size, layer.out = size = layer.stride * (size - 1) + layer.kernel;
-      layer.weight = floats(weights[l], classes * layer.cin * layer.cout * layer.kernel * layer.kernel);
-      layer.bias = floats(biases[l], classes * layer.cout);
+      layer.weight = read<float>(weights[l], classes * layer.cin * layer.cout * layer.kernel * layer.kernel);
+      layer.bias = read<float>(biases[l], classes * layer.cout);
       layers.push_back(layer);
     }
   }
@@ -73,16 +70,19 @@ void each_class_row(const LatentKernels& kernels, LatentProblem& problem, int64_
   });
 }
 
-// x [B, C, H, H], z [B, K, L] overwritten, loss [B, K] written.
-void latent_fit(Array x, Array z, Array loss, const std::vector<Array>& weights,
+// loss [B, K] and latents [B, K, L] are written; x [B, C, H, H], z [B, K, L] where the latents start.
+void latent_fit(Array loss, Array latents, const Array& x, const Array& z, const std::vector<Array>& weights,
                 const std::vector<Array>& biases, const std::vector<int64_t>& strides, float beta,
                 int64_t steps, float step_size, float max_norm, bool bf16) {
+  if (z.ndim() != 3) throw std::invalid_argument("latent_fit: expected latents [B, K, L]");
   const int64_t images = z.shape(0), classes = z.shape(1), size = z.shape(2);
   Layers given(classes, size, weights, biases, strides);
   const int64_t pixels = given.pixels();
-  const float* image = floats(x, images * pixels);
-  auto* latents = const_cast<float*>(floats(z, images * classes * size));
-  auto* losses = const_cast<float*>(floats(loss, images * classes));
+  const float* image = read<float>(x, images * pixels);
+  const float* start = read<float>(z, images * classes * size);
+  float* found = write<float>(latents, images * classes * size);
+  float* losses = write<float>(loss, images * classes);
+  std::copy_n(start, images * classes * size, found);
   LatentProblem problem{};
   problem.layers = given.layers.data(), problem.depth = static_cast<int64_t>(given.layers.size());
   problem.latents = size, problem.steps = steps;
@@ -93,18 +93,19 @@ void latent_fit(Array x, Array z, Array loss, const std::vector<Array>& weights,
   each_class_row(
       kernels, problem, classes, images, [&](int64_t label, int64_t row, const float* packed, float* space) {
         const int64_t place = row * classes + label;
-        losses[place] = kernels.fit(problem, packed, image + row * pixels, latents + place * size, space);
+        losses[place] = kernels.fit(problem, packed, image + row * pixels, found + place * size, space);
       });
 }
 
-// z [K, N, L], images [K, N, C, H, H] written.
-void latent_decode(Array z, Array images, const std::vector<Array>& weights, const std::vector<Array>& biases,
-                   const std::vector<int64_t>& strides) {
+// images [K, N, C, H, H] are written; z [K, N, L].
+void latent_decode(Array images, const Array& z, const std::vector<Array>& weights,
+                   const std::vector<Array>& biases, const std::vector<int64_t>& strides) {
+  if (z.ndim() != 3) throw std::invalid_argument("latent_decode: expected latents [K, N, L]");
   const int64_t classes = z.shape(0), rows = z.shape(1), size = z.shape(2);
   Layers given(classes, size, weights, biases, strides);
   const int64_t pixels = given.pixels();
-  const float* latents = floats(z, classes * rows * size);
-  auto* image = const_cast<float*>(floats(images, classes * rows * pixels));
+  const float* latents = read<float>(z, classes * rows * size);
+  float* image = write<float>(images, classes * rows * pixels);
   LatentProblem problem{};
   problem.layers = given.layers.data(), problem.depth = static_cast<int64_t>(given.layers.size()),
   problem.latents = size;

@@ -13,18 +13,25 @@ namespace {
 
 constexpr int64_t kLine = 16;  // floats, to which a row is padded
 
-// x [B, D], prototypes [K, S, D] with any step between classes, bias [K, S] -> distance [B, K], index [B, K].
-void nearest_prototype(Array x, Array prototypes, Array bias, Array distance, Array index) {
+// distance [B, K] and index [B, K] are written; x [B, D], prototypes [K, S, D] with any step between classes,
+// bias [K, S].
+void nearest_prototype(Array distance, Array index, const Array& x, const Array& prototypes,
+                       const Array& bias) {
+  if (x.ndim() != 2 || prototypes.ndim() != 3)
+    throw std::invalid_argument("nearest_prototype: expected x [B, D] and prototypes [K, S, D]");
+  check_type<float>(prototypes);
   const int64_t images = x.shape(0), size = x.shape(1), classes = prototypes.shape(0),
-                count = prototypes.shape(1);
-  if (prototypes.shape(2) != size || bias.size() != classes * count)
-    throw std::invalid_argument("nearest_prototype: arrays of another size");
-  const auto* from = static_cast<const float*>(x.data());
+                count = prototypes.shape(1), item = sizeof(float);
+  if (prototypes.shape(2) != size || (size > 1 && prototypes.strides(2) != item) ||
+      (count > 1 && prototypes.strides(1) != size * item) || prototypes.strides(0) % item)
+    throw std::invalid_argument("nearest_prototype: expected dense prototypes of x's size in each class");
+  const auto* from = read<float>(x, images * size);
+  const auto* offsets = read<float>(bias, classes * count);
   const auto* bank = static_cast<const float*>(prototypes.data());
-  const auto* offsets = static_cast<const float*>(bias.data());
-  const int64_t step = prototypes.strides(0) / static_cast<int64_t>(sizeof(float));
-  auto* best = static_cast<double*>(distance.mutable_data());
-  auto* which = static_cast<int64_t*>(index.mutable_data());
+  const int64_t step = prototypes.strides(0) / item;
+  auto* best = write<float>(distance, images * classes);
+  auto* which = write<int64_t>(index, images * classes);
+  if (images * classes == 0) return;
   const NearestKernels& kernels = active_set().nearest;
   const py::gil_scoped_release release;
 
@@ -67,16 +74,18 @@ void nearest_prototype(Array x, Array prototypes, Array bias, Array distance, Ar
                    scratch[static_cast<size_t>(thread)].get());
   });
   for (int64_t label = 0; label < classes; ++label)
-    for (int64_t part = 0; part < parts; ++part)
-      for (int64_t i = 0; i < images; ++i) {
+    for (int64_t i = 0; i < images; ++i) {
+      double least = 0;
+      for (int64_t part = 0; part < parts; ++part) {
         const auto at = static_cast<size_t>((label * parts + part) * images + i);
-        double& least = best[i * classes + label];
         // NaN wins as in torch.min, the first one of them
         if (part == 0 || found[at] < least || (std::isnan(found[at]) && !std::isnan(least))) {
           least = found[at];
           which[i * classes + label] = places[at];
         }
       }
+      best[i * classes + label] = static_cast<float>(least);
+    }
 }
 
 }  // namespace

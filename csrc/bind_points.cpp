@@ -1,5 +1,6 @@
-// Ops on batches of points: what splits their rows over threads, and one binding a kernel.
-#include <vector>
+// Ops on batches of points. Each binding takes what its op writes, then the op's arguments in the order of
+// its schema.
+#include <memory>
 
 #include "arrays.h"
 #include "bind.h"
@@ -7,129 +8,142 @@
 namespace fastadv {
 namespace {
 
-// Call body(row, scratch) for every row; each thread has its own scratch.
+// Call body(row, scratch) for every row. Each thread has its own scratch, taken before the threads start: an
+// exception must not leave a parallel region.
 template <class Body>
 void each_row(int64_t rows, int64_t cols, const Body& body) {
-  parallel_without_gil(rows, cols, [&](int64_t first, int64_t last) {
-    std::vector<double> scratch(static_cast<size_t>(kScratch * cols));
-    for (int64_t row = first; row < last; ++row) body(row, scratch.data());
+  const int threads = useful_threads(rows, cols);
+  const auto doubles =
+      std::make_unique_for_overwrite<double[]>(static_cast<size_t>(threads * kScratchDoubles * cols));
+  const auto floats =
+      std::make_unique_for_overwrite<float[]>(static_cast<size_t>(threads * kScratchFloats * cols));
+  parallel_without_gil(rows, threads, [&](int64_t first, int64_t last, int thread) {
+    const Scratch scratch{doubles.get() + thread * kScratchDoubles * cols,
+                          floats.get() + thread * kScratchFloats * cols};
+    for (int64_t row = first; row < last; ++row) body(row, scratch);
   });
 }
 
 // The arguments of a step as its loops read them.
 template <class T>
 struct Step {
-  Rows<T> to;
-  Rows<const T> from, slope, center;
-  PerRow radii, sizes;
+  Rows<T> out;
+  Rows<const T> x_adv, grad, x;
+  PerRow radius, step_size;
 };
 
 // Call body(kernels, step) for the element type of `out`.
 template <class Body>
-void with_step(const Array& out, const Array& x_adv, const Array& grad, const Array& x, double radius,
-               const OptionalRows& radius_rows, double step, const OptionalRows& step_rows,
+void with_step(Array& out, const Array& x_adv, const Array& grad, const Array& x, double radius,
+               double step_size, const OptionalArray& radius_rows, const OptionalArray& step_size_rows,
                const Body& body) {
-  for (const auto& array : {x_adv, grad, x}) same_size(out, array);
+  check_alike(out, x_adv, grad, x);
   with_kernels(out, [&](auto element, const auto& kernels) {
     using T = decltype(element);
-    const auto to = as_rows<T>(out);
-    body(kernels, Step<T>{to, as_rows<const T>(x_adv), as_rows<const T>(grad), as_rows<const T>(x),
-                          as_per_row(radius, radius_rows, to.rows), as_per_row(step, step_rows, to.rows)});
+    const auto to = write_rows<T>(out);
+    body(kernels,
+         Step<T>{to, read_rows<T>(x_adv), read_rows<T>(grad), read_rows<T>(x),
+                 per_row(radius, radius_rows, to.rows), per_row(step_size, step_size_rows, to.rows)});
   });
 }
 
-void linf_step(Array out, Array x_adv, Array grad, Array x, double radius, OptionalRows radius_rows,
-               double step, OptionalRows step_rows, double lo, double hi) {
-  with_step(out, x_adv, grad, x, radius, radius_rows, step, step_rows,
+void linf_step(Array out, const Array& x_adv, const Array& grad, const Array& x, double radius,
+               double step_size, double lo, double hi, const OptionalArray& radius_rows,
+               const OptionalArray& step_size_rows) {
+  with_step(out, x_adv, grad, x, radius, step_size, radius_rows, step_size_rows,
             [&](const auto& kernels, const auto& at) {
               // flat ranges: threads share a single long row as well as many short ones
-              parallel_without_gil(at.to.rows * at.to.cols, 1, [&](int64_t first, int64_t last) {
+              const int64_t cols = at.out.cols, count = at.out.rows * cols;
+              parallel_without_gil(count, useful_threads(count, 1), [&](int64_t first, int64_t last, int) {
                 while (first < last) {
-                  const int64_t row = first / at.to.cols, begin = first - row * at.to.cols,
-                                end = std::min(at.to.cols, last - row * at.to.cols);
-                  kernels.linf_step(at.to[row], at.from[row], at.slope[row], at.center[row], begin, end,
-                                    at.radii[row], at.sizes[row], {lo, hi});
-                  first = row * at.to.cols + end;
+                  const int64_t row = first / cols, begin = first - row * cols,
+                                end = std::min(cols, last - row * cols);
+                  kernels.linf_step(at.out[row], at.x_adv[row], at.grad[row], at.x[row], begin, end,
+                                    at.radius[row], at.step_size[row], {lo, hi});
+                  first = row * cols + end;
                 }
               });
             });
 }
 
 template <auto Member>
-void row_step(Array out, Array x_adv, Array grad, Array x, double radius, OptionalRows radius_rows,
-              double step, OptionalRows step_rows, double lo, double hi) {
-  with_step(out, x_adv, grad, x, radius, radius_rows, step, step_rows,
+void row_step(Array out, const Array& x_adv, const Array& grad, const Array& x, double radius,
+              double step_size, double lo, double hi, const OptionalArray& radius_rows,
+              const OptionalArray& step_size_rows) {
+  with_step(out, x_adv, grad, x, radius, step_size, radius_rows, step_size_rows,
             [&](const auto& kernels, const auto& at) {
-              each_row(at.to.rows, at.to.cols, [&](int64_t row, double* scratch) {
-                Member(kernels)(at.to[row], at.from[row], at.slope[row], at.center[row], at.to.cols,
-                                at.radii[row], at.sizes[row], Box{lo, hi}, scratch);
+              each_row(at.out.rows, at.out.cols, [&](int64_t row, Scratch scratch) {
+                Member(kernels)(at.out[row], at.x_adv[row], at.grad[row], at.x[row], at.out.cols,
+                                at.radius[row], at.step_size[row], Box{lo, hi}, scratch);
               });
             });
 }
 
 template <auto Member>
-void projection(Array out, Array x_adv, Array x, double radius, OptionalRows radius_rows, double lo,
-                double hi) {
-  for (const auto& array : {x_adv, x}) same_size(out, array);
+void projection(Array out, const Array& x_adv, const Array& x, double radius, double lo, double hi,
+                const OptionalArray& radius_rows) {
+  check_alike(out, x_adv, x);
   with_kernels(out, [&](auto element, const auto& kernels) {
     using T = decltype(element);
-    const auto to = as_rows<T>(out);
-    const auto from = as_rows<const T>(x_adv), center = as_rows<const T>(x);
-    const PerRow radii = as_per_row(radius, radius_rows, to.rows);
-    each_row(to.rows, to.cols, [&](int64_t row, double* scratch) {
+    const auto to = write_rows<T>(out);
+    const auto from = read_rows<T>(x_adv), center = read_rows<T>(x);
+    const PerRow radii = per_row(radius, radius_rows, to.rows);
+    each_row(to.rows, to.cols, [&](int64_t row, Scratch scratch) {
       Member(kernels)(to[row], from[row], center[row], to.cols, radii[row], Box{lo, hi}, scratch);
     });
   });
 }
 
-void random_start(Array out, Array x, Array ids, int norm, double radius, OptionalRows radius_rows, double lo,
-                  double hi, uint64_t seed, uint32_t draw) {
-  same_size(out, x);
+void random_start(Array out, const Array& x, const Array& ids, std::string_view norm, double radius,
+                  double lo, double hi, int64_t seed, int64_t draw, const OptionalArray& radius_rows) {
+  check_alike(out, x);
+  const Norm kind = named<Norm>(norm, kNorms);
   with_kernels(out, [&](auto element, const auto& kernels) {
     using T = decltype(element);
-    const auto to = as_rows<T>(out);
-    const auto center = as_rows<const T>(x);
-    const PerRow radii = as_per_row(radius, radius_rows, to.rows);
-    const auto* id = as_column<const uint64_t>(ids, to.rows);
-    each_row(to.rows, to.cols, [&](int64_t row, double* scratch) {
-      const Stream stream{seed, id[row], draw};
-      kernels.random_start(to[row], center[row], to.cols, stream, Norm{norm}, radii[row], Box{lo, hi},
-                           scratch);
+    const auto to = write_rows<T>(out);
+    const auto center = read_rows<T>(x);
+    const PerRow radii = per_row(radius, radius_rows, to.rows);
+    const auto* id = read<int64_t>(ids, to.rows);
+    each_row(to.rows, to.cols, [&](int64_t row, Scratch scratch) {
+      kernels.random_start(to[row], center[row], to.cols, stream(seed, id[row], draw), kind, radii[row],
+                           Box{lo, hi}, scratch);
     });
   });
 }
 
-void quantize_in_ball(Array out, Array x_adv, Array x, int norm, double radius, OptionalRows radius_rows,
-                      double lo, double hi, double levels) {
-  for (const auto& array : {x_adv, x}) same_size(out, array);
+void quantize_in_ball(Array out, const Array& x_adv, const Array& x, std::string_view norm, double radius,
+                      double lo, double hi, int64_t levels, const OptionalArray& radius_rows) {
+  check_alike(out, x_adv, x);
+  const Norm kind = named<Norm>(norm, kNorms);
   with_kernels(out, [&](auto element, const auto& kernels) {
     using T = decltype(element);
-    const auto to = as_rows<T>(out);
-    const auto from = as_rows<const T>(x_adv), center = as_rows<const T>(x);
-    const PerRow radii = as_per_row(radius, radius_rows, to.rows);
-    each_row(to.rows, to.cols, [&](int64_t row, double* scratch) {
-      kernels.quantize_in_ball(to[row], from[row], center[row], to.cols, Norm{norm}, radii[row],
-                               Grid{{lo, hi}, levels}, scratch);
+    const auto to = write_rows<T>(out);
+    const auto from = read_rows<T>(x_adv), center = read_rows<T>(x);
+    const PerRow radii = per_row(radius, radius_rows, to.rows);
+    const Grid grid{{lo, hi}, static_cast<double>(levels)};
+    each_row(to.rows, to.cols, [&](int64_t row, Scratch scratch) {
+      kernels.quantize_in_ball(to[row], from[row], center[row], to.cols, kind, radii[row], grid, scratch);
     });
   });
 }
 
-void keep_best(Array out, Array best_x, Array x_adv, Array best_loss, Array best_success, Array loss,
-               Array success) {
-  for (const auto& array : {best_x, x_adv}) same_size(out, array);
-  with_kernels(out, [&](auto element, const auto& kernels) {
+void keep_best(Array best_x, Array best_loss, Array best_success, const Array& x_adv, const Array& loss,
+               const Array& success) {
+  check_alike(best_x, x_adv);
+  with_kernels(best_x, [&](auto element, const auto& kernels) {
     using T = decltype(element);
-    const auto to = as_rows<T>(out);
-    const auto best = as_rows<const T>(best_x), rival = as_rows<const T>(x_adv);
-    auto* kept_loss = as_column<float>(best_loss, to.rows);
-    auto* kept_success = as_column<bool>(best_success, to.rows);
-    const auto* rival_loss = as_column<const float>(loss, to.rows);
-    const auto* rival_success = as_column<const bool>(success, to.rows);
-    parallel_without_gil(to.rows, to.cols, [&](int64_t first, int64_t last) {
-      for (int64_t row = first; row < last; ++row)
-        kernels.keep_best(to[row], best[row], rival[row], to.cols, kept_loss + row, kept_success + row,
-                          rival_loss[row], rival_success[row]);
-    });
+    const auto best = write_rows<T>(best_x);
+    const auto rival = read_rows<T>(x_adv);
+    auto* kept_loss = write<float>(best_loss, best.rows);
+    auto* kept_success = write<bool>(best_success, best.rows);
+    const auto* rival_loss = read<float>(loss, best.rows);
+    const auto* rival_success = read<bool>(success, best.rows);
+    parallel_without_gil(best.rows, useful_threads(best.rows, best.cols),
+                         [&](int64_t first, int64_t last, int) {
+                           for (int64_t row = first; row < last; ++row)
+                             kernels.keep_best(best[row], rival[row], best.cols, kept_loss + row,
+                                               kept_success + row, rival_loss[row], rival_success[row]);
+                         });
   });
 }
 

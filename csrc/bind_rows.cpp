@@ -1,6 +1,5 @@
-// Ops on rows that are no points: losses on logits, random words.
-#include <string>
-#include <vector>
+// Ops on rows that are no points: losses on logits, random words. Arguments as in bind_points.cpp.
+#include <memory>
 
 #include "arrays.h"
 #include "bind.h"
@@ -8,55 +7,65 @@
 namespace fastadv {
 namespace {
 
+// Classes are checked here because only here are they read: on a GPU that would wait for the device.
 void check_classes(const char* name, const int64_t* index, int64_t rows, int64_t classes) {
   for (int64_t row = 0; row < rows; ++row)
-    if (index[row] < 0 || index[row] >= classes)
-      throw py::value_error(std::string(name) + ": expected classes in [0, " + std::to_string(classes) +
-                            "), got " + std::to_string(index[row]) + " at row " + std::to_string(row));
+    if (index[row] < 0 || index[row] >= classes) {
+      const std::string text = std::string(name) + ": expected classes in [0, " + std::to_string(classes) +
+                               "), got " + std::to_string(index[row]) + " at row " + std::to_string(row);
+      py::set_error(py::module_::import("fastadv.errors").attr("InputError"), text.c_str());
+      throw py::error_already_set();
+    }
 }
 
-void logit_loss(Array grad, Array logits, Array loss, Array labels, std::optional<Array> targets, int kind,
-                bool direction) {
-  same_size(grad, logits);
+void logit_loss(Array loss, Array grad, const Array& logits, const Array& labels, std::string_view kind,
+                const OptionalArray& targets, bool direction) {
+  check_alike(grad, logits);
+  const LossKind which = named<LossKind>(kind, kLosses);
   with_kernels(grad, [&](auto element, const auto& kernels) {
     using T = decltype(element);
-    const auto to = as_rows<T>(grad);
-    const auto from = as_rows<const T>(logits);
-    auto* value = as_column<float>(loss, to.rows);
-    const auto* label = as_column<const int64_t>(labels, to.rows);
-    const auto* target = targets ? as_column<const int64_t>(*targets, to.rows) : nullptr;
+    const auto to = write_rows<T>(grad);
+    const auto from = read_rows<T>(logits);
+    auto* value = write<float>(loss, to.rows);
+    const auto* label = read<int64_t>(labels, to.rows);
+    const auto* target = targets ? read<int64_t>(*targets, to.rows) : nullptr;
     check_classes("labels", label, to.rows, to.cols);
     if (target) check_classes("targets", target, to.rows, to.cols);
-    parallel_without_gil(to.rows, 16 * to.cols, [&](int64_t first, int64_t last) {
-      std::vector<float> scratch(static_cast<size_t>(to.cols));
+    const int threads = useful_threads(to.rows, 16 * to.cols);
+    const auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(threads * to.cols));
+    parallel_without_gil(to.rows, threads, [&](int64_t first, int64_t last, int thread) {
       for (int64_t row = first; row < last; ++row)
-        kernels.logit_loss(to[row], value + row, from[row], to.cols, LossKind{kind}, label[row],
-                           target ? target[row] : -1, direction, scratch.data());
+        kernels.logit_loss(to[row], value + row, from[row], to.cols, which, label[row],
+                           target ? target[row] : -1, direction, scratch.get() + thread * to.cols);
     });
   });
 }
 
 // Flat chunks of words, so that threads share one long row as well as many short ones.
 template <class T>
-void fill(Array out, Array ids, uint64_t seed, uint32_t draw, void (*kernel)(T*, Stream, int64_t, int64_t)) {
-  const auto to = as_rows<T>(out);
-  const auto* id = as_column<const uint64_t>(ids, to.rows);
-  const int64_t chunks = (to.cols + kPhiloxWords - 1) / kPhiloxWords;
-  parallel_without_gil(to.rows * chunks, 8 * kPhiloxWords, [&](int64_t first, int64_t last) {
+void fill(Array& out, const Array& ids, int64_t seed, int64_t draw,
+          void (*kernel)(T*, Stream, int64_t, int64_t)) {
+  check_alike(out);
+  const auto to = write_rows<T>(out);
+  const auto* id = read<int64_t>(ids, to.rows);
+  const int64_t chunks = (to.cols + kPhiloxWords - 1) / kPhiloxWords, count = to.rows * chunks;
+  parallel_without_gil(count, useful_threads(count, 8 * kPhiloxWords), [&](int64_t first, int64_t last, int) {
     while (first < last) {
       const int64_t row = first / chunks, begin = first - row * chunks,
                     end = std::min(chunks, last - row * chunks);
-      kernel(to[row], Stream{seed, id[row], draw}, begin * kPhiloxWords,
+      kernel(to[row], stream(seed, id[row], draw), begin * kPhiloxWords,
              std::min(to.cols, end * kPhiloxWords));
       first = row * chunks + end;
     }
   });
 }
 
-void philox(Array out, Array ids, int kind, uint64_t seed, uint32_t draw) {
+void philox(Array out, const Array& ids, int64_t count, std::string_view kind, int64_t seed, int64_t draw) {
+  if (out.ndim() != 2 || out.shape(1) != count) throw std::invalid_argument("philox: expected [B, count]");
   const PhiloxKernels& kernels = active_set().philox;
-  if (kind == 0) return fill(out, ids, seed, draw, kernels.bits);
-  fill(out, ids, seed, draw, kind == 1 ? kernels.uniform : kernels.normal);
+  const RandomKind which = named<RandomKind>(kind, kRandomKinds);
+  if (which == RandomKind::bits) return fill(out, ids, seed, draw, kernels.bits);
+  fill(out, ids, seed, draw, which == RandomKind::uniform ? kernels.uniform : kernels.normal);
 }
 
 }  // namespace

@@ -8,15 +8,22 @@
 
 namespace fastadv {
 
-// In the order of their names on the Python side.
+// Names as the schemas of the ops have them, in the order of the enumerators.
 enum class Norm { linf, l2, l1, l0 };
+constexpr const char* kNorms[] = {"linf", "l2", "l1", "l0"};
 enum class LossKind { ce, margin, cw, dlr };
+constexpr const char* kLosses[] = {"ce", "margin", "cw", "dlr"};
+enum class RandomKind { bits, uniform, normal };
+constexpr const char* kRandomKinds[] = {"bits", "uniform", "normal"};
 
 // The random words of one sample and draw.
 struct Stream {
   uint64_t seed, id;
   uint32_t draw;
 };
+inline Stream stream(int64_t seed, int64_t id, int64_t draw) {
+  return {static_cast<uint64_t>(seed), static_cast<uint64_t>(id), static_cast<uint32_t>(draw)};
+}
 
 // `levels` + 1 equally spaced values of the box.
 struct Grid {
@@ -24,31 +31,36 @@ struct Grid {
   double levels;
 };
 
-// Doubles of scratch, for each column, that every row loop may use.
-constexpr int64_t kScratch = 3;
+// Scratch that every row loop may use, with this many doubles and floats for each column. It starts with
+// arbitrary contents.
+struct Scratch {
+  double* doubles;
+  float* floats;
+};
+constexpr int64_t kScratchDoubles = 3, kScratchFloats = 2;
 
 template <class T>
 struct Kernels {
   void (*linf_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t from, int64_t to,
                     double radius, double step, Box box);
   void (*l2_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step,
-                  Box box, double* scratch);
+                  Box box, Scratch scratch);
   void (*l1_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step,
-                  Box box, double* scratch);
+                  Box box, Scratch scratch);
   void (*project_l2)(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box,
-                     double* scratch);
+                     Scratch scratch);
   void (*project_l1)(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box,
-                     double* scratch);
+                     Scratch scratch);
   void (*project_l0)(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box,
-                     double* scratch);
+                     Scratch scratch);
   void (*random_start)(T* out, const T* x, int64_t cols, Stream stream, Norm norm, double radius, Box box,
-                       double* scratch);
-  void (*keep_best)(T* out, const T* best, const T* rival, int64_t cols, float* best_loss, bool* best_success,
-                    float loss, bool success);
+                       Scratch scratch);
+  void (*keep_best)(T* best, const T* rival, int64_t cols, float* best_loss, bool* best_success, float loss,
+                    bool success);
   void (*logit_loss)(T* grad, float* loss, const T* logits, int64_t classes, LossKind kind, int64_t label,
                      int64_t target, bool direction, float* scratch);
   void (*quantize_in_ball)(T* out, const T* x_adv, const T* x, int64_t cols, Norm norm, double radius,
-                           Grid grid, double* scratch);
+                           Grid grid, Scratch scratch);
 };
 
 // Elements [from, to) of one row; `from` is a multiple of kPhiloxWords.

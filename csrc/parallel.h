@@ -1,5 +1,5 @@
-// Work split by rows over OpenMP threads, governed by torch.set_num_threads: torch is imported first, so both
-// share one OpenMP runtime.
+// Work split over OpenMP threads. torch.set_num_threads governs them: torch is imported first, and both share
+// one OpenMP runtime.
 #pragma once
 
 #include <algorithm>
@@ -14,25 +14,6 @@ namespace fastadv {
 // Below this many elements a second thread costs more than it saves.
 constexpr int64_t kGrain = 16384;
 
-// Call body(first, last) on disjoint ranges that cover [0, count); `elements` is the work behind one of the
-// count.
-template <class Body>
-void parallel_for(int64_t count, [[maybe_unused]] int64_t elements, const Body& body) {
-#ifdef _OPENMP
-  const int64_t useful = std::min(count, count * elements / kGrain);
-  const int threads = static_cast<int>(std::min<int64_t>(omp_get_max_threads(), useful));
-  if (threads > 1 && !omp_in_parallel()) {
-#pragma omp parallel num_threads(threads)
-    {
-      const int64_t part = omp_get_thread_num(), parts = omp_get_num_threads();
-      body(count * part / parts, count * (part + 1) / parts);
-    }
-    return;
-  }
-#endif
-  if (count > 0) body(int64_t{0}, count);
-}
-
 inline int most_threads() {
 #ifdef _OPENMP
   return omp_in_parallel() ? 1 : omp_get_max_threads();
@@ -41,8 +22,30 @@ inline int most_threads() {
 #endif
 }
 
-// Call body(task, thread) for every task, each taken by the next free thread: for long tasks on a machine
-// with other work.
+// The threads worth starting for `count` tasks of `elements` elements each; at least one.
+inline int useful_threads(int64_t count, int64_t elements) {
+  const int64_t useful = std::min(count, count * elements / kGrain);
+  return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(most_threads(), useful)));
+}
+
+// Call body(first, last, thread) on disjoint ranges that cover [0, count), on at most `threads` threads.
+template <class Body>
+void parallel_for(int64_t count, [[maybe_unused]] int threads, const Body& body) {
+#ifdef _OPENMP
+  if (threads > 1) {
+#pragma omp parallel num_threads(threads)
+    {
+      const int64_t part = omp_get_thread_num(), parts = omp_get_num_threads();
+      body(count * part / parts, count * (part + 1) / parts, omp_get_thread_num());
+    }
+    return;
+  }
+#endif
+  if (count > 0) body(int64_t{0}, count, 0);
+}
+
+// Call body(task, thread) for every task, each taken by the next free thread: for long tasks of unequal
+// length, or on a machine with other work.
 template <class Body>
 void parallel_dynamic(int64_t tasks, const Body& body) {
 #ifdef _OPENMP

@@ -1,18 +1,40 @@
-"""Registration of ops: one frozen card an op; from the cards come schemas, kernels, tests, benchmark rows and the docs table."""
+"""Registration of ops. Each op has one frozen card; from the cards come schemas, kernels, tests, benchmark rows and
+the docs table.
+"""
 
 import importlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 
-extension: Any
-try:
-    extension = importlib.import_module("fastadv._C")
-except ImportError:  # installed with FASTADV_NO_EXT=1
-    extension = None
+from fastadv._adapter import Signature, in_place_schema, over_arrays
+
+logger = logging.getLogger("fastadv")
+
+
+def _import_if_there(name: str, *needs: str) -> tuple[Any, str]:
+    """(module, "") or (None, why not): `why` is empty where the module, or a package it `needs`, is not installed.
+
+    Any other ImportError means that something installed is broken. It is reported in `backends()` and logged.
+    """
+    try:
+        return importlib.import_module(name), ""
+    except ModuleNotFoundError as error:
+        if error.name in (name, *needs):
+            return None, ""
+        why = str(error)
+    except ImportError as error:
+        why = str(error)
+    logger.warning("%s does not import, so its ops run on their slower references: %s", name, why)
+    return None, why
+
+
+extension, _extension_fault = _import_if_there("fastadv._C")
 # torch's registration calls carry no types
 _torch: Any = torch
 _library = _torch.library.Library("fastadv", "DEF")
@@ -26,20 +48,23 @@ class OpCard:
     """Everything the project knows of one op.
 
     name          stem shared by ops/, ops/triton/, csrc/kernels/, tests/ops/ and the benchmark row
-    schema        arguments and results in the dispatcher's language; the first argument is the batch
-    summary       the mathematics, in a line, for the docs table
+    schema        arguments and results in the dispatcher's language; the first argument is the batch. Reference, fake,
+                  the binding in C++ and Triton's `launch` take the arguments in this order; the latter two take what
+                  the op returns before them, as tensors to be written
+    summary       the mathematics in a line, for the docs table
     reference     eager PyTorch, correct in any float dtype: specification, oracle and visible fallback
-    fake          shapes and dtypes of the result, for tracing
+    fake          results of the right shape, dtype and layout, unfilled: for tracing, and for kernels to write
     samples       samples(device, dtype) -> argument tuples that tests and benchmarks share
-    no_gradient   why the op has none, as its backward says it; None where `gradient` is given
-    gradient      (setup_context, backward), the formula
-    cpu           runs the C++ kernel on NumPy views: cpu(out, *arguments) where `into`, else cpu(*arguments) -> result; Triton's `launch` likewise
-    triton        ops/triton holds a kernel; without one the reference serves GPUs
-    into          the kernels write a result shaped like the first argument
-    in_place      also register NAME_ , which writes its first argument (implies `into`)
     compare       compare(actual, expected, args) raises AssertionError where the two differ by more than rounding
     bytes_moved   bytes that must cross memory for these arguments
     flops         floating-point operations for these arguments
+    no_gradient   why the op has none, as its backward says it; None where `gradient` is given
+    gradient      (setup_context, backward), the formula
+    triton        ops/triton holds a kernel; without one the reference serves GPUs
+    in_place      also register NAME_, which writes its first argument
+    ordered       C++ reads each row in the order of its elements, because ties go to the lower index or draws depend on it
+    strided       names of arguments that C++ takes with any step along their first dimension
+    dtypes        what the kernels take, of the first argument; the reference serves every other dtype
     """
 
     name: str
@@ -53,11 +78,25 @@ class OpCard:
     flops: Callable[..., int]
     no_gradient: str | None = None
     gradient: tuple[Callable[..., None], Callable[..., Any]] | None = None
-    cpu: Callable[..., Any] | None = None
     triton: bool = True
-    into: bool = True
     in_place: bool = False
+    ordered: bool = False
+    strided: tuple[str, ...] = ()
     dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
+
+    @cached_property
+    def signature(self) -> Signature:
+        return Signature.of(self.schema)
+
+    @property
+    def stem(self) -> str:
+        return self.name.rstrip("_")
+
+
+def results_of(card: OpCard, args: Sample) -> Sample:
+    """The op's results for these arguments, unfilled: what its kernels take first."""
+    results = card.fake(*args)
+    return results if isinstance(results, tuple) else () if results is None else (results,)
 
 
 def strict() -> bool:
@@ -65,57 +104,68 @@ def strict() -> bool:
     return os.environ.get("FASTADV_STRICT") == "1"
 
 
-def compiled_cpu(card: OpCard) -> bool:
-    """Whether the C++ extension holds this op."""
-    return card.cpu is not None and extension is not None and hasattr(extension, card.name.rstrip("_"))
+def cpu_launcher(card: OpCard) -> Callable[..., None] | None:
+    """The op's C++ kernel, called as launcher(*results, *arguments); None where the extension does not hold it."""
+    kernel = getattr(extension, card.stem, None)
+    return None if kernel is None else over_arrays(kernel, card.signature, card.ordered, card.strided)
 
 
-def triton_launcher(card: OpCard) -> Callable[..., Any] | None:
-    """The op's Triton launcher, called like `cpu`; None where Triton or the kernel is absent."""
+def _triton_module(card: OpCard) -> tuple[Any, str]:
     if not card.triton:
-        return None
-    try:
-        module = importlib.import_module(f"fastadv.ops.triton.{card.name.rstrip('_')}")
-    except ImportError:
-        return None
-    launcher: Callable[..., Any] = module.launch
+        return None, ""
+    return _import_if_there(f"fastadv.ops.triton.{card.stem}", "triton")
+
+
+def triton_launcher(card: OpCard) -> Callable[..., None] | None:
+    """The op's Triton kernel, called as launcher(*results, *arguments); None where Triton or the kernel is absent."""
+    module, why = _triton_module(card)
+    if why:
+        raise ImportError(f"fastadv.ops.triton.{card.stem}: {why}")
+    launcher: Callable[..., None] | None = None if module is None else module.launch
     return launcher
 
 
 def _fallback(card: OpCard) -> Callable[..., Any]:
     def reference(*args: Any) -> Any:
         if strict():
+            served = ", ".join(str(dtype) for dtype in card.dtypes)
             raise RuntimeError(
-                f"{card.name}: FASTADV_STRICT=1 and no compiled kernel serves {args[0].dtype} on {args[0].device}; "
-                "build the extension (pip install without FASTADV_NO_EXT), or unset FASTADV_STRICT to use the reference"
+                f"{card.name}: FASTADV_STRICT=1, and no compiled kernel serves {args[0].dtype} on {args[0].device}; "
+                f"kernels serve {served} where fastadv.backends() names one. "
+                "Convert the inputs, build the extension, or unset FASTADV_STRICT to use the slower reference"
             )
         return card.reference(*args)
 
     return reference
 
 
-def _compiled(card: OpCard, kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """The kernel for the dtypes the card claims, the reference for every other (float64, float16)."""
-    dtypes, reference, into = card.dtypes, card.reference, card.into
+def _compiled(card: OpCard, kernel: Callable[..., None]) -> Callable[..., Any]:
+    """The kernel for the dtypes the card names, the reference for every other (float64, float16)."""
+    dtypes, fallback, fake = card.dtypes, _fallback(card), card.fake
 
-    def dispatch(*args: Any) -> Any:
+    def one(*args: Any) -> Any:
         if args[0].dtype not in dtypes:
-            return reference(*args)
-        if not into:
-            return kernel(*args)
-        out = torch.empty_like(args[0])
-        kernel(out, *args)
-        return out
+            return fallback(*args)
+        result = fake(*args)
+        kernel(result, *args)
+        return result
 
-    return dispatch
+    def several(*args: Any) -> Any:
+        if args[0].dtype not in dtypes:
+            return fallback(*args)
+        results = fake(*args)
+        kernel(*(results or ()), *args)
+        return results
+
+    return one if card.signature.results == 1 else several
 
 
-def _in_place(card: OpCard, kernel: Callable[..., Any] | None) -> Callable[..., None]:
-    dtypes, reference = card.dtypes, _fallback(card) if kernel is None else card.reference
+def _in_place(card: OpCard, kernel: Callable[..., None] | None) -> Callable[..., None]:
+    dtypes, fallback = card.dtypes, _fallback(card)
 
     def write(first: torch.Tensor, *rest: Any) -> None:
         if kernel is None or first.dtype not in dtypes:
-            first.copy_(reference(first, *rest))
+            first.copy_(fallback(first, *rest))
         else:
             kernel(first, first, *rest)
 
@@ -132,31 +182,44 @@ def _raises(card: OpCard) -> Callable[..., Any]:
 def register(card: OpCard) -> None:
     """Define the op and give every device its best kernel. Called once, at the end of each ops/NAME.py."""
     CARDS[card.name] = card
-    first = card.schema.split("(", 1)[1].split(",", 1)[0].removeprefix("Tensor ")
-    twin = (
-        f"{card.name}_"
-        + card.schema.replace(f"Tensor {first}", f"Tensor(a!) {first}", 1).rsplit("->", 1)[0]
-        + "-> ()"
-    )
-    kernels: dict[str, Callable[..., Any] | None] = {"CompositeExplicitAutograd": None}
-    if compiled_cpu(card):
-        kernels["CPU"] = card.cpu
-    if torch.cuda.is_available() and (launcher := triton_launcher(card)):
-        kernels["CUDA"] = launcher
+    kernels: dict[str, Callable[..., None] | None] = {"CompositeExplicitAutograd": None}
+    if launcher := cpu_launcher(card):
+        kernels["CPU"] = launcher
+    if torch.cuda.is_available() and (module := _triton_module(card)[0]):
+        kernels["CUDA"] = module.launch
 
     _library.define(card.name + card.schema)
     for key, kernel in kernels.items():
         _library.impl(card.name, _compiled(card, kernel) if kernel else _fallback(card), key)
     name = f"fastadv::{card.name}"
     torch.library.register_fake(name, card.fake, lib=_library)
-    if "!" not in card.schema:
+    if not card.signature.written:
         context, backward = card.gradient or (None, _raises(card))
         torch.library.register_autograd(name, backward, setup_context=context, lib=_library)
     if card.in_place:
-        _library.define(twin)
+        _library.define(f"{card.name}_{in_place_schema(card.schema)}")
         for key, kernel in kernels.items():
             _library.impl(f"{card.name}_", _in_place(card, kernel), key)
         torch.library.register_fake(f"{name}_", lambda *args: None, lib=_library)
+
+
+def _cpu_backend(card: OpCard) -> str:
+    if hasattr(extension, card.stem):
+        return f"C++ ({extension.isa()})"
+    if _extension_fault:
+        return f"reference (the extension does not import: {_extension_fault})"
+    if extension is None:
+        return "reference (no extension: FASTADV_NO_EXT=1 or build failed)"
+    return "reference (no C++ kernel)"
+
+
+def _cuda_backend(card: OpCard) -> str:
+    if not torch.cuda.is_available():
+        return "absent"
+    module, why = _triton_module(card)
+    if module is not None:
+        return "Triton"
+    return f"reference (the Triton kernel does not import: {why})" if why else "reference (no Triton kernel)"
 
 
 def backends() -> dict[str, dict[str, str]]:
@@ -164,16 +227,6 @@ def backends() -> dict[str, dict[str, str]]:
 
     A device served by the eager reference says `reference` and why.
     """
-    missing = "no extension: FASTADV_NO_EXT=1 or build failed" if extension is None else "no C++ kernel"
-    cuda = torch.cuda.is_available()
     return {
-        name: {
-            "cpu": f"C++ ({extension.isa()})" if compiled_cpu(card) else f"reference ({missing})",
-            "cuda": "absent"
-            if not cuda
-            else "Triton"
-            if triton_launcher(card)
-            else "reference (no Triton kernel)",
-        }
-        for name, card in sorted(CARDS.items())
+        name: {"cpu": _cpu_backend(card), "cuda": _cuda_backend(card)} for name, card in sorted(CARDS.items())
     }

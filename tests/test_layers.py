@@ -13,7 +13,7 @@ PACKAGE = Path(fastadv.__file__).parent
 # From the bottom up; the rooms of one layer do not import each other.
 LAYERS = [
     {"errors", "_C"},
-    {"_checks", "_files", "_card", "_torchvision"},
+    {"_adapter", "_checks", "_files", "_card", "_torchvision"},
     {"_library", "_checkpoint"},
     {"ops"},
     {"threat", "losses", "rng"},

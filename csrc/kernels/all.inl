@@ -10,7 +10,10 @@
 #endif
 #include "kernels/l2_exact.inl"
 #include "kernels/l2.inl"
+#include "kernels/project_l2.inl"
+#include "kernels/l2_step.inl"
 #include "kernels/l1.inl"
+#include "kernels/project_l1.inl"
 #include "kernels/l1_step.inl"
 #include "kernels/project_l0.inl"
 #include "kernels/random_start.inl"
@@ -27,16 +30,24 @@
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {linf_step<T>,  l2_step<T>,      l1_step<T>,   project_l2<T>, project_l1<T>,
-          project_l0<T>, random_start<T>, keep_best<T>, logit_loss<T>, quantize_in_ball<T>};
+  return {.linf_step = linf_step<T>,
+          .l2_step = l2_step<T>,
+          .l1_step = l1_step<T>,
+          .project_l2 = project_l2<T>,
+          .project_l1 = project_l1<T>,
+          .project_l0 = project_l0<T>,
+          .random_start = random_start<T>,
+          .keep_best = keep_best<T>,
+          .logit_loss = logit_loss<T>,
+          .quantize_in_ball = quantize_in_ball<T>};
 }
 
 constexpr KernelSet set(const char* name) {
-  return {name,
-          table<float>(),
-          table<bf16>(),
-          {philox_bits, philox_uniform, philox_normal},
-          latent_kernels<Single>(),
-          {kTileImages, search},
-          fma_rounds};
+  return {.name = name,
+          .f32 = table<float>(),
+          .b16 = table<bf16>(),
+          .philox = {.bits = philox_bits, .uniform = philox_uniform, .normal = philox_normal},
+          .latent = latent_kernels<Single>(),
+          .nearest = {.tile = kTileImages, .search = search},
+          .fma_rounds = fma_rounds};
 }

@@ -1,7 +1,8 @@
-// The exact Euclidean projection on an L1 ball inside a box. With w = |v|, v = point - x, and c the room
-// towards the box, the result is x + sign(v) clamp(w - t, 0, c) with one threshold t >= 0; the sum of those
-// sizes falls with t, in linear pieces. Newton's step solves the piece at t as if it were the only one and is
-// exact once it stays on its piece; bisection takes over where a piece leads out of the bracket.
+// The exact Euclidean projection on an L1 ball inside a box, which project_l1 and l1_step share. With w =
+// |v|, v = point - x, and c the room towards the box, the result is x + sign(v) clamp(w - t, 0, c) with one
+// threshold t >= 0; the sum of those sizes falls with t, in linear pieces. Newton's step solves the piece at
+// t as if it were the only one and is exact once it stays on its piece; bisection takes over where a piece
+// leads out of the bracket.
 
 struct L1Piece {
   double kept, sloped, count, capped,
@@ -62,11 +63,4 @@ void l1_write(T* out, const double* v, const T* x, int64_t cols, double radius, 
     const double size = past < 0 ? 0.0 : past > room ? room : past;  // NaN stays
     store(out + i, clamp(add_towards(center, v[i] > 0 ? size : -size, T{}), lo, hi));
   }
-}
-
-template <class T>
-void project_l1(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box, double* v) {
-#pragma omp simd
-  for (int64_t i = 0; i < cols; ++i) v[i] = static_cast<double>(load(x_adv[i])) - load(x[i]);
-  l1_write(out, v, x, cols, radius, box);
 }

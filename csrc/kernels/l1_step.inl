@@ -32,9 +32,9 @@ inline void l1_fill(double* v, const float* size, const double* ahead, int64_t c
 
 template <class T>
 void l1_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step,
-             Box box, double* scratch) {
-  double *v = scratch, *ahead = scratch + cols;
-  float* size = reinterpret_cast<float*>(scratch + 2 * cols);
+             Box box, Scratch scratch) {
+  double *v = scratch.doubles, *ahead = scratch.doubles + cols;
+  float* size = scratch.floats;
   const double lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{});
   float check = 0;
 #pragma omp simd reduction(+ : check)

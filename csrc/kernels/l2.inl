@@ -81,27 +81,10 @@ bool l2_fast(T* out, const T* x_adv, const T* grad, double scale, const T* x, in
 
 template <class T>
 void l2_move(T* out, const T* x_adv, const T* grad, double scale, const T* x, int64_t cols, double radius,
-             Box box, double* scratch) {
+             Box box, Scratch scratch) {
   // a short row costs nothing in double, and one coordinate may carry its whole norm
   const bool plain = cols >= 64 && (scale == 0 || (std::fabs(scale) > 1e-30 && std::fabs(scale) < 1e30));
-  if (plain &&
-      l2_fast(out, x_adv, grad, scale, x, cols, radius, box, reinterpret_cast<float*>(scratch + cols),
-              reinterpret_cast<float*>(scratch + 2 * cols)))
+  if (plain && l2_fast(out, x_adv, grad, scale, x, cols, radius, box, scratch.floats, scratch.floats + cols))
     return;
-  l2_exact(out, x_adv, grad, scale, x, cols, radius, box, scratch);
-}
-
-template <class T>
-void project_l2(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box, double* scratch) {
-  l2_move(out, x_adv, x_adv, 0.0, x, cols, radius, box, scratch);
-}
-
-template <class T>
-void l2_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step,
-             Box box, double* scratch) {
-  double square = 0;
-#pragma omp simd reduction(+ : square)
-  for (int64_t i = 0; i < cols; ++i) square += static_cast<double>(load(grad[i])) * load(grad[i]);
-  if (!(square > 0) || !std::isfinite(square)) return project_l2(out, x_adv, x, cols, radius, box, scratch);
-  l2_move(out, x_adv, grad, step / std::sqrt(square), x, cols, radius, box, scratch);
+  l2_exact(out, x_adv, grad, scale, x, cols, radius, box, scratch.doubles);
 }

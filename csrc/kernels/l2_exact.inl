@@ -1,4 +1,4 @@
-// In double: rows the float path of l2_fast.inl leaves.
+// In double: rows that the float path of l2.inl leaves.
 //
 // The exact Euclidean projection on an L2 ball inside a box. With v = point - x the result is x + clamp(t v,
 // lo - x, hi - x) for one t in (0, 1]; the norm of that shift rises with t. From t = radius / |v| on, solve

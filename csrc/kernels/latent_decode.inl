@@ -19,5 +19,5 @@ void decode(const LatentProblem& problem, const float* packed, const float* z, f
 
 template <class E>
 constexpr LatentKernels latent_kernels() {
-  return {plan<E>, pack<E>, fit<E>, decode<E>};
+  return {.plan = plan<E>, .pack = pack<E>, .fit = fit<E>, .decode = decode<E>};
 }

@@ -1,7 +1,8 @@
 // Keep the `radius` coordinates whose reset to x would cost the most; the others go back to x.
 
 template <class T>
-void project_l0(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box, double* gain) {
+void project_l0(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box, Scratch scratch) {
+  double* gain = scratch.doubles;
   const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{});
 #pragma omp simd
   for (int64_t i = 0; i < cols; ++i) {

@@ -44,9 +44,9 @@ inline double norm_share(Norm norm, double shift) {
 
 template <class T>
 void quantize_in_ball(T* out, const T* x_adv, const T* x, int64_t cols, Norm norm, double radius, Grid grid,
-                      double* scratch) {
+                      Scratch scratch) {
   if (norm == Norm::linf) return quantize_linf(out, x_adv, x, cols, radius, grid);
-  double *inner = scratch, *outer = scratch + cols, *fraction = scratch + 2 * cols;
+  double *inner = scratch.doubles, *outer = inner + cols, *fraction = outer + cols;
 #pragma omp simd
   for (int64_t i = 0; i < cols; ++i) {
     const double center = load(x[i]);

@@ -57,10 +57,10 @@ void start_l0(T* out, const T* x, int64_t cols, Stream stream, double radius, Bo
 
 template <class T>
 void random_start(T* out, const T* x, int64_t cols, Stream stream, Norm norm, double radius, Box box,
-                  double* scratch) {
+                  Scratch scratch) {
   const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{});
   if (norm == Norm::linf) return start_linf(out, x, cols, stream, radius, lo, hi);
-  if (norm == Norm::l2) return start_l2(out, x, cols, stream, radius, lo, hi, scratch);
-  if (norm == Norm::l1) return start_l1(out, x, cols, stream, radius, lo, hi, scratch);
-  start_l0(out, x, cols, stream, radius, box, lo, hi, scratch);
+  if (norm == Norm::l2) return start_l2(out, x, cols, stream, radius, lo, hi, scratch.doubles);
+  if (norm == Norm::l1) return start_l1(out, x, cols, stream, radius, lo, hi, scratch.doubles);
+  start_l0(out, x, cols, stream, radius, box, lo, hi, scratch.doubles);
 }

@@ -3,10 +3,8 @@
 A chain has no padding, ELU between its layers and a sigmoid at the end; batch normalisation is folded into the weights by the caller.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,11 +45,6 @@ def image_size(weights: Sequence[Tensor], strides: Sequence[int]) -> int:
     return chain_size([weight.shape[3] for weight in weights], strides)
 
 
-def arrays(parts: Sequence[Tensor]) -> list[Any]:
-    """NumPy views for the kernels."""
-    return [part.detach().contiguous().numpy() for part in parts]
-
-
 def check_decoders(
     z: Tensor,
     classes: int,
@@ -85,49 +78,3 @@ def check_decoders(
             raise InputError(
                 f"{name}: expected {z.dtype} on {z.device} like z, got {part.dtype} on {part.device}; convert it first"
             )
-
-
-def random_decoder(
-    draw: torch.Generator,
-    classes: int,
-    layers: Sequence[tuple[int, int, int, int]],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Random weights of (cin, cout, kernel, stride) layers, scaled so that activations neither vanish nor saturate."""
-    weights, biases = [], []
-    for cin, cout, kernel, stride in layers:
-        scale = 1.5 * stride / (cin * kernel * kernel) ** 0.5
-        weights.append(
-            (scale * torch.randn(classes, cin, cout, kernel, kernel, generator=draw, dtype=torch.float64)).to(
-                device, dtype
-            )
-        )
-        biases.append(
-            (0.3 * torch.randn(classes, cout, generator=draw, dtype=torch.float64)).to(device, dtype)
-        )
-    return weights, biases
-
-
-MNIST = ((8, 32, 4, 1), (32, 16, 5, 2), (16, 16, 5, 2), (16, 1, 4, 1))
-DECODERS = (
-    (
-        2,
-        ((3, 5, 2, 2), (5, 21, 3, 3), (21, 33, 6, 2), (33, 3, 7, 1)),
-    ),  # stride 3, more taps than a block, two planes and a rest, colour
-    (3, ((5, 12, 3, 1), (12, 7, 2, 1), (7, 1, 5, 1))),  # 8x8 from odd rows
-    (1, ((8, 20, 4, 1), (20, 16, 1, 1), (16, 2, 2, 2))),  # kernel 1, the last layer strided
-    (2, ((4, 18, 3, 1), (18, 16, 1, 2), (16, 3, 1, 2))),  # strides beyond the kernel: pixels nothing reaches
-    (2, ((6, 2, 4, 1),)),  # one layer
-    (2, MNIST),
-)
-
-
-def sample_decoders(
-    device: torch.device, dtype: torch.dtype
-) -> Iterator[tuple[torch.Generator, list[Tensor], list[Tensor], list[int]]]:
-    """(generator, weights, biases, strides) of each of DECODERS, for op samples."""
-    for seed, (classes, layers) in enumerate(DECODERS):
-        draw = torch.Generator().manual_seed(seed)
-        weights, biases = random_decoder(draw, classes, layers, device, dtype)
-        yield draw, weights, biases, [layer[3] for layer in layers]

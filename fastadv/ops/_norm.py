@@ -1,4 +1,4 @@
-"""The norms that kernels tell apart: exponents by name, in the order of `enum class Norm` in csrc/kernels.h.
+"""The norms that kernels tell apart by name, with their exponents (kNorms in csrc/kernels.h).
 
 What else there is to know of a norm, its threat knows (fastadv/threat/).
 """
@@ -14,8 +14,3 @@ def check_norm(norm: str) -> None:
     """Raise InputError unless the kernels know `norm`."""
     if norm not in ORDERS:
         raise InputError(f"norm: expected one of {', '.join(ORDERS)}, got {norm!r}")
-
-
-def code(norm: str) -> int:
-    """The number by which C++ knows `norm`."""
-    return list(ORDERS).index(norm)

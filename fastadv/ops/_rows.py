@@ -1,8 +1,5 @@
 """What the ops share: batches as rows, numbers or one value a row, and additions that never leave the ball."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -89,45 +86,3 @@ def add_towards(x: Tensor, shift: Tensor) -> Tensor:
 def clamp_box(x: Tensor, lo: float, hi: float) -> Tensor:
     """x clamped to the box as x's dtype rounds it."""
     return x.clamp(lo, hi)
-
-
-def array(tensor: Tensor) -> Any:
-    """A NumPy view of a CPU tensor; bfloat16 as its int16 bits."""
-    if tensor.requires_grad:
-        tensor = tensor.detach()
-    return tensor.numpy() if tensor.dtype is not torch.bfloat16 else tensor.view(torch.int16).numpy()
-
-
-def rows_array(rows: Tensor | None) -> Any:
-    """One float64 a row as NumPy, or None."""
-    return None if rows is None else rows.to(torch.float64).contiguous().numpy()
-
-
-def with_arrays(kernel: Callable[..., None], out: Tensor, inputs: tuple[Tensor, ...], *rest: Any) -> None:
-    """Call kernel(out, *inputs, *rest) on NumPy views in one common dense layout, copying only what differs from it.
-
-    A row's elements may lie in any order as long as it is the same in every tensor: channels-last batches pass as they are.
-    """
-    if _dense(out, inputs):
-        first = array(out)
-        kernel(first, *[first if t is out else array(t) for t in inputs], *rest)
-    else:
-        with_rows(kernel, out, inputs, *rest)
-
-
-def _dense(out: Tensor, inputs: tuple[Tensor, ...]) -> bool:
-    """Whether all are contiguous, or all channels-last."""
-    if out.is_contiguous():
-        return all(
-            map(Tensor.is_contiguous, inputs)
-        )  # a generator would cost as much as the rest of a tiny call's checks
-    last = torch.channels_last
-    return out.dim() == 4 and all(t.is_contiguous(memory_format=last) for t in (out, *inputs))
-
-
-def with_rows(kernel: Callable[..., None], out: Tensor, inputs: tuple[Tensor, ...], *rest: Any) -> None:
-    """`with_arrays` with every row in the order of its elements, for kernels to which the order matters."""
-    target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype)
-    kernel(array(target), *(array(t.contiguous()) for t in inputs), *rest)
-    if target is not out:
-        out.copy_(target)

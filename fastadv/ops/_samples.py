@@ -1,6 +1,6 @@
 """Argument samples that tests and benchmarks share, and the comparisons the cards name."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -79,6 +79,52 @@ def project_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample
     for x_adv, _, x, radius, step, lo, hi, *rows in step_samples(device, dtype):
         yield (x_adv, x, radius, lo, hi, *rows[:1])
         yield (x_adv + (x_adv - x) * min(step, 3.0), x, radius, lo, hi, *rows[:1])
+
+
+def random_decoder(
+    draw: torch.Generator,
+    classes: int,
+    layers: Sequence[tuple[int, int, int, int]],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Random weights of (cin, cout, kernel, stride) layers, scaled so that activations neither vanish nor saturate."""
+    weights, biases = [], []
+    for cin, cout, kernel, stride in layers:
+        scale = 1.5 * stride / (cin * kernel * kernel) ** 0.5
+        weights.append(
+            (scale * torch.randn(classes, cin, cout, kernel, kernel, generator=draw, dtype=torch.float64)).to(
+                device, dtype
+            )
+        )
+        biases.append(
+            (0.3 * torch.randn(classes, cout, generator=draw, dtype=torch.float64)).to(device, dtype)
+        )
+    return weights, biases
+
+
+MNIST = ((8, 32, 4, 1), (32, 16, 5, 2), (16, 16, 5, 2), (16, 1, 4, 1))
+DECODERS = (
+    (
+        2,
+        ((3, 5, 2, 2), (5, 21, 3, 3), (21, 33, 6, 2), (33, 3, 7, 1)),
+    ),  # stride 3, more taps than a block, two planes and a rest, colour
+    (3, ((5, 12, 3, 1), (12, 7, 2, 1), (7, 1, 5, 1))),  # 8x8 from odd rows
+    (1, ((8, 20, 4, 1), (20, 16, 1, 1), (16, 2, 2, 2))),  # kernel 1, the last layer strided
+    (2, ((4, 18, 3, 1), (18, 16, 1, 2), (16, 3, 1, 2))),  # strides beyond the kernel: pixels nothing reaches
+    (2, ((6, 2, 4, 1),)),  # one layer
+    (2, MNIST),
+)
+
+
+def sample_decoders(
+    device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[torch.Generator, list[Tensor], list[Tensor], list[int]]]:
+    """(generator, weights, biases, strides) of each of DECODERS, for op samples."""
+    for seed, (classes, layers) in enumerate(DECODERS):
+        draw = torch.Generator().manual_seed(seed)
+        weights, biases = random_decoder(draw, classes, layers, device, dtype)
+        yield draw, weights, biases, [layer[3] for layer in layers]
 
 
 def ordered(tensor: Tensor) -> Tensor:

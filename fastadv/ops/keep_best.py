@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, extension, register
+from fastadv._library import OpCard, Sample, register
 from fastadv.errors import InputError
-from fastadv.ops._rows import check_like, with_arrays
+from fastadv.ops._rows import check_like
 from fastadv.ops._samples import SHAPES, batch
 
 
@@ -18,17 +18,6 @@ def reference(
     best_x.copy_(torch.where(wins.reshape(-1, *[1] * (best_x.dim() - 1)), x_adv, best_x))
     best_loss.copy_(torch.where(wins, loss, best_loss))
     best_success.copy_(best_success | (wins & success))
-
-
-def cpu(
-    best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor
-) -> None:
-    scores = [t.contiguous().numpy() for t in (best_loss.detach(), best_success, loss.detach(), success)]
-    with_arrays(extension.keep_best, best_x, (best_x, x_adv), *scores)
-    # a non-contiguous score was copied on the way in
-    for tensor, value in ((best_loss, scores[0]), (best_success, scores[1])):
-        if not tensor.is_contiguous():
-            tensor.copy_(torch.from_numpy(value))
 
 
 def compare(actual: object, expected: object, args: Sample) -> None:
@@ -67,8 +56,6 @@ register(
         fake=lambda *args: None,
         samples=samples,
         compare=compare,
-        cpu=cpu,
-        into=False,
         no_gradient="it writes its arguments",
         bytes_moved=lambda best_x, *rest: 2 * best_x.numel() * best_x.element_size(),
         flops=lambda best_x, *rest: 0,

@@ -36,7 +36,6 @@ register(
         fake=_step.fake,
         samples=step_samples,
         compare=compare,
-        cpu=_step.cpu("l2_step"),
         in_place=True,
         no_gradient="an attack's step is not differentiated",
         bytes_moved=lambda x_adv, *rest: 4 * x_adv.numel() * x_adv.element_size(),

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, extension, register
+from fastadv._library import OpCard, Sample, register
 from fastadv.errors import InputError
-from fastadv.ops._decoders import arrays, check_decoders, forward, image_size, products, sample_decoders
+from fastadv.ops._decoders import check_decoders, forward, image_size, products
+from fastadv.ops._samples import sample_decoders
 
 
 def reference(
@@ -22,15 +23,6 @@ def reference(
 def fake(z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
     size = image_size(weights, strides)
     return z.new_empty((*z.shape[:2], weights[-1].shape[2], size, size))
-
-
-def cpu(z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
-    images = fake(z, weights, biases, strides)
-    if z.numel():
-        extension.latent_decode(
-            z.detach().contiguous().numpy(), images.numpy(), arrays(weights), arrays(biases), list(strides)
-        )
-    return images
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
@@ -56,8 +48,6 @@ register(
         fake=fake,
         samples=samples,
         compare=compare,
-        cpu=cpu,
-        into=False,
         dtypes=(torch.float32,),
         no_gradient="fastadv.models.abs.decoder.decode is the differentiable decoder",
         bytes_moved=lambda z, weights, biases, strides: (

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv._library import OpCard, Sample, extension, register
+from fastadv._library import OpCard, Sample, register
 from fastadv.errors import InputError
-from fastadv.ops._decoders import arrays, check_decoders, forward, image_size, products, sample_decoders
+from fastadv.ops._decoders import check_decoders, forward, image_size, products
+from fastadv.ops._samples import sample_decoders
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -57,29 +58,6 @@ def reference(
 
 def fake(x: Tensor, z: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
     return z.new_empty(z.shape[:2]), torch.empty_like(z, memory_format=torch.contiguous_format)
-
-
-def cpu(
-    x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
-    beta: float, steps: int, step_size: float, max_norm: float, bf16: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    loss, latents = z.new_empty(z.shape[:2]), z.clone(memory_format=torch.contiguous_format)
-    if z.numel():
-        images, found = x.detach().contiguous().numpy(), latents.detach().numpy()
-        extension.latent_fit(
-            images,
-            found,
-            loss.numpy(),
-            arrays(weights),
-            arrays(biases),
-            list(strides),
-            beta,
-            steps,
-            step_size,
-            max_norm,
-            bf16,
-        )
-    return loss, latents
 
 
 def _flops(
@@ -146,8 +124,6 @@ register(
         fake=fake,
         samples=samples,
         compare=compare,
-        cpu=cpu,
-        into=False,
         dtypes=(torch.float32,),
         no_gradient="at the optimum the model gives the envelope gradient 2(x − G(z))/D",
         bytes_moved=lambda x, z, weights, biases, *rest: (

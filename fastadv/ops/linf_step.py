@@ -39,7 +39,6 @@ register(
         fake=_step.fake,
         samples=step_samples,
         compare=compare,
-        cpu=_step.cpu("linf_step"),
         in_place=True,
         no_gradient="sign and clamp are flat almost everywhere",
         bytes_moved=lambda x_adv, *rest: 4 * x_adv.numel() * x_adv.element_size(),

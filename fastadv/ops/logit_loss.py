@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, extension, register
+from fastadv._library import OpCard, Sample, register
 from fastadv.errors import InputError
-from fastadv.ops._rows import array, wide
+from fastadv.ops._rows import wide
 from fastadv.ops._samples import assert_ulps
 
 KINDS = ("ce", "margin", "cw", "dlr")
@@ -110,26 +110,6 @@ def fake(
     )
 
 
-def cpu(
-    logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool
-) -> tuple[Tensor, Tensor]:
-    loss, grad = fake(logits, labels, kind, targets, direction)
-    aims = None if targets is None else targets.contiguous().numpy()
-    try:
-        extension.logit_loss(
-            array(grad),
-            array(logits.contiguous()),
-            loss.numpy(),
-            labels.contiguous().numpy(),
-            aims,
-            KINDS.index(kind),
-            direction,
-        )
-    except ValueError as error:  # a class out of range
-        raise InputError(str(error)) from None
-    return loss, grad
-
-
 def compare(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], args: Sample) -> None:
     scale = float(args[0].double().nan_to_num(0.0, 0.0, 0.0).abs().max()) if args[0].numel() else 1.0
     assert_ulps(actual[0], expected[0], 16, floor=4e-7 * max(scale, 1.0))
@@ -178,14 +158,12 @@ def _backward(ctx: Any, loss_grad: Tensor | None, _: Any) -> tuple[Tensor | None
 register(
     OpCard(
         name="logit_loss",
-        schema="(Tensor logits, Tensor labels, str kind, Tensor? targets, bool direction) -> (Tensor, Tensor)",
+        schema="(Tensor logits, Tensor labels, str kind, Tensor? targets, bool direction) -> (Tensor loss, Tensor grad)",
         summary="per-sample ce, margin, cw or dlr and its gradient on the logits",
         reference=reference,
         fake=fake,
         samples=samples,
         compare=compare,
-        cpu=cpu,
-        into=False,
         gradient=(_setup, _backward),
         bytes_moved=lambda logits, *rest: 2 * logits.numel() * logits.element_size(),
         flops=lambda logits, *rest: 10 * logits.numel(),

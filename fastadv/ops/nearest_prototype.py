@@ -10,18 +10,20 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, extension, register
+from fastadv._library import OpCard, Sample, register
 from fastadv.errors import InputError
 
 CHUNK = 1 << 22  # float64 differences the reference holds at once
 
 
 def reference(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    if prototypes.dim() == 3:
-        pairs = [reference(x, own, offset) for own, offset in zip(prototypes, bias, strict=True)]
-        return torch.stack([pair[0] for pair in pairs], dim=1), torch.stack(
-            [pair[1] for pair in pairs], dim=1
-        )
+    pairs = [_nearest(x, own, offset) for own, offset in zip(prototypes, bias, strict=True)]
+    distance, index = zip(*pairs, strict=True)
+    return torch.stack(distance, dim=1), torch.stack(index, dim=1)
+
+
+def _nearest(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """(distance [B], index [B]) among the prototypes [S, D] of one class."""
     least = x.new_full((len(x),), torch.inf, dtype=torch.float64)
     which = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     rows = max(1, CHUNK // max(1, x.numel()))
@@ -35,28 +37,13 @@ def reference(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tens
 
 
 def fake(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    shape = (x.shape[0], *prototypes.shape[:-2])
+    shape = len(x), len(prototypes)
     return x.new_empty(shape), x.new_empty(shape, dtype=torch.int64)
-
-
-def cpu(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    shape = (x.shape[0], *prototypes.shape[:-2])
-    distance, index = torch.empty(shape, dtype=torch.float64), torch.empty(shape, dtype=torch.int64)
-    if distance.numel():
-        bank = prototypes.detach().reshape(-1, *prototypes.shape[-2:])
-        if not bank[0].is_contiguous():  # a part of each class's bank is fine as it is
-            bank = bank.contiguous()
-        arrays = (
-            part.numpy()
-            for part in (x.detach().contiguous(), bank, bias.detach().contiguous(), distance, index)
-        )
-        extension.nearest_prototype(*arrays)
-    return distance.to(x.dtype), index
 
 
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     for seed, (batch, size, lead) in enumerate((
-        (0, 5, (3,)), (1, 1, (1,)), (3, 7, (2, 5)), (5, 33, (301,)), (2, 2050, (3, 9)), (130, 16, (2, 600)), (2, 784, (10, 64)),
+        (0, 5, (1, 3)), (1, 1, (1, 1)), (3, 7, (2, 5)), (5, 33, (1, 301)), (2, 2050, (3, 9)), (130, 16, (2, 600)), (2, 784, (10, 64)),
     )):  # fmt: skip
         draw = torch.Generator().manual_seed(seed)
         x = torch.rand(batch, size, generator=draw, dtype=torch.float64)
@@ -69,7 +56,7 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
         yield tuple(t.to(device, dtype) for t in (x, prototypes, bias))
         # large common offset: the product form alone would lose every digit of the distances
         yield tuple(t.to(device, dtype) for t in (x + 100, prototypes + 100, torch.zeros_like(bias)))
-        if len(lead) == 2:
+        if lead[0] > 1:
             yield tuple(t.to(device, dtype) for t in (x, prototypes[:, 1:], bias[:, 1:]))
 
 
@@ -89,8 +76,7 @@ register(
         fake=fake,
         samples=samples,
         compare=compare,
-        cpu=cpu,
-        into=False,
+        strided=("prototypes",),
         dtypes=(torch.float32,),
         no_gradient="it is 2(x − p) at the prototype found, which the caller can form",
         bytes_moved=lambda x, prototypes, bias: 4 * (x.numel() + prototypes.numel() + bias.numel()),
@@ -125,5 +111,8 @@ def nearest_prototype(x: Tensor, prototypes: Tensor, bias: Tensor | None = None)
             raise InputError(
                 f"{name}: expected {x.dtype} on {x.device} like x, got {part.dtype} on {part.device}; convert it first"
             )
-    distance, index = torch.ops.fastadv.nearest_prototype(x, prototypes, bias)
-    return distance, index
+    if prototypes.dim() == 3:
+        distance, index = torch.ops.fastadv.nearest_prototype(x, prototypes, bias)
+        return distance, index
+    distance, index = torch.ops.fastadv.nearest_prototype(x, prototypes[None], bias[None])
+    return distance[:, 0], index[:, 0]

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, extension, register
+from fastadv._library import OpCard, Sample, register
 from fastadv.errors import InputError
 from fastadv.ops import _philox
 from fastadv.ops._samples import assert_ulps
@@ -22,14 +22,6 @@ def reference(ids: Tensor, count: int, kind: str, seed: int, draw: int) -> Tenso
 
 def fake(ids: Tensor, count: int, kind: str, seed: int, draw: int) -> Tensor:
     return ids.new_empty((ids.shape[0], count), dtype=torch.int64 if kind == "bits" else torch.float32)
-
-
-def cpu(ids: Tensor, count: int, kind: str, seed: int, draw: int) -> Tensor:
-    out = fake(ids, count, kind, seed, draw)
-    extension.philox(
-        out.numpy(), ids.contiguous().numpy(), KINDS.index(kind), seed & (2**64 - 1), draw & _philox.MASK
-    )
-    return out
 
 
 def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
@@ -58,8 +50,6 @@ register(
         fake=fake,
         samples=samples,
         compare=compare,
-        cpu=cpu,
-        into=False,
         no_gradient="random numbers depend on no input",
         dtypes=(torch.int64,),
         bytes_moved=lambda ids, count, kind, *rest: len(ids) * count * (8 if kind == "bits" else 4),

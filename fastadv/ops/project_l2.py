@@ -28,7 +28,6 @@ register(
         fake=_projection.fake,
         samples=project_samples,
         compare=compare,
-        cpu=_projection.cpu("project_l2"),
         no_gradient=_projection.NO_GRADIENT,
         bytes_moved=lambda x_adv, *rest: 3 * x_adv.numel() * x_adv.element_size(),
         flops=lambda x_adv, *rest: 8 * x_adv.numel(),

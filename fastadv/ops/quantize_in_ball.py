@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, extension, register
+from fastadv._library import OpCard, Sample, register
 from fastadv.errors import InputError
-from fastadv.ops._norm import ORDERS, check_norm, code
-from fastadv.ops._rows import PerRow, check_like, column, limits, per_row, rows_array, with_arrays
+from fastadv.ops._norm import ORDERS, check_norm
+from fastadv.ops._rows import PerRow, check_like, column, limits, per_row
 from fastadv.ops._samples import SHAPES, batch
 
 THRESHOLDS = 4096
@@ -78,30 +78,6 @@ def fake(x_adv: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(x_adv)
 
 
-def cpu(
-    out: Tensor,
-    x_adv: Tensor,
-    x: Tensor,
-    norm: str,
-    radius: float,
-    lo: float,
-    hi: float,
-    levels: int,
-    radius_rows: Tensor | None = None,
-) -> None:
-    with_arrays(
-        extension.quantize_in_ball,
-        out,
-        (x_adv, x),
-        code(norm),
-        radius,
-        rows_array(radius_rows),
-        lo,
-        hi,
-        levels,
-    )
-
-
 def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
     assert torch.equal(actual, expected)
 
@@ -125,7 +101,6 @@ register(
         fake=fake,
         samples=samples,
         compare=compare,
-        cpu=cpu,
         no_gradient="rounding is flat almost everywhere",
         dtypes=(torch.float32,),
         bytes_moved=lambda x_adv, *rest: 3 * x_adv.numel() * x_adv.element_size(),

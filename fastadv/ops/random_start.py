@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, extension, register
+from fastadv._library import OpCard, Sample, register
 from fastadv.errors import InputError
 from fastadv.ops import _philox
-from fastadv.ops._norm import ORDERS, check_norm, code
+from fastadv.ops._norm import ORDERS, check_norm
 from fastadv.ops._rows import (
     PerRow,
     add_towards,
@@ -26,8 +26,6 @@ from fastadv.ops._rows import (
     column,
     limits,
     per_row,
-    rows_array,
-    with_rows,
 )
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, per_sample
 
@@ -79,31 +77,6 @@ def fake(x: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(x)
 
 
-def cpu(
-    out: Tensor,
-    x: Tensor,
-    ids: Tensor,
-    norm: str,
-    radius: float,
-    lo: float,
-    hi: float,
-    seed: int,
-    draw: int,
-    radius_rows: Tensor | None = None,
-) -> None:
-    rest = (
-        ids.contiguous().numpy(),
-        code(norm),
-        radius,
-        rows_array(radius_rows),
-        lo,
-        hi,
-        seed & (2**64 - 1),
-        draw & _philox.MASK,
-    )
-    with_rows(extension.random_start, out, (x,), *rest)
-
-
 def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
     assert_ulps(actual, expected, 0 if args[2] in ("linf", "l0") else 2, floor=1e-7)
 
@@ -137,7 +110,7 @@ register(
         fake=fake,
         samples=samples,
         compare=compare,
-        cpu=cpu,
+        ordered=True,
         no_gradient="a starting point is not differentiated",
         bytes_moved=lambda x, *rest: 2 * x.numel() * x.element_size(),
         flops=lambda x, *rest: 40 * x.numel(),

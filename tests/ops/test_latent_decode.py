@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from fastadv.errors import InputError
 from fastadv.ops import latent_decode, latent_fit
-from fastadv.ops._decoders import DECODERS, random_decoder
+from fastadv.ops._samples import DECODERS, random_decoder
 
 
 def problem(layers, classes=3, count=5, dtype=torch.float32, seed=1):

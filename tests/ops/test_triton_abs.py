@@ -4,17 +4,20 @@ import contextlib
 
 import pytest
 import torch
-from test_triton import DEVICE, _interpreter, pytestmark  # noqa: F401  (a fixture and marks that pytest finds by name)
+from test_triton import DEVICE, _interpreter, pytestmark, run  # noqa: F401  (a fixture and marks that pytest finds by name)
 
-from fastadv._library import CARDS, triton_launcher
-from fastadv.ops._decoders import image_size, random_decoder
+from fastadv._library import CARDS
+from fastadv.ops._decoders import image_size
+from fastadv.ops._samples import random_decoder
 
 INF, NAN = float("inf"), float("nan")
 
 
 def nearest(x, prototypes, bias):
+    if prototypes.dim() == 2:
+        prototypes, bias = prototypes[None], bias[None]
     card, args = CARDS["nearest_prototype"], tuple(t.to(DEVICE) for t in (x, prototypes, bias))
-    actual, expected = triton_launcher(card)(*args), card.reference(*args)
+    actual, expected = run(card, *args), card.reference(*args)
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0, equal_nan=True)
 
 
@@ -75,21 +78,22 @@ def test_tiles_of_a_gpu(layers, bf16, monkeypatch):
         monkeypatch.setattr(module, "blocks", _latent.blocks)
     args = *problem(2, layers, 1), 1.0, 2, 0.05, 5.0, bf16
     card = CARDS["latent_fit"]
-    card.compare(triton_launcher(card)(*args), card.reference(*args), args)
+    card.compare(run(card, *args), card.reference(*args), args)
 
 
 def test_shares_equal_the_whole(monkeypatch):
     from fastadv.ops.triton import latent_decode, latent_fit
 
     x, z, *decoder = problem()
-    loss, latents = latent_fit.launch(x, z, *decoder, *NUMBERS, True)
-    images = latent_decode.launch(z.transpose(0, 1), *decoder)
+    fit, decode = CARDS["latent_fit"], CARDS["latent_decode"]
+    loss, latents = run(fit, x, z, *decoder, *NUMBERS, True)
+    images = run(decode, z.transpose(0, 1), *decoder)
     for module, room in ((latent_decode, 300), (latent_fit, 2000)):  # bytes of two images
         monkeypatch.setattr(module, "WORKSPACE", room)
-    again, found = latent_fit.launch(x, z, *decoder, *NUMBERS, True)
+    again, found = run(fit, x, z, *decoder, *NUMBERS, True)
     assert torch.equal(again, loss)
     assert torch.equal(found, latents)
-    assert torch.equal(latent_decode.launch(z.transpose(0, 1), *decoder), images)
+    assert torch.equal(run(decode, z.transpose(0, 1), *decoder), images)
 
 
 def test_spare_rows_and_earlier_calls_reach_no_result():
@@ -119,10 +123,10 @@ def test_spare_rows_and_earlier_calls_reach_no_result():
 
 def test_a_broken_image_spoils_itself_only():
     x, z, *decoder = problem()
-    fit = triton_launcher(CARDS["latent_fit"])
-    loss, latents = fit(x, z, *decoder, *NUMBERS, False)
+    fit = CARDS["latent_fit"]
+    loss, latents = run(fit, x, z, *decoder, *NUMBERS, False)
     x[1, 0, 0, 0] = NAN
-    broken, moved = fit(x, z, *decoder, *NUMBERS, False)
+    broken, moved = run(fit, x, z, *decoder, *NUMBERS, False)
     assert broken.isnan().all(1).tolist() == [False, True, False]
     assert torch.equal(broken[::2], loss[::2])
     assert torch.equal(moved[::2], latents[::2])
@@ -142,7 +146,7 @@ def test_replays_take_new_images_and_decoders():
             *NUMBERS,
             False,
         )
-        card.compare(triton_launcher(card)(*args), card.reference(*args), args)
+        card.compare(run(card, *args), card.reference(*args), args)
 
 
 @pytest.mark.parametrize("able", [True, False])

@@ -27,12 +27,12 @@ def decode(
         up(outputs[number + 1], outputs[number], weights[number], biases[number], layer, kind, bf16)
 
 
-def launch(z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
-    layers = plan(weights, strides)
-    classes, count, side = *z.shape[:2], layers[-1].out_side
-    images = torch.empty(classes, count, layers[-1].width, side, side, dtype=torch.float32, device=z.device)
+def launch(
+    images: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
+) -> None:
     if z.numel() == 0:
-        return images
+        return
+    layers, (classes, count) = plan(weights, strides), z.shape[:2]
     dense, biases = (
         [arranged(weight).contiguous() for weight in weights],
         [bias.contiguous() for bias in biases],
@@ -51,4 +51,3 @@ def launch(z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strid
             for whole, size in zip(hidden, sizes, strict=True)
         ]
         decode(images[:, first : first + share], part, used, dense, biases, layers, False)
-    return images

@@ -121,20 +121,16 @@ def _kept(
 
 
 def launch(
-    x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
+    loss: Tensor, latents: Tensor, x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
     beta: float, steps: int, step_size: float, max_norm: float, bf16: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> None:  # fmt: skip
+    if z.numel() == 0:
+        return
     (images, classes, _), layers, numbers = (
         z.shape,
         tuple(plan(weights, strides)),
         (beta, steps, step_size, max_norm),
     )
-    loss, latents = (
-        torch.empty(images, classes, dtype=z.dtype, device=z.device),
-        torch.empty_like(z, memory_format=torch.contiguous_format),
-    )
-    if z.numel() == 0:
-        return loss, latents
     count = share(layers, classes, images, bf16)
     graphed = z.is_cuda and not torch.cuda.is_current_stream_capturing()
     for first in range(0, images, count):
@@ -152,4 +148,3 @@ def launch(
             fit.load(x[part], z[part], weights, biases)
             fit.run(*numbers)
             fit.save(loss[part], latents[part])
-    return loss, latents

@@ -4,7 +4,6 @@ The kernel ascends what it computes for `aim`, the label or the target, and nega
 NaN: to raise would wait for the device.
 """
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -125,11 +124,15 @@ def logit_loss_kernel(
 
 
 def launch(
-    logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool
-) -> tuple[Tensor, Tensor]:
+    loss: Tensor,
+    grad: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    kind: str,
+    targets: Tensor | None,
+    direction: bool,
+) -> None:
     count, classes = logits.shape
-    loss = torch.empty(count, dtype=torch.float32, device=logits.device)
-    grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     if kind == "dlr" and classes == 2:
         kind = "margin"
     aims = None if targets is None else targets.contiguous()
@@ -139,4 +142,3 @@ def launch(
         logit_loss_kernel, count, logits, loss, grad, logits.contiguous(), labels.contiguous(), aims, classes,
         KIND=kind, DIRECTION=direction and kind == "ce", BLOCK=block, num_warps=block // 128,
     )  # fmt: skip
-    return loss, grad

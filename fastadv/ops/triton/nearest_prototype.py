@@ -75,20 +75,13 @@ def nearest_prototype_kernel(
     tl.store(index + i * classes + k, which.to(tl.int64))
 
 
-def launch(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    (images, cols), lead = x.shape, prototypes.shape[:-2]
-    distance = torch.empty(images, *lead, dtype=torch.float32, device=x.device)
-    index = torch.empty(images, *lead, dtype=torch.int64, device=x.device)
-    bank = prototypes if lead else prototypes[None]
-    offset = bias if lead else bias[None]
+def launch(distance: Tensor, index: Tensor, x: Tensor, prototypes: Tensor, bias: Tensor) -> None:
     if distance.numel() == 0:
-        return distance, index
+        return
     # a part of each class's bank is fine as it is
-    if not bank[0].is_contiguous():
-        bank = bank.contiguous()
-    if offset.stride(1) != 1:
-        offset = offset.contiguous()
-    x, (classes, count) = x.contiguous(), bank.shape[:2]
+    bank = prototypes if prototypes[0].is_contiguous() else prototypes.contiguous()
+    offset = bias if bias.stride(1) == 1 else bias.contiguous()
+    x, (images, cols), (classes, count) = x.contiguous(), x.shape, bank.shape[:2]
     tiles = triton.cdiv(count, PROTOTYPES)
     low, high = (torch.empty(classes, images, tiles, dtype=torch.float32, device=x.device) for _ in range(2))
     rows = 64 if images > 16 else 16
@@ -101,4 +94,3 @@ def launch(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]
         nearest_prototype_kernel, classes * images, x, distance, index, x, bank, offset, low, high.amin(2), images, classes, count, cols, *strides,
         PROTOTYPES=PROTOTYPES, BLOCK=32, TILES=128, num_warps=8,
     )  # fmt: skip
-    return distance, index

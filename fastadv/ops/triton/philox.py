@@ -1,6 +1,5 @@
 """philox on a GPU: every element from its counter, nothing read but the ids (see ops/philox.py)."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -29,10 +28,7 @@ def philox_kernel(
     tl.store(out + row * count + at, value.to(out.dtype.element_ty), mask=at < count)
 
 
-def launch(ids: Tensor, count: int, kind: str, seed: int, draw: int) -> Tensor:
-    out = torch.empty(
-        (len(ids), count), dtype=torch.int64 if kind == "bits" else torch.float32, device=ids.device
-    )
+def launch(out: Tensor, ids: Tensor, count: int, kind: str, seed: int, draw: int) -> None:
     programs = len(ids) * triton.cdiv(count, WIDTH)
     start(
         philox_kernel,
@@ -45,4 +41,3 @@ def launch(ids: Tensor, count: int, kind: str, seed: int, draw: int) -> Tensor:
         KIND=kind,
         BLOCK=WIDTH,
     )
-    return out

@@ -1,0 +1,115 @@
+"""How kernels are called: what an op's schema says by position, and the adapter that hands tensors to C++ as NumPy views.
+
+Every kernel, C++ or Triton, takes what the op writes first and then its arguments, in the order of the schema.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_torch: Any = torch  # the schema parser carries no types
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The tensors among an op's arguments, by position; the arguments' names and defaults; how many tensors it returns."""
+
+    names: tuple[str, ...]
+    defaults: tuple[Any, ...]
+    tensors: tuple[int, ...]
+    optional: tuple[int, ...]
+    lists: tuple[int, ...]
+    written: tuple[int, ...]
+    results: int
+
+    @staticmethod
+    def of(schema: str) -> "Signature":
+        """The signature of "(Tensor x, float radius, ...) -> Tensor"."""
+        parsed = _torch._C.parse_schema("op" + schema)
+        kinds = [str(argument.type) for argument in parsed.arguments]
+
+        def places(kind: str) -> tuple[int, ...]:
+            return tuple(i for i, other in enumerate(kinds) if other == kind)
+
+        aliases = [argument.alias_info for argument in parsed.arguments]
+        return Signature(
+            names=tuple(argument.name for argument in parsed.arguments),
+            defaults=tuple(argument.default_value for argument in parsed.arguments),
+            tensors=places("Tensor"),
+            optional=places("Optional[Tensor]"),
+            lists=places("List[Tensor]"),
+            written=tuple(i for i, alias in enumerate(aliases) if alias is not None and alias.is_write),
+            results=len(parsed.returns),
+        )
+
+
+def in_place_schema(schema: str) -> str:
+    """The schema of the twin that writes its first argument and returns nothing."""
+    arguments = schema.rsplit("->", 1)[0]
+    return arguments.replace("(Tensor ", "(Tensor(a!) ", 1) + "-> ()"
+
+
+def array(tensor: Tensor) -> Any:
+    """A NumPy view of a CPU tensor; bfloat16, which NumPy lacks, as its int16 bits."""
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    return tensor.numpy() if tensor.dtype is not torch.bfloat16 else tensor.view(torch.int16).numpy()
+
+
+def over_arrays(
+    kernel: Callable[..., None], signature: Signature, ordered: bool = False, strided: Sequence[str] = ()
+) -> Callable[..., None]:
+    """An adapter that takes tensors, results first, and calls the C++ `kernel` with NumPy views of them.
+
+    Dense tensors are passed as they are, and so are channels-last batches if all are: a row's elements may lie in any
+    order as long as it is the same in every tensor. Of other tensors a dense copy is passed, and copied back where the
+    op writes it. `ordered` says that the order of a row's elements matters, so channels-last batches are copied too.
+    Arguments named in `strided` may have any step along their first dimension.
+    """
+    skip = signature.results
+    loose = tuple(skip + signature.names.index(name) for name in strided)
+    results = tuple(range(skip))
+    batches = results + tuple(i for i in (skip + i for i in signature.tensors) if i not in loose)
+    optional = tuple(skip + i for i in signature.optional)
+    lists = tuple(skip + i for i in signature.lists)
+    written = results + tuple(skip + i for i in signature.written)
+    defaults = [None] * skip + list(signature.defaults)
+
+    def call(args: Sequence[Any]) -> None:
+        views = [*args, *defaults[len(args) :]]  # the dispatcher leaves out trailing defaults
+        for i in batches:
+            views[i] = array(args[i])
+        for i in optional:
+            if views[i] is not None:
+                views[i] = array(views[i].contiguous())
+        for i in lists:
+            views[i] = [array(tensor.contiguous()) for tensor in args[i]]
+        for i in loose:
+            tensor = args[i]
+            views[i] = array(tensor if not len(tensor) or tensor[0].is_contiguous() else tensor.contiguous())
+        kernel(*views)
+
+    def adapter(*args: Any) -> None:
+        for i in batches:
+            if not args[i].is_contiguous():
+                break
+        else:
+            return call(args)
+        last = not ordered and all(
+            args[i].dim() == 4 and args[i].is_contiguous(memory_format=torch.channels_last)
+            for i in batches
+            if args[i].dim() > 1
+        )
+        copies = list(args)
+        for i in batches:
+            if not (last and args[i].dim() > 1):
+                copies[i] = args[i].contiguous()
+        call(copies)
+        for i in written:
+            if copies[i] is not args[i]:
+                args[i].copy_(copies[i])
+
+    return adapter
