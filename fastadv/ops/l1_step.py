@@ -1,9 +1,10 @@
-"""l1_step: steepest ascent of length step_size, then projection on {z : ||z - x||_1 <= radius, lo <= z <= hi}.
+"""l1_step: steepest ascent by step_size, then projection on {z : ||z - x||_1 <= radius, lo <= z <= hi}.
 
-The ascent is the d that maximises <d, grad> over ||d||_1 <= step_size with x_adv + d inside the box. Each unit of
-length gains |grad_i| wherever it goes, so the coordinates take their turns in the order of |grad|, ties by the lower
-index; each goes to the edge of the box, until the length is spent. The projection is the exact Euclidean one on the
-intersection (see _l1.py). A row whose gradient is zero or not finite takes no step.
+The ascent is the d that maximises <d, grad> over ||d||_1 <= step_size with x_adv + d inside the box. Each
+unit of length gains |grad_i| wherever it goes, so the coordinates take their turns in the order of |grad|,
+ties by the lower index; each goes to the edge of the box, until the length is spent. The projection is the
+exact Euclidean one on the intersection (see _l1.py). A row whose gradient is zero or not finite takes no
+step.
 """
 
 import torch
@@ -68,8 +69,8 @@ def l1_step(
 ) -> Tensor:
     """Steepest ascent under L1: the steepest coordinates move, each up to the box, by step_size in all.
 
-    The point is then projected exactly on the ball around x inside the box. Tensors [B, ...] of one shape, dtype and
-    device; x inside the box. `radius` (may be inf) and `step_size` in input units, a number or [B].
+    The point is then projected exactly on the ball around x inside the box. Tensors [B, ...] of one shape,
+    dtype and device; x inside the box. `radius` (may be inf) and `step_size` in input units, a number or [B].
     Raises InputError on mismatched tensors or a negative radius or step.
     """
     result: Tensor = _new(*_step.arguments(x_adv, grad, x, radius, step_size, box))

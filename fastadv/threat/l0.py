@@ -27,13 +27,13 @@ class L0(Threat):
         return ops.project_l0(x_adv, x, self.radius, self.box)
 
     def step(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
-        """Send up to `step_size` coordinates to the edge of the box, towards the best point that the gradient promises.
+        """Send up to `step_size` coordinates to the edge of the box, towards the best point to first order.
 
-        That point, which maximises <grad, z - x> over ball and box, holds at their edges the `radius` coordinates that
-        add the most there. Those of them that gain the most move; where more than `radius` would then differ from x,
-        the ones that add the least go back to x. A projection would keep the largest displacements, whatever they
-        gain. A step size is rounded down. Raises InputError on a step below one coordinate, and on an infinite box,
-        which has no edge.
+        That point, which maximises <grad, z - x> over ball and box, holds at their edges the `radius`
+        coordinates that add the most there. Those of them that gain the most move; where more than `radius`
+        would then differ from x, the ones that add the least go back to x. A projection would keep the
+        largest displacements, whatever they gain. A step size is rounded down. Raises InputError on a step
+        below one coordinate, and on an infinite box, which has no edge.
         """
         self.check_step_size(step_size)
         check_like(x_adv, grad=grad, x=x)

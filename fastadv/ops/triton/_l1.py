@@ -1,4 +1,4 @@
-"""The exact projection of a row on an L1 ball inside a box (see ops/_l1.py); project_l1 and l1_step share it."""
+"""The exact projection of a row on an L1 ball inside a box (see ops/_l1.py), for project_l1 and l1_step."""
 
 import triton
 import triton.language as tl
@@ -28,8 +28,9 @@ def ahead(point, upward, lo, hi):
 def _offset(x_adv, grad, x, ascent, lo, hi, at, mask):
     """(x, v, room): v = x_adv + ascent - x, and how far |v| may grow before the box stops it.
 
-    `ascent` is (level, last, rest): coordinates steeper than `level` go to the edge of the box, and so do those as
-    steep at a lower index than `last`, which itself goes by `rest`. It counts for nothing where grad is None.
+    `ascent` is (level, last, rest): coordinates steeper than `level` go to the edge of the box, and so do
+    those as steep at a lower index than `last`, which itself goes by `rest`. It counts for nothing where grad
+    is None.
     """
     center = load(x, at, mask)
     origin = center.to(tl.float64)
@@ -40,7 +41,9 @@ def _offset(x_adv, grad, x, ascent, lo, hi, at, mask):
         dtype: tl.constexpr = x.dtype.element_ty
         room = ahead(point, upward, edge(lo, dtype).to(tl.float64), edge(hi, dtype).to(tl.float64))
         tied = steep == level
-        taken = tl.where((steep > level) | (tied & (at < last)), room, tl.where(tied & (at == last), rest, 0.0))
+        taken = tl.where(
+            (steep > level) | (tied & (at < last)), room, tl.where(tied & (at == last), rest, 0.0)
+        )
         point = tl.where(upward, point + taken, point - taken)
     v = point - origin
     room = tl.where(v > 0, tl.full((), hi, tl.float64) - origin, origin - tl.full((), lo, tl.float64))
@@ -71,9 +74,10 @@ def _evaluate(x_adv, grad, x, cols, ascent, lo, hi, threshold, BLOCK: tl.constex
 def project(out, x_adv, grad, x, cols, ascent, radius, lo, hi, BLOCK: tl.constexpr):
     """Write row `out`: x_adv, moved by `ascent` (see `_offset`), projected.
 
-    Until the last pass nothing is written, and that one reads each element just before it writes it: out may be x_adv.
-    Newton's steps on the piecewise linear norm find the threshold, inside a bracket that each step narrows. The norm is
-    neither convex nor concave, so a step may leave the bracket; then, and every fourth round, the bracket is halved.
+    Until the last pass nothing is written, and that one reads each element just before it writes it: out may
+    be x_adv. Newton's steps on the piecewise linear norm find the threshold, inside a bracket that each step
+    narrows. The norm is neither convex nor concave, so a step may leave the bracket; then, and every fourth
+    round, the bracket is halved.
     """
     dtype: tl.constexpr = out.dtype.element_ty
     threshold = tl.full((), 0.0, tl.float64)

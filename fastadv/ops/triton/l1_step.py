@@ -1,4 +1,4 @@
-"""l1_step on a GPU: one program a row; which coordinates move and how far, then the projection (see ops/_l1.py)."""
+"""l1_step on a GPU: one program a row finds which coordinates move, and projects (see ops/_l1.py)."""
 
 import triton
 import triton.language as tl
@@ -24,7 +24,7 @@ def _usable(grad, cols, BLOCK: tl.constexpr):
 
 @triton.jit
 def _room(x_adv, grad, cols, least, most, until, lo, hi, BLOCK: tl.constexpr):
-    """The room before the edge of the box of all coordinates with least <= steepness <= most, at indices below `until`."""
+    """The room that the box leaves coordinates with least <= steepness <= most and an index below `until`."""
     total = tl.zeros((BLOCK,), tl.float64)
     for first in range(0, cols, BLOCK):
         at = first + tl.arange(0, BLOCK)
@@ -82,10 +82,9 @@ def l1_step_kernel(
 
 
 def launch(
-    out: Tensor, x_adv: Tensor, grad: Tensor, x: Tensor, radius: float, step_size: float, lo: float, hi: float,
-    radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
+    out: Tensor, x_adv: Tensor, grad: Tensor, x: Tensor, radius: float, step_size: float, lo: float,
+    hi: float, radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
 ) -> None:  # fmt: skip
     # ties go to the lower index
-    over_rows(
-        l1_step_kernel, out, (x_adv, grad, x), radius, step_size, lo, hi, rows64(radius_rows), rows64(step_size_rows), ordered=True
-    )  # fmt: skip
+    rest = radius, step_size, lo, hi, rows64(radius_rows), rows64(step_size_rows)
+    over_rows(l1_step_kernel, out, (x_adv, grad, x), *rest, ordered=True)
