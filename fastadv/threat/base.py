@@ -128,13 +128,11 @@ class Threat:
                 return
             least = float(step_size.min()) if step_size.numel() else math.inf
         else:
-            try:
-                least = float(step_size)
-            except (TypeError, ValueError):
-                raise InputError(f"step_size: expected a number, got {step_size!r}") from None
+            least = _number(step_size)
         if not (least > 0 and least >= self.least_step):
             wanted = f"at least {self.least_step:g} coordinate" if self.least_step else "a positive number"
-            raise InputError(f"step_size: expected {wanted}, got {least:g}; a shorter step moves nothing")
+            got = step_size if math.isnan(least) else f"{least:g}"
+            raise InputError(f"step_size: expected {wanted}, got {got}; a shorter step moves nothing")
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The nearest point to x_adv, in the Euclidean norm, that ball and box hold."""
@@ -165,10 +163,7 @@ def _checked_radius(radius: Any) -> PerRow:
                 f"radius: expected values >= 0, got {float(radius[~(radius >= 0)][0]):g} among them"
             )
         return radius
-    try:
-        number = math.nan if isinstance(radius, bool | str | bytes) else float(radius)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = _number(radius)
     if not number >= 0:
         raise InputError(
             f"radius: expected a number >= 0 in input units, or a [B] tensor of them, got {radius!r}"
@@ -177,13 +172,19 @@ def _checked_radius(radius: Any) -> PerRow:
 
 
 def _checked_box(box: Any) -> tuple[float, float]:
-    try:
-        lo, hi = (math.nan if isinstance(edge, bool | str | bytes) else float(edge) for edge in box)
-    except (TypeError, ValueError):
-        lo = hi = math.nan
+    edges = [_number(edge) for edge in box] if isinstance(box, tuple | list) else []
+    lo, hi = edges if len(edges) == 2 else (math.nan, math.nan)
     if not lo < hi:
         raise InputError(f"box: expected a pair of numbers (lo, hi) with lo < hi, got {box!r}")
     return lo, hi
+
+
+def _number(value: Any) -> float:
+    """`value` as a float; NaN where it is no number."""
+    try:
+        return math.nan if isinstance(value, bool | str | bytes) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _plain(value: Any) -> Any:

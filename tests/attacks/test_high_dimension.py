@@ -46,11 +46,11 @@ def shares(x_adv, x, y, norm, radius):
     return ((x_adv.double() - x.double()).flatten(1) * gradient).sum(1) / best
 
 
-def attacked(attack, kind, threat, **options):
+def attacked(run, kind, threat, **options):
     model, x = linear()[0], images(kind)
     with torch.no_grad():
         y = model(x).argmax(1)
-    out = attack(model, x, y, threat, loss="margin", stop_early=False, **options)
+    out = run(model, x, y, threat, loss="margin", stop_early=False, **options)
     assert threat.contains(out.x_adv, x).all()
     return shares(out.x_adv, x, y, threat.norm, threat.radius if threat.norm == "l1" else int(threat.radius))
 
@@ -58,7 +58,7 @@ def attacked(attack, kind, threat, **options):
 @pytest.mark.parametrize("kind", ["uniform", "saturated", "middle"])
 @pytest.mark.parametrize("radius", [12.0, 40.0])
 @pytest.mark.parametrize(
-    ("attack", "steps", "least"),
+    ("run", "steps", "least"),
     [
         (fgsm, None, 0.999),
         (pgd, 10, 0.96),
@@ -69,9 +69,9 @@ def attacked(attack, kind, threat, **options):
         (mim, 10, 0.999),
     ],
 )
-def test_l1_reaches_the_optimum(kind, radius, attack, steps, least):
+def test_l1_reaches_the_optimum(kind, radius, run, steps, least):
     options = {} if steps is None else {"steps": steps}
-    share = attacked(attack, kind, fa.L1(radius), **options)
+    share = attacked(run, kind, fa.L1(radius), **options)
     assert bool((share >= least).all()), share
     assert bool((share <= 1 + 1e-5).all())
 
@@ -95,11 +95,11 @@ def test_the_last_point_of_l1_training_is_near_the_optimum(radius):
 
 @pytest.mark.parametrize("radius", [5, 50, 500])
 @pytest.mark.parametrize(
-    ("attack", "steps"), [(fgsm, None), (pgd, 1), (pgd, 10), (pgd, 40), (bim, 10), (mim, 3)]
+    ("run", "steps"), [(fgsm, None), (pgd, 1), (pgd, 10), (pgd, 40), (bim, 10), (mim, 3)]
 )
-def test_l0_reaches_the_optimum(radius, attack, steps):
+def test_l0_reaches_the_optimum(radius, run, steps):
     options = {} if steps is None else {"steps": steps}
-    share = attacked(attack, "saturated", fa.L0(radius), **options)
+    share = attacked(run, "saturated", fa.L0(radius), **options)
     assert bool((share >= 0.999).all()), share
 
 
