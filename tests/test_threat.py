@@ -285,7 +285,7 @@ def test_l0_holds_what_gains_most_not_what_moved_most():
 def test_l0_drives_out_what_harms_most_where_the_ball_is_full():
     x, x_adv = torch.tensor([[0.95, 0.5, 0.5]]), torch.tensor([[0.0, 0.6, 0.5]])
     grad = torch.tensor([[2.0, 4.2, 2.0]])
-    # the first coordinate stands at -1.9, the second gains 1.68; the third gains 1, and 2.9 where the first goes
+    # the first stands at -1.9, the second gains 1.68; the third gains 1, and 2.9 where the first goes
     assert torch.equal(fa.L0(2).step(x_adv, grad, x, 1.0), torch.tensor([[0.95, 0.6, 1.0]]))
     # with room for a third the first one itself gains most, 2.0
     assert torch.equal(fa.L0(3).step(x_adv, grad, x, 1.0), torch.tensor([[1.0, 0.6, 0.5]]))
