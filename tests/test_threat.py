@@ -1,12 +1,17 @@
 """Threats: what they contain, make and refuse, in every dtype."""
 
+import json
+from dataclasses import dataclass
+
 import pytest
 import torch
 
 import fastadv as fa
 from fastadv.errors import InputError
+from fastadv.ops._norm import ORDERS
+from fastadv.threat import THREATS
 
-KINDS = [fa.Linf, fa.L2, fa.L1, fa.L0]
+KINDS = list(THREATS.values())
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 RADII = [0.0, 0.05, 0.5, 3.0, 40.0, float("inf")]
 
@@ -21,8 +26,8 @@ def batch(dtype=torch.float32, rows=4, shape=(3, 5, 5)):
 
 def exact(threat, z, x):
     """The radius as it stands, without the slack of `contains`."""
-    reach = torch.as_tensor(threat.radius, dtype=torch.float64) * (1 + 1e-12)
-    return bool((threat.distance(z, x) <= reach).all()) and torch.equal(z.clamp(*threat.box), z)
+    limit = torch.as_tensor(threat.radius, dtype=torch.float64) * (1 + 1e-12)
+    return bool((threat.distance(z, x) <= limit).all()) and torch.equal(z.clamp(*threat.box), z)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -46,15 +51,20 @@ def test_whatever_it_makes_it_contains_exactly(kind, dtype, radius):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_radius_for_each_sample(kind):
-    x_adv, grad, x = batch()
-    threat = kind(torch.tensor([0.0, 0.7, 5.0, float("inf")]))
-    z = threat.step(x_adv.clamp(0, 1), grad, x, 1.0)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_radius_and_a_step_for_each_sample(kind, dtype):
+    x_adv, grad, x = batch(dtype)
+    threat, size = kind(torch.tensor([0.0, 0.7, 5.0, float("inf")])), torch.tensor([1.0, 2.0, 3.5, 9.0])
+    z = threat.step(x_adv.clamp(0, 1), grad, x, size)
     assert exact(threat, z, x)
     assert torch.equal(z[0], x[0])
     for row in range(4):
-        one = torch.tensor([row])
-        assert torch.equal(threat.take(one).step(x_adv[one].clamp(0, 1), grad[one], x[one], 1.0), z[one])
+        one, r = torch.tensor([row]), float(threat.radius[row])
+        alone = kind(r).step(x_adv[one].clamp(0, 1), grad[one], x[one], float(size[row]))
+        assert torch.equal(alone, z[one])
+        assert torch.equal(
+            threat.take(one).step(x_adv[one].clamp(0, 1), grad[one], x[one], size[one]), z[one]
+        )
         assert torch.equal(threat.take(one).project(x_adv[one], x[one]), threat.project(x_adv, x)[one])
 
 
@@ -127,13 +137,171 @@ def test_l0_step_moves_what_gains_most():
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_gradient_that_is_not_finite_moves_its_coordinate_or_its_sample_not(kind, value, dtype):
+    _, grad, x = batch(dtype)
+    threat, broken, still = kind(2.0), grad.clone(), grad.clone()
+    broken[1, 0, 0, :2] = value
+    if kind is fa.Linf:
+        still[1, 0, 0, :2] = 0.0
+    else:
+        still[1] = 0.0
+    assert torch.equal(threat.step(x, broken, x, 1.0), threat.step(x, still, x, 1.0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_ids_not_places_decide_the_start(kind):
     _, _, x = batch()
     threat, ids = kind(2.0), torch.tensor([9, 3, 7, 1])
     z = threat.random_start(x, seed=1, ids=ids, draw=5)
     assert torch.equal(threat.random_start(x[[2]], seed=1, ids=ids[[2]], draw=5), z[[2]])
     assert torch.equal(threat.random_start(x, seed=1), threat.random_start(x, seed=1, ids=torch.arange(4)))
-    assert not torch.equal(threat.random_start(x, seed=2), threat.random_start(x, seed=1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("other", [{"seed": 2}, {"draw": 6}, {"ids": torch.tensor([8, 2, 6, 0])}])
+def test_each_key_of_the_start_makes_another_one(kind, other):
+    x, keys = torch.full((4, 3, 5, 5), 0.5), {"seed": 1, "draw": 5, "ids": torch.tensor([9, 3, 7, 1])}
+    z, fresh = kind(20.0).random_start(x, **keys), kind(20.0).random_start(x, **(keys | other))
+    assert bool(((z != fresh).flatten(1).sum(1) > 15).all()), "in every sample, not in some"
+    assert not torch.equal(z[0], z[1])
+
+
+def test_a_start_in_an_infinite_ball_is_refused_where_one_sample_has_one():
+    x, threat = torch.rand(3, 4), fa.L2(torch.tensor([1.0, float("inf"), 1.0]))
+    assert not threat.finite
+    with pytest.raises(InputError, match="radius: expected a finite one"):
+        threat.random_start(x)
+    assert threat.take(torch.tensor([0, 2])).finite
+    assert threat.take(torch.tensor([0, 2])).random_start(x[:2]).shape == (2, 4)
+    with pytest.raises(InputError, match="radius: expected a finite one"):
+        threat.take(torch.tensor([1])).random_start(x[:1])
+    assert fa.L2(torch.ones(3)).take(torch.tensor([1])).finite
+
+
+def test_the_registry_names_every_norm_once():
+    assert {name: kind.order for name, kind in THREATS.items()} == ORDERS
+    assert {name: kind.norm for name, kind in THREATS.items()} == {name: name for name in ORDERS}
+    assert [kind.symbol for kind in THREATS.values()] == ["L∞", "L2", "L1", "L0"]
+    assert [kind.__name__ for kind in THREATS.values()] == ["Linf", "L2", "L1", "L0"]
+
+
+@dataclass(frozen=True, eq=False)
+class Masked(fa.L2):
+    mask: torch.Tensor | None = None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (fa.L2(0.5), fa.L2(0.25)),
+        (fa.L2(0.5), fa.L1(0.5)),
+        (fa.L2(0.5), fa.L2(0.5, (0.0, 2.0))),
+        (fa.L2(0.5), fa.L2(0.5, (-1.0, 1.0))),
+        (fa.L2(0.5), Masked(0.5)),
+        (fa.L2(0.5), fa.L2(float("inf"))),
+        (fa.L2(torch.tensor([0.5, 0.5])), fa.L2(torch.tensor([0.5, 0.25]))),
+        (Masked(0.5, mask=torch.ones(3)), Masked(0.5, mask=torch.tensor([1.0, 0.0, 1.0]))),
+    ],
+)
+def test_the_description_tells_threats_apart(one, other):
+    texts = [json.dumps(threat.describe(), allow_nan=False, sort_keys=True) for threat in (one, other)]
+    assert texts[0] != texts[1]
+    assert texts[0] == json.dumps(one.with_radius(one.radius).describe(), sort_keys=True)
+
+
+def test_the_description_is_that_of_the_card():
+    assert fa.Linf(0.1, (-1, 1)).describe() == {
+        "name": "Linf", "norm": "linf", "radius": 0.1, "box": [-1.0, 1.0],
+    }  # fmt: skip
+    assert fa.L0(3).describe()["radius"] == 3.0
+    assert fa.L2(float("inf")).describe()["radius"] == "inf"
+    assert fa.L2(torch.tensor(0.5)).describe()["radius"] == 0.5
+
+
+def test_default_step_sizes():
+    assert fa.Linf(0.3).default_step_size(10, 2.5) == pytest.approx(0.075)
+    assert fa.L2(0.5).default_step_size(4) == 0.125
+    assert fa.L1(12.0).default_step_size(0, 2.5) == 30.0
+    assert fa.L1(torch.tensor([1.0, 4.0])).default_step_size(8, 2.0).tolist() == [0.25, 1.0]
+    assert fa.L0(2).default_step_size(7, 2.5) == 1.0
+    assert fa.L0(50).default_step_size(10, 2.5) == 13.0
+    assert fa.L0(torch.tensor([2.0, 50.0])).default_step_size(10, 2.5).tolist() == [1.0, 13.0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_default_step_is_never_zero(kind):
+    _, grad, x = batch()
+    for radius in (0.0, torch.tensor([0.0, 0.1, 1.0, 2.0])):
+        threat = kind(radius)
+        size = threat.default_step_size(7, 2.5)
+        threat.check_step_size(size)
+        assert torch.equal(threat.step(x, grad, x, size)[0], x[0])
+    with pytest.raises(InputError, match="step_size: expected a number where the radius is infinite"):
+        kind(torch.tensor([1.0, float("inf")])).default_step_size(7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "size", [0, 0.0, -0.1, float("nan"), "0.1", None, torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.tensor(0.0)]
+)
+def test_a_step_that_moves_nothing_is_refused(kind, size):
+    _, grad, x = batch()
+    for step in (kind(1.0).step, kind(1.0).step_):
+        with pytest.raises(InputError, match="step_size: expected"):
+            step(x.clone(), grad, x, size)
+
+
+@pytest.mark.parametrize("size", [0.1, 0.999, torch.tensor([1.0, 0.5, 1.0, 1.0])])
+def test_an_l0_step_below_one_coordinate_is_refused(size):
+    _, grad, x = batch()
+    with pytest.raises(InputError, match="step_size: expected at least 1 coordinate"):
+        fa.L0(3).step(x, grad, x, size)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_quantize_stays_in_the_ball_on_the_grid(kind):
+    x_adv, _, x = batch()
+    x = (x * 255).round() / 255
+    threat = kind(torch.tensor([0.0, 0.05, 1.0, 9.0]))
+    z = threat.quantize(threat.project(x_adv, x), x)
+    assert exact(threat, z, x)
+    assert torch.equal((z * 255).round() / 255, z)
+    coarse = threat.quantize(threat.project(x_adv, x.round()), x.round(), levels=4)
+    assert set(coarse.flatten().tolist()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
+
+
+def test_l0_holds_what_gains_most_not_what_moved_most():
+    x = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
+    x_adv = torch.tensor([[0.0, 0.6, 0.5, 0.5]])  # 0 has moved far the wrong way, 1 a little the right one
+    grad = torch.tensor([[1.0, 3.0, 2.0, 4.0]])
+    assert torch.equal(fa.L0(2).step(x_adv, grad, x, 1.0), torch.tensor([[0.5, 0.6, 0.5, 1.0]]))
+    assert torch.equal(fa.L0(2).step(x_adv, grad, x, 2.0), torch.tensor([[0.5, 1.0, 0.5, 1.0]]))
+    best = torch.tensor([[0.5, 1.0, 0.5, 1.0]])
+    assert torch.equal(fa.L0(2).step(best, grad, x, 4.0), best), "the best point stays"
+
+
+def test_l0_drives_out_what_harms_most_where_the_ball_is_full():
+    x, x_adv = torch.tensor([[0.95, 0.5, 0.5]]), torch.tensor([[0.0, 0.6, 0.5]])
+    grad = torch.tensor([[2.0, 4.2, 2.0]])
+    # the first stands at -1.9, the second gains 1.68; the third gains 1, and 2.9 where the first goes
+    assert torch.equal(fa.L0(2).step(x_adv, grad, x, 1.0), torch.tensor([[0.95, 0.6, 1.0]]))
+    # with room for a third the first one itself gains most, 2.0
+    assert torch.equal(fa.L0(3).step(x_adv, grad, x, 1.0), torch.tensor([[1.0, 0.6, 0.5]]))
+
+
+def test_l0_steps_move_as_many_coordinates_as_they_say_and_the_lower_index_first():
+    x, grad = torch.full((1, 9), 0.5), torch.ones(1, 9)
+    for size, moved in ((1.0, 1), (2.9, 2), (6.0, 5), (50.0, 5)):
+        z = fa.L0(5).step(x, grad, x, size)
+        assert (z != x)[0].tolist() == [True] * moved + [False] * (9 - moved)
+
+
+def test_l0_keeps_what_its_gradient_does_not_speak_of():
+    x, x_adv = torch.full((1, 4), 0.5), torch.tensor([[0.75, 0.5, 0.25, 0.5]])
+    grad = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
+    assert torch.equal(fa.L0(3).step(x_adv, grad, x, 2.0), torch.tensor([[0.75, 0.5, 0.25, 1.0]]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -145,7 +313,19 @@ def test_ids_not_places_decide_the_start(kind):
         (lambda k: k(torch.tensor([0.1, -1.0])), "radius: expected"),
         (lambda k: k(torch.tensor([0.1, float("nan")])), "radius: expected"),
         (lambda k: k(torch.ones(2, 2)), "radius: expected"),
+        (lambda k: k(None), "radius: expected a number >= 0"),
+        (lambda k: k("0.1"), "radius: expected a number >= 0"),
+        (lambda k: k(True), "radius: expected a number >= 0"),
+        (lambda k: k([0.1, 0.2]), "radius: expected a number >= 0"),
+        (lambda k: k(torch.tensor([True])), "radius: expected a number or a"),
+        (lambda k: k(0.1).with_radius(None), "radius: expected a number >= 0"),
         (lambda k: k(0.1, (1.0, 0.0)), "box: expected"),
+        (lambda k: k(0.1, (1.0, 1.0)), "box: expected"),
+        (lambda k: k(0.1, None), "box: expected a pair of numbers"),
+        (lambda k: k(0.1, 1.0), "box: expected a pair of numbers"),
+        (lambda k: k(0.1, (0.0, 1.0, 2.0)), "box: expected a pair of numbers"),
+        (lambda k: k(0.1, "01"), "box: expected a pair of numbers"),
+        (lambda k: k(0.1, ("a", "b")), "box: expected a pair of numbers"),
         (lambda k: k(0.1, (0.0, float("nan"))), "box: expected"),
         (lambda k: k(0.1).project(torch.rand(2, 3), torch.rand(2, 4)), "like the first argument"),
         (

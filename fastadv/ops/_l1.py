@@ -1,4 +1,4 @@
-"""The exact Euclidean projection on an L1 ball inside a box, as eager PyTorch; project_l1 and l1_step share it."""
+"""The exact Euclidean projection on an L1 ball inside a box, in eager PyTorch, for project_l1 and l1_step."""
 
 import torch
 from torch import Tensor
@@ -9,25 +9,26 @@ from fastadv.ops._rows import ROUNDING, add_towards, clamp_box, column
 def project(
     point: Tensor, x: Tensor, radius: float, lo: float, hi: float, radius_rows: Tensor | None
 ) -> Tensor:
-    """argmin ||z - point||_2 over ||z - x||_1 <= radius, lo <= z <= hi, for a float64 `point` and x inside the box.
+    """argmin ||z - point||_2 over ||z - x||_1 <= radius, lo <= z <= hi; `point` float64, x inside the box.
 
-    With w = |point - x| and c the room towards the box, the optimality conditions give |z - x| = clamp(w - t, 0, c) with one threshold t >= 0 a
-    row; the sum of that falls with t. 64 halvings of [0, max w] leave t no further from its true value than its last bit, on the feasible side.
+    With w = |point - x| and c the room before the edge of the box, the optimality conditions give |z - x| =
+    clamp(w - t, 0, c), with one threshold t >= 0 for each row. Its sum falls as t rises. After 64 halvings of
+    [0, max w], t is right to the last bit, on the feasible side.
     """
     v = (point - x.double()).flatten(1)
     low, high = (lo - x.double()).flatten(1), (hi - x.double()).flatten(1)
     w, room = v.abs(), torch.where(v > 0, high, -low)
-    reach = column(radius, radius_rows, v)
+    limit = column(radius, radius_rows, v)
 
     def kept(t: Tensor) -> Tensor:
         return torch.minimum((w - t).clamp_min(0.0), room)
 
     below = torch.zeros_like(w[:, :1])
-    outside = kept(below).sum(1, keepdim=True) > reach * ROUNDING
+    outside = kept(below).sum(1, keepdim=True) > limit * ROUNDING
     above = w.amax(1, keepdim=True) if w.shape[1] else below
     for _ in range(64):
         middle = (below + above) / 2
-        feasible = kept(middle).sum(1, keepdim=True) <= reach
+        feasible = kept(middle).sum(1, keepdim=True) <= limit
         below, above = torch.where(feasible, below, middle), torch.where(feasible, middle, above)
     shift = kept(torch.where(outside, above, 0.0)) * v.sign()
     return clamp_box(add_towards(x, shift.reshape(x.shape)), lo, hi)

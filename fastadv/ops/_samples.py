@@ -14,9 +14,7 @@ RADII = (0.0, 0.03, 1.5, float("inf"))
 def batch(
     shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(x_adv, grad, x): x in [0, 1] with a third of it exactly on the box's edges, x_adv near x, grad with
-    zeros and a NaN.
-    """
+    """(x_adv, grad, x): x in [0, 1] with a third of it exactly on the box's edges, x_adv near x, grad with zeros, NaN and infinity."""
     draw = torch.Generator().manual_seed(seed)
     x = torch.rand(shape, generator=draw, dtype=torch.float64)
     edge = torch.rand(shape, generator=draw)
@@ -27,7 +25,8 @@ def batch(
     )
     grad = torch.where(torch.rand(shape, generator=draw) < 0.1, 0.0, grad)
     if shape[0] > 2:
-        grad.flatten(1)[0, 0] = float("nan")
+        # of these, L-infinity loses a coordinate each; the other norms the row
+        grad.flatten(1)[0, :3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
         grad[1] = 0.0
     return x_adv.to(device, dtype), grad.to(device, dtype), x.to(device, dtype)
 

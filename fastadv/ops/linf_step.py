@@ -1,9 +1,9 @@
-"""linf_step: x_adv + step_size * sign(grad), projected on {z : |z - x| <= radius, lo <= z <= hi} (Goodfellow
-et al. 2014; Madry et al. 2018).
+"""linf_step: x_adv + step_size * sign(grad), projected on {z : |z - x| <= radius, lo <= z <= hi}.
 
-The projection on an L-infinity ball inside a box is a clamp per coordinate, so one pass over the batch does
-both. The ball's edges are rounded towards x: the result is never further than `radius` from x, in exact
-arithmetic. A zero or NaN gradient moves nothing.
+Goodfellow et al. 2014; Madry et al. 2018. The projection on an L-infinity ball inside a box is a clamp per
+coordinate, so one pass over the batch does both. The ball's edges are rounded towards x: the result is never
+further than `radius` from x, in exact arithmetic. A coordinate whose gradient is zero or not finite does not
+move.
 """
 
 import torch
@@ -19,11 +19,11 @@ def reference(
     x_adv: Tensor, grad: Tensor, x: Tensor, radius: float, step_size: float, lo: float, hi: float,
     radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    row_radius = towards_zero(column(radius, radius_rows, x), wide(x.dtype))
-    lower = clamp_box(add_towards(x, -row_radius), lo, hi)
-    upper = clamp_box(add_towards(x, row_radius), lo, hi)
+    limit = towards_zero(column(radius, radius_rows, x), wide(x.dtype))
+    lower = clamp_box(add_towards(x, -limit), lo, hi)
+    upper = clamp_box(add_towards(x, limit), lo, hi)
     step = column(step_size, step_size_rows, x).to(wide(x.dtype))
-    moved = x_adv.to(wide(x.dtype)) + step * grad.nan_to_num(0.0).sign().to(wide(x.dtype))
+    moved = x_adv.to(wide(x.dtype)) + step * torch.where(grad.isfinite(), grad, 0.0).sign().to(wide(x.dtype))
     return torch.minimum(torch.maximum(moved.to(x.dtype), lower), upper)
 
 
@@ -58,8 +58,7 @@ def linf_step(
     step_size: PerRow,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """Steepest ascent under L-infinity: x_adv + step_size * sign(grad), clamped to the ball around x and to
-    the box.
+    """Steepest ascent in L-infinity: x_adv + step_size * sign(grad), clamped to the ball around x and box.
 
     Tensors [B, ...] of one shape, dtype and device; x inside the box. `radius` (may be inf) and `step_size`
     in input units, a number or [B]. Raises InputError on mismatched tensors or a negative radius or step.

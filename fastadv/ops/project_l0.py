@@ -1,7 +1,8 @@
 """project_l0: argmin ||z - x_adv||_2 over {z : at most `radius` coordinates differ from x, lo <= z <= hi}.
 
-Keeping coordinate i (clamped to the box, c_i) instead of resetting it to x_i lowers the squared distance by
-(u_i - x_i)^2 - (u_i - c_i)^2; the `radius` largest gains are kept, ties to the lower index.
+Keeping coordinate i (clamped to the box: c_i) instead of setting it back to x_i makes the squared distance
+smaller by (u_i - x_i)^2 - (u_i - c_i)^2, where u is x_adv. The `radius` coordinates of the largest gains are
+kept, the lower index first among equals.
 """
 
 import torch
@@ -46,10 +47,10 @@ register(
 
 
 def project_l0(x_adv: Tensor, x: Tensor, radius: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """Euclidean projection of x_adv [B, ...] on the points that differ from x in at most `radius` coordinates
-    (a number or [B]), inside the box.
+    """Euclidean projection of x_adv [B, ...] on the points of the box that differ from x in few coordinates.
 
-    A fractional radius is rounded down. Raises InputError on mismatched tensors or a negative radius.
+    `radius` is their greatest number, one for all samples or [B]. A fractional radius is rounded down. Raises
+    InputError on mismatched tensors or a negative radius.
     """
     result: Tensor = torch.ops.fastadv.project_l0(*_projection.arguments(x_adv, x, radius, box))
     return result

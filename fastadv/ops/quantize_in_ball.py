@@ -1,10 +1,11 @@
 """quantize_in_ball: x_adv on the grid lo + k * (hi - lo) / levels, without leaving the ball around x.
 
-Linf: the nearest grid point of each coordinate among those within `radius`. Other norms: a coordinate between
-two grid points goes outward (away from x) where its fraction of the way is at least a threshold and inward
-else; the row takes the smallest threshold, from 1/2 (rounding to nearest) to past 1 (all inward) in 4096
-steps by bisection, that keeps it in the ball. Where x is off the grid and the radius below the grid's spacing
-no grid point may exist; the row is then the nearest one, outside the ball: check with `contains`.
+Linf: each coordinate takes the nearest grid point within `radius`. Other norms: a coordinate between two grid
+points goes outward (away from x) if it has come at least a certain fraction of the way, and inward otherwise.
+Each row takes the smallest such fraction that keeps it in the ball, found by bisection among 4096 values from
+1/2 (rounding to nearest) to just above 1 (all inward). Where x is off the grid and the radius is below the
+grid's spacing, the ball may hold no grid point. The row is then rounded inward and lies outside the ball:
+check with `contains`.
 """
 
 from collections.abc import Iterator
@@ -42,7 +43,7 @@ def reference(
     radius_rows: Tensor | None = None,
 ) -> Tensor:
     rows, center = x_adv.double().flatten(1), x.double().flatten(1)
-    row_radius = column(radius, radius_rows, rows)
+    limit = column(radius, radius_rows, rows)
     place = ((rows - lo) / (hi - lo) * levels).clamp(0, levels)
 
     def value(level: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ def reference(
         nearest = (place + 0.5).floor().clamp(0, levels)
         candidates = torch.stack([nearest, nearest - 1, nearest + 1]).clamp(0, levels)
         points = value(candidates).double()
-        misfit = torch.where((points - center).abs() <= row_radius, (candidates - place).abs(), float("inf"))
+        misfit = torch.where((points - center).abs() <= limit, (candidates - place).abs(), float("inf"))
         return value(candidates.gather(0, misfit.argmin(0, keepdim=True)).squeeze(0)).reshape(x.shape)
 
     outward = rows >= center
@@ -64,12 +65,12 @@ def reference(
         return value(torch.where(fraction >= 0.5 + step / (2 * THRESHOLDS - 2), outer, inner))
 
     low, high = (
-        torch.zeros_like(row_radius.expand(len(rows), 1)),
-        torch.full_like(row_radius.expand(len(rows), 1), THRESHOLDS),
+        torch.zeros_like(limit.expand(len(rows), 1)),
+        torch.full_like(limit.expand(len(rows), 1), THRESHOLDS),
     )
     while bool((low < high).any()):
         middle = ((low + high) / 2).floor()
-        fits = _norm(rounded(middle).double() - center, norm) <= row_radius
+        fits = _norm(rounded(middle).double() - center, norm) <= limit
         done = low >= high
         low, high = torch.where(done | fits, low, middle + 1), torch.where(done | ~fits, high, middle)
     return rounded(low).reshape(x.shape)
@@ -121,12 +122,11 @@ def quantize_in_ball(
     box: tuple[float, float] = (0.0, 1.0),
     levels: int = 255,
 ) -> Tensor:
-    """x_adv [B, ...] rounded to `levels` + 1 equally spaced values of the finite box (255: 8-bit images),
-    inside the ball around x.
+    """x_adv [B, ...] rounded to `levels` + 1 equally spaced values of the box, inside the ball around x.
 
-    x_adv lies in the ball. norm "linf", "l2", "l1" or "l0"; radius a number or [B], may be inf. Points of the
-    ball on the grid exist whenever x is on it. Raises InputError on an unknown norm, an infinite box, levels
-    < 1 or mismatched tensors.
+    255 levels make 8-bit images. x_adv lies in the ball; the box is finite. `norm` is the name of a threat's
+    norm ("l2"); radius a number or [B], may be inf. Where x is on the grid, so is some point of the ball.
+    Raises InputError on an unknown norm, an infinite box, levels < 1 or mismatched tensors.
     """
     check_like(x_adv, x=x)
     check_norm(norm)

@@ -1,10 +1,10 @@
 """random_start: a point drawn uniformly from the norm ball around x, clamped to the box.
 
-The draw of a row depends on (seed, id, draw) alone. Uniform in the ball means:
-Linf  each coordinate uniform in [-r, r]
-L2    a normal direction, at the distance r * U^(1/D)
-L1    exponential sizes divided by their sum and one more exponential, random signs
-L0    `r` coordinates chosen without replacement (smallest random words, ties to the lower index), uniform in the box
+The draw of a row depends on (seed, id, draw) alone. Uniform in the ball means: Linf  each coordinate uniform
+in [-r, r] L2    a normal direction, at the distance r * U^(1/D) L1    exponential sizes divided by their sum
+and one more exponential, random signs L0    `r` coordinates chosen without replacement (those of the smallest
+random words, the lower index first among
+      equals), each uniform in the box
 Clamping moves a point towards x, which lies in the box, so the result stays in the ball.
 """
 
@@ -30,11 +30,11 @@ from fastadv.ops._rows import (
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, per_sample
 
 
-def _shift(norm: str, reach: Tensor, ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
-    """float64 [B, D] uniform in the ball of `reach`."""
+def _shift(norm: str, limit: Tensor, ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
+    """float64 [B, D] uniform in the ball of `limit`."""
     bits = _philox.words(ids, count, seed, draw)
     if norm == "linf":
-        return reach * (2.0 * _philox.to_uniform(bits) - 1.0)
+        return limit * (2.0 * _philox.to_uniform(bits) - 1.0)
     if norm == "l2":
         direction = _philox.normals(ids, count, seed, draw)
         # normals use whole pairs of words; the distance takes the first word after them
@@ -42,11 +42,11 @@ def _shift(norm: str, reach: Tensor, ids: Tensor, count: int, seed: int, draw: i
             1.0 / count
         )
         length = direction.norm(dim=1, keepdim=True)
-        return reach * level * direction / torch.where(length > 0, length, 1.0)
+        return limit * level * direction / torch.where(length > 0, length, 1.0)
     size = -torch.log1p(-_philox.to_uniform(_philox.words(ids, count + 1, seed, draw)))
     total = size.sum(1, keepdim=True)
     sign = 1.0 - 2.0 * (bits & 1).double()
-    return reach * sign * size[:, :count] / torch.where(total > 0, total, 1.0)
+    return limit * sign * size[:, :count] / torch.where(total > 0, total, 1.0)
 
 
 def reference(
@@ -62,14 +62,14 @@ def reference(
 ) -> Tensor:
     rows = x.flatten(1)
     count = rows.shape[1]
-    reach = column(radius, radius_rows, rows)
+    limit = column(radius, radius_rows, rows)
     if norm == "l0":
         words = _philox.words(ids, 2 * count, seed, draw)
         rank = words[:, :count].argsort(dim=1, stable=True).argsort(dim=1)
         value = (lo + (hi - lo) * _philox.to_uniform(words[:, count:])).to(x.dtype)
-        start = torch.where(rank < reach.floor(), value, rows)
+        start = torch.where(rank < limit.floor(), value, rows)
     else:
-        start = add_towards(rows, _shift(norm, reach, ids, count, seed, draw))
+        start = add_towards(rows, _shift(norm, limit, ids, count, seed, draw))
     return clamp_box(start, lo, hi).reshape(x.shape)
 
 
@@ -104,7 +104,10 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 register(
     OpCard(
         name="random_start",
-        schema="(Tensor x, Tensor ids, str norm, float radius, float lo, float hi, int seed, int draw, Tensor? radius_rows=None) -> Tensor",
+        schema=(
+            "(Tensor x, Tensor ids, str norm, float radius, float lo, float hi, int seed, int draw, "
+            "Tensor? radius_rows=None) -> Tensor"
+        ),
         summary="x + uniform draw from the norm ball, clamped to the box; a function of (seed, id, draw)",
         reference=reference,
         fake=fake,
@@ -127,10 +130,12 @@ def random_start(
     seed: int = 0,
     draw: int = 0,
 ) -> Tensor:
-    """A point uniform in the `norm` ball ("linf", "l2", "l1", "l0") of finite `radius` around x [B, ...], clamped to the box.
+    """A point drawn uniformly from the ball of finite `radius` around x [B, ...], clamped to the box.
 
-    ids: int64 [B], stable sample numbers; equal (seed, id, draw) give equal shifts in any batch. Raises InputError on an unknown norm,
-    an infinite or negative radius, or ids of another shape.
+    `norm` is the name of a threat's norm ("l2"). ids: int64 [B], stable sample numbers; equal (seed, id,
+    draw) give equal shifts in any batch. Raises InputError on an unknown norm, an infinite or negative
+    radius, or ids of another shape. The values of a radius on a GPU are not read, which would wait for it:
+    `Threat.random_start` checks them.
     """
     check_like(x)
     check_norm(norm)

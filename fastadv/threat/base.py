@@ -1,4 +1,4 @@
-"""What the balls of all norms share: radius and box, membership, random starts, step sizes, and their description."""
+"""What the balls of all norms share: radius and box, membership, random starts, step sizes, description."""
 
 import math
 from copy import copy
@@ -25,9 +25,10 @@ class Threat:
     radius  in input units, a number or one value a sample [B]; may be inf. It has no default.
     box     (lo, hi) of valid inputs; samples must lie inside.
 
-    A subclass is one norm, and the only place that knows it: its name, symbol and exponent, its projection and steepest
-    ascent, and whatever else the norm does in its own way. Points made here never exceed the radius, in exact
-    arithmetic: the last addition rounds towards x. Raises InputError on a radius or box of another kind.
+    A subclass is one norm, and the only place that knows it: its name, symbol and exponent, its projection
+    and steepest ascent, and whatever else the norm does in its own way. Points made here never exceed the
+    radius, in exact arithmetic: the last addition rounds towards x. Raises InputError on a radius or box of
+    another kind.
     """
 
     radius: PerRow
@@ -63,7 +64,7 @@ class Threat:
         return replace(self, radius=radius)
 
     def describe(self) -> dict[str, Any]:
-        """All that makes this threat what it is, for cards and shards, as JSON. A radius for each sample by its hash."""
+        """All fields of this threat, as JSON for cards and shards; radii for each sample as their hash."""
         values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
         return {"name": type(self).__name__, "norm": self.norm, **values}
 
@@ -75,7 +76,7 @@ class Threat:
         return distance
 
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """bool [B]: the norm, taken in float64, is at most radius * (1 + 1e-6), and every coordinate is in the box.
+        """bool [B]: the norm, in float64, is at most radius * (1 + 1e-6), and every coordinate is in the box.
 
         The slack is the radius's alone: the box holds exactly. NaN is outside.
         """
@@ -91,24 +92,26 @@ class Threat:
         """
         if not self.finite:
             raise InputError(
-                "radius: expected a finite one for a random start, got inf; start at x instead (random_start=False)"
+                "radius: expected a finite one for a random start, got inf; start at x (random_start=False)"
             )
         ids = torch.arange(x.shape[0], device=x.device) if ids is None else ids
         return ops.random_start(x, ids, self.norm, self.radius, self.box, seed, draw)
 
     def quantize(self, x_adv: Tensor, x: Tensor, levels: int = 255) -> Tensor:
-        """x_adv on a grid of `levels` + 1 values of the box, without leaving the ball (see ops.quantize_in_ball)."""
+        """x_adv on `levels` + 1 values of the box, without leaving the ball (see ops.quantize_in_ball)."""
         return ops.quantize_in_ball(x_adv, x, self.norm, self.radius, self.box, levels)
 
     def default_step_size(self, steps: int, factor: float = 1.0) -> PerRow:
-        """factor * radius / steps, a number or [B]; where the radius is 0, which no step leaves, that of radius 1.
+        """factor * radius / steps, a number or [B]; for radius 0, where steps lead nowhere, as for radius 1.
 
-        `factor` is how often `steps` steps could cross the radius. Raises InputError where the radius is infinite.
+        Steps of L0 are whole coordinates. Raises InputError where the radius is
+        infinite.
         """
         check_count("steps", steps, 0)
         if not self.finite:
             raise InputError(
-                "step_size: expected a number where the radius is infinite, got none; give a length in input units"
+                "step_size: expected a number where the radius is infinite, got none; "
+                "give a length in input units"
             )
         share = factor / max(steps, 1)
         if isinstance(self.radius, Tensor):
@@ -125,23 +128,21 @@ class Threat:
                 return
             least = float(step_size.min()) if step_size.numel() else math.inf
         else:
-            try:
-                least = float(step_size)
-            except (TypeError, ValueError):
-                raise InputError(f"step_size: expected a number, got {step_size!r}") from None
+            least = _number(step_size)
         if not (least > 0 and least >= self.least_step):
             wanted = f"at least {self.least_step:g} coordinate" if self.least_step else "a positive number"
-            raise InputError(f"step_size: expected {wanted}, got {least:g}; a shorter step moves nothing")
+            got = step_size if math.isnan(least) else f"{least:g}"
+            raise InputError(f"step_size: expected {wanted}, got {got}; a shorter step moves nothing")
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The nearest point to x_adv, in the Euclidean norm, that ball and box hold."""
         raise NotImplementedError
 
     def step(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
-        """Steepest ascent of length step_size (a number or [B]) along grad in the threat's norm, kept in ball and box.
+        """Steepest ascent along grad by step_size (a number or [B]) in the threat's norm, in ball and box.
 
-        A gradient that is not finite moves nothing (Linf: the coordinate; other norms: the sample); nor does a zero
-        one. Raises InputError on a step size of zero, or one below a coordinate in L0.
+        A gradient that is not finite moves nothing (Linf: the coordinate; other norms: the sample); nor does
+        a zero one. Raises InputError on a step size of zero, or one below a coordinate in L0.
         """
         raise NotImplementedError
 
@@ -154,17 +155,15 @@ def _checked_radius(radius: Any) -> PerRow:
     if isinstance(radius, Tensor):
         if radius.dim() > 1 or radius.dtype == torch.bool or radius.is_complex():
             raise InputError(
-                f"radius: expected a number or a [B] tensor of numbers, got {radius.dtype} {tuple(radius.shape)}"
+                "radius: expected a number or a [B] tensor of numbers, "
+                f"got {radius.dtype} of shape {tuple(radius.shape)}"
             )
         if bool((radius.isnan() | (radius < 0)).any()):
             raise InputError(
                 f"radius: expected values >= 0, got {float(radius[~(radius >= 0)][0]):g} among them"
             )
         return radius
-    try:
-        number = math.nan if isinstance(radius, bool | str | bytes) else float(radius)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = _number(radius)
     if not number >= 0:
         raise InputError(
             f"radius: expected a number >= 0 in input units, or a [B] tensor of them, got {radius!r}"
@@ -173,13 +172,19 @@ def _checked_radius(radius: Any) -> PerRow:
 
 
 def _checked_box(box: Any) -> tuple[float, float]:
-    try:
-        lo, hi = (math.nan if isinstance(edge, bool | str | bytes) else float(edge) for edge in box)
-    except (TypeError, ValueError):
-        lo = hi = math.nan
+    edges = [_number(edge) for edge in box] if isinstance(box, tuple | list) else []
+    lo, hi = edges if len(edges) == 2 else (math.nan, math.nan)
     if not lo < hi:
         raise InputError(f"box: expected a pair of numbers (lo, hi) with lo < hi, got {box!r}")
     return lo, hi
+
+
+def _number(value: Any) -> float:
+    """`value` as a float; NaN where it is no number."""
+    try:
+        return math.nan if isinstance(value, bool | str | bytes) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _plain(value: Any) -> Any:

@@ -27,11 +27,13 @@ class L0(Threat):
         return ops.project_l0(x_adv, x, self.radius, self.box)
 
     def step(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
-        """Send up to `step_size` coordinates to the edge of the box that raises <grad, z> most.
+        """Send up to `step_size` coordinates to the edge of the box, towards the best point to first order.
 
-        Where more than `radius` would then differ from x, those that add the least to <grad, z - x> go back to x.
-        Projecting instead would keep the largest displacements, whatever they gain. The fraction of a step size
-        counts for nothing. Raises InputError on a step below one coordinate, and on an infinite box, which has no edge.
+        That point, which maximises <grad, z - x> over ball and box, holds at their edges the `radius`
+        coordinates that add the most there. Those of them that gain the most move; where more than `radius`
+        would then differ from x, the ones that add the least go back to x. A projection would keep the
+        largest displacements, whatever they gain. A step size is rounded down. Raises InputError on a step
+        below one coordinate, and on an infinite box, which has no edge.
         """
         self.check_step_size(step_size)
         check_like(x_adv, grad=grad, x=x)
@@ -46,11 +48,12 @@ class L0(Threat):
         # what each coordinate adds to <grad, z - x> as it stands, and at its edge
         stays, moves = (gradient * (point.double() - origin.double()) for point in (rows, edge))
         held = rows != origin
-        # a coordinate that comes in where the ball is full drives out the one that adds least
+        # the first that comes into a full ball drives out the coordinate that adds the least
         full = held.sum(1, keepdim=True) >= most
         price = torch.where(full, torch.where(held, stays, math.inf).amin(1, keepdim=True), 0.0)
-        gain = moves - torch.where(held, stays, price)
-        moved = (gain > 0) & (edge != rows) & (_rank(gain) < count)
+        wanted = (edge != rows) & (moves > 0) & (_rank(moves) < most)
+        gain = torch.where(wanted, moves - torch.where(held, stays, price), -math.inf)
+        moved = wanted & (_rank(gain) < count)
         worth = torch.where(moved, moves, torch.where(held, stays, -math.inf))
         kept = (moved | held) & (_rank(worth) < most)
         return torch.where(kept, torch.where(moved, edge, rows), origin).reshape(x.shape)
@@ -58,4 +61,6 @@ class L0(Threat):
 
 def _rank(values: Tensor) -> Tensor:
     """The place of each element in its row, the largest first, the lower index first among equals."""
-    return values.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    order = values.argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(values.shape[1], device=values.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places)

@@ -1,6 +1,4 @@
-"""What the tests of steps and projections share: strategies, exact membership, and solvers written unlike the
-kernels.
-"""
+"""What the tests of steps and projections share: strategies, exact membership, and independent solvers."""
 
 import torch
 from hypothesis import settings
@@ -46,9 +44,7 @@ def assert_inside(z, x, kind, radius, box=(0.0, 1.0)):
 
 
 def solve(point, x, kind, radius, box):
-    """The projection by plain bisection on the multiplier, 200 rounds in float64: shrink (L2) or
-    soft-threshold (L1), then clamp.
-    """
+    """The projection by plain bisection on the multiplier: shrink (L2) or soft-threshold (L1), then clamp."""
     point, x = point.double(), x.double()
     v, lo, hi = point - x, box[0] - x, box[1] - x
 

@@ -1,8 +1,110 @@
-"""l1_step: which coordinate moves."""
+"""l1_step: the ascent against a linear program and a plain loop, the projection against a bisection."""
 
+import numpy as np
+import pytest
+import scipy.optimize
 import torch
+from balls import INFINITE, dtypes, few, norm, pair, seeds, solve, widths
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fastadv.ops import l1_step
+from fastadv.ops import l1_step, project_l1
+
+LENGTHS = st.sampled_from([0.01, 0.3, 1.7, 20.0])
+
+
+def batch(seed, cols, rows=3, dtype=torch.float32):
+    x_adv, x = pair(seed, rows, cols, spread=0.1, dtype=dtype)
+    grad = torch.randn(rows, cols, generator=torch.Generator().manual_seed(seed + 1), dtype=torch.float64)
+    return x_adv.clamp(0, 1), grad.to(dtype), x
+
+
+def ascended(x_adv, grad, step_size, box=(0.0, 1.0)):
+    """The moved point, coordinate by coordinate, before any projection."""
+    out = x_adv.double().clone()
+    for row in range(len(out)):
+        left = float(step_size)
+        for i in np.lexsort((np.arange(grad.shape[1]), -grad[row].double().abs().numpy())):
+            edge = box[1] if grad[row, i] > 0 else box[0]
+            taken = min(abs(edge - float(out[row, i])), left) * float(grad[row, i] != 0)
+            out[row, i] += taken * float(grad[row, i].sign())
+            left -= taken
+    return out
+
+
+@few
+@given(seeds, widths, LENGTHS, dtypes)
+def test_equals_the_greedy_loop(seed, cols, step_size, dtype):
+    x_adv, grad, x = batch(seed, cols, dtype=dtype)
+    z = l1_step(x_adv, grad, x, float("inf"), step_size)
+    unit = {torch.float64: 1e-12, torch.float32: 2e-7, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+    assert torch.allclose(z.double(), ascended(x_adv, grad, step_size), rtol=0, atol=unit)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("step_size", [0.2, 1.5, 4.0])
+def test_no_other_ascent_of_this_length_gains_more(seed, step_size):
+    x_adv, grad, x = batch(seed, 12, rows=1, dtype=torch.float64)
+    g, at = grad[0].numpy(), x_adv[0].numpy()
+    # d = p - q with p, q >= 0, p <= 1 - x_adv, q <= x_adv
+    best = scipy.optimize.linprog(
+        np.concatenate([-g, g]),
+        A_ub=np.ones((1, 24)),
+        b_ub=[step_size],
+        bounds=[(0, 1 - a) for a in at] + [(0, a) for a in at],
+    )
+    z = l1_step(x_adv, grad, x, float("inf"), step_size)
+    assert float(((z - x_adv) * grad).sum()) == pytest.approx(-best.fun, rel=1e-9)
+
+
+@few
+@given(seeds, widths, LENGTHS, st.sampled_from([0.05, 0.6, 3.0]))
+def test_the_moved_point_is_projected(seed, cols, step_size, radius):
+    x_adv, grad, x = batch(seed, cols)
+    x_adv = project_l1(x_adv, x, radius)
+    z = l1_step(x_adv, grad, x, radius, step_size)
+    expected = solve(ascended(x_adv, grad, step_size), x, "l1", radius, (0.0, 1.0))
+    assert torch.allclose(z.double(), expected, rtol=0, atol=4e-7)
+
+
+@few
+@given(seeds, st.sampled_from([17, 300]), st.sampled_from([0.05, 0.4]))
+def test_gains_as_much_as_one_coordinate_does_and_more_with_length(seed, cols, step_size):
+    x_adv, grad, x = batch(seed, cols, dtype=torch.float64)
+    room = torch.where(grad > 0, 1 - x_adv, x_adv)
+    one = (grad.abs() * room.clamp_max(step_size)).amax(1)
+
+    def gain(length):
+        return ((l1_step(x_adv, grad, x, float("inf"), length) - x_adv) * grad).sum(1)
+
+    assert bool((gain(step_size) >= one * (1 - 1e-12)).all())
+    assert bool((gain(1.5 * step_size) >= gain(step_size)).all())
+
+
+def test_fills_the_ball_from_its_center_in_high_dimension():
+    draw = torch.Generator().manual_seed(3)
+    x = torch.rand(2, 3072, generator=draw)
+    grad = torch.randn(2, 3072, generator=draw)
+    z = l1_step(x, grad, x, 12.0, 12.0)
+    order = grad.abs().argsort(1, descending=True)
+    room = torch.where(grad > 0, 1 - x, x).double().gather(1, order)
+    filled = (room.cumsum(1) <= 12).sum(1)
+    moved = (z - x).double().abs().gather(1, order)
+    assert torch.allclose(norm(z, x, "l1"), torch.tensor(12.0, dtype=torch.float64), rtol=1e-6)
+    for row in range(2):
+        count = int(filled[row])
+        assert 12 < count < 60
+        assert torch.allclose(moved[row, :count], room[row, :count], rtol=0, atol=2e-7)
+        assert not bool(moved[row, count + 1 :].any())
+
+
+def test_a_rounding_hair_of_room_does_not_swallow_the_step():
+    below = torch.nextafter(torch.ones(1), torch.zeros(1)).item()
+    x = torch.tensor([[0.5, 0.5, 0.5]])
+    x_adv = torch.tensor([[below, 0.5, 0.5]])
+    grad = torch.tensor([[5.0, -4.0, 1.0]])
+    z = l1_step(x_adv, grad, x, float("inf"), 0.75)
+    assert torch.allclose(z, torch.tensor([[1.0, 0.0, 0.75]]), rtol=0, atol=1e-6)
 
 
 def test_a_coordinate_at_the_box_passes_the_step_on():
@@ -11,13 +113,32 @@ def test_a_coordinate_at_the_box_passes_the_step_on():
     assert torch.equal(l1_step(x, grad, x, 1.0, 0.25), torch.tensor([[1.0, 0.0, 0.75]]))
 
 
-def test_ties_go_to_the_lower_index():
+def test_what_one_coordinate_cannot_take_goes_to_the_next():
+    x = torch.full((1, 4), 0.5)
+    grad = torch.tensor([[1.0, -3.0, 0.0, 2.0]])
+    assert torch.equal(l1_step(x, grad, x, 9.0, 0.75), torch.tensor([[0.5, 0.0, 0.5, 0.75]]))
+    assert torch.equal(l1_step(x, grad, x, 9.0, 50.0), torch.tensor([[1.0, 0.0, 0.5, 1.0]]))
+    assert torch.equal(l1_step(x, grad, x, 99.0, 50.0, INFINITE), torch.tensor([[0.5, -49.5, 0.5, 0.5]]))
+
+
+@pytest.mark.parametrize(("step_size", "filled"), [(0.25, 0), (0.75, 1), (7.25, 14)])
+def test_ties_go_to_the_lower_index(step_size, filled):
     x = torch.full((1, 40), 0.5)
     grad = torch.ones(1, 40)
     grad[0, :7] = 0.5
     expected = x.clone()
-    expected[0, 7] = 0.75
-    assert torch.equal(l1_step(x, grad, x, 1.0, 0.25), expected)
+    expected[0, 7 : 7 + filled] = 1.0
+    expected[0, 7 + filled] = 0.75
+    assert torch.equal(l1_step(x, grad, x, 20.0, step_size), expected)
+
+
+def test_ties_in_bfloat16():
+    draw = torch.Generator().manual_seed(0)
+    x = torch.full((2, 500), 0.5, dtype=torch.bfloat16)
+    grad = torch.randint(1, 4, x.shape, generator=draw).to(torch.bfloat16)
+    moved = (l1_step(x, grad, x, float("inf"), 40.0) > x).nonzero()
+    steepest = torch.cat([(grad == 3).nonzero()[:, 1][(grad == 3).nonzero()[:, 0] == r][:80] for r in (0, 1)])
+    assert moved[:, 1].tolist() == steepest.tolist()
 
 
 def test_the_order_of_elements_rules_ties_in_any_layout():

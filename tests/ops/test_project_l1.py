@@ -1,4 +1,4 @@
-"""project_l1 against a bisection, the sorting algorithm of Duchi et al. (2008) without a box, and a general-purpose optimiser."""
+"""project_l1 against a bisection, a general optimiser, and by sorting (Duchi et al. 2008) without a box."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_equals_a_general_optimiser(seed):
     x_adv, x = pair(seed, 1, 3, dtype=torch.float64)
     u, c = x_adv[0].numpy(), x[0].numpy()
     # z = c + p - q with p, q >= 0 makes the L1 norm linear
-    found = scipy.optimize.minimize(
+    best = scipy.optimize.minimize(
         lambda w: np.sum((c + w[:3] - w[3:] - u) ** 2),
         np.zeros(6),
         bounds=[(0, 1 - a) for a in c] + [(0, a) for a in c],
@@ -63,7 +63,7 @@ def test_equals_a_general_optimiser(seed):
         method="SLSQP",
         options={"ftol": 1e-15},
     )
-    assert np.allclose(project_l1(x_adv, x, 0.4)[0].numpy(), c + found.x[:3] - found.x[3:], atol=1e-5)
+    assert np.allclose(project_l1(x_adv, x, 0.4)[0].numpy(), c + best.x[:3] - best.x[3:], atol=1e-5)
 
 
 def test_soft_threshold_not_rescaling():

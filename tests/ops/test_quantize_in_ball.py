@@ -61,10 +61,10 @@ def test_linf_takes_the_nearest_level_inside(seed, cols, radius):
 @given(st.sampled_from(["l2", "l1"]), seeds, st.sampled_from([64, 300]))
 def test_uses_what_the_ball_leaves(kind, seed, cols):
     x_adv, x = grid_pair(seed, cols)
-    reach = norm(x_adv, x, kind)
-    z = quantize_in_ball(x_adv, x, kind, reach)
+    limit = norm(x_adv, x, kind)
+    z = quantize_in_ball(x_adv, x, kind, limit)
     inward = torch.where(x_adv >= x, (x_adv * 255).floor(), (x_adv * 255).ceil()) / 255
-    assert_inside(z, x, kind, reach)
+    assert_inside(z, x, kind, limit)
     assert bool((norm(z, x, kind) > norm(inward, x, kind)).all()), "all inward is not the best"
 
 

@@ -1,4 +1,4 @@
-"""The k largest of a row without sorting it, ties to the lower index; for project_l0 and random_start."""
+"""The k largest of a row, the lower index first among equals, unsorted; for project_l0 and random_start."""
 
 import triton
 import triton.language as tl
@@ -29,9 +29,7 @@ def count_from(keys_of: tl.constexpr, source, cols, lowest, BLOCK: tl.constexpr)
 
 @triton.jit
 def cut(keys_of: tl.constexpr, source, cols, k, BLOCK: tl.constexpr):
-    """(key, ties): the k largest keys are those above `key` and the first `ties` of those equal to it. 0 <= k
-    <= cols.
-    """
+    """(key, ties): the k largest keys, 0 <= k <= cols, are those above `key` and the first `ties` at it."""
     low, high = limits(keys_of, source, cols, BLOCK)
     low = tl.where(k == 0, high, low)
     searching = (k > 0) & (k < cols) & (low < high)
@@ -48,7 +46,7 @@ def cut(keys_of: tl.constexpr, source, cols, k, BLOCK: tl.constexpr):
 
 @triton.jit
 def kept(keys, key, ties, seen, mask):
-    """(mask of the k largest in this block, ties seen so far); `seen` goes from block to block."""
+    """(mask of the k largest in this block, ties seen by now); `seen` counts those of earlier blocks."""
     tie = ((keys == key) & mask).to(tl.int32)
     order = tl.cumsum(tie) + seen
     return mask & ((keys > key) | ((tie > 0) & (order <= ties))), seen + tl.sum(tie)

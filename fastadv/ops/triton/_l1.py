@@ -1,4 +1,4 @@
-"""The exact projection of a row on an L1 ball inside a box (see ops/_l1.py); project_l1 and l1_step share it."""
+"""The exact projection of a row on an L1 ball inside a box (see ops/_l1.py), for project_l1 and l1_step."""
 
 import triton
 import triton.language as tl
@@ -11,12 +11,41 @@ _ROUNDS = tl.constexpr(200)
 
 
 @triton.jit
-def _offset(x_adv, x, moved, gain, lo, hi, at, mask):
-    """(x, v, room): v = x_adv - x with `gain` added to the coordinate `moved`, and how far |v| may reach before the box."""
+def steepness(grad, at, mask):
+    """(|grad| as the bits of a float, which order like it; whether it points up)."""
+    gradient = load(grad, at, mask)
+    return tl.abs(gradient).to(tl.int32, bitcast=True), gradient > 0
+
+
+@triton.jit
+def ahead(point, upward, lo, hi):
+    """How far a float64 point may go before the edge of the box, as a number >= 0; 0 for NaN."""
+    room = tl.where(upward, hi - point, point - lo)
+    return tl.where(room > 0, room, 0.0)
+
+
+@triton.jit
+def _offset(x_adv, grad, x, ascent, lo, hi, at, mask):
+    """(x, v, room): v = x_adv + ascent - x, and how far |v| may grow before the box stops it.
+
+    `ascent` is (level, last, rest): coordinates steeper than `level` go to the edge of the box, and so do
+    those as steep at a lower index than `last`, which itself goes by `rest`. It counts for nothing where grad
+    is None.
+    """
     center = load(x, at, mask)
     origin = center.to(tl.float64)
     point = load(x_adv, at, mask).to(tl.float64)
-    v = tl.where(at == moved, point + gain, point) - origin
+    if grad is not None:
+        level, last, rest = ascent
+        steep, upward = steepness(grad, at, mask)
+        dtype: tl.constexpr = x.dtype.element_ty
+        room = ahead(point, upward, edge(lo, dtype).to(tl.float64), edge(hi, dtype).to(tl.float64))
+        tied = steep == level
+        taken = tl.where(
+            (steep > level) | (tied & (at < last)), room, tl.where(tied & (at == last), rest, 0.0)
+        )
+        point = tl.where(upward, point + taken, point - taken)
+    v = point - origin
     room = tl.where(v > 0, tl.full((), hi, tl.float64) - origin, origin - tl.full((), lo, tl.float64))
     return center, v, room
 
@@ -28,34 +57,36 @@ def _kept(w, room, threshold):
 
 
 @triton.jit
-def _evaluate(x_adv, x, cols, moved, gain, lo, hi, threshold, BLOCK: tl.constexpr):
+def _evaluate(x_adv, grad, x, cols, ascent, lo, hi, threshold, BLOCK: tl.constexpr):
     """(L1 norm of what `threshold` keeps, how many coordinates make it fall as the threshold rises)."""
     norm = tl.zeros((BLOCK,), tl.float64)
-    slope = tl.zeros((BLOCK,), tl.int32)
+    falling = tl.zeros((BLOCK,), tl.int32)
     for first in range(0, cols, BLOCK):
         at = first + tl.arange(0, BLOCK)
-        _, v, room = _offset(x_adv, x, moved, gain, lo, hi, at, at < cols)
+        _, v, room = _offset(x_adv, grad, x, ascent, lo, hi, at, at < cols)
         w = tl.abs(v)
         norm += tl.where(at < cols, _kept(w, room, threshold), 0.0)
-        slope += ((at < cols) & (w > threshold) & (w - threshold <= room)).to(tl.int32)
-    return tl.sum(norm), tl.sum(slope).to(tl.float64)
+        falling += ((at < cols) & (w > threshold) & (w - threshold <= room)).to(tl.int32)
+    return tl.sum(norm), tl.sum(falling).to(tl.float64)
 
 
 @triton.jit
-def project(out, x_adv, x, cols, moved, gain, radius, lo, hi, BLOCK: tl.constexpr):
-    """Write row `out`. Until the last pass nothing is written, and that one reads each element just before it writes it: out may be x_adv.
+def project(out, x_adv, grad, x, cols, ascent, radius, lo, hi, BLOCK: tl.constexpr):
+    """Write row `out`: x_adv, moved by `ascent` (see `_offset`), projected.
 
-    The threshold is sought by Newton's steps on the piecewise linear norm, inside a bracket that each step narrows. The norm is neither convex nor
-    concave, so a step may leave the bracket; then, and every fourth round, the bracket is halved instead.
+    Until the last pass nothing is written, and that one reads each element just before it writes it: out may
+    be x_adv. Newton's steps on the piecewise linear norm find the threshold, inside a bracket that each step
+    narrows. The norm is neither convex nor concave, so a step may leave the bracket; then, and every fourth
+    round, the bracket is halved.
     """
     dtype: tl.constexpr = out.dtype.element_ty
     threshold = tl.full((), 0.0, tl.float64)
-    norm, slope = _evaluate(x_adv, x, cols, moved, gain, lo, hi, threshold, BLOCK)
+    norm, falling = _evaluate(x_adv, grad, x, cols, ascent, lo, hi, threshold, BLOCK)
     if norm > radius * _ROUNDING:
         largest = tl.zeros((BLOCK,), tl.float64)
         for first in range(0, cols, BLOCK):
             at = first + tl.arange(0, BLOCK)
-            _, v, _ = _offset(x_adv, x, moved, gain, lo, hi, at, at < cols)
+            _, v, _ = _offset(x_adv, grad, x, ascent, lo, hi, at, at < cols)
             largest = tl.maximum(largest, tl.where(at < cols, tl.abs(v), 0.0))
         top = tl.max(largest)
         below = threshold
@@ -64,24 +95,24 @@ def project(out, x_adv, x, cols, moved, gain, radius, lo, hi, BLOCK: tl.constexp
         middle = (below + above) / 2
         searching = top > 0
         while searching:
-            newton = threshold + (norm - radius) / slope
+            newton = threshold + (norm - radius) / falling
             within = (newton > below) & (newton <= above) & (rounds % 4 != 3)
             threshold = tl.where(within, newton, middle)
-            norm, slope = _evaluate(x_adv, x, cols, moved, gain, lo, hi, threshold, BLOCK)
+            norm, falling = _evaluate(x_adv, grad, x, cols, ascent, lo, hi, threshold, BLOCK)
             below = tl.where(norm > radius, threshold, below)
             above = tl.where(norm > radius, above, threshold)
             middle = (below + above) / 2
             rounds += 1
-            close = tl.abs(norm - radius) <= slope * top * 1e-16
+            close = tl.abs(norm - radius) <= falling * top * 1e-16
             searching = (close == 0) & (middle > below) & (middle < above) & (rounds < _ROUNDS)
-        newton = threshold + (norm - radius) / slope
+        newton = threshold + (norm - radius) / falling
         threshold = tl.where((newton >= below) & (newton <= above), newton, above)
         # where nothing may be kept, nothing is, to the last bit
         threshold = tl.where(radius > 0, threshold, top)
 
     for first in range(0, cols, BLOCK):
         at = first + tl.arange(0, BLOCK)
-        center, v, room = _offset(x_adv, x, moved, gain, lo, hi, at, at < cols)
+        center, v, room = _offset(x_adv, grad, x, ascent, lo, hi, at, at < cols)
         size = _kept(tl.abs(v), room, threshold)
         shift = tl.where(v < 0, -size, size)
         store(out, at, clamp(add_towards(center, shift, dtype), edge(lo, dtype), edge(hi, dtype)), at < cols)

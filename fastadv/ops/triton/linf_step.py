@@ -42,7 +42,7 @@ def linf_step_kernel(
     column = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     mask = column < cols
     at = row * cols + column
-    row_radius = towards_zero(per_row(radius, radius_rows, row)).to(tl.float64)
+    limit = towards_zero(per_row(radius, radius_rows, row)).to(tl.float64)
     step = per_row(step_size, step_size_rows, row).to(tl.float32)
     low = edge(lo, dtype)
     high = edge(hi, dtype)
@@ -50,26 +50,19 @@ def linf_step_kernel(
     point = load(x_adv, at, mask)
     gradient = load(grad, at, mask)
     center = load(x, at, mask)
-    lower = clamp(add_towards(center, -row_radius, dtype), low, high)
-    upper = clamp(add_towards(center, row_radius, dtype), low, high)
-    moved = rounded(point + tl.where(gradient > 0, step, tl.where(gradient < 0, -step, 0.0)), dtype)
+    lower = clamp(add_towards(center, -limit, dtype), low, high)
+    upper = clamp(add_towards(center, limit, dtype), low, high)
+    move = tl.where(gradient > 0, step, tl.where(gradient < 0, -step, 0.0))
+    moved = rounded(point + tl.where(tl.abs(gradient) < float("inf"), move, 0.0), dtype)
     # a NaN in x must show
     result = tl.maximum(moved, lower, propagate_nan=tl.PropagateNan.ALL)
     store(out, at, tl.minimum(result, upper, propagate_nan=tl.PropagateNan.ALL), mask)
 
 
 def launch(
-    out: Tensor,
-    x_adv: Tensor,
-    grad: Tensor,
-    x: Tensor,
-    radius: float,
-    step_size: float,
-    lo: float,
-    hi: float,
-    radius_rows: Tensor | None = None,
-    step_size_rows: Tensor | None = None,
-) -> None:
+    out: Tensor, x_adv: Tensor, grad: Tensor, x: Tensor, radius: float, step_size: float, lo: float,
+    hi: float, radius_rows: Tensor | None = None, step_size_rows: Tensor | None = None,
+) -> None:  # fmt: skip
     if out.numel() == 0:
         return
     target, *inputs = common_layout(out, x_adv, grad, x)
@@ -77,20 +70,8 @@ def launch(
     rows = 1 if radius_rows is None and step_size_rows is None else len(out)
     cols = out.numel() // rows
     start(
-        linf_step_kernel,
-        rows * triton.cdiv(cols, WIDTH),
-        out,
-        target,
-        *inputs,
-        cols,
-        radius,
-        step_size,
-        lo,
-        hi,
-        rows64(radius_rows),
-        rows64(step_size_rows),
-        BLOCK=WIDTH,
-        num_warps=4,
-    )
+        linf_step_kernel, rows * triton.cdiv(cols, WIDTH), out, target, *inputs, cols, radius, step_size, lo,
+        hi, rows64(radius_rows), rows64(step_size_rows), BLOCK=WIDTH, num_warps=4,
+    )  # fmt: skip
     if target is not out:
         out.copy_(target)

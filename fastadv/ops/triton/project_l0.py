@@ -1,6 +1,4 @@
-"""project_l0 on a GPU: one program a row; the gains are never stored, each pass computes them again (see
-ops/project_l0.py, _l0.py).
-"""
+"""project_l0 on a GPU (see ops/project_l0.py, _l0.py): one program a row computes the gains in each pass."""
 
 import triton
 import triton.language as tl

@@ -14,9 +14,8 @@ def project_l1_kernel(
 ):
     row = tl.program_id(0).to(tl.int64)
     skip = row * cols
-    gain = tl.full((), 0.0, tl.float64)
     _l1.project(
-        out + skip, x_adv + skip, x + skip, cols, -1, gain, per_row(radius, radius_rows, row), lo, hi, BLOCK
+        out + skip, x_adv + skip, None, x + skip, cols, None, per_row(radius, radius_rows, row), lo, hi, BLOCK
     )
 
 

@@ -1,6 +1,4 @@
-"""quantize_in_ball on a GPU: one program a row, which bisects its threshold and computes the levels again
-each pass (see ops/quantize_in_ball.py).
-"""
+"""quantize_in_ball on a GPU (see ops/quantize_in_ball.py): one program a row bisects it."""
 
 import triton
 import triton.language as tl
@@ -25,22 +23,20 @@ def _place(point, lo, hi, levels):
 
 
 @triton.jit
-def _nearest(point, center, row_radius, lo, hi, levels):
-    """The grid point nearest to `point` among its neighbours within `row_radius` of the center; ties to the
-    one listed first.
-    """
+def _nearest(point, center, limit, lo, hi, levels):
+    """The nearest grid point to `point` within `limit` of `center`, the lower level first among equals."""
     place = _place(point, lo, hi, levels)
     best = tl.floor(place + 0.5)
     best = tl.where(best > levels, levels, best)
-    inside = tl.abs(_value(best, lo, hi, levels).to(tl.float64) - center) <= row_radius
+    inside = tl.abs(_value(best, lo, hi, levels).to(tl.float64) - center) <= limit
     misfit = tl.where(inside, tl.abs(best - place), float("inf"))
     down = tl.where(best > 0, best - 1.0, best)
     up = tl.where(best < levels, best + 1.0, best)
-    inside = tl.abs(_value(down, lo, hi, levels).to(tl.float64) - center) <= row_radius
+    inside = tl.abs(_value(down, lo, hi, levels).to(tl.float64) - center) <= limit
     apart = tl.where(inside, tl.abs(down - place), float("inf"))
     best = tl.where(apart < misfit, down, best)
     misfit = tl.where(apart < misfit, apart, misfit)
-    inside = tl.abs(_value(up, lo, hi, levels).to(tl.float64) - center) <= row_radius
+    inside = tl.abs(_value(up, lo, hi, levels).to(tl.float64) - center) <= limit
     apart = tl.where(inside, tl.abs(up - place), float("inf"))
     return _value(tl.where(apart < misfit, up, best), lo, hi, levels)
 
@@ -64,7 +60,7 @@ def quantize_in_ball_kernel(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     skip = row * cols
-    row_radius = per_row(radius, radius_rows, row)
+    limit = per_row(radius, radius_rows, row)
     lo64 = tl.full((), lo, tl.float64)
     hi64 = tl.full((), hi, tl.float64)
     top = tl.full((), levels, tl.float64)
@@ -89,15 +85,15 @@ def quantize_in_ball_kernel(
         norm = tl.sum(total)
         if NORM == "l2":
             norm = tl.sqrt(norm)
-        low = tl.where(norm <= row_radius, low, middle + 1)
-        high = tl.where(norm <= row_radius, middle, high)
+        low = tl.where(norm <= limit, low, middle + 1)
+        high = tl.where(norm <= limit, middle, high)
 
     for first in range(0, cols, BLOCK):
         at = first + tl.arange(0, BLOCK)
         center = tl.load(x + skip + at, mask=at < cols, other=0.0).to(tl.float64)
         point = tl.load(x_adv + skip + at, mask=at < cols, other=0.0).to(tl.float64)
         value = (
-            _nearest(point, center, row_radius, lo64, hi64, top)
+            _nearest(point, center, limit, lo64, hi64, top)
             if NORM == "linf"
             else _rounded(point, center, low, lo64, hi64, top)
         )

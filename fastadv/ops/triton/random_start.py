@@ -1,4 +1,4 @@
-"""random_start on a GPU: one program a row; every pass draws its numbers again instead of storing them (see ops/random_start.py)."""
+"""random_start on a GPU (see ops/random_start.py): one program a row draws anew in each pass."""
 
 import triton
 import triton.language as tl
@@ -31,7 +31,7 @@ def _sizes(at, stream):
 
 
 @triton.jit
-def _scale(cols, stream, reach, NORM: tl.constexpr, BLOCK: tl.constexpr):
+def _scale(cols, stream, limit, NORM: tl.constexpr, BLOCK: tl.constexpr):
     """What the direction's elements are multiplied by."""
     total = tl.zeros((BLOCK,), tl.float64)
     if NORM == "l2":
@@ -42,13 +42,13 @@ def _scale(cols, stream, reach, NORM: tl.constexpr, BLOCK: tl.constexpr):
         # normals use whole pairs of words; the distance takes the first word after them
         level = _philox.uniform(_philox.words(cols + cols % 2 + tl.zeros((1,), tl.int32), stream))
         power = tl.sum(tl.where(level > 0, tl.exp(tl.log(tl.where(level > 0, level, 1.0)) / cols), 0.0))
-        return reach * power / tl.where(length > 0, length, 1.0)
+        return limit * power / tl.where(length > 0, length, 1.0)
     else:
         for first in range(0, cols + 1, BLOCK):
             at = first + tl.arange(0, BLOCK)
             total += tl.where(at <= cols, _sizes(at, stream), 0.0)
         whole = tl.sum(total)
-        return reach / tl.where(whole > 0, whole, 1.0)
+        return limit / tl.where(whole > 0, whole, 1.0)
 
 
 @triton.jit(do_not_specialize=["key_low", "key_high", "draw"])
@@ -59,16 +59,16 @@ def random_start_kernel(
     dtype: tl.constexpr = out.dtype.element_ty
     row = tl.program_id(0).to(tl.int64)
     stream = _philox.stream_of(ids, row, key_low, key_high, draw)
-    reach = per_row(radius, radius_rows, row)
+    limit = per_row(radius, radius_rows, row)
     low = edge(lo, dtype)
     high = edge(hi, dtype)
     if NORM == "l0":
         lo64 = tl.full((), lo, tl.float64)
-        k = tl.minimum(reach, (cols + tl.zeros((), tl.int64)).to(tl.float64)).to(tl.int64)
+        k = tl.minimum(limit, (cols + tl.zeros((), tl.int64)).to(tl.float64)).to(tl.int64)
         key, ties = _l0.cut(_keys, stream, cols, k, BLOCK)
         seen = tl.zeros((), tl.int32)
     elif NORM != "linf":
-        scale = _scale(cols, stream, reach, NORM, BLOCK)
+        scale = _scale(cols, stream, limit, NORM, BLOCK)
 
     for first in range(0, cols, BLOCK):
         at = first + tl.arange(0, BLOCK)
@@ -82,7 +82,7 @@ def random_start_kernel(
             value = tl.where(keep, rounded(drawn.to(tl.float32), dtype), center)
         else:
             if NORM == "linf":
-                shift = reach * (2.0 * _philox.uniform(_philox.block(first, stream, BLOCK)) - 1.0)
+                shift = limit * (2.0 * _philox.uniform(_philox.block(first, stream, BLOCK)) - 1.0)
             elif NORM == "l2":
                 shift = scale * _philox.normal_block(first, stream, BLOCK)
             else:
