@@ -9,8 +9,8 @@ void linf_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t from, 
 #pragma omp simd
   for (int64_t i = from; i < to; ++i) {
     const float center = load(x[i]), gradient = load(grad[i]);
-    const float lower = clamp(ceil_to(lower_edge(center, reach), T{}), lo, hi);
-    const float upper = clamp(floor_to(upper_edge(center, reach), T{}), lo, hi);
+    const float lower = clamp(ceil_to(lower_edge(center, bound), T{}), lo, hi);
+    const float upper = clamp(floor_to(upper_edge(center, bound), T{}), lo, hi);
     const bool finite = std::fabs(gradient) < HUGE_VALF;
     const float move = !finite ? 0.0f : gradient > 0 ? stride : gradient < 0 ? -stride : 0.0f;
     float moved = nearest(load(x_adv[i]) + move, T{});

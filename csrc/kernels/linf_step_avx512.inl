@@ -6,13 +6,15 @@ inline void linf_step<float>(float* out, const float* x_adv, const float* grad, 
                              int64_t to, double radius, double step, Box box) {
   constexpr int kDown = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC,
                 kUp = _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC;
-  const __m512 reach = _mm512_set1_ps(rounded_down(radius)),
+  // masked forms with every lane on: gcc 12 warns that the plain ones use an uninitialised value
+  constexpr __mmask16 kAll = 0xFFFF;
+  const __m512 radii = _mm512_set1_ps(rounded_down(radius)),
                stride = _mm512_set1_ps(static_cast<float>(step)), zero = _mm512_setzero_ps(),
                infinity = _mm512_set1_ps(HUGE_VALF);
   const __m512 lo = _mm512_set1_ps(static_cast<float>(box.lo)),
                hi = _mm512_set1_ps(static_cast<float>(box.hi));
   for (int64_t i = from; i < to; i += 16) {
-    const __mmask16 some = to - i >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (to - i)) - 1);
+    const __mmask16 some = to - i >= 16 ? kAll : static_cast<__mmask16>((1u << (to - i)) - 1);
     const __m512 center = _mm512_maskz_loadu_ps(some, x + i),
                  gradient = _mm512_maskz_loadu_ps(some, grad + i);
     __m512 moved = _mm512_maskz_loadu_ps(some, x_adv + i);
@@ -21,9 +23,10 @@ inline void linf_step<float>(float* out, const float* x_adv, const float* grad, 
                     down = _mm512_mask_cmp_ps_mask(finite, gradient, zero, _CMP_LT_OQ);
     moved = _mm512_mask_add_ps(moved, up, moved, stride);
     moved = _mm512_mask_sub_ps(moved, down, moved, stride);
-    // max and min return their second argument where it is NaN: a NaN in x_adv stays
-    moved = _mm512_max_ps(_mm512_max_ps(_mm512_sub_round_ps(center, reach, kUp), lo), moved);
-    moved = _mm512_min_ps(_mm512_min_ps(_mm512_add_round_ps(center, reach, kDown), hi), moved);
+    const __m512 lower = _mm512_maskz_max_ps(kAll, _mm512_maskz_sub_round_ps(kAll, center, radii, kUp), lo);
+    const __m512 upper = _mm512_maskz_min_ps(kAll, _mm512_maskz_add_round_ps(kAll, center, radii, kDown), hi);
+    // max and min return their second argument where either is NaN, so a NaN stays
+    moved = _mm512_maskz_min_ps(kAll, upper, _mm512_maskz_max_ps(kAll, lower, moved));
     _mm512_mask_storeu_ps(out + i, some, moved);
   }
 }
