@@ -51,5 +51,5 @@ def fgsm(
         )
     return run(
         model, x, y, threat, ascend, steps=1, step_size=threat.radius, restarts=restarts, random_start=random_start,
-        targets=targets, loss=loss, stop_early=stop_early, seed=seed, ids=ids, keep_start=False,
+        targets=targets, loss=loss, stop_early=stop_early, seed=seed, ids=ids, start_counts=False,
     )  # fmt: skip
