@@ -59,16 +59,16 @@ def problem(
     x = x.clone() if x.is_inference() else x.detach()
     _check_values(x, threat.box)
     size = len(x)
-    y = _index("y", y, size, x.device)
+    y = check_index("y", y, size, x.device)
     if targets is not None:
-        targets = _index("targets", targets, size, x.device)
+        targets = check_index("targets", targets, size, x.device)
         if bool((targets == y).any()):
             place = int((targets == y).nonzero()[0])
             raise InputError(
                 "targets: expected a class other than the label, "
                 f"got label {int(y[place])} as target of sample {place}"
             )
-    ids = torch.arange(size, device=x.device) if ids is None else _index("ids", ids, size, x.device)
+    ids = torch.arange(size, device=x.device) if ids is None else check_index("ids", ids, size, x.device)
     if isinstance(threat.radius, Tensor) and threat.radius.ndim:
         if threat.radius.shape != (size,):
             raise InputError(
@@ -87,18 +87,32 @@ def check_threat(threat: Threat) -> None:
         )
 
 
-def check_classes(problem: Problem, classes: int) -> None:
-    """Raise InputError where a label or target is not one of the model's classes."""
-    for name, values in (("y", problem.y), ("targets", problem.targets)):
-        if (
-            values is not None
-            and len(values)
-            and not (int(values.min()) >= 0 and int(values.max()) < classes)
-        ):
-            raise InputError(
-                f"{name}: expected classes 0 to {classes - 1}, which the model has, "
-                f"got {int(values.min())} to {int(values.max())}"
-            )
+def check_classes(name: str, values: Tensor, classes: int) -> None:
+    """Raise InputError where one of the labels or targets `values` int64 [B] is not a class of the model."""
+    if len(values) and not (int(values.min()) >= 0 and int(values.max()) < classes):
+        raise InputError(
+            f"{name}: expected classes 0 to {classes - 1}, which the model has, "
+            f"got {int(values.min())} to {int(values.max())}"
+        )
+
+
+def check_index(name: str, values: Tensor, size: int, device: torch.device) -> Tensor:
+    """One integer for each of `size` samples, as int64 [size] on the device; InputError otherwise."""
+    if (
+        not isinstance(values, Tensor)
+        or values.shape != (size,)
+        or values.is_floating_point()
+        or values.dtype == torch.bool
+    ):
+        got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(
+            f"{name}: expected one integer for each of {size} samples, a tensor [{size}], got {got}"
+        )
+    if values.device != device:
+        raise InputError(
+            f"{name}: expected a tensor on {device}, where x is, got {values.device}; move one to the other"
+        )
+    return (values.clone() if values.is_inference() else values.detach()).long()
 
 
 def check_step_size(step_size: StepSize, size: int, device: torch.device) -> StepSize:
@@ -133,21 +147,3 @@ def _check_values(x: Tensor, box: tuple[float, float]) -> None:
             f"x: expected values in the box [{box[0]:g}, {box[1]:g}], got [{float(least):g}, {float(most):g}]; "
             "set the threat's box, or keep x in it and normalise inside the model (fastadv.models.Normalized)"
         )
-
-
-def _index(name: str, values: Tensor, size: int, device: torch.device) -> Tensor:
-    if (
-        not isinstance(values, Tensor)
-        or values.shape != (size,)
-        or values.is_floating_point()
-        or values.dtype == torch.bool
-    ):
-        got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        raise InputError(
-            f"{name}: expected one integer for each of {size} samples, a tensor [{size}], got {got}"
-        )
-    if values.device != device:
-        raise InputError(
-            f"{name}: expected a tensor on {device}, where x is, got {values.device}; move one to the other"
-        )
-    return (values.clone() if values.is_inference() else values.detach()).long()

@@ -26,7 +26,7 @@ class Trial:
     """A problem with the model's verdict on its clean samples.
 
     `problem` has x in the layout of the frozen model; `todo` int64 [n] are the samples to attack: those that the model
-    gets right and whose logits are finite.
+    gets right and whose logits are finite; `clean` are the logits [B, K] at x.
     """
 
     def __init__(self, frozen: Frozen, problem: Problem) -> None:
@@ -39,10 +39,12 @@ class Trial:
         self.already = self.unusable = self._not_finite = torch.zeros(
             len(problem.x), dtype=torch.bool, device=device
         )
-        self._clean = torch.zeros(0, 2, device=device)
+        self.clean = torch.zeros(0, 2, device=device)
         if len(problem.x):
-            self._clean = clean = frozen.verdict(problem.x)
-            check_classes(problem, clean.shape[1])
+            self.clean = clean = frozen.verdict(problem.x)
+            check_classes("y", problem.y, clean.shape[1])
+            if problem.targets is not None:
+                check_classes("targets", problem.targets, clean.shape[1])
             self.unusable = ~clean.isfinite().all(1)
             if bool(self.unusable.all()):
                 raise InputError(
@@ -61,7 +63,7 @@ class Trial:
         Rows outside the threat are first overwritten by x. Passes x_adv once, unless there was nothing to attack.
         """
         if not len(self.todo):
-            return self._clean
+            return self.clean
         outside = ~self.problem.threat.contains(x_adv, self.problem.x)
         if bool(outside.any()):
             self._not_finite = self._not_finite | ~x_adv.flatten(1).isfinite().all(1)
@@ -109,7 +111,7 @@ class Trial:
         status[self.already] = Status.ALREADY_WRONG
         if minimal:
             x_adv = torch.where(broken.view(-1, *[1] * (x_adv.ndim - 1)), x_adv, problem.x)
-            clean = losses.loss_value(self._clean, problem.y, loss, problem.targets)
+            clean = losses.loss_value(self.clean, problem.y, loss, problem.targets)
             value = torch.where(broken, value, clean)
         distance = problem.threat.distance(x_adv, problem.x).float()
         distance = torch.where(broken, distance, torch.where(self.already, 0.0, torch.inf))
