@@ -281,9 +281,14 @@ def _prove(frozen: Frozen, now: Problem, best: Record) -> Tensor:
 
 def _check_moves(threat: Threat, steps: int, step_size: StepSize) -> None:
     # a step of zero is the default where the radius is zero
-    idle, flat = ((bool((size == 0).all()) if isinstance(size, Tensor) and size.numel() else size == 0) for size in (step_size, threat.radius))
+    idle, flat = (
+        (bool((size == 0).all()) if isinstance(size, Tensor) and size.numel() else size == 0)
+        for size in (step_size, threat.radius)
+    )
     if steps and idle and not flat:
-        raise InputError("step_size: expected a number > 0, got 0, which moves nothing; steps=0 returns the start")
+        raise InputError(
+            "step_size: expected a number > 0, got 0, which moves nothing; steps=0 returns the start"
+        )
 
 
 def _rows(step_size: StepSize, index: Tensor) -> StepSize:

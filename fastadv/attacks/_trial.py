@@ -75,7 +75,8 @@ class Trial:
         problem, model = self.problem, self.frozen.model
         dtype = dtype_of(model) if isinstance(model, nn.Module) else None
         bound = ROUNDING.get(dtype or torch.float32, ROUNDING[torch.float32])
-        spread = (logits - logits.mean(1, keepdim=True)).abs().amax(1)
+        clean = self.clean[~self.unusable]
+        spread = (clean - clean.mean(1, keepdim=True)).abs().max()
         margin = losses.loss_value(logits, problem.y, "margin", problem.targets)
         return bool((broken & (margin < -bound * spread)).any())
 

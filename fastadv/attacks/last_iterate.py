@@ -45,13 +45,17 @@ def last_iterate(
     check_threat(threat)
     losses.check_loss(loss)
     if not isinstance(frozen, Frozen):
-        raise InputError(f"frozen: expected a frozen model, got {type(frozen).__name__}; call fastadv.freeze first")
+        raise InputError(
+            f"frozen: expected a frozen model, got {type(frozen).__name__}; call fastadv.freeze first"
+        )
     for name, value in (("x", x), ("start", x if start is None else start)):
         if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape != x.shape:
             got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"{name}: expected a floating tensor [B, ...], start like x, got {got}")
     with torch.inference_mode(False), torch.no_grad():
-        if not isinstance(step_size, Tensor) or step_size.device.type == "cpu":  # elsewhere it would wait for the device
+        if (
+            not isinstance(step_size, Tensor) or step_size.device.type == "cpu"
+        ):  # elsewhere it would wait for the device
             step_size = check_step_size(step_size, len(x), x.device)
         x = frozen.layout(x.clone() if x.is_inference() else x.detach())
         x_adv = x.clone() if start is None else frozen.layout(start.detach()).clone()

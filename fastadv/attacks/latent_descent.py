@@ -60,7 +60,9 @@ def latent_descent(
         if not isinstance(share, Tensor):
             share = torch.full((len(given.x),), share, device=given.x.device)
         if len(share) and not bool((share > 0).all()):
-            raise InputError(f"step_size: expected shares > 0 of the way, got {step_size}; zero moves nothing")
+            raise InputError(
+                f"step_size: expected shares > 0 of the way, got {step_size}; zero moves nothing"
+            )
         frozen = freeze(model)
         if not callable(getattr(frozen.model, "infer", None)):
             raise InputError(
