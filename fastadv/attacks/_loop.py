@@ -13,7 +13,6 @@ from fastadv.attacks._result import AttackResult
 from fastadv.attacks._trial import Trial
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.frozen import Model
-from fastadv.errors import InputError
 from fastadv.ops import keep_best_
 from fastadv.threat import Threat
 
@@ -138,7 +137,8 @@ def run(
         losses.check_loss(loss)
         given = problem(x, y, threat, targets, ids)
         step_size = check_step_size(step_size, len(given.x), given.x.device)
-        _check_moves(given.threat, steps, step_size)
+        if steps:
+            given.threat.check_step_size(step_size.cpu() if isinstance(step_size, Tensor) else step_size)
         frozen = freeze(model)
         trial = Trial(frozen, given)
         plan = Plan(rule, steps, step_size, restarts, random_start, loss, stop_early, seed, start_counts)
@@ -277,18 +277,6 @@ def _prove(frozen: Frozen, now: Problem, best: Record) -> Tensor:
     best.success[index] = confirmed
     best.refuted[index] |= ~confirmed
     return best.success
-
-
-def _check_moves(threat: Threat, steps: int, step_size: StepSize) -> None:
-    # a step of zero is the default where the radius is zero
-    idle, flat = (
-        (bool((size == 0).all()) if isinstance(size, Tensor) and size.numel() else size == 0)
-        for size in (step_size, threat.radius)
-    )
-    if steps and idle and not flat:
-        raise InputError(
-            "step_size: expected a number > 0, got 0, which moves nothing; steps=0 returns the start"
-        )
 
 
 def _rows(step_size: StepSize, index: Tensor) -> StepSize:

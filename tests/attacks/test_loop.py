@@ -67,7 +67,9 @@ def test_per_sample_step_size(attack: Case, norm: str) -> None:
         pytest.skip("its step is the radius")
     model, x = mlp(), images(12)
     y = labels(model, x)
-    size = torch.linspace(0, 1, 12, dtype=torch.float64) * (3 if norm == "l0" else RADIUS[norm] / 2)
+    size = torch.linspace(0.1, 1, 12, dtype=torch.float64) * RADIUS[norm] / 2
+    if norm == "l0":
+        size = torch.linspace(1, 3, 12, dtype=torch.float64)
     out = attack(model, x, y, threat(norm), step_size=size)
     for i in (0, 5, 11):
         one = attack(
