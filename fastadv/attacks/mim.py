@@ -1,18 +1,16 @@
 """Momentum iterative method (Dong et al. 2018)."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from fastadv import losses
+from fastadv._checks import check_number
 from fastadv.attacks._loop import Rule, State, largest, run
 from fastadv.attacks._problem import Problem, StepSize
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._steps import step_size_for
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
-from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 
@@ -56,8 +54,7 @@ def mim(
 
     Raises InputError on wrong input, naming it.
     """
-    if not (math.isfinite(decay) and decay >= 0):
-        raise InputError(f"decay: expected a finite number >= 0, got {decay}")
+    check_number("decay", decay, 0)
     return run(
         model, x, y, threat, _rule(decay), steps=steps, step_size=step_size_for(threat, steps, 1.0, step_size),
         restarts=restarts, random_start=random_start, targets=targets, loss=loss, stop_early=stop_early, seed=seed, ids=ids,
