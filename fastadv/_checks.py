@@ -1,4 +1,4 @@
-"""Checks of arguments that every layer shares. Each raises InputError that says what was expected and what came."""
+"""Checks of arguments that every layer shares. They raise InputError: what was expected, and what came."""
 
 import math
 from typing import Any

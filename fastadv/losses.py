@@ -19,7 +19,8 @@ def check_loss(loss: Loss) -> Loss:
     """Raise InputError unless `loss` is a name in LOSSES or can be called."""
     if not callable(loss) and not (isinstance(loss, str) and loss in LOSSES):
         raise InputError(
-            f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}; or give a function (logits, y, targets) -> [B]"
+            f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}; "
+            "or give a function (logits, y, targets) -> [B]"
         )
     return loss
 
@@ -37,12 +38,14 @@ def _checked(value: object, logits: Tensor) -> Tensor:
 def loss_and_grad(
     logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None = None, direction: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """(loss [B], gradient on the logits [B, K]) of a named loss ("ce", "margin", "cw", "dlr") or of a callable.
+    """(loss [B], gradient with respect to the logits [B, K]) of a named loss or of a callable.
 
-    A callable takes (logits, y, targets) and returns one value a sample, to be maximised. With `direction` the gradient
-    is right up to a positive factor for each row, which keeps that of "ce" from underflowing on confident rows.
+    The names are "ce", "margin", "cw" and "dlr". A callable takes (logits, y, targets) and returns one value a sample, to be maximised. With `direction`
+    the gradient is right up to a positive factor for each row, which keeps that of "ce" from underflowing on
+    confident rows.
 
-    Raises InputError on a loss that is neither a name nor a function, and on a value of another shape or without graph.
+    Raises InputError on a loss that is neither a name nor a function, and on a value of another shape or
+    without graph.
     """
     check_loss(loss)
     if isinstance(loss, str):

@@ -1,6 +1,7 @@
 """Randomness that depends on (seed, sample id, draw) alone: the same for any batch, order or device.
 
-Global seeds stay untouched. Each purpose takes its seed from `derive`, so that no two purposes share a stream.
+Global seeds stay untouched. Each purpose takes its seed from `derive`, so that no two purposes share a
+stream.
 """
 
 import hashlib
@@ -35,7 +36,8 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
 def bits(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
     """`count` words in [0, 2^32) for each id: int64 [B, count].
 
-    Here and below, ids are int64 [B], the seed is from 0 to 2^63 - 1, the draw from 0 to 2^32 - 1; InputError otherwise.
+    Here and below, ids are int64 [B], the seed is from 0 to 2^63 - 1, the draw from 0 to 2^32 - 1; InputError
+    otherwise.
     """
     return _rows("bits", count, seed, ids, draw)
 

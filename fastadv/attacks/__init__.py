@@ -1,6 +1,6 @@
 """Attacks: one function each, one result type.
 
-`ATTACKS` lists those that any classifier can be given to, `ABS_ATTACKS` those that need a model that explains images.
+`ATTACKS` lists those that take any classifier, `ABS_ATTACKS` those that need a model that explains images.
 """
 
 from fastadv.attacks._registry import Attack

@@ -1,4 +1,4 @@
-"""The ascent that all gradient attacks with a budget share: restarts, the active set, the best point, its proof."""
+"""The ascent that gradient attacks with a budget share: restarts, active set, best point, proof."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,8 +17,8 @@ from fastadv.ops import keep_best_
 from fastadv.threat import Threat
 
 State = tuple[Tensor, ...]
-# (problem, x_adv, gradient, step_size, state) -> state: moves x_adv in place. The state is tensors [B, ...] that the
-# rule carries from step to step, empty at the first; the loop drops the rows of samples that leave.
+# (problem, x_adv, gradient, step_size, state) -> state: moves x_adv in place. The state is tensors [B, ...]
+# that the rule carries from step to step, empty at the first; the loop drops the rows of samples that leave.
 Rule = Callable[[Problem, Tensor, Tensor, StepSize, State], State]
 
 LONGEST_SEGMENT = 8
@@ -34,9 +34,9 @@ def ascend(given: Problem, x_adv: Tensor, gradient: Tensor, step_size: StepSize,
 class Record:
     """What is known of each sample.
 
-    `x_adv` is the strongest point so far, `rank` its place in the order of the loss, `success` whether it is one.
-    `refuted`: the model as given once denied a success that the search twin saw. `not_finite`: a logit was not finite.
-    `largest_gradient`: the largest absolute gradient element so far; NaN where one was.
+    `x_adv` is the strongest point so far, `rank` its place in the order of the loss, `success` whether it is
+    one. `refuted`: the model as given once denied a success that the search twin saw. `not_finite`: a logit
+    was not finite. `largest_gradient`: the largest absolute gradient element so far; NaN where one was.
     """
 
     x_adv: Tensor
@@ -84,7 +84,7 @@ class Active:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How to search. Without `start_counts` the point where a restart begins is no candidate for the best."""
+    """How to search. Without `start_counts` the point where a restart begins is never the best point."""
 
     rule: Rule
     steps: int
@@ -120,15 +120,15 @@ def run(
     ids: Tensor | None = None,
     start_counts: bool = True,
 ) -> AttackResult:
-    """Ascend `loss` from x, or from a random point of the threat, by `steps` moves of `rule`; keep each sample's best.
+    """Ascend `loss` by `steps` moves of `rule`, from x or a random point; keep each sample's best point.
 
-    Each point is evaluated once, the last one too: `steps` gradients and one forward a restart. Restart r > 0 starts
-    at random draw r. With `stop_early` a sample leaves at its first success.
+    Each point is evaluated once, the last one too: `steps` gradients and one forward a restart. Restart r > 0
+    starts at random draw r. With `stop_early` a sample leaves at its first success.
 
-    The model as given has the last word. A sample that the search took for broken, and the model does not confirm, is
-    attacked again: on the model as given, through all steps and restarts. Where more than rounding denies a success
-    that the model itself had seen, the model gives two answers for one x. The result then says so, and is that of an
-    attack without `stop_early`, judged by a fresh verdict.
+    The model as given has the last word. A sample that the search took for broken, and the model does not
+    confirm, is attacked again: on the model as given, through all steps and restarts. Where more than
+    rounding denies a success that the model itself had seen, the model gives two answers for one x. The
+    result then says so, and is that of an attack without `stop_early`, judged by a fresh verdict.
     """
     with torch.inference_mode(False), torch.no_grad():
         check_count("steps", steps, 0)
@@ -160,9 +160,9 @@ def run(
 
 
 def _search_again(trial: Trial, record: Record, plan: Plan, doubtful: Tensor, logits: Tensor) -> Tensor:
-    """Attack the doubtful samples on the model as given, without early stop; return the verdict [B, K] after it.
+    """Attack the doubtful samples on the model as given, without early stop; return the new verdict [B, K].
 
-    All samples take part where the model gives two answers for one x, for then no early success can be trusted.
+    All samples take part where the model gives two answers for one x: no early success can then be trusted.
     """
     frozen, index = trial.frozen, doubtful.nonzero().squeeze(1)
     # every success of such a search is one that the model as given has seen
@@ -250,7 +250,7 @@ def largest(gradient: Tensor) -> Tensor:
 def settles(step: int, device: torch.device) -> bool:
     """Whether broken samples leave after this step.
 
-    On a GPU that waits for the device, so it is done in segments that end after 1, 2, 4, 8, 16, 24, 32 ... steps.
+    On a GPU that waits for the device, so it is done after 1, 2, 4, 8, 16, 24, 32 ... steps alone.
     """
     done = step + 1
     return device.type == "cpu" or done % LONGEST_SEGMENT == 0 or done & (done - 1) == 0
@@ -259,7 +259,7 @@ def settles(step: int, device: torch.device) -> bool:
 def _rank(loss: losses.Loss, value: Tensor, logits: Tensor, now: Problem) -> Tensor:
     """[n] in the order of the loss.
 
-    Cross-entropy is exactly 0 for every very confident sample. Among those the margin, which is negative, decides.
+    Cross-entropy is exactly 0 for all very confident samples. Among those the margin decides, which is < 0.
     """
     if loss != "ce" or now.targets is not None:
         return value
@@ -269,7 +269,7 @@ def _rank(loss: losses.Loss, value: Tensor, logits: Tensor, now: Problem) -> Ten
 
 
 def _prove(frozen: Frozen, now: Problem, best: Record) -> Tensor:
-    """bool [n]: the successes that the model as given confirms. The others are refuted, and successes no longer."""
+    """bool [n]: the successes that the model as given confirms. The others become `refuted`."""
     if frozen.exact or not bool(best.success.any()):
         return best.success
     index = best.success.nonzero().squeeze(1)

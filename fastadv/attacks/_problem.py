@@ -15,7 +15,7 @@ StepSize = float | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """x [B, ...], labels y [B], targets [B] or None, sample numbers ids [B], and the threat with its radius."""
+    """x [B, ...], labels y [B], the threat, targets [B] or None, and sample numbers ids [B]."""
 
     x: Tensor
     y: Tensor
@@ -83,7 +83,8 @@ def check_threat(threat: Threat) -> None:
     """Raise InputError unless `threat` is a threat model."""
     if not isinstance(threat, Threat):
         raise InputError(
-            f"threat: expected one of fastadv.{', '.join(kind.__name__ for kind in THREATS.values())}, got {type(threat).__name__}; a radius needs a norm"
+            f"threat: expected one of fastadv.{', '.join(kind.__name__ for kind in THREATS.values())}, "
+            f"got {type(threat).__name__}; a radius needs a norm"
         )
 
 

@@ -13,9 +13,9 @@ from fastadv.threat import THREATS
 class Attack:
     """An attack function and what it supports.
 
-    `norms` are those of the threats it takes; `targeted` whether it takes targets; `minimal` whether it looks for the
-    nearest success rather than the strongest point of a ball; `quick` arguments for a short run; `needs` what the
-    model must be beyond a classifier, empty where any will do.
+    `norms` are those of the threats it takes; `targeted` whether it takes targets; `minimal` whether it looks
+    for the nearest success rather than the strongest point of a ball; `quick` arguments for a short run;
+    `needs` what the model must be beyond a classifier, empty where any will do.
     """
 
     run: Callable[..., AttackResult]

@@ -5,13 +5,13 @@ from fastadv.threat import Threat
 
 
 def has_finite_radius(threat: Threat) -> bool:
-    """Whether the radius is finite for every sample. Raises InputError where `threat` is not a threat model."""
+    """Whether the radius is finite for every sample. InputError where `threat` is not a threat model."""
     check_threat(threat)
     return threat.finite
 
 
 def step_size_for(threat: Threat, steps: int, factor: float, step_size: StepSize | None) -> StepSize:
-    """The caller's step size, or the threat's default, which crosses the radius `factor` times in `steps` steps.
+    """The caller's step size, or the threat's default: `steps` of it cross the radius `factor` times.
 
     Raises InputError where the radius is infinite and no step size is given.
     """

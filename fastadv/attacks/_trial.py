@@ -1,4 +1,4 @@
-"""What every attack does first and last: who is wrong before it starts, and what it has broken when it ends."""
+"""What every attack does first and last: find who is wrong already, and judge what it has broken."""
 
 import logging
 from dataclasses import replace
@@ -25,8 +25,8 @@ TWO_ANSWERS = (
 class Trial:
     """A problem with the model's verdict on its clean samples.
 
-    `problem` has x in the layout of the frozen model; `todo` int64 [n] are the samples to attack: those that the model
-    gets right and whose logits are finite; `clean` are the logits [B, K] at x.
+    `problem` has x in the layout of the frozen model; `todo` int64 [n] are the samples to attack: those that
+    the model gets right and whose logits are finite; `clean` are the logits [B, K] at x.
     """
 
     def __init__(self, frozen: Frozen, problem: Problem) -> None:
@@ -48,8 +48,8 @@ class Trial:
             self.unusable = ~clean.isfinite().all(1)
             if bool(self.unusable.all()):
                 raise InputError(
-                    "model: expected finite logits, got NaN or infinity for every sample; check its weights and the "
-                    "scale of x"
+                    "model: expected finite logits, got NaN or infinity for every sample; "
+                    "check its weights and the scale of x"
                 )
             self.already = problem.met(clean)
             frozen.check(problem.x, clean)
@@ -60,7 +60,7 @@ class Trial:
     def verdict(self, x_adv: Tensor) -> Tensor:
         """Logits [B, K] of the model as given at x_adv, of which only the rows `todo` may differ from x.
 
-        Rows outside the threat are first overwritten by x. Passes x_adv once, unless there was nothing to attack.
+        Rows outside the threat are first overwritten by x. Passes x_adv once if there was anything to attack.
         """
         if not len(self.todo):
             return self.clean
@@ -99,8 +99,8 @@ class Trial:
     ) -> AttackResult:
         """The result for x_adv, given the `verdict` logits [B, K] on it.
 
-        `not_finite` bool [B] marks samples that met a NaN or infinity on the way. A `minimal` attack returns x itself
-        where nothing was broken.
+        `not_finite` bool [B] marks samples that met a NaN or infinity on the way. A `minimal` attack returns
+        x itself where nothing was broken.
         """
         problem = self.problem
         value = losses.loss_value(logits, problem.y, loss, problem.targets)

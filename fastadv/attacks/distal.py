@@ -1,4 +1,4 @@
-"""Distal adversarials: images that look like noise and yet are classified with confidence (Schott et al. 2018)."""
+"""Distal adversarials: noise that is classified with confidence (Schott et al. 2018)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,8 @@ from fastadv.threat import L2
 
 @dataclass(frozen=True, eq=False)
 class DistalResult:
-    """x [B, ...] in the box; the model's confidence [B] in the wanted class at x; success bool [B], whether it
-    reached the goal; steps int64 [B], those taken.
+    """x [B, ...] in the box; the model's confidence [B] in the wanted class at x; success bool [B], whether
+    it reached the goal; steps int64 [B], those taken.
     """
 
     x: Tensor
@@ -41,12 +41,13 @@ def distal(
     seed: int = 0,
     ids: Tensor | None = None,
 ) -> DistalResult:
-    """From uniform noise, gradient ascent with momentum in the box until the model is confident of the target class.
+    """From uniform noise, gradient ascent with momentum in the box until the model is confident of the target
+    class.
 
-    The confidence in class t is (exp(scale l_t) + floor) / sum_k (exp(scale l_k) + floor) for the logits l. The ascent
-    is on (scale l_t - log sum_k (exp(scale l_k) + floor)) / scale, whose gradient the floor does not flatten. A model
-    that explains images, as ABS does, is confident only of images that look like the class (Schott et al. 2018,
-    section 5).
+    The confidence in class t is (exp(scale l_t) + floor) / sum_k (exp(scale l_k) + floor) for the logits l.
+    The ascent is on (scale l_t - log sum_k (exp(scale l_k) + floor)) / scale, whose gradient the floor does
+    not flatten. A model that explains images, as ABS does, is confident only of images that look like the
+    class (Schott et al. 2018, section 5).
 
     Args:
         model: classifier or Frozen; x [B, ...] in the box to logits [B, K].
@@ -56,7 +57,8 @@ def distal(
         step_size: a number > 0, the factor of the momentum's step.
         momentum: in [0, 1).
         confidence: the goal, in (0, 1].
-        scale, floor: of the confidence; None takes the model's own where it has them (ABS), else 1 and 0: the softmax.
+        scale, floor: of the confidence; None takes the model's own where it has them (ABS), else 1 and 0: the
+            softmax.
         box: (lo, hi) of valid inputs.
         seed, ids: the noise depends on the seed and on each sample's number (default 0 to B - 1) alone.
 

@@ -1,4 +1,4 @@
-"""What a random start depends on: the seed, the sample's number and the restart, each anew, and nothing else."""
+"""A random start depends on the seed, the sample's number and the restart, and on nothing else."""
 
 from collections.abc import Callable
 
@@ -63,7 +63,8 @@ def test_seeds_and_ids_change_every_start(attack: Case, norm: str) -> None:
     x, inside = images(8), threat(norm, 2)
     options = {"restarts": 2, "random_start": True}
     base = starts(attack, x, inside, **options)
-    for key in ({"seed": 1}, {"seed": 2**40}, {"ids": torch.arange(8) + 8}, {"ids": torch.arange(8) + 2**40}):
+    ids = torch.arange(8)
+    for key in ({"seed": 1}, {"seed": 2**40}, {"ids": ids + 8}, {"ids": ids + 2**40}):
         for point, other in zip(starts(attack, x, inside, **options, **key), base, strict=True):
             assert (point != other).flatten(1).any(1).all()
     same = starts(attack, x[:1].expand(8, -1, -1, -1).contiguous(), inside, **options)
@@ -72,7 +73,7 @@ def test_seeds_and_ids_change_every_start(attack: Case, norm: str) -> None:
 
 
 def test_restarts_keep_to_the_samples_that_are_left() -> None:
-    """Samples already wrong, and those broken in a restart, do not shift the starts and radii of the others."""
+    """Samples already wrong, or broken in a restart, do not shift the starts and radii of the others."""
     model, x = mlp(), images(60)
     y = labels(model, x)
     wrong = torch.arange(60) % 4 == 1

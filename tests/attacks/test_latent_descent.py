@@ -1,4 +1,4 @@
-"""Latent descent: an oracle it must meet, minimum-norm conventions, both schedules, binary models, bad input."""
+"""Latent descent: an oracle, minimum-norm conventions, both schedules, binary models, bad input."""
 
 import pytest
 import torch
@@ -13,7 +13,10 @@ from fastadv.threat import L2, Linf
 
 
 class Prototypes(nn.Module):
-    """The simplest model that explains: a class is one image, and its loss the squared distance. The boundary lies halfway between two images."""
+    """The simplest model that explains: a class is one image, and its loss the squared distance to it.
+
+    The boundary lies halfway between two images.
+    """
 
     def __init__(self, prototypes: torch.Tensor) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from .nets import RADIUS, Case, convnet, images, labels, mlp, threat
 
 
 class Liar(nn.Module):
-    """In bfloat16 it leans a little to the second class, so that a search in bfloat16 finds what is not there."""
+    """In bfloat16 it leans a little to the second class: a search in bfloat16 sees false successes."""
 
     def __init__(self) -> None:
         super().__init__()

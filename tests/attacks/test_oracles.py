@@ -15,7 +15,7 @@ DUAL = {"linf": 1, "l2": 2, "l1": torch.inf}
 
 
 def two_classes(size: int) -> tuple[torch.nn.Module, Tensor, Tensor, dict[str, Tensor]]:
-    """A linear model, samples far from the edges of the box, labels, and each sample's distance to the boundary."""
+    """A linear model, samples far from the edges of the box, labels, and distances to the boundary."""
     model = linear(2).double()
     x = 0.5 + 0.02 * torch.randn(
         size, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
@@ -56,7 +56,7 @@ def test_fgsm_is_the_sign() -> None:
 
 
 def test_fgsm_returns_the_step_where_it_held() -> None:
-    # a step too long for the curvature of the model makes the loss smaller, and is still the fast gradient sign
+    # a step too long for the curvature of the model lowers the loss, and is still the fast gradient sign
     def model(x: Tensor) -> Tensor:
         wave = torch.sin(20 * x.flatten(1).sum(1))
         return torch.stack([1.5 - 0 * wave, wave], 1)
@@ -98,7 +98,7 @@ def nearest(model: torch.nn.Module, x: Tensor, y: Tensor, norm: str, targets: Te
 def test_the_threshold_in_the_dimension_of_images(
     ascent: Callable[..., AttackResult], norm: str, targeted: bool, loss: str
 ) -> None:
-    """Two classes in D = 3,072: each attack crosses the boundary at 1.02 of its distance and never at 0.98."""
+    """Two classes, D = 3,072: each attack crosses the boundary at 1.02 of its distance, never at 0.98."""
     model, x, y = wide(6, 2)
     targets = 1 - y if targeted else None
     distance = nearest(model, x, y, norm, targets)
@@ -109,7 +109,7 @@ def test_the_threshold_in_the_dimension_of_images(
         assert torch.equal(out.success, torch.full((6,), breaks))
         assert (out.status == (Status.BROKEN if breaks else Status.HELD)).all()
         assert THREATS[norm](radius).contains(out.x_adv, x).all()
-    # without early stop, the loss of the best point is that of the best in the ball, up to the length of a step
+    # at the very distance, the best point of the ball lies on the boundary
     whole = ascent(
         model, x, y, THREATS[norm](distance), targets=targets, loss="margin", stop_early=False, **steps
     )
@@ -133,7 +133,7 @@ def test_ten_classes_in_the_dimension_of_images(ascent: Callable[..., AttackResu
 
 @pytest.mark.parametrize("ascent", [bim, mim])
 def test_best_points_by_hand(ascent: Callable[..., AttackResult]) -> None:
-    """Where every step goes straight on, the best point without early stop is the corner, at the last step alone."""
+    """Every step goes straight on: without early stop the best point is the last one, the corner."""
     model, x, y = wide(4, 2)
     weight = (model[1].weight[1] - model[1].weight[0]).detach()  # type: ignore[index]
     away = torch.where(y == 1, -1.0, 1.0).double()[:, None] * weight

@@ -1,4 +1,4 @@
-"""What counts as a success: the verdict of the model as given, at the end, whatever the search took for one."""
+"""A success is what the model as given says at the end, whatever the search took for one."""
 
 import logging
 from collections.abc import Callable
@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-
 
 from fastadv.attacks import AttackResult, Status, _loop, bim, fgsm, mim, pgd
 from fastadv.engine import freeze
@@ -43,8 +42,8 @@ def by_batch(convolution: bool) -> nn.Sequential:
 class Window(nn.Module):
     """Two classes by the first coordinate s: class 1 inside 0.57 < s < 0.61.
 
-    In bfloat16 it is class 1 for every s > 0.57, the surer the larger s: a search in bfloat16 walks through the window
-    and prefers the points behind it.
+    In bfloat16 it is class 1 for every s > 0.57, the surer the larger s: a search in bfloat16 walks through
+    the window and prefers the points behind it.
     """
 
     def __init__(self) -> None:
@@ -59,7 +58,7 @@ class Window(nn.Module):
 
 @pytest.mark.parametrize("ascent", [pgd, bim, mim])
 def test_early_stop_gives_the_numbers_of_a_randomised_model(ascent: Callable[..., AttackResult]) -> None:
-    """On a noisy model early successes are mostly luck: robust accuracy was four times too high with stop_early."""
+    """On a noisy model early successes are luck: no sample may be let go for one."""
     model, x = Noisy(48, 0.3), images(600, (3, 4, 4), dtype=torch.float32)
     y, inside = labels(model.net, x), Linf(0.1)
     torch.manual_seed(1)
@@ -142,7 +141,7 @@ def test_false_successes_alone_are_held() -> None:
 
 
 class LargeBatches(nn.Module):
-    """Linear, with logits that a batch of more than eight shifts towards the label 0: by rounding, or by much more."""
+    """A net whose logits a batch of more than eight shifts towards class 0: by rounding, or by much more."""
 
     def __init__(self, shift: float) -> None:
         super().__init__()
@@ -215,7 +214,7 @@ def test_a_steady_model_pays_nothing_and_is_not_flagged(attack: Case, norm: str)
 @pytest.mark.parametrize("restarts", [1, 3])
 @pytest.mark.parametrize("way", ["exact", "folded", "bf16", "autocast"])
 def test_options_crossed(way: str, restarts: int, targeted: bool, stop_early: bool) -> None:
-    """Targets, restarts, early stop, precision, a radius and a step a sample, and samples already wrong, all at once."""
+    """Targets, restarts, early stop, precision, per-sample radii and steps, and samples already wrong."""
     model, x = convnet(), images(30, (2, 8, 8), dtype=torch.float32)
     y = labels(model, x)
     targets = (y + 1 + torch.arange(30) % 3) % 4 if targeted else None

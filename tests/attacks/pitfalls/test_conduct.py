@@ -54,7 +54,7 @@ class TestPitfall08Targets:
 
 @contextmanager
 def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
-    """Everything of the model, the inputs and the process that an attack could disturb is the same afterwards."""
+    """Whatever an attack could disturb of the model, the inputs and the process is as it was before."""
 
     def look() -> list[object]:
         parts = list(model.modules())
