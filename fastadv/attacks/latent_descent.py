@@ -139,9 +139,10 @@ def _walk(
             break
         before[index] = after[index]
         if step_size is None:
-            start, share = origin[index], step / (steps - 1)
+            start, share = origin[index], torch.full_like(index, step / (steps - 1), dtype=origin.dtype)
         else:
-            start, share = after[index], step_size[index].to(origin.dtype).view(-1, *[1] * (origin.ndim - 1))
+            start, share = after[index], step_size[index].to(origin.dtype)
+        share = share.view(-1, *[1] * (origin.ndim - 1))
         after[index] = (start + share * (image - start)).clamp(*part.threat.box)
     return before, after, crossed, not_finite
 

@@ -119,10 +119,10 @@ def test_one_sample_never_spoils_another(model):
         """Not finite near one image, whatever else is in the batch."""
 
         def infer(self, x):
-            found = super().infer(x)
-            bad = (x.flatten(1)[:, 0] > 0.9) & (found.loss.amin(1) > 1e-3)
+            inferred = super().infer(x)
+            bad = (x.flatten(1)[:, 0] > 0.9) & (inferred.loss.amin(1) > 1e-3)
             return Inference(
-                found.loss.masked_fill(bad[:, None], torch.nan), found.latents, found.reconstruction
+                inferred.loss.masked_fill(bad[:, None], torch.nan), inferred.latents, inferred.reconstruction
             )
 
     x, y = near(model, noise=0.0)
