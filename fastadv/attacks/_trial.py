@@ -30,7 +30,10 @@ class Trial:
     """
 
     def __init__(self, frozen: Frozen, problem: Problem) -> None:
-        """Pass x once. Raises InputError on labels the model does not have, or where no sample has finite logits."""
+        """Pass x once.
+
+        Raises InputError on labels the model does not have, or where no sample has finite logits.
+        """
         self.frozen = frozen
         self.problem = problem
         self.flags: tuple[str, ...] = ()
@@ -71,7 +74,7 @@ class Trial:
         return self.frozen.verdict(x_adv)
 
     def denied(self, broken: Tensor, logits: Tensor) -> bool:
-        """Whether the logits [B, K] deny a success among `broken` bool [B] by more than rounding can explain."""
+        """Whether the logits [B, K] deny a success in `broken` bool [B] by more than rounding explains."""
         problem, model = self.problem, self.frozen.model
         dtype = dtype_of(model) if isinstance(model, nn.Module) else None
         bound = ROUNDING.get(dtype or torch.float32, ROUNDING[torch.float32])

@@ -57,8 +57,8 @@ def mim(
     check_number("decay", decay, 0)
     return run(
         model, x, y, threat, _rule(decay), steps=steps,
-        step_size=step_size_for(threat, steps, 1.0, step_size), restarts=restarts, random_start=random_start, targets=targets, loss=loss,
-        stop_early=stop_early, seed=seed, ids=ids,
+        step_size=step_size_for(threat, steps, 1.0, step_size), restarts=restarts,
+        random_start=random_start, targets=targets, loss=loss, stop_early=stop_early, seed=seed, ids=ids,
     )  # fmt: skip
 
 
