@@ -146,5 +146,6 @@ def _check_values(x: Tensor, box: tuple[float, float]) -> None:
     if bool((least < low) | (most > high)):
         raise InputError(
             f"x: expected values in the box [{box[0]:g}, {box[1]:g}], "
-            f"got [{float(least):g}, {float(most):g}]; set the threat's box, or keep x in it and normalise inside the model (fastadv.models.Normalized)"
+            f"got [{float(least):g}, {float(most):g}]; set the threat's box, "
+            "or keep x in it and normalise inside the model (fastadv.models.Normalized)"
         )
