@@ -40,9 +40,9 @@ def loss_and_grad(
 ) -> tuple[Tensor, Tensor]:
     """(loss [B], gradient with respect to the logits [B, K]) of a named loss or of a callable.
 
-    The names are "ce", "margin", "cw" and "dlr". A callable takes (logits, y, targets) and returns one value a
-    sample, to be maximised. With `direction` the gradient is right up to a positive factor for each row, which
-    keeps that of "ce" from underflowing on confident rows.
+    The names are "ce", "margin", "cw" and "dlr". A callable takes (logits, y, targets) and returns one value
+    a sample, to be maximised. With `direction` the gradient is right up to a positive factor for each row,
+    which keeps that of "ce" from underflowing on confident rows.
 
     Raises InputError on a loss that is neither a name nor a function, and on a value of another shape or
     without a graph.
