@@ -83,6 +83,16 @@ def test_steps_by_hand(linear):
     assert out.steps.tolist() == [3]
 
 
+def test_the_scale_is_divided_out_of_the_step(linear):
+    targets = torch.tensor([2])
+    x = distal(linear, targets, (1, 4, 4), steps=0).x
+    leaf = x.clone().requires_grad_()
+    value = (3.0 * linear(leaf)).log_softmax(1)[0, 2] / 3.0
+    by_hand = (x + 0.01 * torch.autograd.grad(value, leaf)[0]).clamp(0, 1)
+    out = distal(linear, targets, (1, 4, 4), steps=1, step_size=0.01, confidence=1.0, scale=3.0)
+    torch.testing.assert_close(out.x, by_hand)
+
+
 def test_the_boundary_cases(linear):
     out = distal(linear, torch.zeros(0, dtype=torch.int64), (1, 4, 4))
     assert out.x.shape == (0, 1, 4, 4)

@@ -228,6 +228,33 @@ def test_a_value_that_is_not_finite_is_failed_and_not_held(model):
     assert (out.status[2:][kept[2:]] == Status.BROKEN).all()
 
 
+def test_schedules_by_hand(model):
+    """Without bisections the point is the first past halfway to the nearest prototype."""
+    x, y = near(model, noise=0.0)
+    rivals = (model.prototypes[y][:, None] - model.prototypes).flatten(2).norm(dim=2)
+    image = model.prototypes[rivals.scatter(1, y[:, None], torch.inf).argmin(1)]
+    line = latent_descent(model, x, y, schedule="line_search", steps=10, searches=0)
+    torch.testing.assert_close(line.x_adv, x + 5 / 9 * (image - x))
+    walk = latent_descent(model, x, y, step_size=0.1, searches=0)
+    torch.testing.assert_close(walk.x_adv, x + (1 - 0.9**7) * (image - x))
+
+
+def test_x_comes_back_where_the_last_verdict_holds(model):
+    """`infer` is deceived and `forward` is not: nothing was broken, and x itself is returned."""
+
+    class Deceived(Prototypes):
+        def forward(self, x):
+            return -super().infer(x).loss + 100 * torch.nn.functional.one_hot(
+                torch.zeros(len(x), dtype=int), 3
+            )
+
+    x, y = near(model)
+    x, y = x[y == 0], y[y == 0]
+    out = latent_descent(Deceived(model.prototypes), x, y)
+    assert (out.status == Status.HELD).all()
+    assert torch.equal(out.x_adv, x)
+
+
 def margin(model, x, y):
     logits = model(x)
     return logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None]).squeeze(1)
