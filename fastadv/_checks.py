@@ -1,4 +1,4 @@
-"""Checks of arguments that every layer shares. Each raises InputError that says what was expected and what came."""
+"""Checks of arguments that every layer shares. They raise InputError: what was expected, and what came."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ SEEDS = 1 << 63
 
 
 def check_count(name: str, value: Any, least: int) -> int:
-    """An integer of at least `least`."""
+    """An integer of `least` or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
     return value
@@ -19,7 +19,7 @@ def check_number(name: str, value: Any, least: float = -math.inf, most: float = 
     """A finite number from `least` to `most`, both included."""
     try:
         number = math.nan if isinstance(value, bool | str | bytes) else float(value)
-    except (TypeError, ValueError, RuntimeError):  # a tensor of several values raises RuntimeError
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of several values
         number = math.nan
     if not (math.isfinite(number) and least <= number <= most):
         at_least = "" if least == -math.inf else f" >= {least:g}"

@@ -1,4 +1,4 @@
-"""Per-sample losses that attacks ascend; the mathematics of the named ones is on the op's page, ops/logit_loss.py."""
+"""Per-sample losses that attacks ascend. The formulas of the named ones are in ops/logit_loss.py."""
 
 from collections.abc import Callable
 
@@ -12,14 +12,25 @@ from fastadv.ops.logit_loss import KINDS as LOSSES
 LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Loss = str | LossFunction
 
-__all__ = ["LOSSES", "Loss", "LossFunction", "loss_and_grad", "loss_value"]
+__all__ = ["LOSSES", "Loss", "LossFunction", "check_loss", "loss_and_grad", "loss_value"]
+
+
+def check_loss(loss: Loss) -> Loss:
+    """Raise InputError unless `loss` is a name in LOSSES or can be called."""
+    if not callable(loss) and not (isinstance(loss, str) and loss in LOSSES):
+        raise InputError(
+            f"loss: expected one of {', '.join(LOSSES)}, got {loss!r}; "
+            "or give a function (logits, y, targets) -> [B]"
+        )
+    return loss
 
 
 def _checked(value: object, logits: Tensor) -> Tensor:
     if not isinstance(value, Tensor) or value.shape != logits.shape[:1]:
-        came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise InputError(
-            f"loss: expected one value a sample, a tensor of shape ({logits.shape[0]},), got {came}; do not average over the batch"
+            f"loss: expected one value a sample, a tensor of shape ({logits.shape[0]},), got {got}; "
+            "do not average over the batch"
         )
     return value
 
@@ -27,11 +38,16 @@ def _checked(value: object, logits: Tensor) -> Tensor:
 def loss_and_grad(
     logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None = None, direction: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """(loss [B], gradient on the logits [B, K]) of a named loss ("ce", "margin", "cw", "dlr") or of a callable.
+    """(loss [B], gradient with respect to the logits [B, K]) of a named loss or of a callable.
 
-    A callable takes (logits, y, targets) and returns one value a sample, to be maximised. With `direction` the gradient is right up to a
-    positive factor per row, which keeps ce's from underflowing on confident rows. Raises InputError on a loss of another shape or name.
+    The names are "ce", "margin", "cw" and "dlr". A callable takes (logits, y, targets) and returns one value
+    a sample, to be maximised. With `direction` the gradient is right up to a positive factor for each row,
+    which keeps that of "ce" from underflowing on confident rows.
+
+    Raises InputError on a loss that is neither a name nor a function, and on a value of another shape or
+    without a graph.
     """
+    check_loss(loss)
     if isinstance(loss, str):
         return logit_loss(logits.detach(), y, loss, targets, direction)
     with torch.enable_grad():
@@ -39,14 +55,16 @@ def loss_and_grad(
         value = _checked(loss(leaf, y, targets), logits)
         if not value.requires_grad:
             raise InputError(
-                "loss: expected a differentiable function of the logits, got a value without a graph; remove detach() or no_grad()"
+                "loss: expected a differentiable function of the logits, got a value without a graph; "
+                "remove detach() or no_grad()"
             )
         (grad,) = torch.autograd.grad(value.sum(), leaf)
     return value.detach(), grad
 
 
 def loss_value(logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None = None) -> Tensor:
-    """The per-sample loss [B] alone."""
+    """The per-sample loss [B] alone; errors as in `loss_and_grad`."""
+    check_loss(loss)
     if isinstance(loss, str):
         return logit_loss(logits.detach(), y, loss, targets)[0]
     with torch.no_grad():

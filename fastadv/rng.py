@@ -1,40 +1,64 @@
-"""Randomness that depends on (seed, sample id, draw) alone: the same for any batch, order or device. Global seeds stay untouched."""
+"""Randomness that depends on (seed, sample id, draw) alone: the same for any batch, order or device.
 
-import numpy as np
+Global seeds stay untouched. Each purpose takes its seed from `derive`, so that no two purposes share a
+stream.
+"""
+
+import hashlib
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_count, check_seed
 from fastadv.errors import InputError
 from fastadv.ops.philox import philox
 
 _BLOCK = 1 << 20
+_DRAWS = 1 << 32
 
 
 def derive(seed: int, purpose: str, *counters: int) -> int:
-    """An independent 63-bit seed for each purpose and counter (an epoch, a restart), so that no two purposes share a stream."""
-    entropy = [seed, int.from_bytes(purpose.encode()), *counters]
-    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0]) >> 1
+    """A seed of 63 bits for a purpose and its counters (an epoch, a restart).
+
+    It is a hash of all arguments: where one differs, or one more is given, the seed is another.
+    Raises InputError unless seed and counters are integers from 0 to 2^63 - 1 and the purpose is a string.
+    """
+    check_seed(seed)
+    for counter in counters:
+        check_seed(counter, "counters")
+    if not isinstance(purpose, str):
+        raise InputError(f"purpose: expected a string, got {purpose!r}")
+    words = repr((seed, purpose, *counters)).encode()
+    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest()) >> 1
 
 
 def bits(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
-    """`count` words in [0, 2^32) for each id: int64 [B, count]."""
-    return philox(ids, count, "bits", seed, draw)
+    """`count` words in [0, 2^32) for each id: int64 [B, count].
+
+    Here and below, ids are int64 [B], the seed is from 0 to 2^63 - 1, the draw from 0 to 2^32 - 1; InputError
+    otherwise.
+    """
+    return _rows("bits", count, seed, ids, draw)
 
 
 def uniform(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
     """`count` float32 values in [0, 1) for each id: [B, count]."""
-    return philox(ids, count, "uniform", seed, draw)
+    return _rows("uniform", count, seed, ids, draw)
 
 
 def normal(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
     """`count` standard normal float32 values for each id: [B, count]."""
-    return philox(ids, count, "normal", seed, draw)
+    return _rows("normal", count, seed, ids, draw)
 
 
 def integers(high: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
-    """One integer in [0, high) for each id: int64 [B]; uniform to within high / 2^62. Raises InputError unless 1 <= high <= 2^31."""
-    if not 1 <= high <= 2**31:
-        raise InputError(f"high: expected 1 to 2^31, got {high}")
+    """One integer in [0, high) for each id: int64 [B]; uniform to within high / 2^62.
+
+    Raises InputError unless 1 <= high <= 2^31.
+    """
+    if isinstance(high, bool) or not isinstance(high, int) or not 1 <= high <= 2**31:
+        raise InputError(f"high: expected an integer from 1 to 2^31, got {high!r}")
     words = bits(2, seed, ids, draw)
     # 62 random bits, reduced word by word so that no product leaves int64
     upper = (words[:, 0] >> 1) % high
@@ -43,12 +67,24 @@ def integers(high: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
 
 def permutation(n: int, seed: int, draw: int = 0) -> Tensor:
     """A uniform permutation of range(n), int64 [n], as a function of (seed, draw)."""
+    check_count("n", n, 0)
     ids = torch.arange((n + _BLOCK - 1) // _BLOCK)
     words = [
         bits(2 * min(_BLOCK, n - int(i) * _BLOCK), seed, ids[i : i + 1], draw).reshape(-1, 2) for i in ids
     ]
     if not words:
+        check_seed(seed)
         return torch.empty(0, dtype=torch.int64)
     pairs = torch.cat(words)
     keys = (pairs[:, 0] << 31) | (pairs[:, 1] >> 1)
     return keys.argsort(stable=True)
+
+
+def _rows(kind: str, count: Any, seed: Any, ids: Any, draw: Any) -> Tensor:
+    check_count("count", count, 0)
+    check_seed(seed)
+    if check_count("draw", draw, 0) >= _DRAWS:
+        raise InputError(f"draw: expected an integer from 0 to 2^32 - 1, got {draw}")
+    if not isinstance(ids, Tensor):
+        raise InputError(f"ids: expected an int64 tensor [B] of sample numbers, got {type(ids).__name__}")
+    return philox(ids, count, kind, seed, draw)

@@ -80,6 +80,9 @@ def test_the_caller_s_graph_is_left_alone():
     ("loss", "text"),
     [
         ("hinge", "loss: expected one of ce, margin, cw, dlr, got 'hinge'"),
+        (None, "loss: expected one of ce, margin, cw, dlr, got None; or give a function"),
+        (3, "loss: expected one of"),
+        (["ce"], "loss: expected one of"),
         (
             lambda z, y, t: torch.nn.functional.cross_entropy(z, y),
             r"expected one value a sample.*got \(\); do not average",
@@ -92,3 +95,29 @@ def test_refusals(loss, text):
     z, y, _ = batch()
     with pytest.raises(InputError, match=text):
         losses.loss_and_grad(z, y, loss)
+    if not (callable(loss) and "differentiable" in text):
+        with pytest.raises(InputError, match=text):
+            losses.loss_value(z, y, loss)
+    if not callable(loss):
+        with pytest.raises(InputError, match=text):
+            losses.check_loss(loss)
+
+
+def test_a_loss_that_can_be_used_passes_the_check():
+    for loss in (*losses.LOSSES, cross_entropy):
+        assert losses.check_loss(loss) is loss
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_direction_is_the_gradient_up_to_a_positive_factor(targeted):
+    z, y, t = batch()
+    z[0] = torch.nn.functional.one_hot(y[0], 10) * 200.0  # so sure of the label that the gradient underflows
+    _, gradient = losses.loss_and_grad(z, y, "ce", t if targeted else None)
+    _, direction = losses.loss_and_grad(z, y, "ce", t if targeted else None, direction=True)
+    assert (direction.abs().amax(1) > 0.1).all()
+    assert targeted or not gradient[0].any()
+    cosine = torch.nn.functional.cosine_similarity(gradient[1:], direction[1:])
+    torch.testing.assert_close(cosine, torch.ones(5))
+    for loss in ("margin", "cw", "dlr"):
+        plain, other = (losses.loss_and_grad(z, y, loss, None, direction)[1] for direction in (False, True))
+        assert torch.equal(plain, other)

@@ -85,9 +85,97 @@ def test_global_seeds_stay_untouched():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_seeds_for_purposes_are_all_different():
+    """Also where only the number of counters differs, or a value wanders from one argument to the next."""
+    counters = [(), (0,), (1,), (0, 0), (0, 1), (1, 0), (10,), (2**40,)]
+    keys = [
+        (seed, purpose, *rest) for seed in (0, 1, 2**32, 2**63 - 1) for purpose in "ab1" for rest in counters
+    ]
+    keys += [(0, "ab"), (0, "a", 10, 0)]
+    seeds = [rng.derive(*key) for key in keys]
+    assert len(set(seeds)) == len(keys)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert seeds == [rng.derive(*key) for key in keys]
+    assert max(seeds) > 2**60
+    many = torch.tensor([[rng.derive(0, "p", i) >> place & 1 for place in range(63)] for i in range(2000)])
+    assert float((many.double().mean(0) - 0.5).abs().max()) < 5 * 0.5 / 2000**0.5
+
+
+def test_streams_of_different_keys_are_independent():
+    base = rng.normal(1000, 3, IDS[:50])
+    for other in (
+        rng.normal(1000, 4, IDS[:50]),
+        rng.normal(1000, 3, IDS[50:100]),
+        rng.normal(1000, 3, IDS[:50], draw=1),
+        rng.normal(1000, rng.derive(3, "p"), IDS[:50]),
+        rng.normal(1000, 3 + 2**32, IDS[:50]),
+        rng.normal(1000, 3, IDS[:50] + 2**32),
+    ):
+        correlation = (base * other).mean(1)
+        assert float(correlation.abs().max()) < 6 / 1000**0.5
+
+
+@pytest.mark.parametrize("high", [10, 2**31])
+def test_integers_are_fresh_for_each_key(high):
+    base = rng.integers(high, 3, IDS)
+    for other in (
+        rng.integers(high, 4, IDS),
+        rng.integers(high, 3, IDS + 500),
+        rng.integers(high, 3, IDS, draw=1),
+    ):
+        assert float((base == other).double().mean()) < 0.2
+    assert torch.equal(rng.integers(high, 3, IDS[7:9]), base[7:9])
+
+
+def test_permutations_are_fresh_for_each_key(monkeypatch):
+    base = rng.permutation(100, 4)
+    assert not torch.equal(rng.permutation(100, 5), base)
+    assert not torch.equal(rng.permutation(100, 4, draw=1), base)
+    monkeypatch.setattr(rng, "_BLOCK", 50)
+    halves = rng.permutation(100, 4).argsort()
+    assert not torch.equal(halves[:50].argsort(), halves[50:].argsort())
+
+
+SEEDS = [-1, 2**63, None, 1.0, "1", True]
+DRAWS = [rng.bits, rng.uniform, rng.normal]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_seeds_out_of_range_are_refused(seed):
+    calls = [lambda draw=draw: draw(3, seed, IDS) for draw in DRAWS]
+    calls += [
+        lambda: rng.integers(3, seed, IDS),
+        lambda: rng.permutation(3, seed),
+        lambda: rng.permutation(0, seed),
+    ]
+    calls += [lambda: rng.derive(seed, "p")]
+    for call in calls:
+        with pytest.raises(InputError, match="seed: expected an integer from 0 to 2\\^63 - 1"):
+            call()
+    with pytest.raises(InputError, match="counters: expected an integer from 0"):
+        rng.derive(0, "p", seed)
+
+
+def test_the_largest_seed_and_draw_work():
+    assert not torch.equal(rng.bits(3, 2**63 - 1, IDS), rng.bits(3, 0, IDS))
+    assert not torch.equal(rng.bits(3, 0, IDS, 2**32 - 1), rng.bits(3, 0, IDS))
+
+
 def test_refusals():
-    for high in (0, -1, 2**31 + 1):
-        with pytest.raises(InputError, match="high: expected 1 to"):
+    for high in (0, -1, 2**31 + 1, 2.0, None, True):
+        with pytest.raises(InputError, match="high: expected an integer from 1 to"):
             rng.integers(high, 0, IDS)
-    with pytest.raises(InputError, match="ids: expected int64"):
-        rng.uniform(3, 0, IDS.float())
+    for ids in (IDS.float(), IDS.int(), IDS[None], [0, 1], None):
+        with pytest.raises(InputError, match="ids: expected"):
+            rng.uniform(3, 0, ids)
+    for draw in DRAWS:
+        for count in (-1, 1.0, None):
+            with pytest.raises(InputError, match="count: expected an integer"):
+                draw(count, 0, IDS)
+        for number in (-1, 2**32, 0.0, None):
+            with pytest.raises(InputError, match="draw: expected an integer"):
+                draw(3, 0, IDS, number)
+    with pytest.raises(InputError, match="n: expected an integer"):
+        rng.permutation(-1, 0)
+    with pytest.raises(InputError, match="purpose: expected a string"):
+        rng.derive(0, 3)

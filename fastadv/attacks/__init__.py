@@ -1,4 +1,7 @@
-"""Attacks: one function each, one result type. `ATTACKS` lists them with what each supports."""
+"""Attacks: one function each, one result type.
+
+`ATTACKS` lists those that take any classifier, `ABS_ATTACKS` those that need a model that explains images.
+"""
 
 from fastadv.attacks._registry import Attack
 from fastadv.attacks._result import AttackResult, Status
@@ -16,8 +19,12 @@ ATTACKS: dict[str, Attack] = {
     "pgd": Attack(pgd, quick={"steps": 10}),
     "mim": Attack(mim, quick={"steps": 10}),
 }
+ABS_ATTACKS: dict[str, Attack] = {
+    "latent_descent": Attack(latent_descent, minimal=True, needs="a model with infer(x), such as ABS"),
+}
 
 __all__ = [
+    "ABS_ATTACKS",
     "ATTACKS",
     "Attack",
     "AttackResult",

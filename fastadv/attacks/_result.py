@@ -21,16 +21,21 @@ class AttackResult:
     """The outcome of an attack on a batch of B samples.
 
     Attributes:
-        x_adv: like x; always finite, inside the box and the ball. x itself where x was already wrong. Where nothing
-            was found: the strongest point for budget attacks, x for minimum-norm ones.
+        x_adv: like x; always finite, inside the box and the ball. x itself where x was already wrong. Where
+            nothing was broken: the strongest point for budget attacks, x itself for minimum-norm ones.
         success: bool [B]; the model as given, in eval mode, classifies x_adv as the attack wants.
-        status: int64 [B] of `Status`. ALREADY_WRONG: x itself is a success, and was left alone. BROKEN: a success.
-            HELD: none found. FAILED: none found, and a logit or gradient on the way was not finite.
+        status: int64 [B] of `Status`. ALREADY_WRONG: x itself is a success, and was left alone. BROKEN: a
+            success. HELD: no success. FAILED: no success, and a logit or gradient on the way was not finite.
         loss: [B]; the attack's loss at x_adv.
         distance: [B]; of x_adv to x in the threat's norm where BROKEN, 0 where ALREADY_WRONG, else inf.
         forwards: samples passed through either twin of the model.
         backwards: samples for which an input gradient was computed.
-        zero_gradient: bool [B]; every gradient met was exactly zero, so that the search never moved: masked, or flat.
+        zero_gradient: bool [B]; every gradient met was exactly zero, so the search never moved. The model is
+            flat there, or it masks its gradients.
+        flags: what casts doubt on the result, in words; empty where nothing does. One names a model that
+            gives two answers for one x, being randomised or dependent on the rest of the batch.
+
+    Robust accuracy is `(~success).float().mean()`: a sample that was already wrong counts as a success.
     """
 
     x_adv: Tensor
@@ -41,8 +46,13 @@ class AttackResult:
     forwards: int
     backwards: int
     zero_gradient: Tensor
+    flags: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         number = Counter(self.status.tolist())
         parts = ", ".join(f"{number[s]} {s.name.lower().replace('_', ' ')}" for s in Status)
-        return f"AttackResult({len(self.status)} samples: {parts}; {self.forwards} forwards, {self.backwards} backwards)"
+        flags = "".join(f"; {flag}" for flag in self.flags)
+        return (
+            f"AttackResult({len(self.status)} samples: {parts}; "
+            f"{self.forwards} forwards, {self.backwards} backwards{flags})"
+        )

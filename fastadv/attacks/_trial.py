@@ -1,79 +1,132 @@
-"""The first and the last look at the model that every attack takes: who is already wrong, and what has been broken."""
+"""What every attack does first and last: find who is wrong already, and judge what it has broken."""
 
+import logging
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.attacks._problem import Problem, check_classes
 from fastadv.attacks._result import AttackResult, Status
 from fastadv.engine import Frozen
+from fastadv.engine.frozen import ROUNDING
+from fastadv.engine.twin import dtype_of
 from fastadv.errors import InputError
+
+log = logging.getLogger("fastadv")
+
+TWO_ANSWERS = (
+    "the model gives two answers for one x: it is randomised, or depends on the rest of the batch; "
+    "every sample was attacked to the last step, and one verdict on the whole batch then decided"
+)
 
 
 class Trial:
     """A problem with the model's verdict on its clean samples.
 
-    `problem` has x in the layout of the frozen model; `todo` int64 [n] are the samples to attack: those that the model
-    gets right and whose logits are finite.
+    `problem` has x in the layout of the frozen model; `todo` int64 [n] are the samples to attack: those that
+    the model gets right and whose logits are finite; `clean` are the logits [B, K] at x.
     """
 
     def __init__(self, frozen: Frozen, problem: Problem) -> None:
-        """Passes x once. Raises InputError on labels the model does not have, or where no sample has finite logits."""
+        """Pass x once.
+
+        Raises InputError on labels the model does not have, or where no sample has finite logits.
+        """
         self.frozen = frozen
         self.problem = problem
+        self.flags: tuple[str, ...] = ()
         self._before = frozen.forwards, frozen.backwards
         device = problem.x.device
-        self.already = self.unusable = torch.zeros(len(problem.x), dtype=torch.bool, device=device)
-        self._clean: Tensor | None = None
+        self.already = self.unusable = self._not_finite = torch.zeros(
+            len(problem.x), dtype=torch.bool, device=device
+        )
+        self.clean = torch.zeros(0, 2, device=device)
         if len(problem.x):
-            clean = frozen.verdict(problem.x)
-            check_classes(problem, clean.shape[1])
-            self._clean = clean
+            self.clean = clean = frozen.verdict(problem.x)
+            check_classes("y", problem.y, clean.shape[1])
+            if problem.targets is not None:
+                check_classes("targets", problem.targets, clean.shape[1])
             self.unusable = ~clean.isfinite().all(1)
             if bool(self.unusable.all()):
                 raise InputError(
-                    "model: expected finite logits, got NaN or infinity for every sample; check its weights and input scale"
+                    "model: expected finite logits, got NaN or infinity for every sample; "
+                    "check its weights and the scale of x"
                 )
             self.already = problem.met(clean)
             frozen.check(problem.x, clean)
-            # only now: the check may change what the search twin prefers
+            # only now: the check may change the layout that the search twin prefers
             self.problem = replace(problem, x=frozen.layout(problem.x))
         self.todo = (~(self.already | self.unusable)).nonzero().squeeze(1)
 
-    def finish(self, x_adv: Tensor, loss: losses.Loss, bad: Tensor, zero_gradient: Tensor) -> AttackResult:
-        """The result for x_adv like x, of which only the rows `todo` may differ from it.
+    def verdict(self, x_adv: Tensor) -> Tensor:
+        """Logits [B, K] of the model as given at x_adv, of which only the rows `todo` may differ from x.
 
-        `bad` bool [B] marks samples that met a non-finite value. Passes x_adv once, unless nothing was attacked.
+        Rows outside the threat are first overwritten by x. Passes x_adv once if there was anything to attack.
         """
-        problem, frozen = self.problem, self.frozen
-        if not len(x_adv):
-            logits = torch.zeros(0, 2, device=x_adv.device)
-        elif not len(self.todo) and self._clean is not None:
-            logits = self._clean
-        else:
-            # NaN is outside, so nothing that is not a valid image leaves this place
-            outside = ~problem.threat.contains(x_adv, problem.x)
-            if bool(outside.any()):
-                x_adv[outside] = problem.x[outside]
-                bad = bad | outside
-            logits = frozen.verdict(x_adv)
-        success = (problem.met(logits) & ~self.unusable) | self.already
-        broken = success & ~self.already
+        if not len(self.todo):
+            return self.clean
+        outside = ~self.problem.threat.contains(x_adv, self.problem.x)
+        if bool(outside.any()):
+            self._not_finite = self._not_finite | ~x_adv.flatten(1).isfinite().all(1)
+            x_adv[outside] = self.problem.x[outside]
+        return self.frozen.verdict(x_adv)
+
+    def denied(self, broken: Tensor, logits: Tensor) -> bool:
+        """Whether the logits [B, K] deny a success in `broken` bool [B] by more than rounding explains."""
+        problem, model = self.problem, self.frozen.model
+        dtype = dtype_of(model) if isinstance(model, nn.Module) else None
+        bound = ROUNDING.get(dtype or torch.float32, ROUNDING[torch.float32])
+        clean = self.clean[~self.unusable]
+        spread = (clean - clean.mean(1, keepdim=True)).abs().max()
+        margin = losses.loss_value(logits, problem.y, "margin", problem.targets)
+        return bool((broken & (margin < -bound * spread)).any())
+
+    def report_two_answers(self) -> None:
+        """Flag the result; log it once for a frozen model."""
+        self.flags = (TWO_ANSWERS,)
+        if TWO_ANSWERS not in self.frozen.notes:
+            self.frozen.notes += self.flags
+            log.warning("attack: %s", TWO_ANSWERS)
+
+    def finish(
+        self,
+        x_adv: Tensor,
+        logits: Tensor,
+        loss: losses.Loss,
+        *,
+        not_finite: Tensor,
+        zero_gradient: Tensor,
+        minimal: bool = False,
+    ) -> AttackResult:
+        """The result for x_adv, given the `verdict` logits [B, K] on it.
+
+        `not_finite` bool [B] marks samples that met a NaN or infinity on the way. A `minimal` attack returns
+        x itself where nothing was broken.
+        """
+        problem = self.problem
+        value = losses.loss_value(logits, problem.y, loss, problem.targets)
+        broken = problem.met(logits) & ~self.unusable & ~self.already
+        failed = not_finite | self._not_finite | self.unusable | ~logits.isfinite().all(1)
         status = torch.full_like(problem.y, Status.HELD)
-        status[bad | self.unusable | ~logits.isfinite().all(1)] = Status.FAILED
+        status[failed] = Status.FAILED
         status[broken] = Status.BROKEN
         status[self.already] = Status.ALREADY_WRONG
+        if minimal:
+            x_adv = torch.where(broken.view(-1, *[1] * (x_adv.ndim - 1)), x_adv, problem.x)
+            clean = losses.loss_value(self.clean, problem.y, loss, problem.targets)
+            value = torch.where(broken, value, clean)
         distance = problem.threat.distance(x_adv, problem.x).float()
-        distance = torch.where(broken, distance, torch.where(self.already, 0.0, float("inf")))
+        distance = torch.where(broken, distance, torch.where(self.already, 0.0, torch.inf))
         return AttackResult(
             x_adv=x_adv.contiguous(),
-            success=success,
+            success=broken | self.already,
             status=status,
-            loss=losses.loss_value(logits, problem.y, loss, problem.targets),
+            loss=value,
             distance=distance,
-            forwards=frozen.forwards - self._before[0],
-            backwards=frozen.backwards - self._before[1],
+            forwards=self.frozen.forwards - self._before[0],
+            backwards=self.frozen.backwards - self._before[1],
             zero_gradient=zero_gradient,
+            flags=self.flags,
         )

@@ -30,8 +30,9 @@ def bim(
 ) -> AttackResult:
     """max loss(model(z), y) over z in ball and box, by steepest ascent and projection from x itself.
 
-    Kurakin et al. 2017, section 2.2, for Linf; the other norms take their own direction of steepest ascent. It is
-    `pgd` without the random start and with smaller steps. The strongest of all points met is kept, not the last.
+    Kurakin et al. 2017, section 2.2, for Linf; the other norms take their own direction of steepest ascent.
+    It is `pgd` without the random start and with smaller steps. The strongest of all points met is kept, not
+    the last.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -40,7 +41,7 @@ def bim(
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; infinite only with a step_size.
         steps: moves in each restart; 0 returns the start.
         step_size: a number or [B], in input units (L0: coordinates); None is radius / steps.
-        restarts: attempts; the first starts at x, the others at random points. The best of each sample is kept.
+        restarts: attempts; the first starts at x, the others at random points. Each sample's best is kept.
         random_start: start the first at a random point too.
         targets: int [B]; ascend towards these classes instead of away from y.
         loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised.
@@ -50,6 +51,7 @@ def bim(
     Raises InputError on wrong input, naming it.
     """
     return run(
-        model, x, y, threat, ascend, steps=steps, step_size=step_size_for(threat, steps, 1.0, step_size), restarts=restarts,
-        random_start=random_start, targets=targets, loss=loss, stop_early=stop_early, seed=seed, ids=ids,
+        model, x, y, threat, ascend, steps=steps, step_size=step_size_for(threat, steps, 1.0, step_size),
+        restarts=restarts, random_start=random_start, targets=targets, loss=loss, stop_early=stop_early,
+        seed=seed, ids=ids,
     )  # fmt: skip

@@ -26,17 +26,19 @@ def fgsm(
     seed: int = 0,
     ids: Tensor | None = None,
 ) -> AttackResult:
-    """One step of steepest ascent, as long as the radius: max <g, d> over ||d|| <= radius, for the loss gradient g at x.
+    """One step of steepest ascent, as long as the radius: max <g, d> over ||d|| <= radius, for the loss
+    gradient g at x.
 
-    For Linf this is x + radius * sign(g) (Goodfellow et al. 2014, section 3), clipped to the box; for L2 the step goes
-    along g, for L1 and L0 into the coordinates of the largest gain. x_adv is the stepped point, also where it held.
+    For Linf this is x + radius * sign(g) (Goodfellow et al. 2014, section 3), clipped to the box; for L2 the
+    step goes along g, for L1 and L0 into the coordinates of the largest gain. x_adv is the stepped point,
+    also where it held.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
         x: floating [B, ...] inside the box.
         y: int [B], labels.
         threat: Linf, L2, L1 or L0 with a finite radius (a number or [B]), in input units.
-        restarts: attempts; the first starts at x, the others at random points. The best of each sample is kept.
+        restarts: attempts; the first starts at x, the others at random points. Each sample's best is kept.
         random_start: start the first at a random point too.
         targets: int [B]; ascend towards these classes instead of away from y.
         loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised.
@@ -47,9 +49,11 @@ def fgsm(
     """
     if not has_finite_radius(threat):
         raise InputError(
-            "radius: expected a finite one, which is the length of the step, got an infinite one; use pgd with a step_size"
+            "radius: expected a finite one, which is the length of the step, got an infinite one; "
+            "use pgd with a step_size"
         )
     return run(
-        model, x, y, threat, ascend, steps=1, step_size=threat.default_step_size(1), restarts=restarts, random_start=random_start,
-        targets=targets, loss=loss, stop_early=stop_early, seed=seed, ids=ids, keep_start=False,
+        model, x, y, threat, ascend, steps=1, step_size=threat.default_step_size(1), restarts=restarts,
+        random_start=random_start, targets=targets, loss=loss, stop_early=stop_early, seed=seed, ids=ids,
+        start_counts=False,
     )  # fmt: skip

@@ -1,18 +1,16 @@
 """Momentum iterative method (Dong et al. 2018)."""
 
-import math
-
 import torch
 from torch import Tensor
 
 from fastadv import losses
+from fastadv._checks import check_number
 from fastadv.attacks._loop import Rule, State, largest, run
 from fastadv.attacks._problem import Problem, StepSize
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._steps import step_size_for
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
-from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 
@@ -35,9 +33,9 @@ def mim(
 ) -> AttackResult:
     """max loss(model(z), y) over z in ball and box, by ascent along a momentum of gradients.
 
-    m <- decay * m + g / ||g||_1, each sample by its own norm; z <- project(z + step_size * ascent direction of m)
-    (Dong et al. 2018, equations 6 and 7). A gradient that is zero or not finite adds nothing to its sample's momentum.
-    The strongest of all points met is kept, not the last.
+    m <- decay * m + g / ||g||_1, each sample by its own norm; z <- project(z + step_size * ascent direction
+    of m) (Dong et al. 2018, equations 6 and 7). A gradient that is zero or not finite adds nothing to its
+    sample's momentum. The strongest of all points met is kept, not the last.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -47,7 +45,7 @@ def mim(
         steps: moves in each restart; 0 returns the start.
         step_size: a number or [B], in input units (L0: coordinates); None is radius / steps.
         decay: weight of the momentum so far, finite and >= 0; 0 is `bim`.
-        restarts: attempts; the first starts at x, the others at random points. The best of each sample is kept.
+        restarts: attempts; the first starts at x, the others at random points. Each sample's best is kept.
         random_start: start the first at a random point too.
         targets: int [B]; ascend towards these classes instead of away from y.
         loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised.
@@ -56,11 +54,11 @@ def mim(
 
     Raises InputError on wrong input, naming it.
     """
-    if not (math.isfinite(decay) and decay >= 0):
-        raise InputError(f"decay: expected a finite number >= 0, got {decay}")
+    check_number("decay", decay, 0)
     return run(
-        model, x, y, threat, _rule(decay), steps=steps, step_size=step_size_for(threat, steps, 1.0, step_size),
-        restarts=restarts, random_start=random_start, targets=targets, loss=loss, stop_early=stop_early, seed=seed, ids=ids,
+        model, x, y, threat, _rule(decay), steps=steps,
+        step_size=step_size_for(threat, steps, 1.0, step_size), restarts=restarts,
+        random_start=random_start, targets=targets, loss=loss, stop_early=stop_early, seed=seed, ids=ids,
     )  # fmt: skip
 
 
@@ -68,7 +66,7 @@ def _rule(decay: float) -> Rule:
     def accumulate(
         given: Problem, x_adv: Tensor, gradient: Tensor, step_size: StepSize, state: State
     ) -> State:
-        # by its largest element first: the sum of a tiny or huge gradient leaves the format
+        # divided by its largest element first: the sum of a tiny or huge gradient leaves the format
         top = largest(gradient)
         unit = torch.where((top > 0) & top.isfinite(), gradient / top, 0.0)
         unit /= unit.abs().sum(tuple(range(1, unit.ndim)), keepdim=True).clamp_min(1.0)

@@ -28,11 +28,11 @@ def pgd(
     seed: int = 0,
     ids: Tensor | None = None,
 ) -> AttackResult:
-    """max loss(model(z), y) over z in ball and box, by steepest ascent and exact projection from a random start.
+    """max loss(model(z), y) over z in ball and box, by steepest ascent and projection from a random start.
 
-    z <- project(z + step_size * ascent direction), where the direction is that of the threat's norm: the sign of the
-    gradient for Linf, the gradient over its length for L2 (Madry et al. 2018, equation 2 and section 4). The strongest
-    of all points met is kept, not the last.
+    z <- project(z + step_size * ascent direction), where the direction is that of the threat's norm: the sign
+    of the gradient for Linf, the gradient over its length for L2 (Madry et al. 2018, equation 2 and section
+    4). The strongest of all points met is kept, not the last.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -41,9 +41,10 @@ def pgd(
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; infinite only with a step_size and
             `random_start=False`.
         steps: moves in each restart; 0 returns the start.
-        step_size: a number or [B], in input units (L0: coordinates); None is 2.5 * radius / steps (Madry et al.'s rule).
+        step_size: a number or [B], in input units (L0: coordinates); None is 2.5 * radius / steps, as in
+            Madry et al.
         restarts: attempts from different random points; the best of each sample is kept.
-        random_start: start uniformly in the ball, clamped to the box; otherwise the first restart starts at x.
+        random_start: start at a random point of ball and box; otherwise the first restart starts at x.
         targets: int [B]; ascend towards these classes instead of away from y.
         loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised.
         stop_early: leave a sample at its first success; otherwise return its strongest point.
@@ -52,6 +53,7 @@ def pgd(
     Raises InputError on wrong input, naming it.
     """
     return run(
-        model, x, y, threat, ascend, steps=steps, step_size=step_size_for(threat, steps, 2.5, step_size), restarts=restarts,
-        random_start=random_start, targets=targets, loss=loss, stop_early=stop_early, seed=seed, ids=ids,
+        model, x, y, threat, ascend, steps=steps, step_size=step_size_for(threat, steps, 2.5, step_size),
+        restarts=restarts, random_start=random_start, targets=targets, loss=loss, stop_early=stop_early,
+        seed=seed, ids=ids,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Every test that asks for `attack` (and `norm`) runs over the whole registry, so that no attack can escape it."""
+"""A test that asks for `attack` (and `norm`) runs over the whole registry: no attack can escape it."""
 
 import pytest
 

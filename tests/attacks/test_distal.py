@@ -7,6 +7,7 @@ from torch import nn
 from fastadv.attacks.distal import distal
 from fastadv.errors import InputError
 from fastadv.models import ABS
+from fastadv.threat import Linf
 
 
 @pytest.fixture
@@ -57,6 +58,41 @@ def test_noise_and_result_are_keyed_by_seed_and_id(linear):
     assert not torch.equal(distal(linear, targets, (1, 4, 4), steps=5, step_size=0.1, seed=1).x, whole.x)
 
 
+def test_the_noise_is_not_the_random_start_of_an_attack(linear):
+    noise = distal(linear, torch.tensor([0, 1]), (1, 4, 4), steps=0, seed=3).x
+    start = Linf(0.5).random_start(torch.full_like(noise, 0.5), seed=3)
+    assert (noise - start).abs().mean() > 0.1
+    assert (noise[0] - noise[1]).abs().mean() > 0.1
+    assert abs(float(noise.mean()) - 0.5) < 0.2
+    wide = distal(linear, torch.tensor([0, 1]), (1, 4, 4), steps=0, seed=3, box=(-1.0, 3.0)).x
+    torch.testing.assert_close(wide, 4 * noise - 1)
+
+
+def test_steps_by_hand(linear):
+    """Momentum, box and step as the definition has them, on the softmax."""
+    targets = torch.tensor([2])
+    x = distal(linear, targets, (1, 4, 4), steps=0).x
+    velocity = torch.zeros_like(x)
+    for _ in range(3):
+        leaf = x.clone().requires_grad_()
+        loss = linear(leaf).log_softmax(1)[0, 2]
+        velocity = 0.5 * velocity + torch.autograd.grad(loss, leaf)[0]
+        x = (x + 0.01 * velocity).clamp(0, 1)
+    out = distal(linear, targets, (1, 4, 4), steps=3, step_size=0.01, momentum=0.5, confidence=1.0)
+    torch.testing.assert_close(out.x, x)
+    assert out.steps.tolist() == [3]
+
+
+def test_the_scale_is_divided_out_of_the_step(linear):
+    targets = torch.tensor([2])
+    x = distal(linear, targets, (1, 4, 4), steps=0).x
+    leaf = x.clone().requires_grad_()
+    value = (3.0 * linear(leaf)).log_softmax(1)[0, 2] / 3.0
+    by_hand = (x + 0.01 * torch.autograd.grad(value, leaf)[0]).clamp(0, 1)
+    out = distal(linear, targets, (1, 4, 4), steps=1, step_size=0.01, confidence=1.0, scale=3.0)
+    torch.testing.assert_close(out.x, by_hand)
+
+
 def test_the_boundary_cases(linear):
     out = distal(linear, torch.zeros(0, dtype=torch.int64), (1, 4, 4))
     assert out.x.shape == (0, 1, 4, 4)
@@ -76,7 +112,26 @@ def test_bad_input(linear):
         (targets, {"step_size": -1.0}, "step_size"),
         (targets, {"momentum": 1.0}, "momentum"),
         (targets, {"confidence": 0.0}, "confidence"),
+        (targets, {"confidence": 1.1}, "confidence"),
         (targets, {"scale": 0.0}, "scale"),
+        (targets, {"scale": "large"}, "scale"),
+        (targets, {"floor": -1.0}, "floor"),
+        (targets, {"step_size": 0.0}, "step_size"),
+        (targets, {"step_size": None}, "step_size"),
+        (targets, {"step_size": "long"}, "step_size"),
+        (targets, {"momentum": None}, "momentum"),
+        (targets, {"momentum": -0.1}, "momentum"),
+        (targets, {"steps": 1.5}, "steps"),
+        (targets, {"seed": -1}, "seed"),
+        (targets, {"seed": 2**63}, "seed"),
+        (targets, {"seed": 1.0}, "seed"),
+        (targets, {"ids": [0, 1]}, "ids"),
+        (targets, {"ids": torch.arange(3)}, "ids"),
+        (targets, {"box": (1.0, 0.0)}, "box"),
+        ([0, 1], {}, "targets"),
     ):
         with pytest.raises(InputError, match=word):
             distal(linear, given, (1, 4, 4), **options)
+    for shape in ((), 16, (1, -4, 4), (1.0, 4)):
+        with pytest.raises(InputError, match="shape"):
+            distal(linear, targets, shape)

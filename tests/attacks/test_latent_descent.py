@@ -1,11 +1,11 @@
-"""Latent descent: an oracle it must meet, minimum-norm conventions, both schedules, binary models, bad input."""
+"""Latent descent: an oracle, minimum-norm conventions, both schedules, binary models, bad input."""
 
 import pytest
 import torch
 from torch import nn
 
 from fastadv.attacks import Status
-from fastadv.attacks.latent_descent import BELOW, latent_descent
+from fastadv.attacks.latent_descent import latent_descent
 from fastadv.errors import InputError
 from fastadv.models import ABS
 from fastadv.models.abs import Inference
@@ -13,7 +13,10 @@ from fastadv.threat import L2, Linf
 
 
 class Prototypes(nn.Module):
-    """The simplest model that explains: a class is one image, and its loss the squared distance. The boundary lies halfway between two images."""
+    """The simplest model that explains: a class is one image, and its loss the squared distance to it.
+
+    The boundary lies halfway between two images.
+    """
 
     def __init__(self, prototypes: torch.Tensor) -> None:
         super().__init__()
@@ -116,10 +119,10 @@ def test_one_sample_never_spoils_another(model):
         """Not finite near one image, whatever else is in the batch."""
 
         def infer(self, x):
-            found = super().infer(x)
-            bad = (x.flatten(1)[:, 0] > 0.9) & (found.loss.amin(1) > 1e-3)
+            inferred = super().infer(x)
+            bad = (x.flatten(1)[:, 0] > 0.9) & (inferred.loss.amin(1) > 1e-3)
             return Inference(
-                found.loss.masked_fill(bad[:, None], torch.nan), found.latents, found.reconstruction
+                inferred.loss.masked_fill(bad[:, None], torch.nan), inferred.latents, inferred.reconstruction
             )
 
     x, y = near(model, noise=0.0)
@@ -152,19 +155,109 @@ def test_abs_is_broken_outside_its_bound(explained):
     assert out.distance.max() < 6
 
 
-def test_binary_abs_is_crossed_at_the_threshold(explained):
-    model, x, y = explained
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_binary_abs_is_crossed_at_the_threshold(explained, dtype):
+    """In every precision the same images are broken, by pixels just on the other side of 0.5."""
+    model, x, _ = explained
     model.binary = True
-    y = model(x).argmax(1)
-    out = latent_descent(model, x, y, step_size=0.05)
-    model.binary = False
-    assert (out.status == Status.BROKEN).any()
+    try:
+        x = x.bfloat16().half().to(dtype)  # the same image in all of them
+        y = model(x.float()).argmax(1)
+        out = latent_descent(model, x, y, step_size=0.05)
+        single = latent_descent(model, x.float(), y, step_size=0.05)
+        fresh = model(out.x_adv.float()).argmax(1)
+    finally:
+        model.binary = False
+    assert single.success.any()
+    assert torch.equal(out.success, fresh != y)
+    assert torch.equal(out.success, single.success)
+    assert out.x_adv.dtype == dtype
     changed = out.x_adv != x
     assert changed.flatten(1).any(1)[out.success].all()
-    assert set(out.x_adv[changed].tolist()) <= {0.5, torch.tensor(BELOW).item()}
+    seen = torch.float32 if dtype == torch.float64 else dtype  # the model's, which is the coarser there
+    below = torch.nextafter(torch.tensor(0.5, dtype=seen), torch.tensor(0.0, dtype=seen)).item()
+    assert set(out.x_adv[changed].tolist()) <= {0.5, below}
     assert ((out.x_adv >= 0.5) != (x >= 0.5))[changed].all()
-    assert BELOW < 0.5
-    assert torch.nextafter(torch.tensor(BELOW), torch.tensor(1.0)) == 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_short_steps_are_not_rounded_away(model, dtype):
+    x, y = near(model)
+    x = x.to(dtype)
+    out, single = (latent_descent(model, z, y, step_size=0.002, steps=1000) for z in (x, x.float()))
+    assert single.success.all()
+    assert out.success.all()
+    assert torch.equal(model(out.x_adv.float()).argmax(1) != y, out.success)
+    torch.testing.assert_close(out.distance, single.distance, rtol=0.03, atol=0)
+
+
+def test_outside_the_radius_is_held_and_not_failed(model):
+    x, y = near(model)
+    reached = latent_descent(model, x, y).distance
+    radius = reached.median()
+    out = latent_descent(model, x, y, L2(radius))
+    inside = reached <= radius
+    assert 0 < int(inside.sum()) < 12
+    assert torch.equal(out.success, inside)
+    assert (out.status[~inside] == Status.HELD).all()
+    assert torch.equal(out.x_adv[~inside], x[~inside])
+    assert out.distance[~inside].isinf().all()
+    torch.testing.assert_close(out.loss[~inside], margin(model, x, y)[~inside])
+    torch.testing.assert_close(out.loss[inside], margin(model, out.x_adv, y)[inside])
+    each = latent_descent(model, x, y, L2(torch.where(inside, reached * 1.001, reached * 0.999)))
+    assert torch.equal(each.success, inside)
+
+
+def test_a_value_that_is_not_finite_is_failed_and_not_held(model):
+    class Poisoned(Prototypes):
+        """Its reconstructions, not its losses, are NaN for the first two samples."""
+
+        def infer(self, x):
+            inferred = super().infer(x)
+            image = inferred.reconstruction.clone()
+            image[x.flatten(1)[:, 0] > 0.99] = torch.nan
+            return Inference(inferred.loss, inferred.latents, image)
+
+    x, y = near(model)
+    x[:, 0, 0, 0] = torch.where(torch.arange(12) < 2, 1.0, 0.1)
+    kept = model(x).argmax(1) == y
+    out = latent_descent(Poisoned(model.prototypes), x, y)
+    assert kept[:2].all()
+    assert (out.status[:2] == Status.FAILED).all()
+    assert torch.equal(out.x_adv[:2], x[:2])
+    assert (out.status[2:][kept[2:]] == Status.BROKEN).all()
+
+
+def test_schedules_by_hand(model):
+    """Without bisections the point is the first past halfway to the nearest prototype."""
+    x, y = near(model, noise=0.0)
+    rivals = (model.prototypes[y][:, None] - model.prototypes).flatten(2).norm(dim=2)
+    image = model.prototypes[rivals.scatter(1, y[:, None], torch.inf).argmin(1)]
+    line = latent_descent(model, x, y, schedule="line_search", steps=10, searches=0)
+    torch.testing.assert_close(line.x_adv, x + 5 / 9 * (image - x))
+    walk = latent_descent(model, x, y, step_size=0.1, searches=0)
+    torch.testing.assert_close(walk.x_adv, x + (1 - 0.9**7) * (image - x))
+
+
+def test_x_comes_back_where_the_last_verdict_holds(model):
+    """`infer` is deceived and `forward` is not: nothing was broken, and x itself is returned."""
+
+    class Deceived(Prototypes):
+        def forward(self, x):
+            return -super().infer(x).loss + 100 * torch.nn.functional.one_hot(
+                torch.zeros(len(x), dtype=int), 3
+            )
+
+    x, y = near(model)
+    x, y = x[y == 0], y[y == 0]
+    out = latent_descent(Deceived(model.prototypes), x, y)
+    assert (out.status == Status.HELD).all()
+    assert torch.equal(out.x_adv, x)
+
+
+def margin(model, x, y):
+    logits = model(x)
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None]).squeeze(1)
 
 
 def test_bad_input(model):
@@ -173,11 +266,18 @@ def test_bad_input(model):
         ({"steps": 1}, "steps"),
         ({"searches": -1}, "searches"),
         ({"step_size": -1.0}, "step_size"),
+        ({"step_size": 0.0}, "step_size: expected shares > 0"),
+        ({"step_size": None}, "step_size: expected a finite number"),
+        ({"step_size": torch.zeros(12)}, "step_size: expected shares > 0"),
+        ({"steps": 2.0}, "steps"),
+        ({"threat": 0.3}, "threat"),
         ({"schedule": "other"}, "schedule"),
         ({"targets": y}, "targets"),
     ):
         with pytest.raises(InputError, match=word):
             latent_descent(model, x, y, **options)
+    with pytest.raises(InputError, match="x: expected a floating"):
+        latent_descent(model, x.tolist(), y)
     with pytest.raises(InputError, match="infer"):
         latent_descent(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), x, y)
     with pytest.raises(InputError, match="box"):

@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from fastadv.attacks import Status, _loop, bim, last_iterate, mim, pgd
 from fastadv.engine import freeze
 from fastadv.errors import InputError
+from fastadv.losses import loss_value
 from fastadv.threat import L2, Linf
 
 from .nets import RADIUS, Case, convnet, images, labels, mlp, threat
 
 
 class Liar(nn.Module):
-    """In bfloat16 it leans a little to the second class, so that a search in bfloat16 finds what is not there."""
+    """In bfloat16 it leans a little to the second class: a search in bfloat16 sees false successes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +68,9 @@ def test_per_sample_step_size(attack: Case, norm: str) -> None:
         pytest.skip("its step is the radius")
     model, x = mlp(), images(12)
     y = labels(model, x)
-    size = torch.linspace(0, 1, 12, dtype=torch.float64) * (3 if norm == "l0" else RADIUS[norm] / 2)
+    size = torch.linspace(0.1, 1, 12, dtype=torch.float64) * RADIUS[norm] / 2
+    if norm == "l0":
+        size = torch.linspace(1, 3, 12, dtype=torch.float64)
     out = attack(model, x, y, threat(norm), step_size=size)
     for i in (0, 5, 11):
         one = attack(
@@ -110,6 +113,50 @@ def _at_last(
 
     out: Tensor = attack(model, x, y, inside, loss=rising, stop_early=False, **options).x_adv  # type: ignore[operator]
     return out
+
+
+@pytest.mark.parametrize("loss", ["ce", "margin", "dlr", "cw"])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_best_point_is_a_success_and_then_the_largest_loss(loss: str, targeted: bool) -> None:
+    """Of all points shown to the model, in three restarts with steps too long for the loss to rise."""
+    net, x, seen = mlp(4), images(20), []
+    y = labels(net, x)
+    targets = (y + 1) % 4 if targeted else None
+
+    def model(z: Tensor) -> Tensor:
+        seen.append(z.detach().clone())
+        logits: Tensor = net(z)
+        return logits
+
+    inside = Linf(0.3)
+    out = bim(
+        model, x, y, inside, steps=5, step_size=0.25, restarts=3, targets=targets, loss=loss, stop_early=False
+    )
+    points = torch.stack(seen[1:-1])
+    assert len(points) == 3 * 6
+    logits = torch.stack([net(z).detach() for z in points])
+    value = torch.stack([loss_value(rows, y, loss, targets) for rows in logits])
+    success = logits.argmax(2) != y if targets is None else logits.argmax(2) == targets
+    best = torch.where(success, value, value - 1e6).argmax(0)
+    assert len(set(best.tolist())) > 2
+    assert out.success.any()
+    torch.testing.assert_close(out.loss, value[best, torch.arange(20)])
+    assert torch.equal(out.success, success.any(0))
+    if loss != "cw":  # which is 0 for every success
+        torch.testing.assert_close(out.x_adv, points[best, torch.arange(20)], rtol=0, atol=0)
+
+
+def test_among_very_confident_samples_the_margin_decides() -> None:
+    """Where cross-entropy is exactly 0 at every point, the best one is that nearest to the boundary."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([torch.ones(16), -torch.ones(16)]))
+        model[1].bias.copy_(torch.tensor([200.0, 0.0]))
+    x = images(8, dtype=torch.float32)
+    y, inside = torch.zeros(8, dtype=torch.long), Linf(0.1)
+    out = pgd(model, x, y, inside, steps=6, step_size=0.05)
+    assert not out.loss.any()
+    torch.testing.assert_close(out.x_adv, (x - 0.1).clamp_min(0))
 
 
 def test_no_decay_is_bim() -> None:

@@ -54,9 +54,9 @@ class TestPitfall08Targets:
 
 @contextmanager
 def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
-    """Everything of the model, the inputs and the process that an attack could disturb is the same afterwards."""
+    """Whatever an attack could disturb of the model, the inputs and the process is as it was before."""
 
-    def look() -> list[object]:
+    def structure() -> list[object]:
         parts = list(model.modules())
         return [
             [(p.requires_grad, p.data_ptr(), p._version) for p in model.parameters()],
@@ -79,11 +79,11 @@ def unchanged(model: nn.Module, *tensors: Tensor) -> Iterator[None]:
         ]
         return [t.detach().clone() for t in [*state, torch.get_rng_state()]]
 
-    looked, seen = look(), values()
+    before, seen = structure(), values()
     try:
         yield
     finally:
-        assert look() == looked
+        assert structure() == before
         assert len(values()) == len(seen)
         assert all(torch.equal(now, then) for now, then in zip(values(), seen, strict=True))
 

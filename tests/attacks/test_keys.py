@@ -1,0 +1,124 @@
+"""A random start depends on the seed, the sample's number and the restart, and on nothing else."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import AttackResult, bim, mim, pgd
+from fastadv.threat import Threat
+
+from .nets import Case, images, labels, mlp, threat
+
+
+def recorded(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
+    """A classifier that keeps every batch it sees, and the list of them."""
+    seen: list[Tensor] = []
+
+    def model(x: Tensor) -> Tensor:
+        seen.append(x.detach().clone())
+        logits: Tensor = net(x)
+        return logits
+
+    return model, seen
+
+
+def starts(attack: Case, x: Tensor, inside: Threat, **options: object) -> list[Tensor]:
+    """The first point of each restart, recorded by a model of constant gradient that nothing breaks."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 2).to(x.dtype))
+    with torch.no_grad():
+        net[1].weight.zero_()
+        net[1].bias.copy_(torch.tensor([9.0, 0.0]))
+    model, seen = recorded(net)
+    y = torch.zeros(len(x), dtype=torch.long)
+    options = {"stop_early": False, **options}
+    out: AttackResult = attack(model, x, y, inside, **options)
+    steps = attack.entry.quick.get("steps", 1)
+    # the clean batch, then steps gradients and one forward a restart, then the verdict
+    batches = seen[1:-1]
+    assert not out.success.any()
+    return batches[:: steps + 1]
+
+
+def test_every_restart_starts_elsewhere(attack: Case, norm: str) -> None:
+    if not attack.takes("restarts"):
+        pytest.skip("no restarts")
+    x, inside = images(8), threat(norm, 2)
+    points = starts(attack, x, inside, restarts=4, random_start=True)
+    assert len(points) == 4
+    for r, point in enumerate(points):
+        assert torch.equal(point, inside.random_start(x, seed=0, draw=r))
+        for other in points[:r]:
+            assert (point != other).flatten(1).any(1).all()
+    plain = starts(attack, x, inside, restarts=4, random_start=False)
+    assert torch.equal(plain[0], x)
+    for point, other in zip(plain[1:], points[1:], strict=True):
+        assert torch.equal(point, other)
+
+
+def test_seeds_and_ids_change_every_start(attack: Case, norm: str) -> None:
+    if not attack.takes("random_start"):
+        pytest.skip("no random start")
+    x, inside = images(8), threat(norm, 2)
+    options = {"restarts": 2, "random_start": True}
+    base = starts(attack, x, inside, **options)
+    ids = torch.arange(8)
+    for key in ({"seed": 1}, {"seed": 2**40}, {"ids": ids + 8}, {"ids": ids + 2**40}):
+        for point, other in zip(starts(attack, x, inside, **options, **key), base, strict=True):
+            assert (point != other).flatten(1).any(1).all()
+    same = starts(attack, x[:1].expand(8, -1, -1, -1).contiguous(), inside, **options)
+    for point in same:
+        assert len({tuple(row.tolist()) for row in point.flatten(1)}) == 8
+
+
+def test_restarts_keep_to_the_samples_that_are_left() -> None:
+    """Samples already wrong, or broken in a restart, do not shift the starts and radii of the others."""
+    model, x = mlp(), images(60)
+    y = labels(model, x)
+    wrong = torch.arange(60) % 4 == 1
+    y = torch.where(wrong, (y + 1) % 3, y)
+    radius = torch.linspace(0.02, 0.3, 60, dtype=torch.float64)
+    for steps in (1, 4):
+        out = pgd(model, x, y, threat("linf").with_radius(radius), steps=steps, restarts=3)
+        for i in torch.nonzero(~wrong).squeeze(1).tolist()[::7]:
+            one = pgd(
+                model,
+                x[i : i + 1],
+                y[i : i + 1],
+                threat("linf").with_radius(float(radius[i])),
+                steps=steps,
+                restarts=3,
+                ids=torch.tensor([i]),
+            )
+            torch.testing.assert_close(out.x_adv[i : i + 1], one.x_adv, rtol=0, atol=1e-12)
+            assert out.status[i] == one.status[0]
+        assert 5 < int((out.success & ~wrong).sum()) < 40
+
+
+def test_each_restart_begins_with_no_momentum() -> None:
+    """A restart of mim at a point is a run of mim from there."""
+    model, x = mlp(), images(10)
+    y, inside = labels(model, x), threat("l2")
+    recorder, both = recorded(model)
+    mim(recorder, x, y, inside, steps=3, restarts=2, stop_early=False, random_start=True)
+    both = both[1:-1]
+    alone, seen = recorded(model)
+    mim(alone, x, y, inside, steps=3, stop_early=False, random_start=True)
+    for point, other in zip(both[:4], seen[1:-1], strict=True):
+        assert torch.equal(point, other)
+    z, gradients = both[4], []
+    for k in range(3):
+        leaf = z.clone().requires_grad_()
+        value = nn.functional.cross_entropy(model(leaf), y, reduction="sum")
+        gradient = torch.autograd.grad(value, leaf)[0]
+        gradients.append(gradient / gradient.abs().sum((1, 2, 3), keepdim=True))
+        z = inside.step(z, torch.stack(gradients).sum(0), x, 0.25 / 3)
+        torch.testing.assert_close(both[5 + k], z, rtol=0, atol=1e-9)
+
+
+def test_without_random_start_nothing_is_random() -> None:
+    model, x = mlp(), images(10)
+    y = labels(model, x)
+    one, other = (bim(model, x, y, threat("linf"), steps=3, seed=seed) for seed in (0, 1))
+    assert torch.equal(one.x_adv, other.x_adv)

@@ -1,0 +1,50 @@
+"""_checks: what passes comes back as it is, what does not is named."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastadv._checks import check_count, check_number, check_seed
+from fastadv.errors import InputError
+
+
+def test_counts():
+    assert check_count("steps", 3, 3) == 3
+    for value in (2, 3.0, None, "3", True, torch.tensor(3)):
+        with pytest.raises(InputError, match=r"steps: expected an integer >= 3, got "):
+            check_count("steps", value, 3)
+
+
+def test_numbers():
+    for value in (0, 1, 0.5, np.float32(0.5), torch.tensor(0.5), torch.tensor([0.5])):
+        assert check_number("decay", value, 0, 1) == float(value)
+    assert check_number("decay", -1e300) == -1e300
+    for value in (
+        -1e-9,
+        1 + 1e-9,
+        torch.nan,
+        torch.inf,
+        None,
+        "1",
+        b"1",
+        True,
+        [],
+        torch.ones(2),
+        10**400,
+        1j,
+    ):
+        with pytest.raises(InputError, match=r"decay: expected a finite number >= 0 and <= 1, got "):
+            check_number("decay", value, 0, 1)
+    for bounds, text in (((), "number"), ((0,), "number >= 0"), ((-torch.inf, 2), "number <= 2")):
+        with pytest.raises(InputError, match=rf"decay: expected a finite {text}, got nan"):
+            check_number("decay", torch.nan, *bounds)
+
+
+def test_seeds():
+    for seed in (0, 2**63 - 1):
+        assert check_seed(seed) == seed
+    for seed in (-1, 2**63, 0.0, None, "0", False):
+        with pytest.raises(InputError, match=r"seed: expected an integer from 0 to 2\^63 - 1, got "):
+            check_seed(seed)
+    with pytest.raises(InputError, match="epoch: expected"):
+        check_seed(-1, "epoch")
