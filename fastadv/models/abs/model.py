@@ -185,16 +185,18 @@ class ABS(nn.Module):
         if not len(x):
             raise InputError("calibrate: expected at least one image, got an empty batch")
         check_labels(y, x, self.classes)
-        plain = dataclasses.replace(self.options, prune=False)
-        unweighed = dataclasses.replace(
-            self._search(dataclasses.replace(plain, binary=True)), factors=torch.ones_like(self.factors)
+        plain = self.options.changed(prune=False)
+        unweighed = LatentSearch(
+            self.decoders, self.prior, plain.changed(binary=True), torch.ones_like(self.factors)
         )
-        self.factors.copy_(class_factors(unweighed.infer(x).loss, y))
-        losses = self.infer(x, options=plain).loss
-        gain = least_share(self.infer(x, steps=1, options=plain).loss, losses)
+        factors = class_factors(unweighed.infer(x).loss, y)
+        search = LatentSearch(self.decoders, self.prior, plain, factors)
+        losses = search.infer(x).loss
+        first = dataclasses.replace(search, options=plain.changed(steps=1)).infer(x).loss
         scale = confidence_scale(losses, y)
         floor = confidence_floor(losses, scale)
-        self.options = self.options.changed(prune_gain=gain, scale=scale, floor=floor)
+        self.options = self.options.changed(prune_gain=least_share(first, losses), scale=scale, floor=floor)
+        self.factors.copy_(factors)
 
     def lower_bound(
         self,
