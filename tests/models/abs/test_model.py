@@ -123,6 +123,8 @@ def test_prior_is_drawn_without_its_unlikely_tenth():
     )  # the 90th percentile of the chi distribution with 8 degrees of freedom is 3.66
     assert torch.equal(drawn, draw_prior(900, 8, seed=3))
     assert not torch.equal(drawn, draw_prior(900, 8, seed=4))
+    with pytest.raises(InputError, match="seed"):
+        draw_prior(9, 8, seed=-1)
 
 
 def test_prior_is_settable_and_the_bank_follows():
@@ -305,7 +307,6 @@ class TestBadInput:
             ({"prior_samples": 2}, "S >= 3"),
             ({"prior_samples": 0}, "prior_samples"),
             ({"prior_samples": 2.5}, "prior_samples"),
-            ({"seed": -1}, "seed"),
             ({"beta": -1.0}, "beta"),
             ({"beta": float("inf")}, "beta"),
             ({"scale": -1.0}, "scale"),
