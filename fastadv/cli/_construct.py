@@ -11,6 +11,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, make_device
 from fastadv.cli._output import console, number, percent, progress, table, write_json
+from fastadv.threat import THREATS
 
 
 class Kind(StrEnum):
@@ -42,7 +43,7 @@ def construct(
         int | None, typer.Option(min=1, help="Steps of the search; 1000 to invert, 100 to push.")
     ] = None,
     step_size: o.StepSize = None,
-    norm: o.NormOption = o.Norm.L2,
+    norm: o.NormOption = "l2",
     radius: o.OptionalRadius = None,
     module: Annotated[
         str | None,
@@ -118,7 +119,7 @@ def construct(
     report.add_row("the source model predicts the label", percent(found["fooling_rate"]))
     report.add_row("objective before the search", number(found["objective_before"]))
     report.add_row("objective after it", number(found["objective_after"]))
-    report.add_row(f"{o.SYMBOLS[norm]} distance from the start, mean", number(found["distance_mean"]))
-    report.add_row(f"{o.SYMBOLS[norm]} distance from the start, largest", number(found["distance_max"]))
+    report.add_row(f"{THREATS[norm].symbol} distance from the start, mean", number(found["distance_mean"]))
+    report.add_row(f"{THREATS[norm].symbol} distance from the start, largest", number(found["distance_max"]))
     console().print(report)
     console().print(f"train on it with: fastadv train --data {out} --test-data {data} ...", soft_wrap=True)

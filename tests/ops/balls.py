@@ -5,14 +5,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import fastadv.ops as ops
+from fastadv.threat import THREATS
 
 PROJECT = {"l2": ops.project_l2, "l1": ops.project_l1, "l0": ops.project_l0}
 STEP = {"linf": ops.linf_step, "l2": ops.l2_step, "l1": ops.l1_step}
-ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0, "l0": 0.0}
+ORDER = {name: kind.order for name, kind in THREATS.items()}
 INFINITE = (float("-inf"), float("inf"))
 EXACT = 1 + 1e-12
 
-few = settings(max_examples=30, deadline=None, derandomize=True)
+few = settings()  # the profile that conftest.py loads
 seeds = st.integers(0, 2**31)
 dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64])
 widths = st.sampled_from([1, 2, 3, 17, 64, 300])
