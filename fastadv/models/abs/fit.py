@@ -64,7 +64,7 @@ class Settings:
             check_number("beta", value, 0)
 
     def weight(self, epoch: int) -> float:
-        """beta of an epoch: from the first value to the second over the first half of the epochs, then constant."""
+        """beta of an epoch: from its first value to its second over half of the epochs, then constant."""
         share = min(1.0, epoch / max(1.0, (self.epochs - 1) / 2))
         return self.beta[0] + (self.beta[1] - self.beta[0]) * share
 
@@ -206,7 +206,7 @@ class Run:
                     part.write_text("".join(json.dumps(each) + "\n" for each in self.reports))
 
     def _batches(self, epoch: int) -> Tensor:
-        """Sample numbers [steps, n, K], column k of class k; a class smaller than the others repeats, a larger one is cut short."""
+        """Sample numbers [steps, n, K], column k of class k; small classes repeat, large ones are cut."""
         order = rng.permutation(len(self.images), rng.derive(self.settings.seed, "abs order", epoch))
         of_class = self.images.y[order]
         count = torch.arange(self.steps * self.rows)
@@ -243,6 +243,7 @@ class Run:
         if not bool(average.isfinite().all()):
             bad = (~average.isfinite()).nonzero().flatten().tolist()
             raise FloatingPointError(
-                f"ABS.fit: expected finite losses, got others for classes {bad} in epoch {epoch + 1}; lower the learning rate"
+                f"ABS.fit: expected finite losses, got others for classes {bad} in epoch {epoch + 1}; "
+                "lower the learning rate"
             )
         return average

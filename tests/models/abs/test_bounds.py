@@ -1,4 +1,4 @@
-"""Lower bounds: no perturbation within the radius changes the decision of an ABS whose latents are searched exhaustively."""
+"""Lower bounds: no perturbation within the radius changes the decision, whatever latents are searched."""
 
 import math
 
@@ -44,7 +44,7 @@ def model_and_images(count=12, **options):
 
 
 def worst_directions(model, x, y):
-    """Directions [B, M, D]: towards the other classes' reconstructions, away from the own one, their signs, and noise."""
+    """Directions [B, M, D]: to other classes' reconstructions, away from the own one, their signs, noise."""
     reconstruction = model.infer(x).reconstruction.flatten(2)
     flat = x.flatten(1)[:, None]
     own = reconstruction[torch.arange(len(x)), y][:, None]
@@ -192,7 +192,7 @@ def test_zero_where_the_model_itself_decides_otherwise():
 
 
 def test_crossings_allow_for_rounding():
-    """A need of n pixels less a hair is not rounded away: single precision cannot tell it from n - 1 pixels and a hair."""
+    """Single precision cannot tell 3 crossings from 3 and a hair, so the bound must not count a fourth."""
     arguments = (torch.tensor([3.0]), torch.tensor([[math.inf, 9.0 + 3e-6]]), torch.tensor([0]), 64)
     assert bounds._crossings(torch.ones(2), *arguments).tolist() == [3]
 

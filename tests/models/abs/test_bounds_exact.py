@@ -1,8 +1,9 @@
 """Lower bounds against the true distance to another decision, where everything can be tried.
 
-The models have one latent and one layer, so that class k's images are sigmoid(w_k z + b_k). The oracle searches the latent on
-a fine grid, and images of two values on a grid as well; of nine binary values it tries every pattern. The models search
-from a grid of latents too, so that the minima are global, as the bounds require.
+The models have one latent and one layer, so that class k's images are sigmoid(w_k z + b_k). The oracle
+searches the latent on a fine grid, and images of two values on a grid as well; of nine binary values it tries
+every pattern. The models search from a grid of latents too, so that the minima are global, as the bounds
+require.
 """
 
 import itertools
@@ -39,7 +40,7 @@ def explained(model):
 
 
 def class_losses(model, x):
-    """Squared misfit plus prior [N, K] of images x [N, D], by exhaustive search; times the factors of Binary ABS."""
+    """Squared misfit plus prior [N, K] of images x [N, D], by exhaustive search; times any factors."""
     images, z = explained(model)
     square = (
         x.square().sum(1)[:, None, None] - 2 * torch.einsum("nd,kzd->nkz", x, images) + images.square().sum(2)
@@ -161,7 +162,7 @@ def test_no_crossing_within_the_bound_changes_a_binary_decision(factors, beta, t
 
 
 def needed_crossings(model, decided, tight):
-    """The least n [512], by trying them all, at which a class may win that n crossings help as much as they can."""
+    """The least n [512], by trying all, at which another class wins if n crossings help it all they can."""
     images, z = explained(model)
     square = (PATTERNS[:, None, None] - images).square().sum(3)
     cost = model.beta / 2 * z.square()

@@ -1,4 +1,4 @@
-"""One number for one x: whichever call, batch, memory layout or gradient mode asks, the class losses are the same bits."""
+"""One number for one x: the class losses are the same bits in any call, batch, layout or gradient mode."""
 
 import itertools
 
