@@ -8,8 +8,8 @@ class to at least (d_c - e)^2, where d_c = min_z ||G_c(z) - x||. The two meet at
     e = (d_c^2 - L_y) / (2 (d_c + r)).
 
 The paper drops the prior's cost of the other class. With it ("tight"), d_c^2 becomes
-L_c = min_z ||G_c(z) - x||^2 + KL(z): however L_c is split into misfit and prior, at least (sqrt(L_c) - e)^2 of
-it remains. L_c >= d_c^2, so the tight bound is the larger one.
+L_c = min_z ||G_c(z) - x||^2 + KL(z): however L_c is split into misfit and prior, at least (sqrt(L_c) - e)^2
+of it remains. L_c >= d_c^2, so the tight bound is the larger one.
 
 L-infinity. The worst case adds e to every pixel of |G_y(z*) - x|, and takes e, at most to zero, from every
 pixel of |G_c(z) - x|. The losses, with the prior's cost on both sides, are compared by bisection on e.

@@ -84,7 +84,7 @@ class DecoderShape:
 def fold_batch_norm(
     weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A transposed convolution [K, cin, cout, k, k] and its bias [K, cout], with the next BatchNorm folded in."""
+    """Weight [K, cin, cout, k, k] and bias [K, cout] of a layer, with the BatchNorm after it folded in."""
     factor = scale / (variance + NORM_FLOOR).sqrt()
     return weight * factor[:, None, :, None, None], (bias - mean) * factor + shift
 

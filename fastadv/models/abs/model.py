@@ -60,9 +60,9 @@ class ABS(nn.Module):
 
     The constructor takes the weights, biases and strides of the layers, `prior_samples` and the `seed` they
     are drawn from, and options as a whole (`options`) or by name (`binary=True`). x is [B, C, H, W] in
-    [0, 1], of any floating dtype; inference runs in the precision of the weights. A sample that holds NaN has
-    NaN for its logits, and its batch mates are unaffected. InputError for weights that do not fit or are not finite, another
-    image size, or fewer prior samples than classes.
+    [0, 1], of any floating dtype; inference runs in the precision of the weights. A sample with NaN gets NaN
+    logits, and its batch mates are unaffected. InputError for weights that do not fit or are not finite,
+    another image size, or fewer prior samples than classes.
     """
 
     factors: Tensor
