@@ -76,8 +76,8 @@ class LatentSearch:
             for seen in torch.split(self.observed(x), CHUNK):
                 loss, latents = self.best(seen)
                 parts.append((self.weighed(loss), latents, self.decoders(latents)))
-            whole = (torch.cat(part) for part in zip(*parts, strict=True))
-            return Inference(*whole, self.options.scale, self.options.floor)
+            loss, latents, image = (torch.cat(part) for part in zip(*parts, strict=True))
+            return Inference(loss, latents, image, self.options.scale, self.options.floor)
 
     def losses(self, x: Tensor) -> Tensor:
         """The losses [B, K] of `infer`, bit for bit, with the gradient that `input_grad` names."""

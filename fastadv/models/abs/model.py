@@ -350,7 +350,7 @@ class ABS(nn.Module):
         for name in [name for name in state_dict if name.startswith(prefix)]:
             renamed = _new_name(name.removeprefix(prefix))
             state_dict[prefix + renamed] = state_dict.pop(name)
-        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 def _new_name(name: str) -> str:

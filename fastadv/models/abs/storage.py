@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +74,7 @@ def read_abs(path: str | os.PathLike[str]) -> Stored:
     return Stored(decoders, prior, factors, options, card)
 
 
-def _every_option(constants: Mapping[str, Any]) -> dict[str, Any]:
+def _every_option(constants: dict[str, Any]) -> dict[str, Any]:
     """The constants; KeyError where an option is missing, because a default would be another model."""
     return {field.name: constants[field.name] for field in dataclasses.fields(InferenceOptions)} | constants
 
