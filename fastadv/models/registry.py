@@ -44,10 +44,10 @@ def _factory(name: str) -> Callable[..., Any]:
 def create(name: str, **kwargs: Any) -> nn.Module:
     """A new model, by name or as `package.module:function` (a class will do); `kwargs` go to it unchanged.
 
-    Every built-in model takes `shape` (of one image, without the batch), `classes` and `seed` (of its first weights;
-    None draws them from torch's generator), so `create(name, shape=dataset.shape, classes=dataset.num_classes)` fits
-    any of them to a data set. InputError for an unknown name, arguments that the factory does not take, or a factory
-    that returns something else than a torch.nn.Module.
+    Every built-in model takes `shape` (of one image, without the batch), `classes` and `seed` (of its first
+    weights; None draws them from torch's generator), so `create(name, shape=dataset.shape,
+    classes=dataset.num_classes)` fits any of them to a data set. InputError for an unknown name, arguments
+    that the factory does not take, or a factory that returns something else than a torch.nn.Module.
     """
     factory = _factory(name)
     try:
