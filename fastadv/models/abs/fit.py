@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,23 +19,21 @@ from torch.optim.lr_scheduler import LambdaLR
 from fastadv import _checkpoint as checkpoint
 from fastadv import rng
 from fastadv._card import card
+from fastadv._checks import check_count, check_number, check_seed
 from fastadv._files import atomic_write
 from fastadv.errors import InputError
 from fastadv.models.abs._images import Images, read_images
 from fastadv.models.abs.augment import warp
-from fastadv.models.abs.calibrate import calibrate
 from fastadv.models.abs.decoder import DecoderShape
-from fastadv.models.abs.generators import Generators
-from fastadv.models.abs.storage import save_abs
 from fastadv.models.abs.vae import VAEs, losses
 
-Model = TypeVar("Model", bound=Generators)
+if TYPE_CHECKING:
+    from fastadv.models.abs.model import ABS
+
+Model = TypeVar("Model", bound="ABS")
 Progress = Callable[[int, int], None]
 
 logger = logging.getLogger("fastadv")
-# what a draw of an epoch is for
-NOISE, ORDER, WARP = 0, 1, 2
-PURPOSES = 3
 
 
 @dataclass(frozen=True)
@@ -54,21 +52,19 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "bf16"):
-            raise InputError(f"fit: expected precision fp32 or bf16, got {self.precision!r}")
-        if min(self.epochs, self.width, self.batch_size) < 1 or self.seed < 0:
-            asked = (
-                f"epochs={self.epochs}, width={self.width}, batch_size={self.batch_size}, seed={self.seed}"
-            )
-            raise InputError(
-                f"fit: expected epochs, width and batch_size of at least 1 and a seed of at least 0, got {asked}"
-            )
-        if not 0 < self.learning_rate < math.inf or not all(0 <= b < math.inf for b in self.beta):
-            raise InputError(
-                f"fit: expected learning_rate > 0 and beta >= 0, got learning_rate={self.learning_rate}, beta={self.beta}"
-            )
+            raise InputError(f"training_precision: expected fp32 or bf16, got {self.precision!r}")
+        for name in ("epochs", "width", "batch_size"):
+            check_count(name, getattr(self, name), 1)
+        check_seed(self.seed)
+        if not check_number("learning_rate", self.learning_rate, 0) > 0:
+            raise InputError("learning_rate: expected a positive number, got 0")
+        if not isinstance(self.beta, tuple | list) or len(self.beta) != 2:
+            raise InputError(f"beta: expected (first, last), two numbers >= 0, got {self.beta!r}")
+        for value in self.beta:
+            check_number("beta", value, 0)
 
     def weight(self, epoch: int) -> float:
-        """beta of an epoch: from the first value to the second over the first half of the epochs, then constant."""
+        """beta of an epoch: from its first value to its second over half of the epochs, then constant."""
         share = min(1.0, epoch / max(1.0, (self.epochs - 1) / 2))
         return self.beta[0] + (self.beta[1] - self.beta[0]) * share
 
@@ -86,27 +82,42 @@ def fit(
     options: dict[str, Any],
 ) -> Model:
     """Train a model of `cls`; see ABS.fit."""
+    check_count("calibration", calibration, 0)
+    if progress is not None and not callable(progress):
+        raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
+    try:
+        place = torch.empty(0, device=device or "cpu").device
+    except (
+        RuntimeError,
+        TypeError,
+        AssertionError,
+    ) as error:  # what torch raises without CUDA is no RuntimeError
+        raise InputError(
+            f"device: expected a torch device that is there, got {device!r} ({error})"
+        ) from error
     images = read_images(dataset, settings.shape.image)
-    run = Run(
-        images, settings, torch.device(device or "cpu"), None if run_dir is None else Path(run_dir), progress
-    )
+    run = Run(images, settings, place, None if run_dir is None else Path(run_dir), progress)
+
+    def made() -> Model:
+        weights, biases = run.net.decoders()
+        strides, beta = settings.shape.strides, settings.beta[1]
+        return cls(weights, biases, strides, seed=settings.seed, beta=beta, **options).to(run.device)
+
+    made()  # refuses wrong options of the model before any work
     run.open(resume)
     run.go()
-    net = run.net.eval()
-    weights, biases = net.decoders()
-    model = cls(
-        weights, biases, settings.shape.strides, seed=settings.seed, beta=settings.beta[1], **options
-    ).to(run.device)
+    run.net.eval()
+    model = made()
     started = time.perf_counter()
     if calibration:
-        chosen = rng.permutation(len(images), settings.seed, draw=ORDER)[:calibration]
-        calibrate(model, images.take(chosen).to(run.device), images.y[chosen].to(run.device))
+        chosen = rng.permutation(len(images), rng.derive(settings.seed, "abs calibration"))[:calibration]
+        model.calibrate(images.take(chosen).to(run.device), images.y[chosen].to(run.device))
     measured = {"loss": run.reports[-1]["loss"], "seconds": sum(r["seconds"] for r in run.reports)}
     measured["calibration_seconds"] = time.perf_counter() - started
     model.card = card("abs", run.config, **measured)
     if run.folder is not None:
         with checkpoint.writing(run.folder / "model.safetensors"):
-            save_abs(model, run.folder / "model.safetensors")
+            model.save(run.folder / "model.safetensors")
     return model
 
 
@@ -195,8 +206,8 @@ class Run:
                     part.write_text("".join(json.dumps(each) + "\n" for each in self.reports))
 
     def _batches(self, epoch: int) -> Tensor:
-        """Sample numbers [steps, n, K], column k of class k; a class smaller than the others repeats, a larger one is cut short."""
-        order = rng.permutation(len(self.images), self.settings.seed, draw=PURPOSES * epoch + ORDER)
+        """Sample numbers [steps, n, K], column k of class k; small classes repeat, large ones are cut."""
+        order = rng.permutation(len(self.images), rng.derive(self.settings.seed, "abs order", epoch))
         of_class = self.images.y[order]
         count = torch.arange(self.steps * self.rows)
         pools = [order[of_class == k] for k in range(self.images.classes)]
@@ -207,15 +218,16 @@ class Run:
     def _epoch(self, epoch: int) -> Tensor:
         """The mean loss of each class, [K] float64."""
         settings, beta = self.settings, self.settings.weight(epoch)
+        warps, noises = (rng.derive(settings.seed, purpose, epoch) for purpose in ("abs warp", "abs noise"))
         total = torch.zeros(self.images.classes, dtype=torch.float64, device=self.device)
         for step, ids in enumerate(self._batches(epoch)):
             flat = ids.flatten()
             x = self.images.take(flat).to(self.device)
+            # One number for each place in the epoch, so that an image that repeats is drawn for anew.
+            places = torch.arange(len(flat)) + step * len(flat)
             if settings.augment:
-                x = warp(x, flat, settings.seed, PURPOSES * epoch + WARP)
-            noise = rng.normal(settings.shape.channels[0], settings.seed, flat, PURPOSES * epoch + NOISE).to(
-                self.device
-            )
+                x = warp(x, places, warps)
+            noise = rng.normal(settings.shape.channels[0], noises, places).to(self.device)
             x, noise = x.view(*ids.shape, *x.shape[1:]), noise.view(*ids.shape, -1)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 image, mean, log_variance = self.net(x, noise)
@@ -231,6 +243,7 @@ class Run:
         if not bool(average.isfinite().all()):
             bad = (~average.isfinite()).nonzero().flatten().tolist()
             raise FloatingPointError(
-                f"ABS.fit: expected finite losses, got others for classes {bad} in epoch {epoch + 1}; lower the learning rate"
+                f"ABS.fit: expected finite losses, got others for classes {bad} in epoch {epoch + 1}; "
+                "lower the learning rate"
             )
         return average
