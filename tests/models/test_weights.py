@@ -167,7 +167,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fastadv._files.save_file", full)
+    monkeypatch.setattr("fastadv._files.serialize", full)
     with pytest.raises(OSError, match="No space left"):
         save_weights(net(2), tmp_path / "a.safetensors", {"epoch": 2})
     assert read_weights(tmp_path / "a.safetensors")[1] == {"epoch": 1}

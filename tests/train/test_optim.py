@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from fastadv.train.optim import SCHEDULES, make_optimizer, make_schedule
+from fastadv.train.optim import SCHEDULES, OptimizerOptions, find_schedule, make_optimizer, make_schedule
 
 
 def rates(schedule, steps):
-    optimizer = make_optimizer(torch.nn.Linear(2, 2), "sgd", 0.1, 0.9, 0.0)
-    scheduler = make_schedule(optimizer, schedule, steps)
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), OptimizerOptions("sgd", 0.1, 0.9, 0.0))
+    scheduler = make_schedule(optimizer, find_schedule(schedule), steps)
     found = []
     for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])

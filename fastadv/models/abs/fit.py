@@ -1,14 +1,13 @@
 """Training of ABS: all classes at once, on class-balanced batches (Schott et al. 2018, appendix)."""
 
 import dataclasses
-import json
 import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -16,10 +15,11 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
-from fastadv import _checkpoint as checkpoint
-from fastadv import rng
+from fastadv import _checkpoint, rng
 from fastadv._card import card
-from fastadv._files import atomic_write
+from fastadv._checks import check_count, check_number, check_seed
+from fastadv._identity import plain
+from fastadv._run_folder import RunFolder
 from fastadv.errors import InputError
 from fastadv.models.abs._images import Images, read_images
 from fastadv.models.abs.augment import warp
@@ -55,17 +55,15 @@ class Settings:
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "bf16"):
             raise InputError(f"fit: expected precision fp32 or bf16, got {self.precision!r}")
-        if min(self.epochs, self.width, self.batch_size) < 1 or self.seed < 0:
-            asked = (
-                f"epochs={self.epochs}, width={self.width}, batch_size={self.batch_size}, seed={self.seed}"
-            )
-            raise InputError(
-                f"fit: expected epochs, width and batch_size of at least 1 and a seed of at least 0, got {asked}"
-            )
-        if not 0 < self.learning_rate < math.inf or not all(0 <= b < math.inf for b in self.beta):
-            raise InputError(
-                f"fit: expected learning_rate > 0 and beta >= 0, got learning_rate={self.learning_rate}, beta={self.beta}"
-            )
+        for name in ("epochs", "width", "batch_size"):
+            check_count(name, getattr(self, name), 1)
+        check_seed(self.seed)
+        if check_number("learning_rate", self.learning_rate) <= 0:
+            raise InputError(f"learning_rate: expected a number > 0, got {self.learning_rate!r}")
+        if not isinstance(self.beta, tuple | list) or len(self.beta) != 2:
+            raise InputError(f"beta: expected (first, last), two numbers >= 0, got {self.beta!r}")
+        for value in self.beta:
+            check_number("beta", value, least=0.0)
 
     def weight(self, epoch: int) -> float:
         """beta of an epoch: from the first value to the second over the first half of the epochs, then constant."""
@@ -86,28 +84,38 @@ def fit(
     options: dict[str, Any],
 ) -> Model:
     """Train a model of `cls`; see ABS.fit."""
+    check_count("calibration", calibration, 0)
+    if resume and run_dir is None:
+        raise InputError(
+            "run_dir: expected the folder of the run to resume, got None; pass run_dir=, or leave out resume"
+        )
     images = read_images(dataset, settings.shape.image)
-    run = Run(
-        images, settings, torch.device(device or "cpu"), None if run_dir is None else Path(run_dir), progress
-    )
-    run.open(resume)
-    run.go()
-    net = run.net.eval()
-    weights, biases = net.decoders()
-    model = cls(
-        weights, biases, settings.shape.strides, seed=settings.seed, beta=settings.beta[1], **options
-    ).to(run.device)
-    started = time.perf_counter()
-    if calibration:
-        chosen = rng.permutation(len(images), settings.seed, draw=ORDER)[:calibration]
-        calibrate(model, images.take(chosen).to(run.device), images.y[chosen].to(run.device))
-    measured = {"loss": run.reports[-1]["loss"], "seconds": sum(r["seconds"] for r in run.reports)}
-    measured["calibration_seconds"] = time.perf_counter() - started
-    model.card = card("abs", run.config, **measured)
-    if run.folder is not None:
-        with checkpoint.writing(run.folder / "model.safetensors"):
-            save_abs(model, run.folder / "model.safetensors")
-    return model
+    with ExitStack() as stack:
+        folder = None if run_dir is None else stack.enter_context(RunFolder(run_dir))
+        run = Run(images, settings, torch.device(device or "cpu"), folder, progress)
+
+        def build() -> Model:
+            options_of_fit = {"seed": settings.seed, "beta": settings.beta[1]}
+            return cls(*run.net.decoders(), settings.shape.strides, **options_of_fit, **options).to(run.device)
+
+        build()  # a wrong option fails now, not after the training
+        state = None if folder is None else folder.stopped(run.config, resume)
+        if state is not None:
+            run.resume(state)
+        run.go()
+        run.net.eval()
+        model = build()
+        started = time.perf_counter()
+        if calibration:
+            chosen = rng.permutation(len(images), settings.seed, draw=ORDER)[:calibration]
+            calibrate(model, images.take(chosen).to(run.device), images.y[chosen].to(run.device))
+        measured = {"loss": run.reports[-1]["loss"], "seconds": sum(r["seconds"] for r in run.reports)}
+        measured["calibration_seconds"] = time.perf_counter() - started
+        model.card = card("abs", run.config, **measured)
+        if folder is not None:
+            with folder.result("model.safetensors") as path:
+                save_abs(model, path)
+        return model
 
 
 class Run:
@@ -118,7 +126,7 @@ class Run:
         images: Images,
         settings: Settings,
         device: torch.device,
-        folder: Path | None,
+        folder: RunFolder | None,
         progress: Progress | None,
     ) -> None:
         self.images, self.settings, self.device, self.folder, self.progress = (
@@ -138,35 +146,15 @@ class Run:
             self.optimizer, lambda step: (1 + math.cos(math.pi * min(step / total, 1.0))) / 2
         )
         self.reports: list[dict[str, Any]] = []
-        self.config = json.loads(
-            json.dumps(
-                {**dataclasses.asdict(settings), "classes": images.classes, "data": images.description}
-            )
+        self.config = plain(
+            {**dataclasses.asdict(settings), "classes": images.classes, "data": images.description}
         )
 
-    @property
-    def path(self) -> Path:
-        assert self.folder is not None
-        return self.folder / "checkpoint.safetensors"
-
-    def open(self, resume: bool) -> None:
-        """Take up the checkpoint in the folder, or make sure that there is none."""
-        if self.folder is None:
-            if resume:
-                raise InputError(
-                    "run_dir: expected the folder of the run to resume, got None; pass run_dir=, or leave out resume"
-                )
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            if not resume:
-                raise InputError(
-                    f"run_dir: expected a new folder, got {self.folder} with a checkpoint; pass resume=True or choose another"
-                )
-            tensors, state = checkpoint.load(self.path, self.config)
-            checkpoint.restore(tensors, state, self.net, self.optimizer, self.scheduler)
-            self.reports = list(state["progress"]["reports"])
-            logger.info("resumed %s at epoch %d", self.path, len(self.reports) + 1)
+    def resume(self, state: _checkpoint.State) -> None:
+        """Continue where the checkpoint was written."""
+        _checkpoint.restore(state, self.net, self.optimizer, self.scheduler)
+        self.reports = list(state.progress["reports"])
+        logger.info("resumed at epoch %d", len(self.reports) + 1)
 
     def go(self) -> None:
         """Train the epochs still to do, writing a checkpoint after each."""
@@ -190,9 +178,8 @@ class Run:
             )
             if self.folder is not None:
                 state = {"config": self.config, "reports": self.reports}
-                checkpoint.save(self.path, self.net, self.optimizer, self.scheduler, found, state)
-                with atomic_write(self.folder / "report.jsonl") as part:
-                    part.write_text("".join(json.dumps(each) + "\n" for each in self.reports))
+                self.folder.save(self.net, self.optimizer, self.scheduler, found, state)
+                self.folder.report(self.reports)
 
     def _batches(self, epoch: int) -> Tensor:
         """Sample numbers [steps, n, K], column k of class k; a class smaller than the others repeats, a larger one is cut short."""
