@@ -1,7 +1,6 @@
 """`fastadv construct`: build D_R, D_NR, D_rand or D_det into a folder."""
 
 from enum import StrEnum
-from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +19,15 @@ class Kind(StrEnum):
     NON_ROBUST = "non-robust"
     RANDOM_TARGET = "random-target"
     FIXED_SHIFT = "fixed-shift"
+
+
+# each construction's set in the paper
+_PAPER_NAME = {
+    Kind.ROBUST: "d_r",
+    Kind.NON_ROBUST: "d_nr",
+    Kind.RANDOM_TARGET: "d_rand",
+    Kind.FIXED_SHIFT: "d_det",
+}
 
 
 class Storage(StrEnum):
@@ -74,19 +82,23 @@ def construct(
     inverts = kind in (Kind.ROBUST, Kind.NON_ROBUST)
     if not inverts and (module or start):
         raise typer.BadParameter(f"{kind.value} inverts no representation: leave out --module and --start.")
-    budget = inf if inverts else 0.5
-    settings: dict[str, Any] = {
-        "threat": o.make_threat(norm, budget if radius is None else radius),
-        "seed": seed,
-    }
-    settings |= {
-        key: value
-        for key, value in {"steps": steps, "step_size": step_size, "module": module, "start": start}.items()
-        if value is not None
-    }
-    place = make_device(device)
     from fastadv.data import construct as library
 
+    paper = library.CIFAR10_PAPER[_PAPER_NAME[kind]]
+    given = {"module": module, "start": start}
+    settings: dict[str, Any] = {
+        **paper,
+        "seed": seed,
+        **{key: value for key, value in given.items() if value is not None},
+    }
+    if norm != o.Norm.L2 and radius is None and not inverts:
+        raise typer.BadParameter(f"--norm {norm.value} needs a --radius: the paper's budget is an L2 one.")
+    if norm != o.Norm.L2 and step_size is None:
+        raise typer.BadParameter(f"--norm {norm.value} needs a --step-size: the paper's steps are L2 ones.")
+    settings["threat"] = o.make_threat(norm, paper["threat"].radius if radius is None else radius)
+    settings["steps"] = paper["steps"] if steps is None else steps
+    settings["step_size"] = paper["step_size"] if step_size is None else step_size
+    place = make_device(device)
     build = getattr(library, kind.value.replace("-", "_"))
 
     def kept() -> str:

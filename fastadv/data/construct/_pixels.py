@@ -9,19 +9,19 @@ from fastadv.ops import quantize_in_ball
 from fastadv.threat import Threat
 
 
-def encode(x_adv: Tensor, centre: Tensor, threat: Threat, dtype: str) -> Tensor:
-    """`x_adv` [B, ...] as stored: float32 as it is, or uint8 rounded inside the ball around `centre`."""
+def encode(x_adv: Tensor, center: Tensor, threat: Threat, dtype: str) -> Tensor:
+    """`x_adv` [B, ...] as stored: float32 as it is, or uint8 rounded inside the ball around `center`."""
     if dtype == "float32":
         return x_adv.float()
     on_grid = quantize_in_ball(
-        x_adv, centre, norm=threat.norm, radius=threat.radius, box=threat.box, levels=255
+        x_adv, center, norm=threat.norm, radius=threat.radius, box=threat.box, levels=255
     )
     return (on_grid * 255).round().to(torch.uint8)
 
 
-def verify(images: Tensor, centre: Tensor, threat: Threat, ids: Tensor) -> None:
-    """Raise InputError where stored images lie outside the threat around `centre`."""
-    outside = ~threat.contains(to_unit(images), centre)
+def verify(images: Tensor, center: Tensor, threat: Threat, ids: Tensor) -> None:
+    """Raise InputError where stored images lie outside the threat around `center`."""
+    outside = ~threat.contains(to_unit(images), center)
     if outside.any():
         count, first, stored = (
             int(outside.sum()),
@@ -31,8 +31,9 @@ def verify(images: Tensor, centre: Tensor, threat: Threat, ids: Tensor) -> None:
         advice = (
             "8 bits are too coarse for it: use dtype='float32'"
             if stored == "uint8"
-            else "the search has left it: report this"
+            else "the search left it, which is a bug: please report it"
         )
         raise InputError(
-            f"dtype={stored!r}: expected images inside the {threat.norm} budget, got {count} outside, the first from sample {first}; {advice}"
+            f"dtype={stored!r}: expected images inside the {threat.norm} budget, got {count} outside, "
+            f"the first from sample {first}; {advice}"
         )
