@@ -13,6 +13,7 @@ from fastadv.cli._abs_show import distal, show
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import console, number, percent, progress, table, write_json
+from fastadv.threat import THREATS
 
 NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a quicker look"
 
@@ -210,7 +211,7 @@ def bound(
         "starts": starts,
         "seed": seed,
     }
-    _tell("bound", f"{o.SYMBOLS[o.Norm(norm.value)]} lower bound on", dataset, config, found, json)
+    _tell("bound", f"{THREATS[norm.value].symbol} lower bound on", dataset, config, found, json)
 
 
 def attack(

@@ -26,7 +26,7 @@ def attack(
     ] = "pgd",
     option: o.Arguments = None,
     weights: o.Weights = None,
-    norm: o.NormOption = o.Norm.LINF,
+    norm: o.NormOption = "linf",
     steps: o.Steps = 40,
     step_size: o.StepSize = None,
     restarts: o.Restarts = 1,

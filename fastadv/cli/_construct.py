@@ -10,6 +10,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, make_device
 from fastadv.cli._output import console, number, percent, progress, table, write_json
+from fastadv.threat import THREATS
 
 
 class Kind(StrEnum):
@@ -50,7 +51,7 @@ def construct(
         int | None, typer.Option(min=1, help="Steps of the search; 1000 to invert, 100 to push.")
     ] = None,
     step_size: o.StepSize = None,
-    norm: o.NormOption = o.Norm.L2,
+    norm: o.NormOption = "l2",
     radius: o.OptionalRadius = None,
     module: Annotated[
         str | None,
@@ -84,20 +85,20 @@ def construct(
         raise typer.BadParameter(f"{kind.value} inverts no representation: leave out --module and --start.")
     from fastadv.data import construct as library
 
+    if norm != "l2" and radius is None and not inverts:
+        raise typer.BadParameter(f"--norm {norm} needs a --radius: the paper's budget is one in L2.")
     paper = library.CIFAR10_PAPER[_PAPER_NAME[kind]]
-    given = {"module": module, "start": start}
     settings: dict[str, Any] = {
-        **paper,
+        "threat": o.make_threat(norm, paper["threat"].radius if radius is None else radius),
+        "steps": paper["steps"],
+        "step_size": paper["step_size"] if inverts else None,
         "seed": seed,
-        **{key: value for key, value in given.items() if value is not None},
     }
-    if norm != o.Norm.L2 and radius is None and not inverts:
-        raise typer.BadParameter(f"--norm {norm.value} needs a --radius: the paper's budget is an L2 one.")
-    if norm != o.Norm.L2 and step_size is None:
-        raise typer.BadParameter(f"--norm {norm.value} needs a --step-size: the paper's steps are L2 ones.")
-    settings["threat"] = o.make_threat(norm, paper["threat"].radius if radius is None else radius)
-    settings["steps"] = paper["steps"] if steps is None else steps
-    settings["step_size"] = paper["step_size"] if step_size is None else step_size
+    settings |= {
+        key: value
+        for key, value in {"steps": steps, "step_size": step_size, "module": module, "start": start}.items()
+        if value is not None
+    }
     place = make_device(device)
     build = getattr(library, kind.value.replace("-", "_"))
 
@@ -130,7 +131,7 @@ def construct(
     report.add_row("the source model predicts the label", percent(found["fooling_rate"]))
     report.add_row("objective before the search", number(found["objective_before"]))
     report.add_row("objective after it", number(found["objective_after"]))
-    report.add_row(f"{o.SYMBOLS[norm]} distance from the start, mean", number(found["distance_mean"]))
-    report.add_row(f"{o.SYMBOLS[norm]} distance from the start, largest", number(found["distance_max"]))
+    report.add_row(f"{THREATS[norm].symbol} distance from the start, mean", number(found["distance_mean"]))
+    report.add_row(f"{THREATS[norm].symbol} distance from the start, largest", number(found["distance_max"]))
     console().print(report)
     console().print(f"train on it with: fastadv train --data {out} --test-data {data} ...", soft_wrap=True)

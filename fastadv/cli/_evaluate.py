@@ -10,6 +10,7 @@ from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, make_device
 from fastadv.cli._measure import Watched, results_table, title_of, watch
 from fastadv.cli._output import console, progress, write_json
+from fastadv.threat import THREATS
 
 if TYPE_CHECKING:
     from fastadv.evaluation import Curve
@@ -29,7 +30,7 @@ def evaluate(
     ] = None,
     option: o.Arguments = None,
     weights: o.Weights = None,
-    norm: o.NormOption = o.Norm.LINF,
+    norm: o.NormOption = "linf",
     steps: o.Steps = 40,
     step_size: o.StepSize = None,
     restarts: o.Restarts = 1,
@@ -136,7 +137,7 @@ def _draw(
     figures.curves(
         lines if len(lines) == len(curves) else curves,
         path,
-        radius=f"{o.SYMBOLS[norm]} radius",
+        radius=f"{THREATS[norm].symbol} radius",
         title=title,
         chance=1 / classes,
     )

@@ -4,28 +4,16 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastadv.threat import THREATS, Threat
+
 if TYPE_CHECKING:
     from fastadv.attacks import AttackResult
-    from fastadv.threat import Threat
-
-
-class Norm(StrEnum):
-    """The norms of a threat."""
-
-    LINF = "linf"
-    L2 = "l2"
-    L1 = "l1"
-    L0 = "l0"
-
-
-SYMBOLS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 
 
 def parse_number(text: str) -> float:
@@ -39,6 +27,13 @@ def parse_number(text: str) -> float:
 def parse_numbers(text: str) -> tuple[float, ...]:
     """Numbers with commas between them."""
     return tuple(parse_number(part) for part in text.split(","))
+
+
+def parse_norm(text: str) -> str:
+    """The name of a norm."""
+    if text not in THREATS:
+        raise typer.BadParameter(f"expected one of {', '.join(THREATS)}, got {text!r}.")
+    return text
 
 
 Model = Annotated[
@@ -73,7 +68,9 @@ Samples = Annotated[
     int | None, typer.Option("--samples", "-n", min=1, help="Use only the first so many samples.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples worked on at once.")]
-NormOption = Annotated[Norm, typer.Option(help="Norm of the budget.")]
+NormOption = Annotated[
+    str, typer.Option(parser=parse_norm, metavar=f"[{'|'.join(THREATS)}]", help="Norm of the budget.")
+]
 Radius = Annotated[
     float, typer.Option(parser=parse_number, metavar="NUMBER", help="The budget, in input units: 0.3, 8/255.")
 ]
@@ -104,13 +101,10 @@ def usage() -> Iterator[None]:
         raise typer.BadParameter(f"{error}.") from error
 
 
-def make_threat(norm: str, radius: float) -> "Threat":
+def make_threat(norm: str, radius: float) -> Threat:
     """The threat of that norm over the box (0, 1)."""
-    from fastadv import threat
-
-    kinds = {"linf": threat.Linf, "l2": threat.L2, "l1": threat.L1, "l0": threat.L0}
     with usage():
-        return kinds[norm](radius)
+        return THREATS[norm](radius)
 
 
 @dataclass(frozen=True)
@@ -181,7 +175,9 @@ def parse_attack(text: str, options: AttackOptions, **fixed: Any) -> NamedAttack
         return partial(attack.run, threat=make_threat(norm, budget), **arguments)
 
     config = {"attack": name, "norm": norm, "radius": radius, **arguments}
-    return NamedAttack(text if tail else f"{name} {SYMBOLS[norm]} {radius:g}", norm, at, at(radius), config)
+    return NamedAttack(
+        text if tail else f"{name} {THREATS[norm].symbol} {radius:g}", norm, at, at(radius), config
+    )
 
 
 def pair(part: str, what: str) -> tuple[str, Any]:

@@ -47,7 +47,7 @@ def train(
     recipe: Annotated[
         RecipeName, typer.Option(help="Plain cross-entropy, Goodfellow's FGSM objective, or PGD (Madry).")
     ] = RecipeName.STANDARD,
-    norm: o.NormOption = o.Norm.LINF,
+    norm: o.NormOption = "linf",
     radius: o.OptionalRadius = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of the PGD recipe.")] = 7,
     step_size: o.StepSize = None,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv._identity import describe, plain
+from fastadv._identity import plain
 from fastadv._run_folder import RunFolder
 from fastadv.data.construct._base import Base
 from fastadv.data.construct._checks import fingerprint
@@ -121,7 +121,7 @@ def build(
             "classes": base.class_names(construction.classes),
             "base": base.fingerprint(),
             "model": fingerprint(construction.source, base),
-            "threat": describe(construction.threat),
+            "threat": construction.threat.describe(),
             "dtype": dtype,
             "shard_size": shard_size,
             **construction.settings,

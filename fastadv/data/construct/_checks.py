@@ -1,6 +1,7 @@
 """Checks on the source model, the base and the search, made before any work is done."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,13 +15,13 @@ from fastadv.data.construct._base import Base
 from fastadv.engine import Frozen, freeze, representation
 from fastadv.engine.twin import device_of, dtype_of
 from fastadv.errors import InputError
-from fastadv.threat import L0, Threat
+from fastadv.threat import Threat
 
 Module = str | Callable[[Tensor], Tensor] | None
 
 
-def check_budget(threat: Threat, steps: int, step_size: float) -> None:
-    """InputError unless `threat` is one in the box of images, and there is at least one step, of positive length."""
+def check_budget(threat: Threat, steps: int, step_size: float | None) -> None:
+    """InputError unless `threat` is one in the box of images, with at least one step, each of them long enough."""
     if not isinstance(threat, Threat):
         raise InputError(f"threat: expected fa.L2(radius) or another norm, got {threat!r}; a radius needs a norm")
     if tuple(threat.box) != (0.0, 1.0):
@@ -28,9 +29,10 @@ def check_budget(threat: Threat, steps: int, step_size: float) -> None:
             f"threat: expected the box (0.0, 1.0), in which data sets serve their images, got {tuple(threat.box)}"
         )
     check_count("steps", steps, 1)
-    least = 1.0 if isinstance(threat, L0) else 0.0
-    if check_number("step_size", step_size, least=least) <= 0:
-        raise InputError(f"step_size: expected a number > 0, got {step_size!r}")
+    if step_size is None:
+        threat.default_step_size(steps)  # InputError where there is none
+    else:
+        threat.check_step_size(check_number("step_size", step_size))
 
 
 def prepare(
@@ -90,7 +92,7 @@ def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
             "module: expected a finite representation of the first and last image of the base, "
             "got other values; check the weights"
         )
-    return freeze(found)
+    return freeze(found, **asdict(source.options))
 
 
 def _in_dtype(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -104,7 +106,7 @@ def fingerprint(source: Frozen, base: Base) -> dict[str, Any]:
     """
     model = source.model
     x, _ = base.fetch(base.spread(32))
-    about: dict[str, Any] = {"frozen": getattr(source, "describe", dict)()}
+    about: dict[str, Any] = {"frozen": source.describe()}
     dtype = None
     if isinstance(model, nn.Module):
         state = model.state_dict()

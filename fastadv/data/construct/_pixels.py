@@ -5,7 +5,6 @@ from torch import Tensor
 
 from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
-from fastadv.ops import quantize_in_ball
 from fastadv.threat import Threat
 
 
@@ -13,10 +12,7 @@ def encode(x_adv: Tensor, center: Tensor, threat: Threat, dtype: str) -> Tensor:
     """`x_adv` [B, ...] as stored: float32 as it is, or uint8 rounded inside the ball around `center`."""
     if dtype == "float32":
         return x_adv.float()
-    on_grid = quantize_in_ball(
-        x_adv, center, norm=threat.norm, radius=threat.radius, box=threat.box, levels=255
-    )
-    return (on_grid * 255).round().to(torch.uint8)
+    return (threat.quantize(x_adv, center) * 255).round().to(torch.uint8)
 
 
 def verify(images: Tensor, center: Tensor, threat: Threat, ids: Tensor) -> None:
@@ -34,6 +30,6 @@ def verify(images: Tensor, center: Tensor, threat: Threat, ids: Tensor) -> None:
             else "the search left it, which is a bug: please report it"
         )
         raise InputError(
-            f"dtype={stored!r}: expected images inside the {threat.norm} budget, got {count} outside, "
+            f"dtype={stored!r}: expected images inside the {threat.symbol} budget, got {count} outside, "
             f"the first from sample {first}; {advice}"
         )

@@ -26,7 +26,7 @@ def random_target(
     *,
     threat: Threat,
     steps: int,
-    step_size: float,
+    step_size: float | None = None,
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
@@ -44,6 +44,7 @@ def random_target(
     base: map-style data set of (image in the box, label); an ImageSet is read fastest.
     threat: the budget; of any norm, with one radius or one for each image of the base.
     steps, step_size: of the search; the step is a length in the threat's norm, in input units.
+        None: 20 * radius / steps, as in the paper.
     seed: decides t together with the sample's number, whatever the batch or process.
     options: see BuildOptions (batch_size, dtype, out_dir, shard_size, rank, world_size, progress).
 
@@ -64,7 +65,7 @@ def fixed_shift(
     *,
     threat: Threat,
     steps: int,
-    step_size: float,
+    step_size: float | None = None,
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
@@ -87,7 +88,7 @@ def _attack(
     base: Dataset[Any],
     threat: Threat,
     steps: int,
-    step_size: float,
+    step_size: float | None,
     seed: int,
     choose: Callable[[Tensor, Tensor, int], Tensor],
     options: BuildOptions,
@@ -98,10 +99,12 @@ def _attack(
 
     def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> Search:
         targets = choose(y, ids, classes).to(x.device)
+        # 20 makes it the paper's 0.1 for L2(0.5) and 100 steps
+        size = budget.default_step_size(steps, 20.0) if step_size is None else step_size
 
         def run() -> Tensor:
             return last_iterate(
-                frozen, x, None, budget, steps=steps, step_size=step_size, loss="ce", targets=targets
+                frozen, x, None, budget, steps=steps, step_size=size, loss="ce", targets=targets
             )
 
         def objective(images: Tensor) -> Tensor:
@@ -112,7 +115,7 @@ def _attack(
     settings = {
         "objective": "cross-entropy to the label",
         "steps": steps,
-        "step_size": float(step_size),
+        "step_size": "20 * radius / steps" if step_size is None else float(step_size),
         "seed": seed,
     }
     return build(Construction(name, frozen, classes, threat, settings, begin), samples, **options)
