@@ -9,30 +9,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv.data import FolderSet, ImageSet
-from fastadv.data.construct import fixed_shift, load_constructed, non_robust, random_target, robust
-from fastadv.threat import L2, Linf
+from fastadv.data import FolderSet, ImageSet, construct, load_constructed
+from fastadv.errors import InputError
+from fastadv.threat import L0, L2, Linf
 
-CLASSES = 5
-
-
-def toy_base(count: int = 60, eight_bit: bool = True) -> ImageSet:
-    generator = torch.Generator().manual_seed(1)
-    y = torch.arange(count) % CLASSES
-    x = torch.rand(count, 1, 8, 8, generator=generator) * 0.5
-    x[torch.arange(count), 0, y] += 0.4
-    return ImageSet((x * 255).round().to(torch.uint8) if eight_bit else x, y, tuple("abcde"), "toy")
-
-
-def toy_model() -> nn.Module:
-    """A linear-ReLU-linear net with weights from a private generator, in train mode."""
-    generator = torch.Generator().manual_seed(2)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, CLASSES))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return model
-
+from .sets import ALL, CLASSES, fixed_shift, non_robust, random_target, robust, toy_base, toy_model
 
 def served(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images
@@ -95,7 +76,7 @@ def test_inversion_towards_a_named_module_or_a_function():
 def test_random_targets_are_uniform_over_all_classes():
     base = toy_base(2000)
     made = random_target(toy_model(), base, steps=1)
-    assert torch.equal(made.y, rng.integers(CLASSES, 0, torch.arange(2000)))
+    assert torch.equal(made.y, rng.integers(CLASSES, rng.derive(0, "construct targets"), torch.arange(2000)))
     counts = torch.zeros(CLASSES, CLASSES).index_put(
         (made.original_labels, made.y), torch.tensor(1.0), accumulate=True
     )
@@ -250,18 +231,24 @@ def test_progress_counts_samples():
     assert calls == [(16, 60), (32, 60), (48, 60), (60, 60)]
 
 
-def test_card_names_the_paper_settings():
-    config = random_target(toy_model(), toy_base(10), steps=1).card["config"]
-    assert config["threat"] == {"name": "L2", "norm": "l2", "radius": 0.5, "box": [0.0, 1.0]}
-    import inspect
+def test_the_papers_budgets_stand_under_its_names_and_nowhere_else():
+    for name, steps, radius in (("d_r", 1000, math.inf), ("d_nr", 1000, math.inf), ("d_rand", 100, 0.5), ("d_det", 100, 0.5)):
+        budget = construct.CIFAR10_PAPER[name]
+        assert (budget["steps"], budget["step_size"]) == (steps, 0.1)
+        assert isinstance(budget["threat"], L2)
+        assert budget["threat"].radius == radius
+    small = toy_base(5)
+    made = construct.random_target(toy_model(), small, **construct.CIFAR10_PAPER["d_rand"])
+    assert torch.equal(made.x, random_target(toy_model(), small, steps=100).x)
+    for function in (construct.robust, construct.non_robust, construct.random_target, construct.fixed_shift):
+        with pytest.raises(TypeError, match="steps"):
+            function(toy_model(), small, step_size=0.1)
 
-    for construct, steps in ((robust, 1000), (non_robust, 1000), (random_target, 100), (fixed_shift, 100)):
-        defaults = {name: p.default for name, p in inspect.signature(construct).parameters.items()}
-        assert defaults["steps"] == steps
-        size = defaults["step_size"]
-        assert size == 0.1 or (size is None and L2(0.5).default_step_size(100, 20.0) == 0.1)
-        assert defaults["threat"].norm == "l2"
-        assert defaults["threat"].radius == (math.inf if steps == 1000 else 0.5)
+
+def test_the_card_tells_the_budget():
+    config = random_target(toy_model(), toy_base(10), steps=1).card["config"]
+    assert config["threat"] == L2(0.5).describe()
+    assert (config["steps"], config["step_size"]) == (1, 0.1)
 
 
 class NaNForDarkImages(nn.Module):

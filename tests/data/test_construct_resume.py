@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import fastadv
-from fastadv.data import ImageSet
-from fastadv.data.construct import fixed_shift, load_constructed, random_target, robust
+from fastadv.data import ImageSet, load_constructed
 from fastadv.errors import CorruptFileError, InputError
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(fastadv.__file__).parents[1])}
+from .sets import fixed_shift, random_target, robust
+
+ROOT = Path(fastadv.__file__).parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+MODULE = "tests.data.test_construct_resume"
 OPTIONS = {"steps": 5, "shard_size": 8, "batch_size": 5}
 
 
@@ -59,7 +62,10 @@ def done(tmp_path: Path) -> Path:
 def test_killed_run_resumes_to_the_same_set(tmp_path, construct):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = subprocess.Popen(
-        [sys.executable, __file__, construct.__name__, str(killed)], env=ENVIRONMENT, stderr=subprocess.PIPE
+        [sys.executable, "-m", MODULE, construct.__name__, str(killed)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 120
     while len(shards(killed)) < 2:
@@ -203,15 +209,16 @@ def test_folder_that_is_no_set(tmp_path):
 
 def test_full_disk_keeps_what_was_written(tmp_path):
     code = (
-        "import resource, runpy, sys; module = runpy.run_path(sys.argv[1]); OPTIONS, Slow = module['OPTIONS'], module['Slow']\n"
-        "run = lambda **more: module['random_target'](Slow(), module['toy_base'](), out_dir=sys.argv[2], **(OPTIONS | more))\n"
+        f"import resource, sys; from {MODULE} import *\n"
+        "run = lambda **more: random_target(Slow(), toy_base(), out_dir=sys.argv[1], **(OPTIONS | more))\n"
         "run(rank=0, world_size=2)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
         "try: run()\n"
         "except OSError as error: print(error); sys.exit(3)\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code, __file__, str(tmp_path)],
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -219,7 +226,7 @@ def test_full_disk_keeps_what_was_written(tmp_path):
     )
     assert result.returncode == 3, result.stderr
     assert "shard-00001.safetensors: expected to write" in result.stdout
-    assert "free some space and run again" in result.stdout
+    assert "free some space and resume" in result.stdout
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         f"shard-0000{k}.safetensors" for k in (0, 2, 4)
     ]
