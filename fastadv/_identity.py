@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ def describe(value: Any) -> Any:
     """`value` as JSON that is the same in every process.
 
     Tensors by their hash, numbers that JSON lacks as text, functions by name, code, defaults and the constants they use,
-    dataclasses by their fields, other objects by their own `describe` or their type.
+    dataclasses by their fields, other objects by their own `describe` or by type and public attributes.
     """
     return _describe(value, frozenset())
 
@@ -59,7 +59,12 @@ def _describe(value: Any, inside: frozenset[int]) -> Any:
         return [_describe(value.__func__, inside), _describe(value.__self__, inside)]
     if isinstance(value, FunctionType) and value.__module__.partition(".")[0] not in _LIBRARIES:
         return _name(value) + ("" if id(value) in inside else f" {_code_hash(value, inside | {id(value)})}")
-    return _name(value)
+    if isinstance(value, ModuleType):
+        return value.__name__
+    if hasattr(value, "__qualname__") or not hasattr(value, "__dict__") or id(value) in inside:
+        return _name(value)
+    known = {name: _describe(each, inside | {id(value)}) for name, each in vars(value).items() if name[0] != "_"}
+    return {"name": _name(value), **known}
 
 
 def _name(value: Any) -> str:

@@ -91,7 +91,13 @@ VALUES = {
     "by another function": PGDTraining(fa.Linf(0.1), steps=2, loss=lambda z, y, t: -z[:, 1]),
     "no attack": Standard(),
     "object": Loss(1),
+    "other attribute of an object": Loss(2),
+    "object in an object": Loss(Loss(1)),
+    "other object in an object": Loss(Loss(2)),
     "method": Loss(1).method,
+    "method of another object": Loss(2).method,
+    "module": math,
+    "other module": json,
 }
 
 
@@ -126,6 +132,12 @@ def test_a_global_that_a_function_reads_is_part_of_it(monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3.0)
     assert describe(scaled) != before[0]
     assert describe(twice) != before[1]
+
+
+def test_objects_that_hold_themselves():
+    first = Loss(1)
+    first.weight = first
+    assert describe(first) == {"name": f"{__name__}.Loss", "weight": f"{__name__}.Loss"}
 
 
 def test_what_a_function_fills_is_not_part_of_it():

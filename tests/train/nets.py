@@ -1,7 +1,10 @@
 """A tiny net with everything that a resume must bring back (BatchNorm, dropout), a tiny data set, and a run on them."""
 
+import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,6 +46,33 @@ def run(
     return model, list(fit(model, images(), epochs=epochs, run_dir=folder, resume=resume, **settings))
 
 
+def killed_at(turn: int, when: str) -> None:
+    """Kill this process before or after the rename number `turn`: a file was just written, or is just in its place."""
+    count = 0
+    replace = os.replace
+
+    def dying(*args: Any) -> None:
+        nonlocal count
+        if (count, when) == (turn, "before"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*args)
+        if (count, when) == (turn, "after"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+
+    os.replace = dying
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(Path(sys.argv[1]), resume=True, epochs=int(sys.argv[2]))
+    folder, epochs = Path(sys.argv[1]), int(sys.argv[2])
+    if len(sys.argv) == 3:
+        run(folder, resume=True, epochs=epochs)
+    else:
+        run(None, epochs=1)  # what is slow the first time is done before the process multiplies
+    for moment in sys.argv[3:]:
+        if os.fork() == 0:
+            killed_at(int(moment.split("-")[0]), moment.split("-")[1])
+            run(folder / moment, epochs=epochs, checkpoint_every=4)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL
