@@ -1,7 +1,9 @@
-"""Analysis by Synthesis: the latent descent against the machine's multiply-add rate and eager PyTorch, the prior search against a matrix product.
+"""Analysis by Synthesis: the latent descent and the prior search, each against what the machine can do.
 
-With the authors' weights and MNIST's test images (`--official DIR --data-dir DIR` of run.py), also the whole model: seconds for the bank of prior
-samples, milliseconds an image, accuracy, and on how many images each way predicts the same class as fp32.
+The descent is compared with the multiply-add rate and with eager PyTorch, the search with a matrix product. With the
+authors' weights and MNIST's test images (`--official DIR --data-dir DIR` of run.py) the whole model is measured too:
+seconds for the bank of prior images, milliseconds an image, accuracy, and the share of images on which each way predicts
+the same class as fp32.
 """
 
 import resource
@@ -23,9 +25,11 @@ from fastadv.ops._decoders import MNIST, random_decoder
 
 Row = dict[str, Any]
 CLASSES, BATCH, STEPS, PRIOR = 10, 100, 50, 8000
-ROUNDS = 300_000  # of multiply-adds for each image, so that no way takes many more turns than another
+ROUNDS = (
+    300_000  # of multiply-adds for each image, so that one turn takes about as long as the other ways' turns
+)
 EAGER, PEAK = "eager, as the authors' code", "multiply-adds in registers"
-FEW = 3  # steps of the eager descent, whose time is scaled to all
+FEW = 3  # steps of the eager descent; its rate stands for that of all steps
 
 
 def eager(
@@ -53,7 +57,7 @@ def eager(
 
 
 def descent(device: torch.device, seconds: float) -> Iterator[Row]:
-    """The MNIST decoder at random weights: speed does not depend on them. Rates are medians over turns taken side by side."""
+    """The MNIST decoder at random weights, on which speed does not depend. Rates are medians over interleaved turns."""
     draw = torch.Generator().manual_seed(0)
     decoder = random_decoder(draw, CLASSES, MNIST, device, torch.float32)
     strides = [layer[3] for layer in MNIST]
@@ -95,7 +99,7 @@ def descent(device: torch.device, seconds: float) -> Iterator[Row]:
 
 
 def search(device: torch.device, seconds: float) -> Iterator[Row]:
-    """The prior search, against the matrix product alone, without reduction or exactness."""
+    """The prior search, against the matrix product alone, which neither finds the minimum nor is exact."""
     draw = torch.Generator().manual_seed(0)
     bank, bias = (
         torch.rand(CLASSES, PRIOR, 784, generator=draw).to(device),
@@ -123,7 +127,7 @@ def search(device: torch.device, seconds: float) -> Iterator[Row]:
 
 
 def whole(device: torch.device, official: Path, data_dir: Path, limit: int | None) -> Iterator[Row]:
-    """The authors' model on MNIST's test images, batch by batch in turns, so that every way sees the same images and the same machine."""
+    """The authors' model on MNIST's test images; all ways take turns on each batch, so that the machine is the same for all."""
     test = fa.data.load("mnist", split="test", data_dir=data_dir, limit=limit)
     ways: dict[str, dict[str, Any]] = {
         "fp32": {},
@@ -131,11 +135,10 @@ def whole(device: torch.device, official: Path, data_dir: Path, limit: int | Non
         "prune": {"prune": True},
         "binary": {"binary": True},
     }
-    models = {
-        name: fa.models.ABS.from_official(official, **options).to(device) for name, options in ways.items()
-    }
+    plain = fa.models.ABS.from_official(official).to(device)
+    models = {name: plain.with_options(**options) for name, options in ways.items()}
     started = time.perf_counter()
-    models["fp32"].bank()
+    plain.bank()
     synchronize()
     yield {
         "what": f"bank of {PRIOR} prior samples, {CLASSES} classes",
@@ -145,7 +148,6 @@ def whole(device: torch.device, official: Path, data_dir: Path, limit: int | Non
     for count in (1, BATCH):
         x = torch.stack([test[i][0] for i in range(count)]).to(device)
         for name, model in models.items():
-            model._bank = models["fp32"]._bank  # the same weights and prior
             alone = times({name: lambda model=model, x=x: model(x)}, seconds=1)[name]
             row: Row = {
                 "what": f"ABS, authors' weights, {count} images, alone",
@@ -156,15 +158,15 @@ def whole(device: torch.device, official: Path, data_dir: Path, limit: int | Non
     right, same = dict.fromkeys(models, 0), dict.fromkeys(models, 0)
     taken: dict[str, list[float]] = {name: [] for name in models}
     for x, y, _ in fa.data.batches(test, BATCH):
-        found, x, y = {}, x.to(device), y.to(device)
+        decided, x, y = {}, x.to(device), y.to(device)
         for name, model in models.items():
             started = time.perf_counter()
-            found[name] = model(x).argmax(1)
+            decided[name] = model(x).argmax(1)
             synchronize()
             taken[name].append((time.perf_counter() - started) * 1000 / len(x))
         for name in models:
-            right[name] += int((found[name] == y).sum())
-            same[name] += int((found[name] == found["fp32"]).sum())
+            right[name] += int((decided[name] == y).sum())
+            same[name] += int((decided[name] == decided["fp32"]).sum())
     for name in models:
         yield {
             "what": f"ABS, authors' weights, {len(test)} test images, batches of {BATCH}",

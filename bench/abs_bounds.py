@@ -2,9 +2,9 @@
 
     python bench/abs_bounds.py --official DIR --data-dir DIR [--samples 1000] [--seed 0]
 
-The bound is (d_c^2 - L_y) / (2 (d_c + r)), least over the classes c (Schott et al. 2018, section 4). It holds where d_c is the least distance of
-class c's images. The forms differ in where d_c is taken, in what L_y holds, and in the clip of the latents' norm: the authors' code loses the signs
-of clipped latents.
+The bound is (d_c^2 - L_y) / (2 (d_c + r)), the least over the classes c (Schott et al. 2018, section 4). It holds where d_c
+is the least distance between the image and class c's images. The forms differ in where d_c comes from, in whether L_y
+holds the prior's cost, and in how the norm of latents is clipped: the authors' code loses the signs of clipped latents.
 """
 
 import argparse
@@ -19,53 +19,52 @@ from torch import Tensor
 
 import fastadv as fa
 from fastadv import rng
-from fastadv.models.abs import bounds, inference
+from fastadv.models.abs.bounds import least_losses, meeting_radius
 from fastadv.models.abs.gradient import adam_step, class_losses, squared_misfit
+from fastadv.models.abs.inference import LatentSearch
 from fastadv.ops.latent_fit import _evaluate
 
 
-def signless(model: fa.models.ABS, x: Tensor) -> tuple[Tensor, Tensor]:
+def signless(search: LatentSearch, x: Tensor) -> tuple[Tensor, Tensor]:
     """(loss [B, K], latents) by a descent whose clip keeps the size of each latent but not its sign, as the authors' does."""
-    _, z = inference.search_prior(model, x, model.beta)
+    decoders, options = search.decoders, search.options
+    z = search.start(x)[1]
     moments = torch.zeros_like(z), torch.zeros_like(z)
-    for step in range(1, model.steps):
-        slope = _evaluate(z, x, model.weights, model.biases, model.shape.strides, model.beta)[1]
-        free, moments = adam_step(z, slope, moments, step, model.step_size, float("inf"))
+    for step in range(1, options.steps):
+        gradient = _evaluate(z, x, decoders.weights, decoders.biases, decoders.shape.strides, options.beta)[1]
+        free, moments = adam_step(z, gradient, moments, step, options.step_size, float("inf"))
         norm = free.norm(dim=2, keepdim=True)
-        z = torch.where(norm > model.max_norm, (free * (model.max_norm / norm)).abs(), free)
-    return class_losses(x, model.decode(z), z, model.beta), z
+        z = torch.where(norm > options.max_norm, (free * (options.max_norm / norm)).abs(), free)
+    return class_losses(x, decoders(z), z, options.beta), z
 
 
 def bound(squares: Tensor, own_loss: Tensor, own_misfit: Tensor, y: Tensor, right: Tensor) -> Tensor:
     """The radius [B] from d_c^2 [B, K], L_y and r [B]."""
-    rivals = squares.scatter(1, y[:, None], torch.inf)
-    return torch.where(right, bounds.meeting_radius(rivals, own_loss, own_misfit).clamp_min(0.0), 0.0)
+    return torch.where(right, meeting_radius(squares, own_loss, own_misfit, y).clamp_min(0.0), 0.0)
 
 
-def forms(model: fa.models.ABS, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:
+def forms(search: LatentSearch, x: Tensor, y: Tensor) -> Iterator[tuple[str, Tensor]]:
     """(what, radius [B])."""
-    own, pixels = (torch.arange(len(y)), y), x[0].numel()
+    own, values, beta = (torch.arange(len(y)), y), x[0].numel(), search.options.beta
     for clip, (loss, latents) in {
-        "": inference.infer_all(model, x, model.steps, model.step_size),
-        ", the authors' clip": signless(model, x),
+        "": search.every_class(x),
+        ", the authors' clip": signless(search, x),
     }.items():
-        whole, right = loss[own] * pixels, loss.argmin(1) == y
-        misfit = squared_misfit(x, model.decode(latents))
+        whole, right = loss[own] * values, loss.argmin(1) == y
+        misfit = squared_misfit(x, search.decoders(latents))
         r = misfit[own].sqrt()
         yield f"d_c at the latents of inference{clip}", bound(misfit, whole, r, y, right)
         if clip:
             continue
         for starts in (1, 4):
-            least = bounds._least(model, x, latents, starts, 0.0)[0]
+            least = least_losses(search, x, latents, starts, 0.0)[0]
             yield (
-                f"d_c the least distance found, {starts} starts (lower_bound)",
+                f"d_c the least distance known, {starts} starts (lower_bound)",
                 bound(least, whole, r, y, right),
             )
         yield "the same, without the prior's cost in L_y", bound(least, r.square(), r, y, right)
-        yield (
-            "the prior's cost kept on both sides (tight=True)",
-            bound(bounds._least(model, x, latents, 4, model.beta)[0], whole, r, y, right),
-        )
+        tight = least_losses(search, x, latents, 4, beta)[0]
+        yield "the prior's cost kept on both sides (tight=True)", bound(tight, whole, r, y, right)
 
 
 def main() -> None:
@@ -82,12 +81,13 @@ def main() -> None:
     model = fa.models.ABS.from_official(options.official, seed=options.seed)
     test = fa.data.load("mnist", split="test", data_dir=options.data_dir)
     chosen = test.subset(rng.permutation(len(test), options.seed)[: options.samples])
-    found: dict[str, list[Tensor]] = {}
+    search = LatentSearch(model.decoders, model.prior, model.options, model.factors)
+    radii: dict[str, list[Tensor]] = {}
     with torch.no_grad():
         for x, y, _ in fa.data.batches(chosen, 50):
-            for name, radius in forms(model, x, y):
-                found.setdefault(name, []).append(radius)
-    for name, parts in found.items():
+            for name, radius in forms(search, x, y):
+                radii.setdefault(name, []).append(radius)
+    for name, parts in radii.items():
         radius = torch.cat(parts)
         print(
             f"{name:<60} mean {radius.mean():.3f} +- {radius.std() / len(radius) ** 0.5:.3f}  median {radius.median():.3f}"

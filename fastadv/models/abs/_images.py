@@ -31,7 +31,8 @@ class Images:
 def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Images:
     """The images of a set with tensors `x` and `y`, or of any map-style data set of (image, label) pairs.
 
-    InputError for an empty set, images of another shape than `shape` (C, H, W), outside [0, 1] or not finite, and classes without an image.
+    InputError for an empty set, images of another shape than `shape` (C, H, W), outside [0, 1] or not finite, labels
+    that do not fit, and classes without an image.
     """
     x, y = getattr(dataset, "x", None), getattr(dataset, "y", None)
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
@@ -42,7 +43,12 @@ def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Imag
         y = torch.tensor([int(label) for _, label in pairs])
     if len(x) == 0 or (shape is not None and tuple(x.shape[1:]) != shape):
         raise InputError(
-            f"dataset: expected images {shape}, as the decoders give, got {len(x)} of {tuple(x.shape[1:])}; give their DecoderShape"
+            f"dataset: expected images {shape}, as the decoders give, got {len(x)} of {tuple(x.shape[1:])}; "
+            "give their DecoderShape"
+        )
+    if y.shape != (len(x),) or y.is_floating_point():
+        raise InputError(
+            f"dataset: expected integer labels, one for each of {len(x)} images, got {y.dtype} {tuple(y.shape)}"
         )
     if x.dtype != torch.uint8:
         low, high = (float(value) for value in x.aminmax())

@@ -1,139 +1,162 @@
-"""Radii within which ABS provably keeps its decision, one a sample (Schott et al. 2018, section 4 and appendix).
+"""Radii within which ABS provably keeps its decision, one for each sample (Schott et al. 2018, section 4 and appendix).
 
-With the code's scaling (2 sigma^2 = 1) and in units of squared distance: a perturbation of L2 norm e raises the true class's loss L_y to at most
-(r + e)^2 + KL, if the clean image's latent z* is kept: r = ||G_y(z*) - x||, KL = beta/2 ||z*||^2, L_y = r^2 + KL. It lowers another class's to at
-least (d_c - e)^2, d_c = min_z ||G_c(z) - x||. They meet at
+L2. In the code's scaling (2 sigma^2 = 1) and in units of squared distance, a perturbation of L2 norm e raises the loss
+L_y of the true class to at most (r + e)^2 + KL, because the latent z* of the clean image may be kept: r = ||G_y(z*) - x||
+and KL = beta/2 ||z*||^2, so that L_y = r^2 + KL. It lowers the loss of another class to at least (d_c - e)^2, where
+d_c = min_z ||G_c(z) - x||. The two meet at
 
     e = (d_c^2 - L_y) / (2 (d_c + r)).
 
-The paper drops the other class's prior cost. With it kept, d_c^2 becomes L_c = min_z ||G_c(z) - x||^2 + KL(z), because for any share of L_c that is
-misfit, (sqrt(L_c) - e)^2 is the least that remains; L_c >= d_c^2, so that this bound ("tight") is the larger one. Both hold as far as the minima
-found are global: they are searched from the best prior sample of each of several parts of the prior.
+The paper drops the prior's cost of the other class. With it ("tight"), d_c^2 becomes L_c = min_z ||G_c(z) - x||^2 + KL(z):
+however L_c is split into misfit and prior, at least (sqrt(L_c) - e)^2 of it remains. L_c >= d_c^2, so the tight bound is
+the larger one.
 
-Binary ABS sees only which pixels cross the threshold. Each crossing changes any reconstruction's squared misfit by at most 1, so n of them cannot
-change the decision while gamma_y (L_y + n) < gamma_c (d_c^2 - n), and the cheapest way to have n is to take the n pixels nearest to the threshold.
+L-infinity. The worst case adds e to every pixel of |G_y(z*) - x|, and takes e, at most to zero, from every pixel of
+|G_c(z) - x|. The losses, with the prior's cost on both sides, are compared by bisection on e.
+
+Binary ABS sees only which pixels cross the threshold. A crossing changes the squared misfit of any reconstruction by at
+most 1, so n of them cannot change the decision while gamma_y (L_y + n) < gamma_c (d_c^2 - n). The cheapest n crossings are
+those of the n pixels nearest to the threshold.
+
+All bounds hold as far as the minima over the other classes' latents are global. They are searched from the best prior
+sample of each of several parts of the prior. Inference runs in single precision or wider, whatever the model's own.
 """
+
+import dataclasses
 
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_count
 from fastadv.errors import InputError
 from fastadv.models.abs import inference
-from fastadv.models.abs.generators import Generators
+from fastadv.models.abs.decoder import Decoders
 from fastadv.models.abs.gradient import adam_step, squared_misfit
+from fastadv.models.abs.inference import LatentSearch, check_labels
 
 BISECTIONS = 30
-# descents on the clipped misfit, each at the radius that the last one's latents allow
+# Descents on the clipped misfit, each at the radius that the latents so far allow.
 ROUNDS = 3
+# Single precision makes losses uncertain by about this share, which must not save Binary ABS a whole crossing.
+ROUNDING = 1e-5
 
 
-def lower_bound(model: Generators, x: Tensor, y: Tensor, norm: str, starts: int, tight: bool) -> Tensor:
+def lower_bound(search: LatentSearch, x: Tensor, y: Tensor, norm: str, starts: int, tight: bool) -> Tensor:
     """The radius [B]; see ABS.lower_bound."""
     if norm not in ("l2", "linf"):
         raise InputError(f"norm: expected l2 or linf, got {norm!r}")
-    if not 1 <= starts <= len(model.prior_latents):
-        raise InputError(f"starts: expected 1 to {len(model.prior_latents)}, the prior samples, got {starts}")
-    if (
-        y.shape != (len(x),)
-        or y.dtype != torch.int64
-        or (len(y) and not (int(y.min()) >= 0 and int(y.max()) < model.classes))
-    ):
-        raise InputError(
-            f"y: expected int64 classes 0 to {model.classes - 1}, one for each of {len(x)} images, got {y.dtype} {tuple(y.shape)}"
-        )
+    samples = len(search.prior.latents)
+    if check_count("starts", starts, 1) > samples:
+        raise InputError(f"starts: expected at most {samples}, the number of prior samples, got {starts}")
+    x = x.detach()
+    search.observed(x)  # reports a wrong x before a y that does not fit it
+    check_labels(y, x, search.decoders.classes)
     with torch.no_grad():
-        count = inference.CHUNK
-        parts = zip(
-            torch.split(x, count), torch.split(model.observed(x), count), torch.split(y, count), strict=True
-        )
-        return torch.cat([_bound(model, *part, norm, starts, tight) for part in parts])
+        parts = zip(torch.split(x, inference.CHUNK), torch.split(y, inference.CHUNK), strict=True)
+        return torch.cat([_bound(search, *part, norm, starts, tight) for part in parts])
 
 
-def _bound(
-    model: Generators, x: Tensor, seen: Tensor, y: Tensor, norm: str, starts: int, tight: bool
-) -> Tensor:
-    pixels = seen.shape[1:].numel()
-    loss, latents = inference.infer_all(model, seen, model.steps, model.step_size)
-    right = (loss * model.factors if model.binary else loss).argmin(1) == y
+def _bound(search: LatentSearch, x: Tensor, y: Tensor, norm: str, starts: int, tight: bool) -> Tensor:
+    exact = dataclasses.replace(
+        search, options=dataclasses.replace(search.options, precision="fp32", prune=False)
+    )
+    seen = exact.observed(x)
+    values = seen.shape[1:].numel()
+    loss, latents = exact.every_class(seen)
+    right = _decided(exact.weighed(loss), y)
+    if exact.options != search.options:  # the decision to keep is the model's own
+        right &= _decided(search.weighed(search.best(seen)[0]), y)
     own = torch.arange(len(y), device=y.device), y
-    rivals, ends = _least(model, seen, latents, starts, model.beta if tight else 0.0)
+    mine = loss[own] * values
+    rivals, ends = least_losses(exact, seen, latents, starts, exact.options.beta if tight else 0.0)
     rivals[own] = torch.inf
-    mine = loss[own] * pixels
-    if model.binary:
-        crossings = _crossings(model.factors, mine, rivals, y, pixels)
-        radius = _cheapest(x, crossings, norm)
+    if exact.options.binary:
+        radius = _cheapest(x, _crossings(exact.factors, mine, rivals, y, values), norm)
     elif norm == "l2":
-        misfit = (mine - model.beta / 2 * latents[own].square().sum(1)).clamp_min(0.0).sqrt()
-        radius = meeting_radius(rivals, mine, misfit)
+        misfit = squared_misfit(seen, exact.decoders(latents))[own].sqrt()
+        radius = meeting_radius(rivals, mine, misfit, y)
     else:
-        radius = _linf(model, seen, y, latents, ends)
+        radius = _linf(exact, seen, y, latents, ends)
     return torch.where(right, radius.clamp_min(0.0), 0.0).float()
 
 
-def meeting_radius(rivals: Tensor, mine: Tensor, misfit: Tensor) -> Tensor:
-    """The least e [B] over the classes from d_c^2 [B, K], infinite for y itself, L_y [B] and r [B], as the module's formula has it."""
-    return ((rivals - mine[:, None]) / (2 * (rivals.sqrt() + misfit[:, None]))).nan_to_num(torch.inf).amin(1)
+def _decided(losses: Tensor, y: Tensor) -> Tensor:
+    """bool [B]: the losses [B, K] are finite and decide for y."""
+    return (losses.argmin(1) == y) & losses.isfinite().all(1)
 
 
-def _least(
-    model: Generators, seen: Tensor, latents: Tensor, starts: int, beta: float
+def meeting_radius(rivals: Tensor, mine: Tensor, misfit: Tensor, y: Tensor) -> Tensor:
+    """The least e [B] over the classes other than y, from d_c^2 [B, K], L_y [B] and r [B]; see the module's formula."""
+    radius = (rivals - mine[:, None]) / (2 * (rivals.sqrt() + misfit[:, None]))
+    return radius.scatter(1, y[:, None], torch.inf).amin(1)
+
+
+def least_losses(
+    search: LatentSearch, seen: Tensor, latents: Tensor, starts: int, beta: float
 ) -> tuple[Tensor, list[Tensor]]:
-    """(min_z ||G_c(z) - x||^2 + beta/2 ||z||^2 [B, K], the latents [B, K, L] each descent ended at), among them those of inference."""
-    pixels = seen.shape[1:].numel()
-    best, ends = squared_misfit(seen, model.decode(latents)) + beta / 2 * latents.square().sum(2), [latents]
-    for part in torch.arange(len(model.prior_latents)).tensor_split(starts):
-        _, start = inference.search_prior(model, seen, beta, slice(int(part[0]), int(part[-1]) + 1))
-        loss, end = inference.descend(
-            model, seen, start, steps=model.steps, step_size=model.step_size, beta=beta
-        )
-        best = torch.minimum(best, loss * pixels)
+    """(min_z ||G_c(z) - x||^2 + beta/2 ||z||^2 [B, K], the latents [B, K, L] at the end of each descent).
+
+    `latents` are those of inference; they count as the end of one descent.
+    """
+    values = seen.shape[1:].numel()
+    best = squared_misfit(seen, search.decoders(latents)) + beta / 2 * latents.square().sum(2)
+    ends = [latents]
+    for part in torch.arange(len(search.prior.latents)).tensor_split(starts):
+        _, start = search.prior.nearest(seen, search.decoders, beta, slice(int(part[0]), int(part[-1]) + 1))
+        loss, end = search.descend(seen, start, beta=beta)
+        best = torch.minimum(best, loss * values)
         ends.append(end)
     return best, ends
 
 
-def _crossings(factors: Tensor, mine: Tensor, rivals: Tensor, y: Tensor, pixels: int) -> Tensor:
+def _crossings(factors: Tensor, mine: Tensor, rivals: Tensor, y: Tensor, values: int) -> Tensor:
     """The least number of pixels [B] that must cross the threshold: gamma_y (mine + n) >= gamma_c (rival - n) for some c."""
-    own = factors[y][:, None].double()
+    factors, mine, rivals = factors.double(), mine.double() * (1 + ROUNDING), rivals.double() * (1 - ROUNDING)
+    own = factors[y][:, None]
     needed = (factors * rivals - own * mine[:, None]) / (factors + own)
-    return needed.amin(1).clamp(0, pixels).ceil().long()
+    return needed.amin(1).nan_to_num(0.0).clamp(0, values).ceil().long()
 
 
 def _cheapest(x: Tensor, crossings: Tensor, norm: str) -> Tensor:
-    """The norm [B] of the smallest perturbation that takes so many pixels to the threshold."""
+    """The norm [B] of the smallest perturbation that takes that many pixels to the threshold."""
     gaps = (x.flatten(1).double() - 0.5).abs().sort(1).values
     cost = gaps.square().cumsum(1).sqrt() if norm == "l2" else gaps
     cost = torch.cat([cost.new_zeros(len(x), 1), cost], dim=1)
     return cost.gather(1, crossings[:, None]).squeeze(1)
 
 
-def _linf(model: Generators, seen: Tensor, y: Tensor, latents: Tensor, ends: list[Tensor]) -> Tensor:
-    """Per pixel the worst case adds e to |G_y - x| and takes e from |G_c - x|; bisection finds the e at which the losses meet.
+def _linf(search: LatentSearch, seen: Tensor, y: Tensor, latents: Tensor, ends: list[Tensor]) -> Tensor:
+    """The radius [B] at which the losses of the worst case meet.
 
-    What minimises the other classes' clipped misfit depends on e, so descents at the e found and bisections take turns.
+    The latents that minimise another class's clipped misfit depend on the radius, so descents at the latest radius and
+    bisections take turns.
     """
     own = torch.arange(len(y), device=y.device), y
-    divergence = model.beta / 2 * latents[own].square().sum(1)
-    misfit = (model.decode(latents)[own] - seen).abs().flatten(1)
-    found = [_gaps(model, seen, end) for end in ends]
-    radius = _meet(misfit, divergence, found, y)
+    decoders, beta = search.decoders, search.options.beta
+    divergence = beta / 2 * latents[own].square().sum(1)
+    misfit = (decoders(latents)[own] - seen).abs().flatten(1)
+    rivals = [_gaps(decoders, beta, seen, end) for end in ends]
+    radius = _meet(misfit, divergence, rivals, y)
     end = latents
     for _ in range(ROUNDS):
-        end = _clipped_descent(model, seen, end, radius)
-        found.append(_gaps(model, seen, end))
-        radius = _meet(misfit, divergence, found, y)
+        end = _clipped_descent(search, seen, end, radius)
+        rivals.append(_gaps(decoders, beta, seen, end))
+        radius = _meet(misfit, divergence, rivals, y)
     return radius
 
 
-def _gaps(model: Generators, seen: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+def _gaps(decoders: Decoders, beta: float, seen: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
     """(|G_c(z) - x| [B, K, D], KL [B, K])."""
-    return (model.decode(latents) - seen[:, None]).abs().flatten(2), model.beta / 2 * latents.square().sum(2)
+    return (decoders(latents) - seen[:, None]).abs().flatten(2), beta / 2 * latents.square().sum(2)
 
 
-def _meet(misfit: Tensor, divergence: Tensor, found: list[tuple[Tensor, Tensor]], y: Tensor) -> Tensor:
+def _meet(misfit: Tensor, divergence: Tensor, rivals: list[tuple[Tensor, Tensor]], y: Tensor) -> Tensor:
+    """The largest radius [B] up to 1 at which no class in `rivals` gets below the true class, by bisection."""
+
     def holds(radius: Tensor) -> Tensor:
         mine = (misfit + radius[:, None]).square().sum(1) + divergence
         least = torch.full_like(mine, torch.inf)
-        for gap, cost in found:
+        for gap, cost in rivals:
             theirs = (gap - radius[:, None, None]).clamp_min(0.0).square().sum(2) + cost
             least = torch.minimum(least, theirs.scatter(1, y[:, None], torch.inf).amin(1))
         return mine < least
@@ -146,16 +169,15 @@ def _meet(misfit: Tensor, divergence: Tensor, found: list[tuple[Tensor, Tensor]]
     return below
 
 
-def _clipped_descent(model: Generators, seen: Tensor, start: Tensor, radius: Tensor) -> Tensor:
-    """Latents [B, K, L] that lower sum max(0, |G(z) - x| - e)^2 + KL, by the descent of inference."""
+def _clipped_descent(search: LatentSearch, seen: Tensor, start: Tensor, radius: Tensor) -> Tensor:
+    """Latents [B, K, L] that lower sum max(0, |G(z) - x| - e)^2 + KL, by the update rule of inference."""
+    options, values = search.options, seen.shape[1:].numel()
     latents, moments = start, (torch.zeros_like(start), torch.zeros_like(start))
-    for step in range(1, model.steps + 1):
+    for step in range(1, options.steps + 1):
         with torch.enable_grad():
             leaf = latents.detach().requires_grad_()
-            gap, cost = _gaps(model, seen, leaf)
-            loss = ((gap - radius[:, None, None]).clamp_min(0.0).square().sum(2) + cost).sum() / seen.shape[
-                1:
-            ].numel()
-            (slope,) = torch.autograd.grad(loss, leaf)
-        latents, moments = adam_step(latents, slope, moments, step, model.step_size, model.max_norm)
+            gap, cost = _gaps(search.decoders, options.beta, seen, leaf)
+            loss = ((gap - radius[:, None, None]).clamp_min(0.0).square().sum(2) + cost).sum() / values
+            (gradient,) = torch.autograd.grad(loss, leaf)
+        latents, moments = adam_step(latents, gradient, moments, step, options.step_size, options.max_norm)
     return latents

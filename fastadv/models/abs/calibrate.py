@@ -1,4 +1,4 @@
-"""The three constants that turn class losses into decisions and confidences."""
+"""The constants that turn class losses into decisions and confidences, and the share that pruning relies on."""
 
 import math
 
@@ -6,20 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fastadv.models.abs import inference
-from fastadv.models.abs.generators import Generators
-
 MEDIAN = 0.9
 FACTORS = torch.linspace(0.9, 1.1, 41)
-# e^-40 is about the last confidence that differs from none
+# The scale times a median loss is at most this: e^-40 beside 1 is nothing even in double precision.
 LARGEST = 40.0
 KEPT = 0.998
 
 
 def class_factors(losses: Tensor, y: Tensor, sweeps: int = 2) -> Tensor:
-    """gamma [K] of Binary ABS: a line search, class by class, for the factors on the losses [N, K] that get the most of y right.
+    """gamma [K] of Binary ABS: the factors on losses [N, K] that get most of the labels y [N] right.
 
-    Of equal factors the one nearest 1 is taken.
+    Found by a line search, one class at a time; where several do equally well, the one nearest 1 is taken.
     """
     factors = torch.ones(losses.shape[1], device=losses.device)
     candidates = FACTORS[(FACTORS - 1).abs().argsort(stable=True)].to(losses.device)
@@ -33,7 +30,10 @@ def class_factors(losses: Tensor, y: Tensor, sweeps: int = 2) -> Tensor:
 
 
 def confidence_scale(losses: Tensor, y: Tensor) -> float:
-    """alpha: the softmax scale of least cross-entropy on the losses [N, K], a convex problem; bounded, for losses that never err."""
+    """alpha: the softmax scale with the least cross-entropy on losses [N, K] and labels y [N], a convex problem.
+
+    It is bounded, because losses without any error would make it infinite.
+    """
     losses = losses.double()
     low, high = 0.0, LARGEST / max(float(losses.amin(1).median()), 1e-12)
     ratio = (math.sqrt(5) - 1) / 2
@@ -56,7 +56,7 @@ def graded(logits: Tensor, scale: float, floor: float) -> Tensor:
 
 
 def confidence_floor(losses: Tensor, scale: float) -> float:
-    """eta: the floor at which the median confidence of the predicted class is 0.9; 0 where it is lower without any."""
+    """eta: the floor that brings the median confidence of the predicted class down to 0.9; 0 where it is not above that."""
     losses = losses.double()
 
     def median(floor: float) -> float:
@@ -72,20 +72,8 @@ def confidence_floor(losses: Tensor, scale: float) -> float:
 
 
 def least_share(start: Tensor, losses: Tensor) -> float:
-    """The share of the losses [N, K] at the best prior samples that all but two in a thousand descents leave."""
-    return float((losses / start).flatten().double().quantile(1 - KEPT))
+    """The share of their first loss above which all but two in a thousand descents end; at most 1.
 
-
-def calibrate(model: Generators, x: Tensor, y: Tensor) -> None:
-    """Set the constants of `model` from images x [N, C, H, W] and labels y [N]; see ABS.calibrate."""
-    binary, prune = model.binary, model.prune
-    model.binary, model.prune = True, False
-    model.factors.fill_(1.0)
-    model.factors.copy_(class_factors(inference.infer(model, x).loss, y))
-    model.binary = binary
-    model.prune_gain = least_share(
-        inference.infer(model, x, steps=1).loss, losses := inference.infer(model, x).loss
-    )
-    model.prune = prune
-    model.scale = confidence_scale(losses, y)
-    model.floor = confidence_floor(losses, model.scale)
+    start, losses: [N, K], at the best prior samples and after the descent.
+    """
+    return min(1.0, float((losses / start).flatten().double().quantile(1 - KEPT)))

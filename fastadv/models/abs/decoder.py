@@ -1,18 +1,19 @@
-"""K class-conditional decoders as stacked weights: latents to images, all classes at once."""
+"""The K decoders of ABS as stacked weights: latents to images, all classes at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fastadv._checks import check_count
 from fastadv.errors import InputError
 from fastadv.ops._decoders import chain_size, forward
 from fastadv.ops.latent_decode import latent_decode
 
-# BatchNorm's guard against a vanishing variance, torch's default
+# Added to BatchNorm's variance; torch's default.
 NORM_FLOOR = 1e-5
-# its parts, as `fold_batch_norm` takes them
+# BatchNorm's tensors, in the order of `fold_batch_norm`'s arguments.
 NORM = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -30,12 +31,14 @@ class DecoderShape:
 
     def __post_init__(self) -> None:
         layers = len(self.kernels)
+        numbers = (*self.channels, *self.kernels, *self.strides)
         if (
             not layers == len(self.strides) == len(self.channels) - 1 >= 1
-            or min(*self.channels, *self.kernels, *self.strides) < 1
+            or not all(isinstance(number, int) for number in numbers)
+            or min(numbers) < 1
         ):
             raise InputError(
-                f"decoder: expected n + 1 channels for n kernels and n strides, all positive, got {self}"
+                f"decoder: expected n + 1 channels for n kernels and n strides, all positive integers, got {self}"
             )
 
     @property
@@ -55,10 +58,13 @@ class DecoderShape:
 
     @classmethod
     def for_images(cls, shape: tuple[int, int, int], latents: int = 8, width: int = 16) -> "DecoderShape":
-        """The paper's shape for 28x28, and for other square sizes from 8 on the like: two doublings, first and last kernels that fit.
+        """The paper's shape for 28x28 images, and the like for other sizes: two layers of stride 2, kernels that fit.
 
-        InputError for images that are not square or smaller than 8x8.
+        `latents` is L, `width` the channels of the widest layers but the first, which has twice as many. InputError for
+        images that are not square or smaller than 8x8.
         """
+        check_count("latents", latents, 1)
+        check_count("width", width, 1)
         channels, rows, columns = shape
         if rows != columns or rows < 8:
             raise InputError(
@@ -66,7 +72,7 @@ class DecoderShape:
             )
         wide = (latents, 2 * width, width, width, channels)
         for last in (4, 3, 5, 2, 1):
-            # first -> 2 first + 3 -> 2 (2 first + 3) + 3 -> + last - 1
+            # sizes: first, then 2 first + 3, then 2 (2 first + 3) + 3, then that + last - 1
             first, rest = divmod(rows - last + 1 - 9, 4)
             if first >= 1 and rest == 0:
                 return cls(wide, (first, 5, 5, last), (1, 2, 2, 1))
@@ -81,10 +87,53 @@ def fold_batch_norm(
     return weight * factor[:, None, :, None, None], (bias - mean) * factor + shift
 
 
+class Decoders(nn.Module):
+    """One decoder a class: weights [K, cin, cout, k, k], biases [K, cout] and a stride for each layer.
+
+    BatchNorm is folded in. InputError where the layers do not fit one another, or hold NaN or infinite values.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = shape_of(weights, biases, strides)
+        self.classes = len(weights[0])
+        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            self.register_buffer(f"weight_{i}", weight.detach().float().contiguous())
+            self.register_buffer(f"bias_{i}", bias.detach().float().contiguous())
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The weights, layer by layer."""
+        return [getattr(self, f"weight_{i}") for i in range(len(self.shape.kernels))]
+
+    @property
+    def biases(self) -> list[Tensor]:
+        """The biases, layer by layer."""
+        return [getattr(self, f"bias_{i}") for i in range(len(self.shape.kernels))]
+
+    @property
+    def latents(self) -> int:
+        """L, the size of the latent space."""
+        return self.shape.channels[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights."""
+        return self.weights[0].dtype
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Images [B, K, C, H, W] in (0, 1) of latents [B, K, L]; differentiable in the latents, any number of times."""
+        if latents.ndim != 3 or latents.shape[1:] != (self.classes, self.latents):
+            raise InputError(
+                f"latents: expected [B, {self.classes}, {self.latents}], got {tuple(latents.shape)}"
+            )
+        return decode(latents.to(self.dtype), self.weights, self.biases, self.shape.strides)
+
+
 def decode(
     latents: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
 ) -> Tensor:
-    """Images [B, K, C, H, W] in (0, 1) of latents [B, K, L], differentiable any number of times by the latents."""
+    """Images [B, K, C, H, W] in (0, 1) of latents [B, K, L]; differentiable in the latents, any number of times."""
     if not (torch.is_grad_enabled() and latents.requires_grad):
         return latent_decode(latents.transpose(0, 1), weights, biases, strides).transpose(0, 1)
     images = forward(latents, weights, biases, strides)[-1]
@@ -95,7 +144,7 @@ def shape_of(weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Seque
     """The shape of decoders with weights [K, cin, cout, k, k] and biases [K, cout] a layer; InputError where they make none."""
     if not len(weights) == len(biases) == len(strides) >= 1:
         raise InputError(
-            f"decoder: expected as many weights, biases and strides, got {len(weights)}, {len(biases)} and {len(strides)}"
+            f"decoder: expected as many weights as biases and strides, got {len(weights)}, {len(biases)} and {len(strides)}"
         )
     for weight, bias in zip(weights, biases, strict=True):
         if (

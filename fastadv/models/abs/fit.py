@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,19 +23,16 @@ from fastadv._run_folder import RunFolder
 from fastadv.errors import InputError
 from fastadv.models.abs._images import Images, read_images
 from fastadv.models.abs.augment import warp
-from fastadv.models.abs.calibrate import calibrate
 from fastadv.models.abs.decoder import DecoderShape
-from fastadv.models.abs.generators import Generators
-from fastadv.models.abs.storage import save_abs
 from fastadv.models.abs.vae import VAEs, losses
 
-Model = TypeVar("Model", bound=Generators)
+if TYPE_CHECKING:
+    from fastadv.models.abs.model import ABS
+
+Model = TypeVar("Model", bound="ABS")
 Progress = Callable[[int, int], None]
 
 logger = logging.getLogger("fastadv")
-# what a draw of an epoch is for
-NOISE, ORDER, WARP = 0, 1, 2
-PURPOSES = 3
 
 
 @dataclass(frozen=True)
@@ -54,16 +51,16 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "bf16"):
-            raise InputError(f"fit: expected precision fp32 or bf16, got {self.precision!r}")
+            raise InputError(f"training_precision: expected fp32 or bf16, got {self.precision!r}")
         for name in ("epochs", "width", "batch_size"):
             check_count(name, getattr(self, name), 1)
         check_seed(self.seed)
-        if check_number("learning_rate", self.learning_rate) <= 0:
-            raise InputError(f"learning_rate: expected a number > 0, got {self.learning_rate!r}")
+        if not check_number("learning_rate", self.learning_rate, 0) > 0:
+            raise InputError("learning_rate: expected a positive number, got 0")
         if not isinstance(self.beta, tuple | list) or len(self.beta) != 2:
             raise InputError(f"beta: expected (first, last), two numbers >= 0, got {self.beta!r}")
         for value in self.beta:
-            check_number("beta", value, least=0.0)
+            check_number("beta", value, 0)
 
     def weight(self, epoch: int) -> float:
         """beta of an epoch: from the first value to the second over the first half of the epochs, then constant."""
@@ -85,6 +82,18 @@ def fit(
 ) -> Model:
     """Train a model of `cls`; see ABS.fit."""
     check_count("calibration", calibration, 0)
+    if progress is not None and not callable(progress):
+        raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
+    try:
+        place = torch.empty(0, device=device or "cpu").device
+    except (
+        RuntimeError,
+        TypeError,
+        AssertionError,
+    ) as error:  # what torch raises without CUDA is no RuntimeError
+        raise InputError(
+            f"device: expected a torch device that is there, got {device!r} ({error})"
+        ) from error
     if resume and run_dir is None:
         raise InputError(
             "run_dir: expected the folder of the run to resume, got None; pass run_dir=, or leave out resume"
@@ -92,29 +101,31 @@ def fit(
     images = read_images(dataset, settings.shape.image)
     with ExitStack() as stack:
         folder = None if run_dir is None else stack.enter_context(RunFolder(run_dir))
-        run = Run(images, settings, torch.device(device or "cpu"), folder, progress)
+        run = Run(images, settings, place, folder, progress)
 
-        def build() -> Model:
-            options_of_fit = {"seed": settings.seed, "beta": settings.beta[1]}
-            return cls(*run.net.decoders(), settings.shape.strides, **options_of_fit, **options).to(run.device)
+        def made() -> Model:
+            weights, biases = run.net.decoders()
+            strides, beta = settings.shape.strides, settings.beta[1]
+            return cls(weights, biases, strides, seed=settings.seed, beta=beta, **options).to(run.device)
 
-        build()  # a wrong option fails now, not after the training
+        made()  # refuses wrong options of the model before any work
         state = None if folder is None else folder.stopped(run.config, resume)
         if state is not None:
             run.resume(state)
         run.go()
         run.net.eval()
-        model = build()
+        model = made()
         started = time.perf_counter()
         if calibration:
-            chosen = rng.permutation(len(images), settings.seed, draw=ORDER)[:calibration]
-            calibrate(model, images.take(chosen).to(run.device), images.y[chosen].to(run.device))
+            seed = rng.derive(settings.seed, "abs calibration")
+            chosen = rng.permutation(len(images), seed)[:calibration]
+            model.calibrate(images.take(chosen).to(run.device), images.y[chosen].to(run.device))
         measured = {"loss": run.reports[-1]["loss"], "seconds": sum(r["seconds"] for r in run.reports)}
         measured["calibration_seconds"] = time.perf_counter() - started
         model.card = card("abs", run.config, **measured)
         if folder is not None:
             with folder.result("model.safetensors") as path:
-                save_abs(model, path)
+                model.save(path)
         return model
 
 
@@ -183,7 +194,7 @@ class Run:
 
     def _batches(self, epoch: int) -> Tensor:
         """Sample numbers [steps, n, K], column k of class k; a class smaller than the others repeats, a larger one is cut short."""
-        order = rng.permutation(len(self.images), self.settings.seed, draw=PURPOSES * epoch + ORDER)
+        order = rng.permutation(len(self.images), rng.derive(self.settings.seed, "abs order", epoch))
         of_class = self.images.y[order]
         count = torch.arange(self.steps * self.rows)
         pools = [order[of_class == k] for k in range(self.images.classes)]
@@ -194,15 +205,16 @@ class Run:
     def _epoch(self, epoch: int) -> Tensor:
         """The mean loss of each class, [K] float64."""
         settings, beta = self.settings, self.settings.weight(epoch)
+        warps, noises = (rng.derive(settings.seed, purpose, epoch) for purpose in ("abs warp", "abs noise"))
         total = torch.zeros(self.images.classes, dtype=torch.float64, device=self.device)
         for step, ids in enumerate(self._batches(epoch)):
             flat = ids.flatten()
             x = self.images.take(flat).to(self.device)
+            # One number for each place in the epoch, so that an image that repeats is drawn for anew.
+            places = torch.arange(len(flat)) + step * len(flat)
             if settings.augment:
-                x = warp(x, flat, settings.seed, PURPOSES * epoch + WARP)
-            noise = rng.normal(settings.shape.channels[0], settings.seed, flat, PURPOSES * epoch + NOISE).to(
-                self.device
-            )
+                x = warp(x, places, warps)
+            noise = rng.normal(settings.shape.channels[0], noises, places).to(self.device)
             x, noise = x.view(*ids.shape, *x.shape[1:]), noise.view(*ids.shape, -1)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
                 image, mean, log_variance = self.net(x, noise)

@@ -1,4 +1,4 @@
-"""Class losses as differentiable functions of the image, and the step of the latent descent."""
+"""Class losses as differentiable functions of the image, and the update of the latent descent."""
 
 from collections.abc import Sequence
 
@@ -18,23 +18,26 @@ def class_losses(x: Tensor, reconstruction: Tensor, latents: Tensor, beta: float
     return (squared_misfit(x, reconstruction) + beta / 2 * latents.square().sum(2)) / x.shape[1:].numel()
 
 
+def with_gradient_of(value: Tensor, function: Tensor) -> Tensor:
+    """`value`, bit for bit, with the gradient of `function`: a finite number minus itself is zero."""
+    return value + (function - function.detach())
+
+
 def adam_step(
     latents: Tensor,
-    slope: Tensor,
+    gradient: Tensor,
     moments: tuple[Tensor, Tensor],
     step: int,
     step_size: float,
     max_norm: float,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """(latents, moments) after Adam's step number `step` (from 1), the latents' norm clipped; differentiable."""
-    mean, square = 0.9 * moments[0] + 0.1 * slope, 0.999 * moments[1] + 0.001 * slope.square()
-    # the root's slope at zero is infinite; a tiny floor keeps it finite without changing a step
+    mean, square = 0.9 * moments[0] + 0.1 * gradient, 0.999 * moments[1] + 0.001 * gradient.square()
+    # The derivative of the root at zero is infinite; a tiny floor keeps it finite without changing a step.
     root = (square / (1 - 0.999**step) + 1e-24).sqrt()
     latents = latents - step_size * (mean / (1 - 0.9**step)) / (root + 1e-8)
-    return latents * (max_norm / latents.norm(dim=2, keepdim=True).clamp_min(1e-12)).clamp_max(1.0), (
-        mean,
-        square,
-    )
+    shrunk = latents * (max_norm / latents.norm(dim=2, keepdim=True).clamp_min(1e-12)).clamp_max(1.0)
+    return shrunk, (mean, square)
 
 
 def unrolled(
@@ -48,14 +51,15 @@ def unrolled(
     step_size: float,
     max_norm: float,
 ) -> tuple[Tensor, Tensor]:
-    """(losses [B, K], latents) of the Adam descent from `start`, with its graph kept, so that the gradient on x goes through every step.
+    """(losses [B, K], latents [B, K, L]) of the Adam descent from `start`, with its graph kept.
 
-    Memory grows with `steps`; for exact gradients of the procedure as run, not of its limit.
+    The gradient with respect to x goes through every step, so it is that of the descent as it runs, not of its limit.
+    Memory grows with `steps`.
     """
     latents = start.detach().requires_grad_()
     moments = torch.zeros_like(latents), torch.zeros_like(latents)
     for step in range(1, steps):
         losses = class_losses(x, decode(latents, weights, biases, strides), latents, beta)
-        (slope,) = torch.autograd.grad(losses.sum(), latents, create_graph=True)
-        latents, moments = adam_step(latents, slope, moments, step, step_size, max_norm)
+        (gradient,) = torch.autograd.grad(losses.sum(), latents, create_graph=True)
+        latents, moments = adam_step(latents, gradient, moments, step, step_size, max_norm)
     return class_losses(x, decode(latents, weights, biases, strides), latents, beta), latents

@@ -1,4 +1,4 @@
-"""From images to class losses: the search among the prior samples, then the descent."""
+"""From images to class losses: the search among the prior samples, then the latent descent."""
 
 from dataclasses import dataclass
 
@@ -6,113 +6,190 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
-from fastadv.models.abs.generators import Generators
+from fastadv.models._common import check_batch
+from fastadv.models.abs.calibrate import graded
+from fastadv.models.abs.decoder import Decoders
+from fastadv.models.abs.gradient import class_losses, unrolled, with_gradient_of
+from fastadv.models.abs.options import InferenceOptions
+from fastadv.models.abs.prior import PriorBank
 from fastadv.ops.latent_fit import latent_fit
-from fastadv.ops.nearest_prototype import nearest_prototype
 
-# images worked on at once: bounds the memory of the decoders' activations, about 1 MB an image of MNIST
+# Images worked on at once; it bounds the memory of the decoders' activations, about 1 MB an image of MNIST.
 CHUNK = 250
+# How far pixels may lie outside [0, 1]: rounding, and finite differences.
+SLACK = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class Inference:
-    """What ABS found for a batch: loss [B, K] a class, the latents [B, K, L] that reach it, and their images [B, K, C, H, W]."""
+    """What ABS infers from a batch.
+
+    loss            [B, K], the class losses; with Binary ABS times the class factors
+    latents         [B, K, L], the latents that the losses belong to
+    reconstruction  [B, K, C, H, W], their images
+    scale, floor    alpha and eta of the confidence
+    """
 
     loss: Tensor
     latents: Tensor
     reconstruction: Tensor
+    scale: float = 1.0
+    floor: float = 0.0
+
+    @property
+    def confidence(self) -> Tensor:
+        """The graded softmax (exp(-scale loss_k) + floor) / sum over classes, [B, K]."""
+        return graded(-self.loss, self.scale, self.floor)
 
 
-def infer(
-    model: Generators, x: Tensor, steps: int | None = None, step_size: float | None = None
-) -> Inference:
-    """Losses with the class factors, latents and reconstructions; see ABS.infer."""
-    with torch.no_grad():
-        parts = []
-        for seen in torch.split(model.observed(x), CHUNK):
-            loss, latents = find(model, seen, steps, step_size)
-            parts.append((loss * model.factors if model.binary else loss, latents, model.decode(latents)))
-        return Inference(*(torch.cat(part) for part in zip(*parts, strict=True)))
+@dataclass(frozen=True, eq=False)
+class LatentSearch:
+    """The search for the latents that explain images best: decoders, starting points, options and class factors [K]."""
 
+    decoders: Decoders
+    prior: PriorBank
+    options: InferenceOptions
+    factors: Tensor
 
-def find(
-    model: Generators, seen: Tensor, steps: int | None = None, step_size: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """(loss [B, K], latents [B, K, L]) at images as `observed` gives them, by all classes or pruned; no gradient, no class factors."""
-    steps, step_size = (
-        model.steps if steps is None else steps,
-        model.step_size if step_size is None else step_size,
-    )
-    if steps < 1 or not step_size > 0:
-        raise InputError(
-            f"infer: expected steps of at least 1 and a positive step_size, got {steps} and {step_size}"
+    def observed(self, x: Tensor) -> Tensor:
+        """The image as the model sees it, in the model's precision.
+
+        That is x, or for Binary ABS x set to 0 and 1 at the threshold 0.5, with a gradient that passes straight
+        through. A sample with NaN stays NaN, and so does all that is inferred from it. InputError for another shape,
+        for pixels outside [0, 1] and for a batch in which every sample holds NaN.
+        """
+        x = check_batch(x, self.decoders.shape.image)
+        if x.numel() and not (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+            _check_pixels(x.detach())
+        if self.options.binary:  # before the cast, which can round a pixel across the threshold
+            x = x + ((x >= 0.5).to(x.dtype) - x).detach()
+        return x.to(self.decoders.dtype)
+
+    def weighed(self, loss: Tensor) -> Tensor:
+        """Class losses [B, K] as the decision compares them: Binary ABS multiplies them by the class factors."""
+        return loss * self.factors if self.options.binary else loss
+
+    def infer(self, x: Tensor) -> Inference:
+        """Losses, latents and reconstructions of images x [B, C, H, W]; see ABS.infer."""
+        with torch.no_grad():
+            parts = []
+            for seen in torch.split(self.observed(x), CHUNK):
+                loss, latents = self.best(seen)
+                parts.append((self.weighed(loss), latents, self.decoders(latents)))
+            whole = (torch.cat(part) for part in zip(*parts, strict=True))
+            return Inference(*whole, self.options.scale, self.options.floor)
+
+    def losses(self, x: Tensor) -> Tensor:
+        """The losses [B, K] of `infer`, bit for bit, with a gradient where x asks for one and `input_grad` gives it."""
+        seen = self.observed(x)
+        wanted = seen.requires_grad and torch.is_grad_enabled() and self.options.input_grad != "none"
+        find = self._differentiable if wanted else lambda part: self.best(part)[0]
+        return self.weighed(torch.cat([find(part) for part in torch.split(seen, CHUNK)]))
+
+    def best(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss [B, K], latents [B, K, L]) by all classes or, where the options say so, pruned; without class factors."""
+        with torch.no_grad():
+            return (self.pruned if self.options.prune else self.every_class)(seen.detach())
+
+    def descend(
+        self, seen: Tensor, start: Tensor, *, beta: float | None = None, only: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
+        """(loss [B, k], latents [B, k, L]) of the Adam descent from `start`, for the classes in `only`."""
+        weights, biases = (
+            [part[only] for part in parts] for parts in (self.decoders.weights, self.decoders.biases)
         )
-    with torch.no_grad():
-        return (infer_pruned if model.prune else infer_all)(model, seen.detach(), steps, step_size)
+        options = self.options
+        loss, latents = latent_fit(
+            seen,
+            start,
+            weights,
+            biases,
+            list(self.decoders.shape.strides),
+            beta=options.beta if beta is None else beta,
+            steps=options.steps,
+            step_size=options.step_size,
+            max_norm=options.max_norm,
+            bf16=options.precision == "bf16",
+        )
+        return loss, latents
+
+    def start(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss [B, K], latents [B, K, L]) of each class's best prior sample."""
+        return self.prior.nearest(seen, self.decoders, self.options.beta)
+
+    def every_class(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss [B, K], latents [B, K, L]) of a descent for every class."""
+        return self.descend(seen, self.start(seen)[1])
+
+    def pruned(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """As `every_class`, but in the order of the classes' prior losses, and only for those that may still win.
+
+        A class is skipped, and keeps its best prior sample, where `prune_gain` times the loss of that sample is not
+        below the best loss so far. The losses of the others are those of `every_class`.
+        """
+        loss, latents = self.start(seen)
+        factors = self.factors if self.options.binary else torch.ones_like(self.factors)
+        order = (loss * factors).argsort(dim=1)
+        hoped = loss * factors * self.options.prune_gain
+        best = torch.full_like(loss[:, 0], torch.inf)
+        for rank in order.unbind(1):
+            # written so that NaN counts as alive, and ends as it does without pruning
+            alive = ~(hoped.gather(1, rank[:, None]).squeeze(1) >= best)
+            if not bool(alive.any()):
+                break
+            for k in range(self.decoders.classes):
+                rows = ((rank == k) & alive).nonzero().squeeze(1)
+                if len(rows):
+                    fitted = self.descend(seen[rows], latents[rows, k : k + 1], only=slice(k, k + 1))
+                    loss[rows, k], latents[rows, k] = (part.squeeze(1) for part in fitted)
+                    best[rows] = torch.minimum(best[rows], loss[rows, k] * factors[k])
+        return loss, latents
+
+    def _differentiable(self, seen: Tensor) -> Tensor:
+        """The losses of `best` with the gradient that `input_grad` names."""
+        loss, latents = self.best(seen)
+        with torch.no_grad():
+            image = self.decoders(latents)
+        # By the envelope theorem the optimum's own movement does not count: d loss / dx = 2 (x - G(z*)) / D.
+        function = class_losses(seen, image, latents, self.options.beta)
+        if self.options.input_grad == "unrolled":
+            with torch.no_grad():
+                _, start = self.start(seen.detach())
+            descended, _ = unrolled(
+                seen,
+                start,
+                self.decoders.weights,
+                self.decoders.biases,
+                self.decoders.shape.strides,
+                self.options.beta,
+                self.options.steps,
+                self.options.step_size,
+                self.options.max_norm,
+            )
+            # A class that pruning skipped stays at its start, where both gradients are the same.
+            function = torch.where((latents == start).all(2), function, descended)
+        return with_gradient_of(loss, function)
 
 
-def search_prior(
-    model: Generators, seen: Tensor, beta: float, part: slice = slice(None)
-) -> tuple[Tensor, Tensor]:
-    """For each class the least loss [B, K] among the prior samples of `part`, and their latents [B, K, L]."""
-    prior = model.prior_latents[part]
-    bias = (beta / 2 * prior.square().sum(1)).expand(model.classes, -1)
-    found, index = nearest_prototype(seen.flatten(1), model.bank()[:, part], bias.contiguous())
-    return found / seen.shape[1:].numel(), prior[index]
+def _check_pixels(x: Tensor) -> None:
+    low, high = (float(value) for value in x.aminmax())
+    if low != low:  # torch's minimum of anything with NaN
+        finite = ~x.flatten(1).isnan().any(1)
+        if not bool(finite.any()):
+            raise InputError(
+                "x: expected pixels in [0, 1], got NaN in every sample; look at where x comes from"
+            )
+        low, high = (float(value) for value in x[finite].aminmax())
+    if not (low >= -SLACK and high <= 1 + SLACK):
+        raise InputError(f"x: expected pixels in [0, 1], got {low:.4g} to {high:.4g}; rescale them")
 
 
-def descend(
-    model: Generators,
-    seen: Tensor,
-    start: Tensor,
-    *,
-    steps: int,
-    step_size: float,
-    beta: float,
-    only: slice = slice(None),
-) -> tuple[Tensor, Tensor]:
-    """(loss [B, k], latents [B, k, L]) of the Adam descent from `start` for the classes of `only`."""
-    weights, biases = ([part[only] for part in parts] for parts in (model.weights, model.biases))
-    loss, latents = latent_fit(
-        seen, start, weights, biases, list(model.shape.strides),
-        beta=beta, steps=steps, step_size=step_size, max_norm=model.max_norm, bf16=model.precision == "bf16",
-    )  # fmt: skip
-    return loss, latents
-
-
-def infer_all(model: Generators, seen: Tensor, steps: int, step_size: float) -> tuple[Tensor, Tensor]:
-    """(loss [B, K], latents [B, K, L]) of every class, without the class factors."""
-    _, start = search_prior(model, seen, model.beta)
-    return descend(model, seen, start, steps=steps, step_size=step_size, beta=model.beta)
-
-
-def infer_pruned(model: Generators, seen: Tensor, steps: int, step_size: float) -> tuple[Tensor, Tensor]:
-    """As `infer_all`, but classes are fitted in the order of their prior losses, and only those that may still win.
-
-    The descent has been seen to bring a loss down to no less than `model.prune_gain` times that of its start. A class whose
-    start, so reduced, does not beat the best loss found is left at its start; the others' losses are those of `infer_all`.
-    """
-    loss, latents = search_prior(model, seen, model.beta)
-    factors = model.factors if model.binary else torch.ones_like(model.factors)
-    order = (loss * factors).argsort(dim=1)
-    promised = loss * factors * model.prune_gain
-    best = torch.full_like(loss[:, 0], torch.inf)
-    for rank in order.unbind(1):
-        alive = promised.gather(1, rank[:, None]).squeeze(1) < best
-        if not bool(alive.any()):
-            break
-        for k in range(model.classes):
-            rows = ((rank == k) & alive).nonzero().squeeze(1)
-            if len(rows):
-                fitted = descend(
-                    model,
-                    seen[rows],
-                    latents[rows, k : k + 1],
-                    steps=steps,
-                    step_size=step_size,
-                    beta=model.beta,
-                    only=slice(k, k + 1),
-                )
-                loss[rows, k], latents[rows, k] = (part.squeeze(1) for part in fitted)
-                best[rows] = torch.minimum(best[rows], loss[rows, k] * factors[k])
-    return loss, latents
+def check_labels(y: Tensor, x: Tensor, classes: int) -> None:
+    """InputError unless y holds an int64 class for each sample of x, on its device."""
+    if y.shape != (len(x),) or y.dtype != torch.int64 or y.device != x.device:
+        raise InputError(
+            f"y: expected int64 classes [{len(x)}] on {x.device}, one for each image, "
+            f"got {y.dtype} {tuple(y.shape)} on {y.device}"
+        )
+    if len(y) and not (int(y.min()) >= 0 and int(y.max()) < classes):
+        raise InputError(f"y: expected classes 0 to {classes - 1}, got {int(y.min())} to {int(y.max())}")

@@ -1,79 +1,174 @@
 """ABS: classify an image by the generative model that explains it best."""
 
+import copy
+import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fastadv._card import card, data_hash
 from fastadv.errors import InputError
-from fastadv.models.abs import bounds, inference
-from fastadv.models.abs.calibrate import calibrate, graded
-from fastadv.models.abs.decoder import DecoderShape
+from fastadv.models.abs import bounds
+from fastadv.models.abs.calibrate import (
+    class_factors,
+    confidence_floor,
+    confidence_scale,
+    graded,
+    least_share,
+)
+from fastadv.models.abs.decoder import Decoders, DecoderShape
 from fastadv.models.abs.fit import Settings, fit
-from fastadv.models.abs.generators import Generators
-from fastadv.models.abs.gradient import class_losses, unrolled
-from fastadv.models.abs.inference import Inference
+from fastadv.models.abs.inference import Inference, LatentSearch, check_labels
 from fastadv.models.abs.official import read_official
-from fastadv.models.abs.storage import load_abs, save_abs
+from fastadv.models.abs.options import InferenceOptions
+from fastadv.models.abs.prior import PriorBank, draw_prior
+from fastadv.models.abs.storage import Stored, checked_factors, read_abs, write_abs
 
-# found by the paper's authors by line search on MNIST's training set
+# The paper's authors chose these by line search on MNIST's training set.
 OFFICIAL_FACTORS = (1.0, 0.96, 1.001, 1.06, 0.98, 0.96, 1.03, 1.0, 1.0, 1.0)
-# of an image, for which the paper's beta of 1 is meant
+# Values of an MNIST image, for which the paper's beta of 1 is meant.
 MNIST_VALUES = 784
+DEFAULTS = InferenceOptions()
 
 
-class ABS(Generators):
-    """Analysis by Synthesis (Schott et al. 2018): one decoder a class; an image's class is the one whose decoder comes closest to it.
+def _option(name: str) -> Any:
+    """A field of `options` as an attribute of the model; setting it replaces the options."""
 
-    The class loss is min_z (||G_k(z) - x||^2 + beta/2 ||z||^2) / D, found by a search among `prior_latents` and then `steps` iterations of Adam (the
-    last only evaluates), the latents' norm clipped to `max_norm`. Logits are minus the class losses.
+    def read(model: "ABS") -> Any:
+        return getattr(model.options, name)
 
-    weights, biases   of the decoders, BatchNorm folded in: [K, cin, cout, k, k] and [K, cout] a layer
-    binary            Binary ABS: pixels >= 0.5 become 1, others 0, and class losses are multiplied by `factors` [K]
-    input_grad        how logits depend on x: "envelope" (exact at a converged latent, cheap), "unrolled" (through every step), "none"
-    scale, floor      alpha and eta of the confidence (exp(alpha l) + eta) / sum: 440 and 3.9e-5 for MNIST
-    prune             leave classes that can hardly win any more at the best prior sample: their losses are then upper bounds, the others' the same
-    precision         "fp32" or "bf16" arithmetic of the latent descent
-    x is [B, C, H, W] in [0, 1]. InputError on mismatched or non-finite weights, another image size, or fewer prior samples than classes.
+    def write(model: "ABS", value: Any) -> None:
+        model.options = model.options.changed(**{name: value})
+
+    return property(read, write, doc=f"InferenceOptions.{name}")
+
+
+class ABS(nn.Module):
+    """Analysis by Synthesis (Schott et al. 2018): one decoder a class; an image's class is the one that explains it best.
+
+    The class loss is min_z (||G_k(z) - x||^2 + beta/2 ||z||^2) / D. It is found by a search among the prior samples and
+    then `steps` iterations of Adam, of which the last only evaluates. Logits are minus the class losses.
+
+    decoders   Decoders: the K generative models; weights [K, cin, cout, k, k] and biases [K, cout], BatchNorm folded in
+    prior      PriorBank: the latents that every search starts from, and their images
+    options    InferenceOptions, frozen; each of its fields can also be read and set as an attribute of the model
+    factors    [K], of Binary ABS
+
+    The constructor takes the weights, biases and strides of the layers, `prior_samples` and the `seed` they are drawn
+    from, and options as a whole (`options`) or by name (`binary=True`). x is [B, C, H, W] in [0, 1], of any floating
+    dtype; inference runs in the precision of the weights. A sample that holds NaN gets NaN, and its batch mates do not
+    notice. InputError for weights that do not fit or are not finite, another image size, or fewer prior samples than
+    classes.
     """
 
-    def infer(self, x: Tensor, steps: int | None = None, step_size: float | None = None) -> Inference:
-        """Losses, latents and reconstructions for every class; no gradient. steps and step_size default to the model's (50 and 0.05)."""
-        return inference.infer(self, x, steps, step_size)
+    factors: Tensor
+    beta: float = _option("beta")
+    binary: bool = _option("binary")
+    scale: float = _option("scale")
+    floor: float = _option("floor")
+    max_norm: float = _option("max_norm")
+    input_grad: str = _option("input_grad")
+    prune: bool = _option("prune")
+    precision: str = _option("precision")
+    steps: int = _option("steps")
+    step_size: float = _option("step_size")
+    prune_gain: float = _option("prune_gain")
+
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor],
+        strides: Sequence[int],
+        *,
+        options: InferenceOptions = DEFAULTS,
+        factors: Sequence[float] | Tensor | None = None,
+        prior_samples: int = 8000,
+        seed: int = 0,
+        **changes: Any,
+    ) -> None:
+        super().__init__()
+        self.options = options.changed(**changes)
+        self.decoders = Decoders(weights, biases, strides)
+        self.prior_latents = draw_prior(prior_samples, self.decoders.latents, seed)
+        self.register_buffer(
+            "factors", checked_factors([1.0] * self.classes if factors is None else factors, self.classes)
+        )
+        self.card: dict[str, Any] = {}
+        self.eval()
+
+    @property
+    def shape(self) -> DecoderShape:
+        """The decoders' shape; `shape.image` is (C, H, W)."""
+        return self.decoders.shape
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return self.decoders.classes
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """The decoders' weights, layer by layer."""
+        return self.decoders.weights
+
+    @property
+    def biases(self) -> list[Tensor]:
+        """The decoders' biases, layer by layer."""
+        return self.decoders.biases
+
+    @property
+    def prior_latents(self) -> Tensor:
+        """The latents [S, L] that every search starts from; settable."""
+        return self.prior.latents
+
+    @prior_latents.setter
+    def prior_latents(self, latents: Tensor) -> None:
+        self.prior = PriorBank.checked(latents, self.decoders)
+
+    def with_options(self, **changes: Any) -> Self:
+        """A model with other options that shares this one's tensors, and its bank of prior images."""
+        twin = copy.deepcopy(self, {id(tensor): tensor for tensor in self.buffers()})
+        twin.options = self.options.changed(**changes)
+        return twin
+
+    def bank(self) -> Tensor:
+        """Images [K, S, D] of the prior latents under every class; decoded at first use."""
+        return self.prior.images(self.decoders)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B, K, C, H, W] of latents [B, K, L]."""
+        images: Tensor = self.decoders(latents)
+        return images
+
+    def observed(self, x: Tensor) -> Tensor:
+        """The image as the model sees it: x, or for Binary ABS x set to 0 and 1 at the threshold 0.5."""
+        return self._search().observed(x)
+
+    def infer(
+        self,
+        x: Tensor,
+        steps: int | None = None,
+        step_size: float | None = None,
+        *,
+        options: InferenceOptions | None = None,
+    ) -> Inference:
+        """Losses, latents, reconstructions and confidences of x [B, C, H, W] for every class; no gradient.
+
+        `options` replace the model's own for this call; `steps` and `step_size` replace these two of them.
+        """
+        given = {"steps": steps, "step_size": step_size}
+        changes = {name: value for name, value in given.items() if value is not None}
+        return self._search((options or self.options).changed(**changes)).infer(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, K]: minus the class losses, differentiable in x as `input_grad` says."""
-        differentiable = x.requires_grad and torch.is_grad_enabled() and self.input_grad != "none"
-        parts = [
-            self._losses(seen, differentiable) for seen in torch.split(self.observed(x), inference.CHUNK)
-        ]
-        losses = torch.cat(parts)
-        return -(losses * self.factors if self.binary else losses)
+        """Logits [B, K]: minus the class losses, differentiable in x as `input_grad` says.
 
-    def _losses(self, seen: Tensor, differentiable: bool) -> Tensor:
-        if not differentiable:
-            return inference.find(self, seen)[0]
-        if self.input_grad == "unrolled":
-            with torch.no_grad():
-                _, start = inference.search_prior(self, seen.detach(), self.beta)
-            return unrolled(
-                seen,
-                start,
-                self.weights,
-                self.biases,
-                self.shape.strides,
-                self.beta,
-                self.steps,
-                self.step_size,
-                self.max_norm,
-            )[0]
-        # by the envelope theorem the optimum's own movement does not count: d loss / dx = 2 (x - G(z*)) / D
-        _, latents = inference.find(self, seen)
-        with torch.no_grad():
-            image = self.decode(latents)
-        return class_losses(seen, image, latents, self.beta)
+        The values are those of `infer`, bit for bit, with and without a gradient.
+        """
+        return -self._search().losses(x)
 
     def confidence(self, x: Tensor) -> Tensor:
         """The graded softmax (exp(scale l_k) + floor) / sum over classes, [B, K]; low everywhere for images that no class explains."""
@@ -82,11 +177,24 @@ class ABS(Generators):
     def calibrate(self, x: Tensor, y: Tensor) -> None:
         """Set `factors`, `scale`, `floor` and `prune_gain` from images x [N, C, H, W] with labels y [N].
 
-        The factors of Binary ABS by line search for accuracy, the scale for least cross-entropy, the floor for a median confidence of the predicted
-        class of 0.9 (Schott et al. 2018), the gain to the least share of its start that a descent leaves of a loss.
-        A thousand images will do; of few, none of them misread, the scale comes out too large.
+        The factors of Binary ABS are those of the best accuracy, the scale has the least cross-entropy, and the floor
+        brings the median confidence of the predicted class to 0.9 (Schott et al. 2018). The gain is the share of its
+        first loss above which nearly every descent ends. A thousand images will do; with few, and none of them
+        misclassified, the scale comes out too large.
         """
-        calibrate(self, x, y)
+        if not len(x):
+            raise InputError("calibrate: expected at least one image, got an empty batch")
+        check_labels(y, x, self.classes)
+        plain = dataclasses.replace(self.options, prune=False)
+        unweighed = dataclasses.replace(
+            self._search(dataclasses.replace(plain, binary=True)), factors=torch.ones_like(self.factors)
+        )
+        self.factors.copy_(class_factors(unweighed.infer(x).loss, y))
+        losses = self.infer(x, options=plain).loss
+        gain = least_share(self.infer(x, steps=1, options=plain).loss, losses)
+        scale = confidence_scale(losses, y)
+        floor = confidence_floor(losses, scale)
+        self.options = self.options.changed(prune_gain=gain, scale=scale, floor=floor)
 
     def lower_bound(
         self,
@@ -99,10 +207,12 @@ class ABS(Generators):
     ) -> Tensor:
         """A radius [B] of the norm within which the decision on x [B, ...] stays y [B]; 0 where x is not classified as y.
 
-        A bound as far as the inner minima over latents, searched from `starts` prior samples a class, are global (Schott et al. 2018, section 4).
-        `tight` keeps the prior's cost of the other classes' latents, which the paper drops: larger, and still a bound.
+        It is a bound as far as the minima over latents, searched from `starts` prior samples a class, are global
+        (Schott et al. 2018, section 4). Descents and losses are in single precision or wider, whatever `precision` says.
+        `tight` keeps the prior's cost of the other classes' latents, which the paper drops in L2 and for Binary ABS: the
+        bound is larger and still holds. In L-infinity the cost is always kept.
         """
-        return bounds.lower_bound(self, x, y, norm, starts, tight)
+        return bounds.lower_bound(self._search(), x, y, norm, starts, tight)
 
     @classmethod
     def fit(
@@ -128,29 +238,35 @@ class ABS(Generators):
     ) -> Self:
         """Train one VAE a class on `dataset` (tensors x, y, or (image, label) pairs) and keep the decoders; all classes at once.
 
-        Batches hold as many images of each class; a small class repeats. The loss is ||G(z) - x||^2 + beta KL, minimised by Adam at a rate that falls
-        to 0 as a cosine. beta goes from its first value to the second over the first half of the epochs, and the model keeps the second. Unless given
-        it is D / 784 throughout for images of D values: the misfit grows with them, and 1 is right for MNIST's 784. `augment` warps three in ten
-        images slightly.
-        `training_precision` "bf16" runs the convolutions in bfloat16, about 1.6 times faster on processors with bfloat16 dot products.
+        Batches hold as many images of each class; a small class repeats. The loss is ||G(z) - x||^2 + beta KL, minimised
+        by Adam at a rate that falls to 0 as a cosine. beta goes from its first value to the second over the first half
+        of the epochs, and the model keeps the second. By default it is D / 784 throughout for images of D values: the
+        misfit grows with them, and 1 is right for MNIST's 784. `augment` warps three in ten images slightly.
+        `training_precision` "bf16" runs the convolutions in bfloat16, about 1.6 times faster on processors with bfloat16
+        dot products.
 
         width          channels of the widest decoder layers (half of the first's); `shape` gives the whole decoder instead
-        run_dir        receives checkpoint.safetensors and report.jsonl after each epoch, model.safetensors at the end; with resume=True a
-                       stopped run goes on bit for bit
+        run_dir        receives checkpoint.safetensors and report.jsonl after each epoch, model.safetensors at the end; with
+                       resume=True a stopped run goes on bit for bit
         calibration    training images to set factors, scale and floor by; 0: leave them
         progress       called with (done, total) steps
-        options        of the model: binary, prior_samples, ...
-        InputError for images of another shape or outside [0, 1], a class without images, arguments that cannot work;
-        FloatingPointError for losses that are not finite.
+        options        of the model: prior_samples, factors, and the fields of InferenceOptions
+
+        Arguments are checked before the first epoch. InputError for images of another shape or outside [0, 1], a class
+        without images, arguments that cannot work; FloatingPointError for losses that are not finite.
         """
         if shape is None:
-            first = dataset.x[0] if isinstance(getattr(dataset, "x", None), Tensor) else dataset[0][0]
-            if first.ndim != 3:
-                raise InputError(f"dataset: expected images [C, H, W], got {list(first.shape)}")
-            shape = DecoderShape.for_images(tuple(first.shape), latents, width)
-        beta = (shape.values / MNIST_VALUES,) * 2 if beta is None else beta
+            shape = DecoderShape.for_images(_image_shape(dataset), latents, width)
         settings = Settings(
-            epochs, shape, width, batch_size, learning_rate, beta, augment, seed, training_precision
+            epochs,
+            shape,
+            width,
+            batch_size,
+            learning_rate,
+            (shape.values / MNIST_VALUES,) * 2 if beta is None else beta,
+            augment,
+            seed,
+            training_precision,
         )
         return fit(
             cls,
@@ -166,7 +282,11 @@ class ABS(Generators):
 
     @classmethod
     def from_official(cls, folder: str | os.PathLike[str], binary: bool = False, **options: Any) -> Self:
-        """The model of the authors' ABS_0.net .. ABS_9.net. The prior latents are drawn from `seed` here; set `prior_latents` for theirs."""
+        """The model of the authors' ABS_0.net .. ABS_9.net.
+
+        The prior latents are drawn from `seed`; set `prior_latents` for others. InputError for a missing file,
+        CorruptFileError for a damaged or foreign one.
+        """
         weights, biases = read_official(folder)
         model = cls(
             weights,
@@ -178,10 +298,68 @@ class ABS(Generators):
         return model
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write weights, prior, constants and card as one safetensors file."""
-        save_abs(self, path)
+        """Write weights, prior latents, options, factors and card as one safetensors file."""
+        config = dataclasses.asdict(self.options) | {"strides": list(self.shape.strides)}
+        about = {**card("abs", config, weights=data_hash(*self.weights, *self.biases)), **self.card}
+        write_abs(path, Stored(self.decoders, self.prior, self.factors, self.options, about))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote. CorruptFileError for a damaged or foreign file."""
-        return load_abs(cls, path)
+        stored = read_abs(path)
+        model = cls(
+            stored.decoders.weights,
+            stored.decoders.biases,
+            stored.decoders.shape.strides,
+            options=stored.options,
+            factors=stored.factors,
+            prior_samples=stored.decoders.classes,
+        )
+        model.prior = stored.prior
+        model.card = stored.card
+        return model
+
+    def _search(self, options: InferenceOptions | None = None) -> LatentSearch:
+        return LatentSearch(self.decoders, self.prior, options or self.options, self.factors)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Half the bits are too few for weights and prior: model.to(torch.bfloat16) means bf16 arithmetic in the descent.
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if moved.dtype not in (torch.bfloat16, torch.float16):
+                return moved
+            self.precision = "bf16"
+            return tensor.to(moved.device)
+
+        super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # State dicts of before the parts had modules of their own.
+        for name in [name for name in state_dict if name.startswith(prefix)]:
+            renamed = _new_name(name.removeprefix(prefix))
+            state_dict[prefix + renamed] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
+
+
+def _new_name(name: str) -> str:
+    if name == "_prior":
+        return "prior.latents"
+    return f"decoders.{name}" if name.startswith(("weight_", "bias_")) else name
+
+
+def _image_shape(dataset: Any) -> tuple[int, int, int]:
+    """(C, H, W) of the first image; InputError where there is none."""
+    images = getattr(dataset, "x", None)
+    if isinstance(images, Tensor):
+        shape = tuple(images.shape[1:])
+    else:
+        try:
+            shape = tuple(torch.as_tensor(dataset[0][0]).shape)
+        except (TypeError, KeyError, IndexError, ValueError, RuntimeError, AttributeError) as error:
+            raise InputError(
+                f"dataset: expected tensors x and y, or pairs (image, label), at least one; got {dataset!r:.80}"
+            ) from error
+    if len(shape) != 3:
+        raise InputError(f"dataset: expected images [C, H, W], got {list(shape)}")
+    return shape

@@ -1,61 +1,128 @@
-"""The prior samples that start every latent search, and the bank of images they decode to."""
+"""The prior samples that every latent search starts from, and the images that they decode to."""
 
-from collections.abc import Sequence
+import weakref
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv._card import data_hash
+from fastadv._checks import check_count, check_seed
 from fastadv.errors import InputError
+from fastadv.models.abs.decoder import Decoders
 from fastadv.ops.latent_decode import latent_decode
+from fastadv.ops.nearest_prototype import nearest_prototype
 
 DISMISSED = 0.1
 
 
 def draw_prior(count: int, latents: int, seed: int = 0) -> Tensor:
-    """`count` samples [S, L] of a standard normal, after the least likely tenth of int(count / 0.9) was dropped (Schott et al. 2018, code)."""
-    if count < 1:
-        raise InputError(f"prior samples: expected at least one, got {count}")
-    drawn = rng.normal(latents, seed, torch.arange(int(count / (1 - DISMISSED))))
+    """`count` samples [S, L] of a standard normal: the likeliest of int(count / 0.9) draws, in the order of drawing.
+
+    The authors' code too drops the least likely tenth (Schott et al. 2018).
+    """
+    check_count("prior_samples", count, 1)
+    drawn = rng.normal(
+        latents, rng.derive(check_seed(seed), "abs prior"), torch.arange(int(count / (1 - DISMISSED)))
+    )
     likely = drawn.norm(dim=1).argsort(stable=True)[:count].sort().values
     return drawn[likely]
 
 
-class Bank:
-    """Images [K, S, D] of the prior latents under every class, decoded at first use.
+class PriorBank(nn.Module):
+    """Latents [S, L] and their images [K, S, D] under every class's decoder.
 
-    Copies of a model share it: it is the largest thing an ABS holds (250 MB for MNIST), and attacks copy their model.
+    The images are decoded at first use, and again after the latents or the decoders have changed. Copies share them:
+    they are the largest thing an ABS holds (250 MB for MNIST), and attacks copy their model.
     """
+
+    latents: Tensor
+
+    def __init__(self, latents: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("latents", latents.detach().contiguous())
+        self._decoded = _Decoded()
+
+    @classmethod
+    def checked(cls, latents: Tensor, decoders: Decoders) -> Self:
+        """A bank for these decoders, on their device; InputError unless latents are finite, [S, L] and S >= K."""
+        if (
+            latents.ndim != 2
+            or latents.shape[1] != decoders.latents
+            or len(latents) < decoders.classes
+            or not bool(latents.isfinite().all())
+        ):
+            raise InputError(
+                f"prior_latents: expected finite [S, {decoders.latents}] with S >= {decoders.classes}, "
+                f"got {tuple(latents.shape)}"
+            )
+        return cls(latents.to(decoders.weights[0]))
+
+    def images(self, decoders: Decoders) -> Tensor:
+        """The images [K, S, D] of the latents."""
+        images = self._decoded.images(self.latents, decoders)
+        if images is None:
+            self._decoded = _Decoded()
+            images = self._decoded.images(self.latents, decoders)
+        assert images is not None
+        return images
+
+    def nearest(
+        self, seen: Tensor, decoders: Decoders, beta: float, part: slice = slice(None)
+    ) -> tuple[Tensor, Tensor]:
+        """(loss [B, K], latents [B, K, L]) of the sample in `part` with the least class loss, for images seen [B, ...]."""
+        latents = self.latents[part]
+        bias = (beta / 2 * latents.square().sum(1)).expand(decoders.classes, -1)
+        least, index = nearest_prototype(seen.flatten(1), self.images(decoders)[:, part], bias.contiguous())
+        return least / seen.shape[1:].numel(), latents[index]
+
+
+class _Decoded:
+    """Images of a bank's latents, with a record of what they were decoded from."""
 
     def __init__(self) -> None:
         self._images: Tensor | None = None
         self._hash = ""
-        # tensors known to hold what the bank was made of, by place and version, so that their contents are compared once
-        self._known: set[tuple[Any, ...]] = set()
+        # Sets of tensors known to hold what the images were made of, so that each is hashed once.
+        self._known: list[list[_Seen]] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
-    def images(
-        self, prior: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
-    ) -> Tensor | None:
-        """The bank; None where it was made of other prior latents, weights or biases, or on another device."""
-        parts = (prior, *weights, *biases)
-        key = tuple(
-            (part.data_ptr(), part.device, part.dtype, 0 if part.is_inference() else part._version)
-            for part in parts
-        )
+    def images(self, latents: Tensor, decoders: Decoders) -> Tensor | None:
+        """The images; None where they were made of other latents or weights, or on another device."""
+        parts = [latents, *decoders.weights, *decoders.biases]
         if self._images is None:
             with torch.inference_mode(False), torch.no_grad():
                 self._images = latent_decode(
-                    prior.expand(len(weights[0]), -1, -1), weights, biases, strides
+                    latents.expand(decoders.classes, -1, -1),
+                    decoders.weights,
+                    decoders.biases,
+                    decoders.shape.strides,
                 ).flatten(2)
             self._hash = data_hash(*parts)
-            self._known.add(key)
-        elif key not in self._known:
-            if prior.device != self._images.device or data_hash(*parts) != self._hash:
-                return None
-            self._known.add(key)
+        elif any(
+            all(seen.still(part) for seen, part in zip(known, parts, strict=True)) for known in self._known
+        ):
+            return self._images
+        elif latents.device != self._images.device or data_hash(*parts) != self._hash:
+            return None
+        self._known = [known for known in self._known if all(seen.tensor() is not None for seen in known)]
+        self._known.append([_Seen(part) for part in parts])
         return self._images
+
+
+class _Seen:
+    """A tensor as it was at some time; it is not kept alive, and a new tensor at its address is another one."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor, self.version = weakref.ref(tensor), _version(tensor)
+
+    def still(self, tensor: Tensor) -> bool:
+        """Whether this is the tensor, and nothing has been written to it since."""
+        return self.tensor() is tensor and self.version == _version(tensor)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version

@@ -1,69 +1,68 @@
-"""An ABS model as one safetensors file: tensors, constants and card."""
+"""An ABS model as one safetensors file: tensors, options and card."""
 
+import dataclasses
 import json
 import os
-from typing import TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from fastadv._card import card, data_hash
+import torch
+from torch import Tensor
+
 from fastadv._files import load_tensors, save_tensors
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.models.abs.generators import Generators
-
-Model = TypeVar("Model", bound=Generators)
+from fastadv.models.abs.decoder import Decoders
+from fastadv.models.abs.options import InferenceOptions
+from fastadv.models.abs.prior import PriorBank
 
 KIND = "fastadv.ABS"
-SET_LATER = ("steps", "step_size", "prune_gain")
-CONSTANTS = (
-    "beta",
-    "binary",
-    "scale",
-    "floor",
-    "max_norm",
-    "input_grad",
-    "prune",
-    "precision",
-    "steps",
-    "step_size",
-    "prune_gain",
-)
+FACTORS, PRIOR = "factors", "_prior"
 
 
-def save_abs(model: Generators, path: str | os.PathLike[str]) -> None:
-    """Write `model`; see ABS.save."""
-    constants = {name: getattr(model, name) for name in CONSTANTS} | {"strides": list(model.shape.strides)}
-    about = {**card("abs", constants, weights=data_hash(*model.weights, *model.biases)), **model.card}
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What a file of `ABS.save` holds."""
+
+    decoders: Decoders
+    prior: PriorBank
+    factors: Tensor
+    options: InferenceOptions
+    card: dict[str, Any]
+
+
+def write_abs(path: str | os.PathLike[str], model: Stored) -> None:
+    """Write a model; see ABS.save."""
+    decoders = model.decoders
+    tensors = {FACTORS: model.factors, PRIOR: model.prior.latents}
+    tensors |= {f"weight_{i}": weight for i, weight in enumerate(decoders.weights)}
+    tensors |= {f"bias_{i}": bias for i, bias in enumerate(decoders.biases)}
+    constants = dataclasses.asdict(model.options) | {"strides": list(decoders.shape.strides)}
     save_tensors(
-        path,
-        model.state_dict(),
-        {"kind": KIND, "constants": json.dumps(constants), "card": json.dumps(about)},
+        path, tensors, {"kind": KIND, "constants": json.dumps(constants), "card": json.dumps(model.card)}
     )
 
 
-def load_abs(cls: type[Model], path: str | os.PathLike[str]) -> Model:
-    """Read `model`; see ABS.load."""
+def read_abs(path: str | os.PathLike[str]) -> Stored:
+    """Read a model; see ABS.load."""
     tensors, metadata = load_tensors(path)
     if metadata.get("kind") != KIND:
         raise CorruptFileError(
-            f"{path}: expected a file that ABS.save wrote, got a {metadata.get('kind', 'safetensors')} file; check the path"
+            f"{path}: expected a file that ABS.save wrote, got a {metadata.get('kind', 'safetensors')} file; "
+            "check the path"
         )
     try:
         constants = json.loads(metadata["constants"])
-        layers = len(constants["strides"])
-        weights, biases = ([tensors.pop(f"{part}_{i}") for i in range(layers)] for part in ("weight", "bias"))
-        options = {name: constants[name] for name in CONSTANTS if name not in SET_LATER}
-        model = cls(
-            weights,
-            biases,
-            constants["strides"],
-            factors=tensors.pop("factors").tolist(),
-            prior_samples=len(weights[0]),
-            **options,
+        strides = constants.pop("strides")
+        options = InferenceOptions().changed(**_every_option(constants))
+        weights, biases = (
+            [tensors.pop(f"{part}_{i}") for i in range(len(strides))] for part in ("weight", "bias")
         )
-        model.prior_latents = tensors.pop("_prior")
-        for name in SET_LATER:
-            setattr(model, name, constants[name])
-        model.card = json.loads(metadata["card"])
-    except (KeyError, TypeError, InputError, json.JSONDecodeError) as error:
+        decoders = Decoders(weights, biases, strides)
+        prior = PriorBank.checked(tensors.pop(PRIOR), decoders)
+        factors = checked_factors(tensors.pop(FACTORS), decoders.classes)
+        card = json.loads(metadata["card"])
+    except (KeyError, TypeError, AttributeError, InputError, json.JSONDecodeError) as error:
         raise CorruptFileError(
             f"{path}: expected the tensors and constants of an ABS model, got others ({error}); save the model again"
         ) from error
@@ -71,4 +70,22 @@ def load_abs(cls: type[Model], path: str | os.PathLike[str]) -> Model:
         raise CorruptFileError(
             f"{path}: expected only an ABS model's tensors, got also {sorted(tensors)[:3]}; save the model again"
         )
-    return model
+    return Stored(decoders, prior, factors, options, card)
+
+
+def _every_option(constants: Mapping[str, Any]) -> dict[str, Any]:
+    """The constants; KeyError where an option is missing, because a default would be another model."""
+    return {field.name: constants[field.name] for field in dataclasses.fields(InferenceOptions)} | constants
+
+
+def checked_factors(factors: Any, classes: int) -> Tensor:
+    """Class factors as a float32 tensor [K]; InputError unless they are K positive finite numbers."""
+    try:
+        given = torch.as_tensor(factors, dtype=torch.float32).detach().clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"factors: expected {classes} positive numbers, one a class, got {factors!r}"
+        ) from error
+    if given.shape != (classes,) or not bool((given.isfinite() & (given > 0)).all()):
+        raise InputError(f"factors: expected {classes} positive numbers, one a class, got {given.tolist()}")
+    return given

@@ -233,7 +233,7 @@ class TestBadInput:
             ({"input_grad": "exact"}, "input_grad"),
             ({"precision": "fp16"}, "precision"),
             ({"factors": [1.0]}, "factors"),
-            ({"shape": None, "latents": 0}, "channels"),
+            ({"shape": None, "latents": 0}, "latents"),
             ({"resume": True}, "run_dir"),
         ],
     )
@@ -259,7 +259,7 @@ class TestBadInput:
 
     def test_an_unknown_option_fails_before_the_first_step(self):
         calls = []
-        with pytest.raises(TypeError, match="colour"):
+        with pytest.raises(InputError, match="colour"):
             quick(epochs=1, colour="red", progress=lambda *a: calls.append(a))
         assert not calls
 
