@@ -63,7 +63,9 @@ def _describe(value: Any, inside: frozenset[int]) -> Any:
         return value.__name__
     if hasattr(value, "__qualname__") or not hasattr(value, "__dict__") or id(value) in inside:
         return _name(value)
-    known = {name: _describe(each, inside | {id(value)}) for name, each in vars(value).items() if name[0] != "_"}
+    known = {
+        name: _describe(each, inside | {id(value)}) for name, each in vars(value).items() if name[0] != "_"
+    }
     return {"name": _name(value), **known}
 
 

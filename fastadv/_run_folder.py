@@ -52,7 +52,9 @@ class RunFolder:
         _open_folders.add(self)
         if not os.access(self.path, os.W_OK | os.X_OK):
             self._release()
-            raise InputError(f"{name}: expected a folder that can be written, got {self.path}; choose another")
+            raise InputError(
+                f"{name}: expected a folder that can be written, got {self.path}; choose another"
+            )
         if not (self._lock() if shared else self._lock_alone(PATIENCE)):
             self._release()
             raise InputError(

@@ -158,7 +158,9 @@ def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
 
 def test_errors_of_writing_name_the_file_and_say_what_is_left(tmp_path):
     path = tmp_path / "a"
-    with pytest.raises(OSError, match=r"expected to write a \(3\.0 MiB\), got .*full.*other files are kept") as caught:
+    with pytest.raises(
+        OSError, match=r"expected to write a \(3\.0 MiB\), got .*full.*other files are kept"
+    ) as caught:
         with writing(path, 3 << 20):
             raise OSError(28, "full")
     assert caught.value.errno == 28

@@ -199,12 +199,21 @@ def test_probes_agree_within_rounding_and_not_beyond():
     noise = torch.randn(OUTPUTS.shape, generator=torch.Generator().manual_seed(4))
     assert agree(base, probe(OUTPUTS + 1e-4 * noise, OUTPUTS + 1e-4 * noise))
     assert agree(base, probe(OUTPUTS.double(), OUTPUTS.double()))
-    for other in (OUTPUTS + 0.02 * noise, 2 * OUTPUTS, -OUTPUTS, OUTPUTS.flip(0), OUTPUTS.flip(1), OUTPUTS[:7]):
+    for other in (
+        OUTPUTS + 0.02 * noise,
+        2 * OUTPUTS,
+        -OUTPUTS,
+        OUTPUTS.flip(0),
+        OUTPUTS.flip(1),
+        OUTPUTS[:7],
+    ):
         assert not agree(base, probe(other, other))
     one = OUTPUTS.clone()
     one[3, 2] += 0.1
     assert not agree(base, probe(one, one))
-    assert agree(probe(OUTPUTS, OUTPUTS, torch.bfloat16), probe(OUTPUTS + 0.005 * noise, OUTPUTS + 0.005 * noise))
+    assert agree(
+        probe(OUTPUTS, OUTPUTS, torch.bfloat16), probe(OUTPUTS + 0.005 * noise, OUTPUTS + 0.005 * noise)
+    )
 
 
 def test_probes_of_outputs_that_are_not_finite():

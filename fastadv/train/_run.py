@@ -227,7 +227,11 @@ class Run:
         bad = (~torch.isfinite(self.losses)).nonzero()
         if len(bad):
             step, rate = int(bad[0]), self.optimizer.param_groups[0]["lr"]
-            kept = f"; {self.folder.checkpoint} is kept" if self.folder and self.folder.checkpoint.exists() else ""
+            kept = (
+                f"; {self.folder.checkpoint} is kept"
+                if self.folder and self.folder.checkpoint.exists()
+                else ""
+            )
             raise FloatingPointError(
                 f"training: expected a finite loss, got {float(self.losses[step])} in epoch {epoch} at step {step}; "
                 f"lower the learning rate (now {rate:g}) or check the data{kept}"

@@ -79,7 +79,9 @@ def fit(
     if precision not in ("fp32", "bf16"):
         raise InputError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
     if not callable(recipe):
-        raise InputError(f"recipe: expected a function of (model, x, y), got {recipe!r}; for example fa.train.Standard()")
+        raise InputError(
+            f"recipe: expected a function of (model, x, y), got {recipe!r}; for example fa.train.Standard()"
+        )
     if progress is not None and not callable(progress):
         raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
     if run_dir is None and (resume or checkpoint_every):
@@ -193,5 +195,7 @@ def _check_sets(
 
 
 def _zeros(count: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # tensors made in the caller's inference mode could not be written outside it
+    with torch.inference_mode(
+        False
+    ):  # tensors made in the caller's inference mode could not be written outside it
         return torch.zeros(count, dtype=torch.float64, device=device)

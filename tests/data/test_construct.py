@@ -16,6 +16,7 @@ from fastadv.threat import L0, L2, Linf
 
 from .sets import ALL, CLASSES, fixed_shift, non_robust, random_target, robust, toy_base, toy_model
 
+
 def served(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images
 
@@ -180,10 +181,13 @@ def test_a_function_of_images_gets_them_in_the_models_precision(dtype):
 def test_an_inversion_searches_in_the_precision_of_a_frozen_model():
     base = toy_base(10)
     exact, rough = (
-        robust(fa.freeze(toy_model(), precision), base, steps=20, dtype="float32") for precision in ("fp32", "bf16")
+        robust(fa.freeze(toy_model(), precision), base, steps=20, dtype="float32")
+        for precision in ("fp32", "bf16")
     )
     assert not torch.equal(exact.x, rough.x)
-    torch.testing.assert_close(rough.figures["objective_after"], exact.figures["objective_after"], atol=0.1, rtol=0.1)
+    torch.testing.assert_close(
+        rough.figures["objective_after"], exact.figures["objective_after"], atol=0.1, rtol=0.1
+    )
 
 
 def test_steps_in_l0_move_whole_coordinates():
@@ -322,7 +326,12 @@ def test_progress_counts_samples():
 
 
 def test_the_papers_budgets_stand_under_its_names_and_nowhere_else():
-    for name, steps, radius in (("d_r", 1000, math.inf), ("d_nr", 1000, math.inf), ("d_rand", 100, 0.5), ("d_det", 100, 0.5)):
+    for name, steps, radius in (
+        ("d_r", 1000, math.inf),
+        ("d_nr", 1000, math.inf),
+        ("d_rand", 100, 0.5),
+        ("d_det", 100, 0.5),
+    ):
         budget = construct.CIFAR10_PAPER[name]
         assert (budget["steps"], budget["step_size"]) == (steps, 0.1)
         assert isinstance(budget["threat"], L2)

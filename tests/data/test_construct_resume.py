@@ -96,7 +96,14 @@ def test_a_kill_at_any_moment_loses_at_most_one_shard(tmp_path):
     """Five shards and the index are renamed into place; the process is killed before and after each of them."""
     moments = [(turn, when) for turn in range(6) for when in ("before", "after")]
     subprocess.run(
-        [sys.executable, "-m", MODULE, "random_target", str(tmp_path), *(f"{turn}-{when}" for turn, when in moments)],
+        [
+            sys.executable,
+            "-m",
+            MODULE,
+            "random_target",
+            str(tmp_path),
+            *(f"{turn}-{when}" for turn, when in moments),
+        ],
         cwd=ROOT,
         env=ENVIRONMENT,
         check=True,
@@ -331,7 +338,9 @@ if __name__ == "__main__":
     if len(sys.argv) == 3:
         build(Slow(pause=0.02), toy_base(), out_dir=sys.argv[2], **OPTIONS)
     else:
-        build(Slow(), toy_base(), **OPTIONS)  # what is slow the first time is done before the process multiplies
+        build(
+            Slow(), toy_base(), **OPTIONS
+        )  # what is slow the first time is done before the process multiplies
     for moment in sys.argv[3:]:
         if os.fork() == 0:
             killed_at(int(moment.split("-")[0]), moment.split("-")[1])

@@ -63,7 +63,9 @@ class Search:
     labels: Tensor  # [B] the labels to store
     center: Tensor  # [B, ...] where the search starts, and the center of the budget
     run: Callable[[], Tensor]  # gives the images to store [B, ...]
-    objective: Callable[[Tensor], Tensor]  # of images [B, ...], what the search lowers [B], on the model as given
+    objective: Callable[
+        [Tensor], Tensor
+    ]  # of images [B, ...], what the search lowers [B], on the model as given
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ class Construction:
     classes: int
     threat: Threat
     settings: dict[str, Any]  # what else makes it what it is, for the card and the identity
-    begin: Callable[[Tensor, Tensor, Tensor, Threat], Search]  # of x, y, ids (on the CPU), and the batch's budget
+    begin: Callable[
+        [Tensor, Tensor, Tensor, Threat], Search
+    ]  # of x, y, ids (on the CPU), and the batch's budget
 
     def budget(self, ids: Tensor, device: torch.device) -> Threat:
         """The threat of the samples `ids` alone."""

@@ -23,7 +23,9 @@ Module = str | Callable[[Tensor], Tensor] | None
 def check_budget(threat: Threat, steps: int, step_size: float | None) -> None:
     """InputError unless `threat` is one in the box of images, with at least one step, each of them long enough."""
     if not isinstance(threat, Threat):
-        raise InputError(f"threat: expected fa.L2(radius) or another norm, got {threat!r}; a radius needs a norm")
+        raise InputError(
+            f"threat: expected fa.L2(radius) or another norm, got {threat!r}; a radius needs a norm"
+        )
     if tuple(threat.box) != (0.0, 1.0):
         raise InputError(
             f"threat: expected the box (0.0, 1.0), in which data sets serve their images, got {tuple(threat.box)}"

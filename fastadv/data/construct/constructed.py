@@ -78,7 +78,9 @@ class ConstructedSet(ImageSet):
             for k, part in parts.items():
                 path = shard_path(opened.path, k)
                 there = path.exists()
-                shard = read_shard(opened.path, k, config) if there else write_shard(opened.path, k, part, config)
+                shard = (
+                    read_shard(opened.path, k, config) if there else write_shard(opened.path, k, part, config)
+                )
                 if shard.digest != digest(part):
                     raise InputError(
                         f"{path}: expected no file or the shard of this set, got one with other images; "
