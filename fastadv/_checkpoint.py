@@ -16,7 +16,7 @@ FORMAT = "fastadv checkpoint 1"
 
 
 class State(NamedTuple):
-    """What a checkpoint holds: tensors by name, the plain values of optimizer and scheduler, and the run's progress."""
+    """What a checkpoint holds: tensors by name, and the plain values of optimizer, scheduler and run."""
 
     tensors: dict[str, Tensor]
     plain: dict[str, Any]
@@ -65,7 +65,8 @@ def load(path: Path) -> State:
     tensors, metadata = load_tensors(path)
     if metadata.get("format") != FORMAT or "state" not in metadata:
         raise CorruptFileError(
-            f"{path}: expected a {FORMAT!r}, got {metadata.get('format', 'another file')!r}; choose another folder"
+            f"{path}: expected a {FORMAT!r}, got {metadata.get('format', 'another file')!r}; "
+            "choose another folder"
         )
     return State(tensors, json.loads(metadata["state"]))
 

@@ -1,4 +1,7 @@
-"""Files that are whole or absent, and that notice damage: written beside their place, flushed, renamed into it."""
+"""Files that are whole or absent, and that notice damage.
+
+They are written beside their place, flushed to disk, and renamed into it.
+"""
 
 import errno
 import hashlib
@@ -50,7 +53,10 @@ def remove_parts(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path, size: int = 0) -> Iterator[None]:
-    """Turn a full or failing disk into an OSError that names the file and says what to do; size in bytes, if known."""
+    """Turn a full or failing disk into an OSError that names the file and says what to do.
+
+    size: of the file in bytes, if it is known.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -96,7 +102,7 @@ def seal(value: Any) -> str:
 def save_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write named tensors as safetensors, atomically, with hashes of tensors and metadata; equal contents, equal bytes."""
+    """Write named tensors as safetensors, atomically, with hashes; equal contents make equal files."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     entry = {"metadata": dict(metadata or {}), "digest": digest(plain)}
     text = json.dumps(entry | {"seal": seal(entry)}, sort_keys=True)
@@ -108,8 +114,8 @@ def save_tensors(
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file as (tensors, metadata), compared with the hashes it holds.
 
-    Files of other programs have no hashes and are taken as they are. CorruptFileError where the file is truncated,
-    damaged or of another kind.
+    Files of other programs have no hashes and are taken as they are. CorruptFileError where the file is
+    truncated, damaged or of another kind.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -129,6 +135,7 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         sealed = False
     if not sealed:
         raise CorruptFileError(
-            f"{path}: expected the contents that its hash names, got others: the file is damaged; make it again"
+            f"{path}: expected the contents that its hash names, got others: the file is damaged; "
+            "make it again"
         )
     return tensors, known

@@ -1,4 +1,4 @@
-"""What a run is, as JSON: by this a folder knows its own run again and refuses another."""
+"""What a run is, as JSON: how a folder recognizes its own run and refuses another."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastadv._card import data_hash
 from fastadv.errors import InputError
 
-# functions of these packages are told by their names; of any other, by what they do
+# functions of these packages are known by their names, all others by what they do
 _LIBRARIES = {"fastadv", "math", "numpy", "torch", "torchvision"}
 # largest difference of a probe's values that another machine's rounding may cause, as a share of their spread
 _ROUNDING = 1e-3
@@ -27,8 +27,9 @@ _HALF_ROUNDING = 5e-2
 def describe(value: Any) -> Any:
     """`value` as JSON that is the same in every process.
 
-    Tensors by their hash, numbers that JSON lacks as text, functions by name, code, defaults and the constants they use,
-    dataclasses by their fields, other objects by their own `describe` or by type and public attributes.
+    Tensors by their hash, numbers that JSON lacks as text, functions by name, code, defaults and the
+    constants they use, dataclasses by their fields, other objects by their own `describe` or by type and
+    public attributes.
     """
     return _describe(value, frozenset())
 
@@ -75,10 +76,10 @@ def _name(value: Any) -> str:
 
 
 def _code_hash(function: FunctionType, inside: frozenset[int]) -> str:
-    """Hash of what a function does, as far as it shows: its code, and the constants and functions that the code uses."""
+    """Hash of what a function does, as far as it shows: its code, with the constants and functions it uses."""
 
     def constant(value: Any) -> Any:
-        # what can change between two calls, such as a list that a function fills, does not tell two functions apart
+        # a list that a function fills changes from call to call: it does not tell two functions apart
         return type(value).__name__ if isinstance(value, list | dict | set) else _describe(value, inside)
 
     def content(cell: Any) -> Any:
@@ -109,7 +110,7 @@ def _names(code: CodeType) -> list[str]:
 
 
 def describe_model(model: nn.Module) -> str:
-    """Class and a hash over the names, shapes, dtypes and gradient flags of the model's state; not its weights."""
+    """Class, and a hash of the names, shapes, dtypes and gradient flags of the state; not of the weights."""
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     state = [(name, tuple(t.shape), str(t.dtype), name in trained) for name, t in model.state_dict().items()]
     return f"{type(model).__qualname__} {hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"
@@ -132,10 +133,12 @@ def describe_set(dataset: Any) -> Any:
 
 
 def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> dict[str, Any]:
-    """A few numbers that tell one function from another by its outputs [B, ...] on the same inputs.
+    """A few numbers that tell functions apart by their outputs [B, ...] on the same inputs.
 
-    Two probes are compared within the rounding that another machine may add (see `check_same`). `again` are the outputs
-    of a second call: a function that is random has no probe. dtype: in which the function computes, float32 unless given.
+    Two probes are compared within the rounding that another machine may add (see `check_same`).
+
+    again: the outputs of a second call. A random function, whose outputs differ, has no probe.
+    dtype: in which the function computes; float32 unless given.
     """
     flat = outputs.detach().double().cpu().flatten(1)
     finite = flat.isfinite().all(1)
@@ -160,7 +163,7 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """InputError, naming what differs, where the file `path` of a run `stored` is not of the run `config`."""
+    """InputError, naming what differs, unless the file `path` of the run `stored` is of the run `config`."""
     now = plain(config)
     different = [
         f"{key} ({stored.get(key)} there, {now.get(key)} here)"

@@ -1,4 +1,4 @@
-"""The folder of one run: locked, cleared of half-written files, resumed or refused, and filled with whole files only."""
+"""The folder of one run: locked, cleared of half-written files, and resumed by its own run alone."""
 
 import fcntl
 import json
@@ -29,11 +29,12 @@ PATIENCE = 2.0  # seconds to wait for the lock: another process may hold it for 
 class RunFolder:
     """A folder that a run writes: training, a constructed set, an evaluation, a study.
 
-    Opening it creates the folder, checks that it can be written, locks it, and removes what killed writers left half
-    written. The lock ends with `close`, with the object or with the process, however that ends.
+    Opening it creates the folder, checks that it can be written, locks it, and removes what killed writers
+    left half written. The lock ends with `close`, with the object or with the process, however that ends.
 
-    name: the argument that named the folder, for errors. shared: several processes fill the folder side by side, each
-    with files of its own; without it the folder belongs to this run alone.
+    name: the argument that named the folder, for errors.
+    shared: several processes fill the folder side by side, each with files of its own; without it the folder
+        belongs to this run alone.
 
     Raises InputError for a folder that cannot be made or written, or that another run is writing.
     """
@@ -111,14 +112,15 @@ class RunFolder:
     def stopped(self, config: Mapping[str, Any], resume: bool) -> _checkpoint.State | None:
         """The checkpoint of the run that `config` describes; None where there is none yet.
 
-        Raises InputError where there is one and `resume` is off, or where it belongs to another run, naming what
-        differs; CorruptFileError where it is damaged.
+        Raises InputError where there is one and `resume` is off, or where it belongs to another run, naming
+        what differs; CorruptFileError where it is damaged.
         """
         if not self.checkpoint.exists():
             return None
         if not resume:
             raise InputError(
-                f"run_dir: expected a new folder, got {self.path} with a checkpoint; pass resume=True or choose another"
+                f"run_dir: expected a new folder, got {self.path} with a checkpoint; "
+                "pass resume=True or choose another"
             )
         state = _checkpoint.load(self.checkpoint)
         check_same(self.checkpoint, state.progress["config"], config)
@@ -137,7 +139,7 @@ class RunFolder:
             _checkpoint.save(self.checkpoint, model, optimizer, scheduler, losses, progress)
 
     def report(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Write report.jsonl, one entry a line; all of them each time, so that a kill neither loses nor doubles one."""
+        """Write report.jsonl, one entry a line: all of them each time, so that a kill loses and doubles none."""
         path = self.path / "report.jsonl"
         with writing(path), atomic_write(path) as part:
             part.write_text("".join(json.dumps(dict(entry)) + "\n" for entry in entries))
@@ -151,7 +153,7 @@ class RunFolder:
 
 
 def read_report(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The entries of report.jsonl. InputError where there is no such file, CorruptFileError where it does not parse."""
+    """The entries of report.jsonl. InputError if there is no such file, CorruptFileError if it does not parse."""
     path = Path(folder) / "report.jsonl"
     try:
         entries = [json.loads(line) for line in path.read_text().splitlines()]
@@ -170,7 +172,7 @@ _open_folders: weakref.WeakSet[RunFolder] = weakref.WeakSet()
 
 
 def _let_go() -> None:
-    """In a forked process (a data loader's worker): the lock is the parent's, and must end with the parent."""
+    """In a forked process, such as a data loader's worker: the lock is the parent's and must end with it."""
     for folder in list(_open_folders):
         folder._release()
 

@@ -89,7 +89,7 @@ def construct(
         raise typer.BadParameter(f"--norm {norm} needs a --radius: the paper's budget is one in L2.")
     paper = library.CIFAR10_PAPER[_PAPER_NAME[kind]]
     settings: dict[str, Any] = {
-        "threat": o.make_threat(norm, paper["threat"].radius if radius is None else radius),
+        "threat": o.make_threat(norm, float(paper["threat"].radius) if radius is None else radius),
         "steps": paper["steps"],
         "step_size": paper["step_size"] if inverts else None,
         "seed": seed,

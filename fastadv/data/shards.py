@@ -1,8 +1,8 @@
 """Sharded storage: one data set as safetensors files of fixed sample ranges, with an index written last.
 
-Shard k holds the samples `shard_range(k)` whoever writes it, so any number of processes can share the work, and a killed
-run loses at most the shard it was writing. Each shard carries its configuration and the digest of its tensors: it can be
-verified, and told from a shard of another set, before there is an index.
+Shard k holds the samples `shard_range(k)` whoever writes it, so any number of processes can share the work,
+and a killed run loses at most the shard it was writing. Each shard carries its configuration and the digest
+of its tensors: it can be verified, and told from a shard of another set, before there is an index.
 """
 
 import json
@@ -40,14 +40,15 @@ def shard_range(k: int, total: int, shard_size: int) -> range:
 
 
 def shard_path(folder: Path, k: int) -> Path:
-    """Where shard `k` lies."""
+    """The file of shard `k`."""
     return folder / f"shard-{k:05d}.safetensors"
 
 
 def write_shard(folder: Path, k: int, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Shard:
     """Write shard `k` atomically and return it as read back from the disk.
 
-    Raises OSError where the disk is full or the folder cannot be written; the shards already there are not touched.
+    Raises OSError where the disk is full or the folder cannot be written; the shards already there are not
+    touched.
     """
     path = shard_path(folder, k)
     about = {"format": _FORMAT, "number": k, "config": plain(config), "digest": digest(tensors)}
@@ -59,8 +60,8 @@ def write_shard(folder: Path, k: int, tensors: Mapping[str, Tensor], config: Map
 def read_shard(folder: Path, k: int, config: Mapping[str, Any]) -> Shard:
     """Read and verify shard `k`.
 
-    Raises CorruptFileError where the file is missing, truncated, damaged or no shard of this library, and InputError
-    where it is a whole shard made with another configuration.
+    Raises CorruptFileError where the file is missing, truncated, damaged or no shard of this library, and
+    InputError where it is a whole shard made with another configuration.
     """
     path = shard_path(folder, k)
     if not path.is_file():
@@ -98,7 +99,7 @@ def _about(metadata: Mapping[str, str]) -> dict[str, Any]:
 def write_index(
     folder: Path, card: Mapping[str, Any], config: Mapping[str, Any], shards: list[Shard]
 ) -> dict[str, Any]:
-    """Write the index of a complete set and return it; an index that already lists these shards stays as it is."""
+    """Write the index of a complete set and return it; one that already lists these shards stays as it is."""
     listed = [
         {
             "file": shard_path(folder, k).name,
@@ -123,8 +124,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     if not path.is_file():
         raise CorruptFileError(
-            f"{path}: expected the index of a constructed data set, got no file; if the folder holds shards, the "
-            "construction did not finish: run it again with the same arguments to resume it"
+            f"{path}: expected the index of a constructed data set, got no file; if the folder holds shards, "
+            "the construction did not finish: run it again with the same arguments to resume it"
         )
     index = read_json(path)
     if (
@@ -146,7 +147,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def read_shards(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read and verify a whole set: (tensors joined over the shards, index). CorruptFileError names the bad file."""
+    """Read and verify a whole set: (tensors of all shards joined, index). CorruptFileError names the bad file."""
     index = read_index(folder)
     shards: list[dict[str, Tensor]] = []
     for k, entry in enumerate(index["shards"]):

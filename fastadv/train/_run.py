@@ -1,4 +1,4 @@
-"""A training run in motion: its epochs, its checkpoints, what it leaves behind."""
+"""A training run: its epochs, its checkpoints and its results."""
 
 import dataclasses
 import logging
@@ -21,7 +21,7 @@ from fastadv.data import batches
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack, evaluate
 from fastadv.models import save_weights
-from fastadv.train._layout import bears_channels_last, set_layout
+from fastadv.train._layout import allows_channels_last, set_layout
 from fastadv.train.augment import Augment
 from fastadv.train.recipes import Recipe
 
@@ -32,9 +32,9 @@ CHECK_EVERY = 64  # steps between two checks of the losses on a GPU, where each 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One epoch: its number from 1, mean training loss, accuracies on the test set (None and {} without one), seconds.
+    """One epoch: its number from 1, mean training loss, accuracies on the test set, seconds.
 
-    learning_rate: of the epoch's last step.
+    Without a test set the accuracies are None and {}. learning_rate: of the epoch's last step.
     """
 
     epoch: int
@@ -129,7 +129,7 @@ class Run:
                 self.folder.close()
 
     def _epochs(self, count: int) -> Iterator[EpochReport]:
-        channels_last = self._bears_channels_last()
+        channels_last = self._allows_channels_last()
         if channels_last:
             set_layout(self.model, self.optimizer, torch.channels_last)
         try:
@@ -148,12 +148,12 @@ class Run:
         with folder.result("model.safetensors") as path:
             save_weights(self.model, path, card("model", config, **dataclasses.asdict(self.done[-1])))
 
-    def _bears_channels_last(self) -> bool:
+    def _allows_channels_last(self) -> bool:
         device = self.losses.device
         if device.type == "cuda" and self.precision != "bf16":
             return False  # without tensor cores the contiguous layout is faster
         x, _, _ = next(batches(self.train_set, 2))
-        return bears_channels_last(self.model, x.to(device))
+        return allows_channels_last(self.model, x.to(device))
 
     def _epoch(self) -> EpochReport:
         modes = {module: module.training for module in self.model.modules()}
@@ -191,7 +191,7 @@ class Run:
         rate = self.optimizer.param_groups[0]["lr"]
         started = time.perf_counter()
         for x, y, ids in batches(self.train_set, self.batch_size, order=order):
-            # labels on a GPU are those of an ImageSet, checked before; reading them again would wait for the device
+            # labels on a GPU belong to an ImageSet, and are checked: to read them again would wait for the device
             if not y.is_cuda:
                 check_labels(y, self.classes)
             if self.augment is not None:

@@ -50,26 +50,28 @@ def fit(
     """Train `model` in place on `recipe`, and yield a report after every epoch.
 
     - learning_rate: 0.05 for "sgd" and 1e-3 for "adam" unless given. momentum is Adam's first beta.
-    - schedule: "constant", "step" (a tenth after each third), "cosine", "cyclic" (up to two fifths, then down to 0) or a
-      function of the share of training done that gives the factor on the learning rate.
-    - augment: "crop_flip", "shift" or a function (x, *, ids, seed) -> x. precision: "bf16" runs the recipe under autocast.
-    - test_set, test_attacks ({name: attack}, see `fa.evaluate`), test_limit (how many of its images): what the
-      accuracies in the reports are measured on.
-    - run_dir: a folder for checkpoint.safetensors (after each epoch, and after each `checkpoint_every` steps),
-      report.jsonl, and model.safetensors with its card at the end. With resume=True a stopped run continues where it was,
-      bit for bit (on a GPU as far as its kernels are deterministic), and yields the epochs still to do; `reports(run_dir)`
-      gives all of them. A run without a checkpoint starts from the beginning. With the constant schedule, a larger
-      `epochs` makes a finished run longer. The folder is locked while the run lasts.
+    - schedule: "constant", "step" (a tenth after each third), "cosine", "cyclic" (up to two fifths, then down
+      to 0) or a function of the share of training done that gives the factor on the learning rate.
+    - augment: "crop_flip", "shift" or a function (x, *, ids, seed) -> x.
+    - precision: "bf16" runs the recipe under autocast.
+    - test_set, test_attacks ({name: attack}, see `fa.evaluate`), test_limit (how many of its images): what
+      the accuracies in the reports are measured on.
+    - run_dir: a folder for checkpoint.safetensors (after each epoch, and after each `checkpoint_every`
+      steps), report.jsonl, and model.safetensors with its card at the end. With resume=True a stopped run
+      continues where it was, bit for bit (on a GPU as far as its kernels are deterministic), and yields the
+      epochs still to do; `reports(run_dir)` gives all of them. A run without a checkpoint starts from the
+      beginning. With the constant schedule, a larger `epochs` makes a finished run longer. The folder is
+      locked while the run lasts.
     - progress: called with (steps done, steps of the whole run) after every step.
 
-    On the CPU, and with bf16, the weights are channels-last between the first report and the last, if the model allows it.
-    Order, attacks, augmentation and dropout are keyed by (seed, epoch, step, sample id); the global random state is neither
-    used nor changed. A model in eval mode is trained in train mode and set back afterwards; in a model in train mode,
-    submodules in eval mode stay in eval mode.
+    On the CPU, and with bf16, the weights are channels-last between the first report and the last, if the
+    model allows it. Order, attacks, augmentation and dropout are keyed by (seed, epoch, step, sample id); the
+    global random state is neither used nor changed. A model in eval mode is trained in train mode and set
+    back afterwards; in a model in train mode, submodules in eval mode stay in eval mode.
 
-    Raises InputError at the call for arguments that cannot work, among them a folder that cannot be written or that holds
-    another run; FloatingPointError for a loss that is not finite (the last checkpoint is kept); OSError when a file cannot
-    be written; CorruptFileError for a damaged checkpoint.
+    Raises InputError at the call for arguments that cannot work, among them a folder that cannot be written
+    or that holds another run; FloatingPointError for a loss that is not finite (the last checkpoint is kept);
+    OSError when a file cannot be written; CorruptFileError for a damaged checkpoint.
     """
     check_count("epochs", epochs, 1)
     check_count("batch_size", batch_size, 1)
@@ -86,7 +88,8 @@ def fit(
         raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
     if run_dir is None and (resume or checkpoint_every):
         raise InputError(
-            "run_dir: expected a folder for the checkpoints, got None; pass run_dir=, or leave out resume and checkpoint_every"
+            "run_dir: expected a folder for the checkpoints, got None; "
+            "pass run_dir=, or leave out resume and checkpoint_every"
         )
     if test_set is None and test_attacks:
         raise InputError("test_attacks: expected a test_set to attack, got None; pass test_set=")
@@ -130,7 +133,7 @@ def fit(
                 "model": describe_model(model),
                 "data": describe_data(train_set),
                 "recipe": describe(recipe),
-                # the constant schedule does not depend on the length of the run, so such a run may be made longer
+                # with the constant schedule, which does not depend on it, a run may be made longer
                 "epochs": None if schedule == "constant" else epochs,
                 "batch_size": batch_size,
                 **dataclasses.asdict(options),
@@ -170,7 +173,7 @@ def _device(device: str | torch.device) -> torch.device:
 def _check_sets(
     model: nn.Module, sets: Mapping[str, Dataset[Any] | None], augment: Augment | None, device: torch.device
 ) -> int:
-    """How many classes the model gives for the first image of each set; labels that are in memory are checked."""
+    """The model's classes, from the first image of each set; labels that are in memory are checked."""
     classes = 0
     for name, dataset in sets.items():
         if dataset is None:

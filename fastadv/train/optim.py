@@ -33,7 +33,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """The optimizer by name and its numbers, checked; learning_rate is that of LEARNING_RATES unless given."""
+    """The optimizer's name and numbers, checked; learning_rate is that of LEARNING_RATES unless given."""
 
     optimizer: str
     learning_rate: float | None
@@ -68,11 +68,12 @@ def make_optimizer(model: nn.Module, options: OptimizerOptions) -> Optimizer:
 
 
 def find_schedule(schedule: str | Schedule) -> Schedule:
-    """The schedule of that name; a function passes through. InputError where it is neither or gives no finite factors."""
+    """The schedule of that name, or the function as given. InputError unless its factors are finite."""
     factor = SCHEDULES.get(schedule) if isinstance(schedule, str) else schedule
     if not callable(factor):
         raise InputError(
-            f"schedule: expected one of {sorted(SCHEDULES)} or a function of the share of training done, got {schedule!r}"
+            f"schedule: expected one of {sorted(SCHEDULES)} or a function of the share of training done, "
+            f"got {schedule!r}"
         )
     for done in (0.0, 0.5, 1.0):
         check_number(f"schedule({done})", factor(done))

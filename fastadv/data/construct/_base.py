@@ -15,7 +15,7 @@ from fastadv.errors import InputError
 
 
 class Base:
-    """Samples of `dataset`, any map-style Dataset of (image, label), on `device`. InputError where it is empty."""
+    """Samples of `dataset`, a map-style Dataset of (image, label), on `device`. InputError if it is empty."""
 
     def __init__(self, dataset: Dataset[Any], device: torch.device) -> None:
         self.count = len(dataset) if isinstance(dataset, Sized) else 0
@@ -38,7 +38,7 @@ class Base:
         return x.to(self.device), y.to(self.device)
 
     def spread(self, most: int) -> Tensor:
-        """The numbers of at most `most` samples, from the first to the last at even distances."""
+        """The numbers of at most `most` samples, evenly spaced from the first to the last."""
         return torch.linspace(0, self.count - 1, min(most, self.count)).long()
 
     def class_names(self, outputs: int) -> tuple[str, ...]:

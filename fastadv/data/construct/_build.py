@@ -1,4 +1,4 @@
-"""The loop that all constructions share: shard by shard, batch by batch, resumed after a kill, the card at the end."""
+"""The loop that all constructions share: shard by shard, batch by batch, resumed after a kill."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -38,12 +38,13 @@ class BuildOptions(TypedDict, total=False):
     """What every construction takes besides its own arguments; only `dtype` changes what the set holds.
 
     batch_size: samples searched at once (256).
-    dtype: "uint8" or "float32" storage; that of the base unless given. 8-bit images are rounded inside the budget.
-    out_dir: a folder into which each finished shard is written, and from which a stopped construction resumes; None keeps
-        everything in memory.
+    dtype: "uint8" or "float32" storage; that of the base unless given. 8-bit images are rounded inside the
+        budget.
+    out_dir: a folder into which each finished shard is written, and from which a stopped construction
+        resumes; None keeps everything in memory.
     shard_size: samples per shard (1024); a kill loses at most this many.
-    rank, world_size: this process builds the shards k with k % world_size == rank (0 of 1) and returns them. The process
-        that finds the folder complete writes the index and returns the whole set.
+    rank, world_size: this process builds the shards k with k % world_size == rank (0 of 1) and returns them.
+        The process that finds the folder complete writes the index and returns the whole set.
     progress: called with (samples done, samples to do) after every batch.
     """
 
@@ -70,7 +71,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Construction:
-    """One construction: its name, source model with its number of classes, budget, and how the search of a batch begins."""
+    """One construction: its name, source model and its classes, budget, and how the search of a batch begins."""
 
     name: str
     source: Frozen

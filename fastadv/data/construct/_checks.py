@@ -21,7 +21,7 @@ Module = str | Callable[[Tensor], Tensor] | None
 
 
 def check_budget(threat: Threat, steps: int, step_size: float | None) -> None:
-    """InputError unless `threat` is one in the box of images, with at least one step, each of them long enough."""
+    """InputError unless `threat` has the box of images and there is at least one step, which is long enough."""
     if not isinstance(threat, Threat):
         raise InputError(
             f"threat: expected fa.L2(radius) or another norm, got {threat!r}; a radius needs a norm"
@@ -40,7 +40,7 @@ def check_budget(threat: Threat, steps: int, step_size: float | None) -> None:
 def prepare(
     model: nn.Module | Frozen, dataset: Dataset[Any], threat: Threat, *, every_class: bool
 ) -> tuple[Frozen, Base, int]:
-    """The source model frozen, the base beside it, and the number of classes; InputError where the two do not fit."""
+    """(source model frozen, base, number of classes); InputError if the model does not fit the base."""
     frozen = freeze(model)
     device = device_of(frozen.model) if isinstance(frozen.model, nn.Module) else None
     base = Base(dataset, device or torch.device("cpu"))
@@ -60,7 +60,7 @@ def prepare(
 
 
 def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
-    """The representation of the source model, frozen; InputError where `module` does not give finite floats [B, F]."""
+    """The representation of the source model, frozen; InputError unless it gives finite floats [B, F]."""
     model = source.model
     if not isinstance(model, nn.Module):
         raise InputError(
@@ -102,7 +102,7 @@ def _in_dtype(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Calla
 
 
 def fingerprint(source: Frozen, base: Base) -> dict[str, Any]:
-    """What tells this model, or function, from another: what it answers on images of the base, and a module's weights.
+    """What tells a model or function from another: its answers on images of the base, and a module's weights.
 
     The answers cover what no name or code shows: closures, globals, switches, a replaced forward.
     """

@@ -1,4 +1,4 @@
-"""How constructed images are stored: as float32, or as 8-bit values rounded so that they stay inside the budget."""
+"""How constructed images are stored: as float32, or as 8-bit values rounded inside the budget."""
 
 import torch
 from torch import Tensor

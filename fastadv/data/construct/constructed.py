@@ -1,4 +1,4 @@
-"""The result of a construction: a data set to train on, that can be saved, loaded and traced back to its base."""
+"""The result of a construction: a data set that can be saved, loaded and traced back to its base."""
 
 from collections.abc import Mapping
 from os import PathLike
@@ -24,13 +24,15 @@ from fastadv.errors import InputError
 
 
 class ConstructedSet(ImageSet):
-    """Images made from a base set, with the labels to train on: an ImageSet that knows where each image comes from.
+    """Images made from a base set, with labels to train on: an ImageSet that knows each image's origin.
 
-    images, labels: the same as `x` [N, C, H, W] as stored (uint8 or float32), and `y`, the labels to train on, int64 [N].
+    images, labels: the same as `x` [N, C, H, W] as stored (uint8 or float32), and `y`, the labels to train
+        on, int64 [N].
     ids: int64 [N], the number of the base sample each image was made for.
     original_labels: int64 [N], the label of that base sample.
-    figures: what the construction measured for each sample: `predicted` (the source model's class for the stored image),
-        `objective_before` and `objective_after` (what the search lowered), `distance` (from the start, in the threat's norm).
+    figures: what the construction measured for each sample: `predicted` (the source model's class for the
+        stored image), `objective_before` and `objective_after` (what the search lowered), `distance` (from
+        the start, in the threat's norm).
     card: how it was made: configuration, versions, measured figures.
     """
 
@@ -58,9 +60,10 @@ class ConstructedSet(ImageSet):
         return named | self.figures
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Write the set into `folder` as shards and an index; shards of this very set that are already there are kept.
+        """Write the set into `folder` as shards and an index; shards of this set that are there are kept.
 
-        Raises InputError where the folder holds another set or this is a subset, OSError where the disk is full.
+        Raises InputError where the folder holds another set or this is a subset, OSError where the disk is
+        full.
         """
         config = self.card["config"]
         size, total = config["shard_size"], config["base"]["samples"]
@@ -92,9 +95,10 @@ class ConstructedSet(ImageSet):
 
 
 def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:
-    """Load the set that a construction or `ConstructedSet.save` wrote into `folder`, each shard verified by its digest.
+    """Load the set that a construction or `ConstructedSet.save` wrote into `folder`, and verify each shard.
 
-    Raises CorruptFileError, naming the file, where the index or a shard is missing, truncated, damaged or foreign.
+    Raises CorruptFileError, naming the file, where the index or a shard is missing, truncated, damaged or
+    foreign.
     """
     tensors, index = read_shards(Path(folder))
     return ConstructedSet(tensors, index["card"])
@@ -103,9 +107,9 @@ def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:
 def make_card(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
     """The card of a constructed set.
 
-    kept_label: share of images whose training label is the base label; fooling_rate: share to which the source model
-    gives the training label; objective_before, objective_after: mean of what the search lowered, over the samples where it
-    is finite; non_finite: the number of samples where it is not.
+    kept_label: share of images whose training label is the base label; fooling_rate: share to which the
+    source model gives the training label; objective_before, objective_after: mean of what the search lowered,
+    over the samples where it is finite; non_finite: the number of samples where it is not.
     """
     labels = tensors["labels"]
     return card(

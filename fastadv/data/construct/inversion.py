@@ -36,28 +36,32 @@ def robust(
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
-    """The robust set D_R: only the features that an adversarially trained `model` uses, under the labels of `base`.
+    """The robust set D_R: the features that an adversarially trained `model` uses, with the labels of `base`.
 
-    For each (x, y) of the base, from a start x' drawn independently of y, L2 PGD with normalized gradients solves
+    For each (x, y) of the base, from a start x' drawn independently of y, L2 PGD with normalized gradients
+    solves
 
         x_R = argmin over z in the box of || g(z) - g(x) ||_2
 
-    with g the representation of the model, and (x_R, y) is stored. A network trained on it in the ordinary way should be
-    robust. The paper's budget for CIFAR-10 is `CIFAR10_PAPER["d_r"]`.
+    with g the representation of the model, and (x_R, y) is stored. A network trained on it in the ordinary
+    way should be robust. The paper's budget for CIFAR-10 is `CIFAR10_PAPER["d_r"]`.
 
     model: an adversarially trained classifier of images in the box, giving logits [B, K].
     base: map-style data set of (image in the box, label); an ImageSet is read fastest.
     steps, step_size: of the search; the step is a length in the threat's norm, in input units.
-    threat: norm of the steps, and how far z may go from x'. Unless given, z is free in the box (0, 1) and steps are in L2.
-    module: the representation: the input of the last linear layer when None, else the output of the module of that name,
-        or a function of images in the model's dtype that gives [B, F]; the function itself sees to eval mode.
-    start: "images" draws x' from the other images of the base, "noise" from a Gaussian of mean 0.5 and deviation 0.05.
+    threat: norm of the steps, and how far z may go from x'. Unless given, z is free in the box (0, 1) and
+        steps are in L2.
+    module: the representation: the input of the last linear layer when None, else the output of the module of
+        that name, or a function of images in the model's dtype that gives [B, F]; the function itself sees to
+        eval mode.
+    start: "images" draws x' from the other images of the base, "noise" from a Gaussian of mean 0.5 and
+        deviation 0.05.
     seed: decides x' together with the sample's number, whatever the batch or process.
     options: see BuildOptions (batch_size, dtype, out_dir, shard_size, rank, world_size, progress).
 
-    Raises InputError, before any work, for a base that is empty or lacks a class, pixels outside the box, an unknown
-    module, a representation that is not [B, F], an option out of range, or a folder that cannot be written or holds
-    another set; CorruptFileError for a damaged shard in `out_dir`.
+    Raises InputError, before any work, for a base that is empty or lacks a class, pixels outside the box, an
+    unknown module, a representation that is not [B, F], an option out of range, or a folder that cannot be
+    written or holds another set; CorruptFileError for a damaged shard in `out_dir`.
     """
     return _invert("robust", model, base, steps, step_size, threat, module, start, seed, options)
 
@@ -76,8 +80,9 @@ def non_robust(
 ) -> ConstructedSet:
     """The non-robust set D_NR: the construction of `robust` with the representation of a *standard* network.
 
-    A network trained on it in the ordinary way should be accurate, and as fragile as the network it came from. Arguments
-    and errors are those of `robust`, except that `model` is trained on the base without an adversary.
+    A network trained on it in the ordinary way should be accurate, and as fragile as the network it came
+    from. Arguments and errors are those of `robust`, except that `model` is trained on the base without an
+    adversary.
     """
     return _invert("non_robust", model, base, steps, step_size, threat, module, start, seed, options)
 

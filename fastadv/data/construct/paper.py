@@ -23,4 +23,4 @@ _ATTACK: Budget = {"threat": L2(0.5), "steps": 100, "step_size": 0.1}
 CIFAR10_PAPER: Mapping[str, Budget] = MappingProxyType(
     {"d_r": _INVERSION, "d_nr": _INVERSION, "d_rand": _ATTACK, "d_det": _ATTACK}
 )
-"""The paper's budgets for CIFAR-10: `construct.random_target(model, base, **construct.CIFAR10_PAPER["d_rand"])`."""
+"""The paper's budgets for CIFAR-10, for example `random_target(model, base, **CIFAR10_PAPER["d_rand"])`."""

@@ -32,13 +32,13 @@ def random_target(
 ) -> ConstructedSet:
     """The set D_rand: adversarial examples for random targets, labeled with the targets.
 
-    For each (x, y) of the base a target t is drawn uniformly over ALL classes, the true one among them, and PGD with
-    normalized gradients, from x itself, solves
+    For each (x, y) of the base a target t is drawn uniformly over ALL classes, the true one among them, and
+    PGD with normalized gradients, from x itself, solves
 
         x_adv = argmin over || x' - x ||_2 <= radius, x' in the box, of cross_entropy(model(x'), t);
 
-    (x_adv, t) is stored. Robust features of such a set say nothing about its labels; non-robust ones do. The paper's
-    budget for CIFAR-10 is `CIFAR10_PAPER["d_rand"]`.
+    (x_adv, t) is stored. Robust features of such a set say nothing about its labels; non-robust ones do. The
+    paper's budget for CIFAR-10 is `CIFAR10_PAPER["d_rand"]`.
 
     model: a standard classifier of images in the box, giving logits [B, K].
     base: map-style data set of (image in the box, label); an ImageSet is read fastest.
@@ -48,9 +48,9 @@ def random_target(
     seed: decides t together with the sample's number, whatever the batch or process.
     options: see BuildOptions (batch_size, dtype, out_dir, shard_size, rank, world_size, progress).
 
-    Raises InputError, before any work, for an empty base, pixels outside the box, a model with one class, an option out of
-    range, or a folder that cannot be written or holds another set; while working, for 8-bit storage that cannot hold the
-    budget; CorruptFileError for a damaged shard in `out_dir`.
+    Raises InputError, before any work, for an empty base, pixels outside the box, a model with one class, an
+    option out of range, or a folder that cannot be written or holds another set; while working, for 8-bit
+    storage that cannot hold the budget; CorruptFileError for a damaged shard in `out_dir`.
     """
 
     def choose(y: Tensor, ids: Tensor, classes: int) -> Tensor:
@@ -71,9 +71,9 @@ def fixed_shift(
 ) -> ConstructedSet:
     """The set D_det: the construction of `random_target` with the target t = (y + 1) mod K for every image of class y.
 
-    Robust features now point away from the labels. Arguments and errors are those of `random_target`; nothing is random
-    here, and the seed is only recorded. A class without images is an error too: the set would lack a label. The paper's
-    budget for CIFAR-10 is `CIFAR10_PAPER["d_det"]`.
+    Robust features now point away from the labels. Arguments and errors are those of `random_target`; nothing
+    is random here, and the seed is only recorded. A class without images is an error too: the set would lack
+    a label. The paper's budget for CIFAR-10 is `CIFAR10_PAPER["d_det"]`.
     """
 
     def choose(y: Tensor, ids: Tensor, classes: int) -> Tensor:
