@@ -43,9 +43,9 @@ def _describe(value: Any, inside: frozenset[int]) -> Any:
         return _describe(value.item(), inside) if value.ndim == 0 else data_hash(value)
     if isinstance(value, nn.Module):
         return describe_model(value)
-    told = getattr(value, "describe", None)
-    if callable(told) and not isinstance(value, type):
-        return _describe(told(), inside)
+    own = getattr(value, "describe", None)
+    if callable(own) and not isinstance(value, type):
+        return _describe(own(), inside)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _describe(getattr(value, f.name), inside) for f in dataclasses.fields(value)}
         return {"name": type(value).__name__, **fields}
@@ -76,7 +76,7 @@ def _name(value: Any) -> str:
 
 
 def _code_hash(function: FunctionType, inside: frozenset[int]) -> str:
-    """Hash of what a function does, as far as it shows: its code, with the constants and functions it uses."""
+    """Hash of what a function does, as far as it shows: its code, and the constants and functions in it."""
 
     def constant(value: Any) -> Any:
         # a list that a function fills changes from call to call: it does not tell two functions apart
@@ -128,8 +128,8 @@ def describe_data(dataset: Any) -> str:
 
 def describe_set(dataset: Any) -> Any:
     """What the card of a model says of the images it was trained on."""
-    told = getattr(dataset, "describe", None)
-    return told() if callable(told) else describe_data(dataset)
+    own = getattr(dataset, "describe", None)
+    return own() if callable(own) else describe_data(dataset)
 
 
 def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> d
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` as it comes back from JSON, so that what was written and what is asked for can be compared."""
+    """`config` as it comes back from JSON: to compare what was written with what is asked for."""
     result: dict[str, Any] = json.loads(json.dumps(config, sort_keys=True))
     return result
 

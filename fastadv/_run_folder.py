@@ -139,7 +139,7 @@ class RunFolder:
             _checkpoint.save(self.checkpoint, model, optimizer, scheduler, losses, progress)
 
     def report(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Write report.jsonl, one entry a line: all of them each time, so that a kill loses and doubles none."""
+        """Write report.jsonl, one entry a line. All are written each time: a kill loses and doubles none."""
         path = self.path / "report.jsonl"
         with writing(path), atomic_write(path) as part:
             part.write_text("".join(json.dumps(dict(entry)) + "\n" for entry in entries))
@@ -153,7 +153,10 @@ class RunFolder:
 
 
 def read_report(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The entries of report.jsonl. InputError if there is no such file, CorruptFileError if it does not parse."""
+    """The entries of report.jsonl.
+
+    Raises InputError if there is no such file, CorruptFileError if it does not parse.
+    """
     path = Path(folder) / "report.jsonl"
     try:
         entries = [json.loads(line) for line in path.read_text().splitlines()]

@@ -175,11 +175,13 @@ def test_reports_are_whole_lines(tmp_path):
 
 def test_a_result_that_cannot_be_written_is_named(tmp_path):
     with RunFolder(tmp_path) as folder:
-        with pytest.raises(
-            OSError, match=r"model\.safetensors: expected to write .* free some space and resume"
+        with (
+            pytest.raises(
+                OSError, match=r"model\.safetensors: expected to write .* free some space and resume"
+            ),
+            folder.result("model.safetensors"),
         ):
-            with folder.result("model.safetensors"):
-                raise OSError(28, "No space left on device")
+            raise OSError(28, "No space left on device")
         with folder.result("a.txt") as path:
             path.write_text("whole")
     assert (tmp_path / "a.txt").read_text() == "whole"

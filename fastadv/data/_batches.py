@@ -27,8 +27,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield (x float32 [B, C, H, W] in [0, 1], y int64 [B], ids int64 [B]); the last batch may be smaller.
 
-    dataset: an ImageSet (served from memory, on its device), or any map-style data set of (image, label) pairs
-        whose images are uint8 or float32 tensors.
+    dataset: an ImageSet (served from memory, on its device), or any map-style data set of (image, label)
+        pairs whose images are uint8 or float32 tensors.
     order: the positions to serve, in that order; None: all, from first to last. ids are positions in
         `dataset`: a sample keeps its number in any order and batch size.
     workers: processes that read ahead (None: up to 8 for images on disk, none otherwise).

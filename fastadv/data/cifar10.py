@@ -13,12 +13,12 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 def cifar10(root: Path, split: str, download: bool, limit: int | None = None) -> ImageSet:
-    """CIFAR-10, x uint8 [N, 3, 32, 32], from cifar-10-batches-py or cifar10/{train,test}/CLASS/*.jpg in `root`.
+    """CIFAR-10, x uint8 [N, 3, 32, 32], from cifar-10-batches-py or cifar10/{train,test}/CLASS in `root`.
 
-    The original, which comes first, is in its canonical order. The JPEG copies have lost that order: they take
-    one image of each class in turn, and the set's name and note say that they are copies, on which accuracies
-    are a little lower. InputError if neither is there and a download is not possible; CorruptFileError for
-    damaged files.
+    The original, which comes first, is in its canonical order. The JPEG copies have lost that order: they
+    take one image of each class in turn, and the set's name and note say that they are copies, on which
+    accuracies are a little lower. InputError if neither is there and a download is not possible;
+    CorruptFileError for damaged files.
     """
     from fastadv._torchvision import datasets
 
@@ -32,8 +32,8 @@ def cifar10(root: Path, split: str, download: bool, limit: int | None = None) ->
         original = datasets.CIFAR10(root, train=split == "train")
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise CorruptFileError(
-            f"{root / 'cifar-10-batches-py'}: expected the original CIFAR-10 files, got some that do not read "
-            "or whose MD5 sum is wrong; delete the folder and load again"
+            f"{root / 'cifar-10-batches-py'}: expected the original CIFAR-10 files, got some that do not "
+            "read or whose MD5 sum is wrong; delete the folder and load again"
         ) from error
     x = torch.from_numpy(original.data).permute(0, 3, 1, 2).contiguous()
     return ImageSet(x, torch.tensor(original.targets), CLASSES, f"cifar10 {split}")

@@ -55,9 +55,10 @@ def check_positions(positions: Tensor | Sequence[int], size: int, what: str) -> 
 class ImageSet(Dataset[tuple[Tensor, int]]):
     """Images and labels in memory; item i is (float32 [C, H, W] in [0, 1], label).
 
-    x: [N, C, H, W], uint8 (kept so, and served divided by 255) or float32 in [0, 1]. y: int64 [N] in 0..K-1,
-        on the
-    same device. classes: the K names, or K. `note` says what a reader of a figure on this set must know.
+    x: [N, C, H, W], uint8 (served divided by 255) or float32 in [0, 1].
+    y: int64 [N] in 0..K-1, on the same device.
+    classes: the K names, or K.
+    note: what a reader of results on this set must know.
 
     InputError for an empty set, other shapes or dtypes, pixels outside [0, 1] or NaN, labels out of range.
     """

@@ -21,10 +21,10 @@ SUPER_CLASSES = {
 
 
 def restricted_imagenet(root: Path, split: str, size: int | None) -> FolderSet:
-    """The nine super-classes of an ImageNet folder, root/{train,val}/nXXXXXXXX/*, read lazily; size 224 unless given.
+    """The nine super-classes of an ImageNet folder, root/{train,val}/nXXXXXXXX/*, read lazily.
 
-    Classes outside the nine are left out. InputError unless the split has exactly 1,000 class folders,
-    because the ranges count them in sorted order.
+    Images are 224x224 unless `size` is given. Classes outside the nine are left out. InputError unless the
+    split has exactly 1,000 class folders, because the ranges count them in sorted order.
     """
     folder, _ = split_folder(root, split)
     folders = class_folders(folder)

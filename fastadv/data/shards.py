@@ -147,7 +147,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def read_shards(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read and verify a whole set: (tensors of all shards joined, index). CorruptFileError names the bad file."""
+    """(tensors of all shards joined, index) of a whole set, verified. CorruptFileError names the bad file."""
     index = read_index(folder)
     shards: list[dict[str, Tensor]] = []
     for k, entry in enumerate(index["shards"]):

@@ -28,7 +28,8 @@ def _factory(name: str) -> Callable[..., Any]:
     module_name, _, attribute = _BUILT_IN.get(name, name).partition(":")
     if not module_name or not attribute or module_name.startswith("."):
         raise InputError(
-            f"model: expected one of {', '.join(_BUILT_IN)}, or your own as package.module:function, got {name!r}"
+            f"model: expected one of {', '.join(_BUILT_IN)}, or your own as package.module:function, "
+            f"got {name!r}"
         )
     try:
         factory = getattr(importlib.import_module(module_name), attribute, None)

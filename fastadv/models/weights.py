@@ -19,14 +19,14 @@ _NESTS = ("state_dict", "model_state_dict", "model")
 def save_weights(
     model: nn.Module, path: str | os.PathLike[str], card: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the state dict as safetensors, with `card` and hashes in its metadata; the file is whole or absent."""
+    """Write the state dict as safetensors, with `card` in its metadata; the file is whole or absent."""
     # cloned, because safetensors refuses tensors that share memory (tied weights)
     tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     save_tensors(path, tensors, {"card": json.dumps(dict(card or {}), sort_keys=True)})
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether it begins like safetensors: the length of the header in 8 bytes, then the header, which is JSON."""
+    """Whether a file begins like safetensors: with 8 bytes, the length of a header, and JSON, the header."""
     with path.open("rb") as file:
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
@@ -37,8 +37,8 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged pickle may raise anything
         reason = str(error).strip().partition("\n")[0][:200]
         raise CorruptFileError(
-            f"{path}: expected a safetensors file or a torch file of plain tensors, got one that does not read "
-            f"({reason}); save model.state_dict() and give that"
+            f"{path}: expected a safetensors file or a torch file of plain tensors, got one that does not "
+            f"read ({reason}); save model.state_dict() and give that"
         ) from error
     for nest in _NESTS:
         if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
@@ -92,8 +92,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
     foreign = tensors.keys() - own.keys()
     if missing or foreign:
         raise InputError(
-            f"{path}: expected the weights of {type(model).__name__}, got a file that lacks {_listing(missing)} "
-            f"and holds the foreign {_listing(foreign)}; create the model that these weights were saved from"
+            f"{path}: expected the weights of {type(model).__name__}, got a file that lacks "
+            f"{_listing(missing)} and holds the foreign {_listing(foreign)}; "
+            "create the model that these weights were saved from"
         )
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:

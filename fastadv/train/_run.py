@@ -191,7 +191,7 @@ class Run:
         rate = self.optimizer.param_groups[0]["lr"]
         started = time.perf_counter()
         for x, y, ids in batches(self.train_set, self.batch_size, order=order):
-            # labels on a GPU belong to an ImageSet, and are checked: to read them again would wait for the device
+            # labels on a GPU belong to an ImageSet and are checked; reading them again would wait for it
             if not y.is_cuda:
                 check_labels(y, self.classes)
             if self.augment is not None:
@@ -233,7 +233,8 @@ class Run:
                 else ""
             )
             raise FloatingPointError(
-                f"training: expected a finite loss, got {float(self.losses[step])} in epoch {epoch} at step {step}; "
+                f"training: expected a finite loss, got {float(self.losses[step])} in epoch {epoch} at step "
+                f"{step}; "
                 f"lower the learning rate (now {rate:g}) or check the data{kept}"
             )
 

@@ -158,7 +158,7 @@ def reports(run_dir: str | PathLike[str]) -> list[EpochReport]:
         return [EpochReport(**entry) for entry in read_report(run_dir)]
     except TypeError as error:
         raise CorruptFileError(
-            f"{run_dir}: expected the reports of a training run, got others ({error}); check the folder's name"
+            f"{run_dir}: expected the reports of a training run, got others ({error}); check its name"
         ) from error
 
 

@@ -55,7 +55,7 @@ class OptimizerOptions:
 
 
 def make_optimizer(model: nn.Module, options: OptimizerOptions) -> Optimizer:
-    """SGD with momentum or Adam over the parameters that require a gradient; InputError where there are none."""
+    """SGD with momentum or Adam over the parameters that require a gradient; InputError if none does."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Toy sets and nets to construct from, and the four constructions with a budget for what a test does not vary."""
+"""Toy sets and nets to construct from, and the four constructions with default budgets for the tests."""
 
 import functools
 from collections.abc import Callable

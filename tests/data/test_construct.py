@@ -1,4 +1,4 @@
-"""The four constructions: what they store, and that neither batch size nor storage changes it beyond rounding."""
+"""The four constructions: what they store, whatever the batch size, the storage and the model's precision."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A folder takes shards of one construction alone: whatever is changed is refused, or makes no difference to the set."""
+"""A folder takes shards of one construction alone: a change is refused, or makes no difference to the set."""
 
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +67,7 @@ def test_another_base_is_refused(tmp_path):
         ImageSet(base.x, base.y, base.classes, base.name, note="JPEG copies"),
         base.subset(range(19)),
     ):
-        with pytest.raises(InputError, match="another (base|classes|note)"):
+        with pytest.raises(InputError, match=r"another (base|classes|note)"):
             random_target(toy_model(), other, out_dir=tmp_path, **options())
 
 

@@ -156,8 +156,8 @@ def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    refused(tmp_path / "absent.pt", InputError, "found none")
-    refused(tmp_path, InputError, "found none")
+    refused(tmp_path / "absent.pt", InputError, "got none")
+    refused(tmp_path, InputError, "got none")
 
 
 class Bomb:

@@ -1,4 +1,4 @@
-"""A tiny net with everything that a resume must bring back (BatchNorm, dropout), a tiny data set, and a run on them."""
+"""A tiny net with all that a resume must bring back (BatchNorm, dropout), a tiny data set, and a run."""
 
 import os
 import signal
@@ -18,12 +18,12 @@ def net(seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(4 * 36, 3)
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(144, 3)
         )  # fmt: skip
 
 
 def images(n: int = 50, seed: int = 0) -> ImageSet:
-    """Three classes: a bright band at the top, in the middle or at the bottom, in noise."""
+    """Three classes, in noise: a bright band at the top, in the middle or at the bottom."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % 3
     x = torch.rand(n, 1, 8, 8, generator=generator) * 0.5
@@ -47,7 +47,7 @@ def run(
 
 
 def killed_at(turn: int, when: str) -> None:
-    """Kill this process before or after the rename number `turn`: a file was just written, or is just in its place."""
+    """Kill this process before or after rename number `turn`, which puts a written file in its place."""
     count = 0
     replace = os.replace
 

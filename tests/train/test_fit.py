@@ -47,7 +47,7 @@ class Centred(nn.Linear):
 
 
 def test_adversarial_training_gives_robustness():
-    """One pixel gives the class strongly, 63 faintly: the standard net sums the faint ones, which an attack turns all at once."""
+    """One pixel shows the class clearly, 63 faintly: a standard net sums the faint ones, and is fooled."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(120) % 2
     sign = (2.0 * y - 1)[:, None, None, None]
@@ -78,7 +78,7 @@ def test_adversarial_training_gives_robustness():
 
 
 def test_the_first_step_is_sgd_on_the_recipe():
-    """One batch, one epoch: the weights of a hand-written step, momentum buffer fresh, weight decay inside the gradient."""
+    """One batch, one epoch: a step by hand, with a fresh momentum buffer and weight decay in the gradient."""
     data, model = images(8), nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     twin = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     twin.load_state_dict(model.state_dict())

@@ -76,7 +76,7 @@ class Base:
             )
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this data set from another: its description, or else its length and a hash of 16 samples."""
+        """What tells this data set from another: its description, or its length and a hash of 16 samples."""
         if isinstance(self.dataset, ImageSet | FolderSet):
             return self.dataset.describe()
         some = data_hash(*self.fetch(self.spread(16)))

@@ -71,7 +71,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Construction:
-    """One construction: its name, source model and its classes, budget, and how the search of a batch begins."""
+    """One construction: name, source model with its classes, budget, and how the search of a batch begins."""
 
     name: str
     source: Frozen
@@ -146,7 +146,7 @@ def build(
         folder = None
         if out_dir is not None:
             folder = stack.enter_context(RunFolder(out_dir, name="out_dir", shared=True)).path
-        # all that is there is read first, so that a folder of another set is refused before any work
+        # what is there is read first: a folder of another set is refused before any work
         shards = {
             k: read_shard(folder, k, config)
             for k in ranges

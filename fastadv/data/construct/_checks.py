@@ -21,14 +21,15 @@ Module = str | Callable[[Tensor], Tensor] | None
 
 
 def check_budget(threat: Threat, steps: int, step_size: float | None) -> None:
-    """InputError unless `threat` has the box of images and there is at least one step, which is long enough."""
+    """InputError unless `threat` has the box of images, and there is at least one step of a valid length."""
     if not isinstance(threat, Threat):
         raise InputError(
             f"threat: expected fa.L2(radius) or another norm, got {threat!r}; a radius needs a norm"
         )
     if tuple(threat.box) != (0.0, 1.0):
         raise InputError(
-            f"threat: expected the box (0.0, 1.0), in which data sets serve their images, got {tuple(threat.box)}"
+            "threat: expected the box (0.0, 1.0), in which data sets serve their images, "
+            f"got {tuple(threat.box)}"
         )
     check_count("steps", steps, 1)
     if step_size is None:
@@ -47,7 +48,8 @@ def prepare(
     radius = threat.radius
     if isinstance(radius, Tensor) and radius.dim() and len(radius) != base.count:
         raise InputError(
-            f"threat: expected one radius, or one for each of the {base.count} images of the base, got {len(radius)}"
+            f"threat: expected one radius, or one for each of the {base.count} images of the base, "
+            f"got {len(radius)}"
         )
     x, _ = base.fetch(torch.tensor([0]))
     logits = frozen.verdict(x)
@@ -70,10 +72,10 @@ def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
     if isinstance(module, str) and module not in names:
         raise InputError(f"module: expected one of {', '.join(names)}, got {module!r}")
     dtype = dtype_of(model) or torch.float32
-    found = representation(model, _in_dtype(module, dtype) if callable(module) else module)
+    cut = representation(model, _in_dtype(module, dtype) if callable(module) else module)
     x, _ = base.fetch(torch.tensor([0, base.count - 1]))
     with torch.no_grad():
-        features = found(x.to(dtype))
+        features = cut(x.to(dtype))
     if (
         not isinstance(features, Tensor)
         or features.ndim != 2
@@ -94,7 +96,7 @@ def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
             "module: expected a finite representation of the first and last image of the base, "
             "got other values; check the weights"
         )
-    return freeze(found, **asdict(source.options))
+    return freeze(cut, **asdict(source.options))
 
 
 def _in_dtype(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

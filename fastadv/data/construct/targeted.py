@@ -69,7 +69,7 @@ def fixed_shift(
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
-    """The set D_det: the construction of `random_target` with the target t = (y + 1) mod K for every image of class y.
+    """The set D_det: the construction of `random_target` with the target t = (y + 1) mod K for class y.
 
     Robust features now point away from the labels. Arguments and errors are those of `random_target`; nothing
     is random here, and the seed is only recorded. A class without images is an error too: the set would lack
