@@ -1,9 +1,9 @@
 """Analysis by Synthesis: the latent descent and the prior search, each against what the machine can do.
 
-The descent is compared with the multiply-add rate and with eager PyTorch, the search with a matrix product. With the
-authors' weights and MNIST's test images (`--official DIR --data-dir DIR` of run.py) the whole model is measured too:
-seconds for the bank of prior images, milliseconds an image, accuracy, and the share of images on which each way predicts
-the same class as fp32.
+The descent is compared with the multiply-add rate and with eager PyTorch, the search with a matrix product.
+With the authors' weights and MNIST's test images (`--official DIR --data-dir DIR` of run.py) the whole model
+is measured too: seconds for the bank of prior images, milliseconds an image, accuracy, and the share of
+images on which each way predicts the same class as fp32.
 """
 
 import resource
@@ -35,7 +35,7 @@ FEW = 3  # steps of the eager descent; its rate stands for that of all steps
 def eager(
     x: Tensor, z: Tensor, weights: list[Tensor], biases: list[Tensor], strides: list[int], steps: int
 ) -> Tensor:
-    """The descent as the authors' code does it: autograd through one decoder after the other, one Adam over all latents."""
+    """The descent of the authors' code: autograd through one decoder after the other, one Adam for all."""
     point = z.clone().requires_grad_()
     optimizer = torch.optim.Adam([point], lr=0.05)
     for step in range(steps):
@@ -57,7 +57,7 @@ def eager(
 
 
 def descent(device: torch.device, seconds: float) -> Iterator[Row]:
-    """The MNIST decoder at random weights, on which speed does not depend. Rates are medians over interleaved turns."""
+    """The MNIST decoder at random weights; speed does not depend on them. Rates are medians over turns."""
     draw = torch.Generator().manual_seed(0)
     decoder = random_decoder(draw, CLASSES, MNIST, device, torch.float32)
     strides = [layer[3] for layer in MNIST]
@@ -127,7 +127,7 @@ def search(device: torch.device, seconds: float) -> Iterator[Row]:
 
 
 def whole(device: torch.device, official: Path, data_dir: Path, limit: int | None) -> Iterator[Row]:
-    """The authors' model on MNIST's test images; all ways take turns on each batch, so that the machine is the same for all."""
+    """The authors' model on MNIST's test images; the ways take turns on each batch."""
     test = fa.data.load("mnist", split="test", data_dir=data_dir, limit=limit)
     ways: dict[str, dict[str, Any]] = {
         "fp32": {},

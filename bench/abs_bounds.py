@@ -1,10 +1,11 @@
-"""What the choices in the L2 bound of Analysis by Synthesis are worth, on the authors' weights and random MNIST test images.
+"""The L2 bound of Analysis by Synthesis in several forms, on the authors' weights and MNIST test images.
 
     python bench/abs_bounds.py --official DIR --data-dir DIR [--samples 1000] [--seed 0]
 
-The bound is (d_c^2 - L_y) / (2 (d_c + r)), the least over the classes c (Schott et al. 2018, section 4). It holds where d_c
-is the least distance between the image and class c's images. The forms differ in where d_c comes from, in whether L_y
-holds the prior's cost, and in how the norm of latents is clipped: the authors' code loses the signs of clipped latents.
+The bound is (d_c^2 - L_y) / (2 (d_c + r)), the least over the classes c (Schott et al. 2018, section 4). It
+holds where d_c is the least distance between the image and class c's images. The forms differ in where d_c
+comes from, in whether L_y holds the prior's cost, and in how the norm of latents is clipped: the authors'
+code loses the signs of clipped latents.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from fastadv.ops.latent_fit import _evaluate
 
 
 def signless(search: LatentSearch, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(loss [B, K], latents) by a descent whose clip keeps the size of each latent but not its sign, as the authors' does."""
+    """(loss [B, K], latents) by a descent whose clip loses the signs of latents, as the authors' does."""
     decoders, options = search.decoders, search.options
     z = search.start(x)[1]
     moments = torch.zeros_like(z), torch.zeros_like(z)
@@ -90,7 +91,8 @@ def main() -> None:
     for name, parts in radii.items():
         radius = torch.cat(parts)
         print(
-            f"{name:<60} mean {radius.mean():.3f} +- {radius.std() / len(radius) ** 0.5:.3f}  median {radius.median():.3f}"
+            f"{name:<60} mean {radius.mean():.3f} +- {radius.std() / len(radius) ** 0.5:.3f}  "
+            f"median {radius.median():.3f}"
         )
 
 

@@ -78,7 +78,7 @@ def _listing(names: set[str]) -> str:
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Put the weights of a safetensors or torch file into `model` and return the file's card ({} where it has none).
+    """Put the weights of a safetensors or torch file into `model`; the file's card, {} if it has none.
 
     A leading `module.` (DistributedDataParallel) is dropped, and BatchNorm's batch counter may be missing, as
     in old files. InputError when names or shapes are not the model's, CorruptFileError when the file is

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any
 
 import torch
@@ -100,15 +101,25 @@ class Run:
     checkpoint_every: int | None
     progress: Callable[[int, int], None] | None
     test: Test
-    folder: RunFolder | None
     losses: Tensor  # [steps] of this epoch, float64, each weighted by its share of the samples
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any]  # what the run is, for its checkpoint and card
+    folder: RunFolder | None = None
     done: list[EpochReport] = field(default_factory=list)
     step: int = 0
     seconds: float = 0.0
 
-    def resume(self, state: _checkpoint.State) -> None:
-        """Continue where the checkpoint was written."""
+    def open(self, run_dir: str | PathLike[str], resume: bool) -> None:
+        """Open the folder, and continue where its checkpoint was written."""
+        self.folder = RunFolder(run_dir)
+        try:
+            state = self.folder.stopped(self.config, resume)
+            if state is not None:
+                self._restore(state)
+        except BaseException:
+            self.folder.close()
+            raise
+
+    def _restore(self, state: _checkpoint.State) -> None:
         _checkpoint.restore(state, self.model, self.optimizer, self.scheduler)
         self.done = [EpochReport(**report) for report in state.progress["reports"]]
         self.step, self.seconds = state.progress["step"], state.progress["seconds"]

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import check_count, check_seed
 from fastadv._identity import describe, describe_data, describe_model
-from fastadv._run_folder import RunFolder, read_report
+from fastadv._run_folder import read_report
 from fastadv.data import batches
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation import Attack
@@ -101,54 +101,45 @@ def fit(
     options = OptimizerOptions(optimizer, learning_rate, momentum, weight_decay)
     place = None if device is None else _device(device)
 
-    folder = None if run_dir is None else RunFolder(run_dir)
-    try:
-        if place is not None:
-            model.to(place)
-        maker = make_optimizer(model, options)
-        place = next(model.parameters()).device
-        classes = _check_sets(model, {"train_set": train_set, "test_set": test_set}, function, place)
-        steps = math.ceil(len(train_set) / batch_size)  # type: ignore[arg-type]
-        run = Run(
-            model=model,
-            train_set=train_set,
-            recipe=recipe,
-            optimizer=maker,
-            scheduler=make_schedule(maker, factor, epochs * steps),
-            augment=function,
-            classes=classes,
-            batch_size=batch_size,
-            epochs=epochs,
-            steps=steps,
-            precision=precision,
-            seed=seed,
-            checkpoint_every=checkpoint_every,
-            progress=progress,
-            test=Test(test_set, dict(test_attacks or {}), test_limit),
-            folder=folder,
-            losses=_zeros(steps, place),
-        )
-        if folder is not None:
-            run.config = {
-                "model": describe_model(model),
-                "data": describe_data(train_set),
-                "recipe": describe(recipe),
-                # with the constant schedule, which does not depend on it, a run may be made longer
-                "epochs": None if schedule == "constant" else epochs,
-                "batch_size": batch_size,
-                **dataclasses.asdict(options),
-                "schedule": describe(schedule),
-                "augment": describe(function),
-                "precision": precision,
-                "seed": seed,
-            }
-            state = folder.stopped(run.config, resume)
-            if state is not None:
-                run.resume(state)
-    except BaseException:
-        if folder is not None:
-            folder.close()
-        raise
+    if place is not None:
+        model.to(place)
+    maker = make_optimizer(model, options)
+    place = next(model.parameters()).device
+    classes = _check_sets(model, {"train_set": train_set, "test_set": test_set}, function, place)
+    steps = math.ceil(len(train_set) / batch_size)  # type: ignore[arg-type]
+    run = Run(
+        model=model,
+        train_set=train_set,
+        recipe=recipe,
+        optimizer=maker,
+        scheduler=make_schedule(maker, factor, epochs * steps),
+        augment=function,
+        classes=classes,
+        batch_size=batch_size,
+        epochs=epochs,
+        steps=steps,
+        precision=precision,
+        seed=seed,
+        checkpoint_every=checkpoint_every,
+        progress=progress,
+        test=Test(test_set, dict(test_attacks or {}), test_limit),
+        losses=_zeros(steps, place),
+        config={
+            "model": describe_model(model),
+            "data": describe_data(train_set),
+            "recipe": describe(recipe),
+            # with the constant schedule, which does not depend on it, a run may be made longer
+            "epochs": None if schedule == "constant" else epochs,
+            "batch_size": batch_size,
+            **dataclasses.asdict(options),
+            "schedule": describe(schedule),
+            "augment": describe(function),
+            "precision": precision,
+            "seed": seed,
+        },
+    )
+    if run_dir is not None:
+        run.open(run_dir, resume)
     return run.go()
 
 

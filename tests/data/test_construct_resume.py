@@ -93,7 +93,7 @@ def test_killed_run_resumes_to_the_same_set(tmp_path, construct):
 
 
 def test_a_kill_at_any_moment_loses_at_most_one_shard(tmp_path):
-    """Five shards and the index are renamed into place; the process is killed at each, before it or after it."""
+    """Five shards and the index are renamed into place; the process is killed before or after a rename."""
     moments = [(turn, "before") for turn in range(6)] + [(2, "after"), (5, "after")]
     subprocess.run(
         [

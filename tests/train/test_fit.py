@@ -365,8 +365,10 @@ def test_a_run_dir_that_is_no_folder_is_named_at_the_call(tmp_path):
 
 
 def test_a_refused_call_leaves_nothing_behind(tmp_path):
-    with pytest.raises(InputError):
-        train(run_dir=tmp_path / "a", learning_rate=-1.0)
+    wide = ImageSet(images(6).x, torch.arange(6), 6, "wide")
+    for bad in ({"learning_rate": -1.0}, {"test_set": wide}, {"data": wide}):
+        with pytest.raises(InputError):
+            train(run_dir=tmp_path / "a", **bad)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,6 +1,7 @@
-"""Analysis by Synthesis: one generative model a class; the class of an image is the one that explains it best.
+"""Analysis by Synthesis: one generative model a class; the best explanation of an image is its class.
 
-Schott et al. 2018. `ABS` is the classifier. It is composed of `Decoders`, a `PriorBank` and `InferenceOptions`.
+Schott et al. 2018. `ABS` is the classifier. It is composed of `Decoders`, a `PriorBank` and
+`InferenceOptions`.
 """
 
 from fastadv.models.abs.decoder import Decoders, DecoderShape

@@ -31,8 +31,8 @@ class Images:
 def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Images:
     """The images of a set with tensors `x` and `y`, or of any map-style data set of (image, label) pairs.
 
-    InputError for an empty set, images of another shape than `shape` (C, H, W), outside [0, 1] or not finite, labels
-    that do not fit, and classes without an image.
+    InputError for an empty set, images of another shape than `shape` (C, H, W), outside [0, 1] or not finite,
+    labels that do not fit, and classes without an image.
     """
     x, y = getattr(dataset, "x", None), getattr(dataset, "y", None)
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
@@ -48,7 +48,8 @@ def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Imag
         )
     if y.shape != (len(x),) or y.is_floating_point():
         raise InputError(
-            f"dataset: expected integer labels, one for each of {len(x)} images, got {y.dtype} {tuple(y.shape)}"
+            f"dataset: expected integer labels, one for each of {len(x)} images, "
+            f"got {y.dtype} {tuple(y.shape)}"
         )
     if x.dtype != torch.uint8:
         low, high = (float(value) for value in x.aminmax())
@@ -58,7 +59,8 @@ def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Imag
     classes = int(getattr(dataset, "num_classes", int(y.max()) + 1))
     if int(y.min()) < 0 or int(y.max()) >= classes or classes < 2:
         raise InputError(
-            f"dataset: expected labels from 0 to K - 1 of K >= 2 classes, got {int(y.min())} to {int(y.max())} for K = {classes}"
+            f"dataset: expected labels from 0 to K - 1 of K >= 2 classes, "
+            f"got {int(y.min())} to {int(y.max())} for K = {classes}"
         )
     counts = y.bincount(minlength=classes)
     if not bool(counts.all()):

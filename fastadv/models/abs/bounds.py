@@ -1,25 +1,26 @@
-"""Radii within which ABS provably keeps its decision, one for each sample (Schott et al. 2018, section 4 and appendix).
+"""Radii within which ABS provably keeps its decision (Schott et al. 2018, section 4 and appendix).
 
-L2. In the code's scaling (2 sigma^2 = 1) and in units of squared distance, a perturbation of L2 norm e raises the loss
-L_y of the true class to at most (r + e)^2 + KL, because the latent z* of the clean image may be kept: r = ||G_y(z*) - x||
-and KL = beta/2 ||z*||^2, so that L_y = r^2 + KL. It lowers the loss of another class to at least (d_c - e)^2, where
-d_c = min_z ||G_c(z) - x||. The two meet at
+L2. In the code's scaling (2 sigma^2 = 1) and in units of squared distance, a perturbation of L2 norm e raises
+the loss L_y of the true class to at most (r + e)^2 + KL, because the latent z* of the clean image may be
+kept: r = ||G_y(z*) - x|| and KL = beta/2 ||z*||^2, so that L_y = r^2 + KL. It lowers the loss of another
+class to at least (d_c - e)^2, where d_c = min_z ||G_c(z) - x||. The two meet at
 
     e = (d_c^2 - L_y) / (2 (d_c + r)).
 
-The paper drops the prior's cost of the other class. With it ("tight"), d_c^2 becomes L_c = min_z ||G_c(z) - x||^2 + KL(z):
-however L_c is split into misfit and prior, at least (sqrt(L_c) - e)^2 of it remains. L_c >= d_c^2, so the tight bound is
-the larger one.
+The paper drops the prior's cost of the other class. With it ("tight"), d_c^2 becomes
+L_c = min_z ||G_c(z) - x||^2 + KL(z): however L_c is split into misfit and prior, at least (sqrt(L_c) - e)^2
+of it remains. L_c >= d_c^2, so the tight bound is the larger one.
 
-L-infinity. The worst case adds e to every pixel of |G_y(z*) - x|, and takes e, at most to zero, from every pixel of
-|G_c(z) - x|. The losses, with the prior's cost on both sides, are compared by bisection on e.
+L-infinity. The worst case adds e to every pixel of |G_y(z*) - x|, and takes e, at most to zero, from every
+pixel of |G_c(z) - x|. The losses, with the prior's cost on both sides, are compared by bisection on e.
 
-Binary ABS sees only which pixels cross the threshold. A crossing changes the squared misfit of any reconstruction by at
-most 1, so n of them cannot change the decision while gamma_y (L_y + n) < gamma_c (d_c^2 - n). The cheapest n crossings are
-those of the n pixels nearest to the threshold.
+Binary ABS sees only which pixels cross the threshold. A crossing changes the squared misfit of any
+reconstruction by at most 1, so n of them cannot change the decision while gamma_y (L_y + n) < gamma_c (d_c^2
+- n). The cheapest n crossings are those of the n pixels nearest to the threshold.
 
-All bounds hold as far as the minima over the other classes' latents are global. They are searched from the best prior
-sample of each of several parts of the prior. Inference runs in single precision or wider, whatever the model's own.
+All bounds hold as far as the minima over the other classes' latents are global. They are searched from the
+best prior sample of each of several parts of the prior. Inference runs in single precision or wider, whatever
+the model's own.
 """
 
 import dataclasses
@@ -37,7 +38,8 @@ from fastadv.models.abs.inference import LatentSearch, check_labels
 BISECTIONS = 30
 # Descents on the clipped misfit, each at the radius that the latents so far allow.
 ROUNDS = 3
-# Single precision makes losses uncertain by about this share, which must not save Binary ABS a whole crossing.
+# Single precision makes losses uncertain by about this share, which must not save Binary ABS a whole
+# crossing.
 ROUNDING = 1e-5
 
 
@@ -86,7 +88,7 @@ def _decided(losses: Tensor, y: Tensor) -> Tensor:
 
 
 def meeting_radius(rivals: Tensor, mine: Tensor, misfit: Tensor, y: Tensor) -> Tensor:
-    """The least e [B] over the classes other than y, from d_c^2 [B, K], L_y [B] and r [B]; see the module's formula."""
+    """The least e [B] over the classes other than y, from d_c^2 [B, K], L_y [B] and r [B]."""
     radius = (rivals - mine[:, None]) / (2 * (rivals.sqrt() + misfit[:, None]))
     return radius.scatter(1, y[:, None], torch.inf).amin(1)
 
@@ -110,7 +112,7 @@ def least_losses(
 
 
 def _crossings(factors: Tensor, mine: Tensor, rivals: Tensor, y: Tensor, values: int) -> Tensor:
-    """The least number of pixels [B] that must cross the threshold: gamma_y (mine + n) >= gamma_c (rival - n) for some c."""
+    """The least number n [B] of crossings with gamma_y (mine + n) >= gamma_c (rival - n) for some class c."""
     factors, mine, rivals = factors.double(), mine.double() * (1 + ROUNDING), rivals.double() * (1 - ROUNDING)
     own = factors[y][:, None]
     needed = (factors * rivals - own * mine[:, None]) / (factors + own)
@@ -128,8 +130,8 @@ def _cheapest(x: Tensor, crossings: Tensor, norm: str) -> Tensor:
 def _linf(search: LatentSearch, seen: Tensor, y: Tensor, latents: Tensor, ends: list[Tensor]) -> Tensor:
     """The radius [B] at which the losses of the worst case meet.
 
-    The latents that minimise another class's clipped misfit depend on the radius, so descents at the latest radius and
-    bisections take turns.
+    The latents that minimise another class's clipped misfit depend on the radius, so descents at the latest
+    radius and bisections take turns.
     """
     own = torch.arange(len(y), device=y.device), y
     decoders, beta = search.decoders, search.options.beta
@@ -151,7 +153,7 @@ def _gaps(decoders: Decoders, beta: float, seen: Tensor, latents: Tensor) -> tup
 
 
 def _meet(misfit: Tensor, divergence: Tensor, rivals: list[tuple[Tensor, Tensor]], y: Tensor) -> Tensor:
-    """The largest radius [B] up to 1 at which no class in `rivals` gets below the true class, by bisection."""
+    """The largest radius [B] up to 1 at which no rival gets below the true class, by bisection."""
 
     def holds(radius: Tensor) -> Tensor:
         mine = (misfit + radius[:, None]).square().sum(1) + divergence

@@ -1,4 +1,4 @@
-"""The constants that turn class losses into decisions and confidences, and the share that pruning relies on."""
+"""The constants that turn class losses into decisions and confidences, and the one that pruning needs."""
 
 import math
 
@@ -30,9 +30,9 @@ def class_factors(losses: Tensor, y: Tensor, sweeps: int = 2) -> Tensor:
 
 
 def confidence_scale(losses: Tensor, y: Tensor) -> float:
-    """alpha: the softmax scale with the least cross-entropy on losses [N, K] and labels y [N], a convex problem.
+    """alpha: the softmax scale with the least cross-entropy on losses [N, K] and labels y [N].
 
-    It is bounded, because losses without any error would make it infinite.
+    The problem is convex. The scale is bounded, because losses without any error would make it infinite.
     """
     losses = losses.double()
     low, high = 0.0, LARGEST / max(float(losses.amin(1).median()), 1e-12)
@@ -56,7 +56,7 @@ def graded(logits: Tensor, scale: float, floor: float) -> Tensor:
 
 
 def confidence_floor(losses: Tensor, scale: float) -> float:
-    """eta: the floor that brings the median confidence of the predicted class down to 0.9; 0 where it is not above that."""
+    """eta: the floor that lowers the median confidence of the predicted class to 0.9; 0 if it is lower."""
     losses = losses.double()
 
     def median(floor: float) -> float:

@@ -38,7 +38,8 @@ class DecoderShape:
             or min(numbers) < 1
         ):
             raise InputError(
-                f"decoder: expected n + 1 channels for n kernels and n strides, all positive integers, got {self}"
+                "decoder: expected n + 1 channels for n kernels and n strides, all positive integers, "
+                f"got {self}"
             )
 
     @property
@@ -58,17 +59,18 @@ class DecoderShape:
 
     @classmethod
     def for_images(cls, shape: tuple[int, int, int], latents: int = 8, width: int = 16) -> "DecoderShape":
-        """The paper's shape for 28x28 images, and the like for other sizes: two layers of stride 2, kernels that fit.
+        """The paper's shape for 28x28 images, and similar ones for other sizes.
 
-        `latents` is L, `width` the channels of the widest layers but the first, which has twice as many. InputError for
-        images that are not square or smaller than 8x8.
+        `latents` is L, `width` the channels of the widest layers but the first, which has twice as many.
+        InputError for images that are not square or smaller than 8x8.
         """
         check_count("latents", latents, 1)
         check_count("width", width, 1)
         channels, rows, columns = shape
         if rows != columns or rows < 8:
             raise InputError(
-                f"images: expected square ones of 8x8 or more, got {tuple(shape)}; give a DecoderShape of your own"
+                f"images: expected square ones of 8x8 or more, got {tuple(shape)}; "
+                "give a DecoderShape of your own"
             )
         wide = (latents, 2 * width, width, width, channels)
         for last in (4, 3, 5, 2, 1):
@@ -82,7 +84,7 @@ class DecoderShape:
 def fold_batch_norm(
     weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """A transposed convolution [K, cin, cout, k, k] with bias [K, cout] that includes the BatchNorm [K, cout] after it."""
+    """Weight [K, cin, cout, k, k] and bias [K, cout] of a layer, with the BatchNorm after it folded in."""
     factor = scale / (variance + NORM_FLOOR).sqrt()
     return weight * factor[:, None, :, None, None], (bias - mean) * factor + shift
 
@@ -90,7 +92,8 @@ def fold_batch_norm(
 class Decoders(nn.Module):
     """One decoder a class: weights [K, cin, cout, k, k], biases [K, cout] and a stride for each layer.
 
-    BatchNorm is folded in. InputError where the layers do not fit one another, or hold NaN or infinite values.
+    BatchNorm is folded in. InputError where the layers do not fit one another, or hold NaN or infinite
+    values.
     """
 
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> None:
@@ -122,7 +125,7 @@ class Decoders(nn.Module):
         return self.weights[0].dtype
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Images [B, K, C, H, W] in (0, 1) of latents [B, K, L]; differentiable in the latents, any number of times."""
+        """Images [B, K, C, H, W] in (0, 1) of latents [B, K, L], differentiable any number of times."""
         if latents.ndim != 3 or latents.shape[1:] != (self.classes, self.latents):
             raise InputError(
                 f"latents: expected [B, {self.classes}, {self.latents}], got {tuple(latents.shape)}"
@@ -133,7 +136,7 @@ class Decoders(nn.Module):
 def decode(
     latents: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
 ) -> Tensor:
-    """Images [B, K, C, H, W] in (0, 1) of latents [B, K, L]; differentiable in the latents, any number of times."""
+    """Images [B, K, C, H, W] in (0, 1) of latents [B, K, L], differentiable any number of times."""
     if not (torch.is_grad_enabled() and latents.requires_grad):
         return latent_decode(latents.transpose(0, 1), weights, biases, strides).transpose(0, 1)
     images = forward(latents, weights, biases, strides)[-1]
@@ -141,10 +144,14 @@ def decode(
 
 
 def shape_of(weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> DecoderShape:
-    """The shape of decoders with weights [K, cin, cout, k, k] and biases [K, cout] a layer; InputError where they make none."""
+    """The shape of decoders with these layers: weights [K, cin, cout, k, k] and biases [K, cout].
+
+    InputError where the layers do not fit one another, or hold values that are not finite.
+    """
     if not len(weights) == len(biases) == len(strides) >= 1:
         raise InputError(
-            f"decoder: expected as many weights as biases and strides, got {len(weights)}, {len(biases)} and {len(strides)}"
+            "decoder: expected as many weights as biases and strides, "
+            f"got {len(weights)}, {len(biases)} and {len(strides)}"
         )
     for weight, bias in zip(weights, biases, strict=True):
         if (
@@ -153,11 +160,13 @@ def shape_of(weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Seque
             or bias.shape != (weight.shape[0], weight.shape[2])
         ):
             raise InputError(
-                f"decoder: expected weights [K, cin, cout, k, k], biases [K, cout], got {tuple(weight.shape)}, {tuple(bias.shape)}"
+                "decoder: expected weights [K, cin, cout, k, k] and biases [K, cout], "
+                f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
             )
         if not bool(weight.isfinite().all() and bias.isfinite().all()):
             raise InputError(
-                "decoder: expected finite weights, got NaN or infinite ones; train again or read an undamaged file"
+                "decoder: expected finite weights, got NaN or infinite ones; "
+                "train again or read an undamaged file"
             )
     channels = (*(w.shape[1] for w in weights), weights[-1].shape[2])
     if (
@@ -165,7 +174,8 @@ def shape_of(weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Seque
         or len({len(w) for w in weights}) > 1
     ):
         raise InputError(
-            f"decoder: expected each layer to take what the one before gives, got shapes {[tuple(w.shape) for w in weights]}"
+            "decoder: expected each layer to take the channels that the one before gives, "
+            f"got shapes {[tuple(w.shape) for w in weights]}"
         )
     if len(weights[0]) < 2:
         raise InputError("decoder: expected two classes or more, got one")

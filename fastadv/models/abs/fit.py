@@ -63,7 +63,7 @@ class Settings:
             check_number("beta", value, 0)
 
     def weight(self, epoch: int) -> float:
-        """beta of an epoch: from the first value to the second over the first half of the epochs, then constant."""
+        """beta of an epoch: from its first value to its second over half of the epochs, then constant."""
         share = min(1.0, epoch / max(1.0, (self.epochs - 1) / 2))
         return self.beta[0] + (self.beta[1] - self.beta[0]) * share
 
@@ -99,16 +99,16 @@ def fit(
             "run_dir: expected the folder of the run to resume, got None; pass run_dir=, or leave out resume"
         )
     images = read_images(dataset, settings.shape.image)
+    run = Run(images, settings, place, None, progress)
+
+    def made() -> Model:
+        weights, biases = run.net.decoders()
+        strides, beta = settings.shape.strides, settings.beta[1]
+        return cls(weights, biases, strides, seed=settings.seed, beta=beta, **options).to(run.device)
+
+    made()  # refuses wrong options of the model before any work
     with ExitStack() as stack:
-        folder = None if run_dir is None else stack.enter_context(RunFolder(run_dir))
-        run = Run(images, settings, place, folder, progress)
-
-        def made() -> Model:
-            weights, biases = run.net.decoders()
-            strides, beta = settings.shape.strides, settings.beta[1]
-            return cls(weights, biases, strides, seed=settings.seed, beta=beta, **options).to(run.device)
-
-        made()  # refuses wrong options of the model before any work
+        folder = run.folder = None if run_dir is None else stack.enter_context(RunFolder(run_dir))
         state = None if folder is None else folder.stopped(run.config, resume)
         if state is not None:
             run.resume(state)
@@ -193,7 +193,7 @@ class Run:
                 self.folder.report(self.reports)
 
     def _batches(self, epoch: int) -> Tensor:
-        """Sample numbers [steps, n, K], column k of class k; a class smaller than the others repeats, a larger one is cut short."""
+        """Sample numbers [steps, n, K], column k of class k; small classes repeat, large ones are cut."""
         order = rng.permutation(len(self.images), rng.derive(self.settings.seed, "abs order", epoch))
         of_class = self.images.y[order]
         count = torch.arange(self.steps * self.rows)
@@ -230,6 +230,7 @@ class Run:
         if not bool(average.isfinite().all()):
             bad = (~average.isfinite()).nonzero().flatten().tolist()
             raise FloatingPointError(
-                f"ABS.fit: expected finite losses, got others for classes {bad} in epoch {epoch + 1}; lower the learning rate"
+                f"ABS.fit: expected finite losses, got others for classes {bad} in epoch {epoch + 1}; "
+                "lower the learning rate"
             )
         return average

@@ -44,7 +44,7 @@ class Inference:
 
 @dataclass(frozen=True, eq=False)
 class LatentSearch:
-    """The search for the latents that explain images best: decoders, starting points, options and class factors [K]."""
+    """The search for the latents that explain images best, and all it needs; factors are [K], one a class."""
 
     decoders: Decoders
     prior: PriorBank
@@ -54,9 +54,9 @@ class LatentSearch:
     def observed(self, x: Tensor) -> Tensor:
         """The image as the model sees it, in the model's precision.
 
-        That is x, or for Binary ABS x set to 0 and 1 at the threshold 0.5, with a gradient that passes straight
-        through. A sample with NaN stays NaN, and so does all that is inferred from it. InputError for another shape,
-        for pixels outside [0, 1] and for a batch in which every sample holds NaN.
+        That is x, or for Binary ABS x set to 0 and 1 at the threshold 0.5, with a gradient that passes
+        straight through. A sample with NaN stays NaN, and so does all that is inferred from it. InputError
+        for another shape, for pixels outside [0, 1] and for a batch in which every sample holds NaN.
         """
         x = check_batch(x, self.decoders.shape.image)
         if x.numel() and not (x.is_cuda and torch.cuda.is_current_stream_capturing()):
@@ -66,7 +66,7 @@ class LatentSearch:
         return x.to(self.decoders.dtype)
 
     def weighed(self, loss: Tensor) -> Tensor:
-        """Class losses [B, K] as the decision compares them: Binary ABS multiplies them by the class factors."""
+        """Class losses [B, K] as decisions compare them: Binary ABS multiplies them by the class factors."""
         return loss * self.factors if self.options.binary else loss
 
     def infer(self, x: Tensor) -> Inference:
@@ -80,14 +80,14 @@ class LatentSearch:
             return Inference(*whole, self.options.scale, self.options.floor)
 
     def losses(self, x: Tensor) -> Tensor:
-        """The losses [B, K] of `infer`, bit for bit, with a gradient where x asks for one and `input_grad` gives it."""
+        """The losses [B, K] of `infer`, bit for bit, with the gradient that `input_grad` names."""
         seen = self.observed(x)
         wanted = seen.requires_grad and torch.is_grad_enabled() and self.options.input_grad != "none"
         find = self._differentiable if wanted else lambda part: self.best(part)[0]
         return self.weighed(torch.cat([find(part) for part in torch.split(seen, CHUNK)]))
 
     def best(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss [B, K], latents [B, K, L]) by all classes or, where the options say so, pruned; without class factors."""
+        """(loss [B, K], latents [B, K, L]), pruned where the options say so; without class factors."""
         with torch.no_grad():
             return (self.pruned if self.options.prune else self.every_class)(seen.detach())
 
@@ -122,10 +122,10 @@ class LatentSearch:
         return self.descend(seen, self.start(seen)[1])
 
     def pruned(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """As `every_class`, but in the order of the classes' prior losses, and only for those that may still win.
+        """As `every_class`, but only for classes that may still win, in the order of their prior losses.
 
-        A class is skipped, and keeps its best prior sample, where `prune_gain` times the loss of that sample is not
-        below the best loss so far. The losses of the others are those of `every_class`.
+        A class is skipped, and keeps its best prior sample, where `prune_gain` times the loss of that sample
+        is not below the best loss so far. The losses of the others are those of `every_class`.
         """
         loss, latents = self.start(seen)
         factors = self.factors if self.options.binary else torch.ones_like(self.factors)

@@ -47,21 +47,22 @@ def _option(name: str) -> Any:
 
 
 class ABS(nn.Module):
-    """Analysis by Synthesis (Schott et al. 2018): one decoder a class; an image's class is the one that explains it best.
+    """Analysis by Synthesis (Schott et al. 2018): an image's class is the one whose decoder explains it best.
 
-    The class loss is min_z (||G_k(z) - x||^2 + beta/2 ||z||^2) / D. It is found by a search among the prior samples and
-    then `steps` iterations of Adam, of which the last only evaluates. Logits are minus the class losses.
+    The class loss is min_z (||G_k(z) - x||^2 + beta/2 ||z||^2) / D. It is found by a search among the prior
+    samples and then `steps` iterations of Adam, of which the last only evaluates. Logits are minus the class
+    losses.
 
-    decoders   Decoders: the K generative models; weights [K, cin, cout, k, k] and biases [K, cout], BatchNorm folded in
+    decoders   Decoders: weights [K, cin, cout, k, k] and biases [K, cout] of the layers, BatchNorm folded in
     prior      PriorBank: the latents that every search starts from, and their images
-    options    InferenceOptions, frozen; each of its fields can also be read and set as an attribute of the model
+    options    InferenceOptions, frozen; each field can also be read and set as an attribute of the model
     factors    [K], of Binary ABS
 
-    The constructor takes the weights, biases and strides of the layers, `prior_samples` and the `seed` they are drawn
-    from, and options as a whole (`options`) or by name (`binary=True`). x is [B, C, H, W] in [0, 1], of any floating
-    dtype; inference runs in the precision of the weights. A sample that holds NaN gets NaN, and its batch mates do not
-    notice. InputError for weights that do not fit or are not finite, another image size, or fewer prior samples than
-    classes.
+    The constructor takes the weights, biases and strides of the layers, `prior_samples` and the `seed` they
+    are drawn from, and options as a whole (`options`) or by name (`binary=True`). x is [B, C, H, W] in
+    [0, 1], of any floating dtype; inference runs in the precision of the weights. A sample with NaN gets NaN
+    logits, and its batch mates are unaffected. InputError for weights that do not fit or are not finite,
+    another image size, or fewer prior samples than classes.
     """
 
     factors: Tensor
@@ -171,30 +172,35 @@ class ABS(nn.Module):
         return -self._search().losses(x)
 
     def confidence(self, x: Tensor) -> Tensor:
-        """The graded softmax (exp(scale l_k) + floor) / sum over classes, [B, K]; low everywhere for images that no class explains."""
+        """The graded softmax (exp(scale l_k) + floor) / sum over classes, [B, K].
+
+        It is low for all classes where none explains the image.
+        """
         return graded(self(x), self.scale, self.floor)
 
     def calibrate(self, x: Tensor, y: Tensor) -> None:
         """Set `factors`, `scale`, `floor` and `prune_gain` from images x [N, C, H, W] with labels y [N].
 
-        The factors of Binary ABS are those of the best accuracy, the scale has the least cross-entropy, and the floor
-        brings the median confidence of the predicted class to 0.9 (Schott et al. 2018). The gain is the share of its
-        first loss above which nearly every descent ends. A thousand images will do; with few, and none of them
-        misclassified, the scale comes out too large.
+        The factors of Binary ABS are those of the best accuracy, the scale has the least cross-entropy, and
+        the floor brings the median confidence of the predicted class to 0.9 (Schott et al. 2018). The gain is
+        the share of its first loss above which nearly every descent ends. A thousand images will do; with
+        few, and none of them misclassified, the scale comes out too large.
         """
         if not len(x):
             raise InputError("calibrate: expected at least one image, got an empty batch")
         check_labels(y, x, self.classes)
-        plain = dataclasses.replace(self.options, prune=False)
-        unweighed = dataclasses.replace(
-            self._search(dataclasses.replace(plain, binary=True)), factors=torch.ones_like(self.factors)
+        plain = self.options.changed(prune=False)
+        unweighed = LatentSearch(
+            self.decoders, self.prior, plain.changed(binary=True), torch.ones_like(self.factors)
         )
-        self.factors.copy_(class_factors(unweighed.infer(x).loss, y))
-        losses = self.infer(x, options=plain).loss
-        gain = least_share(self.infer(x, steps=1, options=plain).loss, losses)
+        factors = class_factors(unweighed.infer(x).loss, y)
+        search = LatentSearch(self.decoders, self.prior, plain, factors)
+        losses = search.infer(x).loss
+        first = dataclasses.replace(search, options=plain.changed(steps=1)).infer(x).loss
         scale = confidence_scale(losses, y)
         floor = confidence_floor(losses, scale)
-        self.options = self.options.changed(prune_gain=gain, scale=scale, floor=floor)
+        self.options = self.options.changed(prune_gain=least_share(first, losses), scale=scale, floor=floor)
+        self.factors.copy_(factors)
 
     def lower_bound(
         self,
@@ -205,12 +211,12 @@ class ABS(nn.Module):
         starts: int = 4,
         tight: bool = False,
     ) -> Tensor:
-        """A radius [B] of the norm within which the decision on x [B, ...] stays y [B]; 0 where x is not classified as y.
+        """A radius [B] within which the decision on x [B, ...] stays y [B]; 0 where x is not classified as y.
 
-        It is a bound as far as the minima over latents, searched from `starts` prior samples a class, are global
-        (Schott et al. 2018, section 4). Descents and losses are in single precision or wider, whatever `precision` says.
-        `tight` keeps the prior's cost of the other classes' latents, which the paper drops in L2 and for Binary ABS: the
-        bound is larger and still holds. In L-infinity the cost is always kept.
+        It is a bound as far as the minima over latents, searched from `starts` prior samples a class, are
+        global (Schott et al. 2018, section 4). Descents and losses are in single precision or wider, whatever
+        `precision` says. `tight` keeps the prior's cost of the other classes' latents, which the paper drops
+        in L2 and for Binary ABS: the bound is larger and still holds. In L-infinity the cost is always kept.
         """
         return bounds.lower_bound(self._search(), x, y, norm, starts, tight)
 
@@ -236,24 +242,28 @@ class ABS(nn.Module):
         progress: Callable[[int, int], None] | None = None,
         **options: Any,
     ) -> Self:
-        """Train one VAE a class on `dataset` (tensors x, y, or (image, label) pairs) and keep the decoders; all classes at once.
+        """Train one VAE a class, all at once, and keep the decoders.
 
-        Batches hold as many images of each class; a small class repeats. The loss is ||G(z) - x||^2 + beta KL, minimised
-        by Adam at a rate that falls to 0 as a cosine. beta goes from its first value to the second over the first half
-        of the epochs, and the model keeps the second. By default it is D / 784 throughout for images of D values: the
-        misfit grows with them, and 1 is right for MNIST's 784. `augment` warps three in ten images slightly.
-        `training_precision` "bf16" runs the convolutions in bfloat16, about 1.6 times faster on processors with bfloat16
-        dot products.
+        `dataset` has tensors x and y, or is a sequence of pairs (image, label).
 
-        width          channels of the widest decoder layers (half of the first's); `shape` gives the whole decoder instead
-        run_dir        receives checkpoint.safetensors and report.jsonl after each epoch, model.safetensors at the end; with
-                       resume=True a stopped run goes on bit for bit
+        Batches hold as many images of each class; a small class repeats. The loss is ||G(z) - x||^2 + beta
+        KL, minimised by Adam at a rate that falls to 0 as a cosine. beta goes from its first value to the
+        second over the first half of the epochs, and the model keeps the second. By default it is D / 784
+        throughout for images of D values: the misfit grows with them, and 1 is right for MNIST's 784.
+        `augment` warps three in ten images slightly. `training_precision` "bf16" runs the convolutions in
+        bfloat16, about 1.6 times faster on processors with bfloat16 dot products.
+
+        width          channels of the widest decoder layers but the first, which has twice as many
+        shape          the whole decoder, instead of `latents` and `width`
+        run_dir        receives checkpoint.safetensors and report.jsonl after each epoch, model.safetensors at
+                       the end; with resume=True a stopped run goes on bit for bit
         calibration    training images to set factors, scale and floor by; 0: leave them
         progress       called with (done, total) steps
         options        of the model: prior_samples, factors, and the fields of InferenceOptions
 
-        Arguments are checked before the first epoch. InputError for images of another shape or outside [0, 1], a class
-        without images, arguments that cannot work; FloatingPointError for losses that are not finite.
+        Arguments are checked before the first epoch. InputError for images of another shape or outside [0,
+        1], a class without images, arguments that cannot work; FloatingPointError for losses that are not
+        finite.
         """
         if shape is None:
             shape = DecoderShape.for_images(_image_shape(dataset), latents, width)
@@ -284,8 +294,8 @@ class ABS(nn.Module):
     def from_official(cls, folder: str | os.PathLike[str], binary: bool = False, **options: Any) -> Self:
         """The model of the authors' ABS_0.net .. ABS_9.net.
 
-        The prior latents are drawn from `seed`; set `prior_latents` for others. InputError for a missing file,
-        CorruptFileError for a damaged or foreign one.
+        The prior latents are drawn from `seed`; set `prior_latents` for others. InputError for a missing
+        file, CorruptFileError for a damaged or foreign one.
         """
         weights, biases = read_official(folder)
         model = cls(
@@ -323,7 +333,8 @@ class ABS(nn.Module):
         return LatentSearch(self.decoders, self.prior, options or self.options, self.factors)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Half the bits are too few for weights and prior: model.to(torch.bfloat16) means bf16 arithmetic in the descent.
+        # Half the bits are too few for weights and prior: model.to(torch.bfloat16) means bf16 arithmetic in
+        # the descent.
         def kept(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             if moved.dtype not in (torch.bfloat16, torch.float16):
@@ -358,7 +369,8 @@ def _image_shape(dataset: Any) -> tuple[int, int, int]:
             shape = tuple(torch.as_tensor(dataset[0][0]).shape)
         except (TypeError, KeyError, IndexError, ValueError, RuntimeError, AttributeError) as error:
             raise InputError(
-                f"dataset: expected tensors x and y, or pairs (image, label), at least one; got {dataset!r:.80}"
+                "dataset: expected tensors x and y, or pairs (image, label), at least one; "
+                f"got {dataset!r:.80}"
             ) from error
     if len(shape) != 3:
         raise InputError(f"dataset: expected images [C, H, W], got {list(shape)}")

@@ -19,14 +19,16 @@ def _expected(layers: int) -> set[str]:
 def read_official(
     folder: str | os.PathLike[str], classes: int = 10, layers: int = 4
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """(weights, biases) of the decoders in ABS_0.net .. ABS_9.net: [K, cin, cout, k, k] and [K, cout] a layer.
+    """(weights [K, cin, cout, k, k], biases [K, cout]) a layer, of the decoders in ABS_0.net .. ABS_9.net.
 
-    InputError for a missing file, CorruptFileError for a damaged one or one with missing or foreign decoder keys.
+    InputError for a missing file, CorruptFileError for a damaged one or one with missing or foreign decoder
+    keys.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(
-            f"{folder}: expected the folder that holds ABS_0.net .. ABS_{classes - 1}.net, found none; check the path"
+            f"{folder}: expected the folder that holds ABS_0.net .. ABS_{classes - 1}.net, got no folder; "
+            "check the path"
         )
     states = []
     for k in range(classes):
@@ -40,8 +42,9 @@ def read_official(
         missing, foreign = _expected(layers) - decoder.keys(), decoder.keys() - _expected(layers)
         if missing or foreign:
             raise CorruptFileError(
-                f"{path}: expected the decoder of one class ({layers} layers), but it lacks {sorted(missing)[:3]} and holds the foreign "
-                f"{sorted(foreign)[:3]}; give the authors' published file"
+                f"{path}: expected the decoder of one class ({layers} layers), but it lacks "
+                f"{sorted(missing)[:3]} and holds the foreign {sorted(foreign)[:3]}; "
+                "give the authors' published file"
             )
         states.append(decoder)
 
@@ -49,7 +52,8 @@ def read_official(
         shapes = {tuple(state[name].shape) for state in states}
         if len(shapes) > 1:
             raise CorruptFileError(
-                f"{folder}: expected {name} of one shape in every class, got {sorted(shapes)}; give files of one training"
+                f"{folder}: expected {name} of one shape in every class, got {sorted(shapes)}; "
+                "give files of one training"
             )
         return torch.stack([state[name].float() for state in states])
 

@@ -1,4 +1,4 @@
-"""How ABS goes from an image to class losses, a decision and a confidence: everything that is not a tensor."""
+"""How ABS goes from an image to class losses, a decision and a confidence: all that is not a tensor."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from fastadv.errors import InputError
 
 InputGrad = Literal["none", "envelope", "unrolled"]
 Precision = Literal["fp32", "bf16"]
-# The authors' weights: 99.8% of the descents of 3,000 training images end above this share of their first loss.
+# The authors' weights: 99.8% of the descents of 3,000 training images end above this share of their first
+# loss.
 PRUNE_GAIN = 0.385
 
 
@@ -18,16 +19,16 @@ class InferenceOptions:
     """The options of an ABS; `ABS.options` holds them, and calls take others as an argument.
 
     beta          weight of the prior in the class loss, at least 0
-    binary        Binary ABS: pixels >= 0.5 become 1 and others 0; class losses are multiplied by the model's `factors`
+    binary        Binary ABS: pixels >= 0.5 become 1, others 0; class losses are multiplied by `factors`
     steps         evaluations of the latent descent: steps - 1 updates by Adam, then the loss
     step_size     of Adam
     max_norm      latents with a larger L2 norm are rescaled to it after each step
-    prune         skip the descent of classes that cannot win unless it leaves less than `prune_gain` of their loss;
-                  their losses are those of the best prior sample, so upper bounds, and the others are unchanged
+    prune         skip the descent of a class that could win only if it left less than `prune_gain` of its
+                  loss; the class keeps the loss of its best prior sample, and no other loss changes
     prune_gain    from 0 (no class is skipped) to 1 (a class is skipped as soon as another is better)
     precision     "fp32", or "bf16" for a latent descent in bfloat16
-    input_grad    how logits depend on x: "envelope" (exact at a converged latent, cheap), "unrolled" (through every
-                  step, in the model's own precision), or "none"
+    input_grad    how logits depend on x: "envelope" (exact at a converged latent, cheap), "unrolled"
+                  (through every step, in the precision of the weights), or "none"
     scale, floor  alpha and eta of the confidence (exp(alpha l_k) + eta) / sum over classes
 
     InputError where a value is not in its range.

@@ -18,7 +18,7 @@ DISMISSED = 0.1
 
 
 def draw_prior(count: int, latents: int, seed: int = 0) -> Tensor:
-    """`count` samples [S, L] of a standard normal: the likeliest of int(count / 0.9) draws, in the order of drawing.
+    """`count` samples [S, L] of a standard normal: the likeliest of int(count / 0.9) draws, in their order.
 
     The authors' code too drops the least likely tenth (Schott et al. 2018).
     """
@@ -33,8 +33,8 @@ def draw_prior(count: int, latents: int, seed: int = 0) -> Tensor:
 class PriorBank(nn.Module):
     """Latents [S, L] and their images [K, S, D] under every class's decoder.
 
-    The images are decoded at first use, and again after the latents or the decoders have changed. Copies share them:
-    they are the largest thing an ABS holds (250 MB for MNIST), and attacks copy their model.
+    The images are decoded at first use, and again after the latents or the decoders have changed. Copies
+    share them: they are the largest thing an ABS holds (250 MB for MNIST), and attacks copy their model.
     """
 
     latents: Tensor
@@ -46,7 +46,7 @@ class PriorBank(nn.Module):
 
     @classmethod
     def checked(cls, latents: Tensor, decoders: Decoders) -> Self:
-        """A bank for these decoders, on their device; InputError unless latents are finite, [S, L] and S >= K."""
+        """A bank on the decoders' device; InputError unless latents are finite, [S, L] and S >= K."""
         if (
             latents.ndim != 2
             or latents.shape[1] != decoders.latents
@@ -71,7 +71,7 @@ class PriorBank(nn.Module):
     def nearest(
         self, seen: Tensor, decoders: Decoders, beta: float, part: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
-        """(loss [B, K], latents [B, K, L]) of the sample in `part` with the least class loss, for images seen [B, ...]."""
+        """(loss [B, K], latents [B, K, L]) of the sample in `part` that explains each image best."""
         latents = self.latents[part]
         bias = (beta / 2 * latents.square().sum(1)).expand(decoders.classes, -1)
         least, index = nearest_prototype(seen.flatten(1), self.images(decoders)[:, part], bias.contiguous())
@@ -114,7 +114,7 @@ class _Decoded:
 
 
 class _Seen:
-    """A tensor as it was at some time; it is not kept alive, and a new tensor at its address is another one."""
+    """A tensor as it once was. It is not kept alive, and a later tensor at its address is another one."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.version = weakref.ref(tensor), _version(tensor)

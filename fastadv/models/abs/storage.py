@@ -64,11 +64,13 @@ def read_abs(path: str | os.PathLike[str]) -> Stored:
         card = json.loads(metadata["card"])
     except (KeyError, TypeError, AttributeError, InputError, json.JSONDecodeError) as error:
         raise CorruptFileError(
-            f"{path}: expected the tensors and constants of an ABS model, got others ({error}); save the model again"
+            f"{path}: expected the tensors and constants of an ABS model, got others ({error}); "
+            "save the model again"
         ) from error
     if tensors:
         raise CorruptFileError(
-            f"{path}: expected only an ABS model's tensors, got also {sorted(tensors)[:3]}; save the model again"
+            f"{path}: expected only an ABS model's tensors, got also {sorted(tensors)[:3]}; "
+            "save the model again"
         )
     return Stored(decoders, prior, factors, options, card)
 

@@ -9,7 +9,10 @@ from fastadv.models.abs.decoder import NORM, DecoderShape, fold_batch_norm
 
 
 def encoder_layers(size: int, width: int, latents: int) -> list[tuple[int, int, int]]:
-    """(channels, kernel, stride) a layer: the paper's for 28x28 (Schott et al. 2018, appendix); images below 16x16 get two layers before the last."""
+    """(channels, kernel, stride) a layer: the paper's for 28x28 (Schott et al. 2018, appendix).
+
+    Images below 16x16 get two layers before the last instead of three.
+    """
     layers = (
         [(2 * width, 5, 1), (2 * width, 4, 2), (4 * width, 3, 2)]
         if size >= 16
@@ -23,7 +26,8 @@ def encoder_layers(size: int, width: int, latents: int) -> list[tuple[int, int, 
 class VAEs(nn.Module):
     """Encoder and decoder of every class side by side; those of class k see column k of the batch alone.
 
-    BatchNorm and ELU follow every convolution but the last of each half; where they do, a bias would cancel, so there is none.
+    BatchNorm and ELU follow every convolution but the last of each half. Where they do, there is no bias:
+    it would cancel.
     """
 
     def __init__(self, shape: DecoderShape, classes: int, width: int, seed: int) -> None:
@@ -50,8 +54,11 @@ class VAEs(nn.Module):
         self.decoder_norms = nn.ModuleList(nn.BatchNorm2d(classes * wide) for wide in shape.channels[1:-1])
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(image [n, K, C, H, W], mean, log variance [n, K, L]) for x [n, K, C, H, W] and standard normal noise [n, K, L]."""
-        # grouped convolutions are a tenth faster so on CPUs
+        """(image [n, K, C, H, W], mean, log variance [n, K, L]) for x [n, K, C, H, W] and noise [n, K, L].
+
+        The noise is standard normal.
+        """
+        # On CPUs, grouped convolutions are a tenth faster in this layout.
         h = x.flatten(1, 2).contiguous(memory_format=torch.channels_last)
         for convolve, norm in zip(self.encoder, self.encoder_norms, strict=False):
             h = F.elu(norm(convolve(h)))

@@ -1,8 +1,17 @@
 """The constants of decisions and confidences, against their definitions."""
 
+import pytest
 import torch
 
-from fastadv.models.abs.calibrate import class_factors, confidence_floor, confidence_scale, graded
+from fastadv.errors import InputError
+from fastadv.models.abs.calibrate import (
+    class_factors,
+    confidence_floor,
+    confidence_scale,
+    graded,
+    least_share,
+)
+from fastadv.models.abs.options import PRUNE_GAIN
 
 from .nets import images, tiny
 
@@ -53,12 +62,53 @@ def test_factors_repair_a_class_that_is_too_cheap():
     assert torch.equal(class_factors(torch.eye(4) * -1 + 2, torch.arange(4)), torch.ones(4))
 
 
-def test_calibrate_sets_all_and_keeps_the_mode():
-    for binary in (False, True):
-        model = tiny(binary=binary, scale=1.0, floor=0.0)
-        x, y = images(model, 60)
+@pytest.mark.parametrize("prune", [False, True])
+@pytest.mark.parametrize("binary", [False, True])
+def test_calibrate_sets_the_constants_and_nothing_else(binary, prune):
+    model = tiny(binary=binary, prune=prune, scale=1.0, floor=0.0, precision="bf16", steps=20)
+    x, y = images(model, 60, noise=0.25)
+    model.calibrate(x, y)
+    factors = tiny(binary=True, precision="bf16", steps=20)
+    assert torch.equal(model.factors, class_factors(factors.infer(x).loss, y))
+    plain = tiny(binary=binary, precision="bf16", steps=20, factors=model.factors)
+    losses = plain.infer(x).loss
+    assert model.scale == confidence_scale(losses, y)
+    assert model.floor == confidence_floor(losses, model.scale)
+    assert model.prune_gain == least_share(plain.infer(x, steps=1).loss, losses)
+    assert 0 < model.prune_gain < 1
+    untouched = {"scale": 1.0, "floor": 0.0, "prune_gain": PRUNE_GAIN}
+    assert (
+        model.options.changed(**untouched)
+        == tiny(binary=binary, prune=prune, precision="bf16", steps=20, **untouched).options
+    )
+
+
+def test_a_calibration_that_fails_changes_nothing(monkeypatch):
+    model = tiny(binary=True, prune=True, factors=[1.0, 0.9, 1.1])
+    x, y = images(model, 12)
+    options, factors = model.options, model.factors.clone()
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastadv.models.abs.model.confidence_floor", stop)
+    with pytest.raises(KeyboardInterrupt):
         model.calibrate(x, y)
-        assert model.binary is binary
-        assert model.scale > 1
-        assert 0 < model.prune_gain < 1
-        assert (model.factors - 1).abs().max() <= 0.1 + 1e-6
+    assert model.options == options
+    assert torch.equal(model.factors, factors)
+
+
+def test_bad_input():
+    model = tiny()
+    x, y = images(model, 6)
+    for images_given, labels in ((x[:0], y[:0]), (x, y[:-1]), (x, y + 3), (x, y.float())):
+        with pytest.raises(InputError):
+            model.calibrate(images_given, labels)
+
+
+def test_least_share_is_a_low_quantile():
+    start = torch.ones(1000, 2)
+    losses = torch.linspace(0.2, 1.0, 2000).view(1000, 2)
+    assert least_share(start, losses) == pytest.approx(0.2 + 0.8 * 0.002, abs=1e-3)
+    assert least_share(2 * start, losses) == pytest.approx(0.1 + 0.4 * 0.002, abs=1e-3)
+    assert least_share(start, 3 + losses) == 1.0

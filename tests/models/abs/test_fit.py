@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from fastadv import rng
 from fastadv._run_folder import RunFolder
 from fastadv.data import ImageSet, load
 from fastadv.errors import CorruptFileError, InputError
@@ -13,6 +14,7 @@ from fastadv.models.abs import DecoderShape
 from fastadv.models.abs import fit as module
 from fastadv.models.abs.augment import warp
 from fastadv.models.abs.fit import Run, Settings
+from fastadv.models.abs.prior import draw_prior
 from fastadv.models.abs.vae import VAEs, losses
 
 from .nets import images, tiny
@@ -125,14 +127,83 @@ def test_beta_falls_over_the_first_half():
 def test_warps_are_small_rare_and_keyed():
     x, ids = torch.zeros(200, 1, 28, 28), torch.arange(200)
     x[:, :, 8:20, 10:18] = 1
-    moved = warp(x, ids, 0, 5)
+    moved = warp(x, ids, 5)
     changed = (moved != x).flatten(1).any(1)
     assert 0.15 < changed.float().mean() < 0.45
     assert (moved - x).abs().flatten(1).mean(1).max() < 0.1
     assert moved.amin() >= 0
     assert moved.amax() <= 1
-    assert torch.equal(warp(x[50:60], ids[50:60], 0, 5), moved[50:60])
-    assert not torch.equal(warp(x, ids, 0, 6), moved)
+    assert torch.equal(warp(x[50:60], ids[50:60], 5), moved[50:60])
+    for other in (warp(x, ids, 6), warp(x, ids + 1000, 5)):
+        assert ((other != x).flatten(1).any(1) != changed).any()
+    warped = moved[changed].flatten(1)
+    assert len(warped.unique(dim=0)) == len(warped), "every image is warped in its own way"
+
+
+def recorded(monkeypatch, dataset, epochs, **options):
+    """What the networks are given in each step: [(x [n, K, C, H, W], noise [n, K, L]), ...]."""
+    steps, forward = [], VAEs.forward
+
+    def record(self, x, noise):
+        steps.append((x.clone(), noise.clone()))
+        return forward(self, x, noise)
+
+    monkeypatch.setattr(VAEs, "forward", record)
+    quick(dataset, epochs=epochs, **options)
+    return steps
+
+
+def test_every_step_draws_noise_and_warps_anew(monkeypatch):
+    x, y = images(tiny(), 40)
+    y[:] = torch.arange(40) % 2
+    y[0] = 2  # one image, which fills its column in every batch
+    steps = recorded(monkeypatch, ImageSet(x, y, 3, "one of class 2"), epochs=3)
+    assert len(steps) == 6
+    noise = torch.cat([noise.reshape(-1, 2) for _, noise in steps])
+    assert len(noise.unique(dim=0)) == len(noise)
+    assert noise.mean().abs() < 0.2
+    assert 0.8 < noise.std() < 1.2
+    alone = torch.cat([images[:, 2].flatten(1) for images, _ in steps])
+    kept = (alone == x[0].flatten()).all(1)
+    assert 0.4 < kept.float().mean() < 0.95
+    assert len(alone[~kept].unique(dim=0)) == int((~kept).sum())
+    orders = [torch.cat([images[:, 0].flatten(1) for images, _ in steps[i : i + 2]]) for i in (0, 2, 4)]
+    assert not torch.equal(orders[0], orders[1])
+
+
+def test_without_augmentation_images_stay_as_they_are(monkeypatch):
+    dataset = drawn()
+    known = {tuple(image) for image in dataset.x.flatten(1).tolist()}
+    for images_given, _ in recorded(monkeypatch, dataset, epochs=2, augment=False):
+        assert all(tuple(image) in known for image in images_given.flatten(0, 1).flatten(1).tolist())
+
+
+def test_noise_prior_and_order_do_not_share_a_stream(monkeypatch):
+    ((_, noise), *_) = recorded(monkeypatch, drawn(), epochs=1, seed=3)
+    places = torch.arange(noise[..., 0].numel())
+    assert not torch.equal(noise.reshape(-1, 2), rng.normal(2, 3, places))
+    prior = draw_prior(900, 2, seed=3)
+    for other in (rng.normal(2, 3, torch.arange(1000)), noise.reshape(-1, 2)):
+        assert not set(prior.flatten().tolist()) & set(other.flatten().tolist())
+
+
+def test_the_model_keeps_the_last_beta():
+    model = quick(beta=(3.0, 0.5), epochs=2)
+    assert model.beta == 0.5
+    assert Settings(3, SHAPE, 4, 12, 1e-3, (3.0, 0.5), True, 0).weight(0) == 3.0
+
+
+def test_every_epoch_takes_its_own_beta(monkeypatch):
+    betas = []
+
+    def record(x, image, mean, log_variance, beta):
+        betas.append(beta)
+        return losses(x, image, mean, log_variance, beta)
+
+    monkeypatch.setattr(module, "losses", record)
+    quick(beta=(3.0, 1.0), epochs=5)
+    assert betas[::4] == [3.0, 2.0, 1.0, 1.0, 1.0]
+    assert len(betas) == 20
 
 
 def test_progress_and_reports(tmp_path):
@@ -208,6 +279,9 @@ class TestBadInput:
             (Plain(torch.rand(30, 1, 9, 9, generator=g), y), "images"),
             (Plain(x, y % 2), r"none of \[2\]"),
             (Plain(x, y + 1), "labels"),
+            (Plain(x, y - 1), "labels"),
+            (Plain(x, y[:-1]), "labels"),
+            (Plain(x, y.float()), "labels"),
             (Plain(x[:0], y[:0]), "0 of"),
             ([], "empty"),
         ):
@@ -218,21 +292,24 @@ class TestBadInput:
         ("options", "word"),
         [
             ({"epochs": 0}, "epochs"),
+            ({"epochs": 1.5}, "epochs"),
+            ({"training_precision": "fp8"}, "training_precision"),
+            ({"beta": (1.0,)}, "beta"),
+            ({"beta": 2.0}, "beta"),
+            ({"seed": "a"}, "seed"),
+            ({"learning_rate": float("nan")}, "learning_rate"),
+            ({"shape": None, "latents": 1.5}, "latents"),
+            ({"shape": None, "width": "wide"}, "width"),
             ({"batch_size": 0}, "batch_size"),
             ({"learning_rate": 0.0}, "learning_rate"),
             ({"beta": (1.0, -1.0)}, "beta"),
             ({"seed": -1}, "seed"),
             ({"seed": 1 << 63}, "seed"),
-            ({"epochs": 1.5}, "epochs"),
             ({"width": "4"}, "width"),
-            ({"learning_rate": float("nan")}, "learning_rate"),
             ({"beta": 1.0}, "beta"),
             ({"training_precision": "fp16"}, "precision"),
             ({"calibration": -1}, "calibration"),
             ({"prior_samples": 2}, "prior_latents"),
-            ({"input_grad": "exact"}, "input_grad"),
-            ({"precision": "fp16"}, "precision"),
-            ({"factors": [1.0]}, "factors"),
             ({"shape": None, "latents": 0}, "latents"),
             ({"resume": True}, "run_dir"),
         ],
@@ -242,6 +319,32 @@ class TestBadInput:
         with pytest.raises(InputError, match=word):
             quick(**{"epochs": 1, "progress": lambda *a: calls.append(a), **options})
         assert not calls, "refused before the first step"
+
+    @pytest.mark.parametrize(
+        ("options", "word"),
+        [
+            ({"binry": True}, "binry"),
+            ({"binary": "yes"}, "binary"),
+            ({"prior_samples": 2}, "prior_latents"),
+            ({"prior_samples": 10.5}, "prior_samples"),
+            ({"factors": [1.0, 1.0]}, "factors"),
+            ({"factors": "abc"}, "factors"),
+            ({"precision": "fp8"}, "precision"),
+            ({"input_grad": "exact"}, "input_grad"),
+            ({"prune_gain": 2.0}, "prune_gain"),
+            ({"max_norm": -1.0}, "max_norm"),
+            ({"steps": 0}, "steps"),
+            ({"calibration": -1}, "calibration"),
+            ({"calibration": 2.5}, "calibration"),
+            ({"progress": 3}, "progress"),
+            ({"device": "nowhere"}, "device"),
+        ],
+    )
+    def test_options_are_refused_before_the_first_epoch(self, options, word, monkeypatch, tmp_path):
+        monkeypatch.setattr(Run, "go", lambda self: pytest.fail("trained first"))
+        with pytest.raises(InputError, match=word):
+            quick(**{"run_dir": tmp_path / "run", **options})
+        assert not (tmp_path / "run").exists()
 
     def test_folders(self, tmp_path):
         quick(run_dir=tmp_path, epochs=1)

@@ -18,7 +18,7 @@ def gradient(model, x, k):
     return torch.autograd.grad(model(leaf)[:, k].sum(), leaf)[0]
 
 
-def test_envelope_is_the_slope_of_the_converged_loss():
+def test_envelope_is_the_gradient_of_the_converged_loss():
     model = tiny(prior_samples=500).double()
     model.steps, model.step_size = 300, 0.02
     x, _ = images(model, 2)
@@ -26,12 +26,12 @@ def test_envelope_is_the_slope_of_the_converged_loss():
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     h = 1e-3
     measured = (model(x + h * direction) - model(x - h * direction)) / (2 * h)
-    slopes = [(gradient(model, x, k) * direction).flatten(1).sum(1) for k in range(3)]
-    torch.testing.assert_close(torch.stack(slopes, 1), measured, rtol=2e-3, atol=1e-5)
+    derivatives = [(gradient(model, x, k) * direction).flatten(1).sum(1) for k in range(3)]
+    torch.testing.assert_close(torch.stack(derivatives, 1), measured, rtol=2e-3, atol=1e-5)
 
 
-def test_unrolled_is_the_slope_of_the_procedure():
-    """Far from convergence the envelope is wrong and the unrolled gradient right: finite differences of the five steps as run tell."""
+def test_unrolled_is_the_gradient_of_the_procedure():
+    """Far from convergence, finite differences of the steps agree with "unrolled" and not with "envelope"."""
     weights, biases = decoders()
     parts = [w.double() for w in weights], [b.double() for b in biases]
     start = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
@@ -97,7 +97,7 @@ def test_freeze_falls_back_gracefully():
         frozen = freeze(model, precision)
         assert not any("fell back" in note for note in frozen.notes)
         torch.testing.assert_close(frozen(x), model(x), rtol=0.05, atol=1e-3)
-        _, _, slope = frozen.input_gradient(x, y)
-        assert slope.shape == x.shape
-        assert slope.abs().sum() > 0
+        _, _, gradient_found = frozen.input_gradient(x, y)
+        assert gradient_found.shape == x.shape
+        assert gradient_found.abs().sum() > 0
     assert model.precision == "fp32"

@@ -1,6 +1,7 @@
 """ABS: inference, logits, confidence, sizes, and every bad input."""
 
 import copy
+import dataclasses
 import gc
 import tracemalloc
 
@@ -10,7 +11,7 @@ import torch
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.models import ABS
-from fastadv.models.abs import DecoderShape
+from fastadv.models.abs import Decoders, DecoderShape, Inference, InferenceOptions, PriorBank
 from fastadv.models.abs.prior import draw_prior
 
 from .nets import STRIDES, decoders, images, tiny
@@ -122,6 +123,8 @@ def test_prior_is_drawn_without_its_unlikely_tenth():
     )  # the 90th percentile of the chi distribution with 8 degrees of freedom is 3.66
     assert torch.equal(drawn, draw_prior(900, 8, seed=3))
     assert not torch.equal(drawn, draw_prior(900, 8, seed=4))
+    with pytest.raises(InputError, match="seed"):
+        draw_prior(9, 8, seed=-1)
 
 
 def test_prior_is_settable_and_the_bank_follows():
@@ -172,6 +175,88 @@ def test_pruning_keeps_decisions_and_the_losses_it_fits():
     torch.testing.assert_close(own / 64, pruned.loss, rtol=1e-4, atol=1e-6)
 
 
+def test_a_bank_is_not_taken_for_that_of_tensors_that_are_gone():
+    """Tensors at the addresses of others are not those others, though their version is the same."""
+    bank, decoders = PriorBank(draw_prior(20, 2)), Decoders(*nets_parts(0))
+    record = bank._decoded
+    for seed in range(1, 30):
+        known = Decoders(*nets_parts(0))
+        bank.images(known)
+        del known
+        other = Decoders(*nets_parts(seed))
+        fresh = PriorBank(bank.latents).images(other)
+        assert torch.equal(bank.images(other), fresh)
+        bank._decoded = record
+    assert torch.equal(bank.images(decoders), PriorBank(bank.latents).images(decoders))
+
+
+def nets_parts(seed):
+    weights, biases = decoders(seed=seed)
+    return weights, biases, STRIDES
+
+
+def test_other_options_for_a_call_and_for_a_model():
+    model = tiny(factors=[1.0, 0.9, 1.2])
+    x, _ = images(model)
+    before = model.options
+    other = model.options.changed(binary=True, steps=7, precision="bf16", prune=True, scale=3.0, floor=0.1)
+    found = model.infer(x, options=other)
+    assert model.options is before
+    twin = model.with_options(binary=True, steps=7, precision="bf16", prune=True, scale=3.0, floor=0.1)
+    assert twin.options == other
+    assert torch.equal(twin.infer(x).loss, found.loss)
+    assert torch.equal(twin.confidence(x), found.confidence)
+    assert not torch.equal(found.loss, model.infer(x).loss)
+    assert torch.equal(model.infer(x, steps=9, options=other).loss, twin.with_options(steps=9).infer(x).loss)
+    assert twin.bank() is model.bank()
+    assert all(mine is theirs for mine, theirs in zip(twin.buffers(), model.buffers(), strict=True))
+    moved = twin.double()
+    assert moved.weights[0].dtype == torch.float64
+    assert model.weights[0].dtype == torch.float32
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        model.options.steps = 3
+
+
+def test_options_are_attributes_too():
+    model = tiny()
+    for field in dataclasses.fields(InferenceOptions):
+        assert getattr(model, field.name) == getattr(model.options, field.name)
+    model.steps, model.binary, model.prune_gain = 3, True, 0.5
+    assert model.options == InferenceOptions(steps=3, binary=True, prune_gain=0.5)
+    with pytest.raises(InputError, match="steps"):
+        model.steps = 0
+    assert model.steps == 3
+
+
+def test_steps_and_step_size_for_a_call():
+    model = tiny()
+    x, _ = images(model)
+    assert torch.equal(model.infer(x).loss, model.infer(x, steps=50, step_size=0.05).loss)
+    assert not torch.equal(model.infer(x).loss, model.infer(x, steps=10).loss)
+    assert not torch.equal(model.infer(x).loss, model.infer(x, step_size=0.1).loss)
+    assert torch.equal(model.infer(x, steps=10).loss, tiny(steps=10).infer(x).loss)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 4.0])
+def test_beta_weighs_the_prior_in_search_descent_and_loss(beta):
+    model = tiny(beta=beta)
+    x, _ = images(model)
+    for steps in (1, 50):
+        found = model.infer(x, steps=steps)
+        misfit = (found.reconstruction - x[:, None]).flatten(2).square().sum(2)
+        torch.testing.assert_close(
+            found.loss, (misfit + beta / 2 * found.latents.square().sum(2)) / 64, rtol=1e-5, atol=1e-7
+        )
+    every = (x.flatten(1)[:, None, None] - model.bank()).square().sum(3)
+    every = every + beta / 2 * model.prior_latents.square().sum(1)
+    torch.testing.assert_close(model.infer(x, steps=1).loss, every.amin(2) / 64, rtol=1e-5, atol=1e-7)
+
+
+def test_an_inference_made_by_hand_has_the_plain_softmax_for_a_confidence():
+    loss = torch.tensor([[1.0, 2.0]])
+    torch.testing.assert_close(Inference(loss, loss, loss).confidence, (-loss).softmax(1))
+
+
 def test_half_precision_means_bf16_descent():
     model = tiny()
     x, y = images(model)
@@ -220,7 +305,20 @@ class TestBadInput:
         ("options", "word"),
         [
             ({"prior_samples": 2}, "S >= 3"),
-            ({"prior_samples": 0}, "at least one"),
+            ({"prior_samples": 0}, "prior_samples"),
+            ({"prior_samples": 2.5}, "prior_samples"),
+            ({"beta": -1.0}, "beta"),
+            ({"beta": float("inf")}, "beta"),
+            ({"scale": -1.0}, "scale"),
+            ({"floor": -1.0}, "floor"),
+            ({"steps": True}, "steps"),
+            ({"max_norm": 0.0}, "max_norm"),
+            ({"prune_gain": 1.1}, "prune_gain"),
+            ({"prune": 1}, "prune"),
+            ({"binary": None}, "binary"),
+            ({"binry": True}, "binry"),
+            ({"factors": [1.0, float("nan"), 1.0]}, "3 positive"),
+            ({"factors": None, "step_size": 0.0}, "step_size"),
             ({"factors": [1.0, 1.0]}, "3 positive"),
             ({"factors": [1.0, -1.0, 1.0]}, "3 positive"),
             ({"input_grad": "exact"}, "input_grad"),
@@ -241,9 +339,9 @@ class TestBadInput:
 
     def test_steps(self):
         x, _ = images(tiny())
-        for options in ({"steps": 0}, {"step_size": 0.0}):
-            with pytest.raises(InputError, match="steps"):
-                tiny().infer(x, **options)
+        for name, value in (("steps", 0), ("steps", 2.5), ("step_size", 0.0), ("step_size", float("nan"))):
+            with pytest.raises(InputError, match=f"{name}:"):
+                tiny().infer(x, **{name: value})
 
     def test_sizes_without_a_decoder(self):
         for shape in ((1, 7, 7), (1, 28, 30)):

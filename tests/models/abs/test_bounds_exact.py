@@ -1,0 +1,177 @@
+"""Lower bounds against the true distance to another decision, where everything can be tried.
+
+The models have one latent and one layer, so that class k's images are sigmoid(w_k z + b_k). The oracle
+searches the latent on a fine grid, and images of two values on a grid as well; of nine binary values it tries
+every pattern. The models search from a grid of latents too, so that the minima are global, as the bounds
+require.
+"""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from fastadv.models import ABS
+
+LATENTS = 1501
+SIDE = 61  # points of the image grid along each axis
+
+
+def one_layer(weight, bias, **options):
+    """An ABS with weights [K, 1, C, k, k] and biases [K, C] whose prior samples cover all its latents."""
+    model = ABS([weight], [bias], (1,), prior_samples=len(bias), steps=100, step_size=0.003, **options)
+    model.prior_latents = torch.linspace(-model.max_norm, model.max_norm, 501)[:, None]
+    return model
+
+
+def curves(seed, **options):
+    """Three classes of images [2, 1, 1]: curves in the unit square."""
+    g = torch.Generator().manual_seed(seed)
+    return one_layer(3 * torch.randn(3, 1, 2, 1, 1, generator=g), torch.randn(3, 2, generator=g), **options)
+
+
+def explained(model):
+    """(images [K, Z, D], latents [Z]) on a fine grid of the latent, float64."""
+    z = torch.linspace(-model.max_norm, model.max_norm, LATENTS, dtype=torch.float64)
+    weight, bias = model.weights[0].double().flatten(2), model.biases[0].double()
+    bias = bias.repeat_interleave(weight.shape[2] // bias.shape[1], 1)
+    return (z[None, :, None] * weight + bias[:, None]).sigmoid(), z
+
+
+def class_losses(model, x):
+    """Squared misfit plus prior [N, K] of images x [N, D], by exhaustive search; times any factors."""
+    images, z = explained(model)
+    square = (
+        x.square().sum(1)[:, None, None] - 2 * torch.einsum("nd,kzd->nkz", x, images) + images.square().sum(2)
+    )
+    least = (square + model.beta / 2 * z.square()).amin(2)
+    return least * model.factors.double() if model.binary else least
+
+
+def decided_plane(model):
+    """(points [N, 2] of a grid over the unit square, their classes [N])."""
+    axis = torch.linspace(0, 1, SIDE, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    return grid, torch.cat([class_losses(model, part).argmin(1) for part in grid.split(500)])
+
+
+def random_points(model, count=60, seed=10):
+    x = torch.rand(count, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return x, class_losses(model, x).argmin(1)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("beta", [0.0, 0.05, 0.4])
+def test_no_point_within_the_bound_is_decided_otherwise(beta, seed):
+    model = curves(seed, beta=beta)
+    x, y = random_points(model)
+    grid, decided = decided_plane(model)
+    for norm, p in (("l2", 2.0), ("linf", math.inf)):
+        # to the nearest grid point: no less than the true distance
+        true = torch.cdist(x, grid, p=p).masked_fill(decided == y[:, None], torch.inf).amin(1)
+        for tight in (False, True):
+            bound = model.lower_bound(x.view(-1, 2, 1, 1), y, norm=norm, tight=tight)
+            assert (bound <= true + 1e-6).all()
+            if tight or norm == "linf":  # the paper's L2 bound pays for the prior of the true class alone
+                assert (bound > 0).double().mean() > 0.9
+                assert (bound / true).median() > 0.3
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.05, 0.4])
+def test_the_l_infinity_bound_is_the_radius_at_which_the_worst_cases_meet(beta):
+    model = curves(0, beta=beta)
+    x, y = random_points(model)
+    images, z = explained(model)
+    gaps = (images - x[:, None, None]).abs()  # [B, K, Z, 2]
+    cost = beta / 2 * z.square()
+    kept = (gaps.square().sum(3) + cost).argmin(2)
+    rows = torch.arange(len(x))
+
+    def holds(e):
+        mine = (gaps[rows, y, kept[rows, y]] + e[:, None]).square().sum(1) + cost[kept[rows, y]]
+        theirs = ((gaps - e[:, None, None, None]).clamp_min(0).square().sum(3) + cost).amin(2)
+        return mine < theirs.scatter(1, y[:, None], torch.inf).amin(1)
+
+    low, high = torch.zeros(len(x), dtype=torch.float64), torch.ones(len(x), dtype=torch.float64)
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = torch.where(holds(middle), middle, low), torch.where(holds(middle), high, middle)
+    bound = model.lower_bound(x.view(-1, 2, 1, 1), y, norm="linf")
+    torch.testing.assert_close(bound.double(), low, rtol=3e-3, atol=1.5e-3)
+
+
+@pytest.mark.parametrize("tight", [False, True])
+@pytest.mark.parametrize("beta", [0.0, 0.05, 0.4])
+def test_the_l2_bound_is_that_of_the_formula(beta, tight):
+    model = curves(3, beta=beta)
+    x, y = random_points(model)
+    images, z = explained(model)
+    square, cost = (images - x[:, None, None]).square().sum(3), beta / 2 * z.square()
+    rows = torch.arange(len(x))
+    best = (square + cost)[rows, y].argmin(1)
+    own, loss = square[rows, y, best].sqrt(), (square + cost)[rows, y, best]
+    rivals = (square + cost if tight else square).amin(2)
+    radius = (rivals - loss[:, None]) / (2 * (rivals.sqrt() + own[:, None]))
+    expected = radius.scatter(1, y[:, None], torch.inf).amin(1).clamp_min(0)
+    bound = model.lower_bound(x.view(-1, 2, 1, 1), y, tight=tight)
+    torch.testing.assert_close(bound.double(), expected, rtol=3e-3, atol=1.5e-3)
+
+
+PATTERNS = torch.tensor(list(itertools.product((0.0, 1.0), repeat=9)), dtype=torch.float64)
+
+
+def binary_model(factors, beta):
+    """Three classes of nearly black and white images [9, 1, 1], which the latent changes a little."""
+    g = torch.Generator().manual_seed(4)
+    shapes = torch.tensor([
+        [1, 1, 1, 1, 0, 1, 1, 1, 1],
+        [0, 1, 0, 0, 1, 0, 0, 1, 0],
+        [1, 0, 0, 1, 0, 0, 1, 1, 1],
+    ]).float()  # fmt: skip
+    weight = 0.6 * torch.randn(3, 1, 9, 1, 1, generator=g)
+    return one_layer(weight, 3 * (2 * shapes - 1), binary=True, factors=factors, beta=beta)
+
+
+@pytest.mark.parametrize("tight", [False, True])
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.6])
+@pytest.mark.parametrize("factors", [[1.0, 1.0, 1.0], [1.0, 0.7, 1.3]])
+def test_no_crossing_within_the_bound_changes_a_binary_decision(factors, beta, tight):
+    model = binary_model(factors, beta)
+    decided = class_losses(model, PATTERNS).argmin(1)
+    g = torch.Generator().manual_seed(5)
+    # every pattern in grey: pixels at different distances from the threshold
+    x = torch.where(
+        PATTERNS > 0, 0.5 + 0.5 * torch.rand(512, 9, generator=g), 0.5 * torch.rand(512, 9, generator=g)
+    )
+    x = x.double()
+    crossed = PATTERNS[:, None] != PATTERNS[None]
+    gaps = (x - 0.5).abs()
+    other = decided[:, None] != decided[None]
+    crossings = needed_crossings(model, decided, tight)
+    for norm in ("l2", "linf"):
+        moved = gaps[:, None].where(crossed, 0.0)
+        cost = moved.square().sum(2).sqrt() if norm == "l2" else moved.amax(2)
+        true = cost.masked_fill(~other, torch.inf).amin(1)
+        bound = model.lower_bound(x.view(-1, 9, 1, 1), decided, norm=norm, tight=tight).double()
+        assert (bound <= true + 1e-6).all()
+        nearest = gaps.sort(1).values.masked_fill(torch.arange(9) >= crossings[:, None], 0.0)
+        expected = nearest.square().sum(1).sqrt() if norm == "l2" else nearest.amax(1)
+        assert ((bound - expected).abs() < 1e-6).double().mean() > 0.99  # the rest are ties
+    assert len(crossings.unique()) >= 2
+
+
+def needed_crossings(model, decided, tight):
+    """The least n [512], by trying all, at which another class wins if n crossings help it all they can."""
+    images, z = explained(model)
+    square = (PATTERNS[:, None, None] - images).square().sum(3)
+    cost = model.beta / 2 * z.square()
+    rows = torch.arange(len(PATTERNS))
+    mine = (square + cost).amin(2)[rows, decided]
+    rivals = (square + cost if tight else square).amin(2).scatter(1, decided[:, None], torch.inf)
+    factors = model.factors.double()
+    n = torch.arange(10.0, dtype=torch.float64)
+    wins = factors[decided][:, None, None] * (mine[:, None, None] + n) >= factors[:, None] * (
+        rivals[..., None] - n
+    )
+    return wins.any(1).int().argmax(1)

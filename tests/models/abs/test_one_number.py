@@ -1,0 +1,177 @@
+"""One number for one x: the class losses are the same bits in any call, batch, layout or gradient mode."""
+
+import itertools
+
+import pytest
+import torch
+
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+from fastadv.models.abs import inference
+
+from .nets import images, tiny
+
+CROSSED = list(itertools.product((False, True), (False, True), ("fp32", "bf16")))
+FACTORS = [1.0, 0.95, 1.05, 0.9]
+
+
+def crossed(binary, prune, precision, **options):
+    """A model of four classes with options under which pruning skips some classes and fits others."""
+    return tiny(
+        4, seed=1, binary=binary, prune=prune, precision=precision, factors=FACTORS, prune_gain=0.6, **options
+    )
+
+
+def hard_images(model, count=20):
+    x, _ = images(model, count, noise=0.2)
+    return x
+
+
+@pytest.mark.parametrize("input_grad", ["envelope", "unrolled", "none"])
+@pytest.mark.parametrize(("binary", "prune", "precision"), CROSSED)
+def test_every_way_to_ask_gives_the_same_bits(binary, prune, precision, input_grad, monkeypatch):
+    model = crossed(binary, prune, precision, input_grad=input_grad)
+    x = hard_images(model)
+    logits = model(x)
+    leaf = x.clone().requires_grad_()
+    assert torch.equal(model(leaf).detach(), logits)
+    with torch.no_grad():
+        assert torch.equal(model(leaf), logits)
+    with torch.inference_mode():
+        assert torch.equal(model(x), logits)
+    found = model.infer(x)
+    assert torch.equal(-found.loss, logits)
+    assert torch.equal(model.confidence(x), found.confidence)
+    assert torch.equal(torch.cat([model(x[i : i + 1]) for i in range(len(x))]), logits)
+    assert torch.equal(model(x.flip(0)).flip(0), logits)
+    assert torch.equal(model(x.transpose(2, 3).contiguous().transpose(2, 3)), logits)
+    monkeypatch.setattr(inference, "CHUNK", 7)
+    assert torch.equal(model(x), logits)
+    assert torch.equal(model(leaf).detach(), logits)
+    assert torch.equal(model.infer(x).latents, found.latents)
+
+
+@pytest.mark.parametrize(("binary", "prune", "precision"), CROSSED)
+def test_search_and_verdict_agree(binary, prune, precision):
+    model = crossed(binary, prune, precision)
+    x = hard_images(model)
+    frozen = freeze(model)
+    _, logits, gradient = frozen.input_gradient(x, frozen.verdict(x).argmax(1))
+    assert torch.equal(logits, frozen.verdict(x))
+    assert torch.equal(logits, model(x))
+    assert gradient.flatten(1).abs().sum(1).gt(0).all()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("binary", [False, True])
+def test_pruning_changes_no_loss_that_it_fits(binary, precision):
+    pruned, whole = (crossed(binary, prune, precision) for prune in (True, False))
+    x = hard_images(whole)
+    mine, every, first = pruned.infer(x), whole.infer(x), whole.infer(x, steps=1)
+    fitted = mine.loss == every.loss
+    skipped = (mine.latents == first.latents).all(2) & ~fitted
+    assert (fitted | skipped).all()
+    assert fitted.any(1).all()
+    assert skipped.any()
+    rtol = 1e-5 if precision == "fp32" else 2e-3  # the prior search itself is in single precision
+    torch.testing.assert_close(mine.loss[skipped], first.loss[skipped], rtol=rtol, atol=1e-7)
+    assert torch.equal(mine.latents[fitted], every.latents[fitted])
+    best = mine.loss.where(fitted, torch.inf).amin(1, keepdim=True).expand_as(mine.loss)
+    assert (0.6 * first.loss >= best * (1 - 1e-5))[skipped].all(), "only classes that cannot win are skipped"
+    assert torch.equal(mine.loss.argmin(1), every.loss.argmin(1))
+
+
+@pytest.mark.parametrize("prune", [False, True])
+@pytest.mark.parametrize("binary", [False, True])
+def test_the_gradient_is_that_of_the_loss(binary, prune):
+    """2 (x - G(z)) / D, times the class factor of Binary ABS, at the latents that inference reports."""
+    model = crossed(binary, prune, "fp32")
+    x = hard_images(model, 6)
+    found, seen = model.infer(x), model.observed(x)
+    for k in range(4):
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(model(leaf)[:, k].sum(), leaf)
+        expected = -2 * (seen - found.reconstruction[:, k]) / 64 * (FACTORS[k] if binary else 1)
+        torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("prune", [False, True])
+def test_the_unrolled_gradient_goes_through_the_steps_of_fitted_classes_alone(prune):
+    model, envelope = (crossed(False, prune, "fp32", input_grad=name) for name in ("unrolled", "envelope"))
+    x = hard_images(model, 8)
+    skipped = (model.infer(x).latents == model.infer(x, steps=1).latents).all(2)
+    assert bool(skipped.any()) is prune
+    for k in range(4):
+        gradients = []
+        for each in (model, envelope):
+            leaf = x.clone().requires_grad_()
+            gradients.append(torch.autograd.grad(each(leaf)[:, k].sum(), leaf)[0])
+        same = (gradients[0] - gradients[1]).flatten(1).abs().amax(1) < 1e-9
+        assert torch.equal(same, skipped[:, k])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("binary", [False, True])
+def test_other_dtypes_are_the_same_image(binary, dtype):
+    model = crossed(binary, False, "fp32")
+    x = hard_images(model).to(dtype)
+    assert torch.equal(model(x), model(x.float()))
+    assert torch.equal(model.infer(x).loss, model.infer(x.float()).loss)
+    assert model(x).dtype == torch.float32
+    y = model(x).argmax(1)
+    for norm in ("l2", "linf"):
+        torch.testing.assert_close(
+            model.lower_bound(x, y, norm=norm), model.lower_bound(x.float(), y, norm=norm)
+        )
+    leaf = x.clone().requires_grad_()
+    assert torch.autograd.grad(model(leaf).sum(), leaf)[0].dtype == dtype
+
+
+def test_the_threshold_is_compared_in_the_image_s_own_precision():
+    model = tiny(binary=True)
+    x = torch.full((1, 1, 8, 8), 0.5, dtype=torch.float64)
+    assert (model.observed(x) == 1).all()
+    assert (model.observed(x - 1e-12) == 0).all()
+    half = torch.full((1, 1, 8, 8), 0.5, dtype=torch.bfloat16)
+    assert (model.observed(torch.nextafter(half, torch.zeros_like(half))) == 0).all()
+
+
+@pytest.mark.parametrize(("binary", "prune", "precision"), CROSSED)
+def test_a_sample_with_nan_spoils_no_other(binary, prune, precision):
+    model = crossed(binary, prune, precision)
+    x = hard_images(model, 6)
+    y = model(x).argmax(1)
+    y[2] = 0  # what argmin of NaN would take it for
+    broken = x.clone()
+    broken[2, 0, 3, 3] = torch.nan
+    others = torch.tensor([0, 1, 3, 4, 5])
+    found, bad = model.infer(x), model.infer(broken)
+    for name in ("loss", "latents", "reconstruction", "confidence"):
+        assert torch.equal(getattr(bad, name)[others], getattr(found, name)[others])
+        assert getattr(bad, name)[2].isnan().all(), name
+    assert torch.equal(model(broken)[others], model(x)[others])
+    assert model(broken)[2].isnan().all()
+    leaf = broken.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf).sum(), leaf)
+    assert gradient[others].isfinite().all()
+    for norm in ("l2", "linf"):
+        for tight in (False, True):
+            options = {"norm": norm, "tight": tight}
+            bound = model.lower_bound(broken, y, **options)
+            assert bound[2] == 0
+            assert torch.equal(bound[others], model.lower_bound(x, y, **options)[others])
+
+
+def test_a_batch_of_nothing_but_nan_and_pixels_outside_the_box_are_errors():
+    model = tiny()
+    x, _ = images(model, 3)
+    y = torch.zeros(3, dtype=torch.int64)
+    for bad in (
+        x * torch.nan,
+        torch.where(torch.arange(3).view(-1, 1, 1, 1) == 1, torch.nan, 2 + x),
+        x - 1,
+        x + torch.inf,
+    ):
+        for call in (model, model.infer, model.confidence, lambda x: model.lower_bound(x, y)):
+            with pytest.raises(InputError, match=r"\[0, 1\]"):
+                call(bad)
