@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.engine.graph import GraphedGradient
+from fastadv.engine.inside import inside
 from fastadv.errors import InputError
 
 log = logging.getLogger("fastadv")
@@ -18,8 +19,8 @@ Model = Callable[[Tensor], Tensor]
 Loss = losses.Loss
 
 CHECK_ROWS = 16
-# Largest difference of centred logits, as a share of their spread, that rounding may cause: through tens of layers
-# float32 stays below 1e-4 (TF32 convolutions below 1e-3), bfloat16 and float16 below a tenth. A wrong fold is of order 1.
+# The largest difference of centered logits, as a share of their spread, that rounding may cause. Through tens
+# of layers float32 stays below 1e-4 (TF32 convolutions below 1e-3), bfloat16 and float16 below a tenth.
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.1}
 
 
@@ -32,13 +33,21 @@ class Options:
     compile: bool = False
     cuda_graph: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.precision, str) or self.precision not in ("fp32", "bf16"):
+            raise InputError(f'freeze: expected precision "fp32" or "bf16", got {self.precision!r}')
+        for name in ("fold", "compile", "cuda_graph"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"freeze: expected True or False for {name}, got {getattr(self, name)!r}")
+
 
 class Frozen:
     """What `fastadv.freeze` returns: logits and input gradients of a fixed classifier.
 
-    `frozen(x)` and `frozen.input_gradient` use the search twin; `frozen.verdict(x)` and `frozen.model` are the model
-    as given, in eval mode. `notes` say what was done to the search twin and why something was not.
-    `forwards` and `backwards` count the samples passed since the start, through either twin.
+    `frozen(x)` and `frozen.input_gradient` use the search twin; `frozen.verdict(x)` and `frozen.model` are
+    the model as given, in eval mode. `notes` say what was done to the search twin, and what was not done and
+    why. `forwards` and `backwards` count the samples passed since the start, through either twin.
+    `source` and `options` are the arguments of `freeze`.
     """
 
     def __init__(
@@ -46,33 +55,37 @@ class Frozen:
         model: Model,
         search: Model,
         *,
+        source: Model,
+        options: Options,
         dtype: torch.dtype | None = None,
-        search_dtype: torch.dtype | None = None,
         device: torch.device | None = None,
         channels_last: bool = False,
         autocast: bool = False,
-        cuda_graph: bool = False,
-        options: Options = Options(),
+        to_bfloat16: Callable[[Model], Model] | None = None,
         notes: tuple[str, ...] = (),
     ) -> None:
+        """`to_bfloat16` converts `search`, once that has passed the check in its own precision."""
         self.model = model
-        self.options = options
+        self.source, self.options = source, options
         self.notes = notes
         self.forwards = 0
         self.backwards = 0
         self._search = search
-        self._dtype, self._search_dtype, self._device = dtype, search_dtype, device
+        self._dtype = self._search_dtype = dtype
+        self._device = device
         self._channels_last, self._autocast = channels_last, autocast
-        self._graphed = GraphedGradient(self._gradient) if cuda_graph else None
-        self._checked = search is model and not autocast
+        self._to_bfloat16 = to_bfloat16
+        self._graphed = GraphedGradient(self._gradient) if options.cuda_graph else None
+        self._checked = search is model and not autocast and to_bfloat16 is None
+        self._inside = False
 
     @property
     def exact(self) -> bool:
-        """Whether the search twin is the verdict twin itself, so that what it finds needs no second look."""
-        return self._search is self.model and not self._autocast
+        """Whether the search twin is the verdict twin itself."""
+        return self._search is self.model and not self._autocast and self._to_bfloat16 is None
 
     def describe(self) -> dict[str, Any]:
-        """The options that can change results: precision, fold and compile, as JSON values for a run's identity."""
+        """The options that can change results (precision, fold, compile), for the identity of a run."""
         return {name: getattr(self.options, name) for name in ("precision", "fold", "compile")}
 
     def layout(self, x: Tensor) -> Tensor:
@@ -82,7 +95,11 @@ class Frozen:
         return x.contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits [B, K] of the search twin for x [B, ...]; no gradient. InputError where they are not [B, K] with K >= 2."""
+        """Logits [B, K] of the search twin for x [B, ...]; no gradient.
+
+        Raises InputError where x is no floating tensor on the model's device, or the logits are not [B, K]
+        with K >= 2.
+        """
         with torch.inference_mode(False), torch.no_grad():
             x = self._taken(x)
             self.check(x)
@@ -90,7 +107,7 @@ class Frozen:
             return self._searched(self._ready(x))
 
     def verdict(self, x: Tensor) -> Tensor:
-        """Logits [B, K] of the model as given, in eval mode and in its own precision; x is cast to the model's dtype."""
+        """Logits [B, K] of the model as given, in eval mode and its own precision, to which x is cast."""
         with torch.inference_mode(False), torch.no_grad():
             x = self._taken(x).contiguous()
             self.forwards += len(x)
@@ -106,19 +123,22 @@ class Frozen:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """(loss [B], logits [B, K], gradient like x) of a per-sample loss at x [B, ...].
 
-        y may be None where targets, or a loss that does not read it, are given. Losses are summed, so that a sample's
-        gradient does not depend on its batch. With `direction` the gradient is right only up to a positive factor for
-        each sample and cannot underflow for confident ones. Non-finite values are returned as they are. Works under
-        no_grad and inference_mode. Weight gradients are never computed.
+        y may be None where targets, or a loss that does not read it, are given. Losses are summed, so that a
+        sample's gradient does not depend on its batch. With `direction` the gradient is right only up to a
+        positive factor for each sample and cannot underflow for confident ones. Non-finite values are
+        returned as they are. Works under no_grad and inference_mode. Weight gradients are never computed.
 
-        Raises InputError where the logits are not [B, K] with K >= 2, or do not depend on x differentiably.
+        Raises InputError where x is no floating tensor on the model's device, labels do not fit, or the
+        logits are not [B, K] with K >= 2 or do not depend on x differentiably.
         """
         with torch.inference_mode(False), torch.enable_grad():
             x = self._taken(x)
+            y, targets = self._indices("y", y), self._indices("targets", targets)
             if y is None and isinstance(loss, str):
                 if targets is None:
                     raise InputError(
-                        f"input_gradient: expected labels or targets for loss {loss!r}, got neither; pass y, or a loss of your own"
+                        f"input_gradient: expected labels or targets for loss {loss!r}, got neither; "
+                        "pass y, or a loss of your own"
                     )
                 y = targets
             self.check(x)
@@ -129,26 +149,44 @@ class Frozen:
             return self._gradient(x, y, loss, targets, direction)
 
     def check(self, x: Tensor, verdict: Tensor | None = None) -> None:
-        """On the first batch with finite logits: fall back to the exact twin where the search twin differs by more than rounding.
+        """Compare the search twin with the verdict twin, on the first batch that has finite logits.
 
-        `verdict` are the verdict logits of x where the caller has them.
+        Where they differ by more than rounding, the verdict twin takes over the search. A bfloat16 search
+        twin is compared twice: before the conversion with the bound of the model's own precision, since that
+        of bfloat16 would hide a wrong fold. `verdict` are the verdict logits of x where the caller has them.
         """
         if self._checked or len(x) == 0:
             return
         with torch.inference_mode(False), torch.no_grad():
             x = x[:CHECK_ROWS]
             given = self.verdict(x) if verdict is None else verdict[:CHECK_ROWS]
-            finite = given.isfinite().all(1)
-            if not finite.any():
+            if not bool(given.isfinite().all(1).any()):
                 return
             self._checked = True
-            try:
-                self.forwards += len(x)
-                found = self._searched_in_any_layout(x)
-            except Exception as error:  # whatever the changed twin trips over, the model as given may not
-                self._fall_back(f"the search twin failed ({error})")
-                return
-            self._compare(found[finite], given[finite])
+            if self._agrees(x, given) and self._to_bfloat16 is not None:
+                self._use(self._to_bfloat16(self._search), torch.bfloat16)
+                self._agrees(x, given)
+
+    def _agrees(self, x: Tensor, given: Tensor) -> bool:
+        """Whether the search twin gives the logits `given` at x; where it does not, it is replaced."""
+        try:
+            self.forwards += len(x)
+            searched = self._searched_in_any_layout(x)
+        except Exception as error:  # the model as given may do what the changed twin cannot
+            self._fall_back(f"the search twin failed ({error})")
+            return False
+        finite = given.isfinite().all(1)
+        searched, given = searched[finite].double(), given[finite].double()
+        # the coarser format sets the bound; a shift common to all logits of a row changes no decision
+        formats = [torch.bfloat16] if self._autocast else [self._dtype, self._search_dtype]
+        bound = max((ROUNDING[d] for d in formats if d in ROUNDING), default=ROUNDING[torch.float32])
+        centered = given - given.mean(1, keepdim=True)
+        difference = float((searched - searched.mean(1, keepdim=True) - centered).abs().max())
+        allowed = float(bound * centered.abs().max() + 8 * torch.finfo(torch.float32).eps * given.abs().max())
+        if not difference <= allowed:
+            self._fall_back(f"its logits differ by {difference:.3g}, where rounding allows {allowed:.3g}")
+            return False
+        return True
 
     def _searched_in_any_layout(self, x: Tensor) -> Tensor:
         try:
@@ -157,33 +195,19 @@ class Frozen:
             # `view` after a convolution refuses channels-last activations
             if not self._channels_last or not isinstance(self._search, nn.Module):
                 raise
-            self._search = self._search.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            self._search.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
             self._channels_last = False
             self.notes += ("not channels-last: the model uses view",)
             return self._searched(self._ready(x))
 
-    def _compare(self, found: Tensor, given: Tensor) -> None:
-        found, given = found.double(), given.double()
-        # the coarser of the two formats sets the bound; a shift common to all logits of a row changes no decision
-        formats = (
-            [torch.bfloat16]
-            if self._autocast
-            else [d for d in (self._dtype, self._search_dtype) if d in ROUNDING]
-        )
-        bound = max((ROUNDING[d] for d in formats if d), default=ROUNDING[torch.float32])
-        centred = given - given.mean(1, keepdim=True)
-        difference = float((found - found.mean(1, keepdim=True) - centred).abs().max())
-        allowed = float(bound * centred.abs().max() + 8 * torch.finfo(torch.float32).eps * given.abs().max())
-        if not difference <= allowed:
-            self._fall_back(f"its logits differ by {difference:.3g}, where rounding allows {allowed:.3g}")
+    def _use(self, search: Model, dtype: torch.dtype | None) -> None:
+        self._search, self._search_dtype, self._to_bfloat16 = search, dtype, None
+        if self._graphed is not None:  # what was captured is the former twin
+            self._graphed = GraphedGradient(self._gradient)
 
     def _fall_back(self, why: str) -> None:
-        self._search, self._search_dtype, self._autocast, self._channels_last = (
-            self.model,
-            self._dtype,
-            False,
-            False,
-        )
+        self._autocast = self._channels_last = False
+        self._use(self.model, self._dtype)
         note = f"fell back to the model as given: {why}"
         self.notes += (note,)
         log.warning("freeze: %s", note)
@@ -202,8 +226,8 @@ class Frozen:
         )
         if gradient is None:
             raise InputError(
-                "input_gradient: expected logits that depend on x differentiably, got a model that cuts the graph; "
-                "remove its no_grad, detach or integer step, or use an attack that needs no gradient"
+                "input_gradient: expected logits that depend on x differentiably, got a model that cuts "
+                "the graph; remove its no_grad, detach or integer step, or use an attack without gradients"
             )
         return value, logits, gradient.to(x.dtype)
 
@@ -219,37 +243,46 @@ class Frozen:
             return self._logits(self._search, x)
 
     def _taken(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0:
+            got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise InputError(f"x: expected a floating tensor [B, ...], got {got}; convert it")
         if self._device is not None and x.device != self._device:
             raise InputError(
-                f"x: expected a tensor on {self._device}, where the model is, got {x.device}; move one to the other"
+                f"x: expected a tensor on {self._device}, where the model is, got {x.device}; move it"
             )
         return x.clone() if x.is_inference() else x.detach()
 
     @staticmethod
-    def _logits(model: Model, x: Tensor) -> Tensor:
-        logits = model(x)
-        if (
-            not isinstance(logits, Tensor)
-            or not logits.is_floating_point()
-            or logits.ndim != 2
-            or len(logits) != len(x)
-        ):
-            got = (
-                f"{logits.dtype} {tuple(logits.shape)}"
-                if isinstance(logits, Tensor)
-                else type(logits).__name__
-            )
+    def _indices(name: str, given: Tensor | None) -> Tensor | None:
+        if given is not None and not isinstance(given, Tensor):
+            raise InputError(f"{name}: expected a tensor of classes [B] or None, got {type(given).__name__}")
+        # the graph of a callable loss may save them, which inference tensors refuse
+        return given.clone() if given is not None and given.is_inference() else given
+
+    def _logits(self, model: Model, x: Tensor) -> Tensor:
+        if self._inside or model is not self.model or not len(x):
+            logits = model(x)
+        else:
+            with inside(model):
+                logits = model(x)
+            self._inside = True
+        rows = logits if isinstance(logits, Tensor) and logits.is_floating_point() else None
+        if rows is None or rows.ndim != 2 or len(rows) != len(x):
+            got = type(logits).__name__
+            if isinstance(logits, Tensor):
+                got = f"{logits.dtype} {tuple(logits.shape)}"
             raise InputError(
-                f"model: expected floating logits [B, K] with B = {len(x)}, got {got}; wrap it so that it returns them"
+                f"model: expected floating logits [B, K] with B = {len(x)}, got {got}; "
+                "wrap it so that it returns them"
             )
-        if logits.shape[1] < 2:
+        if rows.shape[1] < 2:
             raise InputError(
-                f"model: expected at least two classes, got logits {tuple(logits.shape)}; for one logit z return "
-                "torch.cat([torch.zeros_like(z), z], dim=1)"
+                f"model: expected at least two classes, got logits {tuple(rows.shape)}; "
+                "for one logit z return torch.cat([torch.zeros_like(z), z], dim=1)"
             )
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return rows if rows.dtype == torch.float64 else rows.float()
 
 
 def is_conv2d(model: nn.Module) -> bool:
-    """Whether the module holds a two-dimensional convolution, for which channels-last is the faster layout."""
+    """Whether the module holds a two-dimensional convolution, which is faster in channels-last layout."""
     return any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in model.modules())

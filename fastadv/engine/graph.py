@@ -10,15 +10,15 @@ Gradient = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 def bucket(size: int) -> int:
-    """The power of two that holds `size` samples: batches that shrink share few captures and pad less than twofold."""
+    """The least power of two >= `size`, so that shrinking batches share few captures."""
     return 1 << max(0, size - 1).bit_length()
 
 
 class GraphedGradient:
     """Replays `gradient(x, y, loss, targets, direction)` without launching its kernels one by one.
 
-    A batch is copied into the static input of its bucket, whose spare rows keep earlier samples, and the results are
-    copied out. The first batch of a bucket is captured, which waits for the GPU once.
+    A batch is copied into the static input of its bucket, whose spare rows keep earlier samples, and the
+    results are copied out. The first batch of a bucket is captured, which waits for the GPU once.
     """
 
     def __init__(self, gradient: Gradient) -> None:

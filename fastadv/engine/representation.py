@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fastadv.engine.fold import has_hooks
+from fastadv.engine.fold import Unfoldable, trace
 from fastadv.engine.twin import twin, unwrap
 from fastadv.errors import InputError
 
@@ -21,7 +21,8 @@ def representation(
         module: what the features are. None: the input of the last nn.Linear that runs (the representation of
             Ilyas et al. 2019, section 3.1). A name or a submodule: its output. A function: its value at x.
 
-    The result can be frozen like any model; a linear layer's input is then computed without what comes after it.
+    The result can be frozen like any model. What the model computes after the features is left out where it
+    can be traced.
 
     Raises InputError where there is no such module, no nn.Linear, or it does not run.
     """
@@ -43,19 +44,17 @@ def representation(
         return _Function(module)
     elif not any(isinstance(part, nn.Linear) for part in model.modules()):
         raise InputError(
-            "representation: expected a model with an nn.Linear, got none; name the module whose output is meant"
+            "representation: expected a model with an nn.Linear, got none; name a module whose output to use"
         )
     shared = twin(model)
     return (_cut(shared, name) or _Watched(shared, name)).eval()
 
 
 def _cut(model: nn.Module, name: str | None) -> nn.Module | None:
-    """The traced model that ends at the features; None where it cannot be traced or does not call the module as a whole."""
-    if has_hooks(model):
-        return None
+    """The traced model, cut off at the features; None where it cannot be traced or calls no such module."""
     try:
-        traced = fx.symbolic_trace(model)
-    except Exception:  # tracing runs the model's own code and may raise anything
+        traced = trace(model)
+    except Unfoldable:
         return None
     calls = [node for node in traced.graph.nodes if node.op == "call_module"]
     if name is None:
@@ -116,6 +115,7 @@ class _Watched(nn.Module):
                 handle.remove()
         if not seen:
             raise InputError(
-                f"representation: expected {self.name or 'an nn.Linear'} to run in forward, it did not; name another module"
+                f"representation: expected {self.name or 'an nn.Linear'} to run in forward, it did not; "
+                "name another module"
             )
         return seen[-1].flatten(1)

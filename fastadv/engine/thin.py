@@ -1,7 +1,8 @@
 """Input gradients of convolutions that read few channels, as images do, on a CPU.
 
-The CPU library pads input channels to its vector length, so the gradient to an image of one channel costs sixteen times what it
-needs. The same gradient is a product with the weights, [C k k, O] @ [O, L] for each sample, and a sum of overlapping patches.
+The CPU library pads input channels to its vector length, so the gradient to an image of one channel costs
+sixteen times what it needs. The same gradient is a product with the weights, [C k k, O] @ [O, L] for each
+sample, and a sum of overlapping patches.
 """
 
 from typing import Any

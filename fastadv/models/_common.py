@@ -22,13 +22,13 @@ def check_batch(x: Tensor, shape: tuple[int | None, ...]) -> Tensor:
     if len(got) != len(shape) or any(want not in (None, size) for want, size in zip(shape, got, strict=True)):
         want = ", ".join("any" if size is None else str(size) for size in shape)
         raise InputError(
-            f"expected a batch of shape [B, {want}], got {list(x.shape)}; reshape it or build the model for it"
+            f"expected a batch of shape [B, {want}], got {list(x.shape)}; reshape it or make the model for it"
         )
     return x
 
 
 def check_sizes(classes: int, shape: tuple[int, ...], *width: int) -> None:
-    """InputError unless there are two classes or more and every size is positive; convolutions (`width`) need (C, H, W)."""
+    """InputError for fewer than two classes, a size below 1, or, with `width`, a shape not (C, H, W)."""
     if classes < 2:
         raise InputError(f"expected classes >= 2 (one logit for each class), got {classes}")
     if not shape or min(shape) < 1 or (width and len(shape) != 3):
@@ -40,7 +40,7 @@ def check_sizes(classes: int, shape: tuple[int, ...], *width: int) -> None:
 
 @contextmanager
 def first_weights(seed: int | None) -> Iterator[None]:
-    """Draw initial weights on the CPU from `seed`, leaving the global generators as they were; None: draw as usual."""
+    """Draw initial weights on the CPU from `seed` and restore the global generator; None: draw from that."""
     if seed is None:
         yield
         return

@@ -16,11 +16,11 @@ torch.fx.wrap("check_batch")
 
 
 class SchottCNN(nn.Module):
-    """Four convolutions, BatchNorm and ELU after the first three (Schott et al. 2018, appendix; 249,228 parameters).
+    """Four convolutions, BatchNorm and ELU after the first three (Schott et al. 2018; 249,228 parameters).
 
-    With `binary`, pixels are first set to 0 or 1 at the threshold 0.5 (1 at the threshold itself), and the gradient
-    passes straight through. `width` are the channels of the first three convolutions; the substitute that the paper
-    attacks for transfer has (32, 32, 64). Layer names are those of the published files.
+    With `binary`, pixels are first set to 0 or 1 at the threshold 0.5 (1 at the threshold itself), and the
+    gradient passes straight through. `width` are the channels of the first three convolutions; the substitute
+    that the paper attacks for transfer has (32, 32, 64). Layer names are those of the published files.
 
     x: [B, C, 28, 28] in [0, 1] -> logits [B, K]. InputError for any other shape.
     """
@@ -65,10 +65,10 @@ class SchottCNN(nn.Module):
 
     @classmethod
     def from_official(cls, path: str | os.PathLike[str], *, binary: bool | None = None) -> Self:
-        """The net of the authors' `vanilla_cnn.net`, `binary_cnn.net` or `transfer_cnn.net`, in evaluation mode.
+        """The authors' `vanilla_cnn.net`, `binary_cnn.net` or `transfer_cnn.net` as a network in eval mode.
 
-        The file does not say whether its input is binarised: unless `binary` does, a name that begins with
-        "binary" decides. CorruptFileError for a damaged file or one that holds another network.
+        The file does not say whether its input is binarized. Where `binary` is not given, a name that begins
+        with "binary" decides. CorruptFileError for a damaged file, or one that holds another network.
         """
         path = Path(path)
         tensors, _ = read_weights(path)
@@ -83,7 +83,8 @@ class SchottCNN(nn.Module):
             load_weights(model, path)
         except (KeyError, ValueError, IndexError) as error:
             raise CorruptFileError(
-                f"{path}: expected the weights of the authors' MNIST CNN (conv_0 .. conv_3, bn_0 .. bn_2), got {len(tensors)}"
-                f" tensors that do not fit it ({error}); give one of the published *_cnn.net files"
+                f"{path}: expected the weights of the authors' MNIST CNN (conv_0 .. conv_3, bn_0 .. bn_2), "
+                f"got {len(tensors)} tensors that do not fit it ({error}); "
+                "give one of the published *_cnn.net files"
             ) from error
         return model.eval()

@@ -14,8 +14,9 @@ torch.fx.wrap("check_batch")
 class LogisticRegression(nn.Module):
     """Binary classifier P(y = 1 | x) = sigmoid(w x + b) (Goodfellow et al. 2014, section 5).
 
-    The score s = w x + b is returned as the logits (-s/2, s/2): their softmax is (1 - sigmoid(s), sigmoid(s)), so
-    cross-entropy is the paper's softplus(-s) for label 1 and softplus(s) for label 0, and the margin is |s|.
+    The score s = w x + b is returned as the logits (-s/2, s/2): their softmax is (1 - sigmoid(s),
+    sigmoid(s)), so cross-entropy is the paper's softplus(-s) for label 1 and softplus(s) for label 0, and the
+    margin is |s|.
 
     x: [B, *shape] in [0, 1] -> logits [B, 2]. InputError for any other shape, or for classes other than 2.
     """

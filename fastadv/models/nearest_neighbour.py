@@ -12,9 +12,10 @@ from fastadv.ops.nearest_prototype import nearest_prototype
 
 
 class NearestNeighbour(nn.Module):
-    """Logit k is minus the L2 distance to the nearest training image of class k; its gradient in x points to that image.
+    """Logit k is minus the L2 distance to the nearest training image of class k; its gradient points to that.
 
-    x [N, ...] and y int64 [N] are the training images and their labels, every class from 0 to K - 1 present; they are kept as float32.
+    x [N, ...] and y int64 [N] are the training images and their labels, every class from 0 to K - 1 present;
+    they are kept as float32.
     """
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
@@ -27,12 +28,14 @@ class NearestNeighbour(nn.Module):
             or not len(x)
         ):
             raise InputError(
-                f"expected floating images [N, ...] and int64 labels [N], got {x.dtype} {tuple(x.shape)} and {y.dtype} {tuple(y.shape)}"
+                f"expected floating images [N, ...] and int64 labels [N], "
+                f"got {x.dtype} {tuple(x.shape)} and {y.dtype} {tuple(y.shape)}"
             )
         counts = y.bincount() if int(y.min()) >= 0 else torch.zeros(1)
         if len(counts) < 2 or not bool(counts.all()):
             raise InputError(
-                f"y: expected images of every class from 0 to K - 1, K >= 2, got {counts.long().tolist()} of each"
+                f"y: expected images of every class from 0 to K - 1, K >= 2, "
+                f"got {counts.long().tolist()} of each"
             )
         self.shape = tuple(x.shape[1:])
         self.counts = [int(count) for count in counts]

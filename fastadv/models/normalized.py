@@ -1,4 +1,4 @@
-"""A model that normalises inside itself, so that attacks always work in the box of the images."""
+"""A model that normalizes inside itself, so that attacks always work in the box of the images."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,10 @@ torch.fx.wrap("check_batch")
 class Normalized(nn.Module):
     """model((x - mean) / std), channel by channel.
 
-    mean, std: a number, or one for each channel, in the units of x (for images in [0, 1]: the usual constants).
-    x: [B, C, H, W] in the box -> logits [B, K]. InputError for std <= 0, non-finite values, or differing lengths.
+    mean, std: a number, or one for each channel, in the units of x: for images in [0, 1] the usual constants.
+    x: [B, C, H, W] in the box -> logits [B, K].
+
+    InputError for std <= 0, values that are not finite, or differing lengths.
     """
 
     mean: Tensor

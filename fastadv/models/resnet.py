@@ -12,8 +12,8 @@ torch.fx.wrap("check_batch")
 class ResNet18(models.ResNet):  # type: ignore[misc]
     """torchvision's ResNet-18 with the stem for 32x32 images: a 3x3 convolution of stride 1, and no max-pool.
 
-    He et al. 2016; the small stem is the usual one for CIFAR-10. Layer names are torchvision's. The mean over the
-    image makes it work at other sizes too: height and width in `shape` are what it is meant for, not a limit.
+    He et al. 2016; the small stem is the usual one for CIFAR-10. Layer names are torchvision's. It takes the
+    mean over the image, so images may have another height and width than `shape`.
 
     x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
     """

@@ -19,8 +19,8 @@ def _layer(channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
 class SmallCNN(nn.Module):
     """Three 3x3 convolutions with BatchNorm and ReLU, the mean over the image, one linear layer.
 
-    The mean makes it work at 8x8 and 28x28 alike: height and width in `shape` are what it is meant for, not a limit.
-    `width` is the number of channels of the first convolution; the representation has 4 * width features.
+    Because of the mean, images may have another height and width than `shape`. `width` is the number of
+    channels of the first convolution; the representation has 4 * width features.
 
     x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
     """

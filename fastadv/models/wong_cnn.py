@@ -10,10 +10,12 @@ torch.fx.wrap("check_batch")
 
 
 class WongCNN(nn.Module):
-    """Two 4x4 convolutions of stride 2 and two linear layers, ReLU between (Wong & Kolter 2018; 166,406 parameters for MNIST).
+    """Two 4x4 convolutions of stride 2 and two linear layers, with ReLU between (Wong & Kolter 2018).
 
-    Without BatchNorm, whose statistics differ between clean and adversarial images where the radius is large, it is the usual small net for
-    adversarial training on MNIST at L-infinity 0.3.
+    For MNIST it has 166,406 parameters.
+
+    Without BatchNorm, whose statistics differ between clean and adversarial images where the radius is large,
+    it is the usual small net for adversarial training on MNIST at L-infinity 0.3.
 
     x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for any other shape.
     """

@@ -102,7 +102,7 @@ def test_purposes_do_not_share_random_numbers():
 
 
 def test_inversion_towards_a_named_module_or_a_function():
-    base, model = toy_base(20), toy_model()
+    base, model = toy_base(20), toy_model().eval()
     named = robust(model, base, steps=30, module="1")
     given = robust(model, base, steps=30, module=lambda x: model[:2](x))
     assert torch.equal(named.x, given.x)
@@ -173,7 +173,7 @@ def test_models_of_any_precision(construct, dtype, stored):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_function_of_images_gets_them_in_the_models_precision(dtype):
-    model = toy_model().to(dtype)
+    model = toy_model().to(dtype).eval()
     made = robust(model, toy_base(10), steps=2, module=lambda x: model[:2](x))
     assert torch.equal(made.x, robust(model, toy_base(10), steps=2, module="1").x)
 

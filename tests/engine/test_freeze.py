@@ -1,6 +1,8 @@
 """freeze: its options, its check of itself, and the gradient."""
 
+import copy
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -111,9 +113,10 @@ class Precise(nn.Module):
         return (logits * 1e4).sin() if logits.dtype == torch.float32 else (logits * 1e4).float().sin()
 
 
-def test_falls_back_visibly(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("fold", [True, False])
+def test_falls_back_visibly(fold: bool, caplog: pytest.LogCaptureFixture) -> None:
     model = Precise()
-    frozen = freeze(model, "bf16")
+    frozen = freeze(model, "bf16", fold=fold)
     assert not frozen.exact
     torch.testing.assert_close(frozen(X), model(X).detach())
     frozen.input_gradient(X, Y)
@@ -122,13 +125,83 @@ def test_falls_back_visibly(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
-def test_check_waits_for_a_finite_batch() -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_check_waits_for_a_finite_batch(precision: str) -> None:
     model = convnet()
-    frozen = freeze(model)
+    frozen = freeze(model, precision)
     frozen(torch.full_like(X, torch.nan))
+    frozen(X[:0])
     assert not frozen._checked
-    frozen(X)
+    frozen(torch.cat([torch.full_like(X[:3], torch.nan), X]))
     assert frozen._checked
+    assert not any("fell back" in note for note in frozen.notes)
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-3), ("bf16", 0.1)])
+@pytest.mark.parametrize("factor", [0.8, 1.25])
+def test_the_bound_of_rounding(precision: str, bound: float, factor: float) -> None:
+    """The search twin differs by `factor` times what rounding allows; a sample that is NaN does not count."""
+    frozen = freeze(convnet(), precision)
+    x = torch.cat([torch.full_like(X[:1], torch.nan), X])
+    given = frozen.verdict(x)
+    spread = (given[1:] - given[1:].mean(1, keepdim=True)).abs().max()
+    off = torch.zeros_like(given)
+    off[4, :2] = factor * bound * spread * torch.tensor([1.0, -1.0])
+    if precision == "bf16":
+        frozen._to_bfloat16 = lambda search: lambda x: (given + 7 + off).to(x.dtype).float()
+    else:
+        frozen._search = lambda x: given + 7 + off
+    frozen._channels_last = False
+    frozen.check(x)
+    assert frozen.exact == (factor > 1)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("mode", ["plain", "channels-last x", "double x", "under autocast", "broken sample"])
+def test_options_crossed(precision: str, fold: bool, mode: str) -> None:
+    """The verdict is the model's own, the search is near it, and a bad sample spoils no other."""
+    model = convnet()
+    expected = copy.deepcopy(model).eval()
+    x = X.clone()
+    if mode == "channels-last x":
+        x = x.contiguous(memory_format=torch.channels_last)
+    if mode == "double x":
+        x = x.double()
+    if mode == "broken sample":
+        x[2] = torch.nan
+        x[3, 0, 0, 0] = torch.inf
+    good = torch.tensor([i for i in range(len(x)) if mode != "broken sample" or i not in (2, 3)])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for frozen in (freeze(model, precision, fold=fold), freeze(freeze(model, precision), fold=fold)):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mode == "under autocast"):
+            wanted = expected(x.float()).detach().float()
+            value, logits, gradient = frozen.input_gradient(x, Y)
+            verdict = frozen.verdict(x)
+        torch.testing.assert_close(verdict[good], wanted[good])
+        rough = precision == "bf16" or mode == "under autocast"
+        torch.testing.assert_close(logits[good], wanted[good], rtol=0, atol=0.02 if rough else 1e-5)
+        torch.testing.assert_close(
+            value[good], nn.functional.cross_entropy(logits, Y, reduction="none")[good]
+        )
+        exact = by_autograd(expected, X, Y)
+        assert gradient.dtype == x.dtype
+        assert (gradient[good] - exact[good]).norm() <= (0.05 if rough else 1e-5) * exact[good].norm()
+        assert not verdict[2].isfinite().all() or mode != "broken sample"
+        # the caller's autocast rounds the twins differently, which is no reason to trust the fold
+        assert any("fell back" in note for note in frozen.notes) <= (mode == "under autocast")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+
+
+@pytest.mark.parametrize(("precision", "passes"), [("fp32", 2), ("bf16", 3)])
+def test_the_check_passes_few_rows(precision: str, passes: int) -> None:
+    """Once through the verdict twin, and once through each search twin."""
+    frozen = freeze(convnet(), precision)
+    frozen(X.repeat(5, 1, 1, 1))
+    assert frozen.forwards == 45 + 16 * passes
+    frozen(X)
+    assert frozen.forwards == 45 + 16 * passes + 9
 
 
 def test_counts() -> None:
@@ -158,12 +231,43 @@ def test_models_in_other_formats(dtype: torch.dtype) -> None:
     torch.testing.assert_close(logits, model(X.to(dtype)).to(logits.dtype).detach())
 
 
-def test_functions_and_frozen() -> None:
+def test_functions() -> None:
     weight = torch.randn(128, 5)
     frozen = freeze(lambda x: x.flatten(1) @ weight)
-    assert freeze(frozen) is frozen
     assert frozen.exact
     assert frozen.input_gradient(X, Y)[2].shape == X.shape
+    rough = freeze(frozen, "bf16")
+    assert not rough.exact
+    assert not torch.equal(rough(X), frozen(X))
+    assert torch.equal(rough.verdict(X), frozen.verdict(X))
+
+
+def test_a_frozen_model_is_returned_where_the_options_are_its_own() -> None:
+    for options in ({}, {"precision": "bf16"}, {"fold": False}, {"precision": "bf16", "fold": False}):
+        frozen = freeze(convnet(), **options)  # type: ignore[arg-type]
+        assert freeze(frozen) is frozen
+        assert freeze(frozen, **options) is frozen  # type: ignore[arg-type]
+        assert freeze(frozen, compile=False, cuda_graph=False) is frozen
+
+
+def test_a_frozen_model_is_frozen_again_with_other_options() -> None:
+    model = convnet()
+    frozen = freeze(model, fold=False)
+    rough = freeze(frozen, "bf16")
+    assert rough is not frozen
+    assert rough.describe() == {"precision": "bf16", "fold": False, "compile": False}
+    assert rough.source is model
+    folded = freeze(rough, fold=True)
+    assert folded.describe() == {"precision": "bf16", "fold": True, "compile": False}
+    assert "folded 2 BatchNorm" in folded.notes
+    assert folded(X).isfinite().all()
+    assert next(folded._search.parameters()).dtype == torch.bfloat16  # type: ignore[attr-defined]
+    assert freeze(folded, "fp32", fold=False).describe() == frozen.describe()
+    with torch.no_grad():
+        model[-1].bias.add_(5)
+    torch.testing.assert_close(rough.verdict(X), model.eval()(X).detach())
+    with pytest.raises(InputError, match="CUDA"):
+        freeze(frozen, cuda_graph=True)
 
 
 def test_losses_without_labels() -> None:
@@ -173,6 +277,28 @@ def test_losses_without_labels() -> None:
     assert frozen.input_gradient(X, None, lambda logits, y, targets: logits.pow(2).sum(1))[2].abs().sum() > 0
     with pytest.raises(InputError, match="labels or targets"):
         frozen.input_gradient(X, None)
+
+
+@pytest.mark.parametrize("loss", ["ce", "margin", "own"])
+@pytest.mark.parametrize("which", ["y", "targets", "both"])
+def test_labels_made_in_inference_mode(which: str, loss: str) -> None:
+    def own(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        value = logits.gather(1, y[:, None]).squeeze(1)
+        return value if targets is None else value * logits.gather(1, targets[:, None]).squeeze(1)
+
+    frozen = freeze(convnet())
+    chosen = own if loss == "own" else loss
+    with torch.inference_mode():
+        y, targets = Y + 0, (Y + 1) % 5
+    made = (y if which != "targets" else Y, targets if which != "y" else None)
+    plain = (Y, (Y + 1) % 5 if which != "y" else None)
+    expected = frozen.input_gradient(X, plain[0], chosen, plain[1])
+    for mode in (torch.inference_mode, torch.enable_grad):
+        with mode():
+            for actual, wanted in zip(
+                frozen.input_gradient(X, made[0], chosen, made[1]), expected, strict=True
+            ):
+                assert torch.equal(actual, wanted)
 
 
 BAD = {
@@ -190,10 +316,20 @@ def test_outputs_that_are_not_logits(message: str) -> None:
         freeze(BAD[message])(X)
 
 
-def test_bad_options() -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{"precision": "fp8"}, {"precision": 16}, {"fold": "no"}, {"compile": 1}, {"cuda_graph": "yes"}],
+)
+def test_options_that_do_not_exist(options: dict[str, object]) -> None:
+    (name,) = options
+    with pytest.raises(InputError, match=f"expected .*{name}"):
+        freeze(convnet(), **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"expected .*{name}"):
+        freeze(freeze(convnet()), **options)  # type: ignore[arg-type]
+
+
+def test_bad_arguments() -> None:
     model = convnet()
-    with pytest.raises(InputError, match="precision"):
-        freeze(model, "fp8")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="function of x"):
         freeze(3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="CUDA"):
@@ -202,6 +338,13 @@ def test_bad_options() -> None:
         freeze(model)(X.to("meta"))
     with pytest.raises(InputError, match="cuts the graph"):
         freeze(lambda x: model.eval()(x.detach())).input_gradient(X, Y)
+    for name, arguments in (("y", ([0] * 9,)), ("targets", (Y, "ce", [0] * 9))):
+        with pytest.raises(InputError, match=f"{name}: expected a tensor"):
+            freeze(model).input_gradient(X, *arguments)  # type: ignore[arg-type]
+    for x in (X.long(), torch.tensor(0.5), X.numpy(), None, "x"):
+        for call in (freeze(model), freeze(model).verdict, lambda x: freeze(model).input_gradient(x, Y)):
+            with pytest.raises(InputError, match="x: expected a floating tensor"):
+                call(x)
 
 
 def test_empty_batch() -> None:
@@ -212,11 +355,33 @@ def test_empty_batch() -> None:
     assert gradient.shape == (0, 2, 8, 8)
 
 
-def test_compiled() -> None:
+@pytest.mark.parametrize(("precision", "fold"), [("fp32", True), ("fp32", False), ("bf16", True)])
+def test_compiled(precision: str, fold: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compiled is the search twin in its final precision; the backend has no part in that."""
+    compiled = []
+
+    def spy(model: nn.Module) -> Callable[[Tensor], Tensor]:
+        compiled.append(model)
+        return lambda x: model(x)
+
+    monkeypatch.setattr(torch, "compile", spy)
+    model = convnet()
+    frozen = freeze(model, precision, fold=fold, compile=True)
+    gradient = frozen.input_gradient(X, Y)[2]
+    exact = by_autograd(model.eval(), X, Y)
+    assert (gradient - exact).norm() <= (0.03 if precision == "bf16" else 1e-5) * exact.norm()
+    assert [next(part.parameters()).dtype for part in compiled] == [
+        torch.bfloat16 if precision == "bf16" else torch.float32
+    ]
+    assert not frozen.exact
+    assert "compiled" in frozen.notes
+    assert not any("fell back" in note or "thin" in note for note in frozen.notes)
+
+
+def test_compiled_for_real() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(128, 5))
     frozen = freeze(model, compile=True)
     torch.testing.assert_close(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y))
-    assert "compiled" in frozen.notes
     assert not any("fell back" in note for note in frozen.notes)
 
 

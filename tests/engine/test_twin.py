@@ -1,6 +1,9 @@
 """The twin owns no weights, has its own modes, and says so where it cannot be made."""
 
+import copy
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -34,11 +37,23 @@ def test_shares_storage_and_nothing_else() -> None:
 def test_follows_training() -> None:
     model, x = net(), torch.rand(7, 6)
     frozen = freeze(model, fold=False)
-    optimiser = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     model(x).sum().backward()
-    optimiser.step()
+    optimizer.step()
     torch.testing.assert_close(frozen(x), model.eval()(x))
     assert frozen.exact
+
+
+def test_the_verdict_follows_weights_and_statistics_where_the_search_is_folded() -> None:
+    model, x = net().eval(), torch.rand(7, 6)
+    frozen = freeze(model)
+    before = frozen.verdict(x)
+    with torch.no_grad():
+        model[1].running_mean.add_(0.5)
+        model[1].running_var.mul_(3)
+        model[3].weight.mul_(-1)
+    assert not torch.allclose(before, model(x))
+    torch.testing.assert_close(frozen.verdict(x), model(x).detach())
 
 
 def test_buffers_that_forward_writes() -> None:
@@ -70,7 +85,7 @@ def test_tied_weights_stay_tied() -> None:
     [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm],
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_reparametrised_layers(norm: object) -> None:
+def test_reparametrized_layers(norm: object) -> None:
     model = nn.Sequential(norm(nn.Linear(6, 4)), nn.ReLU(), nn.Linear(4, 3))  # type: ignore[operator]
     x = torch.rand(5, 6)
     model(x).sum().backward()
@@ -120,12 +135,212 @@ def test_wrappers_are_opened() -> None:
         torch.testing.assert_close(freeze(wrapped).verdict(x), model(x))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_scripted_modules() -> None:
-    model, x = torch.jit.script(net().eval()), torch.rand(4, 6)
+def scripted(model: nn.Module) -> nn.Module:
+    made: nn.Module = torch.jit.script(model)
+    return made
+
+
+def traced(model: nn.Module) -> nn.Module:
+    made: nn.Module = torch.jit.trace(model.eval(), torch.rand(3, 6))
+    return made.train()
+
+
+class Registered(nn.Module):
+    """A scripted module as a part of another."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -self.part(x)
+
+
+SCRIPTED = [
+    scripted,
+    traced,
+    lambda model: Registered(scripted(model)),
+    lambda model: Unregistered(scripted(model.eval())),
+]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("make", SCRIPTED)
+def test_scripted_modules(make: Callable[[nn.Module], nn.Module]) -> None:
+    model, x = make(net()), torch.rand(4, 6)
     gradient = freeze(model).input_gradient(x, torch.tensor([0, 1, 2, 0]))[2]
     assert gradient.abs().sum() > 0
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert model.training
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("make", SCRIPTED)
+def test_scripted_modules_follow_training(make: Callable[[nn.Module], nn.Module], fold: bool) -> None:
+    plain = net()
+    model, x = make(plain), torch.rand(4, 6)
+    frozen = freeze(model, fold=fold)
+    before = frozen.verdict(x)
+    part = getattr(model, "part", None) or getattr(model, "parts", {"part": model})["part"]
+    with torch.no_grad():
+        for parameter in part.parameters():
+            parameter.mul_(-1.5)
+        dict(part.named_buffers())["1.running_mean"].add_(0.3)
+    expected = model.eval()(x).detach()
+    assert not torch.allclose(before, expected)
+    torch.testing.assert_close(frozen.verdict(x), expected)
+
+
+class Holder:
+    """Holds a module in an object that is no module."""
+
+    def __init__(self, part: nn.Module) -> None:
+        self.part, self.shift = part, torch.zeros(3)
+
+
+class Unregistered(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.parts = {"part": part}
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.parts["part"](x)
+        return logits
+
+
+class Held(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.holder = Holder(part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.holder.part(x) + self.holder.shift
+
+
+@pytest.mark.parametrize("kind", [Unregistered, Held])
+def test_unregistered_parts_share_their_weights(kind: type[nn.Module]) -> None:
+    part = net().eval()
+    model, x = kind(part).train(), torch.rand(4, 6)
+    frozen = freeze(model, fold=False)
+    before = frozen.verdict(x)
+    optimizer = torch.optim.SGD(part.parameters(), lr=1.0)
+    part(x).sum().backward()
+    optimizer.step()
+    if kind is Held:
+        model.holder.shift.add_(1)
+    expected = model.eval()(x).detach()
+    assert not torch.allclose(before, expected)
+    torch.testing.assert_close(frozen.verdict(x), expected)
+    assert all(p.requires_grad for p in part.parameters())
+    own = frozen.model.parts["part"] if kind is Unregistered else frozen.model.holder.part  # type: ignore[attr-defined]
+    assert not any(p.requires_grad for p in own.parameters())
+    assert own.training == part.training
+
+
+class Fresh(nn.Linear):
+    """Copies itself, and its weights with it."""
+
+    def __deepcopy__(self, memo: object) -> "Fresh":
+        made = Fresh(self.in_features, self.out_features)
+        made.load_state_dict(self.state_dict())
+        return made
+
+
+class Reduced(nn.Linear):
+    """Copies itself into another module."""
+
+    def __deepcopy__(self, memo: object) -> nn.Module:
+        return nn.Linear(self.in_features, self.out_features, bias=False)
+
+
+def test_a_deepcopy_of_its_own() -> None:
+    model, x = nn.Sequential(Fresh(6, 4), nn.ReLU(), Fresh(4, 3)), torch.rand(4, 6)
+    frozen = freeze(model, fold=False)
+    with torch.no_grad():
+        model[2].weight.mul_(2)
+    torch.testing.assert_close(frozen.verdict(x), model(x).detach())
+    with pytest.raises(InputError, match="same tensors"):
+        freeze(nn.Sequential(Reduced(6, 3)))
+
+
+class Merging(nn.Linear):
+    """Adds an adapter to its weights in eval mode, and takes it away in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 3)
+        self.extra, self.merged = nn.Parameter(torch.ones(3, 6)), False
+
+    def train(self, mode: bool = True) -> "Merging":
+        if mode == self.merged:
+            self.weight.data += self.extra.data * (-1 if mode else 1)
+            self.merged = not mode
+        return super().train(mode)
+
+
+def test_a_train_method_that_writes_weights() -> None:
+    model = nn.Sequential(Merging())
+    kept = model[0].weight.clone()
+    for fold in (True, False):
+        with pytest.raises(InputError, match=r"call model\.eval"):
+            freeze(model, fold=fold)
+    assert torch.equal(model[0].weight, kept)
+    assert model.training
+    expected, x = model.eval()(torch.ones(2, 6)).detach(), torch.ones(2, 6)
+    torch.testing.assert_close(freeze(model, fold=False).verdict(x), expected)
+    torch.testing.assert_close(model(x), expected)
+
+
+class Partly(nn.Sequential):
+    """Has a `train` method of its own that does nothing else."""
+
+    def train(self, mode: bool = True) -> "Partly":
+        super().train(mode)
+        return self
+
+
+def test_a_train_method_of_its_own_follows_training() -> None:
+    model, x = Partly(*net()), torch.rand(7, 6)
+    model[0].weight.data[0, 0] = torch.nan
+    frozen = freeze(model, fold=False)
+    with torch.no_grad():
+        model[0].weight.fill_(0.1)
+    copied = frozen.model.state_dict()  # type: ignore[attr-defined]
+    for theirs, own in zip(model.state_dict().values(), copied.values(), strict=True):
+        assert own.data_ptr() == theirs.data_ptr()
+    torch.testing.assert_close(frozen.verdict(x), model.eval()(x).detach())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_quantized_modules() -> None:
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("no quantized kernels")
+    model = torch.ao.quantization.quantize_dynamic(net().eval(), {nn.Linear})
+    x = torch.rand(4, 6)
+    torch.testing.assert_close(freeze(model).verdict(x), model(x))
+
+
+@dataclass(eq=False)
+class Dataclass(nn.Module):
+    factor: float
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.part = net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.factor * self.part(x)
+        return logits
+
+
+def test_dataclasses_lambdas_and_tied_parts() -> None:
+    part, x = net(), torch.rand(4, 6)
+    expected = copy.deepcopy(part).eval()(x).detach()
+    holder = nn.Module()
+    holder.a = holder.b = part
+    holder.forward = lambda x: holder.a(x) + holder.b(x)
+    torch.testing.assert_close(freeze(holder).verdict(x), 2 * expected)
+    torch.testing.assert_close(freeze(Dataclass(3.0)).verdict(x), 3 * expected)
 
 
 def test_model_made_in_inference_mode() -> None:

@@ -43,7 +43,7 @@ def test_the_published_nets_are_as_accurate_as_published(shared_data: Any, file:
     assert wrong <= errors / 10 + 8
 
 
-def test_binarisation_can_be_said_for_a_renamed_file(shared_data: Any, tmp_path: Path) -> None:
+def test_binarization_can_be_said_for_a_renamed_file(shared_data: Any, tmp_path: Path) -> None:
     renamed = tmp_path / "mine.net"
     renamed.write_bytes((shared_data.abs_official / "binary_cnn.net").read_bytes())
     assert not SchottCNN.from_official(renamed).binary

@@ -1,4 +1,4 @@
-"""Every built-in network: shapes, reproducible first weights, a strict look at its input, traceable by torch.fx."""
+"""Every built-in network: shapes, reproducible first weights, input checks, traceable by torch.fx."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Normalisation inside the model."""
+"""Normalization inside the model."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from fastadv.models import Normalized, SmallCNN
 MEAN, STD = [0.49, 0.48, 0.45], [0.25, 0.24, 0.26]
 
 
-def test_it_is_the_model_on_normalised_images() -> None:
+def test_it_is_the_model_on_normalized_images() -> None:
     model, x = SmallCNN((3, 8, 8)).eval(), torch.rand(4, 3, 8, 8)
     wrapped = Normalized(model, MEAN, STD)
     expected = model(torch.stack([(x[:, c] - MEAN[c]) / STD[c] for c in range(3)], dim=1))
@@ -46,7 +46,7 @@ def test_the_constants_travel_with_the_weights() -> None:
         (0.5, float("inf"), "finite"),
     ],
 )
-def test_constants_that_do_not_normalise_are_refused(mean: Any, std: Any, match: str) -> None:
+def test_constants_that_do_not_normalize_are_refused(mean: Any, std: Any, match: str) -> None:
     with pytest.raises(InputError, match=match):
         Normalized(SmallCNN(), mean, std)
 

@@ -40,7 +40,7 @@ def test_a_users_own_factory_gets_the_arguments(own: str) -> None:
 def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
     with pytest.raises(
         InputError,
-        match=r"softmax, logistic, cnn, wong_cnn, small_cnn, resnet18, or your own as package\.module:function",
+        match=", ".join(models.names()) + r", or your own as package\.module:function",
     ):
         models.create(name)
 

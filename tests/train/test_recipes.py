@@ -1,6 +1,9 @@
 """Recipes: the losses they name, made on a twin, without a trace on the model."""
 
+import copy
 import functools
+import gc
+import weakref
 
 import pytest
 import torch
@@ -10,7 +13,6 @@ from torch.nn.functional import cross_entropy
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.train import FGSMTraining, PGDTraining, Standard
-from fastadv.train.recipes import twin
 
 from .nets import images, net
 
@@ -44,7 +46,7 @@ def test_standard_is_the_mean_cross_entropy():
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 1.0])
 def test_fgsm_training_is_goodfellows_objective_and_its_gradient(weight):
-    """The loss and weight gradient of an eager evaluation of equation 'weight * J(x) + (1 - weight) * J(x + radius * sign(grad))'."""
+    """Loss and weight gradient against eager weight * J(x) + (1 - weight) * J(x + radius * sign(grad))."""
     x, y, ids = batch()
     model, radius = flat_net(), 0.1
     leaf = x.clone().requires_grad_()
@@ -60,7 +62,7 @@ def test_fgsm_training_is_goodfellows_objective_and_its_gradient(weight):
 
 
 def test_the_attack_follows_the_weights():
-    """Examples are made anew with the current model: a twin of the weights at first use would give the old loss."""
+    """The examples of each batch are made with the weights of that moment."""
     x, y, ids = batch()
     model, fresh, recipe = flat_net(0), flat_net(1), FGSMTraining(fa.Linf(0.2), weight=0.0)
     before = recipe(model, x, y, ids=ids)
@@ -69,13 +71,87 @@ def test_the_attack_follows_the_weights():
     assert not torch.equal(before, recipe(fresh, x, y, ids=ids))
 
 
-def test_the_twin_is_made_once_and_again_for_new_weights():
-    model = flat_net()
-    first = twin(model)
-    assert twin(model) is first
-    model[1].weight = nn.Parameter(torch.zeros(3, 64))
-    assert twin(model) is not first
-    assert torch.equal(twin(model)(torch.rand(2, 1, 8, 8)), model[1].bias.expand(2, 3))
+class Tempered(nn.Module):
+    """Python state that training may change: a number, a flag, an activation, values in a list and a dict."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.activation, self.last = nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 3)
+        self.center, self.sign, self.flipped, self.powers = 0.5, [1], False, {"power": 1}
+
+    def forward(self, x):
+        x = x.flatten(1).flip(1) if self.flipped else x.flatten(1)
+        return self.last(self.activation(self.first(x - self.center)) ** self.powers["power"]) * self.sign[0]
+
+
+CHANGES = {
+    "number": lambda model: setattr(model, "center", -3.0),
+    "flag": lambda model: setattr(model, "flipped", True),
+    "activation": lambda model: setattr(model, "activation", nn.ReLU()),
+    "parameter": lambda model: setattr(model.last, "weight", nn.Parameter(-model.last.weight.detach())),
+    "list": lambda model: model.sign.__setitem__(0, -1),
+    "dict": lambda model: model.powers.update(power=2),
+    "hook": lambda model: model.first.register_forward_hook(lambda part, given, made: made.sin()),
+    "forward": lambda model: setattr(model, "forward", lambda x: model.last(model.first(x.flatten(1)).cos())),
+    "submodule": lambda model: model.add_module("last", nn.Linear(8, 3)),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_the_attack_follows_what_changes_in_python(change):
+    x, y, ids = batch()
+    recipe = PGDTraining(fa.Linf(0.1), steps=3, random_start=False)
+    model = Tempered()
+    before = recipe(model, x, y, ids=ids)
+    change(model)
+    after = recipe(model, x, y, ids=ids)
+    fresh = copy.deepcopy(model)
+    if "forward" in vars(model):
+        fresh.forward = lambda x: fresh.last(fresh.first(x.flatten(1)).cos())
+    assert torch.equal(after, recipe(fresh, x, y, ids=ids))
+    assert not torch.equal(after, before)
+
+
+def test_no_model_is_kept_alive():
+    x, y, ids = batch()
+    gone = []
+    for recipe in RECIPES:
+        model = net()
+        recipe(model, x, y, ids=ids).backward()
+        gone.append(weakref.ref(model))
+    del model
+    gc.collect()
+    assert [model() for model in gone] == [None] * len(RECIPES)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_models_are_attacked_with_their_present_weights():
+    x, y, ids = batch()
+    recipe = PGDTraining(fa.Linf(0.2), steps=3)
+    plain = flat_net(0)
+    model = torch.jit.script(flat_net(0))
+    assert torch.equal(recipe(model, x, y, ids=ids), recipe(plain, x, y, ids=ids))
+    for each in (model, plain):
+        optimizer = torch.optim.SGD(each.parameters(), lr=5.0)
+        for _ in range(3):
+            optimizer.zero_grad()
+            recipe(each, x, y, ids=ids).backward()
+            optimizer.step()
+    torch.testing.assert_close(model.state_dict(), plain.state_dict())
+    torch.testing.assert_close(recipe(model, x, y, ids=ids), recipe(plain, x, y, ids=ids))
+
+
+def test_a_compiled_forward_leaves_statistics_to_training():
+    x, y, ids = batch()
+    model = net().train()
+    model.forward = torch.compile(model.forward, backend="eager")
+    plain = net().train()
+    model[4].p = plain[4].p = 0.0
+    recipe = PGDTraining(fa.Linf(0.1), steps=3)
+    torch.testing.assert_close(recipe(model, x, y, ids=ids), recipe(plain, x, y, ids=ids))
+    assert model[1].num_batches_tracked == 1
+    torch.testing.assert_close(model[1].running_mean, plain[1].running_mean)
 
 
 def test_pgd_raises_the_loss_inside_the_threat(monkeypatch):
@@ -97,6 +173,64 @@ def test_pgd_raises_the_loss_inside_the_threat(monkeypatch):
     assert threat.contains(seen["x_adv"], x).all()
 
 
+def adversarial(monkeypatch, recipe, model, x, y, ids):
+    """The x_adv that a recipe trains on."""
+    seen = []
+    last_iterate = fa.train.recipes.last_iterate
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            fa.train.recipes, "last_iterate", lambda *a, **k: seen.append(last_iterate(*a, **k)) or seen[0]
+        )
+        recipe(model, x, y, ids=ids)
+    return seen[0]
+
+
+@pytest.mark.parametrize("threat", [fa.L0(2), fa.L0(9), fa.L1(0.5), fa.L2(0.4), fa.Linf(0.05)])
+@pytest.mark.parametrize(
+    "make", [lambda threat: PGDTraining(threat, steps=7, random_start=False), FGSMTraining]
+)
+def test_every_norm_moves_every_image_to_the_edge_of_its_ball(make, threat, monkeypatch):
+    x, y, ids = batch()
+    model = flat_net()
+    x_adv = adversarial(monkeypatch, make(threat), model, x, y, ids)
+    assert threat.contains(x_adv, x).all()
+    least = 0.01 if isinstance(threat, fa.L1) else 0.8
+    assert (threat.distance(x_adv, x) >= least * threat.radius).all()
+    before, after = (cross_entropy(model(each), y, reduction="none") for each in (x, x_adv))
+    assert (after > before).all()
+
+
+def test_the_settings_arrive(monkeypatch):
+    x, y, ids = batch()
+    seen = []
+    last_iterate = fa.train.recipes.last_iterate
+    monkeypatch.setattr(
+        fa.train.recipes, "last_iterate", lambda *a, **k: seen.append(k) or last_iterate(*a, **k)
+    )
+    threat = fa.L2(0.6)
+    for random_start in (True, False):
+        PGDTraining(threat, steps=4, random_start=random_start, loss="margin")(
+            flat_net(), x, y, ids=ids + 5, seed=3
+        )
+        assert (seen[-1]["steps"], seen[-1]["loss"]) == (4, "margin")
+        assert seen[-1]["step_size"] == pytest.approx(2.5 * 0.6 / 4)
+        if random_start:
+            assert torch.equal(seen[-1]["start"], threat.random_start(x, seed=3, ids=ids + 5))
+        else:
+            assert seen[-1]["start"] is None
+    PGDTraining(threat, steps=4, step_size=0.07)(flat_net(), x, y)
+    assert seen[-1]["step_size"] == 0.07
+    FGSMTraining(threat)(flat_net(), x, y)
+    assert (seen[-1]["steps"], seen[-1]["step_size"]) == (1, pytest.approx(0.6))
+
+
+def test_an_infinite_radius_is_a_walk(monkeypatch):
+    x, y, ids = batch()
+    recipe = PGDTraining(fa.Linf(float("inf")), steps=3, step_size=0.01, random_start=False)
+    x_adv = adversarial(monkeypatch, recipe, flat_net(), x, y, ids)
+    torch.testing.assert_close((x_adv - x).abs().amax((1, 2, 3)), torch.full((9,), 0.03))
+
+
 def test_random_start_is_keyed_by_seed_and_id_not_by_place():
     x, y, ids = batch(12)
     model = net().eval()
@@ -113,7 +247,7 @@ def test_random_start_is_keyed_by_seed_and_id_not_by_place():
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: type(recipe).__name__)
 def test_no_side_effects_of_the_attack(recipe):
-    """pitfall 11: modes, gradients, flags, buffers (one BatchNorm update for each training forward) and global randomness."""
+    """Modes, gradients, flags, buffers (one BatchNorm update a training forward) and global randomness."""
     x, y, ids = batch()
     model = net().train()
     model[1].eval()  # a BatchNorm the caller has frozen
@@ -177,6 +311,13 @@ def test_the_attack_computes_no_weight_gradient(recipe):
         lambda: PGDTraining(fa.Linf(0.1), steps=2, step_size=0.0),
         lambda: PGDTraining(fa.Linf(torch.tensor([0.1, 0.2])), steps=2),
         functools.partial(PGDTraining, fa.Linf(0.1), steps=2, step_size=float("nan")),
+        lambda: FGSMTraining(fa.Linf(float("inf"))),
+        lambda: PGDTraining(fa.Linf(float("inf")), steps=2, random_start=False),
+        lambda: PGDTraining(fa.Linf(float("inf")), steps=2, step_size=0.1),
+        lambda: PGDTraining(fa.L0(3), steps=2, step_size=0.5),
+        lambda: PGDTraining(fa.Linf(0.1), steps=2, step_size="long"),
+        lambda: PGDTraining(fa.Linf(0.1), steps=2.5),
+        lambda: PGDTraining(fa.Linf(0.1), steps=2, weight=None),
     ],
 )
 def test_bad_settings(make):

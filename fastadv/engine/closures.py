@@ -1,0 +1,120 @@
+"""Copies of functions and bound methods that hold modules; copy.deepcopy returns a function as it is."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from types import CellType, FunctionType, MethodType
+from typing import Any
+
+from torch import Tensor, nn
+
+# torch.compile and torch._dynamo.disable leave the function they were given under this name
+ORIGINAL = "_torchdynamo_orig_callable"
+# what modules hold most, and what leads nowhere
+ATOMS = {type(None), bool, int, float, str, Tensor, nn.Parameter}
+
+
+class Late:
+    """A callable whose target is set once there is a copy of the model that it can belong to."""
+
+    target: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.target(*args, **kwargs)
+
+
+def reachable(value: object) -> Iterator[object]:
+    """The modules, functions and bound methods that `value` leads to, itself included; each once.
+
+    Follows attributes of modules, containers, closures, defaults and partials, and no other objects.
+    """
+    seen: dict[int, object] = {}  # held, so that no other object gets an id of theirs
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if type(value) in ATOMS or id(value) in seen:
+            continue
+        seen[id(value)] = value
+        waiting += _inside(value)
+        if isinstance(value, nn.Module | FunctionType | MethodType):
+            yield value
+
+
+def _inside(value: object) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, nn.Module):
+        return vars(value).values()
+    if isinstance(value, list | tuple | set | frozenset):
+        return value
+    if isinstance(value, MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, Late):
+        return [value.target]
+    if isinstance(value, FunctionType):
+        return [_content(cell) for cell in value.__closure__ or ()] + [
+            value.__defaults__,
+            value.__kwdefaults__,
+            vars(value),
+        ]
+    return ()
+
+
+def _content(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # a variable that has no value yet
+        return None
+
+
+def holds(value: object) -> bool:
+    """Whether `value` leads to a module."""
+    return any(isinstance(part, nn.Module) for part in reachable(value))
+
+
+def copy_functions(parts: list[object], memo: dict[int, Any]) -> Callable[[], None]:
+    """Enter copies of the functions among `parts` that lead to a module into deepcopy's `memo`.
+
+    The copies share code, globals and every variable that leads to no module with their originals. A compiled
+    function is replaced by the function that was compiled. The copies can be called after the callable
+    returned here has run, which copies what they hold.
+    """
+    functions = [part for part in parts if isinstance(part, FunctionType) and holds(part)]
+    cells: dict[int, tuple[CellType, CellType]] = {}
+    late: list[tuple[Late, Callable[..., Any]]] = []
+    plain: list[tuple[FunctionType, FunctionType]] = []
+    for function in functions:
+        if ORIGINAL in vars(function):
+            memo[id(function)] = Late()
+            late.append((memo[id(function)], vars(function)[ORIGINAL]))
+            continue
+        closure = []
+        for cell in function.__closure__ or ():
+            if id(cell) not in cells and holds(_content(cell)):
+                cells[id(cell)] = cell, CellType()
+            closure.append(cells[id(cell)][1] if id(cell) in cells else cell)
+        own = FunctionType(function.__code__, function.__globals__, function.__name__, None, tuple(closure))
+        memo[id(function)] = own
+        plain.append((function, own))
+    for method in parts:
+        # deepcopy gives a bound method the copy of its object, and leaves its function
+        if isinstance(method, MethodType) and id(method.__func__) in memo:
+            memo[id(method)] = Late()
+            late.append((memo[id(method)], partial(memo[id(method.__func__)], method.__self__)))
+
+    def copied(value: Any) -> Any:
+        return copy.deepcopy(value, memo) if holds(value) else value
+
+    def fill() -> None:
+        for theirs, own_cell in cells.values():
+            own_cell.cell_contents = copy.deepcopy(theirs.cell_contents, memo)
+        for function, own in plain:
+            own.__defaults__ = copied(function.__defaults__)
+            own.__kwdefaults__ = copied(function.__kwdefaults__)
+            vars(own).update({name: copied(value) for name, value in vars(function).items()})
+        for wrapper, target in late:
+            wrapper.target = copy.deepcopy(target, memo)
+
+    return fill

@@ -1,0 +1,71 @@
+"""Whether a copy of a model calls its own modules alone."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from fastadv.errors import InputError
+
+ORIGINAL = (
+    "expected a module that runs its own parts, got one whose copy runs {} of the original; "
+    "write its forward as a method that reaches every part through self"
+)
+UNREGISTERED = (
+    "expected registered parts or parts in eval mode, got {} in training mode, which model.eval() does not "
+    "change; hold parts in attributes or nn.ModuleList, or call their eval()"
+)
+
+# for each copy the modules that must not run in it, and why
+_barred: WeakKeyDictionary[nn.Module, "WeakKeyDictionary[nn.Module, str]"] = WeakKeyDictionary()
+
+
+def keep_inside(
+    copied: nn.Module, originals: Iterable[nn.Module], unregistered: Iterable[nn.Module] = ()
+) -> None:
+    """Bar `originals`, which may be copies themselves, and `unregistered` modules in training mode."""
+    barred = _barred[copied] = WeakKeyDictionary[nn.Module, str]()
+    for module in originals:
+        barred[module] = ORIGINAL
+        for other in _barred.get(module, ()):
+            barred[other] = ORIGINAL
+    for module in unregistered:
+        barred[module] = UNREGISTERED
+
+
+@contextmanager
+def inside(copied: object) -> Iterator[None]:
+    """Raise InputError before a method of a module that is barred from `copied` runs in this thread.
+
+    A forward function that reads the model from a global variable or a weak reference cannot be copied: it
+    would run the caller's modules in the caller's mode and move their running statistics. Python's profile
+    function sees each call before its first line, also a `forward` that is called directly. Under another
+    profiler there is no check.
+    """
+    barred = _barred.get(copied) if isinstance(copied, nn.Module) else None
+    if not barred or sys.getprofile() is not None:
+        yield
+        return
+    strays: list[InputError] = []
+
+    def watch(frame: FrameType, event: str, argument: object) -> None:
+        code = frame.f_code
+        # reading a weight of the original does no harm: it is the copy's too
+        if event != "call" or not code.co_argcount or code.co_name == "__getattr__":
+            return
+        first = frame.f_locals.get(code.co_varnames[0])
+        if isinstance(first, nn.Module) and first in barred:
+            name = f"{type(first).__name__}.{code.co_name}"
+            strays.append(InputError(f"model: {barred[first].format(name)}"))
+            raise strays[0]
+
+    sys.setprofile(watch)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+    if strays:  # the model caught the error
+        raise strays[0]
