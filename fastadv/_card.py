@@ -16,7 +16,7 @@ from torch import Tensor
 
 @cache
 def _commit() -> str:
-    """Commit of the source tree fastadv runs from, with `+` where it was changed; empty for an installed wheel."""
+    """Commit of the source tree that fastadv runs from, with `+` if it was changed; empty for a wheel."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return ""
@@ -65,7 +65,7 @@ def machine() -> dict[str, Any]:
 
 
 def card(kind: str, config: Mapping[str, Any], **measured: Any) -> dict[str, Any]:
-    """The card of one result: its kind, the configuration and seeds that made it, the machine, and what was measured."""
+    """The card of one result: its kind, configuration with seeds, machine, and what was measured."""
     return {
         "kind": kind,
         "config": dict(config),
@@ -80,6 +80,6 @@ def data_hash(*tensors: Tensor) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        # view(uint8) also covers bfloat16, which NumPy lacks
+        # viewed as bytes, because NumPy has no bfloat16
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -1,18 +1,28 @@
-"""Files that are either whole or absent: written beside their place, flushed to disk, renamed into it."""
+"""Files that are whole or absent, and that notice damage.
 
+They are written beside their place, flushed to disk, and renamed into it.
+"""
+
+import errno
+import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from fastadv.errors import CorruptFileError
+
+# Our metadata is one JSON text, because safetensors writes several entries in no fixed order.
+_ENTRY = "fastadv"
+_PART = ".part"
 
 
 @contextmanager
@@ -20,21 +30,42 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it replaces `path`, on any error it is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    part = Path(name)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")
+    # created here, so that it has the permissions of any other file of this user
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode = part.stat().st_mode
     try:
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
-        # mkstemp makes files private; a result should be as readable as any other file of the user.
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)
+        part.chmod(mode)  # a writer may have put a private file in its place
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove the temporary files that killed writers left in `folder`; nobody else may be writing there."""
+    for part in folder.glob(f".*.????????{_PART}"):
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path, size: int = 0) -> Iterator[None]:
+    """Turn a full or failing disk into an OSError that names the file and says what to do.
+
+    size: of the file in bytes, if it is known.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        kept = "the previous one is kept" if path.exists() else "other files are kept"
+        much = f" ({size / 2**20:.1f} MiB)" if size else ""
+        raise OSError(
+            getattr(error, "errno", None) or errno.EIO,
+            f"{path}: expected to write {path.name}{much}, got '{error}'; {kept}: free some space and resume",
+        ) from error
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -53,25 +84,58 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         ) from error
 
 
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hex, of the names, dtypes, shapes and bytes of `tensors`; their order does not matter."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def seal(value: Any) -> str:
+    """SHA-256, in hex, of a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def save_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write named tensors as safetensors, atomically."""
+    """Write named tensors as safetensors, atomically, with hashes; equal contents make equal files."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    entry = {"metadata": dict(metadata or {}), "digest": digest(plain)}
+    text = json.dumps(entry | {"seal": seal(entry)}, sort_keys=True)
     with atomic_write(path) as part:
-        save_file(
-            {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-            part,
-            metadata=dict(metadata or {}),
-        )
+        # not save_file, which writes through a temporary file of its own that a kill would leave behind
+        part.write_bytes(serialize(plain, {_ENTRY: text}))
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file as (tensors, metadata); CorruptFileError where it is truncated or of another kind."""
+    """Read a safetensors file as (tensors, metadata), compared with the hashes it holds.
+
+    Files of other programs have no hashes and are taken as they are. CorruptFileError where the file is
+    truncated, damaged or of another kind.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
     except SafetensorError as error:
         raise CorruptFileError(
-            f"{path}: expected a whole safetensors file, got one that does not read ({error}); delete it and run again"
+            f"{path}: expected a whole safetensors file, got one that does not read ({error}); make it again"
         ) from error
+    if _ENTRY not in metadata and not any('"seal"' in text for text in metadata.values()):
+        return tensors, metadata
+    try:
+        entry = json.loads(metadata[_ENTRY])
+        sealed = entry.pop("seal") == seal(entry) and entry["digest"] == digest(tensors)
+        known: dict[str, str] = entry["metadata"]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        sealed = False
+    if not sealed:
+        raise CorruptFileError(
+            f"{path}: expected the contents that its hash names, got others: the file is damaged; "
+            "make it again"
+        )
+    return tensors, known

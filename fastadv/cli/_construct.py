@@ -1,7 +1,6 @@
 """`fastadv construct`: build D_R, D_NR, D_rand or D_det into a folder."""
 
 from enum import StrEnum
-from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +20,15 @@ class Kind(StrEnum):
     NON_ROBUST = "non-robust"
     RANDOM_TARGET = "random-target"
     FIXED_SHIFT = "fixed-shift"
+
+
+# each construction's set in the paper
+_PAPER_NAME = {
+    Kind.ROBUST: "d_r",
+    Kind.NON_ROBUST: "d_nr",
+    Kind.RANDOM_TARGET: "d_rand",
+    Kind.FIXED_SHIFT: "d_det",
+}
 
 
 class Storage(StrEnum):
@@ -75,9 +83,15 @@ def construct(
     inverts = kind in (Kind.ROBUST, Kind.NON_ROBUST)
     if not inverts and (module or start):
         raise typer.BadParameter(f"{kind.value} inverts no representation: leave out --module and --start.")
-    budget = inf if inverts else 0.5
+    from fastadv.data import construct as library
+
+    if norm != "l2" and radius is None and not inverts:
+        raise typer.BadParameter(f"--norm {norm} needs a --radius: the paper's budget is one in L2.")
+    paper = library.CIFAR10_PAPER[_PAPER_NAME[kind]]
     settings: dict[str, Any] = {
-        "threat": o.make_threat(norm, budget if radius is None else radius),
+        "threat": o.make_threat(norm, float(paper["threat"].radius) if radius is None else radius),
+        "steps": paper["steps"],
+        "step_size": paper["step_size"] if inverts else None,
         "seed": seed,
     }
     settings |= {
@@ -86,8 +100,6 @@ def construct(
         if value is not None
     }
     place = make_device(device)
-    from fastadv.data import construct as library
-
     build = getattr(library, kind.value.replace("-", "_"))
 
     def kept() -> str:

@@ -14,7 +14,7 @@ from fastadv.errors import CorruptFileError, InputError
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
-# Fewer images than this are read sooner than worker processes start.
+# Fewer images than this are read before worker processes have started.
 _WORTH_WORKERS = 256
 
 
@@ -27,13 +27,14 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield (x float32 [B, C, H, W] in [0, 1], y int64 [B], ids int64 [B]); the last batch may be smaller.
 
-    dataset: an ImageSet (served from memory, on its device), or any map-style data set of (image, label) pairs with
-    image a uint8 or float32 tensor. order: positions to serve, in that order; None: all, from first to last. ids are
-    positions in `dataset`: a sample keeps its number in any order and batch size. workers: processes that read ahead
-    (None: up to 8 for images on disk, none otherwise).
+    dataset: an ImageSet (served from memory, on its device), or any map-style data set of (image, label)
+        pairs whose images are uint8 or float32 tensors.
+    order: the positions to serve, in that order; None: all, from first to last. ids are positions in
+        `dataset`: a sample keeps its number in any order and batch size.
+    workers: processes that read ahead (None: up to 8 for images on disk, none otherwise).
 
-    InputError for an empty set, positions out of range, images of differing shapes, pixels outside [0, 1] or NaN.
-    CorruptFileError for a damaged image file.
+    InputError for an empty set, positions out of range, images of differing shapes, pixels outside [0, 1] or
+    NaN. CorruptFileError for a damaged image file.
     """
     if batch_size < 1:
         raise InputError(f"expected batch_size >= 1, got {batch_size}")
@@ -58,7 +59,7 @@ def _from_memory(dataset: ImageSet, positions: Tensor, batch_size: int) -> Itera
 
 
 class _Numbered(Dataset[Any]):
-    """Items with their position. A bad image is handed over as its error: raised in a worker it would lose its text."""
+    """Items with their position. A bad image comes as its error, which would lose its text in a worker."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -70,7 +71,7 @@ class _Numbered(Dataset[Any]):
             return error
         if not isinstance(image, Tensor):
             return InputError(
-                f"sample {position}: expected the image as a tensor, got {type(image).__name__}; convert it to one"
+                f"sample {position}: expected the image as a tensor, got {type(image).__name__}; convert it"
             )
         return image, label, position
 
@@ -89,7 +90,7 @@ def _collate(items: list[Any]) -> Any:
 
 
 def _from_loader(dataset: Dataset[Any], positions: Tensor, batch_size: int, workers: int) -> Iterator[Batch]:
-    # A generator of its own, because the loader otherwise draws its workers' seed from the global one.
+    # with a generator of its own, because the loader would draw its workers' seed from the global one
     loader = DataLoader(
         _Numbered(dataset),
         batch_size=batch_size,

@@ -24,11 +24,11 @@ def names() -> tuple[str, ...]:
 
 
 def _resized(dataset: ImageSet, size: int) -> ImageSet:
-    """Every image brought to size x size: bilinear, smoothed first where it shrinks; uint8 stays uint8."""
+    """Every image resized to size x size, bilinearly, and smoothed where it shrinks; uint8 stays uint8."""
     x = interpolate(
         to_unit(dataset.x), (size, size), mode="bilinear", antialias=size < min(dataset.shape[1:])
     )
-    # Weights that add up to one but for rounding may overshoot the box by an ulp.
+    # the weights add up to one only up to rounding, and may leave the box by an ulp
     x.clamp_(0, 1)
     if dataset.x.dtype == torch.uint8:
         x = (x * 255).round_().to(torch.uint8)
@@ -48,14 +48,15 @@ def load(
 
     name: "digits" (embedded), "mnist", "cifar10", "imagefolder", "restricted_imagenet".
     split: "train" or "test".
-    data_dir: the folder that holds MNIST/ or cifar10/, or the class folders themselves for the last two; unless given,
-        the environment variable FASTADV_DATA, else a folder in the user's cache into which mnist and cifar10 are
-        downloaded when `download` is left on.
-    size: height and width to bring the images to (images on disk: shorter side resized, then cut at the centre).
-    limit: keep the first so many.
+    data_dir: the folder that holds MNIST/ or cifar10/, or the class folders themselves for the last two;
+        unless given, the environment variable FASTADV_DATA, else a folder in the user's cache, into which
+        mnist and cifar10 are downloaded unless `download` is off.
+    size: height and width of the images (images on disk: the shorter side is resized, then the center is cut
+        out).
+    limit: keep only this many images, the first ones.
 
-    InputError for an unknown name or split, a missing folder or file, a class without images; CorruptFileError for
-    damaged files.
+    InputError for an unknown name or split, a missing folder or file, a class without images;
+    CorruptFileError for damaged files.
     """
     if name not in _NAMES:
         raise InputError(f"no data set {name!r}; there are {', '.join(_NAMES)}")

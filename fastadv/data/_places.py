@@ -1,4 +1,4 @@
-"""Where data sets lie, and how one gets there."""
+"""Where data sets are on disk, and how they get there."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ _log = logging.getLogger("fastadv")
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
-    """The folder of data sets: `data_dir`, else FASTADV_DATA, else fastadv/ in the user's cache, which is created.
+    """The folder of data sets: `data_dir`, else FASTADV_DATA, else fastadv/ in the user's cache (created).
 
     InputError where the folder named does not exist.
     """
@@ -24,7 +24,7 @@ def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
         if not root.is_dir():
             source = "data_dir" if data_dir else "FASTADV_DATA"
             raise InputError(
-                f"{source} {root}: expected a folder of data sets, found none; create it or name another"
+                f"{source} {root}: expected a folder of data sets, got none; create it or name another"
             )
         return root
     root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastadv"
@@ -33,18 +33,18 @@ def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def fetch(name: str, layout: str, root: Path, download: bool, get: Callable[[], Any]) -> None:
-    """Download `name` into `root` by calling `get`; InputError that says what is expected there where that is not possible."""
+    """Download `name` into `root` by calling `get`; InputError that says what belongs there if that fails."""
     reason = "downloading is switched off"
     if download:
         _log.info("downloading %s into %s", name, root)
         try:
-            # torchvision reports on the terminal; the library does not.
+            # torchvision prints; the library does not
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 get()
             return
         except (OSError, RuntimeError, ValueError) as error:
             reason = f"the download failed: {' '.join(str(error).split())[:300]}"
     raise InputError(
-        f"{name}: expected {layout} below {root}, found none, and {reason}; put the files there, or name the folder that"
-        " holds them with data_dir or FASTADV_DATA, or load once where there is a network"
+        f"{name}: expected {layout} below {root}, got none, and {reason}; put the files there, or name the "
+        "folder that holds them with data_dir or FASTADV_DATA, or load once where there is a network"
     )

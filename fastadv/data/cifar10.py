@@ -13,11 +13,12 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 def cifar10(root: Path, split: str, download: bool, limit: int | None = None) -> ImageSet:
-    """CIFAR-10, x uint8 [N, 3, 32, 32]: from cifar-10-batches-py below `root`, else from cifar10/{train,test}/CLASS/*.jpg.
+    """CIFAR-10, x uint8 [N, 3, 32, 32], from cifar-10-batches-py or cifar10/{train,test}/CLASS in `root`.
 
-    The original is in its canonical order. The copies have lost that order: they come by turns through the classes,
-    and the set's name and note say that they are JPEG copies, on which accuracies come out a little lower.
-    InputError where neither is there and a download is not possible; CorruptFileError for damaged files.
+    The original, which comes first, is in its canonical order. The JPEG copies have lost that order: they
+    take one image of each class in turn, and the set's name and note say that they are copies, on which
+    accuracies are a little lower. InputError if neither is there and a download is not possible;
+    CorruptFileError for damaged files.
     """
     from fastadv._torchvision import datasets
 
@@ -27,19 +28,19 @@ def cifar10(root: Path, split: str, download: bool, limit: int | None = None) ->
         layout = "cifar-10-batches-py/ or cifar10/{train,test}/CLASS/*.jpg"
         fetch("cifar10", layout, root, download, lambda: datasets.CIFAR10(root, download=True))
     try:
-        # The original files are pickles: torchvision reads them only after their MD5 sums have proved right.
+        # the original files are pickles: torchvision reads them only if their MD5 sums are right
         original = datasets.CIFAR10(root, train=split == "train")
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise CorruptFileError(
-            f"{root / 'cifar-10-batches-py'}: expected the original CIFAR-10 files, got some that do not read or whose MD5 sum"
-            " is wrong; delete the folder and load again"
+            f"{root / 'cifar-10-batches-py'}: expected the original CIFAR-10 files, got some that do not "
+            "read or whose MD5 sum is wrong; delete the folder and load again"
         ) from error
     x = torch.from_numpy(original.data).permute(0, 3, 1, 2).contiguous()
     return ImageSet(x, torch.tensor(original.targets), CLASSES, f"cifar10 {split}")
 
 
 def _copies(folder: Path, split: str, limit: int | None) -> ImageSet:
-    """The images of the class folders, decoded; `limit` spares the decoding of the rest."""
+    """The images of the class folders, decoded; with `limit` only that many."""
     name = f"cifar10 {split} (JPEG copies)"
     folders = class_folders(folder)
     if tuple(path.name for path in folders) != CLASSES:
@@ -55,5 +56,5 @@ def _copies(folder: Path, split: str, limit: int | None) -> ImageSet:
         raise InputError(
             f"{files.paths[wrong]}: expected a 32x32 image, got {list(images[wrong].shape)}; replace it"
         )
-    note = "JPEG copies of CIFAR-10: accuracies come out a little under those on the lossless images"
+    note = "JPEG copies of CIFAR-10: accuracies are a little lower than on the lossless images"
     return ImageSet(torch.stack(images), files.labels, CLASSES, name, note=note)

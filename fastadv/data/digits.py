@@ -9,8 +9,8 @@ from fastadv.data.imageset import ImageSet
 
 
 def digits(split: str) -> ImageSet:
-    """The embedded digits, x float32 [N, 1, 8, 8] in sixteenths; of each class every fifth image is for testing."""
-    # Imported here for its length, and by name because it carries no type hints.
+    """The embedded digits, x float32 [N, 1, 8, 8] in sixteenths; every fifth of a class is for testing."""
+    # imported here because it takes long, and by name because it has no type hints
     bunch: Any = import_module("sklearn.datasets").load_digits()
     x = torch.from_numpy(bunch.images).float().div_(16).unsqueeze_(1)
     y = torch.from_numpy(bunch.target).long()

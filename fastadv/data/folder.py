@@ -19,7 +19,7 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", "
 
 
 def class_folders(root: Path) -> list[Path]:
-    """The sub-folders of `root`, sorted by name; hidden ones left out."""
+    """The sub-folders of `root`, sorted by name, without hidden ones."""
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
@@ -33,7 +33,7 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path, size: int | None = None) -> Tensor:
-    """An image file as uint8 [3, H, W]; with `size`, its shorter side resized to that and the centre cut out.
+    """An image file as uint8 [3, H, W]; with `size`, the shorter side resized to it and the center cut out.
 
     CorruptFileError where the file is not a whole image.
     """
@@ -54,9 +54,10 @@ def read_image(path: Path, size: int | None = None) -> Tensor:
 class FolderSet(Dataset[tuple[Tensor, int]]):
     """Images read from disk at each access; item i is (float32 [3, H, W] in [0, 1], label).
 
-    Images are ordered by turns through the classes, so that the first ones are of every class.
-    root: what the paths in its hash are relative to. groups: for each class its name and its files.
-    size: height and width to bring every image to (resized, then cut at the centre); None: as they are on disk.
+    One image of each class comes in turn, so that the first ones are of every class.
+    root: the folder to which the paths in its hash are relative.
+    groups: for each class its name and its files.
+    size: height and width of every image (resized, then the center is cut out); None: as they are on disk.
 
     InputError for a class without images.
     """
@@ -74,7 +75,8 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
         if empty or not groups:
             what = f"classes without any: {', '.join(empty[:5])}" if groups else "no class folders"
             raise InputError(
-                f"{name}: expected images in every class folder of {root}, got {what}; add images or remove the folder"
+                f"{name}: expected images in every class folder of {root}, got {what}; "
+                "add images or remove the folder"
             )
         turns = sorted((turn, label) for label, (_, files) in enumerate(groups) for turn in range(len(files)))
         self.root, self.size, self.name, self.note = root, size, name, note
@@ -88,12 +90,12 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W) of one image: of the first, where `size` leaves them as they are."""
+        """(C, H, W) of one image; of the first one if `size` is None."""
         return (3, self.size, self.size) if self.size else tuple(read_image(self.paths[0]).shape)
 
     @cached_property
     def data_hash(self) -> str:
-        """Hash of names, file sizes, labels and `size`, not of the pixels: those stay on disk."""
+        """Hash of names, file sizes, labels and `size`; not of the pixels, which stay on disk."""
         digest = hashlib.sha256(repr(self.size).encode())
         for path, label in zip(self.paths, self.labels.tolist(), strict=True):
             digest.update(
@@ -102,7 +104,7 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
         return digest.hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
-        """What the card of a result on this set says of it: name, size, shape, classes, hash and note, JSON-able."""
+        """What a card says about this set: name, size, shape, classes, hash and note, as JSON."""
         return describe(self)
 
     def subset(self, positions: Tensor | Sequence[int]) -> Self:
@@ -111,7 +113,7 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
         if not len(index):
             raise InputError(f"{self.name}: expected at least one position, got none")
         part = object.__new__(type(self))
-        # The cached shape and hash are those of the whole set.
+        # the cached shape and hash are those of the whole set
         vars(part).update(
             {key: value for key, value in vars(self).items() if key not in ("shape", "data_hash")}
         )

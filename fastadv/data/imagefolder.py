@@ -9,7 +9,7 @@ _SPLITS = {"train": ("train",), "test": ("test", "val")}
 
 
 def split_folder(root: Path, split: str) -> tuple[Path, bool]:
-    """The folder of a split below `root`, and whether it is `root` itself, for want of folders named after splits."""
+    """The folder of a split below `root`, and whether it is `root` itself, which then has no splits."""
     named = [root / name for names in _SPLITS.values() for name in names if (root / name).is_dir()]
     if not named:
         return root, True
@@ -18,15 +18,16 @@ def split_folder(root: Path, split: str) -> tuple[Path, bool]:
             return root / name, False
     expected = " or ".join(f"{name}/" for name in _SPLITS[split])
     raise InputError(
-        f"{root}: expected a folder {expected} for the {split} split, found only {', '.join(p.name for p in named)}"
+        f"{root}: expected a folder {expected} for the {split} split, "
+        f"got only {', '.join(p.name for p in named)}"
     )
 
 
 def imagefolder(root: Path, split: str, size: int | None) -> FolderSet:
     """Images of root/train/CLASS/* and root/test/CLASS/* (or root/val), read lazily.
 
-    A bare folder, root/CLASS/*, serves the same images for either split, and its name says so. Labels number the
-    class folders in alphabetical order. size: see FolderSet.
+    A bare folder, root/CLASS/*, serves the same images for either split, and its name says so. Labels number
+    the class folders in alphabetical order. size: see FolderSet.
     """
     folder, bare = split_folder(root, split)
     groups = [(path.name, images_in(path)) for path in class_folders(folder)]

@@ -29,10 +29,11 @@ def check_images(x: Tensor, what: str) -> None:
     if x.numel():
         low, high = (value.item() for value in x.aminmax())
         if math.isnan(low):
-            raise InputError(f"{what}: expected finite pixels, got NaN; look where the images come from")
+            raise InputError(f"{what}: expected finite pixels, got NaN; check where the images come from")
         if low < 0 or high > 1:
             raise InputError(
-                f"{what}: expected pixels in [0, 1], got {low:.4g} to {high:.4g}; rescale, and normalise in the model"
+                f"{what}: expected pixels in [0, 1], got {low:.4g} to {high:.4g}; "
+                "rescale them, and normalize inside the model"
             )
 
 
@@ -54,8 +55,10 @@ def check_positions(positions: Tensor | Sequence[int], size: int, what: str) -> 
 class ImageSet(Dataset[tuple[Tensor, int]]):
     """Images and labels in memory; item i is (float32 [C, H, W] in [0, 1], label).
 
-    x: [N, C, H, W], uint8 (kept so, and served divided by 255) or float32 in [0, 1]. y: int64 [N] in 0..K-1, on the
-    same device. classes: the K names, or K. `note` says what a reader of a figure on this set must know.
+    x: [N, C, H, W], uint8 (served divided by 255) or float32 in [0, 1].
+    y: int64 [N] in 0..K-1, on the same device.
+    classes: the K names, or K.
+    note: what a reader of results on this set must know.
 
     InputError for an empty set, other shapes or dtypes, pixels outside [0, 1] or NaN, labels out of range.
     """
@@ -80,7 +83,8 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         low, high = (int(value) for value in y.aminmax())
         if low < 0 or high >= len(self.classes):
             raise InputError(
-                f"{name}: expected labels from 0 to {len(self.classes) - 1}, got {low} to {high}; give classes for all"
+                f"{name}: expected labels from 0 to {len(self.classes) - 1}, got {low} to {high}; "
+                "give classes for all of them"
             )
         self.x, self.y, self.name, self.note = x, y, name, note
 
@@ -104,7 +108,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return data_hash(self.x, self.y)
 
     def describe(self) -> dict[str, Any]:
-        """What the card of a result on this set says of it: name, size, shape, classes, hash and note, JSON-able."""
+        """What a card says about this set: name, size, shape, classes, hash and note, as JSON."""
         return describe(self)
 
     def subset(self, positions: Tensor | Sequence[int]) -> "ImageSet":
@@ -132,7 +136,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 
 
 def describe(dataset: Any) -> dict[str, Any]:
-    """What a card says of a set, in memory or on disk."""
+    """What a card says about a set, in memory or on disk."""
     return {
         "name": dataset.name,
         "samples": len(dataset),

@@ -21,17 +21,17 @@ SUPER_CLASSES = {
 
 
 def restricted_imagenet(root: Path, split: str, size: int | None) -> FolderSet:
-    """The nine super-classes over an ImageNet folder, root/{train,val}/nXXXXXXXX/*, read lazily; size 224 unless given.
+    """The nine super-classes of an ImageNet folder, root/{train,val}/nXXXXXXXX/*, read lazily.
 
-    Classes outside the nine are left out. InputError unless the split has exactly 1,000 class folders, because the
-    ranges count them in sorted order.
+    Images are 224x224 unless `size` is given. Classes outside the nine are left out. InputError unless the
+    split has exactly 1,000 class folders, because the ranges count them in sorted order.
     """
     folder, _ = split_folder(root, split)
     folders = class_folders(folder)
     if len(folders) != 1000:
         raise InputError(
-            f"restricted_imagenet: expected the 1000 class folders of ImageNet (n01440764 ...) in {folder}, got {len(folders)};"
-            " name the folder that holds train/ and val/ with data_dir"
+            "restricted_imagenet: expected the 1000 class folders of ImageNet (n01440764 ...) in "
+            f"{folder}, got {len(folders)}; name the folder that holds train/ and val/ with data_dir"
         )
     groups = [
         (name, [file for path in folders[first : last + 1] for file in images_in(path)])

@@ -28,7 +28,8 @@ def _factory(name: str) -> Callable[..., Any]:
     module_name, _, attribute = _BUILT_IN.get(name, name).partition(":")
     if not module_name or not attribute or module_name.startswith("."):
         raise InputError(
-            f"no model {name!r}; there are {', '.join(_BUILT_IN)}, or your own as package.module:function"
+            f"model: expected one of {', '.join(_BUILT_IN)}, or your own as package.module:function, "
+            f"got {name!r}"
         )
     try:
         factory = getattr(importlib.import_module(module_name), attribute, None)
@@ -42,12 +43,12 @@ def _factory(name: str) -> Callable[..., Any]:
 
 
 def create(name: str, **kwargs: Any) -> nn.Module:
-    """A new model, by name or as `package.module:function` (a class will do); `kwargs` go to it unchanged.
+    """A new model, by name or as `package.module:function` (or a class); `kwargs` go to it unchanged.
 
     Every built-in model takes `shape` (of one image, without the batch), `classes` and `seed` (of its first
     weights; None draws them from torch's generator), so `create(name, shape=dataset.shape,
     classes=dataset.num_classes)` fits any of them to a data set. InputError for an unknown name, arguments
-    that the factory does not take, or a factory that returns something else than a torch.nn.Module.
+    that the factory does not take, or a factory that returns anything but a torch.nn.Module.
     """
     factory = _factory(name)
     try:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastadv._files import load_tensors, save_tensors
 from fastadv.errors import CorruptFileError, InputError
 
-# Under these keys training scripts commonly nest a state dict.
+# keys under which training scripts commonly nest a state dict
 _NESTS = ("state_dict", "model_state_dict", "model")
 
 
@@ -20,13 +20,13 @@ def save_weights(
     model: nn.Module, path: str | os.PathLike[str], card: Mapping[str, Any] | None = None
 ) -> None:
     """Write the state dict as safetensors, with `card` in its metadata; the file is whole or absent."""
-    # Cloned, because safetensors refuses tensors that share memory (tied weights).
+    # cloned, because safetensors refuses tensors that share memory (tied weights)
     tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
     save_tensors(path, tensors, {"card": json.dumps(dict(card or {}), sort_keys=True)})
 
 
 def _is_safetensors(path: Path) -> bool:
-    """A safetensors file begins with the length of its header in 8 bytes, then the header, which is JSON."""
+    """Whether a file begins like safetensors: with 8 bytes, the length of a header, and JSON, the header."""
     with path.open("rb") as file:
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
@@ -37,27 +37,29 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged pickle may raise anything
         reason = str(error).strip().partition("\n")[0][:200]
         raise CorruptFileError(
-            f"{path}: expected a safetensors file or a torch file of plain tensors, got one that does not read ({reason});"
-            " save model.state_dict() and give that"
+            f"{path}: expected a safetensors file or a torch file of plain tensors, got one that does not "
+            f"read ({reason}); save model.state_dict() and give that"
         ) from error
     for nest in _NESTS:
         if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
             content = content[nest]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CorruptFileError(
-            f"{path}: expected a state dict (names to tensors), got {type(content).__name__}; save model.state_dict() and give that"
+            f"{path}: expected a state dict (names to tensors), got {type(content).__name__}; "
+            "save model.state_dict() and give that"
         )
     return {str(name): tensor for name, tensor in content.items()}
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The (state dict, card) of a safetensors or torch file, on the CPU; the card is empty where there is none.
+    """(state dict, card) of a safetensors or torch file, on the CPU; the card is empty if there is none.
 
-    InputError for a missing file, CorruptFileError for a truncated or foreign one. Nothing is unpickled but tensors.
+    InputError for a missing file, CorruptFileError for a truncated, damaged or foreign one. Only tensors are
+    unpickled.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: expected a file of weights, found none; check the path")
+        raise InputError(f"{path}: expected a file of weights, got none; check the path")
     if not _is_safetensors(path):
         return _read_torch(path), {}
     tensors, metadata = load_tensors(path)
@@ -76,11 +78,11 @@ def _listing(names: set[str]) -> str:
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Put the weights of a safetensors or torch file into `model` and return the file's card ({} where it has none).
+    """Put the weights of a safetensors or torch file into `model`; the file's card, {} if it has none.
 
-    A leading `module.` (DistributedDataParallel) is dropped, and BatchNorm's batch counter may be missing, as in old
-    files. InputError when names or shapes are not the model's, CorruptFileError when the file is damaged; in both
-    cases the model is left as it was.
+    A leading `module.` (DistributedDataParallel) is dropped, and BatchNorm's batch counter may be missing, as
+    in old files. InputError when names or shapes are not the model's, CorruptFileError when the file is
+    damaged; in both cases the model is left as it was.
     """
     tensors, card = read_weights(path)
     if tensors and all(name.startswith("module.") for name in tensors):
@@ -90,8 +92,9 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
     foreign = tensors.keys() - own.keys()
     if missing or foreign:
         raise InputError(
-            f"{path}: expected the weights of {type(model).__name__}, but it lacks {_listing(missing)} and holds the foreign"
-            f" {_listing(foreign)}; create the model that these weights were saved from"
+            f"{path}: expected the weights of {type(model).__name__}, got a file that lacks "
+            f"{_listing(missing)} and holds the foreign {_listing(foreign)}; "
+            "create the model that these weights were saved from"
         )
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:

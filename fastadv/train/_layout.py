@@ -1,4 +1,4 @@
-"""Channels-last while training, where the model bears it: convolutions are faster so."""
+"""Channels-last while training, if the model allows it: that makes convolutions faster."""
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,10 @@ def _channels_last(tensor: Tensor) -> Tensor:
     )
 
 
-def bears_channels_last(model: nn.Module, x: Tensor) -> bool:
-    """Whether a training forward on copies of the model's tensors works so; `view` after a convolution does not.
+def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
+    """Whether the model runs with channels-last weights; one with `view` after a convolution does not.
 
-    A model that the caller has laid out otherwise is left as it is.
+    It is tried on copies of the tensors, in the model's own mode. False for a model that is not contiguous.
     """
     if not is_conv2d(model) or not all(parameter.is_contiguous() for parameter in model.parameters()):
         return False
@@ -25,7 +25,7 @@ def bears_channels_last(model: nn.Module, x: Tensor) -> bool:
     try:
         with torch.random.fork_rng(devices=cuda), torch.no_grad():
             functional_call(model, state, (x,))
-    except Exception:  # whatever trips over the layout, the model as it is may not
+    except Exception:  # whatever fails in this layout may work in the other
         return False
     return True
 
@@ -33,7 +33,7 @@ def bears_channels_last(model: nn.Module, x: Tensor) -> bool:
 def set_layout(
     model: nn.Module, optimizer: torch.optim.Optimizer, memory_format: torch.memory_format
 ) -> None:
-    """Give the weights, and what the optimiser holds beside each, one layout; values are the same, to the bit."""
+    """Give one layout to the weights and to what the optimizer holds for each; the values stay the same."""
     with torch.inference_mode(False):
         model.to(memory_format=memory_format)  # type: ignore[call-overload]
         for parameter, held in optimizer.state.items():

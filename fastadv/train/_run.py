@@ -1,41 +1,42 @@
-"""A training run in motion: its epochs, its checkpoints, what it leaves behind."""
+"""A training run: its epochs, its checkpoints and its results."""
 
 import dataclasses
-import json
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv import _checkpoint as checkpoint
-from fastadv import rng
+from fastadv import _checkpoint, rng
 from fastadv._card import card
-from fastadv._files import atomic_write
+from fastadv._identity import describe_set
+from fastadv._run_folder import RunFolder
 from fastadv.data import batches
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack, evaluate
 from fastadv.models import save_weights
-from fastadv.train._identity import describe_set
-from fastadv.train._layout import bears_channels_last, set_layout
+from fastadv.train._layout import allows_channels_last, set_layout
 from fastadv.train.augment import Augment
 from fastadv.train.recipes import Recipe
 
 logger = logging.getLogger("fastadv")
 
-CHECK_EVERY = 64  # steps between two looks at the loss on a GPU, where each look waits for the device
+CHECK_EVERY = 64  # steps between two checks of the losses on a GPU, where each check waits for the device
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One epoch: its number from 1, the mean training loss, accuracies on the test set (None and {} without one), seconds."""
+    """One epoch: its number from 1, mean training loss, accuracies on the test set, seconds.
+
+    Without a test set the accuracies are None and {}. learning_rate: of the epoch's last step.
+    """
 
     epoch: int
     loss: float
@@ -60,17 +61,18 @@ class Test:
         return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}
 
 
-def check_labels(y: Tensor, classes: int) -> None:
+def check_labels(y: Tensor, classes: int, name: str = "train_set") -> None:
+    """InputError unless the labels `y` of the data set `name` are classes of the model."""
     if y.min() < 0 or y.max() >= classes:
         raise InputError(
-            f"train_set: expected labels from 0 to {classes - 1}, as the model has {classes} classes, "
+            f"{name}: expected labels from 0 to {classes - 1}, as the model has {classes} classes, "
             f"got {int(y.min())} to {int(y.max())}; give the model more classes or map the labels"
         )
 
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's random numbers (dropout) keyed by `seed`; the caller's random state comes back afterwards."""
+    """Key torch's random numbers (dropout) by `seed`, and give the caller's random state back afterwards."""
     cuda = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         # not torch.manual_seed, which would also seed the devices that are not forked
@@ -99,74 +101,70 @@ class Run:
     checkpoint_every: int | None
     progress: Callable[[int, int], None] | None
     test: Test
-    folder: Path | None
     losses: Tensor  # [steps] of this epoch, float64, each weighted by its share of the samples
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any]  # what the run is, for its checkpoint and card
+    folder: RunFolder | None = None
     done: list[EpochReport] = field(default_factory=list)
     step: int = 0
     seconds: float = 0.0
 
-    @property
-    def path(self) -> Path:
-        assert self.folder is not None
-        return self.folder / "checkpoint.safetensors"
+    def open(self, run_dir: str | PathLike[str], resume: bool) -> None:
+        """Open the folder, and continue where its checkpoint was written."""
+        self.folder = RunFolder(run_dir)
+        try:
+            state = self.folder.stopped(self.config, resume)
+            if state is not None:
+                self._restore(state)
+        except BaseException:
+            self.folder.close()
+            raise
 
-    def open(self, resume: bool) -> None:
-        """Take up the checkpoint in the folder, or make sure that there is none."""
-        assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if resume:
-            for leftover in self.folder.glob(".*.part"):  # files that a kill left half written
-                leftover.unlink(missing_ok=True)
-        if not self.path.exists():
-            return
-        if not resume:
-            raise InputError(
-                f"run_dir: expected a new folder, got {self.folder} with a checkpoint; pass resume=True or choose another"
-            )
-        tensors, state = checkpoint.load(self.path, self.config)
-        checkpoint.restore(tensors, state, self.model, self.optimizer, self.scheduler)
-        progress = state["progress"]
-        self.done = [EpochReport(**report) for report in progress["reports"]]
-        self.step, self.seconds = progress["step"], progress["seconds"]
-        self.losses.copy_(tensors["losses"])
-        logger.info("resumed %s at epoch %d, step %d", self.path, len(self.done) + 1, self.step)
+    def _restore(self, state: _checkpoint.State) -> None:
+        _checkpoint.restore(state, self.model, self.optimizer, self.scheduler)
+        self.done = [EpochReport(**report) for report in state.progress["reports"]]
+        self.step, self.seconds = state.progress["step"], state.progress["seconds"]
+        self.losses.copy_(state.tensors["losses"])
+        logger.info("resumed at epoch %d, step %d", len(self.done) + 1, self.step)
 
     def go(self) -> Iterator[EpochReport]:
-        """Train the epochs still to do; the caller works between two of them, under its own modes and grad mode."""
-        self._write_reports()
-        left = range(len(self.done), self.epochs)
-        faster = bool(left) and self._bears_channels_last()
-        if faster:
+        """Train the epochs still to do; between two of them the caller has the model in its own modes."""
+        try:
+            self._report()
+            left = range(len(self.done), self.epochs)
+            if left:
+                yield from self._epochs(len(left))
+            if self.folder is not None and self.done:
+                self._finish(self.folder, trained=bool(left))
+        finally:
+            if self.folder is not None:
+                self.folder.close()
+
+    def _epochs(self, count: int) -> Iterator[EpochReport]:
+        channels_last = self._allows_channels_last()
+        if channels_last:
             set_layout(self.model, self.optimizer, torch.channels_last)
         try:
-            for _ in left:
+            for _ in range(count):
                 yield self._epoch()
         finally:
-            if (
-                faster and not sys.is_finalizing()
-            ):  # a run left halfway ends with the interpreter, when torch is half gone
+            # a generator that is still open when the interpreter ends finds torch half gone
+            if channels_last and not sys.is_finalizing():
                 set_layout(self.model, self.optimizer, torch.contiguous_format)
-        if (
-            self.folder is not None
-            and self.done
-            and (left or not (self.folder / "model.safetensors").exists())
-        ):
-            about = card(
-                "model",
-                {**self.config, "data": describe_set(self.train_set)},
-                **dataclasses.asdict(self.done[-1]),
-            )
-            path = self.folder / "model.safetensors"
-            with checkpoint.writing(path):
-                save_weights(self.model, path, about)
 
-    def _bears_channels_last(self) -> bool:
+    def _finish(self, folder: RunFolder, trained: bool) -> None:
+        """Write the weights with their card; those of a run that had nothing left to do stay as they are."""
+        if not trained and (folder.path / "model.safetensors").exists():
+            return
+        config = {**self.config, "data": describe_set(self.train_set)}
+        with folder.result("model.safetensors") as path:
+            save_weights(self.model, path, card("model", config, **dataclasses.asdict(self.done[-1])))
+
+    def _allows_channels_last(self) -> bool:
         device = self.losses.device
         if device.type == "cuda" and self.precision != "bf16":
-            return False  # without tensor cores the usual layout is the faster one
+            return False  # without tensor cores the contiguous layout is faster
         x, _, _ = next(batches(self.train_set, 2))
-        return bears_channels_last(self.model, x.to(device))
+        return allows_channels_last(self.model, x.to(device))
 
     def _epoch(self) -> EpochReport:
         modes = {module: module.training for module in self.model.modules()}
@@ -186,9 +184,8 @@ class Run:
         self.done.append(report)
         self.step, self.seconds = 0, 0.0
         self.losses.zero_()
-        if self.folder is not None:
-            self._save()
-            self._write_reports()
+        self._save()
+        self._report()
         logger.info("%s", report)
         return report
 
@@ -197,17 +194,16 @@ class Run:
         epoch = len(self.done) + 1
         size = len(self.train_set)  # type: ignore[arg-type]
         device = self.losses.device
-        look_every = CHECK_EVERY if device.type == "cuda" else 1
-        order = rng.permutation(size, self.seed, draw=epoch)[self.step * self.batch_size :]
-        attack_seed, augment_seed = (
-            rng.derive(self.seed, purpose, epoch) for purpose in ("attack", "augment")
+        check_every = CHECK_EVERY if device.type == "cuda" else 1
+        order_seed, attack_seed, augment_seed = (
+            rng.derive(self.seed, purpose, epoch) for purpose in ("order", "attack", "augment")
         )
+        order = rng.permutation(size, order_seed)[self.step * self.batch_size :]
         rate = self.optimizer.param_groups[0]["lr"]
         started = time.perf_counter()
         for x, y, ids in batches(self.train_set, self.batch_size, order=order):
-            if (
-                not y.is_cuda
-            ):  # labels on the device belong to an ImageSet and are checked; looking again would wait for it
+            # labels on a GPU belong to an ImageSet and are checked; reading them again would wait for it
+            if not y.is_cuda:
                 check_labels(y, self.classes)
             if self.augment is not None:
                 x = self.augment(x, ids=ids, seed=augment_seed)
@@ -218,10 +214,11 @@ class Run:
                     loss = self.recipe(self.model, x, y, ids=ids, seed=attack_seed)
                 if loss.ndim:
                     raise InputError(
-                        f"recipe: expected one number, the mean loss of the batch, got shape {tuple(loss.shape)}; average it"
+                        "recipe: expected one number, the mean loss of the batch, "
+                        f"got shape {tuple(loss.shape)}; average it"
                     )
                 self.losses[self.step] = loss.detach().double() * (len(y) / size)
-                if (self.step + 1) % look_every == 0:
+                if (self.step + 1) % check_every == 0:
                     self._check_losses(epoch)
                 self.optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(loss)
@@ -240,25 +237,25 @@ class Run:
     def _check_losses(self, epoch: int) -> None:
         bad = (~torch.isfinite(self.losses)).nonzero()
         if len(bad):
+            step, rate = int(bad[0]), self.optimizer.param_groups[0]["lr"]
             kept = (
-                f"; the checkpoint of epoch {epoch - 1} stays in {self.folder}"
-                if self.folder and epoch > 1
+                f"; {self.folder.checkpoint} is kept"
+                if self.folder and self.folder.checkpoint.exists()
                 else ""
             )
             raise FloatingPointError(
-                f"training: expected a finite loss, got {float(self.losses[bad[0]])} in epoch {epoch} at step {int(bad[0])}; "
-                f"lower the learning rate (now {self.optimizer.param_groups[0]['lr']:g}) or look at the data{kept}"
+                f"training: expected a finite loss, got {float(self.losses[step])} in epoch {epoch} at step "
+                f"{step}; "
+                f"lower the learning rate (now {rate:g}) or check the data{kept}"
             )
 
     def _save(self, seconds: float = 0.0) -> None:
+        if self.folder is None:
+            return
         past = [dataclasses.asdict(report) for report in self.done]
         progress = {"config": self.config, "reports": past, "step": self.step, "seconds": seconds}
-        checkpoint.save(self.path, self.model, self.optimizer, self.scheduler, self.losses, progress)
+        self.folder.save(self.model, self.optimizer, self.scheduler, self.losses, progress)
 
-    def _write_reports(self) -> None:
-        # written anew from the checkpoint's list each time: a kill can neither lose nor double a line
+    def _report(self) -> None:
         if self.folder is not None:
-            with atomic_write(self.folder / "report.jsonl") as part:
-                part.write_text(
-                    "".join(json.dumps(dataclasses.asdict(report)) + "\n" for report in self.done)
-                )
+            self.folder.report(dataclasses.asdict(report) for report in self.done)

@@ -1,4 +1,4 @@
-"""Augmentations whose randomness is keyed by (seed, id), so that a resumed run sees the same images.
+"""Augmentations whose randomness is keyed by (seed, id): a resumed run sees the same images.
 
 An augmentation is a function (x [B, C, H, W], *, ids [B], seed) -> images of the same shape.
 """
@@ -16,7 +16,10 @@ Augment = Callable[..., Tensor]
 
 
 def _window(x: Tensor, ids: Tensor, seed: int, *, flip: bool) -> Tensor:
-    """Each image shifted by up to an eighth of its side (4 pixels of 32) over a black border, and mirrored half of the time."""
+    """Each image shifted by up to an eighth of its side (4 pixels of 32) over a black border.
+
+    flip: half of the images are also mirrored.
+    """
     if x.ndim != 4:
         raise InputError(
             f"augment: expected images [B, C, H, W], got shape {tuple(x.shape)}; pass augment=None"
@@ -41,7 +44,10 @@ def shift(x: Tensor, *, ids: Tensor, seed: int) -> Tensor:
 
 
 def crop_flip(x: Tensor, *, ids: Tensor, seed: int) -> Tensor:
-    """The usual augmentation of CIFAR-10: a crop of the image padded by an eighth of its side (4 of 32), mirrored half of the time."""
+    """The usual augmentation of CIFAR-10: a random crop of the padded image, mirrored half of the time.
+
+    The image is padded by an eighth of its side: 4 pixels of 32.
+    """
     return _window(x, ids, seed, flip=True)
 
 

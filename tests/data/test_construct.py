@@ -1,4 +1,4 @@
-"""The four constructions: what they store, and that neither batch size nor storage changes it beyond rounding."""
+"""The four constructions: what they store, whatever the batch size, the storage and the model's precision."""
 
 import math
 from pathlib import Path
@@ -8,30 +8,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import fastadv as fa
 from fastadv import rng
-from fastadv.data import FolderSet, ImageSet
-from fastadv.data.construct import fixed_shift, load_constructed, non_robust, random_target, robust
-from fastadv.threat import L2, Linf
+from fastadv.data import FolderSet, ImageSet, construct, load_constructed
+from fastadv.errors import InputError
+from fastadv.threat import L0, L2, Linf
 
-CLASSES = 5
-
-
-def toy_base(count: int = 60, eight_bit: bool = True) -> ImageSet:
-    generator = torch.Generator().manual_seed(1)
-    y = torch.arange(count) % CLASSES
-    x = torch.rand(count, 1, 8, 8, generator=generator) * 0.5
-    x[torch.arange(count), 0, y] += 0.4
-    return ImageSet((x * 255).round().to(torch.uint8) if eight_bit else x, y, tuple("abcde"), "toy")
-
-
-def toy_model() -> nn.Module:
-    """A linear-ReLU-linear net with weights from a private generator, in train mode."""
-    generator = torch.Generator().manual_seed(2)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, CLASSES))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return model
+from .sets import ALL, CLASSES, fixed_shift, non_robust, random_target, robust, toy_base, toy_model
 
 
 def served(images: Tensor) -> Tensor:
@@ -77,14 +60,49 @@ def test_inversion_starts_at_another_image_drawn_independently_of_the_label():
     assert 0 < (base.y[partner] == base.y).sum() < 30
 
 
+def starts(base: ImageSet, start: str, seed: int = 0) -> Tensor:
+    """Where an inversion begins: a step too short to see."""
+    return robust(toy_model(), base, steps=1, step_size=1e-6, start=start, seed=seed, dtype="float32").x
+
+
 def test_noise_starts_are_gaussian_around_the_middle():
-    made = robust(toy_model(), toy_base(), steps=1, step_size=1e-6, start="noise", dtype="float32")
-    assert abs(made.x.mean().item() - 0.5) < 0.005
-    assert abs(made.x.std().item() - 0.05) < 0.003
+    x = starts(toy_base(), "noise")
+    assert abs(x.mean().item() - 0.5) < 0.005
+    assert abs(x.std().item() - 0.05) < 0.003
+
+
+@pytest.mark.parametrize("start", ["images", "noise"])
+def test_every_sample_and_every_seed_has_a_start_of_its_own(start):
+    base = toy_base()
+    first, second = starts(base, start), starts(base, start, seed=1)
+    moved = (first - second).flatten(1).abs().amax(1) > 0.01
+    assert moved.float().mean() > 0.9
+    assert torch.equal(first, starts(base, start))
+    # sample 7 begins elsewhere than sample 8, and where it began in the larger set
+    if start == "noise":
+        apart = torch.cdist(first.flatten(1), first.flatten(1)) + torch.eye(60)
+        assert apart.min() > 0.1
+        some = starts(base.subset(range(12)), start)
+        torch.testing.assert_close(some, first[:12], atol=1e-4, rtol=0)
+    else:
+        nearest = torch.cdist(first.flatten(1), served(base.x).flatten(1)).argmin(1)
+        assert nearest.unique().numel() > 25
+
+
+def test_purposes_do_not_share_random_numbers():
+    """Targets, starts and an attack's random start at one seed are drawn from streams of their own."""
+    base, ids = toy_base(2000), torch.arange(2000)
+    targets = random_target(toy_model(), base, steps=1).labels
+    assert (targets == rng.integers(CLASSES, 0, ids)).float().mean() < 0.3
+    small = toy_base()
+    noise = (starts(small, "noise") - 0.5) * 20
+    plain = rng.normal(64, 0, torch.arange(60)).reshape(60, 1, 8, 8)
+    assert abs(torch.corrcoef(torch.stack([noise.flatten(), plain.flatten()]))[0, 1]) < 0.1
+    assert (targets[:60] == (torch.arange(60) + 1 + rng.integers(59, 0, torch.arange(60))) % 5).sum() < 30
 
 
 def test_inversion_towards_a_named_module_or_a_function():
-    base, model = toy_base(20), toy_model()
+    base, model = toy_base(20), toy_model().eval()
     named = robust(model, base, steps=30, module="1")
     given = robust(model, base, steps=30, module=lambda x: model[:2](x))
     assert torch.equal(named.x, given.x)
@@ -95,7 +113,7 @@ def test_inversion_towards_a_named_module_or_a_function():
 def test_random_targets_are_uniform_over_all_classes():
     base = toy_base(2000)
     made = random_target(toy_model(), base, steps=1)
-    assert torch.equal(made.y, rng.integers(CLASSES, 0, torch.arange(2000)))
+    assert torch.equal(made.y, rng.integers(CLASSES, rng.derive(0, "construct targets"), torch.arange(2000)))
     counts = torch.zeros(CLASSES, CLASSES).index_put(
         (made.original_labels, made.y), torch.tensor(1.0), accumulate=True
     )
@@ -104,6 +122,14 @@ def test_random_targets_are_uniform_over_all_classes():
     assert ((counts - expected) ** 2 / expected).sum() < 50
     assert made.card["measured"]["kept_label"] == pytest.approx(1 / CLASSES, abs=0.04)
     assert not torch.equal(random_target(toy_model(), base, steps=1, seed=1).y, made.y)
+
+
+def test_targets_belong_to_the_sample_number_and_the_seed():
+    base = toy_base(400)
+    first, second = (random_target(toy_model(), base, steps=1, seed=seed).labels for seed in (0, 1))
+    assert abs((first == second).float().mean() - 1 / CLASSES) < 0.08
+    half = random_target(toy_model(), base.subset(range(200)), steps=1, batch_size=7, shard_size=50).labels
+    assert torch.equal(half, first[:200])
 
 
 def test_fixed_shift_labels_the_next_class():
@@ -124,6 +150,55 @@ def test_targeted_images_lower_the_loss_to_their_label(construct):
     fooled = (model(served(made.x)).argmax(1) == made.y).float().mean().item()
     assert made.card["measured"]["fooling_rate"] == pytest.approx(fooled)
     assert fooled > 0.5
+
+
+@pytest.mark.parametrize("construct", ALL)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("stored", ["uint8", "float32"])
+def test_models_of_any_precision(construct, dtype, stored):
+    """The set of a net in another precision is that of the net in float32, as far as its rounding goes."""
+    base = toy_base(20)
+    threat = {} if construct in (robust, non_robust) else {"threat": L2(1.0)}
+    wanted, made = (
+        construct(toy_model().to(precision), base, steps=10, dtype=stored, **threat)
+        for precision in (torch.float32, dtype)
+    )
+    assert made.x.dtype == wanted.x.dtype == getattr(torch, stored)
+    assert torch.equal(made.labels, wanted.labels)
+    bound = {torch.float64: 1e-5, torch.float16: 0.02, torch.bfloat16: 0.1}[dtype]
+    for name in ("objective_before", "objective_after"):
+        torch.testing.assert_close(made.figures[name], wanted.figures[name], atol=bound, rtol=bound)
+    assert (made.figures["objective_after"] < 0.9 * made.figures["objective_before"]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_function_of_images_gets_them_in_the_models_precision(dtype):
+    model = toy_model().to(dtype).eval()
+    made = robust(model, toy_base(10), steps=2, module=lambda x: model[:2](x))
+    assert torch.equal(made.x, robust(model, toy_base(10), steps=2, module="1").x)
+
+
+def test_an_inversion_searches_in_the_precision_of_a_frozen_model():
+    base = toy_base(10)
+    exact, rough = (
+        robust(fa.freeze(toy_model(), precision), base, steps=20, dtype="float32")
+        for precision in ("fp32", "bf16")
+    )
+    assert not torch.equal(exact.x, rough.x)
+    torch.testing.assert_close(
+        rough.figures["objective_after"], exact.figures["objective_after"], atol=0.1, rtol=0.1
+    )
+
+
+def test_steps_in_l0_move_whole_coordinates():
+    base = toy_base(20)
+    made = random_target(toy_model(), base, threat=L0(8), steps=4, step_size=None)
+    changed = (made.x != base.x).flatten(1).sum(1)
+    assert changed.max() <= 8
+    assert changed.min() >= 2
+    assert (made.figures["objective_after"] < made.figures["objective_before"]).all()
+    with pytest.raises(InputError, match="coordinate"):
+        random_target(toy_model(), base, threat=L0(8), steps=4, step_size=0.1)
 
 
 @pytest.mark.parametrize("threat", [L2(0.5), L2(0.01), Linf(8 / 255), Linf(0.001), Linf(0.0)])
@@ -250,18 +325,29 @@ def test_progress_counts_samples():
     assert calls == [(16, 60), (32, 60), (48, 60), (60, 60)]
 
 
-def test_card_names_the_paper_settings():
-    config = random_target(toy_model(), toy_base(10), steps=1).card["config"]
-    assert config["threat"] == {"name": "L2", "norm": "l2", "radius": 0.5, "box": [0.0, 1.0]}
-    import inspect
+def test_the_papers_budgets_stand_under_its_names_and_nowhere_else():
+    for name, steps, radius in (
+        ("d_r", 1000, math.inf),
+        ("d_nr", 1000, math.inf),
+        ("d_rand", 100, 0.5),
+        ("d_det", 100, 0.5),
+    ):
+        budget = construct.CIFAR10_PAPER[name]
+        assert (budget["steps"], budget["step_size"]) == (steps, 0.1)
+        assert isinstance(budget["threat"], L2)
+        assert budget["threat"].radius == radius
+    small = toy_base(5)
+    made = construct.random_target(toy_model(), small, **construct.CIFAR10_PAPER["d_rand"])
+    assert torch.equal(made.x, random_target(toy_model(), small, steps=100).x)
+    for function in (construct.robust, construct.non_robust, construct.random_target, construct.fixed_shift):
+        with pytest.raises(TypeError, match="steps"):
+            function(toy_model(), small, step_size=0.1)
 
-    for construct, steps in ((robust, 1000), (non_robust, 1000), (random_target, 100), (fixed_shift, 100)):
-        defaults = {name: p.default for name, p in inspect.signature(construct).parameters.items()}
-        assert defaults["steps"] == steps
-        size = defaults["step_size"]
-        assert size == 0.1 or (size is None and L2(0.5).default_step_size(100, 20.0) == 0.1)
-        assert defaults["threat"].norm == "l2"
-        assert defaults["threat"].radius == (math.inf if steps == 1000 else 0.5)
+
+def test_the_card_tells_the_budget():
+    config = random_target(toy_model(), toy_base(10), steps=1).card["config"]
+    assert config["threat"] == L2(0.5).describe()
+    assert (config["steps"], config["step_size"]) == (1, 0.1)
 
 
 class NaNForDarkImages(nn.Module):

@@ -7,11 +7,10 @@ import torch
 from torch import nn
 
 from fastadv.data import ImageSet
-from fastadv.data.construct import fixed_shift, non_robust, random_target, robust
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 
-ALL = [robust, non_robust, random_target, fixed_shift]
+from .sets import ALL, fixed_shift, non_robust, random_target, robust
 
 
 def toy_base(count: int = 12, classes: int = 3) -> ImageSet:
@@ -51,7 +50,7 @@ def test_pixels_that_are_not_finite_or_outside_the_box(construct, value):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"steps": 0}, "steps: expected at least 1, got 0"),
+        ({"steps": 0}, "steps: expected an integer >= 1, got 0"),
         ({"step_size": 0.0}, "step_size"),
         ({"step_size": math.nan}, "step_size"),
         ({"batch_size": 0}, "batch_size"),

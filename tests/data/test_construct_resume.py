@@ -7,17 +7,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fastadv
-from fastadv.data import ImageSet
-from fastadv.data.construct import fixed_shift, load_constructed, random_target, robust
+from fastadv._files import load_tensors
+from fastadv._run_folder import RunFolder
+from fastadv.data import ImageSet, load_constructed
 from fastadv.errors import CorruptFileError, InputError
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(fastadv.__file__).parents[1])}
+from .sets import fixed_shift, random_target, robust
+
+ROOT = Path(fastadv.__file__).parents[1]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+MODULE = "tests.data.test_construct_resume"
 OPTIONS = {"steps": 5, "shard_size": 8, "batch_size": 5}
 
 
@@ -59,7 +66,10 @@ def done(tmp_path: Path) -> Path:
 def test_killed_run_resumes_to_the_same_set(tmp_path, construct):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = subprocess.Popen(
-        [sys.executable, __file__, construct.__name__, str(killed)], env=ENVIRONMENT, stderr=subprocess.PIPE
+        [sys.executable, "-m", MODULE, construct.__name__, str(killed)],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 120
     while len(shards(killed)) < 2:
@@ -80,6 +90,85 @@ def test_killed_run_resumes_to_the_same_set(tmp_path, construct):
     for ours, theirs in zip(shards(killed), shards(whole), strict=True):
         assert ours.read_bytes() == theirs.read_bytes()
     assert load_constructed(killed).card["measured"] == load_constructed(whole).card["measured"]
+
+
+def test_a_kill_at_any_moment_loses_at_most_one_shard(tmp_path):
+    """Five shards and the index are renamed into place; the process is killed before or after a rename."""
+    moments = [(turn, "before") for turn in range(6)] + [(2, "after"), (5, "after")]
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            MODULE,
+            "random_target",
+            str(tmp_path),
+            *(f"{turn}-{when}" for turn, when in moments),
+        ],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        check=True,
+        timeout=120,
+    )
+    whole = random_target(Slow(), toy_base(), out_dir=tmp_path / "whole", **OPTIONS)
+    for turn, when in moments:
+        folder = tmp_path / f"{turn}-{when}"
+        there = turn + (when == "after")
+        assert len(shards(folder)) == min(there, 5)
+        assert len(list(folder.glob(".*.part"))) == (when == "before")
+        assert (folder / "index.json").exists() == (there == 6)
+        made = random_target(Slow(), toy_base(), out_dir=folder, **OPTIONS)
+        assert torch.equal(made.x, whole.x)
+        for ours, theirs in zip(shards(folder), shards(tmp_path / "whole"), strict=True):
+            assert ours.read_bytes() == theirs.read_bytes()
+        assert len(list(folder.iterdir())) == 6
+        assert load_constructed(folder).card["measured"] == whole.card["measured"]
+
+
+def test_a_folder_that_training_is_writing_is_refused(tmp_path):
+    with RunFolder(tmp_path), pytest.raises(InputError, match=r"out_dir: .*no other run"):
+        random_target(Slow(), toy_base(), out_dir=tmp_path, **OPTIONS)
+    assert not shards(tmp_path)
+
+
+def test_a_foreign_shard_is_refused_before_any_work(tmp_path):
+    random_target(Slow(), toy_base(), out_dir=tmp_path, **OPTIONS | {"seed": 1})
+    for k in (0, 1, 2, 3):
+        (tmp_path / f"shard-0000{k}.safetensors").unlink()
+    calls: list[int] = []
+    with pytest.raises(InputError, match="another seed"):
+        random_target(Slow(), toy_base(), out_dir=tmp_path, progress=lambda *a: calls.append(1), **OPTIONS)
+    assert not calls
+
+
+def test_progress_counts_what_is_already_there(tmp_path, done):
+    (done / "shard-00001.safetensors").unlink()
+    calls: list[tuple[int, int]] = []
+    random_target(Slow(), toy_base(), out_dir=done, progress=lambda *a: calls.append(a), **OPTIONS)
+    assert calls == [(32, 40), (37, 40), (40, 40)]
+
+
+def test_sets_without_hashes_of_whole_files_still_load(done):
+    """As earlier versions wrote them: a digest of the tensors in the metadata, an index without a hash."""
+    wanted = load_constructed(done)
+    for path in shards(done):
+        tensors, metadata = load_tensors(path)
+        save_file(tensors, path, metadata)
+    index = json.loads((done / "index.json").read_text())
+    del index["seal"]
+    (done / "index.json").write_text(json.dumps(index))
+    assert torch.equal(load_constructed(done).x, wanted.x)
+    assert load_constructed(done).card == wanted.card
+    _flip_a_bit(done / "shard-00003.safetensors")
+    with pytest.raises(CorruptFileError, match=r"shard-00003.*digest"):
+        load_constructed(done)
+
+
+def test_a_changed_figure_in_the_index_is_noticed(done):
+    text = (done / "index.json").read_text()
+    assert '"kept_label": 0.' in text
+    (done / "index.json").write_text(text.replace('"kept_label": 0.', '"kept_label": 1.'))
+    with pytest.raises(CorruptFileError, match=r"index\.json.*damaged"):
+        load_constructed(done)
 
 
 def test_finished_run_is_kept_as_it_is(done):
@@ -203,15 +292,16 @@ def test_folder_that_is_no_set(tmp_path):
 
 def test_full_disk_keeps_what_was_written(tmp_path):
     code = (
-        "import resource, runpy, sys; module = runpy.run_path(sys.argv[1]); OPTIONS, Slow = module['OPTIONS'], module['Slow']\n"
-        "run = lambda **more: module['random_target'](Slow(), module['toy_base'](), out_dir=sys.argv[2], **(OPTIONS | more))\n"
+        f"import resource, sys; from {MODULE} import *\n"
+        "run = lambda **more: random_target(Slow(), toy_base(), out_dir=sys.argv[1], **(OPTIONS | more))\n"
         "run(rank=0, world_size=2)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"
         "try: run()\n"
         "except OSError as error: print(error); sys.exit(3)\n"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code, __file__, str(tmp_path)],
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -219,14 +309,41 @@ def test_full_disk_keeps_what_was_written(tmp_path):
     )
     assert result.returncode == 3, result.stderr
     assert "shard-00001.safetensors: expected to write" in result.stdout
-    assert "free some space and run again" in result.stdout
+    assert "free some space and resume" in result.stdout
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
         f"shard-0000{k}.safetensors" for k in (0, 2, 4)
     ]
 
 
+def killed_at(turn: int, when: str) -> None:
+    """Kill this process before or after the rename number `turn`."""
+    count = 0
+    replace = os.replace
+
+    def dying(*args: Any) -> None:
+        nonlocal count
+        if (count, when) == (turn, "before"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*args)
+        if (count, when) == (turn, "after"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+
+    os.replace = dying
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"random_target": random_target, "robust": robust}[sys.argv[1]](
-        Slow(pause=0.02), toy_base(), out_dir=sys.argv[2], **OPTIONS
-    )
+    build = {"random_target": random_target, "robust": robust}[sys.argv[1]]
+    if len(sys.argv) == 3:
+        build(Slow(pause=0.02), toy_base(), out_dir=sys.argv[2], **OPTIONS)
+    else:
+        build(
+            Slow(), toy_base(), **OPTIONS
+        )  # what is slow the first time is done before the process multiplies
+    for moment in sys.argv[3:]:
+        if os.fork() == 0:
+            killed_at(int(moment.split("-")[0]), moment.split("-")[1])
+            build(Slow(), toy_base(), out_dir=f"{sys.argv[2]}/{moment}", **OPTIONS)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL

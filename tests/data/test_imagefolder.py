@@ -63,7 +63,7 @@ def test_a_bare_folder_serves_both_splits_and_says_so(root: Path) -> None:
     assert train.data_hash == test.data_hash == read(root).data_hash
 
 
-def test_other_modes_become_rgb_and_size_resizes_and_cuts_the_centre(tmp_path: Path) -> None:
+def test_other_modes_become_rgb_and_size_resizes_and_cuts_out_the_center(tmp_path: Path) -> None:
     paint(tmp_path / "a" / "grey.png", 51, (10, 5), mode="L")
     image = read(tmp_path, size=4)[0][0]
     assert image.shape == (3, 4, 4)
@@ -111,7 +111,7 @@ def test_a_subset_keeps_the_order_asked_for(root: Path) -> None:
 def test_a_missing_split_is_named(root: Path) -> None:
     (root / "test").rename(root.parent / "elsewhere")
     with pytest.raises(
-        InputError, match=r"expected a folder test/ or val/ for the test split, found only train"
+        InputError, match=r"expected a folder test/ or val/ for the test split, got only train"
     ):
         read(root, "test")
 

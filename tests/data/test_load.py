@@ -1,4 +1,4 @@
-"""Data sets by name, and where they are looked for."""
+"""Data sets by name, and the folders that are searched for them."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def test_a_limit_keeps_the_first() -> None:
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10", "imagefolder", "restricted_imagenet"])
 def test_a_missing_folder_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"^data_dir .*absent: expected a folder of data sets, found none"):
+    with pytest.raises(InputError, match=r"^data_dir .*absent: expected a folder of data sets, got none"):
         load(name, data_dir=tmp_path / "absent")
     monkeypatch.setenv("FASTADV_DATA", str(tmp_path / "elsewhere"))
     with pytest.raises(InputError, match=r"^FASTADV_DATA .*elsewhere: expected a folder"):
@@ -59,7 +59,7 @@ def test_a_missing_folder_is_named(name: str, tmp_path: Path, monkeypatch: pytes
 )
 def test_missing_files_say_what_belongs_where(name: str, layout: str, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=rf"expected .*{layout} below {tmp_path}, found none.*switched off.*FASTADV_DATA"
+        InputError, match=rf"expected .*{layout} below {tmp_path}, got none.*switched off.*FASTADV_DATA"
     ):
         load(name, data_dir=tmp_path, download=False)
 

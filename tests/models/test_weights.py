@@ -1,5 +1,6 @@
 """Weights to and from files."""
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastadv import models
@@ -30,6 +32,30 @@ def test_saved_weights_come_back_with_their_card(tmp_path: Path) -> None:
     assert load_weights(other, tmp_path / "a.safetensors") == card
     assert same(saved, other)
     assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_a_damaged_byte_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_weights(net(1), path, {"measured": {"accuracy": 0.5}})
+    whole = path.read_bytes()
+    for place in (40, len(whole) // 3, len(whole) // 2, len(whole) - 1):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        refused(path, CorruptFileError, "a.safetensors")
+    card = bytearray(whole)
+    place = whole.index(b"0.5")
+    card[place + 2 : place + 3] = b"9"
+    path.write_bytes(card)
+    refused(path, CorruptFileError, "damaged")
+
+
+def test_files_saved_without_hashes_still_load(tmp_path: Path) -> None:
+    """As earlier versions and other programs write them."""
+    save_file(net(1).state_dict(), tmp_path / "a.safetensors", {"card": json.dumps({"epoch": 3})})
+    other = net(2)
+    assert load_weights(other, tmp_path / "a.safetensors") == {"epoch": 3}
+    assert same(net(1), other)
 
 
 def test_the_suffix_does_not_matter_and_a_card_is_optional(tmp_path: Path) -> None:
@@ -130,8 +156,8 @@ def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    refused(tmp_path / "absent.pt", InputError, "found none")
-    refused(tmp_path, InputError, "found none")
+    refused(tmp_path / "absent.pt", InputError, "got none")
+    refused(tmp_path, InputError, "got none")
 
 
 class Bomb:
@@ -167,7 +193,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fastadv._files.save_file", full)
+    monkeypatch.setattr("fastadv._files.serialize", full)
     with pytest.raises(OSError, match="No space left"):
         save_weights(net(2), tmp_path / "a.safetensors", {"epoch": 2})
     assert read_weights(tmp_path / "a.safetensors")[1] == {"epoch": 1}

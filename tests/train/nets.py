@@ -1,7 +1,10 @@
-"""A tiny net with everything that a resume must bring back (BatchNorm, dropout), a tiny data set, and a run on them."""
+"""A tiny net with all that a resume must bring back (BatchNorm, dropout), a tiny data set, and a run."""
 
+import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,12 +18,12 @@ def net(seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(4 * 36, 3)
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.2), nn.Linear(144, 3)
         )  # fmt: skip
 
 
 def images(n: int = 50, seed: int = 0) -> ImageSet:
-    """Three classes: a bright band at the top, in the middle or at the bottom, in noise."""
+    """Three classes, in noise: a bright band at the top, in the middle or at the bottom."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.arange(n) % 3
     x = torch.rand(n, 1, 8, 8, generator=generator) * 0.5
@@ -43,6 +46,33 @@ def run(
     return model, list(fit(model, images(), epochs=epochs, run_dir=folder, resume=resume, **settings))
 
 
+def killed_at(turn: int, when: str) -> None:
+    """Kill this process before or after rename number `turn`, which puts a written file in its place."""
+    count = 0
+    replace = os.replace
+
+    def dying(*args: Any) -> None:
+        nonlocal count
+        if (count, when) == (turn, "before"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(*args)
+        if (count, when) == (turn, "after"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += 1
+
+    os.replace = dying
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run(Path(sys.argv[1]), resume=True, epochs=int(sys.argv[2]))
+    folder, epochs = Path(sys.argv[1]), int(sys.argv[2])
+    if len(sys.argv) == 3:
+        run(folder, resume=True, epochs=epochs)
+    else:
+        run(None, epochs=1)  # what is slow the first time is done before the process multiplies
+    for moment in sys.argv[3:]:
+        if os.fork() == 0:
+            killed_at(int(moment.split("-")[0]), moment.split("-")[1])
+            run(folder / moment, epochs=epochs, checkpoint_every=4)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL

@@ -11,10 +11,10 @@ from fastadv.train.augment import crop_flip, make_augment, shift
 def windows(image, margin, flip):
     padded = pad(image, (margin,) * 4)
     height, width = image.shape[1:]
-    found = [
+    plain = [
         padded[:, i : i + height, j : j + width] for i in range(2 * margin + 1) for j in range(2 * margin + 1)
     ]
-    return found + [w.flip(2) for w in found] * flip
+    return plain + [w.flip(2) for w in plain] * flip
 
 
 @pytest.mark.parametrize(

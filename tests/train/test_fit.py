@@ -47,7 +47,7 @@ class Centred(nn.Linear):
 
 
 def test_adversarial_training_gives_robustness():
-    """One pixel gives the class strongly, 63 faintly: the standard net sums the faint ones, which an attack turns all at once."""
+    """One pixel shows the class clearly, 63 faintly: a standard net sums the faint ones, and is fooled."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(120) % 2
     sign = (2.0 * y - 1)[:, None, None, None]
@@ -78,7 +78,7 @@ def test_adversarial_training_gives_robustness():
 
 
 def test_the_first_step_is_sgd_on_the_recipe():
-    """One batch, one epoch: the weights of a hand-written step, momentum buffer fresh, weight decay inside the gradient."""
+    """One batch, one epoch: a step by hand, with a fresh momentum buffer and weight decay in the gradient."""
     data, model = images(8), nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     twin = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     twin.load_state_dict(model.state_dict())
@@ -142,11 +142,118 @@ def test_bf16_and_a_function_as_schedule_and_augmentation():
         seen.append((ids.tolist(), seed))
         return x
 
-    past = list(train(precision="bf16", schedule=lambda done: 1 - done, augment=augment, learning_rate=0.1))
+    training = train(precision="bf16", schedule=lambda done: 1 - done, augment=augment, learning_rate=0.1)
+    seen.clear()  # the call itself tries the augmentation on one image
+    past = list(training)
     assert past[0].learning_rate == pytest.approx(0.1 * (1 - 6 / 14))
     assert sorted(i for ids, _ in seen[:7] for i in ids) == list(range(50))
     assert len({seed for _, seed in seen}) == 2
     assert seen[0][0] != seen[7][0]
+
+
+class Spy(PGDTraining):
+    """PGD training that writes down its order and seeds, and the random start they give."""
+
+    def __call__(self, model, x, y, *, ids=None, seed=0):
+        SEEN.append((ids.tolist(), seed, self.threat.random_start(x, seed=seed, ids=ids), x))
+        return super().__call__(model, x, y, ids=ids, seed=seed)
+
+
+SEEN: list = []
+
+
+def spied(**options):
+    SEEN.clear()
+    list(train(recipe=Spy(fa.Linf(0.1), steps=1), epochs=3, **options))
+    assert len(SEEN) == 21
+    return [SEEN[7 * epoch : 7 * epoch + 7] for epoch in range(3)]
+
+
+def by_id(epoch, part):
+    """What each sample got in an epoch, in the order of the ids."""
+    rows = {i: row for ids, _, *images in epoch for i, row in zip(ids, images[part], strict=True)}
+    return torch.stack([rows[i] for i in sorted(rows)])
+
+
+def test_every_epoch_has_its_own_order_attack_noise_and_augmentation():
+    epochs = spied(augment="shift")
+    orders = [[i for ids, *_ in epoch for i in ids] for epoch in epochs]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    assert len({seed for epoch in epochs for _, seed, *_ in epoch}) == 3
+    for first, second in ((0, 1), (1, 2), (0, 2)):
+        starts, moved = ([by_id(epochs[k], part) for k in (first, second)] for part in (0, 1))
+        assert ((starts[0] - starts[1]).flatten(1).abs().amax(1) > 1e-3).all()
+        assert (moved[0] != moved[1]).flatten(1).any(1).float().mean() > 0.7
+        place = sum(a == b for a, b in zip(orders[first], orders[second], strict=True))
+        assert place < 10
+
+
+def test_another_seed_changes_order_attack_noise_and_augmentation():
+    first, second = spied(augment="shift", seed=0), spied(augment="shift", seed=1)
+    for epoch, other in zip(first, second, strict=True):
+        assert [ids for ids, *_ in epoch] != [ids for ids, *_ in other]
+        assert epoch[0][1] != other[0][1]
+        assert not torch.equal(by_id(epoch, 1), by_id(other, 1))
+
+
+def test_order_attack_and_augmentation_do_not_share_seeds(monkeypatch):
+    """The seed of one purpose is that of no other, and the run's own seed is used for none."""
+    used = {"permutation": set(), "augment": set(), "attack": set(), "dropout": set()}
+    permutation = fa.rng.permutation
+
+    def spy(n, seed, draw=0):
+        used["permutation"].add(seed)
+        return permutation(n, seed, draw)
+
+    def augment(x, *, ids, seed):
+        used["augment"].add(seed)
+        return x
+
+    def recipe(model, x, y, *, ids, seed):
+        used["attack"].add(seed)
+        used["dropout"].add(torch.initial_seed())
+        return Standard()(model, x, y)
+
+    monkeypatch.setattr(fa.rng, "permutation", spy)
+    training = train(recipe=recipe, augment=augment, epochs=2, seed=3)
+    used["augment"].clear()
+    list(training)
+    assert [len(seeds) for seeds in used.values()] == [2, 2, 2, 14]
+    everything = [seed for seeds in used.values() for seed in seeds]
+    assert len(set(everything)) == len(everything)
+    assert 3 not in everything
+
+
+def test_every_step_has_its_own_dropout_mask():
+    class Masks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.drop = net(), nn.Dropout(0.5)
+
+        def forward(self, x):
+            if self.training:
+                masks.append(self.drop(torch.ones(64)).bool())
+            return self.net(x)
+
+    def masks_of(**options):
+        masks.clear()
+        list(train(Masks(), epochs=2, **options))
+        return torch.stack(masks[-14:])  # one more pass tries the layout of the weights
+
+    masks: list = []
+    first, again, other = masks_of(), masks_of(), masks_of(seed=1)
+    assert first.unique(dim=0).shape[0] == 14
+    assert torch.equal(first, again)
+    assert torch.cat([first, other]).unique(dim=0).shape[0] == 28
+
+
+def test_the_batch_size_does_not_change_a_samples_noise():
+    one = spied(batch_size=8)[1]
+    SEEN.clear()
+    list(train(recipe=Spy(fa.Linf(0.1), steps=1), epochs=2, batch_size=25))
+    two = SEEN[2:]
+    torch.testing.assert_close(by_id(one, 0), by_id(two, 0))
 
 
 def test_any_map_style_data_set():
@@ -171,7 +278,7 @@ def test_the_finished_model_has_a_card(tmp_path):
     assert about["kind"] == "model"
     assert about["measured"]["loss"] == report.loss
     assert about["config"]["recipe"] == {
-        "name": "PGDTraining", "threat": {"name": "L2", "radius": 0.5, "box": [0.0, 1.0]}, "steps": 2,
+        "name": "PGDTraining", "threat": fa.L2(0.5).describe(), "steps": 2,
         "step_size": None, "random_start": True, "loss": "margin", "weight": 0.0,
     }  # fmt: skip
     assert EpochReport(**json.loads((tmp_path / "report.jsonl").read_text())) == report
@@ -208,28 +315,61 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step_and_keeps_the_checkpoint
 
 
 BAD = {
-    "epochs": {"epochs": 0},
-    "batch_size": {"batch_size": 0},
-    "checkpoint_every": {"checkpoint_every": 0},
-    "precision": {"precision": "fp16"},
-    "optimizer": {"optimizer": "lion"},
-    "schedule": {"schedule": "sometimes"},
-    "augment": {"augment": "mixup"},
-    "learning_rate": {"learning_rate": 0.0},
-    "momentum": {"momentum": 1.0},
-    "weight_decay": {"weight_decay": -1.0},
-    "test_set": {"test_attacks": {"a": fa.attacks.fgsm}},
-    "run_dir": {"resume": True},
-    "limit": {"test_set": images(3), "test_limit": 0},
-    "attacks": {"test_set": images(3), "test_attacks": {"pgd": 0.3}},
-    "seed": {"seed": -1},
+    "epochs": [{"epochs": 0}, {"epochs": 1.5}, {"epochs": True}],
+    "batch_size": [{"batch_size": 0}, {"batch_size": "8"}],
+    "checkpoint_every": [{"checkpoint_every": 0}, {"checkpoint_every": 2.0}],
+    "precision": [{"precision": "fp16"}],
+    "optimizer": [{"optimizer": "lion"}],
+    "schedule": [{"schedule": "sometimes"}, {"schedule": 0.1}, {"schedule": lambda done: math.nan}],
+    "augment": [
+        {"augment": "mixup"},
+        {"augment": lambda x, *, ids, seed: x[:, :, 1:]},
+        {"augment": lambda x, *, ids, seed: None},
+    ],
+    "learning_rate": [{"learning_rate": rate} for rate in (0.0, -1.0, math.inf, math.nan, "fast")],
+    "momentum": [{"momentum": 1.0}, {"momentum": -0.1}, {"momentum": math.nan}],
+    "weight_decay": [{"weight_decay": -1.0}, {"weight_decay": math.inf}],
+    "test_set": [{"test_attacks": {"a": fa.attacks.fgsm}}],
+    "run_dir": [{"resume": True}, {"checkpoint_every": 1}],
+    "limit": [{"test_set": images(3), "test_limit": 0}],
+    "attacks": [{"test_set": images(3), "test_attacks": {"pgd": 0.3}}],
+    "seed": [{"seed": seed} for seed in (-1, 0.5, "0", True, 1 << 63)],
+    "progress": [{"progress": 1}],
+    "recipe": [{"recipe": "pgd"}],
+    "device": [{"device": "tpu"}, {"device": "nothing:0"}],
 }
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_bad_options_are_named_at_the_call(name):
+@pytest.mark.parametrize(("name", "options"), [(name, each) for name, all_ in BAD.items() for each in all_])
+def test_bad_options_are_named_at_the_call(name, options):
+    model = net()
     with pytest.raises(InputError, match=name):
-        train(**BAD[name])
+        train(model, **options)
+    assert model.training
+
+
+def test_a_test_set_that_does_not_fit_is_named_at_the_call():
+    data = images(6)
+    with pytest.raises(InputError, match=r"test_set: expected labels from 0 to 2.*got 0 to 3"):
+        train(test_set=ImageSet(data.x, torch.tensor([0, 1, 2, 3, 0, 1]), 4, "wide"))
+    with pytest.raises(InputError, match=r"test_set: expected images that the model takes, got \[1, 9, 9\]"):
+        train(test_set=ImageSet(torch.rand(6, 1, 9, 9), data.y, 3, "large"))
+    with pytest.raises(InputError, match=r"train_set: expected images that the model takes, got \[1, 9, 9\]"):
+        train(data=ImageSet(torch.rand(6, 1, 9, 9), data.y, 3, "large"))
+
+
+def test_a_run_dir_that_is_no_folder_is_named_at_the_call(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="run_dir: expected a folder"):
+        train(run_dir=tmp_path / "file")
+
+
+def test_a_refused_call_leaves_nothing_behind(tmp_path):
+    wide = ImageSet(images(6).x, torch.arange(6), 6, "wide")
+    for bad in ({"learning_rate": -1.0}, {"test_set": wide}, {"data": wide}):
+        with pytest.raises(InputError):
+            train(run_dir=tmp_path / "a", **bad)
+    assert not list(tmp_path.iterdir())
 
 
 def test_bad_data_and_models_are_named_at_the_call():

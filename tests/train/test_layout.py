@@ -1,11 +1,11 @@
-"""Channels-last while training: only where the model bears it, and gone afterwards."""
+"""Channels-last while training: only if the model allows it, and undone afterwards."""
 
 import pytest
 import torch
 from torch import nn
 
 from fastadv.train import Standard, fit
-from fastadv.train._layout import bears_channels_last
+from fastadv.train._layout import allows_channels_last
 
 from .nets import images
 
@@ -33,18 +33,18 @@ class Views(nn.Module):
         return self.head(self.convolution(x).view(len(x), -1))
 
 
-def test_models_that_bear_it():
+def test_models_that_allow_it():
     x = torch.rand(2, 1, 8, 8)
-    assert bears_channels_last(net(), x)
-    assert not bears_channels_last(Views(), x)
-    assert not bears_channels_last(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), x)
+    assert allows_channels_last(net(), x)
+    assert not allows_channels_last(Views(), x)
+    assert not allows_channels_last(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), x)
 
 
 def test_the_probe_leaves_no_trace():
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     rng = torch.get_rng_state()
-    assert bears_channels_last(model, torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert allows_channels_last(model, torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     assert torch.equal(rng, torch.get_rng_state())
     for name, value in model.state_dict().items():
         assert torch.equal(before[name], value)

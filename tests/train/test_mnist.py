@@ -1,4 +1,4 @@
-"""Goodfellow's first figure on real images: FGSM at 0.25 against softmax regression on MNIST (the paper: error 99.9%)."""
+"""FGSM at 0.25 against softmax regression on MNIST, as in Goodfellow et al. 2014 (error 99.9%)."""
 
 import functools
 

@@ -5,18 +5,18 @@ import math
 import pytest
 import torch
 
-from fastadv.train.optim import SCHEDULES, make_optimizer, make_schedule
+from fastadv.train.optim import SCHEDULES, OptimizerOptions, find_schedule, make_optimizer, make_schedule
 
 
 def rates(schedule, steps):
-    optimizer = make_optimizer(torch.nn.Linear(2, 2), "sgd", 0.1, 0.9, 0.0)
-    scheduler = make_schedule(optimizer, schedule, steps)
-    found = []
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), OptimizerOptions("sgd", 0.1, 0.9, 0.0))
+    scheduler = make_schedule(optimizer, find_schedule(schedule), steps)
+    values = []
     for _ in range(steps):
-        found.append(optimizer.param_groups[0]["lr"])
+        values.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    return found
+    return values
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,10 @@ def test_closed_forms(schedule, wanted):
 
 
 def test_cyclic_rises_to_two_fifths_and_falls_to_nothing():
-    found = rates("cyclic", 100)
-    assert max(found) == found[40] == pytest.approx(0.1)
-    assert 0 < found[0] < 0.01
-    assert 0 < found[-1] < 0.01
-    assert found[:41] == sorted(found[:41])
-    assert found[40:] == sorted(found[40:], reverse=True)
+    values = rates("cyclic", 100)
+    assert max(values) == values[40] == pytest.approx(0.1)
+    assert 0 < values[0] < 0.01
+    assert 0 < values[-1] < 0.01
+    assert values[:41] == sorted(values[:41])
+    assert values[40:] == sorted(values[40:], reverse=True)
     assert SCHEDULES["cyclic"](1.0) == 0

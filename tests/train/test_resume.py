@@ -1,6 +1,7 @@
 """A run that stops, at any moment and for any reason, goes on as if nothing had happened."""
 
 import errno
+import functools
 import os
 import random
 import signal
@@ -16,7 +17,8 @@ from torch import nn
 
 import fastadv as fa
 from fastadv import _checkpoint as checkpoint
-from fastadv import _files
+from fastadv import _files, _run_folder
+from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.train import fit, reports
 
@@ -107,6 +109,27 @@ def test_resume_after_sigkill_at_a_random_moment_is_bit_equal(tmp_path):
     assert all(torch.equal(stored[name], value) for name, value in model.state_dict().items())
 
 
+def test_a_kill_at_any_moment_is_resumed_bit_equal(whole, tmp_path):
+    """One epoch with two checkpoints: killed before and after each file is renamed into its place."""
+    # report, checkpoint in the epoch, checkpoint after it, report, model
+    moments = [f"{turn}-before" for turn in range(5)] + ["0-after", "1-after", "2-after"]
+    root = Path(__file__).parents[2]
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(root))
+    command = [sys.executable, "-m", "tests.train.nets", str(tmp_path), "1", *moments]
+    subprocess.run(command, cwd=root, env=environment, check=True, timeout=120)
+    expected, past = run(None, epochs=1)
+    for moment in moments:
+        folder = tmp_path / moment
+        assert len(list(folder.glob(".*.part"))) == moment.endswith("before"), moment
+        model, _ = run(folder, epochs=1, resume=True, checkpoint_every=4)
+        assert_same(model, expected)
+        assert timeless(reports(folder)) == timeless(past), moment
+        names = sorted(path.name for path in folder.iterdir())
+        assert names == ["checkpoint.safetensors", "model.safetensors", "report.jsonl"], moment
+        stored, _ = _files.load_tensors(folder / "model.safetensors")
+        assert all(torch.equal(stored[name], value) for name, value in model.state_dict().items())
+
+
 def test_adam_resumes_bit_equal(tmp_path):
     options = {"optimizer": "adam", "schedule": "cyclic", "precision": "bf16"}
     expected, _ = run(None, **options)
@@ -145,19 +168,116 @@ def test_a_folder_with_a_checkpoint_is_not_overwritten(whole):
         run(whole[2])
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"batch_size": 10}, "batch_size"),
-        ({"seed": 1}, "seed"),
-        ({"recipe": fa.train.PGDTraining(fa.Linf(0.2), steps=2)}, "recipe"),
-        ({"epochs": 5}, "epochs"),
-        ({"augment": None}, "augment"),
-    ],
-)
-def test_another_configuration_is_refused_and_named(whole, options, named):
-    with pytest.raises(InputError, match=rf"another {named}"):
-        run(whole[2], resume=True, **options)
+def by_share(power: float):
+    return lambda done: 1 - 0.5 * done**power
+
+
+class Weighted:
+    """A recipe that is no dataclass."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, model, x, y, *, ids=None, seed=0):
+        return self.weight * torch.nn.functional.cross_entropy(model(x), y)
+
+
+def pgd(**changed):
+    settings = {"threat": fa.Linf(0.1), "steps": 2} | changed
+    return fa.train.PGDTraining(**settings)
+
+
+# option: (value of the run, another value, the entry that names it)
+REFUSED = {
+    "batch_size": (8, 10),
+    "seed": (0, 1),
+    "epochs": (4, 5),
+    "optimizer": ("sgd", "adam"),
+    "learning_rate": (0.05, 0.06),
+    "momentum": (0.9, 0.8),
+    "weight_decay": (5e-4, 4e-4),
+    "schedule": ("cosine", "step"),
+    "augment": ("shift", None),
+    "precision": ("fp32", "bf16"),
+    "recipe": (pgd(), pgd(threat=fa.Linf(0.2))),
+}
+FUNCTIONS = {
+    "schedule": (by_share(1), by_share(2)),
+    "augment": (lambda x, *, ids, seed: x.flip(3), lambda x, *, ids, seed: x.flip(2)),
+}
+RECIPES = [
+    pgd(steps=3),
+    pgd(step_size=0.01),
+    pgd(threat=fa.L2(0.1)),
+    pgd(threat=fa.Linf(0.1, box=(-1.0, 1.0))),
+    pgd(random_start=False),
+    pgd(loss="margin"),
+    pgd(weight=0.5),
+    fa.train.FGSMTraining(fa.Linf(0.1)),
+    fa.train.Standard(),
+    Weighted(1.0),
+]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_another_configuration_is_refused_and_named(whole, name):
+    before = {path: path.read_bytes() for path in whole[2].iterdir()}
+    with pytest.raises(InputError, match=rf"another {name} .*another folder"):
+        run(whole[2], resume=True, **{name: REFUSED[name][1]})
+    assert {path: path.read_bytes() for path in whole[2].iterdir()} == before
+    assert run(whole[2], resume=True, **{name: REFUSED[name][0]})[1] == []
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=range(len(RECIPES)))
+def test_another_recipe_is_refused(whole, recipe):
+    with pytest.raises(InputError, match="another recipe"):
+        run(whole[2], resume=True, recipe=recipe)
+
+
+def test_another_attribute_of_a_recipe_is_refused(tmp_path):
+    options = {"epochs": 1, "checkpoint_every": None}
+    run(tmp_path, recipe=Weighted(1.0), **options)
+    with pytest.raises(InputError, match="another recipe"):
+        run(tmp_path, resume=True, recipe=Weighted(2.0), **options)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_another_function_of_the_same_name_is_refused(tmp_path, name):
+    first, second = FUNCTIONS[name]
+    options = {"epochs": 1, "checkpoint_every": None}
+    run(tmp_path, **options | {name: first})
+    with pytest.raises(InputError, match=f"another {name}"):
+        run(tmp_path, resume=True, **options | {name: second})
+    assert run(tmp_path, resume=True, **options | {name: first})[1] == []
+
+
+def test_another_function_as_loss_is_refused(tmp_path):
+    options = {"epochs": 1, "checkpoint_every": None}
+    losses = [lambda z, y, targets: -z.gather(1, y[:, None])[:, 0], lambda z, y, targets: z.logsumexp(1)]
+    run(tmp_path, recipe=pgd(loss=losses[0]), **options)
+    with pytest.raises(InputError, match="another recipe"):
+        run(tmp_path, recipe=pgd(loss=losses[1]), resume=True, **options)
+
+
+def test_what_is_measured_and_how_often_may_change(whole, tmp_path):
+    """Test set, attacks, checkpoints and progress do not change what is trained: they are honored."""
+    training = fit_of(tmp_path, schedule="cosine")
+    next(training)
+    training.close()
+    seen = []
+    model, rest = run(
+        tmp_path,
+        resume=True,
+        test_set=images(12, seed=9),
+        test_attacks={"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.02))},
+        test_limit=9,
+        checkpoint_every=3,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert_same(model, whole[0])
+    assert [report.clean_accuracy is None for report in reports(tmp_path)] == [True, False, False, False]
+    assert set(rest[0].robust_accuracy) == {"fgsm"}
+    assert seen == [(step, 28) for step in range(8, 29)]
 
 
 def test_another_data_set_or_model_is_refused(whole):
@@ -169,11 +289,30 @@ def test_another_data_set_or_model_is_refused(whole):
         "run_dir": whole[2],
         "resume": True,
     }
-    recipe = fa.train.PGDTraining(fa.Linf(0.1), steps=2)
-    with pytest.raises(InputError, match="another data"):
-        fit(net(), images(seed=1), recipe, **settings)
-    with pytest.raises(InputError, match="another model"):
-        fit(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), images(), recipe, **settings)
+    data = images()
+    relabeled = ImageSet(data.x, (data.y + 1) % 3, data.classes, data.name)
+    for other in (images(seed=1), images(49), relabeled):
+        with pytest.raises(InputError, match="another data"):
+            fit(net(), other, pgd(), **settings)
+    frozen = net()
+    frozen[0].bias.requires_grad_(False)
+    for other in (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), net().double(), frozen):
+        with pytest.raises(InputError, match="another model"):
+            fit(other, images(), pgd(), **settings)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(_run_folder, "PATIENCE", 0.1)
+    training = fit_of(tmp_path)
+    with pytest.raises(InputError, match="no other run is writing"):
+        fit_of(tmp_path, resume=True)
+    next(training)
+    with pytest.raises(InputError, match="no other run is writing"):
+        run(tmp_path, resume=True)
+    training.close()
+    with pytest.raises(InputError, match="another schedule"):  # the refusal frees the folder again
+        run(tmp_path, resume=True)
+    assert len(list(fit_of(tmp_path, resume=True))) == 3
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "empty"])

@@ -2,6 +2,15 @@
 
 from fastadv.data.construct.constructed import ConstructedSet, load_constructed
 from fastadv.data.construct.inversion import non_robust, robust
+from fastadv.data.construct.paper import CIFAR10_PAPER
 from fastadv.data.construct.targeted import fixed_shift, random_target
 
-__all__ = ["ConstructedSet", "fixed_shift", "load_constructed", "non_robust", "random_target", "robust"]
+__all__ = [
+    "CIFAR10_PAPER",
+    "ConstructedSet",
+    "fixed_shift",
+    "load_constructed",
+    "non_robust",
+    "random_target",
+    "robust",
+]

@@ -15,7 +15,7 @@ from fastadv.errors import InputError
 
 
 class Base:
-    """Read access to `dataset`, any map-style Dataset of (image, label), on `device`. InputError where it is empty."""
+    """Samples of `dataset`, a map-style Dataset of (image, label), on `device`. InputError if it is empty."""
 
     def __init__(self, dataset: Dataset[Any], device: torch.device) -> None:
         self.count = len(dataset) if isinstance(dataset, Sized) else 0
@@ -30,16 +30,26 @@ class Base:
         )
 
     def fetch(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The samples numbered `ids` [B]: (x float32 [B, C, H, W] in [0, 1], y int64 [B]), on the device; InputError for bad pixels."""
+        """The samples `ids` [B], on the device: (x float32 [B, C, H, W] in [0, 1], y int64 [B]).
+
+        InputError for pixels outside [0, 1].
+        """
         x, y, _ = next(batches(self.dataset, len(ids), order=ids, workers=0))
         return x.to(self.device), y.to(self.device)
+
+    def spread(self, most: int) -> Tensor:
+        """The numbers of at most `most` samples, evenly spaced from the first to the last."""
+        return torch.linspace(0, self.count - 1, min(most, self.count)).long()
 
     def class_names(self, outputs: int) -> tuple[str, ...]:
         """The names of the classes; their numbers where the data set has no names."""
         return tuple(map(str, getattr(self.dataset, "classes", range(outputs))))
 
     def check_labels(self, outputs: int, *, every_class: bool) -> None:
-        """InputError where names or labels do not fit a model with that many outputs, or, if asked, where a class has no image."""
+        """InputError where names or labels do not fit a model with `outputs` classes.
+
+        every_class: an error too where a class has no image.
+        """
         names = self.class_names(outputs)
         if len(names) != outputs:
             raise InputError(
@@ -55,17 +65,19 @@ class Base:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= outputs:
             raise InputError(
-                f"base: expected labels from 0 to {outputs - 1}, as the model has {outputs} classes, got {low} to {high}"
+                f"base: expected labels from 0 to {outputs - 1}, as the model has {outputs} classes, "
+                f"got {low} to {high}"
             )
         empty = (labels.bincount(minlength=outputs) == 0).nonzero().flatten().tolist()
         if every_class and empty:
             raise InputError(
-                f"base: expected images of all {outputs} classes, got none of class {empty}; the constructed set would lack a label"
+                f"base: expected images of all {outputs} classes, got none of class {empty}; "
+                "the constructed set would lack a label"
             )
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this data set from another: its description, or else its length and a hash of 16 samples."""
+        """What tells this data set from another: its description, or its length and a hash of 16 samples."""
         if isinstance(self.dataset, ImageSet | FolderSet):
             return self.dataset.describe()
-        some = torch.linspace(0, self.count - 1, min(16, self.count)).long()
-        return {"name": self.name, "samples": self.count, "data_hash": data_hash(*self.fetch(some))}
+        some = data_hash(*self.fetch(self.spread(16)))
+        return {"name": self.name, "samples": self.count, "data_hash": some}

@@ -1,22 +1,25 @@
-"""The loop that all constructions share: shard by shard, batch by batch, resumed after a kill, the card at the end."""
+"""The loop that all constructions share: shard by shard, batch by batch, resumed after a kill."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastadv._card import data_hash
+from fastadv._checks import check_count
+from fastadv._identity import plain
+from fastadv._run_folder import RunFolder
 from fastadv.data.construct._base import Base
+from fastadv.data.construct._checks import fingerprint
 from fastadv.data.construct._pixels import encode, verify
-from fastadv.data.construct.constructed import ConstructedSet, describe
+from fastadv.data.construct.constructed import ConstructedSet, make_card
 from fastadv.data.imageset import to_unit
 from fastadv.data.shards import (
     Shard,
-    plain,
     read_shard,
     shard_count,
     shard_path,
@@ -25,7 +28,6 @@ from fastadv.data.shards import (
     write_shard,
 )
 from fastadv.engine import Frozen
-from fastadv.engine.frozen import Model
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -36,11 +38,13 @@ class BuildOptions(TypedDict, total=False):
     """What every construction takes besides its own arguments; only `dtype` changes what the set holds.
 
     batch_size: samples searched at once (256).
-    dtype: "uint8" or "float32" storage; by default that of the base. 8-bit images are rounded inside the budget.
-    out_dir: folder to write each shard into as it is done, and to resume from after a kill; None keeps all in memory.
+    dtype: "uint8" or "float32" storage; that of the base unless given. 8-bit images are rounded inside the
+        budget.
+    out_dir: a folder into which each finished shard is written, and from which a stopped construction
+        resumes; None keeps everything in memory.
     shard_size: samples per shard (1024); a kill loses at most this many.
-    rank, world_size: this process builds the shards k with k % world_size == rank (0 of 1), and returns the part it built
-        unless it finds the folder complete; then it writes the index and returns the whole set.
+    rank, world_size: this process builds the shards k with k % world_size == rank (0 of 1) and returns them.
+        The process that finds the folder complete writes the index and returns the whole set.
     progress: called with (samples done, samples to do) after every batch.
     """
 
@@ -58,25 +62,25 @@ class Search:
     """The search of one batch, ready to run."""
 
     labels: Tensor  # [B] the labels to store
-    centre: Tensor  # [B, ...] where the search starts, and what the budget is around
-    run: Callable[[], Tensor]  # the images found [B, ...]
+    center: Tensor  # [B, ...] where the search starts, and the center of the budget
+    run: Callable[[], Tensor]  # gives the images to store [B, ...]
     objective: Callable[
         [Tensor], Tensor
-    ]  # images [B, ...] -> [B]: what the search lowers, on the model as given
+    ]  # of images [B, ...], what the search lowers [B], on the model as given
 
 
 @dataclass(frozen=True)
 class Construction:
-    """One construction: its name, source model and number of classes, budget, settings that make it what it is, and how a batch begins."""
+    """One construction: name, source model with its classes, budget, and how the search of a batch begins."""
 
     name: str
     source: Frozen
     classes: int
     threat: Threat
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # what else makes it what it is, for the card and the identity
     begin: Callable[
         [Tensor, Tensor, Tensor, Threat], Search
-    ]  # x [B, ...], y [B], ids [B] on the CPU, budget of the batch
+    ]  # of x, y, ids (on the CPU), and the batch's budget
 
     def budget(self, ids: Tensor, device: torch.device) -> Threat:
         """The threat of the samples `ids` alone."""
@@ -102,17 +106,17 @@ def build(
 ) -> ConstructedSet:
     """Run `construction` over the samples of `base`; BuildOptions describes the arguments."""
     for name, value in (("batch_size", batch_size), ("shard_size", shard_size), ("world_size", world_size)):
-        if value < 1:
-            raise InputError(f"{name}: expected at least 1, got {value}")
-    if not 0 <= rank < world_size:
+        check_count(name, value, 1)
+    if check_count("rank", rank, 0) >= world_size:
         raise InputError(f"rank: expected a number from 0 to world_size - 1 = {world_size - 1}, got {rank}")
     dtype = dtype or ("uint8" if base.eight_bit else "float32")
     if dtype not in DTYPES:
         raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    radius = construction.threat.radius
-    if isinstance(radius, Tensor) and radius.dim() and len(radius) != base.count:
+    count = shard_count(base.count, shard_size)
+    if rank >= count:
         raise InputError(
-            f"threat: expected one radius, or one for each of the {base.count} images of the base, got {len(radius)}"
+            f"world_size: expected at most one process for each of the {count} shards, got {world_size}; "
+            "use a smaller shard_size"
         )
     config = plain(
         {
@@ -121,16 +125,14 @@ def build(
             "note": getattr(base.dataset, "note", ""),
             "classes": base.class_names(construction.classes),
             "base": base.fingerprint(),
-            "model": fingerprint(construction.source.model),
+            "model": fingerprint(construction.source, base),
             "threat": construction.threat.describe(),
             "dtype": dtype,
             "shard_size": shard_size,
             **construction.settings,
         }
     )
-    folder = None if out_dir is None else Path(out_dir)
-    mine = range(rank, shard_count(base.count, shard_size), world_size)
-    ranges = {k: shard_range(k, base.count, shard_size) for k in mine}
+    ranges = {k: shard_range(k, base.count, shard_size) for k in range(rank, count, world_size)}
     total = sum(len(ids) for ids in ranges.values())
     done = 0
 
@@ -140,14 +142,22 @@ def build(
         if progress is not None:
             progress(done, total)
 
-    shards = {}
-    for k, ids in ranges.items():
-        if folder is not None and shard_path(folder, k).exists():
-            shards[k] = read_shard(folder, k, config)
-            tick(len(ids))
-        else:
-            shards[k] = _build_shard(construction, base, ids, batch_size, dtype, folder, k, config, tick)
-    return _assemble(shards, folder, config, base.count)
+    with ExitStack() as stack:
+        folder = None
+        if out_dir is not None:
+            folder = stack.enter_context(RunFolder(out_dir, name="out_dir", shared=True)).path
+        # what is there is read first: a folder of another set is refused before any work
+        shards = {
+            k: read_shard(folder, k, config)
+            for k in ranges
+            if folder is not None and shard_path(folder, k).exists()
+        }
+        if shards:
+            tick(sum(len(ranges[k]) for k in shards))
+        for k, ids in ranges.items():
+            if k not in shards:
+                shards[k] = _build_shard(construction, base, ids, batch_size, dtype, folder, k, config, tick)
+        return _assemble(dict(sorted(shards.items())), folder, config, count)
 
 
 def _build_shard(
@@ -161,19 +171,19 @@ def _build_shard(
     config: dict[str, Any],
     tick: Callable[[int], None],
 ) -> Shard:
-    rows, centres = [], []
+    rows, centers = [], []
     for first in range(0, len(ids), batch_size):
         batch = torch.tensor(ids[first : first + batch_size])
-        row, centre = _build_batch(construction, base, batch, dtype)
+        row, center = _build_batch(construction, base, batch, dtype)
         rows.append(row)
-        centres.append(centre)
+        centers.append(center)
         tick(len(batch))
     tensors = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
     shard = Shard(tensors, "") if folder is None else write_shard(folder, k, tensors, config)
     numbers = shard.tensors["ids"]
     try:
         verify(
-            shard.tensors["images"], torch.cat(centres), construction.budget(numbers, numbers.device), numbers
+            shard.tensors["images"], torch.cat(centers), construction.budget(numbers, numbers.device), numbers
         )
     except InputError:
         if folder is not None:
@@ -188,7 +198,7 @@ def _build_batch(
     x, y = base.fetch(ids)
     threat = construction.budget(ids, x.device)
     search = construction.begin(x, y, ids, threat)
-    images = encode(search.run(), search.centre, threat, dtype)
+    images = encode(search.run(), search.center, threat, dtype)
     served = to_unit(images)
     row = {
         "images": images,
@@ -196,37 +206,24 @@ def _build_batch(
         "original_labels": y,
         "ids": ids,
         "predicted": construction.source.verdict(served).argmax(1),
-        "objective_before": search.objective(search.centre).float(),
+        "objective_before": search.objective(search.center).float(),
         "objective_after": search.objective(served).float(),
-        "distance": threat.distance(served, search.centre).float(),
+        "distance": threat.distance(served, search.center).float(),
     }
-    return {name: tensor.cpu().contiguous() for name, tensor in row.items()}, search.centre.cpu()
+    return {name: tensor.cpu().contiguous() for name, tensor in row.items()}, search.center.cpu()
 
 
 def _assemble(
-    shards: dict[int, Shard], folder: Path | None, config: dict[str, Any], total: int
+    shards: dict[int, Shard], folder: Path | None, config: dict[str, Any], count: int
 ) -> ConstructedSet:
-    count = shard_count(total, config["shard_size"])
     complete = folder is not None and all(shard_path(folder, k).exists() for k in range(count))
     if folder is not None and complete:
         shards = {k: shards[k] if k in shards else read_shard(folder, k, config) for k in range(count)}
-    if not shards:
-        raise InputError(
-            f"world_size: expected at most one process for each of the {count} shards, got more; use a smaller shard_size"
-        )
     tensors = {
         name: torch.cat([shard.tensors[name] for shard in shards.values()])
         for name in next(iter(shards.values())).tensors
     }
-    card = describe(tensors, config)
+    card = make_card(tensors, config)
     if folder is not None and complete:
         card = write_index(folder, card, config, list(shards.values()))["card"]
     return ConstructedSet(tensors, card)
-
-
-def fingerprint(model: Model) -> dict[str, str]:
-    """What tells this model from another: its class and a hash of its parameters and buffers; of a function only its name."""
-    if not isinstance(model, nn.Module):
-        return {"function": getattr(model, "__qualname__", type(model).__name__)}
-    state = model.state_dict()
-    return {"class": type(model).__name__, "hash": data_hash(*(state[name] for name in sorted(state)))}

@@ -1,41 +1,55 @@
 """Checks on the source model, the base and the search, made before any work is done."""
 
-import math
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fastadv._card import data_hash
+from fastadv._checks import check_count, check_number
+from fastadv._identity import probe
 from fastadv.data.construct._base import Base
 from fastadv.engine import Frozen, freeze, representation
-from fastadv.engine.frozen import Model
-from fastadv.engine.twin import device_of
+from fastadv.engine.twin import device_of, dtype_of
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 Module = str | Callable[[Tensor], Tensor] | None
 
 
-def check_steps(steps: int, step_size: float) -> None:
-    """Raise InputError unless there is at least one step, of a finite positive size."""
-    if steps < 1:
-        raise InputError(f"steps: expected at least 1, got {steps}")
-    if not (math.isfinite(step_size) and step_size > 0):
-        raise InputError(f"step_size: expected a positive finite number, got {step_size}")
+def check_budget(threat: Threat, steps: int, step_size: float | None) -> None:
+    """InputError unless `threat` has the box of images, and there is at least one step of a valid length."""
+    if not isinstance(threat, Threat):
+        raise InputError(
+            f"threat: expected fa.L2(radius) or another norm, got {threat!r}; a radius needs a norm"
+        )
+    if tuple(threat.box) != (0.0, 1.0):
+        raise InputError(
+            "threat: expected the box (0.0, 1.0), in which data sets serve their images, "
+            f"got {tuple(threat.box)}"
+        )
+    check_count("steps", steps, 1)
+    if step_size is None:
+        threat.default_step_size(steps)  # InputError where there is none
+    else:
+        threat.check_step_size(check_number("step_size", step_size))
 
 
 def prepare(
     model: nn.Module | Frozen, dataset: Dataset[Any], threat: Threat, *, every_class: bool
 ) -> tuple[Frozen, Base, int]:
-    """The source model frozen, the base beside it, and the number of classes; InputError where the two do not fit."""
+    """(source model frozen, base, number of classes); InputError if the model does not fit the base."""
     frozen = freeze(model)
     device = device_of(frozen.model) if isinstance(frozen.model, nn.Module) else None
     base = Base(dataset, device or torch.device("cpu"))
-    if tuple(threat.box) != (0.0, 1.0):
+    radius = threat.radius
+    if isinstance(radius, Tensor) and radius.dim() and len(radius) != base.count:
         raise InputError(
-            f"threat: expected the box (0.0, 1.0), in which data sets serve their images, got {tuple(threat.box)}"
+            f"threat: expected one radius, or one for each of the {base.count} images of the base, "
+            f"got {len(radius)}"
         )
     x, _ = base.fetch(torch.tensor([0]))
     logits = frozen.verdict(x)
@@ -47,8 +61,9 @@ def prepare(
     return frozen, base, logits.shape[1]
 
 
-def check_features(model: Model, module: Module, base: Base) -> nn.Module:
-    """The representation of `model`; InputError where `module` does not give one of finite floats [B, F]."""
+def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
+    """The representation of the source model, frozen; InputError unless it gives finite floats [B, F]."""
+    model = source.model
     if not isinstance(model, nn.Module):
         raise InputError(
             f"model: expected a torch.nn.Module, whose representation can be read, got {type(model).__name__}"
@@ -56,10 +71,11 @@ def check_features(model: Model, module: Module, base: Base) -> nn.Module:
     names = [name for name, _ in model.named_modules() if name]
     if isinstance(module, str) and module not in names:
         raise InputError(f"module: expected one of {', '.join(names)}, got {module!r}")
-    found = representation(model, module)
+    dtype = dtype_of(model) or torch.float32
+    cut = representation(model, _in_dtype(module, dtype) if callable(module) else module)
     x, _ = base.fetch(torch.tensor([0, base.count - 1]))
     with torch.no_grad():
-        features = found(x)
+        features = cut(x.to(dtype))
     if (
         not isinstance(features, Tensor)
         or features.ndim != 2
@@ -72,10 +88,34 @@ def check_features(model: Model, module: Module, base: Base) -> nn.Module:
             else type(features).__name__
         )
         raise InputError(
-            f"module: expected a representation of shape [B, F] of floats for B = 2 images, got {got}; give another module or function"
+            "module: expected a representation of shape [B, F] of floats for B = 2 images, "
+            f"got {got}; give another module or function"
         )
     if not features.isfinite().all():
         raise InputError(
-            "module: expected a finite representation of the first and last image of the base, got other values; check the weights"
+            "module: expected a finite representation of the first and last image of the base, "
+            "got other values; check the weights"
         )
-    return found
+    return freeze(cut, **asdict(source.options))
+
+
+def _in_dtype(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    return lambda x: function(x.to(dtype))
+
+
+def fingerprint(source: Frozen, base: Base) -> dict[str, Any]:
+    """What tells a model or function from another: its answers on images of the base, and a module's weights.
+
+    The answers cover what no name or code shows: closures, globals, switches, a replaced forward.
+    """
+    model = source.model
+    x, _ = base.fetch(base.spread(32))
+    about: dict[str, Any] = {"frozen": source.describe()}
+    dtype = None
+    if isinstance(model, nn.Module):
+        state = model.state_dict()
+        dtype = dtype_of(model)
+        about |= {"class": type(model).__name__, "hash": data_hash(*(state[name] for name in sorted(state)))}
+    else:
+        about |= {"function": getattr(model, "__qualname__", type(model).__name__)}
+    return about | {"probe": probe(source.verdict(x), source.verdict(x), dtype)}

@@ -1,4 +1,4 @@
-"""How constructed images are stored: as float32, or as 8-bit values rounded so that they stay inside the budget."""
+"""How constructed images are stored: as float32, or as 8-bit values rounded inside the budget."""
 
 import torch
 from torch import Tensor
@@ -8,16 +8,16 @@ from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 
-def encode(x_adv: Tensor, centre: Tensor, threat: Threat, dtype: str) -> Tensor:
-    """`x_adv` [B, ...] as stored: float32 as it is, or uint8 rounded inside the ball around `centre`."""
+def encode(x_adv: Tensor, center: Tensor, threat: Threat, dtype: str) -> Tensor:
+    """`x_adv` [B, ...] as stored: float32 as it is, or uint8 rounded inside the ball around `center`."""
     if dtype == "float32":
         return x_adv.float()
-    return (threat.quantize(x_adv, centre) * 255).round().to(torch.uint8)
+    return (threat.quantize(x_adv, center) * 255).round().to(torch.uint8)
 
 
-def verify(images: Tensor, centre: Tensor, threat: Threat, ids: Tensor) -> None:
-    """Raise InputError where stored images lie outside the threat around `centre`."""
-    outside = ~threat.contains(to_unit(images), centre)
+def verify(images: Tensor, center: Tensor, threat: Threat, ids: Tensor) -> None:
+    """Raise InputError where stored images lie outside the threat around `center`."""
+    outside = ~threat.contains(to_unit(images), center)
     if outside.any():
         count, first, stored = (
             int(outside.sum()),
@@ -27,8 +27,9 @@ def verify(images: Tensor, centre: Tensor, threat: Threat, ids: Tensor) -> None:
         advice = (
             "8 bits are too coarse for it: use dtype='float32'"
             if stored == "uint8"
-            else "the search has left it: report this"
+            else "the search left it, which is a bug: please report it"
         )
         raise InputError(
-            f"dtype={stored!r}: expected images inside the {threat.symbol} budget, got {count} outside, the first from sample {first}; {advice}"
+            f"dtype={stored!r}: expected images inside the {threat.symbol} budget, got {count} outside, "
+            f"the first from sample {first}; {advice}"
         )

@@ -1,4 +1,4 @@
-"""The result of a construction: a data set to train on, that can be saved, loaded and traced back to its base."""
+"""The result of a construction: a data set that can be saved, loaded and traced back to its base."""
 
 from collections.abc import Mapping
 from os import PathLike
@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv._card import card as make_card
-from fastadv._card import data_hash
+from fastadv._card import card, data_hash
+from fastadv._files import digest
+from fastadv._run_folder import RunFolder
 from fastadv.data.imageset import ImageSet
 from fastadv.data.shards import (
-    digest,
     read_shard,
     read_shards,
     shard_count,
@@ -24,13 +24,15 @@ from fastadv.errors import InputError
 
 
 class ConstructedSet(ImageSet):
-    """Images made from a base set, with the labels to train on: an ImageSet that knows where each image comes from.
+    """Images made from a base set, with labels to train on: an ImageSet that knows each image's origin.
 
-    images, labels: the same as `x` [N, C, H, W] as stored (uint8 or float32), and `y`, the labels to train on, int64 [N].
+    images, labels: the same as `x` [N, C, H, W] as stored (uint8 or float32), and `y`, the labels to train
+        on, int64 [N].
     ids: int64 [N], the number of the base sample each image was made for.
     original_labels: int64 [N], the label of that base sample.
-    figures: per sample, what the construction measured: `predicted` (the source model's class for the stored image),
-        `objective_before` and `objective_after` (what the search lowered), `distance` (from its start, in the threat's norm).
+    figures: what the construction measured for each sample: `predicted` (the source model's class for the
+        stored image), `objective_before` and `objective_after` (what the search lowered), `distance` (from
+        the start, in the threat's norm).
     card: how it was made: configuration, versions, measured figures.
     """
 
@@ -58,49 +60,59 @@ class ConstructedSet(ImageSet):
         return named | self.figures
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Write the set into `folder` as shards and an index; shards of this very set that are already there are kept.
+        """Write the set into `folder` as shards and an index; shards of this set that are there are kept.
 
-        Raises InputError where the folder holds another set or this is a subset, OSError where the disk is full.
+        Raises InputError where the folder holds another set or this is a subset, OSError where the disk is
+        full.
         """
-        folder, config = Path(folder), self.card["config"]
+        config = self.card["config"]
         size, total = config["shard_size"], config["base"]["samples"]
         home = self.ids // size
+        parts = {
+            k: {name: tensor[home == k].cpu() for name, tensor in self.tensors().items()}
+            for k in home.unique().tolist()
+        }
+        if any(part["ids"].tolist() != list(shard_range(k, total, size)) for k, part in parts.items()):
+            raise InputError(
+                f"{folder}: expected a whole constructed set to save, got a subset or another order of it"
+            )
         shards = []
-        for k in home.unique().tolist():
-            part = {name: tensor[home == k].cpu() for name, tensor in self.tensors().items()}
-            if part["ids"].tolist() != list(shard_range(k, total, size)):
-                raise InputError(
-                    f"{folder}: expected a whole constructed set to save, got a subset or another order of it"
+        with RunFolder(folder, name="folder", shared=True) as opened:
+            for k, part in parts.items():
+                path = shard_path(opened.path, k)
+                there = path.exists()
+                shard = (
+                    read_shard(opened.path, k, config) if there else write_shard(opened.path, k, part, config)
                 )
-            path = shard_path(folder, k)
-            shard = read_shard(folder, k, config) if path.exists() else write_shard(folder, k, part, config)
-            if shard.digest != digest(part):
-                raise InputError(
-                    f"{path}: expected no file or the shard of this set, got one with other images; choose another folder"
-                )
-            shards.append(shard)
-        if len(shards) == shard_count(total, size):
-            write_index(folder, self.card, config, shards)
+                if shard.digest != digest(part):
+                    raise InputError(
+                        f"{path}: expected no file or the shard of this set, got one with other images; "
+                        "choose another folder"
+                    )
+                shards.append(shard)
+            if len(shards) == shard_count(total, size):
+                write_index(opened.path, self.card, config, shards)
 
 
 def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:
-    """Load the set that a construction or `ConstructedSet.save` wrote into `folder`, each shard verified by its digest.
+    """Load the set that a construction or `ConstructedSet.save` wrote into `folder`, and verify each shard.
 
-    Raises CorruptFileError, naming the file, where the index or a shard is missing, truncated, damaged or foreign.
+    Raises CorruptFileError, naming the file, where the index or a shard is missing, truncated, damaged or
+    foreign.
     """
     tensors, index = read_shards(Path(folder))
     return ConstructedSet(tensors, index["card"])
 
 
-def describe(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
+def make_card(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
     """The card of a constructed set.
 
-    kept_label: share of images whose training label is the base label; fooling_rate: share to which the source model
-    gives the training label; objective_before, objective_after: mean of what the search lowered, over the samples where it
-    is finite; non_finite: the number of others, which the search could not move as it should.
+    kept_label: share of images whose training label is the base label; fooling_rate: share to which the
+    source model gives the training label; objective_before, objective_after: mean of what the search lowered,
+    over the samples where it is finite; non_finite: the number of samples where it is not.
     """
     labels = tensors["labels"]
-    return make_card(
+    return card(
         "constructed set",
         config,
         samples=len(labels),

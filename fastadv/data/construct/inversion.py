@@ -11,51 +11,57 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
+from fastadv._checks import check_seed
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.data.construct._build import BuildOptions, Construction, Search, build
-from fastadv.data.construct._checks import Module, check_features, check_steps, prepare
+from fastadv.data.construct._checks import Module, check_budget, check_features, fingerprint, prepare
 from fastadv.data.construct.constructed import ConstructedSet
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Frozen
 from fastadv.errors import InputError
 from fastadv.threat import L2, Threat
 
 STARTS = ("images", "noise")
-UNBOUNDED = L2(inf)  # the paper's radius is 1000, farther than any two images
+UNBOUNDED = L2(inf)
 
 
 def robust(
     model: nn.Module | Frozen,
     base: Dataset[Any],
     *,
-    steps: int = 1000,
-    step_size: float = 0.1,
+    steps: int,
+    step_size: float,
     threat: Threat = UNBOUNDED,
     module: Module = None,
     start: str = "images",
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
-    """The robust set D_R: only the features that an adversarially trained `model` uses, under the labels of `base`.
+    """The robust set D_R: the features that an adversarially trained `model` uses, with the labels of `base`.
 
-    For each (x, y) of the base, from a start x' drawn independently of y, L2 PGD with normalised gradients solves
+    For each (x, y) of the base, from a start x' drawn independently of y, L2 PGD with normalized gradients
+    solves
 
         x_R = argmin over z in the box of || g(z) - g(x) ||_2
 
-    with g the representation of the model, and (x_R, y) is stored. A network trained on it in the ordinary way should be
-    robust. The defaults are the paper's for CIFAR-10.
+    with g the representation of the model, and (x_R, y) is stored. A network trained on it in the ordinary
+    way should be robust. The paper's budget for CIFAR-10 is `CIFAR10_PAPER["d_r"]`.
 
     model: an adversarially trained classifier of images in the box, giving logits [B, K].
     base: map-style data set of (image in the box, label); an ImageSet is read fastest.
-    steps, step_size: of the search, the step in L2 length and input units.
-    threat: norm of the steps, and how far z may go from x'; L2(inf) leaves it free in the box (0, 1).
-    module: the representation: input of the last linear layer when None, else the output of the module of that name, or a
-        function of images giving [B, F], which sees to eval mode itself.
-    start: "images" draws x' from the other images of the base, "noise" from a Gaussian of mean 0.5 and deviation 0.05.
-    seed: with the sample's number it decides x', whatever the batch or process.
+    steps, step_size: of the search; the step is a length in the threat's norm, in input units.
+    threat: norm of the steps, and how far z may go from x'. Unless given, z is free in the box (0, 1) and
+        steps are in L2.
+    module: the representation: the input of the last linear layer when None, else the output of the module of
+        that name, or a function of images in the model's dtype that gives [B, F]; the function itself sees to
+        eval mode.
+    start: "images" draws x' from the other images of the base, "noise" from a Gaussian of mean 0.5 and
+        deviation 0.05.
+    seed: decides x' together with the sample's number, whatever the batch or process.
     options: see BuildOptions (batch_size, dtype, out_dir, shard_size, rank, world_size, progress).
 
-    Raises InputError for a base that is empty or lacks a class, pixels outside the box, an unknown module, a
-    representation that is not [B, F], or an option out of range; CorruptFileError for a damaged shard in `out_dir`.
+    Raises InputError, before any work, for a base that is empty or lacks a class, pixels outside the box, an
+    unknown module, a representation that is not [B, F], an option out of range, or a folder that cannot be
+    written or holds another set; CorruptFileError for a damaged shard in `out_dir`.
     """
     return _invert("robust", model, base, steps, step_size, threat, module, start, seed, options)
 
@@ -64,8 +70,8 @@ def non_robust(
     model: nn.Module | Frozen,
     base: Dataset[Any],
     *,
-    steps: int = 1000,
-    step_size: float = 0.1,
+    steps: int,
+    step_size: float,
     threat: Threat = UNBOUNDED,
     module: Module = None,
     start: str = "images",
@@ -74,8 +80,9 @@ def non_robust(
 ) -> ConstructedSet:
     """The non-robust set D_NR: the construction of `robust` with the representation of a *standard* network.
 
-    A network trained on it in the ordinary way should be accurate, and as fragile as the network it came from.
-    Arguments, defaults and errors are those of `robust`, but that `model` is trained on the base without an adversary.
+    A network trained on it in the ordinary way should be accurate, and as fragile as the network it came
+    from. Arguments and errors are those of `robust`, except that `model` is trained on the base without an
+    adversary.
     """
     return _invert("non_robust", model, base, steps, step_size, threat, module, start, seed, options)
 
@@ -92,40 +99,42 @@ def _invert(
     seed: int,
     options: BuildOptions,
 ) -> ConstructedSet:
-    check_steps(steps, step_size)
+    check_budget(threat, steps, step_size)
+    check_seed(seed)
     if start not in STARTS:
         raise InputError(f"start: expected one of {STARTS}, got {start!r}")
     source, samples, classes = prepare(model, base, threat, every_class=True)
     if start == "images" and samples.count < 2:
         raise InputError("base: expected at least 2 images to draw starts from, got 1; use start='noise'")
-    frozen = freeze(check_features(source.model, module, samples))
+    features = check_features(source, module, samples)
 
     def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> Search:
-        goal = frozen.verdict(x)
-        centre = (
+        goal = features.verdict(x)
+        center = (
             _noise(x, seed, ids)
             if start == "noise"
             else samples.fetch(_partners(ids, samples.count, seed))[0]
         )
 
-        def distance(features: Tensor) -> Tensor:
-            return torch.linalg.vector_norm(features - goal, dim=1)  # type: ignore[no-any-return]
+        def distance(reached: Tensor) -> Tensor:
+            return torch.linalg.vector_norm(reached - goal, dim=1)  # type: ignore[no-any-return]
 
-        def closeness(features: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-            return -distance(features)
+        def closeness(reached: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+            return -distance(reached)
 
         def run() -> Tensor:
             return last_iterate(
-                frozen, centre, None, budget, steps=steps, step_size=step_size, loss=closeness
+                features, center, None, budget, steps=steps, step_size=step_size, loss=closeness
             )
 
-        return Search(y, centre, run, lambda images: distance(frozen.verdict(images)))
+        return Search(y, center, run, lambda images: distance(features.verdict(images)))
 
     settings = {
         "objective": "representation distance",
         "steps": steps,
-        "step_size": step_size,
-        "module": _module_text(module),
+        "step_size": float(step_size),
+        "module": _module_name(module),
+        "representation": fingerprint(features, samples),
         "start": start,
         "seed": seed,
     }
@@ -134,16 +143,16 @@ def _invert(
 
 def _partners(ids: Tensor, count: int, seed: int) -> Tensor:
     """For each sample the number of another one, uniform over the others."""
-    return (ids + 1 + rng.integers(count - 1, seed, ids)) % count
+    return (ids + 1 + rng.integers(count - 1, rng.derive(seed, "construct partners"), ids)) % count
 
 
 def _noise(x: Tensor, seed: int, ids: Tensor) -> Tensor:
     """Starts for `x` [B, ...]: Gaussian noise of deviation 1/20 around 1/2."""
-    normal = rng.normal(x[0].numel(), seed, ids).to(x.device).reshape(x.shape)
+    normal = rng.normal(x[0].numel(), rng.derive(seed, "construct noise"), ids).to(x.device).reshape(x.shape)
     return (0.5 + normal / 20).clamp(0, 1)
 
 
-def _module_text(module: Module) -> str:
+def _module_name(module: Module) -> str:
     if module is None:
         return "input of the last linear layer"
     return module if isinstance(module, str) else getattr(module, "__qualname__", type(module).__name__)

@@ -1,14 +1,13 @@
 """Training of ABS: all classes at once, on class-balanced batches (Schott et al. 2018, appendix)."""
 
 import dataclasses
-import json
 import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -16,11 +15,11 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
-from fastadv import _checkpoint as checkpoint
-from fastadv import rng
+from fastadv import _checkpoint, rng
 from fastadv._card import card
 from fastadv._checks import check_count, check_number, check_seed
-from fastadv._files import atomic_write
+from fastadv._identity import plain
+from fastadv._run_folder import RunFolder
 from fastadv.errors import InputError
 from fastadv.models.abs._images import Images, read_images
 from fastadv.models.abs.augment import warp
@@ -95,8 +94,12 @@ def fit(
         raise InputError(
             f"device: expected a torch device that is there, got {device!r} ({error})"
         ) from error
+    if resume and run_dir is None:
+        raise InputError(
+            "run_dir: expected the folder of the run to resume, got None; pass run_dir=, or leave out resume"
+        )
     images = read_images(dataset, settings.shape.image)
-    run = Run(images, settings, place, None if run_dir is None else Path(run_dir), progress)
+    run = Run(images, settings, place, None, progress)
 
     def made() -> Model:
         weights, biases = run.net.decoders()
@@ -104,21 +107,26 @@ def fit(
         return cls(weights, biases, strides, seed=settings.seed, beta=beta, **options).to(run.device)
 
     made()  # refuses wrong options of the model before any work
-    run.open(resume)
-    run.go()
-    run.net.eval()
-    model = made()
-    started = time.perf_counter()
-    if calibration:
-        chosen = rng.permutation(len(images), rng.derive(settings.seed, "abs calibration"))[:calibration]
-        model.calibrate(images.take(chosen).to(run.device), images.y[chosen].to(run.device))
-    measured = {"loss": run.reports[-1]["loss"], "seconds": sum(r["seconds"] for r in run.reports)}
-    measured["calibration_seconds"] = time.perf_counter() - started
-    model.card = card("abs", run.config, **measured)
-    if run.folder is not None:
-        with checkpoint.writing(run.folder / "model.safetensors"):
-            model.save(run.folder / "model.safetensors")
-    return model
+    with ExitStack() as stack:
+        folder = run.folder = None if run_dir is None else stack.enter_context(RunFolder(run_dir))
+        state = None if folder is None else folder.stopped(run.config, resume)
+        if state is not None:
+            run.resume(state)
+        run.go()
+        run.net.eval()
+        model = made()
+        started = time.perf_counter()
+        if calibration:
+            seed = rng.derive(settings.seed, "abs calibration")
+            chosen = rng.permutation(len(images), seed)[:calibration]
+            model.calibrate(images.take(chosen).to(run.device), images.y[chosen].to(run.device))
+        measured = {"loss": run.reports[-1]["loss"], "seconds": sum(r["seconds"] for r in run.reports)}
+        measured["calibration_seconds"] = time.perf_counter() - started
+        model.card = card("abs", run.config, **measured)
+        if folder is not None:
+            with folder.result("model.safetensors") as path:
+                model.save(path)
+        return model
 
 
 class Run:
@@ -129,7 +137,7 @@ class Run:
         images: Images,
         settings: Settings,
         device: torch.device,
-        folder: Path | None,
+        folder: RunFolder | None,
         progress: Progress | None,
     ) -> None:
         self.images, self.settings, self.device, self.folder, self.progress = (
@@ -149,35 +157,15 @@ class Run:
             self.optimizer, lambda step: (1 + math.cos(math.pi * min(step / total, 1.0))) / 2
         )
         self.reports: list[dict[str, Any]] = []
-        self.config = json.loads(
-            json.dumps(
-                {**dataclasses.asdict(settings), "classes": images.classes, "data": images.description}
-            )
+        self.config = plain(
+            {**dataclasses.asdict(settings), "classes": images.classes, "data": images.description}
         )
 
-    @property
-    def path(self) -> Path:
-        assert self.folder is not None
-        return self.folder / "checkpoint.safetensors"
-
-    def open(self, resume: bool) -> None:
-        """Take up the checkpoint in the folder, or make sure that there is none."""
-        if self.folder is None:
-            if resume:
-                raise InputError(
-                    "run_dir: expected the folder of the run to resume, got None; pass run_dir=, or leave out resume"
-                )
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            if not resume:
-                raise InputError(
-                    f"run_dir: expected a new folder, got {self.folder} with a checkpoint; pass resume=True or choose another"
-                )
-            tensors, state = checkpoint.load(self.path, self.config)
-            checkpoint.restore(tensors, state, self.net, self.optimizer, self.scheduler)
-            self.reports = list(state["progress"]["reports"])
-            logger.info("resumed %s at epoch %d", self.path, len(self.reports) + 1)
+    def resume(self, state: _checkpoint.State) -> None:
+        """Continue where the checkpoint was written."""
+        _checkpoint.restore(state, self.net, self.optimizer, self.scheduler)
+        self.reports = list(state.progress["reports"])
+        logger.info("resumed at epoch %d", len(self.reports) + 1)
 
     def go(self) -> None:
         """Train the epochs still to do, writing a checkpoint after each."""
@@ -201,9 +189,8 @@ class Run:
             )
             if self.folder is not None:
                 state = {"config": self.config, "reports": self.reports}
-                checkpoint.save(self.path, self.net, self.optimizer, self.scheduler, found, state)
-                with atomic_write(self.folder / "report.jsonl") as part:
-                    part.write_text("".join(json.dumps(each) + "\n" for each in self.reports))
+                self.folder.save(self.net, self.optimizer, self.scheduler, found, state)
+                self.folder.report(self.reports)
 
     def _batches(self, epoch: int) -> Tensor:
         """Sample numbers [steps, n, K], column k of class k; small classes repeat, large ones are cut."""

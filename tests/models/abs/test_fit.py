@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastadv import rng
+from fastadv._run_folder import RunFolder
 from fastadv.data import ImageSet, load
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models import ABS
@@ -303,14 +304,21 @@ class TestBadInput:
             ({"learning_rate": 0.0}, "learning_rate"),
             ({"beta": (1.0, -1.0)}, "beta"),
             ({"seed": -1}, "seed"),
+            ({"seed": 1 << 63}, "seed"),
+            ({"width": "4"}, "width"),
+            ({"beta": 1.0}, "beta"),
+            ({"training_precision": "fp16"}, "precision"),
+            ({"calibration": -1}, "calibration"),
             ({"prior_samples": 2}, "prior_latents"),
             ({"shape": None, "latents": 0}, "latents"),
             ({"resume": True}, "run_dir"),
         ],
     )
     def test_options(self, options, word):
+        calls = []
         with pytest.raises(InputError, match=word):
-            quick(**{"epochs": 1, **options})
+            quick(**{"epochs": 1, "progress": lambda *a: calls.append(a), **options})
+        assert not calls, "refused before the first step"
 
     @pytest.mark.parametrize(
         ("options", "word"),
@@ -348,6 +356,47 @@ class TestBadInput:
         path.write_bytes(path.read_bytes()[:-40])
         with pytest.raises(CorruptFileError):
             quick(run_dir=tmp_path, epochs=1, resume=True)
+        (tmp_path / "file").write_text("")
+        with pytest.raises(InputError, match="run_dir: expected a folder"):
+            quick(run_dir=tmp_path / "file", epochs=1)
+
+    def test_an_unknown_option_fails_before_the_first_step(self):
+        calls = []
+        with pytest.raises(InputError, match="colour"):
+            quick(epochs=1, colour="red", progress=lambda *a: calls.append(a))
+        assert not calls
+
+    @pytest.mark.parametrize(
+        ("options", "named"),
+        [
+            ({"epochs": 4}, "epochs"),
+            ({"width": 6}, "width"),
+            ({"batch_size": 30}, "batch_size"),
+            ({"learning_rate": 1e-3}, "learning_rate"),
+            ({"beta": (2.0, 1.0)}, "beta"),
+            ({"augment": False}, "augment"),
+            ({"seed": 1}, "seed"),
+            ({"training_precision": "bf16"}, "precision"),
+            ({"dataset": drawn(seed=2)}, "data"),
+        ],
+    )
+    def test_a_run_of_other_options_is_not_resumed(self, tmp_path_factory, options, named):
+        folder = tmp_path_factory.getbasetemp() / "finished"
+        if not folder.exists():
+            quick(run_dir=folder)
+        with pytest.raises(InputError, match=f"another {named} .*another folder"):
+            quick(run_dir=folder, resume=True, **options)
+
+    def test_the_folder_is_locked_while_it_trains_and_cleaned_before(self, tmp_path):
+        def again(done, total):
+            with pytest.raises(InputError, match="no other run is writing"):
+                RunFolder(tmp_path)
+
+        (tmp_path / ".model.safetensors.0123abcd.part").write_text("half")
+        quick(run_dir=tmp_path, epochs=1, progress=lambda done, total: done == 1 and again(done, total))
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert names == ["checkpoint.safetensors", "model.safetensors", "report.jsonl"]
+        RunFolder(tmp_path).close()
 
     def test_losses_that_are_not_finite(self):
         with pytest.raises(FloatingPointError, match="epoch 1"):

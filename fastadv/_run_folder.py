@@ -1,0 +1,183 @@
+"""The folder of one run: locked, cleared of half-written files, and resumed by its own run alone."""
+
+import fcntl
+import json
+import logging
+import os
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from fastadv import _checkpoint
+from fastadv._files import atomic_write, remove_parts, writing
+from fastadv._identity import check_same
+from fastadv.errors import CorruptFileError, InputError
+
+logger = logging.getLogger("fastadv")
+
+PATIENCE = 2.0  # seconds to wait for the lock: another process may hold it for a moment, to clean up
+
+
+class RunFolder:
+    """A folder that a run writes: training, a constructed set, an evaluation, a study.
+
+    Opening it creates the folder, checks that it can be written, locks it, and removes what killed writers
+    left half written. The lock ends with `close`, with the object or with the process, however that ends.
+
+    name: the argument that named the folder, for errors.
+    shared: several processes fill the folder side by side, each with files of its own; without it the folder
+        belongs to this run alone.
+
+    Raises InputError for a folder that cannot be made or written, or that another run is writing.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, name: str = "run_dir", shared: bool = False) -> None:
+        self.path, self._shared = Path(path), shared
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise InputError(
+                f"{name}: expected a folder that can be made and opened, got {self.path} ({error.strerror})"
+            ) from error
+        self._release = weakref.finalize(self, os.close, handle)
+        self._handle = handle
+        _open_folders.add(self)
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            self._release()
+            raise InputError(
+                f"{name}: expected a folder that can be written, got {self.path}; choose another"
+            )
+        if not (self._lock() if shared else self._lock_alone(PATIENCE)):
+            self._release()
+            raise InputError(
+                f"{name}: expected a folder that no other run is writing, got {self.path};"
+                " wait for the other run or choose another folder"
+            )
+        if not shared:
+            remove_parts(self.path)
+
+    def _lock_alone(self, patience: float) -> bool:
+        return self._flock(fcntl.LOCK_EX, patience)
+
+    def _lock(self) -> bool:
+        """Take the shared lock; whoever is alone at that moment cleans up first."""
+        if self._lock_alone(0.0):
+            remove_parts(self.path)
+        return self._flock(fcntl.LOCK_SH, PATIENCE)
+
+    def _flock(self, kind: int, patience: float) -> bool:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(self._handle, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    return False
+                time.sleep(0.02)
+            except OSError as error:  # some network file systems have no locks
+                logger.info("%s is not locked: %s", self.path, error)
+                return True
+            else:
+                return True
+
+    def close(self) -> None:
+        """Give up the lock; the last of several processes cleans up once more."""
+        if self._release.alive:
+            if self._shared and self._lock_alone(0.0):
+                remove_parts(self.path)
+            self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the state of a stopped run lies."""
+        return self.path / "checkpoint.safetensors"
+
+    def stopped(self, config: Mapping[str, Any], resume: bool) -> _checkpoint.State | None:
+        """The checkpoint of the run that `config` describes; None where there is none yet.
+
+        Raises InputError where there is one and `resume` is off, or where it belongs to another run, naming
+        what differs; CorruptFileError where it is damaged.
+        """
+        if not self.checkpoint.exists():
+            return None
+        if not resume:
+            raise InputError(
+                f"run_dir: expected a new folder, got {self.path} with a checkpoint; "
+                "pass resume=True or choose another"
+            )
+        state = _checkpoint.load(self.checkpoint)
+        check_same(self.checkpoint, state.progress["config"], config)
+        return state
+
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        losses: Tensor,
+        progress: Mapping[str, Any],
+    ) -> None:
+        """Write the checkpoint; `progress` is JSON-able and holds the run's `config`."""
+        with writing(self.checkpoint):
+            _checkpoint.save(self.checkpoint, model, optimizer, scheduler, losses, progress)
+
+    def report(self, entries: Iterable[Mapping[str, Any]]) -> None:
+        """Write report.jsonl, one entry a line. All are written each time: a kill loses and doubles none."""
+        path = self.path / "report.jsonl"
+        with writing(path), atomic_write(path) as part:
+            part.write_text("".join(json.dumps(dict(entry)) + "\n" for entry in entries))
+
+    @contextmanager
+    def result(self, name: str) -> Iterator[Path]:
+        """The path of a result to write; a full disk becomes an OSError that says what to do."""
+        path = self.path / name
+        with writing(path):
+            yield path
+
+
+def read_report(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The entries of report.jsonl.
+
+    Raises InputError if there is no such file, CorruptFileError if it does not parse.
+    """
+    path = Path(folder) / "report.jsonl"
+    try:
+        entries = [json.loads(line) for line in path.read_text().splitlines()]
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: expected the reports of a run, got no such file; check the folder's name"
+        ) from error
+    except ValueError as error:
+        raise CorruptFileError(
+            f"{path}: expected one report per line, got {error}; resume the run to write it again"
+        ) from error
+    return entries
+
+
+_open_folders: weakref.WeakSet[RunFolder] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """In a forked process, such as a data loader's worker: the lock is the parent's and must end with it."""
+    for folder in list(_open_folders):
+        folder._release()
+
+
+os.register_at_fork(after_in_child=_let_go)

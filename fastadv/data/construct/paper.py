@@ -1,0 +1,26 @@
+"""The budgets of Ilyas et al. 2019 (arXiv 1905.02175), by name."""
+
+from collections.abc import Mapping
+from math import inf
+from types import MappingProxyType
+from typing import TypedDict
+
+from fastadv.threat import L2, Threat
+
+
+class Budget(TypedDict):
+    """What a construction may spend: the threat, the number of steps, and their length."""
+
+    threat: Threat
+    steps: int
+    step_size: float
+
+
+# the paper's radius for an inversion is 1000, farther than any two images
+_INVERSION: Budget = {"threat": L2(inf), "steps": 1000, "step_size": 0.1}
+_ATTACK: Budget = {"threat": L2(0.5), "steps": 100, "step_size": 0.1}
+
+CIFAR10_PAPER: Mapping[str, Budget] = MappingProxyType(
+    {"d_r": _INVERSION, "d_nr": _INVERSION, "d_rand": _ATTACK, "d_det": _ATTACK}
+)
+"""The paper's budgets for CIFAR-10, for example `random_target(model, base, **CIFAR10_PAPER["d_rand"])`."""

@@ -1,0 +1,163 @@
+"""A folder takes shards of one construction alone: a change is refused, or makes no difference to the set."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.data import ImageSet
+from fastadv.errors import InputError
+from fastadv.threat import L2, Linf
+
+from .sets import ALL, fixed_shift, non_robust, random_target, robust, toy_base, toy_model
+
+SCALE = 1.0
+
+
+def options(**changed: Any) -> dict[str, Any]:
+    return {"steps": 2, "shard_size": 8, "batch_size": 5} | changed
+
+
+def refused(named: str, construct: Callable[..., Any], *args: Any, **given: Any) -> None:
+    folder = given["out_dir"]
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(InputError, match=rf"another {named} .*another folder"):
+        construct(*args, **options(**given))
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("construct", ALL, ids=lambda construct: construct.__name__)
+def test_every_changed_option_is_refused_or_honored(tmp_path, construct):
+    base = toy_base(20)
+    made = construct(toy_model(), base, out_dir=tmp_path, **options())
+    (tmp_path / "shard-00001.safetensors").unlink()  # there is work left to do
+    inverts = construct in (robust, non_robust)
+    changes: dict[str, Any] = {
+        "steps": 3,
+        "step_size": 0.2,
+        "threat": L2(0.25),
+        "seed": 1,
+        "dtype": "float32",
+        "shard_size": 10,
+    }
+    changes |= {"start": "noise", "module": "1"} if inverts else {"step_size": None}
+    for name, value in changes.items():
+        refused(name, construct, toy_model(), base, out_dir=tmp_path, **{name: value})
+    refused("threat", construct, toy_model(), base, out_dir=tmp_path, threat=Linf(0.5))
+    refused("threat", construct, toy_model(), base, out_dir=tmp_path, threat=L2(torch.full((20,), 0.5)))
+    refused("construction", ALL[ALL.index(construct) - 1], toy_model(), base, out_dir=tmp_path)
+    again = construct(toy_model(), base, out_dir=tmp_path, **options(batch_size=3))
+    assert torch.equal(again.x, made.x)
+    assert torch.equal(again.labels, made.labels)
+
+
+def test_another_base_is_refused(tmp_path):
+    base = toy_base(20)
+    random_target(toy_model(), base, out_dir=tmp_path, **options())
+    pixel, label = base.x.clone(), base.y.clone()
+    pixel[3, 0, 0, 0] ^= 1
+    label[[0, 1]] = label[[1, 0]]
+    for other in (
+        ImageSet(pixel, base.y, base.classes, base.name),
+        ImageSet(base.x, label, base.classes, base.name),
+        ImageSet(base.x, base.y, tuple("vwxyz"), base.name),
+        ImageSet(base.x, base.y, base.classes, base.name, note="JPEG copies"),
+        base.subset(range(19)),
+    ):
+        with pytest.raises(InputError, match=r"another (base|classes|note)"):
+            random_target(toy_model(), other, out_dir=tmp_path, **options())
+
+
+def by_closure(net: nn.Module, factor: float = 1.0) -> Callable[[Tensor], Tensor]:
+    return lambda x: factor * net(x)
+
+
+def by_global(x: Tensor) -> Tensor:
+    return SCALE * toy_model().eval()(x)
+
+
+class Switched(nn.Module):
+    """A net whose answer depends on what no parameter shows."""
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.net, self.temperature = toy_model(), temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x) / self.temperature
+        return logits
+
+
+def with_weights_of(seed: int) -> nn.Module:
+    """The same class and the same shapes."""
+    return toy_model(seed)
+
+
+MODELS: dict[str, tuple[Any, Any]] = {
+    "weights": (toy_model(), with_weights_of(5)),
+    "a function's closure over a net": (by_closure(toy_model()), by_closure(with_weights_of(5))),
+    "a function's constant": (by_closure(toy_model()), by_closure(toy_model(), 1.5)),
+    "a lambda of the same name": (lambda x: toy_model()(x), lambda x: toy_model()(x.flip(3))),
+    "a switch": (Switched(), Switched(2.0)),
+    "precision": (fa.freeze(toy_model()), fa.freeze(toy_model(), "bf16")),
+    "one image in 40": (
+        lambda x: toy_model()(x),
+        lambda x: toy_model()(torch.where(x.flatten(1).sum(1).frac().view(-1, 1, 1, 1) < 0.5, x, 1 - x)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_another_model_is_refused(tmp_path, name):
+    first, second = MODELS[name]
+    base = toy_base(20)
+    made = fixed_shift(first, base, out_dir=tmp_path, **options())
+    refused("model", fixed_shift, second, base, out_dir=tmp_path)
+    (tmp_path / "shard-00002.safetensors").unlink()
+    assert torch.equal(fixed_shift(first, base, out_dir=tmp_path, **options()).x, made.x)
+
+
+def test_a_changed_global_makes_another_model(tmp_path, monkeypatch):
+    fixed_shift(by_global, toy_base(20), out_dir=tmp_path, **options())
+    monkeypatch.setitem(globals(), "SCALE", 1.1)
+    refused("model", fixed_shift, by_global, toy_base(20), out_dir=tmp_path)
+
+
+FEATURES: dict[str, tuple[Any, Any]] = {
+    "a lambda of the same name": (lambda x: x.flatten(1)[:, :9], lambda x: x.flatten(1)[:, :8]),
+    "a closure": (by_closure(nn.Flatten().eval()), by_closure(nn.Flatten().eval(), 2.0)),
+    "another net in a closure": (by_closure(toy_model()[:2].eval()), by_closure(with_weights_of(5)[:2].eval())),  # type: ignore[index]
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_another_representation_is_refused(tmp_path, name):
+    first, second = FEATURES[name]
+    base = toy_base(20)
+    made = robust(toy_model(), base, module=first, out_dir=tmp_path, **options())
+    refused("representation", robust, toy_model(), base, module=second, out_dir=tmp_path)
+    (tmp_path / "shard-00000.safetensors").unlink()
+    assert torch.equal(robust(toy_model(), base, module=first, out_dir=tmp_path, **options()).x, made.x)
+
+
+def test_a_random_model_resumes(tmp_path):
+    """Its answers differ from call to call, so only its weights tell it apart."""
+
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = toy_model()
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net(x)
+            return logits + torch.randn_like(logits)
+
+    fixed_shift(Noisy(), toy_base(20), out_dir=tmp_path, **options())
+    (tmp_path / "shard-00000.safetensors").unlink()
+    assert len(fixed_shift(Noisy(), toy_base(20), out_dir=tmp_path, **options())) == 20
+    other = Noisy()
+    nn.init.zeros_(other.net[3].bias)  # type: ignore[index,arg-type]
+    refused("model", fixed_shift, other, toy_base(20), out_dir=tmp_path)
