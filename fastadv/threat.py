@@ -25,6 +25,7 @@ class Threat:
     radius: PerRow
     box: tuple[float, float] = (0.0, 1.0)
     norm: ClassVar[str]
+    symbol: ClassVar[str]
     order: ClassVar[float]
 
     def __post_init__(self) -> None:
@@ -95,6 +96,7 @@ class Linf(Threat):
     """max |z_i - x_i| <= radius."""
 
     norm = "linf"
+    symbol = "L∞"
     order = float("inf")
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
@@ -111,6 +113,7 @@ class L2(Threat):
     """||z - x||_2 <= radius."""
 
     norm = "l2"
+    symbol = "L2"
     order = 2.0
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
@@ -127,6 +130,7 @@ class L1(Threat):
     """sum |z_i - x_i| <= radius."""
 
     norm = "l1"
+    symbol = "L1"
     order = 1.0
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
@@ -143,6 +147,7 @@ class L0(Threat):
     """At most `radius` coordinates of z differ from x. Steps are counted in coordinates."""
 
     norm = "l0"
+    symbol = "L0"
     order = 0.0
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
@@ -164,3 +169,6 @@ class L0(Threat):
         rank = gain.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
         moves = (gain > 0) & (rank < column(*per_row("step_size", step_size, rows), rows).floor())
         return self.project(torch.where(moves, edge, rows).reshape(x.shape), x)
+
+
+THREATS: dict[str, type[Threat]] = {kind.norm: kind for kind in (Linf, L2, L1, L0)}

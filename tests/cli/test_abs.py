@@ -81,7 +81,7 @@ def test_wrong_usage(fastadv, model):
         (f"abs show -m {model} --data digits --index 3", 2, "out"),
         (f"abs distal -m {model} --classes 12 --out d.png", 2, "classes 0 to 9"),
         ("abs train --data digits --run-dir r --beta 3", 2, "FROM,TO"),
-        (f"abs bound -m {model} --data digits --starts 999 --samples 2", 1, "starts"),
+        (f"abs bound -m {model} --data digits --starts 999 --samples 2", 2, "starts"),
     ):
         done = fastadv(line)
         assert done.code == code, (line, done)

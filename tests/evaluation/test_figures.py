@@ -9,6 +9,7 @@ from matplotlib.image import imread
 
 from fastadv.errors import InputError
 from fastadv.evaluation import figures
+from fastadv.evaluation.figures import _curves, _images
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(4)
@@ -54,16 +55,16 @@ def test_examples_without_any_difference(tmp_path):
     [(1 / 0.3, 3), (5.0, 5), (31.9, 30), (15.9, 15), (1.0, 1), (0.4, 1), (9.9, 8), (10.0, 10)],
 )
 def test_amplification_is_a_round_number_that_does_not_saturate(value, gain):
-    assert figures._round_down(value) == pytest.approx(gain)
+    assert _images.round_down(value) == pytest.approx(gain)
 
 
 def test_labels_at_the_ends_do_not_overlap():
-    placed = figures._spread([0.0, 0.001, 0.002, 0.8], 0.06)
+    placed = _curves.spread([0.0, 0.001, 0.002, 0.8], 0.06)
     assert placed == sorted(placed)
     assert placed[0] >= 0
     assert np.diff(placed).min() > 0.059
     assert placed[3] == pytest.approx(0.8)
-    assert figures._spread([0.5, 0.1], 0.06) == [0.5, 0.1]
+    assert _curves.spread([0.5, 0.1], 0.06) == [0.5, 0.1]
 
 
 def test_curves_and_bars(tmp_path):

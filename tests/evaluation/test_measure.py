@@ -181,7 +181,7 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match="empty"):
         evaluate(model, empty)
     for options in ({"batch_size": 0}, {"limit": 0}):
-        with pytest.raises(InputError, match="at least 1"):
+        with pytest.raises(InputError, match=">= 1"):
             evaluate(model, DATA, **options)
     with pytest.raises(InputError, match=r"attacks\['pgd'\]"):
         evaluate(model, DATA, {"pgd": 0.3})
