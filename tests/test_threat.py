@@ -149,7 +149,7 @@ def test_ids_not_places_decide_the_start(kind):
         (lambda k: k(0.1, (0.0, float("nan"))), "box: expected"),
         (lambda k: k(0.1).project(torch.rand(2, 3), torch.rand(2, 4)), "like the first argument"),
         (
-            lambda k: k(0.1).step(torch.rand(2, 3), torch.rand(2, 3).double(), torch.rand(2, 3), 0.1),
+            lambda k: k(0.1).step(torch.rand(2, 3), torch.rand(2, 3).double(), torch.rand(2, 3), 1.0),
             "grad: expected",
         ),
         (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
-from fastadv.threat import Threat
+from fastadv.threat import THREATS, Threat
 
 StepSize = float | Tensor
 
@@ -80,7 +80,7 @@ def check_threat(threat: Threat) -> None:
     """Raise InputError unless `threat` is a threat model."""
     if not isinstance(threat, Threat):
         raise InputError(
-            f"threat: expected one of fastadv.Linf, L2, L1, L0, got {type(threat).__name__}; a radius needs a norm"
+            f"threat: expected one of fastadv.{', '.join(kind.__name__ for kind in THREATS.values())}, got {type(threat).__name__}; a radius needs a norm"
         )
 
 

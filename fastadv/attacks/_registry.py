@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastadv.attacks._result import AttackResult
-
-ALL_NORMS = ("linf", "l2", "l1", "l0")
+from fastadv.threat import THREATS
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Attack:
     """
 
     run: Callable[..., AttackResult]
-    norms: tuple[str, ...] = ALL_NORMS
+    norms: tuple[str, ...] = tuple(THREATS)
     targeted: bool = True
     minimal: bool = False
     quick: Mapping[str, Any] = field(default_factory=dict)

@@ -1,35 +1,19 @@
 """Step sizes where the caller names none."""
 
-import math
-
-from torch import Tensor
-
-from fastadv._checks import check_count
 from fastadv.attacks._problem import StepSize, check_threat
-from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 
 def has_finite_radius(threat: Threat) -> bool:
-    """Whether the radius is finite for every sample. Raises InputError where `threat` is none."""
+    """Whether the radius is finite for every sample. Raises InputError where `threat` is not a threat model."""
     check_threat(threat)
-    radius = threat.radius
-    return bool(radius.isfinite().all()) if isinstance(radius, Tensor) else math.isfinite(radius)
+    return threat.finite
 
 
 def step_size_for(threat: Threat, steps: int, factor: float, step_size: StepSize | None) -> StepSize:
-    """The caller's step size, or factor * radius / steps; in L0, where a step is a number of coordinates, rounded up.
+    """The caller's step size, or the threat's default, which crosses the radius `factor` times in `steps` steps.
 
     Raises InputError where the radius is infinite and no step size is given.
     """
-    if step_size is not None:
-        return step_size
-    check_count("steps", steps, 0)
-    if not has_finite_radius(threat):
-        raise InputError(
-            "step_size: expected a number where the radius is infinite, got none; give a length in input units"
-        )
-    size = threat.radius * (factor / max(steps, 1))
-    if threat.norm != "l0":
-        return size
-    return size.ceil() if isinstance(size, Tensor) else math.ceil(size)
+    check_threat(threat)
+    return threat.default_step_size(steps, factor) if step_size is None else step_size

@@ -50,6 +50,6 @@ def fgsm(
             "radius: expected a finite one, which is the length of the step, got an infinite one; use pgd with a step_size"
         )
     return run(
-        model, x, y, threat, ascend, steps=1, step_size=threat.radius, restarts=restarts, random_start=random_start,
+        model, x, y, threat, ascend, steps=1, step_size=threat.default_step_size(1), restarts=restarts, random_start=random_start,
         targets=targets, loss=loss, stop_early=stop_early, seed=seed, ids=ids, keep_start=False,
     )  # fmt: skip

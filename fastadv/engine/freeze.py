@@ -7,7 +7,7 @@ from torch import nn
 
 from fastadv.engine.fold import BATCH_NORMS, Unfoldable
 from fastadv.engine.fold import fold as fold_batch_norms
-from fastadv.engine.frozen import Frozen, Model, is_conv2d
+from fastadv.engine.frozen import Frozen, Model, Options, is_conv2d
 from fastadv.engine.thin import thin
 from fastadv.engine.twin import device_of, dtype_of, twin, unwrap
 from fastadv.errors import InputError
@@ -89,6 +89,7 @@ def freeze(
         channels_last=channels_last,
         autocast=autocast,
         cuda_graph=cuda_graph,
+        options=Options(precision, fold, compile, cuda_graph),
         notes=tuple(notes),
     )
 

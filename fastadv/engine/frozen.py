@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,16 @@ CHECK_ROWS = 16
 # Largest difference of centred logits, as a share of their spread, that rounding may cause: through tens of layers
 # float32 stays below 1e-4 (TF32 convolutions below 1e-3), bfloat16 and float16 below a tenth. A wrong fold is of order 1.
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.1}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked of `freeze`."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    fold: bool = True
+    compile: bool = False
+    cuda_graph: bool = False
 
 
 class Frozen:
@@ -41,9 +52,11 @@ class Frozen:
         channels_last: bool = False,
         autocast: bool = False,
         cuda_graph: bool = False,
+        options: Options = Options(),
         notes: tuple[str, ...] = (),
     ) -> None:
         self.model = model
+        self.options = options
         self.notes = notes
         self.forwards = 0
         self.backwards = 0
@@ -57,6 +70,10 @@ class Frozen:
     def exact(self) -> bool:
         """Whether the search twin is the verdict twin itself, so that what it finds needs no second look."""
         return self._search is self.model and not self._autocast
+
+    def describe(self) -> dict[str, Any]:
+        """The options that can change results: precision, fold and compile, as JSON values for a run's identity."""
+        return {name: getattr(self.options, name) for name in ("precision", "fold", "compile")}
 
     def layout(self, x: Tensor) -> Tensor:
         """`x` in the memory layout the search twin prefers; no copy where it already has it."""

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from fastadv._library import OpCard, Sample, extension, register
 from fastadv.errors import InputError
+from fastadv.ops._norm import ORDERS, check_norm, code
 from fastadv.ops._rows import PerRow, check_like, column, limits, per_row, rows_array, with_arrays
 from fastadv.ops._samples import SHAPES, batch
-from fastadv.ops.random_start import NORMS
 
 THRESHOLDS = 4096
 
@@ -26,8 +26,7 @@ def _value(level: Tensor, lo: float, hi: float, levels: int, dtype: torch.dtype)
 
 
 def _norm(shift: Tensor, norm: str) -> Tensor:
-    order = {"l2": 2.0, "l1": 1.0, "l0": 0.0}[norm]
-    result: Tensor = torch.linalg.vector_norm(shift, order, dim=1, keepdim=True)
+    result: Tensor = torch.linalg.vector_norm(shift, ORDERS[norm], dim=1, keepdim=True)
     return result
 
 
@@ -94,7 +93,7 @@ def cpu(
         extension.quantize_in_ball,
         out,
         (x_adv, x),
-        NORMS.index(norm),
+        code(norm),
         radius,
         rows_array(radius_rows),
         lo,
@@ -111,7 +110,7 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     for seed, shape in enumerate(SHAPES):
         x_adv, _, x = batch(shape, device, torch.float32, seed)
         grid = ((x * 255).round() / 255).to(dtype)
-        for norm in NORMS:
+        for norm in ORDERS:
             for radius in (0.0, 0.05, 1.0, float("inf")):
                 yield x_adv.to(dtype), grid, norm, radius, 0.0, 1.0, 255
         yield x_adv.to(dtype), x.to(dtype), "l2", 0.3, -1.0, 2.0, 16
@@ -150,8 +149,7 @@ def quantize_in_ball(
     Raises InputError on an unknown norm, an infinite box, levels < 1 or mismatched tensors.
     """
     check_like(x_adv, x=x)
-    if norm not in NORMS:
-        raise InputError(f"norm: expected one of {', '.join(NORMS)}, got {norm!r}")
+    check_norm(norm)
     if levels < 1 or not abs(box[0]) + abs(box[1]) < float("inf"):
         raise InputError(f"expected levels >= 1 and a finite box, got levels={levels}, box={box}")
     radius, radius_rows = per_row("radius", radius, x)

@@ -17,6 +17,7 @@ from torch import Tensor
 from fastadv._library import OpCard, Sample, extension, register
 from fastadv.errors import InputError
 from fastadv.ops import _philox
+from fastadv.ops._norm import ORDERS, check_norm, code
 from fastadv.ops._rows import (
     PerRow,
     add_towards,
@@ -29,8 +30,6 @@ from fastadv.ops._rows import (
     with_rows,
 )
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, per_sample
-
-NORMS = ("linf", "l2", "l1", "l0")
 
 
 def _shift(norm: str, reach: Tensor, ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
@@ -94,7 +93,7 @@ def cpu(
 ) -> None:
     rest = (
         ids.contiguous().numpy(),
-        NORMS.index(norm),
+        code(norm),
         radius,
         rows_array(radius_rows),
         lo,
@@ -113,7 +112,7 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     for seed, shape in enumerate(SHAPES):
         _, _, x = batch(shape, device, dtype, seed)
         ids = torch.arange(shape[0], device=device) * (2**33 + 1)
-        for norm in NORMS:
+        for norm in ORDERS:
             for radius in (0.0, 0.3, 2.0):
                 yield x, ids, norm, radius, 0.0, 1.0, seed, 1
             yield (
@@ -161,8 +160,7 @@ def random_start(
     an infinite or negative radius, or ids of another shape.
     """
     check_like(x)
-    if norm not in NORMS:
-        raise InputError(f"norm: expected one of {', '.join(NORMS)}, got {norm!r}")
+    check_norm(norm)
     if ids.dtype != torch.int64 or ids.shape != x.shape[:1]:
         raise InputError(
             f"ids: expected int64 of shape ({x.shape[0]},), got {ids.dtype} of shape {tuple(ids.shape)}"

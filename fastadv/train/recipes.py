@@ -95,7 +95,9 @@ class FGSMTraining:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
     ) -> Tensor:
-        x_adv = last_iterate(twin(model), x, y, self.threat, steps=1, step_size=float(self.threat.radius))
+        x_adv = last_iterate(
+            twin(model), x, y, self.threat, steps=1, step_size=self.threat.default_step_size(1)
+        )
         return _mixture(model, x, x_adv, y, self.weight)
 
 
@@ -131,7 +133,7 @@ class PGDTraining:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
     ) -> Tensor:
-        step_size = 2.5 * float(self.threat.radius) / self.steps if self.step_size is None else self.step_size
+        step_size = self.step_size or self.threat.default_step_size(self.steps, 2.5)
         start = self.threat.random_start(x, seed=seed, ids=ids) if self.random_start else None
         x_adv = last_iterate(
             twin(model), x, y, self.threat, steps=self.steps, step_size=step_size, loss=self.loss, start=start

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Attack, AttackResult
-from fastadv.threat import L0, L1, L2, Linf, Threat
+from fastadv.threat import THREATS, Threat
 
-THREATS: dict[str, Callable[..., Threat]] = {"linf": Linf, "l2": L2, "l1": L1, "l0": L0}
 # in the unit box over sixteen or so coordinates: enough to break some samples of `mlp`, not all
 RADIUS = {"linf": 0.08, "l2": 0.25, "l1": 0.6, "l0": 2}
 

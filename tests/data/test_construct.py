@@ -252,13 +252,14 @@ def test_progress_counts_samples():
 
 def test_card_names_the_paper_settings():
     config = random_target(toy_model(), toy_base(10), steps=1).card["config"]
-    assert config["threat"] == {"norm": "l2", "radius": "0.5", "box": [0.0, 1.0]}
+    assert config["threat"] == {"name": "L2", "norm": "l2", "radius": 0.5, "box": [0.0, 1.0]}
     import inspect
 
     for construct, steps in ((robust, 1000), (non_robust, 1000), (random_target, 100), (fixed_shift, 100)):
         defaults = {name: p.default for name, p in inspect.signature(construct).parameters.items()}
         assert defaults["steps"] == steps
-        assert defaults["step_size"] == 0.1
+        size = defaults["step_size"]
+        assert size == 0.1 or (size is None and L2(0.5).default_step_size(100, 20.0) == 0.1)
         assert defaults["threat"].norm == "l2"
         assert defaults["threat"].radius == (math.inf if steps == 1000 else 0.5)
 

@@ -1,5 +1,7 @@
 """freeze: its options, its check of itself, and the gradient."""
 
+import json
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -216,3 +218,16 @@ def test_compiled() -> None:
     torch.testing.assert_close(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y))
     assert "compiled" in frozen.notes
     assert not any("fell back" in note for note in frozen.notes)
+
+
+def test_describe_tells_the_options_apart() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 5))
+    described = [
+        freeze(model, precision, fold=fold, compile=compile).describe()
+        for precision in ("fp32", "bf16")
+        for fold in (True, False)
+        for compile in (True, False)
+    ]
+    assert described[0] == {"precision": "fp32", "fold": True, "compile": True}
+    assert described == json.loads(json.dumps(described))
+    assert len({json.dumps(each) for each in described}) == 8

@@ -5,10 +5,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import fastadv.ops as ops
+from fastadv.threat import THREATS
 
 PROJECT = {"l2": ops.project_l2, "l1": ops.project_l1, "l0": ops.project_l0}
 STEP = {"linf": ops.linf_step, "l2": ops.l2_step, "l1": ops.l1_step}
-ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0, "l0": 0.0}
+ORDER = {name: kind.order for name, kind in THREATS.items()}
 INFINITE = (float("-inf"), float("inf"))
 EXACT = 1 + 1e-12
 

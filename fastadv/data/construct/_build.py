@@ -122,7 +122,7 @@ def build(
             "classes": base.class_names(construction.classes),
             "base": base.fingerprint(),
             "model": fingerprint(construction.source.model),
-            "threat": _threat_text(construction.threat),
+            "threat": construction.threat.describe(),
             "dtype": dtype,
             "shard_size": shard_size,
             **construction.settings,
@@ -230,13 +230,3 @@ def fingerprint(model: Model) -> dict[str, str]:
         return {"function": getattr(model, "__qualname__", type(model).__name__)}
     state = model.state_dict()
     return {"class": type(model).__name__, "hash": data_hash(*(state[name] for name in sorted(state)))}
-
-
-def _threat_text(threat: Threat) -> dict[str, Any]:
-    radius = threat.radius
-    # JSON has no infinity
-    return {
-        "norm": threat.norm,
-        "radius": data_hash(radius) if isinstance(radius, Tensor) else str(float(radius)),
-        "box": list(threat.box),
-    }

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
-from fastadv.ops import quantize_in_ball
 from fastadv.threat import Threat
 
 
@@ -13,10 +12,7 @@ def encode(x_adv: Tensor, centre: Tensor, threat: Threat, dtype: str) -> Tensor:
     """`x_adv` [B, ...] as stored: float32 as it is, or uint8 rounded inside the ball around `centre`."""
     if dtype == "float32":
         return x_adv.float()
-    on_grid = quantize_in_ball(
-        x_adv, centre, norm=threat.norm, radius=threat.radius, box=threat.box, levels=255
-    )
-    return (on_grid * 255).round().to(torch.uint8)
+    return (threat.quantize(x_adv, centre) * 255).round().to(torch.uint8)
 
 
 def verify(images: Tensor, centre: Tensor, threat: Threat, ids: Tensor) -> None:
@@ -34,5 +30,5 @@ def verify(images: Tensor, centre: Tensor, threat: Threat, ids: Tensor) -> None:
             else "the search has left it: report this"
         )
         raise InputError(
-            f"dtype={stored!r}: expected images inside the {threat.norm} budget, got {count} outside, the first from sample {first}; {advice}"
+            f"dtype={stored!r}: expected images inside the {threat.symbol} budget, got {count} outside, the first from sample {first}; {advice}"
         )

@@ -27,7 +27,7 @@ def random_target(
     *,
     threat: Threat = CIFAR10_BUDGET,
     steps: int = 100,
-    step_size: float = 0.1,
+    step_size: float | None = None,
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
@@ -43,7 +43,7 @@ def random_target(
     model: a standard classifier of images in the box, giving logits [B, K].
     base: map-style data set of (image in the box, label); an ImageSet is read fastest.
     threat: the budget. Its default L2(0.5), like those of steps and step_size, is the paper's for CIFAR-10.
-    steps, step_size: of the search, the step in the threat's norm and input units.
+    steps, step_size: of the search, the step in the threat's norm and input units; None is 20 * radius / steps.
     seed: with the sample's number it decides t, whatever the batch or process.
     options: see BuildOptions (batch_size, dtype, out_dir, shard_size, rank, world_size, progress).
 
@@ -69,7 +69,7 @@ def fixed_shift(
     *,
     threat: Threat = CIFAR10_BUDGET,
     steps: int = 100,
-    step_size: float = 0.1,
+    step_size: float | None = None,
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
@@ -89,20 +89,26 @@ def _push(
     base: Dataset[Any],
     threat: Threat,
     steps: int,
-    step_size: float,
+    step_size: float | None,
     seed: int,
     choose: Callable[[Tensor, Tensor, int], Tensor],
     options: BuildOptions,
 ) -> ConstructedSet:
-    check_steps(steps, step_size)
+    check_steps(steps, 1.0 if step_size is None else step_size)
+    if step_size is None:
+        threat.default_step_size(steps)  # there is one
+    else:
+        threat.check_step_size(step_size)
     frozen, samples, classes = prepare(model, base, threat, every_class=name == "fixed_shift")
 
     def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> Search:
         targets = choose(y, ids, classes).to(x.device)
+        # the paper's step in L2(0.5): 0.1 for 100 steps
+        size = budget.default_step_size(steps, 20.0) if step_size is None else step_size
 
         def run() -> Tensor:
             return last_iterate(
-                frozen, x, None, budget, steps=steps, step_size=step_size, loss="ce", targets=targets
+                frozen, x, None, budget, steps=steps, step_size=size, loss="ce", targets=targets
             )
 
         def objective(images: Tensor) -> Tensor:
@@ -113,7 +119,7 @@ def _push(
     settings = {
         "objective": "cross-entropy to the label",
         "steps": steps,
-        "step_size": step_size,
+        "step_size": "20 * radius / steps" if step_size is None else step_size,
         "seed": seed,
     }
     return build(Construction(name, frozen, classes, threat, settings, begin), samples, **options)

@@ -1,0 +1,193 @@
+"""What the balls of all norms share: radius and box, membership, random starts, step sizes, and their description."""
+
+import math
+from copy import copy
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from fastadv import ops
+from fastadv._card import data_hash
+from fastadv._checks import check_count
+from fastadv.errors import InputError
+from fastadv.ops._rows import PerRow, clamp_box, column, per_row
+
+SLACK = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Threat:
+    """All z with ||z - x|| <= radius and lo <= z <= hi, for each sample x.
+
+    radius  in input units, a number or one value a sample [B]; may be inf. It has no default.
+    box     (lo, hi) of valid inputs; samples must lie inside.
+
+    A subclass is one norm, and the only place that knows it: its name, symbol and exponent, its projection and steepest
+    ascent, and whatever else the norm does in its own way. Points made here never exceed the radius, in exact
+    arithmetic: the last addition rounds towards x. Raises InputError on a radius or box of another kind.
+    """
+
+    radius: PerRow
+    box: tuple[float, float] = (0.0, 1.0)
+    norm: ClassVar[str]  # the name in commands, cards and ops: "l2"
+    symbol: ClassVar[str]  # in titles and tables: "L2"
+    order: ClassVar[float]  # the exponent p of the norm
+    least_step: ClassVar[float] = 0.0  # steps below it move nothing
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "radius", _checked_radius(self.radius))
+        object.__setattr__(self, "box", _checked_box(self.box))
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether the radius is finite for every sample. The first call reads it, which waits for a GPU."""
+        radius = self.radius
+        return bool(radius.isfinite().all()) if isinstance(radius, Tensor) else math.isfinite(radius)
+
+    def take(self, index: Tensor) -> Self:
+        """The threat of the samples `index` alone (an int64 or bool index of the batch)."""
+        if not isinstance(self.radius, Tensor) or self.radius.dim() == 0:
+            return self
+        # the values are checked already: to check them again would wait for a GPU
+        part = copy(self)
+        object.__setattr__(part, "radius", self.radius[index])
+        if not self.__dict__.get("finite", True):
+            del part.__dict__["finite"]  # the samples taken may all have a finite radius
+        return part
+
+    def with_radius(self, radius: PerRow) -> Self:
+        """The same ball and box at another radius."""
+        return replace(self, radius=radius)
+
+    def describe(self) -> dict[str, Any]:
+        """All that makes this threat what it is, for cards and shards, as JSON. A radius for each sample by its hash."""
+        values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
+        return {"name": type(self).__name__, "norm": self.norm, **values}
+
+    def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """||x_adv - x|| of each sample, float64 [B]."""
+        distance: Tensor = torch.linalg.vector_norm(
+            (x_adv.double() - x.double()).flatten(1), self.order, dim=1
+        )
+        return distance
+
+    def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """bool [B]: the norm, taken in float64, is at most radius * (1 + 1e-6), and every coordinate is in the box.
+
+        The slack is the radius's alone: the box holds exactly. NaN is outside.
+        """
+        radius = column(*per_row("radius", self.radius, x), x).reshape(-1)
+        # a clamp that changes nothing: the box as x_adv's own dtype rounds it
+        inside = (clamp_box(x_adv, *self.box) == x_adv).flatten(1).all(1)
+        return inside & (self.distance(x_adv, x) <= radius * (1 + SLACK))
+
+    def random_start(self, x: Tensor, seed: int = 0, ids: Tensor | None = None, draw: int = 0) -> Tensor:
+        """A point drawn uniformly from the ball, clamped to the box; a function of (seed, id, draw).
+
+        ids [B] default to 0 .. B - 1. Raises InputError where the radius is infinite.
+        """
+        if not self.finite:
+            raise InputError(
+                "radius: expected a finite one for a random start, got inf; start at x instead (random_start=False)"
+            )
+        ids = torch.arange(x.shape[0], device=x.device) if ids is None else ids
+        return ops.random_start(x, ids, self.norm, self.radius, self.box, seed, draw)
+
+    def quantize(self, x_adv: Tensor, x: Tensor, levels: int = 255) -> Tensor:
+        """x_adv on a grid of `levels` + 1 values of the box, without leaving the ball (see ops.quantize_in_ball)."""
+        return ops.quantize_in_ball(x_adv, x, self.norm, self.radius, self.box, levels)
+
+    def default_step_size(self, steps: int, factor: float = 1.0) -> PerRow:
+        """factor * radius / steps, a number or [B]; where the radius is 0, which no step leaves, that of radius 1.
+
+        `factor` is how often `steps` steps could cross the radius. Raises InputError where the radius is infinite.
+        """
+        check_count("steps", steps, 0)
+        if not self.finite:
+            raise InputError(
+                "step_size: expected a number where the radius is infinite, got none; give a length in input units"
+            )
+        share = factor / max(steps, 1)
+        if isinstance(self.radius, Tensor):
+            return torch.where(self.radius > 0, self.radius, 1.0) * share
+        return (self.radius or 1.0) * share
+
+    def check_step_size(self, step_size: PerRow) -> None:
+        """Raise InputError unless each step size, a number or [B], is long enough to move something.
+
+        Values on a GPU stay unread: that would wait for the device.
+        """
+        if isinstance(step_size, Tensor):
+            if step_size.device.type != "cpu" or torch.compiler.is_compiling():
+                return
+            least = float(step_size.min()) if step_size.numel() else math.inf
+        else:
+            try:
+                least = float(step_size)
+            except (TypeError, ValueError):
+                raise InputError(f"step_size: expected a number, got {step_size!r}") from None
+        if not (least > 0 and least >= self.least_step):
+            wanted = f"at least {self.least_step:g} coordinate" if self.least_step else "a positive number"
+            raise InputError(f"step_size: expected {wanted}, got {least:g}; a shorter step moves nothing")
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """The nearest point to x_adv, in the Euclidean norm, that ball and box hold."""
+        raise NotImplementedError
+
+    def step(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
+        """Steepest ascent of length step_size (a number or [B]) along grad in the threat's norm, kept in ball and box.
+
+        A gradient that is not finite moves nothing (Linf: the coordinate; other norms: the sample); nor does a zero
+        one. Raises InputError on a step size of zero, or one below a coordinate in L0.
+        """
+        raise NotImplementedError
+
+    def step_(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
+        """`step` that overwrites and returns x_adv, which must not be x itself."""
+        return x_adv.copy_(self.step(x_adv, grad, x, step_size))
+
+
+def _checked_radius(radius: Any) -> PerRow:
+    if isinstance(radius, Tensor):
+        if radius.dim() > 1 or radius.dtype == torch.bool or radius.is_complex():
+            raise InputError(
+                f"radius: expected a number or a [B] tensor of numbers, got {radius.dtype} {tuple(radius.shape)}"
+            )
+        if bool((radius.isnan() | (radius < 0)).any()):
+            raise InputError(
+                f"radius: expected values >= 0, got {float(radius[~(radius >= 0)][0]):g} among them"
+            )
+        return radius
+    try:
+        number = math.nan if isinstance(radius, bool | str | bytes) else float(radius)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not number >= 0:
+        raise InputError(
+            f"radius: expected a number >= 0 in input units, or a [B] tensor of them, got {radius!r}"
+        )
+    return number
+
+
+def _checked_box(box: Any) -> tuple[float, float]:
+    try:
+        lo, hi = (math.nan if isinstance(edge, bool | str | bytes) else float(edge) for edge in box)
+    except (TypeError, ValueError):
+        lo = hi = math.nan
+    if not lo < hi:
+        raise InputError(f"box: expected a pair of numbers (lo, hi) with lo < hi, got {box!r}")
+    return lo, hi
+
+
+def _plain(value: Any) -> Any:
+    """A field as JSON, which has no infinity and no tensors."""
+    if isinstance(value, Tensor):
+        return _plain(value.item()) if value.dim() == 0 else data_hash(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    return value if value is None or isinstance(value, bool | int | str) else repr(value)

@@ -1,0 +1,61 @@
+"""The L0 ball: a number of coordinates that may change."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastadv import ops
+from fastadv.errors import InputError
+from fastadv.ops._rows import PerRow, check_like, clamp_box, column, per_row
+from fastadv.threat.base import Threat
+
+
+class L0(Threat):
+    """At most `radius` coordinates of z differ from x. Steps are counted in coordinates, at least one."""
+
+    norm = "l0"
+    symbol = "L0"
+    order = 0.0
+    least_step = 1.0
+
+    def default_step_size(self, steps: int, factor: float = 1.0) -> PerRow:
+        size = super().default_step_size(steps, factor)
+        return size.ceil() if isinstance(size, Tensor) else float(math.ceil(size))
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        return ops.project_l0(x_adv, x, self.radius, self.box)
+
+    def step(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
+        """Send up to `step_size` coordinates to the edge of the box that raises <grad, z> most.
+
+        Where more than `radius` would then differ from x, those that add the least to <grad, z - x> go back to x.
+        Projecting instead would keep the largest displacements, whatever they gain. The fraction of a step size
+        counts for nothing. Raises InputError on a step below one coordinate, and on an infinite box, which has no edge.
+        """
+        self.check_step_size(step_size)
+        check_like(x_adv, grad=grad, x=x)
+        lo, hi = self.box
+        if hi - lo == float("inf"):
+            raise InputError(f"box: expected a finite one for an L0 step, got {self.box}")
+        rows, origin, gradient = clamp_box(x_adv, lo, hi).flatten(1), x.flatten(1), grad.double().flatten(1)
+        gradient = torch.where(gradient.isfinite().all(1, keepdim=True), gradient, 0.0)
+        most = column(*per_row("radius", self.radius, rows), rows).floor()
+        count = column(*per_row("step_size", step_size, rows), rows).floor()
+        edge = torch.where(gradient > 0, torch.full_like(rows, hi), torch.full_like(rows, lo))
+        # what each coordinate adds to <grad, z - x> as it stands, and at its edge
+        stays, moves = (gradient * (point.double() - origin.double()) for point in (rows, edge))
+        held = rows != origin
+        # a coordinate that comes in where the ball is full drives out the one that adds least
+        full = held.sum(1, keepdim=True) >= most
+        price = torch.where(full, torch.where(held, stays, math.inf).amin(1, keepdim=True), 0.0)
+        gain = moves - torch.where(held, stays, price)
+        moved = (gain > 0) & (edge != rows) & (_rank(gain) < count)
+        worth = torch.where(moved, moves, torch.where(held, stays, -math.inf))
+        kept = (moved | held) & (_rank(worth) < most)
+        return torch.where(kept, torch.where(moved, edge, rows), origin).reshape(x.shape)
+
+
+def _rank(values: Tensor) -> Tensor:
+    """The place of each element in its row, the largest first, the lower index first among equals."""
+    return values.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
