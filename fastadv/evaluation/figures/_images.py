@@ -160,7 +160,8 @@ def _name(figure: "Figure", row: Strip, gain: float, right: float, middle: float
     name = f"{row.name} × {gain:g}" if row.difference else row.name
     apart = 0.085 / figure.get_figheight() if row.remark else 0.0
     figure.text(right, middle + apart, name, fontsize=9, color=INK, ha="right", va="center")
-    figure.text(right, middle - apart, row.remark, fontsize=7.5, color=FAINT, ha="right", va="center")
+    if row.remark:
+        figure.text(right, middle - apart, row.remark, fontsize=7.5, color=FAINT, ha="right", va="center")
 
 
 def _image(axes: "Axes", image: Tensor, gain: float | None) -> None:
