@@ -2,8 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# a worker a core; each takes the next tests from the other when its own are done
+WORKERS := --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup demo test lint format typecheck bench clean
+.PHONY: help setup demo quick test explore slow mutate lint format typecheck bench clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -18,8 +20,25 @@ setup: $(STAMP)  ## create .venv and install what was tested, with the extension
 demo: setup  ## the library's main job on real images, in under two minutes
 	$(RUN)/fastadv demo
 
+quick: setup  ## the tests of the daily loop: those that take less than half a second each
+	$(RUN)/python -m pytest $(WORKERS) -m 'not slow'
+
 test: setup  ## the whole suite
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest $(WORKERS)
+
+slow: setup  ## the whole suite, and tests/slow.txt written from its times
+	$(RUN)/python -m pytest $(WORKERS) --write-slow
+
+explore: SEED ?= $(shell $(PYTHON) -c 'import secrets; print(secrets.randbelow(2**31))')
+explore: setup  ## the property tests on fresh random examples; SEED=... repeats a run
+	@echo "SEED=$(SEED)"
+	$(RUN)/python -m pytest $(WORKERS) -m hypothesis --hypothesis-profile explore --hypothesis-seed $(SEED)
+
+mutate: N ?= 200
+mutate: SEED ?= 0
+mutate: setup  ## plant N mistakes drawn by SEED in PATHS, and see which the tests notice; AGAIN=1 retries survivors
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt '.[mutate]'
+	$(RUN)/python tests/mutation/run.py --count $(N) --seed $(SEED) $(if $(AGAIN),--again) $(PATHS)
 
 lint: setup  ## ruff and clang-format, without changing anything
 	$(RUN)/ruff check .

@@ -1,16 +1,34 @@
-"""Fixtures every test shares: the real data where it was prepared, and poisoned memory so that an unwritten element cannot pass by luck."""
+"""What all tests share: threads, Hypothesis profiles, the list of slow tests, real data, NaN in fresh memory."""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when numpy and torch are imported: the workers share the cores
+
+import subprocess
+import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
+from hypothesis import settings
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
 
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
 ROOT = Path(__file__).resolve().parent.parent
+SLOW = ROOT / "tests" / "slow.txt"
+SLOW_SECONDS = 0.5
+UNLISTED_SECONDS = 5.0  # a margin, for machines slower than the one that wrote the list
+
+# `make explore` selects the second with --hypothesis-profile
+settings.register_profile("fixed", max_examples=30, deadline=None, derandomize=True, database=None)
+settings.register_profile("explore", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile("fixed")
 
 
 @dataclass(frozen=True)
@@ -23,7 +41,7 @@ class SharedData:
 
 @pytest.fixture(scope="session")
 def shared_data(tmp_path_factory: pytest.TempPathFactory) -> SharedData:
-    """The folder FASTADV_SHARED_DATA names, or ../shared/data; unpacked once a session. Skips where it is missing."""
+    """The folder in FASTADV_SHARED_DATA, or ../shared/data, unpacked once. Skips where it is missing."""
     packed = Path(os.environ.get("FASTADV_SHARED_DATA", ROOT.parent / "shared" / "data"))
     if not (packed / "unpack.py").exists():
         pytest.skip(
@@ -31,13 +49,14 @@ def shared_data(tmp_path_factory: pytest.TempPathFactory) -> SharedData:
         )
     unpacked = ROOT / ".data"
     if not ((unpacked / "MNIST" / "raw").exists() and (unpacked / "cifar10" / "test").exists()):
-        import subprocess
-        import sys
-
-        unpacked = tmp_path_factory.mktemp("data")
-        subprocess.run(
-            [sys.executable, str(packed / "unpack.py"), str(unpacked)], check=True, stdout=subprocess.DEVNULL
-        )
+        # the workers of one run share the parent of their temporary folders
+        session = tmp_path_factory.getbasetemp().parent if WORKER else tmp_path_factory.getbasetemp()
+        unpacked, done = session / "data", session / "data.done"
+        with FileLock(session / "data.lock"):
+            if not done.exists():
+                command = [sys.executable, str(packed / "unpack.py"), str(unpacked)]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+                done.touch()
     return SharedData(unpacked, packed / "abs_official")
 
 
@@ -45,3 +64,64 @@ def shared_data(tmp_path_factory: pytest.TempPathFactory) -> SharedData:
 def _poison() -> None:
     """Fresh memory holds NaN instead of whatever was there."""
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--write-slow", action="store_true", help=f"write tests/{SLOW.name} from the times of this run"
+    )
+
+
+class Durations:
+    """Adds up the time of each test with its set-up, and compares it with the list of slow tests."""
+
+    def __init__(self, rewrite: bool) -> None:
+        self.rewrite = rewrite
+        self.seconds: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] += report.duration
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self.rewrite:
+            slow = sorted(name for name, seconds in self.seconds.items() if seconds > SLOW_SECONDS)
+            SLOW.write_text("".join(f"{name}\n" for name in slow))
+            return
+        listed = slow_tests()
+        missing = [
+            (t, name) for name, t in self.seconds.items() if t > UNLISTED_SECONDS and name not in listed
+        ]
+        if missing:
+            terminalreporter.section(f"slow tests that tests/{SLOW.name} does not list: run make slow")
+            for seconds, name in sorted(missing, reverse=True):
+                terminalreporter.line(f"{seconds:6.1f} s  {name}")
+
+
+def slow_tests() -> set[str]:
+    """The ids of the tests that `make quick` leaves out."""
+    return set(SLOW.read_text().splitlines())
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not WORKER:
+        config.pluginmanager.register(Durations(config.getoption("--write-slow")))
+
+
+COLLECTED = pytest.StashKey[set[str]]()
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m and -k deselect
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    listed = slow_tests()
+    for item in items:
+        if item.nodeid in listed:
+            item.add_marker(pytest.mark.slow)
+    config.stash[COLLECTED] = {item.nodeid for item in items}
+
+
+@pytest.fixture
+def collected(request: pytest.FixtureRequest) -> set[str]:
+    """The ids of all tests, deselected ones too. Skips where only some files were named."""
+    if request.config.args != request.config.getini("testpaths"):
+        pytest.skip("only some tests were named")
+    return request.config.stash[COLLECTED]

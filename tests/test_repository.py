@@ -180,3 +180,8 @@ def test_the_checks_can_fail():
         "fastadv.data.construct.ConstructedSet.save",
         "fastadv.data.batches",
     } <= names
+
+
+def test_the_list_of_slow_tests_names_tests_that_exist(collected):
+    listed = set((ROOT / "tests" / "slow.txt").read_text().splitlines())
+    assert not listed - collected, "run make slow"
