@@ -1,8 +1,8 @@
 """torchvision, importable beside a CPU-only PyTorch. Nothing else in fastadv imports it directly.
 
-PyPI's torchvision is built for CUDA. Beside a PyTorch without CUDA its C++ library does not load. Its import then fails
-because it attaches fake kernels to two operators, `nms` and `qnms`, which the library would have declared. fastadv uses
-neither, only data sets, transforms and networks: declaring the two schemas is enough.
+PyPI's torchvision is built for CUDA. Beside a PyTorch without CUDA its C++ library does not load. Its import
+then fails because it attaches fake kernels to two operators, `nms` and `qnms`, which the library would have
+declared. fastadv uses neither, only data sets, transforms and networks: declaring the two schemas is enough.
 """
 
 import importlib
@@ -31,7 +31,7 @@ def _operators_load() -> bool:
 
 
 def _declare() -> Any:
-    """Declare the operators that nobody has declared yet; the declarations last as long as the object returned."""
+    """Declare the operators that are not declared yet; they last as long as the object returned."""
     operators = _torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         # another library may have needed the same two

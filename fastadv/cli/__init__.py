@@ -1,7 +1,7 @@
 """The command line: `fastadv demo | attack | train | construct | evaluate | abs | doctor`.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Errors are one line on stderr; --debug adds the
-traceback.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Errors are one line on stderr; --debug
+adds the traceback.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""`fastadv abs`: train an Analysis-by-Synthesis model, classify with it, bound it, attack it and draw what it sees."""
+"""`fastadv abs`: train an Analysis-by-Synthesis model, classify with it, bound, attack and draw it."""
 
 from enum import StrEnum
 from functools import partial
@@ -259,7 +259,10 @@ def attack(
     device: o.Device = None,
     json: o.Json = False,
 ) -> None:
-    """Latent descent: the L2 distance at which each decision is broken. Clean errors count as 0, failures as infinite."""
+    """Latent descent: the L2 distance at which each decision is broken.
+
+    In the median clean errors count as 0 and decisions that hold as infinite.
+    """
     place = make_device(device)
     options: dict[str, Any] = {"schedule": schedule.value}
     if schedule is Schedule.LINE_SEARCH:

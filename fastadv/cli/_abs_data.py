@@ -1,4 +1,4 @@
-"""What the commands of `fastadv abs` share: the model, batches with a progress bar, and what inference measures."""
+"""What the commands of `fastadv abs` share: the model, batches with a progress bar, measured inference."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -33,8 +33,8 @@ PriorSamples = Annotated[
     int | None,
     typer.Option(
         min=2,
-        help=f"Latents drawn for the authors' weights, among which a search starts; {PRIOR_SAMPLES} by default. "
-        "A trained model has its own.",
+        help="Latents drawn for the authors' weights, among which a search starts; "
+        f"{PRIOR_SAMPLES} by default. A trained model has its own.",
     ),
 ]
 PriorSeed = Annotated[
@@ -73,8 +73,8 @@ def load_abs(
         model = ABS.load(path)
     else:
         raise InputError(
-            f"{path}: expected a model of `fastadv abs train` or a folder of ABS_0.net .. ABS_9.net, found neither; "
-            "check the path"
+            f"{path}: expected a model of `fastadv abs train` or a folder of ABS_0.net .. ABS_9.net, "
+            "found neither; check the path"
         )
     return with_options(model, **options).to(device)
 
@@ -119,7 +119,10 @@ class Measured:
 
 
 def measure(model: ABS, dataset: Any, batched: Batched, keep: bool = False) -> Measured:
-    """Accuracy, median confidence and time an image; with `keep` also loss, confidence, latents and y of every sample."""
+    """Accuracy, median confidence and time an image.
+
+    With `keep` also loss, confidence, latents and y of every sample.
+    """
     started = time.perf_counter()
     model.bank()
     built, seconds = time.perf_counter() - started, 0.0

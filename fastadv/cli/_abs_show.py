@@ -37,7 +37,7 @@ def show(
     device: o.Device = None,
     json: o.Json = False,
 ) -> None:
-    """Draw an image and each class's reconstruction of it, with loss and confidence; the chosen class in blue."""
+    """Draw an image and each class's reconstruction, with loss and confidence; the chosen class in blue."""
     place = make_device(device)
     with interruptible(NOTHING_DRAWN):
         dataset = load_data(data, split, data_dir, size, index + 1)

@@ -42,7 +42,8 @@ def attack(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient here, as safetensors."
+            help="Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient here "
+            "(safetensors)."
         ),
     ] = None,
     figure: Annotated[

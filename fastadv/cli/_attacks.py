@@ -41,9 +41,9 @@ class AttackOptions:
 
 @dataclass(frozen=True)
 class NamedAttack:
-    """An attack as `evaluate` takes it: run(model, x, y, ids=ids); at(radius) is the same with another budget.
+    """An attack as `evaluate` takes it: run(model, x, y, ids=ids).
 
-    `used` names the shared options that it takes.
+    at(radius) is the same with another budget. `used` names the shared options that it takes.
     """
 
     name: str
@@ -58,7 +58,8 @@ class NamedAttack:
 def parse_attacks(texts: list[str], options: AttackOptions, seed: int) -> dict[str, NamedAttack]:
     """The attacks that `texts` name, by their labels.
 
-    Raises typer.BadParameter for text that cannot be understood, and for an option that none of the attacks takes.
+    Raises typer.BadParameter for text that cannot be understood, and for an option that none of the attacks
+    takes.
     """
     named = [parse_attack(text, options, seed) for text in texts]
     by_label = {attack.label: attack for attack in named}
@@ -72,9 +73,10 @@ def parse_attacks(texts: list[str], options: AttackOptions, seed: int) -> dict[s
 
 
 def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
-    """The attack that `text` names: NAME, or NAME:key=value,key=value with arguments of its function, norm or radius.
+    """The attack that `text` names: NAME or NAME:key=value,key=value.
 
-    `options` hold where it takes them and `text` does not say otherwise.
+    The keys are arguments of its function, norm and radius. `options` hold where it takes them and `text`
+    does not say otherwise.
     """
     name, _, tail = text.partition(":")
     if name not in ATTACKS:

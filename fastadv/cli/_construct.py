@@ -50,7 +50,8 @@ def construct(
     module: Annotated[
         str | None,
         typer.Option(
-            help="The representation to invert: a module's output. By default the input of the last linear layer."
+            help="The representation to invert: the output of this module. By default the input of the last "
+            "linear layer."
         ),
     ] = None,
     start: Annotated[str | None, typer.Option(help="Where an inversion starts: images or noise.")] = None,
@@ -71,7 +72,8 @@ def construct(
 ) -> None:
     """Build a data set from a model: robust and non-robust features kept, or labels that follow an adversary.
 
-    Step sizes, steps and radius are those of the paper on CIFAR-10 unless given. The same command resumes after any stop.
+    Step sizes, steps and radius are those of the paper on CIFAR-10 unless given. The same command resumes
+    after any stop.
     """
     inverts = kind in (Kind.ROBUST, Kind.NON_ROBUST)
     if not inverts and (module or start):

@@ -26,10 +26,13 @@ def demo(
     tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
     json: o.Json = False,
 ) -> None:
-    """Train a standard and a robust net on the embedded digits, attack both, build D_R, D_NR, D_rand and D_det, and train on each; then an ABS.
+    """Two papers on the embedded digits: what nets learn from robust and non-robust features, and ABS.
 
-    Prints one table of six nets and what came out, and draws five figures. A run that was stopped goes on; a finished
-    one is done anew.
+    Trains a standard and a robust net, attacks both, builds D_R, D_NR, D_rand and D_det, and trains a net on
+    each; then trains an ABS, attacks it and bounds it.
+
+    Prints one table of six nets and what came out, and draws five figures. A run that was stopped goes on; a
+    finished one is done anew.
     """
     if tiny and size is not None:
         raise typer.BadParameter("--tiny has a size of its own; leave out --size.")

@@ -53,7 +53,8 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
     }
     if extension is None:
         advice.append(
-            "the C++ kernels are missing: install a C++20 compiler, unset FASTADV_NO_EXT, and run pip install again"
+            "the C++ kernels are missing: install a C++20 compiler, unset FASTADV_NO_EXT, "
+            "and run pip install again"
         )
     found["gpu"] = {
         "names": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
@@ -71,7 +72,8 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
     found["data"] = _data(data_dir)
     if not found["data"]["sets"]:
         advice.append(
-            f"no MNIST or CIFAR-10 in {found['data']['folder']}: name their folder with --data-dir or FASTADV_DATA, or let 'train' download them"
+            f"no MNIST or CIFAR-10 in {found['data']['folder']}: name their folder with --data-dir or "
+            "FASTADV_DATA, or let 'train' download them"
         )
     return found
 

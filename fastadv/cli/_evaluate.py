@@ -124,6 +124,6 @@ def _curve(net: Any, dataset: Any, attack: NamedAttack, radii: tuple[float, ...]
 
 
 def _lines(curves: dict[str, Curve], named: dict[str, NamedAttack]) -> dict[str, Curve]:
-    """The curves by their names in the figure: without the radius, which is the axis, where they stay distinct."""
+    """The curves by their names in the figure: without the radius where they stay distinct."""
     short = {label if ":" in label else named[label].name: curve for label, curve in curves.items()}
     return short if len(short) == len(curves) else curves

@@ -67,8 +67,8 @@ def load_model(
 ) -> nn.Module:
     """The model, made for the images and classes of `dataset`, in eval mode on the device.
 
-    A built-in model gets shape, classes and seed; a user's own factory those of them that it takes. Both get `arguments`,
-    each KEY=VALUE. `fresh` says that untrained weights are wanted.
+    A built-in model gets shape, classes and seed; a user's own factory those of them that it takes. Both get
+    `arguments`, each KEY=VALUE. `fresh` says that untrained weights are wanted.
     """
     offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": seed}
     own = dict(pair(text, "--option") for text in arguments or ())

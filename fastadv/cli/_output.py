@@ -56,7 +56,7 @@ def finite(value: Any) -> Any:
 def print_table(
     title: str, cells: Sequence[Sequence[str]], notes: Sequence[str] = (), *, breaks: Sequence[int] = ()
 ) -> None:
-    """A table on stdout: cells[0] is the head; columns are to the right where every cell below the head is a number.
+    """A table on stdout. cells[0] is the head; columns of numbers are aligned to the right.
 
     notes: lines below the table. breaks: numbers of the lines after which a rule is drawn.
     """

@@ -89,13 +89,17 @@ def train(
     device: o.Device = None,
     json: o.Json = False,
 ) -> None:
-    """Train a model, standard or adversarially. With --run-dir the same command and --resume goes on bit for bit after any stop."""
+    """Train a model, standard or adversarially.
+
+    With --run-dir, the same command and --resume goes on bit for bit after any stop.
+    """
     chosen = _recipe(recipe, norm, radius, steps, step_size)
     if resume and run_dir is None:
         raise typer.BadParameter("--resume needs the --run-dir of the run that stopped.")
     if run_dir is not None and not resume and (run_dir / "checkpoint.safetensors").exists():
         raise typer.BadParameter(
-            f"--run-dir {run_dir} already holds a run: add --resume to go on with it, or choose another folder."
+            f"--run-dir {run_dir} already holds a run: add --resume to go on with it, "
+            "or choose another folder."
         )
     place = make_device(device)
     last = 0

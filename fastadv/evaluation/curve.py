@@ -34,10 +34,11 @@ def accuracy_against_radius(
     attack_for_radius: the attack for a radius, for example
     `lambda r: functools.partial(fa.attacks.pgd, threat=fa.Linf(r), steps=40)`.
 
-    A sample broken at one radius counts as broken at every larger one, since its adversarial example lies in the larger
-    ball too: the curve never rises, and each radius is tried only on the samples that are left. At radius 0 the accuracy
-    is the clean one, and no attack is run. A sample for which the model's logits are not finite counts as not correct.
-    Raises InputError for radii that are empty, negative or not finite, and as `evaluate` does.
+    A sample broken at one radius counts as broken at every larger one, since its adversarial example lies in
+    the larger ball too: the curve never rises, and each radius is tried only on the samples that are left. At
+    radius 0 the accuracy is the clean one, and no attack is run. A sample for which the model's logits are
+    not finite counts as not correct. Raises InputError for radii that are empty, negative or not finite, and
+    as `evaluate` does.
     """
     tried = np.unique(np.asarray(radii, dtype=np.float64))
     if tried.size == 0 or not np.isfinite(tried).all() or tried[0] < 0:

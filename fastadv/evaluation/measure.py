@@ -17,7 +17,7 @@ from fastadv.errors import InputError
 from fastadv.evaluation.table import Examples, Row, Table
 
 Attack = Callable[..., AttackResult]
-"""(model, x, y, ids=ids) -> AttackResult; for example functools.partial(fa.attacks.pgd, threat=fa.Linf(0.3), steps=40)."""
+"""(model, x, y, ids=ids) -> AttackResult; such as partial(fa.attacks.pgd, threat=fa.Linf(0.3), steps=40)."""
 
 
 def evaluate(
@@ -29,15 +29,15 @@ def evaluate(
     limit: int | None = None,
     keep_examples: int = 0,
 ) -> Table:
-    """Clean accuracy, and for each attack robust accuracy, success rate, distances and cost, over the first `limit` samples.
+    """Clean accuracy, and for each attack robust accuracy, success rate, distances and cost.
 
-    The model is frozen once. Every attack gets the samples of a batch with their ids, so results do not depend on
-    `batch_size`. Samples for which the model's logits are not finite count as not correct and are not attacked;
-    `Table.failed` says which they are. keep_examples: keep the first samples that each attack broke, at most that many
-    (`table[name].examples`).
+    They are those of the first `limit` samples. The model is frozen once. Every attack gets the samples of a
+    batch with their ids, so results do not depend on `batch_size`. Samples for which the model's logits are
+    not finite count as not correct and are not attacked; `Table.failed` says which they are. keep_examples:
+    keep the first samples that each attack broke, at most that many (`table[name].examples`).
 
-    Raises InputError for an empty data set, labels that are not classes of the model, logits that are not [B, K], and
-    a model without finite logits for any sample.
+    Raises InputError for an empty data set, labels that are not classes of the model, logits that are not [B,
+    K], and a model without finite logits for any sample.
     """
     attacks = dict(attacks or {})
     check_evaluation(dataset, attacks, batch_size, limit)
@@ -70,13 +70,13 @@ def check_evaluation(
     for name, attack in attacks.items():
         if not callable(attack):
             raise InputError(
-                f"attacks[{name!r}]: expected a function (model, x, y, ids=ids), got {type(attack).__name__}; "
-                "functools.partial makes one"
+                f"attacks[{name!r}]: expected a function (model, x, y, ids=ids), "
+                f"got {type(attack).__name__}; functools.partial makes one"
             )
 
 
 class Batch(NamedTuple):
-    """Samples with the model's verdict on them, all on its device; `failed` marks logits that are not finite."""
+    """Samples with the model's verdict, on its device; `failed` marks logits that are not finite."""
 
     x: Tensor
     y: Tensor
@@ -113,7 +113,8 @@ def predictions(frozen: Frozen, dataset: Dataset[Any], batch_size: int, limit: i
         yield Batch(x, y, ids, logits.argmax(1), failed)
     if not usable:
         raise InputError(
-            "model: expected finite logits, got NaN or infinity for every sample; check its weights and input scale"
+            "model: expected finite logits, got NaN or infinity for every sample; "
+            "check its weights and input scale"
         )
 
 

@@ -37,13 +37,14 @@ class Row:
 
     correct   bool [n]; the model classifies the clean sample correctly.
     broken    bool [n]; it does, and the attack changed that.
-    distance  float64 [n]; of the adversarial example where broken, 0 where the model was wrong already, inf where
-              the attack did not succeed, NaN where the model gives no finite logits for the clean sample.
+    distance  float64 [n]; of the adversarial example where broken, 0 where the model was wrong already, inf
+              where the attack did not succeed, NaN where the model's logits for the clean sample are not
+              finite.
     failed    correct samples that the attack did not break because it met numbers that are not finite.
     unmoved   correct samples that it did not break because every gradient was zero: masked, or flat.
 
-    Samples counted in `failed` and `unmoved` are not broken, but nothing shows that they are robust: the robust
-    accuracy, which includes them, may be too high by as many.
+    Samples counted in `failed` and `unmoved` are not broken, but nothing shows that they are robust: the
+    robust accuracy, which includes them, may be too high by as many.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Row:
 
     @property
     def success_rate(self) -> float:
-        """Share of the INITIALLY CORRECT samples that the attack broke; NaN where the model got none right."""
+        """Share of the INITIALLY CORRECT samples that the attack broke; NaN where there are none."""
         right = int(self.correct.sum())
         return int(self.broken.sum()) / right if right else math.nan
 
@@ -81,11 +82,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A model under attacks. `str(table)` is plain text, `markdown()` a table for a page, `to_dict()` is JSON-able.
+    """A model under attacks.
+
+    `str(table)` is plain text, `markdown()` a table for a page, `to_dict()` is JSON-able.
 
     correct  bool [n]; classified correctly without an attack.
-    failed   bool [n]; the model gives logits that are not all finite. Such a sample has no prediction: it counts as
-             not correct, and no attack is run on it.
+    failed   bool [n]; the model gives logits that are not all finite. Such a sample has no prediction: it
+             counts as not correct, and no attack is run on it.
     ids      int64 [n]; positions in the data set.
     """
 
@@ -115,7 +118,7 @@ class Table:
 
     @property
     def worst_case(self) -> float:
-        """Robust accuracy when the strongest attack counts for each sample; without attacks the clean accuracy."""
+        """Robust accuracy when the strongest attack counts for each sample; without any, the clean one."""
         return self.held.double().mean().item()
 
     def __getitem__(self, name: str) -> Row:
@@ -149,7 +152,7 @@ class Table:
         }
 
     def cells(self) -> list[list[str]]:
-        """The table as text, line by line: head, no attack, each attack, and the worst of them where there are several."""
+        """The table as text, line by line: head, no attack, each attack, and the worst of several."""
         head = ["attack", "accuracy", "broken", "median", "mean", "forwards", "backwards", "seconds"]
         head += ["failed", "unmoved"]
         lines = [["none", percent(self.clean_accuracy), *[""] * 6, str(int(self.failed.sum())), ""]]
@@ -184,14 +187,14 @@ class Table:
         lost = int(self.failed.sum())
         if lost:
             notes.append(
-                f"failed: for {lost} of {self.n} samples the model's logits are not finite; they count as not correct "
-                "and are not attacked"
+                f"failed: for {lost} of {self.n} samples the model's logits are not finite; "
+                "they count as not correct and are not attacked"
             )
         for row in self.rows:
             if row.failed:
                 notes.append(
-                    f"failed: {row.name} met numbers that are not finite on {row.failed} samples and did not break them; "
-                    "its accuracy may be too high"
+                    f"failed: {row.name} met numbers that are not finite on {row.failed} samples "
+                    "and did not break them; its accuracy may be too high"
                 )
             if row.unmoved:
                 notes.append(

@@ -1,7 +1,7 @@
 """The studies: one module for each paper, and the demo that runs them on the embedded digits.
 
-A study says what runs, what is compared and what is drawn. It uses the public names of fastadv as its users do, prints
-nothing, and returns JSON-able figures; the commands print them.
+A study says what runs, what is compared and what is drawn. It uses the public names of fastadv as its users
+do, prints nothing, and returns JSON-able figures; the commands print them.
 """
 
 from fastadv.studies import demo, ilyas2019, schott2018

@@ -21,8 +21,8 @@ PARTS = ("nets", "sets", "abs")
 def run(settings: Settings, folder: Path, watch: Watch = lambda what, done, total: None) -> dict[str, Any]:
     """Do both studies in `folder`, draw their figures there, write results.json, and return what it holds.
 
-    A run of the same settings that was stopped goes on; a finished one, or one of other settings, is done anew. Raises
-    InputError where the folder holds nets or sets that no demo made.
+    A run of the same settings that was stopped goes on; a finished one, or one of other settings, is done
+    anew. Raises InputError where the folder holds nets or sets that no demo made.
     """
     _prepare(folder, settings)
     started = time.perf_counter()
@@ -56,7 +56,7 @@ def unfinished(settings: Settings, folder: Path) -> bool:
 
 
 def cells(result: dict[str, Any]) -> list[list[str]]:
-    """The table of the six nets as text, head first: clean and under each attack, beside the paper's figures."""
+    """The six nets as text, head first: accuracy clean and under each attack, beside the paper's."""
     nets = result["measured"]["nets"]
     attacks = list(nets["standard"]["robust"])
     measures = ["clean", *attacks, "paper*: clean", "paper*: PGD L2"]
@@ -87,8 +87,8 @@ def notes(result: dict[str, Any]) -> list[str]:
 def one_thread() -> Iterator[None]:
     """Work on one thread.
 
-    Nets and batches this small gain nothing from a second thread, and lose much where other programs use the cores. The
-    results are then also the same on any number of cores.
+    Nets and batches this small gain nothing from a second thread, and lose much where other programs use the
+    cores. The results are then also the same on any number of cores.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 """Ilyas et al. 2019, "Adversarial examples are not bugs, they are features", in small.
 
-A standard and an adversarially trained net, the four sets D_R, D_NR, D_rand and D_det built from them, and for each set
-a fresh net trained on it in the ordinary way. Every part resumes.
+A standard and an adversarially trained net, the four sets D_R, D_NR, D_rand and D_det built from them, and
+for each set a fresh net trained on it in the ordinary way. Every part resumes.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,7 @@
 """Schott et al. 2018, "Towards the first adversarially robust neural network model on MNIST", in small.
 
-Analysis by Synthesis on the digits: one generative model for each class, attacks on the classifier they form, and what
-each class takes an image for.
+Analysis by Synthesis on the digits: one generative model for each class, attacks on the classifier they form,
+and what each class takes an image for.
 """
 
 import math
@@ -24,8 +24,8 @@ NOISE_STEPS = 1000
 def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]]:
     """The model, whose training resumes, and its figures.
 
-    The attacks and the bound are measured on the first `abs_samples` test digits. A median distance that is infinite
-    (latent descent broke less than half of the decisions) is None.
+    The attacks and the bound are measured on the first `abs_samples` test digits. A median distance that is
+    infinite (latent descent broke less than half of the decisions) is None.
     """
     s = study.settings
     model = fa.models.ABS.fit(
@@ -70,14 +70,14 @@ def findings(figures: Mapping[str, Any], attack: str) -> list[str]:
         else f"latent descent breaks its decisions at L2 {median:.2f} in the median"
     )
     return [
-        f"Analysis by Synthesis reads {figures['clean']:.1%} of the digits and keeps {figures['robust']:.1%} of "
-        f"{figures['samples']} under {attack};",
+        f"Analysis by Synthesis reads {figures['clean']:.1%} of the digits "
+        f"and keeps {figures['robust']:.1%} of {figures['samples']} under {attack};",
         f"{broken}; lower bounds average {figures['lower_bound']:.2f}.",
     ]
 
 
 def draw(study: Study, model: fa.models.ABS, folder: Path) -> dict[str, str]:
-    """Digits as each class explains them, and images that start from noise and end as what the model takes for each class."""
+    """Digits as each class explains them, and what the model takes for each class, made from noise."""
     test, classes = study.test, range(model.classes)
     rows = []
     for shown in SHOWN:

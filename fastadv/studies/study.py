@@ -1,4 +1,4 @@
-"""What the studies on the embedded digits share: their settings, the data, and the folder that holds their work."""
+"""What the studies on the embedded digits share: settings, data, and the folder that holds their work."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -92,8 +92,9 @@ SIZES = {
 }
 """The settings for each side of the images.
 
-The larger the image, the more directions a net uses that a digit does not need, and the smaller the radius that breaks
-it. At 8, D_R is hardly more robust than the digits; at 16 and 28, D_det no longer teaches the true labels; at 10 every
+The larger the image, the more directions a net uses that a digit does not need, and the smaller the radius
+that breaks it. At 8, D_R is hardly more robust than the digits; at 16 and 28, D_det no longer teaches the
+true labels; at 10 every
 set shows its effect."""
 
 TINY = Settings(

@@ -19,10 +19,11 @@ def bars(
     reference: Mapping[str, Mapping[str, float]] | None = None,
     reference_name: str = "paper",
 ) -> None:
-    """Nets side by side: for each a bar for each measure, {"standard": {"clean": 0.98, "robust": 0.03}, ...}, from 0 to 1.
+    """Nets side by side, each with a bar for each measure.
 
-    The measures are the same for every net, at most four. `reference` holds figures of the same form to set beside them, drawn as
-    ticks and named `reference_name`; nets and measures may be missing there.
+    nets: {"standard": {"clean": 0.98, "robust": 0.03}, ...}, from 0 to 1. The measures are the same for every
+    net, at most four. `reference` holds figures of the same form to set beside them, drawn as ticks and named
+    `reference_name`; nets and measures may be missing there.
     """
     measures = list(next(iter(nets.values()), {}))
     if not measures or len(measures) > 4 or any(list(values) != measures for values in nets.values()):

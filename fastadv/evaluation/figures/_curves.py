@@ -35,8 +35,8 @@ def curves(
 ) -> None:
     """Accuracy (from 0 to 1) against radius, one line for each name, named at its end.
 
-    lines: {name: (radii, accuracy)}, as `accuracy_against_radius` returns; at most six. `radius` names the axis ("L∞ radius");
-    `chance` draws the accuracy of guessing.
+    lines: {name: (radii, accuracy)}, as `accuracy_against_radius` returns; at most six. `radius` names the
+    axis ("L∞ radius"); `chance` draws the accuracy of guessing.
     """
     if not 1 <= len(lines) <= len(LINES):
         raise InputError(f"lines: expected 1 to {len(LINES)} curves, got {len(lines)}; draw several figures")
@@ -51,7 +51,8 @@ def curves(
         across, up = np.asarray(radii, dtype=float), np.asarray(accuracy, dtype=float)
         if across.ndim != 1 or across.shape != up.shape or across.size == 0:
             raise InputError(
-                f"lines[{name!r}]: expected radii and accuracy of one length, got shapes {across.shape} and {up.shape}"
+                f"lines[{name!r}]: expected radii and accuracy of one length, "
+                f"got shapes {across.shape} and {up.shape}"
             )
         axes.plot(
             across, up, dash, color=color, linewidth=2, marker="o", markersize=3.5, clip_on=False, zorder=3
@@ -78,7 +79,7 @@ def curves(
 
 
 def spread(heights: Sequence[float], apart: float) -> list[float]:
-    """Heights in [0, 1] moved as little as needed for labels to stand `apart` from each other, in their order."""
+    """Heights in [0, 1], moved as little as needed for labels to stand `apart`, in their order."""
     order = np.argsort(heights, kind="stable")
     placed = np.asarray(heights, dtype=float)[order]
     for _ in range(200):

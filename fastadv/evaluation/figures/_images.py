@@ -26,9 +26,9 @@ class Strip:
 
     name, remark  what stands at the left of the row, in black and below it in gray.
     marked        bool [N]; captions that stand out, in the color `mark`.
-    difference    the images are differences in [-1, 1]. They are drawn amplified, by a factor that stands after the name:
-                  gray ones orange where light was added and blue where some was taken, those in color around
-                  mid-gray, channel by channel.
+    difference    the images are differences in [-1, 1]. They are drawn amplified, by a factor written after
+                  the name: gray ones orange where light was added and blue where some was taken, those in
+                  color around mid-gray, channel by channel.
     apart         inches of room above the row.
     """
 
@@ -112,10 +112,10 @@ def examples(
     title: str | None = None,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> None:
-    """One column for each sample: the clean image, the adversarial one, and their difference, amplified by the factor stated.
+    """One column for each sample: the clean image, the adversarial one, and their amplified difference.
 
-    x, x_adv [N, C, H, W] with C of 1 or 3 in `box`; labels, predictions (of x_adv) [N], printed as `classes[i]` where
-    given. Predictions that are not the label are orange.
+    x, x_adv [N, C, H, W] with C of 1 or 3 in `box`; labels, predictions (of x_adv) [N], printed as
+    `classes[i]` where given. Predictions that are not the label are orange.
     """
     if x.shape != x_adv.shape:
         raise InputError(f"x_adv: expected the shape of x, {tuple(x.shape)}, got {tuple(x_adv.shape)}")
@@ -143,7 +143,10 @@ def examples(
 
 
 def amplification(differences: Sequence[Tensor]) -> float:
-    """The largest round number that saturates none of the differences, at least 1; colors have half the range of gray."""
+    """The largest round number, at least 1, that saturates none of the differences.
+
+    Colors have half the range of gray.
+    """
     largest = max(
         (float(d.abs().max()) / (1.0 if d.shape[1] == 1 else 0.5) for d in differences), default=0.0
     )
