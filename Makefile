@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# a worker a core; each takes the next tests from the other when its own are done
+# One worker per core. A worker that has run all its tests takes some from another.
 WORKERS := --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .PHONY: help setup demo quick test explore slow mutate lint format typecheck bench clean
@@ -29,15 +29,15 @@ test: setup  ## the whole suite
 slow: setup  ## the whole suite, and tests/slow.txt written from its times
 	$(RUN)/python -m pytest $(WORKERS) --write-slow
 
-explore: SEED ?= $(shell $(PYTHON) -c 'import secrets; print(secrets.randbelow(2**31))')
+explore: SEED := $(or $(SEED),$(shell date +%s))
 explore: setup  ## the property tests on fresh random examples; SEED=... repeats a run
 	@echo "SEED=$(SEED)"
 	$(RUN)/python -m pytest $(WORKERS) -m hypothesis --hypothesis-profile explore --hypothesis-seed $(SEED)
 
 mutate: N ?= 200
 mutate: SEED ?= 0
-mutate: setup  ## plant N mistakes drawn by SEED in PATHS, and see which the tests notice; AGAIN=1 retries survivors
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt '.[mutate]'
+mutate: setup  ## plant N mistakes, drawn by SEED, in PATHS and see which ones the tests notice
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutate]'
 	$(RUN)/python tests/mutation/run.py --count $(N) --seed $(SEED) $(if $(AGAIN),--again) $(PATHS)
 
 lint: setup  ## ruff and clang-format, without changing anything
@@ -54,7 +54,7 @@ typecheck: setup  ## mypy --strict on fastadv/
 	$(RUN)/mypy
 
 bench: setup  ## throughput against eager PyTorch and the peers, appended to bench/results/
-	$(RUN)/python -m pip install --quiet --constraint constraints.txt '.[bench]'
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(RUN)/python bench/run.py
 
 clean:  ## remove what was built, keeping results

@@ -1,4 +1,4 @@
-"""PGD-40 against the same attack of other libraries, on the paper's CNN: time, final accuracy, forwards and backwards."""
+"""PGD-40 against the same attack of other libraries, on the CNN of Schott et al.: time and final accuracy."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ RADIUS, STEP, STEPS, IMAGES = 0.3, 0.01, 40, 256
 def problem(
     data_dir: Path | None, weights: Path | None, device: torch.device
 ) -> tuple[nn.Module, Tensor, Tensor, str]:
-    """The published CNN and MNIST test images; without them the same net untrained on random images, and the row says so."""
+    """The published CNN on MNIST test images, or else the same net untrained on random images."""
     model = fa.models.create("cnn")
     if weights is not None and data_dir is not None:
         model = fa.models.SchottCNN.from_official(weights)
@@ -32,7 +32,7 @@ def problem(
 
 
 def plain(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The loop in the papers, written by hand: a forward and an input gradient a step and nothing else but the step."""
+    """The loop of the papers, written by hand: each step is a forward, an input gradient and a move."""
     x_adv = x.clone()
     for _ in range(STEPS):
         x_adv.requires_grad_()
@@ -43,7 +43,7 @@ def plain(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def providers(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[], Tensor]]:
-    """Every provider's PGD-40 with no early stop and no random start; peers only where they are installed."""
+    """PGD-40 of each provider, without early stop or random start; peers where they are installed."""
 
     def ours(target: Any) -> Tensor:
         out = fa.attacks.pgd(
@@ -84,7 +84,7 @@ def providers(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Callable[[], 
 def rows(
     data_dir: Path | None, weights: Path | None, device: torch.device, seconds: float
 ) -> Iterator[dict[str, Any]]:
-    """One row a provider."""
+    """One row per provider."""
     model, x, y, name = problem(data_dir, weights, device)
     ways = providers(model, x, y)
     taken = times(ways, seconds, least=5)

@@ -1,4 +1,4 @@
-"""Peak memory of an attack against one forward and backward at the same batch, each in a process of its own."""
+"""Peak memory of an attack against one forward and backward of the same batch, each in its own process."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 model = fa.models.create("cnn").eval()
 x, y = torch.rand({batch}, 1, 28, 28), torch.randint(10, ({batch},))
 pgd = lambda x, y, **k: fa.attacks.pgd(model, x, y, fa.Linf(0.3), steps=5, step_size=0.1, **k)
-# the libraries' own buffers are touched first, on a tiny batch
+# a tiny batch first, so that the buffers of the libraries exist already
 pgd(x[:2], y[:2])
 leaf = x[:2].clone().requires_grad_(); torch.nn.functional.cross_entropy(model(leaf), y[:2]).backward()
 for p in model.parameters(): p.grad = None
@@ -39,7 +39,7 @@ print(json.dumps(peak - before))
 
 
 def peak(what: str) -> int:
-    """Bytes by which the resident set grew at most."""
+    """The most bytes by which the resident set grew."""
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(batch=BATCH), what], capture_output=True, text=True, check=True
     )
@@ -47,7 +47,7 @@ def peak(what: str) -> int:
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    """Two rows, medians of three processes each; empty where the system has no /proc."""
+    """Two rows, each the median of three processes. None where the system has no /proc."""
     if not sys.platform.startswith("linux"):
         return
     base = sorted(peak("forward and backward") for _ in range(3))[1]

@@ -1,8 +1,10 @@
-"""Run the benchmarks and append one JSON line a measurement to bench/results/.
+"""Run the benchmarks and append one JSON line per measurement to bench/results/.
 
-    python bench/run.py [--only ops attacks memory abs] [--seconds 1] [--data-dir DIR --weights vanilla_cnn.net --official DIR] [--out FILE]
+    python bench/run.py [--only ops attacks memory abs] [--seconds 1] [--out FILE]
+                        [--data-dir DIR --weights vanilla_cnn.net --official DIR]
 
-The ops' contract tests run first: no figure is written for kernels that are wrong. `make bench` installs the peers.
+The contract tests of the ops run first, so that nothing is measured on a kernel that is wrong.
+`make bench` installs the peers.
 """
 
 import argparse
@@ -34,7 +36,7 @@ def gate() -> None:
         [sys.executable, "-m", "pytest", "-q", "-x", f"{test}::test_kernel_equals_reference"], cwd=HERE.parent
     )
     if run.returncode:
-        raise SystemExit("bench: a kernel differs from its reference; no figure was taken")
+        raise SystemExit("bench: a kernel differs from its reference; nothing was measured")
 
 
 def measure(options: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -53,11 +55,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS)
-    parser.add_argument("--seconds", type=float, default=1.0, help="least time spent on each measurement")
-    parser.add_argument("--data-dir", type=Path, help="folder with MNIST/raw, for the attack and ABS rows")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each measurement, at least")
+    parser.add_argument(
+        "--data-dir", type=Path, help="folder that holds MNIST/raw, for the attack and ABS rows"
+    )
     parser.add_argument("--weights", type=Path, help="the published vanilla_cnn.net, for the attack rows")
     parser.add_argument(
-        "--official", type=Path, help="folder of the authors' ABS_0.net to ABS_9.net, for the ABS rows"
+        "--official",
+        type=Path,
+        help="folder that holds the authors' ABS_0.net to ABS_9.net, for the ABS rows",
     )
     parser.add_argument("--out", type=Path, help="default: bench/results/cpu.jsonl or cuda.jsonl")
     parser.add_argument("--no-gate", action="store_true", help="skip the contract tests (the rows say so)")

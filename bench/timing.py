@@ -1,4 +1,4 @@
-"""Time several ways of doing one thing in one run: interleaved repetitions, so that a noisy machine is noisy for all of them."""
+"""Time several ways of doing one thing in turns, so that other work on the machine slows all alike."""
 
 import statistics
 import time
@@ -17,7 +17,10 @@ def synchronize() -> None:
 def times(
     ways: Mapping[str, Callable[[], object]], seconds: float = 1.0, least: int = 7
 ) -> dict[str, list[float]]:
-    """Milliseconds of each repetition of each way; ways take turns until each has `seconds` of work and `least` repetitions."""
+    """Milliseconds of each repetition of each way.
+
+    The ways take turns until each has run for `seconds` and at least `least` times.
+    """
     for way in ways.values():
         way()
         way()
@@ -33,12 +36,12 @@ def times(
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
-    """The 20th, 50th and 80th percentile, as p20_ms, p50_ms and p80_ms."""
+    """The 20th, 50th and 80th percentiles, as p20_ms, p50_ms and p80_ms."""
     ordered = sorted(values)
     last = len(ordered) - 1
     return {f"p{p}_ms": round(ordered[round(p / 100 * last)], 5) for p in (20, 50, 80)}
 
 
 def ratio(slow: list[float], fast: list[float]) -> float:
-    """How many times faster: the median over turns of slow / fast, each turn's two measured side by side."""
+    """How many times faster: the median over turns of slow / fast, both measured in the same turn."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=False))

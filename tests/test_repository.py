@@ -27,7 +27,7 @@ by_name = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.rel
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
-    """(`name` of a plain call or `.name` of a method call, the call)."""
+    """Every call with its name: `name` of a plain call, `.name` of a method call."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             if isinstance(node.func, ast.Name):
@@ -37,7 +37,7 @@ def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
 
 
 def public_objects() -> Iterator[tuple[str, object]]:
-    """What `__all__` of fastadv and of its packages promises: functions, classes, and the public methods of those."""
+    """What `__all__` of fastadv and its packages names: functions, classes, and their public methods."""
     packages = [
         "fastadv",
         *(f"fastadv.{path.parent.name}" for path in sorted(PACKAGE.glob("*/__init__.py"))),
@@ -80,15 +80,15 @@ def test_the_library_never_prints_evaluates_or_seeds(path):
 def test_kernels_and_attacks_do_not_move_or_wait(room):
     for path in sorted((PACKAGE / room).rglob("*.py")):
         named = {name for name, _ in calls(ast.parse(path.read_text()))}
-        found = named & {"print", "eval", ".cuda", ".item"}
-        assert not found, f"{path.relative_to(ROOT)}: {found}"
+        banned = named & {"print", "eval", ".cuda", ".item"}
+        assert not banned, f"{path.relative_to(ROOT)}: {banned}"
 
 
 @by_name
 def test_global_seeds_are_never_touched(path):
     for name, call in calls(ast.parse(path.read_text())):
         if name.removeprefix(".") in ("manual_seed", "manual_seed_all", "seed"):
-            # a generator of one's own may be seeded: torch.Generator(...).manual_seed(0), torch.default_generator in a fork
+            # a private generator may be seeded, and torch.default_generator in a child process
             assert "generator" in ast.unparse(call.func).lower(), f"{path.name}:{call.lineno}"
 
 
@@ -126,7 +126,7 @@ def test_modules_say_what_they_hold(path):
 
 def test_environment_variables_are_documented():
     quoted = re.compile(r"""["'](FASTADV_[A-Z_]+)["']""")
-    files = [*SOURCES, ROOT / "setup.py", *(ROOT / name for name in ("Makefile",) if (ROOT / name).exists())]
+    files = [*SOURCES, ROOT / "setup.py", ROOT / "Makefile"]
     used = {name for path in files for name in quoted.findall(path.read_text())}
     documented = set(re.findall(r"`(FASTADV_[A-Z_]+)`", (ROOT / "docs" / "env.md").read_text()))
     assert used == documented
@@ -142,7 +142,7 @@ def test_paths_in_contributing_exist():
         for name in PATH.findall((ROOT / "CONTRIBUTING.md").read_text())
         if "/" in name or name.endswith(ENDINGS)
     ]
-    # a word in capitals stands for any name: ops/NAME.py
+    # NAME stands for any name, as in ops/NAME.py
     named = [name for name in named if "NAME" not in name]
     assert named
     missing = [name for name in named if not any((room / name).exists() for room in (ROOT, PACKAGE))]

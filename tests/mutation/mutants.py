@@ -11,6 +11,7 @@ import libcst.matchers as m
 from mutmut.mutation import mutators
 
 LOGGERS = m.Name("log") | m.Name("_log") | m.Name("logger") | m.Name("warnings")
+TYPE_ALIAS = m.Name(m.MatchRegex(r"[A-Z]\w*[a-z]\w*"))
 # Annotations, decorators and imports do not compute. The arguments of errors and log lines are text.
 SKIPPED = (
     m.Annotation()
@@ -20,8 +21,8 @@ SKIPPED = (
     | m.Raise()
     | m.Call(func=m.Attribute(value=LOGGERS))
     | m.Call(func=m.Name("cast") | m.Name("TypeVar") | m.Name("InputError"))
-    | m.Arg(keyword=m.Name("strict"))
-    | m.Assign(targets=[m.AssignTarget(target=m.Name("__all__"))])
+    | m.Arg(keyword=m.Name("strict") | m.Name("repr"))  # of zip and of dataclasses
+    | m.Assign(targets=[m.AssignTarget(target=m.Name("__all__") | TYPE_ALIAS)])
     | m.If(test=m.Name("TYPE_CHECKING"))
 )
 OPPOSITES = {"min": "max", "amin": "amax", "argmin": "argmax", "minimum": "maximum", "any": "all"}

@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = '''
 """Numbers such as 1."""
 log = getLogger(__name__)
+Number = int | None
 
 
 class Ball:
@@ -48,7 +49,25 @@ def test_mistakes_are_planted_where_something_is_computed():
     }
     assert all(ast.parse(mutant.source) for mutant in planted)
     assert {mutant.function for mutant in planted} == {"Ball.near"}
-    assert {mutant.before for mutant in planted if mutant.line == 9} == {"if x < 3:"}
+    assert {mutant.before for mutant in planted if mutant.line == 10} == {"if x < 3:"}
+
+
+@pytest.mark.parametrize(
+    ("file", "mirror", "folder"),
+    [
+        ("fastadv/rng.py", "tests/test_rng.py", "tests/attacks"),
+        ("fastadv/threat/base.py", "tests/test_threat.py", "tests/attacks"),
+        ("fastadv/models/weights.py", "tests/models/test_weights.py", "tests/models"),
+        ("fastadv/data/construct/targeted.py", "tests/data/test_construct.py", "tests/data"),
+    ],
+)
+def test_the_closest_tests_run_first(file, mirror, folder):
+    trial = pytest.importorskip("trial", reason="needs the extra `mutate`")
+    closest, quick, slow = trial.stages(file)
+    assert mirror in closest
+    assert {folder, f"--ignore={mirror}"} <= set(quick)
+    assert quick[-2:] == ("-m", "not slow")
+    assert slow == (*quick[:-1], "slow")
 
 
 def test_accepted_survivors_still_stand_in_the_source():

@@ -1,5 +1,6 @@
 """One mutant against the tests: which tests, in which order, in which copy of the tree, and for how long."""
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -54,28 +55,39 @@ class Copy:
 
     def passes(self, stage: Stage, timeout: float | None = None) -> bool:
         """Whether pytest passes in time; finding no test is passing."""
-        environment = os.environ | {
-            "PYTHONPATH": str(self.root),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",  # a source may change twice within the second that bytecode notes
-        }
-        environment.setdefault("FASTADV_SHARED_DATA", str(ROOT.parent / "shared" / "data"))
-        command = [sys.executable, "-m", "pytest", "-x", f"--basetemp={self.root / '.tmp'}", *stage]
-        with (self.root / "pytest.log").open("w") as log:
-            process = subprocess.Popen(
-                command, cwd=self.root, env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-        try:
-            code = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return False
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        if code == pytest.ExitCode.USAGE_ERROR:
-            raise RuntimeError(f"mutate: pytest refuses {' '.join(command)}")
-        return code in (0, pytest.ExitCode.NO_TESTS_COLLECTED)
+        process = FORKS.Process(target=run_pytest, args=(self.root, stage))
+        process.start()
+        process.join(timeout)
+        if process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+        if process.exitcode == pytest.ExitCode.USAGE_ERROR:
+            raise RuntimeError(f"mutate: pytest refuses {' '.join(stage)}")
+        return process.exitcode in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+# Importing torch takes longer than most tests, so each run is forked from a process that has imported it.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["__main__", "torch", "scipy.stats", "hypothesis", "pytest"])
+
+
+def run_pytest(root: Path, stage: Stage) -> None:
+    """Run pytest on the tree at `root` in this process, which is a fork of its own, and exit."""
+    os.setsid()  # so that a timeout ends what the tests started, too
+    os.chdir(root)
+    os.environ["PYTHONPATH"] = str(root)
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"  # a source may change twice in the second that bytecode notes
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.setdefault("FASTADV_SHARED_DATA", str(ROOT.parent / "shared" / "data"))
+    sys.dont_write_bytecode = True
+    sys.path[:] = [str(root), *(place for place in sys.path if Path(place) != Path(__file__).parent)]
+    with Path("pytest.log").open("w") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+    import torch
+
+    torch.set_num_threads(1)
+    sys.exit(pytest.main(["-x", "--basetemp=.tmp", *stage]))
 
 
 @dataclass
