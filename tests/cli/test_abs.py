@@ -20,7 +20,8 @@ COMMANDS = ("train", "infer", "bound", "attack", "show", "distal")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("abs")
-    line = f"abs train --data digits --run-dir {folder} --epochs 6 --beta 3,0.3 --prior-samples 200 --calibration 50 --test-samples 50 --json"
+    line = f"abs train --data digits --run-dir {folder} --epochs 6 --beta 3,0.3 --prior-samples 200"
+    line += " --calibration 50 --test-samples 50 --json"
     assert main(line.split()) == 0
     return str(folder / "model.safetensors")
 
@@ -33,7 +34,8 @@ def test_help_has_an_example(fastadv, command):
 
 
 def test_train_measures_and_resumes(fastadv, folder):
-    line = "abs train --data digits --samples 200 --run-dir run --epochs 2 --prior-samples 50 --calibration 20 --test-samples 20"
+    line = "abs train --data digits --samples 200 --run-dir run --epochs 2"
+    line += " --prior-samples 50 --calibration 20 --test-samples 20"
     done = fastadv(line, "--json")
     assert done.code == 0
     found = json.loads(done.out)["measured"]

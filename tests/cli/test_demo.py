@@ -1,4 +1,4 @@
-"""The demo in a tiny configuration: complete, repeatable, resumable, and careful with what it did not make."""
+"""The demo in a tiny configuration: complete, repeatable, resumed, and careful with what others made."""
 
 import json
 import shutil

@@ -40,7 +40,8 @@ def without_seconds(table: dict) -> dict:
 def test_attack_writes_what_the_attack_returns(
     fastadv: Callable, folder: Path, net: str, trained: SmallCNN, digits: fa.data.ImageSet, strongest: bool
 ) -> None:
-    line = f"attack {net} -n {COUNT} --radius 0.08 --steps 4 --step-size 0.03 --restarts 2 --seed 3 --batch-size 25"
+    line = f"attack {net} -n {COUNT} --radius 0.08 --steps 4 --step-size 0.03 --restarts 2"
+    line += " --seed 3 --batch-size 25"
     done = fastadv(line, "--out", "adv.safetensors", "--json", *(["--strongest"] if strongest else []))
     assert done.code == 0, done
     pgd = partial(
@@ -85,7 +86,8 @@ def test_strongest_goes_on_after_the_first_success(fastadv: Callable, folder: Pa
 def test_evaluate_equals_the_library(
     fastadv: Callable, net: str, trained: SmallCNN, digits: fa.data.ImageSet
 ) -> None:
-    line = f"evaluate {net} -n {COUNT} --norm l2 --radius 0.3 --steps 3 --seed 2 -a fgsm -a pgd:loss=margin --radii 0.4,0,0.2"
+    line = f"evaluate {net} -n {COUNT} --norm l2 --radius 0.3 --steps 3 --seed 2"
+    line += " -a fgsm -a pgd:loss=margin --radii 0.4,0,0.2"
     done = fastadv(line, "--json")
     assert done.code == 0, done
     told = json.loads(done.out)
@@ -184,7 +186,8 @@ def test_training_reports_what_the_model_does(
     fastadv: Callable, folder: Path, digits: fa.data.ImageSet
 ) -> None:
     line = "train -m small_cnn -o width=4 --data digits -n 200 --recipe pgd --norm l2 --radius 0.3 --steps 2"
-    line += f" --step-size 0.2 --epochs 1 --test-samples {COUNT} --optimizer adam --learning-rate 0.01 --weight-decay 0.001"
+    line += f" --step-size 0.2 --epochs 1 --test-samples {COUNT} --optimizer adam"
+    line += " --learning-rate 0.01 --weight-decay 0.001"
     line += " --schedule step --augment shift --batch-size 50 --seed 5 --run-dir run"
     done = fastadv(line, "--json")
     assert done.code == 0, done

@@ -1,6 +1,7 @@
 """Figures: what is drawn, and files of the kind asked for, whole or absent, without pyplot's global state."""
 
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -76,7 +77,10 @@ def test_examples_hold_each_image_in_its_place_with_its_caption(drawn):
         assert pixels[4 + i] == pytest.approx(scaled[i, 0].numpy(), abs=1e-6)
         assert pixels[8 + i] == pytest.approx(pixels[4 + i] - pixels[i], abs=1e-6)
     captions = [axes.texts[0] for axes in figure.axes[:8]]
-    assert [text.get_text() for text in captions] == "two zero three one two one zero one".split()
+    assert [text.get_text() for text in captions] == [
+        *("two", "zero", "three", "one"),
+        *("two", "one", "zero", "one"),
+    ]
     colors = [text.get_color() for text in captions]
     assert colors == [INK] * 5 + [figures.VERMILION] * 2 + [INK]
     # the largest difference is 0.008 of the box: drawn 100 times as strong it does not saturate
@@ -103,7 +107,7 @@ def test_strips_of_different_lengths_share_one_amplification(drawn):
     assert [axes.texts[0].get_color() for axes in figure.axes[:4]] == [INK, figures.BLUE, INK, INK]
     # rows stand below each other, columns beside each other, nothing overlaps
     boxes = [axes.get_position() for axes in figure.axes]
-    assert all(left.x1 < right.x0 for left, right in zip(boxes[:3], boxes[1:4], strict=True))
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes[:4]))
     assert boxes[0].y0 > boxes[4].y1 > boxes[4].y0 > boxes[6].y1 > 0
     assert boxes[3].x1 <= 1
 

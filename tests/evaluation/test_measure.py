@@ -16,7 +16,7 @@ from fastadv.evaluation import accuracy_against_radius, evaluate, measure
 
 
 class Threshold(nn.Module):
-    """Class 1 where the first pixel is above one half: an L-infinity attack breaks a sample from |x - 0.5| on."""
+    """Class 1 where the first pixel is above one half: an L-infinity radius above |x - 0.5| breaks a sample."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +52,8 @@ def test_figures_by_hand(batch_size):
     assert large.robust_accuracy == pytest.approx(1 / 6)
     assert large.success_rate == pytest.approx(3 / 4)
     assert table["large"].broken.tolist() == [True, True, True, False, False, False]
-    # pitfall 15: wrong from the start counts 0 and held counts inf in the median over all; the mean is over the broken
+    # pitfall 15: in the median over all, samples already wrong count 0 and samples that held count inf;
+    # the mean is over the broken
     assert small.distance.tolist()[3:] == [math.inf, 0, 0]
     assert small.median_distance == math.inf
     assert 0.1 <= small.mean_distance <= 0.15 + 1e-6
@@ -134,7 +135,7 @@ def test_a_broken_sample_is_not_unmoved():
 
 
 class Poisoned(Threshold):
-    """Threshold, which gives NaN or infinity where a pixel is exactly 0.7 or 0.6: samples 1 (right otherwise) and 5 (wrong)."""
+    """NaN or infinity where a pixel is exactly 0.7 or 0.6: samples 1 (right otherwise) and 5 (wrong)."""
 
     def forward(self, x):
         first = x.flatten(1)[:, :1]
@@ -175,7 +176,7 @@ def test_a_sample_without_finite_logits_counts_as_neither_right_nor_broken_nor_r
 
 
 def test_a_curve_leaves_out_samples_without_finite_logits():
-    radii, accuracy = accuracy_against_radius(Poisoned(), DATA, pgd, [0, 0.15, 0.35], batch_size=4)
+    _, accuracy = accuracy_against_radius(Poisoned(), DATA, pgd, [0, 0.15, 0.35], batch_size=4)
     assert accuracy == pytest.approx([3 / 6, 2 / 6, 1 / 6])
 
 
