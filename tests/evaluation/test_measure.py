@@ -16,7 +16,7 @@ from fastadv.evaluation import accuracy_against_radius, evaluate, measure
 
 
 class Threshold(nn.Module):
-    """Class 1 where the first pixel is above one half: an L-infinity radius above |x - 0.5| breaks a sample."""
+    """Class 1 where the first pixel is above one half: an L∞ radius above |x - 0.5| breaks a sample."""
 
     def __init__(self):
         super().__init__()
