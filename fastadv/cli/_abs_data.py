@@ -11,9 +11,10 @@ import typer
 from torch import Tensor
 
 from fastadv._checks import SEEDS
-from fastadv.cli._output import progress
+from fastadv.cli._output import print_table, progress
 from fastadv.data import batches
 from fastadv.errors import InputError
+from fastadv.evaluation._text import number, percent
 from fastadv.models import ABS
 from fastadv.models.abs.calibrate import graded
 
@@ -148,3 +149,15 @@ def measure(model: ABS, dataset: Any, batched: Batched, keep: bool = False) -> M
         "bank_seconds": built,
     }
     return Measured(summary, whole if keep else {})
+
+
+def print_measured(title: str, measured: dict[str, dict[str, float]], caption: str) -> None:
+    """A table of figures on stdout, by the part of the work that they belong to."""
+    cells = [["", "measured", "value"]]
+    for part, values in measured.items():
+        for name, value in values.items():
+            share = name.endswith("accuracy") or name == "above_zero"
+            cells.append([part, name.replace("_", " "), percent(value) if share else number(value)])
+    if not any(line[0] for line in cells):
+        cells = [line[1:] for line in cells]
+    print_table(title, cells, [caption] if caption else [])
