@@ -12,6 +12,7 @@ from mutmut.mutation import mutators
 
 LOGGERS = m.Name("log") | m.Name("_log") | m.Name("logger") | m.Name("warnings")
 TYPE_ALIAS = m.Name(m.MatchRegex(r"[A-Z]\w*[a-z]\w*"))
+SYMMETRIC = m.Name("min") | m.Name("max") | m.Name("minimum") | m.Name("maximum") | m.Name("equal")
 # Annotations, decorators and imports do not compute. The arguments of errors and log lines are text.
 SKIPPED = (
     m.Annotation()
@@ -45,6 +46,8 @@ def drop_argument(node: cst.Call) -> Iterator[cst.Call]:
 
 def swap_arguments(node: cst.Call) -> Iterator[cst.Call]:
     """`f(a, b)` becomes `f(b, a)`, for each pair of neighbors without a keyword or a star."""
+    if m.matches(node.func, SYMMETRIC | m.Attribute(attr=SYMMETRIC)):
+        return
     for i, (left, right) in enumerate(zip(node.args, node.args[1:], strict=False)):
         if not (left.keyword or right.keyword or left.star or right.star):
             swapped = [left.with_changes(value=right.value), right.with_changes(value=left.value)]
