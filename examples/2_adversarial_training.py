@@ -1,4 +1,4 @@
-"""Adversarial training with PGD: robust accuracy epoch by epoch. Stop it and start it again: it goes on where it was."""
+"""Adversarial training with PGD: robust accuracy epoch by epoch. Stopped and started again, it goes on."""
 
 from functools import partial
 
@@ -20,6 +20,5 @@ for report in fa.train.fit(
     test_set=test_set,
     test_attacks=check,
 ):
-    print(
-        f"epoch {report.epoch}: clean {report.clean_accuracy:.1%}, under PGD {report.robust_accuracy['pgd']:.1%}"
-    )
+    robust = report.robust_accuracy["pgd"]
+    print(f"epoch {report.epoch}: clean {report.clean_accuracy:.1%}, under PGD {robust:.1%}")

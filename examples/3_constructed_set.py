@@ -1,4 +1,4 @@
-"""D_rand of Ilyas et al.: images nudged towards random classes, with those classes as labels, still teach a net the digits."""
+"""D_rand of Ilyas et al.: images pushed towards random classes, their new labels, still teach the digits."""
 
 import fastadv as fa
 
@@ -13,6 +13,5 @@ print(f"{made}: {made.card['measured']['kept_label']:.0%} of the labels are true
 fresh = fa.models.create("small_cnn", shape=train_set.shape, classes=10, width=16, seed=1)
 for _ in fa.train.fit(fresh, made, fa.train.Standard(), epochs=20):
     pass
-print(
-    f"a net that saw only those labels reads {fa.evaluate(fresh, test_set).clean_accuracy:.0%} of the test digits"
-)
+accuracy = fa.evaluate(fresh, test_set).clean_accuracy
+print(f"a net that saw only those labels reads {accuracy:.0%} of the test digits")

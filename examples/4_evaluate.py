@@ -3,7 +3,6 @@
 from functools import partial
 
 import fastadv as fa
-from fastadv.evaluation import accuracy_against_radius
 
 train_set, test_set = fa.data.load("digits", "train"), fa.data.load("digits", "test")
 model = fa.models.create("small_cnn", shape=train_set.shape, classes=10, width=16)
@@ -20,7 +19,7 @@ attacks = {
 }
 print(fa.evaluate(model, test_set, attacks))
 
-curve = accuracy_against_radius(
+curve = fa.accuracy_against_radius(
     model, test_set, lambda r: partial(fa.attacks.pgd, threat=fa.Linf(r), steps=20), [0, 0.05, 0.1, 0.15, 0.2]
 )
 fa.figures.curves({"small CNN": curve}, "radius.png", radius="L∞ radius", chance=0.1)

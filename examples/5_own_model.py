@@ -1,4 +1,4 @@
-"""Your own net and your own loss: a targeted attack with a budget for each sample, and the gradient by itself."""
+"""Your own net and loss: a targeted attack with a budget for each sample, and the gradient by itself."""
 
 import torch
 from torch import nn
@@ -22,7 +22,6 @@ radius = 0.3 * x.flatten(1).norm(dim=1)  # 30% of each image's length
 out = fa.attacks.pgd(model, x, y, fa.L2(radius), steps=30, targets=(y + 1) % 10, loss=towards)
 print(f"read as the next digit: {out.success.float().mean():.0%}")
 
-loss, logits, gradient = fa.freeze(model).input_gradient(
-    x, y, loss="margin"
-)  # no weight gradient, the model left as it is
+# computes no weight gradient, and leaves the model as it is
+loss, logits, gradient = fa.freeze(model).input_gradient(x, y, loss="margin")
 print(f"margin {loss.mean():.2f}, gradient of shape {list(gradient.shape)}")

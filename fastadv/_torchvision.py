@@ -1,8 +1,8 @@
 """torchvision, importable beside a CPU-only PyTorch. Nothing else in fastadv imports it directly.
 
-PyPI's torchvision is built for CUDA. Beside a PyTorch without CUDA its C++ library does not load, and its import then
-fails because it attaches fake kernels to two operators, `nms` and `qnms`, that the library would have declared.
-fastadv uses neither, only data sets, transforms and networks: declaring the two schemas is enough.
+PyPI's torchvision is built for CUDA. Beside a PyTorch without CUDA its C++ library does not load. Its import
+then fails because it attaches fake kernels to two operators, `nms` and `qnms`, which the library would have
+declared. fastadv uses neither, only data sets, transforms and networks: declaring the two schemas is enough.
 """
 
 import importlib
@@ -24,17 +24,24 @@ def _operators_load() -> bool:
         for library in Path(folder).glob("_C*.*"):
             try:
                 _torch.ops.load_library(str(library))
-            except OSError:
+            except (OSError, RuntimeError):  # RuntimeError: its operators are declared already
                 continue
             return True
     return False
 
 
+def _declare() -> Any:
+    """Declare the operators that are not declared yet; they last as long as the object returned."""
+    operators = _torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        # another library may have needed the same two
+        if not hasattr(_torch.ops.torchvision, name):
+            operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return operators
+
+
 if "torchvision" not in sys.modules and not _operators_load():
-    # A module-level name: the declarations last as long as this object.
-    _operators = _torch.library.Library("torchvision", "FRAGMENT")
-    _operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _operators = _declare()
 
 datasets: Any = importlib.import_module("torchvision.datasets")
 models: Any = importlib.import_module("torchvision.models")

@@ -1,6 +1,7 @@
 """The command line: `fastadv demo | attack | train | construct | evaluate | abs | doctor`.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Errors are one line on stderr; --debug adds the traceback.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Errors are one line on stderr; --debug
+adds the traceback.
 """
 
 import logging
@@ -12,16 +13,21 @@ from typing import Annotated
 
 import typer
 
+import fastadv
 from fastadv.cli._abs import abs_app
 from fastadv.cli._attack import attack
 from fastadv.cli._construct import construct
+from fastadv.cli._debug import Debug, with_debug
 from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
 from fastadv.cli._interrupt import Interrupted
 from fastadv.cli._train import train
+from fastadv.errors import CorruptFileError, InputError
 
 __all__ = ["app", "main"]
+
+MODEL = "-m small_cnn -w runs/a/model.safetensors --data digits"
 
 app = typer.Typer(
     name="fastadv",
@@ -33,34 +39,24 @@ app = typer.Typer(
 )
 for command, example in (
     (demo, "fastadv demo --out demo"),
-    (
-        attack,
-        "fastadv attack -m small_cnn -w runs/a/model.safetensors --data digits --radius 0.1 --figure attack.png",
-    ),
+    (attack, f"fastadv attack {MODEL} --radius 0.1 --figure attack.png"),
     (train, "fastadv train -m small_cnn --data digits --recipe pgd --norm l2 --radius 0.5 --run-dir runs/a"),
-    (
-        construct,
-        "fastadv construct robust -m small_cnn -w runs/a/model.safetensors --data digits --out sets/d_r",
-    ),
-    (
-        evaluate,
-        "fastadv evaluate -m small_cnn -w runs/a/model.safetensors --data digits --radius 0.1 -a fgsm -a pgd:steps=100",
-    ),
+    (construct, f"fastadv construct robust {MODEL} --out sets/d_r"),
+    (evaluate, f"fastadv evaluate {MODEL} --radius 0.1 -a fgsm -a pgd:steps=100"),
     (doctor, "fastadv doctor"),
 ):
-    app.command(epilog=f"Example: {example}")(command)
+    app.command(epilog=f"Example: {example}")(with_debug(command))
 app.add_typer(abs_app, name="abs")
 
 
 def _version(asked: bool) -> None:
     if asked:
-        import fastadv
-
         print(fastadv.__version__)
         raise typer.Exit
 
 
 @app.callback()
+@with_debug
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
@@ -70,19 +66,19 @@ def _options(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line on `argv` (default: the process's own) and return its exit code."""
+    """Run the command line on `argv` (default: the arguments of the process) and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    logging.basicConfig(format="fastadv: %(message)s", level=logging.INFO if debug else logging.WARNING)
-    # so that a model can be named as module:function of a file in the folder one works in
+    logging.basicConfig(format="fastadv: %(message)s", level=logging.WARNING)
+    # a model can then be named as module:function of a file in the working folder
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    debug = Debug()
     try:
-        code = app(args=arguments, prog_name="fastadv", standalone_mode=False)
+        code = app(args=arguments, prog_name="fastadv", standalone_mode=False, obj=debug)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
-        # who reads our output has seen enough; Python would complain again when it flushes at exit
+        # whoever reads our output has closed it; Python would complain again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (KeyboardInterrupt, typer.Abort):
@@ -93,9 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error, debug)
 
 
-def _report(error: Exception, debug: bool) -> int:
-    from fastadv.errors import CorruptFileError, InputError
-
+def _report(error: Exception, debug: Debug) -> int:
     usage = getattr(error, "format_message", None)
     if usage is not None:
         context = getattr(error, "ctx", None)
@@ -110,8 +104,8 @@ def _report(error: Exception, debug: bool) -> int:
     return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1, debug)
 
 
-def _fail(text: str, code: int, debug: bool) -> int:
-    if debug:
+def _fail(text: str, code: int, debug: Debug) -> int:
+    if debug.on:
         traceback.print_exc()
     print("fastadv:", " ".join(text.split()), file=sys.stderr)
     return code

@@ -1,20 +1,24 @@
-"""What the commands of `fastadv abs` share: the model, batches with a progress bar, and what inference measures."""
+"""What the commands of `fastadv abs` share: the model, batches with a progress bar, measured inference."""
 
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import torch
 import typer
+from torch import Tensor
 
-from fastadv.cli._output import progress
+from fastadv._checks import SEEDS
+from fastadv.cli._output import print_table, progress
+from fastadv.data import batches
+from fastadv.errors import InputError
+from fastadv.evaluation._text import number, percent
+from fastadv.models import ABS
+from fastadv.models.abs.calibrate import graded
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from fastadv.models import ABS
+PRIOR_SAMPLES = 8000
 
 ModelPath = Annotated[
     Path,
@@ -23,32 +27,64 @@ ModelPath = Annotated[
     ),
 ]
 Binary = Annotated[
-    bool, typer.Option("--binary", help="Binary ABS: pixels set to 0 and 1 at 0.5, losses weighed by class.")
+    bool,
+    typer.Option("--binary", help="Binary ABS: pixels set to 0 and 1 at 0.5, losses weighted by class."),
 ]
 PriorSamples = Annotated[
-    int, typer.Option(min=2, help="Latents every search starts among; a trained model brings its own.")
+    int | None,
+    typer.Option(
+        min=2,
+        help="Latents drawn for the authors' weights, among which a search starts; "
+        f"{PRIOR_SAMPLES} by default. A trained model has its own.",
+    ),
+]
+PriorSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        min=0,
+        max=SEEDS - 1,
+        help="Draws the prior samples for the authors' weights. A trained model has its own.",
+    ),
 ]
 
 
 def load_abs(
-    path: Path, binary: bool, prior_samples: int, seed: int, device: "torch.device", **settings: Any
-) -> "ABS":
-    """The model in a file of `abs train`, or of the authors' weights in a folder; `settings` become its attributes."""
-    from fastadv.errors import InputError
-    from fastadv.models import ABS
+    path: Path,
+    prior_samples: int | None,
+    seed: int | None,
+    device: torch.device,
+    *,
+    seed_used: bool = False,
+    **options: Any,
+) -> ABS:
+    """The model in a file of `abs train`, or of the authors' weights in a folder, with these options.
 
+    `seed_used` says that the command also uses the seed for something else.
+    """
     if path.is_dir():
-        model = ABS.from_official(path, prior_samples=prior_samples, seed=seed)
+        samples = PRIOR_SAMPLES if prior_samples is None else prior_samples
+        model = ABS.from_official(path, prior_samples=samples, seed=seed or 0)
     elif path.is_file():
+        for option, value in (("--prior-samples", prior_samples), ("--seed", None if seed_used else seed)):
+            if value is not None:
+                raise typer.BadParameter(
+                    f"{option} has no effect on {path}, which has its own prior; leave it out."
+                )
         model = ABS.load(path)
     else:
         raise InputError(
-            f"{path}: expected a model of `fastadv abs train` or a folder of ABS_0.net .. ABS_9.net, found neither; check the path"
+            f"{path}: expected a model of `fastadv abs train` or a folder of ABS_0.net .. ABS_9.net, "
+            "found neither; check the path"
         )
-    model.binary = binary
-    for name, value in settings.items():
+    return with_options(model, **options).to(device)
+
+
+def with_options(model: ABS, **options: Any) -> ABS:
+    """The model with these options of inference."""
+    for name, value in options.items():
         setattr(model, name, value)
-    return model.to(device)
+    return model
 
 
 @dataclass(frozen=True)
@@ -58,10 +94,8 @@ class Batched:
     text: str
     size: int = 100
 
-    def of(self, dataset: Any, device: "torch.device") -> "Iterator[tuple[Tensor, Tensor]]":
+    def of(self, dataset: Any, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (x, y) on the device."""
-        from fastadv.data import batches
-
         done = 0
         with progress(self.text) as tick:
             tick(0, len(dataset))
@@ -71,11 +105,9 @@ class Batched:
                 tick(done, len(dataset))
 
     def each(
-        self, dataset: Any, device: "torch.device", measured: "Callable[[Tensor, Tensor], Tensor]"
-    ) -> "Tensor":
+        self, dataset: Any, device: torch.device, measured: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
         """What `measured(x, y)` [B] gives for every sample, on the CPU."""
-        import torch
-
         return torch.cat([measured(x, y).cpu() for x, y in self.of(dataset, device)])
 
 
@@ -84,36 +116,48 @@ class Measured:
     """Figures of inference on a set, and what was kept of it."""
 
     summary: dict[str, float]
-    kept: "dict[str, Tensor]" = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
 
-def measure(model: "ABS", dataset: Any, batched: Batched, keep: bool = False) -> Measured:
-    """Accuracy, median confidence and time an image."""
-    import torch
+def measure(model: ABS, dataset: Any, batched: Batched, keep: bool = False) -> Measured:
+    """Accuracy, median confidence and time an image.
 
-    from fastadv.models.abs.calibrate import graded
-
+    With `keep` also loss, confidence, latents and y of every sample.
+    """
     started = time.perf_counter()
     model.bank()
     built, seconds = time.perf_counter() - started, 0.0
     rows: list[dict[str, Tensor]] = []
     for x, y in batched.of(dataset, model.weights[0].device):
         started = time.perf_counter()
-        found = model.infer(x)
+        inferred = model.infer(x)
         seconds += time.perf_counter() - started
-        row = {"loss": found.loss, "confidence": graded(-found.loss, model.scale, model.floor), "y": y}
-        rows.append(
-            {
-                name: value.cpu()
-                for name, value in (row | ({"latents": found.latents} if keep else {})).items()
-            }
-        )
+        row = {
+            "loss": inferred.loss,
+            "confidence": graded(-inferred.loss, model.scale, model.floor),
+            "y": y,
+        }
+        if keep:
+            row["latents"] = inferred.latents
+        rows.append({name: value.cpu() for name, value in row.items()})
     whole = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
     right = whole["loss"].argmin(1) == whole["y"]
     summary = {
-        "accuracy": float(right.float().mean()),
+        "accuracy": float(right.double().mean()),
         "median_confidence": float(whole["confidence"].amax(1).median()),
         "milliseconds_an_image": 1000 * seconds / len(right),
         "bank_seconds": built,
     }
     return Measured(summary, whole if keep else {})
+
+
+def print_measured(title: str, measured: dict[str, dict[str, float]], caption: str) -> None:
+    """A table of figures on stdout, by the part of the work that they belong to."""
+    cells = [["", "measured", "value"]]
+    for part, values in measured.items():
+        for name, value in values.items():
+            share = name.endswith("accuracy") or name == "above_zero"
+            cells.append([part, name.replace("_", " "), percent(value) if share else number(value)])
+    if not any(line[0] for line in cells):
+        cells = [line[1:] for line in cells]
+    print_table(title, cells, [caption] if caption else [])

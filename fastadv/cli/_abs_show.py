@@ -1,60 +1,64 @@
 """`fastadv abs show` and `fastadv abs distal`: pictures of what the model sees."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
+import torch
 import typer
+from torch import Tensor
 
+from fastadv import attacks
 from fastadv.cli import _options as o
-from fastadv.cli._abs_data import Binary, ModelPath, PriorSamples, load_abs
+from fastadv.cli._abs_data import Binary, ModelPath, PriorSamples, PriorSeed, load_abs
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, make_device
-from fastadv.cli._output import console, write_json
+from fastadv.cli._output import say, write_json
+from fastadv.evaluation import figures
+from fastadv.models.abs.calibrate import graded
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-SIDE = 1.0  # inches
 COLUMNS = 6
-INK, CHOSEN, FAINT = "#222222", "#0072B2", "#CCCCCC"
+NOTHING_DRAWN = "nothing was drawn"
+Drawing = Annotated[
+    Path, typer.Option(parser=o.parse_picture, metavar="FILE", help="Draw here (png, pdf, svg).")
+]
 
 
 def show(
     model: ModelPath,
     data: o.Data,
-    out: Annotated[Path, typer.Option(help="Draw here (png, pdf, svg).")],
+    out: Drawing,
     index: Annotated[int, typer.Option(min=0, help="Number of the image in the data set.")] = 0,
     binary: Binary = False,
-    prior_samples: PriorSamples = 8000,
-    split: Annotated[str, typer.Option(help="train or test.")] = "test",
+    prior_samples: PriorSamples = None,
+    split: o.SplitOption = None,
     data_dir: o.DataDir = None,
     size: o.Size = None,
-    seed: o.Seed = 0,
+    seed: PriorSeed = None,
     device: o.Device = None,
     json: o.Json = False,
-    debug: o.Debug = False,
 ) -> None:
-    """Draw an image and each class's reconstruction of it, with loss and confidence; the chosen class in blue."""
+    """Draw an image and each class's reconstruction, with loss and confidence; the chosen class in blue."""
     place = make_device(device)
-    from fastadv.errors import InputError
-    from fastadv.models.abs.calibrate import graded
-
-    with interruptible("nothing was drawn"):
+    with interruptible(NOTHING_DRAWN):
         dataset = load_data(data, split, data_dir, size, index + 1)
         if index >= len(dataset):
-            raise InputError(
-                f"--index: expected a number below {len(dataset)}, the images of {dataset.name}, got {index}"
+            raise typer.BadParameter(
+                f"--index: expected a number below {len(dataset)}, the images of {dataset.name}, got {index}."
             )
         image, label = dataset[index]
-        net = load_abs(model, binary, prior_samples, seed, place)
-        found = net.infer(image[None].to(place))
-        confidence = graded(-found.loss, net.scale, net.floor)[0].tolist()
-    losses, chosen = found.loss[0].tolist(), int(found.loss.argmin())
-    seen = net.observed(image[None].to(place))[0].cpu()
-    titles = [f"image: {dataset.classes[label]}"] + [
-        f"{name}: {losses[k]:.4f}\n{100 * confidence[k]:.1f}%" for k, name in enumerate(dataset.classes)
-    ]
-    draw([seen, *found.reconstruction[0].cpu()], titles, out, chosen + 1)
+        net = load_abs(model, prior_samples, seed, place, binary=binary)
+        seen = net.observed(image[None].to(place))
+        inferred = net.infer(image[None].to(place))
+        confidence = graded(-inferred.loss, net.scale, net.floor)[0].tolist()
+        losses, chosen = inferred.loss[0].tolist(), int(inferred.loss.argmin())
+        titles = [
+            f"image: {dataset.classes[label]}",
+            *(
+                f"{name}: {losses[k]:.4f}\n{100 * confidence[k]:.1f}%"
+                for k, name in enumerate(dataset.classes)
+            ),
+        ]
+        draw(torch.cat([seen, inferred.reconstruction[0]]), titles, out, chosen + 1)
     if json:
         write_json(
             {
@@ -67,80 +71,57 @@ def show(
             }
         )
         return
-    verdict = f"image {index} ({dataset.classes[label]}) is taken for {dataset.classes[chosen]} with confidence {confidence[chosen]:.2f}"
-    console().print(f"{verdict}; drawn in {out}", soft_wrap=True)
+    verdict = f"image {index} ({dataset.classes[label]}) is taken for {dataset.classes[chosen]}"
+    say(f"{verdict} with confidence {confidence[chosen]:.2f}; drawn in {out}")
 
 
 def distal(
     model: ModelPath,
-    out: Annotated[Path, typer.Option(help="Draw here (png, pdf, svg).")],
+    out: Drawing,
     classes: Annotated[str, typer.Option(metavar="NUMBERS", help="Classes to make images of: 0,1,7.")] = "1",
-    confidence: Annotated[float, typer.Option(min=0.0, max=1.0, help="Confidence to reach.")] = 0.9,
+    confidence: Annotated[float, typer.Option(min=0.0, max=1.0, help="Confidence at which to stop.")] = 0.9,
     steps: Annotated[int, typer.Option(min=0, help="Steps of gradient ascent.")] = 1000,
     binary: Binary = False,
-    prior_samples: PriorSamples = 8000,
+    prior_samples: PriorSamples = None,
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,
-    debug: o.Debug = False,
 ) -> None:
-    """Start from noise and raise the confidence in a class: what the model takes for it when nothing asks for a likeness."""
+    """Start from noise and raise the confidence in a class, to see what the model takes for it."""
     place = make_device(device)
-    import torch
-
-    from fastadv import attacks
-
-    wanted = torch.tensor([int(value) for value in o.parse_numbers(classes)], device=place)
-    with interruptible("nothing was drawn"):
-        net = load_abs(model, binary, prior_samples, seed, place)
+    numbers = o.parse_numbers(classes)
+    if any(value != int(value) for value in numbers):
+        raise typer.BadParameter(f"--classes: expected numbers of classes such as 0,1,7, got {classes!r}.")
+    wanted = torch.tensor([int(value) for value in numbers], device=place)
+    with interruptible(NOTHING_DRAWN):
+        net = load_abs(model, prior_samples, seed, place, seed_used=True, binary=binary)
         with o.usage():
-            found = attacks.distal(
+            result = attacks.distal(
                 net, wanted, net.shape.image, steps=steps, confidence=confidence, seed=seed
             )
-    reached, taken = found.confidence.tolist(), found.steps.tolist()
-    titles = [f"class {k}: {100 * reached[i]:.1f}%\n{taken[i]} steps" for i, k in enumerate(wanted.tolist())]
-    draw(list(found.x.cpu()), titles, out)
+        reached, taken = result.confidence.tolist(), result.steps.tolist()
+        titles = [
+            f"class {k}: {100 * reached[i]:.1f}%\n{taken[i]} steps" for i, k in enumerate(wanted.tolist())
+        ]
+        draw(result.x, titles, out)
     if json:
         write_json({"classes": wanted.tolist(), "confidence": reached, "steps": taken, "out": str(out)})
         return
-    console().print(
-        f"{sum(found.success.tolist())} of {len(wanted)} images reached {confidence:g}; drawn in {out}",
-        soft_wrap=True,
-    )
+    count = int(result.success.sum())
+    say(f"{count} of {len(wanted)} images have a confidence of {confidence:g}; drawn in {out}")
 
 
-def draw(images: "list[Tensor]", titles: list[str], path: Path, chosen: int | None = None) -> None:
-    """Images [C, H, W] in rows, a title over each; the chosen one framed in blue."""
-    from matplotlib.figure import Figure
-
-    from fastadv._files import atomic_write
-
-    columns = min(COLUMNS, len(images))
-    rows = -(-len(images) // columns)
-    figure = Figure(
-        figsize=(columns * (SIDE + 0.2), rows * (SIDE + 0.5)),
-        dpi=200,
-        facecolor="white",
-        layout="constrained",
-    )
-    grid: Any = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for i, (image, title) in enumerate(zip(images, titles, strict=True)):
-        axes = grid.flat[i]
-        axes.set_axis_on()
-        axes.set_xticks([])
-        axes.set_yticks([])
-        pixels = image.permute(1, 2, 0).numpy()
-        axes.imshow(pixels[..., 0] if len(image) == 1 else pixels, cmap="gray", vmin=0, vmax=1)
-        axes.set_title(
-            title,
-            fontsize=6.5,
-            color=CHOSEN if i == chosen else INK,
-            fontweight="bold" if i == chosen else "normal",
+def draw(images: Tensor, titles: list[str], path: Path, chosen: int | None = None) -> None:
+    """Images [N, C, H, W] in rows of six, a title below each; that of the chosen one in blue."""
+    marked = torch.arange(len(images)) == (-1 if chosen is None else chosen)
+    rows = [
+        figures.Strip(
+            "",
+            images[start : start + COLUMNS],
+            titles[start : start + COLUMNS],
+            marked[start : start + COLUMNS],
+            figures.BLUE,
         )
-        for spine in axes.spines.values():
-            spine.set_color(CHOSEN if i == chosen else FAINT)
-            spine.set_linewidth(1.6 if i == chosen else 0.6)
-    with atomic_write(path) as part:
-        figure.savefig(part, format=path.suffix.removeprefix(".") or "png")
+        for start in range(0, len(images), COLUMNS)
+    ]
+    figures.strips(rows, path)

@@ -1,15 +1,22 @@
 """`fastadv attack`: one attack on a model."""
 
+import json as jsons
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
+from fastadv._card import card
+from fastadv._files import save_tensors
 from fastadv.cli import _options as o
+from fastadv.cli._attacks import AttackOptions, help_text, list_attacks, parse_attacks
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, make_device
-from fastadv.cli._measure import Watched, results_table, title_of, watch
-from fastadv.cli._output import console, progress, write_json
+from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
+from fastadv.cli._output import progress, say, write_json
+from fastadv.errors import InputError
+from fastadv.evaluation import evaluate, figures
 
 SHOWN = 8  # columns of the figure
 
@@ -17,21 +24,16 @@ SHOWN = 8  # columns of the figure
 def attack(
     model: o.Model,
     data: o.Data,
-    radius: o.OptionalRadius = None,
-    attack: Annotated[
-        str,
-        typer.Option(
-            "--attack", "-a", help="fgsm, bim, pgd, mim; or with arguments, pgd:loss=dlr,steps=100."
-        ),
-    ] = "pgd",
+    radius: o.Radius = None,
+    attack: Annotated[str, typer.Option("--attack", "-a", help=help_text("pgd:loss=dlr,steps=100"))] = "pgd",
     option: o.Arguments = None,
     weights: o.Weights = None,
-    norm: o.NormOption = "linf",
-    steps: o.Steps = 40,
+    norm: o.NormOption = None,
+    steps: o.Steps = None,
     step_size: o.StepSize = None,
-    restarts: o.Restarts = 1,
+    restarts: o.Restarts = None,
     samples: o.Samples = 1000,
-    split: Annotated[str, typer.Option(help="train or test.")] = "test",
+    split: o.SplitOption = None,
     data_dir: o.DataDir = None,
     size: o.Size = None,
     strongest: Annotated[
@@ -39,31 +41,37 @@ def attack(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Write x, x_adv, y, success, status, distance and ids here, as safetensors."),
+        typer.Option(
+            help="Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient here "
+            "(safetensors)."
+        ),
     ] = None,
     figure: Annotated[
         Path | None,
-        typer.Option(help="Draw clean images, adversarial ones and their difference here (png, pdf, svg)."),
+        typer.Option(
+            parser=o.parse_picture,
+            metavar="FILE",
+            help="Draw clean images, adversarial ones and their difference here (png, pdf, svg).",
+        ),
     ] = None,
     batch_size: o.BatchSize = 256,
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,
-    debug: o.Debug = False,
+    known: Annotated[
+        bool, typer.Option("--list", callback=list_attacks, help="List the attacks, and what each supports.")
+    ] = False,
 ) -> None:
-    """Attack a model, and say what became of it."""
-    options = o.AttackOptions(norm, radius, steps, step_size, restarts, seed)
-    named = o.parse_attack(attack, options, stop_early=not strongest)
+    """Attack a model, and say which samples it broke and at which distance."""
+    options = AttackOptions(norm, radius, steps, step_size, restarts, False if strongest else None)
+    (named,) = parse_attacks([attack], options, seed).values()
     place = make_device(device)
-    from fastadv._card import card
-    from fastadv.evaluation import evaluate
-
-    with interruptible("nothing was kept: run it again, with fewer --samples for a quicker look"):
+    with interruptible(NOTHING_KEPT):
         dataset = load_data(data, split, data_dir, size, samples)
         net = load_model(model, option, weights, dataset, place, seed)
-        with progress(named.label) as tick:
+        with progress(named.label) as tick, o.usage():
             watched = watch({named.label: named}, len(dataset), tick, keep=out is not None)
-            figures = evaluate(net, dataset, watched, batch_size=batch_size, keep_examples=SHOWN)
+            table = evaluate(net, dataset, watched, batch_size=batch_size, keep_examples=SHOWN)
         config = {
             "model": model,
             "options": option,
@@ -72,44 +80,36 @@ def attack(
             "data": dataset.describe(),
             "batch_size": batch_size,
         }
-        result = card("attack", config, **figures.to_dict())
+        result = card("attack", config, **table.to_dict())
         if out is not None:
             _write(out, watched[named.label], result)
         if figure is not None:
-            _draw(figure, figures.rows[0].examples, dataset, f"{model} under {named.label}")
+            _draw(figure, table.rows[0].examples, dataset, f"{model} under {named.label}")
     if json:
         write_json(result)
         return
-    screen = console()
-    screen.print(results_table(figures, title_of(model, dataset, figures.n), dataset.note))
+    print_results(table, model, dataset)
     for what, path in (("adversarial examples", out), ("figure", figure)):
         if path is not None:
-            screen.print(f"{what} in {path}", soft_wrap=True)
+            say(f"{what} in {path}")
 
 
 def _write(path: Path, watched: Watched, result: dict[str, Any]) -> None:
-    import json
-
-    import torch
-
-    from fastadv._files import save_tensors
-
-    columns = zip(*watched.kept, strict=True)
-    names = ("x", "x_adv", "y", "success", "status", "distance", "ids")
-    save_tensors(
-        path,
-        {name: torch.cat(column) for name, column in zip(names, columns, strict=True)},
-        {"card": json.dumps(result)},
-    )
+    tensors = {name: torch.cat([kept[name] for kept in watched.kept]) for name in watched.kept[0]}
+    save_tensors(path, tensors, {"card": jsons.dumps(result)})
 
 
 def _draw(path: Path, examples: Any, dataset: Any, title: str) -> None:
-    from fastadv.errors import InputError
-    from fastadv.evaluation import figures
-
     if examples is None:
         raise InputError(
             f"{path}: expected samples that the attack broke to draw, got none; use a larger radius"
         )
-    kept = examples
-    figures.examples(kept.x, kept.x_adv, kept.y, kept.prediction, path, classes=dataset.classes, title=title)
+    figures.examples(
+        examples.x,
+        examples.x_adv,
+        examples.y,
+        examples.prediction,
+        path,
+        classes=dataset.classes,
+        title=title,
+    )

@@ -9,8 +9,10 @@ import typer
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, make_device
-from fastadv.cli._output import console, number, percent, progress, table, write_json
-from fastadv.threat import THREATS
+from fastadv.cli._output import print_table, progress, say, write_json
+from fastadv.data import construct as library
+from fastadv.data import names
+from fastadv.evaluation._text import number, percent
 
 
 class Kind(StrEnum):
@@ -51,12 +53,13 @@ def construct(
         int | None, typer.Option(min=1, help="Steps of the search; 1000 to invert, 100 to push.")
     ] = None,
     step_size: o.StepSize = None,
-    norm: o.NormOption = "l2",
-    radius: o.OptionalRadius = None,
+    norm: o.NormOption = None,
+    radius: o.Radius = None,
     module: Annotated[
         str | None,
         typer.Option(
-            help="The representation to invert: a module's output. By default the input of the last linear layer."
+            help="The representation to invert: the output of this module. By default the input of the last "
+            "linear layer."
         ),
     ] = None,
     start: Annotated[str | None, typer.Option(help="Where an inversion starts: images or noise.")] = None,
@@ -64,9 +67,9 @@ def construct(
         Storage | None, typer.Option(help="How pixels are stored; by default as in --data.")
     ] = None,
     shard_size: Annotated[
-        int, typer.Option(min=1, help="Samples in a file; a stop loses at most so many.")
+        int, typer.Option(min=1, help="Samples in a file; a stop loses at most that many.")
     ] = 1024,
-    split: Annotated[str, typer.Option(help="train or test.")] = "train",
+    split: Annotated[o.Split | None, typer.Option(help="Part of the data set; by default train.")] = None,
     data_dir: o.DataDir = None,
     size: o.Size = None,
     samples: o.Samples = None,
@@ -74,22 +77,21 @@ def construct(
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,
-    debug: o.Debug = False,
 ) -> None:
     """Build a data set from a model: robust and non-robust features kept, or labels that follow an adversary.
 
-    Step sizes, steps and radius are those of the paper on CIFAR-10 unless given. The same command resumes after any stop.
+    Step sizes, steps and radius are those of the paper on CIFAR-10 unless given. The same command resumes
+    after any stop.
     """
     inverts = kind in (Kind.ROBUST, Kind.NON_ROBUST)
     if not inverts and (module or start):
         raise typer.BadParameter(f"{kind.value} inverts no representation: leave out --module and --start.")
-    from fastadv.data import construct as library
-
-    if norm != "l2" and radius is None and not inverts:
+    if norm not in (None, "l2") and radius is None and not inverts:
         raise typer.BadParameter(f"--norm {norm} needs a --radius: the paper's budget is one in L2.")
     paper = library.CIFAR10_PAPER[_PAPER_NAME[kind]]
+    budget = float(paper["threat"].radius) if radius is None else radius
     settings: dict[str, Any] = {
-        "threat": o.make_threat(norm, float(paper["threat"].radius) if radius is None else radius),
+        "threat": o.make_threat(norm or "l2", budget),
         "steps": paper["steps"],
         "step_size": paper["step_size"] if inverts else None,
         "seed": seed,
@@ -107,9 +109,9 @@ def construct(
         return f"{shards} finished shards are kept in {out}; run the same command to go on"
 
     with interruptible(kept):
-        dataset = load_data(data, split, data_dir, size, samples)
+        dataset = load_data(data, split, data_dir, size, samples, default=o.Split.TRAIN)
         net = load_model(model, option, weights, dataset, place, seed)
-        with progress(kind.value) as tick:
+        with progress(kind.value) as tick, o.usage():
             made = build(
                 net,
                 dataset,
@@ -123,15 +125,17 @@ def construct(
     if json:
         write_json({"out": str(out), **made.card})
         return
-    found = made.card["measured"]
-    report = table(
-        f"{made.name}: {len(made):,} images in {out}", "measured", "value", caption=made.note or None
-    )
-    report.add_row("labels as in the base", percent(found["kept_label"]))
-    report.add_row("the source model predicts the label", percent(found["fooling_rate"]))
-    report.add_row("objective before the search", number(found["objective_before"]))
-    report.add_row("objective after it", number(found["objective_after"]))
-    report.add_row(f"{THREATS[norm].symbol} distance from the start, mean", number(found["distance_mean"]))
-    report.add_row(f"{THREATS[norm].symbol} distance from the start, largest", number(found["distance_max"]))
-    console().print(report)
-    console().print(f"train on it with: fastadv train --data {out} --test-data {data} ...", soft_wrap=True)
+    measured = made.card["measured"]
+    distance = f"{o.symbol(chosen)} distance from the start"
+    cells = [
+        ["measured", "value"],
+        ["labels as in the base", percent(measured["kept_label"])],
+        ["the source model predicts the label", percent(measured["fooling_rate"])],
+        ["objective before the search", number(measured["objective_before"])],
+        ["objective after it", number(measured["objective_after"])],
+        [f"{distance}, mean", number(measured["distance_mean"])],
+        [f"{distance}, largest", number(measured["distance_max"])],
+    ]
+    print_table(f"{made.name}: {len(made):,} images in {out}", cells, [made.note] if made.note else [])
+    test = f" --test-data {data}" if data in names() else ""
+    say(f"train on it with: fastadv train --data {out}{test} ...")

@@ -1,18 +1,17 @@
 """`fastadv demo`: the library's main job on real images, in under two minutes on two cores."""
 
 import dataclasses
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._output import console, note, progress, write_json
+from fastadv.cli._output import note, print_table, progress, say, write_json
+from fastadv.studies import SIZES, TINY
+from fastadv.studies import demo as study
+from fastadv.studies.ilyas2019 import SOURCE
 
 
 def demo(
@@ -20,101 +19,41 @@ def demo(
         Path, typer.Option(help="Folder for figures, nets, constructed sets and results.json.")
     ] = Path("demo"),
     size: Annotated[
-        int, typer.Option(help="Side of the images: 8, as they are, or enlarged to 10, 16 or 28.")
-    ] = 10,
+        int | None,
+        typer.Option(help="Side of the images: 8, as they are, or enlarged to 10 (default), 16 or 28."),
+    ] = None,
     seed: o.Seed = 0,
     tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
     json: o.Json = False,
-    debug: o.Debug = False,
 ) -> None:
-    """Train a standard and a robust net on the embedded digits, attack both, build D_R, D_NR, D_rand and D_det, and train on each; then an ABS.
+    """Two papers on the embedded digits: what nets learn from robust and non-robust features, and ABS.
 
-    Prints one table of six nets and what came out, and draws five figures. A run that was stopped goes on; a finished one is done anew.
+    Trains a standard and a robust net, attacks both, builds D_R, D_NR, D_rand and D_det, and trains a net on
+    each; then trains an ABS, attacks it and bounds it.
+
+    Prints one table of six nets and what came out, and draws five figures. A run that was stopped goes on; a
+    finished one is done anew.
     """
-    from fastadv.cli._study import SIZES, TINY
-
-    if size not in SIZES:
+    if tiny and size is not None:
+        raise typer.BadParameter("--tiny has a size of its own; leave out --size.")
+    if size is not None and size not in SIZES:
         raise typer.BadParameter(f"--size is one of {', '.join(map(str, SIZES))}, got {size}.")
-    settings = dataclasses.replace(TINY if tiny else SIZES[size], seed=seed)
-    result = run(settings, out)
+    settings = dataclasses.replace(TINY if tiny else SIZES[size or 10], seed=seed)
+    if study.unfinished(settings, out):
+        note(f"going on with the run that was stopped in {out}")
+    kept = f"finished parts are kept in {out}; run the same command to go on"
+    with interruptible(kept), progress("digits") as bar:
+        result = study.run(settings, out, bar.named)
     if json:
         write_json(result)
-    else:
-        from fastadv.cli._demo_report import show
-
-        show(result, console())
-
-
-def run(settings: Any, out: Path) -> dict[str, Any]:
-    """Do the study in `out`, draw its figures there, write results.json, and return what it holds."""
-    from fastadv._card import card
-    from fastadv._files import write_json as write_file
-    from fastadv.cli._demo_figures import draw
-    from fastadv.cli._demo_report import PAPER, rows
-    from fastadv.cli._study import Study, as_json
-    from fastadv.cli._study_abs import picture, synthesis
-
-    _prepare(out, as_json(settings))
-    started = time.perf_counter()
-    with one_thread(), interruptible(f"finished parts are kept in {out}; run the same command to go on"):
-        study = Study(settings, out)
-        with progress("digits") as bar:
-            nets = {net.name: net for net in study.nets(bar.named)}
-            model, explained = synthesis(study, bar.named)
-        figures = draw(study, nets, PAPER, out / "figures")
-        figures["digits explained"] = picture(study, model, out / "figures" / "abs.png")
-    config = {"settings": as_json(settings), "train": study.base.describe(), "test": study.test.describe()}
-    result = card(
-        "demo",
-        config,
-        nets=rows(nets.values()),
-        abs=explained,
-        figures=figures,
-        folder=str(out),
-        seconds=time.perf_counter() - started,
-    )
-    write_file(out / "results.json", result)
-    return result
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Work on one thread: nets and batches this small gain nothing from a second, lose much where others compute beside them, and so come
-    out the same whatever the number of cores."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _prepare(out: Path, settings: dict[str, Any]) -> None:
-    """Take up a run of these settings that was stopped; clear away one that is finished or had others. Only the demo's own are removed."""
-    from fastadv._files import read_json
-    from fastadv._files import write_json as write_file
-    from fastadv.errors import CorruptFileError, InputError
-
-    mark, finished, own = (
-        out / "settings.json",
-        out / "results.json",
-        [out / part for part in ("nets", "sets", "abs")],
-    )
-    try:
-        known = read_json(mark) if mark.exists() else None
-    except CorruptFileError:
-        known = {}
-    if known is None and any(folder.exists() for folder in own):
-        raise InputError(
-            f"{out}: expected a new folder or one that a demo made, got one with other nets or sets; choose another --out"
-        )
-    if known == settings and not finished.exists() and any(folder.exists() for folder in own):
-        note(f"going on with the run that was stopped in {out}")
         return
-    finished.unlink(missing_ok=True)
-    for folder in own:
-        if folder.exists():
-            shutil.rmtree(folder)
-    write_file(mark, settings)
+    other = f"* {SOURCE}: other images and another net; compare the order."
+    print_table(study.title(result), study.cells(result), [other], breaks=[2])
+    say("")
+    for line in study.notes(result):
+        say(line)
+    say("")
+    measured = result["measured"]
+    for what, path in {**measured["figures"], "all numbers": out / "results.json"}.items():
+        say(f"{what:<21} {path}")
+    say(f"done in {measured['seconds']:.0f} s", style="dim")

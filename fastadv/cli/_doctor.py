@@ -6,10 +6,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 
-from fastadv.cli._options import DataDir, Debug, Json
-from fastadv.cli._output import console, write_json
+from fastadv import _library
+from fastadv._card import cpu_name
+from fastadv.cli._options import DataDir, Json
+from fastadv.cli._output import console, print_table, say, write_json
 
 PACKAGES = {
     "fastadv": "",
@@ -23,7 +26,7 @@ PACKAGES = {
 }
 
 
-def doctor(data_dir: DataDir = None, json: Json = False, debug: Debug = False) -> None:
+def doctor(data_dir: DataDir = None, json: Json = False) -> None:
     """Show what is installed, which backend serves each op, instruction set, threads, GPU and data."""
     found = examine(data_dir)
     if json:
@@ -39,11 +42,6 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
         f"{name} is missing: {cure}" for name, cure in PACKAGES.items() if cure and packages[name] is None
     ]
     found: dict[str, Any] = {"packages": packages, "python": sys.version.split()[0], "advice": advice}
-    import torch
-
-    from fastadv import _library, ops  # noqa: F401  (importing ops registers them)
-    from fastadv._card import cpu_name
-
     extension = _library.extension
     found["cpu"] = {
         "name": cpu_name(),
@@ -55,7 +53,8 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
     }
     if extension is None:
         advice.append(
-            "the C++ kernels are missing: install a C++20 compiler, unset FASTADV_NO_EXT, and run pip install again"
+            "the C++ kernels are missing: install a C++20 compiler, unset FASTADV_NO_EXT, "
+            "and run pip install again"
         )
     found["gpu"] = {
         "names": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
@@ -73,7 +72,8 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
     found["data"] = _data(data_dir)
     if not found["data"]["sets"]:
         advice.append(
-            f"no MNIST or CIFAR-10 in {found['data']['folder']}: name their folder with --data-dir or FASTADV_DATA, or let 'train' download them"
+            f"no MNIST or CIFAR-10 in {found['data']['folder']}: name their folder with --data-dir or "
+            "FASTADV_DATA, or let 'train' download them"
         )
     return found
 
@@ -146,19 +146,9 @@ def _show(found: dict[str, Any]) -> None:
         f"{data['folder']} ({data['named_by']}): {', '.join(data['sets']) or 'only the embedded digits'}",
     )
     screen.print(grid)
-    table = Table(title="What serves each op", title_justify="left", title_style="bold")
-    for column in ("op", "cpu", "cuda"):
-        table.add_column(column)
-    for name, served in found["backends"].items():
-        table.add_row(
-            name,
-            *(
-                f"[yellow]{text}[/]" if text.startswith("reference") else text
-                for text in (served["cpu"], served["cuda"])
-            ),
-        )
-    screen.print()
-    screen.print(table)
+    say("")
+    served = [[name, on["cpu"], on["cuda"]] for name, on in found["backends"].items()]
+    print_table("What serves each op", [["op", "cpu", "cuda"], *served])
     if not found["advice"]:
         screen.print("[green]All is well.[/]")
     for line in found["advice"]:

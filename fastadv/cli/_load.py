@@ -3,22 +3,20 @@
 import pkgutil
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 import typer
+from torch import nn
 
-from fastadv.cli._options import pair, usage
+from fastadv.cli._options import Split, pair, usage
 from fastadv.cli._output import note
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
+from fastadv.data import load, load_constructed, names
+from fastadv.models import create, load_weights
 
 
-def make_device(text: str | None) -> "torch.device":
+def make_device(text: str | None) -> torch.device:
     """The device of that name; by default the GPU where there is one."""
-    import torch
-
     if text is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -31,18 +29,30 @@ def make_device(text: str | None) -> "torch.device":
     return device
 
 
-def load_data(data: str, split: str, data_dir: Path | None, size: int | None, limit: int | None) -> Any:
-    """The data set of that name, or the constructed set in that folder."""
-    from fastadv.data import load, load_constructed, names
+def load_data(
+    data: str,
+    split: Split | None,
+    data_dir: Path | None,
+    size: int | None,
+    limit: int | None,
+    *,
+    default: Split = Split.TEST,
+) -> Any:
+    """The data set of that name, or the constructed set in that folder, which has one size and no splits.
 
-    if data not in names():
-        if not (Path(data) / "index.json").is_file():
-            raise typer.BadParameter(
-                f"no data set {data!r}; there are {', '.join(names())}, and the folder of any constructed set."
-            )
-        made = load_constructed(data)
-        return made if limit is None or limit >= len(made) else made.subset(range(limit))
-    return load(data, split, data_dir=data_dir, size=size, limit=limit)
+    `default` is the part that is meant where `split` is None.
+    """
+    if data in names():
+        return load(data, split or default, data_dir=data_dir, size=size, limit=limit)
+    if not (Path(data) / "index.json").is_file():
+        raise typer.BadParameter(
+            f"no data set {data!r}; there are {', '.join(names())}, and the folder of any constructed set."
+        )
+    for option, value in (("--split", split), ("--size", size)):
+        if value is not None:
+            raise typer.BadParameter(f"{option} has no effect on the constructed set {data}; leave it out.")
+    made = load_constructed(data)
+    return made if limit is None or limit >= len(made) else made.subset(range(limit))
 
 
 def load_model(
@@ -50,18 +60,16 @@ def load_model(
     arguments: list[str] | None,
     weights: Path | None,
     dataset: Any,
-    device: "torch.device",
+    device: torch.device,
     seed: int = 0,
     *,
     fresh: bool = False,
-) -> "nn.Module":
+) -> nn.Module:
     """The model, made for the images and classes of `dataset`, in eval mode on the device.
 
-    A built-in model gets shape, classes and seed; a user's own factory those of them that it takes; both get `arguments`, KEY=VALUE
-    each. `fresh` says that the first weights are wanted.
+    A built-in model gets shape, classes and seed; a user's own factory those of them that it takes. Both get
+    `arguments`, each KEY=VALUE. `fresh` says that untrained weights are wanted.
     """
-    from fastadv.models import create, load_weights
-
     offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": seed}
     own = dict(pair(text, "--option") for text in arguments or ())
     with usage():

@@ -1,24 +1,25 @@
-"""What `attack` and `evaluate` share: attacks run on a model with a progress bar, and their table."""
+"""What the commands that measure share: attacks with a progress bar, and the table of an evaluation."""
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich.table import Table
+from torch import Tensor
 
-from fastadv.cli._options import NamedAttack
-from fastadv.cli._output import Tick, number, percent, table
+from fastadv.attacks import AttackResult
+from fastadv.cli._attacks import NamedAttack
+from fastadv.cli._output import Tick, print_table
+from fastadv.evaluation import Table
 
-if TYPE_CHECKING:
-    from fastadv.attacks import AttackResult
-    from fastadv.evaluation import Table as Figures
+NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a first impression"
+KEPT = ("success", "status", "distance", "loss", "zero_gradient")
 
 
 class Watched:
-    """An attack that reports every batch to `tick`, and keeps its results when asked."""
+    """An attack that reports every batch to `tick`, and keeps its samples and results where asked."""
 
     def __init__(
         self,
-        run: "Callable[..., AttackResult]",
+        run: Callable[..., AttackResult],
         done: list[int],
         total: int,
         tick: Tick,
@@ -26,16 +27,14 @@ class Watched:
         keep: bool = False,
     ) -> None:
         self.run, self.done, self.total, self.tick, self.keep = run, done, total, tick, keep
-        self.kept: list[tuple[Any, ...]] = []
+        self.kept: list[dict[str, Tensor]] = []
 
-    def __call__(self, model: Any, x: Any, y: Any, *, ids: Any) -> "AttackResult":
+    def __call__(self, model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> AttackResult:
         result = self.run(model, x, y, ids=ids)
         if self.keep:
-            self.kept.append(
-                tuple(
-                    t.cpu() for t in (x, result.x_adv, y, result.success, result.status, result.distance, ids)
-                )
-            )
+            parts = {"x": x, "x_adv": result.x_adv, "y": y, "ids": ids}
+            parts |= {name: getattr(result, name) for name in KEPT}
+            self.kept.append({name: part.cpu() for name, part in parts.items()})
         self.done[0] += len(y)
         self.tick(self.done[0], self.total)
         return result
@@ -44,7 +43,7 @@ class Watched:
 def watch(
     attacks: Mapping[str, NamedAttack], samples: int, tick: Tick, *, keep: bool = False
 ) -> dict[str, Watched]:
-    """The attacks of an evaluation of `samples` samples, each reporting to one `tick`."""
+    """The attacks of an evaluation of `samples` samples, which report to one `tick`."""
     done = [0]
     return {
         label: Watched(attack.run, done, samples * len(attacks), tick, keep=keep)
@@ -52,33 +51,7 @@ def watch(
     }
 
 
-def results_table(figures: "Figures", title: str, note: str = "") -> Table:
-    """An evaluation as a rich table."""
-    caption = "accuracy over all samples, broken over the initially correct; median distance over all, mean over the broken"
-    made = table(
-        title,
-        "attack",
-        "accuracy",
-        "broken",
-        "median",
-        "mean",
-        "forwards",
-        "backwards",
-        "seconds",
-        caption=f"{caption}{note and '. '}{note}",
-    )
-    made.add_row("none", percent(figures.clean_accuracy))
-    for row in figures.rows:
-        spent = (f"{row.forwards:,}", f"{row.backwards:,}", f"{row.seconds:.1f}")
-        shares = (percent(row.robust_accuracy), percent(row.success_rate))
-        made.add_row(row.name, *shares, number(row.median_distance), number(row.mean_distance), *spent)
-        if row.failed:
-            made.add_row(f"  [yellow]{row.failed} samples met non-finite numbers[/]")
-    if len(figures.rows) > 1:
-        made.add_row("[bold]worst of all[/]", f"[bold]{percent(figures.worst_case)}[/]")
-    return made
-
-
-def title_of(model: str, dataset: Any, samples: int) -> str:
-    """What was measured, in a line."""
-    return f"{model} on {samples:,} images of {dataset.name}"
+def print_results(table: Table, model: str, dataset: Any) -> None:
+    """The table of an evaluation on stdout, with what must be known to read it."""
+    notes = [*table.notes(), dataset.note] if dataset.note else table.notes()
+    print_table(f"{model} on {table.n:,} images of {dataset.name}", table.cells(), notes)

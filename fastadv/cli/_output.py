@@ -4,11 +4,12 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -20,12 +21,17 @@ Tick = Callable[[int, int], None]
 
 
 def console() -> Console:
-    """The results' console. Made anew each time because tests replace sys.stdout."""
+    """The console for results. Made anew each time because tests replace sys.stdout."""
     return (
         Console(file=sys.stdout, highlight=False)
         if sys.stdout.isatty()
         else Console(file=sys.stdout, highlight=False, width=PIPE_WIDTH)
     )
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A line of results on stdout, as it is: not wrapped, and without markup."""
+    console().print(text, style=style, soft_wrap=True, markup=False)
 
 
 def note(text: str) -> None:
@@ -47,30 +53,31 @@ def finite(value: Any) -> Any:
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def percent(value: float | None) -> str:
-    """A share from 0 to 1 as a percentage; a dash where there is none."""
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}%"
+def print_table(
+    title: str, cells: Sequence[Sequence[str]], notes: Sequence[str] = (), *, breaks: Sequence[int] = ()
+) -> None:
+    """A table on stdout. cells[0] is the head; columns of numbers are aligned to the right.
+
+    notes: lines below the table. breaks: numbers of the lines after which a rule is drawn.
+    """
+    made = Table(title=escape(title), title_justify="left", title_style="bold", expand=False)
+    for column in zip(*cells, strict=True):
+        numbers = all(_is_number(cell) for cell in column[1:])
+        made.add_column(escape(column[0]), justify="right" if numbers else "left")
+    for place, line in enumerate(cells[1:], start=1):
+        made.add_row(*(escape(cell) for cell in line), end_section=place in breaks)
+    screen = console()
+    screen.print(made)
+    for text in notes:
+        screen.print(text, style="dim", markup=False)
 
 
-def number(value: float | None) -> str:
-    """A number to three digits; a dash where there is none."""
-    return "-" if value is None or math.isnan(value) else f"{value:.3g}"
-
-
-def table(title: str, *columns: str, caption: str | None = None) -> Table:
-    """An empty table whose first column is text and whose other columns are numbers."""
-    made = Table(
-        title=title,
-        caption=caption,
-        title_justify="left",
-        caption_justify="left",
-        title_style="bold",
-        caption_style="dim",
-        expand=False,
-    )
-    for place, column in enumerate(columns):
-        made.add_column(column, justify="right" if place else "left")
-    return made
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.strip().removeprefix("~").removesuffix("%").replace(",", "") or "0")
+    except ValueError:
+        return cell == "-"
+    return True
 
 
 class Bar:

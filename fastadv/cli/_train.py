@@ -3,34 +3,35 @@
 import dataclasses
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from fastadv._card import card
 from fastadv.cli import _options as o
+from fastadv.cli._attacks import AttackOptions, parse_attack
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, make_device
-from fastadv.cli._output import console, note, percent, progress, table, write_json
+from fastadv.cli._output import note, print_table, progress, say, write_json
+from fastadv.data import names
+from fastadv.evaluation._text import percent
+from fastadv.train import FGSMTraining, PGDTraining, Recipe, Standard, fit, reports
+from fastadv.train.optim import LEARNING_RATES, SCHEDULES
 
-if TYPE_CHECKING:
-    from fastadv.train import Recipe
+RECIPE_STEPS = 7
+TEST_STEPS = 10
+TEST_SAMPLES = 1000
 
 
 class RecipeName(StrEnum):
-    """What is minimised."""
+    """What is minimized."""
 
     STANDARD = "standard"
     FGSM = "fgsm"
     PGD = "pgd"
 
 
-class Schedule(StrEnum):
-    """How the learning rate runs."""
-
-    CONSTANT = "constant"
-    STEP = "step"
-    COSINE = "cosine"
-    CYCLIC = "cyclic"
+Schedule = StrEnum("Schedule", {name.upper(): name for name in SCHEDULES})  # type: ignore[misc]
 
 
 class Augment(StrEnum):
@@ -47,11 +48,13 @@ def train(
     recipe: Annotated[
         RecipeName, typer.Option(help="Plain cross-entropy, Goodfellow's FGSM objective, or PGD (Madry).")
     ] = RecipeName.STANDARD,
-    norm: o.NormOption = "linf",
-    radius: o.OptionalRadius = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the PGD recipe.")] = 7,
+    norm: o.NormOption = None,
+    radius: o.Radius = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help=f"Steps of the PGD recipe; {RECIPE_STEPS} by default.")
+    ] = None,
     step_size: o.StepSize = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10,
     run_dir: Annotated[
         Path | None, typer.Option(help="Folder for checkpoint, reports and model.safetensors.")
     ] = None,
@@ -64,15 +67,20 @@ def train(
         str | None,
         typer.Option(help="Data set to test on after each epoch; by default the test split of --data."),
     ] = None,
-    test_samples: Annotated[int, typer.Option(min=1, help="Test on the first so many.")] = 1000,
+    test_samples: Annotated[
+        int | None, typer.Option(min=1, help=f"Test on the first N samples; {TEST_SAMPLES} by default.")
+    ] = None,
     data_dir: o.DataDir = None,
     size: o.Size = None,
     samples: o.Samples = None,
     batch_size: o.BatchSize = 128,
-    optimizer: Annotated[str, typer.Option(help="sgd or adam.")] = "sgd",
-    learning_rate: Annotated[float | None, typer.Option(help="0.05 for sgd, 0.001 for adam.")] = None,
-    weight_decay: Annotated[float, typer.Option()] = 5e-4,
-    schedule: Annotated[Schedule, typer.Option(help="How the learning rate runs.")] = Schedule.COSINE,
+    optimizer: Annotated[str, typer.Option(help=f"{' or '.join(LEARNING_RATES)}.")] = "sgd",
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help=", ".join(f"{rate:g} for {name}" for name, rate in LEARNING_RATES.items()) + "."),
+    ] = None,
+    weight_decay: Annotated[float, typer.Option(help="Of the optimizer.")] = 5e-4,
+    schedule: Annotated[Schedule, typer.Option(help="How the learning rate changes.")] = Schedule("cosine"),  # noqa: B008
     augment: Annotated[
         Augment, typer.Option(help="shift for digits, crop_flip for photographs.")
     ] = Augment.NONE,
@@ -80,20 +88,20 @@ def train(
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,
-    debug: o.Debug = False,
 ) -> None:
-    """Train a model, standard or adversarially. A run with --run-dir resumes bit for bit after any stop."""
+    """Train a model, standard or adversarially.
+
+    With --run-dir, the same command and --resume goes on bit for bit after any stop.
+    """
     chosen = _recipe(recipe, norm, radius, steps, step_size)
     if resume and run_dir is None:
         raise typer.BadParameter("--resume needs the --run-dir of the run that stopped.")
     if run_dir is not None and not resume and (run_dir / "checkpoint.safetensors").exists():
         raise typer.BadParameter(
-            f"--run-dir {run_dir} already holds a run: add --resume to go on with it, or choose another folder."
+            f"--run-dir {run_dir} already holds a run: add --resume to go on with it, "
+            "or choose another folder."
         )
     place = make_device(device)
-    from fastadv._card import card
-    from fastadv.train import fit, reports
-
     last = 0
 
     def kept() -> str:
@@ -104,18 +112,34 @@ def train(
         return f"the last finished epoch is kept in {run_dir}; run the same command with --resume to go on"
 
     with interruptible(kept):
-        dataset = load_data(data, "train", data_dir, size, samples)
+        # with other test data the size is theirs: a constructed set has its own
+        own_size = size if test_data is None or data in names() else None
+        dataset = load_data(data, None, data_dir, own_size, samples, default=o.Split.TRAIN)
         test_set = _test_set(data, test_data, data_dir, size, test_samples)
         net = load_model(model, option, weights, dataset, place, seed, fresh=True)
         done = []
         with progress("training") as tick:
             with o.usage():
                 run = fit(
-                    net, dataset, chosen, epochs=epochs, run_dir=run_dir, resume=resume, batch_size=batch_size, optimizer=optimizer,
-                    learning_rate=learning_rate, weight_decay=weight_decay, schedule=schedule.value,
-                    augment=None if augment is Augment.NONE else augment.value, precision="bf16" if bf16 else "fp32", test_set=test_set,
-                    test_attacks=_test_attacks(norm, radius, seed) if test_set is not None else None, seed=seed, device=place, progress=tick,
-                )  # fmt: skip
+                    net,
+                    dataset,
+                    chosen,
+                    epochs=epochs,
+                    run_dir=run_dir,
+                    resume=resume,
+                    batch_size=batch_size,
+                    optimizer=optimizer,
+                    learning_rate=learning_rate,
+                    weight_decay=weight_decay,
+                    schedule=schedule.value,
+                    augment=None if augment is Augment.NONE else augment.value,
+                    precision="bf16" if bf16 else "fp32",
+                    test_set=test_set,
+                    test_attacks=_test_attacks(norm, radius, seed) if test_set is not None else None,
+                    seed=seed,
+                    device=place,
+                    progress=tick,
+                )
             for report in run:
                 done.append(report)
                 last = report.epoch
@@ -134,59 +158,66 @@ def train(
         return
     _show(past, f"{model} on {dataset.name}", dataset.note)
     if run_dir is not None:
-        console().print(f"weights in {run_dir / 'model.safetensors'}", soft_wrap=True)
+        say(f"weights in {run_dir / 'model.safetensors'}")
     else:
         note("the weights were not kept: give --run-dir")
 
 
 def _recipe(
-    recipe: RecipeName, norm: str, radius: float | None, steps: int, step_size: float | None
-) -> "Recipe":
-    from fastadv.train import FGSMTraining, PGDTraining, Standard
-
+    recipe: RecipeName, norm: str | None, radius: float | None, steps: int | None, step_size: float | None
+) -> Recipe:
+    if recipe is not RecipeName.PGD:
+        for option, value in (("--steps", steps), ("--step-size", step_size)):
+            if value is not None:
+                raise typer.BadParameter(
+                    f"{option} has no effect on the recipe {recipe.value}; leave it out."
+                )
     if recipe is RecipeName.STANDARD:
+        if norm is not None and radius is None:
+            raise typer.BadParameter("--norm has no effect without --radius; leave it out, or give both.")
         return Standard()
     if radius is None:
         raise typer.BadParameter(f"the recipe {recipe.value} needs --radius.")
-    threat = o.make_threat(norm, radius)
+    threat = o.make_threat(norm or "linf", radius)
     with o.usage():
-        return (
-            FGSMTraining(threat)
-            if recipe is RecipeName.FGSM
-            else PGDTraining(threat, steps=steps, step_size=step_size)
-        )
+        if recipe is RecipeName.FGSM:
+            return FGSMTraining(threat)
+        return PGDTraining(threat, steps=RECIPE_STEPS if steps is None else steps, step_size=step_size)
 
 
-def _test_set(data: str, test_data: str | None, data_dir: Path | None, size: int | None, samples: int) -> Any:
-    from fastadv.data import names
-
+def _test_set(
+    data: str, test_data: str | None, data_dir: Path | None, size: int | None, samples: int | None
+) -> Any:
     if test_data is None and data not in names():
+        if samples is not None:
+            raise typer.BadParameter(
+                f"--test-samples has no effect: {data} has no test split; name --test-data."
+            )
         note(f"{data} has no test split: name one with --test-data to see accuracies")
         return None
-    return load_data(test_data or data, "test", data_dir, size, samples)
+    return load_data(test_data or data, None, data_dir, size, TEST_SAMPLES if samples is None else samples)
 
 
-def _test_attacks(norm: str, radius: float | None, seed: int) -> dict[str, Any] | None:
-    """PGD-10 in the given threat: what the robust accuracy of an epoch's report means."""
+def _test_attacks(norm: str | None, radius: float | None, seed: int) -> dict[str, Any] | None:
+    """PGD-10 in the given threat: what the robust accuracy in the report of an epoch means."""
     if radius is None:
         return None
-    attack = o.parse_attack("pgd", o.AttackOptions(norm, radius, 10, None, 1, seed))
+    attack = parse_attack("pgd", AttackOptions(norm, radius, TEST_STEPS), seed)
     return {attack.label: attack.run}
 
 
 def _show(past: list[Any], title: str, caption: str) -> None:
     attacks = list(past[-1].robust_accuracy) if past else []
-    made = table(
-        title, "epoch", "loss", "accuracy", *attacks, "learning rate", "seconds", caption=caption or None
-    )
+    cells = [["epoch", "loss", "accuracy", *attacks, "learning rate", "seconds"]]
     for report in past:
-        robust = [percent(report.robust_accuracy.get(name)) for name in attacks]
-        figures = (
-            f"{report.loss:.4f}",
-            percent(report.clean_accuracy),
-            *robust,
-            f"{report.learning_rate:.2g}",
-            f"{report.seconds:.1f}",
+        cells.append(
+            [
+                str(report.epoch),
+                f"{report.loss:.4f}",
+                percent(report.clean_accuracy),
+                *(percent(report.robust_accuracy.get(name)) for name in attacks),
+                f"{report.learning_rate:.2g}",
+                f"{report.seconds:.1f}",
+            ]
         )
-        made.add_row(str(report.epoch), *figures)
-    console().print(made)
+    print_table(title, cells, [caption] if caption else [])

@@ -14,7 +14,7 @@ from fastadv.evaluation.measure import Attack, check_evaluation, predictions, ru
 
 
 class Curve(NamedTuple):
-    """Robust accuracy over all samples, `accuracy[i]` at `radii[i]`; radii ascend, accuracy never does."""
+    """Robust accuracy over all samples, `accuracy[i]` at `radii[i]`; radii increase, accuracy never does."""
 
     radii: NDArray[np.float64]
     accuracy: NDArray[np.float64]
@@ -29,29 +29,36 @@ def accuracy_against_radius(
     batch_size: int = 256,
     limit: int | None = None,
 ) -> Curve:
-    """Robust accuracy at each radius, for example with `lambda r: functools.partial(fa.attacks.pgd, threat=fa.Linf(r), steps=40)`.
+    """Robust accuracy at each radius.
 
-    A sample broken at one radius is broken at every larger one, as its adversarial lies in the larger ball too: the curve is monotone,
-    and each radius is tried only on the samples that are left. At radius 0 the accuracy is the clean one, and no attack is run.
-    Raises InputError for radii that are empty, negative or not finite, and as `evaluate` does.
+    attack_for_radius: the attack for a radius, for example
+    `lambda r: functools.partial(fa.attacks.pgd, threat=fa.Linf(r), steps=40)`.
+
+    A sample broken at one radius counts as broken at every larger one, since its adversarial example lies in
+    the larger ball too: the curve never rises, and each radius is tried only on the samples that are left. At
+    radius 0 the accuracy is the clean one, and no attack is run. A sample for which the model's logits are
+    not finite counts as not correct. Raises InputError for radii that are empty, negative or not finite, and
+    as `evaluate` does.
     """
     tried = np.unique(np.asarray(radii, dtype=np.float64))
     if tried.size == 0 or not np.isfinite(tried).all() or tried[0] < 0:
         raise InputError(
             f"radii: expected finite numbers of at least 0, got {list(radii)}; pass for example [0, 0.1, 0.2]"
         )
-    attacks = {f"radius {radius:g}": attack_for_radius(float(radius)) for radius in tried if radius > 0}
-    check_evaluation(dataset, attacks, batch_size, limit)
+    # names are for errors alone: two radii may print alike
+    attacks = [(f"radius {radius!r}", attack_for_radius(radius)) for radius in tried[tried > 0].tolist()]
+    check_evaluation(dataset, dict(attacks), batch_size, limit)
     frozen = freeze(model)
     left = np.zeros(tried.size)
     samples = 0
-    for x, y, ids, prediction in predictions(frozen, dataset, batch_size, limit):
-        samples += len(y)
-        alive = (prediction == y).nonzero().flatten()
+    for batch in predictions(frozen, dataset, batch_size, limit):
+        samples += len(batch.y)
+        alive = batch.take(batch.correct)
         if tried[0] == 0:
-            left[0] += len(alive)
-        for place, (name, attack) in enumerate(attacks.items(), start=tried.size - len(attacks)):
-            if len(alive):
-                alive = alive[~run_attack(name, attack, frozen, x[alive], y[alive], ids[alive]).success]
-            left[place] += len(alive)
+            left[0] += len(alive.y)
+        for place, (name, attack) in enumerate(attacks, start=tried.size - len(attacks)):
+            if len(alive.y):
+                result = run_attack(name, attack, frozen, alive.x, alive.y, alive.ids)
+                alive = alive.take(~result.success)
+            left[place] += len(alive.y)
     return Curve(tried, left / samples)

@@ -8,10 +8,20 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fastadv.evaluation._text import number, percent
+
+DENOMINATORS = (
+    "accuracy over all samples, broken over the initially correct; "
+    "median distance over all samples with finite logits, mean distance over the broken"
+)
+
 
 @dataclass(frozen=True)
 class Examples:
-    """The first samples that an attack broke: x and x_adv [N, ...], y, the clean and the adversarial predictions, ids [N]."""
+    """The first samples that an attack broke.
+
+    x and x_adv [N, ...], y, the clean and the adversarial predictions, ids [N].
+    """
 
     x: Tensor
     x_adv: Tensor
@@ -23,11 +33,18 @@ class Examples:
 
 @dataclass(frozen=True)
 class Row:
-    """One attack: for each of the n samples whether it broke it, and at which distance.
+    """One attack: for each of the n samples whether it broke the sample, and at which distance.
 
-    broken is true for a sample that the model got right and the attack turned; distance is 0 where the model was wrong already
-    and inf where nothing was found. failed counts the samples on which the attack met non-finite numbers, unmoved those on which
-    every gradient was zero (masked, or flat): none of them is broken, but neither are they shown to be robust.
+    correct   bool [n]; the model classifies the clean sample correctly.
+    broken    bool [n]; it does, and the attack changed that.
+    distance  float64 [n]; of the adversarial example where broken, 0 where the model was wrong already, inf
+              where the attack did not succeed, NaN where the model's logits for the clean sample are not
+              finite.
+    failed    correct samples that the attack did not break because it met numbers that are not finite.
+    unmoved   correct samples that it did not break because every gradient was zero: masked, or flat.
+
+    Samples counted in `failed` and `unmoved` are not broken, but nothing shows that they are robust: the
+    robust accuracy, which includes them, may be too high by as many.
     """
 
     name: str
@@ -43,32 +60,41 @@ class Row:
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of ALL samples that are classified correctly and stay so."""
-        return (self.correct & ~self.broken).float().mean().item()
+        """Share of ALL samples that are classified correctly without the attack and under it."""
+        return (self.correct & ~self.broken).double().mean().item()
 
     @property
     def success_rate(self) -> float:
-        """Share of the INITIALLY CORRECT samples that the attack broke; nan where the model got none right."""
+        """Share of the INITIALLY CORRECT samples that the attack broke; NaN where there are none."""
         right = int(self.correct.sum())
         return int(self.broken.sum()) / right if right else math.nan
 
     @property
     def median_distance(self) -> float:
-        """Median over ALL samples: 0 for those already wrong, inf for those that held."""
-        return float(np.median(self.distance.double().numpy()))
+        """Median over ALL samples with finite logits: 0 for those already wrong, inf for those not broken."""
+        return float(np.median(self.distance[~self.distance.isnan()].numpy()))
 
     @property
     def mean_distance(self) -> float:
-        """Mean over the BROKEN samples; nan where there are none."""
-        return self.distance[self.broken].double().mean().item()
+        """Mean over the BROKEN samples; NaN where there are none."""
+        return self.distance[self.broken].mean().item()
 
 
 @dataclass(frozen=True)
 class Table:
-    """A model under attacks. `str(table)` is plain text, `markdown()` a table for a page, `to_dict()` is JSON-able."""
+    """A model under attacks.
+
+    `str(table)` is plain text, `markdown()` a table for a page, `to_dict()` is JSON-able.
+
+    correct  bool [n]; classified correctly without an attack.
+    failed   bool [n]; the model gives logits that are not all finite. Such a sample has no prediction: it
+             counts as not correct, and no attack is run on it.
+    ids      int64 [n]; positions in the data set.
+    """
 
     rows: tuple[Row, ...]
     correct: Tensor = field(repr=False)
+    failed: Tensor = field(repr=False)
     ids: Tensor = field(repr=False)
     seconds: float
 
@@ -80,7 +106,7 @@ class Table:
     @property
     def clean_accuracy(self) -> float:
         """Share of all samples that are classified correctly without an attack."""
-        return self.correct.float().mean().item()
+        return self.correct.double().mean().item()
 
     @property
     def held(self) -> Tensor:
@@ -92,8 +118,8 @@ class Table:
 
     @property
     def worst_case(self) -> float:
-        """Robust accuracy when for each sample the strongest of the attacks counts; the clean accuracy where there are none."""
-        return self.held.float().mean().item()
+        """Robust accuracy when the strongest attack counts for each sample; without any, the clean one."""
+        return self.held.double().mean().item()
 
     def __getitem__(self, name: str) -> Row:
         for row in self.rows:
@@ -107,6 +133,7 @@ class Table:
             "n": self.n,
             "clean_accuracy": self.clean_accuracy,
             "worst_case": self.worst_case,
+            "failed": int(self.failed.sum()),
             "seconds": self.seconds,
             "attacks": {
                 row.name: {
@@ -124,39 +151,74 @@ class Table:
             },
         }
 
-    def _cells(self) -> list[list[str]]:
+    def cells(self) -> list[list[str]]:
+        """The table as text, line by line: head, no attack, each attack, and the worst of several."""
         head = ["attack", "accuracy", "broken", "median", "mean", "forwards", "backwards", "seconds"]
-        doubts = [name for name in ("failed", "unmoved") if any(getattr(row, name) for row in self.rows)]
-        lines = [head + doubts]
-        lines.append(["none", _percent(self.clean_accuracy)] + [""] * (len(lines[0]) - 2))
+        head += ["failed", "unmoved"]
+        lines = [["none", percent(self.clean_accuracy), *[""] * 6, str(int(self.failed.sum())), ""]]
         for row in self.rows:
-            figures = [
-                _percent(row.robust_accuracy),
-                _percent(row.success_rate),
-                _number(row.median_distance),
-                _number(row.mean_distance),
-            ]
-            spent = [f"{row.forwards:,}", f"{row.backwards:,}", f"{row.seconds:.1f}"]
-            lines.append([row.name, *figures, *spent] + [str(getattr(row, name)) for name in doubts])
+            lines.append(
+                [
+                    row.name,
+                    percent(row.robust_accuracy),
+                    percent(row.success_rate),
+                    number(row.median_distance),
+                    number(row.mean_distance),
+                    f"{row.forwards:,}",
+                    f"{row.backwards:,}",
+                    f"{row.seconds:.1f}",
+                    str(row.failed),
+                    str(row.unmoved),
+                ]
+            )
         if len(self.rows) > 1:
-            lines.append(["worst of all", _percent(self.worst_case)] + [""] * (len(lines[0]) - 2))
-        return lines
+            lines.append(["worst of all", percent(self.worst_case), *[""] * (len(head) - 2)])
+        # columns of doubt only where there is some
+        shown = [
+            place
+            for place in range(len(head))
+            if place < 8 or any(line[place] not in ("", "0") for line in lines)
+        ]
+        return [[line[place] for place in shown] for line in [head, *lines]]
+
+    def notes(self) -> list[str]:
+        """What must be known to read the figures: the denominators, and why some samples prove nothing."""
+        notes = [f"{self.n} samples; {DENOMINATORS}"]
+        lost = int(self.failed.sum())
+        if lost:
+            notes.append(
+                f"failed: for {lost} of {self.n} samples the model's logits are not finite; "
+                "they count as not correct and are not attacked"
+            )
+        for row in self.rows:
+            if row.failed:
+                notes.append(
+                    f"failed: {row.name} met numbers that are not finite on {row.failed} samples "
+                    "and did not break them; its accuracy may be too high"
+                )
+            if row.unmoved:
+                notes.append(
+                    f"unmoved: {row.name} met only zero gradients on {row.unmoved} samples; "
+                    "the model may mask its gradients, and the accuracy may be too high"
+                )
+        return notes
 
     def __str__(self) -> str:
-        cells = self._cells()
+        cells = self.cells()
         widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
         text = [_aligned(line, widths, "  ").rstrip() for line in cells]
-        note = f"{self.n} samples; accuracy over all, broken over the initially correct, median distance over all, mean over the broken"
-        return "\n".join([text[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *text[1:], note])
+        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+        return "\n".join([text[0], rule, *text[1:], *self.notes()])
 
     def markdown(self) -> str:
-        """The same as a Markdown table."""
-        cells = self._cells()
+        """The same as a Markdown table, with the notes below it."""
+        cells = self.cells()
         rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
-        return "\n".join(
+        lines = [
             "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |"
             for line in [cells[0], rule, *cells[1:]]
-        )
+        ]
+        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes())])
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int], gap: str) -> str:
@@ -168,11 +230,3 @@ def _aligned(line: Sequence[str], widths: Sequence[int], gap: str) -> str:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.1f}%"
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3g}"

@@ -1,11 +1,17 @@
 """`fastadv abs`: a model trained, measured, bounded, attacked and drawn, and what it says of wrong usage."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
+import fastadv as fa
+from fastadv._files import load_tensors
 from fastadv.cli import main
+from fastadv.cli._abs_data import with_options
+from fastadv.data import load
 from fastadv.models import ABS
 
 COMMANDS = ("train", "infer", "bound", "attack", "show", "distal")
@@ -14,7 +20,8 @@ COMMANDS = ("train", "infer", "bound", "attack", "show", "distal")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("abs")
-    line = f"abs train --data digits --run-dir {folder} --epochs 6 --beta 3,0.3 --prior-samples 200 --calibration 50 --test-samples 50 --json"
+    line = f"abs train --data digits --run-dir {folder} --epochs 6 --beta 3,0.3 --prior-samples 200"
+    line += " --calibration 50 --test-samples 50 --json"
     assert main(line.split()) == 0
     return str(folder / "model.safetensors")
 
@@ -27,7 +34,8 @@ def test_help_has_an_example(fastadv, command):
 
 
 def test_train_measures_and_resumes(fastadv, folder):
-    line = "abs train --data digits --samples 200 --run-dir run --epochs 2 --prior-samples 50 --calibration 20 --test-samples 20"
+    line = "abs train --data digits --samples 200 --run-dir run --epochs 2"
+    line += " --prior-samples 50 --calibration 20 --test-samples 20"
     done = fastadv(line, "--json")
     assert done.code == 0
     found = json.loads(done.out)["measured"]
@@ -43,35 +51,90 @@ def test_train_measures_and_resumes(fastadv, folder):
 
 
 def test_infer(fastadv, model):
-    done = fastadv(f"abs infer -m {model} --data digits --samples 40 --out found.safetensors --json")
-    assert done.code == 0
-    measured = json.loads(done.out)["measured"]
-    assert measured["accuracy"] > 0.8
-    assert Path("found.safetensors").exists()
-    assert (
-        fastadv(f"abs infer -m {model} --data digits --samples 20 --prune --bf16 --binary --steps 5").code
-        == 0
-    )
+    line = f"abs infer -m {model} --data digits --samples 30 --steps 9 --batch-size 12 --json"
+    for options, settings in (
+        ("", {}),
+        ("--prune --bf16 --binary", {"prune": True, "precision": "bf16", "binary": True}),
+    ):
+        done = fastadv(f"{line} --out found.safetensors {options}")
+        assert done.code == 0, done
+        told = json.loads(done.out)
+        own = with_options(ABS.load(model), steps=9, **settings)
+        digits = load("digits", "test", limit=30)
+        inferred = [own.infer(x) for x in digits.x.split(12)]
+        loss = torch.cat([part.loss for part in inferred])
+        written, _ = load_tensors("found.safetensors")
+        assert written.keys() == {"loss", "latents", "confidence", "y"}
+        assert torch.equal(written["y"], digits.y)
+        torch.testing.assert_close(written["loss"], loss)
+        torch.testing.assert_close(written["latents"], torch.cat([part.latents for part in inferred]))
+        torch.testing.assert_close(
+            written["confidence"], torch.cat([own.confidence(x) for x in digits.x.split(12)])
+        )
+        right = float((loss.argmin(1) == digits.y).double().mean())
+        assert told["measured"]["accuracy"] == pytest.approx(right)
+        assert right > 0.7
+        median = float(written["confidence"].amax(1).median())
+        assert told["measured"]["median_confidence"] == pytest.approx(median)
+        assert {"steps": 9, **settings}.items() <= told["config"].items()
 
 
-def test_bound_and_attack_agree(fastadv, model):
-    bound = json.loads(fastadv(f"abs bound -m {model} --data digits --samples 15 --json").out)["measured"]
-    tight = json.loads(fastadv(f"abs bound -m {model} --data digits --samples 15 --tight --json").out)[
-        "measured"
-    ]
-    attack = json.loads(
-        fastadv(f"abs attack -m {model} --data digits --samples 15 --schedule line_search --json").out
-    )["measured"]
-    assert 0 < bound["median"] <= tight["median"] < attack["median_distance"]
-    assert "L∞" in fastadv(f"abs bound -m {model} --data digits --samples 3 --norm linf").out
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [("", {}), ("--tight --starts 2", {"tight": True, "starts": 2}), ("--norm linf", {"norm": "linf"})],
+)
+def test_bound_equals_the_library(fastadv, model, options, settings):
+    line = f"abs bound -m {model} --data digits --samples 8 {options}"
+    told = json.loads(fastadv(f"{line} --json").out)["measured"]
+    digits = load("digits", "test", limit=8)
+    radius = ABS.load(model).lower_bound(digits.x, digits.y, **settings)
+    assert told["mean"] == pytest.approx(float(radius.mean()), rel=1e-4)
+    assert told["standard_error"] == pytest.approx(float(radius.std()) / 8**0.5, rel=1e-4)
+    for name, share in (("lower_quartile", 0.25), ("median", 0.5), ("upper_quartile", 0.75)):
+        assert told[name] == pytest.approx(float(radius.quantile(share)), rel=1e-4), name
+    assert told["above_zero"] == pytest.approx(float((radius > 0).double().mean()))
+    assert told["lower_quartile"] < told["upper_quartile"]
+    if settings:
+        printed = fastadv(line).out
+        assert ("L∞" if "norm" in settings else "L2") + " lower bound" in printed
+
+
+def test_attack_equals_evaluate(fastadv, model):
+    line = f"abs attack -m {model} --data digits --samples 15 --schedule line_search --threshold 0.8"
+    told = json.loads(fastadv(f"{line} --json").out)["measured"]
+    digits = load("digits", "test", limit=15)
+    attack = partial(fa.attacks.latent_descent, steps=51, schedule="line_search")
+    table = fa.evaluate(ABS.load(model), digits, {"latent descent": attack})
+    row = table["latent descent"]
+    assert told["median_distance"] == pytest.approx(row.median_distance, rel=1e-3)
+    assert told["clean_accuracy"] == pytest.approx(table.clean_accuracy)
+    assert told["broken"] == pytest.approx(float(row.broken.double().mean()))
+    assert told["accuracy"] == pytest.approx(float((row.distance > 0.8).double().mean()))
+    assert 0 < told["accuracy"] < 1
+    assert told["attacks"]["latent descent"]["forwards"] == row.forwards
+    printed = fastadv(line).out
+    assert f"accuracy where L2 0.8 is allowed: {told['accuracy']:.1%}" in printed
+    bound = ABS.load(model).lower_bound(digits.x, digits.y)
+    assert (bound <= row.distance + 1e-4).all()
 
 
 def test_pictures(fastadv, model):
     done = fastadv(f"abs show -m {model} --data digits --index 3 --out seen.png --json")
     assert done.code == 0
-    assert len(json.loads(done.out)["loss"]) == 10
+    told = json.loads(done.out)
+    x, y = load("digits", "test").x[3:4], int(load("digits", "test").y[3])
+    own = ABS.load(model)
+    assert told["loss"] == pytest.approx(own.infer(x).loss[0].tolist(), rel=1e-4)
+    assert told["confidence"] == pytest.approx(own.confidence(x)[0].tolist(), rel=1e-3)
+    assert (told["index"], told["label"]) == (3, y)
+    assert told["prediction"] == int(torch.tensor(told["loss"]).argmin())
     assert Path("seen.png").read_bytes().startswith(b"\x89PNG")
-    assert fastadv(f"abs distal -m {model} --classes 1,3 --steps 3 --out distal.svg").code == 0
+    line = f"abs distal -m {model} --classes 1,3 --steps 3 --seed 7 --confidence 0.99 --out distal.svg --json"
+    told = json.loads(fastadv(line).out)
+    result = fa.attacks.distal(own, torch.tensor([1, 3]), (1, 8, 8), steps=3, seed=7, confidence=0.99)
+    assert told["classes"] == [1, 3]
+    assert told["confidence"] == pytest.approx(result.confidence.tolist(), rel=1e-3)
+    assert told["steps"] == result.steps.tolist()
     assert "<svg" in Path("distal.svg").read_text()
 
 
@@ -79,9 +142,15 @@ def test_wrong_usage(fastadv, model):
     for line, code, word in (
         ("abs infer -m nowhere --data digits", 1, "neither"),
         (f"abs show -m {model} --data digits --index 3", 2, "out"),
+        (f"abs show -m {model} --data digits --index 999 --out a.png", 2, "--index"),
+        (f"abs show -m {model} --data digits --out a.gif", 2, ".png"),
         (f"abs distal -m {model} --classes 12 --out d.png", 2, "classes 0 to 9"),
+        (f"abs distal -m {model} --classes 1.5 --out d.png", 2, "--classes"),
+        (f"abs infer -m {model} --data digits --prior-samples 50", 2, "--prior-samples"),
+        (f"abs attack -m {model} --data digits --seed 1", 2, "--seed"),
+        (f"abs bound -m {model} --data digits --norm l1", 2, "l1"),
         ("abs train --data digits --run-dir r --beta 3", 2, "FROM,TO"),
-        (f"abs bound -m {model} --data digits --starts 999 --samples 2", 1, "starts"),
+        (f"abs bound -m {model} --data digits --starts 999 --samples 2", 2, "starts"),
     ):
         done = fastadv(line)
         assert done.code == code, (line, done)

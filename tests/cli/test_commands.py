@@ -16,7 +16,8 @@ SOME = "-n 60"
 
 def test_attack_writes_examples_a_figure_and_json(fastadv: Callable, folder: Path, net: str) -> None:
     done = fastadv(
-        f"attack {net} {SOME} --radius 102/255 --steps 3 --out adv.safetensors --figure f.png --json -a pgd:loss=margin"
+        f"attack {net} {SOME} --radius 102/255 --steps 3 --out adv.safetensors"
+        " --figure f.png --json -a pgd:loss=margin"
     )
     assert done.code == 0, done
     found = json.loads(done.out)
@@ -39,7 +40,8 @@ def test_attack_prints_a_table(fastadv: Callable, net: str) -> None:
 
 def test_evaluate_takes_the_worst_of_several_attacks(fastadv: Callable, folder: Path, net: str) -> None:
     done = fastadv(
-        f"evaluate {net} {SOME} --radius 0.1 --steps 2 -a fgsm -a pgd -a pgd:radius=0.3 --radii 0,0.1 --figure c.png --json"
+        f"evaluate {net} {SOME} --radius 0.1 --steps 2 -a fgsm -a pgd -a pgd:radius=0.3"
+        " --radii 0,0.1 --figure c.png --json"
     )
     assert done.code == 0, done
     found = json.loads(done.out)["measured"]
@@ -55,7 +57,8 @@ def test_evaluate_takes_the_worst_of_several_attacks(fastadv: Callable, folder: 
 
 
 def test_train_reports_and_resumes(fastadv: Callable, folder: Path) -> None:
-    line = f"train -m small_cnn -o width=4 --data digits {SOME} --test-samples 30 --recipe fgsm --radius 0.1 --run-dir runs/a"
+    line = f"train -m small_cnn -o width=4 --data digits {SOME} --test-samples 30"
+    line += " --recipe fgsm --radius 0.1 --run-dir runs/a"
     done = fastadv(f"{line} --schedule constant --epochs 1 --json")
     assert done.code == 0, done
     epochs = json.loads(done.out)["measured"]["epochs"]
@@ -87,7 +90,8 @@ def test_construct_then_train_on_it(fastadv: Callable, folder: Path, net: str, k
 
 def test_models_of_ones_own(fastadv: Callable, folder: Path) -> None:
     (folder / "ownnet.py").write_text(
-        "from torch import nn\ndef net(classes, width=8):\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
+        "from torch import nn\ndef net(classes, width=8):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, classes))\n"
     )
     done = fastadv(f"evaluate -m ownnet:net -o width=3 --data digits {SOME} --radius 0.1 -a fgsm --json")
     assert done.code == 0, done

@@ -1,4 +1,4 @@
-"""The demo in a tiny configuration: complete, repeatable, resumable, and careful with what it did not make."""
+"""The demo in a tiny configuration: complete, repeatable, resumed, and careful with what others made."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastadv.cli import _study
+from fastadv.studies import SIZES, ilyas2019
 
 
 def figures(folder: Path) -> dict:
@@ -50,7 +50,7 @@ def test_demo_goes_on_after_a_stop(fastadv: Callable, folder: Path, monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_study.construct, "non_robust", stopped)
+        patch.setattr(ilyas2019.construct, "non_robust", stopped)
         done = fastadv("demo --tiny --out d")
     assert done.code == 130
     assert done.err.count("\n") == 1
@@ -68,10 +68,10 @@ def test_demo_leaves_what_it_did_not_make(fastadv: Callable, folder: Path) -> No
     (folder / "mine" / "nets" / "precious").touch()
     done = fastadv("demo --tiny --out mine")
     assert done.code == 1
-    assert "another --out" in done.err
+    assert "another folder" in done.err
     assert (folder / "mine" / "nets" / "precious").exists()
     shutil.rmtree(folder / "mine")
 
 
 def test_every_size_has_its_settings() -> None:
-    assert {size: settings.size for size, settings in _study.SIZES.items()} == {8: 8, 10: 10, 16: 16, 28: 28}
+    assert {size: settings.size for size, settings in SIZES.items()} == {8: 8, 10: 10, 16: 16, 28: 28}

@@ -8,7 +8,14 @@ import sys
 import time
 from pathlib import Path
 
-RUN = [sys.executable, "-c", "import sys; from fastadv.cli import main; sys.exit(main())"]
+# SIGINT may be ignored here, as under nohup: the child then ignores it too
+START = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from fastadv.cli import main
+sys.exit(main())
+"""
+RUN = [sys.executable, "-c", START]
 TRAIN = [
     "train",
     "-m",

@@ -1,18 +1,36 @@
-"""Figures: files of the kind asked for, whole or absent, without pyplot's global state."""
+"""Figures: what is drawn, and files of the kind asked for, whole or absent, without pyplot's global state."""
 
-import inspect
+import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from fastadv.errors import InputError
 from fastadv.evaluation import figures
+from fastadv.evaluation.figures import _bars, _curves, _images
+from fastadv.evaluation.figures._style import INK
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-Y = torch.arange(4)
+Y = torch.tensor([2, 0, 3, 1])
 LINE = (np.linspace(0, 1, 5), np.linspace(0.9, 0.1, 5))
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are drawn, in place of files."""
+    made: list[Figure] = []
+    for module in (_bars, _curves, _images):
+        monkeypatch.setattr(module, "save", lambda figure, path: made.append(figure))
+    return made
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in (*figure.texts, *(t for axes in figure.axes for t in axes.texts))]
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
@@ -32,8 +50,8 @@ def test_examples_show_the_images_and_the_difference(tmp_path, channels, size):
     x_adv[:, :, : size // 2] += 0.05
     figures.examples(x, x_adv, Y[:2], Y[:2] + 1, tmp_path / "a.png", classes=list("abcd"), title="an attack")
     picture = imread(tmp_path / "a.png")
-    assert picture.shape[1] > 500
-    assert ((picture[..., :3] - 0.5).max(-1) < 0.01).mean() > 0.05, "the grey images are not there"
+    assert picture.shape[1] > 400
+    assert ((picture[..., :3] - 0.5).max(-1) < 0.01).mean() > 0.05, "the gray images are not there"
     top = (
         (1.0, 1.0, 1.0)
         if channels == 3
@@ -44,9 +62,64 @@ def test_examples_show_the_images_and_the_difference(tmp_path, channels, size):
     )
 
 
-def test_examples_without_any_difference(tmp_path):
-    figures.examples(X, X, Y, Y, tmp_path / "a.png")
-    assert (tmp_path / "a.png").exists()
+def test_examples_hold_each_image_in_its_place_with_its_caption(drawn):
+    low, high = -1.0, 3.0
+    x = low + (high - low) * X
+    x_adv = (x + 0.032 * torch.tensor([1.0, -1.0, 0.5, 0.0]).view(4, 1, 1, 1)).clamp(low, high)
+    seen = torch.tensor([2, 1, 0, 1])
+    figures.examples(x, x_adv, Y, seen, "a.png", classes=["zero", "one", "two", "three"], box=(low, high))
+    (figure,) = drawn
+    pixels = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
+    assert len(pixels) == 12
+    scaled = ((x_adv - low) / (high - low)).double()
+    for i in range(4):
+        assert pixels[i] == pytest.approx(X[i, 0].numpy(), abs=1e-6)
+        assert pixels[4 + i] == pytest.approx(scaled[i, 0].numpy(), abs=1e-6)
+        assert pixels[8 + i] == pytest.approx(pixels[4 + i] - pixels[i], abs=1e-6)
+    captions = [axes.texts[0] for axes in figure.axes[:8]]
+    assert [text.get_text() for text in captions] == [
+        *("two", "zero", "three", "one"),
+        *("two", "one", "zero", "one"),
+    ]
+    colors = [text.get_color() for text in captions]
+    assert colors == [INK] * 5 + [figures.VERMILION] * 2 + [INK]
+    # the largest difference is 0.008 of the box: drawn 100 times as strong it does not saturate
+    assert "difference × 100" in texts(figure)
+    assert figure.axes[8].images[0].get_clim() == pytest.approx((-0.01, 0.01))
+
+
+def test_examples_without_any_difference(drawn):
+    figures.examples(X, X, Y, Y, "a.png")
+    assert "difference × 1" in texts(drawn[0])
+    assert not np.asarray(drawn[0].axes[8].images[0].get_array()).any()
+
+
+def test_strips_of_different_lengths_share_one_amplification(drawn):
+    rows = [
+        figures.Strip("first", X, list("abcd"), torch.tensor([False, True, False, False]), figures.BLUE),
+        figures.Strip("faint", 0.02 * X[:2], difference=True, remark="below it"),
+        figures.Strip("strong", -0.095 * X[:3] / X[:3].max(), difference=True),
+    ]
+    figures.strips(rows, "a.png", title="a title", subtitle="a subtitle")
+    (figure,) = drawn
+    assert len(figure.axes) == 9
+    assert {"a title", "a subtitle", "first", "below it", "faint × 10", "strong × 10"} <= set(texts(figure))
+    assert [axes.texts[0].get_color() for axes in figure.axes[:4]] == [INK, figures.BLUE, INK, INK]
+    # rows stand below each other, columns beside each other, nothing overlaps
+    boxes = [axes.get_position() for axes in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes[:4]))
+    assert boxes[0].y0 > boxes[4].y1 > boxes[4].y0 > boxes[6].y1 > 0
+    assert boxes[3].x1 <= 1
+
+
+def test_a_difference_in_color_is_drawn_around_mid_gray(drawn):
+    difference = torch.zeros(1, 3, 4, 4)
+    difference[0, 0, 0, 0], difference[0, 2, 1, 1] = 0.1, -0.05
+    figures.strips([figures.Strip("d", difference, difference=True)], "a.png")
+    shown = np.asarray(drawn[0].axes[0].images[0].get_array())
+    assert shown[0, 0] == pytest.approx([1.0, 0.5, 0.5])
+    assert shown[1, 1] == pytest.approx([0.5, 0.5, 0.25])
+    assert "d × 5" in texts(drawn[0])
 
 
 @pytest.mark.parametrize(
@@ -54,26 +127,56 @@ def test_examples_without_any_difference(tmp_path):
     [(1 / 0.3, 3), (5.0, 5), (31.9, 30), (15.9, 15), (1.0, 1), (0.4, 1), (9.9, 8), (10.0, 10)],
 )
 def test_amplification_is_a_round_number_that_does_not_saturate(value, gain):
-    assert figures._round_down(value) == pytest.approx(gain)
+    assert _images.round_down(value) == pytest.approx(gain)
 
 
 def test_labels_at_the_ends_do_not_overlap():
-    placed = figures._spread([0.0, 0.001, 0.002, 0.8], 0.06)
+    placed = _curves.spread([0.0, 0.001, 0.002, 0.8], 0.06)
     assert placed == sorted(placed)
     assert placed[0] >= 0
     assert np.diff(placed).min() > 0.059
     assert placed[3] == pytest.approx(0.8)
-    assert figures._spread([0.5, 0.1], 0.06) == [0.5, 0.1]
+    assert _curves.spread([0.5, 0.1], 0.06) == [0.5, 0.1]
 
 
-def test_curves_and_bars(tmp_path):
-    figures.curves(
-        {"a": LINE, "b": ([0, 1], [1, 0])}, tmp_path / "c.png", radius="L2 radius", title="two", chance=0.1
-    )
-    nets = {"standard": {"clean": 0.98, "robust": 0.0}, "trained": {"clean": 0.9, "robust": 0.5}}
-    figures.bars(nets, tmp_path / "b.png", title="nets", reference={"standard": {"clean": 0.95}})
-    assert imread(tmp_path / "c.png").std() > 0.01
-    assert imread(tmp_path / "b.png").std() > 0.01
+def test_curves_draw_the_points_they_are_given(drawn):
+    second = ([0, 0.5, 2], [1, 0.4, 0.3])
+    figures.curves({"a": LINE, "b": second}, "c.png", radius="L2 radius", title="two", chance=0.25)
+    (axes,) = drawn[0].axes
+    lines = axes.lines[:2]
+    for line, (across, up) in zip(lines, (LINE, second), strict=True):
+        assert line.get_xdata() == pytest.approx(np.asarray(across))
+        assert line.get_ydata() == pytest.approx(np.asarray(up))
+    assert axes.lines[2].get_ydata() == pytest.approx([0.25, 0.25])
+    names = {text.get_text(): text for text in axes.texts}
+    assert {"a", "b", "guessing", "accuracy"} == names.keys()
+    assert [names["a"].get_color(), names["b"].get_color()] == [line.get_color() for line in lines]
+    assert names["a"].xy[1] < names["b"].xy[1]
+    assert axes.get_xlabel() == "L2 radius"
+    assert axes.get_xlim() == (0, 2)
+    assert axes.get_ylim() == (0, 1)
+    assert [text.get_text() for text in drawn[0].texts] == ["two"]
+
+
+def test_bars_have_the_lengths_they_are_given(drawn):
+    nets = {"standard": {"clean": 0.98, "robust": 0.04}, "trained": {"clean": 0.9, "robust": 0.5}}
+    paper = {"standard": {"clean": 0.95}, "trained": {"robust": 0.47}}
+    figures.bars(nets, "b.png", title="nets", reference=paper, reference_name="a paper")
+    (axes,) = drawn[0].axes
+    assert [bar.get_width() for bar in axes.patches] == [0.98, 0.04, 0.9, 0.5]
+    centers = [bar.get_y() + bar.get_height() / 2 for bar in axes.patches]
+    assert centers == sorted(centers)
+    assert len({to_hex(bar.get_facecolor()) for bar in axes.patches}) == 2
+    ticks = [(line.get_xdata()[0], float(np.mean(line.get_ydata()))) for line in axes.lines]
+    assert ticks == [(0.95, pytest.approx(centers[0])), (0.47, pytest.approx(centers[3]))]
+    shown = [text.get_text() for text in axes.texts]
+    assert shown == ["standard", "98%", "4%", "trained", "90%", "50%"]
+    assert [text.get_text() for text in drawn[0].texts if len(text.get_text()) > 1] == [
+        "nets",
+        "clean",
+        "robust",
+        "a paper",
+    ]
 
 
 def test_errors_are_named_and_leave_no_file(tmp_path):
@@ -82,7 +185,13 @@ def test_errors_are_named_and_leave_no_file(tmp_path):
         lambda: figures.examples(X, X[:2], Y, Y, path),
         lambda: figures.examples(X[0], X[0], Y, Y, path),
         lambda: figures.examples(X, X, Y[:1], Y, path),
+        lambda: figures.examples(X, X, Y, Y[:1], path),
         lambda: figures.examples(X[:0], X[:0], Y[:0], Y[:0], path),
+        lambda: figures.examples(X, X, Y, Y, tmp_path / "a.gif"),
+        lambda: figures.strips([], path),
+        lambda: figures.Strip("a", X, list("abc")),
+        lambda: figures.Strip("a", X, list("abcd"), torch.tensor([True])),
+        lambda: figures.Strip("a", X.expand(4, 2, 8, 8)),
         lambda: figures.curves({}, path),
         lambda: figures.curves({"a": ([0, 1], [1])}, path),
         lambda: figures.bars({}, path),
@@ -94,5 +203,9 @@ def test_errors_are_named_and_leave_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_pyplot():
-    assert "matplotlib.pyplot" not in inspect.getsource(figures)
+def test_no_pyplot(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it now fails
+    figures.curves({"a": LINE}, tmp_path / "a.png")
+    figures.examples(X, X, Y, Y, tmp_path / "b.png")
+    figures.bars({"a": {"clean": 1.0}}, tmp_path / "c.png")
+    assert len(list(tmp_path.iterdir())) == 3

@@ -16,7 +16,7 @@ from fastadv.evaluation import accuracy_against_radius, evaluate, measure
 
 
 class Threshold(nn.Module):
-    """Class 1 where the first pixel is above one half: an L-infinity attack breaks a sample from |x - 0.5| on."""
+    """Class 1 where the first pixel is above one half: an L∞ radius above |x - 0.5| breaks a sample."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +52,8 @@ def test_figures_by_hand(batch_size):
     assert large.robust_accuracy == pytest.approx(1 / 6)
     assert large.success_rate == pytest.approx(3 / 4)
     assert table["large"].broken.tolist() == [True, True, True, False, False, False]
-    # pitfall 15: wrong from the start counts 0 and held counts inf in the median over all; the mean is over the broken
+    # pitfall 15: in the median over all, samples already wrong count 0 and samples that held count inf;
+    # the mean is over the broken
     assert small.distance.tolist()[3:] == [math.inf, 0, 0]
     assert small.median_distance == math.inf
     assert 0.1 <= small.mean_distance <= 0.15 + 1e-6
@@ -98,7 +99,85 @@ def test_failed_and_unmoved_samples_are_counted_and_never_broken():
     table = evaluate(Threshold(), DATA, {"failing": failing})
     assert (table.rows[0].failed, table.rows[0].unmoved) == (4, 1)
     assert table.rows[0].robust_accuracy == table.clean_accuracy
-    assert "unmoved" in str(table).splitlines()[0]
+    head, *lines = table.cells()
+    assert head[-2:] == ["failed", "unmoved"]
+    assert [line[-2:] for line in lines] == [["0", ""], ["4", "1"]]
+    told = table.to_dict()["attacks"]["failing"]
+    assert (told["failed"], told["unmoved"]) == (4, 1)
+    for note in (
+        "failed: failing met numbers that are not finite on 4",
+        "unmoved: failing met only zero gradients on 1",
+    ):
+        assert note in str(table)
+        assert note in table.markdown()
+
+
+def test_a_table_without_doubts_has_no_columns_for_them():
+    table = evaluate(Threshold(), DATA, {"pgd": pgd(0.15)})
+    assert table.cells()[0][-1] == "seconds"
+    assert len(table.notes()) == 1
+
+
+def test_a_sample_that_is_already_wrong_is_neither_failed_nor_unmoved():
+    def flat(model, x, y, *, ids):
+        none = torch.zeros(len(x), dtype=torch.bool)
+        return result(x, y, none, status=torch.full((len(x),), int(Status.FAILED)), zero=~none)
+
+    row = evaluate(Threshold(), DATA, {"flat": flat}).rows[0]
+    assert (row.failed, row.unmoved) == (4, 4)
+
+
+def test_a_broken_sample_is_not_unmoved():
+    def odd(model, x, y, *, ids):
+        return result(x, y, ids == 1, zero=ids < 3)
+
+    assert evaluate(Threshold(), DATA, {"odd": odd}).rows[0].unmoved == 2
+
+
+class Poisoned(Threshold):
+    """NaN or infinity where a pixel is exactly 0.7 or 0.6: samples 1 (right otherwise) and 5 (wrong)."""
+
+    def forward(self, x):
+        first = x.flatten(1)[:, :1]
+        logits = super().forward(x)
+        return torch.where(first == 0.7, torch.nan, torch.where(first == 0.6, torch.inf, logits))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 6])
+def test_a_sample_without_finite_logits_counts_as_neither_right_nor_broken_nor_robust(batch_size):
+    seen = []
+
+    def attack(model, x, y, *, ids):
+        seen.extend(ids.tolist())
+        return pgd(0.35)(model, x, y, ids=ids)
+
+    table = evaluate(Poisoned(), DATA, {"pgd": attack}, batch_size=batch_size, keep_examples=9)
+    whole = evaluate(Threshold(), DATA, {"pgd": pgd(0.35)})
+    assert table.n == 6
+    assert table.failed.tolist() == [False, True, False, False, False, True]
+    assert table.correct.tolist() == [True, False, True, True, False, False]
+    assert table.clean_accuracy == pytest.approx(3 / 6)
+    row = table["pgd"]
+    assert seen == [0, 2, 3, 4]
+    assert row.broken.tolist() == [True, False, True, False, False, False]
+    assert row.robust_accuracy == pytest.approx(1 / 6)
+    assert row.success_rate == pytest.approx(2 / 3)
+    kept = [0, 2, 3, 4]
+    assert torch.equal(row.distance[kept], whole["pgd"].distance[kept])
+    assert row.distance[[1, 5]].isnan().all()
+    # the median is over the four samples with a verdict: 0, two broken, inf
+    finite = row.distance[[0, 2]]
+    assert row.median_distance == pytest.approx(float(finite.mean()))
+    assert row.examples.ids.tolist() == [0, 2]
+    assert table.to_dict()["failed"] == 2
+    assert table.cells()[0][-1] == "failed"
+    assert table.cells()[1][-1] == "2"
+    assert "for 2 of 6 samples the model's logits are not finite" in str(table)
+
+
+def test_a_curve_leaves_out_samples_without_finite_logits():
+    _, accuracy = accuracy_against_radius(Poisoned(), DATA, pgd, [0, 0.15, 0.35], batch_size=4)
+    assert accuracy == pytest.approx([3 / 6, 2 / 6, 1 / 6])
 
 
 def test_the_model_is_frozen_once_and_left_as_it_was(monkeypatch):
@@ -181,7 +260,7 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match="empty"):
         evaluate(model, empty)
     for options in ({"batch_size": 0}, {"limit": 0}):
-        with pytest.raises(InputError, match="at least 1"):
+        with pytest.raises(InputError, match=">= 1"):
             evaluate(model, DATA, **options)
     with pytest.raises(InputError, match=r"attacks\['pgd'\]"):
         evaluate(model, DATA, {"pgd": 0.3})
@@ -190,8 +269,9 @@ def test_bad_input_is_named():
     with pytest.raises(InputError, match="labels from 0 to 1"):
         evaluate(model, ImageSet(DATA.x, DATA.y * 2, 3, "three"))
     model.weight.data[0] = math.nan
-    with pytest.raises(InputError, match="finite logits"):
-        evaluate(model, DATA)
+    for call in (lambda: evaluate(model, DATA), lambda: accuracy_against_radius(model, DATA, pgd, [0, 0.1])):
+        with pytest.raises(InputError, match="finite logits"):
+            call()
 
 
 @pytest.mark.parametrize("batch_size", [2, 6])
@@ -226,6 +306,14 @@ def test_curve_is_monotone_even_where_the_attack_is_not():
     assert accuracy_against_radius(Threshold(), DATA, attack_for, [0.1, 0.3]).accuracy == pytest.approx(
         [1 / 6, 1 / 6]
     )
+
+
+def test_radii_that_print_alike_keep_their_places():
+    radii = [0.15, 0.1 + 0.2, 0.3, 0.45]
+    assert f"{radii[1]:g}" == f"{radii[2]:g}"
+    curve = accuracy_against_radius(Threshold(), DATA, pgd, radii)
+    assert curve.radii.tolist() == sorted(radii)
+    assert curve.accuracy == pytest.approx([3 / 6, 2 / 6, 2 / 6, 0])
 
 
 @pytest.mark.parametrize("radii", [[], [-0.1, 0.2], [math.inf], [math.nan]])

@@ -1,0 +1,51 @@
+"""--debug: an option of every command, and of `fastadv` itself."""
+
+import inspect
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+
+@dataclass
+class Debug:
+    """Whether errors come with their traceback."""
+
+    on: bool = False
+
+
+def _turn_on(context: typer.Context, given: bool) -> None:
+    debug = context.find_object(Debug)
+    if given and debug is not None:
+        debug.on = True
+        logging.getLogger().setLevel(logging.INFO)
+
+
+OPTION = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        callback=_turn_on,
+        is_eager=True,
+        help="Show the traceback of an error, and what the library logs.",
+    ),
+]
+
+
+def with_debug(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the option --debug beside its own."""
+
+    @wraps(command)
+    def called(*, debug: bool, **arguments: Any) -> None:
+        command(**arguments)  # --debug has done its work when it was read
+
+    signature = inspect.signature(command)
+    option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=OPTION)
+    called.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), option]
+    )
+    called.__annotations__ = {**command.__annotations__, "debug": OPTION}
+    return called

@@ -1,0 +1,12 @@
+"""Figures: rows of images, accuracy against radius, nets side by side.
+
+They are written atomically, as png, pdf or svg. They use matplotlib's objects alone: no pyplot, no global
+state, no display. Colors are Okabe and Ito's, which people with color blindness can tell apart.
+"""
+
+from fastadv.evaluation.figures._bars import bars
+from fastadv.evaluation.figures._curves import curves
+from fastadv.evaluation.figures._images import Strip, examples, strips
+from fastadv.evaluation.figures._style import BLUE, VERMILION, check_path
+
+__all__ = ["BLUE", "VERMILION", "Strip", "bars", "check_path", "curves", "examples", "strips"]

@@ -1,0 +1,202 @@
+"""Rows of images, each image with a caption below it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastadv.errors import InputError
+from fastadv.evaluation.figures._style import BLUE, FAINT, FRAME, INK, VERMILION, new_figure, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SIDE, GAP, LINE = 0.8, 0.08, 0.15  # inches: an image's longer side, between images, one line of a caption
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A row of images [N, C, H, W] in [0, 1], C being 1 or 3, with N captions or none.
+
+    name, remark  what stands at the left of the row, in black and below it in gray.
+    marked        bool [N]; captions that stand out, in the color `mark`.
+    difference    the images are differences in [-1, 1]. They are drawn amplified, by a factor written after
+                  the name: gray ones orange where light was added and blue where some was taken, those in
+                  color around mid-gray, channel by channel.
+    apart         inches of room above the row.
+    """
+
+    name: str
+    images: Tensor
+    captions: Sequence[object] = ()
+    marked: Tensor | None = None
+    mark: str = VERMILION
+    difference: bool = False
+    remark: str = ""
+    apart: float = 0.0
+
+    def __post_init__(self) -> None:
+        images = self.images
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+            raise InputError(
+                f"images: expected [N, 1 or 3, H, W] with N > 0, got {tuple(images.shape)}; reshape them"
+            )
+        if self.captions and len(self.captions) != len(images):
+            raise InputError(
+                f"captions: expected {len(images)}, one for each image, got {len(self.captions)}"
+            )
+        if self.marked is not None and len(self.marked) != len(self.captions):
+            raise InputError(
+                f"marked: expected {len(self.captions)}, one for each caption, got {len(self.marked)}"
+            )
+
+    @property
+    def height(self) -> float:
+        """Inches that the images and captions take."""
+        lines = max((str(caption).count("\n") + 1 for caption in self.captions), default=0)
+        return self.side[1] + (0.05 + lines * LINE if lines else 0.0)
+
+    @property
+    def side(self) -> tuple[float, float]:
+        """Width and height of one image in inches."""
+        height, width = self.images.shape[2:]
+        return SIDE * width / max(height, width), SIDE * height / max(height, width)
+
+
+def strips(
+    rows: Sequence[Strip], path: str | PathLike[str], *, title: str | None = None, subtitle: str = ""
+) -> None:
+    """Draw rows of images below each other. All differences share one amplification.
+
+    Raises InputError without rows, or where the name of the file has another ending than .png, .pdf or .svg.
+    """
+    if not rows:
+        raise InputError("rows: expected at least one strip of images, got none")
+    gain = amplification([row.images for row in rows if row.difference])
+    named = any(row.name for row in rows)
+    left = 0.3 + 0.075 * max(len(text) for row in rows for text in (row.name, row.remark)) if named else 0.08
+    top = 0.08 + (0.22 if title else 0) + (0.22 if subtitle else 0) + (0.08 if title or subtitle else 0)
+    width = left + max(len(row.images) * (row.side[0] + GAP) for row in rows)
+    height = top + sum(row.apart + row.height + GAP for row in rows)
+    figure = new_figure(width, height, title)
+    if subtitle:
+        place = 0.08 / width, 1 - (0.3 if title else 0.08) / height
+        figure.text(*place, subtitle, fontsize=8.5, color=FAINT, va="top")
+    for row in rows:
+        top += row.apart
+        _name(figure, row, gain, (left - 0.14) / width, 1 - (top + row.side[1] / 2) / height)
+        for column in range(len(row.images)):
+            across, wide, high = left + column * (row.side[0] + GAP), *row.side
+            axes = figure.add_axes((across / width, 1 - (top + high) / height, wide / width, high / height))
+            _image(axes, row.images[column].detach().cpu(), gain if row.difference else None)
+            if row.captions:
+                _caption(axes, row, column)
+        top += row.height + GAP
+    save(figure, path)
+
+
+def examples(
+    x: Tensor,
+    x_adv: Tensor,
+    labels: Tensor,
+    predictions: Tensor,
+    path: str | PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    title: str | None = None,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> None:
+    """One column for each sample: the clean image, the adversarial one, and their amplified difference.
+
+    x, x_adv [N, C, H, W] with C of 1 or 3 in `box`; labels, predictions (of x_adv) [N], printed as
+    `classes[i]` where given. Predictions that are not the label are orange.
+    """
+    if x.shape != x_adv.shape:
+        raise InputError(f"x_adv: expected the shape of x, {tuple(x.shape)}, got {tuple(x_adv.shape)}")
+    clean, adversarial = (
+        ((t.detach().cpu().double() - box[0]) / (box[1] - box[0])).clamp(0, 1) for t in (x, x_adv)
+    )
+    known, seen = labels.tolist(), predictions.tolist()
+    if len(known) != len(x) or len(seen) != len(x):
+        raise InputError(
+            f"labels: expected {len(x)} labels and predictions, got {len(known)} and {len(seen)}"
+        )
+
+    def names(numbers: list[int]) -> list[str]:
+        return [str(k) if classes is None else classes[k] for k in numbers]
+
+    strips(
+        [
+            Strip("clean", clean, names(known)),
+            Strip("adversarial", adversarial, names(seen), torch.tensor(known) != torch.tensor(seen)),
+            Strip("difference", adversarial - clean, difference=True),
+        ],
+        path,
+        title=title,
+    )
+
+
+def amplification(differences: Sequence[Tensor]) -> float:
+    """The largest round number, at least 1, that saturates none of the differences.
+
+    Colors have half the range of gray.
+    """
+    largest = max(
+        (float(d.abs().max()) / (1.0 if d.shape[1] == 1 else 0.5) for d in differences), default=0.0
+    )
+    return round_down(1 / largest) if largest > 0 else 1.0
+
+
+def round_down(value: float) -> float:
+    """The largest of 1, 1.5, 2, 3, 5, 8 times a power of ten that is not above `value`; at least 1."""
+    power = 10.0 ** math.floor(math.log10(value) + 1e-9)
+    return max(1.0, max(step * power for step in (1, 1.5, 2, 3, 5, 8) if step * power <= value * (1 + 1e-6)))
+
+
+def _name(figure: "Figure", row: Strip, gain: float, right: float, middle: float) -> None:
+    name = f"{row.name} × {gain:g}" if row.difference else row.name
+    apart = 0.085 / figure.get_figheight() if row.remark else 0.0
+    figure.text(right, middle + apart, name, fontsize=9, color=INK, ha="right", va="center")
+    if row.remark:
+        figure.text(right, middle - apart, row.remark, fontsize=7.5, color=FAINT, ha="right", va="center")
+
+
+def _image(axes: "Axes", image: Tensor, gain: float | None) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    pixels = image.permute(1, 2, 0).numpy()
+    if len(image) == 3:
+        shown = pixels if gain is None else np.clip(0.5 + gain * pixels, 0, 1)
+        axes.imshow(shown, interpolation="nearest")
+    elif gain is None:
+        axes.imshow(pixels[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    else:
+        less_more = LinearSegmentedColormap.from_list("less_more", [BLUE, "#FAFAFA", VERMILION])
+        axes.imshow(pixels[..., 0], cmap=less_more, vmin=-1 / gain, vmax=1 / gain, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color(FRAME)
+        spine.set_linewidth(0.6)
+
+
+def _caption(axes: "Axes", row: Strip, column: int) -> None:
+    marked = row.marked is not None and bool(row.marked[column])
+    axes.text(
+        0.5,
+        -0.05,
+        str(row.captions[column]),
+        transform=axes.transAxes,
+        ha="center",
+        va="top",
+        fontsize=8,
+        color=row.mark if marked else INK,
+        fontweight="bold" if marked else "normal",
+        linespacing=1.2,
+    )

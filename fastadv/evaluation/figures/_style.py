@@ -1,0 +1,51 @@
+"""What the figures share: colors, the empty figure, its title, and the file it becomes."""
+
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastadv._files import atomic_write
+from fastadv.errors import InputError
+
+if TYPE_CHECKING:  # matplotlib takes as long to import as the rest of the library, and few calls draw
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE = "#0072B2", "#D55E00", "#009E73", "#AA4499", "#56B4E9", "#E69F00"
+INK, FAINT, GRID, FRAME = "#222222", "#777777", "#E6E6E6", "#CCCCCC"
+KINDS = ("png", "pdf", "svg")
+
+
+def check_path(path: str | PathLike[str]) -> str:
+    """The kind of file that the name asks for; InputError for others."""
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in KINDS:
+        raise InputError(f"path: expected a name ending in .png, .pdf or .svg, got {str(path)!r}")
+    return kind
+
+
+def new_figure(width: float, height: float, title: str | None = None) -> "Figure":
+    """A white figure of that size in inches, with its title in the upper left corner."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=200, facecolor="white")
+    if title:
+        place = 0.08 / width, 1 - 0.08 / height
+        figure.text(*place, title, fontsize=10.5, fontweight="bold", color=INK, va="top")
+    return figure
+
+
+def plain(axes: "Axes") -> None:
+    """Axes without ticks, and with the lower border alone."""
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.tick_params(length=0, labelsize=8.5, colors=INK, pad=5)
+    axes.set_axisbelow(True)
+
+
+def save(figure: "Figure", path: str | PathLike[str]) -> None:
+    """Write the figure, cropped to what is drawn."""
+    kind = check_path(path)
+    with atomic_write(path) as part:
+        figure.savefig(part, format=kind, bbox_inches="tight", pad_inches=0.1)

@@ -1,0 +1,113 @@
+"""What the studies on the embedded digits share: settings, data, and the folder that holds their work."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fastadv as fa
+from fastadv.data import ImageSet
+
+Watch = Callable[[str, int, int], None]
+"""Called with (what is being done, done, total)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that the studies depend on.
+
+    Radii and steps are in input units, images in [0, 1]; radii not named Linf are L2.
+    """
+
+    size: int = 10
+    seed: int = 0
+    width: int = 8
+    samples: int | None = None
+    epochs: int = 20
+    batch_size: int = 64
+    train_radius: float = 0.8
+    train_steps: int = 7
+    invert_steps: int = 100
+    invert_step_size: float = 0.1
+    push_radius: float = 1.2
+    push_steps: int = 40
+    linf_radius: float = 0.08
+    l2_radius: float = 0.4
+    attack_steps: int = 20
+    abs_epochs: int = 30
+    abs_prior: int = 1000
+    abs_samples: int = 100
+    curve_radii: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+
+    def attacks(self) -> dict[str, Callable[..., Any]]:
+        """The attacks that each net is measured under, by the names that the table shows."""
+        linf, l2, steps, seed = fa.Linf(self.linf_radius), fa.L2(self.l2_radius), self.attack_steps, self.seed
+        return {
+            f"FGSM L∞ {self.linf_radius:g}": partial(fa.attacks.fgsm, threat=linf, seed=seed),
+            f"PGD L∞ {self.linf_radius:g}": partial(fa.attacks.pgd, threat=linf, steps=steps, seed=seed),
+            f"PGD L2 {self.l2_radius:g}": partial(fa.attacks.pgd, threat=l2, steps=steps, seed=seed),
+        }
+
+    @property
+    def main_attack(self) -> str:
+        """The name of the attack that the findings speak of: PGD in L2."""
+        return f"PGD L2 {self.l2_radius:g}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as JSON gives them back."""
+        return {**asdict(self), "curve_radii": list(self.curve_radii)}
+
+
+class Study:
+    """The settings, the digits, and the folder of a study, in which an interrupted run goes on."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        self.settings, self.folder = settings, folder
+        self.base, self.test = self._digits("train"), self._digits("test")
+
+    def _digits(self, split: str) -> ImageSet:
+        size = None if self.settings.size == 8 else self.settings.size
+        digits = fa.data.load("digits", split, size=size, limit=self.settings.samples)
+        assert isinstance(digits, ImageSet)
+        return digits
+
+
+SIZES = {
+    8: Settings(
+        size=8,
+        width=16,
+        epochs=30,
+        batch_size=128,
+        train_radius=1.0,
+        push_radius=1.5,
+        linf_radius=0.15,
+        l2_radius=0.65,
+    ),
+    10: Settings(),
+    16: Settings(size=16, epochs=15, train_radius=0.5, push_radius=0.5, linf_radius=0.03, l2_radius=0.25),
+    28: Settings(
+        size=28, train_radius=0.5, push_radius=0.5, invert_step_size=0.2, linf_radius=0.015, l2_radius=0.15
+    ),
+}
+"""The settings for each side of the images.
+
+The larger the image, the more directions a net uses that a digit does not need, and the smaller the radius
+that breaks it. At 8, D_R is hardly more robust than the digits; at 16 and 28, D_det no longer teaches the
+true labels; at 10 every
+set shows its effect."""
+
+TINY = Settings(
+    width=4,
+    samples=60,
+    epochs=1,
+    train_steps=1,
+    invert_steps=2,
+    push_steps=2,
+    attack_steps=2,
+    abs_epochs=1,
+    abs_prior=20,
+    abs_samples=4,
+    curve_radii=(0.0, 1.0),
+)
+"""Every part in a second or two; the figures mean nothing."""

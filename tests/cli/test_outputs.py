@@ -1,0 +1,297 @@
+"""What the commands print and write equals what the library's own calls give."""
+
+import ast
+import inspect
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv._files import load_tensors
+from fastadv.cli import _abs, _abs_show, _attack, _construct, _demo, _doctor, _evaluate, _train
+from fastadv.data import load, load_constructed
+from fastadv.models import SmallCNN
+
+COUNT = 60
+SPENT = ("forwards", "backwards")
+
+
+@pytest.fixture
+def digits() -> fa.data.ImageSet:
+    """The digits that the commands see; few of them have the label 0."""
+    return load("digits", "test", limit=COUNT)
+
+
+def without_seconds(table: dict) -> dict:
+    """The figures of a table, as JSON."""
+    kept = {key: value for key, value in table.items() if key not in ("seconds", "attacks", "curves")}
+    return kept | {
+        name: {key: value for key, value in row.items() if key != "seconds"}
+        for name, row in table["attacks"].items()
+    }
+
+
+@pytest.mark.parametrize("strongest", [False, True])
+def test_attack_writes_what_the_attack_returns(
+    fastadv: Callable, folder: Path, net: str, trained: SmallCNN, digits: fa.data.ImageSet, strongest: bool
+) -> None:
+    line = f"attack {net} -n {COUNT} --radius 0.08 --steps 4 --step-size 0.03 --restarts 2"
+    line += " --seed 3 --batch-size 25"
+    done = fastadv(line, "--out", "adv.safetensors", "--json", *(["--strongest"] if strongest else []))
+    assert done.code == 0, done
+    pgd = partial(
+        fa.attacks.pgd,
+        threat=fa.Linf(0.08),
+        steps=4,
+        step_size=0.03,
+        restarts=2,
+        seed=3,
+        stop_early=not strongest,
+    )
+    expected = pgd(trained, digits.x, digits.y)
+    written, metadata = load_tensors(folder / "adv.safetensors")
+    assert torch.equal(written["x"], digits.x)
+    assert torch.equal(written["y"], digits.y)
+    assert written["ids"].tolist() == list(range(COUNT))
+    for name in ("success", "status", "zero_gradient"):
+        assert torch.equal(written[name], getattr(expected, name)), name
+    for name in ("x_adv", "loss", "distance"):
+        torch.testing.assert_close(written[name], getattr(expected, name), rtol=1e-4, atol=1e-5)
+    assert 0 < int(expected.success.sum()) < COUNT
+    told = json.loads(done.out)
+    assert json.loads(metadata["card"]) == told
+    table = fa.evaluate(trained, digits, {"pgd L∞ 0.08": pgd}, batch_size=25)
+    assert without_seconds(told["measured"]) == without_seconds(table.to_dict())
+    config = {"steps": 4, "step_size": 0.03, "restarts": 2, "seed": 3, "radius": 0.08, "norm": "linf"}
+    assert config.items() <= told["config"].items()
+    assert told["config"].get("stop_early", True) is not strongest
+
+
+def test_strongest_goes_on_after_the_first_success(fastadv: Callable, folder: Path, net: str) -> None:
+    line = f"attack {net} -n {COUNT} --radius 0.1 --steps 8"
+    for flags in ([], ["--strongest"]):
+        assert fastadv(line, "--out", f"{len(flags)}.safetensors", *flags).code == 0
+    first, strongest = (load_tensors(folder / f"{k}.safetensors")[0] for k in (0, 1))
+    broken = (first["status"] == fa.attacks.Status.BROKEN) & (strongest["status"] == fa.attacks.Status.BROKEN)
+    assert broken.any()
+    assert (strongest["loss"][broken] >= first["loss"][broken] - 1e-5).all()
+    assert strongest["loss"][broken].mean() > first["loss"][broken].mean() + 0.1
+
+
+def test_evaluate_equals_the_library(
+    fastadv: Callable, net: str, trained: SmallCNN, digits: fa.data.ImageSet
+) -> None:
+    line = f"evaluate {net} -n {COUNT} --norm l2 --radius 0.3 --steps 3 --seed 2"
+    line += " -a fgsm -a pgd:loss=margin --radii 0.4,0,0.2"
+    done = fastadv(line, "--json")
+    assert done.code == 0, done
+    told = json.loads(done.out)
+    attacks = {
+        "fgsm L2 0.3": lambda r: partial(fa.attacks.fgsm, threat=fa.L2(r), seed=2),
+        "pgd:loss=margin": lambda r: partial(fa.attacks.pgd, threat=fa.L2(r), steps=3, loss="margin", seed=2),
+    }
+    table = fa.evaluate(trained, digits, {name: make(0.3) for name, make in attacks.items()})
+    assert without_seconds(told["measured"]) == without_seconds(table.to_dict())
+    for name, make in attacks.items():
+        curve = fa.accuracy_against_radius(trained, digits, make, [0, 0.2, 0.4])
+        assert told["measured"]["curves"][name] == {
+            "radii": [0, 0.2, 0.4],
+            "accuracy": curve.accuracy.tolist(),
+        }
+    printed = fastadv(line).out
+    cells = {line[1].strip(): line for line in _rows(printed)}
+    assert list(cells) == ["none", "fgsm L2 0.3", "pgd:loss=margin", "worst of all"]
+    row = table["fgsm L2 0.3"]
+    assert [cell.strip() for cell in cells["fgsm L2 0.3"][2:8]] == [
+        f"{row.robust_accuracy:.1%}",
+        f"{row.success_rate:.1%}",
+        f"{row.median_distance:.3g}",
+        f"{row.mean_distance:.3g}",
+        f"{row.forwards:,}",
+        f"{row.backwards:,}",
+    ]
+    assert cells["worst of all"][2].strip() == f"{table.worst_case:.1%}"
+    assert "accuracy at each radius, fgsm L2 0.3: 0: " in printed
+
+
+def _rows(text: str) -> list[list[str]]:
+    """The cells of the rows that a table prints below its head."""
+    return [line.split("│") for line in text.splitlines() if line.startswith("│")]
+
+
+def test_every_part_of_the_data_can_be_named(fastadv: Callable, net: str, trained: SmallCNN) -> None:
+    told = json.loads(fastadv(f"evaluate {net} --split train -a fgsm --radius 0.05 --json").out)
+    train = load("digits", "train")
+    assert told["measured"]["n"] == len(train)
+    assert told["measured"]["clean_accuracy"] == fa.evaluate(trained, train).clean_accuracy
+
+
+SICK = """
+import torch
+from torch import nn
+
+class Sick(nn.Module):
+    '''The class is the brightest of the first ten pixels of the middle rows; {what}.'''
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(10))
+
+    def forward(self, x):
+        logits = x.flatten(1)[:, 20:30] * self.weight
+        {body}
+
+def make():
+    return Sick()
+"""
+
+
+def test_masked_gradients_are_pointed_out(fastadv: Callable, folder: Path) -> None:
+    body = "return logits.round(decimals=1) + 0 * logits.sum(1, keepdim=True)"
+    (folder / "flat.py").write_text(SICK.format(what="no gradient", body=body))
+    line = "attack -m flat:make --data digits -n 200 --radius 0.2 --steps 3"
+    told = json.loads(fastadv(line, "--json").out)["measured"]
+    row = told["attacks"]["pgd L∞ 0.2"]
+    assert row["unmoved"] > 0
+    assert row["failed"] == 0
+    printed = fastadv(line).out
+    head = printed.splitlines()[2]
+    assert "unmoved" in head
+    assert "failed" not in head
+    assert f"met only zero gradients on {row['unmoved']} samples" in " ".join(printed.split())
+
+
+def test_a_sample_without_finite_logits_does_not_stop_the_command(fastadv: Callable, folder: Path) -> None:
+    body = "return torch.where(x.flatten(1)[:, 2:3] > 0.9, torch.nan, logits)"
+    (folder / "ill.py").write_text(SICK.format(what="NaN for some images", body=body))
+    digits = load("digits", "test", limit=200)
+    ill = digits.x.flatten(1)[:, 2] > 0.9
+    assert 0 < int(ill.sum()) < 100
+    line = "evaluate -m ill:make --data digits -n 200 --radius 0.1 --steps 2"
+    done = fastadv(line, "--json")
+    assert done.code == 0, done
+    told = json.loads(done.out)["measured"]
+    right = digits.x.flatten(1)[:, 20:30].argmax(1) == digits.y
+    assert told["failed"] == int(ill.sum())
+    assert told["clean_accuracy"] == pytest.approx(float((right & ~ill).double().mean()))
+    assert f"for {int(ill.sum())} of 200 samples" in " ".join(fastadv(line).out.split())
+
+
+def test_training_reports_what_the_model_does(
+    fastadv: Callable, folder: Path, digits: fa.data.ImageSet
+) -> None:
+    line = "train -m small_cnn -o width=4 --data digits -n 200 --recipe pgd --norm l2 --radius 0.3 --steps 2"
+    line += f" --step-size 0.2 --epochs 1 --test-samples {COUNT} --optimizer adam"
+    line += " --learning-rate 0.01 --weight-decay 0.001"
+    line += " --schedule step --augment shift --batch-size 50 --seed 5 --run-dir run"
+    done = fastadv(line, "--json")
+    assert done.code == 0, done
+    (report,) = json.loads(done.out)["measured"]["epochs"]
+    mine = SmallCNN(width=4, seed=5)
+    recipe = fa.train.PGDTraining(fa.L2(0.3), steps=2, step_size=0.2)
+    attack = partial(fa.attacks.pgd, threat=fa.L2(0.3), steps=10, seed=5)
+    (own,) = fa.train.fit(
+        mine,
+        load("digits", "train", limit=200),
+        recipe,
+        epochs=1,
+        batch_size=50,
+        optimizer="adam",
+        learning_rate=0.01,
+        weight_decay=0.001,
+        schedule="step",
+        augment="shift",
+        seed=5,
+        test_set=digits,
+        test_attacks={"pgd L2 0.3": attack},
+    )
+    for key in ("loss", "clean_accuracy", "robust_accuracy", "learning_rate"):
+        assert report[key] == getattr(own, key), key
+    written = SmallCNN(width=4)
+    fa.models.load_weights(written, folder / "run" / "model.safetensors")
+    for name, value in mine.state_dict().items():
+        assert torch.equal(written.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("kind", ["non-robust", "random-target"])
+def test_construct_equals_the_library(
+    fastadv: Callable, folder: Path, net: str, trained: SmallCNN, kind: str
+) -> None:
+    options = {"non-robust": "--start noise", "random-target": "--radius 0.8 --dtype float32"}[kind]
+    line = (
+        f"construct {kind} {net} -n 30 --steps 3 --step-size 0.3 --seed 4 --shard-size 20 --out s {options}"
+    )
+    assert fastadv(line).code == 0
+    base = load("digits", "train", limit=30)
+    if kind == "non-robust":
+        own = fa.data.construct.non_robust(trained, base, steps=3, step_size=0.3, seed=4, start="noise")
+    else:
+        own = fa.data.construct.random_target(
+            trained, base, threat=fa.L2(0.8), steps=3, step_size=0.3, seed=4, dtype="float32"
+        )
+    made = load_constructed(folder / "s")
+    assert torch.equal(made.y, own.y)
+    torch.testing.assert_close(made.x, own.x, rtol=0, atol=1e-5)
+    assert len(list((folder / "s").glob("*.safetensors"))) == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        _attack.attack,
+        _evaluate.evaluate,
+        _train.train,
+        _construct.construct,
+        _demo.demo,
+        _doctor.doctor,
+        *(getattr(_abs, name) for name in ("train", "infer", "bound", "attack")),
+        _abs_show.show,
+        _abs_show.distal,
+    ],
+    ids=lambda command: f"{command.__module__.rsplit('.', 1)[1]}.{command.__name__}",
+)
+def test_every_option_is_read_by_its_command(command: Callable) -> None:
+    tree = ast.parse(inspect.getsource(command))
+    read = {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    # --list does its work, and leaves, when it is read
+    assert set(inspect.signature(command).parameters) - read <= {"known"}
+
+
+def test_the_attacks_are_listed_from_the_registry(fastadv: Callable) -> None:
+    for line in ("attack --json --list", "attack --list --json", "attack -m small_cnn --list --json"):
+        done = fastadv(line)
+        assert done.code == 0
+        told = json.loads(done.out)
+        assert list(told) == list(fa.attacks.ATTACKS)
+        for name, attack in fa.attacks.ATTACKS.items():
+            assert told[name]["norms"] == list(attack.norms)
+            assert told[name]["targeted"] is attack.targeted
+            assert told[name]["kind"] == ("minimum norm" if attack.minimal else "budget")
+            assert "steps" not in told["fgsm"]["arguments"]
+    printed = fastadv("attack --list").out
+    for name in fa.attacks.ATTACKS:
+        assert name in printed
+
+
+def test_help_names_what_the_registries_hold(fastadv: Callable) -> None:
+    text = " ".join(fastadv("evaluate --help").out.replace("│", " ").split())
+    assert ", ".join(fa.models.names()) in text
+    assert ", ".join(fa.data.names()) in text
+    assert ", ".join(fa.attacks.ATTACKS) in text
+    assert "|".join(fa.threat.THREATS) in text
+
+
+def test_nothing_finite_is_lost_in_json(fastadv: Callable, net: str) -> None:
+    told = json.loads(fastadv(f"attack {net} -n 20 --radius 0 -a fgsm --json").out)["measured"]
+    row = told["attacks"]["fgsm L∞ 0"]
+    assert row["median_distance"] is None  # infinite
+    assert row["mean_distance"] is None  # nothing broken
+    assert row["success_rate"] == 0
+    assert math.isfinite(row["seconds"])
