@@ -3,7 +3,8 @@
     import fastadv as fa
     out = fa.attacks.pgd(model, x, y, fa.Linf(0.3), steps=40, step_size=0.01)
 
-attacks, engine (`freeze`), threats (`Linf`, `L2`, `L1`, `L0`), models, data (with `data.construct`), train, `evaluate`, figures, ops.
+Attacks, the engine (`freeze`), threats (`Linf`, `L2`, `L1`, `L0`), models, data (with `data.construct`),
+training, evaluation (`evaluate`, `accuracy_against_radius`), figures, and the ops that the kernels serve.
 """
 
 # torch first: the extension then shares its OpenMP runtime

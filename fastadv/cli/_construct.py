@@ -126,7 +126,7 @@ def construct(
         write_json({"out": str(out), **made.card})
         return
     measured = made.card["measured"]
-    distance = f"{o.symbol(chosen)} distance from the start"
+    distance = f"{o.symbol(norm or 'l2')} distance from the start"
     cells = [
         ["measured", "value"],
         ["labels as in the base", percent(measured["kept_label"])],

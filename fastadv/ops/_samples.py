@@ -14,7 +14,7 @@ RADII = (0.0, 0.03, 1.5, float("inf"))
 def batch(
     shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(x_adv, grad, x): x in [0, 1] with a third of it exactly on the box's edges, x_adv near x, grad with zeros, NaN and infinity."""
+    """(x_adv, grad, x): a third of x exactly on the edges of [0, 1], x_adv near x, 0, NaN and inf in grad."""
     draw = torch.Generator().manual_seed(seed)
     x = torch.rand(shape, generator=draw, dtype=torch.float64)
     edge = torch.rand(shape, generator=draw)

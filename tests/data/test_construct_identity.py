@@ -129,7 +129,10 @@ def test_a_changed_global_makes_another_model(tmp_path, monkeypatch):
 FEATURES: dict[str, tuple[Any, Any]] = {
     "a lambda of the same name": (lambda x: x.flatten(1)[:, :9], lambda x: x.flatten(1)[:, :8]),
     "a closure": (by_closure(nn.Flatten().eval()), by_closure(nn.Flatten().eval(), 2.0)),
-    "another net in a closure": (by_closure(toy_model()[:2].eval()), by_closure(with_weights_of(5)[:2].eval())),  # type: ignore[index]
+    "another net in a closure": (
+        by_closure(toy_model()[:2].eval()),
+        by_closure(with_weights_of(5)[:2].eval()),
+    ),  # type: ignore[index]
 }
 
 
