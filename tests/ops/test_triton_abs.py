@@ -65,7 +65,7 @@ def test_bounds_hold_where_every_rounding_goes_one_way(scale):
     tiles = torch.stack([exact[:64].min(), exact[64:].min()])
     assert bool((low[0, 0].double() <= tiles).all())
     assert bool((high[0, 0].double() >= tiles).all())
-    assert bool((high - low <= 1e-3 + 2e-4 * scale).all()), "bounds so wide leave nothing out"
+    assert bool((high - low <= 1e-3 + 3e-4 * scale).all()), "bounds so wide leave nothing out"
 
 
 def test_near_ties_under_large_biases():
