@@ -74,7 +74,7 @@ def check_labels(y: Tensor, classes: int, name: str = "train_set") -> None:
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Key torch's random numbers, such as dropout's, by `seed`; the caller's random state comes back after it."""
+    """Key torch's random numbers, such as dropout's, by `seed`, and restore the caller's state afterwards."""
     cuda = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         # not torch.manual_seed, which would also seed the devices that are not forked
