@@ -40,10 +40,13 @@ def accuracy_against_radius(
     not finite counts as not correct. Raises InputError for radii that are empty, negative or not finite, and
     as `evaluate` does.
     """
-    tried = np.unique(np.asarray(radii, dtype=np.float64))
+    try:
+        tried = np.unique(np.asarray(radii, dtype=np.float64))
+    except (TypeError, ValueError):
+        tried = np.empty(0)
     if tried.size == 0 or not np.isfinite(tried).all() or tried[0] < 0:
         raise InputError(
-            f"radii: expected finite numbers of at least 0, got {list(radii)}; pass for example [0, 0.1, 0.2]"
+            f"radii: expected finite numbers of at least 0, got {radii!r}; pass for example [0, 0.1, 0.2]"
         )
     # names are for errors alone: two radii may print alike
     attacks = [(f"radius {radius!r}", attack_for_radius(radius)) for radius in tried[tried > 0].tolist()]

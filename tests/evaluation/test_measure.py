@@ -316,7 +316,7 @@ def test_radii_that_print_alike_keep_their_places():
     assert curve.accuracy == pytest.approx([3 / 6, 2 / 6, 2 / 6, 0])
 
 
-@pytest.mark.parametrize("radii", [[], [-0.1, 0.2], [math.inf], [math.nan]])
+@pytest.mark.parametrize("radii", [[], [-0.1, 0.2], [math.inf], [math.nan], ["a"], None])
 def test_bad_radii(radii):
     with pytest.raises(InputError, match="radii"):
         accuracy_against_radius(Threshold(), DATA, pgd, radii)
