@@ -164,14 +164,19 @@ def _names(code: CodeType) -> tuple[set[str], set[str]]:
 
 
 def _class(value: type, seen: Seen) -> list[Any]:
-    """The bases, the functions and the constants of a class."""
+    """The bases, functions and constants of a class; not what its functions assign, such as a counter."""
     members: dict[str, Any] = {}
+    functions = [each for each in vars(value).values() if isinstance(each, FunctionType)]
+    assigned = {
+        each.argval for f in functions for each in dis.get_instructions(f) if each.opname == "STORE_ATTR"
+    }
     for name, member in vars(value).items():
         if isinstance(member, staticmethod | classmethod):
             member = member.__func__
         elif isinstance(member, property | cached_property):
             member = member.fget if isinstance(member, property) else member.func
-        if isinstance(member, FunctionType) or not name.startswith(("__", "_abc_")):
+        constant = not name.startswith(("__", "_abc_")) and name not in assigned
+        if isinstance(member, FunctionType) or constant:
             members[name] = _describe(member, seen)
     return [[_describe(base, seen) for base in value.__bases__], members]
 

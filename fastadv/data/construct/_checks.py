@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fastadv._card import data_hash
 from fastadv._checks import check_count, check_number
 from fastadv._description import describe
 from fastadv._identity import probe
@@ -104,12 +105,18 @@ def _in_dtype(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Calla
 
 
 def fingerprint(source: Frozen, base: Base) -> dict[str, Any]:
-    """What tells a model or function from another: its parts, weights and code, and its answers on images.
+    """What tells a model or function from another: weights or code, and answers on images of the base.
 
-    The answers cover what the rest does not show, such as a file or an environment variable that is read.
+    The answers cover what neither shows: switches, a replaced forward, a file that is read.
     """
     model = source.model
     x, _ = base.fetch(base.spread(32))
-    dtype = dtype_of(model) if isinstance(model, nn.Module) else None
-    answers = probe(source.verdict(x), source.verdict(x), dtype)
-    return {"frozen": source.describe(), "model": describe(model), "probe": answers}
+    about: dict[str, Any] = {"frozen": source.describe()}
+    dtype = None
+    if isinstance(model, nn.Module):
+        state = model.state_dict()
+        dtype = dtype_of(model)
+        about |= {"class": type(model).__name__, "hash": data_hash(*(state[name] for name in sorted(state)))}
+    else:
+        about |= {"function": describe(model)}
+    return about | {"probe": probe(source.verdict(x), source.verdict(x), dtype)}
