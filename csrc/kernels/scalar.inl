@@ -51,7 +51,7 @@ inline float ceil_to(float value, bf16) {
   return float_of((value > 0 ? bits + 0xFFFF : bits) & 0xFFFF0000u);
 }
 
-// `value` moved one float down (or up); zero never needs it, since sums that round to zero are exact.
+// The float next to `value`, which is not zero: a sum of two floats that rounds to zero is exact.
 inline float neighbour(float value, bool down) {
   return float_of(bits_of(value) + ((value > 0) == down ? -1 : 1));
 }
@@ -69,11 +69,13 @@ inline float lower_edge(float x, float radius) {
   return error > 0 ? neighbour(sum, false) : sum;
 }
 
-// x + shift rounded towards x, so that |result - x| <= |shift|.
+// x + shift rounded towards x, so that |result - x| <= |shift|. Beside a subnormal x the sum may round to
+// zero without being zero.
 inline float add_towards(float x, double shift, float) {
   const float near = static_cast<float>(x + shift);
   const bool over = std::fabs(static_cast<double>(near) - x) > std::fabs(shift);
-  return over ? neighbour(near, shift > 0) : near;
+  const float inner = near == 0 ? std::copysign(0x1p-149f, x) : neighbour(near, shift > 0);
+  return over ? inner : near;
 }
 inline float add_towards(float x, double shift, bf16) {
   const float near = add_towards(x, shift, float{});

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastadv._checks import check_count, check_number
 from fastadv._library import OpCard, Sample, register
 from fastadv.errors import InputError
 from fastadv.ops._decoders import check_decoders, forward, image_size, products
@@ -152,8 +153,11 @@ def latent_fit(
     """
     if z.dim() != 3 or not z.is_floating_point():
         raise InputError(f"z: expected floating latents [B, K, L], got {z.dtype} of shape {tuple(z.shape)}")
-    if steps < 1 or not max_norm > 0:
-        raise InputError(f"expected steps >= 1 and max_norm > 0, got {steps} and {max_norm}")
+    check_count("steps", steps, 1)
+    check_number("beta", beta)
+    check_number("step_size", step_size)
+    if not check_number("max_norm", max_norm, 0, finite=False) > 0:
+        raise InputError(f"max_norm: expected a number > 0, got {max_norm}")
     check_decoders(z, z.shape[1], weights, biases, strides, x=x)
     size = image_size(weights, strides)
     if x.shape != (len(z), weights[-1].shape[2], size, size):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_count
 from fastadv._library import OpCard, Sample, register
 from fastadv.errors import InputError
 from fastadv.ops._norm import ORDERS, check_norm
@@ -130,10 +131,10 @@ def quantize_in_ball(
     """
     check_like(x_adv, x=x)
     check_norm(norm)
-    if levels < 1 or not abs(box[0]) + abs(box[1]) < float("inf"):
-        raise InputError(f"expected levels >= 1 and a finite box, got levels={levels}, box={box}")
+    check_count("levels", levels, 1)
+    lo, hi = limits(box)
+    if not hi - lo < float("inf"):
+        raise InputError(f"box: expected a finite one, got {box}")
     radius, radius_rows = per_row("radius", radius, x)
-    result: Tensor = torch.ops.fastadv.quantize_in_ball(
-        x_adv, x, norm, radius, *limits(box), levels, radius_rows
-    )
+    result: Tensor = torch.ops.fastadv.quantize_in_ball(x_adv, x, norm, radius, lo, hi, levels, radius_rows)
     return result
