@@ -1,5 +1,4 @@
-"""Compile every Triton kernel for GPUs that need not be there, and record what it takes: registers, spills,
-shared memory.
+"""Compile every Triton kernel for GPUs that need not be there; record registers, spills and shared memory.
 
     python bench/aot.py [--out bench/results/aot.jsonl] [--ops linf_step,l2_step] [--arch 80,90]
 

@@ -6,7 +6,7 @@ inline void linf_step<float>(float* out, const float* x_adv, const float* grad, 
                              int64_t to, double radius, double step, Box box) {
   constexpr int kDown = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC,
                 kUp = _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC;
-  // masked forms with every lane on: gcc 12 warns that the plain ones use an uninitialised value
+  // masked forms with every lane on: gcc 12 warns that the plain ones use an uninitialized value
   constexpr __mmask16 kAll = 0xFFFF;
   const __m512 radii = _mm512_set1_ps(rounded_down(radius)),
                stride = _mm512_set1_ps(static_cast<float>(step)), zero = _mm512_setzero_ps(),

@@ -14,8 +14,9 @@ ROUNDING = 1 + 1e-13
 
 
 def check_like(first: Tensor, **others: Tensor) -> None:
-    """Raise InputError unless every tensor matches `first` in shape, dtype and device, floating, of rank >=
-    2.
+    """Raise InputError unless all tensors match `first`, a floating batch of rank >= 2.
+
+    They must have its shape, dtype and device.
     """
     if first.dim() < 2 or not first.is_floating_point():
         raise InputError(

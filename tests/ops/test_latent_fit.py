@@ -1,6 +1,4 @@
-"""latent_fit: against torch.optim.Adam under autograd, its clip, its last evaluation, batch invariance, bf16
-and bad input.
-"""
+"""latent_fit: against torch.optim.Adam under autograd, its clipping, independence of batches, bad input."""
 
 import pytest
 import torch

@@ -46,9 +46,7 @@ def test_the_first_block_is_the_published_one():
 
 
 @few
-@given(
-    st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), st.integers(0, WORD), st.integers(0, 3000)
-)
+@given(st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1), st.integers(0, WORD), st.integers(0, 3000))
 def test_any_element_equals_the_oracle(seed, sample, draw, element):
     counter = [element // 4, draw, sample & WORD, sample >> 32]
     expected = block(counter, [seed & WORD, (seed >> 32) & WORD])[element % 4]

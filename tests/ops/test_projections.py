@@ -1,6 +1,4 @@
-"""What every projection owes: a point of ball and box, fixed points fixed, nearer than any other feasible
-point.
-"""
+"""What every projection guarantees: a feasible point, fixed points, and no other feasible point nearer."""
 
 import pytest
 import torch

@@ -1,5 +1,6 @@
-"""Every Triton kernel equals the reference: on the GPU where there is one, in Triton's interpreter (NumPy,
-slow) on machines without.
+"""Every Triton kernel equals the reference: on a GPU, or on machines without one in Triton's interpreter.
+
+The interpreter computes in NumPy and is slow.
 """
 
 import subprocess

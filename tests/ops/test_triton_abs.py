@@ -1,5 +1,6 @@
-"""The kernels of Analysis by Synthesis where the contract's samples do not reach: special values, a GPU's
-tiles, shares, spare rows, graphs.
+"""The kernels of Analysis by Synthesis beyond the contract's samples.
+
+Special values, the tiles of a GPU, shares, spare rows and graphs.
 """
 
 import contextlib
@@ -142,8 +143,9 @@ NUMBERS = 1.0, 2, 0.05, 5.0
     "layers", [((19, 35, 3, 1), (35, 1, 4, 2)), ((6, 2, 4, 1),)], ids=["odd", "one layer"]
 )
 def test_tiles_of_a_gpu(layers, bf16, monkeypatch):
-    """More than one tile of rows, columns and depth, odd all, latents beyond a tile's; the only layer is
-    first and last.
+    """More than one tile of rows, columns and depth, all of odd size, and latents that fill more than a tile.
+
+    A single layer is both the first and the last.
     """
     from fastadv.ops.triton import _latent, _latent_down, _latent_up
 

@@ -1,5 +1,4 @@
-"""What the kernels share: batches as rows in device memory, numbers or one value a row, and rounding that
-never leaves the ball.
+"""What the kernels share: rows in device memory, values for each row, and rounding that stays in the ball.
 
 Values are held as float32 whatever they are stored as. bfloat16 is widened and rounded on its bits, in
 integers, so that the interpreter (whose casts truncate) and every GPU give the same bits.
@@ -110,8 +109,9 @@ def rows64(rows: Tensor | None) -> Tensor | None:
 
 
 def common_layout(out: Tensor, *inputs: Tensor, ordered: bool = False) -> tuple[Tensor, ...]:
-    """(target, *inputs) in one dense layout, copying only what differs from it; the caller copies target to
-    out where they differ.
+    """(target, *inputs) in one dense layout; only what differs from it is copied.
+
+    Where target is not `out`, the caller copies it there.
 
     All channels-last passes as it is, unless the kernel breaks ties by index (`ordered`).
     """
