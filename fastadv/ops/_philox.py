@@ -51,7 +51,7 @@ def to_uniform(bits: Tensor) -> Tensor:
 
 
 def to_normal(bits: Tensor) -> Tensor:
-    """Box-Muller on neighbouring words: [B, even count] to float64 standard normals of the same shape."""
+    """Box-Muller on neighboring words: [B, even count] to float64 standard normals of the same shape."""
     pairs = bits.reshape(bits.shape[0], bits.shape[1] // 2, 2)
     radius = (-2.0 * torch.log(((pairs[..., 0] >> 8) + 1).double() * 2.0**-24)).sqrt()
     angle = 2.0 * math.pi * to_uniform(pairs[..., 1])

@@ -1,4 +1,4 @@
-"""What the ops share: batches as rows, one value for all or one a row, sums that stay in the ball."""
+"""What the ops share: batches as rows, one value for all rows or one for each, sums that stay in the ball."""
 
 import torch
 from torch import Tensor

@@ -118,7 +118,7 @@ DECODERS = (
     ),  # stride 3, more taps than a block, two planes and a rest, color
     (3, ((5, 12, 3, 1), (12, 7, 2, 1), (7, 1, 5, 1))),  # 8x8 from odd rows
     (1, ((8, 20, 4, 1), (20, 16, 1, 1), (16, 2, 2, 2))),  # kernel 1, the last layer strided
-    (2, ((4, 18, 3, 1), (18, 16, 1, 2), (16, 3, 1, 2))),  # strides beyond the kernel: pixels nothing reaches
+    (2, ((4, 18, 3, 1), (18, 16, 1, 2), (16, 3, 1, 2))),  # strides above the kernel: some pixels get no input
     (2, ((6, 2, 4, 1),)),  # one layer
     (2, MNIST),
 )
@@ -135,7 +135,7 @@ def sample_decoders(
 
 
 def ordered(tensor: Tensor) -> Tensor:
-    """Floats as integers in the same order, neighbours one apart: their differences are distances in ulps."""
+    """Floats as integers in the same order, neighbors one apart: their differences are distances in ulps."""
     bits = {
         torch.float64: torch.int64,
         torch.float32: torch.int32,

@@ -3,9 +3,9 @@
 No [B, S] matrix is made.
 
 It searches the prior samples of Analysis by Synthesis (the bias is the latents' prior), a training set for
-the nearest neighbour, the centers of an RBF net. The result is that of float64 differences, ties to the lower
-index: the kernel's matrix product is in single precision, but only serves to leave out, by a bound on its
-rounding, the prototypes that cannot win.
+the nearest neighbor, the centers of an RBF net. The result is that of float64 differences; of equal ones the
+lower index wins. The kernel's matrix product is in single precision, but it only serves to leave out, by a
+bound on its rounding, the prototypes that cannot win.
 """
 
 from collections.abc import Iterator
@@ -75,7 +75,7 @@ register(
     OpCard(
         name="nearest_prototype",
         schema="(Tensor x, Tensor prototypes, Tensor bias) -> (Tensor distance, Tensor index)",
-        summary="min and argmin over s of ‖x − p_s‖² + bias_s, exact, ties to the lower index",
+        summary="min and argmin over s of ‖x − p_s‖² + bias_s, exact; the lower index among equals",
         reference=reference,
         fake=fake,
         samples=samples,

@@ -2,8 +2,8 @@
 
 Linf: each coordinate takes the nearest grid point within `radius`. Other norms: a coordinate between two grid
 points goes outward (away from x) if it has come at least a certain fraction of the way, and inward otherwise.
-Each row takes the smallest such fraction that keeps it in the ball, found by bisection among 4096 values from
-1/2 (rounding to nearest) to just above 1 (all inward). Where x is off the grid and the radius is below the
+Each row takes the smallest such fraction that keeps it in the ball: one of 4096 values from 1/2 (rounding to
+nearest) to just above 1 (all inward), by bisection. Where x is off the grid and the radius is below the
 grid's spacing, the ball may hold no grid point. The row is then rounded inward and lies outside the ball:
 check with `contains`.
 """

@@ -72,7 +72,7 @@ def test_moments():
     assert abs(float(normal.square().mean()) - 1) < 5 * 2**0.5 / 1000
     assert abs(float(normal.pow(4).mean()) - 3) < 5 * 96**0.5 / 1000
     assert abs(float((normal[:, ::2] * normal[:, 1::2]).mean())) < 5 / 500_000**0.5
-    # a million draws reach this far with probability 1 - 2e-5
+    # the largest of a million draws exceeds this with probability 1 - 2e-5
     assert float(normal.abs().max()) > 4.4
 
 

@@ -192,7 +192,7 @@ def test_fastadv_imports_without_triton():
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("name", ["linf_step", "l2_step", "l1_step"])
 def test_bfloat16_halves(name, sign):
-    """Halfway between neighbours: a step rounds to even, the edge of the ball rounds towards x."""
+    """Halfway between neighbors: a step rounds to even, the edge of the ball rounds towards x."""
     x = (1 + torch.arange(1, 128, 20)[:, None] / 128).to(DEVICE, torch.bfloat16)
     grad, half = torch.full_like(x, sign), 2.0**-8
     assert torch.equal(run(CARDS[name], x, grad, x, half, 1.0, -8.0, 8.0), x)

@@ -8,7 +8,7 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from test_triton import DEVICE, _interpreter, pytestmark, run  # noqa: F401  (found by name)
+from test_triton import DEVICE, _interpreter, pytestmark, run  # noqa: F401  (pytest finds them by name)
 
 from fastadv._library import CARDS
 from fastadv.ops._decoders import image_size
@@ -68,6 +68,24 @@ def test_bounds_hold_where_every_rounding_goes_one_way(scale):
     assert bool((low[0, 0].double() <= tiles).all())
     assert bool((high[0, 0].double() >= tiles).all())
     assert bool((high - low <= 1e-3 + 3e-4 * scale).all()), "bounds so wide leave nothing out"
+
+
+def test_bounds_cover_the_roundings_after_the_product():
+    """With one column the product is a single rounding; the sums of the squares and the bias add the others."""
+    draw = torch.Generator().manual_seed(0)
+    x, p, bias = (
+        torch.full((1, 1), -0.7),
+        torch.rand(4096, 1, generator=draw),
+        torch.rand(4096, generator=draw),
+    )
+    exact = (x.double() - p.double()).square().sum(1) + bias.double()
+    rounded = (x * x + p * p)[:, 0] + bias - 2 * (x * p)[:, 0]
+    worst = ((rounded - exact).abs() / ((x * x + p * p)[:, 0] + bias)).topk(8).indices
+    prototypes, biases = torch.full((8, 64, 1), 9.0), torch.zeros(8, 64)
+    prototypes[:, 0], biases[:, 0] = p[worst], bias[worst]  # one near prototype in each tile
+    low, high = bounds(x, prototypes.flatten(0, 1), biases.flatten())
+    assert bool((low[0, 0].double() <= exact[worst]).all())
+    assert bool((high[0, 0].double() >= exact[worst]).all())
 
 
 def test_near_ties_under_large_biases():

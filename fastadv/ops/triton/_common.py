@@ -77,7 +77,7 @@ def clamp(value, low, high):
 
 @triton.jit
 def next_towards(value, aim, dtype: tl.constexpr):
-    """The neighbour of `value` in `dtype` on the side of `aim`, which differs from it."""
+    """The neighbor of `value` in `dtype` on the side of `aim`, which differs from it."""
     bits = value.to(tl.int32, bitcast=True)
     order = tl.where(bits < 0, _INT_MIN - bits, bits)
     ulp: tl.constexpr = 0x10000 if dtype == tl.bfloat16 else 1

@@ -29,7 +29,7 @@ def bounds_kernel(
     program = tl.program_id(0).to(tl.int64)
     image_tiles = tl.cdiv(images, IMAGES)
     tiles = tl.cdiv(count, PROTOTYPES)
-    # images fastest: neighbours share the tile of prototypes
+    # images fastest: neighbors share the tile of prototypes
     i = (program % image_tiles) * IMAGES + tl.arange(0, IMAGES)
     tile = program // image_tiles % tiles
     k = program // image_tiles // tiles
