@@ -75,7 +75,8 @@ def variants(
 ) -> Iterator[tuple[str, Any, Any, Any]]:
     """(name, kernel, source, options) for each variant.
 
-    A variant is one choice of compile-time arguments and of which optional arguments are given. `quick` takes one variant for each choice of words and flags, that with the most optional arguments.
+    A variant is one choice of compile-time arguments and of which optional arguments are given.
+    `quick` takes, for each choice of words and flags, the one with the most optional arguments.
     """
     backend = make_backend(target)
     best: dict[Any, tuple[int, str, Any, Any, Any]] = {}

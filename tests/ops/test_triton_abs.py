@@ -71,7 +71,7 @@ def test_bounds_hold_where_every_rounding_goes_one_way(scale):
 
 
 def test_bounds_cover_the_roundings_after_the_product():
-    """With one column the product is a single rounding; the sums of the squares and the bias add the others."""
+    """With one column the product rounds once; the sums of the squares and the bias add the other errors."""
     draw = torch.Generator().manual_seed(0)
     x, p, bias = (
         torch.full((1, 1), -0.7),
