@@ -391,7 +391,9 @@ def test_a_random_start_takes_a_seed_and_a_draw(seed):
     for draw in ("a", -1, 2**32, 1.5, None):
         with pytest.raises(InputError, match="draw: expected an integer"):
             fa.L2(0.1).random_start(x, draw=draw)
-    assert not torch.equal(fa.L2(0.1).random_start(x, 2**63 - 1), fa.L2(0.1).random_start(x, 0, draw=2**32 - 1))
+    assert not torch.equal(
+        fa.L2(0.1).random_start(x, 2**63 - 1), fa.L2(0.1).random_start(x, 0, draw=2**32 - 1)
+    )
 
 
 @pytest.mark.parametrize("kind", [fa.Linf, fa.L2, fa.L1])

@@ -123,7 +123,9 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
             own.requires_grad_(False)
         for own in copied.parameters():  # one by one: a scripted module has no requires_grad_
             own.requires_grad_(False)
-    keep_inside(copied, originals.values(), [own for _, own in unregistered if own.training and has_modes(own)])
+    keep_inside(
+        copied, originals.values(), [own for _, own in unregistered if own.training and has_modes(own)]
+    )
     return copied
 
 
