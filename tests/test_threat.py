@@ -398,9 +398,9 @@ def test_a_random_start_takes_a_seed_and_a_draw(seed):
 
 @pytest.mark.parametrize("kind", [fa.Linf, fa.L2, fa.L1])
 def test_what_is_said_of_a_step_that_moves_nothing(kind):
-    with pytest.raises(InputError, match="expected a positive number, got 0; a step of zero moves nothing$"):
+    with pytest.raises(InputError, match=r"expected a positive number, got 0; a step of zero moves nothing$"):
         kind(1.0).check_step_size(0.0)
-    with pytest.raises(InputError, match="expected a positive number, got -1$"):
+    with pytest.raises(InputError, match=r"expected a positive number, got -1$"):
         kind(1.0).check_step_size(torch.tensor([1.0, -1.0]))
-    with pytest.raises(InputError, match="at least 1 coordinate, got 0.7; a step of less moves nothing$"):
+    with pytest.raises(InputError, match=r"at least 1 coordinate, got 0\.7; a step of less moves nothing$"):
         fa.L0(3).check_step_size(0.7)

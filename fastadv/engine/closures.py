@@ -6,7 +6,7 @@ from functools import partial
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 # torch.compile and torch._dynamo.disable leave the function they were given under this name
 ORIGINAL = "_torchdynamo_orig_callable"

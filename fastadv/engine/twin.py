@@ -61,10 +61,12 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
     """A copy of `model` in eval mode that shares its parameters and asks for no weight gradient.
 
     The copy has its own modules, flags and hooks. Functions that hold parts of `model`, such as a `forward`
-    set on the instance, are copied with it, so that the copy runs its own parts alone. Statistics of
-    normalization layers are shared, objects that cannot be copied (a lock) too, and with `follow` every other tensor too: the copy then sees what is
-    trained into `model`, and what its forward writes into its buffers in eval mode is written into the
-    model's. Without `follow` other buffers are copied.
+    set on the instance, are copied with it, so that the copy runs its own parts alone. Objects that cannot be
+    copied, such as a lock or an open file, are shared.
+
+    Statistics of normalization layers are shared, and with `follow` every other tensor too: the copy then
+    sees what is trained into `model`, and what its forward writes into its buffers in eval mode is written
+    into the model's. Without `follow` other buffers are copied.
 
     Raises InputError for a module that cannot be copied or shared, a lazy one that has never run, and one
     whose `train` method changes weights.

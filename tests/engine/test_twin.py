@@ -107,7 +107,7 @@ class Writer:
 
 
 class Guarded(nn.Module):
-    """Holds a writer and others that deepcopy refuses; a class without a lock of its own holds the net."""
+    """Holds a writer, a Python module and a generator, all of which deepcopy refuses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Itself(nn.Linear):
 
 def test_what_cannot_be_copied_is_refused_untouched() -> None:
     model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(6), Refusing(6, 3))
-    with pytest.raises(InputError, match="one of a kind.*plain function"):
+    with pytest.raises(InputError, match=r"one of a kind.*plain function"):
         freeze(model)
     with pytest.raises(InputError, match="plain function"):
         freeze(nn.Sequential(nn.Flatten(), Itself(6, 3)))
