@@ -320,3 +320,12 @@ def test_an_already_wrong_sample_that_turns_right_is_a_second_answer() -> None:
     out = bim(lambda x: model(x), x, y, Linf(0.1), steps=2)
     assert out.status.tolist() == [Status.ALREADY_WRONG] * 2 + [Status.BROKEN] * 2
     assert out.flags
+
+
+def test_ties_are_no_second_answer() -> None:
+    """A model of equal logits decides for class 0, by a margin of zero, whenever it is asked."""
+    x, y = images(6, dtype=torch.float32), torch.tensor([0, 1, 2, 0, 1, 2])
+    out = bim(lambda x: (0 * x.flatten(1).sum(1, keepdim=True)).expand(-1, 3), x, y, Linf(0.1), steps=2)
+    assert out.success.tolist() == (y != 0).tolist()
+    assert out.flags == ()
+    assert out.zero_gradient.tolist() == (y == 0).tolist()
