@@ -14,7 +14,7 @@ PACKAGE = Path(fastadv.__file__).parent
 LAYERS = [
     {"errors", "_C"},
     {"_adapter", "_checks", "_files", "_card", "_torchvision"},
-    {"_library", "_checkpoint", "_identity"},
+    {"_library", "_checkpoint", "_description", "_identity"},
     {"_run_folder"},
     {"ops"},
     {"threat", "losses", "rng"},
