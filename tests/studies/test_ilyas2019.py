@@ -29,9 +29,9 @@ def test_each_set_comes_from_its_net_and_teaches_a_new_one(
     trained: dict[str, Any] = {}
     sources: dict[str, Any] = {}
 
-    def train(study: Study, name: str, learnt: Any, recipe: Any, watch: Any) -> ilyas2019.Net:
-        trained[name] = learnt, recipe
-        return ilyas2019.Net(name, learnt, f"model {name}", None)  # type: ignore[arg-type]
+    def train(study: Study, name: str, learned: Any, recipe: Any, watch: Any) -> ilyas2019.Net:
+        trained[name] = learned, recipe
+        return ilyas2019.Net(name, learned, f"model {name}", None)  # type: ignore[arg-type]
 
     def construct(study: Study, name: str, source: Any, progress: Any) -> str:
         sources[name] = source
@@ -47,14 +47,14 @@ def test_each_set_comes_from_its_net_and_teaches_a_new_one(
         "D_rand": "model standard",
         "D_det": "model standard",
     }
-    for name, (learnt, recipe) in trained.items():
+    for name, (learned, recipe) in trained.items():
         if name == "adversarial":
             assert isinstance(recipe, fa.train.PGDTraining)
             assert (recipe.threat.norm, recipe.threat.radius) == ("l2", 0.5)
             assert (recipe.steps, recipe.step_size) == (study.settings.train_steps, 0.1)
         else:
             assert isinstance(recipe, fa.train.Standard)
-        assert learnt == f"set {name}" if name in ilyas2019.SETS else learnt is study.base
+        assert learned == f"set {name}" if name in ilyas2019.SETS else learned is study.base
 
 
 @pytest.mark.parametrize(
