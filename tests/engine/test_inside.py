@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastadv.engine import freeze, representation
 from fastadv.engine.closures import holds, reachable
+from fastadv.engine.inside import has_modes
 from fastadv.errors import InputError
 
 X = torch.rand(6, 5, generator=torch.Generator().manual_seed(1))
@@ -339,6 +340,15 @@ def test_an_unregistered_part_with_modes_may_not(part: nn.Module) -> None:
     net.forward = MethodType(lambda self, x: self.others[0](Net.forward(self, x)), net)
     with pytest.raises(InputError, match=r"nn\.ModuleList"):
         freeze(net).verdict(X)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_modes_of_code_that_cannot_be_read_are_assumed() -> None:
+    own = Twice()
+    assert not has_modes(own)
+    own.forward = lambda x: x
+    assert has_modes(own)
+    assert has_modes(torch.jit.script(Twice()))
 
 
 def test_another_profiler_is_left_alone() -> None:
