@@ -16,7 +16,6 @@ from fastadv.data import batches
 from fastadv.errors import InputError
 from fastadv.evaluation._text import number, percent
 from fastadv.models import ABS
-from fastadv.models.abs.calibrate import graded
 
 PRIOR_SAMPLES = 8000
 
@@ -77,14 +76,7 @@ def load_abs(
             f"{path}: expected a model of `fastadv abs train` or a folder of ABS_0.net .. ABS_9.net, "
             "found neither; check the path"
         )
-    return with_options(model, **options).to(device)
-
-
-def with_options(model: ABS, **options: Any) -> ABS:
-    """The model with these options of inference."""
-    for name, value in options.items():
-        setattr(model, name, value)
-    return model
+    return model.with_options(**options).to(device)
 
 
 @dataclass(frozen=True)
@@ -134,7 +126,7 @@ def measure(model: ABS, dataset: Any, batched: Batched, keep: bool = False) -> M
         seconds += time.perf_counter() - started
         row = {
             "loss": inferred.loss,
-            "confidence": graded(-inferred.loss, model.scale, model.floor),
+            "confidence": inferred.confidence,
             "y": y,
         }
         if keep:

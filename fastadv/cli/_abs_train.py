@@ -7,7 +7,7 @@ import typer
 
 from fastadv._card import card
 from fastadv.cli import _options as o
-from fastadv.cli._abs_data import PRIOR_SAMPLES, Batched, measure, print_measured, with_options
+from fastadv.cli._abs_data import PRIOR_SAMPLES, Batched, measure, print_measured
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import progress, say, write_json
@@ -97,7 +97,7 @@ def train(
         if data in names():
             test_set = load_data(data, None, data_dir, size, test_samples)
             for name, binary in (("abs", False), ("binary_abs", True)):
-                variant = with_options(model, binary=binary)
+                variant = model.with_options(binary=binary)
                 measured[name] = measure(variant, test_set, Batched(f"testing {name}")).summary
     if json:
         write_json(card("abs", {**model.card["config"], "run_dir": str(run_dir)}, **measured))

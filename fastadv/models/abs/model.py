@@ -189,6 +189,8 @@ class ABS(nn.Module):
         if not len(x):
             raise InputError("calibrate: expected at least one image, got an empty batch")
         check_labels(y, x, self.classes)
+        if not bool(x.isfinite().all()):
+            raise InputError("calibrate: expected finite images, got NaN or infinite pixels; leave these out")
         plain = self.options.changed(prune=False)
         unweighed = LatentSearch(
             self.decoders, self.prior, plain.changed(binary=True), torch.ones_like(self.factors)
@@ -200,7 +202,7 @@ class ABS(nn.Module):
         scale = confidence_scale(losses, y)
         floor = confidence_floor(losses, scale)
         self.options = self.options.changed(prune_gain=least_share(first, losses), scale=scale, floor=floor)
-        self.factors.copy_(factors)
+        self.factors = factors.to(self.factors)  # not in place: models of `with_options` share the old ones
 
     def lower_bound(
         self,

@@ -284,6 +284,7 @@ class TestBadInput:
             (Plain(x, y.float()), "labels"),
             (Plain(x[:0], y[:0]), "0 of"),
             ([], "empty"),
+            ([(x[0], 0), (torch.zeros(1, 9, 9), 1)], "one shape"),
         ):
             with pytest.raises(InputError, match=word):
                 quick(dataset)

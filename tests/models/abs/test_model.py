@@ -144,6 +144,17 @@ def test_the_bank_follows_the_weights():
     assert torch.equal(model.bank(), other.bank())
 
 
+def test_the_bank_follows_weights_that_are_written_in_inference_mode():
+    """Tensors made there do not count their versions."""
+    with torch.inference_mode():
+        written, fresh = tiny(), tiny()
+        written.bank()
+        for model in (written, fresh):
+            model.weights[0].mul_(1.5)
+        assert torch.equal(written.bank(), fresh.bank())
+        assert written.bank() is written.bank()
+
+
 def test_copies_share_the_bank():
     model = tiny()
     frozen = freeze(model)  # before the bank exists
