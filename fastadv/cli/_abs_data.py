@@ -99,13 +99,13 @@ class Batched:
     def each(
         self, dataset: Any, device: torch.device, measured: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
-        """What `measured(x, y)` [B] gives for every sample, on the CPU."""
+        """`measured(x, y)` [B] for every sample, on the CPU."""
         return torch.cat([measured(x, y).cpu() for x, y in self.of(dataset, device)])
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of inference on a set, and what was kept of it."""
+    """What was measured of inference on a set, and the results that were kept."""
 
     summary: dict[str, float]
     kept: dict[str, Tensor] = field(default_factory=dict)
@@ -144,7 +144,7 @@ def measure(model: ABS, dataset: Any, batched: Batched, keep: bool = False) -> M
 
 
 def print_measured(title: str, measured: dict[str, dict[str, float]], caption: str) -> None:
-    """A table of figures on stdout, by the part of the work that they belong to."""
+    """Print a table of what was measured, grouped by the part of the work it belongs to."""
     cells = [["", "measured", "value"]]
     for part, values in measured.items():
         for name, value in values.items():

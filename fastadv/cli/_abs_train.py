@@ -27,7 +27,7 @@ def train(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Images in a batch, the same number of each class.")
     ] = 160,
-    learning_rate: Annotated[float, typer.Option(help="Adam's; it falls to 0 as a cosine.")] = 3e-3,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam; it falls to 0 along a cosine.")] = 3e-3,
     beta: Annotated[
         str | None,
         typer.Option(
