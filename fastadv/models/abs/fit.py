@@ -228,7 +228,7 @@ class Run:
         if not bool(average.isfinite().all()):
             bad = (~average.isfinite()).nonzero().flatten().tolist()
             raise FloatingPointError(
-                f"ABS.fit: expected finite losses, got NaN or infinite ones for classes {bad} in epoch {epoch + 1}; "
-                "lower the learning rate"
+                f"ABS.fit: expected finite losses, got NaN or infinite ones for classes {bad} "
+                f"in epoch {epoch + 1}; lower the learning rate"
             )
         return average
