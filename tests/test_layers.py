@@ -14,7 +14,7 @@ PACKAGE = Path(fastadv.__file__).parent
 LAYERS = [
     {"errors", "_C"},
     {"_adapter", "_checks", "_files", "_card", "_torchvision"},
-    {"_library", "_checkpoint", "_identity"},
+    {"_library", "_checkpoint", "_description", "_identity"},
     {"_run_folder"},
     {"ops"},
     {"threat", "losses", "rng"},
@@ -26,6 +26,7 @@ LAYERS = [
     {"fastadv"},  # the public names: commands and studies use the library as its users do
     {"studies"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

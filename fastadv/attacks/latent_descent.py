@@ -66,7 +66,7 @@ def latent_descent(
             share = torch.full((len(given.x),), share, device=given.x.device)
         if len(share) and not bool((share > 0).all()):
             raise InputError(
-                f"step_size: expected shares > 0 of the way, got {step_size}; zero moves nothing"
+                f"step_size: expected shares > 0 of the way, got {step_size}; a step of zero moves nothing"
             )
         frozen = freeze(model)
         if not callable(getattr(frozen.model, "infer", None)):

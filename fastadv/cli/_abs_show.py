@@ -89,7 +89,7 @@ def distal(
     """Start from noise and raise the confidence in a class, to see what the model takes for it."""
     place = make_device(device)
     numbers = o.parse_numbers(classes)
-    if any(value != int(value) for value in numbers):
+    if not all(value.is_integer() for value in numbers):
         raise typer.BadParameter(f"--classes: expected numbers of classes such as 0,1,7, got {classes!r}.")
     wanted = torch.tensor([int(value) for value in numbers], device=place)
     with interruptible(NOTHING_DRAWN):

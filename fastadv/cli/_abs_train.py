@@ -17,7 +17,10 @@ from fastadv.models import ABS
 
 def train(
     data: o.Data,
-    run_dir: Annotated[Path, typer.Option(help="Folder for checkpoint, report.jsonl and model.safetensors.")],
+    run_dir: Annotated[
+        Path,
+        typer.Option(file_okay=False, help="Folder for checkpoint, report.jsonl and model.safetensors."),
+    ],
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 20,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the run in --run-dir stopped.")
@@ -58,6 +61,7 @@ def train(
 
     The same command with --resume goes on bit for bit after any stop.
     """
+    o.check_run_dir(run_dir, resume)
     weights = None if beta is None else o.parse_numbers(beta)
     if weights is not None and len(weights) != 2:
         raise typer.BadParameter(f"--beta: expected FROM,TO such as 10,1, got {beta!r}.")

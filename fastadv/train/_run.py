@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ from torch.utils.data import Dataset
 
 from fastadv import _checkpoint, rng
 from fastadv._card import card
-from fastadv._identity import describe_set
+from fastadv._description import describe_set
 from fastadv._run_folder import RunFolder
 from fastadv.data import batches
-from fastadv.errors import InputError
+from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation import Attack, evaluate
 from fastadv.models import save_weights
+from fastadv.models.weights import read_weights
 from fastadv.train._layout import allows_channels_last, set_layout
 from fastadv.train.augment import Augment
 from fastadv.train.recipes import Recipe
@@ -72,7 +74,7 @@ def check_labels(y: Tensor, classes: int, name: str = "train_set") -> None:
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Key torch's random numbers (dropout) by `seed`, and give the caller's random state back afterwards."""
+    """Key torch's random numbers, such as dropout's, by `seed`, and restore the caller's state afterwards."""
     cuda = [device.index or 0] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         # not torch.manual_seed, which would also seed the devices that are not forked
@@ -120,6 +122,12 @@ class Run:
             raise
 
     def _restore(self, state: _checkpoint.State) -> None:
+        past, step = len(state.progress["reports"]), state.progress["step"]
+        if past + (step > 0) > self.epochs:
+            raise InputError(
+                f"epochs: expected at least the {past + (step > 0)} that the checkpoint has begun, "
+                f"got {self.epochs}; ask for more or choose another folder"
+            )
         _checkpoint.restore(state, self.model, self.optimizer, self.scheduler)
         self.done = [EpochReport(**report) for report in state.progress["reports"]]
         self.step, self.seconds = state.progress["step"], state.progress["seconds"]
@@ -152,12 +160,20 @@ class Run:
                 set_layout(self.model, self.optimizer, torch.contiguous_format)
 
     def _finish(self, folder: RunFolder, trained: bool) -> None:
-        """Write the weights with their card; those of a run that had nothing left to do stay as they are."""
-        if not trained and (folder.path / "model.safetensors").exists():
+        """Write the weights with their card; those that a finished run wrote stay as they are."""
+        if not trained and self._written(folder.path / "model.safetensors"):
             return
         config = {**self.config, "data": describe_set(self.train_set)}
         with folder.result("model.safetensors") as path:
             save_weights(self.model, path, card("model", config, **dataclasses.asdict(self.done[-1])))
+
+    def _written(self, path: Path) -> bool:
+        """Whether the file is whole, and of this epoch: a run that was made longer leaves an older one."""
+        try:
+            _, about = read_weights(path)
+        except (InputError, CorruptFileError):
+            return False
+        return bool(about.get("measured", {}).get("epoch") == len(self.done))
 
     def _allows_channels_last(self) -> bool:
         device = self.losses.device
@@ -206,7 +222,8 @@ class Run:
             if not y.is_cuda:
                 check_labels(y, self.classes)
             if self.augment is not None:
-                x = self.augment(x, ids=ids, seed=augment_seed)
+                with _seeded(rng.derive(self.seed, "torch augment", epoch, self.step), x.device):
+                    x = self.augment(x, ids=ids, seed=augment_seed)
             x, y, ids = (tensor.to(device, non_blocking=True) for tensor in (x, y, ids))
             rate = self.optimizer.param_groups[0]["lr"]
             with _seeded(rng.derive(self.seed, "torch", epoch, self.step), device):

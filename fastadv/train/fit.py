@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count, check_seed
-from fastadv._identity import describe, describe_data, describe_model
+from fastadv._description import describe, describe_data, describe_model
 from fastadv._run_folder import read_report
 from fastadv.data import batches
 from fastadv.errors import CorruptFileError, InputError
@@ -127,13 +127,13 @@ def fit(
         config={
             "model": describe_model(model),
             "data": describe_data(train_set),
-            "recipe": describe(recipe),
+            "recipe": describe(recipe, model),
             # with the constant schedule, which does not depend on it, a run may be made longer
             "epochs": None if schedule == "constant" else epochs,
             "batch_size": batch_size,
             **dataclasses.asdict(options),
-            "schedule": describe(schedule),
-            "augment": describe(function),
+            "schedule": describe(schedule, model),
+            "augment": describe(function, model),
             "precision": precision,
             "seed": seed,
         },

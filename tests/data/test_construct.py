@@ -1,5 +1,6 @@
 """The four constructions: what they store, whatever the batch size, the storage and the model's precision."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -157,15 +158,17 @@ def test_targeted_images_lower_the_loss_to_their_label(construct):
 @pytest.mark.parametrize("stored", ["uint8", "float32"])
 def test_models_of_any_precision(construct, dtype, stored):
     """The set of a net in another precision is that of the net in float32, as far as its rounding goes."""
-    base = toy_base(20)
+    base, model = toy_base(20), toy_model()
+    # smooth, because at the kink of a ReLU two searches part for good, however little they differ
+    model[2] = nn.Tanh()  # type: ignore[index]
     threat = {} if construct in (robust, non_robust) else {"threat": L2(1.0)}
     wanted, made = (
-        construct(toy_model().to(precision), base, steps=10, dtype=stored, **threat)
+        construct(copy.deepcopy(model).to(precision), base, steps=10, dtype=stored, **threat)
         for precision in (torch.float32, dtype)
     )
     assert made.x.dtype == wanted.x.dtype == getattr(torch, stored)
     assert torch.equal(made.labels, wanted.labels)
-    bound = {torch.float64: 1e-5, torch.float16: 0.02, torch.bfloat16: 0.1}[dtype]
+    bound = {torch.float64: 1e-5, torch.float16: 0.002, torch.bfloat16: 0.01}[dtype]
     for name in ("objective_before", "objective_after"):
         torch.testing.assert_close(made.figures[name], wanted.figures[name], atol=bound, rtol=bound)
     assert (made.figures["objective_after"] < 0.9 * made.figures["objective_before"]).all()

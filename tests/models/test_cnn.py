@@ -68,7 +68,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "part.net")
     with pytest.raises(CorruptFileError, match=r"bn_1\.weight"):
         SchottCNN.from_official(tmp_path / "part.net")
-    with pytest.raises(InputError, match="found none"):
+    with pytest.raises(InputError, match="expected a file of weights, got none"):
         SchottCNN.from_official(tmp_path / "absent.net")
 
 

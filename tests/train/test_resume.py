@@ -163,6 +163,51 @@ def test_the_constant_schedule_may_be_made_longer(tmp_path):
         run(tmp_path, epochs=3, resume=True)
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_fewer_epochs_than_were_begun_are_refused(tmp_path, begun):
+    run(tmp_path, schedule="constant", epochs=1 if begun else 2)
+    if begun:  # stopped in the second epoch
+
+        def stop(done, total):
+            if done == 12:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, schedule="constant", epochs=2, resume=True, progress=stop)
+    with pytest.raises(InputError, match=r"epochs: expected at least the 2 .* got 1"):
+        run(tmp_path, schedule="constant", epochs=1, resume=True)
+
+
+@pytest.mark.parametrize("damage", ["stale", "flipped"])
+def test_weights_that_are_not_those_of_the_last_epoch_are_written_again(tmp_path, damage):
+    """A run made longer may be killed between its last checkpoint and its weights."""
+    run(tmp_path, schedule="constant", epochs=1)
+    path = tmp_path / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    expected, _ = run(tmp_path, schedule="constant", epochs=2, resume=True)
+    if damage == "flipped":
+        data = bytearray(path.read_bytes())
+        data[-3] ^= 1
+    path.write_bytes(data)
+    run(tmp_path, schedule="constant", epochs=2, resume=True)
+    stored, _ = _files.load_tensors(path)
+    assert all(torch.equal(stored[name], value) for name, value in expected.state_dict().items())
+
+
+def test_an_augmentation_that_draws_from_torch_resumes_bit_equal(tmp_path):
+    def noisy(x, *, ids, seed):
+        return (x + 0.1 * torch.rand(x.shape)).clamp(0, 1)
+
+    torch.manual_seed(1)
+    expected, _ = run(None, augment=noisy)
+    training = fit_of(tmp_path, augment=noisy, schedule="cosine")
+    next(training)
+    training.close()
+    torch.manual_seed(2)
+    model, _ = run(tmp_path, augment=noisy, resume=True)
+    assert_same(model, expected)
+
+
 def test_a_folder_with_a_checkpoint_is_not_overwritten(whole):
     with pytest.raises(InputError, match="resume=True"):
         run(whole[2])
@@ -296,7 +341,12 @@ def test_another_data_set_or_model_is_refused(whole):
             fit(net(), other, pgd(), **settings)
     frozen = net()
     frozen[0].bias.requires_grad_(False)
-    for other in (nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), net().double(), frozen):
+    activation, dropout, momentum = net(), net(), net()
+    activation[2] = nn.Tanh()
+    dropout[4].p = 0.3
+    momentum[1].momentum = 0.2
+    smaller = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    for other in (smaller, net().double(), frozen, activation, dropout, momentum):
         with pytest.raises(InputError, match="another model"):
             fit(other, images(), pgd(), **settings)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv._card import data_hash
+from fastadv._description import describe_data
 from fastadv.data._batches import batches
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
@@ -76,8 +77,13 @@ class Base:
             )
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this data set from another: its description, or its length and a hash of 16 samples."""
+        """What tells this data set from another: its description, or its length and hashes."""
         if isinstance(self.dataset, ImageSet | FolderSet):
             return self.dataset.describe()
         some = data_hash(*self.fetch(self.spread(16)))
-        return {"name": self.name, "samples": self.count, "data_hash": some}
+        return {
+            "name": self.name,
+            "samples": self.count,
+            "data_hash": some,
+            "held": describe_data(self.dataset),
+        }

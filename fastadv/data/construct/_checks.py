@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv._card import data_hash
 from fastadv._checks import check_count, check_number
+from fastadv._description import describe
 from fastadv._identity import probe
 from fastadv.data.construct._base import Base
 from fastadv.engine import Frozen, freeze, representation
@@ -104,18 +104,12 @@ def _in_dtype(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Calla
 
 
 def fingerprint(source: Frozen, base: Base) -> dict[str, Any]:
-    """What tells a model or function from another: its answers on images of the base, and a module's weights.
+    """What tells a model or function from another: its parts, weights and code, and its answers on images.
 
-    The answers cover what no name or code shows: closures, globals, switches, a replaced forward.
+    The answers cover what the rest does not show, such as a file or an environment variable that is read.
     """
     model = source.model
     x, _ = base.fetch(base.spread(32))
-    about: dict[str, Any] = {"frozen": source.describe()}
-    dtype = None
-    if isinstance(model, nn.Module):
-        state = model.state_dict()
-        dtype = dtype_of(model)
-        about |= {"class": type(model).__name__, "hash": data_hash(*(state[name] for name in sorted(state)))}
-    else:
-        about |= {"function": getattr(model, "__qualname__", type(model).__name__)}
-    return about | {"probe": probe(source.verdict(x), source.verdict(x), dtype)}
+    dtype = dtype_of(model) if isinstance(model, nn.Module) else None
+    answers = probe(source.verdict(x), source.verdict(x), dtype)
+    return {"frozen": source.describe(), "model": describe(model), "probe": answers}
