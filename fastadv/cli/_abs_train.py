@@ -7,7 +7,7 @@ import typer
 
 from fastadv._card import card
 from fastadv.cli import _options as o
-from fastadv.cli._abs_data import PRIOR_SAMPLES, Batched, measure, print_measured, with_options
+from fastadv.cli._abs_data import PRIOR_SAMPLES, Batched, measure, print_measured
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import progress, say, write_json
@@ -30,7 +30,7 @@ def train(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Images in a batch, the same number of each class.")
     ] = 160,
-    learning_rate: Annotated[float, typer.Option(help="Adam's; it falls to 0 as a cosine.")] = 3e-3,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam; it falls to 0 along a cosine.")] = 3e-3,
     beta: Annotated[
         str | None,
         typer.Option(
@@ -101,7 +101,7 @@ def train(
         if data in names():
             test_set = load_data(data, None, data_dir, size, test_samples)
             for name, binary in (("abs", False), ("binary_abs", True)):
-                variant = with_options(model, binary=binary)
+                variant = model.with_options(binary=binary)
                 measured[name] = measure(variant, test_set, Batched(f"testing {name}")).summary
     if json:
         write_json(card("abs", {**model.card["config"], "run_dir": str(run_dir)}, **measured))

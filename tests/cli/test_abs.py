@@ -10,7 +10,6 @@ import torch
 import fastadv as fa
 from fastadv._files import load_tensors
 from fastadv.cli import main
-from fastadv.cli._abs_data import with_options
 from fastadv.data import load
 from fastadv.models import ABS
 
@@ -59,7 +58,7 @@ def test_infer(fastadv, model):
         done = fastadv(f"{line} --out found.safetensors {options}")
         assert done.code == 0, done
         told = json.loads(done.out)
-        own = with_options(ABS.load(model), steps=9, **settings)
+        own = ABS.load(model).with_options(steps=9, **settings)
         digits = load("digits", "test", limit=30)
         inferred = [own.infer(x) for x in digits.x.split(12)]
         loss = torch.cat([part.loss for part in inferred])
