@@ -1,5 +1,4 @@
-"""Compile every Triton kernel for GPUs that need not be there, and record what it takes: registers, spills,
-shared memory.
+"""Compile every Triton kernel for GPUs that need not be there; record registers, spills and shared memory.
 
     python bench/aot.py [--out bench/results/aot.jsonl] [--ops linf_step,l2_step] [--arch 80,90]
 
@@ -74,10 +73,10 @@ def record(card: OpCard, dtype: torch.dtype) -> list[Launch]:
 def variants(
     launches: list[Launch], target: GPUTarget, quick: bool = False
 ) -> Iterator[tuple[str, Any, Any, Any]]:
-    """(name, kernel, source, options) for each variant: one choice of compile-time arguments and of optional
-    arguments given.
+    """(name, kernel, source, options) for each variant.
 
-    `quick` takes one variant for each choice of words and flags, that with the most optional arguments.
+    A variant is one choice of compile-time arguments and of which optional arguments are given.
+    `quick` takes, for each choice of words and flags, the one with the most optional arguments.
     """
     backend = make_backend(target)
     best: dict[Any, tuple[int, str, Any, Any, Any]] = {}
@@ -131,8 +130,8 @@ def resources(ptx: str, arch: int, fuse: bool) -> dict[str, int]:
         said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
     def number(pattern: str) -> int:
-        found = re.search(pattern, said)
-        return int(found[1]) if found else 0
+        match = re.search(pattern, said)
+        return int(match[1]) if match else 0
 
     return {
         "registers": number(r"Used (\d+) registers"),

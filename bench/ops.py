@@ -12,6 +12,8 @@ from fastadv._library import CARDS
 
 Row = dict[str, Any]
 RADIUS, STEP = 0.03, 0.01
+# an L1 ball of the same radius would move a single coordinate
+L1_RADIUS, L1_STEP, L1_QUANTILE = 12.0, 1.0, 0.99
 SHAPES = ((1000, 3, 32, 32), (4000, 3, 32, 32), (64, 3, 224, 224), (1, 8))
 
 
@@ -25,27 +27,53 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def l2_eager(x_adv: Tensor, grad: Tensor, x: Tensor) -> Tensor:
-    """The usual step: normalise, move, rescale into the ball, clamp into the box (which is no exact
-    projection).
+    """The usual step: normalize, move, rescale into the ball, clamp into the box.
+
+    It is no exact projection.
     """
     shift = x_adv + STEP * grad / _norm(grad) - x
     return (x + shift * (RADIUS / _norm(shift)).clamp_max(1.0)).clamp(0, 1)
 
 
+def l1_eager(x_adv: Tensor, grad: Tensor, x: Tensor) -> Tensor:
+    """The step of SLIDE (Tramer & Boneh 2019), the projection by sorting (Duchi et al. 2008) and a clamp.
+
+    The coordinates in the top percent of |grad| that the box lets move share the step equally. The projection
+    is the exact one on the ball, but not on the ball inside the box.
+    """
+    rows = grad.flatten(1)
+    at = x_adv.flatten(1)
+    stuck = ((at >= 1) & (rows > 0)) | ((at <= 0) & (rows < 0))
+    size = rows.abs().masked_fill(stuck, 0.0)
+    chosen = size >= size.quantile(L1_QUANTILE, dim=1, keepdim=True)
+    move = rows.sign() * (chosen & (size > 0))
+    shift = at + L1_STEP * move / move.abs().sum(1, keepdim=True).clamp_min(1.0) - x.flatten(1)
+    length = shift.abs()
+    ordered = length.sort(dim=1, descending=True).values
+    excess = (ordered.cumsum(1) - L1_RADIUS) / torch.arange(1, ordered.shape[1] + 1, device=x.device)
+    count = (ordered > excess).sum(1, keepdim=True).clamp_min(1)
+    threshold = excess.gather(1, count - 1).clamp_min(0.0)
+    kept = shift.sign() * (length - threshold).clamp_min(0.0)
+    return (x + kept.reshape(x.shape)).clamp(0, 1)
+
+
+Step = Callable[..., Tensor]
+# the eager step, the fused one, and their radius and step size
+STEPS: dict[str, tuple[Step, Step, float, float]] = {
+    "linf_step": (linf_eager, ops.linf_step_, RADIUS, STEP),
+    "l2_step": (l2_eager, ops.l2_step_, RADIUS, STEP),
+    "l1_step": (l1_eager, ops.l1_step_, L1_RADIUS, L1_STEP),
+}
+
+
 def ways(name: str, x_adv: Tensor, grad: Tensor, x: Tensor) -> dict[str, Callable[[], object]]:
-    if name == "linf_step":
-        lower, upper = x - RADIUS, x + RADIUS
-        compiled = torch.compile(linf_eager)
-        return {
-            "eager": lambda: linf_eager(x_adv, grad, lower, upper),
-            "torch.compile": lambda: compiled(x_adv, grad, lower, upper),
-            "fastadv": lambda: ops.linf_step_(x_adv, grad, x, RADIUS, STEP),
-        }
-    compiled = torch.compile(l2_eager)
+    eager, fused, radius, step_size = STEPS[name]
+    given = (x - radius, x + radius) if name == "linf_step" else (x,)
+    compiled = torch.compile(eager)
     return {
-        "eager": lambda: l2_eager(x_adv, grad, x),
-        "torch.compile": lambda: compiled(x_adv, grad, x),
-        "fastadv": lambda: ops.l2_step_(x_adv, grad, x, RADIUS, STEP),
+        "eager": lambda: eager(x_adv, grad, *given),
+        "torch.compile": lambda: compiled(x_adv, grad, *given),
+        "fastadv": lambda: fused(x_adv, grad, x, radius, step_size),
     }
 
 
@@ -58,10 +86,10 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def rows(device: torch.device, seconds: float) -> Iterator[Row]:
-    """One row a (op, shape, provider)."""
+    """One row for each op, shape and provider."""
     peak = copy_bandwidth(device)
     yield {"what": "copy", "provider": "torch", "shape": [64 * 1024 * 1024], "gb_per_s": round(peak, 1)}
-    for name in ("linf_step", "l2_step"):
+    for name in STEPS:
         for shape in SHAPES:
             draw = torch.Generator().manual_seed(0)
             x, grad = (
@@ -82,7 +110,7 @@ def rows(device: torch.device, seconds: float) -> Iterator[Row]:
 def reference_rows(device: torch.device, seconds: float) -> Iterator[Row]:
     """Every other op on its largest sample, against its own reference."""
     for name, card in CARDS.items():
-        if name in ("linf_step", "l2_step"):
+        if name in STEPS:
             continue
         args = max(
             card.samples(device, torch.float32 if torch.float32 in card.dtypes else card.dtypes[0]),

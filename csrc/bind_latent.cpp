@@ -80,9 +80,9 @@ void latent_fit(Array loss, Array latents, const Array& x, const Array& z, const
   const int64_t pixels = given.pixels();
   const float* image = read<float>(x, images * pixels);
   const float* start = read<float>(z, images * classes * size);
-  float* found = write<float>(latents, images * classes * size);
+  float* fitted = write<float>(latents, images * classes * size);
   float* losses = write<float>(loss, images * classes);
-  std::copy_n(start, images * classes * size, found);
+  std::copy_n(start, images * classes * size, fitted);
   LatentProblem problem{};
   problem.layers = given.layers.data(), problem.depth = static_cast<int64_t>(given.layers.size());
   problem.latents = size, problem.steps = steps;
@@ -93,7 +93,7 @@ void latent_fit(Array loss, Array latents, const Array& x, const Array& z, const
   each_class_row(
       kernels, problem, classes, images, [&](int64_t label, int64_t row, const float* packed, float* space) {
         const int64_t place = row * classes + label;
-        losses[place] = kernels.fit(problem, packed, image + row * pixels, found + place * size, space);
+        losses[place] = kernels.fit(problem, packed, image + row * pixels, fitted + place * size, space);
       });
 }
 

@@ -1,4 +1,4 @@
-// Ops on rows that are no points: losses on logits, random words. Arguments as in bind_points.cpp.
+// Ops on rows that are not points: losses on logits, random words. Arguments as in bind_points.cpp.
 #include <memory>
 
 #include "arrays.h"

@@ -1,4 +1,4 @@
-// The decoders of Analysis by Synthesis and their latent optimisation: what a caller describes, and what each
+// The decoders of Analysis by Synthesis and their latent optimization: what a caller describes, and what each
 // instruction set computes from it. Plain data only, so that the per-set code instantiates nothing that
 // another translation unit could share.
 #pragma once
@@ -38,7 +38,7 @@ struct LatentProblem {
 struct LatentKernels {
   void (*plan)(LatentProblem& problem);
   void (*pack)(const LatentProblem& problem, int64_t label, float* packed);
-  // Optimise one image's latents under one class in place; the loss of the last evaluation is returned.
+  // Optimize one image's latents under one class in place; the loss of the last evaluation is returned.
   float (*fit)(const LatentProblem& problem, const float* packed, const float* x, float* z, float* workspace);
   // One class's image of latents z.
   void (*decode)(const LatentProblem& problem, const float* packed, const float* z, float* image,

@@ -1,5 +1,4 @@
-"""How kernels are called: what an op's schema says by position, and the adapter that hands tensors to C++ as
-NumPy views.
+"""How kernels are called: the positions in an op's schema, and the adapter that gives C++ its NumPy views.
 
 Every kernel, C++ or Triton, takes what the op writes first and then its arguments, in the order of the
 schema.
@@ -17,9 +16,7 @@ _torch: Any = torch  # the schema parser carries no types
 
 @dataclass(frozen=True)
 class Signature:
-    """The tensors among an op's arguments, by position; the arguments' names and defaults; how many tensors
-    it returns.
-    """
+    """An op's arguments by position, with their names and defaults, and how many tensors it returns."""
 
     names: tuple[str, ...]
     defaults: tuple[Any, ...]

@@ -6,25 +6,30 @@ from typing import Any
 from fastadv.errors import InputError
 
 SEEDS = 1 << 63
+DRAWS = 1 << 32
 
 
-def check_count(name: str, value: Any, least: int) -> int:
-    """An integer of `least` or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
+def check_count(name: str, value: Any, least: int, most: float = math.inf) -> int:
+    """An integer from `least` to `most`, both included."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        at_most = "" if most == math.inf else f" and <= {most}"
+        raise InputError(f"{name}: expected an integer >= {least}{at_most}, got {value!r}")
     return value
 
 
-def check_number(name: str, value: Any, least: float = -math.inf, most: float = math.inf) -> float:
-    """A finite number from `least` to `most`, both included."""
+def check_number(
+    name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, finite: bool = True
+) -> float:
+    """A number from `least` to `most`, both included; infinity is refused unless `finite` is False."""
     try:
         number = math.nan if isinstance(value, bool | str | bytes) else float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of several values
         number = math.nan
-    if not (math.isfinite(number) and least <= number <= most):
+    if not (least <= number <= most and (math.isfinite(number) or not finite)):
         at_least = "" if least == -math.inf else f" >= {least:g}"
         at_most = "" if most == math.inf else f"{' and' if at_least else ''} <= {most:g}"
-        raise InputError(f"{name}: expected a finite number{at_least}{at_most}, got {value!r}")
+        kind = "finite number" if finite else "number"
+        raise InputError(f"{name}: expected a {kind}{at_least}{at_most}, got {value!r}")
     return number
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def check_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any])
     """InputError, naming what differs, unless the file `path` of the run `stored` is of the run `config`."""
     now = plain(config)
     different = [
-        f"{key} ({stored.get(key)} there, {now.get(key)} here)"
+        f"{key} ({_short(stored.get(key))} there, {_short(now.get(key))} here)"
         for key in sorted(stored.keys() | now.keys())
         if not _agree(stored.get(key), now.get(key))
     ]
@@ -58,6 +59,10 @@ def check_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any])
             f"{path}: expected the run that wrote it, got one with another {', another '.join(different)};"
             " resume with the same arguments, or choose another folder"
         )
+
+
+def _short(value: Any) -> str:
+    return shorten(str(value), 60, placeholder=" ...")
 
 
 def _agree(stored: Any, now: Any) -> bool:

@@ -1,5 +1,6 @@
-"""Registration of ops. Each op has one frozen card; from the cards come schemas, kernels, tests, benchmark
-rows and the docs table.
+"""Registration of ops, each described by one frozen card.
+
+From the cards come schemas, kernels, tests, benchmark rows and the docs table.
 """
 
 import importlib
@@ -18,8 +19,9 @@ logger = logging.getLogger("fastadv")
 
 
 def _import_if_there(name: str, *needs: str) -> tuple[Any, str]:
-    """(module, "") or (None, why not): `why` is empty where the module, or a package it `needs`, is not
-    installed.
+    """(module, "") or (None, why not).
+
+    `why not` is empty where the module, or a package it `needs`, is not installed.
 
     Any other ImportError means that something installed is broken. It is reported in `backends()` and logged.
     """
@@ -109,9 +111,7 @@ def strict() -> bool:
 
 
 def cpu_launcher(card: OpCard) -> Callable[..., None] | None:
-    """The op's C++ kernel, called as launcher(*results, *arguments); None where the extension does not hold
-    it.
-    """
+    """The op's C++ kernel, called as launcher(*results, *arguments), or None where the extension lacks it."""
     kernel = getattr(extension, card.stem, None)
     return None if kernel is None else over_arrays(kernel, card.signature, card.ordered, card.strided)
 
@@ -123,9 +123,7 @@ def _triton_module(card: OpCard) -> tuple[Any, str]:
 
 
 def triton_launcher(card: OpCard) -> Callable[..., None] | None:
-    """The op's Triton kernel, called as launcher(*results, *arguments); None where Triton or the kernel is
-    absent.
-    """
+    """The op's Triton kernel, called as launcher(*results, *arguments), or None where it is absent."""
     module, why = _triton_module(card)
     if why:
         raise ImportError(f"fastadv.ops.triton.{card.stem}: {why}")

@@ -35,6 +35,10 @@ def test_numbers():
     ):
         with pytest.raises(InputError, match=r"decay: expected a finite number >= 0 and <= 1, got "):
             check_number("decay", value, 0, 1)
+    assert check_number("radius", torch.inf, 0, finite=False) == torch.inf
+    for value in (torch.nan, -torch.inf, None, "1"):
+        with pytest.raises(InputError, match="radius: expected a number >= 0, got "):
+            check_number("radius", value, 0, finite=False)
     for bounds, text in (((), "number"), ((0,), "number >= 0"), ((-torch.inf, 2), "number <= 2")):
         with pytest.raises(InputError, match=rf"decay: expected a finite {text}, got nan"):
             check_number("decay", torch.nan, *bounds)

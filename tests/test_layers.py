@@ -26,6 +26,7 @@ LAYERS = [
     {"fastadv"},  # the public names: commands and studies use the library as its users do
     {"studies"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

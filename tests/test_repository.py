@@ -20,6 +20,7 @@ SOURCES = sorted(
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))
 BANNED = {"eps", "epsilon", "n_iter", "alpha", "max_iter", "num_steps", "num_iter", "nb_iter", "iterations"}
+BANNED |= {"slope", "slopes", "centre", "reach"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -291,6 +291,38 @@ def test_l0_drives_out_what_harms_most_where_the_ball_is_full():
     assert torch.equal(fa.L0(3).step(x_adv, grad, x, 1.0), torch.tensor([[1.0, 0.6, 0.5]]))
 
 
+def test_l0_undoes_what_harms_where_x_is_the_best_value():
+    x, x_adv = torch.tensor([[1.0, 0.0, 0.5, 0.5]]), torch.tensor([[0.25, 0.5, 0.5, 0.5]])
+    grad = torch.tensor([[2.0, -2.0, 3.0, 0.0]])
+    assert torch.equal(fa.L0(4).step(x_adv, grad, x, 3.0), torch.tensor([[1.0, 0.0, 1.0, 0.5]]))
+    # one step: 2 * 0.75 and 3 * 0.5 gain the same, and the lower index is first
+    assert torch.equal(fa.L0(4).step(x_adv, grad, x, 1.0), torch.tensor([[1.0, 0.5, 0.5, 0.5]]))
+
+
+@pytest.mark.parametrize("kind", [fa.L0, fa.L1])
+@pytest.mark.parametrize("box", [(0.0, 1.0), (-1.0, 1.0), (0.0, 255.0)])
+@pytest.mark.parametrize("share", [0.01, 0.3, 1.0])
+def test_steps_lead_from_any_start_to_the_best_point_of_a_linear_loss(kind, box, share):
+    """On saturated images, where many coordinates have no room in the direction of their gradient."""
+    draw, (lo, hi) = torch.Generator().manual_seed(0), box
+    x = (lo + (hi - lo) * torch.rand(4, 300, generator=draw).mul(1.5).sub(0.25).clamp(0, 1)).clamp(lo, hi)
+    grad = torch.randn(4, 300, generator=draw) * (torch.rand(4, 300, generator=draw) < 0.5)
+    room = torch.where(grad > 0, hi - x, x - lo).double()
+    gain, cost = grad.abs().double(), room if kind is fa.L1 else torch.ones_like(room)
+    if kind is fa.L0:
+        gain, room = gain * room, cost
+    threat = kind(float(share * 300 * (hi - lo if kind is fa.L1 else 1)), box)
+    order = gain.argsort(1, descending=True)
+    gain, room = gain.gather(1, order), room.gather(1, order)
+    best = (torch.minimum(room, (threat.radius - room.cumsum(1) + room).clamp_min(0)) * gain).sum(1)
+    z = threat.random_start(x)
+    for _ in range(20):
+        z = threat.step(z, grad, x, threat.default_step_size(20, 2.5))
+    reached = (grad.double() * (z.double() - x.double())).sum(1)
+    assert bool((reached >= 0.98 * best).all()), reached / best
+    assert bool(threat.contains(z, x).all())
+
+
 def test_l0_steps_move_as_many_coordinates_as_they_say_and_the_lower_index_first():
     x, grad = torch.full((1, 9), 0.5), torch.ones(1, 9)
     for size, moved in ((1.0, 1), (2.9, 2), (6.0, 5), (50.0, 5)):
@@ -349,3 +381,26 @@ def test_an_infinite_box_has_no_l0_step():
     x = torch.rand(2, 3)
     with pytest.raises(InputError, match="box: expected a finite one"):
         fa.L0(1, (float("-inf"), float("inf"))).step(x, x, x, 1.0)
+
+
+@pytest.mark.parametrize("seed", ["a", -1, 2**63, 2**70, 1.5, None, True])
+def test_a_random_start_takes_a_seed_and_a_draw(seed):
+    x = torch.full((2, 3), 0.5)
+    with pytest.raises(InputError, match="seed: expected an integer"):
+        fa.L2(0.1).random_start(x, seed=seed)
+    for draw in ("a", -1, 2**32, 1.5, None):
+        with pytest.raises(InputError, match="draw: expected an integer"):
+            fa.L2(0.1).random_start(x, draw=draw)
+    assert not torch.equal(
+        fa.L2(0.1).random_start(x, 2**63 - 1), fa.L2(0.1).random_start(x, 0, draw=2**32 - 1)
+    )
+
+
+@pytest.mark.parametrize("kind", [fa.Linf, fa.L2, fa.L1])
+def test_what_is_said_of_a_step_that_moves_nothing(kind):
+    with pytest.raises(InputError, match=r"expected a positive number, got 0; a step of zero moves nothing$"):
+        kind(1.0).check_step_size(0.0)
+    with pytest.raises(InputError, match=r"expected a positive number, got -1$"):
+        kind(1.0).check_step_size(torch.tensor([1.0, -1.0]))
+    with pytest.raises(InputError, match=r"at least 1 coordinate, got 0\.7; a step of less moves nothing$"):
+        fa.L0(3).check_step_size(0.7)

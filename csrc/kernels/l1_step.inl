@@ -10,8 +10,9 @@ inline double l1_room_from(float level, const float* size, const double* ahead, 
 }
 
 // Add steepest ascent of length `step` to the shifts v; `size` is |grad|, `ahead` the way to the edge.
-// Nothing is sorted: bisection on the bits of a float, which order like it, finds the level from which on
-// every coordinate goes to its edge. Those just below it share what is left, the lower index first.
+// Nothing is sorted: the bits of a float have the same order as the float, so bisection on them yields the
+// level from which on every coordinate goes to its edge. Those just below it use up the rest of the step, the
+// lower index first.
 inline void l1_fill(double* v, const float* size, const double* ahead, int64_t cols, double step) {
   uint32_t below = 0, level = 0x7F800000;
   while (level - below > 1) {

@@ -1,11 +1,11 @@
 // The L2 step and projection: in float wherever float decides, in double (l2_exact.inl) where it does not.
 //
-// With v = point - x, a = v^2 and b the squared room towards the box, the squared norm of the projected shift
-// is F(u) = sum min(u a, b), u = t^2. F is concave, so every tangent meets radius^2 at or below the true u:
-// Newton's steps never pass it, and end on it once the set of a > b is right.
+// With v = point - x, a = v^2 and b the squared room before the edge of the box, the squared norm of the
+// projected shift is F(u) = sum min(u a, b), u = t^2. F is concave, so every tangent meets radius^2 at or
+// below the true u: Newton's steps never pass it, and end on it once the set of u a > b is right.
 
-// By how much t is lessened for what float products and sums may be off; rounding towards x takes more than
-// that from the norm.
+// The relative amount by which t is reduced, because float products and sums are inexact. Rounding towards x
+// reduces the norm by more.
 constexpr double kFloatMargin = 3e-7;
 
 // Where the tangent to F at u meets `square`.
@@ -29,7 +29,7 @@ inline double l2_tangent(const float* v, const float* caps, int64_t cols, double
   return (square - capped) / rising;
 }
 
-// The u with F(u) = square, from an upper bound of it; 0 where float finds none.
+// The u with F(u) = square, starting from an upper bound of it; 0 where float arithmetic yields none.
 inline double l2_solve(const float* v, const float* caps, int64_t cols, double square, double u) {
   double best = 0;
   for (int round = 0; round < 100; ++round) {

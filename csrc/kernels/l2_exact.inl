@@ -1,9 +1,9 @@
-// In double: rows that the float path of l2.inl leaves.
+// Rows that the float path of l2.inl cannot settle, in double.
 //
 // The exact Euclidean projection on an L2 ball inside a box. With v = point - x the result is x + clamp(t v,
-// lo - x, hi - x) for one t in (0, 1]; the norm of that shift rises with t. From t = radius / |v| on, solve
-// for t as if no further coordinate met the box: each such t is at most the true one, and each round adds a
-// clamped coordinate or ends.
+// lo - x, hi - x) for one t in (0, 1]; the norm of that shift rises with t. Starting from t =
+// radius / |v|, solve for t as if no further coordinate met the box: each such t is at most the true one, and
+// each round adds a clamped coordinate or ends.
 
 struct L2Sums {
   double free, clamped;  // sum of v^2 where the box is not met, of the squared clamped shift where it is

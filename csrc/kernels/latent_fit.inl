@@ -52,9 +52,8 @@ struct Fit {
   // holds, `lanes` values a pixel.
   void forward_row(const LatentLayer& layer, const Layout& at, const Element* in, int64_t plane, int64_t y,
                    float* out, ForwardRow<E> work) const {
-    // the last input row that reaches this output row does so through weight row `ky`
-    const int64_t stride = layer.stride, reached = y / stride,
-                  top = reached < layer.in ? reached : layer.in - 1;
+    // the last input row that contributes to this output row does so through weight row `ky`
+    const int64_t stride = layer.stride, below = y / stride, top = below < layer.in ? below : layer.in - 1;
     const int64_t ky = y - stride * top, end = y < layer.kernel ? y + 1 : layer.kernel;
     constexpr int kVector = kLanes * E::kPack;
     const bool narrow = at.out_lanes == 1;

@@ -1,4 +1,4 @@
-// Register kernels: a block of neighbouring pixels of one row, with their sums in registers and each weight
+// Register kernels: a block of neighboring pixels of one row, with their sums in registers and each weight
 // vector loaded once for all of them. Activations lie in planes of kLanes channels, [plane][y][x][kLanes], so
 // that the way from a pixel to the next is known to the compiler.
 
@@ -45,9 +45,9 @@ FASTADV_INLINE vec load_raw(const E* from) {
   return value;
 }
 
-// The forward pass of a transposed convolution along a row: P input pixels and T neighbouring taps reach S *
-// (P - 1) + T output pixels. `rows` input rows contribute, each a step up from the last while its weights are
-// a step further.
+// The forward pass of a transposed convolution along a row: P input pixels and T neighboring taps contribute
+// to S * (P - 1) + T output pixels. `rows` input rows contribute; from one to the next the input moves by
+// `in_step` and the weights by `weight_step`.
 template <class E>
 struct ForwardRow {
   const typename E::Element* in;
@@ -61,7 +61,7 @@ struct ForwardRow {
   const float* bias;
   bool last;     // block of its row
   int64_t tail;  // output pixels beyond the last block's S * P
-  // Narrow rows: where vectors hold two pixels, the second one's outputs are so many pixels further on.
+  // Narrow rows: where vectors hold two pixels, the outputs of the second are this many pixels further on.
   int64_t apart;
 };
 
@@ -110,7 +110,7 @@ void forward_wide(float* out, const ForwardRow<E>& row) {
   });
 }
 
-// The same into one channel, added to single values: a vector holds the input channels of kPack neighbouring
+// The same into one channel, added to single values: a vector holds the input channels of kPack neighboring
 // pixels, and the lanes of each sum are added up at the end. Values up to a vector beyond the block's are
 // read and written back.
 template <class E, int P, int T, int S>
@@ -145,9 +145,9 @@ void forward_narrow(float* out, const ForwardRow<E>& row) {
   });
 }
 
-// The backward pass: for P input pixels of a row and Q planes of input channels, the sum over everything they
-// reached. Along a row that is a contiguous run of output values, `length` of them; pixels start `Step`
-// values apart.
+// The backward pass: for P input pixels of a row and Q planes of input channels, the sum over all output
+// values that they contributed to. Along a row these are `length` contiguous values; those of the next pixel
+// start `Step` values later.
 template <class E>
 struct BackwardRow {
   const typename E::Element* out;     // gradient at the first pixel's first tap

@@ -110,7 +110,7 @@ FASTADV_INLINE float sum(vec value) {
 // e^x = scale * (1 + part) for x in [-87, 0], with scale = 2^n, n the integer nearest x / ln 2, and part =
 // expm1(x - n ln 2) by a polynomial that is minimax in relative error on [-ln 2 / 2, ln 2 / 2]: 1.7e-8,
 // or 2.1e-5 where the result is rounded to bfloat16 anyway. One constant for ln 2 is enough: its error
-// reaches e^x times 2e-9 n.
+// is at most e^x times 2e-9 n.
 struct Exponential {
   vec scale, part;
 };

@@ -3,16 +3,16 @@
 
 template <class T>
 void linf_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t from, int64_t to, double radius,
-               double step, Box box) {
-  const float bound = rounded_down(radius), stride = static_cast<float>(step);
+               double step_size, Box box) {
+  const float limit = rounded_down(radius), step = static_cast<float>(step_size);
   const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{});
 #pragma omp simd
   for (int64_t i = from; i < to; ++i) {
     const float center = load(x[i]), gradient = load(grad[i]);
-    const float lower = clamp(ceil_to(lower_edge(center, bound), T{}), lo, hi);
-    const float upper = clamp(floor_to(upper_edge(center, bound), T{}), lo, hi);
+    const float lower = clamp(ceil_to(lower_edge(center, limit), T{}), lo, hi);
+    const float upper = clamp(floor_to(upper_edge(center, limit), T{}), lo, hi);
     const bool finite = std::fabs(gradient) < HUGE_VALF;
-    const float move = !finite ? 0.0f : gradient > 0 ? stride : gradient < 0 ? -stride : 0.0f;
+    const float move = !finite ? 0.0f : gradient > 0 ? step : gradient < 0 ? -step : 0.0f;
     float moved = nearest(load(x_adv[i]) + move, T{});
     moved = moved < lower ? lower : moved;  // NaN stays
     moved = moved > upper ? upper : moved;

@@ -3,13 +3,13 @@
 
 template <>
 inline void linf_step<float>(float* out, const float* x_adv, const float* grad, const float* x, int64_t from,
-                             int64_t to, double radius, double step, Box box) {
+                             int64_t to, double radius, double step_size, Box box) {
   constexpr int kDown = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC,
                 kUp = _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC;
-  // masked forms with every lane on: gcc 12 warns that the plain ones use an uninitialised value
+  // masked forms with every lane on: gcc 12 warns that the plain ones use an uninitialized value
   constexpr __mmask16 kAll = 0xFFFF;
-  const __m512 radii = _mm512_set1_ps(rounded_down(radius)),
-               stride = _mm512_set1_ps(static_cast<float>(step)), zero = _mm512_setzero_ps(),
+  const __m512 limit = _mm512_set1_ps(rounded_down(radius)),
+               step = _mm512_set1_ps(static_cast<float>(step_size)), zero = _mm512_setzero_ps(),
                infinity = _mm512_set1_ps(HUGE_VALF);
   const __m512 lo = _mm512_set1_ps(static_cast<float>(box.lo)),
                hi = _mm512_set1_ps(static_cast<float>(box.hi));
@@ -21,10 +21,10 @@ inline void linf_step<float>(float* out, const float* x_adv, const float* grad, 
     const __mmask16 finite = _mm512_cmp_ps_mask(_mm512_abs_ps(gradient), infinity, _CMP_LT_OQ);
     const __mmask16 up = _mm512_mask_cmp_ps_mask(finite, gradient, zero, _CMP_GT_OQ),
                     down = _mm512_mask_cmp_ps_mask(finite, gradient, zero, _CMP_LT_OQ);
-    moved = _mm512_mask_add_ps(moved, up, moved, stride);
-    moved = _mm512_mask_sub_ps(moved, down, moved, stride);
-    const __m512 lower = _mm512_maskz_max_ps(kAll, _mm512_maskz_sub_round_ps(kAll, center, radii, kUp), lo);
-    const __m512 upper = _mm512_maskz_min_ps(kAll, _mm512_maskz_add_round_ps(kAll, center, radii, kDown), hi);
+    moved = _mm512_mask_add_ps(moved, up, moved, step);
+    moved = _mm512_mask_sub_ps(moved, down, moved, step);
+    const __m512 lower = _mm512_maskz_max_ps(kAll, _mm512_maskz_sub_round_ps(kAll, center, limit, kUp), lo);
+    const __m512 upper = _mm512_maskz_min_ps(kAll, _mm512_maskz_add_round_ps(kAll, center, limit, kDown), hi);
     // max and min return their second argument where either is NaN, so a NaN stays
     moved = _mm512_maskz_min_ps(kAll, upper, _mm512_maskz_max_ps(kAll, lower, moved));
     _mm512_mask_storeu_ps(out + i, some, moved);

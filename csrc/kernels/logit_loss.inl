@@ -55,8 +55,8 @@ inline double margin_row(float* z, int64_t classes, int64_t label) {
   return loss;
 }
 
-// Indices of the four largest logits in order, ties to the lower index; the last available one where there
-// are fewer.
+// Indices of the four largest logits in order, the lower index first among equals. Where there are fewer, the
+// last one is repeated.
 struct Order {
   int64_t at[4];
 };

@@ -1,5 +1,5 @@
-// nearest_prototype: a matrix product in registers finds, within its error bound, which prototypes can be
-// nearest; those few are measured again by differences in double. No product is stored but those of one tile.
+// nearest_prototype: a matrix product in registers tells, within its error bound, which prototypes can be
+// nearest; those few are measured again by differences in double. Only the products of one tile are stored.
 
 constexpr int kTileImages = kLanes == 16 ? 4 : 2, kTilePrototypes = kLanes / kTileImages;
 constexpr int64_t kNearestChunk =
@@ -57,7 +57,8 @@ inline float threshold(double best, double square, double slack) {
   return static_cast<float>(limit + std::fabs(limit) * 4 * kHalfUlp + 1e-37);
 }
 
-// A tile of prototypes, with the least that each may add to -2 x.p; infinite where the tile has fewer.
+// Load a tile of prototypes; returns the least that each may add to -2 x.p, infinity where the tile has
+// fewer.
 inline vec load_tile(float* tile, const float* prototypes, const float* bias, const NearestProblem& problem,
                      int64_t count, double slack) {
   float least[kTilePrototypes];
@@ -74,10 +75,9 @@ inline vec load_tile(float* tile, const float* prototypes, const float* bias, co
   return lanes;
 }
 
-// ||x - p||^2 + bias = (||p||^2 + bias) - 2 x.p + ||x||^2. A chain of n rounded multiply-adds errs by n
-// half-ulps of ||x|| ||p|| <= (||x||^2 +
-// ||p||^2) / 2 at most, so a prototype can be skipped where (1 - slack) ||p||^2 + bias - 2 x.p exceeds best -
-// (1 - slack) ||x||^2. NaN is never skipped.
+// ||x - p||^2 + bias = (||p||^2 + bias) - 2 x.p + ||x||^2. The error of a chain of n rounded multiply-adds is
+// at most n half-ulps of ||x|| ||p|| <= (||x||^2 + ||p||^2) / 2, so a prototype can be skipped where
+// (1 - slack) ||p||^2 + bias - 2 x.p exceeds best - (1 - slack) ||x||^2. NaN is never skipped.
 inline void search(const NearestProblem& problem, const float* prototypes, const float* bias, int64_t from,
                    int64_t to, double* best, int64_t* index, float* scratch) {
   const int64_t width = problem.width, size = problem.size, images = problem.images;

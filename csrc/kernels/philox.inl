@@ -26,7 +26,7 @@ inline void philox_chunk(uint32_t* words, Stream stream, int64_t chunk) {
   }
 }
 
-// Call body(i, word) for the words [from, to) of a stream, i counted from `from`; loops over it vectorise.
+// Call body(i, word) for the words [from, to) of a stream, i counted from `from`; loops over it vectorize.
 template <class Body>
 void for_words(Stream stream, int64_t from, int64_t to, const Body& body) {
   uint32_t words[kWords];

@@ -51,8 +51,8 @@ inline float ceil_to(float value, bf16) {
   return float_of((value > 0 ? bits + 0xFFFF : bits) & 0xFFFF0000u);
 }
 
-// `value` moved one float down (or up); zero never needs it, since sums that round to zero are exact.
-inline float neighbour(float value, bool down) {
+// The float next to `value`, which is not zero: a sum of two floats that rounds to zero is exact.
+inline float neighbor(float value, bool down) {
   return float_of(bits_of(value) + ((value > 0) == down ? -1 : 1));
 }
 
@@ -61,19 +61,21 @@ inline float neighbour(float value, bool down) {
 inline float upper_edge(float x, float radius) {
   const float sum = x + radius, part = sum - x;
   const float error = (x - (sum - part)) + (radius - part);
-  return error < 0 ? neighbour(sum, true) : sum;
+  return error < 0 ? neighbor(sum, true) : sum;
 }
 inline float lower_edge(float x, float radius) {
   const float sum = x - radius, part = sum - x;
   const float error = (x - (sum - part)) + (-radius - part);
-  return error > 0 ? neighbour(sum, false) : sum;
+  return error > 0 ? neighbor(sum, false) : sum;
 }
 
-// x + shift rounded towards x, so that |result - x| <= |shift|.
+// x + shift rounded towards x, so that |result - x| <= |shift|. Beside a subnormal x the sum may round to
+// zero without being zero.
 inline float add_towards(float x, double shift, float) {
   const float near = static_cast<float>(x + shift);
   const bool over = std::fabs(static_cast<double>(near) - x) > std::fabs(shift);
-  return over ? neighbour(near, shift > 0) : near;
+  const float inner = near == 0 ? std::copysign(0x1p-149f, x) : neighbor(near, shift > 0);
+  return over ? inner : near;
 }
 inline float add_towards(float x, double shift, bf16) {
   const float near = add_towards(x, shift, float{});
@@ -84,7 +86,7 @@ inline float add_towards(float x, double shift, bf16) {
 inline float add_towards(float x, float shift, float) {
   const float sum = x + shift, part = sum - x;
   const float error = (x - (sum - part)) + (shift - part);
-  return (shift > 0 ? error < 0 : error > 0) ? neighbour(sum, shift > 0) : sum;
+  return (shift > 0 ? error < 0 : error > 0) ? neighbor(sum, shift > 0) : sum;
 }
 inline float add_towards(float x, float shift, bf16) {
   const float near = add_towards(x, shift, float{});
@@ -97,7 +99,7 @@ inline float round_towards(float value, float x, bf16) {
   return value > x ? floor_to(value, bf16{}) : ceil_to(value, bf16{});
 }
 
-// NaN stays. In two steps, which vectorise as a maximum and a minimum.
+// NaN stays. In two steps, which vectorize as a maximum and a minimum.
 template <class Real>
 Real clamp(Real value, Real lo, Real hi) {
   const Real raised = value < lo ? lo : value;
@@ -107,5 +109,5 @@ Real clamp(Real value, Real lo, Real hi) {
 // A radius as the largest float that does not exceed it.
 inline float rounded_down(double value) {
   const float near = static_cast<float>(value);
-  return near > value ? neighbour(near, true) : near;
+  return near > value ? neighbor(near, true) : near;
 }

@@ -1,5 +1,6 @@
-// The `count` largest of non-negative numbers, ties to the lower index, without sorting: bisection on the
-// bits of a double, which order like it.
+// The `count` largest of non-negative numbers, the lower index first among equals. Nothing is sorted: the
+// bits of a double have the same order as the double, so bisection on them yields the smallest number to
+// keep.
 
 struct Selection {
   double above;  // everything larger is kept,
@@ -22,8 +23,8 @@ inline Selection select_largest(const double* size, int64_t cols, double count) 
     return number;
   };
   const int64_t wanted = static_cast<int64_t>(count);  // rounds down
-  uint64_t low = 0, high = 0x7FF0000000000001;  // at least `wanted` numbers reach low, fewer reach high; the
-                                                // last double is infinity
+  // at least `wanted` numbers are >= low, fewer are >= high, which is one past infinity
+  uint64_t low = 0, high = 0x7FF0000000000001;
   if (wanted == 0) return {double_of(high - 1), 0};
   while (high - low > 1) {
     const uint64_t middle = low + (high - low) / 2;

@@ -127,8 +127,8 @@ def run(
 
     The model as given has the last word. A sample that the search took for broken, and the model does not
     confirm, is attacked again: on the model as given, through all steps and restarts. Where more than
-    rounding denies a success that the model itself had seen, the model gives two answers for one x. The
-    result then says so, and is that of an attack without `stop_early`, judged by a fresh verdict.
+    rounding denies a success that the model itself had seen, at x or later, the model gives two answers for
+    one x. The result then says so, and is that of an attack without `stop_early`, judged by a fresh verdict.
     """
     with torch.inference_mode(False), torch.no_grad():
         check_count("steps", steps, 0)
@@ -146,7 +146,7 @@ def run(
         _search(frozen, trial.problem, trial.todo, record, plan)
         logits = trial.verdict(record.x_adv)
         doubtful = (record.success | record.refuted) & ~trial.problem.met(logits)
-        if bool(doubtful.any()):
+        if bool(doubtful.any()) or trial.denied(trial.already, logits):
             logits = _search_again(trial, record, plan, doubtful, logits)
         not_finite = record.not_finite | ~record.largest_gradient.isfinite()
         attacked = torch.zeros_like(not_finite).index_fill_(0, trial.todo, steps > 0)
@@ -166,7 +166,8 @@ def _search_again(trial: Trial, record: Record, plan: Plan, doubtful: Tensor, lo
     """
     frozen, index = trial.frozen, doubtful.nonzero().squeeze(1)
     # every success of such a search is one that the model as given has seen
-    if (frozen.exact or plan.stop_early) and trial.denied(record.success, logits):
+    proved = record.success & (frozen.exact or plan.stop_early)
+    if trial.denied(proved | trial.already, logits):
         trial.report_two_answers()
         index = trial.todo
     if frozen.exact and not plan.stop_early:

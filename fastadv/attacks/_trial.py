@@ -75,6 +75,8 @@ class Trial:
 
     def denied(self, broken: Tensor, logits: Tensor) -> bool:
         """Whether the logits [B, K] deny a success in `broken` bool [B] by more than rounding explains."""
+        if not bool(broken.any()):
+            return False
         problem, model = self.problem, self.frozen.model
         dtype = dtype_of(model) if isinstance(model, nn.Module) else None
         bound = ROUNDING.get(dtype or torch.float32, ROUNDING[torch.float32])

@@ -16,8 +16,8 @@ from fastadv.threat import L2
 
 @dataclass(frozen=True, eq=False)
 class DistalResult:
-    """x [B, ...] in the box; the model's confidence [B] in the wanted class at x; success bool [B], whether
-    it reached the goal; steps int64 [B], those taken.
+    """x [B, ...] in the box; confidence [B] of the model in the wanted class at x; success bool [B], whether
+    that is the wanted confidence or more; steps int64 [B], the number taken.
     """
 
     x: Tensor
@@ -41,8 +41,8 @@ def distal(
     seed: int = 0,
     ids: Tensor | None = None,
 ) -> DistalResult:
-    """From uniform noise, gradient ascent with momentum in the box until the model is confident of the target
-    class.
+    """Gradient ascent with momentum, from uniform noise and within the box, until the model is confident of
+    the target class.
 
     The confidence in class t is (exp(scale l_t) + floor) / sum_k (exp(scale l_k) + floor) for the logits l.
     The ascent is on (scale l_t - log sum_k (exp(scale l_k) + floor)) / scale, whose gradient the floor does
@@ -53,7 +53,7 @@ def distal(
         model: classifier or Frozen; x [B, ...] in the box to logits [B, K].
         targets: int [B], the wanted classes.
         shape: of one image, without the batch.
-        steps: at most this many; 0 judges the noise.
+        steps: at most this many; with 0 the noise itself is judged.
         step_size: a number > 0, the factor of the momentum's step.
         momentum: in [0, 1).
         confidence: the goal, in (0, 1].
@@ -115,9 +115,9 @@ def distal(
             velocity[index] = momentum * velocity[index] + gradient[going]
             x[index] = (x[index] + step_size * velocity[index]).clamp(lo, hi)
             taken[index] += 1
-        # the model as given has the last word
-        reached = confidence_in(frozen.verdict(x), y) if len(x) else torch.zeros(0, device=x.device)
-        return DistalResult(x, reached, reached >= confidence, taken)
+        # the verdict is that of the model as given
+        final = confidence_in(frozen.verdict(x), y) if len(x) else torch.zeros(0, device=x.device)
+        return DistalResult(x, final, final >= confidence, taken)
 
 
 def _check_open(name: str, value: float, allowed: bool = False) -> None:

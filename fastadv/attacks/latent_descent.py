@@ -30,25 +30,26 @@ def latent_descent(
     """The nearest adversarial on the way from x to what the model itself takes for the likeliest wrong class.
 
     x is mixed with the model's reconstruction of that class until the decision changes. Then `searches`
-    bisections narrow the last step, and as many the line from x to the point found. Against a model with
-    `binary` set, each pixel of the result finally goes back to x, or to the threshold 0.5 where it crossed
-    it: the model sees the same image.
+    bisections shorten the last step, and as many again move the point towards x. Against a model with
+    `binary` set, each pixel of the result finally goes back to its value in x, or to the threshold 0.5 if it
+    crossed that: the model sees the same image.
 
     Args:
         model: an ABS, or another module with `infer(x)` giving `loss` [B, K] and `reconstruction` [B, K,
             ...].
-        x: floating [B, ...] inside the box. A low precision is kept: points are rounded before the model
-            judges them.
+        x: floating [B, ...] inside the box. Its precision is kept, low or not: points are rounded to it
+            before the model judges them.
         y: int [B], labels.
         threat: the norm of `distance`, the box, and the radius within which a success must lie; None is L2 of
             any radius. The search itself does not use the radius.
         steps: an integer >= 2, the largest number of steps.
-        step_size: a number > 0 or [B], for "descent": the share of the way that a step goes.
+        step_size: a number > 0 or [B], for "descent": the share of the way to the reconstruction that a step
+            covers.
         schedule: "descent" steps from the last point towards its reconstruction (Schott et al. 2018,
             appendix). "line_search" puts step i at the share i / (steps - 1) of the way from x to the
             reconstruction of the point before, as the authors' code does, with 51 steps.
         searches: bisections of each kind.
-        targets: int [B]; go to the reconstruction of these classes until the model decides for them.
+        targets: int [B]; move towards the reconstruction of these classes until the model decides for them.
         ids: int [B], not used: nothing is random here.
 
     Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
@@ -65,7 +66,7 @@ def latent_descent(
             share = torch.full((len(given.x),), share, device=given.x.device)
         if len(share) and not bool((share > 0).all()):
             raise InputError(
-                f"step_size: expected shares > 0 of the way, got {step_size}; zero moves nothing"
+                f"step_size: expected shares > 0 of the way, got {step_size}; a step of zero moves nothing"
             )
         frozen = freeze(model)
         if not callable(getattr(frozen.model, "infer", None)):
@@ -101,7 +102,7 @@ def latent_descent(
 
 def _explain(frozen: Frozen, part: Problem, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """At x, rounded to the dtype of the images: whether it meets the goal [n], the reconstruction of the
-    class to go to [n, ...], and whether all of that is finite [n].
+    class to move to [n, ...], and whether all of that is finite [n].
     """
     frozen.forwards += len(x)
     model: Any = frozen.model
@@ -119,11 +120,11 @@ def _explain(frozen: Frozen, part: Problem, x: Tensor) -> tuple[Tensor, Tensor, 
 def _walk(
     frozen: Frozen, part: Problem, steps: int, step_size: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(last point before the decision changed, first point after it, whether it did, whether a value was not
+    """(last point before the decision changed, first point after, whether it changed, whether a value was not
     finite).
 
-    Points are float32 or finer: in half precision short steps would be rounded away. Without step_size a line
-    search.
+    Points are float32 or finer: in half precision short steps would be rounded away. None for step_size means
+    the line search.
     """
     origin = part.x.to(torch.promote_types(part.x.dtype, torch.float32))
     before, after = origin.clone(), origin.clone()

@@ -98,7 +98,9 @@ def _report(error: Exception, debug: Debug) -> int:
             sys.stderr.write(usage().rstrip() + "\n")
             return 2
         text = usage().replace("Invalid value: ", "").replace("Value error, ", "")
-        return _fail(f"{text} Try '{path} --help'.", getattr(error, "exit_code", 2), debug)
+        return _fail(
+            f"{text.rstrip().rstrip('.')}. Try '{path} --help'.", getattr(error, "exit_code", 2), debug
+        )
     if isinstance(error, InputError | CorruptFileError | OSError | FloatingPointError):
         return _fail(str(error), 1, debug)
     return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1, debug)

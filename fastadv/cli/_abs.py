@@ -67,7 +67,12 @@ def infer(
     samples: o.Samples = None,
     split: o.SplitOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write loss, latents, confidence and y here, as safetensors.")
+        Path | None,
+        typer.Option(
+            parser=o.parse_out,
+            metavar="FILE",
+            help="Write loss, latents, confidence and y here (safetensors).",
+        ),
     ] = None,
     data_dir: o.DataDir = None,
     size: o.Size = None,
@@ -87,7 +92,8 @@ def infer(
     with interruptible(NOTHING_KEPT):
         dataset = load_data(data, split, data_dir, size, samples)
         net = load_abs(model, prior_samples, seed, place, **options)
-        done = measure(net, dataset, Batched("inferring", batch_size), keep=out is not None)
+        with o.usage():
+            done = measure(net, dataset, Batched("inferring", batch_size), keep=out is not None)
         if out is not None:
             save_tensors(out, done.kept)
     config = {"model": str(model), "seed": seed, **options}
@@ -154,7 +160,7 @@ def attack(
         Schedule, typer.Option(help="The paper's descent, or the line search of the authors' code.")
     ] = Schedule.DESCENT,
     threshold: Annotated[
-        float, typer.Option(help="Also the accuracy when this L2 distance is allowed.")
+        float, typer.Option(min=0.0, help="Also the accuracy when this L2 distance is allowed.")
     ] = 1.5,
     prior_samples: PriorSamples = None,
     samples: o.Samples = 200,
@@ -216,4 +222,4 @@ for _command, _example in (
     (show, "fastadv abs show -m runs/abs/model.safetensors --data digits --index 3 --out abs.png"),
     (distal, "fastadv abs distal -m runs/abs/model.safetensors --classes 0,1 --out distal.png"),
 ):
-    abs_app.command(epilog=f"Example: {_example}", no_args_is_help=True)(with_debug(_command))
+    abs_app.command(epilog=f"Example: {_example}")(with_debug(_command))

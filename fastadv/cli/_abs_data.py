@@ -16,7 +16,6 @@ from fastadv.data import batches
 from fastadv.errors import InputError
 from fastadv.evaluation._text import number, percent
 from fastadv.models import ABS
-from fastadv.models.abs.calibrate import graded
 
 PRIOR_SAMPLES = 8000
 
@@ -77,14 +76,7 @@ def load_abs(
             f"{path}: expected a model of `fastadv abs train` or a folder of ABS_0.net .. ABS_9.net, "
             "found neither; check the path"
         )
-    return with_options(model, **options).to(device)
-
-
-def with_options(model: ABS, **options: Any) -> ABS:
-    """The model with these options of inference."""
-    for name, value in options.items():
-        setattr(model, name, value)
-    return model
+    return model.with_options(**options).to(device)
 
 
 @dataclass(frozen=True)
@@ -107,13 +99,13 @@ class Batched:
     def each(
         self, dataset: Any, device: torch.device, measured: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
-        """What `measured(x, y)` [B] gives for every sample, on the CPU."""
+        """`measured(x, y)` [B] for every sample, on the CPU."""
         return torch.cat([measured(x, y).cpu() for x, y in self.of(dataset, device)])
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Figures of inference on a set, and what was kept of it."""
+    """What was measured of inference on a set, and the results that were kept."""
 
     summary: dict[str, float]
     kept: dict[str, Tensor] = field(default_factory=dict)
@@ -134,7 +126,7 @@ def measure(model: ABS, dataset: Any, batched: Batched, keep: bool = False) -> M
         seconds += time.perf_counter() - started
         row = {
             "loss": inferred.loss,
-            "confidence": graded(-inferred.loss, model.scale, model.floor),
+            "confidence": inferred.confidence,
             "y": y,
         }
         if keep:
@@ -152,7 +144,7 @@ def measure(model: ABS, dataset: Any, batched: Batched, keep: bool = False) -> M
 
 
 def print_measured(title: str, measured: dict[str, dict[str, float]], caption: str) -> None:
-    """A table of figures on stdout, by the part of the work that they belong to."""
+    """Print a table of what was measured, grouped by the part of the work it belongs to."""
     cells = [["", "measured", "value"]]
     for part, values in measured.items():
         for name, value in values.items():

@@ -14,7 +14,6 @@ from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import say, write_json
 from fastadv.evaluation import figures
-from fastadv.models.abs.calibrate import graded
 
 COLUMNS = 6
 NOTHING_DRAWN = "nothing was drawn"
@@ -47,9 +46,9 @@ def show(
             )
         image, label = dataset[index]
         net = load_abs(model, prior_samples, seed, place, binary=binary)
-        seen = net.observed(image[None].to(place))
-        inferred = net.infer(image[None].to(place))
-        confidence = graded(-inferred.loss, net.scale, net.floor)[0].tolist()
+        x = image[None].to(place)
+        inferred = net.infer(x)
+        confidence = inferred.confidence[0].tolist()
         losses, chosen = inferred.loss[0].tolist(), int(inferred.loss.argmin())
         titles = [
             f"image: {dataset.classes[label]}",
@@ -58,7 +57,7 @@ def show(
                 for k, name in enumerate(dataset.classes)
             ),
         ]
-        draw(torch.cat([seen, inferred.reconstruction[0]]), titles, out, chosen + 1)
+        draw(torch.cat([net.observed(x), inferred.reconstruction[0]]), titles, out, chosen + 1)
     if json:
         write_json(
             {
@@ -90,7 +89,7 @@ def distal(
     """Start from noise and raise the confidence in a class, to see what the model takes for it."""
     place = make_device(device)
     numbers = o.parse_numbers(classes)
-    if any(value != int(value) for value in numbers):
+    if not all(value.is_integer() for value in numbers):
         raise typer.BadParameter(f"--classes: expected numbers of classes such as 0,1,7, got {classes!r}.")
     wanted = torch.tensor([int(value) for value in numbers], device=place)
     with interruptible(NOTHING_DRAWN):
@@ -99,13 +98,13 @@ def distal(
             result = attacks.distal(
                 net, wanted, net.shape.image, steps=steps, confidence=confidence, seed=seed
             )
-        reached, taken = result.confidence.tolist(), result.steps.tolist()
+        confidences, taken = result.confidence.tolist(), result.steps.tolist()
         titles = [
-            f"class {k}: {100 * reached[i]:.1f}%\n{taken[i]} steps" for i, k in enumerate(wanted.tolist())
+            f"class {k}: {100 * confidences[i]:.1f}%\n{taken[i]} steps" for i, k in enumerate(wanted.tolist())
         ]
         draw(result.x, titles, out)
     if json:
-        write_json({"classes": wanted.tolist(), "confidence": reached, "steps": taken, "out": str(out)})
+        write_json({"classes": wanted.tolist(), "confidence": confidences, "steps": taken, "out": str(out)})
         return
     count = int(result.success.sum())
     say(f"{count} of {len(wanted)} images have a confidence of {confidence:g}; drawn in {out}")

@@ -7,7 +7,7 @@ import typer
 
 from fastadv._card import card
 from fastadv.cli import _options as o
-from fastadv.cli._abs_data import PRIOR_SAMPLES, Batched, measure, print_measured, with_options
+from fastadv.cli._abs_data import PRIOR_SAMPLES, Batched, measure, print_measured
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import progress, say, write_json
@@ -17,7 +17,10 @@ from fastadv.models import ABS
 
 def train(
     data: o.Data,
-    run_dir: Annotated[Path, typer.Option(help="Folder for checkpoint, report.jsonl and model.safetensors.")],
+    run_dir: Annotated[
+        Path,
+        typer.Option(file_okay=False, help="Folder for checkpoint, report.jsonl and model.safetensors."),
+    ],
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 20,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the run in --run-dir stopped.")
@@ -27,7 +30,7 @@ def train(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Images in a batch, the same number of each class.")
     ] = 160,
-    learning_rate: Annotated[float, typer.Option(help="Adam's; it falls to 0 as a cosine.")] = 3e-3,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam; it falls to 0 along a cosine.")] = 3e-3,
     beta: Annotated[
         str | None,
         typer.Option(
@@ -58,6 +61,7 @@ def train(
 
     The same command with --resume goes on bit for bit after any stop.
     """
+    o.check_run_dir(run_dir, resume)
     weights = None if beta is None else o.parse_numbers(beta)
     if weights is not None and len(weights) != 2:
         raise typer.BadParameter(f"--beta: expected FROM,TO such as 10,1, got {beta!r}.")
@@ -97,7 +101,7 @@ def train(
         if data in names():
             test_set = load_data(data, None, data_dir, size, test_samples)
             for name, binary in (("abs", False), ("binary_abs", True)):
-                variant = with_options(model, binary=binary)
+                variant = model.with_options(binary=binary)
                 measured[name] = measure(variant, test_set, Batched(f"testing {name}")).summary
     if json:
         write_json(card("abs", {**model.card["config"], "run_dir": str(run_dir)}, **measured))

@@ -42,8 +42,10 @@ def attack(
     out: Annotated[
         Path | None,
         typer.Option(
+            parser=o.parse_out,
+            metavar="FILE",
             help="Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient here "
-            "(safetensors)."
+            "(safetensors).",
         ),
     ] = None,
     figure: Annotated[

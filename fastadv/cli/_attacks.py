@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from fastadv.attacks import ATTACKS, Attack, AttackResult
-from fastadv.cli._options import make_threat, pair, symbol
+from fastadv.cli._options import make_threat, pairs, symbol
 from fastadv.cli._output import print_table, write_json
 
 DEFAULT_STEPS = 40
@@ -83,11 +83,14 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
         raise typer.BadParameter(f"no attack {name!r}; there are {', '.join(ATTACKS)}.")
     attack = ATTACKS[name]
     takes = inspect.signature(attack.run).parameters
-    own = dict(pair(part, f"attack {text!r}") for part in tail.split(",") if part)
+    own = pairs([part for part in tail.split(",") if part], f"attack {text!r}")
     known = ["norm", "radius", *(key for key in takes if key not in NOT_OPTIONS)]
     unknown = [key for key in own if key not in known]
     if unknown:
         raise typer.BadParameter(f"{name} takes no {unknown[0]!r}; it takes {', '.join(known)}.")
+    for key, value in own.items():
+        if key in takes and isinstance(takes[key].default, bool) and not isinstance(value, bool):
+            raise typer.BadParameter(f"attack {text!r}: expected {key}=true or {key}=false, got {value!r}.")
     shared = {key: value for key, value in options.given.items() if key in known and key not in own}
     arguments = _defaults(attack, seed) | shared | own
     norm, radius = str(arguments.pop("norm", "linf")), arguments.pop("radius", None)

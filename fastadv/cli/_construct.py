@@ -45,7 +45,11 @@ def construct(
     model: o.Model,
     data: o.Data,
     out: Annotated[
-        Path, typer.Option(help="Folder for the set; what is there already is kept and the rest is built.")
+        Path,
+        typer.Option(
+            file_okay=False,
+            help="Folder for the set; what is there already is kept and the rest is built.",
+        ),
     ],
     option: o.Arguments = None,
     weights: o.Weights = None,
@@ -105,7 +109,7 @@ def construct(
     build = getattr(library, kind.value.replace("-", "_"))
 
     def kept() -> str:
-        shards = len(list(out.glob("*.safetensors"))) if out.is_dir() else 0
+        shards = len(list(out.glob("shard-*.safetensors"))) if out.is_dir() else 0
         return f"{shards} finished shards are kept in {out}; run the same command to go on"
 
     with interruptible(kept):

@@ -16,7 +16,8 @@ from fastadv.studies.ilyas2019 import SOURCE
 
 def demo(
     out: Annotated[
-        Path, typer.Option(help="Folder for figures, nets, constructed sets and results.json.")
+        Path,
+        typer.Option(file_okay=False, help="Folder for figures, nets, constructed sets and results.json."),
     ] = Path("demo"),
     size: Annotated[
         int | None,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 
 from fastadv import _library
@@ -141,10 +142,8 @@ def _show(found: dict[str, Any]) -> None:
         if vision["imports"]
         else "[yellow]does not import[/]",
     )
-    grid.add_row(
-        "data",
-        f"{data['folder']} ({data['named_by']}): {', '.join(data['sets']) or 'only the embedded digits'}",
-    )
+    known = ", ".join(data["sets"]) or "only the embedded digits"
+    grid.add_row("data", f"{escape(data['folder'])} ({data['named_by']}): {known}")
     screen.print(grid)
     say("")
     served = [[name, on["cpu"], on["cuda"]] for name, on in found["backends"].items()]
@@ -152,4 +151,4 @@ def _show(found: dict[str, Any]) -> None:
     if not found["advice"]:
         screen.print("[green]All is well.[/]")
     for line in found["advice"]:
-        screen.print(f"[yellow]to do[/]  {line}")
+        screen.print(f"[yellow]to do[/]  {escape(line)}", soft_wrap=True)

@@ -9,7 +9,7 @@ import torch
 import typer
 from torch import nn
 
-from fastadv.cli._options import Split, pair, usage
+from fastadv.cli._options import Split, pairs, usage
 from fastadv.cli._output import note
 from fastadv.data import load, load_constructed, names
 from fastadv.models import create, load_weights
@@ -21,7 +21,7 @@ def make_device(text: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(text)
-        torch.empty(0, device=device)
+        torch.zeros((), device=device).item()  # meta tensors hold no values
     except (RuntimeError, AssertionError) as error:
         raise typer.BadParameter(
             f"device {text!r} is not there ({str(error).splitlines()[0]}); 'fastadv doctor' shows what is."
@@ -71,7 +71,9 @@ def load_model(
     `arguments`, each KEY=VALUE. `fresh` says that untrained weights are wanted.
     """
     offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": seed}
-    own = dict(pair(text, "--option") for text in arguments or ())
+    own = pairs(arguments or [], "--option")
+    if ":" not in name and own.keys() & {"shape", "classes"}:
+        raise typer.BadParameter("--option: shape and classes follow from --data; leave them out.")
     with usage():
         model = create(name, **(_accepted(name, offered) | own))
     if weights is not None:

@@ -1,5 +1,6 @@
 """The options that commands share, and how their text becomes values."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -43,11 +44,22 @@ def parse_norm(text: str) -> str:
     return text
 
 
+def parse_out(text: str) -> Path:
+    """The name of a file to write, checked before the work: no folder, and in a place that can be written."""
+    path = Path(text)
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not path.name:
+        raise typer.BadParameter(f"expected the name of a file, got the folder {text!r}.")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise typer.BadParameter(f"{text!r} cannot be written in {folder}; choose another place.")
+    return path
+
+
 def parse_picture(text: str) -> Path:
-    """The name of a figure's file, whose ending says its kind."""
+    """The same for a figure, whose ending says its kind."""
     with usage():
         check_path(text)
-    return Path(text)
+    return parse_out(text)
 
 
 def pair(part: str, what: str) -> tuple[str, Any]:
@@ -55,14 +67,33 @@ def pair(part: str, what: str) -> tuple[str, Any]:
     key, equals, value = part.partition("=")
     if not equals:
         raise typer.BadParameter(f"{what}: expected KEY=VALUE, got {part!r}.")
-    if value in ("true", "false"):
-        return key, value == "true"
+    if value.lower() in ("true", "false"):
+        return key, value.lower() == "true"
     for convert in (int, parse_number):
         try:
             return key, convert(value)
         except (ValueError, typer.BadParameter):
             continue
     return key, value
+
+
+def pairs(parts: list[str], what: str) -> dict[str, Any]:
+    """The KEY=VALUE of each part, no key twice."""
+    values: dict[str, Any] = {}
+    for key, value in (pair(part, what) for part in parts):
+        if key in values:
+            raise typer.BadParameter(f"{what}: {key} is given twice; leave one out.")
+        values[key] = value
+    return values
+
+
+def check_run_dir(run_dir: Path, resume: bool) -> None:
+    """Refuse a folder that holds a run already, unless that run is to go on."""
+    if not resume and (run_dir / "checkpoint.safetensors").exists():
+        raise typer.BadParameter(
+            f"--run-dir {run_dir} already holds a run: add --resume to go on with it, "
+            "or choose another folder."
+        )
 
 
 @contextmanager

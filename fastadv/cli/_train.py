@@ -56,7 +56,8 @@ def train(
     step_size: o.StepSize = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Folder for checkpoint, reports and model.safetensors.")
+        Path | None,
+        typer.Option(file_okay=False, help="Folder for checkpoint, reports and model.safetensors."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the run in --run-dir stopped.")
@@ -96,11 +97,8 @@ def train(
     chosen = _recipe(recipe, norm, radius, steps, step_size)
     if resume and run_dir is None:
         raise typer.BadParameter("--resume needs the --run-dir of the run that stopped.")
-    if run_dir is not None and not resume and (run_dir / "checkpoint.safetensors").exists():
-        raise typer.BadParameter(
-            f"--run-dir {run_dir} already holds a run: add --resume to go on with it, "
-            "or choose another folder."
-        )
+    if run_dir is not None:
+        o.check_run_dir(run_dir, resume)
     place = make_device(device)
     last = 0
 

@@ -6,12 +6,12 @@ from functools import partial
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 # torch.compile and torch._dynamo.disable leave the function they were given under this name
 ORIGINAL = "_torchdynamo_orig_callable"
 # what modules hold most, and what leads nowhere
-ATOMS = {type(None), bool, int, float, str, Tensor, nn.Parameter}
+ATOMS = {type(None), bool, int, float, str, nn.Parameter}
 
 
 class Late:
@@ -24,9 +24,10 @@ class Late:
 
 
 def reachable(value: object) -> Iterator[object]:
-    """The modules, functions and bound methods that `value` leads to, itself included; each once.
+    """The objects that `value` leads to, itself included; each once.
 
-    Follows attributes of modules, containers, closures, defaults and partials, and no other objects.
+    Follows attributes of modules, containers, closures, defaults and partials, and no other objects. Leaves
+    out numbers, strings and parameters.
     """
     seen: dict[int, object] = {}  # held, so that no other object gets an id of theirs
     waiting = [value]
@@ -36,8 +37,7 @@ def reachable(value: object) -> Iterator[object]:
             continue
         seen[id(value)] = value
         waiting += _inside(value)
-        if isinstance(value, nn.Module | FunctionType | MethodType):
-            yield value
+        yield value
 
 
 def _inside(value: object) -> Iterable[Any]:

@@ -33,25 +33,20 @@ def freeze(
 
     Args:
         model: module, or function of x [B, ...] giving logits [B, K]; K >= 2. A bound method of a module and
-        a
-            functools.partial of one count as modules. Any other function is called as it is, in whatever mode
-            it runs. A Frozen is returned as it is, unless options are given that differ from its own: then
-            its source is frozen again with those.
+            a functools.partial of one count as modules. Any other function is called as it is, in whatever
+            mode it runs. A Frozen is returned as it is, unless options are given that differ from its own:
+            then its source is frozen again with those.
         precision: "fp32" (the default) searches in the model's own precision, "bf16" in bfloat16 with float32
-        x,
-            logits and gradient.
-        fold: make a search twin of its own (default True). Folded weights are copies, taken now; with
-        `fold=False` both
-            twins follow the model while it trains, and bfloat16 is by autocast.
+            x, logits and gradient.
+        fold: make a search twin of its own (default True). Folded weights are copies, taken now. With
+            `fold=False` both twins follow the model while it trains, and bfloat16 is by autocast.
         compile: run the search twin through torch.compile (default False).
         cuda_graph: capture forward and backward as CUDA graphs, for batch sizes rounded up to powers of two
-        (default
-            False). Follows the model only while its weights stay in place.
+            (default False). They follow the model only while its weights stay in place.
 
-    Raises:
-        InputError: a model that is neither, cannot be copied or is lazy; unknown options; `cuda_graph` off
-        CUDA. On the
-            first batch: a model whose copy would run parts of the original.
+    Raises InputError on a model that is neither a module nor a function, that cannot be copied or is lazy, on
+    unknown options, on `cuda_graph` off CUDA, and on the first batch of a model whose copy would run parts of
+    the original.
     """
     asked = {"precision": precision, "fold": fold, "compile": compile, "cuda_graph": cuda_graph}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}

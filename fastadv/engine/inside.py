@@ -1,11 +1,13 @@
 """Whether a copy of a model calls its own modules alone."""
 
+import inspect
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import CodeType, FrameType
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 from fastadv.errors import InputError
@@ -18,6 +20,22 @@ UNREGISTERED = (
     "expected registered parts or parts in eval mode, got {} in training mode, which model.eval() does not "
     "change; hold parts in attributes or nn.ModuleList, or call their eval()"
 )
+
+
+def has_modes(module: nn.Module) -> bool:
+    """Whether code of the module's class mentions `training`; True where that cannot be read."""
+    if isinstance(module, torch.jit.ScriptModule) or "forward" in vars(module):
+        return True
+    bases = [base for base in type(module).__mro__ if not issubclass(nn.Module, base)]
+    methods = [value for base in bases for value in vars(base).values()]
+    return any(_mentions(getattr(inspect.unwrap(m), "__code__", None)) for m in methods if callable(m))
+
+
+def _mentions(code: object) -> bool:
+    return isinstance(code, CodeType) and (
+        "training" in (*code.co_names, *code.co_consts) or any(map(_mentions, code.co_consts))
+    )
+
 
 # for each copy the modules that must not run in it, and why
 _barred: WeakKeyDictionary[nn.Module, "WeakKeyDictionary[nn.Module, str]"] = WeakKeyDictionary()

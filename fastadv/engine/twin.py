@@ -1,7 +1,9 @@
 """An eval-mode copy of a module that owns no weights: its parameters and buffers are the caller's storage."""
 
 import copy
+from collections.abc import Collection, Iterator
 from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 from fastadv.engine.closures import copy_functions, reachable
-from fastadv.engine.inside import keep_inside
+from fastadv.engine.inside import has_modes, keep_inside
 from fastadv.errors import InputError
 
 ADVICE = "pass a plain function of x instead, for instance `lambda x: model(x)` with the model in eval mode"
@@ -59,10 +61,12 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
     """A copy of `model` in eval mode that shares its parameters and asks for no weight gradient.
 
     The copy has its own modules, flags and hooks. Functions that hold parts of `model`, such as a `forward`
-    set on the instance, are copied with it, so that the copy runs its own parts alone. Statistics of
-    normalization layers are shared, and with `follow` every other tensor too: the copy then sees what is
-    trained into `model`, and what its forward writes into its buffers in eval mode is written into the
-    model's. Without `follow` other buffers are copied.
+    set on the instance, are copied with it, so that the copy runs its own parts alone. Objects that cannot be
+    copied, such as a lock or an open file, are shared.
+
+    Statistics of normalization layers are shared, and with `follow` every other tensor too: the copy then
+    sees what is trained into `model`, and what its forward writes into its buffers in eval mode is written
+    into the model's. Without `follow` other buffers are copied.
 
     Raises InputError for a module that cannot be copied or shared, a lazy one that has never run, and one
     whose `train` method changes weights.
@@ -73,16 +77,20 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
         # a `train` method of the user's own may write weights, so it meets copies of them first
         careful = any(type(module).train is not nn.Module.train for module in modules)
         memo: dict[int, Any] = {}
-        shared = _share(modules, follow, careful, memo)
+        shared = _share(parts, follow, careful, memo)
         try:
-            fill = copy_functions(parts, memo)
-            copied: nn.Module = copy.deepcopy(model, memo)
-            fill()
-        except Exception as error:
-            raise InputError(
-                f"freeze: expected a module that copy.deepcopy can copy, got {type(model).__name__} "
-                f"({error}); {ADVICE}"
-            ) from error
+            copied = _copy(model, parts, memo)
+        except Exception:
+            memo = {}  # what a failed copy has left in it belongs to no model
+            shared = _share(parts, follow, careful, memo)
+            memo |= {id(part): part for part in _refused(parts, memo)}
+            try:
+                copied = _copy(model, parts, memo)
+            except Exception as error:
+                raise InputError(
+                    f"freeze: expected a module that copy.deepcopy can copy, got {type(model).__name__} "
+                    f"({error}); {ADVICE}"
+                ) from error
         record: list[object] = memo.get(id(memo), [])  # deepcopy keeps alive what it has copied
         originals = {id(part): part for part in (*modules, *record) if isinstance(part, nn.Module)}
         _check_apart(model, copied, originals)
@@ -117,16 +125,44 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
             own.requires_grad_(False)
         for own in copied.parameters():  # one by one: a scripted module has no requires_grad_
             own.requires_grad_(False)
-    keep_inside(copied, originals.values(), [own for _, own in unregistered if own.training])
+    keep_inside(
+        copied, originals.values(), [own for _, own in unregistered if own.training and has_modes(own)]
+    )
     return copied
 
 
+def _copy(model: nn.Module, parts: list[object], memo: dict[int, Any]) -> nn.Module:
+    fill = copy_functions(parts, memo)
+    copied = copy.deepcopy(model, memo)
+    fill()
+    return copied
+
+
+def _refused(parts: list[object], memo: dict[int, Any]) -> Iterator[object]:
+    """Objects that deepcopy refuses and a copy can share: locks, open files, writers of logs.
+
+    One that holds a module is shared as well, and may not run it (see `inside`).
+    """
+    for part in parts:
+        if isinstance(part, nn.Module | Tensor | FunctionType | MethodType | partial | Collection):
+            continue
+        try:
+            copy.deepcopy(part, dict(memo))
+        except Exception:  # a copy runs code of the object, which may raise anything
+            yield part
+
+
 def _share(
-    modules: list[nn.Module], follow: bool, careful: bool, memo: dict[int, Any]
+    parts: list[object], follow: bool, careful: bool, memo: dict[int, Any]
 ) -> list[tuple[Tensor, Tensor]]:
     """Enter the tensors of the copy into deepcopy's `memo`; returns the pairs that share storage."""
     shared: list[tuple[Tensor, Tensor]] = []
-    for module in modules:
+    for module in parts:
+        # activations that a hook has stored, and the weights that weight_norm computes; deepcopy refuses them
+        if isinstance(module, Tensor) and not module.is_leaf:
+            memo[id(module)] = module.detach()
+        if not isinstance(module, nn.Module):
+            continue
         for parameter in module.parameters(recurse=False):
             if is_lazy(parameter):
                 raise InputError(
@@ -144,10 +180,6 @@ def _share(
                 shared.append((buffer, memo[id(buffer)]))
             else:
                 memo[id(buffer)] = buffer.clone()
-        for value in vars(module).values():
-            # weight_norm and its like keep computed tensors as attributes, which deepcopy refuses
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach()
     return shared
 
 

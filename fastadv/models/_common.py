@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_count
 from fastadv.errors import InputError
 
 
@@ -34,8 +35,8 @@ def check_sizes(classes: int, shape: tuple[int, ...], *width: int) -> None:
     if not shape or min(shape) < 1 or (width and len(shape) != 3):
         want = "(channels, height, width)" if width else "positive sizes"
         raise InputError(f"expected shape as {want}, without the batch, got {tuple(shape)}")
-    if width and min(width) < 1:
-        raise InputError(f"expected width >= 1 (channels of a convolution), got {width}")
+    for channels in width:
+        check_count("width", channels, 1)
 
 
 @contextmanager

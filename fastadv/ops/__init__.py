@@ -1,5 +1,6 @@
-"""Tensors in, tensors out: no model, no loop over the steps of an attack. A trailing underscore writes the
-first argument.
+"""Tensors in, tensors out: no model, no loop over the steps of an attack.
+
+An op whose name ends in an underscore writes its first argument.
 """
 
 from fastadv.ops.keep_best import keep_best_

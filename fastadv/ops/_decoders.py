@@ -1,5 +1,6 @@
-"""The decoders of Analysis by Synthesis as its ops take them: K chains of transposed convolutions, held as
-stacked weights.
+"""The decoders of Analysis by Synthesis as its ops take them: K chains of transposed convolutions.
+
+The chains are held as weights stacked over the classes.
 
 A chain has no padding, ELU between its layers and a sigmoid at the end; batch normalisation is folded into
 the weights by the caller.
@@ -16,8 +17,9 @@ from fastadv.errors import InputError
 def forward(
     z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
 ) -> list[Tensor]:
-    """Each layer's output [B, K * cout, h, h] for latents [B, K, L]: one group a class. The first is z, the
-    last are the images.
+    """The output of each layer, [B, K * cout, h, h], for latents [B, K, L]; each class is one group.
+
+    The first output is z itself, the last are the images.
     """
     outputs = [z.reshape(len(z), -1, 1, 1)]
     for layer, (weight, bias, stride) in enumerate(zip(weights, biases, strides, strict=True), start=1):
@@ -57,8 +59,10 @@ def check_decoders(
     strides: Sequence[int],
     **others: Tensor,
 ) -> None:
-    """Raise InputError unless the layers fit `classes` classes and latents z [..., L], one another, and z's
-    dtype and device, like all `others`.
+    """Raise InputError unless the decoders are consistent.
+
+    The layers must fit `classes` classes, latents z [..., L] and one another; they and all `others` must have
+    the dtype and device of z.
     """
     if not len(weights) == len(biases) == len(strides) >= 1:
         raise InputError(

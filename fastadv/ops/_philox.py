@@ -1,25 +1,35 @@
-"""Philox 4x32-10 (Salmon et al. 2011) as eager PyTorch: the randomness of element e of sample `id` is a
-function of (seed, id, draw, e) alone.
+"""Philox 4x32-10 (Salmon et al. 2011) in eager PyTorch.
 
-Key: the 64-bit seed. Counter: (e // 4, draw, id's low word, id's high word); element e takes output word e %
-4.
+The randomness of element e of sample `id` is a function of (seed, id, draw, e) alone. The key is the 64-bit
+seed, the counter (e // 4, draw, low word of id, high word of id); element e takes output word e % 4.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from fastadv._checks import check_count, check_seed
+from fastadv.errors import InputError
 
 MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
+def check_stream(seed: Any, draw: Any) -> None:
+    """Raise InputError unless the seed is from 0 to 2^63 - 1 and the draw from 0 to 2^32 - 1."""
+    check_seed(seed)
+    if check_count("draw", draw, 0) > MASK:
+        raise InputError(f"draw: expected an integer from 0 to 2^32 - 1, got {draw}")
+
+
 def words(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
     """`count` 32-bit words for each id [B], as int64 [B, count] in [0, 2^32).
 
-    Products of two 32-bit words wrap in int64 as they would in uint64, and masking after the shift gives the
-    high word back.
+    A product of two 32-bit words wraps in int64 as it would in uint64; the mask after the shift removes the
+    sign, which leaves the high word.
     """
     block = torch.arange((count + 3) // 4, device=ids.device)[None, :]
     c0, c1 = block.expand(len(ids), -1), torch.full_like(block, draw & MASK)
@@ -41,7 +51,7 @@ def to_uniform(bits: Tensor) -> Tensor:
 
 
 def to_normal(bits: Tensor) -> Tensor:
-    """Box-Muller on neighbouring words: [B, even count] to float64 standard normals of the same shape."""
+    """Box-Muller on neighboring words: [B, even count] to float64 standard normals of the same shape."""
     pairs = bits.reshape(bits.shape[0], bits.shape[1] // 2, 2)
     radius = (-2.0 * torch.log(((pairs[..., 0] >> 8) + 1).double() * 2.0**-24)).sqrt()
     angle = 2.0 * math.pi * to_uniform(pairs[..., 1])

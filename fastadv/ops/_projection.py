@@ -1,6 +1,4 @@
-"""What the projection ops share: the schema, the fake and the argument check. Each op page adds its
-mathematics.
-"""
+"""What the projection ops share: the schema, the fake and the argument check."""
 
 from typing import Any
 

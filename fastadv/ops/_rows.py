@@ -1,8 +1,9 @@
-"""What the ops share: batches as rows, one value for all or one a row, sums that stay in the ball."""
+"""What the ops share: batches as rows, one value for all rows or one for each, sums that stay in the ball."""
 
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_number
 from fastadv.errors import InputError
 
 PerRow = float | Tensor
@@ -13,8 +14,9 @@ ROUNDING = 1 + 1e-13
 
 
 def check_like(first: Tensor, **others: Tensor) -> None:
-    """Raise InputError unless every tensor matches `first` in shape, dtype and device, floating, of rank >=
-    2.
+    """Raise InputError unless all tensors match `first`, a floating batch of rank >= 2.
+
+    They must have its shape, dtype and device.
     """
     if first.dim() < 2 or not first.is_floating_point():
         raise InputError(
@@ -32,25 +34,30 @@ def check_like(first: Tensor, **others: Tensor) -> None:
 
 def limits(box: tuple[float, float]) -> tuple[float, float]:
     """(lo, hi) of a box, either of which may be infinite. Raises InputError unless lo < hi."""
-    lo, hi = box
+    try:
+        lo, hi = map(float, box)
+    except (TypeError, ValueError):
+        lo = hi = float("nan")
     if not lo < hi:
-        raise InputError(f"box: expected (lo, hi) with lo < hi, got {box}")
-    return float(lo), float(hi)
+        raise InputError(f"box: expected (lo, hi) with lo < hi, got {box!r}")
+    return lo, hi
 
 
 def per_row(name: str, value: PerRow, batch: Tensor) -> tuple[float, Tensor | None]:
-    """Split a number or a [B] tensor into the (number, rows) pair of the op schemas."""
+    """Split a number or a [B] tensor into the (number, rows) pair of the op schemas.
+
+    Raises InputError unless all values are numbers >= 0 (infinity is one) and a tensor has one for each row.
+    """
     if not isinstance(value, Tensor):
-        value = float(value)
-        if not value >= 0:
-            raise InputError(f"{name}: expected a number >= 0, got {value}")
+        if not (type(value) is float and value >= 0):  # a shortcut: tiny calls feel every function call
+            value = check_number(name, value, 0, finite=False)
         return value, None
     if value.dim() == 0:
         value = value.expand(batch.shape[0])  # reading it would wait for the device
-    if value.shape != batch.shape[:1]:
+    if value.shape != batch.shape[:1] or value.is_complex():
         raise InputError(
             f"{name}: expected a number or one value a sample, shape ({batch.shape[0]},), "
-            f"got shape {tuple(value.shape)}"
+            f"got {value.dtype} of shape {tuple(value.shape)}"
         )
     # on a GPU the values stay unread: that would wait for the device
     if value.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((value >= 0).all()):

@@ -41,9 +41,7 @@ def per_sample(shape: tuple[int, ...], device: torch.device, seed: int) -> Tenso
 
 
 def layouts(x_adv: Tensor, grad: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The same batch contiguous, channels-last, channels-last in one tensor only, and as a slice of a larger
-    tensor.
-    """
+    """The same batch contiguous, channels-last, channels-last in one tensor only, and as a slice."""
     yield x_adv, grad, x
     if x.dim() == 4:
         last = torch.channels_last
@@ -78,8 +76,9 @@ def step_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def project_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
-    """Arguments of the projections, from those of the steps: points inside, on the edge and outside, some
-    outside the box.
+    """Arguments of the projections: points inside the ball, on its edge and outside, some outside the box.
+
+    They are made from those of the steps.
     """
     for x_adv, _, x, radius, step, lo, hi, *rows in step_samples(device, dtype):
         yield (x_adv, x, radius, lo, hi, *rows[:1])
@@ -93,8 +92,9 @@ def random_decoder(
     device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Random weights of (cin, cout, kernel, stride) layers, scaled so that activations neither vanish nor
-    saturate.
+    """Random weights of (cin, cout, kernel, stride) layers.
+
+    They are scaled so that activations neither vanish nor saturate.
     """
     weights, biases = [], []
     for cin, cout, kernel, stride in layers:
@@ -118,7 +118,7 @@ DECODERS = (
     ),  # stride 3, more taps than a block, two planes and a rest, color
     (3, ((5, 12, 3, 1), (12, 7, 2, 1), (7, 1, 5, 1))),  # 8x8 from odd rows
     (1, ((8, 20, 4, 1), (20, 16, 1, 1), (16, 2, 2, 2))),  # kernel 1, the last layer strided
-    (2, ((4, 18, 3, 1), (18, 16, 1, 2), (16, 3, 1, 2))),  # strides beyond the kernel: pixels nothing reaches
+    (2, ((4, 18, 3, 1), (18, 16, 1, 2), (16, 3, 1, 2))),  # strides above the kernel: some pixels get no input
     (2, ((6, 2, 4, 1),)),  # one layer
     (2, MNIST),
 )
@@ -135,7 +135,7 @@ def sample_decoders(
 
 
 def ordered(tensor: Tensor) -> Tensor:
-    """Floats as integers in the same order, neighbours one apart: their differences are distances in ulps."""
+    """Floats as integers in the same order, neighbors one apart: their differences are distances in ulps."""
     bits = {
         torch.float64: torch.int64,
         torch.float32: torch.int32,
@@ -148,8 +148,9 @@ def ordered(tensor: Tensor) -> Tensor:
 
 
 def assert_ulps(actual: Tensor, expected: Tensor, ulps: int, floor: float = 0.0) -> None:
-    """Every element within `ulps` units in the last place of the expected one, or within `floor` absolutely;
-    NaN only with NaN.
+    """Assert that elements are within `ulps` units in the last place, or within `floor` absolutely.
+
+    NaN equals only NaN.
     """
     assert (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
     apart = (ordered(actual) - ordered(expected)).abs()

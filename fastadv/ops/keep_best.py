@@ -1,5 +1,6 @@
-"""keep_best_: keep, for each sample, the strongest point seen: a success beats any failure, then the higher
-loss wins. NaN never wins.
+"""keep_best_: keep, for each sample, the strongest point seen.
+
+A success beats any failure; then the higher loss wins. NaN never wins.
 """
 
 from collections.abc import Iterator
@@ -71,8 +72,9 @@ register(
 def keep_best_(
     best_x: Tensor, best_loss: Tensor, best_success: Tensor, x_adv: Tensor, loss: Tensor, success: Tensor
 ) -> None:
-    """Overwrite the rows of (best_x [B, ...], best_loss [B], best_success bool [B]) where (x_adv, loss,
-    success) is stronger.
+    """Overwrite the rows of the best points where (x_adv, loss, success) is stronger.
+
+    The best are best_x [B, ...], best_loss [B] and best_success bool [B].
 
     Losses are float32 (float64 for float64 batches). Start with best_loss = -inf and best_success = False.
     Raises InputError on mismatched shapes or dtypes.

@@ -54,8 +54,9 @@ def l2_step(
     step_size: PerRow,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """Steepest ascent under L2: x_adv + step_size * grad / ||grad||_2, projected exactly on the ball around x
-    inside the box.
+    """Steepest ascent under L2: x_adv + step_size * grad / ||grad||_2, projected on the ball around x.
+
+    The projection is the exact one on the ball inside the box.
 
     Tensors [B, ...] of one shape, dtype and device; x inside the box. `radius` (may be inf) and `step_size`
     in input units, a number or [B]. Raises InputError on mismatched tensors or a negative radius or step.

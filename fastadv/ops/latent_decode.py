@@ -1,5 +1,6 @@
-"""latent_decode: the images of latents under each class's decoder, for the bank of prior samples and for
-reconstructions.
+"""latent_decode: the images of latents under the decoder of each class.
+
+It makes the bank of prior samples and the reconstructions.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,5 +1,6 @@
-"""latent_fit: for each image and class, the latents whose decoded image is nearest: Adam on z, all steps in
-one call.
+"""latent_fit: for each image and class, the latents whose decoded image is nearest.
+
+Adam optimizes z; all its steps happen in one call.
 
 Minimised is (‖G_k(z) − x‖² + β/2 ‖z‖²) / D, with D the number of values of an image (Schott et al. 2018,
 section 3, in the scaling of the authors' code, where 2σ² = 1). Adam has the usual β₁ = 0.9, β₂ = 0.999, ε =
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastadv._checks import check_count, check_number
 from fastadv._library import OpCard, Sample, register
 from fastadv.errors import InputError
 from fastadv.ops._decoders import check_decoders, forward, image_size, products
@@ -140,8 +142,9 @@ def latent_fit(
     x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int],
     *, beta: float = 1.0, steps: int = 50, step_size: float = 0.05, max_norm: float = 5.0, bf16: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Fit latents to images under every class: (loss [B, K], latents [B, K, L]) of the last of `steps`
-    evaluations.
+    """Fit latents to images under every class, and return (loss [B, K], latents [B, K, L]).
+
+    Both belong to the last of `steps` evaluations.
 
     x [B, C, H, H] in [0, 1]; z [B, K, L] the starting points; weights [K, cin, cout, k, k], biases [K, cout]
     and a stride for each layer; the first takes L channels to its kernel's size. Losses are per value of an
@@ -152,8 +155,11 @@ def latent_fit(
     """
     if z.dim() != 3 or not z.is_floating_point():
         raise InputError(f"z: expected floating latents [B, K, L], got {z.dtype} of shape {tuple(z.shape)}")
-    if steps < 1 or not max_norm > 0:
-        raise InputError(f"expected steps >= 1 and max_norm > 0, got {steps} and {max_norm}")
+    check_count("steps", steps, 1)
+    check_number("beta", beta)
+    check_number("step_size", step_size)
+    if not check_number("max_norm", max_norm, 0, finite=False) > 0:
+        raise InputError(f"max_norm: expected a number > 0, got {max_norm}")
     check_decoders(z, z.shape[1], weights, biases, strides, x=x)
     size = image_size(weights, strides)
     if x.shape != (len(z), weights[-1].shape[2], size, size):

@@ -181,8 +181,9 @@ register(
 def logit_loss(
     logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None = None, direction: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """(loss [B], gradient [B, K]) of one of the losses above, to be ascended; the loss is differentiable in
-    the logits.
+    """(loss [B], gradient [B, K]) of one of the losses above, which attacks ascend.
+
+    The loss is differentiable with respect to the logits.
 
     logits [B, K], K >= 2; labels and targets int64 [B] in [0, K). Raises InputError on other shapes or an
     unknown kind.

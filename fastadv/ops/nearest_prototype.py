@@ -1,10 +1,11 @@
-"""nearest_prototype: for each row of x, min and argmin over s of ‖x − p_s‖² + bias_s, without the [B, S]
-matrix.
+"""nearest_prototype: for each row of x, min and argmin over s of ‖x − p_s‖² + bias_s.
+
+No [B, S] matrix is made.
 
 It searches the prior samples of Analysis by Synthesis (the bias is the latents' prior), a training set for
-the nearest neighbour, the centers of an RBF net. The result is that of float64 differences, ties to the lower
-index: the kernel's matrix product is in single precision, but only serves to leave out, by a bound on its
-rounding, the prototypes that cannot win.
+the nearest neighbor, the centers of an RBF net. The result is that of float64 differences; of equal ones the
+lower index wins. The kernel's matrix product is in single precision, but it only serves to leave out, by a
+bound on its rounding, the prototypes that cannot win.
 """
 
 from collections.abc import Iterator
@@ -74,7 +75,7 @@ register(
     OpCard(
         name="nearest_prototype",
         schema="(Tensor x, Tensor prototypes, Tensor bias) -> (Tensor distance, Tensor index)",
-        summary="min and argmin over s of ‖x − p_s‖² + bias_s, exact, ties to the lower index",
+        summary="min and argmin over s of ‖x − p_s‖² + bias_s, exact; the lower index among equals",
         reference=reference,
         fake=fake,
         samples=samples,
@@ -89,8 +90,9 @@ register(
 
 
 def nearest_prototype(x: Tensor, prototypes: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The least ‖x − p_s‖² + bias_s and its s, for each row of x [B, D] and, where prototypes are [K, S, D],
-    each class.
+    """The least ‖x − p_s‖² + bias_s and its s, for each row of x [B, D] and each class.
+
+    There are classes where prototypes are [K, S, D].
 
     prototypes [S, D] or [K, S, D]; bias [S] or [K, S], zero by default; one floating dtype and device.
     Returns (distance, index int64), each [B] or [B, K], as float64 differences give them; a tie goes to the

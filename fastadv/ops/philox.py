@@ -1,5 +1,6 @@
-"""philox: counter-based random bits, uniforms or normals, one row a sample id (Philox 4x32-10, Salmon et al.
-2011; see _philox.py).
+"""philox: counter-based random bits, uniforms or normals, one row for each sample id.
+
+The generator is Philox 4x32-10 (Salmon et al. 2011; see _philox.py).
 """
 
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_count
 from fastadv._library import OpCard, Sample, register
 from fastadv.errors import InputError
 from fastadv.ops import _philox
@@ -64,7 +66,8 @@ def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0) -> 
     """`count` random values for each sample: [B, count] from `ids`, int64 [B].
 
     kind: "bits" (int64 in [0, 2^32)), "uniform" (float32 in [0, 1)), "normal" (float32). The row of an id
-    depends on (seed, id, draw) alone. Raises InputError on another kind or on ids that are not int64 [B].
+    depends on (seed, id, draw) alone. Raises InputError on another kind, a negative count, ids that are not
+    int64 [B], a seed outside 0 to 2^63 - 1 or a draw outside 0 to 2^32 - 1.
     """
     if kind not in KINDS:
         raise InputError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
@@ -72,5 +75,7 @@ def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0) -> 
         raise InputError(
             f"ids: expected int64 sample numbers of shape (B,), got {ids.dtype} of shape {tuple(ids.shape)}"
         )
+    check_count("count", count, 0)
+    _philox.check_stream(seed, draw)
     result: Tensor = torch.ops.fastadv.philox(ids, count, kind, seed, draw)
     return result

@@ -36,8 +36,9 @@ register(
 
 
 def project_l2(x_adv: Tensor, x: Tensor, radius: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """Euclidean projection of x_adv [B, ...] on the L2 ball of `radius` (a number or [B], may be inf) around
-    x, inside the box.
+    """Euclidean projection of x_adv [B, ...] on the L2 ball of `radius` around x, inside the box.
+
+    `radius` is a number or [B], and may be inf.
 
     Not rescaling followed by clamping, which is no projection. x must lie inside the box. Raises InputError
     on mismatched tensors or a negative radius.

@@ -2,8 +2,8 @@
 
 Linf: each coordinate takes the nearest grid point within `radius`. Other norms: a coordinate between two grid
 points goes outward (away from x) if it has come at least a certain fraction of the way, and inward otherwise.
-Each row takes the smallest such fraction that keeps it in the ball, found by bisection among 4096 values from
-1/2 (rounding to nearest) to just above 1 (all inward). Where x is off the grid and the radius is below the
+Each row takes the smallest such fraction that keeps it in the ball: one of 4096 values from 1/2 (rounding to
+nearest) to just above 1 (all inward), by bisection. Where x is off the grid and the radius is below the
 grid's spacing, the ball may hold no grid point. The row is then rounded inward and lies outside the ball:
 check with `contains`.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv._checks import check_count
 from fastadv._library import OpCard, Sample, register
 from fastadv.errors import InputError
 from fastadv.ops._norm import ORDERS, check_norm
@@ -130,10 +131,10 @@ def quantize_in_ball(
     """
     check_like(x_adv, x=x)
     check_norm(norm)
-    if levels < 1 or not abs(box[0]) + abs(box[1]) < float("inf"):
-        raise InputError(f"expected levels >= 1 and a finite box, got levels={levels}, box={box}")
+    check_count("levels", levels, 1)
+    lo, hi = limits(box)
+    if not hi - lo < float("inf"):
+        raise InputError(f"box: expected a finite one, got {box}")
     radius, radius_rows = per_row("radius", radius, x)
-    result: Tensor = torch.ops.fastadv.quantize_in_ball(
-        x_adv, x, norm, radius, *limits(box), levels, radius_rows
-    )
+    result: Tensor = torch.ops.fastadv.quantize_in_ball(x_adv, x, norm, radius, lo, hi, levels, radius_rows)
     return result

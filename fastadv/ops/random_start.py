@@ -1,10 +1,13 @@
 """random_start: a point drawn uniformly from the norm ball around x, clamped to the box.
 
-The draw of a row depends on (seed, id, draw) alone. Uniform in the ball means: Linf  each coordinate uniform
-in [-r, r] L2    a normal direction, at the distance r * U^(1/D) L1    exponential sizes divided by their sum
-and one more exponential, random signs L0    `r` coordinates chosen without replacement (those of the smallest
-random words, the lower index first among
-      equals), each uniform in the box
+The draw of a row depends on (seed, id, draw) alone. Uniform in the ball means:
+
+Linf  each coordinate is uniform in [-r, r]
+L2    a normal direction, at the distance r * U^(1/D)
+L1    exponential sizes divided by the sum of these and one more, with random signs
+L0    `r` coordinates chosen without replacement, each uniform in the box: those with the smallest random
+      words, the lower index first among equals
+
 Clamping moves a point towards x, which lies in the box, so the result stays in the ball.
 """
 
@@ -134,8 +137,8 @@ def random_start(
 
     `norm` is the name of a threat's norm ("l2"). ids: int64 [B], stable sample numbers; equal (seed, id,
     draw) give equal shifts in any batch. Raises InputError on an unknown norm, an infinite or negative
-    radius, or ids of another shape. The values of a radius on a GPU are not read, which would wait for it:
-    `Threat.random_start` checks them.
+    radius, ids of another shape, a seed outside 0 to 2^63 - 1 or a draw outside 0 to 2^32 - 1. A radius
+    tensor on a GPU is not read here, because that would wait for the device: `Threat.random_start` checks it.
     """
     check_like(x)
     check_norm(norm)
@@ -143,6 +146,7 @@ def random_start(
         raise InputError(
             f"ids: expected int64 of shape ({x.shape[0]},), got {ids.dtype} of shape {tuple(ids.shape)}"
         )
+    _philox.check_stream(seed, draw)
     radius, radius_rows = per_row("radius", radius, x)
     on_host = radius_rows is None or (radius_rows.device.type == "cpu" and not torch.compiler.is_compiling())
     if on_host and not bool(
@@ -151,9 +155,8 @@ def random_start(
         raise InputError(
             "radius: expected a finite one, got inf; an infinite ball has no uniform draw, start at x instead"
         )
-    if norm == "l0" and box[1] - box[0] == float("inf"):
+    lo, hi = limits(box)
+    if norm == "l0" and hi - lo == float("inf"):
         raise InputError(f"box: expected a finite one for an l0 start, got {box}")
-    result: Tensor = torch.ops.fastadv.random_start(
-        x, ids, norm, radius, *limits(box), seed, draw, radius_rows
-    )
+    result: Tensor = torch.ops.fastadv.random_start(x, ids, norm, radius, lo, hi, seed, draw, radius_rows)
     return result

@@ -60,13 +60,13 @@ def cells(result: dict[str, Any]) -> list[list[str]]:
     nets = result["measured"]["nets"]
     attacks = list(nets["standard"]["robust"])
     measures = ["clean", *attacks, "paper*: clean", "paper*: PGD L2"]
-    head = ["net", "learnt from", *(measure.replace(" ", "\n", 1) for measure in measures)]
+    head = ["net", "learned from", *(measure.replace(" ", "\n", 1) for measure in measures)]
     lines = [head]
     for name, net in nets.items():
         clean, robust = net["paper_cifar10"].values()
         shares = [net["clean"], *(net["robust"][attack] for attack in attacks)]
         paper = [f"{100 * clean:.4g}%", f"{100 * robust:.4g}%" if robust else "~0%"]
-        lines.append([name, ilyas2019.LEARNT[name], *(f"{share:.1%}" for share in shares), *paper])
+        lines.append([name, ilyas2019.LEARNED[name], *(f"{share:.1%}" for share in shares), *paper])
     return lines
 
 

@@ -30,7 +30,7 @@ PAPER = {
     "D_rand": {"clean": 0.633, PAPER_ATTACK: 0.0},
     "D_det": {"clean": 0.437, PAPER_ATTACK: 0.0},
 }
-LEARNT = {
+LEARNED = {
     "standard": "the digits",
     "adversarial": "the digits under PGD",
     "D_R": "robust features",
@@ -52,7 +52,7 @@ class Net:
     """A net of the study: the set it was trained on, the net itself, and its figures."""
 
     name: str
-    learnt: ImageSet
+    learned: ImageSet
     model: nn.Module
     table: Table
 
@@ -79,7 +79,7 @@ def measured(net: Net) -> dict[str, Any]:
         "clean": net.table.clean_accuracy,
         "robust": {row.name: row.robust_accuracy for row in net.table.rows},
         "paper_cifar10": PAPER[net.name],
-        "trained_on": len(net.learnt),
+        "trained_on": len(net.learned),
     }
 
 
@@ -147,14 +147,14 @@ def draw(study: Study, nets: Mapping[str, Net], folder: Path) -> dict[str, str]:
     return {what: str(path) for what, path in paths.items()}
 
 
-def _train(study: Study, name: str, learnt: ImageSet, recipe: fa.train.Recipe, watch: Watch) -> Net:
+def _train(study: Study, name: str, learned: ImageSet, recipe: fa.train.Recipe, watch: Watch) -> Net:
     s = study.settings
     # a net on a constructed set starts from other weights than the nets that the sets were made with
     seed = s.seed + (name in SETS)
     model = fa.models.create("small_cnn", shape=study.test.shape, classes=10, width=s.width, seed=seed)
     for _ in fa.train.fit(
         model,
-        learnt,
+        learned,
         recipe,
         epochs=s.epochs,
         run_dir=study.folder / "nets" / name,
@@ -166,7 +166,7 @@ def _train(study: Study, name: str, learnt: ImageSet, recipe: fa.train.Recipe, w
     ):
         pass
     model.eval()
-    return Net(name, learnt, model, fa.evaluate(model, study.test, s.attacks()))
+    return Net(name, learned, model, fa.evaluate(model, study.test, s.attacks()))
 
 
 def _construct(study: Study, name: str, source: nn.Module, progress: Callable[[int, int], None]) -> ImageSet:
@@ -228,7 +228,7 @@ def _draw_sets(study: Study, nets: Mapping[str, Net], path: Path) -> None:
     places = _one_of_each(base.y, torch.ones(len(base), dtype=torch.bool))
     rows = [fa.figures.Strip("the digits", base.x[places], base.y[places].tolist(), remark="true label")]
     for name in SETS:
-        made = nets[name].learnt
+        made = nets[name].learned
         labels = made.y[places]
         marked = labels != base.y[places]
         rows.append(fa.figures.Strip(name, made.x[places], labels.tolist(), marked, remark=REMARKS[name]))

@@ -1,7 +1,7 @@
 """Schott et al. 2018, "Towards the first adversarially robust neural network model on MNIST", in small.
 
 Analysis by Synthesis on the digits: one generative model for each class, attacks on the classifier they form,
-and what each class takes an image for.
+and how each class explains an image.
 """
 
 import math
@@ -22,7 +22,7 @@ NOISE_STEPS = 1000
 
 
 def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]]:
-    """The model, whose training resumes, and its figures.
+    """The model, whose training resumes after a stop, and what was measured of it.
 
     The attacks and the bound are measured on the first `abs_samples` test digits. A median distance that is
     infinite (latent descent broke less than half of the decisions) is None.
@@ -77,7 +77,7 @@ def findings(figures: Mapping[str, Any], attack: str) -> list[str]:
 
 
 def draw(study: Study, model: fa.models.ABS, folder: Path) -> dict[str, str]:
-    """Digits as each class explains them, and what the model takes for each class, made from noise."""
+    """Digits as each class explains them, and images made from noise that the model takes for each class."""
     test, classes = study.test, range(model.classes)
     rows = []
     for shown in SHOWN:

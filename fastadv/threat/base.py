@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastadv import ops
 from fastadv._card import data_hash
-from fastadv._checks import check_count
+from fastadv._checks import DRAWS, check_count, check_seed
 from fastadv.errors import InputError
 from fastadv.ops._rows import PerRow, clamp_box, column, per_row
 
@@ -88,8 +88,11 @@ class Threat:
     def random_start(self, x: Tensor, seed: int = 0, ids: Tensor | None = None, draw: int = 0) -> Tensor:
         """A point drawn uniformly from the ball, clamped to the box; a function of (seed, id, draw).
 
-        ids [B] default to 0 .. B - 1. Raises InputError where the radius is infinite.
+        ids [B] default to 0 .. B - 1. Raises InputError where the radius is infinite, and on a seed outside 0
+        to 2^63 - 1 or a draw outside 0 to 2^32 - 1.
         """
+        check_seed(seed)
+        check_count("draw", draw, 0, DRAWS - 1)
         if not self.finite:
             raise InputError(
                 "radius: expected a finite one for a random start, got inf; start at x (random_start=False)"
@@ -104,8 +107,7 @@ class Threat:
     def default_step_size(self, steps: int, factor: float = 1.0) -> PerRow:
         """factor * radius / steps, a number or [B]; for radius 0, where steps lead nowhere, as for radius 1.
 
-        Steps of L0 are whole coordinates. Raises InputError where the radius is
-        infinite.
+        Steps of L0 are whole coordinates. Raises InputError where the radius is infinite.
         """
         check_count("steps", steps, 0)
         if not self.finite:
@@ -132,7 +134,8 @@ class Threat:
         if not (least > 0 and least >= self.least_step):
             wanted = f"at least {self.least_step:g} coordinate" if self.least_step else "a positive number"
             got = step_size if math.isnan(least) else f"{least:g}"
-            raise InputError(f"step_size: expected {wanted}, got {got}; a shorter step moves nothing")
+            short = f"; a step of {'less' if self.least_step else 'zero'} moves nothing" if least >= 0 else ""
+            raise InputError(f"step_size: expected {wanted}, got {got}{short}")
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The nearest point to x_adv, in the Euclidean norm, that ball and box hold."""

@@ -51,7 +51,8 @@ class L0(Threat):
         # the first that comes into a full ball drives out the coordinate that adds the least
         full = held.sum(1, keepdim=True) >= most
         price = torch.where(full, torch.where(held, stays, math.inf).amin(1, keepdim=True), 0.0)
-        wanted = (edge != rows) & (moves > 0) & (_rank(moves) < most)
+        # where x itself is the edge, a displacement against the gradient is undone
+        wanted = (edge != rows) & torch.where(moves > 0, _rank(moves) < most, stays < 0)
         gain = torch.where(wanted, moves - torch.where(held, stays, price), -math.inf)
         moved = wanted & (_rank(gain) < count)
         worth = torch.where(moved, moves, torch.where(held, stays, -math.inf))

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fastadv.attacks.distal import distal
+from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.models import ABS
 from fastadv.threat import Linf
@@ -87,10 +88,54 @@ def test_the_scale_is_divided_out_of_the_step(linear):
     targets = torch.tensor([2])
     x = distal(linear, targets, (1, 4, 4), steps=0).x
     leaf = x.clone().requires_grad_()
-    value = (3.0 * linear(leaf)).log_softmax(1)[0, 2] / 3.0
+    scaled = 3.0 * linear(leaf)
+    value = (scaled[0, 2] - (scaled.exp() + 0.5).sum().log()) / 3.0
     by_hand = (x + 0.01 * torch.autograd.grad(value, leaf)[0]).clamp(0, 1)
-    out = distal(linear, targets, (1, 4, 4), steps=1, step_size=0.01, confidence=1.0, scale=3.0)
+    out = distal(linear, targets, (1, 4, 4), steps=1, step_size=0.01, confidence=1.0, scale=3.0, floor=0.5)
     torch.testing.assert_close(out.x, by_hand)
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": 50.0}, {"floor": 0.02}, {"scale": 50.0, "floor": 0.02}])
+def test_scale_and_floor_are_the_model_s_own_unless_they_are_given(explained, options):
+    targets = torch.tensor([2, 0])
+    out = distal(explained, targets, (1, 8, 8), steps=0, **options)
+    graded = (options.get("scale", 100.0) * explained(out.x)).exp() + options.get("floor", 1e-3)
+    expected = (graded / graded.sum(1, keepdim=True)).gather(1, targets[:, None]).squeeze(1)
+    torch.testing.assert_close(out.confidence, expected)
+
+
+def test_the_confidence_is_that_of_the_model_as_given(explained):
+    targets = torch.tensor([0, 1])
+    out = distal(freeze(explained, "bf16"), targets, (1, 8, 8), steps=5)
+    expected = explained.confidence(out.x).gather(1, targets[:, None]).squeeze(1)
+    torch.testing.assert_close(out.confidence, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_a_gradient_that_is_not_finite_stops_its_sample_alone(linear):
+    class Trap(nn.Module):
+        """The logits of `linear`, with a gradient of NaN where the first pixel is above the limit."""
+
+        def forward(self, x):
+            bad = (x.flatten(1)[:, :1] > limit).to(x.dtype)
+            nothing = 0 * x.flatten(1).sum(1, keepdim=True)
+            return linear(x) + torch.where(bad > 0, nothing, 1.0).sqrt() + bad - 1
+
+    targets = torch.tensor([0, 1, 2, 1])
+    options = {"steps": 4, "step_size": 0.01, "confidence": 1.0}
+    noise = distal(linear, targets, (1, 4, 4), steps=0).x
+    limit = noise[:, 0, 0, 0].sort().values[2:].mean()  # one sample starts above
+    bad = noise[:, 0, 0, 0] > limit
+    out, plain = (distal(model, targets, (1, 4, 4), **options) for model in (Trap(), linear))
+    assert out.steps[bad].tolist() == [0]
+    assert torch.equal(out.x[bad], noise[bad])
+    kept = out.steps == 4  # those that never go above
+    assert kept.any()
+    torch.testing.assert_close(out.x[kept], plain.x[kept])
+
+
+def test_the_ascent_stays_in_its_box(linear):
+    out = distal(linear, torch.tensor([0, 1]), (1, 4, 4), steps=9, step_size=50.0, box=(-1.0, 3.0))
+    assert (out.x.amin(), out.x.amax()) == (-1.0, 3.0)
 
 
 def test_the_boundary_cases(linear):
@@ -111,6 +156,7 @@ def test_bad_input(linear):
         (targets, {"steps": -1}, "steps"),
         (targets, {"step_size": -1.0}, "step_size"),
         (targets, {"momentum": 1.0}, "momentum"),
+        (targets, {"momentum": 1.5}, "momentum"),
         (targets, {"confidence": 0.0}, "confidence"),
         (targets, {"confidence": 1.1}, "confidence"),
         (targets, {"scale": 0.0}, "scale"),

@@ -237,6 +237,59 @@ def test_schedules_by_hand(model):
     torch.testing.assert_close(line.x_adv, x + 5 / 9 * (image - x))
     walk = latent_descent(model, x, y, step_size=0.1, searches=0)
     torch.testing.assert_close(walk.x_adv, x + (1 - 0.9**7) * (image - x))
+    # The first bisection finds 0.495 of the way, which is too short, the second 0.508.
+    narrowed = latent_descent(model, x, y, step_size=0.1, searches=2)
+    torch.testing.assert_close(narrowed.x_adv, x + (1 - 0.25 * 0.9**6 - 0.75 * 0.9**7) * (image - x))
+    last = latent_descent(model, x, y, schedule="line_search", steps=2, searches=0)
+    torch.testing.assert_close(last.x_adv, image)
+
+
+def test_steps_are_evaluations(model):
+    """Seven moves of a tenth cross the boundary halfway, and an eighth evaluation sees it."""
+    x, y = near(model, noise=0.0)
+    assert latent_descent(model, x, y, step_size=0.1, steps=8).success.all()
+    assert not latent_descent(model, x, y, step_size=0.1, steps=7).success.any()
+
+
+def test_step_sizes_belong_to_samples(model):
+    x, y = near(model)
+    y[0] = (y[0] + 1) % 3  # is not attacked, so that places among the attacked differ
+    shares = torch.linspace(0.02, 0.4, len(x))
+    together = latent_descent(model, x, y, step_size=shares, searches=0)
+    for i in range(len(x)):
+        alone = latent_descent(model, x[i : i + 1], y[i : i + 1], step_size=float(shares[i]), searches=0)
+        torch.testing.assert_close(together.x_adv[i : i + 1], alone.x_adv)
+
+
+def test_a_bent_way_is_cut_short(model):
+    """The reconstruction first lies far to the side; the result is on the boundary of the straight line."""
+    aside = torch.zeros(1, 4, 4)
+    aside[0, 3] = 0.6
+
+    class Bent(Prototypes):
+        def infer(self, x):
+            inferred = super().infer(x)
+            far = (inferred.loss.amin(1) < 0.05)[:, None, None, None, None]
+            return Inference(inferred.loss, inferred.latents, inferred.reconstruction + far * aside)
+
+    x, y = near(model, noise=0.0)
+    out = latent_descent(Bent(model.prototypes), x, y, step_size=0.1)
+    assert out.success.all()
+    shorter = x + 0.99 * (out.x_adv - x)
+    assert torch.equal(model(shorter).argmax(1), y)
+    straight = latent_descent(model, x, y, step_size=0.1)
+    assert (out.distance > 1.001 * straight.distance).any(), "the way is bent"
+
+
+def test_the_box_holds_where_reconstructions_leave_it(model):
+    x, y = near(model)
+    x = x.clamp(0.2, 0.7)
+    y = model(x).argmax(1)
+    out = latent_descent(model, x, y, L2(torch.inf, box=(0.2, 0.7)), step_size=0.3)
+    assert out.success.any()
+    assert out.x_adv.amin() >= 0.2
+    assert out.x_adv.amax() <= 0.7
+    assert (out.x_adv[out.success].flatten(1).aminmax(dim=1).max == 0.7).any(), "the box is touched"
 
 
 def test_x_comes_back_where_the_last_verdict_holds(model):

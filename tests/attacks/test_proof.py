@@ -299,3 +299,33 @@ def test_one_step_needs_one_verdict() -> None:
     out = fgsm(model, x, labels(model, x), L2(0.1))
     assert (out.forwards, out.backwards) == (10 + 10 + 10, 10)
     assert torch.equal(out.success, labels(model, out.x_adv) != labels(model, x))
+
+
+class Crowd(nn.Module):
+    """Decides for class 1 in the first call on a batch, and for class 0 in all others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = [True]
+
+    def forward(self, x: Tensor) -> Tensor:
+        sign = 1.0 if self.first[0] else -1.0
+        self.first[0] = False
+        return torch.stack([torch.zeros(len(x)), sign + 0 * x.flatten(1).sum(1)], 1)
+
+
+def test_an_already_wrong_sample_that_turns_right_is_a_second_answer() -> None:
+    x, y = images(4, dtype=torch.float32), torch.tensor([0, 0, 1, 1])
+    model = Crowd()
+    out = bim(lambda x: model(x), x, y, Linf(0.1), steps=2)
+    assert out.status.tolist() == [Status.ALREADY_WRONG] * 2 + [Status.BROKEN] * 2
+    assert out.flags
+
+
+def test_ties_are_no_second_answer() -> None:
+    """A model of equal logits decides for class 0, by a margin of zero, whenever it is asked."""
+    x, y = images(6, dtype=torch.float32), torch.tensor([0, 1, 2, 0, 1, 2])
+    out = bim(lambda x: (0 * x.flatten(1).sum(1, keepdim=True)).expand(-1, 3), x, y, Linf(0.1), steps=2)
+    assert out.success.tolist() == (y != 0).tolist()
+    assert out.flags == ()
+    assert out.zero_gradient.tolist() == (y == 0).tolist()

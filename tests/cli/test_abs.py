@@ -10,7 +10,6 @@ import torch
 import fastadv as fa
 from fastadv._files import load_tensors
 from fastadv.cli import main
-from fastadv.cli._abs_data import with_options
 from fastadv.data import load
 from fastadv.models import ABS
 
@@ -47,7 +46,7 @@ def test_train_measures_and_resumes(fastadv, folder):
     assert ABS.load("run/model.safetensors").card["config"]["epochs"] == 2
     stuck = fastadv(line)
     assert stuck.code == 2
-    assert "resume" in stuck.err
+    assert "--resume" in stuck.err
 
 
 def test_infer(fastadv, model):
@@ -59,7 +58,7 @@ def test_infer(fastadv, model):
         done = fastadv(f"{line} --out found.safetensors {options}")
         assert done.code == 0, done
         told = json.loads(done.out)
-        own = with_options(ABS.load(model), steps=9, **settings)
+        own = ABS.load(model).with_options(steps=9, **settings)
         digits = load("digits", "test", limit=30)
         inferred = [own.infer(x) for x in digits.x.split(12)]
         loss = torch.cat([part.loss for part in inferred])
@@ -146,8 +145,12 @@ def test_wrong_usage(fastadv, model):
         (f"abs show -m {model} --data digits --out a.gif", 2, ".png"),
         (f"abs distal -m {model} --classes 12 --out d.png", 2, "classes 0 to 9"),
         (f"abs distal -m {model} --classes 1.5 --out d.png", 2, "--classes"),
+        (f"abs distal -m {model} --classes inf --out d.png", 2, "--classes"),
+        (f"abs infer -m {model} --data digits --out .", 2, "folder"),
         (f"abs infer -m {model} --data digits --prior-samples 50", 2, "--prior-samples"),
         (f"abs attack -m {model} --data digits --seed 1", 2, "--seed"),
+        (f"abs attack -m {model} --data digits --threshold -1", 2, "--threshold"),
+        (f"abs attack -m {model} --data digits --threshold nan", 2, "--threshold"),
         (f"abs bound -m {model} --data digits --norm l1", 2, "l1"),
         ("abs train --data digits --run-dir r --beta 3", 2, "FROM,TO"),
         (f"abs bound -m {model} --data digits --starts 999 --samples 2", 2, "starts"),

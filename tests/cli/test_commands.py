@@ -109,3 +109,9 @@ def test_doctor(fastadv: Callable) -> None:
     assert found["packages"]["torch"] == torch.__version__
     assert any("--data-dir" in line for line in found["advice"])
     assert "linf_step" in fastadv("doctor").out
+
+
+def test_doctor_takes_paths_for_text(fastadv: Callable) -> None:
+    done = fastadv("doctor --data-dir sets/[red]/[/b]")
+    assert done.code == 0, done.err
+    assert done.out.count("sets/[red]/[/b]") == 2

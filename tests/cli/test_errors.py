@@ -28,6 +28,19 @@ DIGITS = "-m small_cnn --data digits"
         ("attack -m nosuch --data digits --radius 0.1", "small_cnn"),
         ("attack -m nosuch.module:net --data digits --radius 0.1", "nosuch"),
         ("attack -m small_cnn --data nosuch --radius 0.1", "digits"),
+        (f"attack {DIGITS} --radius 0.1 -a pgd:stop_early=no", "stop_early=false"),
+        (f"attack {DIGITS} --radius 0.1 -a pgd:random_start=1", "random_start=true"),
+        (f"attack {DIGITS} --radius 0.1 -a pgd:steps=3,steps=4", "steps is given twice"),
+        (f"attack {DIGITS} --radius 0.1 -o width=4 -o width=8", "width is given twice"),
+        (f"attack {DIGITS} --radius 0.1 -o width=2.5", "width: expected an integer"),
+        (f"attack {DIGITS} --radius 0.1 -o width=wide", "width: expected an integer"),
+        (f"attack {DIGITS} --radius 0.1 -o shape=3", "follow from --data"),
+        (f"attack {DIGITS} --radius 0.1 -o classes=3", "follow from --data"),
+        (f"attack {DIGITS} --radius 0.1 --device meta", "meta"),
+        (f"attack {DIGITS} --radius 0.1 --out .", "folder"),
+        (f"attack {DIGITS} --radius 0.1 --out file/adv.safetensors", "cannot be written"),
+        (f"attack {DIGITS} --radius 0.1 --figure file/f.png", "cannot be written"),
+        (f"attack {DIGITS} --radius 0.1 -n 0", "equal to 1. Try"),
         (f"train {DIGITS} --recipe pgd", "--radius"),
         (f"train {DIGITS} --recipe nosuch", "nosuch"),
         (f"train {DIGITS} --optimizer nosuch", "sgd"),
@@ -58,9 +71,13 @@ DIGITS = "-m small_cnn --data digits"
         (f"train {DIGITS} --schedule nosuch", "cosine"),
         (f"construct robust {DIGITS} -n 50 --step-size -1 --out sets", "step_size"),
         ("demo --size 9", "8, 10, 16, 28"),
+        ("demo --out file", "file"),
+        (f"train {DIGITS} --run-dir file", "--run-dir"),
+        (f"construct robust {DIGITS} --out file", "--out"),
     ],
 )
-def test_wrong_usage_is_two(fastadv: Callable, line: str, says: str) -> None:
+def test_wrong_usage_is_two(fastadv: Callable, folder: Path, line: str, says: str) -> None:
+    (folder / "file").touch()
     done = fastadv(line)
     assert done.code == 2, done
     assert done.out == ""

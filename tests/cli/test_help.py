@@ -1,6 +1,8 @@
 """Every command explains itself, with an example that parses."""
 
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -34,6 +36,13 @@ def test_help_lists_every_command(fastadv: Callable) -> None:
     assert done.code == 0
     for command in COMMANDS:
         assert command in done.out
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fastadv", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{__version__}\n"
 
 
 def test_version(fastadv: Callable) -> None:

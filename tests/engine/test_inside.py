@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastadv.engine import freeze, representation
 from fastadv.engine.closures import holds, reachable
+from fastadv.engine.inside import has_modes
 from fastadv.errors import InputError
 
 X = torch.rand(6, 5, generator=torch.Generator().manual_seed(1))
@@ -297,6 +298,57 @@ def test_unregistered_parts_in_training_mode_are_refused() -> None:
     net.others = [Net(seed=6)]  # held, and not run
     net.forward = functools.partial(Net.forward, net)
     freeze(net).verdict(X)
+
+
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+class Wild(Twice):
+    """Reads its mode in a method that forward calls, two functions deep."""
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return sum((2.0 * x if self.training else x) for _ in range(2))  # type: ignore[return-value]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(x)
+
+
+class Asks(Twice):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x if getattr(self, "training") else x  # noqa: B009
+
+
+@pytest.mark.parametrize("part", [nn.ReLU(), Twice(), nn.Sequential(nn.Identity(), nn.Linear(3, 3))])
+def test_an_unregistered_part_without_modes_may_stay_in_training_mode(part: nn.Module) -> None:
+    net = Net()
+    expected = part(net.eval()(X)).detach()
+    net.others = [part]
+    net.forward = MethodType(lambda self, x: self.others[0](Net.forward(self, x)), net)
+    torch.testing.assert_close(freeze(net.train(), fold=False).verdict(X), expected)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [nn.Dropout(), nn.BatchNorm1d(3), nn.RReLU(), Wild(), Asks(), nn.Sequential(nn.Dropout()),
+     nn.LSTM(3, 3), nn.TransformerEncoderLayer(3, 1)],
+)  # fmt: skip
+def test_an_unregistered_part_with_modes_may_not(part: nn.Module) -> None:
+    net = Net()
+    net.others = [part]
+    net.forward = MethodType(lambda self, x: self.others[0](Net.forward(self, x)), net)
+    with pytest.raises(InputError, match=r"nn\.ModuleList"):
+        freeze(net).verdict(X)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_modes_of_code_that_cannot_be_read_are_assumed() -> None:
+    own = Twice()
+    assert not has_modes(own)
+    own.forward = lambda x: x
+    assert has_modes(own)
+    assert has_modes(torch.jit.script(Twice()))
 
 
 def test_another_profiler_is_left_alone() -> None:

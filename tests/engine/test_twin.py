@@ -1,9 +1,11 @@
 """The twin owns no weights, has its own modes, and says so where it cannot be made."""
 
 import copy
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import MethodType
 
 import pytest
 import torch
@@ -93,17 +95,33 @@ def test_reparametrized_layers(norm: object) -> None:
     torch.testing.assert_close(freeze(model).verdict(x), expected)
 
 
+class Writer:
+    """Writes logs as SummaryWriter does: it has a lock, an event and an open file."""
+
+    def __init__(self) -> None:
+        self.lock, self.stop, self.file, self.written = threading.Lock(), threading.Event(), sys.stdout, 0
+
+    def write(self) -> None:
+        with self.lock:
+            self.written += 1
+
+
 class Guarded(nn.Module):
-    """Holds a lock, which cannot be copied."""
+    """Holds a writer, a Python module and a generator, all of which deepcopy refuses."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.net, self.lock = net(), threading.Lock()
+        self.net, self.writer, self.tools = net(), Writer(), [nn.functional, (i for i in range(3))]
 
     def forward(self, x: Tensor) -> Tensor:
-        with self.lock:
-            logits: Tensor = self.net(x)
+        self.writer.write()
+        logits: Tensor = self.tools[0].relu(self.net(x))
         return logits
+
+
+class Refusing(nn.Linear):
+    def __deepcopy__(self, memo: object) -> "Refusing":
+        raise NotImplementedError("one of a kind")
 
 
 class Itself(nn.Linear):
@@ -112,8 +130,8 @@ class Itself(nn.Linear):
 
 
 def test_what_cannot_be_copied_is_refused_untouched() -> None:
-    model = Guarded().train()
-    with pytest.raises(InputError, match="plain function"):
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(6), Refusing(6, 3))
+    with pytest.raises(InputError, match=r"one of a kind.*plain function"):
         freeze(model)
     with pytest.raises(InputError, match="plain function"):
         freeze(nn.Sequential(nn.Flatten(), Itself(6, 3)))
@@ -122,6 +140,52 @@ def test_what_cannot_be_copied_is_refused_untouched() -> None:
     x = torch.rand(4, 6)
     torch.testing.assert_close(freeze(lambda x: model.eval()(x))(x), model(x))
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_locks_files_and_writers_are_shared(fold: bool) -> None:
+    model, x = Guarded().train(), torch.rand(4, 6)
+    frozen = freeze(model, fold=fold)
+    before = frozen.verdict(x)
+    assert model.writer.written > 0
+    with torch.no_grad():
+        model.net[3].weight.mul_(-2)
+    assert model.training
+    torch.testing.assert_close(frozen.verdict(x), model.eval()(x).detach())
+    assert not torch.allclose(before, frozen.verdict(x))
+
+
+def test_a_shared_object_may_not_run_the_original() -> None:
+    model = Guarded().train()
+    model.writer.part = model.net
+    model.forward = MethodType(lambda self, x: self.writer.part(x), model)
+    kept = model.net[1].running_mean.clone()
+    with pytest.raises(InputError, match="of the original"):
+        freeze(model, fold=False).verdict(torch.rand(4, 6))
+    assert torch.equal(model.net[1].running_mean, kept)
+
+
+@pytest.mark.parametrize("where", ["attribute", "list", "dict", "hook"])
+def test_a_step_of_training_may_leave_activations_behind(where: str) -> None:
+    """As networks do whose features a loss reads: deepcopy refuses tensors that have a graph."""
+    model, x = net(), torch.rand(4, 6)
+    if where == "hook":
+        model.kept = {}
+        model[0].register_forward_hook(lambda part, given, made: model.kept.update(made=made))
+        model(x)
+    else:
+        made = model[0](x)
+        model.kept = {"attribute": made, "list": [made], "dict": {"made": (made,)}}[where]
+    expected = copy_of(model)(x)
+    for fold in (True, False):
+        torch.testing.assert_close(freeze(model, fold=fold).verdict(x), expected)
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A plain net in eval mode with the same weights."""
+    plain = net().eval().requires_grad_(False)
+    plain.load_state_dict(model.state_dict())
+    return plain
 
 
 def test_lazy_modules_are_refused() -> None:

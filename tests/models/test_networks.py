@@ -92,7 +92,7 @@ def test_sizes_that_make_no_model_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "width"), [("small_cnn", 0), ("wong_cnn", 0), ("cnn", (20, 0, 256))])
 def test_a_convolution_without_channels_is_refused(name: str, width: object) -> None:
-    with pytest.raises(InputError, match="width >= 1"):
+    with pytest.raises(InputError, match="width: expected an integer >= 1"):
         models.create(name, width=width)
 
 

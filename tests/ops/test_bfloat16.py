@@ -1,4 +1,4 @@
-"""bfloat16 where values lie halfway between two neighbours, and where coarse values tie."""
+"""bfloat16 where values lie halfway between two neighbors, and where coarse values tie."""
 
 import pytest
 import torch
@@ -7,11 +7,11 @@ from test_logit_loss import written_out
 from fastadv import ops
 from fastadv.ops.logit_loss import KINDS
 
-HALF = 2.0**-8  # half the distance of neighbours in [1, 2)
+HALF = 2.0**-8  # half the distance of neighbors in [1, 2)
 BOX = (-8.0, 8.0)
 
 
-def neighbours():
+def neighbors():
     """Every bfloat16 value between 1 and 2, and the same with a minus: one a row."""
     x = 1 + torch.arange(1, 128)[:, None] / 128
     return torch.cat([x, -x]).to(torch.bfloat16)
@@ -19,7 +19,7 @@ def neighbours():
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_linf_step_rounds_halves_to_even(sign):
-    x = neighbours()
+    x = neighbors()
     z = ops.linf_step(x, torch.full_like(x, sign), x, float("inf"), HALF, BOX)
     expected = (x.double() + sign * HALF).to(torch.bfloat16)  # to the nearest, halves to even
     assert torch.equal(z, expected)
@@ -28,9 +28,9 @@ def test_linf_step_rounds_halves_to_even(sign):
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("step", [ops.linf_step, ops.l2_step, ops.l1_step])
-def test_a_radius_of_half_a_neighbour_reaches_none(step, sign):
+def test_a_radius_of_half_a_neighbor_reaches_none(step, sign):
     """Rounding to the nearest would leave the ball for every second x."""
-    x = neighbours()
+    x = neighbors()
     assert torch.equal(step(x, torch.full_like(x, sign), x, HALF, 1.0, BOX), x)
     whole = step(x, torch.full_like(x, sign), x, 2 * HALF, 1.0, BOX)
     assert torch.equal(whole.double(), x.double() + sign * 2 * HALF)
@@ -38,7 +38,7 @@ def test_a_radius_of_half_a_neighbour_reaches_none(step, sign):
 
 @pytest.mark.parametrize("project", [ops.project_l2, ops.project_l1])
 def test_projections_round_halves_towards_x(project):
-    x = neighbours()
+    x = neighbors()
     assert torch.equal(project(x + torch.sign(x), x, HALF, BOX), x)
     assert torch.equal(project(x + torch.sign(x), x, 3 * HALF, BOX), x + torch.sign(x) * 2 * HALF)
 

@@ -1,5 +1,6 @@
-"""One contract over all ops: every compiled kernel equals the reference on every sample, leaves its inputs
-alone and is repeatable.
+"""One contract over all ops.
+
+Every compiled kernel equals the reference on every sample, leaves its inputs alone and is repeatable.
 """
 
 import os

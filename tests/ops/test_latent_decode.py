@@ -1,6 +1,4 @@
-"""latent_decode: against torch's transposed convolutions class by class, agreement with latent_fit, batch
-invariance and bad input.
-"""
+"""latent_decode: against torch's transposed convolution, agreement with latent_fit, invariance, bad input."""
 
 import pytest
 import torch

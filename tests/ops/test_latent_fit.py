@@ -1,6 +1,4 @@
-"""latent_fit: against torch.optim.Adam under autograd, its clip, its last evaluation, batch invariance, bf16
-and bad input.
-"""
+"""latent_fit: against torch.optim.Adam under autograd, its clipping, independence of batches, bad input."""
 
 import pytest
 import torch
@@ -152,7 +150,13 @@ def test_bad_input_is_named(change, message):
 
 def test_bad_settings_are_named():
     x, z, *decoder = problem()
-    with pytest.raises(InputError, match="steps >= 1"):
-        latent_fit(x, z, *decoder, STRIDES, steps=0)
-    with pytest.raises(InputError, match="max_norm > 0"):
-        latent_fit(x, z, *decoder, STRIDES, max_norm=0.0)
+    for settings, message in (
+        ({"steps": 0}, "steps: expected an integer >= 1, got 0"),
+        ({"steps": None}, "steps: expected an integer >= 1"),
+        ({"max_norm": 0.0}, "max_norm: expected a number > 0"),
+        ({"max_norm": "5"}, "max_norm: expected a number >= 0"),
+        ({"beta": None}, "beta: expected a finite number"),
+        ({"step_size": float("nan")}, "step_size: expected a finite number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            latent_fit(x, z, *decoder, STRIDES, **settings)

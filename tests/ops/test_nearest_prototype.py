@@ -1,6 +1,4 @@
-"""nearest_prototype: exact distances and indices, ties, cancellation, special values, batch invariance and
-bad input.
-"""
+"""nearest_prototype: exact distances, ties, cancellation, special values, batch invariance and bad input."""
 
 import pytest
 import torch
@@ -46,8 +44,9 @@ def test_ties_go_to_the_lower_index():
 
 @pytest.mark.parametrize("offset", [1e3, 1e6])
 def test_distances_far_below_the_rounding_of_the_product_form(offset):
-    """At an offset of 1e6 the product form is off by 1e6 and more, the distances differ by one or so: only
-    exact differences tell them apart.
+    """At an offset of 1e6 only exact differences tell the prototypes apart.
+
+    The product form is off by 1e6 and more, while the distances differ by one or so.
     """
     x = (draw(20, 64) * 8).round() + offset
     prototypes = (draw(300, 64, seed=1) * 8).round() + offset
@@ -73,9 +72,10 @@ def test_large_biases_of_both_signs():
 
 @pytest.mark.parametrize("lanes", [4, 8, 16])
 def test_the_margin_covers_a_chain_of_roundings_that_all_go_one_way(lanes):
-    """Every multiply-add of a lane after its first loses half an ulp. The last prototype, x itself, must
-    still be tried although the first is almost as near and the product form, off by 2e-3, says that x is
-    farther.
+    """Every multiply-add of a lane after its first loses half an ulp.
+
+    The last prototype is x itself. It must still be tried, although the first is almost as near and the
+    product form, off by 2e-3, says that x is farther.
     """
     x = torch.full((1, 1024), 2.0**-12)  # their products, 2^-24, round away beside a sum of 1
     x[0, :lanes] = 1.0

@@ -1,4 +1,4 @@
-"""project_l1 against a bisection, a general optimiser, and by sorting (Duchi et al. 2008) without a box."""
+"""project_l1 against a bisection, a general optimizer, and by sorting (Duchi et al. 2008) without a box."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_kernel_equals_bisection_with_a_box(seed, cols, radius):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_equals_a_general_optimiser(seed):
+def test_equals_a_general_optimizer(seed):
     x_adv, x = pair(seed, 1, 3, dtype=torch.float64)
     u, c = x_adv[0].numpy(), x[0].numpy()
     # z = c + p - q with p, q >= 0 makes the L1 norm linear

@@ -1,4 +1,4 @@
-"""project_l2 against a bisection, the closed form without a box, and a general-purpose optimiser."""
+"""project_l2 against a bisection, the closed form without a box, and a general-purpose optimizer."""
 
 import numpy as np
 import pytest
@@ -30,11 +30,11 @@ def test_closed_form_without_a_box(seed, cols):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_equals_a_general_optimiser(seed):
+def test_equals_a_general_optimizer(seed):
     x_adv, x = pair(seed, 1, 4, dtype=torch.float64)
     u, c = x_adv[0].numpy(), x[0].numpy()
     ball = {"type": "ineq", "fun": lambda z: 0.4**2 - np.sum((z - c) ** 2)}
-    found = scipy.optimize.minimize(
+    best = scipy.optimize.minimize(
         lambda z: np.sum((z - u) ** 2),
         c,
         jac=lambda z: 2 * (z - u),
@@ -43,7 +43,7 @@ def test_equals_a_general_optimiser(seed):
         method="SLSQP",
         options={"ftol": 1e-14},
     )
-    assert np.allclose(project_l2(x_adv, x, 0.4)[0].numpy(), found.x, atol=1e-6)
+    assert np.allclose(project_l2(x_adv, x, 0.4)[0].numpy(), best.x, atol=1e-6)
 
 
 def test_rescaling_then_clamping_is_no_projection():

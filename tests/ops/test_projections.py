@@ -1,6 +1,4 @@
-"""What every projection owes: a point of ball and box, fixed points fixed, nearer than any other feasible
-point.
-"""
+"""What every projection guarantees: a feasible point, fixed points, and no other feasible point nearer."""
 
 import pytest
 import torch
@@ -73,6 +71,17 @@ def test_one_long_row_and_many_short_ones(kind, shape):
     assert float((norm(z, x, kind) / radius).min()) > 0.99
 
 
+@pytest.mark.parametrize("cols", [2, 80])
+@pytest.mark.parametrize("radius", [0.2, 0.3])
+def test_a_subnormal_value_stays_a_number(radius, cols):
+    """x plus the shift rounds to zero, whose neighbor towards x is the smallest number, not NaN."""
+    x, x_adv = torch.full((1, cols), 2.0**-149), torch.zeros(1, cols)
+    x[0, -1], x_adv[0, -1] = 0.5, 0.9
+    z = PROJECT["l2"](x_adv, x, radius)
+    assert_inside(z, x, "l2", radius)
+    assert float(z[0, -1]) == pytest.approx(0.5 + radius)
+
+
 @pytest.mark.parametrize("kind", PROJECT)
 def test_a_radius_for_each_sample(kind):
     x_adv, x = pair(3, 5, 40)
@@ -102,6 +111,8 @@ def test_refusals(kind):
         (lambda: project(x_adv, x.to("meta"), 1.0), "like the first argument"),
         (lambda: project(x_adv[0], x[0], 1.0), "add a batch dimension"),
         (lambda: project(x_adv.long(), x.long(), 1.0), "floating batch"),
+        (lambda: project(x_adv, x, None), "radius: expected a number >= 0, got None"),
+        (lambda: project(x_adv, x, "1"), "radius: expected a number >= 0, got '1'"),
         (lambda: project(x_adv, x, -0.1), "radius: expected a number >= 0"),
         (lambda: project(x_adv, x, float("nan")), "radius: expected a number >= 0"),
         (lambda: project(x_adv, x, torch.tensor([0.1, -1.0])), "radius: expected values >= 0"),

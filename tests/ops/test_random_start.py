@@ -24,6 +24,12 @@ def test_inside(kind, seed, cols, radius, dtype):
 
 
 @pytest.mark.parametrize("kind", ["linf", "l2", "l1"])
+def test_inside_beside_subnormal_values(kind):
+    x = torch.full((64, 3), 2.0**-149)
+    assert_inside(random_start(x, torch.arange(64), kind, 2.0**-149), x, kind, 2.0**-149)
+
+
+@pytest.mark.parametrize("kind", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("cols", [1, 2, 3, 10])
 def test_radius_law(kind, cols):
     """(norm / radius)^D is uniform, so the mean of norm / radius is D / (D + 1)."""
@@ -92,6 +98,11 @@ def test_refusals():
         (lambda: random_start(x, ids, "l3", 1.0), "norm: expected one of linf"),
         (lambda: random_start(x, ids, "l2", float("inf")), "radius: expected a finite one"),
         (lambda: random_start(x, ids, "l2", -1.0), "radius: expected"),
+        (lambda: random_start(x, ids, "l2", None), "radius: expected a number >= 0, got None"),
+        (lambda: random_start(x, ids, "l2", 1.0, seed=-1), "seed: expected an integer from 0"),
+        (lambda: random_start(x, ids, "l2", 1.0, seed=2**63), "seed: expected an integer from 0"),
+        (lambda: random_start(x, ids, "l2", 1.0, seed="4"), "seed: expected an integer from 0"),
+        (lambda: random_start(x, ids, "l2", 1.0, draw=2**32), "draw: expected an integer from 0"),
         (lambda: random_start(x, ids[:2], "l2", 1.0), "ids: expected int64"),
         (lambda: random_start(x, ids.int(), "l2", 1.0), "ids: expected int64"),
         (lambda: random_start(x[0], ids[:1], "l2", 1.0), "add a batch dimension"),

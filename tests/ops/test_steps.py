@@ -131,13 +131,20 @@ def test_refusals(kind):
         (lambda: step(x_adv[0], grad[0], x[0], 0.1, 0.1), "add a batch dimension"),
         (lambda: step(x_adv, grad, x, -0.1, 0.1), "radius: expected"),
         (lambda: step(x_adv, grad, x, float("nan"), 0.1), "radius: expected"),
+        (lambda: step(x_adv, grad, x, None, 0.1), "radius: expected a number >= 0, got None"),
+        (lambda: step(x_adv, grad, x, [0.1, 0.1, 0.1], 0.1), "radius: expected a number >= 0"),
+        (lambda: step(x_adv, grad, x, 0.1, "0.1"), "step_size: expected a number >= 0, got '0.1'"),
+        (lambda: step(x_adv, grad, x, 0.1, True), "step_size: expected a number >= 0, got True"),
         (lambda: step(x_adv, grad, x, 0.1, -0.1), "step_size: expected"),
         (
             lambda: step(x_adv, grad, x, 0.1, torch.tensor([0.1, float("nan"), 0.1])),
             "step_size: expected values",
         ),
         (lambda: step(x_adv, grad, x, torch.ones(2), 0.1), "one value a sample"),
+        (lambda: step(x_adv, grad, x, torch.ones(3, dtype=torch.cfloat), 0.1), "got torch.complex64"),
         (lambda: step(x_adv, grad, x, 0.1, 0.1, (0.0, float("nan"))), "box: expected"),
+        (lambda: step(x_adv, grad, x, 0.1, 0.1, None), "box: expected"),
+        (lambda: step(x_adv, grad, x, 0.1, 0.1, (0.0, "one")), "box: expected"),
     ]:
         with pytest.raises(InputError, match=text):
             call()

@@ -1,5 +1,6 @@
-"""Every Triton kernel equals the reference: on the GPU where there is one, in Triton's interpreter (NumPy,
-slow) on machines without.
+"""Every Triton kernel equals the reference: on a GPU, or on machines without one in Triton's interpreter.
+
+The interpreter computes in NumPy and is slow.
 """
 
 import subprocess
@@ -191,7 +192,7 @@ def test_fastadv_imports_without_triton():
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("name", ["linf_step", "l2_step", "l1_step"])
 def test_bfloat16_halves(name, sign):
-    """Halfway between neighbours: a step rounds to even, the edge of the ball rounds towards x."""
+    """Halfway between neighbors: a step rounds to even, the edge of the ball rounds towards x."""
     x = (1 + torch.arange(1, 128, 20)[:, None] / 128).to(DEVICE, torch.bfloat16)
     grad, half = torch.full_like(x, sign), 2.0**-8
     assert torch.equal(run(CARDS[name], x, grad, x, half, 1.0, -8.0, 8.0), x)

@@ -40,6 +40,7 @@ def curves(
     """
     if not 1 <= len(lines) <= len(LINES):
         raise InputError(f"lines: expected 1 to {len(LINES)} curves, got {len(lines)}; draw several figures")
+    from matplotlib.patheffects import withStroke
     from matplotlib.ticker import MultipleLocator, PercentFormatter
 
     figure = new_figure(5.6, 3.4, title)
@@ -64,7 +65,10 @@ def curves(
     axes.set_ylim(0, 1)
     if chance is not None:
         axes.axhline(chance, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
-        axes.text(0.01 * (right or 1.0), chance + 0.012, "guessing", color=FAINT, fontsize=7.5, va="bottom")
+        axes.text(
+            0.01 * (right or 1.0), chance + 0.012, "guessing", color=FAINT, fontsize=7.5, va="bottom",
+            zorder=4, path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )  # fmt: skip
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.yaxis.set_major_locator(MultipleLocator(0.2))
     axes.grid(axis="y", color=GRID, linewidth=0.8)

@@ -39,7 +39,11 @@ def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Imag
         pairs = [dataset[i] for i in range(len(dataset))]
         if not pairs:
             raise InputError("dataset: expected at least one image, got an empty set")
-        x = torch.stack([torch.as_tensor(image) for image, _ in pairs])
+        parts = [torch.as_tensor(image) for image, _ in pairs]
+        shapes = {tuple(part.shape) for part in parts}
+        if len(shapes) > 1:
+            raise InputError(f"dataset: expected images of one shape, got {sorted(shapes)}; resize them")
+        x = torch.stack(parts)
         y = torch.tensor([int(label) for _, label in pairs])
     if len(x) == 0 or (shape is not None and tuple(x.shape[1:]) != shape):
         raise InputError(

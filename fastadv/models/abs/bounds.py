@@ -11,14 +11,15 @@ The paper drops the prior's cost of the other class. With it ("tight"), d_c^2 be
 L_c = min_z ||G_c(z) - x||^2 + KL(z): however L_c is split into misfit and prior, at least (sqrt(L_c) - e)^2
 of it remains. L_c >= d_c^2, so the tight bound is the larger one.
 
-L-infinity. The worst case adds e to every pixel of |G_y(z*) - x|, and takes e, at most to zero, from every
+L-infinity. The worst case adds e to every pixel of |G_y(z*) - x| and subtracts e, down to zero, from every
 pixel of |G_c(z) - x|. The losses, with the prior's cost on both sides, are compared by bisection on e.
 
-Binary ABS sees only which pixels cross the threshold. A crossing changes the squared misfit of any
-reconstruction by at most 1, so n of them cannot change the decision while gamma_y (L_y + n) < gamma_c (d_c^2
-- n). The cheapest n crossings are those of the n pixels nearest to the threshold.
+Binary ABS sees only on which side of the threshold each pixel lies. A crossing changes the squared misfit of
+any reconstruction by at most 1, so n of them cannot change the decision while
+gamma_y (L_y + n) < gamma_c (d_c^2 - n). The cheapest n crossings are those of the n pixels nearest to the
+threshold.
 
-All bounds hold as far as the minima over the other classes' latents are global. They are searched from the
+All bounds hold if the minima over the other classes' latents are global. They are searched from the
 best prior sample of each of several parts of the prior. Inference runs in single precision or wider, whatever
 the model's own.
 """
@@ -83,7 +84,7 @@ def _bound(search: LatentSearch, x: Tensor, y: Tensor, norm: str, starts: int, t
 
 
 def _decided(losses: Tensor, y: Tensor) -> Tensor:
-    """bool [B]: the losses [B, K] are finite and decide for y."""
+    """bool [B]: whether the losses [B, K] are finite and lowest for y."""
     return (losses.argmin(1) == y) & losses.isfinite().all(1)
 
 

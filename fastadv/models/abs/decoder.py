@@ -139,7 +139,8 @@ def decode(
     """Images [B, K, C, H, W] in (0, 1) of latents [B, K, L], differentiable any number of times."""
     if not (torch.is_grad_enabled() and latents.requires_grad):
         return latent_decode(latents.transpose(0, 1), weights, biases, strides).transpose(0, 1)
-    images = forward(latents, weights, biases, strides)[-1]
+    with torch.autocast(latents.device.type, enabled=False):  # precision is the model's choice alone
+        images = forward(latents, weights, biases, strides)[-1]
     return images.reshape(*latents.shape[:2], -1, *images.shape[2:])
 
 

@@ -37,7 +37,7 @@ logger = logging.getLogger("fastadv")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is; a checkpoint of another is refused."""
+    """All that determines the training; a checkpoint with other settings is refused."""
 
     epochs: int
     shape: DecoderShape
@@ -91,9 +91,7 @@ def fit(
         TypeError,
         AssertionError,
     ) as error:  # what torch raises without CUDA is no RuntimeError
-        raise InputError(
-            f"device: expected a torch device that is there, got {device!r} ({error})"
-        ) from error
+        raise InputError(f"device: expected an available torch device, got {device!r} ({error})") from error
     if resume and run_dir is None:
         raise InputError(
             "run_dir: expected the folder of the run to resume, got None; pass run_dir=, or leave out resume"
@@ -130,7 +128,7 @@ def fit(
 
 
 class Run:
-    """A training run: what it is made of, and where it stands."""
+    """A training run: its networks, optimizer and progress."""
 
     def __init__(
         self,
@@ -172,13 +170,13 @@ class Run:
         for epoch in range(len(self.reports), self.settings.epochs):
             started = time.perf_counter()
             with torch.inference_mode(False), torch.enable_grad():
-                found = self._epoch(epoch)
+                averages = self._epoch(epoch)
             report: dict[str, Any] = {
                 "epoch": epoch + 1,
-                "loss": float(found.mean()),
+                "loss": float(averages.mean()),
                 "beta": self.settings.weight(epoch),
             }
-            report |= {"class_losses": found.tolist(), "seconds": time.perf_counter() - started}
+            report |= {"class_losses": averages.tolist(), "seconds": time.perf_counter() - started}
             self.reports.append(report)
             logger.info(
                 "ABS epoch %d: loss %.3f, beta %.2f, %.1f s",
@@ -189,7 +187,7 @@ class Run:
             )
             if self.folder is not None:
                 state = {"config": self.config, "reports": self.reports}
-                self.folder.save(self.net, self.optimizer, self.scheduler, found, state)
+                self.folder.save(self.net, self.optimizer, self.scheduler, averages, state)
                 self.folder.report(self.reports)
 
     def _batches(self, epoch: int) -> Tensor:
@@ -230,7 +228,7 @@ class Run:
         if not bool(average.isfinite().all()):
             bad = (~average.isfinite()).nonzero().flatten().tolist()
             raise FloatingPointError(
-                f"ABS.fit: expected finite losses, got others for classes {bad} in epoch {epoch + 1}; "
-                "lower the learning rate"
+                f"ABS.fit: expected finite losses, got NaN or infinite ones for classes {bad} "
+                f"in epoch {epoch + 1}; lower the learning rate"
             )
         return average

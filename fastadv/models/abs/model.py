@@ -183,12 +183,15 @@ class ABS(nn.Module):
 
         The factors of Binary ABS are those of the best accuracy, the scale has the least cross-entropy, and
         the floor brings the median confidence of the predicted class to 0.9 (Schott et al. 2018). The gain is
-        the share of its first loss above which nearly every descent ends. A thousand images will do; with
+        the share of its first loss above which nearly every descent ends. InputError for images that are not
+        finite. A thousand images will do; with
         few, and none of them misclassified, the scale comes out too large.
         """
         if not len(x):
             raise InputError("calibrate: expected at least one image, got an empty batch")
         check_labels(y, x, self.classes)
+        if not bool(x.isfinite().all()):
+            raise InputError("calibrate: expected finite images, got NaN or infinite pixels; leave these out")
         plain = self.options.changed(prune=False)
         unweighed = LatentSearch(
             self.decoders, self.prior, plain.changed(binary=True), torch.ones_like(self.factors)
@@ -200,7 +203,7 @@ class ABS(nn.Module):
         scale = confidence_scale(losses, y)
         floor = confidence_floor(losses, scale)
         self.options = self.options.changed(prune_gain=least_share(first, losses), scale=scale, floor=floor)
-        self.factors.copy_(factors)
+        self.factors = factors.to(self.factors)  # not in place: models of `with_options` share the old ones
 
     def lower_bound(
         self,
@@ -213,8 +216,8 @@ class ABS(nn.Module):
     ) -> Tensor:
         """A radius [B] within which the decision on x [B, ...] stays y [B]; 0 where x is not classified as y.
 
-        It is a bound as far as the minima over latents, searched from `starts` prior samples a class, are
-        global (Schott et al. 2018, section 4). Descents and losses are in single precision or wider, whatever
+        It is a bound if the minima over latents, searched from `starts` prior samples a class, are global
+        (Schott et al. 2018, section 4). Descents and losses are in single precision or wider, whatever
         `precision` says. `tight` keeps the prior's cost of the other classes' latents, which the paper drops
         in L2 and for Binary ABS: the bound is larger and still holds. In L-infinity the cost is always kept.
         """

@@ -1,4 +1,4 @@
-"""How ABS goes from an image to class losses, a decision and a confidence: all that is not a tensor."""
+"""The options of ABS inference: numbers and choices, no tensors."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from fastadv.errors import InputError
 
 InputGrad = Literal["none", "envelope", "unrolled"]
 Precision = Literal["fp32", "bf16"]
-# The authors' weights: 99.8% of the descents of 3,000 training images end above this share of their first
-# loss.
+# With the authors' weights, 99.8% of the descents of 3,000 training images end above this share of their
+# first loss.
 PRUNE_GAIN = 0.385
 
 
@@ -23,8 +23,9 @@ class InferenceOptions:
     steps         evaluations of the latent descent: steps - 1 updates by Adam, then the loss
     step_size     of Adam
     max_norm      latents with a larger L2 norm are rescaled to it after each step
-    prune         skip the descent of a class that could win only if it left less than `prune_gain` of its
-                  loss; the class keeps the loss of its best prior sample, and no other loss changes
+    prune         skip the descent of a class that would not win even if the descent reduced its loss to
+                  `prune_gain` times that of its best prior sample; the class keeps the loss of that sample,
+                  and no other loss changes
     prune_gain    from 0 (no class is skipped) to 1 (a class is skipped as soon as another is better)
     precision     "fp32", or "bf16" for a latent descent in bfloat16
     input_grad    how logits depend on x: "envelope" (exact at a converged latent, cheap), "unrolled"

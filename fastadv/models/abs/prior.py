@@ -109,7 +109,8 @@ class _Decoded:
         elif latents.device != self._images.device or data_hash(*parts) != self._hash:
             return None
         self._known = [known for known in self._known if all(seen.tensor() is not None for seen in known)]
-        self._known.append([_Seen(part) for part in parts])
+        if not any(part.is_inference() for part in parts):  # these do not count what is written to them
+            self._known.append([_Seen(part) for part in parts])
         return self._images
 
 
@@ -117,12 +118,8 @@ class _Seen:
     """A tensor as it once was. It is not kept alive, and a later tensor at its address is another one."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor, self.version = weakref.ref(tensor), _version(tensor)
+        self.tensor, self.version = weakref.ref(tensor), tensor._version
 
     def still(self, tensor: Tensor) -> bool:
         """Whether this is the tensor, and nothing has been written to it since."""
-        return self.tensor() is tensor and self.version == _version(tensor)
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+        return self.tensor() is tensor and self.version == tensor._version

@@ -1,5 +1,4 @@
-"""What the kernels share: batches as rows in device memory, numbers or one value a row, and rounding that
-never leaves the ball.
+"""What the kernels share: rows in device memory, values for each row, and rounding that stays in the ball.
 
 Values are held as float32 whatever they are stored as. bfloat16 is widened and rounded on its bits, in
 integers, so that the interpreter (whose casts truncate) and every GPU give the same bits.
@@ -78,7 +77,7 @@ def clamp(value, low, high):
 
 @triton.jit
 def next_towards(value, aim, dtype: tl.constexpr):
-    """The neighbour of `value` in `dtype` on the side of `aim`, which differs from it."""
+    """The neighbor of `value` in `dtype` on the side of `aim`, which differs from it."""
     bits = value.to(tl.int32, bitcast=True)
     order = tl.where(bits < 0, _INT_MIN - bits, bits)
     ulp: tl.constexpr = 0x10000 if dtype == tl.bfloat16 else 1
@@ -110,8 +109,9 @@ def rows64(rows: Tensor | None) -> Tensor | None:
 
 
 def common_layout(out: Tensor, *inputs: Tensor, ordered: bool = False) -> tuple[Tensor, ...]:
-    """(target, *inputs) in one dense layout, copying only what differs from it; the caller copies target to
-    out where they differ.
+    """(target, *inputs) in one dense layout; only what differs from it is copied.
+
+    Where target is not `out`, the caller copies it there.
 
     All channels-last passes as it is, unless the kernel breaks ties by index (`ordered`).
     """

@@ -6,8 +6,9 @@ import torch
 
 
 class Replay:
-    """Calls `run` the first time, which compiles its kernels; from the second on replays what a CUDA graph
-    captured of it.
+    """Calls `run` the first time, which compiles its kernels, and replays a CUDA graph of it from then on.
+
+    The graph is captured at the second call.
 
     So a shape that is met once costs no capture. Where capture fails `run` is called each time.
     """
@@ -38,8 +39,9 @@ def _captured(run: Callable[[], None]) -> torch.cuda.CUDAGraph | None:
 
 
 def bucket(size: int) -> int:
-    """`size` rounded up to eighths of a power of two: batches that shrink share few graphs and pad by a
-    quarter at most.
+    """`size` rounded up to a multiple of an eighth of a power of two.
+
+    Batches that shrink then share few graphs, padded by at most a quarter.
     """
     step = 1 << max(0, (size - 1).bit_length() - 3)
     return -(-size // step) * step

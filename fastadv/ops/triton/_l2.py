@@ -22,8 +22,10 @@ def _offset(x_adv, grad, x, at, mask, scale):
 
 @triton.jit
 def project(out, x_adv, grad, x, cols, radius, scale, lo, hi, BLOCK: tl.constexpr):
-    """Write row `out`. Until the last pass nothing is written, and that one reads each element just before it
-    writes it: out may be x_adv.
+    """Write row `out`: x_adv + scale * grad, projected.
+
+    Until the last pass nothing is written, and that one reads each element just before it writes it: out may
+    be x_adv.
     """
     dtype: tl.constexpr = out.dtype.element_ty
     lo64 = tl.full((), lo, tl.float64)

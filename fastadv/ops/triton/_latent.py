@@ -1,5 +1,6 @@
-"""What the decoder's kernels share: layers as sizes, weights and activations with channels last, and a matrix
-product over gathered taps.
+"""What the kernels of the decoders share: layers as sizes, and a matrix product over gathered taps.
+
+Weights and activations have their channels last.
 
 A transposed convolution of stride s is s² dense correlations, one for each place of an output pixel modulo s:
 pixel q·s + r takes the inputs q − j by the taps r + s·j. Its gradient is a plain strided correlation. Both
@@ -59,8 +60,7 @@ class Blocks(NamedTuple):
 
 
 def blocks(depth: int, width: int, lone: bool, bf16: bool) -> Blocks:
-    """The tile for `width` columns and taps of `depth` channels, with few rows where each image has a lone
-    one.
+    """The tile for `width` columns and taps of `depth` channels; few rows where an image has a `lone` one.
 
     Independent of the batch, like the order of each sum.
     """
@@ -108,8 +108,9 @@ def gathered_product(
     AHEAD: tl.constexpr, BF16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """[ROWS, COLUMNS] float32: sums over taps and channels of the source at pixel (y, x) ± tap by the
-    weights.
+    """[ROWS, COLUMNS] float32: sums over taps and channels of source times weights.
+
+    The source is read at pixel (y, x) ± tap.
 
     The sign is + where AHEAD. Only rows in `rows`, columns below `columns` and pixels of the image count.
 

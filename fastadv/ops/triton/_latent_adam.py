@@ -57,8 +57,9 @@ def adam(
     step_size: float,
     max_norm: float,
 ) -> None:
-    """Update z, mean and square [..., L] by (grad + βz) / size, in step number `step` from 1 on; then clip
-    the norms of z to `max_norm`.
+    """Update z, mean and square [..., L] by the gradient (grad + βz) / size; the first `step` is 1.
+
+    Then clip the norms of z to `max_norm`.
     """
     latents = z.shape[-1]
     block = triton.next_power_of_2(latents)

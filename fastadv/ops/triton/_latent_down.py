@@ -1,5 +1,6 @@
-"""The gradient of one layer of the decoders on a GPU: a strided correlation, times the derivative of the ELU
-below.
+"""The gradient of one layer of the decoders on a GPU.
+
+It is a strided correlation, times the derivative of the ELU below.
 """
 
 import triton
@@ -29,7 +30,7 @@ def down_kernel(
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    """One program a class, tile of input pixels (of all images) and tile of input channels."""
+    """One program for each class, tile of input pixels (of all images) and tile of input channels."""
     program = tl.program_id(0).to(tl.int64)
     pixels = side * side
     column_tiles = tl.cdiv(channels, COLUMNS)
@@ -71,8 +72,9 @@ def down_kernel(
 def down(
     out: Tensor, source: Tensor, hidden: Tensor | None, weight: Tensor, layer: Layer, bf16: bool
 ) -> None:
-    """Write the gradient by what the layer's input was made of, through ELU where `hidden`, the input, is
-    given.
+    """Write the gradient with respect to the layer's input.
+
+    Where `hidden`, that input, is given, the gradient is taken through the ELU that made it.
 
     out and hidden [K, B, side, side, cin], source [K, B, h, h, cout], weight [K, k, k, cin, cout].
     """

@@ -27,8 +27,9 @@ def loss_kernel(
 
 
 def loss_of(loss: Tensor, decoded: Tensor, x: Tensor, z: Tensor, beta: float) -> None:
-    """Write loss [B, K] = (‖decoded − x‖² + β/2 ‖z‖²) / D for decoded [K, B, C, h, h], x [B, C, h, h] and z
-    [K, B, L], all dense.
+    """Write loss [B, K] = (‖decoded − x‖² + β/2 ‖z‖²) / D.
+
+    decoded [K, B, C, h, h], x [B, C, h, h] and z [K, B, L] are dense.
     """
     classes, images, latents = z.shape
     start(

@@ -1,5 +1,6 @@
-"""One layer of the decoders on a GPU: transposed convolution, bias and ELU, or at the end sigmoid or the
-distance's gradient.
+"""One layer of the decoders on a GPU: transposed convolution, bias and ELU.
+
+The last layer ends in the sigmoid, or in the gradient of the distance.
 """
 
 import triton
@@ -39,8 +40,9 @@ def up_kernel(
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    """One program a class, place modulo the stride, tile of pixels (of all images) and tile of output
-    channels.
+    """One program for each class, place modulo the stride, tile of pixels and tile of output channels.
+
+    Tiles of pixels run over all images.
     """
     program = tl.program_id(0).to(tl.int64)
     span = tl.cdiv(out_side, stride)

@@ -1,5 +1,6 @@
-"""Bounds on ‖x − p‖² + bias by a matrix product in single precision: which tiles of prototypes can hold an
-image's nearest.
+"""Bounds on ‖x − p‖² + bias by a matrix product in single precision.
+
+They tell which tiles of prototypes can hold the nearest one of an image.
 
 Any order of adding n products errs by at most γₙ = nu / (1 − nu) of their magnitudes, u = 2⁻²⁴, and 2|x·p| <=
 ‖x‖² + ‖p‖²: so ‖x‖² + ‖p‖² + bias − 2 x·p is off by less than γ of twice the columns, and some for the sums,
@@ -21,13 +22,14 @@ def bounds_kernel(
     low, high, x, prototypes, bias, images, count, cols, class_stride, bias_stride, slack,
     IMAGES: tl.constexpr, PROTOTYPES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """low [K, B, tiles] <= every distance of a tile; high, alike, >= the least of them. float32; where
-    overflow hides a bound, −inf and inf.
+    """Write low [K, B, tiles] <= every distance of a tile, and high, likewise, >= the least of them.
+
+    Both are float32; where overflow hides a bound they are −inf and inf.
     """
     program = tl.program_id(0).to(tl.int64)
     image_tiles = tl.cdiv(images, IMAGES)
     tiles = tl.cdiv(count, PROTOTYPES)
-    # images fastest: neighbours share the tile of prototypes
+    # images fastest: neighbors share the tile of prototypes
     i = (program % image_tiles) * IMAGES + tl.arange(0, IMAGES)
     tile = program // image_tiles % tiles
     k = program // image_tiles // tiles

@@ -1,5 +1,6 @@
-"""Philox 4x32-10 in registers (see ops/_philox.py for key, counter and what an element takes); philox and
-random_start share it.
+"""Philox 4x32-10 in registers, for philox and random_start.
+
+See ops/_philox.py for the key, the counter and which word an element takes.
 
 A `stream` is (key's low word, key's high word, draw, id's low word, id's high word).
 """
@@ -69,8 +70,9 @@ def uniform(bits):
 
 @triton.jit
 def _turned(turns):
-    """(cos, sin) of 2 pi turns, 0 <= turns < 1, by Taylor series on an eighth of a turn. The library's bring
-    a path for huge angles that spills.
+    """(cos, sin) of 2 pi turns, 0 <= turns < 1, by Taylor series on an eighth of a turn.
+
+    The library's functions have a path for huge angles that spills registers.
     """
     quarter = tl.floor(4.0 * turns + 0.5)
     angle = (turns - 0.25 * quarter) * _TWO_PI

@@ -33,8 +33,8 @@ def l2_step_kernel(
     norm = tl.sqrt(tl.sum(square))
     usable = (norm > 0) & (norm < float("inf"))
     scale = tl.where(usable, per_row(step_size, step_size_rows, row) / tl.where(usable, norm, 1.0), 0.0)
-    row_radius = per_row(radius, radius_rows, row)
-    _l2.project(out + skip, x_adv + skip, grad + skip, x + skip, cols, row_radius, scale, lo, hi, BLOCK)
+    limit = per_row(radius, radius_rows, row)
+    _l2.project(out + skip, x_adv + skip, grad + skip, x + skip, cols, limit, scale, lo, hi, BLOCK)
 
 
 def launch(

@@ -1,5 +1,6 @@
-"""latent_decode on a GPU: one launch a layer, over all classes and a share of the latents (see
-ops/latent_decode.py).
+"""latent_decode on a GPU: one launch for each layer, over all classes and a share of the latents.
+
+See ops/latent_decode.py.
 """
 
 from collections.abc import Sequence

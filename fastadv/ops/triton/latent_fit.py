@@ -1,5 +1,6 @@
-"""latent_fit on a GPU: a fixed sequence of launches for a share of the images and all classes, one CUDA graph
-(see ops/latent_fit.py).
+"""latent_fit on a GPU: a fixed sequence of launches for a share of the images and all classes.
+
+The sequence is one CUDA graph (see ops/latent_fit.py).
 
 Each step is a launch a layer up, a launch a layer down and Adam; the last layer up writes the distance's
 gradient, so that images are made only once, at the end. Under `bf16` weights, activations and their gradients
@@ -27,8 +28,9 @@ _lock = threading.Lock()  # kept buffers serve one call at a time
 
 
 class Fit:
-    """Buffers for `count` images of K classes, and the launches over them. Spare rows affect no
-    other row.
+    """Buffers for `count` images of K classes, and the launches over them.
+
+    Spare rows affect no other row.
     """
 
     def __init__(

@@ -1,5 +1,6 @@
-"""logit_loss on a GPU: one program a row, float32, with the row's own scalars in float64 (see
-ops/logit_loss.py).
+"""logit_loss on a GPU: one program for each row (see ops/logit_loss.py).
+
+It computes in float32, and the scalars of the row in float64.
 
 The kernel ascends what it computes for `aim`, the label or the target, and negates it where a target is
 given. A class out of range makes its row NaN: to raise would wait for the device.
@@ -40,9 +41,7 @@ def _finite(row, classes, BLOCK: tl.constexpr):
 
 @triton.jit
 def _ce(row, classes, aim, own, direction: tl.constexpr, BLOCK: tl.constexpr):
-    """(loss, largest other logit, what exp(z - largest) is multiplied by in the gradient, gradient at the
-    aim).
-    """
+    """(loss, largest other logit, factor of exp(z - largest) in the gradient, gradient at the aim)."""
     top, _ = _largest(row, classes, aim, aim, aim, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, classes, BLOCK):

@@ -1,5 +1,4 @@
-"""nearest_prototype on a GPU: a matrix product leaves out the tiles that cannot win, float64 differences
-measure the rest.
+"""nearest_prototype on a GPU: a matrix product leaves out tiles that cannot win, float64 measures the rest.
 
 Between the two stand two bounds for each image and tile of prototypes; no distance of a single pair is stored
 (see ops/nearest_prototype.py).

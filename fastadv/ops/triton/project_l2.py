@@ -14,8 +14,8 @@ def project_l2_kernel(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     skip = row * cols
-    row_radius = per_row(radius, radius_rows, row)
-    _l2.project(out + skip, x_adv + skip, None, x + skip, cols, row_radius, row_radius, lo, hi, BLOCK)
+    limit = per_row(radius, radius_rows, row)
+    _l2.project(out + skip, x_adv + skip, None, x + skip, cols, limit, limit, lo, hi, BLOCK)
 
 
 def launch(

@@ -191,6 +191,19 @@ def test_zero_where_the_model_itself_decides_otherwise():
         assert (pruned.lower_bound(x, other, norm=norm, tight=True)[y != other] == 0).all()
 
 
+def test_no_crossing_is_needed_where_another_class_is_as_good():
+    arguments = (torch.tensor([9.0]), torch.tensor([[math.inf, 9.0]]), torch.tensor([0]), 64)
+    assert bounds._crossings(torch.ones(2), *arguments).tolist() == [0]
+
+
+def test_every_prior_sample_can_be_a_start():
+    model, x, y = model_and_images(4)
+    model.prior_latents = model.prior_latents[:12]
+    for norm in ("l2", "linf"):
+        few, all_of_them = (model.lower_bound(x, y, norm=norm, starts=starts) for starts in (1, 12))
+        assert (all_of_them <= few + 1e-3).all()
+
+
 def test_crossings_allow_for_rounding():
     """Single precision cannot tell 3 crossings from 3 and a hair, so the bound must not count a fourth."""
     arguments = (torch.tensor([3.0]), torch.tensor([[math.inf, 9.0 + 3e-6]]), torch.tensor([0]), 64)

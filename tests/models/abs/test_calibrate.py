@@ -98,6 +98,23 @@ def test_a_calibration_that_fails_changes_nothing(monkeypatch):
     assert torch.equal(model.factors, factors)
 
 
+def test_calibrating_a_model_of_other_options_leaves_the_original_as_it_was():
+    model = tiny(binary=True, factors=[1.0, 0.92, 1.08])
+    x, y = images(model, 40, noise=0.25)
+    before, twin = model(x), model.with_options(steps=20)
+    twin.calibrate(x, y)
+    assert not torch.equal(twin.factors, model.factors)
+    assert torch.equal(model(x), before)
+
+
+def test_images_that_are_not_finite_are_refused():
+    model = tiny()
+    x, y = images(model, 6)
+    x[2, 0, 3, 3] = torch.nan
+    with pytest.raises(InputError, match="calibrate: expected finite images"):
+        model.calibrate(x, y)
+
+
 def test_bad_input():
     model = tiny()
     x, y = images(model, 6)

@@ -15,7 +15,7 @@ from fastadv.models.abs import fit as module
 from fastadv.models.abs.augment import warp
 from fastadv.models.abs.fit import Run, Settings
 from fastadv.models.abs.prior import draw_prior
-from fastadv.models.abs.vae import VAEs, losses
+from fastadv.models.abs.vae import VAEs, encoder_layers, losses
 
 from .nets import images, tiny
 
@@ -138,6 +138,79 @@ def test_warps_are_small_rare_and_keyed():
         assert ((other != x).flatten(1).any(1) != changed).any()
     warped = moved[changed].flatten(1)
     assert len(warped.unique(dim=0)) == len(warped), "every image is warped in its own way"
+
+
+def test_a_warp_is_the_affine_map_of_its_draws():
+    """On a linear image, which interpolation keeps exactly."""
+    ids, seed = torch.arange(100, 300), 5
+    axis = (torch.arange(28) + 0.5) / 14 - 1  # centers of pixels, from -1 to 1
+    x, y = axis.expand(28, 28), axis[:, None].expand(28, 28)
+    drawn = rng.uniform(6, seed, ids)
+    zoom, across, down, right, lower = ((2 * part - 1)[:, None, None] for part in drawn[:, 1:].unbind(1))
+    zoom, across, down, right, lower = 1 + 0.1 * zoom, 0.1 * across, 0.1 * down, right / 14, lower / 14
+    there = zoom * x + across * y + right, down * x + zoom * y + lower
+    expected = 0.5 + 0.2 * there[0] + 0.1 * there[1]
+    image = (0.5 + 0.2 * x + 0.1 * y).expand(200, 1, 28, 28)
+    moved = warp(image, ids, seed)
+    chosen = drawn[:, 0] < 0.3
+    inside = slice(5, 23)
+    torch.testing.assert_close(
+        moved[chosen][:, 0, inside, inside], expected[chosen][:, inside, inside], rtol=0, atol=1e-5
+    )
+    assert torch.equal(moved[~chosen], image[~chosen])
+
+
+def test_the_encoders_of_the_paper_and_of_small_images():
+    assert encoder_layers(28, 16, 8) == [(32, 5, 1), (32, 4, 2), (64, 3, 2), (16, 5, 1)]
+    assert encoder_layers(16, 4, 3) == [(8, 5, 1), (8, 4, 2), (16, 3, 2), (6, 2, 1)]
+    assert encoder_layers(15, 4, 3) == [(8, 3, 1), (16, 4, 2), (6, 5, 1)]
+
+
+def test_the_learning_rate_falls_to_zero_as_a_cosine():
+    data = module.read_images(drawn(), SHAPE.image)
+    run = Run(data, Settings(3, SHAPE, 4, 24, 0.01, (1.0, 1.0), True, 0), torch.device("cpu"), None, None)
+    rates = [run.scheduler.get_last_lr()[0]]
+    for _ in range(12):
+        run.optimizer.step()
+        run.scheduler.step()
+        rates += run.scheduler.get_last_lr()
+    expected = 0.01 * (1 + torch.linspace(0, torch.pi, 13, dtype=torch.float64).cos()) / 2
+    torch.testing.assert_close(torch.tensor(rates, dtype=torch.float64), expected)
+
+
+def test_a_batch_holds_two_images_of_each_class_at_least():
+    data = module.read_images(drawn(20), SHAPE.image)
+    run = Run(data, Settings(1, SHAPE, 4, 3, 0.01, (1.0, 1.0), True, 0), torch.device("cpu"), None, None)
+    assert run._batches(0).shape == (4, 2, 3)
+
+
+def test_calibration_takes_as_many_images_as_it_says_with_their_labels(monkeypatch):
+    given, dataset = [], drawn()
+    monkeypatch.setattr(ABS, "calibrate", lambda self, x, y: given.append((x, y)))
+    for seed in (0, 0, 1):
+        quick(dataset, epochs=1, calibration=20, seed=seed)
+    assert [len(x) for x, _ in given] == [20, 20, 20]
+    assert torch.equal(given[0][0], given[1][0])
+    assert not torch.equal(given[0][0], given[2][0])
+    labels = {tuple(image): int(y) for image, y in zip(dataset.x.flatten(1).tolist(), dataset.y, strict=True)}
+    for x, y in given:
+        assert [labels[tuple(image)] for image in x.flatten(1).tolist()] == y.tolist()
+        assert len({tuple(image) for image in x.flatten(1).tolist()}) == 20
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool])
+def test_labels_of_any_integer_type_will_do(dtype):
+    dataset = drawn(24)
+    y = dataset.y % 2
+
+    class Plain:
+        def __init__(self, y):
+            self.x, self.y = dataset.x, y
+
+    options = {"epochs": 1, "calibration": 9}
+    mine, theirs = (quick(Plain(labels), **options) for labels in (y.to(dtype), y))
+    assert torch.equal(mine.weights[0], theirs.weights[0])
+    assert mine.options == theirs.options
 
 
 def recorded(monkeypatch, dataset, epochs, **options):
@@ -284,6 +357,7 @@ class TestBadInput:
             (Plain(x, y.float()), "labels"),
             (Plain(x[:0], y[:0]), "0 of"),
             ([], "empty"),
+            ([(x[0], 0), (torch.zeros(1, 9, 9), 1)], "one shape"),
         ):
             with pytest.raises(InputError, match=word):
                 quick(dataset)

@@ -8,6 +8,7 @@ import tracemalloc
 import pytest
 import torch
 
+from fastadv import rng
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.models import ABS
@@ -127,6 +128,21 @@ def test_prior_is_drawn_without_its_unlikely_tenth():
         draw_prior(9, 8, seed=-1)
 
 
+@pytest.mark.parametrize(("count", "drawn"), [(90, 100), (50, 55)])
+def test_the_prior_keeps_the_likeliest_draws_in_their_order(count, drawn):
+    every = rng.normal(3, rng.derive(7, "abs prior"), torch.arange(drawn))
+    least = every.norm(dim=1).sort().values[count - 1]
+    assert torch.equal(draw_prior(count, 3, seed=7), every[every.norm(dim=1) <= least])
+
+
+def test_the_defaults_are_the_paper_s():
+    options = InferenceOptions()
+    assert (options.beta, options.steps, options.step_size, options.max_norm) == (1.0, 50, 0.05, 5.0)
+    assert (options.scale, options.floor) == (440.0, 3.9e-5)
+    assert (options.binary, options.prune, options.precision) == (False, False, "fp32")
+    assert options.input_grad == "envelope"
+
+
 def test_prior_is_settable_and_the_bank_follows():
     model = tiny()
     x, _ = images(model)
@@ -142,6 +158,17 @@ def test_the_bank_follows_the_weights():
     model.bank()
     model.load_state_dict(other.state_dict())
     assert torch.equal(model.bank(), other.bank())
+
+
+def test_the_bank_follows_weights_that_are_written_in_inference_mode():
+    """Tensors made there do not count their versions."""
+    with torch.inference_mode():
+        written, fresh = tiny(), tiny()
+        written.bank()
+        for model in (written, fresh):
+            model.weights[0].mul_(1.5)
+        assert torch.equal(written.bank(), fresh.bank())
+        assert written.bank() is written.bank()
 
 
 def test_copies_share_the_bank():
@@ -257,10 +284,11 @@ def test_an_inference_made_by_hand_has_the_plain_softmax_for_a_confidence():
     torch.testing.assert_close(Inference(loss, loss, loss).confidence, (-loss).softmax(1))
 
 
-def test_half_precision_means_bf16_descent():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_means_bf16_descent(dtype):
     model = tiny()
     x, y = images(model)
-    halved = copy.deepcopy(model).to(torch.bfloat16)
+    halved = copy.deepcopy(model).to(dtype)
     assert halved.precision == "bf16"
     assert torch.equal(halved.weights[0], model.weights[0])
     assert torch.equal(halved(x).argmax(1), y)
@@ -285,6 +313,17 @@ class TestBadInput:
             ):
                 with pytest.raises(InputError, match=word):
                     call(x)
+
+    def test_pixels_may_leave_the_box_by_rounding_alone(self):
+        model = tiny()
+        x = torch.full((1, 1, 8, 8), 0.5)
+        for value, right in ((-9e-4, True), (1 + 9e-4, True), (-2e-3, False), (1 + 2e-3, False)):
+            x[0, 0, 3, 3] = value
+            if right:
+                assert model(x).isfinite().all()
+            else:
+                with pytest.raises(InputError, match=r"\[0, 1\]"):
+                    model(x)
 
     def test_weights(self):
         weights, biases = decoders()

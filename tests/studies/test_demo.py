@@ -1,0 +1,105 @@
+"""The demo's table and sentences from figures made by hand, its folder, and its one thread."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastadv.errors import InputError
+from fastadv.studies import TINY, demo
+
+FOUND = {"clean": 0.5, "robust": 0.25, "samples": 8, "latent_descent": 1.5, "lower_bound": 0.125}
+
+
+def net(clean: float, *robust: float, paper: tuple[float, float]) -> dict:
+    return {
+        "clean": clean,
+        "robust": dict(zip(("FGSM L∞ 0.1", "PGD L2 0.4"), robust, strict=True)),
+        "paper_cifar10": dict(zip(("clean", "PGD L2 0.25"), paper, strict=True)),
+    }
+
+
+RESULT = {
+    "config": {"settings": {"size": 10}, "test": {"samples": 355}},
+    "measured": {
+        "nets": {
+            "standard": net(0.98, 0.5, 0.05, paper=(0.9525, 0.0449)),
+            "D_R": net(0.97, 0.6, 0.4, paper=(0.841, 0.483)),
+            "D_NR": net(0.9, 0.3, 0.01, paper=(0.877, 0.008)),
+            "D_rand": net(0.6, 0.2, 0.0, paper=(0.633, 0.0)),
+            "D_det": net(0.35, 0.1, 0.0, paper=(0.437, 0.0)),
+        },
+        "abs": FOUND,
+    },
+}
+
+
+def test_a_row_holds_clean_then_each_attack_then_the_paper() -> None:
+    head, standard, *_, det = demo.cells(RESULT)
+    assert [cell.split("\n") for cell in head[2:]] == [
+        ["clean"],
+        ["FGSM", "L∞ 0.1"],
+        ["PGD", "L2 0.4"],
+        ["paper*:", "clean"],
+        ["paper*:", "PGD L2"],
+    ]
+    assert standard == ["standard", "the digits", "98.0%", "50.0%", "5.0%", "95.25%", "4.49%"]
+    assert det == ["D_det", "wrong labels", "35.0%", "10.0%", "0.0%", "43.7%", "~0%"]
+
+
+def test_the_title_says_how_many_digits_of_which_size() -> None:
+    assert "355 held-out digits of 10x10" in demo.title(RESULT)
+
+
+def test_the_sentences_speak_of_the_last_attack() -> None:
+    lines = demo.notes(RESULT)
+    assert lines[0] == (
+        "Robust features alone protect: D_R keeps 40.0% under PGD L2 0.4, the standard net 5.0%."
+    )
+    assert lines[2].endswith("reads 50.0% of the digits and keeps 25.0% of 8 under PGD L2 0.4;")
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_one_thread_while_it_works_and_as_many_as_before_after_it(fails: bool) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError) if fails else demo.one_thread(), demo.one_thread():
+            assert torch.get_num_threads() == 1
+            if fails:
+                raise ValueError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_only_a_stopped_run_of_the_same_settings_goes_on(tmp_path: Path) -> None:
+    demo._prepare(tmp_path, TINY)
+    assert not demo.unfinished(TINY, tmp_path)  # nothing was done yet
+    (tmp_path / "nets").mkdir()
+    assert demo.unfinished(TINY, tmp_path)
+    other = type(TINY)(seed=1)
+    assert not demo.unfinished(other, tmp_path)
+    (tmp_path / "results.json").touch()
+    assert not demo.unfinished(TINY, tmp_path)
+
+
+def test_a_run_of_other_settings_is_cleared_away(tmp_path: Path) -> None:
+    demo._prepare(tmp_path, TINY)
+    for part in demo.PARTS:
+        (tmp_path / part).mkdir()
+    (tmp_path / "mine.txt").touch()
+    demo._prepare(tmp_path, TINY)
+    assert all((tmp_path / part).exists() for part in demo.PARTS)
+    demo._prepare(tmp_path, type(TINY)(seed=1))
+    assert not any((tmp_path / part).exists() for part in demo.PARTS)
+    assert (tmp_path / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("part", demo.PARTS)
+def test_what_no_demo_made_is_left_alone(tmp_path: Path, part: str) -> None:
+    (tmp_path / part).mkdir()
+    with pytest.raises(InputError, match="another folder"):
+        demo._prepare(tmp_path, TINY)
+    assert (tmp_path / part).exists()

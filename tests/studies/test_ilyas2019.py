@@ -1,0 +1,146 @@
+"""Which net and which set each part is made with, the figures beside the paper's, and the sentences."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.studies import TINY, Study, ilyas2019
+
+ATTACK = "PGD L2 0.4"
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return Study(replace(TINY, train_radius=0.5, push_radius=2.0, invert_step_size=0.3, seed=7), tmp_path)
+
+
+def unwatched(what: str, done: int, total: int) -> None:
+    pass
+
+
+def test_each_set_comes_from_its_net_and_teaches_a_new_one(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: dict[str, Any] = {}
+    sources: dict[str, Any] = {}
+
+    def train(study: Study, name: str, learned: Any, recipe: Any, watch: Any) -> ilyas2019.Net:
+        trained[name] = learned, recipe
+        return ilyas2019.Net(name, learned, f"model {name}", None)  # type: ignore[arg-type]
+
+    def construct(study: Study, name: str, source: Any, progress: Any) -> str:
+        sources[name] = source
+        return f"set {name}"
+
+    monkeypatch.setattr(ilyas2019, "_train", train)
+    monkeypatch.setattr(ilyas2019, "_construct", construct)
+    made = list(ilyas2019.nets(study, unwatched))
+    assert [net.name for net in made] == ["standard", "adversarial", "D_R", "D_NR", "D_rand", "D_det"]
+    assert sources == {
+        "D_R": "model adversarial",
+        "D_NR": "model standard",
+        "D_rand": "model standard",
+        "D_det": "model standard",
+    }
+    for name, (learned, recipe) in trained.items():
+        if name == "adversarial":
+            assert isinstance(recipe, fa.train.PGDTraining)
+            assert (recipe.threat.norm, recipe.threat.radius) == ("l2", 0.5)
+            assert (recipe.steps, recipe.step_size) == (study.settings.train_steps, 0.1)
+        else:
+            assert isinstance(recipe, fa.train.Standard)
+        assert learned == f"set {name}" if name in ilyas2019.SETS else learned is study.base
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "settings"),
+    [
+        ("D_R", "robust", {"steps": 2, "step_size": 0.3}),
+        ("D_NR", "non_robust", {"steps": 2, "step_size": 0.3}),
+        ("D_rand", "random_target", {"steps": 2, "step_size": 0.2}),
+        ("D_det", "fixed_shift", {"steps": 2, "step_size": 0.2}),
+    ],
+)
+def test_each_set_has_its_construction(
+    study: Study, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, settings: dict[str, Any]
+) -> None:
+    called: list[Any] = []
+
+    def record(other: str, *args: Any, **options: Any) -> None:
+        called.append((other, args, options))
+
+    for other in ("robust", "non_robust", "random_target", "fixed_shift"):
+        monkeypatch.setattr(ilyas2019.construct, other, partial(record, other))
+    source = torch.nn.Identity()
+    ilyas2019._construct(study, name, source, lambda done, total: None)
+    ((built, args, options),) = called
+    assert built == kind
+    assert args == (source, study.base)
+    assert settings.items() <= {**options, "step_size": pytest.approx(options["step_size"])}.items()
+    assert options["seed"] == 7
+    assert options["out_dir"] == study.folder / "sets" / name
+    if "threat" in options:
+        assert (options["threat"].norm, options["threat"].radius) == ("l2", 2.0)
+    assert ("threat" in options) is (name in ("D_rand", "D_det"))
+
+
+def test_a_net_on_a_constructed_set_starts_from_other_weights(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fa.train, "fit", lambda *args, **options: [])
+    first = {
+        name: ilyas2019._train(study, name, study.base, fa.train.Standard(), unwatched).model.state_dict()
+        for name in ("standard", "adversarial", "D_R")
+    }
+    weight = "features.0.weight"
+    assert torch.equal(first["standard"][weight], first["adversarial"][weight])
+    assert not torch.equal(first["standard"][weight], first["D_R"][weight])
+
+
+def test_figures_of_a_net(study: Study) -> None:
+    model = fa.models.create("softmax", shape=study.test.shape, classes=10)
+    table = fa.evaluate(model, study.test, study.settings.attacks())
+    told = ilyas2019.measured(ilyas2019.Net("D_NR", study.base, model, table))
+    assert told["clean"] == table.clean_accuracy
+    assert told["robust"] == {row.name: row.robust_accuracy for row in table.rows}
+    assert list(told["robust"])[-1] == study.settings.main_attack
+    assert told["paper_cifar10"] == {"clean": 0.877, "PGD L2 0.25": 0.008}
+    assert told["trained_on"] == len(study.base)
+
+
+def figures(**changed: float) -> dict[str, Any]:
+    clean = {"standard": 0.9, "D_R": 0.9, "D_NR": 0.8, "D_rand": 0.5, "D_det": 0.3}
+    robust = {"standard": 0.1, "D_R": changed.pop("D_R", 0.4)}
+    return {
+        name: {"clean": changed.get(name, clean[name]), "robust": {ATTACK: robust.get(name, 0.0)}}
+        for name in clean
+    }
+
+
+def test_the_sentences_say_what_came_out() -> None:
+    protect, teach = ilyas2019.findings(figures(), ATTACK)
+    assert protect.startswith("Robust features alone protect: D_R keeps 40.0%")
+    assert teach == "Non-robust features alone teach: D_NR 80.0%, D_rand 50.0%, D_det 30.0%; chance 10%."
+
+
+@pytest.mark.parametrize("share", [0.1, 0.05])
+def test_a_set_that_does_not_protect_is_said_not_to(share: float) -> None:
+    protect, _ = ilyas2019.findings(figures(D_R=share), ATTACK)
+    assert protect.endswith("did not show here.")
+
+
+@pytest.mark.parametrize("name", ["D_NR", "D_rand", "D_det"])
+def test_a_set_that_teaches_nothing_is_said_not_to(name: str) -> None:
+    _, teach = ilyas2019.findings(figures(**{name: 0.2}), ATTACK)
+    assert "not all of the paper's effects" in teach
+
+
+def test_one_sample_of_each_class_that_has_a_usable_one() -> None:
+    y = torch.tensor([1, 0, 2, 1, 0, 2])
+    usable = torch.tensor([False, True, False, True, True, False])
+    assert ilyas2019._one_of_each(y, usable).tolist() == [1, 3]
