@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -238,14 +239,17 @@ def test_models_by_class_shapes_types_and_flags_not_by_weights():
 
 def test_models_by_their_parts():
     def built(**changed):
-        parts = {"p": 0.1, "activation": nn.ReLU(), "stride": 1, "mean": 0.0, "hook": None} | changed
+        parts = {"p": 0.1, "activation": nn.ReLU(), "stride": 1, "mean": 0.0, "rest": 0.0} | changed
+        parts = {"hook": None, "before": None} | parts
         model = nn.Sequential(
             nn.Conv2d(1, 2, 3, parts["stride"]), parts["activation"], nn.Dropout(parts["p"])
         )
         model[0].mean = torch.tensor([parts["mean"]])
-        model[0].register_buffer("rest", torch.tensor([parts["mean"]]), persistent=False)
+        model[0].register_buffer("rest", torch.tensor([parts["rest"]]), persistent=False)
         if parts["hook"]:
             model.register_forward_hook(parts["hook"])
+        if parts["before"]:
+            model.register_forward_pre_hook(parts["before"])
         return model
 
     partly = built()
@@ -259,12 +263,14 @@ def test_models_by_their_parts():
                 {"activation": nn.Tanh()},
                 {"stride": 2},
                 {"mean": 1.0},
+                {"rest": 1.0},
+                {"before": lambda module, args: (2 * args[0],)},
                 {"hook": lambda module, args, output: 2 * output},
             )
         ),
         describe_model(partly),
     ]
-    assert len(set(described)) == 7
+    assert len(set(described)) == 9
     assert described[0] == describe_model(built()) == describe_model(built().eval())
 
 
@@ -277,6 +283,48 @@ def test_attributes_are_not_taken_for_globals_of_the_same_name(monkeypatch):
     before = describe(Loss(1).__call__)
     monkeypatch.setattr(sys.modules[__name__], "weight", 3.0, raising=False)
     assert describe(Loss(1).__call__) == before
+
+
+def test_an_attribute_called_name_does_not_hide_the_class():
+    first, second = Loss(1), Private(1)
+    first.name = second.name = "a"
+    del first.weight, second._weight
+    assert describe(first) != describe(second)
+
+
+def test_what_is_computed_once_and_where_do_not_count():
+    class Squared(Loss):
+        @functools.cached_property
+        def square(self):
+            return self.weight**2
+
+    loss = Squared(2)
+    before = describe(loss)
+    assert loss.square == 4
+    assert describe(loss) == before
+    assert describe(make(torch.device("cpu"))) == describe(make(torch.device("meta")))
+
+
+def test_functions_of_an_imported_module_are_part_of_it(monkeypatch):
+    module = types.ModuleType("tools")
+    module.scaled, module.unused = (lambda x: 2 * x), 1
+    monkeypatch.setattr(sys.modules[__name__], "tools", module, raising=False)
+
+    def recipe(x):
+        return tools.scaled(x)  # noqa: F821
+
+    before = describe(recipe)
+    module.unused = 2
+    assert describe(recipe) == before
+    module.scaled = lambda x: 3 * x
+    assert describe(recipe) != before
+
+
+def test_what_a_function_of_a_library_encloses_is_part_of_it():
+    functions = [make(1.0), make(2.0)]
+    for function in functions:
+        function.__module__ = "torch.tools"
+    assert describe(functions[0]) != describe(functions[1])
 
 
 def test_data_sets_of_any_class_by_what_they_hold():
