@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
@@ -62,7 +61,8 @@ def check_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any])
 
 
 def _short(value: Any) -> str:
-    return shorten(str(value), 60, placeholder=" ...")
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:56]} ..."
 
 
 def _agree(stored: Any, now: Any) -> bool:

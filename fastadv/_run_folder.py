@@ -1,6 +1,5 @@
 """The folder of one run: locked, cleared of half-written files, and resumed by its own run alone."""
 
-import fcntl
 import json
 import logging
 import os
@@ -20,6 +19,11 @@ from fastadv import _checkpoint
 from fastadv._files import atomic_write, remove_parts, writing
 from fastadv._identity import check_same
 from fastadv.errors import CorruptFileError, InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: folders are not locked there
+    fcntl = None  # type: ignore[assignment]
 
 logger = logging.getLogger("fastadv")
 
@@ -43,7 +47,7 @@ class RunFolder:
         self.path, self._shared = Path(path), shared
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+            handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
         except OSError as error:
             raise InputError(
                 f"{name}: expected a folder that can be made and opened, got {self.path} ({error.strerror})"
@@ -66,19 +70,21 @@ class RunFolder:
             remove_parts(self.path)
 
     def _lock_alone(self, patience: float) -> bool:
-        return self._flock(fcntl.LOCK_EX, patience)
+        return self._flock("LOCK_EX", patience)
 
     def _lock(self) -> bool:
         """Take the shared lock; whoever is alone at that moment cleans up first."""
         if self._lock_alone(0.0):
             remove_parts(self.path)
-        return self._flock(fcntl.LOCK_SH, PATIENCE)
+        return self._flock("LOCK_SH", PATIENCE)
 
-    def _flock(self, kind: int, patience: float) -> bool:
+    def _flock(self, kind: str, patience: float) -> bool:
+        if fcntl is None:
+            return True
         end = time.monotonic() + patience
         while True:
             try:
-                fcntl.flock(self._handle, kind | fcntl.LOCK_NB)
+                fcntl.flock(self._handle, getattr(fcntl, kind) | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() >= end:
                     return False
@@ -180,4 +186,5 @@ def _let_go() -> None:
         folder._release()
 
 
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
