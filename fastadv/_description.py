@@ -203,8 +203,10 @@ def describe_model(model: nn.Module) -> str:
     state = [(name, tuple(t.shape), str(t.dtype), name in trained) for name, t in model.state_dict().items()]
     # a model in eval mode is trained in train mode, with all its parts
     modes = [module.training or not model.training for module in model.modules()]
-    seen: Seen = {id(model): ("the model", model)}
-    return f"{_module(model, seen)} {_hash([state, modes])}"
+    # torch.compile wraps the model in state of its own, which differs from process to process
+    inner = getattr(model, "_orig_mod", model)
+    seen: Seen = {id(part): ("the model", part) for part in (model, inner)}
+    return f"{_module(inner, seen)} {_hash([state, modes])}"
 
 
 def describe_data(dataset: Any) -> str:

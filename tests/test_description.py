@@ -274,6 +274,16 @@ def test_models_by_their_parts():
     assert described[0] == describe_model(built()) == describe_model(built().eval())
 
 
+def test_a_compiled_model_is_known_by_the_model_inside():
+    def net(act):
+        return torch.compile(nn.Sequential(nn.Linear(3, 3), act), backend="eager")
+
+    compiled, other, tanh = net(nn.ReLU()), net(nn.ReLU()), net(nn.Tanh())
+    compiled(torch.rand(2, 3))  # what the compiler keeps is not part of the model
+    assert describe_model(compiled) == describe_model(other)
+    assert describe_model(compiled) != describe_model(tanh)
+
+
 def test_the_model_in_training_may_appear_in_its_recipe():
     recipes = [(model, make(model)) for model in (linear(0), linear(1))]
     assert describe(recipes[0][1], recipes[0][0]) == describe(recipes[1][1], recipes[1][0])
