@@ -22,7 +22,7 @@ if not torch.cuda.is_available():
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 ROOT = Path(__file__).resolve().parent.parent
 SLOW = ROOT / "tests" / "slow.txt"
-SLOW_SECONDS = 0.5
+SLOW_SECONDS = 0.25
 UNLISTED_SECONDS = 5.0  # a margin, for machines slower than the one that wrote the list
 
 # `make explore` selects the second with --hypothesis-profile
