@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,10 +26,7 @@ from fastadv.models.abs.augment import warp
 from fastadv.models.abs.decoder import DecoderShape
 from fastadv.models.abs.vae import VAEs, losses
 
-if TYPE_CHECKING:
-    from fastadv.models.abs.model import ABS
-
-Model = TypeVar("Model", bound="ABS")
+Model = TypeVar("Model")
 Progress = Callable[[int, int], None]
 
 logger = logging.getLogger("fastadv")
@@ -69,7 +66,7 @@ class Settings:
 
 
 def fit(
-    cls: type[Model],
+    cls: Callable[..., Model],
     dataset: Any,
     settings: Settings,
     *,
@@ -80,7 +77,7 @@ def fit(
     calibration: int,
     options: dict[str, Any],
 ) -> Model:
-    """Train a model of `cls`; see ABS.fit."""
+    """Train a model that `cls` makes, an ABS; see ABS.fit."""
     check_count("calibration", calibration, 0)
     if progress is not None and not callable(progress):
         raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
@@ -99,10 +96,11 @@ def fit(
     images = read_images(dataset, settings.shape.image)
     run = Run(images, settings, place, None, progress)
 
-    def made() -> Model:
+    def made() -> Any:
         weights, biases = run.net.decoders()
         strides, beta = settings.shape.strides, settings.beta[1]
-        return cls(weights, biases, strides, seed=settings.seed, beta=beta, **options).to(run.device)
+        built: Any = cls(weights, biases, strides, seed=settings.seed, beta=beta, **options)
+        return built.to(run.device)
 
     made()  # refuses wrong options of the model before any work
     with ExitStack() as stack:
@@ -124,7 +122,8 @@ def fit(
         if folder is not None:
             with folder.result("model.safetensors") as path:
                 model.save(path)
-        return model
+        result: Model = model
+        return result
 
 
 class Run:
