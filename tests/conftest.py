@@ -23,6 +23,8 @@ WORKER = "PYTEST_XDIST_WORKER" in os.environ
 ROOT = Path(__file__).resolve().parent.parent
 SLOW = ROOT / "tests" / "slow.txt"
 SLOW_SECONDS = 0.25
+# fixtures of a session that take long, and whose time counts for the first test alone
+SLOW_FIXTURES = {"shared_data", "builds"}
 UNLISTED_SECONDS = 5.0  # a margin, for machines slower than the one that wrote the list
 
 # `make explore` selects the second with --hypothesis-profile
@@ -110,7 +112,7 @@ COLLECTED = pytest.StashKey[set[str]]()
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     listed = slow_tests()
     for item in items:
-        if item.nodeid in listed:
+        if item.nodeid in listed or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
     config.stash[COLLECTED] = {item.nodeid for item in items}
 

@@ -396,3 +396,11 @@ def test_describe_tells_the_options_apart() -> None:
     assert described[0] == {"precision": "fp32", "fold": True, "compile": True}
     assert described == json.loads(json.dumps(described))
     assert len({json.dumps(each) for each in described}) == 8
+
+
+def test_the_verdict_can_enter_a_graph_also_when_asked_for_in_inference_mode():
+    frozen = freeze(nn.Linear(4, 3))
+    with torch.inference_mode():
+        logits = frozen.verdict(torch.rand(2, 4))
+    assert not logits.is_inference()
+    assert not logits.requires_grad
