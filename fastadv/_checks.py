@@ -6,14 +6,12 @@ from typing import Any
 from fastadv.errors import InputError
 
 SEEDS = 1 << 63
-DRAWS = 1 << 32
 
 
-def check_count(name: str, value: Any, least: int, most: float = math.inf) -> int:
-    """An integer from `least` to `most`, both included."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        at_most = "" if most == math.inf else f" and <= {most}"
-        raise InputError(f"{name}: expected an integer >= {least}{at_most}, got {value!r}")
+def check_count(name: str, value: Any, least: int) -> int:
+    """An integer of `least` or more."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
     return value
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastadv import ops
 from fastadv._card import data_hash
-from fastadv._checks import DRAWS, check_count, check_seed
+from fastadv._checks import check_count
 from fastadv.errors import InputError
 from fastadv.ops._rows import PerRow, clamp_box, column, per_row
 
@@ -91,8 +91,6 @@ class Threat:
         ids [B] default to 0 .. B - 1. Raises InputError where the radius is infinite, and on a seed outside 0
         to 2^63 - 1 or a draw outside 0 to 2^32 - 1.
         """
-        check_seed(seed)
-        check_count("draw", draw, 0, DRAWS - 1)
         if not self.finite:
             raise InputError(
                 "radius: expected a finite one for a random start, got inf; start at x (random_start=False)"
@@ -125,6 +123,8 @@ class Threat:
 
         Values on a GPU stay unread: that would wait for the device.
         """
+        if type(step_size) is float and step_size > self.least_step:  # each step of an attack comes here
+            return
         if isinstance(step_size, Tensor):
             if step_size.device.type != "cpu" or torch.compiler.is_compiling():
                 return

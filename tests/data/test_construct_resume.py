@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -315,24 +314,9 @@ def test_full_disk_keeps_what_was_written(tmp_path):
     ]
 
 
-def killed_at(turn: int, when: str) -> None:
-    """Kill this process before or after the rename number `turn`."""
-    count = 0
-    replace = os.replace
-
-    def dying(*args: Any) -> None:
-        nonlocal count
-        if (count, when) == (turn, "before"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(*args)
-        if (count, when) == (turn, "after"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        count += 1
-
-    os.replace = dying
-
-
 if __name__ == "__main__":
+    from tests.kills import killed_at  # a test imports this file without the root on its path
+
     torch.set_num_threads(1)
     build = {"random_target": random_target, "robust": robust}[sys.argv[1]]
     if len(sys.argv) == 3:
