@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # One worker per core. A worker that has run all its tests takes some from another.
 WORKERS := --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup demo quick test explore slow mutate lint format typecheck bench clean sanitize
+.PHONY: help setup demo quick test explore slow mutate lint format typecheck bench gpu clean sanitize
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -56,6 +56,11 @@ typecheck: setup  ## mypy --strict on fastadv/
 bench: setup  ## throughput against eager PyTorch and the peers, appended to bench/results/
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(RUN)/python bench/run.py
+
+# a GPU machine may have no network: the Python that is there, without set-up
+gpu: ARGS ?=
+gpu:  ## check and measure on this machine's GPU: STAGE=ops for one stage, ARGS="--out DIR --budget 500"
+	$(or $(wildcard $(RUN)/python),$(PYTHON)) bench/gpu.py $(STAGE) $(ARGS)
 
 clean:  ## remove what was built, keeping results
 	rm -rf $(VENV) build *.egg-info fastadv/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,7 +14,7 @@ from fastadv import attacks, data, engine, errors, evaluation, losses, models, o
 from fastadv._library import backends
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.evaluation import accuracy_against_radius, evaluate, figures
+from fastadv.evaluation import Curve, accuracy_against_radius, bootstrap, evaluate, figures, optimality
 from fastadv.threat import L0, L1, L2, Linf, Threat
 
 __version__ = "0.1.0"
@@ -24,6 +24,7 @@ __all__ = [
     "L1",
     "L2",
     "CorruptFileError",
+    "Curve",
     "Frozen",
     "InputError",
     "Linf",
@@ -31,6 +32,7 @@ __all__ = [
     "accuracy_against_radius",
     "attacks",
     "backends",
+    "bootstrap",
     "data",
     "engine",
     "errors",
@@ -41,6 +43,7 @@ __all__ = [
     "losses",
     "models",
     "ops",
+    "optimality",
     "rng",
     "train",
 ]

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 from fastadv.errors import CorruptFileError
@@ -59,11 +57,11 @@ def writing(path: Path, size: int = 0) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         kept = "the previous one is kept" if path.exists() else "other files are kept"
         much = f" ({size / 2**20:.1f} MiB)" if size else ""
         raise OSError(
-            getattr(error, "errno", None) or errno.EIO,
+            error.errno or errno.EIO,
             f"{path}: expected to write {path.name}{much}, got '{error}'; {kept}: free some space and resume",
         ) from error
 
@@ -99,6 +97,13 @@ def seal(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def serialize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The bytes of a safetensors file. The package is imported here, because most work needs no files."""
+    from safetensors.torch import save
+
+    return save(dict(tensors), dict(metadata))
+
+
 def save_tensors(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
@@ -117,6 +122,8 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     Files of other programs have no hashes and are taken as they are. CorruptFileError where the file is
     truncated, damaged or of another kind.
     """
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

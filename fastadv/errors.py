@@ -5,5 +5,9 @@ class InputError(ValueError):
     """An argument that cannot be worked with: shape, dtype, device, range, label or option."""
 
 
+class NoGradientError(InputError):
+    """A model whose logits do not depend on its input differentiably, where a gradient was asked for."""
+
+
 class CorruptFileError(RuntimeError):
     """A file that is truncated, damaged, or was not written by this library."""

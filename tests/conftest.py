@@ -18,9 +18,12 @@ from hypothesis import settings
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports triton
+else:
+    torch.backends.cudnn.allow_tf32 = False  # the references must be no rougher than the kernels
 
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))  # for bench/; an installed fastadv comes first
 SLOW = ROOT / "tests" / "slow.txt"
 SLOW_SECONDS = 0.25
 # fixtures of a session that take long, and whose time counts for the first test alone

@@ -66,7 +66,7 @@ def test_imports_point_down(path):
     [
         ("from fastadv import ops, rng", ["ops", "rng"]),
         ("import fastadv.train.loop as loop", ["train"]),
-        ("def f():\n    from fastadv.attacks._loop import run", ["attacks"]),
+        ("def f():\n    from fastadv.attacks._core import run", ["attacks"]),
         ("import fastadv as fa", ["fastadv"]),
         ("import torch\nfrom torch import nn", []),
     ],

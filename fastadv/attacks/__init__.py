@@ -3,24 +3,158 @@
 `ATTACKS` lists those that take any classifier, `ABS_ATTACKS` those that need a model that explains images.
 """
 
+from functools import partial
+
+from fastadv.attacks._common import Common
 from fastadv.attacks._registry import Attack
 from fastadv.attacks._result import AttackResult, Status
+from fastadv.attacks.apgd import apgd
+from fastadv.attacks.autoattack import AutoAttackResult, autoattack
 from fastadv.attacks.bim import bim
+from fastadv.attacks.criterion import ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
+from fastadv.attacks.cw import cw
+from fastadv.attacks.ddn import ddn
+from fastadv.attacks.deepfool import deepfool
 from fastadv.attacks.distal import DistalResult, distal
+from fastadv.attacks.ead import ead
+from fastadv.attacks.estimated_gradient import estimated_gradient
+from fastadv.attacks.fab import fab
 from fastadv.attacks.fgsm import fgsm
+from fastadv.attacks.fmn import fmn
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.attacks.latent_descent import latent_descent
+from fastadv.attacks.lbfgs import lbfgs
 from fastadv.attacks.mim import mim
+from fastadv.attacks.minimum_radius import minimum_radius
+from fastadv.attacks.nes import nes
 from fastadv.attacks.pgd import pgd
+from fastadv.attacks.sigma_zero import sigma_zero
+from fastadv.attacks.spsa import spsa
+from fastadv.attacks.square import square
+from fastadv.attacks.transfer import transfer
 
 ATTACKS: dict[str, Attack] = {
-    "fgsm": Attack(fgsm),
-    "bim": Attack(bim, quick={"steps": 10}),
-    "pgd": Attack(pgd, quick={"steps": 10}),
-    "mim": Attack(mim, quick={"steps": 10}),
+    "fgsm": Attack(fgsm, tolerance=1.25, paper="Goodfellow et al. 2014"),
+    "bim": Attack(bim, quick={"steps": 10}, tolerance=1.25, paper="Kurakin et al. 2017"),
+    "pgd": Attack(pgd, random=True, quick={"steps": 10}, paper="Madry et al. 2018"),
+    "apgd": Attack(
+        apgd,
+        norms=("linf", "l2", "l1"),
+        random=True,
+        quick={"steps": 3},
+        oracle={"steps": 100},
+        paper="Croce and Hein 2020, 2021",
+    ),
+    "autoattack": Attack(
+        autoattack,
+        norms=("linf", "l2", "l1"),
+        random=True,
+        quick={"version": "quick"},
+        paper="Croce and Hein 2020",
+    ),
+    "square": Attack(
+        square,
+        knowledge="score",
+        norms=("linf", "l2"),
+        random=True,
+        quick={"queries": 30},
+        oracle={"queries": 3000},
+        tolerance=2.5,
+        paper="Andriushchenko et al. 2020",
+    ),
+    "mim": Attack(mim, quick={"steps": 10}, tolerance=1.25, paper="Dong et al. 2018"),
+    "cw": Attack(
+        cw,
+        kind="minimum",
+        norms=("l2", "linf"),
+        quick={"steps": 40, "searches": 3},
+        oracle={"steps": 100, "searches": 5},
+        paper="Carlini and Wagner 2017",
+    ),
+    "deepfool": Attack(
+        deepfool,
+        kind="minimum",
+        norms=("linf", "l2"),
+        quick={"steps": 10},
+        oracle={"steps": 50},
+        paper="Moosavi-Dezfooli et al. 2016",
+    ),
+    "ead": Attack(
+        ead,
+        kind="minimum",
+        norms=("l1",),
+        quick={"steps": 40, "searches": 3},
+        oracle={"steps": 100},
+        paper="Chen et al. 2018",
+    ),
+    "ddn": Attack(
+        ddn,
+        kind="minimum",
+        norms=("l2",),
+        quick={"steps": 40},
+        oracle={"steps": 100},
+        paper="Rony et al. 2019",
+    ),
+    "fmn": Attack(
+        fmn, kind="minimum", quick={"steps": 20}, oracle={"steps": 300}, paper="Pintor et al. 2021"
+    ),
+    "sigma_zero": Attack(
+        sigma_zero,
+        kind="minimum",
+        norms=("l0",),
+        quick={"steps": 40},
+        oracle={"steps": 300},
+        paper="Cinà et al. 2025",
+    ),
+    "lbfgs": Attack(
+        lbfgs,
+        kind="minimum",
+        norms=("l2",),
+        quick={"steps": 20, "searches": 4},
+        oracle={"steps": 40},
+        paper="Szegedy et al. 2014",
+    ),
+    "nes": Attack(
+        nes,
+        knowledge="score",
+        norms=("linf", "l2"),
+        random=True,
+        quick={"queries": 210, "directions": 10},
+        oracle={"queries": 20200, "directions": 100},
+        paper="Ilyas et al. 2018",
+        tolerance=1.5,
+    ),
+    "spsa": Attack(
+        spsa,
+        knowledge="score",
+        norms=("linf",),
+        random=True,
+        quick={"queries": 210, "directions": 10},
+        oracle={"queries": 20200, "directions": 100},
+        paper="Uesato et al. 2018",
+        tolerance=1.5,
+    ),
+    "minimum_radius": Attack(
+        minimum_radius,
+        kind="minimum",
+        quick={"attack": partial(bim, steps=4, stop_early=False), "searches": 4},
+        oracle={"attack": partial(bim, steps=40, loss="margin"), "searches": 10},
+        paper="Schott et al. 2018; Cina et al. 2025",
+    ),
+    "fab": Attack(
+        fab,
+        kind="minimum",
+        norms=("linf", "l2", "l1"),
+        random=True,
+        quick={"steps": 3, "restarts": 4},
+        oracle={"steps": 20},
+        paper="Croce and Hein 2020",
+    ),
 }
 ABS_ATTACKS: dict[str, Attack] = {
-    "latent_descent": Attack(latent_descent, minimal=True, needs="a model with infer(x), such as ABS"),
+    "latent_descent": Attack(
+        latent_descent, kind="minimum", needs="a model with infer(x), such as ABS", paper="Schott et al. 2018"
+    ),
 }
 
 __all__ = [
@@ -28,13 +162,35 @@ __all__ = [
     "ATTACKS",
     "Attack",
     "AttackResult",
+    "AutoAttackResult",
+    "Common",
+    "ConfidentlyWrong",
+    "Criterion",
     "DistalResult",
+    "OutsideTopK",
     "Status",
+    "WrongBy",
+    "apgd",
+    "autoattack",
     "bim",
+    "cw",
+    "ddn",
+    "deepfool",
     "distal",
+    "ead",
+    "estimated_gradient",
+    "fab",
     "fgsm",
+    "fmn",
     "last_iterate",
     "latent_descent",
+    "lbfgs",
     "mim",
+    "minimum_radius",
+    "nes",
     "pgd",
+    "sigma_zero",
+    "spsa",
+    "square",
+    "transfer",
 ]

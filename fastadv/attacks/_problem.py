@@ -6,7 +6,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from fastadv import losses
 from fastadv._checks import check_number
+from fastadv.attacks.criterion import WRONG, Criterion, check_criterion
 from fastadv.errors import InputError
 from fastadv.threat import THREATS, Threat
 
@@ -15,41 +17,64 @@ StepSize = float | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """x [B, ...], labels y [B], the threat, targets [B] or None, and sample numbers ids [B]."""
+    """x [B, ...], labels y [B], the threat, targets [B] or None, sample numbers ids [B], the criterion of a
+    success, the mask of the coordinates that may move, bool like x, or None for all, and the logits [B, K] of
+    the model as given at x, once it has passed them.
+    """
 
     x: Tensor
     y: Tensor
     threat: Threat
     targets: Tensor | None
     ids: Tensor
+    criterion: Criterion = WRONG
+    mask: Tensor | None = None
+    clean: Tensor | None = None
 
     def take(self, index: Tensor) -> Self:
         """The samples `index` alone."""
-        targets = None if self.targets is None else self.targets[index]
         return replace(
             self,
             x=self.x[index],
             y=self.y[index],
             threat=self.threat.take(index),
-            targets=targets,
+            targets=None if self.targets is None else self.targets[index],
             ids=self.ids[index],
+            mask=None if self.mask is None else self.mask[index],
+            clean=None if self.clean is None else self.clean[index],
         )
 
+    @property
+    def margin(self) -> losses.Loss:
+        """The loss [B] that is positive where the criterion is met."""
+        return "margin" if self.criterion is WRONG else self.criterion.margin
+
     def decided(self, logits: Tensor) -> Tensor:
-        """bool [B]: the logits [B, K] decide for the target, or against the label where there is none."""
-        decided = logits.argmax(1)
-        return decided != self.y if self.targets is None else decided == self.targets
+        """bool [B]: the logits [B, K] meet the criterion, finite or not."""
+        return self.criterion.met(logits, self.y, self.targets)
 
     def met(self, logits: Tensor) -> Tensor:
         """bool [B]: `decided`, by logits that are all finite."""
         return self.decided(logits) & logits.isfinite().all(1)
 
+    def masked(self, points: Tensor) -> Tensor:
+        """The points [B, ...] with x where the mask holds the coordinates."""
+        return points if self.mask is None else torch.where(self.mask, points, self.x)
+
 
 def problem(
-    x: Tensor, y: Tensor, threat: Threat, targets: Tensor | None = None, ids: Tensor | None = None
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    targets: Tensor | None = None,
+    criterion: Criterion | None = None,
+    mask: Tensor | None = None,
+    ids: Tensor | None = None,
 ) -> Problem:
     """The checked problem. Raises InputError on a wrong shape, dtype, device or value, naming it."""
     check_threat(threat)
+    criterion = check_criterion(criterion)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(
@@ -76,7 +101,7 @@ def problem(
                 f"got shape {tuple(threat.radius.shape)}"
             )
         threat = threat.with_radius(threat.radius.to(x.device))
-    return Problem(x, y, threat, targets, ids)
+    return Problem(x, y, threat, targets, ids, criterion, None if mask is None else check_mask(mask, x))
 
 
 def check_threat(threat: Threat) -> None:
@@ -86,6 +111,38 @@ def check_threat(threat: Threat) -> None:
             f"threat: expected one of fastadv.{', '.join(kind.__name__ for kind in THREATS.values())}, "
             f"got {type(threat).__name__}; a radius needs a norm"
         )
+
+
+def check_norm(name: str, threat: Threat, norms: tuple[str, ...]) -> None:
+    """Raise InputError unless `threat` is a threat model of one of the norms, which attack `name` serves."""
+    check_threat(threat)
+    if threat.norm not in norms:
+        kinds = ", ".join(THREATS[norm].__name__ for norm in norms)
+        raise InputError(f"threat: expected one of {kinds}, which {name} serves, got {type(threat).__name__}")
+
+
+def check_finite_radius(threat: Threat) -> None:
+    """Raise InputError unless `threat` is a threat model whose radius is finite for every sample."""
+    check_threat(threat)
+    if not threat.finite:
+        raise InputError("radius: expected a finite one, got an infinite one; give the budget of the attack")
+
+
+def check_mask(mask: Tensor, x: Tensor) -> Tensor:
+    """The mask as bool like x. Raises InputError unless it is bool, on x's device, broadcasts to x's shape,
+    and leaves each sample a coordinate to move.
+    """
+    got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+    wanted = f"mask: expected a bool tensor that broadcasts to x {tuple(x.shape)}, True where x may move"
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.device != x.device:
+        raise InputError(f"{wanted}, on its device, got {got}")
+    try:
+        mask = mask.expand_as(x)
+    except RuntimeError:
+        raise InputError(f"{wanted}, got {got}") from None
+    if len(x) and not bool(mask.flatten(1).any(1).all()):
+        raise InputError("mask: expected a coordinate that may move in each sample, got none in some")
+    return mask
 
 
 def check_classes(name: str, values: Tensor, classes: int) -> None:

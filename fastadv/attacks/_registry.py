@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from fastadv.attacks._result import AttackResult
 from fastadv.threat import THREATS
@@ -13,17 +13,42 @@ from fastadv.threat import THREATS
 class Attack:
     """An attack function and what it supports.
 
-    `norms` are those of the threats it takes; `targeted` whether it takes targets; `minimal` whether it looks
-    for the nearest success rather than the strongest point of a ball; `quick` arguments for a short run;
-    `needs` what the model must be beyond a classifier, empty where any will do.
+    Attributes:
+        run: the function.
+        knowledge: what it asks of the model: "gradient", "score" (logits), "decision" (the class), or "none".
+        kind: "budget" for the strongest point of a ball, "minimum" for the success nearest to x.
+        norms: of the threats it takes.
+        targeted: whether it takes targets.
+        random: whether its result depends on a seed.
+        paper: its source.
+        quick: arguments for a short run, which tests use.
+        oracle: arguments, beside those, for a run that meets the tolerance.
+        needs: what the model must be beyond a classifier; empty where any will do.
+        tolerance: on a linear model, the largest distance, over that of the boundary, at which it breaks a
+            sample.
     """
 
     run: Callable[..., AttackResult]
+    knowledge: Literal["gradient", "score", "decision", "none"] = "gradient"
+    kind: Literal["budget", "minimum"] = "budget"
     norms: tuple[str, ...] = tuple(THREATS)
     targeted: bool = True
-    minimal: bool = False
+    random: bool = False
+    paper: str = ""
     quick: Mapping[str, Any] = field(default_factory=dict)
+    oracle: Mapping[str, Any] = field(default_factory=dict)
     needs: str = ""
+    tolerance: float = 1.05
+
+    @property
+    def minimal(self) -> bool:
+        """Whether it looks for the success nearest to x."""
+        return self.kind == "minimum"
+
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The function's parameters by name, those that all attacks share among them."""
+        return inspect.signature(self.run).parameters
 
     @property
     def name(self) -> str:
@@ -37,4 +62,4 @@ class Attack:
 
     def takes(self, option: str) -> bool:
         """Whether the function has this argument."""
-        return option in inspect.signature(self.run).parameters
+        return option in self.parameters

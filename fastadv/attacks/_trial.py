@@ -42,12 +42,14 @@ class Trial:
         self.already = self.unusable = self._not_finite = torch.zeros(
             len(problem.x), dtype=torch.bool, device=device
         )
-        self.clean = torch.zeros(0, 2, device=device)
+        # an empty batch has as many classes as any loss or criterion may ask for
+        self.clean = torch.zeros(0, 1 << 20, device=device)
         if len(problem.x):
             self.clean = clean = frozen.verdict(problem.x)
             check_classes("y", problem.y, clean.shape[1])
             if problem.targets is not None:
                 check_classes("targets", problem.targets, clean.shape[1])
+            problem.criterion.check(clean.shape[1], problem.targets is not None)
             self.unusable = ~clean.isfinite().all(1)
             if bool(self.unusable.all()):
                 raise InputError(
@@ -57,7 +59,7 @@ class Trial:
             self.already = problem.met(clean)
             frozen.check(problem.x, clean)
             # only now: the check may change the layout that the search twin prefers
-            self.problem = replace(problem, x=frozen.layout(problem.x))
+            self.problem = replace(problem, x=frozen.layout(problem.x), clean=clean)
         self.todo = (~(self.already | self.unusable)).nonzero().squeeze(1)
 
     def verdict(self, x_adv: Tensor) -> Tensor:
@@ -82,7 +84,7 @@ class Trial:
         bound = ROUNDING.get(dtype or torch.float32, ROUNDING[torch.float32])
         clean = self.clean[~self.unusable]
         spread = (clean - clean.mean(1, keepdim=True)).abs().max()
-        margin = losses.loss_value(logits, problem.y, "margin", problem.targets)
+        margin = losses.loss_value(logits, problem.y, problem.margin, problem.targets)
         return bool((broken & (margin < -bound * spread)).any())
 
     def report_two_answers(self) -> None:
@@ -100,12 +102,12 @@ class Trial:
         *,
         not_finite: Tensor,
         zero_gradient: Tensor,
-        minimal: bool = False,
+        minimum: bool = False,
     ) -> AttackResult:
         """The result for x_adv, given the `verdict` logits [B, K] on it.
 
-        `not_finite` bool [B] marks samples that met a NaN or infinity on the way. A `minimal` attack returns
-        x itself where nothing was broken.
+        `not_finite` bool [B] marks samples that met a NaN or infinity on the way. An attack for the
+        `minimum` returns x itself where nothing was broken.
         """
         problem = self.problem
         value = losses.loss_value(logits, problem.y, loss, problem.targets)
@@ -115,7 +117,7 @@ class Trial:
         status[failed] = Status.FAILED
         status[broken] = Status.BROKEN
         status[self.already] = Status.ALREADY_WRONG
-        if minimal:
+        if minimum:
             x_adv = torch.where(broken.view(-1, *[1] * (x_adv.ndim - 1)), x_adv, problem.x)
             clean = losses.loss_value(self.clean, problem.y, loss, problem.targets)
             value = torch.where(broken, value, clean)

@@ -1,17 +1,21 @@
 """Basic iterative method (Kurakin, Goodfellow, Bengio 2017)."""
 
+from typing import Unpack
+
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks._loop import ascend, run
+from fastadv.attacks._ascent import ascent, step_size_for
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
 from fastadv.attacks._problem import StepSize
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._steps import step_size_for
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 
+@takes_common
 def bim(
     model: Model | Frozen,
     x: Tensor,
@@ -22,11 +26,10 @@ def bim(
     step_size: StepSize | None = None,
     restarts: int = 1,
     random_start: bool = False,
-    targets: Tensor | None = None,
     loss: losses.Loss = "ce",
     stop_early: bool = True,
     seed: int = 0,
-    ids: Tensor | None = None,
+    **common: Unpack[Common],
 ) -> AttackResult:
     """max loss(model(z), y) over z in ball and box, by steepest ascent and projection from x itself.
 
@@ -43,15 +46,15 @@ def bim(
         step_size: a number or [B], in input units (L0: coordinates); None is radius / steps.
         restarts: attempts; the first starts at x, the others at random points. Each sample's best is kept.
         random_start: start the first at a random point too.
-        targets: int [B]; ascend towards these classes instead of away from y.
         loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised.
         stop_early: leave a sample at its first success; otherwise return its strongest point.
-        seed, ids: randomness depends on the seed and on each sample's number (default 0 to B - 1) alone.
+        seed: of the random starts.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
 
     Raises InputError on wrong input, naming it.
     """
+    losses.check_loss(loss)
+    rule = ascent(steps, step_size_for(threat, x, steps, 1.0, step_size), random_start)
     return run(
-        model, x, y, threat, ascend, steps=steps, step_size=step_size_for(threat, steps, 1.0, step_size),
-        restarts=restarts, random_start=random_start, targets=targets, loss=loss, stop_early=stop_early,
-        seed=seed, ids=ids,
-    )  # fmt: skip
+        model, x, y, threat, rule, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed, **common
+    )

@@ -1,17 +1,22 @@
 """Fast gradient sign method (Goodfellow, Shlens, Szegedy 2014)."""
 
+from typing import Unpack
+
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks._loop import ascend, run
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._problem import check_threat
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._steps import has_finite_radius
+from fastadv.attacks._search import Search
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 
+@takes_common
 def fgsm(
     model: Model | Frozen,
     x: Tensor,
@@ -20,11 +25,10 @@ def fgsm(
     *,
     restarts: int = 1,
     random_start: bool = False,
-    targets: Tensor | None = None,
     loss: losses.Loss = "ce",
     stop_early: bool = True,
     seed: int = 0,
-    ids: Tensor | None = None,
+    **common: Unpack[Common],
 ) -> AttackResult:
     """One step of steepest ascent, as long as the radius: max <g, d> over ||d|| <= radius, for the loss
     gradient g at x.
@@ -40,20 +44,28 @@ def fgsm(
         threat: Linf, L2, L1 or L0 with a finite radius (a number or [B]), in input units.
         restarts: attempts; the first starts at x, the others at random points. Each sample's best is kept.
         random_start: start the first at a random point too.
-        targets: int [B]; ascend towards these classes instead of away from y.
         loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised.
         stop_early: leave a sample at its first success; otherwise return its strongest point.
-        seed, ids: randomness depends on the seed and on each sample's number (default 0 to B - 1) alone.
+        seed: of the random starts.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
 
     Raises InputError on wrong input, naming it.
     """
-    if not has_finite_radius(threat):
+    check_threat(threat)
+    if not threat.finite:
         raise InputError(
             "radius: expected a finite one, which is the length of the step, got an infinite one; "
             "use pgd with a step_size"
         )
+    losses.check_loss(loss)
+    step_size = threat.default_step_size(1)
+
+    def rule(search: Search) -> None:
+        # the start is no candidate: x_adv is the stepped point, also where that lowers the loss
+        look = search.gradient(search.start(random_start), judge=False)
+        assert look.gradient is not None
+        search.last(search.threat.step_(look.x_adv, look.gradient, search.x, search.per_sample(step_size)))
+
     return run(
-        model, x, y, threat, ascend, steps=1, step_size=threat.default_step_size(1), restarts=restarts,
-        random_start=random_start, targets=targets, loss=loss, stop_early=stop_early, seed=seed, ids=ids,
-        start_counts=False,
-    )  # fmt: skip
+        model, x, y, threat, rule, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed, **common
+    )

@@ -1,19 +1,24 @@
 """Momentum iterative method (Dong et al. 2018)."""
 
+from typing import Unpack
+
 import torch
 from torch import Tensor
 
 from fastadv import losses
 from fastadv._checks import check_number
-from fastadv.attacks._loop import Rule, State, largest, run
-from fastadv.attacks._problem import Problem, StepSize
+from fastadv.attacks._ascent import Direction, ascent, step_size_for
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._problem import StepSize
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._steps import step_size_for
+from fastadv.attacks._search import Search, largest
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 
+@takes_common
 def mim(
     model: Model | Frozen,
     x: Tensor,
@@ -25,11 +30,10 @@ def mim(
     decay: float = 1.0,
     restarts: int = 1,
     random_start: bool = False,
-    targets: Tensor | None = None,
     loss: losses.Loss = "ce",
     stop_early: bool = True,
     seed: int = 0,
-    ids: Tensor | None = None,
+    **common: Unpack[Common],
 ) -> AttackResult:
     """max loss(model(z), y) over z in ball and box, by ascent along a momentum of gradients.
 
@@ -47,31 +51,29 @@ def mim(
         decay: weight of the momentum so far, finite and >= 0; 0 is `bim`.
         restarts: attempts; the first starts at x, the others at random points. Each sample's best is kept.
         random_start: start the first at a random point too.
-        targets: int [B]; ascend towards these classes instead of away from y.
         loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised.
         stop_early: leave a sample at its first success; otherwise return its strongest point.
-        seed, ids: randomness depends on the seed and on each sample's number (default 0 to B - 1) alone.
+        seed: of the random starts.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
 
     Raises InputError on wrong input, naming it.
     """
     check_number("decay", decay, 0)
+    losses.check_loss(loss)
+    rule = ascent(steps, step_size_for(threat, x, steps, 1.0, step_size), random_start, _momentum(decay))
     return run(
-        model, x, y, threat, _rule(decay), steps=steps,
-        step_size=step_size_for(threat, steps, 1.0, step_size), restarts=restarts,
-        random_start=random_start, targets=targets, loss=loss, stop_early=stop_early, seed=seed, ids=ids,
-    )  # fmt: skip
+        model, x, y, threat, rule, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed, **common
+    )
 
 
-def _rule(decay: float) -> Rule:
-    def accumulate(
-        given: Problem, x_adv: Tensor, gradient: Tensor, step_size: StepSize, state: State
-    ) -> State:
+def _momentum(decay: float) -> Direction:
+    def accumulate(search: Search, gradient: Tensor) -> Tensor:
         # divided by its largest element first: the sum of a tiny or huge gradient leaves the format
         top = largest(gradient)
-        unit = torch.where((top > 0) & top.isfinite(), gradient / top, 0.0)
+        unit = torch.where(top > 0, gradient / top, 0.0)
         unit /= unit.abs().sum(tuple(range(1, unit.ndim)), keepdim=True).clamp_min(1.0)
-        momentum = state[0].mul_(decay).add_(unit) if state else unit
-        given.threat.step_(x_adv, momentum, given.x, step_size)
-        return (momentum,)
+        before = vars(search.rows).get("momentum")
+        search.rows.momentum = momentum = unit if before is None else before.mul_(decay).add_(unit)
+        return momentum
 
     return accumulate

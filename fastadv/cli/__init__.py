@@ -1,4 +1,4 @@
-"""The command line: `fastadv demo | attack | train | construct | evaluate | abs | doctor`.
+"""The command line: `fastadv demo | attack | train | construct | evaluate | abs | study | doctor`.
 
 Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Errors are one line on stderr; --debug
 adds the traceback.
@@ -22,6 +22,7 @@ from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
 from fastadv.cli._interrupt import Interrupted
+from fastadv.cli._study import study_app
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, InputError
 
@@ -47,6 +48,7 @@ for command, example in (
 ):
     app.command(epilog=f"Example: {example}")(with_debug(command))
 app.add_typer(abs_app, name="abs")
+app.add_typer(study_app, name="study")
 
 
 def _version(asked: bool) -> None:

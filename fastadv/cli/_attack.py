@@ -10,7 +10,7 @@ import typer
 from fastadv._card import card
 from fastadv._files import save_tensors
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import AttackOptions, help_text, list_attacks, parse_attacks
+from fastadv.cli._attacks import AttackOptions, help_text, list_attacks, parse_attacks, print_markdown
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, make_device
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
@@ -63,8 +63,14 @@ def attack(
     known: Annotated[
         bool, typer.Option("--list", callback=list_attacks, help="List the attacks, and what each supports.")
     ] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", callback=print_markdown, help="The same as a page in Markdown.")
+    ] = False,
 ) -> None:
-    """Attack a model, and say which samples it broke and at which distance."""
+    """Attack a model, and say which samples it broke and at which distance.
+
+    A minimum-norm attack needs no --radius, which bounds its search.
+    """
     options = AttackOptions(norm, radius, steps, step_size, restarts, False if strongest else None)
     (named,) = parse_attacks([attack], options, seed).values()
     place = make_device(device)

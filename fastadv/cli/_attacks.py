@@ -1,7 +1,9 @@
 """From text such as `pgd:steps=100` to an attack, and the list of attacks."""
 
 import inspect
-from collections.abc import Callable, Mapping
+import math
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
@@ -12,8 +14,20 @@ from fastadv.attacks import ATTACKS, Attack, AttackResult
 from fastadv.cli._options import make_threat, pairs, symbol
 from fastadv.cli._output import print_table, write_json
 
-DEFAULT_STEPS = 40
-NOT_OPTIONS = ("model", "x", "y", "threat", "ids", "targets")
+# what the command line sets where the function leaves it open
+DEFAULTS = {"steps": 40, "queries": 1000}
+GIVEN = ("model", "x", "y", "threat")
+# no plain numbers or text
+KINDS = {"budget": "budget", "minimum": "minimum norm"}
+TITLE = """# Attacks
+
+This page is written by `fastadv attack --markdown > docs/attacks.md`.
+
+An attack with a budget returns the strongest point of a ball; one of minimum norm the nearest adversarial
+example, and takes a threat of infinite radius. Knowledge is what it asks of the model: gradients, scores
+(logits), decisions (the class), or nothing. Each is a function of `fastadv.attacks`.
+"""
+NOT_OPTIONS = (*GIVEN, "ids", "targets", "criterion", "mask", "attack", "source", "start")
 
 
 def help_text(example: str) -> str:
@@ -43,7 +57,8 @@ class AttackOptions:
 class NamedAttack:
     """An attack as `evaluate` takes it: run(model, x, y, ids=ids).
 
-    at(radius) is the same with another budget. `used` names the shared options that it takes.
+    at(radius) is the same with another budget. `used` names the shared options that it takes, `radius` is inf
+    for a minimum-norm attack without bound.
     """
 
     name: str
@@ -53,6 +68,8 @@ class NamedAttack:
     run: Callable[..., AttackResult]
     config: dict[str, Any]
     used: frozenset[str]
+    minimal: bool
+    radius: float
 
 
 def parse_attacks(texts: list[str], options: AttackOptions, seed: int) -> dict[str, NamedAttack]:
@@ -82,7 +99,12 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
     if name not in ATTACKS:
         raise typer.BadParameter(f"no attack {name!r}; there are {', '.join(ATTACKS)}.")
     attack = ATTACKS[name]
-    takes = inspect.signature(attack.run).parameters
+    takes = attack.parameters
+    missing = [key for key in NOT_OPTIONS if key in takes and _required(takes[key]) and key not in GIVEN]
+    if missing:
+        raise typer.BadParameter(
+            f"{name} needs {missing[0]}, which text cannot name; call fastadv.attacks.{name} in Python."
+        )
     own = pairs([part for part in tail.split(",") if part], f"attack {text!r}")
     known = ["norm", "radius", *(key for key in takes if key not in NOT_OPTIONS)]
     unknown = [key for key in own if key not in known]
@@ -93,7 +115,9 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
             raise typer.BadParameter(f"attack {text!r}: expected {key}=true or {key}=false, got {value!r}.")
     shared = {key: value for key, value in options.given.items() if key in known and key not in own}
     arguments = _defaults(attack, seed) | shared | own
-    norm, radius = str(arguments.pop("norm", "linf")), arguments.pop("radius", None)
+    usual = "linf" if "linf" in attack.norms else attack.norms[0]
+    norm = str(arguments.pop("norm", usual))
+    radius = arguments.pop("radius", math.inf if attack.minimal else None)
     if radius is None or isinstance(radius, str | bool):
         raise typer.BadParameter(f"attack {text!r} has no radius; give --radius, or {name}:radius=0.3.")
     if norm not in attack.norms:
@@ -102,46 +126,77 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
     def at(budget: float) -> Callable[..., AttackResult]:
         return partial(attack.run, threat=make_threat(norm, budget), **arguments)
 
-    label = text if tail else f"{name} {symbol(norm)} {radius:g}"
+    bound = "" if radius == math.inf else f" {radius:g}"
+    label = text if tail else f"{name} {symbol(norm)}{bound}"
     config = {"attack": name, "norm": norm, "radius": radius, **arguments}
-    return NamedAttack(name, label, norm, at, at(radius), config, frozenset(shared))
+    return NamedAttack(
+        name, label, norm, at, at(radius), config, frozenset(shared), attack.minimal, float(radius)
+    )
 
 
 def _defaults(attack: Attack, seed: int) -> dict[str, Any]:
-    takes = inspect.signature(attack.run).parameters
-    found: dict[str, Any] = {"seed": seed} if "seed" in takes else {}
-    if "steps" in takes and takes["steps"].default is inspect.Parameter.empty:
-        found["steps"] = DEFAULT_STEPS
-    return found
+    takes = attack.parameters
+    open_ = {key: value for key, value in DEFAULTS.items() if key in takes and _required(takes[key])}
+    return open_ | ({"seed": seed} if "seed" in takes else {})
+
+
+def _required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is inspect.Parameter.empty
 
 
 def list_attacks(context: typer.Context, asked: bool) -> None:
     """The callback of --list: print the attacks with what each supports, and leave."""
     if not asked:
         return
-    cards = {name: _card(attack) for name, attack in ATTACKS.items()}
     if context.params.get("json"):
-        write_json(cards)
+        write_json({name: _card(attack) for name, attack in ATTACKS.items()})
     else:
-        print_table(
-            "attacks", [["attack", "norms", "kind", "targeted", "what it does"], *map(_line, cards.items())]
-        )
+        print_table("attacks", cells())
     raise typer.Exit
 
 
+def print_markdown(asked: bool) -> None:
+    """The callback of --markdown: print the attacks as the page `docs/attacks.md`, and leave."""
+    if not asked:
+        return
+    sys.stdout.write(page())
+    raise typer.Exit
+
+
+def page() -> str:
+    """The attacks as a page in Markdown."""
+    head, *lines = cells()
+    table = [head, ["---"] * len(head), *lines]
+    rows = "\n".join("| " + " | ".join(line) + " |" for line in table)
+    return f"{TITLE}\n{rows}\n"
+
+
+def cells() -> list[list[str]]:
+    """The table of attacks as text, line by line, the head first."""
+    head = ["attack", "norms", "kind", "knowledge", "targeted", "random", "paper", "what it does"]
+    return [head, *(_line(name, attack) for name, attack in ATTACKS.items())]
+
+
+def _line(name: str, attack: Attack) -> list[str]:
+    norms = ", ".join(symbol(norm) for norm in attack.norms)
+    targeted, random = ("yes" if each else "no" for each in (attack.targeted, attack.random))
+    summary = _summary(attack).rstrip(".")
+    return [name, norms, KINDS[attack.kind], attack.knowledge, targeted, random, attack.paper, summary]
+
+
 def _card(attack: Attack) -> dict[str, Any]:
-    takes = inspect.signature(attack.run).parameters
-    summary = (inspect.getdoc(inspect.getmodule(attack.run)) or "").splitlines()[0]
     return {
         "norms": list(attack.norms),
-        "kind": "minimum norm" if attack.minimal else "budget",
+        "kind": KINDS[attack.kind],
+        "knowledge": attack.knowledge,
         "targeted": attack.targeted,
-        "summary": summary,
-        "arguments": [key for key in takes if key not in NOT_OPTIONS],
+        "random": attack.random,
+        "paper": attack.paper,
+        "summary": _summary(attack),
+        "arguments": [key for key in attack.parameters if key not in NOT_OPTIONS],
     }
 
 
-def _line(entry: tuple[str, Mapping[str, Any]]) -> list[str]:
-    name, card = entry
-    norms = ", ".join(symbol(norm) for norm in card["norms"])
-    return [name, norms, card["kind"], "yes" if card["targeted"] else "no", card["summary"]]
+def _summary(attack: Attack) -> str:
+    """The first line of the page of the attack."""
+    return (inspect.getdoc(inspect.getmodule(attack.run)) or "").partition("\n")[0]

@@ -1,19 +1,24 @@
 """`fastadv evaluate`: a model under several attacks, the worst case, accuracy against radius."""
 
+import json as jsons
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from fastadv._card import card
+from fastadv._files import save_tensors
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, parse_attacks
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, make_device
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
-from fastadv.cli._output import progress, say, write_json
-from fastadv.evaluation import Curve, accuracy_against_radius, figures
+from fastadv.cli._output import finite, progress, say, write_json
+from fastadv.evaluation import Curve, Table, accuracy_against_radius, bootstrap, figures
 from fastadv.evaluation import evaluate as measure
+from fastadv.evaluation import optimality as compare
 
 
 def evaluate(
@@ -48,12 +53,39 @@ def evaluate(
             parser=o.parse_picture, metavar="FILE", help="Draw accuracy against --radii here (png, pdf, svg)."
         ),
     ] = None,
+    optimality: Annotated[
+        bool,
+        typer.Option(
+            "--optimality",
+            help="Also how near each minimum-norm attack comes to the best of them; 1 is best.",
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=o.parse_out,
+            metavar="FILE",
+            help="Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which "
+            "attack, -1 for none) and the distances of each attack here (safetensors).",
+        ),
+    ] = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Keep results here, batch by batch; all but the --radii of attacks with a budget.",
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what --run-dir holds.")] = False,
     batch_size: o.BatchSize = 256,
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,
 ) -> None:
-    """Measure a model clean, under each attack, and under the worst of them for each sample."""
+    """Measure a model clean, under each attack, and under the worst of them for each sample.
+
+    Minimum-norm attacks need no --radius, which bounds their search. One run serves all --radii.
+    """
     options = AttackOptions(norm, radius, steps, step_size, restarts)
     named = parse_attacks(attack or ["fgsm", "pgd"], options, seed)
     if figure is not None and radii is None:
@@ -64,38 +96,68 @@ def evaluate(
     norms = {attack.norm for attack in named.values()}
     if tried and len(norms) > 1:
         raise typer.BadParameter("--radii needs attacks of one norm; evaluate each norm by itself.")
+    if out is not None and len(norms) > 1:
+        raise typer.BadParameter("--out compares distances: give attacks of one norm.")
+    if optimality:
+        _check_optimality(named)
+    for attack_ in named.values():
+        if attack_.minimal and any(r > attack_.radius for r in tried):
+            raise typer.BadParameter(
+                f"--radii goes beyond the radius {attack_.radius:g} of {attack_.label}: leave out --radius."
+            )
+    _check_folder(run_dir, resume)
     place = make_device(device)
-    with interruptible(NOTHING_KEPT):
+    with interruptible(NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: go on with --resume"):
         dataset = load_data(data, split, data_dir, size, samples)
         net = load_model(model, option, weights, dataset, place, seed)
         with progress("attacks") as tick, o.usage():
-            table = measure(net, dataset, watch(named, len(dataset), tick), batch_size=batch_size)
-        curves = {
-            label: _curve(net, dataset, attack, tried, batch_size)
-            for label, attack in (named.items() if tried else ())
-        }
+            watched = watch(named, len(dataset), tick)
+            table = measure(
+                net, dataset, watched, batch_size=batch_size, keep_samples=out is not None, run_dir=run_dir,
+                resume=resume,
+            )  # fmt: skip
+        with o.usage():
+            curves = {
+                label: Curve.from_distances(table[label].distance, tried)
+                if attack.minimal
+                else _curve(net, dataset, attack, tried, batch_size)
+                for label, attack in (named.items() if tried else ())
+            }
         if figure is not None:
+            exact = all(attack.minimal for attack in named.values())
+            if exact:
+                drawn = {label: Curve.from_distances(table[label].distance) for label in curves}
             figures.curves(
-                _lines(curves, named),
+                _lines(drawn if exact else curves, named),
                 figure,
+                steps=exact,
+                bands=_bands(table, curves, named, tried) if exact else None,
+                right=max(tried),
                 radius=f"{o.symbol(norms.pop())} radius",
                 title=f"{model} on {dataset.name}",
                 chance=1 / dataset.num_classes,
             )
+    config = {
+        "model": model,
+        "options": option,
+        "weights": weights and str(weights),
+        "attacks": {label: attack.config for label, attack in named.items()},
+        "data": dataset.describe(),
+        "batch_size": batch_size,
+    }
+    measured = table.to_dict()
+    measured["curves"] = {
+        label: {"radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
+        for label, curve in curves.items()
+    }
+    nearness = compare({row.name: row.distance for row in table.rows}) if optimality else {}
+    if optimality:
+        measured["optimality"] = nearness
+    result = card("evaluation", config, **measured)
+    if out is not None:
+        save_tensors(out, vars(table.samples), {"card": jsons.dumps(finite(result))})
     if json:
-        config = {
-            "model": model,
-            "options": option,
-            "weights": weights and str(weights),
-            "attacks": {label: attack.config for label, attack in named.items()},
-            "data": dataset.describe(),
-            "batch_size": batch_size,
-        }
-        lines = {
-            label: {"radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
-            for label, curve in curves.items()
-        }
-        write_json(card("evaluation", config, **table.to_dict(), curves=lines))
+        write_json(result)
         return
     print_results(table, model, dataset)
     for label, curve in curves.items():
@@ -104,8 +166,46 @@ def evaluate(
             for radius, share in zip(curve.radii, curve.accuracy, strict=True)
         )
         say(f"accuracy at each radius, {label}: {points}")
-    if figure is not None:
-        say(f"figure in {figure}")
+    for label, value in nearness.items():
+        say(f"optimality of {label}: {value:.3f}")
+    for what, path in (("adversarial examples", out), ("figure", figure)):
+        if path is not None:
+            say(f"{what} in {path}")
+
+
+def _check_optimality(named: dict[str, NamedAttack]) -> None:
+    """Refuse what --optimality cannot compare."""
+    budget = [attack.name for attack in named.values() if not attack.minimal]
+    if budget:
+        raise typer.BadParameter(f"--optimality compares minimum-norm attacks; {budget[0]} has a budget.")
+    if any(attack.radius != math.inf for attack in named.values()):
+        raise typer.BadParameter("--optimality needs whole searches: leave out the radius.")
+    if len({attack.norm for attack in named.values()}) > 1:
+        raise typer.BadParameter("--optimality needs attacks of one norm; evaluate each norm by itself.")
+
+
+def _check_folder(run_dir: Path | None, resume: bool) -> None:
+    """Refuse a folder that holds an evaluation already, unless that is to go on."""
+    if resume and run_dir is None:
+        raise typer.BadParameter("--resume goes on with a folder: give --run-dir too.")
+    if run_dir is not None and not resume and any(run_dir.glob("evaluation.json")):
+        raise typer.BadParameter(
+            f"--run-dir {run_dir} already holds an evaluation: add --resume to go on with it, "
+            "or choose another folder."
+        )
+
+
+def _bands(
+    table: Table, curves: dict[str, Curve], named: dict[str, NamedAttack], radii: tuple[float, ...]
+) -> dict[str, tuple[Curve, Curve]]:
+    """The 95% bootstrap interval of each curve, on a grid up to the largest radius."""
+    grid = np.linspace(0, max(radii), 101)
+    bands = {}
+    for label in curves:
+        distance = table[label].distance.nan_to_num(0.0, math.inf).numpy()
+        ends = bootstrap(distance, lambda part: Curve.from_distances(part, grid).accuracy)
+        bands[label] = Curve(grid, ends.low), Curve(grid, ends.high)
+    return _lines(bands, named)
 
 
 def _curve(net: Any, dataset: Any, attack: NamedAttack, radii: tuple[float, ...], batch_size: int) -> Curve:
@@ -123,7 +223,7 @@ def _curve(net: Any, dataset: Any, attack: NamedAttack, radii: tuple[float, ...]
         )
 
 
-def _lines(curves: dict[str, Curve], named: dict[str, NamedAttack]) -> dict[str, Curve]:
+def _lines(curves: dict[str, Any], named: dict[str, NamedAttack]) -> dict[str, Any]:
     """The curves by their names in the figure: without the radius where they stay distinct."""
     short = {label if ":" in label else named[label].name: curve for label, curve in curves.items()}
     return short if len(short) == len(curves) else curves

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastadv._description import describe
 from fastadv.attacks import AttackResult
 from fastadv.cli._attacks import NamedAttack
 from fastadv.cli._output import Tick, print_table
@@ -28,6 +29,11 @@ class Watched:
     ) -> None:
         self.run, self.done, self.total, self.tick, self.keep = run, done, total, tick, keep
         self.kept: list[dict[str, Tensor]] = []
+        self.__wrapped__ = run  # what the attack is, to those who ask
+
+    def describe(self) -> Any:
+        """The attack itself: a run is resumed whatever its progress bar."""
+        return describe(self.run)
 
     def __call__(self, model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> AttackResult:
         result = self.run(model, x, y, ids=ids)

@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -37,6 +36,8 @@ def read_image(path: Path, size: int | None = None) -> Tensor:
 
     CorruptFileError where the file is not a whole image.
     """
+    from PIL import Image  # most work needs no image files
+
     try:
         with Image.open(path) as image:
             rgb = image.convert("RGB")

@@ -3,5 +3,6 @@
 from fastadv.engine.freeze import freeze
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.representation import representation
+from fastadv.engine.symptoms import Symptoms, symptoms
 
-__all__ = ["Frozen", "freeze", "representation"]
+__all__ = ["Frozen", "Symptoms", "freeze", "representation", "symptoms"]

@@ -40,6 +40,14 @@ FOLDED_BY: dict[tuple[type, type], Callable[[Any, Any], nn.Module]] = {
 }
 
 
+def estimates_gradients(module: nn.Module) -> bool:
+    """Whether the module passes probes through its part `model`, which no trace can follow.
+
+    It counts them in an int, `gradient_probes`.
+    """
+    return isinstance(getattr(module, "gradient_probes", None), int)
+
+
 def has_hooks(module: nn.Module) -> bool:
     """Whether any part of the module carries a hook; tracing would run some of them and lose others."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -72,6 +80,9 @@ def fold(module: nn.Module) -> tuple[nn.Module, int]:
     """
     if not any(isinstance(part, BATCH_NORMS) for part in module.modules()):
         raise Unfoldable("no BatchNorm")
+    if estimates_gradients(module) and isinstance(module.model, nn.Module):
+        module.model, folded = fold(module.model)
+        return module, folded
     traced = trace(module)
     graph = traced.graph
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from fastadv.engine.fold import Unfoldable
+from fastadv.engine.fold import Unfoldable, estimates_gradients
 from fastadv.engine.fold import fold as fold_batch_norms
-from fastadv.engine.frozen import Frozen, Model, Options, is_conv2d
+from fastadv.engine.frozen import Frozen, Model, is_conv2d
+from fastadv.engine.options import Options
 from fastadv.engine.thin import thin
 from fastadv.engine.twin import as_module, device_of, dtype_of, twin
 from fastadv.errors import InputError
@@ -22,6 +23,7 @@ def freeze(
     fold: bool | None = None,
     compile: bool | None = None,
     cuda_graph: bool | None = None,
+    eot: int | None = None,
 ) -> Frozen:
     """A fixed classifier made fast for attacks; the model itself is left exactly as it was.
 
@@ -43,12 +45,14 @@ def freeze(
         compile: run the search twin through torch.compile (default False).
         cuda_graph: capture forward and backward as CUDA graphs, for batch sizes rounded up to powers of two
             (default False). They follow the model only while its weights stay in place.
+        eot: passes of a randomized model over which search logits, losses and gradients are averaged (default
+            1), the expectation over transformation of Athalye et al. 2018. The verdict stays one pass.
 
     Raises InputError on a model that is neither a module nor a function, that cannot be copied or is lazy, on
-    unknown options, on `cuda_graph` off CUDA, and on the first batch of a model whose copy would run parts of
-    the original.
+    unknown options, on `cuda_graph` off CUDA or with `eot` > 1, and on the first batch of a model whose copy
+    would run parts of the original.
     """
-    asked = {"precision": precision, "fold": fold, "compile": compile, "cuda_graph": cuda_graph}
+    asked = {"precision": precision, "fold": fold, "compile": compile, "cuda_graph": cuda_graph, "eot": eot}
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     options = replace(model.options if isinstance(model, Frozen) else Options(), **given)
     if isinstance(model, Frozen):
@@ -62,6 +66,11 @@ def _freeze(source: Model, options: Options) -> Frozen:
     notes: list[str] = []
     module = as_module(source)
     device = device_of(module) if module is not None else None
+    if options.cuda_graph and module is not None and estimates_gradients(module):
+        raise InputError(
+            "freeze: expected a model with gradients of its own for cuda_graph, got one that estimates them, "
+            "whose probes a replay would not count; leave cuda_graph off"
+        )
     if options.cuda_graph and (device is None or device.type != "cuda"):
         raise InputError(
             f"freeze: expected a model on a CUDA device for cuda_graph, got {device}; leave cuda_graph off"

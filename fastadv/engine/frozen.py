@@ -1,17 +1,25 @@
 """Frozen: a model as an attack sees it, with an exact twin for verdicts and a fast twin for the search."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from fastadv import losses
+from fastadv.engine.arguments import checked_directions, checked_logits, indices, taken
+from fastadv.engine.closures import ORIGINAL
+from fastadv.engine.fold import estimates_gradients
 from fastadv.engine.graph import GraphedGradient
 from fastadv.engine.inside import inside
-from fastadv.errors import InputError
+from fastadv.engine.options import Options
+from fastadv.engine.rounding import ROUNDING as ROUNDING
+from fastadv.engine.rounding import compare
+from fastadv.engine.twin import unwrap
+from fastadv.errors import InputError, NoGradientError
 
 log = logging.getLogger("fastadv")
 
@@ -19,26 +27,7 @@ Model = Callable[[Tensor], Tensor]
 Loss = losses.Loss
 
 CHECK_ROWS = 16
-# The largest difference of centered logits, as a share of their spread, that rounding may cause. Through tens
-# of layers float32 stays below 1e-4 (TF32 convolutions below 1e-3), bfloat16 and float16 below a tenth.
-ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.1}
-
-
-@dataclass(frozen=True)
-class Options:
-    """What was asked of `freeze`."""
-
-    precision: Literal["fp32", "bf16"] = "fp32"
-    fold: bool = True
-    compile: bool = False
-    cuda_graph: bool = False
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.precision, str) or self.precision not in ("fp32", "bf16"):
-            raise InputError(f'freeze: expected precision "fp32" or "bf16", got {self.precision!r}')
-        for name in ("fold", "compile", "cuda_graph"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"freeze: expected True or False for {name}, got {getattr(self, name)!r}")
+BY_MEANS = "randomized model: the search twin was compared with it by the means of a few passes"
 
 
 class Frozen:
@@ -46,8 +35,10 @@ class Frozen:
 
     `frozen(x)` and `frozen.input_gradient` use the search twin; `frozen.verdict(x)` and `frozen.model` are
     the model as given, in eval mode. `notes` say what was done to the search twin, and what was not done and
-    why. `forwards` and `backwards` count the samples passed since the start, through either twin.
-    `source` and `options` are the arguments of `freeze`.
+    why. `forwards` and `backwards` count the samples passed since the start, through either twin; those that
+    a model passes through its own parts count where it keeps their number in an int `gradient_probes`.
+    `source` and `options` are the arguments of `freeze`; `dtype` is that of the weights, to which `verdict`
+    casts x, None where there is not exactly one.
     """
 
     def __init__(
@@ -71,7 +62,8 @@ class Frozen:
         self.forwards = 0
         self.backwards = 0
         self._search = search
-        self._dtype = self._search_dtype = dtype
+        self._probing = _probing(search)
+        self.dtype = self._search_dtype = dtype
         self._device = device
         self._channels_last, self._autocast = channels_last, autocast
         self._to_bfloat16 = to_bfloat16
@@ -80,13 +72,27 @@ class Frozen:
         self._inside = False
 
     @property
-    def exact(self) -> bool:
-        """Whether the search twin is the verdict twin itself."""
+    def plain(self) -> bool:
+        """Whether the search twin is the verdict twin."""
         return self._search is self.model and not self._autocast and self._to_bfloat16 is None
 
+    @property
+    def exact(self) -> bool:
+        """Whether the search asks the verdict twin itself, and no mean of several passes."""
+        return self.plain and self.options.eot == 1
+
+    @property
+    def input_threshold(self) -> float | None:
+        """Where the model sets pixels to 0 or 1, if its `input_threshold` says so; otherwise None.
+
+        Only the side of a pixel then counts (`fastadv.models.Binarized`).
+        """
+        value = getattr(self.model, "input_threshold", None)
+        return value if isinstance(value, float) else None
+
     def describe(self) -> dict[str, Any]:
-        """The options that can change results (precision, fold, compile), for the identity of a run."""
-        return {name: getattr(self.options, name) for name in ("precision", "fold", "compile")}
+        """The options that can change results, for the identity of a run."""
+        return {name: getattr(self.options, name) for name in ("precision", "fold", "compile", "eot")}
 
     def layout(self, x: Tensor) -> Tensor:
         """`x` in the memory layout the search twin prefers; no copy where it already has it."""
@@ -95,23 +101,22 @@ class Frozen:
         return x.contiguous()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits [B, K] of the search twin for x [B, ...]; no gradient.
+        """Logits [B, K] of the search twin for x [B, ...], the mean of `eot` passes; no gradient.
 
         Raises InputError where x is no floating tensor on the model's device, or the logits are not [B, K]
         with K >= 2.
         """
         with torch.inference_mode(False), torch.no_grad():
-            x = self._taken(x)
+            x = taken(x, self._device)
             self.check(x)
-            self.forwards += len(x)
-            return self._searched(self._ready(x))
+            return self._mean_logits(self._ready(x))
 
     def verdict(self, x: Tensor) -> Tensor:
         """Logits [B, K] of the model as given, in eval mode and its own precision, to which x is cast."""
         with torch.inference_mode(False), torch.no_grad():
-            x = self._taken(x).contiguous()
+            x = taken(x, self._device).contiguous()
             self.forwards += len(x)
-            return self._logits(self.model, x.to(self._dtype) if self._dtype else x)
+            return self._logits(self.model, x.to(self.dtype) if self.dtype else x)
 
     def input_gradient(
         self,
@@ -128,12 +133,15 @@ class Frozen:
         positive factor for each sample and cannot underflow for confident ones. Non-finite values are
         returned as they are. Works under no_grad and inference_mode. Weight gradients are never computed.
 
+        With `eot` > 1 all three are means over as many passes. The gradient is then exact also with
+        `direction`, since the mean of directions is not the direction of the mean.
+
         Raises InputError where x is no floating tensor on the model's device, labels do not fit, or the
-        logits are not [B, K] with K >= 2 or do not depend on x differentiably.
+        logits are not [B, K] with K >= 2; NoGradientError where they do not depend on x differentiably.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            x = self._taken(x)
-            y, targets = self._indices("y", y), self._indices("targets", targets)
+            x = taken(x, self._device)
+            y, targets = indices("y", y), indices("targets", targets)
             if y is None and isinstance(loss, str):
                 if targets is None:
                     raise InputError(
@@ -142,11 +150,48 @@ class Frozen:
                     )
                 y = targets
             self.check(x)
-            self.forwards += len(x)
-            self.backwards += len(x)
-            if self._graphed is not None:
-                return self._graphed(x, y, loss, targets, direction)
-            return self._gradient(x, y, loss, targets, direction)
+            passes = self.options.eot
+            self.forwards += passes * len(x)
+            self.backwards += passes * len(x)
+            once = partial(self._graphed or self._gradient, x, y, loss, targets, direction and passes == 1)
+            with self._counting_probes():
+                value, logits, gradient = once()
+                for _ in range(passes - 1):
+                    more = once()
+                    value, logits, gradient = value + more[0], logits + more[1], gradient + more[2]
+            return (
+                (value, logits, gradient)
+                if passes == 1
+                else (value / passes, logits / passes, gradient / passes)
+            )
+
+    def jacobian(self, x: Tensor, directions: Tensor | Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """(logits [B, K], gradients [B, C, ...] like x) of the functions directions[:, c] @ logits at x.
+
+        One forward, and C backward passes that share it. `directions` [B, C, K] may also be a function of the
+        logits [B, K] of that forward, so that classes can be chosen by them; one-hot rows give rows of the
+        Jacobian. What `input_gradient` says of grad modes, weights and non-finite values holds here too.
+        Neither compiled code nor CUDA graphs are used. With `eot` > 1 the gradients are those of the mean
+        logits, and the graphs of all passes are in memory at once.
+
+        Raises InputError where x is no floating tensor on the model's device, directions do not fit, or the
+        logits are not [B, K] with K >= 2; NoGradientError where they do not depend on x differentiably.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            x = taken(x, self._device)
+            self.check(x)
+            leaf = self._ready(x).detach().requires_grad_()
+            # a compiled backward frees what the next one needs
+            attached = self._mean_logits(leaf, compiled=False)
+            logits = attached.detach()
+            chosen = directions(logits) if callable(directions) else directions
+            columns = checked_directions(chosen, logits).unbind(1)
+            gradients = x.new_empty(len(x), len(columns), *x.shape[1:])
+            with self._counting_probes():
+                for place, by_logits in enumerate(columns):
+                    gradients[:, place] = _pull(attached, leaf, by_logits, retain_graph=True)
+            self.backwards += self.options.eot * gradients.shape[:2].numel()
+            return logits, gradients
 
     def check(self, x: Tensor, verdict: Tensor | None = None) -> None:
         """Compare the search twin with the verdict twin, on the first batch that has finite logits.
@@ -176,15 +221,20 @@ class Frozen:
             self._fall_back(f"the search twin failed ({error})")
             return False
         finite = given.isfinite().all(1)
-        searched, given = searched[finite].double(), given[finite].double()
-        # the coarser format sets the bound; a shift common to all logits of a row changes no decision
-        formats = [torch.bfloat16] if self._autocast else [self._dtype, self._search_dtype]
-        bound = max((ROUNDING[d] for d in formats if d in ROUNDING), default=ROUNDING[torch.float32])
-        centered = given - given.mean(1, keepdim=True)
-        difference = float((searched - searched.mean(1, keepdim=True) - centered).abs().max())
-        allowed = float(bound * centered.abs().max() + 8 * torch.finfo(torch.float32).eps * given.abs().max())
-        if not difference <= allowed:
-            self._fall_back(f"its logits differ by {difference:.3g}, where rounding allows {allowed:.3g}")
+        # the coarser format sets the bound
+        formats = [torch.bfloat16] if self._autocast else [self.dtype, self._search_dtype]
+
+        def search() -> Tensor:
+            self.forwards += len(x)
+            return self._searched(self._ready(x))[finite]
+
+        apart, allowed, by_means = compare(
+            given[finite], searched[finite], formats, lambda: self.verdict(x)[finite], search
+        )
+        if by_means and BY_MEANS not in self.notes:
+            self.notes += (BY_MEANS,)
+        if not apart <= allowed:
+            self._fall_back(f"its logits differ by {apart:.3g}, where rounding allows {allowed:.3g}")
             return False
         return True
 
@@ -202,12 +252,13 @@ class Frozen:
 
     def _use(self, search: Model, dtype: torch.dtype | None) -> None:
         self._search, self._search_dtype, self._to_bfloat16 = search, dtype, None
+        self._probing = _probing(search)
         if self._graphed is not None:  # what was captured is the former twin
             self._graphed = GraphedGradient(self._gradient)
 
     def _fall_back(self, why: str) -> None:
         self._autocast = self._channels_last = False
-        self._use(self.model, self._dtype)
+        self._use(self.model, self.dtype)
         note = f"fell back to the model as given: {why}"
         self.notes += (note,)
         log.warning("freeze: %s", note)
@@ -219,45 +270,37 @@ class Frozen:
         attached = self._searched(leaf)
         logits = attached.detach()
         value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-        gradient = (
-            torch.autograd.grad(attached, leaf, by_logits, allow_unused=True)[0]
-            if attached.requires_grad
-            else None
-        )
-        if gradient is None:
-            raise InputError(
-                "input_gradient: expected logits that depend on x differentiably, got a model that cuts "
-                "the graph; remove its no_grad, detach or integer step, or use an attack without gradients"
-            )
-        return value, logits, gradient.to(x.dtype)
+        return value, logits, _pull(attached, leaf, by_logits).to(x.dtype)
+
+    @contextmanager
+    def _counting_probes(self) -> Iterator[None]:
+        """Count what parts of the search twin pass through others to estimate a gradient.
+
+        Such a part keeps the number of samples it has passed in `gradient_probes`.
+        """
+        before = sum(part.gradient_probes for part in self._probing)
+        yield
+        self.forwards += sum(part.gradient_probes for part in self._probing) - before
 
     def _ready(self, x: Tensor) -> Tensor:
         """`x` in the layout and precision of the search twin."""
         return self.layout(x).to(self._search_dtype or x.dtype)
 
-    def _searched(self, x: Tensor) -> Tensor:
+    def _mean_logits(self, x: Tensor, compiled: bool = True) -> Tensor:
+        passes = self.options.eot
+        self.forwards += passes * len(x)
+        logits = self._searched(x, compiled)
+        for _ in range(passes - 1):
+            logits = logits + self._searched(x, compiled)
+        return logits if passes == 1 else logits / passes
+
+    def _searched(self, x: Tensor, compiled: bool = True) -> Tensor:
+        search = self._search if compiled else _uncompiled(self._search)
         if not self._autocast:
-            return self._logits(self._search, x)
+            return self._logits(search, x)
         # the cache would keep stale casts of weights that are being trained
         with torch.autocast(x.device.type, dtype=torch.bfloat16, cache_enabled=False):
-            return self._logits(self._search, x)
-
-    def _taken(self, x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0:
-            got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            raise InputError(f"x: expected a floating tensor [B, ...], got {got}; convert it")
-        if self._device is not None and x.device != self._device:
-            raise InputError(
-                f"x: expected a tensor on {self._device}, where the model is, got {x.device}; move it"
-            )
-        return x.clone() if x.is_inference() else x.detach()
-
-    @staticmethod
-    def _indices(name: str, given: Tensor | None) -> Tensor | None:
-        if given is not None and not isinstance(given, Tensor):
-            raise InputError(f"{name}: expected a tensor of classes [B] or None, got {type(given).__name__}")
-        # the graph of a callable loss may save them, which inference tensors refuse
-        return given.clone() if given is not None and given.is_inference() else given
+            return self._logits(search, x)
 
     def _logits(self, model: Model, x: Tensor) -> Tensor:
         if self._inside or model is not self.model or not len(x):
@@ -266,21 +309,31 @@ class Frozen:
             with inside(model):
                 logits = model(x)
             self._inside = True
-        rows = logits if isinstance(logits, Tensor) and logits.is_floating_point() else None
-        if rows is None or rows.ndim != 2 or len(rows) != len(x):
-            got = type(logits).__name__
-            if isinstance(logits, Tensor):
-                got = f"{logits.dtype} {tuple(logits.shape)}"
-            raise InputError(
-                f"model: expected floating logits [B, K] with B = {len(x)}, got {got}; "
-                "wrap it so that it returns them"
-            )
-        if rows.shape[1] < 2:
-            raise InputError(
-                f"model: expected at least two classes, got logits {tuple(rows.shape)}; "
-                "for one logit z return torch.cat([torch.zeros_like(z), z], dim=1)"
-            )
-        return rows if rows.dtype == torch.float64 else rows.float()
+        return checked_logits(logits, len(x))
+
+
+def _pull(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
+    """The gradient at `leaf` of by_logits @ logits, given the logits `attached` to their graph."""
+    gradient = (
+        torch.autograd.grad(attached, leaf, by_logits, retain_graph=retain_graph, allow_unused=True)[0]
+        if attached.requires_grad
+        else None
+    )
+    if gradient is None:
+        raise NoGradientError(
+            "model: expected logits that depend on x differentiably, got a model that cuts the graph; "
+            "remove its no_grad, detach or integer step, or use an attack without gradients"
+        )
+    return gradient
+
+
+def _uncompiled(model: Model) -> Model:
+    return unwrap(model) if isinstance(model, nn.Module) else getattr(model, ORIGINAL, model)
+
+
+def _probing(model: Model) -> list[Any]:
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    return [part for part in parts if estimates_gradients(part)]
 
 
 def is_conv2d(model: nn.Module) -> bool:

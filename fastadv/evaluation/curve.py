@@ -1,16 +1,19 @@
 """Accuracy against radius."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import nn
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
-from fastadv.evaluation.measure import Attack, check_evaluation, predictions, run_attack
+from fastadv.evaluation.measure import Attack, check_evaluation, evaluate, minimizes, predictions, run_attack
+
+Radii = Sequence[float] | NDArray[Any]
 
 
 class Curve(NamedTuple):
@@ -19,27 +22,53 @@ class Curve(NamedTuple):
     radii: NDArray[np.float64]
     accuracy: NDArray[np.float64]
 
+    @classmethod
+    def from_distances(cls, distances: ArrayLike | Tensor, radii: Radii | None = None) -> Self:
+        """The share of samples whose distance is above each radius.
 
-def accuracy_against_radius(
-    model: nn.Module | Frozen,
-    dataset: Dataset[Any],
-    attack_for_radius: Callable[[float], Attack],
-    radii: Sequence[float],
-    *,
-    batch_size: int = 256,
-    limit: int | None = None,
-) -> Curve:
-    """Robust accuracy at each radius.
+        distances: [N]; of the nearest adversarial example to each sample: 0 where the model is wrong already,
+            inf where none was found. NaN, for a sample without finite logits, counts as 0. They are the
+            `distance` of a minimum-norm attack's result, or of its row in a table. With the radii of
+            certificates in place of distances, the curve is the certified accuracy.
+        radii: where to evaluate; None: 0 and every finite distance, between which the accuracy is constant.
 
-    attack_for_radius: the attack for a radius, for example
-    `lambda r: functools.partial(fa.attacks.pgd, threat=fa.Linf(r), steps=40)`.
+        Raises InputError for no distances, negative ones, and radii that are empty, negative or not finite.
+        """
+        known = np.sort(distances_of(distances))
+        steps = np.append(0.0, known[np.isfinite(known)])
+        tried = np.unique(steps) if radii is None else check_radii(radii)
+        return cls(tried, 1 - np.searchsorted(known, tried, side="right") / len(known))
 
-    A sample broken at one radius counts as broken at every larger one, since its adversarial example lies in
-    the larger ball too: the curve never rises, and each radius is tried only on the samples that are left. At
-    radius 0 the accuracy is the clean one, and no attack is run. A sample for which the model's logits are
-    not finite counts as not correct. Raises InputError for radii that are empty, negative or not finite, and
-    as `evaluate` does.
-    """
+    def at(self, radius: float) -> float:
+        """The accuracy at a radius: that of the largest radius of the curve that is not above it.
+
+        Exact for the curve of all distances. Raises InputError for a radius below the curve's first one.
+        """
+        place = int(np.searchsorted(self.radii, radius, side="right")) - 1
+        if place < 0:
+            raise InputError(
+                f"radius: expected at least {self.radii[0]:g}, where the curve begins, got {radius}"
+            )
+        return float(self.accuracy[place])
+
+
+def distances_of(values: ArrayLike | Tensor, name: str = "distances") -> NDArray[np.float64]:
+    """Distances [N] as float64, NaN counted as 0; InputError unless there are some and none is negative."""
+    try:
+        given = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
+        distances = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        distances = np.empty(0)
+    distances = np.where(np.isnan(distances), 0.0, distances)
+    if distances.ndim != 1 or distances.size == 0 or distances.min() < 0:
+        raise InputError(
+            f"{name}: expected one number of at least 0 for each of at least one sample, got {values!r}"
+        )
+    return distances
+
+
+def check_radii(radii: Any) -> NDArray[np.float64]:
+    """The radii in order, each once; InputError unless there are some, all finite and none negative."""
     try:
         tried = np.unique(np.asarray(radii, dtype=np.float64))
     except (TypeError, ValueError):
@@ -48,8 +77,54 @@ def accuracy_against_radius(
         raise InputError(
             f"radii: expected finite numbers of at least 0, got {radii!r}; pass for example [0, 0.1, 0.2]"
         )
+    return tried
+
+
+def accuracy_against_radius(
+    model: nn.Module | Frozen,
+    dataset: Dataset[Any],
+    attack_for_radius: Callable[[float], Attack] | Attack | None = None,
+    radii: Radii | None = None,
+    *,
+    minimum_norm: Attack | Iterable[Attack] | None = None,
+    batch_size: int = 256,
+    limit: int | None = None,
+) -> Curve:
+    """Robust accuracy at each radius, from one attack for each radius or from one minimum-norm run.
+
+    attack_for_radius: the attack for a radius, for example
+        `lambda r: functools.partial(fa.attacks.pgd, threat=fa.Linf(r), steps=40)`. A minimum-norm attack of
+        `fa.attacks` may stand here, too.
+    minimum_norm: in its place an attack that minimizes the distance, or several of one norm, of which the
+        smallest distance counts for each sample. Each runs once, for all radii:
+        `functools.partial(fa.attacks.ddn, threat=fa.L2(math.inf), steps=1000)`.
+    radii: with minimum-norm attacks None gives the exact step function, with a step at every distance.
+
+    A sample broken at one radius counts as broken at every larger one, since its adversarial example lies in
+    the larger ball too: the curve never rises, and each radius is tried only on the samples that are left. At
+    radius 0 the accuracy is the clean one, and no attack is run. A sample for which the model's logits are
+    not finite counts as not correct. Raises InputError for radii that are empty, negative or not finite, for
+    both kinds of attack at once or neither, and as `evaluate` does.
+    """
+    if minimum_norm is None and minimizes(attack_for_radius):
+        attack_for_radius, minimum_norm = None, attack_for_radius
+    if minimum_norm is not None and attack_for_radius is None:
+        tried = None if radii is None else check_radii(radii)
+        several = [minimum_norm] if callable(minimum_norm) else list(minimum_norm)
+        if not several:
+            raise InputError("minimum_norm: expected at least one attack, got none")
+        named = {f"minimum_norm {place}": attack for place, attack in enumerate(several)}
+        table = evaluate(model, dataset, named, batch_size=batch_size, limit=limit)
+        return Curve.from_distances(torch.stack([row.distance for row in table.rows]).amin(0), tried)
+    if attack_for_radius is None or minimum_norm is not None:
+        raise InputError(
+            "attack_for_radius: expected either a function from a radius to an attack, or minimum_norm, got "
+            + ("neither" if minimum_norm is None else "both")
+        )
+    of_radius = cast(Callable[[float], Attack], attack_for_radius)
+    tried = check_radii(radii)
     # names are for errors alone: two radii may print alike
-    attacks = [(f"radius {radius!r}", attack_for_radius(radius)) for radius in tried[tried > 0].tolist()]
+    attacks = [(f"radius {radius!r}", of_radius(radius)) for radius in tried[tried > 0].tolist()]
     check_evaluation(dataset, dict(attacks), batch_size, limit)
     frozen = freeze(model)
     left = np.zeros(tried.size)

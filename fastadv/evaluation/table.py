@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor
 
 from fastadv.evaluation._text import number, percent
+from fastadv.evaluation.bootstrap import Interval, bootstrap, median
 
 DENOMINATORS = (
     "accuracy over all samples, broken over the initially correct; "
@@ -32,6 +33,36 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """Every sample with the nearest of the adversarial examples that the attacks gave.
+
+    x, x_adv [N, ...], y, ids [N]. x_adv is x where no attack broke the sample.
+    success    bool [N]; broken, or wrong already.
+    status     int64 [N] of `fastadv.attacks.Status`; FAILED where the model's logits for x are not finite, or
+               where no attack broke the sample and one met numbers that are not finite.
+    distance   float64 [N]; of x_adv where broken, 0 where the model was wrong already, else inf.
+    by         int64 [N]; the attack that gave x_adv, as its place among the rows; -1 where none did. Of
+               attacks that come equally near it is the first.
+    distances  float64 [N, A]; those of each attack, as in its row.
+    """
+
+    x: Tensor
+    x_adv: Tensor
+    y: Tensor
+    ids: Tensor
+    success: Tensor
+    status: Tensor
+    distance: Tensor
+    by: Tensor
+    distances: Tensor
+
+    @classmethod
+    def together(cls, parts: Sequence["Samples"]) -> "Samples":
+        """The samples of all parts, in their order."""
+        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
+
+
+@dataclass(frozen=True)
 class Row:
     """One attack: for each of the n samples whether it broke the sample, and at which distance.
 
@@ -42,6 +73,8 @@ class Row:
               finite.
     failed    correct samples that the attack did not break because it met numbers that are not finite.
     unmoved   correct samples that it did not break because every gradient was zero: masked, or flat.
+    minimum_norm   whether the attack minimizes the distance, as far as that is known: it is one of
+              `fastadv.attacks`.
 
     Samples counted in `failed` and `unmoved` are not broken, but nothing shows that they are robust: the
     robust accuracy, which includes them, may be too high by as many.
@@ -57,6 +90,7 @@ class Row:
     backwards: int
     seconds: float
     examples: Examples | None = field(default=None, repr=False)
+    minimum_norm: bool = False
 
     @property
     def robust_accuracy(self) -> float:
@@ -72,7 +106,17 @@ class Row:
     @property
     def median_distance(self) -> float:
         """Median over ALL samples with finite logits: 0 for those already wrong, inf for those not broken."""
-        return float(np.median(self.distance[~self.distance.isnan()].numpy()))
+        return median(self.distance[~self.distance.isnan()].numpy())
+
+    @property
+    def median_interval(self) -> Interval:
+        """The 95% bootstrap interval of the median distance; its ends may be infinite."""
+        return bootstrap(self.distance[~self.distance.isnan()].numpy(), median)
+
+    @property
+    def accuracy_interval(self) -> Interval:
+        """The 95% bootstrap interval of the robust accuracy."""
+        return bootstrap((self.correct & ~self.broken).numpy())
 
     @property
     def mean_distance(self) -> float:
@@ -90,6 +134,7 @@ class Table:
     failed   bool [n]; the model gives logits that are not all finite. Such a sample has no prediction: it
              counts as not correct, and no attack is run on it.
     ids      int64 [n]; positions in the data set.
+    samples  every sample with its nearest adversarial example, if they were kept.
     """
 
     rows: tuple[Row, ...]
@@ -97,6 +142,7 @@ class Table:
     failed: Tensor = field(repr=False)
     ids: Tensor = field(repr=False)
     seconds: float
+    samples: Samples | None = field(default=None, repr=False)
 
     @property
     def n(self) -> int:
@@ -141,6 +187,8 @@ class Table:
                     "success_rate": _finite(row.success_rate),
                     "median_distance": _finite(row.median_distance),
                     "mean_distance": _finite(row.mean_distance),
+                    "minimum_norm": row.minimum_norm,
+                    "median_interval": [*map(_finite, row.median_interval)] if row.minimum_norm else None,
                     "failed": row.failed,
                     "unmoved": row.unmoved,
                     "forwards": row.forwards,
@@ -162,7 +210,7 @@ class Table:
                     row.name,
                     percent(row.robust_accuracy),
                     percent(row.success_rate),
-                    number(row.median_distance),
+                    _with_interval(row) if row.minimum_norm else number(row.median_distance),
                     number(row.mean_distance),
                     f"{row.forwards:,}",
                     f"{row.backwards:,}",
@@ -184,6 +232,8 @@ class Table:
     def notes(self) -> list[str]:
         """What must be known to read the figures: the denominators, and why some samples prove nothing."""
         notes = [f"{self.n} samples; {DENOMINATORS}"]
+        if any(row.minimum_norm for row in self.rows):
+            notes.append("median in brackets: its 95% bootstrap interval; inf where samples were not broken")
         lost = int(self.failed.sum())
         if lost:
             notes.append(
@@ -226,6 +276,11 @@ def _aligned(line: Sequence[str], widths: Sequence[int], gap: str) -> str:
         cell.rjust(width) if i else cell.ljust(width)
         for i, (cell, width) in enumerate(zip(line, widths, strict=True))
     )
+
+
+def _with_interval(row: Row) -> str:
+    low, high = map(number, row.median_interval)
+    return f"{number(row.median_distance)} [{low}, {high}]"
 
 
 def _finite(value: float) -> float | None:

@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fastadv.models.binarized import Binarized
 from fastadv.models.cnn import SchottCNN
 from fastadv.models.logistic import LogisticRegression
 from fastadv.models.normalized import Normalized
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABS",
+    "Binarized",
     "LogisticRegression",
     "NearestNeighbour",
     "Normalized",

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models._common import check_batch, check_sizes, first_weights
+from fastadv.models.binarized import THRESHOLD, binarize
 from fastadv.models.weights import load_weights, read_weights
 
 torch.fx.wrap("check_batch")
@@ -52,11 +53,15 @@ class SchottCNN(nn.Module):
             self.bn_2 = nn.BatchNorm2d(width[2])
             self.conv_3 = nn.Conv2d(width[2], classes, (rows, columns))
 
+    @property
+    def input_threshold(self) -> float | None:
+        """Where pixels are binarized, as in `Binarized`; None without `binary`."""
+        return THRESHOLD if self.binary else None
+
     def forward(self, x: Tensor) -> Tensor:
         x = check_batch(x, self.shape)
         if self.binary:
-            # Exact for x in [0, 1], and the detached difference leaves a gradient of one.
-            x = x + ((x >= 0.5).to(x.dtype) - x).detach()
+            x = binarize(x, THRESHOLD)
         x = F.elu(self.bn_0(self.conv_0(x)))
         x = F.elu(self.bn_1(self.conv_1(x)))
         x = F.elu(self.bn_2(self.conv_2(x)))

@@ -63,6 +63,13 @@ class Threat:
         """The same ball and box at another radius."""
         return replace(self, radius=radius)
 
+    def resized(self, radius: Tensor) -> Self:
+        """`with_radius` for radii [B] known to be numbers >= 0: to check them would wait for a GPU."""
+        part = copy(self)
+        object.__setattr__(part, "radius", radius)
+        part.__dict__.pop("finite", None)
+        return part
+
     def describe(self) -> dict[str, Any]:
         """All fields of this threat, as JSON for cards and shards; radii for each sample as their hash."""
         values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}

@@ -1,4 +1,7 @@
-"""A test that asks for `attack` (and `norm`) runs over the whole registry: no attack can escape it."""
+"""A test that asks for `attack` (and `norm`) runs over the attacks that share the projected ascent.
+
+What every attack must do is in contract/, which runs over the whole registry.
+"""
 
 import pytest
 
@@ -6,13 +9,13 @@ from fastadv.attacks import ATTACKS
 
 from .nets import Case
 
-CASES = [Case(name, entry) for name, entry in ATTACKS.items()]
+ASCENTS = [Case(name, ATTACKS[name]) for name in ("fgsm", "bim", "pgd", "mim")]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = metafunc.fixturenames
     if "attack" in names and "norm" in names:
-        pairs = [(case, norm) for case in CASES for norm in case.entry.norms]
+        pairs = [(case, norm) for case in ASCENTS for norm in case.entry.norms]
         metafunc.parametrize(("attack", "norm"), pairs, ids=[f"{case.name}-{norm}" for case, norm in pairs])
     elif "attack" in names:
-        metafunc.parametrize("attack", CASES, ids=[case.name for case in CASES])
+        metafunc.parametrize("attack", ASCENTS, ids=[case.name for case in ASCENTS])

@@ -25,7 +25,7 @@ class Case:
         return self.entry.run(model, x, y, threat, **{**self.entry.quick, **options})
 
     def takes(self, option: str) -> bool:
-        return option in self.entry.run.__kwdefaults__ or option in self.entry.quick
+        return option in self.entry.parameters or option in self.entry.quick
 
 
 def threat(norm: str, scale: float = 1.0, box: tuple[float, float] = (0.0, 1.0)) -> Threat:

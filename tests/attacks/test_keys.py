@@ -42,8 +42,8 @@ def starts(attack: Case, x: Tensor, inside: Threat, **options: object) -> list[T
 
 
 def test_every_restart_starts_elsewhere(attack: Case, norm: str) -> None:
-    if not attack.takes("restarts"):
-        pytest.skip("no restarts")
+    if not attack.takes("random_start"):
+        pytest.skip("no random start of the threat")
     x, inside = images(8), threat(norm, 2)
     points = starts(attack, x, inside, restarts=4, random_start=True)
     assert len(points) == 4

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import data, models
-from fastadv.attacks import ATTACKS, fgsm, pgd
+from fastadv.attacks import ATTACKS, Status, fgsm, pgd
 from fastadv.engine import freeze
 from fastadv.threat import L2, Linf
 
@@ -30,11 +30,13 @@ def test_nothing_stands_at_0_3(published: tuple[nn.Module, Tensor, Tensor], prec
 
 
 def test_binary_images_move(published: tuple[nn.Module, Tensor, Tensor]) -> None:
-    model, x, y = published
+    model, x, y = published[0], published[1][:16], published[2][:16]
     binary = x.round()
     for name, attack in ATTACKS.items():
+        if "linf" not in attack.norms:
+            continue
         out = attack.run(model, binary, y, Linf(0.3), **attack.quick)
-        attacked = out.distance != 0
+        attacked = out.status == Status.BROKEN if attack.minimal else out.status != Status.ALREADY_WRONG
         assert (out.x_adv != binary).flatten(1).float().mean(1)[attacked].min() > 0.1, name
 
 

@@ -260,8 +260,8 @@ def test_every_option_is_read_by_its_command(command: Callable) -> None:
     read = {
         node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
     }
-    # --list does its work, and leaves, when it is read
-    assert set(inspect.signature(command).parameters) - read <= {"known"}
+    # --list and --markdown do their work, and leave, when they are read
+    assert set(inspect.signature(command).parameters) - read <= {"known", "markdown"}
 
 
 def test_the_attacks_are_listed_from_the_registry(fastadv: Callable) -> None:
@@ -272,12 +272,24 @@ def test_the_attacks_are_listed_from_the_registry(fastadv: Callable) -> None:
         assert list(told) == list(fa.attacks.ATTACKS)
         for name, attack in fa.attacks.ATTACKS.items():
             assert told[name]["norms"] == list(attack.norms)
-            assert told[name]["targeted"] is attack.targeted
-            assert told[name]["kind"] == ("minimum norm" if attack.minimal else "budget")
-            assert "steps" not in told["fgsm"]["arguments"]
+            for field in ("knowledge", "targeted", "random", "paper"):
+                assert told[name][field] == getattr(attack, field), field
+            assert told[name]["kind"] == ("minimum norm" if attack.kind == "minimum" else "budget")
+            assert not {"x", "threat", "targets", "criterion", "mask", "ids"} & set(told[name]["arguments"])
+        assert "steps" not in told["fgsm"]["arguments"]
+        assert "steps" in told["pgd"]["arguments"]
     printed = fastadv("attack --list").out
     for name in fa.attacks.ATTACKS:
         assert name in printed
+
+
+def test_the_page_of_attacks_is_the_one_generated(fastadv: Callable) -> None:
+    page = fastadv("attack --markdown").out
+    written = Path(__file__).resolve().parents[2] / "docs" / "attacks.md"
+    assert written.read_text() == page, "run: fastadv attack --markdown > docs/attacks.md"
+    lines = [line.split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    assert {len(line) for line in lines} == {8}
+    assert [line[0].removeprefix("| ") for line in lines[2:]] == list(fa.attacks.ATTACKS)
 
 
 def test_help_names_what_the_registries_hold(fastadv: Callable) -> None:

@@ -255,10 +255,10 @@ def test_a_frozen_model_is_frozen_again_with_other_options() -> None:
     frozen = freeze(model, fold=False)
     rough = freeze(frozen, "bf16")
     assert rough is not frozen
-    assert rough.describe() == {"precision": "bf16", "fold": False, "compile": False}
+    assert rough.describe() == {"precision": "bf16", "fold": False, "compile": False, "eot": 1}
     assert rough.source is model
     folded = freeze(rough, fold=True)
-    assert folded.describe() == {"precision": "bf16", "fold": True, "compile": False}
+    assert folded.describe() == {"precision": "bf16", "fold": True, "compile": False, "eot": 1}
     assert "folded 2 BatchNorm" in folded.notes
     assert folded(X).isfinite().all()
     assert next(folded._search.parameters()).dtype == torch.bfloat16  # type: ignore[attr-defined]
@@ -393,7 +393,7 @@ def test_describe_tells_the_options_apart() -> None:
         for fold in (True, False)
         for compile in (True, False)
     ]
-    assert described[0] == {"precision": "fp32", "fold": True, "compile": True}
+    assert described[0] == {"precision": "fp32", "fold": True, "compile": True, "eot": 1}
     assert described == json.loads(json.dumps(described))
     assert len({json.dumps(each) for each in described}) == 8
 

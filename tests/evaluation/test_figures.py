@@ -158,6 +158,31 @@ def test_curves_draw_the_points_they_are_given(drawn):
     assert [text.get_text() for text in drawn[0].texts] == ["two"]
 
 
+@pytest.mark.parametrize("steps", [False, True])
+def test_a_band_lies_between_its_curves(drawn, steps):
+    certified, attacked = ([0, 0.5, 1.0], [0.9, 0.5, 0.1]), ([0, 0.8, 2.0], [0.9, 0.7, 0.3])
+    figures.curves(
+        {"a": attacked, "b": LINE}, "c.png", steps=steps, bands={"a": (certified, attacked)}, right=1.5
+    )
+    (axes,) = drawn[0].axes
+    (band,) = axes.collections
+    assert to_hex(band.get_facecolor()[0]) == axes.lines[0].get_color().lower()
+    outline = band.get_paths()[0]
+    inside = {
+        (0.25, 0.8): not steps,
+        (0.25, 0.95): False,
+        (0.6, 0.6): True,
+        (0.6, 0.35): False,
+        (1.9, 0.2): True,
+    }
+    # a step function keeps its value until the next radius
+    inside |= {(0.4, 0.65): not steps, (0.75, 0.85): steps, (1.9, 0.5): steps}
+    for point, expected in inside.items():
+        assert outline.contains_point(point) is expected, point
+    assert axes.lines[0].get_drawstyle() == ("steps-post" if steps else "default")
+    assert axes.get_xlim() == (0, 1.5)
+
+
 def test_bars_have_the_lengths_they_are_given(drawn):
     nets = {"standard": {"clean": 0.98, "robust": 0.04}, "trained": {"clean": 0.9, "robust": 0.5}}
     paper = {"standard": {"clean": 0.95}, "trained": {"robust": 0.47}}
@@ -194,6 +219,8 @@ def test_errors_are_named_and_leave_no_file(tmp_path):
         lambda: figures.Strip("a", X.expand(4, 2, 8, 8)),
         lambda: figures.curves({}, path),
         lambda: figures.curves({"a": ([0, 1], [1])}, path),
+        lambda: figures.curves({"a": LINE}, path, bands={"b": (LINE, LINE)}),
+        lambda: figures.curves({"a": LINE}, path, bands={"a": (LINE, ([0, 1], [1]))}),
         lambda: figures.bars({}, path),
         lambda: figures.bars({"a": {"clean": 1.0}, "b": {"robust": 0.0}}, path),
         lambda: figures.curves({"a": LINE}, tmp_path / "a.gif"),

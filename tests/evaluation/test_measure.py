@@ -6,37 +6,13 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 import fastadv as fa
 from fastadv.attacks import AttackResult, Status
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.evaluation import accuracy_against_radius, evaluate, measure
-
-
-class Threshold(nn.Module):
-    """Class 1 where the first pixel is above one half: an L∞ radius above |x - 0.5| breaks a sample."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor([-1.0, 1.0]))
-
-    def forward(self, x):
-        return (x.flatten(1)[:, :1] - 0.5) * self.weight
-
-
-def pixels(values, y):
-    x = torch.tensor(values).reshape(-1, 1, 1, 1)
-    return ImageSet(x, torch.tensor(y), ("dark", "light"), "pixels")
-
-
-# distances to the boundary 0.1 0.2 0.3 0.4, then two that the model has wrong
-DATA = pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.6], [0, 1, 0, 1, 1, 0])
-
-
-def pgd(radius):
-    return functools.partial(fa.attacks.pgd, threat=fa.Linf(radius), steps=5, step_size=radius / 2)
+from fastadv.evaluation import Curve, accuracy_against_radius, evaluate, measure
+from tests.evaluation.nets import DATA, Threshold, nearest, pgd, pixels
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 6, 100])
@@ -61,6 +37,9 @@ def test_figures_by_hand(batch_size):
     assert small.forwards > 0
     assert small.backwards > 0
     assert small.failed == 0
+
+
+MINIMUM = fa.attacks.Attack(nearest, kind="minimum")
 
 
 def result(x, y, success, *, status=None, zero=None):
@@ -314,6 +293,146 @@ def test_radii_that_print_alike_keep_their_places():
     curve = accuracy_against_radius(Threshold(), DATA, pgd, radii)
     assert curve.radii.tolist() == sorted(radii)
     assert curve.accuracy == pytest.approx([3 / 6, 2 / 6, 2 / 6, 0])
+
+
+def test_the_curve_of_distances_is_the_exact_step_function():
+    distances = [0.2, math.inf, 0.0, 0.5, 0.2, math.nan, 0.7, math.inf]
+    curve = Curve.from_distances(distances)
+    assert curve.radii.tolist() == [0, 0.2, 0.5, 0.7]
+    # broken at the distance itself; NaN is as wrong as 0
+    assert curve.accuracy == pytest.approx([6 / 8, 4 / 8, 3 / 8, 2 / 8])
+    assert Curve.from_distances(torch.tensor(distances), [0.6, 0.1, 0.1]).radii.tolist() == [0.1, 0.6]
+    assert Curve.from_distances(distances, [0.1, 0.2, 0.6, 9]).accuracy == pytest.approx(
+        [6 / 8, 4 / 8, 3 / 8, 2 / 8]
+    )
+    assert [curve.at(radius) for radius in (0, 0.19, 0.2, 0.3, 99)] == pytest.approx(
+        [6 / 8, 6 / 8, 4 / 8, 4 / 8, 2 / 8]
+    )
+    assert Curve.from_distances([1.0, 2.0]).accuracy.tolist() == [1.0, 0.5, 0.0]
+    with pytest.raises(InputError, match="where the curve begins"):
+        Curve.from_distances(distances, [0.2]).at(0.1)
+
+
+@pytest.mark.parametrize("wrong", [[], [-0.1, 1], [[0.1]], 0.3, ["far"], None])
+def test_wrong_distances(wrong):
+    with pytest.raises(InputError, match="distances: expected"):
+        Curve.from_distances(wrong)
+
+
+def test_a_curve_from_one_minimum_norm_run():
+    calls = []
+
+    def counting(model, x, y, *, ids):
+        calls.append(ids.tolist())
+        return nearest(model, x, y, ids=ids)
+
+    exact = accuracy_against_radius(Threshold(), DATA, minimum_norm=counting, batch_size=4)
+    assert calls == [[0, 1, 2, 3], [4, 5]]
+    assert exact.radii == pytest.approx([0, 0.11, 0.21, 0.31, 0.41])
+    assert exact.accuracy == pytest.approx([4 / 6, 3 / 6, 2 / 6, 1 / 6, 0])
+    radii = [0.35, 0, 0.15, 0.25, 0.45]
+    some = accuracy_against_radius(Threshold(), DATA, None, radii, minimum_norm=nearest)
+    search = accuracy_against_radius(Threshold(), DATA, pgd, radii)
+    assert some.radii.tolist() == search.radii.tolist()
+    assert some.accuracy == pytest.approx(search.accuracy)
+    limited = accuracy_against_radius(Threshold(), DATA, minimum_norm=nearest, limit=2)
+    assert limited.accuracy == pytest.approx([1, 1 / 2, 0])
+
+
+def test_the_nearest_of_several_minimum_norm_attacks_counts():
+    first = functools.partial(nearest, spare=(1,), past=0.02)
+    second = functools.partial(nearest, spare=(2, 3))
+    curve = accuracy_against_radius(Threshold(), DATA, minimum_norm=[first, second])
+    assert curve.radii == pytest.approx([0, 0.11, 0.21, 0.32, 0.42])
+    lone = accuracy_against_radius(Threshold(), DATA, minimum_norm=first)
+    assert lone.radii == pytest.approx([0, 0.12, 0.32, 0.42])
+    assert lone.accuracy[-1] == pytest.approx(1 / 6)
+
+
+def test_a_registered_minimum_norm_attack_needs_no_keyword(monkeypatch):
+    monkeypatch.setitem(fa.attacks.ATTACKS, "nearest", MINIMUM)
+    curve = accuracy_against_radius(Threshold(), DATA, functools.partial(nearest, past=0.02), [0.1, 0.2])
+    assert curve.accuracy == pytest.approx([4 / 6, 3 / 6])
+    assert measure.minimizes(functools.partial(functools.partial(nearest), past=0.1))
+    assert not measure.minimizes(pgd(0.1))
+    assert not measure.minimizes(lambda model, x, y, ids: nearest(model, x, y, ids=ids))
+
+
+def test_one_kind_of_attack_for_a_curve():
+    for given, says in (({}, "neither"), ({"attack_for_radius": pgd, "minimum_norm": nearest}, "both")):
+        with pytest.raises(InputError, match=says):
+            accuracy_against_radius(Threshold(), DATA, radii=[0.1], **given)
+    with pytest.raises(InputError, match="at least one attack"):
+        accuracy_against_radius(Threshold(), DATA, minimum_norm=[])
+    with pytest.raises(InputError, match="radii"):
+        accuracy_against_radius(Threshold(), DATA, minimum_norm=nearest, radii=[-1])
+
+
+def test_a_minimum_norm_attack_has_a_median_with_its_interval(monkeypatch):
+    monkeypatch.setitem(fa.attacks.ATTACKS, "nearest", MINIMUM)
+    table = evaluate(Threshold(), DATA, {"near": functools.partial(nearest, spare=(2,)), "pgd": pgd(0.35)})
+    near, budget = table.rows
+    assert near.minimum_norm
+    assert not budget.minimum_norm
+    assert near.median_distance == pytest.approx((0.11 + 0.21) / 2)
+    low, high = near.median_interval
+    assert low == 0
+    assert high == math.inf
+    assert near.accuracy_interval.low == 0
+    assert 1 / 6 < near.accuracy_interval.high < 1
+    lines = table.cells()
+    assert lines[2][3] == "0.16 [0, inf]"
+    assert "[" not in lines[3][3]
+    assert "bootstrap" in str(table)
+    assert "bootstrap" not in str(evaluate(Threshold(), DATA, {"pgd": pgd(0.35)}))
+    told = table.to_dict()["attacks"]
+    assert told["near"]["median_interval"] == [0, None]
+    assert told["near"]["minimum_norm"] is True
+    assert told["pgd"]["median_interval"] is None
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 6])
+def test_samples_hold_the_nearest_adversarial_example(batch_size):
+    attacks = {
+        "far": functools.partial(nearest, past=0.05, sick=(2, 3)),
+        "near": functools.partial(nearest, spare=(1,), sick=(3,)),
+        "nearer": functools.partial(nearest, past=0.005, spare=(1, 2)),
+    }
+    limit = 6
+    table = evaluate(Threshold(), DATA, attacks, batch_size=batch_size, keep_samples=True, limit=limit)
+    kept = table.samples
+    assert torch.equal(kept.x, DATA.x)
+    assert kept.y.tolist() == DATA.y.tolist()
+    assert kept.ids.tolist() == list(range(6))
+    assert kept.by.tolist() == [2, 0, 1, 2, -1, -1]
+    assert kept.distance.tolist() == pytest.approx([0.105, 0.25, 0.31, 0.405, 0, 0])
+    assert kept.success.tolist() == [True] * 6
+    assert kept.status.tolist() == [1, 1, 1, 1, 0, 0]
+    assert kept.x_adv.flatten().tolist() == pytest.approx([0.505, 0.45, 0.51, 0.495, 0.3, 0.6])
+    assert torch.equal(kept.distances, torch.stack([row.distance for row in table.rows], 1))
+    assert evaluate(Threshold(), DATA, attacks).samples is None
+
+
+def test_samples_that_no_attack_broke():
+    attacks = {"near": functools.partial(nearest, spare=(0,), sick=(2, 3))}
+    kept = evaluate(Poisoned(), DATA, attacks, keep_samples=True).samples
+    assert kept.status.tolist() == [
+        int(s)
+        for s in (
+            Status.HELD,
+            Status.FAILED,
+            Status.FAILED,
+            Status.FAILED,
+            Status.ALREADY_WRONG,
+            Status.FAILED,
+        )
+    ]
+    assert kept.distance.tolist() == [math.inf, math.inf, math.inf, math.inf, 0, math.inf]
+    assert kept.success.tolist() == [False] * 4 + [True, False]
+    assert torch.equal(kept.x_adv, DATA.x)
+    kept = evaluate(Threshold(), DATA, keep_samples=True).samples
+    assert kept.by.tolist() == [-1] * 6
+    assert kept.distances.shape == (6, 0)
 
 
 @pytest.mark.parametrize("radii", [[], [-0.1, 0.2], [math.inf], [math.nan], ["a"], None])

@@ -46,17 +46,9 @@ STRIDED_ONLY = ("nearest_prototype", "latent_fit", "latent_decode")  # of these 
 
 @pytest.fixture(autouse=True)
 def _interpreter(monkeypatch):
-    """Triton 3.6's interpreter reads a loop bound with int(array of one element), which NumPy 2.4 refuses."""
+    from bench.gpu_interpreter import patched
+
     if INTERPRETED:
-        from triton.runtime import interpreter
-
-        original = interpreter._patch_lang_tensor
-
-        def patched(tensor, scope):
-            original(tensor, scope)
-            scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-
-        monkeypatch.setattr(interpreter, "_patch_lang_tensor", patched)
         from fastadv.ops.triton import _latent_down, _latent_up
         from fastadv.ops.triton._latent import blocks
 
@@ -66,6 +58,8 @@ def _interpreter(monkeypatch):
 
         for module in (_latent_up, _latent_down):
             monkeypatch.setattr(module, "blocks", large)
+    with patched():
+        yield
 
 
 def chosen(card, dtype):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from fastadv.errors import InputError
 from fastadv.evaluation.figures._style import (
@@ -24,6 +24,8 @@ from fastadv.evaluation.figures._style import (
 
 LINES = ((BLUE, "-"), (VERMILION, "-"), (GREEN, "-"), (PURPLE, "--"), (ORANGE, "--"), (SKY, "--"))
 
+Line = tuple[ArrayLike, ArrayLike]
+
 
 def curves(
     lines: Mapping[str, tuple[ArrayLike, ArrayLike]],
@@ -32,14 +34,29 @@ def curves(
     radius: str = "radius",
     title: str | None = None,
     chance: float | None = None,
+    steps: bool = False,
+    bands: Mapping[str, tuple[Line, Line]] | None = None,
+    right: float | None = None,
 ) -> None:
     """Accuracy (from 0 to 1) against radius, one line for each name, named at its end.
 
-    lines: {name: (radii, accuracy)}, as `accuracy_against_radius` returns; at most six. `radius` names the
-    axis ("L∞ radius"); `chance` draws the accuracy of guessing.
+    lines: {name: (radii, accuracy)}, as `accuracy_against_radius` returns; at most six.
+    radius: the name of the axis ("L∞ radius").
+    chance: draws the accuracy of guessing.
+    steps: draw step functions without markers, as the curves of minimum-norm attacks are.
+    bands: {name of a line: (lower curve, upper curve)}, filled in the line's color: a bootstrap interval, or
+        the certified accuracy and the accuracy under attack, between which the robust accuracy lies.
+    right: where the axis ends; by default at the largest radius of a line.
+
+    Raises InputError for no lines or too many, lengths that differ, and bands of names that are no lines.
     """
     if not 1 <= len(lines) <= len(LINES):
         raise InputError(f"lines: expected 1 to {len(LINES)} curves, got {len(lines)}; draw several figures")
+    bands = bands or {}
+    if stray := bands.keys() - lines.keys():
+        raise InputError(
+            f"bands: expected names of lines, {', '.join(lines)}, got {', '.join(sorted(stray))}"
+        )
     from matplotlib.patheffects import withStroke
     from matplotlib.ticker import MultipleLocator, PercentFormatter
 
@@ -47,26 +64,30 @@ def curves(
     longest = max(len(name) for name in lines)
     axes = figure.add_axes((0.1, 0.15, 0.87 - min(0.4, 0.0145 * longest), 0.68 if title else 0.76))
     plain(axes)
-    ends, right = [], 0.0
+    ends, last = [], 0.0
     for (name, (radii, accuracy)), (color, dash) in zip(lines.items(), LINES, strict=False):
-        across, up = np.asarray(radii, dtype=float), np.asarray(accuracy, dtype=float)
-        if across.ndim != 1 or across.shape != up.shape or across.size == 0:
-            raise InputError(
-                f"lines[{name!r}]: expected radii and accuracy of one length, "
-                f"got shapes {across.shape} and {up.shape}"
-            )
+        across, up = _line(f"lines[{name!r}]", (radii, accuracy))
         axes.plot(
-            across, up, dash, color=color, linewidth=2, marker="o", markersize=3.5, clip_on=False, zorder=3
-        )
+            across, up, dash, color=color, linewidth=2, clip_on=right is not None, zorder=3, markersize=3.5,
+            marker=None if steps else "o", drawstyle="steps-post" if steps else "default",
+        )  # fmt: skip
+        if name in bands:
+            low, high = (_line(f"bands[{name!r}]", edge) for edge in bands[name])
+            where = np.unique(np.concatenate([low[0], high[0]]))
+            axes.fill_between(
+                where, _value(where, low, steps), _value(where, high, steps), step="post" if steps else None,
+                color=color, alpha=0.2, linewidth=0, zorder=2,
+            )  # fmt: skip
         # lines that end together are named in the order in which they came down
         ends.append((float(up[-1]) + 1e-6 * float(up.mean()), name, color))
-        right = max(right, float(across[-1]))
-    axes.set_xlim(0, right or 1.0)
+        last = max(last, float(across[-1]))
+    right = last or 1.0 if right is None else right
+    axes.set_xlim(0, right)
     axes.set_ylim(0, 1)
     if chance is not None:
         axes.axhline(chance, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
         axes.text(
-            0.01 * (right or 1.0), chance + 0.012, "guessing", color=FAINT, fontsize=7.5, va="bottom",
+            0.01 * right, chance + 0.012, "guessing", color=FAINT, fontsize=7.5, va="bottom",
             zorder=4, path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -80,6 +101,26 @@ def curves(
         )  # fmt: skip
     axes.text(0, 1.03, "accuracy", transform=axes.transAxes, fontsize=9, color=FAINT, ha="left", va="bottom")
     save(figure, path)
+
+
+def _line(name: str, line: Line) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    across, up = (np.asarray(values, dtype=np.float64) for values in line)
+    if across.ndim != 1 or across.shape != up.shape or across.size == 0:
+        raise InputError(
+            f"{name}: expected radii and accuracy of one length, got shapes {across.shape} and {up.shape}"
+        )
+    return across, up
+
+
+def _value(
+    where: NDArray[np.float64], line: tuple[NDArray[np.float64], NDArray[np.float64]], steps: bool
+) -> NDArray[np.float64]:
+    """A line's height at each place; beyond its ends it goes on as it was."""
+    across, up = line
+    if not steps:
+        return np.interp(where, across, up)
+    place = np.searchsorted(across, where, side="right") - 1
+    return np.asarray(up[place.clip(0)])
 
 
 def spread(heights: Sequence[float], apart: float) -> list[float]:

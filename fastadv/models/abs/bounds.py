@@ -17,7 +17,7 @@ pixel of |G_c(z) - x|. The losses, with the prior's cost on both sides, are comp
 Binary ABS sees only on which side of the threshold each pixel lies. A crossing changes the squared misfit of
 any reconstruction by at most 1, so n of them cannot change the decision while
 gamma_y (L_y + n) < gamma_c (d_c^2 - n). The cheapest n crossings are those of the n pixels nearest to the
-threshold.
+threshold. In L0 any n - 1 pixels may take any value.
 
 All bounds hold if the minima over the other classes' latents are global. They are searched from the
 best prior sample of each of several parts of the prior. Inference runs in single precision or wider, whatever
@@ -35,6 +35,7 @@ from fastadv.models.abs import inference
 from fastadv.models.abs.decoder import Decoders
 from fastadv.models.abs.gradient import adam_step, squared_misfit
 from fastadv.models.abs.inference import LatentSearch, check_labels
+from fastadv.models.binarized import THRESHOLD
 
 BISECTIONS = 30
 # Descents on the clipped misfit, each at the radius that the latents so far allow.
@@ -46,8 +47,10 @@ ROUNDING = 1e-5
 
 def lower_bound(search: LatentSearch, x: Tensor, y: Tensor, norm: str, starts: int, tight: bool) -> Tensor:
     """The radius [B]; see ABS.lower_bound."""
-    if norm not in ("l2", "linf"):
-        raise InputError(f"norm: expected l2 or linf, got {norm!r}")
+    norms = ("l2", "linf", "l0") if search.options.binary else ("l2", "linf")
+    if norm not in norms:
+        known = "l2, linf or, for Binary ABS, l0"
+        raise InputError(f"norm: expected {known}, got {norm!r}")
     samples = len(search.prior.latents)
     if check_count("starts", starts, 1) > samples:
         raise InputError(f"starts: expected at most {samples}, the number of prior samples, got {starts}")
@@ -121,8 +124,12 @@ def _crossings(factors: Tensor, mine: Tensor, rivals: Tensor, y: Tensor, values:
 
 
 def _cheapest(x: Tensor, crossings: Tensor, norm: str) -> Tensor:
-    """The norm [B] of the smallest perturbation that takes that many pixels to the threshold."""
-    gaps = (x.flatten(1).double() - 0.5).abs().sort(1).values
+    """The norm [B] of the smallest perturbation that takes that many pixels to the threshold; in L0, whose
+    values are whole, one less: the largest that does not.
+    """
+    if norm == "l0":
+        return (crossings - 1).clamp_min(0).double()
+    gaps = (x.flatten(1).double() - THRESHOLD).abs().sort(1).values
     cost = gaps.square().cumsum(1).sqrt() if norm == "l2" else gaps
     cost = torch.cat([cost.new_zeros(len(x), 1), cost], dim=1)
     return cost.gather(1, crossings[:, None]).squeeze(1)

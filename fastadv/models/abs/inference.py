@@ -12,6 +12,7 @@ from fastadv.models.abs.decoder import Decoders
 from fastadv.models.abs.gradient import class_losses, unrolled, with_gradient_of
 from fastadv.models.abs.options import InferenceOptions
 from fastadv.models.abs.prior import PriorBank
+from fastadv.models.binarized import THRESHOLD, binarize
 from fastadv.ops.latent_fit import latent_fit
 
 # Images worked on at once; it bounds the memory of the decoders' activations, about 1 MB an image of MNIST.
@@ -62,7 +63,7 @@ class LatentSearch:
         if x.numel() and not (x.is_cuda and torch.cuda.is_current_stream_capturing()):
             _check_pixels(x.detach())
         if self.options.binary:  # before the cast, which can round a pixel across the threshold
-            x = x + ((x >= 0.5).to(x.dtype) - x).detach()
+            x = binarize(x, THRESHOLD)
         return x.to(self.decoders.dtype)
 
     def weighed(self, loss: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from fastadv.models.abs.official import read_official
 from fastadv.models.abs.options import InferenceOptions
 from fastadv.models.abs.prior import PriorBank, draw_prior
 from fastadv.models.abs.storage import Stored, checked_factors, read_abs, write_abs
+from fastadv.models.binarized import THRESHOLD
 
 # The paper's authors chose these by line search on MNIST's training set.
 OFFICIAL_FACTORS = (1.0, 0.96, 1.001, 1.06, 0.98, 0.96, 1.03, 1.0, 1.0, 1.0)
@@ -109,6 +110,11 @@ class ABS(nn.Module):
     def classes(self) -> int:
         """K."""
         return self.decoders.classes
+
+    @property
+    def input_threshold(self) -> float | None:
+        """Where Binary ABS sets pixels to 0 and 1, as in `models.Binarized`; None for plain ABS."""
+        return THRESHOLD if self.binary else None
 
     @property
     def weights(self) -> list[Tensor]:
@@ -210,7 +216,7 @@ class ABS(nn.Module):
         x: Tensor,
         y: Tensor,
         *,
-        norm: Literal["l2", "linf"] = "l2",
+        norm: Literal["l2", "linf", "l0"] = "l2",
         starts: int = 4,
         tight: bool = False,
     ) -> Tensor:
@@ -220,6 +226,7 @@ class ABS(nn.Module):
         (Schott et al. 2018, section 4). Descents and losses are in single precision or wider, whatever
         `precision` says. `tight` keeps the prior's cost of the other classes' latents, which the paper drops
         in L2 and for Binary ABS: the bound is larger and still holds. In L-infinity the cost is always kept.
+        L0 (pixels that may take any value) is for Binary ABS alone.
         """
         return bounds.lower_bound(self._search(), x, y, norm, starts, tight)
 

@@ -29,7 +29,8 @@ class InferenceOptions:
     prune_gain    from 0 (no class is skipped) to 1 (a class is skipped as soon as another is better)
     precision     "fp32", or "bf16" for a latent descent in bfloat16
     input_grad    how logits depend on x: "envelope" (exact at a converged latent, cheap), "unrolled"
-                  (through every step, in the precision of the weights), or "none"
+                  (through every step, in the precision of the weights), or "none"; with `binary` the first
+                  two are taken at the binarized image and pass straight through to x
     scale, floor  alpha and eta of the confidence (exp(alpha l_k) + eta) / sum over classes
 
     InputError where a value is not in its range.

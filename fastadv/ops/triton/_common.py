@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastadv.ops.triton._tuned import Width, width
+
 # No fused multiply-add: products and sums round one by one, as in the references.
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": False}
 # A row is walked in blocks of this many elements: four a thread, 16 bytes of float32.
@@ -148,6 +150,7 @@ def over_rows(
     if out.numel() == 0:
         return
     target, *inputs_ = common_layout(out, *inputs, ordered=ordered)
-    start(kernel, len(out), out, target, *inputs_, out[0].numel(), *rest, BLOCK=block)
+    wide = width(kernel, out.device, Width(block, OPTIONS["num_warps"]))
+    start(kernel, len(out), out, target, *inputs_, out[0].numel(), *rest, **wide._asdict())
     if target is not out:
         out.copy_(target)

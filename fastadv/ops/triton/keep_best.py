@@ -5,7 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastadv.ops.triton._common import WIDTH, common_layout, start
+from fastadv.ops.triton._common import OPTIONS, WIDTH, common_layout, start
+from fastadv.ops.triton._tuned import Width, width
 
 
 @triton.jit
@@ -49,7 +50,7 @@ def launch(
         was,
         losses[1],
         now,
-        BLOCK=WIDTH,
+        **width(keep_best_kernel, best_x.device, Width(WIDTH, OPTIONS["num_warps"]))._asdict(),
     )
     if target is not best_x:
         best_x.copy_(target)

@@ -18,6 +18,7 @@ from fastadv.ops.triton._common import (
     store,
     towards_zero,
 )
+from fastadv.ops.triton._tuned import Width, width
 
 
 @triton.jit
@@ -69,9 +70,10 @@ def launch(
     # without values a row the batch is one long row, and short samples waste no lanes
     rows = 1 if radius_rows is None and step_size_rows is None else len(out)
     cols = out.numel() // rows
+    wide = width(linf_step_kernel, out.device, Width(WIDTH, 4))
     start(
-        linf_step_kernel, rows * triton.cdiv(cols, WIDTH), out, target, *inputs, cols, radius, step_size, lo,
-        hi, rows64(radius_rows), rows64(step_size_rows), BLOCK=WIDTH, num_warps=4,
+        linf_step_kernel, rows * triton.cdiv(cols, wide.BLOCK), out, target, *inputs, cols, radius, step_size,
+        lo, hi, rows64(radius_rows), rows64(step_size_rows), **wide._asdict(),
     )  # fmt: skip
     if target is not out:
         out.copy_(target)

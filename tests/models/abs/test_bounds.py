@@ -161,6 +161,7 @@ def test_crossings_of_binary_models():
         bounds._cheapest(x, torch.tensor([2]), "linf"), torch.tensor([0.2], dtype=torch.float64)
     )
     assert bounds._cheapest(x, torch.tensor([0]), "l2") == 0
+    assert [int(bounds._cheapest(x, torch.tensor([n]), "l0")) for n in (0, 1, 3)] == [0, 0, 2]
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])

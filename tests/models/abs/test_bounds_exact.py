@@ -158,6 +158,10 @@ def test_no_crossing_within_the_bound_changes_a_binary_decision(factors, beta, t
         nearest = gaps.sort(1).values.masked_fill(torch.arange(9) >= crossings[:, None], 0.0)
         expected = nearest.square().sum(1).sqrt() if norm == "l2" else nearest.amax(1)
         assert ((bound - expected).abs() < 1e-6).double().mean() > 0.99  # the rest are ties
+    pixels = crossed.sum(2).double().masked_fill(~other, torch.inf).amin(1)
+    bound = model.lower_bound(x.view(-1, 9, 1, 1), decided, norm="l0", tight=tight).double()
+    assert (bound < pixels).all()
+    assert ((bound - (crossings - 1).clamp_min(0)).abs() < 1e-6).double().mean() > 0.99
     assert len(crossings.unique()) >= 2
 
 

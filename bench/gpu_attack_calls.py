@@ -1,0 +1,43 @@
+"""How the GPU benchmark calls an attack that it knows from the registry alone."""
+
+import inspect
+from math import inf
+from typing import Any
+
+from torch import Tensor, nn
+
+import fastadv as fa
+
+RADII = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "l0": 24.0}
+QUICK = {"steps": 10, "queries": 100, "restarts": 1}
+TINY = {"steps": 2, "queries": 8, "restarts": 1}
+
+
+def minimal(entry: Any) -> bool:
+    """Whether the attack looks for the nearest success rather than the strongest point of a ball."""
+    return bool(getattr(entry, "minimal", False)) or getattr(entry, "kind", "budget") == "minimum"
+
+
+def norms_of(entry: Any) -> tuple[str, ...]:
+    return tuple(norm for norm in entry.norms if norm in RADII)
+
+
+def threat_of(entry: Any, norm: str) -> Any:
+    """The threat of a usual radius; of an infinite one for minimum-norm attacks."""
+    return fa.threat.THREATS[norm](inf if minimal(entry) else RADII[norm])
+
+
+def budget(entry: Any, tiny: bool) -> dict[str, Any]:
+    """The registry's arguments for a short run, cut to the least where `tiny`."""
+    given = dict(getattr(entry, "quick", {}))
+    known = inspect.signature(entry.run).parameters
+    for name, most in (TINY if tiny else QUICK).items():
+        required = name in known and known[name].default is inspect.Parameter.empty
+        if name in given or required:
+            given[name] = min(given.get(name, most), most) if tiny else given.get(name, most)
+    return given
+
+
+def call(entry: Any, model: nn.Module | Any, x: Tensor, y: Tensor, threat: Any, tiny: bool) -> Any:
+    """The attack's result for a short run."""
+    return entry.run(model, x, y, threat, **budget(entry, tiny))

@@ -1,0 +1,294 @@
+"""`make gpu`, stage correctness: every op, the engine and every attack on this device, before any figure.
+
+An op's results are poisoned before each run, so that an element nobody writes shows. They are compared with
+the reference in the same precision, by the op's own tolerance, and in float64, by the relative error of all
+elements together.
+"""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from bench.gpu_attack_calls import call, norms_of, threat_of
+from bench.gpu_nets import small_net
+from bench.gpu_session import ROOT, Case, Row, Session, Skip, exact_convolutions, repeatable
+from fastadv._library import CARDS, OpCard, results_of, triton_launcher
+
+Args = tuple[Any, ...]
+# ‖out − ref‖ / ‖ref‖ against float64: float32 stays far below, but a tie of `quantize_in_ball` may fall on
+# the other level; the bound of bfloat16 holds for results stored so and for bf16 products
+BOUNDS = {torch.float32: 2e-3, torch.bfloat16: 2e-2}
+# these cost the interpreter less than a second a sample; without a GPU the other ops run on the CPU
+INTERPRETED = ("linf_step", "l2_step", "keep_best_", "philox")
+TESTS = ("tests/ops/test_contract.py", "tests/ops/test_triton.py", "tests/engine/test_graph.py")
+
+
+def cases(session: Session) -> Iterator[Case]:
+    for name in CARDS:
+        yield Case(f"op {name}", lambda name=name: op(session, name))
+    for precision in ("fp32", "bf16"):
+        yield Case(f"engine {precision}", lambda precision=precision: engine(session, precision))
+    for name, entry in fa.attacks.ATTACKS.items():
+        yield Case(f"attack {name}", lambda name=name, entry=entry: attack(session, name, entry))
+    for path in session.size(TESTS, TESTS[-1:]):
+        yield Case(f"pytest {path}", lambda path=path: pytest(session, path), needs=60)
+
+
+def moved(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """`value` with `change` made to every tensor in it."""
+    if isinstance(value, Tensor):
+        return change(value)
+    return [moved(part, change) for part in value] if isinstance(value, list) else value
+
+
+def poison(results: Args, round: int) -> None:
+    """Fill results with NaN, or in every other round with another value that no kernel leaves there."""
+    for result in results:
+        if result.is_floating_point():
+            result.fill_(7.25 if round % 2 else float("nan"))
+        else:
+            result.fill_(round % 2 if result.dtype == torch.bool else -7 - round % 2)
+
+
+def same(first: Tensor, second: Tensor) -> bool:
+    """Equal to the last bit, where NaN equals NaN."""
+    return torch.equal(first.nan_to_num(7.0), second.nan_to_num(7.0)) and torch.equal(
+        first.isnan(), second.isnan()
+    )
+
+
+def relative_error(actual: Args, expected: Args) -> float:
+    """The largest ‖actual − expected‖ / ‖expected‖, over the elements that are finite in both."""
+    worst = 0.0
+    for found, wanted in zip(actual, expected, strict=True):
+        if not found.is_floating_point():
+            continue
+        finite = found.isfinite() & wanted.isfinite()
+        apart = (found.double() - wanted.double())[finite].norm()
+        # a reference of nearly nothing is taken for pixels of a hundredth
+        least = 1e-2 * apart.new_tensor(float(finite.sum())).sqrt().clamp_min(1e-30)
+        worst = max(worst, float(apart / torch.maximum(wanted.double()[finite].norm(), least)))
+    return worst
+
+
+def kernel_of(session: Session, card: OpCard) -> Callable[..., None] | None:
+    """The kernel that is checked: Triton's on a GPU, and in the interpreter for cheap ops; else the op's."""
+    if session.cuda or card.name in INTERPRETED:
+        try:
+            return triton_launcher(card)
+        except ImportError as error:
+            session.note(f"no Triton kernels: {error}")
+    return None
+
+
+def checked(card: OpCard, launch: Callable[..., None] | None, args: Args) -> float:
+    """Run one sample three times and compare; the relative error against float64.
+
+    Three times, because an op that keeps a CUDA graph captures it in the second call and replays it in the
+    third.
+    """
+    theirs = moved(list(args), Tensor.clone)
+    expected = card.reference(*theirs)
+    if card.signature.written:
+        mine = moved(list(args), Tensor.clone)
+        launch(*mine) if launch else getattr(torch.ops.fastadv, card.name)(*mine)
+        for number, (found, wanted) in enumerate(zip(mine, theirs, strict=True)):
+            if isinstance(found, Tensor):
+                assert same(found.float(), wanted.float()), f"argument {number} differs from the reference"
+        return 0.0
+    runs: list[Args] = []
+    for round in range(3):
+        mine = moved(list(args), Tensor.clone)
+        if launch is None:
+            made = getattr(torch.ops.fastadv, card.name)(*mine)
+            results = made if isinstance(made, tuple) else (made,)
+        else:
+            results = results_of(card, tuple(mine))
+            poison(results, round)
+            launch(*results, *mine)
+        for number, (after, before) in enumerate(zip(mine, args, strict=True)):
+            if isinstance(after, Tensor):
+                assert same(after, before), f"argument {number} was changed"
+        runs.append(results)
+    for results in runs[1:]:
+        for first, later in zip(runs[0], results, strict=True):
+            assert same(first, later), "two runs differ, or an element was not written"
+    card.compare(runs[0] if len(runs[0]) > 1 else runs[0][0], expected, args)
+    wide = moved(list(args), lambda t: t.double() if t.is_floating_point() else t)
+    exact = card.reference(*wide)
+    return relative_error(runs[0], exact if isinstance(exact, tuple) else (exact,))
+
+
+def replayed(card: OpCard, launch: Callable[..., None], args: Args) -> None:
+    """A captured launch writes what an eager one writes."""
+    results, eager = results_of(card, args), results_of(card, args)
+    launch(*eager, *args)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        launch(*results, *args)
+    poison(results, 0)
+    graph.replay()
+    for captured, plain in zip(results, eager, strict=True):
+        assert same(captured, plain), "a replayed graph differs from an eager launch"
+
+
+def op(session: Session, name: str) -> Iterator[Row]:
+    """All samples of an op; on machines without a GPU a few small ones."""
+    card = CARDS[name]
+    launch = kernel_of(session, card)
+    with ExitStack() as stack:
+        stack.enter_context(exact_convolutions())
+        stack.enter_context(repeatable())
+        if launch is not None and not session.cuda:
+            from bench.gpu_interpreter import patched
+
+            stack.enter_context(patched())
+        for dtype in card.dtypes:
+            worst, count, graphs = 0.0, 0, 0
+            for args in samples(session, card, dtype):
+                error = checked(card, launch, args)
+                rough = dtype == torch.bfloat16 or (name == "latent_fit" and args[-1] is True)
+                bound = BOUNDS[torch.bfloat16 if rough else torch.float32]
+                assert error <= bound, f"relative error {error:.2g} against float64, more than {bound:.0e}"
+                worst, count = max(worst, error), count + 1
+                capture = not card.signature.written and name != "latent_fit" and args[0].numel()
+                if session.cuda and launch and capture:
+                    replayed(card, launch, args)
+                    graphs += 1
+            yield {
+                "provider": f"{'triton' if launch else 'op'} {str(dtype).removeprefix('torch.')}",
+                "samples": count,
+                "replayed": graphs,
+                "relative_error": float(f"{worst:.2g}"),
+            }
+
+
+def samples(session: Session, card: OpCard, dtype: torch.dtype) -> list[Args]:
+    """The card's samples; on machines without a GPU the two smallest."""
+    found = list(card.samples(session.device, dtype))
+    if not session.tiny:
+        return found
+    return sorted((args for args in found if args[0].numel()), key=lambda args: args[0].numel())[:2]
+
+
+def gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and input gradient of the summed cross-entropy in float64, on the CPU."""
+    point = x.cpu().double().requires_grad_()
+    logits = model.cpu().double()(point)
+    nn.functional.cross_entropy(logits, y.cpu(), reduction="sum").backward()
+    assert point.grad is not None
+    return logits.detach(), point.grad
+
+
+def engine(session: Session, precision: Any) -> Iterator[Row]:
+    """Logits and input gradient against float64, and a captured CUDA graph against eager calls."""
+    x = session.rand(session.size(67, 5), 3, 32, 32)
+    y = torch.arange(len(x), device=x.device) % 10
+    wanted = gradients(small_net(), x, y)
+    model = small_net().to(session.device)
+    with exact_convolutions(), repeatable():
+        yield from engine_rows(session, precision, model, x, y, wanted)
+
+
+def engine_rows(
+    session: Session, precision: Any, model: nn.Module, x: Tensor, y: Tensor, wanted: tuple[Tensor, Tensor]
+) -> Iterator[Row]:
+    """TF32 would change the sign of so many hidden units that a wrong gradient would not show."""
+    plain = fa.freeze(model, precision)
+    found = plain.input_gradient(x, y)
+    bound = {"fp32": 5e-3, "bf16": 0.2}[precision]
+    for name, actual, expected in zip(("logits", "gradient"), found[1:], wanted, strict=True):
+        error = relative_error((actual.cpu(),), (expected,))
+        assert error <= bound, f"{name}: relative error {error:.2g}, more than {bound}"
+        yield {
+            "provider": f"{precision} {name}",
+            "samples": len(x),
+            "relative_error": float(f"{error:.2g}"),
+        }
+    if session.cuda:
+        graphed = fa.freeze(model, precision, cuda_graph=True)
+        for size in (len(x), len(x) // 2, len(x)):
+            part = x[:size] * 0.9, y[:size]
+            pairs = zip(plain.input_gradient(*part), graphed.input_gradient(*part), strict=True)
+            errors = [relative_error((actual,), (expected,)) for expected, actual in pairs]
+            # another batch size may take another cuDNN algorithm
+            assert max(errors) <= bound, f"CUDA graph: relative error {max(errors):.2g} at batch {size}"
+        yield {"provider": f"{precision} CUDA graph", "relative_error": float(f"{max(errors):.2g}")}
+
+
+def misjudged(logits: Tensor, y: Tensor, success: Tensor) -> Tensor:
+    """bool [B]: whether `success` is not what the logits say, by more than rounding.
+
+    In a batch of another size the model may round otherwise, and a nearest success lies on the border.
+    """
+    own = logits.gather(1, y[:, None]).squeeze(1)
+    margin = logits.scatter(1, y[:, None], -torch.inf).amax(1) - own
+    return (success != (margin > 0)) & (margin.abs() > 1e-4 * logits.abs().amax(1))
+
+
+def attack(session: Session, name: str, entry: Any) -> Iterator[Row]:
+    """In each norm: the result is in the threat, its successes are the model's own, and a rerun is equal."""
+    model = small_net().to(session.device)
+    x = session.rand(session.size(64, 4), 3, 32, 32)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    before = [tensor.clone() for tensor in model.state_dict().values()]
+    if needs := getattr(entry, "needs", ""):
+        raise Skip(f"needs {needs}")
+    for norm in norms_of(entry)[: session.size(None, 1)]:
+        threat = threat_of(entry, norm)
+        with repeatable(), exact_convolutions():
+            first, again = (call(entry, model, x, y, threat, session.tiny) for _ in range(2))
+            with torch.no_grad():
+                logits = model(first.x_adv)
+        inside = threat.contains(first.x_adv, x)
+        assert bool(inside.all()), f"{norm}: {int((~inside).sum())} results lie outside the threat"
+        false = misjudged(logits, y, first.success)
+        assert not bool(false.any()), f"{norm}: {int(false.sum())} verdicts are not the model's"
+        assert torch.equal(first.x_adv, again.x_adv), f"{norm}: two runs differ"
+        assert bool(first.x_adv.isfinite().all()), f"{norm}: results that are not finite"
+        yield {
+            "provider": norm,
+            "samples": len(x),
+            "success": round(float(first.success.float().mean()), 3),
+        }
+    after = model.state_dict().values()
+    assert all(map(torch.equal, before, after)), "the model was changed"
+
+
+def pytest(session: Session, path: str) -> Iterator[Row]:
+    """A file of the project's own tests in a process of its own."""
+    wanted = ("pytest", "hypothesis", "filelock")
+    if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
+        raise Skip(f"{', '.join(missing)} not installed; the checks above stand alone")
+    if not (ROOT / path).exists():
+        raise Skip("the file is not in this copy of the repository")
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=line", path]
+    command += ["--collect-only"] if session.tiny else []
+    if session.cuda and path.endswith("test_contract.py"):
+        command += ["-k", "cuda"]
+    elif importlib.util.find_spec("xdist") and not session.tiny:
+        command += ["--numprocesses", "auto", "--maxprocesses", "8"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=max(30.0, session.left()),
+    )
+    lines = run.stdout.strip().splitlines() or run.stderr.strip().splitlines() or [""]
+    failed = [line for line in lines if re.match(r"(FAILED|ERROR|E  )", line)][:5]
+    assert run.returncode == 0, f"{lines[-1]}; {'; '.join(failed)}"
+    yield {"provider": "pytest", "result": lines[-1]}

@@ -1,0 +1,135 @@
+"""Networks of the GPU benchmark, which need no package besides torch, at random weights.
+
+The ResNets are those of He et al. 2016 with torchvision's layer names; `small` is the usual stem for 32x32
+images, a 3x3 convolution of stride 1 without max-pool.
+"""
+
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+
+
+class Basic(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, channels: int, width: int, stride: int, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride) and 1x1 convolutions, and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, channels: int, width: int, stride: int, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x))))))
+        return self.relu(self.bn3(self.conv3(out)) + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """x [B, 3, H, W] to logits [B, K]; `width` is 64 in the paper, less for tests."""
+
+    def __init__(
+        self,
+        block: type[Basic] | type[Bottleneck],
+        depths: tuple[int, ...],
+        classes: int,
+        *,
+        small: bool,
+        width: int = 64,
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, 2, 1)
+        channels = width
+        for number, depth in enumerate(depths):
+            layers = []
+            for place in range(depth):
+                stride = 2 if number and not place else 1
+                inner, outer = width << number, (width << number) * block.expansion
+                shortcut = None
+                if stride != 1 or channels != outer:
+                    shortcut = nn.Sequential(
+                        nn.Conv2d(channels, outer, 1, stride, bias=False), nn.BatchNorm2d(outer)
+                    )
+                layers.append(block(channels, inner, stride, shortcut))
+                channels = outer
+            setattr(self, f"layer{number + 1}", nn.Sequential(*layers))
+        self.stages = len(depths)
+        self.fc = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for number in range(self.stages):
+            x = getattr(self, f"layer{number + 1}")(x)
+        logits: Tensor = self.fc(x.mean(dim=(2, 3)))
+        return logits
+
+
+def _made(net: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
+    """`net` at weights of its own stream, its BatchNorm statistics those of random images."""
+    draw = torch.Generator().manual_seed(0)
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            fan = layer.weight[0].numel()
+            with torch.no_grad():
+                layer.weight.copy_(torch.randn(layer.weight.shape, generator=draw) * (2 / fan) ** 0.5)
+                if layer.bias is not None:
+                    layer.bias.zero_()
+    norms = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in norms:
+        layer.momentum = 1.0
+    with torch.no_grad():
+        net.train()(torch.rand(8, *shape, generator=draw))
+    for layer in norms:
+        layer.momentum = 0.1
+    return net.eval()
+
+
+def resnet18(*, small: bool = True, width: int = 64, classes: int = 10, side: int = 32) -> nn.Module:
+    return _made(ResNet(Basic, (2, 2, 2, 2), classes, small=small, width=width), (3, side, side))
+
+
+def resnet50(*, width: int = 64, classes: int = 1000, side: int = 224) -> nn.Module:
+    return _made(ResNet(Bottleneck, (3, 4, 6, 3), classes, small=False, width=width), (3, side, side))
+
+
+def mlp() -> nn.Module:
+    """784-256-10."""
+    return _made(nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10)), (1, 28, 28))
+
+
+def cnn() -> nn.Module:
+    """The MNIST CNN of Schott et al. 2018."""
+    return _made(fa.models.create("cnn"), (1, 28, 28))
+
+
+def small_net() -> nn.Module:
+    """A net of a few thousand parameters for 3x32x32 images."""
+    return _made(fa.models.create("small_cnn", shape=(3, 32, 32), width=8), (3, 32, 32))

@@ -1,0 +1,190 @@
+"""Attacks of other packages, called alike: `peer.run(model, x, y, radius, seed=0, **budget)` gives x_adv.
+
+Those on PyPI come with the extra `bench`. The rest are used where they can be imported. The stored figures
+come from these commits, checked out and put on PYTHONPATH in this order:
+
+    github.com/fra31/auto-attack                            a39220048b3c
+    github.com/fra31/sparse-rs                              21d875969a14
+    github.com/pralab/Fast-Minimum-Norm-FMN-Attack (src/)   98c68c26aaa7
+    github.com/sigma0-advx/sigma-zero                       f79dedded5c5
+
+Packages are imported inside the calls: one that is missing costs its own rows only. They draw from the global
+generators, which are seeded before each run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from math import inf
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import fastadv._torchvision  # noqa: F401  adv-lib imports torchvision, which fails beside a CPU-only torch
+
+COMMITS = {
+    "auto-attack": "a39220048b3c",
+    "sparse-rs": "21d875969a14",
+    "fmn-authors": "98c68c26aaa7",
+    "sigma-zero": "f79dedded5c5",
+}
+P = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": inf}
+# the names of a budget in other packages
+WORDS = {
+    "adv-lib": {"steps": "steps", "searches": "binary_search_steps"},
+    "adv-lib (num_steps)": {"steps": "num_steps"},
+    "adv-lib (n_iter)": {"steps": "n_iter", "searches": "binary_search_steps"},
+    "adv-lib (max_iterations)": {"steps": "max_iterations", "searches": "binary_search_steps"},
+    "foolbox": {"steps": "steps", "searches": "binary_search_steps"},
+    "torchattacks": {"steps": "steps", "step_size": "alpha", "queries": "n_queries"},
+    "auto-attack": {"steps": "n_iter", "queries": "n_queries", "version": "version"},
+    "sigma-zero": {"steps": "steps"},
+    "sparse-rs": {"queries": "n_queries"},
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An attack of another package; `settings` is what it is given beside the budget, in its own words."""
+
+    package: str
+    settings: str
+    run: Callable[..., Tensor]
+
+    @property
+    def name(self) -> str:
+        return f"{self.package} {self.version} {self.settings}"
+
+    @property
+    def version(self) -> str:
+        """Of the installed package, or else the commit that the stored figures come from."""
+        try:
+            return version(self.package)
+        except PackageNotFoundError:
+            return COMMITS.get(self.package, "unknown")
+
+
+def _peer(package: str, attack: str, fixed: dict[str, Any], words: str, call: Callable[..., Any]) -> Peer:
+    """`call(model, x, y, radius, **given)`, with the budget renamed and the generators seeded."""
+
+    def run(model: nn.Module, x: Tensor, y: Tensor, radius: float, seed: int = 0, **budget: Any) -> Tensor:
+        given = {WORDS[words][name]: value for name, value in budget.items()}
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        out: Tensor = call(model, x.clone(), y.clone(), radius, **given, **fixed)
+        return out.detach()
+
+    return Peer(package, f"{attack}({', '.join(f'{name}={value}' for name, value in fixed.items())})", run)
+
+
+def adv_lib(attack: str, words: str = "adv-lib", radius_as: str = "", **fixed: Any) -> Peer:
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
+        module = "adv_lib.attacks.auto_pgd" if "apgd" in attack else "adv_lib.attacks"
+        eps = {radius_as: radius} if radius_as else {}
+        return getattr(import_module(module), attack)(model, x, y, **eps, **given)
+
+    return _peer("adv-lib", attack, fixed, words, call)
+
+
+def foolbox(attack: str, module: str = "foolbox.attacks", package: str = "foolbox", **fixed: Any) -> Peer:
+    """A minimum-norm attack of foolbox, or of authors who wrote theirs for foolbox."""
+
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
+        wrapped = import_module("foolbox").PyTorchModel(model, bounds=(0, 1), device=x.device)
+        return getattr(import_module(module), attack)(**given)(wrapped, x, y, epsilons=None)[0]
+
+    return _peer(package, attack, fixed, "foolbox", call)
+
+
+def foolbox_decision(attack: str, start: str, **fixed: Any) -> Peer:
+    """A decision attack of foolbox from the points that `start` finds, as by default.
+
+    Left to itself it raises if one image has no such point. Here that image comes back as it is.
+    """
+
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
+        attacks = import_module("foolbox.attacks")
+        wrapped = import_module("foolbox").PyTorchModel(model, bounds=(0, 1), device=x.device)
+        steps = {"steps": 50} if start == "LinearSearchBlendedUniformNoiseAttack" else {}
+        points, _, found = getattr(attacks, start)(**steps)(wrapped, x, y, epsilons=None)
+        out = x.clone()
+        if found.any():
+            out[found] = getattr(attacks, attack)(**given)(
+                wrapped, x[found], y[found], starting_points=points[found], epsilons=None
+            )[0]
+        return out
+
+    return _peer("foolbox", attack, fixed, "foolbox", call)
+
+
+def torchattacks(attack: str, **fixed: Any) -> Peer:
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
+        eps = {"eps": radius} if radius < inf else {}
+        return getattr(import_module("torchattacks"), attack)(model, **eps, **given)(x, y)
+
+    return _peer("torchattacks", attack, fixed, "torchattacks", call)
+
+
+def auto_attack(module: str, attack: str, norm: str, **fixed: Any) -> Peer:
+    """One attack of the authors' package."""
+
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
+        attack_class = getattr(import_module(f"autoattack.{module}"), attack)
+        out = attack_class(
+            model, norm=norm.capitalize(), eps=radius, device=str(x.device), verbose=False, **given
+        ).perturb(x, y)
+        return out[-1] if isinstance(out, tuple) else out
+
+    return _peer("auto-attack", attack, fixed, "auto-attack", call)
+
+
+def autoattack(norm: str) -> Peer:
+    """The authors' package as a whole."""
+
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, version: str) -> Any:
+        whole = import_module("autoattack").AutoAttack(
+            model,
+            norm=norm.capitalize(),
+            eps=radius,
+            version=version,
+            device=str(x.device),
+            verbose=False,
+            seed=0,
+        )
+        return whole.run_standard_evaluation(x, y, bs=len(x))
+
+    return _peer("auto-attack", "AutoAttack", {}, "auto-attack", call)
+
+
+def sigma_zero(**fixed: Any) -> Peer:
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
+        return import_module("sigma_zero_attack").sigma_zero(model, x, y, **given)
+
+    return _peer("sigma-zero", "sigma_zero", fixed, "sigma-zero", call)
+
+
+def sparse_rs(**fixed: Any) -> Peer:
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
+        attack_class = import_module("rs_attacks").RSAttack
+        return attack_class(model, norm="L0", eps=int(radius), verbose=False, **given).perturb(x, y)[1]
+
+    return _peer("sparse-rs", "RSAttack", fixed, "sparse-rs", call)
+
+
+def best_of(peer: Peer, norm: str) -> Peer:
+    """The nearest success of so many runs as the budget's `restarts` says, each with another seed."""
+
+    def run(model: nn.Module, x: Tensor, y: Tensor, radius: float, restarts: int, **budget: Any) -> Tensor:
+        best, nearest = x.clone(), torch.full((len(x),), inf, device=x.device)
+        for turn in range(restarts):
+            out = peer.run(model, x, y, radius, seed=turn, **budget)
+            distance = (out - x).flatten(1).norm(P[norm], dim=1)
+            with torch.no_grad():
+                better = (model(out).argmax(1) != y) & (distance < nearest)
+            best[better], nearest[better] = out[better], distance[better]
+        return best
+
+    return Peer(peer.package, peer.settings, run)

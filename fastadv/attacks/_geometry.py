@@ -1,0 +1,70 @@
+"""Lengths, steps and schedules that attacks for the minimum norm share."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastadv import ops
+from fastadv._checks import check_number
+from fastadv.attacks._record import Rows
+from fastadv.attacks._search import Search, norm
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+
+# a finite stand-in for the diameter of a box without edges; its square is finite in float32
+FAR = 1e15
+NO_BOX = (-math.inf, math.inf)
+
+
+def positive(name: str, value: float | None, default: float) -> float:
+    """`value`, checked to be a finite number > 0, or the default for None."""
+    if value is None:
+        return default
+    if not check_number(name, value, 0) > 0:
+        raise InputError(f"{name}: expected a number > 0, got {value!r}")
+    return float(value)
+
+
+def width(threat: Threat) -> float:
+    """The length of an edge of the box; 1 where it has none."""
+    edge = threat.box[1] - threat.box[0] if isinstance(threat, Threat) else math.inf
+    return edge if math.isfinite(edge) else 1.0
+
+
+def like(values: Tensor, points: Tensor) -> Tensor:
+    """values [n] with the rank of points."""
+    return values.view(-1, *[1] * (points.ndim - 1))
+
+
+def farthest(search: Search) -> Tensor:
+    """[n] a distance, in the threat's norm, beyond which no point of ball and box lies; always finite."""
+    low, high = search.threat.box
+    x = search.x.to(torch.promote_types(search.x.dtype, torch.float32))
+    room = torch.maximum(x - low, high - x).clamp_max(FAR)
+    distance = norm(room, search.threat.order).clamp_max(FAR)
+    return torch.minimum(distance, torch.as_tensor(search.threat.radius).to(distance))
+
+
+def cosine(step: int, steps: int, last: float) -> float:
+    """The factor of step number `step`, which falls along half a cosine from 1 to `last`."""
+    return last + (1 - last) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def advance(points: Tensor, gradient: Tensor, x: Tensor, step_size: float) -> Tensor:
+    """Overwrite `points` with those `step_size` further along the gradient, wherever that leads.
+
+    Lengths are Euclidean. A zero gradient moves nothing.
+    """
+    further: Tensor = ops.l2_step_(points, gradient, x, math.inf, step_size, NO_BOX)
+    return further
+
+
+def adam(rows: Rows, gradient: Tensor, step: int) -> Tensor:
+    """The direction of Adam (Kingma & Ba 2015) at step number `step`, from 0; its moments are in `rows`."""
+    mean_factor, square_factor, least = 0.9, 0.999, 1e-8
+    rows.mean = rows.mean.lerp(gradient, 1 - mean_factor)
+    rows.square = (rows.square * square_factor).addcmul_(gradient, gradient, value=1 - square_factor)
+    spread = rows.square.sqrt().div_(math.sqrt(1 - square_factor ** (step + 1))).add_(least)
+    direction: Tensor = (rows.mean / spread).div_(1 - mean_factor ** (step + 1))
+    return direction

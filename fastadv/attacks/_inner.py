@@ -1,0 +1,51 @@
+"""Attacks that run another attack."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks._result import AttackResult, Status
+from fastadv.attacks._search import Search
+from fastadv.attacks.criterion import WRONG
+from fastadv.engine import Frozen
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+
+InnerAttack = Callable[..., AttackResult]
+
+
+def check_attack(attack: Any) -> None:
+    """Raise InputError unless `attack` can be called."""
+    if not callable(attack):
+        raise InputError(
+            f"attack: expected an attack, such as partial(fastadv.attacks.bim, steps=10), got {attack!r}"
+        )
+
+
+def run_inner(attack: InnerAttack, search: Search, model: Frozen, threat: Threat) -> AttackResult:
+    """The attack on the samples of the search, with all that defines a success."""
+    problem = search.problem
+    options: dict[str, Any] = {"targets": problem.targets, "ids": problem.ids}
+    if problem.criterion is not WRONG:
+        options["criterion"] = problem.criterion
+    if problem.mask is not None:
+        options["mask"] = problem.mask
+    out = attack(model, problem.x, problem.y, threat=threat, **options)
+    if not isinstance(out, AttackResult):
+        raise InputError(f"attack: expected one that returns an AttackResult, got {type(out).__name__}")
+    return out
+
+
+def take_over(search: Search, out: AttackResult) -> Tensor:
+    """Let the successes of an attack on the model compete, and keep its failures; bool [n], what it broke."""
+    broken = out.status == Status.BROKEN
+    search.offer(out.x_adv, broken)
+    search.best.not_finite |= out.status == Status.FAILED
+    if out.backwards:
+        # the size is not known, only whether it was ever more than zero
+        size = torch.where(out.zero_gradient, 0.0, torch.finfo(search.best.largest_gradient.dtype).tiny)
+        largest = search.best.largest_gradient
+        torch.maximum(largest, size.to(largest), out=largest)
+    return broken

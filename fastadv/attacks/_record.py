@@ -1,0 +1,55 @@
+"""What an attack knows of each sample, and the rows that a rule keeps beside it."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(eq=False)
+class Record:
+    """The best point of each sample, and what was met on the way.
+
+    `x_adv` is the best point so far, `rank` its place in the order of the search (its loss, or minus its
+    distance), `success` whether it is a success. `refuted`: the model as given once denied a success that the
+    search twin saw. `not_finite`: a logit was not finite. `largest_gradient`: the largest absolute gradient
+    element so far; NaN where one was, -inf where no gradient was taken.
+    """
+
+    x_adv: Tensor
+    rank: Tensor
+    success: Tensor
+    refuted: Tensor
+    not_finite: Tensor
+    largest_gradient: Tensor
+
+    @classmethod
+    def start(cls, x: Tensor) -> "Record":
+        """Nothing is known yet of the samples x [B, ...]."""
+        none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        nowhere = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
+        rank = nowhere.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
+        return cls(x.clone(), rank, none, none.clone(), none.clone(), nowhere.clone())
+
+    def take(self, index: Tensor) -> "Record":
+        """The rows `index`, copied."""
+        return Record(*(value[index] for value in vars(self).values()))
+
+    def put(self, index: Tensor, rows: "Record") -> None:
+        """Overwrite the rows `index`."""
+        for name, value in vars(self).items():
+            value[index] = getattr(rows, name)
+
+
+class Rows(SimpleNamespace):
+    """What a rule remembers of the samples still under attack: tensors [n, ...] set as attributes.
+
+    The search drops the rows of samples that leave. Attributes that are no tensors stay as they are.
+    """
+
+    def take(self, kept: Tensor) -> None:
+        """Keep the rows `kept` alone."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value[kept])

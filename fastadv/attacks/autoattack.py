@@ -1,0 +1,310 @@
+"""AutoAttack: a row of attacks, each on the samples that are left (Croce & Hein 2020)."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal, Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv import rng
+from fastadv._checks import check_seed
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import begin
+from fastadv.attacks._problem import check_finite_radius, check_norm
+from fastadv.attacks._result import AttackResult, Status
+from fastadv.attacks._trial import Trial
+from fastadv.attacks.apgd import apgd
+from fastadv.attacks.square import square
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.engine.symptoms import symptoms
+from fastadv.errors import InputError, NoGradientError
+from fastadv.threat import Threat
+
+Version = Literal["standard", "plus", "rand", "quick"]
+VERSIONS = ("standard", "plus", "rand", "quick")
+NORMS = ("linf", "l2", "l1")
+EOT = 20  # passes of "rand"
+SEEN = 32  # samples whose symptoms are looked for
+SQUARE_SHARE = 0.002  # of the samples, by which Square may lower the robust accuracy without a flag
+# words of the flags, by name
+FLAGS = {
+    "randomized": 'passes on the same samples differ; use version="rand"',
+    "probabilities": "the output looks like probabilities; give the logits to the attack",
+    "zero_gradient": "the gradient is zero for some samples; attacks by gradients may miss what is there",
+    "square": "Square broke samples that attacks by gradients left; the model may mask its gradients",
+    "optimizes": "a forward pass optimizes something; an adaptive attack may find more",
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """One attack of a version: its name in reports, its function, and its arguments."""
+
+    name: str
+    attack: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a component did: the samples it attacked, those it broke, samples passed, and seconds."""
+
+    samples: int
+    broken: int
+    forwards: int
+    backwards: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AutoAttackResult(AttackResult):
+    """The outcome of AutoAttack; `flags` begin with the names of the five warnings, where they apply.
+
+    Attributes:
+        by: for each sample, the name of the component that broke it; "" where none did, or x was wrong
+            already.
+        costs: what each component did that had samples left, in order. `forwards` of the result also counts
+            the verdicts and the look for symptoms.
+        notes: what the version did and left out, in words.
+    """
+
+    by: tuple[str, ...] = ()
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@takes_common
+def autoattack(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    version: Version = "standard",
+    seed: int = 0,
+    on_progress: Callable[[str, int], None] | None = None,
+    **common: Unpack[Common],
+) -> AutoAttackResult:
+    """Robust accuracy without parameters: a row of attacks, each on the samples that are left.
+
+    "standard": APGD on the cross-entropy, targeted APGD on DLR and targeted FAB for nine classes (100 steps
+    each), and Square with 5,000 queries; in L1, APGD with five restarts and five classes. "plus": APGD on
+    both losses and FAB with five restarts each, Square, and the targeted attacks. "rand": APGD on both
+    losses, each gradient the mean of 20 passes. These are the versions of Croce & Hein 2020. "quick": APGD on
+    the margin and on DLR for five classes, 50 steps each, and 200 queries of Square; where a flag is raised,
+    it goes on with "standard" for the samples that are left, and a note says so.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: Linf, L2 or L1; radius a number or [B], finite, in input units.
+        version: "standard", "plus", "rand" or "quick".
+        seed: of all draws.
+        on_progress: called as (component, samples left) before each component.
+        common: targets, criterion, mask, eot (20 for "rand" unless given) and ids, as in
+            `fastadv.attacks.Common`. Where targets are given, all attacks go for these alone; where a
+            criterion is, its margin takes the place of DLR.
+
+    A component that cannot run, such as one by gradients on a model without them, is left out; a note says
+    so. Raises InputError on wrong input, naming it.
+    """
+    check_norm("autoattack", threat, NORMS)
+    check_finite_radius(threat)
+    check_seed(seed)
+    if version not in VERSIONS:
+        raise InputError(f"version: expected one of {', '.join(VERSIONS)}, got {version!r}")
+    if version == "rand":
+        common = {"eot": EOT, **common}
+    with torch.inference_mode(False), torch.no_grad():
+        frozen, given = begin(model, x, y, threat, **common)
+        run = _Run(Trial(frozen, given), seed, on_progress)
+        run.look(randomized=version != "rand")
+        for component in _components(version, run):
+            run.component(component)
+        if version == "quick":
+            if run.warnings and len(run.left):
+                raised = ", ".join(run.warnings)
+                run.note(f"quick: went on with standard for {len(run.left)} samples, for the flags {raised}")
+                for component in _components("standard", run):
+                    run.component(replace(component, name=f"standard {component.name}"))
+            else:
+                run.note("quick: no reason to go on with standard")
+        return run.finish()
+
+
+def _components(version: str, run: "_Run") -> list[Component]:
+    """The components of a version, for the norm, classes, targets and criterion of a run."""
+    problem = run.trial.problem
+    sparse, free = problem.threat.norm == "l1", problem.targets is None
+    classes = run.trial.clean.shape[1] - 1
+    dlr = "dlr" if run.plain else "margin"
+    name = f"apgd-{dlr}"
+
+    def ascent(name: str, loss: str, steps: int = 100, **arguments: Any) -> Component:
+        return Component(name, "apgd", {"loss": loss, "steps": steps, **arguments})
+
+    def targeted(count: int, steps: int = 100) -> list[Component]:
+        if not free:
+            return []
+        count = min(count, classes)
+        return [ascent("apgd-t", f"{dlr}-targeted", steps, classes=count)]
+
+    def boundary(name: str, **arguments: Any) -> Component:
+        return Component(name, "fab", {"steps": 100, **arguments})
+
+    def search(queries: int) -> Component:
+        return Component("square", "square", {"queries": queries})
+
+    if version == "rand":
+        return [ascent("apgd-ce", "ce"), ascent(name, dlr)]
+    if version == "quick":
+        rest = targeted(5, 50) or [ascent(name, dlr, 50)]
+        return [ascent("apgd-margin", "margin", 50), *rest, search(200)]
+    if version == "plus":
+        both = [ascent("apgd-ce", "ce", restarts=5), ascent(name, dlr, restarts=5)]
+        rest = [boundary("fab", targeted=False, restarts=5), search(5000), *targeted(9)]
+        return [*both, *rest, *([boundary("fab-t", targeted=True)] if free else [])]
+    first = ascent("apgd-ce", "ce", restarts=5 if sparse else 1)
+    rest = targeted(5 if sparse else 9) or [ascent(name, dlr)]
+    return [first, *rest, boundary("fab-t" if free else "fab", targeted=free), search(5000)]
+
+
+class _Run:
+    """What is left of a batch, and what was found in it."""
+
+    def __init__(self, trial: Trial, seed: int, on_progress: Callable[[str, int], None] | None) -> None:
+        self.trial, self.seed, self.on_progress = trial, seed, on_progress
+        problem = trial.problem
+        self.left = trial.todo
+        self.x_adv = problem.x.clone()
+        self.by = [""] * len(problem.x)
+        self.not_finite = torch.zeros_like(trial.already)
+        self.flat: Tensor | None = None
+        self.costs: dict[str, Cost] = {}
+        self.notes: tuple[str, ...] = ()
+        self.warnings: dict[str, None] = {}
+        self.flags: dict[str, None] = {}
+        # the criterion is the plain one
+        self.plain = problem.margin == "margin"
+
+    def note(self, note: str) -> None:
+        self.notes += (note,)
+
+    def look(self, randomized: bool) -> None:
+        """Look for symptoms of a model that attacks by gradients cannot judge."""
+        if not len(self.left):
+            return
+        seen = symptoms(self.trial.frozen, self.trial.problem.x[self.left[:SEEN]])
+        raised = {
+            "randomized": seen.randomized and randomized,
+            "probabilities": seen.probabilities,
+            "zero_gradient": seen.zero_gradient > 0,
+            "optimizes": seen.optimizes,
+        }
+        self.warnings |= {name: None for name, raises in raised.items() if raises}
+
+    def component(self, component: Component) -> None:
+        """Run one attack on the samples that are left."""
+        if not len(self.left):
+            return
+        run = _find(component.attack)
+        problem = self.trial.problem.take(self.left)
+        if run is None:
+            self.note(f"{component.name}: left out, because fastadv has no {component.attack}")
+            return
+        if component.attack == "square" and problem.threat.norm == "l1":
+            self.note(f"{component.name}: left out, because it does not serve L1")
+            return
+        if self.on_progress is not None:
+            self.on_progress(component.name, len(self.left))
+        started = time.perf_counter()
+        common: Common = {"targets": problem.targets, "ids": problem.ids, "mask": problem.mask}
+        if not self.plain:
+            common["criterion"] = problem.criterion
+        seed = rng.derive(self.seed, f"autoattack {component.name}")
+        try:
+            out = run(
+                self.trial.frozen, problem.x, problem.y, problem.threat, seed=seed,
+                **component.arguments, **common,
+            )  # fmt: skip
+        except NoGradientError:
+            self.note(f"{component.name}: left out, because the model has no gradient")
+            self.warnings["zero_gradient"] = None
+            return
+        broken = out.success
+        self._take(component, out, broken)
+        self.costs[component.name] = Cost(
+            len(broken), int(broken.sum()), out.forwards, out.backwards, time.perf_counter() - started
+        )
+        if component.attack == "square" and int(broken.sum()) > SQUARE_SHARE * len(self.by):
+            self.warnings["square"] = None
+
+    def _take(self, component: Component, out: AttackResult, broken: Tensor) -> None:
+        """Keep what a component found; the strongest point of the first stands for samples that hold."""
+        for index in self.left[broken].tolist():
+            self.by[index] = component.name
+        kept = broken if self.costs else torch.ones_like(broken)
+        self.x_adv[self.left[kept]] = out.x_adv[kept]
+        self.not_finite[self.left] = out.status == Status.FAILED
+        if out.backwards:
+            flat = torch.zeros_like(self.not_finite)
+            flat[self.left] = out.zero_gradient
+            self.flat = flat if self.flat is None else self.flat | flat
+            if bool(out.zero_gradient.any()):
+                self.warnings["zero_gradient"] = None
+        self.flags |= dict.fromkeys(out.flags)
+        self.left = self.left[~broken]
+
+    def finish(self) -> AutoAttackResult:
+        """The result, by one more verdict on the whole batch."""
+        trial, problem = self.trial, self.trial.problem
+        logits = trial.verdict(self.x_adv)
+        claimed = torch.tensor([bool(name) for name in self.by], dtype=torch.bool, device=problem.x.device)
+        doubtful = (claimed & ~problem.met(logits)).nonzero().squeeze(1).tolist()
+        for index in doubtful:
+            self._confirm(index)
+        if doubtful:
+            logits = trial.verdict(self.x_adv)
+        if trial.denied(claimed | trial.already, logits):
+            trial.report_two_answers()
+        out = trial.finish(
+            self.x_adv,
+            logits,
+            problem.margin,
+            not_finite=self.not_finite,
+            zero_gradient=torch.zeros_like(claimed) if self.flat is None else self.flat,
+        )
+        words = [f"{name}: {FLAGS[name]}" for name in FLAGS if name in self.warnings]
+        values = {value.name: getattr(out, value.name) for value in fields(AttackResult)}
+        values["flags"] = tuple(dict.fromkeys([*words, *self.flags, *out.flags]))
+        by = tuple(
+            name if broken else ""
+            for name, broken in zip(self.by, (out.status == Status.BROKEN).tolist(), strict=True)
+        )
+        return AutoAttackResult(**values, by=by, costs=self.costs, notes=self.notes)
+
+    def _confirm(self, index: int) -> None:
+        """Move a success that the rounding of another batch denies further from the boundary."""
+        problem = self.trial.problem.take(torch.tensor([index], device=self.x_adv.device))
+        criterion = None if self.plain else problem.criterion
+        out = apgd(
+            self.trial.frozen, problem.x, problem.y, problem.threat, loss="margin", stop_early=False,
+            targets=problem.targets, ids=problem.ids, mask=problem.mask, criterion=criterion,
+        )  # fmt: skip
+        if bool(out.success):
+            self.x_adv[index] = out.x_adv[0]
+
+
+def _find(name: str) -> Callable[..., AttackResult] | None:
+    """The attack of this name, if fastadv has it."""
+    known: dict[str, Callable[..., AttackResult]] = {"apgd": apgd, "square": square}
+    if name in known:
+        return known[name]
+    module = f"fastadv.attacks.{name}"
+    return getattr(import_module(module), name) if find_spec(module) else None

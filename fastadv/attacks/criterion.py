@@ -1,0 +1,120 @@
+"""What an attack wants of the model's decision."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv._checks import check_count, check_number
+from fastadv.errors import InputError
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """The model decides against the label y or, where targets are given, for the target.
+
+    A subclass asks for more. `margin` says how far the logits [B, K] are from a success; it is positive where
+    they are one, and differentiable.
+    """
+
+    def check(self, classes: int, targeted: bool) -> None:
+        """Raise InputError where a model with that many classes can never meet it."""
+
+    def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """bool [B]: the logits [B, K] are a success."""
+        decided = logits.argmax(1)
+        return decided != y if targets is None else decided == targets
+
+    def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """[B]: the largest other logit minus that of the label; the target's minus the largest other."""
+        index = (y if targets is None else targets)[:, None]
+        own = logits.gather(1, index).squeeze(1)
+        other = logits.scatter(1, index, -torch.inf).amax(1)
+        return other - own if targets is None else own - other
+
+
+@dataclass(frozen=True)
+class ConfidentlyWrong(Criterion):
+    """A wrong class (the target, where one is given) has at least this softmax probability, in (0, 1)."""
+
+    confidence: float
+
+    def __post_init__(self) -> None:
+        if check_number("confidence", self.confidence, 0, 1) in (0, 1):
+            raise InputError(f"confidence: expected a probability in (0, 1), got {self.confidence:g}")
+
+    def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return super().met(logits, y, targets) & (self.margin(logits, y, targets) >= 0)
+
+    def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """[B]: the log probability of the wrong class, or of the target, minus that of the confidence."""
+        log_probabilities = logits.log_softmax(1)
+        if targets is None:
+            wrong = log_probabilities.scatter(1, y[:, None], -torch.inf).amax(1)
+        else:
+            wrong = log_probabilities.gather(1, targets[:, None]).squeeze(1)
+        return wrong - torch.log(torch.tensor(self.confidence, dtype=logits.dtype, device=logits.device))
+
+
+@dataclass(frozen=True)
+class WrongBy(Criterion):
+    """The largest wrong logit exceeds that of the label, or the target's exceeds all others, by `lead` >= 0.
+
+    This is the confidence kappa of Carlini and Wagner 2017.
+    """
+
+    lead: float
+
+    def __post_init__(self) -> None:
+        check_number("lead", self.lead, 0)
+
+    def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return super().met(logits, y, targets) & (self.margin(logits, y, targets) >= 0)
+
+    def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """[B]: the margin of the decision minus the lead."""
+        return super().margin(logits, y, targets) - self.lead
+
+
+@dataclass(frozen=True)
+class OutsideTopK(Criterion):
+    """The label is not among the k classes with the largest logits. It takes no targets."""
+
+    k: int
+
+    def __post_init__(self) -> None:
+        check_count("k", self.k, 1)
+
+    def check(self, classes: int, targeted: bool) -> None:
+        if targeted:
+            raise InputError("criterion: expected no targets with OutsideTopK, got some; leave one out")
+        if self.k >= classes:
+            raise InputError(
+                f"criterion: expected k below the {classes} classes of the model, got {self.k}; "
+                "every class is among that many"
+            )
+
+    def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return ~(logits.topk(self.k, 1).indices == y[:, None]).any(1)
+
+    def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        """[B]: the k-th largest of the other logits minus that of the label."""
+        index = y[:, None]
+        others = logits.scatter(1, index, -torch.inf).topk(self.k, 1).values
+        return others[:, -1] - logits.gather(1, index).squeeze(1)
+
+
+WRONG = Criterion()
+
+
+def check_criterion(criterion: Any) -> Criterion:
+    """`criterion`, or `WRONG` for None; InputError unless it is one."""
+    if criterion is None:
+        return WRONG
+    if not isinstance(criterion, Criterion):
+        raise InputError(
+            f"criterion: expected None, ConfidentlyWrong(confidence), WrongBy(lead) "
+            f"or OutsideTopK(k), got {criterion!r}"
+        )
+    return criterion

@@ -1,0 +1,212 @@
+"""The attacks of Carlini and Wagner 2017, for the least L2 or Linf distance."""
+
+import math
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv._checks import check_count
+from fastadv.attacks import _constant
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._geometry import cosine, like, positive, width
+from fastadv.attacks._problem import check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Look, Rule, Search
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.threat import Threat
+
+# the tanh covers a box wider by this share, in which even the edges of the true box lie where it is steep
+WIDER = 0.1
+# the first constant, as a multiple of what a linear model needs (L2), or of that at which the steepest pixel
+# gives way (Linf)
+FIRST = {"l2": 4.0, "linf": 0.3}
+# the first step of Adam by default, as a multiple of the expected displacement of a pixel; the largest one
+# in the space of w; the last one as a share of the first
+STEP = {"l2": 1.5, "linf": 0.1}
+LARGEST_STEP = 0.1
+LAST_STEP = 0.01
+# tau as a share of the least distance, at first and at most
+SHRINK, LARGEST_SHRINK = 0.95, 0.99
+FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
+
+
+@takes_common
+def cw(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: int,
+    searches: int = 5,
+    constant: float | None = None,
+    step_size: float | None = None,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """The nearest success, by descent on D(z) + constant * max(0, -margin(z)) over the z in the box.
+
+    z = center + width * tanh(w) keeps to the box; Adam moves w. For L2, D is the squared distance, and each
+    of the `searches` starts at x with another constant, found by bisection (Carlini and Wagner 2017, section
+    VI.A). For Linf, D is the sum of what the displacements exceed tau (section VI.C). Each search starts at
+    the nearest success, and tau stays a little below its distance: by 5 % at first, and by half as much after
+    each search without gain, which also doubles the constant.
+
+    Other than in the authors' code, pixels at the edges of the box move as easily as others, the first
+    constant and the step size fit the model's gradient at x, the step size falls during a search, and a
+    sample leaves when a search has brought it nothing.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: L2 or Linf; the radius is inf or the largest distance of interest.
+        steps: of each search, an integer >= 1.
+        searches: an integer >= 1, the largest number of searches.
+        constant: a number > 0, that of the first search. None is 4 times what a linear model needs for L2;
+            for Linf, 0.3 over the largest gradient element.
+        step_size: a number > 0, the first step in the space of w. None fits the expected displacement of a
+            pixel.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`. The margin is that of
+            the criterion; `WrongBy(kappa)` asks for the confidence kappa of the paper.
+
+    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
+    naming it.
+    """
+    check_norm("cw", threat, ("l2", "linf"))
+    check_count("steps", steps, 1)
+    check_count("searches", searches, 1)
+    if constant is not None:
+        positive("constant", constant, 1.0)
+    if step_size is not None:
+        positive("step_size", step_size, 1.0)
+    rule = _rule(threat.norm, steps, searches, constant, step_size)
+    return run(model, x, y, threat, rule, minimum=True, **common)
+
+
+def _rule(norm: str, steps: int, searches: int, constant: float | None, step_size: float | None) -> Rule:
+    def rule(search: Search) -> None:
+        rows, space = search.rows, _Space(search.threat)
+        _constant.begin(search)
+        rows.shrink = torch.full_like(search.best.rank, SHRINK)
+        for number in range(searches):
+            _constant.begin_run(search)
+            rows.w = space.inverse(search.x if norm == "l2" else search.best.x_adv)
+            rows.mean, rows.square = torch.zeros_like(rows.w), torch.zeros_like(rows.w)
+            for step in range(steps):
+                rows.bent = space.bend(rows.w)
+                look = search.gradient(space.points(rows.bent).to(search.x.dtype), search.problem.margin)
+                if not (number or step):
+                    _fit(search, look, constant, step_size)
+                rows.hit |= look.adversarial
+                gradient = _gradient(search, look).to(rows.w.dtype).mul_(space.steepness(rows.bent))
+                _adam_(search, gradient, step, cosine(step, steps, LAST_STEP))
+                space.keep_(rows.w)
+            look = search.decide(space.points(space.bend(rows.w)).to(search.x.dtype))
+            rows.hit |= look.adversarial
+            done = _constant.bisect(search) if norm == "l2" else _tighten(search)
+            if step_size is None:
+                found = (-search.best.rank).isfinite()
+                larger = (3 * rows.step_size).clamp_max(LARGEST_STEP)
+                rows.step_size = torch.where(found, _fitting_step(search, -search.best.rank), larger)
+            search.leave(done)
+
+    return rule
+
+
+def _gradient(search: Search, look: Look) -> Tensor:
+    """Of what is minimised, with respect to the points."""
+    assert look.gradient is not None
+    rows, away = search.rows, look.x_adv - search.x
+    if search.threat.norm == "l2":
+        pull = 2 * away
+    else:
+        pull = away.sign().mul_(away.abs() > like(-search.best.rank * rows.shrink, away))
+    return pull.addcmul_(_constant.force(search, look).to(pull.dtype), look.gradient, value=-1)
+
+
+def _adam_(search: Search, gradient: Tensor, step: int, factor: float) -> None:
+    """A step of Adam on the rows w; lengths of the gradient cancel out."""
+    rows, count = search.rows, step + 1
+    rows.mean.lerp_(gradient, 1 - FIRST_DECAY)
+    rows.square.mul_(SECOND_DECAY).addcmul_(gradient, gradient, value=1 - SECOND_DECAY)
+    scale = math.sqrt(1 - SECOND_DECAY**count) * factor / (1 - FIRST_DECAY**count)
+    unit = rows.mean / rows.square.sqrt().clamp_min_(torch.finfo(gradient.dtype).tiny)
+    rows.w.addcmul_(unit, like(rows.step_size * scale, unit).to(unit.dtype), value=-1)
+
+
+def _fit(search: Search, look: Look, constant: float | None, step_size: float | None) -> None:
+    """The first constant and step size of each sample, given or for a model as linear as at x."""
+    assert look.loss is not None
+    assert look.gradient is not None
+    rows, (low, high) = search.rows, search.threat.box
+    gradient = look.gradient.to(search.best.rank.dtype)
+    free = gradient.where(torch.where(gradient > 0, search.x < high, search.x > low), 0.0).flatten(1)
+    if search.threat.norm == "l2":
+        length = -look.loss / free.norm(dim=1)
+        needed = 2 * length / free.norm(dim=1)
+    else:
+        length = -look.loss / free.abs().sum(1)
+        needed = 1 / free.abs().amax(1)
+    _constant.fit(search, needed, FIRST[search.threat.norm], constant)
+    rows.step_size = _fitting_step(search, length)
+    if step_size is not None:
+        rows.step_size = torch.full_like(rows.step_size, step_size)
+
+
+def _fitting_step(search: Search, length: Tensor) -> Tensor:
+    """[n] a step of Adam for displacements of that length."""
+    norm = search.threat.norm
+    each = length / math.sqrt(search.x[0].numel()) if norm == "l2" else length
+    step = STEP[norm] * each / (width(search.threat) / 2)
+    return torch.where(step.isfinite(), step, LARGEST_STEP).clamp_max(LARGEST_STEP)
+
+
+def _tighten(search: Search) -> Tensor:
+    """Choose tau and the next constant for Linf; return bool [n], which samples have had enough."""
+    rows, best = search.rows, -search.best.rank
+    idle = best.isinf() | (best > rows.before * (1 + rows.shrink) / 2)
+    done: Tensor = best.isfinite() & idle & (rows.shrink > LARGEST_SHRINK)
+    rows.constant = torch.where(idle, 2 * rows.constant, rows.constant)
+    rows.shrink = torch.where(idle, (1 + rows.shrink) / 2, rows.shrink)
+    return done
+
+
+class _Space:
+    """The box as the image of all w: z = center + half * tanh(w), where half is WIDER than that of the box.
+
+    Where an edge is infinite, z = w.
+    """
+
+    def __init__(self, threat: Threat) -> None:
+        self.low, self.high = threat.box
+        self.bounded = math.isfinite(self.high - self.low)
+        if self.bounded:
+            self.center, self.half = (self.low + self.high) / 2, (1 + WIDER) * (self.high - self.low) / 2
+            self.most = math.atanh(1 / (1 + WIDER))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """The w of points z, in float32 at least."""
+        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        return ((z - self.center) / self.half).atanh() if self.bounded else z.clone()
+
+    def bend(self, w: Tensor) -> Tensor:
+        """tanh(w), from which `points` and `steepness` follow."""
+        return w.tanh() if self.bounded else w
+
+    def points(self, bent: Tensor) -> Tensor:
+        """The points of the box."""
+        return (self.center + self.half * bent if self.bounded else bent).clamp(self.low, self.high)
+
+    def steepness(self, bent: Tensor) -> Tensor | float:
+        """The derivative of the points with respect to w, up to a factor."""
+        return 1 - bent * bent if self.bounded else 1.0
+
+    def keep_(self, w: Tensor) -> None:
+        """Move w to where the points lie in the box."""
+        if self.bounded:
+            w.clamp_(-self.most, self.most)
+        else:
+            w.clamp_(self.low, self.high)

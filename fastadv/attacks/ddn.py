@@ -1,0 +1,89 @@
+"""DDN, the decoupled direction and norm attack (Rony et al. 2019)."""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv import losses
+from fastadv._checks import check_count, check_number
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._geometry import advance, cosine, farthest, like, positive, width
+from fastadv.attacks._problem import check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Search, norm
+from fastadv.attacks.criterion import WRONG
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+
+NORMS = ("l2",)
+# the last step over the first
+LAST_STEP = 0.01
+
+
+@takes_common
+def ddn(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: int,
+    step_size: float | None = None,
+    gamma: float = 0.05,
+    first_norm: float | None = None,
+    loss: losses.Loss | None = None,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """The success nearest to x in L2, by gradient ascent on spheres around x that shrink and grow.
+
+    d <- d + a g / ||g||_2; r <- (1 - gamma) r where the last point is a success, else (1 + gamma) r;
+    d <- r d / ||d||_2, and x + d is clipped to the box (Rony et al. 2019, algorithm 1). The step a falls from
+    `step_size` to a hundredth of it along a cosine. Points are not rounded to pixel levels.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: L2; its radius, inf or the largest distance of interest, a number or [B], in input units.
+        steps: an integer >= 1, gradients for each sample.
+        step_size: > 0, the first step, in input units; None is the width of the box (1 if that is infinite).
+        gamma: in (0, 1), the share by which the norm shrinks and grows.
+        first_norm: > 0, the first norm of d, in input units; None is the width of the box.
+        loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised; None is "ce",
+            or the margin of the criterion if one is given.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
+
+    Where no success was found inside the threat, x itself is returned. A sample whose gradient is zero at x
+    stays there. Raises InputError on wrong input, naming it.
+    """
+    check_norm("ddn", threat, NORMS)
+    check_count("steps", steps, 1)
+    step_size = positive("step_size", step_size, width(threat))
+    first_norm = positive("first_norm", first_norm, width(threat))
+    if check_number("gamma", gamma, 0, 1) in (0, 1):
+        raise InputError(f"gamma: expected a number in (0, 1), got {gamma!r}")
+    if loss is not None:
+        losses.check_loss(loss)
+
+    def rule(search: Search) -> None:
+        ascended = ("ce" if search.problem.criterion is WRONG else None) if loss is None else loss
+        rows = search.rows
+        rows.most = farthest(search)
+        rows.norm = rows.most.clamp_max(first_norm)
+        points = search.start()
+        for step in range(steps):
+            look = search.gradient(points, ascended)
+            assert look.gradient is not None
+            rows.norm = torch.where(look.adversarial, rows.norm * (1 - gamma), rows.norm * (1 + gamma))
+            rows.norm = torch.minimum(rows.norm, rows.most)
+            advance(look.x_adv, look.gradient, search.x, step_size * cosine(step, steps, LAST_STEP))
+            away = look.x_adv.sub_(search.x)
+            length = norm(away, 2).clamp_min(torch.finfo(away.dtype).tiny)
+            points = away.mul_(like(rows.norm / length, away)).add_(search.x).clamp_(*search.threat.box)
+        search.last(points)
+
+    return run(model, x, y, threat, rule, minimum=True, **common)

@@ -1,0 +1,79 @@
+"""DeepFool: straight to the nearest boundary, again and again (Moosavi-Dezfooli et al. 2016)."""
+
+from typing import Unpack
+
+from torch import Tensor
+
+from fastadv._checks import check_count, check_number
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._geometry import like, width
+from fastadv.attacks._hyperplane import largest_others, nearest_boundary, steepest
+from fastadv.attacks._problem import check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Search
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.threat import Threat
+
+NORMS = ("linf", "l2")
+# the share of the box's width by which each step is longer than the way to the boundary
+LEAST_STEP = 1e-4
+
+
+@takes_common
+def deepfool(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: int = 50,
+    candidates: int | None = 10,
+    overshoot: float = 0.02,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """min ||z - x|| over adversarial z in the box, by projections onto linearised class boundaries.
+
+    At each step the boundaries between the label and its rivals are taken for hyperplanes. z moves to the
+    nearest, and `overshoot` beyond it, and is clipped to the box, until the decision changes
+    (Moosavi-Dezfooli et al. 2016, algorithm 2; section 3.3 for Linf).
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: Linf or L2; the radius is inf, or the largest distance of interest.
+        steps: the most projections, >= 1.
+        candidates: how many other classes, those with the largest logits, are rivals, >= 1; None is all. Each
+            costs a backward pass a step.
+        overshoot: the share by which each step goes beyond the boundary, >= 0.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`. With targets or a
+            criterion, the one boundary is where its margin is zero.
+
+    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
+    naming it.
+    """
+    check_norm("deepfool", threat, NORMS)
+    check_count("steps", steps, 1)
+    if candidates is not None:
+        check_count("candidates", candidates, 1)
+    beyond = 1 + check_number("overshoot", overshoot, 0)
+
+    # what keeps the steps from ending just short of the boundary, which the clipping would let them do
+    least = LEAST_STEP * width(threat)
+
+    def rule(search: Search) -> None:
+        def rivals(logits: Tensor) -> Tensor:
+            return largest_others(logits, search.y, candidates)
+
+        points = search.x
+        for _ in range(steps):
+            near = nearest_boundary(search, points, rivals)
+            search.leave(near.look.adversarial)
+            way = steepest(near.normal, near.size, threat.order)
+            points = near.look.x_adv + way * like(beyond * (near.distance + least), way)
+            points = points.clamp_(*threat.box)
+        search.last(points)
+
+    return run(model, x, y, threat, rule, minimum=True, **common)

@@ -1,0 +1,134 @@
+"""Elastic-net attack (Chen et al. 2018), for the least L1 distance."""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv._checks import check_count
+from fastadv.attacks import _constant
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._geometry import like, positive, width
+from fastadv.attacks._problem import check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Look, Search, largest
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.threat import Threat
+
+# beta in widths of the box: the L1 norm then outweighs the squared distance even of pixels that cross it
+BETA = 10.0
+# the first constant, as a multiple of what a linear model needs
+FIRST = 4.0
+# a finite stand-in for the room of a pixel in a box without edges
+FAR = 1e15
+
+
+@takes_common
+def ead(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: int,
+    searches: int = 5,
+    beta: float | None = None,
+    constant: float | None = None,
+    step_size: float = 0.1,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """The success nearest in L1: min constant * max(0, -margin(z)) + beta * ||d||_1 + ||d||_2^2, d = z - x.
+
+    FISTA in the box (Chen et al. 2018, equations 4 to 7): a step along the gradient of the smooth part,
+    shrinkage of d by beta times the step, and momentum k / (k + 3). Each of the `searches` starts at x with
+    another constant, found by bisection. Of all points met, the success of least L1 norm is returned (the
+    paper's L1 rule).
+
+    Other than in the authors' code, beta outweighs the squared distance, the first constant fits the model's
+    gradient at x, the length of steps fits the expected distance and falls to zero in a straight line, and a
+    sample leaves when a search has brought it nothing.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: L1; the radius is inf or the largest distance of interest.
+        steps: of each search, an integer >= 1.
+        searches: an integer >= 1, the largest number of searches.
+        beta: a number > 0, in input units. None is 10 times the width of the box; the paper has 0.001 to 0.1.
+        constant: a number > 0, that of the first search. None is 4 times what a linear model with the
+            gradient at x needs.
+        step_size: a number > 0, how far the steepest pixel moves in the first step, as a share of the
+            distance that is expected, or of the width of the box if that is less.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`. The margin is that of
+            the criterion.
+
+    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
+    naming it.
+    """
+    check_norm("ead", threat, ("l1",))
+    check_count("steps", steps, 1)
+    check_count("searches", searches, 1)
+    edge = width(threat)
+    weight = positive("beta", beta, BETA * edge)
+    positive("step_size", step_size, 1.0)
+    if constant is not None:
+        positive("constant", constant, 1.0)
+
+    def rule(search: Search) -> None:
+        rows, margin = search.rows, search.problem.margin
+        _constant.begin(search)
+        for number in range(searches):
+            _constant.begin_run(search)
+            rows.before_step = search.x.to(torch.promote_types(search.x.dtype, torch.float32))
+            rows.points = rows.before_step
+            for step in range(steps):
+                look = search.gradient(rows.points.to(search.x.dtype), margin)
+                assert look.gradient is not None
+                assert look.loss is not None
+                steepest = largest(look.gradient).flatten().to(search.best.rank.dtype)
+                if not (number or step):
+                    _constant.fit(search, _needed(search, look, weight), FIRST, constant)
+                    rows.steepest, rows.length = steepest, -look.loss / steepest
+                rows.hit |= look.adversarial
+                torch.maximum(rows.steepest, steepest, out=rows.steepest)
+                first = step_size * rows.length.nan_to_num(edge).clamp_max(edge)
+                rate = first * (1 - step / steps) / (rows.constant * rows.steepest)
+                rate = like(rate.nan_to_num(0.0, 0.0), look.gradient)
+                _advance(search, look.gradient * _constant.force(search, look), rate, step)
+            rows.hit |= search.decide(rows.before_step.to(search.x.dtype)).adversarial
+            rows.length = torch.where(search.best.success, -search.best.rank, rows.length)
+            search.leave(_constant.bisect(search))
+
+    def _advance(search: Search, push: Tensor, rate: Tensor, step: int) -> None:
+        """A proximal step from `rows.points`, then the momentum that leads to the next ones."""
+        rows, box = search.rows, search.threat.box
+        away = rows.points - search.x
+        away = away.addcmul_(push.sub_(away, alpha=2), rate)
+        shrunk = away.sign() * (away.abs() - rate * weight).clamp_min_(0)
+        reached = (search.x + shrunk).clamp_(*box)
+        rows.points = reached.lerp(rows.before_step, -(step + 1) / (step + 4)).clamp_(*box)
+        rows.before_step = reached
+
+    return run(model, x, y, threat, rule, minimum=True, **common)
+
+
+def _needed(search: Search, look: Look, weight: float) -> Tensor:
+    """[n] the constant that a linear model needs: that for the L1 norm alone plus that for the square alone.
+
+    The first moves the steepest pixels to the edge of the box, so that the last of them decides.
+    """
+    assert look.gradient is not None
+    assert look.loss is not None
+    low, high = search.threat.box
+    x = search.x.to(search.best.rank.dtype)
+    room = torch.where(look.gradient > 0, high - x, x - low).clamp_max(FAR).flatten(1)
+    steep, order = look.gradient.abs().flatten(1).sort(1, descending=True)
+    gap = -look.loss[:, None]
+    count = ((steep * room.gather(1, order)).cumsum(1) < gap).sum(1, keepdim=True)
+    last = steep.gather(1, count.clamp_max(steep.shape[1] - 1))
+    return (
+        (weight / last + 2 * gap / steep.square().sum(1, keepdim=True)).squeeze(1).to(search.best.rank.dtype)
+    )

@@ -1,0 +1,145 @@
+"""FAB: projections onto linearised boundaries that stay near the clean sample (Croce and Hein 2020)."""
+
+from collections.abc import Callable
+from math import inf
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv import rng
+from fastadv._checks import check_count, check_number
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._geometry import like, width
+from fastadv.attacks._hyperplane import largest_others, nearest_boundary, to_hyperplane
+from fastadv.attacks._problem import check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Search, norm
+from fastadv.attacks.criterion import WRONG
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+
+NORMS = ("linf", "l2", "l1")
+# within how many widths of the box random restarts begin, where no success is nearer
+RESTART = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
+# bisections between x and the nearest success, at the end
+FINAL = 3
+
+
+@takes_common
+def fab(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: int = 100,
+    restarts: int = 1,
+    targeted: bool = False,
+    classes: int | None = 9,
+    bias: float = 0.1,
+    overshoot: float = 1.05,
+    backward: float = 0.9,
+    seed: int = 0,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """min ||z - x|| over adversarial z in the box, by projections of z and of x onto linearised boundaries.
+
+    With the nearest boundary taken for a hyperplane, z <- (1 - a) * (z + overshoot * d) + a * (x + overshoot
+    * d_x), where d and d_x are the least displacements of z and x to the hyperplane in the box, and a =
+    min(||d|| / (||d|| + ||d_x||), bias). Where the decision then changes, z <- x + backward * (z - x) (Croce
+    and Hein 2020, algorithm 1). At the end the nearest success is bisected towards x.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: Linf, L2 or L1; the radius is inf, or the largest distance of interest.
+        steps: projections in each restart, >= 1.
+        restarts: attempts; the first starts at x, the others at random points nearer than the best success.
+        targeted: attack each of the nearest classes on its own, `steps` projections each, with one backward
+            pass a step; otherwise each step goes to the nearest boundary of all, with one for each class.
+        classes: how many other classes, those with the largest logits, are attacked, >= 1; None is all.
+        bias: the largest weight of the projection of x, in [0, 1].
+        overshoot: by which the displacements are multiplied, >= 1.
+        backward: the share of the displacement that stays after a success, in (0, 1].
+        seed: of the random starts.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`. With targets or a
+            criterion, the one boundary is where its margin is zero.
+
+    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
+    naming it.
+    """
+    check_norm("fab", threat, NORMS)
+    check_count("steps", steps, 1)
+    if classes is not None:
+        check_count("classes", classes, 1)
+    check_number("bias", bias, 0, 1)
+    check_number("overshoot", overshoot, 1)
+    if not check_number("backward", backward, 0, 1) > 0:
+        raise InputError(f"backward: expected a number in (0, 1], got {backward!r}")
+
+    def rule(search: Search) -> None:
+        runs = 1
+        in_turn = targeted and search.targets is None and search.problem.criterion is WRONG
+        if in_turn:
+            logits = search.decide(search.x, judge=False).logits
+            search.rows.rivals = largest_others(logits, search.y, classes)
+            runs = search.rows.rivals.shape[1]
+        for number in range(runs):
+
+            def rivals(logits: Tensor, number: int = number) -> Tensor:
+                if in_turn:
+                    chosen: Tensor = search.rows.rivals
+                    return chosen[:, number : number + 1]
+                return largest_others(logits, search.y, classes)
+
+            points = _start(search, number)
+            for _ in range(steps):
+                points = _step(search, points, rivals)
+        _bisect(search)
+
+    def _step(search: Search, points: Tensor, rivals: Callable[[Tensor], Tensor]) -> Tensor:
+        near = nearest_boundary(search, points, rivals)
+        points, x, order = near.look.x_adv, search.x, threat.order
+        lack_of_x = near.lack + (near.normal * (points - x)).flatten(1).sum(1)
+        normal, lack = torch.cat([near.normal, near.normal]), torch.cat([near.lack, lack_of_x])
+        both = to_hyperplane(torch.cat([points, x]), normal, lack, order, threat.box)
+        length, length_of_x = norm(both, order).chunk(2)
+        weight = like((length / (length + length_of_x).clamp_min(1e-12)).clamp_max(bias), x)
+        ahead, ahead_of_x = (torch.cat([points, x]) + overshoot * both).chunk(2)
+        look = search.decide(torch.lerp(ahead, ahead_of_x, weight.to(x)).clamp_(*threat.box))
+        back = search.x + backward * (look.x_adv - search.x)
+        return torch.where(like(look.adversarial, back), back, look.x_adv)
+
+    def _start(search: Search, number: int) -> Tensor:
+        if not search.restart:
+            return search.x.clone()
+        draws = rng.derive(search.seed, "fab", search.restart, number)
+        count = search.x[0].numel()
+        kind = rng.uniform if threat.norm == "linf" else rng.normal
+        away = kind(count, draws, search.ids).view(search.x.shape).to(search.x)
+        away = search.problem.masked(search.x + (2 * away - 1 if threat.norm == "linf" else away)) - search.x
+        best = torch.where(search.best.success, -search.best.rank, inf)
+        least = torch.full_like(best, RESTART[threat.norm] * width(threat))
+        size = best.minimum(least).to(away) / norm(away, threat.order).clamp_min(1e-12) / 2
+        return (search.x + like(size, away) * away).clamp_(*threat.box)
+
+    def _bisect(search: Search) -> None:
+        rows = search.rows
+        rows.low = torch.zeros_like(search.best.rank)
+        rows.high = torch.ones_like(rows.low)
+        rows.nearest = search.best.x_adv.clone()
+        search.leave(~search.best.success)
+        for _ in range(FINAL):
+            share = like((rows.low + rows.high) / 2, search.x).to(search.x)
+            rows.share = share
+            look = search.decide(search.x + share * (rows.nearest - search.x))
+            middle = (rows.low + rows.high) / 2
+            rows.high = torch.where(look.adversarial, middle, rows.high)
+            rows.low = torch.where(look.adversarial, rows.low, middle)
+
+    return run(model, x, y, threat, rule, minimum=True, restarts=restarts, seed=seed, **common)

@@ -1,0 +1,172 @@
+"""Box-constrained L-BFGS (Szegedy et al. 2014), all samples of a batch at once, for the least L2 distance."""
+
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from fastadv._checks import check_count
+from fastadv.attacks import _constant
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._geometry import positive
+from fastadv.attacks._problem import check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Look, Search
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.threat import Threat
+
+# the first constant, as a multiple of what a linear model needs
+FIRST = 2.0
+# the search for the constant ends when it is known to within this factor
+NARROW = 1.02
+# pairs of steps and gradient changes that estimate the curvature
+MEMORY = 6
+# a step is taken where it gains this share of what the gradient promises (Armijo)
+ENOUGH = 1e-4
+
+
+@takes_common
+def lbfgs(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: int,
+    searches: int = 9,
+    constant: float | None = None,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """The nearest success: min ||z - x||^2 + constant * log(1 + exp(-margin(z))) over the z in the box.
+
+    With two classes the second term is the cross-entropy of Szegedy et al. 2014 (section 4.1); with more it
+    stays smooth and takes any criterion. Each of the `searches` is a projected L-BFGS from x with another
+    constant, found by bisection. Every sample has its own curvature, length of step and constant, so that
+    each step is one full batch: a sample whose step was too long tries a shorter one in the next batch.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: L2; the radius is inf or the largest distance of interest.
+        steps: gradients of each search, an integer >= 1.
+        searches: an integer >= 1, the largest number of searches. A sample leaves earlier when its constant
+            is known to within 2 %.
+        constant: a number > 0, that of the first search. None is twice what a linear model with the gradient
+            at x needs.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`. The margin is that of
+            the criterion.
+
+    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
+    naming it.
+    """
+    check_norm("lbfgs", threat, ("l2",))
+    check_count("steps", steps, 1)
+    check_count("searches", searches, 1)
+    if constant is not None:
+        positive("constant", constant, 1.0)
+
+    def rule(search: Search) -> None:
+        margin = search.problem.criterion.margin
+
+        def likelihood(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+            return logsigmoid(margin(logits, y, targets))
+
+        rows = search.rows
+        _constant.begin(search)
+        for number in range(searches):
+            _constant.begin_run(search)
+            _begin(search)
+            for step in range(steps):
+                look = search.gradient(rows.trial.to(search.x.dtype).view_as(search.x), likelihood)
+                if not (number or step):
+                    _constant.fit(search, _needed(look), FIRST, constant)
+                rows.hit |= look.adversarial
+                _consider(search, look, step)
+                _propose(search, step)
+            look = search.decide(rows.trial.to(search.x.dtype).view_as(search.x))
+            rows.hit |= look.adversarial
+            _constant.bisect(search)
+            search.leave(rows.high < NARROW * rows.low)
+
+    return run(model, x, y, threat, rule, minimum=True, **common)
+
+
+def _needed(look: Look) -> Tensor:
+    """[n] the constant that a linear model needs: at its boundary the loss is half as steep as the margin."""
+    assert look.loss is not None
+    assert look.gradient is not None
+    odds = look.loss.double().exp()
+    gap = torch.log1p(-odds) - look.loss.double()
+    steepness = look.gradient.double().flatten(1).norm(dim=1) / (1 - odds)
+    needed: Tensor = 4 * gap / steepness.square()
+    return needed.to(look.loss.dtype)
+
+
+def _begin(search: Search) -> None:
+    """x as the first trial, and no memory of the curvature."""
+    rows, x = search.rows, search.x.flatten(1)
+    rows.trial = x.to(torch.promote_types(x.dtype, torch.float32))
+    rows.point, rows.value = rows.trial, torch.full_like(rows.trial[:, 0], torch.inf)
+    rows.gradient, rows.direction = torch.zeros_like(rows.trial), torch.zeros_like(rows.trial)
+    rows.length = torch.ones_like(rows.value)
+    rows.moves, rows.changes = (rows.trial.new_zeros(len(x), MEMORY, x.shape[1]) for _ in range(2))
+    rows.weights = rows.trial.new_zeros(len(x), MEMORY)
+
+
+def _consider(search: Search, look: Look, step: int) -> None:
+    """Move the samples whose trial is good enough there, and remember the curvature on the way."""
+    assert look.loss is not None
+    assert look.gradient is not None
+    rows = search.rows
+    away = rows.trial - search.x.flatten(1)
+    constant = rows.constant.to(away.dtype)
+    value = away.square().sum(1) - constant * look.loss.to(away.dtype)
+    gradient = 2 * away - constant[:, None] * look.gradient.flatten(1).to(away.dtype)
+    move, change = rows.trial - rows.point, gradient - rows.gradient
+    good = value <= rows.value + ENOUGH * (rows.gradient * move).sum(1)
+    curvature = (move * change).sum(1)
+    place, convex = step % MEMORY, good & (curvature > 1e-10 * change.square().sum(1)) & (step > 0)
+    rows.moves[:, place], rows.changes[:, place] = move, change
+    rows.weights[:, place] = torch.where(convex, 1 / curvature, 0.0)
+    rows.length = torch.where(good, 1.0, rows.length / 2)
+    rows.value = torch.where(good, value, rows.value)
+    rows.point = torch.where(good[:, None], rows.trial, rows.point)
+    rows.gradient = torch.where(good[:, None], gradient, rows.gradient)
+
+
+def _propose(search: Search, step: int) -> None:
+    """The next trial: along the quasi-Newton direction, among the pixels that the box lets move."""
+    rows, (low, high) = search.rows, search.threat.box
+    blocked = ((rows.point <= low) & (rows.gradient > 0)) | ((rows.point >= high) & (rows.gradient < 0))
+    steepest = rows.gradient.masked_fill(blocked, 0.0)
+    direction = _newton(steepest, rows, step).masked_fill_(blocked, 0.0)
+    uphill = (direction * steepest).sum(1, keepdim=True) <= 0
+    direction = torch.where(uphill, steepest / 2, direction)
+    rows.trial = torch.addcmul(rows.point, rows.length[:, None], direction, value=-1).clamp_(low, high)
+
+
+def _newton(gradient: Tensor, rows: Any, step: int) -> Tensor:
+    """The inverse Hessian, as remembered, times the gradient [n, D] (two loops; Nocedal 1980).
+
+    Pairs of weight 0 change nothing. Without a memory the Hessian is that of the squared distance.
+    """
+    moves, changes, weights = rows.moves, rows.changes, rows.weights
+    order = [(step - age) % MEMORY for age in range(min(MEMORY, step + 1))]
+    shares, scale = {}, torch.full_like(gradient[:, 0], 0.5)
+    result = gradient.clone()
+    for place in order:
+        shares[place] = weights[:, place] * (moves[:, place] * result).sum(1)
+        result.addcmul_(shares[place][:, None], changes[:, place], value=-1)
+    for place in reversed(order):  # the newest pair that counts sets the scale
+        known = weights[:, place] > 0
+        size = 1 / (weights[:, place] * changes[:, place].square().sum(1))
+        scale = torch.where(known, size, scale)
+    result *= scale[:, None]
+    for place in reversed(order):
+        share = shares[place] - weights[:, place] * (changes[:, place] * result).sum(1)
+        result.addcmul_(share[:, None], moves[:, place])
+    return result

@@ -1,0 +1,110 @@
+"""Search over the radius: any attack with a budget becomes one for the minimum norm."""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv._checks import check_count, check_number
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._geometry import farthest, width
+from fastadv.attacks._inner import InnerAttack, check_attack, run_inner, take_over
+from fastadv.attacks._problem import check_threat
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Search
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+
+# where the search begins, in widths of the box; of L0, in coordinates
+FIRST = {"linf": 1 / 255, "l2": 1.0, "l1": 10.0, "l0": 1.0}
+# how often the first radius is doubled at most, which counts where the box has no edge
+DOUBLINGS = 30
+
+
+@takes_common
+def minimum_radius(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    attack: InnerAttack,
+    searches: int = 10,
+    first_radius: float | Tensor | None = None,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """The smallest radius, for each sample, at which an attack with a budget breaks it.
+
+    The radius of a sample doubles until the attack breaks it, or the ball holds the whole box. Then it is
+    bisected between the largest radius that held and the distance of the nearest success. All samples are
+    attacked at once, each in a ball of its own. With Auto-PGD this is the strongest attack known for Linf
+    (AttackBench, Cina et al. 2025); with fgsm, bim and mim it is the evaluation of Schott et al. 2018.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: of a norm that the attack takes; the radius is inf, or the largest distance of interest.
+        attack: such as `partial(fastadv.attacks.bim, steps=10)`. It is called as attack(model, x, y,
+            threat=..., targets=..., ids=...), with one radius a sample, and with the criterion and the mask
+            where there are any. It returns an AttackResult.
+        searches: bisections, >= 0. In L0, where radii are whole numbers, they end when none is left between.
+        first_radius: a number > 0 or [B]; None is 1/255 (Linf), 1 (L2) or 10 (L1) widths of the box, and one
+            coordinate (L0).
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
+
+    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
+    naming it.
+    """
+    check_threat(threat)
+    check_attack(attack)
+    check_count("searches", searches, 0)
+    first = _first(threat, first_radius)
+    whole = threat.norm == "l0"
+
+    def rule(search: Search) -> None:
+        rows = search.rows
+        kind = torch.promote_types(search.x.dtype, torch.float32)
+        start = torch.as_tensor(search.per_sample(first), dtype=kind, device=search.x.device)
+        most = farthest(search).to(kind).minimum(start * 2.0**DOUBLINGS)
+        rows.most = most.floor() if whole else most
+        rows.radius = start.minimum(rows.most)
+        rows.low, rows.high = torch.zeros_like(rows.most), torch.full_like(rows.most, torch.inf)
+        rows.bisections = torch.full_like(search.y, searches)
+        while True:
+            out = run_inner(attack, search, search.frozen, search.threat.with_radius(rows.radius))
+            broken = take_over(search, out)
+            rows.bisections = rows.bisections - rows.high.isfinite().to(search.y)
+            high = torch.where(broken, rows.high.minimum(out.distance.to(kind)), rows.high)
+            low = torch.where(broken, rows.low, rows.radius)
+            # an attack that held at a radius may yet succeed nearer, at a larger one
+            rows.low, rows.high = torch.where(low < high, low, high / 2), high
+            grows = high.isinf()
+            done = torch.where(grows, rows.radius >= rows.most, rows.bisections <= 0)
+            rows.radius = torch.where(grows, (2 * rows.radius).minimum(rows.most), (rows.low + high) / 2)
+            if whole:
+                rows.low, rows.radius = rows.low.floor(), rows.radius.floor()
+                done |= ~grows & (high - rows.low <= 1)
+            search.leave(done)
+            search.departed(search.x)
+
+    return run(model, x, y, threat, rule, minimum=True, **common)
+
+
+def _first(threat: Threat, first_radius: float | Tensor | None) -> float | Tensor:
+    """The radius at which the search begins: a number or [B], checked."""
+    if first_radius is None:
+        return FIRST[threat.norm] * (1 if threat.norm == "l0" else width(threat))
+    least = 1.0 if threat.norm == "l0" else 0.0
+    values = first_radius if isinstance(first_radius, Tensor) and first_radius.ndim == 1 else None
+    if values is None:
+        number = check_number("first_radius", first_radius, least)
+        valid = number > 0
+    else:
+        valid = bool((values.isfinite() & (values > 0) & (values >= least)).all())
+    if not valid:
+        raise InputError(f"first_radius: expected finite numbers > 0, got {first_radius!r}")
+    return float(number) if values is None else values

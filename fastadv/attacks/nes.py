@@ -1,0 +1,83 @@
+"""Natural evolution strategies: steps along gradients estimated from scores (Ilyas et al. 2018)."""
+
+from typing import Unpack
+
+from torch import Tensor
+
+from fastadv import losses, rng
+from fastadv._checks import check_number
+from fastadv.attacks._ascent import step_size_for
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._estimate import estimated_ascent, steps_for
+from fastadv.attacks._geometry import positive, width
+from fastadv.attacks._problem import StepSize, check_finite_radius, check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Search
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.threat import Threat
+
+
+@takes_common
+def nes(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    queries: int,
+    directions: int = 50,
+    probe: float | None = None,
+    step_size: StepSize | None = None,
+    decay: float = 0.9,
+    loss: losses.Loss | None = None,
+    stop_early: bool = True,
+    seed: int = 0,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """max loss(model(z), y) over z in ball and box, by projected ascent along estimated gradients.
+
+    The gradient is the mean of (L(z + probe u) - L(z - probe u)) / (2 probe) u over normal directions u
+    (Ilyas et al. 2018, section 2). Steps follow m <- decay * m + (1 - decay) * gradient, as in the authors'
+    code, from x. All probes of a step pass the model in full batches.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It needs no gradient.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: Linf or L2 with a finite radius (a number or [B]), in input units.
+        queries: samples that pass the model for each image, at most; at least 2 * directions + 1.
+        directions: an integer >= 1, for each step.
+        probe: a number > 0, the standard deviation of a probe's coordinates. None is 0.001 of the
+            width of the box.
+        step_size: a number or [B], in input units; None is 2.5 * radius / steps.
+        decay: weight of the estimates so far, in [0, 1).
+        loss: maximised; None for the criterion's margin, or "ce", "margin", "dlr", "cw", or a function
+            (logits, y, targets) -> [B].
+        stop_early: leave a sample at its first success; otherwise return its strongest point.
+        seed: of the directions.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
+
+    Raises InputError on wrong input, naming it.
+    """
+    check_norm("nes", threat, ("linf", "l2"))
+    check_finite_radius(threat)
+    steps = steps_for(queries, directions)
+    away = positive("probe", probe, 1e-3 * width(threat))
+    check_number("decay", decay, 0, 1 - 1e-9)
+    if loss is not None:
+        losses.check_loss(loss)
+    size = step_size_for(threat, x, steps, 2.5, step_size)
+
+    def draw(search: Search, step: int) -> Tensor:
+        count = directions * search.x[0].numel()
+        return rng.normal(count, rng.derive(search.seed, "nes"), search.ids, step)
+
+    def move(search: Search, gradient: Tensor, points: Tensor, step: int) -> Tensor:
+        rows = search.rows
+        rows.momentum = gradient if not step else rows.momentum.mul_(decay).add_(gradient, alpha=1 - decay)
+        return search.threat.step(points, rows.momentum, search.x, search.per_sample(size))
+
+    rule = estimated_ascent(steps, directions, away, loss, draw, move)
+    return run(model, x, y, threat, rule, loss=loss, stop_early=stop_early, seed=seed, **common)

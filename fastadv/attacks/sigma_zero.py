@@ -1,0 +1,95 @@
+"""Sigma-zero, a gradient attack for the fewest coordinates (Cinà et al. 2025)."""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv._checks import check_count, check_number
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._geometry import adam, cosine, like, positive, width
+from fastadv.attacks._problem import check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Search, largest
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.threat import Threat
+
+NORMS = ("l0",)
+LAST_STEP = 0.1
+
+
+@takes_common
+def sigma_zero(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: int,
+    step_size: float | None = None,
+    sigma: float = 1e-3,
+    threshold: float = 0.3,
+    threshold_rate: float = 0.01,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """The success that changes the fewest coordinates, by descent on a smooth count of those changed.
+
+    The loss is max(-margin, 0) + mean_i d_i^2 / (d_i^2 + sigma). Its gradient, divided by its largest
+    element, moves d by a step of Adam; then d is clipped to the box, and coordinates below the threshold are
+    set to 0. The threshold rises where the last point is a success and falls elsewhere (Cinà et al. 2025,
+    algorithm 1). The step falls along a cosine to a tenth of `step_size`.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: L0; its radius, inf or the largest number of coordinates of interest, a number or [B].
+        steps: an integer >= 1, gradients for each sample.
+        step_size: > 0, the first step, in input units; None is the width of the box (1 if that is infinite).
+        sigma: > 0, the square of the displacement that counts half, as a share of the box's squared width.
+        threshold: in [0, 1], the first threshold, as a share of the width of the box.
+        threshold_rate: >= 0, how much the threshold changes at a step, as a share of the step.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
+
+    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
+    naming it.
+    """
+    check_norm("sigma_zero", threat, NORMS)
+    check_count("steps", steps, 1)
+    # the search runs in units of the box
+    unit = width(threat)
+    step_size = positive("step_size", step_size, unit) / unit
+    sigma = positive("sigma", sigma, 1.0)
+    check_number("threshold", threshold, 0, 1)
+    check_number("threshold_rate", threshold_rate, 0)
+
+    def rule(search: Search) -> None:
+        rows = search.rows
+        rows.threshold = torch.full_like(search.best.rank, threshold)
+        fine = torch.promote_types(search.x.dtype, torch.float32)
+        rows.mean = rows.square = torch.zeros_like(search.x, dtype=fine)
+        points = search.start()
+        size = step_size
+        for step in range(steps):
+            look = search.gradient(points, search.problem.margin)
+            assert look.loss is not None
+            assert look.gradient is not None
+            away = (look.x_adv.to(fine) - search.x).div_(unit)
+            count = (away.square() + sigma).square_().reciprocal_().mul_(away)
+            # where the margin is positive its part of the loss is flat; what descends it ascends the margin
+            pull = like(torch.where(look.loss < 0, unit, 0.0), away) * look.gradient
+            descent = pull.sub_(count, alpha=2 * sigma / away[0].numel())
+            descent /= largest(descent).clamp_min(torch.finfo(away.dtype).tiny)
+            away += size * adam(rows, descent, step)
+            points = away.mul_(unit).add_(search.x).to(search.x.dtype).clamp_(*search.threat.box)
+            # the step of the threshold comes after the next step size, as in the authors' code
+            size = step_size * cosine(step, steps, LAST_STEP)
+            change = torch.where(look.adversarial, threshold_rate * size, -threshold_rate * size)
+            rows.threshold = (rows.threshold + change).clamp_(0, 1)
+            small = (points - search.x).abs_() < like(rows.threshold * unit, points)
+            points = torch.where(small, search.x, points)
+        search.last(points)
+
+    return run(model, x, y, threat, rule, minimum=True, **common)

@@ -1,0 +1,90 @@
+"""Simultaneous perturbation: Adam on gradients estimated from scores (Uesato et al. 2018)."""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv import losses, rng
+from fastadv.attacks._ascent import step_size_for
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._estimate import estimated_ascent, steps_for
+from fastadv.attacks._geometry import like, positive, width
+from fastadv.attacks._problem import StepSize, check_finite_radius, check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Search
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.threat import Threat
+
+FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
+
+
+@takes_common
+def spsa(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    queries: int,
+    directions: int = 128,
+    probe: float | None = None,
+    step_size: StepSize | None = None,
+    loss: losses.Loss | None = None,
+    stop_early: bool = True,
+    seed: int = 0,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """max loss(model(z), y) over z in ball and box, by Adam on estimated gradients, projected.
+
+    The gradient is the mean of (L(z + probe u) - L(z - probe u)) / (2 probe) u over directions u of random
+    signs (Uesato et al. 2018, section 4 and algorithm 1). The start is x. All probes of a step pass the model
+    in full batches.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It needs no gradient.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: Linf with a finite radius (a number or [B]), in input units.
+        queries: samples that pass the model for each image, at most; at least 2 * directions + 1.
+        directions: an integer >= 1, for each step.
+        probe: a number > 0, how far a probe moves a coordinate. None is 0.01 of the width of the box.
+        step_size: a number or [B], of Adam, in input units. None is 2.5 * radius / steps.
+        loss: maximised; None for the criterion's margin, or "ce", "margin", "dlr", "cw", or a function
+            (logits, y, targets) -> [B].
+        stop_early: leave a sample at its first success; otherwise return its strongest point.
+        seed: of the directions.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
+
+    Raises InputError on wrong input, naming it.
+    """
+    check_norm("spsa", threat, ("linf",))
+    check_finite_radius(threat)
+    steps = steps_for(queries, directions)
+    away = positive("probe", probe, 1e-2 * width(threat))
+    if loss is not None:
+        losses.check_loss(loss)
+    size = step_size_for(threat, x, steps, 2.5, step_size)
+
+    def draw(search: Search, step: int) -> Tensor:
+        count = directions * search.x[0].numel()
+        bits = rng.bits(count, rng.derive(search.seed, "spsa"), search.ids, step)
+        return 2 * (bits & 1).to(search.x.dtype) - 1
+
+    def move(search: Search, gradient: Tensor, points: Tensor, step: int) -> Tensor:
+        rows = search.rows
+        if not step:
+            rows.mean, rows.square = torch.zeros_like(gradient), torch.zeros_like(gradient)
+        rows.mean.lerp_(gradient, 1 - FIRST_DECAY)
+        rows.square.mul_(SECOND_DECAY).addcmul_(gradient, gradient, value=1 - SECOND_DECAY)
+        scale = (1 - SECOND_DECAY ** (step + 1)) ** 0.5 / (1 - FIRST_DECAY ** (step + 1))
+        unit = scale * rows.mean / rows.square.sqrt().clamp_min(torch.finfo(gradient.dtype).tiny)
+        length = search.per_sample(size)
+        if isinstance(length, Tensor) and length.ndim:
+            length = like(length, unit).to(unit.dtype)
+        return search.threat.project(points + length * unit, search.x)
+
+    rule = estimated_ascent(steps, directions, away, loss, draw, move)
+    return run(model, x, y, threat, rule, loss=loss, stop_early=stop_early, seed=seed, **common)

@@ -1,0 +1,277 @@
+"""Square Attack: random search with squares (Andriushchenko et al. 2020)."""
+
+import math
+from functools import cache
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv import ops, rng
+from fastadv._checks import check_count, check_number
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._problem import check_finite_radius, check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Search
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+
+NORMS = ("linf", "l2")
+# the share of pixels halves after each of these queries, of `SCHEDULED`
+HALVED, SCHEDULED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000), 10_000
+TILES = 5  # on a side of the first point in L2
+TINY = 1e-12
+
+Window = tuple[int, int]
+
+
+@takes_common
+def square(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    queries: int = 5000,
+    share: float = 0.8,
+    rescale: bool = False,
+    restarts: int = 1,
+    stop_early: bool = True,
+    seed: int = 0,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """max margin(model(z), y) over z in ball and box, by random search that asks for logits alone.
+
+    Each query changes a square of pixels and is kept where it raises the loss. Under Linf a square goes to
+    one end of the ball in each channel, and the search starts with vertical stripes (Andriushchenko et al.
+    2020, algorithm 2). Under L2 a square with two bumps of opposite signs takes the length of another square
+    (algorithm 3). Squares shrink along the schedule of the paper. The loss is the margin of the criterion;
+    where targets are given without a criterion, the cross-entropy.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+        x: floating [B, ..., H, W] inside the box; [B, D] is one row of pixels.
+        y: int [B], labels.
+        threat: Linf or L2; radius a number or [B], finite, in input units.
+        queries: points tried in each restart; 0 leaves x as it is.
+        share: the share of pixels in the first square, in (0, 1].
+        rescale: shrink the squares along all queries, as for the 10,000 of the paper; False, as in
+            AutoAttack, shrinks them after the paper's numbers of queries.
+        restarts: attempts with other random draws.
+        stop_early: leave a sample at its first success; otherwise return its strongest point.
+        seed: of all draws.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
+
+    Raises InputError on wrong input, naming it.
+    """
+    check_norm("square", threat, NORMS)
+    check_finite_radius(threat)
+    check_count("queries", queries, 0)
+    if check_number("share", share, 0, 1) == 0:
+        raise InputError(f"share: expected a number > 0 and <= 1, got {share!r}")
+    targeted = common.get("targets") is not None and common.get("criterion") is None
+
+    def rule(search: Search) -> None:
+        if not queries:
+            return
+        draw = _Draw(search)
+        change = _Ends(search, draw) if search.threat.norm == "linf" else _Bumps(search, draw)
+        points = change.start()
+        rows = search.rows
+        rows.best = points.clone()
+        rows.loss = torch.full_like(search.best.rank, -torch.inf)
+        for query in range(queries):
+            if query:
+                pixels = _share(query - 1, queries, share, rescale) * draw.height * draw.width
+                points = change.propose(pixels, query)
+            look = search.decide(points, search.plan.loss)
+            assert look.loss is not None
+            none = torch.zeros_like(look.adversarial)
+            ops.keep_best_(rows.best, rows.loss, none, look.x_adv, look.loss.to(rows.loss.dtype), none)
+
+    return run(
+        model,
+        x,
+        y,
+        threat,
+        rule,
+        loss="ce" if targeted else None,
+        restarts=restarts,
+        stop_early=stop_early,
+        seed=seed,
+        **common,
+    )
+
+
+def _share(query: int, queries: int, share: float, rescale: bool) -> float:
+    """The share of pixels in the square of a query."""
+    place = query * SCHEDULED // queries if rescale else query
+    return share * 0.5 ** sum(place > end for end in HALVED)
+
+
+class _Draw:
+    """Images [n, C, H, W] seen in inputs of any rank, and random words for each of them."""
+
+    def __init__(self, search: Search) -> None:
+        self.search = search
+        self.seed = rng.derive(search.seed, "square", search.restart)
+        shape = search.x.shape[1:]
+        self.width = shape[-1]
+        self.height = shape[-2] if len(shape) > 1 else 1
+        self.channels = math.prod(shape[:-2])
+        self.shape = (self.channels, self.height, self.width)
+
+    def images(self, points: Tensor) -> Tensor:
+        """points [n, ...] as [n, C, H, W]."""
+        return points.reshape(len(points), *self.shape)
+
+    def words(self, count: int, query: int) -> Tensor:
+        """int64 [n, count] in [0, 2^32)."""
+        return rng.bits(count, self.seed, self.search.ids, query)
+
+    def signs(self, words: Tensor) -> Tensor:
+        """1 or -1 for each word, in the dtype of x."""
+        return 1 - 2 * (words & 1).to(self.search.x.dtype)
+
+    def corner(self, words: Tensor, window: Window) -> Tensor:
+        """int64 [n, 2]: the upper left pixel of a window inside the image, by words [n, 2]."""
+        free = words.new_tensor([self.height - window[0] + 1, self.width - window[1] + 1])
+        return words * free >> 32
+
+    def inside(self, corner: Tensor, window: Window) -> Tensor:
+        """bool [n, 1, H, W]: the pixels of the window."""
+        down = torch.arange(self.height, device=corner.device) - corner[:, :1]
+        right = torch.arange(self.width, device=corner.device) - corner[:, 1:]
+        rows, columns = (down >= 0) & (down < window[0]), (right >= 0) & (right < window[1])
+        return (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
+
+    def window(self, pixels: float, least: int = 1, odd: bool = False) -> Window:
+        """Height and width of a square of so many pixels; of a rectangle where the image is too narrow."""
+        side = max(round(math.sqrt(pixels)), least)
+        side += odd and side % 2 == 0
+        height, width = min(side, self.height), min(side, self.width)
+        if height < side:
+            width = min(max(round(pixels / height), width), self.width)
+        elif width < side:
+            height = min(max(round(pixels / width), height), self.height)
+        return height, width
+
+
+class _Ends:
+    """Linf: pixels at the ends of the ball."""
+
+    def __init__(self, search: Search, draw: _Draw) -> None:
+        self.search, self.draw = search, draw
+        x, threat = search.x, search.threat
+        radius = torch.as_tensor(threat.radius, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 1))
+        search.rows.upper = draw.images(threat.project((x + radius).clamp(*threat.box), x))
+        search.rows.lower = draw.images(threat.project((x - radius).clamp(*threat.box), x))
+
+    def _ends(self, up: Tensor) -> Tensor:
+        return torch.where(up, self.search.rows.upper, self.search.rows.lower)
+
+    def start(self) -> Tensor:
+        """Vertical stripes."""
+        words = self.draw.words(self.draw.channels * self.draw.width, 0)
+        up = (words & 1).bool().view(-1, self.draw.channels, 1, self.draw.width)
+        return self._ends(up).reshape(self.search.x.shape)
+
+    def propose(self, pixels: float, query: int) -> Tensor:
+        """The best points with one square at an end of the ball."""
+        draw, window = self.draw, self.draw.window(pixels)
+        words = draw.words(2 + draw.channels, query)
+        inside = draw.inside(draw.corner(words[:, :2], window), window)
+        up = (words[:, 2:] & 1).bool()[:, :, None, None]
+        points = torch.where(inside, self._ends(up), draw.images(self.search.rows.best))
+        return points.reshape(self.search.x.shape)
+
+
+class _Bumps:
+    """L2: squares of two bumps, which take the length of the perturbation elsewhere."""
+
+    def __init__(self, search: Search, draw: _Draw) -> None:
+        self.search, self.draw = search, draw
+
+    def _points(self, delta: Tensor) -> Tensor:
+        """x + delta [n, C, H, W], brought to the length of the radius."""
+        x, threat = self.search.x, self.search.threat
+        radius = torch.as_tensor(threat.radius, dtype=x.dtype, device=x.device)
+        length = torch.linalg.vector_norm(delta.flatten(1), dim=1).clamp_min(TINY)
+        moved = x + (delta * (radius / length).view(-1, 1, 1, 1)).reshape(x.shape)
+        return threat.project(moved.clamp(*threat.box), x)
+
+    def start(self) -> Tensor:
+        """A grid of tiles."""
+        draw, x = self.draw, self.search.x
+        side = max(min(draw.height, draw.width) // TILES, 1)
+        down, right = draw.height // side, draw.width // side
+        words = draw.words((draw.channels + 1) * down * right, 0).view(-1, draw.channels + 1, down, right)
+        tiles = self._bumps((side, side), words[:, 0] & 1)
+        tiles = tiles[:, None] * draw.signs(words[:, 1:])[..., None, None]
+        high, wide = down * side, right * side
+        delta = torch.zeros(len(x), *draw.shape, dtype=x.dtype, device=x.device)
+        above, left = (draw.height - high) // 2, (draw.width - wide) // 2
+        grid = delta[:, :, above : above + high, left : left + wide]
+        grid.copy_(tiles.permute(0, 1, 2, 4, 3, 5).reshape(grid.shape))
+        return self._points(delta)
+
+    def propose(self, pixels: float, query: int) -> Tensor:
+        """The best points with bumps in one square, which take the length of another square too."""
+        draw, x = self.draw, self.search.x
+        window = draw.window(pixels, least=3, odd=True)
+        words = draw.words(5 + draw.channels, query)
+        corner, other = draw.corner(words[:, :2], window), draw.corner(words[:, 2:4], window)
+        delta = draw.images(self.search.rows.best - x)
+        energy = delta.square()
+        # int64 [n, 1, pixels of the window]
+        down = corner[:, :1] + torch.arange(window[0], device=x.device)
+        right = corner[:, 1:] + torch.arange(window[1], device=x.device)
+        index = (down[:, :, None] * draw.width + right[:, None, :]).view(len(x), 1, -1)
+        index = index.expand(-1, draw.channels, -1)
+        old = delta.flatten(2).gather(2, index)
+        both = draw.inside(corner, window) | draw.inside(other, window)
+        lengths = (energy * both).sum((2, 3))  # of both windows, squared [n, C]
+        radius = torch.as_tensor(self.search.threat.radius, dtype=x.dtype, device=x.device)
+        unspent = (radius.square() - energy.sum((1, 2, 3))).clamp_min(0) / draw.channels
+        bumps = self._bumps(window, words[:, 4] & 1).flatten(1)[:, None] * draw.signs(words[:, 5:])[..., None]
+        bumps = bumps + old / torch.linalg.vector_norm(old, dim=2, keepdim=True).clamp_min(TINY)
+        bumps = bumps / torch.linalg.vector_norm(bumps, dim=2, keepdim=True).clamp_min(TINY)
+        bumps = bumps * (unspent[:, None] + lengths).sqrt()[..., None]
+        delta = delta.masked_fill(draw.inside(other, window), 0).flatten(2).scatter(2, index, bumps)
+        return self._points(delta.view(len(x), *draw.shape))
+
+    def _bumps(self, window: Window, across: Tensor) -> Tensor:
+        """[n, ..., height, width] of length 1 for across [n, ...]: 1 where the bumps lie side by side."""
+        x = self.search.x
+        above, beside = (
+            torch.tensor(values, dtype=x.dtype, device=x.device).view(window)
+            for values in (_two_bumps(*window, False), _two_bumps(*window, True))
+        )
+        return torch.where(across[..., None, None].bool(), beside, above)
+
+
+@cache
+def _two_bumps(height: int, width: int, beside: bool) -> tuple[float, ...]:
+    """The values of a rectangle of two bumps of opposite signs, one above or beside the other; length 1."""
+    if beside:
+        whole = torch.tensor(_two_bumps(width, height, False)).view(width, height).T
+        return tuple(whole.flatten().tolist())
+    half = height // 2
+    whole = torch.cat([_bump(half, width), -_bump(height - half, width)])
+    return tuple((whole / whole.norm()).flatten().tolist())
+
+
+def _bump(height: int, width: int) -> Tensor:
+    """[height, width] a sum of squares around the middle, of sides 1, 3, 5 ... and heights 1, 1/4, 1/9 ...
+
+    Its length is 1 (Andriushchenko et al. 2020, section 3.4).
+    """
+    bump = torch.zeros(height, width)
+    top, left = height // 2, width // 2
+    for n in range(max(height // 2, width // 2) + 1):
+        rows = slice(max(top - n, 0), max(top + n + 1, 0))
+        bump[rows, max(left - n, 0) : left + n + 1] += 1 / (n + 1) ** 2
+    return bump / bump.norm() if height else bump

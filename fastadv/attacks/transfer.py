@@ -1,0 +1,116 @@
+"""Transfer: perturbations made on substitutes, scaled until they fool the model."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv._checks import check_count
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._geometry import like, width
+from fastadv.attacks._inner import InnerAttack, check_attack, run_inner
+from fastadv.attacks._problem import check_threat
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Search, largest
+from fastadv.attacks.minimum_radius import minimum_radius
+from fastadv.engine import Frozen, freeze
+from fastadv.engine.frozen import Model
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+
+# the scales tried first: the largest coordinate moves by these shares of the box, 1 and more to its edge
+FIRST, LAST = 2.0**-8, 2.0**4
+
+
+@takes_common
+def transfer(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    source: Model | Frozen | Sequence[Model | Frozen],
+    attack: InnerAttack,
+    scales: int = 24,
+    searches: int = 10,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """The smallest multiple of a perturbation of a substitute, clipped to the box, that fools the model.
+
+    The attack runs on each substitute. Each of its perturbations is tried at `scales` lengths, all in one
+    batch; between the least that fools the model and the one before, `searches` bisections follow (Schott et
+    al. 2018). The model is asked for decisions alone.
+
+    Args:
+        model: the target, a classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left
+            as it is.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: of a norm that the attack takes; the radius is inf, or the largest distance of interest.
+        source: the substitutes: one or a sequence of classifiers with the classes of the model. The nearest
+            success over all counts. Their passes are not counted.
+        attack: such as `partial(fastadv.attacks.bim, steps=10)`; called as attack(source, x, y, threat=...,
+            targets=..., ids=...), with the criterion and the mask where there are any. If it is a budget
+            attack and the radius is inf, `minimum_radius` finds its perturbations. A sample that the
+            substitute gets wrong already has none.
+        scales: lengths of a perturbation, >= 2, in even ratios from 1/256 to 16, where 1 takes the pixel that
+            moves most across the whole box.
+        searches: bisections, >= 0.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`; eot is that of the
+            target.
+
+    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
+    naming it.
+    """
+    check_threat(threat)
+    check_attack(attack)
+    check_count("scales", scales, 2)
+    check_count("searches", searches, 0)
+    several: Sequence[Model | Frozen] = source if isinstance(source, Sequence) else [source]
+    sources = [freeze(one) for one in several]
+    if not sources:
+        raise InputError("source: expected a substitute or several, got an empty sequence")
+
+    searched = partial(minimum_radius, attack=attack)
+
+    def rule(search: Search) -> None:
+        for substitute in sources:
+            craft = attack if _goes_anywhere(attack, substitute, search) else searched
+            away = run_inner(craft, search, substitute, search.threat).x_adv - search.x
+            most = largest(away)
+            # the largest coordinate of the unit is as wide as the box
+            search.rows.unit = away * torch.where(most > 0, width(threat) / most, 0.0)
+            _scale(search)
+
+    def _scale(search: Search) -> None:
+        rows = search.rows
+        tried = torch.logspace(0, 1, scales, LAST / FIRST, dtype=torch.float64) * FIRST
+        tried = torch.cat([torch.zeros(1, dtype=torch.float64), tried]).to(search.x)
+        steps = tried[1:].view(-1, *[1] * (search.x.ndim - 1))
+        points = search.x.unsqueeze(1) + steps * rows.unit.unsqueeze(1)
+        look = search.decide(points.clamp_(*threat.box))
+        first = look.adversarial.to(torch.int64).argmax(1)  # the first of the largest
+        rows.low, rows.high = tried[first], tried[first + 1]
+        rows.fooled = look.adversarial.any(1)
+        for _ in range(searches):
+            rows.middle = (rows.low + rows.high) / 2
+            look = search.decide((search.x + like(rows.middle, search.x) * rows.unit).clamp_(*threat.box))
+            rows.high = torch.where(look.adversarial, rows.middle, rows.high)
+            rows.low = torch.where(look.adversarial, rows.low, rows.middle)
+
+    return run(model, x, y, threat, rule, minimum=True, **common)
+
+
+def _goes_anywhere(attack: InnerAttack, substitute: Frozen, search: Search) -> bool:
+    """Whether the attack takes the radii of the search: a budget attack refuses an infinite one."""
+    if search.threat.finite:
+        return True
+    x, y, none = search.x[:0], search.y[:0], torch.zeros(0, dtype=torch.long, device=search.x.device)
+    try:
+        attack(substitute, x, y, threat=search.threat.take(none))
+    except InputError:
+        return False
+    return True

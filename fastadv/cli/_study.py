@@ -1,0 +1,157 @@
+"""`fastadv study`: the evaluation of a paper, on the weights that its authors published."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fastadv.cli import _options as o
+from fastadv.cli._debug import with_debug
+from fastadv.cli._interrupt import interruptible
+from fastadv.cli._load import load_data, make_device
+from fastadv.cli._output import note, print_table, progress, say, write_json
+from fastadv.data._places import data_folder
+from fastadv.studies.schott2018 import paper, report
+from fastadv.studies.schott2018.methods import METHODS
+from fastadv.studies.schott2018.plan import MODELS, NORMS, Settings
+from fastadv.studies.schott2018.published import THRESHOLDS, TITLES
+from fastadv.studies.schott2018.subjects import Subjects
+
+OFFICIAL = "abs_official"
+NAMES = ", ".join(dict.fromkeys(method.name for method in METHODS))
+
+study_app = typer.Typer(help="The evaluations of papers, run again.", no_args_is_help=True)
+
+
+def _split(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def schott(
+    samples: Annotated[
+        int, typer.Option("--samples", "-n", min=1, help="Images, drawn from MNIST's test set.")
+    ] = 100,
+    models: Annotated[
+        str | None, typer.Option(metavar="NAMES", help=f"Some of {', '.join(MODELS)}; by default all.")
+    ] = None,
+    norms: Annotated[
+        str | None, typer.Option(metavar="NAMES", help=f"Some of {', '.join(NORMS)}; by default all.")
+    ] = None,
+    attacks: Annotated[
+        str | None, typer.Option(metavar="NAMES", help=f"Some of {NAMES}; by default all.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of MNIST/ and of the authors' weights; else FASTADV_DATA, else the user's cache."
+        ),
+    ] = None,
+    official: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help=f"The authors' .net files; by default {OFFICIAL}/ in the folder of data sets.",
+        ),
+    ] = None,
+    madry: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights of an adversarially trained wong_cnn; by default one is trained in --run-dir.",
+        ),
+    ] = None,
+    run_dir: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for all results; finished batches are kept there.")
+    ] = Path("schott2018"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --run-dir, or add to it.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Only print what would run, and about how long it takes.")
+    ] = False,
+    seed: o.Seed = 0,
+    device: o.Device = None,
+    json: o.Json = False,
+) -> None:
+    """Schott et al. 2018: six models on MNIST under every attack of the paper and today's best.
+
+    For each model and norm the smallest perturbation of each image over all attacks, beside the published
+    figures; then curves, a gallery of adversarials, results.json and report.md in --run-dir.
+    """
+    with o.usage():
+        settings = Settings(samples, _split(models) or MODELS, _split(norms) or NORMS, _split(attacks), seed)
+        planned = settings.cells(METHODS)
+    if plan:
+        _print_plan(settings, madry is not None, json)
+        return
+    if not planned:
+        raise typer.BadParameter("no attack is left in these norms on these models; choose others.")
+    if paper.started(run_dir) and not resume:
+        raise typer.BadParameter(
+            f"--run-dir {run_dir} already holds a run: add --resume to go on with it, "
+            "or choose another folder."
+        )
+    place = make_device(device)
+    kept = f"finished batches are kept in {run_dir}; add --resume to go on"
+    with interruptible(kept), progress("study") as bar:
+        subjects = Subjects(
+            official or data_folder(data_dir) / OFFICIAL,
+            run_dir,
+            data_dir=data_dir,
+            madry=madry,
+            device=place,
+            seed=seed,
+            watch=bar.named,
+        )
+        subjects.check(settings.models)
+        test = load_data("mnist", None, data_dir, None, None)
+        result = paper.run(settings, subjects, test, run_dir, bar.named, resume=resume, methods=METHODS)
+    _tell(result, run_dir, json)
+    if result["measured"]["failed"]:
+        raise typer.Exit(1)
+
+
+def _tell(result: dict[str, Any], run_dir: Path, json: bool) -> None:
+    measured = result["measured"]
+    if json:
+        write_json(result)
+    else:
+        cells = report.overview(measured)
+        lines = [line[0] for line in cells[1:]]
+        breaks = [place for place in range(1, len(lines)) if lines[place] != lines[place - 1]]
+        title = f"Schott et al. 2018 on {result['config']['samples']} test images"
+        print_table(title, cells, report.notes(measured), breaks=breaks)
+        for norm in dict.fromkeys(line["norm"] for line in measured["cells"]):
+            say("")
+            title = f"{o.symbol(norm)}: median distance / accuracy at {THRESHOLDS[norm]:g}"
+            print_table(title, report.attacks(measured, norm))
+        say("")
+        files = {"all figures as JSON": run_dir / "results.json", "the report": run_dir / "report.md"}
+        for what, path in {**measured["figures"], **files}.items():
+            say(f"{what:<42} {path}")
+    for name, error in measured["failed"].items():
+        note(f"{name} failed: {error}")
+
+
+def _print_plan(settings: Settings, madry_trained: bool, json: bool) -> None:
+    """The cells with their estimated minutes."""
+    seconds = paper.estimate(settings, madry_trained=madry_trained)
+    cells = settings.cells(METHODS)
+    minutes = {cell: settings.samples * cell.seconds / 60 for cell in cells}
+    if json:
+        lines = [
+            {"model": c.model, **c.describe(), "missing": c.missing, "minutes": minutes[c]} for c in cells
+        ]
+        write_json({"cells": lines, "minutes": seconds / 60})
+        return
+    rows = [["model", "norm", "attack", "minutes", ""]]
+    for cell in cells:
+        lacks = f"not in this version: {', '.join(cell.missing)}" if cell.missing else ""
+        rows.append([TITLES[cell.model], cell.method.norm, cell.method.name, f"{minutes[cell]:.1f}", lacks])
+    total = f"about {seconds / 60:.0f} minutes on two cores, with bounds and the training of the Madry net"
+    print_table(f"{settings.samples} images", rows, [total])
+
+
+study_app.command(
+    epilog="Example: fastadv study schott --data-dir data --samples 100 --run-dir runs/schott2018"
+)(with_debug(schott))

@@ -1,0 +1,62 @@
+"""What a frozen model takes and what it accepts as logits."""
+
+import torch
+from torch import Tensor
+
+from fastadv.errors import InputError
+
+
+def taken(x: object, device: torch.device | None) -> Tensor:
+    """`x` detached, for a model on `device`; InputError unless it is a floating tensor [B, ...] there."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0:
+        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"x: expected a floating tensor [B, ...], got {got}; convert it")
+    if device is not None and x.device != device:
+        raise InputError(f"x: expected a tensor on {device}, where the model is, got {x.device}; move it")
+    return x.clone() if x.is_inference() else x.detach()
+
+
+def indices(name: str, given: object) -> Tensor | None:
+    """Classes [B] or None; InputError for what is no tensor. The losses check their values."""
+    if given is not None and not isinstance(given, Tensor):
+        raise InputError(f"{name}: expected a tensor of classes [B] or None, got {type(given).__name__}")
+    # the graph of a callable loss may save them, which inference tensors refuse
+    return given.clone() if given is not None and given.is_inference() else given
+
+
+def checked_directions(given: object, logits: Tensor) -> Tensor:
+    """`given` detached; InputError unless it is a floating [B, C, K] that fits the logits [B, K]."""
+    if (
+        not isinstance(given, Tensor)
+        or not given.is_floating_point()
+        or given.ndim != 3
+        or (given.shape[0], given.shape[2]) != tuple(logits.shape)
+        or given.device != logits.device
+    ):
+        got = type(given).__name__
+        if isinstance(given, Tensor):
+            got = f"{given.dtype} {tuple(given.shape)} on {given.device}"
+        raise InputError(
+            f"directions: expected a floating tensor [B, C, K] with B, K = {tuple(logits.shape)} "
+            f"on {logits.device}, got {got}"
+        )
+    return given.detach()
+
+
+def checked_logits(logits: object, size: int) -> Tensor:
+    """`logits` in float32, or float64 where they are; InputError unless they are [B, K] with B = `size`."""
+    rows = logits if isinstance(logits, Tensor) and logits.is_floating_point() else None
+    if rows is None or rows.ndim != 2 or len(rows) != size:
+        got = type(logits).__name__
+        if isinstance(logits, Tensor):
+            got = f"{logits.dtype} {tuple(logits.shape)}"
+        raise InputError(
+            f"model: expected floating logits [B, K] with B = {size}, got {got}; "
+            "wrap it so that it returns them"
+        )
+    if rows.shape[1] < 2:
+        raise InputError(
+            f"model: expected at least two classes, got logits {tuple(rows.shape)}; "
+            "for one logit z return torch.cat([torch.zeros_like(z), z], dim=1)"
+        )
+    return rows if rows.dtype == torch.float64 else rows.float()

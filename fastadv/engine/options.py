@@ -1,0 +1,31 @@
+"""What can be asked of `freeze`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fastadv._checks import check_count
+from fastadv.errors import InputError
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `freeze`, with their defaults. Raises InputError on values that do not exist."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    fold: bool = True
+    compile: bool = False
+    cuda_graph: bool = False
+    eot: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.precision, str) or self.precision not in ("fp32", "bf16"):
+            raise InputError(f'freeze: expected precision "fp32" or "bf16", got {self.precision!r}')
+        for name in ("fold", "compile", "cuda_graph"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"freeze: expected True or False for {name}, got {getattr(self, name)!r}")
+        check_count("eot", self.eot, 1)
+        if self.eot > 1 and self.cuda_graph:
+            raise InputError(
+                f"freeze: expected eot=1 with cuda_graph, got eot={self.eot}; a captured pass repeats random "
+                "numbers that Python drew, so leave one of the two out"
+            )

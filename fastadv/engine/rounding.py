@@ -1,0 +1,59 @@
+"""How far the logits of two twins may differ by rounding, and by the noise of a randomized model."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+# The largest difference of centered logits, as a share of their spread, that rounding may cause. Through tens
+# of layers float32 stays below 1e-4 (TF32 convolutions below 1e-3), bfloat16 and float16 below a tenth.
+ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.1}
+
+# passes on the same rows whose means are compared, if the model is randomized
+PASSES = 8
+
+
+def compare(
+    given: Tensor,
+    searched: Tensor,
+    formats: Iterable[torch.dtype | None],
+    verdict: Callable[[], Tensor],
+    search: Callable[[], Tensor],
+) -> tuple[float, float, bool]:
+    """(difference, what is allowed, whether by means) of the logits [B, K] of two twins on the same rows.
+
+    Where they differ by more than rounding, `verdict` and `search` are asked for further passes: of a
+    randomized model the means are compared, and the spread of its own passes is allowed besides.
+    """
+    apart, allowed = difference(searched, given), allowance(given, formats)
+    if apart <= allowed:
+        return apart, allowed, False
+    verdicts = torch.stack([verdict() for _ in range(PASSES)])
+    spread = noise(verdicts)
+    if spread == 0:
+        return apart, allowed, False
+    searches = torch.stack([search() for _ in range(PASSES)])
+    return difference(searches.mean(0), verdicts.mean(0)), allowed + spread, True
+
+
+def difference(logits: Tensor, others: Tensor) -> float:
+    """The largest difference of two [B, K], without shifts common to a row, which change no decision."""
+    apart = logits.double() - others.double()
+    return float((apart - apart.mean(-1, keepdim=True)).abs().max())
+
+
+def allowance(logits: Tensor, formats: Iterable[torch.dtype | None]) -> float:
+    """The difference from `logits` [B, K] that rounding to the coarsest of `formats` may cause.
+
+    Float32 is assumed where none of them is known.
+    """
+    bound = max((ROUNDING[d] for d in formats if d in ROUNDING), default=ROUNDING[torch.float32])
+    logits = logits.double()
+    spread = (logits - logits.mean(1, keepdim=True)).abs().max()
+    return float(bound * spread + 8 * torch.finfo(torch.float32).eps * logits.abs().max())
+
+
+def noise(passes: Tensor) -> float:
+    """The largest difference between passes of the same rows, [passes, B, K]."""
+    centered = passes.double() - passes.double().mean(-1, keepdim=True)
+    return float((centered.amax(0) - centered.amin(0)).max())

@@ -1,0 +1,120 @@
+"""What about a model makes an evaluation by gradients misleading."""
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastadv.engine.frozen import Frozen
+from fastadv.engine.rounding import allowance, noise
+from fastadv.errors import InputError, NoGradientError
+from fastadv.ops.latent_fit import latent_fit
+
+# verdicts on the same samples that are compared
+PASSES = 5
+# How far the sum of a row of probabilities is from 1 in float32, as in AutoAttack.
+ONE = 1e-5
+# Functions of Python whose call in a forward pass means that it optimizes something.
+OPTIMIZING = {torch.autograd.grad.__code__, torch.autograd.backward.__code__, latent_fit.__code__}
+
+
+@dataclass(frozen=True)
+class Symptoms:
+    """What `symptoms` has seen; all false, and 0, for a model that gradient attacks can judge.
+
+    randomized       bool: passes on the same samples differ by more than rounding
+    probabilities    bool: rows of the output are >= 0 and sum to 1, as after a softmax
+    zero_gradient    the share of samples, 0 to 1, at which the gradient of the cross-entropy is zero in all
+                     coordinates, and not for its scale alone; 1 where the model cuts the graph
+    optimizes        bool: a forward pass computes gradients or fits latents
+    """
+
+    randomized: bool
+    probabilities: bool
+    zero_gradient: float
+    optimizes: bool
+
+
+def symptoms(frozen: Frozen, x: Tensor) -> Symptoms:
+    """The symptoms of a model on x [B, ...], B >= 1, which some tens of samples show well enough.
+
+    They are four of the five about which AutoAttack warns (Croce & Hein 2020, `flags_doc.md`); the fifth
+    takes an attack. It passes x six times forward, and `eot` times forward and backward. The generators of
+    random numbers of torch, NumPy and Python are left as they were.
+
+    Raises InputError for an empty batch, and where `frozen` does on x.
+    """
+    if not isinstance(x, Tensor) or not x.ndim or not len(x):
+        raise InputError("symptoms: expected at least one sample [B, ...], got none; give a few tens")
+    with _generators_kept(x.device):
+        verdicts = torch.stack([frozen.verdict(x) for _ in range(PASSES)])
+        # not the first pass: `verdict` watches that one itself
+        optimizes = _optimizes(frozen, x)
+        return Symptoms(
+            randomized=_randomized(frozen, verdicts),
+            probabilities=_probabilities(frozen, verdicts[0]),
+            zero_gradient=_zero_gradient(frozen, x, verdicts[0]),
+            optimizes=optimizes,
+        )
+
+
+def _randomized(frozen: Frozen, verdicts: Tensor) -> bool:
+    finite = verdicts.isfinite().all(2)
+    if not bool((finite == finite[0]).all()):
+        return True
+    kept = verdicts[:, finite[0]]
+    return bool(kept.numel()) and noise(kept) > allowance(kept[0], [frozen.dtype])
+
+
+def _probabilities(frozen: Frozen, logits: Tensor) -> bool:
+    rows = logits[logits.isfinite().all(1)].double()
+    # the rounding of one pass in the model's own format: relative to each value, so at most that of the sum
+    slack = max(ONE, torch.finfo(frozen.dtype or torch.float32).eps)
+    return bool(len(rows)) and bool((rows >= 0).all() & ((rows.sum(1) - 1).abs() <= slack).all())
+
+
+def _zero_gradient(frozen: Frozen, x: Tensor, logits: Tensor) -> float:
+    try:
+        gradient = frozen.input_gradient(x, logits.nan_to_num().argmax(1), direction=True)[2]
+    except NoGradientError:
+        return 1.0
+    return float((gradient == 0).flatten(1).all(1).double().mean())
+
+
+def _optimizes(frozen: Frozen, x: Tensor) -> bool:
+    """Whether a pass calls a function of OPTIMIZING, seen by Python's profile function in this thread."""
+    seen: list[bool] = []
+    before = sys.getprofile()
+
+    def watch(frame: FrameType, event: Any, argument: Any) -> None:
+        if event == "call" and frame.f_code in OPTIMIZING:
+            seen.append(True)
+        if callable(before):
+            before(frame, event, argument)
+
+    sys.setprofile(watch)
+    try:
+        frozen.verdict(x)
+    finally:
+        sys.setprofile(before if callable(before) else None)
+        if before is not None and not callable(before):  # cProfile, before Python 3.12
+            before.enable()
+    return bool(seen)
+
+
+@contextmanager
+def _generators_kept(device: torch.device) -> Iterator[None]:
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -1,0 +1,81 @@
+"""What an evaluation has finished, attack by attack and batch by batch, in the folder of its run."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv._description import describe, describe_data
+from fastadv._files import load_tensors, read_json, save_tensors, write_json, writing
+from fastadv._identity import check_same
+from fastadv._run_folder import RunFolder
+from fastadv.engine import Frozen
+from fastadv.errors import InputError
+
+IDENTITY = "evaluation.json"
+
+
+class Parts:
+    """The parts of one evaluation. Without a folder nothing is kept."""
+
+    def __init__(self, folder: RunFolder | None = None) -> None:
+        self._folder = folder
+        self.seconds = 0.0  # that the parts read from the folder took when they were made
+
+    @classmethod
+    @contextmanager
+    def opened(
+        cls,
+        run_dir: str | PathLike[str],
+        resume: bool,
+        frozen: Frozen,
+        dataset: Any,
+        attacks: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> Iterator["Parts"]:
+        """The parts in a folder that belongs to this evaluation alone.
+
+        Raises InputError where the folder holds an evaluation and `resume` is off, or another evaluation.
+        """
+        config = {
+            "model": describe(frozen),
+            "data": describe_data(dataset),
+            "attacks": [[name, describe(attack)] for name, attack in attacks.items()],
+            **options,
+        }
+        with RunFolder(run_dir) as folder:
+            path = folder.path / IDENTITY
+            if path.exists():
+                if not resume:
+                    raise InputError(
+                        f"run_dir: expected a new folder, got {folder.path} with an evaluation; "
+                        "pass resume=True or choose another"
+                    )
+                check_same(path, read_json(path), config)
+            else:
+                with folder.result(IDENTITY):
+                    write_json(path, config)
+            yield cls(folder)
+
+    def get(
+        self, name: str, known: Mapping[str, Tensor], make: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """The part `name` with the tensors `known`: read if it is there, else made and written.
+
+        A part that was written with another `known`, as by a randomized model, is made again.
+        """
+        if self._folder is None:
+            return {**known, **make()}
+        path = self._folder.path / f"part-{name}.safetensors"
+        if path.exists():
+            part, _ = load_tensors(path)
+            if all(key in part and torch.equal(part[key], value) for key, value in known.items()):
+                self.seconds += float(part["seconds"])
+                return part
+        part = {**known, **make()}
+        with writing(path):
+            save_tensors(path, part)
+        return part

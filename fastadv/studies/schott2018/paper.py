@@ -1,0 +1,143 @@
+"""The paper's evaluation: every attack on every model in every norm, and the smallest perturbations."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fastadv._card import card
+from fastadv._files import atomic_write, write_json
+from fastadv._run_folder import RunFolder
+from fastadv.data import ImageSet
+from fastadv.errors import InputError
+from fastadv.studies.schott2018 import figures, report, summary
+from fastadv.studies.schott2018.madry import SECONDS as MADRY_SECONDS
+from fastadv.studies.schott2018.methods import METHODS
+from fastadv.studies.schott2018.plan import SYNTHESES, Cell, Method, Settings
+from fastadv.studies.schott2018.subjects import SUBSTITUTE, Subjects
+from fastadv.studies.schott2018.work import Done, Images, Keeper, attack, bound
+from fastadv.studies.study import Watch
+
+log = logging.getLogger("fastadv")
+
+BATCH_SIZE, DEAR_BATCH_SIZE = 100, 25
+BOUND_SECONDS = {"l2": 0.1, "linf": 0.75, "l0": 0.1}
+"""What the bound of an image takes on two cores."""
+DISTAL_SECONDS = 60
+"""What the distal images take, most of it on ABS."""
+BOUNDED = {"binary_abs": ("l2", "linf", "l0"), "abs": ("l2", "linf")}
+
+
+def estimate(settings: Settings, *, madry_trained: bool = False) -> float:
+    """About how many seconds it takes on two cores that do nothing else."""
+    seconds = settings.samples * sum(cell.seconds for cell in settings.cells(METHODS) if not cell.missing)
+    for model in settings.models:
+        norms = [norm for norm in BOUNDED.get(model, ()) if norm in settings.norms]
+        seconds += settings.samples * sum(BOUND_SECONDS[norm] for norm in norms)
+    seconds += DISTAL_SECONDS if "abs" in settings.models else 0
+    return seconds + (MADRY_SECONDS if "madry" in settings.models and not madry_trained else 0)
+
+
+def started(folder: Path) -> bool:
+    """Whether `folder` holds work of the study."""
+    return (folder / "cells").exists()
+
+
+def run(
+    settings: Settings,
+    subjects: Subjects,
+    test: ImageSet,
+    folder: Path,
+    watch: Watch = lambda what, done, total: None,
+    *,
+    resume: bool = False,
+    methods: Sequence[Method] = METHODS,
+) -> dict[str, Any]:
+    """Do the study in `folder`: write results.json, report.md and the figures there, and return the results.
+
+    Every finished batch is kept: with `resume`, a run that was stopped goes on, and other models, norms,
+    attacks or more images can be added. An attack that fails is reported, and the others go on.
+
+    Raises InputError for a folder with work in it unless `resume` is set, and where weights are missing.
+    """
+    if settings.samples > len(test):
+        raise InputError(f"samples: expected at most the {len(test)} of {test.name}, got {settings.samples}")
+    planned = settings.cells(methods)
+    transfers = any(cell.transfers and not cell.missing for cell in planned)
+    subjects.check([*settings.models, *([SUBSTITUTE] if transfers else [])])
+    if started(folder) and not resume:
+        raise InputError(f"run_dir: {folder} holds a run already; set resume to go on, or choose another")
+    with RunFolder(folder):
+        images = Images.drawn(test, settings.samples, settings.seed, subjects.device)
+        keeper = Keeper(folder / "cells", images, settings.seed)
+        outcomes, failed = _attacks(planned, subjects, keeper, watch)
+        bounds = _bounds(settings, subjects, keeper, watch)
+        measured = _measured(settings, outcomes, bounds)
+        measured["missing"] = sorted({name for cell in planned for name in cell.missing})
+        measured["failed"] = failed
+        measured["figures"] = figures.all_figures(settings, subjects, keeper, outcomes, bounds, folder, watch)
+        config = {**asdict(settings), "images": test.describe(), "weights": str(subjects.official)}
+        result = card("study schott", config, **measured)
+        write_json(folder / "results.json", result)
+        with atomic_write(folder / "report.md") as part:
+            part.write_text(report.markdown(result))
+    return result
+
+
+def _attacks(
+    planned: Sequence[Cell], subjects: Subjects, keeper: Keeper, watch: Watch
+) -> tuple[dict[Cell, Done], dict[str, str]]:
+    """What became of each cell, and the errors of those that failed."""
+    todo = [cell for cell in planned if not cell.missing]
+    total = sum(cell.seconds for cell in todo) or 1.0
+    outcomes: dict[Cell, Done] = {}
+    failed: dict[str, str] = {}
+    before = 0.0
+    for cell in todo:
+
+        def tick(done: int, cell: Cell = cell, before: float = before) -> None:
+            share = (before + cell.seconds * done / len(keeper.images)) / total
+            watch(cell.name, round(1000 * share), 1000)
+
+        tick(0)
+        subject = subjects[cell.model]  # a Madry net is trained here
+        dear = cell.model in SYNTHESES and keeper.images.x.device.type == "cpu"
+        try:
+            outcomes[cell] = attack(
+                keeper, subjects, cell, DEAR_BATCH_SIZE if dear else BATCH_SIZE, tick=tick
+            )
+        except Exception as error:
+            log.warning("study: %s on %s failed: %s", cell.method.name, subject.name, error, exc_info=True)
+            failed[cell.name] = f"{type(error).__name__}: {error}"
+        before += cell.seconds
+    return outcomes, failed
+
+
+def _bounds(
+    settings: Settings, subjects: Subjects, keeper: Keeper, watch: Watch
+) -> dict[tuple[str, str], Done]:
+    """The radii of (norm, model) within which decisions hold."""
+    wanted = [
+        (norm, model)
+        for model in settings.models
+        for norm in BOUNDED.get(model, ())
+        if norm in settings.norms
+    ]
+    done: dict[tuple[str, str], Done] = {}
+    for norm, model in wanted:
+        watch(f"bounding {model} {norm}", len(done), len(wanted))
+        done[norm, model] = bound(keeper, subjects[model], norm, DEAR_BATCH_SIZE)
+    return done
+
+
+def _measured(
+    settings: Settings, outcomes: Mapping[Cell, Done], bounds: Mapping[tuple[str, str], Done]
+) -> dict[str, Any]:
+    least = [summary.of_model(outcomes, model, norm) for norm in settings.norms for model in settings.models]
+    return {
+        "cells": [summary.of_cell(cell, done) for cell, done in outcomes.items()],
+        "least": [line for line in least if line is not None],
+        "bounds": [summary.of_bound(outcomes, model, norm, done) for (norm, model), done in bounds.items()],
+        "seconds": sum(done.seconds for done in (*outcomes.values(), *bounds.values())),
+    }

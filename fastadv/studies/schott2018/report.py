@@ -1,0 +1,117 @@
+"""The study in words: tables as text and as markdown."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastadv.evaluation._text import number
+from fastadv.studies.schott2018.published import SOURCE, THRESHOLDS, TITLES
+from fastadv.threat import THREATS
+
+Cells = list[list[str]]
+
+
+def overview(measured: dict[str, Any]) -> Cells:
+    """Each model in each norm, under the paper's attacks beside the published figures, and under all."""
+    bounds = {(line["norm"], line["model"]): line["mean"] for line in measured["bounds"]}
+    lines = [
+        ["norm", "model", "median", "paper", "accuracy", "paper", "median,\nall", "accuracy,\nall", "bound"]
+    ]
+    for line in measured["least"]:
+        norm, model, known = line["norm"], line["model"], line["published"]
+        lines.append(
+            [
+                f"{THREATS[norm].symbol} {THRESHOLDS[norm]:g}",
+                TITLES[model],
+                *_beside(line["paper"], known),
+                distance(line["all"]["median"]),
+                percent(line["all"]["accuracy"]),
+                number(bounds.get((norm, model))),
+            ]
+        )
+    return lines
+
+
+def _beside(here: dict[str, Any] | None, known: dict[str, float]) -> list[str]:
+    """Median and accuracy with the published ones, starred where those lie outside the 95% interval."""
+    if here is None:
+        return ["-", number(known["median"]), "-", percent(known["accuracy"])]
+    texts = []
+    for what, text in (("median", distance), ("accuracy", percent)):
+        low, high = here[f"{what}_interval"]
+        inside = (low is None or low <= known[what]) and (high is None or known[what] <= high)
+        texts += [text(here[what]), text(known[what]) + ("" if inside else "*")]
+    return texts
+
+
+def attacks(measured: dict[str, Any], norm: str) -> Cells:
+    """Each attack on each model in a norm: median and accuracy, as in table 1 of the paper."""
+    lines = [line for line in measured["cells"] if line["norm"] == norm]
+    models = [model for model in TITLES if any(line["model"] == model for line in lines)]
+    rows: Cells = [["attack", *(TITLES[model] for model in models)]]
+    for attack in dict.fromkeys(line["attack"] for line in lines):
+        found = {line["model"]: line for line in lines if line["attack"] == attack}
+        rows.append([attack, *(_both(found.get(model)) for model in models)])
+    for name, which in (("the paper's attacks", "paper"), ("all", "all")):
+        least = {line["model"]: line[which] for line in measured["least"] if line["norm"] == norm}
+        rows.append([name, *(_both(least.get(model)) for model in models)])
+    known = {line["model"]: line["published"] for line in measured["least"] if line["norm"] == norm}
+    rows.append(["published, all", *(_both(known.get(model)) for model in models)])
+    return rows
+
+
+def _both(figures: dict[str, Any] | None) -> str:
+    if figures is None:
+        return "-"
+    return f"{distance(figures['median'])} / {100 * figures['accuracy']:.0f}%"
+
+
+def notes(measured: dict[str, Any]) -> list[str]:
+    """What a reader of the tables must know."""
+    lines = [
+        "median: of the distance to the smallest perturbation found, 0 for images that were wrong already; "
+        "accuracy: the share of images that nothing up to the threshold breaks",
+        f"paper: {SOURCE}; * outside the 95% interval of the images here",
+        "median, accuracy: under the paper's attacks for the norm; all: under these and today's, for "
+        "any norm; bound: the mean radius within which ABS keeps its decision, in its tight form",
+    ]
+    for line in measured["bounds"]:
+        if line["broken"]:
+            place = f"{TITLES[line['model']]}, {THREATS[line['norm']].symbol}"
+            lines.append(f"{place}: {line['broken']} bounds do not hold: an adversarial lies within them")
+    if measured["missing"]:
+        lines.append(f"not in this version of the library: {', '.join(measured['missing'])}")
+    lines += [f"failed: {name}: {error}" for name, error in measured["failed"].items()]
+    return lines
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The whole report as a page."""
+    measured, config = result["measured"], result["config"]
+    norms = list(dict.fromkeys(line["norm"] for line in measured["cells"]))
+    parts = [
+        f"# Schott et al. 2018 on {config['samples']} test images of MNIST, seed {config['seed']}",
+        table(overview(measured)),
+        "\n".join(f"- {note}" for note in notes(measured)),
+    ]
+    for norm in norms:
+        title = f"## {THREATS[norm].symbol}: median distance / accuracy at {THRESHOLDS[norm]:g}"
+        parts += [title, table(attacks(measured, norm))]
+    parts += [f"![{name}]({path.rpartition('/')[2]})" for name, path in measured["figures"].items()]
+    parts.append(f"{measured['seconds'] / 60:.0f} minutes of work, {result['date']}")
+    return "\n\n".join(parts) + "\n"
+
+
+def table(cells: Sequence[Sequence[str]]) -> str:
+    """Cells, head first, as a markdown table."""
+    head, *lines = ([text.replace("\n", " ") for text in line] for line in cells)
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
+
+
+def distance(value: float | None) -> str:
+    """A distance to three digits; infinite where it is None."""
+    return "∞" if value is None else number(value)
+
+
+def percent(share: float) -> str:
+    """A share as a whole percentage."""
+    return f"{100 * share:.0f}%"

@@ -1,0 +1,158 @@
+"""The models of the paper: the authors' published weights, nearest neighbours, and a net trained here."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv._card import data_hash
+from fastadv.data import ImageSet
+from fastadv.errors import InputError
+from fastadv.studies.schott2018 import madry
+from fastadv.studies.study import Watch
+
+STATE_DICTS = tuple(f"ABS_{k}.net" for k in range(10))
+WEIGHTS = {
+    "cnn": ("vanilla_cnn.net",),
+    "binary_cnn": ("binary_cnn.net",),
+    "transfer_cnn": ("transfer_cnn.net",),
+    "binary_abs": STATE_DICTS,
+    "abs": STATE_DICTS,
+}
+"""The files that a model is made of, as the authors named them."""
+SUBSTITUTE = "transfer_cnn"
+SEARCH = {"precision": "bf16", "prune": True}
+"""How ABS infers while an attack searches: in a third of the time, with nearly the same decisions.
+
+With half of the steps, too, attacks end in points that the published model denies, and in worse ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model under attack.
+
+    model    as published: what it decides counts.
+    search   the model that attacks see, with the options of InferenceOptions that they ask for; None: `model`
+             itself.
+    scale, floor   of its confidence; None: the floor is set as in the paper.
+    """
+
+    name: str
+    model: nn.Module
+    search: Callable[..., nn.Module] | None = None
+    scale: float = 1.0
+    floor: float | None = None
+
+    @property
+    def threshold(self) -> float | None:
+        """Where a binary model sets pixels to 0 or 1; None for others."""
+        return fa.freeze(self.model).input_threshold
+
+    def attacked(self, **options: Any) -> nn.Module:
+        """The model that an attack sees."""
+        return self.model if self.search is None else self.search(**options)
+
+    @cached_property
+    def identity(self) -> Any:
+        """What the models are, as JSON."""
+        found: dict[str, Any] = {"name": self.name, "weights": data_hash(*self.model.state_dict().values())}
+        for what, model in (("model", self.model), ("search", self.attacked())):
+            if isinstance(model, fa.models.ABS):
+                found[what] = asdict(model.options)
+        return found
+
+
+class Subjects:
+    """The models by name, each made when it is first asked for.
+
+    official   the folder of the authors' state dicts
+    data_dir   the folder of MNIST, as `fa.data.load` takes it
+    folder     where the Madry net is trained, unless `madry` names its weights
+    """
+
+    def __init__(
+        self,
+        official: Path,
+        folder: Path,
+        *,
+        data_dir: Path | None = None,
+        madry: Path | None = None,
+        device: torch.device | None = None,
+        seed: int = 0,
+        watch: Watch = lambda what, done, total: None,
+    ) -> None:
+        self.official, self.folder, self.data_dir, self.madry = official, folder, data_dir, madry
+        self.device, self.seed, self.watch = device or torch.device("cpu"), seed, watch
+        self._made: dict[str, Subject] = {}
+
+    def check(self, names: Iterable[str]) -> None:
+        """InputError, naming the files, where those of a model are missing."""
+        wanted = {self.official / file for name in names for file in WEIGHTS.get(name, ())}
+        if self.madry is not None and "madry" in names:
+            wanted.add(self.madry)
+        missing = sorted(str(path) for path in wanted if not path.is_file())
+        if missing:
+            raise InputError(
+                f"weights: expected the published files, got no {', no '.join(missing)}; put them there from "
+                "github.com/bethgelab/AnalysisBySynthesis, or name the folder that holds them"
+            )
+
+    def __getitem__(self, name: str) -> Subject:
+        if name not in self._made:
+            self._made[name] = getattr(self, f"_{name}")()
+        return self._made[name]
+
+    def _published(self, name: str) -> nn.Module:
+        return fa.models.SchottCNN.from_official(self.official / WEIGHTS[name][0]).to(self.device)
+
+    def _cnn(self) -> Subject:
+        return Subject("cnn", self._published("cnn"))
+
+    def _binary_cnn(self) -> Subject:
+        return Subject("binary_cnn", self._published("binary_cnn"))
+
+    def _transfer_cnn(self) -> Subject:
+        return Subject("transfer_cnn", self._published("transfer_cnn"))
+
+    def _nearest_neighbour(self) -> Subject:
+        model = fa.models.NearestNeighbour.fit(self._train_set()).to(self.device)
+        return Subject("nearest_neighbour", model, scale=5.0)
+
+    def _madry(self) -> Subject:
+        if self.madry is not None:
+            model: nn.Module = fa.models.WongCNN(seed=self.seed)
+            fa.models.load_weights(model, self.madry)
+            return Subject("madry", model.to(self.device).eval())
+        model = madry.train(
+            self._train_set(), self.folder / "madry", self.watch, seed=self.seed, device=self.device
+        )
+        return Subject("madry", model)
+
+    def _abs(self) -> Subject:
+        return synthesis("abs", fa.models.ABS.from_official(self.official, seed=self.seed).to(self.device))
+
+    def _binary_abs(self) -> Subject:
+        plain = self["abs"].model
+        assert isinstance(plain, fa.models.ABS)
+        return synthesis("binary_abs", plain.with_options(binary=True))  # they share the bank of prior images
+
+    def _train_set(self) -> ImageSet:
+        images = fa.data.load("mnist", "train", data_dir=self.data_dir)
+        assert isinstance(images, ImageSet)
+        return images
+
+
+def synthesis(name: str, model: fa.models.ABS) -> Subject:
+    """An ABS as a subject: attacks search on a faster one."""
+    return Subject(
+        name,
+        model,
+        lambda **options: model.with_options(**{**SEARCH, **options}),
+        scale=model.scale,
+        floor=model.floor,
+    )

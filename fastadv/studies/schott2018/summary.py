@@ -1,0 +1,150 @@
+"""The figures of the study: medians and accuracies over the smallest perturbation found for each image."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastadv.studies.schott2018.plan import Cell
+from fastadv.studies.schott2018.published import THRESHOLDS, published
+from fastadv.studies.schott2018.work import Done
+from fastadv.threat import THREATS
+
+Z = 1.96  # of a 95% interval
+ROUNDING = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Least:
+    """The smallest perturbation of each image over several attacks.
+
+    distance [N], x_adv [N, ...], and `by`, the name of the attack that found it (empty where none did).
+    """
+
+    distance: Tensor
+    x_adv: Tensor
+    by: list[str]
+
+
+def least(outcomes: Mapping[Cell, Done], model: str, norm: str, *, today: bool = True) -> Least | None:
+    """Over the paper's attacks on a model in a norm, or with `today` over all attacks on it, whatever norm
+    they were made for; None without any in this norm.
+    """
+    own = [cell for cell in outcomes if (cell.model, cell.method.norm) == (model, norm)]
+    if today and own:
+        own = [cell for cell in outcomes if cell.model == model]
+    found = {cell: outcomes[cell].tensors for cell in own if today or not cell.method.today}
+    if not found:
+        return None
+    names = [
+        cell.method.name + ("" if cell.method.norm == norm else f" ({THREATS[cell.method.norm].symbol})")
+        for cell in found
+    ]
+    distances = torch.stack([part[norm] for part in found.values()])
+    distance, which = distances.min(0)
+    index = torch.arange(len(distance))
+    x_adv = torch.stack([part["x_adv"] for part in found.values()])[which, index]
+    by = [
+        names[k] if 0 < d < math.inf else "" for k, d in zip(which.tolist(), distance.tolist(), strict=True)
+    ]
+    return Least(distance, x_adv, by)
+
+
+def median(distance: Tensor) -> float:
+    """0 counts for images that were wrong already, infinity for those that no attack broke."""
+    return float(np.median(distance.numpy()))
+
+
+def median_interval(distance: Tensor) -> tuple[float, float]:
+    """The 95% interval of the median, by order statistics."""
+    ordered, n = distance.sort().values, len(distance)
+    low, high = n / 2 - Z / 2 * math.sqrt(n), n / 2 + Z / 2 * math.sqrt(n)
+    return float(ordered[max(0, math.floor(low))]), float(ordered[min(n - 1, math.ceil(high))])
+
+
+def accuracy(distance: Tensor, threshold: float) -> float:
+    """The share of images that no perturbation up to the threshold breaks."""
+    return float((distance > threshold).double().mean())
+
+
+def accuracy_interval(share: float, n: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a share of n images."""
+    center, spread = share + Z**2 / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    scale = 1 + Z**2 / n
+    return (center - spread) / scale, (center + spread) / scale
+
+
+def of_cell(cell: Cell, done: Done) -> dict[str, Any]:
+    """The figures of one attack on one model, as JSON."""
+    distance = done.tensors[cell.method.norm]
+    return {
+        "model": cell.model,
+        "norm": cell.method.norm,
+        "attack": cell.method.name,
+        "today": cell.method.today,
+        "arguments": cell.describe(),
+        "median": finite(median(distance)),
+        "accuracy": accuracy(distance, THRESHOLDS[cell.method.norm]),
+        "held": float((distance == math.inf).double().mean()),
+        "seconds": done.seconds,
+        "forwards": done.forwards,
+        "backwards": done.backwards,
+    }
+
+
+def of_model(outcomes: Mapping[Cell, Done], model: str, norm: str) -> dict[str, Any] | None:
+    """The figures of a model in a norm under the paper's attacks and under all, beside the published ones."""
+    known = published()[norm, model]
+    figures: dict[str, Any] = {
+        "model": model,
+        "norm": norm,
+        "published": {"median": known.median, "accuracy": known.at_threshold},
+    }
+    for name, today in (("paper", False), ("all", True)):
+        smallest = least(outcomes, model, norm, today=today)
+        figures[name] = None if smallest is None else _figures(smallest, norm)
+    return figures if figures["all"] is not None else None
+
+
+def of_bound(outcomes: Mapping[Cell, Done], model: str, norm: str, done: Done) -> dict[str, Any]:
+    """The figures of the lower bound, as JSON; `broken` counts adversarials found within it."""
+    radius = done.tensors["radius"].double()
+    smallest = least(outcomes, model, norm)
+    distance = None if smallest is None else smallest.distance.double()
+    inside = 0 if distance is None else int(((distance > 0) & (distance < radius * (1 - ROUNDING))).sum())
+    return {
+        "model": model,
+        "norm": norm,
+        "mean": float(radius.mean()),
+        "median": float(radius.median()),
+        "standard_error": float(radius.std()) / len(radius) ** 0.5 if len(radius) > 1 else 0.0,
+        "broken": inside,
+        "seconds": done.seconds,
+    }
+
+
+def _figures(smallest: Least, norm: str) -> dict[str, Any]:
+    distance = smallest.distance
+    share = accuracy(distance, THRESHOLDS[norm])
+    return {
+        "median": finite(median(distance)),
+        "median_interval": [finite(value) for value in median_interval(distance)],
+        "accuracy": share,
+        "accuracy_interval": list(accuracy_interval(share, len(distance))),
+        "by": _counts(smallest.by),
+        "distances": [finite(value) for value in distance.tolist()],
+    }
+
+
+def _counts(names: Iterable[str]) -> dict[str, int]:
+    found = [name for name in names if name]
+    return {name: found.count(name) for name in sorted(set(found), key=found.count, reverse=True)}
+
+
+def finite(value: float) -> float | None:
+    """The number, or None for infinity, which JSON lacks."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,213 @@
+"""The work of the study, batch by batch; each batch is kept in the run's folder as soon as it is done."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastadv as fa
+from fastadv import rng
+from fastadv._card import data_hash
+from fastadv._files import load_tensors, save_tensors, seal
+from fastadv._identity import check_same, plain
+from fastadv._run_folder import RunFolder
+from fastadv.data import ImageSet, batches
+from fastadv.studies.schott2018.plan import NORMS, Cell
+from fastadv.studies.schott2018.subjects import SUBSTITUTE, Subject, Subjects
+from fastadv.threat import THREATS
+
+LONGER = (1.0, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5)
+"""Where the published model denies what a search on a faster one found, the perturbation is tried longer."""
+DISTAL_STEPS = 1000
+TENSORS = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images under attack: x [N, C, H, W], y [N], and their numbers in the data set, ids [N]."""
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    classes: int
+
+    @classmethod
+    def drawn(cls, dataset: ImageSet, count: int, seed: int, device: torch.device) -> "Images":
+        """`count` images drawn without repetition; a larger count begins with the same ones."""
+        order = rng.permutation(len(dataset), rng.derive(seed, "images of the study"))[:count]
+        x, y, ids = next(batches(dataset, len(order), order))
+        return cls(x.to(device), y.to(device), ids.to(device), dataset.num_classes)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def part(self, start: int, stop: int) -> "Images":
+        """The images from `start` to `stop`."""
+        return Images(self.x[start:stop], self.y[start:stop], self.ids[start:stop], self.classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Done:
+    """What became of all images, and what it cost."""
+
+    tensors: TENSORS
+    seconds: float
+    forwards: int = 0
+    backwards: int = 0
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Does work in batches, and keeps each batch in a file that no other work can be mistaken for.
+
+    A piece of work is known by its `identity`: the model, what is done, the seed. Each has a folder of its
+    own, whose name ends in the hash of the identity, and every file says what it holds.
+    """
+
+    folder: Path
+    images: Images
+    seed: int = 0
+
+    def do(
+        self,
+        name: str,
+        identity: Mapping[str, Any],
+        batch_size: int,
+        compute: Callable[[Images], tuple[TENSORS, Mapping[str, int]]],
+        tick: Callable[[int], None] = lambda done: None,
+    ) -> Done:
+        """`compute` on every batch that is not kept yet; the results of all, in the order of the images."""
+        whole = plain({**identity, "seed": self.seed})
+        short = re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")
+        parts: list[TENSORS] = []
+        cost = {"forwards": 0, "backwards": 0}
+        seconds = 0.0
+        with RunFolder(self.folder / f"{short}-{seal(whole)[:8]}") as place:
+            for start in range(0, len(self.images), batch_size):
+                part = self.images.part(start, start + batch_size)
+                path = place.path / f"{start:05d}-{start + len(part):05d}.safetensors"
+                work = {**whole, "images": data_hash(part.x, part.y, part.ids)}
+                if path.exists():
+                    tensors, about = load_tensors(path)
+                    check_same(path, json.loads(about["work"]), work)
+                    measured = json.loads(about["measured"])
+                else:
+                    began = time.perf_counter()
+                    found, counted = compute(part)
+                    tensors = {key: value.cpu() for key, value in found.items()}  # waits for the device
+                    measured = {**counted, "seconds": time.perf_counter() - began}
+                    with place.result(path.name):
+                        save_tensors(
+                            path, tensors, {"work": json.dumps(work), "measured": json.dumps(measured)}
+                        )
+                parts.append(tensors)
+                seconds += measured["seconds"]
+                cost = {key: count + measured.get(key, 0) for key, count in cost.items()}
+                tick(start + len(part))
+        return Done({key: torch.cat([part[key] for part in parts]) for key in parts[0]}, seconds, **cost)
+
+
+def attack(keeper: Keeper, subjects: Subjects, cell: Cell, batch_size: int, **watched: Any) -> Done:
+    """A cell on all images: x_adv [N, ...] and its distance [N] in every norm, by the norm's name.
+
+    The model as published judges x_adv. Distances are 0 where it is wrong already, and infinite where nothing
+    was found.
+    """
+    subject = subjects[cell.model]
+    substitute = subjects[SUBSTITUTE] if cell.transfers else None
+    model: Any = subject.attacked(**cell.method.options)
+    if cell.method.probe:
+        model = fa.attacks.estimated_gradient(model, cell.method.probe)
+    frozen = fa.freeze(model)
+    run = cell.attack(keeper.seed, None if substitute is None else substitute.model)
+
+    def compute(images: Images) -> tuple[TENSORS, Mapping[str, int]]:
+        result = run(frozen, images.x, images.y, ids=images.ids)
+        cost = {"forwards": int(result.forwards), "backwards": int(result.backwards)}
+        return proved(subject, images, result.x_adv), cost
+
+    identity = {
+        "model": subject.identity,
+        "substitute": None if substitute is None else substitute.identity,
+        "cell": cell.describe(),
+    }
+    return keeper.do(cell.name, identity, batch_size, compute, **watched)
+
+
+def bound(keeper: Keeper, subject: Subject, norm: str, batch_size: int, **watched: Any) -> Done:
+    """radius [N] within which an ABS keeps its decision; the tight form of the bound."""
+    assert isinstance(subject.model, fa.models.ABS)
+    search = subject.model.lower_bound
+
+    def compute(images: Images) -> tuple[TENSORS, Mapping[str, int]]:
+        radius = search(images.x, images.y, norm=norm, tight=True)  # type: ignore[arg-type]
+        return {"radius": radius}, {}
+
+    identity = {"model": subject.identity, "bound": norm}
+    return keeper.do(f"{subject.name} {norm} bound", identity, batch_size, compute, **watched)
+
+
+def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
+    """x_adv [B, ...] and distances [B] of the points `found`, judged by the model as published.
+
+    For a binary model each pixel first goes back to its value in x, or to the threshold if it crossed that
+    (Schott et al. 2018): the model sees the same image, and the perturbation is smaller.
+    """
+    x, y = images.x, images.y
+    exact, threshold = fa.freeze(subject.model), subject.threshold
+
+    def wrong(points: Tensor, labels: Tensor) -> Tensor:
+        logits = exact.verdict(points)
+        return (logits.argmax(1) != labels) & logits.isfinite().all(1)
+
+    already = wrong(x, y)
+    x_adv, distance = x.clone(), torch.where(already, 0.0, torch.inf)
+    distances = {norm: distance.clone() for norm in NORMS}
+    todo = (~already & (found != x).flatten(1).any(1)).nonzero().squeeze(1)
+    for share in LONGER if subject.search is not None else LONGER[:1]:
+        if not len(todo):
+            break
+        clean, far = x[todo], found[todo]
+        points = far if share == 1 else (clean + share * (far - clean)).clamp(0, 1)
+        points = points if threshold is None else crossed(clean, points, threshold)
+        broken = wrong(points, y[todo])
+        x_adv[todo[broken]] = points[broken]
+        for norm, known in distances.items():
+            threat = THREATS[norm](torch.inf)
+            known[todo[broken]] = threat.distance(points[broken], clean[broken]).float()
+        todo = todo[~broken]
+    return {"x_adv": x_adv, **distances}
+
+
+def crossed(x: Tensor, x_adv: Tensor, threshold: float) -> Tensor:
+    """The nearest image to x whose pixels lie on the same sides of the threshold as those of x_adv."""
+    edge = torch.tensor(threshold, dtype=x.dtype, device=x.device)
+    above = x_adv >= edge
+    nearest = torch.where(above, edge, edge.nextafter(torch.full_like(edge, -torch.inf)))
+    return torch.where((x >= edge) == above, x, nearest)
+
+
+def distal(keeper: Keeper, subject: Subject, floor: float) -> Done:
+    """x [N, ...] that start from noise until the model is confident of the classes `y` of the images."""
+    options: dict[str, Any] = {"steps": DISTAL_STEPS, "confidence": 0.9}
+    options |= {"scale": subject.scale, "floor": floor}
+
+    def compute(images: Images) -> tuple[TENSORS, Mapping[str, int]]:
+        made = fa.attacks.distal(
+            subject.attacked(),
+            images.y,
+            tuple(images.x.shape[1:]),
+            seed=keeper.seed,
+            ids=images.ids,
+            **options,
+        )
+        return {"x": made.x, "confidence": made.confidence}, {}
+
+    identity = {"model": subject.identity, "distal": options}
+    return keeper.do(f"{subject.name} distal", identity, len(keeper.images), compute)

@@ -1,0 +1,74 @@
+"""The attacks under contract, what they are given, and the distances of linear models by closed form."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import ATTACKS
+from fastadv.threat import THREATS, Threat
+
+from ..nets import RADIUS, Case
+from .toy import TOYS
+
+CASES = [Case(name, entry) for name, entry in {**ATTACKS, **TOYS}.items()]
+
+
+def wide(case: Case, norm: str, box: tuple[float, float] = (0.0, 1.0), scale: float = 1.0) -> Threat:
+    """Any distance for minimum-norm attacks; for the others, a ball in which `mlp` often breaks."""
+    width = box[1] - box[0]
+    if case.entry.minimal:
+        return THREATS[norm](torch.inf, box)
+    return THREATS[norm](3 * scale * RADIUS[norm] * (1 if norm == "l0" else width), box)
+
+
+def two_classes(x: Tensor, gap: float, seed: int = 3) -> tuple[nn.Module, Tensor]:
+    """A linear model in float64 that says class 0 at each x, and the weights w of class 1.
+
+    The logit of class 1 at z is w . z; that of class 0 is constant, `gap` above the largest w . x.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    weight = torch.randn(x[0].numel(), generator=draw, dtype=torch.float64)
+    along = x.double().flatten(1) @ weight
+    model = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 2)).double()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([torch.zeros_like(weight), weight]))
+        model[1].bias.copy_(torch.tensor([float(along.max()) + gap, 0.0]))
+    return model, weight
+
+
+def boundary_distance(
+    x: Tensor, weight: Tensor, need: Tensor, norm: str, box: tuple[float, float] = (0.0, 1.0)
+) -> Tensor:
+    """[B] the least norm of d with w . d >= need and x + d in the box, by closed form or bisection."""
+    x = x.double().flatten(1)
+    room = torch.where(weight > 0, box[1] - x, x - box[0])
+    size = weight.abs().expand_as(room)
+    if norm == "l0":
+        gains = (size * room).sort(1, descending=True).values.cumsum(1)
+        return ((gains < need[:, None]).sum(1) + 1).double()
+    if norm == "l1":
+        order = size.argsort(1, descending=True)
+        rooms, sizes = room.gather(1, order), size.gather(1, order)
+        before = (rooms * sizes).cumsum(1) - rooms * sizes
+        used = ((need[:, None] - before) / sizes).clamp_min(0).minimum(rooms)
+        return used.sum(1)
+    low, high = torch.zeros_like(need), torch.full_like(need, 1e6)
+    for _ in range(200):
+        level = (low + high) / 2
+        step = level[:, None].expand_as(room) if norm == "linf" else level[:, None] * size
+        enough = (size * step.minimum(room)).sum(1) >= need
+        low, high = torch.where(enough, low, level), torch.where(enough, level, high)
+    step = high[:, None].expand_as(room) if norm == "linf" else high[:, None] * size
+    return torch.linalg.vector_norm(step.minimum(room), torch.inf if norm == "linf" else 2, dim=1)
+
+
+def options(case: Case, **given: Any) -> dict[str, Any]:
+    """Those of the options that the attack takes."""
+    return {name: value for name, value in given.items() if case.takes(name)}
+
+
+def blind(case: Case) -> bool:
+    """Whether the attack looks into no particular direction, so that no model is sure to be broken by it."""
+    return math.isinf(case.entry.tolerance)

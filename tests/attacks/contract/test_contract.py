@@ -1,0 +1,494 @@
+"""What every attack promises, whatever it asks of the model."""
+
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, WrongBy, _search
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+from fastadv.models import Binarized
+from fastadv.threat import THREATS
+
+from ..nets import RADIUS, Case, Counted, convnet, images, labels, linear, mlp
+from .cases import blind, boundary_distance, options, two_classes, wide
+from .unchanged import trained, unchanged
+
+
+def check_facts(model: nn.Module, x: Tensor, y: Tensor, threat: object, out: object, minimal: bool) -> None:
+    """What the result says is what the model says; nothing leaves ball or box."""
+    fresh = labels(model, out.x_adv) != y
+    assert torch.equal(out.success, fresh | (out.status == Status.ALREADY_WRONG))
+    assert threat.contains(out.x_adv, x).all()
+    broken, held = out.status == Status.BROKEN, out.status >= Status.HELD
+    away = threat.distance(out.x_adv, x).float()
+    torch.testing.assert_close(out.distance[broken], away[broken])
+    assert out.distance[held].isinf().all()
+    assert (out.distance[out.status == Status.ALREADY_WRONG] == 0).all()
+    unmoved = held | (out.status == Status.ALREADY_WRONG) if minimal else out.status == Status.ALREADY_WRONG
+    assert torch.equal(out.x_adv[unmoved], x[unmoved])
+
+
+def test_the_result_is_a_fact(case: Case, norm: str) -> None:
+    model, x = convnet(), images(16, (2, 8, 8), dtype=torch.float32)
+    y = labels(model, x)
+    y[:3] = (y[:3] + 1) % 4
+    threat = wide(case, norm)
+    for frozen in (model, freeze(model, "bf16")):
+        out = case(frozen, x, y, threat)
+        check_facts(model, x, y, threat, out, case.entry.minimal)
+        assert (out.status[:3] == Status.ALREADY_WRONG).all()
+        assert out.success[3:].any()
+
+
+def test_the_distance_of_a_linear_model(case: Case, norm: str) -> None:
+    """D = 784, saturated pixels among them: within the tolerance, and never nearer than the boundary."""
+    x = images(4, (1, 28, 28))
+    x = torch.where(x < 0.2, 0.0, torch.where(x > 0.8, 1.0, x))
+    model, weight = two_classes(x, 3.0)
+    y = torch.zeros(4, dtype=torch.long)
+    need = -(x.flatten(1) @ weight) + float(model[1].bias[0])
+    distance = boundary_distance(x, weight, need, norm)
+    if case.entry.minimal:
+        out = case(model, x, y, THREATS[norm](torch.inf), **dict(case.entry.oracle))
+        assert out.success.all()
+        assert (out.distance >= distance * (1 - 1e-4)).all()
+        assert (out.distance <= distance * case.entry.tolerance + (norm == "l0")).all()
+        return
+    for scale, breaks in ((case.entry.tolerance, True), (0.97, False)):
+        radius = (distance * scale).ceil() if norm == "l0" and breaks else distance * scale
+        radius = radius - 1 if norm == "l0" and not breaks else radius
+        out = case(model, x, y, THREATS[norm](radius), **dict(case.entry.oracle))
+        assert torch.equal(out.success, torch.full((4,), breaks))
+
+
+def test_targets(case: Case, norm: str) -> None:
+    model, x = linear(4).double(), images(12)
+    y = labels(model, x)
+    with torch.no_grad():
+        targets = model(x).topk(2).indices[:, 1]
+    if not case.entry.targeted:
+        with pytest.raises(InputError, match="target"):
+            case(model, x, y, wide(case, norm), targets=targets)
+        return
+    out = case(model, x, y, wide(case, norm), targets=targets)
+    assert torch.equal(out.success, labels(model, out.x_adv) == targets)
+    assert out.success.any()
+    with pytest.raises(InputError, match="targets: expected a class other than the label"):
+        case(model, x, y, wide(case, norm), targets=y)
+
+
+def test_a_sample_stands_alone(case: Case, norm: str) -> None:
+    """Any batch size and order give each sample the same result."""
+    model, x = mlp(), images(9)
+    y, threat, ids = labels(model, x), wide(case, norm, scale=0.5), torch.arange(9) + 5
+    whole = case(model, x, y, threat, ids=ids)
+    order = torch.tensor([7, 2, 8, 0, 5, 1, 3, 6, 4])
+    mixed = case(model, x[order], y[order], threat, ids=ids[order])
+    assert torch.equal(mixed.success, whole.success[order])
+    torch.testing.assert_close(mixed.x_adv, whole.x_adv[order], rtol=1e-6, atol=1e-6)
+    for part in (slice(0, 1), slice(1, 4), slice(4, 9)):
+        some = case(model, x[part], y[part], threat, ids=ids[part])
+        torch.testing.assert_close(some.x_adv, whole.x_adv[part], rtol=1e-6, atol=1e-6)
+        assert torch.equal(some.status, whole.status[part])
+
+
+def test_seeds(case: Case, norm: str) -> None:
+    model, x = mlp(), images(8)
+    with torch.no_grad():
+        model[1].weight.mul_(20)  # on a smooth net all searches in Linf may end in the same corner
+    y, threat = labels(model, x), wide(case, norm, scale=0.5)
+    first, second = (case(model, x, y, threat) for _ in range(2))
+    assert torch.equal(first.x_adv, second.x_adv)
+    assert case.takes("seed") or not case.entry.random
+    if case.entry.random:
+        third = case(model, x, y, threat, seed=1, **options(case, random_start=True, stop_early=False))
+        again = case(model, x, y, threat, seed=2, **options(case, random_start=True, stop_early=False))
+        assert not torch.equal(third.x_adv, again.x_adv)
+        shifted = case(
+            model, x, y, threat, seed=1, ids=torch.arange(8) + 100,
+            **options(case, random_start=True, stop_early=False),
+        )  # fmt: skip
+        assert not torch.equal(third.x_adv, shifted.x_adv)
+
+
+def test_counts_are_true(case: Case, norm: str) -> None:
+    net, x = mlp(), images(10)
+    seen: Counter[str] = Counter()
+    model = Counted(net, lambda n: seen.update(forward=n), lambda n: seen.update(backward=n))
+    y = labels(net, x)
+    y[:2] = (y[:2] + 1) % 3
+    out = case(model, x, y, wide(case, norm, scale=0.5))
+    assert (out.forwards, out.backwards) == (seen["forward"], seen["backward"])
+    assert (out.backwards == 0) == (case.entry.knowledge != "gradient")
+
+
+@pytest.mark.parametrize("option", ["steps", "queries", "restarts"])
+def test_more_is_never_worse(case: Case, norm: str, option: str) -> None:
+    """Restarts add points to those before; more steps may be planned in another way."""
+    if not case.takes(option):
+        pytest.skip("not one of its options")
+    model, x = mlp(), images(12)
+    y, threat = labels(model, x), wide(case, norm, scale=0.4)
+    base = int(case.entry.quick.get(option, 1))
+    outs = [
+        case(model, x, y, threat, **{option: base * n}, **options(case, stop_early=False)) for n in (1, 2, 4)
+    ]
+    for few, many in pairwise(outs):
+        if option == "restarts":
+            assert (many.success | ~few.success).all()
+            if case.entry.minimal:
+                assert (many.distance <= few.distance * (1 + 1e-6)).all()
+        else:
+            assert many.success.sum() >= few.success.sum()
+            if case.entry.minimal and few.success.all():
+                assert many.distance.mean() <= few.distance.mean() * 1.02 + 1e-6
+
+
+class Poisoned(nn.Module):
+    """NaN for samples whose first coordinate is above the level, once they have moved."""
+
+    def __init__(self, net: nn.Module, level: float) -> None:
+        super().__init__()
+        self.net, self.level = net, level
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x.flatten(1)[:, :1]
+        return self.net(x) + torch.where((first > self.level) & (first < self.level + 0.05), torch.nan, 0.0)
+
+
+def test_one_sample_never_spoils_another(case: Case, norm: str) -> None:
+    net, x = mlp(), images(8)
+    y = labels(net, x)
+    flat = x.flatten(1)
+    flat[:, 0] = 0.3
+    flat[3, 0] = 0.92
+    alone = case(Poisoned(net, 0.9), x[torch.arange(8) != 3], y[torch.arange(8) != 3], wide(case, norm), ids=torch.tensor([0, 1, 2, 4, 5, 6, 7]))  # fmt: skip  # noqa: E501
+    out = case(Poisoned(net, 0.9), x, y, wide(case, norm))
+    assert out.status[3] == Status.FAILED
+    assert not out.success[3]
+    assert torch.equal(out.x_adv[3], x[3])
+    others = torch.arange(8) != 3
+    torch.testing.assert_close(out.x_adv[others], alone.x_adv, rtol=1e-6, atol=1e-6)
+    assert torch.equal(out.status[others], alone.status)
+    assert out.x_adv.isfinite().all()
+
+
+def test_the_model_is_left_as_it_was(case: Case, norm: str) -> None:
+    model, x = trained(), images(4, (2, 8, 8), dtype=torch.float32).requires_grad_()
+    y = labels(model, x)
+    with unchanged(model, x, y):
+        out = case(model, x, y, wide(case, norm))
+    assert not out.x_adv.requires_grad
+    assert not out.loss.requires_grad
+    assert x.grad is None
+    assert out.x_adv.data_ptr() != x.data_ptr()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 1000])
+def test_class_counts(case: Case, norm: str, classes: int) -> None:
+    model, x = linear(classes).double(), images(6)
+    if classes == 2:  # the boundary passes between the samples
+        with torch.no_grad():
+            model[1].bias[0] -= (model(x)[:, 0] - model(x)[:, 1]).median()
+    y = labels(model, x)
+    out = case(model, x, y, wide(case, norm))
+    assert torch.equal(out.success, labels(model, out.x_adv) != y)
+    assert out.success.any()
+
+
+def test_saturated_pixels_move(case: Case, norm: str) -> None:
+    model, x = mlp(), images(12).round()
+    y = labels(model, x)
+    out = case(model, x, y, wide(case, norm))
+    assert out.success.any()
+    assert (out.x_adv != x).flatten(1).any(1)[out.success].all()
+
+
+@pytest.mark.parametrize("shape", [(16,), (4, 4), (1, 4, 4), (2, 2, 2, 2)], ids=str)
+def test_ranks(case: Case, norm: str, shape: tuple[int, ...]) -> None:
+    model, x = mlp(), images(6, shape)
+    y = labels(model, x)
+    out = case(model, x, y, wide(case, norm))
+    flat = case(model, x.flatten(1), y, wide(case, norm))
+    assert out.x_adv.shape == x.shape
+    if case.name != "square":  # what it tries depends on which pixels are neighbors
+        torch.testing.assert_close(out.x_adv.flatten(1), flat.x_adv, rtol=1e-6, atol=1e-6)
+    assert out.success.any() or blind(case)
+
+
+@pytest.mark.parametrize("box", [(-1.0, 1.0), (0.0, 255.0), (-2.5, -1.5)], ids=str)
+def test_boxes(case: Case, norm: str, box: tuple[float, float]) -> None:
+    """Another unit: what breaks in [0, 1] breaks there, and nothing leaves the box."""
+    net, unit = mlp(), images(8)
+    lo, width = box[0], box[1] - box[0]
+
+    class Rescaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net((x - lo) / width)  # type: ignore[no-any-return]
+
+    y, x = labels(net, unit), (lo + width * unit).clamp(*box)
+    threat = wide(case, norm, box)
+    out = case(Rescaled(), x, y, threat)
+    check_facts(Rescaled(), x, y, threat, out, case.entry.minimal)
+    reference = case(net, unit, y, wide(case, norm))
+    assert int(out.success.sum()) >= int(reference.success.sum()) - 1
+    if case.entry.minimal and norm != "l0":
+        both = out.success & reference.success
+        ratio = out.distance[both] / width / reference.distance[both]
+        assert float(ratio.median()) < 1.3
+
+
+def test_a_mask_holds(case: Case, norm: str) -> None:
+    model, x = mlp(), images(10)
+    y = labels(model, x)
+    mask = torch.ones(4, 4, dtype=torch.bool)
+    mask[0], mask[1, 2] = False, False
+    out = case(model, x, y, wide(case, norm), mask=mask)
+    assert torch.equal(out.x_adv[:, :, ~mask], x[:, :, ~mask])
+    assert out.success.any()
+    assert torch.equal(out.success, labels(model, out.x_adv) != y)
+
+
+def test_criteria(case: Case, norm: str) -> None:
+    model, x = linear(5).double(), images(12)
+    with torch.no_grad():
+        model[1].weight.mul_(5)
+    y = labels(model, x)
+    sure = case(model, x, y, wide(case, norm), criterion=ConfidentlyWrong(0.6))
+    with torch.no_grad():
+        probabilities, decided = model(sure.x_adv).softmax(1).max(1)
+    assert torch.equal(sure.success, (decided != y) & (probabilities >= 0.6))
+    top = case(model, x, y, wide(case, norm), criterion=OutsideTopK(2))
+    with torch.no_grad():
+        inside = (model(top.x_adv).topk(2).indices == y[:, None]).any(1)
+    assert torch.equal(top.success, ~inside)
+    if case.entry.knowledge == "gradient":
+        assert sure.success.any()
+        assert top.success.any()
+    with pytest.raises(InputError, match="criterion"):
+        case(model, x, y, wide(case, norm), criterion=OutsideTopK(5))
+    with pytest.raises(InputError, match="criterion"):
+        case(model, x, y, wide(case, norm), criterion="wrong")
+
+
+def test_nothing_found(case: Case, norm: str) -> None:
+    """A model that never changes its mind: held, and x itself where the minimum was asked for."""
+    model, x = linear(), images(5)
+    model = model.double()
+    with torch.no_grad():
+        model[1].weight.mul_(1e-4)
+        model[1].bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
+    threat = wide(case, norm)
+    y = torch.zeros(5, dtype=torch.long)
+    out = case(model, x, y, threat)
+    assert (out.status == Status.HELD).all()
+    check_facts(model, x, y, threat, out, case.entry.minimal)
+
+
+def test_a_minimum_within_a_radius(case: Case, norm: str) -> None:
+    """A finite radius bounds the minimum: what lies beyond is held, what lies inside is found still."""
+    if not case.entry.minimal:
+        pytest.skip("a budget attack")
+    model, x = mlp(), images(12)
+    y = labels(model, x)
+    free = case(model, x, y, THREATS[norm](torch.inf))
+    radius = float(free.distance[free.success].median()) * 1.0001
+    threat = THREATS[norm](radius)
+    out = case(model, x, y, threat)
+    check_facts(model, x, y, threat, out, True)
+    assert out.success.any()
+    assert not out.success.all()
+
+
+def test_all_wrong_and_none(case: Case, norm: str) -> None:
+    model, x = mlp(), images(4)
+    y = (labels(model, x) + 1) % 3
+    out = case(model, x, y, wide(case, norm))
+    assert (out.status == Status.ALREADY_WRONG).all()
+    assert torch.equal(out.x_adv, x)
+    assert out.backwards == 0
+    empty = case(model, x[:0], y[:0], wide(case, norm))
+    assert empty.x_adv.shape == (0, 1, 4, 4)
+    assert all(getattr(empty, name).shape == (0,) for name in ("success", "status", "loss", "distance"))
+    assert (empty.forwards, empty.backwards) == (0, 0)
+
+
+def test_bad_input(case: Case, norm: str) -> None:
+    model, x = mlp(), images(4)
+    y = labels(model, x)
+    threat = wide(case, norm)
+    with pytest.raises(InputError, match="at least two classes"):
+        case(nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double(), x, y * 0, threat)
+    with pytest.raises(InputError, match="threat"):
+        case(model, x, y, 0.3)
+    with pytest.raises(InputError, match="y: expected"):
+        case(model, x, y.float(), threat)
+    with pytest.raises(InputError, match="mask"):
+        case(model, x, y, threat, mask=torch.ones(4, 4))
+    with pytest.raises(InputError, match="eot"):
+        case(model, x, y, threat, eot=0)
+    with pytest.raises(TypeError, match="stepz"):
+        case(model, x, y, threat, stepz=3)
+    for other in set(THREATS) - set(case.entry.norms):
+        with pytest.raises(InputError, match="threat"):
+            case(model, x, y, THREATS[other](torch.inf if case.entry.minimal else 2.0))
+    if not case.entry.minimal:
+        with pytest.raises(InputError, match="radius"):
+            case(model, x, y, THREATS[norm](torch.inf), **options(case, random_start=True))
+    for option in ("steps", "queries"):
+        if case.takes(option):
+            with pytest.raises(InputError, match=option):
+                case(model, x, y, threat, **{option: -1})
+
+
+def test_a_noisy_model_is_averaged(case: Case, norm: str) -> None:
+    seen: Counter[str] = Counter()
+
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.update(forward=len(x))
+            logits: Tensor = self.net(x)
+            return logits + 0.01 * torch.randn(logits.shape, dtype=logits.dtype)
+
+    torch.manual_seed(0)
+    model, x = Noisy(), images(6)
+    y = labels(model.net, x)
+    out = case(model, x, y, wide(case, norm), eot=2)
+    assert out.success.any()
+    assert out.forwards == seen["forward"]
+
+
+def test_a_budget_of_zero(case: Case, norm: str) -> None:
+    """Under a radius of 0 nothing moves and all is held; one sample's 0 is no other's."""
+    model, x = mlp(), images(6)
+    y = labels(model, x)
+    threat = THREATS[norm](0.0)
+    out = case(model, x, y, threat)
+    assert (out.status == Status.HELD).all()
+    assert torch.equal(out.x_adv, x)
+    check_facts(model, x, y, threat, out, case.entry.minimal)
+    radii = torch.full((6,), 5.0 if norm in ("l0", "l1") else 0.9)
+    radii[::2] = 0
+    out = case(model, x, y, THREATS[norm](radii))
+    assert (out.status[::2] == Status.HELD).all()
+    assert torch.equal(out.x_adv[::2], x[::2])
+    assert out.success[1::2].any() or blind(case)
+
+
+def test_each_sample_has_its_radius(case: Case, norm: str) -> None:
+    model, x = mlp(), images(6)
+    y, radii = labels(model, x), RADIUS[norm] * torch.tensor([0.5, 2.0, 1.0, 3.0, 0.7, 1.5])
+    radii = radii.ceil() if norm == "l0" else radii
+    out = case(model, x, y, THREATS[norm](radii))
+    for i in range(6):
+        one = case(model, x[i : i + 1], y[i : i + 1], THREATS[norm](float(radii[i])), ids=torch.tensor([i]))
+        torch.testing.assert_close(one.x_adv, out.x_adv[i : i + 1], rtol=1e-6, atol=1e-6)
+        assert torch.equal(one.status, out.status[i : i + 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_precisions_of_x(case: Case, norm: str, dtype: torch.dtype) -> None:
+    """Images in another precision than the model's weights: points are images of that precision too."""
+    model, x = mlp(dtype=torch.float32), images(8, dtype=dtype)
+    y, threat = labels(model, x.float()), wide(case, norm)
+    out = case(model, x, y, threat)
+    assert out.x_adv.dtype == dtype
+    assert threat.contains(out.x_adv, x).all()
+    assert torch.equal(out.success, labels(model, out.x_adv.float()) != y)
+    assert out.success.any() or blind(case)
+    if dtype == torch.float64 and not blind(case):
+        plain = case(model, x.float(), y, threat)
+        assert abs(int(plain.success.sum()) - int(out.success.sum())) <= 1
+
+
+def test_a_model_that_binarizes(case: Case, norm: str) -> None:
+    """A changed coordinate is at the threshold, and no nearer success is passed over for that."""
+    model, x = Binarized(mlp(), 0.5), images(12)
+    y, threat = labels(model, x), wide(case, norm)
+    out = case(model, x, y, threat)
+    check_facts(model, x, y, threat, out, case.entry.minimal)
+    below = torch.tensor(0.5).nextafter(torch.tensor(0.0)).double()
+    moved = out.x_adv != x
+    assert ((out.x_adv == 0.5) | ((out.x_adv - below).abs() < 1e-7))[moved].all()
+    assert out.success.any() or blind(case)
+
+
+def test_a_criterion_that_nothing_meets(case: Case, norm: str) -> None:
+    """No error, since logits have no bound that is known: all is held."""
+    model, x = mlp(), images(5)
+    y, threat = labels(model, x), wide(case, norm)
+    out = case(model, x, y, threat, criterion=WrongBy(1e6))
+    assert (out.status == Status.HELD).all()
+    assert out.distance.isinf().all()
+    assert threat.contains(out.x_adv, x).all()
+    if case.entry.minimal:
+        assert torch.equal(out.x_adv, x)
+
+
+def test_a_criterion_with_targets(case: Case, norm: str) -> None:
+    model, x = linear(4).double(), images(12)
+    with torch.no_grad():
+        model[1].weight.mul_(5)
+        y, targets = model(x).topk(2).indices.unbind(1)
+    out = case(model, x, y, wide(case, norm), targets=targets, criterion=ConfidentlyWrong(0.7))
+    with torch.no_grad():
+        shares = model(out.x_adv).softmax(1).gather(1, targets[:, None]).squeeze(1)
+    assert torch.equal(out.success, shares >= 0.7)
+    assert out.success.any() or case.entry.knowledge != "gradient"
+    with pytest.raises(InputError, match="criterion"):
+        case(model, x, y, wide(case, norm), targets=targets, criterion=OutsideTopK(2))
+
+
+def test_starts_that_are_no_successes(case: Case, norm: str) -> None:
+    if not case.takes("starts"):
+        pytest.skip("it starts by itself")
+    model, x = mlp(), images(6)
+    y = labels(model, x)
+    with pytest.raises(InputError, match="starts"):
+        case(model, x, y, wide(case, norm), starts=x)
+
+
+def test_leaving_seldom_changes_no_fact(case: Case, norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, samples leave after 1, 2, 4, 8 ... evaluations alone; until then they are passed."""
+    model, x = mlp(), images(12)
+    y, threat = labels(model, x), wide(case, norm, scale=0.5)
+    often = case(model, x, y, threat)
+    monkeypatch.setattr(_search, "settles", lambda look, device: (look + 1) & look == 0)
+    seldom = case(model, x, y, threat)
+    check_facts(model, x, y, threat, seldom, case.entry.minimal)
+    assert seldom.forwards >= often.forwards
+    assert (seldom.success | ~often.success).all()
+    if case.entry.minimal:
+        assert (seldom.distance <= often.distance * (1 + 1e-6)).all()
+
+
+def test_two_answers(case: Case, norm: str) -> None:
+    """A randomised model without averaging: a success is what one fresh call says, and a flag says why."""
+    net, x = mlp(), images(100)
+    torch.manual_seed(0)
+
+    class Noisy(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            logits: Tensor = net(z)
+            return logits + 0.2 * torch.randn(logits.shape, dtype=logits.dtype)
+
+    model = Noisy()
+    y, threat = labels(net, x), wide(case, norm, scale=0.5)
+    out = case(model, x, y, threat)
+    assert out.flags
+    assert threat.contains(out.x_adv, x).all()
+    broken = out.status == Status.BROKEN
+    assert torch.equal(out.distance.isfinite(), out.success)
+    assert torch.equal(out.success, broken | (out.status == Status.ALREADY_WRONG))

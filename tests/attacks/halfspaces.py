@@ -1,0 +1,95 @@
+"""Linear models in the dimensions that users have, and the exact distances to their boundaries in the box."""
+
+import torch
+from torch import Tensor, nn
+
+ROUNDS = 40
+
+
+def problem(
+    inputs: int = 784,
+    classes: int = 10,
+    size: int = 6,
+    box: tuple[float, float] = (0.0, 1.0),
+    scale: float = 1.0,
+    seed: int = 0,
+) -> tuple[nn.Sequential, Tensor, Tensor]:
+    """A linear model, images of which half the pixels are at an edge of the box, and labels.
+
+    Of more images, those with the largest margins. The logits are divided by `scale`.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    weight = torch.randn(classes, inputs, generator=draw, dtype=torch.float64)
+    x = torch.rand(3 * size, inputs, generator=draw, dtype=torch.float64)
+    edge = torch.rand(3 * size, inputs, generator=draw)
+    x = torch.where(edge < 0.4, 0.0, torch.where(edge < 0.5, 1.0, x))
+    x = box[0] + (box[1] - box[0]) * x
+    model = nn.Sequential(nn.Flatten(), nn.Linear(inputs, classes))
+    with torch.no_grad():
+        # what all images have in common would give them one label
+        model[1].weight.copy_(weight / scale)
+        model[1].bias.copy_(-(weight / scale) @ x.mean(0))
+    x = x.float()
+    top = model(x).detach().topk(2).values
+    x = x[(top[:, 0] - top[:, 1]).topk(size).indices]
+    return model, x, model(x).argmax(1)
+
+
+def nearest(
+    model: nn.Sequential,
+    x: Tensor,
+    y: Tensor,
+    norm: str,
+    targets: Tensor | None = None,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> tuple[Tensor, Tensor]:
+    """(distance [n], point [n, D]): where a class comes level with the label first, or where the target does.
+
+    With targets the distance is exact if the target is the largest logit at the point, which is for the
+    caller to check, and else too small.
+    """
+    weight, bias = (part.detach().double() for part in (model[1].weight, model[1].bias))
+    x, row = x.double().flatten(1), torch.arange(len(x))
+    ways = []
+    for rival in range(len(weight)):
+        index = torch.full_like(y, rival) if targets is None else targets
+        w = weight[index] - weight[y]
+        gap = -(w * x).sum(1) - bias[index] + bias[y]
+        distance, point = _halfspace(w, gap, x, norm, box)
+        ways.append((distance.masked_fill(index == y, torch.inf), point))
+    best = torch.stack([distance for distance, _ in ways]).argmin(0)
+    return (
+        torch.stack([distance for distance, _ in ways])[best, row],
+        torch.stack([point for _, point in ways])[best, row],
+    )
+
+
+def _halfspace(
+    w: Tensor, gap: Tensor, x: Tensor, norm: str, box: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """The nearest point z of the box with <w, z - x> >= gap; distance inf where there is none."""
+    size = w.abs()
+    room = torch.where(w > 0, box[1] - x, x - box[0])
+    if norm in ("linf", "l2"):
+        pull = torch.ones_like(size) if norm == "linf" else size
+        low = torch.zeros(len(x), 1, dtype=torch.float64)
+        high = (room / pull.clamp_min(1e-12)).amax(1, keepdim=True)
+        for _ in range(ROUNDS):
+            middle = (low + high) / 2
+            enough = (size * torch.minimum(middle * pull, room)).sum(1, keepdim=True) >= gap[:, None]
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        away = torch.minimum(high * pull, room)
+        distance = away.amax(1) if norm == "linf" else away.norm(dim=1)
+    else:
+        worth = size if norm == "l1" else size * room
+        order = worth.argsort(1, descending=True)
+        room = room.gather(1, order)
+        gain = (size.gather(1, order) * room).cumsum(1)
+        before = torch.cat([torch.zeros(len(x), 1, dtype=torch.float64), gain[:, :-1]], 1)
+        used = before < gap[:, None]
+        part = ((gap[:, None] - before) / size.gather(1, order)).clamp_min(0)
+        moved = torch.where(used, torch.minimum(part, room) if norm == "l1" else room, 0.0)
+        away = torch.zeros_like(x).scatter(1, order, moved)
+        distance = moved.sum(1) if norm == "l1" else used.sum(1).double()
+    possible = (size * torch.where(w > 0, box[1] - x, x - box[0])).sum(1) >= gap
+    return distance.masked_fill(~possible, torch.inf), x + w.sign() * away

@@ -1,0 +1,261 @@
+"""AutoAttack: what runs on which samples, what it says of the model, and when the quick version goes on."""
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import AutoAttackResult, OutsideTopK, Status, apgd, autoattack
+from fastadv.attacks._problem import problem
+from fastadv.attacks._trial import Trial
+from fastadv.attacks.autoattack import _components
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+from fastadv.threat import L0, L1, THREATS, Linf
+
+from .nets import images, labels, linear, mlp, threat
+
+NORMS = ["linf", "l2", "l1"]
+X, Y = torch.full((1, 16), 0.5), torch.zeros(1, dtype=torch.long)
+
+
+class Cut(nn.Module):
+    """A classifier that cuts the graph."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x.detach())
+        return logits
+
+
+class Stairs(Cut):
+    """A classifier whose gradient is zero everywhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net((x * 50).round() / 50 + 0 * x)
+        return logits
+
+
+def run(
+    model: Any, inside: Any, x: Tensor | None = None, **options: Any
+) -> tuple[AutoAttackResult, Tensor, Tensor]:
+    x = images(24) if x is None else x
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    return autoattack(model, x, y, inside, **options), x, y
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("version", ["standard", "rand", "quick"])
+def test_the_result_adds_up(version: Any, norm: str) -> None:
+    """Each component attacks what is left; `by` names the one that broke a sample; calls are counted."""
+    model, x = mlp(5), images(24)
+    y = labels(model, x)
+    y[:3] = (y[:3] + 1) % 5
+    inside = threat(norm, 1)
+    calls: list[tuple[str, int]] = []
+    common = {"eot": 2} if version == "rand" else {}
+    out = autoattack(
+        model, x, y, inside, version=version, on_progress=lambda *call: calls.append(call), **common
+    )
+    assert torch.equal(out.success, labels(model, out.x_adv) != y)
+    assert inside.contains(out.x_adv, x).all()
+    assert (out.status[:3] == Status.ALREADY_WRONG).all()
+    assert torch.equal(out.x_adv[:3], x[:3])
+    left = 21
+    for name, cost in out.costs.items():
+        assert cost.samples == left
+        assert (name, left) in calls
+        left -= cost.broken
+        assert out.by.count(name) == cost.broken
+        assert cost.forwards > 0
+    assert [name for name, _ in calls] == list(out.costs)
+    assert left == int((~out.success).sum())
+    assert [bool(name) for name in out.by] == (out.status == Status.BROKEN).tolist()
+    assert 0 < int((out.status == Status.BROKEN).sum()) < 21
+    assert out.forwards > sum(cost.forwards for cost in out.costs.values())
+    assert out.backwards >= sum(cost.backwards for cost in out.costs.values())
+
+
+CE, DLR = ("apgd-ce", {"loss": "ce", "steps": 100}), ("apgd-dlr", {"loss": "dlr", "steps": 100})
+SQUARE = ("square", {"queries": 5000})
+
+
+def aimed(classes: int) -> tuple[str, dict[str, Any]]:
+    return ("apgd-t", {"loss": "dlr-targeted", "steps": 100, "classes": classes})
+
+
+@pytest.mark.parametrize(
+    ("version", "norm", "expected"),
+    [
+        ("standard", "linf", [CE, aimed(9), ("fab-t", {"steps": 100, "targeted": True}), SQUARE]),
+        ("standard", "l1", [(CE[0], {**CE[1], "restarts": 5}), aimed(5),
+                            ("fab-t", {"steps": 100, "targeted": True}), SQUARE]),
+        ("plus", "l2", [*((name, {**given, "restarts": 5}) for name, given in (CE, DLR)),
+                        ("fab", {"steps": 100, "targeted": False, "restarts": 5}), SQUARE, aimed(9),
+                        ("fab-t", {"steps": 100, "targeted": True})]),
+        ("rand", "linf", [CE, DLR]),
+    ],
+)  # fmt: skip
+def test_the_components_of_each_version(version: str, norm: str, expected: list[Any]) -> None:
+    """The numbers of Croce & Hein 2020: restarts are 1 where none are named."""
+
+    class Stub:
+        trial, plain = Trial(freeze(linear(12)), problem(X, Y, THREATS[norm](1e-6))), True
+
+    found = [(part.name, dict(part.arguments)) for part in _components(version, Stub())]  # type: ignore[arg-type]
+    found = [(name, {k: v for k, v in given.items() if (k, v) != ("restarts", 1)}) for name, given in found]
+    assert found == expected
+
+
+def test_rand_averages_twenty_passes() -> None:
+    out, x, _ = run(mlp(4), Linf(1e-6), images(2), version="rand")
+    assert out.costs["apgd-ce"].backwards == 20 * 100 * len(x)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_few_classes(classes: int) -> None:
+    out, x, _ = run(mlp(classes), Linf(1e-6), images(2))
+    assert out.costs["apgd-t"].backwards == 100 * (classes - 1) * len(x)
+
+
+def test_a_missing_attack_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("fastadv.attacks.autoattack"), "find_spec", lambda name: None)
+    out, _, _ = run(mlp(4), Linf(1e-6), images(2))
+    assert "fab-t: left out, because fastadv has no fab" in out.notes
+
+
+def test_no_weaker_than_its_first_attack_alone() -> None:
+    model, x = mlp(5), images(40)
+    y, inside = labels(model, x), threat("linf", 1.5)
+    out = autoattack(model, x, y, inside)
+    for loss in ("ce", "dlr", "dlr-targeted"):
+        alone = apgd(model, x, y, inside, steps=100, loss=loss)
+        assert (out.success | ~alone.success).all()
+
+
+def test_batches_change_nothing_and_seeds_do() -> None:
+    model, x = mlp(5), images(16)
+    y, inside = labels(model, x), threat("l2", 1.5)
+    out = autoattack(model, x, y, inside, version="quick")
+    for i in (0, 5, 15):
+        one = autoattack(model, x[i : i + 1], y[i : i + 1], inside, version="quick", ids=torch.tensor([i]))
+        torch.testing.assert_close(one.x_adv, out.x_adv[i : i + 1])
+        assert one.by[0] == out.by[i]
+    other = autoattack(model, x, y, inside, version="quick", seed=1)
+    assert not torch.equal(other.x_adv, out.x_adv)
+
+
+def test_targets_a_criterion_and_a_mask_reach_every_component() -> None:
+    model, x = mlp(6), images(30)
+    y, inside = labels(model, x), threat("linf", 4)
+    targets = (y + 1 + torch.arange(30) % 5) % 6
+    out = autoattack(model, x, y, inside, version="quick", targets=targets)
+    assert torch.equal(out.success, labels(model, out.x_adv) == targets)
+    assert out.success.any()
+    assert "apgd-dlr" in out.costs
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[:2] = True
+    top = autoattack(model, x, y, inside, version="quick", criterion=OutsideTopK(2), mask=mask)
+    assert torch.equal(top.success, OutsideTopK(2).met(model(top.x_adv).detach(), y, None))
+    assert top.success.any()
+    assert not (top.x_adv != x)[:, 0, 2:].any()
+    assert set(top.by) <= {"", "apgd-margin", "apgd-t", "square"}
+
+
+def names(out: AutoAttackResult) -> set[str]:
+    return {flag.split(":")[0] for flag in out.flags}
+
+
+def test_a_plain_model_raises_no_flag() -> None:
+    for version in ("standard", "quick"):
+        out, _, _ = run(mlp(5), threat("linf"), version=version)
+        assert out.flags == ()
+    assert out.notes == ("quick: no reason to go on with standard",)
+
+
+def test_probabilities_are_flagged() -> None:
+    out, _, _ = run(nn.Sequential(mlp(4), nn.Softmax(1)), threat("linf"), version="rand", eot=1)
+    assert names(out) == {"probabilities"}
+
+
+def test_a_randomized_model_is_flagged_except_by_rand() -> None:
+    class Noisy(Cut):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net(x)
+            return logits + 0.05 * torch.randn(logits.shape, dtype=logits.dtype)
+
+    torch.manual_seed(0)
+    model = Noisy(mlp(4))
+    with torch.no_grad():
+        x = images(8)
+        y = model.net(x).argmax(1)
+    quick = autoattack(model, x, y, threat("linf"), version="quick")
+    assert "randomized" in names(quick)
+    assert "randomized" not in names(autoattack(model, x, y, threat("linf"), version="rand", eot=2))
+
+
+@pytest.mark.parametrize("kind", [Cut, Stairs])
+def test_a_model_without_gradients_is_left_to_square(kind: type[Cut]) -> None:
+    out, _, _ = run(kind(mlp(4)), threat("linf", 4))
+    assert "zero_gradient" in names(out)
+    if kind is Cut:
+        assert "square" in names(out)
+        assert set(out.by) <= {"", "square"}
+        assert {"apgd-ce: left out, because the model has no gradient"} <= set(out.notes)
+    else:
+        assert out.zero_gradient.all()
+
+
+def test_optimization_inside_inference_is_flagged() -> None:
+    class Inner(Cut):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.enable_grad():
+                leaf = x.detach().requires_grad_()
+                torch.autograd.grad(leaf.sum(), leaf)
+            logits: Tensor = self.net(x)
+            return logits
+
+    out, _, _ = run(Inner(mlp(4)), threat("linf"), version="rand", eot=1)
+    assert "optimizes" in names(out)
+
+
+def test_quick_goes_on_where_a_flag_is_raised() -> None:
+    out, _, _ = run(Stairs(mlp(4)), threat("linf", 2), version="quick")
+    assert list(out.costs)[:3] == ["apgd-margin", "apgd-t", "square"]
+    assert "standard square" in out.costs
+    left = out.costs["standard apgd-ce"].samples
+    note = next(note for note in out.notes if note.startswith("quick: went on"))
+    assert f"with standard for {left} samples" in note
+    assert "zero_gradient" in note
+
+
+def test_all_wrong() -> None:
+    model, x = mlp(4), images(3)
+    y = (labels(model, x) + 1) % 4
+    out = autoattack(model, x, y, Linf(0.1))
+    assert (out.status == Status.ALREADY_WRONG).all()
+    assert out.by == ("", "", "")
+    assert out.costs == {}
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("version: expected one of standard, plus, rand, quick, got 'fast'", {"version": "fast"}),
+        ("threat: expected one of Linf, L2, L1, which autoattack serves, got L0", {"threat": L0(2)}),
+        ("radius: expected a finite one", {"threat": L1(torch.inf)}),
+        ("seed: expected an integer", {"seed": -1}),
+        ("eot: expected an integer >= 1", {"eot": 0, "version": "rand"}),
+    ],
+)
+def test_wrong_arguments(message: str, options: dict[str, Any]) -> None:
+    x = torch.full((2, 16), 0.5)
+    arguments: dict[str, Any] = {"threat": Linf(0.1), **options}
+    with pytest.raises(InputError, match=message):
+        autoattack(linear(), x, torch.tensor([0, 1]), **arguments)

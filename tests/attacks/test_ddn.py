@@ -1,0 +1,83 @@
+"""DDN by hand. What it shares with other attacks is tested in test_minimum_norm.py."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastadv.attacks import OutsideTopK, ddn
+from fastadv.errors import InputError
+from fastadv.losses import loss_and_grad
+from fastadv.threat import L2
+
+from .halfspaces import problem
+from .nets import images, labels, mlp
+
+
+def path(model: Any, x: Tensor, y: Tensor, steps: int, **options: Any) -> list[Tensor]:
+    """The points that the model is shown, x and the last verdict aside."""
+    seen: list[Tensor] = []
+
+    def shown(z: Tensor) -> Tensor:
+        seen.append(z.detach().clone())
+        logits: Tensor = model(z)
+        return logits
+
+    ddn(shown, x, y, L2(math.inf), steps=steps, **options)
+    return seen[1 : steps + 2]
+
+
+def length(away: Tensor) -> Tensor:
+    return away.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"gamma": 0.2, "first_norm": 0.3, "step_size": 0.4}])
+@pytest.mark.parametrize("loss", [None, "margin"])
+def test_by_hand(options: dict[str, float], loss: str | None) -> None:
+    model, x = mlp(), images(6)
+    y = labels(model, x)
+    gamma, radius = (
+        options.get("gamma", 0.05),
+        torch.full((6, 1, 1, 1), options.get("first_norm", 1.0)).double(),
+    )
+    z, steps, shrunk = x.clone(), 8, 0
+    expected = [z]
+    for step in range(steps):
+        leaf = z.clone().requires_grad_()
+        logits = model(leaf)
+        by_logits = loss_and_grad(logits, y, loss or "ce")[1]
+        (gradient,) = torch.autograd.grad(logits, leaf, by_logits)
+        size = options.get("step_size", 1.0) * (0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2)
+        away = z - x + size * gradient / length(gradient)
+        wrong = (logits.argmax(1) != y).view(-1, 1, 1, 1)
+        shrunk += int(wrong.sum())
+        radius = torch.where(wrong, (1 - gamma) * radius, (1 + gamma) * radius)
+        z = (x + radius * away / length(away)).clamp(0, 1)
+        expected.append(z)
+    assert 0 < shrunk < 6 * steps
+    seen = path(model, x, y, steps, loss=loss, **options)
+    torch.testing.assert_close(torch.stack(seen), torch.stack(expected))
+
+
+def test_a_criterion_brings_its_own_loss() -> None:
+    """Cross-entropy would push the label below one class; here it has to fall below two."""
+    model, x, y = problem(784, 4, size=4)
+    criterion = OutsideTopK(2)
+    own, ce = (
+        ddn(model, x, y, L2(math.inf), steps=100, criterion=criterion, loss=loss) for loss in (None, "ce")
+    )
+    assert own.success.all()
+    assert (own.distance < ce.distance * 0.999).any()
+
+
+def test_arguments() -> None:
+    model, x = mlp(), images(2)
+    y = labels(model, x)
+    for wrong in (
+        {"gamma": 0.0}, {"gamma": 1.0}, {"gamma": math.nan}, {"first_norm": 0.0}, {"first_norm": math.inf},
+        {"step_size": 0.0}, {"step_size": -1.0}, {"loss": "hinge"},
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            ddn(model, x, y, L2(math.inf), steps=2, **wrong)  # type: ignore[arg-type]

@@ -1,0 +1,215 @@
+"""The elastic-net attack against a plain one by autograd, closed forms, and its options."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import WrongBy, ead
+from fastadv.errors import InputError
+from fastadv.threat import L1, L2
+
+from .contract.cases import boundary_distance, two_classes
+from .nets import images, labels, mlp
+from .watched import watched
+
+
+def by_autograd(
+    model: nn.Module, x: Tensor, y: Tensor, threat: L1, steps: int, constant: float, beta: float, share: float
+) -> list[Tensor]:
+    """The points of one search, one sample after the other, as Chen et al. write them."""
+    low, high = threat.box
+    points: list[list[Tensor]] = [[] for _ in range(steps)]
+    for one, label in zip(x, y, strict=True):
+        before = after = one[None]
+        steepest = 0.0
+        for step in range(steps):
+            z = after.clone().requires_grad_()
+            points[step].append(z.detach()[0])
+            logits = model(z)[0]
+            others = [logits[k] for k in range(len(logits)) if k != int(label)]
+            margin = torch.stack(others).max() - logits[label]
+            (gradient,) = torch.autograd.grad(margin, z)
+            steepest = max(steepest, float(gradient.abs().max()))
+            if step == 0:
+                length = min(-float(margin.detach()) / steepest, high - low)
+            smooth = 2 * (after - one) - (constant * gradient if margin < 0 else 0)
+            rate = share * length * (1 - step / steps) / (constant * steepest)
+            moved = after - rate * smooth
+            away = nn.functional.softshrink(moved - one, rate * beta)
+            reached = (one + away).clamp(low, high)
+            after = (reached + step_plus(step) * (reached - before)).clamp(low, high)
+            before = reached
+    return [torch.stack(each) for each in points]
+
+
+def step_plus(step: int) -> float:
+    """k / (k + 3) for the k-th step."""
+    return (step + 1) / (step + 4)
+
+
+@pytest.mark.parametrize("box", [(0.0, 1.0), (-1.0, 3.0)])
+def test_the_descent_is_that_of_the_paper(box: tuple[float, float]) -> None:
+    model, x = mlp(), images(5) * (box[1] - box[0]) + box[0]
+    x[0, 0, 0, :2] = torch.tensor(box)
+    y = labels(model, x)
+    function, seen = watched(model)
+    out = ead(function, x, y, L1(math.inf, box), steps=20, searches=1, constant=3.0, beta=0.4, step_size=0.2)
+    expected = by_autograd(model, x, y, L1(math.inf, box), 20, 3.0, 0.4, 0.2)
+    assert out.success.any()
+    assert len(seen) == 20
+    for step in range(20):
+        torch.testing.assert_close(seen[step], expected[step], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize(("classes", "shape"), [(2, (3, 32, 32)), (3, (1, 28, 28)), (10, (3, 32, 32))])
+def test_the_distance_of_a_linear_model(classes: int, shape: tuple[int, ...], targeted: bool) -> None:
+    """Saturated pixels and an active box: the greedy fill of the steepest pixels, of the best class."""
+    generator = torch.Generator().manual_seed(classes)
+    x = torch.rand(4, *shape, generator=generator)
+    x = torch.where(x < 0.3, 0.0, torch.where(x > 0.7, 1.0, x))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), classes))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.randn(model[1].weight.shape, generator=generator) / 20)
+        logits = model(x)
+    y = logits.argmax(1)
+    targets = logits.topk(2).indices[:, 1] if targeted else None
+    distances = torch.full((4, classes), math.inf, dtype=torch.float64)
+    for i in range(4):
+        for k in range(classes):
+            if k != y[i]:
+                weight = (model[1].weight[k] - model[1].weight[y[i]]).detach().double()
+                need = (logits[i, y[i]] - logits[i, k]).double()[None]
+                distances[i, k] = boundary_distance(x[i : i + 1], weight, need, "l1")[0]
+    distance = distances.gather(1, targets[:, None])[:, 0] if targeted else distances.amin(1)
+    out = ead(model, x, y, L1(math.inf), steps=100, targets=targets)
+    assert (out.distance >= distance * (1 - 1e-3)).all()
+    assert (out.distance <= distance * 1.05).all()
+
+
+def test_beta_trades_pixels_for_length() -> None:
+    x = images(4, (1, 28, 28))
+    model, _ = two_classes(x, 3.0)
+    y = torch.zeros(4, dtype=torch.long)
+    sparse, dense = (ead(model, x, y, L1(math.inf), steps=60, beta=beta) for beta in (10.0, 0.01))
+    moved = [(out.x_adv != x).flatten(1).sum(1) for out in (sparse, dense)]
+    assert (moved[0] * 3 < moved[1]).all()
+    assert (sparse.distance < dense.distance).all()
+    lengths = [L2(math.inf).distance(out.x_adv, x) for out in (sparse, dense)]
+    assert (lengths[1] < lengths[0]).all()
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_the_scale_of_the_logits_does_not_matter(scale: float) -> None:
+    model, x = mlp(), images(6)
+    y = labels(model, x)
+    plain = ead(model, x, y, L1(math.inf), steps=30, searches=3)
+    scaled = ead(lambda z: scale * model(z), x, y, L1(math.inf), steps=30, searches=3)
+    assert plain.success.all()
+    torch.testing.assert_close(scaled.x_adv, plain.x_adv, rtol=1e-4, atol=1e-5)
+
+
+def test_the_units_of_the_box_do_not_matter() -> None:
+    model, x = mlp(), images(6)
+    y = labels(model, x)
+    plain = ead(model, x, y, L1(math.inf), steps=30, searches=3)
+    wide = ead(
+        lambda z: model((z + 100) / 255),
+        255 * x - 100,
+        y,
+        L1(math.inf, (-100.0, 155.0)),
+        steps=30,
+        searches=3,
+    )
+    torch.testing.assert_close((wide.x_adv + 100) / 255, plain.x_adv, rtol=1e-4, atol=1e-5)
+
+
+def test_a_box_without_edges() -> None:
+    x = images(4) + 0.5
+    model, weight = two_classes(x, 1.0)
+    need = 1.0 + (x.flatten(1) @ weight).max() - x.flatten(1) @ weight
+    threat = L1(math.inf, (-math.inf, math.inf))
+    out = ead(model, x, torch.zeros(4, dtype=torch.long), threat, steps=100)
+    assert (out.distance <= 1.05 * need / weight.abs().max()).all()
+
+
+def test_lead_and_mask_together() -> None:
+    x = images(4)
+    model, weight = two_classes(x, 0.3)
+    mask = torch.rand(16, generator=torch.Generator().manual_seed(3)) < 0.7
+    need = 0.3 + 0.5 + (x.flatten(1) @ weight).max() - x.flatten(1) @ weight
+    distance = boundary_distance(x, weight.where(mask, 1e-9), need, "l1")
+    out = ead(
+        model, x, torch.zeros(4, dtype=torch.long), L1(math.inf), steps=100, mask=mask.view(1, 4, 4),
+        criterion=WrongBy(0.5),
+    )  # fmt: skip
+    assert torch.equal(out.x_adv.flatten(1)[:, ~mask], x.flatten(1)[:, ~mask])
+    possible = need < (weight.abs() * torch.where(weight > 0, 1 - x.flatten(1), x.flatten(1)))[:, mask].sum(1)
+    assert possible.any()
+    assert torch.equal(out.success, possible)
+    assert (out.distance[possible] <= 1.05 * distance[possible]).all()
+    assert (out.distance[possible] >= distance[possible] * (1 - 1e-4)).all()
+
+
+def test_the_last_point_is_judged() -> None:
+    x = images(4, (1, 28, 28))
+    model, _ = two_classes(x, 0.05)
+    out = ead(
+        model,
+        x,
+        torch.zeros(4, dtype=torch.long),
+        L1(math.inf),
+        steps=1,
+        searches=1,
+        constant=1e3,
+        step_size=10,
+    )
+    assert out.success.any()
+    assert out.backwards == 4
+
+
+def test_samples_leave_when_nothing_is_gained() -> None:
+    x = images(4, (1, 28, 28))
+    model, _ = two_classes(x, 1.0)
+    out = ead(model, x, torch.zeros(4, dtype=torch.long), L1(math.inf), steps=30, searches=60)
+    assert out.backwards < 4 * 30 * 30
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"searches": 0}, "searches"),
+        ({"beta": 0.0}, "beta"),
+        ({"constant": -1.0}, "constant"),
+        ({"step_size": 0.0}, "step_size"),
+        ({"step_size": math.nan}, "step_size"),
+    ],
+)
+def test_wrong_arguments(given: dict[str, float], named: str) -> None:
+    x = images(2)
+    with pytest.raises(InputError, match=named):
+        ead(mlp(), x, labels(mlp(), x), L1(math.inf), **{"steps": 3, **given})
+
+
+def test_other_norms_are_refused() -> None:
+    x = images(2)
+    with pytest.raises(InputError, match="L1, which ead serves, got L2"):
+        ead(mlp(), x, labels(mlp(), x), L2(math.inf), steps=3)
+
+
+def test_the_second_search_steps_by_the_distance_of_the_first() -> None:
+    x = 0.45 + 0.1 * images(3, (1, 28, 28))
+    model, _ = two_classes(x, 3.0)
+    y = torch.zeros(3, dtype=torch.long)
+    options = {"steps": 30, "constant": 50.0, "beta": 1e-6, "step_size": 0.1}
+    first = ead(model, x, y, L1(math.inf), searches=1, **options)
+    function, seen = watched(model)
+    ead(function, x, y, L1(math.inf), searches=2, **options)
+    assert first.success.all()
+    torch.testing.assert_close(seen[30], x)
+    moved = (seen[31] - x).abs().flatten(1).amax(1)
+    # the first momentum is a quarter of the step
+    torch.testing.assert_close(moved, 1.25 * 0.1 * first.distance.double().clamp_max(1), rtol=1e-4, atol=0)

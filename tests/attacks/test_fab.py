@@ -1,0 +1,197 @@
+"""FAB: its first step by hand, linear models in the dimensions of images, and its restarts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import ConfidentlyWrong, OutsideTopK, fab
+from fastadv.attacks._hyperplane import to_hyperplane
+from fastadv.errors import InputError
+from fastadv.threat import L0, L1, L2, THREATS, Linf
+
+from .contract.cases import boundary_distance
+from .nets import Counted, images, labels, linear, mlp
+from .test_deepfool import nearest
+
+NORMS = ["linf", "l2", "l1"]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)], ids=str)
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_linear_models(norm: str, shape: tuple[int, ...], classes: int, targeted: bool) -> None:
+    """Half of the pixels are saturated: the result is the nearest point of the box."""
+    x = (images(3, shape) * 2 - 0.5).clamp(0, 1)
+    model = linear(classes, x[0].numel()).double()
+    y = labels(model, x)
+    out = fab(model, x, y, THREATS[norm](torch.inf), steps=10, targeted=targeted)
+    distance = nearest(model, x, y, norm, None)
+    assert (labels(model, out.x_adv) != y).all()
+    assert (out.distance >= distance * (1 - 1e-6)).all()
+    assert (out.distance <= distance * 1.01).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_targets_on_linear_models(norm: str) -> None:
+    x = (images(3, (1, 28, 28)) * 2 - 0.5).clamp(0, 1)
+    model = linear(2, 784).double()
+    y = labels(model, x)
+    out = fab(model, x, y, THREATS[norm](torch.inf), steps=10, targets=1 - y)
+    assert torch.equal(labels(model, out.x_adv), 1 - y)
+    assert (out.distance <= nearest(model, x, y, norm, None) * 1.01).all()
+
+
+def watched(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
+    """The model as a function, and the list of the batches that it was asked about."""
+    seen: list[Tensor] = []
+
+    def model(x: Tensor) -> Tensor:
+        seen.append(x.detach().clone())
+        logits: Tensor = net(x)
+        return logits
+
+    return model, seen
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("bias", "overshoot", "backward"), [(0.1, 1.05, 0.9), (0.4, 1.2, 0.5)])
+def test_two_steps_by_hand(norm: str, bias: float, overshoot: float, backward: float) -> None:
+    """Two classes, so that only one boundary can be meant."""
+    net, x = mlp(2), images(10)
+    model, seen = watched(net)
+    y, order, box = labels(net, x), THREATS[norm].order, (0.0, 1.0)
+    fab(model, x, y, THREATS[norm](torch.inf), steps=2, bias=bias, overshoot=overshoot, backward=backward)
+    points, both = x, []
+    for _ in range(2):
+        leaf = points.clone().requires_grad_()
+        logits = net(leaf)
+        lack = (logits.gather(1, y[:, None]) - logits.gather(1, 1 - y[:, None])).squeeze(1)
+        (normal,) = torch.autograd.grad(-lack.sum(), leaf)
+        lack = lack.detach()
+        d = to_hyperplane(points, normal, lack, order, box)
+        d_x = to_hyperplane(x, normal, lack + (normal * (points - x)).flatten(1).sum(1), order, box)
+        one, two = (torch.linalg.vector_norm(away.flatten(1), order, dim=1) for away in (d, d_x))
+        a = (one / (one + two)).clamp_max(bias).view(-1, 1, 1, 1)
+        points = ((1 - a) * (points + overshoot * d) + a * (x + overshoot * d_x)).clamp(*box)
+        assert any(z.shape == x.shape and torch.allclose(z, points, rtol=0, atol=1e-9) for z in seen)
+        changed = labels(net, points) != y
+        both.append(changed)
+        points = torch.where(changed.view(-1, 1, 1, 1), x + backward * (points - x), points)
+    assert torch.stack(both).any()
+
+
+def test_passes() -> None:
+    """Two forwards a step; a backward for each class at once, or one for each class in turn."""
+    net, x = mlp(5), images(4)
+    forwards: list[int] = []
+    backwards: list[int] = []
+    model = Counted(net, forwards.append, backwards.append)
+    y = labels(net, x)
+    for targeted in (False, True):
+        for classes, rivals in ((None, 4), (2, 2)):
+            forwards.clear()
+            backwards.clear()
+            out = fab(model, x, y, L2(torch.inf), steps=6, targeted=targeted, classes=classes)
+            assert out.backwards == sum(backwards) == 4 * 6 * rivals
+            assert out.forwards == sum(forwards)
+            # beside the steps: two verdicts, three bisections, and the choice of the classes
+            assert out.forwards == 4 * (2 * 6 * (rivals if targeted else 1) + 2 + 3 + targeted)
+
+
+def test_each_class_in_turn_is_no_worse() -> None:
+    net, x = mlp(6, seed=3), images(24)
+    y = labels(net, x)
+    few = fab(net, x, y, L2(torch.inf), steps=15, targeted=True, classes=1)
+    all_ = fab(net, x, y, L2(torch.inf), steps=15, targeted=True, classes=None)
+    assert (all_.distance <= few.distance * (1 + 1e-6)).all()
+    assert (all_.distance < few.distance * 0.99).any()
+    runner_up = net(x).scatter(1, y[:, None], -torch.inf).argmax(1)
+    assert (labels(net, all_.x_adv) != runner_up).any()
+    # a criterion has one boundary, which is not attacked once for each class
+    one = fab(net, x, y, L2(torch.inf), steps=3, targeted=True, criterion=ConfidentlyWrong(0.5))
+    assert one.backwards == 24 * 3
+
+
+def starts(norm: str, **options: Any) -> tuple[Tensor, Tensor]:
+    """The first points of three restarts on four equal samples, less x; the distance after the first."""
+    net, x = mlp(3), images(1).expand(4, -1, -1, -1).contiguous()
+    (model, seen), y = watched(net), labels(net, x)
+    options = {"ids": torch.tensor([0, 1, 7, 9]), **options}
+    fab(model, x, y, THREATS[norm](torch.inf), steps=1, restarts=3, **options)
+    # passes: a verdict, then a gradient, a decision and three bisections for each restart
+    first = [(seen[1 + 5 * restart] - x).flatten(1) for restart in range(3)]
+    assert (first[0] == 0).all()
+    return torch.stack(first[1:]), fab(net, x, y, THREATS[norm](torch.inf), steps=1).distance
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_where_restarts_begin(norm: str) -> None:
+    """Anew for each sample, restart and seed; at most half as far as the nearest success so far."""
+    away, once = starts(norm)
+    assert (torch.pdist(away.flatten(0, 1)) > 1e-3).all()
+    lengths = torch.linalg.vector_norm(away, THREATS[norm].order, dim=2)
+    assert (lengths <= once / 2 + 1e-6).all()
+    assert (lengths > once / 4).any()
+    assert torch.equal(starts(norm)[0], away)
+    other = starts(norm, seed=1)[0]
+    assert ((other - away).norm(dim=2) > 1e-3).all()
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+def test_restarts_are_no_worse(targeted: bool) -> None:
+    net, x = mlp(4), images(32)
+    y = labels(net, x)
+    outs = [
+        fab(net, x, y, L2(torch.inf), steps=1, targeted=targeted, classes=1, restarts=restarts)
+        for restarts in (1, 4)
+    ]
+    assert (outs[1].distance <= outs[0].distance * (1 + 1e-6)).all()
+    assert (outs[1].distance < outs[0].distance * 0.999).any()
+
+
+def test_criterion_and_mask() -> None:
+    net, x = linear(5).double(), images(12)
+    y, mask = labels(net, x), torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.2
+    out = fab(net, x, y, L1(torch.inf), steps=20, criterion=OutsideTopK(2), mask=mask, restarts=2)
+    inside = (net(out.x_adv).topk(2).indices == y[:, None]).any(1)
+    assert torch.equal(out.success, ~inside)
+    assert out.success.any()
+    assert torch.equal(out.x_adv[~mask], x[~mask])
+
+
+def test_the_box_counts() -> None:
+    """Saturated pixels cannot take their share: distances to the boundary in the box, not without it."""
+    model, x = linear(2, 784).double(), (images(3, (1, 28, 28)) > 0.5).double()
+    y = labels(model, x)
+    weight = (model[1].weight[1] - model[1].weight[0]).detach() * torch.where(y == 0, 1.0, -1.0)[:, None]
+    logits = model(x).detach()
+    need = (logits[:, 0] - logits[:, 1]).abs()
+    free = need / weight.norm(dim=1)
+    boxed = torch.stack(
+        [boundary_distance(x[i : i + 1], weight[i], need[i : i + 1], "l2")[0] for i in range(3)]
+    )
+    out = fab(model, x, y, L2(torch.inf), steps=5)
+    assert (boxed > 1.2 * free).all()
+    torch.testing.assert_close(out.distance.double(), boxed, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("steps: expected an integer >= 1", {"steps": 0}),
+        ("classes: expected an integer >= 1", {"classes": 0}),
+        ("bias: expected a finite number >= 0 and <= 1", {"bias": 1.5}),
+        ("overshoot: expected a finite number >= 1", {"overshoot": 0.9}),
+        ("backward: expected a number in", {"backward": 0.0}),
+        ("restarts: expected an integer >= 1", {"restarts": 0}),
+        ("threat: expected one of Linf, L2, L1, which fab serves, got L0", {"threat": L0(torch.inf)}),
+    ],
+)
+def test_bad_arguments(message: str, options: dict[str, Any]) -> None:
+    net, x = mlp(), images(2)
+    with pytest.raises(InputError, match=message):
+        fab(net, x, labels(net, x), **{"threat": Linf(torch.inf), **options})

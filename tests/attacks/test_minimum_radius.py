@@ -1,0 +1,190 @@
+"""The search over the radius: by hand on attacks that break at a known radius, and on linear models."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastadv.attacks import AttackResult, OutsideTopK, Status, bim, fgsm, minimum_radius
+from fastadv.errors import InputError
+from fastadv.threat import L0, L1, L2, THREATS, Linf, Threat
+
+from .contract.cases import boundary_distance, two_classes
+from .nets import Counted, images, labels, mlp
+
+
+def plane(size: int = 5) -> tuple[torch.nn.Module, Tensor, Tensor, Tensor]:
+    """D = 784 with saturated pixels, and what each sample lacks in <weight, d>."""
+    x = images(size, (1, 28, 28))
+    x = torch.where(x < 0.2, 0.0, torch.where(x > 0.8, 1.0, x))
+    model, weight = two_classes(x, 3.0)
+    need = float(model[1].bias[0].detach()) - x.flatten(1) @ weight  # type: ignore[index]
+    return model, x, weight, need
+
+
+bim_one = partial(bim, steps=1)
+
+
+class Recorded:
+    """bim, and the radii it was called with."""
+
+    def __init__(self, **options: Any) -> None:
+        self.radii: list[Tensor] = []
+        self.given: list[dict[str, Any]] = []
+        self.options = options
+
+    def __call__(self, model: Any, x: Tensor, y: Tensor, threat: Threat, **given: Any) -> AttackResult:
+        assert isinstance(threat.radius, Tensor)
+        self.radii.append(threat.radius.clone())
+        self.given.append(given)
+        return bim(model, x, y, threat, **self.options, **given)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+def test_linear_models(norm: str) -> None:
+    model, x, weight, need = plane()
+    y = torch.zeros(5, dtype=torch.long)
+    distance = boundary_distance(x, weight, need, norm)
+    attack = partial(bim, steps=60, loss="margin")
+    out = minimum_radius(model, x, y, THREATS[norm](torch.inf), attack=attack, searches=12)
+    assert out.success.all()
+    assert (out.distance >= distance * (1 - 1e-4)).all()
+    assert (out.distance <= distance * 1.02 + (norm == "l0")).all()
+    assert torch.equal(out.distance, THREATS[norm](torch.inf).distance(out.x_adv, x).float())
+
+
+def test_radii_by_hand() -> None:
+    """Doubled from the first until broken, then bisected: between what held and the nearest success."""
+    model, x, weight, need = plane(1)
+    distance = float(boundary_distance(x, weight, need, "linf"))
+    inner = Recorded(steps=1, loss="margin")
+    first = distance / 5.3
+    out = minimum_radius(
+        model, x, torch.tensor([0]), Linf(torch.inf), attack=inner, first_radius=first, searches=4
+    )
+    expected = [first, 2 * first, 4 * first, 8 * first]
+    low, high = 4 * first, 8 * first
+    for _ in range(4):
+        middle = (low + high) / 2
+        expected.append(middle)
+        low, high = (low, middle) if middle > distance else (middle, high)
+    assert [float(radius) for radius in inner.radii] == pytest.approx(expected, rel=1e-5)
+    assert float(out.distance) == pytest.approx(high, rel=1e-5)
+
+
+def test_the_distance_of_a_success_bounds_the_next_radius() -> None:
+    """The attack ends at its first success, well inside the ball of radius 64."""
+    model, x, weight, need = plane(3)
+    inner = Recorded(steps=200, step_size=0.05, loss="margin")
+    y = torch.zeros(3, dtype=torch.long)
+    minimum_radius(model, x, y, L2(torch.inf), attack=inner, first_radius=64.0, searches=1)
+    distance = boundary_distance(x, weight, need, "l2")
+    assert (inner.radii[0].double() == torch.full((3,), 64.0).minimum(inner.radii[0].double())).all()
+    assert (inner.radii[1] <= 0.6 * distance + 0.1).all()
+
+
+@pytest.mark.parametrize(
+    ("threat", "first"),
+    [
+        (Linf(torch.inf), 1 / 255), (Linf(torch.inf, (0.0, 255.0)), 1.0), (L2(torch.inf), 1.0),
+        (L1(torch.inf), 10.0), (L0(torch.inf), 1.0), (L2(torch.inf, (-1.0, 3.0)), 4.0),
+    ],
+)  # fmt: skip
+def test_first_radii(threat: Threat, first: float) -> None:
+    net, x = mlp(), images(3)
+    inner = Recorded(steps=2)
+    minimum_radius(lambda z: net(z.clamp(0, 1)), x, labels(net, x), threat, attack=inner, searches=0)
+    most = threat.distance(torch.where(x < sum(threat.box) / 2, threat.box[1], threat.box[0]), x)
+    torch.testing.assert_close(inner.radii[0], torch.full_like(most, first).minimum(most))
+    own = Recorded(steps=2)
+    radii = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    if threat.norm in ("l0", "l2"):
+        minimum_radius(net, x, labels(net, x), threat, attack=own, searches=0, first_radius=radii)
+        torch.testing.assert_close(own.radii[0], radii.minimum(most))
+
+
+def test_l0_radii_are_whole_numbers_and_end() -> None:
+    model, x, weight, need = plane(4)
+    inner = Recorded(steps=40, loss="margin")
+    y = torch.zeros(4, dtype=torch.long)
+    out = minimum_radius(model, x, y, L0(torch.inf), attack=inner, searches=30)
+    assert all(torch.equal(radius, radius.round()) for radius in inner.radii)
+    assert all((radius >= 1).all() for radius in inner.radii)
+    assert len(inner.radii) < 20
+    assert (out.distance <= boundary_distance(x, weight, need, "l0") + 1).all()
+
+
+def test_an_l0_radius_between_whole_numbers() -> None:
+    net, x = mlp(), images(12)
+    inner = Recorded(steps=4)
+    out = minimum_radius(net, x, labels(net, x), L0(2.5), attack=inner, searches=4)
+    assert out.success.any()
+    assert not out.success.all()
+    assert {float(value) for radius in inner.radii for value in radius} <= {1.0, 2.0}
+    below_one = minimum_radius(net, x, labels(net, x), L0(0.5), attack=bim_one, searches=4)
+    assert (below_one.status == Status.HELD).all()
+
+
+def test_the_options_of_a_success_reach_the_attack() -> None:
+    net, x = mlp(5), images(6)
+    y, mask = labels(net, x), torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.2
+    ids, inner = torch.tensor([3, 1, 4, 15, 9, 2]), Recorded(steps=5)
+    out = minimum_radius(
+        net, x, y, Linf(torch.inf), attack=inner, searches=3, ids=ids, mask=mask, criterion=OutsideTopK(2)
+    )
+    assert torch.equal(inner.given[0]["ids"], ids)
+    assert torch.equal(inner.given[0]["mask"], mask)
+    assert inner.given[0]["criterion"] == OutsideTopK(2)
+    assert torch.equal(out.x_adv[~mask], x[~mask])
+    targets = (y + 1) % 5
+    aimed = Recorded(steps=5)
+    minimum_radius(net, x, y, Linf(torch.inf), attack=aimed, searches=3, targets=targets)
+    assert torch.equal(aimed.given[0]["targets"], targets)
+    assert set(aimed.given[0]) == {"targets", "ids"}
+    # samples that are done leave, and those that stay keep their own rows
+    assert min(len(radius) for radius in aimed.radii) < 6 or len(aimed.radii) <= 4
+
+
+def test_every_pass_counts() -> None:
+    net, x = mlp(), images(6)
+    forwards: list[int] = []
+    backwards: list[int] = []
+    model = Counted(net, forwards.append, backwards.append)
+    out = minimum_radius(model, x, labels(net, x), L2(torch.inf), attack=partial(fgsm), searches=4, eot=2)
+    assert (out.forwards, out.backwards) == (sum(forwards), sum(backwards))
+
+
+def test_the_largest_distance_of_interest() -> None:
+    """Nothing beyond the radius is tried; what holds at the radius is held."""
+    model, x, weight, need = plane(6)
+    distance = boundary_distance(x, weight, need, "linf")
+    limit = distance.median() * 1.01
+    inner = Recorded(steps=20, loss="margin")
+    out = minimum_radius(
+        model, x, torch.zeros(6, dtype=torch.long), Linf(float(limit)), attack=inner, searches=10
+    )
+    assert torch.equal(out.success, distance < limit)
+    assert (out.status[~out.success] == Status.HELD).all()
+    assert torch.equal(out.x_adv[~out.success], x[~out.success])
+    assert max(float(radius.max()) for radius in inner.radii) <= float(limit) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("attack: expected an attack", {"attack": "bim"}),
+        ("attack: expected one that returns an AttackResult, got int", {"attack": lambda *a, **k: 1}),
+        ("searches: expected an integer >= 0", {"searches": -1}),
+        ("first_radius: expected", {"first_radius": 0.0}),
+        ("first_radius: expected", {"first_radius": torch.tensor([0.1, torch.nan])}),
+        ("first_radius: expected", {"first_radius": 0.5, "threat": L0(torch.inf)}),
+        ("threat: expected", {"threat": 0.3}),
+    ],
+)
+def test_bad_arguments(message: str, options: dict[str, Any]) -> None:
+    net, x = mlp(), images(2)
+    given = {"threat": L2(torch.inf), "attack": partial(bim, steps=2), **options}
+    with pytest.raises(InputError, match=message):
+        minimum_radius(net, x, labels(net, x), **given)

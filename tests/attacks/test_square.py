@@ -1,0 +1,247 @@
+"""Square Attack: its squares, its schedule, and that it asks for logits alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import OutsideTopK, square
+from fastadv.attacks.square import _Draw, _share, _two_bumps
+from fastadv.errors import InputError
+from fastadv.threat import L1, L2, THREATS, Linf
+
+from .nets import Counted, images, labels, linear, mlp, threat
+
+NORMS = ["linf", "l2"]
+
+
+def watched(rise: Tensor | None = None) -> tuple[nn.Module, list[Tensor]]:
+    """A model that always says class 0, whose margin is <rise, x>, and the points it sees."""
+    seen: list[Tensor] = []
+
+    class Watched(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.clone())
+            along = 0 * x.flatten(1).sum(1) if rise is None else (x * rise).flatten(1).sum(1)
+            return torch.stack([0 * along + 1e4, along], 1)
+
+    return Watched(), seen
+
+
+def test_the_schedule() -> None:
+    """After 10, 50, 200, 500, 1,000, 2,000, 4,000, 6,000 and 8,000 queries the share halves."""
+    ends = [0, 10, 11, 50, 51, 200, 201, 500, 501, 1000, 1001, 2000, 2001, 4000, 4001, 6000, 6001, 8000, 8001]
+    halvings = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9]
+    assert [_share(end, 5000, 0.8, False) for end in ends] == [0.8 / 2**n for n in halvings]
+    # along 500 queries it comes to the last square of 10,000
+    assert _share(0, 500, 0.8, True) == 0.8
+    assert _share(3, 500, 0.8, True) == 0.8 / 4
+    assert _share(499, 500, 0.8, True) == 0.8 / 512
+
+
+@pytest.mark.parametrize(
+    ("shape", "pixels", "least", "odd", "window"),
+    [
+        ((3, 32, 32), 0.8 * 1024, 1, False, (29, 29)),
+        ((3, 32, 32), 100, 3, True, (11, 11)),
+        ((3, 32, 32), 0.1, 1, False, (1, 1)),
+        ((3, 32, 32), 0.1, 3, True, (3, 3)),
+        ((1, 2, 2), 4, 3, True, (2, 2)),
+        ((1, 4, 50), 100, 1, False, (4, 25)),
+        ((1, 50, 4), 100, 1, False, (25, 4)),
+        ((200,), 100, 1, False, (1, 100)),
+    ],
+)
+def test_windows(
+    shape: tuple[int, ...], pixels: float, least: int, odd: bool, window: tuple[int, int]
+) -> None:
+    class Stub:
+        x, seed, restart, ids = torch.zeros(2, *shape), 0, 0, torch.arange(2)
+
+    assert _Draw(Stub()).window(pixels, least, odd) == window  # type: ignore[arg-type]
+
+
+def test_corners_cover_the_image() -> None:
+    """Each place for a window is as likely as the others, the last row and column among them."""
+
+    class Stub:
+        x, seed, restart, ids = torch.zeros(6000, 1, 5, 6), 3, 0, torch.arange(6000)
+
+    draw = _Draw(Stub())  # type: ignore[arg-type]
+    corner = draw.corner(draw.words(2, 1), (3, 4))
+    places = (corner[:, 0] * 3 + corner[:, 1]).bincount(minlength=9)
+    assert corner.amax(0).tolist() == [2, 2]
+    assert (places > 560).all()
+    inside = draw.inside(corner, (3, 4))
+    assert (inside.sum((1, 2, 3)) == 12).all()
+    first = inside.flatten(1).float().argmax(1)
+    assert torch.equal(first, corner[:, 0] * 6 + corner[:, 1])
+
+
+def test_two_bumps_by_hand() -> None:
+    """The lower bump of three rows: 1 in the middle, a quarter more around it, the upper bump one row."""
+    values = torch.tensor(_two_bumps(3, 3, False)).view(3, 3)
+    upper = torch.tensor([0.25, 1.25, 0.25])
+    lower = torch.tensor([[0.25, 0.25, 0.25], [0.25, 1.25, 0.25]])
+    whole = torch.cat([(upper / upper.norm())[None], -lower / lower.norm()]) / 2**0.5
+    torch.testing.assert_close(values, whole)
+    torch.testing.assert_close(torch.tensor(_two_bumps(3, 3, True)).view(3, 3), whole.T)
+    assert torch.tensor(_two_bumps(7, 5, False)).norm() == pytest.approx(1)
+
+
+def test_linf_points_by_hand() -> None:
+    """Stripes first; then one square at a time, at one end of the ball in each channel."""
+    model, seen = watched()
+    x = torch.full((4, 3, 10, 10), 0.5)
+    x[:, 0] = 0.95
+    square(model, x, torch.zeros(4, dtype=torch.long), Linf(0.1), queries=30, stop_early=False)
+    start, proposals = seen[1], seen[2:-1]
+    ends = torch.tensor([1.0, 0.6, 0.6]), torch.tensor([0.85, 0.4, 0.4])
+    for point in seen[1:-1]:
+        near = [(point - end[None, :, None, None]).abs() < 1e-6 for end in ends]
+        assert (near[0] | near[1]).all()
+    assert (start == start[:, :, :1]).all()
+    assert len({tuple(row.tolist()) for row in start[:, 1, 0]}) == 4
+    assert len(proposals) == 29
+    # nothing improves on the stripes, so that each proposal differs from them by one square
+    side = 9  # of 80 of 100 pixels
+    places = set()
+    for proposal in proposals[:11]:
+        for row in proposal != start:
+            where = row.any(0).nonzero()
+            assert ((where.amax(0) - where.amin(0)) < side).all()
+        places |= {tuple(row.flatten().tolist()) for row in proposal != start}
+    # samples have their own squares and signs
+    assert len(places) > 30
+
+
+@pytest.mark.parametrize("shape", [(12,), (6, 6), (3, 8, 8), (2, 5, 9), (2, 2, 4, 4)])
+@pytest.mark.parametrize("norm", NORMS)
+def test_points_of_every_rank_stay_inside_and_use_the_radius(norm: str, shape: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(1)
+    model, seen = watched(torch.randn(shape, generator=draw))
+    x, radius = 0.4 + 0.2 * torch.rand(3, *shape, generator=draw), torch.tensor([0.05, 0.2, 0.3])
+    inside = THREATS[norm](radius)
+    square(model, x, torch.zeros(3, dtype=torch.long), inside, queries=25)
+    order = torch.inf if norm == "linf" else 2
+    for point in seen[1:-1]:
+        assert inside.contains(point, x).all()
+        length = (point - x).flatten(1).norm(p=order, dim=1)
+        torch.testing.assert_close(length, radius, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_proposals_start_from_the_best_point(norm: str) -> None:
+    """On a linear model the loss climbs to near the most that the ball allows."""
+    draw = torch.Generator().manual_seed(0)
+    rise = torch.randn(1, 8, 8, generator=draw)
+    model, _ = watched(rise)
+    x = torch.full((5, 1, 8, 8), 0.5)
+    y = torch.zeros(5, dtype=torch.long)
+    most = 0.1 * (rise.abs().sum() if norm == "linf" else rise.norm())
+    gains = []
+    for queries in (10, 100, 1500):
+        out = square(model, x, y, THREATS[norm](0.1), queries=queries, stop_early=False)
+        gains.append(((out.x_adv - x) * rise).flatten(1).sum(1) / most)
+    assert (gains[0] <= gains[1]).all()
+    assert (gains[1] <= gains[2]).all()
+    assert (gains[2] > (0.9 if norm == "linf" else 0.7)).all()
+    assert (gains[2] <= 1 + 1e-5).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_seeds_ids_and_restarts_draw_anew(norm: str) -> None:
+    x, y = torch.full((4, 2, 6, 6), 0.5), torch.zeros(4, dtype=torch.long)
+
+    def points(**options: Any) -> list[Tensor]:
+        model, seen = watched()
+        square(model, x, y, THREATS[norm](0.1), queries=4, stop_early=False, **options)
+        return seen[1:-1]
+
+    base = points()
+    assert all(torch.equal(a, b) for a, b in zip(base, points(), strict=True))
+    both = points(restarts=2)
+    assert len(both) == 8
+    for other in (points(seed=1), points(ids=torch.arange(4) + 4), both[4:], base[1:]):
+        for a, b in zip(base, other, strict=False):
+            assert (a != b).flatten(1).any(1).all()
+    for point in base:
+        assert len({tuple(row.tolist()) for row in point.flatten(1)}) == 4
+
+
+def test_logits_alone_are_asked_and_counted() -> None:
+    net, x = mlp(4), images(6)
+    counts = {"forward": 0, "backward": 0}
+
+    def add(name: str, n: int) -> None:
+        counts[name] += n
+
+    model = Counted(net, lambda n: add("forward", n), lambda n: add("backward", n))
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    out = square(model, x, y, Linf(1e-6), queries=20, restarts=2)
+    assert counts == {"forward": 6 * (1 + 40 + 1), "backward": 0}
+    assert (out.forwards, out.backwards) == (6 * 42, 0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_batches_and_leaving_samples_change_nothing(norm: str) -> None:
+    model, x = mlp(4), images(24)
+    y, inside = labels(model, x), threat(norm, 4)
+    out = square(model, x, y, inside, queries=60)
+    assert 3 < int(out.success.sum()) < 24
+    for i in (0, 7, 23):
+        one = square(model, x[i : i + 1], y[i : i + 1], inside, queries=60, ids=torch.tensor([i]))
+        torch.testing.assert_close(one.x_adv, out.x_adv[i : i + 1])
+        assert one.status[0] == out.status[i]
+
+
+def test_targets_and_criteria() -> None:
+    model, x = mlp(5), images(40)
+    y = labels(model, x)
+    targets = (y + 1 + torch.arange(40) % 4) % 5
+    out = square(model, x, y, threat("linf", 6), queries=100, targets=targets)
+    assert torch.equal(out.success, labels(model, out.x_adv) == targets)
+    assert out.success.sum() > 5
+    held = ~out.success
+    loss = -torch.nn.functional.cross_entropy(model(out.x_adv).detach(), targets, reduction="none")
+    torch.testing.assert_close(out.loss[held], loss[held])
+    top = square(model, x, y, threat("linf", 6), queries=100, criterion=OutsideTopK(2))
+    assert torch.equal(top.success, OutsideTopK(2).met(model(top.x_adv).detach(), y, None))
+    assert top.success.sum() > 3
+
+
+def test_a_mask_holds_pixels() -> None:
+    model, x = mlp(4), images(10)
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[1:3] = True
+    for norm in NORMS:
+        out = square(model, x, labels(model, x), threat(norm, 3), queries=30, mask=mask, stop_early=False)
+        moved = (out.x_adv != x).flatten(0, 1).any(0)
+        assert moved.any()
+        assert not moved[~mask].any()
+
+
+def test_no_queries_leave_x() -> None:
+    model, x = mlp(4), images(3)
+    out = square(model, x, labels(model, x), Linf(0.3), queries=0)
+    assert torch.equal(out.x_adv, x)
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("queries: expected an integer >= 0", {"queries": -1}),
+        ("share: expected a finite number >= 0 and <= 1", {"share": 1.5}),
+        ("share: expected a number > 0", {"share": 0}),
+        ("restarts: expected an integer >= 1", {"restarts": 0}),
+        ("threat: expected one of Linf, L2, which square serves, got L1", {"threat": L1(2.0)}),
+        ("radius: expected a finite one", {"threat": L2(torch.inf)}),
+    ],
+)
+def test_wrong_arguments(message: str, options: dict[str, Any]) -> None:
+    x = torch.full((2, 16), 0.5)
+    arguments: dict[str, Any] = {"threat": Linf(0.1), **options}
+    with pytest.raises(InputError, match=message):
+        square(linear(), x, torch.tensor([0, 1]), **arguments)

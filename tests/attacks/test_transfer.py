@@ -1,0 +1,173 @@
+"""Transfer: what the substitute gives, its multiples, and the least of them that fools the model."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import AttackResult, OutsideTopK, Status, bim, deepfool, fgsm, transfer
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+from fastadv.threat import L2, THREATS, Linf
+
+from .nets import Counted, images, labels, linear, mlp
+
+SIGN = partial(fgsm, loss="margin")
+
+
+def pair(classes: int = 2) -> tuple[nn.Module, nn.Module, Tensor, Tensor]:
+    """A linear model and a substitute that is nearly right, in D = 784, samples, and labels."""
+    model, substitute = linear(classes, 784).double(), linear(classes, 784).double()
+    x = images(6, (1, 28, 28))
+    x = torch.where(x < 0.2, 0.0, torch.where(x > 0.8, 1.0, x))
+    with torch.no_grad():
+        substitute[1].weight.add_(
+            0.002 * torch.randn(classes, 784, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        )
+    return model, substitute, x, labels(model, x)
+
+
+def line(model: nn.Module, x: Tensor, y: Tensor, unit: Tensor) -> Tensor:
+    """[B] the smallest multiple of unit, clipped to the box, that changes the decision, by a fine scan."""
+    scales = torch.linspace(0, 1, 20001, dtype=torch.float64)
+    least = torch.full((len(x),), torch.inf, dtype=torch.float64)
+    for i in range(len(x)):
+        points = (x[i] + scales.view(-1, 1, 1, 1) * unit[i]).clamp(0, 1)
+        changed = model(points).detach().argmax(1) != y[i]
+        if changed.any():
+            least[i] = scales[changed.to(torch.int64).argmax()]
+    return least
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_smallest_multiple(norm: str) -> None:
+    model, substitute, x, y = pair()
+    crafted = THREATS[norm]({"linf": 0.1, "l2": 1.0, "l1": 60.0}[norm])
+    made: list[Tensor] = []
+
+    def attack(*args: Any, threat: Any, **given: Any) -> AttackResult:
+        assert args[0].model is not model
+        out = fgsm(*args, threat=crafted, **given)
+        made.append(out.x_adv)
+        return out
+
+    out = transfer(model, x, y, THREATS[norm](torch.inf), source=substitute, attack=attack, searches=14)
+    away = made[-1] - x
+    unit = away / away.abs().amax((1, 2, 3), keepdim=True)
+    least = line(model, x, y, unit)
+    assert (least < 0.9).sum() >= 3
+    expected = THREATS[norm](torch.inf).distance((x + least.view(-1, 1, 1, 1) * unit).clamp(0, 1), x)
+    found = least < 1
+    grain = 6e-5 * THREATS[norm](torch.inf).distance(x + unit, x)  # of the scan
+    assert ((out.distance.double() - expected).abs() <= grain)[found].all()
+    assert torch.equal(labels(model, out.x_adv) != y, out.success)
+
+
+@pytest.mark.parametrize("made_by", [SIGN, partial(bim, steps=5), partial(deepfool, steps=20)], ids=str)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_any_attack_without_a_radius(made_by: Any, norm: str) -> None:
+    model, substitute, x, y = pair(3)
+    out = transfer(model, x, y, THREATS[norm](torch.inf), source=substitute, attack=made_by)
+    assert out.success.all()
+    direct = deepfool(model, x, y, THREATS[norm](torch.inf))
+    assert (out.distance >= direct.distance * 0.95).all()
+    assert out.distance.median() < 4 * direct.distance.median()
+
+
+def test_a_radius_bounds_the_result() -> None:
+    model, substitute, x, y = pair()
+    free = transfer(model, x, y, Linf(torch.inf), source=substitute, attack=SIGN)
+    radius = float(free.distance.median())
+    out = transfer(model, x, y, Linf(radius), source=substitute, attack=SIGN)
+    assert 0 < out.success.sum() < 6
+    assert (out.distance[out.success] <= radius * 1.00001).all()
+    assert (out.status[~out.success] == Status.HELD).all()
+    assert torch.equal(out.x_adv[~out.success], x[~out.success])
+
+
+def test_the_nearest_of_several_substitutes() -> None:
+    model, good, x, y = pair()
+    bad = linear(2, 784, seed=5).double()
+    with torch.no_grad():  # says what the labels say
+        bad[1].weight.copy_(model[1].weight * torch.rand(784, dtype=torch.float64).round())
+    one, two = (transfer(model, x, y, L2(torch.inf), source=source, attack=SIGN) for source in (good, bad))
+    for order in ([good, bad], (bad, good)):
+        both = transfer(model, x, y, L2(torch.inf), source=order, attack=SIGN)
+        torch.testing.assert_close(both.distance, one.distance.minimum(two.distance))
+
+
+def test_only_decisions_of_the_model_are_asked() -> None:
+    model, substitute, x, y = pair()
+    forwards: list[int] = []
+    backwards: list[int] = []
+    counted = Counted(model, forwards.append, backwards.append)
+    frozen = freeze(substitute)
+    out = transfer(counted, x, y, Linf(0.5), source=frozen, attack=SIGN, scales=8, searches=3)
+    assert out.backwards == sum(backwards) == 0
+    assert out.forwards == sum(forwards) == 6 * (8 + 3 + 2)
+    assert frozen.backwards == 6
+
+
+def test_targets_criterion_mask_and_ids_reach_the_attack() -> None:
+    model, substitute, x, y = pair(5)
+    given: list[dict[str, Any]] = []
+
+    def attack(*args: Any, **options: Any) -> AttackResult:
+        given.append(options)
+        return bim(*args, steps=10, **options)
+
+    mask = torch.rand(1, 28, 28, generator=torch.Generator().manual_seed(0)) > 0.3
+    targets, ids = (y + 1) % 5, torch.arange(6) + 10
+    threat = Linf(0.4)
+    out = transfer(model, x, y, threat, source=substitute, attack=attack, targets=targets, mask=mask, ids=ids)
+    assert torch.equal(given[0]["targets"], targets)
+    assert torch.equal(given[0]["ids"], ids)
+    assert torch.equal(out.x_adv[:, ~mask], x[:, ~mask])
+    assert out.success.any()
+    assert torch.equal(labels(model, out.x_adv) == targets, out.success)
+    top = transfer(model, x, y, threat, source=substitute, attack=attack, criterion=OutsideTopK(2))
+    assert given[-1]["criterion"] == OutsideTopK(2)
+    inside = (model(top.x_adv).topk(2).indices == y[:, None]).any(1)
+    assert torch.equal(top.success, ~inside)
+    assert top.success.any()
+
+
+def test_a_substitute_without_a_perturbation_finds_nothing() -> None:
+    model, _, x, y = pair()
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(784, 2)).double()
+    with torch.no_grad():
+        flat[1].weight.zero_()
+        flat[1].bias.zero_()
+    out = transfer(model, x, y, L2(1.0), source=flat, attack=partial(bim, steps=3, loss="margin"))
+    assert (out.status == Status.HELD).all()
+    assert torch.equal(out.x_adv, x)
+
+
+def test_a_sample_stands_alone() -> None:
+    model, substitute, x, y = pair(4)
+    whole = transfer(model, x, y, Linf(torch.inf), source=substitute, attack=partial(bim, steps=4))
+    for i in (0, 3, 5):
+        alone = transfer(
+            model, x[i : i + 1], y[i : i + 1], Linf(torch.inf), source=substitute,
+            attack=partial(bim, steps=4), ids=torch.tensor([i]),
+        )  # fmt: skip
+        torch.testing.assert_close(alone.x_adv[0], whole.x_adv[i], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("attack: expected an attack", {"attack": None}),
+        ("scales: expected an integer >= 2", {"scales": 1}),
+        ("searches: expected an integer >= 0", {"searches": -1}),
+        ("source: expected a substitute", {"source": []}),
+        ("threat: expected", {"threat": 0.3}),
+    ],
+)
+def test_bad_arguments(message: str, options: dict[str, Any]) -> None:
+    net, x = mlp(), images(2)
+    given = {"threat": L2(torch.inf), "attack": SIGN, "source": mlp(seed=1), **options}
+    with pytest.raises(InputError, match=message):
+        transfer(net, x, labels(net, x), **given)

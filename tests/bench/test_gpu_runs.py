@@ -1,0 +1,285 @@
+"""`make gpu` records what fails, goes on, goes on where it stopped, and says where its rows come from."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gpu_runs import ends, ran, session
+
+from bench import gpu, gpu_worker
+from bench.gpu_session import MOST_ROUNDS, Case, Row, Skip, source_hash
+from bench.gpu_table import table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def stage_of(monkeypatch: pytest.MonkeyPatch, *cases: Case) -> None:
+    """The stage correctness made of these cases."""
+    module = importlib.import_module("bench.gpu_correctness")
+    monkeypatch.setattr(module, "cases", lambda session: iter(cases))
+
+
+def case(name: str, *rows: Row, raises: BaseException | None = None, needs: float = 0.0) -> Case:
+    def run() -> Iterator[Row]:
+        yield from rows
+        if raises is not None:
+            raise raises
+
+    return Case(name, run, needs)
+
+
+class TestFaults:
+    def test_a_failure_is_recorded_and_the_next_case_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stage_of(
+            monkeypatch,
+            case("first", {"provider": "a"}, raises=ValueError("three\nlines\nlong")),
+            case("second", raises=Skip("no peer")),
+            case("third", {"provider": "b"}),
+        )
+        rows = ran("correctness")
+        assert ends(rows) == {"first": "failed", "second": "skipped", "third": "done"}
+        whys = {row["case"]: row.get("why") for row in rows if "status" in row}
+        assert whys == {"first": "ValueError: three", "second": "no peer", "third": None}
+        assert [row["provider"] for row in rows if "provider" in row] == ["a", "b"]
+
+    def test_what_does_not_fit_into_the_time_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stage_of(monkeypatch, case("long", needs=100.0), case("short", needs=1.0))
+        given, rows = session(seconds=50.0), []
+        given.tiny = False
+        gpu_worker.run_stage("correctness", given, rows.append, set())
+        assert ends(rows) == {"long": "skipped", "short": "done"}
+        assert rows[0]["why"] == "50 s of the stage's time left, 100 needed"
+
+    def test_a_lost_gpu_ends_the_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stage_of(monkeypatch, case("first", raises=RuntimeError("illegal access")), case("second"))
+        given, rows = session(), []
+        monkeypatch.setattr(given, "dead", lambda: True)
+        assert not gpu_worker.run_stage("correctness", given, rows.append, set())
+        assert ends(rows) == {"first": "failed"}
+
+    def test_measuring_stops_at_the_deadline(self) -> None:
+        given = session(seconds=-1.0)
+        given.seconds = 1000.0
+        assert {name: len(t) for name, t in given.times({"a": bool, "b": bool}).items()} == {"a": 1, "b": 1}
+        given = session()
+        assert len(given.times({"a": bool}, least=4)["a"]) == 4
+
+    def test_a_run_goes_over_the_sets_until_it_is_long_enough(self) -> None:
+        seen: list[int] = []
+        given, sets = session(), [(1,), (2,), (3,)]
+        run, calls = given.rotating(seen.append, sets)
+        assert calls == 3
+        given.tiny = False
+        run, calls = given.rotating(seen.append, sets)
+        del seen[:]
+        run()
+        assert len(seen) == calls == 3 * MOST_ROUNDS
+        assert seen[:4] == [1, 2, 3, 1]
+
+    def test_a_way_that_fails_leaves_the_others(self) -> None:
+        def broken() -> None:
+            raise RuntimeError("no such kernel")
+
+        found = {
+            name: figures for name, figures, _ in session().compare({"eager": bool, "x": broken}, "eager")
+        }
+        assert found["x"] == {"error": "RuntimeError: no such kernel"}
+        assert found["eager"]["times_eager"] == 1.0
+
+
+HERE = {"source": "s", "gpu": "g", "size": "full", "torch": "t", "triton": "3", "run": "now"}
+
+
+class TestResume:
+    @pytest.mark.parametrize(
+        ("row", "again", "skipped"),
+        [
+            ({"status": "done", "run": "before"}, False, True),
+            ({"status": "done", "run": "before"}, True, False),
+            ({"status": "failed", "run": "before"}, False, False),
+            ({"status": "skipped", "run": "before"}, False, False),
+            ({"status": "failed", "run": "now"}, True, True),
+            *(
+                ({"status": "done", "run": "before", key: "other"}, False, False)
+                for key in ("source", "gpu", "size", "torch", "triton")
+            ),
+            ({"run": "now"}, False, False),
+        ],
+    )
+    def test_what_is_left_out(self, row: Row, again: bool, skipped: bool) -> None:
+        rows = [{"stage": "ops", "case": "a", **HERE, **row}]
+        assert gpu_worker.finished(iter(rows), HERE, again) == ({("ops", "a")} if skipped else set())
+
+    def test_a_done_case_is_not_run_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stage_of(monkeypatch, case("first", raises=ValueError("again")), case("second"))
+        rows: list[Row] = []
+        gpu_worker.run_stage("correctness", session(), rows.append, {("correctness", "first")})
+        assert ends(rows) == {"second": "done"}
+
+    def test_a_line_cut_short_is_passed_over(self, tmp_path: Path) -> None:
+        (tmp_path / "gpu.jsonl").write_text('{"a": 1}\n{"b": \n{"c": 2}\n')
+        assert list(gpu_worker.recorded(tmp_path / "gpu.jsonl")) == [{"a": 1}, {"c": 2}]
+        assert list(gpu_worker.recorded(tmp_path)) == []
+
+    def test_the_source_hash_follows_the_code(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("bench.gpu_session.ROOT", tmp_path)
+        (tmp_path / "fastadv").mkdir()
+        hashes = []
+        for text in ("x = 1\n", "x = 2\n"):
+            (tmp_path / "fastadv" / "a.py").write_text(text)
+            hashes.append(source_hash())
+        assert hashes[0] != hashes[1]
+
+
+WORKER = """
+import json, os, sys, time
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from bench.gpu_worker import begun, recorded
+given = json.loads(sys.argv[1])
+out = Path(given["out"])
+ended = {{row["case"] for row in recorded(out / "gpu.jsonl")}}
+for name, fate in (("a", "die"), ("b", "hang"), ("c", "done")):
+    if name in ended or (fate == "hang" and not given["hangs"]):
+        continue
+    begun(out).write_text(name)
+    if fate == "die":
+        os.kill(os.getpid(), 9)
+    if fate == "hang":
+        time.sleep(60)
+    with (out / "gpu.jsonl").open("a") as file:
+        ending = {{"stage": "ops", "case": name, "status": "done", "run": given["run"]}}
+        file.write(json.dumps(ending) + "\\n")
+"""
+
+
+MISSING = {
+    "safetensors", "torchvision", "sklearn", "matplotlib", "PIL", "typer", "rich", "pytest", "hypothesis",
+    "filelock", "scipy", "torchattacks", "foolbox",
+}  # fmt: skip
+BARE = """
+import sys, time
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {missing} else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+import torch
+from bench.gpu_session import Session
+from bench.gpu_worker import run_stage
+session = Session(torch.device("cpu"), True, 0.0, time.monotonic() + 60)
+for stage, only in (
+    ("abs", "bank"), ("construct", "D_rand"), ("attacks", "PGD MLP"), ("correctness", "pytest"),
+    ("ops", "linf_step"),
+):
+    rows = []
+    run_stage(stage, session, rows.append, set(), only)
+    assert not [row for row in rows if row.get("status") == "failed" or "error" in row], rows
+    assert len(rows) > 1 or stage == "correctness", rows
+assert not {missing} & sys.modules.keys()
+print("ran")
+"""
+
+
+class TestProcesses:
+    def launched(self, folder: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool) -> list[Row]:
+        (folder / "bench").mkdir()
+        (folder / "bench" / "gpu_worker.py").write_text(WORKER.format(root=str(ROOT)))
+        monkeypatch.setattr(gpu, "ROOT", folder)
+        monkeypatch.setattr(gpu, "GRACE", 0)
+        given = {"out": str(folder), "run": "now", "commit": "", "hangs": hangs}
+        gpu.launch("ops", given | {"deadline": time.monotonic() + (1.5 if hangs else 30)})
+        return list(gpu_worker.recorded(folder / "gpu.jsonl"))
+
+    def test_a_process_that_dies_is_recorded_and_another_goes_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows = self.launched(tmp_path, monkeypatch, hangs=False)
+        assert [(row["case"], row["status"]) for row in rows] == [("a", "failed"), ("c", "done")]
+        assert rows[0]["why"] == f"its process ended with code {-signal.SIGKILL}"
+
+    def test_a_process_that_hangs_is_stopped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = self.launched(tmp_path, monkeypatch, hangs=True)
+        assert [(row["case"], row["status"]) for row in rows] == [("a", "failed"), ("b", "failed")]
+        assert rows[1]["why"].startswith("stopped 0 s after")
+
+    def test_the_command_writes_rows_with_their_origin_and_resumes(self, tmp_path: Path) -> None:
+        command = [
+            sys.executable, str(ROOT / "bench" / "gpu.py"), "training", "--only", "nothing", "--no-build",
+            "--out", str(tmp_path), "--commit", "abc",
+        ]  # fmt: skip
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert run.returncode == 0, run.stderr
+        assert "no GPU: tiny sizes on the CPU; nothing here is a measurement" in run.stdout
+        assert run.stdout.rstrip().endswith("training: 1 done, 0 failed, 0 skipped")
+        rows = list(gpu_worker.recorded(tmp_path / "gpu.jsonl"))
+        assert {row["case"] for row in rows} == {"ceilings"}
+        origin = {
+            "commit",
+            "source",
+            "torch",
+            "triton",
+            "python",
+            "cpu",
+            "gpu",
+            "device",
+            "size",
+            "run",
+            "date",
+            "tf32",
+        }
+        assert all(origin <= row.keys() for row in rows)
+        assert {row["size"] for row in rows} == {"tiny"}
+        wrong = subprocess.run([*command[:2], "opps"], capture_output=True, text=True, timeout=60)
+        assert wrong.returncode == 2
+        assert "got opps" in wrong.stderr
+
+    def test_torch_numpy_and_triton_are_enough(self) -> None:
+        code = BARE.format(missing=MISSING)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "1"}
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert run.stdout.rstrip().endswith("ran"), run.stdout[-2000:] + run.stderr[-2000:]
+
+
+def test_table() -> None:
+    rows = [
+        {"stage": "ops", "case": "linf", "provider": "fastadv", "p50_ms": 1.23456, "p20_ms": 1.0,
+         "p80_ms": 2.0, "share": 0.85, "times_eager": 3.5, "peak_mib": 12.0, "gb_per_s": 4000.0},
+        {"stage": "ops", "case": "linf", "status": "done", "seconds": 1.0},
+        {"stage": "ops", "case": "l2", "status": "failed", "why": "E: no"},
+        {"stage": "abs", "case": "bank", "status": "skipped", "why": "late"},
+    ]  # fmt: skip
+    lines = table(rows).splitlines()
+    assert lines[1] == "== ops"
+    assert lines[3].split() == [
+        "linf",
+        "fastadv",
+        "1.235",
+        "1",
+        "2",
+        "0.85",
+        "3.5",
+        "12",
+        "gb_per_s",
+        "4000.0",
+    ]
+    assert lines[4:6] == ["ops: 1 done, 1 failed, 0 skipped", "  failed: l2: E: no"]
+    assert lines[-2:] == ["abs: 0 done, 0 failed, 1 skipped", "  skipped: bank: late"]
+    many = [{**rows[0], "provider": "eager"}] * 101
+    assert not [line for line in table([*many, rows[0]]).splitlines() if " eager " in line]
+
+
+def test_an_error_of_ours_is_a_failure() -> None:
+    assert gpu.broken({"provider": "fastadv fp32", "error": "E"})
+    assert not gpu.broken({"provider": "torchattacks", "error": "E"})
+    assert not gpu.broken({"provider": "fastadv fp32"})

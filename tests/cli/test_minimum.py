@@ -1,0 +1,172 @@
+"""Minimum-norm attacks in commands: no radius, one run for all radii, optimality, export and resume."""
+
+import json
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv._files import load_tensors
+from fastadv.attacks import AttackResult
+from fastadv.data import load
+from fastadv.evaluation import Curve
+from fastadv.models import SmallCNN
+
+COUNT = 40
+RUNS: list[tuple[float, list[int]]] = []
+
+
+def ladder(model, x, y, threat, *, rungs: int = 6, seed: int = 0, ids=None) -> AttackResult:
+    """The smallest of `rungs` radii up to 0.3, or up to the threat's, at which PGD breaks a sample."""
+    RUNS.append((float(threat.radius), ids.tolist()))
+    best, last = None, min(0.3, float(threat.radius))
+    for rung in range(1, rungs + 1):
+        now = fa.attacks.pgd(
+            model, x, y, threat.with_radius(last * rung / rungs), steps=3, seed=seed, ids=ids
+        )
+        if best is None:
+            best = now
+        else:
+            new = now.success & ~best.success
+            parts = {
+                name: torch.where(new.view(-1, *[1] * (value.ndim - 1)), getattr(now, name), value)
+                for name, value in vars(best).items()
+                if isinstance(value, torch.Tensor)
+            }
+            best = AttackResult(**{**vars(best), **parts})
+    return best
+
+
+def choosy(model, x, y, threat, *, source, ids=None) -> AttackResult:
+    """An attack that needs another model."""
+    raise AssertionError
+
+
+@pytest.fixture(autouse=True)
+def attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    RUNS.clear()
+    entry = fa.attacks.Attack(ladder, kind="minimum", norms=("l2", "linf"), random=True, paper="a paper")
+    monkeypatch.setitem(fa.attacks.ATTACKS, "ladder", entry)
+    only = fa.attacks.Attack(ladder, kind="minimum", norms=("l2",))
+    monkeypatch.setitem(fa.attacks.ATTACKS, "ladder_l2", only)
+    monkeypatch.setitem(fa.attacks.ATTACKS, "choosy", fa.attacks.Attack(choosy, kind="minimum"))
+
+
+def measured(trained: SmallCNN, **options: object) -> fa.evaluation.Row:
+    attack = partial(ladder, threat=fa.Linf(math.inf), **options)
+    return fa.evaluate(trained, load("digits", "test", limit=COUNT), {"a": attack}).rows[0]
+
+
+def test_no_radius_is_needed_and_one_bounds_the_search(
+    fastadv: Callable, net: str, trained: SmallCNN
+) -> None:
+    done = fastadv(f"attack {net} -n {COUNT} -a ladder --seed 4 --json")
+    assert done.code == 0, done
+    told = json.loads(done.out)["measured"]["attacks"]["ladder L∞"]
+    row = measured(trained, seed=4)
+    assert told["median_distance"] == row.median_distance
+    assert told["median_interval"] == list(row.median_interval)
+    assert told["robust_accuracy"] == row.robust_accuracy
+    assert {radius for radius, _ in RUNS} == {math.inf}
+    RUNS.clear()
+    done = fastadv(f"attack {net} -n {COUNT} -a ladder --radius 0.01 --json")
+    told = json.loads(done.out)["measured"]["attacks"]["ladder L∞ 0.01"]
+    assert told["median_distance"] is None  # most hold
+    assert told["robust_accuracy"] > row.robust_accuracy
+    assert {radius for radius, _ in RUNS} == {0.01}
+    assert "inf [" in fastadv(f"attack {net} -n {COUNT} -a ladder:radius=0.01,rungs=1").out
+
+
+def test_the_norm_is_one_that_the_attack_serves(fastadv: Callable, net: str) -> None:
+    told = json.loads(fastadv(f"evaluate {net} -n 5 -a ladder_l2 --json").out)
+    assert list(told["measured"]["attacks"]) == ["ladder_l2 L2"]
+    done = fastadv(f"evaluate {net} -n 5 -a ladder_l2 --norm linf")
+    assert done.code == 2
+    assert "works in l2" in done.err
+
+
+def test_one_run_gives_the_accuracy_at_all_radii(
+    fastadv: Callable, folder: Path, net: str, trained: SmallCNN
+) -> None:
+    line = f"evaluate {net} -n {COUNT} -a ladder --radii 0.2,0,0.1,0.06"
+    done = fastadv(line, "--json", "--figure", "f.png")
+    assert done.code == 0, done
+    assert [len(ids) for _, ids in RUNS] == [COUNT]
+    curve = json.loads(done.out)["measured"]["curves"]["ladder L∞"]
+    expected = Curve.from_distances(measured(trained).distance, [0, 0.06, 0.1, 0.2])
+    assert curve == {"radii": [0, 0.06, 0.1, 0.2], "accuracy": expected.accuracy.tolist()}
+    assert len(set(curve["accuracy"])) > 2
+    assert (folder / "f.png").read_bytes().startswith(b"\x89PNG")
+    both = fastadv(f"{line} -a pgd:steps=2,radius=0.1 --json")
+    assert list(json.loads(both.out)["measured"]["curves"]) == ["ladder L∞", "pgd:steps=2,radius=0.1"]
+
+
+def test_optimality(fastadv: Callable, net: str, trained: SmallCNN) -> None:
+    line = f"evaluate {net} -n {COUNT} -a ladder -a ladder:rungs=3 --optimality"
+    told = json.loads(fastadv(f"{line} --json").out)["measured"]["optimality"]
+    rows = {"ladder L∞": measured(trained).distance, "ladder:rungs=3": measured(trained, rungs=3).distance}
+    assert told == fa.optimality(rows)
+    assert told["ladder:rungs=3"] < told["ladder L∞"] <= 1
+    assert f"optimality of ladder:rungs=3: {told['ladder:rungs=3']:.3f}" in fastadv(line).out
+    assert "optimality" not in json.loads(fastadv(f"evaluate {net} -n 5 -a ladder --json").out)["measured"]
+
+
+def test_every_sample_is_written_with_the_attack_that_came_nearest(
+    fastadv: Callable, folder: Path, net: str, trained: SmallCNN
+) -> None:
+    line = f"evaluate {net} -n {COUNT} -a ladder:rungs=2 -a ladder --out all.safetensors --batch-size 15"
+    assert fastadv(line).code == 0
+    written, metadata = load_tensors(folder / "all.safetensors")
+    digits = load("digits", "test", limit=COUNT)
+    attacks = {name: partial(ladder, threat=fa.Linf(math.inf), rungs=n) for name, n in (("a", 2), ("b", 6))}
+    kept = fa.evaluate(trained, digits, attacks, keep_samples=True).samples
+    assert written.keys() == vars(kept).keys() >= {"x", "x_adv", "y", "ids", "success", "status", "distance"}
+    for name, value in vars(kept).items():
+        torch.testing.assert_close(written[name], value, rtol=1e-4, atol=1e-5)
+    assert {0, 1} <= set(written["by"].tolist())
+    assert list(json.loads(metadata["card"])["config"]["attacks"]) == ["ladder:rungs=2", "ladder L∞"]
+
+
+def test_an_evaluation_resumes_from_its_folder(fastadv: Callable, folder: Path, net: str) -> None:
+    line = f"evaluate {net} -n {COUNT} -a ladder -a fgsm --radius 0.2 --batch-size 15 --run-dir run"
+    whole = json.loads(fastadv(line, "--json").out)["measured"]
+    (folder / "run" / "part-00002-00.safetensors").unlink()
+    refused = fastadv(line)
+    assert refused.code == 2
+    assert "--resume" in refused.err
+    RUNS.clear()
+    again = json.loads(fastadv(line, "--resume", "--json").out)["measured"]
+    assert [len(ids) for _, ids in RUNS] == [10]
+    for name, row in whole["attacks"].items():
+        # a model is checked once in each process, which costs a pass
+        spent = {"seconds": 0, "forwards": 0}
+        assert again["attacks"][name] | spent == row | spent
+    other = fastadv(line.replace("--radius 0.2", "--radius 0.1"), "--resume")
+    assert other.code == 2
+    assert "another attacks" in other.err
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("-a ladder -a pgd --radius 0.1 --optimality", "pgd has a budget"),
+        ("-a ladder --radius 0.1 --optimality", "leave out the radius"),
+        ("-a ladder -a ladder_l2 --optimality", "one norm"),
+        ("-a ladder -a ladder:norm=l2 --out a.safetensors", "one norm"),
+        ("-a ladder --radius 0.1 --radii 0,0.2", "beyond the radius 0.1"),
+        ("-a ladder --resume", "--run-dir"),
+        ("-a choosy", "source"),
+        ("-a ladder:ids=3", "takes no 'ids'"),
+        ("-a pgd:mask=3,radius=0.1", "takes no 'mask'"),
+        ("-a pgd", "no radius"),
+    ],
+)
+def test_wrong_usage_is_two(fastadv: Callable, line: str, says: str) -> None:
+    done = fastadv(f"evaluate -m small_cnn --data digits -n 5 {line}")
+    assert done.code == 2, done
+    assert says in done.err
+    assert RUNS == []

@@ -1,0 +1,136 @@
+"""`fastadv study schott` with tiny models: what it prints, writes and refuses."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.cli import _study
+from fastadv.studies.schott2018 import paper, work
+from fastadv.studies.schott2018.plan import MODELS
+from tests.cli.conftest import Done
+from tests.studies.schott import METHODS, FakeAttacks, FakeSubjects, image_set
+
+Command = Callable[..., Done]
+LINE = "study schott --data-dir . --models cnn,abs --norms l2 --samples 4 --run-dir run"
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> FakeAttacks:
+    made = FakeAttacks()
+    for name in ("push", "flip", "jolt"):
+        monkeypatch.setattr(fa.attacks, name, getattr(made, name), raising=False)
+    monkeypatch.setattr(_study, "METHODS", METHODS)
+    monkeypatch.setattr(_study, "Subjects", lambda *given, **options: FakeSubjects())
+    monkeypatch.setattr(_study, "load_data", lambda *given: image_set())
+    monkeypatch.setattr(work, "DISTAL_STEPS", 1)
+    return made
+
+
+def test_it_prints_the_tables_and_names_the_files(fastadv: Command, tiny: FakeAttacks, folder: Path) -> None:
+    done = fastadv(LINE)
+    assert done.code == 0, done
+    for text in ("Schott et al. 2018 on 4 test images", "2.24", "80%", "Push", "Latent descent", "published"):
+        assert text in done.out
+    assert "Flip" not in done.out
+    for name in ("published.png", "all.png", "smallest_l2.png", "imagined.png", "results.json", "report.md"):
+        assert str(Path("run") / name) in done.out
+        assert (folder / "run" / name).stat().st_size > 0
+    stored = json.loads((folder / "run" / "results.json").read_text())
+    assert stored["kind"] == "study schott"
+    assert stored["config"]["models"] == ["cnn", "abs"]
+
+
+def test_a_run_goes_on_with_resume_alone(fastadv: Command, tiny: FakeAttacks) -> None:
+    first = json.loads(fastadv(f"{LINE} --json").out)["measured"]
+    calls = len(tiny.calls)
+    refused = fastadv(LINE)
+    assert refused.code == 2
+    assert "--resume" in refused.err
+    again = json.loads(fastadv(f"{LINE} --resume --json").out)["measured"]
+    assert again["least"] == first["least"]
+    assert len(tiny.calls) == calls
+    fastadv(f"{LINE} --resume --attacks Push --seed 1")
+    assert len(tiny.calls) > calls
+
+
+def test_a_stop_says_how_to_go_on(
+    fastadv: Command, tiny: FakeAttacks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fa.attacks, "jolt", stopped)
+    done = fastadv(LINE)
+    assert done.code == 130
+    assert "kept in run" in done.err
+    assert "--resume" in done.err
+
+
+def test_a_failed_attack_is_an_exit_code(
+    fastadv: Command, tiny: FakeAttacks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: object, **options: object) -> None:
+        raise ValueError("no such luck")
+
+    monkeypatch.setattr(fa.attacks, "jolt", broken)
+    done = fastadv(LINE)
+    assert done.code == 1
+    assert "cnn l2 Jolt failed: ValueError: no such luck" in done.err
+    assert "Push" in done.out
+
+
+def test_the_plan_says_what_would_run_and_how_long(fastadv: Command, folder: Path) -> None:
+    done = fastadv("study schott --plan --samples 10 --models cnn,abs --norms l2")
+    assert done.code == 0
+    assert "Latent descent" in done.out
+    assert "minutes on two cores" in done.out
+    told = json.loads(fastadv("study schott --plan --json").out)
+    assert {cell["model"] for cell in told["cells"]} == set(MODELS)
+    assert told["minutes"] > 10
+    twice = json.loads(fastadv("study schott --plan --json --samples 200").out)
+    for cell, longer in zip(told["cells"], twice["cells"], strict=True):
+        assert longer["minutes"] == pytest.approx(2 * cell["minutes"])
+    ready = json.loads(fastadv("study schott --plan --json --madry net.safetensors").out)
+    assert told["minutes"] - ready["minutes"] == pytest.approx(paper.MADRY_SECONDS / 60)
+    assert not (folder / "schott2018").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--models cnn,vgg", "vgg"),
+        ("--norms l2,l3", "l3"),
+        ("--attacks DeepFool,Deepest", "deepest"),
+        ("--norms linf --attacks Boundary", "no attack is left"),
+    ],
+)
+def test_wrong_usage(fastadv: Command, options: str, says: str) -> None:
+    done = fastadv(f"study schott {options}")
+    assert done.code == 2
+    assert says in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_missing_weights_are_named(fastadv: Command, folder: Path) -> None:
+    (folder / "abs_official").mkdir()
+    torch.save(fa.models.SchottCNN().state_dict(), folder / "abs_official" / "vanilla_cnn.net")
+    done = fastadv("study schott --data-dir . --models cnn,binary_cnn,abs --madry mine.safetensors")
+    assert done.code == 1
+    assert "abs_official/binary_cnn.net" in done.err
+    assert "abs_official/ABS_9.net" in done.err
+    assert "vanilla_cnn" not in done.err
+    assert "mine.safetensors" not in done.err
+    assert "github.com/bethgelab/AnalysisBySynthesis" in done.err
+    done = fastadv("study schott --data-dir . --models madry --madry mine.safetensors")
+    assert done.code == 1
+    assert "mine.safetensors" in done.err
+
+
+def test_help_has_an_example(fastadv: Command) -> None:
+    done = fastadv("study schott --help")
+    assert done.code == 0
+    assert "Example: fastadv study schott" in done.out

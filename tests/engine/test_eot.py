@@ -1,0 +1,211 @@
+"""freeze(model, eot=n): means over the passes of a randomized model, and the check of its search twin."""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.engine import freeze
+from fastadv.engine.rounding import compare
+from fastadv.errors import InputError
+from fastadv.losses import loss_and_grad
+
+DRAW = torch.Generator().manual_seed(1)
+X = torch.rand(5, 2, 3, generator=DRAW, dtype=torch.float64)
+Y = torch.tensor([1, 2, 0, 1, 2])
+WEIGHT = torch.randn(6, 3, generator=DRAW, dtype=torch.float64)
+FACTORS = [0.5, -1.25, 3.0, 20.0]
+
+
+class Turning:
+    """A model that multiplies its logits by another factor at each pass."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+        self.seen = Counter[str]()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        factor = FACTORS[self.passes % len(FACTORS)]
+        self.passes += 1
+        self.seen.update(forward=len(x))
+        if x.requires_grad:
+            x.register_hook(lambda gradient: self.seen.update(backward=len(gradient)))
+        return factor * (x.flatten(1) @ WEIGHT).sin()
+
+
+def expected(eot: int, loss: str, targets: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The means over the first `eot` passes, each by autograd."""
+    means = [torch.zeros(()).double()] * 3
+    for factor in FACTORS[:eot]:
+        leaf = X.clone().requires_grad_()
+        logits = factor * (leaf.flatten(1) @ WEIGHT).sin()
+        value, by_logits = loss_and_grad(logits, Y, loss, targets)
+        (gradient,) = torch.autograd.grad(logits, leaf, by_logits)
+        parts = (value, logits.detach(), gradient)
+        means = [mean + part / eot for mean, part in zip(means, parts, strict=True)]
+    return means[0], means[1], means[2]
+
+
+@pytest.mark.parametrize("direction", [False, True])
+@pytest.mark.parametrize("targets", [None, (Y + 1) % 3], ids=["untargeted", "targeted"])
+@pytest.mark.parametrize("loss", ["ce", "margin", "dlr"])
+@pytest.mark.parametrize("eot", [2, 4])
+def test_means_over_the_passes(eot: int, loss: str, targets: Tensor | None, direction: bool) -> None:
+    """`direction` must not scale the passes differently: with four, the last one decides by its size."""
+    found = freeze(Turning(), eot=eot).input_gradient(X, Y, loss, targets, direction)
+    for actual, wanted in zip(found, expected(eot, loss, targets), strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_logits_are_means_and_the_verdict_is_one_pass() -> None:
+    logits = (X.flatten(1) @ WEIGHT).sin()
+    torch.testing.assert_close(freeze(Turning(), eot=4)(X), logits * sum(FACTORS) / 4, rtol=1e-12, atol=0)
+    torch.testing.assert_close(freeze(Turning(), eot=4).verdict(X), logits * FACTORS[0], rtol=1e-12, atol=0)
+    assert not freeze(Turning(), eot=2).exact
+    assert freeze(Turning(), eot=1).exact
+
+
+def test_jacobian_of_the_mean_logits() -> None:
+    frozen, rows = freeze(Turning(), eot=3), torch.eye(3).expand(5, 3, 3)
+    seen: list[Tensor] = []
+    logits, gradients = frozen.jacobian(X, lambda z: seen.append(z) or rows)  # type: ignore[func-returns-value]
+    mean = sum(FACTORS[:3]) / 3
+    torch.testing.assert_close(logits, mean * (X.flatten(1) @ WEIGHT).sin(), rtol=1e-12, atol=0)
+    by_hand = mean * (X.flatten(1) @ WEIGHT).cos()[:, :, None] * WEIGHT.t()
+    torch.testing.assert_close(gradients.flatten(2), by_hand, rtol=1e-12, atol=1e-14)
+    assert torch.equal(seen[0], logits)
+
+
+@pytest.mark.parametrize("eot", [1, 2, 5])
+def test_counts(eot: int) -> None:
+    for call, backward in (
+        (lambda f: f(X), 0),
+        (lambda f: f.input_gradient(X, Y), 5 * eot),
+        (lambda f: f.jacobian(X, torch.ones(5, 4, 3)), 20 * eot),
+    ):
+        model = Turning()
+        frozen = freeze(model, eot=eot)
+        call(frozen)
+        assert (frozen.forwards, frozen.backwards) == (5 * eot, backward)
+        assert (model.seen["forward"], model.seen["backward"]) == (5 * eot, backward)
+
+
+def test_noise_averages_out() -> None:
+    """The error of a mean over n passes falls with the root of n."""
+    model = partial(noisy_linear, torch.Generator().manual_seed(0))
+    exact = (X.flatten(1) @ WEIGHT).mul(2).matmul(WEIGHT.t()).view_as(X)
+    errors = [
+        float((freeze(model, eot=n).input_gradient(X, None, squared)[2] - exact).norm()) for n in (1, 400)
+    ]
+    assert errors[1] < errors[0] / 8
+
+
+def noisy_linear(draw: torch.Generator, x: Tensor) -> Tensor:
+    return x.flatten(1) @ WEIGHT + torch.randn(len(x), 3, generator=draw, dtype=torch.float64)
+
+
+def squared(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+    return logits.square().sum(1)
+
+
+class Noisy(nn.Module):
+    """A small network with BatchNorm that adds noise to its input also in eval mode."""
+
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.level = level
+        self.net = nn.Sequential(
+            nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ELU(), nn.Flatten(), nn.Linear(288, 5)
+        )
+        self.net(torch.rand(64, 2, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x + self.level * torch.randn_like(x))
+
+
+IMAGES = torch.rand(20, 2, 8, 8, generator=DRAW)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("rows", [1, 20])
+@pytest.mark.parametrize("level", [0.01, 1.0])
+def test_noise_does_not_condemn_the_search_twin(level: float, rows: int, precision: str) -> None:
+    for seed in range(5):
+        frozen = freeze(Noisy(level), precision)
+        torch.manual_seed(seed)
+        frozen(IMAGES[:rows])
+        assert not frozen.exact
+        assert not any("fell back" in note for note in frozen.notes)
+        noted = sum("randomized" in note for note in frozen.notes)
+        assert noted == 1 if precision == "fp32" or level == 1 else noted <= 1
+
+
+@pytest.mark.parametrize(("shift", "agrees"), [(1.9, True), (2.1, False)])
+def test_means_are_compared_within_the_spread_of_the_model(shift: float, agrees: bool) -> None:
+    """Passes of the model are 1 and -1 times a row; those of its twin 9 and -9 times it, plus the shift."""
+    row = torch.tensor([[1.0, -1.0, 0.0]]) / 2**0.5
+    verdicts, searches = ([scale * sign for sign in (1, -1) * 4] for scale in (1, 9))
+    apart, allowed, by_means = compare(
+        row,
+        9 * row,
+        [torch.float64],
+        lambda: verdicts.pop() * row,
+        lambda: (searches.pop() + shift) * row,
+    )
+    assert by_means
+    assert apart == pytest.approx(shift / 2**0.5)
+    assert allowed == pytest.approx(2 / 2**0.5, rel=1e-4)
+    assert (apart <= allowed) == agrees
+
+
+@pytest.mark.parametrize("level", [0.0, 0.02])
+def test_a_wrong_search_twin_is_found_under_noise(level: float) -> None:
+    frozen = freeze(Noisy(level))
+    right = frozen._search
+    frozen._search = lambda x: right(x) * 1.5
+    frozen(IMAGES)
+    assert frozen._search is frozen.model
+    assert "fell back" in frozen.notes[-1]
+
+
+@pytest.mark.parametrize("level", [0.0, 0.02])
+def test_the_check_counts_its_passes(level: float) -> None:
+    model = Noisy(level)
+    seen = Counter[str]()
+    frozen = freeze(model)
+
+    def counted(part: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        seen.update(f=len(x))
+        return part(x)
+
+    for name in ("model", "_search"):
+        setattr(frozen, name, partial(counted, getattr(frozen, name)))
+    frozen(IMAGES)
+    assert frozen.forwards == seen["f"]
+    assert seen["f"] == 20 + (32 if not level else 32 + 16 * 16)
+
+
+def test_options() -> None:
+    model = Noisy(0.1)
+    frozen = freeze(model, "bf16", eot=3)
+    assert frozen.options.eot == 3
+    assert freeze(frozen) is frozen
+    assert freeze(frozen, eot=3) is frozen
+    other = freeze(frozen, eot=1)
+    assert (other.options.eot, other.options.precision) == (1, "bf16")
+    assert frozen.describe() == {**other.describe(), "eot": 3}
+
+
+@pytest.mark.parametrize("eot", [0, -1, 2.0, True, "3"])
+def test_bad_numbers_of_passes(eot: object) -> None:
+    with pytest.raises(InputError, match="eot: expected an integer >= 1"):
+        freeze(Noisy(0.1), eot=eot)  # type: ignore[arg-type]
+
+
+def test_captured_passes_would_repeat_their_noise() -> None:
+    with pytest.raises(InputError, match="eot=1 with cuda_graph, got eot=2"):
+        freeze(Noisy(0.1), cuda_graph=True, eot=2)

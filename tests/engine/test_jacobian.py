@@ -1,0 +1,168 @@
+"""Frozen.jacobian: gradients of several functions of the logits from one forward."""
+
+from collections import Counter
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+
+X = torch.rand(6, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+ROWS = torch.randn(6, 3, 5, generator=torch.Generator().manual_seed(2))
+
+
+def convnet() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ELU(), nn.Conv2d(8, 8, 3), nn.Tanh(), nn.Flatten(),
+        nn.Linear(128, 5),
+    )  # fmt: skip
+    net(torch.rand(32, 2, 8, 8))
+    return net
+
+
+def by_autograd(model: nn.Module, x: Tensor, directions: Tensor) -> Tensor:
+    jacobian = torch.func.vmap(torch.func.jacrev(lambda row: model(row[None])[0]))(x)
+    return torch.einsum("bck,bk...->bc...", directions, jacobian)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.03)], ids=["fp32", "bf16"])
+def test_against_autograd(precision: str, tolerance: float, fold: bool) -> None:
+    model = convnet()
+    logits, gradients = freeze(model, precision, fold=fold).jacobian(X, ROWS)
+    model.eval().double()
+    torch.testing.assert_close(logits, model(X.double()).detach().float(), rtol=0, atol=tolerance)
+    expected = by_autograd(model, X.double(), ROWS.double())
+    assert gradients.shape == (6, 3, 2, 8, 8)
+    assert gradients.dtype == logits.dtype == torch.float32
+    for place in range(3):
+        error = (gradients[:, place] - expected[:, place]).norm()
+        assert error <= tolerance * expected[:, place].norm()
+    assert not logits.requires_grad
+    assert not gradients.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_formats_of_x_and_of_the_model(dtype: torch.dtype) -> None:
+    weight = torch.randn(5, 128, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 5)).double()
+    with torch.no_grad():
+        model[1].weight.copy_(weight)
+    logits, gradients = freeze(model).jacobian(X.to(dtype), ROWS)
+    assert (logits.dtype, gradients.dtype) == (torch.float64, dtype)
+    expected = (ROWS.double() @ weight).view(6, 3, 2, 8, 8)
+    torch.testing.assert_close(
+        gradients, expected.to(dtype), rtol=1e-12 if dtype == torch.float64 else 0, atol=0
+    )
+
+
+def test_directions_chosen_by_the_logits_of_the_same_forward() -> None:
+    frozen, seen = freeze(convnet()), []
+
+    def rivals(logits: Tensor) -> Tensor:
+        seen.append(logits)
+        order = logits.argsort(1, descending=True)
+        one_hot = torch.eye(5)[order]
+        return one_hot[:, 1:] - one_hot[:, :1]
+
+    frozen(X)
+    before = frozen.forwards, frozen.backwards
+    logits, gradients = frozen.jacobian(X, rivals)
+    assert (frozen.forwards - before[0], frozen.backwards - before[1]) == (6, 24)
+    assert torch.equal(seen[0], logits)
+    assert not seen[0].requires_grad
+    for place in range(4):
+        rows = rivals(logits)[:, place]
+        alone = frozen.input_gradient(X, None, lambda z, y, targets, rows=rows: (z * rows).sum(1))[2]
+        assert torch.equal(gradients[:, place], alone)
+
+
+def test_calls_of_the_model() -> None:
+    seen = Counter[str]()
+
+    def model(x: Tensor) -> Tensor:
+        seen.update(forward=len(x))
+        if x.requires_grad:
+            x.register_hook(lambda gradient: seen.update(backward=len(gradient)))
+        return x.flatten(1)[:, :5].sin()
+
+    frozen = freeze(model)
+    frozen.jacobian(X, ROWS)
+    assert (seen["forward"], seen["backward"]) == (6, 18)
+    assert (frozen.forwards, frozen.backwards) == (6, 18)
+
+
+def test_samples_do_not_meet() -> None:
+    """A sample's gradients do not depend on its batch, and one that is NaN spoils no other."""
+    frozen = freeze(convnet().double())
+    x, rows = X.double(), ROWS.double()
+    logits, gradients = frozen.jacobian(x, rows)
+    spoiled = x.clone()
+    spoiled[2] = torch.nan
+    order = torch.tensor([4, 2, 0])
+    part_logits, part = frozen.jacobian(spoiled[order], rows[order])
+    for place in (0, 2):
+        torch.testing.assert_close(part[place], gradients[order[place]], rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(part_logits[place], logits[order[place]], rtol=1e-12, atol=1e-15)
+    assert part[1].isnan().all()
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_inside_grad_modes(mode: type) -> None:
+    expected = freeze(convnet()).jacobian(X, ROWS)[1]
+    with mode():
+        frozen = freeze(convnet())
+        assert torch.equal(frozen.jacobian(X * 1, ROWS * 1)[1], expected)
+        assert torch.equal(frozen.jacobian(X * 1, lambda logits: ROWS * 1)[1], expected)
+
+
+def test_channels_last_x() -> None:
+    frozen = freeze(convnet())
+    last = X.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(frozen.jacobian(last, ROWS)[1], frozen.jacobian(X, ROWS)[1])
+
+
+@pytest.mark.parametrize(("size", "columns"), [(0, 3), (6, 0), (0, 0)])
+def test_nothing_to_do(size: int, columns: int) -> None:
+    frozen = freeze(convnet())
+    frozen(X)
+    frozen.forwards = frozen.backwards = 0
+    logits, gradients = frozen.jacobian(X[:size], ROWS[:size, :columns])
+    assert logits.shape == (size, 5)
+    assert gradients.shape == (size, columns, 2, 8, 8)
+    assert (frozen.forwards, frozen.backwards) == (size, 0)
+
+
+@pytest.mark.parametrize("kind", ["module", "function"])
+def test_compiled(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled backward frees its intermediate results, so it can run only once."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    model = convnet().eval()
+    frozen = freeze(model if kind == "module" else lambda x: model(x), compile=True)
+    frozen.input_gradient(X, torch.arange(6) % 5)
+    torch.testing.assert_close(frozen.jacobian(X, ROWS)[1], freeze(model).jacobian(X, ROWS)[1])
+    assert not any("fell back" in note for note in frozen.notes)
+
+
+@pytest.mark.parametrize(
+    "directions",
+    [ROWS[:, 0], ROWS[:5], ROWS[:, :, :4], ROWS.long(), ROWS.to("meta"), ROWS.tolist(), None],
+    ids=["rank", "samples", "classes", "integers", "device", "list", "none"],
+)
+@pytest.mark.parametrize("as_function", [False, True])
+def test_directions_that_do_not_fit(directions: object, as_function: bool) -> None:
+    given = (lambda logits: directions) if as_function else directions
+    with pytest.raises(InputError, match=r"directions: expected a floating tensor \[B, C, K\]"):
+        freeze(convnet()).jacobian(X, given)  # type: ignore[arg-type]
+
+
+def test_other_bad_arguments() -> None:
+    with pytest.raises(InputError, match="x: expected a floating tensor"):
+        freeze(convnet()).jacobian(X.long(), ROWS)
+    with pytest.raises(InputError, match="cuts the graph"):
+        freeze(lambda x: x.detach().flatten(1)[:, :5]).jacobian(X, ROWS)

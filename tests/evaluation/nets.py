@@ -1,0 +1,77 @@
+"""A model whose nearest adversarial examples are known; run as a program, evaluations that are killed."""
+
+import math
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv.attacks import AttackResult, Status
+from fastadv.data import ImageSet
+from fastadv.evaluation import Table, evaluate
+
+
+class Threshold(nn.Module):
+    """Class 1 where the first pixel is above one half: an L∞ radius above |x - 0.5| breaks a sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([-1.0, 1.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.flatten(1)[:, :1] - 0.5) * self.weight
+
+
+def pixels(values: list[float], y: list[int]) -> ImageSet:
+    """Images of one pixel."""
+    return ImageSet(torch.tensor(values).reshape(-1, 1, 1, 1), torch.tensor(y), ("dark", "light"), "pixels")
+
+
+# distances to the boundary 0.1 0.2 0.3 0.4, then two that the model has wrong
+DATA = pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.6], [0, 1, 0, 1, 1, 0])
+
+
+def nearest(model, x, y, *, ids, past=0.01, spare=(), sick=()) -> AttackResult:
+    """The nearest point `past` the boundary; samples in `spare` hold, those in `sick` fail."""
+    wrong = model(x).argmax(1) != y
+    first = x.flatten(1)[:, 0]
+    end = torch.where(first > 0.5, 0.5 - past, 0.5 + past)
+    held = torch.isin(ids, torch.tensor([*spare, *sick], dtype=torch.int64)) & ~wrong
+    x_adv = torch.where((wrong | held)[:, None, None, None], x, end[:, None, None, None])
+    distance = (x_adv - x).abs().flatten(1).amax(1).masked_fill(held, math.inf)
+    status = torch.where(
+        wrong, int(Status.ALREADY_WRONG), torch.where(held, int(Status.HELD), int(Status.BROKEN))
+    )
+    status[torch.isin(ids, torch.tensor(sick, dtype=torch.int64)) & ~wrong] = int(Status.FAILED)
+    return AttackResult(
+        x_adv, ~held, status, distance * 0, distance, 2 * len(x), len(x), torch.zeros_like(held)
+    )
+
+
+def pgd(radius: float) -> partial:
+    return partial(fa.attacks.pgd, threat=fa.Linf(radius), steps=5, step_size=radius / 2)
+
+
+def run(folder: Path | None, *, resume: bool = False, **options: object) -> Table:
+    """The evaluation that is killed: three batches, two attacks."""
+    settings = {"attacks": {"near": nearest, "pgd": pgd(0.25)}, "batch_size": 2, "keep_samples": True}
+    return evaluate(Threshold(), DATA, run_dir=folder, resume=resume, keep_examples=2, **settings | options)
+
+
+if __name__ == "__main__":
+    from tests.evaluation.nets import run  # the names of functions count: not those of __main__
+    from tests.kills import killed_at
+
+    torch.set_num_threads(1)
+    run(None)  # what is slow the first time is done before the process multiplies
+    for moment in sys.argv[2:]:
+        if os.fork() == 0:
+            killed_at(int(moment.split("-")[0]), moment.split("-")[1])
+            run(Path(sys.argv[1]) / moment)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL

@@ -1,0 +1,82 @@
+"""AttackBench's optimality against areas counted by hand and integrated numerically."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fastadv.errors import InputError
+from fastadv.evaluation import Curve, optimality
+
+INF = math.inf
+
+
+def test_by_hand():
+    # best 0 1 2 4, so d_max 4, clean 3/4, A* = 7/4; the areas of a and b up to 4 are 8/4 and 10/4
+    told = optimality({"a": [0, 1, 2, 5], "b": [0, 2, 4, 4]})
+    # a: best for all but the last sample, where it stops counting at 4
+    assert told["a"] == pytest.approx(1 - (7 / 4 - 7 / 4) / (3 - 7 / 4))
+    assert told["b"] == pytest.approx(1 - (10 / 4 - 7 / 4) / (3 - 7 / 4)) == pytest.approx(0.4)
+
+
+def test_an_attack_that_breaks_nothing_has_none_and_the_best_has_all():
+    best = torch.tensor([0.0, 0.1, 0.4, 0.9])
+    told = optimality({"none": torch.tensor([0.0, INF, INF, INF]), "best": best})
+    assert told == {"none": pytest.approx(0.0, abs=1e-6), "best": pytest.approx(1.0)}
+    assert optimality({"best": best}) == {"best": pytest.approx(1.0)}
+
+
+def test_a_sample_that_no_attack_breaks_counts_the_same_for_all():
+    told = optimality({"a": [1, 3, INF], "b": [2, 2, INF]})
+    # best 1 2 inf, so d_max 2, clean 1, A* = 5/3; a: 1 2 2, b: 2 2 2
+    assert told["a"] == pytest.approx(1.0)
+    assert told["b"] == pytest.approx(1 - (2 - 5 / 3) / (2 - 5 / 3)) == pytest.approx(0.0)
+
+
+def test_it_is_the_area_between_the_curves():
+    draw = np.random.default_rng(0)
+    rows = {name: np.where(draw.random(40) < 0.1, 0.0, draw.exponential(size=40)) for name in "abc"}
+    rows = {name: np.where(rows["a"] == 0, 0.0, row) for name, row in rows.items()}
+    rows["c"][5] = INF
+    best = np.minimum.reduce(list(rows.values()))
+    grid = np.linspace(0, best.max(), 200_001)
+    step = grid[1] - grid[0]
+
+    def area(row):
+        return Curve.from_distances(row, grid[:-1]).accuracy.sum() * step
+
+    clean = Curve.from_distances(best, [0]).accuracy[0]
+    for name, told in optimality(rows).items():
+        expected = 1 - (area(rows[name]) - area(best)) / (clean * best.max() - area(best))
+        assert told == pytest.approx(expected, abs=1e-4)
+        assert 0 < told < 1
+
+
+def test_the_clean_accuracy_may_be_given():
+    told = optimality({"a": [0, 1, 2, 5], "b": [0, 2, 4, 4]}, clean=1.0)
+    assert told["b"] == pytest.approx(1 - (10 / 4 - 7 / 4) / (4 - 7 / 4))
+
+
+def test_nan_counts_as_wrong_already():
+    a, b = [math.nan, 1, 2, 5], [math.nan, 2, 4, 4]
+    assert optimality({"a": a, "b": b}) == optimality({"a": [0, *a[1:]], "b": [0, *b[1:]]})
+
+
+@pytest.mark.parametrize("row", [[0, 0], [INF, INF], [0, INF], [2.0, 2.0], [0.3]])
+def test_nothing_to_tell_apart_is_nan(row):
+    assert math.isnan(optimality({"a": row, "b": row})["b"])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"a": []}, {"a": [1, 2], "b": [1]}, {"a": [-1.0, 2]}, {"a": [[1.0]]}, {"a": "far"}]
+)
+def test_wrong_distances_are_named(wrong):
+    with pytest.raises(InputError, match="distances"):
+        optimality(wrong)
+
+
+@pytest.mark.parametrize("clean", [-0.1, 1.1, math.nan])
+def test_a_clean_accuracy_out_of_range(clean):
+    with pytest.raises(InputError, match="clean"):
+        optimality({"a": [0, 1]}, clean)

@@ -1,0 +1,145 @@
+"""An evaluation that is killed, resumed, or pointed at the folder of another."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastadv._files import load_tensors, save_tensors
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.evaluation import Table
+from tests.evaluation import nets
+
+ROOT = Path(__file__).parents[2]
+
+
+def assert_same(table: Table, other: Table) -> None:
+    for name in ("correct", "failed", "ids"):
+        assert torch.equal(getattr(table, name), getattr(other, name)), name
+    assert [row.name for row in table.rows] == [row.name for row in other.rows]
+    for row, twin in zip(table.rows, other.rows, strict=True):
+        assert torch.equal(row.broken, twin.broken)
+        assert torch.equal(row.distance, twin.distance)
+        for name in ("failed", "unmoved", "forwards", "backwards"):
+            assert getattr(row, name) == getattr(twin, name), name
+        for name, value in vars(row.examples).items():
+            assert torch.equal(value, getattr(twin.examples, name)), name
+    for name, value in vars(table.samples).items():
+        assert torch.equal(value, getattr(other.samples, name)), name
+
+
+class Counting:
+    """An attack that counts its calls and can stop at one of them."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.calls, self.stop = [], stop
+
+    def describe(self) -> str:
+        return "nearest"
+
+    def __call__(self, model, x, y, *, ids):
+        if len(self.calls) == self.stop:
+            raise KeyboardInterrupt
+        self.calls.append(ids.tolist())
+        return nets.nearest(model, x, y, ids=ids)
+
+
+def test_a_kill_at_any_moment_is_resumed_bit_equal(tmp_path):
+    # the identity, then two attacks on each of three batches
+    moments = [f"{turn}-{when}" for turn in range(7) for when in ("before", "after")]
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    command = [sys.executable, "-m", "tests.evaluation.nets", str(tmp_path), *moments]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=120)
+    expected = nets.run(None)
+    for moment in moments:
+        folder = tmp_path / moment
+        assert len(list(folder.glob(".*.part"))) == moment.endswith("before"), moment
+        kept = len(list(folder.glob("part-*")))
+        assert kept == max(0, int(moment.split("-")[0]) - moment.endswith("before")), moment
+        assert_same(nets.run(folder, resume=True), expected)
+        assert not list(folder.glob(".*.part"))
+
+
+def test_what_is_finished_is_not_done_again(tmp_path):
+    first = Counting(stop=2)
+    with pytest.raises(KeyboardInterrupt):
+        nets.run(tmp_path, attacks={"near": first})
+    assert first.calls == [[0, 1], [2, 3]]
+    again = Counting()
+    table = nets.run(tmp_path, attacks={"near": again}, resume=True)
+    assert again.calls == [[4, 5]]
+    assert table["near"].distance.tolist() == nets.run(None)["near"].distance.tolist()
+    last = Counting()
+    assert_same(nets.run(tmp_path, attacks={"near": last}, resume=True), table)
+    assert last.calls == []
+
+
+def test_a_folder_is_refused_without_resume_and_resume_without_a_folder(tmp_path):
+    nets.run(tmp_path)
+    with pytest.raises(InputError, match="resume=True"):
+        nets.run(tmp_path)
+    with pytest.raises(InputError, match="resume: expected a run_dir"):
+        nets.run(None, resume=True)
+    assert_same(nets.run(tmp_path / "new", resume=True), nets.run(None))
+
+
+def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
+    nets.run(tmp_path)
+    for options, named in (
+        ({"batch_size": 3}, r"batch_size \(2 there, 3 here\)"),
+        ({"limit": 4}, "limit"),
+        ({"keep_samples": False}, "keep_samples"),
+        ({"attacks": {"near": nets.nearest}}, "attacks"),
+        ({"attacks": {"far": nets.nearest, "pgd": nets.pgd(0.25)}}, "attacks"),
+        ({"attacks": {"near": nets.nearest, "pgd": nets.pgd(0.26)}}, "attacks"),
+        ({"attacks": {"near": partial(nets.nearest, past=0.02), "pgd": nets.pgd(0.25)}}, "attacks"),
+    ):
+        with pytest.raises(InputError, match=f"another {named}"):
+            nets.run(tmp_path, resume=True, **options)
+    model = nets.Threshold()
+    model.weight.data *= 2
+    settings = {
+        "batch_size": 2,
+        "keep_examples": 2,
+        "keep_samples": True,
+        "run_dir": tmp_path,
+        "resume": True,
+    }
+    attacks = {"near": nets.nearest, "pgd": nets.pgd(0.25)}
+    with pytest.raises(InputError, match="another model"):
+        nets.evaluate(model, nets.DATA, attacks, **settings)
+    other = nets.pixels([0.4, 0.7, 0.2, 0.9, 0.3, 0.65], [0, 1, 0, 1, 1, 0])
+    with pytest.raises(InputError, match="another data"):
+        nets.evaluate(nets.Threshold(), other, attacks, **settings)
+
+
+def test_a_damaged_part_is_named(tmp_path):
+    nets.run(tmp_path)
+    path = tmp_path / "part-00001-00.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptFileError, match="part-00001-00"):
+        nets.run(tmp_path, resume=True)
+
+
+def test_a_part_of_another_verdict_is_made_again(tmp_path):
+    """As where the model is randomized: what is broken must have been right."""
+    nets.run(tmp_path)
+    path = tmp_path / "part-00000-00.safetensors"
+    part, _ = load_tensors(path)
+    part["correct"] = ~part["correct"]
+    part["broken"] = ~part["broken"]
+    save_tensors(path, part)
+    assert_same(nets.run(tmp_path, resume=True), nets.run(None))
+
+
+def test_the_seconds_of_what_was_done_before_are_counted(tmp_path):
+    first = nets.run(tmp_path)
+    again = nets.run(tmp_path, resume=True)
+    assert [row.seconds for row in again.rows] == [row.seconds for row in first.rows]
+    assert again.seconds > sum(row.seconds for row in first.rows)

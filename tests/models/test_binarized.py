@@ -1,0 +1,116 @@
+"""Binarized models: the values they see, the gradient that passes through, and attacks on them."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.models import ABS, Binarized, LogisticRegression, SchottCNN
+
+DRAW = torch.Generator().manual_seed(1)
+
+
+def net(inputs: int = 64) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 32), nn.Tanh(), nn.Linear(32, 4)).double()
+    layers[1].weight.data.mul_(3)
+    return layers
+
+
+X = torch.rand(12, 1, 8, 8, generator=DRAW, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("threshold", [0.5, 0.3, 0.0, 1.0, -2.5, 127.7])
+def test_the_model_sees_zeros_and_ones_alone(threshold: float, dtype: torch.dtype) -> None:
+    edge = torch.tensor(threshold, dtype=dtype)
+    near = torch.stack([edge, *(torch.nextafter(edge, edge.new_tensor(end)) for end in (-1e4, 1e4))])
+    far = torch.linspace(-300, 300, 101).to(dtype)
+    seen = Binarized(nn.Identity(), threshold)(torch.cat([near, far])[:, None]).squeeze(1)
+    assert seen[:3].tolist() == [1, 0, 1]
+    assert torch.equal(seen[3:], (far >= edge).to(dtype))
+
+
+def test_nan_stays_nan() -> None:
+    x = torch.tensor([[0.2, torch.nan, 0.9]])
+    assert Binarized(nn.Identity())(x).isnan().tolist() == [[False, True, False]]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.3])
+def test_the_gradient_is_that_of_the_model_at_the_binarized_image(threshold: float) -> None:
+    inner, y = net(), torch.arange(12) % 4
+    frozen = fa.freeze(Binarized(inner, threshold))
+    value, logits, gradient = frozen.input_gradient(X, y)
+    leaf = X.ge(threshold).double().requires_grad_()
+    expected = nn.functional.cross_entropy(inner(leaf), y, reduction="none")
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), leaf)[0])
+    torch.testing.assert_close(logits, inner(X.ge(threshold).double()).detach())
+
+
+def test_traced_it_is_the_same() -> None:
+    model = Binarized(net()).eval()
+    assert torch.equal(fx.symbolic_trace(model)(X), model(X))
+
+
+@pytest.mark.parametrize("targeted", [False, True])
+@pytest.mark.parametrize("threshold", [0.5, 0.3])
+def test_pgd_breaks_it_and_the_verdict_is_the_binarized_models(threshold: float, targeted: bool) -> None:
+    inner = net()
+    model = Binarized(inner, threshold)
+    y = model(X).argmax(1)
+    targets = (y + 1) % 4 if targeted else None
+    threat = fa.Linf(0.25)
+    out = fa.attacks.pgd(model, X, y, threat, steps=30, step_size=0.02, targets=targets)
+    judged = inner((out.x_adv >= threshold).double()).argmax(1)
+    assert torch.equal(out.success, judged != y if targets is None else judged == targets)
+    assert int(out.success.sum()) >= 9
+    assert threat.contains(out.x_adv, X).all()
+
+    def hard(x: Tensor) -> Tensor:  # the true gradient is zero, and finds nothing
+        return inner((x >= threshold).double() + 0 * x)
+
+    assert not fa.attacks.bim(hard, X, y, threat, steps=30, step_size=0.02, targets=targets).success.any()
+
+
+def test_attacks_can_read_the_threshold() -> None:
+    decoder = [torch.zeros(2, 1, 1, 8, 8)], [torch.zeros(2, 1)], (1,)
+    told: list[tuple[Any, float | None]] = [
+        (Binarized(net(), 0.25), 0.25),
+        (Binarized(net()), 0.5),
+        (SchottCNN(binary=True), 0.5),
+        (SchottCNN(), None),
+        (ABS(*decoder, binary=True, prior_samples=4), 0.5),
+        (ABS(*decoder, prior_samples=4), None),
+        (LogisticRegression(), None),
+        (lambda x: x, None),
+    ]
+    for model, threshold in told:
+        assert getattr(model, "input_threshold", None) == threshold
+        assert fa.freeze(model).input_threshold == threshold
+
+
+def test_another_use_of_the_name_is_no_threshold() -> None:
+    for value in (torch.tensor(0.5), nn.Threshold(0.5, 0.0), "0.5", True, 1):
+        model = net()
+        model.input_threshold = value  # type: ignore[assignment]
+        assert fa.freeze(model).input_threshold is None
+
+
+def test_a_threshold_of_another_meaning_leaves_attacks_as_strong() -> None:
+    """A model that keeps a number under the name `threshold` does not binarize: its pixels are not moved."""
+    plain, named = net(), net()
+    named.threshold = 0.3  # type: ignore[assignment]
+    y = plain(X).argmax(1)
+    outs = [fa.attacks.bim(model, X, y, fa.L2(0.5), steps=5) for model in (plain, named)]
+    assert outs[0].success.any()
+    assert torch.equal(outs[0].x_adv, outs[1].x_adv)
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), "half", None, True])
+def test_bad_thresholds(threshold: Any) -> None:
+    with pytest.raises(InputError, match="threshold: expected a finite number"):
+        Binarized(net(), threshold)

@@ -1,0 +1,23 @@
+"""Stand-ins for attacks, and a study that draws nothing."""
+
+import pytest
+
+import fastadv as fa
+from fastadv.studies.schott2018 import figures, paper, work
+from tests.studies.schott import FakeAttacks
+
+
+@pytest.fixture
+def attacks(monkeypatch: pytest.MonkeyPatch) -> FakeAttacks:
+    made = FakeAttacks()
+    for name in ("push", "flip", "jolt"):
+        monkeypatch.setattr(fa.attacks, name, getattr(made, name), raising=False)
+    monkeypatch.setattr(paper, "BATCH_SIZE", 3)
+    monkeypatch.setattr(paper, "DEAR_BATCH_SIZE", 3)
+    monkeypatch.setattr(work, "DISTAL_STEPS", 2)
+    return made
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "all_figures", lambda *given: {})

@@ -1,0 +1,85 @@
+"""What the study runs, with which arguments, and how long that takes."""
+
+import inspect
+import math
+from types import SimpleNamespace
+
+import pytest
+
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.studies.schott2018 import madry
+from fastadv.studies.schott2018.methods import METHODS as ALL
+from fastadv.studies.schott2018.plan import Cell, Method, Settings, choose
+from tests.studies.schott import FLIP, METHODS, PUSH, FakeAttacks
+
+INF = math.inf
+
+
+def test_cells_take_the_arguments_of_their_model_and_the_seed(attacks: FakeAttacks) -> None:
+    assert Cell("cnn", PUSH).attack(3, None).keywords["share"] == 0.5
+    assert Cell("abs", PUSH).attack(3, None).keywords["share"] == 1.0
+    assert Cell("abs", PUSH).attack(3, None).keywords["seed"] == 3
+    assert "seed" not in Cell("cnn", FLIP).attack(3, None).keywords
+    threat = Cell("cnn", FLIP).attack(3, None).keywords["threat"]
+    assert threat.norm == "linf"
+    assert threat.radius == INF
+
+
+def test_settings_choose_cells() -> None:
+    cells = Settings(models=("cnn", "abs"), norms=("l2",)).cells(METHODS)
+    assert [cell.name for cell in cells] == [
+        "cnn l2 Push", "cnn l2 Jolt", "abs l2 Push", "abs l2 Jolt", "abs l2 Latent descent"
+    ]  # fmt: skip
+    named = Settings(attacks=("push", "FLIP"), models=("cnn",)).cells(METHODS)
+    assert [cell.name for cell in named] == ["cnn l2 Push", "cnn linf Flip"]
+    extra = Method("Dear", "l2", "dear", extra=True)
+    assert choose(None, (PUSH, extra)) == (PUSH,)
+    assert choose(["dear"], (PUSH, extra)) == (extra,)
+
+
+@pytest.mark.parametrize(
+    "options", [{"samples": 0}, {"models": ("vgg",)}, {"norms": ("l7",)}, {"models": ()}, {"seed": -1}]
+)
+def test_settings_refuse(options: dict) -> None:
+    with pytest.raises(InputError, match=next(iter(options))):
+        Settings(**options)
+
+
+def test_unknown_attacks_are_refused() -> None:
+    with pytest.raises(InputError, match="nonsense"):
+        Settings(attacks=("nonsense",)).cells(ALL)
+
+
+def test_the_plan_covers_the_paper_and_fits_an_hour() -> None:
+    cells = Settings().cells(ALL)
+    names = {(cell.method.norm, cell.method.name) for cell in cells if not cell.method.today}
+    assert {name for norm, name in names if norm == "l2"} == {
+        "Transfer", "Gaussian noise", "Boundary", "Pointwise", "FGM", "DeepFool", "BIM", "Latent descent"
+    }  # fmt: skip
+    assert {name for norm, name in names if norm == "linf"} == {"Transfer", "FGSM", "DeepFool", "BIM", "MIM"}
+    assert {name for norm, name in names if norm == "l0"} == {"Salt & pepper", "Pointwise"}
+    assert 100 * sum(cell.seconds for cell in cells) + madry.SECONDS < 3600
+    assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_distances_stand_in_for_logits_with_the_margin_as_loss() -> None:
+    for cell in Settings().cells(ALL):
+        if cell.method.attack in ("fgsm", "bim", "mim", "apgd", "ddn") and not cell.transfers:
+            like_distances = cell.model in ("nearest_neighbour", "binary_abs", "abs")
+            assert (cell.arguments.get("loss") == "margin") == like_distances
+        if cell.transfers:
+            assert "loss" not in cell.arguments
+
+
+def test_arguments_are_those_of_the_attacks_that_exist() -> None:
+    for cell in Settings().cells(ALL):
+        functions = [getattr(fa.attacks, name, None) for name in (cell.method.attack, cell.method.wrap)]
+        for run, given in zip(functions, (cell.arguments, cell.method.around), strict=True):
+            if run is not None:
+                inspect.signature(run).bind_partial("model", "x", "y", threat="threat", **given)
+
+
+def test_a_module_of_the_name_of_an_attack_is_not_the_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fa.attacks, "push", SimpleNamespace(), raising=False)
+    assert Cell("cnn", PUSH).missing == ("push",)

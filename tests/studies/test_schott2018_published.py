@@ -1,0 +1,63 @@
+"""The published figures are quoted as their source gives them."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from fastadv.studies.schott2018.published import THRESHOLDS, TITLES, published
+
+SOURCE = Path(__file__).resolve().parents[3] / "shared" / "reference" / "abs_accuracy_distortion.csv"
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, str]]:
+    if not SOURCE.exists():
+        pytest.skip(f"the source of the published curves: {SOURCE} is not there")
+    return list(csv.DictReader(SOURCE.read_text().splitlines()))
+
+
+def test_every_model_has_a_curve_in_every_norm() -> None:
+    assert set(published()) == {(norm, model) for norm in THRESHOLDS for model in TITLES}
+    for curve in published().values():
+        assert len(curve.distance) == len(curve.accuracy) >= 96
+        assert list(curve.distance) == sorted(curve.distance)
+        assert list(curve.accuracy) == sorted(curve.accuracy, reverse=True)
+        assert curve.accuracy[0] >= 0.98
+
+
+@pytest.mark.parametrize(
+    ("norm", "model", "median", "accuracy"),
+    [
+        ("l2", "abs", 2.24, 0.799),
+        ("l2", "cnn", 1.09, 0.08),
+        ("linf", "binary_abs", 0.440, 0.77),
+        ("linf", "abs", 0.232, 0.08),
+        ("linf", "madry", 0.341, 0.871),
+        ("l0", "binary_abs", 21.3, 0.77),
+        ("l0", "nearest_neighbour", 10.0, 0.34),
+        ("l0", "madry", 4.0, 0.0),
+    ],
+)
+def test_the_figures_that_everybody_quotes(norm: str, model: str, median: float, accuracy: float) -> None:
+    found = published()[norm, model]
+    assert found.median == pytest.approx(median, rel=5e-3)
+    assert found.at_threshold == pytest.approx(accuracy, abs=5e-4)
+
+
+def test_curves_and_accuracies_are_those_of_the_source(rows: list[dict[str, str]]) -> None:
+    names = {title: model for model, title in TITLES.items()}
+    for (norm, model), found in published().items():
+        own = [row for row in rows if (row["norm"].lower(), names[row["model"]]) == (norm, model)]
+        assert found.distance == pytest.approx([float(row["distance"]) for row in own], rel=1e-5)
+        assert found.accuracy == pytest.approx([float(row["accuracy_percent"]) / 100 for row in own])
+        share = float(own[0]["accuracy_at_threshold_percent"]) / 100
+        assert found.at_threshold == pytest.approx(share, abs=5e-5)
+
+
+def test_the_accuracy_at_the_threshold_lies_on_the_curve() -> None:
+    for (norm, _), found in published().items():
+        points = list(zip(found.distance, found.accuracy, strict=True))
+        below = min(share for d, share in points if d <= THRESHOLDS[norm])
+        above = max((share for d, share in points if d > THRESHOLDS[norm]), default=0.0)
+        assert above - 0.011 <= found.at_threshold <= below + 0.011

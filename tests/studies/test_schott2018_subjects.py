@@ -1,0 +1,115 @@
+"""The models of the study: the published ones as published, and the adversarially trained net."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.studies.schott2018 import madry, subjects
+from fastadv.studies.schott2018.madry import Stage
+from fastadv.studies.schott2018.subjects import SEARCH, Subjects
+
+
+@pytest.fixture
+def ramp(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = Stage("ramp1", 0.05, 0.02, 1, "constant"), Stage("robust", 0.1, 0.04, 2, "cosine")
+    monkeypatch.setattr(madry, "RAMP", stages)
+
+
+def digits(count: int = 40) -> fa.data.ImageSet:
+    return fa.data.load("digits", "train", limit=count)
+
+
+def test_the_ramp_trains_run_after_run_and_goes_on(
+    ramp: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    model = madry.train(digits(), tmp_path, lambda what, done, total: told.append(what))
+    assert not model.training
+    assert [what.split()[-1] for what in dict.fromkeys(told)] == ["ramp1", "robust"]
+    before = (tmp_path / "ramp1" / "model.safetensors").stat().st_mtime_ns
+    told.clear()
+    again = madry.train(digits(), tmp_path, lambda what, done, total: told.append(what))
+    assert told == []
+    assert (tmp_path / "ramp1" / "model.safetensors").stat().st_mtime_ns == before
+    for ours, theirs in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_second_run_starts_where_the_first_ended(ramp: None, tmp_path: Path) -> None:
+    whole = madry.train(digits(), tmp_path / "a", lambda *told: None)
+    first, _ = fa.models.read_weights(tmp_path / "a" / "ramp1" / "model.safetensors")
+    start = fa.models.WongCNN((1, 8, 8), seed=0)
+    start.load_state_dict(first)
+    for _ in fa.train.fit(
+        start, digits(), fa.train.PGDTraining(fa.Linf(0.1), steps=7, step_size=0.04), epochs=2, batch_size=64,
+        optimizer="adam", learning_rate=0.002, weight_decay=0.0, schedule="cosine",
+    ):  # fmt: skip
+        pass
+    for ours, theirs in zip(whole.state_dict().values(), start.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_the_recipe_is_that_of_the_results_page() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "results.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith("fastadv train $A")]
+    assert len(lines) == len(madry.RAMP) == 3
+    for stage, line in zip(madry.RAMP, lines, strict=True):
+        assert f"--radius {stage.radius:g} --steps {madry.STEPS} --step-size {stage.step_size:g} " in line
+        assert f"--epochs {stage.epochs} " in line
+        assert ("--schedule constant" in line) == (stage.schedule == "constant")
+    assert f"--learning-rate {madry.LEARNING_RATE} --weight-decay 0 --batch-size {madry.BATCH_SIZE}" in page
+
+
+def test_published_models_read_digits(shared_data, tmp_path: Path) -> None:
+    weights = tmp_path / "wong.safetensors"
+    fa.models.save_weights(fa.models.WongCNN(seed=3), weights)
+    made = Subjects(shared_data.abs_official, tmp_path, data_dir=shared_data.data_dir, madry=weights)
+    test = fa.data.load("mnist", "test", data_dir=shared_data.data_dir, limit=20)
+    x, y = next(fa.data.batches(test, 20))[:2]
+    names = ("cnn", "binary_cnn", "transfer_cnn", "abs", "binary_abs")
+    made.check([*names, "madry"])
+    for name in names:
+        subject = made[name]
+        assert subject is made[name]
+        assert subject.name == name
+        assert (subject.threshold is not None) == name.startswith("binary")
+        assert (fa.freeze(subject.model).verdict(x).argmax(1) == y).float().mean() >= 0.9
+        assert (fa.freeze(subject.attacked()).verdict(x).argmax(1) == y).float().mean() >= 0.9
+    assert len({str(made[name].identity) for name in names}) == len(names)
+    plain = made["abs"]
+    assert {**vars(plain.attacked().options), **SEARCH} == vars(plain.attacked().options)
+    assert plain.model.options.steps == 50
+    assert plain.model.options.precision == "fp32"
+    assert plain.attacked(input_grad="unrolled").options.input_grad == "unrolled"
+    assert made["binary_abs"].attacked().binary
+    assert not plain.model.binary
+    given = fa.models.WongCNN(seed=3).state_dict()
+    assert all(torch.equal(given[key], value) for key, value in made["madry"].model.state_dict().items())
+
+
+def test_nearest_neighbors_are_those_of_the_training_images(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked, images = [], digits(60)
+
+    def load(name: str, split: str, data_dir: Path | None) -> fa.data.ImageSet:
+        asked.append((name, split, data_dir))
+        return images
+
+    monkeypatch.setattr(subjects.fa.data, "load", load)
+    subject = Subjects(tmp_path, tmp_path, data_dir=tmp_path)["nearest_neighbour"]
+    assert asked == [("mnist", "train", tmp_path)]
+    x, y = next(fa.data.batches(images, 60))[:2]
+    assert torch.equal(subject.model(x).argmax(1), y)
+
+
+def test_missing_files_are_refused(tmp_path: Path) -> None:
+    made = Subjects(tmp_path, tmp_path, madry=tmp_path / "none.safetensors")
+    made.check(["nearest_neighbour"])
+    with pytest.raises(InputError, match=r"vanilla_cnn\.net"):
+        made.check(["cnn", "nearest_neighbour"])
+    with pytest.raises(InputError, match=r"none\.safetensors"):
+        made.check(["madry"])

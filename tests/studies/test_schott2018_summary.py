@@ -1,0 +1,124 @@
+"""The figures of the study, its tables and curves, from distances made by hand."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastadv.studies.schott2018 import figures, report, summary
+from fastadv.studies.schott2018.plan import NORMS, Cell
+from fastadv.studies.schott2018.work import Done
+from tests.studies.schott import FLIP, JOLT, PUSH
+
+
+def made(*distances: float, cell: Cell, **others: list[float]) -> tuple[Cell, Done]:
+    """What a cell found in its norm; in other norms nothing near, unless `others` say so."""
+    distance = torch.tensor(distances)
+    x_adv = distance.nan_to_num(posinf=9.0).view(-1, 1, 1, 1) + torch.zeros(1, 1, 2, 2)
+    far = {norm: torch.where(distance > 0, INF, 0.0) for norm in NORMS}
+    given = {norm: torch.tensor(values) for norm, values in others.items()}
+    return cell, Done({"x_adv": x_adv, **far, cell.method.norm: distance, **given}, 1.0)
+
+
+INF = math.inf
+OUTCOMES = dict(
+    [
+        made(0.0, 1.0, 3.0, INF, 1.5, cell=Cell("cnn", PUSH)),
+        made(0.0, 2.0, 1.0, INF, INF, cell=Cell("cnn", replace(PUSH, name="Shove"))),
+        made(0.0, 0.5, 2.0, 4.0, INF, cell=Cell("cnn", JOLT)),
+        made(0.0, 0.1, 0.1, 0.1, 0.1, cell=Cell("cnn", FLIP), l2=[0.0, 5.0, 5.0, 3.5, 5.0]),
+        made(0.0, 0.1, 0.1, 0.1, 0.1, cell=Cell("abs", PUSH)),
+    ]
+)
+
+
+def test_the_smallest_perturbation_of_each_image_is_found_within_model_and_norm() -> None:
+    ours = summary.least(OUTCOMES, "cnn", "l2")
+    assert ours.distance.tolist() == [0.0, 0.5, 1.0, 3.5, 1.5]
+    assert ours.by == ["", "Jolt", "Shove", "Flip (L∞)", "Push"]
+    assert ours.x_adv[:, 0, 0, 0].tolist() == pytest.approx([0.0, 0.5, 1.0, 0.1, 1.5])
+    papers = summary.least(OUTCOMES, "cnn", "l2", today=False)
+    assert papers.distance.tolist() == [0.0, 1.0, 1.0, INF, 1.5]
+    assert papers.by == ["", "Push", "Shove", "", "Push"]
+    assert papers.x_adv[:, 0, 0, 0].tolist() == [0.0, 1.0, 1.0, 9.0, 1.5]
+    assert summary.least(OUTCOMES, "cnn", "linf", today=False) is None
+    assert summary.least(OUTCOMES, "cnn", "l0") is None
+    assert summary.least(OUTCOMES, "madry", "l2") is None
+
+
+def test_the_figures_of_a_model() -> None:
+    found = summary.of_model(OUTCOMES, "cnn", "l2")
+    assert found["paper"]["median"] == 1.0
+    assert found["paper"]["accuracy"] == pytest.approx(1 / 5)  # at 1.5 exactly an image is broken
+    assert found["all"]["median"] == 1.0
+    assert found["all"]["distances"] == [0.0, 0.5, 1.0, 3.5, 1.5]
+    assert found["paper"]["distances"][3] is None
+    assert found["all"]["by"] == {"Jolt": 1, "Shove": 1, "Flip (L∞)": 1, "Push": 1}
+    assert list(found["paper"]["by"].items()) == [("Push", 2), ("Shove", 1)]
+    assert found["published"] == {"median": pytest.approx(1.0868, abs=1e-4), "accuracy": 0.08}
+
+
+def test_a_median_among_images_that_hold_is_infinite() -> None:
+    assert summary.median(torch.tensor([1.0, INF, INF])) == INF
+    assert summary.median(torch.tensor([1.0, 2.0, INF, INF])) == INF
+    assert summary.median(torch.tensor([0.0, 1.0, 2.0, INF])) == 1.5
+    cell = Cell("cnn", PUSH)
+    assert summary.of_cell(*made(1.0, INF, INF, cell=cell))["median"] is None
+    assert summary.of_cell(*made(1.0, INF, INF, cell=cell))["held"] == pytest.approx(2 / 3)
+
+
+def test_intervals() -> None:
+    low, high = summary.accuracy_interval(0.8, 100)
+    assert (low, high) == pytest.approx((0.711, 0.867), abs=1e-3)
+    assert summary.accuracy_interval(0.0, 100) == pytest.approx((0.0, 0.037), abs=1e-3)
+    low, high = summary.median_interval(torch.arange(100.0))
+    assert (low, high) == (40, 60)
+    assert summary.median_interval(torch.tensor([1.0, 2.0])) == (1.0, 2.0)
+
+
+def test_the_overview_stars_what_lies_outside_the_interval() -> None:
+    least = summary.of_model(OUTCOMES, "cnn", "l2")
+    least["paper"] |= {"median": 2.0, "median_interval": [1.2, 3.0]}
+    least["paper"] |= {"accuracy": 0.1, "accuracy_interval": [0.05, 0.2]}
+    measured = {"least": [least], "bounds": [{"model": "cnn", "norm": "l2", "mean": 0.5}]}
+    line = report.overview(measured)[1]
+    assert line == ["L2 1.5", "CNN", "2", "1.09*", "10%", "8%", "1", "20%", "0.5"]
+    least["paper"]["median_interval"] = [1.0, None]
+    assert report.overview(measured)[1][3] == "1.09"
+
+
+def test_the_table_of_attacks() -> None:
+    measured = {
+        "cells": [summary.of_cell(*item) for item in OUTCOMES.items()],
+        "least": [summary.of_model(OUTCOMES, model, "l2") for model in ("cnn", "abs")],
+    }
+    assert report.attacks(measured, "l2") == [
+        ["attack", "CNN", "ABS"],
+        ["Push", "1.5 / 40%", "0.1 / 0%"],
+        ["Shove", "2 / 60%", "-"],
+        ["Jolt", "2 / 60%", "-"],
+        ["the paper's attacks", "1 / 20%", "0.1 / 0%"],
+        ["all", "1 / 20%", "0.1 / 0%"],
+        ["published, all", "1.09 / 8%", "2.24 / 80%"],
+    ]
+    page = report.table(report.attacks(measured, "l2"))
+    assert page.splitlines()[1] == "| --- | --- | --- |"
+    assert len(page.splitlines()) == 8
+
+
+def test_a_bound_that_an_attack_breaks_is_counted() -> None:
+    radius = torch.tensor([0.0, 0.5, 1.1, 3.0, 2.0])
+    bound = summary.of_bound(OUTCOMES, "cnn", "l2", Done({"radius": radius}, 2.0))
+    assert bound["broken"] == 2  # distances 0, 0.5, 1, 3.5, 1.5; what was wrong already does not count
+    assert bound["mean"] == pytest.approx(1.32)
+    assert bound["median"] == pytest.approx(1.1)
+    assert bound["standard_error"] == pytest.approx((5.748 / 4 / 5) ** 0.5)
+    assert summary.of_bound(OUTCOMES, "madry", "l2", Done({"radius": radius}, 2.0))["broken"] == 0
+    lines = report.notes({"bounds": [bound], "missing": [], "failed": {}})
+    assert "CNN, L2: 2 bounds do not hold: an adversarial lies within them" in lines
+
+
+def test_the_curve_counts_what_is_wrong_already_and_what_holds() -> None:
+    across, up = figures.curve(torch.tensor([0.0, 2.0, INF, 1.0]))
+    assert (across, up) == ([0.0, 1.0, 1.0, 2.0, 2.0, INF], [0.75, 0.75, 0.5, 0.5, 0.25, 0.25])

@@ -1,0 +1,232 @@
+"""The work of the study: what is kept and told apart, and which adversarials count."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.studies.schott2018 import work
+from fastadv.studies.schott2018.plan import Cell, Method
+from fastadv.studies.schott2018.subjects import Subject
+from fastadv.studies.schott2018.work import Images, Keeper
+from tests.studies.schott import JOLT, PUSH, FakeAttacks, FakeSubjects, image_set, linear
+
+INF = math.inf
+
+
+def test_cells_of_other_seeds_arguments_and_models_are_kept_apart(
+    attacks: FakeAttacks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = Images.drawn(image_set(), 3, 0, torch.device("cpu"))
+    subjects, keeper = FakeSubjects(), Keeper(tmp_path, images)
+    longer = Cell("cnn", replace(PUSH, arguments={"share": 0.9}))
+    cases = [
+        (keeper, Cell("cnn", PUSH)),
+        (keeper, longer),
+        (keeper, Cell("abs", PUSH)),
+        (replace(keeper, seed=1), Cell("cnn", PUSH)),
+    ]
+    found = [work.attack(kept, subjects, cell, 3).tensors["x_adv"] for kept, cell in cases]
+    assert len(attacks.calls) == len(cases)
+    assert len(list(tmp_path.iterdir())) == len(cases)
+    for (kept, cell), x_adv in zip(cases, found, strict=True):
+        assert torch.equal(work.attack(kept, subjects, cell, 3).tensors["x_adv"], x_adv)
+    assert len(attacks.calls) == len(cases)
+    torch.nn.init.constant_(subjects["cnn"].model[1].bias, 0.01)
+    fresh = FakeSubjects()
+    fresh.made["cnn"] = replace(subjects["cnn"])
+    work.attack(keeper, fresh, Cell("cnn", PUSH), 3)
+    assert len(attacks.calls) == len(cases) + 1
+
+
+def test_a_file_of_other_work_is_refused(attacks: FakeAttacks, tmp_path: Path) -> None:
+    images = Images.drawn(image_set(), 6, 0, torch.device("cpu"))
+    keeper, subjects, cell = Keeper(tmp_path, images), FakeSubjects(), Cell("cnn", PUSH)
+    work.attack(keeper, subjects, cell, 3)
+    first, second = sorted(tmp_path.glob("*/*.safetensors"))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(InputError, match="another images"):
+        work.attack(keeper, subjects, cell, 3)
+
+
+def batch(subject: str, count: int = 6) -> tuple:
+    subjects = FakeSubjects()
+    return subjects[subject], Images.drawn(image_set(), count, 0, torch.device("cpu"))
+
+
+def test_a_point_counts_only_if_the_published_model_errs() -> None:
+    subject, images = batch("cnn")
+    verdict = fa.freeze(subject.model).verdict
+    seen = verdict(images.x).argmax(1)
+    images = replace(images, y=torch.where(torch.arange(6) == 2, (seen + 1) % 3, seen))
+    found = torch.where(torch.arange(6).view(-1, 1, 1, 1) % 2 == 1, 1 - images.x, 0.999 * images.x)
+    proved = work.proved(subject, images, found)
+    x_adv, distance = proved["x_adv"], proved["l2"]
+    clean_wrong = seen != images.y
+    wrong = verdict(found).argmax(1) != images.y
+    assert clean_wrong.sum() == 1
+    assert (wrong & ~clean_wrong).any()
+    assert (~wrong).any()
+    far = (found - images.x).flatten(1).norm(dim=1)
+    expected = torch.where(clean_wrong, 0.0, torch.where(wrong, far, INF))
+    torch.testing.assert_close(distance, expected)
+    pixels = (found != images.x).flatten(1).sum(1).float()
+    torch.testing.assert_close(proved["l0"], torch.where(clean_wrong, 0.0, torch.where(wrong, pixels, INF)))
+    peak = (found - images.x).flatten(1).abs().amax(1)
+    torch.testing.assert_close(proved["linf"], torch.where(clean_wrong, 0.0, torch.where(wrong, peak, INF)))
+    moved = (x_adv != images.x).flatten(1).any(1)
+    assert torch.equal(moved, wrong & ~clean_wrong)
+
+
+def test_what_only_the_faster_search_believed_is_tried_longer() -> None:
+    subject, images = batch("abs", 8)
+    verdict = fa.freeze(subject.model).verdict
+    other = images.x.roll(1, 0)
+
+    def at(share: float) -> torch.Tensor:
+        return (images.x + share * (other - images.x)).clamp(0, 1)
+
+    shares = [0.3 + 0.005 * k for k in range(140)]
+    right = torch.stack([verdict(at(share)).argmax(1) == images.y for share in shares])
+    last = (right.cumprod(0).sum(0) - 1).clamp_min(0)  # just before the first error
+    turns = right[0] & ~right.all(0)
+    assert turns.any()
+    found = torch.stack([at(shares[int(k)])[i] for i, k in enumerate(last)])
+    proved = work.proved(subject, images, found)
+    x_adv, distance = proved["x_adv"], proved["l2"]
+    assert distance[turns].isfinite().all()
+    assert (verdict(x_adv).argmax(1) != images.y)[turns].all()
+    length = (found - images.x).flatten(1).norm(dim=1)
+    assert ((distance / length)[turns] <= 1.051).all()
+    exact = replace(subject, search=None)
+    assert (work.proved(exact, images, found)["l2"][turns] == INF).all()
+
+
+def test_pixels_that_did_not_cross_go_back() -> None:
+    x = torch.tensor([[0.1, 0.4, 0.6, 0.5, 0.9, 0.2]])
+    x_adv = torch.tensor([[0.45, 0.7, 0.2, 0.3, 0.9, 0.5]])
+    crossed = work.crossed(x, x_adv, 0.5)
+    below = torch.tensor(0.5).nextafter(torch.tensor(0.0))
+    assert torch.equal(crossed, torch.tensor([[0.1, 0.5, below, below, 0.9, 0.5]]))
+    assert torch.equal(crossed >= 0.5, x_adv >= 0.5)
+    subject, images = batch("binary_abs")
+    distance = work.proved(subject, images, 1 - images.x)["linf"]
+    assert (distance[distance.isfinite()] <= 0.5).all()
+    assert distance.isfinite().any()
+
+
+def test_images_are_drawn_without_repetition_and_by_seed() -> None:
+    dataset, cpu = image_set(40), torch.device("cpu")
+    ids = Images.drawn(dataset, 40, 0, cpu).ids
+    assert sorted(ids.tolist()) == list(range(40))
+    assert torch.equal(Images.drawn(dataset, 7, 0, cpu).ids, ids[:7])
+    assert not torch.equal(Images.drawn(dataset, 40, 1, cpu).ids, ids)
+    part = Images.drawn(dataset, 7, 0, cpu)
+    assert torch.equal(part.x, dataset.x[ids[:7]])
+    assert torch.equal(part.y, dataset.y[ids[:7]])
+
+
+def test_a_transfer_knows_its_substitute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def transfer(model, x, y, *, threat, attack, source, ids):
+        asked.append((source, attack.func, attack.keywords))
+        return SimpleNamespace(x_adv=1 - x, forwards=0, backwards=0)
+
+    monkeypatch.setattr(fa.attacks, "transfer", transfer, raising=False)
+    subjects = FakeSubjects()
+    subjects.made["transfer_cnn"] = Subject("transfer_cnn", linear())
+    keeper = Keeper(tmp_path, Images.drawn(image_set(), 3, 0, torch.device("cpu")))
+    cell = Cell("cnn", Method("Transfer", "l2", "bim", {"steps": 4}, wrap="transfer"))
+    work.attack(keeper, subjects, cell, 3)
+    assert asked == [(subjects["transfer_cnn"].model, fa.attacks.bim, {"steps": 4, "seed": 0})]
+    with torch.no_grad():
+        subjects["transfer_cnn"].model[1].bias += 1
+    subjects.made["transfer_cnn"] = Subject("transfer_cnn", subjects["transfer_cnn"].model)
+    work.attack(keeper, subjects, cell, 3)
+    assert len(asked) == 2
+
+
+class Probed(torch.nn.Module):
+    def __init__(self, inner: torch.nn.Module, step: float) -> None:
+        super().__init__()
+        self.inner, self.step = inner, step
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+def test_searches_and_probes_stand_around_the_attack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def minimum_radius(model, x, y, *, threat, attack, searches, ids):
+        asked.append((model.source, threat.norm, threat.radius, attack.func, attack.keywords, searches))
+        return SimpleNamespace(x_adv=x, forwards=1, backwards=2)
+
+    monkeypatch.setattr(fa.attacks, "minimum_radius", minimum_radius, raising=False)
+    monkeypatch.setattr(
+        fa.attacks, "estimated_gradient", lambda model, step: Probed(model, step), raising=False
+    )
+    subjects = FakeSubjects()
+    keeper = Keeper(tmp_path, Images.drawn(image_set(), 3, 0, torch.device("cpu")))
+    method = Method(
+        "BIM", "linf", "bim", {"steps": 9}, wrap="minimum_radius", around={"searches": 7}, probe=0.25
+    )
+    assert method.needs == ("minimum_radius", "bim", "estimated_gradient")
+    done = work.attack(keeper, subjects, Cell("cnn", method), 3)
+    assert asked[0][1:] == ("linf", INF, fa.attacks.bim, {"steps": 9, "seed": 0}, 7)
+    assert asked[0][0].inner is subjects["cnn"].model
+    assert asked[0][0].step == 0.25
+    assert (done.forwards, done.backwards) == (1, 2)
+    unrolled = Method(
+        "FMN",
+        "linf",
+        "bim",
+        options={"input_grad": "unrolled"},
+        wrap="minimum_radius",
+        around={"searches": 1},
+    )
+    work.attack(keeper, subjects, Cell("abs", unrolled), 3)
+    assert asked[1][0].options.input_grad == "unrolled"
+    assert asked[1][0].options.prune
+
+
+def test_kept_batches_belong_to_their_labels_and_numbers(attacks: FakeAttacks, tmp_path: Path) -> None:
+    images = Images.drawn(image_set(), 3, 0, torch.device("cpu"))
+    subjects, cell = FakeSubjects(), Cell("cnn", PUSH)
+    work.attack(Keeper(tmp_path, images), subjects, cell, 3)
+    for other in (replace(images, y=(images.y + 1) % 3), replace(images, ids=images.ids + 1)):
+        with pytest.raises(InputError, match="another images"):
+            work.attack(Keeper(tmp_path, other), subjects, cell, 3)
+
+
+def test_logits_that_are_not_finite_are_no_error_of_the_model() -> None:
+    class Hollow(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits = torch.tensor([0.0, 1.0, 0.0]).repeat(len(x), 1)
+            return torch.where(x.flatten(1).amax(1, keepdim=True) > 0.9, torch.nan, logits)
+
+    images = Images(torch.full((2, 1, 8, 8), 0.5), torch.tensor([1, 1]), torch.arange(2), 3)
+    proved = work.proved(Subject("cnn", Hollow()), images, torch.ones(2, 1, 8, 8))
+    assert proved["l2"].tolist() == [INF, INF]
+
+
+def test_the_seed_of_the_study_is_that_of_its_attacks(attacks: FakeAttacks, tmp_path: Path) -> None:
+    images = Images.drawn(image_set(), 8, 0, torch.device("cpu"))
+    subjects, cell = FakeSubjects(), Cell("abs", JOLT)
+    zero, one = (work.attack(Keeper(tmp_path, images, seed), subjects, cell, 4).tensors for seed in (0, 1))
+    assert (zero["x_adv"] != images.x).any()
+    assert torch.equal(one["x_adv"], images.x)
+
+
+def test_bounds_are_those_of_the_model_in_their_tight_form(tmp_path: Path) -> None:
+    subject, images = batch("abs")
+    done = work.bound(Keeper(tmp_path, images), subject, "l2", 4)
+    tight = subject.model.lower_bound(images.x, images.y, tight=True)
+    torch.testing.assert_close(done.tensors["radius"], tight)
+    assert (tight > subject.model.lower_bound(images.x, images.y)).any()

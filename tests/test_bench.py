@@ -1,0 +1,156 @@
+"""What the benchmark of the attacks says of a result: successes, passes, and who is no worse than whom."""
+
+import json
+from collections.abc import Callable
+from math import inf, nan
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv.attacks
+from bench import suite
+from bench.outcome import Counting, judge
+from bench.parity import save, stored
+from bench.peers import Peer, best_of
+from bench.suite import rows
+from bench.suite_cases import CASES, Case
+from fastadv.attacks import AttackResult
+from fastadv.threat import Threat
+
+
+class Threshold(nn.Module):
+    """Class 1 where the first coordinate is above one half."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x.flatten(1)[:, 0]
+        return torch.stack([0.5 - first, first - 0.5], 1)
+
+
+# the fourth is wrong from the start; the last has label 1, since the argmax of NaN is 0
+X = torch.tensor([[0.2, 0.1], [0.2, 0.1], [0.2, 0.1], [0.9, 0.1], [0.9, 0.1]])
+Y = torch.tensor([0, 0, 0, 0, 1])
+
+
+def test_a_success_is_wrong_in_the_box_and_in_the_ball() -> None:
+    x_adv = torch.tensor([[0.6, 0.1], [0.4, 0.1], [1.2, 0.1], [0.9, 0.9], [nan, 0.1]])
+    assert judge(Threshold(), X, Y, x_adv, "l2").distances == [0.4, inf, inf, 0.0, inf]
+    assert judge(Threshold(), X, Y, x_adv, "l2", 0.39).distances == [inf, inf, inf, 0.0, inf]
+    assert judge(Threshold(), X, Y, x_adv, "l2", 0.4).distances == [0.4, inf, inf, 0.0, inf]
+
+
+@pytest.mark.parametrize(("norm", "distance"), [("linf", 0.4), ("l1", 0.7), ("l2", 0.5), ("l0", 2.0)])
+def test_distances_are_of_the_norm(norm: str, distance: float) -> None:
+    x_adv = X + torch.tensor([0.4, 0.3])
+    assert judge(Threshold(), X[:3], Y[:3], x_adv[:3], norm).distances == [distance] * 3
+
+
+def test_figures_are_median_or_robust_accuracy() -> None:
+    outcome = judge(
+        Threshold(), X, Y, X + torch.tensor([[0.4, 0], [0.5, 0], [0, 0], [0, 0], [0.05, 0]]), "linf"
+    )
+    assert outcome.figures(inf) == {"median": 0.5, "success": 0.6}
+    assert outcome.figures(1.0) == {"robust_accuracy": 0.4}
+
+
+def test_counting_counts_samples_both_ways() -> None:
+    model = Counting(nn.Linear(2, 3).eval())
+    model(X)
+    logits = model(X[:2].clone().requires_grad_())
+    for k in range(3):
+        logits[:, k].sum().backward(retain_graph=True)
+    assert (model.forwards, model.backwards) == (7, 6)
+    assert not Counting(nn.Linear(2, 3)).eval().training
+
+
+def case(radius: float, chance: bool) -> Case:
+    return Case("toy", "toy", "l2", (), {}, {}, radius=radius, chance=chance)
+
+
+def test_allowed_is_the_best_of_the_peers_and_a_margin() -> None:
+    medians = [{"median": 2.0, "images": 25}, {"median": 1.0, "images": 25}, {"median": inf, "images": 25}]
+    assert case(inf, False).allowed(medians) == pytest.approx(1.01)
+    assert case(inf, True).allowed(medians) == pytest.approx(1.1)
+    robust = [{"robust_accuracy": 0.4, "images": 25}, {"robust_accuracy": 0.2, "images": 25}]
+    assert case(0.1, False).allowed(robust) == 0.2
+    assert 0.24 <= case(0.1, True).allowed(robust) < 0.28
+
+
+def test_figures_come_back_from_the_file(tmp_path: Path) -> None:
+    figures = [
+        {"case": "b", "radius": inf, "median": inf, "distances": [0.5, inf]},
+        {"case": "a", "radius": 0.1, "robust_accuracy": 0.5, "distances": [inf, 0.0]},
+    ]
+    save(figures, tmp_path / "parity.json")
+    assert stored(tmp_path / "parity.json") == figures[::-1]
+    json.loads((tmp_path / "parity.json").read_text(), parse_constant=pytest.fail)  # inf is no JSON
+
+
+def test_best_of_keeps_the_nearest_success_of_all_runs() -> None:
+    def run(model: nn.Module, x: Tensor, y: Tensor, radius: float, seed: int = 0) -> Tensor:
+        out = x.clone()
+        out[:3, 0] = torch.tensor([[0.9, 0.8, 0.3], [0.7, 0.9, 0.4], [0.8, 0.6, 0.1]])[seed]
+        return out
+
+    best = best_of(Peer("toy", "toy()", run), "l2").run(Threshold(), X, Y, inf, restarts=3)
+    assert best[:3, 0].tolist() == pytest.approx([0.7, 0.6, 0.2])
+
+
+def test_rows_compare_with_the_best_and_count_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def peer(by: float, package: str) -> Peer:
+        def run(model: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int) -> Tensor:
+            for _ in range(steps):
+                model(x)
+            return x + torch.tensor([by, 0])
+
+        return Peer(package, "", run)
+
+    def missing(*args: object, **kwargs: object) -> Tensor:
+        raise ImportError("no such package")
+
+    peers = (peer(0.5, "far"), peer(0.4, "near"), Peer("absent", "", missing))
+    toy = Case("toy", "toy", "linf", peers, {"steps": 3}, {"steps": 1})
+    found = {row["provider"].split()[0]: row for row in rows(toy, Threshold(), X[:3], Y[:3], "full", turns=1)}
+    assert set(found) == {"far", "near"}
+    assert [found[name]["no_worse"] for name in ("far", "near")] == [False, True]
+    assert found["near"]["forwards"] == 9
+    assert found["near"]["backwards"] == 0
+    known = [{"median": 0.3, "images": 3}]
+    assert not any(row["no_worse"] for row in rows(toy, Threshold(), X[:3], Y[:3], "quick", 1, known))
+
+
+def test_names_of_cases_are_their_own() -> None:
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+    assert all(case.name.startswith(case.attack) or case.attack == "fab" for case in CASES)
+
+
+def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = {"slow": 12.0, "fast": 9.0, "ours": 3.0}
+    last = []
+
+    def timed(way: Callable[[], object]) -> float:
+        way()
+        return taken[last.pop()]
+
+    def peer(name: str) -> Peer:
+        def run(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
+            last[:] = [name]
+            model(x)
+            return x
+
+        return Peer(name, "", run)
+
+    def toy(model: object, x: Tensor, y: Tensor, threat: Threat) -> AttackResult:
+        last[:] = ["ours"]
+        nothing = torch.zeros(len(x))
+        return AttackResult(x, nothing, nothing, nothing, nothing, 2, 1, nothing)
+
+    monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
+    monkeypatch.setattr(suite, "timed", timed)
+    monkeypatch.setattr(suite, "ideal", lambda model, x, y: (0.25, 0.5))  # seconds of a forward, a backward
+    toys = Case("toy", "toy", "linf", (peer("slow"), peer("fast")), {}, {})
+    found = {row["provider"].split()[1]: row for row in rows(toys, nn.Linear(2, 3), X, Y, "full", turns=2)}
+    assert [found[precision]["over_ideal"] for precision in ("fp32", "bf16")] == [3.0, 3.0]
+    assert [found[precision]["times_peer"] for precision in ("fp32", "bf16")] == [3.0, 3.0]
