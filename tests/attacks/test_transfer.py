@@ -65,7 +65,9 @@ def test_the_smallest_multiple(norm: str) -> None:
     assert torch.equal(labels(model, out.x_adv) != y, out.success)
 
 
-@pytest.mark.parametrize("made_by", [SIGN, partial(bim, steps=5), partial(deepfool, steps=20)], ids=str)
+@pytest.mark.parametrize(
+    "made_by", [SIGN, partial(bim, steps=5), partial(deepfool, steps=20)], ids=["fgsm", "bim", "deepfool"]
+)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_any_attack_without_a_radius(made_by: Any, norm: str) -> None:
     model, substitute, x, y = pair(3)
