@@ -34,17 +34,6 @@ from fastadv.attacks.square import square
 from fastadv.attacks.transfer import transfer
 
 ATTACKS: dict[str, Attack] = {
-    "fgsm": Attack(fgsm, tolerance=1.25, paper="Goodfellow et al. 2014"),
-    "bim": Attack(bim, quick={"steps": 10}, tolerance=1.25, paper="Kurakin et al. 2017"),
-    "pgd": Attack(pgd, random=True, quick={"steps": 10}, paper="Madry et al. 2018"),
-    "apgd": Attack(
-        apgd,
-        norms=("linf", "l2", "l1"),
-        random=True,
-        quick={"steps": 3},
-        oracle={"steps": 100},
-        paper="Croce and Hein 2020, 2021",
-    ),
     "autoattack": Attack(
         autoattack,
         norms=("linf", "l2", "l1"),
@@ -52,24 +41,13 @@ ATTACKS: dict[str, Attack] = {
         quick={"version": "quick"},
         paper="Croce and Hein 2020",
     ),
-    "square": Attack(
-        square,
-        knowledge="score",
-        norms=("linf", "l2"),
-        random=True,
-        quick={"queries": 30},
-        oracle={"queries": 3000},
-        tolerance=2.5,
-        paper="Andriushchenko et al. 2020",
-    ),
-    "mim": Attack(mim, quick={"steps": 10}, tolerance=1.25, paper="Dong et al. 2018"),
-    "cw": Attack(
-        cw,
+    "ddn": Attack(
+        ddn,
         kind="minimum",
-        norms=("l2", "linf"),
-        quick={"steps": 40, "searches": 3},
-        oracle={"steps": 100, "searches": 5},
-        paper="Carlini and Wagner 2017",
+        norms=("l2",),
+        quick={"steps": 40},
+        oracle={"steps": 100},
+        paper="Rony et al. 2019",
     ),
     "deepfool": Attack(
         deepfool,
@@ -87,24 +65,28 @@ ATTACKS: dict[str, Attack] = {
         oracle={"steps": 100},
         paper="Chen et al. 2018",
     ),
-    "ddn": Attack(
-        ddn,
+    "fab": Attack(
+        fab,
         kind="minimum",
-        norms=("l2",),
-        quick={"steps": 40},
+        norms=("linf", "l2", "l1"),
+        random=True,
+        quick={"steps": 3, "restarts": 4},
+        oracle={"steps": 20},
+        paper="Croce and Hein 2020",
+    ),
+    "fgsm": Attack(fgsm, tolerance=1.25, paper="Goodfellow et al. 2014"),
+    "bim": Attack(bim, quick={"steps": 10}, tolerance=1.25, paper="Kurakin et al. 2017"),
+    "pgd": Attack(pgd, random=True, quick={"steps": 10}, paper="Madry et al. 2018"),
+    "apgd": Attack(
+        apgd,
+        norms=("linf", "l2", "l1"),
+        random=True,
+        quick={"steps": 3},
         oracle={"steps": 100},
-        paper="Rony et al. 2019",
+        paper="Croce and Hein 2020, 2021",
     ),
     "fmn": Attack(
         fmn, kind="minimum", quick={"steps": 20}, oracle={"steps": 300}, paper="Pintor et al. 2021"
-    ),
-    "sigma_zero": Attack(
-        sigma_zero,
-        kind="minimum",
-        norms=("l0",),
-        quick={"steps": 40},
-        oracle={"steps": 300},
-        paper="Cinà et al. 2025",
     ),
     "lbfgs": Attack(
         lbfgs,
@@ -113,6 +95,22 @@ ATTACKS: dict[str, Attack] = {
         quick={"steps": 20, "searches": 4},
         oracle={"steps": 40},
         paper="Szegedy et al. 2014",
+    ),
+    "mim": Attack(mim, quick={"steps": 10}, tolerance=1.25, paper="Dong et al. 2018"),
+    "cw": Attack(
+        cw,
+        kind="minimum",
+        norms=("l2", "linf"),
+        quick={"steps": 40, "searches": 3},
+        oracle={"steps": 100, "searches": 5},
+        paper="Carlini and Wagner 2017",
+    ),
+    "minimum_radius": Attack(
+        minimum_radius,
+        kind="minimum",
+        quick={"attack": partial(bim, steps=4, stop_early=False), "searches": 4},
+        oracle={"attack": partial(bim, steps=40, loss="margin"), "searches": 10},
+        paper="Schott et al. 2018; Cina et al. 2025",
     ),
     "nes": Attack(
         nes,
@@ -124,6 +122,14 @@ ATTACKS: dict[str, Attack] = {
         paper="Ilyas et al. 2018",
         tolerance=1.5,
     ),
+    "sigma_zero": Attack(
+        sigma_zero,
+        kind="minimum",
+        norms=("l0",),
+        quick={"steps": 40},
+        oracle={"steps": 300},
+        paper="Cinà et al. 2025",
+    ),
     "spsa": Attack(
         spsa,
         knowledge="score",
@@ -134,21 +140,15 @@ ATTACKS: dict[str, Attack] = {
         paper="Uesato et al. 2018",
         tolerance=1.5,
     ),
-    "minimum_radius": Attack(
-        minimum_radius,
-        kind="minimum",
-        quick={"attack": partial(bim, steps=4, stop_early=False), "searches": 4},
-        oracle={"attack": partial(bim, steps=40, loss="margin"), "searches": 10},
-        paper="Schott et al. 2018; Cina et al. 2025",
-    ),
-    "fab": Attack(
-        fab,
-        kind="minimum",
-        norms=("linf", "l2", "l1"),
+    "square": Attack(
+        square,
+        knowledge="score",
+        norms=("linf", "l2"),
         random=True,
-        quick={"steps": 3, "restarts": 4},
-        oracle={"steps": 20},
-        paper="Croce and Hein 2020",
+        quick={"queries": 30},
+        oracle={"queries": 3000},
+        tolerance=2.5,
+        paper="Andriushchenko et al. 2020",
     ),
 }
 ABS_ATTACKS: dict[str, Attack] = {

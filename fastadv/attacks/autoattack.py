@@ -3,8 +3,6 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, Literal, Unpack
 
 import torch
@@ -18,6 +16,7 @@ from fastadv.attacks._problem import check_finite_radius, check_norm
 from fastadv.attacks._result import AttackResult, Status
 from fastadv.attacks._trial import Trial
 from fastadv.attacks.apgd import apgd
+from fastadv.attacks.fab import fab
 from fastadv.attacks.square import square
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
@@ -31,6 +30,7 @@ NORMS = ("linf", "l2", "l1")
 EOT = 20  # passes of "rand"
 SEEN = 32  # samples whose symptoms are looked for
 SQUARE_SHARE = 0.002  # of the samples, by which Square may lower the robust accuracy without a flag
+ATTACKS: dict[str, Callable[..., AttackResult]] = {"apgd": apgd, "fab": fab, "square": square}
 # words of the flags, by name
 FLAGS = {
     "randomized": 'passes on the same samples differ; use version="rand"',
@@ -213,11 +213,7 @@ class _Run:
         """Run one attack on the samples that are left."""
         if not len(self.left):
             return
-        run = _find(component.attack)
         problem = self.trial.problem.take(self.left)
-        if run is None:
-            self.note(f"{component.name}: left out, because fastadv has no {component.attack}")
-            return
         if component.attack == "square" and problem.threat.norm == "l1":
             self.note(f"{component.name}: left out, because it does not serve L1")
             return
@@ -229,7 +225,7 @@ class _Run:
             common["criterion"] = problem.criterion
         seed = rng.derive(self.seed, f"autoattack {component.name}")
         try:
-            out = run(
+            out = ATTACKS[component.attack](
                 self.trial.frozen, problem.x, problem.y, problem.threat, seed=seed,
                 **component.arguments, **common,
             )  # fmt: skip
@@ -299,12 +295,3 @@ class _Run:
         )  # fmt: skip
         if bool(out.success):
             self.x_adv[index] = out.x_adv[0]
-
-
-def _find(name: str) -> Callable[..., AttackResult] | None:
-    """The attack of this name, if fastadv has it."""
-    known: dict[str, Callable[..., AttackResult]] = {"apgd": apgd, "square": square}
-    if name in known:
-        return known[name]
-    module = f"fastadv.attacks.{name}"
-    return getattr(import_module(module), name) if find_spec(module) else None

@@ -124,12 +124,6 @@ def test_few_classes(classes: int) -> None:
     assert out.costs["apgd-t"].backwards == 100 * (classes - 1) * len(x)
 
 
-def test_a_missing_attack_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module("fastadv.attacks.autoattack"), "find_spec", lambda name: None)
-    out, _, _ = run(mlp(4), Linf(1e-6), images(2))
-    assert "fab-t: left out, because fastadv has no fab" in out.notes
-
-
 def test_no_weaker_than_its_first_attack_alone() -> None:
     model, x = mlp(5), images(40)
     y, inside = labels(model, x), threat("linf", 1.5)
