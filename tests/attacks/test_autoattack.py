@@ -1,6 +1,5 @@
 """AutoAttack: what runs on which samples, what it says of the model, and when the quick version goes on."""
 
-from importlib import import_module
 from typing import Any
 
 import pytest
