@@ -130,7 +130,7 @@ class EstimatedGradient(nn.Module):
 def _leave_out_of_compilation() -> None:
     """Have torch.compile break its graph at `forward`, whose backward pass it cannot trace.
 
-    Not a decorator of the class, because torch's imports the compiler, which takes longer than all of fastadv.
+    Not a decorator of the class: that would import the compiler, which takes longer than all of fastadv.
     """
     EstimatedGradient.forward = torch.compiler.disable(EstimatedGradient.forward)  # type: ignore[method-assign]
 
