@@ -10,7 +10,7 @@ import fastadv as fa
 
 RADII = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "l0": 24.0}
 QUICK = {"steps": 10, "queries": 100, "restarts": 1}
-TINY = {"steps": 2, "queries": 8, "restarts": 1}
+TINY = {"steps": 2, "queries": 8, "restarts": 1, "directions": 1}
 
 
 def minimal(entry: Any) -> bool:

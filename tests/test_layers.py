@@ -1,6 +1,8 @@
 """Imports inside fastadv point down only."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,3 +101,11 @@ def imported(path: Path) -> Iterator[str]:
                 args=[ast.Constant(value=str(name)), *_],
             ):
                 yield name
+
+
+def test_the_import_is_light():
+    """What takes long to import, and is not always needed, waits until it is."""
+    heavy = ("torch._dynamo", "torchvision", "triton", "matplotlib", "scipy", "typer")
+    code = f"import sys, fastadv; print(*(name for name in {heavy} if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

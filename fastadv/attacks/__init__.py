@@ -35,12 +35,29 @@ from fastadv.attacks.square import square
 from fastadv.attacks.transfer import transfer
 
 ATTACKS: dict[str, Attack] = {
+    "apgd": Attack(
+        apgd,
+        norms=("linf", "l2", "l1"),
+        random=True,
+        quick={"steps": 3},
+        oracle={"steps": 100},
+        paper="Croce and Hein 2020, 2021",
+    ),
     "autoattack": Attack(
         autoattack,
         norms=("linf", "l2", "l1"),
         random=True,
         quick={"version": "quick"},
         paper="Croce and Hein 2020",
+    ),
+    "bim": Attack(bim, quick={"steps": 10}, tolerance=1.25, paper="Kurakin et al. 2017"),
+    "cw": Attack(
+        cw,
+        kind="minimum",
+        norms=("l2", "linf"),
+        quick={"steps": 40, "searches": 3},
+        oracle={"steps": 100, "searches": 5},
+        paper="Carlini and Wagner 2017",
     ),
     "ddn": Attack(
         ddn,
@@ -76,16 +93,6 @@ ATTACKS: dict[str, Attack] = {
         paper="Croce and Hein 2020",
     ),
     "fgsm": Attack(fgsm, tolerance=1.25, paper="Goodfellow et al. 2014"),
-    "bim": Attack(bim, quick={"steps": 10}, tolerance=1.25, paper="Kurakin et al. 2017"),
-    "pgd": Attack(pgd, random=True, quick={"steps": 10}, paper="Madry et al. 2018"),
-    "apgd": Attack(
-        apgd,
-        norms=("linf", "l2", "l1"),
-        random=True,
-        quick={"steps": 3},
-        oracle={"steps": 100},
-        paper="Croce and Hein 2020, 2021",
-    ),
     "fmn": Attack(
         fmn, kind="minimum", quick={"steps": 20}, oracle={"steps": 300}, paper="Pintor et al. 2021"
     ),
@@ -98,14 +105,6 @@ ATTACKS: dict[str, Attack] = {
         paper="Szegedy et al. 2014",
     ),
     "mim": Attack(mim, quick={"steps": 10}, tolerance=1.25, paper="Dong et al. 2018"),
-    "cw": Attack(
-        cw,
-        kind="minimum",
-        norms=("l2", "linf"),
-        quick={"steps": 40, "searches": 3},
-        oracle={"steps": 100, "searches": 5},
-        paper="Carlini and Wagner 2017",
-    ),
     "minimum_radius": Attack(
         minimum_radius,
         kind="minimum",
@@ -123,6 +122,7 @@ ATTACKS: dict[str, Attack] = {
         paper="Ilyas et al. 2018",
         tolerance=1.5,
     ),
+    "pgd": Attack(pgd, random=True, quick={"steps": 10}, paper="Madry et al. 2018"),
     "sigma_zero": Attack(
         sigma_zero,
         kind="minimum",

@@ -1,5 +1,6 @@
 """Gradients by central differences, for models that have none or hide it."""
 
+from functools import cache
 from typing import Any, Self
 
 import torch
@@ -81,6 +82,7 @@ class EstimatedGradient(nn.Module):
 
     def __init__(self, model: Model, step: float, batch_size: int | None, box: tuple[float, float]) -> None:
         super().__init__()
+        _leave_out_of_compilation()
         self.model = as_module(model) or _AsGiven(model)
         self.step, self.batch_size, self.box = step, batch_size, box
         self.gradient_probes = 0
@@ -91,7 +93,6 @@ class EstimatedGradient(nn.Module):
         threshold: float | None = getattr(self.model, "input_threshold", None)
         return threshold
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, K]."""
         if x.dtype not in (torch.float32, torch.float64):
@@ -123,6 +124,16 @@ class EstimatedGradient(nn.Module):
             upper, lower = logits.chunk(2)
             parts.append(torch.where(above == below, 0.0, (upper - lower) / (above - below)))
         return torch.cat(parts).view(*rows.shape, parts[0].shape[1])
+
+
+@cache
+def _leave_out_of_compilation() -> None:
+    """Have torch.compile break its graph at `forward`, whose backward pass it cannot trace.
+
+    Not a decorator of the class: that would import the compiler, which takes longer than all of fastadv.
+    """
+    forward = torch.compiler.disable(EstimatedGradient.forward)  # type: ignore[no-untyped-call]
+    EstimatedGradient.forward = forward  # type: ignore[method-assign]
 
 
 class _Estimate(torch.autograd.Function):

@@ -151,7 +151,7 @@ def list_attacks(context: typer.Context, asked: bool) -> None:
     if context.params.get("json"):
         write_json({name: _card(attack) for name, attack in ATTACKS.items()})
     else:
-        print_table("attacks", cells())
+        print_table("attacks", _short_cells())
     raise typer.Exit
 
 
@@ -182,6 +182,15 @@ def _line(name: str, attack: Attack) -> list[str]:
     targeted, random = ("yes" if each else "no" for each in (attack.targeted, attack.random))
     summary = _summary(attack).rstrip(".")
     return [name, norms, KINDS[attack.kind], attack.knowledge, targeted, random, attack.paper, summary]
+
+
+def _short_cells() -> list[list[str]]:
+    """The same for a screen. A summary names the paper."""
+    lines = [["attack", "norms", "kind", "knowledge", "takes", "what it does"]]
+    for name, norms, kind, knowledge, targeted, random, _, summary in cells()[1:]:
+        taken = [word for word, said in (("targets", targeted), ("seed", random)) if said == "yes"]
+        lines.append([name, norms, kind, knowledge, ", ".join(taken), summary])
+    return lines
 
 
 def _card(attack: Attack) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 PIPE_WIDTH = 100  # columns where the output is no terminal
+WIDEST_NAME = 24  # columns that the first cell of a table may take without a line break
 PATIENCE = 2.0  # seconds of work before a progress bar appears
 
 Tick = Callable[[int, int], None]
@@ -61,9 +62,11 @@ def print_table(
     notes: lines below the table. breaks: numbers of the lines after which a rule is drawn.
     """
     made = Table(title=escape(title), title_justify="left", title_style="bold", expand=False)
-    for column in zip(*cells, strict=True):
+    for place, column in enumerate(zip(*cells, strict=True)):
         numbers = all(_is_number(cell) for cell in column[1:])
-        made.add_column(escape(column[0]), justify="right" if numbers else "left")
+        # names are never cut, so that one can be copied
+        least = min(WIDEST_NAME, max(map(len, column))) if place == 0 else None
+        made.add_column(escape(column[0]), justify="right" if numbers else "left", min_width=least)
     for place, line in enumerate(cells[1:], start=1):
         made.add_row(*(escape(cell) for cell in line), end_section=place in breaks)
     screen = console()

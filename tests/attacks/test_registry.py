@@ -20,3 +20,7 @@ def test_some_attacks_take_steps_and_some_look_for_the_nearest() -> None:
     assert not ATTACKS["fgsm"].takes("steps")
     assert ABS_ATTACKS["latent_descent"].minimal
     assert not ATTACKS["pgd"].minimal
+
+
+def test_the_entries_are_in_alphabetical_order() -> None:
+    assert list(ATTACKS) == sorted(ATTACKS)
