@@ -29,6 +29,7 @@ from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.attacks.nes import nes
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.sigma_zero import sigma_zero
+from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.spsa import spsa
 from fastadv.attacks.square import square
 from fastadv.attacks.transfer import transfer
@@ -130,6 +131,15 @@ ATTACKS: dict[str, Attack] = {
         oracle={"steps": 300},
         paper="Cinà et al. 2025",
     ),
+    "sparse_rs": Attack(
+        sparse_rs,
+        knowledge="score",
+        norms=("l0",),
+        random=True,
+        quick={"queries": 30},
+        oracle={"queries": 3000},
+        paper="Croce et al. 2022",
+    ),
     "spsa": Attack(
         spsa,
         knowledge="score",
@@ -190,6 +200,7 @@ __all__ = [
     "nes",
     "pgd",
     "sigma_zero",
+    "sparse_rs",
     "spsa",
     "square",
     "transfer",
