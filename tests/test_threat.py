@@ -404,3 +404,50 @@ def test_what_is_said_of_a_step_that_moves_nothing(kind):
         kind(1.0).check_step_size(torch.tensor([1.0, -1.0]))
     with pytest.raises(InputError, match=r"at least 1 coordinate, got 0\.7; a step of less moves nothing$"):
         fa.L0(3).check_step_size(0.7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("radius", [0.0, 0.02, 0.5, 3.0, 40.0, float("inf")])
+def test_rounding_to_half_precision_stays_inside(kind, dtype, radius):
+    draw = torch.Generator().manual_seed(0)
+    x = batch(dtype, 6, (3, 32, 32))[2]
+    away = (
+        0.2
+        * torch.randn(x.shape, generator=draw)
+        * torch.tensor([1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0])[:, None, None, None]
+    )
+    threat = kind(radius)
+    inside = threat.project(x.float() + away, x.float())
+    z = threat.rounded(inside, x)
+    assert z.dtype == dtype
+    assert exact(threat, z, x)
+    radii = kind(torch.tensor([radius, 0.3, radius, 5.0, radius, float("inf")]))
+    each = radii.project(x.float() + away, x.float())
+    rounded = radii.rounded(each, x)
+    assert exact(radii, rounded, x)
+    for row in range(6):
+        one = torch.tensor([row])
+        assert torch.equal(radii.take(one).rounded(each[one], x[one]), rounded[one])
+    near = kind(float("inf")).rounded(inside, x)
+    assert torch.equal(near, inside.to(dtype))
+    # what lies outside is only rounded
+    far = (x.float() + 40 * away).clamp(0, 1)
+    outside = ~threat.contains(far, x.float())
+    assert torch.equal(threat.rounded(far, x)[outside], far.to(dtype)[outside])
+
+
+@pytest.mark.parametrize(
+    ("kind", "radius"), [(fa.L2, 0.3), (fa.L2, 2.0), (fa.L1, 3.0), (fa.L1, 60.0)], ids=str
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounding_keeps_what_was_gained(kind, radius, dtype):
+    """Each coordinate rounded towards x would lose a third of it in bfloat16."""
+    x = batch(dtype, 6, (3, 32, 32))[2]
+    threat = kind(radius)
+    gradient = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    z = threat.project(x.float() + gradient, x.float())
+    fine, coarse = (
+        (gradient * (at.float() - x.float())).flatten(1).sum(1) for at in (z, threat.rounded(z, x))
+    )
+    assert (coarse > 0.95 * fine).all()

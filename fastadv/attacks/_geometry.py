@@ -40,8 +40,7 @@ def like(values: Tensor, points: Tensor) -> Tensor:
 def farthest(search: Search) -> Tensor:
     """[n] a distance, in the threat's norm, beyond which no point of ball and box lies; always finite."""
     low, high = search.threat.box
-    x = search.x.to(torch.promote_types(search.x.dtype, torch.float32))
-    room = torch.maximum(x - low, high - x).clamp_max(FAR)
+    room = torch.maximum(search.x - low, high - search.x).clamp_max(FAR)
     distance = norm(room, search.threat.order).clamp_max(FAR)
     return torch.minimum(distance, torch.as_tensor(search.threat.radius).to(distance))
 

@@ -32,7 +32,7 @@ def run_inner(attack: InnerAttack, search: Search, model: Frozen, threat: Threat
         options["criterion"] = problem.criterion
     if problem.mask is not None:
         options["mask"] = problem.mask
-    out = attack(model, problem.x, problem.y, threat=threat, **options)
+    out = attack(model, problem.x.to(search.dtype), problem.y, threat=threat, **options)
     if not isinstance(out, AttackResult):
         raise InputError(f"attack: expected one that returns an AttackResult, got {type(out).__name__}")
     return out

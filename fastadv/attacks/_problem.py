@@ -44,6 +44,10 @@ class Problem:
             clean=None if self.clean is None else self.clean[index],
         )
 
+    def wide(self) -> Self:
+        """The same problem with x in float32 where it is in half precision."""
+        return replace(self, x=self.x.to(torch.promote_types(self.x.dtype, torch.float32)))
+
     @property
     def margin(self) -> losses.Loss:
         """The loss [B] that is positive where the criterion is met."""

@@ -28,9 +28,9 @@ class Record:
     def start(cls, x: Tensor) -> "Record":
         """Nothing is known yet of the samples x [B, ...]."""
         none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        nowhere = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        rank = nowhere.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-        return cls(x.clone(), rank, none, none.clone(), none.clone(), nowhere.clone())
+        wide = torch.promote_types(x.dtype, torch.float32)
+        rank = torch.full((len(x),), -torch.inf, dtype=wide, device=x.device)
+        return cls(x.clone(), rank, none, none.clone(), none.clone(), rank.clone())
 
     def take(self, index: Tensor) -> "Record":
         """The rows `index`, copied."""
@@ -39,7 +39,7 @@ class Record:
     def put(self, index: Tensor, rows: "Record") -> None:
         """Overwrite the rows `index`."""
         for name, value in vars(self).items():
-            value[index] = getattr(rows, name)
+            value[index] = getattr(rows, name).to(value.dtype)
 
 
 class Rows(SimpleNamespace):

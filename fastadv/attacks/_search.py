@@ -28,13 +28,18 @@ class Over(Exception):
 class Look:
     """What the model says of points: x_adv [n, ...] or, with C candidates a sample, [n, C, ...].
 
-    logits [n, K] or [n, C, K]; adversarial bool [n] or [n, C], whether they are finite and meet the
-    criterion; loss [n] or [n, C], where one was asked for; gradient like x_adv, with zeros for elements that
-    are not finite, or [n, C, ...] of the C directions asked for. Rows are those of the samples still in the
-    search.
+    Rows are those of the samples still in the search.
+
+    seen: what passed the model: x_adv, or what it is in the caller's half precision, in the dtype of x_adv.
+    logits: [n, K] or [n, C, K].
+    adversarial: bool [n] or [n, C]; the logits are finite and meet the criterion.
+    loss: [n] or [n, C], where one was asked for.
+    gradient: like x_adv, with zeros for elements that are not finite; [n, C, ...] of C directions.
+    distance: [n] or [n, C] of x_adv from x, in an attack for the minimum.
     """
 
     x_adv: Tensor
+    seen: Tensor
     logits: Tensor
     adversarial: Tensor
     loss: Tensor | None = None
@@ -69,6 +74,9 @@ class Search:
     is still here, keep the best and return a `Look`. Samples may leave at each such call, so tensors that a
     rule needs afterwards belong into `rows`; `x`, `y`, `threat`, `ids` and `best` follow by themselves. Where
     a rule sets `rows.aims` int64 [n], losses lead to these classes instead of the targets.
+
+    A rule works in float32 or float64. Where the caller's x are in half precision, the model sees points that
+    may become the best as that precision holds them, so that a success is one of the tensor returned.
     """
 
     def __init__(
@@ -76,8 +84,11 @@ class Search:
     ) -> None:
         whole = len(index) == len(problem.x)
         self.frozen, self.plan, self.restart = frozen, plan, restart
-        self.problem = problem if whole else problem.take(index)
+        # of the caller's x
+        self.dtype = problem.x.dtype
+        self.problem = (problem if whole else problem.take(index)).wide()
         self.best = record.take(index)
+        self.best.x_adv = self.best.x_adv.to(self.x.dtype)
         self.rows = Rows()
         self._record, self._index = record, index
         self._evaluations = 0
@@ -142,11 +153,11 @@ class Search:
         The gradient is right up to a positive factor for each sample where the loss is "ce". With
         `judge=False` the points are no candidates for the best.
         """
-        points = self.departed(points)
+        points, seen = self._seen(points, judge)
         loss = self.plan.loss if loss is None else loss
-        value, logits, gradient = self.frozen.input_gradient(points, self.y, loss, self.aims, True)
+        value, logits, gradient = self.frozen.input_gradient(self._cast(seen), self.y, loss, self.aims, True)
         gradient = self._usable(gradient)
-        return self._judged(Look(points, logits, logits, value, gradient), loss, judge)
+        return self._judged(Look(points, seen, logits, logits, value, gradient), loss, judge)
 
     def jacobian(
         self, points: Tensor, directions: Tensor | Callable[[Tensor], Tensor], judge: bool = True
@@ -154,38 +165,41 @@ class Search:
         """Logits at points [n, ...], and the gradients of <direction, logits> for directions [n, C, K], or a
         function that makes them of the logits [n, K].
         """
-        points = self.departed(points)
-        logits, gradient = self.frozen.jacobian(points, directions)
-        return self._judged(Look(points, logits, logits, None, self._usable(gradient)), None, judge)
+        points, seen = self._seen(points, judge)
+        logits, gradient = self.frozen.jacobian(self._cast(seen), directions)
+        return self._judged(Look(points, seen, logits, logits, None, self._usable(gradient)), None, judge)
 
     def decide(self, points: Tensor, loss: losses.Loss | None = None, judge: bool = True) -> Look:
         """Logits, and the loss if one is named, at points [n, ...], or at C candidates a sample [n, C, ...].
 
         Candidates pass the model in full batches.
         """
-        points = self.departed(points)
+        points, seen = self._seen(points, judge)
         if points.ndim == self.x.ndim:
-            logits = self.frozen(points)
+            logits = self.frozen(self._cast(seen))
             value = None if loss is None else losses.loss_value(logits, self.y, loss, self.aims)
-            return self._judged(Look(points, logits, logits, value), loss, judge)
+            return self._judged(Look(points, seen, logits, logits, value), loss, judge)
         count = points.shape[1]
-        flat = points.flatten(0, 1)
+        flat = self._cast(seen).flatten(0, 1)
         step = max(1, CHUNK // max(1, flat[:1].numel()))
         logits = torch.cat([self.frozen(part) for part in torch.split(flat, step)])
         y, targets = _repeated(self.y, count), _repeated(self.aims, count)
         value = None if loss is None else losses.loss_value(logits, y, loss, targets).view(-1, count)
-        return self._judged(Look(points, logits.view(len(points), count, -1), logits, value), loss, judge)
+        logits = logits.view(len(points), count, -1)
+        return self._judged(Look(points, seen, logits, logits, value), loss, judge)
 
     def judge(self, points: Tensor, logits: Tensor) -> Look:
-        """The verdict by logits [n, K] that a rule took itself, of points that have `departed`."""
-        return self._judged(Look(points, logits, logits), None, True)
+        """The verdict by logits [n, K] that a rule took itself, at points that have `departed` and are
+        `rounded`.
+        """
+        return self._judged(Look(points, points, logits, logits), None, True)
 
     def last(self, points: Tensor, loss: losses.Loss | None = None) -> None:
         """The last points of the rule. They are not passed where nothing competes with them."""
         if self._competed or self.plan.restarts > 1:
             self.decide(points, self.plan.loss if loss is None and not self.plan.minimum else loss)
         else:
-            self.best.x_adv.copy_(self._candidate(self.departed(points)))
+            self.best.x_adv.copy_(self._candidate(self.rounded(self.departed(points))))
 
     def offer(self, points: Tensor, success: Tensor) -> None:
         """Points [n, ...] whose verdict is known, success bool [n]; those outside the threat are none.
@@ -193,6 +207,7 @@ class Search:
         Their loss is not known: to a budget attack they are the weakest of successes.
         """
         self._competed = True
+        points = points.to(self.x.dtype)
         best, distance = self.best, self.distance(points)
         success = success & (distance <= self._radius(distance))
         rank = torch.where(success, -distance if self.plan.minimum else -torch.inf, torch.nan)
@@ -203,8 +218,7 @@ class Search:
         self._leaving = done if self._leaving is None else self._leaving | done
 
     def distance(self, points: Tensor) -> Tensor:
-        """[n] or [n, C]: the distance of points to x in the threat's norm, at least in float32."""
-        points = points.to(torch.promote_types(points.dtype, torch.float32))
+        """[n] or [n, C]: the distance of points to x in the threat's norm."""
         if points.ndim == self.x.ndim:
             return norm(points - self.x, self.threat.order)
         away = points - self.x.unsqueeze(1)
@@ -218,6 +232,7 @@ class Search:
 
     def _usable(self, gradient: Tensor) -> Tensor:
         """`gradient` with zeros for what is not finite or may not move; its size goes on record."""
+        gradient = gradient.to(self.x.dtype)
         mask = self.problem.mask
         if mask is not None:  # before its size is taken: what happens outside the mask is of no interest
             gradient = gradient.where(mask if gradient.ndim == self.x.ndim else mask.unsqueeze(1), 0.0)
@@ -247,6 +262,28 @@ class Search:
             mask, x = mask.unsqueeze(1), x.unsqueeze(1)
         return torch.where(mask, points, x)
 
+    def rounded(self, points: Tensor) -> Tensor:
+        """The points as the dtype of the caller's x holds them, in the dtype of `points`; what lies inside
+        the threat stays there.
+        """
+        if self.dtype == points.dtype:
+            return points
+        x, threat = self.x.to(self.dtype), self.threat
+        if points.ndim == x.ndim:
+            return threat.rounded(points, x).to(points.dtype)
+        each = torch.arange(len(x), device=x.device).repeat_interleave(points.shape[1])
+        flat = threat.take(each).rounded(points.flatten(0, 1), x[each])
+        return flat.view(points.shape).to(points.dtype)
+
+    def _seen(self, points: Tensor, judge: bool) -> tuple[Tensor, Tensor]:
+        """The points that have `departed`, and what the model is to see of them: `rounded` candidates."""
+        points = self.departed(points)
+        return points, self.rounded(points) if judge else points
+
+    def _cast(self, points: Tensor) -> Tensor:
+        """The points in the dtype of the caller's x where the model, whose own is not known, may need it."""
+        return points if self.frozen.dtype else points.to(self.dtype)
+
     def _drop(self, left: Tensor) -> Tensor:
         """Write the samples `left` bool [n] to the record; return those kept. Raises Over if none is."""
         self._record.put(self._index[left], self.best.take(left))
@@ -261,7 +298,7 @@ class Search:
         return kept
 
     def _judged(self, look: Look, loss: losses.Loss | None, judge: bool) -> Look:
-        """`look` with the verdict; the best points take part in it where `judge` says so."""
+        """`look` with the verdict; the points seen compete for the best where `judge` says so."""
         now, best = self.problem, self.best
         many = look.logits.ndim == 3
         if many:
@@ -285,11 +322,12 @@ class Search:
         return look
 
     def _keep(self, look: Look, loss: losses.Loss | None, finite: Tensor, many: bool) -> None:
-        """Let the points of `look` compete for the best; no failure whose loss is NaN does."""
+        """Let the points seen compete for the best; no failure whose loss is NaN does."""
         self._competed = True
-        candidate, success = self._candidate(look.x_adv, look.logits.dtype), look.adversarial
+        candidate, success = self._candidate(look.seen, look.logits.dtype), look.adversarial
         if self.plan.minimum:
-            look.distance = distance = self.distance(candidate)
+            distance = self.distance(candidate)
+            look.distance = distance if look.seen is look.x_adv else self.distance(look.x_adv)
             success = success & (distance <= self._radius(distance))
             rank = torch.where(success, -distance, torch.nan)
         else:
@@ -332,7 +370,7 @@ class Search:
         if threshold is None:
             return points
         x = self.x if points.ndim == self.x.ndim else self.x.unsqueeze(1)
-        return snap(x, points, threshold, (x.dtype, self.frozen.dtype or dtype, dtype))
+        return snap(x, points, threshold, (self.dtype, self.frozen.dtype or dtype, dtype))
 
     def _prove(self) -> Tensor:
         """bool [n]: the successes that the model as given confirms. The others become `refuted`."""
@@ -340,7 +378,8 @@ class Search:
         if self.frozen.exact or not bool(best.success.any()):
             return best.success
         index = best.success.nonzero().squeeze(1)
-        confirmed = self.problem.take(index).met(self.frozen.verdict(best.x_adv[index]))
+        logits = self.frozen.verdict(self._cast(best.x_adv[index]))
+        confirmed = self.problem.take(index).met(logits)
         best.success[index] = confirmed
         best.refuted[index] |= ~confirmed
         return best.success

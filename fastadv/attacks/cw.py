@@ -97,14 +97,14 @@ def _rule(norm: str, steps: int, searches: int, constant: float | None, step_siz
             rows.mean, rows.square = torch.zeros_like(rows.w), torch.zeros_like(rows.w)
             for step in range(steps):
                 rows.bent = space.bend(rows.w)
-                look = search.gradient(space.points(rows.bent).to(search.x.dtype), search.problem.margin)
+                look = search.gradient(space.points(rows.bent), search.problem.margin)
                 if not (number or step):
                     _fit(search, look, constant, step_size)
                 rows.hit |= look.adversarial
-                gradient = _gradient(search, look).to(rows.w.dtype).mul_(space.steepness(rows.bent))
+                gradient = _gradient(search, look).mul_(space.steepness(rows.bent))
                 _adam_(search, gradient, step, cosine(step, steps, LAST_STEP))
                 space.keep_(rows.w)
-            look = search.decide(space.points(space.bend(rows.w)).to(search.x.dtype))
+            look = search.decide(space.points(space.bend(rows.w)))
             rows.hit |= look.adversarial
             done = _constant.bisect(search) if norm == "l2" else _tighten(search)
             if step_size is None:
@@ -119,10 +119,11 @@ def _rule(norm: str, steps: int, searches: int, constant: float | None, step_siz
 def _gradient(search: Search, look: Look) -> Tensor:
     """Of what is minimised, with respect to the points."""
     assert look.gradient is not None
-    rows, away = search.rows, look.x_adv - search.x
+    rows = search.rows
     if search.threat.norm == "l2":
-        pull = 2 * away
+        pull = 2 * (look.x_adv - search.x)
     else:
+        away = look.seen - search.x
         pull = away.sign().mul_(away.abs() > like(-search.best.rank * rows.shrink, away))
     return pull.addcmul_(_constant.force(search, look).to(pull.dtype), look.gradient, value=-1)
 
@@ -142,7 +143,7 @@ def _fit(search: Search, look: Look, constant: float | None, step_size: float | 
     assert look.loss is not None
     assert look.gradient is not None
     rows, (low, high) = search.rows, search.threat.box
-    gradient = look.gradient.to(search.best.rank.dtype)
+    gradient = look.gradient
     free = gradient.where(torch.where(gradient > 0, search.x < high, search.x > low), 0.0).flatten(1)
     if search.threat.norm == "l2":
         length = -look.loss / free.norm(dim=1)
@@ -188,8 +189,7 @@ class _Space:
             self.most = math.atanh(1 / (1 + WIDER))
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The w of points z, in float32 at least."""
-        z = z.to(torch.promote_types(z.dtype, torch.float32))
+        """The w of points z."""
         return ((z - self.center) / self.half).atanh() if self.bounded else z.clone()
 
     def bend(self, w: Tensor) -> Tensor:

@@ -82,13 +82,12 @@ def ead(
         _constant.begin(search)
         for number in range(searches):
             _constant.begin_run(search)
-            rows.before_step = search.x.to(torch.promote_types(search.x.dtype, torch.float32))
-            rows.points = rows.before_step
+            rows.points = rows.before_step = search.x
             for step in range(steps):
-                look = search.gradient(rows.points.to(search.x.dtype), margin)
+                look = search.gradient(rows.points, margin)
                 assert look.gradient is not None
                 assert look.loss is not None
-                steepest = largest(look.gradient).flatten().to(search.best.rank.dtype)
+                steepest = largest(look.gradient).flatten()
                 if not (number or step):
                     _constant.fit(search, _needed(search, look, weight), FIRST, constant)
                     rows.steepest, rows.length = steepest, -look.loss / steepest
@@ -98,7 +97,7 @@ def ead(
                 rate = first * (1 - step / steps) / (rows.constant * rows.steepest)
                 rate = like(rate.nan_to_num(0.0, 0.0), look.gradient)
                 _advance(search, look.gradient * _constant.force(search, look), rate, step)
-            rows.hit |= search.decide(rows.before_step.to(search.x.dtype)).adversarial
+            rows.hit |= search.decide(rows.before_step).adversarial
             rows.length = torch.where(search.best.success, -search.best.rank, rows.length)
             search.leave(_constant.bisect(search))
 
@@ -123,8 +122,7 @@ def _needed(search: Search, look: Look, weight: float) -> Tensor:
     assert look.gradient is not None
     assert look.loss is not None
     low, high = search.threat.box
-    x = search.x.to(search.best.rank.dtype)
-    room = torch.where(look.gradient > 0, high - x, x - low).clamp_max(FAR).flatten(1)
+    room = torch.where(look.gradient > 0, high - search.x, search.x - low).clamp_max(FAR).flatten(1)
     steep, order = look.gradient.abs().flatten(1).sort(1, descending=True)
     gap = -look.loss[:, None]
     count = ((steep * room.gather(1, order)).cumsum(1) < gap).sum(1, keepdim=True)

@@ -71,9 +71,8 @@ def latent_descent(
 
     def rule(search: Search) -> None:
         rows, x = search.rows, search.x
-        fine = torch.promote_types(x.dtype, torch.float32)  # in half precision short steps would be lost
-        rows.origin, rows.share = x.to(fine), search.per_sample(share)
-        rows.low = rows.high = rows.walk = rows.origin
+        rows.origin, rows.share = x, search.per_sample(share)
+        rows.low = rows.high = rows.walk = x
         # how many bisections each sample has begun; 0 while it walks
         rows.bisections = torch.zeros_like(search.y)
         for step in range(1, steps + 2 * searches + 1):
@@ -86,7 +85,7 @@ def latent_descent(
                 start, weight = points, rows.share
             else:
                 start, weight = rows.origin, torch.full_like(rows.share, step / (steps - 1))
-            rows.walk = (start + _like(weight.to(fine), start) * (image - start)).clamp(*search.threat.box)
+            rows.walk = (start + _like(weight.to(start), start) * (image - start)).clamp(*search.threat.box)
             search.leave((walking & (~finite | (step >= steps))) | (rows.bisections > 2 * searches))
 
     def _advance(search: Search, points: Tensor, met: Tensor) -> None:
@@ -103,13 +102,13 @@ def latent_descent(
 
 
 def _explain(search: Search, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """At points rounded to the dtype of the images: whether they meet the goal [n], whether all that the
+    """At points as the dtype of the images holds them: whether they meet the goal [n], whether all that the
     model says is finite [n], and its reconstruction of the class to move to [n, ...].
     """
     model: Any = search.frozen.model
-    rounded = points.to(search.x.dtype)
+    rounded = search.rounded(points)
     search.frozen.forwards += len(rounded)
-    inferred = model.infer(rounded)
+    inferred = model.infer(rounded.to(search.dtype))
     look = search.judge(rounded, -inferred.loss)
     rivals = inferred.loss.scatter(1, search.y[:, None], torch.inf)
     goal = rivals.argmin(1) if search.targets is None else search.targets

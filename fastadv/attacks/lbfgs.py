@@ -81,13 +81,13 @@ def lbfgs(
             _constant.begin_run(search)
             _begin(search)
             for step in range(steps):
-                look = search.gradient(rows.trial.to(search.x.dtype).view_as(search.x), likelihood)
+                look = search.gradient(rows.trial.view_as(search.x), likelihood)
                 if not (number or step):
                     _constant.fit(search, _needed(look), FIRST, constant)
                 rows.hit |= look.adversarial
                 _consider(search, look, step)
                 _propose(search, step)
-            look = search.decide(rows.trial.to(search.x.dtype).view_as(search.x))
+            look = search.decide(rows.trial.view_as(search.x))
             rows.hit |= look.adversarial
             _constant.bisect(search)
             search.leave(rows.high < NARROW * rows.low)
@@ -109,8 +109,8 @@ def _needed(look: Look) -> Tensor:
 def _begin(search: Search) -> None:
     """x as the first trial, and no memory of the curvature."""
     rows, x = search.rows, search.x.flatten(1)
-    rows.trial = x.to(torch.promote_types(x.dtype, torch.float32))
-    rows.point, rows.value = rows.trial, torch.full_like(rows.trial[:, 0], torch.inf)
+    rows.trial = rows.point = x
+    rows.value = torch.full_like(rows.trial[:, 0], torch.inf)
     rows.gradient, rows.direction = torch.zeros_like(rows.trial), torch.zeros_like(rows.trial)
     rows.length = torch.ones_like(rows.value)
     rows.moves, rows.changes = (rows.trial.new_zeros(len(x), MEMORY, x.shape[1]) for _ in range(2))
@@ -125,7 +125,7 @@ def _consider(search: Search, look: Look, step: int) -> None:
     away = rows.trial - search.x.flatten(1)
     constant = rows.constant.to(away.dtype)
     value = away.square().sum(1) - constant * look.loss.to(away.dtype)
-    gradient = 2 * away - constant[:, None] * look.gradient.flatten(1).to(away.dtype)
+    gradient = 2 * away - constant[:, None] * look.gradient.flatten(1)
     move, change = rows.trial - rows.point, gradient - rows.gradient
     good = value <= rows.value + ENOUGH * (rows.gradient * move).sum(1)
     curvature = (move * change).sum(1)

@@ -67,9 +67,8 @@ def minimum_radius(
 
     def rule(search: Search) -> None:
         rows = search.rows
-        kind = torch.promote_types(search.x.dtype, torch.float32)
-        start = torch.as_tensor(search.per_sample(first), dtype=kind, device=search.x.device)
-        most = farthest(search).to(kind).minimum(start * 2.0**DOUBLINGS)
+        start = torch.as_tensor(search.per_sample(first), dtype=search.x.dtype, device=search.x.device)
+        most = farthest(search).minimum(start * 2.0**DOUBLINGS)
         rows.most = most.floor() if whole else most
         rows.radius = start.minimum(rows.most)
         rows.low, rows.high = torch.zeros_like(rows.most), torch.full_like(rows.most, torch.inf)
@@ -78,7 +77,7 @@ def minimum_radius(
             out = run_inner(attack, search, search.frozen, search.threat.with_radius(rows.radius))
             broken = take_over(search, out)
             rows.bisections = rows.bisections - rows.high.isfinite().to(search.y)
-            high = torch.where(broken, rows.high.minimum(out.distance.to(kind)), rows.high)
+            high = torch.where(broken, rows.high.minimum(out.distance.to(search.x)), rows.high)
             low = torch.where(broken, rows.low, rows.radius)
             # an attack that held at a radius may yet succeed nearer, at a larger one
             rows.low, rows.high = torch.where(low < high, low, high / 2), high

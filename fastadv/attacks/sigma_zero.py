@@ -68,22 +68,21 @@ def sigma_zero(
     def rule(search: Search) -> None:
         rows = search.rows
         rows.threshold = torch.full_like(search.best.rank, threshold)
-        fine = torch.promote_types(search.x.dtype, torch.float32)
-        rows.mean = rows.square = torch.zeros_like(search.x, dtype=fine)
+        rows.mean = rows.square = torch.zeros_like(search.x)
         points = search.start()
         size = step_size
         for step in range(steps):
             look = search.gradient(points, search.problem.margin)
             assert look.loss is not None
             assert look.gradient is not None
-            away = (look.x_adv.to(fine) - search.x).div_(unit)
+            away = (look.x_adv - search.x).div_(unit)
             count = (away.square() + sigma).square_().reciprocal_().mul_(away)
             # where the margin is positive its part of the loss is flat; what descends it ascends the margin
             pull = like(torch.where(look.loss < 0, unit, 0.0), away) * look.gradient
             descent = pull.sub_(count, alpha=2 * sigma / away[0].numel())
             descent /= largest(descent).clamp_min(torch.finfo(away.dtype).tiny)
             away += size * adam(rows, descent, step)
-            points = away.mul_(unit).add_(search.x).to(search.x.dtype).clamp_(*search.threat.box)
+            points = away.mul_(unit).add_(search.x).clamp_(*search.threat.box)
             # the step of the threshold comes after the next step size, as in the authors' code
             size = step_size * cosine(step, steps, LAST_STEP)
             change = torch.where(look.adversarial, threshold_rate * size, -threshold_rate * size)

@@ -16,6 +16,8 @@ from fastadv.errors import InputError
 from fastadv.ops._rows import PerRow, clamp_box, column, per_row
 
 SLACK = 1e-6
+# how often, and by which share beyond the excess, a point that rounding took out of the ball is shortened
+ROUNDS, SHORTER = 3, 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +110,24 @@ class Threat:
     def quantize(self, x_adv: Tensor, x: Tensor, levels: int = 255) -> Tensor:
         """x_adv on `levels` + 1 values of the box, without leaving the ball (see ops.quantize_in_ball)."""
         return ops.quantize_in_ball(x_adv, x, self.norm, self.radius, self.box, levels)
+
+    def rounded(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """x_adv, in a wider dtype, as the dtype of x holds it; what was inside ball and box stays inside."""
+        near = x_adv.to(x.dtype)
+        if not isinstance(self.radius, Tensor) and math.isinf(self.radius):
+            return near
+        radius = column(*per_row("radius", self.radius, x), x).reshape(-1)
+        inside = self.distance(x_adv, x) <= radius * (1 + SLACK)
+        limit = torch.where(inside, radius, torch.inf)
+        if 0 < self.order < math.inf:
+            # a projection of the rounded point would round each coordinate towards x, which loses much more
+            away = x_adv - x
+            for _ in range(ROUNDS):
+                length = self.distance(near, x)
+                share = torch.where(length > limit, (1 - SHORTER) * limit / length, 1.0)
+                away *= share.view(-1, *[1] * (x.dim() - 1))
+                near = (x + away).to(x.dtype)
+        return self.resized(limit).project(near, x)
 
     def default_step_size(self, steps: int, factor: float = 1.0) -> PerRow:
         """factor * radius / steps, a number or [B]; for radius 0, where steps lead nowhere, as for radius 1.

@@ -1,0 +1,163 @@
+"""Samples in half precision: the search runs in float32, and successes are those of the tensors returned."""
+
+import math
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import ATTACKS, AttackResult, Status, nes
+from fastadv.attacks._core import run
+from fastadv.attacks._search import Search
+from fastadv.threat import L2, THREATS, Linf, Threat
+
+HALVES = [torch.float16, torch.bfloat16]
+SHAPES = {784: (1, 28, 28), 3072: (3, 32, 32)}
+# in which half precision is coarse: a pixel's share of it is below the spacing of bfloat16 near 1
+RADIUS = {"linf": 0.009, "l2": 0.25, "l1": 2.0, "l0": 6.0}
+PAIRS = [(name, norm) for name, entry in ATTACKS.items() for norm in entry.norms if name != "autoattack"]
+
+
+def spacing(dtype: torch.dtype) -> float:
+    """Of the numbers between 1/2 and 1."""
+    return torch.finfo(dtype).eps / 2
+
+
+@cache
+def problem(size: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """Images with saturated pixels that all half precisions hold, on a net that answers steeply."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(size, 24), nn.Tanh(), nn.Linear(24, 4))
+    with torch.no_grad():
+        net[1].weight.mul_(3)
+        net[3].weight.mul_(3)
+    x = torch.rand(8, *SHAPES[size], generator=torch.Generator().manual_seed(1))
+    x = torch.where(x < 0.2, 0.0, torch.where(x > 0.8, 1.0, x)).bfloat16().half().bfloat16().float()
+    with torch.no_grad():
+        return net, x, net(x).argmax(1)
+
+
+@cache
+def attacked(name: str, norm: str, size: int, dtype: torch.dtype) -> tuple[AttackResult, Threat]:
+    entry, (net, x, y) = ATTACKS[name], problem(size)
+    threat = THREATS[norm](math.inf if entry.minimal else RADIUS[norm])
+    return entry.run(net, x.to(dtype), y, threat, **entry.quick), threat
+
+
+@pytest.mark.parametrize("size", list(SHAPES))
+@pytest.mark.parametrize(("name", "norm"), PAIRS, ids=[f"{name}-{norm}" for name, norm in PAIRS])
+def test_nearly_as_strong_as_in_float32(name: str, norm: str, size: int) -> None:
+    """Medians within 3 %; for Linf, whose distance is one of the grid, within 5 % and one spacing.
+
+    Attacks without gradients take another way where one decision differs: there it is 20 % and one sample.
+    """
+    net, x, y = problem(size)
+    fine, threat = attacked(name, norm, size, torch.float32)
+    for dtype in HALVES:
+        out, _ = attacked(name, norm, size, dtype)
+        assert out.x_adv.dtype == dtype
+        assert threat.contains(out.x_adv, x.to(dtype)).all()
+        with torch.no_grad():
+            assert torch.equal(out.success, net(out.x_adv.float()).argmax(1) != y)
+        guided = ATTACKS[name].knowledge == "gradient"
+        if ATTACKS[name].minimal:
+            assert out.success.sum() >= fine.success.sum() - (not guided)
+            factor, more = (1.05, spacing(dtype)) if norm == "linf" else (1.03, 0.0)
+            factor = factor if guided else 1.2
+            assert float(out.distance.median()) <= factor * float(fine.distance.median()) + more
+        else:
+            assert out.success.sum() >= fine.success.sum() - 1
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_what_competes_is_what_the_model_has_seen(dtype: torch.dtype) -> None:
+    """A rule stands between the numbers of half precision; the model decides on one of them."""
+    asked, looks = [], []
+
+    class Asked(nn.Linear):
+        def forward(self, z: Tensor) -> Tensor:
+            asked.append(z.detach().clone())
+            return super().forward(z)
+
+    model, x = Asked(784, 3), torch.full((4, 784), 0.75, dtype=dtype)
+    away = torch.linspace(-0.1, 0.1, 784)
+
+    def rule(search: Search) -> None:
+        assert search.x.dtype == search.best.x_adv.dtype == torch.float32
+        for look in (search.gradient(search.x + away), search.decide((search.x + away).unsqueeze(1))):
+            looks.append(look)
+        search.decide(search.x + away, judge=False)
+
+    with torch.no_grad():
+        y = model(x.float()).argmax(1)
+    asked.clear()
+    out = run(model, x, y, L2(10.0), rule, loss="ce")
+    for look in looks:
+        fine, seen = look.x_adv.view(4, 784), look.seen.view(4, 784)
+        torch.testing.assert_close(fine, x.float() + away, rtol=0, atol=1e-7)
+        assert torch.equal(seen, fine.to(dtype).float())
+        assert not torch.equal(seen, fine)
+    assert torch.equal(out.x_adv.float(), looks[0].seen)
+    clean, first, second, free = asked[0], *asked[-4:-1]
+    assert torch.equal(clean, x.float())
+    assert torch.equal(first, looks[0].seen)
+    assert torch.equal(second, looks[0].seen)
+    assert torch.equal(free, looks[0].x_adv), "what does not compete stays between them"
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("name", ["fmn", "pgd", "square", "fab", "minimum_radius"])
+def test_a_function_gets_the_dtype_that_it_is_given(name: str, dtype: torch.dtype) -> None:
+    """Its weights are in half precision, so that nothing else passes."""
+    weight = torch.randn(784, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    entry = ATTACKS[name]
+
+    def model(z: Tensor) -> Tensor:
+        assert z.dtype == dtype
+        return z.flatten(1) @ weight
+
+    x = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(1)).to(dtype)
+    y, threat = model(x).argmax(1), THREATS["linf"](math.inf if entry.minimal else 0.05)
+    out = entry.run(model, x, y, threat, **entry.quick)
+    assert out.x_adv.dtype == dtype
+    assert torch.equal(out.success, model(out.x_adv).argmax(1) != y)
+    assert out.success.sum() >= 3 or name == "square"
+
+
+def test_gradients_beyond_the_range_of_float16_are_finite() -> None:
+    """Elements of 1e6 have room in float32, and those of 1e-9 lead somewhere."""
+    for size in (1e6, 1e-9):
+        model = nn.Linear(784, 2)
+        with torch.no_grad():
+            model.weight.copy_(torch.stack([torch.zeros(784), torch.full((784,), size)]))
+            model.bias.copy_(torch.tensor([size * 784 * 0.5 + size * 10, 0.0]))
+        x = torch.full((3, 784), 0.5, dtype=torch.float16)
+        out = ATTACKS["pgd"].run(model, x, torch.zeros(3, dtype=torch.long), Linf(0.1), steps=10)
+        assert (out.status == Status.BROKEN).all()
+        assert not out.zero_gradient.any()
+
+
+def test_probes_are_finer_than_the_samples() -> None:
+    """Differences over 0.001 tell the gradient, although bfloat16 does not tell 0.75 from 0.751."""
+    net, x, y = problem(784)
+    options = {"queries": 404, "directions": 100, "stop_early": False}
+    coarse, fine = (nes(net, z, y, Linf(0.009), **options).loss for z in (x.bfloat16(), x))
+    with torch.no_grad():
+        top = net(x).topk(2).values
+    gained, possible = coarse - (top[:, 1] - top[:, 0]), fine - (top[:, 1] - top[:, 0])
+    assert (gained > 0.5 * possible).float().mean() > 0.7
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_a_mask_and_radii_of_each_sample(dtype: torch.dtype) -> None:
+    net, x, y = problem(784)
+    mask = torch.ones(28, 28, dtype=torch.bool)
+    mask[:9] = False
+    x, radii = x.to(dtype), torch.linspace(0.05, 0.8, 8)
+    for name in ("pgd", "ddn"):
+        entry = ATTACKS[name]
+        out = entry.run(net, x, y, L2(radii), mask=mask, **entry.quick)
+        assert L2(radii).contains(out.x_adv, x).all()
+        assert torch.equal(out.x_adv[:, :, :9], x[:, :, :9])
+        assert out.success.any()
