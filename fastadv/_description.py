@@ -23,8 +23,8 @@ from fastadv._card import data_hash
 _LIBRARIES = {"builtins", "fastadv", "numpy", "torch", "torchvision"} | sys.stdlib_module_names
 # calls that fill a container: its contents then change from call to call
 _FILLING = {"add", "append", "extend", "insert", "setdefault", "update"}
-# what every module holds and `describe` sees otherwise
-_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+# what every module holds and `describe` sees otherwise, and the samples that parts of a model have passed
+_NO_PART = frozenset(vars(nn.Module())) | {"gradient_probes"}
 Seen = dict[int, tuple[str, Any]]  # the objects described so far, by their id; kept, so that no id returns
 
 
@@ -187,7 +187,7 @@ def _module(model: nn.Module, seen: Seen) -> str:
     parts = {
         name: [
             _describe(type(module), seen),
-            {k: _describe(v, seen) for k, v in vars(module).items() if k not in _OF_EVERY_MODULE},
+            {k: _describe(v, seen) for k, v in vars(module).items() if k not in _NO_PART},
             [_describe(hook, seen) for hook in module._forward_pre_hooks.values()],
             [_describe(hook, seen) for hook in module._forward_hooks.values()],
         ]

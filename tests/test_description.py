@@ -21,6 +21,7 @@ from fastadv._description import describe, describe_data, describe_model
 from fastadv.data import ImageSet
 from fastadv.train import PGDTraining, Standard
 from fastadv.train.augment import crop_flip, shift
+from tests.models.abs.nets import tiny
 
 FACTOR = 2.0
 
@@ -313,6 +314,21 @@ def test_what_is_computed_once_and_where_do_not_count():
     assert loss.square == 4
     assert describe(loss) == before
     assert describe(make(torch.device("cpu"))) == describe(make(torch.device("meta")))
+
+
+def test_a_model_that_was_used_is_the_same_model():
+    """An ABS has decoded its bank by then, and an estimated gradient has counted its probes."""
+    explained, x = tiny(), torch.rand(2, 1, 8, 8)
+    y = torch.zeros(2, dtype=torch.int64)
+    estimated = fa.attacks.estimated_gradient(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), 0.01)
+    for model in (explained, estimated):
+        frozen = fa.freeze(model)
+        before = describe(model), describe(frozen)
+        fa.attacks.fgsm(frozen, x, y, fa.Linf(0.1))
+        model(x)
+        assert (describe(model), describe(frozen)) == before
+    assert describe(explained) != describe(tiny(prior_samples=201))
+    assert describe(explained) != describe(tiny(seed=1))
 
 
 def test_functions_of_an_imported_module_are_part_of_it(monkeypatch):

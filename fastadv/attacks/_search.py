@@ -1,6 +1,6 @@
 """A search: the samples still under attack, how a rule evaluates points, and each sample's best so far."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import overload
 
@@ -11,6 +11,7 @@ from fastadv import losses
 from fastadv.attacks._problem import Problem, StepSize
 from fastadv.attacks._record import Record, Rows
 from fastadv.engine import Frozen
+from fastadv.engine.snap import snap
 from fastadv.ops import keep_best_
 from fastadv.threat import Threat
 from fastadv.threat.base import SLACK
@@ -369,8 +370,8 @@ class Search:
         threshold = self.frozen.input_threshold
         if threshold is None:
             return points
-        x = self.x if points.ndim == self.x.ndim else self.x.unsqueeze(1)
-        return snap(x, points, threshold, (self.dtype, self.frozen.dtype or dtype, dtype))
+        x = (self.x if points.ndim == self.x.ndim else self.x.unsqueeze(1)).to(self.dtype)
+        return snap(x, points, threshold, self.frozen.dtype or self.dtype, dtype).to(points.dtype)
 
     def _prove(self) -> Tensor:
         """bool [n]: the successes that the model as given confirms. The others become `refuted`."""
@@ -433,15 +434,3 @@ def settles(look: int, device: torch.device) -> bool:
     """
     done = look + 1
     return device.type == "cpu" or done % LONGEST_SEGMENT == 0 or done & (done - 1) == 0
-
-
-def snap(x: Tensor, x_adv: Tensor, threshold: float, dtypes: Iterable[torch.dtype]) -> Tensor:
-    """The nearest points to x whose coordinates lie on the same sides of the threshold as those of x_adv.
-
-    The two sides differ in the coarsest of the dtypes that x passes through.
-    """
-    coarse = max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
-    edge = torch.tensor(threshold, dtype=coarse, device=x.device)
-    above = x_adv.to(coarse) >= edge
-    nearest = torch.where(above, edge, edge.nextafter(torch.full_like(edge, -torch.inf))).to(x.dtype)
-    return torch.where((x.to(coarse) >= edge) == above, x, nearest)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastadv.attacks import ATTACKS, AttackResult, Status, nes
 from fastadv.attacks._core import run
 from fastadv.attacks._search import Search
+from fastadv.models import Binarized
 from fastadv.threat import L2, THREATS, Linf, Threat
 
 HALVES = [torch.float16, torch.bfloat16]
@@ -161,3 +162,17 @@ def test_a_mask_and_radii_of_each_sample(dtype: torch.dtype) -> None:
         assert L2(radii).contains(out.x_adv, x).all()
         assert torch.equal(out.x_adv[:, :, :9], x[:, :, :9])
         assert out.success.any()
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_a_threshold_that_half_precision_does_not_hold(dtype: torch.dtype) -> None:
+    """0.7 is lower in bfloat16: what goes back to it must still be above for a model in float32."""
+    net, x, _ = problem(784)
+    model = Binarized(net, 0.7)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    coarse, fine = (ATTACKS["ddn"].run(model, z, y, L2(math.inf), steps=40) for z in (x.to(dtype), x))
+    with torch.no_grad():
+        assert torch.equal(coarse.success, model(coarse.x_adv.float()).argmax(1) != y)
+    assert coarse.success.all()
+    assert float(coarse.distance.median()) < 1.1 * float(fine.distance.median())

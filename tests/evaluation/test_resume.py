@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import fastadv as fa
 from fastadv._files import load_tensors, save_tensors
+from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation import Table
 from tests.evaluation import nets
+from tests.models.abs import nets as abs_nets
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,3 +146,15 @@ def test_the_seconds_of_what_was_done_before_are_counted(tmp_path):
     again = nets.run(tmp_path, resume=True)
     assert [row.seconds for row in again.rows] == [row.seconds for row in first.rows]
     assert again.seconds > sum(row.seconds for row in first.rows)
+
+
+def test_an_abs_that_was_used_meets_its_own_folder(tmp_path):
+    """Its bank of prior images is decoded at first use, which is no other model."""
+    model = abs_nets.tiny()
+    data = ImageSet(*abs_nets.images(model), 3, "explained")
+    attacks = {"fgsm": partial(fa.attacks.fgsm, threat=fa.Linf(0.1))}
+    settings = {"batch_size": 3, "keep_samples": True, "run_dir": tmp_path}
+    first = nets.evaluate(model, data, attacks, **settings)
+    assert_same(nets.evaluate(model, data, attacks, **settings, resume=True), first)
+    with pytest.raises(InputError, match="another model"):
+        nets.evaluate(abs_nets.tiny(seed=1), data, attacks, **settings, resume=True)

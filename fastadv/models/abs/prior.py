@@ -90,6 +90,10 @@ class _Decoded:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
+    def describe(self) -> str:
+        """For the identity of a run: the images follow from latents and weights, decoded already or not."""
+        return "images of the latents"
+
     def images(self, latents: Tensor, decoders: Decoders) -> Tensor | None:
         """The images; None where they were made of other latents or weights, or on another device."""
         parts = [latents, *decoders.weights, *decoders.biases]

@@ -18,6 +18,7 @@ from fastadv._files import load_tensors, save_tensors, seal
 from fastadv._identity import check_same, plain
 from fastadv._run_folder import RunFolder
 from fastadv.data import ImageSet, batches
+from fastadv.engine.snap import snap
 from fastadv.studies.schott2018.plan import NORMS, Cell
 from fastadv.studies.schott2018.subjects import SUBSTITUTE, Subject, Subjects
 from fastadv.threat import THREATS
@@ -175,7 +176,7 @@ def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
             break
         clean, far = x[todo], found[todo]
         points = far if share == 1 else (clean + share * (far - clean)).clamp(0, 1)
-        points = points if threshold is None else crossed(clean, points, threshold)
+        points = points if threshold is None else snap(clean, points, threshold)
         broken = wrong(points, y[todo])
         x_adv[todo[broken]] = points[broken]
         for norm, known in distances.items():
@@ -183,14 +184,6 @@ def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
             known[todo[broken]] = threat.distance(points[broken], clean[broken]).float()
         todo = todo[~broken]
     return {"x_adv": x_adv, **distances}
-
-
-def crossed(x: Tensor, x_adv: Tensor, threshold: float) -> Tensor:
-    """The nearest image to x whose pixels lie on the same sides of the threshold as those of x_adv."""
-    edge = torch.tensor(threshold, dtype=x.dtype, device=x.device)
-    above = x_adv >= edge
-    nearest = torch.where(above, edge, edge.nextafter(torch.full_like(edge, -torch.inf)))
-    return torch.where((x >= edge) == above, x, nearest)
 
 
 def distal(keeper: Keeper, subject: Subject, floor: float) -> Done:

@@ -1,0 +1,44 @@
+"""Points that look the same to a model that sets pixels to 0 or 1, as near to the clean ones as can be."""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+def snap(x: Tensor, x_adv: Tensor, threshold: float, *dtypes: torch.dtype) -> Tensor:
+    """The nearest points to x whose coordinates lie on the same sides of the threshold as those of x_adv.
+
+    Coordinates that did not cross it go back to x; the others go to the threshold, or just below it (Schott
+    et al. 2018 do so for Binary CNN and Binary ABS). They are above where a model that works in any of the
+    `dtypes`, to which it casts x and the threshold, finds them at the threshold or above.
+
+    Args:
+        x: floating [B, ...]; the result has its dtype.
+        x_adv: floating [B, ...], or of any shape that x broadcasts to.
+        threshold: such as `Frozen.input_threshold`.
+        dtypes: of the model as given and, where it has one, of its faster twin; x.dtype if there are none.
+    """
+    dtypes = dtypes or (x.dtype,)
+    at, below = _sides(threshold, x.dtype, dtypes)
+    compared = _coarsest(*dtypes)
+    above = x_adv.to(compared) >= threshold
+    nearest = torch.where(above, x.new_full((), at), x.new_full((), below))
+    return torch.where((x.to(compared) >= threshold) == above, x, nearest)
+
+
+@cache
+def _sides(threshold: float, own: torch.dtype, dtypes: tuple[torch.dtype, ...]) -> tuple[float, float]:
+    """The least number that all dtypes take for the threshold or more, and the largest that none does."""
+    coarse = _coarsest(own, *dtypes)
+    edges = [torch.tensor(threshold, dtype=dtype).item() for dtype in dtypes]
+    at, below = (torch.tensor(edge, dtype=coarse) for edge in (max(edges), min(edges)))
+    if at.item() < max(edges):
+        at = at.nextafter(torch.full_like(at, torch.inf))
+    if below.item() >= min(edges):
+        below = below.nextafter(torch.full_like(below, -torch.inf))
+    return at.item(), below.item()
+
+
+def _coarsest(*dtypes: torch.dtype) -> torch.dtype:
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
