@@ -263,5 +263,5 @@ CASES: tuple[Case, ...] = (
          (foolbox("BinarySearchContrastReductionAttack"), foolbox("LinearSearchContrastReductionAttack")),
          {}, {}),
     Case("salt_and_pepper-l0", "salt_and_pepper", "l0", (foolbox("SaltAndPepperNoiseAttack"),), **LONG,
-         chance=True),
+         ours=lambda budget: {"levels": 100, "repetitions": budget["steps"] // 100}, chance=True),
 )  # fmt: skip

@@ -21,6 +21,7 @@ from fastadv.attacks.estimated_gradient import estimated_gradient
 from fastadv.attacks.fab import fab
 from fastadv.attacks.fgsm import fgsm
 from fastadv.attacks.fmn import fmn
+from fastadv.attacks.gaussian_noise import gaussian_noise
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.attacks.latent_descent import latent_descent
 from fastadv.attacks.lbfgs import lbfgs
@@ -28,10 +29,12 @@ from fastadv.attacks.mim import mim
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.attacks.nes import nes
 from fastadv.attacks.pgd import pgd
+from fastadv.attacks.salt_and_pepper import salt_and_pepper
 from fastadv.attacks.sigma_zero import sigma_zero
 from fastadv.attacks.spsa import spsa
 from fastadv.attacks.square import square
 from fastadv.attacks.transfer import transfer
+from fastadv.attacks.uniform_noise import uniform_noise
 
 ATTACKS: dict[str, Attack] = {
     "apgd": Attack(
@@ -95,6 +98,17 @@ ATTACKS: dict[str, Attack] = {
     "fmn": Attack(
         fmn, kind="minimum", quick={"steps": 20}, oracle={"steps": 300}, paper="Pintor et al. 2021"
     ),
+    "gaussian_noise": Attack(
+        gaussian_noise,
+        knowledge="decision",
+        kind="minimum",
+        norms=("l2",),
+        random=True,
+        quick={"levels": 20, "repetitions": 5},
+        oracle={"levels": 100, "repetitions": 10},
+        paper="Schott et al. 2018",
+        tolerance=12,
+    ),
     "lbfgs": Attack(
         lbfgs,
         kind="minimum",
@@ -122,6 +136,17 @@ ATTACKS: dict[str, Attack] = {
         tolerance=1.5,
     ),
     "pgd": Attack(pgd, random=True, quick={"steps": 10}, paper="Madry et al. 2018"),
+    "salt_and_pepper": Attack(
+        salt_and_pepper,
+        knowledge="decision",
+        kind="minimum",
+        norms=("l0",),
+        random=True,
+        quick={"levels": 20, "repetitions": 5},
+        oracle={"levels": 100, "repetitions": 10},
+        paper="Schott et al. 2018",
+        tolerance=18,
+    ),
     "sigma_zero": Attack(
         sigma_zero,
         kind="minimum",
@@ -149,6 +174,17 @@ ATTACKS: dict[str, Attack] = {
         oracle={"queries": 3000},
         tolerance=2.5,
         paper="Andriushchenko et al. 2020",
+    ),
+    "uniform_noise": Attack(
+        uniform_noise,
+        knowledge="decision",
+        kind="minimum",
+        norms=("linf", "l2"),
+        random=True,
+        quick={"levels": 20, "repetitions": 5},
+        oracle={"levels": 100, "repetitions": 10},
+        paper="Rauber et al. 2017",
+        tolerance=16,
     ),
 }
 ABS_ATTACKS: dict[str, Attack] = {
@@ -182,6 +218,7 @@ __all__ = [
     "fab",
     "fgsm",
     "fmn",
+    "gaussian_noise",
     "last_iterate",
     "latent_descent",
     "lbfgs",
@@ -189,8 +226,10 @@ __all__ = [
     "minimum_radius",
     "nes",
     "pgd",
+    "salt_and_pepper",
     "sigma_zero",
     "spsa",
     "square",
     "transfer",
+    "uniform_noise",
 ]
