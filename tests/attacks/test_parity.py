@@ -1,7 +1,7 @@
 """Every attack finds at least what the best other implementation found on the same images, in as many steps.
 
-parity.json holds what other packages found, with version and settings; `python -m bench.suite.parity` measures
-it again. The short variants are compared here, the long ones by `python -m bench.suite`.
+parity.json holds what other packages found, with version and settings; `python -m bench.suite.parity`
+measures it again. The short variants are compared here, the long ones by `python -m bench.suite`.
 """
 
 from math import inf
