@@ -31,6 +31,7 @@ from fastadv.attacks.nes import nes
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.salt_and_pepper import salt_and_pepper
 from fastadv.attacks.sigma_zero import sigma_zero
+from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.spsa import spsa
 from fastadv.attacks.square import square
 from fastadv.attacks.transfer import transfer
@@ -155,6 +156,15 @@ ATTACKS: dict[str, Attack] = {
         oracle={"steps": 300},
         paper="Cinà et al. 2025",
     ),
+    "sparse_rs": Attack(
+        sparse_rs,
+        knowledge="score",
+        norms=("l0",),
+        random=True,
+        quick={"queries": 30},
+        oracle={"queries": 3000},
+        paper="Croce et al. 2022",
+    ),
     "spsa": Attack(
         spsa,
         knowledge="score",
@@ -228,6 +238,7 @@ __all__ = [
     "pgd",
     "salt_and_pepper",
     "sigma_zero",
+    "sparse_rs",
     "spsa",
     "square",
     "transfer",

@@ -121,6 +121,10 @@ class Search:
         """The caller's seed; pass it through `rng.derive` with the attack's name and `restart`."""
         return self.plan.seed
 
+    @overload
+    def per_sample(self, value: Tensor) -> Tensor: ...
+    @overload
+    def per_sample(self, value: StepSize) -> StepSize: ...
     def per_sample(self, value: StepSize) -> StepSize:
         """The rows of these samples, where the caller gave one value for each sample of the batch."""
         return value[self._index] if isinstance(value, Tensor) else value

@@ -1,5 +1,6 @@
 """Distal adversarials: noise that is classified with confidence (Schott et al. 2018)."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,16 +9,23 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count, check_number
-from fastadv.attacks._problem import check_classes, check_index
+from fastadv.attacks._common import Common
+from fastadv.attacks._core import run
+from fastadv.attacks._geometry import positive
+from fastadv.attacks._problem import check_index
+from fastadv.attacks._search import Search
+from fastadv.attacks.criterion import Criterion
 from fastadv.engine.freeze import freeze
 from fastadv.errors import InputError
-from fastadv.threat import L2
+from fastadv.threat import Linf
 
 
 @dataclass(frozen=True, eq=False)
 class DistalResult:
     """x [B, ...] in the box; confidence [B] of the model in the wanted class at x; success bool [B], whether
-    that is the wanted confidence or more; steps int64 [B], the number taken.
+    that is the wanted confidence or more; steps int64 [B], the number taken. Where the wanted confidence was
+    not reached, x is the image of the highest confidence that was met. For a model that binarizes its input,
+    each pixel of x is at that edge of the box which the model takes it for.
     """
 
     x: Tensor
@@ -53,22 +61,25 @@ def distal(
         model: classifier or Frozen; x [B, ...] in the box to logits [B, K].
         targets: int [B], the wanted classes.
         shape: of one image, without the batch.
-        steps: at most this many; with 0 the noise itself is judged.
+        steps: at most this many; with 0 the noise itself is judged. A sample whose gradient is not finite
+            takes no more.
         step_size: a number > 0, the factor of the momentum's step.
         momentum: in [0, 1).
         confidence: the goal, in (0, 1].
         scale, floor: of the confidence; None takes the model's own where it has them (ABS), else 1 and 0: the
             softmax.
-        box: (lo, hi) of valid inputs.
+        box: (lo, hi) of valid inputs, both finite.
         seed, ids: the noise depends on the seed and on each sample's number (default 0 to B - 1) alone.
 
     Raises InputError on wrong input, naming it.
     """
     check_count("steps", steps, 0)
-    _check_open("step_size", check_number("step_size", step_size, 0), steps == 0)
+    if check_number("step_size", step_size, 0) == 0 and steps:
+        raise InputError("step_size: expected a number > 0, got 0")
     if check_number("momentum", momentum, 0, 1) == 1:
         raise InputError("momentum: expected a number below 1, got 1")
-    _check_open("confidence", check_number("confidence", confidence, 0, 1))
+    if check_number("confidence", confidence, 0, 1) == 0:
+        raise InputError("confidence: expected a number > 0, got 0")
     if not isinstance(targets, Tensor) or targets.ndim != 1:
         got = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
         raise InputError(f"targets: expected integer classes, a tensor [B], got {got}")
@@ -76,50 +87,74 @@ def distal(
         raise InputError(f"shape: expected the sizes of one image, such as (1, 28, 28), got {shape!r}")
     for size in shape:
         check_count("shape", size, 1)
+    threat = Linf(torch.inf, box)
+    if not all(map(math.isfinite, threat.box)):
+        raise InputError(f"box: expected finite edges, between which noise is drawn, got {threat.box}")
+    frozen = freeze(model)
+    weight = positive("scale", getattr(frozen.model, "scale", 1.0) if scale is None else scale, 1.0)
+    least = check_number("floor", getattr(frozen.model, "floor", 0.0) if floor is None else floor, 0)
+    goal = _Confident(confidence, weight, least)
     with torch.inference_mode(False), torch.no_grad():
-        y = check_index("targets", targets, len(targets), targets.device)
-        numbers = torch.arange(len(y), device=y.device)
-        if ids is not None:
-            numbers = check_index("ids", ids, len(y), y.device)
-        lo, hi = L2(torch.inf, box).box
-        noise = rng.uniform(torch.Size(shape).numel(), rng.derive(seed, "distal"), numbers)
-        x = (lo + (hi - lo) * noise).view(-1, *shape)
-        frozen = freeze(model)
-        own = getattr(frozen.model, "scale", 1.0), getattr(frozen.model, "floor", 0.0)
-        weight = check_number("scale", own[0] if scale is None else scale, 0)
-        _check_open("scale", weight)
-        least = check_number("floor", own[1] if floor is None else floor, 0)
-        level = torch.tensor(least, device=x.device).log()
+        targets = check_index("targets", targets, len(targets), targets.device)
+        numbers = torch.arange(len(targets), device=targets.device)
+        ids = numbers if ids is None else check_index("ids", ids, len(targets), targets.device)
+        noise = rng.uniform(math.prod(shape), rng.derive(seed, "distal"), ids).view(-1, *shape)
+        low, high = threat.box
+        start = (low + (high - low) * noise).clamp(low, high)
+        taken = torch.zeros_like(numbers)
 
-        def objective(logits: Tensor, y: Tensor, _: Tensor | None) -> Tensor:
-            scaled = weight * logits
-            total = torch.logaddexp(scaled, level.to(scaled.dtype)).logsumexp(1)
-            return (scaled.gather(1, y[:, None]).squeeze(1) - total) / weight
+        def rule(search: Search) -> None:
+            points, rows = search.start(), search.rows
+            rows.velocity = torch.zeros_like(points)
+            taken[search.per_sample(numbers)] = 0
+            for _ in range(steps):
+                look = search.gradient(points, goal.ascended)
+                assert look.gradient is not None
+                stuck = ~search.best.largest_gradient.isfinite()
+                taken[search.per_sample(numbers)] += ~(stuck | search.best.success)
+                search.leave(stuck)
+                rows.velocity = momentum * rows.velocity + look.gradient
+                points = (look.x_adv + step_size * rows.velocity).clamp(low, high)
+            search.last(points)
 
-        def confidence_in(logits: Tensor, y: Tensor) -> Tensor:
-            shares = torch.logaddexp(weight * logits, level.to(logits.dtype)).softmax(1)
-            return shares.gather(1, y[:, None]).squeeze(1).float()
-
-        if len(x):
-            check_classes("targets", y, frozen(x[:1]).shape[1])
-        velocity = torch.zeros_like(x)
-        taken = torch.zeros_like(y)
-        index = torch.arange(len(x), device=x.device)
-        for step in range(steps + 1):
-            _, logits, gradient = frozen.input_gradient(x[index], y[index], objective)
-            unsure = confidence_in(logits, y[index]) < confidence
-            going = unsure & gradient.flatten(1).isfinite().all(1)
-            index = index[going]
-            if step == steps or not len(index):
-                break
-            velocity[index] = momentum * velocity[index] + gradient[going]
-            x[index] = (x[index] + step_size * velocity[index]).clamp(lo, hi)
-            taken[index] += 1
-        # the verdict is that of the model as given
-        final = confidence_in(frozen.verdict(x), y) if len(x) else torch.zeros(0, device=x.device)
-        return DistalResult(x, final, final >= confidence, taken)
+        # the core wants labels other than the targets; here they have no part
+        labels = (targets == 0).long()
+        common = Common(targets=targets, criterion=goal, ids=ids)
+        out = run(frozen, start, labels, threat, rule, loss=goal.log_confidence, stop_early=True, **common)
+        seen, threshold = out.x_adv, frozen.input_threshold
+        if threshold is not None:
+            seen = torch.where(seen.to(frozen.dtype or seen.dtype) >= threshold, high, low)
+        return DistalResult(seen, out.loss.exp().float(), out.success, taken)
 
 
-def _check_open(name: str, value: float, allowed: bool = False) -> None:
-    if value == 0 and not allowed:
-        raise InputError(f"{name}: expected a number > 0, got 0")
+@dataclass(frozen=True)
+class _Confident(Criterion):
+    """The target has at least this confidence; scale and floor are those of `distal`."""
+
+    confidence: float
+    scale: float
+    floor: float
+
+    def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return self.log_confidence(logits, y, targets).exp() >= self.confidence
+
+    def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return self.log_confidence(logits, y, targets) - math.log(self.confidence)
+
+    def log_confidence(self, logits: Tensor, _: Tensor, targets: Tensor | None) -> Tensor:
+        return _of(self._floored(self.scale * logits).log_softmax(1), targets)
+
+    def ascended(self, logits: Tensor, _: Tensor, targets: Tensor | None) -> Tensor:
+        scaled = self.scale * logits
+        return (_of(scaled, targets) - self._floored(scaled).logsumexp(1)) / self.scale
+
+    def _floored(self, scaled: Tensor) -> Tensor:
+        """[n, K] log(exp(scaled) + floor)."""
+        floor = torch.tensor(self.floor, dtype=scaled.dtype, device=scaled.device)
+        return torch.logaddexp(scaled, floor.log())
+
+
+def _of(values: Tensor, targets: Tensor | None) -> Tensor:
+    """[n] the values [n, K] of the targets."""
+    assert targets is not None
+    return values.gather(1, targets[:, None]).squeeze(1)

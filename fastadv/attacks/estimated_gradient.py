@@ -132,7 +132,8 @@ def _leave_out_of_compilation() -> None:
 
     Not a decorator of the class: that would import the compiler, which takes longer than all of fastadv.
     """
-    EstimatedGradient.forward = torch.compiler.disable(EstimatedGradient.forward)  # type: ignore[method-assign]
+    forward = torch.compiler.disable(EstimatedGradient.forward)  # type: ignore[no-untyped-call]
+    EstimatedGradient.forward = forward  # type: ignore[method-assign]
 
 
 class _Estimate(torch.autograd.Function):

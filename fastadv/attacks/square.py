@@ -7,11 +7,12 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv import ops, rng
+from fastadv import rng
 from fastadv._checks import check_count, check_number
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._problem import check_finite_radius, check_norm
+from fastadv.attacks._random_search import random_search, search_loss
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Search
 from fastadv.engine import Frozen
@@ -72,25 +73,16 @@ def square(
     check_count("queries", queries, 0)
     if check_number("share", share, 0, 1) == 0:
         raise InputError(f"share: expected a number > 0 and <= 1, got {share!r}")
-    targeted = common.get("targets") is not None and common.get("criterion") is None
 
     def rule(search: Search) -> None:
-        if not queries:
-            return
         draw = _Draw(search)
         change = _Ends(search, draw) if search.threat.norm == "linf" else _Bumps(search, draw)
-        points = change.start()
-        rows = search.rows
-        rows.best = points.clone()
-        rows.loss = torch.full_like(search.best.rank, -torch.inf)
-        for query in range(queries):
-            if query:
-                pixels = _share(query - 1, queries, share, rescale) * draw.height * draw.width
-                points = change.propose(pixels, query)
-            look = search.decide(points, search.plan.loss)
-            assert look.loss is not None
-            none = torch.zeros_like(look.adversarial)
-            ops.keep_best_(rows.best, rows.loss, none, look.x_adv, look.loss.to(rows.loss.dtype), none)
+        whole = draw.height * draw.width
+
+        def propose(query: int) -> Tensor:
+            return change.propose(_share(query - 1, queries, share, rescale) * whole, query)
+
+        random_search(search, queries, change.start, propose)
 
     return run(
         model,
@@ -98,7 +90,7 @@ def square(
         y,
         threat,
         rule,
-        loss="ce" if targeted else None,
+        loss=search_loss(common),
         restarts=restarts,
         stop_early=stop_early,
         seed=seed,

@@ -1,5 +1,7 @@
 """Distal adversarials: noise suffices against a classifier, not against a model that explains."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from fastadv.attacks.distal import distal
 from fastadv.engine import freeze
 from fastadv.errors import InputError
-from fastadv.models import ABS
+from fastadv.models import ABS, Binarized
 from fastadv.threat import Linf
 
 
@@ -111,6 +113,70 @@ def test_the_confidence_is_that_of_the_model_as_given(explained):
     torch.testing.assert_close(out.confidence, expected, rtol=1e-6, atol=1e-7)
 
 
+def test_a_success_of_the_search_alone_is_searched_again():
+    """In bfloat16 a little brightness seems enough; the model as given asks for more."""
+
+    class Eager(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            bright = 10 * (x.flatten(1).mean(1) - 0.52) + 0.01 * (x.dtype == torch.bfloat16)
+            return torch.stack([-bright, bright], 1)
+
+    model, targets = Eager(), torch.ones(6, dtype=torch.int64)
+    out = distal(
+        freeze(model, "bf16"), targets, (1, 28, 28), steps=120, step_size=0.02, momentum=0.0, confidence=0.5
+    )
+    assert out.success.all()
+    assert (out.confidence >= 0.5).all()
+    torch.testing.assert_close(out.confidence, model(out.x).softmax(1)[:, 1].detach())
+
+
+def test_where_the_goal_is_not_reached_the_most_confident_image_counts():
+    """Steps that are too long lead past the brightness of the class, to and fro."""
+
+    def bright(x):
+        away = (x.flatten(1).mean(1) - 0.6).square()
+        return torch.stack([torch.zeros_like(away), -50 * away], 1)
+
+    targets = torch.ones(4, dtype=torch.int64)
+    confidences = [
+        distal(bright, targets, (1, 4, 4), steps=steps, step_size=0.6, momentum=0.5).confidence
+        for steps in range(12)
+    ]
+    assert all((more >= few).all() for few, more in pairwise(confidences))
+    assert (confidences[-1] > confidences[0]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_model_that_binarizes_is_shown_what_it_sees(dtype):
+    """The threshold of 0.7 is a little lower in bfloat16."""
+    torch.manual_seed(0)
+    model = Binarized(nn.Sequential(nn.Flatten(), nn.Linear(784, 3)).to(dtype), 0.7)
+    targets = torch.tensor([0, 1, 2, 1])
+    out = distal(model, targets, (1, 28, 28), step_size=0.5, confidence=0.9, box=(-1.0, 1.0))
+    assert out.success.all()
+    assert (out.steps > 0).all()
+    assert set(out.x.unique().tolist()) == {-1.0, 1.0}
+    shares = model(out.x.to(dtype)).softmax(1).gather(1, targets[:, None]).squeeze(1).float()
+    torch.testing.assert_close(
+        out.confidence, shares, rtol=0.02 if dtype == torch.bfloat16 else 1e-6, atol=1e-6
+    )
+    start = distal(model, targets, (1, 28, 28), steps=0, box=(-1.0, 1.0))
+    assert 0.05 < (out.x != start.x).float().mean() < 0.5
+
+
+def test_inside_inference_mode(linear):
+    targets = torch.tensor([0, 1, 2, 1])
+    plain = distal(linear, targets, (1, 4, 4), steps=5, step_size=0.1)
+    with torch.inference_mode():
+        out = distal(linear, targets.clone(), (1, 4, 4), steps=5, step_size=0.1, ids=torch.arange(4))
+    assert torch.equal(out.x, plain.x)
+    assert torch.equal(out.steps, plain.steps)
+
+
 def test_a_gradient_that_is_not_finite_stops_its_sample_alone(linear):
     class Trap(nn.Module):
         """The logits of `linear`, with a gradient of NaN where the first pixel is above the limit."""
@@ -174,6 +240,7 @@ def test_bad_input(linear):
         (targets, {"ids": [0, 1]}, "ids"),
         (targets, {"ids": torch.arange(3)}, "ids"),
         (targets, {"box": (1.0, 0.0)}, "box"),
+        (targets, {"box": (0.0, float("inf"))}, "box"),
         ([0, 1], {}, "targets"),
     ):
         with pytest.raises(InputError, match=word):

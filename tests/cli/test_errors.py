@@ -19,7 +19,7 @@ DIGITS = "-m small_cnn --data digits"
         (f"attack {DIGITS} --radius much", "much"),
         (f"attack {DIGITS} --radius -1", "radius"),
         (f"attack {DIGITS} --radius 0.1 --norm l7", "l7"),
-        (f"attack {DIGITS} --radius 0.1 -a nosuch", "no attack 'nosuch'; there are fgsm, bim, pgd"),
+        (f"attack {DIGITS} --radius 0.1 -a nosuch", "no attack 'nosuch'; there are apgd"),
         (f"attack {DIGITS} --radius 0.1 -a pgd:speed=3", "speed"),
         (f"attack {DIGITS} --radius 0.1 -a pgd:steps", "KEY=VALUE"),
         (f"attack {DIGITS} --radius 0.1 --steps 0", "--steps"),

@@ -1,0 +1,144 @@
+"""Sparse-RS: random search over sets of coordinates (Croce et al. 2022)."""
+
+import math
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv import rng
+from fastadv._checks import check_count, check_number
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._problem import check_finite_radius, check_norm
+from fastadv.attacks._random_search import random_search, search_loss
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Search
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+
+NORMS = ("l0",)
+# after so many queries, of `SCHEDULED`, the share is divided by the number below
+ENDS, SCHEDULED = (0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000), 10_000
+DIVISORS = (1, 2, 4, 5, 6, 8, 10, 12, 15, 20)
+WORDS = 1 << 32  # above all random words
+
+
+@takes_common
+def sparse_rs(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    queries: int = 5000,
+    share: float = 0.8,
+    rescale: bool = True,
+    restarts: int = 1,
+    stop_early: bool = True,
+    seed: int = 0,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """max margin(model(z), y) over z that differ from x in few coordinates, by random search on logits alone.
+
+    A point is a set of coordinates, each at an end of the box. A query sends some of the set back to x and as
+    many others to an end, and is kept where it raises the loss (Croce et al. 2022, algorithms 1 and 2). How
+    many falls along the schedule of the paper, to one. A coordinate always goes to an end where it is not,
+    where the paper draws one of the two. The paper counts pixels; here the channels of a pixel are
+    coordinates of their own. The loss is the margin of the criterion; where targets are given without a
+    criterion, the cross-entropy.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: L0; the radius, finite, is the number of coordinates, a number or [B]; the box is finite.
+        queries: points tried in each restart; 0 leaves x as it is.
+        share: alpha_init of the paper, in (0, 1]: the first queries exchange half this share of the set.
+        rescale: let the schedule, made for 10,000 queries, run along those asked for, as the paper does.
+        restarts: attempts with other random draws.
+        stop_early: leave a sample at its first success; otherwise return its strongest point.
+        seed: of all draws.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
+
+    Raises InputError on wrong input, naming it.
+    """
+    check_norm("sparse_rs", threat, NORMS)
+    check_finite_radius(threat)
+    check_count("queries", queries, 0)
+    if check_number("share", share, 0, 1) == 0:
+        raise InputError(f"share: expected a number > 0 and <= 1, got {share!r}")
+    if not math.isfinite(threat.box[1] - threat.box[0]):
+        raise InputError(f"box: expected a finite one, whose ends sparse_rs draws, got {threat.box}")
+
+    def rule(search: Search) -> None:
+        sets = _Sets(search)
+        random_search(
+            search,
+            queries,
+            sets.start,
+            lambda query: sets.propose(_share(query, queries, share, rescale), query),
+        )
+
+    return run(
+        model,
+        x,
+        y,
+        threat,
+        rule,
+        loss=search_loss(common),
+        restarts=restarts,
+        stop_early=stop_early,
+        seed=seed,
+        **common,
+    )
+
+
+def _share(query: int, queries: int, share: float, rescale: bool) -> float:
+    """The share of the set that a query exchanges."""
+    place = query * SCHEDULED // queries if rescale else query
+    return share / DIVISORS[sum(place > end for end in ENDS)]
+
+
+class _Sets:
+    """Points that differ from x in as many coordinates as the ball allows, each at an end of the box."""
+
+    def __init__(self, search: Search) -> None:
+        self.search, self.seed = search, rng.derive(search.seed, "sparse_rs", search.restart)
+        self.ends = search.x.new_tensor(search.threat.box)
+        size = search.x[0].numel()
+        radius = torch.as_tensor(search.threat.radius, dtype=torch.float64, device=search.x.device)
+        search.rows.count = radius.floor().clamp(max=size).long().expand(len(search.x))
+        # the most coordinates of any sample, read once: later reads would wait for a GPU
+        self.most = int(search.rows.count.max())
+
+    def start(self) -> Tensor:
+        """Sets of random coordinates."""
+        return self._exchange(self.search.x, torch.zeros_like(self.search.rows.count), 0)
+
+    def propose(self, share: float, query: int) -> Tensor:
+        """The best points with a share of their sets exchanged, at least one coordinate."""
+        count = self.search.rows.count
+        return self._exchange(self.search.rows.best, (share * count).long().clamp(min=1), query)
+
+    def _exchange(self, points: Tensor, leaving: Tensor, query: int) -> Tensor:
+        """`points` with `leaving` [n] coordinates back at x, and others at an end until the set is full."""
+        search, now, x = self.search, points.flatten(1), self.search.x.flatten(1)
+        words = rng.bits(x.shape[1], self.seed, search.ids, query)
+        low, high = self.ends
+        end = torch.where((now == low) | ((now != high) & (words & 1).bool()), high, low)
+        moved = now != x
+        # the highest words leave and the lowest come, so that the same coordinate seldom does both
+        kept = moved & ~self._pick(words, moved, leaving, largest=True)
+        free = ~kept if search.problem.mask is None else ~kept & search.problem.mask.flatten(1)
+        comes = self._pick(words, free, search.rows.count - kept.sum(1), largest=False)
+        return torch.where(comes, end, torch.where(kept, now, x)).reshape(search.x.shape)
+
+    def _pick(self, words: Tensor, among: Tensor, count: Tensor, largest: bool) -> Tensor:
+        """bool [n, D]: of the coordinates `among`, the `count` [n] with the largest or the lowest words."""
+        none = -1 if largest else WORDS
+        values, places = words.masked_fill(~among, none).topk(self.most, largest=largest)
+        picked = (torch.arange(self.most, device=words.device) < count[:, None]) & (values != none)
+        return torch.zeros_like(among).scatter(1, places, picked)

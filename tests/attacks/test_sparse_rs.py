@@ -1,0 +1,208 @@
+"""Sparse-RS: its sets, its schedule, its strength on linear models, and that it asks for logits alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import OutsideTopK, Status, sparse_rs
+from fastadv.attacks.sparse_rs import _share
+from fastadv.errors import InputError
+from fastadv.threat import L0, L1
+
+from .nets import Counted, images, labels, linear, mlp
+
+
+def watched(rise: Tensor | None = None) -> tuple[nn.Module, list[Tensor]]:
+    """A model that always says class 0, whose margin rises with <rise, x>, and the points it sees."""
+    seen: list[Tensor] = []
+
+    class Watched(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.clone())
+            along = 0 * x.flatten(1).sum(1) if rise is None else (x * rise).flatten(1).sum(1)
+            return torch.stack([0 * along + 1e4, along], 1)
+
+    return Watched(), seen
+
+
+def zeros(size: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.long)
+
+
+def test_the_schedule() -> None:
+    """The divisors of the paper after 0, 50, 200, 500, 1,000, 2,000, 4,000, 6,000 and 8,000 queries."""
+    ends = [0, 1, 50, 51, 200, 201, 500, 501, 1000, 1001, 2000, 2001, 4000, 4001, 6000, 6001, 8000, 8001]
+    divisors = [1, 2, 2, 4, 4, 5, 5, 6, 6, 8, 8, 10, 10, 12, 12, 15, 15, 20]
+    assert [_share(end, 5000, 0.8, False) for end in ends] == [0.8 / n for n in divisors]
+    assert [_share(end, 10_000, 0.8, True) for end in ends] == [0.8 / n for n in divisors]
+    # 500 queries come as far as 10,000
+    assert [_share(query, 500, 0.3, True) for query in (1, 3, 499)] == [0.3 / 2, 0.3 / 4, 0.3 / 20]
+
+
+@pytest.mark.parametrize("shape", [(784,), (3, 32, 32)], ids=str)
+def test_points_by_hand(shape: tuple[int, ...]) -> None:
+    """As many coordinates as the radius says, each at an end where x is not; then exchanges of some."""
+    model, seen = watched()
+    box = (-1.0, 2.0)
+    x = torch.full((4, *shape), 0.5)
+    x.flatten(1)[:, ::2] = -1.0  # saturated, as the background of a digit
+    x.flatten(1)[:, 1::4] = 2.0
+    radii = torch.tensor([40.0, 20.9, 1.0, 0.0])
+    sparse_rs(model, x, zeros(4), L0(radii, box), queries=100, rescale=False, stop_early=False)
+    start, proposals = seen[1], seen[2:-1]
+    assert len(proposals) == 99
+    for point in (start, *proposals):
+        moved = (point != x).flatten(1)
+        assert moved.sum(1).tolist() == [40, 20, 1, 0]
+        assert ((point == box[0]) | (point == box[1])).flatten(1)[moved].all()
+    # nothing improves on the start, from which 0.4, then 0.2 of the set is exchanged
+    for place, proposal in enumerate(proposals):
+        apart = ((proposal != start) & (start != x)).flatten(1).sum(1).tolist()
+        assert apart == ([16, 8, 1, 0] if place < 50 else [8, 4, 1, 0])
+    # grey coordinates go to both ends
+    grey = torch.cat([point.flatten(1)[0, 3::4] for point in proposals])
+    assert (grey == box[0]).sum() > 100
+    assert (grey == box[1]).sum() > 100
+
+
+def test_coordinates_are_drawn_evenly() -> None:
+    """Each coordinate is as likely to come, and each of the set to leave."""
+    model, seen = watched()
+    x = torch.full((600, 12), 0.5)
+    sparse_rs(model, x, zeros(600), L0(3), queries=30, stop_early=False)
+    start = seen[1] != x
+    assert (start.sum(0) - 150).abs().max() < 50
+    came = sum(((point != x) & ~start).sum(0) for point in seen[2:-1])
+    left = sum(((point == x) & start).sum(0) for point in seen[2:-1])
+    for number in (came, left):
+        assert (number / number.sum() * 12 - 1).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("shape", [(784,), (3, 32, 32)], ids=str)
+def test_linear_models_in_high_dimension(shape: tuple[int, ...]) -> None:
+    """A tenth of the coordinates stands out; those already at the end that helps are of no use."""
+    draw = torch.Generator().manual_seed(0)
+    rise = 1e-3 * torch.randn(shape, generator=draw)
+    out = torch.rand(shape, generator=draw) < 0.1
+    rise[out] = 5 * rise[out].sign()
+    x = (torch.rand(3, *shape, generator=draw) < 0.5).float()
+    model, _ = watched(rise)
+    found = sparse_rs(model, x, zeros(3), L0(6), queries=1000, stop_early=False).x_adv
+    gain = ((found - x) * rise).flatten(1).sum(1)
+    torch.testing.assert_close(gain, torch.full((3,), 30.0))
+
+
+def test_the_whole_image_may_move() -> None:
+    """With as many coordinates as there are, each ends at the end that helps."""
+    draw = torch.Generator().manual_seed(2)
+    rise = torch.randn(1, 4, 4, generator=draw)
+    model, _ = watched(rise)
+    x = torch.rand(3, 1, 4, 4, generator=draw)
+    for radius in (16, 15, 1e9):
+        out = sparse_rs(model, x, zeros(3), L0(radius), queries=600, stop_early=False)
+        most = torch.where(rise > 0, 1 - x, -x).mul(rise).flatten(1).topk(min(16, int(radius))).values.sum(1)
+        torch.testing.assert_close(((out.x_adv - x) * rise).flatten(1).sum(1), most)
+
+
+def test_seeds_ids_and_restarts_draw_anew() -> None:
+    x, y = torch.full((4, 3, 8, 8), 0.5), zeros(4)
+
+    def points(**options: Any) -> list[Tensor]:
+        model, seen = watched()
+        sparse_rs(model, x, y, L0(10), queries=4, stop_early=False, **options)
+        return seen[1:-1]
+
+    base = points()
+    assert all(torch.equal(a, b) for a, b in zip(base, points(), strict=True))
+    both = points(restarts=2)
+    assert len(both) == 8
+    for other in (points(seed=1), points(ids=torch.arange(4) + 4), both[4:], base[1:]):
+        for a, b in zip(base, other, strict=False):
+            assert (a != b).flatten(1).any(1).all()
+    for point in base:
+        assert len({tuple(row.tolist()) for row in point.flatten(1)}) == 4
+
+
+def test_logits_alone_are_asked_and_counted() -> None:
+    net, x = mlp(4), images(6)
+    counts = {"forward": 0, "backward": 0}
+
+    def add(name: str, n: int) -> None:
+        counts[name] += n
+
+    model = Counted(net, lambda n: add("forward", n), lambda n: add("backward", n))
+    with torch.no_grad():
+        y = net(x).argmax(1)
+        net[3].bias[:] = 1e3 * torch.eye(4)[y[0]]
+    x, y = x[:1].repeat(6, 1, 1, 1), y[:1].repeat(6)
+    out = sparse_rs(model, x, y, L0(2), queries=20, restarts=2)
+    assert counts == {"forward": 6 * (1 + 40 + 1), "backward": 0}
+    assert (out.forwards, out.backwards) == (6 * 42, 0)
+
+
+def test_batches_and_leaving_samples_change_nothing() -> None:
+    model, x = mlp(4), images(24)
+    y, inside = labels(model, x), L0(1)
+    out = sparse_rs(model, x, y, inside, queries=60)
+    assert 3 < int(out.success.sum()) < 24
+    for i in (0, 7, 23):
+        one = sparse_rs(model, x[i : i + 1], y[i : i + 1], inside, queries=60, ids=torch.tensor([i]))
+        torch.testing.assert_close(one.x_adv, out.x_adv[i : i + 1])
+        assert one.status[0] == out.status[i]
+
+
+def test_targets_and_criteria() -> None:
+    model, x = mlp(5), images(40)
+    y = labels(model, x)
+    targets = (y + 1 + torch.arange(40) % 4) % 5
+    out = sparse_rs(model, x, y, L0(5), queries=100, targets=targets)
+    assert torch.equal(out.success, labels(model, out.x_adv) == targets)
+    assert 5 < out.success.sum() < 40
+    held = ~out.success
+    loss = -torch.nn.functional.cross_entropy(model(out.x_adv).detach(), targets, reduction="none")
+    torch.testing.assert_close(out.loss[held], loss[held])
+    top = sparse_rs(model, x, y, L0(5), queries=100, criterion=OutsideTopK(2))
+    assert torch.equal(top.success, OutsideTopK(2).met(model(top.x_adv).detach(), y, None))
+    assert top.success.sum() > 3
+
+
+def test_the_set_lies_inside_the_mask() -> None:
+    """No coordinate of the budget is spent where the mask holds x, not even where the mask is the smaller."""
+    model, seen = watched()
+    x = torch.full((3, 1, 4, 4), 0.5)
+    mask = torch.zeros(3, 1, 4, 4, dtype=torch.bool)
+    mask[0, :, 1], mask[1, :, 2:], mask[2, 0, 0, 0] = True, True, True
+    sparse_rs(model, x, zeros(3), L0(5), queries=20, mask=mask, stop_early=False)
+    for point in seen[1:-1]:
+        moved = point != x
+        assert not moved[~mask].any()
+        assert moved.flatten(1).sum(1).tolist() == [4, 5, 1]
+
+
+def test_no_queries_and_no_budget_leave_x() -> None:
+    model, x = mlp(4), images(3)
+    for options in ({"queries": 0}, {"threat": L0(0)}):
+        out = sparse_rs(model, x, labels(model, x), **{"threat": L0(3), **options})  # type: ignore[arg-type]
+        assert torch.equal(out.x_adv, x)
+        assert (out.status == Status.HELD).all()
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("queries: expected an integer >= 0", {"queries": -1}),
+        ("share: expected a finite number >= 0 and <= 1", {"share": 1.5}),
+        ("share: expected a number > 0", {"share": 0}),
+        ("restarts: expected an integer >= 1", {"restarts": 0}),
+        ("threat: expected one of L0, which sparse_rs serves, got L1", {"threat": L1(2.0)}),
+        ("radius: expected a finite one", {"threat": L0(torch.inf)}),
+        ("box: expected a finite one", {"threat": L0(2, (0.0, torch.inf))}),
+    ],
+)
+def test_wrong_arguments(message: str, options: dict[str, Any]) -> None:
+    x = torch.full((2, 16), 0.5)
+    arguments: dict[str, Any] = {"threat": L0(2), **options}
+    with pytest.raises(InputError, match=message):
+        sparse_rs(linear(), x, torch.tensor([0, 1]), **arguments)
