@@ -4,6 +4,7 @@
 """
 
 from functools import partial
+from math import inf
 
 from fastadv.attacks._common import Common
 from fastadv.attacks._registry import Attack
@@ -11,6 +12,7 @@ from fastadv.attacks._result import AttackResult, Status
 from fastadv.attacks.apgd import apgd
 from fastadv.attacks.autoattack import AutoAttackResult, autoattack
 from fastadv.attacks.bim import bim
+from fastadv.attacks.contrast import contrast
 from fastadv.attacks.criterion import ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.cw import cw
 from fastadv.attacks.ddn import ddn
@@ -54,6 +56,14 @@ ATTACKS: dict[str, Attack] = {
         paper="Croce and Hein 2020",
     ),
     "bim": Attack(bim, quick={"steps": 10}, tolerance=1.25, paper="Kurakin et al. 2017"),
+    "contrast": Attack(
+        contrast,
+        knowledge="decision",
+        kind="minimum",
+        norms=("l2", "linf"),
+        paper="Rauber et al. 2017",
+        tolerance=inf,  # it looks in one direction alone
+    ),
     "cw": Attack(
         cw,
         kind="minimum",
@@ -219,6 +229,7 @@ __all__ = [
     "apgd",
     "autoattack",
     "bim",
+    "contrast",
     "cw",
     "ddn",
     "deepfool",

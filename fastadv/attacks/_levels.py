@@ -11,8 +11,6 @@ from fastadv import rng
 from fastadv._checks import check_count
 from fastadv.attacks._geometry import farthest, like
 from fastadv.attacks._search import Rule, Search, norm
-from fastadv.errors import InputError
-from fastadv.threat import Threat
 
 # (count, seed, ids, draw) -> [n, count], as in fastadv.rng
 Draw = Callable[[int, int, Tensor, int], Tensor]
@@ -41,15 +39,6 @@ class Noise:
 def signed(count: int, seed: int, ids: Tensor, draw: int) -> Tensor:
     """[n, count] uniform in [-1, 1)."""
     return 2 * rng.uniform(count, seed, ids, draw) - 1
-
-
-def check_bounded(threat: Threat) -> None:
-    """Raise InputError where neither the radius nor the box bounds the noise."""
-    if not threat.finite and not all(map(math.isfinite, threat.box)):
-        raise InputError(
-            f"box: expected a finite one, since the radius is infinite, got {threat.box}; "
-            "noise needs a largest size"
-        )
 
 
 def noise_rule(noise: Noise, levels: int, repetitions: int) -> Rule:
@@ -100,12 +89,22 @@ def smallest_noise(search: Search, noise: Noise, levels: int, repetitions: int, 
 def _keep(search: Search, tried: Tensor, sizes: Tensor, narrows: Tensor, met: Tensor) -> None:
     """Keep the first success of each sample; `rows.low` is the largest size below it that has failed."""
     rows, row = search.rows, torch.arange(len(met), device=met.device)
-    first, hit = met.int().argmax(1), met.any(1)
-    below = torch.cat([rows.low[:, None], sizes], 1)[row, first]
-    failed = torch.where(hit, below, sizes[:, -1])
+    failed, size = bracket(rows.low, sizes, met)
+    hit = size.isfinite()
     rows.low = torch.where(narrows, failed, torch.where(hit, 0.0, rows.low))
-    rows.size = torch.where(hit, sizes[row, first], rows.size)
-    rows.noise = torch.where(like(hit, rows.noise), tried[row, first], rows.noise)
+    rows.size = torch.where(hit, size, rows.size)
+    rows.noise = torch.where(like(hit, rows.noise), tried[row, met.int().argmax(1)], rows.noise)
+
+
+def bracket(low: Tensor, sizes: Tensor, met: Tensor) -> tuple[Tensor, Tensor]:
+    """[n] the last size before the first that `met` [n, C], and that size: inf where none did.
+
+    The sizes [n, C] rise, and lie above `low` [n].
+    """
+    far = torch.full_like(low, torch.inf)
+    ends = torch.cat([low[:, None], sizes, far[:, None]], 1)
+    first = torch.where(met.any(1), met.int().argmax(1), met.shape[1])[:, None]
+    return ends.gather(1, first).squeeze(1), ends.gather(1, first + 1).squeeze(1)
 
 
 def scaled(search: Search, noise: Tensor, sizes: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Salt-and-pepper noise: random coordinates go to the ends of the box (Schott et al. 2018)."""
 
-import math
 from typing import Unpack
 
 import torch
@@ -9,12 +8,11 @@ from torch import Tensor
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._levels import Noise, noise_rule, signed
-from fastadv.attacks._problem import check_norm
+from fastadv.attacks._problem import check_finite_box, check_norm
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Search
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
-from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 
@@ -53,15 +51,9 @@ def salt_and_pepper(
     naming it.
     """
     check_norm("salt_and_pepper", threat, ("l0",))
-    check_edges(threat)
+    check_finite_box("salt_and_pepper", threat)
     rule = noise_rule(SALT_AND_PEPPER, levels, repetitions)
     return run(model, x, y, threat, rule, minimum=True, seed=seed, **common)
-
-
-def check_edges(threat: Threat) -> None:
-    """Raise InputError unless the box has two ends to which coordinates can go."""
-    if not all(map(math.isfinite, threat.box)):
-        raise InputError(f"box: expected a finite one, to whose ends noise can go, got {threat.box}")
 
 
 def flipped(search: Search, noise: Tensor, sizes: Tensor) -> Tensor:

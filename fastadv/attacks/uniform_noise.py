@@ -6,8 +6,8 @@ from torch import Tensor
 
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
-from fastadv.attacks._levels import Noise, check_bounded, noise_rule, scaled, signed
-from fastadv.attacks._problem import check_norm
+from fastadv.attacks._levels import Noise, noise_rule, scaled, signed
+from fastadv.attacks._problem import check_finite_box, check_norm
 from fastadv.attacks._result import AttackResult
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
@@ -52,6 +52,7 @@ def uniform_noise(
     naming it.
     """
     check_norm("uniform_noise", threat, ("linf", "l2"))
-    check_bounded(threat)
+    if not threat.finite:
+        check_finite_box("uniform_noise", threat)
     rule = noise_rule(UNIFORM, levels, repetitions)
     return run(model, x, y, threat, rule, minimum=True, seed=seed, **common)
