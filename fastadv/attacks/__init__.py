@@ -10,7 +10,7 @@ from fastadv.attacks._common import Common
 from fastadv.attacks._registry import Attack
 from fastadv.attacks._result import AttackResult, Status
 from fastadv.attacks.apgd import apgd
-from fastadv.attacks.autoattack import AutoAttackResult, autoattack
+from fastadv.attacks.autoattack import AutoAttackResult, Cost, autoattack
 from fastadv.attacks.bim import bim
 from fastadv.attacks.contrast import contrast
 from fastadv.attacks.criterion import ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
@@ -221,6 +221,7 @@ __all__ = [
     "AutoAttackResult",
     "Common",
     "ConfidentlyWrong",
+    "Cost",
     "Criterion",
     "DistalResult",
     "OutsideTopK",
