@@ -104,8 +104,14 @@ def test_a_folder_holds_the_adversarial_examples_whether_asked_for_or_not(tmp_pa
 
 
 def test_autoattack_itself() -> None:
-    model, x = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)), torch.rand(20, 3, 2, 2)
+    draw = torch.Generator().manual_seed(0)
+    model, x = (
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)),
+        torch.rand(20, 3, 2, 2, generator=draw),
+    )
     with torch.no_grad():
+        for part in model.parameters():
+            part.copy_(torch.randn(part.shape, generator=draw) / 3)
         y = model(x).argmax(1)
     data = fa.data.ImageSet(x, y, ("a", "b", "c"), "noise")
     attack = partial(fa.attacks.autoattack, threat=fa.Linf(0.1), version="quick")
