@@ -60,7 +60,7 @@ bench: setup  ## throughput against eager PyTorch and the peers, appended to ben
 # a GPU machine may have no network: the Python that is there, without set-up
 gpu: ARGS ?=
 gpu:  ## check and measure on this machine's GPU: STAGE=ops for one stage, ARGS="--out DIR --budget 500"
-	$(or $(wildcard $(RUN)/python),$(PYTHON)) bench/gpu.py $(STAGE) $(ARGS)
+	$(or $(wildcard $(RUN)/python),$(PYTHON)) -m bench.gpu $(STAGE) $(ARGS)
 
 clean:  ## remove what was built, keeping results
 	rm -rf $(VENV) build *.egg-info fastadv/_C*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

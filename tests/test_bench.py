@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import bench.suite.__main__ as suite
 import fastadv.attacks
-from bench import suite
-from bench.outcome import Counting, judge
-from bench.parity import save, stored
-from bench.peers import Peer, best_of
-from bench.suite import rows
-from bench.suite_cases import CASES, Case
+from bench.suite.__main__ import rows
+from bench.suite.cases import CASES, Case
+from bench.suite.outcome import Counting, judge
+from bench.suite.parity import save, stored
+from bench.suite.peers import Peer, best_of
 from fastadv.attacks import AttackResult
 from fastadv.threat import Threat
 

@@ -4,13 +4,15 @@
 """
 
 from functools import partial
+from math import inf
 
 from fastadv.attacks._common import Common
 from fastadv.attacks._registry import Attack
 from fastadv.attacks._result import AttackResult, Status
 from fastadv.attacks.apgd import apgd
-from fastadv.attacks.autoattack import AutoAttackResult, autoattack
+from fastadv.attacks.autoattack import AutoAttackResult, Cost, autoattack
 from fastadv.attacks.bim import bim
+from fastadv.attacks.contrast import contrast
 from fastadv.attacks.criterion import ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.cw import cw
 from fastadv.attacks.ddn import ddn
@@ -21,6 +23,7 @@ from fastadv.attacks.estimated_gradient import estimated_gradient
 from fastadv.attacks.fab import fab
 from fastadv.attacks.fgsm import fgsm
 from fastadv.attacks.fmn import fmn
+from fastadv.attacks.gaussian_noise import gaussian_noise
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.attacks.latent_descent import latent_descent
 from fastadv.attacks.lbfgs import lbfgs
@@ -28,11 +31,13 @@ from fastadv.attacks.mim import mim
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.attacks.nes import nes
 from fastadv.attacks.pgd import pgd
+from fastadv.attacks.salt_and_pepper import salt_and_pepper
 from fastadv.attacks.sigma_zero import sigma_zero
 from fastadv.attacks.sparse_rs import sparse_rs
 from fastadv.attacks.spsa import spsa
 from fastadv.attacks.square import square
 from fastadv.attacks.transfer import transfer
+from fastadv.attacks.uniform_noise import uniform_noise
 
 ATTACKS: dict[str, Attack] = {
     "apgd": Attack(
@@ -51,6 +56,14 @@ ATTACKS: dict[str, Attack] = {
         paper="Croce and Hein 2020",
     ),
     "bim": Attack(bim, quick={"steps": 10}, tolerance=1.25, paper="Kurakin et al. 2017"),
+    "contrast": Attack(
+        contrast,
+        knowledge="decision",
+        kind="minimum",
+        norms=("l2", "linf"),
+        paper="Rauber et al. 2017",
+        tolerance=inf,  # it looks in one direction alone
+    ),
     "cw": Attack(
         cw,
         kind="minimum",
@@ -96,6 +109,17 @@ ATTACKS: dict[str, Attack] = {
     "fmn": Attack(
         fmn, kind="minimum", quick={"steps": 20}, oracle={"steps": 300}, paper="Pintor et al. 2021"
     ),
+    "gaussian_noise": Attack(
+        gaussian_noise,
+        knowledge="decision",
+        kind="minimum",
+        norms=("l2",),
+        random=True,
+        quick={"levels": 20, "repetitions": 5},
+        oracle={"levels": 100, "repetitions": 10},
+        paper="Schott et al. 2018",
+        tolerance=12,
+    ),
     "lbfgs": Attack(
         lbfgs,
         kind="minimum",
@@ -123,6 +147,17 @@ ATTACKS: dict[str, Attack] = {
         tolerance=1.5,
     ),
     "pgd": Attack(pgd, random=True, quick={"steps": 10}, paper="Madry et al. 2018"),
+    "salt_and_pepper": Attack(
+        salt_and_pepper,
+        knowledge="decision",
+        kind="minimum",
+        norms=("l0",),
+        random=True,
+        quick={"levels": 20, "repetitions": 5},
+        oracle={"levels": 100, "repetitions": 10},
+        paper="Schott et al. 2018",
+        tolerance=18,
+    ),
     "sigma_zero": Attack(
         sigma_zero,
         kind="minimum",
@@ -160,6 +195,17 @@ ATTACKS: dict[str, Attack] = {
         tolerance=2.5,
         paper="Andriushchenko et al. 2020",
     ),
+    "uniform_noise": Attack(
+        uniform_noise,
+        knowledge="decision",
+        kind="minimum",
+        norms=("linf", "l2"),
+        random=True,
+        quick={"levels": 20, "repetitions": 5},
+        oracle={"levels": 100, "repetitions": 10},
+        paper="Rauber et al. 2017",
+        tolerance=16,
+    ),
 }
 ABS_ATTACKS: dict[str, Attack] = {
     "latent_descent": Attack(
@@ -175,6 +221,7 @@ __all__ = [
     "AutoAttackResult",
     "Common",
     "ConfidentlyWrong",
+    "Cost",
     "Criterion",
     "DistalResult",
     "OutsideTopK",
@@ -183,6 +230,7 @@ __all__ = [
     "apgd",
     "autoattack",
     "bim",
+    "contrast",
     "cw",
     "ddn",
     "deepfool",
@@ -192,6 +240,7 @@ __all__ = [
     "fab",
     "fgsm",
     "fmn",
+    "gaussian_noise",
     "last_iterate",
     "latent_descent",
     "lbfgs",
@@ -199,9 +248,11 @@ __all__ = [
     "minimum_radius",
     "nes",
     "pgd",
+    "salt_and_pepper",
     "sigma_zero",
     "sparse_rs",
     "spsa",
     "square",
     "transfer",
+    "uniform_noise",
 ]

@@ -1,5 +1,6 @@
 """A batch to attack, checked once."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -130,6 +131,12 @@ def check_finite_radius(threat: Threat) -> None:
     check_threat(threat)
     if not threat.finite:
         raise InputError("radius: expected a finite one, got an infinite one; give the budget of the attack")
+
+
+def check_finite_box(name: str, threat: Threat) -> None:
+    """Raise InputError unless the box has two ends, which attack `name` uses."""
+    if not all(map(math.isfinite, threat.box)):
+        raise InputError(f"box: expected a finite one, whose ends {name} uses, got {threat.box}")
 
 
 def check_mask(mask: Tensor, x: Tensor) -> Tensor:

@@ -130,7 +130,7 @@ def autoattack(
         if version == "quick":
             if run.warnings and len(run.left):
                 raised = ", ".join(run.warnings)
-                run.note(f"quick: went on with standard for {len(run.left)} samples, for the flags {raised}")
+                run.note(f"quick: went on with standard for what was left, for the flags {raised}")
                 for component in _components("standard", run):
                     run.component(replace(component, name=f"standard {component.name}"))
             else:

@@ -185,7 +185,7 @@ def attack(
         dataset = load_data(data, split, data_dir, size, samples)
         net = load_abs(model, prior_samples, seed, place, binary=binary)
         with progress(label) as tick, o.usage():
-            run = Watched(partial(latent_descent, **options), [0], len(dataset), tick)
+            run = Watched(partial(latent_descent, **options), label, [0], len(dataset), tick)
             table = evaluate(net, dataset, {label: run}, batch_size=batch_size)
     row = table[label]
     allowed = float((row.distance > threshold).double().mean())

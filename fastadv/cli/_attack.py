@@ -14,9 +14,9 @@ from fastadv.cli._attacks import AttackOptions, help_text, list_attacks, parse_a
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, make_device
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
-from fastadv.cli._output import progress, say, write_json
+from fastadv.cli._output import finite, progress, say, write_json
 from fastadv.errors import InputError
-from fastadv.evaluation import evaluate, figures
+from fastadv.evaluation import Row, evaluate, figures
 
 SHOWN = 8  # columns of the figure
 
@@ -44,8 +44,8 @@ def attack(
         typer.Option(
             parser=o.parse_out,
             metavar="FILE",
-            help="Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient here "
-            "(safetensors).",
+            help="Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient here, for "
+            "autoattack also which component broke each sample, -1 for none (safetensors).",
         ),
     ] = None,
     figure: Annotated[
@@ -90,7 +90,7 @@ def attack(
         }
         result = card("attack", config, **table.to_dict())
         if out is not None:
-            _write(out, watched[named.label], result)
+            _write(out, watched[named.label], table.rows[0], result)
         if figure is not None:
             _draw(figure, table.rows[0].examples, dataset, f"{model} under {named.label}")
     if json:
@@ -102,9 +102,12 @@ def attack(
             say(f"{what} in {path}")
 
 
-def _write(path: Path, watched: Watched, result: dict[str, Any]) -> None:
+def _write(path: Path, watched: Watched, row: Row, result: dict[str, Any]) -> None:
     tensors = {name: torch.cat([kept[name] for kept in watched.kept]) for name in watched.kept[0]}
-    save_tensors(path, tensors, {"card": jsons.dumps(result)})
+    if row.components is not None:
+        places = {name: place for place, name in enumerate(row.components.costs)}
+        tensors["component"] = torch.tensor([places.get(name, -1) for name in watched.by])
+    save_tensors(path, tensors, {"card": jsons.dumps(finite(result))})
 
 
 def _draw(path: Path, examples: Any, dataset: Any, title: str) -> None:

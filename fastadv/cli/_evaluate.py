@@ -66,14 +66,16 @@ def evaluate(
             parser=o.parse_out,
             metavar="FILE",
             help="Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which "
-            "attack, -1 for none) and the distances of each attack here (safetensors).",
+            "attack, -1 for none), component (which part of it, as for autoattack) and the distances of each "
+            "attack here (safetensors). --resume writes it for an evaluation that is in --run-dir.",
         ),
     ] = None,
     run_dir: Annotated[
         Path | None,
         typer.Option(
             file_okay=False,
-            help="Keep results here, batch by batch; all but the --radii of attacks with a budget.",
+            help="Keep results and adversarial examples here, batch by batch; all but the --radii of attacks "
+            "with a budget.",
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what --run-dir holds.")] = False,
@@ -111,7 +113,8 @@ def evaluate(
         dataset = load_data(data, split, data_dir, size, samples)
         net = load_model(model, option, weights, dataset, place, seed)
         with progress("attacks") as tick, o.usage():
-            watched = watch(named, len(dataset), tick)
+            kept = 0 if run_dir is None else batch_size * len(list(run_dir.glob("part-*.safetensors")))
+            watched = watch(named, len(dataset), tick, kept=kept)
             table = measure(
                 net, dataset, watched, batch_size=batch_size, keep_samples=out is not None, run_dir=run_dir,
                 resume=resume,
@@ -217,7 +220,7 @@ def _curve(net: Any, dataset: Any, attack: NamedAttack, radii: tuple[float, ...]
         return accuracy_against_radius(
             net,
             dataset,
-            lambda radius: Watched(attack.at(radius), done, total, tick),
+            lambda radius: Watched(attack.at(radius), f"radii, {attack.label}", done, total, tick),
             radii,
             batch_size=batch_size,
         )

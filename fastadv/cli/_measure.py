@@ -1,6 +1,8 @@
 """What the commands that measure share: attacks with a progress bar, and the table of an evaluation."""
 
+import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -8,7 +10,7 @@ from torch import Tensor
 from fastadv._description import describe
 from fastadv.attacks import AttackResult
 from fastadv.cli._attacks import NamedAttack
-from fastadv.cli._output import Tick, print_table
+from fastadv.cli._output import Bar, print_table
 from fastadv.evaluation import Table
 
 NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a first impression"
@@ -16,19 +18,19 @@ KEPT = ("success", "status", "distance", "loss", "zero_gradient")
 
 
 class Watched:
-    """An attack that reports every batch to `tick`, and keeps its samples and results where asked."""
+    """An attack that reports its progress to `bar`, and keeps its samples and results where asked.
+
+    done: the samples that are through, in a list of one number, which several attacks may share.
+    """
 
     def __init__(
-        self,
-        run: Callable[..., AttackResult],
-        done: list[int],
-        total: int,
-        tick: Tick,
-        *,
-        keep: bool = False,
-    ) -> None:
-        self.run, self.done, self.total, self.tick, self.keep = run, done, total, tick, keep
+        self, run: Callable[..., AttackResult], label: str, done: list[int], total: int, bar: Bar,
+        *, keep: bool = False,
+    ) -> None:  # fmt: skip
+        self.run, self.label, self.done, self.total, self.bar, self.keep = run, label, done, total, bar, keep
         self.kept: list[dict[str, Tensor]] = []
+        self.by: list[str] = []  # of the samples kept, which component broke each
+        self.staged = "on_progress" in inspect.signature(run).parameters
         self.__wrapped__ = run  # what the attack is, to those who ask
 
     def describe(self) -> Any:
@@ -36,23 +38,33 @@ class Watched:
         return describe(self.run)
 
     def __call__(self, model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> AttackResult:
-        result = self.run(model, x, y, ids=ids)
+        more = {"on_progress": partial(self._stage, len(y))} if self.staged else {}
+        result = self.run(model, x, y, ids=ids, **more)
         if self.keep:
             parts = {"x": x, "x_adv": result.x_adv, "y": y, "ids": ids}
             parts |= {name: getattr(result, name) for name in KEPT}
             self.kept.append({name: part.cpu() for name, part in parts.items()})
+            self.by += getattr(result, "by", ())
         self.done[0] += len(y)
-        self.tick(self.done[0], self.total)
+        self.bar.named(self.label, self.done[0], self.total)
         return result
+
+    def _stage(self, size: int, component: str, left: int) -> None:
+        """Before a component of an attack on `size` samples: those it has broken already are through."""
+        text = f"{self.label}: {component} on {left} of {size}"
+        self.bar.named(text, self.done[0] + size - left, self.total)
 
 
 def watch(
-    attacks: Mapping[str, NamedAttack], samples: int, tick: Tick, *, keep: bool = False
+    attacks: Mapping[str, NamedAttack], samples: int, bar: Bar, *, kept: int = 0, keep: bool = False
 ) -> dict[str, Watched]:
-    """The attacks of an evaluation of `samples` samples, which report to one `tick`."""
-    done = [0]
+    """The attacks of an evaluation of `samples` samples, which report to one bar.
+
+    kept: how many times a sample went through an attack in an earlier run that is resumed.
+    """
+    done = [kept]
     return {
-        label: Watched(attack.run, done, samples * len(attacks), tick, keep=keep)
+        label: Watched(attack.run, label, done, samples * len(attacks), bar, keep=keep)
         for label, attack in attacks.items()
     }
 
@@ -61,3 +73,5 @@ def print_results(table: Table, model: str, dataset: Any) -> None:
     """The table of an evaluation on stdout, with what must be known to read it."""
     notes = [*table.notes(), dataset.note] if dataset.note else table.notes()
     print_table(f"{model} on {table.n:,} images of {dataset.name}", table.cells(), notes)
+    for name, cells in table.details().items():
+        print_table(name, cells)

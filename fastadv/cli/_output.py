@@ -87,7 +87,12 @@ class Bar:
     """A progress bar on stderr that appears after two seconds of work, and only on a terminal."""
 
     def __init__(self, text: str) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+        )
         self.bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
         self.task = self.bar.add_task(text, total=None)
         self.started = time.monotonic()

@@ -1,5 +1,6 @@
 """What an evaluation has finished, attack by attack and batch by batch, in the folder of its run."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -14,6 +15,7 @@ from fastadv._identity import check_same
 from fastadv._run_folder import RunFolder
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
+from fastadv.evaluation._outcome import Part
 
 IDENTITY = "evaluation.json"
 
@@ -60,22 +62,26 @@ class Parts:
                     write_json(path, config)
             yield cls(folder)
 
-    def get(
-        self, name: str, known: Mapping[str, Tensor], make: Callable[[], dict[str, Tensor]]
-    ) -> dict[str, Tensor]:
+    @property
+    def kept(self) -> bool:
+        """Whether there is a folder."""
+        return self._folder is not None
+
+    def get(self, name: str, known: Mapping[str, Tensor], make: Callable[[], Part]) -> Part:
         """The part `name` with the tensors `known`: read if it is there, else made and written.
 
         A part that was written with another `known`, as by a randomized model, is made again.
         """
-        if self._folder is None:
-            return {**known, **make()}
-        path = self._folder.path / f"part-{name}.safetensors"
-        if path.exists():
-            part, _ = load_tensors(path)
-            if all(key in part and torch.equal(part[key], value) for key, value in known.items()):
-                self.seconds += float(part["seconds"])
-                return part
-        part = {**known, **make()}
-        with writing(path):
-            save_tensors(path, part)
+        if self._folder is not None:
+            path = self._folder.path / f"part-{name}.safetensors"
+            if path.exists():
+                tensors, metadata = load_tensors(path)
+                if all(key in tensors and torch.equal(tensors[key], value) for key, value in known.items()):
+                    self.seconds += float(tensors["seconds"])
+                    return Part(tensors, json.loads(metadata["told"]))
+        part = make()
+        part.tensors = {**known, **part.tensors}
+        if self._folder is not None:
+            with writing(path):
+                save_tensors(path, part.tensors, {"told": json.dumps(part.told)})
         return part

@@ -1,6 +1,7 @@
 """How figures are written: shares as percentages, numbers to three digits, a dash where there is none."""
 
 import math
+from collections.abc import Sequence
 
 
 def percent(value: float | None) -> str:
@@ -11,3 +12,23 @@ def percent(value: float | None) -> str:
 def number(value: float | None) -> str:
     """A number to three digits."""
     return "-" if value is None or math.isnan(value) else f"{value:.3g}"
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """A table as plain text: the head cells[0], a rule, and the lines; all but names to the right."""
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    text = [
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+    return "\n".join([text[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *text[1:]])
+
+
+def in_markdown(cells: Sequence[Sequence[str]]) -> str:
+    """The same as a Markdown table."""
+    rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
+    lines = [cells[0], rule, *cells[1:]]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)

@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
-from fastadv.evaluation.measure import Attack, check_evaluation, evaluate, minimizes, predictions, run_attack
+from fastadv.evaluation._outcome import Attack, run_attack
+from fastadv.evaluation.measure import check_evaluation, evaluate, minimizes, predictions
 
 Radii = Sequence[float] | NDArray[Any]
 

@@ -1,65 +1,20 @@
 """The result of an evaluation: figures with named denominators, and the samples behind them."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fastadv.evaluation._text import number, percent
+from fastadv.evaluation._text import aligned, in_markdown, number, percent
 from fastadv.evaluation.bootstrap import Interval, bootstrap, median
+from fastadv.evaluation.components import Components
+from fastadv.evaluation.samples import Examples, Samples
 
 DENOMINATORS = (
     "accuracy over all samples, broken over the initially correct; "
     "median distance over all samples with finite logits, mean distance over the broken"
 )
-
-
-@dataclass(frozen=True)
-class Examples:
-    """The first samples that an attack broke.
-
-    x and x_adv [N, ...], y, the clean and the adversarial predictions, ids [N].
-    """
-
-    x: Tensor
-    x_adv: Tensor
-    y: Tensor
-    clean_prediction: Tensor
-    prediction: Tensor
-    ids: Tensor
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Every sample with the nearest of the adversarial examples that the attacks gave.
-
-    x, x_adv [N, ...], y, ids [N]. x_adv is x where no attack broke the sample.
-    success    bool [N]; broken, or wrong already.
-    status     int64 [N] of `fastadv.attacks.Status`; FAILED where the model's logits for x are not finite, or
-               where no attack broke the sample and one met numbers that are not finite.
-    distance   float64 [N]; of x_adv where broken, 0 where the model was wrong already, else inf.
-    by         int64 [N]; the attack that gave x_adv, as its place among the rows; -1 where none did. Of
-               attacks that come equally near it is the first.
-    distances  float64 [N, A]; those of each attack, as in its row.
-    """
-
-    x: Tensor
-    x_adv: Tensor
-    y: Tensor
-    ids: Tensor
-    success: Tensor
-    status: Tensor
-    distance: Tensor
-    by: Tensor
-    distances: Tensor
-
-    @classmethod
-    def together(cls, parts: Sequence["Samples"]) -> "Samples":
-        """The samples of all parts, in their order."""
-        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
 
 @dataclass(frozen=True)
@@ -75,6 +30,9 @@ class Row:
     unmoved   correct samples that it did not break because every gradient was zero: masked, or flat.
     minimum_norm   whether the attack minimizes the distance, as far as that is known: it is one of
               `fastadv.attacks`.
+    flags     what casts doubt on the result, in words, as in `fastadv.attacks.AttackResult`.
+    remarks   what the attack says it did and left out.
+    components   which component broke each sample, where the attack consists of others.
 
     Samples counted in `failed` and `unmoved` are not broken, but nothing shows that they are robust: the
     robust accuracy, which includes them, may be too high by as many.
@@ -91,6 +49,9 @@ class Row:
     seconds: float
     examples: Examples | None = field(default=None, repr=False)
     minimum_norm: bool = False
+    flags: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    components: Components | None = field(default=None, repr=False)
 
     @property
     def robust_accuracy(self) -> float:
@@ -194,6 +155,9 @@ class Table:
                     "forwards": row.forwards,
                     "backwards": row.backwards,
                     "seconds": row.seconds,
+                    "flags": list(row.flags),
+                    "remarks": list(row.remarks),
+                    "components": None if row.components is None else row.components.to_dict(),
                 }
                 for row in self.rows
             },
@@ -241,6 +205,7 @@ class Table:
                 "they count as not correct and are not attacked"
             )
         for row in self.rows:
+            notes += [f"{row.name}: {remark}" for remark in (*row.flags, *row.remarks)]
             if row.failed:
                 notes.append(
                     f"failed: {row.name} met numbers that are not finite on {row.failed} samples "
@@ -254,28 +219,17 @@ class Table:
         return notes
 
     def __str__(self) -> str:
-        cells = self.cells()
-        widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-        text = [_aligned(line, widths, "  ").rstrip() for line in cells]
-        rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-        return "\n".join([text[0], rule, *text[1:], *self.notes()])
+        parts = [f"\n{name}\n{aligned(cells)}" for name, cells in self.details().items()]
+        return "\n".join([aligned(self.cells()), *self.notes(), *parts])
+
+    def details(self) -> dict[str, list[list[str]]]:
+        """For each attack that consists of others, by its name, the table of its components as text."""
+        return {row.name: row.components.cells() for row in self.rows if row.components is not None}
 
     def markdown(self) -> str:
         """The same as a Markdown table, with the notes below it."""
-        cells = self.cells()
-        rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
-        lines = [
-            "| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |"
-            for line in [cells[0], rule, *cells[1:]]
-        ]
-        return "\n".join([*lines, "", *(f"- {note}" for note in self.notes())])
-
-
-def _aligned(line: Sequence[str], widths: Sequence[int], gap: str) -> str:
-    return gap.join(
-        cell.rjust(width) if i else cell.ljust(width)
-        for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-    )
+        parts = [f"\n{name}\n\n{in_markdown(cells)}" for name, cells in self.details().items()]
+        return "\n".join([in_markdown(self.cells()), "", *(f"- {note}" for note in self.notes()), *parts])
 
 
 def _with_interval(row: Row) -> str:

@@ -1,7 +1,7 @@
 """Every attack finds at least what the best other implementation found on the same images, in as many steps.
 
-parity.json holds what other packages found, with version and settings; `python -m bench.parity` measures it
-again. The short variants are compared here, the long ones by `python -m bench.suite`.
+parity.json holds what other packages found, with version and settings; `python -m bench.suite.parity`
+measures it again. The short variants are compared here, the long ones by `python -m bench.suite`.
 """
 
 from math import inf
@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.outcome import judge
-from bench.parity import STORE, stored
-from bench.suite_cases import CASES, Case
-from bench.suite_models import images, published_cnn
+from bench.suite.cases import CASES, Case
+from bench.suite.models import images, published_cnn
+from bench.suite.outcome import judge
+from bench.suite.parity import STORE, stored
 
 FIGURES = stored(STORE)
 COMPARED = [case for case in CASES if case.exists and case.few]
@@ -40,7 +40,7 @@ def test_figures_have_a_case_and_a_source() -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.few], ids=lambda case: case.name)
 def test_figures_are_there(case: Case) -> None:
-    assert figures(case), f"run `python -m bench.parity --variant quick --only {case.name}`"
+    assert figures(case), f"run `python -m bench.suite.parity --variant quick --only {case.name}`"
 
 
 @pytest.mark.parametrize("case", COMPARED, ids=lambda case: case.name)

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from bench import gpu_worker
-from bench.gpu_session import Row, Session
+from bench.gpu import worker as gpu_worker
+from bench.gpu.session import Row, Session
 
 CPU = torch.device("cpu")
 

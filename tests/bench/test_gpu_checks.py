@@ -11,9 +11,9 @@ import torch
 from gpu_runs import CPU
 from torch import Tensor
 
-from bench.gpu_correctness import checked, misjudged, poison, relative_error
-from bench.gpu_ops import write_tuned
-from bench.gpu_session import Row
+from bench.gpu.correctness import checked, misjudged, poison, relative_error
+from bench.gpu.ops import write_tuned
+from bench.gpu.session import Row
 from fastadv._library import CARDS
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, in the interpreter
@@ -160,7 +160,7 @@ class TestTuned:
         triton = pytest.importorskip("triton")
         if not triton.knobs.runtime.interpret:
             pytest.skip("in the interpreter alone; on a GPU `make gpu` compares each width")
-        from bench.gpu_interpreter import patched
+        from bench.gpu.interpreter import patched
         from fastadv._library import triton_launcher
         from fastadv.ops.triton._tuned import Width, trying
 

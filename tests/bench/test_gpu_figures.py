@@ -11,16 +11,14 @@ import torch
 from gpu_runs import session
 from torch import Tensor, nn
 
-from bench import (
-    gpu,
-    gpu_attacks,
-    gpu_construct,
-    gpu_correctness,
-    gpu_nets,
-    gpu_ops,
-    gpu_training,
-)
-from bench.gpu_session import Ceilings, Session, exact_convolutions, repeatable
+import bench.gpu.__main__ as gpu
+from bench.gpu import attacks as gpu_attacks
+from bench.gpu import construct as gpu_construct
+from bench.gpu import correctness as gpu_correctness
+from bench.gpu import nets as gpu_nets
+from bench.gpu import ops as gpu_ops
+from bench.gpu import training as gpu_training
+from bench.gpu.session import Ceilings, Session, exact_convolutions, repeatable
 from fastadv.data.construct import CIFAR10_PAPER
 
 MILLISECONDS = {"eager": 8.0, "eager fp32": 8.0, "ideal fp32": 2.0, "ideal bf16": 2.0}

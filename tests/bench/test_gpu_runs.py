@@ -12,16 +12,17 @@ from pathlib import Path
 import pytest
 from gpu_runs import ends, ran, session
 
-from bench import gpu, gpu_worker
-from bench.gpu_session import MOST_ROUNDS, Case, Row, Skip, source_hash
-from bench.gpu_table import table
+import bench.gpu.__main__ as gpu
+from bench.gpu import worker as gpu_worker
+from bench.gpu.session import MOST_ROUNDS, Case, Row, Skip, source_hash
+from bench.gpu.table import table
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def stage_of(monkeypatch: pytest.MonkeyPatch, *cases: Case) -> None:
     """The stage correctness made of these cases."""
-    module = importlib.import_module("bench.gpu_correctness")
+    module = importlib.import_module("bench.gpu.correctness")
     monkeypatch.setattr(module, "cases", lambda session: iter(cases))
 
 
@@ -128,7 +129,7 @@ class TestResume:
         assert list(gpu_worker.recorded(tmp_path)) == []
 
     def test_the_source_hash_follows_the_code(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bench.gpu_session.ROOT", tmp_path)
+        monkeypatch.setattr("bench.gpu.session.ROOT", tmp_path)
         (tmp_path / "fastadv").mkdir()
         hashes = []
         for text in ("x = 1\n", "x = 2\n"):
@@ -141,7 +142,7 @@ WORKER = """
 import json, os, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from bench.gpu_worker import begun, recorded
+from bench.gpu.worker import begun, recorded
 given = json.loads(sys.argv[1])
 out = Path(given["out"])
 ended = {{row["case"] for row in recorded(out / "gpu.jsonl")}}
@@ -174,8 +175,8 @@ class Without(PathFinder):
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 import torch
-from bench.gpu_session import Session
-from bench.gpu_worker import run_stage
+from bench.gpu.session import Session
+from bench.gpu.worker import run_stage
 session = Session(torch.device("cpu"), True, 0.0, time.monotonic() + 60)
 for stage, only in (
     ("abs", "bank"), ("construct", "D_rand"), ("attacks", "PGD MLP"), ("correctness", "pytest"),
@@ -192,8 +193,8 @@ print("ran")
 
 class TestProcesses:
     def launched(self, folder: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool) -> list[Row]:
-        (folder / "bench").mkdir()
-        (folder / "bench" / "gpu_worker.py").write_text(WORKER.format(root=str(ROOT)))
+        (folder / "bench" / "gpu").mkdir(parents=True)
+        (folder / "bench" / "gpu" / "worker.py").write_text(WORKER.format(root=str(ROOT)))
         monkeypatch.setattr(gpu, "ROOT", folder)
         monkeypatch.setattr(gpu, "GRACE", 0)
         given = {"out": str(folder), "run": "now", "commit": "", "hangs": hangs}
@@ -214,7 +215,7 @@ class TestProcesses:
 
     def test_the_command_writes_rows_with_their_origin_and_resumes(self, tmp_path: Path) -> None:
         command = [
-            sys.executable, str(ROOT / "bench" / "gpu.py"), "training", "--only", "nothing", "--no-build",
+            sys.executable, "-m", "bench.gpu", "training", "--only", "nothing", "--no-build",
             "--out", str(tmp_path), "--commit", "abc",
         ]  # fmt: skip
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -240,7 +241,7 @@ class TestProcesses:
         }
         assert all(origin <= row.keys() for row in rows)
         assert {row["size"] for row in rows} == {"tiny"}
-        wrong = subprocess.run([*command[:2], "opps"], capture_output=True, text=True, timeout=60)
+        wrong = subprocess.run([*command[:3], "opps"], capture_output=True, text=True, timeout=60)
         assert wrong.returncode == 2
         assert "got opps" in wrong.stderr
 

@@ -8,10 +8,13 @@ import torch
 from gpu_runs import ends, ran, session
 
 import fastadv as fa
-from bench import gpu_abs, gpu_attacks, gpu_nets, gpu_worker
-from bench.gpu_attack_calls import budget, threat_of
-from bench.gpu_construct import eager_random_target
-from bench.gpu_training import attacked
+from bench.gpu import abs as gpu_abs
+from bench.gpu import attacks as gpu_attacks
+from bench.gpu import nets as gpu_nets
+from bench.gpu import worker as gpu_worker
+from bench.gpu.attack_calls import budget, threat_of
+from bench.gpu.construct import eager_random_target
+from bench.gpu.training import attacked
 from fastadv._library import CARDS
 from fastadv.data.construct import CIFAR10_PAPER
 
@@ -53,15 +56,15 @@ class TestStages:
 
     def test_every_registered_attack_has_a_case(self) -> None:
         for module in ("correctness", "attacks"):
-            cases = __import__(f"bench.gpu_{module}", fromlist=["cases"]).cases(session())
+            cases = __import__(f"bench.gpu.{module}", fromlist=["cases"]).cases(session())
             assert {f"attack {name}" for name in fa.attacks.ATTACKS} <= {case.name for case in cases}
 
     def test_every_op_is_checked_and_measured(self) -> None:
         correctness = {
-            case.name for case in importlib.import_module("bench.gpu_correctness").cases(session())
+            case.name for case in importlib.import_module("bench.gpu.correctness").cases(session())
         }
         assert {f"op {name}" for name in CARDS} <= correctness
-        ops = {case.name.split()[0] for case in importlib.import_module("bench.gpu_ops").cases(session())}
+        ops = {case.name.split()[0] for case in importlib.import_module("bench.gpu.ops").cases(session())}
         assert CARDS.keys() <= ops
 
 

@@ -11,8 +11,11 @@ import pytest
 import torch
 from gpu_runs import CPU, ends
 
-from bench import gpu_attacks, gpu_correctness, gpu_ops, gpu_worker
-from bench.gpu_session import Row, Session
+from bench.gpu import attacks as gpu_attacks
+from bench.gpu import correctness as gpu_correctness
+from bench.gpu import ops as gpu_ops
+from bench.gpu import worker as gpu_worker
+from bench.gpu.session import Row, Session
 from fastadv._library import CARDS, triton_launcher
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
@@ -59,7 +62,7 @@ def capture(graph: Graph) -> Iterator[None]:
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
-    from bench.gpu_interpreter import patched
+    from bench.gpu.interpreter import patched
 
     def nothing(*args: Any) -> None:
         return None

@@ -95,7 +95,6 @@ def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
     for options, named in (
         ({"batch_size": 3}, r"batch_size \(2 there, 3 here\)"),
         ({"limit": 4}, "limit"),
-        ({"keep_samples": False}, "keep_samples"),
         ({"attacks": {"near": nets.nearest}}, "attacks"),
         ({"attacks": {"far": nets.nearest, "pgd": nets.pgd(0.25)}}, "attacks"),
         ({"attacks": {"near": nets.nearest, "pgd": nets.pgd(0.26)}}, "attacks"),
@@ -105,13 +104,7 @@ def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
             nets.run(tmp_path, resume=True, **options)
     model = nets.Threshold()
     model.weight.data *= 2
-    settings = {
-        "batch_size": 2,
-        "keep_examples": 2,
-        "keep_samples": True,
-        "run_dir": tmp_path,
-        "resume": True,
-    }
+    settings = {"batch_size": 2, "keep_examples": 2, "run_dir": tmp_path, "resume": True}
     attacks = {"near": nets.nearest, "pgd": nets.pgd(0.25)}
     with pytest.raises(InputError, match="another model"):
         nets.evaluate(model, nets.DATA, attacks, **settings)

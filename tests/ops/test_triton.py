@@ -46,7 +46,7 @@ STRIDED_ONLY = ("nearest_prototype", "latent_fit", "latent_decode")  # of these 
 
 @pytest.fixture(autouse=True)
 def _interpreter(monkeypatch):
-    from bench.gpu_interpreter import patched
+    from bench.gpu.interpreter import patched
 
     if INTERPRETED:
         from fastadv.ops.triton import _latent_down, _latent_up

@@ -41,7 +41,7 @@ def test_the_result_is_a_fact(case: Case, norm: str) -> None:
         out = case(frozen, x, y, threat)
         check_facts(model, x, y, threat, out, case.entry.minimal)
         assert (out.status[:3] == Status.ALREADY_WRONG).all()
-        assert out.success[3:].any()
+        assert out.success[3:].any() or blind(case)
 
 
 def test_the_distance_of_a_linear_model(case: Case, norm: str) -> None:
@@ -54,7 +54,7 @@ def test_the_distance_of_a_linear_model(case: Case, norm: str) -> None:
     distance = boundary_distance(x, weight, need, norm)
     if case.entry.minimal:
         out = case(model, x, y, THREATS[norm](torch.inf), **dict(case.entry.oracle))
-        assert out.success.all()
+        assert out.success.all() or blind(case)
         assert (out.distance >= distance * (1 - 1e-4)).all()
         assert (out.distance <= distance * case.entry.tolerance + (norm == "l0")).all()
         return
@@ -197,7 +197,7 @@ def test_class_counts(case: Case, norm: str, classes: int) -> None:
     y = labels(model, x)
     out = case(model, x, y, wide(case, norm))
     assert torch.equal(out.success, labels(model, out.x_adv) != y)
-    assert out.success.any()
+    assert out.success.any() or blind(case)
 
 
 def test_saturated_pixels_move(case: Case, norm: str) -> None:
@@ -240,7 +240,7 @@ def test_boxes(case: Case, norm: str, box: tuple[float, float]) -> None:
     check_facts(Rescaled(), x, y, threat, out, case.entry.minimal)
     reference = case(net, unit, y, wide(case, norm))
     assert int(out.success.sum()) >= int(reference.success.sum()) - 1
-    if case.entry.minimal and norm != "l0":
+    if case.entry.minimal and norm != "l0" and not blind(case):
         both = out.success & reference.success
         ratio = out.distance[both] / width / reference.distance[both]
         assert float(ratio.median()) < 1.3
@@ -253,7 +253,7 @@ def test_a_mask_holds(case: Case, norm: str) -> None:
     mask[0], mask[1, 2] = False, False
     out = case(model, x, y, wide(case, norm), mask=mask)
     assert torch.equal(out.x_adv[:, :, ~mask], x[:, :, ~mask])
-    assert out.success.any()
+    assert out.success.any() or blind(case)
     assert torch.equal(out.success, labels(model, out.x_adv) != y)
 
 
@@ -297,6 +297,8 @@ def test_a_minimum_within_a_radius(case: Case, norm: str) -> None:
     """A finite radius bounds the minimum: what lies beyond is held, what lies inside is found still."""
     if not case.entry.minimal:
         pytest.skip("a budget attack")
+    if blind(case):
+        pytest.skip("it is not sure to find a success")
     model, x = mlp(), images(12)
     y = labels(model, x)
     free = case(model, x, y, THREATS[norm](torch.inf))
@@ -366,7 +368,7 @@ def test_a_noisy_model_is_averaged(case: Case, norm: str) -> None:
     model, x = Noisy(), images(6)
     y = labels(model.net, x)
     out = case(model, x, y, wide(case, norm), eot=2)
-    assert out.success.any()
+    assert out.success.any() or blind(case)
     assert out.forwards == seen["forward"]
 
 

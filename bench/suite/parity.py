@@ -1,9 +1,9 @@
 """Measure the peers and store what they find, with its source, in tests/attacks/parity.json.
 
-    python -m bench.parity [--only fmn ddn] [--variant quick full] [--packages adv-lib] [--again]
+    python -m bench.suite.parity [--only fmn ddn] [--variant quick full] [--packages adv-lib] [--again]
 
-The values do not depend on the machine's load, unlike times, which bench/suite.py takes. What is stored
-already is left alone unless --again is given.
+The values do not depend on the machine's load, unlike times, which `python -m bench.suite` takes. What is
+stored already is left alone unless --again is given.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from bench.outcome import Counting, judge
-from bench.peers import Peer
-from bench.suite_cases import CASES, Case
-from bench.suite_models import ROOT, add_places, images, published_cnn
+from bench.suite.cases import CASES, Case
+from bench.suite.models import ROOT, add_places, images, published_cnn
+from bench.suite.outcome import Counting, judge
+from bench.suite.peers import Peer
 
 STORE = ROOT / "tests" / "attacks" / "parity.json"
 Figure = dict[str, Any]

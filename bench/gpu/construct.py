@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from bench import gpu_nets
-from bench.gpu_session import Case, Row, Session, conv_precision, median, said
-from bench.gpu_training import forward_flops, images
+from bench.gpu import nets
+from bench.gpu.session import Case, Row, Session, conv_precision, median, said
+from bench.gpu.training import forward_flops, images
 from bench.timing import quantiles
 from fastadv.data.construct import CIFAR10_PAPER
 
@@ -86,7 +86,7 @@ def construct(session: Session, name: str, provider: str) -> Row:
     which = {"fastadv fp32": 0, "fastadv bf16": 1, "eager fp32": 2}[provider]
     count, batch = session.size(COUNTS[name][which], 10), session.size(BATCH, 10)
     base = images(session, count)
-    net = (gpu_nets.resnet18(width=4) if session.tiny else gpu_nets.resnet18()).to(session.device)
+    net = (nets.resnet18(width=4) if session.tiny else nets.resnet18()).to(session.device)
     budget: Any = CIFAR10_PAPER["d_rand" if name == "D_rand" else "d_r"]
     steps = session.size(budget["steps"], 2)
     made: list[Row] = []

@@ -25,7 +25,7 @@ Row = dict[str, Any]
 Ways = Mapping[str, Callable[[], object]]
 Kind = TypeVar("Kind")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MOST_SETS = 64  # input sets that a measurement takes in turn
 LEAST_RUN, MOST_ROUNDS = 2.0, 500  # milliseconds that a timed run takes, within so many rounds
 CACHE = 1 << 26  # bytes of cache assumed where the device does not say

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from bench import gpu_nets
-from bench.gpu_attack_calls import call, norms_of, threat_of
-from bench.gpu_session import Case, Row, Session, Skip, conv_precision, median, said
+from bench.gpu import nets
+from bench.gpu.attack_calls import call, norms_of, threat_of
+from bench.gpu.session import Case, Row, Session, Skip, conv_precision, median, said
 from bench.timing import quantiles, ratio
 
 
@@ -43,15 +43,15 @@ def problem(session: Session, name: str) -> Problem:
         model, x, y = mnist(session)
         budget = 0.3, 0.01, session.size(40, 2), convolution
     elif name == "MLP 784-256-10":
-        model, x, y = gpu_nets.mlp(), session.rand(session.size(1024, 4), 1, 28, 28), None
+        model, x, y = nets.mlp(), session.rand(session.size(1024, 4), 1, 28, 28), None
         budget = 0.3, 0.01, session.size(40, 2), "fp32"
     elif name == "ResNet-18":
-        model = gpu_nets.resnet18(width=4) if tiny else gpu_nets.resnet18()
+        model = nets.resnet18(width=4) if tiny else nets.resnet18()
         x, y = session.rand(session.size(512, 4), 3, 32, 32), None
         budget = 8 / 255, 2 / 255, session.size(10, 2), convolution
     else:
         side = session.size(224, 32)
-        model = gpu_nets.resnet50(width=4, side=side) if tiny else gpu_nets.resnet50()
+        model = nets.resnet50(width=4, side=side) if tiny else nets.resnet50()
         x, y = session.rand(session.size(128, 2), 3, side, side), None
         budget = 4 / 255, 1 / 255, session.size(10, 2), convolution
     model = model.to(session.device).eval()
@@ -66,7 +66,7 @@ def mnist(session: Session) -> tuple[nn.Module, Tensor, Tensor | None]:
     count = session.size(1000, 4)
     if session.data_dir is None or session.weights is None:
         session.note("no --data-dir and --weights: the MNIST CNN has random weights and images")
-        return gpu_nets.cnn(), session.rand(count, 1, 28, 28), None
+        return nets.cnn(), session.rand(count, 1, 28, 28), None
     images = fa.data.load("mnist", "test", data_dir=session.data_dir, limit=count)
     x, y, _ = next(iter(fa.data.batches(images, count)))
     return (

@@ -5,7 +5,7 @@
 One row for each provider: median time, what it found (median distance or robust accuracy), samples passed
 forward and backward, and time over the ideal: the same number of passes through the model alone, in batches
 of all samples. Attacks that fastadv lacks are listed and skipped, and so are peers that are not installed;
-bench/peers.py says how to get them.
+bench/suite/peers.py says how to get them.
 """
 
 import argparse
@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from bench.outcome import Counting, judge
-from bench.parity import stored
-from bench.suite_cases import CASES, Case
-from bench.suite_models import MODELS, ROOT, add_places, problem
+from bench.suite.cases import CASES, Case
+from bench.suite.models import MODELS, ROOT, add_places, problem
+from bench.suite.outcome import Counting, judge
+from bench.suite.parity import stored
 from bench.timing import ratio, synchronize
 from fastadv._card import machine
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 import fastadv.attacks
-from bench.peers import (
+from bench.suite.peers import (
     P,
     Peer,
     adv_lib,
@@ -39,7 +39,7 @@ class Case:
     `radius` is inf for a minimum-norm attack, which is measured by its median distance, and else that of the
     ball, measured by robust accuracy. `ours` makes our arguments of a budget where they are not the same.
     `images` and `few` are the most images of the two variants; with `few` 0 there is no short one.
-    `models` are those of bench/suite_models.py whose images suit the radius; figures are stored for "cnn".
+    `models` are those of bench/suite/models.py whose images suit the radius; figures are stored for "cnn".
     `chance` says that the outcome hangs on random draws, which are not the peers'.
     """
 
@@ -263,5 +263,5 @@ CASES: tuple[Case, ...] = (
          (foolbox("BinarySearchContrastReductionAttack"), foolbox("LinearSearchContrastReductionAttack")),
          {}, {}),
     Case("salt_and_pepper-l0", "salt_and_pepper", "l0", (foolbox("SaltAndPepperNoiseAttack"),), **LONG,
-         chance=True),
+         ours=lambda budget: {"levels": 100, "repetitions": budget["steps"] // 100}, chance=True),
 )  # fmt: skip

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / ".data"
 WEIGHTS = ROOT.parent / "shared" / "data" / "abs_official" / "vanilla_cnn.net"
 TRAINED = ROOT / "runs" / "bench"

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from bench.gpu_attack_calls import call, norms_of, threat_of
-from bench.gpu_nets import small_net
-from bench.gpu_session import ROOT, Case, Row, Session, Skip, exact_convolutions, repeatable
+from bench.gpu.attack_calls import call, norms_of, threat_of
+from bench.gpu.nets import small_net
+from bench.gpu.session import ROOT, Case, Row, Session, Skip, exact_convolutions, repeatable
 from fastadv._library import CARDS, OpCard, results_of, triton_launcher
 
 Args = tuple[Any, ...]
@@ -150,7 +150,7 @@ def op(session: Session, name: str) -> Iterator[Row]:
         stack.enter_context(exact_convolutions())
         stack.enter_context(repeatable())
         if launch is not None and not session.cuda:
-            from bench.gpu_interpreter import patched
+            from bench.gpu.interpreter import patched
 
             stack.enter_context(patched())
         for dtype in card.dtypes:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import fastadv as fa
-from bench import gpu_nets
-from bench.gpu_session import Case, Row, Session, conv_precision, median, said
+from bench.gpu import nets
+from bench.gpu.session import Case, Row, Session, conv_precision, median, said
 from bench.timing import quantiles, ratio
 
 RADIUS, STEP, STEPS = 8 / 255, 2 / 255, 7
@@ -84,7 +84,7 @@ def epoch(session: Session) -> Iterator[Row]:
     """The same epoch by each provider, from the same weights; a warm-up on two batches is not counted."""
     batch = session.size(512, 4)
     data = images(session, session.size(50_000, 8))
-    net = (gpu_nets.resnet18(width=4) if session.tiny else gpu_nets.resnet18()).to(session.device)
+    net = (nets.resnet18(width=4) if session.tiny else nets.resnet18()).to(session.device)
     warm = data.subset(torch.arange(min(len(data), 2 * batch)))
     runs: dict[str, Callable[[nn.Module, fa.data.ImageSet], float]] = {
         "eager fp32": lambda model, images: eager(model, images, batch, False),

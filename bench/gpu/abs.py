@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import fastadv as fa
-from bench.gpu_session import Case, Row, Session, median
+from bench.gpu.session import Case, Row, Session, median
 from bench.timing import quantiles
 from fastadv._library import CARDS
 from fastadv.ops._decoders import forward

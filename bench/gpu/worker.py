@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 STAGES = ("correctness", "ops", "attacks", "training", "abs", "construct")
 GPU_LOST = 75  # exit code: this process can use the GPU no more, another one can
 Row = dict[str, Any]
@@ -37,7 +35,7 @@ def about(device: Any, tiny: bool, run: str, commit: str) -> Row:
     """What every row says of its origin."""
     import torch
 
-    from bench.gpu_session import source_hash
+    from bench.gpu.session import source_hash
     from fastadv._card import machine
 
     found = machine()
@@ -84,9 +82,9 @@ def run_stage(
     Every row goes to `write`, and one row with a status after each case. False where an error has left the
     GPU unusable for this process.
     """
-    from bench.gpu_session import Case, Skip, ceilings, said
+    from bench.gpu.session import Case, Skip, ceilings, said
 
-    module = importlib.import_module(f"bench.gpu_{stage}")
+    module = importlib.import_module(f"bench.gpu.{stage}")
     cases = [*module.cases(session)]
     if stage != "correctness":
         cases.insert(0, Case("ceilings", lambda: ceilings(session)))
@@ -130,7 +128,7 @@ def main() -> int:
     given = json.loads(sys.argv[1])
     import torch
 
-    from bench.gpu_session import Session
+    from bench.gpu.session import Session
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tiny, out = given["tiny"], Path(given["out"])

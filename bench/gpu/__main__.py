@@ -1,6 +1,6 @@
 """The kernels, attacks, training and ABS on this machine's GPU: checked first, then measured.
 
-    python bench/gpu.py [STAGE ...] [--out DIR] [--budget 500] [--only TEXT] [--keep]
+    python -m bench.gpu [STAGE ...] [--out DIR] [--budget 500] [--only TEXT] [--keep]
 
 Stages: correctness, ops, attacks, training, abs, construct; all of them where none is named. Each stage
 takes at most `--budget` seconds and some for its end, and names what did not fit. A second call goes on
@@ -23,12 +23,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench.gpu.table import table
+from bench.gpu.worker import GPU_LOST, STAGES, begun, recorded
 
-from bench.gpu_table import table
-from bench.gpu_worker import GPU_LOST, STAGES, begun, recorded
-
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results"
 GRACE = 25  # seconds that a stage may run past its budget before it is stopped
 LAUNCHES = 6  # processes for one stage, at most
@@ -88,7 +86,7 @@ def build() -> None:
 def launch(stage: str, given: Row) -> None:
     """Run a stage to its end: in another process where one is lost, stopped where it does not come back."""
     out = Path(given["out"])
-    worker = [sys.executable, str(ROOT / "bench" / "gpu_worker.py")]
+    worker = [sys.executable, "-m", "bench.gpu.worker"]
     for _ in range(LAUNCHES):
         begun(out).unlink(missing_ok=True)
         process = subprocess.Popen([*worker, json.dumps(given | {"stage": stage})], cwd=ROOT)
@@ -164,7 +162,7 @@ def broken(row: Row) -> bool:
 
 def keep_tuned(out: Path, rows: list[Row], keep: bool) -> None:
     """Write the launch widths that won: beside the rows, and with `keep` where the kernels read them."""
-    from bench.gpu_ops import write_tuned
+    from bench.gpu.ops import write_tuned
 
     if write_tuned(out / "gpu_tuned.json", rows):
         kernels = ROOT / "fastadv" / "ops" / "triton" / "tuned.json"

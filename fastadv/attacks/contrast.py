@@ -1,0 +1,75 @@
+"""Less contrast: the way to an image of one gray (Rauber et al. 2017)."""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv._checks import check_count
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._levels import bracket
+from fastadv.attacks._problem import check_finite_box, check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Search, norm
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.threat import Threat
+
+
+@takes_common
+def contrast(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    levels: int = 10,
+    searches: int = 10,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """The least loss of contrast that changes the decision.
+
+    x is mixed with the middle of the box. Of `levels` shares, evenly spaced up to the whole way or the
+    radius, the first success is taken; bisection between it and the share before finds the least. It looks
+    along this line alone, and is a check of a model rather than a measure of its robustness.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: L2 or Linf with a finite box; the radius is inf, or the largest distance of interest.
+        levels: an integer >= 1, shares that pass the model at once.
+        searches: bisections, >= 0; levels + searches samples pass the model for each image.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
+
+    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
+    naming it.
+    """
+    check_norm("contrast", threat, ("l2", "linf"))
+    check_finite_box("contrast", threat)
+    check_count("levels", levels, 1)
+    check_count("searches", searches, 0)
+
+    def rule(search: Search) -> None:
+        rows = search.rows
+        x = search.x.to(torch.promote_types(search.x.dtype, torch.float32))
+        rows.away = search.problem.masked(torch.full_like(x, sum(threat.box) / 2)) - x
+        length = norm(rows.away, search.threat.order).clamp_min(torch.finfo(x.dtype).tiny)
+        rows.reach = (search.threat.radius / length).clamp_max(1)
+
+        def met(shares: Tensor) -> Tensor:
+            steps = torch.einsum("nc,n...->nc...", shares.to(rows.away.dtype), rows.away)
+            return search.decide((search.x.unsqueeze(1) + steps).to(search.x.dtype)).adversarial
+
+        shares = rows.reach[:, None] * torch.arange(1, levels + 1, device=x.device) / levels
+        rows.low, high = bracket(torch.zeros_like(rows.reach), shares, met(shares))
+        rows.high = high.minimum(rows.reach)
+        search.leave(high.isinf())
+        for _ in range(searches):
+            search.departed(search.x)
+            middle = (rows.low + rows.high) / 2
+            rows.low, high = bracket(rows.low, middle[:, None], met(middle[:, None]))
+            rows.high = high.minimum(rows.high)
+
+    return run(model, x, y, threat, rule, minimum=True, **common)

@@ -1,0 +1,74 @@
+"""Salt-and-pepper noise: random coordinates go to the ends of the box (Schott et al. 2018)."""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._levels import Noise, noise_rule, signed
+from fastadv.attacks._problem import check_finite_box, check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Search
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.threat import Threat
+
+
+@takes_common
+def salt_and_pepper(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    levels: int = 100,
+    repetitions: int = 10,
+    seed: int = 0,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """The fewest random coordinates that, sent to random ends of the box, change the decision.
+
+    Noise of growing size is drawn afresh at each level (Schott et al. 2018, table 1). From a sample's first
+    success on, the search is for less: of the success as few coordinates are kept as it needs, in the random
+    order in which they came; then fresh noise of one coordinate less is drawn until some succeeds, and so on.
+    Coordinates that lie at their end of the box already do not count.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: L0 with a finite box; the radius is inf, or the largest number of coordinates of interest.
+        levels: an integer >= 1. Until a sample has a success, the noise at level i changes i / levels of its
+            coordinates, or of the radius.
+        repetitions: an integer >= 1, noises at each level; levels * repetitions samples pass the model for
+            each image.
+        seed: of the noise.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
+
+    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
+    naming it.
+    """
+    check_norm("salt_and_pepper", threat, ("l0",))
+    check_finite_box("salt_and_pepper", threat)
+    rule = noise_rule(SALT_AND_PEPPER, levels, repetitions)
+    return run(model, x, y, threat, rule, minimum=True, seed=seed, **common)
+
+
+def flipped(search: Search, noise: Tensor, sizes: Tensor) -> Tensor:
+    """x [n, C, ...] with `sizes` [n, C] coordinates at the ends of the box that the signs of the noise name.
+
+    They are those of the largest absolute noise among the ones that move there.
+    """
+    x, (low, high) = search.x.unsqueeze(1), search.x.new_tensor(search.threat.box)
+    ends = torch.where(noise > 0, high, low)
+    moves = ends != x if search.problem.mask is None else (ends != x) & search.problem.mask.unsqueeze(1)
+    loud = noise.abs().where(moves, 0.0).flatten(2)
+    last = (sizes.long() - 1).clamp(0, loud.shape[2] - 1).unsqueeze(2)
+    least = loud.sort(2, descending=True).values.gather(2, last)
+    chosen = (loud >= least) & (loud > 0) & (sizes > 0).unsqueeze(2)
+    return torch.where(chosen.view_as(ends), ends, x)
+
+
+SALT_AND_PEPPER = Noise("salt_and_pepper", signed, flipped, whole=True)

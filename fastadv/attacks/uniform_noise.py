@@ -1,0 +1,58 @@
+"""Uniform noise, scaled to the least that succeeds (Rauber et al. 2017)."""
+
+from typing import Unpack
+
+from torch import Tensor
+
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._levels import Noise, noise_rule, scaled, signed
+from fastadv.attacks._problem import check_finite_box, check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.threat import Threat
+
+UNIFORM = Noise("uniform_noise", signed, scaled)
+
+
+@takes_common
+def uniform_noise(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    levels: int = 100,
+    repetitions: int = 10,
+    seed: int = 0,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """The least uniform noise that changes the decision.
+
+    Each coordinate is uniform on both sides of zero. Noise of growing size is drawn afresh at each level, as
+    in the toolbox of Rauber et al. 2017. Its size is the distance to x once the noise is clamped to the box.
+    From a sample's first success on, the search is for less: the success is scaled down as far as it lasts;
+    then fresh noise just smaller than the best is drawn until some succeeds, and so on.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: Linf or L2; the radius is inf, or the largest distance of interest. Radius or
+            box must be finite.
+        levels: an integer >= 1. Until a sample has a success, the noise at level i has the size i / levels of
+            the farthest point of ball and box.
+        repetitions: an integer >= 1, noises at each level; levels * repetitions samples pass the model for
+            each image.
+        seed: of the noise.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
+
+    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
+    naming it.
+    """
+    check_norm("uniform_noise", threat, ("linf", "l2"))
+    if not threat.finite:
+        check_finite_box("uniform_noise", threat)
+    rule = noise_rule(UNIFORM, levels, repetitions)
+    return run(model, x, y, threat, rule, minimum=True, seed=seed, **common)

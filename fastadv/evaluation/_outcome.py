@@ -1,0 +1,203 @@
+"""What one attack did to one batch, and what that comes to over all batches."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks import AttackResult, AutoAttackResult, Cost, Status
+from fastadv.engine import Frozen
+from fastadv.errors import InputError
+from fastadv.evaluation.components import Components, added
+from fastadv.evaluation.samples import Examples, Samples
+from fastadv.evaluation.table import Row
+
+Attack = Callable[..., AttackResult]
+"""(model, x, y, ids=ids) -> AttackResult; such as partial(fa.attacks.pgd, threat=fa.Linf(0.3), steps=40)."""
+
+
+class Batch(NamedTuple):
+    """Samples with the model's verdict, on its device; `failed` marks logits that are not finite."""
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    prediction: Tensor
+    failed: Tensor
+
+    @property
+    def correct(self) -> Tensor:
+        """bool [B]."""
+        return (self.prediction == self.y) & ~self.failed
+
+    def take(self, kept: Tensor) -> "Batch":
+        """The samples `kept`, an index of the batch."""
+        return Batch(*(value[kept] for value in self))
+
+
+@dataclass
+class Part:
+    """The outcome of one attack on one batch: tensors on the CPU, and what it says in words, JSON-able.
+
+    `told` may hold flags, remarks, and the costs of components; the tensor `component` is then a place among
+    these.
+    """
+
+    tensors: dict[str, Tensor]
+    told: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+
+def run_attack(name: str, attack: Attack, frozen: Frozen, x: Tensor, y: Tensor, ids: Tensor) -> AttackResult:
+    """Call an attack, and check that it answered for every sample."""
+    result = attack(frozen, x, y, ids=ids)
+    for part in ("success", "status", "distance", "zero_gradient"):
+        value = getattr(result, part, None)
+        if not isinstance(value, Tensor) or value.shape != y.shape:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(
+                f"attacks[{name!r}]: expected an AttackResult with {part} of shape ({len(y)},), got {got}"
+            )
+    return result
+
+
+def outcome(name: str, attack: Attack, frozen: Frozen, whole: Batch, wanted: int, keep_samples: bool) -> Part:
+    """Run one attack on one batch; `wanted` is the number of examples to keep."""
+    size = len(whole.y)
+    broken, failed, unmoved = (torch.zeros(size, dtype=torch.bool) for _ in range(3))
+    tensors = {
+        "broken": broken,
+        "distance": torch.full((size,), torch.nan, dtype=torch.float64),
+        "failed.attack": failed,
+        "unmoved": unmoved,
+        "component": torch.full((size,), -1),
+        "cost": torch.zeros(2, dtype=torch.int64),
+        "seconds": torch.zeros(1, dtype=torch.float64),
+    }
+    part = Part(tensors)
+    if keep_samples:
+        tensors["x_adv"] = whole.x.to("cpu", copy=True)
+    usable = (~whole.failed).nonzero().flatten()
+    if not len(usable):
+        return part
+    batch = whole.take(usable)
+    started = time.perf_counter()
+    result = run_attack(name, attack, frozen, batch.x, batch.y, batch.ids)
+    right = batch.correct
+    success = right & result.success
+    distance = torch.where(success, result.distance.to(torch.float64), torch.inf).masked_fill(~right, 0.0)
+    place = usable.cpu()
+    # reading the results waits for the device: the seconds are then the attack's own
+    broken[place], tensors["distance"][place] = success.cpu(), distance.cpu()
+    failed[place] = (right & (result.status == int(Status.FAILED))).cpu()
+    unmoved[place] = (right & ~success & result.zero_gradient).cpu()
+    tensors["seconds"][0] = time.perf_counter() - started
+    tensors["cost"] = torch.tensor([int(result.forwards), int(result.backwards)])
+    part.told = {"flags": list(getattr(result, "flags", ()))}
+    if isinstance(result, AutoAttackResult):
+        part.told |= {"remarks": list(result.notes), "costs": {k: asdict(v) for k, v in result.costs.items()}}
+        names = list(result.costs)
+        tensors["component"][place] = torch.tensor([names.index(one) if one else -1 for one in result.by])
+        tensors["component"][~broken] = -1
+    if keep_samples:
+        tensors["x_adv"][place] = result.x_adv.to("cpu", tensors["x_adv"].dtype)
+    if wanted > 0 and bool(success.any()):
+        pick = success.nonzero().flatten()[:wanted]
+        x_adv = result.x_adv[pick]
+        x, y, ids, prediction, _ = batch.take(pick)
+        turned = frozen.verdict(x_adv).argmax(1)
+        examples = Examples(*(value.cpu() for value in (x, x_adv, y, prediction, turned, ids)))
+        tensors |= {f"example.{key}": value for key, value in vars(examples).items()}
+    return part
+
+
+def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
+    """The samples of a batch, each with the nearest of its adversarial examples; no components yet."""
+    x, y, ids, correct, unusable = (
+        v.cpu() for v in (batch.x, batch.y, batch.ids, batch.correct, batch.failed)
+    )
+    distances = (
+        torch.stack([part["distance"] for part in parts]) if parts else torch.empty(0, len(y)).double()
+    )
+    broken = torch.stack([part["broken"] for part in parts]) if parts else torch.zeros(0, len(y)).bool()
+    x_adv, by = x.clone(), torch.full_like(y, -1)
+    distance = torch.where(correct | unusable, torch.inf, 0.0).double()
+    status = torch.where(correct, int(Status.HELD), int(Status.ALREADY_WRONG))
+    status[unusable] = int(Status.FAILED)
+    for place, part in enumerate(parts):
+        status[part["failed.attack"] & (by < 0)] = int(Status.FAILED)
+        nearer = broken[place] & ((by < 0) | (distances[place] < distance))
+        x_adv[nearer], distance[nearer] = part["x_adv"][nearer].to(x.dtype), distances[place][nearer]
+        by[nearer], status[nearer] = place, int(Status.BROKEN)
+    return Samples(
+        x,
+        x_adv,
+        y,
+        ids,
+        (by >= 0) | (status == int(Status.ALREADY_WRONG)),
+        status,
+        distance,
+        by,
+        torch.full_like(by, -1),
+        distances.T.contiguous(),
+    )
+
+
+def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part]) -> Row:
+    """One attack over all batches."""
+    kept = [
+        {key.removeprefix("example."): value for key, value in part.tensors.items() if "example." in key}
+        for part in parts
+        if "example.y" in part.tensors
+    ]
+    whole = {key: torch.cat([part[key] for part in parts]) for key in ("broken", "distance")}
+    forwards, backwards = torch.stack([part["cost"] for part in parts]).sum(0).tolist()
+    return Row(
+        name=name,
+        correct=correct,
+        **whole,
+        failed=sum(int(part["failed.attack"].sum()) for part in parts),
+        unmoved=sum(int(part["unmoved"].sum()) for part in parts),
+        forwards=forwards,
+        backwards=backwards,
+        seconds=sum(float(part["seconds"]) for part in parts),
+        examples=Examples(**{key: torch.cat([one[key] for one in kept]) for key in kept[0]})
+        if kept
+        else None,
+        minimum_norm=minimum_norm,
+        flags=_said(part.told.get("flags", ()) for part in parts),
+        remarks=_said(part.told.get("remarks", ()) for part in parts),
+        components=_components(parts),
+    )
+
+
+def _said(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """What was said of the batches, each once; with the number of batches where it was not said of all."""
+    batches = list(texts)
+    count = Counter(text for batch in batches for text in dict.fromkeys(batch))
+    return tuple(
+        text if times == len(batches) else f"{text} (in {times} of {len(batches)} batches)"
+        for text, times in count.items()
+    )
+
+
+def _components(parts: Sequence[Part]) -> Components | None:
+    """The components of all batches; None for an attack that has none."""
+    if not any("costs" in part.told for part in parts):
+        return None
+    costs: dict[str, Cost] = {}
+    by = []
+    for part in parts:
+        own = {name: Cost(**cost) for name, cost in part.told.get("costs", {}).items()}
+        for name, cost in own.items():
+            costs[name] = added(costs[name], cost) if name in costs else cost
+        # the last place is for -1, which stands for no component
+        places = torch.tensor([*map(list(costs).index, own), -1])
+        by.append(places[part["component"]])
+    return Components(torch.cat(by), costs)

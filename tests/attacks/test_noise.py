@@ -1,0 +1,170 @@
+"""Random noise: what it looks like, how much of it is tried, and that the least of it is kept."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import ATTACKS, AttackResult, Status, gaussian_noise, salt_and_pepper
+from fastadv.errors import InputError
+from fastadv.threat import L0, L2, THREATS, Threat
+
+from .nets import images, labels, linear, mlp
+
+INF = torch.inf
+PAIRS = [
+    ("salt_and_pepper", "l0"),
+    ("gaussian_noise", "l2"),
+    ("uniform_noise", "l2"),
+    ("uniform_noise", "linf"),
+]
+
+
+def saturated(size: int, inputs: int) -> Tensor:
+    """Images many of whose pixels lie at an end of the box."""
+    return (3 * images(size, (inputs,), dtype=torch.float32) - 1).clamp(0, 1)
+
+
+def queried(
+    name: str, model: nn.Module, x: Tensor, threat: Threat, **options: Any
+) -> tuple[AttackResult, Tensor]:
+    """The result, and the points that the model was asked about on the way: [queries, B, ...]."""
+    seen: list[Tensor] = []
+
+    def watched(z: Tensor) -> Tensor:
+        seen.append(z.detach().clone())
+        logits: Tensor = model(z)
+        return logits
+
+    y = labels(model, x)
+    out = ATTACKS[name].run(watched, x, y, threat, **options)
+    asked = [batch.view(len(x), -1, *x.shape[1:]) for batch in seen[1:] if len(batch) % len(x) == 0]
+    return out, torch.cat(asked, 1).transpose(0, 1)
+
+
+class Never(nn.Module):
+    """Says class 0 to everything."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tensor([1.0, 0.0]).expand(len(x), 2)
+
+
+@pytest.mark.parametrize("inputs", [784, 3072])
+@pytest.mark.parametrize(("name", "norm"), PAIRS)
+def test_noise_grows_level_by_level(name: str, norm: str, inputs: int) -> None:
+    """Its distance to x is the size of the level, or just below; every noise is another."""
+    x, threat = saturated(3, inputs), THREATS[norm]({"l0": 40.0, "l2": 3.0, "linf": 0.2}[norm])
+    out, points = queried(name, Never(), x, threat, levels=4, repetitions=3)
+    assert (out.status == Status.HELD).all()
+    points = points[: 4 * 3]  # the verdict comes after them
+    sizes = torch.stack([threat.distance(z, x) for z in points]).view(4, 3, 3)
+    wanted = float(threat.radius) * torch.arange(1, 5).double().view(4, 1, 1) / 4
+    assert (sizes <= wanted * (1 + 1e-6)).all()
+    assert (sizes >= wanted * (1.0 if norm == "l0" else 0.98)).all()
+    signs = (points - x).sign().flatten(2)
+    for one, other in ((a, b) for i, a in enumerate(signs) for b in signs[:i]):
+        assert (one != other).any(1).all()
+    assert not torch.equal(signs[0, 0], signs[0, 1])
+
+
+def test_salt_and_pepper_sends_pixels_to_the_ends() -> None:
+    x = saturated(4, 784)
+    mask = torch.arange(784) < 500
+    _, points = queried("salt_and_pepper", Never(), x, L0(INF), levels=4, repetitions=2, mask=mask)
+    moved = points != x
+    assert set(points[moved].tolist()) == {0.0, 1.0}
+    assert not moved[..., 500:].any()
+    inside = (x > 0) & (x < 1)
+    rose = (points == 1)[:-1, inside & mask] & moved[:-1, inside & mask]
+    assert 0.45 < float(rose.float().sum() / moved[:-1, inside & mask].float().sum()) < 0.55
+    # each level moves as many as it says, or all that can move; half of those at an end can
+    assert moved[:2].sum(2).eq(784 / 4).all()
+    assert (moved[6].sum(1) <= 500).all()
+
+
+@pytest.mark.parametrize(("name", "norm"), PAIRS)
+def test_only_smaller_noise_is_tried_after_a_success(name: str, norm: str) -> None:
+    x, threat = saturated(1, 784), THREATS[norm](INF)
+    model = linear(3, 784)
+    out, points = queried(name, model, x, threat, levels=60, repetitions=3)
+    assert out.forwards == 60 * 3 + 2
+    y, best, found = labels(model, x), INF, 0
+    for tried in points[: 60 * 3].split(3):
+        distance = threat.distance(tried[:, 0], x.expand(3, -1))
+        if best < INF:
+            assert (distance < best * (1 + 1e-6)).all()
+        met = labels(model, tried[:, 0]) != y
+        if met.any():
+            best, found = min(best, float(distance[met].min())), found + 1
+    assert found > 3
+    assert float(out.distance) == pytest.approx(best)
+
+
+@pytest.mark.parametrize(("name", "norm"), PAIRS[1:])
+def test_a_success_shrinks_to_the_boundary(name: str, norm: str) -> None:
+    model, x = mlp(inputs=784), saturated(6, 784).double()
+    y = labels(model, x)
+    out = ATTACKS[name].run(model, x, y, THREATS[norm](INF), levels=100, repetitions=4)
+    assert out.success.all()
+    assert (labels(model, x + 0.99 * (out.x_adv - x)) == y).all()
+
+
+def test_more_noise_finds_less() -> None:
+    model, x = linear(3, 784).double(), images(8, (784,))
+    y = labels(model, x)
+    for attack, threat in ((salt_and_pepper, L0(INF)), (gaussian_noise, L2(INF))):
+        outs = [attack(model, x, y, threat, levels=40, repetitions=n) for n in (1, 5, 25)]
+        assert all(out.success.all() for out in outs)
+        assert all(few.distance.mean() > many.distance.mean() for few, many in pairwise(outs))
+
+
+def test_one_coordinate_cannot_be_bettered() -> None:
+    """A sample whose decision hangs on a hair leaves, and asks no more of the model."""
+    model, x = linear(2, 20).double(), images(3, (20,))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([torch.zeros(20), torch.ones(20)]))
+        model[1].bias.copy_(torch.stack([float(x[0].sum()) + torch.tensor(1e-3), torch.tensor(0.0)]))
+    y = labels(model, x)
+    x, y = x[:1], y[:1]
+    out = salt_and_pepper(model, x, y, L0(INF), levels=500, repetitions=4)
+    assert out.distance.tolist() == [1]
+    assert out.forwards < 200
+
+
+@pytest.mark.parametrize(("name", "norm"), PAIRS)
+def test_a_sample_that_no_noise_breaks_stops_no_other(name: str, norm: str) -> None:
+    class Deaf(nn.Module):
+        """Never changes its mind about images whose first pixel is dark."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = mlp(inputs=784)
+
+        def forward(self, z: Tensor) -> Tensor:
+            first = torch.tensor([9e9, 0, 0])
+            logits: Tensor = torch.where(z[:, :1] < 0.5, first, self.net(z))
+            return logits
+
+    model, x = Deaf(), images(6, (784,))
+    x[:, 0] = torch.tensor([0.9, 0.1, 0.9, 0.9, 0.1, 0.9])
+    mask = torch.arange(784) > 0
+    y = labels(model, x)
+    out = ATTACKS[name].run(model, x, y, THREATS[norm](INF), levels=20, repetitions=5, mask=mask)
+    assert out.status.tolist() == [1, 2, 1, 1, 2, 1]
+    assert torch.equal(out.x_adv[[1, 4]], x[[1, 4]])
+
+
+@pytest.mark.parametrize(("name", "norm"), PAIRS)
+def test_arguments(name: str, norm: str) -> None:
+    model, x = mlp(), images(2)
+    y, run = labels(model, x), ATTACKS[name].run
+    for option in ("levels", "repetitions"):
+        for wrong in (0, 2.5):
+            with pytest.raises(InputError, match=option):
+                run(model, x, y, THREATS[norm](INF), **{option: wrong})
+    with pytest.raises(InputError, match="box: expected a finite one"):
+        run(model, x, y, THREATS[norm](INF, (0, INF)))
+    if norm != "l0":
+        assert run(model, x, y, THREATS[norm](5.0, (-INF, INF)), levels=10, repetitions=5).success.any()

@@ -1,0 +1,128 @@
+"""An attack that consists of others: which component broke each sample, costs, flags, remarks."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.attacks import AutoAttackResult, Cost
+from tests.evaluation import nets
+
+
+def staged(model, x, y, *, ids) -> AutoAttackResult:
+    """The nearest points: of samples with an even number by "first", of the others by "second", if it runs.
+
+    Sample 2 holds. The second component runs where there is an odd number, and then a flag is raised.
+    """
+    out = nets.nearest(model, x, y, ids=ids, spare=(2,))
+    odd = ids % 2 == 1
+    names = [
+        "" if status != fa.attacks.Status.BROKEN else "second" if late else "first"
+        for status, late in zip(out.status.tolist(), odd.tolist(), strict=True)
+    ]
+    costs = {"first": Cost(len(x), names.count("first"), 5, 3, 0.5)}
+    if odd.any():
+        costs["second"] = Cost(int(odd.sum()), names.count("second"), 7, 0, 0.25)
+    flags = ("doubtful: it has a reason",) if odd.any() else ()
+    return AutoAttackResult(
+        **vars(replace(out, flags=flags)), by=tuple(names), costs=costs, notes=("it stopped early",)
+    )
+
+
+def measured(**options: object) -> fa.evaluation.Table:
+    attacks = options.pop("attacks", {"staged": staged})
+    return fa.evaluate(nets.Threshold(), nets.DATA, attacks, **options)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 6])
+def test_components_are_those_of_all_batches(batch_size: int) -> None:
+    row = measured(batch_size=batch_size).rows[0]
+    # the model has samples 4 and 5 wrong, and 2 holds
+    assert row.broken.tolist() == [True, True, False, True, False, False]
+    assert row.components is not None
+    assert list(row.components.costs) == ["first", "second"]
+    assert row.components.by.tolist() == [0, 1, -1, 1, -1, -1]
+    first, second = row.components.costs.values()
+    calls, late = -(-6 // batch_size), 3 if batch_size == 1 else -(-6 // batch_size)
+    assert first == Cost(6, 1, 5 * calls, 3 * calls, 0.5 * calls)
+    assert second == Cost(3, 2, 7 * late, 0, 0.25 * late)
+    assert row.remarks == ("it stopped early",)
+    assert row.flags == (f"doubtful: it has a reason{' (in 3 of 6 batches)' if batch_size == 1 else ''}",)
+
+
+def test_the_table_tells_them() -> None:
+    table = measured(batch_size=2, attacks={"staged": staged, "near": nets.nearest})
+    told = json.loads(json.dumps(table.to_dict()))["attacks"]
+    assert told["near"]["components"] is None
+    assert told["staged"]["flags"] == ["doubtful: it has a reason"]
+    assert told["staged"]["remarks"] == ["it stopped early"]
+    assert list(told["staged"]["components"]) == ["first", "second"]
+    assert told["staged"]["components"]["second"] == {
+        "samples": 3, "broken": 2, "forwards": 21, "backwards": 0, "seconds": 0.75,
+    }  # fmt: skip
+    for text in (str(table), table.markdown()):
+        assert "staged: doubtful: it has a reason" in text
+        assert "staged: it stopped early" in text
+        lines = [line.replace("|", " ").split() for line in text.splitlines()]
+        assert ["component", "samples", "broken", "forwards", "backwards", "seconds"] in lines
+        assert ["second", "3", "2", "21", "0", "0.8"] in lines
+
+
+def test_samples_name_the_component_of_the_nearest_attack() -> None:
+    """`far` comes first and further away; it alone breaks sample 2."""
+    attacks = {"far": partial(nets.nearest, past=0.05), "staged": staged}
+    kept = measured(batch_size=4, attacks=attacks, keep_samples=True).samples
+    assert kept is not None
+    assert kept.by.tolist() == [1, 1, 0, 1, -1, -1]
+    assert kept.component.tolist() == [0, 1, -1, 1, -1, -1]
+
+
+def test_they_are_resumed(tmp_path) -> None:
+    whole = measured(batch_size=2, run_dir=tmp_path, keep_samples=True)
+    (tmp_path / "part-00001-00.safetensors").unlink()
+    again = measured(batch_size=2, run_dir=tmp_path, keep_samples=True, resume=True)
+    assert (
+        again.to_dict()["attacks"]["staged"]["components"]
+        == (whole.to_dict()["attacks"]["staged"]["components"])
+    )
+    assert (again.rows[0].flags, again.rows[0].remarks) == (whole.rows[0].flags, whole.rows[0].remarks)
+    assert torch.equal(again.samples.component, whole.samples.component)
+
+
+def test_a_folder_holds_the_adversarial_examples_whether_asked_for_or_not(tmp_path) -> None:
+    measured(batch_size=2, run_dir=tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("part-*")}
+    kept = measured(batch_size=2, run_dir=tmp_path, resume=True, keep_samples=True).samples
+    direct = measured(batch_size=2, keep_samples=True).samples
+    for name, value in vars(direct).items():
+        assert torch.equal(value, getattr(kept, name)), name
+    assert len(before) == 3
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("part-*")} == before
+
+
+def test_autoattack_itself() -> None:
+    draw = torch.Generator().manual_seed(0)
+    model, x = (
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)),
+        torch.rand(20, 3, 2, 2, generator=draw),
+    )
+    with torch.no_grad():
+        for part in model.parameters():
+            part.copy_(torch.randn(part.shape, generator=draw) / 3)
+        y = model(x).argmax(1)
+    data = fa.data.ImageSet(x, y, ("a", "b", "c"), "noise")
+    attack = partial(fa.attacks.autoattack, threat=fa.Linf(0.1), version="quick")
+    rows = [fa.evaluate(model, data, {"a": attack}, batch_size=size).rows[0] for size in (7, 20)]
+    direct = attack(model, x, y)
+    assert 3 < int(rows[0].broken.sum()) < 20
+    for row in rows:
+        names = [*row.components.costs, ""]
+        assert [names[place] for place in row.components.by] == list(direct.by)
+        assert [cost.samples for cost in row.components.costs.values()] == [
+            cost.samples for cost in direct.costs.values()
+        ]
+        assert row.flags == ()
+        assert row.remarks == ("quick: no reason to go on with standard",)
