@@ -63,7 +63,7 @@ def test_nearly_as_strong_as_in_float32(name: str, norm: str, size: int) -> None
             assert torch.equal(out.success, net(out.x_adv.float()).argmax(1) != y)
         guided = ATTACKS[name].knowledge == "gradient"
         if ATTACKS[name].minimal:
-            assert out.success.sum() >= fine.success.sum() - (not guided)
+            assert out.success.sum() >= fine.success.sum() - int(not guided)
             factor, more = (1.05, spacing(dtype)) if norm == "linf" else (1.03, 0.0)
             factor = factor if guided else 1.2
             assert float(out.distance.median()) <= factor * float(fine.distance.median()) + more
