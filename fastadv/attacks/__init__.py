@@ -1,6 +1,7 @@
 """Attacks: one function each, one result type.
 
-`ATTACKS` lists those that take any classifier, `ABS_ATTACKS` those that need a model that explains images.
+`ATTACKS` lists those that take any classifier, `ABS_ATTACKS` those that need a model that explains images,
+`SUBSTITUTE_ATTACKS` those that need another model beside it.
 """
 
 from functools import partial
@@ -212,10 +213,20 @@ ABS_ATTACKS: dict[str, Attack] = {
         latent_descent, kind="minimum", needs="a model with infer(x), such as ABS", paper="Schott et al. 2018"
     ),
 }
+SUBSTITUTE_ATTACKS: dict[str, Attack] = {
+    "transfer": Attack(
+        transfer,
+        kind="minimum",
+        knowledge="decision",
+        needs="a substitute",
+        paper="Schott et al. 2018",
+    ),
+}
 
 __all__ = [
     "ABS_ATTACKS",
     "ATTACKS",
+    "SUBSTITUTE_ATTACKS",
     "Attack",
     "AttackResult",
     "AutoAttackResult",

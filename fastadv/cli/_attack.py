@@ -10,9 +10,10 @@ import typer
 from fastadv._card import card
 from fastadv._files import save_tensors
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import AttackOptions, help_text, list_attacks, parse_attacks, print_markdown
+from fastadv.cli._attack_list import list_attacks, print_markdown
+from fastadv.cli._attacks import AttackOptions, help_text, names_attacks, parse_attacks
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._load import load_data, load_model, make_device
+from fastadv.cli._load import load_data, load_model, load_substitute, make_device
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
 from fastadv.cli._output import finite, progress, say, write_json
 from fastadv.errors import InputError
@@ -21,11 +22,12 @@ from fastadv.evaluation import Row, evaluate, figures
 SHOWN = 8  # columns of the figure
 
 
+@names_attacks
 def attack(
     model: o.Model,
     data: o.Data,
     radius: o.Radius = None,
-    attack: Annotated[str, typer.Option("--attack", "-a", help=help_text("pgd:loss=dlr,steps=100"))] = "pgd",
+    attack: Annotated[str, typer.Option("--attack", "-a", help=help_text("pgd:steps=100"))] = "pgd",
     option: o.Arguments = None,
     weights: o.Weights = None,
     norm: o.NormOption = None,
@@ -77,6 +79,7 @@ def attack(
     with interruptible(NOTHING_KEPT):
         dataset = load_data(data, split, data_dir, size, samples)
         net = load_model(model, option, weights, dataset, place, seed)
+        named = named.with_sources(lambda text: load_substitute(text, model, option, dataset, place, seed))
         with progress(named.label) as tick, o.usage():
             watched = watch({named.label: named}, len(dataset), tick, keep=out is not None)
             table = evaluate(net, dataset, watched, batch_size=batch_size, keep_examples=SHOWN)

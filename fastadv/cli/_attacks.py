@@ -1,38 +1,45 @@
-"""From text such as `pgd:steps=100` to an attack, and the list of attacks."""
+"""From text such as `pgd:steps=100` to an attack."""
 
 import inspect
 import math
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
 import typer
+from torch import nn
 
-from fastadv.attacks import ATTACKS, Attack, AttackResult
+from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS, Attack, AttackResult
 from fastadv.cli._options import make_threat, pairs, symbol
-from fastadv.cli._output import print_table, write_json
+from fastadv.cli._values import check_value, nameable
 
 # what the command line sets where the function leaves it open
 DEFAULTS = {"steps": 40, "queries": 1000}
 GIVEN = ("model", "x", "y", "threat")
-# no plain numbers or text
-KINDS = {"budget": "budget", "minimum": "minimum norm"}
-TITLE = """# Attacks
+SYNTAX = (
+    "An attack is named alone, or with its arguments: pgd:steps=100,norm=l2,radius=0.5.",
+    "minimum_radius:attack=bim,steps=10 finds the least radius at which bim succeeds, and takes what bim "
+    "takes.",
+    "transfer:attack=bim,source=FILE makes perturbations on other weights of the model, in FILE; "
+    "source=MODEL@FILE names another model, and + joins several.",
+)
 
-This page is written by `fastadv attack --markdown > docs/attacks.md`.
 
-An attack with a budget returns the strongest point of a ball; one of minimum norm the nearest adversarial
-example, and takes a threat of infinite radius. Knowledge is what it asks of the model: gradients, scores
-(logits), decisions (the class), or nothing. Each is a function of `fastadv.attacks`.
-"""
-NOT_OPTIONS = (*GIVEN, "ids", "targets", "criterion", "mask", "attack", "source", "start")
+def registry() -> dict[str, Attack]:
+    """The attacks that commands can name, in alphabetical order."""
+    return dict(sorted({**ATTACKS, **SUBSTITUTE_ATTACKS}.items()))
+
+
+def names_attacks(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, whose help says how attacks are named; there they stand in lines of full width."""
+    command.__doc__ = "\n\n".join([inspect.getdoc(command) or "", *SYNTAX])
+    return command
 
 
 def help_text(example: str) -> str:
     """The help of an option that names an attack."""
-    return f"{', '.join(ATTACKS)}; or with arguments, {example}."
+    return f"{', '.join(registry())}; or with arguments, {example}."
 
 
 @dataclass(frozen=True)
@@ -57,19 +64,36 @@ class AttackOptions:
 class NamedAttack:
     """An attack as `evaluate` takes it: run(model, x, y, ids=ids).
 
-    at(radius) is the same with another budget. `used` names the shared options that it takes, `radius` is inf
-    for a minimum-norm attack without bound.
+    `used` names the shared options that it takes, `radius` is inf for a minimum-norm attack without bound.
+    `sources` name the substitutes that it needs before it can run.
     """
 
     name: str
     label: str
     norm: str
-    at: Callable[[float], Callable[..., AttackResult]]
-    run: Callable[..., AttackResult]
+    function: Callable[..., AttackResult]
+    arguments: Mapping[str, Any]
     config: dict[str, Any]
     used: frozenset[str]
     minimal: bool
     radius: float
+    sources: tuple[str, ...] = ()
+
+    @property
+    def run(self) -> Callable[..., AttackResult]:
+        """The attack with its budget."""
+        return self.at(self.radius)
+
+    def at(self, radius: float) -> Callable[..., AttackResult]:
+        """The attack with another budget."""
+        return partial(self.function, threat=make_threat(self.norm, radius), **self.arguments)
+
+    def with_sources(self, load: Callable[[str], nn.Module]) -> "NamedAttack":
+        """The attack with the substitutes that its sources name, if it needs any."""
+        if not self.sources:
+            return self
+        models = [load(source) for source in self.sources]
+        return replace(self, arguments={**self.arguments, "source": models}, sources=())
 
 
 def parse_attacks(texts: list[str], options: AttackOptions, seed: int) -> dict[str, NamedAttack]:
@@ -93,119 +117,92 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
     """The attack that `text` names: NAME or NAME:key=value,key=value.
 
     The keys are arguments of its function, norm and radius. `options` hold where it takes them and `text`
-    does not say otherwise.
+    does not say otherwise. Where the function runs another attack, `attack` names that, and what only that
+    one takes goes to it.
     """
     name, _, tail = text.partition(":")
-    if name not in ATTACKS:
-        raise typer.BadParameter(f"no attack {name!r}; there are {', '.join(ATTACKS)}.")
-    attack = ATTACKS[name]
-    takes = attack.parameters
-    missing = [key for key in NOT_OPTIONS if key in takes and _required(takes[key]) and key not in GIVEN]
-    if missing:
-        raise typer.BadParameter(
-            f"{name} needs {missing[0]}, which text cannot name; call fastadv.attacks.{name} in Python."
-        )
-    own = pairs([part for part in tail.split(",") if part], f"attack {text!r}")
-    known = ["norm", "radius", *(key for key in takes if key not in NOT_OPTIONS)]
+    attack, where = _find(name), f"attack {text!r}"
+    parts = [part for part in tail.split(",") if part]
+    own, plain = pairs(parts, where), dict(part.partition("=")[::2] for part in parts)
+    _check_complete(attack, plain)
+    inner = _inner(attack, plain)
+    keys = [key for key, parameter in attack.parameters.items() if nameable(parameter)]
+    inner_keys = [key for key in (inner.parameters if inner else ()) if key not in keys]
+    inner_keys = [key for key in inner_keys if inner and nameable(inner.parameters[key])]
+    models = [key for key in ("attack", "source") if key in attack.parameters]
+    known = ["norm", "radius", *models, *keys, *inner_keys]
     unknown = [key for key in own if key not in known]
     if unknown:
-        raise typer.BadParameter(f"{name} takes no {unknown[0]!r}; it takes {', '.join(known)}.")
-    for key, value in own.items():
-        if key in takes and isinstance(takes[key].default, bool) and not isinstance(value, bool):
-            raise typer.BadParameter(f"attack {text!r}: expected {key}=true or {key}=false, got {value!r}.")
+        both = name if inner is None else f"{name} with {inner.name}"
+        raise typer.BadParameter(f"{both} takes no {unknown[0]!r}; it takes {', '.join(known)}.")
+    takes = {**(inner.parameters if inner else {}), **attack.parameters}
+    own = {key: check_value(where, key, own[key], takes.get(key)) for key in own if key not in models}
     shared = {key: value for key, value in options.given.items() if key in known and key not in own}
-    arguments = _defaults(attack, seed) | shared | own
-    usual = "linf" if "linf" in attack.norms else attack.norms[0]
-    norm = str(arguments.pop("norm", usual))
-    radius = arguments.pop("radius", math.inf if attack.minimal else None)
-    if radius is None or isinstance(radius, str | bool):
-        raise typer.BadParameter(f"attack {text!r} has no radius; give --radius, or {name}:radius=0.3.")
-    if norm not in attack.norms:
-        raise typer.BadParameter(f"{name} works in {', '.join(attack.norms)}, not in {norm!r}.")
-
-    def at(budget: float) -> Callable[..., AttackResult]:
-        return partial(attack.run, threat=make_threat(norm, budget), **arguments)
-
+    given = shared | own
+    norms = [norm for norm in attack.norms if inner is None or norm in inner.norms]
+    norm = str(given.pop("norm", "linf" if "linf" in norms else norms[0]))
+    radius = given.pop("radius", math.inf if attack.minimal else None)
+    if radius is None:
+        raise typer.BadParameter(f"{where} has no radius; give --radius, or {name}:radius=0.3.")
+    if norm not in norms:
+        raise typer.BadParameter(f"{name} works in {', '.join(norms)}, not in {norm!r}.")
+    make_threat(norm, radius)  # wrong values are told before the work
+    arguments = _arguments(attack, keys, given, seed)
+    config = {"attack": name, "norm": norm, "radius": radius, **arguments}
+    if inner is not None:
+        more = _arguments(inner, inner_keys, given, seed)
+        arguments["attack"] = partial(inner.run, **more)
+        config["runs"] = {"attack": inner.name, **more}
+    sources = tuple(plain["source"].split("+")) if "source" in plain else ()
+    if sources:
+        config["source"] = list(sources)
     bound = "" if radius == math.inf else f" {radius:g}"
     label = text if tail else f"{name} {symbol(norm)}{bound}"
-    config = {"attack": name, "norm": norm, "radius": radius, **arguments}
     return NamedAttack(
-        name, label, norm, at, at(radius), config, frozenset(shared), attack.minimal, float(radius)
-    )
+        name, label, norm, attack.run, arguments, config, frozenset(shared), attack.minimal, float(radius),
+        sources,
+    )  # fmt: skip
 
 
-def _defaults(attack: Attack, seed: int) -> dict[str, Any]:
+def _find(name: str) -> Attack:
+    if name not in registry():
+        raise typer.BadParameter(f"no attack {name!r}; there are {', '.join(registry())}.")
+    return registry()[name]
+
+
+def _inner(attack: Attack, plain: Mapping[str, str]) -> Attack | None:
+    """The attack that `attack` runs, where the text names one that it can run."""
+    if "attack" not in attack.parameters or "attack" not in plain:
+        return None
+    inner = _find(plain["attack"])
+    if "attack" in inner.parameters:
+        raise typer.BadParameter(f"{attack.name} cannot run {inner.name}, which runs another attack.")
+    if inner.minimal and "source" not in attack.parameters:
+        raise typer.BadParameter(
+            f"{attack.name} cannot run {inner.name}, which looks for the minimum by itself: name that alone."
+        )
+    return inner
+
+
+def _check_complete(attack: Attack, plain: Mapping[str, str]) -> None:
+    """Refuse an attack that lacks an argument which has no default here."""
+    examples = {"attack": "attack=bim,steps=10", "source": "source=FILE"}
+    for key, parameter in attack.parameters.items():
+        if not _required(parameter) or key in (*GIVEN, *DEFAULTS) or plain.get(key):
+            continue
+        if key not in examples:
+            raise typer.BadParameter(f"{attack.name} needs {key}, which text cannot name; call it in Python.")
+        whole = ",".join(text for part, text in examples.items() if part in attack.parameters)
+        raise typer.BadParameter(f"{attack.name} needs {key}, as in {attack.name}:{whole}.")
+
+
+def _arguments(attack: Attack, keys: Iterable[str], given: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Those of `given` that are in `keys`, beside the seed and what the command line sets by default."""
     takes = attack.parameters
     open_ = {key: value for key, value in DEFAULTS.items() if key in takes and _required(takes[key])}
-    return open_ | ({"seed": seed} if "seed" in takes else {})
+    own = {key: value for key, value in given.items() if key in keys}
+    return open_ | ({"seed": seed} if "seed" in takes else {}) | own
 
 
 def _required(parameter: inspect.Parameter) -> bool:
     return parameter.default is inspect.Parameter.empty
-
-
-def list_attacks(context: typer.Context, asked: bool) -> None:
-    """The callback of --list: print the attacks with what each supports, and leave."""
-    if not asked:
-        return
-    if context.params.get("json"):
-        write_json({name: _card(attack) for name, attack in ATTACKS.items()})
-    else:
-        print_table("attacks", _short_cells())
-    raise typer.Exit
-
-
-def print_markdown(asked: bool) -> None:
-    """The callback of --markdown: print the attacks as the page `docs/attacks.md`, and leave."""
-    if not asked:
-        return
-    sys.stdout.write(page())
-    raise typer.Exit
-
-
-def page() -> str:
-    """The attacks as a page in Markdown."""
-    head, *lines = cells()
-    table = [head, ["---"] * len(head), *lines]
-    rows = "\n".join("| " + " | ".join(line) + " |" for line in table)
-    return f"{TITLE}\n{rows}\n"
-
-
-def cells() -> list[list[str]]:
-    """The table of attacks as text, line by line, the head first."""
-    head = ["attack", "norms", "kind", "knowledge", "targeted", "random", "paper", "what it does"]
-    return [head, *(_line(name, attack) for name, attack in ATTACKS.items())]
-
-
-def _line(name: str, attack: Attack) -> list[str]:
-    norms = ", ".join(symbol(norm) for norm in attack.norms)
-    targeted, random = ("yes" if each else "no" for each in (attack.targeted, attack.random))
-    summary = _summary(attack).rstrip(".")
-    return [name, norms, KINDS[attack.kind], attack.knowledge, targeted, random, attack.paper, summary]
-
-
-def _short_cells() -> list[list[str]]:
-    """The same for a screen. A summary names the paper."""
-    lines = [["attack", "norms", "kind", "knowledge", "takes", "what it does"]]
-    for name, norms, kind, knowledge, targeted, random, _, summary in cells()[1:]:
-        taken = [word for word, said in (("targets", targeted), ("seed", random)) if said == "yes"]
-        lines.append([name, norms, kind, knowledge, ", ".join(taken), summary])
-    return lines
-
-
-def _card(attack: Attack) -> dict[str, Any]:
-    return {
-        "norms": list(attack.norms),
-        "kind": KINDS[attack.kind],
-        "knowledge": attack.knowledge,
-        "targeted": attack.targeted,
-        "random": attack.random,
-        "paper": attack.paper,
-        "summary": _summary(attack),
-        "arguments": [key for key in attack.parameters if key not in NOT_OPTIONS],
-    }
-
-
-def _summary(attack: Attack) -> str:
-    """The first line of the page of the attack."""
-    return (inspect.getdoc(inspect.getmodule(attack.run)) or "").partition("\n")[0]

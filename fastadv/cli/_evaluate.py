@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from torch import nn
 
 from fastadv._card import card
 from fastadv._files import save_tensors
 from fastadv.cli import _options as o
-from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, parse_attacks
+from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._load import load_data, load_model, make_device
+from fastadv.cli._load import load_data, load_model, load_substitute, make_device
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
 from fastadv.cli._output import finite, progress, say, write_json
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, bootstrap, figures
@@ -21,6 +22,7 @@ from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation import optimality as compare
 
 
+@names_attacks
 def evaluate(
     model: o.Model,
     data: o.Data,
@@ -30,7 +32,7 @@ def evaluate(
         typer.Option(
             "--attack",
             "-a",
-            help=f"{help_text('pgd:steps=100,norm=l2,radius=0.5')} May be repeated; by default fgsm and pgd.",
+            help=f"{help_text('pgd:steps=100')} May be repeated; by default fgsm and pgd.",
         ),
     ] = None,
     option: o.Arguments = None,
@@ -112,6 +114,11 @@ def evaluate(
     with interruptible(NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: go on with --resume"):
         dataset = load_data(data, split, data_dir, size, samples)
         net = load_model(model, option, weights, dataset, place, seed)
+
+        def load(text: str) -> nn.Module:
+            return load_substitute(text, model, option, dataset, place, seed)
+
+        named = {label: one.with_sources(load) for label, one in named.items()}
         with progress("attacks") as tick, o.usage():
             kept = 0 if run_dir is None else batch_size * len(list(run_dir.glob("part-*.safetensors")))
             watched = watch(named, len(dataset), tick, kept=kept)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, OverflowMethod
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -66,7 +66,10 @@ def print_table(
         numbers = all(_is_number(cell) for cell in column[1:])
         # names are never cut, so that one can be copied
         least = min(WIDEST_NAME, max(map(len, column))) if place == 0 else None
-        made.add_column(escape(column[0]), justify="right" if numbers else "left", min_width=least)
+        overflow: OverflowMethod = "ellipsis" if place else "fold"
+        made.add_column(
+            escape(column[0]), justify="right" if numbers else "left", min_width=least, overflow=overflow
+        )
     for place, line in enumerate(cells[1:], start=1):
         made.add_row(*(escape(cell) for cell in line), end_section=place in breaks)
     screen = console()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
-from fastadv.attacks import ABS_ATTACKS, ATTACKS
+from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.data import batches
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.twin import device_of
@@ -90,8 +90,9 @@ def evaluate(
 
 def minimizes(attack: Any) -> bool:
     """Whether it is a minimum-norm attack of `fastadv.attacks`, with or without arguments bound to it."""
-    known = [entry for entry in (*ATTACKS.values(), *ABS_ATTACKS.values()) if entry.minimal]
-    while attack is not None and not any(entry.run is attack for entry in known):
+    entries = (ATTACKS, ABS_ATTACKS, SUBSTITUTE_ATTACKS)
+    known = [entry.run for each in entries for entry in each.values() if entry.minimal]
+    while attack is not None and not any(attack is one for one in known):
         attack = getattr(attack, "func", getattr(attack, "__wrapped__", None))
     return attack is not None
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from fastadv.attacks import ABS_ATTACKS, ATTACKS
+from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 
 
-@pytest.mark.parametrize("name", [*ATTACKS, *ABS_ATTACKS])
+@pytest.mark.parametrize("name", [*ATTACKS, *ABS_ATTACKS, *SUBSTITUTE_ATTACKS])
 def test_an_entry_describes_its_function(name: str) -> None:
-    entry = {**ATTACKS, **ABS_ATTACKS}[name]
+    entry = {**ATTACKS, **ABS_ATTACKS, **SUBSTITUTE_ATTACKS}[name]
     assert entry.name == name
     assert entry.summary
     assert str(entry.run.__doc__).startswith(entry.summary)

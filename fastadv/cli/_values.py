@@ -1,0 +1,43 @@
+"""Values of arguments that text can name."""
+
+import inspect
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import typer
+
+# the types that text can name, the narrowest first
+TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+# the types of an argument that a value of each may be given to
+FITS: dict[type, set[type]] = {bool: {bool}, int: {int, float}, float: {float}, str: {str}}
+
+
+def nameable(parameter: inspect.Parameter) -> bool:
+    """Whether text can name a value of the argument: a number, true or false, or text."""
+    return bool(_types(parameter.annotation) & TYPES.keys())
+
+
+def _types(annotation: Any) -> set[type]:
+    """The types of an argument's values."""
+    if get_origin(annotation) is Literal:
+        return {type(value) for value in get_args(annotation)}
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        return set().union(*map(_types, get_args(annotation)))
+    return {annotation}
+
+
+def check_value(where: str, key: str, value: Any, parameter: inspect.Parameter | None) -> Any:
+    """The value of an argument, if it is of a type that it takes; norm and radius have no parameter.
+
+    Raises typer.BadParameter otherwise.
+    """
+    own = str if key == "norm" else float
+    types = {own} if parameter is None else _types(parameter.annotation)
+    if value == "none" and NoneType in types:
+        return None
+    if types & FITS[type(value)]:
+        return value
+    if TYPES.keys() & types == {bool}:
+        raise typer.BadParameter(f"{where}: expected {key}=true or {key}=false, got {value!r}.")
+    wanted = next(words for kind, words in TYPES.items() if kind in types)
+    raise typer.BadParameter(f"{where}: expected {key} to be {wanted}, got {value!r}.")

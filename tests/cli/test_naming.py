@@ -1,0 +1,236 @@
+"""Every attack can be named in a command with its arguments; wrong names and values are one line."""
+
+import json
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+
+import fastadv as fa
+from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS
+from fastadv.cli._attacks import AttackOptions, parse_attack, registry
+from fastadv.cli._values import _types, nameable
+from fastadv.data import load
+from fastadv.models import SmallCNN, save_weights
+
+ENTRIES = {**ATTACKS, **SUBSTITUTE_ATTACKS}
+ARGUMENTS = [
+    (name, key)
+    for name, entry in ENTRIES.items()
+    for key, parameter in entry.parameters.items()
+    if nameable(parameter)
+]
+# those that run another attack, and what they need for it
+NEEDED = {"minimum_radius": "attack=fgsm", "transfer": "attack=fgsm,source=net.safetensors"}
+RADIUS = {"linf": 0.1, "l2": 0.5, "l1": 2.0, "l0": 3}
+
+
+def written(name: str, **values: Any) -> str:
+    """The attack with these arguments, as text."""
+    parts = [NEEDED[name]] if name in NEEDED else []
+    words = {True: "true", False: "false", None: "none"}
+    parts += [
+        f"{key}={words[value] if value in (True, False, None) else value}" for key, value in values.items()
+    ]
+    return f"{name}:{','.join(parts)}"
+
+
+def parsed(text: str, **options: Any) -> Any:
+    return parse_attack(text, AttackOptions(radius=0.1, **options), seed=0)
+
+
+def test_the_arguments_that_text_can_name() -> None:
+    assert len(ARGUMENTS) > 100
+    keys = {key for _, key in ARGUMENTS}
+    assert {"steps", "loss", "version", "eot", "seed", "stop_early", "share", "first_radius"} <= keys
+    assert not {"model", "x", "y", "threat", "targets", "criterion", "mask", "ids", "on_progress"} & keys
+
+
+@pytest.mark.parametrize(("name", "key"), ARGUMENTS)
+def test_every_argument_reaches_its_attack(name: str, key: str) -> None:
+    types = _types(ENTRIES[name].parameters[key].annotation)
+    values = {bool: True, int: 3, float: 0.5, str: "word"}
+    for kind in values.keys() & types:
+        value = values[kind]
+        assert parsed(written(name, **{key: value})).arguments[key] == value
+        assert parsed(written(name, **{key: value})).config[key] == value
+    if type(None) in types:
+        assert parsed(written(name, **{key: None})).arguments[key] is None
+
+
+@pytest.mark.parametrize(("name", "key"), ARGUMENTS)
+def test_a_value_of_another_type_is_refused(name: str, key: str) -> None:
+    types = _types(ENTRIES[name].parameters[key].annotation)
+    wrong = [3 if str in types else "word"]
+    wrong += [] if bool in types else [True]
+    wrong += [0.5] if types.isdisjoint({float, str}) else []
+    for value in wrong:
+        with pytest.raises(typer.BadParameter, match=key):
+            parsed(written(name, **{key: value}))
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_arguments_that_text_cannot_name_are_refused(name: str) -> None:
+    others = set(ENTRIES[name].parameters) - {key for one, key in ARGUMENTS if one == name}
+    for key in {*others, "speed"} - {"attack", "source"}:
+        with pytest.raises(typer.BadParameter, match=f"takes no '{key}'"):
+            parsed(written(name, **{key: 3}))
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_attack_runs_from_the_command_line(fastadv: Callable, net: str, name: str) -> None:
+    entry = ENTRIES[name]
+    norm = "linf" if "linf" in entry.norms else entry.norms[0]
+    quick: Mapping[str, Any] = {key: value for key, value in entry.quick.items() if not callable(value)}
+    radius = {} if entry.minimal else {"radius": RADIUS[norm]}
+    done = fastadv(f"evaluate {net} -n 6 --json -a", written(name, **quick, **radius))
+    assert done.code == 0, done
+    told = json.loads(done.out)
+    (row,) = told["measured"]["attacks"].values()
+    assert row["minimum_norm"] == entry.minimal
+    (config,) = told["config"]["attacks"].values()
+    assert {"attack": name, "norm": norm, **quick}.items() <= config.items()
+
+
+def test_an_attack_that_runs_another(fastadv: Callable, net: str, trained: SmallCNN) -> None:
+    """What only the inner attack takes goes to it, the seed and the shared options too."""
+    digits = load("digits", "test", limit=30)
+    line = f"evaluate {net} -n 30 --seed 5 --steps 3 --norm l2 --json"
+    done = fastadv(line, "-a", "minimum_radius:attack=pgd,searches=4,random_start=false,loss=margin")
+    assert done.code == 0, done
+    inner = {"steps": 3, "seed": 5, "random_start": False, "loss": "margin"}
+    attack = partial(fa.attacks.minimum_radius, threat=fa.L2(torch.inf), searches=4,
+                     attack=partial(fa.attacks.pgd, **inner))  # fmt: skip
+    row = fa.evaluate(trained, digits, {"a": attack}).rows[0]
+    told = json.loads(done.out)
+    (told_row,) = told["measured"]["attacks"].values()
+    assert told_row["median_distance"] == row.median_distance
+    assert told_row["backwards"] == row.backwards
+    (config,) = told["config"]["attacks"].values()
+    assert config == {
+        "attack": "minimum_radius", "norm": "l2", "radius": None, "searches": 4,
+        "runs": {"attack": "pgd", **inner},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def substitute(folder: Path, trained: SmallCNN) -> SmallCNN:
+    """The trained net with noise on its weights."""
+    model, draw = deepcopy(trained).eval(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for part in model.parameters():
+            part += 0.3 * part.std() * torch.randn(part.shape, generator=draw)
+    save_weights(model, folder / "other.safetensors")
+    (folder / "mine.py").write_text(
+        "from fastadv.models import SmallCNN, load_weights\n"
+        "def mine():\n"
+        "    model = SmallCNN(width=4)\n"
+        "    load_weights(model, 'other.safetensors')\n"
+        "    return model\n"
+        "def bare():\n"
+        "    return SmallCNN(width=4)\n"
+    )
+    return model
+
+
+@pytest.mark.parametrize("source", ["other.safetensors", "mine:mine", "mine:bare@other.safetensors"])
+def test_transfer_from_a_substitute(
+    fastadv: Callable, net: str, trained: SmallCNN, substitute: SmallCNN, source: str
+) -> None:
+    done = fastadv(
+        f"attack {net} -n 20 --json --out adv.safetensors -a", f"transfer:attack=fgsm,source={source}"
+    )
+    assert done.code == 0, done
+    assert done.err == ""
+    told = json.loads(done.out)
+    assert told["config"]["source"] == [source]
+    attack = partial(
+        fa.attacks.transfer, threat=fa.Linf(torch.inf), attack=fa.attacks.fgsm, source=substitute
+    )
+    row = fa.evaluate(trained, load("digits", "test", limit=20), {"a": attack}).rows[0]
+    (told_row,) = told["measured"]["attacks"].values()
+    assert told_row["mean_distance"] == pytest.approx(row.mean_distance)
+    assert row.success_rate > 0.3
+
+
+def test_the_nearest_of_several_substitutes_counts(fastadv: Callable, net: str, substitute: SmallCNN) -> None:
+    def broken(source: str) -> float:
+        text = f"transfer:attack=ddn,steps=5,source={source}"
+        done = fastadv(f"attack {net} -n 20 --json -a {text}")
+        assert done.code == 0, done
+        return json.loads(done.out)["measured"]["attacks"][text]["mean_distance"]
+
+    alone = broken("net.safetensors")
+    assert broken("other.safetensors+net.safetensors") <= alone
+    assert broken("other.safetensors") > alone
+
+
+def test_a_resumed_evaluation_knows_the_substitute(
+    fastadv: Callable, folder: Path, net: str, substitute: SmallCNN
+) -> None:
+    line = f"evaluate {net} -n 10 --run-dir run -a transfer:attack=fgsm,source=other.safetensors"
+    assert fastadv(line).code == 0
+    assert fastadv(f"{line} --resume").code == 0
+    save_weights(SmallCNN(width=4, seed=9), folder / "other.safetensors")
+    done = fastadv(f"{line} --resume")
+    assert done.code == 2
+    assert "another attacks" in done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("minimum_radius", "needs attack, as in minimum_radius:attack=bim,steps=10"),
+        ("minimum_radius:attack=", "needs attack"),
+        ("minimum_radius:attack=nosuch", "no attack 'nosuch'; there are apgd"),
+        ("minimum_radius:attack=cw", "cannot run cw, which looks for the minimum by itself"),
+        ("minimum_radius:attack=transfer", "cannot run transfer"),
+        ("minimum_radius:attack=fgsm,steps=3", "minimum_radius with fgsm takes no 'steps'"),
+        ("minimum_radius:attack=square,norm=l1", "works in linf, l2, not in 'l1'"),
+        ("minimum_radius:attack=bim,steps=-1", "steps: expected an integer >= 0"),
+        ("minimum_radius:attack=bim,norm=l7", "works in"),
+        ("transfer:attack=bim", "needs source, as in transfer:attack=bim,steps=10,source=FILE"),
+        ("transfer:source=net.safetensors", "needs attack"),
+        ("transfer:attack=minimum_radius,source=net.safetensors", "cannot run minimum_radius"),
+        ("transfer:attack=fgsm,source=none.safetensors", "none.safetensors: expected a file of weights"),
+        ("transfer:attack=fgsm,source=nosuch@net.safetensors", "nosuch"),
+        ("transfer:attack=fgsm,source=net.safetensors+", "expected"),
+        ("transfer:attack=fgsm,source=softmax@net.safetensors", "expected the weights of SoftmaxRegression"),
+        ("pgd:attack=bim,radius=0.1", "pgd takes no 'attack'"),
+        ("pgd:source=net.safetensors,radius=0.1", "pgd takes no 'source'"),
+        ("pgd:radius=much", "expected radius to be a number, got 'much'"),
+        ("pgd:radius=-1", "radius: expected a number >= 0"),
+        ("autoattack:version=fast,radius=0.1", "version: expected one of standard, plus, rand, quick"),
+        ("apgd:loss=worst,radius=0.1", "loss"),
+        ("autoattack:on_progress=3,radius=0.1", "takes no 'on_progress'"),
+        (":steps=3", "no attack ''"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["attack", "evaluate"])
+def test_wrong_text_is_one_line(fastadv: Callable, net: str, command: str, text: str, says: str) -> None:
+    done = fastadv(f"{command} {net} -n 5 -a", text)
+    assert done.code in (1, 2)
+    assert done.out == ""
+    assert done.err.startswith("fastadv: ")
+    assert done.err.count("\n") == 1
+    assert says in done.err
+
+
+def test_help_shows_how_to_name_them(fastadv: Callable) -> None:
+    for command in ("attack", "evaluate"):
+        text = " ".join(fastadv(f"{command} --help").out.replace("│", " ").split())
+        assert ", ".join(registry()) in text
+        assert "minimum_radius:attack=bim,steps=10" in text
+        assert "transfer:attack=bim,source=FILE" in text
+        assert "source=MODEL@FILE" in text
+
+
+def test_long_names_are_not_cut(fastadv: Callable, net: str) -> None:
+    text = "minimum_radius:attack=bim,steps=2,searches=1,first_radius=0.25"
+    lines = fastadv(f"attack {net} -n 5 -a", text).out.splitlines()
+    assert "".join(line.split("│")[1].strip() for line in lines if line.startswith("│")) == f"none{text}"
