@@ -17,6 +17,7 @@ from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, load_substitute, make_device
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
 from fastadv.cli._output import finite, progress, say, write_json
+from fastadv.cli._robustbench import SAID, check_entry, parse_about, write_entry
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, bootstrap, figures
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation import optimality as compare
@@ -81,6 +82,22 @@ def evaluate(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what --run-dir holds.")] = False,
+    robustbench: Annotated[
+        Path | None,
+        typer.Option(
+            parser=o.parse_out,
+            metavar="FILE",
+            help="Write the result of -a autoattack on the whole test set as an entry of RobustBench here "
+            "(json).",
+        ),
+    ] = None,
+    about: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help=f"A field of that entry: {', '.join(SAID)}. May be repeated; null where not given.",
+        ),
+    ] = None,
     batch_size: o.BatchSize = 256,
     seed: o.Seed = 0,
     device: o.Device = None,
@@ -110,6 +127,10 @@ def evaluate(
                 f"--radii goes beyond the radius {attack_.radius:g} of {attack_.label}: leave out --radius."
             )
     _check_folder(run_dir, resume)
+    if about and robustbench is None:
+        raise typer.BadParameter("--about says more about an entry: give --robustbench too.")
+    if robustbench is not None:
+        said, entered = parse_about(about or ()), check_entry(named, data, split, samples, size)
     place = make_device(device)
     with interruptible(NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: go on with --resume"):
         dataset = load_data(data, split, data_dir, size, samples)
@@ -166,6 +187,8 @@ def evaluate(
     result = card("evaluation", config, **measured)
     if out is not None:
         save_tensors(out, vars(table.samples), {"card": jsons.dumps(finite(result))})
+    if robustbench is not None:
+        write_entry(robustbench, table, entered, data, model, said)
     if json:
         write_json(result)
         return
@@ -178,7 +201,7 @@ def evaluate(
         say(f"accuracy at each radius, {label}: {points}")
     for label, value in nearness.items():
         say(f"optimality of {label}: {value:.3f}")
-    for what, path in (("adversarial examples", out), ("figure", figure)):
+    for what, path in (("adversarial examples", out), ("figure", figure), ("entry", robustbench)):
         if path is not None:
             say(f"{what} in {path}")
 

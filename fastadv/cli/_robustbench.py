@@ -1,0 +1,101 @@
+"""An evaluation by AutoAttack as RobustBench writes it: one JSON file in model_info/DATASET/NORM/.
+
+The fields are those of github.com/RobustBench/robustbench, shares as percentages in text.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from fastadv._files import atomic_write
+from fastadv.cli._attacks import NamedAttack
+from fastadv.cli._options import Split
+from fastadv.data import names
+from fastadv.evaluation import Table
+
+NORMS = ("linf", "l2")
+# what the run cannot know: whoever submits the entry says it
+TEXTS = ("link", "name", "authors", "venue", "architecture", "reported", "footnote")
+SAID = (*TEXTS, "additional_data", "number_forward_passes")
+# in the order of RobustBench
+FIELDS = (
+    "link", "name", "authors", "additional_data", "number_forward_passes", "dataset", "venue",
+    "architecture", "eps", "clean_acc", "reported", "autoattack_acc", "footnote", "unreliable",
+)  # fmt: skip
+
+
+def parse_about(parts: Iterable[str]) -> dict[str, Any]:
+    """The fields that KEY=VALUE name. Raises typer.BadParameter for other names and kinds of values."""
+    values: dict[str, Any] = {}
+    for part in parts:
+        key, equals, text = part.partition("=")
+        if not equals or key not in SAID:
+            raise typer.BadParameter(
+                f"--about: expected KEY=VALUE with one of {', '.join(SAID)}, got {part!r}."
+            )
+        if key in values:
+            raise typer.BadParameter(f"--about: {key} is given twice; leave one out.")
+        if key == "additional_data" and text not in ("true", "false"):
+            raise typer.BadParameter(f"--about: expected {key}=true or {key}=false, got {text!r}.")
+        if key == "number_forward_passes" and not (text.isdecimal() and int(text)):
+            raise typer.BadParameter(f"--about: expected {key} to be a whole number from 1, got {text!r}.")
+        values[key] = text if key in TEXTS else json.loads(text)
+    return values
+
+
+def check_entry(
+    named: Mapping[str, NamedAttack], data: str, split: Split | None, samples: int | None, size: int | None
+) -> NamedAttack:
+    """The attack whose result is the entry. Raises typer.BadParameter for what RobustBench does not list."""
+    found = [attack for attack in named.values() if attack.name == "autoattack"]
+    if len(found) != 1:
+        raise typer.BadParameter("--robustbench takes the result of autoattack: name it once, -a autoattack.")
+    config = {"version": "standard", "eot": 1, **found[0].config}
+    for key, value in (("version", "standard"), ("eot", 1)):
+        if config[key] != value:
+            raise typer.BadParameter(f"--robustbench needs {key}={value} of autoattack, got {config[key]}.")
+    if found[0].norm not in NORMS:
+        raise typer.BadParameter(f"--robustbench lists {' and '.join(NORMS)}, not {found[0].norm}.")
+    if data not in names():
+        raise typer.BadParameter("--robustbench lists test sets, and no constructed ones.")
+    if split not in (None, Split.TEST):
+        raise typer.BadParameter(f"--robustbench needs the test set: leave out --split {split.value}.")
+    for option, given in (("--samples", samples), ("--size", size)):
+        if given is not None:
+            raise typer.BadParameter(f"--robustbench needs the test set whole, as it is: leave out {option}.")
+    return found[0]
+
+
+def write_entry(
+    path: Path, table: Table, attack: NamedAttack, data: str, model: str, about: Mapping[str, Any]
+) -> None:
+    """Write the entry of the evaluation `table`; null stands for what nobody said.
+
+    `unreliable` says whether AutoAttack raised a flag.
+    """
+    row = table[attack.label]
+    measured = {
+        "dataset": data,
+        "architecture": model,
+        "eps": _radius(attack),
+        "clean_acc": _percentage(table.clean_accuracy),
+        "autoattack_acc": _percentage(row.robust_accuracy),
+        "unreliable": bool(row.flags),
+    }
+    entry = {**dict.fromkeys(FIELDS), **measured, **about}
+    with atomic_write(path) as part:
+        part.write_text(json.dumps(entry, indent=2) + "\n")
+
+
+def _percentage(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _radius(attack: NamedAttack) -> str:
+    """The radius as the leaderboards write it: 8/255 in Linf where it is a whole number of levels."""
+    levels = attack.radius * 255
+    whole = attack.norm == "linf" and 0 < levels < 255 and abs(levels - round(levels)) < 1e-6
+    return f"{round(levels)}/255" if whole else f"{attack.radius:g}"

@@ -1,0 +1,155 @@
+"""The entry of RobustBench: its fields, what the run says of them, and what cannot be one."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastadv as fa
+from fastadv.attacks import ATTACKS
+from fastadv.data import load
+from fastadv.models import SmallCNN
+
+# as in RobustBench's model_info/cifar10/Linf/Wang2023Better_WRN-70-16.json, in this order
+FIELDS = [
+    "link", "name", "authors", "additional_data", "number_forward_passes", "dataset", "venue",
+    "architecture", "eps", "clean_acc", "reported", "autoattack_acc", "footnote", "unreliable",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def standard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """In place of the standard version, which takes long, the quick one; the flags that it raises."""
+    flags: list[str] = []
+
+    def quick(
+        model, x, y, threat, *, version: str = "standard", seed: int = 0, eot: int = 1, ids=None
+    ) -> Any:
+        if (version, eot) != ("standard", 1):
+            raise AssertionError
+        out = fa.attacks.autoattack(model, x, y, threat, version="quick", seed=seed, ids=ids)
+        return replace(out, flags=tuple(flags))
+
+    monkeypatch.setitem(ATTACKS, "autoattack", replace(ATTACKS["autoattack"], run=quick))
+    return flags
+
+
+def entry(fastadv: Callable, net: str, *more: str, radius: str = "16/255") -> dict[str, Any]:
+    done = fastadv(f"evaluate {net} -a autoattack --radius {radius} --robustbench entry.json", *more)
+    assert done.code == 0, done
+    assert "entry in entry.json" in done.out
+    return json.loads(Path("entry.json").read_text())
+
+
+def test_the_entry_says_what_the_run_measured(
+    fastadv: Callable, net: str, trained: SmallCNN, standard: list[str]
+) -> None:
+    told = entry(fastadv, net)
+    assert list(told) == FIELDS
+    digits = load("digits", "test")
+    out = fa.attacks.autoattack(trained, digits.x, digits.y, fa.Linf(16 / 255), version="quick")
+    clean = (out.status != fa.attacks.Status.ALREADY_WRONG).double().mean()
+    robust = (~out.success).double().mean()
+    assert 0 < robust < clean < 1
+    measured = {
+        "dataset": "digits",
+        "architecture": "small_cnn",
+        "eps": "16/255",
+        "clean_acc": f"{100 * clean:.2f}",
+        "autoattack_acc": f"{100 * robust:.2f}",
+        "unreliable": False,
+    }
+    assert told == dict.fromkeys(FIELDS) | measured
+    standard.append("doubtful: it has a reason")
+    assert entry(fastadv, net)["unreliable"] is True
+
+
+def test_the_rest_comes_from_options(fastadv: Callable, net: str) -> None:
+    said = {
+        "link": "https://arxiv.org/abs/1?a=b",
+        "name": "A paper, with a comma",
+        "authors": "A. Author, B. Author",
+        "venue": "Somewhere 2026",
+        "architecture": "ResNet-18",
+        "reported": "50.10",
+        "footnote": "true",
+        "additional_data": False,
+        "number_forward_passes": 2,
+    }
+    words = {key: str(value).lower() if key == "additional_data" else value for key, value in said.items()}
+    about = [part for key, value in words.items() for part in ("--about", f"{key}={value}")]
+    told = entry(fastadv, net, *about, "-a", "fgsm", "--seed", "3")
+    assert list(told) == FIELDS
+    assert said.items() <= told.items()
+
+
+@pytest.mark.parametrize(
+    ("options", "eps"),
+    [
+        ("--radius 0.25", "0.25"),
+        ("--radius 51/255", "51/255"),
+        ("--norm l2 --radius 0.5", "0.5"),
+        ("--norm l2 --radius 102/255", "0.4"),
+    ],
+)
+def test_radii_as_the_leaderboards_write_them(fastadv: Callable, net: str, options: str, eps: str) -> None:
+    done = fastadv(f"evaluate {net} -a autoattack {options} --robustbench entry.json")
+    assert done.code == 0, done
+    assert json.loads(Path("entry.json").read_text())["eps"] == eps
+
+
+def test_a_finished_evaluation_writes_its_entry_later(fastadv: Callable, net: str) -> None:
+    line = f"evaluate {net} -a autoattack --radius 0.2 --run-dir run"
+    assert fastadv(line).code == 0
+    before = [path.stat().st_mtime_ns for path in Path("run").glob("part-*")]
+    assert fastadv(f"{line} --resume --robustbench models/entry.json").code == 0
+    assert [path.stat().st_mtime_ns for path in Path("run").glob("part-*")] == before
+    assert json.loads(Path("models/entry.json").read_text())["eps"] == "51/255"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("-a pgd --radius 0.1", "takes the result of autoattack"),
+        ("-a autoattack:radius=0.1 -a autoattack --radius 0.2", "name it once"),
+        ("-a autoattack:version=quick --radius 0.1", "needs version=standard of autoattack, got quick"),
+        ("-a autoattack:eot=3 --radius 0.1", "needs eot=1"),
+        ("-a autoattack --norm l1 --radius 0.1", "lists linf and l2, not l1"),
+        ("-a autoattack --radius 0.1 -n 100", "leave out --samples"),
+        ("-a autoattack --radius 0.1 --size 16", "leave out --size"),
+        ("-a autoattack --radius 0.1 --split train", "leave out --split train"),
+        ("-a autoattack --radius 0.1 --about year=3", "expected KEY=VALUE with one of link, name, authors"),
+        ("-a autoattack --radius 0.1 --about autoattack_acc=99", "expected KEY=VALUE with one of"),
+        ("-a autoattack --radius 0.1 --about venue", "expected KEY=VALUE"),
+        ("-a autoattack --radius 0.1 --about venue=A --about venue=B", "venue is given twice"),
+        ("-a autoattack --radius 0.1 --about additional_data=no", "additional_data=false, got 'no'"),
+        ("-a autoattack --radius 0.1 --about number_forward_passes=0", "a whole number from 1"),
+        ("-a autoattack --radius 0.1 --about number_forward_passes=1.5", "a whole number from 1"),
+    ],
+)
+def test_what_cannot_be_an_entry_is_refused_before_the_work(
+    fastadv: Callable, net: str, options: str, says: str
+) -> None:
+    done = fastadv(f"evaluate {net} {options} --robustbench entry.json")
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert says in done.err
+    assert not Path("entry.json").exists()
+
+
+def test_a_constructed_set_is_no_test_set(fastadv: Callable, net: str) -> None:
+    assert fastadv(f"construct robust {net} -n 20 --steps 1 --out made").code == 0
+    done = fastadv(
+        f"evaluate {net.replace('digits', 'made')} -a autoattack --radius 0.1 --robustbench entry.json"
+    )
+    assert done.code == 2
+    assert "no constructed ones" in done.err
+
+
+def test_about_alone_is_refused(fastadv: Callable, net: str) -> None:
+    done = fastadv(f"evaluate {net} -a autoattack --radius 0.1 --about venue=A")
+    assert done.code == 2
+    assert "give --robustbench too" in done.err
