@@ -117,7 +117,7 @@ def bound(
                 "certified": Curve.from_distances(radius, tried),
                 "under attack": Curve.from_distances(distance, tried),
             }
-        measured["median_distance"] = float(distance.quantile(0.5, interpolation="lower"))
+        measured["median_distance"] = float(distance.median())
         measured["broken_within_the_bound"] = int((distance < radius * (1 - ROUNDING)).sum())
         if figure is not None:
             _draw(
