@@ -25,6 +25,7 @@ from fastadv.attacks.fab import fab
 from fastadv.attacks.fgsm import fgsm
 from fastadv.attacks.fmn import fmn
 from fastadv.attacks.gaussian_noise import gaussian_noise
+from fastadv.attacks.hopskipjump import hopskipjump
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.attacks.latent_descent import latent_descent
 from fastadv.attacks.lbfgs import lbfgs
@@ -120,6 +121,17 @@ ATTACKS: dict[str, Attack] = {
         oracle={"levels": 100, "repetitions": 10},
         paper="Schott et al. 2018",
         tolerance=12,
+    ),
+    "hopskipjump": Attack(
+        hopskipjump,
+        knowledge="decision",
+        kind="minimum",
+        norms=("l2", "linf"),
+        random=True,
+        quick={"queries": 100, "directions": 10, "restarts": 4},
+        oracle={"queries": 3000, "directions": 100, "restarts": 1},
+        paper="Chen et al. 2020",
+        tolerance=1.25,
     ),
     "lbfgs": Attack(
         lbfgs,

@@ -82,6 +82,11 @@ class Frozen:
         return self.plain and self.options.eot == 1
 
     @property
+    def search_dtype(self) -> torch.dtype | None:
+        """The precision in which the search twin computes; None where its weights have not exactly one."""
+        return torch.bfloat16 if self._autocast else self._search_dtype
+
+    @property
     def input_threshold(self) -> float | None:
         """Where the model sets pixels to 0 or 1, if its `input_threshold` says so; otherwise None.
 

@@ -101,6 +101,16 @@ def test_models_that_view(norm: bool) -> None:
     assert frozen.layout(X).is_contiguous(memory_format=torch.channels_last) == norm
 
 
+@pytest.mark.parametrize("fold", [True, False])
+def test_the_precision_of_the_search(fold: bool) -> None:
+    model = Viewing(True).eval()
+    coarse, plain = freeze(model, "bf16", fold=fold), freeze(model, fold=fold)
+    for frozen in (coarse, plain):
+        frozen(X)
+    assert (coarse.search_dtype, plain.search_dtype) == (torch.bfloat16, torch.float32)
+    assert freeze(lambda z: z.flatten(1)).search_dtype is None
+
+
 class Precise(nn.Module):
     """Lives in digits that bfloat16 does not have."""
 
@@ -121,6 +131,7 @@ def test_falls_back_visibly(fold: bool, caplog: pytest.LogCaptureFixture) -> Non
     torch.testing.assert_close(frozen(X), model(X).detach())
     frozen.input_gradient(X, Y)
     assert frozen.exact
+    assert frozen.search_dtype == torch.float32
     assert "rounding allows" in frozen.notes[-1]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
