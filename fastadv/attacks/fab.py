@@ -124,7 +124,8 @@ def fab(
         away = kind(count, draws, search.ids).view(search.x.shape).to(search.x)
         away = search.problem.masked(search.x + (2 * away - 1 if threat.norm == "linf" else away)) - search.x
         best = torch.where(search.best.success, -search.best.rank, inf)
-        least = torch.full_like(best, RESTART[threat.norm] * width(threat))
+        longest = min(RESTART[threat.norm] * width(threat), torch.finfo(best.dtype).max)
+        least = torch.full_like(best, longest)
         size = best.minimum(least).to(away) / norm(away, threat.order).clamp_min(1e-12) / 2
         return (search.x + like(size, away) * away).clamp_(*threat.box)
 

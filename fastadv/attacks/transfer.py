@@ -5,7 +5,7 @@ from functools import partial
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv._checks import check_count
 from fastadv.attacks._common import Common, takes_common
@@ -69,7 +69,7 @@ def transfer(
     check_attack(attack)
     check_count("scales", scales, 2)
     check_count("searches", searches, 0)
-    several: Sequence[Model | Frozen] = source if isinstance(source, Sequence) else [source]
+    several = source if isinstance(source, Sequence | nn.ModuleList) else [source]
     sources = [freeze(one) for one in several]
     if not sources:
         raise InputError("source: expected a substitute or several, got an empty sequence")

@@ -141,6 +141,16 @@ def test_where_restarts_begin(norm: str) -> None:
     assert ((other - away).norm(dim=2) > 1e-3).all()
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_box_as_wide_as_float32(norm: str) -> None:
+    """Random restarts begin at finite points."""
+    net, x = mlp(), images(3)
+    threat = THREATS[norm](torch.inf, (-1e38, 1e38))
+    out = fab(lambda z: net(z.clamp(-9, 9)), x, labels(net, x), threat, steps=5, restarts=2)
+    assert out.success.all()
+    assert out.distance.isfinite().all()
+
+
 @pytest.mark.parametrize("targeted", [False, True])
 def test_restarts_are_no_worse(targeted: bool) -> None:
     net, x = mlp(4), images(32)

@@ -105,6 +105,15 @@ def test_first_radii(threat: Threat, first: float) -> None:
         torch.testing.assert_close(own.radii[0], radii.minimum(most))
 
 
+@pytest.mark.parametrize("first", [1e-12, 1e-60])
+def test_a_tiny_first_radius_grows_to_the_whole_box(first: float) -> None:
+    net, x = mlp(), images(3)
+    out = minimum_radius(net, x, labels(net, x), Linf(torch.inf), attack=bim_one, first_radius=first)
+    usual = minimum_radius(net, x, labels(net, x), Linf(torch.inf), attack=bim_one)
+    assert usual.success.all()
+    torch.testing.assert_close(out.distance, usual.distance, rtol=0.01, atol=0.0)
+
+
 def test_l0_radii_are_whole_numbers_and_end() -> None:
     model, x, weight, need = plane(4)
     inner = Recorded(steps=40, loss="margin")
@@ -180,6 +189,7 @@ def test_the_largest_distance_of_interest() -> None:
         ("first_radius: expected", {"first_radius": 0.0}),
         ("first_radius: expected", {"first_radius": torch.tensor([0.1, torch.nan])}),
         ("first_radius: expected", {"first_radius": 0.5, "threat": L0(torch.inf)}),
+        ("first_radius: expected one for each of 2 samples, got 3", {"first_radius": torch.ones(3)}),
         ("threat: expected", {"threat": 0.3}),
     ],
 )
