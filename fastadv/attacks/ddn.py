@@ -12,7 +12,8 @@ from fastadv.attacks._core import run
 from fastadv.attacks._geometry import advance, cosine, farthest, like, positive, width
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search, norm
+from fastadv.attacks._search import Search
+from fastadv.attacks._sizes import norm
 from fastadv.attacks.criterion import WRONG
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model

@@ -15,7 +15,8 @@ from fastadv.attacks._geometry import like, width
 from fastadv.attacks._hyperplane import largest_others, nearest_boundary, to_hyperplane
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search, norm
+from fastadv.attacks._search import Search
+from fastadv.attacks._sizes import norm
 from fastadv.attacks.criterion import WRONG
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model

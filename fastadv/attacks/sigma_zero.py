@@ -11,7 +11,8 @@ from fastadv.attacks._core import run
 from fastadv.attacks._geometry import adam, cosine, like, positive, width
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search, largest
+from fastadv.attacks._search import Search
+from fastadv.attacks._sizes import largest
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
