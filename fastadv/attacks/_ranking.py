@@ -18,9 +18,9 @@ def repeated(values: Tensor | None, count: int = 1) -> Tensor | None:
 
 
 def graded(value: Tensor, logits: Tensor, y: Tensor, loss: losses.Loss, targets: Tensor | None) -> Tensor:
-    """The loss `value` [n]; where cross-entropy is exactly 0, as for very confident samples, the margin.
+    """The loss `value` [n], by which samples rank.
 
-    That is < 0.
+    Where cross-entropy is exactly 0, as it is for very confident ones, the margin takes its place; it is < 0.
     """
     if loss != "ce" or targets is not None:
         return value

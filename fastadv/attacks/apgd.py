@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses, rng
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_count, check_share
 from fastadv.attacks._apgd import Dense, Sparse, project
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
@@ -62,7 +62,7 @@ def apgd(
             the largest logits at x, one in each round of restarts: "dlr-targeted" is APGD-T. A success is
             still any wrong class. DLR needs three classes, and its targeted form four; with fewer, see
             `fastadv.ops.logit_loss`.
-        classes: how many classes a "-targeted" loss goes through; None is 9. At most K - 1 there are.
+        classes: how many classes a "-targeted" loss goes through; None is 9; there are at most K - 1.
         restarts: attempts from different random points, for each class of a "-targeted" loss.
         rho: the share of successful steps, from 0 to 1, below which a step size is halved. Not for L1.
         larger_radii: L1 only: spend the first 60 % of the steps in balls of three and two times the radius
@@ -77,7 +77,7 @@ def apgd(
     check_finite_radius(threat)
     check_count("steps", steps, 0)
     check_count("restarts", restarts, 1)
-    check_number("rho", rho, 0, 1)
+    check_share("rho", rho, zero=True, one=True)
     base, rounds = _targets(loss, classes, common)
     if larger_radii and threat.norm != "l1":
         raise InputError(f"larger_radii: expected None or False for {threat.norm}, got True; it is for L1")
