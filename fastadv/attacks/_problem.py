@@ -57,17 +57,17 @@ class Problem:
         """The loss [B] that is positive where the criterion is met."""
         return "margin" if self.criterion is WRONG else self.criterion.margin
 
-    def decided(self, logits: Tensor) -> Tensor:
-        """bool [B]: the logits [B, K] meet the criterion, finite or not."""
-        return self.criterion.met(logits, self.y, self.targets)
-
     def met(self, logits: Tensor) -> Tensor:
-        """bool [B]: `decided`, by logits that are all finite."""
-        return self.decided(logits) & logits.isfinite().all(1)
+        """bool [B]: the logits [B, K] are all finite, and meet the criterion."""
+        return self.criterion.met(logits, self.y, self.targets) & logits.isfinite().all(1)
 
     def masked(self, points: Tensor) -> Tensor:
-        """The points [B, ...] with x where the mask holds the coordinates."""
-        return points if self.mask is None else torch.where(self.mask, points, self.x)
+        """The points [B, ...], or candidates [B, C, ...], with x where the mask holds the coordinates."""
+        if self.mask is None:
+            return points
+        if points.ndim == self.x.ndim:
+            return torch.where(self.mask, points, self.x)
+        return torch.where(self.mask.unsqueeze(1), points, self.x.unsqueeze(1))
 
 
 def problem(

@@ -14,7 +14,8 @@ from fastadv.attacks._geometry import like, width
 from fastadv.attacks._inner import InnerAttack, check_attack, run_inner
 from fastadv.attacks._problem import check_threat
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search, largest
+from fastadv.attacks._search import Search
+from fastadv.attacks._sizes import largest
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.frozen import Model

@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from fastadv._card import card
 from fastadv._files import save_tensors
 from fastadv.attacks import latent_descent
 from fastadv.cli import _options as o
+from fastadv.cli._abs_bound import bound
 from fastadv.cli._abs_data import (
     Batched,
     Binary,
@@ -38,13 +38,6 @@ abs_app = typer.Typer(
     help="Analysis by Synthesis: one generative model for each class (Schott et al. 2018).",
     no_args_is_help=True,
 )
-
-
-class BoundNorm(StrEnum):
-    """The norms in which there are bounds."""
-
-    L2 = "l2"
-    LINF = "linf"
 
 
 class Schedule(StrEnum):
@@ -96,60 +89,13 @@ def infer(
             done = measure(net, dataset, Batched("inferring", batch_size), keep=out is not None)
         if out is not None:
             save_tensors(out, done.kept)
-    config = {"model": str(model), "seed": seed, **options}
-    _tell("infer", "on", dataset, config, done.summary, json)
-
-
-def bound(
-    model: ModelPath,
-    data: o.Data,
-    norm: Annotated[BoundNorm, typer.Option(help="Norm of the radius.")] = BoundNorm.L2,
-    binary: Binary = False,
-    tight: Annotated[
-        bool,
-        typer.Option(
-            "--tight", help="Keep the prior's cost of the other classes, which the paper's bound drops."
-        ),
-    ] = False,
-    starts: Annotated[
-        int, typer.Option(min=1, help="Prior samples from which each class's minimum is searched.")
-    ] = 4,
-    prior_samples: PriorSamples = None,
-    samples: o.Samples = None,
-    split: o.SplitOption = None,
-    data_dir: o.DataDir = None,
-    size: o.Size = None,
-    batch_size: o.BatchSize = 100,
-    seed: PriorSeed = None,
-    device: o.Device = None,
-    json: o.Json = False,
-) -> None:
-    """The radius of every image within which the model keeps its decision: mean, median and quartiles."""
-    place = make_device(device)
-    with interruptible(NOTHING_KEPT):
-        dataset = load_data(data, split, data_dir, size, samples)
-        net = load_abs(model, prior_samples, seed, place, binary=binary)
-        search = partial(net.lower_bound, norm=norm.value, starts=starts, tight=tight)
-        with o.usage():
-            radius = Batched("bounding", batch_size).each(dataset, place, search)
-    low, median, high = (float(value) for value in radius.quantile(torch.tensor([0.25, 0.5, 0.75])))
-    measured = {
-        "mean": float(radius.mean()),
-        "standard_error": float(radius.std()) / len(radius) ** 0.5 if len(radius) > 1 else 0.0,
-        "lower_quartile": low,
-        "median": median,
-        "upper_quartile": high,
-        "above_zero": float((radius > 0).double().mean()),
-    }
-    config = {
-        "model": str(model),
-        "norm": norm.value,
-        "binary": binary,
-        "tight": tight,
-        "starts": starts,
-        "seed": seed,
-    }
-    _tell("bound", f"{o.symbol(norm.value)} lower bound on", dataset, config, measured, json)
+    if json:
+        config = {"model": str(model), "seed": seed, **options, "data": dataset.describe()}
+        write_json(card("abs infer", config, **done.summary))
+        return
+    name = "Binary ABS" if binary else "ABS"
+    title = f"{name}, on {dataset.name}, {len(dataset):,} images"
+    print_measured(title, {"": done.summary}, dataset.note)
 
 
 def attack(
@@ -203,21 +149,10 @@ def attack(
     say(f"accuracy where L2 {threshold:g} is allowed: {percent(allowed)}")
 
 
-def _tell(
-    command: str, what: str, dataset: Any, config: dict[str, Any], measured: dict[str, float], json: bool
-) -> None:
-    """The card of what was measured, or a table of it."""
-    if json:
-        write_json(card(f"abs {command}", {**config, "data": dataset.describe()}, **measured))
-        return
-    name = "Binary ABS" if config["binary"] else "ABS"
-    print_measured(f"{name}, {what} {dataset.name}, {len(dataset):,} images", {"": measured}, dataset.note)
-
-
 for _command, _example in (
     (train, "fastadv abs train --data digits --run-dir runs/abs"),
     (infer, "fastadv abs infer -m runs/abs/model.safetensors --data digits --binary"),
-    (bound, "fastadv abs bound -m runs/abs/model.safetensors --data digits --samples 100"),
+    (bound, "fastadv abs bound -m runs/abs/model.safetensors --data digits --samples 100 --figure band.png"),
     (attack, "fastadv abs attack -m runs/abs/model.safetensors --data digits --samples 50"),
     (show, "fastadv abs show -m runs/abs/model.safetensors --data digits --index 3 --out abs.png"),
     (distal, "fastadv abs distal -m runs/abs/model.safetensors --classes 0,1 --out distal.png"),

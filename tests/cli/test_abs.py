@@ -98,6 +98,57 @@ def test_bound_equals_the_library(fastadv, model, options, settings):
         assert ("L∞" if "norm" in settings else "L2") + " lower bound" in printed
 
 
+def test_the_band_from_the_bound_to_the_attacks(fastadv, model):
+    line = f"abs bound -m {model} --data digits --samples 6 --tight -a ddn:steps=9"
+    line += " --figure band.png --radii 0.5,0,0.2"
+    told = json.loads(fastadv(f"{line} --json").out)
+    assert Path("band.png").read_bytes().startswith(b"\x89PNG")
+    assert told["config"]["attacks"]["ddn:steps=9"]["steps"] == 9
+    own, digits = ABS.load(model), load("digits", "test", limit=6)
+    radius = own.lower_bound(digits.x, digits.y, tight=True)
+    attacks = {
+        "latent descent": fa.attacks.latent_descent,
+        "ddn": partial(fa.attacks.ddn, threat=fa.L2(torch.inf), steps=9),
+    }
+    distance = torch.stack([row.distance for row in fa.evaluate(own, digits, attacks).rows]).amin(0)
+    assert told["measured"]["mean"] == pytest.approx(float(radius.mean()), rel=1e-4)
+    assert told["measured"]["median_distance"] == pytest.approx(float(distance.median()), rel=1e-3)
+    assert told["measured"]["broken_within_the_bound"] == 0
+    certified, attacked = (told["measured"]["curves"][name] for name in ("certified", "under attack"))
+    assert certified["radii"] == attacked["radii"] == [0, 0.2, 0.5]
+    for curve, known in ((certified, radius), (attacked, distance)):
+        assert curve["accuracy"] == pytest.approx(
+            [float((known > at).float().mean()) for at in (0, 0.2, 0.5)]
+        )
+    assert certified["accuracy"] < attacked["accuracy"]
+    printed = fastadv(line).out
+    shares = (f"{100 * curve['accuracy'][1]:.1f}%" for curve in (certified, attacked))
+    assert f"0.2: {' to '.join(shares)}" in printed
+    assert "figure in band.png" in printed
+    alone = json.loads(fastadv(f"abs bound -m {model} --data digits --samples 3 --json").out)
+    assert "curves" not in alone["measured"]
+
+
+def test_the_band_in_pixels(fastadv, model):
+    """Without radii the curves have a step at every distance."""
+    line = f"abs bound -m {model} --data digits --samples 9 --binary --norm l0 --figure band.svg --json"
+    found = json.loads(fastadv(line).out)["measured"]["curves"]
+    own, digits = ABS.load(model).with_options(binary=True), load("digits", "test", limit=9)
+    radius = own.lower_bound(digits.x, digits.y, norm="l0")
+    assert found["certified"]["radii"] == sorted({0.0, *radius.tolist()})
+    away = fa.attacks.latent_descent(own, digits.x, digits.y, fa.L0(torch.inf)).distance
+    assert found["under attack"]["radii"] == sorted({0.0, *away[away.isfinite()].tolist()})
+    assert Path("band.svg").read_text().startswith("<?xml")
+
+
+def test_images_broken_within_their_bound_are_told(fastadv, model, monkeypatch):
+    """A bound that is too large, as where the search of the latents has missed a minimum."""
+    monkeypatch.setattr(ABS, "lower_bound", lambda own, x, y, **_: torch.full((len(x),), 50.0))
+    line = f"abs bound -m {model} --data digits --samples 5 --radii 1"
+    assert json.loads(fastadv(f"{line} --json").out)["measured"]["broken_within_the_bound"] == 5
+    assert "give more --starts" in fastadv(line).out
+
+
 def test_attack_equals_evaluate(fastadv, model):
     line = f"abs attack -m {model} --data digits --samples 15 --schedule line_search --threshold 0.8"
     told = json.loads(fastadv(f"{line} --json").out)["measured"]
@@ -152,6 +203,14 @@ def test_wrong_usage(fastadv, model):
         (f"abs attack -m {model} --data digits --threshold -1", 2, "--threshold"),
         (f"abs attack -m {model} --data digits --threshold nan", 2, "--threshold"),
         (f"abs bound -m {model} --data digits --norm l1", 2, "l1"),
+        (f"abs bound -m {model} --data digits --norm l0 --samples 2", 2, "l0"),
+        (f"abs bound -m {model} --data digits -a pgd:radius=1", 2, "pgd has a budget"),
+        (f"abs bound -m {model} --data digits --norm linf -a ddn", 2, "ddn works in l2"),
+        (f"abs bound -m {model} --data digits -a fmn:norm=linf", 2, "norm of the bound, l2"),
+        (f"abs bound -m {model} --data digits -a ddn:radius=1", 2, "no radius"),
+        (f"abs bound -m {model} --data digits -a transfer:attack=bim,source=f", 2, "substitutes"),
+        (f"abs bound -m {model} --data digits --radii 1,x", 2, "x"),
+        (f"abs bound -m {model} --data digits --figure band.gif", 2, ".png"),
         ("abs train --data digits --run-dir r --beta 3", 2, "FROM,TO"),
         (f"abs bound -m {model} --data digits --starts 999 --samples 2", 2, "starts"),
     ):

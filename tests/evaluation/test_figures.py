@@ -183,6 +183,23 @@ def test_a_band_lies_between_its_curves(drawn, steps):
     assert axes.get_xlim() == (0, 1.5)
 
 
+def test_step_functions_go_on_to_the_right_and_are_named_at_their_height_there(drawn):
+    lines = {"held": ([0, 1], [0.9, 0.8]), "low": ([0, 1, 2], [0.9, 0.5, 0]), "high": ([0, 3], [0.6, 0])}
+    figures.curves(lines, "c.png", steps=True, bands={"held": (lines["low"], lines["held"])}, right=4.0)
+    (axes,) = drawn[0].axes
+    held, low, _ = (line.get_xydata().tolist() for line in axes.lines)
+    assert held == [[0, 0.9], [1, 0.8], [4, 0.8]]
+    assert low == [[0, 0.9], [1, 0.5], [2, 0]]
+    assert axes.collections[0].get_paths()[0].contains_point((3.5, 0.4))
+    named = {text.get_text(): text.xy[1] for text in axes.texts if text.get_text() in lines}
+    assert named["held"] == pytest.approx(0.8, abs=1e-3)
+    assert named["high"] > named["low"] == pytest.approx(0, abs=1e-3)
+    figures.curves(lines, "c.png", steps=True, right=0.5)
+    named = {text.get_text(): text.xy[1] for text in drawn[1].axes[0].texts if text.get_text() in lines}
+    assert named["high"] == pytest.approx(0.6, abs=1e-3)
+    assert min(named["held"], named["low"]) > 0.8
+
+
 def test_bars_have_the_lengths_they_are_given(drawn):
     nets = {"standard": {"clean": 0.98, "robust": 0.04}, "trained": {"clean": 0.9, "robust": 0.5}}
     paper = {"standard": {"clean": 0.95}, "trained": {"robust": 0.47}}

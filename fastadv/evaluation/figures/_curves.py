@@ -43,7 +43,8 @@ def curves(
     lines: {name: (radii, accuracy)}, as `accuracy_against_radius` returns; at most six.
     radius: the name of the axis ("L∞ radius").
     chance: draws the accuracy of guessing.
-    steps: draw step functions without markers, as the curves of minimum-norm attacks are.
+    steps: draw step functions without markers, as the curves of minimum-norm attacks are. Those that end
+        above 0 go on to the right end of the axis.
     bands: {name of a line: (lower curve, upper curve)}, filled in the line's color: a bootstrap interval, or
         the certified accuracy and the accuracy under attack, between which the robust accuracy lies.
     right: where the axis ends; by default at the largest radius of a line.
@@ -64,24 +65,28 @@ def curves(
     longest = max(len(name) for name in lines)
     axes = figure.add_axes((0.1, 0.15, 0.87 - min(0.4, 0.0145 * longest), 0.68 if title else 0.76))
     plain(axes)
-    ends, last = [], 0.0
-    for (name, (radii, accuracy)), (color, dash) in zip(lines.items(), LINES, strict=False):
-        across, up = _line(f"lines[{name!r}]", (radii, accuracy))
+    known = {name: _line(f"lines[{name!r}]", line) for name, line in lines.items()}
+    if right is None:
+        right = max(float(across[-1]) for across, _ in known.values()) or 1.0
+    everywhere, ends = np.linspace(0, right, 1001), []
+    for (name, line), (color, dash) in zip(known.items(), LINES, strict=False):
+        across, up = line
+        if steps and up[-1] > 0 and across[-1] < right:
+            across, up = np.append(across, right), np.append(up, up[-1])
         axes.plot(
-            across, up, dash, color=color, linewidth=2, clip_on=right is not None, zorder=3, markersize=3.5,
-            marker=None if steps else "o", drawstyle="steps-post" if steps else "default",
+            across, up, dash, color=color, linewidth=2, clip_on=bool(across[-1] > right), zorder=3,
+            marker=None if steps else "o", markersize=3.5, drawstyle="steps-post" if steps else "default",
         )  # fmt: skip
         if name in bands:
             low, high = (_line(f"bands[{name!r}]", edge) for edge in bands[name])
-            where = np.unique(np.concatenate([low[0], high[0]]))
+            where = np.unique(np.concatenate([low[0], high[0], [right] if steps else []]))
             axes.fill_between(
                 where, _value(where, low, steps), _value(where, high, steps), step="post" if steps else None,
                 color=color, alpha=0.2, linewidth=0, zorder=2,
             )  # fmt: skip
         # lines that end together are named in the order in which they came down
-        ends.append((float(up[-1]) + 1e-6 * float(up.mean()), name, color))
-        last = max(last, float(across[-1]))
-    right = last or 1.0 if right is None else right
+        heights = _value(everywhere, line, steps)
+        ends.append((float(heights[-1]) + 1e-6 * float(heights.mean()), name, color))
     axes.set_xlim(0, right)
     axes.set_ylim(0, 1)
     if chance is not None:

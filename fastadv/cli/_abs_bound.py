@@ -1,0 +1,210 @@
+"""`fastadv abs bound`: certified radii, and the band between them and the nearest adversarial examples."""
+
+import math
+from collections.abc import Callable
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from fastadv._card import card
+from fastadv.attacks import AttackResult, latent_descent
+from fastadv.cli import _options as o
+from fastadv.cli._abs_data import (
+    Batched,
+    Binary,
+    ModelPath,
+    PriorSamples,
+    PriorSeed,
+    load_abs,
+    print_measured,
+)
+from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, parse_attack
+from fastadv.cli._interrupt import interruptible
+from fastadv.cli._load import load_data, make_device
+from fastadv.cli._measure import NOTHING_KEPT, Watched
+from fastadv.cli._output import progress, say, write_json
+from fastadv.evaluation import Curve, evaluate, figures
+from fastadv.models import ABS
+
+# single precision makes radii and distances uncertain by this share
+ROUNDING = 1e-5
+
+
+class Norm(StrEnum):
+    """The norms in which there are bounds."""
+
+    L2 = "l2"
+    LINF = "linf"
+    L0 = "l0"
+
+
+def bound(
+    model: ModelPath,
+    data: o.Data,
+    norm: Annotated[Norm, typer.Option(help="Norm of the radius; l0 with --binary.")] = Norm.L2,
+    binary: Binary = False,
+    tight: Annotated[
+        bool,
+        typer.Option(
+            "--tight", help="Keep the prior's cost of the other classes, which the paper's bound drops."
+        ),
+    ] = False,
+    starts: Annotated[
+        int, typer.Option(min=1, help="Prior samples from which each class's minimum is searched.")
+    ] = 4,
+    attack: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attack",
+            "-a",
+            help="Also the nearest adversarial examples that latent descent and this minimum-norm attack "
+            f"find: {help_text('ddn:steps=200')} May be repeated.",
+        ),
+    ] = None,
+    radii: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBERS",
+            help="Also the accuracy at each of these radii, from the bound and under attack: 0,0.5,1.",
+        ),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            parser=o.parse_picture,
+            metavar="FILE",
+            help="Draw accuracy against radius here, as the band from the bound to the accuracy under attack "
+            "(png, pdf, svg).",
+        ),
+    ] = None,
+    prior_samples: PriorSamples = None,
+    samples: o.Samples = None,
+    split: o.SplitOption = None,
+    data_dir: o.DataDir = None,
+    size: o.Size = None,
+    batch_size: o.BatchSize = 100,
+    seed: PriorSeed = None,
+    device: o.Device = None,
+    json: o.Json = False,
+) -> None:
+    """The radius of every image within which the model keeps its decision: mean, median and quartiles.
+
+    With --attack, --radii or --figure also the distances at which attacks break it. The robust accuracy lies
+    between the two.
+    """
+    place = make_device(device)
+    named = [_parsed(text, norm.value) for text in attack or []]
+    tried = o.parse_numbers(radii) if radii is not None else None
+    with interruptible(NOTHING_KEPT):
+        dataset = load_data(data, split, data_dir, size, samples)
+        net = load_abs(model, prior_samples, seed, place, binary=binary)
+        search = partial(net.lower_bound, norm=norm.value, starts=starts, tight=tight)
+        with o.usage():
+            radius = Batched("bounding", batch_size).each(dataset, place, search)
+            attacked = named or tried or figure is not None
+            distance = _nearest(net, dataset, norm.value, named, batch_size) if attacked else None
+    name = "Binary ABS" if binary else "ABS"
+    measured: dict[str, Any] = _summary(radius)
+    band = {}
+    if distance is not None:
+        with o.usage():
+            band = {
+                "certified": Curve.from_distances(radius, tried),
+                "under attack": Curve.from_distances(distance, tried),
+            }
+        measured["median_distance"] = float(distance.median())
+        measured["broken_within_the_bound"] = int((distance < radius * (1 - ROUNDING)).sum())
+        if figure is not None:
+            _draw(
+                radius, distance, figure, tried, f"{o.symbol(norm.value)} radius", f"{name} on {dataset.name}"
+            )
+    if json:
+        config = {
+            "model": str(model),
+            "norm": norm.value,
+            "binary": binary,
+            "tight": tight,
+            "starts": starts,
+            "attacks": {one.label: one.config for one in named},
+            "seed": seed,
+            "data": dataset.describe(),
+        }
+        curves = {
+            edge: {"radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
+            for edge, curve in band.items()
+        }
+        write_json(card("abs bound", config, **measured, **({"curves": curves} if curves else {})))
+        return
+    title = f"{name}, {o.symbol(norm.value)} lower bound on {dataset.name}, {len(dataset):,} images"
+    print_measured(title, {"": measured}, dataset.note)
+    if tried:
+        low, high = band.values()
+        points = zip(high.radii, low.accuracy, high.accuracy, strict=True)
+        shares = ", ".join(
+            f"{radius:g}: {100 * least:.1f}% to {100 * most:.1f}%" for radius, least, most in points
+        )
+        say(f"accuracy at each radius, certified to under attack: {shares}")
+    if measured.get("broken_within_the_bound"):
+        say("images were broken within their bound, which a search of the latents missed: give more --starts")
+    if figure is not None:
+        say(f"figure in {figure}")
+
+
+def _parsed(text: str, norm: str) -> NamedAttack:
+    """The attack that a text names; BadParameter unless it looks for the minimum in that norm."""
+    named = parse_attack(text, AttackOptions(norm), 0)
+    if not named.minimal:
+        raise typer.BadParameter(
+            f"--attack {text}: expected an attack for the minimum norm; {named.name} has a budget."
+        )
+    if named.sources:
+        raise typer.BadParameter(
+            f"--attack {text}: {named.name} needs substitutes, which --data has none of."
+        )
+    if named.norm != norm or named.radius != math.inf:
+        raise typer.BadParameter(f"--attack {text}: expected the norm of the bound, {norm}, and no radius.")
+    return named
+
+
+def _summary(radius: Tensor) -> dict[str, float]:
+    low, median, high = (float(value) for value in radius.quantile(torch.tensor([0.25, 0.5, 0.75])))
+    return {
+        "mean": float(radius.mean()),
+        "standard_error": float(radius.std()) / len(radius) ** 0.5 if len(radius) > 1 else 0.0,
+        "lower_quartile": low,
+        "median": median,
+        "upper_quartile": high,
+        "above_zero": float((radius > 0).double().mean()),
+    }
+
+
+def _nearest(model: ABS, dataset: Any, norm: str, named: list[NamedAttack], batch_size: int) -> Tensor:
+    """[N] the distance of the nearest adversarial example that latent descent and the attacks find."""
+    attacks: dict[str, Callable[..., AttackResult]] = {one.label: one.run for one in named}
+    attacks["latent descent"] = partial(latent_descent, threat=o.make_threat(norm, math.inf))
+    done, total = [0], len(attacks) * len(dataset)
+    with progress("attacks") as tick:
+        runs = {label: Watched(run, label, done, total, tick) for label, run in attacks.items()}
+        table = evaluate(model, dataset, runs, batch_size=batch_size)
+    return torch.stack([row.distance for row in table.rows]).amin(0)
+
+
+def _draw(
+    radius: Tensor, distance: Tensor, path: Path, radii: tuple[float, ...] | None, across: str, title: str
+) -> None:
+    """The band between the certified accuracy and the accuracy under attack."""
+    low, high = Curve.from_distances(radius), Curve.from_distances(distance)
+    figures.curves(
+        {"under attack": high, "certified": low},
+        path,
+        bands={"under attack": (low, high)},
+        steps=True,
+        radius=across,
+        title=title,
+        right=max(radii) if radii else None,
+    )
