@@ -31,6 +31,15 @@ def check_number(
     return number
 
 
+def check_share(name: str, value: Any, *, zero: bool = False, one: bool = False) -> float:
+    """A number between 0 and 1; each end itself is refused unless its flag is set."""
+    number = check_number(name, value, 0, 1)
+    if (number == 0 and not zero) or (number == 1 and not one):
+        interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
+        raise InputError(f"{name}: expected a number in {interval}, got {value!r}")
+    return number
+
+
 def check_seed(seed: Any, name: str = "seed") -> int:
     """An integer from 0 to 2^63 - 1."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:

@@ -1,10 +1,12 @@
 """_checks: what passes comes back as it is, what does not is named."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
-from fastadv._checks import check_count, check_number, check_seed
+from fastadv._checks import check_count, check_number, check_seed, check_share
 from fastadv.errors import InputError
 
 
@@ -52,3 +54,23 @@ def test_seeds():
             check_seed(seed)
     with pytest.raises(InputError, match="epoch: expected"):
         check_seed(-1, "epoch")
+
+
+def test_shares_with_and_without_their_ends():
+    for value, ends in (
+        (0.5, {}),
+        (0, {"zero": True}),
+        (1, {"one": True}),
+        (1.0, {"zero": True, "one": True}),
+    ):
+        assert check_share("gamma", value, **ends) == value
+    for value, ends, interval in (
+        (0, {}, "(0, 1)"),
+        (1, {"zero": True}, "[0, 1)"),
+        (0.0, {"one": True}, "(0, 1]"),
+    ):
+        with pytest.raises(InputError, match=rf"gamma: expected a number in {re.escape(interval)}, got "):
+            check_share("gamma", value, **ends)
+    for value in (-0.1, 1.1, "half", None, True, float("nan")):
+        with pytest.raises(InputError, match="gamma: expected a finite number >= 0 and <= 1"):
+            check_share("gamma", value, zero=True, one=True)

@@ -76,6 +76,8 @@ def test_take_and_with_radius(kind):
     assert many.take(torch.tensor([2, 0])).radius.tolist() == [2.0, 0.0]
     other = many.with_radius(0.25)
     assert (type(other), other.radius, other.box) == (kind, 0.25, (-1.0, 2.0))
+    # no rows to take of a tensor that holds one number
+    assert type(kind(torch.tensor(2)).radius) is float
 
 
 @pytest.mark.parametrize(

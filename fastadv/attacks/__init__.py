@@ -32,6 +32,7 @@ from fastadv.attacks.lbfgs import lbfgs
 from fastadv.attacks.mim import mim
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.attacks.nes import nes
+from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.salt_and_pepper import salt_and_pepper
 from fastadv.attacks.sigma_zero import sigma_zero
@@ -159,6 +160,13 @@ ATTACKS: dict[str, Attack] = {
         paper="Ilyas et al. 2018",
         tolerance=1.5,
     ),
+    "pdpgd": Attack(
+        pdpgd,
+        kind="minimum",
+        quick={"steps": 60},
+        oracle={"steps": 150},
+        paper="Matyasko and Chau 2021",
+    ),
     "pgd": Attack(pgd, random=True, quick={"steps": 10}, paper="Madry et al. 2018"),
     "salt_and_pepper": Attack(
         salt_and_pepper,
@@ -270,6 +278,7 @@ __all__ = [
     "mim",
     "minimum_radius",
     "nes",
+    "pdpgd",
     "pgd",
     "salt_and_pepper",
     "sigma_zero",

@@ -12,7 +12,8 @@ from fastadv.attacks._common import Common
 from fastadv.attacks._problem import Problem, problem
 from fastadv.attacks._record import Record
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Over, Plan, Rule, Search
+from fastadv.attacks._samples import Over
+from fastadv.attacks._search import Plan, Rule, Search
 from fastadv.attacks._trial import Trial
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.frozen import Model

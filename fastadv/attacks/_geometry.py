@@ -8,7 +8,8 @@ from torch import Tensor
 from fastadv import ops
 from fastadv._checks import check_number
 from fastadv.attacks._record import Rows
-from fastadv.attacks._search import Search, norm
+from fastadv.attacks._search import Search
+from fastadv.attacks._sizes import norm
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 

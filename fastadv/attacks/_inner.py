@@ -45,7 +45,6 @@ def take_over(search: Search, out: AttackResult) -> Tensor:
     search.best.not_finite |= out.status == Status.FAILED
     if out.backwards:
         # the size is not known, only whether it was ever more than zero
-        size = torch.where(out.zero_gradient, 0.0, torch.finfo(search.best.largest_gradient.dtype).tiny)
         largest = search.best.largest_gradient
-        torch.maximum(largest, size.to(largest), out=largest)
+        torch.maximum(largest, (~out.zero_gradient).to(largest), out=largest)
     return broken

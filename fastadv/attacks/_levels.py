@@ -10,7 +10,8 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._checks import check_count
 from fastadv.attacks._geometry import farthest, like
-from fastadv.attacks._search import Rule, Search, norm
+from fastadv.attacks._search import Rule, Search
+from fastadv.attacks._sizes import norm
 
 # (count, seed, ids, draw) -> [n, count], as in fastadv.rng
 Draw = Callable[[int, int, Tensor, int], Tensor]
@@ -64,7 +65,7 @@ def smallest_noise(search: Search, noise: Noise, levels: int, repetitions: int, 
     rows, x = search.rows, search.x
     rows.most = most.floor() if noise.whole else most
     rows.size, rows.low = torch.full_like(most, torch.inf), torch.zeros_like(most)
-    rows.noise = torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
+    rows.noise = torch.zeros_like(x)
     seed = rng.derive(search.seed, noise.name, search.restart)
     shares = torch.arange(1, repetitions + 1, device=most.device) / (repetitions + 1)
     for level in range(1, levels + 1):
@@ -113,7 +114,7 @@ def scaled(search: Search, noise: Tensor, sizes: Tensor) -> Tensor:
     The box cuts off more of a longer displacement, so d(s) / s falls, and s <- s * size / d(s) comes near
     the size without exceeding it. Where the box has no room for the size, the points are corners.
     """
-    x, (low, high) = search.x.unsqueeze(1).to(noise.dtype), search.threat.box
+    x, (low, high) = search.x.unsqueeze(1), search.threat.box
     if search.problem.mask is not None:
         noise = noise.where(search.problem.mask.unsqueeze(1), 0.0)
     tiny, huge = torch.finfo(noise.dtype).tiny, math.sqrt(torch.finfo(noise.dtype).max)
@@ -127,4 +128,4 @@ def scaled(search: Search, noise: Tensor, sizes: Tensor) -> Tensor:
     for _ in range(CORRECTIONS):
         away = (x + scale * noise).clamp(low, high) - x
         scale = (scale * (wanted / length(away))).clamp_max(huge)
-    return (x + scale * noise).to(search.x.dtype).clamp(low, high)
+    return (x + scale * noise).clamp(low, high)

@@ -46,25 +46,28 @@ class Problem:
         )
 
     def wide(self) -> Self:
-        """The same problem with x in float32 where it is in half precision."""
-        return replace(self, x=self.x.to(torch.promote_types(self.x.dtype, torch.float32)))
+        """The same problem with x in float32 where it is in half precision, in the box as that holds it."""
+        dtype = torch.promote_types(self.x.dtype, torch.float32)
+        if dtype == self.x.dtype:
+            return self
+        return replace(self, x=self.x.to(dtype), threat=self.threat.held_in(self.x.dtype))
 
     @property
     def margin(self) -> losses.Loss:
         """The loss [B] that is positive where the criterion is met."""
         return "margin" if self.criterion is WRONG else self.criterion.margin
 
-    def decided(self, logits: Tensor) -> Tensor:
-        """bool [B]: the logits [B, K] meet the criterion, finite or not."""
-        return self.criterion.met(logits, self.y, self.targets)
-
     def met(self, logits: Tensor) -> Tensor:
-        """bool [B]: `decided`, by logits that are all finite."""
-        return self.decided(logits) & logits.isfinite().all(1)
+        """bool [B]: the logits [B, K] are all finite, and meet the criterion."""
+        return self.criterion.met(logits, self.y, self.targets) & logits.isfinite().all(1)
 
     def masked(self, points: Tensor) -> Tensor:
-        """The points [B, ...] with x where the mask holds the coordinates."""
-        return points if self.mask is None else torch.where(self.mask, points, self.x)
+        """The points [B, ...], or candidates [B, C, ...], with x where the mask holds the coordinates."""
+        if self.mask is None:
+            return points
+        if points.ndim == self.x.ndim:
+            return torch.where(self.mask, points, self.x)
+        return torch.where(self.mask.unsqueeze(1), points, self.x.unsqueeze(1))
 
 
 def problem(
@@ -211,6 +214,13 @@ def _check_values(x: Tensor, box: tuple[float, float]) -> None:
             f"x: expected finite values, got {bad} that are NaN or infinite; clean the data first"
         )
     low, high = torch.tensor(box, dtype=x.dtype, device=x.device)
+    beyond = any(
+        math.isfinite(end) != math.isfinite(held) for end, held in zip(box, (low, high), strict=True)
+    )
+    if beyond or low == high:
+        raise InputError(
+            f"box: expected ends that {x.dtype} holds and tells apart, got {box}; give x a wider dtype"
+        )
     if bool((least < low) | (most > high)):
         raise InputError(
             f"x: expected values in the box [{box[0]:g}, {box[1]:g}], "

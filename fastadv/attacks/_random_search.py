@@ -1,6 +1,6 @@
 """Random search by scores: each sample keeps its best point, and moves only where the loss rises."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,11 +10,19 @@ from fastadv.attacks._common import Common
 from fastadv.attacks._search import Search
 from fastadv.losses import Loss
 
+SCHEDULED = 10_000
+
 
 def search_loss(common: Common) -> Loss | None:
     """Cross-entropy where targets are given without a criterion; else None, the margin of the criterion."""
     targeted = common.get("targets") is not None and common.get("criterion") is None
     return "ce" if targeted else None
+
+
+def passed(query: int, queries: int, ends: Sequence[int], rescale: bool) -> int:
+    """How many of the ends a query lies behind. They are meant for 10,000 queries; `rescale` fits them."""
+    place = query * SCHEDULED // queries if rescale else query
+    return sum(place > end for end in ends)
 
 
 def random_search(

@@ -1,28 +1,25 @@
-"""A search: the samples still under attack, how a rule evaluates points, and each sample's best so far."""
+"""A search: how a rule evaluates points, and how they compete to be the best of their sample."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import overload
 
 import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks._problem import Problem, StepSize
-from fastadv.attacks._record import Record, Rows
+from fastadv.attacks._problem import Problem
+from fastadv.attacks._ranking import graded, repeated, strongest
+from fastadv.attacks._record import Record
+from fastadv.attacks._samples import Samples
+from fastadv.attacks._sizes import largest
 from fastadv.engine import Frozen
 from fastadv.engine.snap import snap
 from fastadv.ops import keep_best_
-from fastadv.threat import Threat
 from fastadv.threat.base import SLACK
 
 LONGEST_SEGMENT = 8
 # values of x that pass the model at once where a rule asks for many candidates a sample
 CHUNK = 1 << 22
-
-
-class Over(Exception):
-    """Every sample has left the search."""
 
 
 @dataclass(eq=False)
@@ -68,7 +65,7 @@ class Plan:
     seed: int
 
 
-class Search:
+class Search(Samples):
     """One run of a rule over the samples `index` of a batch.
 
     A rule evaluates points with `gradient`, `decide` or `jacobian`, which take one point for each sample that
@@ -76,70 +73,23 @@ class Search:
     rule needs afterwards belong into `rows`; `x`, `y`, `threat`, `ids` and `best` follow by themselves. Where
     a rule sets `rows.aims` int64 [n], losses lead to these classes instead of the targets.
 
-    A rule works in float32 or float64. Where the caller's x are in half precision, the model sees points that
-    may become the best as that precision holds them, so that a success is one of the tensor returned.
+    Where the caller's x are in half precision, the model sees points that may become the best as that
+    precision holds them, so that a success is one of the tensor returned.
     """
 
     def __init__(
         self, frozen: Frozen, problem: Problem, index: Tensor, record: Record, plan: Plan, restart: int
     ) -> None:
-        whole = len(index) == len(problem.x)
+        super().__init__(problem, index, record)
         self.frozen, self.plan, self.restart = frozen, plan, restart
-        # of the caller's x
-        self.dtype = problem.x.dtype
-        self.problem = (problem if whole else problem.take(index)).wide()
-        self.best = record.take(index)
-        self.best.x_adv = self.best.x_adv.to(self.x.dtype)
-        self.rows = Rows()
-        self._record, self._index = record, index
         self._evaluations = 0
         # whether a point has competed for the best
         self._competed = False
-        self._leaving: Tensor | None = None
-
-    @property
-    def x(self) -> Tensor:
-        """[n, ...] the clean samples."""
-        return self.problem.x
-
-    @property
-    def y(self) -> Tensor:
-        """int64 [n], labels."""
-        return self.problem.y
-
-    @property
-    def targets(self) -> Tensor | None:
-        """int64 [n], wanted classes, or None."""
-        return self.problem.targets
-
-    @property
-    def aims(self) -> Tensor | None:
-        """int64 [n], the classes to which losses lead; None where they lead away from y."""
-        aims: Tensor | None = vars(self.rows).get("aims", self.targets)
-        return aims
-
-    @property
-    def threat(self) -> Threat:
-        """The threat, with the radii of these samples."""
-        return self.problem.threat
-
-    @property
-    def ids(self) -> Tensor:
-        """int64 [n], sample numbers; random draws depend on them."""
-        return self.problem.ids
 
     @property
     def seed(self) -> int:
         """The caller's seed; pass it through `rng.derive` with the attack's name and `restart`."""
         return self.plan.seed
-
-    @overload
-    def per_sample(self, value: Tensor) -> Tensor: ...
-    @overload
-    def per_sample(self, value: StepSize) -> StepSize: ...
-    def per_sample(self, value: StepSize) -> StepSize:
-        """The rows of these samples, where the caller gave one value for each sample of the batch."""
-        return value[self._index] if isinstance(value, Tensor) else value
 
     def start(self, random_start: bool = False) -> Tensor:
         """[n, ...] x itself, or random draw number `restart` of the threat: always one after a restart."""
@@ -184,7 +134,7 @@ class Search:
         flat = self._cast(seen).flatten(0, 1)
         step = max(1, CHUNK // max(1, flat[:1].numel()))
         logits = torch.cat([self.frozen(part) for part in torch.split(flat, step)])
-        y, targets = _repeated(self.y, count), _repeated(self.aims, count)
+        y, targets = repeated(self.y, count), repeated(self.aims, count)
         value = None if loss is None else losses.loss_value(logits, y, loss, targets).view(-1, count)
         logits = logits.view(len(points), count, -1)
         return self._judged(Look(points, seen, logits, logits, value), loss, judge)
@@ -214,22 +164,11 @@ class Search:
         rank = torch.where(success, -distance if self.plan.minimum else -torch.inf, torch.nan)
         keep_best_(best.x_adv, best.rank, best.success, points, rank.to(best.rank.dtype), success)
 
-    def leave(self, done: Tensor) -> None:
-        """Drop the samples `done` bool [n] from points and rows at the next call."""
-        self._leaving = done if self._leaving is None else self._leaving | done
-
-    def distance(self, points: Tensor) -> Tensor:
-        """[n] or [n, C]: the distance of points to x in the threat's norm."""
-        if points.ndim == self.x.ndim:
-            return norm(points - self.x, self.threat.order)
-        away = points - self.x.unsqueeze(1)
-        return norm(away.flatten(0, 1), self.threat.order).view(points.shape[:2])
-
     def close(self) -> None:
         """Prove the successes of those still here, and write all to the record."""
         if self.plan.stop_early:
             self._prove()
-        self._record.put(self._index, self.best)
+        self.write()
 
     def _usable(self, gradient: Tensor) -> Tensor:
         """`gradient` with zeros for what is not finite or may not move; its size goes on record."""
@@ -249,32 +188,14 @@ class Search:
 
         The evaluations do this by themselves; a rule that asks the model in its own way calls it first.
         """
-        leaving = self._leaving
+        leaving = self.leaving
         if leaving is not None and settles(self._evaluations, points.device):
-            self._leaving = None
+            self.leaving = None
             if bool(leaving.any()):
                 if self.plan.stop_early:
                     self._prove()
-                points = points[self._drop(leaving)]
-        if self.problem.mask is None:
-            return points
-        mask, x = self.problem.mask, self.x
-        if points.ndim > x.ndim:
-            mask, x = mask.unsqueeze(1), x.unsqueeze(1)
-        return torch.where(mask, points, x)
-
-    def rounded(self, points: Tensor) -> Tensor:
-        """The points as the dtype of the caller's x holds them, in the dtype of `points`; what lies inside
-        the threat stays there.
-        """
-        if self.dtype == points.dtype:
-            return points
-        x, threat = self.x.to(self.dtype), self.threat
-        if points.ndim == x.ndim:
-            return threat.rounded(points, x).to(points.dtype)
-        each = torch.arange(len(x), device=x.device).repeat_interleave(points.shape[1])
-        flat = threat.take(each).rounded(points.flatten(0, 1), x[each])
-        return flat.view(points.shape).to(points.dtype)
+                points = points[self.drop(leaving)]
+        return self.problem.masked(points)
 
     def _seen(self, points: Tensor, judge: bool) -> tuple[Tensor, Tensor]:
         """The points that have `departed`, and what the model is to see of them: `rounded` candidates."""
@@ -285,44 +206,23 @@ class Search:
         """The points in the dtype of the caller's x where the model, whose own is not known, may need it."""
         return points if self.frozen.dtype else points.to(self.dtype)
 
-    def _drop(self, left: Tensor) -> Tensor:
-        """Write the samples `left` bool [n] to the record; return those kept. Raises Over if none is."""
-        self._record.put(self._index[left], self.best.take(left))
-        kept = ~left
-        self._index = self._index[kept]
-        if not len(self._index):
-            raise Over
-        self.problem, self.best = self.problem.take(kept), self.best.take(kept)
-        self.rows.take(kept)
-        if self._leaving is not None:
-            self._leaving = self._leaving[kept]
-        return kept
-
     def _judged(self, look: Look, loss: losses.Loss | None, judge: bool) -> Look:
         """`look` with the verdict; the points seen compete for the best where `judge` says so."""
-        now, best = self.problem, self.best
-        many = look.logits.ndim == 3
-        if many:
-            count = look.logits.shape[1]
-            finite = look.logits.isfinite().all(2)
-            y, targets = _repeated(now.y, count), _repeated(now.targets, count)
-            decided = now.criterion.met(look.logits.flatten(0, 1), y, targets)
-            look.adversarial = decided.view(-1, count) & finite
-            best.not_finite.logical_or_(~finite.all(1))
-        else:
-            finite = look.logits.isfinite().all(1)
-            look.adversarial = now.decided(look.logits) & finite
-            best.not_finite.logical_or_(~finite)
+        shape, logits = look.logits.shape[:-1], look.logits.flatten(0, -2)
+        y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
+        finite = look.logits.isfinite().all(-1)
+        look.adversarial = self.problem.criterion.met(logits, y, targets).view(shape) & finite
+        self.best.not_finite.logical_or_(~(finite if finite.ndim == 1 else finite.all(1)))
         if judge:
-            self._keep(look, loss, finite, many)
+            self._keep(look, loss, finite)
         self._evaluations += 1
-        if judge and self.plan.stop_early and settles(self._evaluations - 1, now.x.device):
+        if judge and self.plan.stop_early and settles(self._evaluations - 1, self.x.device):
             broken = self._prove()
             if bool(broken.any()):
-                look = look.take(self._drop(broken))
+                look = look.take(self.drop(broken))
         return look
 
-    def _keep(self, look: Look, loss: losses.Loss | None, finite: Tensor, many: bool) -> None:
+    def _keep(self, look: Look, loss: losses.Loss | None, finite: Tensor) -> None:
         """Let the points seen compete for the best; no failure whose loss is NaN does."""
         self._competed = True
         candidate, success = self._candidate(look.seen, look.logits.dtype), look.adversarial
@@ -334,11 +234,8 @@ class Search:
         else:
             rank = self._strength(look, loss)
             rank = torch.where(success & rank.isnan(), -torch.inf, torch.where(finite, rank, torch.nan))
-        if many:
-            order = torch.where(rank.isnan() | (success.any(1, keepdim=True) & ~success), -torch.inf, rank)
-            # a success of the lowest rank still comes before any failure
-            order = torch.where(success, order.clamp_min(torch.finfo(order.dtype).min), order)
-            place = order.argmax(1)
+        if rank.ndim == 2:
+            place = strongest(rank, success)
             row = torch.arange(len(place), device=place.device)
             candidate, success, rank = candidate[row, place], success[row, place], rank[row, place]
         best = self.best
@@ -347,16 +244,15 @@ class Search:
     def rank(self, look: Look) -> Tensor:
         """[n] in the order of the plan's loss, which `look` was taken with."""
         assert look.loss is not None
-        return _graded(look.loss, look.logits, self.y, self.plan.loss, self.aims)
+        return graded(look.loss, look.logits, self.y, self.plan.loss, self.aims)
 
     def _strength(self, look: Look, loss: losses.Loss | None) -> Tensor:
         """[n] or [n, C] in the order of the plan's loss, whatever `loss` the look was taken with."""
-        shape, logits = look.logits.shape[:-1], look.logits.flatten(0, -2)
-        count = shape[1] if len(shape) > 1 else 1
-        y, targets, value = _repeated(self.y, count), _repeated(self.targets, count), look.loss
+        shape, logits, value = look.logits.shape[:-1], look.logits.flatten(0, -2), look.loss
+        y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
         if value is None or loss != self.plan.loss or self.aims is not self.targets:
             value = losses.loss_value(logits, y, self.plan.loss, targets)
-        return _graded(value.flatten(), logits, y, self.plan.loss, targets).view(shape)
+        return graded(value.flatten(), logits, y, self.plan.loss, targets).view(shape)
 
     def _radius(self, distance: Tensor) -> Tensor | float:
         """The largest distance within the threat; half its slack is left to the rounding of distances."""
@@ -387,44 +283,6 @@ class Search:
 
 
 Rule = Callable[[Search], None]
-
-
-@overload
-def _repeated(values: Tensor, count: int) -> Tensor: ...
-@overload
-def _repeated(values: None, count: int) -> None: ...
-def _repeated(values: Tensor | None, count: int) -> Tensor | None:
-    """Each value `count` times in a row."""
-    return values if values is None or count == 1 else values.repeat_interleave(count)
-
-
-def _graded(value: Tensor, logits: Tensor, y: Tensor, loss: losses.Loss, targets: Tensor | None) -> Tensor:
-    """The loss `value` [n]; where cross-entropy is exactly 0, as for very confident samples, the margin.
-
-    That is < 0.
-    """
-    if loss != "ce" or targets is not None:
-        return value
-    index = y[:, None]
-    other = logits.scatter(1, index, -torch.inf).amax(1)
-    return torch.where(value > 0, value, other - logits.gather(1, index).squeeze(1))
-
-
-def norm(away: Tensor, order: float) -> Tensor:
-    """[n] the norm of each row of away [n, ...]."""
-    if order == 0:
-        return (away != 0).flatten(1).sum(1).to(away.dtype)
-    length: Tensor = torch.linalg.vector_norm(away.flatten(1), order, dim=1)
-    return length
-
-
-def largest(gradient: Tensor) -> Tensor:
-    """[n, 1, ...] the largest absolute element of each sample; NaN where one is.
-
-    Two reductions are faster than one of the absolute values, which would first have to be stored.
-    """
-    dims = tuple(range(1, gradient.ndim))
-    return torch.maximum(gradient.amax(dims, keepdim=True), -gradient.amin(dims, keepdim=True))
 
 
 def settles(look: int, device: torch.device) -> bool:

@@ -11,7 +11,8 @@ from fastadv.attacks._core import run
 from fastadv.attacks._levels import bracket
 from fastadv.attacks._problem import check_finite_box, check_norm
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search, norm
+from fastadv.attacks._search import Search
+from fastadv.attacks._sizes import norm
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -52,15 +53,14 @@ def contrast(
     check_count("searches", searches, 0)
 
     def rule(search: Search) -> None:
-        rows = search.rows
-        x = search.x.to(torch.promote_types(search.x.dtype, torch.float32))
+        rows, x = search.rows, search.x
         rows.away = search.problem.masked(torch.full_like(x, sum(threat.box) / 2)) - x
         length = norm(rows.away, search.threat.order).clamp_min(torch.finfo(x.dtype).tiny)
         rows.reach = (search.threat.radius / length).clamp_max(1)
 
         def met(shares: Tensor) -> Tensor:
             steps = torch.einsum("nc,n...->nc...", shares.to(rows.away.dtype), rows.away)
-            return search.decide((search.x.unsqueeze(1) + steps).to(search.x.dtype)).adversarial
+            return search.decide(search.x.unsqueeze(1) + steps).adversarial
 
         shares = rows.reach[:, None] * torch.arange(1, levels + 1, device=x.device) / levels
         rows.low, high = bracket(torch.zeros_like(rows.reach), shares, met(shares))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_count, check_number, check_share
 from fastadv.errors import InputError
 
 
@@ -41,8 +41,7 @@ class ConfidentlyWrong(Criterion):
     confidence: float
 
     def __post_init__(self) -> None:
-        if check_number("confidence", self.confidence, 0, 1) in (0, 1):
-            raise InputError(f"confidence: expected a probability in (0, 1), got {self.confidence:g}")
+        check_share("confidence", self.confidence)
 
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return super().met(logits, y, targets) & (self.margin(logits, y, targets) >= 0)

@@ -50,11 +50,11 @@ def cw(
 
     z = center + width * tanh(w) keeps to the box; Adam moves w. For L2, D is the squared distance, and each
     of the `searches` starts at x with another constant, found by bisection (Carlini and Wagner 2017, section
-    VI.A). For Linf, D is the sum of what the displacements exceed tau (section VI.C). Each search starts at
-    the nearest success, and tau stays a little below its distance: by 5 % at first, and by half as much after
-    each search without gain, which also doubles the constant.
+    VI.A). For Linf, D is the sum of the amounts by which displacements exceed tau (section VI.C). Each search
+    starts at the nearest success, and tau stays a little below its distance: by 5 % at first, and by half as
+    much after each search without gain, which also doubles the constant.
 
-    Other than in the authors' code, pixels at the edges of the box move as easily as others, the first
+    Unlike in the authors' code, pixels at the edges of the box move as easily as others, the first
     constant and the step size fit the model's gradient at x, the step size falls during a search, and a
     sample leaves when a search has brought it nothing.
 

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_count, check_share
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import advance, cosine, farthest, like, positive, width
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search, norm
+from fastadv.attacks._search import Search
+from fastadv.attacks._sizes import norm
 from fastadv.attacks.criterion import WRONG
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
-from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 NORMS = ("l2",)
@@ -64,8 +64,7 @@ def ddn(
     check_count("steps", steps, 1)
     step_size = positive("step_size", step_size, width(threat))
     first_norm = positive("first_norm", first_norm, width(threat))
-    if check_number("gamma", gamma, 0, 1) in (0, 1):
-        raise InputError(f"gamma: expected a number in (0, 1), got {gamma!r}")
+    check_share("gamma", gamma)
     if loss is not None:
         losses.check_loss(loss)
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_count, check_number, check_share
 from fastadv.attacks._common import Common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import positive
-from fastadv.attacks._problem import check_index
+from fastadv.attacks._problem import check_finite_box, check_index
 from fastadv.attacks._search import Search
 from fastadv.attacks.criterion import Criterion
 from fastadv.engine.freeze import freeze
@@ -76,10 +76,8 @@ def distal(
     check_count("steps", steps, 0)
     if check_number("step_size", step_size, 0) == 0 and steps:
         raise InputError("step_size: expected a number > 0, got 0")
-    if check_number("momentum", momentum, 0, 1) == 1:
-        raise InputError("momentum: expected a number below 1, got 1")
-    if check_number("confidence", confidence, 0, 1) == 0:
-        raise InputError("confidence: expected a number > 0, got 0")
+    check_share("momentum", momentum, zero=True)
+    check_share("confidence", confidence, one=True)
     if not isinstance(targets, Tensor) or targets.ndim != 1:
         got = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
         raise InputError(f"targets: expected integer classes, a tensor [B], got {got}")
@@ -88,8 +86,7 @@ def distal(
     for size in shape:
         check_count("shape", size, 1)
     threat = Linf(torch.inf, box)
-    if not all(map(math.isfinite, threat.box)):
-        raise InputError(f"box: expected finite edges, between which noise is drawn, got {threat.box}")
+    check_finite_box("distal", threat)
     frozen = freeze(model)
     weight = positive("scale", getattr(frozen.model, "scale", 1.0) if scale is None else scale, 1.0)
     least = check_number("floor", getattr(frozen.model, "floor", 0.0) if floor is None else floor, 0)

@@ -12,7 +12,8 @@ from fastadv.attacks._core import run
 from fastadv.attacks._geometry import like, positive, width
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Look, Search, largest
+from fastadv.attacks._search import Look, Search
+from fastadv.attacks._sizes import largest
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -46,7 +47,7 @@ def ead(
     another constant, found by bisection. Of all points met, the success of least L1 norm is returned (the
     paper's L1 rule).
 
-    Other than in the authors' code, beta outweighs the squared distance, the first constant fits the model's
+    Unlike in the authors' code, beta outweighs the squared distance, the first constant fits the model's
     gradient at x, the length of steps fits the expected distance and falls to zero in a straight line, and a
     sample leaves when a search has brought it nothing.
 

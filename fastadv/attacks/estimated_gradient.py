@@ -1,4 +1,4 @@
-"""Gradients by central differences, for models that have none or hide it."""
+"""Gradients by central differences, for models that have none or hide theirs."""
 
 from functools import cache
 from typing import Any, Self

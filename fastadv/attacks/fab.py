@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_count, check_number, check_share
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import like, width
 from fastadv.attacks._hyperplane import largest_others, nearest_boundary, to_hyperplane
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search, norm
+from fastadv.attacks._search import Search
+from fastadv.attacks._sizes import norm
 from fastadv.attacks.criterion import WRONG
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
-from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 NORMS = ("linf", "l2", "l1")
@@ -77,10 +77,9 @@ def fab(
     check_count("steps", steps, 1)
     if classes is not None:
         check_count("classes", classes, 1)
-    check_number("bias", bias, 0, 1)
+    check_share("bias", bias, zero=True, one=True)
     check_number("overshoot", overshoot, 1)
-    if not check_number("backward", backward, 0, 1) > 0:
-        raise InputError(f"backward: expected a number in (0, 1], got {backward!r}")
+    check_share("backward", backward, one=True)
 
     def rule(search: Search) -> None:
         runs = 1
@@ -124,7 +123,8 @@ def fab(
         away = kind(count, draws, search.ids).view(search.x.shape).to(search.x)
         away = search.problem.masked(search.x + (2 * away - 1 if threat.norm == "linf" else away)) - search.x
         best = torch.where(search.best.success, -search.best.rank, inf)
-        least = torch.full_like(best, RESTART[threat.norm] * width(threat))
+        longest = min(RESTART[threat.norm] * width(threat), torch.finfo(best.dtype).max)
+        least = torch.full_like(best, longest)
         size = best.minimum(least).to(away) / norm(away, threat.order).clamp_min(1e-12) / 2
         return (search.x + like(size, away) * away).clamp_(*threat.box)
 

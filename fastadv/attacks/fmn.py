@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_count, check_share
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import advance, cosine, farthest, positive, width
@@ -16,7 +16,6 @@ from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Look, Search
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
-from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 NORMS = ("linf", "l2", "l1", "l0")
@@ -69,8 +68,7 @@ def fmn(
     check_norm("fmn", threat, NORMS)
     check_count("steps", steps, 1)
     step_size = positive("step_size", step_size, FIRST_STEP[threat.norm] * width(threat))
-    if check_number("gamma", gamma, 0, 1) in (0, 1):
-        raise InputError(f"gamma: expected a number in (0, 1), got {gamma!r}")
+    check_share("gamma", gamma)
     if loss is not None:
         losses.check_loss(loss)
 

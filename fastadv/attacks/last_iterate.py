@@ -25,8 +25,8 @@ def last_iterate(
 ) -> Tensor:
     """x_adv after `steps` steps of steepest ascent in the threat, from `start` or else from x.
 
-    The last point is returned, not the best, and no verdict is taken: so training and the construction of
-    data sets want it. The values of x are not checked: they must be finite and inside the box.
+    The last point is returned, not the best, and no verdict is taken, as training and the construction of
+    data sets need it. The values of x are not checked: they must be finite and inside the box.
 
     Args:
         frozen: what `fastadv.freeze` returns.

@@ -8,6 +8,7 @@ from torch import Tensor
 from fastadv._checks import check_count
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
+from fastadv.attacks._geometry import like
 from fastadv.attacks._problem import StepSize, check_step_size
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Search
@@ -76,7 +77,7 @@ def latent_descent(
         # how many bisections each sample has begun; 0 while it walks
         rows.bisections = torch.zeros_like(search.y)
         for step in range(1, steps + 2 * searches + 1):
-            walks = _like(rows.bisections == 0, rows.origin)
+            walks = like(rows.bisections == 0, rows.origin)
             points = search.departed(torch.where(walks, rows.walk, (rows.low + rows.high) / 2))
             met, finite, image = _explain(search, points)
             _advance(search, points, met)
@@ -85,18 +86,18 @@ def latent_descent(
                 start, weight = points, rows.share
             else:
                 start, weight = rows.origin, torch.full_like(rows.share, step / (steps - 1))
-            rows.walk = (start + _like(weight.to(start), start) * (image - start)).clamp(*search.threat.box)
+            rows.walk = (start + like(weight.to(start), start) * (image - start)).clamp(*search.threat.box)
             search.leave((walking & (~finite | (step >= steps))) | (rows.bisections > 2 * searches))
 
     def _advance(search: Search, points: Tensor, met: Tensor) -> None:
         """Move the ends of the interval that holds the boundary; begin the next bisection."""
         rows = search.rows
-        inside, walks = _like(met, points), _like(rows.bisections == 0, points)
+        inside, walks = like(met, points), like(rows.bisections == 0, points)
         low = torch.where(inside & walks, rows.low, torch.where(inside, rows.low, points))
         rows.high = torch.where(inside, points, rows.high)
         rows.bisections = rows.bisections + (met | (rows.bisections > 0))
         # the second bisection goes towards x
-        rows.low = torch.where(_like(rows.bisections == searches + 1, points), rows.origin, low)
+        rows.low = torch.where(like(rows.bisections == searches + 1, points), rows.origin, low)
 
     return run(frozen, x, y, L2(torch.inf) if threat is None else threat, rule, minimum=True, **common)
 
@@ -130,8 +131,3 @@ def _shares(step_size: StepSize, x: Tensor) -> Tensor:
             f"step_size: expected shares > 0 of the way, got {step_size}; a step of zero moves nothing"
         )
     return share
-
-
-def _like(values: Tensor, points: Tensor) -> Tensor:
-    """values [n] with the rank of points."""
-    return values.view(-1, *[1] * (points.ndim - 1))

@@ -12,7 +12,8 @@ from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._problem import StepSize
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search, largest
+from fastadv.attacks._search import Search
+from fastadv.attacks._sizes import largest
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

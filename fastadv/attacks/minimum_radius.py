@@ -8,7 +8,7 @@ from torch import Tensor
 from fastadv._checks import check_count, check_number
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
-from fastadv.attacks._geometry import farthest, width
+from fastadv.attacks._geometry import FAR, farthest, width
 from fastadv.attacks._inner import InnerAttack, check_attack, run_inner, take_over
 from fastadv.attacks._problem import check_threat
 from fastadv.attacks._result import AttackResult
@@ -20,7 +20,7 @@ from fastadv.threat import Threat
 
 # where the search begins, in widths of the box; of L0, in coordinates
 FIRST = {"linf": 1 / 255, "l2": 1.0, "l1": 10.0, "l0": 1.0}
-# how often the first radius is doubled at most, which counts where the box has no edge
+# how often the first radius is doubled at most where the box has no edge
 DOUBLINGS = 30
 
 
@@ -62,13 +62,14 @@ def minimum_radius(
     check_threat(threat)
     check_attack(attack)
     check_count("searches", searches, 0)
-    first = _first(threat, first_radius)
+    first = _first(threat, first_radius, x)
     whole = threat.norm == "l0"
 
     def rule(search: Search) -> None:
         rows = search.rows
         start = torch.as_tensor(search.per_sample(first), dtype=search.x.dtype, device=search.x.device)
-        most = farthest(search).minimum(start * 2.0**DOUBLINGS)
+        start, reach = start.clamp_min(torch.finfo(start.dtype).tiny), farthest(search)
+        most = torch.where(reach < FAR, reach, reach.minimum(start * 2.0**DOUBLINGS))
         rows.most = most.floor() if whole else most
         rows.radius = start.minimum(rows.most)
         rows.low, rows.high = torch.zeros_like(rows.most), torch.full_like(rows.most, torch.inf)
@@ -93,8 +94,8 @@ def minimum_radius(
     return run(model, x, y, threat, rule, minimum=True, **common)
 
 
-def _first(threat: Threat, first_radius: float | Tensor | None) -> float | Tensor:
-    """The radius at which the search begins: a number or [B], checked."""
+def _first(threat: Threat, first_radius: float | Tensor | None, x: Tensor) -> float | Tensor:
+    """The radius at which the search begins: a number, or one for each sample of x, checked."""
     if first_radius is None:
         return FIRST[threat.norm] * (1 if threat.norm == "l0" else width(threat))
     least = 1.0 if threat.norm == "l0" else 0.0
@@ -106,4 +107,6 @@ def _first(threat: Threat, first_radius: float | Tensor | None) -> float | Tenso
         valid = bool((values.isfinite() & (values > 0) & (values >= least)).all())
     if not valid:
         raise InputError(f"first_radius: expected finite numbers > 0, got {first_radius!r}")
+    if values is not None and isinstance(x, Tensor) and x.ndim and len(values) != len(x):
+        raise InputError(f"first_radius: expected one for each of {len(x)} samples, got {len(values)}")
     return float(number) if values is None else values

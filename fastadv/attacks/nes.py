@@ -5,7 +5,7 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv import losses, rng
-from fastadv._checks import check_number
+from fastadv._checks import check_share
 from fastadv.attacks._ascent import step_size_for
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
@@ -65,7 +65,7 @@ def nes(
     check_finite_radius(threat)
     steps = steps_for(queries, directions)
     away = positive("probe", probe, 1e-3 * width(threat))
-    check_number("decay", decay, 0, 1 - 1e-9)
+    check_share("decay", decay, zero=True)
     if loss is not None:
         losses.check_loss(loss)
     size = step_size_for(threat, x, steps, 2.5, step_size)

@@ -5,13 +5,14 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_count, check_number, check_share
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import adam, cosine, like, positive, width
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search, largest
+from fastadv.attacks._search import Search
+from fastadv.attacks._sizes import largest
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -62,7 +63,7 @@ def sigma_zero(
     unit = width(threat)
     step_size = positive("step_size", step_size, unit) / unit
     sigma = positive("sigma", sigma, 1.0)
-    check_number("threshold", threshold, 0, 1)
+    check_share("threshold", threshold, zero=True, one=True)
     check_number("threshold_rate", threshold_rate, 0)
 
     def rule(search: Search) -> None:

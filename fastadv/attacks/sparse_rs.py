@@ -1,27 +1,25 @@
 """Sparse-RS: random search over sets of coordinates (Croce et al. 2022)."""
 
-import math
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_count, check_share
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
-from fastadv.attacks._problem import check_finite_radius, check_norm
-from fastadv.attacks._random_search import random_search, search_loss
+from fastadv.attacks._problem import check_finite_box, check_finite_radius, check_norm
+from fastadv.attacks._random_search import passed, random_search, search_loss
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Search
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
-from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 NORMS = ("l0",)
-# after so many queries, of `SCHEDULED`, the share is divided by the number below
-ENDS, SCHEDULED = (0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000), 10_000
+# after so many queries, of 10,000, the share is divided by the number below
+ENDS = (0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 DIVISORS = (1, 2, 4, 5, 6, 8, 10, 12, 15, 20)
 WORDS = 1 << 32  # above all random words
 
@@ -68,19 +66,16 @@ def sparse_rs(
     check_norm("sparse_rs", threat, NORMS)
     check_finite_radius(threat)
     check_count("queries", queries, 0)
-    if check_number("share", share, 0, 1) == 0:
-        raise InputError(f"share: expected a number > 0 and <= 1, got {share!r}")
-    if not math.isfinite(threat.box[1] - threat.box[0]):
-        raise InputError(f"box: expected a finite one, whose ends sparse_rs draws, got {threat.box}")
+    check_share("share", share, one=True)
+    check_finite_box("sparse_rs", threat)
 
     def rule(search: Search) -> None:
         sets = _Sets(search)
-        random_search(
-            search,
-            queries,
-            sets.start,
-            lambda query: sets.propose(_share(query, queries, share, rescale), query),
-        )
+
+        def propose(query: int) -> Tensor:
+            return sets.propose(_share(query, queries, share, rescale), query)
+
+        random_search(search, queries, sets.start, propose)
 
     return run(
         model,
@@ -98,8 +93,7 @@ def sparse_rs(
 
 def _share(query: int, queries: int, share: float, rescale: bool) -> float:
     """The share of the set that a query exchanges."""
-    place = query * SCHEDULED // queries if rescale else query
-    return share / DIVISORS[sum(place > end for end in ENDS)]
+    return share / DIVISORS[passed(query, queries, ENDS, rescale)]
 
 
 class _Sets:

@@ -8,21 +8,20 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_count, check_share
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._problem import check_finite_radius, check_norm
-from fastadv.attacks._random_search import random_search, search_loss
+from fastadv.attacks._random_search import passed, random_search, search_loss
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Search
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
-from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 NORMS = ("linf", "l2")
-# the share of pixels halves after each of these queries, of `SCHEDULED`
-HALVED, SCHEDULED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000), 10_000
+# the share of pixels halves after each of these queries, of 10,000
+HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 TILES = 5  # on a side of the first point in L2
 TINY = 1e-12
 
@@ -71,8 +70,7 @@ def square(
     check_norm("square", threat, NORMS)
     check_finite_radius(threat)
     check_count("queries", queries, 0)
-    if check_number("share", share, 0, 1) == 0:
-        raise InputError(f"share: expected a number > 0 and <= 1, got {share!r}")
+    check_share("share", share, one=True)
 
     def rule(search: Search) -> None:
         draw = _Draw(search)
@@ -100,8 +98,7 @@ def square(
 
 def _share(query: int, queries: int, share: float, rescale: bool) -> float:
     """The share of pixels in the square of a query."""
-    place = query * SCHEDULED // queries if rescale else query
-    return share * 0.5 ** sum(place > end for end in HALVED)
+    return share * 0.5 ** passed(query, queries, HALVED, rescale)
 
 
 class _Draw:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv._checks import check_count
 from fastadv.attacks._common import Common, takes_common
@@ -14,7 +14,8 @@ from fastadv.attacks._geometry import like, width
 from fastadv.attacks._inner import InnerAttack, check_attack, run_inner
 from fastadv.attacks._problem import check_threat
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search, largest
+from fastadv.attacks._search import Search
+from fastadv.attacks._sizes import largest
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.frozen import Model
@@ -69,7 +70,7 @@ def transfer(
     check_attack(attack)
     check_count("scales", scales, 2)
     check_count("searches", searches, 0)
-    several: Sequence[Model | Frozen] = source if isinstance(source, Sequence) else [source]
+    several = source if isinstance(source, Sequence | nn.ModuleList) else [source]
     sources = [freeze(one) for one in several]
     if not sources:
         raise InputError("source: expected a substitute or several, got an empty sequence")

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from fastadv import rng
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_count, check_share
 from fastadv.errors import InputError
 
 BLOCK = 1 << 20  # positions drawn at once
@@ -60,8 +60,7 @@ def bootstrap(
             f"values: expected one number for each of at least one sample, without NaN, got shape "
             f"{given.shape}; leave out samples that have no value"
         )
-    if check_number("level", level, 0, 1) in (0, 1):
-        raise InputError(f"level: expected a number between 0 and 1, got {level!r}")
+    check_share("level", level)
     check_count("resamples", resamples, 1)
     drawn = _resamples(len(given), resamples, rng.derive(seed, "bootstrap"))
     results = np.asarray([statistic(given[index]) for index in drawn], dtype=np.float64)

@@ -72,6 +72,12 @@ class Threat:
         part.__dict__.pop("finite", None)
         return part
 
+    def held_in(self, dtype: torch.dtype) -> Self:
+        """The same ball in the box whose ends are those numbers that `dtype` holds for them."""
+        part = copy(self)
+        object.__setattr__(part, "box", tuple(torch.tensor(self.box, dtype=dtype).tolist()))
+        return part
+
     def describe(self) -> dict[str, Any]:
         """All fields of this threat, as JSON for cards and shards; radii for each sample as their hash."""
         values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
@@ -192,7 +198,7 @@ def _checked_radius(radius: Any) -> PerRow:
             raise InputError(
                 f"radius: expected values >= 0, got {float(radius[~(radius >= 0)][0]):g} among them"
             )
-        return radius
+        return radius if radius.dim() else float(radius)
     number = _number(radius)
     if not number >= 0:
         raise InputError(

@@ -134,6 +134,26 @@ def test_a_success_of_the_search_alone_is_searched_again():
     torch.testing.assert_close(out.confidence, model(out.x).softmax(1)[:, 1].detach())
 
 
+def test_the_steps_are_those_of_the_search_that_counts():
+    """The bfloat16 twin is a little too sure of the noise; the search on the model as given takes as many."""
+
+    class Sure(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused = nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            bright = 10 * (x.flatten(1).mean(1) - 0.5) + 0.01 * (x.dtype == torch.bfloat16)
+            return torch.stack([-bright, bright], 1)
+
+    targets, options = torch.ones(64, dtype=torch.int64), {"steps": 3, "step_size": 1e-6, "confidence": 0.5}
+    out = distal(freeze(Sure(), "bf16"), targets, (1, 28, 28), **options)
+    held = ~out.success
+    assert (out.confidence[held] > 0.495).any()
+    assert (out.steps[held] == 3).all()
+    assert (out.steps[out.success] == 0).all()
+
+
 def test_where_the_goal_is_not_reached_the_most_confident_image_counts():
     """Steps that are too long lead past the brightness of the class, to and fro."""
 
@@ -210,6 +230,9 @@ def test_the_boundary_cases(linear):
     sure = distal(linear, torch.tensor([1]), (1, 4, 4), confidence=1e-6)
     assert sure.success.all()
     assert sure.steps.tolist() == [0]
+    even = distal(lambda x: 0 * x.flatten(1)[:, :2], torch.tensor([1]), (1, 4, 4), confidence=0.5)
+    assert even.success.all()
+    assert even.steps.tolist() == [0]
     graded = distal(linear, torch.tensor([1]), (1, 4, 4), steps=50, step_size=0.1, floor=1e12)
     assert not graded.success.any(), "a floor as high as that makes nothing certain"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import ConfidentlyWrong, OutsideTopK, fab
+from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, fab
 from fastadv.attacks._hyperplane import to_hyperplane
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, THREATS, Linf
@@ -139,6 +139,71 @@ def test_where_restarts_begin(norm: str) -> None:
     assert torch.equal(starts(norm)[0], away)
     other = starts(norm, seed=1)[0]
     assert ((other - away).norm(dim=2) > 1e-3).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_restarts_in_a_mask_begin_as_far_away(norm: str) -> None:
+    """Their length is that of what may move: ten coordinates of 784."""
+    net, x = mlp(3, inputs=784), images(3, (784,))
+    mask = torch.arange(784) < 10
+    (model, seen), y = watched(net), labels(net, x)
+    fab(model, x, y, THREATS[norm](1e-6), steps=1, restarts=2, mask=mask)
+    # after the verdict, and a gradient and a decision of the restart that begins at x
+    away = (seen[3] - x).flatten(1)
+    assert not away[:, 10:].any()
+    wanted = {"linf": 0.15, "l2": 0.5, "l1": 2.5}[norm]
+    low, high = (torch.linalg.vector_norm(away, THREATS[norm].order, dim=1) / wanted).aminmax()
+    assert 0.4 < float(low) <= float(high) < 1 + 1e-6
+
+
+def test_each_class_in_turn_begins_elsewhere() -> None:
+    net, x = mlp(4), images(3)
+    (model, seen), y = watched(net), labels(net, x)
+    fab(model, x, y, L2(1e-6), steps=1, restarts=2, targeted=True, classes=2)
+    # a restart chooses the classes at x; each then takes a gradient and a decision
+    one, two = ((seen[place] - x).flatten(1) for place in (7, 9))
+    assert (torch.cosine_similarity(one, two) < 0.9).all()
+
+
+def test_the_last_bisections_by_hand() -> None:
+    """A step overshoots the boundary of a linear model by 1.05: of its length, 0.952 is needed."""
+    x = 0.4 + 0.2 * images(3, (784,))
+    net = linear(2, 784).double()
+    (model, seen), y = watched(net), labels(net, x)
+    out = fab(model, x, y, L2(torch.inf), steps=1, bias=0.0)
+    whole = seen[2] - x
+    for share, point in zip((0.5, 0.75, 0.875), seen[3:6], strict=True):
+        torch.testing.assert_close(point - x, share * whole)
+    torch.testing.assert_close(out.x_adv, seen[2])
+
+
+def test_what_holds_is_not_bisected() -> None:
+    net, x = mlp(3), images(4)
+    out = fab(net, x, labels(net, x), L2(1e-6), steps=2)
+    assert (out.status == Status.HELD).all()
+    assert out.forwards == 4 * (1 + 2 * 2 + 1)
+
+
+def test_the_nearest_boundary_in_l1_is_that_of_the_largest_weight() -> None:
+    """Class 1 gains by one coordinate alone, class 2 by half as much in each of 784."""
+    model = nn.Linear(784, 3)
+    with torch.no_grad():
+        model.weight.copy_(torch.stack([torch.zeros(784), torch.eye(784)[-1], torch.full((784,), 0.5)]))
+        model.bias.copy_(torch.tensor([0.3, 0.0, 0.0]))
+    x = torch.zeros(2, 784)
+    out = fab(model, x, torch.tensor([0, 0]), L1(torch.inf, (-1.0, 1.0)), steps=1)
+    assert labels(model, out.x_adv).tolist() == [1, 1]
+    torch.testing.assert_close(out.distance, torch.full((2,), 1.05 * 0.3), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_box_as_wide_as_float32(norm: str) -> None:
+    """Random restarts begin at finite points."""
+    net, x = mlp(), images(3)
+    threat = THREATS[norm](torch.inf, (-1e38, 1e38))
+    out = fab(lambda z: net(z.clamp(-9, 9)), x, labels(net, x), threat, steps=5, restarts=2)
+    assert out.success.all()
+    assert out.distance.isfinite().all()
 
 
 @pytest.mark.parametrize("targeted", [False, True])

@@ -176,3 +176,21 @@ def test_a_threshold_that_half_precision_does_not_hold(dtype: torch.dtype) -> No
         assert torch.equal(coarse.success, model(coarse.x_adv.float()).argmax(1) != y)
     assert coarse.success.all()
     assert float(coarse.distance.median()) < 1.1 * float(fine.distance.median())
+
+
+@pytest.mark.parametrize(("dtype", "high"), [(torch.float16, 0.7), (torch.bfloat16, 0.1)], ids=str)
+@pytest.mark.parametrize(("name", "norm"), [("pgd", "l1"), ("pgd", "l2"), ("apgd", "l1"), ("fab", "linf")])
+def test_a_box_that_half_precision_does_not_hold(
+    name: str, norm: str, dtype: torch.dtype, high: float
+) -> None:
+    """Its end is more there: a coordinate that rounding moves to it does not leave the ball."""
+    net, x, y = problem(784)
+    entry, x = ATTACKS[name], (x * high).to(dtype)
+    for radius in (RADIUS[norm] * high, 16 * RADIUS[norm] * high):
+        threat = THREATS[norm](radius, (0.0, high))
+        out = entry.run(lambda z: net(z.float() / high), x, y, threat, **entry.quick)
+        assert not out.flags
+        assert threat.contains(out.x_adv, x).all()
+        with torch.no_grad():
+            assert torch.equal(out.success, net(out.x_adv.float() / high).argmax(1) != y)
+        assert out.success.any()

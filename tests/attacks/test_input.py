@@ -22,6 +22,8 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("x: expected finite", {"x": X.masked_fill(X > 0.9, torch.nan)}),
     ("x: expected finite", {"x": X.masked_fill(X > 0.9, torch.inf)}),
     (r"x: expected values in the box \[0, 1\]", {"x": X + 1e-3 - X.min() - 2e-3}),
+    ("box: expected ends that torch.float16 holds", {"x": X.half(), "threat": Linf(0.1, (0.0, 1e5))}),
+    ("box: expected ends that .* tells apart", {"x": X.half() + 1, "threat": Linf(0.1, (1.0, 1.0001))}),
     ("y: expected one integer", {"y": Y[:3]}),
     ("y: expected one integer", {"y": Y.float()}),
     ("y: expected one integer", {"y": Y > 0}),

@@ -85,6 +85,27 @@ def test_the_distance_of_a_success_bounds_the_next_radius() -> None:
     assert (inner.radii[1] <= 0.6 * distance + 0.1).all()
 
 
+def test_a_nearer_success_than_a_radius_that_held() -> None:
+    """The attack finds nothing in small balls, and in a large one the point that a small one holds."""
+    model, x, weight, need = plane(2)
+    y, radii = torch.zeros(2, dtype=torch.long), []
+    nearest = boundary_distance(x, weight, need, "linf")
+
+    def late(model: Any, x: Tensor, y: Tensor, threat: Threat, **given: Any) -> AttackResult:
+        assert isinstance(threat.radius, Tensor)
+        radii.append(threat.radius)
+        steps = 1 if bool((threat.radius >= 8 * nearest).all()) else 0
+        return bim(model, x, y, threat.with_radius(1.5 * nearest), steps=steps, **given)
+
+    first = 2.5 * nearest.float()
+    out = minimum_radius(model, x, y, Linf(torch.inf), attack=late, first_radius=first, searches=3)
+    shares = torch.stack([radius / out.distance for radius in radii])
+    torch.testing.assert_close(out.distance.double(), 1.5 * nearest)
+    # then between half of that and itself
+    expected = torch.tensor([2.5, 5.0, 10.0, 1.125, 1.3125, 1.40625]) / 1.5
+    torch.testing.assert_close(shares, expected[:, None].expand(6, 2).to(shares))
+
+
 @pytest.mark.parametrize(
     ("threat", "first"),
     [
@@ -103,6 +124,15 @@ def test_first_radii(threat: Threat, first: float) -> None:
     if threat.norm in ("l0", "l2"):
         minimum_radius(net, x, labels(net, x), threat, attack=own, searches=0, first_radius=radii)
         torch.testing.assert_close(own.radii[0], radii.minimum(most))
+
+
+@pytest.mark.parametrize("first", [1e-12, 1e-60])
+def test_a_tiny_first_radius_grows_to_the_whole_box(first: float) -> None:
+    net, x = mlp(), images(3)
+    out = minimum_radius(net, x, labels(net, x), Linf(torch.inf), attack=bim_one, first_radius=first)
+    usual = minimum_radius(net, x, labels(net, x), Linf(torch.inf), attack=bim_one)
+    assert usual.success.all()
+    torch.testing.assert_close(out.distance, usual.distance, rtol=0.01, atol=0.0)
 
 
 def test_l0_radii_are_whole_numbers_and_end() -> None:
@@ -156,6 +186,28 @@ def test_every_pass_counts() -> None:
     assert (out.forwards, out.backwards) == (sum(forwards), sum(backwards))
 
 
+def test_a_gradient_that_is_always_zero_is_told() -> None:
+    net, x = mlp(), images(3)
+    for model, flat in ((net, False), (lambda z: net(z.round()), True)):
+        y = model(x).argmax(1)
+        out = minimum_radius(model, x, y, Linf(1e-4), attack=bim_one)
+        assert (out.status == Status.HELD).all()
+        assert (out.zero_gradient == flat).all()
+
+
+def test_what_the_attack_met_is_told() -> None:
+    """Its samples failed: off the dark images there is nothing but NaN."""
+    net, x = mlp(), images(3) * 0
+    y = net(x).argmax(1)
+
+    def model(z: Tensor) -> Tensor:
+        return torch.where((z != 0).flatten(1).any(1, keepdim=True), torch.nan, net(z))
+
+    out = minimum_radius(model, x, y, Linf(0.1), attack=partial(bim, loss="margin", steps=2))
+    assert (out.status == Status.FAILED).all()
+    assert torch.equal(out.x_adv, x)
+
+
 def test_the_largest_distance_of_interest() -> None:
     """Nothing beyond the radius is tried; what holds at the radius is held."""
     model, x, weight, need = plane(6)
@@ -180,6 +232,7 @@ def test_the_largest_distance_of_interest() -> None:
         ("first_radius: expected", {"first_radius": 0.0}),
         ("first_radius: expected", {"first_radius": torch.tensor([0.1, torch.nan])}),
         ("first_radius: expected", {"first_radius": 0.5, "threat": L0(torch.inf)}),
+        ("first_radius: expected one for each of 2 samples, got 3", {"first_radius": torch.ones(3)}),
         ("threat: expected", {"threat": 0.3}),
     ],
 )

@@ -85,6 +85,28 @@ def test_salt_and_pepper_sends_pixels_to_the_ends() -> None:
 
 
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
+def test_masked_noise_has_the_size_of_the_level(name: str, norm: str) -> None:
+    """What the mask holds has no part in it: 100 pixels of 784 move as far as all would."""
+    x, mask = saturated(3, 784), torch.arange(784) < 100
+    threat = THREATS[norm]({"l0": 20.0, "l2": 2.0, "linf": 0.2}[norm])
+    _, points = queried(name, Never(), x, threat, levels=2, repetitions=3, mask=mask)
+    sizes = torch.stack([threat.distance(z, x) for z in points[:6]]).view(2, 3, 3)
+    wanted = float(threat.radius) * torch.tensor([0.5, 1.0]).double().view(2, 1, 1)
+    assert (sizes <= wanted * (1 + 1e-6)).all()
+    assert (sizes >= wanted * (1.0 if norm == "l0" else 0.9)).all()
+
+
+def test_salt_and_pepper_goes_on_to_one_coordinate() -> None:
+    """The first pixel decides alone."""
+
+    def model(z: Tensor) -> Tensor:
+        return torch.stack([torch.full((len(z),), 0.5), z[:, 0]], 1)
+
+    out = salt_and_pepper(model, torch.zeros(8, 12), torch.zeros(8).long(), L0(INF), levels=60, repetitions=4)
+    assert out.distance.tolist() == [1] * 8
+
+
+@pytest.mark.parametrize(("name", "norm"), PAIRS)
 def test_only_smaller_noise_is_tried_after_a_success(name: str, norm: str) -> None:
     x, threat = saturated(1, 784), THREATS[norm](INF)
     model = linear(3, 784)

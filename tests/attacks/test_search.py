@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Status, _search, bim, last_iterate, mim, pgd
+from fastadv.attacks._core import run
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.losses import loss_value
@@ -218,3 +219,18 @@ def test_results_introduce_themselves() -> None:
     model, x = mlp(), images(6)
     out = pgd(model, x, labels(model, x), Linf(0.0), steps=1)
     assert repr(out).startswith("AttackResult(6 samples: 0 already wrong, 0 broken, 6 held, 0 failed;")
+
+
+def test_what_is_offered_outside_the_threat_is_none() -> None:
+    """The strongest point inside stays; nobody is told of two answers."""
+    model, x = mlp(), images(4)
+    y = labels(model, x)
+
+    def rule(search: _search.Search) -> None:
+        search.decide(search.x + 1e-4)
+        search.offer(search.x.flip(0), torch.ones(len(search.x), dtype=torch.bool))
+
+    out = run(model, x, y, Linf(1e-3), rule)
+    assert (out.status == Status.HELD).all()
+    torch.testing.assert_close(out.x_adv, x + 1e-4)
+    assert not out.flags

@@ -170,6 +170,22 @@ def test_seeds_ids_and_restarts_draw_anew(norm: str) -> None:
         assert len({tuple(row.tolist()) for row in point.flatten(1)}) == 4
 
 
+def test_the_second_query_has_the_first_square() -> None:
+    """The schedule counts proposals from 0: eleven have the whole share, the next halves it."""
+    model, seen = watched()
+    x = torch.full((40, 1, 20, 20), 0.5)
+    square(model, x, torch.zeros(40, dtype=torch.long), Linf(0.1), queries=14, stop_early=False)
+    start, proposals = seen[1], seen[2:-1]
+    sides = []
+    for proposal in proposals:
+        rows, columns = ((proposal != start).flatten(0, 1).any(axis).nonzero() for axis in (2, 1))
+        sides.append(max(int(where[:, 1][where[:, 0] == n].max() - where[:, 1][where[:, 0] == n].min())
+                         for where in (rows, columns) for n in where[:, 0].unique()) + 1)  # fmt: skip
+    # of 400 pixels, 320 and then 160
+    assert sides[:11] == [18] * 11
+    assert sides[11:] == [13] * 2
+
+
 def test_logits_alone_are_asked_and_counted() -> None:
     net, x = mlp(4), images(6)
     counts = {"forward": 0, "backward": 0}
@@ -234,7 +250,7 @@ def test_no_queries_leave_x() -> None:
     [
         ("queries: expected an integer >= 0", {"queries": -1}),
         ("share: expected a finite number >= 0 and <= 1", {"share": 1.5}),
-        ("share: expected a number > 0", {"share": 0}),
+        ("share: expected a number in ", {"share": 0}),
         ("restarts: expected an integer >= 1", {"restarts": 0}),
         ("threat: expected one of Linf, L2, which square serves, got L1", {"threat": L1(2.0)}),
         ("radius: expected a finite one", {"threat": L2(torch.inf)}),

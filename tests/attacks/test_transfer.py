@@ -95,7 +95,7 @@ def test_the_nearest_of_several_substitutes() -> None:
     with torch.no_grad():  # says what the labels say
         bad[1].weight.copy_(model[1].weight * torch.rand(784, dtype=torch.float64).round())
     one, two = (transfer(model, x, y, L2(torch.inf), source=source, attack=SIGN) for source in (good, bad))
-    for order in ([good, bad], (bad, good)):
+    for order in ([good, bad], (bad, good), nn.ModuleList([good, bad])):
         both = transfer(model, x, y, L2(torch.inf), source=order, attack=SIGN)
         torch.testing.assert_close(both.distance, one.distance.minimum(two.distance))
 

@@ -13,7 +13,7 @@ import typer
 
 import fastadv as fa
 from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS
-from fastadv.cli._attacks import AttackOptions, parse_attack, registry
+from fastadv.cli._attacks import AttackOptions, parse_attack, parse_attacks, registry
 from fastadv.cli._values import _types, nameable
 from fastadv.data import load
 from fastadv.models import SmallCNN, save_weights
@@ -234,3 +234,11 @@ def test_long_names_are_not_cut(fastadv: Callable, net: str) -> None:
     text = "minimum_radius:attack=bim,steps=2,searches=1,first_radius=0.25"
     lines = fastadv(f"attack {net} -n 5 -a", text).out.splitlines()
     assert "".join(line.split("│")[1].strip() for line in lines if line.startswith("│")) == f"none{text}"
+
+
+def test_an_option_that_every_attack_overrides_has_no_effect() -> None:
+    options = AttackOptions(radius=0.1, steps=7)
+    assert parse_attack("pgd:steps=9", options, 0).arguments["steps"] == 9
+    with pytest.raises(typer.BadParameter, match="--steps has no effect on pgd:steps=9"):
+        parse_attacks(["pgd:steps=9"], options, 0)
+    assert len(parse_attacks(["pgd:steps=9", "bim"], options, 0)) == 2

@@ -1,7 +1,7 @@
 """An attack that consists of others: which component broke each sample, costs, flags, remarks."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import pytest
@@ -9,6 +9,7 @@ import torch
 
 import fastadv as fa
 from fastadv.attacks import AutoAttackResult, Cost
+from fastadv.evaluation import _outcome
 from tests.evaluation import nets
 
 
@@ -126,3 +127,24 @@ def test_autoattack_itself() -> None:
         ]
         assert row.flags == ()
         assert row.remarks == ("quick: no reason to go on with standard",)
+
+
+def test_batches_name_components_in_their_own_order_and_a_text_once() -> None:
+    """A batch may lack the first component; one that says the same twice counts once."""
+
+    def told(*names: str) -> dict[str, object]:
+        return {"costs": {name: asdict(Cost(1, 1, 2, 3, 0.5)) for name in names}, "flags": ["odd", "odd"]}
+
+    def part(told: dict[str, object], component: list[int]) -> _outcome.Part:
+        tensors = dict.fromkeys(("broken", "distance", "failed.attack", "unmoved", "cost"), torch.zeros(2))
+        return _outcome.Part(
+            {**tensors, "seconds": torch.zeros(1), "component": torch.tensor(component)}, told
+        )
+
+    parts = [part(told("first"), [0, -1]), part(told("second", "first"), [0, 1])]
+    found = _outcome.row("staged", torch.ones(4, dtype=torch.bool), False, parts)
+    assert found.components is not None
+    assert list(found.components.costs) == ["first", "second"]
+    assert found.components.by.tolist() == [0, -1, 1, 0]
+    assert found.components.costs["first"] == Cost(2, 2, 4, 6, 1.0)
+    assert found.flags == ("odd",)

@@ -439,3 +439,11 @@ def test_samples_that_no_attack_broke():
 def test_bad_radii(radii):
     with pytest.raises(InputError, match="radii"):
         accuracy_against_radius(Threshold(), DATA, pgd, radii)
+
+
+def test_what_one_attack_broke_is_broken_where_another_failed():
+    attacks = {"near": nearest, "sick": functools.partial(nearest, sick=(0, 1))}
+    for order in (attacks, dict(reversed(attacks.items()))):
+        kept = evaluate(Threshold(), DATA, order, keep_samples=True).samples
+        assert kept.status[:2].tolist() == [Status.BROKEN] * 2
+        assert kept.success[:2].all()

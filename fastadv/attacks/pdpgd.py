@@ -1,0 +1,114 @@
+"""PDPGD, primal-dual proximal gradient descent (Matyasko and Chau 2021)."""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv import losses, ops
+from fastadv._checks import check_count
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._geometry import NO_BOX, like, positive, width
+from fastadv.attacks._primal_dual import primal_dual
+from fastadv.attacks._problem import check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Search
+from fastadv.attacks._sizes import norm
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.threat import Threat
+
+NORMS = ("linf", "l2", "l1", "l0")
+FIRST_WEIGHT = {"linf": 0.3, "l2": 0.3, "l1": 0.1, "l0": 0.3}
+FIRST_STEP = {"linf": 1.0, "l2": 1.0, "l1": 3.0, "l0": 30.0}
+LAST_STEP = {"linf": 0.01, "l2": 0.01, "l1": 0.01, "l0": 1.0}
+MOMENTUM = 0.5
+
+
+@takes_common
+def pdpgd(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: int,
+    step_size: float | None = None,
+    weight: float | None = None,
+    loss: losses.Loss | None = None,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """min weight * ||d|| - loss(x + d), by gradient steps on the loss and proximal steps on the distance.
+
+    d <- prox(d + a * m), where m is a moving mean of the loss's gradient in a fixed size, and prox the least
+    of weight * ||z|| + ||z - d||_2^2 / (2 a), followed by a clip to the box; for L0 the box is part of it.
+    The weight, which is the dual variable, rises at successes and falls elsewhere (Matyasko and Chau 2021,
+    algorithm 1). Unlike there, it moves in its logarithm, steps are in units of the least distance so far and
+    fall along a cosine, and the first 30 % of the steps ascend the cross-entropy, the others the margin. In
+    L0 these others always look for fewer coordinates than the best success has. In Linf the weight counts for
+    each coordinate.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: Linf, L2, L1 or L0; the radius is inf, or the largest distance of interest.
+        steps: an integer >= 1, gradients for each sample.
+        step_size: > 0, the first step, in units of the least distance of a success so far, at most the
+            width of the box; in L0 always of that width. None is 1, 3 in L1 and 30 in L0.
+        weight: > 0, the first weight of the distance; None is 0.3, and 0.1 in L1.
+        loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout;
+            None is the cross-entropy and then the margin, or the margin of a criterion.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
+
+    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
+    naming it.
+    """
+    check_norm("pdpgd", threat, NORMS)
+    check_count("steps", steps, 1)
+    step_size = positive("step_size", step_size, FIRST_STEP[threat.norm])
+    weight = positive("weight", weight, FIRST_WEIGHT[threat.norm])
+    if loss is not None:
+        losses.check_loss(loss)
+
+    def descend(search: Search, force: Tensor, length: Tensor) -> Tensor:
+        rows = search.rows
+        rows.mean.lerp_(force, 1 - MOMENTUM)
+        ahead = torch.addcmul(rows.away, like(length, force).to(force.dtype), rows.mean)
+        return _proximal(search, ahead, (length * rows.weight).to(force.dtype))
+
+    def rule(search: Search) -> None:
+        primal_dual(
+            search, descend, steps=steps, step_size=step_size, last_step=LAST_STEP[threat.norm],
+            weight=weight, loss=loss,
+        )  # fmt: skip
+
+    return run(model, x, y, threat, rule, minimum=True, **common)
+
+
+def _proximal(search: Search, away: Tensor, by: Tensor) -> Tensor:
+    """argmin over z of ||z - away||_2^2 / 2 + by * ||z||, for each sample; by [n]."""
+    kind = search.threat.norm
+    if kind == "l0":
+        return _sparse(search, away, by)
+    if kind == "linf":  # what a projection on the ball of the dual norm leaves (Moreau)
+        rest = ops.project_l1(away, torch.zeros_like(away), by * away[0].numel(), NO_BOX)
+        return away.sub_(rest)
+    if kind == "l2":
+        tiny = torch.finfo(away.dtype).tiny
+        return away.mul_(like((1 - by / norm(away, 2).clamp_min(tiny)).clamp_min_(0.0), away))
+    return away.abs().sub_(like(by, away)).clamp_min_(0.0).copysign_(away)
+
+
+def _sparse(search: Search, away: Tensor, by: Tensor) -> Tensor:
+    """The same inside the box for L0: the coordinates that gain enough; while refining, fewer than before."""
+    x = search.x.to(away.dtype)
+    further = x + away
+    inside = further.clamp(*search.threat.box) - x
+    gain = inside * (2 * away - inside)
+    worth = gain > like(2 * width(search.threat) * by, gain)
+    count = worth.flatten(1).sum(1).to(search.best.rank.dtype)
+    if search.rows.refining:
+        count = count.minimum(-search.best.rank - 1).clamp_min_(0.0)
+    return ops.project_l0(further, x, count, search.threat.box).sub_(x)

@@ -1,0 +1,82 @@
+"""PDPGD: its proximal operators against brute force, and what it refuses."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from fastadv.attacks import pdpgd
+from fastadv.attacks._primal_dual import _sized
+from fastadv.attacks.pdpgd import _proximal
+from fastadv.errors import InputError
+from fastadv.threat import L2, THREATS
+
+from .nets import images, labels, mlp
+
+ORDERS = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}
+
+
+def stand_in(norm: str, x: torch.Tensor) -> Any:
+    """As much of a search as the operators ask for."""
+    best = SimpleNamespace(rank=torch.full((len(x),), -torch.inf, dtype=x.dtype))
+    return SimpleNamespace(
+        threat=THREATS[norm](torch.inf), x=x, best=best, rows=SimpleNamespace(refining=False)
+    )
+
+
+@pytest.mark.parametrize("norm", list(ORDERS))
+def test_no_point_near_the_proximal_one_is_better(norm: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    away = torch.randn(4, 784, generator=draw, dtype=torch.float64)
+    by = torch.tensor([0.01, 0.3, 5.0, 1e4], dtype=torch.float64)
+    # in Linf the weight counts for each coordinate
+    weight = by * 784 if norm == "linf" else by
+
+    def cost(z: torch.Tensor) -> torch.Tensor:
+        length = torch.linalg.vector_norm(z, ORDERS[norm], dim=1)
+        return (z - away).square().sum(1) / 2 + weight * length
+
+    found = _proximal(stand_in(norm, torch.zeros_like(away)), away.clone(), by)
+    for size in (1e-4, 1e-2, 1.0):
+        for _ in range(50):
+            move = size * torch.randn(4, 784, generator=draw, dtype=torch.float64)
+            assert (cost(found) <= cost(found + move) + 1e-9).all()
+    for share in (0.0, 0.9, 1.1):
+        assert (cost(found) <= cost(share * found) + 1e-9).all()
+    assert torch.equal(found[3], torch.zeros_like(found[3]))
+
+
+def test_the_sparse_operator_keeps_what_gains_enough() -> None:
+    x = torch.tensor([[0.5, 0.9, 0.0, 1.0]], dtype=torch.float64)
+    away = torch.tensor([[0.3, 0.8, -0.7, 0.05]], dtype=torch.float64)
+    # inside the box 0.3, 0.1, 0 and 0 are left; they gain 0.09, 0.15, 0 and 0
+    search = stand_in("l0", x)
+    for by, kept in ((0.04, [0.3, 0.1, 0, 0]), (0.06, [0, 0.1, 0, 0]), (0.08, [0, 0, 0, 0])):
+        out = _proximal(search, away.clone(), torch.tensor([by], dtype=torch.float64))
+        torch.testing.assert_close(out, torch.tensor([kept], dtype=torch.float64))
+    search.rows.refining, search.best.rank = True, torch.tensor([-2.0], dtype=torch.float64)
+    fewer = _proximal(search, away.clone(), torch.tensor([0.0], dtype=torch.float64))
+    torch.testing.assert_close(fewer, torch.tensor([[0, 0.1, 0, 0]], dtype=torch.float64))
+
+
+def test_the_force_has_a_fixed_size_and_zero_stays_zero() -> None:
+    gradient = torch.tensor([[3.0, -4.0], [1e-30, 0.0], [0.0, 0.0]])
+    torch.testing.assert_close(_sized(gradient, "l2"), torch.tensor([[0.6, -0.8], [1.0, 0.0], [0.0, 0.0]]))
+    torch.testing.assert_close(_sized(gradient, "linf"), torch.tensor([[1.0, -1.0], [1.0, 0.0], [0.0, 0.0]]))
+    torch.testing.assert_close(_sized(gradient, "l1"), torch.tensor([[0.75, -1.0], [1.0, 0.0], [0.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("message", "given"),
+    [
+        ("steps: expected an integer >= 1", {"steps": 0}),
+        ("step_size: expected a number > 0", {"step_size": 0}),
+        ("weight: expected a number > 0", {"weight": 0}),
+        ("loss: expected", {"loss": "hinge"}),
+    ],
+)
+def test_bad_arguments(message: str, given: dict[str, Any]) -> None:
+    model, x = mlp(), images(2)
+    with pytest.raises(InputError, match=message):
+        pdpgd(model, x, labels(model, x), L2(torch.inf), **{"steps": 2, **given})
