@@ -38,6 +38,18 @@ def like(values: Tensor, points: Tensor) -> Tensor:
     return values.view(-1, *[1] * (points.ndim - 1))
 
 
+def unit(vectors: Tensor) -> Tensor:
+    """The vectors [n, ...], each over its Euclidean length; zero stays zero."""
+    length = torch.linalg.vector_norm(vectors.flatten(1), dim=1)
+    return vectors / like(length.clamp_min(torch.finfo(vectors.dtype).tiny), vectors)
+
+
+def orthogonal(vectors: Tensor, normal: Tensor) -> Tensor:
+    """The part of vectors [n, C, ...] that is orthogonal to the unit vectors normal [n, ...]."""
+    along = torch.einsum("ncd,nd->nc", vectors.flatten(2), normal.flatten(1))
+    return vectors - torch.einsum("nc,n...->nc...", along, normal)
+
+
 def farthest(search: Search) -> Tensor:
     """[n] a distance, in the threat's norm, beyond which no point of ball and box lies; always finite."""
     low, high = search.threat.box

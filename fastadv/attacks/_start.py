@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv.attacks._geometry import like
+from fastadv.attacks._geometry import like, unit
 from fastadv.attacks._problem import check_finite_box
 from fastadv.attacks._record import Rows
-from fastadv.attacks._search import Over, Search
+from fastadv.attacks._samples import Over
+from fastadv.attacks._search import Search
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -117,18 +118,6 @@ def halve(rows: Rows, upper: Tensor) -> None:
 def away(search: Search) -> Tensor:
     """[n, ...] the unit vectors from x to `rows.points`."""
     return unit(search.rows.points - search.x)
-
-
-def unit(vectors: Tensor) -> Tensor:
-    """The vectors [n, ...], each over its Euclidean length; zero stays zero."""
-    length = torch.linalg.vector_norm(vectors.flatten(1), dim=1)
-    return vectors / like(length.clamp_min(torch.finfo(vectors.dtype).tiny), vectors)
-
-
-def orthogonal(vectors: Tensor, normal: Tensor) -> Tensor:
-    """The part of vectors [n, C, ...] that is orthogonal to the unit vectors normal [n, ...]."""
-    along = torch.einsum("ncd,nd->nc", vectors.flatten(2), normal.flatten(1))
-    return vectors - torch.einsum("nc,n...->nc...", along, normal)
 
 
 def _towards(search: Search, far: Tensor, share: Tensor) -> Tensor:

@@ -12,21 +12,13 @@ from fastadv import rng
 from fastadv._checks import check_count
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
-from fastadv.attacks._geometry import like, width
+from fastadv.attacks._geometry import like, orthogonal, unit, width
 from fastadv.attacks._hyperplane import steepest
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search, norm
-from fastadv.attacks._start import (
-    away,
-    check_starts,
-    find_start,
-    halve,
-    orthogonal,
-    spend,
-    to_boundary,
-    unit,
-)
+from fastadv.attacks._search import Search
+from fastadv.attacks._sizes import norm
+from fastadv.attacks._start import away, check_starts, find_start, halve, spend, to_boundary
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

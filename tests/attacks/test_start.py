@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Status, hopskipjump
-from fastadv.attacks._start import _blends, orthogonal, unit
+from fastadv.attacks._geometry import orthogonal, unit
+from fastadv.attacks._start import _blends
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 
