@@ -39,6 +39,7 @@ FLAGS = {
     "square": "Square broke samples that attacks by gradients left; the model may mask its gradients",
     "optimizes": "a forward pass optimizes something; an adaptive attack may find more",
 }
+SQUARE_FLAG = f"square: {FLAGS['square']}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,12 @@ class Cost:
     forwards: int
     backwards: int
     seconds: float
+
+
+def square_stands_out(costs: Mapping[str, Cost], samples: int) -> bool:
+    """Whether Square broke so many of all samples, which attacks by gradients had left, that it is a flag."""
+    broken = sum(cost.broken for name, cost in costs.items() if name.split()[-1] == "square")
+    return broken > SQUARE_SHARE * samples
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,7 +104,7 @@ def autoattack(
     both losses and FAB with five restarts each, Square, and the targeted attacks. "rand": APGD on both
     losses, each gradient the mean of 20 passes. These are the versions of Croce & Hein 2020. "quick": APGD on
     the margin and on DLR for five classes, 50 steps each, and 200 queries of Square; where a flag is raised,
-    it goes on with "standard" for the samples that are left, and a note says so.
+    it goes on with "standard" for the samples of this call that are left, and a note says so.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -238,7 +245,7 @@ class _Run:
         self.costs[component.name] = Cost(
             len(broken), int(broken.sum()), out.forwards, out.backwards, time.perf_counter() - started
         )
-        if component.attack == "square" and int(broken.sum()) > SQUARE_SHARE * len(self.by):
+        if square_stands_out(self.costs, len(self.by)):
             self.warnings["square"] = None
 
     def _take(self, component: Component, out: AttackResult, broken: Tensor) -> None:
