@@ -12,6 +12,7 @@ from fastadv import rng
 from fastadv._checks import check_seed
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import begin
+from fastadv.attacks._flags import FLAGS, Cost, square_stands_out
 from fastadv.attacks._problem import check_finite_radius, check_norm
 from fastadv.attacks._result import AttackResult, Status
 from fastadv.attacks._trial import Trial
@@ -29,17 +30,7 @@ VERSIONS = ("standard", "plus", "rand", "quick")
 NORMS = ("linf", "l2", "l1")
 EOT = 20  # passes of "rand"
 SEEN = 32  # samples whose symptoms are looked for
-SQUARE_SHARE = 0.002  # of the samples, by which Square may lower the robust accuracy without a flag
 ATTACKS: dict[str, Callable[..., AttackResult]] = {"apgd": apgd, "fab": fab, "square": square}
-# words of the flags, by name
-FLAGS = {
-    "randomized": 'passes on the same samples differ; use version="rand"',
-    "probabilities": "the output looks like probabilities; give the logits to the attack",
-    "zero_gradient": "the gradient is zero for some samples; attacks by gradients may miss what is there",
-    "square": "Square broke samples that attacks by gradients left; the model may mask its gradients",
-    "optimizes": "a forward pass optimizes something; an adaptive attack may find more",
-}
-SQUARE_FLAG = f"square: {FLAGS['square']}"
 
 
 @dataclass(frozen=True)
@@ -49,23 +40,6 @@ class Component:
     name: str
     attack: str
     arguments: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a component did: the samples it attacked, those it broke, samples passed, and seconds."""
-
-    samples: int
-    broken: int
-    forwards: int
-    backwards: int
-    seconds: float
-
-
-def square_stands_out(costs: Mapping[str, Cost], samples: int) -> bool:
-    """Whether Square broke so many of all samples, which attacks by gradients had left, that it is a flag."""
-    broken = sum(cost.broken for name, cost in costs.items() if name.split()[-1] == "square")
-    return broken > SQUARE_SHARE * samples
 
 
 @dataclass(frozen=True, eq=False, repr=False)

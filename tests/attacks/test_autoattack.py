@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import AutoAttackResult, Cost, OutsideTopK, Status, apgd, autoattack
+from fastadv.attacks._flags import square_stands_out
 from fastadv.attacks._problem import problem
 from fastadv.attacks._trial import Trial
-from fastadv.attacks.autoattack import _components, square_stands_out
+from fastadv.attacks.autoattack import _components
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, THREATS, Linf
