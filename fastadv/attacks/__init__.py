@@ -14,6 +14,7 @@ from fastadv.attacks._result import AttackResult, Status
 from fastadv.attacks.apgd import apgd
 from fastadv.attacks.autoattack import AutoAttackResult, autoattack
 from fastadv.attacks.bim import bim
+from fastadv.attacks.boundary import boundary
 from fastadv.attacks.contrast import contrast
 from fastadv.attacks.criterion import ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.cw import cw
@@ -61,6 +62,17 @@ ATTACKS: dict[str, Attack] = {
         paper="Croce and Hein 2020",
     ),
     "bim": Attack(bim, quick={"steps": 10}, tolerance=1.25, paper="Kurakin et al. 2017"),
+    "boundary": Attack(
+        boundary,
+        knowledge="decision",
+        kind="minimum",
+        norms=("l2",),
+        random=True,
+        quick={"queries": 100, "restarts": 4},
+        oracle={"queries": 3000, "restarts": 1},
+        paper="Brendel et al. 2018",
+        tolerance=1.25,
+    ),
     "contrast": Attack(
         contrast,
         knowledge="decision",
@@ -271,6 +283,7 @@ __all__ = [
     "apgd",
     "autoattack",
     "bim",
+    "boundary",
     "contrast",
     "cw",
     "ddn",

@@ -22,7 +22,7 @@ MANY, FEW = {"steps": 500}, {"steps": 50}
 PAPER = (
     TRANSFER(norm="l2"),
     Method("Gaussian noise", "l2", "gaussian_noise", NOISE, FEW_LEVELS, 1000, 60, gradient=False),
-    Method("Boundary", "l2", "boundary", {"steps": 2000}, {"steps": 200}, 2000, 200, gradient=False),
+    Method("Boundary", "l2", "boundary", {"queries": 2000}, {"queries": 200}, 2000, 200, gradient=False),
     Method("Pointwise", "l2", "pointwise", {"restarts": 1}, passes=500, dear_passes=250, gradient=False),
     Method("FGM", "l2", "fgsm", dear=MARGIN, passes=20, wrap=RADIUS),
     Method("DeepFool", "l2", "deepfool", {"steps": 50}, passes=100, dear_passes=20),
