@@ -22,7 +22,7 @@ from fastadv.threat import Threat
 
 # noises of growing size until one is a success; after the last of them the first comes again
 LEVELS = 10
-# the largest share of the coordinates left that a run tries at once
+# the share of the coordinates left that a run tries at once, at first
 SHARE = 0.25
 # in L2, how often the part of the way that a coordinate goes back is halved
 HALVINGS = 5
@@ -48,9 +48,10 @@ def pointwise(
     go back. In L2 they then go half of their way back, in random order again, a quarter, an eighth and so on,
     each as often as it can.
 
-    Beyond the paper, several coordinates go back at once: at first a quarter of those left, after a failure
-    half as many, after a success twice as many. With the queries left, the run adds fresh noise to its best
-    point, about as many coordinates as that changes, and takes back as before.
+    Beyond the paper, several coordinates go back at once: at first a quarter of those left, half as many
+    after each failure, and in the first pass twice as many after each success. With the queries left, the run
+    adds fresh noise to its best point, about as many coordinates as that changes, and takes back as before.
+    It goes on from where that ends, unless that is farther.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
@@ -130,8 +131,9 @@ def _try(search: Search, noise: Tensor, level: float) -> None:
     alone = ~adds & ~gains & (chosen.flatten(2).sum(2) == 1)
     rows.left = rows.left & ~(chosen & like(alone, x))
     rows.stage = torch.where(adds & met, 0, rows.stage)
-    share = torch.where(gains, (2 * rows.share).clamp_max(SHARE), rows.share / 2)
-    rows.share = torch.where(adds, SHARE, torch.where(alone, rows.share, share))
+    # until the first pass is over, many can go back
+    more = torch.where(rows.least.isinf(), (2 * rows.share).clamp_max(SHARE), rows.share)
+    rows.share = torch.where(adds, SHARE, torch.where(gains, more, rows.share / 2))
     # the order begins anew
     anew = gains & (rows.stage == 0)
     rows.left = torch.where(like(anew, x), rows.points != x, rows.left)
@@ -151,7 +153,7 @@ def _pass_on(search: Search) -> None:
     over = (rows.stage >= 0) & ~rows.left.flatten(2).any(2)
     stage = rows.stage + over.to(rows.stage.dtype)
     returns = stage > last
-    better = returns & (rows.length < rows.least)
+    better = returns & (rows.length <= rows.least)
     rows.best = torch.where(like(better, x), rows.points, rows.best)
     rows.least = torch.where(better, rows.length, rows.least)
     rows.points = torch.where(like(returns, x), rows.best, rows.points)
