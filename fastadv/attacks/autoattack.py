@@ -12,6 +12,7 @@ from fastadv import rng
 from fastadv._checks import check_seed
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import begin
+from fastadv.attacks._flags import FLAGS, Cost, square_stands_out
 from fastadv.attacks._problem import check_finite_radius, check_norm
 from fastadv.attacks._result import AttackResult, Status
 from fastadv.attacks._trial import Trial
@@ -29,16 +30,7 @@ VERSIONS = ("standard", "plus", "rand", "quick")
 NORMS = ("linf", "l2", "l1")
 EOT = 20  # passes of "rand"
 SEEN = 32  # samples whose symptoms are looked for
-SQUARE_SHARE = 0.002  # of the samples, by which Square may lower the robust accuracy without a flag
 ATTACKS: dict[str, Callable[..., AttackResult]] = {"apgd": apgd, "fab": fab, "square": square}
-# words of the flags, by name
-FLAGS = {
-    "randomized": 'passes on the same samples differ; use version="rand"',
-    "probabilities": "the output looks like probabilities; give the logits to the attack",
-    "zero_gradient": "the gradient is zero for some samples; attacks by gradients may miss what is there",
-    "square": "Square broke samples that attacks by gradients left; the model may mask its gradients",
-    "optimizes": "a forward pass optimizes something; an adaptive attack may find more",
-}
 
 
 @dataclass(frozen=True)
@@ -48,17 +40,6 @@ class Component:
     name: str
     attack: str
     arguments: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a component did: the samples it attacked, those it broke, samples passed, and seconds."""
-
-    samples: int
-    broken: int
-    forwards: int
-    backwards: int
-    seconds: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,7 +78,7 @@ def autoattack(
     both losses and FAB with five restarts each, Square, and the targeted attacks. "rand": APGD on both
     losses, each gradient the mean of 20 passes. These are the versions of Croce & Hein 2020. "quick": APGD on
     the margin and on DLR for five classes, 50 steps each, and 200 queries of Square; where a flag is raised,
-    it goes on with "standard" for the samples that are left, and a note says so.
+    it goes on with "standard" for the samples of this call that are left, and a note says so.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -238,7 +219,7 @@ class _Run:
         self.costs[component.name] = Cost(
             len(broken), int(broken.sum()), out.forwards, out.backwards, time.perf_counter() - started
         )
-        if component.attack == "square" and int(broken.sum()) > SQUARE_SHARE * len(self.by):
+        if square_stands_out(self.costs, len(self.by)):
             self.warnings["square"] = None
 
     def _take(self, component: Component, out: AttackResult, broken: Tensor) -> None:
