@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / ".data"
 WEIGHTS = ROOT.parent / "shared" / "data" / "abs_official" / "vanilla_cnn.net"
 TRAINED = ROOT / "runs" / "bench"
+ROBUST = ROOT / "tests" / "attacks" / "robust.safetensors"
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +35,24 @@ def images(count: int, dataset: str = "mnist", data_dir: Path = DATA) -> tuple[T
 def published_cnn(weights: Path = WEIGHTS) -> nn.Module:
     """The vanilla CNN of Schott et al., as they published it."""
     return fa.models.SchottCNN.from_official(weights).eval()
+
+
+def small_robust(seed: int = 0) -> nn.Module:
+    """The network of bench/suite/robust.py, before training."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 4, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(8, 16, 4, stride=2, padding=1), nn.ReLU(),
+            nn.Flatten(), nn.Linear(784, 48), nn.ReLU(), nn.Linear(48, 10),
+        )  # fmt: skip
+
+
+def madry(weights: Path = ROBUST) -> nn.Module:
+    """A small net trained on adversarial images, from the file that bench/suite/robust.py wrote."""
+    model = small_robust()
+    fa.models.load_weights(model, weights)
+    return model.eval()
 
 
 def mlp(seed: int = 0) -> nn.Module:
