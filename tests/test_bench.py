@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from math import inf, nan
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from torch import Tensor, nn
 
 import bench.suite.__main__ as suite
 import fastadv.attacks
+from bench.suite import passes
 from bench.suite.__main__ import rows
 from bench.suite.cases import CASES, Case
-from bench.suite.outcome import Counting, judge
+from bench.suite.outcome import judge
 from bench.suite.parity import save, stored
+from bench.suite.passes import Counting, Log, alone
 from bench.suite.peers import Peer, best_of
 from fastadv.attacks import AttackResult
 from fastadv.threat import Threat
@@ -129,10 +132,11 @@ def test_names_of_cases_are_their_own() -> None:
 def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = {"slow": 12.0, "fast": 9.0, "ours": 3.0}
     last = []
+    logs = []
 
-    def timed(way: Callable[[], object]) -> float:
-        way()
-        return taken[last.pop()]
+    def timed(way: Callable[[], object]) -> tuple[float, object]:
+        result = way()
+        return taken[last.pop()], result
 
     def peer(name: str) -> Peer:
         def run(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
@@ -142,15 +146,43 @@ def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.Mo
 
         return Peer(name, "", run)
 
-    def toy(model: object, x: Tensor, y: Tensor, threat: Threat) -> AttackResult:
+    def toy(model: fastadv.Frozen, x: Tensor, y: Tensor, threat: Threat) -> AttackResult:
         last[:] = ["ours"]
+        model(x)
+        model.input_gradient(x[:2], y[:2])
         nothing = torch.zeros(len(x))
-        return AttackResult(x, nothing, nothing, nothing, nothing, 2, 1, nothing)
+        return AttackResult(x, nothing, nothing, nothing, nothing, 0, 0, nothing)
+
+    def seconds(model: nn.Module, x: Tensor, y: Tensor, log: Log) -> float:
+        assert log == [("forward", 5)] or log[-3:] == [("forward", 5), ("forward", 2), ("backward", 2)]
+        logs.append(log)
+        return 1.5
 
     monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
     monkeypatch.setattr(suite, "timed", timed)
-    monkeypatch.setattr(suite, "ideal", lambda model, x, y: (0.25, 0.5))  # seconds of a forward, a backward
+    monkeypatch.setattr(suite, "alone", seconds)
     toys = Case("toy", "toy", "linf", (peer("slow"), peer("fast")), {}, {})
-    found = {row["provider"].split()[1]: row for row in rows(toys, nn.Linear(2, 3), X, Y, "full", turns=2)}
-    assert [found[precision]["over_ideal"] for precision in ("fp32", "bf16")] == [3.0, 3.0]
+    found = {
+        row["provider"].removeprefix("fastadv ").split()[0]: row
+        for row in rows(toys, nn.Linear(2, 3), X, Y, "full", turns=2)
+    }
+    assert {name: row["over_ideal"] for name, row in found.items()} == {
+        "fp32": 2,
+        "bf16": 2,
+        "slow": 8,
+        "fast": 6,
+    }
     assert [found[precision]["times_peer"] for precision in ("fp32", "bf16")] == [3.0, 3.0]
+    assert [row["forwards"] for row in found.values()] == [log.samples("forward") for log in logs]
+    assert [row["backwards"] for row in found.values()] == [2, 2, 0, 0]
+
+
+def test_passes_alone_are_timed_in_the_batches_that_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(way: Any) -> tuple[float, object]:
+        """A forward of n samples takes n * n seconds, with its backward three times as long."""
+        return len(way.args[0]) ** 2 * (3.0 if "gradient" in way.func.__name__ else 1.0), way()
+
+    monkeypatch.setattr(passes, "timed", timed)
+    model = nn.Linear(2, 3)
+    log = Log([("forward", 8), ("forward", 3), ("backward", 2)])
+    assert alone(model, X, Y, log) == 64 + (4 + 16) / 2 + 2 * 4

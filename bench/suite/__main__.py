@@ -3,18 +3,17 @@
     python -m bench.suite [--only fmn ddn] [--samples 100] [--model cnn] [--variant full] [--turns 3]
 
 One row for each provider: median time, what it found (median distance or robust accuracy), samples passed
-forward and backward, and time over the ideal: the same number of passes through the model alone, in batches
-of all samples. Attacks that fastadv lacks are listed and skipped, and so are peers that are not installed;
-bench/suite/peers.py says how to get them.
+forward and backward, and time over the ideal: the same batches through the model alone. Attacks that fastadv
+lacks are listed and skipped, and so are peers that are not installed; bench/suite/peers.py says how to get
+them.
 """
 
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,10 @@ from torch import Tensor, nn
 import fastadv as fa
 from bench.suite.cases import CASES, Case
 from bench.suite.models import MODELS, ROOT, add_places, problem
-from bench.suite.outcome import Counting, judge
+from bench.suite.outcome import judge
 from bench.suite.parity import stored
-from bench.timing import ratio, synchronize
+from bench.suite.passes import Counting, Log, alone, timed
+from bench.timing import ratio
 from fastadv._card import machine
 
 Row = dict[str, Any]
@@ -34,89 +34,52 @@ COLUMNS = {"case": 28, "provider": 40, "seconds": 8, "times_peer": 10, "found": 
            "forwards": 9, "backwards": 9, "over_ideal": 10}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Ran:
-    """One run: what it returned, and the samples it passed forward and backward."""
+def providers(case: Case, x: Tensor, y: Tensor, variant: str) -> dict[str, Callable[[nn.Module], Tensor]]:
+    """The ways to run a case on a model: ours in float32 and with the search in bfloat16, then each peer."""
 
-    x_adv: Tensor
-    forwards: int
-    backwards: int
+    def ours(model: nn.Module, precision: Any) -> Tensor:
+        return case.run(fa.freeze(model, precision=precision), x, y, variant).x_adv
 
+    def theirs(model: nn.Module, peer: Any) -> Tensor:
+        found: Tensor = peer.run(model, x, y, case.radius, **case.budget(variant))
+        return found
 
-def providers(
-    case: Case, model: nn.Module, x: Tensor, y: Tensor, variant: str
-) -> dict[str, Callable[[], Ran]]:
-    """The ways to run a case: ours in float32 and with the search in bfloat16, then each peer."""
-
-    def ours(precision: Any) -> Ran:
-        out = case.run(fa.freeze(model, precision=precision), x, y, variant)
-        return Ran(out.x_adv, out.forwards, out.backwards)
-
-    def theirs(peer: Any) -> Ran:
-        counting = Counting(model)
-        x_adv = peer.run(counting, x, y, case.radius, **case.budget(variant))
-        return Ran(x_adv, counting.forwards, counting.backwards)
-
-    ways: dict[str, Callable[[], Ran]] = {}
+    ways: dict[str, Callable[[nn.Module], Tensor]] = {}
     if case.exists:
-        ways = {f"fastadv {p}": lambda p=p: ours(p) for p in ("fp32", "bf16")}  # type: ignore[misc]
-    return ways | {p.name: lambda p=p: theirs(p) for p in case.peers}  # type: ignore[misc]
-
-
-def timed(way: Callable[[], object]) -> float:
-    synchronize()
-    start = time.perf_counter()
-    way()
-    synchronize()
-    return time.perf_counter() - start
-
-
-def ideal(model: nn.Module, x: Tensor, y: Tensor, turns: int = 7) -> tuple[float, float]:
-    """Seconds a sample for a forward and a backward, through the faster of the model and its frozen twin."""
-    frozen = fa.freeze(model)
-
-    def bare() -> None:
-        point = x.clone().requires_grad_()
-        torch.autograd.grad(nn.functional.cross_entropy(model(point), y, reduction="sum"), point)
-
-    def bare_forward() -> None:
-        with torch.no_grad():
-            model(x)
-
-    def best(*ways: Callable[[], object]) -> float:
-        return min(statistics.median(timed(way) for _ in range(turns)) for way in ways) / len(x)
-
-    forward = best(bare_forward, lambda: frozen(x))
-    return forward, best(bare, lambda: frozen.input_gradient(x, y)) - forward
+        ways = {f"fastadv {p}": partial(ours, precision=p) for p in ("fp32", "bf16")}
+    return ways | {peer.name: partial(theirs, peer=peer) for peer in case.peers}
 
 
 def rows(
     case: Case, model: nn.Module, x: Tensor, y: Tensor, variant: str, turns: int, known: Sequence[Row] = ()
 ) -> Iterator[Row]:
-    """One row for each provider. The first run of each gives the result, the rest the times.
+    """One row for each provider. A first run of each counts its passes, the rest give times and result.
 
     `no_worse` compares with the best of the peers that ran and of the `known` figures of the same problem.
     """
-    ways = providers(case, model, x, y, variant)
-    ran: dict[str, Ran] = {}
+    ways = providers(case, x, y, variant)
+    logs: dict[str, Log] = {}
     for name, way in ways.items():
+        counting = Counting(model)
         try:
-            ran[name] = way()
+            way(counting)
         except ImportError as error:
             print(f"{case.name}: {name} is not installed: {error}")
-    taken: dict[str, list[float]] = {name: [] for name in ran}
+        else:
+            logs[name] = counting.log
+    taken: dict[str, list[float]] = {name: [] for name in logs}
+    ran: dict[str, Tensor] = {}
     for _ in range(turns):
-        for name in reversed(ran):  # a peer first
-            taken[name].append(timed(ways[name]))
+        for name in reversed(logs):  # a peer first
+            seconds, ran[name] = timed(lambda name=name: ways[name](model))  # type: ignore[misc]
+            taken[name].append(seconds)
     found = {
-        name: judge(model, x, y, run.x_adv, case.norm, case.radius).figures(case.radius) | {"images": len(x)}
-        for name, run in ran.items()
+        name: judge(model, x, y, x_adv, case.norm, case.radius).figures(case.radius) | {"images": len(x)}
+        for name, x_adv in ran.items()
     }
     peers = [name for name in ran if not name.startswith("fastadv ")]
     fastest = min(peers, key=lambda name: statistics.median(taken[name]), default=None)
-    forward, backward = ideal(model, x, y)
-    for name, run in ran.items():
-        passes = run.forwards * forward + run.backwards * backward
+    for name, log in logs.items():
         row: Row = {
             "case": case.name,
             "provider": name,
@@ -124,9 +87,9 @@ def rows(
             "times_peer": round(ratio(taken[fastest], taken[name]), 2) if fastest else None,
             **found[name],
             "no_worse": None,
-            "forwards": run.forwards,
-            "backwards": run.backwards,
-            "over_ideal": round(statistics.median(taken[name]) / passes, 2),
+            "forwards": log.samples("forward"),
+            "backwards": log.samples("backward"),
+            "over_ideal": round(statistics.median(taken[name]) / alone(model, x, y, log), 2),
         }
         row["found"] = row["robust_accuracy" if "robust_accuracy" in row else "median"]
         if rivals := [*(found[peer] for peer in peers), *known]:

@@ -1,4 +1,4 @@
-"""What an attack found and what it cost, judged by the model as given whoever made it."""
+"""What an attack found, judged by the model as given whoever made it."""
 
 from dataclasses import dataclass
 from math import inf
@@ -9,25 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.threat import THREATS
-
-
-class Counting(nn.Module):
-    """A model that counts the samples that pass forward, and those whose gradient comes back."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.forwards, self.backwards = model, 0, 0
-        self.train(model.training)
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.forwards += len(x)
-        logits: Tensor = self.model(x)
-        if logits.requires_grad:
-            logits.register_hook(self._back)
-        return logits
-
-    def _back(self, grad: Tensor) -> None:
-        self.backwards += len(grad)
 
 
 @dataclass(frozen=True)

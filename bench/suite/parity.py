@@ -19,7 +19,8 @@ import torch
 
 from bench.suite.cases import CASES, Case
 from bench.suite.models import ROOT, add_places, images, published_cnn
-from bench.suite.outcome import Counting, judge
+from bench.suite.outcome import judge
+from bench.suite.passes import Counting
 from bench.suite.peers import Peer
 
 STORE = ROOT / "tests" / "attacks" / "parity.json"

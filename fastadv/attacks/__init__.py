@@ -32,6 +32,7 @@ from fastadv.attacks.lbfgs import lbfgs
 from fastadv.attacks.mim import mim
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.attacks.nes import nes
+from fastadv.attacks.pdgd import pdgd
 from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.pgd import pgd
 from fastadv.attacks.salt_and_pepper import salt_and_pepper
@@ -160,6 +161,14 @@ ATTACKS: dict[str, Attack] = {
         paper="Ilyas et al. 2018",
         tolerance=1.5,
     ),
+    "pdgd": Attack(
+        pdgd,
+        kind="minimum",
+        norms=("l2",),
+        quick={"steps": 60},
+        oracle={"steps": 150},
+        paper="Matyasko and Chau 2021",
+    ),
     "pdpgd": Attack(
         pdpgd,
         kind="minimum",
@@ -272,12 +281,14 @@ __all__ = [
     "fgsm",
     "fmn",
     "gaussian_noise",
+    "hopskipjump",
     "last_iterate",
     "latent_descent",
     "lbfgs",
     "mim",
     "minimum_radius",
     "nes",
+    "pdgd",
     "pdpgd",
     "pgd",
     "salt_and_pepper",

@@ -58,7 +58,7 @@ def primal_dual(
         reached = away.add_(search.x).clamp_(*search.threat.box)
         points, rows.away = reached.to(search.x.dtype), reached - search.x
         change = math.exp(max(DUAL_STEP, DUAL_WAY / steps) * cosine(step, steps, LAST_DUAL_STEP))
-        rows.weight = rows.weight * torch.where(look.adversarial, change, 1 / change)
+        rows.weight = torch.where(look.adversarial, rows.weight * change, rows.weight / change)
         rows.weight.clamp_(1 / LARGEST_WEIGHT, LARGEST_WEIGHT)
     search.last(points)
 

@@ -21,6 +21,7 @@ EXACT: list[tuple[str, str, float, dict[str, Any]]] = [
     ("fmn", "l2", 1.05, {"steps": 150}),
     ("fmn", "l1", 1.05, {"steps": 300}),
     ("fmn", "l0", 1.25, {"steps": 150}),
+    ("pdgd", "l2", 1.05, {"steps": 150}),
     ("pdpgd", "linf", 1.05, {"steps": 150}),
     ("pdpgd", "l2", 1.05, {"steps": 150}),
     ("pdpgd", "l1", 1.05, {"steps": 150}),

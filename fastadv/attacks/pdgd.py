@@ -1,0 +1,80 @@
+"""PDGD, primal-dual gradient descent (Matyasko and Chau 2021)."""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv import losses
+from fastadv._checks import check_count
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._geometry import like, positive, unit
+from fastadv.attacks._primal_dual import primal_dual
+from fastadv.attacks._problem import check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Search
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.threat import Threat
+
+FIRST_WEIGHT, FIRST_STEP, LAST_STEP, MOMENTUM = 0.3, 1.0, 0.01, 0.5
+
+
+@takes_common
+def pdgd(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    steps: int,
+    step_size: float | None = None,
+    weight: float | None = None,
+    loss: losses.Loss | None = None,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """min weight * ||d||_2 - loss(x + d), by gradient descent with momentum on this Lagrangian.
+
+    d <- d + a * m, clipped to the box, where m is a moving mean of g - weight * d / ||d||, and g the loss's
+    gradient at length 1, or 0 at a success. The weight, which is the dual variable, rises at successes and
+    falls elsewhere (Matyasko and Chau 2021). As in `pdpgd`, it moves in its logarithm, steps are in units of
+    the least distance so far and fall along a cosine, and the first 30 % of the steps ascend the
+    cross-entropy, the others the margin.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: L2; the radius is inf, or the largest distance of interest.
+        steps: an integer >= 1, gradients for each sample.
+        step_size: > 0, the first step, in units of the least distance of a success so far, at most the
+            width of the box; None is 1.
+        weight: > 0, the first weight of the distance; None is 0.3.
+        loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout;
+            None is the cross-entropy and then the margin, or the margin of a criterion.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
+
+    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
+    naming it.
+    """
+    check_norm("pdgd", threat, ("l2",))
+    check_count("steps", steps, 1)
+    step_size = positive("step_size", step_size, FIRST_STEP)
+    weight = positive("weight", weight, FIRST_WEIGHT)
+    if loss is not None:
+        losses.check_loss(loss)
+
+    def rule(search: Search) -> None:
+        primal_dual(
+            search, _descend, steps=steps, step_size=step_size, last_step=LAST_STEP, weight=weight, loss=loss
+        )
+
+    return run(model, x, y, threat, rule, minimum=True, **common)
+
+
+def _descend(search: Search, force: Tensor, length: Tensor) -> Tensor:
+    rows = search.rows
+    pull = like(rows.weight, force).to(force.dtype) * unit(rows.away)
+    rows.mean.lerp_(force - pull, 1 - MOMENTUM)
+    return torch.addcmul(rows.away, like(length, force).to(force.dtype), rows.mean)
