@@ -8,10 +8,11 @@ from functools import partial
 from math import inf
 
 from fastadv.attacks._common import Common
+from fastadv.attacks._flags import Cost
 from fastadv.attacks._registry import Attack
 from fastadv.attacks._result import AttackResult, Status
 from fastadv.attacks.apgd import apgd
-from fastadv.attacks.autoattack import AutoAttackResult, Cost, autoattack
+from fastadv.attacks.autoattack import AutoAttackResult, autoattack
 from fastadv.attacks.bim import bim
 from fastadv.attacks.contrast import contrast
 from fastadv.attacks.criterion import ConfidentlyWrong, Criterion, OutsideTopK, WrongBy

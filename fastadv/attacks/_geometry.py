@@ -7,7 +7,6 @@ from torch import Tensor
 
 from fastadv import ops
 from fastadv._checks import check_number
-from fastadv.attacks._record import Rows
 from fastadv.attacks._search import Search
 from fastadv.attacks._sizes import norm
 from fastadv.errors import InputError
@@ -51,9 +50,12 @@ def orthogonal(vectors: Tensor, normal: Tensor) -> Tensor:
 
 
 def farthest(search: Search) -> Tensor:
-    """[n] a distance, in the threat's norm, beyond which no point of ball and box lies; always finite."""
-    low, high = search.threat.box
+    """[n] a distance, in the threat's norm, beyond which no point of ball and box lies that the mask allows;
+    always finite.
+    """
+    (low, high), mask = search.threat.box, search.problem.mask
     room = torch.maximum(search.x - low, high - search.x).clamp_max(FAR)
+    room = room if mask is None else room.where(mask, 0.0)
     distance = norm(room, search.threat.order).clamp_max(FAR)
     return torch.minimum(distance, torch.as_tensor(search.threat.radius).to(distance))
 
@@ -70,13 +72,3 @@ def advance(points: Tensor, gradient: Tensor, x: Tensor, step_size: float) -> Te
     """
     further: Tensor = ops.l2_step_(points, gradient, x, math.inf, step_size, NO_BOX)
     return further
-
-
-def adam(rows: Rows, gradient: Tensor, step: int) -> Tensor:
-    """The direction of Adam (Kingma & Ba 2015) at step number `step`, from 0; its moments are in `rows`."""
-    mean_factor, square_factor, least = 0.9, 0.999, 1e-8
-    rows.mean = rows.mean.lerp(gradient, 1 - mean_factor)
-    rows.square = (rows.square * square_factor).addcmul_(gradient, gradient, value=1 - square_factor)
-    spread = rows.square.sqrt().div_(math.sqrt(1 - square_factor ** (step + 1))).add_(least)
-    direction: Tensor = (rows.mean / spread).div_(1 - mean_factor ** (step + 1))
-    return direction

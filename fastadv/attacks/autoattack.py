@@ -12,6 +12,7 @@ from fastadv import rng
 from fastadv._checks import check_seed
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import begin
+from fastadv.attacks._flags import FLAGS, Cost, square_stands_out
 from fastadv.attacks._problem import check_finite_radius, check_norm
 from fastadv.attacks._result import AttackResult, Status
 from fastadv.attacks._trial import Trial
@@ -29,16 +30,7 @@ VERSIONS = ("standard", "plus", "rand", "quick")
 NORMS = ("linf", "l2", "l1")
 EOT = 20  # passes of "rand"
 SEEN = 32  # samples whose symptoms are looked for
-SQUARE_SHARE = 0.002  # of the samples, by which Square may lower the robust accuracy without a flag
 ATTACKS: dict[str, Callable[..., AttackResult]] = {"apgd": apgd, "fab": fab, "square": square}
-# words of the flags, by name
-FLAGS = {
-    "randomized": 'passes on the same samples differ; use version="rand"',
-    "probabilities": "the output looks like probabilities; give the logits to the attack",
-    "zero_gradient": "the gradient is zero for some samples; attacks by gradients may miss what is there",
-    "square": "Square broke samples that attacks by gradients left; the model may mask its gradients",
-    "optimizes": "a forward pass optimizes something; an adaptive attack may find more",
-}
 
 
 @dataclass(frozen=True)
@@ -48,17 +40,6 @@ class Component:
     name: str
     attack: str
     arguments: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a component did: the samples it attacked, those it broke, samples passed, and seconds."""
-
-    samples: int
-    broken: int
-    forwards: int
-    backwards: int
-    seconds: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -97,7 +78,7 @@ def autoattack(
     both losses and FAB with five restarts each, Square, and the targeted attacks. "rand": APGD on both
     losses, each gradient the mean of 20 passes. These are the versions of Croce & Hein 2020. "quick": APGD on
     the margin and on DLR for five classes, 50 steps each, and 200 queries of Square; where a flag is raised,
-    it goes on with "standard" for the samples that are left, and a note says so.
+    it goes on with "standard" for the samples of this call that are left, and a note says so.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -185,7 +166,8 @@ class _Run:
         self.x_adv = problem.x.clone()
         self.by = [""] * len(problem.x)
         self.not_finite = torch.zeros_like(trial.already)
-        self.flat: Tensor | None = None
+        # where no component met a gradient but zero; it means nothing until one computed any
+        self.flat, self.gradients = ~(trial.already | trial.unusable), False
         self.costs: dict[str, Cost] = {}
         self.notes: tuple[str, ...] = ()
         self.warnings: dict[str, None] = {}
@@ -238,7 +220,7 @@ class _Run:
         self.costs[component.name] = Cost(
             len(broken), int(broken.sum()), out.forwards, out.backwards, time.perf_counter() - started
         )
-        if component.attack == "square" and int(broken.sum()) > SQUARE_SHARE * len(self.by):
+        if square_stands_out(self.costs, len(self.by)):
             self.warnings["square"] = None
 
     def _take(self, component: Component, out: AttackResult, broken: Tensor) -> None:
@@ -247,11 +229,10 @@ class _Run:
             self.by[index] = component.name
         kept = broken if self.costs else torch.ones_like(broken)
         self.x_adv[self.left[kept]] = out.x_adv[kept]
-        self.not_finite[self.left] = out.status == Status.FAILED
+        self.not_finite[self.left] |= out.status == Status.FAILED
         if out.backwards:
-            flat = torch.zeros_like(self.not_finite)
-            flat[self.left] = out.zero_gradient
-            self.flat = flat if self.flat is None else self.flat | flat
+            self.flat[self.left] &= out.zero_gradient
+            self.gradients = True
             if bool(out.zero_gradient.any()):
                 self.warnings["zero_gradient"] = None
         self.flags |= dict.fromkeys(out.flags)
@@ -274,7 +255,7 @@ class _Run:
             logits,
             problem.margin,
             not_finite=self.not_finite,
-            zero_gradient=torch.zeros_like(claimed) if self.flat is None else self.flat,
+            zero_gradient=self.flat & self.gradients,
         )
         words = [f"{name}: {FLAGS[name]}" for name in FLAGS if name in self.warnings]
         values = {value.name: getattr(out, value.name) for value in fields(AttackResult)}

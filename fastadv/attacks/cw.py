@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastadv._checks import check_count
 from fastadv.attacks import _constant
+from fastadv.attacks._adam import adam
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import cosine, like, positive, width
@@ -30,7 +31,6 @@ LARGEST_STEP = 0.1
 LAST_STEP = 0.01
 # tau as a share of the least distance, at first and at most
 SHRINK, LARGEST_SHRINK = 0.95, 0.99
-FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
 
 
 @takes_common
@@ -94,7 +94,6 @@ def _rule(norm: str, steps: int, searches: int, constant: float | None, step_siz
         for number in range(searches):
             _constant.begin_run(search)
             rows.w = space.inverse(search.x if norm == "l2" else search.best.x_adv)
-            rows.mean, rows.square = torch.zeros_like(rows.w), torch.zeros_like(rows.w)
             for step in range(steps):
                 rows.bent = space.bend(rows.w)
                 look = search.gradient(space.points(rows.bent), search.problem.margin)
@@ -102,7 +101,8 @@ def _rule(norm: str, steps: int, searches: int, constant: float | None, step_siz
                     _fit(search, look, constant, step_size)
                 rows.hit |= look.adversarial
                 gradient = _gradient(search, look).mul_(space.steepness(rows.bent))
-                _adam_(search, gradient, step, cosine(step, steps, LAST_STEP))
+                size = like(rows.step_size * cosine(step, steps, LAST_STEP), rows.w).to(rows.w.dtype)
+                rows.w.addcmul_(adam(rows, gradient, step), size, value=-1)
                 space.keep_(rows.w)
             look = search.decide(space.points(space.bend(rows.w)))
             rows.hit |= look.adversarial
@@ -126,16 +126,6 @@ def _gradient(search: Search, look: Look) -> Tensor:
         away = look.seen - search.x
         pull = away.sign().mul_(away.abs() > like(-search.best.rank * rows.shrink, away))
     return pull.addcmul_(_constant.force(search, look).to(pull.dtype), look.gradient, value=-1)
-
-
-def _adam_(search: Search, gradient: Tensor, step: int, factor: float) -> None:
-    """A step of Adam on the rows w; lengths of the gradient cancel out."""
-    rows, count = search.rows, step + 1
-    rows.mean.lerp_(gradient, 1 - FIRST_DECAY)
-    rows.square.mul_(SECOND_DECAY).addcmul_(gradient, gradient, value=1 - SECOND_DECAY)
-    scale = math.sqrt(1 - SECOND_DECAY**count) * factor / (1 - FIRST_DECAY**count)
-    unit = rows.mean / rows.square.sqrt().clamp_min_(torch.finfo(gradient.dtype).tiny)
-    rows.w.addcmul_(unit, like(rows.step_size * scale, unit).to(unit.dtype), value=-1)
 
 
 def _fit(search: Search, look: Look, constant: float | None, step_size: float | None) -> None:

@@ -136,7 +136,6 @@ def fab(
         search.leave(~search.best.success)
         for _ in range(FINAL):
             share = like((rows.low + rows.high) / 2, search.x).to(search.x)
-            rows.share = share
             look = search.decide(search.x + share * (rows.nearest - search.x))
             middle = (rows.low + rows.high) / 2
             rows.high = torch.where(look.adversarial, middle, rows.high)

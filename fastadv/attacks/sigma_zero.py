@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count, check_number, check_share
+from fastadv.attacks._adam import adam
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
-from fastadv.attacks._geometry import adam, cosine, like, positive, width
+from fastadv.attacks._geometry import cosine, like, positive, width
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Search
@@ -19,6 +20,7 @@ from fastadv.threat import Threat
 
 NORMS = ("l0",)
 LAST_STEP = 0.1
+EPSILON = 1e-8
 
 
 @takes_common
@@ -69,7 +71,6 @@ def sigma_zero(
     def rule(search: Search) -> None:
         rows = search.rows
         rows.threshold = torch.full_like(search.best.rank, threshold)
-        rows.mean = rows.square = torch.zeros_like(search.x)
         points = search.start()
         size = step_size
         for step in range(steps):
@@ -82,7 +83,7 @@ def sigma_zero(
             pull = like(torch.where(look.loss < 0, unit, 0.0), away) * look.gradient
             descent = pull.sub_(count, alpha=2 * sigma / away[0].numel())
             descent /= largest(descent).clamp_min(torch.finfo(away.dtype).tiny)
-            away += size * adam(rows, descent, step)
+            away += size * adam(rows, descent, step, EPSILON)
             points = away.mul_(unit).add_(search.x).clamp_(*search.threat.box)
             # the step of the threshold comes after the next step size, as in the authors' code
             size = step_size * cosine(step, steps, LAST_STEP)

@@ -2,10 +2,10 @@
 
 from typing import Unpack
 
-import torch
 from torch import Tensor
 
 from fastadv import losses, rng
+from fastadv.attacks._adam import adam
 from fastadv.attacks._ascent import step_size_for
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
@@ -17,8 +17,6 @@ from fastadv.attacks._search import Search
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
-
-FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
 
 
 @takes_common
@@ -74,13 +72,7 @@ def spsa(
         return 2 * (bits & 1).to(search.x.dtype) - 1
 
     def move(search: Search, gradient: Tensor, points: Tensor, step: int) -> Tensor:
-        rows = search.rows
-        if not step:
-            rows.mean, rows.square = torch.zeros_like(gradient), torch.zeros_like(gradient)
-        rows.mean.lerp_(gradient, 1 - FIRST_DECAY)
-        rows.square.mul_(SECOND_DECAY).addcmul_(gradient, gradient, value=1 - SECOND_DECAY)
-        scale = (1 - SECOND_DECAY ** (step + 1)) ** 0.5 / (1 - FIRST_DECAY ** (step + 1))
-        unit = scale * rows.mean / rows.square.sqrt().clamp_min(torch.finfo(gradient.dtype).tiny)
+        unit = adam(search.rows, gradient, step)
         length = search.per_sample(size)
         if isinstance(length, Tensor) and length.ndim:
             length = like(length, unit).to(unit.dtype)

@@ -64,7 +64,7 @@ def transfer(
             target.
 
     Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
-    naming it.
+    naming it; so is a substitute with fewer or more classes than the model.
     """
     check_threat(threat)
     check_attack(attack)
@@ -78,6 +78,7 @@ def transfer(
     searched = partial(minimum_radius, attack=attack)
 
     def rule(search: Search) -> None:
+        _check_classes(sources, search)
         for substitute in sources:
             craft = attack if _goes_anywhere(attack, substitute, search) else searched
             away = run_inner(craft, search, substitute, search.threat).x_adv - search.x
@@ -103,6 +104,20 @@ def transfer(
             rows.low = torch.where(look.adversarial, rows.low, rows.middle)
 
     return run(model, x, y, threat, rule, minimum=True, **common)
+
+
+def _check_classes(sources: list[Frozen], search: Search) -> None:
+    """Raise InputError where a substitute has more or fewer classes than the model."""
+    assert search.problem.clean is not None
+    classes, one = search.problem.clean.shape[1], search.x[:1].to(search.dtype)
+    for number, substitute in enumerate(sources):
+        found = substitute.verdict(one).shape[1]
+        if found != classes:
+            which = "" if len(sources) == 1 else f" as number {number}"
+            raise InputError(
+                f"source: expected a substitute with the {classes} classes of the model, "
+                f"got one with {found}{which}; a label must mean the same to both"
+            )
 
 
 def _goes_anywhere(attack: InnerAttack, substitute: Frozen, search: Search) -> bool:

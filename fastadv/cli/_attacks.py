@@ -145,7 +145,8 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
     if radius is None:
         raise typer.BadParameter(f"{where} has no radius; give --radius, or {name}:radius=0.3.")
     if norm not in norms:
-        raise typer.BadParameter(f"{name} works in {', '.join(norms)}, not in {norm!r}.")
+        choosy = inner if inner is not None and norm in attack.norms else attack
+        raise typer.BadParameter(f"{choosy.name} works in {', '.join(choosy.norms)}, not in {norm!r}.")
     make_threat(norm, radius)  # wrong values are told before the work
     arguments = _arguments(attack, keys, given, seed)
     config = {"attack": name, "norm": norm, "radius": radius, **arguments}
@@ -154,6 +155,10 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
         arguments["attack"] = partial(inner.run, **more)
         config["runs"] = {"attack": inner.name, **more}
     sources = tuple(plain["source"].split("+")) if "source" in plain else ()
+    if not all(sources):
+        raise typer.BadParameter(
+            f"{where}: source: expected FILE or MODEL@FILE on both sides of each +, got {plain['source']!r}."
+        )
     if sources:
         config["source"] = list(sources)
     bound = "" if radius == math.inf else f" {radius:g}"

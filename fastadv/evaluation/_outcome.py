@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import AttackResult, AutoAttackResult, Cost, Status
+from fastadv.attacks._flags import SQUARE_FLAG, square_stands_out
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
 from fastadv.evaluation.components import Components, added
@@ -158,6 +159,7 @@ def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part]) -
     ]
     whole = {key: torch.cat([part[key] for part in parts]) for key in ("broken", "distance")}
     forwards, backwards = torch.stack([part["cost"] for part in parts]).sum(0).tolist()
+    components = _components(parts)
     return Row(
         name=name,
         correct=correct,
@@ -171,10 +173,19 @@ def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part]) -
         if kept
         else None,
         minimum_norm=minimum_norm,
-        flags=_said(part.told.get("flags", ()) for part in parts),
+        flags=_flags(parts, components),
         remarks=_said(part.told.get("remarks", ()) for part in parts),
-        components=_components(parts),
+        components=components,
     )
+
+
+def _flags(parts: Sequence[Part], components: Components | None) -> tuple[str, ...]:
+    """The flags of the batches; that of Square, which is about a share of all samples, by all of them."""
+    flags = _said([flag for flag in part.told.get("flags", ()) if flag != SQUARE_FLAG] for part in parts)
+    samples = sum(len(part["broken"]) for part in parts)
+    if components is None or not square_stands_out(components.costs, samples):
+        return flags
+    return *flags, SQUARE_FLAG
 
 
 def _said(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:

@@ -55,6 +55,25 @@ def test_linear_models(norm: str) -> None:
     assert torch.equal(out.distance, THREATS[norm](torch.inf).distance(out.x_adv, x).float())
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+def test_the_radius_grows_to_the_farthest_point_that_the_mask_allows(norm: str) -> None:
+    model, x, _, _ = plane(4)
+    with torch.no_grad():  # out of reach
+        model[1].bias[0] += 1000  # type: ignore[index]
+    mask = torch.arange(784).view(1, 28, 28) < 50
+    x[:, mask] = x[:, mask] / 2 + 0.25  # elsewhere there is more room
+    attack, threat = Recorded(steps=2), THREATS[norm](torch.inf)
+    out = minimum_radius(model, x, torch.zeros(4, dtype=torch.long), threat, attack=attack, mask=mask)
+    assert not out.success.any()
+    room = torch.where(x > 0.5, -x, 1 - x).where(mask, 0.0)
+    last = {
+        number: radius
+        for given, radii in zip(attack.given, attack.radii, strict=True)
+        for number, radius in zip(given["ids"].tolist(), radii.tolist(), strict=True)
+    }
+    assert [last[number] for number in range(4)] == pytest.approx(threat.distance(x + room, x).tolist())
+
+
 def test_radii_by_hand() -> None:
     """Doubled from the first until broken, then bisected: between what held and the nearest success."""
     model, x, weight, need = plane(1)

@@ -165,6 +165,11 @@ def test_a_sample_stands_alone() -> None:
         ("scales: expected an integer >= 2", {"scales": 1}),
         ("searches: expected an integer >= 0", {"searches": -1}),
         ("source: expected a substitute", {"source": []}),
+        (
+            "source: expected a substitute with the 3 classes of the model, got one with 5;",
+            {"source": mlp(5)},
+        ),
+        ("with the 3 classes of the model, got one with 2 as number 1", {"source": [mlp(), mlp(2)]}),
         ("threat: expected", {"threat": 0.3}),
     ],
 )

@@ -129,6 +129,28 @@ def test_autoattack_itself() -> None:
         assert row.remarks == ("quick: no reason to go on with standard",)
 
 
+class Misleading(torch.nn.Module):
+    """A linear model of two classes whose gradient points the other way: only Square breaks it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        lead = 1 - x.flatten(1).mean(1) * 2
+        return torch.stack([lead.detach() * 2 - lead, torch.zeros_like(lead)], 1)
+
+
+@pytest.mark.parametrize(("vulnerable", "flagged"), [(1, False), (3, True)])
+def test_the_flag_of_square_does_not_depend_on_the_batch_size(vulnerable: int, flagged: bool) -> None:
+    """0.2 % of 1,200 samples are 2.4; those that are wrong already count among them."""
+    x, y = torch.full((1200, 3, 4, 4), 0.45), torch.ones(1200, dtype=torch.long)
+    y[:vulnerable] = 0
+    data = fa.data.ImageSet(x, y, ("a", "b"), "gray")
+    attack = partial(fa.attacks.autoattack, threat=fa.Linf(0.1), version="quick")
+    rows = [fa.evaluate(Misleading(), data, {"a": attack}, batch_size=size).rows[0] for size in (1200, 100)]
+    for row in rows:
+        assert row.components.costs["square"].broken == vulnerable
+        assert [flag.split(":")[0] for flag in row.flags] == ["square"] * flagged
+    assert rows[0].flags == rows[1].flags
+
+
 def test_batches_name_components_in_their_own_order_and_a_text_once() -> None:
     """A batch may lack the first component; one that says the same twice counts once."""
 
