@@ -109,6 +109,8 @@ LARGEST = {"linf": 0.3, "l2": 3.0, "l1": 30.0}
 BLENDED = "LinearSearchBlendedUniformNoiseAttack"
 # queries a sample that foolbox spends on so many steps of HopSkipJump on these images, counted
 HOPSKIPJUMP_QUERIES = {16: 4782, 4: 730}
+# and the fewest that it spends on a run of the pointwise attack
+POINTWISE_QUERIES = {"l0": 1113, "l2": 1597}
 
 
 def _fmn(norm: str) -> Case:
@@ -219,7 +221,9 @@ def _autoattack(norm: str, radius: float, models: tuple[str, ...] = MNIST, versi
 def _pointwise(norm: str) -> Case:
     once = foolbox_decision("PointwiseAttack", "SaltAndPepperNoiseAttack", l2_binary_search=norm == "l2")
     return Case(f"pointwise-{norm}", "pointwise", norm, (best_of(once, norm),),
-                {"restarts": 10}, {"restarts": 1}, images=20, few=10, chance=True)  # fmt: skip
+                {"restarts": 10}, {"restarts": 1},
+                ours=lambda budget: {**budget, "queries": POINTWISE_QUERIES[norm]}, images=20, few=10,
+                chance=True)  # fmt: skip
 
 
 CASES: tuple[Case, ...] = (

@@ -36,6 +36,7 @@ from fastadv.attacks.nes import nes
 from fastadv.attacks.pdgd import pdgd
 from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.pgd import pgd
+from fastadv.attacks.pointwise import pointwise
 from fastadv.attacks.salt_and_pepper import salt_and_pepper
 from fastadv.attacks.sigma_zero import sigma_zero
 from fastadv.attacks.sparse_rs import sparse_rs
@@ -178,6 +179,17 @@ ATTACKS: dict[str, Attack] = {
         paper="Matyasko and Chau 2021",
     ),
     "pgd": Attack(pgd, random=True, quick={"steps": 10}, paper="Madry et al. 2018"),
+    "pointwise": Attack(
+        pointwise,
+        knowledge="decision",
+        kind="minimum",
+        norms=("l0", "l2"),
+        random=True,
+        quick={"queries": 100},
+        oracle={"queries": 1000},
+        paper="Schott et al. 2018",
+        tolerance=10,
+    ),
     "salt_and_pepper": Attack(
         salt_and_pepper,
         knowledge="decision",
@@ -292,6 +304,7 @@ __all__ = [
     "pdgd",
     "pdpgd",
     "pgd",
+    "pointwise",
     "salt_and_pepper",
     "sigma_zero",
     "sparse_rs",
