@@ -156,19 +156,27 @@ def test_a_case_gets_as_many_images_as_it_asks_for(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_new_figure_joins_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(case: Case, peers: list[Peer], variant: str, *places: Path) -> list[parity.Figure]:
-        same = {"case": case.name, "variant": variant, "settings": "", "radius": inf, "distances": []}
+    def measure(case: Case, name: str, peers: list[Peer], variant: str, *places: Path) -> list[parity.Figure]:
+        same = {
+            "case": case.name,
+            "model": name,
+            "variant": variant,
+            "settings": "",
+            "radius": inf,
+            "distances": [],
+        }
         return [{**same, "package": peer.package} for peer in peers]
 
     peers = tuple(Peer(name, "", lambda: X) for name in ("one", "two"))
-    monkeypatch.setattr(parity, "CASES", (Case("toy", "toy", "l2", peers, {}, {}),))
+    monkeypatch.setattr(parity, "CASES", (Case("toy", "toy", "l2", peers, {}, {}, stored=("cnn", "madry")),))
     monkeypatch.setattr(parity, "measure", measure)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     path = tmp_path / "parity.json"
     monkeypatch.setattr("sys.argv", ["parity", "--variant", "quick", "--store", str(path)])
     for _ in range(2):
         parity.main()
-        assert [figure["package"] for figure in stored(path)] == ["one", "two"]
+        found = [(figure["model"], figure["package"]) for figure in stored(path)]
+        assert found == [("cnn", "one"), ("cnn", "two"), ("madry", "one"), ("madry", "two")]
 
 
 def test_names_of_cases_are_their_own() -> None:

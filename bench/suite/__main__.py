@@ -114,8 +114,8 @@ def measured(options: argparse.Namespace, device: torch.device) -> Iterator[Row]
             if not case.exists:
                 print(f"{case.name:{COLUMNS['case']}}  not there yet")
                 continue
-            this = (case.name, options.variant, count)
-            known = [f for f in stored() if (f["case"], f["variant"], f["images"]) == this and name == "cnn"]
+            this = (case.name, name, options.variant, count)
+            known = [f for f in stored() if (f["case"], f["model"], f["variant"], f["images"]) == this]
             for row in rows(case, model, x[:count], y[:count], options.variant, options.turns, known):
                 yield {**row, "model": name}
 

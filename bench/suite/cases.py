@@ -39,7 +39,8 @@ class Case:
     `radius` is inf for a minimum-norm attack, which is measured by its median distance, and else that of the
     ball, measured by robust accuracy. `ours` makes our arguments of a budget where they are not the same.
     `images` and `few` are the most images of the two variants; with `few` 0 there is no short one.
-    `models` are those of bench/suite/models.py whose images suit the radius; figures are stored for "cnn".
+    `models` are those of bench/suite/models.py whose images suit the radius; `stored` are those for which
+    figures are stored.
     `chance` says that the outcome hangs on random draws, which are not the peers'.
     """
 
@@ -53,7 +54,8 @@ class Case:
     ours: Callable[[Budget], Budget] = dict
     images: int = 10_000
     few: int = 25
-    models: tuple[str, ...] = ("cnn", "mlp", "robust", "robust_l2", "cifar")
+    models: tuple[str, ...] = ("cnn", "madry", "mlp", "robust", "robust_l2", "cifar")
+    stored: tuple[str, ...] = ("cnn",)
     chance: bool = False
 
     def allowed(self, figures: Sequence[Mapping[str, Any]]) -> float:
@@ -87,6 +89,8 @@ class Case:
 
 
 MNIST = ("cnn", "mlp")  # attacked at the same radii
+# on a robust net gradients are sparse and small
+BOTH = ("cnn", "madry")
 LONG: dict[str, Any] = {"full": {"steps": 1000}, "quick": {"steps": 100}}
 SEARCHED: dict[str, Any] = {
     "full": {"steps": 200, "searches": 5},
@@ -117,7 +121,7 @@ def _fmn(norm: str) -> Case:
         foolbox(FMN[norm], "attacks.fmn", "fmn-authors", max_stepsize=FMN_STEP[norm]),
         foolbox(FMN[norm], max_stepsize=FMN_STEP[norm]),
     )
-    return Case(f"fmn-{norm}", "fmn", norm, peers, **LONG)
+    return Case(f"fmn-{norm}", "fmn", norm, peers, **LONG, stored=BOTH)
 
 
 def _pdpgd(norm: str) -> Case:
@@ -145,7 +149,7 @@ def _budget(attack: str, theirs: str, **fixed: Any) -> Case:
     )  # fmt: skip
 
 
-def _apgd(norm: str, radius: float, loss: str) -> Case:
+def _apgd(norm: str, radius: float, loss: str, models: tuple[str, ...] = MNIST) -> Case:
     def ours(budget: Budget) -> Budget:
         return {**budget, "loss": loss}
 
@@ -163,11 +167,12 @@ def _apgd(norm: str, radius: float, loss: str) -> Case:
         )
         if norm != "l1":
             peers += (torchattacks("APGD", norm=norm.capitalize(), loss=loss),)
-    few = 25 if radius == RADII[norm][1] else 0
+    few = 25 if radius == RADII[norm][1] or "madry" in models else 0
+    stored = tuple(name for name in BOTH if name in models)
     name = f"apgd-{loss}-{norm}-{radius:g}"
     # in L1 the random start decides about two images of a hundred, with every package
-    return Case(name, "apgd", norm, peers, **HUNDRED, radius=radius, ours=ours, few=few, models=MNIST,
-                chance=norm == "l1")  # fmt: skip
+    return Case(name, "apgd", norm, peers, **HUNDRED, radius=radius, ours=ours, few=few,
+                models=models, stored=stored, chance=norm == "l1")  # fmt: skip
 
 
 def _search(norm: str, targeted: bool) -> Case:
@@ -230,9 +235,11 @@ CASES: tuple[Case, ...] = (
          (adv_lib("df", norm=P["l2"]), foolbox("L2DeepFoolAttack"), torchattacks("DeepFool")),
          {"steps": 50}, {"steps": 50}),
     Case("deepfool-linf", "deepfool", "linf",
-         (adv_lib("df", norm=P["linf"]), foolbox("LinfDeepFoolAttack")), {"steps": 50}, {"steps": 50}),
+         (adv_lib("df", norm=P["linf"]), foolbox("LinfDeepFoolAttack")), {"steps": 50}, {"steps": 50},
+         stored=BOTH),
     Case("ddn-l2", "ddn", "l2",
-         (adv_lib("ddn", levels=None), adv_lib("ddn", levels=256), foolbox("DDNAttack")), **LONG),
+         (adv_lib("ddn", levels=None), adv_lib("ddn", levels=256), foolbox("DDNAttack")), **LONG,
+         stored=BOTH),
     *(_fmn(norm) for norm in FMN),
     Case("cw-l2", "cw", "l2",
          (adv_lib("carlini_wagner_l2", "adv-lib (max_iterations)"), foolbox("L2CarliniWagnerAttack")),
@@ -248,6 +255,8 @@ CASES: tuple[Case, ...] = (
     *(_fab(norm, targeted) for targeted in (False, True) for norm in RADII),
     *(_apgd(norm, radius, loss) for norm, radii in RADII.items() for radius in radii
       for loss in ("ce", "dlr", "dlr-targeted")),
+    # the radius of its training; at 0.32 the random start decides about three images of 25
+    *(_apgd("linf", 0.3, loss, models=("madry",)) for loss in ("ce", "dlr")),
     *(_search(norm, targeted) for targeted in (False, True) for norm in RADII),
     _square("linf", 0.1), _square("l2", 1.0), _square("l2", 2.0),
     *(Case(f"sparse_rs-l0-{radius}", "sparse_rs", "l0", (sparse_rs(),), **QUERIES, radius=radius,
