@@ -1,6 +1,6 @@
 """Classifiers of torchvision, timm and Hugging Face as models of images in [0, 1]."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,7 +29,13 @@ _READ = ("mean", "std", "image_mean", "image_std", "rescale_factor", *_STRANGE)
 _ADVICE = "give mean= and std= for images in [0, 1] (0 and 1 where the model normalizes itself)"
 
 
-def adapt(model: nn.Module, preprocessing: Any = None, *, mean: Any = None, std: Any = None) -> Normalized:
+def adapt(
+    model: nn.Module,
+    preprocessing: Any = None,
+    *,
+    mean: float | Sequence[float] | Tensor | None = None,
+    std: float | Sequence[float] | Tensor | None = None,
+) -> Normalized:
     """`model`, which wants normalized images, as one that takes x in [0, 1] and returns logits.
 
     The constants come from `mean` and `std`, else from `preprocessing`, else from the `pretrained_cfg` or

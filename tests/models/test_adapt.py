@@ -38,7 +38,9 @@ class Output(dict[str, Tensor]):
     """An output of Hugging Face: a dictionary whose values are attributes too."""
 
     def __getattr__(self, name: str) -> Tensor:
-        return self[name]
+        if name in self:
+            return self[name]
+        raise AttributeError(name)
 
 
 class HuggingFaceNet(nn.Module):
