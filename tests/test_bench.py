@@ -150,7 +150,7 @@ def test_a_case_gets_as_many_images_as_it_asks_for(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(suite, "rows", lambda case, model, x, y, *rest: asked.append((len(x), len(y))) or [])
     places = {"samples": 4, "data_dir": Path(), "weights": Path()}
     for variant in ("full", "quick"):
-        options = Namespace(model=["cnn"], only=None, variant=variant, turns=1, **places)
+        options = Namespace(model=["cnn"], only=None, variant=variant, turns=1, precision=["fp32"], **places)
         assert not list(suite.measured(options, torch.device("cpu")))
     assert asked == [(2, 2), (1, 1)]
 
