@@ -1,5 +1,6 @@
 """AutoAttack: what runs on which samples, what it says of the model, and when the quick version goes on."""
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +12,9 @@ from fastadv.attacks import AttackResult, AutoAttackResult, Cost, OutsideTopK, S
 from fastadv.attacks._flags import square_stands_out
 from fastadv.attacks._problem import problem
 from fastadv.attacks._trial import Trial
-from fastadv.attacks.autoattack import ATTACKS, _components
+from fastadv.attacks.autoattack import ATTACKS, _components, _Run
 from fastadv.engine import freeze
+from fastadv.engine.symptoms import Symptoms
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, THREATS, Linf
 
@@ -224,6 +226,42 @@ def test_a_randomized_model_is_flagged_except_by_rand() -> None:
     assert "randomized" not in names(autoattack(model, x, y, threat("linf"), version="rand", eot=2))
 
 
+def test_symptoms_are_looked_for_on_a_few_samples_and_told(monkeypatch: Any) -> None:
+    seen: list[int] = []
+
+    def few(frozen: Any, x: Tensor) -> Symptoms:
+        seen.append(len(x))
+        return Symptoms(randomized=False, probabilities=False, zero_gradient=0.1, optimizes=False)
+
+    monkeypatch.setattr(sys.modules[_components.__module__], "symptoms", few)
+    out, _, _ = run(mlp(4), Linf(1e-6), images(40), version="rand", eot=1)
+    assert seen == [32]
+    assert names(out) == {"zero_gradient"}
+
+
+def test_a_success_that_the_whole_batch_denies_is_searched_again(monkeypatch: Any) -> None:
+    model, inside = mlp(5), threat("linf", 4)
+    first, _, _ = run(model, inside, version="quick")
+    place = first.by.index("apgd-margin")
+    verdict, finish = Trial.verdict, _Run.finish
+
+    def denying(trial: Trial, x_adv: Tensor) -> Tensor:
+        logits = verdict(trial, x_adv)
+        if len(x_adv) > 1 and torch.equal(x_adv[place], first.x_adv[place]):
+            logits[place] = trial.clean[place]
+        return logits
+
+    def finished(run: _Run) -> AutoAttackResult:
+        monkeypatch.setattr(Trial, "verdict", denying)
+        return finish(run)
+
+    monkeypatch.setattr(_Run, "finish", finished)
+    out, _, _ = run(model, inside, version="quick")
+    assert not torch.equal(out.x_adv[place], first.x_adv[place])
+    assert torch.equal(out.success, first.success)
+    assert out.by == first.by
+
+
 @pytest.mark.parametrize("kind", [Cut, Stairs])
 def test_a_model_without_gradients_is_left_to_square(kind: type[Cut]) -> None:
     out, _, _ = run(kind(mlp(4)), threat("linf", 4))
@@ -251,15 +289,16 @@ def test_gradients_that_are_not_finite_are_told_although_square_needs_none(versi
     assert not out.success.all()
 
 
-def test_only_a_search_that_never_moved_met_nothing_but_zero_gradients(monkeypatch: Any) -> None:
-    """The first component meets only zero gradients, the second others."""
+@pytest.mark.parametrize("flat", ["ce", "dlr"])
+def test_only_a_search_that_never_moved_met_nothing_but_zero_gradients(monkeypatch: Any, flat: str) -> None:
+    """One of the two components meets only zero gradients."""
 
-    def first_flat(model: Any, x: Tensor, *args: Any, loss: str, **options: Any) -> AttackResult:
+    def one_flat(model: Any, x: Tensor, *args: Any, loss: str, **options: Any) -> AttackResult:
         out = apgd(model, x, *args, loss=loss, **options)
-        return replace(out, zero_gradient=torch.full_like(out.success, loss == "ce"))
+        return replace(out, zero_gradient=torch.full_like(out.success, loss == flat))
 
-    monkeypatch.setitem(ATTACKS, "apgd", first_flat)
-    out, _, _ = run(mlp(5), Linf(1e-6), images(4))
+    monkeypatch.setitem(ATTACKS, "apgd", one_flat)
+    out, _, _ = run(mlp(5), Linf(1e-6), images(4), version="rand", eot=1)
     assert not out.zero_gradient.any()
     assert "zero_gradient" in names(out)
 
