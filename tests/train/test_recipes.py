@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.train import FGSMTraining, PGDTraining, Standard
+from fastadv.train.recipes import _common
 
 from .nets import images, net
 
@@ -163,8 +164,8 @@ def test_pgd_raises_the_loss_inside_the_threat(monkeypatch):
         seen["x_adv"] = last_iterate(frozen, x, *args, **kwargs)
         return seen["x_adv"]
 
-    last_iterate = fa.train.recipes.last_iterate
-    monkeypatch.setattr(fa.train.recipes, "last_iterate", spy)
+    last_iterate = _common.last_iterate
+    monkeypatch.setattr(_common, "last_iterate", spy)
     clean = Standard()(model, x, y)
     fgsm = FGSMTraining(threat, weight=0.0)(model, x, y)
     pgd = PGDTraining(threat, steps=10)(model, x, y, ids=ids)
@@ -176,11 +177,9 @@ def test_pgd_raises_the_loss_inside_the_threat(monkeypatch):
 def adversarial(monkeypatch, recipe, model, x, y, ids):
     """The x_adv that a recipe trains on."""
     seen = []
-    last_iterate = fa.train.recipes.last_iterate
+    last_iterate = _common.last_iterate
     with monkeypatch.context() as patch:
-        patch.setattr(
-            fa.train.recipes, "last_iterate", lambda *a, **k: seen.append(last_iterate(*a, **k)) or seen[0]
-        )
+        patch.setattr(_common, "last_iterate", lambda *a, **k: seen.append(last_iterate(*a, **k)) or seen[0])
         recipe(model, x, y, ids=ids)
     return seen[0]
 
@@ -203,10 +202,8 @@ def test_every_norm_moves_every_image_to_the_edge_of_its_ball(make, threat, monk
 def test_the_settings_arrive(monkeypatch):
     x, y, ids = batch()
     seen = []
-    last_iterate = fa.train.recipes.last_iterate
-    monkeypatch.setattr(
-        fa.train.recipes, "last_iterate", lambda *a, **k: seen.append(k) or last_iterate(*a, **k)
-    )
+    last_iterate = _common.last_iterate
+    monkeypatch.setattr(_common, "last_iterate", lambda *a, **k: seen.append(k) or last_iterate(*a, **k))
     threat = fa.L2(0.6)
     for random_start in (True, False):
         PGDTraining(threat, steps=4, random_start=random_start, loss="margin")(
