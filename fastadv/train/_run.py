@@ -214,7 +214,9 @@ class Run:
         epoch = len(self.done) + 1
         size = len(self.train_set)  # type: ignore[arg-type]
         device = self.losses.device
-        order_seed, attack_seed = (rng.derive(self.seed, purpose, epoch) for purpose in ("order", "attack"))
+        order_seed, attack_seed, augment_seed = (
+            rng.derive(self.seed, purpose, epoch) for purpose in ("order", "attack", "augment")
+        )
         order = rng.permutation(size, order_seed)[self.step * self.batch_size :]
         rate = self.optimizer.param_groups[0]["lr"]
         started = time.perf_counter()
@@ -222,9 +224,9 @@ class Run:
             # labels on a GPU belong to an ImageSet and are checked; reading them again would wait for it
             if not y.is_cuda:
                 check_labels(y, self.classes)
-            moved = self._augmentation(x, ids, epoch)
-            if moved is not None:
-                x = moved(x)
+            if self.augment is not None:
+                with _seeded(rng.derive(self.seed, "torch augment", epoch, self.step), x.device):
+                    x = self.augment(x, ids=ids, seed=augment_seed)
             x, y, ids = (tensor.to(device, non_blocking=True) for tensor in (x, y, ids))
             rate = self.optimizer.param_groups[0]["lr"]
             share = len(y) / size
@@ -239,7 +241,6 @@ class Run:
                 size=size,
                 check=partial(self._take, share=share),
                 precision=self.precision,
-                augment=moved,
                 state=self.state,
             )
             with _seeded(rng.derive(self.seed, "torch", epoch, self.step), device):
@@ -254,20 +255,6 @@ class Run:
         self._check_losses(epoch)
         self.seconds += time.perf_counter() - started
         return float(rate)
-
-    def _augmentation(self, x: Tensor, ids: Tensor, epoch: int) -> Callable[[Tensor], Tensor] | None:
-        """This batch's augmentation, as a function of images alone; it draws the same at each call."""
-        function, home = self.augment, x.device
-        if function is None:
-            return None
-        seed = rng.derive(self.seed, "augment", epoch)
-        drawn = rng.derive(self.seed, "torch augment", epoch, self.step)
-
-        def moved(images: Tensor) -> Tensor:
-            with _seeded(drawn, home):
-                return function(images.to(home), ids=ids, seed=seed).to(images.device)
-
-        return moved
 
     def _take(self, loss: Tensor, share: float) -> None:
         """Write down the loss of this batch, and check it now and then."""

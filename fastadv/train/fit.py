@@ -51,6 +51,7 @@ def fit(
 ) -> Iterator[EpochReport]:
     """Train `model` in place on `recipe`, and yield a report after every epoch.
 
+    - recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
     - learning_rate: 0.05 for "sgd" and 1e-3 for "adam" unless given. momentum is Adam's first beta.
     - schedule: "constant", "step" (a tenth after each third), "cosine", "cyclic" (up to two fifths, then down
       to 0) or a function of the share of training done that gives the factor on the learning rate.

@@ -12,7 +12,16 @@ from torch.nn.functional import cross_entropy
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.train import FGSMTraining, PGDTraining, Standard
+from fastadv.train import (
+    MART,
+    TRADES,
+    FastTraining,
+    FGSMTraining,
+    InputNoise,
+    PGDTraining,
+    Standard,
+    WeightDecayL1,
+)
 from fastadv.train.recipes import _common
 
 from .nets import images, net
@@ -22,6 +31,12 @@ RECIPES = [
     FGSMTraining(fa.Linf(0.1)),
     PGDTraining(fa.Linf(0.1), steps=3),
     PGDTraining(fa.L2(0.5), steps=2, random_start=False),
+    TRADES(fa.Linf(0.1), steps=2),
+    MART(fa.Linf(0.1), steps=2),
+    FastTraining(fa.Linf(0.1)),
+    FastTraining(fa.Linf(0.1), "n-fgsm"),
+    InputNoise(fa.Linf(0.1)),
+    WeightDecayL1(1e-3, PGDTraining(fa.Linf(0.1), steps=2)),
 ]
 
 
@@ -265,7 +280,11 @@ def test_no_side_effects_of_the_attack(recipe):
     assert torch.equal(rng, torch.get_rng_state())
 
 
-@pytest.mark.parametrize(("recipe", "updates"), [(RECIPES[0], 1), (RECIPES[1], 1), (RECIPES[2], 1)])
+@pytest.mark.parametrize(
+    ("recipe", "updates"),
+    [(each, 2 if isinstance(each, TRADES | MART) else 1) for each in RECIPES],
+    ids=[type(each).__name__ for each in RECIPES],
+)
 def test_batchnorm_counts_training_forwards_alone(recipe, updates):
     x, y, ids = batch()
     model = net().train()
@@ -286,7 +305,7 @@ def test_pgd_training_mixes_in_the_clean_loss_by_its_weight():
     )
 
 
-@pytest.mark.parametrize("recipe", RECIPES[1:3], ids=lambda recipe: type(recipe).__name__)
+@pytest.mark.parametrize("recipe", RECIPES[1:], ids=lambda recipe: type(recipe).__name__)
 def test_the_attack_computes_no_weight_gradient(recipe):
     x, y, ids = batch()
     model = flat_net()

@@ -2,7 +2,8 @@
 
 Recipes attack an eval-mode twin that shares the model's weights: the attack computes no weight gradient,
 changes no BatchNorm statistics, and leaves the model's modes and gradients alone. The loss is that of the
-model in its own mode. (FreeTraining, which shares its backward pass with the attack, is the exception.)
+model in its own mode. FreeTraining and PriorGuidedTraining, whose
+passes serve the attack too, are the exceptions.
 """
 
 from fastadv.train.recipes.awp import AWP
@@ -14,12 +15,14 @@ from fastadv.train.recipes.l1 import WeightDecayL1
 from fastadv.train.recipes.mart import MART
 from fastadv.train.recipes.noise import InputNoise
 from fastadv.train.recipes.pgd import PGDTraining
+from fastadv.train.recipes.prior_guided import PriorGuidedTraining
 from fastadv.train.recipes.standard import Standard
 from fastadv.train.recipes.trades import TRADES
 
 __all__ = [
     "AWP",
     "MART",
+    "RECIPES",
     "TRADES",
     "Crafted",
     "FGSMTraining",
@@ -28,8 +31,22 @@ __all__ = [
     "InputNoise",
     "OwnStep",
     "PGDTraining",
+    "PriorGuidedTraining",
     "Recipe",
     "Standard",
     "Step",
     "WeightDecayL1",
 ]
+
+RECIPES = {
+    "standard": Standard,
+    "fgsm": FGSMTraining,
+    "pgd": PGDTraining,
+    "trades": TRADES,
+    "mart": MART,
+    "fast": FastTraining,
+    "prior_guided": PriorGuidedTraining,
+    "free": FreeTraining,
+    "noise": InputNoise,
+}
+"""The recipes that commands can name; AWP and WeightDecayL1 go around one of them."""

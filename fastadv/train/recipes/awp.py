@@ -12,6 +12,8 @@ from fastadv.errors import InputError
 from fastadv.train.recipes._common import check_loss_recipe
 from fastadv.train.recipes.base import Crafted, Recipe, Step
 
+TINY = 1e-30  # a gradient of zero moves nothing
+
 
 @dataclass(frozen=True)
 class AWP:
@@ -64,9 +66,9 @@ class AWP:
             for buffer, before in zip(at.model.buffers(), statistics, strict=True):
                 buffer.copy_(before)
             return {
-                weight: gradient * (self.gamma * weight.norm() / gradient.norm())
+                weight: gradient * (self.gamma * weight.norm() / gradient.norm().clamp(min=TINY))
                 for weight, gradient in zip(weights, gradients, strict=True)
-                if gradient is not None and gradient.norm() > 0
+                if gradient is not None
             }
 
 

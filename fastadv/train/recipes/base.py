@@ -24,8 +24,7 @@ class Step:
     x [B, ...], y [B] and ids [B] (positions in the training set) are on the model's device, `seed` keys the
     attack's draws of this epoch, `epoch` counts from 1, `size` is the length of the training set. `state`
     holds tensors by name, which the recipe makes, reads and writes as it likes; it begins empty and lies in
-    the checkpoint. `augment` moves an image [B, C, H, W] of the recipe's own as the images of this batch were
-    moved; None where they were not.
+    the checkpoint.
     """
 
     model: nn.Module
@@ -38,7 +37,6 @@ class Step:
     size: int
     check: Callable[[Tensor], None]
     precision: str = "fp32"
-    augment: Callable[[Tensor], Tensor] | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
 
     def autocast(self) -> torch.autocast:

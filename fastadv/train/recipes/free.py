@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fastadv._checks import check_count, check_number
+from fastadv.errors import NoGradientError
 from fastadv.threat import Threat
 from fastadv.train.recipes._common import check_finite, check_smoothing, check_threat
 from fastadv.train.recipes.base import Step
@@ -55,7 +56,11 @@ class FreeTraining:
                 loss = cross_entropy(at.model(x_adv), at.y, label_smoothing=self.label_smoothing)
             at.backward(loss)
             at.descend()
-            assert x_adv.grad is not None
+            if x_adv.grad is None:
+                raise NoGradientError(
+                    "model: expected logits that depend on x differentiably, got a model that cuts the graph; "
+                    "remove its no_grad, detach or integer step"
+                )
             perturbation.copy_(ball.step(perturbation, x_adv.grad, origin, step_size))
             losses.append(loss.detach())
         return torch.stack(losses).mean()
