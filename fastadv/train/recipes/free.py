@@ -58,7 +58,7 @@ class FreeTraining:
             at.descend()
             if x_adv.grad is None:
                 raise NoGradientError(
-                    "model: expected logits that depend on x differentiably, got a model that cuts the graph; "
+                    "model: expected logits that depend on x differentiably, got one that cuts the graph; "
                     "remove its no_grad, detach or integer step"
                 )
             perturbation.copy_(ball.step(perturbation, x_adv.grad, origin, step_size))
