@@ -1,24 +1,26 @@
 """What the benchmark of the attacks says of a result: successes, passes, and who is no worse than whom."""
 
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from math import inf, nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import bench.suite.__main__ as suite
 import fastadv.attacks
-from bench.suite import passes
+from bench.suite import parity, passes
 from bench.suite.__main__ import rows
 from bench.suite.cases import CASES, Case
 from bench.suite.outcome import judge
 from bench.suite.parity import save, stored
 from bench.suite.passes import Counting, Log, alone
-from bench.suite.peers import Peer, best_of
+from bench.suite.peers import Peer, _peer, best_of
 from fastadv.attacks import AttackResult
 from fastadv.threat import Threat
 
@@ -121,6 +123,60 @@ def test_rows_compare_with_the_best_and_count_passes(monkeypatch: pytest.MonkeyP
     assert found["near"]["backwards"] == 0
     known = [{"median": 0.3, "images": 3}]
     assert not any(row["no_worse"] for row in rows(toy, Threshold(), X[:3], Y[:3], "quick", 1, known))
+
+
+def test_an_equal_robust_accuracy_is_no_worse() -> None:
+    still = Peer("still", "", lambda model, x, y, radius: (model(x), x)[1])
+    toy = Case("toy", "toy", "linf", (still,), {}, {}, radius=0.1)
+    (row,) = rows(toy, Threshold(), X[:4], Y[:4], "full", 1)
+    assert row["found"] == 0.75
+    assert row["no_worse"] is True
+
+
+def test_a_peer_draws_from_generators_with_its_seed() -> None:
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
+        return torch.tensor([float(torch.rand(())), float(np.random.rand())])
+
+    peer = _peer("toy", "toy", {}, "foolbox", call)
+    first, again, other = (peer.run(Threshold(), X, Y, inf, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert (first != other).all()
+
+
+def test_a_case_gets_as_many_images_as_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(suite, "problem", lambda *given: (Threshold(), X, Y))
+    monkeypatch.setattr(suite, "CASES", (Case("fgsm", "fgsm", "l2", (), {}, {}, images=2, few=1),))
+    monkeypatch.setattr(suite, "rows", lambda case, model, x, y, *rest: asked.append((len(x), len(y))) or [])
+    places = {"samples": 4, "data_dir": Path(), "weights": Path()}
+    for variant in ("full", "quick"):
+        options = Namespace(model=["cnn"], only=None, variant=variant, turns=1, precision=["fp32"], **places)
+        assert not list(suite.measured(options, torch.device("cpu")))
+    assert asked == [(2, 2), (1, 1)]
+
+
+def test_a_new_figure_joins_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(case: Case, name: str, peers: list[Peer], variant: str, *places: Path) -> list[parity.Figure]:
+        same = {
+            "case": case.name,
+            "model": name,
+            "variant": variant,
+            "settings": "",
+            "radius": inf,
+            "distances": [],
+        }
+        return [{**same, "package": peer.package} for peer in peers]
+
+    peers = tuple(Peer(name, "", lambda: X) for name in ("one", "two"))
+    monkeypatch.setattr(parity, "CASES", (Case("toy", "toy", "l2", peers, {}, {}, stored=("cnn", "madry")),))
+    monkeypatch.setattr(parity, "measure", measure)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    path = tmp_path / "parity.json"
+    monkeypatch.setattr("sys.argv", ["parity", "--variant", "quick", "--store", str(path)])
+    for _ in range(2):
+        parity.main()
+        found = [(figure["model"], figure["package"]) for figure in stored(path)]
+        assert found == [("cnn", "one"), ("cnn", "two"), ("madry", "one"), ("madry", "two")]
 
 
 def test_names_of_cases_are_their_own() -> None:

@@ -1,6 +1,7 @@
 """Every attack of the suite beside its peers: in one run, in turns, on the same model, images and budget.
 
     python -m bench.suite [--only fmn ddn] [--samples 100] [--model cnn] [--variant full] [--turns 3]
+                          [--precision fp32 bf16]
 
 One row for each provider: median time, what it found (median distance or robust accuracy), samples passed
 forward and backward, and time over the ideal: the same batches through the model alone. Attacks that fastadv
@@ -30,12 +31,15 @@ from bench.timing import ratio
 from fastadv._card import machine
 
 Row = dict[str, Any]
+PRECISIONS = ("fp32", "bf16")
 COLUMNS = {"case": 28, "provider": 40, "seconds": 8, "times_peer": 10, "found": 8, "no_worse": 8,
            "forwards": 9, "backwards": 9, "over_ideal": 10}  # fmt: skip
 
 
-def providers(case: Case, x: Tensor, y: Tensor, variant: str) -> dict[str, Callable[[nn.Module], Tensor]]:
-    """The ways to run a case on a model: ours in float32 and with the search in bfloat16, then each peer."""
+def providers(
+    case: Case, x: Tensor, y: Tensor, variant: str, precisions: Sequence[str] = PRECISIONS
+) -> dict[str, Callable[[nn.Module], Tensor]]:
+    """The ways to run a case on a model: ours with the search in each of the precisions, then each peer."""
 
     def ours(model: nn.Module, precision: Any) -> Tensor:
         return case.run(fa.freeze(model, precision=precision), x, y, variant).x_adv
@@ -46,18 +50,25 @@ def providers(case: Case, x: Tensor, y: Tensor, variant: str) -> dict[str, Calla
 
     ways: dict[str, Callable[[nn.Module], Tensor]] = {}
     if case.exists:
-        ways = {f"fastadv {p}": partial(ours, precision=p) for p in ("fp32", "bf16")}
+        ways = {f"fastadv {p}": partial(ours, precision=p) for p in precisions}
     return ways | {peer.name: partial(theirs, peer=peer) for peer in case.peers}
 
 
 def rows(
-    case: Case, model: nn.Module, x: Tensor, y: Tensor, variant: str, turns: int, known: Sequence[Row] = ()
+    case: Case,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    variant: str,
+    turns: int,
+    known: Sequence[Row] = (),
+    precisions: Sequence[str] = PRECISIONS,
 ) -> Iterator[Row]:
     """One row for each provider. A first run of each counts its passes, the rest give times and result.
 
     `no_worse` compares with the best of the peers that ran and of the `known` figures of the same problem.
     """
-    ways = providers(case, x, y, variant)
+    ways = providers(case, x, y, variant, precisions)
     logs: dict[str, Log] = {}
     for name, way in ways.items():
         counting = Counting(model)
@@ -114,9 +125,11 @@ def measured(options: argparse.Namespace, device: torch.device) -> Iterator[Row]
             if not case.exists:
                 print(f"{case.name:{COLUMNS['case']}}  not there yet")
                 continue
-            this = (case.name, options.variant, count)
-            known = [f for f in stored() if (f["case"], f["variant"], f["images"]) == this and name == "cnn"]
-            for row in rows(case, model, x[:count], y[:count], options.variant, options.turns, known):
+            this = (case.name, name, options.variant, count)
+            known = [f for f in stored() if (f["case"], f["model"], f["variant"], f["images"]) == this]
+            images, labels = x[:count], y[:count]
+            how = (options.variant, options.turns, known, options.precision)
+            for row in rows(case, model, images, labels, *how):
                 yield {**row, "model": name}
 
 
@@ -129,6 +142,9 @@ def main() -> None:
     parser.add_argument("--model", nargs="+", default=["cnn"], choices=MODELS)
     parser.add_argument("--variant", default="full", choices=["full", "quick"], help="which budget")
     parser.add_argument("--turns", type=int, default=3, help="timed runs of each provider")
+    parser.add_argument(
+        "--precision", nargs="+", default=PRECISIONS, choices=PRECISIONS, help="of our search"
+    )
     parser.add_argument("--out", type=Path, help="default: bench/results/suite_cpu.jsonl or suite_cuda.jsonl")
     add_places(parser)
     options = parser.parse_args()

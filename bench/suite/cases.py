@@ -39,7 +39,8 @@ class Case:
     `radius` is inf for a minimum-norm attack, which is measured by its median distance, and else that of the
     ball, measured by robust accuracy. `ours` makes our arguments of a budget where they are not the same.
     `images` and `few` are the most images of the two variants; with `few` 0 there is no short one.
-    `models` are those of bench/suite/models.py whose images suit the radius; figures are stored for "cnn".
+    `models` are those of bench/suite/models.py whose images suit the radius; `stored` are those for which
+    figures are stored.
     `chance` says that the outcome hangs on random draws, which are not the peers'.
     """
 
@@ -53,7 +54,8 @@ class Case:
     ours: Callable[[Budget], Budget] = dict
     images: int = 10_000
     few: int = 25
-    models: tuple[str, ...] = ("cnn", "mlp", "robust", "robust_l2", "cifar")
+    models: tuple[str, ...] = ("cnn", "madry", "mlp", "robust", "robust_l2", "cifar")
+    stored: tuple[str, ...] = ("cnn",)
     chance: bool = False
 
     def allowed(self, figures: Sequence[Mapping[str, Any]]) -> float:
@@ -87,6 +89,8 @@ class Case:
 
 
 MNIST = ("cnn", "mlp")  # attacked at the same radii
+# on a robust net gradients are sparse and small
+BOTH = ("cnn", "madry")
 LONG: dict[str, Any] = {"full": {"steps": 1000}, "quick": {"steps": 100}}
 SEARCHED: dict[str, Any] = {
     "full": {"steps": 200, "searches": 5},
@@ -105,6 +109,10 @@ LARGEST = {"linf": 0.3, "l2": 3.0, "l1": 30.0}
 BLENDED = "LinearSearchBlendedUniformNoiseAttack"
 # queries a sample that foolbox spends on so many steps of HopSkipJump on these images, counted
 HOPSKIPJUMP_QUERIES = {16: 4782, 4: 730}
+# the same for its boundary attack, without the long search for a start of images that have none
+BOUNDARY_QUERIES = {1000: 1128, 200: 248}
+# the fewest that it spends on a run of the pointwise attack
+POINTWISE_QUERIES = {"l0": 1113, "l2": 1597}
 
 
 def _fmn(norm: str) -> Case:
@@ -113,7 +121,7 @@ def _fmn(norm: str) -> Case:
         foolbox(FMN[norm], "attacks.fmn", "fmn-authors", max_stepsize=FMN_STEP[norm]),
         foolbox(FMN[norm], max_stepsize=FMN_STEP[norm]),
     )
-    return Case(f"fmn-{norm}", "fmn", norm, peers, **LONG)
+    return Case(f"fmn-{norm}", "fmn", norm, peers, **LONG, stored=BOTH)
 
 
 def _pdpgd(norm: str) -> Case:
@@ -141,7 +149,7 @@ def _budget(attack: str, theirs: str, **fixed: Any) -> Case:
     )  # fmt: skip
 
 
-def _apgd(norm: str, radius: float, loss: str) -> Case:
+def _apgd(norm: str, radius: float, loss: str, models: tuple[str, ...] = MNIST) -> Case:
     def ours(budget: Budget) -> Budget:
         return {**budget, "loss": loss}
 
@@ -159,11 +167,12 @@ def _apgd(norm: str, radius: float, loss: str) -> Case:
         )
         if norm != "l1":
             peers += (torchattacks("APGD", norm=norm.capitalize(), loss=loss),)
-    few = 25 if radius == RADII[norm][1] else 0
+    few = 25 if radius == RADII[norm][1] or "madry" in models else 0
+    stored = tuple(name for name in BOTH if name in models)
     name = f"apgd-{loss}-{norm}-{radius:g}"
     # in L1 the random start decides about two images of a hundred, with every package
-    return Case(name, "apgd", norm, peers, **HUNDRED, radius=radius, ours=ours, few=few, models=MNIST,
-                chance=norm == "l1")  # fmt: skip
+    return Case(name, "apgd", norm, peers, **HUNDRED, radius=radius, ours=ours, few=few,
+                models=models, stored=stored, chance=norm == "l1")  # fmt: skip
 
 
 def _search(norm: str, targeted: bool) -> Case:
@@ -214,7 +223,9 @@ def _autoattack(norm: str, radius: float, models: tuple[str, ...] = MNIST, versi
 def _pointwise(norm: str) -> Case:
     once = foolbox_decision("PointwiseAttack", "SaltAndPepperNoiseAttack", l2_binary_search=norm == "l2")
     return Case(f"pointwise-{norm}", "pointwise", norm, (best_of(once, norm),),
-                {"restarts": 10}, {"restarts": 1}, images=20, few=10, chance=True)  # fmt: skip
+                {"restarts": 10}, {"restarts": 1},
+                ours=lambda budget: {**budget, "queries": POINTWISE_QUERIES[norm]}, images=20, few=10,
+                chance=True)  # fmt: skip
 
 
 CASES: tuple[Case, ...] = (
@@ -224,9 +235,11 @@ CASES: tuple[Case, ...] = (
          (adv_lib("df", norm=P["l2"]), foolbox("L2DeepFoolAttack"), torchattacks("DeepFool")),
          {"steps": 50}, {"steps": 50}),
     Case("deepfool-linf", "deepfool", "linf",
-         (adv_lib("df", norm=P["linf"]), foolbox("LinfDeepFoolAttack")), {"steps": 50}, {"steps": 50}),
+         (adv_lib("df", norm=P["linf"]), foolbox("LinfDeepFoolAttack")), {"steps": 50}, {"steps": 50},
+         stored=BOTH),
     Case("ddn-l2", "ddn", "l2",
-         (adv_lib("ddn", levels=None), adv_lib("ddn", levels=256), foolbox("DDNAttack")), **LONG),
+         (adv_lib("ddn", levels=None), adv_lib("ddn", levels=256), foolbox("DDNAttack")), **LONG,
+         stored=BOTH),
     *(_fmn(norm) for norm in FMN),
     Case("cw-l2", "cw", "l2",
          (adv_lib("carlini_wagner_l2", "adv-lib (max_iterations)"), foolbox("L2CarliniWagnerAttack")),
@@ -242,6 +255,8 @@ CASES: tuple[Case, ...] = (
     *(_fab(norm, targeted) for targeted in (False, True) for norm in RADII),
     *(_apgd(norm, radius, loss) for norm, radii in RADII.items() for radius in radii
       for loss in ("ce", "dlr", "dlr-targeted")),
+    # the radius of its training; at 0.32 the random start decides about three images of 25
+    *(_apgd("linf", 0.3, loss, models=("madry",)) for loss in ("ce", "dlr")),
     *(_search(norm, targeted) for targeted in (False, True) for norm in RADII),
     _square("linf", 0.1), _square("l2", 1.0), _square("l2", 2.0),
     *(Case(f"sparse_rs-l0-{radius}", "sparse_rs", "l0", (sparse_rs(),), **QUERIES, radius=radius,
@@ -253,7 +268,8 @@ CASES: tuple[Case, ...] = (
       for norm, radius, models in (("linf", 0.2, ("robust",)), ("l2", 1.5, ("robust_l2",)),
                                    ("linf", 1 / 255, ("cifar",)), ("l2", 0.25, ("cifar",)))),
     Case("boundary-l2", "boundary", "l2", (foolbox_decision("BoundaryAttack", BLENDED),),
-         {"steps": 1000}, {"steps": 200}, few=10, chance=True),
+         {"steps": 1000}, {"steps": 200},
+         ours=lambda budget: {"queries": BOUNDARY_QUERIES[budget["steps"]]}, few=10, chance=True),
     Case("hopskipjump-l2", "hopskipjump", "l2", (foolbox_decision("HopSkipJumpAttack", BLENDED),),
          {"steps": 16}, {"steps": 4},
          ours=lambda budget: {"queries": HOPSKIPJUMP_QUERIES[budget["steps"]]}, images=20, few=10,

@@ -1,6 +1,7 @@
 """The models and images that the attack suite is measured on.
 
-All but the published CNN are trained by this library on first use, in a few minutes, and kept in runs/bench/.
+The published CNN and "madry" come from files. The others are trained by this library on first use, in a few
+minutes, and kept in runs/bench/.
 """
 
 import argparse
@@ -16,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / ".data"
 WEIGHTS = ROOT.parent / "shared" / "data" / "abs_official" / "vanilla_cnn.net"
 TRAINED = ROOT / "runs" / "bench"
+ROBUST = ROOT / "tests" / "attacks" / "robust.safetensors"
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +36,24 @@ def images(count: int, dataset: str = "mnist", data_dir: Path = DATA) -> tuple[T
 def published_cnn(weights: Path = WEIGHTS) -> nn.Module:
     """The vanilla CNN of Schott et al., as they published it."""
     return fa.models.SchottCNN.from_official(weights).eval()
+
+
+def small_robust(seed: int = 0) -> nn.Module:
+    """The network "madry" before training."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 4, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(8, 16, 4, stride=2, padding=1), nn.ReLU(),
+            nn.Flatten(), nn.Linear(784, 48), nn.ReLU(), nn.Linear(48, 10),
+        )  # fmt: skip
+
+
+def madry(weights: Path = ROBUST) -> nn.Module:
+    """A small net trained at L-infinity 0.3 (Madry et al. 2018), as bench/suite/robust.py wrote it."""
+    model = small_robust()
+    fa.models.load_weights(model, weights)
+    return model.eval()
 
 
 def mlp(seed: int = 0) -> nn.Module:
@@ -58,7 +78,7 @@ RECIPES: dict[str, tuple[Callable[[], nn.Module], str, fa.train.Recipe, int, int
     "robust_l2": (robust, "mnist", fa.train.PGDTraining(fa.L2(1.5), steps=5, step_size=0.5), 3, 20000),
     "cifar": (cifar, "cifar10", fa.train.Standard(), 5, 50000),
 }
-MODELS = ("cnn", *RECIPES)
+MODELS = ("cnn", "madry", *RECIPES)
 
 
 def trained(name: str, data_dir: Path = DATA) -> nn.Module:
@@ -78,6 +98,7 @@ def trained(name: str, data_dir: Path = DATA) -> nn.Module:
 
 def problem(name: str, count: int, data_dir: Path, weights: Path) -> tuple[nn.Module, Tensor, Tensor]:
     """The model, and the first test images of its data with their labels."""
-    model = published_cnn(weights) if name == "cnn" else trained(name, data_dir)
-    dataset = "mnist" if name == "cnn" else RECIPES[name][1]
-    return model, *images(count, dataset, data_dir)
+    if name in RECIPES:
+        return trained(name, data_dir), *images(count, RECIPES[name][1], data_dir)
+    model = published_cnn(weights) if name == "cnn" else madry()
+    return model, *images(count, data_dir=data_dir)

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import product
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ from typing import Any
 import torch
 
 from bench.suite.cases import CASES, Case
-from bench.suite.models import ROOT, add_places, images, published_cnn
+from bench.suite.models import ROOT, add_places, problem
 from bench.suite.outcome import judge
 from bench.suite.passes import Counting
 from bench.suite.peers import Peer
 
 STORE = ROOT / "tests" / "attacks" / "parity.json"
 Figure = dict[str, Any]
-KEY = ("case", "variant", "package", "settings")
+KEY = ("case", "model", "variant", "package", "settings")
 
 
 def stored(path: Path = STORE) -> list[Figure]:
@@ -40,16 +41,15 @@ def stored(path: Path = STORE) -> list[Figure]:
 def save(figures: Iterable[Figure], path: Path = STORE) -> None:
     """One line for each figure, so that a changed figure is a changed line."""
     lines = sorted(json.dumps(figure, ensure_ascii=False).replace("Infinity", "null") for figure in figures)
-    about = "published vanilla CNN of Schott et al., first MNIST test images, float32, one thread"
+    about = "models as in bench/suite/models.py, first MNIST test images, float32, one thread"
     path.write_text(f'{{"about": "{about}",\n"figures": [\n' + ",\n".join(lines) + "\n]}\n")
 
 
 def measure(
-    case: Case, peers: Iterable[Peer], variant: str, data_dir: Path, weights: Path
+    case: Case, name: str, peers: Iterable[Peer], variant: str, data_dir: Path, weights: Path
 ) -> Iterable[Figure]:
-    """One figure for each of these peers that can be imported."""
-    x, y = images(case.count(variant), data_dir=data_dir)
-    model = published_cnn(weights)
+    """One figure on the model `name` for each of these peers that can be imported."""
+    model, x, y = problem(name, case.count(variant), data_dir, weights)
     for peer in peers:
         counting = Counting(model)
         start = time.perf_counter()
@@ -61,6 +61,7 @@ def measure(
         outcome = judge(model, x, y, x_adv, case.norm, case.radius)
         yield {
             "case": case.name,
+            "model": name,
             "variant": variant,
             "package": peer.package,
             "settings": peer.settings,
@@ -90,19 +91,17 @@ def main() -> None:
     add_places(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for variant in options.variant:
-        for case in CASES:
-            chosen = not options.only or case.name.startswith(tuple(options.only))
-            if not (chosen and "cnn" in case.models and case.count(variant)):
-                continue
+    for variant, case in product(options.variant, CASES):
+        chosen = not options.only or case.name.startswith(tuple(options.only))
+        for name in case.stored if chosen and case.count(variant) else ():
             done = {tuple(figure[key] for key in KEY) for figure in stored(options.store)}
             peers = [
                 peer
                 for peer in case.peers
-                if options.again or (case.name, variant, peer.package, peer.settings) not in done
+                if options.again or (case.name, name, variant, peer.package, peer.settings) not in done
                 if not options.packages or peer.package in options.packages
             ]
-            for figure in measure(case, peers, variant, options.data_dir, options.weights):
+            for figure in measure(case, name, peers, variant, options.data_dir, options.weights):
                 key = tuple(figure[key] for key in KEY)
                 others = [f for f in stored(options.store) if tuple(f[k] for k in KEY) != key]
                 save([*others, figure], options.store)

@@ -14,6 +14,7 @@ from fastadv.attacks._result import AttackResult, Status
 from fastadv.attacks.apgd import apgd
 from fastadv.attacks.autoattack import AutoAttackResult, autoattack
 from fastadv.attacks.bim import bim
+from fastadv.attacks.boundary import boundary
 from fastadv.attacks.contrast import contrast
 from fastadv.attacks.criterion import ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.cw import cw
@@ -36,6 +37,7 @@ from fastadv.attacks.nes import nes
 from fastadv.attacks.pdgd import pdgd
 from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.pgd import pgd
+from fastadv.attacks.pointwise import pointwise
 from fastadv.attacks.salt_and_pepper import salt_and_pepper
 from fastadv.attacks.sigma_zero import sigma_zero
 from fastadv.attacks.sparse_rs import sparse_rs
@@ -61,6 +63,17 @@ ATTACKS: dict[str, Attack] = {
         paper="Croce and Hein 2020",
     ),
     "bim": Attack(bim, quick={"steps": 10}, tolerance=1.25, paper="Kurakin et al. 2017"),
+    "boundary": Attack(
+        boundary,
+        knowledge="decision",
+        kind="minimum",
+        norms=("l2",),
+        random=True,
+        quick={"queries": 100, "restarts": 4},
+        oracle={"queries": 3000, "restarts": 1},
+        paper="Brendel et al. 2018",
+        tolerance=1.25,
+    ),
     "contrast": Attack(
         contrast,
         knowledge="decision",
@@ -178,6 +191,17 @@ ATTACKS: dict[str, Attack] = {
         paper="Matyasko and Chau 2021",
     ),
     "pgd": Attack(pgd, random=True, quick={"steps": 10}, paper="Madry et al. 2018"),
+    "pointwise": Attack(
+        pointwise,
+        knowledge="decision",
+        kind="minimum",
+        norms=("l0", "l2"),
+        random=True,
+        quick={"queries": 100},
+        oracle={"queries": 1000},
+        paper="Schott et al. 2018",
+        tolerance=10,
+    ),
     "salt_and_pepper": Attack(
         salt_and_pepper,
         knowledge="decision",
@@ -271,6 +295,7 @@ __all__ = [
     "apgd",
     "autoattack",
     "bim",
+    "boundary",
     "contrast",
     "cw",
     "ddn",
@@ -292,6 +317,7 @@ __all__ = [
     "pdgd",
     "pdpgd",
     "pgd",
+    "pointwise",
     "salt_and_pepper",
     "sigma_zero",
     "sparse_rs",

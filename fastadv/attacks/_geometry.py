@@ -33,8 +33,8 @@ def width(threat: Threat) -> float:
 
 
 def like(values: Tensor, points: Tensor) -> Tensor:
-    """values [n] with the rank of points."""
-    return values.view(-1, *[1] * (points.ndim - 1))
+    """values [n] or [n, C] with the rank of points."""
+    return values.view(*values.shape, *[1] * (points.ndim - values.ndim))
 
 
 def unit(vectors: Tensor) -> Tensor:

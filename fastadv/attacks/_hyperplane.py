@@ -75,7 +75,9 @@ def to_hyperplane(
     """
     fine = torch.promote_types(points.dtype, torch.float32)
     flat, weight = points.flatten(1).to(fine), normal.flatten(1).to(fine)
-    lack = lack.to(fine)[:, None]
+    # over the largest weight, so that the squares of tiny and huge weights have room
+    largest = weight.abs().amax(1, keepdim=True)
+    weight, lack = torch.where(largest > 0, weight / largest, 0.0), (lack[:, None] / largest).to(fine)
     # in these coordinates the way to the hyperplane leads up
     up = weight * torch.where(lack.isfinite(), lack, 0.0).sign()
     wanted = torch.where(lack.isfinite(), lack.abs(), 0.0)
@@ -99,14 +101,14 @@ def _level(size: Tensor, room: Tensor, wanted: Tensor, order: float) -> Tensor:
     """Lengths [n, D] in [0, room] of the least norm with <size, length> = wanted [n, 1]."""
     pace = size if order == 2 else (size > 0).to(size.dtype)
     rate, whole = size * pace, size * room
-    level = torch.zeros_like(wanted)
+    level, most = torch.zeros_like(wanted), torch.finfo(wanted.dtype).max
     check = size.device.type == "cpu"
     for _ in range(size.shape[1] + 1 if check else ROUNDS):
         free = pace * level < room
         slope = torch.where(free, rate, 0.0).sum(1, keepdim=True)
         rest = wanted - torch.where(free, 0.0, whole).sum(1, keepdim=True)
         # the root for the coordinates that are free lies below the root sought
-        higher = torch.where(slope > 0, rest / slope, level).maximum(level)
+        higher = torch.where(slope > 0, rest / slope, level).maximum(level).clamp_max(most)
         if check and bool((higher == level).all()):
             break
         level = higher

@@ -120,10 +120,9 @@ def scaled(search: Search, noise: Tensor, sizes: Tensor) -> Tensor:
     tiny, huge = torch.finfo(noise.dtype).tiny, math.sqrt(torch.finfo(noise.dtype).max)
 
     def length(away: Tensor) -> Tensor:
-        lengths = norm(away.flatten(0, 1), search.threat.order).clamp_min(tiny)
-        return lengths.view(*sizes.shape, *[1] * (away.ndim - 2))
+        return like(norm(away.flatten(0, 1), search.threat.order).view_as(sizes), away).clamp_min(tiny)
 
-    wanted = sizes.to(noise.dtype).view(*sizes.shape, *[1] * (noise.ndim - 2))
+    wanted = like(sizes.to(noise.dtype), noise)
     scale = wanted / length(noise)
     for _ in range(CORRECTIONS):
         away = (x + scale * noise).clamp(low, high) - x

@@ -228,7 +228,7 @@ class Search(Samples):
         candidate, success = self._candidate(look.seen, look.logits.dtype), look.adversarial
         if self.plan.minimum:
             distance = self.distance(candidate)
-            look.distance = distance if look.seen is look.x_adv else self.distance(look.x_adv)
+            look.distance = distance if candidate is look.x_adv else self.distance(look.x_adv)
             success = success & (distance <= self._radius(distance))
             rank = torch.where(success, -distance, torch.nan)
         else:

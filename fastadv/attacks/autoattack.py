@@ -166,7 +166,8 @@ class _Run:
         self.x_adv = problem.x.clone()
         self.by = [""] * len(problem.x)
         self.not_finite = torch.zeros_like(trial.already)
-        self.flat: Tensor | None = None
+        # where no component met a gradient but zero; it means nothing until one computed any
+        self.flat, self.gradients = ~(trial.already | trial.unusable), False
         self.costs: dict[str, Cost] = {}
         self.notes: tuple[str, ...] = ()
         self.warnings: dict[str, None] = {}
@@ -228,11 +229,10 @@ class _Run:
             self.by[index] = component.name
         kept = broken if self.costs else torch.ones_like(broken)
         self.x_adv[self.left[kept]] = out.x_adv[kept]
-        self.not_finite[self.left] = out.status == Status.FAILED
+        self.not_finite[self.left] |= out.status == Status.FAILED
         if out.backwards:
-            flat = torch.zeros_like(self.not_finite)
-            flat[self.left] = out.zero_gradient
-            self.flat = flat if self.flat is None else self.flat | flat
+            self.flat[self.left] &= out.zero_gradient
+            self.gradients = True
             if bool(out.zero_gradient.any()):
                 self.warnings["zero_gradient"] = None
         self.flags |= dict.fromkeys(out.flags)
@@ -255,7 +255,7 @@ class _Run:
             logits,
             problem.margin,
             not_finite=self.not_finite,
-            zero_gradient=torch.zeros_like(claimed) if self.flat is None else self.flat,
+            zero_gradient=self.flat & self.gradients,
         )
         words = [f"{name}: {FLAGS[name]}" for name in FLAGS if name in self.warnings]
         values = {value.name: getattr(out, value.name) for value in fields(AttackResult)}

@@ -10,19 +10,23 @@ from fastadv import losses
 from fastadv._checks import check_count, check_share
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
-from fastadv.attacks._geometry import advance, cosine, farthest, positive, width
+from fastadv.attacks._geometry import FAR, advance, cosine, farthest, like, positive, width
+from fastadv.attacks._hyperplane import to_hyperplane
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Look, Search
+from fastadv.attacks._search import Look, Search, settles
+from fastadv.attacks._sizes import norm
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 NORMS = ("linf", "l2", "l1", "l0")
-DUAL = {"linf": 1.0, "l2": 2.0, "l1": math.inf}
+DUAL = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}
 # the first step, over the width of the box
-FIRST_STEP = {"linf": 10.0, "l2": 1.0, "l1": 1.0, "l0": 50.0}
+FIRST_STEP = {"l2": 1.0, "l1": 1.0, "l0": 50.0}
 LAST_STEP, LAST_GAMMA = 0.01, 0.02
+# the share of the steps that may look for the first success as in the paper, in L2 and L1
+PATIENCE = 0.05
 
 
 @takes_common
@@ -43,9 +47,14 @@ def fmn(
     z <- project(z + a g / ||g||_2), on box and ball. Where the last point is a success, the ball's radius
     shrinks by the share gamma, and at least to the best distance so far. Elsewhere it grows by that share if
     the sample has been broken before; if not, it is the distance at which a linear model of the loss crosses
-    the boundary (Pintor et al. 2021, algorithm 1), and a little more. In L0 the radius starts at 1, and
-    changes by 1 or more. The step a and gamma fall along a cosine, to 1 % and 2 % of their first value.
-    Projections are exact, the box included.
+    the boundary (Pintor et al. 2021, algorithm 1), and a little more. The step a and gamma fall along a
+    cosine, to 1 % and 2 % of their first value. Projections are exact, the box included.
+
+    Two things differ from the paper, whose steps hardly move a point where few coordinates have a gradient
+    of any size, as on adversarially trained networks. A sample that is not broken within the first 5 % of the
+    steps, or at once in Linf and L0, goes to the boundary of the linear model, on the shortest way in the box
+    and as far as the ball allows, until it is; in L0 the ball holds the whole way. And in Linf g / ||g||_2 is
+    sign(g), the steepest direction for that norm.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -54,9 +63,10 @@ def fmn(
         threat: Linf, L2, L1 or L0; its radius, inf or the largest distance of interest, a number or [B], in
             input units.
         steps: an integer >= 1, gradients for each sample.
-        step_size: > 0, the Euclidean length of the first step, in input units. None is the width of the box
-            (1 if that is infinite), 10 of it in Linf and 50 in L0: steps that lead beyond the box on many
-            coordinates let the projection keep those whose whole range gains most.
+        step_size: > 0, the length of the first step, in input units. In Linf it is that of each coordinate,
+            and None is twice the ball's radius. Elsewhere it is Euclidean, and None is the width of the box
+            (1 if that is infinite), or 50 of it in L0: steps that lead beyond the box on many coordinates let
+            the projection keep those whose whole range gains most.
         gamma: in (0, 1), the first share by which the radius shrinks and grows.
         loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised; None is the
             margin of the criterion. Its boundary should be at 0.
@@ -67,44 +77,73 @@ def fmn(
     """
     check_norm("fmn", threat, NORMS)
     check_count("steps", steps, 1)
-    step_size = positive("step_size", step_size, FIRST_STEP[threat.norm] * width(threat))
+    if step_size is not None or threat.norm != "linf":
+        step_size = positive("step_size", step_size, FIRST_STEP.get(threat.norm, 1.0) * width(threat))
     check_share("gamma", gamma)
     if loss is not None:
         losses.check_loss(loss)
 
+    patience = int(PATIENCE * steps) if threat.norm in ("l2", "l1") else 0
+
     def rule(search: Search) -> None:
         rows = search.rows
-        rows.most = farthest(search)
-        rows.radius = torch.ones_like(rows.most) if threat.norm == "l0" else rows.most
-        points = search.start()
+        rows.most = rows.radius = farthest(search)
+        points, all_found = search.start(), False
         for step in range(steps):
             look = search.gradient(points, loss)
-            assert look.gradient is not None
-            radius = _radius(search, look, gamma * cosine(step, steps, LAST_GAMMA))
+            share, decay = gamma * cosine(step, steps, LAST_GAMMA), cosine(step, steps, LAST_STEP)
+            radius = _radius(search, look, share)
+            if not all_found:
+                found = search.best.success | look.adversarial
+                way, crossing = _to_boundary(search, look, share)
+                radius = torch.where(found, radius, crossing)
+                beyond = look.x_adv + way
             rows.radius = torch.minimum(radius, rows.most)
-            further = advance(look.x_adv, look.gradient, search.x, step_size * cosine(step, steps, LAST_STEP))
+            further = _ascend(search, look, decay, step_size)
+            if not all_found:
+                if step >= patience:
+                    further = torch.where(like(found, further), further, beyond)
+                all_found = settles(step, further.device) and bool(found.all())
             points = search.threat.resized(rows.radius).project(further, search.x)
         search.last(points)
 
     return run(model, x, y, threat, rule, minimum=True, **common)
 
 
-def _radius(search: Search, look: Look, gamma: float) -> Tensor:
-    """[n] the radius of the next ball."""
-    radius, best = search.rows.radius, -search.best.rank
-    if search.threat.norm == "l0":
-        fewer = torch.minimum(torch.minimum(radius - 1, (radius * (1 - gamma)).floor()), best)
-        more = torch.maximum(radius + 1, (radius * (1 + gamma)).floor())
-        return torch.where(look.adversarial, fewer.clamp_min(0), more)
+def _ascend(search: Search, look: Look, decay: float, step_size: float | None) -> Tensor:
+    """[n, ...] the points a step further along the gradient; those of `look` may be overwritten."""
+    assert look.gradient is not None
+    if search.threat.norm != "linf":
+        assert step_size is not None
+        return advance(look.x_adv, look.gradient, search.x, decay * step_size)
+    length = 2 * search.rows.radius if step_size is None else torch.full_like(search.rows.radius, step_size)
+    return look.x_adv + look.gradient.sign() * like(decay * length, look.x_adv)
+
+
+def _to_boundary(search: Search, look: Look, share: float) -> tuple[Tensor, Tensor]:
+    """The shortest way [n, ...] in the box to a little beyond the boundary of a linear model of the loss, and
+    the radius [n] at which that model, without the box, places the boundary.
+    """
     assert look.loss is not None
     assert look.gradient is not None
-    assert look.distance is not None
-    smaller = torch.minimum(radius * (1 - gamma), best)
+    order = search.threat.order or 1.0
     # in float64, where the squares of huge and tiny gradients have room
-    size = torch.linalg.vector_norm(
-        look.gradient.flatten(1), DUAL[search.threat.norm], dim=1, dtype=torch.float64
-    ).clamp_min(torch.finfo(torch.float64).tiny)
-    # to the boundary if the loss were linear, and a little more, or it might never be crossed
-    left = torch.maximum(look.loss.abs() / size * (1 + gamma), look.distance * gamma)
-    larger = torch.where(search.best.success, radius * (1 + gamma), look.distance + left)
+    size = torch.linalg.vector_norm(look.gradient.flatten(1), DUAL[order], dim=1, dtype=torch.float64)
+    distance = norm(look.x_adv - search.x, order)
+    # a little more, or it might never be crossed
+    lack = torch.maximum(look.loss.abs() * (1 + share), distance * share * size)
+    way = to_hyperplane(look.x_adv, look.gradient, lack, order, search.threat.box)
+    if search.threat.norm == "l0":
+        return way, search.distance(look.x_adv + way)
+    left = (lack / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp_max(FAR)
+    return way, (distance + left).to(distance.dtype)
+
+
+def _radius(search: Search, look: Look, share: float) -> Tensor:
+    """[n] the radius of the next ball around samples that have been broken."""
+    radius = search.rows.radius
+    smaller, larger = radius * (1 - share), radius * (1 + share)
+    if search.threat.norm == "l0":
+        smaller, larger = smaller.floor().minimum(radius - 1), larger.floor().maximum(radius + 1)
+    smaller = torch.minimum(smaller, -search.best.rank).clamp_min(0)
     return torch.where(look.adversarial, smaller, larger).to(radius.dtype)

@@ -56,19 +56,23 @@ def salt_and_pepper(
     return run(model, x, y, threat, rule, minimum=True, seed=seed, **common)
 
 
+def ends(search: Search, noise: Tensor) -> Tensor:
+    """[n, C, ...] the ends of the box that the signs of the noise name, and x outside the mask."""
+    low, high = search.x.new_tensor(search.threat.box)
+    return search.problem.masked(torch.where(noise > 0, high, low))
+
+
 def flipped(search: Search, noise: Tensor, sizes: Tensor) -> Tensor:
-    """x [n, C, ...] with `sizes` [n, C] coordinates at the ends of the box that the signs of the noise name.
+    """x [n, C, ...] with `sizes` [n, C] coordinates at the `ends` that the noise names.
 
     They are those of the largest absolute noise among the ones that move there.
     """
-    x, (low, high) = search.x.unsqueeze(1), search.x.new_tensor(search.threat.box)
-    ends = torch.where(noise > 0, high, low)
-    moves = ends != x if search.problem.mask is None else (ends != x) & search.problem.mask.unsqueeze(1)
-    loud = noise.abs().where(moves, 0.0).flatten(2)
+    x, points = search.x.unsqueeze(1), ends(search, noise)
+    loud = noise.abs().where(points != x, 0.0).flatten(2)
     last = (sizes.long() - 1).clamp(0, loud.shape[2] - 1).unsqueeze(2)
     least = loud.sort(2, descending=True).values.gather(2, last)
     chosen = (loud >= least) & (loud > 0) & (sizes > 0).unsqueeze(2)
-    return torch.where(chosen.view_as(ends), ends, x)
+    return torch.where(chosen.view_as(points), points, x)
 
 
 SALT_AND_PEPPER = Noise("salt_and_pepper", signed, flipped, whole=True)

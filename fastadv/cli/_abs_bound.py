@@ -28,7 +28,8 @@ from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, make_device
 from fastadv.cli._measure import NOTHING_KEPT, Watched
 from fastadv.cli._output import progress, say, write_json
-from fastadv.evaluation import Curve, evaluate, figures
+from fastadv.evaluation import Curve, evaluate, figures, median
+from fastadv.evaluation._text import percent
 from fastadv.models import ABS
 
 # single precision makes radii and distances uncertain by this share
@@ -99,7 +100,7 @@ def bound(
     """
     place = make_device(device)
     named = [_parsed(text, norm.value) for text in attack or []]
-    tried = o.parse_numbers(radii) if radii is not None else None
+    tried = o.parse_radii(radii)
     with interruptible(NOTHING_KEPT):
         dataset = load_data(data, split, data_dir, size, samples)
         net = load_abs(model, prior_samples, seed, place, binary=binary)
@@ -114,10 +115,10 @@ def bound(
     if distance is not None:
         with o.usage():
             band = {
-                "certified": Curve.from_distances(radius, tried),
-                "under attack": Curve.from_distances(distance, tried),
+                "certified": Curve.from_distances(radius, tried or None),
+                "under attack": Curve.from_distances(distance, tried or None),
             }
-        measured["median_distance"] = float(distance.median())
+        measured["median_distance"] = median(distance.numpy())
         measured["broken_within_the_bound"] = int((distance < radius * (1 - ROUNDING)).sum())
         if figure is not None:
             _draw(
@@ -146,7 +147,7 @@ def bound(
         low, high = band.values()
         points = zip(high.radii, low.accuracy, high.accuracy, strict=True)
         shares = ", ".join(
-            f"{radius:g}: {100 * least:.1f}% to {100 * most:.1f}%" for radius, least, most in points
+            f"{radius:g}: {percent(least)} to {percent(most)}" for radius, least, most in points
         )
         say(f"accuracy at each radius, certified to under attack: {shares}")
     if measured.get("broken_within_the_bound"):
@@ -195,7 +196,7 @@ def _nearest(model: ABS, dataset: Any, norm: str, named: list[NamedAttack], batc
 
 
 def _draw(
-    radius: Tensor, distance: Tensor, path: Path, radii: tuple[float, ...] | None, across: str, title: str
+    radius: Tensor, distance: Tensor, path: Path, radii: tuple[float, ...], across: str, title: str
 ) -> None:
     """The band between the certified accuracy and the accuracy under attack."""
     low, high = Curve.from_distances(radius), Curve.from_distances(distance)
@@ -206,5 +207,5 @@ def _draw(
         steps=True,
         radius=across,
         title=title,
-        right=max(radii) if radii else None,
+        right=max(radii, default=0.0) or None,
     )

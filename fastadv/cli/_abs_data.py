@@ -117,18 +117,14 @@ def measure(model: ABS, dataset: Any, batched: Batched, keep: bool = False) -> M
     With `keep` also loss, confidence, latents and y of every sample.
     """
     started = time.perf_counter()
-    model.bank()
+    model.bank().flatten()[:1].cpu()  # waits for the device
     built, seconds = time.perf_counter() - started, 0.0
     rows: list[dict[str, Tensor]] = []
     for x, y in batched.of(dataset, model.weights[0].device):
         started = time.perf_counter()
         inferred = model.infer(x)
+        row = {"loss": inferred.loss.cpu(), "confidence": inferred.confidence, "y": y}
         seconds += time.perf_counter() - started
-        row = {
-            "loss": inferred.loss,
-            "confidence": inferred.confidence,
-            "y": y,
-        }
         if keep:
             row["latents"] = inferred.latents
         rows.append({name: value.cpu() for name, value in row.items()})
@@ -149,7 +145,8 @@ def print_measured(title: str, measured: dict[str, dict[str, float]], caption: s
     for part, values in measured.items():
         for name, value in values.items():
             share = name.endswith("accuracy") or name == "above_zero"
-            cells.append([part, name.replace("_", " "), percent(value) if share else number(value)])
+            text = percent(value) if share else str(value) if isinstance(value, int) else number(value)
+            cells.append([part, name.replace("_", " "), text])
     if not any(line[0] for line in cells):
         cells = [line[1:] for line in cells]
     print_table(title, cells, [caption] if caption else [])

@@ -46,8 +46,9 @@ def attack(
         typer.Option(
             parser=o.parse_out,
             metavar="FILE",
-            help="Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient here, for "
-            "autoattack also which component broke each sample, -1 for none (safetensors).",
+            help="Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient of the samples "
+            "with finite logits here, for autoattack also which component broke each sample, -1 for none "
+            "(safetensors).",
         ),
     ] = None,
     figure: Annotated[

@@ -21,6 +21,7 @@ from fastadv.cli._robustbench import SAID, check_entry, parse_about, write_entry
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, bootstrap, figures
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation import optimality as compare
+from fastadv.evaluation._text import percent
 
 
 @names_attacks
@@ -109,11 +110,11 @@ def evaluate(
     """
     options = AttackOptions(norm, radius, steps, step_size, restarts)
     named = parse_attacks(attack or ["fgsm", "pgd"], options, seed)
-    if figure is not None and radii is None:
+    tried = o.parse_radii(radii)
+    if figure is not None and not any(tried):
         raise typer.BadParameter(
             "--figure draws accuracy against radius: give --radii too, such as 0,0.1,0.2."
         )
-    tried = o.parse_numbers(radii) if radii is not None else ()
     norms = {attack.norm for attack in named.values()}
     if tried and len(norms) > 1:
         raise typer.BadParameter("--radii needs attacks of one norm; evaluate each norm by itself.")
@@ -195,8 +196,7 @@ def evaluate(
     print_results(table, model, dataset)
     for label, curve in curves.items():
         points = ", ".join(
-            f"{radius:g}: {100 * share:.1f}%"
-            for radius, share in zip(curve.radii, curve.accuracy, strict=True)
+            f"{radius:g}: {percent(share)}" for radius, share in zip(curve.radii, curve.accuracy, strict=True)
         )
         say(f"accuracy at each radius, {label}: {points}")
     for label, value in nearness.items():

@@ -13,6 +13,7 @@ import typer
 from fastadv import data, models
 from fastadv._checks import SEEDS
 from fastadv.errors import InputError
+from fastadv.evaluation.curve import check_radii
 from fastadv.evaluation.figures import check_path
 from fastadv.threat import THREATS, Threat
 
@@ -35,6 +36,14 @@ def parse_number(text: str) -> float:
 def parse_numbers(text: str) -> tuple[float, ...]:
     """Numbers separated by commas."""
     return tuple(parse_number(part) for part in text.split(","))
+
+
+def parse_radii(text: str | None) -> tuple[float, ...]:
+    """Radii separated by commas, in increasing order; none for no text."""
+    if text is None:
+        return ()
+    with usage():
+        return tuple(check_radii(parse_numbers(text)).tolist())
 
 
 def parse_norm(text: str) -> str:

@@ -104,6 +104,6 @@ def _from_loader(dataset: Dataset[Any], positions: Tensor, batch_size: int, work
             raise batch
         x, y, ids = batch
         check_images(x, f"samples {ids[0]} to {ids[-1]}")
-        if y.dtype != torch.int64:
+        if y.is_floating_point() or y.dtype == torch.bool:
             raise InputError(f"samples {ids[0]} to {ids[-1]}: expected integer labels, got {y.dtype}")
-        yield to_unit(x), y, ids
+        yield to_unit(x), y.long(), ids

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv._description import describe, describe_data
-from fastadv._files import load_tensors, read_json, save_tensors, write_json, writing
+from fastadv._files import load_tensors, read_json, save_tensors, seal, write_json, writing
 from fastadv._identity import check_same
 from fastadv._run_folder import RunFolder
 from fastadv.engine import Frozen
@@ -21,10 +21,10 @@ IDENTITY = "evaluation.json"
 
 
 class Parts:
-    """The parts of one evaluation. Without a folder nothing is kept."""
+    """The parts of the evaluation `identity`. Without a folder nothing is kept."""
 
-    def __init__(self, folder: RunFolder | None = None) -> None:
-        self._folder = folder
+    def __init__(self, folder: RunFolder | None = None, identity: Any = None) -> None:
+        self._folder, self._identity = folder, identity
         self.seconds = 0.0  # that the parts read from the folder took when they were made
 
     @classmethod
@@ -60,7 +60,7 @@ class Parts:
             else:
                 with folder.result(IDENTITY):
                     write_json(path, config)
-            yield cls(folder)
+            yield cls(folder, read_json(path))
 
     @property
     def kept(self) -> bool:
@@ -70,18 +70,21 @@ class Parts:
     def get(self, name: str, known: Mapping[str, Tensor], make: Callable[[], Part]) -> Part:
         """The part `name` with the tensors `known`: read if it is there, else made and written.
 
-        A part that was written with another `known`, as by a randomized model, is made again.
+        A part that was written with another `known`, as by a randomized model, is made again, and so is one
+        that another evaluation left.
         """
+        of = seal([self._identity, name])
         if self._folder is not None:
             path = self._folder.path / f"part-{name}.safetensors"
             if path.exists():
                 tensors, metadata = load_tensors(path)
-                if all(key in tensors and torch.equal(tensors[key], value) for key, value in known.items()):
+                same = all(key in tensors and torch.equal(tensors[key], known[key]) for key in known)
+                if same and metadata.get("of") == of:
                     self.seconds += float(tensors["seconds"])
                     return Part(tensors, json.loads(metadata["told"]))
         part = make()
         part.tensors = {**known, **part.tensors}
         if self._folder is not None:
             with writing(path):
-                save_tensors(path, part.tensors, {"told": json.dumps(part.told)})
+                save_tensors(path, part.tensors, {"told": json.dumps(part.told), "of": of})
         return part

@@ -4,9 +4,13 @@ import math
 from collections.abc import Sequence
 
 
-def percent(value: float | None) -> str:
-    """A share from 0 to 1 as a percentage."""
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}%"
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share from 0 to 1 as a percentage, with up to three digits more where it would round to 0 or 100."""
+    if value is None or math.isnan(value):
+        return "-"
+    texts = [f"{100 * value:.{places}f}" for places in range(digits, digits + 4)]
+    exact = value in (0, 1)
+    return next((text for text in texts if exact or float(text) not in (0, 100)), texts[0]) + "%"
 
 
 def number(value: float | None) -> str:

@@ -1,17 +1,20 @@
 """AutoAttack: what runs on which samples, what it says of the model, and when the quick version goes on."""
 
+import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import AutoAttackResult, Cost, OutsideTopK, Status, apgd, autoattack
+from fastadv.attacks import AttackResult, AutoAttackResult, Cost, OutsideTopK, Status, apgd, autoattack
 from fastadv.attacks._flags import square_stands_out
 from fastadv.attacks._problem import problem
 from fastadv.attacks._trial import Trial
-from fastadv.attacks.autoattack import _components
+from fastadv.attacks.autoattack import ATTACKS, _components, _Run
 from fastadv.engine import freeze
+from fastadv.engine.symptoms import Symptoms
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, THREATS, Linf
 
@@ -113,9 +116,38 @@ def test_the_components_of_each_version(version: str, norm: str, expected: list[
     assert found == expected
 
 
-def test_rand_averages_twenty_passes() -> None:
+def test_rand_averages_twenty_passes_unless_told_how_many() -> None:
     out, x, _ = run(mlp(4), Linf(1e-6), images(2), version="rand")
     assert out.costs["apgd-ce"].backwards == 20 * 100 * len(x)
+    out, x, _ = run(mlp(4), Linf(1e-6), images(2), version="rand", eot=3)
+    assert out.costs["apgd-ce"].backwards == 3 * 100 * len(x)
+
+
+def test_each_component_gets_what_the_caller_gave_and_a_seed_of_its_own(monkeypatch: Any) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def watched(attack: Any) -> Any:
+        def run(*args: Any, **options: Any) -> AttackResult:
+            seen.append(options)
+            out: AttackResult = attack(*args, **options)
+            return out
+
+        return run
+
+    for name, attack in list(ATTACKS.items()):
+        monkeypatch.setitem(ATTACKS, name, watched(attack))
+    mask, criterion = torch.ones(4, 4, dtype=torch.bool), OutsideTopK(2)
+    run(mlp(5), Linf(1e-6), images(2), version="quick", criterion=criterion, mask=mask, seed=7)
+    assert len(seen) == 3
+    assert all(given["criterion"] is criterion and given["mask"].all() for given in seen)
+    assert len({given["seed"] for given in seen}) == len(seen)
+
+
+def test_what_holds_is_returned_at_the_strongest_point_of_the_first_component() -> None:
+    out, x, _ = run(mlp(5), Linf(0.01), images(6), version="quick")
+    held = ~out.success
+    assert held.any()
+    assert (out.x_adv != x).flatten(1).any(1)[held].all()
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
@@ -194,6 +226,42 @@ def test_a_randomized_model_is_flagged_except_by_rand() -> None:
     assert "randomized" not in names(autoattack(model, x, y, threat("linf"), version="rand", eot=2))
 
 
+def test_symptoms_are_looked_for_on_a_few_samples_and_told(monkeypatch: Any) -> None:
+    seen: list[int] = []
+
+    def few(frozen: Any, x: Tensor) -> Symptoms:
+        seen.append(len(x))
+        return Symptoms(randomized=False, probabilities=False, zero_gradient=0.1, optimizes=False)
+
+    monkeypatch.setattr(sys.modules[_components.__module__], "symptoms", few)
+    out, _, _ = run(mlp(4), Linf(1e-6), images(40), version="rand", eot=1)
+    assert seen == [32]
+    assert names(out) == {"zero_gradient"}
+
+
+def test_a_success_that_the_whole_batch_denies_is_searched_again(monkeypatch: Any) -> None:
+    model, inside = mlp(5), threat("linf", 4)
+    first, _, _ = run(model, inside, version="quick")
+    place = first.by.index("apgd-margin")
+    verdict, finish = Trial.verdict, _Run.finish
+
+    def denying(trial: Trial, x_adv: Tensor) -> Tensor:
+        logits = verdict(trial, x_adv)
+        if len(x_adv) > 1 and torch.equal(x_adv[place], first.x_adv[place]):
+            logits[place] = trial.clean[place]
+        return logits
+
+    def finished(run: _Run) -> AutoAttackResult:
+        monkeypatch.setattr(Trial, "verdict", denying)
+        return finish(run)
+
+    monkeypatch.setattr(_Run, "finish", finished)
+    out, _, _ = run(model, inside, version="quick")
+    assert not torch.equal(out.x_adv[place], first.x_adv[place])
+    assert torch.equal(out.success, first.success)
+    assert out.by == first.by
+
+
 @pytest.mark.parametrize("kind", [Cut, Stairs])
 def test_a_model_without_gradients_is_left_to_square(kind: type[Cut]) -> None:
     out, _, _ = run(kind(mlp(4)), threat("linf", 4))
@@ -204,6 +272,35 @@ def test_a_model_without_gradients_is_left_to_square(kind: type[Cut]) -> None:
         assert {"apgd-ce: left out, because the model has no gradient"} <= set(out.notes)
     else:
         assert out.zero_gradient.all()
+
+
+@pytest.mark.parametrize("version", ["standard", "quick"])
+def test_gradients_that_are_not_finite_are_told_although_square_needs_none(version: Any) -> None:
+    class Sharp(Cut):
+        """The gradient of a root at zero is NaN."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net(x) + (x - x).square().flatten(1).sum(1, keepdim=True).sqrt()
+            return logits
+
+    out, _, _ = run(Sharp(mlp(4)), threat("linf"), version=version)
+    assert "square" in out.costs
+    assert ((out.status == Status.FAILED) == ~out.success).all()
+    assert not out.success.all()
+
+
+@pytest.mark.parametrize("flat", ["ce", "dlr"])
+def test_only_a_search_that_never_moved_met_nothing_but_zero_gradients(monkeypatch: Any, flat: str) -> None:
+    """One of the two components meets only zero gradients."""
+
+    def one_flat(model: Any, x: Tensor, *args: Any, loss: str, **options: Any) -> AttackResult:
+        out = apgd(model, x, *args, loss=loss, **options)
+        return replace(out, zero_gradient=torch.full_like(out.success, loss == flat))
+
+    monkeypatch.setitem(ATTACKS, "apgd", one_flat)
+    out, _, _ = run(mlp(5), Linf(1e-6), images(4), version="rand", eot=1)
+    assert not out.zero_gradient.any()
+    assert "zero_gradient" in names(out)
 
 
 def test_optimization_inside_inference_is_flagged() -> None:

@@ -118,3 +118,14 @@ def test_as_many_rounds_as_a_gpu_takes_are_enough(order: float, monkeypatch: pyt
     monkeypatch.undo()
     assert 2 <= len(asked) <= _hyperplane.ROUNDS
     torch.testing.assert_close((normal * d).sum(1), lack, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0, inf])
+@pytest.mark.parametrize("scale", [1e-30, 1e30], ids=["tiny", "huge"])
+def test_the_size_of_the_weights_does_not_matter(order: float, scale: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    points, normal = torch.rand(4, 784, generator=draw), torch.randn(4, 784, generator=draw)
+    lack = torch.full((4,), 3.0)
+    plain = to_hyperplane(points, normal, lack, order, BOX)
+    scaled = to_hyperplane(points, normal * scale, lack.double() * scale, order, BOX)
+    torch.testing.assert_close(scaled, plain, rtol=1e-4, atol=1e-6)

@@ -11,23 +11,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.suite.cases import CASES, Case
-from bench.suite.models import images, published_cnn
+from bench.suite.cases import BOTH, CASES, Case
+from bench.suite.models import problem
 from bench.suite.outcome import judge
 from bench.suite.parity import STORE, stored
 
 FIGURES = stored(STORE)
-COMPARED = [case for case in CASES if case.exists and case.few]
+# the case, and the name of the model
+STORED = [
+    pytest.param(case, name, id=case.name if name == "cnn" else f"{case.name}-{name}")
+    for case in CASES
+    for name in case.stored
+    if case.few
+]
+COMPARED = [param for param in STORED if param.values[0].exists]
+Problem = tuple[nn.Module, Tensor, Tensor]
 
 
-def figures(case: Case) -> list[dict[str, Any]]:
-    return [figure for figure in FIGURES if (figure["case"], figure["variant"]) == (case.name, "quick")]
+def figures(case: Case, name: str) -> list[dict[str, Any]]:
+    this = (case.name, name, "quick")
+    return [figure for figure in FIGURES if (figure["case"], figure["model"], figure["variant"]) == this]
 
 
 @pytest.fixture(scope="module")
-def published(shared_data) -> tuple[nn.Module, Tensor, Tensor]:  # type: ignore[no-untyped-def]
-    x, y = images(25, data_dir=shared_data.data_dir)
-    return published_cnn(shared_data.abs_official / "vanilla_cnn.net"), x, y
+def problems(shared_data) -> dict[str, Problem]:  # type: ignore[no-untyped-def]
+    weights = shared_data.abs_official / "vanilla_cnn.net"
+    return {name: problem(name, 25, shared_data.data_dir, weights) for name in BOTH}
 
 
 def test_figures_have_a_case_and_a_source() -> None:
@@ -38,16 +47,16 @@ def test_figures_have_a_case_and_a_source() -> None:
         assert len(figure["distances"]) == figure["images"]
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.few], ids=lambda case: case.name)
-def test_figures_are_there(case: Case) -> None:
-    assert figures(case), f"run `python -m bench.suite.parity --variant quick --only {case.name}`"
+@pytest.mark.parametrize(("case", "name"), STORED)
+def test_figures_are_there(case: Case, name: str) -> None:
+    assert figures(case, name), f"run `python -m bench.suite.parity --variant quick --only {case.name}`"
 
 
-@pytest.mark.parametrize("case", COMPARED, ids=lambda case: case.name)
-def test_ours_is_no_worse(case: Case, published: tuple[nn.Module, Tensor, Tensor]) -> None:
-    model, x, y = published[0], published[1][: case.few], published[2][: case.few]
+@pytest.mark.parametrize(("case", "name"), COMPARED)
+def test_ours_is_no_worse(case: Case, name: str, problems: dict[str, Problem]) -> None:
+    model, x, y = problems[name][0], *(part[: case.few] for part in problems[name][1:])
     out = case.run(model, x, y, "quick")
     ours = judge(model, x, y, out.x_adv, case.norm, case.radius)
     assert torch.tensor([d < inf for d in ours.distances]).equal(out.success)
     result = ours.figures(case.radius)
-    assert result["robust_accuracy" if case.radius < inf else "median"] <= case.allowed(figures(case))
+    assert result["robust_accuracy" if case.radius < inf else "median"] <= case.allowed(figures(case, name))

@@ -12,6 +12,7 @@ from gpu_runs import session
 from torch import Tensor, nn
 
 import bench.gpu.__main__ as gpu
+from bench.gpu import abs as gpu_abs
 from bench.gpu import attacks as gpu_attacks
 from bench.gpu import construct as gpu_construct
 from bench.gpu import correctness as gpu_correctness
@@ -83,6 +84,13 @@ class TestRates:
         assert rows["fastadv bf16"]["tflop_per_s"] == pytest.approx(flops / 4e-3 / 1e12, rel=1e-3)
         assert rows["fastadv fp32"]["times_eager"] == 2.0
         assert rows["fastadv fp32"]["times_ideal_time"] == 2.0
+        given = gpu_attacks.problem(timed, "MLP 784-256-10")
+        clean, broken = (
+            float(nn.functional.cross_entropy(given.model(x), given.y).detach())
+            for x in (given.x, gpu_attacks.plain(given))
+        )
+        assert broken > 1.05 * clean
+        assert rows["eager"]["loss"] == pytest.approx(broken, rel=1e-3)
 
     def test_training(self, timed: Session, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gpu_training, "forward_flops", lambda net, x: 10**6)
@@ -103,8 +111,24 @@ class TestRates:
         )
         assert [row["times_eager"] for row in gpu_construct.compared(timed, "D_R")] == [1.0, 1.5, 3.0]
 
+    def test_inference_of_abs(self, timed: Session) -> None:
+        rows = {row["provider"]: row for row in gpu_abs.inference(timed, 2)}
+        assert (rows["eager"]["ms_per_image"], rows["fastadv fp32"]["ms_per_image"]) == (4.0, 2.0)
+        assert rows["fastadv fp32"]["same_class"] == 1.0
+
 
 class TestEager:
+    def test_the_fooling_rate_is_the_share_that_is_taken_for_the_target(
+        self, timed: Session, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gpu_construct, "eager_random_target", lambda net, x, *rest: x)
+        monkeypatch.setattr(gpu_construct, "forward_flops", lambda net, x: 1)
+        base = gpu_construct.images(timed, 10)
+        with torch.no_grad():
+            seen = gpu_nets.resnet18(width=4)(base.x.float() / 255).argmax(1)
+        row = gpu_construct.construct(timed, "D_rand", "eager fp32")
+        assert row["fooling_rate"] == pytest.approx(float((seen == (base.y + 1) % 10).float().mean()))
+
     def test_training_takes_every_batch_and_step(self, monkeypatch: pytest.MonkeyPatch) -> None:
         data, seen = gpu_training.images(session(), 10), []
         monkeypatch.setattr(gpu_training, "attacked", lambda model, x, y: seen.append(len(x)) or x)

@@ -1,6 +1,8 @@
 """`fastadv abs`: a model trained, measured, bounded, attacked and drawn, and what it says of wrong usage."""
 
 import json
+import statistics
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import torch
 import fastadv as fa
 from fastadv._files import load_tensors
 from fastadv.cli import main
+from fastadv.cli._abs_data import Batched, measure, print_measured
 from fastadv.data import load
 from fastadv.models import ABS
 
@@ -112,7 +115,9 @@ def test_the_band_from_the_bound_to_the_attacks(fastadv, model):
     }
     distance = torch.stack([row.distance for row in fa.evaluate(own, digits, attacks).rows]).amin(0)
     assert told["measured"]["mean"] == pytest.approx(float(radius.mean()), rel=1e-4)
-    assert told["measured"]["median_distance"] == pytest.approx(float(distance.median()), rel=1e-3)
+    assert told["measured"]["median_distance"] == pytest.approx(
+        statistics.median(distance.tolist()), rel=1e-3
+    )
     assert told["measured"]["broken_within_the_bound"] == 0
     certified, attacked = (told["measured"]["curves"][name] for name in ("certified", "under attack"))
     assert certified["radii"] == attacked["radii"] == [0, 0.2, 0.5]
@@ -147,6 +152,30 @@ def test_images_broken_within_their_bound_are_told(fastadv, model, monkeypatch):
     line = f"abs bound -m {model} --data digits --samples 5 --radii 1"
     assert json.loads(fastadv(f"{line} --json").out)["measured"]["broken_within_the_bound"] == 5
     assert "give more --starts" in fastadv(line).out
+
+
+def test_counts_are_written_whole(capsys):
+    print_measured("", {"": {"broken_within_the_bound": 1234, "mean": 1.2345}}, "")
+    assert {"1234", "1.23"} <= set(capsys.readouterr().out.split())
+
+
+def test_the_seconds_of_inference_include_waiting_for_its_results(model, monkeypatch):
+    """As on a GPU, which works on while the call has returned."""
+    clock, own = [0.0], ABS.load(model)
+
+    class Late(torch.Tensor):
+        def cpu(self):
+            clock[0] += 5
+            return self.as_subclass(torch.Tensor)
+
+    def infer(x):
+        inferred = ABS.infer(own, x)
+        return replace(inferred, loss=inferred.loss.as_subclass(Late))
+
+    monkeypatch.setattr(own, "infer", infer)
+    monkeypatch.setattr("fastadv.cli._abs_data.time.perf_counter", lambda: clock[0])
+    found = measure(own, load("digits", "test", limit=4), Batched("", 2))
+    assert found.summary["milliseconds_an_image"] == pytest.approx(1000 * 2 * 5 / 4)
 
 
 def test_attack_equals_evaluate(fastadv, model):
@@ -210,6 +239,7 @@ def test_wrong_usage(fastadv, model):
         (f"abs bound -m {model} --data digits -a ddn:radius=1", 2, "no radius"),
         (f"abs bound -m {model} --data digits -a transfer:attack=bim,source=f", 2, "substitutes"),
         (f"abs bound -m {model} --data digits --radii 1,x", 2, "x"),
+        (f"abs bound -m {model} --data digits --radii 1,-1", 2, "radii: expected finite numbers"),
         (f"abs bound -m {model} --data digits --figure band.gif", 2, ".png"),
         ("abs train --data digits --run-dir r --beta 3", 2, "FROM,TO"),
         (f"abs bound -m {model} --data digits --starts 999 --samples 2", 2, "starts"),

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 import fastadv as fa
 from fastadv._files import load_tensors
 from fastadv.attacks import AttackResult
+from fastadv.cli import _evaluate
 from fastadv.data import load
 from fastadv.evaluation import Curve
 from fastadv.models import SmallCNN
@@ -105,6 +107,19 @@ def test_one_run_gives_the_accuracy_at_all_radii(
     assert list(json.loads(both.out)["measured"]["curves"]) == ["ladder L∞", "pgd:steps=2,radius=0.1"]
 
 
+def test_the_band_lies_around_the_curve_and_what_has_no_logits_is_no_success_of_the_model() -> None:
+    distances = {"some": torch.linspace(0.1, 0.4, 9), "sick": torch.full((9,), torch.nan)}
+    rows = {name: SimpleNamespace(distance=distance.double()) for name, distance in distances.items()}
+    named = {name: SimpleNamespace(name=name) for name in distances}
+    bands = _evaluate._bands(rows, dict.fromkeys(rows), named, (0.5,))
+    low, high = (edge.accuracy for edge in bands["some"])
+    exact = Curve.from_distances(distances["some"], bands["some"][0].radii).accuracy
+    assert (low <= exact).all()
+    assert (exact <= high).all()
+    assert (low < high).any()
+    assert not bands["sick"][1].accuracy.any()
+
+
 def test_optimality(fastadv: Callable, net: str, trained: SmallCNN) -> None:
     line = f"evaluate {net} -n {COUNT} -a ladder -a ladder:rungs=3 --optimality"
     told = json.loads(fastadv(f"{line} --json").out)["measured"]["optimality"]
@@ -158,6 +173,9 @@ def test_an_evaluation_resumes_from_its_folder(fastadv: Callable, folder: Path, 
         ("-a ladder -a ladder_l2 --optimality", "one norm"),
         ("-a ladder -a ladder:norm=l2 --out a.safetensors", "one norm"),
         ("-a ladder --radius 0.1 --radii 0,0.2", "beyond the radius 0.1"),
+        ("-a ladder --radii 0.1,-1", "radii: expected finite numbers of at least 0"),
+        ("-a ladder --radii 0.1,inf", "radii: expected finite numbers of at least 0"),
+        ("-a ladder --radii 0 --figure f.png", "such as 0,0.1,0.2"),
         ("-a ladder --resume", "--run-dir"),
         ("-a choosy", "source"),
         ("-a ladder:ids=3", "takes no 'ids'"),

@@ -159,3 +159,11 @@ def test_bad_arguments_are_refused_at_the_call(
 def test_bad_samples_of_any_data_set_are_refused(image: Any, label: Any, match: str) -> None:
     with pytest.raises(InputError, match=match):
         list(batches(Listed([(image, label)]), 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_labels_of_any_integer_type_are_served_as_int64(dtype: torch.dtype) -> None:
+    listed = Listed([(torch.zeros(3, 4, 4), torch.tensor(label, dtype=dtype)) for label in (2, 1)])
+    ((_, y, _),) = batches(listed, 2)
+    assert y.dtype == torch.int64
+    assert y.tolist() == [2, 1]

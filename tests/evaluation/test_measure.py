@@ -12,6 +12,7 @@ from fastadv.attacks import AttackResult, Status
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve, accuracy_against_radius, evaluate, measure
+from fastadv.evaluation._text import percent
 from tests.evaluation.nets import DATA, Threshold, nearest, pgd, pixels
 
 
@@ -188,6 +189,8 @@ def test_limit_and_examples():
     assert kept.prediction.tolist() == [1, 0]
     assert fa.Linf(0.35).contains(kept.x_adv, kept.x).all()
     assert table["none"].examples is None
+    whole = evaluate(Threshold(), DATA, {"pgd": pgd(0.35)}, batch_size=6, keep_examples=2)
+    assert whole["pgd"].examples.ids.tolist() == [0, 1]
     assert evaluate(Threshold(), DATA, limit=100).n == 6
     with pytest.raises(KeyError, match="pgd"):
         table["fgsm"]
@@ -413,6 +416,11 @@ def test_samples_hold_the_nearest_adversarial_example(batch_size):
     assert evaluate(Threshold(), DATA, attacks).samples is None
 
 
+def test_of_attacks_that_come_equally_near_the_first_counts():
+    kept = evaluate(Threshold(), DATA, {"one": nearest, "two": nearest}, keep_samples=True).samples
+    assert kept.by.tolist() == [0, 0, 0, 0, -1, -1]
+
+
 def test_samples_that_no_attack_broke():
     attacks = {"near": functools.partial(nearest, spare=(0,), sick=(2, 3))}
     kept = evaluate(Poisoned(), DATA, attacks, keep_samples=True).samples
@@ -447,3 +455,12 @@ def test_what_one_attack_broke_is_broken_where_another_failed():
         kept = evaluate(Threshold(), DATA, order, keep_samples=True).samples
         assert kept.status[:2].tolist() == [Status.BROKEN] * 2
         assert kept.success[:2].all()
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0, "0.0%"), (1e-4, "0.01%"), (2e-5, "0.002%"), (0.25, "25.0%"), (0.9999, "99.99%"), (1, "100.0%"),
+     (math.nan, "-")],
+)  # fmt: skip
+def test_a_percentage_is_0_or_100_only_where_it_is_exact(share, text):
+    assert percent(share) == text

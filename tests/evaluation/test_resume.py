@@ -127,11 +127,22 @@ def test_a_part_of_another_verdict_is_made_again(tmp_path):
     """As where the model is randomized: what is broken must have been right."""
     nets.run(tmp_path)
     path = tmp_path / "part-00000-00.safetensors"
-    part, _ = load_tensors(path)
+    part, told = load_tensors(path)
     part["correct"] = ~part["correct"]
     part["broken"] = ~part["broken"]
-    save_tensors(path, part)
+    save_tensors(path, part, told)
     assert_same(nets.run(tmp_path, resume=True), nets.run(None))
+
+
+def test_a_part_that_another_evaluation_left_is_made_again(tmp_path):
+    """As where a damaged evaluation.json was deleted, or files were copied."""
+    nets.run(tmp_path)
+    (tmp_path / "evaluation.json").unlink()
+    other = {"attacks": {"near": partial(nets.nearest, past=0.05), "pgd": nets.pgd(0.35)}}
+    assert_same(nets.run(tmp_path, **other), nets.run(None, **other))
+    first, second = (tmp_path / f"part-00000-0{place}.safetensors" for place in range(2))
+    second.write_bytes(first.read_bytes())
+    assert_same(nets.run(tmp_path, resume=True, **other), nets.run(None, **other))
 
 
 def test_the_seconds_of_what_was_done_before_are_counted(tmp_path):

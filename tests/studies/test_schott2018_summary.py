@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from fastadv.studies.schott2018 import figures, report, summary
-from fastadv.studies.schott2018.plan import NORMS, Cell
+from fastadv.studies.schott2018.plan import NORMS, Cell, Settings
 from fastadv.studies.schott2018.work import Done
 from tests.studies.schott import FLIP, JOLT, PUSH
 
@@ -86,6 +87,14 @@ def test_the_overview_stars_what_lies_outside_the_interval() -> None:
     assert line == ["L2 1.5", "CNN", "2", "1.09*", "10%", "8%", "1", "20%", "0.5"]
     least["paper"]["median_interval"] = [1.0, None]
     assert report.overview(measured)[1][3] == "1.09"
+    least["paper"] |= {"median": None, "median_interval": [None, None]}  # nearly all images hold
+    assert report.overview(measured)[1][2:4] == ["∞", "1.09*"]
+
+
+def test_no_percentage_claims_all_or_none_where_some_differ() -> None:
+    assert [report.percent(share) for share in (0, 0.002, 0.5, 0.997, 1)] == [
+        "0%", "0.2%", "50%", "99.7%", "100%",
+    ]  # fmt: skip
 
 
 def test_the_table_of_attacks() -> None:
@@ -115,8 +124,23 @@ def test_a_bound_that_an_attack_breaks_is_counted() -> None:
     assert bound["median"] == pytest.approx(1.1)
     assert bound["standard_error"] == pytest.approx((5.748 / 4 / 5) ** 0.5)
     assert summary.of_bound(OUTCOMES, "madry", "l2", Done({"radius": radius}, 2.0))["broken"] == 0
+    assert summary.of_bound(OUTCOMES, "cnn", "l2", Done({"radius": radius + 0.3}, 2.0))["broken"] == 3
+    even = summary.of_bound(OUTCOMES, "madry", "l2", Done({"radius": radius[:4]}, 2.0))
+    assert even["median"] == pytest.approx((0.5 + 1.1) / 2)
     lines = report.notes({"bounds": [bound], "missing": [], "failed": {}})
     assert "CNN, L2: 2 bounds do not hold: an adversarial lies within them" in lines
+
+
+def test_each_figure_draws_its_own_attacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The published curves stand beside the paper's attacks, the bounds beside all."""
+    drawn = []
+    monkeypatch.setattr(figures, "_panels", lambda parts, *rest: drawn.append(parts[0].lines["CNN"][0]))
+    settings = Settings(models=("cnn",), norms=("l2",))
+    figures._against_published(settings, OUTCOMES, tmp_path)
+    figures._against_bounds(settings, OUTCOMES, {}, tmp_path)
+    paper, everything = ([value for value in line if value < 9][1::2] for line in drawn)
+    assert paper == [1.0, 1.0, 1.5]
+    assert everything == [0.5, 1.0, 1.5, 3.5]
 
 
 def test_the_curve_counts_what_is_wrong_already_and_what_holds() -> None:

@@ -44,6 +44,21 @@ def test_cells_of_other_seeds_arguments_and_models_are_kept_apart(
     assert len(attacks.calls) == len(cases) + 1
 
 
+def test_what_the_batches_cost_adds_up_and_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def compute(images: Images) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+        clock[0] += 10 + len(images)
+        return {"x": images.x}, {"forwards": len(images), "backwards": 2 * len(images)}
+
+    monkeypatch.setattr(work.time, "perf_counter", lambda: clock[0])
+    keeper = Keeper(tmp_path, Images.drawn(image_set(), 5, 0, torch.device("cpu")))
+    for _ in range(2):
+        done = keeper.do("work", {}, 2, compute)
+        assert (done.seconds, done.forwards, done.backwards) == (35.0, 5, 10)
+    assert clock[0] == 35.0
+
+
 def test_a_file_of_other_work_is_refused(attacks: FakeAttacks, tmp_path: Path) -> None:
     images = Images.drawn(image_set(), 6, 0, torch.device("cpu"))
     keeper, subjects, cell = Keeper(tmp_path, images), FakeSubjects(), Cell("cnn", PUSH)

@@ -22,8 +22,8 @@ MANY, FEW = {"steps": 500}, {"steps": 50}
 PAPER = (
     TRANSFER(norm="l2"),
     Method("Gaussian noise", "l2", "gaussian_noise", NOISE, FEW_LEVELS, 1000, 60, gradient=False),
-    Method("Boundary", "l2", "boundary", {"steps": 2000}, {"steps": 200}, 2000, 200, gradient=False),
-    Method("Pointwise", "l2", "pointwise", {"restarts": 1}, passes=500, dear_passes=250, gradient=False),
+    Method("Boundary", "l2", "boundary", {"queries": 2000}, {"queries": 200}, 2000, 200, gradient=False),
+    Method("Pointwise", "l2", "pointwise", {"queries": 1000}, {"queries": 250}, 1000, 250, gradient=False),
     Method("FGM", "l2", "fgsm", dear=MARGIN, passes=20, wrap=RADIUS),
     Method("DeepFool", "l2", "deepfool", {"steps": 50}, passes=100, dear_passes=20),
     Method("BIM", "l2", "bim", BIM, MARGIN, passes=100, wrap=RADIUS),
@@ -34,7 +34,7 @@ PAPER = (
     Method("BIM", "linf", "bim", BIM, MARGIN, passes=100, wrap=RADIUS),
     Method("MIM", "linf", "mim", BIM, MARGIN, passes=100, wrap=RADIUS),
     Method("Salt & pepper", "l0", "salt_and_pepper", NOISE, FEW_LEVELS, 1000, 60, gradient=False),
-    Method("Pointwise", "l0", "pointwise", {"restarts": 10}, {"restarts": 1}, 4000, 300, gradient=False),
+    Method("Pointwise", "l0", "pointwise", {"queries": 4000}, {"queries": 300}, 4000, 300, gradient=False),
 )
 
 STRONG = partial(Method, arguments=MANY, dear=FEW, passes=500, dear_passes=50, today=True)

@@ -1,9 +1,11 @@
 """The study in words: tables as text and as markdown."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from fastadv.evaluation._text import number
+from fastadv.evaluation._text import percent as to_percent
 from fastadv.studies.schott2018.published import SOURCE, THRESHOLDS, TITLES
 from fastadv.threat import THREATS
 
@@ -37,8 +39,8 @@ def _beside(here: dict[str, Any] | None, known: dict[str, float]) -> list[str]:
         return ["-", number(known["median"]), "-", percent(known["accuracy"])]
     texts = []
     for what, text in (("median", distance), ("accuracy", percent)):
-        low, high = here[f"{what}_interval"]
-        inside = (low is None or low <= known[what]) and (high is None or known[what] <= high)
+        low, high = (math.inf if end is None else end for end in here[f"{what}_interval"])
+        inside = low <= known[what] <= high
         texts += [text(here[what]), text(known[what]) + ("" if inside else "*")]
     return texts
 
@@ -62,7 +64,7 @@ def attacks(measured: dict[str, Any], norm: str) -> Cells:
 def _both(figures: dict[str, Any] | None) -> str:
     if figures is None:
         return "-"
-    return f"{distance(figures['median'])} / {100 * figures['accuracy']:.0f}%"
+    return f"{distance(figures['median'])} / {percent(figures['accuracy'])}"
 
 
 def notes(measured: dict[str, Any]) -> list[str]:
@@ -113,5 +115,5 @@ def distance(value: float | None) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a whole percentage."""
-    return f"{100 * share:.0f}%"
+    """A share as a whole percentage, unless that were a false 0 or 100."""
+    return to_percent(share, 0)

@@ -120,7 +120,7 @@ def of_bound(outcomes: Mapping[Cell, Done], model: str, norm: str, done: Done) -
         "model": model,
         "norm": norm,
         "mean": float(radius.mean()),
-        "median": float(radius.median()),
+        "median": median(radius),
         "standard_error": float(radius.std()) / len(radius) ** 0.5 if len(radius) > 1 else 0.0,
         "broken": inside,
         "seconds": done.seconds,

@@ -1,0 +1,162 @@
+"""The pointwise attack: noise, taken back coordinate by coordinate (Schott et al. 2018)."""
+
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv import rng
+from fastadv._checks import check_count
+from fastadv.attacks._common import Common, takes_common
+from fastadv.attacks._core import run
+from fastadv.attacks._geometry import like
+from fastadv.attacks._levels import signed
+from fastadv.attacks._problem import check_finite_box, check_norm
+from fastadv.attacks._result import AttackResult
+from fastadv.attacks._search import Search
+from fastadv.attacks._start import check_starts, find_start
+from fastadv.attacks.salt_and_pepper import ends
+from fastadv.engine import Frozen
+from fastadv.engine.frozen import Model
+from fastadv.threat import Threat
+
+# noises of growing size until one is a success; after the last of them the first comes again
+LEVELS = 10
+# the share of the coordinates left that a run tries at once, at first
+SHARE = 0.25
+# in L2, how often the part of the way that a coordinate goes back is halved
+HALVINGS = 5
+
+
+@takes_common
+def pointwise(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    queries: int = 1000,
+    starts: Tensor | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """The fewest changed coordinates, or the nearest success, that decisions alone lead to.
+
+    A run starts at salt-and-pepper noise. In random order it takes changed coordinates back to x, for as long
+    as the point stays a success. The order begins anew after each success, until none of the coordinates can
+    go back. In L2 they then go half of their way back, in random order again, a quarter, an eighth and so on,
+    each as often as it can.
+
+    Beyond the paper, several coordinates go back at once: at first a quarter of those left, half as many
+    after each failure, and in the first pass twice as many after each success. With the queries left, the run
+    adds fresh noise to its best point, about as many coordinates as that changes, and takes back as before.
+    It goes on from where that ends, unless that is farther.
+
+    Args:
+        model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
+        x: floating [B, ...] inside the box.
+        y: int [B], labels.
+        threat: L0 or L2 with a finite box; the radius is inf, or the largest distance of interest.
+        queries: an integer >= 1, points of each run that pass the model for each image, at most.
+        starts: floating like x, adversarial points of the box at which all runs start; None looks for
+            salt-and-pepper noise that is one. A sample for which there is none is held.
+        restarts: an integer >= 1, runs with other draws, of which the best counts; their points pass the
+            model together. The paper has 10 in L0.
+        seed: of all draws.
+        common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
+
+    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
+    naming it, and where one of the `starts` is not adversarial.
+    """
+    check_norm("pointwise", threat, ("l0", "l2"))
+    check_finite_box("pointwise", threat)
+    check_count("queries", queries, 1)
+    check_count("restarts", restarts, 1)
+    check_starts("pointwise", starts, x, threat)
+
+    def rule(search: Search) -> None:
+        first = _begin(search, starts, restarts)
+        own, size = rng.derive(search.seed, "pointwise"), restarts * search.x[0].numel()
+        for query in range(first, queries):
+            if search.threat.norm == "l0":  # one coordinate cannot be bettered
+                search.leave(search.best.rank >= -1)
+                search.departed(search.x)
+            noise = signed(size, own, search.ids, query).view_as(search.rows.points)
+            _try(search, noise, (query % LEVELS + 1) / LEVELS)
+            _pass_on(search)
+
+    return run(model, x, y, threat, rule, minimum=True, seed=seed, **common)
+
+
+def _begin(search: Search, starts: Tensor | None, runs: int) -> int:
+    """Let each run begin at x, or at the caller's starts; return the queries spent.
+
+    Of each run [n, runs, ...], `rows.points` is where it is, at distance `rows.length`, and `rows.left` says
+    which coordinates it has yet to try. `rows.best` is where it comes back to, at distance `rows.least`.
+    `rows.stage` is -1 where it adds noise, and else how often the part that goes back has been halved.
+    """
+    rows = search.rows
+    rows.points = search.x
+    if starts is not None:
+        find_start(search, starts, 1)
+    rows.points = rows.points.unsqueeze(1).repeat_interleave(runs, 1)
+    rows.left = rows.points != search.x.unsqueeze(1)
+    rows.length = search.distance(rows.points)
+    rows.best, rows.least = rows.points, torch.full_like(rows.length, torch.inf)
+    rows.share = torch.full_like(rows.length, SHARE)
+    rows.stage = torch.full_like(rows.length, -1 if starts is None else 0)
+    return 0 if starts is None else 1
+
+
+def _try(search: Search, noise: Tensor, level: float) -> None:
+    """Let each run add noise, or take some coordinates back, and keep the point if that is a success.
+
+    A run that is still at x adds noise of the level, a share of the coordinates.
+    """
+    rows, x, far = search.rows, search.x.unsqueeze(1), ends(search, noise)
+    adds, changed = rows.stage < 0, rows.points != x
+    free = (far != x) & ~changed
+    count = changed.flatten(2).sum(2)
+    as_many = torch.where(count > 0, count / free.flatten(2).sum(2), level)
+    chosen = _some(torch.where(like(adds, x), free, rows.left), noise, torch.where(adds, as_many, rows.share))
+    part = like(1 - 0.5 ** rows.stage.clamp_min(0), x)
+    to = torch.where(like(adds, x), far, x.lerp(rows.points, part))
+    look = search.decide(torch.where(chosen, to, rows.points))
+    assert look.distance is not None
+    met = look.adversarial
+    gains = met & (adds | (look.distance < rows.length))
+    rows.points = torch.where(like(met, x), look.seen, rows.points)
+    rows.length = torch.where(met, look.distance, rows.length)
+    alone = ~adds & ~gains & (chosen.flatten(2).sum(2) == 1)
+    rows.left = rows.left & ~(chosen & like(alone, x))
+    rows.stage = torch.where(adds & met, 0, rows.stage)
+    # until the first pass is over, many can go back
+    more = torch.where(rows.least.isinf(), (2 * rows.share).clamp_max(SHARE), rows.share)
+    rows.share = torch.where(adds, SHARE, torch.where(gains, more, rows.share / 2))
+    # the order begins anew
+    anew = gains & (rows.stage == 0)
+    rows.left = torch.where(like(anew, x), rows.points != x, rows.left)
+
+
+def _some(of: Tensor, noise: Tensor, share: Tensor) -> Tensor:
+    """bool [n, C, ...]: a random share [n, C] of these coordinates, about, and one at least."""
+    loud = noise.abs().where(of, -1.0)
+    least = torch.minimum(1 - share, loud.flatten(2).amax(2)).clamp_min(0)
+    return loud >= like(least, loud)
+
+
+def _pass_on(search: Search) -> None:
+    """Runs that have tried all coordinates pass on to the next stage, after the last to their best point."""
+    rows, x = search.rows, search.x.unsqueeze(1)
+    last = HALVINGS if search.threat.norm == "l2" else 0
+    over = (rows.stage >= 0) & ~rows.left.flatten(2).any(2)
+    stage = rows.stage + over.to(rows.stage.dtype)
+    returns = stage > last
+    better = returns & (rows.length <= rows.least)
+    rows.best = torch.where(like(better, x), rows.points, rows.best)
+    rows.least = torch.where(better, rows.length, rows.least)
+    rows.points = torch.where(like(returns, x), rows.best, rows.points)
+    rows.length = torch.where(returns, rows.least, rows.length)
+    rows.stage = torch.where(returns, -1, stage)
+    rows.left = torch.where(like(over, x), rows.points != x, rows.left)

@@ -1,0 +1,334 @@
+"""The boundary attack: its two steps, how their sizes adapt, its budget, the distances of linear models."""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import Status, boundary
+from fastadv.attacks._core import run
+from fastadv.attacks._start import away
+from fastadv.attacks.boundary import (
+    HALVINGS,
+    LONGER,
+    LONGEST,
+    NARROWEST,
+    NEARER,
+    SHORTEST,
+    WIDER,
+    WIDEST,
+    _source,
+    _spherical,
+    _step,
+)
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+from fastadv.threat import L2, Linf
+
+from . import halfspaces
+from .nets import images, labels, linear, mlp
+from .test_start import Late, watched
+
+INF = torch.inf
+
+
+def decided(says: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A model of two classes that says 1 to the points [n, D] for which `says` is true."""
+
+    def model(z: Tensor) -> Tensor:
+        wrong = says(z.flatten(1)).to(z.dtype)
+        return torch.stack([1 - wrong, wrong], 1)
+
+    return model
+
+
+def within(says: Callable[[Tensor], Tensor], points: Tensor, rule: Any, **rows: float | Tensor) -> None:
+    """Run `rule` of a search from points around x = 0 in a wide box, with these rows instead of the first."""
+    x = torch.zeros_like(points)
+
+    def started(search: Any) -> None:
+        first = {"spherical": 0.5, "source": 0.1, "lift": 0.0, "deeper": torch.zeros_like(points), **rows}
+        for name, value in first.items():
+            given = value if isinstance(value, Tensor) else torch.full((len(x),), value, dtype=x.dtype)
+            setattr(search.rows, name, given)
+        search.rows.points = points.clone()
+        search.rows.distance = search.distance(points)
+        rule(search)
+
+    y = torch.zeros(len(x), dtype=torch.long)
+    model = decided(lambda z: says(z) & z.any(1))
+    run(model, x, y, L2(INF, (-9.0, 9.0)), started, minimum=True)
+
+
+def sample(inputs: int, size: int = 3) -> Tensor:
+    return torch.randn(size, inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "box"),
+    [(784, (0.0, 1.0)), (784, (-1.0, 2.0)), (784, (0.0, 255.0)), (3072, (0.0, 1.0))],
+    ids=str,
+)
+def test_the_distance_of_a_linear_model(inputs: int, box: tuple[float, float]) -> None:
+    """Half of the pixels are saturated, which makes the answers around the boundary one-sided."""
+    model, x, y = halfspaces.problem(inputs, classes=2, size=3, box=box)
+    distance, _ = halfspaces.nearest(model, x, y, "l2", box=box)
+    out = boundary(model, x, y, L2(INF, box), queries=3 * inputs)
+    assert out.success.all()
+    assert (out.distance >= distance * (1 - 1e-4)).all()
+    assert (out.distance <= distance * 1.25).all()
+
+
+def test_targets() -> None:
+    """The plane of the target, and of no nearer class."""
+    model, x, y = halfspaces.problem(784, classes=3, size=4)
+    targets = (y + 1 + torch.arange(4) % 2) % 3
+    distance, points = halfspaces.nearest(model, x, y, "l2", targets=targets)
+    alone = model(points.float()).detach().gather(1, targets[:, None]).squeeze(1)
+    exact = alone >= model(points.float()).detach().amax(1) - 1e-3
+    out = boundary(model, x, y, L2(INF), queries=3000, targets=targets)
+    assert torch.equal(labels(model, out.x_adv), targets)
+    assert (out.distance >= distance * (1 - 1e-4)).all()
+    assert exact.sum() >= 2
+    assert (out.distance <= distance * 1.25)[exact].all()
+
+
+def test_a_mask() -> None:
+    """The distance is that of a model of the other coordinates alone."""
+    model, x, y = halfspaces.problem(784, classes=2, size=1)
+    mask = torch.arange(784) % 4 > 0
+    with torch.no_grad():
+        rest = nn.Sequential(nn.Flatten(), nn.Linear(588, 2))
+        rest[1].weight.copy_(model[1].weight[:, mask])
+        rest[1].bias.copy_(model[1].bias + model[1].weight[:, ~mask] @ x[0, ~mask])
+    distance, _ = halfspaces.nearest(rest, x[:, mask], y, "l2")
+    out = boundary(model, x, y, L2(INF), queries=3000, mask=mask)
+    assert out.success.all()
+    assert torch.equal(out.x_adv[:, ~mask], x[:, ~mask])
+    assert (out.distance >= distance * (1 - 1e-4)).all()
+    assert (out.distance <= distance * 1.25).all()
+
+
+@pytest.mark.parametrize("coarse", ["float16", "bfloat16", "twin"])
+def test_half_precision(coarse: str) -> None:
+    """Steps are those that the images and the search have rounded."""
+    model, x, y = halfspaces.problem(784, classes=2, size=4)
+    x = x.bfloat16().float()
+    plain = boundary(model, x, y, L2(INF), queries=3000)
+    if coarse == "twin":
+        out = boundary(freeze(model, "bf16"), x, y, L2(INF), queries=3000)
+    else:
+        out = boundary(model, x.to(getattr(torch, coarse)), y, L2(INF), queries=3000)
+    assert out.success.all()
+    assert (out.distance <= plain.distance * 1.15).all()
+
+
+def test_spherical_steps() -> None:
+    """They end on the sphere, or `lift` deviations off it, and are as long as the size says."""
+    points = sample(784)
+
+    def rule(search: Any) -> None:
+        outward = away(search)
+        for lift in (0.0, 2.0):
+            search.rows.lift = torch.full((3,), lift, dtype=points.dtype)
+            ends = _spherical(search, outward, 50, 0)
+            distance = search.distance(ends)
+            expected = (search.rows.distance * (1 + lift * 0.3 / 28))[:, None].expand_as(distance)
+            torch.testing.assert_close(distance, expected)
+            along = torch.einsum("ncd,nd->nc", ends, outward)
+            tangent = (distance**2 - along**2).sqrt() / along
+            torch.testing.assert_close(tangent, torch.full_like(tangent, 0.3), rtol=0, atol=0.05)
+            aside = ends - along[:, :, None] * outward[:, None]
+            cosines = torch.nn.functional.normalize(aside.flatten(0, 1), dim=1)
+            assert ((cosines @ cosines.T).fill_diagonal_(0).abs() < 0.2).all()
+            assert not torch.equal(ends, _spherical(search, outward, 50, 1))
+
+    within(lambda z: z[:, 0] < 9, points, rule, spherical=0.3)
+
+
+def test_the_source_step() -> None:
+    """It comes nearer by its size, at a right angle, on the side to which the answers lead."""
+    points, deeper = sample(784), sample(784, 6)[3:]
+
+    def rule(search: Any) -> None:
+        ends = _source(search, away(search))
+        torch.testing.assert_close(search.distance(ends), 0.8 * search.rows.distance)
+        turned = ((ends - points) * ends).sum(1) / search.rows.distance**2
+        torch.testing.assert_close(turned, torch.zeros_like(turned), rtol=0, atol=1e-9)
+        assert ((ends * deeper).sum(1) > 0.8**2 * (points * deeper).sum(1)).all()
+
+    within(lambda z: z[:, 0] < 9, points, rule, source=0.2, deeper=deeper)
+
+
+def test_a_plane_is_reached_at_once() -> None:
+    """A source step along its normal, of the right size, ends at its nearest point."""
+    normal = torch.nn.functional.normalize(sample(784, 1), dim=1)
+    points = normal + 0.5 * torch.nn.functional.normalize(sample(784, 2)[1:] - normal, dim=1)
+    level = (points * normal).sum() * (1 - 1e-9)
+
+    def rule(search: Any) -> None:
+        _step(search, 8, 0)
+        torch.testing.assert_close(search.rows.points, level * normal)
+
+    source = 1 - float(level / points.norm())
+    within(lambda z: z @ normal[0] >= level, points, rule, source=source, deeper=normal)
+
+
+@pytest.mark.parametrize("adversarial", [True, False])
+def test_sizes_follow_the_answers(adversarial: bool) -> None:
+    """All candidates are adversarial, or none is."""
+    points, sign = sample(784), 1 if adversarial else -1
+
+    def rule(search: Any) -> None:
+        _step(search, 9, 0)
+        mean = torch.full((3,), sign * 0.9, dtype=points.dtype)
+        torch.testing.assert_close(search.rows.spherical, 0.2 * WIDER**mean)
+        torch.testing.assert_close(search.rows.source, 0 * mean + 0.05 * LONGER**sign)
+        torch.testing.assert_close(search.rows.lift, -NEARER * mean)
+        assert torch.equal(search.rows.points == points, torch.full_like(points, not adversarial).bool())
+        for step in range(1, 150):
+            _step(search, 9, step)
+        if adversarial:
+            assert (search.rows.source == LONGEST).all()
+            assert (search.rows.spherical == WIDEST).all()
+        else:
+            assert (search.rows.source == SHORTEST).all()
+            assert (search.rows.spherical == NARROWEST).all()
+
+    within(lambda z: torch.full_like(z[:, 0], adversarial).bool(), points, rule, spherical=0.2, source=0.05)
+
+
+@pytest.mark.parametrize("sizes", [(0.01, 0.1), (1.0, 0.1), (0.5, 1e-5), (0.5, 0.9)], ids=str)
+def test_first_sizes_hardly_matter(sizes: tuple[float, float]) -> None:
+    """They adapt to each sample."""
+    model, x, y = halfspaces.problem(784, classes=2, size=4)
+    distance, _ = halfspaces.nearest(model, x, y, "l2")
+    out = boundary(model, x, y, L2(INF), queries=3000, spherical_step=sizes[0], source_step=sizes[1])
+    assert (out.distance <= distance * 1.3).all()
+
+
+def test_half_of_the_spherical_steps_succeed() -> None:
+    """Although half of the pixels are 0 and could only rise, away from the boundary."""
+    normal = sample(784, 1)[0]
+    x = torch.zeros(2, 784, dtype=torch.float64)
+    start = (0.2 * normal.clamp_min(0)).repeat(2, 1)
+    level = start[0] @ normal - 1e-9
+    shares: list[float] = []
+
+    def model(z: Tensor) -> Tensor:
+        wrong = (z @ normal > level).to(z.dtype)
+        if len(z) == 2 * 20:
+            shares.append(float(wrong.view(2, 20)[:, :-1].mean()))
+        return torch.stack([1 - wrong, wrong], 1)
+
+    boundary(model, x, torch.zeros(2, dtype=torch.long), L2(INF), queries=2000, candidates=20, starts=start)
+    assert max(shares[:2]) < 0.2
+    assert 0.3 < sum(shares[-50:]) / 50 < 0.7
+
+
+@pytest.mark.parametrize("queries", [1, 5, 21, 30, 163])
+def test_the_budget_holds(queries: int) -> None:
+    """Down to one query. A last one buys no step, since that takes two."""
+    model, x = linear(3, 784).double(), images(5, (784,))
+    y = labels(model, x)
+    for restarts in (1, 2):
+        out = boundary(model, x, y, L2(INF), queries=queries, restarts=restarts)
+        assert out.forwards - 2 * 5 <= 5 * queries * restarts
+    starts = torch.stack(
+        [next(z for z in images(99, (784,), seed=9) if labels(model, z[None]) != c) for c in y]
+    )
+    out = boundary(model, x, y, L2(INF), queries=queries, starts=starts)
+    assert 5 * (queries - 1) <= out.forwards - 2 * 5 <= 5 * queries
+
+
+def test_steps_are_queries() -> None:
+    """The smaller of the two budgets counts."""
+    model, x = mlp(), images(3)
+    y = labels(model, x)
+    one = boundary(model, x, y, L2(INF), queries=60)
+    for budget in ({"steps": 60}, {"steps": 60, "queries": 90}, {"steps": 90, "queries": 60}):
+        other = boundary(model, x, y, L2(INF), **budget)
+        assert torch.equal(other.x_adv, one.x_adv)
+        assert other.forwards == one.forwards
+
+
+def test_more_queries_are_never_worse() -> None:
+    """The walk is the same, and longer. So with more restarts."""
+    model, x = mlp(), images(32)
+    y = labels(model, x)
+    start = 2 * (4 + 1) + HALVINGS
+    outs = [boundary(model, x, y, L2(INF), queries=start + 10 * n).distance for n in (0, 1, 2, 4, 8, 16, 64)]
+    assert all((many <= few).all() for few, many in pairwise(outs))
+    assert (outs[-1] < 0.7 * outs[0]).sum() >= 16
+    once, often = (boundary(model, x, y, L2(INF), queries=60, restarts=n).distance for n in (1, 3))
+    assert (often <= once).all()
+    assert (often < 0.9 * once).sum() >= 3
+
+
+def test_a_sample_without_a_start_is_held() -> None:
+    model, x = Late(), images(4, (1, 8, 8), dtype=torch.float32)
+    x[:, 0, 0, 0] = torch.tensor([0.9, 0.2, 0.9, 0.9])
+    mask = torch.ones(8, 8, dtype=torch.bool)
+    mask[0, 0] = False  # so that it stays dark
+    out = boundary(model, x, torch.zeros(4, dtype=torch.long), L2(INF), queries=300, mask=mask)
+    assert out.status.tolist() == [Status.BROKEN, Status.HELD, Status.BROKEN, Status.BROKEN]
+    assert torch.equal(out.x_adv[1], x[1])
+
+
+def test_starts_of_the_caller() -> None:
+    """They cost one query, and need no finite box."""
+    net, x = linear(3).double(), images(3)
+    y = labels(net, x)
+    starts = torch.stack(
+        [next(z for z in 4 * images(50, seed=9) - 2 if labels(net, z[None]) != c) for c in y]
+    )
+    model, seen = watched(net)
+    out = boundary(model, x, y, L2(INF, (-INF, INF)), queries=100, starts=starts)
+    assert torch.equal(seen[1], starts)
+    torch.testing.assert_close(seen[2], (x + starts) / 2)
+    assert (out.distance < (starts - x).flatten(1).norm(dim=1)).all()
+    assert out.forwards <= 3 * 102
+    starts[1] = x[1]
+    with pytest.raises(InputError, match=r"starts: .*ids \[1\]"):
+        boundary(model, x, y, L2(INF, (-9.0, 9.0)), queries=100, starts=starts)
+
+
+def test_draws_are_fresh() -> None:
+    """In every step, for every sample, seed and restart."""
+    x = torch.full((2, 784), 0.5)
+    model, seen = watched(lambda z: torch.stack([0.7 - z[:, 0], 0 * z[:, 0]], 1))
+
+    def ways(**options: Any) -> Tensor:
+        seen.clear()
+        starts, y, threat = torch.ones_like(x), torch.zeros(2, dtype=torch.long), L2(INF, (-9.0, 9.0))
+        boundary(model, x, y, threat, queries=60, starts=starts, **options)
+        asked = [batch.view(2, 10, 784)[:, :-1] for batch in seen if len(batch) == 20]
+        return torch.stack([batch - batch.mean(1, keepdim=True) for batch in asked])
+
+    base = ways()
+    assert len(base) >= 4
+    others = ways(seed=1, restarts=2), ways(ids=torch.tensor([5, 6]))
+    signs = torch.cat([asked.sign().flatten(0, 2) for asked in (base, *others)])
+    # those of one sample and step share their mean
+    assert ((signs @ signs.T / 784).fill_diagonal_(0).abs() < 0.35).all()
+
+
+def test_arguments() -> None:
+    model, x = linear().double(), images(2)
+    y = labels(model, x)
+    wrong = {
+        "queries": (0, 2.5), "steps": (0, -3), "candidates": (1, 2.5), "restarts": (0,),
+        "spherical_step": (0, 1.1, math.nan), "source_step": (0, 1),
+    }  # fmt: skip
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(InputError, match=f"{name}: expected"):
+                boundary(model, x, y, L2(INF), **{"queries": 50, name: value})
+    with pytest.raises(InputError, match=r"queries: .* give the budget"):
+        boundary(model, x, y, L2(INF))
+    with pytest.raises(InputError, match="threat"):
+        boundary(model, x, y, Linf(INF), queries=50)

@@ -1,0 +1,242 @@
+"""The pointwise attack: closed forms, what goes back in which order, its budget, and its options."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import AttackResult, Status, pointwise
+from fastadv.errors import InputError
+from fastadv.threat import L0, L2, THREATS, Linf
+
+from . import halfspaces
+from .nets import images, labels, linear
+from .test_start import watched
+
+INF = torch.inf
+
+
+class Needs(nn.Module):
+    """Class 1 where at least `count` of the coordinates `index` exceed 1/2, and else class 0."""
+
+    def __init__(self, index: Tensor, count: int) -> None:
+        super().__init__()
+        self.index, self.count = index, count
+
+    def forward(self, z: Tensor) -> Tensor:
+        raised = (z.flatten(1)[:, self.index] > 0.5).sum(1) - (self.count - 0.5)
+        return torch.stack([-raised, raised], 1)
+
+
+def zeros(size: int, *shape: int) -> tuple[Tensor, Tensor]:
+    return torch.zeros(size, *shape), torch.zeros(size, dtype=torch.long)
+
+
+@pytest.mark.parametrize("inputs", [784, 3072])
+@pytest.mark.parametrize(("norm", "factor"), [("l0", 4.0), ("l2", 9.0)])
+def test_the_distance_of_a_linear_model(norm: str, factor: float, inputs: int) -> None:
+    """Its weights differ, and half of the pixels are saturated. The nearest point in L2 moves all others."""
+    model, x, y = halfspaces.problem(inputs, classes=3, size=4)
+    distance, _ = halfspaces.nearest(model, x, y, norm)
+    out = pointwise(model, x, y, THREATS[norm](INF), queries=1500)
+    assert out.success.all()
+    assert (out.distance >= distance * (1 - 1e-4)).all()
+    assert (out.distance <= distance * factor + 1).all()
+
+
+@pytest.mark.parametrize("inputs", [784, 3072])
+def test_as_many_coordinates_as_the_model_needs(inputs: int) -> None:
+    """Exactly so many in L0; in L2 each of them comes close to 1/2."""
+    x, y = zeros(3, inputs)
+    model = Needs(torch.arange(inputs), 40)
+    out = pointwise(model, x, y, L0(INF), queries=400)
+    assert out.distance.tolist() == [40] * 3
+    out = pointwise(model, x, y, L2(INF), queries=1500)
+    assert (out.distance <= 0.5 * 40**0.5 * 1.05).all()
+
+
+def test_the_coordinates_that_the_model_needs() -> None:
+    """Four of 784, without any of which no point is a success."""
+    x, y = zeros(4, 1, 28, 28)
+    index = torch.tensor([3, 100, 101, 783])
+    out = pointwise(Needs(index, 4), x, y, L0(INF), queries=400)
+    assert out.distance.tolist() == [4] * 4
+    assert (out.x_adv.flatten(1)[:, index] == 1).all()
+
+
+def orders(seed: int = 0, first: int = 0, restarts: int = 1) -> list[list[list[int]]]:
+    """For each run the coordinates that failed alone, success by success, as the first pass asked for them.
+
+    Replays the pass: what is asked is what is left to try, and after a success all is left again.
+    """
+    x, y = zeros(1, 40)
+    model, seen = watched(Needs(torch.arange(20), 20))
+    pointwise(
+        model, x, y, L0(INF), queries=600, starts=torch.ones_like(x), ids=torch.tensor([first]),
+        restarts=restarts, seed=seed,
+    )  # fmt: skip
+    runs = []
+    for run in range(restarts):
+        point, found = torch.ones(40, dtype=torch.bool), [[]]
+        left = point.clone()
+        for batch in seen[2:-1]:
+            asked = batch[run] == 1
+            chosen = point & ~asked
+            assert chosen.any()
+            assert not (asked & ~point).any()
+            assert not (chosen & ~left).any()
+            if asked[:20].all():
+                point, left = asked, asked.clone()
+                found.append([])
+            elif chosen.sum() == 1:
+                left &= ~chosen
+                found[-1].append(int(chosen.nonzero()))
+            if not left.any():
+                break
+        assert point.sum() == 20
+        assert len(found[-1]) == 20
+        runs.append(found)
+    return runs
+
+
+def test_the_order_begins_anew_after_each_success() -> None:
+    """What failed is tried again, in another order; other runs, seeds and samples have others too."""
+    (base,) = orders()
+    again = [set(one) & set(other) for one, other in pairwise(base)]
+    assert sum(map(len, again)) > 5
+    swapped = 0
+    for one, other in pairwise(base):
+        both = [i for i in one if i in other]
+        swapped += both != [i for i in other if i in one]
+    assert swapped > 0
+    two = orders(restarts=2)
+    assert two[0] == base
+    others = [two[1], *orders(seed=1), *orders(first=7)]
+    assert all(other[-1] != base[-1] for other in others)
+
+
+def test_several_coordinates_go_back_at_once() -> None:
+    """From 784 to the 2 that are needed takes far fewer queries than coordinates."""
+    x, y = zeros(2, 784)
+    out = pointwise(Needs(torch.tensor([5, 700]), 2), x, y, L0(INF), queries=120, starts=torch.ones_like(x))
+    assert out.distance.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("norm", ["l0", "l2"])
+@pytest.mark.parametrize("queries", [1, 2, 30, 101])
+def test_the_budget_is_spent_and_held(norm: str, queries: int) -> None:
+    """All runs pass the model at once; beside them it sees x, and the result."""
+    (x, y), net = zeros(5, 784), Needs(torch.arange(784), 40)
+    for restarts, given in ((1, {}), (3, {}), (3, {"starts": torch.ones_like(x)})):
+        model, seen = watched(net)
+        out = pointwise(model, x, y, THREATS[norm](INF), queries=queries, restarts=restarts, **given)
+        sizes = [5, *[5 * restarts] * queries, 5]
+        if given:
+            sizes[1] = 5
+        assert [len(batch) for batch in seen] == sizes
+        assert out.forwards == sum(sizes)
+
+
+@pytest.mark.parametrize("norm", ["l0", "l2"])
+def test_more_is_never_worse(norm: str) -> None:
+    model, x, y = halfspaces.problem(784, classes=3)
+
+    def distance(**options: Any) -> Tensor:
+        return pointwise(model, x, y, THREATS[norm](INF), **options).distance
+
+    for outs in (
+        [distance(queries=n) for n in (5, 20, 60, 61, 200, 600)],
+        [distance(queries=60, restarts=n) for n in (1, 2, 5)],
+    ):
+        assert all((many <= few).all() for few, many in pairwise(outs))
+        assert outs[-1].mean() < 0.95 * outs[0].mean()
+
+
+def test_fresh_noise_finds_fewer_coordinates() -> None:
+    """Flips of great gain take the place of many; the first pass cannot see them."""
+    model, x, y = halfspaces.problem(784, classes=3, size=6)
+    few, many = (pointwise(model, x, y, L0(INF), queries=n).distance for n in (150, 1500))
+    assert many.mean() <= 0.7 * few.mean()
+
+
+def test_a_sample_that_no_noise_breaks_is_held() -> None:
+    x, y = zeros(3, 784)
+    mask = torch.ones(3, 784, dtype=torch.bool)
+    mask[1, 5] = False
+    out = pointwise(Needs(torch.tensor([5]), 1), x, y, L0(INF), queries=100, mask=mask)
+    assert out.status.tolist() == [Status.BROKEN, Status.HELD, Status.BROKEN]
+    assert torch.equal(out.x_adv[1], x[1])
+    assert out.distance.tolist() == [1, INF, 1]
+
+
+def test_one_coordinate_cannot_be_bettered() -> None:
+    x, y = zeros(2, 784)
+    out = pointwise(Needs(torch.arange(784), 1), x, y, L0(INF), queries=5000, restarts=4)
+    assert out.distance.tolist() == [1, 1]
+    assert out.forwards < 2 * 4 * 200
+
+
+@pytest.mark.parametrize("norm", ["l0", "l2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_mask_a_box_and_colors(norm: str, dtype: torch.dtype) -> None:
+    """Nothing outside the mask or the box is asked; in L0 all that changes goes to an end of the box."""
+    net, x = linear(4, 3072), (3 * images(4, (3, 32, 32)) - 1).to(dtype)
+    mask = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)) < 0.5
+    y = labels(net, x.float())
+    model, seen = watched(lambda z: net(z.float()))
+    out = pointwise(model, x, y, THREATS[norm](INF, (-1.0, 2.0)), queries=200, mask=mask, restarts=2)
+    assert out.success.all()
+    assert torch.equal(labels(net, out.x_adv.float()) != y, out.success)
+    asked = torch.cat([batch.view(4, -1, *x.shape[1:]) for batch in seen], 1)
+    moved = asked != x.unsqueeze(1)
+    assert not moved[:, :, ~mask].any()
+    assert moved[:, :, mask].any(1).float().mean() > 0.5
+    assert ((asked >= -1) & (asked <= 2)).all()
+    at_end = (asked[moved] == -1) | (asked[moved] == 2)
+    assert bool(at_end.all()) == (norm == "l0")
+
+
+@pytest.mark.parametrize("norm", ["l0", "l2"])
+def test_targets(norm: str) -> None:
+    model, x, y = halfspaces.problem(784, classes=10, size=4)
+    targets = (y + 1) % 10
+    distance, _ = halfspaces.nearest(model, x, y, norm, targets)
+    out = pointwise(model, x, y, THREATS[norm](INF), queries=800, targets=targets, restarts=2)
+    assert out.success.all()
+    assert torch.equal(labels(model, out.x_adv), targets)
+    assert (out.distance >= distance * (1 - 1e-4)).all()
+
+
+def test_starts_of_the_caller() -> None:
+    """They cost one query for all runs. In L2 their changes shrink from where they are."""
+    x, y = zeros(2, 784)
+    starts = torch.full_like(x, 0.8)
+    index = torch.arange(30)
+    out = pointwise(Needs(index, 30), x, y, L2(INF), queries=800, starts=starts)
+    assert (out.distance <= 0.51 * 30**0.5).all()
+    out = pointwise(Needs(index, 30), x, y, L0(INF), queries=1000, starts=starts)
+    assert out.distance.tolist() == [30, 30]
+    assert (out.x_adv[:, :30] == 0.8).all()
+    with pytest.raises(InputError, match=r"starts: .*ids \[7\]"):
+        pointwise(
+            Needs(index, 30), x, y, L0(INF), starts=starts * torch.tensor([[1.0], [0.5]]),
+            ids=torch.tensor([3, 7]),
+        )  # fmt: skip
+
+
+def test_arguments() -> None:
+    model, x = linear(), images(2)
+    y = labels(model.double(), x)
+
+    def call(threat: Any = L0(INF), **options: Any) -> AttackResult:  # noqa: B008
+        return pointwise(model, x, y, threat, **options)
+
+    for name, wrong in (("queries", 0), ("queries", 2.5), ("restarts", 0), ("starts", 3.0)):
+        with pytest.raises(InputError, match=name):
+            call(**{name: wrong})
+    with pytest.raises(InputError, match="threat: expected one of L0, L2"):
+        call(Linf(INF))
+    with pytest.raises(InputError, match="box: expected a finite one"):
+        call(L2(INF, (0.0, INF)), starts=x)
