@@ -6,6 +6,8 @@ model in its own mode. FreeTraining and PriorGuidedTraining, whose
 passes serve the attack too, are the exceptions.
 """
 
+from collections.abc import Callable
+
 from fastadv.train.recipes.awp import AWP
 from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step
 from fastadv.train.recipes.fast import FastTraining
@@ -38,7 +40,7 @@ __all__ = [
     "WeightDecayL1",
 ]
 
-RECIPES = {
+RECIPES: dict[str, Callable[..., Recipe | OwnStep]] = {
     "standard": Standard,
     "fgsm": FGSMTraining,
     "pgd": PGDTraining,

@@ -79,7 +79,7 @@ def ascent(
     y: Tensor,
     threat: Threat,
     steps: int,
-    step_size: float | None = None,
+    step_size: float | Tensor | None = None,
     *,
     loss: Loss = "ce",
     start: Tensor | None = None,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeGuard
+from typing import Protocol, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +73,9 @@ def take_step(recipe: Recipe | OwnStep, at: Step) -> Tensor:
     """What `recipe` does with one batch: a step of its own, or one step of the optimizer on its loss."""
     if owns_step(recipe):
         return recipe.step(at)
+    loss_of = cast(Recipe, recipe)
     with at.autocast():
-        loss = recipe(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
+        loss = loss_of(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
     at.backward(loss)
     at.descend()
     return loss

@@ -1,5 +1,6 @@
 """Fast adversarial training: one step from noise."""
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -46,13 +47,13 @@ class FastTraining(Crafted):
         if self.step_size is not None:
             self.threat.check_step_size(check_number("step_size", self.step_size))
         if self.noise is not None:
-            check_number("noise", self.noise, 0, *([1] if self.method == "rs" else []))
+            check_number("noise", self.noise, 0, 1 if self.method == "rs" else math.inf)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
         noise, factor = METHODS[self.method]
         radius = float(self.threat.radius)
         around = self.threat.with_radius(radius * (noise if self.noise is None else self.noise))
-        room = self.threat if self.method == "rs" else self.threat.with_radius(float("inf"))
+        room = self.threat if self.method == "rs" else self.threat.with_radius(math.inf)
         step_size = self.threat.default_step_size(1, factor) if self.step_size is None else self.step_size
         start = around.random_start(x, seed=seed, ids=ids)
         return ascent(model, x, y, room, 1, step_size, start=start)

@@ -66,8 +66,7 @@ def test_resume_after_a_stop_brings_the_state_back(tmp_path, stop):
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, recipe=Counted(), epochs=2, progress=stopping)
-    with torch.inference_mode():
-        model, _ = run(tmp_path, recipe=Counted(), epochs=2, resume=True)
+    model, _ = run(tmp_path, recipe=Counted(), epochs=2, resume=True)
     assert_same(model, expected)
     assert timeless(reports(tmp_path)) == timeless(past)
     with pytest.raises(InputError, match="another recipe"):
