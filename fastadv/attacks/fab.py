@@ -15,7 +15,7 @@ from fastadv.attacks._geometry import like, width
 from fastadv.attacks._hyperplane import largest_others, nearest_boundary, to_hyperplane
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
+from fastadv.attacks._search import Look, Search
 from fastadv.attacks._sizes import norm
 from fastadv.attacks.criterion import WRONG
 from fastadv.engine import Frozen
@@ -96,13 +96,24 @@ def fab(
                     return chosen[:, number : number + 1]
                 return largest_others(logits, search.y, classes)
 
-            points = _start(search, number)
+            points, broken = _start(search, number), bool(search.restart)
             for _ in range(steps):
-                points = _step(search, points, rivals)
+                points, broken = _step(search, points, broken, rivals)
+            if not broken:
+                search.decide(points)
         _bisect(search)
 
-    def _step(search: Search, points: Tensor, rivals: Callable[[Tensor], Tensor]) -> Tensor:
+    def _step(
+        search: Search, points: Tensor, broken: bool, rivals: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, bool]:
+        """The next points, successes drawn back towards x, and whether there has been any success.
+
+        Until then the pass that takes gradients judges the points too, which saves a pass forward.
+        """
         near = nearest_boundary(search, points, rivals)
+        if not broken and bool(near.look.adversarial.any()):
+            broken = True
+            near = nearest_boundary(search, _back(search, near.look), rivals)
         points, x, order = near.look.x_adv, search.x, threat.order
         lack_of_x = near.lack + (near.normal * (points - x)).flatten(1).sum(1)
         normal, lack = torch.cat([near.normal, near.normal]), torch.cat([near.lack, lack_of_x])
@@ -110,9 +121,12 @@ def fab(
         length, length_of_x = norm(both, order).chunk(2)
         weight = like((length / (length + length_of_x).clamp_min(1e-12)).clamp_max(bias), x)
         ahead, ahead_of_x = (torch.cat([points, x]) + overshoot * both).chunk(2)
-        look = search.decide(torch.lerp(ahead, ahead_of_x, weight.to(x)).clamp_(*threat.box))
-        back = search.x + backward * (look.x_adv - search.x)
-        return torch.where(like(look.adversarial, back), back, look.x_adv)
+        points = torch.lerp(ahead, ahead_of_x, weight.to(x)).clamp_(*threat.box)
+        return (_back(search, search.decide(points)), True) if broken else (points, False)
+
+    def _back(search: Search, look: Look) -> Tensor:
+        further = search.x + backward * (look.x_adv - search.x)
+        return torch.where(like(look.adversarial, further), further, look.x_adv)
 
     def _start(search: Search, number: int) -> Tensor:
         if not search.restart:

@@ -112,6 +112,9 @@ class _Draw:
         self.height = shape[-2] if len(shape) > 1 else 1
         self.channels = math.prod(shape[:-2])
         self.shape = (self.channels, self.height, self.width)
+        self.rows, self.columns = (
+            torch.arange(count, device=search.x.device) for count in (self.height, self.width)
+        )
 
     def images(self, points: Tensor) -> Tensor:
         """points [n, ...] as [n, C, H, W]."""
@@ -132,8 +135,7 @@ class _Draw:
 
     def inside(self, corner: Tensor, window: Window) -> Tensor:
         """bool [n, 1, H, W]: the pixels of the window."""
-        down = torch.arange(self.height, device=corner.device) - corner[:, :1]
-        right = torch.arange(self.width, device=corner.device) - corner[:, 1:]
+        down, right = self.rows - corner[:, :1], self.columns - corner[:, 1:]
         rows, columns = (down >= 0) & (down < window[0]), (right >= 0) & (right < window[1])
         return (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
 
@@ -216,12 +218,12 @@ class _Bumps:
         delta = draw.images(self.search.rows.best - x)
         energy = delta.square()
         # int64 [n, 1, pixels of the window]
-        down = corner[:, :1] + torch.arange(window[0], device=x.device)
-        right = corner[:, 1:] + torch.arange(window[1], device=x.device)
+        down, right = corner[:, :1] + draw.rows[: window[0]], corner[:, 1:] + draw.columns[: window[1]]
         index = (down[:, :, None] * draw.width + right[:, None, :]).view(len(x), 1, -1)
         index = index.expand(-1, draw.channels, -1)
         old = delta.flatten(2).gather(2, index)
-        both = draw.inside(corner, window) | draw.inside(other, window)
+        elsewhere = draw.inside(other, window)
+        both = draw.inside(corner, window) | elsewhere
         lengths = (energy * both).sum((2, 3))  # of both windows, squared [n, C]
         radius = torch.as_tensor(self.search.threat.radius, dtype=x.dtype, device=x.device)
         unspent = (radius.square() - energy.sum((1, 2, 3))).clamp_min(0) / draw.channels
@@ -229,7 +231,7 @@ class _Bumps:
         bumps = bumps + old / torch.linalg.vector_norm(old, dim=2, keepdim=True).clamp_min(TINY)
         bumps = bumps / torch.linalg.vector_norm(bumps, dim=2, keepdim=True).clamp_min(TINY)
         bumps = bumps * (unspent[:, None] + lengths).sqrt()[..., None]
-        delta = delta.masked_fill(draw.inside(other, window), 0).flatten(2).scatter(2, index, bumps)
+        delta = delta.masked_fill(elsewhere, 0).flatten(2).scatter(2, index, bumps)
         return self._points(delta.view(len(x), *draw.shape))
 
     def _bumps(self, window: Window, across: Tensor) -> Tensor:

@@ -134,7 +134,10 @@ Model = Annotated[
 Arguments = Annotated[
     list[str] | None,
     typer.Option(
-        "--option", "-o", metavar="KEY=VALUE", help="An argument of the model: width=16. May be repeated."
+        "--option",
+        "-o",
+        metavar="KEY=VALUE",
+        help="An argument of the model: width=16, normalize=cifar10. May be repeated.",
     ),
 ]
 Weights = Annotated[

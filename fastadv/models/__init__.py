@@ -3,14 +3,17 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fastadv.models.adapt import adapt
 from fastadv.models.binarized import Binarized
 from fastadv.models.cnn import SchottCNN
 from fastadv.models.logistic import LogisticRegression
-from fastadv.models.normalized import Normalized
+from fastadv.models.normalized import STATISTICS, Normalized
+from fastadv.models.preact_resnet import PreActResNet18
 from fastadv.models.registry import create, names
 from fastadv.models.small_cnn import SmallCNN
 from fastadv.models.softmax import SoftmaxRegression
 from fastadv.models.weights import load_weights, read_weights, save_weights
+from fastadv.models.wide_resnet import WideResNet
 from fastadv.models.wong_cnn import WongCNN
 
 if TYPE_CHECKING:
@@ -20,15 +23,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABS",
+    "STATISTICS",
     "Binarized",
     "LogisticRegression",
     "NearestNeighbour",
     "Normalized",
+    "PreActResNet18",
     "ResNet18",
     "SchottCNN",
     "SmallCNN",
     "SoftmaxRegression",
+    "WideResNet",
     "WongCNN",
+    "adapt",
     "create",
     "load_weights",
     "names",

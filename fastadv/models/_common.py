@@ -4,10 +4,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv._checks import check_count
 from fastadv.errors import InputError
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "softplus": nn.Softplus,
+}
+
+
+def activation_layer(name: str) -> nn.Module:
+    """A layer of that activation with torch's defaults; InputError for an unknown name."""
+    if not isinstance(name, str) or name not in ACTIVATIONS:
+        raise InputError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
+    return ACTIVATIONS[name]()
 
 
 def check_batch(x: Tensor, shape: tuple[int | None, ...]) -> Tensor:

@@ -10,11 +10,21 @@ from fastadv.models._common import check_batch
 
 torch.fx.wrap("check_batch")
 
+# Mean and standard deviation of the training pixels in [0, 1], for red, green and blue. CIFAR: as in the code
+# of Gowal et al. 2020 and Wang et al. 2023. The deviation (0.2023, 0.1994, 0.2010) of other code is the mean
+# over single images; weights that were trained with it need it. ImageNet: torchvision's presets.
+STATISTICS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
 
 class Normalized(nn.Module):
     """model((x - mean) / std), channel by channel.
 
-    mean, std: a number, or one for each channel, in the units of x: for images in [0, 1] the usual constants.
+    mean, std: a number, or one for each channel, in the units of x: `*STATISTICS["cifar10"]` for images in
+    [0, 1].
     x: [B, C, H, W] in the box -> logits [B, K].
 
     InputError for std <= 0, values that are not finite, or differing lengths.

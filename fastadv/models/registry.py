@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fastadv.errors import InputError
+from fastadv.models.normalized import STATISTICS, Normalized
 
 _BUILT_IN = {
     "softmax": "fastadv.models.softmax:SoftmaxRegression",
@@ -16,6 +17,10 @@ _BUILT_IN = {
     "wong_cnn": "fastadv.models.wong_cnn:WongCNN",
     "small_cnn": "fastadv.models.small_cnn:SmallCNN",
     "resnet18": "fastadv.models.resnet:ResNet18",
+    "preact_resnet18": "fastadv.models.preact_resnet:PreActResNet18",
+    "wide_resnet": "fastadv.models.wide_resnet:WideResNet",
+    "wrn_28_10": "fastadv.models.wide_resnet:wrn_28_10",
+    "wrn_34_10": "fastadv.models.wide_resnet:wrn_34_10",
 }
 
 
@@ -47,17 +52,38 @@ def create(name: str, **kwargs: Any) -> nn.Module:
 
     Every built-in model takes `shape` (of one image, without the batch), `classes` and `seed` (of its first
     weights; None draws them from torch's generator), so `create(name, shape=dataset.shape,
-    classes=dataset.num_classes)` fits any of them to a data set. InputError for an unknown name, arguments
-    that the factory does not take, or a factory that returns anything but a torch.nn.Module.
+    classes=dataset.num_classes)` fits any of them to a data set. It also takes `normalize`, the name of a
+    data set in `STATISTICS`: the result is then the model inside `Normalized` with that set's mean and
+    deviation.
+
+    InputError for an unknown name, arguments that the factory does not take, or a factory that returns
+    anything but a torch.nn.Module.
     """
     factory = _factory(name)
+    normalize = kwargs.pop("normalize", None) if name in _BUILT_IN else None
     try:
-        inspect.signature(factory).bind(**kwargs)
+        given = inspect.signature(factory).bind(**kwargs)
     except TypeError as error:
         raise InputError(
             f"model {name!r} takes {inspect.signature(factory)}, got {kwargs}: {error}"
         ) from error
+    if normalize is not None:
+        given.apply_defaults()
+        _check_normalize(normalize, given.arguments["shape"])
     model = factory(**kwargs)
     if not isinstance(model, nn.Module):
         raise InputError(f"model {name!r}: expected a torch.nn.Module, got {type(model).__name__}")
-    return model
+    return model if normalize is None else Normalized(model, *STATISTICS[normalize])
+
+
+def _check_normalize(normalize: Any, shape: tuple[int, ...]) -> None:
+    if not isinstance(normalize, str) or normalize not in STATISTICS:
+        raise InputError(
+            f"normalize: expected one of {', '.join(STATISTICS)}, got {normalize!r}; "
+            "put the model into fastadv.models.Normalized for other constants"
+        )
+    if len(shape) != 3 or shape[0] != 3:
+        raise InputError(
+            f"normalize: expected color images of shape (3, height, width) for {normalize}, "
+            f"got {tuple(shape)}; leave it out"
+        )

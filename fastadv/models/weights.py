@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastadv._files import load_tensors, save_tensors
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.models.normalized import Normalized
 
 # keys under which training scripts commonly nest a state dict
 _NESTS = ("state_dict", "model_state_dict", "model")
@@ -87,6 +88,8 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> dict[str, An
     tensors, card = read_weights(path)
     if tensors and all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    if isinstance(model, Normalized) and not tensors.keys() & {"mean", "std"}:
+        model = model.model
     own = model.state_dict()
     missing = {name for name in own.keys() - tensors.keys() if not name.endswith("num_batches_tracked")}
     foreign = tensors.keys() - own.keys()

@@ -34,6 +34,8 @@ DIGITS = "-m small_cnn --data digits"
         (f"attack {DIGITS} --radius 0.1 -o width=4 -o width=8", "width is given twice"),
         (f"attack {DIGITS} --radius 0.1 -o width=2.5", "width: expected an integer"),
         (f"attack {DIGITS} --radius 0.1 -o width=wide", "width: expected an integer"),
+        (f"attack {DIGITS} --radius 0.1 -o normalize=cifar10", "expected color images"),
+        (f"attack {DIGITS} --radius 0.1 -o normalize=cifar", "one of cifar10, cifar100, imagenet"),
         (f"attack {DIGITS} --radius 0.1 -o shape=3", "follow from --data"),
         (f"attack {DIGITS} --radius 0.1 -o classes=3", "follow from --data"),
         (f"attack {DIGITS} --radius 0.1 --device meta", "meta"),

@@ -1,5 +1,7 @@
 """Every built-in network: shapes, reproducible first weights, input checks, traceable by torch.fx."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import fx
@@ -14,16 +16,28 @@ SHAPES = {
     "wong_cnn": (1, 28, 28),
     "small_cnn": (1, 8, 8),
     "resnet18": (3, 32, 32),
+    "preact_resnet18": (3, 32, 32),
+    "wide_resnet": (3, 32, 32),
+}
+# sizes below the defaults, of which tests/models/test_residual.py counts the parameters
+SMALL: dict[str, dict[str, Any]] = {
+    "preact_resnet18": {"width": 8},
+    "wide_resnet": {"depth": 10, "widen_factor": 2},
 }
 
 
+def create(name: str, **arguments: Any) -> torch.nn.Module:
+    return models.create(name, **(SMALL.get(name, {}) | arguments))
+
+
 def test_every_name_is_tested() -> None:
-    assert set(SHAPES) == set(models.names())
+    fixed_sizes_of_wide_resnet = {"wrn_28_10", "wrn_34_10"}
+    assert set(SHAPES) | fixed_sizes_of_wide_resnet == set(models.names())
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_defaults_give_finite_logits(name: str) -> None:
-    logits = models.create(name).eval()(torch.rand(3, *SHAPES[name]))
+    logits = create(name).eval()(torch.rand(3, *SHAPES[name]))
     assert logits.shape == (3, 2 if name == "logistic" else 10)
     assert logits.isfinite().all()
 
@@ -33,7 +47,7 @@ def test_defaults_give_finite_logits(name: str) -> None:
 )
 def test_any_shape_and_number_of_classes(name: str, shape: tuple[int, int, int]) -> None:
     classes = 2 if name == "logistic" else 7
-    model = models.create(name, shape=shape, classes=classes).eval()
+    model = create(name, shape=shape, classes=classes).eval()
     assert model(torch.rand(2, *shape)).shape == (2, classes)
     assert model(torch.rand(0, *shape)).shape == (0, classes)
 
@@ -42,10 +56,10 @@ def test_any_shape_and_number_of_classes(name: str, shape: tuple[int, int, int])
 def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone(name: str) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = models.create(name, seed=3).state_dict()
+    first = create(name, seed=3).state_dict()
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    again, other = models.create(name, seed=3).state_dict(), models.create(name, seed=4).state_dict()
+    again, other = create(name, seed=3).state_dict(), create(name, seed=4).state_dict()
     assert all(torch.equal(tensor, again[key]) for key, tensor in first.items())
     assert any(not torch.equal(tensor, other[key]) for key, tensor in first.items())
 
@@ -59,13 +73,13 @@ def test_without_a_seed_the_global_generator_decides() -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_fx_traces_it_to_the_same_logits(name: str) -> None:
-    model, x = models.create(name).eval(), torch.rand(2, *SHAPES[name])
+    model, x = create(name).eval(), torch.rand(2, *SHAPES[name])
     assert torch.equal(fx.symbolic_trace(model)(x), model(x))
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_batch_of_another_shape_or_dtype_is_refused(name: str) -> None:
-    model, (channels, *size) = models.create(name).eval(), SHAPES[name]
+    model, (channels, *size) = create(name).eval(), SHAPES[name]
     with pytest.raises(InputError, match=r"expected a batch of shape \[B, "):
         model(torch.rand(channels, *size))
     with pytest.raises(InputError, match=r"got \[2, 5, "):
@@ -77,23 +91,32 @@ def test_a_batch_of_another_shape_or_dtype_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["softmax", "logistic", "cnn"])
 def test_another_image_size_is_refused_where_it_is_fixed(name: str) -> None:
     with pytest.raises(InputError, match=r"got \[2, 1, 28, 29\]"):
-        models.create(name)(torch.rand(2, 1, 28, 29))
+        create(name)(torch.rand(2, 1, 28, 29))
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_sizes_that_make_no_model_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="classes >= 2"):
-        models.create(name, classes=1)
+        create(name, classes=1)
     with pytest.raises(InputError, match="shape"):
-        models.create(name, shape=(1, 0, 28))
+        create(name, shape=(1, 0, 28))
     with pytest.raises(InputError, match="shape"):
-        models.create(name, shape=())
+        create(name, shape=())
 
 
-@pytest.mark.parametrize(("name", "width"), [("small_cnn", 0), ("wong_cnn", 0), ("cnn", (20, 0, 256))])
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [
+        ("small_cnn", 0),
+        ("wong_cnn", 0),
+        ("cnn", (20, 0, 256)),
+        ("resnet18", 0),
+        ("preact_resnet18", 0),
+    ],
+)
 def test_a_convolution_without_channels_is_refused(name: str, width: object) -> None:
     with pytest.raises(InputError, match="width: expected an integer >= 1"):
-        models.create(name, width=width)
+        create(name, width=width)
 
 
 def test_logistic_logits_are_the_sigmoid_of_one_score() -> None:

@@ -15,6 +15,8 @@ from torch import nn
 weights = 3
 def build(width=2, classes=10):
     return nn.Sequential(nn.Flatten(), nn.Linear(width, classes))
+def scaled(normalize):
+    return nn.Linear(normalize, 3)
 def number():
     return 7
 def broken():
@@ -66,3 +68,28 @@ def test_a_factory_must_return_a_module_and_its_own_errors_pass(own: str) -> Non
         models.create(f"{own}:number")
     with pytest.raises(TypeError, match="inside the factory"):
         models.create(f"{own}:broken")
+
+
+def test_normalize_puts_the_constants_of_a_data_set_into_the_model() -> None:
+    x = torch.rand(2, 3, 16, 16)
+    for name, (mean, std) in models.STATISTICS.items():
+        model = models.create("small_cnn", shape=(3, 16, 16), width=4, normalize=name).eval()
+        plain = models.create("small_cnn", shape=(3, 16, 16), width=4).eval()
+        normalized = (x - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+        torch.testing.assert_close(model(x), plain(normalized))
+        assert model.state_dict().keys() == {"mean", "std"} | {f"model.{key}" for key in plain.state_dict()}
+    assert type(models.create("small_cnn", normalize=None)) is models.SmallCNN
+
+
+def test_normalize_is_refused_where_it_has_no_meaning(own: str) -> None:
+    with pytest.raises(
+        InputError, match="normalize: expected one of cifar10, cifar100, imagenet, got 'mnist'"
+    ):
+        models.create("resnet18", normalize="mnist")
+    with pytest.raises(InputError, match=r"normalize: expected one of .*, got \['cifar10'\]"):
+        models.create("resnet18", normalize=["cifar10"])
+    for name in ("small_cnn", "softmax"):  # gray images by default
+        with pytest.raises(InputError, match=r"shape \(3, height, width\) for cifar10, got \(1, "):
+            models.create(name, normalize="cifar10")
+    # an argument of that name of a user's own factory is the user's
+    assert models.create(f"{own}:scaled", normalize=2).in_features == 2

@@ -204,3 +204,23 @@ def test_cards_must_be_json(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         save_weights(net(1), tmp_path / "a.safetensors", {"bad": torch.zeros(1)})
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_without_constants_go_into_the_model_inside_normalized(tmp_path: Path) -> None:
+    published, path = net(1), tmp_path / "published.pt"
+    torch.save({"state_dict": {f"module.{key}": each for key, each in published.state_dict().items()}}, path)
+    model = models.Normalized(net(2), 0.25, 0.5)
+    load_weights(model, path)
+    assert same(published, model.model)
+    assert (model.mean.item(), model.std.item()) == (0.25, 0.5)
+
+
+def test_weights_with_constants_bring_them_along_and_do_not_load_without_normalized(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_weights(models.Normalized(net(1), 0.25, 0.5), path)
+    model = models.Normalized(net(2), 0.0, 1.0)
+    load_weights(model, path)
+    assert (model.mean.item(), model.std.item()) == (0.25, 0.5)
+    assert same(net(1), model.model)
+    with pytest.raises(InputError, match="holds the foreign mean, model"):
+        load_weights(net(2), path)

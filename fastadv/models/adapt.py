@@ -1,0 +1,156 @@
+"""Classifiers of torchvision, timm and Hugging Face as models of images in [0, 1]."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv._checks import check_share
+from fastadv.errors import InputError
+from fastadv.models.normalized import Normalized
+
+torch.fx.wrap("logits_of")
+
+# what a mean and a deviation express, and what images in [0, 1] of the model's size have behind them
+_KNOWN_STEPS = {
+    "do_center_crop",
+    "do_convert_rgb",
+    "do_normalize",
+    "do_pad",
+    "do_reduce_labels",
+    "do_rescale",
+    "do_resize",
+}
+# other settings of image processors that change the values of pixels, each in its own way
+_STRANGE = ("include_top", "rescale_offset")
+_READ = ("mean", "std", "image_mean", "image_std", "rescale_factor", *_STRANGE)
+
+_ADVICE = "give mean= and std= for images in [0, 1] (0 and 1 where the model normalizes itself)"
+
+
+def adapt(
+    model: nn.Module,
+    preprocessing: Any = None,
+    *,
+    mean: float | Sequence[float] | Tensor | None = None,
+    std: float | Sequence[float] | Tensor | None = None,
+) -> Normalized:
+    """`model`, which wants normalized images, as one that takes x in [0, 1] and returns logits.
+
+    The constants come from `mean` and `std`, else from `preprocessing`, else from the `pretrained_cfg` or
+    `default_cfg` that a timm model carries. Those belong to timm's published weights: give your own where you
+    trained with others. Images must have the size that the model wants: resize and crop before the attack.
+
+        adapt(torchvision.models.resnet50(weights=w), w)                # w: ResNet50_Weights.IMAGENET1K_V2
+        adapt(timm.create_model("convnext_tiny", pretrained=True))
+        adapt(AutoModelForImageClassification.from_pretrained(name), AutoImageProcessor.from_pretrained(name))
+
+    Args:
+        model: of [B, C, H, W], whose output is the logits [B, K] or an object that holds them as `.logits`.
+            It is held, not copied, and keeps its mode.
+        preprocessing: a member of one of torchvision's weights enums or its transforms, a Hugging Face image
+            processor, or the configuration of one of these or of timm as a mapping.
+        mean, std: a number, or one for each channel.
+
+    Raises InputError where the constants are not known, for preprocessing that a mean and a deviation cannot
+    express, such as exchanged channels, and, when the model is called, for an output without logits.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"adapt: expected a torch.nn.Module, got {type(model).__name__}; {_ADVICE}")
+    if (mean is None) != (std is None) or (mean is not None and preprocessing is not None):
+        raise InputError("adapt: expected preprocessing, or mean and std; leave the others out")
+    if mean is not None:
+        return Normalized(_Logits(model), _numbers("mean", mean), _numbers("std", std))
+    source = _carried(model) if preprocessing is None else preprocessing
+    if source is None:
+        raise InputError(
+            f"adapt: expected to know how images are normalized, got {type(model).__name__}, which does not "
+            f"say so; give the weights enum or the image processor as preprocessing, or {_ADVICE}"
+        )
+    return Normalized(_Logits(model), *_constants(source))
+
+
+def _carried(model: nn.Module) -> Any:
+    """The configuration of timm in the model, or in its Hugging Face configuration; None without one."""
+    holders = (model, getattr(model, "config", None))
+    held = [getattr(holder, name, None) for holder in holders for name in ("pretrained_cfg", "default_cfg")]
+    return next((each for each in held if each), None)
+
+
+def _constants(source: Any) -> tuple[list[float], list[float]]:
+    """Mean and deviation for images in [0, 1]."""
+    if callable(transforms := getattr(source, "transforms", None)):  # a member of a weights enum
+        source = transforms()
+    settings = _settings(source)
+    if "image_mean" in settings or "do_rescale" in settings:
+        return _of_processor(settings)
+    if settings.get("mean") is None or settings.get("std") is None:
+        raise InputError(
+            f"adapt: expected preprocessing with a mean and a standard deviation, got "
+            f"{type(source).__name__} without; {_ADVICE}"
+        )
+    return _numbers("mean", settings["mean"]), _numbers("std", settings["std"])
+
+
+def _settings(source: Any) -> dict[str, Any]:
+    """What the source says about the values of pixels."""
+    if isinstance(source, Mapping):
+        return dict(source)
+    names = [name for name in dir(source) if name.startswith("do_") or name in _READ]
+    held = {name: getattr(source, name) for name in names}
+    return {name: value for name, value in held.items() if not callable(value)}
+
+
+def _of_processor(settings: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """Of a Hugging Face image processor, which gives (255 rescale_factor x - image_mean) / image_std."""
+    steps = sorted(name for name in settings if name.startswith("do_") and name not in _KNOWN_STEPS)
+    strange = [name for name in (*steps, *_STRANGE) if settings.get(name)]
+    if strange:
+        raise InputError(
+            "adapt: expected an image processor that rescales and normalizes, got one with "
+            f"{', '.join(strange)}; do that inside the model, and {_ADVICE}"
+        )
+    if not settings.get("do_rescale", True):
+        raise InputError(
+            "adapt: expected an image processor that rescales from 0..255, got one without do_rescale, which "
+            f"does not say what its model takes; {_ADVICE}"
+        )
+    scale = 255 * check_share("rescale_factor", settings.get("rescale_factor", 1 / 255), one=True)
+    mean, std = [0.0], [1.0]
+    if settings.get("do_normalize", True):
+        mean, std = (_numbers(name, settings.get(name)) for name in ("image_mean", "image_std"))
+    return [value / scale for value in mean], [value / scale for value in std]
+
+
+def _numbers(name: str, values: Any) -> list[float]:
+    try:
+        numbers: list[float] = torch.as_tensor(values, dtype=torch.float64).flatten().tolist()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{name}: expected a number, or one for each channel, got {values!r}; {_ADVICE}"
+        ) from error
+    return numbers
+
+
+class _Logits(nn.Module):
+    """The logits of a model, wherever its output holds them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return logits_of(self.model(x))
+
+
+def logits_of(output: Any) -> Tensor:
+    """The output itself if it is a tensor, else its `logits`; InputError where there are none."""
+    # a trace by torch.fx turns the outputs of Hugging Face, which are dictionaries too, into plain ones
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        raise InputError(
+            f"model: expected logits [B, K], or an output with `.logits`, got {type(output).__name__}; "
+            "adapt a model that returns them"
+        )
+    return logits

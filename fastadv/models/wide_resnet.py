@@ -1,0 +1,133 @@
+"""Wide residual networks for small images."""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from fastadv._checks import check_count
+from fastadv.errors import InputError
+from fastadv.models._common import activation_layer, check_batch, check_sizes, first_weights
+from fastadv.models.preact_resnet import PreActBlock
+
+torch.fx.wrap("check_batch")
+
+STEM = 16
+
+
+class _Block(PreActBlock):
+    """The block of pre-activation ResNets, the convolution of its shortcut named as in published weights."""
+
+    def __init__(self, channels: int, width: int, stride: int, activation: str) -> None:
+        super().__init__(channels, width, stride, activation)
+        self.convShortcut = None if self.shortcut is None else self.shortcut[0]
+        self.shortcut = None
+
+    def project(self, out: Tensor) -> Tensor | None:
+        return None if self.convShortcut is None else self.convShortcut(out)
+
+
+class WideResNet(nn.Module):
+    """WRN-depth-widen_factor of Zagoruyko & Komodakis 2016, without dropout.
+
+    With three channels and ten classes, WRN-28-10 has 36,479,194 parameters, WRN-34-10 46,160,474. Layer
+    names are those of TRADES' code (Zhang et al. 2019), which most papers on adversarial training share, so
+    that their weights load; first weights are drawn as there. Because of the mean over the image, images may
+    have another height and width than `shape`.
+
+    Args:
+        depth: 6 n + 4, with n blocks in each of the three stages.
+        widen_factor: the stages have 16, 32 and 64 times as many channels.
+        activation: relu, leaky_relu, elu, silu (swish in many papers), gelu or softplus.
+        stem_stride: of the first convolution. 1 keeps the full size, as published robust models do for
+            Tiny-ImageNet too (Wang et al. 2023); with 2, images of 64x64 cost what those of 32x32 do with 1.
+            The weights fit both.
+
+    x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int] = (3, 32, 32),
+        classes: int = 10,
+        *,
+        depth: int = 28,
+        widen_factor: int = 10,
+        activation: str = "relu",
+        stem_stride: int = 1,
+        seed: int | None = 0,
+    ) -> None:
+        super().__init__()
+        check_sizes(classes, shape, STEM)
+        check_count("widen_factor", widen_factor, 1)
+        check_count("stem_stride", stem_stride, 1)
+        if check_count("depth", depth, 10) % 6 != 4:
+            raise InputError(f"depth: expected 6 n + 4, such as 16, 28, 34 or 70, got {depth}")
+        blocks = (depth - 4) // 6
+        width = STEM * widen_factor
+        self.channels = shape[0]
+        with first_weights(seed):
+            self.conv1 = nn.Conv2d(shape[0], STEM, 3, stem_stride, padding=1, bias=False)
+            self.block1 = _stage(blocks, STEM, width, 1, activation)
+            self.block2 = _stage(blocks, width, 2 * width, 2, activation)
+            self.block3 = _stage(blocks, 2 * width, 4 * width, 2, activation)
+            self.bn1 = nn.BatchNorm2d(4 * width)
+            self.fc = nn.Linear(4 * width, classes)
+            for layer in self.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(self.fc.bias)
+        self.activation = activation_layer(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(check_batch(x, (self.channels, None, None)))
+        x = self.block3(self.block2(self.block1(x)))
+        x = self.activation(self.bn1(x))
+        logits: Tensor = self.fc(x.mean(dim=(2, 3)))
+        return logits
+
+
+def _stage(blocks: int, channels: int, width: int, stride: int, activation: str) -> nn.Sequential:
+    first = _Block(channels, width, stride, activation)
+    others = [_Block(width, width, 1, activation) for _ in range(blocks - 1)]
+    return nn.Sequential(OrderedDict(layer=nn.Sequential(first, *others)))
+
+
+def wrn_28_10(
+    shape: tuple[int, int, int] = (3, 32, 32),
+    classes: int = 10,
+    *,
+    activation: str = "relu",
+    stem_stride: int = 1,
+    seed: int | None = 0,
+) -> WideResNet:
+    """WideResNet-28-10."""
+    return WideResNet(
+        shape,
+        classes,
+        depth=28,
+        widen_factor=10,
+        activation=activation,
+        stem_stride=stem_stride,
+        seed=seed,
+    )
+
+
+def wrn_34_10(
+    shape: tuple[int, int, int] = (3, 32, 32),
+    classes: int = 10,
+    *,
+    activation: str = "relu",
+    stem_stride: int = 1,
+    seed: int | None = 0,
+) -> WideResNet:
+    """WideResNet-34-10."""
+    return WideResNet(
+        shape,
+        classes,
+        depth=34,
+        widen_factor=10,
+        activation=activation,
+        stem_stride=stem_stride,
+        seed=seed,
+    )

@@ -1,0 +1,207 @@
+"""Classifiers of other packages: where their constants stand, what their outputs are, what is refused."""
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fastadv as fa
+from fastadv._torchvision import models as torchvision_models
+from fastadv.errors import InputError
+from fastadv.models import SmallCNN, adapt
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+X = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def net() -> nn.Module:
+    return SmallCNN((3, 8, 8), width=4).eval()
+
+
+def expected(mean: list[float], std: list[float]) -> Tensor:
+    return net()((X - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None])
+
+
+class TimmNet(SmallCNN):
+    """A model as timm makes it: its configuration is an attribute."""
+
+    def __init__(self, **configurations: Any) -> None:
+        super().__init__((3, 8, 8), width=4)
+        vars(self).update(configurations)
+
+
+class Output(dict[str, Tensor]):
+    """An output of Hugging Face: a dictionary whose values are attributes too."""
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name in self:
+            return self[name]
+        raise AttributeError(name)
+
+
+class HuggingFaceNet(nn.Module):
+    def __init__(self, config: Any = None) -> None:
+        super().__init__()
+        self.net, self.config = net(), config
+
+    def forward(self, pixel_values: Tensor) -> Output:
+        return Output(logits=self.net(pixel_values))
+
+
+class Processor:
+    """An image processor of Hugging Face, as far as its settings go."""
+
+    def __init__(self, **settings: Any) -> None:
+        own = {"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255}
+        vars(self).update(own | {"image_mean": MEAN, "image_std": STD} | settings)
+
+    def preprocess(self) -> None:
+        raise NotImplementedError
+
+
+class WithTimmInside:
+    """Hugging Face's wrapper of timm: the constants are properties, and there are no steps."""
+
+    image_mean = property(lambda self: MEAN)
+    image_std = property(lambda self: STD)
+
+
+@dataclass
+class TimmConfiguration:
+    mean: tuple[float, ...] = tuple(MEAN)
+    std: tuple[float, ...] = tuple(STD)
+
+
+TIMM = {"mean": tuple(MEAN), "std": tuple(STD), "input_size": (3, 224, 224)}
+
+
+@pytest.mark.parametrize(
+    ("model", "preprocessing"),
+    [
+        (TimmNet(pretrained_cfg=TIMM), None),
+        (TimmNet(default_cfg=TIMM), None),
+        (TimmNet(pretrained_cfg=TimmConfiguration()), None),
+        (TimmNet(pretrained_cfg={"mean": (0.5,), "std": (0.5,)}), TIMM),
+        (HuggingFaceNet(SimpleNamespace(pretrained_cfg=TIMM)), None),
+        (HuggingFaceNet(), Processor()),
+        (HuggingFaceNet(), Processor(do_convert_rgb=None, do_center_crop=True)),
+        (HuggingFaceNet(), vars(Processor())),
+        (HuggingFaceNet(), {"do_normalize": True, "image_mean": MEAN, "image_std": STD}),
+        (HuggingFaceNet(), WithTimmInside()),
+        (net(), torchvision_models.ResNet18_Weights.IMAGENET1K_V1),
+        (net(), torchvision_models.ResNet18_Weights.IMAGENET1K_V1.transforms()),
+    ],
+    ids=[
+        "timm",
+        "old-timm",
+        "timm-dataclass",
+        "given-before-carried",
+        "timm-in-transformers",
+        "processor",
+        "processor-geometry",
+        "processor-mapping",
+        "old-processor-mapping",
+        "processor-of-timm",
+        "torchvision-enum",
+        "torchvision-transforms",
+    ],
+)
+def test_the_constants_are_found(model: nn.Module, preprocessing: Any) -> None:
+    torch.testing.assert_close(adapt(model, preprocessing).eval()(X), expected(MEAN, STD))
+
+
+def test_constants_may_be_given_and_come_before_what_a_model_carries() -> None:
+    model = TimmNet(pretrained_cfg=TIMM)
+    torch.testing.assert_close(adapt(model, mean=0, std=1).eval()(X), net()(X))
+    given = adapt(net(), mean=torch.tensor([0.1, 0.2, 0.3]), std=(0.4, 0.5, 0.6)).eval()
+    torch.testing.assert_close(given(X), expected([0.1, 0.2, 0.3], [0.4, 0.5, 0.6]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "pixels"),
+    [
+        ({"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3}, lambda x: 2 * x - 1),
+        ({"do_normalize": False}, lambda x: x),
+        ({"do_normalize": False, "rescale_factor": 1.0}, lambda x: 255 * x),
+        ({"image_mean": 0.5, "image_std": 0.25}, lambda x: 4 * x - 2),
+    ],
+    ids=["twice-as-far", "unit", "bytes", "one-number"],
+)
+def test_what_a_processor_makes_of_bytes_the_model_sees(settings: dict[str, Any], pixels: Any) -> None:
+    adapted = adapt(HuggingFaceNet(), Processor(**settings)).eval()
+    torch.testing.assert_close(adapted(X), net()(pixels(X)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({}, "SmallCNN, which does not say so; give the weights enum"),
+        ({"mean": MEAN}, "preprocessing, or mean and std"),
+        ({"mean": MEAN, "std": STD, "preprocessing": TIMM}, "leave the others out"),
+        ({"preprocessing": {"mean": MEAN}}, "got dict without"),
+        ({"preprocessing": "imagenet"}, "got str without"),
+        ({"preprocessing": SimpleNamespace(transforms=[])}, "got SimpleNamespace without"),
+        ({"preprocessing": Processor(do_rescale=False)}, "does not say what its model takes"),
+        ({"preprocessing": Processor(do_flip_channel_order=True)}, "got one with do_flip_channel_order"),
+        ({"preprocessing": Processor(rescale_offset=True, include_top=True)}, "include_top, rescale_offset"),
+        ({"preprocessing": Processor(rescale_factor=0)}, "rescale_factor: expected a number in"),
+        ({"preprocessing": Processor(image_mean=None)}, "image_mean: expected a number, or one for each"),
+        ({"mean": "cifar10", "std": 1}, "mean: expected a number, or one for each channel, got 'cifar10'"),
+        ({"mean": MEAN, "std": [1, 0, 1]}, "std > 0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_known_is_refused(arguments: dict[str, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        adapt(net(), **arguments)
+
+
+def test_a_torchvision_model_needs_its_weights_named() -> None:
+    model = torchvision_models.resnet18(weights=None, num_classes=10).eval()
+    with pytest.raises(InputError, match="ResNet, which does not say so"):
+        adapt(model)
+    weights = torchvision_models.ResNet18_Weights.IMAGENET1K_V1
+    adapted, x = adapt(model, weights).eval(), torch.rand(2, 3, 64, 64)
+    shown = F.interpolate(x, 64)  # the preset's own normalization, without its resizing and cropping
+    shown = (shown - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    torch.testing.assert_close(adapted(x), model(shown))
+    y = adapted(x).argmax(1)
+    assert fa.attacks.fgsm(adapted, x, y, fa.Linf(0.5)).x_adv.shape == x.shape
+
+
+def test_a_model_that_is_no_module_is_refused() -> None:
+    with pytest.raises(InputError, match=r"expected a torch\.nn\.Module, got function"):
+        adapt(lambda x: x, mean=0, std=1)  # type: ignore[arg-type]
+
+
+class Tuple(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+class NoLogits(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"features": x}
+
+
+@pytest.mark.parametrize("model", [Tuple(), NoLogits()], ids=["tuple", "no-logits"])
+def test_an_output_without_logits_is_refused_when_it_comes(model: nn.Module) -> None:
+    with pytest.raises(InputError, match=r"expected logits \[B, K\], or an output with `.logits`"):
+        adapt(model, mean=0, std=1)(X)
+
+
+@pytest.mark.parametrize("model", [net(), HuggingFaceNet().eval()], ids=["tensor", "output"])
+def test_the_search_twin_folds_through_it_and_the_model_is_left_as_it_is(model: nn.Module) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    adapted = adapt(model, mean=MEAN, std=STD)
+    assert not model.training
+    frozen = fa.freeze(adapted)
+    assert "folded 3 BatchNorm" in frozen.notes
+    torch.testing.assert_close(frozen(X), expected(MEAN, STD), rtol=1e-4, atol=1e-5)
+    out = fa.attacks.pgd(adapted, X, frozen(X).argmax(1), fa.Linf(0.3), steps=5)
+    assert fa.Linf(0.3).contains(out.x_adv, X).all()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
