@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -35,8 +36,12 @@ def save(
     scheduler: LRScheduler,
     losses: Tensor,
     progress: Mapping[str, Any],
+    recipe: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write everything that `restore` needs. Tied weights are stored twice."""
+    """Write everything that `restore` needs. Tied weights are stored twice.
+
+    recipe: what the recipe keeps between batches, by name.
+    """
     tensors = {
         f"model/{name}": value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()
     }
@@ -49,6 +54,7 @@ def save(
             else:
                 plain.setdefault(str(index), {})[name] = value
     tensors["losses"] = losses
+    tensors |= {f"recipe/{name}": value for name, value in (recipe or {}).items()}
     text = json.dumps(
         {
             "progress": dict(progress),
@@ -88,3 +94,14 @@ def restore(state: State, model: nn.Module, optimizer: Optimizer, scheduler: LRS
     groups = [{**group, **stored} for group, stored in zip(fresh, plain["groups"], strict=True)]
     optimizer.load_state_dict({"state": per_parameter, "param_groups": groups})
     scheduler.load_state_dict(dict(plain["scheduler"]))
+
+
+def recipe_state(state: State, device: torch.device) -> dict[str, Tensor]:
+    """What the recipe had kept between batches when the checkpoint was written, on `device`."""
+    # tensors read in the caller's inference mode could not be written outside it
+    with torch.inference_mode(False):
+        return {
+            name.removeprefix("recipe/"): tensor.clone().to(device)
+            for name, tensor in state.tensors.items()
+            if name.startswith("recipe/")
+        }

@@ -139,10 +139,11 @@ class RunFolder:
         scheduler: LRScheduler,
         losses: Tensor,
         progress: Mapping[str, Any],
+        recipe: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Write the checkpoint; `progress` is JSON-able and holds the run's `config`."""
         with writing(self.checkpoint):
-            _checkpoint.save(self.checkpoint, model, optimizer, scheduler, losses, progress)
+            _checkpoint.save(self.checkpoint, model, optimizer, scheduler, losses, progress, recipe)
 
     def report(self, entries: Iterable[Mapping[str, Any]]) -> None:
         """Write report.jsonl, one entry a line. All are written each time: a kill loses and doubles none."""

@@ -13,22 +13,14 @@ from fastadv.cli._attacks import AttackOptions, parse_attack
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, make_device
 from fastadv.cli._output import note, print_table, progress, say, write_json
+from fastadv.cli._recipes import DEFAULTS, HELP, RecipeOptions, parse_recipe
 from fastadv.data import names
 from fastadv.evaluation._text import percent
-from fastadv.train import FGSMTraining, PGDTraining, Recipe, Standard, fit, reports
+from fastadv.train import fit, reports
 from fastadv.train.optim import LEARNING_RATES, SCHEDULES
 
-RECIPE_STEPS = 7
 TEST_STEPS = 10
 TEST_SAMPLES = 1000
-
-
-class RecipeName(StrEnum):
-    """What is minimized."""
-
-    STANDARD = "standard"
-    FGSM = "fgsm"
-    PGD = "pgd"
 
 
 Schedule = StrEnum("Schedule", {name.upper(): name for name in SCHEDULES})  # type: ignore[misc]
@@ -45,15 +37,23 @@ class Augment(StrEnum):
 def train(
     model: o.Model,
     data: o.Data,
-    recipe: Annotated[
-        RecipeName, typer.Option(help="Plain cross-entropy, Goodfellow's FGSM objective, or PGD (Madry).")
-    ] = RecipeName.STANDARD,
+    recipe: Annotated[str, typer.Option(help=HELP)] = "standard",
     norm: o.NormOption = None,
     radius: o.Radius = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help=f"Steps of the PGD recipe; {RECIPE_STEPS} by default.")
+        int | None, typer.Option(min=1, help=f"Steps of the recipe; {DEFAULTS['steps']} by default.")
     ] = None,
     step_size: o.StepSize = None,
+    awp: Annotated[
+        float | None,
+        typer.Option(
+            parser=o.parse_number, metavar="NUMBER", help="Perturb the weights, too, by this share: 0.005."
+        ),
+    ] = None,
+    l1: Annotated[
+        float | None,
+        typer.Option(parser=o.parse_number, metavar="NUMBER", help="L1 weight decay on the first layer."),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10,
     run_dir: Annotated[
         Path | None,
@@ -94,7 +94,7 @@ def train(
 
     With --run-dir, the same command and --resume goes on bit for bit after any stop.
     """
-    chosen = _recipe(recipe, norm, radius, steps, step_size)
+    chosen = parse_recipe(recipe, RecipeOptions(norm, radius, steps, step_size, l1, awp))
     if resume and run_dir is None:
         raise typer.BadParameter("--resume needs the --run-dir of the run that stopped.")
     if run_dir is not None:
@@ -159,28 +159,6 @@ def train(
         say(f"weights in {run_dir / 'model.safetensors'}")
     else:
         note("the weights were not kept: give --run-dir")
-
-
-def _recipe(
-    recipe: RecipeName, norm: str | None, radius: float | None, steps: int | None, step_size: float | None
-) -> Recipe:
-    if recipe is not RecipeName.PGD:
-        for option, value in (("--steps", steps), ("--step-size", step_size)):
-            if value is not None:
-                raise typer.BadParameter(
-                    f"{option} has no effect on the recipe {recipe.value}; leave it out."
-                )
-    if recipe is RecipeName.STANDARD:
-        if norm is not None and radius is None:
-            raise typer.BadParameter("--norm has no effect without --radius; leave it out, or give both.")
-        return Standard()
-    if radius is None:
-        raise typer.BadParameter(f"the recipe {recipe.value} needs --radius.")
-    threat = o.make_threat(norm or "linf", radius)
-    with o.usage():
-        if recipe is RecipeName.FGSM:
-            return FGSMTraining(threat)
-        return PGDTraining(threat, steps=RECIPE_STEPS if steps is None else steps, step_size=step_size)
 
 
 def _test_set(

@@ -2,6 +2,41 @@
 
 from fastadv.train._run import EpochReport
 from fastadv.train.fit import fit, reports
-from fastadv.train.recipes import FGSMTraining, PGDTraining, Recipe, Standard
+from fastadv.train.recipes import (
+    AWP,
+    MART,
+    TRADES,
+    Crafted,
+    FastTraining,
+    FGSMTraining,
+    FreeTraining,
+    InputNoise,
+    OwnStep,
+    PGDTraining,
+    PriorGuidedTraining,
+    Recipe,
+    Standard,
+    Step,
+    WeightDecayL1,
+)
 
-__all__ = ["EpochReport", "FGSMTraining", "PGDTraining", "Recipe", "Standard", "fit", "reports"]
+__all__ = [
+    "AWP",
+    "MART",
+    "TRADES",
+    "Crafted",
+    "EpochReport",
+    "FGSMTraining",
+    "FastTraining",
+    "FreeTraining",
+    "InputNoise",
+    "OwnStep",
+    "PGDTraining",
+    "PriorGuidedTraining",
+    "Recipe",
+    "Standard",
+    "Step",
+    "WeightDecayL1",
+    "fit",
+    "reports",
+]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from fastadv.models import save_weights
 from fastadv.models.weights import read_weights
 from fastadv.train._layout import allows_channels_last, set_layout
 from fastadv.train.augment import Augment
-from fastadv.train.recipes import Recipe
+from fastadv.train.recipes import OwnStep, Recipe, Step
+from fastadv.train.recipes.base import take_step
 
 logger = logging.getLogger("fastadv")
 
@@ -90,7 +92,7 @@ class Run:
 
     model: nn.Module
     train_set: Dataset[Any]
-    recipe: Recipe
+    recipe: Recipe | OwnStep
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     augment: Augment | None
@@ -109,6 +111,7 @@ class Run:
     done: list[EpochReport] = field(default_factory=list)
     step: int = 0
     seconds: float = 0.0
+    state: dict[str, Tensor] = field(default_factory=dict)  # what the recipe keeps between batches
 
     def open(self, run_dir: str | PathLike[str], resume: bool) -> None:
         """Open the folder, and continue where its checkpoint was written."""
@@ -132,6 +135,7 @@ class Run:
         self.done = [EpochReport(**report) for report in state.progress["reports"]]
         self.step, self.seconds = state.progress["step"], state.progress["seconds"]
         self.losses.copy_(state.tensors["losses"])
+        self.state = _checkpoint.recipe_state(state, self.losses.device)
         logger.info("resumed at epoch %d, step %d", len(self.done) + 1, self.step)
 
     def go(self) -> Iterator[EpochReport]:
@@ -210,7 +214,6 @@ class Run:
         epoch = len(self.done) + 1
         size = len(self.train_set)  # type: ignore[arg-type]
         device = self.losses.device
-        check_every = CHECK_EVERY if device.type == "cuda" else 1
         order_seed, attack_seed, augment_seed = (
             rng.derive(self.seed, purpose, epoch) for purpose in ("order", "attack", "augment")
         )
@@ -226,20 +229,22 @@ class Run:
                     x = self.augment(x, ids=ids, seed=augment_seed)
             x, y, ids = (tensor.to(device, non_blocking=True) for tensor in (x, y, ids))
             rate = self.optimizer.param_groups[0]["lr"]
+            share = len(y) / size
+            at = Step(
+                model=self.model,
+                optimizer=self.optimizer,
+                x=x,
+                y=y,
+                ids=ids,
+                seed=attack_seed,
+                epoch=epoch,
+                size=size,
+                check=partial(self._take, share=share),
+                precision=self.precision,
+                state=self.state,
+            )
             with _seeded(rng.derive(self.seed, "torch", epoch, self.step), device):
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                    loss = self.recipe(self.model, x, y, ids=ids, seed=attack_seed)
-                if loss.ndim:
-                    raise InputError(
-                        "recipe: expected one number, the mean loss of the batch, "
-                        f"got shape {tuple(loss.shape)}; average it"
-                    )
-                self.losses[self.step] = loss.detach().double() * (len(y) / size)
-                if (self.step + 1) % check_every == 0:
-                    self._check_losses(epoch)
-                self.optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(loss)
-            self.optimizer.step()
+                self._take(take_step(self.recipe, at).detach(), share)
             self.scheduler.step()
             self.step += 1
             if self.progress is not None:
@@ -250,6 +255,17 @@ class Run:
         self._check_losses(epoch)
         self.seconds += time.perf_counter() - started
         return float(rate)
+
+    def _take(self, loss: Tensor, share: float) -> None:
+        """Write down the loss of this batch, and check it now and then."""
+        if loss.ndim:
+            raise InputError(
+                "recipe: expected one number, the mean loss of the batch, "
+                f"got shape {tuple(loss.shape)}; average it"
+            )
+        self.losses[self.step] = loss.detach().double() * share
+        if self.losses.device.type != "cuda" or (self.step + 1) % CHECK_EVERY == 0:
+            self._check_losses(len(self.done) + 1)
 
     def _check_losses(self, epoch: int) -> None:
         bad = (~torch.isfinite(self.losses)).nonzero()
@@ -271,7 +287,7 @@ class Run:
             return
         past = [dataclasses.asdict(report) for report in self.done]
         progress = {"config": self.config, "reports": past, "step": self.step, "seconds": seconds}
-        self.folder.save(self.model, self.optimizer, self.scheduler, self.losses, progress)
+        self.folder.save(self.model, self.optimizer, self.scheduler, self.losses, progress, recipe=self.state)
 
     def _report(self) -> None:
         if self.folder is not None:

@@ -20,13 +20,15 @@ from fastadv.evaluation.measure import check_evaluation
 from fastadv.train._run import EpochReport, Run, Test, check_labels
 from fastadv.train.augment import Augment, make_augment
 from fastadv.train.optim import OptimizerOptions, Schedule, find_schedule, make_optimizer, make_schedule
-from fastadv.train.recipes import Recipe, twin
+from fastadv.train.recipes import OwnStep, Recipe
+from fastadv.train.recipes._common import twin
+from fastadv.train.recipes.base import owns_step
 
 
 def fit(
     model: nn.Module,
     train_set: Dataset[Any],
-    recipe: Recipe,
+    recipe: Recipe | OwnStep,
     *,
     epochs: int,
     run_dir: str | PathLike[str] | None = None,
@@ -49,6 +51,7 @@ def fit(
 ) -> Iterator[EpochReport]:
     """Train `model` in place on `recipe`, and yield a report after every epoch.
 
+    - recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
     - learning_rate: 0.05 for "sgd" and 1e-3 for "adam" unless given. momentum is Adam's first beta.
     - schedule: "constant", "step" (a tenth after each third), "cosine", "cyclic" (up to two fifths, then down
       to 0) or a function of the share of training done that gives the factor on the learning rate.
@@ -80,9 +83,10 @@ def fit(
         check_count("checkpoint_every", checkpoint_every, 1)
     if precision not in ("fp32", "bf16"):
         raise InputError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
-    if not callable(recipe):
+    if not (callable(recipe) or owns_step(recipe)):
         raise InputError(
-            f"recipe: expected a function of (model, x, y), got {recipe!r}; for example fa.train.Standard()"
+            f"recipe: expected a function of (model, x, y), or an object with a step, got {recipe!r}; "
+            "for example fa.train.Standard()"
         )
     if progress is not None and not callable(progress):
         raise InputError(f"progress: expected a function of (done, total), got {progress!r}")

@@ -279,7 +279,7 @@ def test_the_finished_model_has_a_card(tmp_path):
     assert about["measured"]["loss"] == report.loss
     assert about["config"]["recipe"] == {
         "name": "PGDTraining", "threat": fa.L2(0.5).describe(), "steps": 2,
-        "step_size": None, "random_start": True, "loss": "margin", "weight": 0.0,
+        "step_size": None, "random_start": True, "loss": "margin", "weight": 0.0, "label_smoothing": 0.0,
     }  # fmt: skip
     assert EpochReport(**json.loads((tmp_path / "report.jsonl").read_text())) == report
 

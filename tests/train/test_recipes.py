@@ -12,7 +12,17 @@ from torch.nn.functional import cross_entropy
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.train import FGSMTraining, PGDTraining, Standard
+from fastadv.train import (
+    MART,
+    TRADES,
+    FastTraining,
+    FGSMTraining,
+    InputNoise,
+    PGDTraining,
+    Standard,
+    WeightDecayL1,
+)
+from fastadv.train.recipes import _common
 
 from .nets import images, net
 
@@ -21,6 +31,12 @@ RECIPES = [
     FGSMTraining(fa.Linf(0.1)),
     PGDTraining(fa.Linf(0.1), steps=3),
     PGDTraining(fa.L2(0.5), steps=2, random_start=False),
+    TRADES(fa.Linf(0.1), steps=2),
+    MART(fa.Linf(0.1), steps=2),
+    FastTraining(fa.Linf(0.1)),
+    FastTraining(fa.Linf(0.1), "n-fgsm"),
+    InputNoise(fa.Linf(0.1)),
+    WeightDecayL1(1e-3, PGDTraining(fa.Linf(0.1), steps=2)),
 ]
 
 
@@ -163,8 +179,8 @@ def test_pgd_raises_the_loss_inside_the_threat(monkeypatch):
         seen["x_adv"] = last_iterate(frozen, x, *args, **kwargs)
         return seen["x_adv"]
 
-    last_iterate = fa.train.recipes.last_iterate
-    monkeypatch.setattr(fa.train.recipes, "last_iterate", spy)
+    last_iterate = _common.last_iterate
+    monkeypatch.setattr(_common, "last_iterate", spy)
     clean = Standard()(model, x, y)
     fgsm = FGSMTraining(threat, weight=0.0)(model, x, y)
     pgd = PGDTraining(threat, steps=10)(model, x, y, ids=ids)
@@ -176,11 +192,9 @@ def test_pgd_raises_the_loss_inside_the_threat(monkeypatch):
 def adversarial(monkeypatch, recipe, model, x, y, ids):
     """The x_adv that a recipe trains on."""
     seen = []
-    last_iterate = fa.train.recipes.last_iterate
+    last_iterate = _common.last_iterate
     with monkeypatch.context() as patch:
-        patch.setattr(
-            fa.train.recipes, "last_iterate", lambda *a, **k: seen.append(last_iterate(*a, **k)) or seen[0]
-        )
+        patch.setattr(_common, "last_iterate", lambda *a, **k: seen.append(last_iterate(*a, **k)) or seen[0])
         recipe(model, x, y, ids=ids)
     return seen[0]
 
@@ -203,10 +217,8 @@ def test_every_norm_moves_every_image_to_the_edge_of_its_ball(make, threat, monk
 def test_the_settings_arrive(monkeypatch):
     x, y, ids = batch()
     seen = []
-    last_iterate = fa.train.recipes.last_iterate
-    monkeypatch.setattr(
-        fa.train.recipes, "last_iterate", lambda *a, **k: seen.append(k) or last_iterate(*a, **k)
-    )
+    last_iterate = _common.last_iterate
+    monkeypatch.setattr(_common, "last_iterate", lambda *a, **k: seen.append(k) or last_iterate(*a, **k))
     threat = fa.L2(0.6)
     for random_start in (True, False):
         PGDTraining(threat, steps=4, random_start=random_start, loss="margin")(
@@ -268,7 +280,11 @@ def test_no_side_effects_of_the_attack(recipe):
     assert torch.equal(rng, torch.get_rng_state())
 
 
-@pytest.mark.parametrize(("recipe", "updates"), [(RECIPES[0], 1), (RECIPES[1], 1), (RECIPES[2], 1)])
+@pytest.mark.parametrize(
+    ("recipe", "updates"),
+    [(each, 2 if isinstance(each, TRADES | MART) else 1) for each in RECIPES],
+    ids=[type(each).__name__ for each in RECIPES],
+)
 def test_batchnorm_counts_training_forwards_alone(recipe, updates):
     x, y, ids = batch()
     model = net().train()
@@ -289,7 +305,7 @@ def test_pgd_training_mixes_in_the_clean_loss_by_its_weight():
     )
 
 
-@pytest.mark.parametrize("recipe", RECIPES[1:3], ids=lambda recipe: type(recipe).__name__)
+@pytest.mark.parametrize("recipe", RECIPES[1:], ids=lambda recipe: type(recipe).__name__)
 def test_the_attack_computes_no_weight_gradient(recipe):
     x, y, ids = batch()
     model = flat_net()

@@ -1,0 +1,67 @@
+"""From text such as `trades:beta=3` to a recipe."""
+
+import inspect
+from dataclasses import dataclass
+
+import typer
+
+from fastadv.cli._options import make_threat, pairs, usage
+from fastadv.cli._values import check_value, nameable
+from fastadv.train import AWP, OwnStep, Recipe, WeightDecayL1
+from fastadv.train.recipes import RECIPES
+
+# what the command line sets where the recipe leaves it open
+DEFAULTS = {"steps": 7, "replays": 4}
+HELP = f"{', '.join(RECIPES)}; or with arguments, trades:beta=3 or fast:method=n-fgsm."
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """What the command line says beside the recipe's name; None where it says nothing."""
+
+    norm: str | None = None
+    radius: float | None = None
+    steps: int | None = None
+    step_size: float | None = None
+    l1: float | None = None
+    awp: float | None = None
+
+
+def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
+    """The recipe that `text` names: NAME or NAME:key=value,key=value.
+
+    The keys are its arguments. Raises typer.BadParameter for text that cannot be understood, and for an
+    option without effect.
+    """
+    name, _, tail = text.partition(":")
+    if name not in RECIPES:
+        raise typer.BadParameter(f"no recipe {name!r}; there are {', '.join(RECIPES)}.")
+    where = f"recipe {text!r}"
+    kind = RECIPES[name]
+    takes = inspect.signature(kind).parameters
+    keys = [key for key, parameter in takes.items() if nameable(parameter)]
+    given = pairs([part for part in tail.split(",") if part], where)
+    for key in given:
+        if key not in keys:
+            raise typer.BadParameter(f"{name} takes no {key!r}; it takes {', '.join(keys)}.")
+    arguments = {key: check_value(where, key, value, takes[key]) for key, value in given.items()}
+    for key in ("steps", "step_size"):
+        if (value := getattr(options, key)) is not None:
+            if key not in keys or key in arguments:
+                flag = f"--{key.replace('_', '-')}"
+                raise typer.BadParameter(f"{flag} has no effect on the recipe {text}; leave it out.")
+            arguments[key] = value
+    open_ = {key: value for key, value in DEFAULTS.items() if key in keys}
+    if "threat" in takes:
+        if options.radius is None:
+            raise typer.BadParameter(f"the recipe {name} needs --radius.")
+        arguments["threat"] = make_threat(options.norm or "linf", options.radius)
+    elif options.norm is not None and options.radius is None:
+        raise typer.BadParameter("--norm has no effect without --radius; leave it out, or give both.")
+    with usage():
+        recipe: Recipe | OwnStep = kind(**open_ | arguments)
+        if options.l1 is not None:
+            recipe = WeightDecayL1(options.l1, recipe)  # type: ignore[arg-type]  # what owns its step is refused
+        if options.awp is not None:
+            recipe = AWP(recipe, options.awp)  # type: ignore[arg-type]
+    return recipe

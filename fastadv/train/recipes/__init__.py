@@ -1,0 +1,54 @@
+"""Recipes: what training minimizes, as a loss on (model, x, y), or as a step of its own.
+
+Recipes attack an eval-mode twin that shares the model's weights: the attack computes no weight gradient,
+changes no BatchNorm statistics, and leaves the model's modes and gradients alone. The loss is that of the
+model in its own mode. FreeTraining and PriorGuidedTraining, whose
+passes serve the attack too, are the exceptions.
+"""
+
+from collections.abc import Callable
+
+from fastadv.train.recipes.awp import AWP
+from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step
+from fastadv.train.recipes.fast import FastTraining
+from fastadv.train.recipes.fgsm import FGSMTraining
+from fastadv.train.recipes.free import FreeTraining
+from fastadv.train.recipes.l1 import WeightDecayL1
+from fastadv.train.recipes.mart import MART
+from fastadv.train.recipes.noise import InputNoise
+from fastadv.train.recipes.pgd import PGDTraining
+from fastadv.train.recipes.prior_guided import PriorGuidedTraining
+from fastadv.train.recipes.standard import Standard
+from fastadv.train.recipes.trades import TRADES
+
+__all__ = [
+    "AWP",
+    "MART",
+    "RECIPES",
+    "TRADES",
+    "Crafted",
+    "FGSMTraining",
+    "FastTraining",
+    "FreeTraining",
+    "InputNoise",
+    "OwnStep",
+    "PGDTraining",
+    "PriorGuidedTraining",
+    "Recipe",
+    "Standard",
+    "Step",
+    "WeightDecayL1",
+]
+
+RECIPES: dict[str, Callable[..., Recipe | OwnStep]] = {
+    "standard": Standard,
+    "fgsm": FGSMTraining,
+    "pgd": PGDTraining,
+    "trades": TRADES,
+    "mart": MART,
+    "fast": FastTraining,
+    "prior_guided": PriorGuidedTraining,
+    "free": FreeTraining,
+    "noise": InputNoise,
+}
+"""The recipes that commands can name; AWP and WeightDecayL1 go around one of them."""

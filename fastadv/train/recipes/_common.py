@@ -1,0 +1,122 @@
+"""What recipes share: the twin they attack, checks of their arguments, starts, and losses."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div
+
+from fastadv import rng
+from fastadv._checks import check_count, check_number, check_share
+from fastadv.attacks.last_iterate import last_iterate
+from fastadv.engine import Frozen, freeze
+from fastadv.errors import InputError
+from fastadv.losses import Loss, check_loss
+from fastadv.threat import Threat
+from fastadv.train.recipes.base import Recipe, owns_step
+
+NOISE = 1e-3  # of the start of TRADES and MART: at x itself, the divergence from x has no gradient
+
+
+def twin(model: nn.Module | Frozen) -> Frozen:
+    """The eval-mode twin of a model in training, to be used for one batch; a twin is returned as it is.
+
+    It shares the weights, and copies what else training may change: a temperature, a flag, an activation.
+    Making it takes about 0.5 ms for a small network and 6 ms for a ResNet-18.
+    """
+    return freeze(model, fold=False)
+
+
+def check_threat(threat: Threat) -> None:
+    """InputError unless `threat` is a ball of one radius for all samples."""
+    if not isinstance(threat, Threat):
+        raise InputError(
+            f"threat: expected fa.Linf, L2, L1 or L0, got {type(threat).__name__}; write fa.Linf(8 / 255)"
+        )
+    if isinstance(threat.radius, Tensor) and threat.radius.ndim > 0:
+        raise InputError(
+            f"threat: expected one radius for all samples, got {tuple(threat.radius.shape)}; pass a number"
+        )
+
+
+def check_finite(threat: Threat, why: str) -> None:
+    """InputError unless the radius of `threat` is finite, which `why` needs."""
+    if not threat.finite:
+        raise InputError(f"radius: expected a finite one for {why}, got inf; give a number")
+
+
+def check_steps(threat: Threat, steps: int, step_size: float | None) -> None:
+    """InputError unless steps of that length can be taken; without a length the radius must be finite."""
+    check_threat(threat)
+    check_count("steps", steps, 1)
+    if step_size is not None:
+        threat.check_step_size(check_number("step_size", step_size))
+    else:
+        threat.default_step_size(steps)  # there is none for an infinite radius
+
+
+def check_mixture(weight: float, label_smoothing: float) -> None:
+    """InputError unless `weight` is in [0, 1] and `label_smoothing` in [0, 1)."""
+    check_number("weight", weight, 0, 1)
+    check_smoothing(label_smoothing)
+
+
+def check_smoothing(label_smoothing: float) -> None:
+    """InputError unless `label_smoothing` is in [0, 1)."""
+    check_share("label_smoothing", label_smoothing, zero=True)
+
+
+def check_loss_recipe(recipe: Recipe, wrapper: str) -> None:
+    """InputError unless `recipe` is a loss, which `wrapper` needs."""
+    if owns_step(recipe) or not callable(recipe):
+        raise InputError(
+            f"recipe: expected one that is a loss, for {wrapper} to wrap, got {type(recipe).__name__}; "
+            "for example fa.train.PGDTraining"
+        )
+
+
+def ascent(
+    model: nn.Module | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    steps: int,
+    step_size: float | Tensor | None = None,
+    *,
+    loss: Loss = "ce",
+    start: Tensor | None = None,
+) -> Tensor:
+    """The last of `steps` steps of steepest ascent on `loss` at the twin of `model`.
+
+    A step is 2.5 · radius / steps long unless given.
+    """
+    check_loss(loss)
+    length = threat.default_step_size(steps, 2.5) if step_size is None else step_size
+    return last_iterate(twin(model), x, y, threat, steps=steps, step_size=length, loss=loss, start=start)
+
+
+def numbers(x: Tensor, ids: Tensor | None) -> Tensor:
+    """The ids of the samples, 0 .. B - 1 unless given."""
+    return torch.arange(len(x), device=x.device) if ids is None else ids
+
+
+def near_start(threat: Threat, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
+    """x + 0.001 · N(0, 1), in ball and box: where TRADES and MART begin."""
+    noise = rng.normal(x[0].numel(), rng.derive(seed, "near start"), numbers(x, ids)).to(x)
+    return threat.project(x + NOISE * noise.view_as(x), x)
+
+
+def divergence(logits: Tensor, other: Tensor) -> Tensor:
+    """KL(softmax(logits) || softmax(other)) of each sample, [B]; both have a gradient."""
+    each = kl_div(other.log_softmax(1), logits.log_softmax(1), reduction="none", log_target=True)
+    return each.sum(1)
+
+
+def mixture(
+    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float, label_smoothing: float
+) -> Tensor:
+    """weight · J(x, y) + (1 - weight) · J(x_adv, y) in one pass, so that BatchNorm sees both."""
+    if weight == 0:
+        return cross_entropy(model(x_adv), y, label_smoothing=label_smoothing)
+    clean, adversarial = model(torch.cat([x, x_adv])).tensor_split(2)
+    return weight * cross_entropy(clean, y, label_smoothing=label_smoothing) + (1 - weight) * cross_entropy(
+        adversarial, y, label_smoothing=label_smoothing
+    )

@@ -1,0 +1,101 @@
+"""What a recipe is: a loss, or a step of its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeGuard, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Recipe(Protocol):
+    """A differentiable scalar loss, the mean over the batch; `ids` and `seed` key its random draws."""
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One batch of a run, for a recipe that owns its step.
+
+    x [B, ...], y [B] and ids [B] (positions in the training set) are on the model's device, `seed` keys the
+    attack's draws of this epoch, `epoch` counts from 1, `size` is the length of the training set. `state`
+    holds tensors by name, which the recipe makes, reads and writes as it likes; it begins empty and lies in
+    the checkpoint.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    x: Tensor
+    y: Tensor
+    ids: Tensor
+    seed: int
+    epoch: int
+    size: int
+    check: Callable[[Tensor], None]
+    precision: str = "fp32"
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    def autocast(self) -> torch.autocast:
+        """The run's precision, for forward passes. Leave it before weights change: it caches their casts."""
+        return torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def backward(self, loss: Tensor) -> None:
+        """Fresh gradients of `loss`; FloatingPointError where it is not finite, on a GPU some steps later."""
+        self.check(loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+
+    def descend(self) -> None:
+        """One step of the optimizer along the gradients."""
+        self.optimizer.step()
+
+
+class OwnStep(Protocol):
+    """A recipe that owns what a batch does: its passes, its optimizer steps, what it keeps between batches.
+
+    The recipe itself stays as it is; whatever changes during a run lies in `at.state`. `step` returns the
+    batch's mean loss, for the report.
+    """
+
+    def step(self, at: Step) -> Tensor: ...
+
+
+def owns_step(recipe: object) -> TypeGuard[OwnStep]:
+    """Whether `recipe` has a step of its own."""
+    return callable(getattr(recipe, "step", None))
+
+
+def take_step(recipe: Recipe | OwnStep, at: Step) -> Tensor:
+    """What `recipe` does with one batch: a step of its own, or one step of the optimizer on its loss."""
+    if owns_step(recipe):
+        return recipe.step(at)
+    loss_of = cast(Recipe, recipe)
+    with at.autocast():
+        loss = loss_of(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
+    at.backward(loss)
+    at.descend()
+    return loss
+
+
+class Crafted:
+    """A recipe in two parts: points are crafted, and a loss of them is minimized.
+
+    A wrapper such as AWP takes the loss several times on the same points.
+    """
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
+        """x_adv, without a gradient. The model's modes, gradients and statistics stay as they are."""
+        raise NotImplementedError
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        """The loss of the model in its own mode, the mean over the batch."""
+        raise NotImplementedError
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        return self.objective(model, x, y, self.craft(model, x, y, ids=ids, seed=seed))

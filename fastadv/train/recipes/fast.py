@@ -1,0 +1,62 @@
+"""Fast adversarial training: one step from noise."""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fastadv._checks import check_number
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+from fastadv.train.recipes._common import ascent, check_finite, check_smoothing, check_threat
+from fastadv.train.recipes.base import Crafted
+
+METHODS = {"rs": (1.0, 1.25), "n-fgsm": (2.0, 1.0)}  # noise and step, in radii
+
+
+@dataclass(frozen=True)
+class FastTraining(Crafted):
+    """The mean cross-entropy after one step of ascent from uniform noise, which is keyed by (seed, id).
+
+    - method "rs": noise in the ball, a step of 1.25 radii, projected on the ball (FGSM-RS).
+    - method "n-fgsm": noise in a ball of 2 radii, a step of one radius, not projected on the ball: clamped to
+      the box alone, x_adv is up to 3 radii from x.
+
+    step_size is in input units, noise in radii; by default those above. Single-step training may overfit to
+    its own attack: watch the accuracy under PGD. "n-fgsm" and a smaller step make that less likely.
+
+    Raises InputError for another method, a step size that moves nothing, noise < 0, noise > 1 with "rs", an
+    infinite radius, or a radius per sample.
+    Source: Wong, Rice, Kolter 2020 (arXiv 2001.03994), algorithm 3; de Jorge et al. 2022 (arXiv 2202.01181),
+    algorithm 1.
+    """
+
+    threat: Threat
+    method: str = "rs"
+    step_size: float | None = None
+    noise: float | None = None
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"method: expected one of {sorted(METHODS)}, got {self.method!r}")
+        check_threat(self.threat)
+        check_finite(self.threat, "noise in the ball")
+        check_smoothing(self.label_smoothing)
+        if self.step_size is not None:
+            self.threat.check_step_size(check_number("step_size", self.step_size))
+        if self.noise is not None:
+            check_number("noise", self.noise, 0, 1 if self.method == "rs" else math.inf)
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
+        noise, factor = METHODS[self.method]
+        radius = float(self.threat.radius)
+        around = self.threat.with_radius(radius * (noise if self.noise is None else self.noise))
+        room = self.threat if self.method == "rs" else self.threat.with_radius(math.inf)
+        step_size = self.threat.default_step_size(1, factor) if self.step_size is None else self.step_size
+        start = around.random_start(x, seed=seed, ids=ids)
+        return ascent(model, x, y, room, 1, step_size, start=start)
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        return cross_entropy(model(x_adv), y, label_smoothing=self.label_smoothing)

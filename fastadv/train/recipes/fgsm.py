@@ -1,0 +1,37 @@
+"""Goodfellow's adversarial objective."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fastadv.threat import Threat
+from fastadv.train.recipes._common import ascent, check_mixture, check_threat, mixture
+from fastadv.train.recipes.base import Crafted
+
+
+@dataclass(frozen=True)
+class FGSMTraining(Crafted):
+    """Goodfellow's objective: weight · J(x, y) + (1 - weight) · J(x_adv, y), the mean over the batch.
+
+    x_adv is one step of steepest ascent from x, as long as the radius. For L∞ it is x + radius · sign(∇J),
+    clamped to the threat's box. It is computed with the current weights for each batch, and no gradient flows
+    through it. weight 0 trains on x_adv alone. label_smoothing is that of J, not of the attack.
+
+    Raises InputError for a weight outside [0, 1], an infinite radius, or a radius per sample.
+    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 6, alpha = 0.5.
+    """
+
+    threat: Threat
+    weight: float = 0.5
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_threat(self.threat)
+        check_mixture(self.weight, self.label_smoothing)
+        self.threat.default_step_size(1)  # there is none for an infinite radius
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
+        return ascent(model, x, y, self.threat, 1, self.threat.default_step_size(1))
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        return mixture(model, x, x_adv, y, self.weight, self.label_smoothing)

@@ -1,0 +1,66 @@
+"""Free adversarial training: one backward pass for the weights and for the perturbation."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fastadv._checks import check_count, check_number
+from fastadv.errors import NoGradientError
+from fastadv.threat import Threat
+from fastadv.train.recipes._common import check_finite, check_smoothing, check_threat
+from fastadv.train.recipes.base import Step
+
+
+@dataclass(frozen=True)
+class FreeTraining:
+    """`replays` steps of the optimizer on each batch; each backward pass also moves the perturbation.
+
+    The perturbation d begins at 0 and goes on from replay to replay and from batch to batch, place by place;
+    a smaller last batch uses and changes its first rows. A replay takes the gradients of J(x + d, y), x + d
+    clamped to the box, for weights and input at once, in the network's own mode. Then the weights descend and
+    d ascends by step_size (by default the radius), kept in the ball. An epoch costs as much as `replays`
+    epochs of standard training, so the paper runs as many times fewer. The learning rate changes once a
+    batch. The reported loss is the mean over the replays.
+
+    Raises InputError for replays < 1, a step size that moves nothing, an infinite radius, or a radius per
+    sample.
+    Source: Shafahi et al. 2019 (arXiv 1904.12843), algorithm 1.
+    """
+
+    threat: Threat
+    replays: int
+    step_size: float | None = None
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_threat(self.threat)
+        check_finite(self.threat, "a perturbation that is carried on")
+        check_count("replays", self.replays, 1)
+        check_smoothing(self.label_smoothing)
+        if self.step_size is not None:
+            self.threat.check_step_size(check_number("step_size", self.step_size))
+
+    def step(self, at: Step) -> Tensor:
+        low, high = self.threat.box
+        # the next batch has other pixels: only the ball may limit what is carried on
+        ball = replace(self.threat, box=(low - high, high - low))
+        step_size = self.threat.default_step_size(1) if self.step_size is None else self.step_size
+        origin = torch.zeros_like(at.x)
+        perturbation = at.state.setdefault("perturbation", origin.clone())[: len(at.x)]
+        losses = []
+        for _ in range(self.replays):
+            x_adv = (at.x + perturbation).clamp(low, high).requires_grad_()
+            with at.autocast():
+                loss = cross_entropy(at.model(x_adv), at.y, label_smoothing=self.label_smoothing)
+            at.backward(loss)
+            at.descend()
+            if x_adv.grad is None:
+                raise NoGradientError(
+                    "model: expected logits that depend on x differentiably, got one that cuts the graph; "
+                    "remove its no_grad, detach or integer step"
+                )
+            perturbation.copy_(ball.step(perturbation, x_adv.grad, origin, step_size))
+            losses.append(loss.detach())
+        return torch.stack(losses).mean()

@@ -1,0 +1,41 @@
+"""L1 weight decay on the first layer: a control of adversarial training."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fastadv._checks import check_number
+from fastadv.errors import InputError
+from fastadv.train.recipes._common import check_loss_recipe
+from fastadv.train.recipes.base import Recipe
+from fastadv.train.recipes.standard import Standard
+
+
+@dataclass(frozen=True)
+class WeightDecayL1:
+    """The loss of `recipe` + coefficient · the sum of |w| over the weights of the first layer.
+
+    The first layer is the model's first parameter with two dimensions or more. For logistic regression, FGSM
+    training subtracts radius · the same sum inside the loss, where it fades once the margin is large; here it
+    never fades. In the paper 0.0025 was already too much for a maxout network.
+
+    Raises InputError for a coefficient that is not positive, a recipe that owns its step, and, with the first
+    batch, for a model without such weights.
+    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 5.
+    """
+
+    coefficient: float
+    recipe: Recipe = Standard()  # noqa: RUF009 - frozen
+
+    def __post_init__(self) -> None:
+        if check_number("coefficient", self.coefficient) <= 0:
+            raise InputError(f"coefficient: expected a number > 0, got {self.coefficient!r}")
+        check_loss_recipe(self.recipe, "WeightDecayL1")
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        first = next((weight for weight in model.parameters() if weight.ndim > 1), None)
+        if first is None:
+            raise InputError("model: expected a layer with weights of two dimensions or more, got none")
+        return self.recipe(model, x, y, ids=ids, seed=seed) + self.coefficient * first.abs().sum()

@@ -1,0 +1,53 @@
+"""Random noise on the images: the control of adversarial training."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fastadv import rng
+from fastadv.errors import InputError
+from fastadv.threat import Linf
+from fastadv.train.recipes._common import check_finite, check_mixture, check_threat, mixture, numbers
+from fastadv.train.recipes.base import Crafted
+
+KINDS = ("sign", "uniform")
+
+
+@dataclass(frozen=True)
+class InputNoise(Crafted):
+    """The mean cross-entropy on noisy images, fresh in each epoch and keyed by (seed, id).
+
+    kind "sign" adds +radius or -radius to each pixel, "uniform" a number drawn uniformly between them; the
+    result is clamped to the box. Both cost as little as standard training, and gain little robustness: they
+    show what the direction of FGSM is worth. weight mixes in the loss on clean images, as in FGSMTraining.
+
+    Raises InputError for another kind, a weight outside [0, 1], a threat other than Linf, an infinite radius,
+    or a radius per sample.
+    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 7, the control experiments.
+    """
+
+    threat: Linf
+    kind: str = "sign"
+    weight: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"kind: expected one of {sorted(KINDS)}, got {self.kind!r}")
+        check_threat(self.threat)
+        if not isinstance(self.threat, Linf):
+            raise InputError(
+                f"threat: expected fa.Linf for noise on each pixel, got {type(self.threat).__name__}"
+            )
+        check_finite(self.threat, "noise in the ball")
+        check_mixture(self.weight, self.label_smoothing)
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
+        purpose = rng.derive(seed, "input noise")
+        noise = 2 * rng.uniform(x[0].numel(), purpose, numbers(x, ids)).to(x).view_as(x) - 1
+        if self.kind == "sign":
+            noise = (noise >= 0).to(x) * 2 - 1
+        return (x + self.threat.radius * noise).clamp(*self.threat.box)
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        return mixture(model, x, x_adv, y, self.weight, self.label_smoothing)

@@ -1,0 +1,94 @@
+"""Prior-guided training: one step from where the sample's earlier epochs led."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, mse_loss
+
+from fastadv import rng
+from fastadv._checks import check_count, check_number
+from fastadv.errors import InputError
+from fastadv.threat import Linf
+from fastadv.train.recipes._common import check_finite, check_smoothing, check_threat
+from fastadv.train.recipes.base import Step
+
+
+@dataclass(frozen=True)
+class PriorGuidedTraining:
+    """FGSM-PGI with momentum (FGSM-MEP): J(x_adv, y) + consistency · mean of (f(x_adv) - f(start))².
+
+    f are the logits, x_adv is one step of ascent from `start`, and that is x plus the perturbation kept for
+    this sample. In an epoch that begins a cycle of `reset` epochs it is ±radius at random, keyed by (seed,
+    id). What is kept for the next epoch is a step from `start` along m = momentum · m + gradient; gradients
+    are scaled to a mean magnitude of 1 in each sample (the authors: in the batch). momentum 0 is FGSM-EP,
+    which keeps x_adv itself. step_size is the radius by default.
+
+    As in the authors' code, the pass at `start` is one in the network's own mode, used for the input gradient
+    and for the loss, and what is kept is not moved along with an augmentation. The training set's
+    perturbations and m are held in half precision on the model's device, and lie in the checkpoint.
+
+    Raises InputError for a threat other than Linf, an infinite radius, a radius per sample, a step size that
+    moves nothing, momentum outside [0, 1], consistency < 0, or reset < 1.
+    Source: Jia et al. 2022 (arXiv 2207.08859), section 3 and algorithm 3.
+    """
+
+    threat: Linf
+    step_size: float | None = None
+    momentum: float = 0.3
+    consistency: float = 10.0
+    reset: int = 40
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_threat(self.threat)
+        if not isinstance(self.threat, Linf):
+            raise InputError(f"threat: expected fa.Linf, got {type(self.threat).__name__}; use PGDTraining")
+        check_finite(self.threat, "a perturbation that is kept")
+        if self.step_size is not None:
+            self.threat.check_step_size(check_number("step_size", self.step_size))
+        check_number("momentum", self.momentum, 0, 1)
+        check_number("consistency", self.consistency, 0)
+        check_count("reset", self.reset, 1)
+        check_smoothing(self.label_smoothing)
+
+    def step(self, at: Step) -> Tensor:
+        step_size = self.threat.default_step_size(1) if self.step_size is None else self.step_size
+        start, summed = self._prior(at)
+        with at.autocast():
+            before = at.model(start.requires_grad_())
+            first = cross_entropy(before, at.y, label_smoothing=self.label_smoothing)
+        (gradient,) = torch.autograd.grad(first, start, retain_graph=True)
+        start = start.detach()
+        x_adv = self.threat.step(start, gradient, at.x, step_size)
+        with at.autocast():
+            after = at.model(x_adv)
+            loss = cross_entropy(after, at.y, label_smoothing=self.label_smoothing)
+            loss = loss + self.consistency * mse_loss(after.to(first), before.to(first))
+        at.backward(loss)
+        at.descend()
+        summed = self.momentum * summed + gradient / _size(gradient)
+        kept = self.threat.step(start, summed, at.x, step_size) - at.x
+        at.state["perturbation"][at.ids] = kept.half()
+        at.state["momentum"][at.ids] = summed.half()
+        return loss.detach()
+
+    def _prior(self, at: Step) -> tuple[Tensor, Tensor]:
+        """Where this batch starts, and the sum of its earlier gradients."""
+        for name in ("perturbation", "momentum"):
+            if name not in at.state:
+                at.state[name] = at.x.new_zeros((at.size, *at.x.shape[1:]), dtype=torch.float16)
+        if (at.epoch - 1) % self.reset == 0:
+            draws = rng.uniform(at.x[0].numel(), rng.derive(at.seed, "prior"), at.ids).to(at.x)
+            away = float(self.threat.radius) * ((draws >= 0.5).to(at.x) * 2 - 1).view_as(at.x)
+            summed = torch.zeros_like(at.x)
+        else:
+            away, summed = (at.state[name][at.ids].to(at.x) for name in ("perturbation", "momentum"))
+        # half precision may have rounded out of the ball
+        return self.threat.project(at.x + away, at.x), summed
+
+
+def _size(gradient: Tensor) -> Tensor:
+    """The mean magnitude of each sample's gradient, [B, 1, ...]."""
+    mean = gradient.abs().flatten(1).mean(1).view(-1, *[1] * (gradient.ndim - 1))
+    return mean.clamp(min=torch.finfo(gradient.dtype).tiny)

@@ -1,0 +1,52 @@
+"""TRADES: accuracy on clean images, and the same prediction around each."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fastadv._checks import check_number
+from fastadv.threat import Threat
+from fastadv.train.recipes._common import ascent, check_smoothing, check_steps, divergence, near_start, twin
+from fastadv.train.recipes.base import Crafted
+
+
+@dataclass(frozen=True)
+class TRADES(Crafted):
+    """J(x, y) + beta · KL(p(x) || p(x_adv)), the mean over the batch; p is the softmax of the logits.
+
+    x_adv maximizes the same divergence: `steps` projected steps from x + 0.001 · N(0, 1), with p(x) of the
+    eval-mode network held fixed; the noise is keyed by (seed, id). Training moves both distributions. Images
+    and examples pass in two batches, so that BatchNorm sees each alone, as in the authors' code. step_size is
+    in input units, by default 2.5 · radius / steps. label_smoothing is that of J.
+
+    Raises InputError for beta < 0, steps < 1, a step size that moves nothing, a radius per sample, or an
+    infinite radius without a step size.
+    Source: Zhang et al. 2019 (arXiv 1901.08573), equation 5 and algorithm 1; beta = 6 in section 5.3.
+    """
+
+    threat: Threat
+    steps: int
+    step_size: float | None = None
+    beta: float = 6.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_steps(self.threat, self.steps, self.step_size)
+        check_number("beta", self.beta, 0)
+        check_smoothing(self.label_smoothing)
+
+    def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
+        frozen = twin(model)
+        clean = frozen(x)
+
+        def apart(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+            return divergence(clean, logits)
+
+        start = near_start(self.threat, x, ids, seed)
+        return ascent(frozen, x, y, self.threat, self.steps, self.step_size, loss=apart, start=start)
+
+    def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        clean = model(x)
+        natural = cross_entropy(clean, y, label_smoothing=self.label_smoothing)
+        return natural + self.beta * divergence(clean, model(x_adv)).mean()

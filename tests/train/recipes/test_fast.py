@@ -1,0 +1,101 @@
+"""FGSM-RS and N-FGSM by hand: where noise and step may lead."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.train import FastTraining, PGDTraining
+from tests.train.recipes.hand import RADIUS, SEED, ascend, assert_same_step, batch, warm_net
+
+THREAT = fa.Linf(RADIUS)
+
+
+def by_hand(model, x, y, ids, noise, step, clip):
+    start = THREAT.with_radius(noise * RADIUS).random_start(x, seed=SEED, ids=ids)
+    radius = RADIUS if clip else 10.0
+    return ascend(model, x, lambda z: cross_entropy(z, y, reduction="none"), start, 1, step * RADIUS, radius)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "noise", "step", "clip"),
+    [
+        (FastTraining(THREAT), 1.0, 1.25, True),
+        (FastTraining(THREAT, noise=0.5, step_size=RADIUS), 0.5, 1.0, True),
+        (FastTraining(THREAT, "n-fgsm"), 2.0, 1.0, False),
+        (FastTraining(THREAT, "n-fgsm", noise=3.0, step_size=2 * RADIUS), 3.0, 2.0, False),
+    ],
+    ids=["rs", "rs-own", "n-fgsm", "n-fgsm-own"],
+)
+def test_value_gradient_and_statistics(recipe, noise, step, clip):
+    x, y, ids = batch()
+    model = warm_net()
+    hand = copy.deepcopy(model)
+    x_adv = by_hand(hand, x, y, ids, noise, step, clip)
+    torch.testing.assert_close(
+        recipe.craft(model, x, y, ids=ids, seed=SEED), x_adv, rtol=0, atol=1e-6
+    )  # the noise is float32
+    wanted = cross_entropy(hand(recipe.craft(hand, x, y, ids=ids, seed=SEED)), y)
+    assert_same_step(recipe, model, hand, wanted)
+    farthest = (x_adv - x).abs().max()
+    assert (farthest <= RADIUS + 1e-12) == clip
+    assert farthest <= (noise + step) * RADIUS + 1e-6
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+
+
+def test_n_fgsm_leaves_the_ball_by_up_to_three_radii_and_not_the_box():
+    x, y, ids = batch(60)
+    away = (FastTraining(THREAT, "n-fgsm").craft(warm_net(), x, y, ids=ids, seed=SEED) - x).abs()
+    assert 2.9 * RADIUS < away.max() <= 3 * RADIUS + 1e-6
+    assert (away > RADIUS).double().mean() > 0.4
+
+
+def test_rs_is_pgd_of_one_long_step():
+    x, y, ids = batch()
+    pgd = PGDTraining(THREAT, 1, 1.25 * RADIUS)
+    one, two = (each(warm_net(), x, y, ids=ids, seed=SEED) for each in (FastTraining(THREAT), pgd))
+    torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("method", ["rs", "n-fgsm"])
+def test_noise_is_keyed_by_seed_and_id_not_by_place(method):
+    x, y, ids = batch(12)
+    recipe, model = FastTraining(THREAT, method), warm_net()
+    order = torch.tensor([5, 2, 0, 1, 3, 4, 11, 10, 9, 8, 7, 6])
+    one = recipe.craft(model, x, y, ids=ids, seed=SEED)
+    two = recipe.craft(model, x[order], y[order], ids=ids[order], seed=SEED)
+    torch.testing.assert_close(two, one[order])
+    other = recipe.craft(model, x, y, ids=ids, seed=SEED + 1)
+    assert ((other - one).abs() > 1e-3).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("threat", [fa.L0(4), fa.L1(1.0), fa.L2(0.5)], ids=["l0", "l1", "l2"])
+def test_other_norms(threat):
+    x, y, ids = batch()
+    model = warm_net()
+    for method, most in (("rs", 1), ("n-fgsm", 3)):
+        x_adv = FastTraining(threat, method).craft(model, x, y, ids=ids, seed=SEED)
+        assert threat.with_radius(most * float(threat.radius)).contains(x_adv, x).all()
+        assert (threat.distance(x_adv, x) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("method", {"method": "fgsm"}),
+        ("noise", {"noise": 1.5}),
+        ("noise", {"noise": -1.0, "method": "n-fgsm"}),
+        ("step_size", {"step_size": 0.0}),
+        ("radius", {"threat": fa.Linf(float("inf"))}),
+        ("threat", {"threat": fa.Linf(torch.tensor([0.1, 0.2]))}),
+        ("label_smoothing", {"label_smoothing": 2}),
+    ],
+    ids=range(7),
+)
+def test_bad_settings(name, options):
+    with pytest.raises(InputError, match=f"{name}: expected"):
+        FastTraining(**{"threat": THREAT} | options)

@@ -1,0 +1,105 @@
+"""MART against a computation by hand: BCE, the weight of each sample's divergence, what moves."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.train import MART
+from tests.train.recipes.hand import (
+    RADIUS,
+    SEED,
+    STEP_SIZE,
+    STEPS,
+    ascend,
+    assert_same_step,
+    batch,
+    differ,
+    gradients,
+    near,
+    own,
+    warm_net,
+)
+
+RECIPE = MART(fa.Linf(RADIUS), STEPS, STEP_SIZE, beta=5.0)
+
+
+def by_hand(model, x, y, ids):
+    x_adv = ascend(model, x, lambda z: cross_entropy(z, y, reduction="none"), near(x, ids))
+    return x_adv, model(x).softmax(1), model(x_adv).softmax(1)
+
+
+def binary(q, y):
+    others = q.masked_fill(torch.eye(3, dtype=torch.bool)[y], 0)
+    return -own(q, y).log() - (1 - others.amax(1)).log()
+
+
+def test_value_gradient_and_statistics():
+    x, y, ids = batch()
+    model = warm_net()
+    hand = copy.deepcopy(model)
+    _, p, q = by_hand(hand, x, y, ids)
+    apart = (p * (p.log() - q.log())).sum(1)
+    wanted = (binary(q, y) + 5 * apart * (1 - own(p, y))).mean()
+    assert not torch.allclose(wanted, (binary(q, y) + 5 * apart * (1 - own(q, y))).mean(), rtol=1e-3)
+    assert not torch.allclose(wanted, (binary(q, y) + 5 * apart * own(p, y)).mean(), rtol=1e-3)
+    held = (binary(q, y) + 5 * apart * (1 - own(p, y).detach())).mean()
+    assert differ(gradients(wanted, hand), gradients(held, hand))
+    assert_same_step(RECIPE, model, hand, wanted)
+
+
+def test_examples_are_crafted_in_eval_mode_on_the_cross_entropy():
+    x, y, ids = batch()
+    model = warm_net()
+    before = copy.deepcopy(model.state_dict())
+    crafted = RECIPE.craft(model, x, y, ids=ids, seed=SEED)
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    torch.testing.assert_close(crafted, by_hand(model, x, y, ids)[0], rtol=0, atol=1e-12)
+
+
+class Fixed(nn.Module):
+    """The same logits for each image."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+
+    def forward(self, x):
+        return self.logits + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("lead", [5.0, 30.0, 300.0])
+def test_a_confident_mistake_has_a_finite_loss_and_a_gradient(lead):
+    """1 - p_k would round to 0; -log(1 - p_k) is the lead itself, but for two other classes."""
+    model, x = Fixed([0.0, lead, 0.0]), torch.rand(4, 1, 2, 2)
+    loss = MART(fa.Linf(0.1), 1, beta=0.0).objective(model, x, torch.zeros(4, dtype=torch.int64), x)
+    (gradient,) = torch.autograd.grad(loss, model.logits)
+    own_loss = torch.tensor([lead, 0.0, 0.0]).logsumexp(0)
+    other = own_loss - torch.tensor(2.0).log()
+    torch.testing.assert_close(loss, own_loss + other)
+    torch.testing.assert_close(gradient[1], torch.tensor(2.0), rtol=0, atol=0.05)
+
+
+def test_smoothing_is_that_of_the_first_term():
+    x, y, _ = batch()
+    losses = [
+        MART(fa.Linf(RADIUS), 1, beta=0.0, label_smoothing=s).objective(warm_net(), x, y, x)
+        for s in (0.0, 0.2)
+    ]
+    logits = warm_net()(x)
+    change = cross_entropy(logits, y, label_smoothing=0.2) - cross_entropy(logits, y)
+    torch.testing.assert_close(losses[1] - losses[0], change)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("beta", {"beta": -1.0}), ("steps", {"steps": 0}), ("label_smoothing", {"label_smoothing": -0.1})],
+    ids=["beta", "steps", "label_smoothing"],
+)
+def test_bad_settings(name, options):
+    with pytest.raises(InputError, match=f"{name}: expected"):
+        MART(**{"threat": fa.Linf(0.1), "steps": 2} | options)

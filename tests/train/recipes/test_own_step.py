@@ -1,0 +1,156 @@
+"""A recipe that owns its step: what it is given, what lies in the checkpoint, what is said when it fails."""
+
+import math
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastadv import _files, rng
+from fastadv.errors import InputError
+from fastadv.train import Standard, fit, reports
+from fastadv.train.augment import shift
+from tests.train.nets import images, net, run
+from tests.train.recipes.killed import RECIPES, SETTINGS
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Two steps for each batch; the second has the mean of all images seen so far as one more image."""
+
+    weight: float = 1.0
+
+    def step(self, at):
+        total = at.state.setdefault("sum", torch.zeros_like(at.x[0]))
+        count = at.state.setdefault("count", torch.zeros((), dtype=torch.int64))
+        losses = []
+        for x in (at.x, torch.cat([at.x[1:], (total / count.clamp(min=1))[None]])):
+            with at.autocast():
+                loss = self.weight * Standard()(at.model, x, at.y)
+            at.backward(loss)
+            at.descend()
+            losses.append(loss.detach())
+        total += at.x.sum(0)
+        count += len(at.x)
+        return sum(losses) / 2
+
+
+def assert_same(model, other):
+    torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=0, atol=0)
+
+
+def timeless(past):
+    return [replace(report, seconds=0.0) for report in past]
+
+
+def test_the_state_lies_in_the_checkpoint_and_the_loss_in_the_report(tmp_path):
+    _, past = run(tmp_path, recipe=Counted(), epochs=2, augment=None, batch_size=10)
+    tensors, _ = _files.load_tensors(tmp_path / "checkpoint.safetensors")
+    assert tensors["recipe/count"] == 100
+    torch.testing.assert_close(tensors["recipe/sum"], 2 * images().x.sum(0), rtol=1e-5, atol=1e-5)
+    assert all(math.isfinite(report.loss) for report in past)
+    assert past[-1].loss < past[0].loss
+
+
+@pytest.mark.parametrize("stop", [1, 4, 7, 10])
+def test_resume_after_a_stop_brings_the_state_back(tmp_path, stop):
+    expected, past = run(None, recipe=Counted(), epochs=2)
+
+    def stopping(done, total):
+        if done == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, recipe=Counted(), epochs=2, progress=stopping)
+    model, _ = run(tmp_path, recipe=Counted(), epochs=2, resume=True)
+    assert_same(model, expected)
+    assert timeless(reports(tmp_path)) == timeless(past)
+    with pytest.raises(InputError, match="another recipe"):
+        run(tmp_path, recipe=Counted(2.0), epochs=2, resume=True)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A folder for each recipe, whose run was killed after the checkpoint in the middle of an epoch."""
+    root = Path(__file__).parents[3]
+    folder = tmp_path_factory.mktemp("killed")
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(root))
+    command = [sys.executable, "-m", "tests.train.recipes.killed", str(folder)]
+    subprocess.run(command, cwd=root, env=environment, check=True, timeout=300)
+    return folder
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_resume_after_sigkill_is_bit_equal(killed, name):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        expected, past = run(None, recipe=RECIPES[name], **SETTINGS)
+        model, _ = run(killed / name, recipe=RECIPES[name], resume=True, **SETTINGS)
+    finally:
+        torch.set_num_threads(threads)
+    assert_same(model, expected)
+    assert timeless(reports(killed / name)) == timeless(past)
+
+
+SEEN: list = []
+
+
+class Spy:
+    def step(self, at):
+        SEEN.append(at)
+        with at.autocast():
+            logits = at.model(at.x)
+        loss = torch.nn.functional.cross_entropy(logits.float(), at.y)
+        SEEN.append(logits.dtype)
+        at.backward(loss)
+        at.descend()
+        return loss
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_a_step_is_given(precision):
+    SEEN.clear()
+    list(fit(net(), images(), Spy(), epochs=2, batch_size=20, augment="shift", precision=precision))
+    steps, dtypes = SEEN[::2], SEEN[1::2]
+    assert [(at.epoch, len(at.x)) for at in steps] == [(1, 20), (1, 20), (1, 10), (2, 20), (2, 20), (2, 10)]
+    assert {at.size for at in steps} == {50}
+    assert len({at.seed for at in steps}) == 2
+    assert set(dtypes) == {torch.float32 if precision == "fp32" else torch.bfloat16}
+    for at in steps:
+        assert torch.equal(at.y, images().y[at.ids])
+        assert torch.equal(
+            at.x, shift(images().x[at.ids], ids=at.ids, seed=rng.derive(0, "augment", at.epoch))
+        )
+
+
+class Failing(Spy):
+    def __init__(self, make):
+        self.make = make
+
+    def step(self, at):
+        loss = self.make(super().step(at))
+        at.backward(loss)
+        return loss
+
+
+def test_a_loss_that_is_not_finite_is_told():
+    with pytest.raises(FloatingPointError, match="nan in epoch 1 at step 0"):
+        list(fit(net(), images(), Failing(lambda loss: loss * math.nan), epochs=1))
+
+
+def test_a_loss_of_several_numbers_is_told():
+    with pytest.raises(InputError, match="recipe: expected one number"):
+        list(fit(net(), images(), Failing(lambda loss: loss.expand(3)), epochs=1))
+
+
+def test_something_without_a_step_is_refused():
+    class Mute:
+        step = 3
+
+    with pytest.raises(InputError, match="recipe: expected a function"):
+        fit(net(), images(), Mute(), epochs=1)
