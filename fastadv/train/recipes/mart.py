@@ -56,4 +56,5 @@ class MART(Crafted):
             cross_entropy(adversarial, y, label_smoothing=self.label_smoothing)
             + _other(adversarial, y).mean()
         )
-        return binary + self.beta * (divergence(clean, adversarial) * missed).mean()
+        loss: Tensor = binary + self.beta * (divergence(clean, adversarial) * missed).mean()
+        return loss
