@@ -39,6 +39,7 @@ class AWP:
         check_count("warmup", self.warmup, 0)
 
     def step(self, at: Step) -> Tensor:
+        """One step on the weights, by the gradient at the weights that moved."""
         with at.autocast():
             loss_at = _loss(self.recipe, at)
         if at.epoch <= self.warmup:

@@ -61,7 +61,9 @@ class OwnStep(Protocol):
     batch's mean loss, for the report.
     """
 
-    def step(self, at: Step) -> Tensor: ...
+    def step(self, at: Step) -> Tensor:
+        """Train on one batch, and return its mean loss."""
+        ...
 
 
 def owns_step(recipe: object) -> TypeGuard[OwnStep]:

@@ -43,6 +43,7 @@ class FreeTraining:
             self.threat.check_step_size(check_number("step_size", self.step_size))
 
     def step(self, at: Step) -> Tensor:
+        """`replays` steps on the weights and on the perturbation; returns the mean loss."""
         low, high = self.threat.box
         # the next batch has other pixels: only the ball may limit what is carried on
         ball = replace(self.threat, box=(low - high, high - low))

@@ -53,6 +53,7 @@ class PriorGuidedTraining:
         check_smoothing(self.label_smoothing)
 
     def step(self, at: Step) -> Tensor:
+        """One step on the examples that begin where the last ones of these samples led."""
         step_size = self.threat.default_step_size(1) if self.step_size is None else self.step_size
         start, summed = self._prior(at)
         with at.autocast():
