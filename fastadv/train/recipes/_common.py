@@ -47,10 +47,20 @@ def check_steps(threat: Threat, steps: int, step_size: float | None) -> None:
     """InputError unless steps of that length can be taken; without a length the radius must be finite."""
     check_threat(threat)
     check_count("steps", steps, 1)
-    if step_size is not None:
-        threat.check_step_size(check_number("step_size", step_size))
-    else:
-        threat.default_step_size(steps)  # there is none for an infinite radius
+    step_length(threat, step_size, steps)
+
+
+def step_length(
+    threat: Threat, step_size: float | Tensor | None, steps: int = 1, factor: float = 1.0
+) -> float | Tensor:
+    """`step_size`, or factor · radius / steps where it is None.
+
+    InputError where it moves nothing, and for None where the radius is infinite.
+    """
+    if step_size is None:
+        return threat.default_step_size(steps, factor)
+    threat.check_step_size(check_number("step_size", step_size))
+    return step_size
 
 
 def check_mixture(weight: float, label_smoothing: float) -> None:
@@ -89,7 +99,7 @@ def ascent(
     A step is 2.5 · radius / steps long unless given.
     """
     check_loss(loss)
-    length = threat.default_step_size(steps, 2.5) if step_size is None else step_size
+    length = step_length(threat, step_size, steps, 2.5)
     return last_iterate(twin(model), x, y, threat, steps=steps, step_size=length, loss=loss, start=start)
 
 

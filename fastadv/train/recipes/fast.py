@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from fastadv._checks import check_number
 from fastadv.errors import InputError
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import ascent, check_finite, check_smoothing, check_threat
+from fastadv.train.recipes._common import ascent, check_finite, check_smoothing, check_threat, step_length
 from fastadv.train.recipes.base import Crafted
 
 METHODS = {"rs": (1.0, 1.25), "n-fgsm": (2.0, 1.0)}  # noise and step, in radii
@@ -44,8 +44,7 @@ class FastTraining(Crafted):
         check_threat(self.threat)
         check_finite(self.threat, "noise in the ball")
         check_smoothing(self.label_smoothing)
-        if self.step_size is not None:
-            self.threat.check_step_size(check_number("step_size", self.step_size))
+        step_length(self.threat, self.step_size)
         if self.noise is not None:
             check_number("noise", self.noise, 0, 1 if self.method == "rs" else math.inf)
 
@@ -54,7 +53,7 @@ class FastTraining(Crafted):
         radius = float(self.threat.radius)
         around = self.threat.with_radius(radius * (noise if self.noise is None else self.noise))
         room = self.threat if self.method == "rs" else self.threat.with_radius(math.inf)
-        step_size = self.threat.default_step_size(1, factor) if self.step_size is None else self.step_size
+        step_size = step_length(self.threat, self.step_size, factor=factor)
         start = around.random_start(x, seed=seed, ids=ids)
         return ascent(model, x, y, room, 1, step_size, start=start)
 

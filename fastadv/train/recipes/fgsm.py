@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import ascent, check_mixture, check_threat, mixture
+from fastadv.train.recipes._common import ascent, check_mixture, check_threat, mixture, step_length
 from fastadv.train.recipes.base import Crafted
 
 
@@ -28,10 +28,10 @@ class FGSMTraining(Crafted):
     def __post_init__(self) -> None:
         check_threat(self.threat)
         check_mixture(self.weight, self.label_smoothing)
-        self.threat.default_step_size(1)  # there is none for an infinite radius
+        step_length(self.threat, None)  # there is none for an infinite radius
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        return ascent(model, x, y, self.threat, 1, self.threat.default_step_size(1))
+        return ascent(model, x, y, self.threat, 1, step_length(self.threat, None))
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
         return mixture(model, x, x_adv, y, self.weight, self.label_smoothing)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_count
 from fastadv.errors import NoGradientError
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import check_finite, check_smoothing, check_threat
+from fastadv.train.recipes._common import check_finite, check_smoothing, check_threat, step_length
 from fastadv.train.recipes.base import Step
 
 
@@ -39,15 +39,14 @@ class FreeTraining:
         check_finite(self.threat, "a perturbation that is carried on")
         check_count("replays", self.replays, 1)
         check_smoothing(self.label_smoothing)
-        if self.step_size is not None:
-            self.threat.check_step_size(check_number("step_size", self.step_size))
+        step_length(self.threat, self.step_size)
 
     def step(self, at: Step) -> Tensor:
         """`replays` steps on the weights and on the perturbation; returns the mean loss."""
         low, high = self.threat.box
         # the next batch has other pixels: only the ball may limit what is carried on
         ball = replace(self.threat, box=(low - high, high - low))
-        step_size = self.threat.default_step_size(1) if self.step_size is None else self.step_size
+        step_size = step_length(self.threat, self.step_size)
         origin = torch.zeros_like(at.x)
         perturbation = at.state.setdefault("perturbation", origin.clone())[: len(at.x)]
         losses = []

@@ -10,7 +10,7 @@ from fastadv import rng
 from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
 from fastadv.threat import Linf
-from fastadv.train.recipes._common import check_finite, check_smoothing, check_threat
+from fastadv.train.recipes._common import check_finite, check_smoothing, check_threat, step_length
 from fastadv.train.recipes.base import Step
 
 
@@ -45,8 +45,7 @@ class PriorGuidedTraining:
         if not isinstance(self.threat, Linf):
             raise InputError(f"threat: expected fa.Linf, got {type(self.threat).__name__}; use PGDTraining")
         check_finite(self.threat, "a perturbation that is kept")
-        if self.step_size is not None:
-            self.threat.check_step_size(check_number("step_size", self.step_size))
+        step_length(self.threat, self.step_size)
         check_number("momentum", self.momentum, 0, 1)
         check_number("consistency", self.consistency, 0)
         check_count("reset", self.reset, 1)
@@ -54,7 +53,7 @@ class PriorGuidedTraining:
 
     def step(self, at: Step) -> Tensor:
         """One step on the examples that begin where the last ones of these samples led."""
-        step_size = self.threat.default_step_size(1) if self.step_size is None else self.step_size
+        step_size = step_length(self.threat, self.step_size)
         start, summed = self._prior(at)
         with at.autocast():
             before = at.model(start.requires_grad_())
