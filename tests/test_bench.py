@@ -209,14 +209,14 @@ def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.Mo
         nothing = torch.zeros(len(x))
         return AttackResult(x, nothing, nothing, nothing, nothing, 0, 0, nothing)
 
-    def seconds(model: nn.Module, x: Tensor, y: Tensor, log: Log) -> float:
+    def seconds(log: Log) -> float:
         assert log == [("forward", 5)] or log[-3:] == [("forward", 5), ("forward", 2), ("backward", 2)]
         logs.append(log)
         return 1.5
 
     monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
     monkeypatch.setattr(suite, "timed", timed)
-    monkeypatch.setattr(suite, "alone", seconds)
+    monkeypatch.setattr(suite, "alone", lambda model, x, y: seconds)
     toys = Case("toy", "toy", "linf", (peer("slow"), peer("fast")), {}, {})
     found = {
         row["provider"].removeprefix("fastadv ").split()[0]: row
@@ -234,11 +234,19 @@ def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.Mo
 
 
 def test_passes_alone_are_timed_in_the_batches_that_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
     def timed(way: Any) -> tuple[float, object]:
         """A forward of n samples takes n * n seconds, with its backward three times as long."""
+        sizes.append(len(way.args[0]))
         return len(way.args[0]) ** 2 * (3.0 if "gradient" in way.func.__name__ else 1.0), way()
 
     monkeypatch.setattr(passes, "timed", timed)
     model = nn.Linear(2, 3)
     log = Log([("forward", 8), ("forward", 3), ("backward", 2)])
-    assert alone(model, X, Y, log) == 64 + (4 + 16) / 2 + 2 * 4
+    ideal = alone(model, X, Y)
+    assert ideal(log) == 64 + (4 + 16) / 2 + 2 * 4
+    assert set(sizes) == {2, 4, 8}
+    sizes.clear()
+    assert ideal(Log([("backward", 8), ("forward", 4), ("forward", 16)])) == 2 * 64 + 16 + 256
+    assert set(sizes) == {16}

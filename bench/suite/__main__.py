@@ -90,6 +90,7 @@ def rows(
     }
     peers = [name for name in ran if not name.startswith("fastadv ")]
     fastest = min(peers, key=lambda name: statistics.median(taken[name]), default=None)
+    ideal = alone(model, x, y)
     for name, log in logs.items():
         row: Row = {
             "case": case.name,
@@ -100,7 +101,7 @@ def rows(
             "no_worse": None,
             "forwards": log.samples("forward"),
             "backwards": log.samples("backward"),
-            "over_ideal": round(statistics.median(taken[name]) / alone(model, x, y, log), 2),
+            "over_ideal": round(statistics.median(taken[name]) / ideal(log), 2),
         }
         row["found"] = row["robust_accuracy" if "robust_accuracy" in row else "median"]
         if rivals := [*(found[peer] for peer in peers), *known]:

@@ -61,11 +61,11 @@ def timed(way: Callable[[], T]) -> tuple[float, T]:
     return time.perf_counter() - start, result
 
 
-def alone(model: nn.Module, x: Tensor, y: Tensor, log: Log, turns: int = 5) -> float:
-    """Seconds that the logged batches take with nothing around them.
+def alone(model: nn.Module, x: Tensor, y: Tensor, turns: int = 5) -> Callable[[Log], float]:
+    """A function that says how many seconds logged batches take with nothing around them.
 
-    Each goes through the faster of the model and its frozen twin. Powers of two are timed; between two of
-    them the time is a straight line.
+    Each goes through the faster of the model and its frozen twin. Powers of two are timed, each once for all
+    logs; between two of them the time is a straight line.
     """
     frozen = fa.freeze(model)
 
@@ -97,4 +97,4 @@ def alone(model: nn.Module, x: Tensor, y: Tensor, log: Log, turns: int = 5) -> f
         share = size / low - 1
         return (1 - share) * seconds(low)[way] + share * seconds(2 * low)[way]
 
-    return sum(between(way, size) for way, size in log)
+    return lambda log: sum(between(way, size) for way, size in log)
