@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import bench.suite.__main__ as suite
 import fastadv.attacks
-from bench.suite import parity, passes
+from bench.suite import parity, passes, robust
 from bench.suite.__main__ import rows
 from bench.suite.cases import CASES, Case
 from bench.suite.outcome import judge
@@ -250,3 +250,22 @@ def test_passes_alone_are_timed_in_the_batches_that_passed(monkeypatch: pytest.M
     sizes.clear()
     assert ideal(Log([("backward", 8), ("forward", 4), ("forward", 16)])) == 2 * 64 + 16 + 256
     assert set(sizes) == {16}
+
+
+def test_the_robust_net_is_trained_up_to_its_radius_and_a_stopped_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = fastadv.data.ImageSet(torch.rand(20, 1, 28, 28), torch.arange(20) % 10, 10, "noise")
+    monkeypatch.setattr(fastadv.data, "load", lambda *given, **options: images)
+    model = robust.train(tmp_path, tmp_path)
+    assert not model.training
+    assert len(capsys.readouterr().out.splitlines()) == 5
+    cards = [fastadv.models.read_weights(run / "model.safetensors")[1] for run in sorted(tmp_path.iterdir())]
+    recipes = [card["config"]["recipe"] for card in cards]
+    assert [recipe["threat"]["radius"] for recipe in recipes] == [0.1, 0.2, 0.3]
+    assert all(recipe["step_size"] == recipe["threat"]["radius"] / 3 for recipe in recipes)
+    assert [card["config"]["schedule"] for card in cards] == ["constant", "constant", "cosine"]
+    again = robust.train(tmp_path, tmp_path)
+    assert capsys.readouterr().out == ""
+    for ours, theirs in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(ours, theirs)

@@ -3,35 +3,33 @@
     python -m bench.suite.robust [--data-dir DIR]
 
 trains it and writes its weights, in half precision, to tests/attacks/robust.safetensors: about 10 minutes of
-one core. At that radius training from random weights stays at chance, so the radius grows in three runs.
+one core. Its runs are kept in runs/bench/madry, and what is done there is not done again: delete the folder
+to train anew.
 """
 
 import argparse
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch import nn
 
 import fastadv as fa
-from bench.suite.models import DATA, ROBUST, small_robust
+from bench.suite.models import DATA, ROBUST, TRAINED, small_robust
+from fastadv.studies.schott2018.madry import Stage, climb
 
-# radius, epochs
-RAMP = ((0.1, 1), (0.2, 1), (0.3, 3))
+STEPS = 5
+RAMP = (
+    Stage("0.1", 0.1, 0.1 / 3, 1, "constant"),
+    Stage("0.2", 0.2, 0.2 / 3, 1, "constant"),
+    Stage("0.3", 0.3, 0.3 / 3, 3, "cosine"),
+)
 
 
 def train(data_dir: Path, folder: Path) -> nn.Module:
     """The trained net; the runs are kept in `folder`."""
-    train_set, model = fa.data.load("mnist", "train", data_dir=data_dir), small_robust()
-    for radius, epochs in RAMP:
-        recipe = fa.train.PGDTraining(fa.Linf(radius), steps=5, step_size=radius / 3)
-        reports = fa.train.fit(
-            model, train_set, recipe, epochs=epochs, optimizer="adam", learning_rate=0.002, weight_decay=0.0,
-            batch_size=64, schedule="cosine" if radius == 0.3 else "constant", run_dir=folder / f"{radius}",
-            resume=(folder / f"{radius}").exists(),
-        )  # fmt: skip
-        for report in reports:
-            print(report, flush=True)
+    model = small_robust()
+    for report in climb(model, fa.data.load("mnist", "train", data_dir=data_dir), RAMP, folder, steps=STEPS):
+        print(report, flush=True)
     return model.eval()
 
 
@@ -42,8 +40,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=DATA, help="folder that holds MNIST/raw")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with TemporaryDirectory() as folder:
-        model = train(options.data_dir, Path(folder))
+    model = train(options.data_dir, TRAINED / "madry")
     fa.models.save_weights(model.half(), ROBUST, {"made_by": "python -m bench.suite.robust", "radius": 0.3})
 
 

@@ -4,6 +4,7 @@ At that radius training from random weights stays at chance. The radius is there
 each of which starts from the weights of the one before. They take about 7 minutes of one core.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,11 +45,31 @@ def train(
 ) -> nn.Module:
     """The trained net. Each run has a folder of its own in `folder`; what is done there is not done again."""
     model = fa.models.WongCNN(tuple(train_set.shape), train_set.num_classes, seed=seed)
-    for stage in RAMP:
-        for _ in fa.train.fit(
+    for _ in climb(model, train_set, RAMP, folder, watch, steps=STEPS, seed=seed, device=device):
+        pass
+    return model.eval()
+
+
+def climb(
+    model: nn.Module,
+    train_set: Any,
+    ramp: Sequence[Stage],
+    folder: Path,
+    watch: Watch = lambda what, done, total: None,
+    *,
+    steps: int,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> Iterator[fa.train.EpochReport]:
+    """Train the model in place, stage after stage, by PGD of so many steps; a report after every epoch.
+
+    Each stage is a run in a folder of its own in `folder`. One that was stopped goes on.
+    """
+    for stage in ramp:
+        yield from fa.train.fit(
             model,
             train_set,
-            fa.train.PGDTraining(fa.Linf(stage.radius), steps=STEPS, step_size=stage.step_size),
+            fa.train.PGDTraining(fa.Linf(stage.radius), steps=steps, step_size=stage.step_size),
             epochs=stage.epochs,
             run_dir=folder / stage.name,
             resume=True,
@@ -61,6 +82,4 @@ def train(
             device=device,
             checkpoint_every=CHECKPOINT_EVERY,
             progress=partial(watch, f"training the Madry net, {stage.name}"),
-        ):
-            pass
-    return model.eval()
+        )
