@@ -12,6 +12,8 @@ from fastadv.attacks._geometry import like
 from fastadv.attacks._search import Look, Search
 from fastadv.attacks.criterion import WRONG
 
+# the order of the dual norm
+DUAL = {inf: 1.0, 2.0: 2.0, 1.0: inf}
 # Newton steps where the host does not wait for the device to ask whether they are over
 ROUNDS = 32
 
@@ -46,8 +48,7 @@ def nearest_boundary(search: Search, points: Tensor, rivals: Callable[[Tensor], 
         assert look.gradient is not None
         lacks = look.logits.gather(1, search.y[:, None]) - look.logits.gather(1, rivals(look.logits))
         normals = look.gradient
-    dual = {inf: 1.0, 2.0: 2.0, 1.0: inf}[search.threat.order]
-    sizes = torch.linalg.vector_norm(normals.flatten(2), dual, dim=2)
+    sizes = torch.linalg.vector_norm(normals.flatten(2), DUAL[search.threat.order], dim=2)
     distances = torch.where(sizes > 0, lacks.abs().to(sizes.dtype) / sizes, inf).nan_to_num_(inf, inf)
     distance, place = distances.min(1)
     row = torch.arange(len(lacks), device=lacks.device)

@@ -1,6 +1,5 @@
 """FMN, the fast minimum-norm attack (Pintor et al. 2021)."""
 
-import math
 from typing import Unpack
 
 import torch
@@ -11,7 +10,7 @@ from fastadv._checks import check_count, check_share
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import FAR, advance, cosine, farthest, like, positive, width
-from fastadv.attacks._hyperplane import to_hyperplane
+from fastadv.attacks._hyperplane import DUAL, to_hyperplane
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Look, Search, settles
@@ -21,7 +20,6 @@ from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
 NORMS = ("linf", "l2", "l1", "l0")
-DUAL = {math.inf: 1.0, 2.0: 2.0, 1.0: math.inf}
 # the first step, over the width of the box
 FIRST_STEP = {"l2": 1.0, "l1": 1.0, "l0": 50.0}
 LAST_STEP, LAST_GAMMA = 0.01, 0.02
