@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
+from fastadv.attacks._bisection import halve, middle
 from fastadv.attacks._geometry import like, unit
 from fastadv.attacks._problem import check_finite_box
 from fastadv.attacks._record import Rows
@@ -101,18 +102,10 @@ def to_boundary(search: Search, halvings: int, left: int) -> int:
     rows.far = rows.points
     rows.low, rows.high = torch.zeros_like(search.best.rank), torch.ones_like(search.best.rank)
     for _ in range(halvings):
-        look = search.decide(_towards(search, rows.far, (rows.low + rows.high) / 2))
+        look = search.decide(_towards(search, rows.far, middle(rows)))
         halve(rows, look.adversarial)
         rows.points = torch.where(like(look.adversarial, look.seen), look.seen, rows.points)
     return left
-
-
-def halve(rows: Rows, upper: Tensor) -> None:
-    """Replace one end of each interval from `rows.low` to `rows.high` [n] by its middle: the upper end where
-    `upper` says so.
-    """
-    middle = (rows.low + rows.high) / 2
-    rows.low, rows.high = torch.where(upper, rows.low, middle), torch.where(upper, middle, rows.high)
 
 
 def away(search: Search) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
+from fastadv.attacks._bisection import halve, middle
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._levels import bracket
@@ -67,9 +68,6 @@ def contrast(
         rows.high = high.minimum(rows.reach)
         search.leave(high.isinf())
         for _ in range(searches):
-            search.departed(search.x)
-            middle = (rows.low + rows.high) / 2
-            rows.low, high = bracket(rows.low, middle[:, None], met(middle[:, None]))
-            rows.high = high.minimum(rows.high)
+            halve(rows, met(middle(rows)[:, None]).squeeze(1))
 
     return run(model, x, y, threat, rule, minimum=True, **common)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count, check_number, check_share
+from fastadv.attacks._bisection import halve, middle
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import like, width
@@ -149,10 +150,7 @@ def fab(
         rows.nearest = search.best.x_adv.clone()
         search.leave(~search.best.success)
         for _ in range(FINAL):
-            share = like((rows.low + rows.high) / 2, search.x).to(search.x)
-            look = search.decide(search.x + share * (rows.nearest - search.x))
-            middle = (rows.low + rows.high) / 2
-            rows.high = torch.where(look.adversarial, middle, rows.high)
-            rows.low = torch.where(look.adversarial, rows.low, middle)
+            share = like(middle(rows), search.x).to(search.x)
+            halve(rows, search.decide(search.x + share * (rows.nearest - search.x)).adversarial)
 
     return run(model, x, y, threat, rule, minimum=True, restarts=restarts, seed=seed, **common)

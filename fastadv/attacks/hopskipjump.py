@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count
+from fastadv.attacks._bisection import halve, middle
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import like, orthogonal, unit, width
@@ -18,7 +19,7 @@ from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Search
 from fastadv.attacks._sizes import norm
-from fastadv.attacks._start import away, check_starts, find_start, halve, spend, to_boundary
+from fastadv.attacks._start import away, check_starts, find_start, spend, to_boundary
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -150,13 +151,13 @@ def _tilt(search: Search) -> None:
     rows.low = torch.zeros_like(search.best.rank)
     rows.high = torch.full_like(rows.low, math.pi / 2)
     for _ in range(TILTS):
-        angle = like((rows.low + rows.high) / 2, rows.normal)
+        angle = like(middle(rows), rows.normal)
         length = TILT * math.sqrt(search.x[0].numel()) * _deviation(search)
         tangent = angle.cos() * rows.gradient - angle.sin() * rows.normal
         points = (rows.points + like(length, tangent) * tangent).clamp_(*search.threat.box)
         # too steep a tangent leaves the adversarial side
         halve(rows, ~search.decide(points, judge=False).adversarial)
-    angle = like((rows.low + rows.high) / 2, rows.normal)
+    angle = like(middle(rows), rows.normal)
     rows.normal = angle.cos() * rows.normal + angle.sin() * rows.gradient
 
 

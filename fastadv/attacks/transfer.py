@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._checks import check_count
+from fastadv.attacks._bisection import halve, middle
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import like, width
@@ -96,12 +97,9 @@ def transfer(
         look = search.decide(points.clamp_(*threat.box))
         first = look.adversarial.to(torch.int64).argmax(1)  # the first of the largest
         rows.low, rows.high = tried[first], tried[first + 1]
-        rows.fooled = look.adversarial.any(1)
         for _ in range(searches):
-            rows.middle = (rows.low + rows.high) / 2
-            look = search.decide((search.x + like(rows.middle, search.x) * rows.unit).clamp_(*threat.box))
-            rows.high = torch.where(look.adversarial, rows.middle, rows.high)
-            rows.low = torch.where(look.adversarial, rows.low, rows.middle)
+            points = (search.x + like(middle(rows), search.x) * rows.unit).clamp_(*threat.box)
+            halve(rows, search.decide(points).adversarial)
 
     return run(model, x, y, threat, rule, minimum=True, **common)
 
