@@ -1,7 +1,7 @@
 """The command line: `fastadv demo | attack | train | construct | evaluate | abs | study | doctor`.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted. Errors are one line on stderr; --debug
-adds the traceback.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by SIGTERM. Errors are
+one line on stderr; --debug adds the traceback.
 """
 
 import logging
@@ -21,13 +21,15 @@ from fastadv.cli._debug import Debug, with_debug
 from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
-from fastadv.cli._interrupt import Interrupted
+from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
 from fastadv.cli._study import study_app
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, InputError
 
 __all__ = ["app", "main"]
 
+# what Typer makes of a KeyboardInterrupt that no command caught
+KEYBOARD_INTERRUPT = 130
 MODEL = "-m small_cnn -w runs/a/model.safetensors --data digits"
 
 app = typer.Typer(
@@ -74,19 +76,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     # a model can then be named as module:function of a file in the working folder
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    with stoppable():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     debug = Debug()
     try:
         code = app(args=arguments, prog_name="fastadv", standalone_mode=False, obj=debug)
         sys.stdout.flush()
+        if code == KEYBOARD_INTERRUPT:
+            return _fail("interrupted", exit_code(), debug)
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
         # whoever reads our output has closed it; Python would complain again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; nothing was kept", 130, debug)
+        return _fail("interrupted", exit_code(), debug)
     except Interrupted as error:
-        return _fail(f"interrupted; {error}", 130, debug)
+        return _fail(f"interrupted; {error}", exit_code(), debug)
     except Exception as error:
         return _report(error, debug)
 

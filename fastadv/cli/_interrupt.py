@@ -1,7 +1,15 @@
-"""Ctrl-C: one line that says what was kept and how to go on."""
+"""Ctrl-C and SIGTERM: one line that says what was kept and how to go on."""
 
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+# the signals that stop a command, with what Python does about them by itself
+STOPS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+_received: list[int] = []
 
 
 class Interrupted(Exception):
@@ -10,8 +18,53 @@ class Interrupted(Exception):
 
 @contextmanager
 def interruptible(kept: Callable[[], str] | str) -> Iterator[None]:
-    """Turn Ctrl-C inside into an Interrupted that carries `kept`."""
+    """Turn a KeyboardInterrupt inside into an Interrupted that carries `kept`."""
     try:
         yield
     except KeyboardInterrupt:
         raise Interrupted(kept if isinstance(kept, str) else kept()) from None
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Inside, SIGTERM raises KeyboardInterrupt as Ctrl-C does, and `check_stop` raises it again.
+
+    Python drops an exception that leaves a finalizer or the callback of a weak reference, where a signal may
+    happen to arrive, and goes on. Signals that the caller ignores or handles are left to it; in a thread
+    other than the main one Python handles none.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    ours = {number: usual for number, usual in STOPS.items() if main and signal.getsignal(number) == usual}
+    hook = sys.unraisablehook
+
+    def ignored(dropped: Any) -> None:
+        """Python reports what it drops; a stop that comes again was not dropped."""
+        if not (_received and dropped.exc_type is KeyboardInterrupt):
+            hook(dropped)
+
+    for number in ours:
+        signal.signal(number, _stop)
+    sys.unraisablehook = ignored
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for number, usual in ours.items():
+            signal.signal(number, usual)
+        _received.clear()
+
+
+def _stop(number: int, frame: object) -> None:
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
+def check_stop() -> None:
+    """Raise KeyboardInterrupt if a signal has told the command to stop, in case the first was dropped."""
+    if _received:
+        raise KeyboardInterrupt
+
+
+def exit_code() -> int:
+    """Of a command that was stopped, by the custom of shells: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 128 + (_received[-1] if _received else signal.SIGINT)

@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fastadv.cli._interrupt import check_stop
+
 PIPE_WIDTH = 100  # columns where the output is no terminal
 WIDEST_NAME = 24  # columns that the first cell of a table may take without a line break
 PATIENCE = 2.0  # seconds of work before a progress bar appears
@@ -101,6 +103,7 @@ class Bar:
         self.started = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
+        check_stop()
         self.bar.update(self.task, completed=done, total=total)
         if (
             self.bar.console.is_terminal

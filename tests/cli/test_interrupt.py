@@ -1,12 +1,23 @@
-"""Ctrl-C: one line, exit code 130, and the same command goes on."""
+"""Ctrl-C and SIGTERM: one line, exit code 130 or 143, and the same command goes on."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
+
+from fastadv.cli import main
+from fastadv.cli._interrupt import stoppable
+from fastadv.cli._output import progress
+from fastadv.evaluation import measure
+from fastadv.evaluation._outcome import outcome
 
 # SIGINT may be ignored here, as under nohup: the child then ignores it too
 START = """
@@ -34,7 +45,8 @@ TRAIN = [
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_interrupted_training_says_how_to_resume(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+def test_interrupted_training_says_how_to_resume(folder: Path, number: int) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*RUN, *TRAIN, "--epochs", "1000"],
@@ -52,12 +64,116 @@ def test_interrupted_training_says_how_to_resume(folder: Path) -> None:
         and time.monotonic() < deadline
     ):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + number, err
     assert out == ""
     assert err.count("\n") == 1, err
     assert "kept in run" in err
     assert "--resume" in err
     assert (folder / "run" / "checkpoint.safetensors").exists()
     assert json.loads(reports.read_text().splitlines()[0])["epoch"] == 1
+
+
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+def number(request: pytest.FixtureRequest) -> Iterator[int]:
+    """A signal that stops commands, handled as in a Python process that has just begun."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield request.param
+    assert {number: signal.signal(number, before[number]) for number in usual} == usual
+
+
+class Finalized:
+    """A signal arrives in its finalizer, from which no exception comes out."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        signal.raise_signal(self.number)
+
+
+def finalizer(number: int) -> None:
+    Finalized(number)
+
+
+def callback(number: int) -> None:
+    dies = threading.Event()
+    held = weakref.ref(dies, lambda reference: signal.raise_signal(number))
+    del dies
+    assert held() is None
+
+
+@pytest.mark.parametrize("swallow", [finalizer, callback])
+def test_a_stop_that_python_drops_comes_with_the_next_progress(
+    number: int, swallow: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with stoppable(), progress("work") as tick:
+        tick(1, 3)
+        swallow(number)
+        with pytest.raises(KeyboardInterrupt):
+            tick(2, 3)
+    with progress("the next work") as tick:
+        tick(1, 3)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_dropped_stop_ends_the_command(
+    number: int, fastadv: Callable, net: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def swallowing(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 2:
+            finalizer(number)
+        return outcome(*arguments)
+
+    monkeypatch.setattr(measure, "outcome", swallowing)
+    line = f"evaluate {net} -n 40 -a fgsm -a bim --radius 0.1 --batch-size 10 --run-dir run"
+    done = fastadv(line)
+    assert done.code == 128 + number
+    assert done.err == "fastadv: interrupted; kept in run: go on with --resume\n"
+    assert len(calls) < 8
+    assert fastadv(f"{line} --resume").code == 0
+
+
+def test_a_stop_outside_the_work_is_one_line_too(
+    number: int, fastadv: Callable, net: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastadv.cli._attack.make_device", lambda name: signal.raise_signal(number))
+    assert fastadv(f"attack {net} -n 5 --radius 0.1") == (128 + number, "", "fastadv: interrupted\n")
+
+
+def test_signals_that_the_caller_handles_are_left_alone(number: int) -> None:
+    heard = []
+    usual = signal.signal(number, lambda number, frame: heard.append(number))
+    with stoppable():
+        signal.raise_signal(number)
+    signal.signal(number, usual)
+    assert heard == [number]
+
+
+def test_other_exceptions_that_python_drops_are_reported(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError
+
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda given: dropped.append(given.exc_type))
+    with stoppable():
+        Broken()
+        finalizer(number)
+        Broken()
+    assert dropped == [ValueError, ValueError]
+
+
+def test_commands_run_in_any_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(main(["--version"])))
+    thread.start()
+    thread.join()
+    assert codes == [0]
