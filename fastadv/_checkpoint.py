@@ -34,13 +34,13 @@ def save(
     model: nn.Module,
     optimizer: Optimizer,
     scheduler: LRScheduler,
-    losses: Tensor,
     progress: Mapping[str, Any],
-    recipe: Mapping[str, Tensor] | None = None,
+    kept: Mapping[str, Tensor],
 ) -> None:
-    """Write everything that `restore` needs. Tied weights are stored twice.
+    """Write everything that `restore` and `kept` need. Tied weights are stored twice.
 
-    recipe: what the recipe keeps between batches, by name.
+    progress: JSON-able, what the run says of itself. kept: its other tensors, such as "losses" or
+    "recipe/momentum".
     """
     tensors = {
         f"model/{name}": value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()
@@ -53,8 +53,7 @@ def save(
                 tensors[f"optimizer/{index}/{name}"] = value
             else:
                 plain.setdefault(str(index), {})[name] = value
-    tensors["losses"] = losses
-    tensors |= {f"recipe/{name}": value for name, value in (recipe or {}).items()}
+    tensors |= kept
     text = json.dumps(
         {
             "progress": dict(progress),
@@ -96,12 +95,12 @@ def restore(state: State, model: nn.Module, optimizer: Optimizer, scheduler: LRS
     scheduler.load_state_dict(dict(plain["scheduler"]))
 
 
-def recipe_state(state: State, device: torch.device) -> dict[str, Tensor]:
-    """What the recipe had kept between batches when the checkpoint was written, on `device`."""
+def kept(state: State, part: str, device: torch.device) -> dict[str, Tensor]:
+    """The tensors that were kept under `part`/..., by the rest of their names, on `device`."""
     # tensors read in the caller's inference mode could not be written outside it
     with torch.inference_mode(False):
         return {
-            name.removeprefix("recipe/"): tensor.clone().to(device)
+            name.removeprefix(f"{part}/"): tensor.clone().to(device)
             for name, tensor in state.tensors.items()
-            if name.startswith("recipe/")
+            if name.startswith(f"{part}/")
         }

@@ -1,24 +1,17 @@
-"""The folder of one run: locked, cleared of half-written files, and resumed by its own run alone."""
+"""The folder of one run: locked while it is written, and cleared of half-written files."""
 
-import json
 import logging
 import os
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
-
-from fastadv import _checkpoint
-from fastadv._files import atomic_write, remove_parts, writing
-from fastadv._identity import check_same
-from fastadv.errors import CorruptFileError, InputError
+from fastadv._files import remove_parts, writing
+from fastadv.errors import InputError
 
 try:
     import fcntl
@@ -110,72 +103,12 @@ class RunFolder:
     ) -> None:
         self.close()
 
-    @property
-    def checkpoint(self) -> Path:
-        """Where the state of a stopped run lies."""
-        return self.path / "checkpoint.safetensors"
-
-    def stopped(self, config: Mapping[str, Any], resume: bool) -> _checkpoint.State | None:
-        """The checkpoint of the run that `config` describes; None where there is none yet.
-
-        Raises InputError where there is one and `resume` is off, or where it belongs to another run, naming
-        what differs; CorruptFileError where it is damaged.
-        """
-        if not self.checkpoint.exists():
-            return None
-        if not resume:
-            raise InputError(
-                f"run_dir: expected a new folder, got {self.path} with a checkpoint; "
-                "pass resume=True or choose another"
-            )
-        state = _checkpoint.load(self.checkpoint)
-        check_same(self.checkpoint, state.progress["config"], config)
-        return state
-
-    def save(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        scheduler: LRScheduler,
-        losses: Tensor,
-        progress: Mapping[str, Any],
-        recipe: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """Write the checkpoint; `progress` is JSON-able and holds the run's `config`."""
-        with writing(self.checkpoint):
-            _checkpoint.save(self.checkpoint, model, optimizer, scheduler, losses, progress, recipe)
-
-    def report(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Write report.jsonl, one entry a line. All are written each time: a kill loses and doubles none."""
-        path = self.path / "report.jsonl"
-        with writing(path), atomic_write(path) as part:
-            part.write_text("".join(json.dumps(dict(entry)) + "\n" for entry in entries))
-
     @contextmanager
     def result(self, name: str) -> Iterator[Path]:
         """The path of a result to write; a full disk becomes an OSError that says what to do."""
         path = self.path / name
         with writing(path):
             yield path
-
-
-def read_report(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The entries of report.jsonl.
-
-    Raises InputError if there is no such file, CorruptFileError if it does not parse.
-    """
-    path = Path(folder) / "report.jsonl"
-    try:
-        entries = [json.loads(line) for line in path.read_text().splitlines()]
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: expected the reports of a run, got no such file; check the folder's name"
-        ) from error
-    except ValueError as error:
-        raise CorruptFileError(
-            f"{path}: expected one report per line, got {error}; resume the run to write it again"
-        ) from error
-    return entries
 
 
 _open_folders: weakref.WeakSet[RunFolder] = weakref.WeakSet()

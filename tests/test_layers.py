@@ -18,6 +18,7 @@ LAYERS = [
     {"_adapter", "_checks", "_files", "_card", "_torchvision"},
     {"_library", "_checkpoint", "_description", "_identity"},
     {"_run_folder"},
+    {"_run_record"},
     {"ops"},
     {"threat", "losses", "rng"},
     {"engine"},

@@ -7,15 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
-from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR
 
 import fastadv
 from fastadv import _run_folder
-from fastadv._run_folder import RunFolder, read_report
-from fastadv.errors import CorruptFileError, InputError
+from fastadv._run_folder import RunFolder
+from fastadv.errors import InputError
 
 LEFT = ".checkpoint.safetensors.0123abcd.part"
 
@@ -128,49 +124,6 @@ def test_file_systems_without_locks_are_used_all_the_same(tmp_path, monkeypatch)
     monkeypatch.setattr("fcntl.flock", unsupported)
     with RunFolder(tmp_path), RunFolder(tmp_path, shared=True):
         pass
-
-
-def parts(value=1.0):
-    model = nn.Linear(1, 1)
-    nn.init.constant_(model.weight, value)
-    optimizer = SGD(model.parameters(), lr=0.5, momentum=0.9)
-    return model, optimizer, LambdaLR(optimizer, lambda step: 1 / (1 + step))
-
-
-def test_a_checkpoint_is_resumed_by_its_own_run_alone(tmp_path):
-    config = {"seed": 1, "threat": {"name": "L2", "radius": 0.5}, "shape": (1, 2)}
-    with RunFolder(tmp_path) as folder:
-        assert folder.stopped(config, resume=True) is None
-        assert folder.stopped(config, resume=False) is None
-        folder.save(*parts(), torch.tensor([2.0]), {"config": config, "step": 3})
-        state = folder.stopped(config, resume=True)
-        assert state.progress["step"] == 3
-        assert state.tensors["losses"].tolist() == [2.0]
-        with pytest.raises(InputError, match="resume=True"):
-            folder.stopped(config, resume=False)
-        for other, named in (
-            (config | {"seed": 2}, r"another seed \(1 there, 2 here\)"),
-            (config | {"threat": {"name": "L2", "radius": 0.6}}, "another threat"),
-            (config | {"threat": {"name": "L2"}}, "another threat"),
-            (config | {"more": 1}, r"another more \(None there, 1 here\)"),
-            ({"seed": 1, "shape": (1, 2)}, "another threat"),
-        ):
-            with pytest.raises(InputError, match=named) as caught:
-                folder.stopped(other, resume=True)
-            assert "another folder" in str(caught.value)
-            assert "another shape" not in str(caught.value)
-
-
-def test_reports_are_whole_lines(tmp_path):
-    with RunFolder(tmp_path) as folder:
-        folder.report([{"epoch": 1}])
-        folder.report({"epoch": k} for k in (1, 2))
-    assert read_report(tmp_path) == [{"epoch": 1}, {"epoch": 2}]
-    (tmp_path / "report.jsonl").write_text('{"epoch": 1}\n{"epo')
-    with pytest.raises(CorruptFileError, match="one report per line"):
-        read_report(tmp_path)
-    with pytest.raises(InputError, match="no such file"):
-        read_report(tmp_path / "absent")
 
 
 def test_a_result_that_cannot_be_written_is_named(tmp_path):

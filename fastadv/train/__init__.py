@@ -1,7 +1,6 @@
 """Training: recipes (what is minimised) and `fit` (how), with checkpoints that resume bit for bit."""
 
-from fastadv.train._run import EpochReport
-from fastadv.train.fit import fit, reports
+from fastadv.train.fit import fit
 from fastadv.train.recipes import (
     AWP,
     MART,
@@ -19,6 +18,7 @@ from fastadv.train.recipes import (
     Step,
     WeightDecayL1,
 )
+from fastadv.train.report import EpochReport, reports
 
 __all__ = [
     "AWP",

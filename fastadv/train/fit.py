@@ -7,22 +7,25 @@ from os import PathLike
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count, check_seed
 from fastadv._description import describe, describe_data, describe_model
-from fastadv._run_folder import read_report
-from fastadv.data import batches
-from fastadv.errors import CorruptFileError, InputError
+from fastadv._run_record import RunRecord
+from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.evaluation.measure import check_evaluation
-from fastadv.train._run import EpochReport, Run, Test, check_labels
+from fastadv.train._losses import Losses
+from fastadv.train._measure import Test
+from fastadv.train._run import Run
+from fastadv.train._sets import check_sets
+from fastadv.train._steps import Steps
 from fastadv.train.augment import Augment, make_augment
 from fastadv.train.optim import OptimizerOptions, Schedule, find_schedule, make_optimizer, make_schedule
 from fastadv.train.recipes import OwnStep, Recipe
-from fastadv.train.recipes._common import twin
 from fastadv.train.recipes.base import owns_step
+from fastadv.train.report import EpochReport
 
 
 def fit(
@@ -90,10 +93,10 @@ def fit(
         )
     if progress is not None and not callable(progress):
         raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
-    if run_dir is None and (resume or checkpoint_every):
+    if run_dir is None and checkpoint_every:
         raise InputError(
             "run_dir: expected a folder for the checkpoints, got None; "
-            "pass run_dir=, or leave out resume and checkpoint_every"
+            "pass run_dir=, or leave out checkpoint_every"
         )
     if test_set is None and test_attacks:
         raise InputError("test_attacks: expected a test_set to attack, got None; pass test_set=")
@@ -109,52 +112,37 @@ def fit(
         model.to(place)
     maker = make_optimizer(model, options)
     place = next(model.parameters()).device
-    classes = _check_sets(model, {"train_set": train_set, "test_set": test_set}, function, place)
-    steps = math.ceil(len(train_set) / batch_size)  # type: ignore[arg-type]
-    run = Run(
+    classes = check_sets(model, {"train_set": train_set, "test_set": test_set}, function, place)
+    count = math.ceil(len(train_set) / batch_size)  # type: ignore[arg-type]
+    steps = Steps(
         model=model,
         train_set=train_set,
         recipe=recipe,
         optimizer=maker,
-        scheduler=make_schedule(maker, factor, epochs * steps),
+        scheduler=make_schedule(maker, factor, epochs * count),
         augment=function,
         classes=classes,
         batch_size=batch_size,
-        epochs=epochs,
-        steps=steps,
         precision=precision,
         seed=seed,
-        checkpoint_every=checkpoint_every,
-        progress=progress,
-        test=Test(test_set, dict(test_attacks or {}), test_limit),
-        losses=_zeros(steps, place),
-        config={
-            "model": describe_model(model),
-            "data": describe_data(train_set),
-            "recipe": describe(recipe, model),
-            # with the constant schedule, which does not depend on it, a run may be made longer
-            "epochs": None if schedule == "constant" else epochs,
-            "batch_size": batch_size,
-            **dataclasses.asdict(options),
-            "schedule": describe(schedule, model),
-            "augment": describe(function, model),
-            "precision": precision,
-            "seed": seed,
-        },
+        losses=Losses(count, place),
     )
-    if run_dir is not None:
-        run.open(run_dir, resume)
-    return run.go()
-
-
-def reports(run_dir: str | PathLike[str]) -> list[EpochReport]:
-    """All reports of a run so far, from its report.jsonl."""
-    try:
-        return [EpochReport(**entry) for entry in read_report(run_dir)]
-    except TypeError as error:
-        raise CorruptFileError(
-            f"{run_dir}: expected the reports of a training run, got others ({error}); check its name"
-        ) from error
+    config = {
+        "model": describe_model(model),
+        "data": describe_data(train_set),
+        "recipe": describe(recipe, model),
+        # with the constant schedule, which does not depend on it, a run may be made longer
+        "epochs": None if schedule == "constant" else epochs,
+        "batch_size": batch_size,
+        **dataclasses.asdict(options),
+        "schedule": describe(schedule, model),
+        "augment": describe(function, model),
+        "precision": precision,
+        "seed": seed,
+    }
+    record = RunRecord(run_dir, config, resume)
+    test = Test(test_set, dict(test_attacks or {}), test_limit)
+    return Run(steps, record, test, epochs, checkpoint_every, progress).go()
 
 
 def _device(device: str | torch.device) -> torch.device:
@@ -163,37 +151,3 @@ def _device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"device: expected one that torch can use, got {device!r} ({reason})") from error
-
-
-def _check_sets(
-    model: nn.Module, sets: Mapping[str, Dataset[Any] | None], augment: Augment | None, device: torch.device
-) -> int:
-    """The model's classes, from the first image of each set; labels that are in memory are checked."""
-    classes = 0
-    for name, dataset in sets.items():
-        if dataset is None:
-            continue
-        x, _, ids = next(batches(dataset, 1))
-        if augment is not None and name == "train_set":
-            moved = augment(x, ids=ids, seed=0)
-            if not isinstance(moved, Tensor) or moved.shape != x.shape:
-                got = tuple(moved.shape) if isinstance(moved, Tensor) else type(moved).__name__
-                raise InputError(f"augment: expected images of shape {tuple(x.shape)}, as given, got {got}")
-        try:
-            classes = twin(model)(x.to(device)).shape[1]
-        except RuntimeError as error:
-            reason = str(error).partition("\n")[0]
-            raise InputError(
-                f"{name}: expected images that the model takes, got {list(x.shape[1:])} ({reason})"
-            ) from error
-        labels = getattr(dataset, "labels", None)
-        if isinstance(labels, Tensor):
-            check_labels(labels, classes, name)
-    return classes
-
-
-def _zeros(count: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(
-        False
-    ):  # tensors made in the caller's inference mode could not be written outside it
-        return torch.zeros(count, dtype=torch.float64, device=device)

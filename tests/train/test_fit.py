@@ -13,7 +13,8 @@ import fastadv as fa
 from fastadv import _files
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.train import EpochReport, FGSMTraining, PGDTraining, Standard, fit
+from fastadv.train import AWP, EpochReport, FGSMTraining, PGDTraining, Standard, fit
+from fastadv.train._losses import Losses
 
 from .nets import images, net
 
@@ -306,8 +307,11 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step_and_keeps_the_checkpoint
 
     Bad.calls = 0
     model, past = net(), []
-    with pytest.raises(FloatingPointError, match="nan in epoch 2 at step 2"):
+    with pytest.raises(FloatingPointError, match="nan in epoch 2 at step 2") as caught:
         past.extend(train(model, recipe=Bad(), run_dir=tmp_path))
+    order = fa.rng.permutation(50, fa.rng.derive(0, "order", 2))[16:24].tolist()
+    assert f"(samples {', '.join(map(str, order))})" in str(caught.value)
+    assert str(caught.value).endswith(f"{tmp_path / 'checkpoint.safetensors'} is kept")
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
     Bad.calls = 100
     (report,) = train(recipe=Bad(), run_dir=tmp_path, resume=True)
@@ -385,6 +389,21 @@ def test_bad_data_and_models_are_named_at_the_call():
     pairs = torch.utils.data.TensorDataset(data.x, torch.tensor([0, 1, 2, 0, 1, 7]))
     with pytest.raises(InputError, match="labels from 0 to 2"):
         list(train(data=pairs))
+
+
+@pytest.mark.parametrize("recipe", [Standard(), AWP(Standard(), warmup=1)], ids=["loss", "step"])
+def test_a_loss_is_written_down_once_where_the_engine_takes_the_step(monkeypatch, recipe):
+    taken, take = [], Losses.take
+
+    def spy(self, step, loss, share):
+        taken.append(step)
+        take(self, step, loss, share)
+
+    monkeypatch.setattr(Losses, "take", spy)
+    list(train(recipe=recipe, epochs=1))
+    once = list(range(7))
+    # a recipe with a step of its own may report another loss than the one it went back through
+    assert taken == (once if isinstance(recipe, Standard) else sorted(once * 2))
 
 
 def test_a_recipe_that_does_not_average_is_named():

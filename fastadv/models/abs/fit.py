@@ -5,7 +5,6 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, TypeVar
@@ -19,7 +18,7 @@ from fastadv import _checkpoint, rng
 from fastadv._card import card
 from fastadv._checks import check_count, check_number, check_seed
 from fastadv._identity import plain
-from fastadv._run_folder import RunFolder
+from fastadv._run_record import RunRecord
 from fastadv.errors import InputError
 from fastadv.models.abs._images import Images, read_images
 from fastadv.models.abs.augment import warp
@@ -89,12 +88,8 @@ def fit(
         AssertionError,
     ) as error:  # what torch raises without CUDA is no RuntimeError
         raise InputError(f"device: expected an available torch device, got {device!r} ({error})") from error
-    if resume and run_dir is None:
-        raise InputError(
-            "run_dir: expected the folder of the run to resume, got None; pass run_dir=, or leave out resume"
-        )
     images = read_images(dataset, settings.shape.image)
-    run = Run(images, settings, place, None, progress)
+    run = Run(images, settings, place, progress)
 
     def made() -> Any:
         weights, biases = run.net.decoders()
@@ -103,12 +98,8 @@ def fit(
         return built.to(run.device)
 
     made()  # refuses wrong options of the model before any work
-    with ExitStack() as stack:
-        folder = run.folder = None if run_dir is None else stack.enter_context(RunFolder(run_dir))
-        state = None if folder is None else folder.stopped(run.config, resume)
-        if state is not None:
-            run.resume(state)
-        run.go()
+    with RunRecord(run_dir, run.config, resume) as record:
+        run.go(record)
         run.net.eval()
         model = made()
         started = time.perf_counter()
@@ -116,12 +107,11 @@ def fit(
             seed = rng.derive(settings.seed, "abs calibration")
             chosen = rng.permutation(len(images), seed)[:calibration]
             model.calibrate(images.take(chosen).to(run.device), images.y[chosen].to(run.device))
-        measured = {"loss": run.reports[-1]["loss"], "seconds": sum(r["seconds"] for r in run.reports)}
+        past = record.reports
+        measured = {"loss": past[-1]["loss"], "seconds": sum(report["seconds"] for report in past)}
         measured["calibration_seconds"] = time.perf_counter() - started
         model.card = card("abs", run.config, **measured)
-        if folder is not None:
-            with folder.result("model.safetensors") as path:
-                model.save(path)
+        record.result("model.safetensors", model.save)
         result: Model = model
         return result
 
@@ -134,16 +124,9 @@ class Run:
         images: Images,
         settings: Settings,
         device: torch.device,
-        folder: RunFolder | None,
         progress: Progress | None,
     ) -> None:
-        self.images, self.settings, self.device, self.folder, self.progress = (
-            images,
-            settings,
-            device,
-            folder,
-            progress,
-        )
+        self.images, self.settings, self.device, self.progress = images, settings, device, progress
         # BatchNorm needs two images of every class
         self.rows = max(2, settings.batch_size // images.classes)
         self.steps = math.ceil(len(images) / (self.rows * images.classes))
@@ -153,20 +136,16 @@ class Run:
         self.scheduler = LambdaLR(
             self.optimizer, lambda step: (1 + math.cos(math.pi * min(step / total, 1.0))) / 2
         )
-        self.reports: list[dict[str, Any]] = []
         self.config = plain(
             {**dataclasses.asdict(settings), "classes": images.classes, "data": images.description}
         )
 
-    def resume(self, state: _checkpoint.State) -> None:
-        """Continue where the checkpoint was written."""
-        _checkpoint.restore(state, self.net, self.optimizer, self.scheduler)
-        self.reports = list(state.progress["reports"])
-        logger.info("resumed at epoch %d", len(self.reports) + 1)
-
-    def go(self) -> None:
+    def go(self, record: RunRecord) -> None:
         """Train the epochs still to do, writing a checkpoint after each."""
-        for epoch in range(len(self.reports), self.settings.epochs):
+        if record.stopped is not None:
+            _checkpoint.restore(record.stopped, self.net, self.optimizer, self.scheduler)
+            logger.info("resumed at epoch %d", len(record.reports) + 1)
+        for epoch in range(len(record.reports), self.settings.epochs):
             started = time.perf_counter()
             with torch.inference_mode(False), torch.enable_grad():
                 averages = self._epoch(epoch)
@@ -176,7 +155,7 @@ class Run:
                 "beta": self.settings.weight(epoch),
             }
             report |= {"class_losses": averages.tolist(), "seconds": time.perf_counter() - started}
-            self.reports.append(report)
+            record.reports.append(report)
             logger.info(
                 "ABS epoch %d: loss %.3f, beta %.2f, %.1f s",
                 epoch + 1,
@@ -184,10 +163,8 @@ class Run:
                 report["beta"],
                 report["seconds"],
             )
-            if self.folder is not None:
-                state = {"config": self.config, "reports": self.reports}
-                self.folder.save(self.net, self.optimizer, self.scheduler, averages, state)
-                self.folder.report(self.reports)
+            record.save(self.net, self.optimizer, self.scheduler, {})
+            record.report()
 
     def _batches(self, epoch: int) -> Tensor:
         """Sample numbers [steps, n, K], column k of class k; small classes repeat, large ones are cut."""

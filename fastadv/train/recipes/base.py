@@ -24,7 +24,7 @@ class Step:
     x [B, ...], y [B] and ids [B] (positions in the training set) are on the model's device, `seed` keys the
     attack's draws of this epoch, `epoch` counts from 1, `size` is the length of the training set. `state`
     holds tensors by name, which the recipe makes, reads and writes as it likes; it begins empty and lies in
-    the checkpoint.
+    the checkpoint. `check` writes down a loss for the report, in place of an earlier one of this batch.
     """
 
     model: nn.Module
@@ -71,16 +71,16 @@ def owns_step(recipe: object) -> TypeGuard[OwnStep]:
     return callable(getattr(recipe, "step", None))
 
 
-def take_step(recipe: Recipe | OwnStep, at: Step) -> Tensor:
+def take_step(recipe: Recipe | OwnStep, at: Step) -> None:
     """What `recipe` does with one batch: a step of its own, or one step of the optimizer on its loss."""
     if owns_step(recipe):
-        return recipe.step(at)
+        at.check(recipe.step(at).detach())
+        return
     loss_of = cast(Recipe, recipe)
     with at.autocast():
         loss = loss_of(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
     at.backward(loss)
     at.descend()
-    return loss
 
 
 class Crafted:

@@ -104,7 +104,6 @@ def test_batches_are_balanced_and_keyed():
         settings,
         torch.device("cpu"),
         None,
-        None,
     )
     ids = run._batches(0)
     assert ids.shape == (4, 4, 3)
@@ -168,7 +167,7 @@ def test_the_encoders_of_the_paper_and_of_small_images():
 
 def test_the_learning_rate_falls_to_zero_as_a_cosine():
     data = module.read_images(drawn(), SHAPE.image)
-    run = Run(data, Settings(3, SHAPE, 4, 24, 0.01, (1.0, 1.0), True, 0), torch.device("cpu"), None, None)
+    run = Run(data, Settings(3, SHAPE, 4, 24, 0.01, (1.0, 1.0), True, 0), torch.device("cpu"), None)
     rates = [run.scheduler.get_last_lr()[0]]
     for _ in range(12):
         run.optimizer.step()
@@ -180,7 +179,7 @@ def test_the_learning_rate_falls_to_zero_as_a_cosine():
 
 def test_a_batch_holds_two_images_of_each_class_at_least():
     data = module.read_images(drawn(20), SHAPE.image)
-    run = Run(data, Settings(1, SHAPE, 4, 3, 0.01, (1.0, 1.0), True, 0), torch.device("cpu"), None, None)
+    run = Run(data, Settings(1, SHAPE, 4, 3, 0.01, (1.0, 1.0), True, 0), torch.device("cpu"), None)
     assert run._batches(0).shape == (4, 2, 3)
 
 
@@ -415,7 +414,7 @@ class TestBadInput:
         ],
     )
     def test_options_are_refused_before_the_first_epoch(self, options, word, monkeypatch, tmp_path):
-        monkeypatch.setattr(Run, "go", lambda self: pytest.fail("trained first"))
+        monkeypatch.setattr(Run, "go", lambda self, record: pytest.fail("trained first"))
         with pytest.raises(InputError, match=word):
             quick(**{"run_dir": tmp_path / "run", **options})
         assert not (tmp_path / "run").exists()

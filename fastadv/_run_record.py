@@ -1,0 +1,126 @@
+"""The record of a training run: its reports, and in a folder its checkpoint and its results."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from fastadv import _checkpoint
+from fastadv._files import atomic_write
+from fastadv._identity import check_same
+from fastadv._run_folder import RunFolder
+from fastadv.errors import CorruptFileError, InputError
+
+CHECKPOINT, REPORT = "checkpoint.safetensors", "report.jsonl"
+
+
+class RunRecord:
+    """What `train.fit` and `ABS.fit` keep of a run. Without a folder that is `reports` alone.
+
+    config: what the run is, JSON-able; the checkpoint of another run is refused.
+    reports: one entry for each epoch done; those of a stopped run are there from the start.
+    stopped: the checkpoint of a stopped run, or None.
+
+    The folder is locked until `close`. Raises InputError for `resume` without a folder, a folder that cannot
+    be written, one with a checkpoint where `resume` is off, and one of another run, naming what differs;
+    CorruptFileError for a damaged checkpoint.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike[str] | None, config: Mapping[str, Any], resume: bool):
+        if resume and run_dir is None:
+            raise InputError(
+                "run_dir: expected the folder of the run to resume, got None; "
+                "pass run_dir=, or leave out resume"
+            )
+        self.config, self.reports = config, list[dict[str, Any]]()
+        self.folder = None if run_dir is None else RunFolder(run_dir)
+        try:
+            self.stopped = self._stopped(resume)
+        except BaseException:
+            self.close()
+            raise
+        if self.stopped is not None:
+            self.reports = list(self.stopped.progress["reports"])
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where the checkpoint lies; None where there is none yet."""
+        path = None if self.folder is None else self.folder.path / CHECKPOINT
+        return path if path is not None and path.exists() else None
+
+    def _stopped(self, resume: bool) -> _checkpoint.State | None:
+        path = self.checkpoint
+        if path is None:
+            return None
+        if not resume:
+            raise InputError(
+                f"run_dir: expected a new folder, got {path.parent} with a checkpoint; "
+                "pass resume=True or choose another"
+            )
+        state = _checkpoint.load(path)
+        check_same(path, state.progress["config"], self.config)
+        return state
+
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        kept: Mapping[str, Tensor],
+        **progress: Any,
+    ) -> None:
+        """Write the checkpoint: config, reports, what is passed, and JSON-able `progress`."""
+        if self.folder is not None:
+            with self.folder.result(CHECKPOINT) as path:
+                about = {"config": self.config, "reports": self.reports, **progress}
+                _checkpoint.save(path, model, optimizer, scheduler, about, kept)
+
+    def report(self) -> None:
+        """Write report.jsonl, one entry a line. All are written each time: a kill loses and doubles none."""
+        if self.folder is not None:
+            with self.folder.result(REPORT) as path, atomic_write(path) as part:
+                part.write_text("".join(json.dumps(entry) + "\n" for entry in self.reports))
+
+    def result(self, name: str, write: Callable[[Path], None]) -> None:
+        """Let `write` write the file `name`."""
+        if self.folder is not None:
+            with self.folder.result(name) as path:
+                write(path)
+
+    def close(self) -> None:
+        """Free the folder."""
+        if self.folder is not None:
+            self.folder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_report(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The entries of report.jsonl.
+
+    Raises InputError if there is no such file, CorruptFileError if it does not parse.
+    """
+    path = Path(folder) / REPORT
+    try:
+        entries = [json.loads(line) for line in path.read_text().splitlines()]
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: expected the reports of a run, got no such file; check the folder's name"
+        ) from error
+    except ValueError as error:
+        raise CorruptFileError(
+            f"{path}: expected one report per line, got {error}; resume the run to write it again"
+        ) from error
+    return entries
