@@ -40,6 +40,13 @@ def check_share(name: str, value: Any, *, zero: bool = False, one: bool = False)
     return number
 
 
+def check_flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name}: expected True or False, got {value!r}")
+    return value
+
+
 def check_seed(seed: Any, name: str = "seed") -> int:
     """An integer from 0 to 2^63 - 1."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:

@@ -37,6 +37,8 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, name: str = "run_dir", shared: bool = False) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(f"{name}: expected the path of a folder, got {path!r}")
         self.path, self._shared = Path(path), shared
         try:
             self.path.mkdir(parents=True, exist_ok=True)

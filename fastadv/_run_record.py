@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from fastadv import _checkpoint
+from fastadv._checks import check_flag
 from fastadv._files import atomic_write
 from fastadv._identity import check_same
 from fastadv._run_folder import RunFolder
@@ -33,7 +34,7 @@ class RunRecord:
     """
 
     def __init__(self, run_dir: str | os.PathLike[str] | None, config: Mapping[str, Any], resume: bool):
-        if resume and run_dir is None:
+        if check_flag("resume", resume) and run_dir is None:
             raise InputError(
                 "run_dir: expected the folder of the run to resume, got None; "
                 "pass run_dir=, or leave out resume"

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv import _checkpoint, rng
 from fastadv._card import card
-from fastadv._checks import check_count, check_number, check_seed
+from fastadv._checks import check_count, check_flag, check_number, check_seed
 from fastadv._identity import plain
 from fastadv._run_record import RunRecord
 from fastadv.errors import InputError
@@ -50,6 +50,7 @@ class Settings:
             raise InputError(f"training_precision: expected fp32 or bf16, got {self.precision!r}")
         for name in ("epochs", "width", "batch_size"):
             check_count(name, getattr(self, name), 1)
+        check_flag("augment", self.augment)
         check_seed(self.seed)
         if not check_number("learning_rate", self.learning_rate, 0) > 0:
             raise InputError("learning_rate: expected a positive number, got 0")
@@ -77,6 +78,8 @@ def fit(
     options: dict[str, Any],
 ) -> Model:
     """Train a model that `cls` makes, an ABS; see ABS.fit."""
+    if own := sorted(options.keys() & {"weights", "biases", "strides"}):
+        raise InputError(f"{own[0]}: expected none, as training makes it, got one; give shape= for strides")
     check_count("calibration", calibration, 0)
     if progress is not None and not callable(progress):
         raise InputError(f"progress: expected a function of (done, total), got {progress!r}")

@@ -92,6 +92,8 @@ class ABS(nn.Module):
         **changes: Any,
     ) -> None:
         super().__init__()
+        if not isinstance(options, InferenceOptions):
+            raise InputError(f"options: expected InferenceOptions, got {options!r}; or give them by name")
         self.options = options.changed(**changes)
         self.decoders = Decoders(weights, biases, strides)
         self.prior_latents = draw_prior(prior_samples, self.decoders.latents, seed)
@@ -277,6 +279,8 @@ class ABS(nn.Module):
         """
         if shape is None:
             shape = DecoderShape.for_images(_image_shape(dataset), latents, width)
+        if not isinstance(shape, DecoderShape):
+            raise InputError(f"shape: expected a DecoderShape, got {shape!r}; or give latents and width")
         settings = Settings(
             epochs,
             shape,

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
-from fastadv._checks import check_count, check_number
+from fastadv._checks import check_count, check_flag, check_number
 from fastadv.errors import InputError
 
 InputGrad = Literal["none", "envelope", "unrolled"]
@@ -54,8 +54,7 @@ class InferenceOptions:
             if value not in choices:
                 raise InputError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
         for name in ("binary", "prune"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name}: expected True or False, got {getattr(self, name)!r}")
+            check_flag(name, getattr(self, name))
         check_count("steps", self.steps, 1)
         for name in ("beta", "scale", "floor"):
             check_number(name, getattr(self, name), 0)
