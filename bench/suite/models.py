@@ -87,11 +87,9 @@ def trained(name: str, data_dir: Path = DATA) -> nn.Module:
     model, folder = create(), TRAINED / name
     if not (folder / "model.safetensors").exists():
         train_set = fa.data.load(dataset, "train", data_dir=data_dir, limit=limit)
-        reports = fa.train.fit(
+        fa.train.run(
             model, train_set, recipe, epochs=epochs, optimizer="adam", run_dir=folder, resume=folder.exists()
         )
-        for _ in reports:
-            pass
     fa.models.load_weights(model, folder / "model.safetensors")
     return model.eval()
 

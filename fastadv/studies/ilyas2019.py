@@ -152,7 +152,7 @@ def _train(study: Study, name: str, learned: ImageSet, recipe: fa.train.Recipe, 
     # a net on a constructed set starts from other weights than the nets that the sets were made with
     seed = s.seed + (name in SETS)
     model = fa.models.create("small_cnn", shape=study.test.shape, classes=10, width=s.width, seed=seed)
-    for _ in fa.train.fit(
+    fa.train.run(
         model,
         learned,
         recipe,
@@ -163,8 +163,7 @@ def _train(study: Study, name: str, learned: ImageSet, recipe: fa.train.Recipe, 
         schedule="cosine",
         seed=seed,
         progress=partial(watch, f"training {name}"),
-    ):
-        pass
+    )
     model.eval()
     return Net(name, learned, model, fa.evaluate(model, study.test, s.attacks()))
 

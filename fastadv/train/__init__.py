@@ -1,6 +1,6 @@
 """Training: recipes (what is minimised) and `fit` (how), with checkpoints that resume bit for bit."""
 
-from fastadv.train.fit import fit
+from fastadv.train.fit import fit, run
 from fastadv.train.recipes import (
     AWP,
     MART,
@@ -39,4 +39,5 @@ __all__ = [
     "WeightDecayL1",
     "fit",
     "reports",
+    "run",
 ]

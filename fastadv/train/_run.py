@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +63,7 @@ class Run:
         steps.state = _checkpoint.kept(state, "recipe", losses.device)
         logger.info("resumed at epoch %d, step %d", len(self.record.reports) + 1, self.step)
 
-    def go(self) -> Iterator[EpochReport]:
+    def go(self) -> Generator[EpochReport, None, None]:
         """Train the epochs still to do; between two of them the caller has the model in its own modes."""
         with self.record:
             self.record.report()

@@ -1,10 +1,11 @@
-"""fit: a model trained on a recipe, one report per epoch."""
+"""fit: a model trained on a recipe, one report per epoch; run: the same, to the end."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from os import PathLike
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from fastadv._run_record import RunRecord
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.evaluation.measure import check_evaluation
+from fastadv.train._epochs import Epochs
 from fastadv.train._losses import Losses
 from fastadv.train._measure import Test
 from fastadv.train._run import Run
@@ -26,6 +28,8 @@ from fastadv.train.optim import OptimizerOptions, Schedule, find_schedule, make_
 from fastadv.train.recipes import OwnStep, Recipe
 from fastadv.train.recipes.base import owns_step
 from fastadv.train.report import EpochReport
+
+P = ParamSpec("P")
 
 
 def fit(
@@ -51,8 +55,10 @@ def fit(
     device: str | torch.device | None = None,
     checkpoint_every: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[EpochReport]:
+) -> Epochs:
     """Train `model` in place on `recipe`, and yield a report after every epoch.
+
+    Each epoch is trained when its report is asked for: iterate, or call `run`, which trains to the end.
 
     - recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
     - learning_rate: 0.05 for "sgd" and 1e-3 for "adam" unless given. momentum is Adam's first beta.
@@ -142,7 +148,19 @@ def fit(
     }
     record = RunRecord(run_dir, config, resume)
     test = Test(test_set, dict(test_attacks or {}), test_limit)
-    return Run(steps, record, test, epochs, checkpoint_every, progress).go()
+    return Epochs(Run(steps, record, test, epochs, checkpoint_every, progress))
+
+
+def _to_the_end(each: Callable[P, Epochs]) -> Callable[P, list[EpochReport]]:
+    @wraps(each, assigned=())
+    def run(*args: P.args, **options: P.kwargs) -> list[EpochReport]:
+        """`fit` to its end, with the same arguments and errors: the reports of the epochs it trained."""
+        return list(each(*args, **options))
+
+    return run
+
+
+run = _to_the_end(fit)
 
 
 def _device(device: str | torch.device) -> torch.device:

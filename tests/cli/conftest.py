@@ -9,7 +9,7 @@ import pytest
 from fastadv.cli import main
 from fastadv.data import load
 from fastadv.models import SmallCNN, save_weights
-from fastadv.train import Standard, fit
+from fastadv.train import Standard, run
 
 
 class Done(NamedTuple):
@@ -45,8 +45,7 @@ def fastadv(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
 def trained() -> SmallCNN:
     """A small net that reads most digits."""
     model = SmallCNN(width=4)
-    for _ in fit(model, load("digits", "train"), Standard(), epochs=3, batch_size=64):
-        pass
+    run(model, load("digits", "train"), Standard(), epochs=3, batch_size=64)
     return model
 
 

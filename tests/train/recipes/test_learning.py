@@ -16,7 +16,7 @@ from fastadv.train import (
     PriorGuidedTraining,
     Standard,
     WeightDecayL1,
-    fit,
+    run,
 )
 
 THREAT = fa.Linf(0.15)
@@ -40,8 +40,7 @@ def trained(recipe):
     """Clean accuracy, and accuracy under PGD, after a second or two of training."""
     train_set, test_set = fa.data.load("digits", "train"), fa.data.load("digits", "test")
     model = fa.models.create("small_cnn", shape=train_set.shape, classes=10, width=8)
-    for _ in fit(model, train_set, recipe, epochs=4, batch_size=32, optimizer="adam", learning_rate=3e-3):
-        pass
+    run(model, train_set, recipe, epochs=4, batch_size=32, optimizer="adam", learning_rate=3e-3)
     attack = partial(fa.attacks.pgd, threat=THREAT, steps=10)
     table = fa.evaluate(model, test_set, {"pgd": attack})
     return table.clean_accuracy, table["pgd"].robust_accuracy
