@@ -7,6 +7,8 @@ from fastadv.data._batches import batches
 from fastadv.data._load import load, names
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
+from fastadv.data.mixture import Mixture
+from fastadv.data.npz import NpzSet
 
 if TYPE_CHECKING:
     from fastadv.data import construct
@@ -16,6 +18,8 @@ __all__ = [
     "ConstructedSet",
     "FolderSet",
     "ImageSet",
+    "Mixture",
+    "NpzSet",
     "batches",
     "construct",
     "load",

@@ -8,14 +8,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from fastadv import rng
+from fastadv.data._draws import keyed
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet, check_images, check_positions, to_unit
+from fastadv.data.mixture import Mixture
+from fastadv.data.npz import NpzSet
 from fastadv.errors import CorruptFileError, InputError
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
 # Fewer images than this are read before worker processes have started.
 _WORTH_WORKERS = 256
+
+# Sets that give any images at once, so that no worker need read them.
+Held = ImageSet | NpzSet | Mixture
 
 
 def batches(
@@ -24,18 +31,34 @@ def batches(
     order: Tensor | Sequence[int] | None = None,
     *,
     workers: int | None = None,
+    seed: int | None = None,
 ) -> Iterator[Batch]:
     """Yield (x float32 [B, C, H, W] in [0, 1], y int64 [B], ids int64 [B]); the last batch may be smaller.
 
-    dataset: an ImageSet (served from memory, on its device), or any map-style data set of (image, label)
-        pairs whose images are uint8 or float32 tensors.
+    dataset: an ImageSet, NpzSet or Mixture (served from memory, on its device), or any map-style data set of
+        (image, label) pairs whose images are uint8 or float32 tensors.
     order: the positions to serve, in that order; None: all, from first to last. ids are positions in
         `dataset`: a sample keeps its number in any order and batch size.
-    workers: processes that read ahead (None: up to 8 for images on disk, none otherwise).
+    workers: processes that read ahead (None: up to 8 for images on disk, none otherwise). Their number
+        changes no result.
+    seed: keys, with the sample's number, what the data set itself draws from torch, NumPy or `random`.
 
     InputError for an empty set, positions out of range, images of differing shapes, pixels outside [0, 1] or
     NaN. CorruptFileError for a damaged image file.
     """
+    raw = raw_batches(dataset, batch_size, order, workers=workers, seed=seed)
+    return ((to_unit(x), y, ids) for x, y, ids in raw)
+
+
+def raw_batches(
+    dataset: Dataset[Any],
+    batch_size: int,
+    order: Tensor | Sequence[int] | None = None,
+    *,
+    workers: int | None = None,
+    seed: int | None = None,
+) -> Iterator[Batch]:
+    """The same with the images as they are held, uint8 or float32: a quarter of the bytes to move."""
     if batch_size < 1:
         raise InputError(f"expected batch_size >= 1, got {batch_size}")
     size = len(dataset) if isinstance(dataset, Sized) else 0
@@ -44,29 +67,29 @@ def batches(
             "expected a data set with a length and at least one image, got an empty or unsized one"
         )
     positions = torch.arange(size) if order is None else check_positions(order, size, "order")
-    if isinstance(dataset, ImageSet):
-        return _from_memory(dataset, positions.to(dataset.x.device), batch_size)
+    if isinstance(dataset, Held):
+        return _from_memory(dataset, positions.to(dataset.labels.device), batch_size)
     if workers is None:
         many = isinstance(dataset, FolderSet) and len(positions) >= _WORTH_WORKERS
         workers = min(8, os.cpu_count() or 1) if many else 0
-    return _from_loader(dataset, positions, batch_size, workers)
+    return _from_loader(_Numbered(dataset, seed), positions, batch_size, workers)
 
 
-def _from_memory(dataset: ImageSet, positions: Tensor, batch_size: int) -> Iterator[Batch]:
+def _from_memory(dataset: Held, positions: Tensor, batch_size: int) -> Iterator[Batch]:
     for start in range(0, len(positions), batch_size):
         ids = positions[start : start + batch_size]
-        yield to_unit(dataset.x.index_select(0, ids)), dataset.y.index_select(0, ids), ids
+        yield dataset.take(ids), dataset.labels.index_select(0, ids), ids
 
 
 class _Numbered(Dataset[Any]):
     """Items with their position. A bad image comes as its error, which would lose its text in a worker."""
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset[Any], seed: int | None) -> None:
+        self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, position: int) -> Any:
         try:
-            image, label = self.dataset[position]
+            image, label = self._item(position)
         except (InputError, CorruptFileError) as error:
             return error
         if not isinstance(image, Tensor):
@@ -74,6 +97,14 @@ class _Numbered(Dataset[Any]):
                 f"sample {position}: expected the image as a tensor, got {type(image).__name__}; convert it"
             )
         return image, label, position
+
+    def _item(self, position: int) -> Any:
+        if isinstance(self.dataset, FolderSet):
+            return self.dataset.pixels(position), int(self.dataset.labels[position])
+        if self.seed is None:
+            return self.dataset[position]
+        with keyed(rng.derive(self.seed, "sample", position)):
+            return self.dataset[position]
 
 
 def _collate(items: list[Any]) -> Any:
@@ -89,10 +120,10 @@ def _collate(items: list[Any]) -> Any:
     return default_collate(items)
 
 
-def _from_loader(dataset: Dataset[Any], positions: Tensor, batch_size: int, workers: int) -> Iterator[Batch]:
+def _from_loader(dataset: _Numbered, positions: Tensor, batch_size: int, workers: int) -> Iterator[Batch]:
     # with a generator of its own, because the loader would draw its workers' seed from the global one
     loader = DataLoader(
-        _Numbered(dataset),
+        dataset,
         batch_size=batch_size,
         sampler=positions.tolist(),
         num_workers=workers,
@@ -106,4 +137,4 @@ def _from_loader(dataset: Dataset[Any], positions: Tensor, batch_size: int, work
         check_images(x, f"samples {ids[0]} to {ids[-1]}")
         if y.is_floating_point() or y.dtype == torch.bool:
             raise InputError(f"samples {ids[0]} to {ids[-1]}: expected integer labels, got {y.dtype}")
-        yield to_unit(x), y.long(), ids
+        yield x, y.long(), ids

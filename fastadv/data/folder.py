@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastadv.data.imageset import check_positions, describe, to_unit
+from fastadv.data.imageset import ImageSet, check_positions, describe, to_unit
 from fastadv.errors import CorruptFileError, InputError
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
@@ -125,8 +125,26 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def pixels(self, position: int) -> Tensor:
+        """One image as uint8 [3, H, W]."""
+        return read_image(self.paths[position], self.size)
+
+    def in_memory(self) -> ImageSet:
+        """All images, read and decoded once; InputError if they differ in shape."""
+        first = self.pixels(0)
+        x = first.new_empty((len(self), *first.shape))
+        for position in range(len(self)):
+            image = self.pixels(position) if position else first
+            if image.shape != first.shape:
+                raise InputError(
+                    f"{self.paths[position]}: expected an image of shape {list(first.shape)}, as the first, "
+                    f"got {list(image.shape)}; load the set with size= to resize and crop them"
+                )
+            x[position] = image
+        return ImageSet(x, self.labels, self.classes, self.name, note=self.note)
+
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        return to_unit(read_image(self.paths[position], self.size)), int(self.labels[position])
+        return to_unit(self.pixels(position)), int(self.labels[position])
 
     def __repr__(self) -> str:
         return f"FolderSet({self.name!r}, {len(self)} images below {self.root}, {self.num_classes} classes)"

@@ -52,6 +52,18 @@ def check_positions(positions: Tensor | Sequence[int], size: int, what: str) -> 
     return index.long()
 
 
+def check_classes(y: Tensor, classes: Sequence[str] | int, what: str) -> tuple[str, ...]:
+    """The names of the classes; InputError unless every label is one of them."""
+    names = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
+    low, high = (int(value) for value in y.aminmax())
+    if low < 0 or high >= len(names):
+        raise InputError(
+            f"{what}: expected labels from 0 to {len(names) - 1}, got {low} to {high}; "
+            "give classes for all of them"
+        )
+    return names
+
+
 class ImageSet(Dataset[tuple[Tensor, int]]):
     """Images and labels in memory; item i is (float32 [C, H, W] in [0, 1], label).
 
@@ -79,13 +91,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
                 f"{name}: expected labels int64 on {x.device}, got {y.dtype} on {y.device}; use y.long()"
             )
         check_images(x, name)
-        self.classes = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
-        low, high = (int(value) for value in y.aminmax())
-        if low < 0 or high >= len(self.classes):
-            raise InputError(
-                f"{name}: expected labels from 0 to {len(self.classes) - 1}, got {low} to {high}; "
-                "give classes for all of them"
-            )
+        self.classes = check_classes(y, classes, name)
         self.x, self.y, self.name, self.note = x, y, name, note
 
     @property
@@ -115,6 +121,10 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         """The images at `positions`, in that order; InputError for positions out of range or none at all."""
         index = check_positions(positions, len(self), self.name).to(self.x.device)
         return self._with(self.x[index], self.y[index])
+
+    def take(self, positions: Tensor) -> Tensor:
+        """The images at `positions`, int64 [B], as they are held: [B, C, H, W]."""
+        return self.x.index_select(0, positions.to(self.x.device))
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """The set on another device; batches are then served there."""

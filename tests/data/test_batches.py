@@ -1,5 +1,6 @@
 """A data set in batches, with the number of every sample."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,31 @@ def test_labels_of_any_integer_type_are_served_as_int64(dtype: torch.dtype) -> N
     ((_, y, _),) = batches(listed, 2)
     assert y.dtype == torch.int64
     assert y.tolist() == [2, 1]
+
+
+class Drawing(Dataset[Any]):
+    """Images whose transform draws from every generator there is, as users' transforms do."""
+
+    def __len__(self) -> int:
+        return 11
+
+    def __getitem__(self, position: int) -> Any:
+        drawn = torch.rand(()), torch.tensor(np.random.rand()), torch.tensor(random.random())
+        return torch.stack([torch.full((2, 2), float(value)) for value in drawn]), position % 3
+
+
+def test_what_a_transform_draws_is_keyed_by_seed_and_sample_alone() -> None:
+    def served(seed: int, batch_size: int = 4, workers: int = 0, order: Any = None) -> dict[int, Tensor]:
+        torch.manual_seed(random.SystemRandom().randrange(2**30))
+        states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+        parts = list(batches(Drawing(), batch_size, order, workers=workers, seed=seed))
+        now = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+        assert torch.equal(states[0], now[0])
+        assert states[1:] == now[1:]
+        return {int(i): image for x, _, ids in parts for i, image in zip(ids, x, strict=True)}
+
+    first = served(5)
+    for other in (served(5, 3), served(5, 2, workers=2), served(5, 4, workers=1, order=range(10, -1, -1))):
+        assert all(torch.equal(first[i], other[i]) for i in range(11))
+    for channel in range(3):
+        assert len({float(image[channel, 0, 0]) for image in [*first.values(), *served(6).values()]}) == 22

@@ -135,3 +135,17 @@ def test_a_damaged_image_is_named_when_it_is_read(root: Path, content: bytes) ->
     dataset = read(root)
     with pytest.raises(CorruptFileError, match=r"a/1\.png: expected a whole image file"):
         dataset[2]
+
+
+def test_images_read_into_memory_are_those_on_disk(root: Path) -> None:
+    lazy = read(root)
+    held = lazy.in_memory()
+    assert held.x.dtype == torch.uint8
+    assert (held.classes, held.name, held.y.tolist()) == (lazy.classes, lazy.name, lazy.labels.tolist())
+    for i in range(len(lazy)):
+        assert torch.equal(held[i][0], lazy[i][0])
+        assert torch.equal(held.x[i], lazy.pixels(i))
+    paint(root / "train" / "b" / "2.png", 3, (9, 6))
+    with pytest.raises(InputError, match=r"2\.png: expected an image of shape \[3, 6, 6\].*6, 9\].*size="):
+        read(root).in_memory()
+    assert read(root, size=4).in_memory().shape == (3, 4, 4)

@@ -1,0 +1,23 @@
+"""Random numbers of a data set's own transforms, keyed by a seed."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def keyed(seed: int) -> Iterator[None]:
+    """What torch, NumPy and `random` draw here depends on `seed` alone, and changes no later draw."""
+    old_random, old_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            random.setstate(random.Random(seed).getstate())
+            np.random.set_state(np.random.RandomState(seed % 2**32).get_state())
+            yield
+    finally:
+        random.setstate(old_random)
+        np.random.set_state(old_numpy)

@@ -1,0 +1,127 @@
+"""Real and generated images in one training set, by a fixed fraction of every batch."""
+
+import hashlib
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastadv import rng
+from fastadv._checks import check_share
+from fastadv.data.imageset import ImageSet, describe, to_unit
+from fastadv.data.npz import NpzSet
+from fastadv.errors import InputError
+
+_DENOMINATOR = 10**6  # of the fraction, which is thus 7/10 where the number given is the float next to it
+
+
+class Mixture(Dataset[tuple[Tensor, int]]):
+    """Real and generated images to train on; `fraction` of each batch are generated.
+
+    An epoch is as long as the real set. The images of a run are one sequence, whatever the batch size: among
+    its first T images, floor(fraction * T) are generated, so that B in a row hold fraction * B of them,
+    rounded down or up. Both kinds come in passes, each in a random order of its own: no image comes again
+    before all the others of its kind have come, however many epochs that takes.
+
+    Sample i is a real image below len(real), and generated image i - len(real) from there on. Classes and
+    name are those of the real set.
+
+    InputError for sets that are not in memory or mapped into it, images of differing shapes, generated labels
+    that are no class of the real set, or a fraction outside (0, 1).
+
+    Source: Gowal et al. 2021 (arXiv 2110.09468), section 5; Wang et al. 2023 (arXiv 2302.04638).
+    """
+
+    def __init__(self, real: ImageSet | NpzSet, generated: ImageSet | NpzSet, fraction: float) -> None:
+        for what, dataset in (("real", real), ("generated", generated)):
+            if not isinstance(dataset, ImageSet | NpzSet):
+                raise InputError(
+                    f"{what}: expected an ImageSet or an NpzSet, got {type(dataset).__name__}; "
+                    "image folders become one by in_memory()"
+                )
+        self.share = Fraction(check_share("fraction", fraction)).limit_denominator(_DENOMINATOR)
+        if not 0 < self.share < 1:
+            raise InputError(f"fraction: expected a number from 1e-6 to 1 - 1e-6, got {fraction!r}")
+        if real.shape != generated.shape:
+            raise InputError(
+                f"generated: expected images of shape {list(real.shape)}, as the real ones, "
+                f"got {list(generated.shape)}; resize them"
+            )
+        if (most := int(generated.labels.max())) >= real.num_classes:
+            raise InputError(
+                f"generated: expected labels from 0 to {real.num_classes - 1}, the classes of {real.name}, "
+                f"got {most}; map the labels"
+            )
+        self.real, self.generated = real, generated
+        self.labels = torch.cat([real.labels, generated.labels.to(real.labels.device)])
+        self.classes, self.shape, self.note = real.classes, real.shape, real.note
+        self.name = f"{real.name} with {float(self.share):.4g} {generated.name}"
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def epoch_size(self) -> int:
+        """How many images an epoch has."""
+        return len(self.real)
+
+    @cached_property
+    def data_hash(self) -> str:
+        """Hash of both sets and the fraction."""
+        parts = self.real.data_hash, self.generated.data_hash, str(self.share)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """What a card says about this set: both sets and the fraction, as JSON."""
+        parts = {"real": self.real.describe(), "generated": self.generated.describe()}
+        return describe(self) | parts | {"fraction": float(self.share)}
+
+    def epoch_order(self, seed: int, epoch: int) -> Tensor:
+        """The sample numbers of an epoch, counted from 1, in their order: int64 [len(real)]."""
+        begun = (epoch - 1) * self.epoch_size
+        number = torch.arange(begun, begun + self.epoch_size + 1)
+        before = number * self.share.numerator // self.share.denominator
+        generated = before.diff() > 0
+        number, before = number[:-1], before[:-1]
+        order = torch.empty_like(number)
+        order[generated] = len(self.real) + _pass_by_pass(
+            len(self.generated), rng.derive(seed, "generated"), before[generated]
+        )
+        real = ~generated
+        order[real] = _pass_by_pass(len(self.real), rng.derive(seed, "real"), (number - before)[real])
+        return order
+
+    def take(self, positions: Tensor) -> Tensor:
+        """The images at `positions`, int64 [B]: float32 [B, C, H, W], on the device of the real ones."""
+        x = torch.empty((len(positions), *self.shape), device=self.labels.device)
+        for dataset, first in ((self.real, 0), (self.generated, len(self.real))):
+            own = (positions >= first) & (positions < first + len(dataset))
+            x[own] = to_unit(dataset.take(positions[own] - first)).to(x.device)
+        return x
+
+    def to(self, device: torch.device | str) -> "Mixture":
+        """Both sets on another device, copied as a whole; batches are then served there."""
+        return Mixture(self.real.to(device), self.generated.to(device), float(self.share))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        label = int(self.labels[position])
+        return self.take(torch.tensor([position % len(self)]))[0], label
+
+    def __repr__(self) -> str:
+        return f"Mixture({self.real!r}, {self.generated!r}, fraction={float(self.share):g})"
+
+
+def _pass_by_pass(size: int, seed: int, numbers: Tensor) -> Tensor:
+    """What stands at `numbers` of the endless sequence of random orders of range(size)."""
+    turns, result = numbers // size, torch.empty_like(numbers)
+    for turn in sorted(set(turns.tolist())):
+        now = turns == turn
+        result[now] = rng.permutation(size, seed, turn)[numbers[now] % size]
+    return result

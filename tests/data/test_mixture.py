@@ -1,0 +1,157 @@
+"""Real and generated images by a fixed fraction of every batch."""
+
+import math
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastadv.data import ImageSet, Mixture, NpzSet, batches
+from fastadv.errors import InputError
+
+from .sets import toy_base
+
+
+def made(n: int, classes: int = 5, seed: int = 0, eight_bit: bool = True, side: int = 4) -> ImageSet:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, 3, side, side, generator=generator)
+    x = (x * 255).to(torch.uint8) if eight_bit else x
+    return ImageSet(x, torch.randint(classes, (n,), generator=generator), classes, f"made {seed}")
+
+
+def by_hand(real: int, generated: int, share: Fraction, place: int) -> bool:
+    """Whether the image at a place of the run is a generated one, in exact arithmetic."""
+    return math.floor(share * (place + 1)) > math.floor(share * place)
+
+
+@given(
+    real=st.integers(1, 60),
+    generated=st.integers(1, 90),
+    share=st.sampled_from(["7/10", "8/10", "1/3", "1/2", "2/7", "99/100", "1/100"]),
+    batch_size=st.integers(1, 70),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_every_batch_holds_the_fraction_and_the_passes_are_whole(
+    real: int, generated: int, share: str, batch_size: int, seed: int
+) -> None:
+    exact = Fraction(share)
+    mixture = Mixture(made(real), made(generated, seed=1), float(exact))
+    assert mixture.share == exact
+    run = [mixture.epoch_order(seed, epoch) for epoch in (1, 2, 3)]
+    assert [len(order) for order in run] == [real] * 3
+    for epoch, order in enumerate(run):
+        for start in range(0, real, batch_size):
+            batch = order[start : start + batch_size]
+            count = int((batch >= real).sum())
+            wanted = exact * len(batch)
+            assert math.floor(wanted) <= count <= math.ceil(wanted)
+            first = epoch * real + start
+            assert count == math.floor(exact * (first + len(batch))) - math.floor(exact * first)
+    whole = torch.cat(run)
+    assert [int(i) >= real for i in whole] == [by_hand(real, generated, exact, k) for k in range(3 * real)]
+    for kind, size in ((whole[whole < real], real), (whole[whole >= real] - real, generated)):
+        counts = Counter(kind.tolist())
+        assert set(counts) <= set(range(size))
+        assert max(counts.values(), default=0) - min((counts[i] for i in range(size)), default=0) <= 1
+        for start in range(0, len(kind) - size + 1, size):
+            assert sorted(kind[start : start + size].tolist()) == list(range(size))
+
+
+def test_orders_differ_by_seed_epoch_pass_and_kind() -> None:
+    mixture = Mixture(made(40), made(40, seed=1), 0.5)
+    orders = [mixture.epoch_order(seed, epoch) for seed in (0, 1) for epoch in (1, 2, 3, 4)]
+    assert torch.equal(orders[1], mixture.epoch_order(0, 2))
+    for k, order in enumerate(orders):
+        for other in orders[:k]:
+            for kind in (order < 40) & (other < 40), (order >= 40) & (other >= 40):
+                assert not torch.equal(order[kind], other[kind])
+    one = orders[0]
+    assert not torch.equal(one[one < 40], one[one >= 40] - 40)
+
+
+@pytest.mark.parametrize("eight_bit", [True, False])
+def test_numbers_name_samples_of_both_sets_and_never_collide(eight_bit: bool) -> None:
+    real, generated = made(7, eight_bit=eight_bit), made(9, seed=1)
+    mixture = Mixture(real, generated, 0.7)
+    assert len(mixture) == 16
+    assert mixture.epoch_size == 7
+    parts = list(batches(mixture, 4, mixture.epoch_order(0, 1)))
+    seen = set()
+    for x, y, ids in parts:
+        for image, label, i in zip(x, y.tolist(), ids.tolist(), strict=True):
+            source, place = (real, i) if i < 7 else (generated, i - 7)
+            assert torch.equal(image, source[place][0])
+            assert label == source[place][1] == mixture[i][1]
+            assert torch.equal(image, mixture[i][0])
+            seen.add(i)
+    assert len(seen) == 7
+    assert torch.equal(torch.cat([ids for *_, ids in batches(mixture, 5)]), torch.arange(16))
+    with pytest.raises(IndexError):
+        mixture[16]
+
+
+def test_mapped_images_mix_like_those_in_memory(tmp_path: Path) -> None:
+    generated = made(20, seed=1)
+    for name, part in (("a", slice(0, 12)), ("b", slice(12, 20))):
+        np.savez(
+            tmp_path / f"{name}.npz",
+            image=generated.x[part].permute(0, 2, 3, 1).numpy(),
+            label=generated.y[part].numpy(),
+        )
+    mapped = Mixture(made(10), NpzSet(tmp_path), 0.7)
+    memory = Mixture(made(10), generated, 0.7)
+    order = mapped.epoch_order(3, 2)
+    assert torch.equal(order, memory.epoch_order(3, 2))
+    for mine, theirs in zip(batches(mapped, 4, order), batches(memory, 4, order), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_what_it_says_of_itself() -> None:
+    real, generated = made(7), made(9, seed=1)
+    mixture = Mixture(real, generated, 0.7)
+    assert (mixture.classes, mixture.shape, mixture.name) == (
+        real.classes,
+        (3, 4, 4),
+        "made 0 with 0.7 made 1",
+    )
+    told = mixture.describe()
+    assert told["fraction"] == 0.7
+    assert told["samples"] == 16
+    assert (told["real"], told["generated"]) == (real.describe(), generated.describe())
+    assert mixture.labels.tolist() == real.y.tolist() + generated.y.tolist()
+    others = [
+        Mixture(real, generated, 0.8),
+        Mixture(made(7, seed=2), generated, 0.7),
+        Mixture(real, made(9, seed=2), 0.7),
+        Mixture(generated, real, 0.7),
+    ]
+    assert len({m.data_hash for m in [mixture, *others]}) == 5
+    assert Mixture(made(7), made(9, seed=1), 0.7).data_hash == mixture.data_hash
+    assert mixture.to("cpu").data_hash == mixture.data_hash
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan"), True, "x", None, 1e-9, 1 - 1e-9])
+def test_a_fraction_that_mixes_nothing_is_refused(fraction: Any) -> None:
+    with pytest.raises(InputError, match=r"fraction: expected a(?: finite)? number"):
+        Mixture(made(4), made(4), fraction)
+
+
+@pytest.mark.parametrize(
+    ("real", "generated", "match"),
+    [
+        (made(4), made(4, side=5), r"generated: expected images of shape \[3, 4, 4\].*got \[3, 5, 5\]"),
+        (made(4), toy_base(), r"got \[1, 8, 8\]"),
+        (made(4, classes=2), made(30), "generated: expected labels from 0 to 1.*got 4"),
+        (made(4), torch.utils.data.TensorDataset(torch.rand(3, 3, 4, 4)), "generated: expected an ImageSet"),
+        ([1, 2], made(4), r"real: expected an ImageSet or an NpzSet, got list.*in_memory\(\)"),
+    ],
+)
+def test_sets_that_do_not_mix_are_refused(real: Any, generated: Any, match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        Mixture(real, generated, 0.5)

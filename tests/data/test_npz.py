@@ -1,0 +1,167 @@
+"""Generated images in npz files: mapped, not copied, and refused where they are not what they should be."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastadv.data import ImageSet, NpzSet, batches
+from fastadv.errors import CorruptFileError, InputError
+
+
+def arrays(n: int = 20, shape: tuple[int, ...] = (6, 5, 3), seed: int = 0) -> dict[str, Any]:
+    generator = np.random.default_rng(seed)
+    return {
+        "image": generator.integers(0, 256, (n, *shape), dtype=np.uint8),
+        "label": generator.integers(0, 4, n),
+    }
+
+
+def pixels(held: dict[str, Any]) -> Tensor:
+    return torch.from_numpy(held["image"]).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_served_is_what_memory_serves(tmp_path: Path, save: Any, channels: int) -> None:
+    held = arrays(shape=(6, 5, channels))
+    save(tmp_path / "edm.npz", **held)
+    dataset = NpzSet(tmp_path / "edm.npz", 4)
+    memory = ImageSet(pixels(held).contiguous(), torch.from_numpy(held["label"]), 4, "edm")
+    assert (len(dataset), dataset.shape, dataset.classes, dataset.name) == (
+        20,
+        (channels, 6, 5),
+        tuple("0123"),
+        "edm",
+    )
+    order = [3, 19, 0, 0, 7]
+    for mine, theirs in zip(batches(dataset, 3, order), batches(memory, 3, order), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
+        assert mine[0].is_contiguous()
+    image, label = dataset[4]
+    assert torch.equal(image, memory[4][0])
+    assert label == memory[4][1]
+    assert [int(dataset[i][1]) for i in range(len(dataset))] == held["label"].tolist()
+    with pytest.raises(IndexError):
+        dataset[20]
+
+
+def test_the_files_of_a_folder_are_one_set_in_the_order_of_their_names(tmp_path: Path) -> None:
+    parts = [arrays(n, seed=n) for n in (4, 9, 1)]
+    for name, part in zip(("a", "b", "c"), parts, strict=True):
+        np.savez(tmp_path / f"{name}.npz", **part)
+    dataset = NpzSet(tmp_path)
+    whole = torch.cat([pixels(part) for part in parts])
+    order = torch.tensor([13, 0, 12, 4, 3, 13, 8])
+    assert torch.equal(dataset.take(order), whole[order])
+    assert dataset.labels.tolist() == [int(label) for part in parts for label in part["label"]]
+    assert torch.equal(dataset.take(order[:0]), whole[:0])
+
+
+def test_a_stored_file_is_mapped_and_never_written(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", other=np.zeros(3), **arrays())
+    before = (tmp_path / "a.npz").read_bytes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # PyTorch warns of arrays that it may not write
+        dataset = NpzSet(tmp_path / "a.npz")
+    mapped = Path("/proc/self/maps")
+    if mapped.exists():
+        assert str(tmp_path / "a.npz") in mapped.read_text()
+    dataset.parts[0].zero_()
+    assert (tmp_path / "a.npz").read_bytes() == before
+
+
+def test_an_array_that_lies_column_by_column_is_read(tmp_path: Path) -> None:
+    held = arrays()
+    np.savez(tmp_path / "a.npz", image=np.asfortranarray(held["image"]), label=held["label"])
+    assert torch.equal(NpzSet(tmp_path / "a.npz").take(torch.arange(20)), pixels(held))
+
+
+def test_the_hash_follows_pixels_labels_and_order_of_the_files(tmp_path: Path) -> None:
+    first, second = arrays(5, seed=1), arrays(5, seed=2)
+
+    def hashed(*parts: dict[str, Any]) -> str:
+        for old in tmp_path.glob("*.npz"):
+            old.unlink()
+        for name, part in zip("ab", parts, strict=False):
+            np.savez(tmp_path / f"{name}.npz", **part)
+        return NpzSet(tmp_path).data_hash
+
+    changed = {"image": first["image"].copy(), "label": first["label"]}
+    changed["image"][3, 2, 1, 0] ^= 1
+    relabelled = {"image": first["image"], "label": (first["label"] + 1) % 4}
+    hashes = [hashed(*p) for p in ([first], [changed], [relabelled], [first, second], [second, first])]
+    assert len(set(hashes)) == 5
+    assert hashed(first) == hashes[0]
+
+
+def test_classes_are_those_given_or_as_many_as_the_labels_need(tmp_path: Path) -> None:
+    held = arrays() | {"label": np.array([0, 2] * 10, dtype=np.int32)}
+    np.savez(tmp_path / "a.npz", **held)
+    assert NpzSet(tmp_path / "a.npz").num_classes == 3
+    assert NpzSet(tmp_path / "a.npz", ["x", "y", "z", "w"]).classes == ("x", "y", "z", "w")
+    assert NpzSet(tmp_path / "a.npz").labels.dtype == torch.int64
+    with pytest.raises(InputError, match="labels from 0 to 1, got 0 to 2"):
+        NpzSet(tmp_path / "a.npz", 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"image": None}, "arrays image and label, got label"),
+        ({"label": None, "labels": np.zeros(20, int)}, "got image, labels"),
+        ({"image": arrays()["image"].astype(np.float32)}, r"uint8 \[N, H, W, C\].*got float32"),
+        ({"image": arrays()["image"][..., 0]}, r"of shape \[20, 6, 5\]"),
+        ({"image": arrays()["image"][:0], "label": np.zeros(0, int)}, "at least one image"),
+        ({"label": np.zeros(19, int)}, r"20 integers, .* got int64 of shape \[19\]"),
+        ({"label": np.zeros(20)}, "got float64"),
+        ({"label": np.zeros((20, 4), int)}, r"got int64 of shape \[20, 4\]"),
+        ({"label": np.array([0] * 19 + [None])}, "got object"),
+        ({"label": np.full(20, -1)}, "got -1 to -1"),
+    ],
+)
+def test_other_arrays_are_refused(tmp_path: Path, change: dict[str, Any], match: str) -> None:
+    held = {key: value for key, value in (arrays() | change).items() if value is not None}
+    np.savez(tmp_path / "a.npz", **held)
+    with pytest.raises(InputError, match=match):
+        NpzSet(tmp_path / "a.npz")
+
+
+def test_missing_files_and_sizes_that_differ_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.npz"):
+        with pytest.raises(InputError, match="expected an npz file, or a folder with some, got none"):
+            NpzSet(path)
+    np.savez(tmp_path / "a.npz", **arrays())
+    np.savez(tmp_path / "b.npz", **arrays(shape=(6, 6, 3)))
+    with pytest.raises(
+        InputError, match=r"b\.npz: expected images of shape \[6, 5, 3\], as in a\.npz, got \[6, 6, 3\]"
+    ):
+        NpzSet(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("save", "damaged"),
+    [
+        (np.savez, lambda data: data[: len(data) // 2]),
+        (np.savez, lambda data: b"no zip file"),
+        (np.savez, lambda data: flipped(data, data.index(b"NUMPY"))),
+        (np.savez, lambda data: flipped(data, data.index(b"label.npy") + 200)),
+        (np.savez_compressed, lambda data: data[: len(data) // 2]),
+        (np.savez_compressed, lambda data: flipped(data, data.index(b"label.npy") // 2)),
+    ],
+    ids=["cut", "text", "header", "label", "compressed-cut", "compressed-pixels"],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, save: Any, damaged: Any) -> None:
+    path = tmp_path / "a.npz"
+    save(path, **arrays())
+    path.write_bytes(damaged(path.read_bytes()))
+    with pytest.raises(CorruptFileError, match=r"a\.npz: expected a whole npz file"):
+        NpzSet(path)
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
