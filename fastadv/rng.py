@@ -5,6 +5,8 @@ stream.
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +32,18 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
         raise InputError(f"purpose: expected a string, got {purpose!r}")
     words = repr((seed, purpose, *counters)).encode()
     return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest()) >> 1
+
+
+@contextmanager
+def torch_seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Key what torch draws itself, such as dropout, by `seed`, and restore the caller's state afterwards."""
+    cuda = [device.index or 0] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        # not torch.manual_seed, which would also seed the devices that are not forked
+        torch.default_generator.manual_seed(seed)
+        for index in cuda:
+            torch.cuda.default_generators[index].manual_seed(seed)
+        yield
 
 
 def bits(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:

@@ -20,7 +20,7 @@ import fastadv as fa
 from fastadv._description import describe, describe_data, describe_model
 from fastadv.data import ImageSet
 from fastadv.train import PGDTraining, Standard
-from fastadv.train.augment import crop_flip, shift
+from fastadv.train.augment import crop, flip
 from tests.models.abs.nets import tiny
 
 FACTOR = 2.0
@@ -133,8 +133,8 @@ VALUES = {
     "nan": math.nan,
     "tensor": torch.arange(3),
     "other tensor": torch.arange(1, 4),
-    "named": crop_flip,
-    "other name": shift,
+    "named": crop,
+    "other name": flip,
     "one minus": lambda done: 1 - done,
     "one plus": lambda done: 1 + done,
     "two minus": lambda done: 2 - done,

@@ -7,14 +7,15 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from fastadv import rng
+
 
 @contextmanager
 def keyed(seed: int) -> Iterator[None]:
     """What torch, NumPy and `random` draw here depends on `seed` alone, and changes no later draw."""
     old_random, old_numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with rng.torch_seeded(seed, torch.device("cpu")):
             random.setstate(random.Random(seed).getstate())
             np.random.set_state(np.random.RandomState(seed % 2**32).get_state())
             yield

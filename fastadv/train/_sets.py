@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from fastadv.data import batches
 from fastadv.errors import InputError
-from fastadv.train.augment import Augment
+from fastadv.train.augment import Augmentation
 from fastadv.train.recipes._common import twin
 
 
@@ -23,21 +23,24 @@ def check_labels(y: Tensor, classes: int, name: str = "train_set") -> None:
 
 
 def check_sets(
-    model: nn.Module, sets: Mapping[str, Dataset[Any] | None], augment: Augment | None, device: torch.device
+    model: nn.Module,
+    sets: Mapping[str, Dataset[Any] | None],
+    augment: Augmentation | None,
+    device: torch.device,
 ) -> int:
     """The model's classes, from the first image of each set; labels that are in memory are checked."""
     classes = 0
     for name, dataset in sets.items():
         if dataset is None:
             continue
-        x, _, ids = next(batches(dataset, 1))
+        x, _, ids = (tensor.to(device) for tensor in next(batches(dataset, 1)))
         if augment is not None and name == "train_set":
-            moved = augment(x, ids=ids, seed=0)
+            moved = augment(x, ids=ids, seed=0, epoch=1)
             if not isinstance(moved, Tensor) or moved.shape != x.shape:
                 got = tuple(moved.shape) if isinstance(moved, Tensor) else type(moved).__name__
                 raise InputError(f"augment: expected images of shape {tuple(x.shape)}, as given, got {got}")
         try:
-            classes = twin(model)(x.to(device)).shape[1]
+            classes = twin(model)(x).shape[1]
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise InputError(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from os import PathLike
 from typing import Any, ParamSpec
@@ -18,6 +18,7 @@ from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.evaluation.measure import check_evaluation
 from fastadv.train._epochs import Epochs
+from fastadv.train._feed import Feed
 from fastadv.train._losses import Losses
 from fastadv.train._measure import Test
 from fastadv.train._run import Run
@@ -46,7 +47,7 @@ def fit(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     schedule: str | Schedule = "constant",
-    augment: str | Augment | None = None,
+    augment: str | Augment | Sequence[str | Augment] | None = None,
     precision: str = "fp32",
     test_set: Dataset[Any] | None = None,
     test_attacks: Mapping[str, Attack] | None = None,
@@ -54,6 +55,7 @@ def fit(
     seed: int = 0,
     device: str | torch.device | None = None,
     checkpoint_every: int | None = None,
+    workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Epochs:
     """Train `model` in place on `recipe`, and yield a report after every epoch.
@@ -64,7 +66,9 @@ def fit(
     - learning_rate: 0.05 for "sgd" and 1e-3 for "adam" unless given. momentum is Adam's first beta.
     - schedule: "constant", "step" (a tenth after each third), "cosine", "cyclic" (up to two fifths, then down
       to 0) or a function of the share of training done that gives the factor on the learning rate.
-    - augment: "crop_flip", "shift" or a function (x, *, ids, seed) -> x.
+    - augment: "crop", "flip", "alternating_flip", "cutout", "crop_flip", "shift" (crop alone), a function
+      (x, *, ids, seed) -> x, or several of them in their order: see `fa.train.augment`. It works on the
+      model's device.
     - precision: "bf16" runs the recipe under autocast.
     - test_set, test_attacks ({name: attack}, see `fa.evaluate`), test_limit (how many of its images): what
       the accuracies in the reports are measured on.
@@ -74,6 +78,9 @@ def fit(
       epochs still to do; `reports(run_dir)` gives all of them. A run without a checkpoint starts from the
       beginning. With the constant schedule, a larger `epochs` makes a finished run longer. The folder is
       locked while the run lasts.
+    - workers: processes that read images from disk (by default up to 8 for many of them). Neither their
+      number nor their seeds change the result: what a data set's own transforms draw from torch, NumPy and
+      `random` is keyed by (seed, epoch, sample).
     - progress: called with (steps done, steps of the whole run) after every step.
 
     On the CPU, and with bf16, the weights are channels-last between the first report and the last, if the
@@ -110,7 +117,7 @@ def fit(
         check_evaluation(test_set, test_attacks or {}, 1, test_limit)
     if len(train_set) == 0:  # type: ignore[arg-type]
         raise InputError("train_set: expected at least one image, got an empty data set")
-    factor, function = find_schedule(schedule), make_augment(augment)
+    factor, augmentation = find_schedule(schedule), make_augment(augment)
     options = OptimizerOptions(optimizer, learning_rate, momentum, weight_decay)
     place = None if device is None else _device(device)
 
@@ -118,17 +125,17 @@ def fit(
         model.to(place)
     maker = make_optimizer(model, options)
     place = next(model.parameters()).device
-    classes = check_sets(model, {"train_set": train_set, "test_set": test_set}, function, place)
-    count = math.ceil(len(train_set) / batch_size)  # type: ignore[arg-type]
+    classes = check_sets(model, {"train_set": train_set, "test_set": test_set}, augmentation, place)
+    feed = Feed(train_set, batch_size, augmentation, seed, place, workers)
+    count = math.ceil(feed.epoch_size / batch_size)
     steps = Steps(
         model=model,
         train_set=train_set,
+        feed=feed,
         recipe=recipe,
         optimizer=maker,
         scheduler=make_schedule(maker, factor, epochs * count),
-        augment=function,
         classes=classes,
-        batch_size=batch_size,
         precision=precision,
         seed=seed,
         losses=Losses(count, place),
@@ -142,7 +149,7 @@ def fit(
         "batch_size": batch_size,
         **dataclasses.asdict(options),
         "schedule": describe(schedule, model),
-        "augment": describe(function, model),
+        "augment": augmentation and describe(augmentation.parts, model),
         "precision": precision,
         "seed": seed,
     }

@@ -1,49 +1,244 @@
-"""Augmentations: windows of the padded image, mirrored or not, keyed by (seed, id)."""
+"""Augmentations: what they do to an image, and that they are keyed by (seed, epoch, id) alone."""
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn.functional import pad
 
+from fastadv import rng
 from fastadv.errors import InputError
-from fastadv.train.augment import crop_flip, make_augment, shift
+from fastadv.train.augment import (
+    AUGMENTS,
+    Augmentation,
+    alternating_flip,
+    border,
+    crop,
+    cutout,
+    flip,
+    make_augment,
+    windows,
+)
 
 
-def windows(image, margin, flip):
+def images(n, channels=3, height=9, width=7, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(n, channels, height, width, generator=generator).to(dtype)
+
+
+def places(image, margin):
     padded = pad(image, (margin,) * 4)
     height, width = image.shape[1:]
-    plain = [
+    return [
         padded[:, i : i + height, j : j + width] for i in range(2 * margin + 1) for j in range(2 * margin + 1)
     ]
-    return plain + [w.flip(2) for w in plain] * flip
 
 
 @pytest.mark.parametrize(
-    ("augment", "size", "margin", "flip"), [(shift, 8, 1, 0), (crop_flip, 32, 4, 1), (crop_flip, 8, 1, 1)]
+    ("height", "width", "padding", "margin"),
+    [(8, 8, None, 1), (32, 32, None, 4), (9, 7, None, 1), (7, 12, 3, 3), (5, 5, 7, 7)],
 )
-def test_each_image_is_a_window_and_all_windows_occur(augment, size, margin, flip):
-    image = torch.rand(1, size, size, generator=torch.Generator().manual_seed(0))
+def test_each_crop_is_a_window_of_the_padded_image_and_all_windows_occur(height, width, padding, margin):
+    image = images(1, 1, height, width)
     n = 20 * (2 * margin + 1) ** 2
-    moved = augment(image.expand(n, -1, -1, -1), ids=torch.arange(n), seed=1)
-    wanted = windows(image, margin, flip)
-    hits = torch.stack([(moved == window).flatten(1).all(1) for window in wanted])
-    assert (hits.sum(0) == 1).all(), "an image that is no window"
+    moved = crop(image.expand(n, -1, -1, -1), ids=torch.arange(n), seed=1, padding=padding)
+    hits = torch.stack([(moved == window).flatten(1).all(1) for window in places(image[0], margin)])
+    blank = (moved == 0).flatten(1).all(1)
+    assert (hits.sum(0)[~blank] == 1).all(), "an image that is no window"
     assert (hits.sum(1) > 0).all(), "a window that never occurs"
 
 
-def test_it_depends_on_seed_and_id_alone():
-    x = torch.rand(20, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    ids = torch.arange(100, 120)
-    moved = crop_flip(x, ids=ids, seed=1)
-    assert torch.equal(moved[5:9], crop_flip(x[5:9], ids=ids[5:9], seed=1))
-    assert torch.equal(moved.flip(0), crop_flip(x.flip(0), ids=ids.flip(0), seed=1))
-    assert not torch.equal(moved, crop_flip(x, ids=ids, seed=2))
+def reference_cutout(image, row, column, size, fill):
+    """As in the authors' code, for one image."""
+    mask = np.ones(image.shape[1:], dtype=bool)
+    top, left = row - size // 2, column - size // 2
+    mask[max(0, top) : max(0, top + size), max(0, left) : max(0, left + size)] = False
+    return np.where(mask, image.numpy(), np.asarray(fill, dtype=np.float32)[:, None, None])
 
 
-def test_names_and_errors():
+@pytest.mark.parametrize("size", [1, 3, 4, 8, 30, None])
+@pytest.mark.parametrize("fill", [0.0, 0.25, (0.1, 0.2, 0.3)])
+def test_cutout_paints_a_square_whose_centers_are_all_the_pixels(size, fill):
+    x = images(1) / 2 + 0.5
+    n, height, width = 2000, 9, 7
+    painted = cutout(x.expand(n, -1, -1, -1), ids=torch.arange(n), seed=3, size=size, fill=fill)
+    side, values = size or 4, [fill] * 3 if isinstance(fill, float) else fill
+    wanted = torch.stack(
+        [
+            torch.from_numpy(reference_cutout(x[0], i, j, side, values))
+            for i in range(height)
+            for j in range(width)
+        ]
+    )
+    hits = (painted[:, None] == wanted).flatten(2).all(2)
+    assert hits.any(1).all(), "an image that no center gives"
+    if side <= 4:  # wider squares cover the same part from several centers
+        counts = hits[:, (hits.sum(0) > 0)].sum(0)
+        assert hits.any(0).all()
+        assert counts.min() > 5
+
+
+@pytest.mark.parametrize("function", [flip, partial(alternating_flip, epoch=1)])
+def test_half_of_the_images_are_mirrored(function):
+    x = images(1).expand(4000, -1, -1, -1)
+    moved = function(x, ids=torch.arange(4000), seed=5)
+    mirrored = (moved == x.flip(3)).flatten(1).all(1)
+    assert ((moved == x).flatten(1).all(1) ^ mirrored).all()
+    assert abs(int(mirrored.sum()) - 2000) < 160  # 5 standard deviations
+
+
+def test_the_alternating_flip_shows_the_other_side_in_the_next_epoch():
+    x, ids = images(50), torch.arange(50)
+    first, second, third = (alternating_flip(x, ids=ids, seed=5, epoch=epoch) for epoch in (1, 2, 3))
+    assert torch.equal(first, second.flip(3))
+    assert torch.equal(first, third)
+    assert not torch.equal(first, alternating_flip(x, ids=ids, seed=6, epoch=1))
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_type_and_layout_of_the_images_do_not_matter(name, dtype, channels):
+    augment = make_augment(name)
+    x, ids = images(20, channels, dtype=dtype), torch.arange(100, 120)
+    key = {"seed": 1, "epoch": 2}
+    moved = augment(x, ids=ids, **key)
+    assert (moved.dtype, moved.shape) == (dtype, x.shape)
+    assert torch.equal(moved, augment(x.to(memory_format=torch.channels_last), ids=ids, **key))
+    assert torch.equal(moved.double(), augment(x.double(), ids=ids, **key))
+    assert torch.equal(
+        moved, torch.cat([augment(x[i : i + 1], ids=ids[i : i + 1], **key) for i in range(20)])
+    )
+    assert torch.equal(moved.flip(0), augment(x.flip(0), ids=ids.flip(0), **key))
+    assert not torch.equal(moved, augment(x, ids=ids + 1000, **key))
+    assert not torch.equal(moved, augment(x, ids=ids, seed=1, epoch=3))
+    assert not torch.equal(moved, augment(x, ids=ids, seed=2, epoch=2))
+
+
+@given(
+    n=st.integers(1, 8),
+    channels=st.sampled_from([1, 3]),
+    height=st.integers(1, 17),
+    width=st.integers(1, 17),
+    padding=st.none() | st.integers(1, 5),
+    seed=st.integers(0, 2**63 - 1),
+    eight_bit=st.booleans(),
+)
+def test_a_set_that_is_padded_once_gives_what_its_batches_give(
+    n, channels, height, width, padding, seed, eight_bit
+):
+    whole = images(n, channels, height, width)
+    whole = (whole * 255).to(torch.uint8) if eight_bit else whole
+    ids = torch.arange(n).flip(0)[: max(1, n // 2)]
+    stored = make_augment([partial(crop, padding=padding), flip]).stored(whole)
+    assert stored is not None
+    moved = windows(stored[0], ids, stored[1], ids=ids, seed=seed)
+    assert moved.dtype == whole.dtype
+    assert torch.equal(moved, crop(whole[ids], ids=ids, seed=seed, padding=padding))
+    # by hand, in the documented arithmetic
+    margin = padding or max(1, height // 8)
+    padded = border(whole, padding)[0]
+    for image, i in zip(moved, ids.tolist(), strict=True):
+        words = rng.bits(2, seed, torch.tensor([i]))[0].tolist()
+        top, left = (word * (2 * margin + 1) // 2**32 for word in words)
+        assert torch.equal(image, padded[i, :, top : top + height, left : left + width])
+
+
+def test_only_a_set_that_is_cropped_first_is_padded():
+    assert make_augment("flip").stored(images(2)) is None
+    assert make_augment([flip, crop]).stored(images(2)) is None
+
+
+def test_parts_come_in_their_order_and_with_seeds_of_their_own():
+    x, ids, seen = images(30), torch.arange(30), []
+
+    def own(x, *, ids, seed):
+        seen.append(seed)
+        return x / 2
+
+    def with_epoch(x, *, ids, seed, epoch):
+        seen.append((seed, epoch))
+        return x
+
+    augment = make_augment(["crop_flip", own, with_epoch, partial(cutout, size=3), own])
+    assert augment.parts[:2] == (crop, flip)
+    results = [augment(x, ids=ids, seed=9, epoch=epoch) for epoch in (1, 2)]
+    first, run_key, last, second, run_key_again, again = seen
+    assert len({first, last, second, again, 9}) == 5
+    assert run_key[0] == run_key_again[0]
+    assert (run_key[1], run_key_again[1]) == (1, 2)
+    by_hand = crop(x, ids=ids, **augment.key(0, 9, 1))
+    by_hand = flip(by_hand, ids=ids, **augment.key(1, 9, 1)) / 2
+    by_hand = cutout(by_hand, ids=ids, size=3, **augment.key(4, 9, 1)) / 2
+    assert torch.equal(results[0], by_hand)
+    assert not torch.equal(results[0], results[1])
+    assert torch.equal(
+        augment(crop(x, ids=ids, **augment.key(0, 9, 1)), ids=ids, seed=9, epoch=1, first=1), by_hand
+    )
+
+
+def test_two_squares_of_one_augmentation_are_different():
+    x = torch.ones(50, 1, 20, 20)
+    one, two = (
+        make_augment([partial(cutout, size=4)] * k)(x, ids=torch.arange(50), seed=0, epoch=1) for k in (1, 2)
+    )
+    assert (two <= one).all()
+    assert ((two < one).flatten(1).any(1)).sum() > 40
+
+
+def test_names_and_functions():
     assert make_augment(None) is None
-    assert make_augment("shift") is shift
-    assert make_augment(crop_flip) is crop_flip
-    with pytest.raises(InputError, match="crop_flip"):
-        make_augment("mixup")
+    assert make_augment("shift").parts == (crop,)
+    assert make_augment(["crop_flip", "cutout"]).parts == (crop, flip, cutout)
+    whole = make_augment("crop_flip")
+    assert make_augment(flip) == make_augment(["flip"]) == Augmentation((flip,))
+    assert not whole.draws
+    assert not make_augment([partial(cutout, size=2), "alternating_flip"]).draws
+    assert make_augment(["crop", lambda x, *, ids, seed: x]).draws
+    assert make_augment(str.upper).draws, "a function that does not tell its arguments"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        ("mixup", r"alternating_flip, cutout.*got 'mixup'"),
+        (["crop", "mixup"], "got 'mixup'"),
+        (["crop", 3], "got 3"),
+        ([], "empty list"),
+        (5, "got 5"),
+    ],
+)
+def test_wrong_names_are_refused(wrong, match):
+    with pytest.raises(InputError, match=match):
+        make_augment(wrong)
+
+
+@pytest.mark.parametrize("function", [crop, flip, partial(alternating_flip, epoch=1), cutout])
+def test_what_is_no_image_is_refused(function):
     with pytest.raises(InputError, match=r"\[B, C, H, W\]"):
-        shift(torch.rand(4, 64), ids=torch.arange(4), seed=0)
+        function(torch.rand(4, 64), ids=torch.arange(4), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "match"),
+    [
+        (crop, {"padding": 0}, "padding: expected an integer >= 1, got 0"),
+        (crop, {"padding": 1.5}, "padding"),
+        (cutout, {"size": 0}, "size: expected an integer >= 1"),
+        (cutout, {"fill": 2}, "fill: expected"),
+        (cutout, {"fill": (0.1, float("nan"), 0.1)}, "fill: expected"),
+        (cutout, {"fill": (0.1, 0.2)}, "one value or 3, one for each channel, got 2"),
+        (alternating_flip, {"epoch": 1.5}, "epoch: expected"),
+    ],
+)
+def test_wrong_options_are_refused(function, options, match):
+    with pytest.raises(InputError, match=match):
+        function(images(2), ids=torch.arange(2), seed=0, **options)
+
+
+def test_painting_needs_pixels_of_floating_point():
+    with pytest.raises(InputError, match=r"floating point.*torch\.uint8"):
+        cutout(images(2).byte(), ids=torch.arange(2), seed=0)

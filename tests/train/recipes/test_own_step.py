@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastadv import _files, rng
+from fastadv import _files
 from fastadv.errors import InputError
 from fastadv.train import Standard, fit, reports
-from fastadv.train.augment import shift
+from fastadv.train.augment import make_augment
 from tests.train.nets import images, net, run
 from tests.train.recipes.killed import RECIPES, SETTINGS
 
@@ -124,7 +124,7 @@ def test_what_a_step_is_given(precision):
     for at in steps:
         assert torch.equal(at.y, images().y[at.ids])
         assert torch.equal(
-            at.x, shift(images().x[at.ids], ids=at.ids, seed=rng.derive(0, "augment", at.epoch))
+            at.x, make_augment("shift")(images().x[at.ids], ids=at.ids, seed=0, epoch=at.epoch)
         )
 
 

@@ -1,0 +1,91 @@
+"""What a run is fed: the batches of an epoch in their order, augmented, on the model's device."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastadv import rng
+from fastadv._checks import check_count
+from fastadv.data import ImageSet, Mixture
+from fastadv.data._batches import Batch, Held, raw_batches
+from fastadv.data.imageset import to_unit
+from fastadv.errors import InputError
+from fastadv.train.augment import Augmentation, windows
+
+
+@dataclass
+class Feed:
+    """The batches of every epoch: a function of (seed, epoch), whatever the number of workers.
+
+    An ImageSet lives on the device for the whole run. If it is cropped first, it is padded once, and each
+    batch is one gather of it.
+    """
+
+    dataset: Dataset[Any]
+    batch_size: int
+    augment: Augmentation | None
+    seed: int
+    device: torch.device
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            check_count("workers", self.workers, 0)
+            if isinstance(self.dataset, Held):
+                raise InputError(
+                    f"workers: expected None for images that are in memory, got {self.workers}; leave it out"
+                )
+
+    @property
+    def epoch_size(self) -> int:
+        """How many images an epoch has."""
+        data: Any = self.dataset
+        return data.epoch_size if isinstance(data, Mixture) else len(data)
+
+    def order(self, epoch: int) -> Tensor:
+        """The numbers of the samples of an epoch, in their order."""
+        if isinstance(self.dataset, Mixture):
+            return self.dataset.epoch_order(rng.derive(self.seed, "order"), epoch)
+        return rng.permutation(self.epoch_size, rng.derive(self.seed, "order", epoch))
+
+    def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
+        """(x, y, ids) of each batch after the first `done`; x and ids on the device, x float32 in [0, 1]."""
+        order = self.order(epoch)[done * self.batch_size :]
+        first = 0 if self._padded is None else 1
+        for step, (x, y, ids) in enumerate(self._read(epoch, order), done):
+            x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
+            if self.augment is not None:
+                # what users' functions draw from torch follows the step
+                own = rng.derive(self.seed, "torch augment", epoch, step)
+                with rng.torch_seeded(own, self.device) if self.augment.draws else nullcontext():
+                    x = self.augment(x, ids=ids, seed=self.seed, epoch=epoch, first=first)
+            yield x, y, ids
+
+    @cached_property
+    def _here(self) -> Dataset[Any]:
+        return self.dataset.to(self.device) if isinstance(self.dataset, ImageSet) else self.dataset
+
+    @cached_property
+    def _padded(self) -> tuple[Tensor, int, Tensor] | None:
+        """The images in the border from which they are cropped, its width, and the labels."""
+        if self.augment is None or not isinstance(self.dataset, ImageSet):
+            return None
+        stored = self.augment.stored(self.dataset.x.to(self.device))
+        return stored and (*stored, self.dataset.y.to(self.device))
+
+    def _read(self, epoch: int, order: Tensor) -> Iterator[Batch]:
+        """Batches as they are held; of a padded set, cropped."""
+        if self._padded is None or self.augment is None:
+            seed = rng.derive(self.seed, "samples", epoch)
+            yield from raw_batches(self._here, self.batch_size, order, workers=self.workers, seed=seed)
+            return
+        bordered, margin, y = self._padded
+        key = self.augment.key(0, self.seed, epoch)
+        for ids in torch.split(order.to(self.device), self.batch_size):
+            yield windows(bordered, ids, margin, ids=ids, **key), y[ids], ids

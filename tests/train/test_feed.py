@@ -1,0 +1,293 @@
+"""What a run is fed: the same images for any batch size, device, storage and number of workers."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from fastadv import rng
+from fastadv._torchvision import datasets, functional
+from fastadv.data import ImageSet, Mixture, NpzSet, batches, load
+from fastadv.errors import InputError
+from fastadv.train import fit, reports
+from fastadv.train._feed import Feed
+from fastadv.train.augment import cutout, make_augment
+
+from .nets import images, net
+from .test_resume import assert_same, one_thread, timeless  # noqa: F401  # the fixture is used by its name
+
+CPU = torch.device("cpu")
+AUGMENTS = {
+    "none": None,
+    "crop": "crop",
+    "crop_flip": "crop_flip",
+    "flip": "flip",
+    "all": ["crop", "alternating_flip", partial(cutout, size=3, fill=0.4)],
+    "own": ["crop", lambda x, *, ids, seed: (x + ids[:, None, None, None] / 100).clamp(0, 1)],
+}
+augments = pytest.mark.parametrize("augment", AUGMENTS.values(), ids=AUGMENTS)
+
+
+def color(n=23, eight_bit=True, height=9, width=7):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(n, 3, height, width, generator=generator)
+    return ImageSet((x * 255).to(torch.uint8) if eight_bit else x, torch.arange(n) % 3, 3, "color")
+
+
+def by_id(feed, epoch, done=0):
+    """{id: (image, label)} of an epoch, and the ids in their order."""
+    parts = list(feed.batches(epoch, done))
+    order = [i for *_, ids in parts for i in ids.tolist()]
+    rows = [(image.cpu(), int(label)) for x, y, _ in parts for image, label in zip(x, y, strict=True)]
+    return dict(zip(order, rows, strict=True)), order
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for i, (image, label) in one.items():
+        assert torch.equal(image, other[i][0]), i
+        assert label == other[i][1]
+
+
+@augments
+@pytest.mark.parametrize("eight_bit", [True, False])
+def test_each_sample_is_augmented_as_if_it_were_alone(augment, eight_bit):
+    dataset, augmentation = color(eight_bit=eight_bit), make_augment(augment)
+    rows, order = by_id(Feed(dataset, 5, augmentation, 3, CPU), 2)
+    assert order == rng.permutation(23, rng.derive(3, "order", 2)).tolist()
+    for i, (image, label) in rows.items():
+        x = dataset[i][0][None]
+        if augmentation is not None:
+            x = augmentation(x, ids=torch.tensor([i]), seed=3, epoch=2)
+        assert image.dtype == torch.float32
+        assert torch.equal(image, x[0])
+        assert label == dataset[i][1]
+
+
+@augments
+def test_the_batch_size_and_where_an_epoch_is_taken_up_change_nothing(augment):
+    feeds = [Feed(color(), size, make_augment(augment), 3, CPU) for size in (1, 4, 23, 50)]
+    (first, order), *others = (by_id(feed, 2) for feed in feeds)
+    for rows, again in others:
+        same(rows, first)
+        assert again == order
+    whole, rest = (list(feeds[1].batches(2, done)) for done in (0, 2))
+    assert len(rest) == len(whole) - 2
+    for one, other in zip(whole[2:], rest, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("augment", [AUGMENTS["crop_flip"], AUGMENTS["all"], AUGMENTS["flip"]])
+def test_the_device_changes_nothing(augment):
+    feeds = [Feed(color(), 5, make_augment(augment), 3, torch.device(place)) for place in ("cpu", "cuda")]
+    same(by_id(feeds[0], 2)[0], by_id(feeds[1], 2)[0])
+    assert all(x.is_cuda and ids.is_cuda for x, _, ids in feeds[1].batches(2))
+
+
+def test_epochs_and_seeds_differ():
+    dataset, augmentation = color(), make_augment("crop_flip")
+    one, two, other = (
+        by_id(Feed(dataset, 5, augmentation, *key), epoch)
+        for key, epoch in (((3, CPU), 1), ((3, CPU), 2), ((4, CPU), 1))
+    )
+    for rows, order in (two, other):
+        assert order != one[1]
+        assert sum(not torch.equal(rows[i][0], one[0][i][0]) for i in rows) > 15
+
+
+def test_a_set_in_memory_is_padded_once(monkeypatch):
+    calls = []
+    feed = Feed(color(), 5, make_augment("crop_flip"), 3, CPU)
+    monkeypatch.setattr("fastadv.train.augment.pad", lambda x, *args: calls.append(len(x)) or pad(x, *args))
+    for epoch in (1, 2):
+        list(feed.batches(epoch))
+    assert calls == [23]
+
+
+pad = torch.nn.functional.pad
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Two classes of eleven images of 9x8, bright in their upper or lower half."""
+    root, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for label, name in enumerate("ab"):
+        (root / name).mkdir()
+        for i in range(11):
+            pixels = generator.integers(0, 128, (9, 8, 3), dtype=np.uint8)
+            pixels[4 * label : 4 * label + 4] += 100
+            Image.fromarray(pixels).save(root / name / f"{i:02d}.png")
+    return root
+
+
+@augments
+def test_images_on_disk_give_what_memory_gives(folder, augment):
+    lazy = load("imagefolder", data_dir=folder)
+    memory = by_id(Feed(lazy.in_memory(), 5, make_augment(augment), 3, CPU), 2)
+    for workers in (None, 0, 3):
+        rows, order = by_id(Feed(lazy, 5, make_augment(augment), 3, CPU, workers), 2)
+        same(rows, memory[0])
+        assert order == memory[1]
+
+
+@pytest.mark.parametrize("transform", [functional.pil_to_tensor, functional.to_tensor])
+def test_a_folder_of_torchvision_gives_what_memory_gives(folder, transform):
+    lazy = datasets.ImageFolder(folder, transform)
+    x = torch.stack([functional.pil_to_tensor(image) for image, _ in datasets.ImageFolder(folder)])
+    memory = ImageSet(x, torch.tensor(lazy.targets), 2, "memory")
+    augment = make_augment(AUGMENTS["all"])
+    wanted = by_id(Feed(memory, 5, augment, 3, CPU), 2)[0]
+    for workers in (0, 2):
+        same(by_id(Feed(lazy, 4, augment, 3, CPU, workers), 2)[0], wanted)
+
+
+class Noisy(Dataset):
+    """A data set whose own transform draws from torch."""
+
+    def __init__(self) -> None:
+        self.held = images()
+
+    def __len__(self):
+        return len(self.held)
+
+    def __getitem__(self, position):
+        x, y = self.held[position]
+        return (x + 0.1 * torch.rand(x.shape)).clamp(0, 1), y
+
+
+def stopped_and_resumed(dataset, tmp_path, stop, workers, augment="crop_flip", batch_size=8):
+    """The weights and reports of a run that stops after `stop` steps; one number of workers for each part."""
+
+    def interrupt(done, total):
+        if done == stop:
+            raise KeyboardInterrupt
+
+    def go(number, resume, **more):
+        model = net_for(dataset)
+        arguments = {"augment": augment, "batch_size": batch_size, "seed": 7, "checkpoint_every": 1} | more
+        list(
+            fit(model, dataset, loss, epochs=3, run_dir=tmp_path, resume=resume, workers=number, **arguments)
+        )
+        return model
+
+    with pytest.raises(KeyboardInterrupt):
+        go(workers[0], False, progress=interrupt)
+    return go(workers[1], True), timeless(reports(tmp_path))
+
+
+def loss(model, x, y, *, ids=None, seed=0):
+    return torch.nn.functional.cross_entropy(model(x), y)
+
+
+def net_for(dataset):
+    shape, classes = next(batches(dataset, 1))[0].shape[1:], 3
+    if shape == (1, 8, 8):
+        return net()
+    generator = torch.Generator().manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(shape.numel(), classes))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.randn(model[1].weight.shape, generator=generator) / 20)
+        model[1].bias.zero_()
+    return model
+
+
+@pytest.mark.parametrize("stop", [2, 5])
+def test_a_run_on_images_on_disk_resumes_with_other_workers_and_ends_as_in_memory(folder, tmp_path, stop):
+    lazy = load("imagefolder", data_dir=folder)
+    augment = AUGMENTS["all"]
+    model, past = stopped_and_resumed(lazy, tmp_path, stop, (2, 0), augment)
+    expected = net_for(lazy)
+    options = {"augment": augment, "batch_size": 8, "seed": 7}
+    wanted = list(fit(expected, lazy.in_memory(), loss, epochs=3, **options))
+    assert_same(model, expected)
+    assert past == timeless(wanted)
+
+
+def test_a_data_set_that_draws_itself_resumes_with_other_workers(tmp_path):
+    expected = net_for(Noisy())
+    list(fit(expected, Noisy(), loss, epochs=3, augment="crop_flip", batch_size=8, seed=7))
+    assert_same(stopped_and_resumed(Noisy(), tmp_path, 9, (0, 2))[0], expected)
+    fresh = [by_id(Feed(Noisy(), 8, None, 7, CPU), epoch)[0] for epoch in (1, 2)]
+    assert not any(torch.equal(fresh[0][i][0], fresh[1][i][0]) for i in range(50))
+
+
+def mixture(tmp_path=None, fraction=0.7):
+    real, generated = images(30), images(40, seed=1)
+    if tmp_path is None:
+        return Mixture(real, generated, fraction)
+    pixels = (generated.x * 255).to(torch.uint8)
+    np.savez(tmp_path / "made.npz", image=pixels.permute(0, 2, 3, 1).numpy(), label=generated.y.numpy())
+    return Mixture(real, NpzSet(tmp_path / "made.npz"), fraction)
+
+
+def test_an_epoch_of_a_mixture_is_as_long_as_the_real_set(tmp_path):
+    seen, ticks = [], []
+
+    def recipe(model, x, y, *, ids, seed):
+        seen.append((x.clone(), y, ids))
+        return loss(model, x, y)
+
+    dataset = mixture(tmp_path)
+    options = {"batch_size": 10, "augment": "crop", "seed": 5, "device": "cpu"}
+    list(fit(net(), dataset, recipe, epochs=2, progress=lambda *at: ticks.append(at), **options))
+    assert ticks == [(k, 6) for k in range(1, 7)]
+    assert [int((ids >= 30).sum()) for *_, ids in seen] == [7] * 6
+    augment = make_augment("crop")
+    for k, (x, y, ids) in enumerate(seen):
+        clean = torch.stack([dataset[int(i)][0] for i in ids])
+        assert torch.equal(x, augment(clean, ids=ids, seed=5, epoch=1 + k // 3))
+        assert torch.equal(y, dataset.labels[ids])
+    orders = [torch.cat([ids for *_, ids in seen[start : start + 3]]) for start in (0, 3)]
+    assert [dataset.epoch_order(rng.derive(5, "order"), epoch).tolist() for epoch in (1, 2)] == [
+        order.tolist() for order in orders
+    ]
+
+
+def test_the_loss_of_a_mixture_is_the_mean_over_its_epoch():
+    def counted(model, x, y, *, ids, seed):
+        return model(x).sum() * 0 + 1.0
+
+    (report,) = fit(net(), mixture(), counted, epochs=1, batch_size=7)
+    assert report.loss == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6])
+def test_a_run_on_a_mixture_resumes_bit_equal(tmp_path, stop):
+    expected = net()
+    options = {"augment": "crop_flip", "batch_size": 8, "seed": 7}
+    wanted = list(fit(expected, mixture(tmp_path), loss, epochs=3, **options))
+    model, past = stopped_and_resumed(mixture(tmp_path), tmp_path / "run", stop, (None, None))
+    assert_same(model, expected)
+    assert past == timeless(wanted)
+    with pytest.raises(InputError, match="another data"):
+        list(
+            fit(
+                net(),
+                mixture(tmp_path, 0.6),
+                loss,
+                epochs=3,
+                run_dir=tmp_path / "run",
+                resume=True,
+                **options,
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    ("dataset", "workers", "match"),
+    [
+        (images(), 2, "workers: expected None for images that are in memory, got 2"),
+        (mixture(), 0, "expected None for images that are in memory"),
+        (Noisy(), -1, "workers: expected an integer >= 0, got -1"),
+        (Noisy(), 1.5, "workers: expected an integer"),
+    ],
+    ids=["memory", "mixture", "negative", "fraction"],
+)
+def test_workers_that_cannot_be_are_refused_at_the_call(dataset, workers, match):
+    with pytest.raises(InputError, match=match):
+        fit(net(), dataset, loss, epochs=1, workers=workers)
