@@ -12,7 +12,7 @@ from torch import nn
 from fastadv import models
 from fastadv.cli._options import Split, pairs, usage
 from fastadv.cli._output import note
-from fastadv.data import load, load_constructed, names
+from fastadv.data import FolderSet, Mixture, NpzSet, load, load_constructed, names
 from fastadv.models import create, load_weights
 
 
@@ -54,6 +54,11 @@ def load_data(
             raise typer.BadParameter(f"{option} has no effect on the constructed set {data}; leave it out.")
     made = load_constructed(data)
     return made if limit is None or limit >= len(made) else made.subset(range(limit))
+
+
+def load_mixture(real: Any, generated: Path, fraction: float) -> Mixture:
+    """`real`, read into memory, mixed with the generated images of that file or folder."""
+    return Mixture(real.in_memory() if isinstance(real, FolderSet) else real, NpzSet(generated), fraction)
 
 
 def load_model(

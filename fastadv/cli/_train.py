@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from fastadv._card import card
+from fastadv.cli import _augment
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, parse_attack
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._load import load_data, load_model, make_device
+from fastadv.cli._load import load_data, load_mixture, load_model, make_device
 from fastadv.cli._output import note, print_table, progress, say, write_json
 from fastadv.cli._recipes import DEFAULTS, HELP, RecipeOptions, parse_recipe
 from fastadv.data import names
@@ -24,14 +25,6 @@ TEST_SAMPLES = 1000
 
 
 Schedule = StrEnum("Schedule", {name.upper(): name for name in SCHEDULES})  # type: ignore[misc]
-
-
-class Augment(StrEnum):
-    """How images are varied."""
-
-    NONE = "none"
-    SHIFT = "shift"
-    CROP_FLIP = "crop_flip"
 
 
 def train(
@@ -82,9 +75,18 @@ def train(
     ] = None,
     weight_decay: Annotated[float, typer.Option(help="Of the optimizer.")] = 5e-4,
     schedule: Annotated[Schedule, typer.Option(help="How the learning rate changes.")] = Schedule("cosine"),  # noqa: B008
-    augment: Annotated[
-        Augment, typer.Option(help="shift for digits, crop_flip for photographs.")
-    ] = Augment.NONE,
+    augment: Annotated[str, typer.Option(metavar="NAME+NAME", help=_augment.HELP)] = "none",
+    generated: Annotated[
+        Path | None,
+        typer.Option(exists=True, help="Generated images to mix in: an npz file, or a folder of them."),
+    ] = None,
+    fraction: Annotated[
+        float | None,
+        typer.Option(parser=o.parse_number, metavar="NUMBER", help="Of each batch, generated: 0.7."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read image folders; they change no result.")
+    ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Train under bf16 autocast.")] = False,
     seed: o.Seed = 0,
     device: o.Device = None,
@@ -95,6 +97,9 @@ def train(
     With --run-dir, the same command and --resume goes on bit for bit after any stop.
     """
     chosen = parse_recipe(recipe, RecipeOptions(norm, radius, steps, step_size, l1, awp))
+    varied = _augment.parse_augment(augment)
+    if (generated is None) != (fraction is None):
+        raise typer.BadParameter("--generated and --fraction belong together: give both, or neither.")
     if resume and run_dir is None:
         raise typer.BadParameter("--resume needs the --run-dir of the run that stopped.")
     if run_dir is not None:
@@ -113,6 +118,9 @@ def train(
         # with other test data the size is theirs: a constructed set has its own
         own_size = size if test_data is None or data in names() else None
         dataset = load_data(data, None, data_dir, own_size, samples, default=o.Split.TRAIN)
+        if generated is not None and fraction is not None:
+            with o.usage():
+                dataset = load_mixture(dataset, generated, fraction)
         test_set = _test_set(data, test_data, data_dir, size, test_samples)
         net = load_model(model, option, weights, dataset, place, seed, fresh=True)
         done = []
@@ -130,12 +138,13 @@ def train(
                     learning_rate=learning_rate,
                     weight_decay=weight_decay,
                     schedule=schedule.value,
-                    augment=None if augment is Augment.NONE else augment.value,
+                    augment=varied,
                     precision="bf16" if bf16 else "fp32",
                     test_set=test_set,
                     test_attacks=_test_attacks(norm, radius, seed) if test_set is not None else None,
                     seed=seed,
                     device=place,
+                    workers=workers,
                     progress=tick,
                 )
             for report in run:

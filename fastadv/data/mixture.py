@@ -96,11 +96,23 @@ class Mixture(Dataset[tuple[Tensor, int]]):
         return order
 
     def take(self, positions: Tensor) -> Tensor:
-        """The images at `positions`, int64 [B]: float32 [B, C, H, W], on the device of the real ones."""
-        x = torch.empty((len(positions), *self.shape), device=self.labels.device)
-        for dataset, first in ((self.real, 0), (self.generated, len(self.real))):
-            own = (positions >= first) & (positions < first + len(dataset))
-            x[own] = to_unit(dataset.take(positions[own] - first)).to(x.device)
+        """The images at `positions`, int64 [B]: [B, C, H, W] on the device of the real ones.
+
+        uint8 where both sets are, float32 otherwise.
+        """
+        made = positions >= len(self.real)
+        kinds = {
+            ~made: self.real.take(positions[~made]),
+            made: self.generated.take(positions[made] - len(self.real)),
+        }
+        eight_bit = all(images.dtype == torch.uint8 for images in kinds.values())
+        x = torch.empty(
+            (len(positions), *self.shape),
+            dtype=torch.uint8 if eight_bit else torch.float32,
+            device=self.labels.device,
+        )
+        for own, images in kinds.items():
+            x[own] = (images if eight_bit else to_unit(images)).to(x.device)
         return x
 
     def to(self, device: torch.device | str) -> "Mixture":
@@ -112,7 +124,7 @@ class Mixture(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         label = int(self.labels[position])
-        return self.take(torch.tensor([position % len(self)]))[0], label
+        return to_unit(self.take(torch.tensor([position % len(self)]))[0]), label
 
     def __repr__(self) -> str:
         return f"Mixture({self.real!r}, {self.generated!r}, fraction={float(self.share):g})"

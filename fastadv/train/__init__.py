@@ -1,5 +1,6 @@
 """Training: recipes (what is minimised) and `fit` (how), with checkpoints that resume bit for bit."""
 
+from fastadv.train import augment
 from fastadv.train.fit import fit, run
 from fastadv.train.recipes import (
     AWP,
@@ -37,6 +38,7 @@ __all__ = [
     "Standard",
     "Step",
     "WeightDecayL1",
+    "augment",
     "fit",
     "reports",
     "run",

@@ -1,0 +1,147 @@
+"""What `fastadv train` is fed: augmentations by name, generated images, image folders."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+
+import fastadv as fa
+from fastadv.cli._augment import parse_augment
+from fastadv.data import Mixture, NpzSet, load
+from fastadv.models import SmallCNN
+from fastadv.train.augment import alternating_flip, crop, cutout, flip
+
+TRAIN = "train -m small_cnn -o width=2 --data digits -n 60 --epochs 1 --test-samples 20 --batch-size 20"
+
+
+def bound(part):
+    return (part.func, part.keywords) if isinstance(part, partial) else (part, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("none", None),
+        ("shift", [(crop, {})]),
+        ("crop_flip", [(crop, {}), (flip, {})]),
+        ("crop_flip+cutout", [(crop, {}), (flip, {}), (cutout, {})]),
+        (
+            "crop:padding=2+alternating_flip+cutout:size=8,fill=1/2",
+            [(crop, {"padding": 2}), (alternating_flip, {}), (cutout, {"size": 8, "fill": 0.5})],
+        ),
+        ("cutout:size=none,fill=1", [(cutout, {"size": None, "fill": 1})]),
+    ],
+)
+def test_names_and_arguments(text, parts):
+    parsed = parse_augment(text)
+    assert (parsed and [bound(part) for part in parsed]) == parts
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("mixup", "no augmentation 'mixup'; there are none, crop, flip"),
+        ("crop+", "no augmentation ''"),
+        ("crop+none", "no augmentation 'none'"),
+        ("crop_flip:padding=2", "name its parts"),
+        ("cutout:side=3", "cutout takes no 'side'; it takes size, fill"),
+        ("alternating_flip:epoch=3", "takes no 'epoch'; it takes none"),
+        ("cutout:seed=3", "takes no 'seed'"),
+        ("crop:padding=big", "expected padding to be a whole number, got 'big'"),
+        ("crop:padding=2,padding=3", "given twice"),
+    ],
+)
+def test_text_that_names_no_augmentation_is_refused(text, match):
+    with pytest.raises(typer.BadParameter, match=match):
+        parse_augment(text)
+
+
+@pytest.fixture
+def generated(folder: Path) -> Path:
+    """Fifty images of noise, as generated images are published."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)
+    np.savez(folder / "made.npz", image=pixels, label=generator.integers(0, 10, 50))
+    return folder / "made.npz"
+
+
+def test_a_run_with_generated_images_is_that_of_the_library(
+    fastadv: Callable, folder: Path, generated: Path
+) -> None:
+    line = (
+        f"{TRAIN} --augment crop+cutout:size=2 --generated {generated} --fraction 7/10 --seed 4 --run-dir run"
+    )
+    done = fastadv(line, "--json")
+    assert done.code == 0, done
+    told = json.loads(done.out)
+    assert told["config"]["data"]["fraction"] == 0.7
+    assert told["config"]["data"]["generated"]["samples"] == 50
+    mine = SmallCNN(width=2, seed=4)
+    real = load("digits", "train", limit=60)
+    augment = ["crop", partial(cutout, size=2)]
+    mixture = Mixture(real, NpzSet(generated), 0.7)
+    (own,) = fa.train.run(
+        mine,
+        mixture,
+        fa.train.Standard(),
+        epochs=1,
+        batch_size=20,
+        augment=augment,
+        seed=4,
+        schedule="cosine",
+    )
+    assert told["measured"]["epochs"][0]["loss"] == own.loss
+    written = SmallCNN(width=2)
+    fa.models.load_weights(written, folder / "run" / "model.safetensors")
+    assert all(torch.equal(written.state_dict()[name], value) for name, value in mine.state_dict().items())
+
+
+def test_an_image_folder_mixes_and_workers_change_nothing(fastadv: Callable, folder: Path) -> None:
+    generator = np.random.default_rng(0)
+    for i in range(12):
+        path = folder / "own" / f"{i % 2}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    np.savez(folder / "made.npz", image=np.zeros((3, 8, 8, 3), np.uint8), label=[0, 1, 1])
+    line = (
+        "train -m small_cnn -o width=2 --data imagefolder --data-dir own --epochs 1 --test-samples 4 --json"
+    )
+    mixed = fastadv(f"{line} --generated made.npz --fraction .5")
+    assert mixed.code == 0, mixed
+    assert json.loads(mixed.out)["config"]["data"]["samples"] == 15
+    losses = []
+    for workers in (0, 2):
+        done = fastadv(f"{line} --augment crop_flip --workers {workers}")
+        assert done.code == 0, done
+        losses.append(json.loads(done.out)["measured"]["epochs"][0]["loss"])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ("--generated made.npz", "--generated and --fraction belong together"),
+        ("--fraction .7", "--generated and --fraction belong together"),
+        ("--generated made.npz --fraction 1", "fraction: expected a number in (0, 1), got 1.0"),
+        ("--generated none.npz --fraction .7", "'none.npz' does not exist"),
+        ("--generated other.npz --fraction .7", "expected the arrays image and label, got x"),
+        ("--generated wide.npz --fraction .7", "expected images of shape [1, 8, 8]"),
+        ("--augment mixup", "no augmentation 'mixup'"),
+        ("--augment crop:padding=0", "padding: expected an integer >= 1, got 0"),
+        ("--workers 2", "workers: expected None for images that are in memory"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_line(
+    fastadv: Callable, folder: Path, generated: Path, options: str, match: str
+) -> None:
+    np.savez(folder / "other.npz", x=np.zeros(3))
+    np.savez(folder / "wide.npz", image=np.zeros((3, 8, 9, 1), np.uint8), label=[0, 1, 1])
+    done = fastadv(f"{TRAIN} {options}")
+    assert done.code == 2
+    assert match in " ".join(done.err.replace("│", " ").split())

@@ -1,0 +1,36 @@
+"""What docs/data.md says can be run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from fastadv.cli._augment import parse_augment
+from fastadv.cli._recipes import RecipeOptions, parse_recipe
+from fastadv.train.augment import AUGMENTS
+
+PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+
+
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(code, "docs/data.md", "exec"), names)
+    (report,) = names["reports"]  # type: ignore[misc]
+    assert report.loss > 0
+
+
+def test_the_commands_name_augmentations_and_recipes_that_exist() -> None:
+    commands = re.findall(r"^fastadv train (.*)$", PAGE, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        words = shlex.split(command)
+        assert parse_augment(words[words.index("--augment") + 1])
+        assert parse_recipe(words[words.index("--recipe") + 1], RecipeOptions(radius=0.1))
+
+
+def test_the_table_names_every_augmentation() -> None:
+    rows = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == AUGMENTS.keys()
