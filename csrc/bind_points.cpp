@@ -94,6 +94,21 @@ void projection(Array out, const Array& x_adv, const Array& x, double radius, do
   });
 }
 
+void to_hyperplane(Array out, const Array& points, const Array& normal, const Array& lack, std::string_view norm,
+                   double lo, double hi) {
+  check_alike(out, points, normal);
+  const Norm kind = named<Norm>(norm, kNorms);
+  with_kernels(out, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    const auto to = write_rows<T>(out);
+    const auto from = read_rows<T>(points), along = read_rows<T>(normal);
+    const auto* wanted = read<double>(lack, to.rows);
+    each_row(to.rows, to.cols, [&](int64_t row, Scratch scratch) {
+      kernels.to_hyperplane(to[row], from[row], along[row], to.cols, wanted[row], kind, {lo, hi}, scratch);
+    });
+  });
+}
+
 void random_start(Array out, const Array& x, const Array& ids, std::string_view norm, double radius,
                   double lo, double hi, int64_t seed, int64_t draw, const OptionalArray& radius_rows) {
   check_alike(out, x);
@@ -156,6 +171,7 @@ void bind_points(py::module_& module) {
   module.def("project_l2", projection<[](const auto& kernels) { return kernels.project_l2; }>);
   module.def("project_l1", projection<[](const auto& kernels) { return kernels.project_l1; }>);
   module.def("project_l0", projection<[](const auto& kernels) { return kernels.project_l0; }>);
+  module.def("to_hyperplane", to_hyperplane);
   module.def("random_start", random_start);
   module.def("quantize_in_ball", quantize_in_ball);
   module.def("keep_best", keep_best);

@@ -53,6 +53,8 @@ struct Kernels {
                      Scratch scratch);
   void (*project_l0)(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box,
                      Scratch scratch);
+  void (*to_hyperplane)(T* out, const T* points, const T* normal, int64_t cols, double lack, Norm norm, Box box,
+                        Scratch scratch);
   void (*random_start)(T* out, const T* x, int64_t cols, Stream stream, Norm norm, double radius, Box box,
                        Scratch scratch);
   void (*keep_best)(T* best, const T* rival, int64_t cols, float* best_loss, bool* best_success, float loss,

@@ -7,13 +7,13 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv import rng
+from fastadv import ops, rng
 from fastadv._checks import check_count, check_number, check_share
 from fastadv.attacks._bisection import halve, middle
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import like, width
-from fastadv.attacks._hyperplane import largest_others, nearest_boundary, to_hyperplane
+from fastadv.attacks._hyperplane import largest_others, nearest_boundary
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Look, Search
@@ -118,7 +118,7 @@ def fab(
         points, x, order = near.look.x_adv, search.x, threat.order
         lack_of_x = near.lack + (near.normal * (points - x)).flatten(1).sum(1)
         normal, lack = torch.cat([near.normal, near.normal]), torch.cat([near.lack, lack_of_x])
-        both = to_hyperplane(torch.cat([points, x]), normal, lack, order, threat.box)
+        both = ops.to_hyperplane(torch.cat([points, x]), normal, lack, threat.norm, threat.box)
         length, length_of_x = norm(both, order).chunk(2)
         weight = like((length / (length + length_of_x).clamp_min(1e-12)).clamp_max(bias), x)
         ahead, ahead_of_x = (torch.cat([points, x]) + overshoot * both).chunk(2)

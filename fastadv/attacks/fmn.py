@@ -5,12 +5,12 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv import losses
+from fastadv import losses, ops
 from fastadv._checks import check_count, check_share
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import FAR, advance, cosine, farthest, like, positive, width
-from fastadv.attacks._hyperplane import DUAL, to_hyperplane
+from fastadv.attacks._hyperplane import DUAL
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Look, Search, settles
@@ -130,8 +130,11 @@ def _to_boundary(search: Search, look: Look, share: float) -> tuple[Tensor, Tens
     distance = norm(look.x_adv - search.x, order)
     # a little more, or it might never be crossed
     lack = torch.maximum(look.loss.abs() * (1 + share), distance * share * size)
-    way = to_hyperplane(look.x_adv, look.gradient, lack, order, search.threat.box)
-    if search.threat.norm == "l0":
+    sparse = search.threat.norm == "l0"
+    way = ops.to_hyperplane(
+        look.x_adv, look.gradient, lack, "l1" if sparse else search.threat.norm, search.threat.box
+    )
+    if sparse:
         return way, search.distance(look.x_adv + way)
     left = (lack / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp_max(FAR)
     return way, (distance + left).to(distance.dtype)

@@ -17,6 +17,7 @@ from fastadv.ops.project_l1 import project_l1
 from fastadv.ops.project_l2 import project_l2
 from fastadv.ops.quantize_in_ball import quantize_in_ball
 from fastadv.ops.random_start import random_start
+from fastadv.ops.to_hyperplane import to_hyperplane
 
 __all__ = [
     "keep_best_",
@@ -36,4 +37,5 @@ __all__ = [
     "project_l2",
     "quantize_in_ball",
     "random_start",
+    "to_hyperplane",
 ]

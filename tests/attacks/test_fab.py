@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, fab
-from fastadv.attacks._hyperplane import to_hyperplane
 from fastadv.errors import InputError
+from fastadv.ops import to_hyperplane
 from fastadv.threat import L0, L1, L2, THREATS, Linf
 
 from .contract.cases import boundary_distance
@@ -72,8 +72,8 @@ def test_two_steps_by_hand(norm: str, bias: float, overshoot: float, backward: f
         lack = (logits.gather(1, y[:, None]) - logits.gather(1, 1 - y[:, None])).squeeze(1)
         (normal,) = torch.autograd.grad(-lack.sum(), leaf)
         lack = lack.detach()
-        d = to_hyperplane(points, normal, lack, order, box)
-        d_x = to_hyperplane(x, normal, lack + (normal * (points - x)).flatten(1).sum(1), order, box)
+        d = to_hyperplane(points, normal, lack, norm, box)
+        d_x = to_hyperplane(x, normal, lack + (normal * (points - x)).flatten(1).sum(1), norm, box)
         one, two = (torch.linalg.vector_norm(away.flatten(1), order, dim=1) for away in (d, d_x))
         a = (one / (one + two)).clamp_max(bias).view(-1, 1, 1, 1)
         points = ((1 - a) * (points + overshoot * d) + a * (x + overshoot * d_x)).clamp(*box)

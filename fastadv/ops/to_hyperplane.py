@@ -1,0 +1,127 @@
+"""to_hyperplane: argmin ||d|| over {d : <normal, d> = lack, lo <= points + d <= hi}.
+
+With up = sign(lack) normal and room the way to the edge of the box along up, d = sign(up) length, where
+0 <= length <= room and sum |up| length = |lack|. In L2 and Linf the optimality conditions give length =
+min(t pace, room) with one t a row, pace = |up| or 1: the sum is concave and piecewise linear in t, so that
+Newton's steps from t = 0 rise to the solution and end there. In L1 the coordinates of the largest |up| are
+used up first.
+"""
+
+from collections.abc import Iterator
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv._library import OpCard, Sample, register
+from fastadv.errors import InputError
+from fastadv.ops._rows import check_like, limits
+from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
+
+NORMS = ("linf", "l2", "l1")
+# Newton steps where the host does not wait for the device to ask whether they are over
+ROUNDS = 32
+
+
+def reference(points: Tensor, normal: Tensor, lack: Tensor, norm: str, lo: float, hi: float) -> Tensor:
+    flat, weight = points.flatten(1).double(), normal.flatten(1).double()
+    # over the largest weight, so that the squares of tiny and huge weights have room
+    largest = weight.abs().amax(1, keepdim=True) if weight.shape[1] else weight.new_zeros(len(weight), 1)
+    usable = (largest > 0) & (largest < inf) & lack[:, None].isfinite()
+    weight, lack = (torch.where(usable, value / largest, 0.0) for value in (weight, lack.double()[:, None]))
+    up, wanted = weight * lack.sign(), lack.abs()
+    room = torch.where(up > 0, hi - flat, torch.where(up < 0, flat - lo, 0.0)).clamp_min_(0.0)
+    length = (_greedy if norm == "l1" else _level)(up.abs(), room, wanted, norm)
+    return length.copysign_(up).reshape(points.shape).to(points.dtype)
+
+
+def _greedy(size: Tensor, room: Tensor, wanted: Tensor, norm: str) -> Tensor:
+    """Lengths [n, D] in [0, room] of the least sum with <size, length> = wanted [n, 1]."""
+    order = size.argsort(dim=1, descending=True, stable=True)
+    weight, most = size.gather(1, order), room.gather(1, order)
+    gained = (weight * most).nan_to_num_(0.0, posinf=inf).cumsum(1)
+    before = torch.cat([torch.zeros_like(wanted), gained[:, :-1]], 1)
+    length = torch.where(weight > 0, (wanted - before).clamp_min(0.0) / weight, 0.0).minimum(most)
+    return torch.empty_like(length).scatter_(1, order, length)
+
+
+def _level(size: Tensor, room: Tensor, wanted: Tensor, norm: str) -> Tensor:
+    """Lengths [n, D] in [0, room] of the least norm with <size, length> = wanted [n, 1]."""
+    pace = size if norm == "l2" else (size > 0).to(size.dtype)
+    rate, whole = size * pace, size * room
+    level, most = torch.zeros_like(wanted), torch.finfo(wanted.dtype).max
+    check = size.device.type == "cpu"
+    for _ in range(size.shape[1] + 1 if check else ROUNDS):
+        free = pace * level < room
+        slope = torch.where(free, rate, 0.0).sum(1, keepdim=True)
+        rest = wanted - torch.where(free, 0.0, whole).sum(1, keepdim=True)
+        # the root for the coordinates that are free lies below the root sought
+        higher = torch.where(slope > 0, rest / slope, level).maximum(level).clamp_max(most)
+        if check and bool((higher == level).all()):
+            break
+        level = higher
+    return (pace * level).minimum(room)
+
+
+def fake(points: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(points)
+
+
+def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
+    assert_ulps(actual, expected, 4, floor=3e-7)
+
+
+def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    for seed, shape in enumerate(SHAPES):
+        draw = torch.Generator().manual_seed(seed)
+        x_adv, grad, _ = batch(shape, device, dtype, seed)
+        lack = torch.randn(shape[0], generator=draw, dtype=torch.float64).to(device)
+        size = grad.nan_to_num(0.0, 0.0, 0.0).double().abs().flatten(1).sum(1)
+        for norm in NORMS:
+            for points, normal, _ in layouts(x_adv, grad, x_adv):
+                yield points, normal, lack * size * 0.3, norm, 0.0, 1.0
+            for share in (0.0, 1e-4, 10.0, inf):
+                yield x_adv, grad, lack * size * share, norm, -0.5, 1.5
+            yield x_adv, grad.sign(), lack * size, norm, 0.0, 1.0  # ties
+            yield x_adv, grad, lack, norm, -inf, inf
+
+
+register(
+    OpCard(
+        name="to_hyperplane",
+        schema="(Tensor points, Tensor normal, Tensor lack, str norm, float lo, float hi) -> Tensor",
+        summary="argmin ‖d‖ over {⟨normal, d⟩ = lack, points + d in the box}",
+        reference=reference,
+        fake=fake,
+        samples=samples,
+        compare=compare,
+        no_gradient="attacks project points, not graphs",
+        triton=False,
+        ordered=True,
+        bytes_moved=lambda points, *rest: 3 * points.numel() * points.element_size(),
+        flops=lambda points, *rest: 40 * points.numel(),
+    )
+)
+
+
+def to_hyperplane(
+    points: Tensor, normal: Tensor, lack: Tensor, norm: str, box: tuple[float, float] = (0.0, 1.0)
+) -> Tensor:
+    """The least displacement d like points [B, ...] with <normal, d> = lack [B] and points + d in the box.
+
+    Least in `norm`: "linf", "l2" or "l1". The box holds the points; a lack may have either sign. Where the
+    hyperplane does not meet the box, points + d is the point of the box nearest to it; where the lack or a
+    weight of the normal is not finite, or the normal is zero, d is zero. Equal weights are used up in order
+    in L1. Exact up to rounding. Raises InputError on mismatched tensors or another norm.
+    """
+    check_like(points, normal=normal)
+    if norm not in NORMS:
+        raise InputError(f"norm: expected one of {', '.join(NORMS)}, got {norm!r}")
+    if lack.shape != points.shape[:1]:
+        raise InputError(
+            f"lack: expected one value a sample, shape ({len(points)},), got {tuple(lack.shape)}"
+        )
+    lo, hi = limits(box)
+    result: Tensor = torch.ops.fastadv.to_hyperplane(points, normal, lack.double(), norm, lo, hi)
+    return result
