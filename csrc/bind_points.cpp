@@ -109,6 +109,43 @@ void to_hyperplane(Array out, const Array& points, const Array& normal, const Ar
   });
 }
 
+void square_linf(Array out, const Array& best, const Array& lower, const Array& upper, const Array& words,
+                 int64_t channels, int64_t height, int64_t width, int64_t tall, int64_t wide) {
+  check_alike(out, best, lower, upper);
+  with_kernels(out, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    const auto to = write_rows<T>(out);
+    const auto from = read_rows<T>(best), low = read_rows<T>(lower), high = read_rows<T>(upper);
+    const int64_t count = 2 + channels;
+    const auto* word = read<int64_t>(words, to.rows * count);
+    parallel_without_gil(to.rows, useful_threads(to.rows, to.cols), [&](int64_t first, int64_t last, int) {
+      for (int64_t row = first; row < last; ++row)
+        kernels.square_linf(to[row], from[row], low[row], high[row], word + row * count,
+                            {channels, height, width}, tall, wide);
+    });
+  });
+}
+
+void square_l2(Array out, const Array& best, const Array& x, const Array& words, const Array& bumps,
+               int64_t channels, int64_t height, int64_t width, double radius, double lo, double hi,
+               const OptionalArray& radius_rows) {
+  check_alike(out, best, x);
+  const int64_t tall = bumps.shape(1), wide = bumps.shape(2);
+  with_kernels(out, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    const auto to = write_rows<T>(out);
+    const auto from = read_rows<T>(best), center = read_rows<T>(x);
+    const PerRow radii = per_row(radius, radius_rows, to.rows);
+    const int64_t count = 5 + channels;
+    const auto* word = read<int64_t>(words, to.rows * count);
+    const auto* bump = read<T>(bumps, 2 * tall * wide);
+    each_row(to.rows, to.cols, [&](int64_t row, Scratch scratch) {
+      kernels.square_l2(to[row], from[row], center[row], word + row * count, bump, {channels, height, width},
+                        tall, wide, radii[row], {lo, hi}, scratch);
+    });
+  });
+}
+
 void random_start(Array out, const Array& x, const Array& ids, std::string_view norm, double radius,
                   double lo, double hi, int64_t seed, int64_t draw, const OptionalArray& radius_rows) {
   check_alike(out, x);
@@ -172,6 +209,8 @@ void bind_points(py::module_& module) {
   module.def("project_l1", projection<[](const auto& kernels) { return kernels.project_l1; }>);
   module.def("project_l0", projection<[](const auto& kernels) { return kernels.project_l0; }>);
   module.def("to_hyperplane", to_hyperplane);
+  module.def("square_linf", square_linf);
+  module.def("square_l2", square_l2);
   module.def("random_start", random_start);
   module.def("quantize_in_ball", quantize_in_ball);
   module.def("keep_best", keep_best);

@@ -25,6 +25,15 @@ inline Stream stream(int64_t seed, int64_t id, int64_t draw) {
   return {static_cast<uint64_t>(seed), static_cast<uint64_t>(id), static_cast<uint32_t>(draw)};
 }
 
+// The shape of a row that is an image.
+struct Image {
+  int64_t channels, height, width;
+};
+// A rectangle of its pixels.
+struct Window {
+  int64_t top, left, tall, wide;
+};
+
 // `levels` + 1 equally spaced values of the box.
 struct Grid {
   Box box;
@@ -55,6 +64,10 @@ struct Kernels {
                      Scratch scratch);
   void (*to_hyperplane)(T* out, const T* points, const T* normal, int64_t cols, double lack, Norm norm, Box box,
                         Scratch scratch);
+  void (*square_linf)(T* out, const T* best, const T* lower, const T* upper, const int64_t* words, Image image,
+                      int64_t tall, int64_t wide);
+  void (*square_l2)(T* out, const T* best, const T* x, const int64_t* words, const T* bumps, Image image,
+                    int64_t tall, int64_t wide, double radius, Box box, Scratch scratch);
   void (*random_start)(T* out, const T* x, int64_t cols, Stream stream, Norm norm, double radius, Box box,
                        Scratch scratch);
   void (*keep_best)(T* best, const T* rival, int64_t cols, float* best_loss, bool* best_success, float loss,

@@ -17,6 +17,7 @@
 #include "kernels/l1_step.inl"
 #include "kernels/project_l0.inl"
 #include "kernels/to_hyperplane.inl"
+#include "kernels/square.inl"
 #include "kernels/random_start.inl"
 #include "kernels/keep_best.inl"
 #include "kernels/quantize_in_ball.inl"
@@ -38,6 +39,8 @@ constexpr Kernels<T> table() {
           .project_l1 = project_l1<T>,
           .project_l0 = project_l0<T>,
           .to_hyperplane = to_hyperplane<T>,
+          .square_linf = square_linf<T>,
+          .square_l2 = square_l2<T>,
           .random_start = random_start<T>,
           .keep_best = keep_best<T>,
           .logit_loss = logit_loss<T>,

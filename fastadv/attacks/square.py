@@ -7,7 +7,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv import rng
+from fastadv import ops, rng
 from fastadv._checks import check_count, check_share
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
@@ -112,9 +112,6 @@ class _Draw:
         self.height = shape[-2] if len(shape) > 1 else 1
         self.channels = math.prod(shape[:-2])
         self.shape = (self.channels, self.height, self.width)
-        self.rows, self.columns = (
-            torch.arange(count, device=search.x.device) for count in (self.height, self.width)
-        )
 
     def images(self, points: Tensor) -> Tensor:
         """points [n, ...] as [n, C, H, W]."""
@@ -127,17 +124,6 @@ class _Draw:
     def signs(self, words: Tensor) -> Tensor:
         """1 or -1 for each word, in the dtype of x."""
         return 1 - 2 * (words & 1).to(self.search.x.dtype)
-
-    def corner(self, words: Tensor, window: Window) -> Tensor:
-        """int64 [n, 2]: the upper left pixel of a window inside the image, by words [n, 2]."""
-        free = words.new_tensor([self.height - window[0] + 1, self.width - window[1] + 1])
-        return words * free >> 32
-
-    def inside(self, corner: Tensor, window: Window) -> Tensor:
-        """bool [n, 1, H, W]: the pixels of the window."""
-        down, right = self.rows - corner[:, :1], self.columns - corner[:, 1:]
-        rows, columns = (down >= 0) & (down < window[0]), (right >= 0) & (right < window[1])
-        return (rows[:, :, None] & columns[:, None, :]).unsqueeze(1)
 
     def window(self, pixels: float, least: int = 1, odd: bool = False) -> Window:
         """Height and width of a square of so many pixels; of a rectangle where the image is too narrow."""
@@ -158,26 +144,21 @@ class _Ends:
         self.search, self.draw = search, draw
         x, threat = search.x, search.threat
         radius = torch.as_tensor(threat.radius, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 1))
-        search.rows.upper = draw.images(threat.project((x + radius).clamp(*threat.box), x))
-        search.rows.lower = draw.images(threat.project((x - radius).clamp(*threat.box), x))
-
-    def _ends(self, up: Tensor) -> Tensor:
-        return torch.where(up, self.search.rows.upper, self.search.rows.lower)
+        search.rows.upper = threat.project((x + radius).clamp(*threat.box), x)
+        search.rows.lower = threat.project((x - radius).clamp(*threat.box), x)
 
     def start(self) -> Tensor:
         """Vertical stripes."""
-        words = self.draw.words(self.draw.channels * self.draw.width, 0)
-        up = (words & 1).bool().view(-1, self.draw.channels, 1, self.draw.width)
-        return self._ends(up).reshape(self.search.x.shape)
+        draw, rows = self.draw, self.search.rows
+        up = (draw.words(draw.channels * draw.width, 0) & 1).bool().view(-1, draw.channels, 1, draw.width)
+        points = torch.where(up, draw.images(rows.upper), draw.images(rows.lower))
+        return points.reshape(self.search.x.shape)
 
     def propose(self, pixels: float, query: int) -> Tensor:
         """The best points with one square at an end of the ball."""
-        draw, window = self.draw, self.draw.window(pixels)
+        draw, rows = self.draw, self.search.rows
         words = draw.words(2 + draw.channels, query)
-        inside = draw.inside(draw.corner(words[:, :2], window), window)
-        up = (words[:, 2:] & 1).bool()[:, :, None, None]
-        points = torch.where(inside, self._ends(up), draw.images(self.search.rows.best))
-        return points.reshape(self.search.x.shape)
+        return ops.square_linf(rows.best, rows.lower, rows.upper, words, draw.shape, draw.window(pixels))
 
 
 class _Bumps:
@@ -185,6 +166,7 @@ class _Bumps:
 
     def __init__(self, search: Search, draw: _Draw) -> None:
         self.search, self.draw = search, draw
+        self._window: Window | None = None
 
     def _points(self, delta: Tensor) -> Tensor:
         """x + delta [n, C, H, W], brought to the length of the radius."""
@@ -200,7 +182,7 @@ class _Bumps:
         side = max(min(draw.height, draw.width) // TILES, 1)
         down, right = draw.height // side, draw.width // side
         words = draw.words((draw.channels + 1) * down * right, 0).view(-1, draw.channels + 1, down, right)
-        tiles = self._bumps((side, side), words[:, 0] & 1)
+        tiles = self._bumps((side, side))[words[:, 0] & 1]
         tiles = tiles[:, None] * draw.signs(words[:, 1:])[..., None, None]
         high, wide = down * side, right * side
         delta = torch.zeros(len(x), *draw.shape, dtype=x.dtype, device=x.device)
@@ -211,37 +193,18 @@ class _Bumps:
 
     def propose(self, pixels: float, query: int) -> Tensor:
         """The best points with bumps in one square, which take the length of another square too."""
-        draw, x = self.draw, self.search.x
-        window = draw.window(pixels, least=3, odd=True)
+        draw, x, threat = self.draw, self.search.x, self.search.threat
         words = draw.words(5 + draw.channels, query)
-        corner, other = draw.corner(words[:, :2], window), draw.corner(words[:, 2:4], window)
-        delta = draw.images(self.search.rows.best - x)
-        energy = delta.square()
-        # int64 [n, 1, pixels of the window]
-        down, right = corner[:, :1] + draw.rows[: window[0]], corner[:, 1:] + draw.columns[: window[1]]
-        index = (down[:, :, None] * draw.width + right[:, None, :]).view(len(x), 1, -1)
-        index = index.expand(-1, draw.channels, -1)
-        old = delta.flatten(2).gather(2, index)
-        elsewhere = draw.inside(other, window)
-        both = draw.inside(corner, window) | elsewhere
-        lengths = (energy * both).sum((2, 3))  # of both windows, squared [n, C]
-        radius = torch.as_tensor(self.search.threat.radius, dtype=x.dtype, device=x.device)
-        unspent = (radius.square() - energy.sum((1, 2, 3))).clamp_min(0) / draw.channels
-        bumps = self._bumps(window, words[:, 4] & 1).flatten(1)[:, None] * draw.signs(words[:, 5:])[..., None]
-        bumps = bumps + old / torch.linalg.vector_norm(old, dim=2, keepdim=True).clamp_min(TINY)
-        bumps = bumps / torch.linalg.vector_norm(bumps, dim=2, keepdim=True).clamp_min(TINY)
-        bumps = bumps * (unspent[:, None] + lengths).sqrt()[..., None]
-        delta = delta.masked_fill(elsewhere, 0).flatten(2).scatter(2, index, bumps)
-        return self._points(delta.view(len(x), *draw.shape))
+        bumps = self._bumps(draw.window(pixels, least=3, odd=True))
+        return ops.square_l2(self.search.rows.best, x, words, bumps, draw.shape, threat.radius, threat.box)
 
-    def _bumps(self, window: Window, across: Tensor) -> Tensor:
-        """[n, ..., height, width] of length 1 for across [n, ...]: 1 where the bumps lie side by side."""
-        x = self.search.x
-        above, beside = (
-            torch.tensor(values, dtype=x.dtype, device=x.device).view(window)
-            for values in (_two_bumps(*window, False), _two_bumps(*window, True))
-        )
-        return torch.where(across[..., None, None].bool(), beside, above)
+    def _bumps(self, window: Window) -> Tensor:
+        """[2, height, width] of length 1: the bumps one above the other, and beside each other."""
+        if window != self._window:
+            values = [_two_bumps(*window, beside) for beside in (False, True)]
+            self._window, x = window, self.search.x
+            self._values = torch.tensor(values, dtype=x.dtype, device=x.device).view(2, *window)
+        return self._values
 
 
 @cache

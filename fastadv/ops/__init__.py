@@ -17,6 +17,8 @@ from fastadv.ops.project_l1 import project_l1
 from fastadv.ops.project_l2 import project_l2
 from fastadv.ops.quantize_in_ball import quantize_in_ball
 from fastadv.ops.random_start import random_start
+from fastadv.ops.square_l2 import square_l2
+from fastadv.ops.square_linf import square_linf
 from fastadv.ops.to_hyperplane import to_hyperplane
 
 __all__ = [
@@ -37,5 +39,7 @@ __all__ = [
     "project_l2",
     "quantize_in_ball",
     "random_start",
+    "square_l2",
+    "square_linf",
     "to_hyperplane",
 ]

@@ -62,23 +62,6 @@ def test_windows(
     assert _Draw(Stub()).window(pixels, least, odd) == window  # type: ignore[arg-type]
 
 
-def test_corners_cover_the_image() -> None:
-    """Each place for a window is as likely as the others, the last row and column among them."""
-
-    class Stub:
-        x, seed, restart, ids = torch.zeros(6000, 1, 5, 6), 3, 0, torch.arange(6000)
-
-    draw = _Draw(Stub())  # type: ignore[arg-type]
-    corner = draw.corner(draw.words(2, 1), (3, 4))
-    places = (corner[:, 0] * 3 + corner[:, 1]).bincount(minlength=9)
-    assert corner.amax(0).tolist() == [2, 2]
-    assert (places > 560).all()
-    inside = draw.inside(corner, (3, 4))
-    assert (inside.sum((1, 2, 3)) == 12).all()
-    first = inside.flatten(1).float().argmax(1)
-    assert torch.equal(first, corner[:, 0] * 6 + corner[:, 1])
-
-
 def test_two_bumps_by_hand() -> None:
     """The lower bump of three rows: 1 in the middle, a quarter more around it, the upper bump one row."""
     values = torch.tensor(_two_bumps(3, 3, False)).view(3, 3)

@@ -1,0 +1,42 @@
+"""Rectangles of pixels in images [C, H, W], placed by random words: for the proposals of Square."""
+
+import torch
+from torch import Tensor
+
+from fastadv.errors import InputError
+
+
+def corners(words: Tensor, image: tuple[int, int, int], window: tuple[int, int]) -> Tensor:
+    """int64 [B, 2]: the upper left pixel of a window inside the image, by words [B, 2] in [0, 2^32)."""
+    free = words.new_tensor([image[1] - window[0] + 1, image[2] - window[1] + 1])
+    return words * free >> 32
+
+
+def inside(corner: Tensor, image: tuple[int, int, int], window: tuple[int, int]) -> Tensor:
+    """bool [B, 1, H, W]: the pixels of the window."""
+    rows, columns = (torch.arange(count, device=corner.device) for count in image[1:])
+    down, right = rows - corner[:, :1], columns - corner[:, 1:]
+    high, wide = (down >= 0) & (down < window[0]), (right >= 0) & (right < window[1])
+    return (high[:, :, None] & wide[:, None, :]).unsqueeze(1)
+
+
+def signs(words: Tensor) -> Tensor:
+    """float64 1 or -1 for each word."""
+    return 1.0 - 2.0 * (words & 1).double()
+
+
+def check_windows(
+    batch: Tensor, words: Tensor, count: int, image: tuple[int, int, int], window: tuple[int, int]
+) -> None:
+    """InputError unless batch [B, ...] holds such images, words are [B, count], and the window fits."""
+    pixels = image[0] * image[1] * image[2]
+    if min(image) < 1 or batch[:1].numel() not in (0, pixels):
+        raise InputError(
+            f"image: expected (C, H, W) of {batch[:1].numel()} values, as the batch has, got {image}"
+        )
+    if words.shape != (len(batch), count) or words.dtype != torch.int64:
+        raise InputError(
+            f"words: expected int64 [{len(batch)}, {count}], got {words.dtype} {list(words.shape)}"
+        )
+    if not (1 <= window[0] <= image[1] and 1 <= window[1] <= image[2]):
+        raise InputError(f"window: expected one inside {image[1:]}, got {window}")

@@ -1,0 +1,137 @@
+"""square_l2: best with two bumps in one window, which take the length of the perturbation in another too.
+
+A proposal of the Square Attack under L2 (Andriushchenko et al. 2020, algorithm 3). In each channel, with old
+the perturbation in the window and b the bumps with a random sign, of length 1, the window becomes
+b + old / |old|, brought to the length sqrt(|perturbation in both windows|^2 + unspent), where `unspent` is
+what the perturbation lacks of the squared radius, over the number of channels. The other window is emptied.
+The whole is brought to the length of the radius, clamped to the box, and projected.
+"""
+
+from collections.abc import Iterator
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv._library import OpCard, Sample, register
+from fastadv.errors import InputError
+from fastadv.ops import _l2
+from fastadv.ops._rows import PerRow, check_like, column, limits, per_row
+from fastadv.ops._samples import assert_ulps, batch, per_sample
+from fastadv.ops._windows import check_windows, corners, inside, signs
+from fastadv.ops.square_linf import SAMPLES
+
+TINY = 1e-12
+
+
+def reference(
+    best: Tensor,
+    x: Tensor,
+    words: Tensor,
+    bumps: Tensor,
+    channels: int,
+    height: int,
+    width: int,
+    radius: float,
+    lo: float,
+    hi: float,
+    radius_rows: Tensor | None = None,
+) -> Tensor:
+    count, image, window = len(x), (channels, height, width), (bumps.shape[1], bumps.shape[2])
+    center = x.double().reshape(count, *image)
+    delta = best.double().reshape(count, *image) - center
+    length = column(radius, radius_rows, delta)
+    energy = delta.square()
+    corner, other = corners(words[:, :2], image, window), corners(words[:, 2:4], image, window)
+    down, right = (corner[:, axis, None] + torch.arange(window[axis], device=x.device) for axis in range(2))
+    index = (down[:, :, None] * width + right[:, None, :]).flatten(1)[:, None].expand(-1, channels, -1)
+    old, elsewhere = delta.flatten(2).gather(2, index), inside(other, image, window)
+    both = (energy * (inside(corner, image, window) | elsewhere)).sum((2, 3))  # [n, C]
+    unspent = (length.square().flatten() - energy.sum((1, 2, 3))).clamp_min(0) / channels
+    new = bumps.double().flatten(1)[words[:, 4] & 1][:, None] * signs(words[:, 5:])[..., None]
+    new = new + old / _length(old)
+    new = new / _length(new) * (unspent[:, None] + both).sqrt()[..., None]
+    delta = delta.masked_fill(elsewhere, 0).flatten(2).scatter(2, index, new).flatten(1)
+    moved = center.flatten(1) + delta * (length.view(-1, 1) / _length(delta, 1))
+    moved = moved.clamp(lo, hi).to(x.dtype).double().reshape(x.shape)
+    return _l2.project(moved, x, radius, lo, hi, radius_rows)
+
+
+def _length(values: Tensor, axis: int = 2) -> Tensor:
+    return torch.linalg.vector_norm(values, dim=axis, keepdim=True).clamp_min(TINY)
+
+
+def fake(best: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(best)
+
+
+def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
+    assert_ulps(actual, expected, 4, floor=3e-7)
+
+
+def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    for seed, (image, window) in enumerate(SAMPLES):
+        draw = torch.Generator().manual_seed(seed)
+        for count in (0, 1, 6):
+            x_adv, _, x = batch((count, *image), device, dtype, seed)
+            words = torch.randint(2**32, (count, 5 + image[0]), generator=draw).to(device)
+            bumps = torch.randn(2, *window, generator=draw).to(device, dtype)
+            rest = (words, bumps / bumps.flatten(1).norm(dim=1)[:, None, None], *image)
+            for radius in (0.0, 0.5, 3.0):
+                yield x_adv, x, *rest, radius, 0.0, 1.0
+            yield x_adv.flatten(1), x.flatten(1), *rest, 1.0, -1.0, 2.0
+            yield x, x, *rest, 1.0, 0.0, 1.0  # nothing to take
+            rows = per_sample((count,), device, seed).nan_to_num(posinf=2.0)
+            last = (t.contiguous(memory_format=torch.channels_last) for t in (x_adv, x))
+            yield *last, *rest, 0.0, -inf, inf, rows
+
+
+register(
+    OpCard(
+        name="square_l2",
+        schema=(
+            "(Tensor best, Tensor x, Tensor words, Tensor bumps, int channels, int height, int width, "
+            "float radius, float lo, float hi, Tensor? radius_rows=None) -> Tensor"
+        ),
+        summary="a proposal of Square: two bumps that take the length of another window, projected",
+        reference=reference,
+        fake=fake,
+        samples=samples,
+        compare=compare,
+        no_gradient="proposals of a random search are taken from no graph",
+        triton=False,
+        ordered=True,
+        bytes_moved=lambda best, *rest: 3 * best.numel() * best.element_size(),
+        flops=lambda best, *rest: 20 * best.numel(),
+    )
+)
+
+
+def square_l2(
+    best: Tensor,
+    x: Tensor,
+    words: Tensor,
+    bumps: Tensor,
+    image: tuple[int, int, int],
+    radius: PerRow,
+    box: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
+    """best [B, ...], images of shape `image` (C, H, W), with two bumps in a window of each.
+
+    bumps [2, height, width] are of length 1, one above or beside the other. words int64 [B, 5 + C], random in
+    [0, 2^32), place the window and the one that is emptied, choose the bumps, and a sign for each channel.
+    `radius` is a finite number or [B]; x lies in the box. The result lies in ball and box. Raises InputError
+    on mismatched tensors, or an image or bumps of another size.
+    """
+    check_like(best, x=x)
+    if bumps.ndim != 3 or len(bumps) != 2 or bumps.dtype != x.dtype:
+        raise InputError(
+            f"bumps: expected {x.dtype} [2, height, width], got {bumps.dtype} {list(bumps.shape)}"
+        )
+    check_windows(best, words, 5 + image[0], image, (bumps.shape[1], bumps.shape[2]))
+    radius, radius_rows = per_row("radius", radius, x)
+    result: Tensor = torch.ops.fastadv.square_l2(
+        best, x, words, bumps, *image, radius, *limits(box), radius_rows
+    )
+    return result

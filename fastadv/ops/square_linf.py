@@ -1,0 +1,105 @@
+"""square_linf: best with one window at an end of the ball, the same end in all of a channel.
+
+A proposal of the Square Attack under Linf (Andriushchenko et al. 2020, algorithm 2).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv._library import OpCard, Sample, register
+from fastadv.ops._rows import check_like
+from fastadv.ops._samples import batch
+from fastadv.ops._windows import check_windows, corners, inside
+
+# images, windows
+SAMPLES = (
+    ((1, 28, 28), (5, 5)),
+    ((3, 9, 7), (4, 7)),
+    ((3, 9, 7), (9, 1)),
+    ((1, 1, 13), (1, 3)),
+    ((2, 5, 6), (5, 6)),
+)
+
+
+def reference(
+    best: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    words: Tensor,
+    channels: int,
+    height: int,
+    width: int,
+    tall: int,
+    wide: int,
+) -> Tensor:
+    image, window = (channels, height, width), (tall, wide)
+    shape = (len(best), *image)
+    changed = inside(corners(words[:, :2], image, window), image, window)
+    up = (words[:, 2:] & 1).bool()[:, :, None, None]
+    ends = torch.where(up, upper.reshape(shape), lower.reshape(shape))
+    return torch.where(changed, ends, best.reshape(shape)).reshape(best.shape)
+
+
+def fake(best: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(best)
+
+
+def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
+    assert torch.equal(actual, expected)
+
+
+def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    for seed, (image, window) in enumerate(SAMPLES):
+        draw = torch.Generator().manual_seed(seed)
+        for count in (0, 1, 6):
+            best, lower, upper = batch((count, *image), device, dtype, seed)
+            lower = lower.nan_to_num(0.0)
+            words = torch.randint(2**32, (count, 2 + image[0]), generator=draw).to(device)
+            yield best, lower, upper, words, *image, *window
+            yield *(tensor.flatten(1) for tensor in (best, lower, upper)), words, *image, *window  # fmt: skip
+            last = (t.contiguous(memory_format=torch.channels_last) for t in (best, lower, upper))
+            yield *last, words, *image, *window
+
+
+register(
+    OpCard(
+        name="square_linf",
+        schema=(
+            "(Tensor best, Tensor lower, Tensor upper, Tensor words, int channels, int height, int width, "
+            "int tall, int wide) -> Tensor"
+        ),
+        summary="a proposal of Square: one window of an image at an end of its ball",
+        reference=reference,
+        fake=fake,
+        samples=samples,
+        compare=compare,
+        no_gradient="proposals of a random search are taken from no graph",
+        triton=False,
+        ordered=True,
+        bytes_moved=lambda best, *rest: 2 * best.numel() * best.element_size(),
+        flops=lambda best, *rest: 0,
+    )
+)
+
+
+def square_linf(
+    best: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    words: Tensor,
+    image: tuple[int, int, int],
+    window: tuple[int, int],
+) -> Tensor:
+    """best [B, ...], images of shape `image` (C, H, W), with a window (height, width) of each changed.
+
+    words int64 [B, 2 + C], random in [0, 2^32), place the window and choose for each channel whether its
+    pixels come from `lower` or `upper`, which are like best. Raises InputError on mismatched tensors, or an
+    image or window of another size.
+    """
+    check_like(best, lower=lower, upper=upper)
+    check_windows(best, words, 2 + image[0], image, window)
+    result: Tensor = torch.ops.fastadv.square_linf(best, lower, upper, words, *image, *window)
+    return result

@@ -1,0 +1,105 @@
+"""The proposals of the Square Attack: windows by random words, and what stands in them."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastadv import rng
+from fastadv.errors import InputError
+from fastadv.ops import square_l2, square_linf
+
+IMAGE = (3, 32, 32)
+
+
+def words(rows: int, count: int, seed: int = 0) -> Tensor:
+    return rng.bits(count, seed, torch.arange(rows))
+
+
+def unit(*shape: int, seed: int = 0) -> Tensor:
+    bumps = torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed))
+    return bumps / bumps.flatten(1).norm(dim=1)[:, None, None]
+
+
+def test_windows_cover_the_image() -> None:
+    """Each place for a window is as likely as the others, the last row and column among them."""
+    zeros = torch.zeros(6000, 30)
+    changed = square_linf(
+        zeros, zeros, zeros + 1, words(6000, 3) | torch.tensor([0, 0, 1]), (1, 5, 6), (3, 4)
+    )
+    assert (changed.sum(1) == 12).all()
+    first = changed.argmax(1)
+    row, column = first // 6, first % 6
+    places = (row * 3 + column).bincount(minlength=9)
+    assert (row.max(), column.max()) == (2, 2)
+    assert (places > 560).all()
+    grid = changed.view(-1, 5, 6)
+    expected = torch.zeros_like(grid)
+    for i in range(6000):
+        expected[i, row[i] : row[i] + 3, column[i] : column[i] + 4] = 1
+    assert torch.equal(grid, expected)
+
+
+def test_each_channel_has_its_own_end() -> None:
+    best, lower, upper = torch.zeros(500, *IMAGE), torch.full((500, *IMAGE), -1.0), torch.ones(500, *IMAGE)
+    drawn = words(500, 5)
+    out = square_linf(best, lower, upper, drawn, IMAGE, (5, 7))
+    total = out.sum((2, 3))
+    assert torch.equal(total, (2.0 * (drawn[:, 2:] & 1) - 1) * 35)
+    assert len(total.unique(dim=0)) == 8
+    support = (out != 0).any(1, keepdim=True)
+    assert torch.equal(support.expand_as(out), out != 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_length_goes_from_one_window_to_the_other(dtype: torch.dtype) -> None:
+    """Far from the box, and with the whole radius spent, each channel keeps its length."""
+    draw = torch.Generator().manual_seed(1)
+    x = torch.zeros(40, *IMAGE, dtype=dtype)
+    delta = torch.randn(40, *IMAGE, generator=draw).to(dtype)
+    delta = delta / delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    box = (-9.0, 9.0)
+    out = square_l2(delta, x, words(40, 8), unit(7, 7).to(dtype), IMAGE, 1.0, box)
+    torch.testing.assert_close(out.square().sum((2, 3)), delta.square().sum((2, 3)), rtol=1e-4, atol=0)
+    changed = (out - delta).abs() > 1e-4
+    empty = (out == 0) & changed
+    # two windows of 49 pixels at most, and one of them is empty where they do not overlap
+    assert (changed.flatten(2).sum(2) <= 98).all()
+    assert (empty.flatten(2).sum(2) <= 49).all()
+    assert (empty.flatten(2).sum(2) == 49).any()
+
+
+def test_what_is_not_spent_is_taken() -> None:
+    x = torch.full((20, *IMAGE), 0.5)
+    out = square_l2(x, x, words(20, 8), unit(5, 5), IMAGE, 0.2)
+    torch.testing.assert_close((out - x).flatten(1).norm(dim=1), torch.full((20,), 0.2), rtol=1e-5, atol=0)
+    each = (out - x).square().sum((2, 3))
+    torch.testing.assert_close(each, torch.full_like(each, 0.04 / 3), rtol=1e-4, atol=0)
+
+
+def test_signs_and_bumps_are_as_the_words_say() -> None:
+    x, drawn, bumps = torch.zeros(30, *IMAGE), words(30, 8), unit(3, 5)
+    out = square_l2(x, x, drawn, bumps, IMAGE, 1.0, (-1.0, 1.0)) * 3**0.5
+    for i in range(30):
+        row, column = (int(drawn[i, k] * (32 - size + 1) >> 32) for k, size in enumerate((3, 5)))
+        seen = out[i, :, row : row + 3, column : column + 5]
+        signs = 1.0 - 2.0 * (drawn[i, 5:] & 1)
+        torch.testing.assert_close(seen, signs[:, None, None] * bumps[drawn[i, 4] & 1])
+
+
+def test_wrong_arguments() -> None:
+    x, drawn = torch.zeros(2, 3, 4, 4), words(2, 5)
+    for image, window, message in (
+        ((3, 4, 5), (2, 2), "image: expected"),
+        ((3, 4, 4), (5, 2), "window: expected"),
+        ((3, 4, 4), (0, 2), "window: expected"),
+    ):
+        with pytest.raises(InputError, match=message):
+            square_linf(x, x, x, drawn, image, window)
+    with pytest.raises(InputError, match="words: expected"):
+        square_linf(x, x, x, drawn[:, :4], (3, 4, 4), (2, 2))
+    with pytest.raises(InputError, match="words: expected"):
+        square_l2(x, x, words(2, 8).int(), unit(3, 3), (3, 4, 4), 1.0)
+    with pytest.raises(InputError, match="bumps: expected"):
+        square_l2(x, x, words(2, 8), unit(3, 3)[:1], (3, 4, 4), 1.0)
+    with pytest.raises(InputError, match="upper: expected"):
+        square_linf(x, x, x[:1], drawn, (3, 4, 4), (2, 2))
