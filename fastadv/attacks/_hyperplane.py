@@ -15,6 +15,7 @@ from fastadv.attacks.criterion import WRONG
 # the order of the dual norm
 DUAL = {inf: 1.0, 2.0: 2.0, 1.0: inf}
 
+
 @dataclass(frozen=True, eq=False)
 class Boundary:
     """To first order, the boundary of a success that is nearest to points: {z: <normal, z - point> = lack}.

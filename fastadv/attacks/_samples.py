@@ -34,7 +34,8 @@ class Samples:
         self.rows = Rows()
         # bool [n], those that are to leave
         self.leaving: Tensor | None = None
-        self._record, self._index = record, index
+        # rows of the record, and of the caller's batch
+        self._record, self._index, self.given = record, index, index
 
     @property
     def x(self) -> Tensor:
@@ -73,7 +74,7 @@ class Samples:
     def per_sample(self, value: StepSize) -> StepSize: ...
     def per_sample(self, value: StepSize) -> StepSize:
         """The rows of these samples, where the caller gave one value for each sample of the batch."""
-        return value[self._index] if isinstance(value, Tensor) else value
+        return value[self.given] if isinstance(value, Tensor) else value
 
     def distance(self, points: Tensor) -> Tensor:
         """[n] or [n, C]: the distance of points to x in the threat's norm."""
@@ -103,7 +104,7 @@ class Samples:
         """Write the samples `left` bool [n] to the record; return those kept. Raises Over if none is."""
         self._record.put(self._index[left], self.best.take(left))
         kept = ~left
-        self._index = self._index[kept]
+        self._index, self.given = self._index[kept], self.given[kept]
         if not len(self._index):
             raise Over
         self.problem, self.best = self.problem.take(kept), self.best.take(kept)

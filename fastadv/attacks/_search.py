@@ -170,6 +170,34 @@ class Search(Samples):
             self._prove()
         self.write()
 
+    def settle(self) -> None:
+        """Let the samples leave that are broken, in an attack with `stop_early`; Over if all are."""
+        if self.plan.stop_early:
+            broken = self._prove()
+            if bool(broken.any()):
+                self.drop(broken)
+
+    def copies(self, count: int) -> tuple["Search", Record]:
+        """A search of `count` copies of each sample, all samples in turn, and the record that it writes."""
+        index = torch.arange(len(self.x), device=self.x.device).repeat(count)
+        problem, record = self.problem.take(index), self.best.take(index)
+        everyone = torch.arange(len(index), device=index.device)
+        copies = Search(self.frozen, problem, everyone, record, self.plan, self.restart)
+        copies.dtype, copies.given = self.dtype, self.given[index]
+        return copies, record
+
+    def take_over(self, found: Record) -> None:
+        """Let what a search of copies knows of these samples compete; those broken already keep theirs."""
+        self._competed = True
+        best = self.best
+        still = ~best.success if self.plan.stop_early else torch.ones_like(best.success)
+        best.refuted |= found.refuted & still
+        best.not_finite |= found.not_finite & still
+        size = torch.maximum(best.largest_gradient, found.largest_gradient)
+        best.largest_gradient = torch.where(still, size, best.largest_gradient)
+        rank = torch.where(still, found.rank, torch.nan)
+        keep_best_(best.x_adv, best.rank, best.success, found.x_adv, rank, found.success & still)
+
     def _usable(self, gradient: Tensor) -> Tensor:
         """`gradient` with zeros for what is not finite or may not move; its size goes on record."""
         gradient = gradient.to(self.x.dtype)

@@ -14,6 +14,7 @@ from fastadv.attacks._geometry import like
 from fastadv.attacks._problem import check_finite_radius, check_norm
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Search
+from fastadv.attacks._side_by_side import side_by_side
 from fastadv.attacks._sizes import norm
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
@@ -84,11 +85,18 @@ def apgd(
     stages = _stages(steps, threat.norm == "l1" and larger_radii is not False)
 
     def rule(search: Search) -> None:
-        if rounds:
-            target = search.restart // restarts
-            if not _aim(search, target):
-                return
-        points = _random_start(search, stages[0][0])
+        if not rounds:
+            return ascend(search, [search.restart])
+
+        def runs(here: Search, numbers: list[int]) -> None:
+            here.rows.aims = torch.cat([search.rows.others[:, number] for number in numbers])
+            ascend(here, [number * restarts + search.restart for number in numbers])
+
+        search.rows.others = _others(search)
+        side_by_side(search, min(rounds, search.rows.others.shape[1]), runs)
+
+    def ascend(search: Search, draws: list[int]) -> None:
+        points = _random_start(search, draws, stages[0][0])
         for number, (factor, moves) in enumerate(stages):
             if number:
                 points = project(search, search.rows.top, factor)
@@ -105,7 +113,7 @@ def apgd(
         threat,
         rule,
         loss=None if base == "margin" else base,
-        restarts=restarts * max(rounds, 1),
+        restarts=restarts,
         stop_early=stop_early,
         seed=seed,
         **common,
@@ -132,23 +140,24 @@ def _stages(steps: int, larger: bool) -> list[tuple[float, int]]:
     return [*((factor, early) for factor in LARGER), (1.0, steps - len(LARGER) * early)]
 
 
-def _aim(search: Search, number: int) -> bool:
-    """Let losses lead to the other class with the `number`-th largest logit at x, if there are so many."""
+def _others(search: Search) -> Tensor:
+    """int64 [n, K - 1]: the classes other than y by their logits at x, the largest first."""
     clean = search.problem.clean
     assert clean is not None
-    if number >= clean.shape[1] - 1:
-        return False
     others = clean.scatter(1, search.y[:, None], -torch.inf)
-    search.rows.aims = others.argsort(dim=1, descending=True, stable=True)[:, number]
-    return True
+    return others.argsort(dim=1, descending=True, stable=True)[:, :-1]
 
 
-def _random_start(search: Search, factor: float) -> Tensor:
-    """[n, ...] a point near the surface of the ball: noise of full length, for L1 projected on the ball."""
+def _random_start(search: Search, draws: list[int], factor: float) -> Tensor:
+    """[n, ...] points near the surface of the ball: noise of full length, for L1 projected on the ball.
+
+    Each of equally many samples in turn has one of the `draws`.
+    """
     x, threat = search.x, search.threat
-    seed = rng.derive(search.seed, "apgd", search.restart)
     draw = rng.uniform if threat.norm == "linf" else rng.normal
-    noise = draw(x[0].numel(), seed, search.ids).to(x.dtype).view(x.shape)
+    parts = zip(draws, search.ids.chunk(len(draws)), strict=True)
+    noise = torch.cat([draw(x[0].numel(), rng.derive(search.seed, "apgd", i), ids) for i, ids in parts])
+    noise = noise.to(x.dtype).view(x.shape)
     noise = 2 * noise - 1 if threat.norm == "linf" else noise
     if search.problem.mask is not None:
         noise = noise * search.problem.mask

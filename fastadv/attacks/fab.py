@@ -17,6 +17,7 @@ from fastadv.attacks._hyperplane import largest_others, nearest_boundary
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Look, Search
+from fastadv.attacks._side_by_side import side_by_side
 from fastadv.attacks._sizes import norm
 from fastadv.attacks.criterion import WRONG
 from fastadv.engine import Frozen
@@ -83,26 +84,29 @@ def fab(
     check_share("backward", backward, one=True)
 
     def rule(search: Search) -> None:
-        runs = 1
-        in_turn = targeted and search.targets is None and search.problem.criterion is WRONG
-        if in_turn:
+        rows = search.rows
+
+        def in_turn(here: Search, numbers: list[int]) -> None:
+            here.rows.reach = rows.reach.repeat(len(numbers))
+            here.rows.rival = torch.cat([rows.others[:, number, None] for number in numbers])
+            project(here, numbers, lambda logits: here.rows.rival)
+
+        # how near random starts are, whatever the other runs find meanwhile
+        rows.reach = torch.where(search.best.success, -search.best.rank, inf)
+        if targeted and search.targets is None and search.problem.criterion is WRONG:
             logits = search.decide(search.x, judge=False).logits
-            search.rows.rivals = largest_others(logits, search.y, classes)
-            runs = search.rows.rivals.shape[1]
-        for number in range(runs):
-
-            def rivals(logits: Tensor, number: int = number) -> Tensor:
-                if in_turn:
-                    chosen: Tensor = search.rows.rivals
-                    return chosen[:, number : number + 1]
-                return largest_others(logits, search.y, classes)
-
-            points, broken = _start(search, number), bool(search.restart)
-            for _ in range(steps):
-                points, broken = _step(search, points, broken, rivals)
-            if not broken:
-                search.decide(points)
+            rows.others = largest_others(logits, search.y, classes)
+            side_by_side(search, rows.others.shape[1], in_turn)
+        else:
+            project(search, [0], lambda logits: largest_others(logits, search.y, classes))
         _bisect(search)
+
+    def project(search: Search, numbers: list[int], rivals: Callable[[Tensor], Tensor]) -> None:
+        points, broken = _start(search, numbers), bool(search.restart)
+        for _ in range(steps):
+            points, broken = _step(search, points, broken, rivals)
+        if not broken:
+            search.decide(points)
 
     def _step(
         search: Search, points: Tensor, broken: bool, rivals: Callable[[Tensor], Tensor]
@@ -129,18 +133,18 @@ def fab(
         further = search.x + backward * (look.x_adv - search.x)
         return torch.where(like(look.adversarial, further), further, look.x_adv)
 
-    def _start(search: Search, number: int) -> Tensor:
+    def _start(search: Search, numbers: list[int]) -> Tensor:
         if not search.restart:
             return search.x.clone()
-        draws = rng.derive(search.seed, "fab", search.restart, number)
         count = search.x[0].numel()
         kind = rng.uniform if threat.norm == "linf" else rng.normal
-        away = kind(count, draws, search.ids).view(search.x.shape).to(search.x)
+        parts = zip(numbers, search.ids.chunk(len(numbers)), strict=True)
+        draws = [kind(count, rng.derive(search.seed, "fab", search.restart, i), ids) for i, ids in parts]
+        away = torch.cat(draws).view(search.x.shape).to(search.x)
         away = search.problem.masked(search.x + (2 * away - 1 if threat.norm == "linf" else away)) - search.x
-        best = torch.where(search.best.success, -search.best.rank, inf)
-        longest = min(RESTART[threat.norm] * width(threat), torch.finfo(best.dtype).max)
-        least = torch.full_like(best, longest)
-        size = best.minimum(least).to(away) / norm(away, threat.order).clamp_min(1e-12) / 2
+        reach: Tensor = search.rows.reach
+        longest = min(RESTART[threat.norm] * width(threat), torch.finfo(reach.dtype).max)
+        size = reach.clamp_max(longest).to(away) / norm(away, threat.order).clamp_min(1e-12) / 2
         return (search.x + like(size, away) * away).clamp_(*threat.box)
 
     def _bisect(search: Search) -> None:

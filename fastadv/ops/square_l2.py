@@ -59,7 +59,8 @@ def reference(
 
 
 def _length(values: Tensor, axis: int = 2) -> Tensor:
-    return torch.linalg.vector_norm(values, dim=axis, keepdim=True).clamp_min(TINY)
+    length: Tensor = torch.linalg.vector_norm(values, dim=axis, keepdim=True)
+    return length.clamp_min(TINY)
 
 
 def fake(best: Tensor, *rest: Any) -> Tensor:
