@@ -9,8 +9,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from fastadv.engine.fold import Unfoldable, estimates_gradients
 from fastadv.engine.fold import fold as fold_batch_norms
-from fastadv.engine.frozen import Frozen, Model, is_conv2d
+from fastadv.engine.frozen import Frozen, Model
 from fastadv.engine.options import Options
+from fastadv.engine.parts import is_conv2d
 from fastadv.engine.thin import thin
 from fastadv.engine.twin import as_module, device_of, dtype_of, twin
 from fastadv.errors import InputError

@@ -1,6 +1,7 @@
 """Frozen: a model as an attack sees it, with an exact twin for verdicts and a fast twin for the search."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from fastadv.engine.fold import estimates_gradients
 from fastadv.engine.graph import GraphedGradient
 from fastadv.engine.inside import inside
 from fastadv.engine.options import Options
+from fastadv.engine.parts import PROBE, rows_at_once, worth_splitting
 from fastadv.engine.rounding import ROUNDING as ROUNDING
 from fastadv.engine.rounding import compare
 from fastadv.engine.twin import unwrap
@@ -70,6 +72,7 @@ class Frozen:
         self._graphed = GraphedGradient(self._gradient) if options.cuda_graph else None
         self._checked = search is model and not autocast and to_bfloat16 is None
         self._inside = False
+        self._splits = isinstance(source, nn.Module) and not options.compile
 
     @property
     def plain(self) -> bool:
@@ -271,6 +274,12 @@ class Frozen:
     def _gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss, targets: Tensor | None, direction: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
+        parts = self._parts(x)
+        if len(parts) > 1:
+            rows = [[None if value is None else value[part] for value in (x, y, targets)] for part in parts]
+            found = [self._gradient(cast(Tensor, a), b, loss, c, direction) for a, b, c in rows]
+            value, logits, gradient = (torch.cat(each) for each in zip(*found, strict=True))
+            return value, logits, gradient
         leaf = self._ready(x).detach().requires_grad_()
         attached = self._searched(leaf)
         logits = attached.detach()
@@ -291,7 +300,21 @@ class Frozen:
         """`x` in the layout and precision of the search twin."""
         return self.layout(x).to(self._search_dtype or x.dtype)
 
+    def _parts(self, x: Tensor) -> list[slice]:
+        """The rows that pass the search twin together."""
+        rows, passed = max(len(x), 1), 0
+        if self._splits and isinstance(self._search, nn.Module) and worth_splitting(self._search, x):
+            rows, passed = rows_at_once(cast(nn.Module, self.source), self._search, self._ready(x[:PROBE]))
+        self.forwards += passed
+        # of nearly equal size: a model may mind a single row
+        count = max(math.ceil(len(x) / rows), 1)
+        size = max(math.ceil(len(x) / count), 1)
+        return [slice(start, start + size) for start in range(0, len(x), size)]
+
     def _mean_logits(self, x: Tensor, compiled: bool = True) -> Tensor:
+        parts = [] if x.requires_grad else self._parts(x)
+        if len(parts) > 1:
+            return torch.cat([self._mean_logits(x[part], compiled) for part in parts])
         passes = self.options.eot
         self.forwards += passes * len(x)
         logits = self._searched(x, compiled)
@@ -339,8 +362,3 @@ def _uncompiled(model: Model) -> Model:
 def _probing(model: Model) -> list[Any]:
     parts = model.modules() if isinstance(model, nn.Module) else ()
     return [part for part in parts if estimates_gradients(part)]
-
-
-def is_conv2d(model: nn.Module) -> bool:
-    """Whether the module holds a two-dimensional convolution, which is faster in channels-last layout."""
-    return any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in model.modules())

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fastadv.engine.frozen import is_conv2d
+from fastadv.engine.parts import is_conv2d
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, apgd
+from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, _side_by_side, apgd
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, THREATS, Linf
 
@@ -103,8 +103,9 @@ def test_targeted_losses_find_the_nearest_class(loss: str, scale: float, classes
     assert held.backwards == 6 * 5 * min(9, classes - 1)
 
 
-def test_each_round_leads_to_its_own_class() -> None:
+def test_each_round_leads_to_its_own_class(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one class, only the one with the second largest logit is tried; with two, the next as well."""
+    monkeypatch.setattr(_side_by_side, "FULL", {"cpu": 1})
     seen: list[Tensor] = []
 
     class Watched(nn.Module):

@@ -1,0 +1,120 @@
+"""Large batches pass a convolutional search twin in parts on a CPU."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.engine import parts
+
+
+class Watched(nn.Module):
+    """A convolutional net that remembers the sizes of the batches it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(2, 5, 3, padding=1)
+        self.norm = nn.BatchNorm2d(5)
+        self.head = nn.Linear(5, 4)
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        out: Tensor = self.head(self.norm(self.conv(x)).tanh().mean((2, 3)))
+        return out
+
+
+@pytest.fixture
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def frozen(monkeypatch: pytest.MonkeyPatch, rows: int, fold: bool = True) -> tuple[fa.Frozen, list[int]]:
+    """A Frozen whose twins are watched where it is not folded, for parts of so many rows of [2, 6, 7]."""
+    monkeypatch.setattr(parts, "BYTES", rows * 5 * 6 * 7 * 8)
+    net = Watched().double().eval()
+    return fa.freeze(net, fold=fold), net.seen
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 8, 9, 29, 30, 31, 100])
+def test_parts_change_nothing(
+    fold: bool, count: int, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    x = torch.rand(count, 2, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    y, targets = torch.arange(count) % 4, (torch.arange(count) + 1) % 4
+    whole, _ = frozen(monkeypatch, 10**6, fold)
+    split, _ = frozen(monkeypatch, 10, fold)
+    whole.forwards = split.forwards = 0
+    expected = whole(x), *whole.input_gradient(x, y, "cw", targets)
+    monkeypatch.setattr(parts, "BYTES", 10 * 5 * 6 * 7 * 8)
+    for mine, theirs in zip((split(x), *split.input_gradient(x, y, "cw", targets)), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+        assert mine.shape == theirs.shape
+    assert split.backwards == whole.backwards == count
+
+
+def test_a_part_holds_what_fits(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    sizes: list[int] = []
+    plain = nn.functional.linear
+
+    def counted(x: Tensor, *rest: Any) -> Tensor:
+        sizes.append(len(x))
+        return plain(x, *rest)
+
+    monkeypatch.setattr(nn.functional, "linear", counted)
+    x = torch.rand(31, 2, 6, 7, dtype=torch.float64)
+    model, _ = frozen(monkeypatch, 10, fold=False)
+    model(x)
+    assert sizes == [2, 8, 8, 8, 7]  # the first two rows tell how large their activations are
+    assert model.forwards == sum(sizes)
+    sizes.clear()
+    model.input_gradient(x, torch.zeros(31, dtype=torch.long))
+    assert sizes == [8, 8, 8, 7]
+    sizes.clear()
+    model.verdict(x)
+    assert sizes == [31]
+    sizes.clear()
+    model(x[:8])
+    assert sizes == [8]
+
+
+def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Watched().eval()
+    monkeypatch.setattr(parts, "BYTES", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert parts.rows_at_once(net, net, torch.rand(2, 2, 6, 7))[0] == 24
+    assert not parts.worth_splitting(net, torch.rand(24, 2, 6, 7))
+    assert parts.worth_splitting(net, torch.rand(25, 2, 6, 7))
+    assert not parts.worth_splitting(nn.Linear(3, 3), torch.rand(99, 3))
+
+
+def test_each_shape_and_dtype_is_measured_once(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    monkeypatch.setattr(parts, "BYTES", 5 * 60 * 4 * 40)
+    net = Watched().eval()
+    small, large = torch.rand(2, 2, 6, 10), torch.rand(2, 2, 12, 10)
+    assert parts.rows_at_once(net, net, small) == (40, 2)
+    assert parts.rows_at_once(net, net, small) == (40, 0)
+    assert parts.rows_at_once(net, net, large) == (20, 2)
+    assert parts.rows_at_once(net, net.double(), small.double()) == (20, 2)
+    assert parts.rows_at_once(net, net, small) == (40, 0)
+
+
+def test_functions_and_compiled_twins_stay_whole(one_thread: None) -> None:
+    seen: list[int] = []
+    net = Watched().eval()
+
+    def model(x: Tensor) -> Tensor:
+        seen.append(len(x))
+        out: Tensor = net(x)
+        return out
+
+    fa.freeze(model)(torch.rand(500, 2, 6, 7))
+    assert seen == [500]
+    assert not fa.freeze(net, compile=True)._splits
