@@ -22,6 +22,7 @@ from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
 from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
+from fastadv.cli._memory import keep_memory
 from fastadv.cli._study import study_app
 from fastadv.cli._train import train
 from fastadv.errors import CorruptFileError, InputError
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # a model can then be named as module:function of a file in the working folder
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    if argv is None:
+        keep_memory()
     with stoppable():
         return _run(arguments)
 
