@@ -18,13 +18,16 @@ from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
 from fastadv.train.augment import Augmentation, windows
 
+# Sets in memory of more bytes than this stay where they are: their batches move, and are padded one by one.
+RESIDENT = 4 << 30
+
 
 @dataclass
 class Feed:
     """The batches of every epoch: a function of (seed, epoch), whatever the number of workers.
 
-    An ImageSet lives on the device for the whole run. If it is cropped first, it is padded once, and each
-    batch is one gather of it.
+    An ImageSet, if it is not huge, lives on the device for the whole run. If it is cropped first, it is
+    padded once, and each batch is one gather of it.
     """
 
     dataset: Dataset[Any]
@@ -67,17 +70,22 @@ class Feed:
                     x = self.augment(x, ids=ids, seed=self.seed, epoch=epoch, first=first)
             yield x, y, ids
 
+    @property
+    def _resident(self) -> ImageSet | None:
+        data = self.dataset
+        return data if isinstance(data, ImageSet) and data.x.nbytes <= RESIDENT else None
+
     @cached_property
     def _here(self) -> Dataset[Any]:
-        return self.dataset.to(self.device) if isinstance(self.dataset, ImageSet) else self.dataset
+        return self.dataset if self._resident is None else self._resident.to(self.device)
 
     @cached_property
     def _padded(self) -> tuple[Tensor, int, Tensor] | None:
         """The images in the border from which they are cropped, its width, and the labels."""
-        if self.augment is None or not isinstance(self.dataset, ImageSet):
+        if self.augment is None or self._resident is None:
             return None
-        stored = self.augment.stored(self.dataset.x.to(self.device))
-        return stored and (*stored, self.dataset.y.to(self.device))
+        stored = self.augment.stored(self._resident.x.to(self.device))
+        return stored and (*stored, self._resident.y.to(self.device))
 
     def _read(self, epoch: int, order: Tensor) -> Iterator[Batch]:
         """Batches as they are held; of a padded set, cropped."""

@@ -110,6 +110,19 @@ def test_a_set_in_memory_is_padded_once(monkeypatch):
     assert calls == [23]
 
 
+@augments
+def test_a_huge_set_is_not_copied_and_gives_the_same(augment, monkeypatch):
+    dataset, augmentation = color(), make_augment(augment)
+    wanted, order = by_id(Feed(dataset, 5, augmentation, 3, CPU), 2)
+    monkeypatch.setattr("fastadv.train._feed.RESIDENT", dataset.x.nbytes - 1)
+    monkeypatch.setattr(dataset, "to", None)
+    feed = Feed(dataset, 5, augmentation, 3, CPU)
+    rows, again = by_id(feed, 2)
+    same(rows, wanted)
+    assert again == order
+    assert feed._padded is None
+
+
 pad = torch.nn.functional.pad
 
 
