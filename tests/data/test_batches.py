@@ -11,7 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
 
-from fastadv.data import ImageSet, batches, load
+from fastadv.data import FolderSet, ImageSet, batches, load
+from fastadv.data._batches import raw_batches
 from fastadv.errors import CorruptFileError, InputError
 
 
@@ -168,6 +169,17 @@ def test_labels_of_any_integer_type_are_served_as_int64(dtype: torch.dtype) -> N
     ((_, y, _),) = batches(listed, 2)
     assert y.dtype == torch.int64
     assert y.tolist() == [2, 1]
+
+
+def test_raw_batches_are_what_the_set_holds(folder: Path) -> None:
+    lazy = load("imagefolder", data_dir=folder)
+    assert isinstance(lazy, FolderSet)
+    for dataset in (lazy, lazy.in_memory(), memory(10)):
+        for raw, served in zip(raw_batches(dataset, 4), batches(dataset, 4), strict=True):
+            assert raw[0].dtype == torch.uint8
+            assert torch.equal(raw[0].float() / 255, served[0])
+            assert torch.equal(raw[1], served[1])
+            assert torch.equal(raw[2], served[2])
 
 
 class Drawing(Dataset[Any]):

@@ -93,6 +93,7 @@ def test_numbers_name_samples_of_both_sets_and_never_collide(eight_bit: bool) ->
     assert len(seen) == 7
     assert mixture.take(torch.arange(16)).dtype == (torch.uint8 if eight_bit else torch.float32)
     assert torch.equal(torch.cat([ids for *_, ids in batches(mixture, 5)]), torch.arange(16))
+    assert torch.equal(mixture[-1][0], mixture[15][0])
     with pytest.raises(IndexError):
         mixture[16]
 

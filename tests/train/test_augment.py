@@ -39,7 +39,7 @@ def places(image, margin):
 
 @pytest.mark.parametrize(
     ("height", "width", "padding", "margin"),
-    [(8, 8, None, 1), (32, 32, None, 4), (9, 7, None, 1), (7, 12, 3, 3), (5, 5, 7, 7)],
+    [(8, 8, None, 1), (28, 6, None, 3), (32, 32, None, 4), (9, 7, None, 1), (7, 12, 3, 3), (5, 5, 7, 7)],
 )
 def test_each_crop_is_a_window_of_the_padded_image_and_all_windows_occur(height, width, padding, margin):
     image = images(1, 1, height, width)
@@ -95,6 +95,7 @@ def test_the_alternating_flip_shows_the_other_side_in_the_next_epoch():
     first, second, third = (alternating_flip(x, ids=ids, seed=5, epoch=epoch) for epoch in (1, 2, 3))
     assert torch.equal(first, second.flip(3))
     assert torch.equal(first, third)
+    assert torch.equal(first, flip(x, ids=ids, seed=5))
     assert not torch.equal(first, alternating_flip(x, ids=ids, seed=6, epoch=1))
 
 
@@ -168,6 +169,7 @@ def test_parts_come_in_their_order_and_with_seeds_of_their_own():
     results = [augment(x, ids=ids, seed=9, epoch=epoch) for epoch in (1, 2)]
     first, run_key, last, second, run_key_again, again = seen
     assert len({first, last, second, again, 9}) == 5
+    assert make_augment([with_epoch] * 2).key(0, 9, 1) != make_augment([with_epoch] * 2).key(1, 9, 1)
     assert run_key[0] == run_key_again[0]
     assert (run_key[1], run_key_again[1]) == (1, 2)
     by_hand = crop(x, ids=ids, **augment.key(0, 9, 1))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from fastadv import rng
 from fastadv._torchvision import datasets, functional
@@ -158,6 +158,35 @@ def test_a_folder_of_torchvision_gives_what_memory_gives(folder, transform):
     wanted = by_id(Feed(memory, 5, augment, 3, CPU), 2)[0]
     for workers in (0, 2):
         same(by_id(Feed(lazy, 4, augment, 3, CPU, workers), 2)[0], wanted)
+
+
+def test_what_a_function_draws_from_torch_is_the_same_where_an_epoch_is_taken_up():
+    def noisy(x, *, ids, seed):
+        return (x + torch.rand(x.shape, device=x.device)).clamp(0, 1)
+
+    feed = Feed(color(), 5, make_augment(["crop", noisy]), 3, CPU)
+    torch.manual_seed(1)
+    whole = list(feed.batches(2))
+    torch.manual_seed(2)
+    for one, other in zip(whole[2:], feed.batches(2, 2), strict=True):
+        assert torch.equal(one[0], other[0])
+
+
+class Placed(Dataset):
+    """Images that hold the number of the worker that read them, from 1; 0 where none did."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, position):
+        worker = get_worker_info()
+        return torch.full((1, 2, 2), 0 if worker is None else worker.id + 1, dtype=torch.uint8), 0
+
+
+@pytest.mark.parametrize(("workers", "readers"), [(None, [0]), (0, [0]), (2, [1, 2])])
+def test_as_many_workers_read_as_are_asked_for(workers, readers):
+    x = torch.cat([x for x, *_ in Feed(Placed(), 2, None, 3, CPU, workers).batches(1)])
+    assert (x * 255).unique().tolist() == readers
 
 
 class Noisy(Dataset):
