@@ -1,6 +1,6 @@
 """Run the benchmarks and append one JSON line per measurement to bench/results/.
 
-    python bench/run.py [--only ops attacks memory abs] [--seconds 1] [--out FILE]
+    python bench/run.py [--only ops attacks training memory abs] [--seconds 1] [--out FILE]
                         [--data-dir DIR --weights vanilla_cnn.net --official DIR]
 
 The contract tests of the ops run first, so that nothing is measured on a kernel that is wrong.
@@ -22,10 +22,10 @@ import torch
 
 import fastadv as fa
 from bench import abs as abs_rows
-from bench import attacks, memory, ops
+from bench import attacks, memory, ops, training
 from fastadv._card import machine
 
-PARTS = ("ops", "attacks", "memory", "abs")
+PARTS = ("ops", "attacks", "training", "memory", "abs")
 HERE = Path(__file__).resolve().parent
 
 
@@ -44,6 +44,8 @@ def measure(options: argparse.Namespace, device: torch.device) -> Iterator[dict[
         yield from ops.rows(device, options.seconds)
     if "attacks" in options.only:
         yield from attacks.rows(options.data_dir, options.weights, device, options.seconds)
+    if "training" in options.only:
+        yield from training.rows(options.seconds)
     if "memory" in options.only:
         yield from memory.rows()
     if "abs" in options.only:

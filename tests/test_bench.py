@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import bench.suite.__main__ as suite
+import fastadv as fa
 import fastadv.attacks
+from bench import training
 from bench.suite import parity, passes, robust
 from bench.suite.__main__ import rows
 from bench.suite.cases import CASES, Case
@@ -269,3 +271,35 @@ def test_the_robust_net_is_trained_up_to_its_radius_and_a_stopped_run_goes_on(
     assert capsys.readouterr().out == ""
     for ours, theirs in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_training_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every provider and every recipe has a row; the loops by hand train as ours does."""
+    monkeypatch.setattr(training, "NETS", (("small_cnn", {"shape": (1, 8, 8), "width": 4}, 8, 2),))
+    monkeypatch.setattr(
+        training, "times", lambda ways, *rest, **more: {k: [float(way())] for k, way in ways.items()}
+    )
+    rows = list(training.rows(0.0))
+    assert [row["provider"] for row in rows[:4]] == [
+        "eager",
+        "robustness loop",
+        "fastadv fp32",
+        "fastadv bf16",
+    ]
+    assert providers[4:] == list(training.RECIPES)
+    losses = [row["p50_ms"] for row in rows[:4]]
+    assert max(losses) - min(losses) < 0.05
+
+
+def test_the_robustness_loop_keeps_the_strongest_point() -> None:
+    model = fa.models.create("small_cnn", shape=(1, 8, 8), width=4).train()
+    x, y = torch.rand(16, 1, 8, 8), torch.arange(16) % 10
+    z = training.crafted(model, x, y)
+    assert model.training
+    assert ((z - x).abs() <= training.RADIUS + 1e-6).all()
+    assert z.min() >= 0
+    assert z.max() <= 1
+    model.eval()
+    with torch.no_grad():
+        before, after = (torch.nn.functional.cross_entropy(model(v), y, reduction="none") for v in (x, z))
+    assert (after > before).all()
