@@ -46,11 +46,9 @@ def crafted(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     for step in range(STEPS + 1):
         z = z.clone().detach().requires_grad_(step < STEPS)
         losses = cross_entropy(model(z), y, reduction="none")
-        rises = losses.detach() > highest
-        best, highest = (
-            torch.where(rises.view(-1, 1, 1, 1), z.detach(), best),
-            losses.detach().maximum(highest),
-        )
+        loss = losses.detach()
+        best = torch.where((loss > highest).view(-1, 1, 1, 1), z.detach(), best)
+        highest = loss.maximum(highest)
         if step < STEPS:
             (grad,) = torch.autograd.grad(losses.mean(), [z])
             with torch.no_grad():
@@ -105,12 +103,7 @@ def rows(seconds: float) -> Iterator[dict[str, Any]]:
         what = f"PGD-{STEPS} training, {name}, {len(data)} images, batch {batch}"
         yield from _timed(what, ways, seconds, "eager", "times_eager")
         if name == NETS[0][0]:
-            recipes = {
-                label: on(
-                    lambda model, data, recipe=make(), batch=batch: epoch_of(recipe, model, data, batch)
-                )
-                for label, make in RECIPES.items()
-            }
+            recipes = {label: on(by_recipe, recipe, batch) for label, recipe in RECIPES.items()}
             what = f"an epoch by recipe, {name}, {len(data)} images, batch {batch}"
             yield from _timed(what, recipes, seconds, "Standard", "times_standard")
 

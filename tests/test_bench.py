@@ -275,17 +275,15 @@ def test_the_robust_net_is_trained_up_to_its_radius_and_a_stopped_run_goes_on(
 
 def test_training_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every provider and every recipe has a row; the loops by hand train as ours does."""
+
+    def losses_of(ways: dict[str, Any], *rest: Any, **more: Any) -> dict[str, list[float]]:
+        return {name: [way()] for name, way in ways.items()}
+
     monkeypatch.setattr(training, "NETS", (("small_cnn", {"shape": (1, 8, 8), "width": 4}, 8, 2),))
-    monkeypatch.setattr(
-        training, "times", lambda ways, *rest, **more: {k: [float(way())] for k, way in ways.items()}
-    )
+    monkeypatch.setattr(training, "times", losses_of)
     rows = list(training.rows(0.0))
-    assert [row["provider"] for row in rows[:4]] == [
-        "eager",
-        "robustness loop",
-        "fastadv fp32",
-        "fastadv bf16",
-    ]
+    providers = [row["provider"] for row in rows]
+    assert providers[:4] == ["eager", "robustness loop", "fastadv fp32", "fastadv bf16"]
     assert providers[4:] == list(training.RECIPES)
     losses = [row["p50_ms"] for row in rows[:4]]
     assert max(losses) - min(losses) < 0.05
