@@ -2,6 +2,8 @@
 
 from fastadv.train import augment
 from fastadv.train.fit import fit, run
+from fastadv.train.optim import Piecewise
+from fastadv.train.ramp import Ramp
 from fastadv.train.recipes import (
     AWP,
     MART,
@@ -33,7 +35,9 @@ __all__ = [
     "InputNoise",
     "OwnStep",
     "PGDTraining",
+    "Piecewise",
     "PriorGuidedTraining",
+    "Ramp",
     "Recipe",
     "Standard",
     "Step",

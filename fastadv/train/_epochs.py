@@ -4,6 +4,9 @@ import sys
 import warnings
 from collections.abc import Iterator
 
+from torch import Tensor
+
+from fastadv.errors import InputError
 from fastadv.train._run import Run
 from fastadv.train.report import EpochReport
 
@@ -17,6 +20,16 @@ class Epochs(Iterator[EpochReport]):
     def __next__(self) -> EpochReport:
         self._untouched = False
         return next(self._reports)
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The state dict with the moving average of the weights so far.
+
+        Raises InputError for a run without `ema`.
+        """
+        if self._run.steps.average is None:
+            raise InputError("ema: expected a run with a moving average, got one without; pass ema=0.9995")
+        with self._run.steps.average.in_model():
+            return {name: value.clone() for name, value in self._run.steps.model.state_dict().items()}
 
     def close(self) -> None:
         """Stop here, and free the folder."""

@@ -3,23 +3,81 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from fastadv import rng
+from fastadv.data import batches
+from fastadv.errors import InputError
 from fastadv.evaluation import Attack, evaluate
+from fastadv.evaluation.measure import check_evaluation
+from fastadv.train._steps import Steps
+from fastadv.train.recipes import Crafted, Standard
+from fastadv.train.recipes._common import twin
+
+BATCH_SIZE = 256
+OWN_LIMIT = 512  # images for the recipe's own examples, which show a collapse of tens of per cent
 
 
 @dataclass(frozen=True)
-class Test:
-    """The first `limit` images of a data set, clean and under attacks."""
+class Measure:
+    """The first `limit` images of a data set, clean and under attacks; checked."""
 
     data: Dataset[Any] | None
     attacks: dict[str, Attack]
     limit: int | None
 
-    def __call__(self, model: nn.Module) -> tuple[float | None, dict[str, float]]:
-        """Clean and robust accuracies; None and {} without a data set."""
+    def __post_init__(self) -> None:
+        if self.data is not None:
+            check_evaluation(self.data, self.attacks, BATCH_SIZE, self.limit)
+        elif self.attacks:
+            raise InputError("test_attacks: expected a test_set to attack, got None; pass test_set=")
+
+    @property
+    def size(self) -> int:
+        """The number of images."""
+        size = 0 if self.data is None else len(self.data)  # type: ignore[arg-type]
+        return size if self.limit is None else min(size, self.limit)
+
+    def __call__(self, steps: Steps) -> dict[str, Any]:
+        """The accuracies of a report: of the model, of its moving average, and on the recipe's examples."""
+        clean, robust = self._accuracies(steps.model)
+        measured = {"clean_accuracy": clean, "robust_accuracy": robust}
+        if steps.average is not None:
+            with steps.average.in_model():
+                clean, robust = self._accuracies(steps.model)
+            measured |= {"ema_clean_accuracy": clean, "ema_robust_accuracy": robust}
+        return measured | {"own_accuracy": self._own_accuracy(steps)}
+
+    def _accuracies(self, model: nn.Module) -> tuple[float | None, dict[str, float]]:
         if self.data is None:
             return None, {}
-        table = evaluate(model, self.data, self.attacks, limit=self.limit)
+        table = evaluate(model, self.data, self.attacks, batch_size=BATCH_SIZE, limit=self.limit)
         return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}
+
+    def _own_accuracy(self, steps: Steps) -> float | None:
+        """On the examples that the recipe crafts; None for one that does not, and without attacks."""
+        recipe = innermost(steps.recipe)
+        if self.data is None or not self.attacks or not isinstance(recipe, Crafted):
+            return None
+        size, right = min(self.size, OWN_LIMIT), 0
+        seed = rng.derive(steps.seed, "own examples")
+        frozen = twin(steps.model)
+        for batch in batches(self.data, BATCH_SIZE, order=torch.arange(size)):
+            x, y, ids = (tensor.to(steps.losses.values.device) for tensor in batch)
+            x_adv = recipe.craft(steps.model, x, y, ids=ids, seed=seed)
+            right += int((frozen(x_adv).argmax(1) == y).sum())
+        return right / size
+
+
+def innermost(recipe: object) -> object:
+    """The recipe inside those that go around it."""
+    while hasattr(recipe, "recipe"):
+        recipe = recipe.recipe
+    return recipe
+
+
+def meant_to_be_robust(recipe: object) -> bool:
+    """Whether a loss of robustness is a fault: any recipe but standard training."""
+    return not isinstance(innermost(recipe), Standard)

@@ -1,6 +1,6 @@
 """The steps of an epoch: batch by batch, what the recipe does with each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from fastadv import rng
 from fastadv.train._feed import Feed
 from fastadv.train._losses import Losses, NotFiniteError
 from fastadv.train._sets import check_labels
+from fastadv.train._weights import MovingAverage
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes.base import take_step
 
@@ -31,6 +32,9 @@ class Steps:
     precision: str
     seed: int
     losses: Losses
+    clip_norm: float | None = None
+    average: MovingAverage | None = None
+    ramp: Sequence[Recipe | OwnStep] = ()  # the recipes of the first epochs
     state: dict[str, Tensor] = field(default_factory=dict)  # what the recipe keeps between batches
     learning_rate: float = 0.0  # of the last step
 
@@ -40,13 +44,16 @@ class Steps:
         FloatingPointError for a loss that is not finite, on a GPU some steps later.
         """
         derive = partial(rng.derive, self.seed)
+        recipe = self.ramp[epoch - 1] if epoch <= len(self.ramp) else self.recipe
         try:
             for step, (x, y, ids) in enumerate(self.feed.batches(epoch, done), done):
                 at = self._at(epoch, step, x, y, ids)
                 self.learning_rate = self.optimizer.param_groups[0]["lr"]
                 with rng.torch_seeded(derive("torch", epoch, step), at.x.device):
-                    take_step(self.recipe, at)
+                    take_step(recipe, at)
                 self.scheduler.step()
+                if self.average is not None:
+                    self.average.update(self.scheduler.last_epoch)
                 yield step + 1
             self.losses.check()
         except NotFiniteError as error:
@@ -72,6 +79,7 @@ class Steps:
             size=len(self.train_set),  # type: ignore[arg-type]
             check=partial(self.losses.take, step, share=len(y) / self.feed.epoch_size),
             precision=self.precision,
+            clip_norm=self.clip_norm,
             state=self.state,
         )
 

@@ -11,21 +11,24 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from fastadv._checks import check_count, check_seed
+from fastadv._checks import check_count, check_seed, check_share
 from fastadv._description import describe, describe_data, describe_model
 from fastadv._run_record import RunRecord
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
-from fastadv.evaluation.measure import check_evaluation
+from fastadv.train._ending import Ending
 from fastadv.train._epochs import Epochs
 from fastadv.train._feed import Feed
 from fastadv.train._losses import Losses
-from fastadv.train._measure import Test
+from fastadv.train._measure import Measure
+from fastadv.train._results import Results
 from fastadv.train._run import Run
 from fastadv.train._sets import check_sets
 from fastadv.train._steps import Steps
+from fastadv.train._weights import MovingAverage
 from fastadv.train.augment import Augment, make_augment
 from fastadv.train.optim import OptimizerOptions, Schedule, find_schedule, make_optimizer, make_schedule
+from fastadv.train.ramp import Ramp, make_ramp
 from fastadv.train.recipes import OwnStep, Recipe
 from fastadv.train.recipes.base import owns_step
 from fastadv.train.report import EpochReport
@@ -47,11 +50,17 @@ def fit(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     schedule: str | Schedule = "constant",
+    warm_up: float = 0,
+    clip_norm: float | None = None,
+    ramp: Ramp | float | None = None,
+    ema: float | None = None,
     augment: str | Augment | Sequence[str | Augment] | None = None,
     precision: str = "fp32",
     test_set: Dataset[Any] | None = None,
     test_attacks: Mapping[str, Attack] | None = None,
     test_limit: int | None = None,
+    patience: int | None = None,
+    on_alarm: str = "warn",
     seed: int = 0,
     device: str | torch.device | None = None,
     checkpoint_every: int | None = None,
@@ -64,20 +73,35 @@ def fit(
 
     - recipe: a loss on (model, x, y), see `Recipe`, or an object that owns its step, see `OwnStep`.
     - learning_rate: 0.05 for "sgd" and 1e-3 for "adam" unless given. momentum is Adam's first beta.
-    - schedule: "constant", "step" (a tenth after each third), "cosine", "cyclic" (up to two fifths, then down
-      to 0) or a function of the share of training done that gives the factor on the learning rate.
+    - schedule: "constant", "step" (a tenth after each third), "piecewise" (a tenth at 1/2 and at 3/4; others
+      with `Piecewise`), "cosine", "cyclic" (linearly up to two fifths, then down to 0), "one_cycle" (up over
+      three tenths from 1/25, then down to 0, along cosines, as torch's OneCycleLR; momentum stays), or a
+      function of the share of training done that gives the factor on the learning rate.
+    - warm_up: epochs in which the learning rate rises linearly to where the schedule then is.
+    - clip_norm: the most that the norm of all gradients together may be; longer ones are shortened.
+    - ramp: epochs, or a share of them, in which the radius grows to the recipe's; see `Ramp`.
+    - ema: decay of a moving average of the weights, such as 0.9995, taken after each batch (early on with
+      less, so that the first weights fade). It is tested, too; the statistics of BatchNorm are the model's.
+      `fit(...).averaged()` gives it.
     - augment: "crop", "flip", "alternating_flip", "cutout", "crop_flip", "shift" (crop alone), a function
       (x, *, ids, seed) -> x, or several of them in their order: see `fa.train.augment`. It works on the
       model's device.
     - precision: "bf16" runs the recipe under autocast.
     - test_set, test_attacks ({name: attack}, see `fa.evaluate`), test_limit (how many of its images): what
       the accuracies in the reports are measured on.
+    - patience: epochs without a better accuracy under attack (the lowest of the attacks', with ema that of
+      the averaged weights) after which training ends. The model then has the best epoch's weights, also
+      where training went on to its end.
+    - on_alarm: accuracy under attack that collapses (catastrophic overfitting), or falls while the training
+      loss goes on falling (robust overfitting), is logged as a warning and reported. "stop" also ends
+      training, "rewind" ends it with the best epoch's weights in the model; "warn" goes on.
     - run_dir: a folder for checkpoint.safetensors (after each epoch, and after each `checkpoint_every`
-      steps), report.jsonl, and model.safetensors with its card at the end. With resume=True a stopped run
-      continues where it was, bit for bit (on a GPU as far as its kernels are deterministic), and yields the
-      epochs still to do; `reports(run_dir)` gives all of them. A run without a checkpoint starts from the
-      beginning. With the constant schedule, a larger `epochs` makes a finished run longer. The folder is
-      locked while the run lasts.
+      steps), report.jsonl, best.safetensors (the weights of the best epoch so far, where there are test
+      attacks), and at the end model.safetensors (with ema also ema.safetensors); weights come with a card.
+      With resume=True a stopped run continues where it was, bit for bit (on a GPU as far as its kernels are
+      deterministic), and yields the epochs still to do; `reports(run_dir)` gives all of them. A run without a
+      checkpoint starts from the beginning. With the constant schedule, a larger `epochs` makes a finished run
+      longer. The folder is locked while the run lasts.
     - workers: processes that read images from disk (by default up to 8 for many of them). Neither their
       number nor their seeds change the result: what a data set's own transforms draw from torch, NumPy and
       `random` is keyed by (seed, epoch, sample).
@@ -92,7 +116,8 @@ def fit(
     or that holds another run; FloatingPointError for a loss that is not finite (the last checkpoint is kept);
     OSError when a file cannot be written; CorruptFileError for a damaged checkpoint.
     """
-    check_count("epochs", epochs, 1)
+    ending = Ending(epochs, patience, on_alarm, attacked=bool(test_attacks))
+    measure = Measure(test_set, dict(test_attacks or {}), test_limit)
     check_count("batch_size", batch_size, 1)
     check_seed(seed)
     if checkpoint_every is not None:
@@ -111,14 +136,16 @@ def fit(
             "run_dir: expected a folder for the checkpoints, got None; "
             "pass run_dir=, or leave out checkpoint_every"
         )
-    if test_set is None and test_attacks:
-        raise InputError("test_attacks: expected a test_set to attack, got None; pass test_set=")
-    if test_set is not None:
-        check_evaluation(test_set, test_attacks or {}, 1, test_limit)
+    if ema is not None:
+        check_share("ema", ema)
     if len(train_set) == 0:  # type: ignore[arg-type]
         raise InputError("train_set: expected at least one image, got an empty data set")
     factor, augmentation = find_schedule(schedule), make_augment(augment)
-    options = OptimizerOptions(optimizer, learning_rate, momentum, weight_decay)
+    options = OptimizerOptions(optimizer, learning_rate, momentum, weight_decay, warm_up, clip_norm)
+    if options.warm_up is not None and options.warm_up >= epochs:
+        raise InputError(f"warm_up: expected fewer than the {epochs} epochs of training, got {warm_up}")
+    climb = make_ramp(ramp)
+    first = [] if climb is None else climb.recipes(recipe, epochs)
     place = None if device is None else _device(device)
 
     if place is not None:
@@ -134,11 +161,14 @@ def fit(
         feed=feed,
         recipe=recipe,
         optimizer=maker,
-        scheduler=make_schedule(maker, factor, epochs * count),
+        scheduler=make_schedule(maker, factor, epochs * count, (options.warm_up or 0) * count),
         classes=classes,
         precision=precision,
         seed=seed,
         losses=Losses(count, place),
+        clip_norm=options.clip_norm,
+        average=None if ema is None else MovingAverage(model, ema),
+        ramp=first,
     )
     config = {
         "model": describe_model(model),
@@ -148,14 +178,17 @@ def fit(
         "epochs": None if schedule == "constant" else epochs,
         "batch_size": batch_size,
         **dataclasses.asdict(options),
+        # None for what is left out, so that runs of before there was such an option go on
+        "ramp": None if climb is None else {**dataclasses.asdict(climb), "epochs": len(first)},
+        "ema": None if ema is None else float(ema),
         "schedule": describe(schedule, model),
         "augment": augmentation and describe(augmentation.parts, model),
         "precision": precision,
         "seed": seed,
     }
     record = RunRecord(run_dir, config, resume)
-    test = Test(test_set, dict(test_attacks or {}), test_limit)
-    return Epochs(Run(steps, record, test, epochs, checkpoint_every, progress))
+    results = Results(model, train_set, steps.average, record, ending.may_rewind)
+    return Epochs(Run(steps, results, measure, ending, checkpoint_every, progress))
 
 
 def _to_the_end(each: Callable[P, Epochs]) -> Callable[P, list[EpochReport]]:

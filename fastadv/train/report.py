@@ -1,6 +1,7 @@
 """What a training run reports: one line for each epoch."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from os import PathLike
 
 from fastadv._run_record import read_report
@@ -12,6 +13,8 @@ class EpochReport:
     """One epoch: its number from 1, mean training loss, accuracies on the test set, seconds.
 
     Without a test set the accuracies are None and {}. learning_rate: of the epoch's last step.
+    ema_clean_accuracy, ema_robust_accuracy: of the averaged weights, where `ema` is on. own_accuracy: on the
+    examples that the recipe crafts of the first 512 test images. alarm: what is wrong and what to do.
     """
 
     epoch: int
@@ -20,6 +23,36 @@ class EpochReport:
     robust_accuracy: dict[str, float]
     learning_rate: float
     seconds: float
+    ema_clean_accuracy: float | None = None
+    ema_robust_accuracy: dict[str, float] = field(default_factory=dict)
+    own_accuracy: float | None = None
+    alarm: str | None = None
+
+    @property
+    def lowest(self) -> float:
+        """Accuracy under the strongest attack; -1 where there is none."""
+        return min(self.robust_accuracy.values(), default=-1.0)
+
+    @property
+    def judged(self) -> float:
+        """The same of the averaged weights where there are such: by it the best epoch is chosen."""
+        return min(self.ema_robust_accuracy.values(), default=self.lowest)
+
+
+def comparable(past: Sequence[EpochReport]) -> list[EpochReport]:
+    """The last report and those before it that were measured by the same attacks; none without attacks."""
+
+    def measured(report: EpochReport) -> tuple[set[str], set[str]]:
+        return set(report.robust_accuracy), set(report.ema_robust_accuracy)
+
+    if not past or not past[-1].robust_accuracy:
+        return []
+    return [report for report in past if measured(report) == measured(past[-1])]
+
+
+def best(past: Sequence[EpochReport]) -> EpochReport | None:
+    """The first of the reports with the best accuracy under attack; None without attacks."""
+    return max(comparable(past), key=lambda report: report.judged, default=None)
 
 
 def reports(run_dir: str | PathLike[str]) -> list[EpochReport]:

@@ -318,6 +318,7 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step_and_keeps_the_checkpoint
     assert report.epoch == 2
 
 
+ATTACKS = {"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.02))}
 BAD = {
     "epochs": [{"epochs": 0}, {"epochs": 1.5}, {"epochs": True}],
     "batch_size": [{"batch_size": 0}, {"batch_size": "8"}],
@@ -333,6 +334,17 @@ BAD = {
     "learning_rate": [{"learning_rate": rate} for rate in (0.0, -1.0, math.inf, math.nan, "fast")],
     "momentum": [{"momentum": 1.0}, {"momentum": -0.1}, {"momentum": math.nan}],
     "weight_decay": [{"weight_decay": -1.0}, {"weight_decay": math.inf}],
+    "warm_up": [{"warm_up": value} for value in (-1, 2, math.nan, "one")],
+    "clip_norm": [{"clip_norm": value} for value in (0.0, -1.0, math.nan, "short")],
+    "ema": [{"ema": value} for value in (0.0, 1.0, 1.5, math.nan, "slow", True)],
+    "ramp": [{"ramp": 1}, {"ramp": 0}, {"ramp": 1, "recipe": FGSMTraining(fa.Linf(0.1)), "epochs": 1}],
+    "patience": [{"patience": n, "test_set": images(3), "test_attacks": ATTACKS} for n in (0, 1.5, True)],
+    "on_alarm": [{"on_alarm": "panic"}, {"on_alarm": None}],
+    "test_attacks": [
+        {"patience": 1},
+        {"on_alarm": "stop"},
+        {"on_alarm": "rewind", "test_set": images(3)},
+    ],
     "test_set": [{"test_attacks": {"a": fa.attacks.fgsm}}],
     "run_dir": [{"resume": True}, {"checkpoint_every": 1}, {"run_dir": 3}],
     "resume": [{"resume": "yes"}],

@@ -5,12 +5,17 @@ import math
 import pytest
 import torch
 
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.train import Piecewise, Standard, fit
 from fastadv.train.optim import SCHEDULES, OptimizerOptions, find_schedule, make_optimizer, make_schedule
 
+from .nets import images, net
 
-def rates(schedule, steps):
+
+def rates(schedule, steps, warm_up=0.0):
     optimizer = make_optimizer(torch.nn.Linear(2, 2), OptimizerOptions("sgd", 0.1, 0.9, 0.0))
-    scheduler = make_schedule(optimizer, find_schedule(schedule), steps)
+    scheduler = make_schedule(optimizer, find_schedule(schedule), steps, warm_up)
     values = []
     for _ in range(steps):
         values.append(optimizer.param_groups[0]["lr"])
@@ -25,6 +30,8 @@ def rates(schedule, steps):
         ("constant", [0.1] * 6),
         ("step", [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]),
         ("cosine", [0.05 * (1 + math.cos(math.pi * k / 6)) for k in range(6)]),
+        ("piecewise", [0.1, 0.1, 0.1, 0.01, 0.01, 0.001]),
+        (Piecewise((1 / 6, 5 / 6), 0.5), [0.1, 0.05, 0.05, 0.05, 0.05, 0.025]),
         (lambda done: 1 - done, [0.1 * (1 - k / 6) for k in range(6)]),
     ],
 )
@@ -40,3 +47,82 @@ def test_cyclic_rises_to_two_fifths_and_falls_to_nothing():
     assert values[:41] == sorted(values[:41])
     assert values[40:] == sorted(values[40:], reverse=True)
     assert SCHEDULES["cyclic"](1.0) == 0
+
+
+@pytest.mark.parametrize("steps", [110, 110 * 391, 33 * 110])
+def test_milestones_are_met_to_the_step(steps):
+    """Pang et al. 2021: after 100 and 105 of 110 epochs."""
+    values = rates(Piecewise((100 / 110, 105 / 110)), steps)
+    drops = [k for k in range(1, steps) if values[k] < values[k - 1]]
+    assert drops == [steps // 110 * 100, steps // 110 * 105]
+
+
+def test_rice_drops_to_a_tenth_at_epochs_100_and_150_of_200():
+    values = rates("piecewise", 200 * 4)
+    assert (values[399], values[400]) == (0.1, pytest.approx(0.01))
+    assert (values[599], values[600]) == (pytest.approx(0.01), pytest.approx(0.001))
+
+
+def test_one_cycle_is_that_of_torch():
+    """Torch ends its cycle one step earlier, which over 2,000 steps is nothing."""
+    steps = 2000
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, steps, cycle_momentum=False)
+    wanted = []
+    for _ in range(steps):
+        wanted.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    ours = rates("one_cycle", steps)
+    assert max(abs(a - b) for a, b in zip(ours, wanted, strict=True)) < 0.1 * 4 / steps
+    assert ours[0] == pytest.approx(0.1 / 25)
+    assert max(ours) == ours[600] == pytest.approx(0.1)
+    assert SCHEDULES["one_cycle"](1.0) == pytest.approx(1 / 25e4)
+
+
+def test_warm_up_rises_linearly_to_the_schedule():
+    values, cosine = rates("cosine", 40, warm_up=10), rates("cosine", 40)
+    for k in range(40):
+        assert values[k] == pytest.approx(cosine[k] * min((k + 1) / 10, 1))
+    (first, *_, last) = list(
+        fit(net(), images(), Standard(), epochs=3, batch_size=10, warm_up=1.5, learning_rate=0.3)
+    )
+    assert first.learning_rate == pytest.approx(0.3 * 5 / 7.5)
+    assert last.learning_rate == 0.3
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("clip_norm", [0.01, 1e6])
+def test_clipping_shortens_the_gradient_of_all_weights_together(clip_norm, optimizer):
+    data, model = images(8), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    twin = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    twin.load_state_dict(model.state_dict())
+    options = {"epochs": 1, "learning_rate": 0.1, "weight_decay": 0.01, "optimizer": optimizer}
+    list(fit(model, data, Standard(), clip_norm=clip_norm, **options))
+    torch.nn.functional.cross_entropy(twin(data.x), data.y).backward()
+    norm = torch.stack([parameter.grad.norm() for parameter in twin.parameters()]).norm()
+    for parameter in twin.parameters():
+        parameter.grad *= min(1.0, clip_norm / norm)
+    make_optimizer(twin, OptimizerOptions(optimizer, 0.1, 0.9, 0.01)).step()
+    torch.testing.assert_close(model.state_dict(), twin.state_dict())
+
+
+def test_a_recipe_with_a_step_of_its_own_is_clipped_too():
+    recipe = fa.train.FreeTraining(fa.Linf(0.1), 2)
+    nets = [net(), net()]
+    for model, clip_norm in zip(nets, (None, 1e-9), strict=True):
+        list(fit(model, images(), recipe, epochs=1, clip_norm=clip_norm, weight_decay=0.0))
+    start = net()[5].weight
+    assert (nets[0][5].weight - start).abs().max() > 1e-3
+    assert (nets[1][5].weight - start).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"milestones": ()}, {"milestones": (0.5, 0.5)}, {"milestones": (0.7, 0.5)}, {"milestones": (1.0,)},
+     {"milestones": (0.0,)}, {"factor": 0.0}, {"factor": 1.0}],
+    ids=range(7),
+)  # fmt: skip
+def test_bad_milestones_are_named(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        Piecewise(**options)

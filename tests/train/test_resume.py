@@ -244,6 +244,10 @@ REFUSED = {
     "schedule": ("cosine", "step"),
     "augment": ("shift", None),
     "precision": ("fp32", "bf16"),
+    "warm_up": (0, 1),
+    "clip_norm": (None, 1.0),
+    "ema": (None, 0.9),
+    "ramp": (None, 1),
     "recipe": (pgd(), pgd(threat=fa.Linf(0.2))),
 }
 FUNCTIONS = {

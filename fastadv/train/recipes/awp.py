@@ -1,7 +1,6 @@
 """Adversarial weight perturbation, around any recipe that is a loss."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
+from fastadv.train._weights import put_back
 from fastadv.train.recipes._common import check_loss_recipe
 from fastadv.train.recipes.base import Crafted, Recipe, Step
 
@@ -45,7 +45,11 @@ class AWP:
         if at.epoch <= self.warmup:
             loss = self._backward(at, loss_at)
         else:
-            with _moved(self._ascent(at, loss_at)):
+            ascent = self._ascent(at, loss_at)
+            with put_back(ascent):
+                with torch.no_grad():
+                    for weight, way in ascent.items():
+                        weight.add_(way)
                 loss = self._backward(at, loss_at)
         at.descend()
         return loss
@@ -79,18 +83,3 @@ def _loss(recipe: Recipe, at: Step) -> Callable[[], Tensor]:
         x_adv = recipe.craft(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
         return lambda: recipe.objective(at.model, at.x, at.y, x_adv)
     return lambda: recipe(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
-
-
-@contextmanager
-def _moved(ascent: dict[nn.Parameter, Tensor]) -> Iterator[None]:
-    """The weights moved; put back bit for bit, which a subtraction would not do."""
-    before = {weight: weight.detach().clone() for weight in ascent}
-    with torch.no_grad():
-        for weight, way in ascent.items():
-            weight.add_(way)
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for weight, value in before.items():
-                weight.copy_(value)

@@ -37,6 +37,7 @@ class Step:
     size: int
     check: Callable[[Tensor], None]
     precision: str = "fp32"
+    clip_norm: float | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
 
     def autocast(self) -> torch.autocast:
@@ -50,7 +51,9 @@ class Step:
         torch.autograd.backward(loss)
 
     def descend(self) -> None:
-        """One step of the optimizer along the gradients."""
+        """One step of the optimizer along the gradients, whose norm is first cut to `clip_norm`."""
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimizer.step()
 
 

@@ -1,0 +1,73 @@
+"""What goes wrong in adversarial training, noticed in the reports."""
+
+import math
+from collections.abc import Sequence
+
+from fastadv.train.report import EpochReport, comparable
+
+CATASTROPHIC, ROBUST = "catastrophic overfitting", "robust overfitting"
+LASTING = 3  # epochs, before a fall is more than the usual unrest
+LEAST = 0.02  # of accuracy, to be called a fall
+
+_STRONGER = (
+    "go on from the best weights with a smaller step size or radius, with n-fgsm, or with several steps"
+)
+_REGULAR = (
+    "keep the weights of that epoch (patience, on_alarm), "
+    "or train with ema, AWP, label smoothing or more data"
+)
+
+
+def alarm(past: Sequence[EpochReport], tested: int) -> str | None:
+    """What the last report shows, each kind once in a run: its name, what was seen, what to do.
+
+    - Catastrophic overfitting: accuracy under the strongest attack is less than half of its best, while the
+      recipe's own examples are classified as well as then; where it crafts none, the training loss tells.
+    - Robust overfitting: for the third epoch in a row it is well below its best, and the loss is lower.
+
+    tested: images; a difference that chance explains is no fall.
+    Source: Wong, Rice, Kolter 2020 (arXiv 2001.03994), section 5.2; Rice, Wong, Kolter 2020 (arXiv
+    2002.11569).
+    """
+    said = {report.alarm.partition(":")[0] for report in past if report.alarm}
+    *before, now = comparable(past) or past
+    if not before or not now.robust_accuracy or CATASTROPHIC in said:
+        return None
+    text = _collapsed(before, now, tested)
+    if text:
+        return f"{CATASTROPHIC}: {text}; {_STRONGER}"
+    text = _fell(before, now, tested) if ROBUST not in said else None
+    return f"{ROBUST}: {text}; {_REGULAR}" if text else None
+
+
+def _collapsed(before: Sequence[EpochReport], now: EpochReport, tested: int) -> str | None:
+    best = max(before, key=lambda report: report.lowest)
+    chance = 3 * _deviation(best.lowest, now.lowest, tested)
+    if now.lowest >= best.lowest / 2 or best.lowest - now.lowest <= chance:
+        return None
+    fall = _fall(best.epoch, best.lowest, now.lowest)
+    if best.own_accuracy is not None and now.own_accuracy is not None:
+        own = f"that on the recipe's own examples rose from {best.own_accuracy:.1%} to {now.own_accuracy:.1%}"
+        return f"{fall}, while {own}" if now.own_accuracy >= best.own_accuracy else None
+    loss = f"the recipe's own loss fell from {best.loss:.3g} to {now.loss:.3g}"
+    return f"{fall}, while {loss}" if now.loss <= best.loss else None
+
+
+def _fell(before: Sequence[EpochReport], now: EpochReport, tested: int) -> str | None:
+    best = max(before, key=lambda report: report.judged)
+    last = [*before, now][-LASTING:]
+    least = max(LEAST, 2 * _deviation(best.judged, now.judged, tested))
+    if len(last) < LASTING or best in last or now.loss >= best.loss:
+        return None
+    if any(best.judged - report.judged <= least for report in last):
+        return None
+    return f"{_fall(best.epoch, best.judged, now.judged)}, while the training loss went on falling"
+
+
+def _fall(epoch: int, best: float, now: float) -> str:
+    return f"accuracy under attack fell from {best:.1%} in epoch {epoch} to {now:.1%}"
+
+
+def _deviation(first: float, second: float, tested: int) -> float:
+    """The standard deviation of the difference of two shares of so many images."""
+    return math.sqrt((first * (1 - first) + second * (1 - second)) / tested)

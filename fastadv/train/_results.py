@@ -1,0 +1,85 @@
+"""What a training run gives: the last weights, the best ones, and their moving average."""
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastadv._card import card
+from fastadv._description import describe_set
+from fastadv._run_record import RunRecord
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.models import save_weights
+from fastadv.models.weights import read_weights
+from fastadv.train._weights import MovingAverage
+from fastadv.train.report import EpochReport, best
+
+
+@dataclasses.dataclass
+class Results:
+    """The weights of a run: in its folder, where there is one; the best ones else in memory, if `rewinds`."""
+
+    model: nn.Module
+    train_set: Any
+    average: MovingAverage | None
+    record: RunRecord
+    rewinds: bool
+    held: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+
+    def keep_best(self, past: Sequence[EpochReport]) -> None:
+        """Keep the weights, if this epoch is the best so far: averaged ones where there are such."""
+        top = best(past)
+        if top is None or top is not past[-1]:
+            return
+        with nullcontext() if self.average is None else self.average.in_model():
+            self._write("best", top)
+            if self.record.folder is None and self.rewinds:
+                self.held = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def finish(self, past: Sequence[EpochReport], rewind: bool, *, again: bool) -> None:
+        """Leave the last weights in the model, or the best ones (`rewind`), and write them.
+
+        again: also where the file is there and whole, as a run that went on has other weights.
+        """
+        shown = past[-1]
+        if self.average is not None:
+            with self.average.in_model():
+                self._write("ema", shown, again)
+        if rewind:
+            shown = best(past) or shown
+            self.model.load_state_dict(self._best(shown))
+        self._write("model", shown, again)
+
+    def _best(self, shown: EpochReport) -> dict[str, Tensor]:
+        if self.record.folder is None:
+            return self.held
+        path = self.record.folder.path / "best.safetensors"
+        if not _written(path, shown):
+            raise CorruptFileError(
+                f"{path}: expected the weights of epoch {shown.epoch}, got others or none; "
+                "resume without patience, and with on_alarm='warn'"
+            )
+        return read_weights(path)[0]
+
+    def _write(self, kind: str, report: EpochReport, again: bool = False) -> None:
+        """Write the model's weights as KIND.safetensors, with a card, unless they are those of this epoch."""
+
+        def write(path: Path) -> None:
+            if again or not _written(path, report):
+                about = {**self.record.config, "data": describe_set(self.train_set)}
+                measured = {**dataclasses.asdict(report), "weights": kind}
+                save_weights(self.model, path, card("model", about, **measured))
+
+        self.record.result(f"{kind}.safetensors", write)
+
+
+def _written(path: Path, report: EpochReport) -> bool:
+    """Whether the file is whole, and of this epoch: a run that was made longer leaves an older one."""
+    try:
+        _, about = read_weights(path)
+    except (InputError, CorruptFileError):
+        return False
+    return bool(about.get("measured", {}).get("epoch") == report.epoch)

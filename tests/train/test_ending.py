@@ -1,0 +1,210 @@
+"""When training ends: patience, alarms, and which weights remain."""
+
+import dataclasses
+import functools
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv import _files
+from fastadv.errors import CorruptFileError
+from fastadv.train import FGSMTraining, InputNoise, Standard, fit, reports
+from fastadv.train._measure import Measure
+
+from . import nets
+
+ATTACKS = {"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.05))}
+RECIPE = FGSMTraining(fa.Linf(0.1))
+COLLAPSE = [0.2, 0.6, 0.5, 0.0, 0.3, 0.1]
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """The accuracies under attack that a run is told, epoch by epoch."""
+
+    def script(accuracies, own=0.5):
+        told = iter(accuracies)
+        monkeypatch.setattr(Measure, "_accuracies", lambda self, model: (0.9, {"fgsm": next(told)}))
+        monkeypatch.setattr(Measure, "_own_accuracy", lambda self, steps: own)
+        monkeypatch.setattr(Measure, "size", 1000)
+
+    return script
+
+
+def run(folder=None, epochs=6, recipe=RECIPE, **options):
+    """The model, its weights after each epoch, and the reports."""
+    model, states, past = nets.net(), [], []
+    settings = {"batch_size": 10, "test_set": nets.images(20, seed=9), "test_attacks": ATTACKS} | options
+    for report in fit(model, nets.images(), recipe, epochs=epochs, run_dir=folder, **settings):
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+        past.append(report)
+    return model, states, past
+
+
+def same(state, other):
+    return all(torch.equal(state[name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize(("patience", "ended"), [(1, 3), (2, 4), (3, 5), (4, 6), (9, 6)])
+@pytest.mark.parametrize("folder", [False, True])
+def test_patience_ends_training_with_the_best_weights(tmp_path, scripted, patience, ended, folder):
+    scripted([0.2, 0.6, 0.6, 0.5, 0.4, 0.5])
+    model, states, past = run(tmp_path if folder else None, patience=patience)
+    assert len(past) == ended
+    assert same(model.state_dict(), states[1])
+    if folder:
+        for name in ("best", "model"):
+            weights, about = fa.models.read_weights(tmp_path / f"{name}.safetensors")
+            assert same(weights, states[1])
+            assert about["measured"]["epoch"] == 2
+        again, _, rest = run(tmp_path, patience=patience, resume=True)
+        assert rest == []
+        assert same(again.state_dict(), states[1])
+
+
+def test_without_patience_the_last_weights_remain_and_the_best_have_a_file(tmp_path, scripted):
+    scripted([0.2, 0.6, 0.5, 0.65, 0.4, 0.5])
+    model, states, _ = run(tmp_path)
+    assert same(model.state_dict(), states[5])
+    assert same(fa.models.read_weights(tmp_path / "model.safetensors")[0], states[5])
+    weights, about = fa.models.read_weights(tmp_path / "best.safetensors")
+    assert same(weights, states[3])
+    assert about["measured"]["robust_accuracy"] == {"fgsm": 0.65}
+    assert about["measured"]["weights"] == "best"
+
+
+def test_the_best_weights_are_averaged_ones_where_there_are_such(tmp_path):
+    model, _, past = run(tmp_path, patience=9, ema=0.5, epochs=4)
+    best = max(past, key=lambda report: report.ema_robust_accuracy["fgsm"])
+    table = fa.evaluate(model, nets.images(20, seed=9), ATTACKS)
+    assert table["fgsm"].robust_accuracy == best.ema_robust_accuracy["fgsm"]
+    assert table.clean_accuracy == best.ema_clean_accuracy
+    assert same(model.state_dict(), fa.models.read_weights(tmp_path / "best.safetensors")[0])
+
+
+@pytest.mark.parametrize("action", ["warn", "stop", "rewind"])
+@pytest.mark.parametrize("folder", [False, True])
+def test_an_alarm_is_told_once_and_acted_on(tmp_path, scripted, caplog, action, folder):
+    scripted(COLLAPSE)
+    with caplog.at_level(logging.WARNING, "fastadv"):
+        model, states, past = run(tmp_path if folder else None, on_alarm=action)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert told[0].startswith("epoch 4: catastrophic overfitting: accuracy under attack fell from 60.0%")
+    assert [report.epoch for report in past if report.alarm] == [4]
+    assert told[0] == f"epoch 4: {past[3].alarm}"
+    assert len(past) == (6 if action == "warn" else 4)
+    assert same(model.state_dict(), states[1 if action == "rewind" else -1])
+    if folder:
+        lines = [json.loads(line) for line in (tmp_path / "report.jsonl").read_text().splitlines()]
+        assert [line["alarm"] for line in lines] == [report.alarm for report in past]
+        weights, _ = fa.models.read_weights(tmp_path / "model.safetensors")
+        assert same(weights, model.state_dict())
+
+
+def test_a_run_that_an_alarm_ended_goes_on_where_it_is_only_to_warn(tmp_path, scripted):
+    scripted(COLLAPSE)
+    expected, _, _ = run()
+    scripted(COLLAPSE)
+    run(tmp_path, on_alarm="rewind")
+    _, _, rest = run(tmp_path, on_alarm="stop", resume=True)
+    assert rest == []
+    scripted(COLLAPSE[4:])
+    model, _, rest = run(tmp_path, resume=True)
+    assert [report.epoch for report in rest] == [5, 6]
+    assert [report.alarm for report in rest] == [None, None]
+    assert same(model.state_dict(), expected.state_dict())
+
+
+def test_standard_training_raises_no_alarm(scripted):
+    for recipe in (Standard(), fa.train.WeightDecayL1(1e-4)):
+        scripted(COLLAPSE)
+        *_, past = run(recipe=recipe, on_alarm="stop")
+        assert [report.alarm for report in past] == [None] * 6
+
+
+def test_the_accuracy_on_the_recipes_own_examples():
+    test_set = nets.images(20, seed=9)
+    for recipe in (InputNoise(fa.Linf(0.3)), fa.train.AWP(RECIPE)):
+        model, _, past = run(recipe=recipe, epochs=1)
+        inner = getattr(recipe, "recipe", recipe)
+        x_adv = inner.craft(
+            model, test_set.x, test_set.y, ids=torch.arange(20), seed=fa.rng.derive(0, "own examples")
+        )
+        logits = model.eval()(x_adv)
+        assert past[0].own_accuracy == (logits.argmax(1) == test_set.y).double().mean().item()
+    assert run(recipe=Standard(), epochs=1)[2][0].own_accuracy is None
+    assert run(recipe=RECIPE, epochs=1, test_attacks=None)[2][0].own_accuracy is None
+
+
+def test_a_lost_file_of_best_weights_is_named(tmp_path, scripted):
+    scripted([0.2, 0.6, 0.5, 0.4, 0.4, 0.5])
+    run(tmp_path, patience=2)
+    (tmp_path / "best.safetensors").unlink()
+    with pytest.raises(CorruptFileError, match=r"best\.safetensors: expected the weights of epoch 2"):
+        run(tmp_path, patience=2, resume=True)
+
+
+OPTIONS = {
+    "recipe": fa.train.PGDTraining(fa.Linf(0.2), 2, 0.1), "ramp": 1, "ema": 0.8, "clip_norm": 1.0,
+    "warm_up": 1, "schedule": "one_cycle", "learning_rate": 0.02, "patience": 5, "test_attacks": ATTACKS,
+    "epochs": 3,
+}  # fmt: skip
+
+
+def everything(folder, **options):
+    settings = OPTIONS | {"test_set": nets.images(20, seed=9), "checkpoint_every": 4} | options
+    return nets.run(folder, **settings)
+
+
+def contents(folder):
+    """Every file of a run, without what differs from run to run."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".safetensors":
+            files[path.name] = _files.digest(_files.load_tensors(path)[0])
+        else:
+            files[path.name] = [dataclasses.replace(report, seconds=0.0) for report in reports(folder)]
+    return files
+
+
+def test_a_kill_at_any_moment_with_all_options_is_resumed_bit_equal(tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    everything(tmp_path / "whole")
+    expected = contents(tmp_path / "whole")
+    assert expected.keys() == {
+        "best.safetensors", "checkpoint.safetensors", "ema.safetensors", "model.safetensors", "report.jsonl"
+    }  # fmt: skip
+    moments = [f"{turn}-{when}" for turn in range(10) for when in ("before", "after")]
+    root = Path(__file__).parents[2]
+    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(root))
+    command = [sys.executable, "-m", "tests.train.test_ending", str(tmp_path), *moments]
+    subprocess.run(command, cwd=root, env=environment, check=True, timeout=300)
+    for moment in moments:
+        everything(tmp_path / moment, resume=True)
+        assert contents(tmp_path / moment) == expected, moment
+    torch.set_num_threads(threads)
+
+
+if __name__ == "__main__":
+    from tests.kills import killed_at
+
+    torch.set_num_threads(1)
+    everything(
+        None, epochs=2, checkpoint_every=None
+    )  # what is slow the first time is done before the process multiplies
+    for moment in sys.argv[2:]:
+        if os.fork() == 0:
+            killed_at(int(moment.split("-")[0]), moment.split("-")[1])
+            everything(Path(sys.argv[1]) / moment)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL

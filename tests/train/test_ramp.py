@@ -1,0 +1,140 @@
+"""The ramp: radius, step size and steps of each epoch, and what cannot climb."""
+
+from dataclasses import dataclass
+from math import inf
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.train import (
+    AWP,
+    TRADES,
+    FastTraining,
+    FGSMTraining,
+    FreeTraining,
+    PGDTraining,
+    Ramp,
+    Standard,
+    fit,
+)
+
+from .nets import images, net, run
+
+SEEN: list = []
+
+
+@dataclass(frozen=True)
+class Spy(PGDTraining):
+    def craft(self, model, x, y, *, ids, seed):
+        SEEN.append((round(self.threat.radius, 10), self.steps, self.step_size))
+        return super().craft(model, x, y, ids=ids, seed=seed)
+
+
+def by_epoch(ramp, epochs=4, **options):
+    """(radius, steps, step size) of each epoch; the fit alone crafts here."""
+    SEEN.clear()
+    recipe = Spy(**{"threat": fa.Linf(0.3), "steps": 6, "step_size": 0.1, **options})
+    list(fit(net(), images(10), recipe, epochs=epochs, batch_size=10, ramp=ramp))
+    assert len(SEEN) == epochs
+    return SEEN
+
+
+def test_the_radius_grows_by_the_same_amount_after_each_epoch():
+    assert [radius for radius, *_ in by_epoch(2)] == [0.1, 0.2, 0.3, 0.3]
+    assert [radius for radius, *_ in by_epoch(0.75)] == [0.075, 0.15, 0.225, 0.3]
+    assert [radius for radius, *_ in by_epoch(Ramp(2, radius=0.5))] == [0.15, 0.225, 0.3, 0.3]
+    assert [radius for radius, *_ in by_epoch(Ramp(1, radius=1))] == [0.3] * 4
+
+
+def test_the_step_size_keeps_its_ratio_to_radius_over_steps():
+    for ramp in (Ramp(3), Ramp(3, steps=2), Ramp(2, radius=0.2, steps=1)):
+        for radius, steps, step_size in by_epoch(ramp):
+            assert step_size * steps / radius == pytest.approx(0.1 * 6 / 0.3)
+    assert {step_size for *_, step_size in by_epoch(2, step_size=None)} == {None}
+
+
+def test_the_steps_rise_to_those_of_the_recipe():
+    assert [steps for _, steps, _ in by_epoch(Ramp(2, steps=2))] == [2, 4, 6, 6]
+    assert [steps for _, steps, _ in by_epoch(Ramp(2))] == [6] * 4
+
+
+def test_the_first_epoch_is_that_of_the_smaller_radius():
+    """Weights and reports, to the bit."""
+    small, climbing = net(), net()
+    options = {"epochs": 3, "batch_size": 8, "augment": "shift"}
+    recipe = PGDTraining(fa.Linf(0.2), steps=2, step_size=0.12)
+    runs = (
+        fit(climbing, images(), recipe, ramp=1, **options),
+        fit(small, images(), PGDTraining(fa.Linf(0.1), steps=2, step_size=0.06), **options),
+    )
+    assert len({next(each).loss for each in runs}) == 1
+    assert torch.equal(small[5].weight, climbing[5].weight)
+    assert next(runs[0]).loss > next(runs[1]).loss
+
+
+def test_inside_other_recipes_and_for_every_recipe_with_a_threat():
+    threat = fa.Linf(0.3)
+    for recipe in (
+        FGSMTraining(threat), TRADES(threat, 2), FastTraining(threat), FreeTraining(threat, 2),
+        AWP(PGDTraining(threat, 2, 0.1)),
+    ):  # fmt: skip
+        first = Ramp(2).recipes(recipe, 5)[0]
+        inner = first.recipe if isinstance(first, AWP) else first
+        assert type(first) is type(recipe)
+        assert inner.threat.radius == pytest.approx(0.1)
+    (first,) = Ramp(1).recipes(AWP(PGDTraining(threat, 2, 0.1), gamma=0.02), 5)
+    assert (first.gamma, first.recipe.step_size) == (0.02, 0.05)
+
+
+def test_coordinates_are_counted():
+    first, second = Ramp(2).recipes(PGDTraining(fa.L0(10), steps=5, step_size=2), 5)
+    assert (first.threat.radius, second.threat.radius) == (4, 7)
+    assert (first.step_size, second.step_size) == (1.0, pytest.approx(4 / 3))
+
+
+@pytest.mark.parametrize("stop", [1, 6, 7, 9, 15])
+def test_it_resumes_bit_for_bit_in_the_middle(tmp_path, stop):
+    options = {"ramp": Ramp(2, steps=1), "epochs": 3, "recipe": PGDTraining(fa.Linf(0.2), 3, 0.1)}
+    expected, past = run(None, **options)
+
+    def stopping(done, total):
+        if done == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, progress=stopping, **options)
+    model, _ = run(tmp_path, resume=True, **options)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, expected.state_dict()[name]), name
+    assert [report.loss for report in fa.train.reports(tmp_path)] == [report.loss for report in past]
+
+
+FGSM, INFINITE = FGSMTraining(fa.Linf(0.1)), PGDTraining(fa.Linf(inf), 2, 0.1, random_start=False)
+SETTINGS = [
+    ("ramp", {"epochs": 0}), ("ramp", {"epochs": -0.5}), ("ramp", {"epochs": 1.5}), ("ramp", {"epochs": "2"}),
+    ("ramp", {"epochs": True}), ("ramp.radius", {"radius": 0.0}), ("ramp.radius", {"radius": 1.1}),
+    ("ramp.steps", {"steps": 0}),
+]  # fmt: skip
+RECIPES = [
+    ("ramp: expected from 1 epoch to fewer than all 2, got 2", Ramp(2), FGSM, 2),
+    ("ramp: expected from 1 epoch to fewer than all 4, got 0", Ramp(0.1), FGSM, 4),
+    ("threat of finite radius", Ramp(1), Standard(), 4),
+    ("threat of finite radius", Ramp(1), lambda model, x, y: 0, 4),
+    ("threat of finite radius", Ramp(1), INFINITE, 4),
+    ("ramp.steps: expected at most 2, got 3", Ramp(1, steps=3), TRADES(fa.Linf(0.1), 2), 4),
+    ("ramp.steps: expected a recipe that takes several steps", Ramp(1, steps=1), FGSM, 4),
+]
+
+
+@pytest.mark.parametrize(("word", "settings"), SETTINGS)
+def test_bad_settings_are_named(word, settings):
+    with pytest.raises(InputError, match=word):
+        Ramp(**{"epochs": 2} | settings)
+
+
+@pytest.mark.parametrize(("word", "ramp", "recipe", "epochs"), RECIPES, ids=range(len(RECIPES)))
+def test_what_cannot_climb_is_named(word, ramp, recipe, epochs):
+    with pytest.raises(InputError, match=word):
+        ramp.recipes(recipe, epochs)
