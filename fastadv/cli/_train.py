@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fastadv._card import card
-from fastadv.cli import _augment
+from fastadv.cli import _augment, _ramp
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, parse_attack
 from fastadv.cli._interrupt import interruptible
@@ -17,7 +17,8 @@ from fastadv.cli._output import note, print_table, progress, say, write_json
 from fastadv.cli._recipes import DEFAULTS, HELP, RecipeOptions, parse_recipe
 from fastadv.data import names
 from fastadv.evaluation._text import percent
-from fastadv.train import fit, reports
+from fastadv.train import EpochReport, fit, reports
+from fastadv.train._ending import ACTIONS
 from fastadv.train.optim import LEARNING_RATES, SCHEDULES
 
 TEST_STEPS = 10
@@ -25,6 +26,7 @@ TEST_SAMPLES = 1000
 
 
 Schedule = StrEnum("Schedule", {name.upper(): name for name in SCHEDULES})  # type: ignore[misc]
+Action = StrEnum("Action", {name.upper(): name for name in ACTIONS})  # type: ignore[misc]
 
 
 def train(
@@ -75,6 +77,37 @@ def train(
     ] = None,
     weight_decay: Annotated[float, typer.Option(help="Of the optimizer.")] = 5e-4,
     schedule: Annotated[Schedule, typer.Option(help="How the learning rate changes.")] = Schedule("cosine"),  # noqa: B008
+    warm_up: Annotated[
+        float | None,
+        typer.Option(
+            parser=o.parse_number, metavar="NUMBER", help="Epochs in which the learning rate rises linearly."
+        ),
+    ] = None,
+    clip_norm: Annotated[
+        float | None,
+        typer.Option(
+            parser=o.parse_number, metavar="NUMBER", help="Shorten gradients to this norm, of all weights."
+        ),
+    ] = None,
+    ramp: Annotated[str | None, typer.Option(metavar="EPOCHS[:key=value,...]", help=_ramp.HELP)] = None,
+    ema: Annotated[
+        float | None,
+        typer.Option(
+            parser=o.parse_number,
+            metavar="NUMBER",
+            help="Decay of a moving average of the weights, tested and kept beside them: 0.9995.",
+        ),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop after so many epochs without a better accuracy under attack."),
+    ] = None,
+    on_alarm: Annotated[
+        Action,
+        typer.Option(
+            help="When robustness collapses or falls for good: go on, stop, or stop with the best weights."
+        ),
+    ] = Action("warn"),  # noqa: B008
     augment: Annotated[str, typer.Option(metavar="NAME+NAME", help=_augment.HELP)] = "none",
     generated: Annotated[
         Path | None,
@@ -98,6 +131,9 @@ def train(
     """
     chosen = parse_recipe(recipe, RecipeOptions(norm, radius, steps, step_size, l1, awp))
     varied = _augment.parse_augment(augment)
+    climb = None if ramp is None else _ramp.parse_ramp(ramp)
+    if radius is None and (patience is not None or on_alarm.value != "warn"):
+        raise typer.BadParameter("--patience and --on-alarm need the --radius of the attack that decides.")
     if (generated is None) != (fraction is None):
         raise typer.BadParameter("--generated and --fraction belong together: give both, or neither.")
     if resume and run_dir is None:
@@ -138,10 +174,16 @@ def train(
                     learning_rate=learning_rate,
                     weight_decay=weight_decay,
                     schedule=schedule.value,
+                    warm_up=warm_up or 0,
+                    clip_norm=clip_norm,
+                    ramp=climb,
+                    ema=ema,
                     augment=varied,
                     precision="bf16" if bf16 else "fp32",
                     test_set=test_set,
                     test_attacks=_test_attacks(norm, radius, seed) if test_set is not None else None,
+                    patience=patience,
+                    on_alarm=on_alarm.value,
                     seed=seed,
                     device=place,
                     workers=workers,
@@ -166,6 +208,9 @@ def train(
     _show(past, f"{model} on {dataset.name}", dataset.note)
     if run_dir is not None:
         say(f"weights in {run_dir / 'model.safetensors'}")
+        for name, what in (("ema", "their moving average"), ("best", "the best under attack")):
+            if (path := run_dir / f"{name}.safetensors").exists():
+                say(f"{what} in {path}")
     else:
         note("the weights were not kept: give --run-dir")
 
@@ -191,18 +236,26 @@ def _test_attacks(norm: str | None, radius: float | None, seed: int) -> dict[str
     return {attack.label: attack.run}
 
 
-def _show(past: list[Any], title: str, caption: str) -> None:
+def _show(past: list[EpochReport], title: str, caption: str) -> None:
     attacks = list(past[-1].robust_accuracy) if past else []
-    cells = [["epoch", "loss", "accuracy", *attacks, "learning rate", "seconds"]]
+    averaged = bool(past) and past[-1].ema_clean_accuracy is not None
+    head = ["accuracy", *attacks]
+    if averaged:
+        head += [f"EMA {name}" for name in head]
+    cells = [["epoch", "loss", *head, "learning rate", "seconds"]]
     for report in past:
+        accuracies = [report.clean_accuracy, *(report.robust_accuracy.get(name) for name in attacks)]
+        if averaged:
+            accuracies += [report.ema_clean_accuracy]
+            accuracies += [report.ema_robust_accuracy.get(name) for name in attacks]
         cells.append(
             [
                 str(report.epoch),
                 f"{report.loss:.4f}",
-                percent(report.clean_accuracy),
-                *(percent(report.robust_accuracy.get(name)) for name in attacks),
+                *(percent(accuracy) for accuracy in accuracies),
                 f"{report.learning_rate:.2g}",
                 f"{report.seconds:.1f}",
             ]
         )
-    print_table(title, cells, [caption] if caption else [])
+    alarms = [f"epoch {report.epoch}: {report.alarm}" for report in past if report.alarm]
+    print_table(title, cells, [caption, *alarms] if caption else alarms)

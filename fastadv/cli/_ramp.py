@@ -1,0 +1,28 @@
+"""From text such as `2:steps=3` to a ramp."""
+
+import inspect
+
+import typer
+
+from fastadv.cli._options import pairs, parse_number, usage
+from fastadv.cli._values import check_value
+from fastadv.train import Ramp
+
+HELP = (
+    "Epochs, or a share of them, in which the radius grows to --radius: 2, 0.1, or 2:radius=0.5,steps=3 to "
+    "begin with half the radius and 3 steps."
+)
+
+
+def parse_ramp(text: str) -> Ramp:
+    """EPOCHS or EPOCHS:key=value,key=value; typer.BadParameter for text that cannot be understood."""
+    count, _, tail = text.partition(":")
+    where = f"ramp {text!r}"
+    takes = {name: one for name, one in inspect.signature(Ramp).parameters.items() if name != "epochs"}
+    given = pairs([part for part in tail.split(",") if part], where)
+    for key in given:
+        if key not in takes:
+            raise typer.BadParameter(f"{where} takes no {key!r}; it takes {', '.join(takes)}.")
+    arguments = {key: check_value(where, key, value, takes[key]) for key, value in given.items()}
+    with usage():
+        return Ramp(int(count) if count.isdigit() else parse_number(count), **arguments)

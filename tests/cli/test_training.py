@@ -1,0 +1,95 @@
+"""`fastadv train`: the options around the recipe, as `fit` gets them, and what is told at the end."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+
+from fastadv.cli import _train
+from fastadv.cli._ramp import parse_ramp
+from fastadv.train import Ramp
+from fastadv.train._measure import Measure
+
+LINE = "train -m small_cnn -o width=2 --data digits -n 60 --batch-size 30 --test-samples 20"
+ROBUST = f"{LINE} --recipe pgd --steps 1 --radius 0.1"
+
+
+def test_every_option_reaches_the_run(fastadv: Callable, folder: Path, monkeypatch) -> None:
+    given = {}
+    fit = _train.fit
+
+    def spy(*args, **options):
+        given.update(options)
+        return fit(*args, **options)
+
+    monkeypatch.setattr(_train, "fit", spy)
+    done = fastadv(
+        f"{ROBUST} --epochs 3 --schedule one_cycle --warm-up 1/2 --clip-norm 1.5 --ramp 1:radius=1/4,steps=1 "
+        "--ema 0.9 --patience 3 --on-alarm rewind --run-dir run"
+    )
+    assert done.code == 0, done
+    wanted = {
+        "schedule": "one_cycle", "warm_up": 0.5, "clip_norm": 1.5, "ramp": Ramp(1, radius=0.25, steps=1),
+        "ema": 0.9, "patience": 3, "on_alarm": "rewind",
+    }  # fmt: skip
+    assert {name: given[name] for name in wanted} == wanted
+    assert done.out.count("EMA") == 2
+    for line in (
+        "weights in run/model.safetensors",
+        "their moving average in run/ema.safetensors",
+        "the best under attack in run/best.safetensors",
+    ):
+        assert line in done.out
+
+
+def test_an_alarm_is_told_in_json_and_under_the_table(fastadv: Callable, folder: Path, monkeypatch) -> None:
+    for more in ("", "--json"):
+        told = iter([0.9, 0.0, 0.0])
+        monkeypatch.setattr(Measure, "_accuracies", lambda self, model, told=told: (0.9, {"pgd": next(told)}))
+        monkeypatch.setattr(Measure, "_own_accuracy", lambda self, steps: 0.9)
+        done = fastadv(f"{ROBUST} --epochs 3 --on-alarm stop", *more.split())
+        assert done.code == 0, done
+        if more:
+            epochs = json.loads(done.out)["measured"]["epochs"]
+            assert [bool(epoch["alarm"]) for epoch in epochs] == [False, True]
+        else:
+            assert "epoch 2: catastrophic overfitting" in " ".join(done.out.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "ramp"),
+    [("2", Ramp(2)), ("0.2", Ramp(0.2)), ("1/5", Ramp(0.2)), ("3:steps=2", Ramp(3, steps=2)),
+     ("1:radius=1", Ramp(1, radius=1))],
+)  # fmt: skip
+def test_a_ramp_in_words(text, ramp):
+    assert parse_ramp(text) == ramp
+
+
+@pytest.mark.parametrize(
+    "text", ["", "two", "0", "1.5", "2:width=3", "2:steps=x", "2:radius=2", "2:epochs=3", "2:3"]
+)
+def test_a_ramp_that_cannot_be_understood(text):
+    with pytest.raises(typer.BadParameter):
+        parse_ramp(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ("--patience 2", "need the --radius"),
+        ("--on-alarm stop", "need the --radius"),
+        ("--ramp 2", "ramp: expected a recipe"),
+        ("--radius 0.1 --recipe pgd --ramp 3 --epochs 3", "ramp: expected from 1 epoch to fewer than all 3"),
+        ("--ema 1", "ema"),
+        ("--clip-norm 0", "clip_norm"),
+        ("--warm-up 10", "warm_up"),
+        ("--on-alarm panic", "on-alarm"),
+        ("--schedule sometimes", "schedule"),
+    ],
+)  # fmt: skip
+def test_wrong_options_are_wrong_usage(fastadv: Callable, options: str, word: str) -> None:
+    done = fastadv(f"{LINE} {options}")
+    assert done.code == 2, done
+    assert word in " ".join(done.err.split())
