@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -274,7 +275,8 @@ class Frozen:
     def _gradient(
         self, x: Tensor, y: Tensor | None, loss: Loss, targets: Tensor | None, direction: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        parts = self._parts(x)
+        # a function may hold one value for each sample of the batch
+        parts = [slice(None)] if callable(loss) else self._parts(x)
         if len(parts) > 1:
             rows = [[None if value is None else value[part] for value in (x, y, targets)] for part in parts]
             found = [self._gradient(cast(Tensor, a), b, loss, c, direction) for a, b, c in rows]
@@ -304,12 +306,12 @@ class Frozen:
         """The rows that pass the search twin together."""
         rows, passed = max(len(x), 1), 0
         if self._splits and isinstance(self._search, nn.Module) and worth_splitting(self._search, x):
-            rows, passed = rows_at_once(cast(nn.Module, self.source), self._search, self._ready(x[:PROBE]))
+            rows, passed = rows_at_once(cast(nn.Module, self.source), self._searched, self._ready(x[:PROBE]))
         self.forwards += passed
         # of nearly equal size: a model may mind a single row
         count = max(math.ceil(len(x) / rows), 1)
-        size = max(math.ceil(len(x) / count), 1)
-        return [slice(start, start + size) for start in range(0, len(x), size)]
+        ends = [math.ceil(len(x) * part / count) for part in range(count + 1)]
+        return [slice(*pair) for pair in pairwise(ends)]
 
     def _mean_logits(self, x: Tensor, compiled: bool = True) -> Tensor:
         parts = [] if x.requires_grad else self._parts(x)

@@ -6,11 +6,13 @@ loss and input gradient, whole and in parts): a small CNN of width 32 with 256 i
 Schott et al. with 500 images 228 and 172, a ResNet-18 with 64 images 840 and 770.
 """
 
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # what the largest activation of a part may take
@@ -47,13 +49,19 @@ def is_conv2d(model: nn.Module) -> bool:
 def worth_splitting(search: nn.Module, x: Tensor) -> bool:
     """Whether x [B, ...] may gain from passing in parts."""
     many = len(x) > LEAST * torch.get_num_threads() and x.numel() * x.element_size() * WIDEST > BYTES
-    return many and x.device.type == "cpu" and is_conv2d(search)
+    return many and x.device.type == "cpu" and is_conv2d(search) and not _mixes_rows(search)
 
 
-def rows_at_once(source: nn.Module, search: nn.Module, x: Tensor) -> tuple[int, int]:
+def _mixes_rows(model: nn.Module) -> bool:
+    """Whether a BatchNorm takes its statistics from the batch."""
+    norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
+    return any(norm.training or norm.running_mean is None for norm in norms)
+
+
+def rows_at_once(source: nn.Module, search: Callable[[Tensor], Tensor], x: Tensor) -> tuple[int, int]:
     """How many rows like x [2, ...] to pass through `search` at once, and how many were passed to find out.
 
-    It is found out once for `source`, of which `search` is a twin.
+    It is found out once for `source`, whose search twin `search` passes.
     """
     known = _bytes_a_row.setdefault(source, {})
     key = (x.dtype, *x.shape[1:])

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import parts
+from fastadv.errors import InputError
 
 
 class Watched(nn.Module):
@@ -83,6 +84,89 @@ def test_a_part_holds_what_fits(monkeypatch: pytest.MonkeyPatch, one_thread: Non
     sizes.clear()
     model(x[:8])
     assert sizes == [8]
+
+
+@pytest.mark.parametrize("count", [57, 17, 33, 9])
+def test_no_part_is_much_smaller_than_the_others(
+    count: int, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    """A model that normalizes or squeezes may refuse a single row."""
+    model, seen = frozen(monkeypatch, 8, fold=False)
+    monkeypatch.setattr(model, "_search", watched := Watched().double().eval())
+    model(torch.rand(count, 2, 6, 7, dtype=torch.float64))
+    sizes = watched.seen[1:]
+    assert sum(sizes) == count
+    assert len(sizes) == -(-count // 8)
+    assert max(sizes) - min(sizes) <= 1
+    assert not seen
+
+
+def test_a_function_as_loss_sees_the_whole_batch(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    """It may hold a value for each sample, as the divergence of TRADES does."""
+    x = torch.rand(57, 2, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    y = torch.arange(57) % 4
+    goals = torch.rand(57, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+    def away(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return (logits - goals).square().sum(1)
+
+    model, _ = frozen(monkeypatch, 8)
+    loss, logits, gradient = model.input_gradient(x, y, away)
+    torch.testing.assert_close(loss, (logits - goals).square().sum(1))
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad((model.model(leaf) - goals).square().sum(), leaf)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
+
+
+class Training(Watched):
+    """Its normalization stays in training mode, whatever the model is told."""
+
+    def train(self, mode: bool = True) -> "Training":
+        super().train(mode)
+        self.norm.train()
+        return self
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("kind", ["no statistics", "training"])
+def test_rows_that_the_model_mixes_stay_together(
+    kind: str, fold: bool, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    monkeypatch.setattr(parts, "BYTES", 1)
+    net = Watched() if kind == "no statistics" else Training()
+    if kind == "no statistics":
+        net.norm = nn.BatchNorm2d(5, track_running_stats=False)
+    model = fa.freeze(net.double().eval(), fold=fold)
+    x, y = torch.rand(40, 2, 6, 7, dtype=torch.float64), torch.arange(40) % 4
+    whole = model.verdict(x)
+    torch.testing.assert_close(model(x), whole)
+    torch.testing.assert_close(model.input_gradient(x, y)[1], whole)
+
+
+class Stray(nn.Module):
+    """Reads itself from a global variable, as a copy of it does too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Watched()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = stray.net(x)
+        return out
+
+
+stray = Stray()
+
+
+def test_the_first_rows_run_no_part_of_the_original(
+    monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    """A copy that would run the caller's modules is refused before it has moved their statistics."""
+
+    monkeypatch.setattr(parts, "BYTES", 1)
+    with pytest.raises(InputError, match="runs Watched"):
+        fa.freeze(stray, fold=False)(torch.rand(40, 2, 6, 7))
+    assert stray.net.norm.num_batches_tracked == 0
 
 
 def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:

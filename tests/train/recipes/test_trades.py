@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import fastadv as fa
+from fastadv.engine import parts
 from fastadv.errors import InputError
 from fastadv.train import TRADES
 from fastadv.train.recipes import _common
@@ -55,6 +56,16 @@ def test_value_gradient_and_statistics():
     assert differ(gradients(wanted, hand), gradients(held, hand))
     assert_same_step(RECIPE, model, hand, wanted)
     assert model[1].num_batches_tracked == warm_net()[1].num_batches_tracked + 2
+
+
+def test_a_batch_that_passes_in_parts(monkeypatch):
+    """The divergence from the clean answers holds one answer for each sample."""
+    x, y, ids = batch(40)
+    model = warm_net()
+    whole = RECIPE.craft(model, x, y, ids=ids, seed=SEED)
+    monkeypatch.setattr(parts, "BYTES", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    torch.testing.assert_close(RECIPE.craft(model, x, y, ids=ids, seed=SEED), whole)
 
 
 def test_examples_are_crafted_in_eval_mode():
