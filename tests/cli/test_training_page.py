@@ -1,0 +1,20 @@
+"""The commands of docs/training.md run as they stand there."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+
+
+def test_the_commands_run(fastadv: Callable, folder: Path) -> None:
+    (block,) = (part.partition("\n```")[0] for part in PAGE.split("```sh\n")[1:])
+    lines = block.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        done = fastadv(line.removeprefix("fastadv "))
+        assert done.code == 0, done
+    names = sorted(path.name for path in (folder / "runs" / "robust").iterdir())
+    assert names == [
+        "best.safetensors", "checkpoint.safetensors", "ema.safetensors", "model.safetensors", "report.jsonl"
+    ]  # fmt: skip
+    assert all(f"`{name}`" in PAGE for name in names)
