@@ -1,18 +1,20 @@
 """The attacks under contract, what they are given, and the distances of linear models by closed form."""
 
 import math
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import ATTACKS
+from fastadv.attacks import ATTACKS, AttackResult
 from fastadv.threat import THREATS, Threat
 
-from ..nets import RADIUS, Case
+from ..nets import RADIUS, Case, images, labels, mlp
 from .toy import TOYS
 
 CASES = [Case(name, entry) for name, entry in {**ATTACKS, **TOYS}.items()]
+NAMED = {case.name: case for case in CASES}
 
 
 def wide(case: Case, norm: str, box: tuple[float, float] = (0.0, 1.0), scale: float = 1.0) -> Threat:
@@ -21,6 +23,13 @@ def wide(case: Case, norm: str, box: tuple[float, float] = (0.0, 1.0), scale: fl
     if case.entry.minimal:
         return THREATS[norm](torch.inf, box)
     return THREATS[norm](3 * scale * RADIUS[norm] * (1 if norm == "l0" else width), box)
+
+
+@cache
+def plainly(name: str, norm: str) -> AttackResult:
+    """What the attack of this name makes of `images(8)` and `mlp()`, for tests that compare with it."""
+    model, x, case = mlp(), images(8), NAMED[name]
+    return case(model, x, labels(model, x), wide(case, norm))
 
 
 def two_classes(x: Tensor, gap: float, seed: int = 3) -> tuple[nn.Module, Tensor]:
