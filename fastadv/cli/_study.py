@@ -10,6 +10,7 @@ from fastadv.cli._debug import with_debug
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import note, print_table, progress, say, write_json
+from fastadv.cli._study_recipes import recipes
 from fastadv.data._places import data_folder
 from fastadv.studies.schott2018 import paper, report
 from fastadv.studies.schott2018.methods import METHODS
@@ -20,7 +21,7 @@ from fastadv.studies.schott2018.subjects import Subjects
 OFFICIAL = "abs_official"
 NAMES = ", ".join(dict.fromkeys(method.name for method in METHODS))
 
-study_app = typer.Typer(help="The evaluations of papers, run again.", no_args_is_help=True)
+study_app = typer.Typer(help="Papers run again, and recipes side by side.", no_args_is_help=True)
 
 
 def _split(text: str | None) -> tuple[str, ...] | None:
@@ -155,3 +156,6 @@ def _print_plan(settings: Settings, madry_trained: bool, json: bool) -> None:
 study_app.command(
     epilog="Example: fastadv study schott --data-dir data --samples 100 --run-dir runs/schott2018"
 )(with_debug(schott))
+study_app.command(
+    epilog="Example: fastadv study recipes --data-dir data --recipes pgd,trades --run-dir runs/recipes"
+)(with_debug(recipes))

@@ -1,0 +1,198 @@
+"""The recipes of adversarial training side by side: MNIST at L-infinity 0.3, one network, the same epochs.
+
+Every run, every evaluation and the table lie in one folder, in which a study that was stopped goes on. Each
+net is judged by AutoAttack, on the weights after the last epoch.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv._card import card
+from fastadv._files import atomic_write, write_json
+from fastadv._run_folder import RunFolder
+from fastadv.attacks.autoattack import Version
+from fastadv.data import ImageSet
+from fastadv.evaluation._text import in_markdown, percent
+from fastadv.studies.study import Watch
+
+STEPS, REPLAYS = 7, 4
+CHECKPOINT_EVERY = 200
+PGD = "PGD-20"
+
+
+def _strong(threat: fa.Linf) -> dict[str, Any]:
+    return {"threat": threat, "steps": STEPS, "step_size": float(threat.radius) / 3}
+
+
+RECIPES: dict[str, Callable[[fa.Linf], Any]] = {
+    "standard": lambda threat: fa.train.Standard(),
+    "fgsm": lambda threat: fa.train.FGSMTraining(threat),
+    "fgsm-rs": lambda threat: fa.train.FastTraining(threat),
+    "n-fgsm": lambda threat: fa.train.FastTraining(threat, method="n-fgsm"),
+    "free": lambda threat: fa.train.FreeTraining(threat, replays=REPLAYS),
+    "pgd": lambda threat: fa.train.PGDTraining(**_strong(threat)),
+    "pgd+awp": lambda threat: fa.train.AWP(fa.train.PGDTraining(**_strong(threat))),
+    "trades": lambda threat: fa.train.TRADES(**_strong(threat)),
+    "trades+awp": lambda threat: fa.train.AWP(fa.train.TRADES(**_strong(threat))),
+    "mart": lambda threat: fa.train.MART(**_strong(threat)),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the study depends on.
+
+    tested: images on which each epoch is measured; judged: images for this version of AutoAttack.
+    """
+
+    recipes: tuple[str, ...] = tuple(RECIPES)
+    radius: float = 0.3
+    epochs: int = 10
+    ramp: int = 2
+    batch_size: int = 64
+    learning_rate: float = 0.002
+    tested: int = 1000
+    judged: int = 500
+    version: Version = "standard"
+    seed: int = 0
+
+
+def run(
+    settings: Settings,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    folder: Path,
+    watch: Watch = lambda what, done, total: None,
+    *,
+    device: torch.device | None = None,
+) -> dict[str, Any]:
+    """Train and judge every net in `folder`; write results.json and report.md there, and return the results.
+
+    Finished epochs and finished batches of the evaluation are kept. The folder may hold a study with other
+    recipes and the same settings. Raises InputError where a run in it is of other settings or data.
+    """
+    with RunFolder(folder):
+        lines = [
+            _line(name, settings, train_set, test_set, folder / name, watch, device)
+            for name in settings.recipes
+        ]
+        config = {**asdict(settings), "train": train_set.describe(), "test": test_set.describe()}
+        result = card("study recipes", config, lines=lines)
+        write_json(folder / "results.json", result)
+        with atomic_write(folder / "report.md") as part:
+            part.write_text(markdown(result))
+    return result
+
+
+def _line(
+    name: str,
+    settings: Settings,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    folder: Path,
+    watch: Watch,
+    device: torch.device | None,
+) -> dict[str, Any]:
+    threat = fa.Linf(settings.radius)
+    recipe = RECIPES[name](threat)
+    shape, classes = train_set.shape, train_set.num_classes
+    model = fa.models.create("wong_cnn", shape=shape, classes=classes, seed=settings.seed)
+    past = _trained(model, recipe, name, settings, train_set, test_set, folder, watch, device)
+    watch(f"judging {name}", 0, 1)
+    attacks = {
+        "AutoAttack": partial(
+            fa.attacks.autoattack, threat=threat, version=settings.version, seed=settings.seed
+        )
+    }
+    table = fa.evaluate(
+        model.eval(), test_set, attacks, limit=settings.judged, run_dir=folder / "evaluation", resume=True
+    )
+    row = table["AutoAttack"]
+    alarms = [report for report in past if report.alarm]
+    return {
+        "recipe": name,
+        "seconds": sum(report.seconds for report in past),
+        "clean": table.clean_accuracy,
+        "pgd": past[-1].robust_accuracy[PGD],
+        "autoattack": row.robust_accuracy,
+        "best_pgd": max(report.robust_accuracy[PGD] for report in past),
+        "alarms": [{"epoch": report.epoch, "text": report.alarm} for report in alarms],
+        "judged": table.n,
+    }
+
+
+def _trained(
+    model: nn.Module,
+    recipe: Any,
+    name: str,
+    settings: Settings,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    folder: Path,
+    watch: Watch,
+    device: torch.device | None,
+) -> list[fa.train.EpochReport]:
+    """Train `model` to the end, or from where it was stopped; the reports of all epochs."""
+    threat = fa.Linf(settings.radius)
+    pgd = partial(fa.attacks.pgd, threat=threat, steps=20, step_size=settings.radius / 8, seed=settings.seed)
+    robust = not isinstance(recipe, fa.train.Standard)
+    fa.train.run(
+        model,
+        train_set,
+        recipe,
+        epochs=settings.epochs,
+        ramp=settings.ramp if robust and settings.ramp else None,
+        optimizer="adam",
+        learning_rate=settings.learning_rate,
+        weight_decay=0.0,
+        schedule="cosine",
+        batch_size=settings.batch_size,
+        test_set=test_set,
+        test_attacks={PGD: pgd},
+        test_limit=settings.tested,
+        run_dir=folder,
+        resume=True,
+        seed=settings.seed,
+        device=device,
+        checkpoint_every=CHECKPOINT_EVERY,
+        progress=partial(watch, f"training {name}"),
+    )
+    return fa.train.reports(folder)
+
+
+def table(result: Mapping[str, Any]) -> list[list[str]]:
+    """A line for each recipe, the head first."""
+    cells = [["recipe", "clean", "PGD-20", "best epoch", "AutoAttack", "seconds", "alarm"]]
+    for line in result["measured"]["lines"]:
+        alarms = "; ".join(f"epoch {one['epoch']}: {one['text'].partition(':')[0]}" for one in line["alarms"])
+        shares = (percent(line[key], 1) for key in ("clean", "pgd", "best_pgd", "autoattack"))
+        cells.append([line["recipe"], *shares, f"{line['seconds']:.0f}", alarms or "-"])
+    return cells
+
+
+def notes(result: Mapping[str, Any]) -> list[str]:
+    """What a reader of the table must know."""
+    config, judged = result["config"], result["measured"]["lines"][0]["judged"]
+    return [
+        f"L-infinity {config['radius']:g} on MNIST, wong_cnn, {config['epochs']} epochs, of which "
+        f"{config['ramp']} with a growing radius, seed {config['seed']}",
+        f"clean, AutoAttack ({config['version']}): the first {judged} test images; PGD-20: the first "
+        f"{config['tested']}, after each epoch; seconds: of training, with these tests",
+    ]
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The report as a page."""
+    return (
+        "\n\n".join(
+            ["# Recipes of adversarial training side by side", in_markdown(table(result)), *notes(result)]
+        )
+        + "\n"
+    )

@@ -1,0 +1,105 @@
+"""The recipes side by side, in miniature: what is trained, kept, judged and told."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastadv as fa
+from fastadv.cli import _study_recipes, main
+from fastadv.data import ImageSet
+from fastadv.errors import InputError
+from fastadv.studies import recipes
+
+TINY = recipes.Settings(epochs=3, ramp=1, batch_size=16, tested=10, judged=6, version="quick")
+
+
+def digits(split: str, count: int) -> ImageSet:
+    data = fa.data.load("digits", split, limit=count)
+    assert isinstance(data, ImageSet)
+    return data
+
+
+def test_every_recipe_has_its_line(tmp_path: Path) -> None:
+    seen: list[str] = []
+    result = recipes.run(
+        TINY, digits("train", 32), digits("test", 20), tmp_path, lambda what, *rest: seen.append(what)
+    )
+    lines = result["measured"]["lines"]
+    assert [line["recipe"] for line in lines] == list(recipes.RECIPES)
+    for line in lines:
+        assert line["judged"] == 6
+        assert 0 <= line["autoattack"] <= line["clean"] <= 1
+        assert line["pgd"] <= line["best_pgd"]
+    assert json.loads((tmp_path / "results.json").read_text())["measured"] == result["measured"]
+    page = (tmp_path / "report.md").read_text()
+    assert all(f"| {name} |" in page for name in recipes.RECIPES)
+    assert {f"training {name}" for name in recipes.RECIPES} <= set(seen)
+
+
+def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = digits("train", 32), digits("test", 20)
+    first = recipes.run(replace(TINY, recipes=("pgd",)), *data, tmp_path)
+    steps: list[str] = []
+    both = recipes.run(
+        replace(TINY, recipes=("pgd", "fgsm")), *data, tmp_path, lambda what, *rest: steps.append(what)
+    )
+    assert both["measured"]["lines"][0] == first["measured"]["lines"][0]
+    assert "training pgd" not in steps
+    assert "training fgsm" in steps
+    with pytest.raises(InputError, match="recipe"):
+        recipes.run(replace(TINY, recipes=("pgd",), radius=0.1), *data, tmp_path)
+
+
+def test_recipes_are_what_their_names_say() -> None:
+    made = {name: make(fa.Linf(0.3)) for name, make in recipes.RECIPES.items()}
+    for name, recipe in made.items():
+        inner: Any = recipe.recipe if name.endswith("+awp") else recipe
+        assert name.endswith("+awp") == isinstance(recipe, fa.train.AWP)
+        if name != "standard":
+            assert (inner.threat.norm, inner.threat.radius) == ("linf", 0.3)
+    assert made["fgsm-rs"].method == "rs"
+    assert made["n-fgsm"].method == "n-fgsm"
+    assert made["pgd"].step_size == pytest.approx(0.1)
+    assert made["trades"].steps == 7
+
+
+def test_alarms_stand_in_the_table() -> None:
+    line = {
+        "recipe": "fgsm", "clean": 0.99, "pgd": 0.0, "best_pgd": 0.5, "autoattack": 0.0, "seconds": 3.2,
+        "alarms": [{"epoch": 4, "text": "catastrophic overfitting: accuracy fell"}],
+    }  # fmt: skip
+    cells = recipes.table({"measured": {"lines": [line]}})
+    assert cells[1] == ["fgsm", "99.0%", "0.0%", "50.0%", "0.0%", "3", "epoch 4: catastrophic overfitting"]
+
+
+def test_a_command_makes_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    def load(name: str, split: str, data_dir: Path | None, size: int | None, limit: int | None) -> ImageSet:
+        asked.append((name, str(split), limit))
+        return digits(split, limit or 12)
+
+    monkeypatch.setattr(_study_recipes, "load_data", load)
+    command = (
+        f"study recipes --recipes standard,fgsm --epochs 2 --ramp 1 -n 2 --limit 16 --run-dir {tmp_path}/a"
+    )
+    assert main(command.split()) == 0
+    assert asked == [("mnist", "train", 16), ("mnist", "test", None)]
+    out = capsys.readouterr().out
+    assert "AutoAttack" in out
+    assert "fgsm" in out
+    assert "report.md" in out
+    assert main([*command.split(), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [line["recipe"] for line in told["measured"]["lines"]] == ["standard", "fgsm"]
+    assert told["measured"]["lines"][0]["judged"] == 2
+
+
+def test_an_unknown_recipe_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "recipes", "--recipes", "pgd,tredes"]) == 1
+    assert "got 'tredes'" in capsys.readouterr().err
