@@ -1,4 +1,4 @@
-"""The exact Euclidean projection on an L2 ball inside a box, in eager PyTorch, for project_l2 and l2_step."""
+"""The exact Euclidean projection on an L2 ball inside a box, in eager PyTorch, for the ops of L2."""
 
 import torch
 from torch import Tensor

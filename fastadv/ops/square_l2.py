@@ -101,7 +101,6 @@ register(
         samples=samples,
         compare=compare,
         no_gradient="proposals of a random search are taken from no graph",
-        triton=False,
         ordered=True,
         bytes_moved=lambda best, *rest: 3 * best.numel() * best.element_size(),
         flops=lambda best, *rest: 20 * best.numel(),

@@ -77,7 +77,6 @@ register(
         samples=samples,
         compare=compare,
         no_gradient="proposals of a random search are taken from no graph",
-        triton=False,
         ordered=True,
         bytes_moved=lambda best, *rest: 2 * best.numel() * best.element_size(),
         flops=lambda best, *rest: 0,

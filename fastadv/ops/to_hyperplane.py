@@ -97,7 +97,6 @@ register(
         samples=samples,
         compare=compare,
         no_gradient="attacks project points, not graphs",
-        triton=False,
         ordered=True,
         bytes_moved=lambda points, *rest: 3 * points.numel() * points.element_size(),
         flops=lambda points, *rest: 40 * points.numel(),

@@ -40,8 +40,10 @@ STRIDES = {
     "nearest_prototype": 3,
     "latent_fit": 7,
     "latent_decode": 5,
+    "square_l2": 7,
 }
-STRIDED_ONLY = ("nearest_prototype", "latent_fit", "latent_decode")  # of these not even one of every shape
+# of these not even one of every shape
+STRIDED_ONLY = ("nearest_prototype", "latent_fit", "latent_decode", "square_l2")
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The exact projection of a row on an L2 ball inside a box (see ops/_l2.py), for project_l2 and l2_step."""
+"""The exact projection of a row on an L2 ball inside a box (see ops/_l2.py), for the ops of L2."""
 
 import triton
 import triton.language as tl

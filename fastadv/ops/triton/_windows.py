@@ -1,0 +1,31 @@
+"""Windows of images, placed by random words (see ops/_windows.py), for square_linf and square_l2.
+
+A `window` is (top, left, height, width); the pixels `at` of a channel are counted row by row.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def placed(words, height, width, tall, wide):
+    """The window that two words place inside an image of this height and width."""
+    top = (tl.load(words) * (height - tall + 1)) >> 32
+    left = (tl.load(words + 1) * (width - wide + 1)) >> 32
+    return top.to(tl.int32), left.to(tl.int32), tall, wide
+
+
+@triton.jit
+def inside(window, at, width):
+    """Whether pixels lie in the window."""
+    top, left, tall, wide = window
+    down = at // width - top
+    right = at % width - left
+    return (down >= 0) & (down < tall) & (right >= 0) & (right < wide)
+
+
+@triton.jit
+def number(window, at, width):
+    """The place of pixels that lie in the window among its own."""
+    top, left, _, wide = window
+    return (at // width - top) * wide + at % width - left

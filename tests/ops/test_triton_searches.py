@@ -1,0 +1,100 @@
+"""The kernels of FAB and Square beyond the contract's samples: ties, rows of many blocks, every place."""
+
+from contextlib import ExitStack
+
+import pytest
+import torch
+from test_triton import DEVICE, _interpreter, pytestmark, run  # noqa: F401  (pytest finds them by name)
+
+from fastadv._library import CARDS
+
+INF = float("inf")
+
+
+@pytest.fixture(autouse=True)
+def _many_blocks():
+    from fastadv.ops.triton._tuned import Width, trying
+
+    with ExitStack() as stack:
+        for name in ("to_hyperplane", "square_linf", "square_l2"):
+            stack.enter_context(trying(f"{name}_kernel", Width(32, 1)))
+        yield
+
+
+def check(name, *args):
+    args = tuple(arg.to(DEVICE) if isinstance(arg, torch.Tensor) else arg for arg in args)
+    out = run(CARDS[name], *args)
+    CARDS[name].compare(out, CARDS[name].reference(*args), args)
+    return out.cpu()
+
+
+def hyperplane(points, normal, lack, norm, lo=0.0, hi=1.0):
+    return check("to_hyperplane", points, normal, torch.as_tensor(lack, dtype=torch.float64), norm, lo, hi)
+
+
+def test_equal_weights_are_used_up_in_order_across_blocks():
+    points, ones = torch.zeros(1, 100), torch.ones(1, 100)
+    expected = torch.cat([torch.ones(70), torch.tensor([0.25]), torch.zeros(29)])[None]
+    assert torch.equal(hyperplane(points, ones, [70.25], "l1"), expected)
+    # without an edge the first takes it all
+    first = torch.zeros(1, 100)
+    first[0, 0] = -70.25
+    assert torch.equal(hyperplane(points, ones, [-70.25], "l1", -INF, INF), first)
+    # ties among larger and smaller weights, some of no room
+    weights, rooms = torch.tensor([2.0, 1.0, -1.0, 0.5, 1.0]), torch.tensor([1.0, 0.5, 0.0, 1.0])
+    points, normal = 1 - rooms.repeat(25)[None], weights.repeat(20)[None]
+    points = torch.where(normal > 0, points, 1 - points)
+    hyperplane(points.expand(5, -1), normal.expand(5, -1), [25.0, 51.2, 68.4, 80.3, 500.0], "l1")
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("scale", [1.0, 1e-42, 1e30])
+def test_weights_and_rooms_of_many_sizes(norm, scale):
+    draw = torch.Generator().manual_seed(1)
+    size = 10.0 ** (6 * torch.rand(5, 150, generator=draw, dtype=torch.float64))
+    normal = (size * torch.randn(5, 150, generator=draw).sign() * scale).float()
+    room = 10 ** (-4 * torch.rand(5, 150, generator=draw))
+    points = torch.where(normal > 0, 1 - room, room)
+    whole = (normal.double() * torch.where(normal > 0, 1 - points.double(), -points.double())).sum(1)
+    hyperplane(points, normal, whole * torch.tensor([0.001, 0.5, 0.9999, -0.5, 2.0]), norm)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_row_that_cannot_be_used_moves_nothing(norm):
+    draw = torch.Generator().manual_seed(2)
+    points, normal = torch.rand(8, 40, generator=draw), torch.randn(8, 40, generator=draw)
+    normal[0], normal[1, 35], normal[2, 3], normal[3, 39] = 0.0, torch.nan, INF, -INF
+    moved = hyperplane(points, normal, [1.0, 1.0, 1.0, 1.0, torch.nan, -INF, 0.0, 1.0], norm)
+    assert (moved[:7] == 0).all()
+    assert (moved[7] != 0).any()
+
+
+@pytest.mark.parametrize(
+    ("window", "dtype"),
+    [
+        pytest.param((5, 7), torch.float32, id="5x7-float32"),
+        pytest.param((4, 3), torch.bfloat16, id="4x3-bfloat16"),
+        pytest.param((1, 13), torch.bfloat16, id="row-bfloat16"),
+        pytest.param((9, 13), torch.float32, id="image-float32"),
+    ],
+)
+def test_windows_of_many_blocks(window, dtype):
+    image, draw = (2, 9, 13), torch.Generator().manual_seed(3)
+    x, best, low, high = torch.rand(4, 4, *image, generator=draw).to(dtype)
+    words = torch.randint(2**32, (4, 7), generator=draw)
+    # the corners of the image, and a window that is emptied and filled again
+    words[0], words[1], words[2, 2:4] = 0, 2**32 - 1, words[2, :2]
+    check("square_linf", best, low, high, words[:, :4], *image, *window)
+    bumps = torch.randn(2, *window, generator=draw)
+    bumps = (bumps / bumps.flatten(1).norm(dim=1)[:, None, None]).to(dtype)
+    for radius in (0.3, 4.0):
+        check("square_l2", best, x, words, bumps, *image, radius, 0.0, 1.0)
+
+
+def test_words_and_bumps_may_have_any_strides():
+    draw = torch.Generator().manual_seed(4)
+    x, best, low, high = torch.rand(4, 3, 35, generator=draw)
+    words = torch.randint(2**32, (6, 3), generator=draw).T
+    bumps = torch.randn(3, 3, 2, generator=draw).transpose(0, 2)
+    check("square_linf", best, low, high, words[:, :3], 1, 5, 7, 3, 3)
+    check("square_l2", best, x, words, bumps, 1, 5, 7, 1.0, 0.0, 1.0)
