@@ -40,7 +40,7 @@ OWN_GRAPHS = (
 NOISE = 0.98  # of the default's time; a smaller gain is none
 TUNABLE = (
     "linf_step", "l2_step", "l1_step", "project_l2", "project_l1", "project_l0", "random_start",
-    "quantize_in_ball", "keep_best_",
+    "quantize_in_ball", "keep_best_", "to_hyperplane", "square_linf", "square_l2",
 )  # fmt: skip
 
 
@@ -115,6 +115,8 @@ def on_images(session: Session, images: str, shape: tuple[int, ...], dtype: torc
                 lambda seed, n=norm, r=radius: (*near(seed)[::2], n, r, 0.0, 1.0, 255),
             )
 
+    yield from of_searches(session, label, shape, near)
+
     def scores(seed: int) -> Args:
         x_adv, _, best = near(seed)
         # every row wins, however often it is called
@@ -125,6 +127,38 @@ def on_images(session: Session, images: str, shape: tuple[int, ...], dtype: torc
         )  # fmt: skip
 
     yield Problem("keep_best_", label, scores)
+
+
+def of_searches(
+    session: Session, label: str, shape: tuple[int, ...], near: Callable[[int], Args]
+) -> Iterator[Problem]:
+    """The moves of FAB and Square: a hyperplane a hundredth away in Linf, windows of a tenth of the image."""
+
+    def hyperplane(seed: int, norm: str) -> Args:
+        x_adv, normal, _ = near(seed)
+        return x_adv, normal, 0.01 * normal.double().abs().flatten(1).sum(1), norm, 0.0, 1.0
+
+    for norm in ("linf", "l2", "l1"):
+        yield Problem("to_hyperplane", f"{norm} {label}", lambda seed, norm=norm: hyperplane(seed, norm))
+    count, image = shape[0], shape[1:]
+    window = tuple(max(round(side * 0.1**0.5), 1) for side in image[1:])
+
+    def words(seed: int, each: int) -> torch.Tensor:
+        return (session.rand(count, each, seed=seed) * 2.0**32).long()
+
+    def at_ends(seed: int) -> Args:
+        best, _, x = near(seed)
+        lower, upper = ((x + far).clamp(0, 1) for far in (-8 / 255, 8 / 255))
+        return best, lower, upper, words(seed, 2 + image[0]), *image, *window
+
+    def bumps(seed: int) -> Args:
+        best, _, x = near(seed)
+        each = session.rand(2, *window, seed=seed)
+        each = each / each.flatten(1).norm(dim=1)[:, None, None]
+        return best, x, words(seed, 5 + image[0]), each.to(x.dtype), *image, 0.5, 0.0, 1.0
+
+    yield Problem("square_linf", label, at_ends)
+    yield Problem("square_l2", label, bumps)
 
 
 def of_abs(session: Session) -> Iterator[Problem]:
