@@ -84,12 +84,16 @@ class Run:
             self.record.report()
             if not self.step:
                 self.results.keep_best(self.done)  # a kill may have come between checkpoint and best weights
-            left = not self.ending.reached(self.done)
+            left = self._is_left()
             if left:
                 with fast_layout(self.steps):
-                    while not self.ending.reached(self.done):
+                    while self._is_left():
                         yield self._epoch()
             self.results.finish(self.done, self.ending.rewinds(self.done), again=left)
+
+    def _is_left(self) -> bool:
+        # an epoch that was begun is finished, whatever a resumed run now thinks of the one before
+        return self.step > 0 or not self.ending.reached(self.done)
 
     def _epoch(self) -> EpochReport:
         with torch.inference_mode(False), torch.enable_grad(), _training(self.steps):

@@ -124,6 +124,26 @@ def test_a_run_that_an_alarm_ended_goes_on_where_it_is_only_to_warn(tmp_path, sc
     assert same(model.state_dict(), expected.state_dict())
 
 
+@pytest.mark.parametrize("options", [{"on_alarm": "stop"}, {"patience": 1}])
+def test_an_epoch_that_was_begun_is_finished(tmp_path, scripted, options):
+    scripted(COLLAPSE)
+    _, states, _ = run()
+
+    def stop(done, total):
+        if done == 22:  # two steps into the fifth epoch, after the alarm of the fourth
+            raise KeyboardInterrupt
+
+    scripted(COLLAPSE)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, progress=stop, checkpoint_every=1)
+    scripted(COLLAPSE[4:])
+    _, _, rest = run(tmp_path, resume=True, **options)
+    assert rest[0].epoch == 5
+    assert len(rest) == (1 if "patience" in options else 2)
+    if "patience" in options:
+        assert same(fa.models.read_weights(tmp_path / "model.safetensors")[0], states[1])
+
+
 def test_standard_training_raises_no_alarm(scripted):
     for recipe in (Standard(), fa.train.WeightDecayL1(1e-4)):
         scripted(COLLAPSE)
