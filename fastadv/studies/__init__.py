@@ -4,7 +4,7 @@ A study says what runs, what is compared and what is drawn. It uses the public n
 do, prints nothing, and returns JSON-able figures; the commands print them.
 """
 
-from fastadv.studies import demo, ilyas2019, recipes, schott2018
+from fastadv.studies import demo, ilyas2019, recipes, schott2018, speedrun
 from fastadv.studies.study import SIZES, TINY, Settings, Study
 
-__all__ = ["SIZES", "TINY", "Settings", "Study", "demo", "ilyas2019", "recipes", "schott2018"]
+__all__ = ["SIZES", "TINY", "Settings", "Study", "demo", "ilyas2019", "recipes", "schott2018", "speedrun"]

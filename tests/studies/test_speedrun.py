@@ -1,0 +1,103 @@
+"""The record of a speed run, in miniature."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.cli import _speedrun, main
+from fastadv.data import ImageSet
+from fastadv.errors import InputError
+from fastadv.studies import speedrun
+
+TINY = replace(
+    speedrun.SIZES["small"], width=2, epochs=2, batch_size=16, judged=4, version="quick", goal=0.0,
+    recipe=fa.train.FastTraining(speedrun.THREAT),
+)  # fmt: skip
+
+
+def images(count: int, seed: int) -> ImageSet:
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 256, (count, 3, 16, 16), generator=draw, dtype=torch.uint8)
+    return ImageSet(x, torch.arange(count) % 10, 10, "noise")
+
+
+def test_the_record(tmp_path: Path) -> None:
+    seen: list[str] = []
+    record = speedrun.run(TINY, images(32, 0), images(8, 1), tmp_path, lambda what, *rest: seen.append(what))
+    measured = record["measured"]
+    past = fa.train.reports(tmp_path / "training")
+    assert measured["seconds"] == sum(report.seconds for report in past)
+    assert measured["images_per_second"] == pytest.approx(64 / measured["seconds"])
+    assert 0 <= measured["autoattack"] <= measured["clean"] <= 1
+    assert measured["judged"] == 4
+    assert measured["reached"]
+    assert record["config"]["precision"] == "bf16"
+    assert json.loads((tmp_path / "record.json").read_text())["measured"] == measured
+    assert {"training", "judging"} <= set(seen)
+    assert all(report.clean_accuracy is None for report in past)  # no test costs the run its time
+    again = speedrun.run(TINY, images(32, 0), images(8, 1), tmp_path)
+    assert again["measured"]["seconds"] == measured["seconds"]
+    with pytest.raises(InputError):
+        speedrun.run(replace(TINY, batch_size=8), images(32, 0), images(8, 1), tmp_path)
+
+
+def test_the_averaged_weights_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[dict[str, Any]] = []
+    plain = fa.evaluate
+
+    def evaluate(model: Any, *args: Any, **options: Any) -> Any:
+        judged.append({name: value.clone() for name, value in model.state_dict().items()})
+        return plain(model, *args, **options)
+
+    monkeypatch.setattr(fa, "evaluate", evaluate)
+    speedrun.run(TINY, images(32, 0), images(8, 1), tmp_path)
+    model = fa.models.create("resnet18", shape=(3, 16, 16), width=2, normalize="cifar10")
+    fa.models.load_weights(model, tmp_path / "training" / "ema.safetensors")
+    assert all(torch.equal(value, judged[0][name]) for name, value in model.state_dict().items())
+
+
+def test_words_say_whether_the_goal_was_reached() -> None:
+    record = {
+        "measured": {
+            "reached": False, "autoattack": 0.487, "clean": 0.81, "judged": 1000, "seconds": 432.1,
+            "images_per_second": 4629.6,
+        },
+        "config": {
+            "goal": 0.5, "version": "standard", "epochs": 40, "train": {"samples": 50000}, "width": 64,
+            "precision": "bf16",
+        },
+        "machine": {"gpu": None, "cpu": "a processor", "torch": "2.13"},
+    }  # fmt: skip
+    first, second, third = speedrun.in_words(record)
+    assert first.startswith("missed the goal of 50.0%: 48.7% under AutoAttack")
+    assert "432 seconds" in second
+    assert "a processor" in third
+    record["measured"]["reached"] = True
+    assert speedrun.in_words(record)[0].startswith("reached")
+
+
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(speedrun, "SIZES", {"small": TINY, "full": TINY})
+
+    def load(name: str, split: str, data_dir: Path | None, size: int | None, limit: int | None) -> ImageSet:
+        asked.append((name, str(split), limit))
+        return images(limit or 8, len(asked))
+
+    monkeypatch.setattr(_speedrun, "load_data", load)
+    command = f"speedrun --epochs 1 --limit 16 -n 2 --fp32 --goal 1 --run-dir {tmp_path}/a --recipe standard"
+    assert main(command.split()) == 0
+    assert asked == [("cifar10", "train", 16), ("cifar10", "test", None)]
+    assert "missed the goal of 100.0%" in capsys.readouterr().out
+    record = json.loads((tmp_path / "a" / "record.json").read_text())
+    assert record["config"]["precision"] == "fp32"
+    assert "Standard" in str(record["config"]["recipe"])
+    assert main(["speedrun", "--size", "huge"]) == 2
+    assert "expected one of small, full" in capsys.readouterr().err
