@@ -1,8 +1,11 @@
 // Proposals of the Square Attack: windows of images, placed by random words. The mathematics is on the ops'
 // pages.
 
+// The low 32 bits of a word as one of `count` numbers from 0 on.
+inline int64_t number_of(int64_t word, int64_t count) { return (word & 0xFFFFFFFF) * count >> 32; }
 inline Window window_at(const int64_t* words, Image image, int64_t tall, int64_t wide) {
-  return {words[0] * (image.height - tall + 1) >> 32, words[1] * (image.width - wide + 1) >> 32, tall, wide};
+  return {number_of(words[0], image.height - tall + 1), number_of(words[1], image.width - wide + 1), tall,
+          wide};
 }
 inline bool holds(Window window, int64_t row, int64_t column) {
   return row >= window.top && row < window.top + window.tall && column >= window.left &&

@@ -30,8 +30,7 @@ inline Greedy hyperplane_greedy(const float* size, const double* room, int64_t c
   const auto gain = [&](float least) {
     double sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < cols; ++i)
-      sum += size[i] >= least ? static_cast<double>(size[i]) * room[i] : 0.0;
+    for (int64_t i = 0; i < cols; ++i) sum += size[i] >= least ? static_cast<double>(size[i]) * room[i] : 0.0;
     return sum;
   };
   // floats >= 0 are in the order of their bits: the largest size that gains enough
@@ -49,19 +48,17 @@ void to_hyperplane(T* out, const T* points, const T* normal, int64_t cols, doubl
   double *size = scratch.doubles, *room = size + cols;
   float* weight = scratch.floats;
   const bool falls = lack < 0;
-  float largest = 0;
   bool usable = std::isfinite(lack);
   for (int64_t i = 0; i < cols; ++i) {
     const float slope = load(normal[i]), point = load(points[i]);
     usable &= std::isfinite(slope);
     weight[i] = std::fabs(slope);
-    largest = std::max(largest, weight[i]);
     size[i] = weight[i];
     const double way = slope == 0 ? 0.0 : (slope > 0) != falls ? box.hi - point : point - box.lo;
     room[i] = way > 0 ? way : 0.0;
   }
   const double wanted = std::fabs(lack);
-  if (!usable || !(largest > 0) || !(wanted > 0)) {
+  if (!usable) {
     for (int64_t i = 0; i < cols; ++i) store(out + i, 0.0f);
     return;
   }

@@ -7,9 +7,9 @@ from fastadv.errors import InputError
 
 
 def corners(words: Tensor, image: tuple[int, int, int], window: tuple[int, int]) -> Tensor:
-    """int64 [B, 2]: the upper left pixel of a window inside the image, by words [B, 2] in [0, 2^32)."""
+    """int64 [B, 2]: the upper left pixel of a window inside the image, by the low 32 bits of words [B, 2]."""
     free = words.new_tensor([image[1] - window[0] + 1, image[2] - window[1] + 1])
-    return words * free >> 32
+    return (words & 0xFFFFFFFF) * free >> 32
 
 
 def inside(corner: Tensor, image: tuple[int, int, int], window: tuple[int, int]) -> Tensor:

@@ -119,8 +119,9 @@ def square_l2(
 ) -> Tensor:
     """best [B, ...], images of shape `image` (C, H, W), with two bumps in a window of each.
 
-    bumps [2, height, width] are of length 1, one above or beside the other. words int64 [B, 5 + C], random in
-    [0, 2^32), place the window and the one that is emptied, choose the bumps, and a sign for each channel.
+    bumps [2, height, width] are of length 1, one above or beside the other. words int64 [B, 5 + C], of 32
+    random bits each, place the window and the one that is emptied, choose the bumps, and a sign for each
+    channel; higher bits do not count.
     `radius` is a finite number or [B]; x lies in the box. The result lies in ball and box. Raises InputError
     on mismatched tensors, or an image or bumps of another size.
     """

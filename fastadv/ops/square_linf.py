@@ -94,9 +94,9 @@ def square_linf(
 ) -> Tensor:
     """best [B, ...], images of shape `image` (C, H, W), with a window (height, width) of each changed.
 
-    words int64 [B, 2 + C], random in [0, 2^32), place the window and choose for each channel whether its
-    pixels come from `lower` or `upper`, which are like best. Raises InputError on mismatched tensors, or an
-    image or window of another size.
+    words int64 [B, 2 + C], of 32 random bits each, place the window and choose for each channel whether its
+    pixels come from `lower` or `upper`, which are like best; higher bits do not count. Raises InputError on
+    mismatched tensors, or an image or window of another size.
     """
     check_like(best, lower=lower, upper=upper)
     check_windows(best, words, 2 + image[0], image, window)

@@ -94,6 +94,17 @@ def test_the_first_run_to_break_a_sample_counts(monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(out.x_adv, alone.x_adv, rtol=0, atol=1e-9)
 
 
+def test_samples_that_are_broken_take_no_further_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = mlp(5), images(6)
+    y = labels(net, x)
+    monkeypatch.setattr(_side_by_side, "FULL", {"cpu": 12})
+    two, four = (
+        apgd(net, x, y, Linf(0.5), loss="margin-targeted", steps=4, classes=classes) for classes in (2, 4)
+    )
+    assert two.success.all()
+    assert four.forwards == two.forwards
+
+
 def test_a_gradient_that_is_zero_for_one_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Classes 1 and 2 have no gradient, class 3 has: the sample had one."""
 

@@ -177,6 +177,7 @@ def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not parts.worth_splitting(net, torch.rand(24, 2, 6, 7))
     assert parts.worth_splitting(net, torch.rand(25, 2, 6, 7))
     assert not parts.worth_splitting(nn.Linear(3, 3), torch.rand(99, 3))
+    assert not parts.worth_splitting(net, torch.rand(25, 2, 6, 7, device="meta"))
 
 
 def test_each_shape_and_dtype_is_measured_once(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:

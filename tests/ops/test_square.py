@@ -86,6 +86,32 @@ def test_signs_and_bumps_are_as_the_words_say() -> None:
         torch.testing.assert_close(seen, signs[:, None, None] * bumps[drawn[i, 4] & 1])
 
 
+@pytest.mark.parametrize("size", [1e-6, 0.5, 2.0])
+def test_bumps_are_added_to_the_direction_of_what_was_there(size: float) -> None:
+    """By hand where both windows are the whole image, whatever the length of the perturbation."""
+    generator = torch.Generator().manual_seed(3)
+    x, bumps, drawn = torch.zeros(9, 2, 4, 5, dtype=torch.float64), unit(4, 5).double(), words(9, 7)
+    delta = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    delta *= size / delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    sign = (1.0 - 2.0 * (drawn[:, 5:] & 1))[:, :, None, None]
+    new = sign * bumps[drawn[:, 4] & 1][:, None] + delta / delta.norm(dim=(2, 3), keepdim=True)
+    energy = delta.square().sum((2, 3), keepdim=True) + max(1 - size**2, 0) / 2
+    expected = new / new.norm(dim=(2, 3), keepdim=True) * energy.sqrt() / max(size, 1.0)
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-6)):
+        out = square_l2(delta.to(dtype), x.to(dtype), drawn, bumps.to(dtype), (2, 4, 5), 1.0, (-9.0, 9.0))
+        torch.testing.assert_close(out.double(), expected, rtol=0, atol=tolerance)
+
+
+def test_the_low_bits_of_a_word_count() -> None:
+    """Whatever the others are, a window lies inside the image."""
+    drawn = words(40, 8)
+    x, high = torch.rand(40, *IMAGE), torch.randint(-(2**31), 2**31, (40, 8)) << 32
+    ends = square_linf(x, x - 1, x + 1, drawn[:, :5], IMAGE, (7, 3))
+    assert torch.equal(square_linf(x, x - 1, x + 1, (drawn + high)[:, :5], IMAGE, (7, 3)), ends)
+    bumps = square_l2(x, x, drawn, unit(5, 3), IMAGE, 1.0)
+    assert torch.equal(square_l2(x, x, drawn + high, unit(5, 3), IMAGE, 1.0), bumps)
+
+
 def test_wrong_arguments() -> None:
     x, drawn = torch.zeros(2, 3, 4, 4), words(2, 5)
     for image, window, message in (

@@ -154,6 +154,48 @@ def test_a_normal_that_is_not_finite_moves_nothing(norm: str, bad: float) -> Non
     assert (d[[0, 2]] != 0).any(1).all()
 
 
+@pytest.mark.parametrize(
+    ("norm", "half"),
+    [
+        ("l1", [0.0, 0.5, 0.0, 0.0, 0.0]),
+        ("l2", [0.0, 0.25, 0.0, -0.25, 0.0]),
+        ("linf", [0.25, 0.25, 0.0, -0.25, -0.25]),
+    ],
+)
+def test_weights_from_the_least_to_the_largest(norm: str, half: list[float]) -> None:
+    """Half of what the largest floats can gain, and more than all weights can."""
+    end = torch.finfo(torch.float32)
+    normal = torch.tensor([[end.smallest_normal * 2**-23, end.max, 0.0, -end.max, -1e-40]])
+    for lack, expected in ((0.5 * end.max, half), (2 * end.max, [0.75, 0.75, 0.0, -0.25, -0.25])):
+        points, wanted = torch.full((1, 5), 0.25), torch.tensor([lack], dtype=torch.float64)
+        d = to_hyperplane(points, normal, wanted, norm)
+        torch.testing.assert_close(d, torch.tensor([expected]), rtol=1e-6, atol=1e-30)
+
+
+def test_the_least_weights_are_used_up_in_their_order() -> None:
+    least = torch.finfo(torch.float32).smallest_normal * 2**-23
+    normal = torch.tensor([[least, 3 * least, 2 * least]])
+    d = to_hyperplane(torch.zeros(1, 3), normal, torch.tensor([4 * least], dtype=torch.float64), "l1")
+    torch.testing.assert_close(d, torch.tensor([[0.0, 1.0, 0.5]]))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_lack_that_overflows_reaches_the_corner(norm: str) -> None:
+    points, normal = torch.full((1, 3), 0.25), torch.tensor([[1e-44, 0.0, -1e-45]])
+    d = to_hyperplane(points, normal, torch.tensor([1e300], dtype=torch.float64), norm)
+    assert d.tolist() == [[0.75, 0.0, -0.25]]
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_point_beyond_an_edge_does_not_move_there(norm: str, dtype: torch.dtype) -> None:
+    """Rounding may carry points out of the box; they have no room left."""
+    points = torch.tensor([[1.25, 0.5, -0.25]], dtype=dtype)
+    normal = torch.tensor([[1.0, 1.0, -1.0]], dtype=dtype)
+    d = to_hyperplane(points, normal, torch.tensor([0.25], dtype=dtype), norm)
+    assert d.tolist() == [[0.0, 0.25, 0.0]]
+
+
 def test_wrong_arguments() -> None:
     x = torch.zeros(2, 3)
     with pytest.raises(InputError, match="norm: expected one of linf, l2, l1, got 'l0'"):
