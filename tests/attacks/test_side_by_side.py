@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastadv import L1, L2, Linf
+import fastadv as fa
+from fastadv import L1, L2, Linf, rng
 from fastadv.attacks import AttackResult, _side_by_side, apgd, fab
 from fastadv.attacks._result import Status
 
@@ -77,7 +78,9 @@ def test_half_precision_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         (apgd, {"loss": "margin-targeted", "steps": 5}),
         (fab, {"targeted": True, "steps": 5}),
     ):
-        for out in both(monkeypatch, attack, net, x, y, L2(1.0), **options):
+        results = both(monkeypatch, attack, net, x, y, L2(1.0), **options)
+        assert_same(results)
+        for out in results:
             assert out.x_adv.dtype == torch.float16
             wrong = labels(net, out.x_adv.float()) != y
             assert torch.equal(wrong, out.success)
@@ -92,6 +95,71 @@ def test_the_first_run_to_break_a_sample_counts(monkeypatch: pytest.MonkeyPatch)
     assert alone.success.all()
     for out in both(monkeypatch, apgd, net, x, y, Linf(0.5), classes=4, **targeted):
         torch.testing.assert_close(out.x_adv, alone.x_adv, rtol=0, atol=1e-9)
+
+
+def test_every_copy_may_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No copy is left to the end: what they found counts all the same."""
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(48, 4, generator=draw, dtype=torch.float64)
+    x = 0.5 + 0.01 * torch.randn(5, 48, generator=draw, dtype=torch.float64)
+
+    def model(x: Tensor) -> Tensor:
+        return (x - 0.5) @ weight
+
+    y = model(x).argmax(1)
+    results = both(monkeypatch, apgd, model, x, y, Linf(0.4), loss="margin-targeted", steps=3)
+    assert_same(results)
+    assert results[1].success.all()
+
+
+def test_what_one_copy_met_is_known_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of the random starts have logits that are not finite."""
+
+    def model(x: Tensor) -> Tensor:
+        first, second = x.flatten(1)[:, :2].unbind(1)
+        none = torch.where(first > 0.55, torch.nan, 0.0)
+        return torch.stack([none + 9, second + 1, second], 1)
+
+    x = torch.full((12, 1, 4, 4), 0.5, dtype=torch.float64)
+    y = torch.zeros(12, dtype=torch.long)
+    results = both(monkeypatch, apgd, model, x, y, Linf(0.1), loss="margin-targeted", steps=0)
+    assert_same(results)
+    assert set(results[0].status.tolist()) == {Status.FAILED, Status.HELD}
+
+
+@pytest.mark.parametrize("full", [1, 20])
+def test_no_random_start_is_drawn_twice(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    plain = rng.derive
+
+    def watched(seed: int, purpose: str, *numbers: int) -> int:
+        drawn.extend(numbers if purpose == "apgd" else ())
+        return plain(seed, purpose, *numbers)
+
+    monkeypatch.setattr(rng, "derive", watched)
+    monkeypatch.setattr(_side_by_side, "FULL", {"cpu": full})
+    net, x = mlp(5), images(6)
+    targeted = {"loss": "margin-targeted", "classes": 4, "restarts": 3, "steps": 1}
+    apgd(net, x, labels(net, x), Linf(0.01), stop_early=False, **targeted)  # type: ignore[arg-type]
+    assert sorted(drawn) == list(range(12))
+
+
+def test_successes_that_the_model_denies_are_sought_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = mlp(5), images(6)
+    y = labels(net, x)
+
+    def deceived(x: Tensor) -> Tensor:
+        logits: Tensor = net(x)
+        return logits - 10 * torch.nn.functional.one_hot(logits.argmax(1), 5)
+
+    def attack(*args: Any, **options: Any) -> AttackResult:
+        frozen = fa.freeze(net, fold=False)
+        frozen._search = deceived
+        return apgd(frozen, *args, **options)
+
+    for out in both(monkeypatch, attack, x, y, Linf(0.5), loss="margin-targeted", steps=4):
+        assert out.success.all()
+        assert (labels(net, out.x_adv) != y).all()
 
 
 def test_samples_that_are_broken_take_no_further_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,3 +188,9 @@ def test_a_gradient_that_is_zero_for_one_run_alone(monkeypatch: pytest.MonkeyPat
         assert not out.zero_gradient.any()
     for out in both(monkeypatch, apgd, model, x, y, Linf(0.1), classes=2, **targets):
         assert out.zero_gradient.all()
+
+    def first(x: Tensor) -> Tensor:
+        return model(x)[:, [0, 1, 3, 2]] + torch.tensor([0.0, 0.0, 2.0, 0.0])
+
+    for out in both(monkeypatch, apgd, first, x, y, Linf(0.1), classes=2, **targets):
+        assert not out.zero_gradient.any()

@@ -51,10 +51,8 @@ def test_parts_change_nothing(
     x = torch.rand(count, 2, 6, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     y, targets = torch.arange(count) % 4, (torch.arange(count) + 1) % 4
     whole, _ = frozen(monkeypatch, 10**6, fold)
-    split, _ = frozen(monkeypatch, 10, fold)
-    whole.forwards = split.forwards = 0
     expected = whole(x), *whole.input_gradient(x, y, "cw", targets)
-    monkeypatch.setattr(parts, "BYTES", 10 * 5 * 6 * 7 * 8)
+    split, _ = frozen(monkeypatch, 10, fold)
     for mine, theirs in zip((split(x), *split.input_gradient(x, y, "cw", targets)), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
         assert mine.shape == theirs.shape
@@ -80,7 +78,8 @@ def test_a_part_holds_what_fits(monkeypatch: pytest.MonkeyPatch, one_thread: Non
     assert sizes == [8, 8, 8, 7]
     sizes.clear()
     model.verdict(x)
-    assert sizes == [31]
+    model.jacobian(x, torch.eye(4, dtype=torch.float64).expand(31, 4, 4))
+    assert sizes == [31, 31]
     sizes.clear()
     model(x[:8])
     assert sizes == [8]

@@ -10,8 +10,8 @@ import triton.language as tl
 @triton.jit
 def placed(words, height, width, tall, wide):
     """The window that two words place inside an image of this height and width."""
-    top = (tl.load(words) * (height - tall + 1)) >> 32
-    left = (tl.load(words + 1) * (width - wide + 1)) >> 32
+    top = ((tl.load(words) & 0xFFFFFFFF) * (height - tall + 1)) >> 32
+    left = ((tl.load(words + 1) & 0xFFFFFFFF) * (width - wide + 1)) >> 32
     return top.to(tl.int32), left.to(tl.int32), tall, wide
 
 
