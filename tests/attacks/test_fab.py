@@ -58,7 +58,9 @@ def watched(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(("bias", "overshoot", "backward"), [(0.1, 1.05, 0.9), (0.4, 1.2, 0.5)])
+@pytest.mark.parametrize(
+    ("bias", "overshoot", "backward"), [(0.1, 1.05, 0.9), (0.4, 1.2, 0.5), (0.1, 1.2, 0.5)]
+)
 def test_two_steps_by_hand(norm: str, bias: float, overshoot: float, backward: float) -> None:
     """Two classes, so that only one boundary can be meant."""
     net, x = mlp(2), images(10)

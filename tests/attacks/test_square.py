@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastadv import ops
 from fastadv.attacks import OutsideTopK, square
 from fastadv.attacks.square import _Draw, _share, _two_bumps
 from fastadv.errors import InputError
@@ -244,3 +245,18 @@ def test_wrong_arguments(message: str, options: dict[str, Any]) -> None:
     arguments: dict[str, Any] = {"threat": Linf(0.1), **options}
     with pytest.raises(InputError, match=message):
         square(linear(), x, torch.tensor([0, 1]), **arguments)
+
+
+def test_bumps_shrink_in_squares_of_odd_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    sides: list[int] = []
+    plain = ops.square_l2
+
+    def proposed(best: Tensor, x: Tensor, words: Tensor, bumps: Tensor, *rest: Any) -> Tensor:
+        sides.extend({bumps.shape[1], bumps.shape[2]})
+        return plain(best, x, words, bumps, *rest)
+
+    monkeypatch.setattr(ops, "square_l2", proposed)
+    model, _ = watched()
+    square(model, images(2, (1, 20, 20)), torch.zeros(2).long(), L2(1.0), queries=70, share=0.5)
+    # 200 pixels, 100 after 10 queries, 50 after 50: roots 14, 10 and 7, made odd
+    assert sides == [15] * 11 + [11] * 40 + [7] * 18
