@@ -7,8 +7,8 @@ what the perturbation lacks of the squared radius, over the number of channels. 
 The whole is brought to the length of the radius, clamped to the box, and projected.
 """
 
+import math
 from collections.abc import Iterator
-from math import inf
 from typing import Any
 
 import torch
@@ -85,7 +85,7 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
             yield x, x, *rest, 1.0, 0.0, 1.0  # nothing to take
             rows = per_sample((count,), device, seed).nan_to_num(posinf=2.0)
             last = (t.contiguous(memory_format=torch.channels_last) for t in (x_adv, x))
-            yield *last, *rest, 0.0, -inf, inf, rows
+            yield *last, *rest, 0.0, -math.inf, math.inf, rows
 
 
 register(
@@ -132,6 +132,8 @@ def square_l2(
         )
     check_windows(best, words, 5 + image[0], image, (bumps.shape[1], bumps.shape[2]))
     radius, radius_rows = per_row("radius", radius, x)
+    if radius == math.inf:
+        raise InputError("radius: expected a finite one, whose length the proposal has, got inf")
     result: Tensor = torch.ops.fastadv.square_l2(
         best, x, words, bumps, *image, radius, *limits(box), radius_rows
     )

@@ -127,5 +127,7 @@ def test_wrong_arguments() -> None:
         square_l2(x, x, words(2, 8).int(), unit(3, 3), (3, 4, 4), 1.0)
     with pytest.raises(InputError, match="bumps: expected"):
         square_l2(x, x, words(2, 8), unit(3, 3)[:1], (3, 4, 4), 1.0)
+    with pytest.raises(InputError, match="radius: expected a finite one"):
+        square_l2(x, x, words(2, 8), unit(3, 3), (3, 4, 4), torch.inf)
     with pytest.raises(InputError, match="upper: expected"):
         square_linf(x, x, x[:1], drawn, (3, 4, 4), (2, 2))
