@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from fastadv import _checkpoint
+from fastadv import _checkpoint, _processes
 from fastadv._checks import check_flag
 from fastadv._files import atomic_write
 from fastadv._identity import check_same
@@ -28,9 +28,12 @@ class RunRecord:
     reports: one entry for each epoch done; those of a stopped run are there from the start.
     stopped: the checkpoint of a stopped run, or None.
 
-    The folder is locked until `close`. Raises InputError for `resume` without a folder, a folder that cannot
-    be written, one with a checkpoint where `resume` is off, and one of another run, naming what differs;
-    CorruptFileError for a damaged checkpoint.
+    The folder is locked until `close`. Of several processes only the first opens and writes it; the others
+    wait for it, and learn from it what the checkpoint holds.
+
+    Raises InputError for `resume` without a folder, a folder that cannot be written, one with a checkpoint
+    where `resume` is off, and one of another run, naming what differs; CorruptFileError for a damaged
+    checkpoint.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str] | None, config: Mapping[str, Any], resume: bool):
@@ -40,9 +43,10 @@ class RunRecord:
                 "pass run_dir=, or leave out resume"
             )
         self.config, self.reports = config, list[dict[str, Any]]()
-        self.folder = None if run_dir is None else RunFolder(run_dir)
+        self.folder: RunFolder | None = None
+        self.kept = run_dir is not None  # whether in a folder
         try:
-            self.stopped = self._stopped(resume)
+            self.stopped = _processes.from_first(lambda: self._open(run_dir, resume))
         except BaseException:
             self.close()
             raise
@@ -55,7 +59,8 @@ class RunRecord:
         path = None if self.folder is None else self.folder.path / CHECKPOINT
         return path if path is not None and path.exists() else None
 
-    def _stopped(self, resume: bool) -> _checkpoint.State | None:
+    def _open(self, run_dir: str | os.PathLike[str] | None, resume: bool) -> _checkpoint.State | None:
+        self.folder = None if run_dir is None else RunFolder(run_dir)
         path = self.checkpoint
         if path is None:
             return None
@@ -77,22 +82,32 @@ class RunRecord:
         **progress: Any,
     ) -> None:
         """Write the checkpoint: config, reports, what is passed, and JSON-able `progress`."""
-        if self.folder is not None:
-            with self.folder.result(CHECKPOINT) as path:
-                about = {"config": self.config, "reports": self.reports, **progress}
-                _checkpoint.save(path, model, optimizer, scheduler, about, kept)
+
+        def write(path: Path) -> None:
+            about = {"config": self.config, "reports": self.reports, **progress}
+            _checkpoint.save(path, model, optimizer, scheduler, about, kept)
+
+        self.result(CHECKPOINT, write)
 
     def report(self) -> None:
         """Write report.jsonl, one entry a line. All are written each time: a kill loses and doubles none."""
-        if self.folder is not None:
-            with self.folder.result(REPORT) as path, atomic_write(path) as part:
+
+        def write(path: Path) -> None:
+            with atomic_write(path) as part:
                 part.write_text("".join(json.dumps(entry) + "\n" for entry in self.reports))
 
+        self.result(REPORT, write)
+
     def result(self, name: str, write: Callable[[Path], None]) -> None:
-        """Let `write` write the file `name`."""
-        if self.folder is not None:
-            with self.folder.result(name) as path:
-                write(path)
+        """Let `write` write the file `name`, in the first process."""
+
+        def alone() -> None:
+            if self.folder is not None:
+                with self.folder.result(name) as path:
+                    write(path)
+
+        if self.kept:
+            _processes.from_first(alone)
 
     def close(self) -> None:
         """Free the folder."""

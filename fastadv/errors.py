@@ -11,3 +11,7 @@ class NoGradientError(InputError):
 
 class CorruptFileError(RuntimeError):
     """A file that is truncated, damaged, or was not written by this library."""
+
+
+class LostProcessError(RuntimeError):
+    """One of the processes that share a run has ended before the others."""

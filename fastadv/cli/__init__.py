@@ -26,7 +26,7 @@ from fastadv.cli._memory import keep_memory
 from fastadv.cli._speedrun import speedrun
 from fastadv.cli._study import study_app
 from fastadv.cli._train import train
-from fastadv.errors import CorruptFileError, InputError
+from fastadv.errors import CorruptFileError, InputError, LostProcessError
 
 __all__ = ["app", "main"]
 
@@ -117,7 +117,7 @@ def _report(error: Exception, debug: Debug) -> int:
         return _fail(
             f"{text.rstrip().rstrip('.')}. Try '{path} --help'.", getattr(error, "exit_code", 2), debug
         )
-    if isinstance(error, InputError | CorruptFileError | OSError | FloatingPointError):
+    if isinstance(error, InputError | CorruptFileError | OSError | FloatingPointError | LostProcessError):
         return _fail(str(error), 1, debug)
     return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1, debug)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fastadv import _processes
 from fastadv._card import card
 from fastadv.cli import _augment, _ramp
 from fastadv.cli import _options as o
@@ -15,6 +16,7 @@ from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_mixture, load_model, make_device
 from fastadv.cli._output import note, print_table, progress, say, write_json
 from fastadv.cli._recipes import DEFAULTS, HELP, RecipeOptions, parse_recipe
+from fastadv.cli._torchrun import together
 from fastadv.data import names
 from fastadv.evaluation._text import percent
 from fastadv.train import EpochReport, fit, reports
@@ -29,6 +31,7 @@ Schedule = StrEnum("Schedule", {name.upper(): name for name in SCHEDULES})  # ty
 Action = StrEnum("Action", {name.upper(): name for name in ACTIONS})  # type: ignore[misc]
 
 
+@together
 def train(
     model: o.Model,
     data: o.Data,
@@ -128,6 +131,8 @@ def train(
     """Train a model, standard or adversarially.
 
     With --run-dir, the same command and --resume goes on bit for bit after any stop.
+
+    Several processes train together: torchrun --nproc-per-node 4 -m fastadv train ...
     """
     chosen = parse_recipe(recipe, RecipeOptions(norm, radius, steps, step_size, l1, awp))
     varied = _augment.parse_augment(augment)
@@ -192,6 +197,8 @@ def train(
             for report in run:
                 done.append(report)
                 last = report.epoch
+    if _processes.rank():
+        return  # the first process tells, and its folder may lie on another machine
     past = reports(run_dir) if run_dir is not None else done
     if json:
         config = {

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastadv import rng
+from fastadv import _processes, rng
 from fastadv._checks import check_count
 from fastadv.data import ImageSet, Mixture
 from fastadv.data._batches import Batch, Held, raw_batches
 from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
+from fastadv.train._share import Share
 from fastadv.train.augment import Augmentation, windows
 
 # Sets in memory of more bytes than this stay where they are: their batches move, and are padded one by one.
@@ -25,6 +26,8 @@ RESIDENT = 4 << 30
 @dataclass
 class Feed:
     """The batches of every epoch: a function of (seed, epoch), whatever the number of workers.
+
+    Where several processes train together, each is fed its share of every batch.
 
     An ImageSet, if it is not huge, lives on the device for the whole run. If it is cropped first, it is
     padded once, and each batch is one gather of it.
@@ -38,6 +41,12 @@ class Feed:
     workers: int | None = None
 
     def __post_init__(self) -> None:
+        self.rank, self.world = _processes.rank(), _processes.world()
+        if self.batch_size < self.world:
+            raise InputError(
+                f"batch_size: expected at least one image for each of {self.world} processes, "
+                f"got {self.batch_size}; start fewer"
+            )
         if self.workers is not None:
             check_count("workers", self.workers, 0)
             if isinstance(self.dataset, Held):
@@ -57,18 +66,36 @@ class Feed:
             return self.dataset.epoch_order(rng.derive(self.seed, "order"), epoch)
         return rng.permutation(self.epoch_size, rng.derive(self.seed, "order", epoch))
 
+    def share(self, step: int) -> Share:
+        """What this process has of a batch, counted from 0."""
+        size = min(self.batch_size, self.epoch_size - step * self.batch_size)
+        return Share(size, self.rank, self.world)
+
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """(x, y, ids) of each batch after the first `done`; x and ids on the device, x float32 in [0, 1]."""
         order = self.order(epoch)[done * self.batch_size :]
+        if self.world > 1:
+            parts = order.split(self.batch_size)
+            order = torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])
         first = 0 if self._padded is None else 1
         for step, (x, y, ids) in enumerate(self._read(epoch, order), done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
             if self.augment is not None:
                 # what users' functions draw from torch follows the step
-                own = rng.derive(self.seed, "torch augment", epoch, step)
+                own = rng.derive(self.seed, "torch augment", epoch, step, *self.process)
                 with rng.torch_seeded(own, self.device) if self.augment.draws else nullcontext():
                     x = self.augment(x, ids=ids, seed=self.seed, epoch=epoch, first=first)
             yield x, y, ids
+
+    @property
+    def process(self) -> list[int]:
+        """What keys the draws that follow the step: nothing in the first process, which may be alone."""
+        return [self.rank] if self.rank else []
+
+    @property
+    def _own_size(self) -> int:
+        """How many images of a full batch are fed here; at least as many as of the last one."""
+        return Share(self.batch_size, self.rank, self.world).count
 
     @property
     def _resident(self) -> ImageSet | None:
@@ -91,9 +118,9 @@ class Feed:
         """Batches as they are held; of a padded set, cropped."""
         if self._padded is None or self.augment is None:
             seed = rng.derive(self.seed, "samples", epoch)
-            yield from raw_batches(self._here, self.batch_size, order, workers=self.workers, seed=seed)
+            yield from raw_batches(self._here, self._own_size, order, workers=self.workers, seed=seed)
             return
         bordered, margin, y = self._padded
         key = self.augment.key(0, self.seed, epoch)
-        for ids in torch.split(order.to(self.device), self.batch_size):
+        for ids in torch.split(order.to(self.device), self._own_size):
             yield windows(bordered, ids, margin, ids=ids, **key), y[ids], ids

@@ -3,13 +3,17 @@
 import torch
 from torch import Tensor
 
+from fastadv import _processes
 from fastadv.errors import InputError
 
 CHECK_EVERY = 64  # steps between two checks on a GPU, where each check waits for the device
 
 
 class Losses:
-    """The losses of an epoch's `steps`, each weighted by its share of the samples; float64 on `device`."""
+    """The losses of an epoch's `steps`, each weighted by its share of the samples; float64 on `device`.
+
+    Those of several processes are added up, so that each knows all.
+    """
 
     def __init__(self, steps: int, device: torch.device) -> None:
         # tensors made in the caller's inference mode could not be written outside it
@@ -28,7 +32,7 @@ class Losses:
                 "recipe: expected one number, the mean loss of the batch, "
                 f"got shape {tuple(loss.shape)}; average it"
             )
-        self.values[step] = loss.detach().double() * share
+        self.values[step] = _processes.add_up(loss.detach().double() * share)
         if self.values.device.type != "cuda" or (step + 1) % CHECK_EVERY == 0:
             self.check()
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastadv import _processes
 from fastadv._card import card
 from fastadv._description import describe_set
 from fastadv._run_record import RunRecord
@@ -36,7 +37,7 @@ class Results:
             return
         with nullcontext() if self.average is None else self.average.in_model():
             self._write("best", top)
-            if self.record.folder is None and self.rewinds:
+            if not self.record.kept and self.rewinds:
                 self.held = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def finish(self, past: Sequence[EpochReport], rewind: bool, *, again: bool) -> None:
@@ -50,7 +51,7 @@ class Results:
                 self._write("ema", shown, again)
         if rewind:
             shown = best(past) or shown
-            self.model.load_state_dict(self._best(shown))
+            self.model.load_state_dict(_processes.from_first(lambda: self._best(shown)))
         self._write("model", shown, again)
 
     def _best(self, shown: EpochReport) -> dict[str, Tensor]:

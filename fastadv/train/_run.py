@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fastadv import _checkpoint
-from fastadv.errors import InputError
+from fastadv import _checkpoint, _processes
+from fastadv.errors import InputError, LostProcessError
 from fastadv.train._alarms import alarm
 from fastadv.train._ending import Ending
 from fastadv.train._layout import fast_layout
@@ -109,6 +109,8 @@ class Run:
         )
         if meant_to_be_robust(self.steps.recipe):
             report = dataclasses.replace(report, alarm=alarm([*self.done, report], self.measure.size))
+        # times differ between processes, and where kernels are not deterministic accuracies may
+        report = _processes.from_first(lambda: report)
         self._keep(report)
         return report
 
@@ -124,10 +126,10 @@ class Run:
                 if self.checkpoint_every and self.step % self.checkpoint_every == 0 and self.step < steps:
                     self.steps.losses.check()
                     self._save()
-        except FloatingPointError as error:
+        except (FloatingPointError, LostProcessError) as error:
             if self.record.checkpoint is None:
                 raise
-            raise FloatingPointError(f"{error}; {self.record.checkpoint} is kept") from error
+            raise type(error)(f"{error}; {self.record.checkpoint} is kept") from error
 
     def _keep(self, report: EpochReport) -> None:
         logger.info("%s", report)

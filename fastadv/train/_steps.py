@@ -13,6 +13,7 @@ from fastadv import rng
 from fastadv.train._feed import Feed
 from fastadv.train._losses import Losses, NotFiniteError
 from fastadv.train._sets import check_labels
+from fastadv.train._statistics import whole_batch_statistics
 from fastadv.train._weights import MovingAverage
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes.base import take_step
@@ -49,7 +50,8 @@ class Steps:
             for step, (x, y, ids) in enumerate(self.feed.batches(epoch, done), done):
                 at = self._at(epoch, step, x, y, ids)
                 self.learning_rate = self.optimizer.param_groups[0]["lr"]
-                with rng.torch_seeded(derive("torch", epoch, step), at.x.device):
+                own = derive("torch", epoch, step, *self.feed.process)
+                with rng.torch_seeded(own, at.x.device), whole_batch_statistics(at.share):
                     take_step(recipe, at)
                 self.scheduler.step()
                 if self.average is not None:
@@ -68,6 +70,7 @@ class Steps:
         # labels on a GPU belong to an ImageSet and are checked; reading them again would wait for it
         if not y.is_cuda:
             check_labels(y, self.classes)
+        share = self.feed.share(step)
         return Step(
             model=self.model,
             optimizer=self.optimizer,
@@ -77,10 +80,11 @@ class Steps:
             seed=rng.derive(self.seed, "attack", epoch),
             epoch=epoch,
             size=len(self.train_set),  # type: ignore[arg-type]
-            check=partial(self.losses.take, step, share=len(y) / self.feed.epoch_size),
+            check=partial(self.losses.take, step, share=share.count / self.feed.epoch_size),
             precision=self.precision,
             clip_norm=self.clip_norm,
             state=self.state,
+            share=share,
         )
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from fastadv import _processes
+from fastadv._card import data_hash
 from fastadv._checks import check_count, check_seed, check_share
 from fastadv._description import describe, describe_data, describe_model
 from fastadv._run_record import RunRecord
@@ -107,6 +109,12 @@ def fit(
       `random` is keyed by (seed, epoch, sample).
     - progress: called with (steps done, steps of the whole run) after every step.
 
+    In a process group that is initialized (see `torchrun`), the processes train one model together: each takes
+    its share of every batch of `batch_size` images. Reports and weights are those of one process to rounding,
+    with the same BatchNorm statistics, and the same in all; what torch draws itself, such as dropout, is keyed
+    by process. The first process alone writes to run_dir; a run resumes with any number of them. Where one is
+    lost, the others raise LostProcessError.
+
     On the CPU, and with bf16, the weights are channels-last between the first report and the last, if the
     model allows it. Order, attacks, augmentation and dropout are keyed by (seed, epoch, step, sample id); the
     global random state is neither used nor changed. A model in eval mode is trained in train mode and set
@@ -116,76 +124,92 @@ def fit(
     or that holds another run; FloatingPointError for a loss that is not finite (the last checkpoint is kept);
     OSError when a file cannot be written; CorruptFileError for a damaged checkpoint.
     """
-    ending = Ending(epochs, patience, on_alarm, attacked=bool(test_attacks))
-    measure = Measure(test_set, dict(test_attacks or {}), test_limit)
-    check_count("batch_size", batch_size, 1)
-    check_seed(seed)
-    if checkpoint_every is not None:
-        check_count("checkpoint_every", checkpoint_every, 1)
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
-    if not (callable(recipe) or owns_step(recipe)):
-        raise InputError(
-            f"recipe: expected a function of (model, x, y), or an object with a step, got {recipe!r}; "
-            "for example fa.train.Standard()"
-        )
-    if progress is not None and not callable(progress):
-        raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
-    if run_dir is None and checkpoint_every:
-        raise InputError(
-            "run_dir: expected a folder for the checkpoints, got None; "
-            "pass run_dir=, or leave out checkpoint_every"
-        )
-    if ema is not None:
-        check_share("ema", ema)
-    if len(train_set) == 0:  # type: ignore[arg-type]
-        raise InputError("train_set: expected at least one image, got an empty data set")
-    factor, augmentation = find_schedule(schedule), make_augment(augment)
-    options = OptimizerOptions(optimizer, learning_rate, momentum, weight_decay, warm_up, clip_norm)
-    if options.warm_up is not None and options.warm_up >= epochs:
-        raise InputError(f"warm_up: expected fewer than the {epochs} epochs of training, got {warm_up}")
-    climb = make_ramp(ramp)
-    first = [] if climb is None else climb.recipes(recipe, epochs)
-    place = None if device is None else _device(device)
+    with _processes.agreement():
+        ending = Ending(epochs, patience, on_alarm, attacked=bool(test_attacks))
+        measure = Measure(test_set, dict(test_attacks or {}), test_limit)
+        check_count("batch_size", batch_size, 1)
+        check_seed(seed)
+        if checkpoint_every is not None:
+            check_count("checkpoint_every", checkpoint_every, 1)
+        if precision not in ("fp32", "bf16"):
+            raise InputError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
+        if not (callable(recipe) or owns_step(recipe)):
+            raise InputError(
+                f"recipe: expected a function of (model, x, y), or an object with a step, got {recipe!r}; "
+                "for example fa.train.Standard()"
+            )
+        if progress is not None and not callable(progress):
+            raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
+        if run_dir is None and checkpoint_every:
+            raise InputError(
+                "run_dir: expected a folder for the checkpoints, got None; "
+                "pass run_dir=, or leave out checkpoint_every"
+            )
+        if ema is not None:
+            check_share("ema", ema)
+        if len(train_set) == 0:  # type: ignore[arg-type]
+            raise InputError("train_set: expected at least one image, got an empty data set")
+        factor, augmentation = find_schedule(schedule), make_augment(augment)
+        options = OptimizerOptions(optimizer, learning_rate, momentum, weight_decay, warm_up, clip_norm)
+        if options.warm_up is not None and options.warm_up >= epochs:
+            raise InputError(f"warm_up: expected fewer than the {epochs} epochs of training, got {warm_up}")
+        climb = make_ramp(ramp)
+        first = [] if climb is None else climb.recipes(recipe, epochs)
+        place = None if device is None else _device(device)
 
-    if place is not None:
-        model.to(place)
-    maker = make_optimizer(model, options)
-    place = next(model.parameters()).device
-    classes = check_sets(model, {"train_set": train_set, "test_set": test_set}, augmentation, place)
-    feed = Feed(train_set, batch_size, augmentation, seed, place, workers)
-    count = math.ceil(feed.epoch_size / batch_size)
-    steps = Steps(
-        model=model,
-        train_set=train_set,
-        feed=feed,
-        recipe=recipe,
-        optimizer=maker,
-        scheduler=make_schedule(maker, factor, epochs * count, (options.warm_up or 0) * count),
-        classes=classes,
-        precision=precision,
-        seed=seed,
-        losses=Losses(count, place),
-        clip_norm=options.clip_norm,
-        average=None if ema is None else MovingAverage(model, ema),
-        ramp=first,
-    )
-    config = {
-        "model": describe_model(model),
-        "data": describe_data(train_set),
-        "recipe": describe(recipe, model),
-        # with the constant schedule, which does not depend on it, a run may be made longer
-        "epochs": None if schedule == "constant" else epochs,
-        "batch_size": batch_size,
-        **dataclasses.asdict(options),
-        # None for what is left out, so that runs of before there was such an option go on
-        "ramp": None if climb is None else {**dataclasses.asdict(climb), "epochs": len(first)},
-        "ema": None if ema is None else float(ema),
-        "schedule": describe(schedule, model),
-        "augment": augmentation and describe(augmentation.parts, model),
-        "precision": precision,
-        "seed": seed,
-    }
+        if place is not None:
+            model.to(place)
+        maker = make_optimizer(model, options)
+        place = next(model.parameters()).device
+        classes = check_sets(model, {"train_set": train_set, "test_set": test_set}, augmentation, place)
+        feed = Feed(train_set, batch_size, augmentation, seed, place, workers)
+        count = math.ceil(feed.epoch_size / batch_size)
+        steps = Steps(
+            model=model,
+            train_set=train_set,
+            feed=feed,
+            recipe=recipe,
+            optimizer=maker,
+            scheduler=make_schedule(maker, factor, epochs * count, (options.warm_up or 0) * count),
+            classes=classes,
+            precision=precision,
+            seed=seed,
+            losses=Losses(count, place),
+            clip_norm=options.clip_norm,
+            average=None if ema is None else MovingAverage(model, ema),
+            ramp=first,
+        )
+        config = {
+            "model": describe_model(model),
+            "data": describe_data(train_set),
+            "recipe": describe(recipe, model),
+            # with the constant schedule, which does not depend on it, a run may be made longer
+            "epochs": None if schedule == "constant" else epochs,
+            "batch_size": batch_size,
+            **dataclasses.asdict(options),
+            # None for what is left out, so that runs of before there was such an option go on
+            "ramp": None if climb is None else {**dataclasses.asdict(climb), "epochs": len(first)},
+            "ema": None if ema is None else float(ema),
+            "schedule": describe(schedule, model),
+            "augment": augmentation and describe(augmentation.parts, model),
+            "precision": precision,
+            "seed": seed,
+        }
+    if _processes.world() > 1:
+        asked = {
+            "epochs": epochs,
+            "run_dir": None if run_dir is None else str(run_dir),
+            "resume": resume,
+            "test_set": None if test_set is None else describe_data(test_set),
+            "test_attacks": sorted(measure.attacks),
+            "test_limit": test_limit,
+            "patience": patience,
+            "on_alarm": on_alarm,
+            "checkpoint_every": checkpoint_every,
+            "torch": torch.__version__,
+            "initial weights": data_hash(*model.state_dict().values()),
+        }
+        _processes.check_alike({**config, **asked})
     record = RunRecord(run_dir, config, resume)
     results = Results(model, train_set, steps.average, record, ending.may_rewind)
     return Epochs(Run(steps, results, measure, ending, checkpoint_every, progress))

@@ -66,7 +66,7 @@ class AWP:
         statistics = [buffer.clone() for buffer in at.model.buffers()]
         with at.autocast():
             loss = loss_at()
-        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        gradients = at.gradients(loss, weights)
         with torch.no_grad():
             for buffer, before in zip(at.model.buffers(), statistics, strict=True):
                 buffer.copy_(before)

@@ -1,12 +1,14 @@
 """What a recipe is: a loss, or a step of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from fastadv.train._share import Share
 
 
 class Recipe(Protocol):
@@ -25,6 +27,11 @@ class Step:
     attack's draws of this epoch, `epoch` counts from 1, `size` is the length of the training set. `state`
     holds tensors by name, which the recipe makes, reads and writes as it likes; it begins empty and lies in
     the checkpoint. `check` writes down a loss for the report, in place of an earlier one of this batch.
+
+    Where several processes share the batch, x, y and ids are this process's samples, and losses are their
+    means. Gradients of `backward` and `gradients` are those of the mean over the whole batch. What is written
+    to `state` must be the same everywhere: `share.whole(rows)` are the rows of the whole batch, in its order,
+    `share.own(rows)` this process's part of them, `share.part(loss)` what its mean loss adds to the mean.
     """
 
     model: nn.Module
@@ -39,6 +46,7 @@ class Step:
     precision: str = "fp32"
     clip_norm: float | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
+    share: Share = Share(1)  # of one process, which has all
 
     def autocast(self) -> torch.autocast:
         """The run's precision, for forward passes. Leave it before weights change: it caches their casts."""
@@ -48,7 +56,16 @@ class Step:
         """Fresh gradients of `loss`; FloatingPointError where it is not finite, on a GPU some steps later."""
         self.check(loss)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        torch.autograd.backward(self.share.part(loss))
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        summed = self.share.add_up([weight.grad for weight in weights], weights)
+        for weight, gradient in zip(weights, summed, strict=True):
+            weight.grad = gradient
+
+    def gradients(self, loss: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """The gradient of `loss` by each of `weights`, None where it does not depend on it."""
+        own = torch.autograd.grad(self.share.part(loss), weights, allow_unused=True)
+        return self.share.add_up(own, weights)
 
     def descend(self) -> None:
         """One step of the optimizer along the gradients, whose norm is first cut to `clip_norm`."""

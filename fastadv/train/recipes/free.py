@@ -48,7 +48,9 @@ class FreeTraining:
         ball = replace(self.threat, box=(low - high, high - low))
         step_size = step_length(self.threat, self.step_size)
         origin = torch.zeros_like(at.x)
-        perturbation = at.state.setdefault("perturbation", origin.clone())[: len(at.x)]
+        if "perturbation" not in at.state:
+            at.state["perturbation"] = at.share.whole(origin).clone()
+        perturbation = at.share.own(at.state["perturbation"])[: len(at.x)].clone()
         losses = []
         for _ in range(self.replays):
             x_adv = (at.x + perturbation).clamp(low, high).requires_grad_()
@@ -63,4 +65,6 @@ class FreeTraining:
                 )
             perturbation.copy_(ball.step(perturbation, x_adv.grad, origin, step_size))
             losses.append(loss.detach())
+        moved = at.share.whole(perturbation)
+        at.state["perturbation"][: len(moved)] = moved
         return torch.stack(losses).mean()

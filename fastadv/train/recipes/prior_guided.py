@@ -58,7 +58,7 @@ class PriorGuidedTraining:
         with at.autocast():
             before = at.model(start.requires_grad_())
             first = cross_entropy(before, at.y, label_smoothing=self.label_smoothing)
-        (gradient,) = torch.autograd.grad(first, start, retain_graph=True)
+        (gradient,) = torch.autograd.grad(at.share.part(first), start, retain_graph=True)
         start = start.detach()
         x_adv = self.threat.step(start, gradient, at.x, step_size)
         with at.autocast():
@@ -69,8 +69,9 @@ class PriorGuidedTraining:
         at.descend()
         summed = self.momentum * summed + gradient / _size(gradient)
         kept = self.threat.step(start, summed, at.x, step_size) - at.x
-        at.state["perturbation"][at.ids] = kept.half()
-        at.state["momentum"][at.ids] = summed.half()
+        ids = at.share.whole(at.ids)
+        at.state["perturbation"][ids] = at.share.whole(kept.half())
+        at.state["momentum"][ids] = at.share.whole(summed.half())
         return loss.detach()
 
     def _prior(self, at: Step) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,127 @@
+"""The processes of one run, as torchrun starts them: who they are, and what they tell each other.
+
+With one process, where no process group is initialized, nothing here does anything.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fastadv.errors import CorruptFileError, InputError, LostProcessError
+
+T = TypeVar("T")
+
+EVERYWHERE = "in every process"  # the note on an error that all processes raise
+_KINDS = (InputError, CorruptFileError, FloatingPointError, OSError)
+
+
+def world() -> int:
+    """How many processes there are."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = re.sub(r"^\[.*?\] ", "", str(error)).partition("\n")[0].partition(". ")[0]
+        raise LostProcessError(
+            f"processes: expected all {world()} of this run to go on, lost one of them ({reason}); "
+            "look for its own error, and start all again with resume"
+        ) from error
+
+
+def add_up(tensor: Tensor) -> Tensor:
+    """The sum over the processes, written into `tensor`; bit for bit the same in each."""
+    if world() > 1:
+        with _together():
+            dist.all_reduce(tensor)
+    return tensor
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """The tensors of all processes, of one shape: [W, ...] in the order of their ranks."""
+    parts = [torch.empty_like(tensor) for _ in range(world())]
+    with _together():
+        dist.all_gather(parts, tensor)
+    return torch.stack(parts)
+
+
+def tell(value: T) -> list[T]:
+    """The values of all processes, in the order of their ranks."""
+    if world() == 1:
+        return [value]
+    told: list[Any] = [None] * world()
+    with _together():
+        dist.all_gather_object(told, value)
+    return told
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What `make` gives in the first process, in all of them; its error, too, is everybody's."""
+    if world() == 1:
+        return make()
+    made: list[Any] = [None]
+    with agreement():
+        if rank() == 0:
+            made = [make()]
+    with _together():
+        dist.broadcast_object_list(made, src=0)
+    result: T = made[0]
+    return result
+
+
+@contextmanager
+def agreement() -> Iterator[None]:
+    """An error that one process meets inside is raised in every one. Inside, none waits for another."""
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        if world() == 1:
+            raise
+        own = error
+    if world() == 1:
+        return
+    errors = tell(None if own is None else (_kind(own), str(own)))
+    if own is not None:
+        own.add_note(EVERYWHERE)
+        raise own
+    for place, met in enumerate(errors):
+        if met is not None:
+            raise _everywhere(met[0](f"process {place}: {met[1]}"))
+
+
+def _kind(error: Exception) -> type[Exception]:
+    return next((kind for kind in _KINDS if isinstance(error, kind)), RuntimeError)
+
+
+def _everywhere(error: Exception) -> Exception:
+    error.add_note(EVERYWHERE)
+    return error
+
+
+def check_alike(about: Mapping[str, Any]) -> None:
+    """InputError in every process, naming what differs, unless all of them describe their run in this way."""
+    told = tell(dict(about))
+    for place, other in enumerate(told):
+        different = [name for name in other if other[name] != told[0][name]]
+        if different:
+            raise _everywhere(
+                InputError(
+                    f"processes: expected the same run in all {len(told)}, got process {place} with another "
+                    f"{', another '.join(different)} than process 0; "
+                    "start all with the same code, arguments, data and initial weights"
+                )
+            )

@@ -1,0 +1,65 @@
+"""A command that several processes run together, as torchrun starts them."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from functools import wraps
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import typer
+
+from fastadv._processes import EVERYWHERE
+from fastadv.cli._interrupt import Interrupted, exit_code
+from fastadv.errors import InputError, LostProcessError
+
+
+def together(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, which takes a `device`, in the process group of torchrun, where it was started by that."""
+
+    @wraps(command)
+    def called(*, device: str | None, **arguments: Any) -> None:
+        with _joined(device) as own:
+            command(device=own, **arguments)
+
+    return called
+
+
+@contextmanager
+def _joined(device: str | None) -> Iterator[str | None]:
+    """Yields the device of this process. Only the first process prints, but for errors of another's own."""
+    if "LOCAL_RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    rank, local = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    backend = "gloo"
+    if device == "cuda" or (device is None and torch.cuda.is_available()):
+        if local >= torch.cuda.device_count():
+            raise InputError(
+                f"processes: expected at most one for each of {torch.cuda.device_count()} GPUs, "
+                f"got process {local}, counted from 0; start fewer, or pass --device cpu"
+            )
+        backend, device = "nccl", f"cuda:{local}"
+        torch.cuda.set_device(device)
+    dist.init_process_group(backend)
+    with ExitStack() as stack:
+        if rank:
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+            logging.disable(logging.WARNING)
+        try:
+            yield device
+        except Exception as error:
+            if (rank and _said_by_first(error)) or (local and hasattr(error, "format_message")):
+                raise typer.Exit(exit_code() if isinstance(error, Interrupted) else 1) from None
+            raise
+    dist.destroy_process_group()
+
+
+def _said_by_first(error: BaseException) -> bool:
+    """Whether the first process ends with the same error, or with one that tells as much."""
+    notes = [*getattr(error, "__notes__", ()), *getattr(error.__cause__, "__notes__", ())]
+    return EVERYWHERE in notes or isinstance(error, Interrupted | LostProcessError | FloatingPointError)

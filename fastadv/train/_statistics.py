@@ -1,0 +1,102 @@
+"""BatchNorm with the statistics of the whole batch, where several processes share it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from fastadv import _processes
+from fastadv.train._share import Share
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the processes; what each adds has the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return _processes.add_up(rows.clone())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        result: Tensor = _Sum.apply(gradients[0].contiguous())  # type: ignore[no-untyped-call]
+        return result
+
+
+class _WholeBatch(TorchFunctionMode):
+    """Inside, `batch_norm` in train mode takes mean and variance over the processes.
+
+    torch's SyncBatchNorm takes no tensors on a CPU, and counts samples that are only there to take part.
+    """
+
+    def __init__(self, share: Share) -> None:
+        super().__init__()
+        self.share = share
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if function is functional.batch_norm:
+            return self._batch_norm(*args, **(kwargs or {}))
+        return function(*args, **(kwargs or {}))
+
+    def _batch_norm(
+        self,
+        x: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not training:
+            return functional.batch_norm(
+                x, running_mean, running_var, weight, bias, momentum=momentum, eps=eps
+            )
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean, variance, count = self._moments(values)
+        if running_mean is not None and running_var is not None:
+            with torch.no_grad():
+                running_mean.lerp_(mean.to(running_mean), momentum)
+                running_var.lerp_((variance * (count / (count - 1))).to(running_var), momentum)
+        scale = (variance + eps).rsqrt()
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        result = (values - mean.view(shape)) * scale.view(shape)
+        if weight is not None:
+            result = result * weight.view(shape)
+        if bias is not None:
+            result = result + bias.view(shape)
+        return result.to(x.dtype)
+
+    def _moments(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and variance of each channel over the processes, and the number of values."""
+        over = [0, *range(2, values.ndim)]
+        own = values.numel() // values.shape[1] if self.share.count else 0
+        # deviations from each process's own mean: a difference of squares would round away small variances
+        variance, mean = torch.var_mean(values, over, correction=0)
+        row = torch.stack([mean, variance, torch.full_like(mean, own)])
+        before, after = self.share.rank, self.share.world - self.share.rank - 1
+        rows = _Sum.apply(functional.pad(row[None], (0, 0, 0, 0, before, after)))  # type: ignore[no-untyped-call]
+        means, variances, counts = rows.unbind(1)
+        total = counts.sum(0)
+        if own <= 1 and total[0] <= 1:
+            raise ValueError(
+                f"Expected more than 1 value per channel when training, got {list(values.shape)}"
+            )
+        shares = counts / total
+        whole = (shares * means).sum(0)
+        return whole, (shares * (variances + (means - whole).square())).sum(0), total
+
+
+def whole_batch_statistics(share: Share) -> AbstractContextManager[object]:
+    """A context in which the model sees the statistics of the whole batch; nothing for one process."""
+    return nullcontext() if share.world == 1 else _WholeBatch(share)

@@ -1,0 +1,69 @@
+"""`fastadv train` under torchrun: one voice, and the same result as of one process."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fastadv.cli import _torchrun
+from fastadv.cli._interrupt import Interrupted
+from fastadv.errors import InputError, LostProcessError
+from fastadv.train import reports
+
+ROOT = Path(__file__).resolve().parents[2]
+LINE = "train -m small_cnn -o width=2 --data digits -n 61 --batch-size 16 --test-samples 20 --epochs 2"
+
+
+def torchrun(line: str) -> subprocess.CompletedProcess[str]:
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "fastadv"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [*start, *line.split()], capture_output=True, text=True, env=environment, timeout=120
+    )
+
+
+def test_two_processes_train_as_one_and_speak_once(fastadv: Callable, folder: Path) -> None:
+    done = torchrun(f"{LINE} --run-dir two")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("weights in two/model.safetensors") == 1
+    assert done.stdout.count("small_cnn on digits") == 1
+    assert fastadv(f"{LINE} --run-dir one").code == 0
+    for ours, alone in zip(reports(folder / "two"), reports(folder / "one"), strict=True):
+        assert ours.loss == pytest.approx(alone.loss, abs=1e-5)
+    again = torchrun(f"{LINE} --run-dir two")
+    assert again.returncode == 1
+    assert again.stderr.count("--run-dir two already holds a run") == 1
+    # of another number of epochs, and of one process
+    assert "another epochs" in fastadv(f"{LINE} --run-dir two --resume --epochs 3").err
+
+
+@pytest.mark.parametrize(
+    ("error", "rank", "loud"),
+    [
+        (InputError("of this process"), 1, True),
+        (LostProcessError("of another"), 0, True),
+        (LostProcessError("of another"), 1, False),
+        (Interrupted("all are stopped"), 1, False),
+        (FloatingPointError("everywhere"), 1, False),
+    ],
+    ids=str,
+)
+def test_an_error_is_told_once(error: Exception, rank: int, loud: bool, monkeypatch) -> None:
+    for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(_torchrun.dist, "init_process_group", lambda backend: None)
+
+    @_torchrun.together
+    def command(device: str | None) -> None:
+        print("a line")
+        raise error
+
+    with pytest.raises(Exception) as raised:
+        command(device="cpu")
+    assert (raised.value is error) == loud
+    if not loud:
+        assert raised.value.exit_code == (128 + signal.SIGINT if isinstance(error, Interrupted) else 1)

@@ -1,0 +1,187 @@
+"""What each process of a test does: the cases by name, and the results of the first one in a file."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from fastadv.data import ImageSet
+from fastadv.errors import InputError, LostProcessError
+from fastadv.threat import L2, Linf
+from fastadv.train import (
+    AWP,
+    MART,
+    TRADES,
+    FastTraining,
+    FreeTraining,
+    PGDTraining,
+    PriorGuidedTraining,
+    Standard,
+    WeightDecayL1,
+    fit,
+)
+
+THREAT = Linf(0.1)
+
+
+def net(dropout: float = 0.0) -> nn.Module:
+    """BatchNorm of images and of rows, and a weight that no loss reaches, in double precision."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Softplus(), nn.Flatten(), nn.Dropout(dropout),
+            nn.Linear(144, 6), nn.BatchNorm1d(6, momentum=None), nn.Softplus(), nn.Linear(6, 3),
+        ).double()  # fmt: skip
+    model.unused = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    return Doubled(model)
+
+
+class Doubled(nn.Module):
+    """Images come in single precision."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x.double())
+
+
+def images(n: int, seed: int = 0) -> ImageSet:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 3
+    x = torch.rand(n, 1, 8, 8, generator=generator) * 0.5
+    for i, label in enumerate(y.tolist()):
+        x[i, :, 3 * label : 3 * label + 2] += 0.5
+    return ImageSet(x, y, ("top", "middle", "bottom"), "bands")
+
+
+CASES: dict[str, dict[str, Any]] = {
+    # 27 = 3 * 8 + 3: with four processes the last one has none of the last batch
+    "standard": {"recipe": Standard(), "ema": 0.9, "schedule": "cosine"},
+    "pgd": {"recipe": PGDTraining(THREAT, 2, weight=0.5), "augment": "shift", "clip_norm": 0.1},
+    "trades": {"recipe": TRADES(THREAT, 2), "optimizer": "adam", "batch_size": 7},
+    "mart": {"recipe": MART(THREAT, 2, label_smoothing=0.1)},
+    "fast": {"recipe": FastTraining(L2(0.5))},
+    "free": {"recipe": FreeTraining(L2(0.5), 2), "ema": 0.9},
+    "awp": {"recipe": AWP(TRADES(THREAT, 2), 0.01), "augment": "shift"},
+    "prior": {"recipe": PriorGuidedTraining(THREAT, reset=2)},
+    "l1": {"recipe": AWP(WeightDecayL1(0.01, Standard(0.1)))},
+}
+SETTINGS = {"batch_size": 8, "epochs": 2, "learning_rate": 0.05}
+
+
+def train(name: str, **options: Any) -> dict[str, Any]:
+    model = net()
+    past = list(fit(model, images(27), **{**SETTINGS, **CASES[name], **options}))
+    return {"weights": model.state_dict(), "losses": [report.loss for report in past]}
+
+
+def every_case(folder: Path, rank: int) -> None:
+    results = {name: train(name) for name in CASES}
+    torch.save(results, folder / f"cases-{dist.get_world_size()}-{rank}.pt")
+
+
+ROBUST = {"epochs": 3, "schedule": "cosine", "ema": 0.9, "clip_norm": 0.5}
+
+
+class Stop(Exception):
+    """Raised in the middle of a run."""
+
+
+def resumed(folder: Path | None, stop: int | None = None, resume: bool = False, kill: bool = False) -> Any:
+    """A run of a recipe that keeps something for each sample; `stop`: after so many steps."""
+
+    def progress(done: int, total: int) -> None:
+        if done == stop and not kill:
+            raise Stop
+        if done == stop and dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        often = {"checkpoint_every": None if folder is None else 2}
+        return train("prior", **ROBUST, **often, run_dir=folder, resume=resume, progress=progress)
+    except Stop:
+        return None
+
+
+def stopped(folder: Path, rank: int) -> None:
+    resumed(folder / "from-two", stop=6)
+
+
+def go_on(folder: Path, rank: int) -> None:
+    for start in ("from-one", "from-two"):
+        torch.save(resumed(folder / start, resume=True), folder / f"{start}-{rank}.pt")
+    torch.save(resumed(None), folder / f"never-{rank}.pt")
+
+
+def killed(folder: Path, rank: int) -> None:
+    try:
+        resumed(folder / "run", stop=7, kill=True)
+    except LostProcessError as error:
+        (folder / "error.txt").write_text(str(error))
+
+
+class Spoiled(Standard):
+    """A loss that is not finite for one sample."""
+
+    def __call__(self, model, x, y, *, ids=None, seed=0):  # type: ignore[no-untyped-def]
+        return super().__call__(model, x, y) / (ids != 5).all()
+
+
+def faults(folder: Path, rank: int) -> None:
+    """What each process says of a run that goes wrong in one of them."""
+    (folder / "file").write_text("")
+    wrong: dict[str, dict[str, Any]] = {
+        "data": {"train_set": images(27, seed=rank)},
+        "recipe": {"recipe": PGDTraining(THREAT, 2 + rank)},
+        "weights": {"model": net().requires_grad_(True) if rank == 0 else _other()},
+        "epochs": {"epochs": 2 + rank},
+        "argument": {"learning_rate": 0.1 - rank},
+        "folder": {"run_dir": folder / "file"},
+        "batch": {"batch_size": 1},
+        "nan": {"recipe": Spoiled()},
+    }
+    said = {}
+    for name, options in wrong.items():
+        given = {"model": net(), "train_set": images(27), "recipe": Standard(), **SETTINGS, **options}
+        try:
+            list(fit(**given))
+        except (InputError, FloatingPointError) as error:
+            said[name] = f"{type(error).__name__}: {error}"
+    (folder / f"said-{rank}.json").write_text(json.dumps(said))
+
+
+def _other() -> nn.Module:
+    model = net()
+    with torch.no_grad():
+        next(model.parameters())[0] += 1e-9
+    return model
+
+
+def dropout(folder: Path, rank: int) -> None:
+    """Random numbers of torch: other ones in each process, the same in each run."""
+    drawn = []
+
+    def noted(model, x, y, *, ids, seed):  # type: ignore[no-untyped-def]
+        drawn.append(torch.rand(4))
+        return Standard()(model, x, y)
+
+    list(fit(net(), images(27), noted, **SETTINGS))
+    torch.save(torch.stack(drawn), folder / f"drawn-{rank}.pt")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    do, folder, rank, world = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    store = f"file://{folder / f'store-{do}-{world}'}"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+    globals()[do](folder, rank)
+    dist.destroy_process_group()
