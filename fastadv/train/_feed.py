@@ -75,7 +75,7 @@ class Feed:
         """(x, y, ids) of each batch after the first `done`; x and ids on the device, x float32 in [0, 1]."""
         order = self.order(epoch)[done * self.batch_size :]
         if self.world > 1:
-            parts = order.split(self.batch_size)
+            parts = torch.split(order, self.batch_size)
             order = torch.cat([self.share(done + k).own(part) for k, part in enumerate(parts)])
         first = 0 if self._padded is None else 1
         for step, (x, y, ids) in enumerate(self._read(epoch, order), done):

@@ -65,7 +65,7 @@ class Share:
             sums = _processes.add_up(torch.cat([known, *(row.flatten() for row in rows)]))
             # read only where some are missing: on a GPU that waits for it
             met = [True] * len(places) if None not in held else sums[: len(places)].tolist()
-            parts = sums[len(places) :].split([row.numel() for row in rows])
+            parts = torch.split(sums[len(places) :], [row.numel() for row in rows])
             for place, row, part, some in zip(places, rows, parts, met, strict=True):
                 summed[place] = row.copy_(part.view(row.shape)) if some else None
         return summed

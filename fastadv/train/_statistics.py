@@ -1,5 +1,6 @@
 """BatchNorm with the statistics of the whole batch, where several processes share it."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,6 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from fastadv import _processes
 from fastadv.train._share import Share
+
+_SIGNATURE = inspect.signature(functional.batch_norm)
 
 
 class _Sum(torch.autograd.Function):
@@ -44,38 +47,29 @@ class _WholeBatch(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         if function is functional.batch_norm:
-            return self._batch_norm(*args, **(kwargs or {}))
+            given = _SIGNATURE.bind(*args, **(kwargs or {}))
+            given.apply_defaults()
+            if given.arguments["training"]:
+                return self._normalized(given.arguments)
         return function(*args, **(kwargs or {}))
 
-    def _batch_norm(
-        self,
-        x: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        if not training:
-            return functional.batch_norm(
-                x, running_mean, running_var, weight, bias, momentum=momentum, eps=eps
-            )
+    def _normalized(self, given: Mapping[str, Any]) -> Tensor:
+        """What `batch_norm` gives in train mode for these arguments, with its running statistics."""
+        x: Tensor = given["input"]
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         mean, variance, count = self._moments(values)
-        if running_mean is not None and running_var is not None:
-            with torch.no_grad():
-                running_mean.lerp_(mean.to(running_mean), momentum)
-                running_var.lerp_((variance * (count / (count - 1))).to(running_var), momentum)
-        scale = (variance + eps).rsqrt()
+        with torch.no_grad():
+            for kept, now in (("running_mean", mean), ("running_var", variance * (count / (count - 1)))):
+                if given[kept] is not None:
+                    given[kept].lerp_(now.to(given[kept]), given["momentum"])
         shape = [1, -1] + [1] * (x.ndim - 2)
-        result = (values - mean.view(shape)) * scale.view(shape)
-        if weight is not None:
-            result = result * weight.view(shape)
-        if bias is not None:
-            result = result + bias.view(shape)
-        return result.to(x.dtype)
+        result = (values - mean.view(shape)) * (variance + given["eps"]).rsqrt().view(shape)
+        if given["weight"] is not None:
+            result = result * given["weight"].view(shape)
+        if given["bias"] is not None:
+            result = result + given["bias"].view(shape)
+        normalized: Tensor = result.to(x.dtype)
+        return normalized
 
     def _moments(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and variance of each channel over the processes, and the number of values."""

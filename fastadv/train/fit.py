@@ -109,11 +109,11 @@ def fit(
       `random` is keyed by (seed, epoch, sample).
     - progress: called with (steps done, steps of the whole run) after every step.
 
-    In a process group that is initialized (see `torchrun`), the processes train one model together: each takes
-    its share of every batch of `batch_size` images. Reports and weights are those of one process to rounding,
-    with the same BatchNorm statistics, and the same in all; what torch draws itself, such as dropout, is keyed
-    by process. The first process alone writes to run_dir; a run resumes with any number of them. Where one is
-    lost, the others raise LostProcessError.
+    Where a process group is initialized, as under torchrun, its processes train one model together: each has
+    its share of every batch of `batch_size` images. Weights and reports are the same in all, and those of one
+    process to rounding, with BatchNorm over the whole batch; only what torch draws itself, such as dropout,
+    is keyed by process. The first process alone writes to run_dir, and a run resumes with any number of them.
+    Where one is lost, the others raise LostProcessError.
 
     On the CPU, and with bf16, the weights are channels-last between the first report and the last, if the
     model allows it. Order, attacks, augmentation and dropout are keyed by (seed, epoch, step, sample id); the

@@ -46,7 +46,7 @@ class Step:
     precision: str = "fp32"
     clip_norm: float | None = None
     state: dict[str, Tensor] = field(default_factory=dict)
-    share: Share = Share(1)  # of one process, which has all
+    share: Share = field(default_factory=lambda: Share(1))  # one process has all
 
     def autocast(self) -> torch.autocast:
         """The run's precision, for forward passes. Leave it before weights change: it caches their casts."""
