@@ -30,8 +30,6 @@ from fastadv.errors import CorruptFileError, InputError, LostProcessError
 
 __all__ = ["app", "main"]
 
-# what Typer makes of a KeyboardInterrupt that no command caught
-KEYBOARD_INTERRUPT = 130
 MODEL = "-m small_cnn -w runs/a/model.safetensors --data digits"
 
 app = typer.Typer(
@@ -90,8 +88,6 @@ def _run(arguments: list[str]) -> int:
     try:
         code = app(args=arguments, prog_name="fastadv", standalone_mode=False, obj=debug)
         sys.stdout.flush()
-        if code == KEYBOARD_INTERRUPT:
-            return _fail("interrupted", exit_code(), debug)
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
         # whoever reads our output has closed it; Python would complain again when it flushes at exit
@@ -100,7 +96,7 @@ def _run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", exit_code(), debug)
     except Interrupted as error:
-        return _fail(f"interrupted; {error}", exit_code(), debug)
+        return _fail("; ".join(["interrupted", *error.args]), exit_code(), debug)
     except Exception as error:
         return _report(error, debug)
 

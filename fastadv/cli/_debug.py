@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fastadv.cli._interrupt import Interrupted
+
 
 @dataclass
 class Debug:
@@ -40,7 +42,11 @@ def with_debug(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def called(*, debug: bool, **arguments: Any) -> None:
-        command(**arguments)  # --debug has done its work when it was read
+        # --debug has done its work when it was read
+        try:
+            command(**arguments)
+        except KeyboardInterrupt:  # of which Typer would make an exit code without a word
+            raise Interrupted from None
 
     signature = inspect.signature(command)
     option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=OPTION)

@@ -13,7 +13,7 @@ _received: list[int] = []
 
 
 class Interrupted(Exception):
-    """The user stopped the command; the text says what was kept and how to resume."""
+    """The user stopped the command; the text, if any, says what was kept and how to resume."""
 
 
 @contextmanager

@@ -49,6 +49,7 @@ def _joined(device: str | None) -> Iterator[str | None]:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(redirect_stdout(nowhere))
             stack.enter_context(redirect_stderr(nowhere))
+            stack.callback(logging.disable, logging.root.manager.disable)
             logging.disable(logging.WARNING)
         try:
             yield device

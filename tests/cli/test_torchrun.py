@@ -1,5 +1,6 @@
 """`fastadv train` under torchrun: one voice, and the same result as of one process."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -64,6 +65,7 @@ def test_an_error_is_told_once(error: Exception, rank: int, loud: bool, monkeypa
 
     with pytest.raises(Exception) as raised:
         command(device="cpu")
+    assert logging.root.manager.disable == logging.NOTSET
     assert (raised.value is error) == loud
     if not loud:
         assert raised.value.exit_code == (128 + signal.SIGINT if isinstance(error, Interrupted) else 1)
