@@ -94,8 +94,8 @@ void projection(Array out, const Array& x_adv, const Array& x, double radius, do
   });
 }
 
-void to_hyperplane(Array out, const Array& points, const Array& normal, const Array& lack, std::string_view norm,
-                   double lo, double hi) {
+void to_hyperplane(Array out, const Array& points, const Array& normal, const Array& lack,
+                   std::string_view norm, double lo, double hi) {
   check_alike(out, points, normal);
   const Norm kind = named<Norm>(norm, kNorms);
   with_kernels(out, [&](auto element, const auto& kernels) {

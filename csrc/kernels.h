@@ -62,10 +62,10 @@ struct Kernels {
                      Scratch scratch);
   void (*project_l0)(T* out, const T* x_adv, const T* x, int64_t cols, double radius, Box box,
                      Scratch scratch);
-  void (*to_hyperplane)(T* out, const T* points, const T* normal, int64_t cols, double lack, Norm norm, Box box,
-                        Scratch scratch);
-  void (*square_linf)(T* out, const T* best, const T* lower, const T* upper, const int64_t* words, Image image,
-                      int64_t tall, int64_t wide);
+  void (*to_hyperplane)(T* out, const T* points, const T* normal, int64_t cols, double lack, Norm norm,
+                        Box box, Scratch scratch);
+  void (*square_linf)(T* out, const T* best, const T* lower, const T* upper, const int64_t* words,
+                      Image image, int64_t tall, int64_t wide);
   void (*square_l2)(T* out, const T* best, const T* x, const int64_t* words, const T* bumps, Image image,
                     int64_t tall, int64_t wide, double radius, Box box, Scratch scratch);
   void (*random_start)(T* out, const T* x, int64_t cols, Stream stream, Norm norm, double radius, Box box,
