@@ -14,7 +14,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import fastadv as fa
-from bench.gpu.training import DECAY, LEARNING_RATE, MOMENTUM, RADIUS, STEP, STEPS, eager, fastadv
+from bench.gpu.training import (
+    DECAY,
+    LEARNING_RATE,
+    MOMENTUM,
+    RADIUS,
+    STEP,
+    STEPS,
+    eager,
+    fastadv,
+    random_images,
+)
 from bench.timing import quantiles, ratio, times
 
 # name, arguments of fa.models.create, batch size, batches of an epoch
@@ -72,13 +82,6 @@ def robustness(model: nn.Module, data: fa.data.ImageSet, batch: int) -> float:
     return total / len(data)
 
 
-def images(count: int, shape: tuple[int, ...]) -> fa.data.ImageSet:
-    """Random images and labels: the time does not depend on them."""
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (count, *shape), generator=draw, dtype=torch.uint8)
-    return fa.data.ImageSet(x, torch.arange(count) % 10, 10, "random images")
-
-
 def by_recipe(model: nn.Module, data: fa.data.ImageSet, recipe: Any, batch: int) -> float:
     (report,) = fa.train.run(model, data, recipe, epochs=1, batch_size=batch)
     loss: float = report.loss
@@ -89,7 +92,7 @@ def rows(seconds: float) -> Iterator[dict[str, Any]]:
     """One row for each provider on each net, then one for each recipe on the first net."""
     for name, arguments, batch, batches in NETS:
         net = fa.models.create(name, **arguments).train()
-        data = images(batch * batches, arguments.get("shape", (3, 32, 32)))
+        data = random_images(batch * batches, arguments.get("shape", (3, 32, 32)))
 
         def on(epoch: Callable[..., float], *rest: Any, net: nn.Module = net, data: Any = data) -> Any:
             return lambda: epoch(copy.deepcopy(net), data, *rest)

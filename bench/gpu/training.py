@@ -31,9 +31,14 @@ def images(session: Session, count: int) -> "fa.data.ImageSet":
         x, y, _ = next(iter(fa.data.batches(train, count)))
         return fa.data.ImageSet((x * 255).round().byte(), y, 10, "CIFAR-10").to(session.device)
     session.note("no --data-dir with cifar10: random images and labels")
+    return random_images(count).to(session.device)
+
+
+def random_images(count: int, shape: tuple[int, ...] = (3, 32, 32)) -> "fa.data.ImageSet":
+    """Random images and labels: the time of a step does not depend on them."""
     draw = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (count, 3, 32, 32), generator=draw, dtype=torch.uint8)
-    return fa.data.ImageSet(x, torch.arange(count) % 10, 10, "random images").to(session.device)
+    x = torch.randint(0, 256, (count, *shape), generator=draw, dtype=torch.uint8)
+    return fa.data.ImageSet(x, torch.arange(count) % 10, 10, "random images")
 
 
 def attacked(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Search
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
+from fastadv.ops._windows import signs
 from fastadv.threat import Threat
 
 NORMS = ("linf", "l2")
@@ -121,10 +122,6 @@ class _Draw:
         """int64 [n, count] in [0, 2^32)."""
         return rng.bits(count, self.seed, self.search.ids, query)
 
-    def signs(self, words: Tensor) -> Tensor:
-        """1 or -1 for each word, in the dtype of x."""
-        return 1 - 2 * (words & 1).to(self.search.x.dtype)
-
     def window(self, pixels: float, least: int = 1, odd: bool = False) -> Window:
         """Height and width of a square of so many pixels; of a rectangle where the image is too narrow."""
         side = max(round(math.sqrt(pixels)), least)
@@ -183,7 +180,7 @@ class _Bumps:
         down, right = draw.height // side, draw.width // side
         words = draw.words((draw.channels + 1) * down * right, 0).view(-1, draw.channels + 1, down, right)
         tiles = self._bumps((side, side))[words[:, 0] & 1]
-        tiles = tiles[:, None] * draw.signs(words[:, 1:])[..., None, None]
+        tiles = tiles[:, None] * signs(words[:, 1:]).to(x.dtype)[..., None, None]
         high, wide = down * side, right * side
         delta = torch.zeros(len(x), *draw.shape, dtype=x.dtype, device=x.device)
         above, left = (draw.height - high) // 2, (draw.width - wide) // 2

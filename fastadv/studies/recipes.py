@@ -20,6 +20,7 @@ from fastadv._run_folder import RunFolder
 from fastadv.attacks.autoattack import Version
 from fastadv.data import ImageSet
 from fastadv.evaluation._text import in_markdown, percent
+from fastadv.studies.judged import by_autoattack
 from fastadv.studies.study import Watch
 
 STEPS, REPLAYS = 7, 4
@@ -106,15 +107,10 @@ def _line(
     model = fa.models.create("wong_cnn", shape=shape, classes=classes, seed=settings.seed)
     past = _trained(model, recipe, name, settings, train_set, test_set, folder, watch, device)
     watch(f"judging {name}", 0, 1)
-    attacks = {
-        "AutoAttack": partial(
-            fa.attacks.autoattack, threat=threat, version=settings.version, seed=settings.seed
-        )
-    }
-    table = fa.evaluate(
-        model.eval(), test_set, attacks, limit=settings.judged, run_dir=folder / "evaluation", resume=True
-    )
-    row = table["AutoAttack"]
+    table, row = by_autoattack(
+        model, test_set, threat, limit=settings.judged, version=settings.version, seed=settings.seed,
+        folder=folder / "evaluation",
+    )  # fmt: skip
     alarms = [report for report in past if report.alarm]
     return {
         "recipe": name,

@@ -21,6 +21,7 @@ from fastadv._run_folder import RunFolder
 from fastadv.attacks.autoattack import Version
 from fastadv.data import ImageSet
 from fastadv.evaluation._text import percent
+from fastadv.studies.judged import by_autoattack
 from fastadv.studies.study import Watch
 
 THREAT = fa.Linf(8 / 255)
@@ -115,15 +116,14 @@ def run(
         fa.models.load_weights(model, folder / "training" / "ema.safetensors")
         started = time.perf_counter()
         watch("judging", 0, 1)
-        attack = partial(fa.attacks.autoattack, threat=THREAT, version=settings.version, seed=settings.seed)
-        table = fa.evaluate(
-            model.eval(), test_set, {"AutoAttack": attack}, limit=settings.judged,
-            run_dir=folder / "judging", resume=True,
+        table, row = by_autoattack(
+            model, test_set, THREAT, limit=settings.judged, version=settings.version, seed=settings.seed,
+            folder=folder / "judging",
         )  # fmt: skip
         config = {**asdict(settings), "recipe": describe(settings.recipe), "precision": precision}
         config |= {"train": train_set.describe(), "test": test_set.describe()}
         seconds = sum(report.seconds for report in past)
-        robust = table["AutoAttack"].robust_accuracy
+        robust = row.robust_accuracy
         record = card(
             "speedrun",
             config,
