@@ -14,6 +14,11 @@ from torch import Tensor
 
 from fastadv.errors import CorruptFileError, InputError, LostProcessError
 
+if dist.is_available():
+    # Its functions keep the group of their import as a default. torch imports it late, and a group that is
+    # kept has threads of Gloo that may still drop tensors when Python ends, which aborts the process.
+    import torch.distributed.nn.functional
+
 T = TypeVar("T")
 
 EVERYWHERE = "in every process"  # the note on an error that all processes raise

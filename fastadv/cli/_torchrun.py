@@ -45,6 +45,7 @@ def _joined(device: str | None) -> Iterator[str | None]:
         torch.cuda.set_device(device)
     dist.init_process_group(backend)
     with ExitStack() as stack:
+        stack.callback(dist.destroy_process_group)
         if rank:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(redirect_stdout(nowhere))
@@ -57,7 +58,6 @@ def _joined(device: str | None) -> Iterator[str | None]:
             if (rank and _said_by_first(error)) or (local and hasattr(error, "format_message")):
                 raise typer.Exit(exit_code() if isinstance(error, Interrupted) else 1) from None
             raise
-    dist.destroy_process_group()
 
 
 def _said_by_first(error: BaseException) -> bool:

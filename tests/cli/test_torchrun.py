@@ -57,6 +57,8 @@ def test_an_error_is_told_once(error: Exception, rank: int, loud: bool, monkeypa
     for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(_torchrun.dist, "init_process_group", lambda backend: None)
+    left = []
+    monkeypatch.setattr(_torchrun.dist, "destroy_process_group", lambda: left.append(True))
 
     @_torchrun.together
     def command(device: str | None) -> None:
@@ -66,6 +68,24 @@ def test_an_error_is_told_once(error: Exception, rank: int, loud: bool, monkeypa
     with pytest.raises(Exception) as raised:
         command(device="cpu")
     assert logging.root.manager.disable == logging.NOTSET
+    assert left
     assert (raised.value is error) == loud
     if not loud:
         assert raised.value.exit_code == (128 + signal.SIGINT if isinstance(error, Interrupted) else 1)
+
+
+KEPT = """
+import weakref
+import torch.distributed as dist
+import fastadv.train
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+import torch._dynamo
+group = weakref.ref(dist.group.WORLD)
+dist.destroy_process_group()
+assert group() is None
+"""
+
+
+def test_nothing_keeps_a_group_that_was_destroyed() -> None:
+    """Its threads would go on while Python ends, and now and then abort the process."""
+    subprocess.run([sys.executable, "-c", KEPT], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
