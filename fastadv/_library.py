@@ -141,9 +141,17 @@ def _fallback(card: OpCard) -> Callable[..., Any]:
                 f"kernels serve {served} where fastadv.backends() names one. "
                 "Convert the inputs, build the extension, or unset FASTADV_STRICT to use the slower reference"
             )
-        return card.reference(*args)
+        result = card.reference(*args)
+        if isinstance(result, torch.Tensor):
+            return _laid_out(result, card.fake(*args))
+        return result and tuple(map(_laid_out, result, card.fake(*args)))
 
     return reference
+
+
+def _laid_out(result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """`result` in the memory layout of `like`, the fake's: compiled graphs were traced with it."""
+    return result if result.stride() == like.stride() else like.copy_(result)
 
 
 def _compiled(card: OpCard, kernel: Callable[..., None]) -> Callable[..., Any]:

@@ -71,6 +71,17 @@ def test_in_place_twin_equals_functional(name, dtype, device):
         assert torch.equal(mine[0], expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+@pytest.mark.parametrize("name", [n for n, c in CARDS.items() if not mutates(c)])
+def test_results_lie_as_the_fake_says(name, dtype):
+    """Kernels and, in dtypes that they do not serve, references."""
+    for args in CARDS[name].samples(CPU, dtype):
+        results, fakes = getattr(torch.ops.fastadv, name)(*args), CARDS[name].fake(*args)
+        pairs = [(results, fakes)] if isinstance(fakes, torch.Tensor) else zip(results, fakes, strict=True)
+        for result, fake in pairs:
+            assert (result.shape, result.stride(), result.dtype) == (fake.shape, fake.stride(), fake.dtype)
+
+
 @pytest.mark.parametrize("name", CARDS)
 def test_opcheck(name):
     card = CARDS[name]
@@ -126,6 +137,17 @@ def test_contract_on_each_instruction_set(isa):
         capture_output=True,
         text=True,
     )
+    assert run.returncode == 0, run.stdout[-3000:]
+
+
+@pytest.mark.skipif(extension is None, reason="covered by this process")
+def test_opcheck_without_the_extension():
+    """The references alone trace and compile as the kernels do."""
+    code = (
+        "import sys; sys.modules['fastadv._C'] = None\n"
+        f"import pytest; sys.exit(pytest.main(['-q', '-x', {__file__ + '::test_opcheck'!r}]))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:]
 
 
