@@ -39,10 +39,9 @@ def _others(z: Tensor, index: Tensor) -> Tensor:
 
 
 def _ce(z: Tensor, label: Tensor, direction: bool) -> tuple[Tensor, Tensor]:
-    own = z.gather(1, label[:, None])
-    rest = torch.logsumexp(_others(z, label), dim=1, keepdim=True)
-    # log(1 + exp(gap)) and its derivative keep their digits where p_y is near 1
-    gap = rest - own
+    # of differences, which keep their digits where logits share a large constant; log(1 + exp(gap)) and its
+    # derivative keep theirs where p_y is near 1
+    gap = torch.logsumexp(_others(z, label) - z.gather(1, label[:, None]), dim=1, keepdim=True)
     share = torch.softmax(_others(z, label), dim=1) - _one(label, z)
     grad = share if direction else share * torch.sigmoid(gap)
     return torch.nn.functional.softplus(gap, threshold=50.0).squeeze(1), grad
