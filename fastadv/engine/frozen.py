@@ -18,7 +18,7 @@ from fastadv.engine.fold import estimates_gradients
 from fastadv.engine.graph import GraphedGradient
 from fastadv.engine.inside import inside
 from fastadv.engine.options import Options
-from fastadv.engine.parts import PROBE, rows_at_once, worth_splitting
+from fastadv.engine.parts import PROBE, Parts
 from fastadv.engine.rounding import ROUNDING as ROUNDING
 from fastadv.engine.rounding import compare
 from fastadv.engine.twin import unwrap
@@ -73,7 +73,7 @@ class Frozen:
         self._graphed = GraphedGradient(self._gradient) if options.cuda_graph else None
         self._checked = search is model and not autocast and to_bfloat16 is None
         self._inside = False
-        self._splits = isinstance(source, nn.Module) and not options.compile
+        self._parted = self._parts_of(search)
 
     @property
     def plain(self) -> bool:
@@ -262,6 +262,7 @@ class Frozen:
     def _use(self, search: Model, dtype: torch.dtype | None) -> None:
         self._search, self._search_dtype, self._to_bfloat16 = search, dtype, None
         self._probing = _probing(search)
+        self._parted = self._parts_of(search)
         if self._graphed is not None:  # what was captured is the former twin
             self._graphed = GraphedGradient(self._gradient)
 
@@ -302,11 +303,21 @@ class Frozen:
         """`x` in the layout and precision of the search twin."""
         return self.layout(x).to(self._search_dtype or x.dtype)
 
+    def _parts_of(self, search: Model) -> Parts | None:
+        """None for a function, of which nothing is known, and for compiled code, which is for one shape."""
+        if (
+            self.options.compile
+            or not isinstance(self.source, nn.Module)
+            or not isinstance(search, nn.Module)
+        ):
+            return None
+        return Parts(self.source, search)
+
     def _parts(self, x: Tensor) -> list[slice]:
         """The rows that pass the search twin together."""
         rows, passed = max(len(x), 1), 0
-        if self._splits and isinstance(self._search, nn.Module) and worth_splitting(self._search, x):
-            rows, passed = rows_at_once(cast(nn.Module, self.source), self._searched, self._ready(x[:PROBE]))
+        if self._parted is not None and self._parted.worth_splitting(x):
+            rows, passed = self._parted.at_once(self._searched, self._ready(x[:PROBE]))
         self.forwards += passed
         # of nearly equal size: a model may mind a single row
         count = max(math.ceil(len(x) / rows), 1)

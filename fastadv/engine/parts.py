@@ -7,6 +7,7 @@ Schott et al. with 500 images 228 and 172, a ResNet-18 with 64 images 840 and 77
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,7 +25,8 @@ WIDEST = 64
 # rows that are passed to measure
 PROBE = 2
 
-_bytes_a_row: "WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], int]]" = WeakKeyDictionary()
+# for each model and architecture of its search twin: bytes a row, by the row's dtype and shape
+_measured: "WeakKeyDictionary[nn.Module, dict[Any, dict[Any, int]]]" = WeakKeyDictionary()
 
 
 class _Largest(TorchDispatchMode):
@@ -46,10 +48,37 @@ def is_conv2d(model: nn.Module) -> bool:
     return any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in model.modules())
 
 
-def worth_splitting(search: nn.Module, x: Tensor) -> bool:
-    """Whether x [B, ...] may gain from passing in parts."""
-    many = len(x) > LEAST * torch.get_num_threads() and x.numel() * x.element_size() * WIDEST > BYTES
-    return many and x.device.type == "cpu" and is_conv2d(search) and not _mixes_rows(search)
+class Parts:
+    """How many rows pass one search twin of a model at once.
+
+    A row is measured once for a model, its shape and its dtype, and again where its modules have changed.
+    """
+
+    def __init__(self, source: nn.Module, search: nn.Module) -> None:
+        self._source, self._search = source, search
+
+    def worth_splitting(self, x: Tensor) -> bool:
+        """Whether x [B, ...] may gain from passing in parts."""
+        many = len(x) > LEAST * torch.get_num_threads() and x.numel() * x.element_size() * WIDEST > BYTES
+        return many and x.device.type == "cpu" and self._may_split
+
+    def at_once(self, run: Callable[[Tensor], Tensor], x: Tensor) -> tuple[int, int]:
+        """How many rows like x [2, ...] to pass at once, and how many `run` has passed to find out."""
+        key = (x.dtype, *x.shape[1:])
+        passed = 0
+        if key not in self._bytes_a_row:
+            with torch.no_grad(), _Largest() as largest:
+                run(x)
+            self._bytes_a_row[key], passed = max(largest.bytes // len(x), 1), len(x)
+        return max(BYTES // self._bytes_a_row[key], LEAST * torch.get_num_threads()), passed
+
+    @cached_property
+    def _may_split(self) -> bool:
+        return is_conv2d(self._search) and not _mixes_rows(self._search)
+
+    @cached_property
+    def _bytes_a_row(self) -> dict[tuple[Any, ...], int]:
+        return _measured.setdefault(self._source, {}).setdefault(_architecture(self._search), {})
 
 
 def _mixes_rows(model: nn.Module) -> bool:
@@ -58,16 +87,9 @@ def _mixes_rows(model: nn.Module) -> bool:
     return any(norm.training or norm.running_mean is None for norm in norms)
 
 
-def rows_at_once(source: nn.Module, search: Callable[[Tensor], Tensor], x: Tensor) -> tuple[int, int]:
-    """How many rows like x [2, ...] to pass through `search` at once, and how many were passed to find out.
-
-    It is found out once for `source`, whose search twin `search` passes.
-    """
-    known = _bytes_a_row.setdefault(source, {})
-    key = (x.dtype, *x.shape[1:])
-    passed = 0
-    if key not in known:
-        with torch.no_grad(), _Largest() as largest:
-            search(x)
-        known[key], passed = max(largest.bytes // len(x), 1), len(x)
-    return max(BYTES // known[key], LEAST * torch.get_num_threads()), passed
+def _architecture(model: nn.Module) -> tuple[Any, ...]:
+    """What the sizes of activations depend on, weights apart: types, settings and shapes of all parts."""
+    return tuple(
+        (type(part), part.extra_repr(), *(tensor.shape for tensor in part.parameters(recurse=False)))
+        for part in model.modules()
+    )

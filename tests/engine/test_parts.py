@@ -1,5 +1,6 @@
 """Large batches pass a convolutional search twin in parts on a CPU."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -170,24 +171,61 @@ def test_the_first_rows_run_no_part_of_the_original(
 
 def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Watched().eval()
+    split = parts.Parts(net, net)
     monkeypatch.setattr(parts, "BYTES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert parts.rows_at_once(net, net, torch.rand(2, 2, 6, 7))[0] == 24
-    assert not parts.worth_splitting(net, torch.rand(24, 2, 6, 7))
-    assert parts.worth_splitting(net, torch.rand(25, 2, 6, 7))
-    assert not parts.worth_splitting(nn.Linear(3, 3), torch.rand(99, 3))
-    assert not parts.worth_splitting(net, torch.rand(25, 2, 6, 7, device="meta"))
+    assert split.at_once(net, torch.rand(2, 2, 6, 7))[0] == 24
+    assert not split.worth_splitting(torch.rand(24, 2, 6, 7))
+    assert split.worth_splitting(torch.rand(25, 2, 6, 7))
+    assert not parts.Parts(net, nn.Linear(3, 3)).worth_splitting(torch.rand(99, 3))
+    assert not split.worth_splitting(torch.rand(25, 2, 6, 7, device="meta"))
 
 
 def test_each_shape_and_dtype_is_measured_once(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     monkeypatch.setattr(parts, "BYTES", 5 * 60 * 4 * 40)
     net = Watched().eval()
     small, large = torch.rand(2, 2, 6, 10), torch.rand(2, 2, 12, 10)
-    assert parts.rows_at_once(net, net, small) == (40, 2)
-    assert parts.rows_at_once(net, net, small) == (40, 0)
-    assert parts.rows_at_once(net, net, large) == (20, 2)
-    assert parts.rows_at_once(net, net.double(), small.double()) == (20, 2)
-    assert parts.rows_at_once(net, net, small) == (40, 0)
+
+    def at_once(x: Tensor) -> tuple[int, int]:
+        return parts.Parts(net, net).at_once(net, x)
+
+    assert at_once(small) == (40, 2)
+    assert at_once(small) == (40, 0)
+    assert at_once(large) == (20, 2)
+    net.double()
+    assert at_once(small.double()) == (20, 2)
+    net.float()
+    assert at_once(small) == (40, 0)
+
+
+@pytest.mark.parametrize("change", ["module", "stride", "weights"])
+def test_changed_modules_are_measured_again(
+    change: str, monkeypatch: pytest.MonkeyPatch, one_thread: None
+) -> None:
+    monkeypatch.setattr(parts, "BYTES", 10 * 5 * 6 * 7 * 8)
+    net = Watched().double().eval()
+    x = torch.rand(40, 2, 6, 7, dtype=torch.float64)
+    model = fa.freeze(net)
+    model(x)
+    if change == "module":
+        net.conv, net.norm = nn.Conv2d(2, 5, 1, stride=2), nn.BatchNorm2d(5)
+    elif change == "stride":
+        net.conv.stride = (2, 2)
+    else:
+        net.conv = nn.Conv2d(2, 7, 3, padding=1)
+        net.norm, net.head = nn.BatchNorm2d(7), nn.Linear(7, 4)
+    net.double().eval()
+    fresh = fa.freeze(net)
+    assert fresh._parts(x) == fa.freeze(copy.deepcopy(net))._parts(x) != model._parts(x)
+
+
+def test_a_twin_is_walked_once(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    monkeypatch.setattr(parts, "BYTES", 1)
+    model = fa.freeze(Watched().eval())
+    x = torch.rand(40, 2, 6, 7)
+    model(x)
+    monkeypatch.setattr(nn.Module, "modules", lambda self: pytest.fail("walked again"))
+    model(x)
 
 
 def test_functions_and_compiled_twins_stay_whole(one_thread: None) -> None:
@@ -201,4 +239,4 @@ def test_functions_and_compiled_twins_stay_whole(one_thread: None) -> None:
 
     fa.freeze(model)(torch.rand(500, 2, 6, 7))
     assert seen == [500]
-    assert not fa.freeze(net, compile=True)._splits
+    assert not fa.freeze(net, compile=True)._parted
