@@ -21,6 +21,7 @@ from fastadv.data import names
 from fastadv.evaluation._text import percent
 from fastadv.train import EpochReport, fit, reports
 from fastadv.train._ending import ACTIONS
+from fastadv.train._precision import PRECISIONS
 from fastadv.train.optim import LEARNING_RATES, SCHEDULES
 
 TEST_STEPS = 10
@@ -29,6 +30,7 @@ TEST_SAMPLES = 1000
 
 Schedule = StrEnum("Schedule", {name.upper(): name for name in SCHEDULES})  # type: ignore[misc]
 Action = StrEnum("Action", {name.upper(): name for name in ACTIONS})  # type: ignore[misc]
+Precision = StrEnum("Precision", {name.upper(): name for name in PRECISIONS})  # type: ignore[misc]
 
 
 @together
@@ -123,7 +125,11 @@ def train(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that read image folders; they change no result.")
     ] = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Train under bf16 autocast.")] = False,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="bf16: under autocast; tf32: products on a GPU; fp32 by default."),
+    ] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="The same as --precision bf16.")] = False,
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,
@@ -143,6 +149,8 @@ def train(
         raise typer.BadParameter("--generated and --fraction belong together: give both, or neither.")
     if resume and run_dir is None:
         raise typer.BadParameter("--resume needs the --run-dir of the run that stopped.")
+    if bf16 and precision is not None:
+        raise typer.BadParameter("--bf16 and --precision say the same: give one of them.")
     if run_dir is not None:
         o.check_run_dir(run_dir, resume)
     place = make_device(device)
@@ -184,7 +192,7 @@ def train(
                     ramp=climb,
                     ema=ema,
                     augment=varied,
-                    precision="bf16" if bf16 else "fp32",
+                    precision="bf16" if bf16 else "fp32" if precision is None else precision.value,
                     test_set=test_set,
                     test_attacks=_test_attacks(norm, radius, seed) if test_set is not None else None,
                     patience=patience,

@@ -1,6 +1,7 @@
 """The steps of an epoch: batch by batch, what the recipe does with each."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 from fastadv import rng
 from fastadv.train._feed import Feed
 from fastadv.train._losses import Losses, NotFiniteError
+from fastadv.train._precision import tf32
 from fastadv.train._sets import check_labels
 from fastadv.train._statistics import whole_batch_statistics
 from fastadv.train._weights import MovingAverage
@@ -50,8 +52,7 @@ class Steps:
             for step, (x, y, ids) in enumerate(self.feed.batches(epoch, done), done):
                 at = self._at(epoch, step, x, y, ids)
                 self.learning_rate = self.optimizer.param_groups[0]["lr"]
-                own = derive("torch", epoch, step, *self.feed.process)
-                with rng.torch_seeded(own, at.x.device), whole_batch_statistics(at.share):
+                with self._around(at, derive("torch", epoch, step, *self.feed.process)):
                     take_step(recipe, at)
                 self.scheduler.step()
                 if self.average is not None:
@@ -65,6 +66,16 @@ class Steps:
                 f"(samples {_listing(ids.tolist())}); "
                 f"lower the learning rate (now {self.learning_rate:g}) or check the data"
             ) from error
+
+    @contextmanager
+    def _around(self, at: Step, seed: int) -> Iterator[None]:
+        """What holds while a step is taken, and not while the caller has the model."""
+        with ExitStack() as stack:
+            stack.enter_context(rng.torch_seeded(seed, at.x.device))
+            stack.enter_context(whole_batch_statistics(at.share))
+            if self.precision == "tf32":
+                stack.enter_context(tf32())
+            yield
 
     def _at(self, epoch: int, step: int, x: Tensor, y: Tensor, ids: Tensor) -> Step:
         # labels on a GPU belong to an ImageSet and are checked; reading them again would wait for it

@@ -23,6 +23,7 @@ from fastadv.train._epochs import Epochs
 from fastadv.train._feed import Feed
 from fastadv.train._losses import Losses
 from fastadv.train._measure import Measure
+from fastadv.train._precision import check_acts, check_precision
 from fastadv.train._results import Results
 from fastadv.train._run import Run
 from fastadv.train._sets import check_sets
@@ -88,7 +89,9 @@ def fit(
     - augment: "crop", "flip", "alternating_flip", "cutout", "crop_flip", "shift" (crop alone), a function
       (x, *, ids, seed) -> x, or several of them in their order: see `fa.train.augment`. It works on the
       model's device.
-    - precision: "bf16" runs the recipe under autocast.
+    - precision: "bf16" runs the recipe under autocast; "tf32", on a GPU, with matrix products, convolutions
+      and recurrent layers in TF32. It holds while a step is taken: measured is in the model's own precision,
+      and between the reports torch's switches are the caller's.
     - test_set, test_attacks ({name: attack}, see `fa.evaluate`), test_limit (how many of its images): what
       the accuracies in the reports are measured on.
     - patience: epochs without a better accuracy under attack (the lowest of the attacks', with ema that of
@@ -131,8 +134,7 @@ def fit(
         check_seed(seed)
         if checkpoint_every is not None:
             check_count("checkpoint_every", checkpoint_every, 1)
-        if precision not in ("fp32", "bf16"):
-            raise InputError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
+        check_precision(precision)
         if not (callable(recipe) or owns_step(recipe)):
             raise InputError(
                 f"recipe: expected a function of (model, x, y), or an object with a step, got {recipe!r}; "
@@ -161,6 +163,7 @@ def fit(
             model.to(place)
         maker = make_optimizer(model, options)
         place = next(model.parameters()).device
+        check_acts(precision, model, place)
         classes = check_sets(model, {"train_set": train_set, "test_set": test_set}, augmentation, place)
         feed = Feed(train_set, batch_size, augmentation, seed, place, workers)
         count = math.ceil(feed.epoch_size / batch_size)

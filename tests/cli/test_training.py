@@ -27,12 +27,12 @@ def test_every_option_reaches_the_run(fastadv: Callable, folder: Path, monkeypat
     monkeypatch.setattr(_train, "fit", spy)
     done = fastadv(
         f"{ROBUST} --epochs 3 --schedule one_cycle --warm-up 1/2 --clip-norm 1.5 --ramp 1:radius=1/4,steps=1 "
-        "--ema 0.9 --patience 3 --on-alarm rewind --run-dir run"
+        "--ema 0.9 --patience 3 --on-alarm rewind --precision bf16 --run-dir run"
     )
     assert done.code == 0, done
     wanted = {
         "schedule": "one_cycle", "warm_up": 0.5, "clip_norm": 1.5, "ramp": Ramp(1, radius=0.25, steps=1),
-        "ema": 0.9, "patience": 3, "on_alarm": "rewind",
+        "ema": 0.9, "patience": 3, "on_alarm": "rewind", "precision": "bf16",
     }  # fmt: skip
     assert {name: given[name] for name in wanted} == wanted
     assert done.out.count("EMA") == 2
@@ -87,6 +87,9 @@ def test_a_ramp_that_cannot_be_understood(text):
         ("--warm-up 10", "warm_up"),
         ("--on-alarm panic", "on-alarm"),
         ("--schedule sometimes", "schedule"),
+        ("--device cpu --precision tf32", "precision: expected 'fp32' or 'bf16' on cpu"),
+        ("--precision fp16", "--precision"),
+        ("--bf16 --precision bf16", "give one of them"),
     ],
 )  # fmt: skip
 def test_wrong_options_are_wrong_usage(fastadv: Callable, options: str, word: str) -> None:

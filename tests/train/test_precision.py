@@ -1,0 +1,139 @@
+"""precision="tf32": torch's switches are set while a step is taken, and at no other time."""
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.train import PGDTraining, Standard, _precision, fit
+
+from .nets import images, net
+
+SWITCHES = (
+    torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn,
+    torch.backends.mkldnn.matmul,
+)  # fmt: skip
+CALLERS = {
+    "untouched": lambda: None,
+    "ieee": lambda: setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee"),
+    "newer": lambda: setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32"),
+    "older": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    "medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "highest": lambda: torch.set_float32_matmul_precision("highest"),
+}
+
+
+def state():
+    """All of them: newer ones, and older ones where they can be read."""
+    found = [switch.fp32_precision for switch in SWITCHES]
+    for older in (torch.get_float32_matmul_precision, lambda: torch.backends.cuda.matmul.allow_tf32):
+        try:
+            found.append(older())
+        except RuntimeError:
+            found.append("refused")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def as_found():
+    before = [switch.fp32_precision for switch in SWITCHES]
+    yield
+    torch.set_float32_matmul_precision("highest")
+    for switch, precision in zip(SWITCHES, before, strict=True):
+        switch.fp32_precision = precision
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """As if the device of the test had TF32."""
+    monkeypatch.setattr(_precision, "has_tf32", lambda device: True)
+
+
+class Noting(Standard):
+    """Standard training that notes the switches of each step."""
+
+    def __call__(self, model, x, y, *, ids=None, seed=0):
+        SEEN.append(state())
+        if FAIL:
+            raise RuntimeError("broken")
+        return super().__call__(model, x, y)
+
+
+SEEN: list = []
+FAIL: list = []
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    SEEN.clear()
+    FAIL.clear()
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("end", ["whole", "closed", "dropped", "broken"])
+def test_the_switches_are_the_callers_outside_of_steps(caller, end, gpu):
+    CALLERS[caller]()
+    before, outside = state(), []
+
+    def attack(model, x, y, **options):
+        outside.append(state())
+        return fa.attacks.fgsm(model, x, y, fa.Linf(0.02), **options)
+
+    training = fit(
+        net(), images(), Noting(), epochs=2, batch_size=25, precision="tf32",
+        test_set=images(8), test_attacks={"fgsm": attack},
+        progress=lambda done, total: outside.append(state()),
+    )  # fmt: skip
+    assert state() == before
+    next(training)
+    assert state() == before
+    assert len(SEEN) == 2
+    for seen in SEEN:
+        assert seen[:3] == ["tf32"] * 3
+        # code that asks the older way is not refused, unless the caller was
+        assert "refused" not in seen or "refused" in before
+    if end == "whole":
+        assert len(list(training)) == 1
+    elif end == "closed":
+        training.close()
+    elif end == "dropped":
+        del training
+    else:
+        FAIL.append(True)
+        with pytest.raises(RuntimeError, match="broken"):
+            next(training)
+    assert state() == before
+    assert len(outside) >= 3
+    assert all(seen == before for seen in outside)
+
+
+def test_without_it_the_switches_stay():
+    before = state()
+    list(fit(net(), images(), Noting(), epochs=1))
+    assert all(seen == before for seen in SEEN)
+
+
+def test_where_it_would_do_nothing_it_is_refused(monkeypatch):
+    with pytest.raises(InputError, match=r"precision: expected 'fp32' or 'bf16' on cpu, which has no TF32"):
+        fit(net(), images(), Standard(), epochs=1, precision="tf32")
+    monkeypatch.setattr(_precision, "has_tf32", lambda device: True)
+    with pytest.raises(InputError, match=r"precision: expected weights in float32 for 'tf32', got none"):
+        fit(net().double(), images(), Standard(), epochs=1, precision="tf32")
+
+
+def test_a_run_is_resumed_in_its_precision(gpu, tmp_path):
+    options = {"run_dir": tmp_path, "batch_size": 25}
+    training = fit(net(), images(), PGDTraining(fa.Linf(0.1), 1), epochs=2, precision="tf32", **options)
+    next(training)
+    training.close()
+    with pytest.raises(InputError, match=r"another precision \(tf32 there, fp32 here\)"):
+        fit(net(), images(), PGDTraining(fa.Linf(0.1), 1), epochs=2, resume=True, **options)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_it_changes_products_on_a_gpu():
+    model, other = net().cuda(), net().cuda()
+    for each, precision in ((model, "tf32"), (other, "fp32")):
+        list(fit(each, images(), Standard(), epochs=1, precision=precision))
+    assert not torch.equal(model[5].weight, other[5].weight)
+    torch.testing.assert_close(model[5].weight, other[5].weight, rtol=1e-2, atol=1e-2)
