@@ -31,7 +31,7 @@ def batches(
     order: Tensor | Sequence[int] | None = None,
     *,
     workers: int | None = None,
-    seed: int | None = None,
+    seed: int = 0,
 ) -> Iterator[Batch]:
     """Yield (x float32 [B, C, H, W] in [0, 1], y int64 [B], ids int64 [B]); the last batch may be smaller.
 
@@ -41,7 +41,8 @@ def batches(
         `dataset`: a sample keeps its number in any order and batch size.
     workers: processes that read ahead (None: up to 8 for images on disk, none otherwise). Their number
         changes no result.
-    seed: keys, with the sample's number, what the data set itself draws from torch, NumPy or `random`.
+    seed: keys, with the sample's number, what the data set itself draws from torch, NumPy or `random`; their
+        own states stay as they are.
 
     InputError for an empty set, positions out of range, images of differing shapes, pixels outside [0, 1] or
     NaN. CorruptFileError for a damaged image file.
@@ -56,7 +57,7 @@ def raw_batches(
     order: Tensor | Sequence[int] | None = None,
     *,
     workers: int | None = None,
-    seed: int | None = None,
+    seed: int = 0,
 ) -> Iterator[Batch]:
     """The same with the images as they are held, uint8 or float32: a quarter of the bytes to move."""
     if batch_size < 1:
@@ -84,7 +85,7 @@ def _from_memory(dataset: Held, positions: Tensor, batch_size: int) -> Iterator[
 class _Numbered(Dataset[Any]):
     """Items with their position. A bad image comes as its error, which would lose its text in a worker."""
 
-    def __init__(self, dataset: Dataset[Any], seed: int | None) -> None:
+    def __init__(self, dataset: Dataset[Any], seed: int) -> None:
         self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, position: int) -> Any:
@@ -101,8 +102,6 @@ class _Numbered(Dataset[Any]):
     def _item(self, position: int) -> Any:
         if isinstance(self.dataset, FolderSet):
             return self.dataset.pixels(position), int(self.dataset.labels[position])
-        if self.seed is None:
-            return self.dataset[position]
         with keyed(rng.derive(self.seed, "sample", position)):
             return self.dataset[position]
 

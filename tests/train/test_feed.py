@@ -11,10 +11,11 @@ from torch.utils.data import Dataset, get_worker_info
 
 from fastadv import rng
 from fastadv._torchvision import datasets, functional
+from fastadv.attacks import fgsm
 from fastadv.data import ImageSet, Mixture, NpzSet, batches, load
 from fastadv.errors import InputError
 from fastadv.threat import Linf
-from fastadv.train import PriorGuidedTraining, fit, reports
+from fastadv.train import FGSMTraining, PriorGuidedTraining, fit, reports
 from fastadv.train._feed import Feed
 from fastadv.train.augment import cutout, make_augment
 
@@ -256,6 +257,17 @@ def test_a_data_set_that_draws_itself_resumes_with_other_workers(tmp_path):
     assert_same(stopped_and_resumed(Noisy(), tmp_path, 9, (0, 2))[0], expected)
     fresh = [by_id(Feed(Noisy(), 8, None, 7, CPU), epoch)[0] for epoch in (1, 2)]
     assert not any(torch.equal(fresh[0][i][0], fresh[1][i][0]) for i in range(50))
+
+
+def test_sets_that_draw_themselves_leave_the_global_state_and_give_the_same_reports():
+    options = {"test_set": Noisy(), "test_attacks": {"fgsm": partial(fgsm, threat=Linf(0.05))}}
+    seen = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        seen.append(timeless(list(fit(net(), Noisy(), FGSMTraining(Linf(0.05)), epochs=2, **options))))
+        assert torch.equal(before, torch.get_rng_state())
+    assert seen[0] == seen[1]
 
 
 def mixture(tmp_path=None, fraction=0.7):
