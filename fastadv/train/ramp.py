@@ -73,7 +73,8 @@ def _part(recipe: Any, share: float, first: int | None, progress: float) -> Any:
         )
     radius = float(threat.radius) * share
     changed: dict[str, Any] = {
-        "threat": threat.with_radius(math.ceil(radius) if threat.least_step else radius)
+        # a hair less, so that rounding alone adds no coordinate
+        "threat": threat.with_radius(math.ceil(radius * (1 - 1e-9)) if threat.least_step else radius)
     }
     slower = share
     if first is not None:

@@ -92,6 +92,9 @@ def test_coordinates_are_counted():
     first, second = Ramp(2).recipes(PGDTraining(fa.L0(10), steps=5, step_size=2), 5)
     assert (first.threat.radius, second.threat.radius) == (4, 7)
     assert (first.step_size, second.step_size) == (1.0, pytest.approx(4 / 3))
+    for count in range(1, 12):
+        steps = Ramp(count).recipes(PGDTraining(fa.L0(3 * (count + 1)), steps=2), count + 1)
+        assert [one.threat.radius for one in steps] == [3 * (k + 1) for k in range(count)]
 
 
 @pytest.mark.parametrize("stop", [1, 6, 7, 9, 15])
