@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastadv import _processes
 from fastadv._card import card
 from fastadv._description import describe_set
+from fastadv._identity import plain
 from fastadv._run_record import RunRecord
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models import save_weights
@@ -71,16 +72,24 @@ class Results:
         def write(path: Path) -> None:
             if again or not _written(path, report):
                 about = {**self.record.config, "data": describe_set(self.train_set)}
-                measured = {**dataclasses.asdict(report), "weights": kind}
-                save_weights(self.model, path, card("model", about, **measured))
+                save_weights(self.model, path, card("model", about, **_measured(report), weights=kind))
 
         self.record.result(f"{kind}.safetensors", write)
 
 
 def _written(path: Path, report: EpochReport) -> bool:
-    """Whether the file is whole, and of this epoch: a run that was made longer leaves an older one."""
+    """Whether the file is whole, and of this epoch: a run that was made longer leaves an older one.
+
+    The whole report is compared: another run in this folder had an epoch of this number, too.
+    """
     try:
         _, about = read_weights(path)
     except (InputError, CorruptFileError):
         return False
-    return bool(about.get("measured", {}).get("epoch") == report.epoch)
+    there = about.get("measured", {})
+    # what the file does not know is of a later version
+    return bool(there) and all(there.get(name, one) == one for name, one in _measured(report).items())
+
+
+def _measured(report: EpochReport) -> dict[str, Any]:
+    return plain(dataclasses.asdict(report))

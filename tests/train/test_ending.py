@@ -81,6 +81,14 @@ def test_without_patience_the_last_weights_remain_and_the_best_have_a_file(tmp_p
     assert about["measured"]["weights"] == "best"
 
 
+def test_best_weights_of_another_run_in_the_folder_are_not_taken_for_these(tmp_path, scripted):
+    scripted([0.5, 0.5])
+    run(tmp_path, epochs=1)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    _, states, _ = run(tmp_path, epochs=1, seed=1)
+    assert same(fa.models.read_weights(tmp_path / "best.safetensors")[0], states[0])
+
+
 def test_the_best_weights_are_averaged_ones_where_there_are_such(tmp_path):
     model, _, past = run(tmp_path, patience=9, ema=0.5, epochs=4)
     best = max(past, key=lambda report: report.ema_robust_accuracy["fgsm"])
