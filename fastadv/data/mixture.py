@@ -24,7 +24,8 @@ class Mixture(Dataset[tuple[Tensor, int]]):
     An epoch is as long as the real set. The images of a run are one sequence, whatever the batch size: among
     its first T images, floor(fraction * T) are generated, so that B in a row hold fraction * B of them,
     rounded down or up. Both kinds come in passes, each in a random order of its own: no image comes again
-    before all the others of its kind have come, however many epochs that takes.
+    before all the others of its kind have come, however many epochs that takes. One that comes twice in an
+    epoch is augmented alike both times.
 
     Sample i is a real image below len(real), and generated image i - len(real) from there on. Classes and
     name are those of the real set.

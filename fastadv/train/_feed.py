@@ -39,6 +39,7 @@ class Feed:
     seed: int
     device: torch.device
     workers: int | None = None
+    dtype: torch.dtype | None = None  # of the images, that of the model's weights; float32 unless given
 
     def __post_init__(self) -> None:
         self.rank, self.world = _processes.rank(), _processes.world()
@@ -72,7 +73,7 @@ class Feed:
         return Share(size, self.rank, self.world)
 
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
-        """(x, y, ids) of each batch after the first `done`; x and ids on the device, x float32 in [0, 1]."""
+        """(x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1]."""
         order = self.order(epoch)[done * self.batch_size :]
         if self.world > 1:
             parts = torch.split(order, self.batch_size)
@@ -85,7 +86,7 @@ class Feed:
                 own = rng.derive(self.seed, "torch augment", epoch, step, *self.process)
                 with rng.torch_seeded(own, self.device) if self.augment.draws else nullcontext():
                     x = self.augment(x, ids=ids, seed=self.seed, epoch=epoch, first=first)
-            yield x, y, ids
+            yield x.to(self.dtype or x.dtype), y, ids
 
     @property
     def process(self) -> list[int]:

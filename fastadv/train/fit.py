@@ -16,6 +16,7 @@ from fastadv._card import data_hash
 from fastadv._checks import check_count, check_seed, check_share
 from fastadv._description import describe, describe_data, describe_model
 from fastadv._run_record import RunRecord
+from fastadv.engine.twin import dtype_of
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.train._ending import Ending
@@ -33,7 +34,7 @@ from fastadv.train.augment import Augment, make_augment
 from fastadv.train.optim import OptimizerOptions, Schedule, find_schedule, make_optimizer, make_schedule
 from fastadv.train.ramp import Ramp, make_ramp
 from fastadv.train.recipes import OwnStep, Recipe
-from fastadv.train.recipes.base import owns_step
+from fastadv.train.recipes.base import check_recipe
 from fastadv.train.report import EpochReport
 
 P = ParamSpec("P")
@@ -135,11 +136,7 @@ def fit(
         if checkpoint_every is not None:
             check_count("checkpoint_every", checkpoint_every, 1)
         check_precision(precision)
-        if not (callable(recipe) or owns_step(recipe)):
-            raise InputError(
-                f"recipe: expected a function of (model, x, y), or an object with a step, got {recipe!r}; "
-                "for example fa.train.Standard()"
-            )
+        check_recipe(recipe)
         if progress is not None and not callable(progress):
             raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
         if run_dir is None and checkpoint_every:
@@ -165,7 +162,7 @@ def fit(
         place = next(model.parameters()).device
         check_acts(precision, model, place)
         classes = check_sets(model, {"train_set": train_set, "test_set": test_set}, augmentation, place)
-        feed = Feed(train_set, batch_size, augmentation, seed, place, workers)
+        feed = Feed(train_set, batch_size, augmentation, seed, place, workers, dtype_of(model))
         count = math.ceil(feed.epoch_size / batch_size)
         steps = Steps(
             model=model,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv import _files
+from fastadv import _files, rng
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.train import AWP, EpochReport, FGSMTraining, PGDTraining, Standard, fit
@@ -88,6 +88,22 @@ def test_the_first_step_is_sgd_on_the_recipe():
     loss.backward()
     for parameter, wanted in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(parameter, wanted - 0.1 * (wanted.grad + 0.01 * wanted))
+
+
+def test_a_model_in_float64_is_trained_in_float64():
+    data, recipe = images(8), PGDTraining(fa.Linf(0.1), 2)
+    attacks = {"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.1))}
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).double()
+    twin = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).double()
+    twin.load_state_dict(model.state_dict())
+    options = {"weight_decay": 0.0, "test_set": data, "test_attacks": attacks}
+    (report,) = train(model, data, recipe, epochs=1, learning_rate=0.1, **options)
+    seed = rng.derive(0, "attack", 1)
+    loss = recipe(twin, data.x.double(), data.y, ids=torch.arange(8), seed=seed)
+    loss.backward()
+    assert report.loss == pytest.approx(loss.item(), rel=1e-12)
+    for parameter, wanted in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(parameter, wanted - 0.1 * wanted.grad, rtol=1e-12, atol=1e-15)
 
 
 def test_loss_is_the_mean_over_samples_with_an_unequal_last_batch():
@@ -352,7 +368,12 @@ BAD = {
     "attacks": [{"test_set": images(3), "test_attacks": {"pgd": 0.3}}],
     "seed": [{"seed": seed} for seed in (-1, 0.5, "0", True, 1 << 63)],
     "progress": [{"progress": 1}],
-    "recipe": [{"recipe": "pgd"}],
+    "recipe": [
+        {"recipe": "pgd"},
+        {"recipe": Standard},
+        {"recipe": lambda model, x, y: model(x).sum()},
+        {"recipe": AWP(Standard(), warmup=1).step},
+    ],
     "device": [{"device": "tpu"}, {"device": "nothing:0"}],
 }
 

@@ -107,6 +107,17 @@ def test_clipping_shortens_the_gradient_of_all_weights_together(clip_norm, optim
     torch.testing.assert_close(model.state_dict(), twin.state_dict())
 
 
+def test_gradients_that_frozen_weights_hold_do_not_count_and_stay():
+    models = net(), net()
+    for model in models:
+        model[0].requires_grad_(False)
+    models[0][0].weight.grad = torch.full_like(models[0][0].weight, 100.0)
+    for model in models:
+        list(fit(model, images(), Standard(), epochs=1, clip_norm=0.1))
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
+    assert (models[0][0].weight.grad == 100).all()
+
+
 def test_a_recipe_with_a_step_of_its_own_is_clipped_too():
     recipe = fa.train.FreeTraining(fa.Linf(0.1), 2)
     nets = [net(), net()]

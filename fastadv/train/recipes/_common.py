@@ -11,7 +11,7 @@ from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.losses import Loss, check_loss
 from fastadv.threat import Threat
-from fastadv.train.recipes.base import Recipe, owns_step
+from fastadv.train.recipes.base import Recipe, is_loss, owns_step
 
 NOISE = 1e-3  # of the start of TRADES and MART: at x itself, the divergence from x has no gradient
 
@@ -76,7 +76,7 @@ def check_smoothing(label_smoothing: float) -> None:
 
 def check_loss_recipe(recipe: Recipe, wrapper: str) -> None:
     """InputError unless `recipe` is a loss, which `wrapper` needs."""
-    if owns_step(recipe) or not callable(recipe):
+    if owns_step(recipe) or not is_loss(recipe):
         raise InputError(
             f"recipe: expected one that is a loss, for {wrapper} to wrap, got {type(recipe).__name__}; "
             "for example fa.train.PGDTraining"

@@ -1,5 +1,6 @@
 """What a recipe is: a loss, or a step of its own."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard, cast
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fastadv.errors import InputError
 from fastadv.train._share import Share
 
 
@@ -70,7 +72,9 @@ class Step:
     def descend(self) -> None:
         """One step of the optimizer along the gradients, whose norm is first cut to `clip_norm`."""
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            # frozen weights may hold gradients of the caller's
+            groups = self.optimizer.param_groups
+            nn.utils.clip_grad_norm_([w for group in groups for w in group["params"]], self.clip_norm)
         self.optimizer.step()
 
 
@@ -89,6 +93,29 @@ class OwnStep(Protocol):
 def owns_step(recipe: object) -> TypeGuard[OwnStep]:
     """Whether `recipe` has a step of its own."""
     return callable(getattr(recipe, "step", None))
+
+
+def check_recipe(recipe: object) -> None:
+    """InputError unless `recipe` has a step of its own, or can be called as a loss."""
+    if owns_step(recipe) or is_loss(recipe):
+        return
+    raise InputError(
+        "recipe: expected a function of (model, x, y, *, ids, seed), or an object with a step, "
+        f"got {recipe!r}; for example fa.train.Standard()"
+    )
+
+
+def is_loss(recipe: object) -> bool:
+    """Whether `recipe` can be called as a loss on (model, x, y), with ids and seed."""
+    if not callable(recipe):
+        return False
+    try:
+        inspect.signature(recipe).bind("model", "x", "y", ids=None, seed=0)
+    except TypeError:
+        return False
+    except ValueError:  # what is written in C may not tell
+        pass
+    return True
 
 
 def take_step(recipe: Recipe | OwnStep, at: Step) -> None:
