@@ -51,7 +51,7 @@ def check_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any])
     different = [
         f"{key} ({_short(stored.get(key))} there, {_short(now.get(key))} here)"
         for key in sorted(stored.keys() | now.keys())
-        if not _agree(stored.get(key), now.get(key))
+        if not agree(stored.get(key), now.get(key))
     ]
     if different:
         raise InputError(
@@ -65,7 +65,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:56]} ..."
 
 
-def _agree(stored: Any, now: Any) -> bool:
+def agree(stored: Any, now: Any) -> bool:
+    """Whether two values are equal, and probes in them within the rounding of another machine."""
     if not (isinstance(stored, dict) and isinstance(now, dict)):
         return bool(stored == now)
     if stored.keys() == now.keys() == {"values", "within"}:
@@ -75,4 +76,4 @@ def _agree(stored: Any, now: Any) -> bool:
         return all(
             a == b or (None not in (a, b) and abs(a - b) <= within) for a, b in zip(old, new, strict=True)
         )
-    return stored.keys() == now.keys() and all(_agree(stored[key], now[key]) for key in stored)
+    return stored.keys() == now.keys() and all(agree(stored[key], now[key]) for key in stored)

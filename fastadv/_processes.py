@@ -3,10 +3,11 @@
 With one process, where no process group is initialized, nothing here does anything.
 """
 
+import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -87,6 +88,21 @@ def from_first(make: Callable[[], T]) -> T:
     return result
 
 
+def in_turn(count: int, make: Callable[[int], T]) -> Iterator[T]:
+    """What make(0) to make(count - 1) give, in this order and in every process.
+
+    Each process makes every W-th of them, and waits after each for the others. An error of one is
+    everybody's.
+    """
+    for first in range(0, count, world()):
+        own = first + rank()
+        made = None
+        with agreement():
+            if own < count:
+                made = make(own)
+        yield from cast(list[T], tell(made)[: count - first])
+
+
 @contextmanager
 def agreement() -> Iterator[None]:
     """An error that one process meets inside is raised in every one. Inside, none waits for another."""
@@ -117,11 +133,14 @@ def _everywhere(error: Exception) -> Exception:
     return error
 
 
-def check_alike(about: Mapping[str, Any]) -> None:
-    """InputError in every process, naming what differs, unless all of them describe their run in this way."""
+def check_alike(about: Mapping[str, Any], agree: Callable[[Any, Any], bool] = operator.eq) -> None:
+    """InputError in every process, naming what differs, unless all of them describe their run in this way.
+
+    agree: says of two values of one name whether they are of one run.
+    """
     told = tell(dict(about))
     for place, other in enumerate(told):
-        different = [name for name in other if other[name] != told[0][name]]
+        different = [name for name in other if not agree(told[0][name], other[name])]
         if different:
             raise _everywhere(
                 InputError(

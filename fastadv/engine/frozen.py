@@ -202,24 +202,26 @@ class Frozen:
             self.backwards += self.options.eot * gradients.shape[:2].numel()
             return logits, gradients
 
-    def check(self, x: Tensor, verdict: Tensor | None = None) -> None:
+    def check(self, x: Tensor, verdict: Tensor | None = None) -> bool:
         """Compare the search twin with the verdict twin, on the first batch that has finite logits.
 
         Where they differ by more than rounding, the verdict twin takes over the search. A bfloat16 search
         twin is compared twice: before the conversion with the bound of the model's own precision, since that
         of bfloat16 would hide a wrong fold. `verdict` are the verdict logits of x where the caller has them.
+        Returns whether that has been done, by this call or before.
         """
         if self._checked or len(x) == 0:
-            return
+            return self._checked
         with torch.inference_mode(False), torch.no_grad():
             x = x[:CHECK_ROWS]
             given = self.verdict(x) if verdict is None else verdict[:CHECK_ROWS]
             if not bool(given.isfinite().all(1).any()):
-                return
+                return False
             self._checked = True
             if self._agrees(x, given) and self._to_bfloat16 is not None:
                 self._use(self._to_bfloat16(self._search), torch.bfloat16)
                 self._agrees(x, given)
+            return True
 
     def _agrees(self, x: Tensor, given: Tensor) -> bool:
         """Whether the search twin gives the logits `given` at x; where it does not, it is replaced."""
@@ -315,10 +317,10 @@ class Frozen:
 
     def _parts(self, x: Tensor) -> list[slice]:
         """The rows that pass the search twin together."""
-        rows, passed = max(len(x), 1), 0
+        rows = max(len(x), 1)
         if self._parted is not None and self._parted.worth_splitting(x):
-            rows, passed = self._parted.at_once(self._searched, self._ready(x[:PROBE]))
-        self.forwards += passed
+            # not counted: it is done once for a model, and the cost of a call is not that of what came before
+            rows = self._parted.at_once(self._searched, self._ready(x[:PROBE]))
         # of nearly equal size: a model may mind a single row
         count = max(math.ceil(len(x) / rows), 1)
         ends = [math.ceil(len(x) * part / count) for part in range(count + 1)]

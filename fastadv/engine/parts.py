@@ -62,15 +62,14 @@ class Parts:
         many = len(x) > LEAST * torch.get_num_threads() and x.numel() * x.element_size() * WIDEST > BYTES
         return many and x.device.type == "cpu" and self._may_split
 
-    def at_once(self, run: Callable[[Tensor], Tensor], x: Tensor) -> tuple[int, int]:
-        """How many rows like x [2, ...] to pass at once, and how many `run` has passed to find out."""
+    def at_once(self, run: Callable[[Tensor], Tensor], x: Tensor) -> int:
+        """How many rows like x [2, ...] to pass at once, which `run` passes to find out."""
         key = (x.dtype, *x.shape[1:])
-        passed = 0
         if key not in self._bytes_a_row:
             with torch.no_grad(), _Largest() as largest:
                 run(x)
-            self._bytes_a_row[key], passed = max(largest.bytes // len(x), 1), len(x)
-        return max(BYTES // self._bytes_a_row[key], LEAST * torch.get_num_threads()), passed
+            self._bytes_a_row[key] = max(largest.bytes // len(x), 1)
+        return max(BYTES // self._bytes_a_row[key], LEAST * torch.get_num_threads())
 
     @cached_property
     def _may_split(self) -> bool:

@@ -69,7 +69,7 @@ def run_attack(name: str, attack: Attack, frozen: Frozen, x: Tensor, y: Tensor, 
 
 
 def outcome(name: str, attack: Attack, frozen: Frozen, whole: Batch, wanted: int, keep_samples: bool) -> Part:
-    """Run one attack on one batch; `wanted` is the number of examples to keep."""
+    """Run one attack on one batch; `wanted` is the largest number of examples to keep of it."""
     size = len(whole.y)
     broken, failed, unmoved = (torch.zeros(size, dtype=torch.bool) for _ in range(3))
     tensors = {
@@ -150,8 +150,8 @@ def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
     )
 
 
-def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part]) -> Row:
-    """One attack over all batches."""
+def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], wanted: int = 0) -> Row:
+    """One attack over all batches, with the first `wanted` of its examples."""
     kept = [
         {key.removeprefix("example."): value for key, value in part.tensors.items() if "example." in key}
         for part in parts
@@ -169,7 +169,7 @@ def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part]) -
         forwards=forwards,
         backwards=backwards,
         seconds=sum(float(part["seconds"]) for part in parts),
-        examples=Examples(**{key: torch.cat([one[key] for one in kept]) for key in kept[0]})
+        examples=Examples(**{key: torch.cat([one[key] for one in kept])[:wanted] for key in kept[0]})
         if kept
         else None,
         minimum_norm=minimum_norm,

@@ -2,18 +2,18 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastadv._description import describe, describe_data
+from fastadv import _processes
 from fastadv._files import load_tensors, read_json, save_tensors, seal, write_json, writing
 from fastadv._identity import check_same
 from fastadv._run_folder import RunFolder
-from fastadv.engine import Frozen
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Part
 
@@ -23,44 +23,39 @@ IDENTITY = "evaluation.json"
 class Parts:
     """The parts of the evaluation `identity`. Without a folder nothing is kept."""
 
-    def __init__(self, folder: RunFolder | None = None, identity: Any = None) -> None:
+    def __init__(self, folder: Path | None = None, identity: Any = None) -> None:
         self._folder, self._identity = folder, identity
-        self.seconds = 0.0  # that the parts read from the folder took when they were made
+        self.seconds = 0.0  # that the parts this process read from the folder took when they were made
 
     @classmethod
     @contextmanager
     def opened(
-        cls,
-        run_dir: str | PathLike[str],
-        resume: bool,
-        frozen: Frozen,
-        dataset: Any,
-        attacks: Mapping[str, Any],
-        options: Mapping[str, Any],
+        cls, run_dir: str | PathLike[str], resume: bool, config: Mapping[str, Any]
     ) -> Iterator["Parts"]:
-        """The parts in a folder that belongs to this evaluation alone.
+        """The parts in a folder that belongs to the evaluation `config` alone.
+
+        The first process holds it for all, and each writes what it finishes.
 
         Raises InputError where the folder holds an evaluation and `resume` is off, or another evaluation.
         """
-        config = {
-            "model": describe(frozen),
-            "data": describe_data(dataset),
-            "attacks": [[name, describe(attack)] for name, attack in attacks.items()],
-            **options,
-        }
-        with RunFolder(run_dir) as folder:
-            path = folder.path / IDENTITY
-            if path.exists():
-                if not resume:
-                    raise InputError(
-                        f"run_dir: expected a new folder, got {folder.path} with an evaluation; "
-                        "pass resume=True or choose another"
-                    )
-                check_same(path, read_json(path), config)
-            else:
-                with folder.result(IDENTITY):
-                    write_json(path, config)
-            yield cls(folder, read_json(path))
+        with ExitStack() as stack:
+
+            def hold() -> Any:
+                folder = stack.enter_context(RunFolder(run_dir))
+                path = folder.path / IDENTITY
+                if path.exists():
+                    if not resume:
+                        raise InputError(
+                            f"run_dir: expected a new folder, got {folder.path} with an evaluation; "
+                            "pass resume=True or choose another"
+                        )
+                    check_same(path, read_json(path), config)
+                else:
+                    with folder.result(IDENTITY):
+                        write_json(path, config)
+                return read_json(path)
+
+            yield cls(Path(run_dir), _processes.from_first(hold))
 
     @property
     def kept(self) -> bool:
@@ -75,7 +70,7 @@ class Parts:
         """
         of = seal([self._identity, name])
         if self._folder is not None:
-            path = self._folder.path / f"part-{name}.safetensors"
+            path = self._folder / f"part-{name}.safetensors"
             if path.exists():
                 tensors, metadata = load_tensors(path)
                 same = all(key in tensors and torch.equal(tensors[key], known[key]) for key in known)

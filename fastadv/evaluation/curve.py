@@ -9,10 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fastadv import _processes
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
-from fastadv.evaluation._outcome import Attack, run_attack
-from fastadv.evaluation.measure import check_evaluation, evaluate, minimizes, predictions
+from fastadv.evaluation._outcome import Attack, Batch, run_attack
+from fastadv.evaluation._turns import in_turn
+from fastadv.evaluation.measure import check_evaluation, evaluate, identity, minimizes
 
 Radii = Sequence[float] | NDArray[Any]
 
@@ -104,7 +106,8 @@ def accuracy_against_radius(
     A sample broken at one radius counts as broken at every larger one, since its adversarial example lies in
     the larger ball too: the curve never rises, and each radius is tried only on the samples that are left. At
     radius 0 the accuracy is the clean one, and no attack is run. A sample for which the model's logits are
-    not finite counts as not correct. Raises InputError for radii that are empty, negative or not finite, for
+    not finite counts as not correct. The processes of a process group take the batches in turn, as those of
+    `evaluate`. Raises InputError for radii that are empty, negative or not finite, for
     both kinds of attack at once or neither, and as `evaluate` does.
     """
     if minimum_norm is None and minimizes(attack_for_radius):
@@ -123,21 +126,28 @@ def accuracy_against_radius(
             + ("neither" if minimum_norm is None else "both")
         )
     of_radius = cast(Callable[[float], Attack], attack_for_radius)
-    tried = check_radii(radii)
-    # names are for errors alone: two radii may print alike
-    attacks = [(f"radius {radius!r}", of_radius(radius)) for radius in tried[tried > 0].tolist()]
-    check_evaluation(dataset, dict(attacks), batch_size, limit)
-    frozen = freeze(model)
-    left = np.zeros(tried.size)
-    samples = 0
-    for batch in predictions(frozen, dataset, batch_size, limit):
-        samples += len(batch.y)
+    with _processes.agreement():
+        tried = check_radii(radii)
+        # names are for errors alone: two radii may print alike
+        attacks = [(f"radius {radius!r}", of_radius(radius)) for radius in tried[tried > 0].tolist()]
+        check_evaluation(dataset, dict(attacks), batch_size, limit)
+        frozen = freeze(model)
+        about = identity(frozen, dataset, dict(attacks)) if _processes.world() > 1 else {}
+    if about:
+        asked = {"radii": tried.tolist(), "batch_size": batch_size, "limit": limit}
+        _processes.check_alike({**about, **asked, "torch": torch.__version__})
+
+    def held(number: int, batch: Batch) -> tuple[int, NDArray[np.float64]]:
+        left = np.zeros(tried.size)
         alive = batch.take(batch.correct)
         if tried[0] == 0:
-            left[0] += len(alive.y)
+            left[0] = len(alive.y)
         for place, (name, attack) in enumerate(attacks, start=tried.size - len(attacks)):
             if len(alive.y):
                 result = run_attack(name, attack, frozen, alive.x, alive.y, alive.ids)
                 alive = alive.take(~result.success)
-            left[place] += len(alive.y)
-    return Curve(tried, left / samples)
+            left[place] = len(alive.y)
+        return len(batch.y), left
+
+    samples, left = zip(*in_turn(frozen, dataset, batch_size, limit, held), strict=True)
+    return Curve(tried, sum(left) / sum(samples))

@@ -1,8 +1,7 @@
 """A model measured on a data set, without an attack and under attacks."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -11,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fastadv import _processes
 from fastadv._checks import check_count
+from fastadv._description import describe, describe_data
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
-from fastadv.data import batches
 from fastadv.engine import Frozen, freeze
-from fastadv.engine.twin import device_of
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, Part, nearest, outcome, row
 from fastadv.evaluation._parts import Parts
+from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.samples import Samples
 from fastadv.evaluation.table import Table
 
@@ -48,44 +48,86 @@ def evaluate(
         adversarial examples. A stopped evaluation loses at most one batch of one attack.
     resume: go on with the evaluation of `run_dir`, which must be of the same model, data and arguments.
 
+    Where a process group is initialized, as under torchrun, its processes take the batches in turn, each
+    keeps in `run_dir` what it finishes, and all return the table of one process; the seconds of an attack are
+    those of all processes together. An evaluation goes on with any number of them. Where one is lost, the
+    others raise LostProcessError.
+
     Raises InputError for an empty data set, labels that are not classes of the model, logits that are not [B,
-    K], a model without finite logits for any sample, `resume` without a folder, and a folder that holds an
-    evaluation already or that of another; CorruptFileError for a damaged file in it.
+    K], a model without finite logits for any sample, `resume` without a folder, a folder that holds an
+    evaluation already or that of another, and processes that were not called alike; CorruptFileError for a
+    damaged file in it.
     """
-    attacks = dict(attacks or {})
-    check_evaluation(dataset, attacks, batch_size, limit)
-    check_count("keep_examples", keep_examples, 0)
-    if resume and run_dir is None:
-        raise InputError("resume: expected a run_dir to go on with, got none; pass run_dir as well")
+    with _processes.agreement():
+        attacks = dict(attacks or {})
+        check_evaluation(dataset, attacks, batch_size, limit)
+        check_count("keep_examples", keep_examples, 0)
+        if resume and run_dir is None:
+            raise InputError("resume: expected a run_dir to go on with, got none; pass run_dir as well")
+        frozen = freeze(model)
+        config: dict[str, Any] = {"batch_size": batch_size, "limit": limit, "keep_examples": keep_examples}
+        if run_dir is not None or _processes.world() > 1:
+            config |= identity(frozen, dataset, attacks)
+    if _processes.world() > 1:
+        asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
+        _processes.check_alike({**config, **asked, "torch": torch.__version__})
+    measured = partial(
+        table_of, frozen, dataset, attacks, batch_size, limit,
+        keep_examples=keep_examples, keep_samples=keep_samples,
+    )  # fmt: skip
+    if run_dir is None:
+        return measured()
+    with Parts.opened(run_dir, resume, config) as parts:
+        return measured(parts=parts)
+
+
+def table_of(
+    frozen: Frozen,
+    dataset: Dataset[Any],
+    attacks: Mapping[str, Attack],
+    batch_size: int,
+    limit: int | None,
+    *,
+    keep_examples: int = 0,
+    keep_samples: bool = False,
+    parts: Parts | None = None,
+) -> Table:
+    """`evaluate` with arguments that were checked, in processes that are known to be called alike."""
     started = time.perf_counter()
-    frozen = freeze(model)
-    collected: dict[str, list[Part]] = {name: [] for name in attacks}
-    verdicts: list[dict[str, Tensor]] = []
-    kept: list[Samples] = []
-    with ExitStack() as stack:
-        parts = Parts()
-        if run_dir is not None:
-            options = {"batch_size": batch_size, "limit": limit, "keep_examples": keep_examples}
-            parts = stack.enter_context(Parts.opened(run_dir, resume, frozen, dataset, attacks, options))
-        for number, batch in enumerate(predictions(frozen, dataset, batch_size, limit)):
-            told = {name: getattr(batch, name).cpu() for name in ("correct", "failed", "ids")}
-            verdicts.append(told)
-            for place, (name, attack) in enumerate(attacks.items()):
-                wanted = keep_examples - sum(len(p.tensors.get("example.y", ())) for p in collected[name])
-                make = partial(outcome, name, attack, frozen, batch, wanted, keep_samples or parts.kept)
-                collected[name].append(parts.get(f"{number:05d}-{place:02d}", told, make))
-            now = [rows[-1] for rows in collected.values()]
-            if keep_samples:
-                kept.append(nearest(batch, now))
-            for part in now:
-                part.tensors.pop("x_adv", None)
-    correct, failed, numbers = (torch.cat([one[k] for one in verdicts]) for k in ("correct", "failed", "ids"))
-    rows = tuple(row(name, correct, minimizes(attacks[name]), found) for name, found in collected.items())
-    samples = Samples.together(kept) if keep_samples else None
-    if samples is not None:
-        samples.add_components([one.components for one in rows])
-    seconds = time.perf_counter() - started + parts.seconds
-    return Table(rows, correct, failed, numbers, seconds, samples)
+    kept = Parts() if parts is None else parts
+
+    def work(number: int, batch: Batch) -> tuple[dict[str, Tensor], list[Part], Samples | None]:
+        told = {name: getattr(batch, name).cpu() for name in ("correct", "failed", "ids")}
+        found = []
+        for place, (name, attack) in enumerate(attacks.items()):
+            make = partial(outcome, name, attack, frozen, batch, keep_examples, keep_samples or kept.kept)
+            found.append(kept.get(f"{number:05d}-{place:02d}", told, make))
+        samples = nearest(batch, found) if keep_samples else None
+        for part in found:
+            part.tensors.pop("x_adv", None)
+        return told, found, samples
+
+    verdicts, found, samples = zip(*in_turn(frozen, dataset, batch_size, limit, work), strict=True)
+    correct, failed, ids = (torch.cat([one[k] for one in verdicts]) for k in ("correct", "failed", "ids"))
+    rows = tuple(
+        row(name, correct, minimizes(attack), [each[place] for each in found], keep_examples)
+        for place, (name, attack) in enumerate(attacks.items())
+    )
+    together = Samples.together(samples) if keep_samples else None
+    if together is not None:
+        together.add_components([one.components for one in rows])
+    # the clock of the first process, and the parts that all have read
+    seconds, before = zip(*_processes.tell((time.perf_counter() - started, kept.seconds)), strict=True)
+    return Table(rows, correct, failed, ids, seconds[0] + sum(before), together)
+
+
+def identity(frozen: Frozen, dataset: Dataset[Any], attacks: Mapping[str, Attack]) -> dict[str, Any]:
+    """What an evaluation is of, JSON-able."""
+    return {
+        "model": describe(frozen),
+        "data": describe_data(dataset),
+        "attacks": [[name, describe(attack)] for name, attack in attacks.items()],
+    }
 
 
 def minimizes(attack: Any) -> bool:
@@ -112,27 +154,3 @@ def check_evaluation(
                 f"attacks[{name!r}]: expected a function (model, x, y, ids=ids), "
                 f"got {type(attack).__name__}; functools.partial makes one"
             )
-
-
-def predictions(frozen: Frozen, dataset: Dataset[Any], batch_size: int, limit: int | None) -> Iterator[Batch]:
-    """The data set batch by batch, with labels and logits checked."""
-    size = len(dataset)  # type: ignore[arg-type]
-    order = None if limit is None or limit >= size else torch.arange(limit)
-    device = device_of(frozen.model) if isinstance(frozen.model, nn.Module) else None
-    usable = False
-    for x, y, ids in batches(dataset, batch_size, order=order):
-        x, y, ids = (tensor.to(device) if device else tensor for tensor in (x, y, ids))
-        logits = frozen.verdict(x)
-        if y.min() < 0 or y.max() >= logits.shape[1]:
-            raise InputError(
-                f"dataset: expected labels from 0 to {logits.shape[1] - 1}, the model's classes, "
-                f"got {int(y.min())} to {int(y.max())}; map the labels"
-            )
-        failed = ~logits.isfinite().all(1)
-        usable = usable or not bool(failed.all())
-        yield Batch(x, y, ids, logits.argmax(1), failed)
-    if not usable:
-        raise InputError(
-            "model: expected finite logits, got NaN or infinity for every sample; "
-            "check its weights and input scale"
-        )

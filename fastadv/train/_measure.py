@@ -9,9 +9,10 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv.data import batches
+from fastadv.engine import freeze
 from fastadv.errors import InputError
-from fastadv.evaluation import Attack, evaluate
-from fastadv.evaluation.measure import check_evaluation
+from fastadv.evaluation import Attack
+from fastadv.evaluation.measure import check_evaluation, table_of
 from fastadv.train._steps import Steps
 from fastadv.train.recipes import Crafted, Standard
 from fastadv.train.recipes._common import twin
@@ -53,7 +54,8 @@ class Measure:
     def _accuracies(self, model: nn.Module) -> tuple[float | None, dict[str, float]]:
         if self.data is None:
             return None, {}
-        table = evaluate(model, self.data, self.attacks, batch_size=BATCH_SIZE, limit=self.limit)
+        # the processes have the same model and data, by the check at the start of the run
+        table = table_of(freeze(model), self.data, self.attacks, BATCH_SIZE, self.limit)
         return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}
 
     def _own_accuracy(self, steps: Steps) -> float | None:

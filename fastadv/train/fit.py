@@ -201,7 +201,7 @@ def fit(
             "run_dir": None if run_dir is None else str(run_dir),
             "resume": resume,
             "test_set": None if test_set is None else describe_data(test_set),
-            "test_attacks": sorted(measure.attacks),
+            "test_attacks": describe(measure.attacks, model),
             "test_limit": test_limit,
             "patience": patience,
             "on_alarm": on_alarm,

@@ -1,50 +1,25 @@
 """Several processes train what one process trains."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from fastadv._files import load_tensors
 from fastadv.train import reports
+from tests.processes import finish, go, start
 from tests.train.processes.worker import CASES, resumed, train
 
-ROOT = Path(__file__).resolve().parents[3]
-WORKER = "from tests.train.processes.worker import main; main()"  # not -m: classes are known by their module
-
-
-def start(do: str, folder: Path, world: int) -> list[subprocess.Popen[str]]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, do, str(folder), str(rank), str(world)],
-            env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for rank in range(world)
-    ]  # fmt: skip
-
-
-def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
-    said = [process.communicate(timeout=120) for process in processes]
-    return [(process.returncode, out + err) for process, (out, err) in zip(processes, said, strict=True)]
-
-
-def go(do: str, folder: Path, world: int) -> None:
-    for code, said in finish(start(do, folder, world)):
-        assert code == 0, said
+WORKER = "tests.train.processes.worker"
 
 
 @pytest.fixture(scope="module", params=[2, 4])
 def trained(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cases")
-    go("every_case", folder, request.param)
+    go(WORKER, "every_case", folder, request.param)
     return [
         torch.load(folder / f"cases-{request.param}-{rank}.pt", weights_only=True)
         for rank in range(request.param)
@@ -62,15 +37,16 @@ def test_the_weights_of_several_processes_are_those_of_one(name, trained, alone)
         torch.testing.assert_close(others[name]["weights"], alone[name]["weights"], rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(others[name]["weights"], trained[0][name]["weights"], rtol=0, atol=0)
         assert others[name]["losses"] == trained[0][name]["losses"]
+        assert others[name]["accuracies"] == alone[name]["accuracies"]
         assert others[name]["losses"] == pytest.approx(alone[name]["losses"], abs=1e-9)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
-    go("stopped", tmp_path, 2)
+    go(WORKER, "stopped", tmp_path, 2)
     resumed(tmp_path / "from-one", stop=6)
     shutil.copytree(tmp_path / "from-two", tmp_path / "two-to-one")
     whole, back = resumed(None), resumed(tmp_path / "two-to-one", resume=True)
-    go("go_on", tmp_path, 2)
+    go(WORKER, "go_on", tmp_path, 2)
     from_one, from_two, never = (
         torch.load(tmp_path / f"{name}-1.pt", weights_only=True) for name in ("from-one", "from-two", "never")
     )
@@ -84,7 +60,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
 
 
 def test_a_killed_process_ends_the_run_and_leaves_a_checkpoint(tmp_path):
-    (code, said), (killed, _) = finish(start("killed", tmp_path, 2))
+    (code, said), (killed, _) = finish(start(WORKER, "killed", tmp_path, 2))
     assert (code, killed) == (0, -signal.SIGKILL), said
     error = (tmp_path / "error.txt").read_text()
     assert "expected all 2 of this run to go on, lost one" in error
@@ -94,9 +70,10 @@ def test_a_killed_process_ends_the_run_and_leaves_a_checkpoint(tmp_path):
 
 
 def test_what_is_wrong_in_one_process_is_said_in_all(tmp_path):
-    go("faults", tmp_path, 2)
+    go(WORKER, "faults", tmp_path, 2)
     first, second = (json.loads((tmp_path / f"said-{rank}.json").read_text()) for rank in (0, 1))
     named = {"data": "data", "recipe": "recipe", "weights": "initial weights", "epochs": "epochs"}
+    named["test"] = "test_attacks"
     for name, what in named.items():
         assert first[name] == second[name]
         assert (
@@ -115,7 +92,7 @@ def test_what_is_wrong_in_one_process_is_said_in_all(tmp_path):
 
 
 def test_what_torch_draws_differs_between_processes(tmp_path):
-    go("dropout", tmp_path, 2)
+    go(WORKER, "dropout", tmp_path, 2)
     first, second = (torch.load(tmp_path / f"drawn-{rank}.pt") for rank in (0, 1))
     assert len(first) == 8
     assert len(torch.cat([first, second]).unique(dim=0)) == 16

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from fastadv.attacks import pgd
 from fastadv.data import ImageSet
 from fastadv.errors import InputError, LostProcessError
 from fastadv.threat import L2, Linf
@@ -62,9 +63,14 @@ def images(n: int, seed: int = 0) -> ImageSet:
     return ImageSet(x, y, ("top", "middle", "bottom"), "bands")
 
 
+# 300 images are two batches, one for each of two processes
+TEST = {
+    "test_set": images(300, seed=1),
+    "test_attacks": {"pgd": partial(pgd, threat=THREAT, steps=2, step_size=0.05)},
+}
 CASES: dict[str, dict[str, Any]] = {
     # 27 = 3 * 8 + 3: with four processes the last one has none of the last batch
-    "standard": {"recipe": Standard(), "ema": 0.9, "schedule": "cosine"},
+    "standard": {"recipe": Standard(), "ema": 0.9, "schedule": "cosine", **TEST},
     "pgd": {"recipe": PGDTraining(THREAT, 2, weight=0.5), "augment": "shift", "clip_norm": 0.1},
     "trades": {"recipe": TRADES(THREAT, 2), "optimizer": "adam", "batch_size": 7},
     "mart": {"recipe": MART(THREAT, 2, label_smoothing=0.1)},
@@ -80,7 +86,12 @@ SETTINGS = {"batch_size": 8, "epochs": 2, "learning_rate": 0.05}
 def train(name: str, **options: Any) -> dict[str, Any]:
     model = net()
     past = list(fit(model, images(27), **{**SETTINGS, **CASES[name], **options}))
-    return {"weights": model.state_dict(), "losses": [report.loss for report in past]}
+    accuracies = [
+        (one.clean_accuracy, one.robust_accuracy, one.ema_clean_accuracy, one.ema_robust_accuracy)
+        for one in past
+    ]
+    losses = [report.loss for report in past]
+    return {"weights": model.state_dict(), "losses": losses, "accuracies": accuracies}
 
 
 def every_case(folder: Path, rank: int) -> None:
@@ -144,6 +155,10 @@ def faults(folder: Path, rank: int) -> None:
         "weights": {"model": net().requires_grad_(True) if rank == 0 else _other()},
         "epochs": {"epochs": 2 + rank},
         "argument": {"learning_rate": 0.1 - rank},
+        "test": {
+            **TEST,
+            "test_attacks": {"pgd": partial(pgd, threat=THREAT, steps=2 + rank, step_size=0.05)},
+        },
         "folder": {"run_dir": folder / "file"},
         "batch": {"batch_size": 1},
         "nan": {"recipe": Spoiled()},
@@ -175,13 +190,3 @@ def dropout(folder: Path, rank: int) -> None:
 
     list(fit(net(), images(27), noted, **SETTINGS))
     torch.save(torch.stack(drawn), folder / f"drawn-{rank}.pt")
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    do, folder, rank, world = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    store = f"file://{folder / f'store-{do}-{world}'}"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
-    globals()[do](folder, rank)
-    dist.destroy_process_group()
