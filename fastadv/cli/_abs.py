@@ -60,12 +60,7 @@ def infer(
     samples: o.Samples = None,
     split: o.SplitOption = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            parser=o.parse_out,
-            metavar="FILE",
-            help="Write loss, latents, confidence and y here (safetensors).",
-        ),
+        Path | None, o.written("Write loss, latents, confidence and y here (safetensors).")
     ] = None,
     data_dir: o.DataDir = None,
     size: o.Size = None,

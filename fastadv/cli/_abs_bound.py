@@ -76,11 +76,8 @@ def bound(
     ] = None,
     figure: Annotated[
         Path | None,
-        typer.Option(
-            parser=o.parse_picture,
-            metavar="FILE",
-            help="Draw accuracy against radius here, as the band from the bound to the accuracy under attack "
-            "(png, pdf, svg).",
+        o.picture(
+            "Draw accuracy against radius here, as the band from the bound to the accuracy under attack"
         ),
     ] = None,
     prior_samples: PriorSamples = None,

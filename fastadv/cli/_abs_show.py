@@ -17,9 +17,7 @@ from fastadv.evaluation import figures
 
 COLUMNS = 6
 NOTHING_DRAWN = "nothing was drawn"
-Drawing = Annotated[
-    Path, typer.Option(parser=o.parse_picture, metavar="FILE", help="Draw here (png, pdf, svg).")
-]
+Drawing = Annotated[Path, o.picture("Draw here")]
 
 
 def show(

@@ -21,10 +21,8 @@ def train(
         Path,
         typer.Option(file_okay=False, help="Folder for checkpoint, report.jsonl and model.safetensors."),
     ],
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 20,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the run in --run-dir stopped.")
-    ] = False,
+    epochs: o.Epochs = 20,
+    resume: o.Resume = False,
     latents: Annotated[int, typer.Option(min=1, help="Size of the latent space.")] = 8,
     width: Annotated[int, typer.Option(min=1, help="Channels of the widest decoder layers.")] = 16,
     batch_size: Annotated[
@@ -70,7 +68,7 @@ def train(
     place = make_device(device)
 
     def kept() -> str:
-        if (run_dir / "checkpoint.safetensors").exists():
+        if o.has_checkpoint(run_dir):
             return (
                 f"the last finished epoch is kept in {run_dir}; run the same command with --resume to go on"
             )

@@ -43,21 +43,14 @@ def attack(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(
-            parser=o.parse_out,
-            metavar="FILE",
-            help="Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient of the samples "
+        o.written(
+            "Write x, x_adv, y, ids, success, status, distance, loss and zero_gradient of the samples "
             "with finite logits here, for autoattack also which component broke each sample, -1 for none "
-            "(safetensors).",
+            "(safetensors)."
         ),
     ] = None,
     figure: Annotated[
-        Path | None,
-        typer.Option(
-            parser=o.parse_picture,
-            metavar="FILE",
-            help="Draw clean images, adversarial ones and their difference here (png, pdf, svg).",
-        ),
+        Path | None, o.picture("Draw clean images, adversarial ones and their difference here")
     ] = None,
     batch_size: o.BatchSize = 256,
     seed: o.Seed = 0,

@@ -51,12 +51,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="NUMBERS", help="Also the accuracy at each of these radii: 0,0.1,0.2."),
     ] = None,
-    figure: Annotated[
-        Path | None,
-        typer.Option(
-            parser=o.parse_picture, metavar="FILE", help="Draw accuracy against --radii here (png, pdf, svg)."
-        ),
-    ] = None,
+    figure: Annotated[Path | None, o.picture("Draw accuracy against --radii here")] = None,
     optimality: Annotated[
         bool,
         typer.Option(
@@ -66,12 +61,10 @@ def evaluate(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(
-            parser=o.parse_out,
-            metavar="FILE",
-            help="Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which "
+        o.written(
+            "Write x, the nearest x_adv of all attacks, y, ids, success, status, distance, by (which "
             "attack, -1 for none), component (which part of it, as for autoattack) and the distances of each "
-            "attack here (safetensors). --resume writes it for an evaluation that is in --run-dir.",
+            "attack here (safetensors). --resume writes it for an evaluation that is in --run-dir."
         ),
     ] = None,
     run_dir: Annotated[
@@ -85,11 +78,8 @@ def evaluate(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what --run-dir holds.")] = False,
     robustbench: Annotated[
         Path | None,
-        typer.Option(
-            parser=o.parse_out,
-            metavar="FILE",
-            help="Write the result of -a autoattack on the whole test set as an entry of RobustBench here "
-            "(json).",
+        o.written(
+            "Write the result of -a autoattack on the whole test set as an entry of RobustBench here (json)."
         ),
     ] = None,
     about: Annotated[
@@ -127,7 +117,7 @@ def evaluate(
             raise typer.BadParameter(
                 f"--radii goes beyond the radius {attack_.radius:g} of {attack_.label}: leave out --radius."
             )
-    _check_folder(run_dir, resume)
+    o.check_run_dir(run_dir, resume, lambda folder: (folder / "evaluation.json").exists(), "an evaluation")
     if about and robustbench is None:
         raise typer.BadParameter("--about says more about an entry: give --robustbench too.")
     if robustbench is not None:
@@ -215,17 +205,6 @@ def _check_optimality(named: dict[str, NamedAttack]) -> None:
         raise typer.BadParameter("--optimality needs whole searches: leave out the radius.")
     if len({attack.norm for attack in named.values()}) > 1:
         raise typer.BadParameter("--optimality needs attacks of one norm; evaluate each norm by itself.")
-
-
-def _check_folder(run_dir: Path | None, resume: bool) -> None:
-    """Refuse a folder that holds an evaluation already, unless that is to go on."""
-    if resume and run_dir is None:
-        raise typer.BadParameter("--resume goes on with a folder: give --run-dir too.")
-    if run_dir is not None and not resume and any(run_dir.glob("evaluation.json")):
-        raise typer.BadParameter(
-            f"--run-dir {run_dir} already holds an evaluation: add --resume to go on with it, "
-            "or choose another folder."
-        )
 
 
 def _bands(

@@ -1,7 +1,7 @@
 """The options that commands share, and how their text becomes values."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from fractions import Fraction
@@ -96,11 +96,24 @@ def pairs(parts: list[str], what: str) -> dict[str, Any]:
     return values
 
 
-def check_run_dir(run_dir: Path, resume: bool) -> None:
-    """Refuse a folder that holds a run already, unless that run is to go on."""
-    if not resume and (run_dir / "checkpoint.safetensors").exists():
+def has_checkpoint(run_dir: Path) -> bool:
+    """Whether the folder holds a training run."""
+    return (run_dir / "checkpoint.safetensors").exists()
+
+
+def check_run_dir(
+    run_dir: Path | None,
+    resume: bool,
+    begun: Callable[[Path], bool] = has_checkpoint,
+    what: str = "a run",
+) -> None:
+    """Refuse to go on without a folder, and a folder where something has `begun` that is not to go on."""
+    if run_dir is None:
+        if resume:
+            raise typer.BadParameter("--resume goes on with a folder: give --run-dir too.")
+    elif begun(run_dir) and not resume:
         raise typer.BadParameter(
-            f"--run-dir {run_dir} already holds a run: add --resume to go on with it, "
+            f"--run-dir {run_dir} already holds {what}: add --resume to go on with it, "
             "or choose another folder."
         )
 
@@ -124,6 +137,23 @@ def symbol(norm: str) -> str:
     """The norm in titles and tables: L∞."""
     return THREATS[norm].symbol
 
+
+def number(help: str) -> Any:
+    """An option that takes a number, also as a fraction."""
+    return typer.Option(parser=parse_number, metavar="NUMBER", help=help)
+
+
+def picture(help: str) -> Any:
+    """An option that takes the name of a figure to write."""
+    return typer.Option(parser=parse_picture, metavar="FILE", help=f"{help} (png, pdf, svg).")
+
+
+def written(help: str) -> Any:
+    """An option that takes the name of a file to write."""
+    return typer.Option(parser=parse_out, metavar="FILE", help=help)
+
+
+JUDGED = typer.Option("--samples", "-n", min=1, help="Test images that AutoAttack judges.")
 
 Model = Annotated[
     str,
@@ -157,17 +187,14 @@ NormOption = Annotated[
     str | None,
     typer.Option("--norm", parser=parse_norm, metavar="|".join(THREATS), help="Norm of the budget."),
 ]
-Radius = Annotated[
-    float | None,
-    typer.Option(parser=parse_number, metavar="NUMBER", help="The budget, in input units: 0.3, 8/255."),
-]
-StepSize = Annotated[
-    float | None,
-    typer.Option(parser=parse_number, metavar="NUMBER", help="Length of a step, in input units."),
-]
+Radius = Annotated[float | None, number("The budget, in input units: 0.3, 8/255.")]
+StepSize = Annotated[float | None, number("Length of a step, in input units.")]
 Steps = Annotated[
     int | None, typer.Option(min=1, help="Steps of attacks that take steps; 40 where they have no default.")
 ]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Train on the first images alone.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run in --run-dir stopped.")]
 Restarts = Annotated[int | None, typer.Option(min=1, help="Attempts from different starts; the best counts.")]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Everything random follows from it.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU where there is one.")]

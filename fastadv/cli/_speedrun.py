@@ -19,15 +19,13 @@ def speedrun(
     size: Annotated[
         str | None, typer.Option(help="full or small; by default full on a GPU, else small.")
     ] = None,
-    goal: Annotated[float | None, typer.Option(help="Accuracy under AutoAttack to reach.")] = None,
+    goal: Annotated[float | None, o.number("Accuracy under AutoAttack to reach.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of training.")] = None,
     recipe: Annotated[
         str | None, typer.Option(metavar="NAME:KEY=VALUE", help="Another recipe, as for fastadv train.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Train on the first images alone.")] = None,
-    judged: Annotated[
-        int | None, typer.Option("--samples", "-n", min=1, help="Test images that AutoAttack judges.")
-    ] = None,
+    limit: o.Limit = None,
+    judged: Annotated[int | None, o.JUDGED] = None,
     fp32: Annotated[bool, typer.Option("--fp32", help="Single precision; by default bf16.")] = False,
     data_dir: o.DataDir = None,
     run_dir: Annotated[

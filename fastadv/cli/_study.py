@@ -87,11 +87,7 @@ def schott(
         return
     if not planned:
         raise typer.BadParameter("no attack is left in these norms on these models; choose others.")
-    if paper.started(run_dir) and not resume:
-        raise typer.BadParameter(
-            f"--run-dir {run_dir} already holds a run: add --resume to go on with it, "
-            "or choose another folder."
-        )
+    o.check_run_dir(run_dir, resume, paper.started)
     place = make_device(device)
     kept = f"finished batches are kept in {run_dir}; add --resume to go on"
     with interruptible(kept), progress("study") as bar:

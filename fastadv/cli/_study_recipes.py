@@ -24,11 +24,9 @@ def recipes(
     ramp: Annotated[
         int, typer.Option(min=0, help="Epochs in which the radius grows; 0 for none.")
     ] = study.Settings.ramp,
-    radius: Annotated[float, typer.Option(help="L-infinity radius.")] = study.Settings.radius,
-    judged: Annotated[
-        int, typer.Option("--samples", "-n", min=1, help="Test images that AutoAttack judges.")
-    ] = study.Settings.judged,
-    limit: Annotated[int | None, typer.Option(min=1, help="Train on the first images alone.")] = None,
+    radius: Annotated[float, o.number("L-infinity radius.")] = study.Settings.radius,
+    judged: Annotated[int, o.JUDGED] = study.Settings.judged,
+    limit: o.Limit = None,
     data_dir: o.DataDir = None,
     run_dir: Annotated[
         Path, typer.Option(file_okay=False, help="Folder for all results; what was begun there goes on.")

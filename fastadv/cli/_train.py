@@ -44,24 +44,14 @@ def train(
         int | None, typer.Option(min=1, help=f"Steps of the recipe; {DEFAULTS['steps']} by default.")
     ] = None,
     step_size: o.StepSize = None,
-    awp: Annotated[
-        float | None,
-        typer.Option(
-            parser=o.parse_number, metavar="NUMBER", help="Perturb the weights, too, by this share: 0.005."
-        ),
-    ] = None,
-    l1: Annotated[
-        float | None,
-        typer.Option(parser=o.parse_number, metavar="NUMBER", help="L1 weight decay on the first layer."),
-    ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 10,
+    awp: Annotated[float | None, o.number("Perturb the weights, too, by this share: 0.005.")] = None,
+    l1: Annotated[float | None, o.number("L1 weight decay on the first layer.")] = None,
+    epochs: o.Epochs = 10,
     run_dir: Annotated[
         Path | None,
         typer.Option(file_okay=False, help="Folder for checkpoint, reports and model.safetensors."),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the run in --run-dir stopped.")
-    ] = False,
+    resume: o.Resume = False,
     option: o.Arguments = None,
     weights: o.Weights = None,
     test_data: Annotated[
@@ -82,26 +72,12 @@ def train(
     ] = None,
     weight_decay: Annotated[float, typer.Option(help="Of the optimizer.")] = 5e-4,
     schedule: Annotated[Schedule, typer.Option(help="How the learning rate changes.")] = Schedule("cosine"),  # noqa: B008
-    warm_up: Annotated[
-        float | None,
-        typer.Option(
-            parser=o.parse_number, metavar="NUMBER", help="Epochs in which the learning rate rises linearly."
-        ),
-    ] = None,
-    clip_norm: Annotated[
-        float | None,
-        typer.Option(
-            parser=o.parse_number, metavar="NUMBER", help="Shorten gradients to this norm, of all weights."
-        ),
-    ] = None,
+    warm_up: Annotated[float | None, o.number("Epochs in which the learning rate rises linearly.")] = None,
+    clip_norm: Annotated[float | None, o.number("Shorten gradients to this norm, of all weights.")] = None,
     ramp: Annotated[str | None, typer.Option(metavar="EPOCHS[:key=value,...]", help=_ramp.HELP)] = None,
     ema: Annotated[
         float | None,
-        typer.Option(
-            parser=o.parse_number,
-            metavar="NUMBER",
-            help="Decay of a moving average of the weights, tested and kept beside them: 0.9995.",
-        ),
+        o.number("Decay of a moving average of the weights, tested and kept beside them: 0.9995."),
     ] = None,
     patience: Annotated[
         int | None,
@@ -118,10 +94,7 @@ def train(
         Path | None,
         typer.Option(exists=True, help="Generated images to mix in: an npz file, or a folder of them."),
     ] = None,
-    fraction: Annotated[
-        float | None,
-        typer.Option(parser=o.parse_number, metavar="NUMBER", help="Of each batch, generated: 0.7."),
-    ] = None,
+    fraction: Annotated[float | None, o.number("Of each batch, generated: 0.7.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that read image folders; they change no result.")
     ] = None,
@@ -147,19 +120,16 @@ def train(
         raise typer.BadParameter("--patience and --on-alarm need the --radius of the attack that decides.")
     if (generated is None) != (fraction is None):
         raise typer.BadParameter("--generated and --fraction belong together: give both, or neither.")
-    if resume and run_dir is None:
-        raise typer.BadParameter("--resume needs the --run-dir of the run that stopped.")
     if bf16 and precision is not None:
         raise typer.BadParameter("--bf16 and --precision say the same: give one of them.")
-    if run_dir is not None:
-        o.check_run_dir(run_dir, resume)
+    o.check_run_dir(run_dir, resume)
     place = make_device(device)
     last = 0
 
     def kept() -> str:
         if run_dir is None:
             return "nothing was kept; with --run-dir a run can be resumed"
-        if last == 0 and not (run_dir / "checkpoint.safetensors").exists():
+        if last == 0 and not o.has_checkpoint(run_dir):
             return "no epoch was done, so nothing was kept; run it again"
         return f"the last finished epoch is kept in {run_dir}; run the same command with --resume to go on"
 
