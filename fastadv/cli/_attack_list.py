@@ -11,6 +11,7 @@ from fastadv.cli._attacks import registry
 from fastadv.cli._options import symbol
 from fastadv.cli._output import print_table, write_json
 from fastadv.cli._values import nameable
+from fastadv.evaluation._text import in_markdown
 
 KINDS = {"budget": "budget", "minimum": "minimum norm"}
 TITLE = """# Attacks
@@ -44,10 +45,8 @@ def print_markdown(asked: bool) -> None:
 
 def page() -> str:
     """The attacks as a page in Markdown."""
-    head, *lines = cells()
-    table = [head, ["---"] * len(head), *lines]
-    rows = "\n".join("| " + " | ".join(line) + " |" for line in table)
-    return f"{TITLE}\n{rows}\n"
+    table = cells()
+    return f"{TITLE}\n{in_markdown(table, names=len(table[0]))}\n"
 
 
 def cells() -> list[list[str]]:

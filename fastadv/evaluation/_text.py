@@ -31,8 +31,8 @@ def aligned(cells: Sequence[Sequence[str]]) -> str:
     return "\n".join([text[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *text[1:]])
 
 
-def in_markdown(cells: Sequence[Sequence[str]]) -> str:
-    """The same as a Markdown table."""
-    rule = ["---"] + ["---:"] * (len(cells[0]) - 1)
-    lines = [cells[0], rule, *cells[1:]]
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+def in_markdown(cells: Sequence[Sequence[str]], names: int = 1) -> str:
+    """The same as a Markdown table; columns after the first `names` to the right."""
+    rule = ["---" if place < names else "---:" for place in range(len(cells[0]))]
+    lines = [[cell.replace("|", r"\|").replace("\n", " ") for cell in line] for line in cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))

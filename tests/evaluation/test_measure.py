@@ -12,7 +12,7 @@ from fastadv.attacks import AttackResult, Status
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation import Curve, accuracy_against_radius, evaluate, measure
-from fastadv.evaluation._text import percent
+from fastadv.evaluation._text import in_markdown, percent
 from tests.evaluation.nets import DATA, Threshold, nearest, pgd, pixels
 
 
@@ -464,3 +464,14 @@ def test_what_one_attack_broke_is_broken_where_another_failed():
 )  # fmt: skip
 def test_a_percentage_is_0_or_100_only_where_it_is_exact(share, text):
     assert percent(share) == text
+
+
+def test_a_markdown_table_keeps_its_lines() -> None:
+    """A cell may hold a break or a bar; columns after the names stand to the right."""
+    cells = [["name", "kind", "median,\nall"], ["a|b", "c", "1"]]
+    assert in_markdown(cells, names=2).splitlines() == [
+        "| name | kind | median, all |",
+        "| --- | --- | ---: |",
+        r"| a\|b | c | 1 |",
+    ]
+    assert in_markdown(cells).splitlines()[1] == "| --- | ---: | ---: |"

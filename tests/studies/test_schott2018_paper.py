@@ -130,6 +130,7 @@ def test_the_result_holds_every_figure(attacks: FakeAttacks, tmp_path: Path) -> 
     assert len(measured["figures"]) == 5
     page = (tmp_path / "report.md").read_text()
     assert "| L2 1.5 | Binary ABS |" in page
+    assert "| median, all | accuracy, all | bound |\n| --- | --- | ---: | ---: |" in page
     assert "Push" in page
     assert "(smallest_l2.png)" in page
 

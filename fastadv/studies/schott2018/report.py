@@ -1,10 +1,9 @@
 """The study in words: tables as text and as markdown."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
-from fastadv.evaluation._text import number
+from fastadv.evaluation._text import in_markdown, number
 from fastadv.evaluation._text import percent as to_percent
 from fastadv.studies.schott2018.published import SOURCE, THRESHOLDS, TITLES
 from fastadv.threat import THREATS
@@ -92,21 +91,15 @@ def markdown(result: dict[str, Any]) -> str:
     norms = list(dict.fromkeys(line["norm"] for line in measured["cells"]))
     parts = [
         f"# Schott et al. 2018 on {config['samples']} test images of MNIST, seed {config['seed']}",
-        table(overview(measured)),
+        in_markdown(overview(measured), names=2),
         "\n".join(f"- {note}" for note in notes(measured)),
     ]
     for norm in norms:
         title = f"## {THREATS[norm].symbol}: median distance / accuracy at {THRESHOLDS[norm]:g}"
-        parts += [title, table(attacks(measured, norm))]
+        parts += [title, in_markdown(attacks(measured, norm))]
     parts += [f"![{name}]({path.rpartition('/')[2]})" for name, path in measured["figures"].items()]
     parts.append(f"{measured['seconds'] / 60:.0f} minutes of work, {result['date']}")
     return "\n\n".join(parts) + "\n"
-
-
-def table(cells: Sequence[Sequence[str]]) -> str:
-    """Cells, head first, as a markdown table."""
-    head, *lines = ([text.replace("\n", " ") for text in line] for line in cells)
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
 
 
 def distance(value: float | None) -> str:
