@@ -22,25 +22,36 @@ BYTES = 8 << 20
 LEAST = 8
 # an activation is taken to be at most so many times the input
 WIDEST = 64
-# rows that are passed to measure
-PROBE = 2
+# rows that are passed to measure, and one fewer: what does not grow with them, such as a cast of weights to
+# bfloat16, is no activation
+PROBE = 3
 
 # for each model and architecture of its search twin: bytes a row, by the row's dtype and shape
 _measured: "WeakKeyDictionary[nn.Module, dict[Any, dict[Any, int]]]" = WeakKeyDictionary()
 
 
-class _Largest(TorchDispatchMode):
-    """The bytes of the largest tensor made while it is active."""
+class _Sizes(TorchDispatchMode):
+    """The bytes of every tensor made while it is active."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.bytes = 0
+        self.bytes: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if isinstance(out, Tensor):
-            self.bytes = max(self.bytes, out.numel() * out.element_size())
+            self.bytes.append(out.numel() * out.element_size())
         return out
+
+
+def _bytes_of_a_row(run: Callable[[Tensor], Tensor], x: Tensor) -> int:
+    """By how much the tensor that grows most does so with the last row of x."""
+    made = []
+    for rows in (x, x[:-1]):
+        with torch.no_grad(), _Sizes() as sizes:
+            run(rows)
+        made.append(sizes.bytes)
+    return max((more - less for more, less in zip(*made, strict=False)), default=0)
 
 
 def is_conv2d(model: nn.Module) -> bool:
@@ -63,12 +74,10 @@ class Parts:
         return many and x.device.type == "cpu" and self._may_split
 
     def at_once(self, run: Callable[[Tensor], Tensor], x: Tensor) -> int:
-        """How many rows like x [2, ...] to pass at once, which `run` passes to find out."""
+        """How many rows like x [3, ...] to pass at once, which `run` passes to find out."""
         key = (x.dtype, *x.shape[1:])
         if key not in self._bytes_a_row:
-            with torch.no_grad(), _Largest() as largest:
-                run(x)
-            self._bytes_a_row[key] = max(largest.bytes // len(x), 1)
+            self._bytes_a_row[key] = max(_bytes_of_a_row(run, x), 1)
         return max(BYTES // self._bytes_a_row[key], LEAST * torch.get_num_threads())
 
     @cached_property

@@ -72,8 +72,8 @@ def test_a_part_holds_what_fits(monkeypatch: pytest.MonkeyPatch, one_thread: Non
     x = torch.rand(31, 2, 6, 7, dtype=torch.float64)
     model, _ = frozen(monkeypatch, 10, fold=False)
     model(x)
-    assert sizes == [2, 8, 8, 8, 7]  # the first two rows tell how large their activations are
-    assert model.forwards == 31  # without those two, which are passed once for a model
+    assert sizes == [3, 2, 8, 8, 8, 7]  # the first rows tell how large their activations are
+    assert model.forwards == 31  # without those, which are passed once for a model
     sizes.clear()
     model.input_gradient(x, torch.zeros(31, dtype=torch.long))
     assert sizes == [8, 8, 8, 7]
@@ -94,7 +94,7 @@ def test_no_part_is_much_smaller_than_the_others(
     model, seen = frozen(monkeypatch, 8, fold=False)
     monkeypatch.setattr(model, "_search", watched := Watched().double().eval())
     model(torch.rand(count, 2, 6, 7, dtype=torch.float64))
-    sizes = watched.seen[1:]
+    sizes = watched.seen[2:]
     assert sum(sizes) == count
     assert len(sizes) == -(-count // 8)
     assert max(sizes) - min(sizes) <= 1
@@ -174,7 +174,7 @@ def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     split = parts.Parts(net, net)
     monkeypatch.setattr(parts, "BYTES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert split.at_once(net, torch.rand(2, 2, 6, 7)) == 24
+    assert split.at_once(net, torch.rand(3, 2, 6, 7)) == 24
     assert not split.worth_splitting(torch.rand(24, 2, 6, 7))
     assert split.worth_splitting(torch.rand(25, 2, 6, 7))
     assert not parts.Parts(net, nn.Linear(3, 3)).worth_splitting(torch.rand(99, 3))
@@ -184,18 +184,18 @@ def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_each_shape_and_dtype_is_measured_once(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
     monkeypatch.setattr(parts, "BYTES", 5 * 60 * 4 * 40)
     net = Watched().eval()
-    small, large = torch.rand(2, 2, 6, 10), torch.rand(2, 2, 12, 10)
+    small, large = torch.rand(3, 2, 6, 10), torch.rand(3, 2, 12, 10)
 
     def at_once(x: Tensor) -> tuple[int, int]:
         """How many, and the rows passed to find out."""
         before = len(net.seen)
         return parts.Parts(net, net).at_once(net, x), sum(net.seen[before:])
 
-    assert at_once(small) == (40, 2)
+    assert at_once(small) == (40, 5)
     assert at_once(small) == (40, 0)
-    assert at_once(large) == (20, 2)
+    assert at_once(large) == (20, 5)
     net.double()
-    assert at_once(small.double()) == (20, 2)
+    assert at_once(small.double()) == (20, 5)
     net.float()
     assert at_once(small) == (40, 0)
 
@@ -242,3 +242,16 @@ def test_functions_and_compiled_twins_stay_whole(one_thread: None) -> None:
     fa.freeze(model)(torch.rand(500, 2, 6, 7))
     assert seen == [500]
     assert not fa.freeze(net, compile=True)._parted
+
+
+def test_weights_are_no_activations(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    """Under autocast each pass casts them, and a cast larger than the activations counted as one."""
+    monkeypatch.setattr(parts, "BYTES", 40 * 2 * 999)
+    net = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.Flatten(), nn.Linear(210, 999)).eval()
+
+    def run(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            out: Tensor = net(x)
+        return out
+
+    assert parts.Parts(net, net).at_once(run, torch.rand(3, 2, 6, 7)) == 40
