@@ -79,6 +79,10 @@ def train(
         float | None,
         o.number("Decay of a moving average of the weights, tested and kept beside them: 0.9995."),
     ] = None,
+    validation: Annotated[
+        int | None,
+        typer.Option(min=1, help="Hold out the last N training images; the best epoch is chosen by them."),
+    ] = None,
     patience: Annotated[
         int | None,
         typer.Option(min=1, help="Stop after so many epochs without a better accuracy under attack."),
@@ -116,8 +120,10 @@ def train(
     chosen = parse_recipe(recipe, RecipeOptions(norm, radius, steps, step_size, l1, awp))
     varied = _augment.parse_augment(augment)
     climb = None if ramp is None else _ramp.parse_ramp(ramp)
-    if radius is None and (patience is not None or on_alarm.value != "warn"):
-        raise typer.BadParameter("--patience and --on-alarm need the --radius of the attack that decides.")
+    if radius is None and (validation is not None or patience is not None or on_alarm.value != "warn"):
+        raise typer.BadParameter(
+            "--validation, --patience and --on-alarm need the --radius of the attack that decides."
+        )
     if (generated is None) != (fraction is None):
         raise typer.BadParameter("--generated and --fraction belong together: give both, or neither.")
     if bf16 and precision is not None:
@@ -137,11 +143,15 @@ def train(
         # with other test data the size is theirs: a constructed set has its own
         own_size = size if test_data is None or data in names() else None
         dataset = load_data(data, None, data_dir, own_size, samples, default=o.Split.TRAIN)
+        held_out = None
+        if validation is not None:
+            dataset, held_out = _hold_out(dataset, validation)
         if generated is not None and fraction is not None:
             with o.usage():
                 dataset = load_mixture(dataset, generated, fraction)
         test_set = _test_set(data, test_data, data_dir, size, test_samples)
         net = load_model(model, option, weights, dataset, place, seed, fresh=True)
+        tested = test_set if held_out is None else held_out
         done = []
         with progress("training") as tick:
             with o.usage():
@@ -164,7 +174,8 @@ def train(
                     augment=varied,
                     precision="bf16" if bf16 else "fp32" if precision is None else precision.value,
                     test_set=test_set,
-                    test_attacks=_test_attacks(norm, radius, seed) if test_set is not None else None,
+                    test_attacks=None if tested is None else _test_attacks(norm, radius, seed),
+                    validation_set=held_out,
                     patience=patience,
                     on_alarm=on_alarm.value,
                     seed=seed,
@@ -213,6 +224,14 @@ def _test_set(
     return load_data(test_data or data, None, data_dir, size, TEST_SAMPLES if samples is None else samples)
 
 
+def _hold_out(dataset: Any, count: int) -> tuple[Any, Any]:
+    """All but the last `count` images, and these."""
+    rest = len(dataset) - count
+    if rest < 1:
+        raise typer.BadParameter(f"--validation: expected fewer than the {len(dataset)} images, got {count}.")
+    return dataset.subset(range(rest)), dataset.subset(range(rest, len(dataset)))
+
+
 def _test_attacks(norm: str | None, radius: float | None, seed: int) -> dict[str, Any] | None:
     """PGD-10 in the given threat: what the robust accuracy in the report of an epoch means."""
     if radius is None:
@@ -224,15 +243,20 @@ def _test_attacks(norm: str | None, radius: float | None, seed: int) -> dict[str
 def _show(past: list[EpochReport], title: str, caption: str) -> None:
     attacks = list(past[-1].robust_accuracy) if past else []
     averaged = bool(past) and past[-1].ema_clean_accuracy is not None
+    validated = bool(past) and past[-1].validation_clean_accuracy is not None
     head = ["accuracy", *attacks]
     if averaged:
         head += [f"EMA {name}" for name in head]
+    if validated:
+        head.append("validation")
     cells = [["epoch", "loss", *head, "learning rate", "seconds"]]
     for report in past:
         accuracies = [report.clean_accuracy, *(report.robust_accuracy.get(name) for name in attacks)]
         if averaged:
             accuracies += [report.ema_clean_accuracy]
             accuracies += [report.ema_robust_accuracy.get(name) for name in attacks]
+        if validated:
+            accuracies.append(report.judged)
         cells.append(
             [
                 str(report.epoch),

@@ -25,13 +25,13 @@ def alarm(past: Sequence[EpochReport], tested: int) -> str | None:
       recipe's own examples are classified as well as then; where it crafts none, the training loss tells.
     - Robust overfitting: for the third epoch in a row it is well below its best, and the loss is lower.
 
-    tested: images; a difference that chance explains is no fall.
+    tested: images that judge the run; a difference that chance explains is no fall.
     Source: Wong, Rice, Kolter 2020 (arXiv 2001.03994), section 5.2; Rice, Wong, Kolter 2020 (arXiv
     2002.11569).
     """
     said = {report.alarm.partition(":")[0] for report in past if report.alarm}
     *before, now = comparable(past) or past
-    if not before or not now.robust_accuracy or CATASTROPHIC in said:
+    if not before or now.lowest < 0 or CATASTROPHIC in said:
         return None
     text = _collapsed(before, now, tested)
     if text:

@@ -27,8 +27,8 @@ class Ending:
             raise InputError(f"on_alarm: expected one of {', '.join(ACTIONS)}, got {self.on_alarm!r}")
         if not self.attacked and (self.patience is not None or self.on_alarm != "warn"):
             raise InputError(
-                "test_attacks: expected an attack to measure robustness by, got none; pass test_set= and "
-                "test_attacks=, or leave out patience and on_alarm"
+                "test_attacks: expected an attack to measure robustness by, got none; pass test_set= (or "
+                "validation_set=) and test_attacks=, or leave out patience and on_alarm"
             )
 
     @property

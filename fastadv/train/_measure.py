@@ -33,7 +33,9 @@ class Measure:
         if self.data is not None:
             check_evaluation(self.data, self.attacks, BATCH_SIZE, self.limit)
         elif self.attacks:
-            raise InputError("test_attacks: expected a test_set to attack, got None; pass test_set=")
+            raise InputError(
+                "test_attacks: expected a test_set to attack, got None; pass test_set=, or validation_set="
+            )
 
     @property
     def size(self) -> int:
@@ -42,14 +44,14 @@ class Measure:
         return size if self.limit is None else min(size, self.limit)
 
     def __call__(self, steps: Steps) -> dict[str, Any]:
-        """The accuracies of a report: of the model, of its moving average, and on the recipe's examples."""
+        """The accuracies of the model and of its moving average."""
         clean, robust = self._accuracies(steps.model)
         measured = {"clean_accuracy": clean, "robust_accuracy": robust}
         if steps.average is not None:
             with steps.average.in_model():
                 clean, robust = self._accuracies(steps.model)
             measured |= {"ema_clean_accuracy": clean, "ema_robust_accuracy": robust}
-        return measured | {"own_accuracy": self._own_accuracy(steps)}
+        return measured
 
     def _accuracies(self, model: nn.Module) -> tuple[float | None, dict[str, float]]:
         if self.data is None:
@@ -58,7 +60,7 @@ class Measure:
         table = table_of(freeze(model), self.data, self.attacks, BATCH_SIZE, self.limit)
         return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}
 
-    def _own_accuracy(self, steps: Steps) -> float | None:
+    def own_accuracy(self, steps: Steps) -> float | None:
         """On the examples that the recipe crafts; None for one that does not, and without attacks."""
         recipe = innermost(steps.recipe)
         if self.data is None or not self.attacks or not isinstance(recipe, Crafted):
@@ -71,6 +73,45 @@ class Measure:
             x_adv = recipe.craft(steps.model, x, y, ids=ids, seed=seed)
             right += int((frozen(x_adv).argmax(1) == y).sum())
         return right / size
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a report tells: of the test set, and of the images held out to judge the run by."""
+
+    test: Measure
+    validation: Measure | None
+
+    @staticmethod
+    def of(
+        test_set: Dataset[Any] | None,
+        validation_set: Dataset[Any] | None,
+        attacks: dict[str, Attack],
+        limit: int | None,
+    ) -> "Measures":
+        """Checked; `limit` is of the test set."""
+        if validation_set is None:
+            return Measures(Measure(test_set, attacks, limit), None)
+        if not attacks:
+            raise InputError(
+                "validation_set: expected test_attacks, by which the best epoch is chosen, got none; "
+                "pass test_attacks=, or leave out validation_set"
+            )
+        test = Measure(test_set, {} if test_set is None else attacks, limit)
+        return Measures(test, Measure(validation_set, attacks, None))
+
+    @property
+    def judge(self) -> Measure:
+        """By what the best epoch is chosen and alarms are raised."""
+        return self.test if self.validation is None else self.validation
+
+    def __call__(self, steps: Steps) -> dict[str, Any]:
+        """The accuracies of a report."""
+        measured = self.test(steps)
+        if self.validation is not None:
+            held_out = self.validation(steps)
+            measured |= {f"validation_{name}": value for name, value in held_out.items()}
+        return measured | {"own_accuracy": self.judge.own_accuracy(steps)}
 
 
 def innermost(recipe: object) -> object:

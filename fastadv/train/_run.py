@@ -14,7 +14,7 @@ from fastadv.errors import InputError, LostProcessError
 from fastadv.train._alarms import alarm
 from fastadv.train._ending import Ending
 from fastadv.train._layout import fast_layout
-from fastadv.train._measure import Measure, meant_to_be_robust
+from fastadv.train._measure import Measures, meant_to_be_robust
 from fastadv.train._results import Results
 from fastadv.train._steps import Steps
 from fastadv.train.report import EpochReport
@@ -42,7 +42,7 @@ class Run:
 
     steps: Steps
     results: Results
-    measure: Measure
+    measure: Measures
     ending: Ending
     checkpoint_every: int | None
     progress: Callable[[int, int], None] | None
@@ -108,7 +108,7 @@ class Run:
             **measured,
         )
         if meant_to_be_robust(self.steps.recipe):
-            report = dataclasses.replace(report, alarm=alarm([*self.done, report], self.measure.size))
+            report = dataclasses.replace(report, alarm=alarm([*self.done, report], self.measure.judge.size))
         # times differ between processes, and where kernels are not deterministic accuracies may
         report = _processes.from_first(lambda: report)
         self._keep(report)

@@ -23,7 +23,7 @@ from fastadv.train._ending import Ending
 from fastadv.train._epochs import Epochs
 from fastadv.train._feed import Feed
 from fastadv.train._losses import Losses
-from fastadv.train._measure import Measure
+from fastadv.train._measure import Measures
 from fastadv.train._precision import check_acts, check_precision
 from fastadv.train._results import Results
 from fastadv.train._run import Run
@@ -63,6 +63,7 @@ def fit(
     test_set: Dataset[Any] | None = None,
     test_attacks: Mapping[str, Attack] | None = None,
     test_limit: int | None = None,
+    validation_set: Dataset[Any] | None = None,
     patience: int | None = None,
     on_alarm: str = "warn",
     seed: int = 0,
@@ -95,6 +96,8 @@ def fit(
       and between the reports torch's switches are the caller's.
     - test_set, test_attacks ({name: attack}, see `fa.evaluate`), test_limit (how many of its images): what
       the accuracies in the reports are measured on.
+    - validation_set: images kept out of train_set, on which the test attacks are run, too. The best epoch is
+      then chosen and alarms are raised by these, and the test set only reports.
     - patience: epochs without a better accuracy under attack (the lowest of the attacks', with ema that of
       the averaged weights) after which training ends. The model then has the best epoch's weights, also
       where training went on to its end.
@@ -130,7 +133,7 @@ def fit(
     """
     with _processes.agreement():
         ending = Ending(epochs, patience, on_alarm, attacked=bool(test_attacks))
-        measure = Measure(test_set, dict(test_attacks or {}), test_limit)
+        measure = Measures.of(test_set, validation_set, dict(test_attacks or {}), test_limit)
         check_count("batch_size", batch_size, 1)
         check_seed(seed)
         if checkpoint_every is not None:
@@ -161,7 +164,8 @@ def fit(
         maker = make_optimizer(model, options)
         place = next(model.parameters()).device
         check_acts(precision, model, place)
-        classes = check_sets(model, {"train_set": train_set, "test_set": test_set}, augmentation, place)
+        sets = {"train_set": train_set, "test_set": test_set, "validation_set": validation_set}
+        classes = check_sets(model, sets, augmentation, place)
         feed = Feed(train_set, batch_size, augmentation, seed, place, workers, dtype_of(model))
         count = math.ceil(feed.epoch_size / batch_size)
         steps = Steps(
@@ -190,6 +194,7 @@ def fit(
             # None for what is left out, so that runs of before there was such an option go on
             "ramp": None if climb is None else {**dataclasses.asdict(climb), "epochs": len(first)},
             "ema": None if ema is None else float(ema),
+            "validation_set": None if validation_set is None else describe_data(validation_set),
             "schedule": describe(schedule, model),
             "augment": augmentation and describe(augmentation.parts, model),
             "precision": precision,
@@ -201,7 +206,7 @@ def fit(
             "run_dir": None if run_dir is None else str(run_dir),
             "resume": resume,
             "test_set": None if test_set is None else describe_data(test_set),
-            "test_attacks": describe(measure.attacks, model),
+            "test_attacks": describe(dict(test_attacks or {}), model),
             "test_limit": test_limit,
             "patience": patience,
             "on_alarm": on_alarm,

@@ -14,7 +14,8 @@ class EpochReport:
 
     Without a test set the accuracies are None and {}. learning_rate: of the epoch's last step.
     ema_clean_accuracy, ema_robust_accuracy: of the averaged weights, where `ema` is on. own_accuracy: on the
-    examples that the recipe crafts of the first 512 test images. alarm: what is wrong and what to do.
+    examples that the recipe crafts of the first 512 test images, or of those of the validation set where
+    there is one. alarm: what is wrong and what to do. validation_...: the same on the validation set.
     """
 
     epoch: int
@@ -27,25 +28,33 @@ class EpochReport:
     ema_robust_accuracy: dict[str, float] = field(default_factory=dict)
     own_accuracy: float | None = None
     alarm: str | None = None
+    validation_clean_accuracy: float | None = None
+    validation_robust_accuracy: dict[str, float] = field(default_factory=dict)
+    validation_ema_clean_accuracy: float | None = None
+    validation_ema_robust_accuracy: dict[str, float] = field(default_factory=dict)
 
     @property
     def lowest(self) -> float:
-        """Accuracy under the strongest attack; -1 where there is none."""
-        return min(self.robust_accuracy.values(), default=-1.0)
+        """Accuracy under the strongest attack, on the validation set where there is one; -1 without any."""
+        robust = self.validation_robust_accuracy or self.robust_accuracy
+        return min(robust.values(), default=-1.0)
 
     @property
     def judged(self) -> float:
         """The same of the averaged weights where there are such: by it the best epoch is chosen."""
-        return min(self.ema_robust_accuracy.values(), default=self.lowest)
+        validated = bool(self.validation_robust_accuracy)
+        averaged = self.validation_ema_robust_accuracy if validated else self.ema_robust_accuracy
+        return min(averaged.values(), default=self.lowest)
 
 
 def comparable(past: Sequence[EpochReport]) -> list[EpochReport]:
     """The last report and those before it that were measured by the same attacks; none without attacks."""
 
-    def measured(report: EpochReport) -> tuple[set[str], set[str]]:
-        return set(report.robust_accuracy), set(report.ema_robust_accuracy)
+    def measured(report: EpochReport) -> list[set[str]]:
+        kinds = ("", "ema_", "validation_", "validation_ema_")
+        return [set(getattr(report, f"{kind}robust_accuracy")) for kind in kinds]
 
-    if not past or not past[-1].robust_accuracy:
+    if not past or past[-1].lowest < 0:
         return []
     return [report for report in past if measured(report) == measured(past[-1])]
 

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
+import fastadv as fa
 from fastadv.cli import _train
 from fastadv.cli._ramp import parse_ramp
 from fastadv.train import Ramp
@@ -44,11 +46,42 @@ def test_every_option_reaches_the_run(fastadv: Callable, folder: Path, monkeypat
         assert line in done.out
 
 
+@pytest.mark.parametrize("test", [True, False])
+def test_the_last_images_are_held_out(
+    fastadv: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch, test: bool
+) -> None:
+    given = []
+    fit = _train.fit
+
+    def spy(model, train_set, *args, **options):
+        given.append((train_set, options["validation_set"], options["test_set"]))
+        return fit(model, train_set, *args, **options)
+
+    monkeypatch.setattr(_train, "fit", spy)
+    line = ROBUST
+    if not test:  # a constructed set has no test split
+        net = "-m small_cnn -o width=2 --data digits -n 60"
+        made = fastadv(f"construct random-target {net} --steps 1 --radius 0.5 --step-size 0.1 --out made")
+        assert made.code == 0, made
+        line = ROBUST.replace("--data digits", "--data made").replace("--test-samples 20", "")
+    done = fastadv(f"{line} --epochs 2 --ema 0.9 --patience 1 --validation 13")
+    assert done.code == 0, done
+    [(train_set, held_out, test_set)] = given
+    whole = fa.data.load("digits", limit=60) if test else fa.data.load_constructed("made")
+    x, y, _ = next(fa.data.batches(whole, 60))
+    for part, of in ((train_set, slice(47)), (held_out, slice(47, 60))):
+        own, labels, _ = next(fa.data.batches(part, 60))
+        assert torch.equal(own, x[of])
+        assert torch.equal(labels, y[of])
+    assert (test_set is not None) == test
+    assert done.out.count("validation") == 1
+
+
 def test_an_alarm_is_told_in_json_and_under_the_table(fastadv: Callable, folder: Path, monkeypatch) -> None:
     for more in ("", "--json"):
         told = iter([0.9, 0.0, 0.0])
         monkeypatch.setattr(Measure, "_accuracies", lambda self, model, told=told: (0.9, {"pgd": next(told)}))
-        monkeypatch.setattr(Measure, "_own_accuracy", lambda self, steps: 0.9)
+        monkeypatch.setattr(Measure, "own_accuracy", lambda self, steps: 0.9)
         done = fastadv(f"{ROBUST} --epochs 3 --on-alarm stop", *more.split())
         assert done.code == 0, done
         if more:
@@ -79,6 +112,8 @@ def test_a_ramp_that_cannot_be_understood(text):
     ("options", "word"),
     [
         ("--patience 2", "need the --radius"),
+        ("--validation 20", "need the --radius"),
+        ("--radius 0.1 --recipe pgd --validation 60", "fewer than the 60 images, got 60"),
         ("--on-alarm stop", "need the --radius"),
         ("--ramp 2", "ramp: expected a recipe"),
         ("--radius 0.1 --recipe pgd --ramp 3 --epochs 3", "ramp: expected from 1 epoch to fewer than all 3"),

@@ -15,7 +15,7 @@ import torch
 
 import fastadv as fa
 from fastadv import _files
-from fastadv.errors import CorruptFileError
+from fastadv.errors import CorruptFileError, InputError
 from fastadv.train import FGSMTraining, InputNoise, Standard, fit, reports
 from fastadv.train._measure import Measure
 
@@ -33,7 +33,7 @@ def scripted(monkeypatch):
     def script(accuracies, own=0.5):
         told = iter(accuracies)
         monkeypatch.setattr(Measure, "_accuracies", lambda self, model: (0.9, {"fgsm": next(told)}))
-        monkeypatch.setattr(Measure, "_own_accuracy", lambda self, steps: own)
+        monkeypatch.setattr(Measure, "own_accuracy", lambda self, steps: own)
         monkeypatch.setattr(Measure, "size", 1000)
 
     return script
@@ -96,6 +96,75 @@ def test_the_best_weights_are_averaged_ones_where_there_are_such(tmp_path):
     assert table["fgsm"].robust_accuracy == best.ema_robust_accuracy["fgsm"]
     assert table.clean_accuracy == best.ema_clean_accuracy
     assert same(model.state_dict(), fa.models.read_weights(tmp_path / "best.safetensors")[0])
+
+
+HELD_OUT = nets.images(30, seed=5)
+
+
+def scripted_by_set(monkeypatch, validation, test):
+    """The accuracies under attack that a run is told, epoch by epoch, on 30 images held out and on others."""
+    told = {True: iter(validation), False: iter(test)}
+    monkeypatch.setattr(
+        Measure, "_accuracies", lambda self, model: (0.9, {"fgsm": next(told[len(self.data) == 30])})
+    )
+    monkeypatch.setattr(Measure, "own_accuracy", lambda self, steps: len(self.data) / 100)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_validation_set_chooses_and_the_test_set_only_reports(tmp_path, monkeypatch, folder):
+    test = [0.2, 0.3, 0.9, 0.1, 0.9, 0.9]
+    scripted_by_set(monkeypatch, [0.2, 0.6, 0.6, 0.5, 0.4, 0.5], test)
+    run_dir = tmp_path if folder else None
+    model, states, past = run(run_dir, patience=2, validation_set=HELD_OUT)
+    assert [report.robust_accuracy["fgsm"] for report in past] == test[:4]
+    assert [report.validation_robust_accuracy["fgsm"] for report in past] == [0.2, 0.6, 0.6, 0.5]
+    assert {report.own_accuracy for report in past} == {0.3}
+    assert same(model.state_dict(), states[1])
+    if folder:
+        weights, about = fa.models.read_weights(tmp_path / "best.safetensors")
+        assert same(weights, states[1])
+        assert about["measured"]["validation_robust_accuracy"] == {"fgsm": 0.6}
+        assert reports(tmp_path) == past
+        again, _, rest = run(tmp_path, patience=2, validation_set=HELD_OUT, resume=True)
+        assert rest == []
+        assert same(again.state_dict(), states[1])
+
+
+@pytest.mark.parametrize("other", [None, nets.images(30, seed=6)], ids=["none", "others"])
+def test_a_run_that_others_judge_is_refused(tmp_path, other):
+    run(tmp_path, epochs=1, validation_set=HELD_OUT)
+    with pytest.raises(InputError, match=r"another validation_set .*another folder"):
+        run(tmp_path, epochs=1, validation_set=other, resume=True)
+
+
+@pytest.mark.parametrize("falling", ["validation", "test"])
+def test_alarms_are_raised_by_the_validation_set(monkeypatch, falling):
+    accuracies = [COLLAPSE, [0.6] * 6]
+    scripted_by_set(monkeypatch, *(accuracies if falling == "validation" else reversed(accuracies)))
+    monkeypatch.setattr(Measure, "size", 1000)
+    _, _, past = run(on_alarm="stop", validation_set=HELD_OUT)
+    assert len(past) == (4 if falling == "validation" else 6)
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+@pytest.mark.parametrize("test_set", [None, nets.images(20, seed=9)], ids=["alone", "beside a test set"])
+def test_what_is_measured_on_a_validation_set(ema, test_set):
+    options = {"epochs": 2, "ema": ema}
+    model, _, past = run(**options, validation_set=HELD_OUT, test_set=test_set)
+    plain, _, there = run(**options, test_set=HELD_OUT)
+    assert same(model.state_dict(), plain.state_dict())
+    for mine, theirs in zip(past, there, strict=True):
+        for name in ("clean", "robust", "ema_clean", "ema_robust"):
+            held_out = getattr(mine, f"validation_{name}_accuracy")
+            assert held_out == getattr(theirs, f"{name}_accuracy")
+        assert (mine.lowest, mine.judged) == (theirs.lowest, theirs.judged)
+        assert mine.own_accuracy == theirs.own_accuracy
+    if test_set is None:
+        assert (past[-1].clean_accuracy, past[-1].robust_accuracy) == (None, {})
+    else:
+        _, _, there = run(**options, test_set=test_set)
+        for name in ("clean_accuracy", "robust_accuracy", "ema_clean_accuracy", "ema_robust_accuracy"):
+            assert getattr(past[-1], name) == getattr(there[-1], name)
 
 
 @pytest.mark.parametrize("action", ["warn", "stop", "rewind"])
@@ -189,7 +258,8 @@ OPTIONS = {
 
 
 def everything(folder, **options):
-    settings = OPTIONS | {"test_set": nets.images(20, seed=9), "checkpoint_every": 4} | options
+    sets = {"test_set": nets.images(20, seed=9), "validation_set": HELD_OUT}
+    settings = OPTIONS | sets | {"checkpoint_every": 4} | options
     return nets.run(folder, **settings)
 
 

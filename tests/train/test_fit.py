@@ -362,6 +362,7 @@ BAD = {
         {"on_alarm": "rewind", "test_set": images(3)},
     ],
     "test_set": [{"test_attacks": {"a": fa.attacks.fgsm}}],
+    "validation_set": [{"validation_set": images(3)}, {"validation_set": images(3), "test_set": images(3)}],
     "run_dir": [{"resume": True}, {"checkpoint_every": 1}, {"run_dir": 3}],
     "resume": [{"resume": "yes"}],
     "limit": [{"test_set": images(3), "test_limit": 0}],
@@ -392,6 +393,10 @@ def test_a_test_set_that_does_not_fit_is_named_at_the_call():
         train(test_set=ImageSet(data.x, torch.tensor([0, 1, 2, 3, 0, 1]), 4, "wide"))
     with pytest.raises(InputError, match=r"test_set: expected images that the model takes, got \[1, 9, 9\]"):
         train(test_set=ImageSet(torch.rand(6, 1, 9, 9), data.y, 3, "large"))
+    with pytest.raises(InputError, match=r"validation_set: expected labels from 0 to 2.*got 0 to 3"):
+        train(
+            validation_set=ImageSet(data.x, torch.tensor([0, 1, 2, 3, 0, 1]), 4, "wide"), test_attacks=ATTACKS
+        )
     with pytest.raises(InputError, match=r"train_set: expected images that the model takes, got \[1, 9, 9\]"):
         train(data=ImageSet(torch.rand(6, 1, 9, 9), data.y, 3, "large"))
 

@@ -99,7 +99,10 @@ def every_case(folder: Path, rank: int) -> None:
     torch.save(results, folder / f"cases-{dist.get_world_size()}-{rank}.pt")
 
 
-ROBUST = {"epochs": 3, "schedule": "cosine", "ema": 0.9, "clip_norm": 0.5}
+ROBUST = {
+    "epochs": 3, "schedule": "cosine", "ema": 0.9, "clip_norm": 0.5, "patience": 3,
+    "validation_set": images(9, seed=1), "test_attacks": TEST["test_attacks"],
+}  # fmt: skip
 
 
 class Stop(Exception):
