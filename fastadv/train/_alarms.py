@@ -8,6 +8,7 @@ from fastadv.train.report import EpochReport, comparable
 CATASTROPHIC, ROBUST = "catastrophic overfitting", "robust overfitting"
 LASTING = 3  # epochs, before a fall is more than the usual unrest
 LEAST = 0.02  # of accuracy, to be called a fall
+MASKED = 0.02  # of the accuracy on the recipe's own examples, below which that under attack is none at all
 
 _STRONGER = (
     "go on from the best weights with a smaller step size or radius, with n-fgsm, or with several steps"
@@ -23,6 +24,8 @@ def alarm(past: Sequence[EpochReport], tested: int) -> str | None:
 
     - Catastrophic overfitting: accuracy under the strongest attack is less than half of its best, while the
       recipe's own examples are classified as well as then; where it crafts none, the training loss tells.
+      Or it never rose: for the second epoch in a row the recipe's own examples are mostly classified, and
+      hardly any of the attack's.
     - Robust overfitting: for the third epoch in a row it is well below its best, and the loss is lower.
 
     tested: images that judge the run; a difference that chance explains is no fall.
@@ -33,7 +36,7 @@ def alarm(past: Sequence[EpochReport], tested: int) -> str | None:
     *before, now = comparable(past) or past
     if not before or now.lowest < 0 or CATASTROPHIC in said:
         return None
-    text = _collapsed(before, now, tested)
+    text = _collapsed(before, now, tested) or _never_rose(before[-1], now)
     if text:
         return f"{CATASTROPHIC}: {text}; {_STRONGER}"
     text = _fell(before, now, tested) if ROBUST not in said else None
@@ -51,6 +54,13 @@ def _collapsed(before: Sequence[EpochReport], now: EpochReport, tested: int) -> 
         return f"{fall}, while {own}" if now.own_accuracy >= best.own_accuracy else None
     loss = f"the recipe's own loss fell from {best.loss:.3g} to {now.loss:.3g}"
     return f"{fall}, while {loss}" if now.loss <= best.loss else None
+
+
+def _never_rose(before: EpochReport, now: EpochReport) -> str | None:
+    own = [report.own_accuracy or 0.0 for report in (before, now)]
+    if min(own) < 0.5 or before.lowest >= MASKED * own[0] or now.lowest >= MASKED * own[1]:
+        return None
+    return f"accuracy under attack is {now.lowest:.1%}, that on the recipe's own examples {now.own_accuracy:.1%}"
 
 
 def _fell(before: Sequence[EpochReport], now: EpochReport, tested: int) -> str | None:

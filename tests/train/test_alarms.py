@@ -59,11 +59,21 @@ def test_what_is_no_collapse():
     assert kinds(past([0.3, 0.42, 0.04], [0.4, 0.5, 0.1]))[-1] is None  # the network is lost altogether
     assert kinds(past([0.02, 0.025, 0.01], own))[-1] is None  # chance, of 1,000 images
     assert kinds(past([0.3, 0.42, 0.2], own), tested=20)[-1] is None
-    assert kinds(past([0.0, 0.0, 0.0], own)) == [None] * 3
+    assert kinds(past([0.0, 0.0, 0.0], [0.4, 0.4, 0.9])) == [None] * 3  # one epoch may be chance
+    assert kinds(past([0.0, 0.0, 0.0])) == [None] * 3
+    assert kinds(past([0.02, 0.02, 0.02], [0.6, 0.9, 0.9])) == [None] * 3
     assert (
         kinds([EpochReport(1, 1.0, None, {}, 0.1, 1.0), EpochReport(2, 0.5, None, {}, 0.1, 1.0)])
         == [None] * 2
     )
+
+
+def test_accuracy_under_attack_that_never_rises():
+    """FGSM on MNIST at 0.3: the network learns to be linear nowhere before PGD is met at all."""
+    reports = past([0.0, 0.002, 0.004, 0.0], own=[0.23, 0.69, 0.93, 0.96])
+    assert kinds(reports) == [None, None, CATASTROPHIC, None]
+    assert "under attack is 0.4%, that on the recipe's own examples 93.0%" in alarm(reports[:3], 1000)
+    assert kinds(past([0.5, 0.0, 0.0], own=[0.4, 0.3, 0.3])) == [None] * 3
 
 
 def test_a_fall_that_lasts_for_three_epochs_is_told_once():
