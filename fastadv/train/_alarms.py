@@ -60,7 +60,7 @@ def _never_rose(before: EpochReport, now: EpochReport) -> str | None:
     own = [report.own_accuracy or 0.0 for report in (before, now)]
     if min(own) < 0.5 or before.lowest >= MASKED * own[0] or now.lowest >= MASKED * own[1]:
         return None
-    return f"accuracy under attack is {now.lowest:.1%}, that on the recipe's own examples {now.own_accuracy:.1%}"
+    return f"accuracy under attack is {now.lowest:.1%}, that on the recipe's own examples {own[1]:.1%}"
 
 
 def _fell(before: Sequence[EpochReport], now: EpochReport, tested: int) -> str | None:
