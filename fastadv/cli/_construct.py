@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from fastadv import _processes
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, make_device
 from fastadv.cli._output import print_table, progress, say, write_json
+from fastadv.cli._torchrun import together
 from fastadv.data import construct as library
 from fastadv.data import names
 from fastadv.evaluation._text import number, percent
@@ -40,6 +42,7 @@ class Storage(StrEnum):
     FLOAT32 = "float32"
 
 
+@together
 def construct(
     kind: Annotated[Kind, typer.Argument(help="D_R, D_NR, D_rand or D_det of Ilyas et al. 2019.")],
     model: o.Model,
@@ -86,6 +89,8 @@ def construct(
 
     Step sizes, steps and radius are those of the paper on CIFAR-10 unless given. The same command resumes
     after any stop.
+
+    Several processes share the work: torchrun --nproc-per-node 4 -m fastadv construct ...
     """
     inverts = kind in (Kind.ROBUST, Kind.NON_ROBUST)
     if not inverts and (module or start):
@@ -126,6 +131,8 @@ def construct(
                 batch_size=batch_size,
                 progress=tick,
             )
+    if _processes.rank():
+        return  # the first process tells
     if json:
         write_json({"out": str(out), **made.card})
         return

@@ -9,6 +9,7 @@ import numpy as np
 import typer
 from torch import nn
 
+from fastadv import _processes
 from fastadv._card import card
 from fastadv._files import save_tensors
 from fastadv.cli import _options as o
@@ -18,6 +19,7 @@ from fastadv.cli._load import load_data, load_model, load_substitute, make_devic
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
 from fastadv.cli._output import finite, progress, say, write_json
 from fastadv.cli._robustbench import SAID, check_entry, parse_about, write_entry
+from fastadv.cli._torchrun import together
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, bootstrap, figures
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation import optimality as compare
@@ -25,6 +27,7 @@ from fastadv.evaluation._text import percent
 
 
 @names_attacks
+@together
 def evaluate(
     model: o.Model,
     data: o.Data,
@@ -97,6 +100,8 @@ def evaluate(
     """Measure a model clean, under each attack, and under the worst of them for each sample.
 
     Minimum-norm attacks need no --radius, which bounds their search. One run serves all --radii.
+
+    Several processes share the work: torchrun --nproc-per-node 4 -m fastadv evaluate ...
     """
     options = AttackOptions(norm, radius, steps, step_size, restarts)
     named = parse_attacks(attack or ["fgsm", "pgd"], options, seed)
@@ -145,6 +150,8 @@ def evaluate(
                 else _curve(net, dataset, attack, tried, batch_size)
                 for label, attack in (named.items() if tried else ())
             }
+        if _processes.rank():
+            return  # the first process tells and writes
         if figure is not None:
             exact = all(attack.minimal for attack in named.values())
             if exact:

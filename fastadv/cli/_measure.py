@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastadv import _processes
 from fastadv._description import describe
 from fastadv.attacks import AttackResult
 from fastadv.cli._attacks import NamedAttack
@@ -20,7 +21,8 @@ KEPT = ("success", "status", "distance", "loss", "zero_gradient")
 class Watched:
     """An attack that reports its progress to `bar`, and keeps its samples and results where asked.
 
-    done: the samples that are through, in a list of one number, which several attacks may share.
+    done: the samples that are through, in a list of one number, which several attacks may share. Of several
+        processes that share the samples, each takes the others to be as far.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class Watched:
             parts |= {name: getattr(result, name) for name in KEPT}
             self.kept.append({name: part.cpu() for name, part in parts.items()})
             self.by += getattr(result, "by", ())
-        self.done[0] += len(y)
+        self.done[0] = min(self.done[0] + len(y) * _processes.world(), self.total)
         self.bar.named(self.label, self.done[0], self.total)
         return result
 

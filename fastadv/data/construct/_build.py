@@ -1,32 +1,23 @@
 """The loop that all constructions share: shard by shard, batch by batch, resumed after a kill."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 
+from fastadv import _processes
 from fastadv._checks import check_count
-from fastadv._identity import plain
-from fastadv._run_folder import RunFolder
+from fastadv._identity import agree, plain
 from fastadv.data.construct._base import Base
 from fastadv.data.construct._checks import fingerprint
 from fastadv.data.construct._pixels import encode, verify
-from fastadv.data.construct.constructed import ConstructedSet, make_card
+from fastadv.data.construct._store import Store
+from fastadv.data.construct.constructed import ConstructedSet
 from fastadv.data.imageset import to_unit
-from fastadv.data.shards import (
-    Shard,
-    read_shard,
-    shard_count,
-    shard_path,
-    shard_range,
-    write_index,
-    write_shard,
-)
+from fastadv.data.shards import shard_count, shard_range
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
 from fastadv.threat import Threat
@@ -43,17 +34,22 @@ class BuildOptions(TypedDict, total=False):
     out_dir: a folder into which each finished shard is written, and from which a stopped construction
         resumes; None keeps everything in memory.
     shard_size: samples per shard (1024); a kill loses at most this many.
-    rank, world_size: this process builds the shards k with k % world_size == rank (0 of 1) and returns them.
-        The process that finds the folder complete writes the index and returns the whole set.
+    rank, world_size: for processes that know nothing of each other. This one builds the shards k with
+        k % world_size == rank (0 of 1) and returns them; that which finds the folder complete writes the
+        index and returns the whole set.
     progress: called with (samples done, samples to do) after every batch.
+
+    Where a process group is initialized, as under torchrun, its processes take the batches in turn, the first
+    one alone reads and writes `out_dir`, and all return the set of one process. Processes that were not
+    called alike are an InputError; where one is lost, the others raise LostProcessError.
     """
 
     batch_size: int
     dtype: str | None
     out_dir: str | PathLike[str] | None
     shard_size: int
-    rank: int
-    world_size: int
+    rank: int | None
+    world_size: int | None
     progress: Callable[[int, int], None] | None
 
 
@@ -100,25 +96,75 @@ def build(
     dtype: str | None = None,
     out_dir: str | PathLike[str] | None = None,
     shard_size: int = 1024,
-    rank: int = 0,
-    world_size: int = 1,
+    rank: int | None = None,
+    world_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConstructedSet:
     """Run `construction` over the samples of `base`; BuildOptions describes the arguments."""
+    with _processes.agreement():
+        ranges = _own_shards(base.count, batch_size, shard_size, rank, world_size)
+        dtype = dtype or ("uint8" if base.eight_bit else "float32")
+        if dtype not in DTYPES:
+            raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+        config = _config(construction, base, dtype, shard_size)
+    if _processes.world() > 1:
+        asked = {"batch_size": batch_size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
+        _processes.check_alike({**config, **asked}, agree)
+    total, done = sum(map(len, ranges.values())), 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    def make(number: int) -> dict[str, Tensor]:
+        return _build_batch(construction, base, todo[number][1], dtype)
+
+    with Store.opened(out_dir, config) as store:
+        # what is there is read first: a folder of another set is refused before any work
+        found = {k: store.read(k) for k in ranges}
+        shards = {k: shard for k, shard in found.items() if shard is not None}
+        if shards:
+            tick(sum(len(ranges[k]) for k in shards))
+        left = {k: torch.tensor(ids) for k, ids in ranges.items() if k not in shards}
+        todo = [(k, batch) for k, ids in left.items() for batch in torch.split(ids, batch_size)]
+        rows: list[dict[str, Tensor]] = []
+        for (k, batch), row in zip(todo, _processes.in_turn(len(todo), make), strict=True):
+            rows.append(row)
+            tick(len(batch))
+            if batch[-1] == left[k][-1]:
+                shards[k] = store.write(k, {name: torch.cat([each[name] for each in rows]) for name in row})
+                rows = []
+        return store.assemble(shards, shard_count(base.count, shard_size))
+
+
+def _own_shards(
+    total: int, batch_size: int, shard_size: int, rank: int | None, world_size: int | None
+) -> dict[int, range]:
+    """The samples of each shard that is built here, or in a process group by all together; checked."""
+    if _processes.world() > 1 and (rank, world_size) != (None, None):
+        raise InputError(
+            "rank, world_size: expected none in a process group, whose processes share the work by "
+            f"themselves, got {rank} and {world_size}; leave them out"
+        )
+    rank, world_size = 0 if rank is None else rank, 1 if world_size is None else world_size
     for name, value in (("batch_size", batch_size), ("shard_size", shard_size), ("world_size", world_size)):
         check_count(name, value, 1)
     if check_count("rank", rank, 0) >= world_size:
         raise InputError(f"rank: expected a number from 0 to world_size - 1 = {world_size - 1}, got {rank}")
-    dtype = dtype or ("uint8" if base.eight_bit else "float32")
-    if dtype not in DTYPES:
-        raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    count = shard_count(base.count, shard_size)
+    count = shard_count(total, shard_size)
     if rank >= count:
         raise InputError(
             f"world_size: expected at most one process for each of the {count} shards, got {world_size}; "
             "use a smaller shard_size"
         )
-    config = plain(
+    return {k: shard_range(k, total, shard_size) for k in range(rank, count, world_size)}
+
+
+def _config(construction: Construction, base: Base, dtype: str, shard_size: int) -> dict[str, Any]:
+    """What the set is, for its card and its identity."""
+    return plain(
         {
             "construction": construction.name,
             "name": f"{base.name}-{construction.name}",
@@ -132,69 +178,10 @@ def build(
             **construction.settings,
         }
     )
-    ranges = {k: shard_range(k, base.count, shard_size) for k in range(rank, count, world_size)}
-    total = sum(len(ids) for ids in ranges.values())
-    done = 0
-
-    def tick(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
-
-    with ExitStack() as stack:
-        folder = None
-        if out_dir is not None:
-            folder = stack.enter_context(RunFolder(out_dir, name="out_dir", shared=True)).path
-        # what is there is read first: a folder of another set is refused before any work
-        shards = {
-            k: read_shard(folder, k, config)
-            for k in ranges
-            if folder is not None and shard_path(folder, k).exists()
-        }
-        if shards:
-            tick(sum(len(ranges[k]) for k in shards))
-        for k, ids in ranges.items():
-            if k not in shards:
-                shards[k] = _build_shard(construction, base, ids, batch_size, dtype, folder, k, config, tick)
-        return _assemble(dict(sorted(shards.items())), folder, config, count)
 
 
-def _build_shard(
-    construction: Construction,
-    base: Base,
-    ids: range,
-    batch_size: int,
-    dtype: str,
-    folder: Path | None,
-    k: int,
-    config: dict[str, Any],
-    tick: Callable[[int], None],
-) -> Shard:
-    rows, centers = [], []
-    for first in range(0, len(ids), batch_size):
-        batch = torch.tensor(ids[first : first + batch_size])
-        row, center = _build_batch(construction, base, batch, dtype)
-        rows.append(row)
-        centers.append(center)
-        tick(len(batch))
-    tensors = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
-    shard = Shard(tensors, "") if folder is None else write_shard(folder, k, tensors, config)
-    numbers = shard.tensors["ids"]
-    try:
-        verify(
-            shard.tensors["images"], torch.cat(centers), construction.budget(numbers, numbers.device), numbers
-        )
-    except InputError:
-        if folder is not None:
-            shard_path(folder, k).unlink()
-        raise
-    return shard
-
-
-def _build_batch(
-    construction: Construction, base: Base, ids: Tensor, dtype: str
-) -> tuple[dict[str, Tensor], Tensor]:
+def _build_batch(construction: Construction, base: Base, ids: Tensor, dtype: str) -> dict[str, Tensor]:
+    """What the set holds of the samples `ids`; InputError for images outside the budget."""
     x, y = base.fetch(ids)
     threat = construction.budget(ids, x.device)
     search = construction.begin(x, y, ids, threat)
@@ -210,20 +197,6 @@ def _build_batch(
         "objective_after": search.objective(served).float(),
         "distance": threat.distance(served, search.center).float(),
     }
-    return {name: tensor.cpu().contiguous() for name, tensor in row.items()}, search.center.cpu()
-
-
-def _assemble(
-    shards: dict[int, Shard], folder: Path | None, config: dict[str, Any], count: int
-) -> ConstructedSet:
-    complete = folder is not None and all(shard_path(folder, k).exists() for k in range(count))
-    if folder is not None and complete:
-        shards = {k: shards[k] if k in shards else read_shard(folder, k, config) for k in range(count)}
-    tensors = {
-        name: torch.cat([shard.tensors[name] for shard in shards.values()])
-        for name in next(iter(shards.values())).tensors
-    }
-    card = make_card(tensors, config)
-    if folder is not None and complete:
-        card = write_index(folder, card, config, list(shards.values()))["card"]
-    return ConstructedSet(tensors, card)
+    held = {name: tensor.cpu().contiguous() for name, tensor in row.items()}
+    verify(held["images"], search.center.cpu(), construction.budget(ids, ids.device), ids)
+    return held

@@ -14,6 +14,7 @@ from fastadv._description import describe
 from fastadv._identity import probe
 from fastadv.data.construct._base import Base
 from fastadv.engine import Frozen, freeze, representation
+from fastadv.engine.frozen import CHECK_ROWS
 from fastadv.engine.twin import device_of, dtype_of
 from fastadv.errors import InputError
 from fastadv.threat import Threat
@@ -59,7 +60,13 @@ def prepare(
             "model: expected finite logits for the first image of the base, got others; check its weights"
         )
     base.check_labels(logits.shape[1], every_class=every_class)
-    return frozen, base, logits.shape[1]
+    return _compared(frozen, base), base, logits.shape[1]
+
+
+def _compared(frozen: Frozen, base: Base) -> Frozen:
+    """`frozen`, with its twins compared on the same images in every process and every resumed run."""
+    frozen.check(base.fetch(torch.arange(min(CHECK_ROWS, base.count)))[0])
+    return frozen
 
 
 def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
@@ -97,7 +104,7 @@ def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
             "module: expected a finite representation of the first and last image of the base, "
             "got other values; check the weights"
         )
-    return freeze(cut, **asdict(source.options))
+    return _compared(freeze(cut, **asdict(source.options)), base)
 
 
 def _in_dtype(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

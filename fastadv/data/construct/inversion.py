@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv import rng
+from fastadv import _processes, rng
 from fastadv._checks import check_seed
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.data.construct._build import BuildOptions, Construction, Search, build
@@ -99,14 +99,16 @@ def _invert(
     seed: int,
     options: BuildOptions,
 ) -> ConstructedSet:
-    check_budget(threat, steps, step_size)
-    check_seed(seed)
-    if start not in STARTS:
-        raise InputError(f"start: expected one of {STARTS}, got {start!r}")
-    source, samples, classes = prepare(model, base, threat, every_class=True)
-    if start == "images" and samples.count < 2:
-        raise InputError("base: expected at least 2 images to draw starts from, got 1; use start='noise'")
-    features = check_features(source, module, samples)
+    with _processes.agreement():
+        check_budget(threat, steps, step_size)
+        check_seed(seed)
+        if start not in STARTS:
+            raise InputError(f"start: expected one of {STARTS}, got {start!r}")
+        source, samples, classes = prepare(model, base, threat, every_class=True)
+        if start == "images" and samples.count < 2:
+            raise InputError("base: expected at least 2 images to draw starts from, got 1; use start='noise'")
+        features = check_features(source, module, samples)
+        representation = fingerprint(features, samples)
 
     def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> Search:
         goal = features.verdict(x)
@@ -134,7 +136,7 @@ def _invert(
         "steps": steps,
         "step_size": float(step_size),
         "module": _module_name(module),
-        "representation": fingerprint(features, samples),
+        "representation": representation,
         "start": start,
         "seed": seed,
     }

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
-from fastadv import rng
+from fastadv import _processes, rng
 from fastadv._checks import check_seed
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.data.construct._build import BuildOptions, Construction, Search, build
@@ -93,9 +93,10 @@ def _attack(
     choose: Callable[[Tensor, Tensor, int], Tensor],
     options: BuildOptions,
 ) -> ConstructedSet:
-    check_budget(threat, steps, step_size)
-    check_seed(seed)
-    frozen, samples, classes = prepare(model, base, threat, every_class=name == "fixed_shift")
+    with _processes.agreement():
+        check_budget(threat, steps, step_size)
+        check_seed(seed)
+        frozen, samples, classes = prepare(model, base, threat, every_class=name == "fixed_shift")
 
     def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> Search:
         targets = choose(y, ids, classes).to(x.device)

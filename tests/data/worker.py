@@ -1,0 +1,120 @@
+"""What each process of a test does with a construction; the sets it returned lie in files."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastadv import _processes
+from fastadv._files import save_tensors
+from fastadv.data import ConstructedSet
+from fastadv.errors import InputError, LostProcessError
+from fastadv.threat import L2
+from tests.data.sets import ALL, CLASSES, random_target, toy_base
+
+# 60 images are three shards of four, four and two batches
+OPTIONS = {"steps": 3, "shard_size": 25, "batch_size": 7}
+
+
+def net() -> nn.Module:
+    """Convolution and BatchNorm, which the search twin folds."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        parts = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, CLASSES)
+        model = nn.Sequential(*parts)
+        model[1].running_var.uniform_(0.2, 0.5)
+    return model.eval()
+
+
+def write(made: ConstructedSet, path: Path) -> None:
+    """A set and its card, in a file that is equal for equal ones."""
+    card = {name: value for name, value in made.card.items() if name != "date"}
+    save_tensors(path, made.tensors(), {"card": json.dumps(card, sort_keys=True)})
+
+
+def every_set(folder: Path, rank: int = 0) -> None:
+    """Each construction in a folder, and without one."""
+    name = f"{_processes.world()}-{rank}"
+    radii = L2(torch.linspace(0.2, 0.9, 60))
+    for construct in ALL:
+        kind = construct.__name__
+        more = {"threat": radii} if construct is random_target else {}
+        made = construct(net(), toy_base(), out_dir=folder / f"{kind}-{name[0]}", **OPTIONS, **more)
+        write(made, folder / f"{kind}-{name}.set")
+        write(construct(net(), toy_base(), **OPTIONS, **more), folder / f"{kind}-{name}.memory")
+
+
+def resumed(folder: Path, end: Callable[[], None] = lambda: None) -> ConstructedSet:
+    """`end` is called in the second process after the first shard."""
+
+    def progress(done: int, total: int) -> None:
+        if done == 39 and _processes.rank() == 1:
+            end()
+
+    return random_target(net(), toy_base(), out_dir=folder, progress=progress, **OPTIONS)
+
+
+class Stop(Exception):
+    """Raised in the middle of a construction."""
+
+
+def _stop() -> None:
+    raise Stop
+
+
+def stopped(folder: Path, rank: int) -> None:
+    try:
+        resumed(folder / "run", _stop)
+    except Stop:
+        os._exit(0)  # as one that is stopped does
+    except LostProcessError as error:
+        (folder / "error.txt").write_text(str(error))
+
+
+def killed(folder: Path, rank: int) -> None:
+    try:
+        resumed(folder / "run", lambda: os.kill(os.getpid(), signal.SIGKILL))
+    except LostProcessError as error:
+        (folder / "error.txt").write_text(str(error))
+
+
+def go_on(folder: Path, rank: int = 0) -> None:
+    name = f"{_processes.world()}-{rank}"
+    write(resumed(folder / f"run-{name[0]}"), folder / f"resumed-{name}")
+
+
+def faults(folder: Path, rank: int) -> None:
+    """What each process says of a construction that goes wrong in one of them."""
+    (folder / "file").write_text("")
+    other = net()
+    other[4].bias.data[0] += 1e-6 * rank
+    random_target(net(), toy_base(20), out_dir=folder / "other", **OPTIONS)
+    spoiled = toy_base(eight_bit=False)
+    spoiled.x[21, 0, 2, 2] = 2.0
+    wrong: dict[str, dict[str, Any]] = {
+        "base": {"base": toy_base(60 - rank)},
+        "model": {"model": other},
+        "steps": {"steps": 3 + rank},
+        "seed": {"seed": rank},
+        "out_dir": {"out_dir": folder / f"set-{rank}"},
+        "argument": {"steps": 1 - rank},
+        "storage": {"dtype": "uint16" if rank else "uint8"},
+        "rank": {"rank": rank, "world_size": 2},
+        "file": {"out_dir": folder / "file"},
+        "folder": {"out_dir": folder / "other"},
+        # in the fourth batch, which the second process reads
+        "pixel": {"base": [*zip(spoiled.x, spoiled.y.tolist(), strict=True)]},
+    }
+    said = {}
+    for name, options in wrong.items():
+        given = {"model": net(), "base": toy_base(), **OPTIONS, **options}
+        try:
+            random_target(given.pop("model"), given.pop("base"), **given)
+        except InputError as error:
+            said[name] = str(error)
+    (folder / f"said-{rank}.json").write_text(json.dumps(said))
