@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from datetime import timedelta
 from functools import wraps
 from typing import Any
 
@@ -14,6 +15,9 @@ import typer
 from fastadv._processes import EVERYWHERE
 from fastadv.cli._interrupt import Interrupted, exit_code
 from fastadv.errors import InputError, LostProcessError
+
+# How long one waits for another: an attack on a batch may take hours. torchrun ends those that lost one.
+PATIENCE = timedelta(days=1)
 
 
 def together(command: Callable[..., None]) -> Callable[..., None]:
@@ -43,7 +47,7 @@ def _joined(device: str | None) -> Iterator[str | None]:
             )
         backend, device = "nccl", f"cuda:{local}"
         torch.cuda.set_device(device)
-    dist.init_process_group(backend)
+    dist.init_process_group(backend, timeout=PATIENCE)
     with ExitStack() as stack:
         stack.callback(dist.destroy_process_group)
         if rank:

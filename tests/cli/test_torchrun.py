@@ -1,15 +1,19 @@
-"""`fastadv train` under torchrun: one voice, and the same result as of one process."""
+"""Commands under torchrun: one voice, and the same result as of one process."""
 
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from fastadv._files import digest, load_tensors
 from fastadv.cli import _torchrun
 from fastadv.cli._interrupt import Interrupted
 from fastadv.errors import InputError, LostProcessError
@@ -27,6 +31,15 @@ def torchrun(line: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As many as each of the processes has: rounding may depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_two_processes_train_as_one_and_speak_once(fastadv: Callable, folder: Path) -> None:
     done = torchrun(f"{LINE} --run-dir two")
     assert done.returncode == 0, done.stderr
@@ -40,6 +53,51 @@ def test_two_processes_train_as_one_and_speak_once(fastadv: Callable, folder: Pa
     assert again.stderr.count("--run-dir two already holds a run") == 1
     # of another number of epochs, and of one process
     assert "another epochs" in fastadv(f"{LINE} --run-dir two --resume --epochs 3").err
+
+
+def timeless(value: Any) -> Any:
+    """Without what tells when and with what it was made."""
+    if isinstance(value, dict):
+        return {k: timeless(v) for k, v in value.items() if k not in ("seconds", "date", "machine", "out")}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+MODEL = "-m small_cnn -o width=2 --data digits -n 61 --batch-size 16"
+
+
+def test_two_processes_evaluate_as_one_and_speak_once(
+    fastadv: Callable, folder: Path, one_thread: None
+) -> None:
+    line = f"evaluate {MODEL} --norm l2 --radius 0.5 -a pgd -a gaussian_noise --radii 0,0.2 --json"
+    done = torchrun(f"{line} --run-dir two --out two.safetensors --figure two.png")
+    assert done.returncode == 0, done.stderr
+    alone = fastadv(f"{line} --run-dir one --out one.safetensors")
+    assert timeless(json.loads(done.stdout)) == timeless(json.loads(alone.out))
+    ours, theirs = (load_tensors(f"{name}.safetensors")[0] for name in ("two", "one"))
+    assert digest(ours) == digest(theirs)
+    assert Path("two.png").exists()
+    again = torchrun(f"{line} --run-dir two")
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr.count("--run-dir two already holds an evaluation") == 1
+    # with the finished batches of both
+    assert timeless(json.loads(fastadv(f"{line} --run-dir two --resume").out)) == timeless(
+        json.loads(alone.out)
+    )
+
+
+def test_two_processes_construct_as_one_and_speak_once(
+    fastadv: Callable, folder: Path, one_thread: None
+) -> None:
+    line = f"construct random-target {MODEL} --steps 2 --shard-size 40"
+    done = torchrun(f"{line} --out two --json")
+    assert done.returncode == 0, done.stderr
+    alone = fastadv(f"{line} --out one --json")
+    assert timeless(json.loads(done.stdout)) == timeless(json.loads(alone.out))
+    for path in Path("one").glob("shard-*"):
+        assert path.read_bytes() == (Path("two") / path.name).read_bytes()
+    wrong = torchrun(f"{line} --steps 3 --out two")
+    assert wrong.returncode == 1
+    assert wrong.stderr.count("another steps") == 1
 
 
 @pytest.mark.parametrize(
@@ -56,7 +114,7 @@ def test_two_processes_train_as_one_and_speak_once(fastadv: Callable, folder: Pa
 def test_an_error_is_told_once(error: Exception, rank: int, loud: bool, monkeypatch) -> None:
     for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(_torchrun.dist, "init_process_group", lambda backend: None)
+    monkeypatch.setattr(_torchrun.dist, "init_process_group", lambda backend, timeout: None)
     left = []
     monkeypatch.setattr(_torchrun.dist, "destroy_process_group", lambda: left.append(True))
 
