@@ -10,7 +10,7 @@ training, evaluation (`evaluate`, `accuracy_against_radius`), figures, and the o
 # torch first: the extension then shares its OpenMP runtime
 import torch as _torch  # noqa: F401
 
-from fastadv import attacks, data, engine, errors, evaluation, losses, models, ops, rng, train
+from fastadv import attacks, data, engine, errors, evaluation, features, losses, models, ops, rng, train
 from fastadv._library import backends
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import CorruptFileError, InputError
@@ -38,6 +38,7 @@ __all__ = [
     "errors",
     "evaluate",
     "evaluation",
+    "features",
     "figures",
     "freeze",
     "losses",

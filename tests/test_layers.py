@@ -25,7 +25,7 @@ LAYERS = [
     {"attacks", "models"},
     {"data"},
     {"evaluation"},
-    {"train"},
+    {"train", "features"},
     {"fastadv"},  # the public names: commands and studies use the library as its users do
     {"studies"},
     {"cli"},

@@ -13,7 +13,7 @@ from fastadv import ops
 from fastadv._card import data_hash
 from fastadv._checks import check_count
 from fastadv.errors import InputError
-from fastadv.ops._rows import PerRow, clamp_box, column, per_row
+from fastadv.ops._rows import PerRow, check_like, clamp_box, column, per_row
 
 SLACK = 1e-6
 # how often, and by which share beyond the excess, a point that rounding took out of the ball is shortened
@@ -179,6 +179,26 @@ class Threat:
 
         A gradient that is not finite moves nothing (Linf: the coordinate; other norms: the sample); nor does
         a zero one. Raises InputError on a step size of zero, or one below a coordinate in L0.
+        """
+        raise NotImplementedError
+
+    def support(self, weight: Tensor, x: Tensor) -> Tensor:
+        """The most that <weight, z - x> can be over all z in ball and box, float64 [B].
+
+        This is how much a feature that is linear in x can gain, exactly. weight is like x.
+        Raises InputError where the two do not match.
+        """
+        check_like(x, weight=weight)
+        rows, along = x.flatten(1).double(), weight.flatten(1).double()
+        lo, hi = self.box
+        room = torch.where(along > 0, hi - rows, rows - lo).clamp_min(0).where(along != 0, 0.0)
+        radius = column(*per_row("radius", self.radius, rows), rows).expand(len(rows), 1)
+        return self._gain(along.abs(), room, radius)
+
+    def _gain(self, size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
+        """max <size, away> [B] over 0 <= away <= room with ||away|| <= radius [B, 1]; all float64 [B, D].
+
+        room is 0 where size is.
         """
         raise NotImplementedError
 

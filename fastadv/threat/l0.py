@@ -59,6 +59,11 @@ class L0(Threat):
         kept = (moved | held) & (_rank(worth) < most)
         return torch.where(kept, torch.where(moved, edge, rows), origin).reshape(x.shape)
 
+    def _gain(self, size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
+        gains = (size * room).sort(dim=1, descending=True).values
+        places = torch.arange(gains.shape[1], device=gains.device)
+        return torch.where(places < radius.floor(), gains, 0.0).sum(1)
+
 
 def _rank(values: Tensor) -> Tensor:
     """The place of each element in its row, the largest first, the lower index first among equals."""

@@ -1,5 +1,6 @@
 """The L1 ball."""
 
+import torch
 from torch import Tensor
 
 from fastadv import ops
@@ -24,3 +25,10 @@ class L1(Threat):
     def step_(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
         self.check_step_size(step_size)
         return ops.l1_step_(x_adv, grad, x, self.radius, step_size, self.box)
+
+    def _gain(self, size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
+        # the coordinates with the largest weights are filled first
+        size, order = size.sort(dim=1, descending=True)
+        filled = room.gather(1, order).cumsum(1).minimum(radius)
+        away = filled.diff(dim=1, prepend=torch.zeros_like(radius)).nan_to_num(0.0, torch.inf)
+        return (size * away).where(size > 0, 0.0).sum(1)

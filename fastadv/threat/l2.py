@@ -1,5 +1,6 @@
 """The L2 ball."""
 
+import torch
 from torch import Tensor
 
 from fastadv import ops
@@ -24,3 +25,17 @@ class L2(Threat):
     def step_(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
         self.check_step_size(step_size)
         return ops.l2_step_(x_adv, grad, x, self.radius, step_size, self.box)
+
+    def _gain(self, size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
+        # away = min(t * size, room) with t such that its length is the radius; in this order coordinates fill
+        order = torch.where(size > 0, room / size, 0.0).argsort(dim=1)
+        size, room = size.gather(1, order), room.gather(1, order)
+        ahead = size.square().flip(1).cumsum(1).flip(1)  # of this coordinate and those that fill later
+        before = room.square().cumsum(1) - room.square()
+        # the length that the others have reached when this one is full
+        reached = before + torch.where(size > 0, (room / size).square() * ahead, 0.0)
+        full = reached <= radius.square()
+        rest = (radius.square() - torch.where(full, room, 0.0).square().sum(1, keepdim=True)).clamp_min(0)
+        left = torch.where(full, 0.0, size).square().sum(1, keepdim=True)
+        more = (rest * left).sqrt().where(left > 0, 0.0)
+        return (torch.where(full, size * room, 0.0).sum(1, keepdim=True) + more).squeeze(1)

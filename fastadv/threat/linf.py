@@ -24,3 +24,6 @@ class Linf(Threat):
     def step_(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
         self.check_step_size(step_size)
         return ops.linf_step_(x_adv, grad, x, self.radius, step_size, self.box)
+
+    def _gain(self, size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
+        return (size * room.minimum(radius)).sum(1)

@@ -1,0 +1,96 @@
+"""Usefulness against robust usefulness, a point for each feature and class."""
+
+from collections.abc import Mapping
+from os import PathLike
+
+import numpy as np
+
+from fastadv.errors import InputError
+from fastadv.evaluation._text import percent
+from fastadv.evaluation.figures._style import (
+    BLUE,
+    FAINT,
+    GRID,
+    INK,
+    VERMILION,
+    check_path,
+    new_figure,
+    plain,
+    save,
+)
+from fastadv.features.result import GAMMA, RHO, Kind, Usefulness
+
+COLORS = {Kind.ROBUST: BLUE, Kind.NON_ROBUST: VERMILION, Kind.USELESS: FAINT}
+MOST = 4
+LINEAR = 0.5  # up to here gamma is drawn to scale, beyond logarithmically
+
+
+def scatter(
+    nets: Mapping[str, Usefulness],
+    path: str | PathLike[str],
+    *,
+    rho: float = RHO,
+    gamma: float = GAMMA,
+    title: str | None = None,
+) -> None:
+    """A panel for each net, with a point for each of its features and classes at (rho, gamma).
+
+    Lines at the thresholds part the robust, the non-robust and the useless features; the key says how many
+    features of the net are of each kind, for the class that each serves best. Without an adversary all points
+    would lie on the dotted line gamma = rho. Below -0.5 gamma is drawn on a logarithmic scale.
+
+    nets: one to four results by name. Raises InputError for others, and for thresholds out of range.
+    """
+    if not 1 <= len(nets) <= MOST:
+        raise InputError(f"nets: expected 1 to {MOST} results by name, got {len(nets)}")
+    check_path(path)
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    width, top = 3.1, 0.9 if title else 0.6
+    figure = new_figure(0.75 + len(nets) * width, 3.1 + top, title)
+    points = {name: _points(net, rho, gamma) for name, net in nets.items()}
+    right = 1.08 * max(rho, *(across.max(initial=0) for across, _, _ in points.values()))
+    lowest = min(-0.6, *(up.min(initial=0) for _, up, _ in points.values()))
+    ticks = [-(10.0**power) for power in range(int(np.ceil(np.log10(-lowest))), -1, -1)]
+    for place, (name, (across, up, kinds)) in enumerate(points.items()):
+        size = figure.get_figwidth(), figure.get_figheight()
+        axes = figure.add_axes(
+            ((0.65 + place * width) / size[0], 0.5 / size[1], (width - 0.3) / size[0], 2.4 / size[1])
+        )
+        plain(axes)
+        axes.set_yscale("symlog", linthresh=LINEAR, linscale=1.2)
+        axes.set_xlim(0, right)
+        axes.set_ylim(1.25 * lowest, 1.08 * max(right, 0.3))
+        axes.yaxis.set_major_locator(FixedLocator([*ticks, -0.5, 0.0, 0.5]))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.grid(color=GRID, linewidth=0.6)
+        axes.plot([0, right], [0, right], color=FAINT, linewidth=0.9, linestyle=(0, (1, 2)), zorder=2)
+        axes.plot([rho, right], [gamma, gamma], color=INK, linewidth=0.9, zorder=2)
+        axes.axvline(rho, color=INK, linewidth=0.9, zorder=2)
+        for kind, color in COLORS.items():
+            of = kinds == kind
+            axes.scatter(across[of], up[of], s=5, color=color, alpha=0.55, linewidths=0, zorder=3)
+        for line, (kind, share) in enumerate(nets[name].shares(rho, gamma).items()):
+            axes.text(
+                0.97, 0.05 + 0.075 * (2 - line), f"{kind.title} {percent(share, 0)}",
+                transform=axes.transAxes, ha="right", fontsize=8.5, fontweight="bold", color=COLORS[kind],
+                zorder=4, bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
+            )  # fmt: skip
+        axes.set_title(name, fontsize=9.5, color=INK, loc="left", pad=6)
+        axes.set_xlabel("usefulness ρ = E[y f(x)]", fontsize=9, color=INK)
+        if place:
+            axes.tick_params(labelleft=False)
+        else:
+            axes.set_ylabel("robust usefulness γ = E[inf y f(x + δ)]", fontsize=9, color=INK)
+    save(figure, path)
+
+
+def _points(net: Usefulness, rho: float, gamma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(rho, gamma, kind) of every pair of a feature that varies and a class, each [N]."""
+    drawn = ~net.constant
+    return (
+        net.rho[drawn].flatten().cpu().numpy(),
+        net.gamma[drawn].flatten().cpu().numpy(),
+        net.kinds(rho, gamma)[drawn].flatten().cpu().numpy(),
+    )

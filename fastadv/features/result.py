@@ -1,0 +1,149 @@
+"""What `usefulness` returns."""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from fastadv._checks import check_number
+from fastadv.errors import InputError
+from fastadv.evaluation._text import aligned, in_markdown, number, percent
+from fastadv.features._means import ClassMeans
+from fastadv.threat import Threat
+
+RHO, GAMMA = 0.1, 0.0
+
+
+class Kind(IntEnum):
+    """What a feature is for a class; a feature is for the data what it is for the class it serves best."""
+
+    USELESS = 0
+    NON_ROBUST = 1
+    ROBUST = 2
+
+    @property
+    def title(self) -> str:
+        """As it is written in tables and figures."""
+        return self.name.lower().replace("_", "-")
+
+
+@dataclass(frozen=True, eq=False)
+class Usefulness:
+    """The usefulness of F features for K classes, each against the rest.
+
+    rho       float64 [F, K]; E[y s f(x)] >= 0, with the sign s for which that holds.
+    gamma     float64 [F, K]; E[inf y s f(x + delta)]; at most rho. NaN for a constant feature.
+    sign      int64 [F, K]; s, 1 or -1.
+    mean, std float64 [F]; of the features as the network gives them, over the samples measured.
+    features  int64 [F]; their numbers in the representation.
+    classes   the names of the K classes.
+    counts    int64 [K]; samples of each class.
+    constant  bool [F]; features that are the same for all samples, of no use.
+    exact     whether gamma is a closed form, and not an upper bound by an attack.
+    failed    attacks that met numbers that are not finite; their best point still counts.
+    """
+
+    rho: Tensor = field(repr=False)
+    gamma: Tensor = field(repr=False)
+    sign: Tensor = field(repr=False)
+    mean: Tensor = field(repr=False)
+    std: Tensor = field(repr=False)
+    features: Tensor = field(repr=False)
+    classes: tuple[str, ...]
+    counts: Tensor = field(repr=False)
+    constant: Tensor = field(repr=False)
+    threat: Threat
+    exact: bool
+    failed: int
+    forwards: int
+    backwards: int
+
+    @classmethod
+    def of(cls, clean: ClassMeans, least: ClassMeans, greatest: ClassMeans, **known: Any) -> Self:
+        """From the means of each class of the features, and of the least and greatest values reached."""
+        mean, std = clean.overall()
+        constant = known["constant"]
+        scale = torch.where(constant, 1.0, std)
+
+        def split(values: ClassMeans) -> tuple[Tensor, Tensor]:
+            """[K, F] what samples of the class add to the mean of the normalized values, and all others."""
+            own = values.share * (values.mean - mean) / scale
+            return own, own.sum(0) - own
+
+        (own, others), low, high = split(clean), split(least), split(greatest)
+        sign = torch.where(own - others < 0, -1, 1)
+        # with the sign 1 the adversary lowers the feature of the class and raises that of the others
+        gamma = torch.where(sign > 0, low[0] - high[1], low[1] - high[0])
+        return cls(
+            rho=(own - others).abs().masked_fill(constant, 0.0).T,
+            gamma=gamma.masked_fill(constant, torch.nan).T,
+            sign=sign.T,
+            mean=mean,
+            std=std,
+            counts=clean.count.flatten().long(),
+            **known,
+        )
+
+    def kinds(self, rho: float = RHO, gamma: float = GAMMA) -> Tensor:
+        """int64 [F, K] of `Kind`: robust where rho and gamma reach the thresholds, non-robust where rho does.
+
+        Raises InputError unless the threshold of rho is above 0 and that of gamma 0 or more.
+        """
+        if check_number("rho", rho, 0) == 0:
+            raise InputError("rho: expected a threshold > 0, got 0; at 0 every feature would be useful")
+        check_number("gamma", gamma, 0)
+        useful = (self.rho >= rho).long()
+        return useful + useful * (self.gamma >= gamma).long()
+
+    def shares(self, rho: float = RHO, gamma: float = GAMMA) -> dict[Kind, float]:
+        """The share of the features of each kind, each taken for the class it serves best."""
+        best = self.kinds(rho, gamma).amax(1)
+        return {kind: (best == kind).double().mean().item() for kind in reversed(Kind)}
+
+    def cells(self, rho: float = RHO, gamma: float = GAMMA) -> list[list[str]]:
+        """A line for each class and one for the best of them, the head first."""
+        kinds = self.kinds(rho, gamma)
+        head = ["class", *(kind.title for kind in reversed(Kind)), "largest rho", "largest gamma"]
+        lines = [(name, kinds[:, k], self.rho[:, k], self.gamma[:, k]) for k, name in enumerate(self.classes)]
+        lines.append(("any", kinds.amax(1), self.rho.amax(1), self.gamma.nan_to_num(-torch.inf).amax(1)))
+        return [head] + [
+            [
+                name,
+                *(percent((kind == each).double().mean().item(), 0) for each in reversed(Kind)),
+                number(useful.max().item()),
+                number(robust.nan_to_num(-torch.inf).max().item()),
+            ]
+            for name, kind, useful, robust in lines
+        ]
+
+    def __str__(self) -> str:
+        return aligned(self.cells())
+
+    def markdown(self, rho: float = RHO, gamma: float = GAMMA) -> str:
+        """The table for a page."""
+        return in_markdown(self.cells(rho, gamma))
+
+    def to_dict(self, rho: float = RHO, gamma: float = GAMMA) -> dict[str, Any]:
+        """JSON-able: the shares at these thresholds, and rho, gamma and sign of each feature and class."""
+        return {
+            "samples": int(self.counts.sum()),
+            "threat": self.threat.describe(),
+            "exact": self.exact,
+            "failed": self.failed,
+            "forwards": self.forwards,
+            "backwards": self.backwards,
+            "thresholds": {"rho": rho, "gamma": gamma},
+            "shares": {kind.title: share for kind, share in self.shares(rho, gamma).items()},
+            "constant": self.features[self.constant].tolist(),
+            "features": [
+                {
+                    "feature": feature,
+                    "rho": self.rho[place].tolist(),
+                    "gamma": None if self.constant[place] else self.gamma[place].tolist(),
+                    "sign": self.sign[place].tolist(),
+                }
+                for place, feature in enumerate(self.features.tolist())
+            ],
+        }

@@ -1,0 +1,157 @@
+"""How useful the features of a network are, with and without an adversary."""
+
+from collections.abc import Callable, Sequence, Sized
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from fastadv._checks import check_count
+from fastadv.data import batches
+from fastadv.engine import Frozen, freeze, representation
+from fastadv.engine.twin import device_of
+from fastadv.errors import InputError
+from fastadv.features._extremes import Attacked, Chosen, Exact
+from fastadv.features._means import ClassMeans
+from fastadv.features.result import Usefulness
+from fastadv.threat import Threat
+
+Module = str | nn.Module | Callable[[Tensor], Tensor] | None
+
+
+def usefulness(
+    model: nn.Module,
+    dataset: Dataset[Any],
+    threat: Threat,
+    attack: Callable[..., Any] | None = None,
+    *,
+    module: Module = None,
+    features: Sequence[int] | Tensor | None = None,
+    limit: int | None = None,
+    batch_size: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+) -> Usefulness:
+    """E[y f(x)] and E[inf y f(x + delta)] of each feature f for each class against the rest.
+
+    With y = 1 for samples of the class and -1 for all others, and f shifted and scaled to mean 0 and variance
+    1 over the samples measured, a feature is rho-useful if E[y f(x)] >= rho > 0, and gamma-robustly useful if
+    E[inf y f(x + delta)] >= gamma > 0, delta going through the threat's ball in its box. Of f and -f, the one
+    with E[y f(x)] >= 0 is taken. Where a class has the share p of the samples, rho is at most
+    2 sqrt(p (1 - p)): 0.6 with ten equal classes.
+
+    A class only decides the sign with which it reads a feature. So each feature of each sample is attacked
+    twice, for its least and its greatest value, whatever the number of classes: 2 N F attacks, all of which
+    share batches.
+
+    Args:
+        model: a classifier, left as it is; used in eval mode.
+        dataset: map-style data set of (image in the box, label), with samples of every class.
+        threat: one radius for all samples.
+        attack: called as attack(model, x, y, threat=, loss=, criterion=, ids=), as the attacks of
+            fastadv.attacks that take a loss: `partial(fa.attacks.pgd, steps=20)`. What it finds bounds
+            gamma from above. None: the exact extremes in closed form, for features that are linear in x.
+        module: where the features are: None for the input of the last linear layer, a name or a submodule
+            for its output, or a function of x, as in `fastadv.engine.representation`.
+        features: the numbers of those to measure; None for all. Results do not depend on which others are.
+        limit: measure on the first samples alone.
+        batch_size: samples, and attacked features of samples, that pass the model at once. It changes nothing
+            but rounding and memory.
+        progress: called with (samples done, samples) after every batch.
+
+    Raises InputError for features that are not finite [B, F], a radius for each sample, a class without
+    samples, an attack that takes no loss, and attack=None where a feature is not linear.
+
+    Source: Ilyas et al. 2019 (arXiv 1905.02175), section 2.
+    """
+    count = _check(dataset, threat, limit, batch_size)
+    width, columns, frozen, classes = _features(model, module, features, dataset)
+    names = tuple(map(str, getattr(dataset, "classes", range(classes))))
+    if len(names) != classes:
+        raise InputError(f"model: expected logits for the {len(names)} classes of the data, got {classes}")
+    labels = getattr(dataset, "labels", None)
+    if isinstance(labels, Tensor):
+        _check_classes(labels[:count].bincount(minlength=classes), names)
+    search: Attacked | Exact | None = None
+    sums = [ClassMeans(classes, len(columns), columns.device) for _ in range(3)]
+    largest = torch.zeros(len(columns), dtype=torch.float64, device=columns.device)
+    done = 0
+    for x, y, ids in batches(dataset, batch_size, range(count)):
+        x, y, ids = (part.to(columns.device) for part in (x, y, ids))
+        clean = frozen.verdict(x).double()[:, : len(columns)]
+        if not bool(clean.isfinite().all()):
+            bad = ids[~clean.isfinite().all(1)].tolist()
+            raise InputError(f"model: expected finite features, got others for samples {bad[:5]}")
+        if search is None:
+            search = (
+                Exact(frozen, x, len(columns), threat, batch_size)
+                if attack is None
+                else Attacked(frozen, columns, width, threat, attack, batch_size)
+            )
+        for total, values in zip(sums, (clean, *search(x, ids, clean)), strict=True):
+            total.add(values, y)
+        largest = largest.maximum(clean.abs().amax(0))
+        done += len(x)
+        if progress is not None:
+            progress(done, count)
+    assert search is not None
+    _check_classes(sums[0].count.flatten(), names)
+    resolution = torch.finfo(frozen.dtype or torch.float32).eps
+    return Usefulness.of(
+        *sums,
+        constant=sums[0].overall()[1] <= 4 * resolution * largest,
+        features=columns,
+        classes=names,
+        threat=threat,
+        exact=attack is None,
+        failed=search.failed,
+        forwards=frozen.forwards,
+        backwards=frozen.backwards,
+    )
+
+
+def _check(dataset: Dataset[Any], threat: Threat, limit: int | None, batch_size: int) -> int:
+    """How many samples are measured."""
+    if not isinstance(threat, Threat) or (isinstance(threat.radius, Tensor) and threat.radius.ndim):
+        raise InputError(f"threat: expected fa.L2(radius) or another norm with one radius, got {threat!r}")
+    check_count("batch_size", batch_size, 1)
+    size = len(dataset) if isinstance(dataset, Sized) else 0
+    if size == 0:
+        raise InputError("dataset: expected one with a length and a sample, got an empty or unsized one")
+    return size if limit is None else min(check_count("limit", limit, 1), size)
+
+
+def _features(
+    model: nn.Module, module: Module, features: Sequence[int] | Tensor | None, dataset: Dataset[Any]
+) -> tuple[int, Tensor, Frozen, int]:
+    """(all features, the numbers of the chosen ones [F], these as a frozen model, classes of the model)."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+    device = device_of(model) or torch.device("cpu")
+    x = next(iter(batches(dataset, 2, range(min(2, len(dataset))))))[0].to(device)  # type: ignore[arg-type]
+    cut = representation(model, module)
+    whole = freeze(model)
+    found = cut(x.to(whole.dtype or x.dtype))
+    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(x):
+        got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise InputError(f"module: expected features [B, F] for B = {len(x)} images, got {got}; name another")
+    width = found.shape[1]
+    columns = torch.arange(width) if features is None else torch.as_tensor(features)
+    if columns.ndim != 1 or not len(columns) or columns.is_floating_point() or columns.dtype == torch.bool:
+        raise InputError(f"features: expected a list of feature numbers, got {features!r}")
+    if int(columns.min()) < 0 or int(columns.max()) >= width or len(set(columns.tolist())) < len(columns):
+        raise InputError(
+            f"features: expected different numbers from 0 to {width - 1}, got {columns.tolist()}"
+        )
+    columns = columns.long().to(device)
+    return width, columns, freeze(Chosen(cut, columns)), whole.verdict(x).shape[1]
+
+
+def _check_classes(counts: Tensor, names: Sequence[str]) -> None:
+    if len(counts) > len(names):
+        raise InputError(f"dataset: expected labels from 0 to {len(names) - 1}, got {len(counts) - 1}")
+    empty = [name for name, count in zip(names, counts.tolist(), strict=True) if count == 0]
+    if empty:
+        raise InputError(
+            f"dataset: expected samples of every class, got none of {', '.join(empty)}; measure on more"
+        )

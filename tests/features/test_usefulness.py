@@ -1,0 +1,284 @@
+"""rho and gamma against closed forms, brute force, and each other."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.features import Kind, usefulness
+
+PGD = partial(fa.attacks.pgd, steps=20)
+
+
+def data(count=60, classes=3, shape=(1, 3, 3), seed=0, box=(0.0, 1.0)):
+    """Images whose brightness depends on the class; the classes have different sizes."""
+    draw = torch.Generator().manual_seed(seed)
+    y = torch.arange(count) % (classes + 1) % classes
+    x = torch.rand(count, *shape, generator=draw) * 0.6 + 0.12 * y[:, None, None, None]
+    return fa.data.ImageSet(x, y, classes, "brightness")
+
+
+def linear(features=5, classes=3, inputs=9, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(inputs, features), nn.Linear(features, classes))
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=draw))
+    return net
+
+
+def deep(features=6, classes=3, inputs=9, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(inputs, 16), nn.ReLU(), nn.Linear(16, features), nn.Tanh(),
+            nn.Linear(features, classes),
+        )  # fmt: skip
+
+
+def by_hand(values, low, high, y, classes):
+    """rho, gamma and sign as the definitions say, sample by sample."""
+    scale, mean = values.std(0, correction=0), values.mean(0)
+    f, low, high = ((each - mean) / scale for each in (values, low, high))
+    rho, gamma, signs = [], [], []
+    for k in range(classes):
+        label = torch.where(y == k, 1.0, -1.0).double()[:, None]
+        useful = (label * f).mean(0)
+        sign = torch.where(useful < 0, -1.0, 1.0).double()
+        inf = torch.where(label * sign > 0, low, -high)
+        rho.append(useful * sign)
+        gamma.append(inf.mean(0))
+        signs.append(sign.long())
+    return torch.stack(rho, 1), torch.stack(gamma, 1), torch.stack(signs, 1)
+
+
+@pytest.mark.parametrize("kind", [fa.Linf, fa.L2, fa.L1, fa.L0])
+def test_linear_features_follow_the_definition(kind):
+    base, net, threat = data(), linear(), kind(2.0 if kind is fa.L0 else 0.2)
+    got = usefulness(net, base, threat)
+    weight, bias = (part.detach().double() for part in (net[1].weight, net[1].bias))
+    x = base.x.double().flatten(1)
+    values = x @ weight.T + bias
+    low, high = (torch.stack([threat.support(s * w.expand_as(x), x) for w in weight], 1) for s in (-1.0, 1.0))
+    rho, gamma, sign = by_hand(values, values - low, values + high, base.y, 3)
+    for mine, theirs in ((got.rho, rho), (got.gamma, gamma), (got.mean, values.mean(0))):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+    assert torch.equal(got.sign, sign)
+    assert got.exact
+    assert got.counts.tolist() == base.y.bincount().tolist()
+
+
+def test_without_a_box_gamma_is_rho_minus_the_dual_norm():
+    """Every sample loses the same: the radius times the dual norm, in units of the deviation."""
+    base, net, free = data(), linear(), (-float("inf"), float("inf"))
+    for threat, order in ((fa.Linf(0.1, free), 1), (fa.L2(0.1, free), 2), (fa.L1(0.1, free), float("inf"))):
+        got = usefulness(net, base, threat)
+        loss = 0.1 * torch.linalg.vector_norm(net[1].weight.detach().double(), order, dim=1) / got.std
+        torch.testing.assert_close(got.gamma, got.rho - loss[:, None], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("threat", "step_size", "steps", "apart"),
+    # a step of L1 moves one coordinate, and the projection takes a little from all
+    [(fa.Linf(0.1), 0.05, 10, 1e-3), (fa.L2(0.3), 0.1, 40, 1e-3), (fa.L1(0.5), 0.1, 40, 0.03)],
+    ids=lambda value: getattr(value, "norm", None),
+)
+def test_pgd_reaches_the_closed_form(threat, step_size, steps, apart):
+    base, net = data(), linear()
+    exact = usefulness(net, base, threat)
+    pgd = partial(fa.attacks.pgd, steps=steps, step_size=step_size)
+    attacked = usefulness(net, base, threat, pgd)
+    torch.testing.assert_close(attacked.gamma, exact.gamma, rtol=apart, atol=apart)
+    assert bool((attacked.gamma >= exact.gamma - 1e-5).all())
+    torch.testing.assert_close(attacked.rho, exact.rho)
+    assert not attacked.exact
+
+
+def test_no_point_of_the_ball_is_worse_than_the_attack_says():
+    """Brute force on three pixels of a network with kinks."""
+    base = data(24, 2, (1, 1, 3), seed=4)
+    net, threat = deep(3, 2, 3, seed=5), fa.Linf(0.15)
+    strong = partial(fa.attacks.pgd, steps=40, restarts=3)
+    got = usefulness(net, base, threat, strong)
+    steps = torch.linspace(-0.15, 0.15, 21)
+    grid = torch.cartesian_prod(steps, steps, steps)
+    points = (base.x.flatten(1)[:, None] + grid).clamp(0, 1)
+    with torch.no_grad():
+        values = net[:5](points.flatten(0, 1)).double().view(*points.shape[:2], -1)
+        clean = net[:5](base.x).double()
+    _, gamma, _ = by_hand(clean, values.amin(1), values.amax(1), base.y, 2)
+    torch.testing.assert_close(got.gamma, gamma, rtol=0, atol=0.005)
+
+
+def test_any_batch_size_and_any_choice_of_features_give_the_same():
+    base, net = data(12, 2), deep(classes=2)
+    whole = usefulness(net, base, fa.L2(0.3), PGD)
+    for size in (5, 16):
+        part = usefulness(net, base, fa.L2(0.3), PGD, batch_size=size)
+        torch.testing.assert_close(part.gamma, whole.gamma, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(part.rho, whole.rho, rtol=1e-5, atol=1e-6)
+    chosen = usefulness(net, base, fa.L2(0.3), PGD, features=[4, 1])
+    assert chosen.features.tolist() == [4, 1]
+    torch.testing.assert_close(chosen.gamma, whole.gamma[[4, 1]], rtol=1e-4, atol=1e-5)
+    one = usefulness(net, base, fa.L2(0.3), PGD, features=[3])
+    torch.testing.assert_close(one.gamma, whole.gamma[[3]], rtol=1e-4, atol=1e-5)
+
+
+def test_far_from_zero_nothing_cancels():
+    """A mean square minus a squared mean would lose a deviation of 1 at a mean of 10^7."""
+    base, net = data(), linear().double()
+    with torch.no_grad():
+        net[1].bias += 1e7
+    shifted = usefulness(net, base, fa.L2(0.1), batch_size=13)
+    with torch.no_grad():
+        net[1].bias -= 1e7
+    plain = usefulness(net, base, fa.L2(0.1))
+    torch.testing.assert_close(shifted.gamma, plain.gamma, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(shifted.std, plain.std, rtol=1e-6, atol=0)
+
+
+def test_scale_shift_and_sign_of_a_feature_do_not_count():
+    base, net = data(), linear()
+    before = usefulness(net, base, fa.L2(0.2))
+    with torch.no_grad():
+        net[1].weight.mul_(torch.tensor([-3.0, 0.01, 1.0, 7.0, -1.0])[:, None])
+        net[1].bias.add_(2.0)
+    after = usefulness(net, base, fa.L2(0.2))
+    torch.testing.assert_close(after.rho, before.rho, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(after.gamma, before.gamma, rtol=1e-4, atol=1e-5)
+    flipped = torch.tensor([-1, 1, 1, 1, -1])[:, None]
+    assert torch.equal(after.sign, before.sign * flipped)
+
+
+def test_a_perfect_feature_reaches_the_largest_rho():
+    y = torch.tensor([0, 0, 0, 1, 2, 2, 2, 2, 2, 2])
+    x = torch.nn.functional.one_hot(y, 3).float().view(-1, 1, 1, 3)
+    base = fa.data.ImageSet(x, y, 3, "one-hot")
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3, 3))
+    got = usefulness(net, base, fa.Linf(0.0), module="0")
+    share = torch.tensor([0.3, 0.1, 0.6], dtype=torch.float64)
+    torch.testing.assert_close(got.rho.diagonal(), 2 * (share * (1 - share)).sqrt())
+    torch.testing.assert_close(got.gamma, got.rho)
+
+
+def test_a_constant_feature_is_useless_and_has_no_gamma():
+    base, net = data(), linear()
+    with torch.no_grad():
+        net[1].weight[2] = 0
+    got = usefulness(net, base, fa.L2(0.2))
+    assert got.constant.tolist() == [False, False, True, False, False]
+    assert not got.rho[2].any()
+    assert got.gamma[2].isnan().all()
+    assert (got.kinds()[2] == Kind.USELESS).all()
+    assert got.to_dict()["constant"] == [2]
+    assert got.to_dict()["features"][2]["gamma"] is None
+
+
+def test_layers_by_name_by_module_and_by_function():
+    base, net = data(), deep()
+    last = usefulness(net, base, fa.L2(0.1), PGD)
+    named = usefulness(net, base, fa.L2(0.1), PGD, module="4")
+    part = usefulness(net, base, fa.L2(0.1), PGD, module=net[4])
+    function = usefulness(net, base, fa.L2(0.1), PGD, module=lambda x: net[:5](x))
+    for other in (named, part, function):
+        torch.testing.assert_close(other.gamma, last.gamma, rtol=1e-4, atol=1e-5)
+    assert usefulness(net, base, fa.L2(0.1), module="1").rho.shape == (16, 3)
+
+
+def test_the_model_is_left_as_it_is():
+    base, net = data(), nn.Sequential(nn.Flatten(), nn.BatchNorm1d(9), nn.Linear(9, 3)).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    usefulness(net, base, fa.L2(0.1), PGD)
+    assert net.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(weight.grad is None for weight in net.parameters())
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "bim", "mim", "apgd"])
+def test_every_attack_with_a_loss_serves(attack):
+    base, net = data(), deep()
+    options = {} if attack == "fgsm" else {"steps": 10}
+    got = usefulness(net, base, fa.L2(0.3), partial(getattr(fa.attacks, attack), **options))
+    assert bool((got.gamma < got.rho).all())
+    stronger = usefulness(net, base, fa.L2(0.6), partial(getattr(fa.attacks, attack), **options))
+    assert stronger.gamma.mean() < got.gamma.mean()
+
+
+def test_kinds_and_shares():
+    base, net = data(), linear()
+    got = usefulness(net, base, fa.L2(0.1))
+    kinds = got.kinds(0.3, 0.05)
+    assert torch.equal(kinds == Kind.ROBUST, (got.rho >= 0.3) & (got.gamma >= 0.05))
+    assert torch.equal(kinds == Kind.USELESS, got.rho < 0.3)
+    shares = got.shares(0.3, 0.05)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares[Kind.ROBUST] == pytest.approx((kinds == Kind.ROBUST).any(1).double().mean().item())
+    cells = got.cells(0.3, 0.05)
+    assert [line[0] for line in cells] == ["class", "0", "1", "2", "any"]
+    assert f"{got.rho[:, 1].max():.3g}" == cells[2][4]
+    assert str(got).splitlines()[0].split()[:4] == ["class", "robust", "non-robust", "useless"]
+    assert "| any |" in got.markdown()
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"attack": None}, "not linear"),
+        ({"attack": partial(fa.attacks.square)}, "takes loss"),
+        ({"attack": partial(fa.attacks.boundary)}, "takes loss"),
+        ({"threat": 0.3}, "threat: expected"),
+        ({"threat": fa.L2(torch.ones(60))}, "threat: expected"),
+        ({"features": [0, 6]}, "from 0 to 5"),
+        ({"features": [1, 1]}, "different numbers"),
+        ({"features": []}, "list of feature numbers"),
+        ({"limit": 0}, "limit: expected"),
+        ({"limit": 2}, "every class"),
+        ({"batch_size": 0}, "batch_size: expected"),
+        ({"module": "nothing"}, "name of a submodule"),
+        ({"model": lambda x: x}, "model: expected"),
+        ({"dataset": []}, "dataset: expected"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value.replace(" ", "-"),
+)
+def test_what_cannot_be_measured(change, text):
+    arguments = {"model": deep(), "dataset": data(), "threat": fa.L2(0.1), "attack": PGD, **change}
+    with pytest.raises(InputError, match=text):
+        usefulness(
+            arguments.pop("model"),
+            arguments.pop("dataset"),
+            arguments.pop("threat"),
+            arguments.pop("attack"),
+            **arguments,
+        )
+
+
+def test_features_that_are_not_finite_are_named():
+    base, net = data(), deep()
+    base.x[5] = 0.999
+    broken = nn.Sequential(Broken(), net)
+    with pytest.raises(InputError, match=r"samples \[5\]"):
+        usefulness(broken, base, fa.L2(0.1), PGD)
+
+
+class Broken(nn.Module):
+    def forward(self, x):
+        return torch.where((x > 0.99).flatten(1).all(1)[:, None, None, None], torch.nan, x)
+
+
+@pytest.mark.parametrize("thresholds", [{"rho": 0.0}, {"rho": -1.0}, {"gamma": -0.1}])
+def test_thresholds_are_checked(thresholds):
+    with pytest.raises(InputError, match=f"{next(iter(thresholds))}: expected"):
+        usefulness(linear(), data(), fa.L2(0.1)).kinds(**thresholds)
+
+
+def test_the_figure_is_written(tmp_path):
+    result = usefulness(linear(), data(), fa.L2(0.1))
+    fa.features.scatter({"one": result, "other": result}, tmp_path / "a.png", title="two nets")
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+    with pytest.raises(InputError, match="nets: expected 1 to 4"):
+        fa.features.scatter({}, tmp_path / "b.png")
+    with pytest.raises(InputError, match="path: expected"):
+        fa.features.scatter({"one": result}, tmp_path / "b.txt")
