@@ -58,6 +58,8 @@ def add_up(tensor: Tensor) -> Tensor:
 
 def gather(tensor: Tensor) -> Tensor:
     """The tensors of all processes, of one shape: [W, ...] in the order of their ranks."""
+    if world() == 1:
+        return tensor[None]
     parts = [torch.empty_like(tensor) for _ in range(world())]
     with _together():
         dist.all_gather(parts, tensor)

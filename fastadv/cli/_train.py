@@ -1,6 +1,7 @@
 """`fastadv train`: train a model, standard or adversarially, with checkpoints that resume."""
 
 import dataclasses
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from fastadv.cli._torchrun import together
 from fastadv.data import names
 from fastadv.evaluation._text import percent
 from fastadv.train import EpochReport, fit, reports
+from fastadv.train._deterministic import WORKSPACE, WORKSPACES
 from fastadv.train._ending import ACTIONS
 from fastadv.train._precision import PRECISIONS
 from fastadv.train.optim import LEARNING_RATES, SCHEDULES
@@ -107,6 +109,9 @@ def train(
         typer.Option(help="bf16: under autocast; tf32: products on a GPU; fp32 by default."),
     ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="The same as --precision bf16.")] = False,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bits with any number of processes.")
+    ] = False,
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,
@@ -129,6 +134,8 @@ def train(
     if bf16 and precision is not None:
         raise typer.BadParameter("--bf16 and --precision say the same: give one of them.")
     o.check_run_dir(run_dir, resume)
+    if deterministic:
+        os.environ.setdefault(WORKSPACE, WORKSPACES[0])  # read when cuBLAS is first used
     place = make_device(device)
     last = 0
 
@@ -173,6 +180,7 @@ def train(
                     ema=ema,
                     augment=varied,
                     precision="bf16" if bf16 else "fp32" if precision is None else precision.value,
+                    deterministic=deterministic,
                     test_set=test_set,
                     test_attacks=None if tested is None else _test_attacks(norm, radius, seed),
                     validation_set=held_out,

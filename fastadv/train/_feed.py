@@ -40,6 +40,7 @@ class Feed:
     device: torch.device
     workers: int | None = None
     dtype: torch.dtype | None = None  # of the images, that of the model's weights; float32 unless given
+    parts: int | None = None  # in which a batch is cut, see `Share`
 
     def __post_init__(self) -> None:
         self.rank, self.world = _processes.rank(), _processes.world()
@@ -70,7 +71,7 @@ class Feed:
     def share(self, step: int) -> Share:
         """What this process has of a batch, counted from 0."""
         size = min(self.batch_size, self.epoch_size - step * self.batch_size)
-        return Share(size, self.rank, self.world)
+        return Share(size, self.rank, self.world, self.parts)
 
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """(x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1]."""
@@ -82,16 +83,19 @@ class Feed:
         for step, (x, y, ids) in enumerate(self._read(epoch, order), done):
             x, ids = to_unit(x.to(self.device, non_blocking=True)), ids.to(self.device, non_blocking=True)
             if self.augment is not None:
-                # what users' functions draw from torch follows the step
-                own = rng.derive(self.seed, "torch augment", epoch, step, *self.process)
-                with rng.torch_seeded(own, self.device) if self.augment.draws else nullcontext():
-                    x = self.augment(x, ids=ids, seed=self.seed, epoch=epoch, first=first)
+                x = self._augmented(self.augment, x, ids, epoch, step, first)
             yield x.to(self.dtype or x.dtype), y, ids
 
-    @property
-    def process(self) -> list[int]:
-        """What keys the draws that follow the step: nothing in the first process, which may be alone."""
-        return [self.rank] if self.rank else []
+    def _augmented(
+        self, augment: Augmentation, x: Tensor, ids: Tensor, epoch: int, step: int, first: int
+    ) -> Tensor:
+        share, made = self.share(step), []
+        for part, rows, numbers in zip(share.cut, share.split(x), share.split(ids), strict=True):
+            # what users' functions draw from torch follows the step
+            own = rng.derive(self.seed, "torch augment", epoch, step, *part.key)
+            with rng.torch_seeded(own, self.device) if augment.draws else nullcontext():
+                made.append(augment(rows, ids=numbers, seed=self.seed, epoch=epoch, first=first))
+        return share.joined(made)
 
     @property
     def _own_size(self) -> int:

@@ -1,10 +1,9 @@
 """The losses of an epoch, one for each step."""
 
 import torch
-from torch import Tensor
 
-from fastadv import _processes
 from fastadv.errors import InputError
+from fastadv.train._share import Means, Share
 
 CHECK_EVERY = 64  # steps between two checks on a GPU, where each check waits for the device
 
@@ -25,14 +24,21 @@ class Losses:
         """Over the samples of the epoch."""
         return float(self.values.sum())
 
-    def take(self, step: int, loss: Tensor, share: float) -> None:
-        """Write down the loss of a step, and check it; on a GPU only now and then."""
-        if loss.ndim:
-            raise InputError(
-                "recipe: expected one number, the mean loss of the batch, "
-                f"got shape {tuple(loss.shape)}; average it"
-            )
-        self.values[step] = _processes.add_up(loss.detach().double() * share)
+    def take(self, step: int, loss: Means, share: Share, of: int) -> None:
+        """Write down the loss of a step on `share`, of an epoch `of` so many samples, and check it.
+
+        On a GPU it is checked only now and then.
+        """
+        losses = share.by_cut(loss)
+        for each in losses:
+            if each.ndim:
+                raise InputError(
+                    "recipe: expected one number, the mean loss of the batch, "
+                    f"got shape {tuple(each.shape)}; average it"
+                )
+        self.values[step] = share.total(
+            each.detach().double() * (part.count / of) for each, part in zip(losses, share.cut, strict=True)
+        )
         if self.values.device.type != "cuda" or (step + 1) % CHECK_EVERY == 0:
             self.check()
 

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ import torch
 from fastadv import _checkpoint, _processes
 from fastadv.errors import InputError, LostProcessError
 from fastadv.train._alarms import alarm
+from fastadv.train._deterministic import deterministic_kernels
 from fastadv.train._ending import Ending
 from fastadv.train._layout import fast_layout
 from fastadv.train._measure import Measures, meant_to_be_robust
@@ -99,7 +100,10 @@ class Run:
         with torch.inference_mode(False), torch.enable_grad(), _training(self.steps):
             self._train()
         started = time.perf_counter()
-        measured = self.measure(self.steps)
+        # an attack may need what has no deterministic kernel
+        exact = deterministic_kernels(warn_only=True) if self.steps.feed.parts else nullcontext()
+        with exact:
+            measured = self.measure(self.steps)
         report = EpochReport(
             epoch=len(self.done) + 1,
             loss=self.steps.losses.mean,

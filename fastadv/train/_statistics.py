@@ -11,6 +11,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from fastadv import _processes
+from fastadv.errors import InputError
+from fastadv.train._deterministic import INSTEAD, WANTED
 from fastadv.train._share import Share
 
 _SIGNATURE = inspect.signature(functional.batch_norm)
@@ -32,7 +34,8 @@ class _Sum(torch.autograd.Function):
 class _WholeBatch(TorchFunctionMode):
     """Inside, `batch_norm` in train mode takes mean and variance over the processes.
 
-    torch's SyncBatchNorm takes no tensors on a CPU, and counts samples that are only there to take part.
+    InputError where the batch is cut: its parts pass one after another. torch's SyncBatchNorm takes no
+    tensors on a CPU, and counts samples that are only there to take part.
     """
 
     def __init__(self, share: Share) -> None:
@@ -55,6 +58,8 @@ class _WholeBatch(TorchFunctionMode):
 
     def _normalized(self, given: Mapping[str, Any]) -> Tensor:
         """What `batch_norm` gives in train mode for these arguments, with its running statistics."""
+        if self.share.parts is not None:
+            raise InputError(f"model: {WANTED}, got batch_norm in train mode; {INSTEAD}")
         x: Tensor = given["input"]
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         mean, variance, count = self._moments(values)
@@ -93,4 +98,4 @@ class _WholeBatch(TorchFunctionMode):
 
 def whole_batch_statistics(share: Share) -> AbstractContextManager[object]:
     """A context in which the model sees the statistics of the whole batch; nothing for one process."""
-    return nullcontext() if share.world == 1 else _WholeBatch(share)
+    return nullcontext() if share.world == 1 and share.parts is None else _WholeBatch(share)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
+from fastadv.train._deterministic import deterministic_kernels, unchanged_buffers
 from fastadv.train._feed import Feed
 from fastadv.train._losses import Losses, NotFiniteError
 from fastadv.train._precision import tf32
@@ -52,7 +53,9 @@ class Steps:
             for step, (x, y, ids) in enumerate(self.feed.batches(epoch, done), done):
                 at = self._at(epoch, step, x, y, ids)
                 self.learning_rate = self.optimizer.param_groups[0]["lr"]
-                with self._around(at, derive("torch", epoch, step, *self.feed.process)):
+                # parts have keys of their own
+                key = [] if self.feed.parts else at.share.key
+                with self._around(at, derive("torch", epoch, step, *key), first=step == done):
                     take_step(recipe, at)
                 self.scheduler.step()
                 if self.average is not None:
@@ -68,11 +71,15 @@ class Steps:
             ) from error
 
     @contextmanager
-    def _around(self, at: Step, seed: int) -> Iterator[None]:
+    def _around(self, at: Step, seed: int, first: bool) -> Iterator[None]:
         """What holds while a step is taken, and not while the caller has the model."""
         with ExitStack() as stack:
             stack.enter_context(rng.torch_seeded(seed, at.x.device))
             stack.enter_context(whole_batch_statistics(at.share))
+            if self.feed.parts is not None:
+                stack.enter_context(deterministic_kernels())
+                if first:
+                    stack.enter_context(unchanged_buffers(self.model))
             if self.precision == "tf32":
                 stack.enter_context(tf32())
             yield
@@ -91,7 +98,7 @@ class Steps:
             seed=rng.derive(self.seed, "attack", epoch),
             epoch=epoch,
             size=len(self.train_set),  # type: ignore[arg-type]
-            check=partial(self.losses.take, step, share=share.count / self.feed.epoch_size),
+            check=partial(self.losses.take, step, share=share, of=self.feed.epoch_size),
             precision=self.precision,
             clip_norm=self.clip_norm,
             state=self.state,

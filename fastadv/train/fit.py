@@ -13,12 +13,13 @@ from torch.utils.data import Dataset
 
 from fastadv import _processes
 from fastadv._card import data_hash
-from fastadv._checks import check_count, check_seed, check_share
+from fastadv._checks import check_count, check_flag, check_seed, check_share
 from fastadv._description import describe, describe_data, describe_model
 from fastadv._run_record import RunRecord
 from fastadv.engine.twin import dtype_of
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
+from fastadv.train._deterministic import check_deterministic, describe_deterministic
 from fastadv.train._ending import Ending
 from fastadv.train._epochs import Epochs
 from fastadv.train._feed import Feed
@@ -28,6 +29,7 @@ from fastadv.train._precision import check_acts, check_precision
 from fastadv.train._results import Results
 from fastadv.train._run import Run
 from fastadv.train._sets import check_sets
+from fastadv.train._share import PARTS
 from fastadv.train._steps import Steps
 from fastadv.train._weights import MovingAverage
 from fastadv.train.augment import Augment, make_augment
@@ -60,6 +62,7 @@ def fit(
     ema: float | None = None,
     augment: str | Augment | Sequence[str | Augment] | None = None,
     precision: str = "fp32",
+    deterministic: bool = False,
     test_set: Dataset[Any] | None = None,
     test_attacks: Mapping[str, Attack] | None = None,
     test_limit: int | None = None,
@@ -94,6 +97,12 @@ def fit(
     - precision: "bf16" runs the recipe under autocast; "tf32", on a GPU, with matrix products, convolutions
       and recurrent layers in TF32. It holds while a step is taken: measured is in the model's own precision,
       and between the reports torch's switches are the caller's.
+    - deterministic: 1, 2, 4 and 8 processes train the same bits. Each batch is cut into 8 parts by place,
+      which pass one by one, and sums go through them in their order: slower where a part is small. torch
+      takes deterministic kernels meanwhile, or raises. It holds for one machine, one version of torch and one
+      number of threads in each process (torchrun sets 1), which a resumed run must have again. Samples must
+      pass on their own: BatchNorm in train mode, and whatever else writes into buffers, is refused. A recipe
+      that owns its step goes through `Step.each`.
     - test_set, test_attacks ({name: attack}, see `fa.evaluate`), test_limit (how many of its images): what
       the accuracies in the reports are measured on.
     - validation_set: images kept out of train_set, on which the test attacks are run, too. The best epoch is
@@ -118,9 +127,9 @@ def fit(
 
     Where a process group is initialized, as under torchrun, its processes train one model together: each has
     its share of every batch of `batch_size` images. Weights and reports are the same in all, and those of one
-    process to rounding, with BatchNorm over the whole batch; only what torch draws itself, such as dropout,
-    is keyed by process. The first process alone writes to run_dir, and a run resumes with any number of them.
-    Where one is lost, the others raise LostProcessError.
+    process to rounding, with BatchNorm over the whole batch; what torch draws itself, such as dropout, is
+    keyed by process. `deterministic` makes both exact. The first process alone writes to run_dir, and a run
+    resumes with any number of them. Where one is lost, the others raise LostProcessError.
 
     On the CPU, and with bf16, the weights are channels-last between the first report and the last, if the
     model allows it. Order, attacks, augmentation and dropout are keyed by (seed, epoch, step, sample id); the
@@ -140,6 +149,7 @@ def fit(
             check_count("checkpoint_every", checkpoint_every, 1)
         check_precision(precision)
         check_recipe(recipe)
+        check_flag("deterministic", deterministic)
         if progress is not None and not callable(progress):
             raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
         if run_dir is None and checkpoint_every:
@@ -164,9 +174,12 @@ def fit(
         maker = make_optimizer(model, options)
         place = next(model.parameters()).device
         check_acts(precision, model, place)
+        if deterministic:
+            check_deterministic(model, place)
         sets = {"train_set": train_set, "test_set": test_set, "validation_set": validation_set}
         classes = check_sets(model, sets, augmentation, place)
-        feed = Feed(train_set, batch_size, augmentation, seed, place, workers, dtype_of(model))
+        parts = PARTS if deterministic else None
+        feed = Feed(train_set, batch_size, augmentation, seed, place, workers, dtype_of(model), parts)
         count = math.ceil(feed.epoch_size / batch_size)
         steps = Steps(
             model=model,
@@ -198,6 +211,7 @@ def fit(
             "schedule": describe(schedule, model),
             "augment": augmentation and describe(augmentation.parts, model),
             "precision": precision,
+            "deterministic": describe_deterministic(place) if deterministic else None,
             "seed": seed,
         }
     if _processes.world() > 1:

@@ -434,9 +434,9 @@ def test_bad_data_and_models_are_named_at_the_call():
 def test_a_loss_is_written_down_once_where_the_engine_takes_the_step(monkeypatch, recipe):
     taken, take = [], Losses.take
 
-    def spy(self, step, loss, share):
+    def spy(self, step, loss, **options):
         taken.append(step)
-        take(self, step, loss, share)
+        take(self, step, loss, **options)
 
     monkeypatch.setattr(Losses, "take", spy)
     list(train(recipe=recipe, epochs=1))

@@ -1,6 +1,6 @@
 """Adversarial weight perturbation, around any recipe that is a loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
 from fastadv.train._weights import put_back
 from fastadv.train.recipes._common import check_loss_recipe
-from fastadv.train.recipes.base import Crafted, Recipe, Step
+from fastadv.train.recipes.base import Crafted, Part, Recipe, Step
 
 TINY = 1e-30  # a gradient of zero moves nothing
 
@@ -38,35 +38,37 @@ class AWP:
             raise InputError(f"gamma: expected a number > 0, got {self.gamma!r}; leave AWP out for 0")
         check_count("warmup", self.warmup, 0)
 
-    def step(self, at: Step) -> Tensor:
+    def step(self, at: Step) -> Sequence[Tensor]:
         """One step on the weights, by the gradient at the weights that moved."""
-        with at.autocast():
-            loss_at = _loss(self.recipe, at)
+        loss_at = at.each(self._made)
         if at.epoch <= self.warmup:
-            loss = self._backward(at, loss_at)
+            losses = at.each(_taken, loss_at)
+            at.backward(losses)
         else:
             ascent = self._ascent(at, loss_at)
             with put_back(ascent):
                 with torch.no_grad():
                     for weight, way in ascent.items():
                         weight.add_(way)
-                loss = self._backward(at, loss_at)
+                losses = at.each(_taken, loss_at)
+                at.backward(losses)
         at.descend()
-        return loss
+        return losses
 
-    def _backward(self, at: Step, loss_at: Callable[[], Tensor]) -> Tensor:
-        with at.autocast():
-            loss = loss_at()
-        at.backward(loss)
-        return loss
+    def _made(self, part: Part) -> Callable[[], Tensor]:
+        """The recipe's loss, on examples that are crafted now."""
+        recipe = self.recipe
+        if not isinstance(recipe, Crafted):
+            return lambda: recipe(part.model, part.x, part.y, ids=part.ids, seed=part.seed)
+        with part.autocast():
+            x_adv = recipe.craft(part.model, part.x, part.y, ids=part.ids, seed=part.seed)
+        return lambda: recipe.objective(part.model, part.x, part.y, x_adv)
 
-    def _ascent(self, at: Step, loss_at: Callable[[], Tensor]) -> dict[nn.Parameter, Tensor]:
+    def _ascent(self, at: Step, loss_at: Sequence[Callable[[], Tensor]]) -> dict[nn.Parameter, Tensor]:
         """v for each weight."""
         weights = [weight for weight in at.model.parameters() if weight.requires_grad and weight.ndim > 1]
         statistics = [buffer.clone() for buffer in at.model.buffers()]
-        with at.autocast():
-            loss = loss_at()
-        gradients = at.gradients(loss, weights)
+        gradients = at.gradients(at.each(_taken, loss_at), weights)
         with torch.no_grad():
             for buffer, before in zip(at.model.buffers(), statistics, strict=True):
                 buffer.copy_(before)
@@ -77,9 +79,6 @@ class AWP:
             }
 
 
-def _loss(recipe: Recipe, at: Step) -> Callable[[], Tensor]:
-    """The recipe's loss on this batch, on examples that are crafted now."""
-    if isinstance(recipe, Crafted):
-        x_adv = recipe.craft(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
-        return lambda: recipe.objective(at.model, at.x, at.y, x_adv)
-    return lambda: recipe(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
+def _taken(part: Part, loss_at: Callable[[], Tensor]) -> Tensor:
+    with part.autocast():
+        return loss_at()

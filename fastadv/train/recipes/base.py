@@ -1,16 +1,20 @@
 """What a recipe is: a loss, or a step of its own."""
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, TypeGuard, cast
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, Protocol, TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fastadv import rng
 from fastadv.errors import InputError
-from fastadv.train._share import Share
+from fastadv.train._share import Means, Rows, Share
+
+T = TypeVar("T")
 
 
 class Recipe(Protocol):
@@ -21,52 +25,94 @@ class Recipe(Protocol):
     ) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class Step:
-    """One batch of a run, for a recipe that owns its step.
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Samples that pass the model together: x [B, ...], y [B] and ids [B], on the model's device.
 
-    x [B, ...], y [B] and ids [B] (positions in the training set) are on the model's device, `seed` keys the
-    attack's draws of this epoch, `epoch` counts from 1, `size` is the length of the training set. `state`
-    holds tensors by name, which the recipe makes, reads and writes as it likes; it begins empty and lies in
-    the checkpoint. `check` writes down a loss for the report, in place of an earlier one of this batch.
-
-    Where several processes share the batch, x, y and ids are this process's samples, and losses are their
-    means. Gradients of `backward` and `gradients` are those of the mean over the whole batch. What is written
-    to `state` must be the same everywhere: `share.whole(rows)` are the rows of the whole batch, in its order,
-    `share.own(rows)` this process's part of them, `share.part(loss)` what its mean loss adds to the mean.
+    ids are positions in the training set, `seed` keys the attack's draws of this epoch, `epoch` counts from
+    1. Of the whole batch, `share.own(rows)` are their rows, and `share.part(loss)` is what their mean adds.
     """
 
     model: nn.Module
-    optimizer: Optimizer
     x: Tensor
     y: Tensor
     ids: Tensor
     seed: int
     epoch: int
-    size: int
-    check: Callable[[Tensor], None]
     precision: str = "fp32"
-    clip_norm: float | None = None
-    state: dict[str, Tensor] = field(default_factory=dict)
-    share: Share = field(default_factory=lambda: Share(1))  # one process has all
+    share: Rows = field(default_factory=lambda: Rows(1))
 
     def autocast(self) -> torch.autocast:
         """The run's precision, for forward passes. Leave it before weights change: it caches their casts."""
         return torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def backward(self, loss: Tensor) -> None:
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Part):
+    """One batch of a run, for a recipe that owns its step.
+
+    `size` is the length of the training set. `state` holds tensors by name, which the recipe makes, reads and
+    writes as it likes; it begins empty and lies in the checkpoint. `check` writes down a loss for the report,
+    in place of an earlier one of this batch.
+
+    Where several processes share the batch, x, y and ids are this process's samples, and losses are their
+    means. Gradients of `backward` and `gradients` are those of the mean over the whole batch. What is written
+    to `state` must be the same everywhere: `share.whole(rows)` are the rows of the whole batch, in its order.
+
+    `each` goes through the parts in which a run with `deterministic` cuts a batch. `backward`, `gradients`
+    and the report then take a list, the mean loss of each; `share.joined` makes rows of a list.
+    """
+
+    optimizer: Optimizer
+    size: int
+    check: Callable[[Means], None]
+    clip_norm: float | None = None
+    state: dict[str, Tensor] = field(default_factory=dict)
+    share: Share = field(default_factory=lambda: Share(1))  # one process has all
+
+    def each(self, do: Callable[..., T], *held: Sequence[Any]) -> list[T]:
+        """do(part) for each part that passes by itself; with `held`, do(part, its element of each of them).
+
+        There is one, this step, unless the batch is cut. What torch draws is then keyed by part.
+        """
+        if self.share.parts is None:
+            return [do(self, *(each[0] for each in held))]
+        key = int(torch.randint(1 << 62, ()))
+        made = []
+        for part, *own in zip(self._parts, *held, strict=True):
+            with rng.torch_seeded(rng.derive(key, "part", part.share.rank), self.x.device):
+                made.append(do(part, *own))
+        return made
+
+    @cached_property
+    def _parts(self) -> list[Part]:
+        kept = {each.name: getattr(self, each.name) for each in fields(Part)}
+        rows = (self.share.split(rows) for rows in (self.x, self.y, self.ids))
+        return [
+            Part(**kept | {"x": x, "y": y, "ids": ids, "share": share})
+            for x, y, ids, share in zip(*rows, self.share.cut, strict=True)
+        ]
+
+    def backward(self, loss: Means) -> None:
         """Fresh gradients of `loss`; FloatingPointError where it is not finite, on a GPU some steps later."""
         self.check(loss)
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(self.share.part(loss))
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        summed = self.share.add_up([weight.grad for weight in weights], weights)
-        for weight, gradient in zip(weights, summed, strict=True):
+
+        def own() -> Iterator[list[Tensor | None]]:
+            for part, mean in zip(self.share.cut, self.share.by_cut(loss), strict=True):
+                self.optimizer.zero_grad(set_to_none=True)
+                torch.autograd.backward(part.part(mean))
+                yield [weight.grad for weight in weights]
+
+        for weight, gradient in zip(weights, self.share.add_up(own(), weights), strict=True):
             weight.grad = gradient
 
-    def gradients(self, loss: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    def gradients(self, loss: Means, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """The gradient of `loss` by each of `weights`, None where it does not depend on it."""
-        own = torch.autograd.grad(self.share.part(loss), weights, allow_unused=True)
+        own = (
+            torch.autograd.grad(part.part(mean), weights, allow_unused=True)
+            for part, mean in zip(self.share.cut, self.share.by_cut(loss), strict=True)
+        )
         return self.share.add_up(own, weights)
 
     def descend(self) -> None:
@@ -85,7 +131,7 @@ class OwnStep(Protocol):
     batch's mean loss, for the report.
     """
 
-    def step(self, at: Step) -> Tensor:
+    def step(self, at: Step) -> Means:
         """Train on one batch, and return its mean loss."""
         ...
 
@@ -121,12 +167,15 @@ def is_loss(recipe: object) -> bool:
 def take_step(recipe: Recipe | OwnStep, at: Step) -> None:
     """What `recipe` does with one batch: a step of its own, or one step of the optimizer on its loss."""
     if owns_step(recipe):
-        at.check(recipe.step(at).detach())
+        at.check(recipe.step(at))
         return
     loss_of = cast(Recipe, recipe)
-    with at.autocast():
-        loss = loss_of(at.model, at.x, at.y, ids=at.ids, seed=at.seed)
-    at.backward(loss)
+
+    def loss(part: Part) -> Tensor:
+        with part.autocast():
+            return loss_of(part.model, part.x, part.y, ids=part.ids, seed=part.seed)
+
+    at.backward(at.each(loss))
     at.descend()
 
 

@@ -10,7 +10,7 @@ from fastadv._checks import check_count
 from fastadv.errors import NoGradientError
 from fastadv.threat import Threat
 from fastadv.train.recipes._common import check_finite, check_smoothing, check_threat, step_length
-from fastadv.train.recipes.base import Step
+from fastadv.train.recipes.base import Part, Step
 
 
 @dataclass(frozen=True)
@@ -41,30 +41,34 @@ class FreeTraining:
         check_smoothing(self.label_smoothing)
         step_length(self.threat, self.step_size)
 
-    def step(self, at: Step) -> Tensor:
+    def step(self, at: Step) -> list[Tensor]:
         """`replays` steps on the weights and on the perturbation; returns the mean loss."""
         low, high = self.threat.box
         # the next batch has other pixels: only the ball may limit what is carried on
         ball = replace(self.threat, box=(low - high, high - low))
         step_size = step_length(self.threat, self.step_size)
-        origin = torch.zeros_like(at.x)
         if "perturbation" not in at.state:
-            at.state["perturbation"] = at.share.whole(origin).clone()
-        perturbation = at.share.own(at.state["perturbation"])[: len(at.x)].clone()
-        losses = []
+            at.state["perturbation"] = at.share.whole(torch.zeros_like(at.x)).clone()
+        moved = at.each(lambda part: part.share.own(at.state["perturbation"])[: len(part.x)].clone())
+        replays = []
         for _ in range(self.replays):
-            x_adv = (at.x + perturbation).clamp(low, high).requires_grad_()
-            with at.autocast():
-                loss = cross_entropy(at.model(x_adv), at.y, label_smoothing=self.label_smoothing)
-            at.backward(loss)
+            points = at.each(lambda part, own: (part.x + own).clamp(low, high).requires_grad_(), moved)
+            losses = at.each(self._loss, points)
+            at.backward(losses)
             at.descend()
-            if x_adv.grad is None:
-                raise NoGradientError(
-                    "model: expected logits that depend on x differentiably, got one that cuts the graph; "
-                    "remove its no_grad, detach or integer step"
-                )
-            perturbation.copy_(ball.step(perturbation, x_adv.grad, origin, step_size))
-            losses.append(loss.detach())
-        moved = at.share.whole(perturbation)
-        at.state["perturbation"][: len(moved)] = moved
-        return torch.stack(losses).mean()
+            for perturbation, x_adv in zip(moved, points, strict=True):
+                if x_adv.grad is None:
+                    raise NoGradientError(
+                        "model: expected logits that depend on x differentiably, got one that cuts the "
+                        "graph; remove its no_grad, detach or integer step"
+                    )
+                origin = torch.zeros_like(x_adv)
+                perturbation.copy_(ball.step(perturbation, x_adv.grad, origin, step_size))
+            replays.append(torch.stack(losses).detach())
+        whole = at.share.whole(at.share.joined(moved))
+        at.state["perturbation"][: len(whole)] = whole
+        return list(torch.stack(replays).mean(0))
+
+    def _loss(self, part: Part, x_adv: Tensor) -> Tensor:
+        with part.autocast():
+            return cross_entropy(part.model(x_adv), part.y, label_smoothing=self.label_smoothing)

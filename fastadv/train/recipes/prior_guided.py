@@ -1,5 +1,6 @@
 """Prior-guided training: one step from where the sample's earlier epochs led."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
 from fastadv.threat import Linf
 from fastadv.train.recipes._common import check_finite, check_smoothing, check_threat, step_length
-from fastadv.train.recipes.base import Step
+from fastadv.train.recipes.base import Part, Step
 
 
 @dataclass(frozen=True)
@@ -51,42 +52,46 @@ class PriorGuidedTraining:
         check_count("reset", self.reset, 1)
         check_smoothing(self.label_smoothing)
 
-    def step(self, at: Step) -> Tensor:
+    def step(self, at: Step) -> list[Tensor]:
         """One step on the examples that begin where the last ones of these samples led."""
-        step_size = step_length(self.threat, self.step_size)
-        start, summed = self._prior(at)
-        with at.autocast():
-            before = at.model(start.requires_grad_())
-            first = cross_entropy(before, at.y, label_smoothing=self.label_smoothing)
-        (gradient,) = torch.autograd.grad(at.share.part(first), start, retain_graph=True)
-        start = start.detach()
-        x_adv = self.threat.step(start, gradient, at.x, step_size)
-        with at.autocast():
-            after = at.model(x_adv)
-            loss = cross_entropy(after, at.y, label_smoothing=self.label_smoothing)
-            loss = loss + self.consistency * mse_loss(after.to(first), before.to(first))
-        at.backward(loss)
-        at.descend()
-        summed = self.momentum * summed + gradient / _size(gradient)
-        kept = self.threat.step(start, summed, at.x, step_size) - at.x
-        ids = at.share.whole(at.ids)
-        at.state["perturbation"][ids] = at.share.whole(kept.half())
-        at.state["momentum"][ids] = at.share.whole(summed.half())
-        return loss.detach()
-
-    def _prior(self, at: Step) -> tuple[Tensor, Tensor]:
-        """Where this batch starts, and the sum of its earlier gradients."""
         for name in ("perturbation", "momentum"):
             if name not in at.state:
                 at.state[name] = at.x.new_zeros((at.size, *at.x.shape[1:]), dtype=torch.float16)
-        if (at.epoch - 1) % self.reset == 0:
-            draws = rng.uniform(at.x[0].numel(), rng.derive(at.seed, "prior"), at.ids).to(at.x)
-            away = float(self.threat.radius) * ((draws >= 0.5).to(at.x) * 2 - 1).view_as(at.x)
-            summed = torch.zeros_like(at.x)
+        losses, kept, summed = zip(*at.each(lambda part: self._pass(part, at.state)), strict=True)
+        at.backward(losses)
+        at.descend()
+        ids = at.share.whole(at.ids)
+        for name, rows in (("perturbation", kept), ("momentum", summed)):
+            at.state[name][ids] = at.share.whole(at.share.joined(rows).half())
+        return list(losses)
+
+    def _pass(self, part: Part, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss; the perturbation and the sum of gradients to keep."""
+        step_size = step_length(self.threat, self.step_size)
+        start, summed = self._prior(part, state)
+        with part.autocast():
+            before = part.model(start.requires_grad_())
+            first = cross_entropy(before, part.y, label_smoothing=self.label_smoothing)
+        (gradient,) = torch.autograd.grad(part.share.part(first), start, retain_graph=True)
+        start = start.detach()
+        x_adv = self.threat.step(start, gradient, part.x, step_size)
+        with part.autocast():
+            after = part.model(x_adv)
+            loss = cross_entropy(after, part.y, label_smoothing=self.label_smoothing)
+            loss = loss + self.consistency * mse_loss(after.to(first), before.to(first))
+        summed = self.momentum * summed + gradient / _size(gradient)
+        return loss, self.threat.step(start, summed, part.x, step_size) - part.x, summed
+
+    def _prior(self, part: Part, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Where these samples start, and the sum of their earlier gradients."""
+        if (part.epoch - 1) % self.reset == 0:
+            draws = rng.uniform(part.x[0].numel(), rng.derive(part.seed, "prior"), part.ids).to(part.x)
+            away = float(self.threat.radius) * ((draws >= 0.5).to(part.x) * 2 - 1).view_as(part.x)
+            summed = torch.zeros_like(part.x)
         else:
-            away, summed = (at.state[name][at.ids].to(at.x) for name in ("perturbation", "momentum"))
+            away, summed = (state[name][part.ids].to(part.x) for name in ("perturbation", "momentum"))
         # half precision may have rounded out of the ball
-        return self.threat.project(at.x + away, at.x), summed
+        return self.threat.project(part.x + away, part.x), summed
 
 
 def _size(gradient: Tensor) -> Tensor:
