@@ -1,18 +1,30 @@
-"""Per-sample losses that attacks ascend. The formulas of the named ones are in ops/logit_loss.py."""
+"""Per-sample losses that attacks ascend. The formulas of ce, margin, cw and dlr are in ops/logit_loss.py."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from fastadv.errors import InputError
 from fastadv.ops import logit_loss
-from fastadv.ops.logit_loss import KINDS as LOSSES
+from fastadv.ops._rows import wide
+from fastadv.ops.logit_loss import KINDS
+
+LOSSES = (*KINDS, "bce")
 
 LossFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 Loss = str | LossFunction
 
-__all__ = ["LOSSES", "Loss", "LossFunction", "check_loss", "loss_and_grad", "loss_value"]
+__all__ = [
+    "LOSSES",
+    "Loss",
+    "LossFunction",
+    "binary_cross_entropy",
+    "check_loss",
+    "loss_and_grad",
+    "loss_value",
+]
 
 
 def check_loss(loss: Loss) -> Loss:
@@ -23,6 +35,34 @@ def check_loss(loss: Loss) -> Loss:
             "or give a function (logits, y, targets) -> [B]"
         )
     return loss
+
+
+def binary_cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The sum over classes of the cross-entropy of a sigmoid with "is it this class?", [B].
+
+    For models that give each class a probability of its own, such as `fa.models.Sigmoids`. `smoothing` is the
+    share of each label that is spread over all classes.
+    """
+    right = torch.zeros_like(logits).scatter_(1, y[:, None], 1.0)
+    right = (1 - smoothing) * right + smoothing / logits.shape[1]
+    return binary_cross_entropy_with_logits(logits, right, reduction="none").sum(1)
+
+
+def _bce_and_grad(
+    logits: Tensor, y: Tensor, targets: Tensor | None, direction: bool
+) -> tuple[Tensor, Tensor]:
+    """As `logit_loss`, which has no such kind: a row with a logit that is not finite has NaN twice."""
+    z = logits.detach().to(wide(logits.dtype))
+    aim, sign = (y, 1.0) if targets is None else (targets, -1.0)
+    way = torch.ones_like(z).scatter_(1, aim[:, None], -1.0)
+    # in logarithms, because sigmoids underflow where the model is sure
+    size = logsigmoid(way * z)
+    if direction:
+        size = size - size.amax(1, keepdim=True)
+    finite = z.isfinite().all(1)
+    loss = torch.where(finite, sign * binary_cross_entropy(z, aim), torch.nan)
+    grad = torch.where(finite[:, None], sign * way * size.exp(), torch.nan)
+    return loss, grad.to(logits.dtype)
 
 
 def _checked(value: object, logits: Tensor) -> Tensor:
@@ -40,14 +80,16 @@ def loss_and_grad(
 ) -> tuple[Tensor, Tensor]:
     """(loss [B], gradient with respect to the logits [B, K]) of a named loss or of a callable.
 
-    The names are "ce", "margin", "cw" and "dlr". A callable takes (logits, y, targets) and returns one value
-    a sample, to be maximised. With `direction` the gradient is right up to a positive factor for each row,
-    which keeps that of "ce" from underflowing on confident rows.
+    The names are "ce", "margin", "cw", "dlr" and "bce". A callable takes (logits, y, targets) and returns one
+    value a sample, to be maximised. With `direction` the gradient is right up to a positive factor for each
+    row, which keeps that of "ce" and "bce" from underflowing on confident rows.
 
     Raises InputError on a loss that is neither a name nor a function, and on a value of another shape or
     without a graph.
     """
     check_loss(loss)
+    if loss == "bce":
+        return _bce_and_grad(logits, y, targets, direction)
     if isinstance(loss, str):
         return logit_loss(logits.detach(), y, loss, targets, direction)
     with torch.enable_grad():
@@ -66,6 +108,6 @@ def loss_value(logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None = N
     """The per-sample loss [B] alone; errors as in `loss_and_grad`."""
     check_loss(loss)
     if isinstance(loss, str):
-        return logit_loss(logits.detach(), y, loss, targets)[0]
+        return loss_and_grad(logits, y, loss, targets)[0]
     with torch.no_grad():
         return _checked(loss(logits.detach(), y, targets), logits)

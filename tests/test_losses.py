@@ -34,6 +34,34 @@ def test_a_callable_equals_its_name(targeted):
     )
 
 
+@pytest.mark.parametrize("count", [2, 3, 10])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_bce_is_the_sum_of_a_yes_or_no_for_each_class(targeted, count):
+    z, y, t = batch(count)
+    z = z.double().requires_grad_()
+    right = torch.nn.functional.one_hot(t if targeted else y, count).double()
+    chance = 1 / (1 + (-z).exp())
+    wanted = -(right * chance.log() + (1 - right) * (1 - chance).log()).sum(1) * (-1 if targeted else 1)
+    loss, grad = losses.loss_and_grad(z, y, "bce", t if targeted else None)
+    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(grad, torch.autograd.grad(wanted.sum(), z, retain_graph=True)[0])
+    if not targeted:
+        smooth = losses.binary_cross_entropy(z, y, 0.3)
+        right = 0.7 * right + 0.3 / count
+        torch.testing.assert_close(smooth, -(right * chance.log() + (1 - right) * (1 - chance).log()).sum(1))
+
+
+def test_bce_of_rows_that_are_sure_or_not_finite():
+    z = torch.tensor([[300.0, -200.0, -250.0], [torch.inf, 0.0, 0.0], [torch.nan, 0.0, 0.0], [1.0, 2.0, 3.0]])
+    y = torch.tensor([0, 1, 2, 0])
+    loss, grad = losses.loss_and_grad(z, y, "bce", direction=True)
+    assert loss.isnan().tolist() == grad.isnan().all(1).tolist() == [False, True, True, False]
+    assert float(loss[0]) == 0
+    torch.testing.assert_close(grad[0], torch.tensor([0.0, 1.0, 0.0]))  # the nearest to a mistake
+    plain = losses.loss_and_grad(z, y, "bce")[1][3]
+    torch.testing.assert_close(grad[3] / grad[3].norm(), plain / plain.norm())
+
+
 @pytest.mark.parametrize("loss", losses.LOSSES)
 @pytest.mark.parametrize("count", [2, 3, 4, 10])
 def test_value_is_the_first_of_both(loss, count):
@@ -79,8 +107,8 @@ def test_the_caller_s_graph_is_left_alone():
 @pytest.mark.parametrize(
     ("loss", "text"),
     [
-        ("hinge", "loss: expected one of ce, margin, cw, dlr, got 'hinge'"),
-        (None, "loss: expected one of ce, margin, cw, dlr, got None; or give a function"),
+        ("hinge", "loss: expected one of ce, margin, cw, dlr, bce, got 'hinge'"),
+        (None, "loss: expected one of ce, margin, cw, dlr, bce, got None; or give a function"),
         (3, "loss: expected one of"),
         (["ce"], "loss: expected one of"),
         (

@@ -76,6 +76,9 @@ def train(
     schedule: Annotated[Schedule, typer.Option(help="How the learning rate changes.")] = Schedule("cosine"),  # noqa: B008
     warm_up: Annotated[float | None, o.number("Epochs in which the learning rate rises linearly.")] = None,
     clip_norm: Annotated[float | None, o.number("Shorten gradients to this norm, of all weights.")] = None,
+    max_norm: Annotated[
+        float | None, o.number("Shorten the weights into each unit to this norm: 1.9365 for maxout.")
+    ] = None,
     ramp: Annotated[str | None, typer.Option(metavar="EPOCHS[:key=value,...]", help=_ramp.HELP)] = None,
     ema: Annotated[
         float | None,
@@ -176,6 +179,7 @@ def train(
                     schedule=schedule.value,
                     warm_up=warm_up or 0,
                     clip_norm=clip_norm,
+                    max_norm=max_norm,
                     ramp=climb,
                     ema=ema,
                     augment=varied,

@@ -6,10 +6,16 @@ from typing import TYPE_CHECKING, Any
 from fastadv.models.adapt import adapt
 from fastadv.models.binarized import Binarized
 from fastadv.models.cnn import SchottCNN
+from fastadv.models.ensemble import Ensemble
 from fastadv.models.logistic import LogisticRegression
+from fastadv.models.maxout import Maxout
+from fastadv.models.maxout_cnn import MaxoutCNN
 from fastadv.models.normalized import STATISTICS, Normalized
 from fastadv.models.preact_resnet import PreActResNet18
+from fastadv.models.quadratic import Quadratic
+from fastadv.models.rbf import RBF
 from fastadv.models.registry import create, names
+from fastadv.models.sigmoids import Sigmoids
 from fastadv.models.small_cnn import SmallCNN
 from fastadv.models.softmax import SoftmaxRegression
 from fastadv.models.weights import load_weights, read_weights, save_weights
@@ -23,14 +29,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABS",
+    "RBF",
     "STATISTICS",
     "Binarized",
+    "Ensemble",
     "LogisticRegression",
+    "Maxout",
+    "MaxoutCNN",
     "NearestNeighbour",
     "Normalized",
     "PreActResNet18",
+    "Quadratic",
     "ResNet18",
     "SchottCNN",
+    "Sigmoids",
     "SmallCNN",
     "SoftmaxRegression",
     "WideResNet",

@@ -13,6 +13,12 @@ from fastadv.models.normalized import STATISTICS, Normalized
 _BUILT_IN = {
     "softmax": "fastadv.models.softmax:SoftmaxRegression",
     "logistic": "fastadv.models.logistic:LogisticRegression",
+    "maxout": "fastadv.models.maxout:Maxout",
+    "maxout_cnn": "fastadv.models.maxout_cnn:MaxoutCNN",
+    "rbf": "fastadv.models.rbf:RBF",
+    "quadratic": "fastadv.models.quadratic:Quadratic",
+    "sigmoids": "fastadv.models.sigmoids:sigmoids",
+    "ensemble": "fastadv.models.ensemble:ensemble",
     "cnn": "fastadv.models.cnn:SchottCNN",
     "wong_cnn": "fastadv.models.wong_cnn:WongCNN",
     "small_cnn": "fastadv.models.small_cnn:SmallCNN",

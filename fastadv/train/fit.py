@@ -58,6 +58,7 @@ def fit(
     schedule: str | Schedule = "constant",
     warm_up: float = 0,
     clip_norm: float | None = None,
+    max_norm: float | None = None,
     ramp: Ramp | float | None = None,
     ema: float | None = None,
     augment: str | Augment | Sequence[str | Augment] | None = None,
@@ -87,6 +88,8 @@ def fit(
       function of the share of training done that gives the factor on the learning rate.
     - warm_up: epochs in which the learning rate rises linearly to where the schedule then is.
     - clip_norm: the most that the norm of all gradients together may be; longer ones are shortened.
+    - max_norm: the most that the L2 norm of the weights into each unit may be, those of a row or of a kernel;
+      after each step longer ones are shortened (Srivastava et al. 2014; pylearn2's `max_col_norm`).
     - ramp: epochs, or a share of them, in which the radius grows to the recipe's; see `Ramp`.
     - ema: decay of a moving average of the weights, such as 0.9995, taken after each batch (early on with
       less, so that the first weights fade). It is tested, too; the statistics of BatchNorm are the model's.
@@ -162,7 +165,9 @@ def fit(
         if len(train_set) == 0:  # type: ignore[arg-type]
             raise InputError("train_set: expected at least one image, got an empty data set")
         factor, augmentation = find_schedule(schedule), make_augment(augment)
-        options = OptimizerOptions(optimizer, learning_rate, momentum, weight_decay, warm_up, clip_norm)
+        options = OptimizerOptions(
+            optimizer, learning_rate, momentum, weight_decay, warm_up, clip_norm, max_norm
+        )
         if options.warm_up is not None and options.warm_up >= epochs:
             raise InputError(f"warm_up: expected fewer than the {epochs} epochs of training, got {warm_up}")
         climb = make_ramp(ramp)

@@ -1,11 +1,12 @@
 """Optimizers and learning-rate schedules by name."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -70,7 +71,8 @@ SCHEDULES: dict[str, Schedule] = {
 class OptimizerOptions:
     """The optimizer's name and numbers, checked; learning_rate is that of LEARNING_RATES unless given.
 
-    warm_up: epochs, None for none. clip_norm: of the gradients of all weights together.
+    warm_up: epochs, None for none. clip_norm: of the gradients of all weights together. max_norm: of the
+    incoming weights of each unit.
     """
 
     optimizer: str
@@ -79,6 +81,7 @@ class OptimizerOptions:
     weight_decay: float
     warm_up: float | None = None
     clip_norm: float | None = None
+    max_norm: float | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in LEARNING_RATES:
@@ -88,21 +91,26 @@ class OptimizerOptions:
             raise InputError(f"learning_rate: expected a number > 0, got {rate!r}")
         if check_number("momentum", self.momentum, least=0.0) >= 1:
             raise InputError(f"momentum: expected a number from 0 to below 1, got {self.momentum!r}")
-        if self.clip_norm is not None and check_number("clip_norm", self.clip_norm) <= 0:
-            raise InputError(f"clip_norm: expected a number > 0, got {self.clip_norm!r}; leave it out")
+        for name in ("clip_norm", "max_norm"):
+            value = getattr(self, name)
+            if value is not None and check_number(name, value) <= 0:
+                raise InputError(f"{name}: expected a number > 0, got {value!r}; leave it out")
         if self.warm_up is not None:
             check_number("warm_up", self.warm_up, 0)
         # stored as floats, so that 1 and 1.0 are the same run
         object.__setattr__(self, "learning_rate", float(rate))
         object.__setattr__(self, "momentum", float(self.momentum))
-        for name in ("warm_up", "clip_norm"):
+        for name in ("warm_up", "clip_norm", "max_norm"):
             value = getattr(self, name)
             object.__setattr__(self, name, float(value) if value else None)
         object.__setattr__(self, "weight_decay", check_number("weight_decay", self.weight_decay, least=0.0))
 
 
 def make_optimizer(model: nn.Module, options: OptimizerOptions) -> Optimizer:
-    """SGD with momentum or Adam over the parameters that require a gradient; InputError if none does."""
+    """SGD with momentum or Adam over the parameters that require a gradient; InputError if none does.
+
+    With `max_norm`, each of its steps ends with the weights inside that bound, whoever takes it.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InputError(
@@ -110,8 +118,20 @@ def make_optimizer(model: nn.Module, options: OptimizerOptions) -> Optimizer:
         )
     shared: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
     if options.optimizer == "sgd":
-        return SGD(parameters, momentum=options.momentum, **shared)
-    return Adam(parameters, betas=(options.momentum, 0.999), **shared)
+        optimizer: Optimizer = SGD(parameters, momentum=options.momentum, **shared)
+    else:
+        optimizer = Adam(parameters, betas=(options.momentum, 0.999), **shared)
+    if options.max_norm is not None:
+        bounded, most = [weight for weight in parameters if weight.ndim > 1], options.max_norm
+        optimizer.register_step_post_hook(lambda *_: _bound(bounded, most))
+    return optimizer
+
+
+def _bound(weights: Sequence[Tensor], most: float) -> None:
+    """Shorten what goes into a unit, the rows along the first dimension, to an L2 norm of `most`."""
+    with torch.no_grad():
+        for weight in weights:
+            weight.renorm_(2, 0, most)
 
 
 def find_schedule(schedule: str | Schedule) -> Schedule:

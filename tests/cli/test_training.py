@@ -29,12 +29,12 @@ def test_every_option_reaches_the_run(fastadv: Callable, folder: Path, monkeypat
     monkeypatch.setattr(_train, "fit", spy)
     done = fastadv(
         f"{ROBUST} --epochs 3 --schedule one_cycle --warm-up 1/2 --clip-norm 1.5 --ramp 1:radius=1/4,steps=1 "
-        "--ema 0.9 --patience 3 --on-alarm rewind --precision bf16 --run-dir run"
+        "--max-norm 2 --ema 0.9 --patience 3 --on-alarm rewind --precision bf16 --run-dir run"
     )
     assert done.code == 0, done
     wanted = {
         "schedule": "one_cycle", "warm_up": 0.5, "clip_norm": 1.5, "ramp": Ramp(1, radius=0.25, steps=1),
-        "ema": 0.9, "patience": 3, "on_alarm": "rewind", "precision": "bf16",
+        "max_norm": 2.0, "ema": 0.9, "patience": 3, "on_alarm": "rewind", "precision": "bf16",
     }  # fmt: skip
     assert {name: given[name] for name in wanted} == wanted
     assert done.out.count("EMA") == 2
@@ -119,6 +119,7 @@ def test_a_ramp_that_cannot_be_understood(text):
         ("--radius 0.1 --recipe pgd --ramp 3 --epochs 3", "ramp: expected from 1 epoch to fewer than all 3"),
         ("--ema 1", "ema"),
         ("--clip-norm 0", "clip_norm"),
+        ("--max-norm 0", "max_norm"),
         ("--warm-up 10", "warm_up"),
         ("--on-alarm panic", "on-alarm"),
         ("--schedule sometimes", "schedule"),

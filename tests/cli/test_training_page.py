@@ -7,9 +7,9 @@ PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 
 
 def test_the_commands_run(fastadv: Callable, folder: Path) -> None:
-    (block,) = (part.partition("\n```")[0] for part in PAGE.split("```sh\n")[1:])
-    lines = block.splitlines()
-    assert len(lines) == 2
+    blocks = [part.partition("\n```")[0] for part in PAGE.split("```sh\n")[1:]]
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert len(lines) == 5
     for line in lines:
         done = fastadv(line.removeprefix("fastadv "))
         assert done.code == 0, done

@@ -12,6 +12,12 @@ from fastadv.errors import InputError
 SHAPES = {
     "softmax": (1, 28, 28),
     "logistic": (1, 28, 28),
+    "maxout": (1, 28, 28),
+    "maxout_cnn": (3, 32, 32),
+    "rbf": (1, 28, 28),
+    "quadratic": (1, 28, 28),
+    "sigmoids": (1, 28, 28),
+    "ensemble": (1, 28, 28),
     "cnn": (1, 28, 28),
     "wong_cnn": (1, 28, 28),
     "small_cnn": (1, 8, 8),
@@ -19,8 +25,10 @@ SHAPES = {
     "preact_resnet18": (3, 32, 32),
     "wide_resnet": (3, 32, 32),
 }
-# sizes below the defaults, of which tests/models/test_residual.py counts the parameters
+# sizes below the defaults, of which test_residual.py and test_goodfellow2014.py count the parameters
 SMALL: dict[str, dict[str, Any]] = {
+    "maxout_cnn": {"width": 4, "units": 10},
+    "ensemble": {"members": 2, "units": 20},
     "preact_resnet18": {"width": 8},
     "wide_resnet": {"depth": 10, "widen_factor": 2},
 }
@@ -88,7 +96,9 @@ def test_a_batch_of_another_shape_or_dtype_is_refused(name: str) -> None:
         model(torch.zeros(2, channels, *size, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("name", ["softmax", "logistic", "cnn"])
+@pytest.mark.parametrize(
+    "name", ["softmax", "logistic", "maxout", "rbf", "quadratic", "sigmoids", "ensemble", "cnn"]
+)
 def test_another_image_size_is_refused_where_it_is_fixed(name: str) -> None:
     with pytest.raises(InputError, match=r"got \[2, 1, 28, 29\]"):
         create(name)(torch.rand(2, 1, 28, 29))
@@ -109,6 +119,7 @@ def test_sizes_that_make_no_model_are_refused(name: str) -> None:
     [
         ("small_cnn", 0),
         ("wong_cnn", 0),
+        ("maxout_cnn", 0),
         ("cnn", (20, 0, 256)),
         ("resnet18", 0),
         ("preact_resnet18", 0),

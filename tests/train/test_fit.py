@@ -13,7 +13,7 @@ import fastadv as fa
 from fastadv import _files, rng
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.train import AWP, EpochReport, FGSMTraining, PGDTraining, Standard, fit
+from fastadv.train import AWP, EpochReport, FGSMTraining, FreeTraining, PGDTraining, Standard, fit
 from fastadv.train._losses import Losses
 
 from .nets import images, net
@@ -88,6 +88,34 @@ def test_the_first_step_is_sgd_on_the_recipe():
     loss.backward()
     for parameter, wanted in zip(model.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(parameter, wanted - 0.1 * (wanted.grad + 0.01 * wanted))
+
+
+@pytest.mark.parametrize("recipe", [Standard(), FreeTraining(fa.Linf(0.1), 2)], ids=["standard", "own step"])
+def test_max_norm_bounds_the_weights_into_each_unit_after_each_step(recipe):
+    seen, most = [], 0.3
+
+    class Watched(nn.Conv2d):
+        def forward(self, x):
+            if self.training:
+                seen.append(self.weight.detach().flatten(1).norm(dim=1))
+            return super().forward(x)
+
+    model, free = net(), net()
+    model[0] = Watched(1, 4, 3)
+    model[0].load_state_dict(free[0].state_dict())
+    options = {"learning_rate": 0.5, "epochs": 1, "batch_size": 16}
+    list(train(model, images(16), recipe, max_norm=most, **options))
+    list(train(free, images(16), recipe, **options))
+    assert (seen[0] > most).any()
+    if recipe != Standard():  # the second of its two steps begins inside the bound
+        assert (seen[-1] <= most * (1 + 1e-5)).all()
+    for weight, without in zip(model.parameters(), free.parameters(), strict=True):
+        if weight.ndim > 1:
+            assert (weight.flatten(1).norm(dim=1) <= most * (1 + 1e-5)).all()
+        if recipe == Standard():  # one step: the optimizer's, with rows that are too long shortened
+            norms = without.flatten(1).norm(dim=1) if weight.ndim > 1 else torch.zeros(len(weight))
+            share = (most / norms).clamp(max=1).view(-1, *[1] * (weight.ndim - 1))
+            torch.testing.assert_close(weight, without * share, rtol=1e-5, atol=1e-6)
 
 
 def test_a_model_in_float64_is_trained_in_float64():
@@ -352,6 +380,7 @@ BAD = {
     "weight_decay": [{"weight_decay": -1.0}, {"weight_decay": math.inf}],
     "warm_up": [{"warm_up": value} for value in (-1, 2, math.nan, "one")],
     "clip_norm": [{"clip_norm": value} for value in (0.0, -1.0, math.nan, "short")],
+    "max_norm": [{"max_norm": value} for value in (0.0, -1.0, math.inf, "short")],
     "ema": [{"ema": value} for value in (0.0, 1.0, 1.5, math.nan, "slow", True)],
     "ramp": [{"ramp": 1}, {"ramp": 0}, {"ramp": 1, "recipe": FGSMTraining(fa.Linf(0.1)), "epochs": 1}],
     "patience": [{"patience": n, "test_set": images(3), "test_attacks": ATTACKS} for n in (0, 1.5, True)],

@@ -60,6 +60,29 @@ def test_standard_is_the_mean_cross_entropy():
     assert torch.equal(Standard()(model, x, y, ids=ids), cross_entropy(model(x), y))
 
 
+@pytest.mark.parametrize("recipe", [Standard, functools.partial(FGSMTraining, fa.Linf(0.1), 0.3)])
+def test_a_yes_or_no_for_each_class(recipe):
+    """loss="bce" is what is minimized and what the examples ascend."""
+    x, y, ids = batch()
+    model = flat_net()
+
+    def loss(logits):
+        right = torch.nn.functional.one_hot(y, 3)
+        return -(right * logits.sigmoid().log() + (1 - right) * (-logits).sigmoid().log()).sum(1).mean()
+
+    wanted = loss(model(x))
+    if recipe is not Standard:
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(model(leaf)), leaf)
+        wanted = 0.3 * wanted + 0.7 * loss(model((x + 0.1 * gradient.sign()).clamp(0, 1)))
+    made = recipe(loss="bce")(model, x, y, ids=ids)
+    torch.testing.assert_close(made, wanted)
+    assert recipe(loss="bce", label_smoothing=0.2)(model, x, y, ids=ids) != made
+    for other in ("margin", "hinge", None):
+        with pytest.raises(InputError, match="loss: expected one of ce, bce to train on"):
+            recipe(loss=other)
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 1.0])
 def test_fgsm_training_is_goodfellows_objective_and_its_gradient(weight):
     """Loss and weight gradient against eager weight * J(x) + (1 - weight) * J(x + radius * sign(grad))."""

@@ -246,6 +246,7 @@ REFUSED = {
     "precision": ("fp32", "bf16"),
     "warm_up": (0, 1),
     "clip_norm": (None, 1.0),
+    "max_norm": (None, 1.0),
     "ema": (None, 0.9),
     "ramp": (None, 1),
     "recipe": (pgd(), pgd(threat=fa.Linf(0.2))),
@@ -267,6 +268,7 @@ RECIPES = [
     fa.train.AWP(pgd()),
     fa.train.FGSMTraining(fa.Linf(0.1)),
     fa.train.Standard(),
+    fa.train.Standard(loss="bce"),
     Weighted(1.0),
 ]
 

@@ -9,10 +9,11 @@ from fastadv._checks import check_count, check_number, check_share
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
-from fastadv.losses import Loss, check_loss
+from fastadv.losses import Loss, binary_cross_entropy, check_loss
 from fastadv.threat import Threat
 from fastadv.train.recipes.base import Recipe, is_loss, owns_step
 
+OBJECTIVES = ("ce", "bce")  # what training minimizes: of a softmax, or of a sigmoid for each class
 NOISE = 1e-3  # of the start of TRADES and MART: at x itself, the divergence from x has no gradient
 
 
@@ -63,15 +64,24 @@ def step_length(
     return step_size
 
 
-def check_mixture(weight: float, label_smoothing: float) -> None:
-    """InputError unless `weight` is in [0, 1] and `label_smoothing` in [0, 1)."""
+def check_mixture(weight: float, label_smoothing: float, loss: str = "ce") -> None:
+    """InputError unless `weight` is in [0, 1]; else as `check_smoothing`."""
     check_number("weight", weight, 0, 1)
-    check_smoothing(label_smoothing)
+    check_smoothing(label_smoothing, loss)
 
 
-def check_smoothing(label_smoothing: float) -> None:
-    """InputError unless `label_smoothing` is in [0, 1)."""
+def check_smoothing(label_smoothing: float, loss: str = "ce") -> None:
+    """InputError unless `label_smoothing` is in [0, 1), and `loss` one of OBJECTIVES."""
     check_share("label_smoothing", label_smoothing, zero=True)
+    if loss not in OBJECTIVES:
+        raise InputError(f"loss: expected one of {', '.join(OBJECTIVES)} to train on, got {loss!r}")
+
+
+def mean_loss(logits: Tensor, y: Tensor, label_smoothing: float, loss: str = "ce") -> Tensor:
+    """The mean over the batch of the loss that training minimizes."""
+    if loss == "bce":
+        return binary_cross_entropy(logits, y, label_smoothing).mean()
+    return cross_entropy(logits, y, label_smoothing=label_smoothing)
 
 
 def check_loss_recipe(recipe: Recipe, wrapper: str) -> None:
@@ -121,12 +131,18 @@ def divergence(logits: Tensor, other: Tensor) -> Tensor:
 
 
 def mixture(
-    model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, weight: float, label_smoothing: float
+    model: nn.Module,
+    x: Tensor,
+    x_adv: Tensor,
+    y: Tensor,
+    weight: float,
+    label_smoothing: float,
+    loss: str = "ce",
 ) -> Tensor:
     """weight · J(x, y) + (1 - weight) · J(x_adv, y) in one pass, so that BatchNorm sees both."""
     if weight == 0:
-        return cross_entropy(model(x_adv), y, label_smoothing=label_smoothing)
-    clean, adversarial = model(torch.cat([x, x_adv])).tensor_split(2)
-    return weight * cross_entropy(clean, y, label_smoothing=label_smoothing) + (1 - weight) * cross_entropy(
-        adversarial, y, label_smoothing=label_smoothing
+        return mean_loss(model(x_adv), y, label_smoothing, loss)
+    clean, adversarial = (
+        mean_loss(logits, y, label_smoothing, loss) for logits in model(torch.cat([x, x_adv])).tensor_split(2)
     )
+    return weight * clean + (1 - weight) * adversarial

@@ -15,23 +15,25 @@ class FGSMTraining(Crafted):
 
     x_adv is one step of steepest ascent from x, as long as the radius. For L∞ it is x + radius · sign(∇J),
     clamped to the threat's box. It is computed with the current weights for each batch, and no gradient flows
-    through it. weight 0 trains on x_adv alone. label_smoothing is that of J, not of the attack.
+    through it. weight 0 trains on x_adv alone. label_smoothing is that of J, not of the attack. loss is J:
+    "ce" or "bce", as in Standard.
 
-    Raises InputError for a weight outside [0, 1], an infinite radius, or a radius per sample.
+    Raises InputError for a weight outside [0, 1], another loss, an infinite radius, or a radius per sample.
     Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 6, alpha = 0.5.
     """
 
     threat: Threat
     weight: float = 0.5
     label_smoothing: float = 0.0
+    loss: str = "ce"
 
     def __post_init__(self) -> None:
         check_threat(self.threat)
-        check_mixture(self.weight, self.label_smoothing)
+        check_mixture(self.weight, self.label_smoothing, self.loss)
         step_length(self.threat, None)  # there is none for an infinite radius
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        return ascent(model, x, y, self.threat, 1, step_length(self.threat, None))
+        return ascent(model, x, y, self.threat, 1, step_length(self.threat, None), loss=self.loss)
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        return mixture(model, x, x_adv, y, self.weight, self.label_smoothing)
+        return mixture(model, x, x_adv, y, self.weight, self.label_smoothing, self.loss)

@@ -3,24 +3,28 @@
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from fastadv.train.recipes._common import check_smoothing
+from fastadv.train.recipes._common import check_smoothing, mean_loss
 
 
 @dataclass(frozen=True)
 class Standard:
     """The mean cross-entropy on the images as they are.
 
-    label_smoothing: the share of each label that is spread over all classes, in [0, 1); InputError otherwise.
+    label_smoothing: the share of each label that is spread over all classes, in [0, 1).
+    loss: "ce", the cross-entropy of the softmax, or "bce", the sum over classes of those of a sigmoid each,
+    for models that give each class a probability of its own (`fa.models.Sigmoids`, `fa.models.RBF`).
+
+    InputError for other values.
     """
 
     label_smoothing: float = 0.0
+    loss: str = "ce"
 
     def __post_init__(self) -> None:
-        check_smoothing(self.label_smoothing)
+        check_smoothing(self.label_smoothing, self.loss)
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
     ) -> Tensor:
-        return cross_entropy(model(x), y, label_smoothing=self.label_smoothing)
+        return mean_loss(model(x), y, self.label_smoothing, self.loss)

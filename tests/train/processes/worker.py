@@ -71,9 +71,14 @@ TEST = {
 CASES: dict[str, dict[str, Any]] = {
     # 27 = 3 * 8 + 3: with four processes the last one has none of the last batch
     "standard": {"recipe": Standard(), "ema": 0.9, "schedule": "cosine", **TEST},
-    "pgd": {"recipe": PGDTraining(THREAT, 2, weight=0.5), "augment": "shift", "clip_norm": 0.1},
+    "pgd": {
+        "recipe": PGDTraining(THREAT, 2, weight=0.5),
+        "augment": "shift",
+        "clip_norm": 0.1,
+        "max_norm": 0.5,
+    },
     "trades": {"recipe": TRADES(THREAT, 2), "optimizer": "adam", "batch_size": 7},
-    "mart": {"recipe": MART(THREAT, 2, label_smoothing=0.1)},
+    "mart": {"recipe": MART(THREAT, 2, label_smoothing=0.1), "max_norm": 0.5},
     "fast": {"recipe": FastTraining(L2(0.5))},
     "free": {"recipe": FreeTraining(L2(0.5), 2), "ema": 0.9},
     "awp": {"recipe": AWP(TRADES(THREAT, 2), 0.01), "augment": "shift"},
