@@ -27,7 +27,7 @@ def start(module: str, do: str, folder: Path, world: int) -> list[subprocess.Pop
 
 def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     """The exit code of each, and what it said."""
-    said = [process.communicate(timeout=120) for process in processes]
+    said = [process.communicate(timeout=600) for process in processes]
     return [(process.returncode, out + err) for process, (out, err) in zip(processes, said, strict=True)]
 
 
