@@ -134,6 +134,7 @@ def _from_loader(dataset: _Numbered, positions: Tensor, batch_size: int, workers
             raise batch
         x, y, ids = batch
         check_images(x, f"samples {ids[0]} to {ids[-1]}")
-        if y.is_floating_point() or y.dtype == torch.bool:
-            raise InputError(f"samples {ids[0]} to {ids[-1]}: expected integer labels, got {y.dtype}")
+        if not isinstance(y, Tensor) or y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
+            got = f"{y.dtype} of shape {list(y.shape)}" if isinstance(y, Tensor) else type(y[0]).__name__
+            raise InputError(f"samples {ids[0]} to {ids[-1]}: expected integer labels [B], got {got}")
         yield x, y.long(), ids

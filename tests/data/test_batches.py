@@ -155,6 +155,8 @@ def test_bad_arguments_are_refused_at_the_call(
         (torch.full((3, 4, 4), -0.5), 0, "got -0.5 to -0.5"),
         (torch.zeros(3, 4, 4, dtype=torch.float64), 0, "float64"),
         (torch.zeros(3, 4, 4), 0.5, "integer labels"),
+        (torch.zeros(3, 4, 4), torch.tensor([1]), r"integer labels \[B\], got torch.int64 of shape \[1, 1\]"),
+        (torch.zeros(3, 4, 4), "cat", "integer labels.*str"),
         (Image.new("RGB", (4, 4)), 0, "sample 0: expected the image as a tensor, got Image"),
     ],
 )
