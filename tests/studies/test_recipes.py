@@ -2,16 +2,19 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fastadv as fa
+from fastadv.attacks import fgsm
 from fastadv.cli import _study_recipes, main
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.studies import recipes
+from fastadv.train import EpochReport
 
 TINY = recipes.Settings(epochs=3, ramp=1, batch_size=16, tested=10, judged=6, version="quick")
 
@@ -64,6 +67,32 @@ def test_recipes_are_what_their_names_say() -> None:
     assert made["n-fgsm"].method == "n-fgsm"
     assert made["pgd"].step_size == pytest.approx(0.1)
     assert made["trades"].steps == 7
+
+
+def test_settings_reach_training_and_judging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[dict[str, Any]] = []
+    judged: list[Any] = []
+    sets = digits("train", 32), digits("test", 20)
+    model = fa.models.create("softmax", shape=(1, 8, 8))
+    table = fa.evaluate(model, sets[1], {"AutoAttack": partial(fgsm, threat=fa.Linf(0.3))})
+
+    def evaluate(model: Any, test_set: Any, attacks: Any, **options: Any) -> Any:
+        given = attacks["AutoAttack"].keywords
+        judged.append((given["threat"].radius, given["version"], given["seed"], options["limit"]))
+        return table
+
+    past = [EpochReport(k, 1.0, 0.9, {"PGD-20": share}, 0.1, 1.0) for k, share in ((1, 0.5), (2, 0.4))]
+    monkeypatch.setattr(fa.train, "run", lambda *given, **options: trained.append(options))
+    monkeypatch.setattr(fa.train, "reports", lambda folder: past)
+    monkeypatch.setattr(fa, "evaluate", evaluate)
+    settings = replace(TINY, recipes=("standard", "mart"), learning_rate=0.003, seed=5)
+    result = recipes.run(settings, *sets, tmp_path)
+    wanted = {"epochs": 3, "batch_size": 16, "learning_rate": 0.003, "test_limit": 10, "seed": 5}
+    for options, ramp in zip(trained, (None, 1), strict=True):
+        assert {name: options[name] for name in wanted} == wanted
+        assert options["ramp"] == ramp
+    assert judged == [(0.3, "quick", 5, 6)] * 2
+    assert [(line["pgd"], line["best_pgd"]) for line in result["measured"]["lines"]] == [(0.4, 0.5)] * 2
 
 
 def test_alarms_stand_in_the_table() -> None:

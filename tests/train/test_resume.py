@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from fastadv import _checkpoint as checkpoint
 from fastadv import _files, _run_folder
 from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.train import fit, reports
+from fastadv.train import _run, fit, reports
+from fastadv.train._measure import Measure
 
 from .nets import images, net, run
 
@@ -128,6 +130,31 @@ def test_a_kill_at_any_moment_is_resumed_bit_equal(whole, tmp_path):
         assert names == ["checkpoint.safetensors", "model.safetensors", "report.jsonl"], moment
         stored, _ = _files.load_tensors(folder / "model.safetensors")
         assert all(torch.equal(stored[name], value) for name, value in model.state_dict().items())
+
+
+def test_seconds_are_those_of_steps_and_tests_also_after_a_stop(tmp_path, monkeypatch):
+    now, step = [0.0], torch.optim.SGD.step
+
+    def ten_seconds(optimizer, *args, **kwargs):
+        now[0] += 10
+        return step(optimizer, *args, **kwargs)
+
+    def three_seconds(measure, model):
+        now[0] += 3
+        return 0.5, {}
+
+    def stopping(done, total):
+        assert total == 28
+        if done == 12:  # in the second epoch, whose first four steps lie in the checkpoint
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_run, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(torch.optim.SGD, "step", ten_seconds)
+    monkeypatch.setattr(Measure, "_accuracies", three_seconds)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, test_set=images(9), progress=stopping)
+    run(tmp_path, test_set=images(9), resume=True)
+    assert [report.seconds for report in reports(tmp_path)] == [73.0] * 4
 
 
 def test_adam_resumes_bit_equal(tmp_path):
