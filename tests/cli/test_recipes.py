@@ -18,6 +18,7 @@ from fastadv.train import (
     InputNoise,
     PGDTraining,
     PriorGuidedTraining,
+    RobustLogistic,
     Standard,
     WeightDecayL1,
 )
@@ -45,6 +46,7 @@ LINF = {"radius": 0.1}
         ("prior_guided:reset=5", LINF, PriorGuidedTraining, {"reset": 5}),
         ("free", LINF, FreeTraining, {"replays": 4}),
         ("noise:kind=uniform", LINF, InputNoise, {"kind": "uniform"}),
+        ("robust_logistic:weight=0.5", LINF, RobustLogistic, {"weight": 0.5}),
     ],
 )
 def test_name_and_arguments(text, options, kind, fields):

@@ -18,6 +18,7 @@ from fastadv.train.recipes.mart import MART
 from fastadv.train.recipes.noise import InputNoise
 from fastadv.train.recipes.pgd import PGDTraining
 from fastadv.train.recipes.prior_guided import PriorGuidedTraining
+from fastadv.train.recipes.robust_logistic import RobustLogistic
 from fastadv.train.recipes.standard import Standard
 from fastadv.train.recipes.trades import TRADES
 
@@ -35,6 +36,7 @@ __all__ = [
     "PGDTraining",
     "PriorGuidedTraining",
     "Recipe",
+    "RobustLogistic",
     "Standard",
     "Step",
     "WeightDecayL1",
@@ -50,5 +52,6 @@ RECIPES: dict[str, Callable[..., Recipe | OwnStep]] = {
     "prior_guided": PriorGuidedTraining,
     "free": FreeTraining,
     "noise": InputNoise,
+    "robust_logistic": RobustLogistic,
 }
 """The recipes that commands can name; AWP and WeightDecayL1 go around one of them."""

@@ -1,0 +1,74 @@
+"""Adversarial training of a linear classifier in closed form."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from fastadv.errors import InputError
+from fastadv.models import LogisticRegression, SoftmaxRegression
+from fastadv.threat import Threat
+from fastadv.train.recipes._common import check_finite, check_mixture, check_threat, mean_loss
+
+DUAL = {float("inf"): 1.0, 2.0: 2.0, 1.0: float("inf")}  # of the norm of the threat, by their exponents
+
+
+@dataclass(frozen=True)
+class RobustLogistic:
+    """The mean of softplus(radius · |w| - y (w x + b)) for y = -1, 1, with the dual norm of w.
+
+    This is the cross-entropy at the worst point of the ball, exactly, so no example is crafted and a step
+    costs that of standard training: L1 of w for an L∞ threat, L2 for L2, the largest weight for L1. For L∞ it
+    equals FGSM training. Unlike L1 decay (`WeightDecayL1`), the penalty is inside the loss, and fades once
+    the margin is large. As in the paper, only the ball counts: where the box cuts it, this is an upper bound.
+
+    The model is `LogisticRegression`, `SoftmaxRegression` with two classes, or a Sequential of Flatten and
+    Linear with two outputs. weight mixes in the loss on clean images, as in FGSMTraining.
+
+    Raises InputError for a weight outside [0, 1], an L0 threat, an infinite radius, or a radius per sample,
+    and, with the first batch, for another model.
+    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 5, whose printed formula has radius ·
+    |w| inside the bracket, which is right for y = 1 alone.
+    """
+
+    threat: Threat
+    weight: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_threat(self.threat)
+        if self.threat.order not in DUAL:
+            raise InputError(
+                f"threat: expected fa.Linf, L2 or L1, whose worst point is known in closed form, got "
+                f"{type(self.threat).__name__}; use PGDTraining"
+            )
+        check_finite(self.threat, "the worst point of the ball")
+        check_mixture(self.weight, self.label_smoothing)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        reach = self.threat.radius * torch.linalg.vector_norm(_normal(model), DUAL[self.threat.order])
+        logits = model(x)
+        # cross-entropy sees the difference of two logits alone, which the attack lessens by `reach`
+        worst = mean_loss(logits - reach * one_hot(y, 2), y, self.label_smoothing)
+        if self.weight == 0:
+            return worst
+        return self.weight * mean_loss(logits, y, self.label_smoothing) + (1 - self.weight) * worst
+
+
+def _normal(model: nn.Module) -> Tensor:
+    """w, by which the difference of the two logits changes with x; InputError for a model without one."""
+    # of exactly these classes: one derived from them may compute something else
+    if type(model) is LogisticRegression:
+        return model.linear.weight[0]
+    parts = list(model) if type(model) is nn.Sequential else []
+    layer = model.linear if type(model) is SoftmaxRegression else parts[-1] if parts else None
+    flat = all(isinstance(part, nn.Flatten) for part in parts[:-1])
+    if not (isinstance(layer, nn.Linear) and flat and layer.out_features == 2):
+        raise InputError(
+            "model: expected a linear one of two classes (fa.models.LogisticRegression, SoftmaxRegression, "
+            f"or a Sequential of Flatten and Linear), got {type(model).__name__}; use FGSMTraining"
+        )
+    return layer.weight[1] - layer.weight[0]

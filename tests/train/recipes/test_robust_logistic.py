@@ -1,0 +1,192 @@
+"""Adversarial training of a linear model in closed form: the formula, FGSM training, and what is refused."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import softplus
+
+import fastadv as fa
+from fastadv.data import ImageSet
+from fastadv.errors import InputError
+from fastadv.train import (
+    AWP,
+    FGSMTraining,
+    FreeTraining,
+    RobustLogistic,
+    Standard,
+    WeightDecayL1,
+    fit,
+)
+
+WIDE = (-100.0, 100.0)
+THREATS = {
+    "linf": (fa.Linf(0.1, box=WIDE), 1),
+    "l2": (fa.L2(0.7, box=WIDE), 2),
+    "l1": (fa.L1(1.5, box=WIDE), torch.inf),
+}
+
+
+def batch(n=40, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, 2, 5, 3, generator=generator, dtype=torch.float64)
+    return x, torch.randint(2, (n,), generator=generator)
+
+
+def model_of(kind):
+    if kind == "sequential":
+        model = nn.Sequential(nn.Flatten(), nn.Linear(30, 2))
+    else:
+        model = fa.models.create(kind, shape=(2, 5, 3), classes=2)
+    model = model.double()
+    for weight in model.parameters():
+        weight.data.normal_()
+    return model
+
+
+KINDS = ("logistic", "softmax", "sequential")
+
+
+def line(model):
+    """w and b of the difference of the two logits."""
+    layer = model[1] if isinstance(model, nn.Sequential) else model.linear
+    if layer.out_features == 1:
+        return layer.weight[0], layer.bias[0]
+    return layer.weight[1] - layer.weight[0], layer.bias[1] - layer.bias[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", THREATS)
+def test_the_formula_its_gradient_and_the_worst_of_many_points(name, kind):
+    (threat, dual), (x, y), model = THREATS[name], batch(), model_of(kind)
+    w, b = line(model)
+    sign = 2 * y - 1
+    wanted = softplus(threat.radius * w.norm(dual) - sign * (x.flatten(1) @ w + b)).mean()
+    loss = RobustLogistic(threat)(model, x, y)
+    torch.testing.assert_close(loss, wanted)
+    parameters = list(model.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, parameters, retain_graph=True), torch.autograd.grad(wanted, parameters)
+    )
+    for seed in range(5):
+        other = threat.project(threat.random_start(x, seed=seed), x)
+        assert Standard()(model, other, y) < loss
+    clean = Standard()(model, x, y)
+    torch.testing.assert_close(RobustLogistic(threat, weight=0.3)(model, x, y), 0.3 * clean + 0.7 * loss)
+    torch.testing.assert_close(RobustLogistic(threat, weight=1.0)(model, x, y), clean)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", THREATS)
+@pytest.mark.parametrize("weight", [0.0, 0.4])
+def test_a_run_is_that_of_fgsm_training_to_rounding(name, kind, weight):
+    threat, (x, y) = THREATS[name][0], batch()
+    data = ImageSet(x.float(), y, 2, "random")
+    first, runs = model_of(kind).state_dict(), []
+    for recipe in (RobustLogistic(threat, weight), FGSMTraining(threat, weight)):
+        model = model_of(kind)
+        model.load_state_dict(first)
+        settings = {"batch_size": 16, "learning_rate": 0.1, "weight_decay": 1e-3}
+        reports = list(fit(model, data, recipe, epochs=4, **settings))
+        runs.append((model.state_dict(), [report.loss for report in reports]))
+    torch.testing.assert_close(runs[0], runs[1], rtol=1e-9, atol=1e-11)
+    assert any(not torch.allclose(weight, first[key], atol=1e-2) for key, weight in runs[0][0].items())
+
+
+def test_label_smoothing_is_that_of_the_loss_at_the_worst_point():
+    (x, y), model, threat = batch(), model_of("logistic"), THREATS["linf"][0]
+    made = RobustLogistic(threat, 0.2, label_smoothing=0.3)(model, x, y)
+    torch.testing.assert_close(made, FGSMTraining(threat, 0.2, label_smoothing=0.3)(model, x, y))
+    assert made != RobustLogistic(threat, 0.2)(model, x, y)
+
+
+def test_where_the_box_cuts_the_ball_it_is_an_upper_bound():
+    (x, y), model, threat = batch(), model_of("logistic"), fa.Linf(0.3)
+    assert RobustLogistic(threat)(model, x, y) > FGSMTraining(threat, weight=0.0)(model, x, y)
+
+
+def test_the_penalty_fades_with_the_margin_where_that_of_weight_decay_stays():
+    """Goodfellow et al. 2014, section 5: L1 decay goes on where adversarial training has done its work."""
+    model = model_of("logistic")
+    w, _ = line(model)
+    x, y = batch()[0], torch.ones(40, dtype=torch.long)
+    pulls = {}
+    for recipe in (RobustLogistic(THREATS["linf"][0]), WeightDecayL1(0.1)):
+        for bias in (0.0, 60.0):
+            model.linear.bias.data.fill_(bias)
+            change = recipe(model, x, y) - Standard()(model, x, y)
+            pulls[type(recipe).__name__, bias] = torch.autograd.grad(change, model.linear.weight)[0].norm()
+    assert pulls["RobustLogistic", 60.0] < 1e-6 < pulls["RobustLogistic", 0.0]
+    assert pulls["WeightDecayL1", 60.0] == pytest.approx(0.1 * len(w) ** 0.5)
+
+
+def test_it_makes_a_classifier_of_two_digits_robust():
+    def of_two(split):
+        data = fa.data.load("digits", split)
+        chosen = ((data.y == 3) | (data.y == 7)).nonzero()[:, 0]
+        return ImageSet(data.x[chosen], (data.y[chosen] == 7).long(), 2, "3 against 7")
+
+    threat, robust = fa.Linf(0.25), {}
+    for recipe in (Standard(), RobustLogistic(threat)):
+        model = fa.models.create("logistic", shape=(1, 8, 8))
+        fa.train.run(model, of_two("train"), recipe, epochs=20, batch_size=32, learning_rate=0.2)
+        table = fa.evaluate(model, of_two("test"), {"fgsm": partial(fa.attacks.fgsm, threat=threat)})
+        robust[type(recipe).__name__] = table["fgsm"].robust_accuracy
+        assert table.clean_accuracy > 0.9
+    assert robust["RobustLogistic"] > robust["Standard"] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("threat", lambda: RobustLogistic(fa.L0(3))),
+        ("threat", lambda: RobustLogistic(0.1)),
+        ("threat", lambda: RobustLogistic(fa.Linf(torch.tensor([0.1, 0.2])))),
+        ("radius", lambda: RobustLogistic(fa.Linf(torch.inf))),
+        ("weight", lambda: RobustLogistic(fa.Linf(0.1), weight=1.5)),
+        ("label_smoothing", lambda: RobustLogistic(fa.Linf(0.1), label_smoothing=1.0)),
+    ],
+    ids=range(6),
+)
+def test_bad_settings(name, make):
+    with pytest.raises(InputError, match=f"{name}: expected"):
+        make()
+
+
+class Scaled(fa.models.LogisticRegression):
+    """Linear, but not as its parent is."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        fa.models.create("softmax", shape=(2, 5, 3), classes=3),
+        fa.models.create("quadratic", shape=(2, 5, 3), classes=2),
+        fa.models.Normalized(fa.models.create("logistic", shape=(2, 5, 3)), 0.5, 0.5),
+        nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(30, 2)),
+        nn.Sequential(nn.Flatten(), nn.Linear(30, 2), nn.Tanh()),
+        nn.Sequential(),
+        Scaled((2, 5, 3)),
+    ],
+    ids=["three", "quadratic", "normalized", "relu", "tanh", "empty", "subclass"],
+)
+def test_other_models_are_refused(model):
+    x, y = batch()
+    with pytest.raises(InputError, match="model: expected a linear one of two classes"):
+        RobustLogistic(fa.Linf(0.1))(model, x.float(), y)
+
+
+def test_wrappers_take_it_as_a_loss():
+    x, y = batch()
+    recipe = RobustLogistic(THREATS["linf"][0])
+    model = model_of("logistic")
+    decayed = WeightDecayL1(0.1, recipe)(model, x, y)
+    torch.testing.assert_close(decayed, recipe(model, x, y) + 0.1 * model.linear.weight.abs().sum())
+    data = ImageSet(x.float(), y, 2, "random")
+    list(fit(model, data, AWP(recipe, 0.01), epochs=1, ramp=None, batch_size=16))
+    with pytest.raises(InputError, match="recipe: expected one that is a loss"):
+        WeightDecayL1(0.1, FreeTraining(fa.Linf(0.1), 2))
