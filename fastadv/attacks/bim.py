@@ -46,7 +46,7 @@ def bim(
         step_size: a number or [B], in input units (L0: coordinates); None is radius / steps.
         restarts: attempts; the first starts at x, the others at random points. Each sample's best is kept.
         random_start: start the first at a random point too.
-        loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised.
+        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximised.
         stop_early: leave a sample at its first success; otherwise return its strongest point.
         seed: of the random starts.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.

@@ -35,7 +35,7 @@ def last_iterate(
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; it may be infinite.
         steps: steps; 0 returns the start.
         step_size: a number or [B], in input units (L0: coordinates).
-        loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised.
+        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximised.
         targets: int [B]; ascend towards these classes instead of away from y.
         start: like x, inside the threat.
 

@@ -52,7 +52,7 @@ def mim(
         decay: weight of the momentum so far, finite and >= 0; 0 is `bim`.
         restarts: attempts; the first starts at x, the others at random points. Each sample's best is kept.
         random_start: start the first at a random point too.
-        loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised.
+        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximised.
         stop_early: leave a sample at its first success; otherwise return its strongest point.
         seed: of the random starts.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.

@@ -48,7 +48,7 @@ def pgd(
             Madry et al.
         restarts: attempts from different random points; the best of each sample is kept.
         random_start: start at a random point of ball and box; otherwise the first restart starts at x.
-        loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised.
+        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximised.
         stop_early: leave a sample at its first success; otherwise return its strongest point.
         seed: of the random starts.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
