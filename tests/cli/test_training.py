@@ -29,12 +29,14 @@ def test_every_option_reaches_the_run(fastadv: Callable, folder: Path, monkeypat
     monkeypatch.setattr(_train, "fit", spy)
     done = fastadv(
         f"{ROBUST} --epochs 3 --schedule one_cycle --warm-up 1/2 --clip-norm 1.5 --ramp 1:radius=1/4,steps=1 "
-        "--max-norm 2 --ema 0.9 --patience 3 --on-alarm rewind --precision bf16 --run-dir run"
+        "--max-norm 2 --ema 0.9 --patience 3 --on-alarm rewind --precision bf16 --run-dir run "
+        "--optimizer adam --learning-rate 0.002 --weight-decay 0.01 --seed 3"
     )
     assert done.code == 0, done
     wanted = {
         "schedule": "one_cycle", "warm_up": 0.5, "clip_norm": 1.5, "ramp": Ramp(1, radius=0.25, steps=1),
         "max_norm": 2.0, "ema": 0.9, "patience": 3, "on_alarm": "rewind", "precision": "bf16",
+        "optimizer": "adam", "learning_rate": 0.002, "weight_decay": 0.01, "seed": 3, "batch_size": 30,
     }  # fmt: skip
     assert {name: given[name] for name in wanted} == wanted
     assert done.out.count("EMA") == 2

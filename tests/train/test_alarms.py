@@ -50,6 +50,8 @@ def test_where_the_recipe_crafts_no_examples_its_loss_tells():
     robust = [0.3, 0.42, 0.04]
     assert kinds(past(robust, losses=[2.0, 1.5, 0.7]))[-1] == CATASTROPHIC
     assert kinds(past(robust, losses=[2.0, 1.5, 9.0]))[-1] is None
+    assert kinds(past(robust, losses=[2.0, 1.5, 1.5]))[-1] == CATASTROPHIC
+    assert kinds(past(robust, own=[0.4, 1.0, 1.0]))[-1] == CATASTROPHIC  # as well as then
     assert "loss fell from 1.5 to 0.7" in alarm(past(robust, losses=[2.0, 1.5, 0.7]), 1000)
 
 
@@ -93,6 +95,7 @@ def test_what_is_no_robust_overfitting():
     assert kinds(past([0.5, 0.43, 0.49, 0.43, 0.43], own=[0.5] * 5)) == [None] * 5  # unrest
     assert kinds(past([0.5, 0.49, 0.49, 0.49, 0.49], own=[0.5] * 5), 10**6) == [None] * 5  # below two points
     assert kinds(past([0.5, 0.47, 0.47, 0.47], own=[0.5] * 4), 500) == [None] * 4  # chance
+    assert kinds(past([0.5, 0.45, 0.45, 0.45], own=[0.5] * 4), 500) == [None] * 4  # 1.6 deviations
     assert kinds(past([0.5, 0.47, 0.47, 0.47], own=[0.5] * 4), 10**5)[-1] == ROBUST
     losses = [1.0, 1.1, 1.2, 1.3]
     assert kinds(past([0.5, 0.4, 0.4, 0.4], own=[0.5] * 4, losses=losses)) == [None] * 4  # it unlearns

@@ -16,8 +16,9 @@ import torch
 import fastadv as fa
 from fastadv import _files
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.train import FGSMTraining, InputNoise, Standard, fit, reports
+from fastadv.train import EpochReport, FGSMTraining, InputNoise, Standard, _measure, fit, reports
 from fastadv.train._measure import Measure
+from fastadv.train.report import best
 
 from . import nets
 
@@ -167,6 +168,37 @@ def test_what_is_measured_on_a_validation_set(ema, test_set):
             assert getattr(past[-1], name) == getattr(there[-1], name)
 
 
+def test_the_best_epoch_is_the_first_with_the_best_lowest_accuracy_of_the_averaged_weights():
+    def reports(robust, averaged):
+        rows = zip(robust, averaged, strict=True)
+        return [EpochReport(k, 1.0, 0.9, own, 0.1, 1.0, 0.9, ema) for k, (own, ema) in enumerate(rows, 1)]
+
+    robust = [{"a": 0.5, "b": 0.5}, {"a": 0.2, "b": 0.9}, {"a": 0.4, "b": 0.4}, {"a": 0.5, "b": 0.6}]
+    averaged = [{"a": 0.3, "b": 0.4}, {"a": 0.5, "b": 0.4}, {"a": 0.3, "b": 0.9}, {"a": 0.4, "b": 0.7}]
+    assert best(reports(robust, averaged)).epoch == 2
+    assert best(reports(robust, [{}] * 4)).epoch == 1
+
+
+def test_without_an_alarm_rewind_leaves_the_last_weights(scripted):
+    scripted([0.5, 0.6, 0.55])
+    model, states, _ = run(epochs=3, on_alarm="rewind")
+    assert same(model.state_dict(), states[2])
+    assert not same(states[1], states[2])
+
+
+def test_weights_within_an_epoch_are_not_written_as_the_best(tmp_path, scripted):
+    def stopping(done, total):
+        if done == 8:  # of five steps an epoch
+            raise KeyboardInterrupt
+
+    scripted([0.6, 0.5])
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, epochs=2, checkpoint_every=2, progress=stopping)
+    (tmp_path / "best.safetensors").unlink()
+    run(tmp_path, epochs=2, checkpoint_every=2, resume=True)
+    assert not (tmp_path / "best.safetensors").exists()
+
+
 @pytest.mark.parametrize("action", ["warn", "stop", "rewind"])
 @pytest.mark.parametrize("folder", [False, True])
 def test_an_alarm_is_told_once_and_acted_on(tmp_path, scripted, caplog, action, folder):
@@ -240,6 +272,20 @@ def test_the_accuracy_on_the_recipes_own_examples():
         assert past[0].own_accuracy == (logits.argmax(1) == test_set.y).double().mean().item()
     assert run(recipe=Standard(), epochs=1)[2][0].own_accuracy is None
     assert run(recipe=RECIPE, epochs=1, test_attacks=None)[2][0].own_accuracy is None
+
+
+def test_own_examples_are_of_the_first_images_alone(monkeypatch):
+    crafted = []
+
+    class Counted(FGSMTraining):
+        def craft(self, model, x, y, *, ids, seed):
+            crafted.append(ids.tolist())
+            return super().craft(model, x, y, ids=ids, seed=seed)
+
+    monkeypatch.setattr(_measure, "OWN_LIMIT", 6)
+    past = run(recipe=Counted(fa.Linf(0.1)), epochs=1)[2]
+    assert crafted[-1] == [0, 1, 2, 3, 4, 5]
+    assert past[0].own_accuracy * 6 == pytest.approx(round(past[0].own_accuracy * 6))
 
 
 def test_a_lost_file_of_best_weights_is_named(tmp_path, scripted):

@@ -161,6 +161,19 @@ def test_a_folder_of_torchvision_gives_what_memory_gives(folder, transform):
         same(by_id(Feed(lazy, 4, augment, 3, CPU, workers), 2)[0], wanted)
 
 
+def test_what_a_function_draws_from_torch_is_fresh_in_each_step_and_epoch():
+    drawn = []
+
+    def own(x, *, ids, seed):
+        drawn.append(float(torch.rand(())))
+        return x
+
+    feed = Feed(color(), 8, make_augment(own), 7, CPU)
+    for epoch in (1, 2):
+        list(feed.batches(epoch))
+    assert len(set(drawn)) == len(drawn) == 6
+
+
 def test_what_a_function_draws_from_torch_is_the_same_where_an_epoch_is_taken_up():
     def noisy(x, *, ids, seed):
         return (x + torch.rand(x.shape, device=x.device)).clamp(0, 1)

@@ -107,6 +107,14 @@ def test_clipping_shortens_the_gradient_of_all_weights_together(clip_norm, optim
     torch.testing.assert_close(model.state_dict(), twin.state_dict())
 
 
+def test_momentum_and_weight_decay_are_those_asked_for():
+    sgd, adam = (make_optimizer(net(), OptimizerOptions(name, None, 0.7, 0.01)) for name in ("sgd", "adam"))
+    assert (sgd.defaults["momentum"], sgd.defaults["lr"]) == (0.7, 0.05)
+    assert (adam.defaults["betas"], adam.defaults["lr"]) == ((0.7, 0.999), 1e-3)
+    assert [one.defaults["weight_decay"] for one in (sgd, adam)] == [0.01] * 2
+    assert not adam.defaults["decoupled_weight_decay"]
+
+
 def test_gradients_that_frozen_weights_hold_do_not_count_and_stay():
     models = net(), net()
     for model in models:

@@ -58,6 +58,7 @@ def test_the_step_size_keeps_its_ratio_to_radius_over_steps():
 def test_the_steps_rise_to_those_of_the_recipe():
     assert [steps for _, steps, _ in by_epoch(Ramp(2, steps=2))] == [2, 4, 6, 6]
     assert [steps for _, steps, _ in by_epoch(Ramp(2))] == [6] * 4
+    assert [steps for _, steps, _ in by_epoch(Ramp(3, steps=1))] == [1, 3, 4, 6]  # 1 + 5/3 and 1 + 10/3
 
 
 def test_the_first_epoch_is_that_of_the_smaller_radius():
