@@ -25,10 +25,10 @@ class Split(StrEnum):
     TEST = "test"
 
 
-def parse_number(text: str) -> float:
-    """A number, also as a fraction: 0.3, 1e-3, 8/255, inf."""
+def parse_number(text: str | float) -> float:
+    """A number, also as a fraction: 0.3, 1e-3, 8/255, inf. An option's default comes as the number itself."""
     try:
-        return float(Fraction(text)) if "/" in text else float(text)
+        return float(Fraction(text)) if "/" in str(text) else float(text)
     except (ValueError, ZeroDivisionError) as error:
         raise typer.BadParameter(f"expected a number such as 0.3 or 8/255, got {text!r}.") from error
 
