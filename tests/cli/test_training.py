@@ -30,7 +30,7 @@ def test_every_option_reaches_the_run(fastadv: Callable, folder: Path, monkeypat
     done = fastadv(
         f"{ROBUST} --epochs 3 --schedule one_cycle --warm-up 1/2 --clip-norm 1.5 --ramp 1:radius=1/4,steps=1 "
         "--max-norm 2 --ema 0.9 --patience 3 --on-alarm rewind --precision bf16 --run-dir run "
-        "--optimizer adam --learning-rate 0.002 --weight-decay 0.01 --seed 3"
+        "--optimizer adam --learning-rate 0.002 --weight-decay 0.01 --seed 3 --norm l2"
     )
     assert done.code == 0, done
     wanted = {
@@ -39,6 +39,10 @@ def test_every_option_reaches_the_run(fastadv: Callable, folder: Path, monkeypat
         "optimizer": "adam", "learning_rate": 0.002, "weight_decay": 0.01, "seed": 3, "batch_size": 30,
     }  # fmt: skip
     assert {name: given[name] for name in wanted} == wanted
+    assert len(given["test_set"]) == 20
+    (attack,) = given["test_attacks"].values()
+    assert (attack.keywords["threat"].norm, attack.keywords["threat"].radius) == ("l2", 0.1)
+    assert (attack.keywords["steps"], attack.keywords["seed"]) == (10, 3)
     assert done.out.count("EMA") == 2
     for line in (
         "weights in run/model.safetensors",

@@ -219,6 +219,11 @@ def test_an_alarm_is_told_once_and_acted_on(tmp_path, scripted, caplog, action, 
         assert same(weights, model.state_dict())
 
 
+def test_a_collapse_after_another_is_not_told_again(scripted):
+    scripted([0.6, 0.0, 0.5, 0.5, 0.0, 0.0])
+    assert [report.epoch for report in run()[2] if report.alarm] == [2]
+
+
 def test_a_run_that_an_alarm_ended_goes_on_where_it_is_only_to_warn(tmp_path, scripted):
     scripted(COLLAPSE)
     expected, _, _ = run()

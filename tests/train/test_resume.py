@@ -153,7 +153,9 @@ def test_seconds_are_those_of_steps_and_tests_also_after_a_stop(tmp_path, monkey
     monkeypatch.setattr(Measure, "_accuracies", three_seconds)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, test_set=images(9), progress=stopping)
-    run(tmp_path, test_set=images(9), resume=True)
+    seen = []
+    run(tmp_path, test_set=images(9), resume=True, progress=lambda done, total: seen.append(done))
+    assert seen == list(range(12, 29))
     assert [report.seconds for report in reports(tmp_path)] == [73.0] * 4
 
 
