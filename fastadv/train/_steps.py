@@ -45,7 +45,8 @@ class Steps:
     def epoch(self, epoch: int, done: int) -> Iterator[int]:
         """Train the batches after the first `done` of an epoch; yields how many are done after each.
 
-        FloatingPointError for a loss that is not finite, on a GPU some steps later.
+        FloatingPointError for a loss that is not finite, on a GPU some steps later, and for weights that are
+        not at the end.
         """
         derive = partial(rng.derive, self.seed)
         recipe = self.ramp[epoch - 1] if epoch <= len(self.ramp) else self.recipe
@@ -62,6 +63,7 @@ class Steps:
                     self.average.update(self.scheduler.last_epoch)
                 yield step + 1
             self.losses.check()
+            self.check_weights()
         except NotFiniteError as error:
             ids = self.feed.order(epoch)[error.step * self.feed.batch_size :][: self.feed.batch_size]
             raise FloatingPointError(
@@ -69,6 +71,21 @@ class Steps:
                 f"(samples {_listing(ids.tolist())}); "
                 f"lower the learning rate (now {self.learning_rate:g}) or check the data"
             ) from error
+
+    def check_weights(self) -> None:
+        """FloatingPointError for trained weights that are not finite, as an infinite gradient leaves them."""
+        trained = {id(weight) for group in self.optimizer.param_groups for weight in group["params"]}
+        bad = [
+            name
+            for name, weight in self.model.named_parameters()
+            if id(weight) in trained and not weight.isfinite().all()
+        ]
+        if bad:
+            raise FloatingPointError(
+                f"training: expected finite weights, got NaN or infinity in {bad[0]} "
+                f"and {len(bad) - 1} others while the losses were finite; "
+                f"lower the learning rate (now {self.learning_rate:g}) or shorten gradients with clip_norm"
+            )
 
     @contextmanager
     def _around(self, at: Step, seed: int, first: bool) -> Iterator[None]:

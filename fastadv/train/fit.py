@@ -140,8 +140,8 @@ def fit(
     back afterwards; in a model in train mode, submodules in eval mode stay in eval mode.
 
     Raises InputError at the call for arguments that cannot work, among them a folder that cannot be written
-    or that holds another run; FloatingPointError for a loss that is not finite (the last checkpoint is kept);
-    OSError when a file cannot be written; CorruptFileError for a damaged checkpoint.
+    or that holds another run; FloatingPointError for a loss or weights that are not finite (the last
+    checkpoint is kept); OSError when a file cannot be written; CorruptFileError for a damaged checkpoint.
     """
     with _processes.agreement():
         ending = Ending(epochs, patience, on_alarm, attacked=bool(test_attacks))
