@@ -22,7 +22,7 @@ from fastadv.features.result import GAMMA, RHO, Kind, Usefulness
 
 COLORS = {Kind.ROBUST: BLUE, Kind.NON_ROBUST: VERMILION, Kind.USELESS: FAINT}
 MOST = 4
-LINEAR = 0.5  # up to here gamma is drawn to scale, beyond logarithmically
+LINEAR = 2.0  # where gamma lies further below zero, it is drawn logarithmically there
 
 
 def scatter(
@@ -37,33 +37,28 @@ def scatter(
 
     Lines at the thresholds part the robust, the non-robust and the useless features; the key says how many
     features of the net are of each kind, for the class that each serves best. Without an adversary all points
-    would lie on the dotted line gamma = rho. Below -0.5 gamma is drawn on a logarithmic scale.
+    would lie on the dotted line gamma = rho. Below -2 gamma is drawn on a logarithmic scale.
 
     nets: one to four results by name. Raises InputError for others, and for thresholds out of range.
     """
     if not 1 <= len(nets) <= MOST:
         raise InputError(f"nets: expected 1 to {MOST} results by name, got {len(nets)}")
     check_path(path)
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    width, top = 3.1, 0.9 if title else 0.6
-    figure = new_figure(0.75 + len(nets) * width, 3.1 + top, title)
+    width, top = 3.1, 0.5 if title else 0.2
+    figure = new_figure(0.75 + len(nets) * width, 3.0 + top, title)
     points = {name: _points(net, rho, gamma) for name, net in nets.items()}
     right = 1.08 * max(rho, *(across.max(initial=0) for across, _, _ in points.values()))
-    lowest = min(-0.6, *(up.min(initial=0) for _, up, _ in points.values()))
-    ticks = [-(10.0**power) for power in range(int(np.ceil(np.log10(-lowest))), -1, -1)]
+    lowest = min(-0.3, *(up.min(initial=0) for _, up, _ in points.values()))
     for place, (name, (across, up, kinds)) in enumerate(points.items()):
         size = figure.get_figwidth(), figure.get_figheight()
         axes = figure.add_axes(
             ((0.65 + place * width) / size[0], 0.5 / size[1], (width - 0.3) / size[0], 2.4 / size[1])
         )
         plain(axes)
-        axes.set_yscale("symlog", linthresh=LINEAR, linscale=1.2)
+        if lowest < -LINEAR:
+            axes.set_yscale("symlog", linthresh=LINEAR, linscale=2)
         axes.set_xlim(0, right)
-        axes.set_ylim(1.25 * lowest, 1.08 * max(right, 0.3))
-        axes.yaxis.set_major_locator(FixedLocator([*ticks, -0.5, 0.0, 0.5]))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_ylim(1.08 * lowest, 1.08 * max(right, 0.3))
         axes.grid(color=GRID, linewidth=0.6)
         axes.plot([0, right], [0, right], color=FAINT, linewidth=0.9, linestyle=(0, (1, 2)), zorder=2)
         axes.plot([rho, right], [gamma, gamma], color=INK, linewidth=0.9, zorder=2)
@@ -73,8 +68,8 @@ def scatter(
             axes.scatter(across[of], up[of], s=5, color=color, alpha=0.55, linewidths=0, zorder=3)
         for line, (kind, share) in enumerate(nets[name].shares(rho, gamma).items()):
             axes.text(
-                0.97, 0.05 + 0.075 * (2 - line), f"{kind.title} {percent(share, 0)}",
-                transform=axes.transAxes, ha="right", fontsize=8.5, fontweight="bold", color=COLORS[kind],
+                0.03, 0.9 - 0.075 * line, f"{percent(share, 0)} {kind.title}",
+                transform=axes.transAxes, fontsize=8.5, fontweight="bold", color=COLORS[kind],
                 zorder=4, bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
             )  # fmt: skip
         axes.set_title(name, fontsize=9.5, color=INK, loc="left", pad=6)

@@ -91,9 +91,7 @@ class Usefulness:
 
         Raises InputError unless the threshold of rho is above 0 and that of gamma 0 or more.
         """
-        if check_number("rho", rho, 0) == 0:
-            raise InputError("rho: expected a threshold > 0, got 0; at 0 every feature would be useful")
-        check_number("gamma", gamma, 0)
+        check_thresholds(rho, gamma)
         useful = (self.rho >= rho).long()
         return useful + useful * (self.gamma >= gamma).long()
 
@@ -147,3 +145,10 @@ class Usefulness:
                 for place, feature in enumerate(self.features.tolist())
             ],
         }
+
+
+def check_thresholds(rho: float, gamma: float) -> None:
+    """InputError unless they are numbers, rho above 0 and gamma 0 or more."""
+    if check_number("rho", rho, 0) == 0:
+        raise InputError("rho: expected a threshold > 0, got 0; at 0 every feature would be useful")
+    check_number("gamma", gamma, 0)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fastadv.studies import SIZES, ilyas2019
+from fastadv.data import construct
+from fastadv.studies import SIZES
 
 
 def figures(folder: Path) -> dict:
@@ -50,7 +51,7 @@ def test_demo_goes_on_after_a_stop(fastadv: Callable, folder: Path, monkeypatch:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(ilyas2019.construct, "non_robust", stopped)
+        patch.setattr(construct, "non_robust", stopped)
         done = fastadv("demo --tiny --out d")
     assert done.code == 130
     assert done.err.count("\n") == 1

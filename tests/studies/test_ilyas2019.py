@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv.studies import TINY, Study, ilyas2019
+from fastadv.studies import TINY, Study
+from fastadv.studies.ilyas2019 import digits as ilyas2019
 
 ATTACK = "PGD L2 0.4"
 

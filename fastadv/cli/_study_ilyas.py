@@ -1,0 +1,102 @@
+"""`fastadv study ilyas`: what Ilyas et al. 2019 say about features, measured and checked."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastadv.cli import _options as o
+from fastadv.cli._debug import with_debug
+from fastadv.cli._interrupt import interruptible
+from fastadv.cli._output import print_table, progress, say, write_json
+from fastadv.studies import SIZES, TINY
+from fastadv.studies.ilyas2019 import features as of_features
+from fastadv.studies.ilyas2019 import theory as of_theory
+
+ilyas_app = typer.Typer(
+    help="Ilyas et al. 2019: adversarial examples are not bugs, they are features.", no_args_is_help=True
+)
+
+
+def features(
+    size: Annotated[
+        int, typer.Option(help=f"Side of the digits: {', '.join(map(str, SIZES))}; larger ones take longer.")
+    ] = 10,
+    module: Annotated[
+        str | None,
+        typer.Option(
+            help="The module whose output to measure; by default the input of the last linear layer."
+        ),
+    ] = None,
+    radius: o.Radius = None,
+    steps: Annotated[int, typer.Option(min=1, help="PGD steps of each attack on a feature.")] = 20,
+    rho: Annotated[float, o.number("A feature with E[y f(x)] of this is useful.")] = of_features.Settings.rho,
+    gamma: Annotated[
+        float, o.number("A useful feature with E[inf y f(x + delta)] of this is robust.")
+    ] = of_features.Settings.gamma,
+    run_dir: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for nets, figure and results.json.")
+    ] = Path("ilyas2019-features"),
+    tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
+    seed: o.Seed = 0,
+    json: o.Json = False,
+) -> None:
+    """How useful the features of a standard and of a robust net are, without and with an adversary.
+
+    Trains both on the embedded digits, attacks every feature of every test digit in L2, and draws usefulness
+    against robust usefulness. A command that was stopped goes on.
+    """
+    if size not in SIZES:
+        raise typer.BadParameter(f"--size is one of {', '.join(map(str, SIZES))}, got {size}.")
+    nets = replace(TINY if tiny else SIZES[size], seed=seed)
+    with o.usage():
+        settings = of_features.Settings(nets, module, radius, steps, rho, gamma)
+    kept = f"finished epochs are kept in {run_dir}; the same command goes on"
+    with interruptible(kept), progress("features") as bar:
+        result = of_features.run(settings, run_dir, bar.named)
+    if json:
+        write_json(result)
+        return
+    print_table("Features of two nets on the digits", of_features.table(result), of_features.notes(result))
+    say("")
+    say(f"figure  {result['measured']['figures']['usefulness']}")
+
+
+def theory(
+    radii: Annotated[str, typer.Option(metavar="NUMBERS", help="L2 radii of the adversary.")] = "1,5,10",
+    samples: Annotated[int, typer.Option("--samples", "-n", min=20, help="Samples of both classes.")] = 1000,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training at each radius.")] = 150,
+    steps: Annotated[int, typer.Option(min=1, help="PGD steps of adversarial training.")] = 25,
+    run_dir: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for the figures and results.json.")
+    ] = Path("ilyas2019-theory"),
+    seed: o.Seed = 0,
+    json: o.Json = False,
+) -> None:
+    """The three theorems on two Gaussian classes, each as numbers with a tolerance.
+
+    Closed forms against computations that do not use them, and against adversarial training by the library.
+    Exit code 1 where a claim does not hold.
+    """
+    with o.usage():
+        settings = of_theory.Settings(
+            radii=o.parse_radii(radii), samples=samples, epochs=epochs, steps=steps, seed=seed
+        )
+    with interruptible("nothing is kept"), progress("theory") as bar:
+        result = of_theory.run(settings, run_dir, bar.named)
+    if json:
+        write_json(result)
+    else:
+        print_table("Two Gaussian classes", of_theory.table(result), of_theory.notes(result))
+        say("")
+        for what, path in result["measured"]["figures"].items():
+            say(f"{what:<18} {path}")
+    if not all(check["holds"] for check in result["measured"]["checks"]):
+        raise typer.Exit(1)
+
+
+ilyas_app.command(epilog="Example: fastadv study ilyas features --run-dir runs/features")(
+    with_debug(features)
+)
+ilyas_app.command(epilog="Example: fastadv study ilyas theory --run-dir runs/theory")(with_debug(theory))

@@ -1,0 +1,129 @@
+"""The figures of section 4: learned classes as ellipses, and the curves of theorems 1 and 3."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastadv.evaluation.figures._style import BLUE, FAINT, GRID, INK, VERMILION, new_figure, plain, save
+from fastadv.studies.ilyas2019.gaussian import (
+    least_alignment,
+    penalty_for,
+    robust_covariance,
+    vulnerability,
+    whitened,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHOWN = 150
+
+
+class Learned(Protocol):
+    """What a panel needs to know."""
+
+    @property
+    def radius(self) -> float: ...
+    @property
+    def theorem(self) -> Tensor: ...
+    @property
+    def trained_mean(self) -> Tensor: ...
+    @property
+    def trained(self) -> Tensor: ...
+
+
+def ellipses(mean: Tensor, covariance: Tensor, learned: Sequence[Learned], path: Path) -> None:
+    """A panel for each radius: both classes as learned, the boundary, the mean and the input gradient.
+
+    Solid ellipses, at two deviations, are those of theorem 2; crosses lie on what adversarial training
+    learned.
+    """
+    each = 2.75
+    figure = new_figure(
+        0.4 + each * len(learned),
+        3.35,
+        "The more an adversary may move, the rounder the classes learned",
+    )
+    most = 2.1 * max(float(torch.linalg.eigvalsh(one.theorem)[-1].sqrt()) for one in learned)
+    reach = most + float(mean.norm())
+    cloud = whitened(covariance, 2 * SHOWN)
+    for place, one in enumerate(learned):
+        axes = figure.add_axes(
+            ((0.35 + place * each) / figure.get_figwidth(), 0.12, (each - 0.2) / figure.get_figwidth(), 0.66)
+        )
+        plain(axes)
+        axes.set(xlim=(-reach, reach), ylim=(-0.9 * reach, 0.9 * reach), aspect="equal")
+        axes.grid(color=GRID, linewidth=0.6)
+        for side, color, part in ((1, BLUE, cloud[:SHOWN]), (-1, VERMILION, cloud[SHOWN:])):
+            axes.plot(*(side * mean + part).T.numpy(), ".", color=color, markersize=1.5, alpha=0.5)
+            axes.plot(*_ellipse(side * mean, one.theorem, 200), color=color, linewidth=1.6)
+            axes.plot(
+                *_ellipse(side * one.trained_mean, one.trained, 24), "x", color=INK, markersize=2.6, zorder=4
+            )
+        gradient = torch.linalg.solve(one.theorem, mean)
+        along = torch.stack([-gradient[1], gradient[0]]) / gradient.norm() * 3 * reach
+        axes.plot(*torch.stack([-along, along]).T.numpy(), color=FAINT, linewidth=0.9, linestyle="--")
+        _arrow(axes, mean / mean.norm() * 0.55 * reach, FAINT)
+        _arrow(axes, gradient / gradient.norm() * 0.55 * reach, INK)
+        axes.tick_params(labelleft=place == 0)
+        name = "maximum likelihood" if one.radius == 0 else f"robust, radius {one.radius:g}"
+        axes.set_title(name, fontsize=9.5, color=INK, loc="left", pad=4)
+    figure.text(
+        0.02, 0.01, "dots: samples    ellipses: theorem 2, two deviations    crosses: by adversarial training"
+        "    dashed: boundary    black arrow: input gradient    gray arrow: mean",
+        fontsize=7.5, color=FAINT,
+    )  # fmt: skip
+    save(figure, path)
+
+
+def theorems(covariance: Tensor, radius: float, path: Path) -> None:
+    """What an adversary adds to the loss, by the shape of the covariance; the alignment, by the radius."""
+    figure = new_figure(7.6, 3.3, "A metric like the adversary's loses least, and robust learning nears it")
+    trace = covariance.trace()
+    shares = torch.linspace(0.02, 0.98, 193, dtype=torch.float64)
+    axes = _half(figure, 0, "share of the variance in the first direction", "loss added by the adversary")
+    for factor, color in ((1.1, VERMILION), (2.0, BLUE)):
+        penalty = factor / float(0.02 * trace)
+        added = [float(vulnerability(torch.diag(torch.stack([s, 1 - s]) * trace), penalty)) for s in shares]
+        axes.plot(shares, added, color=color, linewidth=1.8, label=f"penalty {penalty:.2g}")
+    axes.set_yscale("log")
+    axes.axvline(0.5, color=FAINT, linewidth=0.9, linestyle=":")
+    axes.legend(fontsize=8, frameon=False)
+    axes.set_title("theorem 1: least for Σ ∝ I", fontsize=9.5, color=INK, loc="left")
+    axes = _half(figure, 1, "radius of the adversary", "least cosine of gradient and mean")
+    radii = np.linspace(0, radius, 101)
+    cosines = [
+        float(least_alignment(robust_covariance(covariance, penalty_for(covariance, r)) if r else covariance))
+        for r in radii
+    ]
+    axes.plot(radii, cosines, color=BLUE, linewidth=1.8)
+    axes.set(ylim=(0, 1), xlim=(0, radius))
+    axes.set_title("theorem 3: grows with the radius", fontsize=9.5, color=INK, loc="left")
+    save(figure, path)
+
+
+def _half(figure: Any, place: int, across: str, up: str) -> "Axes":
+    axes: Axes = figure.add_axes((0.08 + 0.5 * place, 0.15, 0.4, 0.62))
+    plain(axes)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_xlabel(across, fontsize=9, color=INK)
+    axes.set_ylabel(up, fontsize=9, color=INK)
+    return axes
+
+
+def _ellipse(center: Tensor, covariance: Tensor, points: int) -> Any:
+    """[2, points] where the samples are two deviations from the center."""
+    around = torch.linspace(0, 2 * torch.pi, points, dtype=torch.float64)
+    values, vectors = torch.linalg.eigh(covariance)
+    circle = torch.stack([around.cos(), around.sin()])
+    return (center[:, None] + 2 * vectors @ (values.sqrt()[:, None] * circle)).numpy()
+
+
+def _arrow(axes: "Axes", tip: Tensor, color: str) -> None:
+    axes.annotate(
+        "", tuple(tip.tolist()), (0, 0), arrowprops={"arrowstyle": "->", "color": color, "linewidth": 1.4}
+    )
