@@ -112,6 +112,9 @@ def train(
         typer.Option(help="bf16: under autocast; tf32: products on a GPU; fp32 by default."),
     ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="The same as --precision bf16.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Run the passes of a step through torch.compile.")
+    ] = False,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same bits with any number of processes.")
     ] = False,
@@ -185,6 +188,7 @@ def train(
                     augment=varied,
                     precision="bf16" if bf16 else "fp32" if precision is None else precision.value,
                     deterministic=deterministic,
+                    compile=compiled,
                     test_set=test_set,
                     test_attacks=None if tested is None else _test_attacks(norm, radius, seed),
                     validation_set=held_out,

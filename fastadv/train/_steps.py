@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
+from fastadv.train._compiled import Compiled
 from fastadv.train._deterministic import deterministic_kernels, unchanged_buffers
 from fastadv.train._feed import Feed
 from fastadv.train._losses import Losses, NotFiniteError
@@ -38,6 +39,7 @@ class Steps:
     losses: Losses
     clip_norm: float | None = None
     average: MovingAverage | None = None
+    compiled: Compiled | None = None
     ramp: Sequence[Recipe | OwnStep] = ()  # the recipes of the first epochs
     state: dict[str, Tensor] = field(default_factory=dict)  # what the recipe keeps between batches
     learning_rate: float = 0.0  # of the last step
@@ -97,6 +99,8 @@ class Steps:
                 stack.enter_context(deterministic_kernels())
                 if first:
                     stack.enter_context(unchanged_buffers(self.model))
+            if self.compiled is not None:
+                stack.enter_context(self.compiled.in_use())
             if self.precision == "tf32":
                 stack.enter_context(tf32())
             yield

@@ -19,6 +19,7 @@ from fastadv._run_record import RunRecord
 from fastadv.engine.twin import dtype_of
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
+from fastadv.train._compiled import Compiled, check_compile
 from fastadv.train._deterministic import check_deterministic, describe_deterministic
 from fastadv.train._ending import Ending
 from fastadv.train._epochs import Epochs
@@ -64,6 +65,7 @@ def fit(
     augment: str | Augment | Sequence[str | Augment] | None = None,
     precision: str = "fp32",
     deterministic: bool = False,
+    compile: bool = False,
     test_set: Dataset[Any] | None = None,
     test_attacks: Mapping[str, Attack] | None = None,
     test_limit: int | None = None,
@@ -106,6 +108,8 @@ def fit(
       number of threads in each process (torchrun sets 1), which a resumed run must have again. Samples must
       pass on their own: BatchNorm in train mode, and whatever else writes into buffers, is refused. A recipe
       that owns its step goes through `Step.each`.
+    - compile: run the passes of a step, those of the attack too, through torch.compile. The model keeps its
+      class, keys and hooks, and the weights are equal to rounding. The first step waits for the compiler.
     - test_set, test_attacks ({name: attack}, see `fa.evaluate`), test_limit (how many of its images): what
       the accuracies in the reports are measured on.
     - validation_set: images kept out of train_set, on which the test attacks are run, too. The best epoch is
@@ -153,6 +157,7 @@ def fit(
         check_precision(precision)
         check_recipe(recipe)
         check_flag("deterministic", deterministic)
+        check_flag("compile", compile)
         if progress is not None and not callable(progress):
             raise InputError(f"progress: expected a function of (done, total), got {progress!r}")
         if run_dir is None and checkpoint_every:
@@ -181,6 +186,8 @@ def fit(
         check_acts(precision, model, place)
         if deterministic:
             check_deterministic(model, place)
+        if compile:
+            check_compile(model, place, deterministic)
         sets = {"train_set": train_set, "test_set": test_set, "validation_set": validation_set}
         classes = check_sets(model, sets, augmentation, place)
         parts = PARTS if deterministic else None
@@ -198,6 +205,7 @@ def fit(
             seed=seed,
             losses=Losses(count, place),
             clip_norm=options.clip_norm,
+            compiled=Compiled(model) if compile else None,
             average=None if ema is None else MovingAverage(model, ema),
             ramp=first,
         )
@@ -217,6 +225,7 @@ def fit(
             "augment": augmentation and describe(augmentation.parts, model),
             "precision": precision,
             "deterministic": describe_deterministic(place) if deterministic else None,
+            "compile": compile or None,
             "seed": seed,
         }
     if _processes.world() > 1:

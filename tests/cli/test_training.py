@@ -131,6 +131,7 @@ def test_a_ramp_that_cannot_be_understood(text):
         ("--schedule sometimes", "schedule"),
         ("--device cpu --precision tf32", "precision: expected 'fp32' or 'bf16' on cpu"),
         ("--precision fp16", "--precision"),
+        ("--compile --deterministic", "deterministic"),
         ("--deterministic", "got statistics of the batch in features.1"),
         ("--bf16 --precision bf16", "give one of them"),
     ],

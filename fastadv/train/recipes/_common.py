@@ -23,7 +23,8 @@ def twin(model: nn.Module | Frozen) -> Frozen:
     It shares the weights, and copies what else training may change: a temperature, a flag, an activation.
     Making it takes about 0.5 ms for a small network and 6 ms for a ResNet-18.
     """
-    return freeze(model, fold=False)
+    compiled = isinstance(model, nn.Module) and model._compiled_call_impl is not None
+    return freeze(model, fold=False, compile=compiled or None)
 
 
 def check_threat(threat: Threat) -> None:

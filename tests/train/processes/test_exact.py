@@ -1,13 +1,14 @@
 """With `deterministic`, the bits of a run do not depend on the number of processes."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
 
 from fastadv.train import reports
 from tests.processes import go
-from tests.train.processes.exact import EXACT, resumed, train
+from tests.train.processes.exact import CASES_OF, EXACT, resumed, train
 
 WORKER = "tests.train.processes.exact"
 
@@ -25,19 +26,22 @@ def alone(one_thread):
     return {name: train(name) for name in EXACT}
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def trained(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exact")
-    go(WORKER, "every_case", folder, request.param)
-    return [
-        torch.load(folder / f"exact-{request.param}-{rank}.pt", weights_only=True)
-        for rank in range(request.param)
-    ]
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What each process of so many has trained."""
+
+    @functools.cache
+    def of(world):
+        folder = tmp_path_factory.mktemp("exact")
+        go(WORKER, "every_case", folder, world)
+        return [torch.load(folder / f"exact-{rank}.pt", weights_only=True) for rank in range(world)]
+
+    return of
 
 
-@pytest.mark.parametrize("name", EXACT)
-def test_every_bit_is_that_of_one_process(name, trained, alone):
-    for others in trained:
+@pytest.mark.parametrize(("world", "name"), [(n, name) for n, names in CASES_OF.items() for name in names])
+def test_every_bit_is_that_of_one_process(world, name, trained, alone):
+    for others in trained(world):
         for key, weight in alone[name]["weights"].items():
             assert torch.equal(others[name]["weights"][key], weight), key
         assert others[name]["reports"] == alone[name]["reports"]

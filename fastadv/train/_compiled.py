@@ -1,0 +1,89 @@
+"""A model whose calls torch.compile runs, and which stays itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.engine.twin import unwrap
+from fastadv.errors import InputError
+
+
+class Compiled:
+    """The calls of a model, compiled when they first run; `model` takes them inside `in_use`.
+
+    Its keys, hooks, class and pickle stay what they are, as torch's `nn.Module.compile` has it. What torch
+    draws, as for dropout, is drawn as without it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        # torch skips functions of its own, such as the forward of nn.Sequential: this one it follows
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return model._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+        self.model, self.call = model, torch.compile(call, options={"fallback_random": True})
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Inside, calls of the model are the compiled ones, and recipes attack a compiled twin.
+
+        Raises InputError where torch.compile fails.
+        """
+        # a recipe may go back twice through the same pass
+        with torch._functorch.config.patch(donated_buffer=False):
+            self.model._compiled_call_impl = self.call
+            try:
+                yield
+            except torch._dynamo.exc.TorchDynamoException as error:
+                raise InputError(
+                    f"compile: expected a model that torch.compile takes, got {_reason(error)}; leave it out"
+                ) from error
+            finally:
+                self.model._compiled_call_impl = None
+
+
+def check_compile(model: nn.Module, device: torch.device, deterministic: bool) -> None:
+    """InputError where torch.compile cannot be called, or would do nothing."""
+    if deterministic:
+        raise InputError(
+            "compile: expected False with deterministic=True, as what is compiled depends on the shapes that "
+            "came before, got True; leave one of the two out"
+        )
+    if unwrap(model) is not model or model._compiled_call_impl is not None:
+        raise InputError(
+            f"compile: expected a module that is not compiled or wrapped, got a {type(model).__name__} that "
+            "is; pass the module inside, or leave it out"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError("compile: expected a module in Python, got a scripted one; leave it out")
+    _try(device.type)
+
+
+@cache
+def _try(device: str) -> None:
+    """InputError unless a small function can be compiled for this kind of device."""
+    try:
+        done = bool(torch.compile(_compiled_or_not)(torch.zeros(2, device=device)).all())
+    except Exception as error:  # of torch.compile or of a compiler
+        raise InputError(
+            f"compile: expected a compiler that torch.compile can call for {device}, got none that works "
+            f"({_reason(error)}); install one, such as g++, or leave it out"
+        ) from error
+    if not done:
+        raise InputError(
+            "compile: expected torch.compile to be switched on, got it off; unset TORCH_COMPILE_DISABLE, or "
+            "leave it out"
+        )
+
+
+def _compiled_or_not(x: Tensor) -> Tensor:
+    return x + 1 if torch.compiler.is_compiling() else x
+
+
+def _reason(error: Exception) -> str:
+    """What the error says, without torch's advice on how to learn more."""
+    lines = str(error).partition("\nSet TORCHDYNAMO")[0].split("\n")
+    return f"{type(error).__name__}: {' '.join(lines[:2]).strip()}"

@@ -1,0 +1,228 @@
+"""compile=True: the passes of a step are compiled, the training is the same, and the model stays itself."""
+
+import copy
+import io
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+import fastadv as fa
+from fastadv._files import load_tensors
+from fastadv.errors import InputError
+from fastadv.train import (
+    AWP,
+    Crafted,
+    FreeTraining,
+    PGDTraining,
+    PriorGuidedTraining,
+    Standard,
+    _compiled,
+    fit,
+)
+from fastadv.train.recipes._common import twin
+
+from .nets import images, net
+
+THREAT = fa.Linf(0.1)
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """What torch.compile does without a compiler of machine code."""
+    compile = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, **options: compile(call, backend="aot_eager"))
+    monkeypatch.setattr(_compiled, "_try", lambda device: None)
+
+
+def train(recipe=None, model=None, **options):
+    model = net() if model is None else model
+    settings = {"epochs": 2, "batch_size": 8, "compile": True} | options
+    return model, list(fit(model, images(20), recipe or PGDTraining(THREAT, 2), **settings))
+
+
+def assert_alike(results, others):
+    (model, past), (other, told) = results, others
+    torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=1e-4, atol=1e-5)
+    assert [one.loss for one in past] == pytest.approx([one.loss for one in told], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    try:
+        _compiled._try("cpu")
+    except InputError as error:
+        pytest.skip(str(error))
+
+
+def test_compiled_for_real_it_trains_what_eager_trains(compiler):
+    """With BatchNorm, dropout, a last batch of another size, and passes that are gone back through twice."""
+    for recipe in (PGDTraining(THREAT, 2, weight=0.5), PriorGuidedTraining(THREAT)):
+        assert_alike(train(recipe), train(recipe, compile=False))
+        assert counters["stats"]["unique_graphs"] >= 2
+
+
+RECIPES = {
+    "standard": Standard(0.1),
+    "pgd": PGDTraining(THREAT, 2, weight=0.5),
+    "trades": fa.train.TRADES(THREAT, 2),
+    "mart": fa.train.MART(THREAT, 2),
+    "free": FreeTraining(THREAT, 2),
+    "prior": PriorGuidedTraining(THREAT),
+    "awp": AWP(PGDTraining(THREAT, 1), 0.01),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_what_it_trains_without(name, traced):
+    options = {"augment": "shift", "ema": 0.9, "clip_norm": 0.5}
+    assert_alike(train(RECIPES[name], **options), train(RECIPES[name], compile=False, **options))
+    # the training pass, and the twin where the recipe attacks one
+    assert counters["stats"]["unique_graphs"] >= 1 + (name not in ("standard", "free", "prior"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_do_not_compile_again_and_again(traced, precision):
+    graphs = []
+    model = net()
+    for _ in fit(model, images(20), PGDTraining(THREAT, 2), epochs=3, batch_size=10, compile=True,
+                 precision=precision):  # fmt: skip
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[2] > 0
+
+
+SEEN: list = []
+
+
+class Noting(Crafted):
+    """Notes whether the model and the twin that it attacks are compiled."""
+
+    def craft(self, model, x, y, *, ids, seed):
+        SEEN.append((type(model), model._compiled_call_impl is not None, twin(model).options.compile))
+        return x
+
+    def objective(self, model, x, y, x_adv):
+        return Standard()(model, x_adv, y)
+
+
+def test_the_model_stays_itself(traced):
+    model, hooked = net(), []
+    model[2].register_forward_hook(lambda part, given, made: hooked.append(type(made)))
+    keys, before = list(model.state_dict()), model(images(4).x)
+    SEEN.clear()
+    hooked.clear()
+    attack = lambda model, x, y, **options: fa.attacks.fgsm(model, x, y, THREAT, **options)  # noqa: E731
+    training = fit(
+        model, images(20), Noting(), epochs=2, batch_size=20, compile=True,
+        test_set=images(4), test_attacks={"fgsm": attack},
+    )  # fmt: skip
+    next(training)
+    # in the step compiled; where the recipe's own examples are measured not
+    assert [(nn.Sequential, True, True), (nn.Sequential, False, False)] == SEEN
+    assert hooked
+    assert model._compiled_call_impl is None
+    assert list(model.state_dict()) == keys
+    copied = copy.deepcopy(model)
+    written = io.BytesIO()
+    model[2]._forward_hooks.clear()  # a lambda cannot be pickled
+    torch.save(model, written)
+    written.seek(0)
+    loaded = torch.load(written, weights_only=False)
+    model.eval()
+    for other in (copied.eval(), loaded.eval()):
+        assert torch.equal(other(images(4).x), model(images(4).x))
+    assert not torch.equal(before, model(images(4).x))
+    training.close()
+
+
+def test_it_is_taken_off_where_a_step_fails(traced):
+    model = net()
+
+    def failing(model, x, y, *, ids, seed):
+        model(x)
+        raise KeyError("own")
+
+    with pytest.raises(KeyError, match="own"):
+        train(failing, model)
+    assert model._compiled_call_impl is None
+
+
+def test_a_stopped_run_goes_on(traced, tmp_path):
+    whole = train(epochs=3, schedule="cosine")
+
+    def stop(done, total):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    options = {"epochs": 3, "schedule": "cosine", "run_dir": tmp_path, "checkpoint_every": 1}
+    with pytest.raises(KeyboardInterrupt):
+        train(progress=stop, **options)
+    with pytest.raises(InputError, match=r"another compile \(True there, None here\)"):
+        train(resume=True, compile=False, **options)
+    model, _ = train(resume=True, **options)
+    assert_alike((model, fa.train.reports(tmp_path)), whole)
+    written, _ = load_tensors(tmp_path / "model.safetensors")
+    assert written.keys() == net().state_dict().keys()
+
+
+def test_a_model_that_cannot_be_compiled_is_told(traced, monkeypatch):
+    def backend(graph, inputs):
+        raise RuntimeError("no such operation here")
+
+    model, compile = net(), torch._dynamo.optimize
+    monkeypatch.setattr(torch, "compile", lambda call, **options: compile(backend)(call))
+    with pytest.raises(InputError, match=r"a model that torch\.compile takes, got .*no such operation here"):
+        train(model=model)
+    assert model._compiled_call_impl is None
+
+
+def test_what_cannot_act_is_refused(traced):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(net())
+    in_place = net()
+    in_place.compile()
+    wrapped = "expected a module that is not compiled or wrapped, got a "
+    refused = [
+        ("expected True or False, got 1", {"compile": 1}),
+        ("expected False with deterministic=True", {"deterministic": True, "model": net()[3:]}),
+        (f"{wrapped}OptimizedModule", {"model": torch.compile(net())}),
+        (f"{wrapped}Sequential", {"model": in_place}),
+        (f"{wrapped}DataParallel", {"model": nn.DataParallel(net())}),
+        ("expected a module in Python, got a scripted one", {"model": scripted}),
+    ]
+    for message, options in refused:
+        with pytest.raises(InputError, match=f"compile: {message}"):
+            train(**options)
+
+
+@pytest.fixture
+def untried():
+    _compiled._try.cache_clear()
+    yield
+    _compiled._try.cache_clear()
+
+
+def test_a_compiler_that_fails_and_one_switched_off_are_told_at_the_call(monkeypatch, untried):
+    def broken(call, **options):
+        def fail(*args):
+            raise RuntimeError("no g++ found\nlong story")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(InputError, match=r"for cpu, got none that works \(RuntimeError: no g\+\+ found"):
+        fit(net(), images(), Standard(), epochs=1, compile=True)
+    monkeypatch.setattr(torch, "compile", lambda call, **options: call)
+    with pytest.raises(InputError, match="compile to be switched on, got it off"):
+        fit(net(), images(), Standard(), epochs=1, compile=True)
