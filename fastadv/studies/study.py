@@ -38,6 +38,7 @@ class Settings:
     abs_epochs: int = 30
     abs_prior: int = 1000
     abs_samples: int = 100
+    noise_steps: int = 1000
     curve_radii: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
     def attacks(self) -> dict[str, Callable[..., Any]]:
@@ -108,6 +109,7 @@ TINY = Settings(
     abs_epochs=1,
     abs_prior=20,
     abs_samples=4,
+    noise_steps=5,
     curve_radii=(0.0, 1.0),
 )
 """Every part in a second or two; the figures mean nothing."""

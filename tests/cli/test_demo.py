@@ -36,32 +36,31 @@ def test_demo_shows_six_nets_and_says_where_the_figures_are(fastadv: Callable, f
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_demo_is_repeatable_and_redone_when_finished(fastadv: Callable, folder: Path) -> None:
-    first = json.loads(fastadv("demo --tiny --out d --json").out)["measured"]["nets"]
-    weights = (folder / "d" / "nets" / "D_R" / "model.safetensors").stat().st_mtime_ns
-    assert fastadv("demo --tiny --out d").code == 0
-    assert figures(folder / "d") == first
-    assert (folder / "d" / "nets" / "D_R" / "model.safetensors").stat().st_mtime_ns != weights
-
-
-def test_demo_goes_on_after_a_stop(fastadv: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = json.loads(fastadv("demo --tiny --out whole --json").out)["measured"]["nets"]
+def test_a_finished_demo_is_redone_and_a_stopped_one_goes_on_to_the_same_figures(
+    fastadv: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weights() -> int:
+        return (folder / "d" / "nets" / "standard" / "model.safetensors").stat().st_mtime_ns
 
     def stopped(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
+    first = json.loads(fastadv("demo --tiny --out d --json").out)["measured"]["nets"]
+    finished = weights()
     with monkeypatch.context() as patch:
         patch.setattr(construct, "non_robust", stopped)
         done = fastadv("demo --tiny --out d")
     assert done.code == 130
     assert done.err.count("\n") == 1
     assert "kept in d" in done.err
-    kept = (folder / "d" / "nets" / "standard" / "model.safetensors").stat().st_mtime_ns
+    kept = weights()
+    assert kept != finished
+    assert not (folder / "d" / "results.json").exists()
     done = fastadv("demo --tiny --out d")
     assert done.code == 0
     assert "going on" in done.err
-    assert (folder / "d" / "nets" / "standard" / "model.safetensors").stat().st_mtime_ns == kept
-    assert figures(folder / "d") == whole
+    assert weights() == kept
+    assert figures(folder / "d") == first
 
 
 def test_demo_leaves_what_it_did_not_make(fastadv: Callable, folder: Path) -> None:

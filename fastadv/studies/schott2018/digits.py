@@ -18,7 +18,6 @@ from fastadv.evaluation import Attack
 from fastadv.studies.study import Study, Watch
 
 SHOWN = (2, 3, 8)
-NOISE_STEPS = 1000
 
 
 def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]]:
@@ -97,7 +96,7 @@ def draw(study: Study, model: fa.models.ABS, folder: Path) -> dict[str, str]:
         fa.attacks.distal(
             model, torch.arange(len(classes)), tuple(test.shape), steps=steps, seed=study.settings.seed
         )
-        for steps in (0, NOISE_STEPS)
+        for steps in (0, study.settings.noise_steps)
     )
     rows.append(
         fa.figures.Strip(
