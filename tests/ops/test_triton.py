@@ -32,7 +32,6 @@ DTYPES = [
 # layout.
 STRIDES = {
     "linf_step": 3,
-    "l1_step": 5,
     "keep_best_": 1,
     "philox": 2,
     "quantize_in_ball": 9,
@@ -44,7 +43,7 @@ STRIDES = {
     "square_l2": 7,
 }
 # of these not even one of every shape
-STRIDED_ONLY = ("l1_step", "nearest_prototype", "latent_fit", "latent_decode", "square_l2")
+STRIDED_ONLY = ("nearest_prototype", "latent_fit", "latent_decode", "square_l2")
 
 
 @pytest.fixture(autouse=True)
