@@ -1,47 +1,74 @@
 """Several processes of one test: each calls a function of a worker's module by its name."""
 
+import multiprocessing
 import os
-import subprocess
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 
 ROOT = Path(__file__).resolve().parents[1]
-WORKER = "from tests.processes import work; work()"  # not -m: classes are known by their module
+# One server imports, which takes seconds, and each process is a copy of it; it computes nothing itself.
+SERVED = multiprocessing.get_context("forkserver")
+SERVED.set_forkserver_preload(["tests.processes", "fastadv.cli", "fastadv.train", "torch._dynamo"])
+
+Started = list[tuple[BaseProcess, Path]]
 
 
-def start(module: str, do: str, folder: Path, world: int) -> list[subprocess.Popen[str]]:
-    """Start `world` processes that call `do(folder, rank)` of `module` in one process group."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def serve(do: Callable[..., None], folder: Path, world: int, *args: Any) -> Started:
+    """Start `world` processes that call `do(rank, world, *args)`; what they say lies in `folder`."""
+    started: Started = []
+    for rank in range(world):
+        said = folder / f"said-{rank}"
+        process = SERVED.Process(target=heard, args=(said, do, rank, world, *args), daemon=True)
+        # of the server, which the first process starts
+        with mock.patch.dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT)):
+            process.start()
+        started.append((process, said))
+    return started
+
+
+def heard(said: Path, do: Callable[..., None], *args: Any) -> None:
+    """Call it with what it writes in files."""
+    for stream, end in ((sys.stdout, ".out"), (sys.stderr, ".err")):
+        with said.with_suffix(end).open("w") as file:
+            os.dup2(file.fileno(), stream.fileno())
+    do(*args)
+
+
+def finish(processes: Started) -> list[tuple[int | None, str, str]]:
+    """The exit code of each, and what it wrote to both streams."""
+    for process, _ in processes:
+        process.join(600)
+        process.kill()
+        process.join()
     return [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, module, do, str(folder), str(rank), str(world)],
-            env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for rank in range(world)
-    ]  # fmt: skip
+        (process.exitcode, *(said.with_suffix(end).read_text() for end in (".out", ".err")))
+        for process, said in processes
+    ]
 
 
-def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
-    """The exit code of each, and what it said."""
-    said = [process.communicate(timeout=600) for process in processes]
-    return [(process.returncode, out + err) for process, (out, err) in zip(processes, said, strict=True)]
+def start(module: str, do: str, folder: Path, world: int) -> Started:
+    """Start `world` processes that call `do(folder, rank)` of `module` in one process group."""
+    return serve(work, folder, world, module, do, folder)
 
 
 def go(module: str, do: str, folder: Path, world: int) -> None:
     """Start them, and have all succeed."""
-    for code, said in finish(start(module, do, folder, world)):
-        assert code == 0, said
+    for code, out, err in finish(start(module, do, folder, world)):
+        assert code == 0, out + err
 
 
-def work() -> None:
+def work(rank: int, world: int, module: str, do: str, folder: Path) -> None:
     """What each of them does."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    module, do, folder, rank, world = sys.argv[1], sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:])
     store = f"file://{folder / f'store-{do}-{world}'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
     getattr(import_module(module), do)(folder, rank)

@@ -4,20 +4,23 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
 
 from fastadv._files import digest, load_tensors
-from fastadv.cli import _torchrun
+from fastadv.cli import _torchrun, main
 from fastadv.cli._interrupt import Interrupted
 from fastadv.errors import InputError, LostProcessError
 from fastadv.train import reports
+from tests.processes import finish, serve
 
 ROOT = Path(__file__).resolve().parents[2]
 LINE = "train -m small_cnn -o width=2 --data digits -n 61 --batch-size 16 --test-samples 20 --epochs 2"
@@ -29,6 +32,24 @@ def torchrun(line: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*start, *line.split()], capture_output=True, text=True, env=environment, timeout=120
     )
+
+
+def together(line: str) -> tuple[list[int | None], str, str]:
+    """The same without the agent, which would end the second process when the first one fails."""
+    with socket.create_server(("localhost", 0)) as server:
+        port = server.getsockname()[1]
+    with TemporaryDirectory() as folder:
+        codes, out, err = zip(*finish(serve(command, Path(folder), 2, port, line)), strict=True)
+    return list(codes), "".join(out), "".join(err)
+
+
+def command(rank: int, world: int, port: int, line: str) -> None:
+    """What torchrun has each process do."""
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in told.items()})
+    os.environ.update(MASTER_ADDR="localhost", CUDA_VISIBLE_DEVICES="")
+    torch.set_num_threads(1)
+    sys.exit(main(line.split()))
 
 
 @pytest.fixture
@@ -48,9 +69,9 @@ def test_two_processes_train_as_one_and_speak_once(fastadv: Callable, folder: Pa
     assert fastadv(f"{LINE} --run-dir one").code == 0
     for ours, alone in zip(reports(folder / "two"), reports(folder / "one"), strict=True):
         assert ours.loss == pytest.approx(alone.loss, abs=1e-5)
-    again = torchrun(f"{LINE} --run-dir two")
-    assert again.returncode == 1
-    assert again.stderr.count("--run-dir two already holds a run") == 1
+    codes, _, err = together(f"{LINE} --run-dir two")
+    assert codes == [2, 1]
+    assert err.count("--run-dir two already holds a run") == 1
     # of another number of epochs, and of one process
     assert "another epochs" in fastadv(f"{LINE} --run-dir two --resume --epochs 3").err
 
@@ -69,16 +90,16 @@ def test_two_processes_evaluate_as_one_and_speak_once(
     fastadv: Callable, folder: Path, one_thread: None
 ) -> None:
     line = f"evaluate {MODEL} --norm l2 --radius 0.5 -a pgd -a gaussian_noise --radii 0,0.2 --json"
-    done = torchrun(f"{line} --run-dir two --out two.safetensors --figure two.png")
-    assert done.returncode == 0, done.stderr
+    codes, out, err = together(f"{line} --run-dir two --out two.safetensors --figure two.png")
+    assert codes == [0, 0], err
     alone = fastadv(f"{line} --run-dir one --out one.safetensors")
-    assert timeless(json.loads(done.stdout)) == timeless(json.loads(alone.out))
+    assert timeless(json.loads(out)) == timeless(json.loads(alone.out))
     ours, theirs = (load_tensors(f"{name}.safetensors")[0] for name in ("two", "one"))
     assert digest(ours) == digest(theirs)
     assert Path("two.png").exists()
-    again = torchrun(f"{line} --run-dir two")
-    assert (again.returncode, again.stdout) == (1, "")
-    assert again.stderr.count("--run-dir two already holds an evaluation") == 1
+    codes, out, err = together(f"{line} --run-dir two")
+    assert (codes, out) == ([2, 1], "")
+    assert err.count("--run-dir two already holds an evaluation") == 1
     # with the finished batches of both
     assert timeless(json.loads(fastadv(f"{line} --run-dir two --resume").out)) == timeless(
         json.loads(alone.out)
@@ -89,15 +110,15 @@ def test_two_processes_construct_as_one_and_speak_once(
     fastadv: Callable, folder: Path, one_thread: None
 ) -> None:
     line = f"construct random-target {MODEL} --steps 2 --shard-size 40"
-    done = torchrun(f"{line} --out two --json")
-    assert done.returncode == 0, done.stderr
+    codes, out, err = together(f"{line} --out two --json")
+    assert codes == [0, 0], err
     alone = fastadv(f"{line} --out one --json")
-    assert timeless(json.loads(done.stdout)) == timeless(json.loads(alone.out))
+    assert timeless(json.loads(out)) == timeless(json.loads(alone.out))
     for path in Path("one").glob("shard-*"):
         assert path.read_bytes() == (Path("two") / path.name).read_bytes()
-    wrong = torchrun(f"{line} --steps 3 --out two")
-    assert wrong.returncode == 1
-    assert wrong.stderr.count("another steps") == 1
+    codes, _, err = together(f"{line} --steps 3 --out two")
+    assert codes == [2, 1]
+    assert err.count("another steps") == 1
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_a_stopped_process_ends_the_others_and_any_number_goes_on(tmp_path: Path
 def test_a_killed_process_ends_the_others_and_leaves_the_finished_shards(
     tmp_path: Path, never: bytes
 ) -> None:
-    (code, said), (killed, _) = finish(start(WORKER, "killed", tmp_path, 2))
+    (code, _, said), (killed, *_) = finish(start(WORKER, "killed", tmp_path, 2))
     assert (code, killed) == (0, -signal.SIGKILL), said
     assert "expected all 2 of this run to go on, lost one" in (tmp_path / "error.txt").read_text()
     check_resumed(tmp_path, 1, never)

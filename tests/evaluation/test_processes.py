@@ -106,7 +106,7 @@ def test_an_error_in_one_ends_all_and_any_number_goes_on(tmp_path: Path, never: 
 
 
 def test_a_killed_process_ends_the_others_and_leaves_what_was_finished(tmp_path: Path, never: bytes) -> None:
-    (code, said), (killed, _) = finish(start(WORKER, "killed", tmp_path, 2))
+    (code, _, said), (killed, *_) = finish(start(WORKER, "killed", tmp_path, 2))
     assert (code, killed) == (0, -signal.SIGKILL), said
     assert "expected all 2 of this run to go on, lost one" in (tmp_path / "error.txt").read_text()
     assert len(kept(tmp_path / "run")) == 7

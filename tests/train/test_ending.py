@@ -304,7 +304,7 @@ def test_a_lost_file_of_best_weights_is_named(tmp_path, scripted):
 OPTIONS = {
     "recipe": fa.train.PGDTraining(fa.Linf(0.2), 2, 0.1), "ramp": 1, "ema": 0.8, "clip_norm": 1.0,
     "warm_up": 1, "schedule": "one_cycle", "learning_rate": 0.02, "patience": 5, "test_attacks": ATTACKS,
-    "epochs": 3,
+    "epochs": 2,
 }  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path):
 
 
 def test_a_killed_process_ends_the_run_and_leaves_a_checkpoint(tmp_path):
-    (code, said), (killed, _) = finish(start(WORKER, "killed", tmp_path, 2))
+    (code, _, said), (killed, *_) = finish(start(WORKER, "killed", tmp_path, 2))
     assert (code, killed) == (0, -signal.SIGKILL), said
     error = (tmp_path / "error.txt").read_text()
     assert "expected all 2 of this run to go on, lost one" in error
