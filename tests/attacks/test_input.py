@@ -67,7 +67,7 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("seed: expected an integer from 0", {"seed": None}),
     ("seed: expected an integer from 0", {"seed": 1.0}),
     ("seed: expected an integer from 0", {"seed": "1"}),
-    ("loss: expected one of ce, margin, cw, dlr, got 'hinge'", {"loss": "hinge"}),
+    ("loss: expected one of ce, margin, cw, dlr, bce, got 'hinge'", {"loss": "hinge"}),
     ("loss: expected one of", {"loss": None}),
     ("loss: expected one of", {"loss": 3}),
     ("loss: expected one value a sample", {"loss": lambda logits, y, targets: logits.sum()}),
