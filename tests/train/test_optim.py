@@ -94,6 +94,7 @@ def test_warm_up_rises_linearly_to_the_schedule():
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("clip_norm", [0.01, 1e6])
 def test_clipping_shortens_the_gradient_of_all_weights_together(clip_norm, optimizer):
+    torch.manual_seed(0)  # Adam's first step turns a gradient near 0 into a sign, which rounding decides
     data, model = images(8), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     twin = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     twin.load_state_dict(model.state_dict())
