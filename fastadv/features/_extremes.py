@@ -1,7 +1,7 @@
 """The least and the greatest value of each feature that an adversary can reach."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -65,9 +65,7 @@ class Attacked:
     def __call__(self, x: Tensor, ids: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """(least, greatest) float64 [n, F] for samples x [n, ...] with features `clean` float64 [n, F]."""
         least, greatest = clean.clone(), clean.clone()
-        pairs = torch.arange(clean.numel(), device=x.device)
-        for part in torch.split(pairs, self.batch_size):
-            sample, feature = part // clean.shape[1], part % clean.shape[1]
+        for sample, feature in _pairs(clean, self.batch_size):
             # a pair draws the same random start, whichever features are asked for
             keys = ids[sample] * self.width + self.columns[feature]
             down, up = (self._reached(x[sample], feature, keys, loss) for loss in (downwards, upwards))
@@ -107,9 +105,7 @@ class Exact:
                     "got None; for example partial(fa.attacks.pgd, steps=20)"
                 )
         down, up = torch.empty_like(clean), torch.empty_like(clean)
-        pairs = torch.arange(clean.numel(), device=x.device)
-        for part in torch.split(pairs, self.batch_size):
-            sample, feature = part // clean.shape[1], part % clean.shape[1]
+        for sample, feature in _pairs(clean, self.batch_size):
             weight, points = self.weight[feature], x[sample].double()
             down[sample, feature] = self.threat.support(-weight, points)
             up[sample, feature] = self.threat.support(weight, points)
@@ -118,6 +114,12 @@ class Exact:
     def _products(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         weight = self.weight if weight is None else weight
         return x.double().flatten(1) @ weight.flatten(1).T
+
+
+def _pairs(values: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(row, column) of all elements of values [n, F], so many at once."""
+    for part in torch.split(torch.arange(values.numel(), device=values.device), batch_size):
+        yield part // values.shape[1], part % values.shape[1]
 
 
 def _check_attack(attack: Any) -> None:

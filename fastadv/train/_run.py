@@ -128,8 +128,7 @@ class Run:
                 if self.progress is not None:
                     self.progress((epoch - 1) * steps + self.step, self.ending.epochs * steps)
                 if self.checkpoint_every and self.step % self.checkpoint_every == 0 and self.step < steps:
-                    self.steps.losses.check()
-                    self.steps.check_weights()
+                    self.steps.check()
                     self._save()
         except (FloatingPointError, LostProcessError) as error:
             if self.record.checkpoint is None:

@@ -64,8 +64,7 @@ class Steps:
                 if self.average is not None:
                     self.average.update(self.scheduler.last_epoch)
                 yield step + 1
-            self.losses.check()
-            self.check_weights()
+            self.check()
         except NotFiniteError as error:
             ids = self.feed.order(epoch)[error.step * self.feed.batch_size :][: self.feed.batch_size]
             raise FloatingPointError(
@@ -74,8 +73,12 @@ class Steps:
                 f"lower the learning rate (now {self.learning_rate:g}) or check the data"
             ) from error
 
-    def check_weights(self) -> None:
-        """FloatingPointError for trained weights that are not finite, as an infinite gradient leaves them."""
+    def check(self) -> None:
+        """FloatingPointError for a loss, or for trained weights, that are not finite.
+
+        A finite loss may have an infinite gradient, which leaves such weights.
+        """
+        self.losses.check()
         trained = {id(weight) for group in self.optimizer.param_groups for weight in group["params"]}
         bad = [
             name

@@ -1,7 +1,8 @@
 """The theorems of section 4 as numbers: what each claims, what a computation that does not use it finds."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -77,24 +78,33 @@ def learned_under(signed: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
     mean = torch.zeros(size, dtype=torch.float64, requires_grad=True)
     factor = (torch.eye(size, dtype=torch.float64) * spread).requires_grad_()
     round_part = torch.eye(size, dtype=torch.float64) / penalty  # above it the adversary's gain is bounded
-    descent = torch.optim.LBFGS(
-        [mean, factor], max_iter=ROUNDS, tolerance_grad=1e-12, tolerance_change=1e-15,
-        line_search_fn="strong_wolfe",
-    )  # fmt: skip
 
     def loss() -> Tensor:
-        descent.zero_grad()
         covariance = factor @ factor.T + round_part
         v = signed - mean
         with torch.no_grad():
             delta = penalized(v, covariance, penalty)
         # the gradient of a maximum is that at the point which attains it
-        value = (twice_loss(v + delta, covariance) - penalty * delta.square().sum(1)).mean()
+        return (twice_loss(v + delta, covariance) - penalty * delta.square().sum(1)).mean()
+
+    _descend([mean, factor], loss)
+    return mean.detach(), (factor @ factor.T + round_part).detach()
+
+
+def _descend(parameters: list[Tensor], value_of: Callable[[], Tensor]) -> None:
+    """Take `parameters` to where `value_of` is least, as far as float64 tells."""
+    descent = torch.optim.LBFGS(
+        parameters, max_iter=ROUNDS, tolerance_grad=1e-12, tolerance_change=1e-15,
+        line_search_fn="strong_wolfe",
+    )  # fmt: skip
+
+    def closure() -> Tensor:
+        descent.zero_grad()
+        value = value_of()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    descent.step(loss)  # type: ignore[no-untyped-call]
-    return mean.detach(), (factor @ factor.T + round_part).detach()
+    descent.step(closure)  # type: ignore[no-untyped-call]
 
 
 def apart(found: Tensor, expected: Tensor) -> float:
@@ -159,17 +169,6 @@ def _least_by_search(covariance: Tensor, seed: int) -> float:
     found = []
     for start in drawn:
         direction = start.clone().requires_grad_()
-        descent = torch.optim.LBFGS(
-            [direction], max_iter=ROUNDS, tolerance_grad=1e-12, tolerance_change=1e-15,
-            line_search_fn="strong_wolfe",
-        )  # fmt: skip
-
-        def cosine(direction: Tensor = direction, descent: torch.optim.LBFGS = descent) -> Tensor:
-            descent.zero_grad()
-            value = alignment(direction, covariance)
-            value.backward()  # type: ignore[no-untyped-call]
-            return value
-
-        descent.step(cosine)  # type: ignore[no-untyped-call]
+        _descend([direction], partial(alignment, direction, covariance))
         found.append(float(alignment(direction.detach(), covariance)))
     return min(found)
