@@ -8,6 +8,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,15 @@ def shared_data(tmp_path_factory: pytest.TempPathFactory) -> SharedData:
 def _poison() -> None:
     """Fresh memory holds NaN instead of whatever was there."""
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """As many as each of the processes has that a test starts: rounding may depend on it."""
+    from fastadv.studies.demo import one_thread as on_one_thread
+
+    with on_one_thread():
+        yield
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,15 +50,6 @@ def command(rank: int, world: int, port: int, line: str) -> None:
     os.environ.update(MASTER_ADDR="localhost", CUDA_VISIBLE_DEVICES="")
     torch.set_num_threads(1)
     sys.exit(main(line.split()))
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As many as each of the processes has: rounding may depend on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_two_processes_train_as_one_and_speak_once(fastadv: Callable, folder: Path) -> None:

@@ -3,12 +3,10 @@
 import json
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from fastadv.data import load_constructed
 from tests.data.sets import ALL
@@ -17,15 +15,7 @@ from tests.processes import finish, go, start
 
 WORKER = "tests.data.worker"
 KINDS = [construct.__name__ for construct in ALL]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As many as each of the processes has: rounding may depend on it, and the card tells."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

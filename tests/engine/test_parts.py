@@ -29,14 +29,6 @@ class Watched(nn.Module):
         return out
 
 
-@pytest.fixture
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def frozen(monkeypatch: pytest.MonkeyPatch, rows: int, fold: bool = True) -> tuple[fa.Frozen, list[int]]:
     """A Frozen whose twins are watched where it is not folded, for parts of so many rows of [2, 6, 7]."""
     monkeypatch.setattr(parts, "BYTES", rows * 5 * 6 * 7 * 8)

@@ -3,27 +3,17 @@
 import json
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from fastadv._files import digest, load_tensors
 from tests.evaluation.worker import go_on, timeless, whole
 from tests.processes import finish, go, start
 
 WORKER = "tests.evaluation.worker"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As many as each of the processes has: rounding may depend on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

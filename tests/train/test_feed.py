@@ -20,7 +20,9 @@ from fastadv.train._feed import Feed
 from fastadv.train.augment import cutout, make_augment
 
 from .nets import images, net
-from .test_resume import assert_same, one_thread, timeless  # noqa: F401  # the fixture is used by its name
+from .test_resume import assert_same, timeless
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 AUGMENTS = {

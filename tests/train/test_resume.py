@@ -26,13 +26,7 @@ from fastadv.train._measure import Measure
 
 from .nets import images, net, run
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def assert_same(model: nn.Module, other: nn.Module) -> None:
@@ -45,12 +39,9 @@ def timeless(past):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def whole(one_thread, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     model, past = run(folder)
-    torch.set_num_threads(threads)
     return model, past, folder
 
 

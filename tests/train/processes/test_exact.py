@@ -14,14 +14,6 @@ WORKER = "tests.train.processes.exact"
 
 
 @pytest.fixture(scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
 def alone(one_thread):
     return {name: train(name) for name in EXACT}
 
