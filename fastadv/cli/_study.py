@@ -10,6 +10,7 @@ from fastadv.cli._debug import with_debug
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import note, print_table, progress, say, write_json
+from fastadv.cli._study_goodfellow import goodfellow
 from fastadv.cli._study_ilyas import ilyas_app
 from fastadv.cli._study_recipes import recipes
 from fastadv.data._places import data_folder
@@ -156,4 +157,7 @@ study_app.command(
 study_app.command(
     epilog="Example: fastadv study recipes --data-dir data --recipes pgd,trades --run-dir runs/recipes"
 )(with_debug(recipes))
+study_app.command(epilog="Example: fastadv study goodfellow --data-dir data --run-dir runs/goodfellow2014")(
+    with_debug(goodfellow)
+)
 study_app.add_typer(ilyas_app, name="ilyas")

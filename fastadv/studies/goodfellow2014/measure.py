@@ -1,0 +1,91 @@
+"""What a network answers on images, crafted or not: its errors, its confidence, its classes."""
+
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.data import ImageSet
+from fastadv.data.imageset import to_unit
+from fastadv.studies.goodfellow2014.nets import Nets
+from fastadv.studies.goodfellow2014.settings import Settings
+
+BATCH_SIZE = 500
+STEPS, STRONGLY_TESTED = 40, 1000  # of PGD, and images
+LOSS = {"rbf": "bce", "sigmoids": "bce"}  # of networks that give each class a probability of its own
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """classes int64 [N]; confidence [N], the largest probability of each image; wrong bool [N]."""
+
+    classes: Tensor
+    confidence: Tensor
+    wrong: Tensor
+
+    @property
+    def error(self) -> float:
+        return float(self.wrong.double().mean())
+
+    @property
+    def mean_confidence(self) -> float:
+        return float(self.confidence.double().mean())
+
+    @property
+    def confidence_on_mistakes(self) -> float | None:
+        """None without mistakes."""
+        return float(self.confidence[self.wrong].double().mean()) if self.wrong.any() else None
+
+
+class Bench:
+    """The networks on the test images: what was crafted and answered once is kept."""
+
+    def __init__(self, settings: Settings, nets: Nets, test_set: ImageSet) -> None:
+        self.settings, self.nets = settings, nets
+        self.test_set = test_set if settings.tested is None else test_set.subset(range(settings.tested))
+        place = nets.device or torch.device("cpu")
+        self.x, self.y = to_unit(self.test_set.x).to(place), self.test_set.y.to(place)
+        self.crafted = cache(self._crafted)
+
+    def net(self, name: str) -> nn.Module:
+        """The network of that name; "ensemble" is that of the maxout networks."""
+        return self.nets.ensemble() if name == "ensemble" else self.nets[name]
+
+    def _crafted(self, name: str, *, boxed: bool = False) -> Tensor:
+        """FGSM's point for each test image, also where the network is wrong without it, [N, ...]."""
+        threat = self.settings.boxed if boxed else self.settings.threat
+        return craft(self.net(name), self.x, self.y, threat, LOSS.get(name, "ce"))
+
+    def robust_accuracy(self, name: str) -> float:
+        """Under PGD within the box, of the first test images: what one step does not show."""
+        shown = self.test_set.subset(range(min(STRONGLY_TESTED, len(self.y))))
+        attack = partial(fa.attacks.pgd, threat=self.settings.boxed, steps=STEPS, seed=self.settings.seed)
+        return fa.evaluate(self.net(name), shown, {"PGD": attack})["PGD"].robust_accuracy
+
+    def answers(self, name: str, x: Tensor | None = None) -> Answers:
+        """On `x`, made of the test images in their order; on these unless given."""
+        return answers(self.net(name), self.x if x is None else x, self.y)
+
+
+def craft(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Linf, loss: str = "ce") -> Tensor:
+    """FGSM's point for each image: x + radius · sign(∇J), in the threat's box."""
+    recipe: Any = fa.train.FGSMTraining(threat, loss=loss)
+    parts = zip(torch.split(x, BATCH_SIZE), torch.split(y, BATCH_SIZE), strict=True)
+    return torch.cat([recipe.craft(model, *part, ids=None, seed=0) for part in parts])
+
+
+@torch.no_grad()
+def answers(model: nn.Module, x: Tensor, y: Tensor) -> Answers:
+    """What `model`, in eval mode, says of images [N, ...] whose labels are y [N]."""
+    told = torch.cat([_confidence(model, part) for part in torch.split(x, BATCH_SIZE)])
+    confidence, classes = told.max(1)
+    return Answers(classes, confidence, classes != y)
+
+
+def _confidence(model: nn.Module, x: Tensor) -> Tensor:
+    own = getattr(model, "confidence", None)
+    told: Tensor = model(x).softmax(1) if own is None else own(x)
+    return told

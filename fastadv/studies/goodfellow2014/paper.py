@@ -1,0 +1,58 @@
+"""The study from first to last: every table, with the networks that it needs trained on the way."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastadv._card import card
+from fastadv._files import atomic_write, write_json
+from fastadv._run_folder import RunFolder
+from fastadv.data import ImageSet
+from fastadv.errors import InputError
+from fastadv.studies.goodfellow2014 import report
+from fastadv.studies.goodfellow2014.measure import Bench
+from fastadv.studies.goodfellow2014.nets import Nets
+from fastadv.studies.goodfellow2014.settings import Settings
+from fastadv.studies.goodfellow2014.tables import TABLES
+from fastadv.studies.study import Watch
+
+PARTS = tuple(TABLES)
+
+
+def run(
+    settings: Settings,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    folder: Path,
+    watch: Watch = lambda what, done, total: None,
+    *,
+    parts: Sequence[str] = PARTS,
+    device: torch.device | None = None,
+) -> dict[str, Any]:
+    """Do these parts in `folder`: write results.json, report.md and figures there, and return the results.
+
+    Finished epochs are kept, so a study that was stopped goes on, and parts can be added. Raises InputError
+    for an unknown part, and where a network in the folder is of other settings or data.
+    """
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or not parts:
+        raise InputError(
+            f"parts: expected some of {', '.join(PARTS)}, got {unknown[0] if unknown else 'none'!r}"
+        )
+    with RunFolder(folder):
+        nets = Nets(settings, train_set, folder / "nets", watch, device)
+        bench = Bench(settings, nets, test_set)
+        lines = []
+        for place, part in enumerate(parts):
+            watch(part, place, len(parts))
+            lines += [asdict(line) for line in TABLES[part](bench)]
+        sets = {"train": train_set.describe(), "test": test_set.describe()}
+        config = {**asdict(settings), "parts": list(parts), **sets}
+        result = card("study goodfellow", config, lines=lines, tested=len(bench.y), nets=nets.told())
+        write_json(folder / "results.json", result)
+        with atomic_write(folder / "report.md") as page:
+            page.write_text(report.markdown(result))
+    return result

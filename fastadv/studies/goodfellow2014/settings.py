@@ -1,0 +1,84 @@
+"""What the study depends on, and its sizes."""
+
+from dataclasses import dataclass, field, fields
+from math import inf
+
+import fastadv as fa
+from fastadv._checks import check_count, check_number, check_seed
+from fastadv.errors import InputError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that the study depends on. The defaults are meant for two cores.
+
+    radius: of FGSM, L-infinity, images in [0, 1].
+    units, large_units: in a layer of the two sizes of maxout networks; members: of the ensemble.
+    epochs: of each network; member_epochs: of the other members of the ensemble.
+    large_epochs: of the large networks, at most, where training stops early, which it does after `patience`
+        epochs without a lower adversarial error on `validation` held-out images.
+    shallow_epochs: of networks of one layer.
+    seeds: large networks that are trained adversarially, each with a seed of its own.
+    tested: the first so many test images; None for all.
+    rubbish: images of Gaussian noise.
+    precision: of the training of maxout networks.
+    """
+
+    radius: float = 0.25
+    units: int = 240
+    large_units: int = 1600
+    members: int = 12
+    epochs: int = 40
+    member_epochs: int = 15
+    large_epochs: int = 25
+    shallow_epochs: int = 20
+    patience: int = 10
+    validation: int = 10_000
+    seeds: int = 1
+    tested: int | None = None
+    rubbish: int = 10_000
+    precision: str = "bf16"
+    seed: int = 0
+    l1: tuple[float, ...] = field(default=(0.0025, 0.00025))
+
+    def __post_init__(self) -> None:
+        if not check_number("radius", self.radius) > 0:
+            raise InputError(f"radius: expected a number > 0, got {self.radius!r}")
+        counts = [each.name for each in fields(self) if each.type is int and each.name != "seed"]
+        for name in counts:
+            check_count(name, getattr(self, name), 1)
+        check_seed(self.seed)
+
+    @property
+    def threat(self) -> fa.Linf:
+        """The paper's: it clips nothing."""
+        return fa.Linf(self.radius, box=(-inf, inf))
+
+    @property
+    def boxed(self) -> fa.Linf:
+        """The same within the box of images."""
+        return fa.Linf(self.radius)
+
+
+SCALES = {
+    "tiny": Settings(
+        units=8,
+        large_units=12,
+        members=2,
+        epochs=1,
+        member_epochs=1,
+        large_epochs=2,
+        shallow_epochs=1,
+        patience=1,
+        validation=60,
+        tested=100,
+        rubbish=50,
+        precision="fp32",
+    ),
+    "cpu": Settings(),
+    "paper": Settings(
+        epochs=100, member_epochs=100, large_epochs=200, patience=100, shallow_epochs=50, seeds=5
+    ),
+}
+"""tiny: every part in seconds, on the embedded digits, the figures mean nothing; cpu: two cores; paper: for a
+GPU, five large networks."""

@@ -1,0 +1,155 @@
+"""The study of Goodfellow et al.: what its networks are, what it measures, and where its work lies."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+
+import fastadv as fa
+from fastadv.data import ImageSet
+from fastadv.errors import InputError
+from fastadv.models.weights import read_weights
+from fastadv.studies.goodfellow2014 import SCALES, paper, report, tables
+from fastadv.studies.goodfellow2014.measure import Answers, answers, craft
+from fastadv.studies.goodfellow2014.nets import Beginning, Nets
+from fastadv.train.optim import SCHEDULES
+
+TINY = replace(SCALES["tiny"], tested=40)
+
+
+def digits(split: str, count: int) -> ImageSet:
+    made = fa.data.load("digits", split, limit=count)
+    assert isinstance(made, ImageSet)
+    return made
+
+
+@pytest.mark.parametrize("name", ["softmax", "rbf"])
+def test_crafted_is_the_sign_of_the_gradient_of_the_networks_own_loss(name: str) -> None:
+    model = fa.models.create(name, shape=(1, 8, 8), seed=3).eval()
+    images = digits("test", 30)
+    x, y = images.x, images.y
+    loss = "bce" if name == "rbf" else "ce"
+    crafted = craft(model, x, y, TINY.threat, loss)
+    leaf = x.double().requires_grad_()
+    model.double()
+    if name == "rbf":
+        right = one_hot(y, 10).double()
+        value = binary_cross_entropy_with_logits(model(leaf), right, reduction="sum")
+    else:
+        value = cross_entropy(model(leaf), y, reduction="sum")
+    (gradient,) = torch.autograd.grad(value, leaf)
+    clear = gradient.abs() > 1e-9
+    assert clear.double().mean() > 0.9
+    expected = x + TINY.radius * gradient.sign()
+    torch.testing.assert_close(crafted.double()[clear], expected[clear], atol=1e-6, rtol=0)
+    assert ((crafted < 0) | (crafted > 1)).any()
+    boxed = craft(model.float(), x, y, TINY.boxed, loss)
+    torch.testing.assert_close(boxed, crafted.clamp(0, 1))
+
+
+def test_images_that_are_wrong_already_are_crafted_too() -> None:
+    model = fa.models.create("softmax", shape=(1, 8, 8), seed=3).eval()
+    images = digits("test", 60)
+    wrong = model(images.x).argmax(1) != images.y
+    assert wrong.any()
+    moved = (craft(model, images.x, images.y, TINY.threat) - images.x).abs().flatten(1).amax(1)
+    torch.testing.assert_close(moved, torch.full_like(moved, TINY.radius))
+
+
+class Told(nn.Module):
+    """Probabilities of its own, which do not sum to 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+    def confidence(self, x: Tensor) -> Tensor:
+        return self(x).sigmoid()
+
+
+def test_answers_are_counted_by_hand() -> None:
+    x = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0], [-3.0, -2.0, -4.0]])
+    found = answers(Told(), x, torch.tensor([0, 0, 2]))
+    assert found.classes.tolist() == [0, 1, 1]
+    assert found.error == pytest.approx(2 / 3)
+    sure = [float(torch.tensor(logit).sigmoid()) for logit in (2.0, 1.0, -2.0)]
+    assert found.mean_confidence == pytest.approx(sum(sure) / 3)
+    assert found.confidence_on_mistakes == pytest.approx((sure[1] + sure[2]) / 2)
+    assert answers(nn.Flatten(), x, torch.tensor([0, 1, 1])).confidence_on_mistakes is None
+
+
+def test_agreement_is_counted_among_the_mistakes() -> None:
+    y = torch.tensor([0, 0, 0, 0, 0])
+    said = {
+        "maxout": torch.tensor([1, 2, 1, 0, 2]),
+        "softmax": torch.tensor([1, 0, 2, 1, 2]),
+        "rbf": torch.tensor([0, 2, 1, 1, 0]),
+    }
+    bench = SimpleNamespace(
+        crafted=lambda name: torch.zeros(5),
+        answers=lambda name, x: Answers(said[name], torch.ones(5), said[name] != y),
+    )
+    shares = [line.share for line in tables.agreement(bench)]
+    # wrong: maxout 0 1 2 4, softmax 0 2 3 4, rbf 1 2 3
+    assert shares == pytest.approx([2 / 4, 2 / 4, 2 / 3, 2 / 2, 1 / 2])
+
+
+def test_a_schedule_that_is_left_early_is_the_same_until_then() -> None:
+    part = Beginning("cosine", 0.25)
+    assert [part(done) for done in (0.0, 0.4, 1.0)] == [
+        SCHEDULES["cosine"](done) for done in (0.0, 0.1, 0.25)
+    ]
+
+
+def test_the_large_network_stops_by_held_out_images_and_is_trained_again_on_all(tmp_path: Path) -> None:
+    train_set = digits("train", 200)
+    nets = Nets(replace(TINY, large_epochs=3, patience=1), train_set, tmp_path)
+    model = nets["large_adversarial"]
+    assert not model.training
+    chosen = nets.chosen("large_adversarial")
+    assert chosen is not None
+    assert chosen.validation_robust_accuracy
+    searched = fa.train.reports(tmp_path / "large_adversarial-search")
+    assert chosen.lowest == max(report.lowest for report in searched)
+    assert len(nets.reports("large_adversarial")) == chosen.epoch
+    for name, samples in (("large_adversarial-search", 140), ("large_adversarial", 200)):
+        _, card = read_weights(tmp_path / name / "model.safetensors")
+        assert card["config"]["data"]["samples"] == samples
+    assert nets.seconds("large_adversarial") > nets.told()["large_adversarial"]["seconds"] / 2
+
+    again = Nets(replace(TINY, large_epochs=3, patience=1), train_set, tmp_path)["large_adversarial"]
+    for one, other in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_parts_of_the_tiny_study_add_up(tmp_path: Path) -> None:
+    sets = digits("train", 150), digits("test", 40)
+    first = paper.run(TINY, *sets, tmp_path, parts=("fgsm",))
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("nets/*/model.safetensors")}
+    assert {path.parent.name for path in kept} == {"softmax", "maxout", "rbf", "quadratic"}
+    whole = paper.run(TINY, *sets, tmp_path)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    lines = whole["measured"]["lines"]
+    assert lines[: len(first["measured"]["lines"])] == first["measured"]["lines"]
+    assert {line["part"] for line in lines} == set(paper.PARTS)
+    assert all(0 <= line["share"] <= 1 for line in lines)
+    assert set(whole["measured"]["nets"]) >= {"large_adversarial", "member-1", "noise_sign", "l1_0.0025"}
+    page = (tmp_path / "report.md").read_text()
+    assert page == report.markdown(json.loads((tmp_path / "results.json").read_text()))
+    assert "| 99.90% |" in page  # what the paper printed
+    with pytest.raises(InputError, match="got one with another seed"):
+        paper.run(replace(TINY, seed=1), *sets, tmp_path, parts=("fgsm",))
+
+
+def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
+    sets = digits("train", 50), digits("test", 10)
+    with pytest.raises(InputError, match=r"parts: expected some of fgsm.*got 'fgms'"):
+        paper.run(TINY, *sets, tmp_path, parts=("fgms",))
+    with pytest.raises(InputError, match="validation: expected fewer than the 50 training images, got 60"):
+        paper.run(TINY, *sets, tmp_path)
+    with pytest.raises(InputError, match="radius: expected a number > 0"):
+        replace(TINY, radius=0.0)
