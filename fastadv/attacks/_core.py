@@ -81,7 +81,8 @@ def begin(
     arguments: dict[str, Any] = dict(common)
     eot = check_count("eot", arguments.pop("eot", 1), 1)
     given = problem(x, y, threat, **arguments)
-    return freeze(model, eot=eot) if eot > 1 else freeze(model), given
+    frozen = freeze(model, eot=eot) if eot > 1 else freeze(model)
+    return frozen, replace(given, criterion=given.criterion.of(frozen.model))
 
 
 def _search(frozen: Frozen, given: Problem, todo: Tensor, record: Record, plan: Plan) -> None:

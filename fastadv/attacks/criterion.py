@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count, check_number, check_share
+from fastadv.engine import log_confidence
 from fastadv.errors import InputError
 
 
@@ -20,6 +21,10 @@ class Criterion:
 
     def check(self, classes: int, targeted: bool) -> None:
         """Raise InputError where a model with that many classes can never meet it."""
+
+    def of(self, model: Any) -> "Criterion":
+        """The criterion for the logits of `model`, where it depends on what these mean."""
+        return self
 
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """bool [B]: the logits [B, K] are a success."""
@@ -36,24 +41,44 @@ class Criterion:
 
 @dataclass(frozen=True)
 class ConfidentlyWrong(Criterion):
-    """A wrong class (the target, where one is given) has at least this softmax probability, in (0, 1)."""
+    """A wrong class (the target, where one is given) has at least this probability, in (0, 1).
+
+    That is the softmax, or what else the model means by its logits: see `fastadv.engine.log_confidence`.
+    """
 
     confidence: float
 
     def __post_init__(self) -> None:
         check_share("confidence", self.confidence)
 
+    def of(self, model: Any) -> "ConfidentlyWrong":
+        return _Told(self.confidence, model) if hasattr(model, "log_confidence") else self
+
+    def told(self, logits: Tensor) -> Tensor:
+        """The log probability of each class."""
+        return logits.log_softmax(1)
+
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return super().met(logits, y, targets) & (self.margin(logits, y, targets) >= 0)
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         """[B]: the log probability of the wrong class, or of the target, minus that of the confidence."""
-        log_probabilities = logits.log_softmax(1)
+        log_probabilities = self.told(logits)
         if targets is None:
             wrong = log_probabilities.scatter(1, y[:, None], -torch.inf).amax(1)
         else:
             wrong = log_probabilities.gather(1, targets[:, None]).squeeze(1)
         return wrong - torch.log(torch.tensor(self.confidence, dtype=logits.dtype, device=logits.device))
+
+
+@dataclass(frozen=True)
+class _Told(ConfidentlyWrong):
+    """ConfidentlyWrong for a model whose logits are not those of a softmax."""
+
+    model: Any
+
+    def told(self, logits: Tensor) -> Tensor:
+        return log_confidence(self.model, logits)
 
 
 @dataclass(frozen=True)

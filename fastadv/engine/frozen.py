@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastadv import losses
 from fastadv.engine.arguments import checked_directions, checked_logits, indices, taken
 from fastadv.engine.closures import ORIGINAL
+from fastadv.engine.confidence import log_confidence
 from fastadv.engine.fold import estimates_gradients
 from fastadv.engine.graph import GraphedGradient
 from fastadv.engine.inside import inside
@@ -126,6 +127,21 @@ class Frozen:
             x = taken(x, self._device).contiguous()
             self.forwards += len(x)
             return self._logits(self.model, x.to(self.dtype) if self.dtype else x)
+
+    def confidence(self, x: Tensor) -> Tensor:
+        """The probability [B, K] that the model as given calls each class, in eval mode.
+
+        It is the model's own `confidence(x)` where it has one, otherwise that of its logits
+        (`log_confidence`): the softmax, unless it says otherwise.
+        """
+        own = getattr(self.model, "confidence", None)
+        if not callable(own):
+            return log_confidence(self.model, self.verdict(x)).exp()
+        with torch.inference_mode(False), torch.no_grad():
+            x = taken(x, self._device).contiguous()
+            self.forwards += len(x)
+            told: Tensor = own(x.to(self.dtype) if self.dtype else x)
+            return told
 
     def input_gradient(
         self,

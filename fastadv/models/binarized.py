@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from fastadv._checks import check_number
+from fastadv.engine import log_confidence
 
 # of the binary networks of Schott et al. 2018
 THRESHOLD = 0.5
@@ -34,3 +35,7 @@ class Binarized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model(binarize(x, self.input_threshold))
         return logits
+
+    def log_confidence(self, logits: Tensor) -> Tensor:
+        """As the model inside means its logits."""
+        return log_confidence(self.model, logits)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fastadv.engine import log_confidence
 from fastadv.errors import InputError
 from fastadv.models._common import check_batch
 
@@ -49,3 +50,7 @@ class Normalized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.model((check_batch(x, (self.channels, None, None)) - self.mean) / self.std)
         return logits
+
+    def log_confidence(self, logits: Tensor) -> Tensor:
+        """As the model inside means its logits."""
+        return log_confidence(self.model, logits)

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from fastadv.models._common import check_batch, check_sizes, first_weights
 
@@ -46,3 +47,7 @@ class RBF(nn.Module):
         """The probability of each class, [B, K]; they need not sum to 1."""
         chances: Tensor = self(x).sigmoid()
         return chances
+
+    def log_confidence(self, logits: Tensor) -> Tensor:
+        """The logarithms of these probabilities, [B, K], from the logits [B, K]."""
+        return logsigmoid(logits)

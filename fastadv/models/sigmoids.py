@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from fastadv.errors import InputError
 from fastadv.models.registry import create
@@ -31,6 +32,10 @@ class Sigmoids(nn.Module):
         """The probability of each class, [B, K]; they need not sum to 1."""
         chances: Tensor = self(x).sigmoid()
         return chances
+
+    def log_confidence(self, logits: Tensor) -> Tensor:
+        """The logarithms of these probabilities, [B, K], from the logits [B, K]."""
+        return logsigmoid(logits)
 
 
 def sigmoids(

@@ -49,10 +49,17 @@ def confidence_scale(losses: Tensor, y: Tensor) -> float:
 
 def graded(logits: Tensor, scale: float, floor: float) -> Tensor:
     """(exp(scale l_k) + floor) / sum over classes, [B, K], without underflow."""
+    return _floored(logits, scale, floor).softmax(1)
+
+
+def log_graded(logits: Tensor, scale: float, floor: float) -> Tensor:
+    """The logarithm of `graded`."""
+    return _floored(logits, scale, floor).log_softmax(1)
+
+
+def _floored(logits: Tensor, scale: float, floor: float) -> Tensor:
     scaled = scale * logits
-    if floor > 0:
-        scaled = torch.logaddexp(scaled, torch.full_like(scaled, math.log(floor)))
-    return scaled.softmax(1)
+    return torch.logaddexp(scaled, torch.full_like(scaled, math.log(floor))) if floor > 0 else scaled
 
 
 def confidence_floor(losses: Tensor, scale: float) -> float:

@@ -18,6 +18,7 @@ from fastadv.models.abs.calibrate import (
     confidence_scale,
     graded,
     least_share,
+    log_graded,
 )
 from fastadv.models.abs.decoder import Decoders, DecoderShape
 from fastadv.models.abs.fit import Settings, fit
@@ -185,6 +186,10 @@ class ABS(nn.Module):
         It is low for all classes where none explains the image.
         """
         return graded(self(x), self.scale, self.floor)
+
+    def log_confidence(self, logits: Tensor) -> Tensor:
+        """The logarithm of that, [B, K], from the logits [B, K]."""
+        return log_graded(logits, self.scale, self.floor)
 
     def calibrate(self, x: Tensor, y: Tensor) -> None:
         """Set `factors`, `scale`, `floor` and `prune_gain` from images x [N, C, H, W] with labels y [N].
