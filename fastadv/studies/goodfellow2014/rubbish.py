@@ -1,0 +1,138 @@
+"""Rubbish: noise of no class, how many models call it one with confidence, and how easily they are led to.
+
+Appendix A of the paper. Images are N(0, 1) in every pixel and leave the box of real images on purpose.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.engine.twin import device_of
+
+PAPER = 10_000  # images for each net in the paper
+SURE = 0.5  # a model that is surer than this of a class is wrong
+EVERYWHERE = (-math.inf, math.inf)
+BATCH = 1000
+SHOWN = 3.0  # standard deviations that a picture shows
+
+
+def noise(shape: Sequence[int], ids: Tensor, seed: int = 0) -> Tensor:
+    """x [B, *shape] from N(0, I), by seed and the numbers `ids` int64 [B]."""
+    return fa.rng.normal(math.prod(shape), fa.rng.derive(seed, "rubbish"), ids).view(-1, *shape)
+
+
+def rubbish(
+    model: nn.Module, shape: Sequence[int], *, samples: int = PAPER, sure: float = SURE, seed: int = 0
+) -> dict[str, Any]:
+    """How often `model` is more than `sure` of some class of noise [samples, *shape], which has none.
+
+    error       the share of images for which it is
+    confidence  the mean of the largest probability over these images; None without any
+    classes     the share of each class among them
+    """
+    frozen, parts = fa.freeze(model), _ids(model, samples).split(BATCH)
+    chances = torch.cat([frozen.confidence(noise(shape, ids, seed)) for ids in parts])
+    surest, chosen = chances.max(1)
+    wrong = surest > sure
+    number = int(wrong.sum())
+    counts = chosen[wrong].bincount(minlength=chances.shape[1]).tolist()
+    return {
+        "samples": samples,
+        "error": number / samples,
+        "confidence": float(surest[wrong].double().mean()) if number else None,
+        "classes": [count / max(number, 1) for count in counts],
+    }
+
+
+def fooling(
+    model: nn.Module,
+    shape: Sequence[int],
+    threat: fa.Threat,
+    *,
+    classes: int,
+    samples: int = 1000,
+    sure: float = SURE,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How often one step in `threat` from noise makes `model` call it class i with probability `sure`.
+
+    The step raises log p(i): `fa.Linf` goes along the sign of its gradient, `fa.L2` along the gradient, both
+    as far as the radius. The box must hold the noise: (-inf, inf).
+
+    success  the share for each class, [K]; `mean` over them
+    at_once  the share of the noise itself that the model calls that class, for each class
+    """
+    ids = _ids(model, samples)
+    x = noise(shape, ids, seed)
+    shares, at_once = [], []
+    for target in range(classes):
+        out = _fooled(model, x, target, threat, sure, ids)
+        shares.append(float(out.success.double().mean()))
+        at_once.append(float((out.status == fa.attacks.Status.ALREADY_WRONG).double().mean()))
+    mean = sum(shares) / classes
+    return {
+        "norm": threat.norm,
+        "radius": threat.radius,
+        "samples": samples,
+        "success": shares,
+        "mean": mean,
+        "at_once": at_once,
+    }
+
+
+def _ids(model: nn.Module, samples: int) -> Tensor:
+    return torch.arange(samples, device=device_of(model))
+
+
+def _fooled(
+    model: nn.Module, x: Tensor, target: int, threat: fa.Threat, sure: float, ids: Tensor
+) -> fa.attacks.AttackResult:
+    frozen = fa.freeze(model)
+    targets = torch.full_like(ids, target)
+
+    def likelier(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        assert targets is not None
+        return fa.engine.log_confidence(frozen.model, logits).gather(1, targets[:, None]).squeeze(1)
+
+    # noise has no label, and an attack asks for one that is not the target
+    attack = partial(fa.attacks.fgsm, threat=threat, loss=likelier, ids=ids)
+    return attack(
+        frozen, x, (targets == 0).long(), targets=targets, criterion=fa.attacks.ConfidentlyWrong(sure)
+    )
+
+
+def gallery(
+    model: nn.Module,
+    shape: Sequence[int],
+    threat: fa.Threat,
+    path: str | PathLike[str],
+    *,
+    classes: Sequence[str],
+    shown: int = 10,
+    sure: float = SURE,
+    seed: int = 0,
+) -> None:
+    """Draw fooling images: a row for each of `classes`, with the probability of that class after the step.
+
+    Pixels from -3 to 3 are shown as black to white.
+    """
+    ids = _ids(model, shown)
+    x = noise(shape, ids, seed)
+    rows = []
+    for target, name in enumerate(classes):
+        out = _fooled(model, x, target, threat, sure, ids)
+        chances = fa.freeze(model).confidence(out.x_adv)[:, target].tolist()
+        images = (out.x_adv / (2 * SHOWN) + 0.5).clamp(0, 1)
+        rows.append(fa.figures.Strip(name, images, [f"{p:.0%}" for p in chances], out.success))
+    fa.figures.strips(
+        rows,
+        path,
+        title="Noise, one step towards each class",
+        subtitle=f"below each image the probability of the class at the left; orange: {sure:.0%} or more",
+    )
