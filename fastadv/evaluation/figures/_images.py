@@ -94,7 +94,7 @@ def strips(
         for column in range(len(row.images)):
             across, wide, high = left + column * (row.side[0] + GAP), *row.side
             axes = figure.add_axes((across / width, 1 - (top + high) / height, wide / width, high / height))
-            _image(axes, row.images[column].detach().cpu(), gain if row.difference else None)
+            draw_image(axes, row.images[column].detach().cpu(), gain if row.difference else None)
             if row.captions:
                 _caption(axes, row, column)
         top += row.height + GAP
@@ -167,7 +167,8 @@ def _name(figure: "Figure", row: Strip, gain: float, right: float, middle: float
         figure.text(right, middle - apart, row.remark, fontsize=7.5, color=FAINT, ha="right", va="center")
 
 
-def _image(axes: "Axes", image: Tensor, gain: float | None) -> None:
+def draw_image(axes: "Axes", image: Tensor, gain: float | None = None) -> None:
+    """An image [1 or 3, H, W] in [0, 1], or with `gain` an amplified difference, in a thin frame."""
     from matplotlib.colors import LinearSegmentedColormap
 
     pixels = image.permute(1, 2, 0).numpy()

@@ -1,0 +1,134 @@
+"""The panda of figure 1: its arithmetic on linear models, what is drawn, and pictures from files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+import fastadv as fa
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.studies.goodfellow2014 import panda as study
+from fastadv.studies.goodfellow2014.picture import read_image
+from tests.studies.goodfellow import digits, linear, reader, weights
+
+
+@pytest.mark.parametrize("shape", [(1, 7, 5), (3, 6, 9)], ids=["gray", "color"])
+@pytest.mark.parametrize("label", [None, 2])
+def test_the_arithmetic_on_a_linear_model(shape: tuple[int, ...], label: int | None) -> None:
+    model = linear(shape, seed=3)
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    w, b = weights(model)
+    logits = w @ x.flatten().double() + b
+    y = int(logits.argmax()) if label is None else label
+    gradient = (logits.softmax(0) @ w - w[y]).view(shape)  # of the cross-entropy
+    sign = gradient.sign().float()
+    images = (x, (sign + 1) / 2, (x + 0.3 * sign).clamp(0, 1))
+    names = ["cat", "dog", "panda", "gibbon"]
+    told = study.panda(model, x, radius=0.3, label=label, names=names)
+    for part, image in zip(("clean", "sign", "adversarial"), images, strict=True):
+        chances = (w @ image.flatten().double() + b).softmax(0)
+        assert told[part]["class"] == int(chances.argmax())
+        assert told[part]["name"] == names[int(chances.argmax())]
+        assert told[part]["confidence"] == pytest.approx(float(chances.max()), rel=1e-5)
+    assert (told["radius"], told["label"], told["zero_gradient"]) == (0.3, y, False)
+    assert told["fooled"] == (told["clean"]["class"] != told["adversarial"]["class"])
+    torch.testing.assert_close(study.perturbed(model, x, y, radius=0.3), torch.stack(images))
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_a_net_is_fooled_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = reader(), digits().x[7]
+    told = study.panda(model, x, radius=0.25)
+    assert told["fooled"]
+    assert model.training
+    kept: list[Figure] = []
+    monkeypatch.setattr(study, "save", lambda figure, path: kept.append(figure))
+    study.draw(model, x, told, tmp_path / "panda.png")
+    texts = [text.get_text() for text in kept[0].texts]
+    assert {"+ 0.25 ×", "=", told["clean"]["name"], told["adversarial"]["name"]} <= set(texts)
+    assert f"{told['adversarial']['confidence']:.1%} confidence" in texts
+    shown = [np.asarray(axes.images[0].get_array()) for axes in kept[0].axes]
+    assert set(np.unique(shown[1])) <= {0.0, 0.5, 1.0}
+    np.testing.assert_allclose(shown[2], (shown[0] + 0.25 * (2 * shown[1] - 1)).clip(0, 1), atol=1e-6)
+
+
+def test_a_model_without_a_gradient_moves_nothing(tmp_path: Path) -> None:
+    model = linear((3, 4, 4), scale=0.0)
+    x = torch.rand(3, 4, 4)
+    told = study.panda(model, x, radius=0.1)
+    assert told["zero_gradient"]
+    assert not told["fooled"]
+    study.draw(model, x, told, tmp_path / "panda.png")
+    with Image.open(tmp_path / "panda.png") as drawn:
+        assert drawn.width > drawn.height > 300
+
+
+def test_sigmoids_say_their_own_confidence() -> None:
+    plain = linear((1, 4, 4), seed=2)
+    model, x = fa.models.Sigmoids(plain), torch.rand(1, 4, 4)
+    told = study.panda(model, x, radius=0.1, loss="bce")
+    w, b = weights(plain)
+    chance = (w @ x.flatten().double() + b).max().sigmoid()
+    assert told["clean"]["confidence"] == pytest.approx(float(chance), rel=1e-6)
+
+
+def picture(folder: Path, pixels: np.ndarray, name: str = "a.png") -> Path:
+    Image.fromarray(pixels).save(folder / name)
+    return folder / name
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_pictures_that_fit_are_read_as_they_are(tmp_path: Path) -> None:
+    gray, color = noise(6, 9), noise(6, 9, 3)
+    image, said = read_image(picture(tmp_path, gray), (1, 6, 9))
+    assert said == ""
+    assert torch.equal((image * 255).round(), torch.from_numpy(gray)[None].float())
+    image, said = read_image(picture(tmp_path, color), (3, 6, 9))
+    assert said == ""
+    assert torch.equal((image * 255).round(), torch.from_numpy(color).permute(2, 0, 1).float())
+    image, _ = read_image(picture(tmp_path, gray), (3, 6, 9))
+    assert torch.equal(image[0], image[2])
+
+
+@pytest.mark.parametrize(
+    ("size", "shape", "said"),
+    [
+        ((20, 30), (3, 10, 15), "resized from 20x30 to 10x15"),
+        ((20, 30), (3, 8, 8), "resized from 20x30 to 8x8, its center of 20x20"),
+        ((4, 3), (1, 9, 9), "resized from 4x3 to 9x9, its center of 3x3"),
+    ],
+)
+def test_other_sizes_are_cut_and_resized_which_is_said(
+    size: tuple[int, int], shape: tuple[int, ...], said: str, tmp_path: Path
+) -> None:
+    pixels = np.full((*size, 3), 51, dtype=np.uint8)
+    image, told = read_image(picture(tmp_path, pixels), shape)
+    assert told == said
+    assert image.shape == shape
+    torch.testing.assert_close(image, torch.full(shape, 0.2))
+
+
+def test_the_center_is_what_is_kept(tmp_path: Path) -> None:
+    pixels = np.zeros((4, 12), dtype=np.uint8)
+    pixels[:, 4:8] = 255
+    image, _ = read_image(picture(tmp_path, pixels), (1, 2, 2))
+    assert torch.equal(image, torch.ones(1, 2, 2))
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(CorruptFileError, match=r"text\.png: expected a whole image file"):
+        read_image(tmp_path / "text.png", (1, 4, 4))
+    with pytest.raises(InputError, match=r"none\.png: expected an image file, got none"):
+        read_image(tmp_path / "none.png", (1, 4, 4))
+    with pytest.raises(InputError, match="expected a gray picture, which the model takes, got one in color"):
+        read_image(picture(tmp_path, noise(4, 4, 3)), (1, 4, 4))
+    with pytest.raises(InputError, match="model: expected one of gray or color pictures, got one of 2"):
+        read_image(picture(tmp_path, noise(4, 4, 3)), (2, 4, 4))
