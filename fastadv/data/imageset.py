@@ -122,6 +122,28 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         index = check_positions(positions, len(self), self.name).to(self.x.device)
         return self._with(self.x[index], self.y[index])
 
+    def only(self, classes: Sequence[int]) -> "ImageSet":
+        """The images of these classes alone, in their order here: `only([3, 7])` of MNIST is 3 against 7.
+
+        Labels count anew, 0 for the first of `classes`; each keeps its name. InputError for fewer than two
+        classes, one named twice, one that the set does not have, or one without images.
+        """
+        chosen = [int(k) for k in classes]
+        known = all(0 <= k < self.num_classes for k in chosen)
+        if len(chosen) < 2 or len(set(chosen)) < len(chosen) or not known:
+            raise InputError(
+                f"{self.name}: expected two or more different classes from 0 to {self.num_classes - 1}, "
+                f"got {list(classes)}"
+            )
+        renumbered = torch.full((self.num_classes,), -1, device=self.y.device)
+        renumbered[chosen] = torch.arange(len(chosen), device=self.y.device)
+        y = renumbered[self.y]
+        names = [self.classes[k] for k in chosen]
+        if missing := [name for k, name in enumerate(names) if not bool((y == k).any())]:
+            raise InputError(f"{self.name}: expected images of every class, got none of {', '.join(missing)}")
+        name = f"{self.name}, {' against '.join(names)}"
+        return ImageSet(self.x[y >= 0], y[y >= 0], names, name, note=self.note)
+
     def take(self, positions: Tensor) -> Tensor:
         """The images at `positions`, int64 [B], as they are held: [B, C, H, W]."""
         return self.x.index_select(0, positions.to(self.x.device))

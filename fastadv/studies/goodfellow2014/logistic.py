@@ -1,0 +1,148 @@
+"""Section 5: logistic regression of two digits, trained against FGSM, in closed form, and with L1 decay.
+
+FGSM is exact for a linear model: its worst case lowers each margin by radius · |w|₁. Adversarial training
+subtracts that inside the loss, where it fades once the margin is large; L1 decay adds it to the loss.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+import fastadv as fa
+from fastadv._files import read_json, write_json
+from fastadv.data import ImageSet
+from fastadv.data.imageset import to_unit
+from fastadv.errors import InputError
+
+RADIUS = 0.25
+CLASSES = (3, 7)
+FGSM, CLOSED = "FGSM training", "closed form"
+COEFFICIENTS = (0.0025, 0.025, 0.25)  # of L1 decay
+Watch = Callable[[str, int, int], None]
+
+
+def recipes(radius: float, coefficients: Sequence[float]) -> dict[str, fa.train.Recipe]:
+    """How each model is trained, by name. As in the paper, no box cuts the ball."""
+    ball = fa.Linf(radius, box=(-math.inf, math.inf))
+    decays = {f"L1 decay {c:g}": fa.train.WeightDecayL1(c) for c in coefficients}
+    return {
+        "plain": fa.train.Standard(),
+        FGSM: fa.train.FGSMTraining(ball, weight=0.0),
+        CLOSED: fa.train.RobustLogistic(ball, weight=0.0),
+        **decays,
+    }
+
+
+def logistic(
+    train_set: ImageSet,
+    test_set: ImageSet,
+    folder: Path,
+    *,
+    radius: float = RADIUS,
+    coefficients: Sequence[float] = COEFFICIENTS,
+    epochs: int = 20,
+    batch_size: int = 128,
+    learning_rate: float = 0.1,
+    seed: int = 0,
+    watch: Watch = lambda what, done, total: None,
+) -> dict[str, Any]:
+    """Train logistic regression on two classes in every way of `recipes`, and measure it after each epoch.
+
+    Sets of two classes, as `only([3, 7])` makes. Runs lie in `folder`, where a stopped study goes on.
+
+    nets     for each recipe its `rows`, one for each epoch (see `_row`), and its `seconds` for an epoch, the
+             median
+    apart    the largest difference of a weight between FGSM training and the closed form, beside the largest
+             weight; in float64 it is rounding
+    faster   how many times longer an epoch of FGSM training takes than one of the closed form
+    """
+    nets: dict[str, dict[str, Any]] = {}
+    weights: dict[str, Tensor] = {}
+    chosen = recipes(radius, coefficients)
+    for place, (name, recipe) in enumerate(chosen.items()):
+        model = fa.models.LogisticRegression(train_set.shape, seed=seed).double()
+        own = folder / name.replace(" ", "_")
+        train = partial(
+            fa.train.run, model, train_set, recipe, run_dir=own / "run", resume=True, batch_size=batch_size,
+            learning_rate=learning_rate, weight_decay=0.0, seed=seed,
+        )  # fmt: skip
+        config = {"radius": radius, "test_set": test_set.describe()}
+        rows = _kept(own / "rows.json", config)
+        # one epoch more each time, so that what is measured after it is kept with it
+        for epoch in range(max(len(rows), 1), epochs + 1):
+            watch(name, place * epochs + epoch, len(chosen) * epochs)
+            train(epochs=epoch)
+            if epoch > len(rows):
+                seconds = fa.train.reports(own / "run")[-1].seconds
+                rows.append(_row(model, recipe, train_set, test_set, radius) | {"seconds": seconds})
+                write_json(own / "rows.json", {**config, "rows": rows})
+        nets[name] = {"rows": rows[:epochs], "seconds": median(row["seconds"] for row in rows[:epochs])}
+        weights[name] = model.linear.weight.detach().clone()
+    apart = (weights[FGSM] - weights[CLOSED]).abs().max() / weights[CLOSED].abs().max()
+    return {
+        "classes": list(train_set.classes),
+        "radius": radius,
+        "coefficients": list(coefficients),
+        "nets": nets,
+        "apart": float(apart),
+        "faster": nets[FGSM]["seconds"] / nets[CLOSED]["seconds"],
+    }
+
+
+def _kept(path: Path, config: dict[str, Any]) -> list[dict[str, float]]:
+    """What an earlier run measured; InputError where that was with another radius or test set."""
+    if not path.is_file():
+        return []
+    kept = read_json(path)
+    rows: list[dict[str, float]] = kept.pop("rows")
+    if kept != config:
+        raise InputError(
+            f"{path}: expected what was measured with radius {config['radius']:g} on this test set, "
+            f"got radius {kept['radius']:g} on {kept['test_set']['name']}; choose another folder"
+        )
+    return rows
+
+
+def _row(
+    model: fa.models.LogisticRegression,
+    recipe: fa.train.Recipe,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    radius: float,
+) -> dict[str, float]:
+    """What one epoch led to.
+
+    clean, fgsm  errors on the test set, as it is and under FGSM with the radius
+    norm         |w|₁
+    margin       the mean of y (w x + b) over the training set
+    added        what the recipe adds to the plain loss there
+    pull         the derivative of that by |w|₁ with the margins as they are: c for L1 decay
+    """
+    ball = fa.Linf(radius, box=(-math.inf, math.inf))
+    table = fa.evaluate(model, test_set, {"fgsm": partial(fa.attacks.fgsm, threat=ball)}, batch_size=4096)
+    with torch.no_grad():
+        logits = model(to_unit(train_set.x).double())
+        margin = (logits[:, 1] - logits[:, 0]) * (2 * train_set.y - 1)
+        norm = float(model.linear.weight.abs().sum())
+    added = pull = 0.0
+    if isinstance(recipe, fa.train.WeightDecayL1):
+        added, pull = recipe.coefficient * norm, recipe.coefficient
+    elif not isinstance(recipe, fa.train.Standard):
+        worst = radius * norm - margin
+        added = float((softplus(worst) - softplus(-margin)).mean())
+        pull = radius * float(worst.sigmoid().mean())
+    return {
+        "clean": 1 - table.clean_accuracy,
+        "fgsm": 1 - table["fgsm"].robust_accuracy,
+        "norm": norm,
+        "margin": float(margin.mean()),
+        "added": added,
+        "pull": pull,
+    }

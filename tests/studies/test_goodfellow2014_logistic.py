@@ -1,0 +1,153 @@
+"""Logistic regression in every way of section 5: what is measured, that it resumes, and what it shows."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch.nn.functional import softplus
+
+import fastadv as fa
+from fastadv.data import ImageSet
+from fastadv.errors import InputError
+from fastadv.studies.goodfellow2014 import logistic as study
+from fastadv.studies.goodfellow2014 import logistic_figure
+from fastadv.studies.goodfellow2014.logistic import CLOSED, FGSM
+
+DECAYS = (0.0025, 0.25)
+SMALL = {"epochs": 2, "coefficients": (0.01,), "batch_size": 64}
+
+
+def two(split: str) -> ImageSet:
+    data = fa.data.load("digits", split)
+    assert isinstance(data, ImageSet)
+    return data.only([3, 7])
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of enough epochs for what the paper says to show."""
+    folder = tmp_path_factory.mktemp("study")
+    return study.logistic(
+        two("train"), two("test"), folder, epochs=4, batch_size=32, learning_rate=0.5, coefficients=DECAYS
+    )
+
+
+def test_closed_form_and_fgsm_training_are_equal_to_rounding(told: dict[str, Any]) -> None:
+    assert told["apart"] < 1e-9
+    rows = [told["nets"][name]["rows"] for name in (FGSM, CLOSED)]
+    for one, other in zip(*rows, strict=True):
+        assert {k: v for k, v in one.items() if k != "seconds"} == pytest.approx(
+            {k: v for k, v in other.items() if k != "seconds"}, rel=1e-8
+        )
+    assert told["faster"] > 0
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_what_the_paper_says_of_the_penalties(told: dict[str, Any]) -> None:
+    nets = {name: net["rows"] for name, net in told["nets"].items()}
+    assert nets["plain"][-1]["clean"] < 0.05
+    assert nets[CLOSED][-1]["fgsm"] < nets["plain"][-1]["fgsm"] - 0.1
+    pulls = [row["pull"] for row in nets[CLOSED]]
+    assert pulls[-1] < pulls[0] < 0.25
+    assert {row["pull"] for row in nets["L1 decay 0.25"]} == {0.25}
+    norms = [nets[f"L1 decay {c:g}"][-1]["norm"] for c in DECAYS]
+    assert norms == sorted(norms, reverse=True)
+    assert nets["L1 decay 0.25"][-1]["clean"] > nets["plain"][-1]["clean"]  # much too strong
+    assert {row["added"] for row in nets["plain"]} == {0.0}
+
+
+def test_a_row_by_hand() -> None:
+    train_set, test_set = two("train"), two("test")
+    model = fa.models.LogisticRegression((1, 8, 8), seed=4).double()
+    with torch.no_grad():
+        model.linear.weight.mul_(8)
+    w, b = model.linear.weight[0].detach(), model.linear.bias.item()
+    ball = fa.Linf(0.1, (-math.inf, math.inf))
+
+    def margins(data: ImageSet) -> torch.Tensor:
+        return (data.x.flatten(1).double() @ w + b) * (2 * data.y - 1)
+
+    row = study._row(model, fa.train.RobustLogistic(ball), train_set, test_set, 0.1)
+    norm, margin = w.abs().sum(), margins(train_set)
+    assert row["norm"] == pytest.approx(float(norm))
+    assert row["margin"] == pytest.approx(float(margin.mean()))
+    added = (softplus(0.1 * norm - margin) - softplus(-margin)).mean()
+    assert row["added"] == pytest.approx(float(added))
+    # the derivative by |w|_1, by finite differences
+    more = softplus(0.1 * (norm + 1e-6) - margin).mean() - softplus(0.1 * norm - margin).mean()
+    assert row["pull"] == pytest.approx(float(more) / 1e-6, rel=1e-4)
+    tested = margins(test_set)
+    assert row["clean"] == pytest.approx(float((tested <= 0).double().mean()))
+    assert row["fgsm"] == pytest.approx(float((tested <= 0.1 * norm).double().mean()))
+    decay = study._row(model, fa.train.WeightDecayL1(0.3), train_set, test_set, 0.1)
+    assert (decay["added"], decay["pull"]) == (pytest.approx(0.3 * float(norm)), 0.3)
+
+
+def without_seconds(told: dict[str, Any]) -> Any:
+    nets = {
+        name: [{k: v for k, v in row.items() if k != "seconds"} for row in net["rows"]]
+        for name, net in told["nets"].items()
+    }
+    return nets, told["apart"]
+
+
+class Stop(Exception):
+    """In the middle of a study."""
+
+
+@pytest.mark.parametrize("moment", ["before an epoch", "between training and measuring"])
+def test_it_goes_on_where_it_was_stopped(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = study.logistic(two("train"), two("test"), tmp_path / "whole", **SMALL)
+    steps: list[int] = []
+    row = study._row
+
+    def stop(*given: Any) -> None:
+        steps.append(1)
+        if len(steps) == 5:
+            raise Stop
+
+    options: dict[str, Any] = dict(SMALL)
+    with monkeypatch.context() as patch:
+        if moment == "before an epoch":
+            options["watch"] = stop
+        else:
+            patch.setattr(study, "_row", lambda *given: stop() or row(*given))
+        with pytest.raises(Stop):
+            study.logistic(two("train"), two("test"), tmp_path / "stopped", **options)
+    seen: list[tuple[str, int, int]] = []
+    again = study.logistic(
+        two("train"), two("test"), tmp_path / "stopped", **SMALL, watch=lambda *said: seen.append(said)
+    )
+    assert without_seconds(again) == without_seconds(whole)
+    assert seen[-1][1:] == (8, 8)
+    assert len(seen) < 8
+
+
+def test_a_finished_study_is_told_again_without_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = study.logistic(two("train"), two("test"), tmp_path, **SMALL)
+    monkeypatch.setattr(study, "_row", None)
+    assert study.logistic(two("train"), two("test"), tmp_path, **SMALL) == first
+    with pytest.raises(
+        InputError, match=r"with radius 0\.1 on this test set, got radius 0\.25 on digits test"
+    ):
+        study.logistic(two("train"), two("test"), tmp_path, radius=0.1, **SMALL)
+
+
+def test_the_figure(told: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logistic_figure.draw(told, tmp_path / "logistic.png")
+    assert (tmp_path / "logistic.png").stat().st_size > 20_000
+    kept: list[Figure] = []
+    monkeypatch.setattr(logistic_figure, "save", lambda figure, path: kept.append(figure))
+    logistic_figure.draw(told, tmp_path / "logistic.png")
+    errors, norms, pulls = kept[0].axes
+    assert len(errors.lines) == len(norms.lines) == 5
+    assert len(pulls.lines) == 4  # nothing pulls at the plain one
+    assert list(norms.lines[0].get_ydata()) == [row["norm"] for row in told["nets"]["plain"]["rows"]]
