@@ -77,15 +77,9 @@ def craft(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Linf, loss: str = "
     return torch.cat([recipe.craft(model, *part, ids=None, seed=0) for part in parts])
 
 
-@torch.no_grad()
 def answers(model: nn.Module, x: Tensor, y: Tensor) -> Answers:
     """What `model`, in eval mode, says of images [N, ...] whose labels are y [N]."""
-    told = torch.cat([_confidence(model, part) for part in torch.split(x, BATCH_SIZE)])
+    frozen = fa.freeze(model)
+    told = torch.cat([frozen.confidence(part) for part in torch.split(x, BATCH_SIZE)])
     confidence, classes = told.max(1)
     return Answers(classes, confidence, classes != y)
-
-
-def _confidence(model: nn.Module, x: Tensor) -> Tensor:
-    own = getattr(model, "confidence", None)
-    told: Tensor = model(x).softmax(1) if own is None else own(x)
-    return told
