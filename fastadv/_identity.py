@@ -26,7 +26,7 @@ def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> d
     flat = outputs.detach().double().cpu().flatten(1)
     finite = flat.isfinite().all(1)
     spread = float(flat[finite].square().mean().sqrt()) if finite.any() else 0.0
-    within = spread * (_HALF_ROUNDING if dtype in (torch.float16, torch.bfloat16) else _ROUNDING)
+    within = spread * rounding(dtype)
     twice = again.detach().double().cpu().flatten(1)
     if twice.shape != flat.shape or not torch.allclose(flat, twice, rtol=0, atol=within, equal_nan=True):
         return {"values": "random", "within": 0.0}
@@ -37,6 +37,11 @@ def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> d
         "values": [float(f"{v:.6g}") if ok else None for v, ok in zip(values, finite, strict=True)],
         "within": float(f"{within:.3g}"),
     }
+
+
+def rounding(dtype: torch.dtype | None) -> float:
+    """How far another machine may round what is computed in `dtype`, as a share of the values' spread."""
+    return _HALF_ROUNDING if dtype in (torch.float16, torch.bfloat16) else _ROUNDING
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastadv.data._batches import batches
+from fastadv.data._export import export, load_folder
 from fastadv.data._load import load, names
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
@@ -12,7 +13,7 @@ from fastadv.data.npz import NpzSet
 
 if TYPE_CHECKING:
     from fastadv.data import construct
-    from fastadv.data.construct import ConstructedSet, load_constructed
+    from fastadv.data.construct import ConstructedSet, load_constructed, verify_constructed
 
 __all__ = [
     "ConstructedSet",
@@ -22,9 +23,12 @@ __all__ = [
     "NpzSet",
     "batches",
     "construct",
+    "export",
     "load",
     "load_constructed",
+    "load_folder",
     "names",
+    "verify_constructed",
 ]
 
 
@@ -32,6 +36,6 @@ def __getattr__(name: str) -> Any:
     # Constructions attack models: who only loads images need not import all that.
     if name == "construct":
         return import_module("fastadv.data.construct")
-    if name in ("ConstructedSet", "load_constructed"):
+    if name in ("ConstructedSet", "load_constructed", "verify_constructed"):
         return getattr(import_module("fastadv.data.construct"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

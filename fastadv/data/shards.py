@@ -147,20 +147,29 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def read_shards(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors of all shards joined, index) of a whole set, verified. CorruptFileError names the bad file."""
+    """(tensors of all shards joined, index) of a whole set, verified. CorruptFileError names bad files."""
     index = read_index(folder)
     shards: list[dict[str, Tensor]] = []
+    bad: list[CorruptFileError] = []
     for k, entry in enumerate(index["shards"]):
-        path = shard_path(folder, k)
         try:
-            shard = read_shard(folder, k, index["config"])
-        except InputError as error:
-            raise CorruptFileError(
-                f"{path}: expected a shard of the set in {INDEX}, got one of another set; {_ADVICE}"
-            ) from error
-        if shard.digest != entry["digest"]:
-            raise CorruptFileError(
-                f"{path}: expected the shard that {INDEX} lists, got another one; {_ADVICE}"
-            )
-        shards.append(shard.tensors)
+            shards.append(_listed(folder, k, index["config"], entry))
+        except CorruptFileError as error:
+            bad.append(error)
+    if bad:
+        raise CorruptFileError("; ".join(map(str, bad))) from bad[0]
     return {name: torch.cat([shard[name] for shard in shards]) for name in shards[0]}, index
+
+
+def _listed(folder: Path, k: int, config: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of shard `k`, which is the one that the index lists."""
+    path = shard_path(folder, k)
+    try:
+        shard = read_shard(folder, k, config)
+    except InputError as error:
+        raise CorruptFileError(
+            f"{path}: expected a shard of the set in {INDEX}, got one of another set; {_ADVICE}"
+        ) from error
+    if shard.digest != entry["digest"]:
+        raise CorruptFileError(f"{path}: expected the shard that {INDEX} lists, got another one; {_ADVICE}")
+    return shard.tensors

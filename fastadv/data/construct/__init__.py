@@ -4,6 +4,7 @@ from fastadv.data.construct.constructed import ConstructedSet, load_constructed
 from fastadv.data.construct.inversion import non_robust, robust
 from fastadv.data.construct.paper import CIFAR10_PAPER
 from fastadv.data.construct.targeted import fixed_shift, random_target
+from fastadv.data.construct.verify import verify_constructed
 
 __all__ = [
     "CIFAR10_PAPER",
@@ -13,4 +14,5 @@ __all__ = [
     "non_robust",
     "random_target",
     "robust",
+    "verify_constructed",
 ]

@@ -116,14 +116,15 @@ def fingerprint(source: Frozen, base: Base) -> dict[str, Any]:
 
     The answers cover what neither shows: switches, a replaced forward, a file that is read.
     """
-    model = source.model
     x, _ = base.fetch(base.spread(32))
-    about: dict[str, Any] = {"frozen": source.describe()}
-    dtype = None
-    if isinstance(model, nn.Module):
-        state = model.state_dict()
-        dtype = dtype_of(model)
-        about |= {"class": type(model).__name__, "hash": data_hash(*(state[name] for name in sorted(state)))}
-    else:
-        about |= {"function": describe(model)}
-    return about | {"probe": probe(source.verdict(x), source.verdict(x), dtype)}
+    dtype = dtype_of(source.model) if isinstance(source.model, nn.Module) else None
+    answers = probe(source.verdict(x), source.verdict(x), dtype)
+    return {"frozen": source.describe(), **weights_or_code(source.model), "probe": answers}
+
+
+def weights_or_code(model: nn.Module | Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """The class of a model and the hash of its weights and buffers, or the code of a function."""
+    if not isinstance(model, nn.Module):
+        return {"function": describe(model)}
+    state = model.state_dict()
+    return {"class": type(model).__name__, "hash": data_hash(*(state[name] for name in sorted(state)))}

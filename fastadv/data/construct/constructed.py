@@ -105,26 +105,31 @@ def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:
 
 
 def make_card(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The card of a constructed set.
+    """The card of a constructed set: its configuration, and what was `measured` on it."""
+    return card("constructed set", config, **measured(tensors, len(config["classes"])))
 
-    kept_label: share of images whose training label is the base label; fooling_rate: share to which the
-    source model gives the training label; objective_before, objective_after: mean of what the search lowered,
-    over the samples where it is finite; non_finite: the number of samples where it is not.
+
+def measured(tensors: Mapping[str, Tensor], classes: int) -> dict[str, Any]:
+    """The figures of a set that holds `tensors`, as they stand on its card.
+
+    label_counts: images of each of the `classes`; kept_label: share of images whose training label is the
+    base label; fooling_rate: share to which the source model gives the training label; objective_before,
+    objective_after: mean of what the search lowered, over the samples where it is finite; non_finite: the
+    number of samples where it is not.
     """
     labels = tensors["labels"]
-    return card(
-        "constructed set",
-        config,
-        samples=len(labels),
-        kept_label=_mean(labels == tensors["original_labels"]),
-        fooling_rate=_mean(tensors["predicted"] == labels),
-        objective_before=_mean(tensors["objective_before"]),
-        objective_after=_mean(tensors["objective_after"]),
-        non_finite=int((~tensors["objective_after"].isfinite()).sum()),
-        distance_mean=_mean(tensors["distance"]),
-        distance_max=float(tensors["distance"].max()),
-        data_hash=data_hash(tensors["images"], labels),
-    )
+    return {
+        "samples": len(labels),
+        "label_counts": labels.bincount(minlength=classes).tolist(),
+        "kept_label": _mean(labels == tensors["original_labels"]),
+        "fooling_rate": _mean(tensors["predicted"] == labels),
+        "objective_before": _mean(tensors["objective_before"]),
+        "objective_after": _mean(tensors["objective_after"]),
+        "non_finite": int((~tensors["objective_after"].isfinite()).sum()),
+        "distance_mean": _mean(tensors["distance"]),
+        "distance_max": float(tensors["distance"].max()),
+        "data_hash": data_hash(tensors["images"], labels),
+    }
 
 
 def _mean(values: Tensor) -> float:

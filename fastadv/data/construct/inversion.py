@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv import _processes, rng
+from fastadv import _processes
 from fastadv._checks import check_seed
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.data.construct._build import BuildOptions, Construction, Search, build
 from fastadv.data.construct._checks import Module, check_budget, check_features, fingerprint, prepare
+from fastadv.data.construct._starts import STARTS, starting_point
 from fastadv.data.construct.constructed import ConstructedSet
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
 from fastadv.threat import L2, Threat
 
-STARTS = ("images", "noise")
 UNBOUNDED = L2(inf)
 
 
@@ -112,11 +112,7 @@ def _invert(
 
     def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> Search:
         goal = features.verdict(x)
-        center = (
-            _noise(x, seed, ids)
-            if start == "noise"
-            else samples.fetch(_partners(ids, samples.count, seed))[0]
-        )
+        center = starting_point(start, x, ids, samples, seed)
 
         def distance(reached: Tensor) -> Tensor:
             return torch.linalg.vector_norm(reached - goal, dim=1)  # type: ignore[no-any-return]
@@ -141,17 +137,6 @@ def _invert(
         "seed": seed,
     }
     return build(Construction(name, source, classes, threat, settings, begin), samples, **options)
-
-
-def _partners(ids: Tensor, count: int, seed: int) -> Tensor:
-    """For each sample the number of another one, uniform over the others."""
-    return (ids + 1 + rng.integers(count - 1, rng.derive(seed, "construct partners"), ids)) % count
-
-
-def _noise(x: Tensor, seed: int, ids: Tensor) -> Tensor:
-    """Starts for `x` [B, ...]: Gaussian noise of deviation 1/20 around 1/2."""
-    normal = rng.normal(x[0].numel(), rng.derive(seed, "construct noise"), ids).to(x.device).reshape(x.shape)
-    return (0.5 + normal / 20).clamp(0, 1)
 
 
 def _module_name(module: Module) -> str:

@@ -1,0 +1,135 @@
+"""A set of images in a layout that other programs read, and back."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from fastadv._card import data_hash
+from fastadv._files import read_json, write_json, writing
+from fastadv.data import _png, _tensors
+from fastadv.data.imageset import ImageSet
+from fastadv.data.shards import INDEX
+from fastadv.errors import CorruptFileError, InputError
+
+CARD = "card.json"
+_FORMAT = "fastadv.export.1"
+Progress = Callable[[int, int], None]
+
+
+class Layout(NamedTuple):
+    """How one kind of folder is written, and read with the description of the set in it."""
+
+    write: Callable[[ImageSet, Path, Progress], None]
+    read: Callable[[Path, Mapping[str, Any]], tuple[Tensor, Tensor]]  # images and labels
+
+
+LAYOUTS = {"png": Layout(_png.write, _png.read), "torch": Layout(_tensors.write, _tensors.read)}
+
+
+def export(
+    dataset: ImageSet,
+    folder: str | PathLike[str],
+    kind: str = "png",
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Write a set of images, constructed or not, into a new folder for other programs to read.
+
+    kind: "png" is an image folder, CLASS/NUMBER.png with a sample's number in the set, lossless; a class
+        whose name would sort to another place has its number before the name. "torch" is the layout in which
+        Ilyas et al. published their sets: files CIFAR_ims and CIFAR_lab of torch.save, each a list of
+        tensors to be joined, images as float32 [N, C, H, W] in [0, 1] and labels as int64 [N].
+    progress: called with (images done, images to do).
+
+    Beside them lies card.json: what the set is, how it was made, and its hash, by which `load_folder` finds
+    the same set again.
+
+    Raises InputError where `folder` is not empty, and for "png" where 8 bits would lose something of float32
+    images, where they are neither gray nor RGB, or where a class has no image, so that its folder would be
+    missing; OSError where the disk is full. A folder is written whole or not at all.
+    """
+    if kind not in LAYOUTS:
+        raise InputError(f"kind: expected one of {', '.join(LAYOUTS)}, got {kind!r}")
+    if not isinstance(dataset, ImageSet):
+        raise InputError(
+            f"dataset: expected a set in memory, got {type(dataset).__name__}; read it with in_memory()"
+        )
+    path = Path(folder)
+    about = {"format": _FORMAT, "kind": kind, "dtype": str(dataset.x.dtype).removeprefix("torch.")}
+    with _whole(path) as part, writing(path):
+        LAYOUTS[kind].write(dataset, part, progress or _silent)
+        write_json(part / CARD, about | {"set": dataset.describe()})
+
+
+def load_folder(folder: str | PathLike[str]) -> ImageSet:
+    """The set that a construction or `export` wrote into `folder`, verified by its hashes.
+
+    Folders of the sets that Ilyas et al. published, which have no card, are read as well.
+
+    Raises InputError where the folder holds none of these; CorruptFileError where files are missing or
+    damaged.
+    """
+    path = Path(folder)
+    if (path / INDEX).is_file():
+        from fastadv.data.construct import load_constructed  # who only loads images need not import attacks
+
+        return load_constructed(path)
+    if (path / CARD).is_file():
+        return _exported(path)
+    if _tensors.there(path):
+        return _tensors.published(path)
+    raise InputError(
+        f"{path}: expected a folder with {INDEX}, {CARD} or {_tensors.IMAGES}, as constructions and exports "
+        "write them, got none; read plain image folders with load('imagefolder', data_dir=...)"
+    )
+
+
+def is_set(folder: str | PathLike[str]) -> bool:
+    """Whether `load_folder` knows the folder."""
+    path = Path(folder)
+    return (path / INDEX).is_file() or (path / CARD).is_file() or _tensors.there(path)
+
+
+def _exported(path: Path) -> ImageSet:
+    card = read_json(path / CARD)
+    if not isinstance(card, dict) or card.get("format") != _FORMAT or card.get("kind") not in LAYOUTS:
+        raise CorruptFileError(f"{path / CARD}: expected the card of an exported set, got another file")
+    about = card["set"]
+    x, y = LAYOUTS[card["kind"]].read(path, {**about, "dtype": card["dtype"]})
+    if data_hash(x, y) != about["data_hash"]:
+        raise CorruptFileError(
+            f"{path}: expected the images and labels whose hash {CARD} names, got others; export the set "
+            "again, or read what is there with load('imagefolder', data_dir=...)"
+        )
+    return ImageSet(x, y, about["classes"], about["name"], note=about["note"])
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`, which takes its place when all is written."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"folder: expected a new or an empty one, got {folder}; choose another")
+    folder = folder.resolve()
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"folder: expected one that can be made, got {folder} ({error.strerror})") from error
+    try:
+        yield part
+        if folder.exists():
+            folder.rmdir()
+        part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _silent(done: int, total: int) -> None:
+    pass

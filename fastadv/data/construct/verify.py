@@ -1,0 +1,208 @@
+"""Whether a finished set is what its card says: by itself, with its base, and with its source model."""
+
+from collections.abc import Callable, Iterator, Mapping
+from math import inf, isclose
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from fastadv._checks import check_count
+from fastadv._identity import agree, plain, rounding
+from fastadv.data.construct._base import Base
+from fastadv.data.construct._checks import weights_or_code
+from fastadv.data.construct._starts import starting_point
+from fastadv.data.construct.constructed import ConstructedSet, measured
+from fastadv.data.imageset import check_classes, to_unit
+from fastadv.data.shards import INDEX, read_shards, shard_count, shard_path
+from fastadv.engine import Frozen, freeze
+from fastadv.engine.twin import device_of, dtype_of
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.threat import THREATS
+
+STORED = {
+    "images",
+    "labels",
+    "original_labels",
+    "ids",
+    "predicted",
+    "objective_before",
+    "objective_after",
+    "distance",
+}
+
+
+def verify_constructed(
+    folder: str | PathLike[str],
+    base: Dataset[Any] | None = None,
+    model: nn.Module | Frozen | None = None,
+    *,
+    batch_size: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Verify the finished set in `folder`, and return what was measured again, by the names on its card.
+
+    Without more than the folder: the hashes of index and shards, that each shard is there and no other,
+    types, shapes and ranges of what they hold, and the figures on the card, computed again: label counts,
+    fooling rate, distances and the others.
+
+    base: the data set it was made from. The labels of its samples, and the distance of each image from where
+        its search started, must be those that are stored.
+    model: the source network, known by the hash of its weights. The classes it gives to the images must be
+        those that are stored, and so the fooling rate; they may differ where two logits are equal up to the
+        rounding of another machine.
+    batch_size: images passed at once (256). progress: called with (images done, images to do).
+
+    Raises CorruptFileError, naming every shard that is missing, damaged or foreign, or else every figure that
+    differs; InputError where `base` or `model` is another than that on the card.
+    """
+    check_count("batch_size", batch_size, 1)
+    path = Path(folder)
+    tensors, index = read_shards(path)
+    _raise(path, [*_contents(path, tensors, index)])
+    made = ConstructedSet(tensors, index["card"])
+    again = measured(tensors, made.num_classes)
+    wrong = [*_figures(made, again)]
+    ticks = _ticks(progress, len(made) * ((base is not None) + (model is not None)))
+    if base is not None:
+        wrong += _with_base(made, base, batch_size, ticks)
+    if model is not None:
+        again["fooling_rate"], differing = _with_model(made, model, batch_size, ticks)
+        wrong += differing
+    _raise(path, wrong)
+    return again
+
+
+def _raise(folder: Path, wrong: list[str]) -> None:
+    if wrong:
+        raise CorruptFileError(
+            f"{folder}: expected the set that its card describes, got one that differs: {'; '.join(wrong)}; "
+            "build it again in another folder"
+        )
+
+
+def _ticks(progress: Callable[[int, int], None] | None, total: int) -> Callable[[int], None]:
+    done = 0
+
+    def tick(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, total)
+
+    return tick
+
+
+def _differs(what: str, expected: Any, got: Any) -> Iterator[str]:
+    if expected != got:
+        yield f"{what}: expected {expected}, got {got}"
+
+
+def _contents(folder: Path, tensors: Mapping[str, Tensor], index: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the shards and with the types, shapes and ranges of what they hold."""
+    config = index["config"]
+    count = config["base"]["samples"]
+    shards = shard_count(count, config["shard_size"])
+    yield from _differs(f"shards in {INDEX}", shards, len(index["shards"]))
+    listed = {shard_path(folder, k).name for k in range(shards)}
+    for name in sorted({path.name for path in folder.glob("shard-*.safetensors")} - listed):
+        yield f"{name}: expected {shards} shards, got another file of one"
+    if config != index["card"]["config"]:
+        yield "card: expected the configuration of the shards, got another"
+    if missing := STORED - tensors.keys():
+        yield f"shards: expected {', '.join(sorted(missing))} in them, got none"
+        return
+    images, ids = tensors["images"], tensors["ids"]
+    yield from _differs("type of the images", config["dtype"], str(images.dtype).removeprefix("torch."))
+    shape = list(images.shape[1:])
+    yield from _differs("shape of an image", config["base"].get("shape", shape), shape)
+    if not ids.equal(torch.arange(count)):
+        yield f"sample numbers: expected 0 to {count - 1} in their order, got others"
+    try:
+        ConstructedSet(tensors, index["card"])
+        for name in ("original_labels", "predicted"):
+            check_classes(tensors[name], config["classes"], name)
+    except InputError as error:
+        yield str(error)
+
+
+def _figures(made: ConstructedSet, again: Mapping[str, Any]) -> Iterator[str]:
+    """Figures of the card that are not those of the tensors, and distances beyond the budget."""
+    card = made.card["measured"]
+    for name in sorted(card.keys() & again.keys()):
+        there, here = card[name], again[name]
+        near = isinstance(here, float) and isclose(there, here, rel_tol=1e-9)
+        if not (there == here or near):
+            yield f"{name}: expected {there} as on the card, got {here}"
+    radius = made.card["config"]["threat"]["radius"]
+    if isinstance(radius, int | float) and again["distance_max"] > radius * (1 + 1e-6):
+        yield f"distance_max: expected at most the radius {radius}, got {again['distance_max']}"
+
+
+def _with_base(
+    made: ConstructedSet, dataset: Dataset[Any], batch_size: int, tick: Callable[[int], None]
+) -> Iterator[str]:
+    """Labels and distances that are not those of the base."""
+    config = made.card["config"]
+    base = Base(dataset, torch.device("cpu"))
+    there, here = config["base"], plain(base.fingerprint())
+    if not agree(there, here):
+        raise InputError(f"base: expected that on the card, {_named(there)}, got {_named(here)}")
+    threat = THREATS[config["threat"]["norm"]](inf)  # a distance does not depend on the radius
+    labels, distances = [], []
+    for ids in torch.split(made.ids, batch_size):
+        x, y = base.fetch(ids)
+        center = starting_point(config.get("start"), x, ids, base, config["seed"])
+        labels.append(y)
+        distances.append(threat.distance(to_unit(made.take(ids)), center).float())
+        tick(len(ids))
+    found, distance = torch.cat(labels), torch.cat(distances)
+    stored = made.figures["distance"]
+    yield from _rows("label of the base", made.original_labels, found, made.original_labels != found)
+    yield from _rows(
+        "distance from the start", stored, distance, ~distance.isclose(stored, rtol=1e-5, atol=1e-6)
+    )
+
+
+def _named(base: Mapping[str, Any]) -> str:
+    return f"{base['name']} of {base['samples']} images with the hash {base['data_hash']}"
+
+
+def _rows(what: str, stored: Tensor, found: Tensor, differing: Tensor) -> Iterator[str]:
+    if differing.any():
+        k, count = int(differing.nonzero()[0]), int(differing.sum())
+        values = f"expected {stored[k]:.6g} as stored, got {found[k]:.6g}"
+        yield f"{what}: {count} differ, the first is that of sample {k}: {values}"
+
+
+def _with_model(
+    made: ConstructedSet, model: nn.Module | Frozen, batch_size: int, tick: Callable[[int], None]
+) -> tuple[float, list[str]]:
+    """The fooling rate measured again, and what the model says otherwise than when the set was made."""
+    source = freeze(model)
+    there, here = made.card["config"]["model"], plain(weights_or_code(source.model))
+    if {name: there.get(name) for name in here} != here:
+        known = {name: there[name] for name in ("class", "hash", "function") if name in there}
+        raise InputError(f"model: expected that on the card, {known}, got {here}; give its weights")
+    device, dtype = None, None
+    if isinstance(source.model, nn.Module):
+        device, dtype = device_of(source.model), dtype_of(source.model)
+    within = rounding(dtype)
+    classes, tied = [], []
+    stored = made.figures["predicted"]
+    for ids in torch.split(made.ids, batch_size):
+        logits = source.verdict(to_unit(made.take(ids)).to(device or "cpu")).double().cpu()
+        lead = logits.amax(1) - logits.gather(1, stored[ids, None])[:, 0]
+        classes.append(logits.argmax(1))
+        tied.append(lead <= within * logits.square().mean(1).sqrt())
+        tick(len(ids))
+    predicted = torch.cat(classes)
+    differing = (predicted != stored) & ~torch.cat(tied)
+    rate = float((predicted == made.labels).double().mean())
+    return rate, [
+        f"fooling_rate: expected {made.card['measured']['fooling_rate']} as on the card, got {rate}; {text}"
+        for text in _rows("class that the model gives", stored, predicted, differing)
+    ]

@@ -1,0 +1,291 @@
+"""A finished set is verified by itself, with its base, and with its source model; any difference is named."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv._files import digest
+from fastadv.data import ConstructedSet, ImageSet, load_constructed, verify_constructed
+from fastadv.data.construct import verify
+from fastadv.data.shards import read_shards, shard_path, write_index, write_shard
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.threat import L0, L1, L2, Linf
+
+from .sets import ALL, CLASSES, fixed_shift, random_target, robust, toy_base, toy_model
+
+OPTIONS = {"steps": 3, "shard_size": 8, "batch_size": 5}
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> Path:
+    random_target(toy_model(), toy_base(20), threat=L2(2.0), out_dir=tmp_path / "set", **OPTIONS)
+    return tmp_path / "set"
+
+
+def falsify(folder: Path, change: Callable[[dict[str, Any], dict[str, Any], dict[str, Any]], None]) -> None:
+    """Write the set again, with new hashes, after `change` of its tensors, its configuration and its card."""
+    tensors, index = read_shards(folder)
+    config, card = index["config"], index["card"]
+    change(tensors, config, card)
+    for path in folder.iterdir():
+        path.unlink()
+    size, count = config["shard_size"], len(next(iter(tensors.values())))
+    written = [
+        write_shard(folder, k, {name: t[start : start + size] for name, t in tensors.items()}, config)
+        for k, start in enumerate(range(0, count, size))
+    ]
+    write_index(folder, card, config, written)
+
+
+@pytest.mark.parametrize("construct", ALL, ids=lambda construct: construct.__name__)
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_set_is_what_its_card_says(tmp_path, construct, dtype):
+    base, model = toy_base(20), toy_model()
+    made = construct(model, base, out_dir=tmp_path, dtype=dtype, **OPTIONS)
+    for arguments in ({}, {"base": base}, {"model": model}, {"base": base, "model": fa.freeze(model)}):
+        found = verify_constructed(tmp_path, batch_size=7, **arguments)
+        assert found == made.card["measured"]
+    assert model.training
+
+
+def test_other_starts_norms_and_radii(tmp_path):
+    base, model = toy_base(20), toy_model()
+    robust(model, base, out_dir=tmp_path / "noise", start="noise", seed=3, **OPTIONS)
+    threats = [L2(torch.linspace(0.1, 2, 20)), Linf(0.1), L1(3.0), L0(5)]
+    for k, threat in enumerate(threats):
+        random_target(model, base, out_dir=tmp_path / str(k), threat=threat, step_size=None, **OPTIONS)
+    for folder in tmp_path.iterdir():
+        verify_constructed(folder, base, model)
+
+
+def test_what_is_measured_is_in_the_set(done):
+    made = load_constructed(done)
+    measured = made.card["measured"]
+    assert measured["label_counts"] == [int((made.y == k).sum()) for k in range(CLASSES)]
+    served = made.x.double() / 255
+    distance = (served - toy_base(20).x.double() / 255).flatten(1).norm(dim=1)
+    assert measured["distance_mean"] == pytest.approx(float(distance.mean()), rel=1e-6)
+    assert measured["distance_max"] == pytest.approx(float(distance.max()), rel=1e-6)
+    with torch.no_grad():
+        fooled = (toy_model().eval()(served.float()).argmax(1) == made.y).double().mean()
+    assert measured["fooling_rate"] == float(fooled)
+    assert made.card["config"]["model"]["class"] == "Sequential"
+    assert re.fullmatch("[0-9a-f]{16}", made.card["config"]["model"]["hash"])
+
+
+def test_every_bad_shard_is_named(done):
+    shard_path(done, 0).unlink()
+    damaged = bytearray(shard_path(done, 2).read_bytes())
+    damaged[-3] ^= 4
+    shard_path(done, 2).write_bytes(damaged)
+    with pytest.raises(CorruptFileError) as caught:
+        verify_constructed(done)
+    text = str(caught.value)
+    assert "shard-00000.safetensors: expected a shard, got no file" in text
+    assert "shard-00002.safetensors: expected a whole shard" in text
+    assert "shard-00001" not in text
+    assert "\n" not in text
+
+
+def test_a_folder_that_is_not_finished(tmp_path):
+    with pytest.raises(CorruptFileError, match=r"index\.json: expected the index"):
+        verify_constructed(tmp_path)
+
+
+def _labels(tensors: Any, config: Any, card: Any) -> None:
+    tensors["labels"][3] = (tensors["labels"][3] + 1) % CLASSES
+
+
+def _pixel(tensors: Any, config: Any, card: Any) -> None:
+    tensors["images"][3, 0, 0, 0] ^= 1
+
+
+def _card(name: str, value: Any) -> Callable[..., None]:
+    def change(tensors: Any, config: Any, card: Any) -> None:
+        card["measured"][name] = value
+
+    return change
+
+
+def _column(name: str, value: Any) -> Callable[..., None]:
+    def change(tensors: Any, config: Any, card: Any) -> None:
+        tensors[name][3] = value
+
+    return change
+
+
+def _config(name: str, value: Any) -> Callable[..., None]:
+    def change(tensors: Any, config: Any, card: Any) -> None:
+        config[name] = card["config"][name] = value
+
+    return change
+
+
+def _shape(tensors: Any, config: Any, card: Any) -> None:
+    tensors["images"] = tensors["images"][..., :7].contiguous()
+
+
+def _fewer(tensors: Any, config: Any, card: Any) -> None:
+    for name in tensors:
+        tensors[name] = tensors[name][:16]
+
+
+def _lacking(tensors: Any, config: Any, card: Any) -> None:
+    del tensors["distance"]
+
+
+def _other_card(tensors: Any, config: Any, card: Any) -> None:
+    card["config"] = {**card["config"], "steps": 99}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (_labels, "label_counts: expected"),
+        (_pixel, "data_hash: expected"),
+        (_card("fooling_rate", 0.125), "fooling_rate: expected 0.125 as on the card, got"),
+        (_card("distance_mean", 0.125), "distance_mean: expected 0.125 as on the card, got"),
+        (_card("samples", 21), "samples: expected 21 as on the card, got 20"),
+        (_column("labels", CLASSES), "labels from 0 to 4"),
+        (_column("original_labels", -1), "original_labels: expected labels from 0 to 4, got -1"),
+        (_column("predicted", 7), "predicted: expected labels from 0 to 4, got 0 to 7"),
+        (_column("ids", 9), "sample numbers: expected 0 to 19"),
+        (_column("distance", 99.0), "distance_max: expected at most the radius 2.0, got 99.0"),
+        (_config("dtype", "float32"), "type of the images: expected float32, got uint8"),
+        (_config("classes", list("abc")), "expected labels from 0 to 2"),
+        (_shape, "shape of an image: expected [1, 8, 8], got [1, 8, 7]"),
+        (_fewer, "shards in index.json: expected 3, got 2"),
+        (_lacking, "expected distance in them, got none"),
+        (_other_card, "card: expected the configuration of the shards"),
+    ],
+)
+def test_a_set_that_differs_from_its_card(done, change, says):
+    falsify(done, change)
+    with pytest.raises(CorruptFileError, match=re.escape(says)):
+        verify_constructed(done)
+
+
+def test_a_shard_that_nothing_lists(done):
+    shard_path(done, 7).write_bytes(shard_path(done, 1).read_bytes())
+    with pytest.raises(CorruptFileError, match=r"shard-00007\.safetensors: expected 3 shards"):
+        verify_constructed(done)
+
+
+def again(tensors: Any, config: Any, card: Any) -> None:
+    """The card of the tensors as they are now."""
+    card["measured"] = verify.measured(tensors, CLASSES)
+
+
+def test_distances_and_labels_are_those_of_the_base(done):
+    def change(tensors: Any, config: Any, card: Any) -> None:
+        tensors["distance"][[4, 9]] *= 0.5
+        tensors["original_labels"][6] = (tensors["original_labels"][6] + 1) % CLASSES
+        again(tensors, config, card)
+
+    falsify(done, change)
+    verify_constructed(done)
+    with pytest.raises(CorruptFileError) as caught:
+        verify_constructed(done, toy_base(20))
+    assert "label of the base: 1 differ, the first is that of sample 6" in str(caught.value)
+    assert "distance from the start: 2 differ, the first is that of sample 4" in str(caught.value)
+
+
+def test_another_base_is_refused(done):
+    base = toy_base(20)
+    x = base.x.clone()
+    x[5, 0, 1, 1] ^= 1
+    for other in (toy_base(19), ImageSet(x, base.y, base.classes, base.name)):
+        with pytest.raises(InputError, match=r"base: expected that on the card, toy of 20 images"):
+            verify_constructed(done, other)
+
+
+def test_another_model_is_refused(done):
+    with pytest.raises(InputError, match=r"model: expected that on the card, .*'Sequential'.*got"):
+        verify_constructed(done, model=toy_model(seed=3))
+    with pytest.raises(InputError, match=r"model: expected that on the card.*'function'"):
+        verify_constructed(done, model=fa.freeze(lambda x: x.flatten(1)[:, :CLASSES]))
+
+
+def test_the_fooling_rate_is_measured_again(done):
+    """Classes stored as if the model had been fooled everywhere."""
+
+    def change(tensors: Any, config: Any, card: Any) -> None:
+        tensors["predicted"] = tensors["labels"].clone()
+        again(tensors, config, card)
+
+    true = load_constructed(done).card["measured"]["fooling_rate"]
+    assert 0 < true < 1
+    falsify(done, change)
+    verify_constructed(done, toy_base(20))
+    with pytest.raises(CorruptFileError) as caught:
+        verify_constructed(done, model=toy_model())
+    assert f"fooling_rate: expected 1.0 as on the card, got {true}" in str(caught.value)
+    assert "class that the model gives" in str(caught.value)
+
+
+class Tied(nn.Module):
+    """All logits are equal but for the last digit, which falls elsewhere in larger batches."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = torch.ones(len(x), CLASSES) + 0.1 * (torch.arange(CLASSES) < 2)
+        logits[:, len(x) % 2] += 1e-6
+        return logits + 0 * x.flatten(1)[:, :CLASSES]
+
+
+def test_logits_that_are_equal_up_to_rounding_are_no_difference(tmp_path):
+    fixed_shift(Tied(), toy_base(22), out_dir=tmp_path, steps=1, batch_size=2)
+    stored = load_constructed(tmp_path)
+    assert stored.figures["predicted"].eq(0).all()
+    found = verify_constructed(tmp_path, model=Tied(), batch_size=11)
+    assert found["fooling_rate"] == float((stored.labels == 1).double().mean())
+    assert found["fooling_rate"] != stored.card["measured"]["fooling_rate"]
+
+
+def test_a_set_of_an_earlier_version_lacks_some_figures(done):
+    def change(tensors: Any, config: Any, card: Any) -> None:
+        del card["measured"]["label_counts"]
+
+    falsify(done, change)
+    assert sum(verify_constructed(done, toy_base(20), toy_model())["label_counts"]) == 20
+
+
+def test_a_saved_set_and_progress(tmp_path):
+    made = random_target(toy_model(), toy_base(20), **OPTIONS)
+    assert isinstance(made, ConstructedSet)
+    made.save(tmp_path)
+    calls: list[tuple[int, int]] = []
+    verify_constructed(
+        tmp_path,
+        toy_base(20),
+        toy_model(),
+        batch_size=15,
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    assert calls == [(15, 40), (20, 40), (35, 40), (40, 40)]
+    with pytest.raises(InputError, match="batch_size"):
+        verify_constructed(tmp_path, batch_size=0)
+
+
+def test_the_index_is_sealed(done):
+    index = json.loads((done / "index.json").read_text())
+    index["card"]["measured"]["fooling_rate"] = 1.0
+    (done / "index.json").write_text(json.dumps(index))
+    with pytest.raises(CorruptFileError, match=r"index\.json.*damaged"):
+        verify_constructed(done)
+
+
+def test_the_card_holds_the_hash_of_the_weights(done):
+    """It does not depend on where the network lies in memory, nor on its mode."""
+    model = toy_model()
+    known = load_constructed(done).card["config"]["model"]["hash"]
+    assert verify.weights_or_code(model.eval())["hash"] == known
+    assert digest(model.state_dict()) == digest(toy_model().state_dict())
+    model[1].bias.data[0] += 1e-6  # type: ignore[index]
+    assert verify.weights_or_code(model)["hash"] != known
