@@ -1,4 +1,4 @@
-"""Figures: rows of images, accuracy against radius, nets side by side.
+"""Figures: rows of images, accuracy against radius, nets side by side, thumbnails of constructed sets.
 
 They are written atomically, as png, pdf or svg. They use matplotlib's objects alone: no pyplot, no global
 state, no display. Colors are Okabe and Ito's, which people with color blindness can tell apart.
@@ -9,6 +9,7 @@ from fastadv.evaluation.figures._curves import curves
 from fastadv.evaluation.figures._images import Strip, examples, strips
 from fastadv.evaluation.figures._panels import Panel, panels
 from fastadv.evaluation.figures._style import BLUE, VERMILION, check_path
+from fastadv.evaluation.figures._thumbnails import thumbnails
 
 __all__ = [
     "BLUE",
@@ -21,4 +22,5 @@ __all__ = [
     "examples",
     "panels",
     "strips",
+    "thumbnails",
 ]

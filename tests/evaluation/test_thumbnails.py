@@ -1,0 +1,112 @@
+"""Thumbnails of constructed sets: which images are drawn, where, and with which labels."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from fastadv.data import ConstructedSet, ImageSet
+from fastadv.errors import InputError
+from fastadv.evaluation import figures
+from fastadv.evaluation.figures import _images, thumbnails
+
+
+def base_set(classes: int, each: int, channels: int = 1) -> ImageSet:
+    """The first pixel of an image tells its number."""
+    count = classes * each
+    x = torch.randint(256, (count, channels, 6, 6), dtype=torch.uint8)
+    x[:, :, 0, 0] = torch.arange(count)[:, None] % 256
+    return ImageSet(x, torch.arange(count) % classes, [f"n{k}" for k in range(classes)], "base")
+
+
+def constructed(base: ImageSet, shift: int = 1) -> ConstructedSet:
+    """Negatives, labeled with the next class."""
+    y = base.y
+    tensors = {
+        "images": 255 - base.x,
+        "labels": (y + shift) % base.num_classes,
+        "ids": torch.arange(len(base)),
+        "original_labels": y,
+    }
+    return ConstructedSet(tensors, {"config": {"classes": base.classes, "name": "negatives", "note": ""}})
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are drawn, in place of files."""
+    made: list[Figure] = []
+    monkeypatch.setattr(_images, "save", lambda figure, path: made.append(figure))
+    return made
+
+
+def shown(figure: Figure) -> list[tuple[np.ndarray, str, str]]:
+    """Pixels, caption and its color, in the order in which they were drawn."""
+    return [
+        (np.asarray(a.images[0].get_array()), a.texts[0].get_text(), to_hex(a.texts[0].get_color()).upper())
+        for a in figure.axes
+    ]
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_sources_stand_above_what_was_made_of_them(drawn, shift):
+    base = base_set(3, 4)
+    thumbnails(constructed(base, shift), base, "a.png", per_class=2)
+    (figure,) = drawn
+    found = shown(figure)
+    assert len(found) == 2 * 2 * 3
+    for turn in range(2):
+        for k in range(3):
+            number = 3 * turn + k
+            above, below = found[6 * turn + k], found[6 * turn + 3 + k]
+            pixels = base.x[number, 0].numpy() / 255
+            assert above[0] == pytest.approx(pixels, abs=1e-6)
+            assert below[0] == pytest.approx(1 - pixels, abs=1e-6)
+            assert (above[1], below[1]) == (f"n{k}", f"n{(k + shift) % 3}")
+            assert (below[2] == figures.VERMILION) == (shift == 1)
+            assert above[2] != figures.VERMILION
+    top = [axes.get_position().y0 for axes in figure.axes]
+    assert top[:3] == [top[0]] * 3
+    assert top[0] > top[3] > top[6] > top[9]
+    left = [axes.get_position().x0 for axes in figure.axes]
+    assert left[:3] == left[3:6] == left[6:9]
+
+
+def test_many_classes_are_broken_into_blocks_and_thinned(drawn):
+    base = base_set(12, 2)
+    thumbnails(constructed(base), base, "a.png", per_class=5)
+    assert len(drawn[0].axes) == 2 * 2 * 12  # each class has two samples
+    base = base_set(50, 1)
+    thumbnails(constructed(base), base, "a.png")
+    captions = [caption for _, caption, _ in shown(drawn[1])]
+    assert len(captions) == 2 * 20
+    assert (captions[0], captions[-11]) == ("n0", "n49")
+    assert "20 of 50 classes" in drawn[1].texts[1].get_text()
+
+
+def test_only_classes_that_have_sources_are_drawn(drawn):
+    base = base_set(4, 3)
+    some = ImageSet(base.x[[0, 2, 4, 6]], base.y[[0, 2, 4, 6]], base.classes, "some")
+    thumbnails(constructed(some), some, "a.png")
+    assert [caption for _, caption, _ in shown(drawn[0])] == ["n0", "n2", "n1", "n3"] * 2
+
+
+def test_the_file_is_a_picture_of_color(tmp_path):
+    base = base_set(3, 2, channels=3)
+    base.x[:, 0] = 255
+    thumbnails(constructed(base), base, tmp_path / "a.png", per_class=1)
+    picture = imread(tmp_path / "a.png")[..., :3]
+    assert (picture[..., 0] == 1).mean() > 0.2
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
+
+
+def test_wrong_arguments(tmp_path):
+    base = base_set(3, 2)
+    with pytest.raises(InputError, match="per_class"):
+        thumbnails(constructed(base), base, tmp_path / "a.png", per_class=0)
+    with pytest.raises(InputError, match="path"):
+        thumbnails(constructed(base), base, tmp_path / "a.gif")
+    two = base_set(3, 2, channels=2)
+    with pytest.raises(InputError, match="1 or 3"):
+        thumbnails(constructed(two), two, tmp_path / "a.png")
