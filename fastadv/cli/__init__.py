@@ -1,4 +1,4 @@
-"""The command line: `fastadv demo | attack | train | construct | evaluate | abs | study | speedrun | doctor`.
+"""The command line: `fastadv demo | attack | train | construct | verify | export | evaluate | abs | ...`.
 
 Exit codes: 0 done, 1 the work failed, 2 wrong usage, 130 interrupted by Ctrl-C, 143 by SIGTERM. Errors are
 one line on stderr; --debug adds the traceback.
@@ -21,11 +21,13 @@ from fastadv.cli._debug import Debug, with_debug
 from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
+from fastadv.cli._export import export
 from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
 from fastadv.cli._memory import keep_memory
 from fastadv.cli._speedrun import speedrun
 from fastadv.cli._study import study_app
 from fastadv.cli._train import train
+from fastadv.cli._verify import verify
 from fastadv.errors import CorruptFileError, InputError, LostProcessError
 
 __all__ = ["app", "main"]
@@ -45,6 +47,8 @@ for command, example in (
     (attack, f"fastadv attack {MODEL} --radius 0.1 --figure attack.png"),
     (train, "fastadv train -m small_cnn --data digits --recipe pgd --norm l2 --radius 0.5 --run-dir runs/a"),
     (construct, f"fastadv construct robust {MODEL} --out sets/d_r"),
+    (verify, f"fastadv verify sets/d_r {MODEL}"),
+    (export, "fastadv export sets/d_r --out d_robust_CIFAR --kind torch"),
     (evaluate, f"fastadv evaluate {MODEL} --radius 0.1 -a fgsm -a pgd:steps=100"),
     (speedrun, "fastadv speedrun --data-dir data --run-dir runs/speedrun"),
     (doctor, "fastadv doctor"),

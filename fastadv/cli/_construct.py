@@ -14,6 +14,7 @@ from fastadv.cli._output import print_table, progress, say, write_json
 from fastadv.cli._torchrun import together
 from fastadv.data import construct as library
 from fastadv.data import names
+from fastadv.evaluation import figures
 from fastadv.evaluation._text import number, percent
 
 
@@ -81,6 +82,10 @@ def construct(
     size: o.Size = None,
     samples: o.Samples = None,
     batch_size: o.BatchSize = 256,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Verify the finished set, with base and model: see fastadv verify."),
+    ] = False,
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,
@@ -88,7 +93,7 @@ def construct(
     """Build a data set from a model: robust and non-robust features kept, or labels that follow an adversary.
 
     Step sizes, steps and radius are those of the paper on CIFAR-10 unless given. The same command resumes
-    after any stop.
+    after any stop. The folder also gets thumbnails.png: a few images of each class below their sources.
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv construct ...
     """
@@ -132,11 +137,18 @@ def construct(
                 progress=tick,
             )
     if _processes.rank():
-        return  # the first process tells
+        return  # the first process draws and tells
+    with interruptible(f"the set in {out} is finished"):
+        if dataset.shape[0] in (1, 3):
+            figures.thumbnails(made, dataset, out / "thumbnails.png")
+        if verify:
+            with progress("verify") as tick:
+                library.verify_constructed(out, dataset, net, batch_size=batch_size, progress=tick)
     if json:
         write_json({"out": str(out), **made.card})
         return
     measured = made.card["measured"]
+    counts = made.labels.bincount(minlength=made.num_classes).tolist()
     distance = f"{o.symbol(norm or 'l2')} distance from the start"
     cells = [
         ["measured", "value"],
@@ -146,7 +158,9 @@ def construct(
         ["objective after it", number(measured["objective_after"])],
         [f"{distance}, mean", number(measured["distance_mean"])],
         [f"{distance}, largest", number(measured["distance_max"])],
+        ["images of a label", f"{min(counts):,} to {max(counts):,}"],
     ]
-    print_table(f"{made.name}: {len(made):,} images in {out}", cells, [made.note] if made.note else [])
+    notes = [made.note, "verified: the set is what its card says" if verify else ""]
+    print_table(f"{made.name}: {len(made):,} images in {out}", cells, [note for note in notes if note])
     test = f" --test-data {data}" if data in names() else ""
     say(f"train on it with: fastadv train --data {out}{test} ...")

@@ -12,7 +12,8 @@ from torch import nn
 from fastadv import models
 from fastadv.cli._options import Split, pairs, usage
 from fastadv.cli._output import note
-from fastadv.data import FolderSet, Mixture, NpzSet, load, load_constructed, names
+from fastadv.data import FolderSet, Mixture, NpzSet, load, load_folder, names
+from fastadv.data._export import is_set
 from fastadv.models import create, load_weights
 
 
@@ -39,20 +40,20 @@ def load_data(
     *,
     default: Split = Split.TEST,
 ) -> Any:
-    """The data set of that name, or the constructed set in that folder, which has one size and no splits.
+    """The data set of that name, or the constructed or exported set in that folder, of one size, not split.
 
     `default` is the part that is meant where `split` is None.
     """
     if data in names():
         return load(data, split or default, data_dir=data_dir, size=size, limit=limit)
-    if not (Path(data) / "index.json").is_file():
+    if not is_set(data):
         raise typer.BadParameter(
             f"no data set {data!r}; there are {', '.join(names())}, and the folder of any constructed set."
         )
     for option, value in (("--split", split), ("--size", size)):
         if value is not None:
             raise typer.BadParameter(f"{option} has no effect on the constructed set {data}; leave it out.")
-    made = load_constructed(data)
+    made = load_folder(data)
     return made if limit is None or limit >= len(made) else made.subset(range(limit))
 
 

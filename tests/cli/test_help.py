@@ -11,7 +11,7 @@ from typer.main import get_command
 from fastadv import __version__
 from fastadv.cli import app
 
-COMMANDS = ("demo", "attack", "train", "construct", "evaluate", "doctor")
+COMMANDS = ("demo", "attack", "train", "construct", "verify", "export", "evaluate", "doctor")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -13,7 +13,18 @@ import torch
 
 import fastadv as fa
 from fastadv._files import load_tensors
-from fastadv.cli import _abs, _abs_show, _attack, _construct, _demo, _doctor, _evaluate, _train
+from fastadv.cli import (
+    _abs,
+    _abs_show,
+    _attack,
+    _construct,
+    _demo,
+    _doctor,
+    _evaluate,
+    _export,
+    _train,
+    _verify,
+)
 from fastadv.cli._attacks import registry
 from fastadv.data import load, load_constructed
 from fastadv.models import SmallCNN
@@ -248,6 +259,8 @@ def test_construct_equals_the_library(
         _evaluate.evaluate,
         _train.train,
         _construct.construct,
+        _verify.verify,
+        _export.export,
         _demo.demo,
         _doctor.doctor,
         *(getattr(_abs, name) for name in ("train", "infer", "bound", "attack")),

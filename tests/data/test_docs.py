@@ -3,8 +3,10 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from fastadv.cli._augment import parse_augment
 from fastadv.cli._recipes import RecipeOptions, parse_recipe
@@ -13,13 +15,15 @@ from fastadv.train.augment import AUGMENTS
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 
 
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    exec(compile(code, "docs/data.md", "exec"), names)
-    (report,) = names["reports"]  # type: ignore[misc]
+    names: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
+        exec(compile(code, "docs/data.md", "exec"), names)
+    (report,) = names["reports"]
     assert report.loss > 0
+    assert torch.equal(names["again"].x, names["made"].x)
+    assert (tmp_path / "sets" / "d_det.png").stat().st_size > 1000
 
 
 def test_the_commands_name_augmentations_and_recipes_that_exist() -> None:

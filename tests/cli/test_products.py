@@ -1,0 +1,108 @@
+"""Constructed sets as products: thumbnails, verification and exports from the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from fastadv.data import load_constructed, load_folder
+
+SOME = "-n 60"
+
+
+@pytest.fixture
+def made(fastadv: Callable, folder: Path, net: str) -> Path:
+    line = f"construct fixed-shift {net} {SOME} --steps 2 --shard-size 25 --dtype uint8"
+    done = fastadv(f"{line} --out sets/a --verify")
+    assert done.code == 0, done
+    assert "verified" in done.out
+    assert "images of a label" in done.out
+    return folder / "sets" / "a"
+
+
+def test_construct_draws_thumbnails(made: Path) -> None:
+    assert sorted(path.name for path in made.iterdir()) == [
+        "index.json",
+        *(f"shard-{k:05d}.safetensors" for k in range(3)),
+        "thumbnails.png",
+    ]
+    with Image.open(made / "thumbnails.png") as picture:
+        assert min(picture.size) > 500
+
+
+def test_verify_a_set_alone_with_its_base_and_with_its_model(fastadv: Callable, net: str, made: Path) -> None:
+    card = load_constructed(made).card["measured"]
+    model = net.removesuffix(" --data digits")
+    for more in ("", f"--data digits {SOME}", model, f"{net} {SOME}"):
+        done = fastadv(f"verify sets/a {more} --json")
+        assert done.code == 0, done
+        assert json.loads(done.out)["measured"] == card
+    done = fastadv("verify sets/a")
+    assert "sets/a is what its card says" in done.out
+    assert "not asked: add --data" in done.out
+    assert card["data_hash"] in done.out
+    assert "not asked" not in fastadv(f"verify sets/a {net} {SOME}").out
+
+
+def test_verify_fails_on_any_difference(fastadv: Callable, net: str, made: Path) -> None:
+    for line, says in (
+        (f"{net} -n 59", "base: expected that on the card, digits train of 60 images"),
+        (f"-m small_cnn -o width=4 --data digits {SOME}", "model: expected that on the card"),
+        ("", ""),
+    ):
+        done = fastadv(f"verify sets/a {line}")
+        assert (done.code, says in done.err) == (1 if says else 0, True), done
+    (made / "shard-00001.safetensors").unlink()
+    path = made / "shard-00002.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    done = fastadv("verify sets/a")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.count("\n") == 1
+    assert "shard-00001.safetensors: expected a shard, got no file" in done.err
+    assert "shard-00002.safetensors: expected a whole shard" in done.err
+    assert fastadv("verify nowhere").code == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["--split train", "--size 8", "-n 60", "--data-dir .", "-w net.safetensors", "--device cpu"]
+)
+def test_options_of_what_is_not_asked_are_refused(fastadv: Callable, line: str) -> None:
+    done = fastadv(f"verify sets/a {line}")
+    assert done.code == 2
+    assert "has no effect without --" in done.err
+
+
+@pytest.mark.parametrize("kind", ["png", "torch"])
+def test_an_exported_set_is_data_for_every_command(fastadv: Callable, made: Path, kind: str) -> None:
+    done = fastadv(f"export sets/a --out out --kind {kind}")
+    assert done.code == 0, done
+    assert "60 images in out" in done.out
+    found, wanted = load_folder("out"), load_constructed(made)
+    assert torch.equal(found.x, wanted.x)
+    assert torch.equal(found.y, wanted.y)
+    reports = []
+    for data in ("out", "sets/a"):
+        done = fastadv(f"train -m softmax --data {data} --test-data digits --epochs 1 --json")
+        assert done.code == 0, done
+        reports.append(json.loads(done.out)["measured"]["epochs"][0]["loss"])
+    assert reports[0] == reports[1]
+    done = fastadv(f"export sets/a --out out --kind {kind}")
+    assert done.code == 2
+    assert "expected a new or an empty one" in done.err
+    assert json.loads(fastadv(f"export out --out more --kind {kind} --json").out)["set"]["samples"] == 60
+
+
+def test_export_says_what_it_cannot_do(fastadv: Callable, net: str) -> None:
+    line = f"construct random-target {net} {SOME} --steps 2 --radius 0.5 --dtype float32 --out sets/b"
+    assert fastadv(line).code == 0
+    done = fastadv("export sets/b --out out")
+    assert done.code == 2
+    assert "8 bits" in done.err
+    assert not Path("out").exists()
+    assert fastadv("export sets/b --out out --kind torch").code == 0
+    done = fastadv("export nowhere --out out2")
+    assert done.code == 1
+    assert "index.json" in done.err
