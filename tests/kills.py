@@ -1,8 +1,27 @@
-"""How a process kills itself at a chosen moment, for tests of what a kill leaves behind."""
+"""How a process kills itself at a chosen moment, and what the others say, for tests of what a kill leaves."""
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from fastadv.errors import LostProcessError
+
+
+def die() -> None:
+    """Kill this process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def loss_told(folder: Path) -> Iterator[None]:
+    """Write what is said of a lost process into `folder`/error.txt."""
+    try:
+        yield
+    except LostProcessError as error:
+        (folder / "error.txt").write_text(str(error))
 
 
 def killed_at(turn: int, when: str) -> None:
@@ -13,10 +32,10 @@ def killed_at(turn: int, when: str) -> None:
     def dying(*args: Any) -> None:
         nonlocal count
         if (count, when) == (turn, "before"):
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         replace(*args)
         if (count, when) == (turn, "after"):
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         count += 1
 
     os.replace = dying

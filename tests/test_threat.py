@@ -78,6 +78,8 @@ def test_take_and_with_radius(kind):
     assert (type(other), other.radius, other.box) == (kind, 0.25, (-1.0, 2.0))
     # no rows to take of a tensor that holds one number
     assert type(kind(torch.tensor(2)).radius) is float
+    for threat in (one, kind(torch.tensor(2)), kind(float("inf"))):
+        threat.check_one_radius()
 
 
 @pytest.mark.parametrize(
@@ -372,6 +374,7 @@ def test_l0_keeps_what_its_gradient_does_not_speak_of():
         ),
         (lambda k: k(torch.ones(3)).contains(torch.rand(2, 3), torch.rand(2, 3)), "one value a sample"),
         (lambda k: k(float("inf")).random_start(torch.rand(2, 3)), "radius: expected a finite one"),
+        (lambda k: k(torch.ones(1)).check_one_radius(), r"expected one radius for all samples, got \(1,\)"),
     ],
 )
 def test_refusals(kind, call, text):

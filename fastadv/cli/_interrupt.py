@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 # the signals that stop a command, with what Python does about them by itself
@@ -14,6 +15,11 @@ _received: list[int] = []
 
 class Interrupted(Exception):
     """The user stopped the command; the text, if any, says what was kept and how to resume."""
+
+
+def epochs_kept(folder: Path) -> str:
+    """What a command says that was stopped in the middle of training and goes on by itself."""
+    return f"finished epochs are kept in {folder}; the same command goes on"
 
 
 @contextmanager

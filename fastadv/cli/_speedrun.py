@@ -8,7 +8,7 @@ import torch
 import typer
 
 from fastadv.cli import _options as o
-from fastadv.cli._interrupt import interruptible
+from fastadv.cli._interrupt import epochs_kept, interruptible
 from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import progress, say, write_json
 from fastadv.cli._recipes import RecipeOptions, parse_recipe
@@ -50,8 +50,7 @@ def speedrun(
     if recipe is not None:
         given["recipe"] = parse_recipe(recipe, RecipeOptions(radius=float(study.THREAT.radius)))
     settings = replace(chosen, **{name: value for name, value in given.items() if value is not None})
-    kept = f"finished epochs are kept in {run_dir}; the same command goes on"
-    with interruptible(kept), progress("speedrun") as bar:
+    with interruptible(epochs_kept(run_dir)), progress("speedrun") as bar:
         train_set = load_data("cifar10", o.Split.TRAIN, data_dir, None, settings.images)
         test_set = load_data("cifar10", o.Split.TEST, data_dir, None, None)
         precision = "fp32" if fp32 else "bf16"

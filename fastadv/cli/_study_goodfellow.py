@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fastadv.cli import _options as o
-from fastadv.cli._interrupt import interruptible
+from fastadv.cli._interrupt import epochs_kept, interruptible
 from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import print_table, progress, say, write_json
 from fastadv.studies.goodfellow2014 import SCALES, paper, report
@@ -44,8 +44,7 @@ def goodfellow(
         settings = replace(settings, seeds=seeds)
     chosen = tuple(part.strip() for part in parts.split(",")) if parts else paper.PARTS
     place = make_device(device)
-    kept = f"finished epochs are kept in {run_dir}; the same command goes on"
-    with interruptible(kept), progress("study") as bar, o.usage():
+    with interruptible(epochs_kept(run_dir)), progress("study") as bar, o.usage():
         name = "digits" if scale == "tiny" else "mnist"
         train_set = load_data(name, o.Split.TRAIN, data_dir, None, None)
         test_set = load_data(name, o.Split.TEST, data_dir, None, None)

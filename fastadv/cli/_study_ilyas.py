@@ -8,7 +8,7 @@ import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._debug import with_debug
-from fastadv.cli._interrupt import interruptible
+from fastadv.cli._interrupt import epochs_kept, interruptible
 from fastadv.cli._output import print_table, progress, say, write_json
 from fastadv.studies import SIZES, TINY
 from fastadv.studies.ilyas2019 import features as of_features
@@ -52,8 +52,7 @@ def features(
     nets = replace(TINY if tiny else SIZES[size], seed=seed)
     with o.usage():
         settings = of_features.Settings(nets, module, radius, steps, rho, gamma)
-    kept = f"finished epochs are kept in {run_dir}; the same command goes on"
-    with interruptible(kept), progress("features") as bar:
+    with interruptible(epochs_kept(run_dir)), progress("features") as bar:
         result = of_features.run(settings, run_dir, bar.named)
     if json:
         write_json(result)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fastadv.cli import _options as o
-from fastadv.cli._interrupt import interruptible
+from fastadv.cli._interrupt import epochs_kept, interruptible
 from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import print_table, progress, say, write_json
 from fastadv.errors import InputError
@@ -45,8 +45,7 @@ def recipes(
         raise InputError(f"--recipes: expected some of {NAMES}, got {unknown[0]!r}; check its spelling")
     settings = study.Settings(chosen, radius, epochs, ramp, judged=judged, seed=seed)
     place = make_device(device)
-    kept = f"finished epochs are kept in {run_dir}; the same command goes on"
-    with interruptible(kept), progress("study") as bar:
+    with interruptible(epochs_kept(run_dir)), progress("study") as bar:
         train_set = load_data("mnist", o.Split.TRAIN, data_dir, None, limit)
         test_set = load_data("mnist", o.Split.TEST, data_dir, None, None)
         result = study.run(settings, train_set, test_set, run_dir, bar.named, device=place)

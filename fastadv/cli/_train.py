@@ -25,6 +25,7 @@ from fastadv.train._deterministic import WORKSPACE, WORKSPACES
 from fastadv.train._ending import ACTIONS
 from fastadv.train._precision import PRECISIONS
 from fastadv.train.optim import LEARNING_RATES, SCHEDULES
+from fastadv.train.report import best
 
 TEST_STEPS = 10
 TEST_SAMPLES = 1000
@@ -220,9 +221,11 @@ def train(
     _show(past, f"{model} on {dataset.name}", dataset.note)
     if run_dir is not None:
         say(f"weights in {run_dir / 'model.safetensors'}")
-        for name, what in (("ema", "their moving average"), ("best", "the best under attack")):
-            if (path := run_dir / f"{name}.safetensors").exists():
-                say(f"{what} in {path}")
+        # not whatever lies there: another run in this folder may have left the file
+        if ema is not None:
+            say(f"their moving average in {run_dir / 'ema.safetensors'}")
+        if best(past) is not None:
+            say(f"the best under attack in {run_dir / 'best.safetensors'}")
     else:
         note("the weights were not kept: give --run-dir")
 

@@ -112,8 +112,11 @@ def usefulness(
 
 def _check(dataset: Dataset[Any], threat: Threat, limit: int | None, batch_size: int) -> int:
     """How many samples are measured."""
-    if not isinstance(threat, Threat) or (isinstance(threat.radius, Tensor) and threat.radius.ndim):
-        raise InputError(f"threat: expected fa.L2(radius) or another norm with one radius, got {threat!r}")
+    if not isinstance(threat, Threat):
+        raise InputError(
+            f"threat: expected fa.L2(radius) or another norm, got {threat!r}; a radius needs a norm"
+        )
+    threat.check_one_radius()
     check_count("batch_size", batch_size, 1)
     size = len(dataset) if isinstance(dataset, Sized) else 0
     if size == 0:

@@ -50,6 +50,13 @@ class Threat:
         radius = self.radius
         return bool(radius.isfinite().all()) if isinstance(radius, Tensor) else math.isfinite(radius)
 
+    def check_one_radius(self) -> None:
+        """InputError unless one radius holds for all samples."""
+        if isinstance(self.radius, Tensor) and self.radius.dim() > 0:
+            raise InputError(
+                f"threat: expected one radius for all samples, got {tuple(self.radius.shape)}; pass a number"
+            )
+
     def take(self, index: Tensor) -> Self:
         """The threat of the samples `index` alone (an int64 or bool index of the batch)."""
         if not isinstance(self.radius, Tensor) or self.radius.dim() == 0:

@@ -52,6 +52,16 @@ def test_every_option_reaches_the_run(fastadv: Callable, folder: Path, monkeypat
         assert line in done.out
 
 
+def test_weights_that_another_run_left_are_not_named(fastadv: Callable, folder: Path) -> None:
+    assert fastadv(f"{ROBUST} --epochs 1 --ema 0.9 --run-dir run").code == 0
+    (folder / "run" / "checkpoint.safetensors").unlink()
+    done = fastadv(f"{LINE} --epochs 1 --run-dir run")
+    assert done.code == 0, done
+    assert "weights in run/model.safetensors" in done.out
+    assert "ema" not in done.out
+    assert "best" not in done.out
+
+
 @pytest.mark.parametrize("test", [True, False])
 def test_the_last_images_are_held_out(
     fastadv: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch, test: bool

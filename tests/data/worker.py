@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from torch import nn
 from fastadv import _processes
 from fastadv._files import save_tensors
 from fastadv.data import ConstructedSet
-from fastadv.errors import InputError, LostProcessError
+from fastadv.errors import InputError
 from fastadv.threat import L2
 from tests.data.sets import ALL, CLASSES, random_target, robust, toy_base
+from tests.kills import die, loss_told
 
 # 60 images are three shards of four, four and two batches
 OPTIONS = {"steps": 3, "shard_size": 25, "batch_size": 7}
@@ -76,19 +76,16 @@ def _stop() -> None:
 
 
 def stopped(folder: Path, rank: int) -> None:
-    try:
-        resumed(folder / "run", _stop)
-    except Stop:
-        os._exit(0)  # as one that is stopped does
-    except LostProcessError as error:
-        (folder / "error.txt").write_text(str(error))
+    with loss_told(folder):
+        try:
+            resumed(folder / "run", _stop)
+        except Stop:
+            os._exit(0)  # as one that is stopped does
 
 
 def killed(folder: Path, rank: int) -> None:
-    try:
-        resumed(folder / "run", lambda: os.kill(os.getpid(), signal.SIGKILL))
-    except LostProcessError as error:
-        (folder / "error.txt").write_text(str(error))
+    with loss_told(folder):
+        resumed(folder / "run", die)
 
 
 def go_on(folder: Path, rank: int = 0) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,8 +14,9 @@ import fastadv as fa
 from fastadv import _processes
 from fastadv._files import save_tensors
 from fastadv.data import ImageSet
-from fastadv.errors import InputError, LostProcessError
+from fastadv.errors import InputError
 from fastadv.evaluation import Table, accuracy_against_radius, evaluate
+from tests.kills import die, loss_told
 
 THREAT = fa.Linf(0.17)
 
@@ -144,10 +143,8 @@ def stopped(folder: Path, rank: int) -> None:
 
 
 def killed(folder: Path, rank: int) -> None:
-    try:
-        resumed(folder / "run", lambda: os.kill(os.getpid(), signal.SIGKILL))
-    except LostProcessError as error:
-        (folder / "error.txt").write_text(str(error))
+    with loss_told(folder):
+        resumed(folder / "run", die)
 
 
 def go_on(folder: Path, rank: int = 0) -> None:

@@ -33,10 +33,7 @@ def check_threat(threat: Threat) -> None:
         raise InputError(
             f"threat: expected fa.Linf, L2, L1 or L0, got {type(threat).__name__}; write fa.Linf(8 / 255)"
         )
-    if isinstance(threat.radius, Tensor) and threat.radius.ndim > 0:
-        raise InputError(
-            f"threat: expected one radius for all samples, got {tuple(threat.radius.shape)}; pass a number"
-        )
+    threat.check_one_radius()
 
 
 def check_finite(threat: Threat, why: str) -> None:

@@ -1,8 +1,6 @@
 """What each process of a test does: the cases by name, and the results of the first one in a file."""
 
 import json
-import os
-import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from torch import nn
 
 from fastadv.attacks import pgd
 from fastadv.data import ImageSet
-from fastadv.errors import InputError, LostProcessError
+from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 from fastadv.train import (
     AWP,
@@ -27,6 +25,7 @@ from fastadv.train import (
     WeightDecayL1,
     fit,
 )
+from tests.kills import die, loss_told
 
 THREAT = Linf(0.1)
 
@@ -121,7 +120,7 @@ def resumed(folder: Path | None, stop: int | None = None, resume: bool = False, 
         if done == stop and not kill:
             raise Stop
         if done == stop and dist.get_rank() == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
 
     try:
         often = {"checkpoint_every": None if folder is None else 2}
@@ -141,10 +140,8 @@ def go_on(folder: Path, rank: int) -> None:
 
 
 def killed(folder: Path, rank: int) -> None:
-    try:
+    with loss_told(folder):
         resumed(folder / "run", stop=7, kill=True)
-    except LostProcessError as error:
-        (folder / "error.txt").write_text(str(error))
 
 
 class Spoiled(Standard):
