@@ -48,7 +48,8 @@ def load_data(
         return load(data, split or default, data_dir=data_dir, size=size, limit=limit)
     if not is_set(data):
         raise typer.BadParameter(
-            f"no data set {data!r}; there are {', '.join(names())}, and the folder of any constructed set."
+            f"no data set {data!r}; there are {', '.join(names())}, and the folder of any constructed "
+            "or exported set."
         )
     for option, value in (("--split", split), ("--size", size)):
         if value is not None:

@@ -174,7 +174,10 @@ Weights = Annotated[
     Path | None, typer.Option("--weights", "-w", help="Weights: a safetensors or a torch file.")
 ]
 Data = Annotated[
-    str, typer.Option("--data", help=f"{', '.join(data.names())}, or the folder of a constructed set.")
+    str,
+    typer.Option(
+        "--data", help=f"{', '.join(data.names())}, or the folder of a constructed or exported set."
+    ),
 ]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of the data sets; else FASTADV_DATA, else the user's cache.")
