@@ -10,6 +10,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._debug import with_debug
 from fastadv.cli._interrupt import epochs_kept, interruptible
 from fastadv.cli._output import print_table, progress, say, write_json
+from fastadv.cli._study_ilyas_pipeline import pipeline
 from fastadv.studies import SIZES, TINY
 from fastadv.studies.ilyas2019 import features as of_features
 from fastadv.studies.ilyas2019 import theory as of_theory
@@ -99,3 +100,6 @@ ilyas_app.command(epilog="Example: fastadv study ilyas features --run-dir runs/f
     with_debug(features)
 )
 ilyas_app.command(epilog="Example: fastadv study ilyas theory --run-dir runs/theory")(with_debug(theory))
+ilyas_app.command(
+    epilog="Example: fastadv study ilyas pipeline --scale cpu --data-dir data --run-dir runs/ilyas2019"
+)(with_debug(pipeline))

@@ -25,7 +25,7 @@ from fastadv.models.wong_cnn import WongCNN
 if TYPE_CHECKING:
     from fastadv.models.abs import ABS
     from fastadv.models.nearest_neighbour import NearestNeighbour
-    from fastadv.models.resnet import ResNet18
+    from fastadv.models.resnet import ResNet18, ResNet50
 
 __all__ = [
     "ABS",
@@ -41,6 +41,7 @@ __all__ = [
     "PreActResNet18",
     "Quadratic",
     "ResNet18",
+    "ResNet50",
     "SchottCNN",
     "Sigmoids",
     "SmallCNN",
@@ -56,11 +57,12 @@ __all__ = [
 ]
 
 
-# ResNet18 needs torchvision, whose import takes longer than all the rest; ABS and its like are seldom wanted.
+# ResNets need torchvision, whose import takes longer than all the rest; ABS and its like are seldom wanted.
 _LATE = {
     "ABS": "fastadv.models.abs",
     "NearestNeighbour": "fastadv.models.nearest_neighbour",
     "ResNet18": "fastadv.models.resnet",
+    "ResNet50": "fastadv.models.resnet",
 }
 
 

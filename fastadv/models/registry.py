@@ -23,6 +23,7 @@ _BUILT_IN = {
     "wong_cnn": "fastadv.models.wong_cnn:WongCNN",
     "small_cnn": "fastadv.models.small_cnn:SmallCNN",
     "resnet18": "fastadv.models.resnet:ResNet18",
+    "resnet50": "fastadv.models.resnet:ResNet50",
     "preact_resnet18": "fastadv.models.preact_resnet:PreActResNet18",
     "wide_resnet": "fastadv.models.wide_resnet:WideResNet",
     "wrn_28_10": "fastadv.models.wide_resnet:wrn_28_10",

@@ -1,4 +1,6 @@
-"""ResNet-18 for small images."""
+"""ResNet-18 and ResNet-50 for small images."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +12,48 @@ from fastadv.models._common import check_batch, check_sizes, first_weights
 torch.fx.wrap("check_batch")
 
 
-STAGES = (2, 2, 2, 2)
+class _SmallStem(models.ResNet):  # type: ignore[misc]
+    """torchvision's ResNet with the stem for 32x32 images: a 3x3 convolution of stride 1, and no max-pool."""
+
+    def __init__(
+        self,
+        block: type[nn.Module],
+        stages: tuple[int, int, int, int],
+        shape: tuple[int, int, int],
+        classes: int,
+        width: int,
+        stem_stride: int,
+        seed: int | None,
+    ) -> None:
+        check_sizes(classes, shape, width)
+        check_count("stem_stride", stem_stride, 1)
+        with first_weights(seed):
+            super().__init__(block, stages, num_classes=classes)
+            if width != 64:
+                self._set_width(block, stages, width, classes)
+            self.conv1 = nn.Conv2d(shape[0], width, 3, stem_stride, padding=1, bias=False)
+            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.maxpool = nn.Identity()
+        self.channels = shape[0]
+
+    def _set_width(self, block: Any, stages: tuple[int, int, int, int], width: int, classes: int) -> None:
+        """Replace the layers after the stem's convolution; torchvision's own have a width of 64."""
+        self.bn1 = nn.BatchNorm2d(width)
+        self.inplanes = width
+        for number, blocks in enumerate(stages):
+            stage = self._make_layer(block, width << number, blocks, stride=2 if number else 1)
+            setattr(self, f"layer{number + 1}", stage)
+        self.fc = nn.Linear(self.inplanes, classes)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = super().forward(check_batch(x, (self.channels, None, None)))
+        return logits
 
 
-class ResNet18(models.ResNet):  # type: ignore[misc]
+class ResNet18(_SmallStem):
     """torchvision's ResNet-18 with the stem for 32x32 images: a 3x3 convolution of stride 1, and no max-pool.
 
     He et al. 2016; the small stem is the usual one for CIFAR-10. With three channels and ten classes it has
@@ -38,31 +78,24 @@ class ResNet18(models.ResNet):  # type: ignore[misc]
         stem_stride: int = 1,
         seed: int | None = 0,
     ) -> None:
-        check_sizes(classes, shape, width)
-        check_count("stem_stride", stem_stride, 1)
-        with first_weights(seed):
-            super().__init__(models.resnet.BasicBlock, STAGES, num_classes=classes)
-            if width != 64:
-                self._set_width(width, classes)
-            self.conv1 = nn.Conv2d(shape[0], width, 3, stem_stride, padding=1, bias=False)
-            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.maxpool = nn.Identity()
-        self.channels = shape[0]
+        super().__init__(models.resnet.BasicBlock, (2, 2, 2, 2), shape, classes, width, stem_stride, seed)
 
-    def _set_width(self, width: int, classes: int) -> None:
-        """Replace the layers after the stem's convolution; torchvision's own have a width of 64."""
-        self.bn1 = nn.BatchNorm2d(width)
-        self.inplanes = width
-        for number, blocks in enumerate(STAGES):
-            stage = self._make_layer(
-                models.resnet.BasicBlock, width << number, blocks, stride=2 if number else 1
-            )
-            setattr(self, f"layer{number + 1}", stage)
-        self.fc = nn.Linear(self.inplanes, classes)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = super().forward(check_batch(x, (self.channels, None, None)))
-        return logits
+class ResNet50(_SmallStem):
+    """torchvision's ResNet-50 with the same stem: the net of Ilyas et al. 2019 for CIFAR-10.
+
+    Bottleneck blocks, 3, 4, 6 and 3 of them; the representation has 32 * width features. With three channels
+    and ten classes it has 23,520,842 parameters. Arguments, names and errors are those of `ResNet18`; `width`
+    counts the channels inside the first stage's blocks, which give four times as many.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int] = (3, 32, 32),
+        classes: int = 10,
+        *,
+        width: int = 64,
+        stem_stride: int = 1,
+        seed: int | None = 0,
+    ) -> None:
+        super().__init__(models.resnet.Bottleneck, (3, 4, 6, 3), shape, classes, width, stem_stride, seed)

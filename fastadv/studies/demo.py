@@ -2,18 +2,14 @@
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from fastadv._card import card
 from fastadv._files import read_json, write_json
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.studies import ilyas2019, schott2018
-from fastadv.studies.study import Settings, Study, Watch
+from fastadv.studies.study import Settings, Study, Watch, one_thread
 
 PARTS = ("nets", "sets", "abs")
 
@@ -81,21 +77,6 @@ def notes(result: dict[str, Any]) -> list[str]:
     measured = result["measured"]
     attack = list(measured["nets"]["standard"]["robust"])[-1]
     return [*ilyas2019.findings(measured["nets"], attack), *schott2018.findings(measured["abs"], attack)]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Work on one thread.
-
-    Nets and batches this small gain nothing from a second thread, and lose much where other programs use the
-    cores. The results are then also the same on any number of cores.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _prepare(folder: Path, settings: Settings) -> None:

@@ -1,10 +1,13 @@
 """What the studies on the embedded digits share: settings, data, and the folder that holds their work."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 import fastadv as fa
 from fastadv.data import ImageSet
@@ -72,6 +75,21 @@ class Study:
         digits = fa.data.load("digits", split, size=size, limit=self.settings.samples)
         assert isinstance(digits, ImageSet)
         return digits
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Work on one thread.
+
+    Nets and batches this small gain nothing from a second thread, and lose much where other programs use the
+    cores. The results are then also the same on any number of cores.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 SIZES = {

@@ -22,6 +22,7 @@ SHAPES = {
     "wong_cnn": (1, 28, 28),
     "small_cnn": (1, 8, 8),
     "resnet18": (3, 32, 32),
+    "resnet50": (3, 32, 32),
     "preact_resnet18": (3, 32, 32),
     "wide_resnet": (3, 32, 32),
 }
@@ -29,6 +30,7 @@ SHAPES = {
 SMALL: dict[str, dict[str, Any]] = {
     "maxout_cnn": {"width": 4, "units": 10},
     "ensemble": {"members": 2, "units": 20},
+    "resnet50": {"width": 4},
     "preact_resnet18": {"width": 8},
     "wide_resnet": {"depth": 10, "widen_factor": 2},
 }

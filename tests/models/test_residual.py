@@ -9,10 +9,12 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv import models
+from fastadv._torchvision import models as torchvision_models
 from fastadv.errors import InputError
 
 SMALL: dict[str, dict[str, Any]] = {
     "resnet18": {"width": 4},
+    "resnet50": {"width": 2},
     "preact_resnet18": {"width": 4},
     "wide_resnet": {"depth": 10, "widen_factor": 1},
 }
@@ -36,6 +38,8 @@ def small(name: str, **arguments: Any) -> nn.Module:
     [
         ("resnet18", {}, 11_173_962),
         ("resnet18", {"classes": 100}, 11_220_132),
+        # torchvision's 25,557,032 for ImageNet, with a stem of 3x3 instead of 7x7 and ten classes
+        ("resnet50", {}, 25_557_032 - 3 * 64 * (49 - 9) - 2049 * 990),
         # of BatchNorm's channels, two numbers each, it has fewer than ResNet-18: none in the stem (64) and in
         # shortcuts (896), 448 less before the first convolutions of blocks, but 512 before the mean
         ("preact_resnet18", {}, 11_173_962 - 2 * (64 + 896 + 448 - 512)),
@@ -144,15 +148,32 @@ def test_a_depth_that_gives_no_whole_blocks_is_refused(depth: int) -> None:
         models.create("wide_resnet", widen_factor=0)
 
 
-def test_a_narrow_resnet_is_the_wide_one_with_fewer_channels() -> None:
-    wide, narrow = models.create("resnet18").state_dict(), small("resnet18").state_dict()
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_narrow_resnet_is_the_wide_one_with_fewer_channels(name: str) -> None:
+    narrow = small(name).state_dict()
+    with torch.device("meta"):
+        wide = models.create(name, seed=None).state_dict()
     assert wide.keys() == narrow.keys()
+    less = 64 // SMALL[name]["width"]
     for key, tensor in narrow.items():
-        sizes = [size // 16 if 64 <= size <= 512 else size for size in wide[key].shape]
+        sizes = [size // less if size >= 64 else size for size in wide[key].shape]
         assert list(tensor.shape) == sizes
+
+
+def test_first_weights_of_a_narrow_resnet() -> None:
     # He et al. 2015: the deviation of first weights is sqrt(2 / fan_out)
     first = models.create("resnet18", width=16).state_dict()["layer4.1.conv2.weight"]
     assert first.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_resnets_are_torchvisions_but_for_the_stem(name: str) -> None:
+    model = models.create(name).eval()
+    other = getattr(torchvision_models, name)(num_classes=10).eval()
+    other.conv1, other.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    other.load_state_dict(model.state_dict())
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(model(x), other(x))
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -166,8 +187,8 @@ def test_the_search_twin_folds_and_equals_the_model(name: str, normalize: str | 
     x, y = torch.rand(4, 3, 32, 32, dtype=torch.float64), torch.tensor([1, 2, 3, 4])
     frozen = fa.freeze(model)
     torch.testing.assert_close(frozen(x), model(x), rtol=1e-9, atol=1e-9)
-    # resnet18: all 20; the others: the second of each block, whose input is a convolution's output alone
-    folded = {"resnet18": 20, "preact_resnet18": 8, "wide_resnet": 3}[name]
+    # resnets: all; the others: the second of each block, whose input is a convolution's output alone
+    folded = {"resnet18": 20, "resnet50": 53, "preact_resnet18": 8, "wide_resnet": 3}[name]
     assert f"folded {folded} BatchNorm" in frozen.notes
     assert "channels-last" in frozen.notes
     given = x.clone().requires_grad_()

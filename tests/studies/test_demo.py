@@ -7,6 +7,7 @@ import torch
 
 from fastadv.errors import InputError
 from fastadv.studies import TINY, demo
+from fastadv.studies.study import one_thread
 
 FOUND = {"clean": 0.5, "robust": 0.25, "samples": 8, "latent_descent": 1.5, "lower_bound": 0.125}
 
@@ -65,7 +66,7 @@ def test_one_thread_while_it_works_and_as_many_as_before_after_it(fails: bool) -
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with pytest.raises(ValueError) if fails else demo.one_thread(), demo.one_thread():
+        with pytest.raises(ValueError) if fails else one_thread(), one_thread():
             assert torch.get_num_threads() == 1
             if fails:
                 raise ValueError

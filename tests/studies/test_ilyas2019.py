@@ -11,6 +11,7 @@ import torch
 import fastadv as fa
 from fastadv.studies import TINY, Study
 from fastadv.studies.ilyas2019 import digits as ilyas2019
+from fastadv.studies.ilyas2019 import figures as figures_of_sets
 
 ATTACK = "PGD L2 0.4"
 
@@ -76,7 +77,7 @@ def test_each_set_has_its_construction(
         called.append((other, args, options))
 
     for other in ("robust", "non_robust", "random_target", "fixed_shift"):
-        monkeypatch.setattr(ilyas2019.construct, other, partial(record, other))
+        monkeypatch.setattr(fa.data.construct, other, partial(record, other))
     source = torch.nn.Identity()
     ilyas2019._construct(study, name, source, lambda done, total: None)
     ((built, args, options),) = called
@@ -144,4 +145,4 @@ def test_a_set_that_teaches_nothing_is_said_not_to(name: str) -> None:
 def test_one_sample_of_each_class_that_has_a_usable_one() -> None:
     y = torch.tensor([1, 0, 2, 1, 0, 2])
     usable = torch.tensor([False, True, False, True, True, False])
-    assert ilyas2019._one_of_each(y, usable).tolist() == [1, 3]
+    assert figures_of_sets.one_of_each(y, usable).tolist() == [1, 3]

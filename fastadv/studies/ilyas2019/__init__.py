@@ -1,11 +1,12 @@
 """Ilyas et al. 2019, "Adversarial examples are not bugs, they are features".
 
-`digits` is the study in small, a part of the demo: the four sets, and nets trained on them. `features`
-measures how useful the features of a standard and of an adversarially trained net are (section 2). `theory`
-checks the three theorems of section 4.
+`pipeline` is the experiment of section 3: the constructed sets, nets trained on them, controls and transfer.
+`digits` is the study in small, a part of the demo. `features` measures how useful the features of a standard
+and of an adversarially trained net are (section 2). `theory` checks the three theorems of section 4.
 """
 
-from fastadv.studies.ilyas2019 import features, theory
-from fastadv.studies.ilyas2019.digits import LEARNED, SOURCE, draw, findings, measured, nets
+from fastadv.studies.ilyas2019 import features, pipeline, theory
+from fastadv.studies.ilyas2019.digits import LEARNED, draw, findings, measured, nets
+from fastadv.studies.ilyas2019.published import SOURCE
 
-__all__ = ["LEARNED", "SOURCE", "draw", "features", "findings", "measured", "nets", "theory"]
+__all__ = ["LEARNED", "SOURCE", "draw", "features", "findings", "measured", "nets", "pipeline", "theory"]

@@ -11,25 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastadv as fa
-from fastadv.data import ImageSet, construct
+from fastadv.data import ImageSet
 from fastadv.evaluation import Curve, Table
+from fastadv.studies.ilyas2019.figures import bars, one_of_each, together
+from fastadv.studies.ilyas2019.published import PAPER
+from fastadv.studies.ilyas2019.sets import KINDS, SETS, build
 from fastadv.studies.study import Study, Watch
 
-SETS = ("D_R", "D_NR", "D_rand", "D_det")
-SOURCE = "Ilyas et al. 2019, ResNet-50 on CIFAR-10, PGD L2 0.25"
-PAPER_ATTACK = "PGD L2 0.25"
-# Table 1 and figure 2; adversarial training at 0.5. D_rand and D_det have a robust accuracy of about 0 there.
-PAPER = {
-    "standard": {"clean": 0.9525, PAPER_ATTACK: 0.0449},
-    "adversarial": {"clean": 0.9083, PAPER_ATTACK: 0.823},
-    "D_R": {"clean": 0.841, PAPER_ATTACK: 0.483},
-    "D_NR": {"clean": 0.877, PAPER_ATTACK: 0.008},
-    "D_rand": {"clean": 0.633, PAPER_ATTACK: 0.0},
-    "D_det": {"clean": 0.437, PAPER_ATTACK: 0.0},
-}
 LEARNED = {
     "standard": "the digits",
     "adversarial": "the digits under PGD",
@@ -37,12 +28,6 @@ LEARNED = {
     "D_NR": "non-robust features",
     "D_rand": "random labels",
     "D_det": "wrong labels",
-}
-REMARKS = {
-    "D_R": "robust features kept",
-    "D_NR": "non-robust features kept",
-    "D_rand": "random label",
-    "D_det": "next label",
 }
 CLEARLY_ABOVE_CHANCE = 0.2
 
@@ -68,7 +53,7 @@ def nets(study: Study, watch: Watch) -> Iterator[Net]:
     adversarial = _train(study, "adversarial", study.base, adversary, watch)
     yield adversarial
     for name in SETS:
-        source = adversarial if name == "D_R" else standard
+        source = adversarial if KINDS[name].source == "adversarial" else standard
         made = _construct(study, name, source.model, partial(watch, f"building {name}"))
         yield _train(study, name, made, fa.train.Standard(), watch)
 
@@ -123,17 +108,10 @@ def draw(study: Study, nets: Mapping[str, Net], folder: Path) -> dict[str, str]:
         "nets under attack": folder / "attack.png",
         "the four sets": folder / "sets.png",
     }
-    fa.figures.bars(
-        {
-            name: {"clean": net.table.clean_accuracy, attack: net.table[attack].robust_accuracy}
-            for name, net in nets.items()
-        },
+    bars(
+        {name: (net.table.clean_accuracy, net.table[attack].robust_accuracy) for name, net in nets.items()},
+        attack,
         paths["the six nets"],
-        title="What a net learns depends on the features its data keeps",
-        reference={
-            name: {"clean": paper["clean"], attack: paper[PAPER_ATTACK]} for name, paper in PAPER.items()
-        },
-        reference_name="Ilyas et al., CIFAR-10",
     )
     fa.figures.curves(
         {name: curve(study, net) for name, net in nets.items()},
@@ -143,7 +121,8 @@ def draw(study: Study, nets: Mapping[str, Net], folder: Path) -> dict[str, str]:
         chance=0.1,
     )
     _draw_attacked(study, nets, paths["nets under attack"])
-    _draw_sets(study, nets, paths["the four sets"])
+    sets = {name: nets[name].learned for name in SETS}
+    together(study.base, sets, "the digits", paths["the four sets"])
     return {what: str(path) for what, path in paths.items()}
 
 
@@ -175,25 +154,18 @@ def _construct(study: Study, name: str, source: nn.Module, progress: Callable[[i
         "out_dir": study.folder / "sets" / name,
         "progress": progress,
     }
-    if name in ("D_R", "D_NR"):
-        invert = construct.robust if name == "D_R" else construct.non_robust
-        return invert(source, study.base, steps=s.invert_steps, step_size=s.invert_step_size, **options)
-    push = construct.random_target if name == "D_rand" else construct.fixed_shift
-    return push(
-        source,
-        study.base,
-        threat=fa.L2(s.push_radius),
-        steps=s.push_steps,
-        step_size=s.push_radius / 10,
-        **options,
-    )
+    budget: dict[str, Any] = {"steps": s.invert_steps, "step_size": s.invert_step_size}
+    if not KINDS[name].inverts:
+        radius = s.push_radius
+        budget = {"threat": fa.L2(radius), "steps": s.push_steps, "step_size": radius / 10}
+    return build(name, source, study.base, **budget, **options)
 
 
 def _draw_attacked(study: Study, nets: Mapping[str, Net], path: Path) -> None:
     """One digit of each class that both nets read correctly, attacked on either net with the same budget."""
     s = study.settings
     both = nets["standard"].table.correct & nets["adversarial"].table.correct
-    picked = study.test.subset(_one_of_each(study.test.y, both))
+    picked = study.test.subset(one_of_each(study.test.y, both))
     pgd = partial(
         fa.attacks.pgd, threat=fa.L2(s.l2_radius), steps=s.attack_steps, seed=s.seed, stop_early=False
     )
@@ -219,27 +191,3 @@ def _draw_attacked(study: Study, nets: Mapping[str, Net], path: Path) -> None:
         title="What an attack must change to fool a net",
         subtitle=f"PGD in L2 {s.l2_radius:g}, the same budget for both nets; orange where the net is fooled",
     )
-
-
-def _draw_sets(study: Study, nets: Mapping[str, Net], path: Path) -> None:
-    """One digit of each class, and what each set made of it, with the label that the set gives it."""
-    base = study.base
-    places = _one_of_each(base.y, torch.ones(len(base), dtype=torch.bool))
-    rows = [fa.figures.Strip("the digits", base.x[places], base.y[places].tolist(), remark="true label")]
-    for name in SETS:
-        made = nets[name].learned
-        labels = made.y[places]
-        marked = labels != base.y[places]
-        rows.append(fa.figures.Strip(name, made.x[places], labels.tolist(), marked, remark=REMARKS[name]))
-    fa.figures.strips(
-        rows,
-        path,
-        title="The four constructed sets",
-        subtitle="below each image the label it is trained on; orange where that is not the true one",
-    )
-
-
-def _one_of_each(y: Tensor, usable: Tensor) -> Tensor:
-    """The first usable sample of each class that has one."""
-    places = [((y == k) & usable).nonzero().flatten() for k in range(int(y.max()) + 1)]
-    return torch.stack([found[0] for found in places if len(found)])

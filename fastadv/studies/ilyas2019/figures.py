@@ -1,0 +1,85 @@
+"""What the demo and the pipeline draw: nets beside the paper's, sets beside their sources."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import fastadv as fa
+from fastadv.data import ConstructedSet, ImageSet
+from fastadv.studies.ilyas2019.published import PAPER, PAPER_ATTACK
+from fastadv.studies.ilyas2019.sets import KINDS
+
+
+def bars(nets: Mapping[str, tuple[float, float]], attack: str, path: Path) -> None:
+    """Accuracy of each net, clean and under `attack`, with the paper's as ticks."""
+    fa.figures.bars(
+        {name: {"clean": clean, attack: robust} for name, (clean, robust) in nets.items()},
+        path,
+        title="What a net learns depends on the features its data keeps",
+        reference={
+            name: {"clean": paper["clean"], attack: paper[PAPER_ATTACK]} for name, paper in PAPER.items()
+        },
+        reference_name="Ilyas et al., CIFAR-10",
+    )
+
+
+def together(base: ImageSet, sets: Mapping[str, ImageSet], what: str, path: Path) -> None:
+    """An image of each class of the base, and what each set made of it, with the label it gives."""
+    places = one_of_each(base.y)
+    rows = [_strip(what, base, places, "true label")]
+    rows += [_strip(name, made, places, KINDS[name].remark, base) for name, made in sets.items()]
+    fa.figures.strips(
+        rows,
+        path,
+        title="The constructed sets",
+        subtitle="below each image the label it is trained on; orange where that is not the true one",
+    )
+
+
+def gallery(name: str, base: ImageSet, made: ConstructedSet, path: Path) -> None:
+    """Two images of each class beside what the set `name` made of them."""
+    first = one_of_each(base.y)
+    unused = torch.ones(len(base), dtype=torch.bool)
+    unused[first] = False
+    rows = list(_pair(name, base, made, first))
+    second = one_of_each(base.y, unused)
+    if len(second):
+        rows += _pair(name, base, made, second)
+    kind = KINDS[name]
+    fa.figures.strips(
+        rows,
+        path,
+        title=f"{name}: {kind.remark}, made with the {kind.source} net",
+        subtitle="below each image the label it is trained on; orange where that is not the true one",
+    )
+
+
+def _pair(name: str, base: ImageSet, made: ConstructedSet, places: Tensor) -> Iterator[fa.figures.Strip]:
+    """Sources and what was made of them; where images were pushed, also how."""
+    yield _strip("source", base, places, "true label", apart=0.12)
+    yield _strip(name, made, places, "its label", base)
+    if not KINDS[name].inverts:
+        yield fa.figures.Strip("difference", _images(made, places) - _images(base, places), difference=True)
+
+
+def _strip(
+    name: str, images: ImageSet, places: Tensor, remark: str, base: ImageSet | None = None, apart: float = 0.0
+) -> fa.figures.Strip:
+    labels = images.y[places]
+    names = [images.classes[label] for label in labels.tolist()]
+    marked = None if base is None else labels != base.y[places]
+    return fa.figures.Strip(name, _images(images, places), names, marked, remark=remark, apart=apart)
+
+
+def _images(images: ImageSet, places: Tensor) -> Tensor:
+    return torch.stack([images[place][0] for place in places.tolist()])
+
+
+def one_of_each(y: Tensor, usable: Tensor | None = None) -> Tensor:
+    """The first usable sample of each class that has one; all are usable unless told."""
+    usable = torch.ones_like(y, dtype=torch.bool) if usable is None else usable
+    places = [((y == k) & usable).nonzero().flatten() for k in range(int(y.max()) + 1)]
+    found = [place[0] for place in places if len(place)]
+    return torch.stack(found) if found else torch.empty(0, dtype=torch.int64)

@@ -1,0 +1,235 @@
+"""What the pipeline runs at each scale: nets and their training, the budgets of sets, how long it takes."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+import fastadv as fa
+from fastadv._checks import check_count, check_number, check_seed
+from fastadv._identity import plain
+from fastadv.data import ImageSet
+from fastadv.data.construct.paper import CIFAR10_PAPER
+from fastadv.errors import InputError
+from fastadv.evaluation.curve import check_radii
+from fastadv.studies.ilyas2019.sets import KINDS
+
+STAGES = ("nets", "sets", "train", "evaluate", "controls", "galleries", "transfer")
+NETS = ("standard", "adversarial", *KINDS)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model of `fa.models` with its options, by the name that tables show."""
+
+    title: str
+    model: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def create(self, like: ImageSet, seed: int) -> nn.Module:
+        """The model for images and classes like those."""
+        return fa.models.create(
+            self.model, shape=like.shape, classes=like.num_classes, seed=seed, **self.options
+        )
+
+
+@dataclass(frozen=True)
+class Training:
+    """A line of the paper's table of training (appendix C): SGD, momentum 0.9, weight decay 5e-4.
+
+    augmented: by the augmentation of the scale. epochs: None for those of the scale.
+    """
+
+    learning_rate: float = 0.1
+    augmented: bool = True
+    schedule: str = "step"
+    epochs: int | None = None
+
+
+TABLE = {"D_rand": Training(learning_rate=0.01), "D_det": Training(augmented=False)}
+"""The sets on which the paper trains otherwise than on the images themselves."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that the pipeline depends on. Radii and step sizes are L2, in input units, images in [0, 1].
+
+    data, size, images   the set by its name, its side where it is resized, how many images (None: all).
+    architecture         of the nets that sets are made with and taught to; `others` are for transfer.
+    tested               test images under attack, None for all; without an attack all are read.
+    early_epochs         of the net whose mistakes are a training set of their own.
+    """
+
+    scale: str
+    data: str
+    architecture: Architecture
+    others: tuple[Architecture, ...]
+    size: int | None = None
+    images: int | None = None
+    tested: int | None = None
+    epochs: int = 150
+    batch_size: int = 128
+    augment: str | None = "crop_flip"
+    precision: str = "fp32"
+    train_radius: float = 0.5
+    train_steps: int = 7
+    invert_steps: int = CIFAR10_PAPER["d_r"]["steps"]
+    invert_step_size: float = CIFAR10_PAPER["d_r"]["step_size"]
+    push_radius: float = float(CIFAR10_PAPER["d_rand"]["threat"].radius)
+    push_steps: int = CIFAR10_PAPER["d_rand"]["steps"]
+    push_step_size: float = CIFAR10_PAPER["d_rand"]["step_size"]
+    radii: tuple[float, ...] = (0.25, 0.5)
+    attack_steps: int = 100
+    early_epochs: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = ("epochs", "batch_size", "train_steps", "invert_steps", "push_steps", "attack_steps")
+        for name in (*counts, "early_epochs"):
+            check_count(name, getattr(self, name), 1)
+        for name in ("size", "images", "tested"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), 1)
+        for name in ("train_radius", "invert_step_size", "push_radius", "push_step_size"):
+            if check_number(name, getattr(self, name)) <= 0:
+                raise InputError(f"{name}: expected a number > 0, got {getattr(self, name)}")
+        if check_radii(self.radii)[0] <= 0:
+            raise InputError(f"radii: expected numbers > 0, got {self.radii}")
+        check_seed(self.seed)
+
+    def budget(self, name: str) -> dict[str, Any]:
+        """What the construction of the set `name` may spend."""
+        if KINDS[name].inverts:
+            return {"steps": self.invert_steps, "step_size": self.invert_step_size}
+        radius, step_size = self.push_radius, self.push_step_size
+        return {"threat": fa.L2(radius), "steps": self.push_steps, "step_size": step_size}
+
+    def attack(self, radius: float) -> str:
+        """The name of the attack at that radius."""
+        return f"PGD L2 {radius:g}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as JSON gives them back."""
+        return plain(asdict(self))
+
+
+def _on_cifar10(title: str, model: str, **options: Any) -> Architecture:
+    return Architecture(title, model, {**options, "normalize": "cifar10"})
+
+
+PAPER_NET = _on_cifar10("ResNet-50", "resnet50")
+SCALES = {
+    "tiny": Settings(
+        "tiny",
+        "digits",
+        Architecture("small CNN", "small_cnn", {"width": 8}),
+        (
+            Architecture("small CNN, narrow", "small_cnn", {"width": 4}),
+            Architecture("small CNN", "small_cnn", {"width": 8}),
+            Architecture("ResNet-18", "resnet18", {"width": 4}),
+            Architecture("PreAct-ResNet-18", "preact_resnet18", {"width": 4}),
+        ),
+        size=10,
+        epochs=15,
+        batch_size=64,
+        augment=None,
+        train_radius=0.8,
+        invert_steps=100,
+        push_radius=1.2,
+        push_steps=40,
+        push_step_size=0.12,
+        radii=(0.2, 0.4),
+        attack_steps=20,
+        early_epochs=1,
+    ),
+    "cpu": Settings(
+        "cpu",
+        "cifar10",
+        _on_cifar10("ResNet-18", "resnet18", width=16),
+        (
+            _on_cifar10("small CNN", "small_cnn", width=32),
+            _on_cifar10("WRN-10-2", "wide_resnet", depth=10, widen_factor=2),
+            _on_cifar10("PreAct-ResNet-18", "preact_resnet18", width=16),
+            _on_cifar10("ResNet-18, narrow", "resnet18", width=8),
+            _on_cifar10("ResNet-18", "resnet18", width=16),
+        ),
+        images=10_000,
+        tested=1000,
+        epochs=30,
+        precision="bf16",
+        invert_steps=200,
+        invert_step_size=0.2,
+    ),
+    "paper": Settings(
+        "paper",
+        "cifar10",
+        PAPER_NET,
+        (
+            _on_cifar10("small CNN", "small_cnn", width=64),
+            _on_cifar10("WRN-16-4", "wide_resnet", depth=16, widen_factor=4),
+            _on_cifar10("PreAct-ResNet-18", "preact_resnet18"),
+            _on_cifar10("ResNet-18", "resnet18"),
+            PAPER_NET,
+        ),
+    ),
+}
+"""The embedded digits, in a minute or two; CIFAR-10 on the cores of a desktop; the paper's own, for a GPU."""
+
+PASS = {
+    "tiny": (5e-5, "one core"),
+    "cpu": (7e-4, "one core of an AMD EPYC (Zen 4) in bf16"),
+    "paper": (2.4e-4, "an NVIDIA A100"),
+}
+"""Seconds that an image takes to pass a net forward and back, and on what.
+
+cpu: measured in adversarial training of 15 epochs. paper: 20 minutes for 100 steps on 50,000 images, as the
+repository KellerJordan/robustness-featsnotbugs says.
+"""
+
+
+def choose(scale: str, **given: Any) -> Settings:
+    """The settings of a scale with others in their place where they are given, not None."""
+    if scale not in SCALES:
+        raise InputError(f"scale: expected one of {', '.join(SCALES)}, got {scale!r}")
+    return replace(SCALES[scale], **{name: value for name, value in given.items() if value is not None})
+
+
+def check_stages(stages: Iterable[str]) -> tuple[str, ...]:
+    """The stages in the order in which they run; InputError for an unknown one, or none."""
+    wanted = set(stages)
+    unknown = sorted(wanted - set(STAGES))
+    if unknown or not wanted:
+        raise InputError(f"stages: expected some of {', '.join(STAGES)}, got {', '.join(unknown) or 'none'}")
+    return tuple(stage for stage in STAGES if stage in wanted)
+
+
+def costs(settings: Settings, images: int, tested: int) -> dict[str, dict[str, float]]:
+    """For each stage its pieces of work, by the names that are shown, with how often images pass a net."""
+    s = settings
+    epoch, attack = float(images), float(min(tested, s.tested or tested) * s.attack_steps)
+    once = epoch * s.epochs
+    steps = {name: s.invert_steps if kind.inverts else s.push_steps for name, kind in KINDS.items()}
+    return {
+        "nets": {"training standard": once, "training adversarial": once * (1 + s.train_steps)},
+        "sets": {f"building {name}": epoch * steps[name] for name in KINDS},
+        "train": {f"training {name}": once for name in KINDS},
+        "evaluate": {f"attacking {name}": attack * len(s.radii) for name in NETS},
+        "controls": {
+            "training independent": once,
+            "training early": epoch * s.early_epochs,
+            "training early labels": once / 2,
+        },
+        "galleries": {},
+        "transfer": {
+            "attacking standard for transfer": attack,
+            **{f"training {other.title} on {what}": once for other in s.others for what in ("D", "D_det")},
+        },
+    }
+
+
+def estimate(settings: Settings, images: int, tested: int, stages: Iterable[str] = STAGES) -> float:
+    """About how many seconds the stages take, on the machine that PASS names."""
+    each, _ = PASS[settings.scale]
+    all_costs = costs(settings, images, tested)
+    return each * sum(sum(all_costs[stage].values()) for stage in check_stages(stages))

@@ -1,0 +1,45 @@
+"""The constructed sets of section 3: which net each is made with, and how."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from fastadv.data import ConstructedSet, ImageSet, construct
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A set: the net that it is made with, the construction in `fa.data.construct`, and what to say of it."""
+
+    source: str
+    construction: str
+    remark: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def inverts(self) -> bool:
+        """Whether a representation is inverted; otherwise images are pushed towards a class."""
+        return self.construction in ("robust", "non_robust")
+
+
+NOISE = {"start": "noise"}
+KINDS = {
+    "D_R": Kind("adversarial", "robust", "robust features kept"),
+    "D_R_noise": Kind("adversarial", "robust", "the same, from noise", NOISE),
+    "D_NR": Kind("standard", "non_robust", "non-robust features kept"),
+    "D_NR_noise": Kind("standard", "non_robust", "the same, from noise", NOISE),
+    "D_rand": Kind("standard", "random_target", "random label"),
+    "D_det": Kind("standard", "fixed_shift", "next label"),
+}
+SETS = ("D_R", "D_NR", "D_rand", "D_det")
+"""Those of the paper's main text; they start from images."""
+
+
+def build(name: str, source: nn.Module, base: ImageSet, **options: Any) -> ConstructedSet:
+    """The set `name` made with `source`; options are those of its construction."""
+    kind = KINDS[name]
+    make = getattr(construct, kind.construction)
+    made: ConstructedSet = make(source, base, **kind.options, **options)
+    return made

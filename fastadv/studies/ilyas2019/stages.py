@@ -1,0 +1,125 @@
+"""The stages of the pipeline: what each makes, what it takes from those before it, and what it tells."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.studies.ilyas2019 import controls as of_controls
+from fastadv.studies.ilyas2019.figures import bars, gallery
+from fastadv.studies.ilyas2019.maker import Maker
+from fastadv.studies.ilyas2019.plan import NETS
+from fastadv.studies.ilyas2019.sets import KINDS
+from fastadv.studies.ilyas2019.transfer import scatter
+from fastadv.studies.ilyas2019.transfer import transfer as of_transfer
+
+FIRST = ("standard", "adversarial")
+
+
+def nets(maker: Maker) -> dict[str, Any]:
+    """The nets that sets are made with: a standard one, and one trained under PGD."""
+    return {name: _trained(maker, name) for name in FIRST}
+
+
+def sets(maker: Maker) -> dict[str, Any]:
+    """The six sets, with what their cards measured."""
+    return {name: maker.set(name).card["measured"] for name in KINDS}
+
+
+def train(maker: Maker) -> dict[str, Any]:
+    """A fresh net on each set, in the ordinary way."""
+    return {name: _trained(maker, name) for name in KINDS}
+
+
+def _trained(maker: Maker, name: str) -> dict[str, Any]:
+    maker.net(name)
+    return maker.past(name)
+
+
+def evaluate(maker: Maker) -> dict[str, Any]:
+    """Every net on the test images: all of them without an attack, the first ones under PGD in L2."""
+    s, found = maker.settings, {}
+    attacks = {
+        s.attack(r): partial(fa.attacks.pgd, threat=fa.L2(r), steps=s.attack_steps, seed=s.seed)
+        for r in s.radii
+    }
+    for name in NETS:
+        net, what = maker.net(name), f"attacking {name}"
+        maker.watch(what, 0, 1)
+        clean = fa.evaluate(net, maker.test)
+        table = fa.evaluate(
+            net, maker.test, attacks, limit=s.tested, run_dir=maker.folder / "evaluation" / name, resume=True
+        )
+        maker.watch(what, 1, 1)
+        found[name] = {
+            "clean": clean.clean_accuracy,
+            "tested": table.n,
+            "robust": {row.name: row.robust_accuracy for row in table.rows},
+            "intervals": {row.name: list(row.accuracy_interval) for row in table.rows},
+            "flags": [flag for row in table.rows for flag in row.flags],
+        }
+    main = s.attack(s.radii[0])
+    drawn = {name: (line["clean"], line["robust"][main]) for name, line in found.items()}
+    bars(drawn, main, maker.folder / "nets.png")
+    return {"nets": found, "figures": {"all nets": "nets.png"}}
+
+
+def controls(maker: Maker) -> dict[str, Any]:
+    """The controls of the discussion: other nets, leakage, labels without perturbations."""
+    return {
+        "fooling": of_controls.fooling(maker),
+        "leakage": of_controls.leakage(maker),
+        "early": of_controls.early_labels(maker),
+    }
+
+
+def galleries(maker: Maker) -> dict[str, Any]:
+    """A picture of each set beside its source."""
+    figures = {f"{name} beside its source": f"{name}.png" for name in KINDS}
+    for name, file in zip(KINDS, figures.values(), strict=True):
+        gallery(name, maker.base, maker.set(name), maker.folder / file)
+    return {"figures": figures}
+
+
+def transfer(maker: Maker) -> dict[str, Any]:
+    """Architectures taught by D_det, and adversarial examples that transfer to them."""
+    found = of_transfer(maker)
+    scatter(found, maker.folder / "transfer.png", maker.settings.architecture.title)
+    return {**found, "figures": {"transfer and D_det": "transfer.png"}}
+
+
+RUN: Mapping[str, Callable[[Maker], dict[str, Any]]] = {
+    stage.__name__: stage for stage in (nets, sets, train, evaluate, controls, galleries, transfer)
+}
+MAKES = {  # nets and sets, by the stage that makes them
+    "nets": {"net": FIRST},
+    "sets": {"set": tuple(KINDS)},
+    "train": {"net": tuple(KINDS)},
+}
+TAKES = {
+    "sets": {"net": FIRST},
+    "train": {"net": FIRST, "set": tuple(KINDS)},
+    "evaluate": {"net": NETS, "set": tuple(KINDS)},
+    "controls": {"net": ("standard", "D_rand", "D_det"), "set": ("D_rand", "D_det")},
+    "galleries": {"net": FIRST, "set": tuple(KINDS)},
+    "transfer": {"net": ("standard",), "set": ("D_det",)},
+}
+
+
+def check_inputs(maker: Maker, stages: tuple[str, ...]) -> None:
+    """InputError where a stage takes a net or a set that is not there, and that no stage before it makes."""
+    coming = {
+        (kind, name) for stage in stages for kind, names in MAKES.get(stage, {}).items() for name in names
+    }
+    for stage in stages:
+        for kind, names in TAKES.get(stage, {}).items():
+            for name in names:
+                there = maker.has_net(name) if kind == "net" else maker.has_set(name)
+                if (kind, name) not in coming and not there:
+                    first = next(other for other, made in MAKES.items() if name in made.get(kind, ()))
+                    place = maker.net_folder(name) if kind == "net" else maker.set_folder(name)
+                    raise InputError(
+                        f"{place}: expected the finished {kind} {name}, which the stage {stage} takes, got "
+                        f"none; run the stage {first} first, or both"
+                    )

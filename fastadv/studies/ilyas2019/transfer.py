@@ -1,0 +1,114 @@
+"""Section 3.3: what an architecture learns from D_det of a net, and what of that net fools it."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.data import ImageSet
+from fastadv.evaluation.figures._style import BLUE, FAINT, GRID, INK, new_figure, plain, save
+from fastadv.studies.ilyas2019.maker import Maker, read
+from fastadv.studies.ilyas2019.plan import TABLE, Training
+from fastadv.studies.ilyas2019.published import TRANSFER
+
+FEWEST = 3  # points that a correlation is told of
+
+
+def transfer(maker: Maker) -> dict[str, Any]:
+    """For each architecture: accuracy of a net taught by D_det; success of the standard net's adversarials.
+
+    Success is the share of test images that a net trained on the images reads correctly and loses, among
+    those on which the attack fooled its source.
+    """
+    s, points = maker.settings, []
+    clean, attacked, fooled = _adversarials(maker)
+    d_det = maker.set("D_det")
+    for other in s.others:
+        on = partial(maker.taught, architecture=other)
+        taught = on(f"{other.title} on D_det", d_det, TABLE["D_det"])
+        target = on(f"{other.title} on D", maker.base, Training())
+        right = (read(target, clean) == clean.y) & fooled
+        lost = right & (read(target, attacked) != clean.y)
+        points.append(
+            {
+                "architecture": other.title,
+                "clean": _accuracy(target, maker.test),
+                "accuracy": _accuracy(taught, maker.test),
+                "transfer": int(lost.sum()) / int(right.sum()) if right.any() else None,
+                "attacked": int(right.sum()),
+            }
+        )
+    pairs = [(point["accuracy"], point["transfer"]) for point in points if point["transfer"] is not None]
+    return {"points": points, **correlated(pairs, s.seed)}
+
+
+def _adversarials(maker: Maker) -> tuple[ImageSet, ImageSet, Tensor]:
+    """(test images, the same attacked on the standard net, which of these it lost [N])."""
+    s, test = maker.settings, maker.test
+    threat = fa.L2(s.push_radius)
+    attack = partial(fa.attacks.pgd, threat=threat, steps=s.attack_steps, stop_early=False, seed=s.seed)
+    source = maker.net("standard")
+    maker.watch("attacking standard for transfer", 0, 1)
+    table = fa.evaluate(
+        source, test, {s.attack(s.push_radius): attack}, limit=s.tested, keep_samples=True,
+        run_dir=maker.folder / "evaluation" / "transfer", resume=True,
+    )  # fmt: skip
+    maker.watch("attacking standard for transfer", 1, 1)
+    kept = table.samples
+    assert kept is not None
+    x_adv, x, y = (part.cpu() for part in (kept.x_adv.float(), kept.x.float(), kept.y))
+    attacked = ImageSet(x_adv, y, test.classes, f"{test.name}, attacked")
+    return ImageSet(x, y, test.classes, test.name), attacked, kept.success.cpu() & table.correct
+
+
+def _accuracy(model: nn.Module, images: ImageSet) -> float:
+    return (read(model, images) == images.y).double().mean().item()
+
+
+def correlated(pairs: Sequence[tuple[float, float]], seed: int = 0) -> dict[str, Any]:
+    """The correlation of the points and its 95% bootstrap interval over them; None for fewer than three."""
+    if len(pairs) < FEWEST:
+        return {"correlation": None, "interval": None}
+    interval = fa.evaluation.bootstrap(np.asarray(pairs), _correlation, seed=seed)
+    return {"correlation": _correlation(np.asarray(pairs)), "interval": [interval.low, interval.high]}
+
+
+def _correlation(points: NDArray[Any]) -> float:
+    """Pearson's; 0 where one of the two does not vary, as in a resample of one point."""
+    if np.ptp(points, axis=0).min() == 0:
+        return 0.0
+    return float(np.corrcoef(points.T)[0, 1])
+
+
+def scatter(found: Mapping[str, Any], path: Path, source: str) -> None:
+    """Accuracy against transfer success, a point for each architecture, with the paper's in gray."""
+    figure = new_figure(5.2, 4.0, "What fools a net is what it learns from D_det")
+    axes = figure.add_axes((0.13, 0.13, 0.8, 0.7))
+    plain(axes)
+    axes.grid(color=GRID, linewidth=0.6)
+    ours = {
+        point["architecture"]: (point["accuracy"], point["transfer"])
+        for point in found["points"]
+        if point["transfer"] is not None
+    }
+    for points, color, filled in ((TRANSFER, FAINT, "none"), (ours, BLUE, BLUE)):
+        for name, (across, up) in points.items():
+            axes.plot(
+                100 * across, 100 * up, "o", color=color, markerfacecolor=filled, markersize=6, zorder=3
+            )
+            axes.annotate(
+                name, (100 * across, 100 * up), xytext=(6, -3), textcoords="offset points", fontsize=8,
+                color=color, zorder=4,
+            )  # fmt: skip
+    axes.set(ylim=(0, 105))
+    axes.margins(x=0.2)
+    axes.set_xlabel("test accuracy of a net taught by D_det, %", fontsize=9, color=INK)
+    axes.set_ylabel("transfer success of adversarial examples, %", fontsize=9, color=INK)
+    told = f"filled: here, D_det and examples of a {source}; empty: the paper, of a ResNet-50 on CIFAR-10"
+    axes.set_title(told, fontsize=7.5, color=FAINT, loc="left")
+    save(figure, path)
