@@ -4,6 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+import fastadv as fa
+from fastadv.studies.ilyas2019 import plan, stages
 from tests.cli.conftest import Done
 
 Command = Callable[..., Done]
@@ -42,3 +46,68 @@ def test_bad_arguments(fastadv: Command) -> None:
         done = fastadv(f"study ilyas {line}")
         assert done.code == 2, (line, done)
         assert text in done.err
+
+
+PIPELINE = "study ilyas pipeline --images 40 -n 6 --epochs 1 --invert-steps 1 --push-steps 1 --attack-steps 1"
+
+
+def test_the_pipeline_prints_its_tables_and_names_its_files(
+    fastadv: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "gallery", lambda name, base, made, path: path.touch())
+    done = fastadv(f"{PIPELINE} --stages nets,sets,train,evaluate,galleries --run-dir run")
+    assert done.code == 0, done
+    for text in ("images under PGD", "43.7%", "kept label", "the first 6", "D_det.png", "report.md"):
+        assert text in done.out
+    assert "on one core" in done.err
+    assert "Leakage" not in done.out
+    again = fastadv(f"{PIPELINE} --stages sets --run-dir run --json")
+    told = json.loads(again.out)
+    assert list(told["measured"]) == ["nets", "sets", "train", "evaluate", "galleries"]
+    assert told == json.loads((folder / "run" / "results.json").read_text())
+    for line, text in (("--stages sets --seed 1", "another seed (0 there, 1 here)"),
+                       ("--stages controls --epochs 2", "another epochs")):  # fmt: skip
+        refused = fastadv(f"{PIPELINE} {line} --run-dir run")
+        assert refused.code == 1
+        assert text in refused.err
+
+
+def test_a_stage_without_its_inputs_says_which_to_run(fastadv: Command) -> None:
+    done = fastadv(f"{PIPELINE} --stages transfer --run-dir run")
+    assert done.code == 1
+    assert "run/nets/standard: expected the finished net standard" in done.err
+    assert "run the stage nets first" in done.err
+
+
+def test_a_stop_of_the_pipeline_says_how_to_go_on(fastadv: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fa.train, "run", stopped)
+    done = fastadv(f"{PIPELINE} --run-dir run")
+    assert done.code == 130
+    assert "kept in run; the same command goes on" in done.err
+
+
+def test_the_plan_of_the_pipeline(fastadv: Command, folder: Path) -> None:
+    told = json.loads(fastadv("study ilyas pipeline --plan --json").out)
+    assert list(told["seconds"]) == list(plan.STAGES)
+    assert told["settings"]["scale"] == "tiny"
+    done = fastadv("study ilyas pipeline --plan --stages nets")
+    assert "about" in done.out
+    assert "evaluate" not in done.out
+    assert not (folder / "ilyas2019").exists()
+
+
+def test_bad_arguments_of_the_pipeline(fastadv: Command) -> None:
+    for line, text in {
+        "--scale huge": "scale: expected one of tiny, cpu, paper",
+        "--stages nets,set": "got set",
+        "--epochs 0": "epochs",
+    }.items():
+        done = fastadv(f"study ilyas pipeline {line}")
+        assert done.code == 2, (line, done)
+        assert text in done.err
+    done = fastadv("study ilyas pipeline --images 5000")
+    assert done.code == 1
+    assert "at most the 1442" in done.err

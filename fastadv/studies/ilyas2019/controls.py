@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch.nn.functional import normalize, one_hot
 
 import fastadv as fa
 from fastadv.data import ImageSet
@@ -48,9 +48,9 @@ def fooling(maker: Maker) -> dict[str, Any]:
 def leakage(maker: Maker) -> dict[str, Any]:
     """How a linear model on provably robust features, taught by each set, reads the test images.
 
-    Features are principal components of the images; those are kept that stay useful for some class under any
-    perturbation of the sets' radius. `true`: share of the true class, `next`: of the one after it, which
-    robust features stand for in D_det. `net` is what the trained nets say.
+    Features are projections on class means and principal components of the images; those are kept that stay
+    useful for some class under any perturbation of the sets' radius. `true`: share of the true class, `next`:
+    of the one after it, which robust features stand for in D_det. `net` is what the trained nets say.
     """
     base, test = maker.base, maker.test
     directions = robust_directions(base, fa.L2(maker.settings.push_radius))
@@ -83,15 +83,17 @@ def early_labels(maker: Maker) -> dict[str, Any]:
 
 
 def robust_directions(base: ImageSet, threat: fa.L2) -> Tensor:
-    """[F, D] principal directions of the images along which a feature is useful against any perturbation."""
+    """[F, D] unit directions along which a feature is useful for some class against any perturbation."""
     x = to_unit(base.x).flatten(1)
-    directions = torch.linalg.eigh(torch.cov(x.T).double())[1].T.flip(0)[:DIRECTIONS].float()
+    means = torch.stack([x[base.y == k].mean(0) for k in sorted(set(base.y.tolist()))]) - x.mean(0)
+    principal = torch.linalg.eigh(torch.cov(x.T).double())[1].T.flip(0)[:DIRECTIONS].float()
+    directions = normalize(torch.cat([means, principal]))
     count, size = directions.shape
     projection, readout = nn.Linear(size, count, bias=False), nn.Linear(count, base.num_classes)
     projection.weight.data.copy_(directions)
     model = nn.Sequential(nn.Flatten(), projection, readout)
     picked = base.subset(range(min(len(base), MEASURED)))
-    gamma = fa.features.usefulness(model, picked, threat, batch_size=1024).gamma  # exact for linear features
+    gamma = fa.features.usefulness(model, picked, threat, batch_size=1024).gamma  # exact: they are linear
     return directions[(gamma > 0).any(1)]
 
 
@@ -100,7 +102,8 @@ def linear_model(taught: ImageSet, test: ImageSet, directions: Tensor) -> Tensor
     features = [_features(images, directions) for images in (taught, test)]
     labels = one_hot(taught.y, taught.num_classes).double()
     weights = torch.linalg.lstsq(features[0], labels).solution
-    return (features[1] @ weights).argmax(1)
+    scores: Tensor = features[1] @ weights
+    return scores.argmax(1)
 
 
 def _features(images: ImageSet, directions: Tensor) -> Tensor:

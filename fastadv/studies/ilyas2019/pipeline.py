@@ -73,7 +73,8 @@ def run(
         check_inputs(maker, chosen)
 
         def write() -> dict[str, Any]:
-            result = card("study ilyas pipeline", config, **known)
+            measured = {stage: known[stage] for stage in STAGES if stage in known}
+            result = card("study ilyas pipeline", config, **measured)
             with opened.result(RESULTS) as file:
                 write_json(file, result)
             with opened.result(REPORT) as file, atomic_write(file) as part:

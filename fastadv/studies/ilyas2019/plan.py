@@ -158,7 +158,7 @@ SCALES = {
         tested=1000,
         epochs=30,
         precision="bf16",
-        invert_steps=200,
+        invert_steps=150,
         invert_step_size=0.2,
     ),
     "paper": Settings(
@@ -223,7 +223,7 @@ def costs(settings: Settings, images: int, tested: int) -> dict[str, dict[str, f
         "galleries": {},
         "transfer": {
             "attacking standard for transfer": attack,
-            **{f"training {other.title} on {what}": once for other in s.others for what in ("D", "D_det")},
+            **{f"training {other.title} on {what}": once for other in s.others for what in ("D_det", "D")},
         },
     }
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastadv.evaluation._text import in_markdown, number, percent
-from fastadv.studies.ilyas2019.plan import SCALES
+from fastadv.studies.ilyas2019.plan import NETS, SCALES
 from fastadv.studies.ilyas2019.published import PAPER, PAPER_ATTACK, SOURCE, TRANSFER
+from fastadv.studies.ilyas2019.sets import KINDS
 
 Cells = list[list[str]]
 Result = Mapping[str, Any]
@@ -30,7 +31,8 @@ def nets(done: Result) -> Cells:
     attacks = list(done["nets"]["standard"]["robust"])
     first, *others = attacks
     lines = [["trained on", "clean", "paper", first, "paper*", *others]]
-    for name, net in done["nets"].items():
+    for name in NETS:
+        net = done["nets"][name]
         paper = PAPER.get(name, {})
         robust = [percent(net["robust"][attack]) for attack in attacks]
         lines.append(
@@ -56,7 +58,8 @@ def _printed(share: float | None) -> str:
 def sets(done: Result) -> Cells:
     """What the cards of the sets measured."""
     lines = [["set", "images", "kept label", "source reads label", "objective before", "after", "distance"]]
-    for name, card in _lines(done):
+    for name in KINDS:
+        card = done[name]
         shares = [percent(card[key]) for key in ("kept_label", "fooling_rate")]
         sizes = [number(card[key]) for key in ("objective_before", "objective_after", "distance_mean")]
         lines.append([name, str(card["samples"]), *shares, *sizes])
@@ -129,7 +132,7 @@ def _controlled(config: Mapping[str, Any], done: Result) -> list[str]:
     lines, early = [], done["early"]
     if not done["leakage"]["features"]:
         radius = f"{config['push_radius']:g}"
-        lines.append(f"leakage: no principal component is useful against all perturbations of L2 {radius}")
+        lines.append(f"leakage: no class mean or principal component is useful against all of L2 {radius}")
     said = f"a net after {early['epochs']} epoch(s) ({percent(early['early'])} on test images)"
     if early["taught"] is None:
         return [*lines, f"{said} mislabels no training image: its mistakes teach nothing"]
@@ -168,12 +171,8 @@ def deviations(config: Mapping[str, Any]) -> list[str]:
 def _words(value: Any) -> str:
     if isinstance(value, Mapping):  # an architecture
         options = (f", {key} {option}" for key, option in value["options"].items() if key != "normalize")
-        return value["title"] + "".join(options)
+        return "".join((value["title"], *options))
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _lines(done: Result) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in done.items() if name != "seconds"]
 
 
 def markdown(result: Result) -> str:

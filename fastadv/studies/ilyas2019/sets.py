@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from fastadv.data import ConstructedSet, ImageSet, construct
+from fastadv.engine import Frozen
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ SETS = ("D_R", "D_NR", "D_rand", "D_det")
 """Those of the paper's main text; they start from images."""
 
 
-def build(name: str, source: nn.Module, base: ImageSet, **options: Any) -> ConstructedSet:
+def build(name: str, source: nn.Module | Frozen, base: ImageSet, **options: Any) -> ConstructedSet:
     """The set `name` made with `source`; options are those of its construction."""
     kind = KINDS[name]
     make = getattr(construct, kind.construction)

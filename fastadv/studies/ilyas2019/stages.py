@@ -1,6 +1,6 @@
 """The stages of the pipeline: what each makes, what it takes from those before it, and what it tells."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -39,7 +39,8 @@ def _trained(maker: Maker, name: str) -> dict[str, Any]:
 
 def evaluate(maker: Maker) -> dict[str, Any]:
     """Every net on the test images: all of them without an attack, the first ones under PGD in L2."""
-    s, found = maker.settings, {}
+    s = maker.settings
+    found: dict[str, dict[str, Any]] = {}
     attacks = {
         s.attack(r): partial(fa.attacks.pgd, threat=fa.L2(r), steps=s.attack_steps, seed=s.seed)
         for r in s.radii
@@ -92,34 +93,36 @@ def transfer(maker: Maker) -> dict[str, Any]:
 RUN: Mapping[str, Callable[[Maker], dict[str, Any]]] = {
     stage.__name__: stage for stage in (nets, sets, train, evaluate, controls, galleries, transfer)
 }
-MAKES = {  # nets and sets, by the stage that makes them
-    "nets": {"net": FIRST},
-    "sets": {"set": tuple(KINDS)},
-    "train": {"net": tuple(KINDS)},
-}
+Parts = tuple[tuple[str, str], ...]  # nets and sets, as ("net" or "set", name)
+
+
+def _parts(kind: str, names: Iterable[str]) -> Parts:
+    return tuple((kind, name) for name in names)
+
+
+PAIR, SETS, TAUGHT = _parts("net", FIRST), _parts("set", KINDS), _parts("net", KINDS)
+MAKES = {"nets": PAIR, "sets": SETS, "train": TAUGHT}
 TAKES = {
-    "sets": {"net": FIRST},
-    "train": {"net": FIRST, "set": tuple(KINDS)},
-    "evaluate": {"net": NETS, "set": tuple(KINDS)},
-    "controls": {"net": ("standard", "D_rand", "D_det"), "set": ("D_rand", "D_det")},
-    "galleries": {"net": FIRST, "set": tuple(KINDS)},
-    "transfer": {"net": ("standard",), "set": ("D_det",)},
+    "sets": PAIR,
+    "train": PAIR + SETS,
+    "evaluate": PAIR + SETS + TAUGHT,
+    "controls": PAIR[:1] + _parts("set", of_controls.PUSHED) + _parts("net", of_controls.PUSHED),
+    "galleries": PAIR + SETS,
+    "transfer": PAIR[:1] + _parts("set", ("D_det",)),
 }
 
 
 def check_inputs(maker: Maker, stages: tuple[str, ...]) -> None:
     """InputError where a stage takes a net or a set that is not there, and that no stage before it makes."""
-    coming = {
-        (kind, name) for stage in stages for kind, names in MAKES.get(stage, {}).items() for name in names
-    }
+    coming = {part for stage in stages for part in MAKES.get(stage, ())}
     for stage in stages:
-        for kind, names in TAKES.get(stage, {}).items():
-            for name in names:
-                there = maker.has_net(name) if kind == "net" else maker.has_set(name)
-                if (kind, name) not in coming and not there:
-                    first = next(other for other, made in MAKES.items() if name in made.get(kind, ()))
-                    place = maker.net_folder(name) if kind == "net" else maker.set_folder(name)
-                    raise InputError(
-                        f"{place}: expected the finished {kind} {name}, which the stage {stage} takes, got "
-                        f"none; run the stage {first} first, or both"
-                    )
+        for kind, name in TAKES.get(stage, ()):
+            there = maker.has_net(name) if kind == "net" else maker.has_set(name)
+            if there or (kind, name) in coming:
+                continue
+            first = next(other for other, parts in MAKES.items() if (kind, name) in parts)
+            place = maker.net_folder(name) if kind == "net" else maker.set_folder(name)
+            raise InputError(
+                f"{place}: expected the finished {kind} {name}, which the stage {stage} takes, got none; "
+                f"run the stage {first} first, or both"
+            )

@@ -25,7 +25,8 @@ def transfer(maker: Maker) -> dict[str, Any]:
     Success is the share of test images that a net trained on the images reads correctly and loses, among
     those on which the attack fooled its source.
     """
-    s, points = maker.settings, []
+    s = maker.settings
+    points: list[dict[str, Any]] = []
     clean, attacked, fooled = _adversarials(maker)
     d_det = maker.set("D_det")
     for other in s.others:
@@ -88,7 +89,7 @@ def _correlation(points: NDArray[Any]) -> float:
 def scatter(found: Mapping[str, Any], path: Path, source: str) -> None:
     """Accuracy against transfer success, a point for each architecture, with the paper's in gray."""
     figure = new_figure(5.2, 4.0, "What fools a net is what it learns from D_det")
-    axes = figure.add_axes((0.13, 0.13, 0.8, 0.7))
+    axes = figure.add_axes((0.13, 0.13, 0.84, 0.7))
     plain(axes)
     axes.grid(color=GRID, linewidth=0.6)
     ours = {
@@ -97,18 +98,19 @@ def scatter(found: Mapping[str, Any], path: Path, source: str) -> None:
         if point["transfer"] is not None
     }
     for points, color, filled in ((TRANSFER, FAINT, "none"), (ours, BLUE, BLUE)):
-        for name, (across, up) in points.items():
-            axes.plot(
-                100 * across, 100 * up, "o", color=color, markerfacecolor=filled, markersize=6, zorder=3
-            )
+        ordered = sorted(points.items(), key=lambda point: point[1])
+        for place, (name, (across, up)) in enumerate(ordered):
+            at = 100 * across, 100 * up
+            axes.plot(*at, "o", color=color, markerfacecolor=filled, markersize=6, zorder=3)
+            away, side = (6, "left") if place % 2 else (-6, "right")  # neighbors are named on either side
             axes.annotate(
-                name, (100 * across, 100 * up), xytext=(6, -3), textcoords="offset points", fontsize=8,
-                color=color, zorder=4,
+                name, at, xytext=(away, -3), textcoords="offset points", fontsize=8, color=color, ha=side,
+                zorder=4,
             )  # fmt: skip
     axes.set(ylim=(0, 105))
-    axes.margins(x=0.2)
-    axes.set_xlabel("test accuracy of a net taught by D_det, %", fontsize=9, color=INK)
+    axes.margins(x=0.3)
+    axes.set_xlabel("accuracy of a net taught by D_det, %", fontsize=9, color=INK)
     axes.set_ylabel("transfer success of adversarial examples, %", fontsize=9, color=INK)
-    told = f"filled: here, D_det and examples of a {source}; empty: the paper, of a ResNet-50 on CIFAR-10"
-    axes.set_title(told, fontsize=7.5, color=FAINT, loc="left")
+    told = f"filled: here, of a {source}; empty: the paper, of a ResNet-50 on CIFAR-10"
+    axes.set_title(told, fontsize=8.5, color=FAINT, loc="left")
     save(figure, path)

@@ -1,0 +1,25 @@
+"""The pipeline in miniature: every part in a second or so, on sixty digits; its figures mean nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastadv.studies.ilyas2019 import pipeline, plan
+
+MINI = plan.choose(
+    "tiny", images=60, tested=12, epochs=1, invert_steps=2, push_steps=2, attack_steps=2,
+    others=plan.SCALES["tiny"].others[:1],
+)  # fmt: skip
+MINI = replace(MINI, size=8, architecture=plan.Architecture("small CNN", "small_cnn", {"width": 4}))
+
+
+def study(folder: Path, settings: plan.Settings = MINI, **options: Any) -> dict[str, Any]:
+    """The pipeline in that folder."""
+    return pipeline.run(settings, *pipeline.load(settings), folder, **options)
+
+
+def timeless(value: Any) -> Any:
+    """A result without its seconds."""
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if key != "seconds"}
+    return value

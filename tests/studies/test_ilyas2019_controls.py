@@ -1,0 +1,198 @@
+"""The controls of the pipeline and its transfer, against cases whose answers are known."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.data import ImageSet
+from fastadv.studies.ilyas2019 import controls, figures, transfer
+from fastadv.studies.ilyas2019.maker import read
+from tests.studies.ilyas import MINI
+
+
+class Says(nn.Module):
+    """A net whose class is the first pixel times 10."""
+
+    def __init__(self, add: int = 0) -> None:
+        super().__init__()
+        self.add = nn.Parameter(torch.tensor(float(add)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wanted = (10 * x.flatten(1)[:, :1] + self.add).round() % 10
+        return -(wanted - torch.arange(10)).abs()
+
+
+def images(first: list[int], y: list[int]) -> ImageSet:
+    """Images whose first pixel holds a class."""
+    x = torch.zeros(len(first), 1, 2, 2)
+    x[:, 0, 0, 0] = torch.tensor(first) / 10
+    return ImageSet(x, torch.tensor(y), 10, "told")
+
+
+def maker(base: ImageSet, test: ImageSet, nets: dict[str, nn.Module], sets: dict[str, Any]) -> Any:
+    def taught(name: str, learned: ImageSet, training: Any, **options: Any) -> nn.Module:
+        asked[name] = learned, training
+        return nets[name]
+
+    asked: dict[str, Any] = {}
+    return SimpleNamespace(
+        base=base,
+        test=test,
+        settings=MINI,
+        net=nets.__getitem__,
+        set=sets.__getitem__,
+        taught=taught,
+        asked=asked,
+    )
+
+
+def test_fooling_counts_images_whose_label_was_changed() -> None:
+    made: Any = images([1, 2, 3, 4, 5], [1, 2, 7, 7, 5])
+    made.original_labels = torch.tensor([0, 2, 3, 4, 4])  # the second keeps its label
+    made.figures = {"predicted": torch.tensor([1, 2, 7, 0, 5])}
+    found = controls.fooling(maker(made, made, {"independent": Says()}, {"D_rand": made, "D_det": made}))
+    assert found["D_det"]["source"] == {"label": 3 / 4, "true": 0.0}
+    # it reads 1, 2, 3, 4, 5: the first and the last as the set says, the third and fourth as they were
+    assert found["D_rand"]["independent"] == {"label": 0.5, "true": 0.5}
+
+
+def test_mistakes_of_an_early_net_are_a_training_set() -> None:
+    base, test = images([1, 2, 3, 4], [1, 5, 3, 6]), images([1, 2, 3], [1, 2, 4])
+    of = maker(base, test, {"early": Says(), "early labels": Says(add=1)}, {})
+    found = controls.early_labels(of)
+    learned, training = of.asked["early labels"]
+    assert learned.y.tolist() == [2, 4]
+    assert torch.equal(learned.x, base.x[[1, 3]])
+    assert not training.augmented
+    assert of.asked["early"][1].epochs == MINI.early_epochs
+    assert found == {"epochs": 1, "early": pytest.approx(2 / 3), "images": 2, "taught": pytest.approx(1 / 3)}
+
+
+def test_an_early_net_without_mistakes_teaches_nothing() -> None:
+    base = images([1, 2], [1, 2])
+    of = maker(base, base, {"early": Says()}, {})
+    assert controls.early_labels(of) == {"epochs": 1, "early": 1.0, "images": 0, "taught": None}
+    assert list(of.asked) == ["early"]
+
+
+def two_classes(count: int, gap: float, seed: int = 0) -> ImageSet:
+    """Classes 0 and 1 that differ by `gap` in the first of 16 pixels; the others are noise."""
+    draw = torch.Generator().manual_seed(seed)
+    y = torch.arange(count) % 2
+    x = 0.5 + 0.02 * torch.randn(count, 16, generator=draw)
+    x[:, 0] += gap * (y - 0.5)
+    return ImageSet(x.clamp(0, 1).view(-1, 1, 4, 4), y, 2, "two")
+
+
+def test_robust_directions_are_those_that_no_perturbation_turns() -> None:
+    base = two_classes(400, gap=0.4)
+    # half the gap is 0.2: a smaller ball cannot turn the first pixel, a larger one can
+    kept = controls.robust_directions(base, fa.L2(0.15))
+    assert len(kept)
+    torch.testing.assert_close(kept[:, 0].abs(), torch.ones(len(kept)), rtol=0, atol=0.02)
+    torch.testing.assert_close(kept.norm(dim=1), torch.ones(len(kept)))
+    assert len(controls.robust_directions(base, fa.L2(0.25))) == 0
+
+
+def test_a_linear_model_learns_what_its_directions_show() -> None:
+    base, test = two_classes(400, gap=0.4), two_classes(200, gap=0.4, seed=1)
+    directions = torch.eye(16)
+    assert (controls.linear_model(base, test, directions[:1]) == test.y).double().mean() > 0.99
+    assert 0.3 < (controls.linear_model(base, test, directions[1:2]) == test.y).double().mean() < 0.7
+    flipped = ImageSet(base.x, 1 - base.y, 2, "flipped")
+    assert (controls.linear_model(flipped, test, directions[:1]) == test.y).double().mean() < 0.01
+    # without any direction it says what is most frequent
+    mostly = ImageSet(base.x[:5], torch.tensor([1, 1, 1, 0, 0]), 2, "mostly")
+    assert controls.linear_model(mostly, test, directions[:0]).tolist() == [1] * 200
+
+
+def test_leakage_tells_true_and_next_classes() -> None:
+    base = images([*range(10)] * 3, [*range(10)] * 3)
+    shifted = images([*range(10)] * 3, [(k + 1) % 10 for k in range(10)] * 3)
+    of = maker(base, base, {"D_rand": Says(), "D_det": Says(add=1)}, {"D_rand": base, "D_det": shifted})
+    found = controls.leakage(of)
+    assert found["net"] == {"D_rand": {"true": 1.0, "next": 0.0}, "D_det": {"true": 0.0, "next": 1.0}}
+    assert found["linear"].keys() == {"D", "D_rand", "D_det"}
+    assert found["linear"]["D"] == found["linear"]["D_rand"]
+
+
+def test_the_correlation_and_its_interval() -> None:
+    pairs = [(0.1, 0.3), (0.2, 0.5), (0.3, 0.6), (0.5, 0.55)]
+    found = transfer.correlated(pairs)
+    assert found["correlation"] == pytest.approx(np.corrcoef(np.array(pairs).T)[0, 1])
+    low, high = found["interval"]
+    assert -1 <= low < found["correlation"] < high <= 1
+    straight = transfer.correlated([(k / 10, k / 20) for k in range(8)])
+    assert straight["correlation"] == pytest.approx(1)
+    assert straight["interval"] == pytest.approx([1, 1])
+    assert transfer.correlated(pairs[:2]) == {"correlation": None, "interval": None}
+    assert transfer.correlated([(0.1, 0.2)] * 3)["correlation"] == 0
+
+
+def test_transfer_counts_what_the_source_lost_and_the_target_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = images([1, 2, 3, 4, 5], [1, 2, 3, 4, 9])
+    attacked = images([1, 7, 8, 9, 5], [1, 2, 3, 4, 9])
+    fooled = torch.tensor([False, True, True, True, True])
+    monkeypatch.setattr(transfer, "_adversarials", lambda of: (test, attacked, fooled))
+    title = MINI.others[0].title
+    of = maker(test, test, {f"{title} on D": Says(), f"{title} on D_det": Says(add=1)}, {"D_det": attacked})
+    (point,) = transfer.transfer(of)["points"]
+    # of the four it reads three, and loses all of them
+    assert (point["attacked"], point["transfer"]) == (3, 1.0)
+    assert (point["clean"], point["accuracy"]) == (0.8, 0.0)
+    assert of.asked[f"{title} on D_det"][0] is attacked
+    monkeypatch.setattr(
+        transfer, "_adversarials", lambda of: (test, attacked, torch.zeros(5, dtype=torch.bool))
+    )
+    (point,) = transfer.transfer(of)["points"]
+    assert (point["attacked"], point["transfer"]) == (0, None)
+
+
+def test_adversarials_are_those_of_the_standard_net(tmp_path: Path) -> None:
+    test = fa.data.load("digits", "test", limit=20)
+    model = fa.models.create("softmax", shape=test.shape, classes=10).eval()
+    of = maker(test, test, {"standard": model}, {})
+    of.folder, of.watch = tmp_path, lambda *given: None
+    clean, attacked, fooled = transfer._adversarials(of)
+    assert len(clean) == MINI.tested
+    was, now = read(model, clean) == clean.y, read(model, attacked) == clean.y
+    assert torch.equal(fooled, was & ~now)
+    threat = fa.L2(MINI.push_radius)
+    assert threat.contains(attacked.x, clean.x).all()
+
+
+def test_a_gallery_sets_what_was_made_beside_its_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = images([0, 1, 0, 1, 1], [0, 1, 0, 1, 1])
+    made: Any = images([1, 2, 3, 4, 5], [1, 1, 1, 0, 0])
+    drawn: list[Any] = []
+    monkeypatch.setattr(fa.figures, "strips", lambda rows, path, **texts: drawn.append((rows, texts)))
+    figures.gallery("D_det", base, made, tmp_path / "a.png")
+    figures.gallery("D_R", base, made, tmp_path / "a.png")
+    (pushed, texts), (inverted, _) = drawn
+    assert texts["title"] == "D_det: next label, made with the standard net"
+    assert [row.name for row in pushed] == ["source", "D_det", "difference"] * 2
+    assert [row.name for row in inverted] == ["source", "D_R"] * 2
+    assert [list(row.captions) for row in pushed[:2]] == [["0", "1"], ["1", "1"]]
+    assert pushed[1].marked.tolist() == [True, False]
+    assert pushed[4].captions == ["1", "0"]
+    torch.testing.assert_close(pushed[2].images, made.x[:2] - base.x[:2])
+    torch.testing.assert_close(pushed[3].images, base.x[2:4])
+
+
+def test_the_scatter_is_drawn(tmp_path: Path) -> None:
+    points = [
+        {"architecture": name, "accuracy": 0.2, "transfer": share}
+        for name, share in (("a", 0.5), ("b", None))
+    ]
+    transfer.scatter({"points": points}, tmp_path / "t.png", "small CNN")
+    assert (tmp_path / "t.png").stat().st_size > 10_000

@@ -1,0 +1,202 @@
+"""The pipeline of Ilyas et al. 2019 as a run: whole, in stages, killed, continued, refused."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastadv as fa
+from fastadv import _files
+from fastadv.errors import InputError
+from fastadv.studies.ilyas2019 import pipeline, plan, report, stages
+from fastadv.studies.ilyas2019.sets import KINDS
+from tests.studies.ilyas import MINI, study, timeless
+
+ROOT = Path(__file__).resolve().parents[2]
+Whole = tuple[Path, dict[str, Any], list[str]]
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Galleries take longer than all the rest here."""
+    monkeypatch.setattr(stages, "gallery", lambda name, base, made, path: path.touch())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A run of all stages: its folder, its result, and what it said that it does."""
+    folder, seen = tmp_path_factory.mktemp("whole"), list[str]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "gallery", lambda name, base, made, path: path.touch())
+        result = study(folder, watch=lambda what, done, total: seen.append(what))
+    return folder, result, seen
+
+
+@pytest.fixture
+def copy(whole: Whole, tmp_path: Path) -> Path:
+    """A copy of the whole run's folder."""
+    return Path(shutil.copytree(whole[0], tmp_path / "copy"))
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*.safetensors"))}
+
+
+def test_all_stages_leave_results_report_and_figures(whole: Whole) -> None:
+    folder, result, seen = whole
+    measured = result["measured"]
+    assert tuple(measured) == plan.STAGES
+    assert list(measured["evaluate"]["nets"]) == list(plan.NETS)
+    for net in measured["evaluate"]["nets"].values():
+        assert list(net["robust"]) == ["PGD L2 0.2", "PGD L2 0.4"]
+        assert net["tested"] == 12
+        for name, share in net["robust"].items():
+            low, high = net["intervals"][name]
+            assert 0 <= low <= share <= high <= 1
+    assert json.loads((folder / "results.json").read_text())["measured"] == measured
+    page = (folder / "report.md").read_text()
+    for text in ("| D_R_noise |", "| D_det |", "43.7%", "paper: VGG-16", "features", "seed 0", "nets.png"):
+        assert text in page
+    for file in report.figures(result).values():
+        assert (folder / file).exists()
+    pieces = plan.costs(MINI, 60, 355)
+    assert set(seen) == {name for stage in pieces.values() for name in stage}
+    assert list(dict.fromkeys(seen)) == [name for stage in pieces.values() for name in stage]
+
+
+def test_each_set_and_net_is_what_its_name_says(whole: Whole) -> None:
+    folder, _, _ = whole
+    source = {name: fa.data.load_constructed(folder / "sets" / name).card["config"] for name in KINDS}
+    weights = {name: card["model"]["hash"] for name, card in source.items()}
+    assert weights["D_R"] == weights["D_R_noise"] != weights["D_NR"]
+    assert weights["D_NR"] == weights["D_NR_noise"] == weights["D_rand"] == weights["D_det"]
+    assert [source[name].get("start") for name in KINDS] == ["images", "noise", "images", "noise", None, None]
+    nets = {path.name for path in (folder / "nets").iterdir()}
+    assert {*plan.NETS, "independent", "early", "early_labels", "small_CNN_narrow_on_D_det"} <= nets
+
+
+def test_a_finished_stage_is_read_and_not_made_again(copy: Path) -> None:
+    before, known = times(copy), json.loads((copy / "results.json").read_text())["measured"]
+    again = study(copy, stages=["evaluate", "train"])
+    assert times(copy) == before
+    assert timeless(again["measured"]) == timeless(known)
+
+
+def test_stages_by_themselves_come_to_the_whole(whole: Whole, tmp_path: Path) -> None:
+    study(tmp_path, stages=["nets"])
+    partly = study(tmp_path, stages=["sets"])
+    assert list(partly["measured"]) == ["nets", "sets"]
+    assert "Accuracy" not in (tmp_path / "report.md").read_text()
+    wanted = timeless(whole[1]["measured"])
+    assert timeless(partly["measured"]) == {stage: wanted[stage] for stage in ("nets", "sets")}
+
+
+def test_a_killed_run_goes_on_to_the_same_results(whole: Whole, tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from tests.kills import killed_at
+from tests.studies.ilyas import study
+killed_at(16, "before")
+study(Path(sys.argv[1]), stages=["nets", "sets"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    kept = times(tmp_path)
+    assert (tmp_path / "nets" / "adversarial" / "model.safetensors") in kept
+    assert not (tmp_path / "sets" / "D_det").exists()
+    again = study(tmp_path, stages=["nets", "sets", "train"])
+    assert kept.items() <= times(tmp_path).items()
+    wanted = timeless(whole[1]["measured"])
+    assert timeless(again["measured"]) == {stage: wanted[stage] for stage in ("nets", "sets", "train")}
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "gone", "says"),
+    [
+        (
+            ["sets"],
+            "nets/adversarial",
+            "finished net adversarial, which the stage sets takes.* run the stage nets",
+        ),
+        (["train"], "sets/D_NR", "finished set D_NR, .* run the stage sets first"),
+        (["controls"], "nets/D_det", "finished net D_det, .* run the stage train first"),
+        (["evaluate", "nets"], "nets/D_rand", "finished net D_rand, which the stage evaluate takes"),
+    ],
+    ids=["sets", "train", "controls", "evaluate"],
+)
+def test_a_stage_without_its_inputs_is_refused_before_any_work(
+    copy: Path, asked: list[str], gone: str, says: str
+) -> None:
+    shutil.rmtree(copy / gone)
+    before = times(copy)
+    with pytest.raises(InputError, match=says):
+        study(copy, stages=asked)
+    assert times(copy) == before
+
+
+def test_another_seed_or_scale_is_refused_and_named(copy: Path) -> None:
+    for other, says in (
+        (replace(MINI, seed=1), r"another seed \(0 there, 1 here\)"),
+        (replace(MINI, scale="cpu"), r"another scale \(tiny there, cpu here\)"),
+        (replace(MINI, push_steps=3), r"another push_steps"),
+    ):
+        with pytest.raises(InputError, match=says):
+            study(copy, other, stages=["sets"])
+
+
+@pytest.mark.parametrize(
+    ("foreign", "asked", "says"),
+    [
+        ("nets/standard", ["sets"], r"nets/standard/checkpoint.*another seed"),
+        ("sets/D_det", ["controls"], r"sets/D_det.*another .*seed"),
+    ],
+    ids=["net", "set"],
+)
+def test_a_net_or_set_of_another_run_is_refused_by_its_card(
+    copy: Path, tmp_path: Path, foreign: str, asked: list[str], says: str
+) -> None:
+    other = tmp_path / "other"
+    made = ["nets"] if foreign.startswith("nets") else ["nets", "sets"]
+    study(other, replace(MINI, seed=1), stages=made)
+    shutil.rmtree(copy / foreign)
+    shutil.copytree(other / foreign, copy / foreign)
+    with pytest.raises(InputError, match=says):
+        study(copy, stages=asked)
+
+
+def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study(tmp_path, stages=["nets"])
+    before = times(tmp_path)
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_files.os, "fsync", full)
+        with pytest.raises(OSError, match=r"No space left on device.*free some space"):
+            study(tmp_path, stages=["sets"])
+    assert times(tmp_path) == before
+    assert json.loads((tmp_path / "results.json").read_text())["measured"].keys() == {"nets"}
+    assert list(study(tmp_path, stages=["sets"])["measured"]) == ["nets", "sets"]
+
+
+def test_more_images_than_there_are() -> None:
+    with pytest.raises(InputError, match="images: expected at most the 1442 of digits train"):
+        pipeline.load(replace(MINI, images=1443, size=None))

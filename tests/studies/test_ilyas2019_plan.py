@@ -1,0 +1,138 @@
+"""What the pipeline is set to do: the paper's figures at the paper's scale, and what reaches training."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.data.construct.paper import CIFAR10_PAPER
+from fastadv.errors import InputError
+from fastadv.studies.clock import Clock, in_words
+from fastadv.studies.ilyas2019 import pipeline, plan, report
+from fastadv.studies.ilyas2019.maker import Maker
+from fastadv.studies.ilyas2019.sets import KINDS
+from tests.studies.ilyas import MINI
+
+
+def test_the_papers_scale_is_the_papers() -> None:
+    paper = plan.SCALES["paper"]
+    assert (paper.data, paper.images, paper.size) == ("cifar10", None, None)
+    assert (paper.epochs, paper.batch_size, paper.precision) == (150, 128, "fp32")
+    assert (paper.train_radius, paper.train_steps) == (0.5, 7)
+    assert paper.radii == (0.25, 0.5)
+    for name in KINDS:
+        known = CIFAR10_PAPER[name.lower().removesuffix("_noise")]
+        budget = paper.budget(name)
+        assert (budget["steps"], budget["step_size"]) == (known["steps"], known["step_size"])
+        # an inversion without a threat is free in the box
+        assert budget.get("threat", fa.L2(torch.inf)).describe() == known["threat"].describe()
+    assert paper.architecture.model == "resnet50"
+    assert paper.architecture.options == {"normalize": "cifar10"}
+    assert report.deviations(paper.as_json()) == ["augmentation without rotations and color jitter"]
+
+
+def test_other_scales_say_how_they_differ() -> None:
+    told = "; ".join(report.deviations(plan.SCALES["cpu"].as_json()))
+    for text in (
+        "architecture: ResNet-18, width 16 instead of ResNet-50",
+        "invert steps: 150 instead of 1000",
+        "epochs: 30 instead of 150",
+        "the first 10000 images alone",
+        "precision: bf16",
+    ):
+        assert text in told
+
+
+def test_the_table_of_training_reaches_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def run(model: Any, images: Any, recipe: Any, **options: Any) -> None:
+        asked[options["run_dir"].name] = {**options, "recipe": recipe, "images": images}
+
+    monkeypatch.setattr(fa.train, "run", run)
+    settings = replace(MINI, augment="crop", epochs=9)
+    base, test = pipeline.load(settings)
+    maker = Maker(settings, base, test, tmp_path, lambda *given: None)
+    maker._sets = dict.fromkeys(KINDS, base)  # type: ignore[arg-type]
+    for name in (*plan.NETS, "independent"):
+        maker.net(name)
+    for name, options in asked.items():
+        assert options["learning_rate"] == (0.01 if name == "D_rand" else 0.1)
+        assert options["augment"] == (None if name == "D_det" else "crop")
+        assert (options["schedule"], options["epochs"], options["batch_size"]) == ("step", 9, 64)
+        if name == "adversarial":
+            recipe = options["recipe"]
+            assert (recipe.threat.norm, recipe.threat.radius, recipe.steps) == ("l2", 0.8, 7)
+            assert (recipe.step_size, recipe.random_start) == (pytest.approx(0.16), False)
+        else:
+            assert isinstance(options["recipe"], fa.train.Standard)
+    assert len({options["seed"] for options in asked.values()}) == len(asked) == 9
+
+
+def test_stages_run_in_their_order() -> None:
+    assert plan.check_stages(["transfer", "nets", "nets"]) == ("nets", "transfer")
+    for given, got in ((["nets", "net"], "got net"), ([], "got none")):
+        with pytest.raises(InputError, match=f"stages: expected some of nets, sets, .* {got}"):
+            plan.check_stages(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("images", 0),
+        ("push_radius", 0.0),
+        ("invert_step_size", float("nan")),
+        ("radii", (0.0,)),
+        ("radii", ()),
+        ("seed", -1),
+    ],
+)
+def test_settings_that_cannot_work(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"{name}: expected"):
+        replace(MINI, **{name: value})
+    with pytest.raises(InputError, match="scale: expected one of tiny, cpu, paper, got 'huge'"):
+        plan.choose("huge")
+
+
+def test_costs_count_passes() -> None:
+    settings = plan.choose(
+        "cpu", images=100, tested=10, epochs=3, invert_steps=4, push_steps=5, attack_steps=6
+    )
+    pieces = plan.costs(settings, 100, 50)
+    assert pieces["nets"] == {"training standard": 300, "training adversarial": 300 * 8}
+    assert pieces["sets"]["building D_NR_noise"] == 400
+    assert pieces["sets"]["building D_det"] == 500
+    assert pieces["evaluate"]["attacking D_R"] == 10 * 2 * 6
+    assert len(pieces["transfer"]) == 1 + 2 * len(settings.others)
+    each = plan.PASS["cpu"][0]
+    assert plan.estimate(settings, 100, 50, ["nets"]) == pytest.approx(2700 * each)
+    parts = [plan.estimate(settings, 100, 50, [stage]) for stage in plan.STAGES]
+    assert plan.estimate(settings, 100, 50) == pytest.approx(sum(parts))
+
+
+def test_the_clock_tells_what_is_left_by_the_speed_so_far() -> None:
+    seconds, told = [0.0], []
+    clock = Clock(lambda what, *rest: told.append(what), {"a": 10, "b": 30, "c": 60}, lambda: seconds[0])
+    clock("a", 5, 10)  # five of ten were there before: they took no time here
+    seconds[0] = 100.0
+    clock("a", 10, 10)  # 5 units in 100 s: 20 s a unit
+    assert clock.left() == pytest.approx(90 * 20)
+    assert told == ["a", "a, about 30 min to go"]
+    seconds[0] = 5000.0
+    clock("c", 1, 2)  # b was finished before, and the pause counts for nothing
+    assert clock.left() == pytest.approx(30 * 20)
+    clock("something else", 0, 1)
+    assert clock.left() == pytest.approx(30 * 20)
+
+
+def test_nothing_is_told_before_the_speed_is_known() -> None:
+    told: list[str] = []
+    clock = Clock(lambda what, *rest: told.append(what), {"a": 10}, lambda: 0.0)
+    clock("a", 0, 10)
+    clock("a", 5, 10)
+    assert told == ["a", "a"]
+    assert [in_words(s) for s in (50, 100, 6000)] == ["about 50 s", "about 2 min", "about 1.7 h"]
