@@ -7,7 +7,7 @@ import typer
 
 from fastadv.cli._options import make_threat, pairs, usage
 from fastadv.cli._values import check_value, nameable
-from fastadv.train import AWP, OwnStep, Recipe, WeightDecayL1
+from fastadv.train import AWP, OwnStep, Recipe, RubbishTraining, WeightDecayL1
 from fastadv.train.recipes import RECIPES
 
 # what the command line sets where the recipe leaves it open
@@ -25,6 +25,7 @@ class RecipeOptions:
     step_size: float | None = None
     l1: float | None = None
     awp: float | None = None
+    rubbish: float | None = None
 
 
 def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
@@ -60,6 +61,9 @@ def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
         raise typer.BadParameter("--norm has no effect without --radius; leave it out, or give both.")
     with usage():
         recipe: Recipe | OwnStep = kind(**open_ | arguments)
+        if options.rubbish is not None:
+            loss = getattr(recipe, "loss", "ce")  # the answer to noise is of the kind that the recipe wants
+            recipe = RubbishTraining(recipe, options.rubbish, "bce" if loss == "bce" else "ce")  # type: ignore[arg-type]
         if options.l1 is not None:
             recipe = WeightDecayL1(options.l1, recipe)  # type: ignore[arg-type]  # what owns its step is refused
         if options.awp is not None:

@@ -49,6 +49,9 @@ def train(
     step_size: o.StepSize = None,
     awp: Annotated[float | None, o.number("Perturb the weights, too, by this share: 0.005.")] = None,
     l1: Annotated[float | None, o.number("L1 weight decay on the first layer.")] = None,
+    rubbish: Annotated[
+        float | None, o.number("Also deny noise, with this weight beside the loss of the recipe: 1.")
+    ] = None,
     epochs: o.Epochs = 10,
     run_dir: Annotated[
         Path | None,
@@ -129,7 +132,7 @@ def train(
 
     Several processes train together: torchrun --nproc-per-node 4 -m fastadv train ...
     """
-    chosen = parse_recipe(recipe, RecipeOptions(norm, radius, steps, step_size, l1, awp))
+    chosen = parse_recipe(recipe, RecipeOptions(norm, radius, steps, step_size, l1, awp, rubbish))
     varied = _augment.parse_augment(augment)
     climb = None if ramp is None else _ramp.parse_ramp(ramp)
     if radius is None and (validation is not None or patience is not None or on_alarm.value != "warn"):

@@ -15,10 +15,12 @@ from fastadv.train import (
     FastTraining,
     FGSMTraining,
     FreeTraining,
+    HiddenFGSM,
     InputNoise,
     PGDTraining,
     PriorGuidedTraining,
     RobustLogistic,
+    RubbishTraining,
     Standard,
     WeightDecayL1,
 )
@@ -46,6 +48,8 @@ LINF = {"radius": 0.1}
         ("prior_guided:reset=5", LINF, PriorGuidedTraining, {"reset": 5}),
         ("free", LINF, FreeTraining, {"replays": 4}),
         ("noise:kind=uniform", LINF, InputNoise, {"kind": "uniform"}),
+        ("hidden_fgsm:module=hidden.1,radius=0.2", {}, HiddenFGSM, {"module": "hidden.1", "radius": 0.2}),
+        ("hidden_fgsm:module=3,radius=1", {}, HiddenFGSM, {"module": 3, "radius": 1}),
         ("robust_logistic:weight=0.5", LINF, RobustLogistic, {"weight": 0.5}),
     ],
 )
@@ -65,6 +69,14 @@ def test_wrappers_and_norm():
     assert isinstance(recipe.recipe, WeightDecayL1)
     assert recipe.recipe.coefficient == 0.001
     assert isinstance(recipe.recipe.recipe.threat, fa.L2)
+
+
+def test_noise_is_denied_in_the_way_of_the_recipe():
+    for text, loss in (("pgd:loss=margin", "ce"), ("fgsm:loss=bce", "bce"), ("trades", "ce")):
+        recipe = parse_recipe(text, RecipeOptions("linf", 0.1, l1=0.001, rubbish=0.5))
+        assert isinstance(recipe, WeightDecayL1)
+        assert isinstance(recipe.recipe, RubbishTraining)
+        assert (recipe.recipe.weight, recipe.recipe.loss) == (0.5, loss)
 
 
 def test_a_run_with_a_wrapped_recipe(fastadv: Callable, folder: Path) -> None:

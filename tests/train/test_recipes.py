@@ -17,8 +17,10 @@ from fastadv.train import (
     TRADES,
     FastTraining,
     FGSMTraining,
+    HiddenFGSM,
     InputNoise,
     PGDTraining,
+    RubbishTraining,
     Standard,
     WeightDecayL1,
 )
@@ -37,6 +39,8 @@ RECIPES = [
     FastTraining(fa.Linf(0.1), "n-fgsm"),
     InputNoise(fa.Linf(0.1)),
     WeightDecayL1(1e-3, PGDTraining(fa.Linf(0.1), steps=2)),
+    HiddenFGSM("1", 0.1),
+    RubbishTraining(FGSMTraining(fa.Linf(0.1))),
 ]
 
 

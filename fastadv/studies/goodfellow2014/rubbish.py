@@ -36,7 +36,7 @@ def rubbish(
     confidence  the mean of the largest probability over these images; None without any
     classes     the share of each class among them
     """
-    frozen, parts = fa.freeze(model), _ids(model, samples).split(BATCH)
+    frozen, parts = fa.freeze(model), torch.split(_ids(model, samples), BATCH)
     chances = torch.cat([frozen.confidence(noise(shape, ids, seed)) for ids in parts])
     surest, chosen = chances.max(1)
     wrong = surest > sure

@@ -13,12 +13,14 @@ from fastadv.train.recipes.base import Crafted, OwnStep, Recipe, Step
 from fastadv.train.recipes.fast import FastTraining
 from fastadv.train.recipes.fgsm import FGSMTraining
 from fastadv.train.recipes.free import FreeTraining
+from fastadv.train.recipes.hidden_fgsm import HiddenFGSM
 from fastadv.train.recipes.l1 import WeightDecayL1
 from fastadv.train.recipes.mart import MART
 from fastadv.train.recipes.noise import InputNoise
 from fastadv.train.recipes.pgd import PGDTraining
 from fastadv.train.recipes.prior_guided import PriorGuidedTraining
 from fastadv.train.recipes.robust_logistic import RobustLogistic
+from fastadv.train.recipes.rubbish import RubbishTraining
 from fastadv.train.recipes.standard import Standard
 from fastadv.train.recipes.trades import TRADES
 
@@ -31,12 +33,14 @@ __all__ = [
     "FGSMTraining",
     "FastTraining",
     "FreeTraining",
+    "HiddenFGSM",
     "InputNoise",
     "OwnStep",
     "PGDTraining",
     "PriorGuidedTraining",
     "Recipe",
     "RobustLogistic",
+    "RubbishTraining",
     "Standard",
     "Step",
     "WeightDecayL1",
@@ -53,5 +57,6 @@ RECIPES: dict[str, Callable[..., Recipe | OwnStep]] = {
     "free": FreeTraining,
     "noise": InputNoise,
     "robust_logistic": RobustLogistic,
+    "hidden_fgsm": HiddenFGSM,
 }
-"""The recipes that commands can name; AWP and WeightDecayL1 go around one of them."""
+"""The recipes that commands can name; AWP, WeightDecayL1 and RubbishTraining go around one of them."""

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from fastadv.threat import L2
-from fastadv.train import FastTraining, FreeTraining, Standard, fit
+from fastadv.train import FastTraining, FreeTraining, HiddenFGSM, RubbishTraining, Standard, fit
 from tests.train.processes.worker import CASES, SETTINGS, TEST, Stop, images
 
 
@@ -36,6 +36,7 @@ EXACT: dict[str, dict[str, Any]] = {
     "standard": {"recipe": Standard(), "augment": drawing, "ema": 0.9, **TEST},
     "fast": {"recipe": FastTraining(L2(0.5)), "precision": "bf16"},
     "free": {"recipe": FreeTraining(L2(0.5), 2), "augment": ["shift", drawing]},
+    "rubbish": {"recipe": RubbishTraining(HiddenFGSM("7", 0.1), 0.5)},
 }
 
 

@@ -19,8 +19,10 @@ from fastadv.train import (
     TRADES,
     FastTraining,
     FreeTraining,
+    HiddenFGSM,
     PGDTraining,
     PriorGuidedTraining,
+    RubbishTraining,
     Standard,
     WeightDecayL1,
     fit,
@@ -83,6 +85,7 @@ CASES: dict[str, dict[str, Any]] = {
     "awp": {"recipe": AWP(TRADES(THREAT, 2), 0.01), "augment": "shift"},
     "prior": {"recipe": PriorGuidedTraining(THREAT, reset=2)},
     "l1": {"recipe": AWP(WeightDecayL1(0.01, Standard(0.1)))},
+    "rubbish": {"recipe": RubbishTraining(HiddenFGSM("inner.5", 0.1), 0.5)},
 }
 SETTINGS = {"batch_size": 8, "epochs": 2, "learning_rate": 0.05}
 

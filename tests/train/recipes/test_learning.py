@@ -11,9 +11,11 @@ from fastadv.train import (
     TRADES,
     FastTraining,
     FreeTraining,
+    HiddenFGSM,
     InputNoise,
     PGDTraining,
     PriorGuidedTraining,
+    RubbishTraining,
     Standard,
     WeightDecayL1,
     run,
@@ -24,6 +26,8 @@ PLAIN = {
     "smooth": Standard(label_smoothing=0.1),
     "noise": InputNoise(THREAT),
     "l1": WeightDecayL1(1e-4),
+    "rubbish": RubbishTraining(),
+    "hidden": HiddenFGSM("features.3", 0.1),
 }
 ROBUST = {
     "trades": TRADES(THREAT, 3),

@@ -1,0 +1,100 @@
+"""Adversarial training in a hidden layer."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastadv._checks import check_number
+from fastadv.errors import InputError
+from fastadv.losses import loss_and_grad
+from fastadv.train.recipes._common import check_mixture, mean_loss, twin
+
+
+@dataclass(frozen=True)
+class HiddenFGSM:
+    """weight · J(h, y) + (1 - weight) · J(h + radius · sign(∇J), y), where h is what enters a hidden layer.
+
+    module: the name of the layer that h enters, as in `model.named_modules()`, or its number in a Sequential.
+    Of Maxout, "hidden.1" has the units of the first layer, and "linear" those of the last. The direction is
+    that of the model in eval mode with the current weights, and no gradient flows through it.
+    label_smoothing is that of J, not of the attack. loss is J: "ce" or "bce", as in Standard.
+
+    A radius in hidden units means little where these have no bound: the network then learns to make its
+    activations large. Goodfellow et al. found it usually better to perturb the input, for which there is
+    FGSMTraining, and their best results with hidden layers never perturbed the last one.
+
+    Raises InputError for a radius that is not positive, a weight outside [0, 1], another loss, and, with the
+    first batch, for a model that has no such module, or does not run it once, on a tensor.
+    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), section 6.
+    """
+
+    module: str | int
+    radius: float
+    weight: float = 0.5
+    label_smoothing: float = 0.0
+    loss: str = "ce"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.module, bool) or not isinstance(self.module, str | int):
+            raise InputError(f"module: expected the name or number of a layer, got {self.module!r}")
+        if check_number("radius", self.radius) <= 0:
+            raise InputError(f"radius: expected a number > 0, got {self.radius!r}")
+        check_mixture(self.weight, self.label_smoothing, self.loss)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        move = self.radius * self._direction(model, x, y)
+        if self.weight == 0:
+            with entering(model, str(self.module), lambda h: h + move):
+                return mean_loss(model(x), y, self.label_smoothing, self.loss)
+        # in one pass, so that BatchNorm sees both
+        with entering(model, str(self.module), lambda h: h + torch.cat([torch.zeros_like(move), move])):
+            halves = model(torch.cat([x, x])).tensor_split(2)
+        clean, adversarial = (mean_loss(logits, y, self.label_smoothing, self.loss) for logits in halves)
+        return self.weight * clean + (1 - self.weight) * adversarial
+
+    def _direction(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        """The sign of the gradient at h."""
+        seen: list[Tensor] = []
+
+        def leaf(h: Tensor) -> Tensor:
+            seen.append(h.detach().requires_grad_())
+            return seen[-1]
+
+        still = twin(model).model
+        assert isinstance(still, nn.Module)
+        with torch.enable_grad(), entering(still, str(self.module), leaf):
+            logits = still(x)
+        if len(seen) != 1:
+            raise InputError(
+                f"module: expected a layer that runs once in forward, got {self.module!r}, which ran "
+                f"{len(seen)} times; name another"
+            )
+        by_logits = loss_and_grad(logits.detach(), y, self.loss, direction=True)[1]
+        return torch.autograd.grad(logits, seen[0], by_logits.to(logits.dtype))[0].sign()
+
+
+@contextmanager
+def entering(model: nn.Module, module: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside, `module` of the model gets change(h) in place of its input h."""
+
+    def before(part: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not given or not isinstance(given[0], Tensor):
+            raise InputError(f"module: expected a layer that takes a tensor, got {module!r}, which does not")
+        return (change(given[0]), *given[1:])
+
+    parts = dict(model.named_modules())
+    if module not in parts:
+        raise InputError(
+            f"module: expected the name of a layer of the model, got {module!r}; see model.named_modules()"
+        )
+    handle = parts[module].register_forward_pre_hook(before)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,64 @@
+"""Training that also denies noise, around a loss."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+from torch.nn.modules.batchnorm import _NormBase
+
+from fastadv import rng
+from fastadv._checks import check_number
+from fastadv.errors import InputError
+from fastadv.train.recipes._common import check_loss_recipe, check_smoothing, numbers
+from fastadv.train.recipes.base import Recipe
+from fastadv.train.recipes.standard import Standard
+
+
+@dataclass(frozen=True)
+class RubbishTraining:
+    """The loss of `recipe` + weight · the loss of calling noise a class, the mean over the batch.
+
+    The noise is N(0, 1) in every pixel, as many images as the batch has, fresh in each epoch and keyed by
+    (seed, id). loss says what a model should answer: "ce", that all classes are equally likely (the
+    cross-entropy with the uniform distribution); "bce", that it is none of them, for models that give each
+    class a probability of its own (`fa.models.Sigmoids`, `fa.models.RBF`). In BatchNorm, noise is normalized
+    by the running statistics, as it will be in tests, and does not enter them.
+
+    Raises InputError for a weight that is not positive, another loss, and a recipe that owns its step.
+    Source: Goodfellow, Shlens, Szegedy 2014 (arXiv 1412.6572), appendix A, which calls such images rubbish
+    class examples; Hendrycks et al. 2019 (arXiv 1812.04606), outlier exposure, for "ce".
+    """
+
+    recipe: Recipe = Standard()  # noqa: RUF009 - frozen
+    weight: float = 1.0
+    loss: str = "ce"
+
+    def __post_init__(self) -> None:
+        check_loss_recipe(self.recipe, "RubbishTraining")
+        if check_number("weight", self.weight) <= 0:
+            raise InputError(f"weight: expected a number > 0, got {self.weight!r}")
+        check_smoothing(0.0, self.loss)
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
+    ) -> Tensor:
+        drawn = rng.normal(x[0].numel(), rng.derive(seed, "rubbish"), numbers(x, ids))
+        with running_statistics(model):
+            logits = model(drawn.to(x).view_as(x))
+        denied = softplus(logits).sum(1) if self.loss == "bce" else -logits.log_softmax(1).mean(1)
+        return self.recipe(model, x, y, ids=ids, seed=seed) + self.weight * denied.mean()
+
+
+@contextmanager
+def running_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, layers of the model that normalize by statistics of the batch are in eval mode."""
+    norms = [part for part in model.modules() if isinstance(part, _NormBase) and part.training]
+    for part in norms:
+        part.eval()
+    try:
+        yield
+    finally:
+        for part in norms:
+            part.train()

@@ -1,0 +1,174 @@
+"""FGSM on what enters a hidden layer: by hand, without a trace, and the trap of unbounded units."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.train import AWP, FGSMTraining, HiddenFGSM, Standard, WeightDecayL1
+from tests.train.nets import images, net, run
+from tests.train.recipes.hand import SEED, assert_same_step, batch, evaluated, warm_net
+
+
+def by_hand(model: nn.Module, hand: nn.Module, x: Tensor, y: Tensor, radius: float, weight: float) -> Tensor:
+    """The loss where the input of the last layer, number 5, is perturbed."""
+    still = evaluated(model)
+    h = still[:5](x).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_entropy(still[5](h), y), h)
+    move = radius * gradient.sign()
+    if weight == 0:
+        return cross_entropy(hand[5](hand[:5](x) + move), y)
+    clean, other = hand[:5](torch.cat([x, x])).tensor_split(2)
+    adversarial = cross_entropy(hand[5](other + move), y)
+    return weight * cross_entropy(hand[5](clean), y) + (1 - weight) * adversarial
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_loss_by_hand(weight: float) -> None:
+    x, y, _ = batch()
+    model = warm_net()
+    hand = copy.deepcopy(model)
+    wanted = by_hand(model, hand, x, y, 0.2, weight)
+    module = "5" if weight else 5
+    assert_same_step(HiddenFGSM(module, 0.2, weight), model, hand, wanted)
+    assert abs(wanted - cross_entropy(evaluated(model)(x), y)) > 1e-3
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+def test_at_the_input_it_is_fgsm_training_without_a_box(loss: str) -> None:
+    x, y, ids = batch()
+    ball = fa.Linf(0.1, box=(-torch.inf, torch.inf))
+    made = [
+        recipe(warm_net(), x, y, ids=ids, seed=SEED)
+        for recipe in (HiddenFGSM("0", 0.1, 0.4, 0.1, loss), FGSMTraining(ball, 0.4, 0.1, loss))
+    ]
+    torch.testing.assert_close(*made)
+
+
+def test_maxout_units_are_what_enters_the_next_layer() -> None:
+    x, y, ids = batch()
+    model = fa.models.create("maxout", shape=(1, 8, 8), classes=3, units=7, pieces=2, input_dropout=0.0)
+    model = model.double().eval()
+    for weight in model.parameters():
+        weight.data.normal_()
+    made = HiddenFGSM("hidden.1", 0.1, weight=0.0)(model, x, y, ids=ids)
+
+    def rest(h: Tensor) -> Tensor:
+        second = model.hidden[1](h).unflatten(1, (2, 7)).amax(1)
+        return model.linear(second)
+
+    h = model.hidden[0](x.flatten(1)).unflatten(1, (2, 7)).amax(1).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_entropy(rest(h), y), h)
+    torch.testing.assert_close(made, cross_entropy(rest(h + 0.1 * gradient.sign()), y))
+
+
+def test_the_model_stays_as_it_is() -> None:
+    x, y, ids = batch()
+    model = net().double().train()
+    model[4].p = 0.0
+    model[1].eval()
+    calls: list[int] = []
+    model[5].weight.register_hook(lambda gradient: calls.append(1))
+    for weight in model.parameters():
+        weight.grad = torch.full_like(weight, 7.0)
+    state = copy.deepcopy(model.state_dict())
+    loss = HiddenFGSM("5", 0.1)(model, x, y, ids=ids)
+    assert calls == []  # the attack computes no weight gradient
+    torch.testing.assert_close(model.state_dict(), state, rtol=0, atol=0)
+    assert all((weight.grad == 7).all() for weight in model.parameters())
+    assert not any(part._forward_pre_hooks for part in model.modules())
+    assert [part.training for part in model.modules()] == [True, True, False, *[True] * 4]
+    loss.backward()
+    assert calls == [1]
+    with pytest.raises(RuntimeError, match="channels"):
+        HiddenFGSM("5", 0.1)(model, x.expand(-1, 2, 8, 8), y)
+    assert not any(part._forward_pre_hooks for part in model.modules())
+
+
+class Twice(nn.Module):
+    """A layer that runs twice, one that never does, and one that takes no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared, self.idle, self.last = nn.Linear(64, 64), nn.Linear(3, 3), Pair()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.shared(self.shared(x.flatten(1))), 1.0))
+
+
+class Pair(nn.Module):
+    def forward(self, given: tuple[Tensor, float]) -> Tensor:
+        return given[0][:, :3] * given[1]
+
+
+@pytest.mark.parametrize(
+    ("module", "wanted"),
+    [
+        ("shared", "expected a layer that runs once in forward, got 'shared', which ran 2 times"),
+        ("idle", "expected a layer that runs once in forward, got 'idle', which ran 0 times"),
+        ("last", "expected a layer that takes a tensor, got 'last'"),
+        ("first", "expected the name of a layer of the model, got 'first'"),
+    ],
+)
+def test_layers_that_cannot_be_perturbed(module: str, wanted: str) -> None:
+    x, y, _ = batch()
+    with pytest.raises(InputError, match=f"module: {wanted}"):
+        HiddenFGSM(module, 0.1)(Twice().double(), x, y)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("module", lambda: HiddenFGSM(None, 0.1)),
+        ("radius", lambda: HiddenFGSM("5", 0.0)),
+        ("radius", lambda: HiddenFGSM("5", float("inf"))),
+        ("weight", lambda: HiddenFGSM("5", 0.1, weight=1.5)),
+        ("label_smoothing", lambda: HiddenFGSM("5", 0.1, label_smoothing=1.0)),
+        ("loss", lambda: HiddenFGSM("5", 0.1, loss="margin")),
+    ],
+    ids=range(6),
+)
+def test_bad_settings(name: str, make: object) -> None:
+    with pytest.raises(InputError, match=f"{name}: expected"):
+        make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("options", [{"precision": "bf16"}, {"ema": 0.9}, {"clip_norm": 0.1}], ids=str)
+def test_it_runs_with_the_options_of_training_and_inside_wrappers(options: dict) -> None:
+    recipe = AWP(WeightDecayL1(0.001, HiddenFGSM("5", 0.1)), 0.01)
+    for each in (recipe, recipe.recipe):
+        _, reports = run(None, recipe=each, epochs=2, **options)
+        assert reports[1].loss < reports[0].loss
+
+
+def test_a_run_resumes_bit_for_bit(tmp_path: Path) -> None:
+    recipe = HiddenFGSM("5", 0.1)
+    whole, past = run(None, recipe=recipe, epochs=3, schedule="constant")
+    run(tmp_path, recipe=recipe, epochs=2, schedule="constant")
+    again, rest = run(tmp_path, recipe=recipe, epochs=3, schedule="constant", resume=True)
+    assert [report.loss for report in rest] == [report.loss for report in past[2:]]
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name])
+
+
+def trained(recipe: object, activation: type[nn.Module]) -> float:
+    """The mean absolute activation of the hidden layer after training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), activation(), nn.Linear(32, 3))
+    data = images(150)
+    fa.train.run(model, data, recipe, epochs=20, batch_size=25, optimizer="adam", learning_rate=1e-2)
+    assert fa.evaluate(model, data).clean_accuracy > 0.95
+    return float(model[:3](data.x).abs().mean().detach())
+
+
+def test_unbounded_units_grow_where_bounded_ones_cannot() -> None:
+    """The trap: the network makes its activations large beside the radius, instead of robust."""
+    recipe = HiddenFGSM("3", 1.0, weight=0.0)
+    assert trained(recipe, nn.ReLU) > 1.5 * trained(Standard(), nn.ReLU)
+    assert trained(recipe, nn.Tanh) <= 1

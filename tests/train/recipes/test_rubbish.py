@@ -1,0 +1,133 @@
+"""Denying noise: the loss by hand, fresh noise, and what it teaches."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+import fastadv as fa
+from fastadv import rng
+from fastadv.errors import InputError
+from fastadv.train import (
+    AWP,
+    FGSMTraining,
+    FreeTraining,
+    PGDTraining,
+    RubbishTraining,
+    Standard,
+    WeightDecayL1,
+)
+from tests.train.nets import run
+from tests.train.recipes.hand import SEED, assert_same_step, batch, warm_net
+
+THREAT = fa.Linf(0.1)
+DRY = {"dropout": 0.0, "input_dropout": 0.0}
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_the_loss_by_hand(loss: str, weight: float) -> None:
+    x, y, ids = batch()
+    model = warm_net()
+    hand = copy.deepcopy(model)
+    noise = rng.normal(64, rng.derive(SEED, "rubbish"), ids).double().view_as(x)
+    hand[1].eval()  # BatchNorm: noise is normalized as in tests
+    logits = hand(noise)
+    hand[1].train()
+    if loss == "ce":
+        denied = -(logits.softmax(1).log() / 3).sum(1).mean()
+    else:
+        denied = -(1 - logits.sigmoid()).log().sum(1).mean()
+    wanted = cross_entropy(hand(x), y) + weight * denied
+    assert_same_step(RubbishTraining(weight=weight, loss=loss), model, hand, wanted)
+
+
+def test_the_recipe_inside_keeps_its_loss_and_its_keys() -> None:
+    x, y, ids = batch()
+    model = warm_net().eval()
+    inner = PGDTraining(THREAT, 2)
+    apart = [
+        RubbishTraining(recipe)(model, x, y, ids=ids, seed=SEED) - recipe(model, x, y, ids=ids, seed=SEED)
+        for recipe in (inner, Standard())
+    ]
+    torch.testing.assert_close(*apart)
+    assert apart[0] > torch.log(torch.tensor(3.0)) - 1e-9  # the least is that of equal classes
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+def test_the_least_loss_is_that_of_the_answer_wanted(loss: str) -> None:
+    x, y, ids = batch()
+    model = warm_net().eval()
+    with torch.no_grad():
+        model[5].weight.zero_()
+        model[5].bias.fill_(-40.0)
+    denied = RubbishTraining(loss=loss)(model, x, y, ids=ids) - Standard()(model, x, y)
+    wanted = torch.log(torch.tensor(3.0)).double() if loss == "ce" else torch.zeros(()).double()
+    torch.testing.assert_close(denied, wanted)
+
+
+def test_noise_is_fresh_for_each_id_and_seed_and_not_by_place() -> None:
+    x, y, ids = batch(12)
+    model = warm_net().eval()
+    recipe, order = RubbishTraining(), torch.randperm(12)
+    one = recipe(model, x, y, ids=ids, seed=3)
+    torch.testing.assert_close(recipe(model, x[order], y[order], ids=ids[order], seed=3), one)
+    assert recipe(model, x, y, ids=ids, seed=4) != one
+    assert recipe(model, x, y, ids=ids + 1, seed=3) != one
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("weight", lambda: RubbishTraining(weight=0.0)),
+        ("weight", lambda: RubbishTraining(weight="much")),
+        ("loss", lambda: RubbishTraining(loss="margin")),
+        ("recipe", lambda: RubbishTraining(FreeTraining(THREAT, 2))),
+        ("recipe", lambda: RubbishTraining(AWP(Standard()))),
+    ],
+    ids=range(5),
+)
+def test_bad_settings(name: str, make: object) -> None:
+    with pytest.raises(InputError, match=f"{name}: expected"):
+        make()  # type: ignore[operator]
+
+
+def test_other_wrappers_go_around_it_and_it_ramps() -> None:
+    inside = RubbishTraining(FGSMTraining(THREAT))
+    for recipe in (AWP(WeightDecayL1(0.001, inside), 0.01), inside):
+        _, reports = run(None, recipe=recipe, epochs=2, ramp=1)
+        assert all(report.loss > 0 for report in reports)
+
+
+def test_a_run_resumes_bit_for_bit(tmp_path) -> None:
+    whole, past = run(None, recipe=RubbishTraining(), epochs=3, schedule="constant")
+    run(tmp_path, recipe=RubbishTraining(), epochs=2, schedule="constant")
+    again, rest = run(tmp_path, recipe=RubbishTraining(), epochs=3, schedule="constant", resume=True)
+    assert [report.loss for report in rest] == [report.loss for report in past[2:]]
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name])
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+def test_a_net_learns_to_deny_noise_that_it_never_saw(loss: str) -> None:
+    """Appendix A: hardly any noise is taken for a class, and the digits are read as before."""
+    train_set, test_set = fa.data.load("digits", "train"), fa.data.load("digits", "test")
+    inner, sure = Standard(loss=loss), []
+    for recipe in (inner, RubbishTraining(inner, loss=loss)):
+        model = fa.models.create("maxout", shape=(1, 8, 8), units=64, pieces=3, layers=1, **DRY)
+        model = fa.models.Sigmoids(model) if loss == "bce" else model
+        fa.train.run(model, train_set, recipe, epochs=8, batch_size=32, optimizer="adam", learning_rate=3e-3)
+        frozen = fa.freeze(model)
+        noise = rng.normal(64, 99, torch.arange(1000)).view(-1, 1, 8, 8)
+        sure.append(float((frozen.confidence(noise).amax(1) > 0.5).double().mean()))
+        assert fa.evaluate(model, test_set).clean_accuracy > 0.9
+    assert sure[0] > 0.4
+    assert sure[1] < 0.05
+
+
+def test_a_finished_run_is_of_its_recipe(tmp_path) -> None:
+    run(tmp_path, recipe=RubbishTraining(), epochs=1)
+    for other in (RubbishTraining(weight=2.0), RubbishTraining(loss="bce"), Standard()):
+        with pytest.raises(InputError, match="recipe"):
+            run(tmp_path, recipe=other, epochs=1, resume=True)
