@@ -161,6 +161,18 @@ def test_another_seed_or_scale_is_refused_and_named(copy: Path) -> None:
             study(copy, other, stages=["sets"])
 
 
+def test_other_architectures_may_be_added(copy: Path) -> None:
+    before = times(copy)
+    more = replace(MINI, others=(*MINI.others, plan.Architecture("softmax", "softmax")))
+    result = study(copy, more, stages=["transfer"])
+    assert [point["architecture"] for point in result["measured"]["transfer"]["points"]] == [
+        MINI.others[0].title,
+        "softmax",
+    ]
+    assert before.items() <= times(copy).items()
+    assert len(result["config"]["others"]) == 2
+
+
 @pytest.mark.parametrize(
     ("foreign", "asked", "says"),
     [
