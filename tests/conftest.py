@@ -5,10 +5,11 @@ import os
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # read when numpy and torch are imported: the workers share the cores
 
+import gc
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +117,17 @@ def slow_tests() -> set[str]:
 def pytest_configure(config: pytest.Config) -> None:
     if not WORKER and config.args == config.getini("testpaths"):
         config.pluginmanager.register(Durations(config.getoption("--write-slow")))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Ten thousand tests stay to the end: looking for garbage among them takes a fifth of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 COLLECTED = pytest.StashKey[set[str]]()
