@@ -56,4 +56,5 @@ def goodfellow(
         print_table(part.capitalize(), report.table(result, part))
     print_table("Networks", report.nets(result), report.notes(result))
     say("")
-    say(f"the report {run_dir / 'report.md'}")
+    for what, path in {**result["measured"]["figures"], "the report": run_dir / "report.md"}.items():
+        say(f"{what:<36} {path}")

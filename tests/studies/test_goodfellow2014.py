@@ -82,6 +82,19 @@ def test_answers_are_counted_by_hand() -> None:
     assert answers(nn.Flatten(), x, torch.tensor([0, 1, 1])).confidence_on_mistakes is None
 
 
+def test_classes_are_those_of_the_logits_where_all_probabilities_are_0() -> None:
+    model = fa.models.create("rbf", shape=(1, 8, 8), seed=3).eval()
+    with torch.no_grad():
+        model.templates[:] = torch.arange(10.0, 110.0, 10)[:, None]
+        model.scales.fill_(1.0)
+    x = torch.full((2, 1, 8, 8), 109.0)
+    found = answers(model, x, torch.tensor([9, 0]))
+    assert found.classes.tolist() == [9, 9]
+    x = torch.full((1, 1, 8, 8), 200.0)
+    assert answers(model, x, torch.tensor([9])).error == 0
+    assert answers(model, x, torch.tensor([9])).mean_confidence == 0
+
+
 def test_agreement_is_counted_among_the_mistakes() -> None:
     y = torch.tensor([0, 0, 0, 0, 0])
     said = {
@@ -138,6 +151,9 @@ def test_parts_of_the_tiny_study_add_up(tmp_path: Path) -> None:
     assert {line["part"] for line in lines} == set(paper.PARTS)
     assert all(0 <= line["share"] <= 1 for line in lines)
     assert set(whole["measured"]["nets"]) >= {"large_adversarial", "member-1", "noise_sign", "l1_0.0025"}
+    assert len(whole["measured"]["figures"]) == 3
+    for path in whole["measured"]["figures"].values():
+        assert Path(path).stat().st_size > 10_000
     page = (tmp_path / "report.md").read_text()
     assert page == report.markdown(json.loads((tmp_path / "results.json").read_text()))
     assert "| 99.90% |" in page  # what the paper printed

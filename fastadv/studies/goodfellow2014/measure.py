@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from fastadv.data import ImageSet
 from fastadv.data.imageset import to_unit
 from fastadv.studies.goodfellow2014.nets import Nets
 from fastadv.studies.goodfellow2014.settings import Settings
+from fastadv.studies.study import Watch
 
 BATCH_SIZE = 500
 STEPS, STRONGLY_TESTED = 40, 1000  # of PGD, and images
@@ -41,10 +43,22 @@ class Answers:
 
 
 class Bench:
-    """The networks on the test images: what was crafted and answered once is kept."""
+    """The networks on the test images: what was crafted and answered once is kept.
 
-    def __init__(self, settings: Settings, nets: Nets, test_set: ImageSet) -> None:
-        self.settings, self.nets = settings, nets
+    figures: the files drawn, by what they show; details: what is measured beyond the tables, by part.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        nets: Nets,
+        test_set: ImageSet,
+        folder: Path,
+        watch: Watch = lambda what, done, total: None,
+    ) -> None:
+        self.settings, self.nets, self.folder, self.watch = settings, nets, folder, watch
+        self.figures: dict[str, str] = {}
+        self.details: dict[str, Any] = {}
         self.test_set = test_set if settings.tested is None else test_set.subset(range(settings.tested))
         place = nets.device or torch.device("cpu")
         self.x, self.y = to_unit(self.test_set.x).to(place), self.test_set.y.to(place)
@@ -58,6 +72,12 @@ class Bench:
         """FGSM's point for each test image, also where the network is wrong without it, [N, ...]."""
         threat = self.settings.boxed if boxed else self.settings.threat
         return craft(self.net(name), self.x, self.y, threat, LOSS.get(name, "ce"))
+
+    def figure(self, name: str, shows: str) -> Path:
+        """Where a figure is to be drawn; it is listed from then on."""
+        path = self.folder / f"{name}.png"
+        self.figures[shows] = str(path)
+        return path
 
     def robust_accuracy(self, name: str) -> float:
         """Under PGD within the box, of the first test images: what one step does not show."""
@@ -79,7 +99,8 @@ def craft(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Linf, loss: str = "
 
 def answers(model: nn.Module, x: Tensor, y: Tensor) -> Answers:
     """What `model`, in eval mode, says of images [N, ...] whose labels are y [N]."""
-    frozen = fa.freeze(model)
-    told = torch.cat([frozen.confidence(part) for part in torch.split(x, BATCH_SIZE)])
-    confidence, classes = told.max(1)
+    frozen, parts = fa.freeze(model), torch.split(x, BATCH_SIZE)
+    # not by the probabilities, which are all 0 where an image is far from every template of an RBF network
+    classes = torch.cat([frozen.verdict(part).argmax(1) for part in parts])
+    confidence = torch.cat([frozen.confidence(part).amax(1) for part in parts])
     return Answers(classes, confidence, classes != y)

@@ -1,6 +1,6 @@
 """The study from first to last: every table, with the networks that it needs trained on the way."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,23 @@ from fastadv._files import atomic_write, write_json
 from fastadv._run_folder import RunFolder
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.studies.goodfellow2014 import report
+from fastadv.studies.goodfellow2014 import drawn, report, tables
+from fastadv.studies.goodfellow2014.line import Line
 from fastadv.studies.goodfellow2014.measure import Bench
 from fastadv.studies.goodfellow2014.nets import Nets
 from fastadv.studies.goodfellow2014.settings import Settings
-from fastadv.studies.goodfellow2014.tables import TABLES
 from fastadv.studies.study import Watch
 
+TABLES: dict[str, Callable[[Bench], Iterator[Line]]] = {
+    "fgsm": tables.fgsm,
+    "logistic": drawn.two_digits,
+    "adversarial": tables.adversarial,
+    "controls": tables.controls,
+    "agreement": tables.agreement,
+    "directions": drawn.directions,
+    "ensemble": tables.ensemble,
+    "rubbish": drawn.noise,
+}
 PARTS = tuple(TABLES)
 
 
@@ -44,14 +54,22 @@ def run(
         )
     with RunFolder(folder):
         nets = Nets(settings, train_set, folder / "nets", watch, device)
-        bench = Bench(settings, nets, test_set)
+        bench = Bench(settings, nets, test_set, folder, watch)
         lines = []
         for place, part in enumerate(parts):
             watch(part, place, len(parts))
             lines += [asdict(line) for line in TABLES[part](bench)]
         sets = {"train": train_set.describe(), "test": test_set.describe()}
         config = {**asdict(settings), "parts": list(parts), **sets}
-        result = card("study goodfellow", config, lines=lines, tested=len(bench.y), nets=nets.told())
+        result = card(
+            "study goodfellow",
+            config,
+            lines=lines,
+            tested=len(bench.y),
+            nets=nets.told(),
+            details=bench.details,
+            figures=bench.figures,
+        )
         write_json(folder / "results.json", result)
         with atomic_write(folder / "report.md") as page:
             page.write_text(report.markdown(result))

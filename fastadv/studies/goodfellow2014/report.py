@@ -30,7 +30,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         f"{config['radius']:g}, seed {config['seed']}; where nothing else is said nothing is clipped, as in "
         "the paper",
         "share: of errors (agreement: of equal answers); confidence: the mean largest probability, on "
-        "mistakes, on clean images and noise on all",
+        "mistakes, on clean images on all; an error on rubbish is to be surer than 50% of some class",
     ]
 
 

@@ -1,28 +1,11 @@
 """The tables of the study: what was measured, a line each, beside what the paper printed."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from torch import Tensor
 
+from fastadv.studies.goodfellow2014.line import UNKNOWN, Line, Paper
 from fastadv.studies.goodfellow2014.measure import STEPS, Answers, Bench
-
-Paper = tuple[float | None, float | None]
-UNKNOWN: Paper = (None, None)
-
-
-@dataclass(frozen=True)
-class Line:
-    """An error (or an agreement) and a mean confidence, as shares; and the paper's, None where it has none.
-
-    confidence is that on mistakes; on clean images, and on noise, that on all.
-    """
-
-    part: str
-    what: str
-    share: float
-    confidence: float | None = None
-    paper: Paper = UNKNOWN
 
 
 def fgsm(bench: Bench) -> Iterator[Line]:
@@ -100,9 +83,3 @@ def _agrees(what: str, one: Answers, other: Answers, among: Tensor, printed: flo
 def _line(part: str, what: str, found: Answers, paper: Paper = UNKNOWN, *, everywhere: bool = False) -> Line:
     confidence = found.mean_confidence if everywhere else found.confidence_on_mistakes
     return Line(part, what, found.error, confidence, paper)
-
-
-TABLES: dict[str, Callable[[Bench], Iterator[Line]]] = {
-    "fgsm": fgsm, "ensemble": ensemble, "adversarial": adversarial, "controls": controls,
-    "agreement": agreement,
-}  # fmt: skip
