@@ -10,7 +10,10 @@ from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
 from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import print_table, progress, say, write_json
+from fastadv.cli._panda import Takes, draw_panda, parse_shape
 from fastadv.studies.goodfellow2014 import SCALES, paper, report
+
+PANDA = 0.007  # the paper's radius for ImageNet: half a step of 8 bits
 
 
 def goodfellow(
@@ -24,6 +27,25 @@ def goodfellow(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Large networks that are trained adversarially.")
     ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option(help="Instead of the study: the paper's first figure for this picture, with --model."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="For --image: the model, as in 'fastadv attack'.")
+    ] = None,
+    option: o.Arguments = None,
+    weights: o.Weights = None,
+    shape: Annotated[
+        str, typer.Option(metavar="C,H,W", help="For --image: what the model takes.")
+    ] = "1,28,28",
+    classes: Annotated[int, typer.Option(min=2, help="For --image: the model's classes.")] = 10,
+    names: Annotated[
+        Path | None, typer.Option(help="For --image: a file with the name of a class in each line.")
+    ] = None,
+    radius: Annotated[
+        float | None, o.number("For --image: the L-infinity radius; by default 0.25, 0.007 for color.")
+    ] = None,
     data_dir: o.DataDir = None,
     run_dir: Annotated[
         Path, typer.Option(file_okay=False, help="Folder for all results; what was begun there goes on.")
@@ -35,8 +57,21 @@ def goodfellow(
     """Goodfellow et al. 2014 on MNIST: FGSM, adversarial training, controls, agreement, rubbish.
 
     Every table beside the paper's; results.json, report.md and figures in --run-dir. A command that was
-    stopped goes on where it was.
+    stopped goes on where it was. With --image: clean picture, sign of the gradient, and their sum, for any
+    picture and model.
     """
+    if image is not None:
+        takes = Takes(parse_shape(shape), classes)
+        if model is None:
+            raise typer.BadParameter("--image needs the --model that looks at it.")
+        step = (SCALES["cpu"].radius if takes.shape[0] == 1 else PANDA) if radius is None else radius
+        path = run_dir / f"{image.stem}.png"
+        draw_panda(image, model, option, weights, takes, names, step, path, make_device(device), json)
+        return
+    alone = {"--model": model, "--option": option, "--weights": weights, "--names": names, "--radius": radius}
+    stray = [name for name, value in alone.items() if value is not None]
+    if stray:
+        raise typer.BadParameter(f"{stray[0]} goes with --image; leave it out, or give a picture.")
     if scale not in SCALES:
         raise typer.BadParameter(f"--scale is one of {', '.join(SCALES)}, got {scale}.")
     settings = replace(SCALES[scale], seed=seed)
