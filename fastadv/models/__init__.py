@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from fastadv.models.adapt import adapt
 from fastadv.models.binarized import Binarized
 from fastadv.models.cnn import SchottCNN
+from fastadv.models.densenet import DenseNet
 from fastadv.models.ensemble import Ensemble
 from fastadv.models.logistic import LogisticRegression
 from fastadv.models.maxout import Maxout
@@ -18,6 +19,7 @@ from fastadv.models.registry import create, names
 from fastadv.models.sigmoids import Sigmoids
 from fastadv.models.small_cnn import SmallCNN
 from fastadv.models.softmax import SoftmaxRegression
+from fastadv.models.vgg import VGG
 from fastadv.models.weights import load_weights, read_weights, save_weights
 from fastadv.models.wide_resnet import WideResNet
 from fastadv.models.wong_cnn import WongCNN
@@ -31,7 +33,9 @@ __all__ = [
     "ABS",
     "RBF",
     "STATISTICS",
+    "VGG",
     "Binarized",
+    "DenseNet",
     "Ensemble",
     "LogisticRegression",
     "Maxout",

@@ -25,6 +25,8 @@ _BUILT_IN = {
     "resnet18": "fastadv.models.resnet:ResNet18",
     "resnet50": "fastadv.models.resnet:ResNet50",
     "preact_resnet18": "fastadv.models.preact_resnet:PreActResNet18",
+    "vgg": "fastadv.models.vgg:VGG",
+    "densenet": "fastadv.models.densenet:DenseNet",
     "wide_resnet": "fastadv.models.wide_resnet:WideResNet",
     "wrn_28_10": "fastadv.models.wide_resnet:wrn_28_10",
     "wrn_34_10": "fastadv.models.wide_resnet:wrn_34_10",

@@ -25,14 +25,18 @@ SHAPES = {
     "resnet50": (3, 32, 32),
     "preact_resnet18": (3, 32, 32),
     "wide_resnet": (3, 32, 32),
+    "vgg": (3, 32, 32),
+    "densenet": (3, 32, 32),
 }
-# sizes below the defaults, of which test_residual.py and test_goodfellow2014.py count the parameters
+# sizes below the defaults, of which other files count the parameters
 SMALL: dict[str, dict[str, Any]] = {
     "maxout_cnn": {"width": 4, "units": 10},
     "ensemble": {"members": 2, "units": 20},
     "resnet50": {"width": 4},
     "preact_resnet18": {"width": 8},
     "wide_resnet": {"depth": 10, "widen_factor": 2},
+    "vgg": {"depth": 11, "width": 4},
+    "densenet": {"depth": 10, "growth": 4},
 }
 
 
@@ -125,6 +129,7 @@ def test_sizes_that_make_no_model_are_refused(name: str) -> None:
         ("cnn", (20, 0, 256)),
         ("resnet18", 0),
         ("preact_resnet18", 0),
+        ("vgg", 0),
     ],
 )
 def test_a_convolution_without_channels_is_refused(name: str, width: object) -> None:

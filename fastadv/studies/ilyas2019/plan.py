@@ -149,6 +149,8 @@ SCALES = {
         _on_cifar10("ResNet-18", "resnet18", width=16),
         (
             _on_cifar10("small CNN", "small_cnn", width=32),
+            _on_cifar10("VGG-11", "vgg", depth=11, width=16),
+            _on_cifar10("DenseNet-22", "densenet", depth=22, growth=12),
             _on_cifar10("WRN-10-2", "wide_resnet", depth=10, widen_factor=2),
             _on_cifar10("PreAct-ResNet-18", "preact_resnet18", width=16),
             _on_cifar10("ResNet-18, narrow", "resnet18", width=8),
@@ -167,6 +169,8 @@ SCALES = {
         PAPER_NET,
         (
             _on_cifar10("small CNN", "small_cnn", width=64),
+            _on_cifar10("VGG-16", "vgg", depth=16),
+            _on_cifar10("DenseNet-100", "densenet", depth=100),
             _on_cifar10("WRN-16-4", "wide_resnet", depth=16, widen_factor=4),
             _on_cifar10("PreAct-ResNet-18", "preact_resnet18"),
             _on_cifar10("ResNet-18", "resnet18"),
