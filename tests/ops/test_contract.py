@@ -84,12 +84,13 @@ def test_results_lie_as_the_fake_says(name, dtype):
 
 @pytest.mark.parametrize("name", CARDS)
 def test_opcheck(name):
-    card = CARDS[name]
+    # without the extension the op differs by its kernel alone, whose layouts a test of their own compares
+    card, stride = CARDS[name], 7 if extension else 21
     ops = [getattr(torch.ops.fastadv, name)] + (
         [getattr(torch.ops.fastadv, f"{name}_")] if card.in_place else []
     )
     for op in ops:
-        for args in list(card.samples(CPU, torch.float32))[::7]:
+        for args in list(card.samples(CPU, torch.float32))[::stride]:
             # opcheck takes NaN for a difference
             torch.library.opcheck(
                 op.default,
@@ -132,7 +133,8 @@ def test_contract_on_each_instruction_set(isa):
         pytest.skip("covered by this process")
     tests = [f"{__file__}::test_kernel_equals_reference", f"{__file__}::test_in_place_twin_equals_functional"]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", *tests],
+        # float64 goes to the reference, whatever the processor has
+        [sys.executable, "-m", "pytest", "-q", "-x", "-k", "not float64", *tests],
         env={**os.environ, "FASTADV_ISA": isa},
         capture_output=True,
         text=True,
