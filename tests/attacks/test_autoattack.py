@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import AttackResult, AutoAttackResult, Cost, OutsideTopK, Status, apgd, autoattack
+from fastadv.attacks import (
+    AttackResult,
+    AutoAttackResult,
+    Cost,
+    OutsideTopK,
+    Status,
+    apgd,
+    autoattack,
+    square,
+)
 from fastadv.attacks._flags import square_stands_out
 from fastadv.attacks._problem import problem
 from fastadv.attacks._trial import Trial
@@ -21,6 +30,7 @@ from fastadv.threat import L0, L1, THREATS, Linf
 from .nets import images, labels, linear, mlp, threat
 
 NORMS = ["linf", "l2", "l1"]
+QUERIES = 300  # of Square at most: these nets need few
 X, Y = torch.full((1, 16), 0.5), torch.zeros(1, dtype=torch.long)
 
 
@@ -42,6 +52,14 @@ class Stairs(Cut):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.net((x * 50).round() / 50 + 0 * x)
         return logits
+
+
+@pytest.fixture(autouse=True)
+def _short_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    def short(*args: Any, queries: int, **options: Any) -> AttackResult:
+        return square(*args, queries=min(queries, QUERIES), **options)
+
+    monkeypatch.setitem(ATTACKS, "square", short)
 
 
 def run(
