@@ -1,13 +1,29 @@
 """A test that asks for `case` (and `norm`) runs over every attack of the registry, and two toys."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
 from .cases import CASES
 
 
+def covering(values: list[Any]) -> Iterator[tuple[Any, ...]]:
+    """Each attack with each of its norms and with each value; which of them meet differs between attacks."""
+    for index, case in enumerate(CASES):
+        norms = case.entry.norms
+        for turn in range(max(len(norms), len(values))):
+            yield case, norms[turn % len(norms)], values[(turn + index) % len(values)]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    names = metafunc.fixturenames
-    if "case" in names and "norm" in names:
+    names, covered = metafunc.fixturenames, metafunc.definition.get_closest_marker("covered")
+    if covered:
+        name, values = covered.args
+        rows = list(covering(values))
+        ids = [f"{case.name}-{norm}-{value}" for case, norm, value in rows]
+        metafunc.parametrize(("case", "norm", name), rows, ids=ids)
+    elif "case" in names and "norm" in names:
         pairs = [(case, norm) for case in CASES for norm in case.entry.norms]
         metafunc.parametrize(("case", "norm"), pairs, ids=[f"{case.name}-{norm}" for case, norm in pairs])
     elif "case" in names:
