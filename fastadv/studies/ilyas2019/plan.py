@@ -209,19 +209,22 @@ def check_stages(stages: Iterable[str]) -> tuple[str, ...]:
 
 
 def costs(settings: Settings, images: int, tested: int) -> dict[str, dict[str, float]]:
-    """For each stage its pieces of work, by the names that are shown, with how often images pass a net."""
+    """For each stage its pieces of work, by the names that are shown, with how often images pass a net.
+
+    A pass that trains, with gradients of weights too, counts one and a half.
+    """
     s = settings
     epoch, attack = float(images), float(min(tested, s.tested or tested) * s.attack_steps)
-    once = epoch * s.epochs
+    once = 1.5 * epoch * s.epochs
     steps = {name: s.invert_steps if kind.inverts else s.push_steps for name, kind in KINDS.items()}
     return {
-        "nets": {"training standard": once, "training adversarial": once * (1 + s.train_steps)},
+        "nets": {"training standard": once, "training adversarial": once + epoch * s.epochs * s.train_steps},
         "sets": {f"building {name}": epoch * steps[name] for name in KINDS},
         "train": {f"training {name}": once for name in KINDS},
         "evaluate": {f"attacking {name}": attack * len(s.radii) for name in NETS},
         "controls": {
             "training independent": once,
-            "training early": epoch * s.early_epochs,
+            "training early": 1.5 * epoch * s.early_epochs,
             "training early labels": once / 2,
         },
         "galleries": {},

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import fastadv as fa
+from fastadv._files import writing
 from fastadv.errors import InputError
 from fastadv.studies.ilyas2019 import controls as of_controls
 from fastadv.studies.ilyas2019.figures import bars, gallery
@@ -62,7 +63,8 @@ def evaluate(maker: Maker) -> dict[str, Any]:
         }
     main = s.attack(s.radii[0])
     drawn = {name: (line["clean"], line["robust"][main]) for name, line in found.items()}
-    bars(drawn, main, maker.folder / "nets.png")
+    with writing(path := maker.folder / "nets.png"):
+        bars(drawn, main, path)
     return {"nets": found, "figures": {"all nets": "nets.png"}}
 
 
@@ -79,14 +81,16 @@ def galleries(maker: Maker) -> dict[str, Any]:
     """A picture of each set beside its source."""
     figures = {f"{name} beside its source": f"{name}.png" for name in KINDS}
     for name, file in zip(KINDS, figures.values(), strict=True):
-        gallery(name, maker.base, maker.set(name), maker.folder / file)
+        with writing(path := maker.folder / file):
+            gallery(name, maker.base, maker.set(name), path)
     return {"figures": figures}
 
 
 def transfer(maker: Maker) -> dict[str, Any]:
     """Architectures taught by D_det, and adversarial examples that transfer to them."""
     found = of_transfer(maker)
-    scatter(found, maker.folder / "transfer.png", maker.settings.architecture.title)
+    with writing(path := maker.folder / "transfer.png"):
+        scatter(found, path, maker.settings.architecture.title)
     return {**found, "figures": {"transfer and D_det": "transfer.png"}}
 
 
