@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -147,7 +148,14 @@ def test_the_figure(told: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Mo
     kept: list[Figure] = []
     monkeypatch.setattr(logistic_figure, "save", lambda figure, path: kept.append(figure))
     logistic_figure.draw(told, tmp_path / "logistic.png")
-    errors, norms, pulls = kept[0].axes
-    assert len(errors.lines) == len(norms.lines) == 5
-    assert len(pulls.lines) == 4  # nothing pulls at the plain one
+    clean, _, norms, pulls = kept[0].axes
+    assert len(clean.lines) == len(norms.lines) == 5
     assert list(norms.lines[0].get_ydata()) == [row["norm"] for row in told["nets"]["plain"]["rows"]]
+    adversary, _, *decays, mean = pulls.lines
+    # half of the radius where the margin is the adversary's worst case, and fading beyond
+    worst = 0.25 * told["nets"][FGSM]["rows"][-1]["norm"]
+    across, pull = (np.asarray(values) for values in adversary.get_data())
+    assert np.interp(worst, across, pull) == pytest.approx(0.125, rel=1e-3)
+    assert (np.diff(pull) < 0).all()
+    assert [line.get_ydata()[0] for line in decays] == list(DECAYS)
+    assert mean.get_xdata()[0] == told["nets"][CLOSED]["rows"][-1]["margin"]

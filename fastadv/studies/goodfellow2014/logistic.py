@@ -49,7 +49,7 @@ def logistic(
     coefficients: Sequence[float] = COEFFICIENTS,
     epochs: int = 20,
     batch_size: int = 128,
-    learning_rate: float = 0.1,
+    learning_rate: float = 0.01,
     seed: int = 0,
     watch: Watch = lambda what, done, total: None,
 ) -> dict[str, Any]:
