@@ -97,18 +97,19 @@ def scatter(found: Mapping[str, Any], path: Path, source: str) -> None:
         for point in found["points"]
         if point["transfer"] is not None
     }
+    known = [*TRANSFER.values(), *ours.values()]
     for points, color, filled in ((TRANSFER, FAINT, "none"), (ours, BLUE, BLUE)):
-        ordered = sorted(points.items(), key=lambda point: point[1])
-        for place, (name, (across, up)) in enumerate(ordered):
+        for name, (across, up) in points.items():
             at = 100 * across, 100 * up
             axes.plot(*at, "o", color=color, markerfacecolor=filled, markersize=6, zorder=3)
-            away, side = (6, "left") if place % 2 else (-6, "right")  # neighbors are named on either side
+            # named at the right, unless another point is in the way
+            crowded = any(0 < x - across < 0.05 and abs(y - up) < 0.04 for x, y in known)
+            away, side = (-6, "right") if crowded else (6, "left")
             axes.annotate(
                 name, at, xytext=(away, -3), textcoords="offset points", fontsize=8, color=color, ha=side,
                 zorder=4,
             )  # fmt: skip
-    axes.set(ylim=(0, 105))
-    axes.margins(x=0.3)
+    axes.set(xlim=(0, 130 * max(across for across, _ in known)), ylim=(0, 105))
     axes.set_xlabel("accuracy of a net taught by D_det, %", fontsize=9, color=INK)
     axes.set_ylabel("transfer success of adversarial examples, %", fontsize=9, color=INK)
     told = f"filled: here, of a {source}; empty: the paper, of a ResNet-50 on CIFAR-10"
