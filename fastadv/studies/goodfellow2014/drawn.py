@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from math import inf
 
 import fastadv as fa
-from fastadv.studies.goodfellow2014 import logistic_figure, reuse, rotation, rubbish, trace
-from fastadv.studies.goodfellow2014.line import UNKNOWN, Line, Paper
+from fastadv.studies.goodfellow2014 import logistic_figure, reuse, rotation, rubbish, trace, weights
+from fastadv.studies.goodfellow2014.line import Line, Paper
 from fastadv.studies.goodfellow2014.logistic import CLASSES, logistic
 from fastadv.studies.goodfellow2014.measure import Bench
 
@@ -31,6 +31,18 @@ def two_digits(bench: Bench) -> Iterator[Line]:
         yield Line("logistic", f"{name}, FGSM", last["fgsm"], None, (0.99 if plain else None, None))
 
 
+def first_layers(bench: Bench) -> Iterator[Line]:
+    """What the units of the first layer look at, after usual and after adversarial training."""
+    chosen = {name: bench.net(name) for name in ("maxout", "adversarial")}
+    shape = bench.test_set.shape
+    path = bench.figure("weights", "weights of the first layer")
+    weights.draw(chosen, shape, path, seed=bench.settings.seed)
+    details = bench.details["weights"] = {}
+    for name, model in chosen.items():
+        details[name] = found = weights.localization(model, shape)
+        yield Line("weights", f"{name}, pixels that a unit looks at", found["mean"] / found["pixels"])
+
+
 def directions(bench: Bench) -> Iterator[Line]:
     """The FGSM direction far out, on other images, and as a rotation; all of the maxout network."""
     model, threat, seed = bench.net("maxout"), bench.settings.threat, bench.settings.seed
@@ -53,14 +65,15 @@ def directions(bench: Bench) -> Iterator[Line]:
 def noise(bench: Bench) -> Iterator[Line]:
     """Gaussian noise: how often it is taken for a class, and led to one."""
     paper: dict[str, Paper] = {
-        "maxout": (0.9835, 0.928), "sigmoids": (0.68, 0.879), "softmax": (0.598, 0.708), "rbf": (0.0, None)
+        "maxout": (0.9835, 0.928), "sigmoids": (0.68, 0.879), "softmax": (0.598, 0.708), "rbf": (0.0, None),
+        "rubbish": (0.0, None),
     }  # fmt: skip
     settings, shape = bench.settings, bench.test_set.shape
     details = bench.details["rubbish"] = {}
-    for name in (name for name in (*paper, "rubbish") if name in bench.nets.plans):
+    for name in paper:
         found = rubbish.rubbish(bench.net(name), shape, samples=settings.rubbish, seed=settings.seed)
         details[name] = found
-        yield Line("rubbish", name, found["error"], found["confidence"], paper.get(name, UNKNOWN))
+        yield Line("rubbish", name, found["error"], found["confidence"], paper[name])
     threat, classes = fa.Linf(STEP, box=(-inf, inf)), bench.test_set.classes
     samples = min(FOOLED, settings.rubbish)
     for name in ("maxout", "softmax"):

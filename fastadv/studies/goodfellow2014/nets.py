@@ -73,6 +73,9 @@ def plans(settings: Settings) -> dict[str, Plan]:
         "adversarial": Plan("maxout", adversarial, epochs, units),
         "noise_sign": Plan("maxout", fa.train.InputNoise(threat, "sign"), epochs, units),
         "noise_uniform": Plan("maxout", fa.train.InputNoise(threat, "uniform"), epochs, units),
+        "rubbish": Plan("maxout", fa.train.RubbishTraining(), epochs, units),
+        "hidden_first": Plan("maxout", fa.train.HiddenFGSM("hidden.1", settings.radius), epochs, units),
+        "hidden_last": Plan("maxout", fa.train.HiddenFGSM("linear", settings.radius), epochs, units),
         "large": Plan("maxout", standard, settings.large_epochs, large),
     }
     for coefficient in settings.l1:

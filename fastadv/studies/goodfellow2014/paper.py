@@ -24,6 +24,7 @@ TABLES: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "logistic": drawn.two_digits,
     "adversarial": tables.adversarial,
     "controls": tables.controls,
+    "weights": drawn.first_layers,
     "agreement": tables.agreement,
     "directions": drawn.directions,
     "ensemble": tables.ensemble,

@@ -53,10 +53,10 @@ def adversarial(bench: Bench) -> Iterator[Line]:
 
 
 def controls(bench: Bench) -> Iterator[Line]:
-    """Noise in place of FGSM, and L1 decay."""
+    """Noise in place of FGSM, FGSM in a hidden layer, and L1 decay."""
     paper: dict[str, Paper] = {"noise_sign": (0.862, 0.973), "noise_uniform": (0.904, 0.978)}
     decayed = [name for name in bench.nets.plans if name.startswith("l1_")]
-    for name in (*paper, *decayed):
+    for name in (*paper, "hidden_first", "hidden_last", *decayed):
         yield _line("controls", f"{name}, clean", bench.answers(name), everywhere=True)
         attacked = bench.answers(name, bench.crafted(name))
         yield _line("controls", f"{name}, FGSM", attacked, paper.get(name, UNKNOWN))
