@@ -15,7 +15,7 @@ from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.models.weights import read_weights
 from fastadv.studies.goodfellow2014 import SCALES, paper, report, tables
-from fastadv.studies.goodfellow2014.measure import Answers, answers, craft
+from fastadv.studies.goodfellow2014.measure import Answers, answers, craft, craft_rounded
 from fastadv.studies.goodfellow2014.nets import Beginning, Nets
 from fastadv.train.optim import SCHEDULES
 
@@ -50,6 +50,27 @@ def test_crafted_is_the_sign_of_the_gradient_of_the_networks_own_loss(name: str)
     assert ((crafted < 0) | (crafted > 1)).any()
     boxed = craft(model.float(), x, y, TINY.boxed, loss)
     torch.testing.assert_close(boxed, crafted.clamp(0, 1))
+
+
+def test_a_rounded_gradient_points_elsewhere_where_the_network_is_sure() -> None:
+    images = digits("test", 30)
+    model = fa.models.create("softmax", shape=(1, 8, 8), seed=3).eval()
+    calm = craft(model, images.x, images.y, TINY.threat)
+    torch.testing.assert_close(craft_rounded(model, images.x, images.y, TINY.threat), calm)
+    y = model(images.x).argmax(1)
+    with torch.no_grad():
+        model.linear.weight.mul_(100)
+        model.linear.bias.mul_(100)
+    sure = craft(model, images.x, y, TINY.threat)
+    rounded = craft_rounded(model, images.x, y, TINY.threat)
+    exact = craft_rounded(model.double(), images.x.double(), y, TINY.threat).float()
+    left = 1 - model(images.x.double()).softmax(1).amax(1)
+    clear = left > 1e-12  # where float64 rounds little
+    assert clear.sum() > 5
+    torch.testing.assert_close(sure[clear], exact[clear])
+    lost = clear & (left < 1e-7)
+    assert lost.any()
+    assert (rounded != sure).flatten(1).any(1)[lost].all()
 
 
 def test_images_that_are_wrong_already_are_crafted_too() -> None:

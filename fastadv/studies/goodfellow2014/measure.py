@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 import fastadv as fa
 from fastadv.data import ImageSet
@@ -62,7 +63,7 @@ class Bench:
         self.test_set = test_set if settings.tested is None else test_set.subset(range(settings.tested))
         place = nets.device or torch.device("cpu")
         self.x, self.y = to_unit(self.test_set.x).to(place), self.test_set.y.to(place)
-        self.crafted = cache(self._crafted)
+        self.crafted, self.rounded = cache(self._crafted), cache(self._rounded)
 
     def net(self, name: str) -> nn.Module:
         """The network of that name; "ensemble" is that of the maxout networks."""
@@ -72,6 +73,10 @@ class Bench:
         """FGSM's point for each test image, also where the network is wrong without it, [N, ...]."""
         threat = self.settings.boxed if boxed else self.settings.threat
         return craft(self.net(name), self.x, self.y, threat, LOSS.get(name, "ce"))
+
+    def _rounded(self, name: str) -> Tensor:
+        """The same by the gradient of the softmax as float32 gives it."""
+        return craft_rounded(self.net(name), self.x, self.y, self.settings.threat)
 
     def figure(self, name: str, shows: str) -> Path:
         """Where a figure is to be drawn; it is listed from then on."""
@@ -95,6 +100,23 @@ def craft(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Linf, loss: str = "
     recipe: Any = fa.train.FGSMTraining(threat, loss=loss)
     parts = zip(torch.split(x, BATCH_SIZE), torch.split(y, BATCH_SIZE), strict=True)
     return torch.cat([recipe.craft(model, *part, ids=None, seed=0) for part in parts])
+
+
+def craft_rounded(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Linf) -> Tensor:
+    """FGSM's point by the gradient of the cross-entropy as the dtype of x rounds it.
+
+    `craft` takes the direction of that gradient from the logits in a way that does not round. This one has p
+    - 1 for the right class: where p rounds to 1 that is 0, or some 1e-8 however small the other classes'
+    probabilities are, and the gradient points anywhere. FGSM as it is usually written does so.
+    """
+    moved = []
+    for part, labels in zip(torch.split(x, BATCH_SIZE), torch.split(y, BATCH_SIZE), strict=True):
+        leaf = part.detach().clone().requires_grad_()
+        with torch.enable_grad():
+            loss = cross_entropy(model(leaf), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        moved.append(threat.step(part, gradient, part, threat.default_step_size(1)))
+    return torch.cat(moved)
 
 
 def answers(model: nn.Module, x: Tensor, y: Tensor) -> Answers:

@@ -26,6 +26,7 @@ TABLES: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "controls": tables.controls,
     "weights": drawn.first_layers,
     "agreement": tables.agreement,
+    "rounding": tables.rounding,
     "directions": drawn.directions,
     "ensemble": tables.ensemble,
     "rubbish": drawn.noise,

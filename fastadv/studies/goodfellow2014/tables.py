@@ -75,9 +75,30 @@ def agreement(bench: Bench) -> Iterator[Line]:
     yield _agrees("rbf says softmax's class where both are wrong", softmax, rbf, both, 0.536)
 
 
-def _agrees(what: str, one: Answers, other: Answers, among: Tensor, printed: float) -> Line:
+def rounding(bench: Bench) -> Iterator[Line]:
+    """FGSM by the gradient of the softmax in float32, as the paper's software had it: see `craft_rounded`."""
+    paper: dict[str, Paper] = {
+        "maxout": (0.894, 0.976),
+        "noise_sign": (0.862, 0.973),
+        "noise_uniform": (0.904, 0.978),
+        "adversarial": (0.179, 0.814),
+    }
+    for name, printed in paper.items():
+        found = bench.answers(name, bench.rounded(name))
+        yield _line("rounding", f"{name}, FGSM rounded", found, printed)
+    crafted = bench.rounded("maxout")
+    there = bench.answers("adversarial", crafted)
+    yield _line("rounding", "adversarial, FGSM rounded on maxout", there, (0.196, None))
+    deep, softmax = bench.answers("maxout", crafted), bench.answers("softmax", crafted)
+    what = "softmax says maxout's class where both are wrong"
+    yield _agrees(what, deep, softmax, deep.wrong & softmax.wrong, 0.846, "rounding")
+
+
+def _agrees(
+    what: str, one: Answers, other: Answers, among: Tensor, printed: float, part: str = "agreement"
+) -> Line:
     same = (one.classes == other.classes)[among]
-    return Line("agreement", what, float(same.double().mean()) if len(same) else 0.0, None, (printed, None))
+    return Line(part, what, float(same.double().mean()) if len(same) else 0.0, None, (printed, None))
 
 
 def _line(part: str, what: str, found: Answers, paper: Paper = UNKNOWN, *, everywhere: bool = False) -> Line:
