@@ -11,6 +11,7 @@ from fastadv.cli._load import load_model
 from fastadv.cli._output import print_table, say, write_json
 from fastadv.evaluation._text import percent
 from fastadv.studies.goodfellow2014 import panda
+from fastadv.studies.goodfellow2014.measure import LOSS
 from fastadv.studies.goodfellow2014.picture import read_image
 
 
@@ -25,7 +26,7 @@ class Takes:
 def parse_shape(text: str) -> tuple[int, ...]:
     """C,H,W."""
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise typer.BadParameter(f"--shape: expected channels, height and width, as 3,224,224, got {text!r}.")
     return tuple(int(part) for part in parts)
 
@@ -56,14 +57,15 @@ def draw_panda(
     path: Path,
     device: torch.device,
     json: bool,
+    seed: int = 0,
 ) -> None:
     """The picture, the sign of its gradient, and their sum: classes and confidences, and the figure."""
     called = read_names(names, takes.num_classes)
     with o.usage():
         x, changed = read_image(image, takes.shape)
-    net = load_model(model, option, weights, takes, device)
+    net = load_model(model, option, weights, takes, device, seed)
     with o.usage():
-        found = panda.panda(net, x.to(device), radius=radius, names=called)
+        found = panda.panda(net, x.to(device), radius=radius, names=called, loss=LOSS.get(model, "ce"))
     panda.draw(net, x.to(device), found, path)
     if json:
         write_json({**found, "image": str(image), "changed": changed, "figure": str(path)})

@@ -18,8 +18,11 @@ PANDA = 0.007  # the paper's radius for ImageNet: half a step of 8 bits
 
 def goodfellow(
     scale: Annotated[
-        str, typer.Option(metavar="NAME", help=f"{', '.join(SCALES)}; tiny takes the embedded digits.")
-    ] = "cpu",
+        str | None,
+        typer.Option(
+            metavar="NAME", help=f"{', '.join(SCALES)}; by default cpu. tiny takes the embedded digits."
+        ),
+    ] = None,
     parts: Annotated[
         str | None,
         typer.Option(metavar="NAMES", help=f"Some of {', '.join(paper.PARTS)}; by default all."),
@@ -37,9 +40,12 @@ def goodfellow(
     option: o.Arguments = None,
     weights: o.Weights = None,
     shape: Annotated[
-        str, typer.Option(metavar="C,H,W", help="For --image: what the model takes.")
-    ] = "1,28,28",
-    classes: Annotated[int, typer.Option(min=2, help="For --image: the model's classes.")] = 10,
+        str | None,
+        typer.Option(metavar="C,H,W", help="For --image: what the model takes; by default 1,28,28."),
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=2, help="For --image: the model's classes; by default 10.")
+    ] = None,
     names: Annotated[
         Path | None, typer.Option(help="For --image: a file with the name of a class in each line.")
     ] = None,
@@ -61,17 +67,19 @@ def goodfellow(
     picture and model.
     """
     if image is not None:
-        takes = Takes(parse_shape(shape), classes)
+        _refuse("has no effect with --image", scale=scale, parts=parts, seeds=seeds, data_dir=data_dir)
         if model is None:
             raise typer.BadParameter("--image needs the --model that looks at it.")
+        takes = Takes(parse_shape(shape or "1,28,28"), classes or 10)
         step = (SCALES["cpu"].radius if takes.shape[0] == 1 else PANDA) if radius is None else radius
-        path = run_dir / f"{image.stem}.png"
-        draw_panda(image, model, option, weights, takes, names, step, path, make_device(device), json)
+        path = run_dir / f"{image.stem}_fgsm.png"
+        draw_panda(image, model, option, weights, takes, names, step, path, make_device(device), json, seed)
         return
-    alone = {"--model": model, "--option": option, "--weights": weights, "--names": names, "--radius": radius}
-    stray = [name for name, value in alone.items() if value is not None]
-    if stray:
-        raise typer.BadParameter(f"{stray[0]} goes with --image; leave it out, or give a picture.")
+    _refuse(
+        "goes with --image", model=model, option=option, weights=weights, shape=shape, classes=classes,
+        names=names, radius=radius,
+    )  # fmt: skip
+    scale = scale or "cpu"
     if scale not in SCALES:
         raise typer.BadParameter(f"--scale is one of {', '.join(SCALES)}, got {scale}.")
     settings = replace(SCALES[scale], seed=seed)
@@ -87,9 +95,16 @@ def goodfellow(
     if json:
         write_json(result)
         return
-    for part in chosen:
+    for part in result["config"]["parts"]:
         print_table(part.capitalize(), report.table(result, part))
     print_table("Networks", report.nets(result), report.notes(result))
     say("")
     for what, path in {**result["measured"]["figures"], "the report": run_dir / "report.md"}.items():
         say(f"{what:<36} {path}")
+
+
+def _refuse(why: str, **options: object) -> None:
+    """Wrong usage where one of the options is given."""
+    for name, value in options.items():
+        if value is not None:
+            raise typer.BadParameter(f"--{name.replace('_', '-')} {why}; leave it out.")

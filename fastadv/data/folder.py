@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch.utils.data import Dataset
 
 from fastadv.data.imageset import ImageSet, check_positions, describe, to_unit
 from fastadv.errors import CorruptFileError, InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
 
@@ -40,7 +43,7 @@ def read_image(path: Path, size: int | None = None) -> Tensor:
 
     try:
         with Image.open(path) as image:
-            rgb = image.convert("RGB")
+            rgb = _eight_bits(image).convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptFileError(
             f"{path}: expected a whole image file, got one that does not read ({error}); replace or remove it"
@@ -50,6 +53,13 @@ def read_image(path: Path, size: int | None = None) -> Tensor:
 
         rgb = functional.center_crop(functional.resize(rgb, size), size)
     return torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+
+
+def _eight_bits(image: "Image") -> "Image":
+    """The image itself, or a gray one of 16 bits in 8, which `convert` would cut at 255."""
+    if image.mode in ("I", "F"):
+        raise ValueError("32 bits a pixel, where 8 and 16 are read")
+    return image.point(lambda value: value / 256).convert("L") if image.mode.startswith("I;16") else image
 
 
 class FolderSet(Dataset[tuple[Tensor, int]]):

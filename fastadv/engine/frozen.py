@@ -135,7 +135,7 @@ class Frozen:
         (`log_confidence`): the softmax, unless it says otherwise.
         """
         own = getattr(self.model, "confidence", None)
-        if not callable(own):
+        if not callable(own) or isinstance(own, nn.Module):  # a part of that name is no method
             return log_confidence(self.model, self.verdict(x)).exp()
         with torch.inference_mode(False), torch.no_grad():
             x = taken(x, self._device).contiguous()

@@ -86,6 +86,12 @@ def test_a_method_confidence_has_the_word_in_eval_mode_and_the_precision_of_the_
     assert not told.requires_grad
 
 
+def test_a_part_of_that_name_has_no_word() -> None:
+    model, x = create("softmax"), batch()
+    model.confidence = nn.Linear(60, 1)
+    torch.testing.assert_close(fa.freeze(model).confidence(x), model(x).softmax(1))
+
+
 def test_a_function_has_that_of_its_softmax() -> None:
     weight = torch.randn(60, 4)
     x = batch()

@@ -14,8 +14,8 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.models.weights import read_weights
-from fastadv.studies.goodfellow2014 import SCALES, paper, report, tables
-from fastadv.studies.goodfellow2014.measure import Answers, answers, craft, craft_rounded
+from fastadv.studies.goodfellow2014 import SCALES, drawn, measure, paper, report, tables
+from fastadv.studies.goodfellow2014.measure import Answers, Bench, answers, craft, craft_rounded
 from fastadv.studies.goodfellow2014.nets import Beginning, Nets
 from fastadv.train.optim import SCHEDULES
 
@@ -132,6 +132,37 @@ def test_agreement_is_counted_among_the_mistakes() -> None:
     assert shares == pytest.approx([2 / 4, 2 / 4, 2 / 3, 2 / 2, 1 / 2])
 
 
+def test_agreement_of_nothing_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Answers(torch.tensor([0]), torch.ones(1), torch.tensor([False]))
+    bench = SimpleNamespace(crafted=lambda name: torch.zeros(1), answers=lambda name, x: right)
+    assert [line.share for line in tables.agreement(bench)] == [None] * 5
+
+
+def test_how_many_images_pgd_saw_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And that it ran within the box, on the first of them."""
+    test_set, seen = digits("test", 30), []
+    monkeypatch.setattr(measure, "STRONGLY_TESTED", 20)
+    monkeypatch.setattr(tables, "STRONGLY_TESTED", 20)
+    plans = {"adversarial": None}
+    model = fa.models.create("softmax", shape=(1, 8, 8), seed=3)
+    nets = SimpleNamespace(plans=plans, device=None, __getitem__=None)
+    bench = Bench(replace(TINY, tested=None), nets, test_set, Path("."))
+    monkeypatch.setattr(bench, "net", lambda name: model)
+    pgd = fa.attacks.pgd
+
+    def watched(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Threat, **options: object) -> object:
+        seen.append((x, threat, options["steps"]))
+        return pgd(model, x, y, threat, **options)
+
+    monkeypatch.setattr(fa.attacks, "pgd", watched)
+    line = list(tables.adversarial(bench))[-1]
+    assert line.what == "adversarial, PGD-40 within the box, first 20 images"
+    assert torch.equal(torch.cat([x for x, _, _ in seen]), test_set.x[:20])
+    assert {(threat.radius, threat.box, steps) for _, threat, steps in seen} == {(0.25, (0.0, 1.0), 40)}
+    out = pgd(model, test_set.x[:20], test_set.y[:20], fa.Linf(0.25), steps=40)
+    assert line.share == pytest.approx(float(out.success.double().mean()))
+
+
 def test_a_schedule_that_is_left_early_is_the_same_until_then() -> None:
     part = Beginning("cosine", 0.25)
     assert [part(done) for done in (0.0, 0.4, 1.0)] == [
@@ -190,3 +221,6 @@ def test_what_cannot_work_is_refused(tmp_path: Path) -> None:
         paper.run(TINY, *sets, tmp_path)
     with pytest.raises(InputError, match="radius: expected a number > 0"):
         replace(TINY, radius=0.0)
+    bench = SimpleNamespace(net=lambda name: None, settings=TINY, y=torch.tensor([3, 5]))
+    with pytest.raises(InputError, match="tested: expected a test image of class 4, got none"):
+        list(drawn.directions(bench))

@@ -110,10 +110,11 @@ def test_it_goes_on_where_it_was_stopped(
 
     def stop(*given: Any) -> None:
         steps.append(1)
-        if len(steps) == 5:
+        if len(steps) == at:
             raise Stop
 
     options: dict[str, Any] = dict(SMALL)
+    at = 6 if moment == "before an epoch" else 4  # the second epoch of a net, which is trained in one of them
     with monkeypatch.context() as patch:
         if moment == "before an epoch":
             options["watch"] = stop
@@ -140,6 +141,9 @@ def test_a_finished_study_is_told_again_without_training(
         InputError, match=r"with radius 0\.1 on this test set, got radius 0\.25 on digits test"
     ):
         study.logistic(two("train"), two("test"), tmp_path, radius=0.1, **SMALL)
+    for other in ({"epochs": 1}, {"seed": 5}, {"learning_rate": 0.02}):
+        with pytest.raises(InputError, match=r"another|expected at least the 2"):
+            study.logistic(two("train"), two("test"), tmp_path, **SMALL | other)
 
 
 def test_the_figure(told: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,15 @@ def test_pictures_that_fit_are_read_as_they_are(tmp_path: Path) -> None:
     assert torch.equal(image[0], image[2])
 
 
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_sixteen_bits_of_gray_are_read_in_eight(kind: str, tmp_path: Path) -> None:
+    values = np.array([[0, 255, 256, 0x8000, 0xFFFF]], dtype=np.uint16)
+    image, _ = read_image(picture(tmp_path, values, f"a.{kind}"), (1, 1, 5))
+    assert (image * 255).round().flatten().tolist() == [0, 0, 1, 128, 255]
+    with pytest.raises(CorruptFileError, match="32 bits a pixel"):
+        read_image(picture(tmp_path, values.astype(np.int32), "b.tif"), (1, 1, 5))
+
+
 @pytest.mark.parametrize(
     ("size", "shape", "said"),
     [

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from math import inf
 
 import fastadv as fa
+from fastadv.errors import InputError
 from fastadv.studies.goodfellow2014 import logistic_figure, reuse, rotation, rubbish, trace, weights
 from fastadv.studies.goodfellow2014.line import Line, Paper
 from fastadv.studies.goodfellow2014.logistic import CLASSES, logistic
@@ -46,7 +47,10 @@ def first_layers(bench: Bench) -> Iterator[Line]:
 def directions(bench: Bench) -> Iterator[Line]:
     """The FGSM direction far out, on other images, and as a rotation; all of the maxout network."""
     model, threat, seed = bench.net("maxout"), bench.settings.threat, bench.settings.seed
-    place = int((bench.y == TRACED).nonzero()[0])
+    places = (bench.y == TRACED).nonzero()
+    if not len(places):
+        raise InputError(f"tested: expected a test image of class {TRACED}, got none; take more images")
+    place = int(places[0])
     traced = trace.trace(model, bench.x[place], TRACED)
     trace.draw(model, bench.x[place], traced, bench.figure("trace", "logits along the direction of FGSM"))
     exchanged = reuse.reuse(model, bench.x, bench.y, threat, seed=seed)

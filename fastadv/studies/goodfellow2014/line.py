@@ -10,11 +10,12 @@ UNKNOWN: Paper = (None, None)
 class Line:
     """An error (or an agreement) and a mean confidence, as shares; and the paper's, None where it has none.
 
-    confidence is that on mistakes; on clean images that on all.
+    share is None where there was nothing to count. confidence is that on mistakes; on clean images that on
+    all.
     """
 
     part: str
     what: str
-    share: float
+    share: float | None
     confidence: float | None = None
     paper: Paper = UNKNOWN

@@ -54,6 +54,7 @@ def run(
         raise InputError(
             f"parts: expected some of {', '.join(PARTS)}, got {unknown[0] if unknown else 'none'!r}"
         )
+    parts = tuple(dict.fromkeys(parts))
     with RunFolder(folder):
         nets = Nets(settings, train_set, folder / "nets", watch, device)
         bench = Bench(settings, nets, test_set, folder, watch)

@@ -24,7 +24,7 @@ SHOWN = 3.0  # standard deviations that a picture shows
 
 def noise(shape: Sequence[int], ids: Tensor, seed: int = 0) -> Tensor:
     """x [B, *shape] from N(0, I), by seed and the numbers `ids` int64 [B]."""
-    return fa.rng.normal(math.prod(shape), fa.rng.derive(seed, "rubbish"), ids).view(-1, *shape)
+    return fa.rng.normal(math.prod(shape), fa.rng.derive(seed, "rubbish images"), ids).view(-1, *shape)
 
 
 def rubbish(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from fastadv.studies.goodfellow2014.line import UNKNOWN, Line, Paper
-from fastadv.studies.goodfellow2014.measure import STEPS, Answers, Bench
+from fastadv.studies.goodfellow2014.measure import STEPS, STRONGLY_TESTED, Answers, Bench
 
 
 def fgsm(bench: Bench) -> Iterator[Line]:
@@ -49,7 +49,8 @@ def adversarial(bench: Bench) -> Iterator[Line]:
         back = bench.answers("maxout", bench.crafted(name))
         yield _line("adversarial", f"maxout, FGSM on {name}", back, (0.409, None))
         strong = 1 - bench.robust_accuracy(name)
-        yield Line("adversarial", f"{name}, PGD-{STEPS} within the box", strong)
+        first = f", first {STRONGLY_TESTED} images" if len(bench.y) > STRONGLY_TESTED else ""
+        yield Line("adversarial", f"{name}, PGD-{STEPS} within the box{first}", strong)
 
 
 def controls(bench: Bench) -> Iterator[Line]:
@@ -98,7 +99,7 @@ def _agrees(
     what: str, one: Answers, other: Answers, among: Tensor, printed: float, part: str = "agreement"
 ) -> Line:
     same = (one.classes == other.classes)[among]
-    return Line(part, what, float(same.double().mean()) if len(same) else 0.0, None, (printed, None))
+    return Line(part, what, float(same.double().mean()) if len(same) else None, None, (printed, None))
 
 
 def _line(part: str, what: str, found: Answers, paper: Paper = UNKNOWN, *, everywhere: bool = False) -> Line:

@@ -1,0 +1,170 @@
+"""`fastadv study goodfellow`: what it prints, writes and refuses, of the study and of a picture."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import fastadv as fa
+from fastadv.cli import _panda, _study_goodfellow
+from fastadv.models import save_weights
+from fastadv.studies.goodfellow2014 import panda
+from tests.cli.conftest import Done
+
+Command = Callable[..., Done]
+TINY = "study goodfellow --scale tiny --run-dir run"
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few of the digits, which must be what tiny asks for."""
+
+    def load(name: str, split: str, *rest: object) -> object:
+        assert (name, *rest) == ("digits", None, None, None)
+        return fa.data.load("digits", split, limit=150 if split == "train" else 100)
+
+    monkeypatch.setattr(_study_goodfellow, "load_data", load)
+
+
+def test_two_parts_of_the_study(fastadv: Command, few: None, folder: Path) -> None:
+    done = fastadv(f"{TINY} --parts", "agreement, weights,agreement")
+    assert done.code == 0, done
+    for text in ("Agreement", "Weights", "Networks", "pixels that a unit looks at", "84.60%", "weights.png",
+                 "100 test images", "report.md"):  # fmt: skip
+        assert text in done.out
+    assert done.out.count("rbf says softmax's class where both are wrong") == 1
+    assert "Rubbish" not in done.out
+    told = json.loads(fastadv(f"{TINY} --parts agreement --seeds 2 --json").out)
+    assert told == json.loads((folder / "run" / "results.json").read_text())
+    assert told["config"]["parts"] == ["agreement"]
+    assert told["config"]["seeds"] == 2
+    assert set(told["measured"]["nets"]) == {"maxout", "softmax", "rbf"}
+    refused = fastadv(f"{TINY} --parts agreement --seed 1")
+    assert refused.code == 2
+    assert "got one with another seed" in refused.err
+
+
+def test_a_stop_says_how_to_go_on(fastadv: Command, few: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*given: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fa.train, "run", stopped)
+    done = fastadv(TINY)
+    assert done.code == 130
+    assert "kept in run; the same command goes on" in done.err
+
+
+def test_bad_arguments(fastadv: Command, folder: Path) -> None:
+    for options, text in {
+        "--scale huge": "--scale is one of tiny, cpu, paper, got huge",
+        "--scale tiny --parts fgsm,fgms": "parts: expected some of fgsm",
+        "--seeds 0": "--seeds",
+        "--model softmax": "--model goes with --image",
+        "--shape 1,8,8": "--shape goes with --image",
+        "--classes 3": "--classes goes with --image",
+        "--radius 1/5": "--radius goes with --image",
+        "--image a.png": "--image needs the --model",
+        "--image a.png -m softmax --parts fgsm": "--parts has no effect with --image",
+        "--image a.png -m softmax --scale tiny": "--scale has no effect with --image",
+        "--image a.png -m softmax --data-dir .": "--data-dir has no effect with --image",
+        "--image a.png -m softmax --shape 8,8": "--shape: expected channels, height and width",
+        "--image a.png -m softmax --shape 1,8,²": "--shape: expected channels, height and width",
+        "--image a.png -m softmax --shape 1,0,8": "--shape: expected channels, height and width",
+        "--image a.png -m softmax": "a.png: expected an image file, got none",
+        "--image a.png -m softmax --names none.txt": "--names: expected a text file",
+    }.items():
+        done = fastadv(f"study goodfellow {options}")
+        assert done.code == 2, (options, done)
+        assert text in done.err
+        assert done.err.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
+def net(name: str, seed: int = 1) -> nn.Module:
+    """Random weights, large enough for every class to be another at another image."""
+    model = fa.models.create(name, shape=(1, 8, 8), classes=3, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+    return model.eval()
+
+
+@pytest.fixture
+def picture(folder: Path) -> torch.Tensor:
+    """Saved as digit.png; what a model gets of it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "digit.png")
+    return torch.from_numpy(pixels)[None].float() / 255
+
+
+@pytest.mark.parametrize("name", ["softmax", "rbf"])
+def test_a_picture_and_a_model(name: str, fastadv: Command, folder: Path, picture: torch.Tensor) -> None:
+    model = net(name)
+    save_weights(model, folder / "net.safetensors")
+    (folder / "names.txt").write_text("cat\ndog\npanda\n")
+    before = (folder / "digit.png").read_bytes()
+    line = f"study goodfellow --image digit.png -m {name} -w net.safetensors --shape 1,8,8 --classes 3"
+    told = json.loads(fastadv(f"{line} --json --radius 1/5 --names names.txt --run-dir .").out)
+    loss = "bce" if name == "rbf" else "ce"
+    wanted = panda.panda(model, picture, radius=0.2, names=["cat", "dog", "panda"], loss=loss)
+    rest = {"image": "digit.png", "changed": "", "figure": "digit_fgsm.png"}
+    assert told == {**wanted, **rest}
+    assert told["loss"] == loss
+    assert (folder / "digit_fgsm.png").stat().st_size > 5000
+    assert (folder / "digit.png").read_bytes() == before
+    done = fastadv(line)
+    assert done.code == 0, done
+    for text in ("digit.png", "adversarial", "L-infinity radius 0.25", "goodfellow2014/digit_fgsm.png"):
+        assert text in done.out
+    assert "untrained" not in done.err
+
+
+def test_what_is_said_of_a_picture(
+    fastadv: Command, folder: Path, picture: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_panda.panda, "draw", lambda *given: None)
+    line = "study goodfellow --image digit.png -m maxout -o units=4"
+    done = fastadv(f"{line} --shape 3,4,6")
+    assert done.code == 0, done
+    for text in ("L-infinity radius 0.007", "the picture was resized from 8x8 to 4x6, its center of 5x8"):
+        assert text in done.out
+    assert "untrained" in done.err
+    seeds = [json.loads(fastadv(f"{line} --shape 1,8,8 --json --seed {seed}").out) for seed in (0, 0, 1)]
+    assert seeds[0] == seeds[1] != seeds[2]
+    still = fastadv(
+        "study goodfellow --image digit.png -m quadratic --shape 1,8,8 -o units=4 -w flat.safetensors"
+    )
+    assert still.code == 1
+    flat = fa.models.create("quadratic", shape=(1, 8, 8), units=4)
+    for weight in flat.parameters():
+        weight.data.zero_()
+    save_weights(flat, folder / "flat.safetensors")
+    still = fastadv(
+        "study goodfellow --image digit.png -m quadratic --shape 1,8,8 -o units=4 -w flat.safetensors"
+    )
+    assert "the gradient is 0 everywhere, so nothing moved" in still.out
+
+
+def test_what_does_not_fit(fastadv: Command, folder: Path, picture: torch.Tensor) -> None:
+    save_weights(net("rbf"), folder / "other.safetensors")
+    (folder / "text.png").write_text("no picture")
+    (folder / "names.txt").write_text("cat\ndog\n")
+    shape = "--shape 1,8,8 --classes 3"
+    for options, code, text in (
+        (f"--image text.png -m softmax {shape}", 1, "text.png: expected a whole image file"),
+        (f"--image digit.png -m softmax -w other.safetensors {shape}", 1, "other.safetensors"),
+        (f"--image digit.png -m softmax {shape} --names names.txt", 2, "--names: expected 3 lines"),
+        (f"--image digit.png -m softmax {shape} --radius=-1", 2, "radius"),
+        ("--image digit.png -m softmax --shape 2,8,8", 2, "gray or color"),
+        (f"--image digit.png -m nothing {shape}", 2, "nothing"),
+    ):
+        done = fastadv(f"study goodfellow {options}")
+        assert done.code == code, (options, done)
+        assert text in done.err
+    assert not (folder / "goodfellow2014").exists()
