@@ -1,0 +1,246 @@
+"""The tables of Goodfellow et al.: who answers on whose examples, how networks are trained, what is drawn."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import fastadv as fa
+from fastadv.data import ImageSet
+from fastadv.studies.goodfellow2014 import SCALES, drawn, report, tables
+from fastadv.studies.goodfellow2014.line import Line
+from fastadv.studies.goodfellow2014.measure import Bench, craft
+from fastadv.studies.goodfellow2014.nets import Beginning, Nets, plans
+from fastadv.train import FGSMTraining, HiddenFGSM, InputNoise, RubbishTraining, Standard, WeightDecayL1
+from fastadv.train.report import EpochReport
+from tests.studies.goodfellow import INFINITE, digits
+
+TINY = replace(SCALES["tiny"], members=3, seeds=2, radius=0.2, patience=7)
+BALL = fa.Linf(0.2, INFINITE)
+
+
+class Asked:
+    """In place of a Bench: answers say who was asked, about what, in place of the error."""
+
+    def __init__(self) -> None:
+        self.settings, self.y = TINY, torch.zeros(5)
+        self.nets = SimpleNamespace(plans=plans(TINY))
+
+    def crafted(self, name: str, boxed: bool = False) -> str:
+        return f"{name}{' boxed' if boxed else ''}"
+
+    def answers(self, name: str, x: str = "clean") -> Any:
+        said = f"{name} on {x}"
+        return SimpleNamespace(error=said, mean_confidence="all", confidence_on_mistakes="mistakes")
+
+    def robust_accuracy(self, name: str) -> float:
+        return 0.3
+
+
+def told(lines: Iterator[Line]) -> dict[str, tuple[Any, Any, Any]]:
+    return {line.what: (line.share, line.confidence, line.paper) for line in lines}
+
+
+def test_fgsm_is_crafted_on_the_network_that_answers() -> None:
+    found = told(tables.fgsm(Asked()))
+    paper = {
+        "softmax": (0.999, 0.793),
+        "maxout": (0.894, 0.976),
+        "rbf": (0.554, 0.012),
+        "quadratic": (0.307, None),
+    }
+    clean = {
+        "softmax": (None, None),
+        "maxout": (0.0094, None),
+        "rbf": (None, 0.606),
+        "quadratic": (0.0084, None),
+    }
+    for name in paper:
+        assert found.pop(f"{name}, clean") == (f"{name} on clean", "all", clean[name])
+        assert found.pop(f"{name}, FGSM") == (f"{name} on {name}", "mistakes", paper[name])
+        boxed = (f"{name} on {name} boxed", "mistakes", (None, None))
+        assert found.pop(f"{name}, FGSM within the box") == boxed
+    assert not found
+
+
+def test_the_other_tables_cross_networks_as_they_say() -> None:
+    found = {
+        what: line
+        for each in (tables.ensemble, tables.controls)
+        for what, line in told(each(Asked())).items()
+    }
+    assert found.pop("ensemble of 3, clean")[:2] == ("ensemble on clean", "all")
+    assert found.pop("FGSM on the ensemble") == ("ensemble on ensemble", "mistakes", (0.911, None))
+    assert found.pop("FGSM on one member") == ("ensemble on maxout", "mistakes", (0.879, None))
+    noise = {"noise_sign": (0.862, 0.973), "noise_uniform": (0.904, 0.978)}
+    for name in (*noise, "hidden_first", "hidden_last", "l1_0.0025", "l1_0.00025"):
+        assert found.pop(f"{name}, clean")[:2] == (f"{name} on clean", "all")
+        wanted = (f"{name} on {name}", "mistakes", noise.get(name, (None, None)))
+        assert found.pop(f"{name}, FGSM") == wanted
+    assert not found
+    found = told(tables.adversarial(Asked()))
+    clean = {"maxout": 0.0094, "adversarial": 0.0084, "large": 0.0114, "large_adversarial": 0.00782,
+             "large_adversarial-1": 0.00782}  # fmt: skip
+    for name, error in clean.items():
+        assert found.pop(f"{name}, clean") == (f"{name} on clean", "all", (error, None))
+    for name in ("adversarial", "large_adversarial", "large_adversarial-1"):
+        assert found.pop(f"{name}, its own FGSM") == (f"{name} on {name}", "mistakes", (0.179, 0.814))
+        assert found.pop(f"{name}, FGSM on maxout") == (f"{name} on maxout", "mistakes", (0.196, None))
+        assert found.pop(f"maxout, FGSM on {name}") == (f"maxout on {name}", "mistakes", (0.409, None))
+        assert found.pop(f"{name}, PGD-40 within the box")[0] == pytest.approx(0.7)
+    assert not found
+
+
+def test_how_each_network_is_trained() -> None:
+    found = plans(TINY)
+    wanted = {
+        **dict.fromkeys(["softmax", "quadratic", "maxout", "large", "member-1", "member-2"], Standard()),
+        **dict.fromkeys(["rbf", "sigmoids"], Standard(loss="bce")),
+        **dict.fromkeys(["adversarial", "large_adversarial", "large_adversarial-1"], FGSMTraining(BALL, 0.5)),
+        "noise_sign": InputNoise(BALL, "sign"), "noise_uniform": InputNoise(BALL, "uniform"),
+        "rubbish": RubbishTraining(),
+        "hidden_first": HiddenFGSM("hidden.1", 0.2), "hidden_last": HiddenFGSM("linear", 0.2),
+        "l1_0.0025": WeightDecayL1(0.0025), "l1_0.00025": WeightDecayL1(0.00025),
+    }  # fmt: skip
+    # as text, since threats are equal to none but themselves
+    assert {name: repr(plan.recipe) for name, plan in found.items()} == {
+        k: repr(v) for k, v in wanted.items()
+    }
+    numbered = {name: plan.number for name, plan in found.items() if plan.number}
+    assert numbered == {"member-1": 1, "member-2": 2, "large_adversarial-1": 1}
+    wide = {name for name, plan in found.items() if plan.options.get("units") == TINY.large_units}
+    assert wide == {"large", "large_adversarial", "large_adversarial-1"}
+    assert {name for name, plan in found.items() if plan.early} == wide - {"large"}
+    assert {plan.model for name, plan in found.items() if plan.options and name != "quadratic"} == {
+        "maxout",
+        "sigmoids",
+    }
+    assert (TINY.boxed.box, TINY.boxed.radius) == ((0.0, 1.0), 0.2)
+
+
+def test_trained_once_more_for_as_long_as_held_out_images_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[Any] = []
+
+    def run(model: Any, images: ImageSet, recipe: Any, **options: Any) -> None:
+        runs.append((images, options))
+
+    past = [EpochReport(k, 1.0, None, {}, 0.1, 1.0, validation_robust_accuracy={"FGSM": accuracy})
+            for k, accuracy in enumerate((0.2, 0.6, 0.4), 1)]  # fmt: skip
+    monkeypatch.setattr(fa.train, "run", run)
+    monkeypatch.setattr(fa.train, "reports", lambda folder: past)
+    train_set = digits().subset(range(100))
+    nets = Nets(replace(TINY, large_epochs=8), train_set, tmp_path)
+    nets["large_adversarial-1"]
+    (part, search), (whole, last) = runs
+    assert torch.equal(part.x, train_set.x[:40])
+    assert torch.equal(search["validation_set"].x, train_set.x[40:])
+    assert (search["epochs"], search["patience"], search["schedule"]) == (8, 7, "cosine")
+    assert repr(search["test_attacks"]["FGSM"].keywords["threat"]) == repr(BALL)
+    assert torch.equal(whole.x, train_set.x)
+    assert (last["epochs"], last["schedule"]) == (2, Beginning("cosine", 0.25))
+    assert last["run_dir"] != search["run_dir"]
+    assert last["seed"] == search["seed"]
+    nets["large_adversarial"], nets["maxout"]
+    assert runs[-1][1]["seed"] == runs[-2][1]["seed"] != last["seed"]
+    assert list(nets.ensemble().members) == [nets[name] for name in ("maxout", "member-1", "member-2")]
+
+
+def test_a_bench_crafts_by_each_networks_own_loss_and_keeps_it(tmp_path: Path) -> None:
+    made = {name: fa.models.create(name, shape=(1, 8, 8), seed=3) for name in ("softmax", "rbf", "sigmoids")}
+
+    class Made(dict[str, Any]):
+        device, ensemble = None, staticmethod(lambda: made["softmax"])
+
+    bench = Bench(replace(TINY, tested=20), Made(made), digits(), tmp_path)  # type: ignore[arg-type]
+    x, y = digits().x[:20], digits().y[:20]
+    for name, loss in (("softmax", "ce"), ("rbf", "bce"), ("sigmoids", "bce")):
+        assert torch.equal(bench.crafted(name), craft(made[name], x, y, BALL, loss))
+        assert torch.equal(bench.crafted(name, boxed=True), craft(made[name], x, y, fa.Linf(0.2), loss))
+        assert bench.crafted(name) is bench.crafted(name)
+    assert torch.equal(bench.crafted("ensemble"), bench.crafted("softmax"))
+    assert torch.equal(bench.answers("rbf").classes, made["rbf"].eval()(x).argmax(1))
+
+
+class Drawn(Asked):
+    """What the parts that draw need beyond it; networks are their names."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.nets.train_set = self.test_set = digits()
+        self.folder, self.details, self.watch = folder, {}, lambda *said: None
+        self.x, self.y = torch.arange(4.0), torch.tensor([3, 7, 4, 4])
+
+    def net(self, name: str) -> str:
+        return name
+
+    def figure(self, name: str, shows: str) -> Path:
+        return self.folder / name
+
+
+def test_what_the_parts_that_draw_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def logistic(train_set: ImageSet, test_set: ImageSet, folder: Path, **options: Any) -> Any:
+        seen.update(options, classes=test_set.classes)
+        rows = [{"clean": 0.5, "fgsm": 0.6}, {"clean": 0.1, "fgsm": 0.9}]
+        return {"nets": {"plain": {"rows": rows}, "closed": {"rows": rows}}}
+
+    monkeypatch.setattr(drawn, "logistic", logistic)
+    monkeypatch.setattr(drawn.logistic_figure, "draw", lambda *given: None)
+    for module in (drawn.trace, drawn.weights):
+        monkeypatch.setattr(module, "draw", lambda *given, **options: None)
+    monkeypatch.setattr(drawn.rubbish, "gallery", lambda *given, **options: None)
+    monkeypatch.setattr(drawn.weights, "localization", lambda net, shape: {"mean": len(net), "pixels": 4})
+    traced = {"label": 4, "right": None, "straight": 1.0}
+    monkeypatch.setattr(
+        drawn.trace, "trace", lambda net, x, y: seen.update(traced=(net, float(x), y)) or traced
+    )
+    monkeypatch.setattr(
+        drawn.reuse, "reuse", lambda net, x, y, threat, seed: {"error": (net, repr(threat)), "own": 0}
+    )
+    monkeypatch.setattr(
+        drawn.rotation, "rotation", lambda net, x, y, degrees: {"error": [d / 100 for d in degrees]}
+    )
+    monkeypatch.setattr(
+        drawn.rubbish, "rubbish", lambda net, shape, samples, seed: {"error": net, "confidence": samples}
+    )
+    monkeypatch.setattr(
+        drawn.rubbish, "fooling", lambda net, shape, threat, **options: {"mean": (net, repr(threat), options)}
+    )
+    bench: Any = Drawn(tmp_path)
+    lines = told(drawn.two_digits(bench))
+    assert lines == {
+        "plain, clean": (0.1, None, (0.016, None)), "plain, FGSM": (0.9, None, (0.99, None)),
+        "closed, clean": (0.1, None, (None, None)), "closed, FGSM": (0.9, None, (None, None)),
+    }  # fmt: skip
+    assert (seen["radius"], seen["epochs"], seen["seed"]) == (0.2, TINY.shallow_epochs, TINY.seed)
+    assert seen["classes"] == ("3", "7")
+    lines = told(drawn.first_layers(bench))
+    assert [line[0] for line in lines.values()] == [len("maxout") / 4, len("adversarial") / 4]
+    lines = told(drawn.directions(bench))
+    assert seen["traced"] == ("maxout", 2.0, 4)
+    assert lines.pop("the step of another image") == (("maxout", repr(BALL)), None, (0.462, None))
+    assert [line[0] for line in lines.values()] == [0.05, 0.1, 0.15, 0.2]
+    lines = told(drawn.noise(bench))
+    paper = {"maxout": (0.9835, 0.928), "sigmoids": (0.68, 0.879), "softmax": (0.598, 0.708),
+             "rbf": (0.0, None), "rubbish": (0.0, None)}  # fmt: skip
+    for name, printed in paper.items():
+        assert lines.pop(name) == (name, TINY.rubbish, printed)
+    for name in ("maxout", "softmax"):
+        options = {"classes": 10, "samples": TINY.rubbish, "seed": TINY.seed}
+        led = (name, repr(fa.Linf(0.25, INFINITE)), options)
+        assert lines.pop(f"{name}, led to a class by a step of 0.25") == (led, None, (None, None))
+    assert not lines
+
+
+def test_a_line_as_people_read_it() -> None:
+    lines = [asdict(Line("fgsm", "maxout", 0.5, 0.25, (0.894, 0.976))), asdict(Line("rubbish", "rbf", None))]
+    result = {"measured": {"lines": lines}}
+    assert report.table(result, "fgsm")[1:] == [["maxout", "50.00%", "89.40%", "25.0%", "97.6%"]]
+    assert report.table(result, "rubbish")[1:] == [["rbf", "-", "-", "-", "-"]]
