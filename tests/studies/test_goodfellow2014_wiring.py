@@ -33,6 +33,9 @@ class Asked:
     def crafted(self, name: str, boxed: bool = False) -> str:
         return f"{name}{' boxed' if boxed else ''}"
 
+    def rounded(self, name: str) -> str:
+        return f"{name} rounded"
+
     def answers(self, name: str, x: str = "clean") -> Any:
         said = f"{name} on {x}"
         return SimpleNamespace(error=said, mean_confidence="all", confidence_on_mistakes="mistakes")
@@ -93,6 +96,26 @@ def test_the_other_tables_cross_networks_as_they_say() -> None:
         assert found.pop(f"maxout, FGSM on {name}") == (f"maxout on {name}", "mistakes", (0.409, None))
         assert found.pop(f"{name}, PGD-40 within the box")[0] == pytest.approx(0.7)
     assert not found
+
+
+def test_rounded_examples_are_of_the_network_that_the_line_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    agreed = Line("rounding", "agreed", 0.5)
+    monkeypatch.setattr(tables, "_agrees", lambda what, one, other, *rest: agreed)
+    bench: Any = Asked()
+    plain = bench.answers
+
+    def answers(name: str, x: str = "clean") -> Any:
+        return SimpleNamespace(**vars(plain(name, x)), wrong=True)
+
+    bench.answers = answers
+    found = told(tables.rounding(bench))
+    paper = {"maxout": (0.894, 0.976), "noise_sign": (0.862, 0.973), "noise_uniform": (0.904, 0.978),
+             "adversarial": (0.179, 0.814)}  # fmt: skip
+    for name, printed in paper.items():
+        assert found.pop(f"{name}, FGSM rounded") == (f"{name} on {name} rounded", "mistakes", printed)
+    crossed = ("adversarial on maxout rounded", "mistakes", (0.196, None))
+    assert found.pop("adversarial, FGSM rounded on maxout") == crossed
+    assert list(found) == ["agreed"]
 
 
 def test_how_each_network_is_trained() -> None:
