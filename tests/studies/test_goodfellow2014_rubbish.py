@@ -80,6 +80,24 @@ def test_sigmoids_are_led_by_their_own_probability() -> None:
         assert told["success"][target] == float((sure | already).double().mean())
 
 
+def test_the_gallery_shows_what_the_step_led_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, threat = linear(SHAPE, classes=2, seed=1), fa.Linf(0.1, INFINITE)
+    (w, b), x = weights(model), study.noise(SHAPE, torch.arange(6), 3).double()
+    kept: list[fa.figures.Strip] = []
+    monkeypatch.setattr(fa.figures, "strips", lambda rows, path, **options: kept.extend(rows))
+    study.gallery(model, SHAPE, threat, "none.png", classes=["cat", "dog"], shown=6, sure=0.7, seed=3)
+    assert [strip.name for strip in kept] == ["cat", "dog"]
+    for target, strip in enumerate(kept):
+        apart, start = w[target] - w[1 - target], b[target] - b[1 - target]
+        before = x.flatten(1) @ apart + start
+        moved = torch.where(before.sigmoid() >= 0.7, 0, 0.1)  # what is sure already stays
+        chances = (before + moved * apart.norm(1)).sigmoid()
+        assert strip.captions == [f"{p:.0%}" for p in chances.tolist()]
+        assert strip.marked.tolist() == (chances >= 0.7).tolist()
+        x_adv = x + moved.view(-1, 1, 1, 1) * apart.sign().view(SHAPE)
+        torch.testing.assert_close(strip.images, (x_adv / 6 + 0.5).clamp(0, 1).float())
+
+
 def test_a_trained_net_is_sure_of_noise_and_is_led_to_every_class(tmp_path: Path) -> None:
     model, shape = reader(), (1, 8, 8)
     assert study.rubbish(model, shape, samples=500)["error"] > 0.5

@@ -79,6 +79,9 @@ def test_a_net_is_nearly_piecewise_linear_and_drawn(monkeypatch: pytest.MonkeyPa
     assert max(told["logits"][-1]) == lines[VERMILION].get_ydata()[-1]
     assert f"a {y}, the label" in [text.get_text() for text in curves.texts]
     assert len(images) == study.SHOWN
+    framed = [axes.spines["top"].get_linewidth() == 2 for axes in images]
+    assert framed == [row.index(max(row)) == y for row in told["logits"][:: 600 // (study.SHOWN - 1)]]
+    assert 0 < sum(framed) < study.SHOWN
     np.testing.assert_allclose(np.asarray(images[study.SHOWN // 2].images[0].get_array()), x[0], atol=1e-6)
 
 
