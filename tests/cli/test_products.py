@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
-from fastadv.data import load_constructed, load_folder
+from fastadv.data import construct, load_constructed, load_folder
 
 SOME = "-n 60"
 
@@ -95,9 +97,14 @@ def test_an_exported_set_is_data_for_every_command(fastadv: Callable, made: Path
     assert json.loads(fastadv(f"export out --out more --kind {kind} --json").out)["set"]["samples"] == 60
 
 
-def test_export_says_what_it_cannot_do(fastadv: Callable, net: str) -> None:
+def test_export_says_what_it_cannot_do(fastadv: Callable, net: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    verified: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(construct, "verify_constructed", lambda *given, **options: verified.append(given))
     line = f"construct random-target {net} {SOME} --steps 2 --radius 0.5 --dtype float32 --out sets/b"
-    assert fastadv(line).code == 0
+    assert fastadv(f"{line} --verify").code == 0
+    ((where, base, model),) = verified
+    assert (where, len(base), isinstance(model, nn.Module)) == (Path("sets/b"), 60, True)
+    assert load_constructed("sets/b").card["config"]["step_size"] == "20 * radius / steps"
     done = fastadv("export sets/b --out out")
     assert done.code == 2
     assert "8 bits" in done.err

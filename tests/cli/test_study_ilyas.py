@@ -93,6 +93,12 @@ def test_the_plan_of_the_pipeline(fastadv: Command, folder: Path) -> None:
     told = json.loads(fastadv("study ilyas pipeline --plan --json").out)
     assert list(told["seconds"]) == list(plan.STAGES)
     assert told["settings"]["scale"] == "tiny"
+    given = {"images": 40, "tested": 6, "epochs": 3, "invert_steps": 4, "push_steps": 5, "attack_steps": 7}
+    line = " ".join(
+        f"--{name.replace('_', '-').replace('tested', 'samples')} {n}" for name, n in given.items()
+    )
+    told = json.loads(fastadv(f"study ilyas pipeline --plan --json --seed 8 {line}").out)
+    assert (given | {"seed": 8}).items() <= told["settings"].items()
     done = fastadv("study ilyas pipeline --plan --stages nets")
     assert "about" in done.out
     assert "evaluate" not in done.out

@@ -157,7 +157,7 @@ def _other_card(tensors: Any, config: Any, card: Any) -> None:
         (_column("original_labels", -1), "original_labels: expected labels from 0 to 4, got -1"),
         (_column("predicted", 7), "predicted: expected labels from 0 to 4, got 0 to 7"),
         (_column("ids", 9), "sample numbers: expected 0 to 19"),
-        (_column("distance", 99.0), "distance_max: expected at most the radius 2.0, got 99.0"),
+        (_column("distance", 2.125), "distance_max: expected at most the radius 2.0, got 2.125"),
         (_config("dtype", "float32"), "type of the images: expected float32, got uint8"),
         (_config("classes", list("abc")), "expected labels from 0 to 2"),
         (_shape, "shape of an image: expected [1, 8, 8], got [1, 8, 7]"),
@@ -246,6 +246,14 @@ def test_logits_that_are_equal_up_to_rounding_are_no_difference(tmp_path):
     found = verify_constructed(tmp_path, model=Tied(), batch_size=11)
     assert found["fooling_rate"] == float((stored.labels == 1).double().mean())
     assert found["fooling_rate"] != stored.card["measured"]["fooling_rate"]
+
+    def change(tensors: Any, config: Any, card: Any) -> None:
+        tensors["predicted"][:] = 2
+        again(tensors, config, card)
+
+    falsify(tmp_path, change)  # a tenth below the two is no rounding
+    with pytest.raises(CorruptFileError, match="class that the model gives: 22 differ"):
+        verify_constructed(tmp_path, model=Tied(), batch_size=11)
 
 
 def test_a_set_of_an_earlier_version_lacks_some_figures(done):

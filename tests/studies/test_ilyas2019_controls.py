@@ -1,5 +1,6 @@
 """The controls of the pipeline and its transfer, against cases whose answers are known."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.studies.ilyas2019 import controls, figures, transfer
 from fastadv.studies.ilyas2019.maker import read
+from fastadv.studies.ilyas2019.plan import TABLE, Architecture, Training
 from tests.studies.ilyas import MINI
 
 
@@ -81,13 +83,13 @@ def test_an_early_net_without_mistakes_teaches_nothing() -> None:
     assert list(of.asked) == ["early"]
 
 
-def two_classes(count: int, gap: float, seed: int = 0) -> ImageSet:
+def two_classes(count: int, gap: float, seed: int = 0, side: int = 4) -> ImageSet:
     """Classes 0 and 1 that differ by `gap` in the first of 16 pixels; the others are noise."""
     draw = torch.Generator().manual_seed(seed)
     y = torch.arange(count) % 2
-    x = 0.5 + 0.02 * torch.randn(count, 16, generator=draw)
+    x = 0.5 + 0.02 * torch.randn(count, side * side, generator=draw)
     x[:, 0] += gap * (y - 0.5)
-    return ImageSet(x.clamp(0, 1).view(-1, 1, 4, 4), y, 2, "two")
+    return ImageSet(x.clamp(0, 1).view(-1, 1, side, side), y, 2, "two")
 
 
 def test_robust_directions_are_those_that_no_perturbation_turns() -> None:
@@ -98,6 +100,9 @@ def test_robust_directions_are_those_that_no_perturbation_turns() -> None:
     torch.testing.assert_close(kept[:, 0].abs(), torch.ones(len(kept)), rtol=0, atol=0.02)
     torch.testing.assert_close(kept.norm(dim=1), torch.ones(len(kept)))
     assert len(controls.robust_directions(base, fa.L2(0.25))) == 0
+    # those of both means, and the first of a hundred principal components
+    kept = controls.robust_directions(two_classes(200, gap=0.4, side=10), fa.L2(0.15))
+    assert len(kept) == 3
 
 
 def test_a_linear_model_learns_what_its_directions_show() -> None:
@@ -122,6 +127,19 @@ def test_leakage_tells_true_and_next_classes() -> None:
     assert found["linear"]["D"] == found["linear"]["D_rand"]
 
 
+def test_leakage_reads_each_set_by_the_features_robust_at_the_radius_of_the_sets() -> None:
+    base, test = two_classes(100, gap=0.4), two_classes(40, gap=0.4, seed=1)
+    shifted = ImageSet(base.x, 1 - base.y, 2, "shifted")
+    of = maker(base, test, {"D_rand": Says(), "D_det": Says()}, {"D_rand": base, "D_det": shifted})
+    of.settings = replace(MINI, push_radius=0.15, train_radius=0.25)
+    found = controls.leakage(of)
+    assert found["features"] > 0
+    assert found["linear"]["D"] == {"true": 1.0, "next": 0.0}
+    assert found["linear"]["D_det"] == {"true": 0.0, "next": 1.0}
+    of.settings = replace(MINI, push_radius=0.25, train_radius=0.15)
+    assert controls.leakage(of)["features"] == 0
+
+
 def test_the_correlation_and_its_interval() -> None:
     pairs = [(0.1, 0.3), (0.2, 0.5), (0.3, 0.6), (0.5, 0.55)]
     found = transfer.correlated(pairs)
@@ -143,12 +161,18 @@ def test_transfer_counts_what_the_source_lost_and_the_target_reads(
     fooled = torch.tensor([False, True, True, True, True])
     monkeypatch.setattr(transfer, "_adversarials", lambda of: (test, attacked, fooled))
     title = MINI.others[0].title
-    of = maker(test, test, {f"{title} on D": Says(), f"{title} on D_det": Says(add=1)}, {"D_det": attacked})
+    # accuracies are those on all test images, of which these are the first
+    base, all_images = images([1], [1]), images([1, 2, 3, 4, 5, 6, 6, 6], [1, 2, 3, 4, 9, 9, 9, 7])
+    nets = {f"{title} on D": Says(), f"{title} on D_det": Says(add=1)}
+    of = maker(base, all_images, nets, {"D_det": attacked})
     (point,) = transfer.transfer(of)["points"]
     # of the four it reads three, and loses all of them
     assert (point["attacked"], point["transfer"]) == (3, 1.0)
-    assert (point["clean"], point["accuracy"]) == (0.8, 0.0)
-    assert of.asked[f"{title} on D_det"][0] is attacked
+    assert (point["clean"], point["accuracy"]) == (0.5, 0.125)
+    assert of.asked == {
+        f"{title} on D_det": (attacked, TABLE["D_det"]),
+        f"{title} on D": (base, Training()),
+    }
     monkeypatch.setattr(
         transfer, "_adversarials", lambda of: (test, attacked, torch.zeros(5, dtype=torch.bool))
     )
@@ -156,17 +180,46 @@ def test_transfer_counts_what_the_source_lost_and_the_target_reads(
     assert (point["attacked"], point["transfer"]) == (0, None)
 
 
+def test_the_correlation_is_that_of_accuracy_and_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
+    test = images([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6])
+    attacked = images([2, 3, 3, 4, 5, 5], test.y.tolist())
+    fooled = torch.ones(6, dtype=torch.bool)
+    monkeypatch.setattr(transfer, "_adversarials", lambda of: (test, attacked, fooled))
+    titles, accuracies = "abcd", iter((0.4, 0.2, 0.3, 0.1, 0.5, 0.6, 0.2, 0.7))
+    monkeypatch.setattr(transfer, "_accuracy", lambda model, images: next(accuracies))
+    lost = iter((1, 2, 3, 5))
+    monkeypatch.setattr(
+        transfer,
+        "read",
+        lambda net, shown: (
+            shown.y if shown is test else torch.where(torch.arange(6) < next(lost), 0, shown.y)
+        ),
+    )
+    nets: dict[str, nn.Module] = {f"{one} on {what}": Says() for one in titles for what in ("D", "D_det")}
+    of = maker(test, test, nets, {"D_det": test})
+    of.settings = replace(MINI, others=tuple(Architecture(one, "softmax") for one in titles))
+    found = transfer.transfer(of)
+    shares = [point["transfer"] for point in found["points"]]
+    assert shares == [pytest.approx(count / 6) for count in (1, 2, 3, 5)]
+    taught = [point["accuracy"] for point in found["points"]]
+    assert found["correlation"] == pytest.approx(np.corrcoef(taught, shares)[0, 1])
+
+
 def test_adversarials_are_those_of_the_standard_net(tmp_path: Path) -> None:
     test = fa.data.load("digits", "test", limit=20)
     model = fa.models.create("softmax", shape=test.shape, classes=10).eval()
     of = maker(test, test, {"standard": model}, {})
     of.folder, of.watch = tmp_path, lambda *given: None
+    of.settings = replace(MINI, attack_steps=8)
     clean, attacked, fooled = transfer._adversarials(of)
     assert len(clean) == MINI.tested
     was, now = read(model, clean) == clean.y, read(model, attacked) == clean.y
     assert torch.equal(fooled, was & ~now)
     threat = fa.L2(MINI.push_radius)
     assert threat.contains(attacked.x, clean.x).all()
+    # the strongest points, not the first that fool it
+    wanted = fa.attacks.pgd(model, clean.x, clean.y, threat, steps=8, stop_early=False, seed=MINI.seed)
+    torch.testing.assert_close(attacked.x[fooled], wanted.x_adv[fooled])
 
 
 def test_a_gallery_sets_what_was_made_beside_its_source(
@@ -189,10 +242,23 @@ def test_a_gallery_sets_what_was_made_beside_its_source(
     torch.testing.assert_close(pushed[3].images, base.x[2:4])
 
 
-def test_the_scatter_is_drawn(tmp_path: Path) -> None:
+def test_the_scatter_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+
+    def save(figure: Any, path: Path) -> None:
+        drawn.append(figure)
+        written(figure, path)
+
+    written = transfer.save
+    monkeypatch.setattr(transfer, "save", save)
     points = [
         {"architecture": name, "accuracy": 0.2, "transfer": share}
         for name, share in (("a", 0.5), ("b", None))
     ]
     transfer.scatter({"points": points}, tmp_path / "t.png", "small CNN")
     assert (tmp_path / "t.png").stat().st_size > 10_000
+    (axes,) = drawn[0].axes
+    places = [tuple(line.get_xydata()[0].round(6).tolist()) for line in axes.lines]
+    assert (27.9, 65.7) in places  # VGG-16 in the paper
+    assert places[-1] == (20, 50)
+    assert len(places) == 6

@@ -89,6 +89,8 @@ def test_a_finished_stage_is_read_and_not_made_again(copy: Path) -> None:
     again = study(copy, stages=["evaluate", "train"])
     assert times(copy) == before
     assert timeless(again["measured"]) == timeless(known)
+    for stage in ("evaluate", "train"):
+        assert again["measured"][stage]["seconds"] > known[stage]["seconds"]
 
 
 def test_stages_by_themselves_come_to_the_whole(whole: Whole, tmp_path: Path) -> None:

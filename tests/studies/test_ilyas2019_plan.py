@@ -50,16 +50,20 @@ def test_the_table_of_training_reaches_training(tmp_path: Path, monkeypatch: pyt
     asked: dict[str, Any] = {}
 
     def run(model: Any, images: Any, recipe: Any, **options: Any) -> None:
-        asked[options["run_dir"].name] = {**options, "recipe": recipe, "images": images}
+        asked[options["run_dir"].name] = {**options, "recipe": recipe, "images": images, "model": model}
 
     monkeypatch.setattr(fa.train, "run", run)
     settings = replace(MINI, augment="crop", epochs=9)
     base, test = pipeline.load(settings)
     maker = Maker(settings, base, test, tmp_path, lambda *given: None)
-    maker._sets = dict.fromkeys(KINDS, base)  # type: ignore[arg-type]
+    made: dict[str, Any] = {name: base.subset([place]) for place, name in enumerate(KINDS)}
+    maker._sets = made
     for name in (*plan.NETS, "independent"):
         maker.net(name)
+    first = [options["model"].state_dict()["features.0.weight"] for options in asked.values()]
+    assert not any(torch.equal(a, b) for place, a in enumerate(first) for b in first[:place])
     for name, options in asked.items():
+        assert options["images"] is made.get(name, base)
         assert options["learning_rate"] == (0.01 if name == "D_rand" else 0.1)
         assert options["augment"] == (None if name == "D_det" else "crop")
         assert (options["schedule"], options["epochs"], options["batch_size"]) == ("step", 9, 64)
@@ -70,6 +74,11 @@ def test_the_table_of_training_reaches_training(tmp_path: Path, monkeypatch: pyt
         else:
             assert isinstance(options["recipe"], fa.train.Standard)
     assert len({options["seed"] for options in asked.values()}) == len(asked) == 9
+    early = plan.Training(schedule="constant", epochs=2)
+    other = maker.taught("early", made["D_R"], early, architecture=plan.Architecture("s", "softmax"))
+    assert (asked["early"]["schedule"], asked["early"]["epochs"]) == ("constant", 2)
+    assert asked["early"]["images"] is made["D_R"]
+    assert type(other).__name__ == "SoftmaxRegression"
 
 
 def test_stages_run_in_their_order() -> None:
