@@ -44,11 +44,13 @@ class RubbishTraining:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
     ) -> Tensor:
+        # first, because it moves the running statistics, which the noise's backward pass needs as they are
+        loss = self.recipe(model, x, y, ids=ids, seed=seed)
         drawn = rng.normal(x[0].numel(), rng.derive(seed, "rubbish"), numbers(x, ids))
         with running_statistics(model):
             logits = model(drawn.to(x).view_as(x))
         denied = softplus(logits).sum(1) if self.loss == "bce" else -logits.log_softmax(1).mean(1)
-        return self.recipe(model, x, y, ids=ids, seed=seed) + self.weight * denied.mean()
+        return loss + self.weight * denied.mean()
 
 
 @contextmanager
