@@ -129,6 +129,11 @@ def test_float32_that_8_bits_do_not_hold_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
     export(made, tmp_path / "out", "torch")
     assert same(load_folder(tmp_path / "out"), made)
+    x = to_unit(noise().x)
+    x[3, 0, 0, 0] = 0.5 + 0.5 / 255 + 1e-4  # as little as that
+    near = ImageSet(x, noise().y, noise().classes, "near")
+    with pytest.raises(InputError, match="would change"):
+        export(near, tmp_path / "near")
 
 
 def test_what_cannot_be_exported(tmp_path):

@@ -91,6 +91,14 @@ def test_train_mode_and_small_images_work(name: str) -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_first_weights() -> None:
+    # He et al. 2015: the deviation is sqrt(2 / fan), of VGG that of a convolution's outputs
+    vgg = models.create("vgg", depth=11, width=8).features[0].weight
+    dense = models.create("densenet", depth=10, growth=12).features[1].convolution[2].weight
+    assert vgg.std().item() == pytest.approx((2 / (8 * 9)) ** 0.5, rel=0.1)
+    assert dense.std().item() == pytest.approx((2 / (48 * 9)) ** 0.5, rel=0.05)
+
+
 def test_depths_that_there_are_not() -> None:
     with pytest.raises(InputError, match="depth: expected one of 11, 13, 16, 19, got 12"):
         models.create("vgg", depth=12)

@@ -164,6 +164,8 @@ def test_first_weights_of_a_narrow_resnet() -> None:
     # He et al. 2015: the deviation of first weights is sqrt(2 / fan_out)
     first = models.create("resnet18", width=16).state_dict()["layer4.1.conv2.weight"]
     assert first.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+    stem = models.create("resnet18", width=6).state_dict()["conv1.weight"]
+    assert stem.std().item() == pytest.approx((2 / (6 * 9)) ** 0.5, rel=0.2)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
