@@ -66,10 +66,15 @@ def writing(path: Path, size: int = 0) -> Iterator[None]:
         ) from error
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text`, atomically."""
+    with atomic_write(path) as part:
+        part.write_text(text)
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:

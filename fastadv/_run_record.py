@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fastadv import _checkpoint, _processes
 from fastadv._checks import check_flag
-from fastadv._files import atomic_write
+from fastadv._files import write_text
 from fastadv._identity import check_same
 from fastadv._run_folder import RunFolder
 from fastadv.errors import CorruptFileError, InputError
@@ -92,11 +93,8 @@ class RunRecord:
     def report(self) -> None:
         """Write report.jsonl, one entry a line. All are written each time: a kill loses and doubles none."""
 
-        def write(path: Path) -> None:
-            with atomic_write(path) as part:
-                part.write_text("".join(json.dumps(entry) + "\n" for entry in self.reports))
-
-        self.result(REPORT, write)
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.reports)
+        self.result(REPORT, partial(write_text, text=lines))
 
     def result(self, name: str, write: Callable[[Path], None]) -> None:
         """Let `write` write the file `name`, in the first process."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from fastadv._files import atomic_write
+from fastadv._files import write_text
 from fastadv.cli._attacks import NamedAttack
 from fastadv.cli._options import Split
 from fastadv.data import names
@@ -86,8 +86,7 @@ def write_entry(
         "unreliable": bool(row.flags),
     }
     entry = {**dict.fromkeys(FIELDS), **measured, **about}
-    with atomic_write(path) as part:
-        part.write_text(json.dumps(entry, indent=2) + "\n")
+    write_text(path, json.dumps(entry, indent=2) + "\n")
 
 
 def _percentage(share: float) -> str:

@@ -13,6 +13,7 @@ from fastadv.studies.clock import in_words
 from fastadv.studies.ilyas2019 import pipeline as study
 from fastadv.studies.ilyas2019 import plan as of_plan
 from fastadv.studies.ilyas2019 import report
+from fastadv.studies.results import REPORT, RESULTS
 
 Count = typer.Option(min=1, help="Instead of the scale's.")
 
@@ -85,6 +86,6 @@ def pipeline(
     for line in report.notes(result):
         say(line, style="dim")
     say("")
-    files = {**report.figures(result), "all numbers": study.RESULTS, "the report": study.REPORT}
+    files = {**report.figures(result), "all numbers": RESULTS, "the report": REPORT}
     for what, file in files.items():
         say(f"{what:<26} {run_dir / file}")

@@ -9,12 +9,12 @@ from fastadv._card import card
 from fastadv._files import read_json, write_json
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.studies import ilyas2019, schott2018
-from fastadv.studies.study import Settings, Study, Watch, one_thread
+from fastadv.studies.study import Settings, Study, Watch, one_thread, unwatched
 
 PARTS = ("nets", "sets", "abs")
 
 
-def run(settings: Settings, folder: Path, watch: Watch = lambda what, done, total: None) -> dict[str, Any]:
+def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str, Any]:
     """Do both studies in `folder`, draw their figures there, write results.json, and return what it holds.
 
     A run of the same settings that was stopped goes on; a finished one, or one of other settings, is done

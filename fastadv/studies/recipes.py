@@ -15,13 +15,13 @@ from torch import nn
 
 import fastadv as fa
 from fastadv._card import card
-from fastadv._files import atomic_write, write_json
 from fastadv._run_folder import RunFolder
 from fastadv.attacks.autoattack import Version
 from fastadv.data import ImageSet
 from fastadv.evaluation._text import in_markdown, percent
 from fastadv.studies.judged import by_autoattack
-from fastadv.studies.study import Watch
+from fastadv.studies.results import publish
+from fastadv.studies.study import Watch, unwatched
 
 STEPS, REPLAYS = 7, 4
 CHECKPOINT_EVERY = 200
@@ -70,7 +70,7 @@ def run(
     train_set: ImageSet,
     test_set: ImageSet,
     folder: Path,
-    watch: Watch = lambda what, done, total: None,
+    watch: Watch = unwatched,
     *,
     device: torch.device | None = None,
 ) -> dict[str, Any]:
@@ -79,16 +79,14 @@ def run(
     Finished epochs and finished batches of the evaluation are kept. The folder may hold a study with other
     recipes and the same settings. Raises InputError where a run in it is of other settings or data.
     """
-    with RunFolder(folder):
+    with RunFolder(folder) as opened:
         lines = [
             _line(name, settings, train_set, test_set, folder / name, watch, device)
             for name in settings.recipes
         ]
         config = {**asdict(settings), "train": train_set.describe(), "test": test_set.describe()}
         result = card("study recipes", config, lines=lines)
-        write_json(folder / "results.json", result)
-        with atomic_write(folder / "report.md") as part:
-            part.write_text(markdown(result))
+        publish(opened, result, markdown(result))
     return result
 
 

@@ -22,7 +22,7 @@ from fastadv.attacks.autoattack import Version
 from fastadv.data import ImageSet
 from fastadv.evaluation._text import percent
 from fastadv.studies.judged import by_autoattack
-from fastadv.studies.study import Watch
+from fastadv.studies.study import Watch, unwatched
 
 THREAT = fa.Linf(8 / 255)
 
@@ -76,7 +76,7 @@ def run(
     train_set: ImageSet,
     test_set: ImageSet,
     folder: Path,
-    watch: Watch = lambda what, done, total: None,
+    watch: Watch = unwatched,
     *,
     precision: str = "bf16",
     device: torch.device | None = None,

@@ -16,6 +16,10 @@ Watch = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 
 
+def unwatched(what: str, done: int, total: int) -> None:
+    """The `Watch` of nobody."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """All that the studies depend on.
@@ -113,8 +117,8 @@ SIZES = {
 
 The larger the image, the more directions a net uses that a digit does not need, and the smaller the radius
 that breaks it. At 8, D_R is hardly more robust than the digits; at 16 and 28, D_det no longer teaches the
-true labels; at 10 every
-set shows its effect."""
+true labels; at 10 every set shows its effect.
+"""
 
 TINY = Settings(
     width=4,

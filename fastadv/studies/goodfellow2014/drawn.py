@@ -1,7 +1,6 @@
 """The parts of the study that also draw: logistic regression, directions, rubbish, weights."""
 
 from collections.abc import Iterator
-from math import inf
 
 import fastadv as fa
 from fastadv.errors import InputError
@@ -9,6 +8,7 @@ from fastadv.studies.goodfellow2014 import logistic_figure, reuse, rotation, rub
 from fastadv.studies.goodfellow2014.line import Line, Paper
 from fastadv.studies.goodfellow2014.logistic import CLASSES, logistic
 from fastadv.studies.goodfellow2014.measure import Bench
+from fastadv.studies.goodfellow2014.settings import NO_BOX
 
 TRACED = 4  # the class of the image in the paper's figure 4
 DEGREES = (5.0, 10.0, 15.0, 20.0)
@@ -78,7 +78,7 @@ def noise(bench: Bench) -> Iterator[Line]:
         found = rubbish.rubbish(bench.net(name), shape, samples=settings.rubbish, seed=settings.seed)
         details[name] = found
         yield Line("rubbish", name, found["error"], found["confidence"], paper[name])
-    threat, classes = fa.Linf(STEP, box=(-inf, inf)), bench.test_set.classes
+    threat, classes = fa.Linf(STEP, box=NO_BOX), bench.test_set.classes
     samples = min(FOOLED, settings.rubbish)
     for name in ("maxout", "softmax"):
         led = rubbish.fooling(

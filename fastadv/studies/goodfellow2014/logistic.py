@@ -4,8 +4,7 @@ FGSM is exact for a linear model: its worst case lowers each margin by radius ·
 subtracts that inside the loss, where it fades once the margin is large; L1 decay adds it to the loss.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,17 +19,18 @@ from fastadv._files import read_json, write_json
 from fastadv.data import ImageSet
 from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
+from fastadv.studies.goodfellow2014.settings import NO_BOX
+from fastadv.studies.study import Watch, unwatched
 
 RADIUS = 0.25
 CLASSES = (3, 7)
 FGSM, CLOSED = "FGSM training", "closed form"
 COEFFICIENTS = (0.0025, 0.025, 0.25)  # of L1 decay
-Watch = Callable[[str, int, int], None]
 
 
 def recipes(radius: float, coefficients: Sequence[float]) -> dict[str, fa.train.Recipe]:
     """How each model is trained, by name. As in the paper, no box cuts the ball."""
-    ball = fa.Linf(radius, box=(-math.inf, math.inf))
+    ball = fa.Linf(radius, box=NO_BOX)
     decays = {f"L1 decay {c:g}": fa.train.WeightDecayL1(c) for c in coefficients}
     return {
         "plain": fa.train.Standard(),
@@ -51,7 +51,7 @@ def logistic(
     batch_size: int = 128,
     learning_rate: float = 0.01,
     seed: int = 0,
-    watch: Watch = lambda what, done, total: None,
+    watch: Watch = unwatched,
 ) -> dict[str, Any]:
     """Train logistic regression on two classes in every way of `recipes`, and measure it after each epoch.
 
@@ -125,7 +125,7 @@ def _row(
     added        what the recipe adds to the plain loss there
     pull         the derivative of that by |w|₁ with the margins as they are: c for L1 decay
     """
-    ball = fa.Linf(radius, box=(-math.inf, math.inf))
+    ball = fa.Linf(radius, box=NO_BOX)
     table = fa.evaluate(model, test_set, {"fgsm": partial(fa.attacks.fgsm, threat=ball)}, batch_size=4096)
     with torch.no_grad():
         logits = model(to_unit(train_set.x).double())

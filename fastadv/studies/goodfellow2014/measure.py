@@ -14,7 +14,7 @@ from fastadv.data import ImageSet
 from fastadv.data.imageset import to_unit
 from fastadv.studies.goodfellow2014.nets import Nets
 from fastadv.studies.goodfellow2014.settings import Settings
-from fastadv.studies.study import Watch
+from fastadv.studies.study import Watch, unwatched
 
 BATCH_SIZE = 500
 STEPS, STRONGLY_TESTED = 40, 1000  # of PGD, and images
@@ -44,7 +44,7 @@ class Answers:
 
 
 class Bench:
-    """The networks on the test images: what was crafted and answered once is kept.
+    """The networks on the test images: what was crafted once is kept.
 
     figures: the files drawn, by what they show; details: what is measured beyond the tables, by part.
     """
@@ -55,7 +55,7 @@ class Bench:
         nets: Nets,
         test_set: ImageSet,
         folder: Path,
-        watch: Watch = lambda what, done, total: None,
+        watch: Watch = unwatched,
     ) -> None:
         self.settings, self.nets, self.folder, self.watch = settings, nets, folder, watch
         self.figures: dict[str, str] = {}

@@ -14,7 +14,7 @@ from fastadv import rng
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.studies.goodfellow2014.settings import Settings
-from fastadv.studies.study import Watch
+from fastadv.studies.study import Watch, unwatched
 from fastadv.train.optim import SCHEDULES
 from fastadv.train.report import EpochReport, best
 
@@ -99,7 +99,7 @@ class Nets:
         settings: Settings,
         train_set: ImageSet,
         folder: Path,
-        watch: Watch = lambda what, done, total: None,
+        watch: Watch = unwatched,
         device: torch.device | None = None,
     ) -> None:
         if settings.validation >= len(train_set):

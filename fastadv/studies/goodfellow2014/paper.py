@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from fastadv._card import card
-from fastadv._files import atomic_write, write_json
 from fastadv._run_folder import RunFolder
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
@@ -17,7 +16,8 @@ from fastadv.studies.goodfellow2014.line import Line
 from fastadv.studies.goodfellow2014.measure import Bench
 from fastadv.studies.goodfellow2014.nets import Nets
 from fastadv.studies.goodfellow2014.settings import Settings
-from fastadv.studies.study import Watch
+from fastadv.studies.results import publish
+from fastadv.studies.study import Watch, unwatched
 
 TABLES: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "fgsm": tables.fgsm,
@@ -39,7 +39,7 @@ def run(
     train_set: ImageSet,
     test_set: ImageSet,
     folder: Path,
-    watch: Watch = lambda what, done, total: None,
+    watch: Watch = unwatched,
     *,
     parts: Sequence[str] = PARTS,
     device: torch.device | None = None,
@@ -55,7 +55,7 @@ def run(
             f"parts: expected some of {', '.join(PARTS)}, got {unknown[0] if unknown else 'none'!r}"
         )
     parts = tuple(dict.fromkeys(parts))
-    with RunFolder(folder):
+    with RunFolder(folder) as opened:
         nets = Nets(settings, train_set, folder / "nets", watch, device)
         bench = Bench(settings, nets, test_set, folder, watch)
         lines = []
@@ -73,7 +73,5 @@ def run(
             details=bench.details,
             figures=bench.figures,
         )
-        write_json(folder / "results.json", result)
-        with atomic_write(folder / "report.md") as page:
-            page.write_text(report.markdown(result))
+        publish(opened, result, report.markdown(result))
     return result

@@ -17,7 +17,6 @@ from fastadv.engine.twin import device_of
 
 PAPER = 10_000  # images for each net in the paper
 SURE = 0.5  # a model that is surer than this of a class is wrong
-EVERYWHERE = (-math.inf, math.inf)
 BATCH = 1000
 SHOWN = 3.0  # standard deviations that a picture shows
 

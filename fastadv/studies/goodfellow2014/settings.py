@@ -7,6 +7,9 @@ import fastadv as fa
 from fastadv._checks import check_count, check_number, check_seed
 from fastadv.errors import InputError
 
+NO_BOX = (-inf, inf)
+"""The box of the paper, which clips nothing."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -52,7 +55,7 @@ class Settings:
     @property
     def threat(self) -> fa.Linf:
         """The paper's: it clips nothing."""
-        return fa.Linf(self.radius, box=(-inf, inf))
+        return fa.Linf(self.radius, box=NO_BOX)
 
     @property
     def boxed(self) -> fa.Linf:

@@ -10,13 +10,13 @@ from typing import Any
 
 import fastadv as fa
 from fastadv._card import card
-from fastadv._files import write_json
 from fastadv._run_folder import RunFolder
 from fastadv.errors import InputError
 from fastadv.evaluation._text import number, percent
 from fastadv.features.result import GAMMA, RHO, Kind, check_thresholds
 from fastadv.studies.ilyas2019 import digits
-from fastadv.studies.study import SIZES, Study, Watch
+from fastadv.studies.results import publish
+from fastadv.studies.study import SIZES, Study, Watch, unwatched
 from fastadv.studies.study import Settings as NetSettings
 
 
@@ -45,7 +45,7 @@ class Settings:
         return fa.L2(self.nets.l2_radius / 2 if self.radius is None else self.radius)
 
 
-def run(settings: Settings, folder: Path, watch: Watch = lambda what, done, total: None) -> dict[str, Any]:
+def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str, Any]:
     """Train both nets in `folder`, measure them on the test digits, draw the figure, and write results.json.
 
     Finished epochs are kept. Raises InputError where the folder holds nets of other settings.
@@ -56,7 +56,7 @@ def run(settings: Settings, folder: Path, watch: Watch = lambda what, done, tota
         fa.attacks.pgd, steps=settings.steps, step_size=float(threat.radius) / 4, random_start=False
     )
     study = Study(nets, folder)
-    with RunFolder(folder):
+    with RunFolder(folder) as opened:
         found = {}
         for net in islice(digits.nets(study, watch), 2):
             found[net.name] = fa.features.usefulness(
@@ -75,7 +75,7 @@ def run(settings: Settings, folder: Path, watch: Watch = lambda what, done, tota
             nets={name: one.to_dict(settings.rho, settings.gamma) for name, one in found.items()},
             figures={"usefulness": str(figure)},
         )
-        write_json(folder / "results.json", result)
+        publish(opened, result)
     return result
 
 

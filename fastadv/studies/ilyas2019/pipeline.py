@@ -11,7 +11,7 @@ import torch
 
 import fastadv as fa
 from fastadv._card import card
-from fastadv._files import atomic_write, read_json, write_json
+from fastadv._files import read_json
 from fastadv._identity import check_same
 from fastadv._run_folder import RunFolder
 from fastadv.data import ImageSet
@@ -21,9 +21,8 @@ from fastadv.studies.ilyas2019 import report
 from fastadv.studies.ilyas2019.maker import Maker
 from fastadv.studies.ilyas2019.plan import STAGES, Settings, check_stages, costs
 from fastadv.studies.ilyas2019.stages import RUN, check_inputs
-from fastadv.studies.study import Watch, one_thread
-
-RESULTS, REPORT = "results.json", "report.md"
+from fastadv.studies.results import RESULTS, publish
+from fastadv.studies.study import Watch, one_thread, unwatched
 
 
 def load(settings: Settings, data_dir: str | PathLike[str] | None = None) -> tuple[ImageSet, ImageSet]:
@@ -44,7 +43,7 @@ def run(
     base: ImageSet,
     test: ImageSet,
     folder: str | PathLike[str],
-    watch: Watch = lambda what, done, total: None,
+    watch: Watch = unwatched,
     *,
     stages: Iterable[str] = STAGES,
     device: torch.device | None = None,
@@ -76,10 +75,7 @@ def run(
         def write() -> dict[str, Any]:
             measured = {stage: known[stage] for stage in STAGES if stage in known}
             result = card("study ilyas pipeline", config, **measured)
-            with opened.result(RESULTS) as file:
-                write_json(file, result)
-            with opened.result(REPORT) as file, atomic_write(file) as part:
-                part.write_text(report.markdown(result))
+            publish(opened, result, report.markdown(result))
             return result
 
         result = write()

@@ -17,14 +17,14 @@ from torch import Tensor
 
 import fastadv as fa
 from fastadv._card import card
-from fastadv._files import write_json
 from fastadv._run_folder import RunFolder
 from fastadv.errors import InputError
 from fastadv.studies.ilyas2019 import ball, checks, drawing
 from fastadv.studies.ilyas2019.checks import Check, apart
 from fastadv.studies.ilyas2019.gaussian import alignment, penalty_for, robust_covariance, whitened
 from fastadv.studies.ilyas2019.training import GaussianClasses, as_images, train
-from fastadv.studies.study import Watch
+from fastadv.studies.results import publish
+from fastadv.studies.study import Watch, unwatched
 
 NEAR, STRAIGHT = 0.03, 0.01  # how far trained parameters and cosines may be from the solution
 SIZE = 6  # dimensions in which the closed forms are checked as well
@@ -82,11 +82,11 @@ class Learned:
         } | {"apart": apart(self.theorem, self.ball)}
 
 
-def run(settings: Settings, folder: Path, watch: Watch = lambda what, done, total: None) -> dict[str, Any]:
+def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str, Any]:
     """Check the theorems, draw both figures in `folder`, write results.json there, and return the results."""
     mean, covariance = settings.truth()
     samples, seed, large = settings.samples, settings.seed, f", in {SIZE} dimensions"
-    with RunFolder(folder):
+    with RunFolder(folder) as opened:
         watch("theorems", 0, 1)
         done = [
             *checks.first(covariance, samples, seed),
@@ -107,7 +107,7 @@ def run(settings: Settings, folder: Path, watch: Watch = lambda what, done, tota
             learned=[each.as_json() for each in learned],
             figures={what: str(path) for what, path in figures.items()},
         )
-        write_json(folder / "results.json", result)
+        publish(opened, result)
     return result
 
 

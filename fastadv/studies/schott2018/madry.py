@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv.studies.study import Watch
+from fastadv.studies.study import Watch, unwatched
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 7, 64, 0.002
 CHECKPOINT_EVERY = 200  # steps, about 15 seconds
@@ -55,7 +55,7 @@ def climb(
     train_set: Any,
     ramp: Sequence[Stage],
     folder: Path,
-    watch: Watch = lambda what, done, total: None,
+    watch: Watch = unwatched,
     *,
     steps: int,
     seed: int = 0,

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from fastadv._card import card
-from fastadv._files import atomic_write, write_json
 from fastadv._run_folder import RunFolder
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
+from fastadv.studies.results import publish
 from fastadv.studies.schott2018 import figures, report, summary
 from fastadv.studies.schott2018.madry import SECONDS as MADRY_SECONDS
 from fastadv.studies.schott2018.methods import METHODS
 from fastadv.studies.schott2018.plan import SYNTHESES, Cell, Method, Settings
 from fastadv.studies.schott2018.subjects import SUBSTITUTE, Subjects
 from fastadv.studies.schott2018.work import Done, Images, Keeper, attack, bound
-from fastadv.studies.study import Watch
+from fastadv.studies.study import Watch, unwatched
 
 log = logging.getLogger("fastadv")
 
@@ -49,7 +49,7 @@ def run(
     subjects: Subjects,
     test: ImageSet,
     folder: Path,
-    watch: Watch = lambda what, done, total: None,
+    watch: Watch = unwatched,
     *,
     resume: bool = False,
     methods: Sequence[Method] = METHODS,
@@ -68,7 +68,7 @@ def run(
     subjects.check([*settings.models, *([SUBSTITUTE] if transfers else [])])
     if started(folder) and not resume:
         raise InputError(f"run_dir: {folder} holds a run already; set resume to go on, or choose another")
-    with RunFolder(folder):
+    with RunFolder(folder) as opened:
         images = Images.drawn(test, settings.samples, settings.seed, subjects.device)
         keeper = Keeper(folder / "cells", images, settings.seed)
         outcomes, failed = _attacks(planned, subjects, keeper, watch)
@@ -79,9 +79,7 @@ def run(
         measured["figures"] = figures.all_figures(settings, subjects, keeper, outcomes, bounds, folder, watch)
         config = {**asdict(settings), "images": test.describe(), "weights": str(subjects.official)}
         result = card("study schott", config, **measured)
-        write_json(folder / "results.json", result)
-        with atomic_write(folder / "report.md") as part:
-            part.write_text(report.markdown(result))
+        publish(opened, result, report.markdown(result))
     return result
 
 

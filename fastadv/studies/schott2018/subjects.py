@@ -14,7 +14,7 @@ from fastadv._card import data_hash
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.studies.schott2018 import madry
-from fastadv.studies.study import Watch
+from fastadv.studies.study import Watch, unwatched
 
 STATE_DICTS = tuple(f"ABS_{k}.net" for k in range(10))
 WEIGHTS = {
@@ -84,7 +84,7 @@ class Subjects:
         madry: Path | None = None,
         device: torch.device | None = None,
         seed: int = 0,
-        watch: Watch = lambda what, done, total: None,
+        watch: Watch = unwatched,
     ) -> None:
         self.official, self.folder, self.data_dir, self.madry = official, folder, data_dir, madry
         self.device, self.seed, self.watch = device or torch.device("cpu"), seed, watch

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastadv._checks import check_number
 from fastadv.errors import InputError
 from fastadv.losses import loss_and_grad
-from fastadv.train.recipes._common import check_mixture, mean_loss, twin
+from fastadv.train.recipes._common import check_mixture, mixture, twin
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,10 @@ class HiddenFGSM:
         self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None = None, seed: int = 0
     ) -> Tensor:
         move = self.radius * self._direction(model, x, y)
-        if self.weight == 0:
-            with entering(model, str(self.module), lambda h: h + move):
-                return mean_loss(model(x), y, self.label_smoothing, self.loss)
-        # in one pass, so that BatchNorm sees both
-        with entering(model, str(self.module), lambda h: h + torch.cat([torch.zeros_like(move), move])):
-            halves = model(torch.cat([x, x])).tensor_split(2)
-        clean, adversarial = (mean_loss(logits, y, self.label_smoothing, self.loss) for logits in halves)
-        return self.weight * clean + (1 - self.weight) * adversarial
+        if self.weight > 0:  # the clean half of the batch comes first
+            move = torch.cat([torch.zeros_like(move), move])
+        with entering(model, str(self.module), lambda h: h + move):
+            return mixture(model, x, x, y, self.weight, self.label_smoothing, self.loss)
 
     def _direction(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         """The sign of the gradient at h."""
