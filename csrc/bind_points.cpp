@@ -199,6 +199,22 @@ void keep_best(Array best_x, Array best_loss, Array best_success, const Array& x
   });
 }
 
+void distance(Array out, Array inside, const Array& x_adv, const Array& x, double order, double lo,
+              double hi) {
+  check_alike(x_adv, x);
+  with_kernels(x_adv, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    const auto from = read_rows<T>(x_adv), center = read_rows<T>(x);
+    auto* length = write<double>(out, from.rows);
+    auto* in_box = write<bool>(inside, from.rows);
+    parallel_without_gil(
+        from.rows, useful_threads(from.rows, from.cols), [&](int64_t first, int64_t last, int) {
+          for (int64_t row = first; row < last; ++row)
+            length[row] = kernels.distance(from[row], center[row], from.cols, order, {lo, hi}, in_box + row);
+        });
+  });
+}
+
 }  // namespace
 
 void bind_points(py::module_& module) {
@@ -214,6 +230,7 @@ void bind_points(py::module_& module) {
   module.def("random_start", random_start);
   module.def("quantize_in_ball", quantize_in_ball);
   module.def("keep_best", keep_best);
+  module.def("distance", distance);
 }
 
 }  // namespace fastadv

@@ -7,6 +7,8 @@
 namespace fastadv {
 namespace {
 
+constexpr int64_t kLineFloats = 16;
+
 // Classes are checked here because only here are they read: on a GPU that would wait for the device.
 void check_classes(const char* name, const int64_t* index, int64_t rows, int64_t classes) {
   for (int64_t row = 0; row < rows; ++row)
@@ -32,11 +34,13 @@ void logit_loss(Array loss, Array grad, const Array& logits, const Array& labels
     check_classes("labels", label, to.rows, to.cols);
     if (target) check_classes("targets", target, to.rows, to.cols);
     const int threads = useful_threads(to.rows, 16 * to.cols);
-    const auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(threads * to.cols));
+    // a cache line or more between the rows of two threads, which else would take it from each other
+    const int64_t apart = to.cols + kLineFloats;
+    const auto scratch = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(threads * apart));
     parallel_without_gil(to.rows, threads, [&](int64_t first, int64_t last, int thread) {
       for (int64_t row = first; row < last; ++row)
         kernels.logit_loss(to[row], value + row, from[row], to.cols, which, label[row],
-                           target ? target[row] : -1, direction, scratch.get() + thread * to.cols);
+                           target ? target[row] : -1, direction, scratch.get() + thread * apart);
     });
   });
 }

@@ -72,6 +72,7 @@ struct Kernels {
                        Scratch scratch);
   void (*keep_best)(T* best, const T* rival, int64_t cols, float* best_loss, bool* best_success, float loss,
                     bool success);
+  double (*distance)(const T* x_adv, const T* x, int64_t cols, double order, Box box, bool* inside);
   void (*logit_loss)(T* grad, float* loss, const T* logits, int64_t classes, LossKind kind, int64_t label,
                      int64_t target, bool direction, float* scratch);
   void (*quantize_in_ball)(T* out, const T* x_adv, const T* x, int64_t cols, Norm norm, double radius,

@@ -20,6 +20,7 @@
 #include "kernels/square.inl"
 #include "kernels/random_start.inl"
 #include "kernels/keep_best.inl"
+#include "kernels/distance.inl"
 #include "kernels/quantize_in_ball.inl"
 #include "kernels/logit_loss.inl"
 #include "kernels/latent_vector.inl"
@@ -43,6 +44,7 @@ constexpr Kernels<T> table() {
           .square_l2 = square_l2<T>,
           .random_start = random_start<T>,
           .keep_best = keep_best<T>,
+          .distance = distance<T>,
           .logit_loss = logit_loss<T>,
           .quantize_in_ball = quantize_in_ball<T>};
 }

@@ -10,6 +10,7 @@ from torch.nn.functional import one_hot
 
 from fastadv.attacks._geometry import like
 from fastadv.attacks._search import Look, Search
+from fastadv.attacks._sizes import norm
 from fastadv.attacks.criterion import WRONG
 
 # the order of the dual norm
@@ -46,7 +47,7 @@ def nearest_boundary(search: Search, points: Tensor, rivals: Callable[[Tensor], 
         assert look.gradient is not None
         lacks = look.logits.gather(1, search.y[:, None]) - look.logits.gather(1, rivals(look.logits))
         normals = look.gradient
-    sizes = torch.linalg.vector_norm(normals.flatten(2), DUAL[search.threat.order], dim=2)
+    sizes = norm(normals.flatten(0, 1), DUAL[search.threat.order]).view(normals.shape[:2])
     distances = torch.where(sizes > 0, lacks.abs().to(sizes.dtype) / sizes, inf).nan_to_num_(inf, inf)
     distance, place = distances.min(1)
     row = torch.arange(len(lacks), device=lacks.device)

@@ -5,9 +5,9 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from fastadv import ops
 from fastadv.attacks._problem import Problem, StepSize
 from fastadv.attacks._record import Record, Rows
-from fastadv.attacks._sizes import norm
 from fastadv.threat import Threat
 
 
@@ -78,10 +78,12 @@ class Samples:
 
     def distance(self, points: Tensor) -> Tensor:
         """[n] or [n, C]: the distance of points to x in the threat's norm."""
+        order = self.threat.order
         if points.ndim == self.x.ndim:
-            return norm(points - self.x, self.threat.order)
-        away = points - self.x.unsqueeze(1)
-        return norm(away.flatten(0, 1), self.threat.order).view(points.shape[:2])
+            return ops.distance(points, self.x, order)[0].to(points.dtype)
+        x = self.x.unsqueeze(1).expand_as(points).flatten(0, 1)
+        distance, _ = ops.distance(points.flatten(0, 1), x, order)
+        return distance.view(points.shape[:2]).to(points.dtype)
 
     def rounded(self, points: Tensor) -> Tensor:
         """The points as the dtype of the caller's x holds them, in the dtype of `points`; what lies inside

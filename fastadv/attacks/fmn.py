@@ -126,7 +126,7 @@ def _to_boundary(search: Search, look: Look, share: float) -> tuple[Tensor, Tens
     assert look.gradient is not None
     order = search.threat.order or 1.0
     # in float64, where the squares of huge and tiny gradients have room
-    size = torch.linalg.vector_norm(look.gradient.flatten(1), DUAL[order], dim=1, dtype=torch.float64)
+    size = norm(look.gradient.double(), DUAL[order])
     distance = norm(look.x_adv - search.x, order)
     # a little more, or it might never be crossed
     lack = torch.maximum(look.loss.abs() * (1 + share), distance * share * size)

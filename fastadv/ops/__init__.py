@@ -3,6 +3,7 @@
 An op whose name ends in an underscore writes its first argument.
 """
 
+from fastadv.ops.distance import distance
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.l1_step import l1_step, l1_step_
 from fastadv.ops.l2_step import l2_step, l2_step_
@@ -22,6 +23,7 @@ from fastadv.ops.square_linf import square_linf
 from fastadv.ops.to_hyperplane import to_hyperplane
 
 __all__ = [
+    "distance",
     "keep_best_",
     "l1_step",
     "l1_step_",

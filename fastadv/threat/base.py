@@ -13,7 +13,7 @@ from fastadv import ops
 from fastadv._card import data_hash
 from fastadv._checks import check_count
 from fastadv.errors import InputError
-from fastadv.ops._rows import PerRow, check_like, clamp_box, column, per_row
+from fastadv.ops._rows import PerRow, check_like, column, per_row
 
 SLACK = 1e-6
 # how often, and by which share beyond the excess, a point that rounding took out of the ball is shortened
@@ -92,10 +92,7 @@ class Threat:
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """||x_adv - x|| of each sample, float64 [B]."""
-        distance: Tensor = torch.linalg.vector_norm(
-            (x_adv.double() - x.double()).flatten(1), self.order, dim=1
-        )
-        return distance
+        return ops.distance(x_adv, x, self.order)[0]
 
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """bool [B]: the norm, in float64, is at most radius * (1 + 1e-6), and every coordinate is in the box.
@@ -103,9 +100,8 @@ class Threat:
         The slack is the radius's alone: the box holds exactly. NaN is outside.
         """
         radius = column(*per_row("radius", self.radius, x), x).reshape(-1)
-        # a clamp that changes nothing: the box as x_adv's own dtype rounds it
-        inside = (clamp_box(x_adv, *self.box) == x_adv).flatten(1).all(1)
-        return inside & (self.distance(x_adv, x) <= radius * (1 + SLACK))
+        distance, inside = ops.distance(x_adv, x, self.order, self.box)
+        return inside & (distance <= radius * (1 + SLACK))
 
     def random_start(self, x: Tensor, seed: int = 0, ids: Tensor | None = None, draw: int = 0) -> Tensor:
         """A point drawn uniformly from the ball, clamped to the box; a function of (seed, id, draw).

@@ -110,22 +110,26 @@ def rows64(rows: Tensor | None) -> Tensor | None:
     return None if rows is None else rows.to(torch.float64).contiguous()
 
 
-def common_layout(out: Tensor, *inputs: Tensor, ordered: bool = False) -> tuple[Tensor, ...]:
-    """(target, *inputs) in one dense layout; only what differs from it is copied.
-
-    Where target is not `out`, the caller copies it there.
-
-    All channels-last passes as it is, unless the kernel breaks ties by index (`ordered`).
-    """
-    tensors = (out, *inputs)
+def _as_they_are(tensors: tuple[Tensor, ...], ordered: bool) -> bool:
+    """Whether all are dense, or all channels-last where ties are not broken by index (`ordered`)."""
     if all(t.is_contiguous() for t in tensors):
-        return tensors
-    if (
-        not ordered
-        and out.dim() == 4
-        and all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
-    ):
-        return tensors
+        return True
+    last = all(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors)
+    return last and not ordered
+
+
+def in_one_layout(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in one dense layout; what is in another one is copied."""
+    return tensors if _as_they_are(tensors, ordered=False) else tuple(t.contiguous() for t in tensors)
+
+
+def common_layout(out: Tensor, *inputs: Tensor, ordered: bool = False) -> tuple[Tensor, ...]:
+    """(target, *inputs) in one dense layout; what is in another one is copied.
+
+    Where target is not `out`, the caller copies it there. `ordered`: the kernel breaks ties by index.
+    """
+    if _as_they_are((out, *inputs), ordered):
+        return out, *inputs
     target = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
     return target, *(t.contiguous() for t in inputs)
 

@@ -1,0 +1,99 @@
+"""distance: how far each point is from its sample, and whether it lies in the box.
+
+The norm ||x_adv - x||_p of each row, in float64, where p is any number >= 0: 0 counts the coordinates that
+differ, inf takes the largest. NaN is in no box.
+"""
+
+from collections.abc import Iterator
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv._checks import check_number
+from fastadv._library import OpCard, Sample, register
+from fastadv.ops._rows import check_like, clamp_box, limits
+from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
+
+ANYWHERE = (-inf, inf)
+
+
+def reference(x_adv: Tensor, x: Tensor, order: float, lo: float, hi: float) -> tuple[Tensor, Tensor]:
+    away = (x_adv.double() - x.double()).flatten(1)
+    # a clamp that changes nothing: the box as x_adv's own dtype rounds it
+    inside = (clamp_box(x_adv, lo, hi) == x_adv).flatten(1).all(1)
+    return torch.linalg.vector_norm(away, order, dim=1), inside
+
+
+def fake(x_adv: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    rows = x_adv.shape[:1]
+    return x_adv.new_empty(rows, dtype=torch.float64), x_adv.new_empty(rows, dtype=torch.bool)
+
+
+def compare(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], args: Sample) -> None:
+    # sums of thousands of terms in another order; a power and its root
+    assert_ulps(actual[0], expected[0], 1 << 10)
+    assert torch.equal(actual[1], expected[1])
+
+
+def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    for seed, shape in enumerate(SHAPES):
+        x_adv, grad, x = batch(shape, device, dtype, seed)
+        for order in (inf, 2.0, 1.0, 0.0, 3.0):
+            for near, _, center in layouts(x_adv, grad, x):
+                yield near, center, order, 0.0, 1.0
+            yield x_adv, x, order, 0.1, 0.9
+            # NaN and infinite coordinates
+            yield grad, x, order, *ANYWHERE
+            yield x, grad, order, *ANYWHERE
+            yield x, x, order, 0.0, 1.0
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.mark_non_differentiable(output[1])
+    ctx.rest = inputs[2:]
+
+
+def _backward(ctx: Any, by_distance: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    with torch.enable_grad():
+        leaves = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        out, _ = reference(*leaves, *ctx.rest)
+    return *torch.autograd.grad(out, leaves, by_distance), None, None, None
+
+
+register(
+    OpCard(
+        name="distance",
+        schema=(
+            "(Tensor x_adv, Tensor x, float order, float lo, float hi) -> (Tensor distance, Tensor inside)"
+        ),
+        summary="‖x_adv − x‖ₚ per sample, and whether it is in the box",
+        reference=reference,
+        fake=fake,
+        samples=samples,
+        compare=compare,
+        gradient=(_setup, _backward),
+        bytes_moved=lambda x_adv, *rest: 2 * x_adv.numel() * x_adv.element_size(),
+        flops=lambda x_adv, *rest: 3 * x_adv.numel(),
+    )
+)
+
+
+def distance(
+    x_adv: Tensor, x: Tensor, order: float, box: tuple[float, float] = ANYWHERE
+) -> tuple[Tensor, Tensor]:
+    """(||x_adv - x||, float64 [B], in the norm of that order >= 0; whether x_adv is in the box, bool [B]).
+
+    x_adv and x are [B, ...]; of two dtypes the wider one holds both. The box is the one that x_adv's dtype
+    rounds it to. Raises InputError on mismatched tensors, an order that is negative or NaN, or no box.
+    """
+    if x_adv.dtype is not x.dtype:
+        common = torch.promote_types(x_adv.dtype, x.dtype)
+        x_adv, x = x_adv.to(common), x.to(common)
+    check_like(x_adv, x=x)
+    lo, hi = limits(box)
+    order = check_number("order", order, 0, finite=False)
+    length, inside = torch.ops.fastadv.distance(x_adv, x, order, lo, hi)
+    return length, inside

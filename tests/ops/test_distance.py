@@ -1,0 +1,146 @@
+"""distance against closed forms and torch's norm, at the edges of the box, where values are not finite."""
+
+from math import inf
+
+import pytest
+import torch
+from balls import few, seeds
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastadv as fa
+from fastadv.errors import InputError
+from fastadv.ops import distance
+
+ORDERS = (inf, 2.0, 1.0, 0.0, 0.5, 3.0)
+
+
+@few
+@given(
+    seeds, st.sampled_from(ORDERS), st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),
+    st.sampled_from([(5, 3, 4, 4), (1, 1), (4, 3072), (300, 7), (2, 1, 224, 224)]),
+)  # fmt: skip
+def test_equals_the_norm_in_double(seed, order, dtype, shape):
+    draw = torch.Generator().manual_seed(seed)
+    x, x_adv = (torch.rand(shape, generator=draw).to(dtype) for _ in range(2))
+    x_adv = torch.where(torch.rand(shape, generator=draw) < 0.3, x, x_adv)
+    length, inside = distance(x_adv, x, order)
+    assert (length.dtype, inside.dtype) == (torch.float64, torch.bool)
+    expected = torch.linalg.vector_norm((x_adv.double() - x.double()).flatten(1), order, dim=1)
+    torch.testing.assert_close(length, expected, rtol=1e-12, atol=0)
+    assert inside.all()
+
+
+def test_closed_forms_in_the_dimensions_of_images():
+    x = torch.zeros(2, 3, 32, 32)
+    x_adv = torch.full_like(x, 0.25)
+    x_adv[1, 0, 0, 0] = -0.75
+    rest = 3 * 32 * 32 - 1
+    for order, second in {
+        inf: 0.75,
+        2.0: (0.75**2 + rest * 0.25**2) ** 0.5,
+        1.0: 0.75 + rest * 0.25,
+        0.0: rest + 1.0,
+        3.0: (0.75**3 + rest * 0.25**3) ** (1 / 3),
+    }.items():
+        length, inside = distance(x_adv, x, order, (0.0, 1.0))
+        assert float(length[1]) == pytest.approx(second, rel=1e-12)
+        assert inside.tolist() == [True, False]
+
+
+def test_a_small_difference_of_large_values_keeps_its_digits():
+    x = torch.full((1, 4), 1000.0)
+    x_adv = x + 2.0**-13  # one unit in the last place
+    assert distance(x_adv, x, 1.0)[0].item() == 4 * float(x_adv[0, 0] - x[0, 0])
+    assert distance(x * 1e-30, 0 * x, 2.0)[0].item() == pytest.approx(
+        2e-27, rel=1e-6
+    )  # squares underflow in float
+    assert distance(x * 1e30, 0 * x, 2.0)[0].item() == pytest.approx(2e33, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_box_is_the_one_that_the_dtype_holds(dtype):
+    edge = torch.tensor([[0.1], [0.9]], dtype=dtype)
+    _, inside = distance(edge, edge, 2.0, (0.1, 0.9))
+    assert inside.all()
+    below, above = torch.nextafter(edge[0], edge[0] - 1), torch.nextafter(edge[1], edge[1] + 1)
+    outside = torch.stack([below, above])
+    assert not distance(outside, outside, 2.0, (0.1, 0.9))[1].any()
+    assert distance(outside, outside, 2.0)[1].all()
+
+
+@pytest.mark.parametrize("cols", [1, 7, 16, 33])
+@pytest.mark.parametrize("order", ORDERS)
+def test_nan_and_infinity_at_any_place(order, cols):
+    x = torch.zeros(cols, cols)
+    for bad, norm in ((torch.nan, torch.nan), (inf, inf)):
+        x_adv = torch.where(torch.eye(cols) > 0, bad, 0.0)
+        length, inside = distance(x_adv, x, order)
+        expected = torch.full((cols,), 1.0 if order == 0 else norm, dtype=torch.float64)
+        torch.testing.assert_close(length, expected, equal_nan=True)
+        assert inside.all() == (bad == inf)
+        # in x alone: the norm is unknown, the point is in the box
+        length, inside = distance(x, x_adv, order, (0.0, 1.0))
+        torch.testing.assert_close(length, expected, equal_nan=True)
+        assert inside.all()
+
+
+@pytest.mark.parametrize("order", [inf, 2.0, 1.0, 3.0])
+def test_gradient_is_that_of_the_norm(order):
+    draw = torch.Generator().manual_seed(0)
+    for dtype in (torch.float32, torch.float64):
+        x_adv, x = (torch.rand(4, 3, 5, 5, generator=draw).to(dtype).requires_grad_() for _ in range(2))
+        by = torch.rand(4, generator=draw, dtype=torch.float64)
+        length, inside = distance(x_adv, x, order)
+        assert not inside.requires_grad
+        expected = torch.linalg.vector_norm((x_adv.double() - x.double()).flatten(1), order, dim=1)
+        ours = torch.autograd.grad(length, (x_adv, x), by)
+        theirs = torch.autograd.grad(expected, (x_adv, x), by)
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_two_dtypes_meet_in_the_wider():
+    x = torch.tensor([[0.1, 0.2]])
+    x_adv = x.double() + 1e-12
+    length, _ = distance(x_adv, x, inf)
+    assert length.item() == pytest.approx(1e-12, rel=1e-3)
+    assert distance(x, x.bfloat16(), 1.0)[0].item() == pytest.approx(
+        float((x.double() - x.bfloat16().double()).abs().sum())
+    )
+
+
+def test_layouts_do_not_matter():
+    draw = torch.Generator().manual_seed(0)
+    x, x_adv = (torch.rand(3, 2, 5, 4, generator=draw) for _ in range(2))
+    last = torch.channels_last
+    expected, _ = distance(x_adv, x, 2.0)
+    for a, b in ((x_adv.contiguous(memory_format=last), x), (x_adv, x.contiguous(memory_format=last))):
+        torch.testing.assert_close(distance(a, b, 2.0)[0], expected, rtol=1e-14, atol=0)
+    wide = torch.stack([x_adv, x], -1)[..., 0]
+    assert torch.equal(distance(wide, x, 2.0)[0], expected)
+
+
+def test_a_threat_contains_what_the_norm_and_the_box_allow():
+    x = torch.full((4, 3072), 0.5)
+    x_adv = x.clone()
+    x_adv[0] += 0.1
+    x_adv[1] += 0.1 * (1 + 3e-6)
+    x_adv[2, 7] = torch.nan
+    x_adv[3, 9] = 1.0000001
+    assert fa.Linf(0.1).contains(x_adv, x).tolist() == [True, False, False, False]
+    assert fa.Linf(inf).contains(x_adv, x).tolist() == [True, True, False, False]
+    assert fa.L0(5, box=(-inf, inf)).contains(x_adv, x).tolist() == [False, False, False, True]
+
+
+def test_refusals():
+    x = torch.rand(2, 3)
+    for order in (-1.0, float("nan"), "two"):
+        with pytest.raises(InputError, match="order"):
+            distance(x, x, order)
+    with pytest.raises(InputError, match="box"):
+        distance(x, x, 2.0, (1.0, 0.0))
+    with pytest.raises(InputError, match="like the first argument"):
+        distance(x, x[:1], 2.0)
+    with pytest.raises(InputError, match="rank >= 2"):
+        distance(x[0], x[0], 2.0)
