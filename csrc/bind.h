@@ -9,5 +9,6 @@ void bind_nearest(pybind11::module_& module);
 void bind_points(pybind11::module_& module);
 void bind_latent(pybind11::module_& module);
 void bind_rows(pybind11::module_& module);
+void bind_thin(pybind11::module_& module);
 
 }  // namespace fastadv

@@ -34,6 +34,13 @@ struct Window {
   int64_t top, left, tall, wide;
 };
 
+// A convolution of few channels: of its weights, its input, its output, and how they meet.
+struct ThinShape {
+  int64_t channels, outputs;
+  int64_t kernel[2], size[2], out[2], stride[2], padding[2], dilation[2];
+};
+constexpr int kThinChannels = 4, kThinUnroll = 4;
+
 // `levels` + 1 equally spaced values of the box.
 struct Grid {
   Box box;
@@ -75,6 +82,8 @@ struct Kernels {
   double (*distance)(const T* x_adv, const T* x, int64_t cols, double order, Box box, bool* inside);
   void (*logit_loss)(T* grad, float* loss, const T* logits, int64_t classes, LossKind kind, int64_t label,
                      int64_t target, bool direction, float* scratch);
+  void (*thin_gradient)(T* out, const T* gradient, const float* weights, const ThinShape& shape,
+                        bool channels_last, float* scratch);
   void (*quantize_in_ball)(T* out, const T* x_adv, const T* x, int64_t cols, Norm norm, double radius,
                            Grid grid, Scratch scratch);
 };
@@ -94,6 +103,8 @@ struct KernelSet {
   PhiloxKernels philox;
   LatentKernels latent;
   NearestKernels nearest;
+  // The floats that thin_gradient needs, which are zero before its first sample.
+  int64_t (*thin_scratch)(const ThinShape& shape);
   // Multiplications and additions a thread does in `rounds` rounds of what registers allow: the rate a kernel
   // can be held against.
   double (*fma_rounds)(int64_t rounds);

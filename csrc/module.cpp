@@ -36,6 +36,7 @@ PYBIND11_MODULE(_C, module) {
   bind_nearest(module);
   bind_points(module);
   bind_rows(module);
+  bind_thin(module);
 }
 
 }  // namespace fastadv

@@ -24,6 +24,7 @@
 #include "kernels/quantize_in_ball.inl"
 #include "kernels/logit_loss.inl"
 #include "kernels/latent_vector.inl"
+#include "kernels/thin_gradient.inl"
 #include "kernels/latent_rows.inl"
 #include "kernels/latent_layout.inl"
 #include "kernels/latent_fit.inl"
@@ -46,6 +47,7 @@ constexpr Kernels<T> table() {
           .keep_best = keep_best<T>,
           .distance = distance<T>,
           .logit_loss = logit_loss<T>,
+          .thin_gradient = thin_gradient<T>,
           .quantize_in_ball = quantize_in_ball<T>};
 }
 
@@ -56,5 +58,6 @@ constexpr KernelSet set(const char* name) {
           .philox = {.bits = philox_bits, .uniform = philox_uniform, .normal = philox_normal},
           .latent = latent_kernels<Single>(),
           .nearest = {.tile = kTileImages, .search = search},
+          .thin_scratch = thin_scratch,
           .fma_rounds = fma_rounds};
 }

@@ -12,6 +12,7 @@ from fastadv.engine.fold import fold as fold_batch_norms
 from fastadv.engine.frozen import Frozen, Model
 from fastadv.engine.options import Options
 from fastadv.engine.parts import is_conv2d
+from fastadv.engine.search_twin import CAPTURED, COMPILED
 from fastadv.engine.thin import thin
 from fastadv.engine.twin import as_module, device_of, dtype_of, twin
 from fastadv.errors import InputError
@@ -103,9 +104,9 @@ def _freeze(source: Model, options: Options) -> Frozen:
     elif options.compile:
         search = torch.compile(search)
     if options.compile:
-        notes.append("compiled")
+        notes.append(COMPILED)
     if options.cuda_graph:
-        notes.append("captured as CUDA graphs")
+        notes.append(CAPTURED)
     return Frozen(
         given,
         search,

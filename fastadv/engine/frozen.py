@@ -1,31 +1,23 @@
 """Frozen: a model as an attack sees it, with an exact twin for verdicts and a fast twin for the search."""
 
-import logging
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastadv import losses
-from fastadv.engine.arguments import checked_directions, checked_logits, indices, taken
-from fastadv.engine.closures import ORIGINAL
+from fastadv.engine.arguments import checked_directions, indices, taken
 from fastadv.engine.confidence import log_confidence
-from fastadv.engine.fold import estimates_gradients
-from fastadv.engine.graph import GraphedGradient
-from fastadv.engine.inside import inside
+from fastadv.engine.inside import Asking
+from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
-from fastadv.engine.parts import PROBE, Parts
 from fastadv.engine.rounding import ROUNDING as ROUNDING
 from fastadv.engine.rounding import compare
-from fastadv.engine.twin import unwrap
-from fastadv.errors import InputError, NoGradientError
-
-log = logging.getLogger("fastadv")
+from fastadv.engine.search_twin import SearchTwin, pull
+from fastadv.errors import InputError
 
 Model = Callable[[Tensor], Tensor]
 Loss = losses.Loss
@@ -62,24 +54,31 @@ class Frozen:
         """`to_bfloat16` converts `search`, once that has passed the check in its own precision."""
         self.model = model
         self.source, self.options = source, options
-        self.notes = notes
+        self._notes, self._ask = Notes(notes), Asking(model)
         self.forwards = 0
         self.backwards = 0
-        self._search = search
-        self._probing = _probing(search)
-        self.dtype = self._search_dtype = dtype
-        self._device = device
-        self._channels_last, self._autocast = channels_last, autocast
+        self.dtype, self._device = dtype, device
+        self.search = SearchTwin(
+            search, self._ask, self._notes, source=source, options=options, dtype=dtype,
+            channels_last=channels_last, autocast=autocast,
+        )  # fmt: skip
         self._to_bfloat16 = to_bfloat16
-        self._graphed = GraphedGradient(self._gradient) if options.cuda_graph else None
-        self._checked = search is model and not autocast and to_bfloat16 is None
-        self._inside = False
-        self._parted = self._parts_of(search)
+        self._checked = self.plain
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to the search twin, and what was not done and why."""
+        return self._notes.texts
+
+    @notes.setter
+    def notes(self, texts: tuple[str, ...]) -> None:
+        self._notes.texts = texts
 
     @property
     def plain(self) -> bool:
         """Whether the search twin is the verdict twin."""
-        return self._search is self.model and not self._autocast and self._to_bfloat16 is None
+        search = self.search
+        return search.model is self.model and not search.autocast and self._to_bfloat16 is None
 
     @property
     def exact(self) -> bool:
@@ -89,7 +88,7 @@ class Frozen:
     @property
     def search_dtype(self) -> torch.dtype | None:
         """The precision in which the search twin computes; None where its weights have not exactly one."""
-        return torch.bfloat16 if self._autocast else self._search_dtype
+        return self.search.dtype
 
     @property
     def input_threshold(self) -> float | None:
@@ -106,9 +105,7 @@ class Frozen:
 
     def layout(self, x: Tensor) -> Tensor:
         """`x` in the memory layout the search twin prefers; no copy where it already has it."""
-        if self._channels_last and x.ndim == 4:
-            return x.contiguous(memory_format=torch.channels_last)
-        return x.contiguous()
+        return self.search.layout(x)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [B, K] of the search twin for x [B, ...], the mean of `eot` passes; no gradient.
@@ -119,14 +116,16 @@ class Frozen:
         with torch.inference_mode(False), torch.no_grad():
             x = taken(x, self._device)
             self.check(x)
-            return self._mean_logits(self._ready(x))
+            self.forwards += self.options.eot * len(x)
+            return self.search.logits(self.search.ready(x))
 
     def verdict(self, x: Tensor) -> Tensor:
         """Logits [B, K] of the model as given, in eval mode and its own precision, to which x is cast."""
         with torch.inference_mode(False), torch.no_grad():
             x = taken(x, self._device).contiguous()
             self.forwards += len(x)
-            return self._logits(self.model, x.to(self.dtype) if self.dtype else x)
+            given = x.to(self.dtype) if self.dtype else x
+            return self.search.fitted(partial(self._ask, self.model), "verdict", given)
 
     def confidence(self, x: Tensor) -> Tensor:
         """The probability [B, K] that the model as given calls each class, in eval mode.
@@ -178,7 +177,7 @@ class Frozen:
             passes = self.options.eot
             self.forwards += passes * len(x)
             self.backwards += passes * len(x)
-            once = partial(self._graphed or self._gradient, x, y, loss, targets, direction and passes == 1)
+            once = partial(self.search.captured, x, y, loss, targets, direction and passes == 1)
             with self._counting_probes():
                 value, logits, gradient = once()
                 for _ in range(passes - 1):
@@ -205,16 +204,16 @@ class Frozen:
         with torch.inference_mode(False), torch.enable_grad():
             x = taken(x, self._device)
             self.check(x)
-            leaf = self._ready(x).detach().requires_grad_()
-            # a compiled backward frees what the next one needs
-            attached = self._mean_logits(leaf, compiled=False)
+            leaf = self.search.ready(x).detach().requires_grad_()
+            self.forwards += self.options.eot * len(x)
+            attached = self.search.attached(leaf)
             logits = attached.detach()
             chosen = directions(logits) if callable(directions) else directions
             columns = checked_directions(chosen, logits).unbind(1)
             gradients = x.new_empty(len(x), len(columns), *x.shape[1:])
             with self._counting_probes():
                 for place, by_logits in enumerate(columns):
-                    gradients[:, place] = _pull(attached, leaf, by_logits, retain_graph=True)
+                    gradients[:, place] = pull(attached, leaf, by_logits, retain_graph=True)
             self.backwards += self.options.eot * gradients.shape[:2].numel()
             return logits, gradients
 
@@ -234,8 +233,9 @@ class Frozen:
             if not bool(given.isfinite().all(1).any()):
                 return False
             self._checked = True
-            if self._agrees(x, given) and self._to_bfloat16 is not None:
-                self._use(self._to_bfloat16(self._search), torch.bfloat16)
+            to_bfloat16, self._to_bfloat16 = self._to_bfloat16, None
+            if self._agrees(x, given) and to_bfloat16 is not None:
+                self.search.use(to_bfloat16(self.search.model), torch.bfloat16)
                 self._agrees(x, given)
             return True
 
@@ -243,153 +243,36 @@ class Frozen:
         """Whether the search twin gives the logits `given` at x; where it does not, it is replaced."""
         try:
             self.forwards += len(x)
-            searched = self._searched_in_any_layout(x)
+            searched = self.search.tried(x)
         except Exception as error:  # the model as given may do what the changed twin cannot
             self._fall_back(f"the search twin failed ({error})")
             return False
         finite = given.isfinite().all(1)
         # the coarser format sets the bound
-        formats = [torch.bfloat16] if self._autocast else [self.dtype, self._search_dtype]
+        formats = [self.search.dtype] if self.search.autocast else [self.dtype, self.search.dtype]
 
         def search() -> Tensor:
             self.forwards += len(x)
-            return self._searched(self._ready(x))[finite]
+            return self.search.once(self.search.ready(x))[finite]
 
         apart, allowed, by_means = compare(
             given[finite], searched[finite], formats, lambda: self.verdict(x)[finite], search
         )
-        if by_means and BY_MEANS not in self.notes:
-            self.notes += (BY_MEANS,)
+        if by_means:
+            self._notes.add(BY_MEANS)
         if not apart <= allowed:
             self._fall_back(f"its logits differ by {apart:.3g}, where rounding allows {allowed:.3g}")
             return False
         return True
 
-    def _searched_in_any_layout(self, x: Tensor) -> Tensor:
-        try:
-            return self._searched(self._ready(x))
-        except RuntimeError:
-            # `view` after a convolution refuses channels-last activations
-            if not self._channels_last or not isinstance(self._search, nn.Module):
-                raise
-            self._search.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-            self._channels_last = False
-            self.notes += ("not channels-last: the model uses view",)
-            return self._searched(self._ready(x))
-
-    def _use(self, search: Model, dtype: torch.dtype | None) -> None:
-        self._search, self._search_dtype, self._to_bfloat16 = search, dtype, None
-        self._probing = _probing(search)
-        self._parted = self._parts_of(search)
-        if self._graphed is not None:  # what was captured is the former twin
-            self._graphed = GraphedGradient(self._gradient)
-
     def _fall_back(self, why: str) -> None:
-        self._autocast = self._channels_last = False
-        self._use(self.model, self.dtype)
-        note = f"fell back to the model as given: {why}"
-        self.notes += (note,)
-        log.warning("freeze: %s", note)
-
-    def _gradient(
-        self, x: Tensor, y: Tensor | None, loss: Loss, targets: Tensor | None, direction: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        # a function may hold one value for each sample of the batch
-        parts = [slice(None)] if callable(loss) else self._parts(x)
-        if len(parts) > 1:
-            rows = [[None if value is None else value[part] for value in (x, y, targets)] for part in parts]
-            found = [self._gradient(cast(Tensor, a), b, loss, c, direction) for a, b, c in rows]
-            value, logits, gradient = (torch.cat(each) for each in zip(*found, strict=True))
-            return value, logits, gradient
-        leaf = self._ready(x).detach().requires_grad_()
-        attached = self._searched(leaf)
-        logits = attached.detach()
-        value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-        return value, logits, _pull(attached, leaf, by_logits).to(x.dtype)
+        self.search.autocast = self.search.channels_last = False
+        self.search.use(self.model, self.dtype)
+        self._notes.warn(f"fell back to the model as given: {why}")
 
     @contextmanager
     def _counting_probes(self) -> Iterator[None]:
-        """Count what parts of the search twin pass through others to estimate a gradient.
-
-        Such a part keeps the number of samples it has passed in `gradient_probes`.
-        """
-        before = sum(part.gradient_probes for part in self._probing)
+        """Count what parts of the search twin pass through others to estimate a gradient."""
+        before = self.search.probes()
         yield
-        self.forwards += sum(part.gradient_probes for part in self._probing) - before
-
-    def _ready(self, x: Tensor) -> Tensor:
-        """`x` in the layout and precision of the search twin."""
-        return self.layout(x).to(self._search_dtype or x.dtype)
-
-    def _parts_of(self, search: Model) -> Parts | None:
-        """None for a function, of which nothing is known, and for compiled code, which is for one shape."""
-        if (
-            self.options.compile
-            or not isinstance(self.source, nn.Module)
-            or not isinstance(search, nn.Module)
-        ):
-            return None
-        return Parts(self.source, search)
-
-    def _parts(self, x: Tensor) -> list[slice]:
-        """The rows that pass the search twin together."""
-        rows = max(len(x), 1)
-        if self._parted is not None and self._parted.worth_splitting(x):
-            # not counted: it is done once for a model, and the cost of a call is not that of what came before
-            rows = self._parted.at_once(self._searched, self._ready(x[:PROBE]))
-        # of nearly equal size: a model may mind a single row
-        count = max(math.ceil(len(x) / rows), 1)
-        ends = [math.ceil(len(x) * part / count) for part in range(count + 1)]
-        return [slice(*pair) for pair in pairwise(ends)]
-
-    def _mean_logits(self, x: Tensor, compiled: bool = True) -> Tensor:
-        parts = [] if x.requires_grad else self._parts(x)
-        if len(parts) > 1:
-            return torch.cat([self._mean_logits(x[part], compiled) for part in parts])
-        passes = self.options.eot
-        self.forwards += passes * len(x)
-        logits = self._searched(x, compiled)
-        for _ in range(passes - 1):
-            logits = logits + self._searched(x, compiled)
-        return logits if passes == 1 else logits / passes
-
-    def _searched(self, x: Tensor, compiled: bool = True) -> Tensor:
-        search = self._search if compiled else _uncompiled(self._search)
-        if not self._autocast:
-            return self._logits(search, x)
-        # the cache would keep stale casts of weights that are being trained
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, cache_enabled=False):
-            return self._logits(search, x)
-
-    def _logits(self, model: Model, x: Tensor) -> Tensor:
-        if self._inside or model is not self.model or not len(x):
-            logits = model(x)
-        else:
-            with inside(model):
-                logits = model(x)
-            self._inside = True
-        return checked_logits(logits, len(x))
-
-
-def _pull(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
-    """The gradient at `leaf` of by_logits @ logits, given the logits `attached` to their graph."""
-    gradient = (
-        torch.autograd.grad(attached, leaf, by_logits, retain_graph=retain_graph, allow_unused=True)[0]
-        if attached.requires_grad
-        else None
-    )
-    if gradient is None:
-        raise NoGradientError(
-            "model: expected logits that depend on x differentiably, got a model that cuts the graph; "
-            "remove its no_grad, detach or integer step, or use an attack without gradients"
-        )
-    return gradient
-
-
-def _uncompiled(model: Model) -> Model:
-    return unwrap(model) if isinstance(model, nn.Module) else getattr(model, ORIGINAL, model)
-
-
-def _probing(model: Model) -> list[Any]:
-    parts = model.modules() if isinstance(model, nn.Module) else ()
-    return [part for part in parts if estimates_gradients(part)]
+        self.forwards += self.search.probes() - before

@@ -82,14 +82,14 @@ class Parts:
 
     @cached_property
     def _may_split(self) -> bool:
-        return is_conv2d(self._search) and not _mixes_rows(self._search)
+        return is_conv2d(self._search) and not mixes_rows(self._search)
 
     @cached_property
     def _bytes_a_row(self) -> dict[tuple[Any, ...], int]:
         return _measured.setdefault(self._source, {}).setdefault(_architecture(self._search), {})
 
 
-def _mixes_rows(model: nn.Module) -> bool:
+def mixes_rows(model: nn.Module) -> bool:
     """Whether a BatchNorm takes its statistics from the batch."""
     norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
     return any(norm.training or norm.running_mean is None for norm in norms)

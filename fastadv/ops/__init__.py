@@ -20,6 +20,7 @@ from fastadv.ops.quantize_in_ball import quantize_in_ball
 from fastadv.ops.random_start import random_start
 from fastadv.ops.square_l2 import square_l2
 from fastadv.ops.square_linf import square_linf
+from fastadv.ops.thin_gradient import thin_gradient
 from fastadv.ops.to_hyperplane import to_hyperplane
 
 __all__ = [
@@ -43,5 +44,6 @@ __all__ = [
     "random_start",
     "square_l2",
     "square_linf",
+    "thin_gradient",
     "to_hyperplane",
 ]

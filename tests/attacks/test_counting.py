@@ -35,15 +35,14 @@ def test_counts_are_true_of_both_twins() -> None:
     net, x = convnet(), images(20, (2, 8, 8), dtype=torch.float32)
     y = labels(net, x)
     frozen, seen = freeze(net), Counter[str]()
-    for name in ("model", "_search"):
-        part = getattr(frozen, name)
+    for holder in (frozen, frozen.search):
 
-        def count(z: Tensor, part: nn.Module = part) -> Tensor:
+        def count(z: Tensor, part: nn.Module = holder.model) -> Tensor:
             seen.update(forward=len(z))
             logits: Tensor = part(z)
             return logits
 
-        setattr(frozen, name, count)
+        holder.model = count
     out = pgd(frozen, x, y, threat("linf"), steps=8)
     assert out.forwards == seen["forward"]
 

@@ -154,7 +154,7 @@ def test_successes_that_the_model_denies_are_sought_again(monkeypatch: pytest.Mo
 
     def attack(*args: Any, **options: Any) -> AttackResult:
         frozen = fa.freeze(net, fold=False)
-        frozen._search = deceived
+        frozen.search.model = deceived
         return apgd(frozen, *args, **options)
 
     for out in both(monkeypatch, attack, x, y, Linf(0.5), loss="margin-targeted", steps=4):

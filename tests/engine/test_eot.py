@@ -165,10 +165,10 @@ def test_means_are_compared_within_the_spread_of_the_model(shift: float, agrees:
 @pytest.mark.parametrize("level", [0.0, 0.02])
 def test_a_wrong_search_twin_is_found_under_noise(level: float) -> None:
     frozen = freeze(Noisy(level))
-    right = frozen._search
-    frozen._search = lambda x: right(x) * 1.5
+    right = frozen.search.model
+    frozen.search.model = lambda x: right(x) * 1.5
     frozen(IMAGES)
-    assert frozen._search is frozen.model
+    assert frozen.search.model is frozen.model
     assert "fell back" in frozen.notes[-1]
 
 
@@ -182,8 +182,8 @@ def test_the_check_counts_its_passes(level: float) -> None:
         seen.update(f=len(x))
         return part(x)
 
-    for name in ("model", "_search"):
-        setattr(frozen, name, partial(counted, getattr(frozen, name)))
+    for holder in (frozen, frozen.search):
+        holder.model = partial(counted, holder.model)
     frozen(IMAGES)
     assert frozen.forwards == seen["f"]
     assert seen["f"] == 20 + (32 if not level else 32 + 16 * 16)

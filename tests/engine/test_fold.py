@@ -256,7 +256,7 @@ def test_bfloat16_keeps_statistics(dtype: torch.dtype, norm: type[nn.BatchNorm2d
     error = (frozen(x) - expected).abs().max() / expected.abs().max()
     assert error < 0.01
     assert not frozen.exact
-    for name, kept in frozen._search.get_submodule("0").state_dict().items():  # type: ignore[attr-defined]
+    for name, kept in frozen.search.model.get_submodule("0").state_dict().items():  # type: ignore[attr-defined]
         assert torch.equal(kept, model[0].state_dict()[name].to(kept.dtype))
         assert kept.dtype in (torch.float32, torch.int64)
-    assert frozen._search.get_submodule("2").weight.dtype == torch.bfloat16  # type: ignore[attr-defined]
+    assert frozen.search.model.get_submodule("2").weight.dtype == torch.bfloat16  # type: ignore[attr-defined]

@@ -161,8 +161,8 @@ def test_the_bound_of_rounding(precision: str, bound: float, factor: float) -> N
     if precision == "bf16":
         frozen._to_bfloat16 = lambda search: lambda x: (given + 7 + off).to(x.dtype).float()
     else:
-        frozen._search = lambda x: given + 7 + off
-    frozen._channels_last = False
+        frozen.search.model = lambda x: given + 7 + off
+    frozen.search.channels_last = False
     frozen.check(x)
     assert frozen.exact == (factor > 1)
 
@@ -272,7 +272,7 @@ def test_a_frozen_model_is_frozen_again_with_other_options() -> None:
     assert folded.describe() == {"precision": "bf16", "fold": True, "compile": False, "eot": 1}
     assert "folded 2 BatchNorm" in folded.notes
     assert folded(X).isfinite().all()
-    assert next(folded._search.parameters()).dtype == torch.bfloat16  # type: ignore[attr-defined]
+    assert next(folded.search.model.parameters()).dtype == torch.bfloat16  # type: ignore[attr-defined]
     assert freeze(folded, "fp32", fold=False).describe() == frozen.describe()
     with torch.no_grad():
         model[-1].bias.add_(5)

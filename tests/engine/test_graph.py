@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import fastadv.engine.frozen as frozen_module
+import fastadv.engine.search_twin as search_twin
 from fastadv.engine import freeze
 from fastadv.engine.graph import bucket
 
@@ -29,10 +29,10 @@ class Captured:
 
 def test_what_was_captured_goes_with_its_twin(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first batch has no finite logits, so it is not checked; the second replaces the twin."""
-    monkeypatch.setattr(frozen_module, "GraphedGradient", Captured)
+    monkeypatch.setattr(search_twin, "GraphedGradient", Captured)
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5)).eval()
     frozen, x, y = freeze(model, "bf16"), torch.rand(3, 2, 8, 8), torch.arange(3)
-    frozen._graphed = Captured(frozen._gradient)  # type: ignore[assignment]
+    frozen.search.graphed = Captured(frozen.search.gradient)  # type: ignore[assignment]
     assert frozen.input_gradient(x * torch.nan, y)[1].isnan().all()
     assert frozen.input_gradient(x, y)[1].isfinite().all()
 

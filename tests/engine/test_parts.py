@@ -84,7 +84,7 @@ def test_no_part_is_much_smaller_than_the_others(
 ) -> None:
     """A model that normalizes or squeezes may refuse a single row."""
     model, seen = frozen(monkeypatch, 8, fold=False)
-    monkeypatch.setattr(model, "_search", watched := Watched().double().eval())
+    monkeypatch.setattr(model.search, "model", watched := Watched().double().eval())
     model(torch.rand(count, 2, 6, 7, dtype=torch.float64))
     sizes = watched.seen[2:]
     assert sum(sizes) == count
@@ -210,7 +210,7 @@ def test_changed_modules_are_measured_again(
         net.norm, net.head = nn.BatchNorm2d(7), nn.Linear(7, 4)
     net.double().eval()
     fresh = fa.freeze(net)
-    assert fresh._parts(x) == fa.freeze(copy.deepcopy(net))._parts(x) != model._parts(x)
+    assert fresh.search._parts(x) == fa.freeze(copy.deepcopy(net)).search._parts(x) != model.search._parts(x)
 
 
 def test_a_twin_is_walked_once(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
@@ -233,7 +233,7 @@ def test_functions_and_compiled_twins_stay_whole(one_thread: None) -> None:
 
     fa.freeze(model)(torch.rand(500, 2, 6, 7))
     assert seen == [500]
-    assert not fa.freeze(net, compile=True)._parted
+    assert not fa.freeze(net, compile=True).search._parted
 
 
 def test_weights_are_no_activations(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:

@@ -25,7 +25,8 @@ def test_gradient(options: dict[str, object], channels: int, dtype: torch.dtype)
         back = torch.randn_like(out)
         (expected,) = torch.autograd.grad(out, x, back)
         model = nn.Sequential(copy.deepcopy(conv))
-        assert thin(model) == 1
+        # with a stride the library is faster for more than one channel
+        assert thin(model) == (channels == 1 or conv.stride == (1, 1))
         thin_out = model(x)
         assert torch.equal(thin_out, out)
         (actual,) = torch.autograd.grad(thin_out, x, back)
@@ -53,7 +54,7 @@ def test_the_callers_model_keeps_its_class() -> None:
     frozen = freeze(model)
     assert "thin input convolution" in frozen.notes
     assert type(model[0]) is nn.Conv2d
-    assert any(isinstance(part, ThinConv2d) for part in frozen._search.modules())  # type: ignore[attr-defined]
+    assert any(isinstance(part, ThinConv2d) for part in frozen.search.model.modules())  # type: ignore[attr-defined]
     x, y = torch.rand(5, 1, 8, 8), torch.arange(5) % 4
     leaf = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y, reduction="sum"), leaf)

@@ -1,0 +1,107 @@
+"""Where the compiler or a capture fails, the search goes on without, says so once, and finds the same."""
+
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+import fastadv.engine.search_twin as search_twin
+from fastadv.errors import InputError
+
+
+class Failing(nn.Module):
+    """Stands for a compiled module whose compiler fails, in the forward or in the backward pass."""
+
+    def __init__(self, original: nn.Module, backward: bool) -> None:
+        super().__init__()
+        self._orig_mod, self.backward = original, backward
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.backward:
+            raise RuntimeError("BackendCompilerFailed: no\nmany lines more")
+        logits = self._orig_mod(x)
+        if logits.requires_grad:
+            logits.register_hook(self.fail)
+        return logits
+
+    def fail(self, gradient: Tensor) -> None:
+        raise RuntimeError("BackendCompilerFailed: no\nmany lines more")
+
+
+def problem() -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    return model.eval(), torch.rand(6, 2, 8, 8), torch.arange(6) % 5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("backward", [True, False])
+def test_a_compiler_that_fails(precision, fold, backward, monkeypatch, caplog) -> None:
+    model, x, y = problem()
+    plain = fa.freeze(model, precision, fold=fold)
+    monkeypatch.setattr(torch, "compile", lambda search: Failing(search, backward))
+    frozen = fa.freeze(model, precision, fold=fold, compile=True)
+    with caplog.at_level(logging.WARNING, "fastadv"):
+        for _ in range(2):
+            for ours, theirs in zip(frozen.input_gradient(x, y), plain.input_gradient(x, y), strict=True):
+                torch.testing.assert_close(ours, theirs)
+            torch.testing.assert_close(frozen(x), plain(x))
+    why = "not compiled: the compiled search twin failed (BackendCompilerFailed: no)"
+    assert caplog.text.count(why) == 1
+    assert "many lines" not in caplog.text
+    assert frozen.notes == (*plain.notes, why)
+
+
+def test_an_argument_that_is_wrong_is_no_failure_of_the_compiler(monkeypatch) -> None:
+    model, x, y = problem()
+    monkeypatch.setattr(torch, "compile", lambda search: Failing(search, backward=True))
+    frozen = fa.freeze(model, compile=True)
+    with pytest.raises(InputError):
+        frozen.input_gradient(x, y + 7)
+    assert "compiled" in frozen.notes
+
+
+class Uncapturable:
+    """Stands for a graph whose capture the model does not allow."""
+
+    tried = 0
+
+    def __init__(self, gradient: Callable[..., object]) -> None:
+        self.gradient = gradient
+
+    def __call__(self, *given: object) -> None:
+        Uncapturable.tried += 1
+        raise RuntimeError("operation not permitted when stream is capturing\nCUDA kernel errors might be")
+
+
+def test_a_capture_that_fails(monkeypatch, caplog) -> None:
+    monkeypatch.setattr(search_twin, "GraphedGradient", Uncapturable)
+    model, x, y = problem()
+    plain, frozen = fa.freeze(model), fa.freeze(model)
+    frozen.notes += ("captured as CUDA graphs",)
+    frozen.search.graphed = Uncapturable(frozen.search.gradient)
+    with caplog.at_level(logging.WARNING, "fastadv"):
+        for _ in range(2):
+            for ours, theirs in zip(frozen.input_gradient(x, y), plain.input_gradient(x, y), strict=True):
+                torch.testing.assert_close(ours, theirs)
+    why = "not captured as CUDA graphs: operation not permitted when stream is capturing"
+    assert caplog.text.count(why) == 1
+    assert frozen.notes == (*plain.notes, why)
+    assert Uncapturable.tried == 1
+
+
+def test_labels_that_are_wrong_do_not_end_the_graphs() -> None:
+    model, x, y = problem()
+    frozen = fa.freeze(model)
+
+    def refuses(*given: object) -> None:
+        raise InputError("labels: expected classes")
+
+    frozen.search.graphed = refuses
+    with pytest.raises(InputError):
+        frozen.input_gradient(x, y)
+    assert frozen.search.graphed is refuses
