@@ -17,6 +17,7 @@ from fastadv.ops._rows import check_like, clamp_box, limits
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
 
 ANYWHERE = (-inf, inf)
+ORDERS = (inf, 2.0, 1.0, 0.0, 3.0)  # of the samples; others work too
 
 
 def reference(x_adv: Tensor, x: Tensor, order: float, lo: float, hi: float) -> tuple[Tensor, Tensor]:
@@ -40,9 +41,11 @@ def compare(actual: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor], args
 def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     for seed, shape in enumerate(SHAPES):
         x_adv, grad, x = batch(shape, device, dtype, seed)
-        for order in (inf, 2.0, 1.0, 0.0, 3.0):
+        for order in ORDERS:
             for near, _, center in layouts(x_adv, grad, x):
                 yield near, center, order, 0.0, 1.0
+            if shape != (3, 7) and order != ORDERS[seed % len(ORDERS)]:
+                continue
             yield x_adv, x, order, 0.1, 0.9
             # NaN and infinite coordinates
             yield grad, x, order, *ANYWHERE
