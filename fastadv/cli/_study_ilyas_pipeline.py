@@ -61,8 +61,8 @@ def pipeline(
             scale, images=images, tested=tested, epochs=epochs, invert_steps=invert_steps,
             push_steps=push_steps, attack_steps=attack_steps, seed=seed,
         )  # fmt: skip
+        base, test = study.load(settings, data_dir)
     place = make_device(device)
-    base, test = study.load(settings, data_dir)
     seconds = {name: of_plan.estimate(settings, len(base), len(test), [name]) for name in chosen}
     _, machine = of_plan.PASS[scale]
     told = f"{in_words(sum(seconds.values()))} on {machine}, if nothing of it is there yet"
@@ -75,7 +75,7 @@ def pipeline(
         return
     note(f"{'made for a GPU: ' if scale == 'paper' else ''}{told}")
     kept = f"finished epochs, shards and batches are kept in {run_dir}; the same command goes on"
-    with interruptible(kept), progress("pipeline") as bar:
+    with interruptible(kept), progress("pipeline") as bar, o.usage():
         result = study.run(settings, base, test, run_dir, bar.named, stages=chosen, device=place)
     if json:
         write_json(result)

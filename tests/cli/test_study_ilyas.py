@@ -68,13 +68,13 @@ def test_the_pipeline_prints_its_tables_and_names_its_files(
     for line, text in (("--stages sets --seed 1", "another seed (0 there, 1 here)"),
                        ("--stages controls --epochs 2", "another epochs")):  # fmt: skip
         refused = fastadv(f"{PIPELINE} {line} --run-dir run")
-        assert refused.code == 1
+        assert refused.code == 2
         assert text in refused.err
 
 
 def test_a_stage_without_its_inputs_says_which_to_run(fastadv: Command) -> None:
     done = fastadv(f"{PIPELINE} --stages transfer --run-dir run")
-    assert done.code == 1
+    assert done.code == 2
     assert "run/nets/standard: expected the finished net standard" in done.err
     assert "run the stage nets first" in done.err
 
@@ -115,5 +115,5 @@ def test_bad_arguments_of_the_pipeline(fastadv: Command) -> None:
         assert done.code == 2, (line, done)
         assert text in done.err
     done = fastadv("study ilyas pipeline --images 5000")
-    assert done.code == 1
+    assert done.code == 2
     assert "at most the 1442" in done.err
