@@ -13,18 +13,18 @@ ROOM = 6
 
 
 class Narrow(nn.Module):
-    """A linear model with room for few rows, half as many with a gradient; it remembers what passed."""
+    """A linear model with room for few rows, half as many with a gradient; it remembers what was tried."""
 
     def __init__(self, error: BaseException, room: int = ROOM) -> None:
         super().__init__()
         self.layer = nn.Linear(12, 4)
         self.error, self.room = error, room
-        self.passed: list[int] = []
+        self.tried: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
+        self.tried.append(len(x))
         if len(x) > (self.room // 2 if x.requires_grad else self.room):
             raise self.error
-        self.passed.append(len(x))
         return self.layer(x.flatten(1))
 
 
@@ -62,19 +62,38 @@ def test_logits_and_gradients_are_those_of_the_whole(error, caplog):
     assert (frozen.forwards, frozen.backwards) == (expected.forwards, expected.backwards)
 
 
-def test_what_fits_is_remembered():
+def test_what_fits_is_remembered_of_the_model():
     model, (x, y) = Narrow(ERRORS[0]), problem()
-    frozen = fa.freeze(model)
-    frozen.input_gradient(x, y)
-    inner = frozen.model
-    inner.passed.clear()
-    for _ in range(3):
-        frozen.input_gradient(x, y)
-    assert len(inner.passed) == 3 * 8  # parts of 3 or 2, none tried in vain
-    assert max(inner.passed) <= ROOM // 2
-    inner.room = 4  # less room than before: found anew, by a twin of the same model too
-    fa.freeze(model).verdict(x)
-    assert fa.freeze(model)(x[:3]).shape == (3, 4)
+    first = fa.freeze(model)
+    first.input_gradient(x, y)
+    assert max(first.model.tried) == 23
+    for frozen in (first, fa.freeze(model)):
+        frozen.model.tried.clear()
+        for _ in range(3):
+            frozen.input_gradient(x, y)
+        assert len(frozen.model.tried) == 3 * 8  # parts of 3 or 2, none tried in vain
+        assert max(frozen.model.tried) == ROOM // 2
+    # verdicts have room of their own
+    frozen.model.tried.clear()
+    frozen.verdict(x[:ROOM])
+    assert frozen.model.tried == [ROOM]
+    frozen.model.room = 4  # less than before
+    assert frozen.verdict(x).shape == (23, 4)
+
+
+def test_each_shape_and_dtype_has_room_of_its_own():
+    room, tried = Room(), []
+
+    def run(x):
+        tried.append(len(x))
+        if x.numel() * x.element_size() > 100:
+            raise torch.OutOfMemoryError("full")
+        return x
+
+    wide, narrow = torch.rand(8, 10), torch.rand(8, 2)
+    for x in (wide, narrow, narrow.double()):
+        assert torch.equal(room.fitted(run, "pass", x), x)
+    assert tried == [8, 4, 2, 2, 2, 2, 8, 8, 4, 4]
 
 
 def test_an_attack_goes_on_and_finds_the_same():
