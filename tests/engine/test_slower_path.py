@@ -54,6 +54,7 @@ def test_a_compiler_that_fails(precision, fold, backward, monkeypatch, caplog) -
     assert caplog.text.count(why) == 1
     assert "many lines" not in caplog.text
     assert frozen.notes == (*plain.notes, why)
+    assert frozen.search.channels_last == plain.search.channels_last
 
 
 def test_an_argument_that_is_wrong_is_no_failure_of_the_compiler(monkeypatch) -> None:
