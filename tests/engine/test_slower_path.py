@@ -57,6 +57,31 @@ def test_a_compiler_that_fails(precision, fold, backward, monkeypatch, caplog) -
     assert frozen.search.channels_last == plain.search.channels_last
 
 
+class Full(nn.Module):
+    """Stands for a compiled module for whose passes memory runs out with more than three samples."""
+
+    def __init__(self, original: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = original
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self._orig_mod(x)
+
+
+def test_memory_that_runs_out_is_no_failure_of_the_compiler(monkeypatch) -> None:
+    model, x, y = problem()
+    plain = fa.freeze(model)
+    monkeypatch.setattr(torch, "compile", Full)
+    frozen = fa.freeze(model, compile=True)
+    assert frozen.check(x[:3])
+    for ours, theirs in zip(frozen.input_gradient(x, y), plain.input_gradient(x, y), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert "compiled" in frozen.notes
+    assert isinstance(frozen.search.model, Full)
+
+
 def test_an_argument_that_is_wrong_is_no_failure_of_the_compiler(monkeypatch) -> None:
     model, x, y = problem()
     monkeypatch.setattr(torch, "compile", lambda search: Failing(search, backward=True))
