@@ -65,7 +65,8 @@ class TestStages:
         }
         assert {f"op {name}" for name in CARDS} <= correctness
         ops = {case.name.split()[0] for case in importlib.import_module("bench.gpu.ops").cases(session())}
-        assert CARDS.keys() <= ops
+        # what has no kernel for a GPU is a reference there, and not measured
+        assert {name for name, card in CARDS.items() if card.triton} <= ops
 
 
 class TestProviders:
