@@ -36,9 +36,8 @@ void thin_gradient(Array out, const Array& gradient, const Array& weight, const 
     const auto from = read_rows<T>(gradient);
     T* to = write<T>(out, images * channels * size[0] * size[1]);
     const py::gil_scoped_release release;
-    // as the kernel reads them: planes without an output have weights of zero
-    const int64_t planes = (outputs + kThinUnroll - 1) / kThinUnroll * kThinUnroll;
-    std::vector<float> weights(static_cast<size_t>(planes * taps * channels));
+    // as the kernel reads them
+    std::vector<float> weights(static_cast<size_t>(thin_planes(shape) * taps * channels));
     for (int64_t o = 0; o < outputs; ++o)
       for (int64_t c = 0; c < channels; ++c)
         for (int64_t tap = 0; tap < taps; ++tap)

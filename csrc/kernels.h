@@ -40,6 +40,10 @@ struct ThinShape {
   int64_t kernel[2], size[2], out[2], stride[2], padding[2], dilation[2];
 };
 constexpr int kThinChannels = 4, kThinUnroll = 4;
+// Outputs in whole unrolled groups: those beyond the last have weights of zero.
+inline int64_t thin_planes(const ThinShape& shape) {
+  return (shape.outputs + kThinUnroll - 1) / kThinUnroll * kThinUnroll;
+}
 
 // `levels` + 1 equally spaced values of the box.
 struct Grid {

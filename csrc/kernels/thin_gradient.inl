@@ -16,9 +16,6 @@ inline int64_t thin_row(const ThinShape& shape) {
                 written = (shape.out[1] - 1) * shape.stride[1] + 1;
   return thin_lead(shape) + (read > written ? read : written);
 }
-inline int64_t thin_planes(const ThinShape& shape) {
-  return (shape.outputs + kThinUnroll - 1) / kThinUnroll * kThinUnroll;
-}
 inline int64_t thin_scratch(const ThinShape& shape) {
   return thin_planes(shape) * shape.out[0] * thin_row(shape) + thin_width(shape);
 }

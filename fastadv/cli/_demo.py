@@ -12,6 +12,7 @@ from fastadv.cli._output import note, print_table, progress, say, write_json
 from fastadv.studies import SIZES, TINY
 from fastadv.studies import demo as study
 from fastadv.studies.ilyas2019 import SOURCE
+from fastadv.studies.results import RESULTS
 
 
 def demo(
@@ -55,6 +56,6 @@ def demo(
         say(line)
     say("")
     measured = result["measured"]
-    for what, path in {**measured["figures"], "all numbers": out / "results.json"}.items():
+    for what, path in {**measured["figures"], "all numbers": out / RESULTS}.items():
         say(f"{what:<21} {path}")
     say(f"done in {measured['seconds']:.0f} s", style="dim")

@@ -14,6 +14,7 @@ from fastadv.cli._study_goodfellow import goodfellow
 from fastadv.cli._study_ilyas import ilyas_app
 from fastadv.cli._study_recipes import recipes
 from fastadv.data._places import data_folder
+from fastadv.studies.results import REPORT, RESULTS
 from fastadv.studies.schott2018 import paper, report
 from fastadv.studies.schott2018.methods import METHODS
 from fastadv.studies.schott2018.plan import MODELS, NORMS, Settings
@@ -125,7 +126,7 @@ def _tell(result: dict[str, Any], run_dir: Path, json: bool) -> None:
             title = f"{o.symbol(norm)}: median distance / accuracy at {THRESHOLDS[norm]:g}"
             print_table(title, report.attacks(measured, norm))
         say("")
-        files = {"all figures as JSON": run_dir / "results.json", "the report": run_dir / "report.md"}
+        files = {"all figures as JSON": run_dir / RESULTS, "the report": run_dir / REPORT}
         for what, path in {**measured["figures"], **files}.items():
             say(f"{what:<42} {path}")
     for name, error in measured["failed"].items():

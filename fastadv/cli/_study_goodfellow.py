@@ -12,6 +12,7 @@ from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import print_table, progress, say, write_json
 from fastadv.cli._panda import Takes, draw_panda, parse_shape
 from fastadv.studies.goodfellow2014 import SCALES, paper, report
+from fastadv.studies.results import REPORT
 
 PANDA = 0.007  # the paper's radius for ImageNet: half a step of 8 bits
 
@@ -99,7 +100,7 @@ def goodfellow(
         print_table(part.capitalize(), report.table(result, part))
     print_table("Networks", report.nets(result), report.notes(result))
     say("")
-    for what, path in {**result["measured"]["figures"], "the report": run_dir / "report.md"}.items():
+    for what, path in {**result["measured"]["figures"], "the report": run_dir / REPORT}.items():
         say(f"{what:<36} {path}")
 
 

@@ -11,6 +11,7 @@ from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import print_table, progress, say, write_json
 from fastadv.errors import InputError
 from fastadv.studies import recipes as study
+from fastadv.studies.results import REPORT
 
 NAMES = ", ".join(study.RECIPES)
 
@@ -54,4 +55,4 @@ def recipes(
         return
     print_table("Recipes of adversarial training", study.table(result), study.notes(result))
     say("")
-    say(f"the report {run_dir / 'report.md'}")
+    say(f"the report {run_dir / REPORT}")

@@ -96,10 +96,7 @@ class SearchTwin:
 
     def logits(self, x: Tensor) -> Tensor:
         """The mean logits of `eot` passes of x, which is `ready`."""
-        parts = self._parts(x)
-        if len(parts) == 1:
-            return self.fitted(self._mean, "logits", x)
-        return joined([self.fitted(self._mean, "logits", x[part]) for part in parts])
+        return self._in_parts(self._mean, "logits", x)
 
     def attached(self, leaf: Tensor) -> Tensor:
         """The same in one graph with `leaf`, which can be pulled back through more than once."""
@@ -130,10 +127,14 @@ class SearchTwin:
 
         if callable(loss):  # a function may hold one value for each sample of the batch
             return whole(x, y, targets)
+        return self._in_parts(whole, "gradient", x, y, targets)
+
+    def _in_parts(self, run: Callable[..., T], kind: str, x: Tensor, *others: Tensor | None) -> T:
+        """run(x, *others), in the parts that are fastest."""
         parts = self._parts(x)
         if len(parts) == 1:
-            return self.fitted(whole, "gradient", x, y, targets)
-        return joined([self.fitted(whole, "gradient", x[part], *cut(part, y, targets)) for part in parts])
+            return self.fitted(run, kind, x, *others)
+        return joined([self.fitted(run, kind, x[part], *cut(part, *others)) for part in parts])
 
     def fitted(self, run: Callable[..., T], kind: str, x: Tensor, *others: Tensor | None) -> T:
         """run(x, *others), in halves where memory runs out."""

@@ -21,6 +21,14 @@ MOST_CHANNELS = 4
 Pair = Sequence[int]
 
 
+def _output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> list[int]:
+    """The height and width of the convolution's result."""
+    return [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
+    ]
+
+
 def reference(
     gradient: Tensor,
     weight: Tensor,
@@ -61,10 +69,7 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     )
     for seed, (count, channels, outputs, kernel, size, stride, padding, dilation) in enumerate(shapes):
         draw = torch.Generator().manual_seed(seed)
-        out = [
-            (n + 2 * p - d * (k - 1) - 1) // s + 1
-            for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
-        ]
+        out = _output_size(size, kernel, stride, padding, dilation)
         gradient = torch.randn(count, outputs, *out, generator=draw).to(device, dtype)
         weight = torch.randn(outputs, channels, *kernel, generator=draw).to(device, wide(dtype))
         for last in (False, True):
@@ -111,11 +116,7 @@ def thin_gradient(
         raise InputError(
             f"weight: expected [O, C, h, v] with C <= {MOST_CHANNELS} channels, got {tuple(weight.shape)}"
         )
-    kernel = weight.shape[2:]
-    out = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
-    ]
+    out = _output_size(size, weight.shape[2:], stride, padding, dilation)
     if gradient.shape[1:] != (weight.shape[0], *out):
         raise InputError(
             f"gradient: expected [B, {weight.shape[0]}, {out[0]}, {out[1]}], got {tuple(gradient.shape)}"

@@ -9,6 +9,7 @@ from fastadv._card import card
 from fastadv._files import read_json, write_json
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.studies import ilyas2019, schott2018
+from fastadv.studies.results import RESULTS
 from fastadv.studies.study import Settings, Study, Watch, one_thread, unwatched
 
 PARTS = ("nets", "sets", "abs")
@@ -41,14 +42,14 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
         folder=str(folder),
         seconds=time.perf_counter() - started,
     )
-    write_json(folder / "results.json", result)
+    write_json(folder / RESULTS, result)
     return result
 
 
 def unfinished(settings: Settings, folder: Path) -> bool:
     """Whether `folder` holds a run of these settings that was stopped, which `run` would go on with."""
     started = any((folder / part).exists() for part in PARTS)
-    return started and not (folder / "results.json").exists() and _settings(folder) == settings.as_json()
+    return started and not (folder / RESULTS).exists() and _settings(folder) == settings.as_json()
 
 
 def cells(result: dict[str, Any]) -> list[list[str]]:
@@ -89,7 +90,7 @@ def _prepare(folder: Path, settings: Settings) -> None:
             f"{folder}: expected a new folder or one that a demo made, got one with other nets or sets; "
             "choose another folder"
         )
-    (folder / "results.json").unlink(missing_ok=True)
+    (folder / RESULTS).unlink(missing_ok=True)
     for part in own:
         shutil.rmtree(part)
     write_json(folder / "settings.json", settings.as_json())
