@@ -8,6 +8,7 @@ from fastadv.models.binarized import Binarized
 from fastadv.models.cnn import SchottCNN
 from fastadv.models.densenet import DenseNet
 from fastadv.models.ensemble import Ensemble
+from fastadv.models.inception import Inception
 from fastadv.models.logistic import LogisticRegression
 from fastadv.models.maxout import Maxout
 from fastadv.models.maxout_cnn import MaxoutCNN
@@ -37,6 +38,7 @@ __all__ = [
     "Binarized",
     "DenseNet",
     "Ensemble",
+    "Inception",
     "LogisticRegression",
     "Maxout",
     "MaxoutCNN",

@@ -27,6 +27,7 @@ _BUILT_IN = {
     "preact_resnet18": "fastadv.models.preact_resnet:PreActResNet18",
     "vgg": "fastadv.models.vgg:VGG",
     "densenet": "fastadv.models.densenet:DenseNet",
+    "inception": "fastadv.models.inception:Inception",
     "wide_resnet": "fastadv.models.wide_resnet:WideResNet",
     "wrn_28_10": "fastadv.models.wide_resnet:wrn_28_10",
     "wrn_34_10": "fastadv.models.wide_resnet:wrn_34_10",

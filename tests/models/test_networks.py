@@ -27,6 +27,7 @@ SHAPES = {
     "wide_resnet": (3, 32, 32),
     "vgg": (3, 32, 32),
     "densenet": (3, 32, 32),
+    "inception": (3, 32, 32),
 }
 # sizes below the defaults, of which other files count the parameters
 SMALL: dict[str, dict[str, Any]] = {
@@ -37,6 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "wide_resnet": {"depth": 10, "widen_factor": 2},
     "vgg": {"depth": 11, "width": 4},
     "densenet": {"depth": 10, "growth": 4},
+    "inception": {"width": 2},
 }
 
 
@@ -130,6 +132,7 @@ def test_sizes_that_make_no_model_are_refused(name: str) -> None:
         ("resnet18", 0),
         ("preact_resnet18", 0),
         ("vgg", 0),
+        ("inception", 0),
     ],
 )
 def test_a_convolution_without_channels_is_refused(name: str, width: object) -> None:

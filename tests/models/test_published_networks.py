@@ -1,4 +1,4 @@
-"""VGG and DenseNet: published sizes, torchvision's forward passes, twins."""
+"""VGG, DenseNet and Inception: published sizes, torchvision's forward passes, twins."""
 
 from typing import Any
 
@@ -35,6 +35,8 @@ def moved(model: nn.Module) -> nn.Module:
         # 0.8 M in Huang et al. 2017, table 2; 15.3 M for depth 250 and growth 24
         ("densenet", {}, 769_162),
         ("densenet", {"depth": 250, "growth": 24}, 15_324_406),
+        # Zhang et al. 2017, table 1, and the scales of BatchNorm, one for each of 1,712 channels
+        ("inception", {}, 1_649_402 + 1_712),
     ],
 )
 def test_they_have_the_published_numbers_of_parameters(
@@ -67,7 +69,48 @@ def test_densenet_is_torchvisions_but_for_the_stem(depth: int, growth: int) -> N
     torch.testing.assert_close(model(x), other.double().eval()(x))
 
 
-SMALL: dict[str, dict[str, int]] = {"vgg": {"depth": 11, "width": 2}, "densenet": {"depth": 10, "growth": 2}}
+def test_inception_puts_two_branches_beside_each_other() -> None:
+    # Zhang et al. 2017, figure 3; "down" halves the image
+    blocks = [
+        "32+32",
+        "32+48",
+        "down 80",
+        "112+48",
+        "96+64",
+        "80+80",
+        "48+96",
+        "down 96",
+        "176+160",
+        "176+160",
+    ]
+    model = moved(models.create("inception"))
+    x = torch.rand(2, 3, 20, 13, dtype=torch.float64)
+    weights = iter(model.state_dict().values())
+
+    def convolution(x: torch.Tensor, stride: int = 1) -> torch.Tensor:
+        kernel, scale, shift, mean, variance, _ = (next(weights) for _ in range(6))
+        x = F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+        return F.batch_norm(x, mean, variance, scale, shift).relu()
+
+    out = convolution(x)
+    assert out.shape[1] == 96
+    for block in blocks:
+        if block.startswith("down"):
+            left, right = convolution(out, 2), F.max_pool2d(out, 3, 2, 1)
+            assert left.shape[1] == int(block.split()[1])
+        else:
+            left, right = convolution(out), convolution(out)
+            assert f"{left.shape[1]}+{right.shape[1]}" == block
+        out = torch.cat([left, right], 1)
+    expected = F.linear(out.mean((2, 3)), next(weights), next(weights))
+    torch.testing.assert_close(model(x), expected)
+
+
+SMALL: dict[str, dict[str, int]] = {
+    "vgg": {"depth": 11, "width": 2},
+    "densenet": {"depth": 10, "growth": 2},
+    "inception": {"width": 2},
+}
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -77,7 +120,7 @@ def test_the_search_twin_equals_the_model(name: str) -> None:
     frozen = fa.freeze(model)
     torch.testing.assert_close(frozen(x), model(x), rtol=1e-9, atol=1e-9)
     # of DenseNet's only those between the two convolutions of a layer follow a convolution alone
-    folded = {"vgg": 8, "densenet": 3}[name]
+    folded = {"vgg": 8, "densenet": 3, "inception": 19}[name]
     assert f"folded {folded} BatchNorm" in frozen.notes
     given = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(F.cross_entropy(model(given), y, reduction="sum"), given)
@@ -97,6 +140,8 @@ def test_first_weights() -> None:
     dense = models.create("densenet", depth=10, growth=12).features[1].convolution[2].weight
     assert vgg.std().item() == pytest.approx((2 / (8 * 9)) ** 0.5, rel=0.1)
     assert dense.std().item() == pytest.approx((2 / (48 * 9)) ** 0.5, rel=0.05)
+    inception = models.create("inception").features[9].right[0].weight
+    assert inception.std().item() == pytest.approx((2 / (240 * 9)) ** 0.5, rel=0.05)
 
 
 def test_depths_that_there_are_not() -> None:
