@@ -1,7 +1,7 @@
 """How a folder recognizes its own run and refuses another."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from fastadv.errors import InputError
 # largest difference of a probe's values that another machine's rounding may cause, as a share of their spread
 _ROUNDING = 1e-3
 _HALF_ROUNDING = 5e-2
+NAMED = 3  # differences that an error tells
 
 
 def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> dict[str, Any]:
@@ -52,17 +53,25 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """InputError, naming what differs, unless the file `path` of the run `stored` is of the run `config`."""
-    now = plain(config)
-    different = [
-        f"{key} ({_short(stored.get(key))} there, {_short(now.get(key))} here)"
-        for key in sorted(stored.keys() | now.keys())
-        if not agree(stored.get(key), now.get(key))
-    ]
+    different = list(_different("", dict(stored), plain(config)))
     if different:
+        more = f" and {len(different) - NAMED} more" if len(different) > NAMED else ""
+        named = ", another ".join(different[:NAMED]) + more
         raise InputError(
-            f"{path}: expected the run that wrote it, got one with another {', another '.join(different)};"
-            " resume with the same arguments, or choose another folder"
+            f"{path}: expected the run that wrote it, got one with another {named}; resume with the same "
+            "arguments, or choose another folder"
         )
+
+
+def _different(name: str, stored: Any, now: Any) -> Iterator[str]:
+    """What differs, each by its dotted name, with both values."""
+    if agree(stored, now):
+        return
+    if isinstance(stored, dict) and isinstance(now, dict) and "within" not in now:
+        for key in sorted(stored.keys() | now.keys()):
+            yield from _different(f"{name}.{key}" if name else key, stored.get(key), now.get(key))
+    else:
+        yield f"{name} ({_short(stored)} there, {_short(now)} here)"
 
 
 def _short(value: Any) -> str:
@@ -81,4 +90,4 @@ def agree(stored: Any, now: Any) -> bool:
         return all(
             a == b or (None not in (a, b) and abs(a - b) <= within) for a, b in zip(old, new, strict=True)
         )
-    return stored.keys() == now.keys() and all(agree(stored[key], now[key]) for key in stored)
+    return all(agree(stored.get(key), now.get(key)) for key in stored.keys() | now.keys())

@@ -58,6 +58,28 @@ def test_random_functions_have_no_probe():
     assert not agree(random, probe(OUTPUTS, OUTPUTS))
 
 
-@pytest.mark.parametrize("stored", [{"model": 1}, {"model": 1, "seed": None}])
+def test_differences_are_named_by_their_places_and_the_first_three_told():
+    stored = {
+        "a": {"b": 1, "c": {"d": 2, "e": 3}},
+        "f": probe(OUTPUTS, OUTPUTS),
+        "g": [1],
+        "h": "old",
+        "i": 1,
+    }
+    other = {
+        "a": {"b": 1, "c": {"d": 5, "e": 3}},
+        "f": probe(-OUTPUTS, -OUTPUTS),
+        "g": [1],
+        "h": "new",
+        "i": 2,
+    }
+    with pytest.raises(InputError) as caught:
+        check_same(Path("file"), plain(stored), other)
+    said = str(caught.value)
+    assert "another a.c.d (2 there, 5 here), another f ({'values'" in said
+    assert "another h (old there, new here) and 1 more; resume" in said
+
+
+@pytest.mark.parametrize("stored", [{"model": 1}, {"model": 1, "seed": None}, {"model": 1, "a": {"b": None}}])
 def test_missing_and_empty_entries_are_one(stored):
-    check_same(Path("file"), stored, {"model": 1})
+    check_same(Path("file"), stored, {"model": 1} | ({"a": {}} if "a" in stored else {}))

@@ -13,7 +13,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._attack_list import list_attacks, print_markdown
 from fastadv.cli._attacks import AttackOptions, help_text, names_attacks, parse_attacks
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._load import load_data, load_model, load_substitute, make_device
+from fastadv.cli._load import load_data, load_model, load_substitute, make_device, to_search
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
 from fastadv.cli._output import finite, progress, say, write_json
 from fastadv.errors import InputError
@@ -53,6 +53,7 @@ def attack(
         Path | None, o.picture("Draw clean images, adversarial ones and their difference here")
     ] = None,
     batch_size: o.BatchSize = 256,
+    bf16: o.Bf16 = False,
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,
@@ -72,7 +73,7 @@ def attack(
     place = make_device(device)
     with interruptible(NOTHING_KEPT):
         dataset = load_data(data, split, data_dir, size, samples)
-        net = load_model(model, option, weights, dataset, place, seed)
+        net = to_search(load_model(model, option, weights, dataset, place, seed), bf16)
         named = named.with_sources(lambda text: load_substitute(text, model, option, dataset, place, seed))
         with progress(named.label) as tick, o.usage():
             watched = watch({named.label: named}, len(dataset), tick, keep=out is not None)
@@ -84,6 +85,7 @@ def attack(
             **named.config,
             "data": dataset.describe(),
             "batch_size": batch_size,
+            "bf16": bf16,
         }
         result = card("attack", config, **table.to_dict())
         if out is not None:

@@ -9,7 +9,7 @@ import typer
 from fastadv import _processes
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._load import load_data, load_model, make_device
+from fastadv.cli._load import load_data, load_model, make_device, to_search
 from fastadv.cli._output import print_table, progress, say, write_json
 from fastadv.cli._torchrun import together
 from fastadv.data import construct as library
@@ -82,6 +82,7 @@ def construct(
     size: o.Size = None,
     samples: o.Samples = None,
     batch_size: o.BatchSize = 256,
+    bf16: o.Bf16 = False,
     verify: Annotated[
         bool,
         typer.Option("--verify", help="Verify the finished set, with base and model: see fastadv verify."),
@@ -124,7 +125,7 @@ def construct(
 
     with interruptible(kept):
         dataset = load_data(data, split, data_dir, size, samples, default=o.Split.TRAIN)
-        net = load_model(model, option, weights, dataset, place, seed)
+        net = to_search(load_model(model, option, weights, dataset, place, seed), bf16)
         with progress(kind.value) as tick, o.usage():
             made = build(
                 net,

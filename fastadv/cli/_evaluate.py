@@ -15,7 +15,7 @@ from fastadv._files import save_tensors
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._load import load_data, load_model, load_substitute, make_device
+from fastadv.cli._load import load_data, load_model, load_substitute, make_device, to_search
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
 from fastadv.cli._output import finite, progress, say, write_json
 from fastadv.cli._robustbench import SAID, check_entry, parse_about, write_entry
@@ -93,6 +93,7 @@ def evaluate(
         ),
     ] = None,
     batch_size: o.BatchSize = 256,
+    bf16: o.Bf16 = False,
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,
@@ -130,7 +131,7 @@ def evaluate(
     place = make_device(device)
     with interruptible(NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: go on with --resume"):
         dataset = load_data(data, split, data_dir, size, samples)
-        net = load_model(model, option, weights, dataset, place, seed)
+        net = to_search(load_model(model, option, weights, dataset, place, seed), bf16)
 
         def load(text: str) -> nn.Module:
             return load_substitute(text, model, option, dataset, place, seed)
@@ -173,6 +174,7 @@ def evaluate(
         "attacks": {label: attack.config for label, attack in named.items()},
         "data": dataset.describe(),
         "batch_size": batch_size,
+        "bf16": bf16,
     }
     measured = table.to_dict()
     measured["curves"] = {

@@ -14,6 +14,7 @@ from fastadv.cli._options import Split, pairs, usage
 from fastadv.cli._output import note
 from fastadv.data import FolderSet, Mixture, NpzSet, load, load_folder, names
 from fastadv.data._export import is_set
+from fastadv.engine import Frozen, freeze
 from fastadv.models import create, load_weights
 
 
@@ -89,6 +90,11 @@ def load_model(
     elif not fresh and ":" not in name:
         note(f"{name} has its first, untrained weights; give trained ones with --weights")
     return model.to(device).eval()
+
+
+def to_search(net: nn.Module, bf16: bool) -> nn.Module | Frozen:
+    """The model as attacks take it: by itself, or with a search twin in bfloat16."""
+    return freeze(net, "bf16") if bf16 else net
 
 
 def load_substitute(

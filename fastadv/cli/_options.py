@@ -186,6 +186,12 @@ Size = Annotated[int | None, typer.Option(min=1, help="Height and width to bring
 SplitOption = Annotated[Split | None, typer.Option("--split", help="Part of the data set; by default test.")]
 Samples = Annotated[int | None, typer.Option("--samples", "-n", min=1, help="Use only the first N samples.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples worked on at once.")]
+Bf16 = Annotated[
+    bool,
+    typer.Option(
+        "--bf16", help="Search in bfloat16; what is reported is proved in the model's own precision."
+    ),
+]
 NormOption = Annotated[
     str | None,
     typer.Option("--norm", parser=parse_norm, metavar="|".join(THREATS), help="Norm of the budget."),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from fastadv import Linf
 from fastadv._files import load_tensors
 from fastadv.data import load_constructed
+from fastadv.models import SmallCNN
 
 SOME = "-n 60"
 
@@ -86,6 +88,31 @@ def test_construct_then_train_on_it(fastadv: Callable, folder: Path, net: str, k
     done = fastadv("train -m softmax --data sets/a --test-data digits --epochs 1 --json")
     assert done.code == 0, done
     assert json.loads(done.out)["measured"]["epochs"][0]["clean_accuracy"] is not None
+
+
+@pytest.mark.parametrize("command", ["attack -a pgd", "evaluate -a pgd"])
+def test_bf16_searches_otherwise_and_reports_what_single_precision_proves(
+    fastadv: Callable, folder: Path, net: str, trained: SmallCNN, command: str
+) -> None:
+    found = {}
+    for flag in ("", "--bf16"):
+        done = fastadv(f"{command} {net} {SOME} --radius 0.3 --steps 3 {flag} --out x.safetensors --json")
+        assert done.code == 0, done
+        assert json.loads(done.out)["config"]["bf16"] == bool(flag)
+        found[flag] = load_tensors(folder / "x.safetensors")[0]
+    assert not found[""]["x_adv"].equal(found["--bf16"]["x_adv"])
+    x_adv, y, success = (found["--bf16"][name] for name in ("x_adv", "y", "success"))
+    assert success.any()
+    assert (deepcopy(trained).eval()(x_adv).argmax(1) != y)[success].all()
+
+
+def test_construct_in_bf16(fastadv: Callable, folder: Path, net: str) -> None:
+    line = f"construct fixed-shift {net} {SOME} --steps 3 --out sets/a"
+    assert fastadv(f"{line} --bf16 --verify").code == 0
+    assert load_constructed(folder / "sets" / "a").card["config"]["model"]["frozen"]["precision"] == "bf16"
+    other = fastadv(line)
+    assert other.code == 2
+    assert "precision" in other.err
 
 
 def test_models_of_ones_own(fastadv: Callable, folder: Path) -> None:

@@ -25,7 +25,7 @@ def options(**changed: Any) -> dict[str, Any]:
 def refused(named: str, construct: Callable[..., Any], *args: Any, **given: Any) -> None:
     folder = given["out_dir"]
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(InputError, match=rf"another {named} .*another folder"):
+    with pytest.raises(InputError, match=rf"another {named}[ .;].*another folder"):
         construct(*args, **options(**given))
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -145,6 +145,18 @@ def test_a_changed_global_makes_another_model(tmp_path, monkeypatch):
     fixed_shift(by_global, toy_base(20), out_dir=tmp_path, **options())
     monkeypatch.setitem(globals(), "SCALE", 1.1)
     refused("model", fixed_shift, by_global, toy_base(20), out_dir=tmp_path)
+
+
+def test_what_differs_is_named_by_its_place(tmp_path):
+    first, second = MODELS["precision"]
+    fixed_shift(first, toy_base(20), out_dir=tmp_path, **options())
+    refused(
+        r"model.frozen.precision \(fp32 there, bf16 here\)",
+        fixed_shift,
+        second,
+        toy_base(20),
+        out_dir=tmp_path,
+    )
 
 
 FEATURES: dict[str, tuple[Any, Any]] = {
