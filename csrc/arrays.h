@@ -79,12 +79,10 @@ inline bool is_channels_last(const Array& array) {
   return true;
 }
 
-// Throw unless all arrays have one type, shape and layout: all dense, or all channels-last.
+// Throw unless all arrays have one shape and layout: all dense, or all channels-last.
 template <class... Arrays>
-void check_alike(const Array& first, const Arrays&... others) {
+void check_places(const Array& first, const Arrays&... others) {
   [[maybe_unused]] const auto alike = [&](const Array& other) {
-    if (other.dtype().num() != first.dtype().num())
-      wrong_type(py::str(first.dtype()).cast<std::string>(), other);
     return other.ndim() == first.ndim() &&
            std::equal(first.shape(), first.shape() + first.ndim(), other.shape());
   };
@@ -92,6 +90,17 @@ void check_alike(const Array& first, const Arrays&... others) {
   if (!(is_dense(first) && (is_dense(others) && ...)) &&
       !(is_channels_last(first) && (is_channels_last(others) && ...)))
     throw std::invalid_argument("arrays of different layouts");
+}
+
+// The same, and unless they have one type.
+template <class... Arrays>
+void check_alike(const Array& first, const Arrays&... others) {
+  [[maybe_unused]] const auto check = [&](const Array& other) {
+    if (other.dtype().num() != first.dtype().num())
+      wrong_type(py::str(first.dtype()).cast<std::string>(), other);
+  };
+  (check(others), ...);
+  check_places(first, others...);
 }
 
 // The elements of a dense array of `size` elements, to be read.

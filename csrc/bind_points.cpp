@@ -24,59 +24,54 @@ void each_row(int64_t rows, int64_t cols, const Body& body) {
   });
 }
 
-// The arguments of a step as its loops read them.
-template <class T>
-struct Step {
-  Rows<T> out;
-  Rows<const T> x_adv, grad, x;
-  PerRow radius, step_size;
-};
-
-// Call body(kernels, step) for the element type of `out`.
-template <class Body>
-void with_step(Array& out, const Array& x_adv, const Array& grad, const Array& x, double radius,
-               double step_size, const OptionalArray& radius_rows, const OptionalArray& step_size_rows,
-               const Body& body) {
-  check_alike(out, x_adv, grad, x);
-  with_kernels(out, [&](auto element, const auto& kernels) {
-    using T = decltype(element);
-    const auto to = write_rows<T>(out);
-    body(kernels,
-         Step<T>{to, read_rows<T>(x_adv), read_rows<T>(grad), read_rows<T>(x),
-                 per_row(radius, radius_rows, to.rows), per_row(step_size, step_size_rows, to.rows)});
-  });
-}
-
+// A gradient in bfloat16, as a search in that precision gives it, is taken as it is.
 void linf_step(Array out, const Array& x_adv, const Array& grad, const Array& x, double radius,
                double step_size, double lo, double hi, const OptionalArray& radius_rows,
                const OptionalArray& step_size_rows) {
-  with_step(out, x_adv, grad, x, radius, step_size, radius_rows, step_size_rows,
-            [&](const auto& kernels, const auto& at) {
-              // flat ranges: threads share a single long row as well as many short ones
-              const int64_t cols = at.out.cols, count = at.out.rows * cols;
-              parallel_without_gil(count, useful_threads(count, 1), [&](int64_t first, int64_t last, int) {
-                while (first < last) {
-                  const int64_t row = first / cols, begin = first - row * cols,
-                                end = std::min(cols, last - row * cols);
-                  kernels.linf_step(at.out[row], at.x_adv[row], at.grad[row], at.x[row], begin, end,
-                                    at.radius[row], at.step_size[row], {lo, hi});
-                  first = row * cols + end;
-                }
-              });
-            });
+  check_alike(out, x_adv, x);
+  check_places(out, grad);
+  with_kernels(out, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    const auto to = write_rows<T>(out);
+    const auto points = read_rows<T>(x_adv), center = read_rows<T>(x);
+    const PerRow radii = per_row(radius, radius_rows, to.rows),
+                 steps = per_row(step_size, step_size_rows, to.rows);
+    const auto along = [&](const auto& gradient, const auto& kernel) {
+      // flat ranges: threads share a single long row as well as many short ones
+      const int64_t cols = to.cols, count = to.rows * cols;
+      parallel_without_gil(count, useful_threads(count, 1), [&](int64_t first, int64_t last, int) {
+        while (first < last) {
+          const int64_t row = first / cols, begin = first - row * cols,
+                        end = std::min(cols, last - row * cols);
+          kernel(to[row], points[row], gradient[row], center[row], begin, end, radii[row], steps[row],
+                 {lo, hi});
+          first = row * cols + end;
+        }
+      });
+    };
+    if (holds<bf16>(grad))
+      along(read_rows<bf16>(grad), kernels.linf_step_narrow);
+    else
+      along(read_rows<T>(grad), kernels.linf_step);
+  });
 }
 
 template <auto Member>
 void row_step(Array out, const Array& x_adv, const Array& grad, const Array& x, double radius,
               double step_size, double lo, double hi, const OptionalArray& radius_rows,
               const OptionalArray& step_size_rows) {
-  with_step(out, x_adv, grad, x, radius, step_size, radius_rows, step_size_rows,
-            [&](const auto& kernels, const auto& at) {
-              each_row(at.out.rows, at.out.cols, [&](int64_t row, Scratch scratch) {
-                Member(kernels)(at.out[row], at.x_adv[row], at.grad[row], at.x[row], at.out.cols,
-                                at.radius[row], at.step_size[row], Box{lo, hi}, scratch);
-              });
-            });
+  check_alike(out, x_adv, grad, x);
+  with_kernels(out, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    const auto to = write_rows<T>(out);
+    const auto points = read_rows<T>(x_adv), gradient = read_rows<T>(grad), center = read_rows<T>(x);
+    const PerRow radii = per_row(radius, radius_rows, to.rows),
+                 steps = per_row(step_size, step_size_rows, to.rows);
+    each_row(to.rows, to.cols, [&](int64_t row, Scratch scratch) {
+      Member(kernels)(to[row], points[row], gradient[row], center[row], to.cols, radii[row], steps[row],
+                      Box{lo, hi}, scratch);
+    });
+  });
 }
 
 template <auto Member>
@@ -215,6 +210,19 @@ void distance(Array out, Array inside, const Array& x_adv, const Array& x, doubl
   });
 }
 
+void largest(Array out, const Array& values) {
+  with_kernels(values, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    const auto from = read_rows<T>(values);
+    T* most = write<T>(out, from.rows);
+    parallel_without_gil(from.rows, useful_threads(from.rows, from.cols),
+                         [&](int64_t first, int64_t last, int) {
+                           for (int64_t row = first; row < last; ++row)
+                             kernels.largest(most + row, from[row], from.cols);
+                         });
+  });
+}
+
 }  // namespace
 
 void bind_points(py::module_& module) {
@@ -231,6 +239,7 @@ void bind_points(py::module_& module) {
   module.def("quantize_in_ball", quantize_in_ball);
   module.def("keep_best", keep_best);
   module.def("distance", distance);
+  module.def("largest", largest);
 }
 
 }  // namespace fastadv

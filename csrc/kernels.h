@@ -63,6 +63,8 @@ template <class T>
 struct Kernels {
   void (*linf_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t from, int64_t to,
                     double radius, double step, Box box);
+  void (*linf_step_narrow)(T* out, const T* x_adv, const bf16* grad, const T* x, int64_t from, int64_t to,
+                           double radius, double step, Box box);
   void (*l2_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step,
                   Box box, Scratch scratch);
   void (*l1_step)(T* out, const T* x_adv, const T* grad, const T* x, int64_t cols, double radius, double step,
@@ -84,6 +86,7 @@ struct Kernels {
   void (*keep_best)(T* best, const T* rival, int64_t cols, float* best_loss, bool* best_success, float loss,
                     bool success);
   double (*distance)(const T* x_adv, const T* x, int64_t cols, double order, Box box, bool* inside);
+  void (*largest)(T* out, const T* values, int64_t cols);
   void (*logit_loss)(T* grad, float* loss, const T* logits, int64_t classes, LossKind kind, int64_t label,
                      int64_t target, bool direction, float* scratch);
   void (*thin_gradient)(T* out, const T* gradient, const float* weights, const ThinShape& shape,

@@ -40,7 +40,7 @@ OWN_GRAPHS = (
 NOISE = 0.98  # of the default's time; a smaller gain is none
 TUNABLE = (
     "linf_step", "l2_step", "l1_step", "project_l2", "project_l1", "project_l0", "random_start",
-    "quantize_in_ball", "keep_best_", "distance", "to_hyperplane", "square_linf", "square_l2",
+    "quantize_in_ball", "keep_best_", "distance", "largest", "to_hyperplane", "square_linf", "square_l2",
 )  # fmt: skip
 
 
@@ -127,6 +127,7 @@ def on_images(session: Session, images: str, shape: tuple[int, ...], dtype: torc
         )  # fmt: skip
 
     yield Problem("keep_best_", label, scores)
+    yield Problem("largest", label, lambda seed: near(seed)[1:2])
     for norm, order in (("linf", math.inf), ("l2", 2.0)):
         yield Problem("distance", f"{norm} {label}", lambda seed, p=order: (*near(seed)[::2], p, 0.0, 1.0))
 

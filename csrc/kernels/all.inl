@@ -21,6 +21,7 @@
 #include "kernels/random_start.inl"
 #include "kernels/keep_best.inl"
 #include "kernels/distance.inl"
+#include "kernels/largest.inl"
 #include "kernels/quantize_in_ball.inl"
 #include "kernels/logit_loss.inl"
 #include "kernels/latent_vector.inl"
@@ -34,7 +35,8 @@
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {.linf_step = linf_step<T>,
+  return {.linf_step = linf_step<T, T>,
+          .linf_step_narrow = linf_step<T, bf16>,
           .l2_step = l2_step<T>,
           .l1_step = l1_step<T>,
           .project_l2 = project_l2<T>,
@@ -46,6 +48,7 @@ constexpr Kernels<T> table() {
           .random_start = random_start<T>,
           .keep_best = keep_best<T>,
           .distance = distance<T>,
+          .largest = largest<T>,
           .logit_loss = logit_loss<T>,
           .thin_gradient = thin_gradient<T>,
           .quantize_in_ball = quantize_in_ball<T>};

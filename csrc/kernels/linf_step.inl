@@ -1,8 +1,8 @@
 // linf_step: x_adv + step * sign(grad), clamped to the ball's edges (rounded towards x) and to the box. A
-// gradient that is not finite counts as 0.
+// gradient that is not finite counts as 0. The gradient may be narrower than the points.
 
-template <class T>
-void linf_step(T* out, const T* x_adv, const T* grad, const T* x, int64_t from, int64_t to, double radius,
+template <class T, class G>
+void linf_step(T* out, const T* x_adv, const G* grad, const T* x, int64_t from, int64_t to, double radius,
                double step_size, Box box) {
   const float limit = rounded_down(radius), step = static_cast<float>(step_size);
   const float lo = nearest(static_cast<float>(box.lo), T{}), hi = nearest(static_cast<float>(box.hi), T{});

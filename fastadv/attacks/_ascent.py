@@ -22,7 +22,7 @@ def ascent(
         search.rows.step_size = search.per_sample(step_size)
         points = search.start(random_start)
         for _ in range(steps):
-            look = search.gradient(points)
+            look = search.gradient(points, narrow=direction is None)
             assert look.gradient is not None
             along = look.gradient if direction is None else direction(search, look.gradient)
             points = search.threat.step_(look.x_adv, along, search.x, search.rows.step_size)

@@ -11,10 +11,10 @@ from fastadv.attacks._problem import Problem
 from fastadv.attacks._ranking import graded, repeated, strongest
 from fastadv.attacks._record import Record
 from fastadv.attacks._samples import Samples
-from fastadv.attacks._sizes import largest
 from fastadv.engine import Frozen
 from fastadv.engine.snap import snap
-from fastadv.ops import keep_best_
+from fastadv.ops import keep_best_, largest
+from fastadv.ops._step import may_be_narrow
 from fastadv.threat.base import SLACK
 
 LONGEST_SEGMENT = 8
@@ -98,15 +98,20 @@ class Search(Samples):
         points = self.threat.random_start(self.x, self.seed, self.ids, draw=self.restart)
         return self.frozen.layout(self.problem.masked(points))
 
-    def gradient(self, points: Tensor, loss: losses.Loss | None = None, judge: bool = True) -> Look:
+    def gradient(
+        self, points: Tensor, loss: losses.Loss | None = None, judge: bool = True, narrow: bool = False
+    ) -> Look:
         """Loss, logits and input gradient at points [n, ...]; `loss` defaults to that of the plan.
 
         The gradient is right up to a positive factor for each sample where the loss is "ce". With
-        `judge=False` the points are no candidates for the best.
+        `judge=False` the points are no candidates for the best. `narrow` leaves the gradient in bfloat16
+        where the search is, for a step of the threat.
         """
         points, seen = self._seen(points, judge)
         loss = self.plan.loss if loss is None else loss
         value, logits, gradient = self.frozen.input_gradient(self._cast(seen), self.y, loss, self.aims, True)
+        if not (narrow and may_be_narrow(gradient, self.x)):
+            gradient = gradient.to(self.x.dtype)
         gradient = self._usable(gradient)
         return self._judged(Look(points, seen, logits, logits, value, gradient), loss, judge)
 
@@ -118,7 +123,8 @@ class Search(Samples):
         """
         points, seen = self._seen(points, judge)
         logits, gradient = self.frozen.jacobian(self._cast(seen), directions)
-        return self._judged(Look(points, seen, logits, logits, None, self._usable(gradient)), None, judge)
+        gradient = self._usable(gradient.to(self.x.dtype))
+        return self._judged(Look(points, seen, logits, logits, None, gradient), None, judge)
 
     def decide(self, points: Tensor, loss: losses.Loss | None = None, judge: bool = True) -> Look:
         """Logits, and the loss if one is named, at points [n, ...], or at C candidates a sample [n, C, ...].
@@ -200,14 +206,13 @@ class Search(Samples):
 
     def _usable(self, gradient: Tensor) -> Tensor:
         """`gradient` with zeros for what is not finite or may not move; its size goes on record."""
-        gradient = gradient.to(self.x.dtype)
         mask = self.problem.mask
         if mask is not None:  # before its size is taken: what happens outside the mask is of no interest
             gradient = gradient.where(mask if gradient.ndim == self.x.ndim else mask.unsqueeze(1), 0.0)
         given = gradient if gradient.ndim == self.x.ndim else gradient.flatten(1, 2)
-        size = largest(given).flatten()
+        size = largest(given).to(self.best.largest_gradient.dtype)
         torch.maximum(self.best.largest_gradient, size, out=self.best.largest_gradient)
-        if gradient.device.type != "cpu" or not bool(size.isfinite().all()):
+        if gradient.device.type != "cpu" or not bool((size < torch.inf).all()):
             gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
         return gradient
 
@@ -238,7 +243,7 @@ class Search(Samples):
         """`look` with the verdict; the points seen compete for the best where `judge` says so."""
         shape, logits = look.logits.shape[:-1], look.logits.flatten(0, -2)
         y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
-        finite = look.logits.isfinite().all(-1)
+        finite = (largest(logits) < torch.inf).view(shape)
         look.adversarial = self.problem.criterion.met(logits, y, targets).view(shape) & finite
         self.best.not_finite.logical_or_(~(finite if finite.ndim == 1 else finite.all(1)))
         if judge:

@@ -5,6 +5,8 @@ from math import inf
 import torch
 from torch import Tensor
 
+from fastadv import ops
+
 
 def norm(away: Tensor, order: float) -> Tensor:
     """[n] the norm of each row of away [n, ...].
@@ -23,9 +25,5 @@ def norm(away: Tensor, order: float) -> Tensor:
 
 
 def largest(gradient: Tensor) -> Tensor:
-    """[n, 1, ...] the largest absolute element of each sample; NaN where one is.
-
-    Two reductions are faster than one of the absolute values, which would first have to be stored.
-    """
-    dims = tuple(range(1, gradient.ndim))
-    return torch.maximum(gradient.amax(dims, keepdim=True), -gradient.amin(dims, keepdim=True))
+    """[n, 1, ...] the largest absolute element of each sample; NaN where one is."""
+    return ops.largest(gradient).view(-1, *[1] * (gradient.ndim - 1))

@@ -12,6 +12,7 @@ from fastadv.engine.fold import fold as fold_batch_norms
 from fastadv.engine.frozen import Frozen, Model
 from fastadv.engine.options import Options
 from fastadv.engine.parts import is_conv2d
+from fastadv.engine.scratch import keep_pages
 from fastadv.engine.search_twin import CAPTURED, COMPILED
 from fastadv.engine.thin import thin
 from fastadv.engine.twin import as_module, device_of, dtype_of, twin
@@ -41,7 +42,7 @@ def freeze(
             mode it runs. A Frozen is returned as it is, unless options are given that differ from its own:
             then its source is frozen again with those.
         precision: "fp32" (the default) searches in the model's own precision, "bf16" in bfloat16 with float32
-            x, logits and gradient.
+            x, logits and gradient (a direction of ascent stays in bfloat16).
         fold: make a search twin of its own (default True). Folded weights are copies, taken now. With
             `fold=False` both twins follow the model while it trains, and bfloat16 is by autocast.
         compile: run the search twin through torch.compile (default False).
@@ -65,6 +66,7 @@ def freeze(
 
 
 def _freeze(source: Model, options: Options) -> Frozen:
+    keep_pages()
     notes: list[str] = []
     module = as_module(source)
     device = device_of(module) if module is not None else None

@@ -16,8 +16,10 @@ from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
 from fastadv.engine.room import Room, cut, joined, ran_out, room_of, slices
+from fastadv.engine.scratch import Scratch
 from fastadv.engine.twin import unwrap
 from fastadv.errors import InputError, NoGradientError
+from fastadv.ops._step import may_be_narrow
 
 Model = Callable[[Tensor], Tensor]
 Gradient = tuple[Tensor, Tensor, Tensor]  # loss [B], logits [B, K], gradient like x
@@ -49,6 +51,7 @@ class SearchTwin:
     ) -> None:
         self._ask, self._notes, self._source, self._options = ask, notes, source, options
         self.channels_last, self.autocast = channels_last, autocast
+        self._scratch = Scratch()
         self.graphed: Callable[..., Gradient] | None = None
         self.use(model, dtype)
         if options.cuda_graph:
@@ -150,11 +153,21 @@ class SearchTwin:
     def _gradient_at_once(
         self, x: Tensor, y: Tensor | None, loss: losses.Loss, targets: Tensor | None, direction: bool
     ) -> Gradient:
-        leaf = self.ready(x).detach().requires_grad_()
+        leaf = self._leaf(x)
         attached = self.once(leaf)
         logits = attached.detach()
         value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-        return value, logits, pull(attached, leaf, by_logits).to(x.dtype)
+        gradient = pull(attached, leaf, by_logits)
+        if direction and may_be_narrow(gradient, x):
+            return value, logits, gradient
+        return value, logits, gradient.to(x.dtype)
+
+    def _leaf(self, x: Tensor) -> Tensor:
+        """`x`, `ready`, for a graph that ends with this pass."""
+        x, dtype = self.layout(x).detach(), self._weights or x.dtype
+        if x.device.type == "cpu" and x.dtype is not dtype:
+            return self._scratch.cast(x, dtype).requires_grad_()
+        return x.to(dtype).detach().requires_grad_()
 
     def _mean(self, x: Tensor) -> Tensor:
         return self._or_uncompiled(partial(self._mean_of_passes, x))

@@ -7,6 +7,7 @@ from fastadv.ops.distance import distance
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.l1_step import l1_step, l1_step_
 from fastadv.ops.l2_step import l2_step, l2_step_
+from fastadv.ops.largest import largest
 from fastadv.ops.latent_decode import latent_decode
 from fastadv.ops.latent_fit import latent_fit
 from fastadv.ops.linf_step import linf_step, linf_step_
@@ -30,6 +31,7 @@ __all__ = [
     "l1_step_",
     "l2_step",
     "l2_step_",
+    "largest",
     "latent_decode",
     "latent_fit",
     "linf_step",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv._library import Sample
+from fastadv.errors import InputError
 from fastadv.ops._rows import PerRow, check_like, limits, per_row
 
 SCHEMA = (
@@ -18,11 +19,26 @@ def fake(x_adv: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(x_adv)
 
 
+def may_be_narrow(grad: Tensor, x: Tensor) -> bool:
+    """Whether the gradient is one of a search in bfloat16, which every step takes for points in float32."""
+    return grad.dtype is torch.bfloat16 and x.dtype is torch.float32
+
+
 def arguments(
-    x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float]
-) -> Sample:
-    """The checked public arguments, in the schema's order."""
-    check_like(x_adv, grad=grad, x=x)
+    x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float],
+    narrow: bool = False,
+) -> Sample:  # fmt: skip
+    """The checked public arguments, in the schema's order; `narrow` where the op widens gradients itself."""
+    if may_be_narrow(grad, x_adv):
+        check_like(x_adv, x=x)
+        if grad.shape != x.shape or grad.device != x.device:
+            raise InputError(
+                f"grad: expected shape {tuple(x.shape)} on {x.device} like the first argument, "
+                f"got {tuple(grad.shape)} on {grad.device}"
+            )
+        grad = grad if narrow else grad.float()
+    else:
+        check_like(x_adv, grad=grad, x=x)
     radius, radius_rows = per_row("radius", radius, x)
     step_size, step_size_rows = per_row("step_size", step_size, x)
     return x_adv, grad, x, radius, step_size, *limits(box), radius_rows, step_size_rows

@@ -6,6 +6,8 @@ further than `radius` from x, in exact arithmetic. A coordinate whose gradient i
 move.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,13 @@ def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
     assert_ulps(actual, expected, 0)
 
 
+def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    for x_adv, grad, *rest in step_samples(device, dtype):
+        yield x_adv, grad, *rest
+        if dtype is torch.float32:
+            yield x_adv, grad.bfloat16(), *rest
+
+
 register(
     OpCard(
         name="linf_step",
@@ -38,7 +47,7 @@ register(
         summary="clamp(x_adv + s·sign(g), x − r, x + r) ∩ box",
         reference=reference,
         fake=_step.fake,
-        samples=step_samples,
+        samples=samples,
         compare=compare,
         in_place=True,
         no_gradient="sign and clamp are flat almost everywhere",
@@ -60,10 +69,11 @@ def linf_step(
 ) -> Tensor:
     """Steepest ascent in L-infinity: x_adv + step_size * sign(grad), clamped to the ball around x and box.
 
-    Tensors [B, ...] of one shape, dtype and device; x inside the box. `radius` (may be inf) and `step_size`
-    in input units, a number or [B]. Raises InputError on mismatched tensors or a negative radius or step.
+    Tensors [B, ...] of one shape, dtype and device; a gradient in bfloat16 suits points in float32, too. x
+    inside the box. `radius` (may be inf) and `step_size` in input units, a number or [B]. Raises InputError
+    on mismatched tensors or a negative radius or step.
     """
-    result: Tensor = _new(*_step.arguments(x_adv, grad, x, radius, step_size, box))
+    result: Tensor = _new(*_step.arguments(x_adv, grad, x, radius, step_size, box, narrow=True))
     return result
 
 
@@ -76,5 +86,5 @@ def linf_step_(
     box: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
     """`linf_step` that overwrites and returns x_adv, which must not be x itself."""
-    _into(*_step.arguments(x_adv, grad, x, radius, step_size, box))
+    _into(*_step.arguments(x_adv, grad, x, radius, step_size, box, narrow=True))
     return x_adv

@@ -8,6 +8,7 @@ from torch import Tensor
 from fastadv import ops
 from fastadv.errors import InputError
 from fastadv.ops._rows import PerRow, check_like, clamp_box, column, per_row
+from fastadv.ops._step import may_be_narrow
 from fastadv.threat.base import Threat
 
 
@@ -36,7 +37,7 @@ class L0(Threat):
         below one coordinate, and on an infinite box, which has no edge.
         """
         self.check_step_size(step_size)
-        check_like(x_adv, grad=grad, x=x)
+        check_like(x_adv, grad=grad.float() if may_be_narrow(grad, x) else grad, x=x)
         lo, hi = self.box
         if hi - lo == float("inf"):
             raise InputError(f"box: expected a finite one for an L0 step, got {self.box}")

@@ -148,3 +148,41 @@ def test_refusals(kind):
     ]:
         with pytest.raises(InputError, match=text):
             call()
+
+
+@few
+@given(st.sampled_from(list(TWIN)), seeds, widths, st.sampled_from([0.01, 0.3]))
+def test_takes_the_gradient_of_a_search_in_bfloat16(kind, seed, cols, step_size):
+    x_adv, grad, x = batch(seed, cols)
+    narrow = grad.bfloat16()
+    if cols > 2:
+        narrow[0, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    expected = STEP[kind](x_adv, narrow.float(), x, 0.1, step_size)
+    assert torch.equal(STEP[kind](x_adv, narrow, x, 0.1, step_size), expected)
+    assert torch.equal(TWIN[kind](x_adv.clone(), narrow, x, 0.1, step_size), expected)
+
+
+def test_other_mixtures_of_dtypes_and_shapes_are_refused():
+    x = torch.rand(2, 3, 4, 4)
+    for grad in (x.double(), x.half(), x.bfloat16()[:1], x.bfloat16().flatten(1)):
+        for step in STEP.values():
+            with pytest.raises(InputError, match="grad: expected"):
+                step(x, grad, x, 0.1, 0.1)
+    for points in (x.bfloat16(), x.double()):
+        with pytest.raises(InputError, match="grad: expected"):
+            ops.linf_step(points, x if points.dtype == torch.bfloat16 else x.bfloat16(), points, 0.1, 0.1)
+
+
+def test_gradients_in_bfloat16_in_every_layout():
+    draw = torch.Generator().manual_seed(3)
+    x, grad = (torch.rand(3, 3, 5, 7, generator=draw) for _ in range(2))
+    narrow = (grad - 0.5).bfloat16()
+    expected = ops.linf_step(x, narrow.float(), x, 0.1, 0.03)
+    last = torch.channels_last
+    for points in (x, x.contiguous(memory_format=last)):
+        for along in (
+            narrow,
+            narrow.contiguous(memory_format=last),
+            narrow.transpose(2, 3).clone().transpose(2, 3),
+        ):
+            assert torch.equal(ops.linf_step(points, along, points, 0.1, 0.03), expected)

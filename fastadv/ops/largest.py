@@ -1,0 +1,59 @@
+"""largest: the largest absolute element of each row, which is its norm in L-infinity; NaN where one is."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastadv._library import OpCard, Sample, register
+from fastadv.ops._rows import check_like
+from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
+
+
+def reference(values: Tensor) -> Tensor:
+    rows = values.flatten(1).abs()
+    return rows.amax(1) if rows.shape[1] else rows.new_zeros(len(rows))
+
+
+def fake(values: Tensor) -> Tensor:
+    return values.new_empty(len(values))
+
+
+def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
+    assert_ulps(actual, expected, 0)
+
+
+def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    for seed, shape in enumerate((*SHAPES, (2, 0))):
+        # gradients of all sizes, some rows with NaN and infinity
+        for x_adv, grad, x in layouts(*batch(shape, device, dtype, seed)):
+            yield (grad,)
+            yield (x_adv - x,)
+
+
+register(
+    OpCard(
+        name="largest",
+        schema="(Tensor values) -> Tensor",
+        summary="max |values| per sample",
+        reference=reference,
+        fake=fake,
+        samples=samples,
+        compare=compare,
+        no_gradient="it measures what a search has found",
+        bytes_moved=lambda values: values.numel() * values.element_size(),
+        flops=lambda values: values.numel(),
+    )
+)
+
+_new = torch.ops.fastadv.largest.default
+
+
+def largest(values: Tensor) -> Tensor:
+    """[B] the largest |element| of each sample of `values` [B, ...]; NaN where one is, 0 where there is none.
+
+    Raises InputError for anything but a floating batch of rank >= 2.
+    """
+    check_like(values)
+    result: Tensor = _new(values)
+    return result

@@ -1,0 +1,77 @@
+"""Memory that is used again shows in no result, on any thread, and gradients in bfloat16 change no attack."""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.attacks import _search
+from fastadv.engine import search_twin
+from fastadv.engine.scratch import Scratch
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)
+    ).eval()
+
+
+def images(seed: int, count: int = 6) -> Tensor:
+    return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_direction_stays_in_the_precision_of_the_search() -> None:
+    x, y = images(0), torch.arange(6) % 4
+    for precision, dtype, expected in (
+        ("bf16", torch.float32, torch.bfloat16),
+        ("bf16", torch.float64, torch.float64),
+        ("fp32", torch.float32, torch.float32),
+    ):
+        frozen = fa.freeze(net(), precision)  # type: ignore[arg-type]
+        assert frozen.input_gradient(x.to(dtype), y, direction=True)[2].dtype == expected
+        assert frozen.input_gradient(x.to(dtype), y)[2].dtype == dtype
+
+
+def test_results_hold_after_the_next_call_and_on_other_threads() -> None:
+    frozen, y = fa.freeze(net(), "bf16"), torch.arange(6) % 4
+    alone = [fa.freeze(net(), "bf16").input_gradient(images(seed), y)[2] for seed in range(20)]
+    first = frozen.input_gradient(images(0), y)[2]
+    frozen.input_gradient(images(1), y)
+    assert torch.equal(first, alone[0])
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda seed: frozen.input_gradient(images(seed), y)[2], range(20)))
+    assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
+
+
+def test_a_cast_keeps_the_order_of_the_elements() -> None:
+    scratch = Scratch()
+    for x in (
+        images(0),
+        images(1, 3),
+        images(2, 9).contiguous(memory_format=torch.channels_last),
+        images(3)[:0],
+    ):
+        narrow = scratch.cast(x, torch.bfloat16)
+        assert torch.equal(narrow, x.bfloat16())
+        assert narrow.stride() == x.stride()
+    assert torch.equal(scratch.cast(images(4), torch.float64), images(4).double())
+
+
+@pytest.mark.parametrize("threat", [fa.Linf(0.05), fa.L2(0.5), fa.L1(3.0), fa.L0(4)])
+@pytest.mark.parametrize("attack", ["pgd", "mim", "fgsm"])
+def test_gradients_in_bfloat16_change_no_attack(
+    threat: fa.Threat, attack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = images(0), torch.arange(6) % 4
+    run = partial(getattr(fa.attacks, attack), **({} if attack == "fgsm" else {"steps": 3}))
+    found = run(fa.freeze(net(), "bf16"), x, y, threat)
+    for module in (_search, search_twin):
+        monkeypatch.setattr(module, "may_be_narrow", lambda gradient, x: False)
+    wide = run(fa.freeze(net(), "bf16"), x, y, threat)
+    assert torch.equal(found.x_adv, wide.x_adv)
+    assert torch.equal(found.loss, wide.loss)
+    assert (found.x_adv != x).any()
