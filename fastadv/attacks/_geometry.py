@@ -10,11 +10,11 @@ from fastadv._checks import check_number
 from fastadv.attacks._search import Search
 from fastadv.attacks._sizes import norm
 from fastadv.errors import InputError
+from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
 # a finite stand-in for the diameter of a box without edges; its square is finite in float32
 FAR = 1e15
-NO_BOX = (-math.inf, math.inf)
 
 
 def positive(name: str, value: float | None, default: float) -> float:

@@ -9,7 +9,7 @@ from fastadv import losses, ops
 from fastadv._checks import check_count
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
-from fastadv.attacks._geometry import NO_BOX, like, positive, width
+from fastadv.attacks._geometry import like, positive, width
 from fastadv.attacks._primal_dual import primal_dual
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
@@ -17,6 +17,7 @@ from fastadv.attacks._search import Search
 from fastadv.attacks._sizes import norm
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
+from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
 NORMS = ("linf", "l2", "l1", "l0")

@@ -1,5 +1,7 @@
 """What the ops share: batches as rows, one value for all rows or one for each, sums that stay in the ball."""
 
+from math import inf
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,8 @@ from fastadv._checks import check_number
 from fastadv.errors import InputError
 
 PerRow = float | Tensor
+NO_BOX = (-inf, inf)
+"""The box that clips nothing."""
 
 # Float64 sums taken in another order differ by this much; a point that exceeds the radius by no more is
 # inside and stays where it is.

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from fastadv._checks import check_number
 from fastadv._library import OpCard, Sample, register
-from fastadv.ops._rows import check_like, clamp_box, limits
+from fastadv.ops._rows import NO_BOX, check_like, clamp_box, limits
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
 
-ANYWHERE = (-inf, inf)
 ORDERS = (inf, 2.0, 1.0, 0.0, 3.0)  # of the samples; others work too
 
 
@@ -48,8 +47,8 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
                 continue
             yield x_adv, x, order, 0.1, 0.9
             # NaN and infinite coordinates
-            yield grad, x, order, *ANYWHERE
-            yield x, grad, order, *ANYWHERE
+            yield grad, x, order, *NO_BOX
+            yield x, grad, order, *NO_BOX
             yield x, x, order, 0.0, 1.0
 
 
@@ -85,7 +84,7 @@ register(
 
 
 def distance(
-    x_adv: Tensor, x: Tensor, order: float, box: tuple[float, float] = ANYWHERE
+    x_adv: Tensor, x: Tensor, order: float, box: tuple[float, float] = NO_BOX
 ) -> tuple[Tensor, Tensor]:
     """(||x_adv - x||, float64 [B], in the norm of that order >= 0; whether x_adv is in the box, bool [B]).
 

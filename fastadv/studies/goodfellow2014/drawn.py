@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import fastadv as fa
 from fastadv.errors import InputError
+from fastadv.ops._rows import NO_BOX
 from fastadv.studies.goodfellow2014 import logistic_figure, reuse, rotation, rubbish, trace, weights
 from fastadv.studies.goodfellow2014.line import Line, Paper
 from fastadv.studies.goodfellow2014.logistic import CLASSES, logistic
 from fastadv.studies.goodfellow2014.measure import Bench
-from fastadv.studies.goodfellow2014.settings import NO_BOX
 
 TRACED = 4  # the class of the image in the paper's figure 4
 DEGREES = (5.0, 10.0, 15.0, 20.0)

@@ -19,7 +19,7 @@ from fastadv._files import read_json, write_json
 from fastadv.data import ImageSet
 from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
-from fastadv.studies.goodfellow2014.settings import NO_BOX
+from fastadv.ops._rows import NO_BOX
 from fastadv.studies.study import Watch, unwatched
 
 RADIUS = 0.25

@@ -1,14 +1,11 @@
 """What the study depends on, and its sizes."""
 
 from dataclasses import dataclass, field, fields
-from math import inf
 
 import fastadv as fa
 from fastadv._checks import check_count, check_number, check_seed
 from fastadv.errors import InputError
-
-NO_BOX = (-inf, inf)
-"""The box of the paper, which clips nothing."""
+from fastadv.ops._rows import NO_BOX
 
 
 @dataclass(frozen=True)
