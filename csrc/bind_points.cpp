@@ -223,6 +223,38 @@ void largest(Array out, const Array& values) {
   });
 }
 
+// Flat ranges, whatever the rows: each element is by itself.
+template <class Body>
+void each_range(const Array& out, const Body& body) {
+  const auto count = static_cast<int64_t>(out.size());
+  parallel_without_gil(count, useful_threads(count, 1),
+                       [&](int64_t first, int64_t last, int) { body(first, last - first); });
+}
+
+void elu(Array out, const Array& x, double alpha) {
+  check_alike(out, x);
+  with_kernels(out, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    T* to = write_rows<T>(out).data;
+    const T* from = read_rows<T>(x).data;
+    each_range(out, [&](int64_t at, int64_t count) {
+      kernels.elu(to + at, from + at, count, static_cast<float>(alpha));
+    });
+  });
+}
+
+void elu_slope(Array out, const Array& gradient, const Array& value, double alpha) {
+  check_alike(out, gradient, value);
+  with_kernels(out, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    T* to = write_rows<T>(out).data;
+    const T *along = read_rows<T>(gradient).data, *at_value = read_rows<T>(value).data;
+    each_range(out, [&](int64_t at, int64_t count) {
+      kernels.elu_slope(to + at, along + at, at_value + at, count, static_cast<float>(alpha));
+    });
+  });
+}
+
 }  // namespace
 
 void bind_points(py::module_& module) {
@@ -240,6 +272,8 @@ void bind_points(py::module_& module) {
   module.def("keep_best", keep_best);
   module.def("distance", distance);
   module.def("largest", largest);
+  module.def("elu", elu);
+  module.def("elu_slope", elu_slope);
 }
 
 }  // namespace fastadv

@@ -25,6 +25,7 @@
 #include "kernels/quantize_in_ball.inl"
 #include "kernels/logit_loss.inl"
 #include "kernels/latent_vector.inl"
+#include "kernels/elu.inl"
 #include "kernels/thin_gradient.inl"
 #include "kernels/latent_rows.inl"
 #include "kernels/latent_layout.inl"
@@ -49,6 +50,8 @@ constexpr Kernels<T> table() {
           .keep_best = keep_best<T>,
           .distance = distance<T>,
           .largest = largest<T>,
+          .elu = elu<T>,
+          .elu_slope = elu_slope<T>,
           .logit_loss = logit_loss<T>,
           .thin_gradient = thin_gradient<T>,
           .quantize_in_ball = quantize_in_ball<T>};

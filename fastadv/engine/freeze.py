@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from fastadv.engine.fold import Unfoldable, estimates_gradients
 from fastadv.engine.fold import fold as fold_batch_norms
 from fastadv.engine.frozen import Frozen, Model
+from fastadv.engine.hasten import hasten
 from fastadv.engine.options import Options
 from fastadv.engine.parts import is_conv2d
 from fastadv.engine.scratch import keep_pages
@@ -97,6 +98,9 @@ def _freeze(source: Model, options: Options) -> Frozen:
     count = 0 if options.compile else sum(thin(part) for part in twins.values())
     if count:
         notes.append("thin input convolution")
+    count = 0 if search is given or options.compile else hasten(cast(nn.Module, search))
+    if count:
+        notes.append("fast ELU")
     if options.precision == "bf16" and not autocast:
 
         def to_bfloat16(search: Model) -> Model:

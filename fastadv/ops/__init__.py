@@ -4,6 +4,7 @@ An op whose name ends in an underscore writes its first argument.
 """
 
 from fastadv.ops.distance import distance
+from fastadv.ops.elu import elu, elu_slope
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.l1_step import l1_step, l1_step_
 from fastadv.ops.l2_step import l2_step, l2_step_
@@ -26,6 +27,8 @@ from fastadv.ops.to_hyperplane import to_hyperplane
 
 __all__ = [
     "distance",
+    "elu",
+    "elu_slope",
     "keep_best_",
     "l1_step",
     "l1_step_",

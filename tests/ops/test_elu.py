@@ -1,0 +1,53 @@
+"""elu and elu_slope against torch in float64, near 0 and far from it, and what they refuse."""
+
+import pytest
+import torch
+from balls import few, seeds
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from fastadv.errors import InputError
+from fastadv.ops import elu, elu_slope
+
+
+@few
+@given(
+    seeds, st.sampled_from([(3, 7), (2, 3, 5, 4), (1, 1), (5, 1031), (0, 4)]),
+    st.sampled_from([1.0, 0.25, 0.0]), st.sampled_from([1e-6, 1.0, 50.0]),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+)  # fmt: skip
+def test_equal_torchs_in_double(seed, shape, alpha, scale, dtype):
+    draw = torch.Generator().manual_seed(seed)
+    x = (scale * torch.randn(shape, generator=draw)).to(dtype)
+    expected = F.elu(x.double(), alpha)
+    half = 2.0**-8 if dtype == torch.bfloat16 else 2.0**-23
+    torch.testing.assert_close(elu(x, alpha).double(), expected, rtol=1.01 * half, atol=1e-7)
+    if x.ndim == 4:
+        last = x.contiguous(memory_format=torch.channels_last)
+        assert torch.equal(elu(last, alpha), elu(x, alpha))
+        assert elu(last, alpha).is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(elu(x.transpose(1, 2), alpha), elu(x, alpha).transpose(1, 2))
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.25, 0.0])
+def test_the_derivative(alpha):
+    x = torch.cat([torch.linspace(-30, 30, 601), torch.tensor([-1e-20, 0.0, 1e-20])])[None].requires_grad_()
+    back = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    (found,) = torch.autograd.grad(elu(x, alpha), x, back)
+    exact = x.detach().double().requires_grad_()
+    (expected,) = torch.autograd.grad(F.elu(exact, alpha), exact, back.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=3e-7)
+    assert torch.equal(elu_slope(back, elu(x.detach(), alpha), alpha), found)
+
+
+def test_what_they_refuse():
+    x = torch.rand(2, 3)
+    with pytest.raises(InputError, match="alpha"):
+        elu(x, -1.0)
+    with pytest.raises(InputError, match="alpha"):
+        elu_slope(x, x, -0.1)
+    with pytest.raises(InputError, match="value: expected"):
+        elu_slope(x, x[:1])
+    with pytest.raises(InputError, match="rank >= 2"):
+        elu(x[0])
