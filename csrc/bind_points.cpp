@@ -243,14 +243,14 @@ void elu(Array out, const Array& x, double alpha) {
   });
 }
 
-void elu_slope(Array out, const Array& gradient, const Array& value, double alpha) {
-  check_alike(out, gradient, value);
+void elu_slope(Array out, const Array& gradient, const Array& x, double alpha) {
+  check_alike(out, gradient, x);
   with_kernels(out, [&](auto element, const auto& kernels) {
     using T = decltype(element);
     T* to = write_rows<T>(out).data;
-    const T *along = read_rows<T>(gradient).data, *at_value = read_rows<T>(value).data;
+    const T *along = read_rows<T>(gradient).data, *from = read_rows<T>(x).data;
     each_range(out, [&](int64_t at, int64_t count) {
-      kernels.elu_slope(to + at, along + at, at_value + at, count, static_cast<float>(alpha));
+      kernels.elu_slope(to + at, along + at, from + at, count, static_cast<float>(alpha));
     });
   });
 }

@@ -1,6 +1,8 @@
 """Memory that is used again: on a CPU fresh pages cost more than what is written into them."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -14,17 +16,26 @@ def keep_pages() -> None:
     glibc returns large blocks to the system, but for those up to the largest that it has freed before. So one
     is taken and freed, which costs microseconds, since nothing is written into it.
     """
-    torch.empty(LARGEST, dtype=torch.uint8)
+    torch.empty(LARGEST, dtype=torch.uint8, device="cpu")
 
 
 class Scratch(threading.local):
-    """A buffer for each thread; what was taken from it holds until the next call."""
+    """A buffer for each thread. A copy starts with none."""
 
     def __init__(self) -> None:
-        self._flat = torch.empty(0)
+        self._flat: Tensor | None = None
 
-    def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """`x`, dense in some order, in that dtype and the same order."""
-        if self._flat.dtype is not dtype or len(self._flat) < x.numel():
-            self._flat = torch.empty(x.numel(), dtype=dtype)
-        return self._flat.as_strided(x.shape, x.stride()).copy_(x)
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Scratch, ()
+
+    @contextmanager
+    def cast(self, x: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+        """`x`, on the CPU and dense in some order, in that dtype and the same order; it holds inside alone.
+
+        Who asks for another inside, as a loss of the caller's may, gets memory of its own.
+        """
+        flat, self._flat = self._flat, None
+        if flat is None or flat.dtype is not dtype or len(flat) < x.numel():
+            flat = torch.empty(x.numel(), dtype=dtype, device=x.device)
+        yield flat.as_strided(x.shape, x.stride()).copy_(x)
+        self._flat = flat

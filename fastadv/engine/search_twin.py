@@ -153,21 +153,25 @@ class SearchTwin:
     def _gradient_at_once(
         self, x: Tensor, y: Tensor | None, loss: losses.Loss, targets: Tensor | None, direction: bool
     ) -> Gradient:
-        leaf = self._leaf(x)
-        attached = self.once(leaf)
-        logits = attached.detach()
-        value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-        gradient = pull(attached, leaf, by_logits)
+        with self._leaf(x) as leaf:
+            attached = self.once(leaf)
+            # copied, since they may be a part of x itself
+            logits = attached.detach().clone()
+            value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
+            gradient = pull(attached, leaf, by_logits)
         if direction and may_be_narrow(gradient, x):
             return value, logits, gradient
         return value, logits, gradient.to(x.dtype)
 
-    def _leaf(self, x: Tensor) -> Tensor:
-        """`x`, `ready`, for a graph that ends with this pass."""
+    @contextmanager
+    def _leaf(self, x: Tensor) -> Iterator[Tensor]:
+        """`x`, `ready`, for a graph that ends inside."""
         x, dtype = self.layout(x).detach(), self._weights or x.dtype
         if x.device.type == "cpu" and x.dtype is not dtype:
-            return self._scratch.cast(x, dtype).requires_grad_()
-        return x.to(dtype).detach().requires_grad_()
+            with self._scratch.cast(x, dtype) as narrow:
+                yield narrow.requires_grad_()
+        else:
+            yield x.to(dtype).detach().requires_grad_()
 
     def _mean(self, x: Tensor) -> Tensor:
         return self._or_uncompiled(partial(self._mean_of_passes, x))

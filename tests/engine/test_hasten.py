@@ -1,6 +1,7 @@
 """Layers done otherwise give what the library gives, forwards and backwards; the caller keeps his own."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastadv as fa
+from fastadv.engine import hasten as hasten_module
 from fastadv.engine.hasten import CoveringConv2d, FastELU, fast_elu, hasten
 
 
@@ -41,8 +43,6 @@ def test_the_search_twin_gives_what_the_model_gives(alpha: float, inplace: bool,
     model = Functional(alpha, inplace).to(dtype).eval()
     x, y = torch.randn(5, 3, 9, 7, dtype=dtype), torch.arange(5) % 4
     frozen = fa.freeze(model)
-    assert "fast ELU" in frozen.notes
-    assert not any("fell back" in note for note in frozen.notes)
     logits, gradient = answers(model, x, y)
     tight = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
     torch.testing.assert_close(frozen(x), logits, **tight)
@@ -51,7 +51,65 @@ def test_the_search_twin_gives_what_the_model_gives(alpha: float, inplace: bool,
     for k in range(4):
         leaf = x.clone().requires_grad_()
         torch.testing.assert_close(rows[:, k], torch.autograd.grad(model(leaf)[:, k].sum(), leaf)[0], **tight)
+    assert "fast ELU" in frozen.notes
+    assert not any("fell back" in note for note in frozen.notes)
     assert type(model.last) is nn.Conv2d
+
+
+@pytest.mark.parametrize(("precision", "shift", "tight"), [("fp32", -30.0, 1e-4), ("bf16", -12.0, 0.1)])
+def test_units_far_below_zero_keep_their_gradient(precision: Any, shift: float, tight: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ELU(), nn.BatchNorm1d(16), nn.Linear(16, 4)).eval()
+    with torch.no_grad():
+        model[0].bias += shift
+    x, y = torch.rand(5, 6), torch.arange(5) % 4
+    frozen = fa.freeze(model, precision)
+    own = frozen.input_gradient(x, y)[2].double()
+    assert "fast ELU" in frozen.notes
+    _, exact = answers(copy.deepcopy(model).double(), x.double(), y)
+    assert (own - exact).norm() < tight * exact.norm()
+
+
+class Unusual(nn.Module):
+    """Writes into the result of an ELU, and steps along a gradient of its own; no trace follows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ELU())
+        self.last = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf = x if x.requires_grad else x.detach().requires_grad_()
+            (away,) = torch.autograd.grad(self.first(leaf).square().sum(), leaf, create_graph=True)
+        hidden = self.first(x - 0.1 * away)
+        return self.last(hidden.add_(1.0).flatten(1))
+
+
+def test_models_that_write_and_differentiate_as_they_may_with_torchs() -> None:
+    model, x, y = Unusual().eval(), torch.rand(5, 3, 6, 6), torch.arange(5) % 4
+    frozen = fa.freeze(model)
+    gradient = frozen.input_gradient(x, y)[2]
+    assert "fast ELU" in frozen.notes
+    torch.testing.assert_close(gradient, answers(model, x, y)[1], rtol=1e-4, atol=1e-6)
+
+
+def test_who_has_it_and_who_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    monkeypatch.setattr(hasten_module, "elu", lambda x, alpha: passes.append(alpha) or F.elu(x, alpha))
+    x = torch.rand(5, 3, 9, 7)
+    frozen = fa.freeze(Functional(-0.5).eval())  # traced
+    frozen(x)
+    assert passes == [-0.5] * 2  # one of them compares
+    layers = nn.Sequential(Functional().first, nn.ELU(torch.tensor(0.25)), nn.Flatten()).eval()
+    fa.freeze(layers)(x)
+    assert passes[2:] == [0.25] * 2
+    fa.freeze(layers, fold=False)(x)
+    frozen.verdict(x)
+    assert len(passes) == 4
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    assert "fast ELU" not in fa.freeze(layers, compile=True).notes  # the compiler has its own
 
 
 def test_in_bfloat16_it_is_as_near_as_the_library() -> None:
@@ -101,6 +159,8 @@ def test_elu_at_its_ends() -> None:
         torch.testing.assert_close(fast_elu(x.to(dtype)), F.elu(x.to(dtype)), equal_nan=True)
     line = torch.randn(7)
     assert torch.equal(fast_elu(line), F.elu(line))
-    layer = FastELU(0.5, inplace=True)
-    layer(line)
-    assert (line > -0.5).all()
+    for given in (line, torch.randn(4, 7)):
+        expected = F.elu(given, 0.5)
+        assert FastELU(0.5, inplace=True)(given) is given
+        assert torch.equal(given, expected)
+    assert torch.equal(fast_elu(torch.ones(2, 2), torch.inf), torch.ones(2, 2))

@@ -1,5 +1,6 @@
 """Memory that is used again shows in no result, on any thread, and gradients in bfloat16 change no attack."""
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -55,10 +56,69 @@ def test_a_cast_keeps_the_order_of_the_elements() -> None:
         images(2, 9).contiguous(memory_format=torch.channels_last),
         images(3)[:0],
     ):
-        narrow = scratch.cast(x, torch.bfloat16)
-        assert torch.equal(narrow, x.bfloat16())
-        assert narrow.stride() == x.stride()
-    assert torch.equal(scratch.cast(images(4), torch.float64), images(4).double())
+        with scratch.cast(x, torch.bfloat16) as narrow:
+            assert torch.equal(narrow, x.bfloat16())
+            assert narrow.stride() == x.stride()
+    with scratch.cast(images(4), torch.float64) as wide, scratch.cast(images(5), torch.float64) as other:
+        assert torch.equal(wide, images(4).double())
+        assert torch.equal(other, images(5).double())
+
+
+def test_memory_is_used_again() -> None:
+    scratch = Scratch()
+    with scratch.cast(images(0), torch.bfloat16) as first:
+        place = first.data_ptr()
+    with scratch.cast(images(1, 3), torch.bfloat16) as second:
+        assert second.data_ptr() == place
+
+
+def test_a_loss_may_ask_the_same_model() -> None:
+    frozen, y = fa.freeze(net(), "bf16"), torch.arange(6) % 4
+
+    def plain(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return nn.functional.cross_entropy(logits, y, reduction="none")
+
+    def asking(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        frozen.input_gradient(images(1), y)
+        return plain(logits, y, targets)
+
+    found, expected = (frozen.input_gradient(images(0), y, loss)[2] for loss in (asking, plain))
+    assert torch.equal(found, expected)
+
+
+def test_a_frozen_model_can_be_copied() -> None:
+    frozen, y = fa.freeze(net(), "bf16"), torch.arange(6) % 4
+    expected = frozen.input_gradient(images(0), y)[2]
+    assert torch.equal(copy.deepcopy(frozen).input_gradient(images(0), y)[2], expected)
+
+
+def test_neither_the_default_device_nor_the_inference_mode_of_the_caller_counts() -> None:
+    y = torch.arange(6) % 4
+    expected = fa.freeze(net(), "bf16").input_gradient(images(0), y)[2]
+    with torch.inference_mode():
+        frozen = fa.freeze(net(), "bf16")
+    assert frozen.input_gradient(images(0)[:0].double(), y[:0])[2].shape == (0, 3, 8, 8)
+    x = images(0)
+    with torch.device("meta"):
+        assert torch.equal(frozen.input_gradient(x, y)[2], expected)
+
+
+class Corner(nn.Module):
+    """Logits that are a part of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, 0, 0]
+
+
+def test_logits_may_be_a_part_of_the_input() -> None:
+    frozen, y = fa.freeze(Corner()), torch.arange(6) % 3
+    logits = frozen.input_gradient(images(0), y)[1]
+    frozen.input_gradient(images(1), y)
+    assert torch.equal(logits, images(0)[:, :, 0, 0].double())
 
 
 @pytest.mark.parametrize("threat", [fa.Linf(0.05), fa.L2(0.5), fa.L1(3.0), fa.L0(4)])

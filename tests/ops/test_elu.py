@@ -1,4 +1,4 @@
-"""elu and elu_slope against torch in float64, near 0 and far from it, and what they refuse."""
+"""elu and its derivatives against torch in float64, near 0 and far from it, and what they refuse."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from fastadv.ops import elu, elu_slope
 @few
 @given(
     seeds, st.sampled_from([(3, 7), (2, 3, 5, 4), (1, 1), (5, 1031), (0, 4)]),
-    st.sampled_from([1.0, 0.25, 0.0]), st.sampled_from([1e-6, 1.0, 50.0]),
+    st.sampled_from([1.0, 0.25, 0.0, -0.5]), st.sampled_from([1e-6, 1.0, 50.0]),
     st.sampled_from([torch.float32, torch.bfloat16]),
 )  # fmt: skip
 def test_equal_torchs_in_double(seed, shape, alpha, scale, dtype):
@@ -30,24 +30,46 @@ def test_equal_torchs_in_double(seed, shape, alpha, scale, dtype):
         assert torch.equal(elu(x.transpose(1, 2), alpha), elu(x, alpha).transpose(1, 2))
 
 
-@pytest.mark.parametrize("alpha", [1.0, 0.25, 0.0])
-def test_the_derivative(alpha):
-    x = torch.cat([torch.linspace(-30, 30, 601), torch.tensor([-1e-20, 0.0, 1e-20])])[None].requires_grad_()
-    back = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("alpha", [1.0, 0.25, 0.0, -0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_derivative_keeps_its_digits_however_small_it_is(alpha, dtype):
+    x = torch.cat([torch.linspace(-80, 30, 603), torch.tensor([-1e-20, 0.0, 1e-20])])[None].to(dtype)
+    x.requires_grad_()
+    back = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     (found,) = torch.autograd.grad(elu(x, alpha), x, back)
     exact = x.detach().double().requires_grad_()
     (expected,) = torch.autograd.grad(F.elu(exact, alpha), exact, back.double())
-    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=3e-7)
-    assert torch.equal(elu_slope(back, elu(x.detach(), alpha), alpha), found)
+    rounding = 2.0**-8 if dtype == torch.bfloat16 else 5e-6
+    torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=0)
+    assert torch.equal(elu_slope(back, x.detach(), alpha), found)
+
+
+def test_the_derivative_where_numbers_end():
+    x = torch.tensor([[-torch.inf, -1e9, -100.0, -87.0, torch.inf, torch.nan]])
+    found = elu_slope(torch.ones_like(x), x)
+    torch.testing.assert_close(found, torch.tensor([[0, 0, 0, 1.64581e-38, 1, torch.nan]]), equal_nan=True)
+
+
+@pytest.mark.parametrize("alpha", [1.0, -0.5])
+def test_the_second_derivative(alpha):
+    x = torch.linspace(-5, 5, 40).view(4, 10)
+    weights = torch.randn(2, 4, 10, generator=torch.Generator().manual_seed(2))
+    found = []
+    for function, dtype in ((elu, torch.float32), (F.elu, torch.float64)):
+        leaf, first, second = (value.to(dtype) for value in (x, *weights))
+        leaf.requires_grad_()
+        (gradient,) = torch.autograd.grad((function(leaf, alpha) * first).sum(), leaf, create_graph=True)
+        found.append(torch.autograd.grad((gradient * second).sum(), leaf)[0].double())
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-7)
 
 
 def test_what_they_refuse():
     x = torch.rand(2, 3)
     with pytest.raises(InputError, match="alpha"):
-        elu(x, -1.0)
+        elu(x, float("inf"))
     with pytest.raises(InputError, match="alpha"):
-        elu_slope(x, x, -0.1)
-    with pytest.raises(InputError, match="value: expected"):
+        elu_slope(x, x, float("nan"))
+    with pytest.raises(InputError, match="x: expected"):
         elu_slope(x, x[:1])
     with pytest.raises(InputError, match="rank >= 2"):
         elu(x[0])
