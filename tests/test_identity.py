@@ -80,6 +80,17 @@ def test_differences_are_named_by_their_places_and_the_first_three_told():
     assert "another h (old there, new here) and 1 more; resume" in said
 
 
+def test_what_only_one_of_them_has_is_a_difference():
+    for stored, now in (({"a": {}}, {"a": {"b": 1}}), ({"a": {"b": 1}}, {"a": {}}), ({}, {"a": 1})):
+        with pytest.raises(InputError, match="another a"):
+            check_same(Path("file"), stored, now)
+
+
+def test_three_differences_are_all():
+    with pytest.raises(InputError, match=r"another c \(1 there, 2 here\); resume"):
+        check_same(Path("file"), dict.fromkeys("abc", 1), dict.fromkeys("abc", 2))
+
+
 @pytest.mark.parametrize("stored", [{"model": 1}, {"model": 1, "seed": None}, {"model": 1, "a": {"b": None}}])
 def test_missing_and_empty_entries_are_one(stored):
     check_same(Path("file"), stored, {"model": 1} | ({"a": {}} if "a" in stored else {}))

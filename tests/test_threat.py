@@ -265,6 +265,17 @@ def test_an_l0_step_below_one_coordinate_is_refused(size):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_another_kind_are_refused(kind):
+    _, grad, x = batch()
+    pairs = (x.float(), grad.double()), (x.double(), grad.float()), (x.half(), grad.bfloat16())
+    for points, other in pairs:
+        with pytest.raises(InputError, match="grad: expected"):
+            kind(1.0).step(points, other, points, 1.0)
+    with pytest.raises(InputError, match="grad: expected"):
+        kind(1.0).step(x.float(), grad.bfloat16()[:1], x.float(), 1.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_quantize_stays_in_the_ball_on_the_grid(kind):
     x_adv, _, x = batch()
     x = (x * 255).round() / 255
