@@ -14,7 +14,7 @@ DTYPES = (torch.float32, torch.bfloat16)
 def fast_elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """`torch.nn.functional.elu` by this library's op, which is not done in place."""
     suits = input.device.type == "cpu" and input.dtype in DTYPES and input.ndim >= 2 and isfinite(alpha)
-    return elu(input, float(alpha)) if suits and not inplace else F.elu(input, alpha, inplace)
+    return elu(input, alpha) if suits and not inplace else F.elu(input, alpha, inplace)
 
 
 class FastELU(nn.ELU):
