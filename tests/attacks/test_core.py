@@ -273,11 +273,13 @@ def test_a_gradient_that_is_not_finite_is_zero_there_and_nowhere_else() -> None:
 
 
 def test_an_infinite_logit_is_no_success() -> None:
-    x = torch.full((2, 3), 0.25)
-    out = run(
-        Steep(), x, torch.zeros(2, dtype=torch.long), Linf(0.5),
-        lambda search: search.decide(search.x + torch.tensor([0.0, 0.4, 0.0])) and None,
-    )  # fmt: skip
+    x, verdicts = torch.full((2, 3), 0.25), []
+
+    def rule(search: Search) -> None:
+        verdicts.append(search.decide(search.x + torch.tensor([0.0, 0.4, 0.0])).adversarial)
+
+    out = run(Steep(), x, torch.zeros(2, dtype=torch.long), Linf(0.5), rule, stop_early=False)
+    assert not verdicts[0].any()
     assert out.status.tolist() == [Status.FAILED] * 2
 
 
