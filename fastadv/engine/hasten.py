@@ -1,5 +1,6 @@
 """Layers of a search twin that a CPU library does slowly, done otherwise."""
 
+from inspect import signature
 from math import isfinite
 
 import torch
@@ -11,10 +12,10 @@ from fastadv.ops import elu
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def fast_elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+def fast_elu(input: Tensor, scale: float = 1.0, inplace: bool = False) -> Tensor:
     """`torch.nn.functional.elu` by this library's op, which is not done in place."""
-    suits = input.device.type == "cpu" and input.dtype in DTYPES and input.ndim >= 2 and isfinite(alpha)
-    return elu(input, alpha) if suits and not inplace else F.elu(input, alpha, inplace)
+    suits = input.device.type == "cpu" and input.dtype in DTYPES and input.ndim >= 2 and isfinite(scale)
+    return elu(input, scale) if suits and not inplace else F.elu(input, scale, inplace)
 
 
 class FastELU(nn.ELU):
@@ -58,7 +59,9 @@ def hasten(model: nn.Module) -> int:
         if isinstance(part, fx.GraphModule):
             called = [node for node in part.graph.nodes if node.target is F.elu]
             for node in called:
-                node.target = fast_elu
+                given = signature(F.elu).bind(*node.args, **node.kwargs)
+                given.apply_defaults()
+                node.target, node.args, node.kwargs = fast_elu, given.args, {}
             if called:
                 part.recompile()
             count += len(called)

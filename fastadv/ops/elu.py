@@ -1,6 +1,6 @@
-"""elu: x where x > 0, alpha (exp(x) - 1) elsewhere; elu_slope: its gradient.
+"""elu: x where x > 0, scale (exp(x) - 1) elsewhere; elu_slope: its gradient.
 
-That is 1 where x > 0, and alpha exp(x) elsewhere. The result does not tell it: it rounds to -alpha where the
+That is 1 where x > 0, and scale exp(x) elsewhere. The result does not tell it: it rounds to -scale where the
 gradient is still far from 0, in bfloat16 from x = -6 on.
 """
 
@@ -15,17 +15,17 @@ from fastadv._library import OpCard, Sample, register
 from fastadv.ops._rows import check_like, wide
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
 
-ALPHAS = (1.0, 0.5, 0.0, -0.5)  # of the samples
+SCALES = (1.0, 0.5, 0.0, -0.5)  # of the samples
 
 
-def reference(x: Tensor, alpha: float) -> Tensor:
+def reference(x: Tensor, scale: float) -> Tensor:
     real = x.to(wide(x.dtype))
-    return torch.where(real > 0, real, alpha * real.expm1()).to(x.dtype)
+    return torch.where(real > 0, real, scale * real.expm1()).to(x.dtype)
 
 
-def reference_slope(gradient: Tensor, x: Tensor, alpha: float) -> Tensor:
+def reference_slope(gradient: Tensor, x: Tensor, scale: float) -> Tensor:
     real = x.to(wide(x.dtype))
-    slope = torch.where(real > 0, 1.0, alpha * real.exp())
+    slope = torch.where(real > 0, 1.0, scale * real.exp())
     return (gradient.to(slope.dtype) * slope).to(gradient.dtype)
 
 
@@ -51,43 +51,43 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     for seed, shape in enumerate(SHAPES):
         # gradients of all sizes, some of them NaN and infinite
         for _, values, _ in layouts(*batch(shape, device, dtype, seed)):
-            for alpha in ALPHAS:
-                yield values, alpha
+            for scale in SCALES:
+                yield values, scale
 
 
 def samples_of_slope(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
-    for seed, (x, alpha) in enumerate(samples(device, dtype)):
+    for seed, (x, scale) in enumerate(samples(device, dtype)):
         draw = torch.Generator().manual_seed(seed)
-        yield torch.randn(x.shape, generator=draw).to(x), x, alpha
+        yield torch.randn(x.shape, generator=draw).to(x), x, scale
 
 
 def _setup(ctx: Any, inputs: Any, output: Tensor) -> None:
-    x, ctx.alpha = inputs
+    x, ctx.scale = inputs
     ctx.save_for_backward(x)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
     (x,) = ctx.saved_tensors
-    return torch.ops.fastadv.elu_slope(gradient, x, ctx.alpha), None
+    return torch.ops.fastadv.elu_slope(gradient, x, ctx.scale), None
 
 
 def _setup_slope(ctx: Any, inputs: Any, output: Tensor) -> None:
-    gradient, x, ctx.alpha = inputs
+    gradient, x, ctx.scale = inputs
     ctx.save_for_backward(gradient, x)
 
 
 def _backward_slope(ctx: Any, further: Tensor) -> tuple[Tensor, Tensor, None]:
     gradient, x = ctx.saved_tensors
     slope = torch.ops.fastadv.elu_slope
-    # alpha exp(x) is its own derivative
-    bent = slope(further * gradient, x, ctx.alpha).masked_fill(x > 0, 0.0)
-    return slope(further, x, ctx.alpha), bent, None
+    # scale exp(x) is its own derivative
+    bent = slope(further * gradient, x, ctx.scale).masked_fill(x > 0, 0.0)
+    return slope(further, x, ctx.scale), bent, None
 
 
 register(
     OpCard(
         name="elu_slope",
-        schema="(Tensor gradient, Tensor x, float alpha) -> Tensor",
+        schema="(Tensor gradient, Tensor x, float scale) -> Tensor",
         summary="g · (1 where x > 0, α eˣ elsewhere)",
         reference=reference_slope,
         fake=fake_slope,
@@ -102,7 +102,7 @@ register(
 register(
     OpCard(
         name="elu",
-        schema="(Tensor x, float alpha) -> Tensor",
+        schema="(Tensor x, float scale) -> Tensor",
         summary="x where x > 0, α (eˣ − 1) elsewhere",
         reference=reference,
         fake=fake,
@@ -118,21 +118,21 @@ register(
 _new, _slope = torch.ops.fastadv.elu.default, torch.ops.fastadv.elu_slope.default
 
 
-def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
-    """x where x > 0, alpha (exp(x) - 1) elsewhere, like x [B, ...]; differentiable any number of times.
+def elu(x: Tensor, scale: float = 1.0) -> Tensor:
+    """x where x > 0, scale (exp(x) - 1) elsewhere, like x [B, ...]; differentiable any number of times.
 
-    Raises InputError for anything but a floating batch of rank >= 2, and unless alpha is a finite number.
+    Raises InputError for anything but a floating batch of rank >= 2, and unless scale is a finite number.
     """
     check_like(x)
-    result: Tensor = _new(x, check_number("alpha", alpha))
+    result: Tensor = _new(x, check_number("scale", scale))
     return result
 
 
-def elu_slope(gradient: Tensor, x: Tensor, alpha: float = 1.0) -> Tensor:
-    """The gradient to x [B, ...] of `elu(x, alpha)`, given the gradient to its value, like x.
+def elu_slope(gradient: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
+    """The gradient to x [B, ...] of `elu(x, scale)`, given the gradient to its value, like x.
 
-    Raises InputError for tensors that do not match, and unless alpha is a finite number.
+    Raises InputError for tensors that do not match, and unless scale is a finite number.
     """
     check_like(gradient, x=x)
-    result: Tensor = _slope(gradient, x, check_number("alpha", alpha))
+    result: Tensor = _slope(gradient, x, check_number("scale", scale))
     return result
