@@ -96,6 +96,7 @@ SIDES = tuple(
     for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
 )
 """Where the name of a point may stand: points away, and how it is aligned."""
+NEAR = 6  # points away
 
 
 def scatter(found: Mapping[str, Any], path: Path, source: str) -> None:
@@ -128,20 +129,25 @@ def scatter(found: Mapping[str, Any], path: Path, source: str) -> None:
 def _name(figure: "Figure", axes: "Axes", points: Sequence[tuple[str, tuple[float, float], str]]) -> None:
     """Name each point on the first side where the name meets no point and no other name."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
+    renderer = canvas.get_renderer()
     size = 4 * figure.dpi / 72  # of a marker, from its middle
     places = [axes.transData.transform(at) for _, at, _ in points]
     taken = [Bbox.from_extents(*(place - size), *(place + size)) for place in places]
     for name, at, color in points:
         for away, across, up in SIDES:
+            # a name that stands far from its point is tied to it
+            line = {"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
             text = axes.annotate(
                 name, at, xytext=away, textcoords="offset points", fontsize=8, color=color, ha=across, va=up,
-                zorder=4,
+                zorder=4, arrowprops=line if max(map(abs, away)) > NEAR else None,
             )  # fmt: skip
-            box = text.get_window_extent(canvas.get_renderer())
+            text.update_positions(renderer)
+            box = Text.get_window_extent(text, renderer)  # without its line
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
             if (inside and not any(box.overlaps(other) for other in taken)) or away == SIDES[-1][0]:
                 taken.append(box)
