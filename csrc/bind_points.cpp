@@ -255,6 +255,18 @@ void elu_slope(Array out, const Array& gradient, const Array& x, double alpha) {
   });
 }
 
+void relu_slope(Array out, const Array& gradient, const Array& value) {
+  check_alike(out, gradient, value);
+  with_kernels(out, [&](auto element, const auto& kernels) {
+    using T = decltype(element);
+    T* to = write_rows<T>(out).data;
+    const T *along = read_rows<T>(gradient).data, *at_value = read_rows<T>(value).data;
+    each_range(out, [&](int64_t at, int64_t count) {
+      kernels.relu_slope(to + at, along + at, at_value + at, count);
+    });
+  });
+}
+
 }  // namespace
 
 void bind_points(py::module_& module) {
@@ -274,6 +286,7 @@ void bind_points(py::module_& module) {
   module.def("largest", largest);
   module.def("elu", elu);
   module.def("elu_slope", elu_slope);
+  module.def("relu_slope", relu_slope);
 }
 
 }  // namespace fastadv

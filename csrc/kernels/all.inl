@@ -26,6 +26,7 @@
 #include "kernels/logit_loss.inl"
 #include "kernels/latent_vector.inl"
 #include "kernels/elu.inl"
+#include "kernels/relu_slope.inl"
 #include "kernels/thin_gradient.inl"
 #include "kernels/latent_rows.inl"
 #include "kernels/latent_layout.inl"
@@ -52,6 +53,7 @@ constexpr Kernels<T> table() {
           .largest = largest<T>,
           .elu = elu<T>,
           .elu_slope = elu_slope<T>,
+          .relu_slope = relu_slope<T>,
           .logit_loss = logit_loss<T>,
           .thin_gradient = thin_gradient<T>,
           .quantize_in_ball = quantize_in_ball<T>};

@@ -93,14 +93,8 @@ def _freeze(source: Model, options: Options) -> Frozen:
     elif options.precision == "bf16":
         autocast = True
         notes.append("bfloat16 by autocast")
-    # it leaves the forward pass as it is, so the verdict twin has it too; the compiler has kernels of its own
-    twins = {id(part): part for part in (given, search) if isinstance(part, nn.Module)}
-    count = 0 if options.compile else sum(thin(part) for part in twins.values())
-    if count:
-        notes.append("thin input convolution")
-    count = 0 if search is given or options.compile else hasten(cast(nn.Module, search))
-    if count:
-        notes.append("fast ELU")
+    if not options.compile:  # the compiler has kernels of its own
+        notes += _done_otherwise(given, search)
     if options.precision == "bf16" and not autocast:
 
         def to_bfloat16(search: Model) -> Model:
@@ -125,6 +119,14 @@ def _freeze(source: Model, options: Options) -> Frozen:
         to_bfloat16=to_bfloat16,
         notes=tuple(notes),
     )
+
+
+def _done_otherwise(given: Model, search: Model) -> list[str]:
+    """Let layers of both twins be done otherwise, in the verdict twin to the same bits; what was done."""
+    twins = {id(part): part for part in (given, search) if isinstance(part, nn.Module)}
+    thinned = sum(thin(part) for part in twins.values())
+    hastened = sum(hasten(part, exactly=part is given) for part in twins.values())
+    return ["thin input convolution"] * bool(thinned) + ["fast activations"] * bool(hastened)
 
 
 def _search_twin(module: nn.Module, notes: list[str]) -> tuple[nn.Module | None, bool]:

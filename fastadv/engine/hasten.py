@@ -1,21 +1,56 @@
-"""Layers of a search twin that a CPU library does slowly, done otherwise."""
+"""Layers of a twin that a CPU library does slowly, done otherwise."""
 
 from inspect import signature
 from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from fastadv.ops import elu
+from fastadv.ops import elu, relu_slope
 
 DTYPES = (torch.float32, torch.bfloat16)
 
 
+def _suits(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in DTYPES and x.ndim >= 2
+
+
+class _ReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inplace: bool) -> Tensor:
+        out = F.relu(x, inplace)
+        if inplace:
+            ctx.mark_dirty(out)
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return relu_slope(gradient, *ctx.saved_tensors), None
+
+
+def fast_relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """`torch.nn.functional.relu` with a faster derivative."""
+    follows = input.requires_grad and torch.is_grad_enabled()
+    if not (follows and _suits(input)) or (inplace and input._is_view()):
+        return F.relu(input, inplace)
+    out: Tensor = _ReLU.apply(input, inplace)  # type: ignore[no-untyped-call]
+    return out
+
+
 def fast_elu(input: Tensor, scale: float = 1.0, inplace: bool = False) -> Tensor:
     """`torch.nn.functional.elu` by this library's op, which is not done in place."""
-    suits = input.device.type == "cpu" and input.dtype in DTYPES and input.ndim >= 2 and isfinite(scale)
-    return elu(input, scale) if suits and not inplace else F.elu(input, scale, inplace)
+    suits = _suits(input) and isfinite(scale) and not inplace
+    return elu(input, scale) if suits else F.elu(input, scale, inplace)
+
+
+class FastReLU(nn.ReLU):
+    """The layer by that function."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return fast_relu(input, self.inplace)
 
 
 class FastELU(nn.ELU):
@@ -37,32 +72,58 @@ class CoveringConv2d(nn.Conv2d):
         return F.linear(rows.flatten(1), weights.flatten(1), self.bias)[:, :, None, None]
 
 
-def may_cover(part: nn.Module) -> bool:
-    """Whether it is a convolution that meets no padding where its kernel covers the image."""
-    if type(part) is not nn.Conv2d or part.kernel_size == (1, 1):
-        return False
-    return part.groups == 1 and part.padding in ((0, 0), "valid") and part.dilation == (1, 1)
+LAYERS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.ReLU: FastReLU,
+    nn.ELU: FastELU,
+    nn.Conv2d: CoveringConv2d,
+}
+# what a traced module calls; arguments are bound to the names of the first, and passed by place to the second
+CALLS: dict[tuple[str, Any], tuple[Any, Any]] = {
+    ("call_function", F.relu): (F.relu, fast_relu),
+    ("call_function", torch.relu): (F.relu, fast_relu),
+    ("call_method", "relu"): (F.relu, fast_relu),
+    ("call_function", F.elu): (F.elu, fast_elu),
+}
+EXACT = (FastReLU, fast_relu)  # they leave the forward pass as it is, to the last bit
 
 
-def hasten(model: nn.Module) -> int:
-    """Let such layers of a twin that runs on a CPU be done so, in place; the number of ELUs."""
+def hasten(model: nn.Module, *, exactly: bool) -> int:
+    """Let such layers of a twin that runs on a CPU be done so, in place; the number of activations.
+
+    `exactly`: only those whose values stay the same to the last bit.
+    """
     tensor = next(model.parameters(), None)
     if tensor is None or tensor.device.type != "cpu":
         return 0
     count = 0
     for part in model.modules():
-        if may_cover(part):
-            part.__class__ = CoveringConv2d
-        if type(part) is nn.ELU:
-            part.__class__ = FastELU
-            count += 1
+        own = LAYERS.get(type(part))
+        covers = own is CoveringConv2d
+        if own is not None and (own in EXACT or not exactly) and (not covers or _may_cover(part)):
+            part.__class__ = own
+            count += not covers
         if isinstance(part, fx.GraphModule):
-            called = [node for node in part.graph.nodes if node.target is F.elu]
-            for node in called:
-                given = signature(F.elu).bind(*node.args, **node.kwargs)
-                given.apply_defaults()
-                node.target, node.args, node.kwargs = fast_elu, given.args, {}
-            if called:
-                part.recompile()
-            count += len(called)
+            count += _hasten_calls(part, exactly)
+    return count
+
+
+def _may_cover(part: Any) -> bool:
+    """Whether a convolution meets no padding where its kernel covers the image."""
+    plain = part.groups == 1 and part.padding in ((0, 0), "valid") and part.dilation == (1, 1)
+    return plain and part.kernel_size != (1, 1)
+
+
+def _hasten_calls(traced: fx.GraphModule, exactly: bool) -> int:
+    """The same for the functions that a traced module calls; their number."""
+    count = 0
+    for node in traced.graph.nodes:
+        named, own = CALLS.get((node.op, node.target), (None, None))
+        if own is None or (exactly and own not in EXACT):
+            continue
+        given = signature(named).bind(*node.args, **node.kwargs)
+        given.apply_defaults()
+        node.op, node.target, node.args, node.kwargs = "call_function", own, given.args, {}
+        count += 1
+    if count:
+        traced.recompile()
     return count

@@ -20,6 +20,7 @@ from fastadv.ops.project_l1 import project_l1
 from fastadv.ops.project_l2 import project_l2
 from fastadv.ops.quantize_in_ball import quantize_in_ball
 from fastadv.ops.random_start import random_start
+from fastadv.ops.relu_slope import relu_slope
 from fastadv.ops.square_l2 import square_l2
 from fastadv.ops.square_linf import square_linf
 from fastadv.ops.thin_gradient import thin_gradient
@@ -47,6 +48,7 @@ __all__ = [
     "project_l2",
     "quantize_in_ball",
     "random_start",
+    "relu_slope",
     "square_l2",
     "square_linf",
     "thin_gradient",

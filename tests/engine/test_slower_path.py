@@ -53,7 +53,8 @@ def test_a_compiler_that_fails(precision, fold, backward, monkeypatch, caplog) -
     why = "not compiled: the compiled search twin failed (BackendCompilerFailed: no)"
     assert caplog.text.count(why) == 1
     assert "many lines" not in caplog.text
-    assert frozen.notes == (*plain.notes, why)
+    # the compiler was to have made the activations fast
+    assert frozen.notes == (*(note for note in plain.notes if note != "fast activations"), why)
     assert frozen.search.channels_last == plain.search.channels_last
 
 

@@ -1,0 +1,69 @@
+"""relu_slope: the gradient of relu, from its result: g where y > 0, 0 where y = 0; where y is NaN, g."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv._library import OpCard, Sample, register
+from fastadv.ops._rows import check_like
+from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
+
+
+def reference(gradient: Tensor, value: Tensor) -> Tensor:
+    return torch.where(value <= 0, 0.0, gradient)
+
+
+def fake(gradient: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(gradient)
+
+
+def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
+    assert_ulps(actual, expected, 0)
+
+
+def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    for seed, shape in enumerate(SHAPES):
+        # NaN and infinity in either
+        for first, second, third in layouts(*batch(shape, device, dtype, seed)):
+            yield second, (first - third).relu()
+            yield first, second
+
+
+def _setup(ctx: Any, inputs: Any, output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+
+
+def _backward(ctx: Any, further: Tensor) -> tuple[Tensor, None]:
+    (value,) = ctx.saved_tensors
+    return torch.ops.fastadv.relu_slope(further, value), None  # flat in the value
+
+
+register(
+    OpCard(
+        name="relu_slope",
+        schema="(Tensor gradient, Tensor value) -> Tensor",
+        summary="g where y > 0, 0 elsewhere",
+        reference=reference,
+        fake=fake,
+        samples=samples,
+        compare=compare,
+        gradient=(_setup, _backward),
+        triton=False,
+        bytes_moved=lambda gradient, *rest: 3 * gradient.numel() * gradient.element_size(),
+        flops=lambda gradient, *rest: gradient.numel(),
+    )
+)
+
+_new = torch.ops.fastadv.relu_slope.default
+
+
+def relu_slope(gradient: Tensor, value: Tensor) -> Tensor:
+    """The gradient to x [B, ...] of relu(x), given its value and the gradient to that, both like x.
+
+    Raises InputError for tensors that do not match.
+    """
+    check_like(gradient, value=value)
+    result: Tensor = _new(gradient, value)
+    return result
