@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_input
 
 from fastadv.ops import thin_gradient
 from fastadv.ops.thin_gradient import MOST_CHANNELS
@@ -30,7 +31,7 @@ class _Convolution(torch.autograd.Function):
         if torch.is_grad_enabled():  # it is to have a derivative itself
             size = [len(gradient), conv.in_channels, *ctx.size]
             how = conv.stride, conv.padding, conv.dilation
-            return torch.nn.grad.conv2d_input(size, conv.weight, gradient, *how), None  # type: ignore[no-untyped-call]
+            return conv2d_input(size, conv.weight, gradient, *how), None  # type: ignore[no-untyped-call]
         found = thin_gradient(gradient, conv.weight, ctx.size, conv.stride, conv.padding, conv.dilation)
         return found.contiguous(memory_format=ctx.kept), None
 
