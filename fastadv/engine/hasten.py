@@ -11,10 +11,11 @@ from torch.nn import functional as F
 from fastadv.ops import elu, relu_slope
 
 DTYPES = (torch.float32, torch.bfloat16)
+LEAST = 1 << 16  # elements; calling an op from Python and back costs as much as fewer gain
 
 
 def _suits(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in DTYPES and x.ndim >= 2
+    return x.device.type == "cpu" and x.dtype in DTYPES and x.ndim >= 2 and x.numel() >= LEAST
 
 
 class _ReLU(torch.autograd.Function):

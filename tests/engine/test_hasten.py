@@ -13,6 +13,24 @@ from fastadv.engine import hasten as hasten_module
 from fastadv.engine.hasten import CoveringConv2d, FastELU, fast_elu, fast_relu, hasten
 
 
+@pytest.fixture(autouse=True)
+def _small_ones_too(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "as_they_are" not in request.node.name:
+        monkeypatch.setattr(hasten_module, "LEAST", 0)
+
+
+def test_small_activations_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed = []
+    for name, own in (("elu", F.elu), ("relu_slope", lambda gradient, value: gradient * (value > 0))):
+        monkeypatch.setattr(
+            hasten_module, name, lambda *given, name=name, own=own: passed.append(name) or own(*given)
+        )
+    for rows in (1, 2):
+        x = torch.randn(rows, hasten_module.LEAST // 2, requires_grad=True)
+        (fast_elu(x) + fast_relu(x)).sum().backward()
+    assert passed == ["elu", "relu_slope"]
+
+
 class Functional(nn.Module):
     """ELU as a function, a convolution that covers what is left of the image, and a BatchNorm."""
 
