@@ -130,6 +130,6 @@ def cnn() -> nn.Module:
     return _made(fa.models.create("cnn"), (1, 28, 28))
 
 
-def small_net() -> nn.Module:
-    """A net of a few thousand parameters for 3x32x32 images."""
-    return _made(fa.models.create("small_cnn", shape=(3, 32, 32), width=8), (3, 32, 32))
+def small_net(width: int = 8) -> nn.Module:
+    """A net of a few thousand parameters, with that width, for 3x32x32 images."""
+    return _made(fa.models.create("small_cnn", shape=(3, 32, 32), width=width), (3, 32, 32))
