@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ def keep_pages() -> None:
     glibc returns large blocks to the system, but for those up to the largest that it has freed before. So one
     is taken and freed, which costs microseconds, since nothing is written into it.
     """
-    torch.empty(LARGEST, dtype=torch.uint8, device="cpu")
+    with suppress(RuntimeError):  # where memory is that short, nothing is lost
+        torch.empty(LARGEST, dtype=torch.uint8, device="cpu")
 
 
 class Scratch(threading.local):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.attacks import _search
 from fastadv.engine import search_twin
-from fastadv.engine.scratch import Scratch
+from fastadv.engine.scratch import Scratch, keep_pages
 
 
 def net() -> nn.Module:
@@ -136,3 +136,13 @@ def test_gradients_in_bfloat16_change_no_attack(
     assert torch.equal(found.x_adv, wide.x_adv)
     assert torch.equal(found.loss, wide.loss)
     assert (found.x_adv != x).any()
+
+
+def test_a_model_is_frozen_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    def empty(*size: int, **options: object) -> Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", empty)
+        keep_pages()
+    assert fa.freeze(net())(images(0)).shape == (6, 4)
