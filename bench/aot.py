@@ -99,7 +99,7 @@ def variants(
             for name, value in chosen.items()
             if isinstance(value, str | bool) and name not in OF_SIZES
         ]
-        if signature.get("grad") != signature.get("x_adv"):
+        if "x_adv" in signature and signature.get("grad", signature["x_adv"]) != signature["x_adv"]:
             words.append("narrow")  # a gradient of fewer bits than the points
         given = [name for name in kernel.arg_names if name in OPTIONAL and bound[name] is not None]
         key = (
