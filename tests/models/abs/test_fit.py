@@ -449,7 +449,7 @@ class TestBadInput:
         folder = tmp_path_factory.getbasetemp() / "finished"
         if not folder.exists():
             quick(run_dir=folder)
-        with pytest.raises(InputError, match=f"another {named} .*another folder"):
+        with pytest.raises(InputError, match=f"another {named}[ .].*another folder"):
             quick(run_dir=folder, resume=True, **options)
 
     def test_the_folder_is_locked_while_it_trains_and_cleaned_before(self, tmp_path):
