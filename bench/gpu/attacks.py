@@ -5,7 +5,6 @@ precisions. The accuracy is that of the model as given on what the provider retu
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,25 +14,8 @@ import fastadv as fa
 from bench.gpu import nets
 from bench.gpu.attack_calls import call, norms_of, threat_of
 from bench.gpu.session import Case, Row, Session, Skip, conv_precision, median, said
+from bench.pgd import Problem, classes, ours, passes, plain, torchattacks
 from bench.timing import quantiles, ratio
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A model, a batch and the budget of PGD; `unit` is the precision of its float32 products."""
-
-    name: str
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    radius: float
-    step_size: float
-    steps: int
-    unit: str
-
-    @property
-    def threat(self) -> fa.Linf:
-        return fa.Linf(self.radius)
 
 
 def problem(session: Session, name: str) -> Problem:
@@ -55,9 +37,7 @@ def problem(session: Session, name: str) -> Problem:
         x, y = session.rand(session.size(128, 2), 3, side, side), None
         budget = 4 / 255, 1 / 255, session.size(10, 2), convolution
     model = model.to(session.device).eval()
-    if y is None:
-        with torch.no_grad():
-            y = model(x).argmax(1)
+    y = classes(model, x) if y is None else y
     return Problem(f"PGD-{budget[2]} {name} {'x'.join(map(str, x.shape))}", model, x, y, *budget)
 
 
@@ -84,47 +64,13 @@ def cases(session: Session) -> Iterator[Case]:
         yield Case(f"attack {name}", lambda name=name, entry=entry: registered(session, name, entry))
 
 
-def plain(given: Problem) -> Tensor:
-    """The loop of the papers, written by hand: each step is a forward, an input gradient and a move."""
-    x, x_adv = given.x, given.x.clone()
-    for _ in range(given.steps):
-        x_adv.requires_grad_()
-        loss = nn.functional.cross_entropy(given.model(x_adv), given.y, reduction="sum")
-        (grad,) = torch.autograd.grad(loss, x_adv)
-        moved = x_adv.detach() + given.step_size * grad.sign()
-        x_adv = moved.clamp(x - given.radius, x + given.radius).clamp(0, 1)
-    return x_adv
-
-
-def ours(given: Problem, target: Any, **options: Any) -> Tensor:
-    out = fa.attacks.pgd(
-        target, given.x, given.y, given.threat, steps=given.steps, step_size=given.step_size,
-        random_start=False, **{"stop_early": False, **options},
-    )  # fmt: skip
-    x_adv: Tensor = out.x_adv
-    return x_adv
-
-
-def ideal(given: Problem, frozen: fa.Frozen) -> None:
-    """What cannot be saved: the gradients of all steps, and the verdicts before and after."""
-    for _ in range(given.steps):
-        frozen.input_gradient(given.x, given.y, direction=True)
-    frozen.verdict(given.x)
-    frozen.verdict(given.x)
-
-
 def providers(session: Session, given: Problem) -> dict[str, Callable[[], Any]]:
     """PGD of each provider. `ideal` ways are no attacks, but what an attack is measured by."""
     model = given.model
     frozen = {name: fa.freeze(model, name) for name in ("fp32", "bf16")}
     ways: dict[str, Callable[[], Any]] = {"eager": lambda: plain(given)}
     try:
-        import torchattacks
-
-        peer = torchattacks.PGD(
-            model, eps=given.radius, alpha=given.step_size, steps=given.steps, random_start=False
-        )
-        ways["torchattacks"] = lambda: peer(given.x, given.y)
+        ways["torchattacks"] = torchattacks(given)
     except ImportError as error:
         session.note(f"torchattacks is not installed; its rows are missing ({said(error)})")
     for name, twin in frozen.items():
@@ -139,7 +85,7 @@ def providers(session: Session, given: Problem) -> dict[str, Callable[[], Any]]:
             ways[f"fastadv {name} graph"] = lambda twin=graphed: ours(given, twin)
     ways["fastadv bf16 early stop"] = lambda: ours(given, frozen["bf16"], stop_early=True)
     for name, twin in frozen.items():
-        ways[f"ideal {name}"] = lambda twin=twin: ideal(given, twin)
+        ways[f"ideal {name}"] = lambda twin=twin: passes(given, twin)
     return ways
 
 
@@ -203,10 +149,7 @@ def registered(session: Session, name: str, entry: Any) -> Iterator[Row]:
         raise Skip(f"needs {needs}")
     model, x, y = mnist(session)
     model, x = model.to(session.device).eval(), x[: session.size(256, 4)]
-    if y is None:
-        with torch.no_grad():
-            y = model(x).argmax(1)
-    y = y[: len(x)]
+    y = classes(model, x) if y is None else y[: len(x)]
     for norm in norms_of(entry)[: session.size(None, 1)]:
         if session.left() <= 0:
             session.note(f"attack {name}: the stage's time was used up before {norm}")

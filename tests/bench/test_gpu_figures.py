@@ -12,6 +12,7 @@ from gpu_runs import session
 from torch import Tensor, nn
 
 import bench.gpu.__main__ as gpu
+from bench import pgd
 from bench.gpu import abs as gpu_abs
 from bench.gpu import attacks as gpu_attacks
 from bench.gpu import construct as gpu_construct
@@ -87,7 +88,7 @@ class TestRates:
         given = gpu_attacks.problem(timed, "MLP 784-256-10")
         clean, broken = (
             float(nn.functional.cross_entropy(given.model(x), given.y).detach())
-            for x in (given.x, gpu_attacks.plain(given))
+            for x in (given.x, pgd.plain(given))
         )
         assert broken > 1.05 * clean
         assert rows["eager"]["loss"] == pytest.approx(broken, rel=1e-3)

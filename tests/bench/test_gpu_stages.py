@@ -8,6 +8,7 @@ import torch
 from gpu_runs import ends, ran, session
 
 import fastadv as fa
+from bench import pgd
 from bench.gpu import abs as gpu_abs
 from bench.gpu import attacks as gpu_attacks
 from bench.gpu import nets as gpu_nets
@@ -89,7 +90,7 @@ class TestProviders:
 
     def test_eager_pgd_is_pgd(self) -> None:
         given = gpu_attacks.problem(session(), "MLP 784-256-10")
-        x_adv = gpu_attacks.plain(given)
+        x_adv = pgd.plain(given)
         assert given.threat.contains(x_adv, given.x).all()
         out = fa.attacks.last_iterate(
             fa.freeze(given.model),
