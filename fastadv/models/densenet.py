@@ -5,9 +5,8 @@ from torch import Tensor, nn
 
 from fastadv._checks import check_count
 from fastadv.errors import InputError
-from fastadv.models._common import check_batch, check_sizes, first_weights
-
-torch.fx.wrap("check_batch")
+from fastadv.models._common import check_sizes, first_weights
+from fastadv.models._features import Features
 
 
 def _convolution(channels: int, width: int, kernel: int) -> nn.Sequential:
@@ -28,7 +27,7 @@ class _Layer(nn.Module):
         return torch.cat([x, self.convolution(self.bottleneck(x))], 1)
 
 
-class DenseNet(nn.Module):
+class DenseNet(Features):
     """DenseNet-BC of Huang et al. 2017 for 32x32 images, without dropout.
 
     Three blocks, in each of which every layer sees the output of all layers before it; between them half of
@@ -70,12 +69,4 @@ class DenseNet(nn.Module):
                     width += growth
             self.features = nn.Sequential(*layers, nn.BatchNorm2d(width), nn.ReLU())
             self.linear = nn.Linear(width, classes)
-            for layer in self.modules():
-                if isinstance(layer, nn.Conv2d):
-                    nn.init.kaiming_normal_(layer.weight)
-            nn.init.zeros_(self.linear.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.features(check_batch(x, (self.channels, None, None)))
-        logits: Tensor = self.linear(x.mean(dim=(2, 3)))
-        return logits
+            self.draw_weights()

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from fastadv.models._common import check_batch, check_sizes, first_weights
-
-torch.fx.wrap("check_batch")
+from fastadv.models._common import check_sizes, first_weights
+from fastadv.models._features import Features
 
 # sixteenths of the channels: those of the 1x1 and of the 3x3 branch of each block, a single number where the
 # image is halved
@@ -30,7 +29,7 @@ class _Branches(nn.Module):
         return torch.cat([self.left(x), self.right(x)], 1)
 
 
-class Inception(nn.Module):
+class Inception(Features):
     """The small Inception of Zhang et al. 2017 (arXiv 1611.03530).
 
     Eight blocks of a 1x1 beside a 3x3 convolution; twice a convolution with stride 2 beside a max-pool halves
@@ -70,12 +69,4 @@ class Inception(nn.Module):
                     channels = narrow + wide
             self.features = nn.Sequential(*layers)
             self.linear = nn.Linear(channels, classes)
-            for layer in self.modules():
-                if isinstance(layer, nn.Conv2d):
-                    nn.init.kaiming_normal_(layer.weight)
-            nn.init.zeros_(self.linear.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.features(check_batch(x, (self.channels, None, None)))
-        logits: Tensor = self.linear(x.mean(dim=(2, 3)))
-        return logits
+            self.draw_weights()

@@ -1,11 +1,9 @@
 """A small convolutional net for the embedded digits and for MNIST."""
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fastadv.models._common import check_batch, check_sizes, first_weights
-
-torch.fx.wrap("check_batch")
+from fastadv.models._common import check_sizes, first_weights
+from fastadv.models._features import Features
 
 
 def _layer(channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
@@ -16,7 +14,7 @@ def _layer(channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
     ]
 
 
-class SmallCNN(nn.Module):
+class SmallCNN(Features):
     """Three 3x3 convolutions with BatchNorm and ReLU, the mean over the image, one linear layer.
 
     Because of the mean, images may have another height and width than `shape`. `width` is the number of
@@ -43,8 +41,3 @@ class SmallCNN(nn.Module):
                 *_layer(2 * width, 4 * width, stride=2 if min(shape[1:]) > 16 else 1),
             )
             self.linear = nn.Linear(4 * width, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.features(check_batch(x, (self.channels, None, None)))
-        logits: Tensor = self.linear(x.mean(dim=(2, 3)))
-        return logits

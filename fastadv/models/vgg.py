@@ -1,19 +1,17 @@
 """VGG networks for small images."""
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastadv.errors import InputError
-from fastadv.models._common import check_batch, check_sizes, first_weights
-
-torch.fx.wrap("check_batch")
+from fastadv.models._common import check_sizes, first_weights
+from fastadv.models._features import Features
 
 # 3x3 convolutions of each of the five stages; a stage has 1, 2, 4, 8 and 8 times the width
 DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 WIDER = (1, 2, 4, 8, 8)
 
 
-class VGG(nn.Module):
+class VGG(Features):
     """Simonyan & Zisserman 2015 with BatchNorm and one linear layer, as is usual for CIFAR-10.
 
     Plain 3x3 convolutions in five stages, each of which ends in a max-pool. With the width 64, three channels
@@ -57,8 +55,3 @@ class VGG(nn.Module):
                     nn.init.zeros_(layer.bias)
             self.features = nn.Sequential(*layers)
             self.linear = nn.Linear(before, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.features(check_batch(x, (self.channels, None, None)))
-        logits: Tensor = self.linear(x.mean(dim=(2, 3)))
-        return logits
