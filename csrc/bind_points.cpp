@@ -243,26 +243,16 @@ void elu(Array out, const Array& x, double alpha) {
   });
 }
 
-void elu_slope(Array out, const Array& gradient, const Array& x, double alpha) {
-  check_alike(out, gradient, x);
+// The gradient times an activation's derivative, which follows from its input or its value.
+template <auto Member, class... Numbers>
+void slope(Array out, const Array& gradient, const Array& from, Numbers... numbers) {
+  check_alike(out, gradient, from);
   with_kernels(out, [&](auto element, const auto& kernels) {
     using T = decltype(element);
     T* to = write_rows<T>(out).data;
-    const T *along = read_rows<T>(gradient).data, *from = read_rows<T>(x).data;
+    const T *along = read_rows<T>(gradient).data, *given = read_rows<T>(from).data;
     each_range(out, [&](int64_t at, int64_t count) {
-      kernels.elu_slope(to + at, along + at, from + at, count, static_cast<float>(alpha));
-    });
-  });
-}
-
-void relu_slope(Array out, const Array& gradient, const Array& value) {
-  check_alike(out, gradient, value);
-  with_kernels(out, [&](auto element, const auto& kernels) {
-    using T = decltype(element);
-    T* to = write_rows<T>(out).data;
-    const T *along = read_rows<T>(gradient).data, *at_value = read_rows<T>(value).data;
-    each_range(out, [&](int64_t at, int64_t count) {
-      kernels.relu_slope(to + at, along + at, at_value + at, count);
+      Member(kernels)(to + at, along + at, given + at, count, static_cast<float>(numbers)...);
     });
   });
 }
@@ -285,8 +275,8 @@ void bind_points(py::module_& module) {
   module.def("distance", distance);
   module.def("largest", largest);
   module.def("elu", elu);
-  module.def("elu_slope", elu_slope);
-  module.def("relu_slope", relu_slope);
+  module.def("elu_slope", slope<[](const auto& kernels) { return kernels.elu_slope; }, double>);
+  module.def("relu_slope", slope<[](const auto& kernels) { return kernels.relu_slope; }>);
 }
 
 }  // namespace fastadv

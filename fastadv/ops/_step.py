@@ -24,21 +24,27 @@ def may_be_narrow(grad: Tensor, x: Tensor) -> bool:
     return grad.dtype is torch.bfloat16 and x.dtype is torch.float32
 
 
+def check_points(x_adv: Tensor, grad: Tensor, x: Tensor) -> None:
+    """InputError unless all three are alike, but for a gradient that may be narrow."""
+    if not may_be_narrow(grad, x_adv):
+        check_like(x_adv, grad=grad, x=x)
+        return
+    check_like(x_adv, x=x)
+    if grad.shape != x.shape or grad.device != x.device:
+        raise InputError(
+            f"grad: expected shape {tuple(x.shape)} on {x.device} like the first argument, "
+            f"got {tuple(grad.shape)} on {grad.device}"
+        )
+
+
 def arguments(
     x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float],
     narrow: bool = False,
 ) -> Sample:  # fmt: skip
     """The checked public arguments, in the schema's order; `narrow` where the op widens gradients itself."""
-    if may_be_narrow(grad, x_adv):
-        check_like(x_adv, x=x)
-        if grad.shape != x.shape or grad.device != x.device:
-            raise InputError(
-                f"grad: expected shape {tuple(x.shape)} on {x.device} like the first argument, "
-                f"got {tuple(grad.shape)} on {grad.device}"
-            )
-        grad = grad if narrow else grad.float()
-    else:
-        check_like(x_adv, grad=grad, x=x)
+    check_points(x_adv, grad, x)
+    if not narrow and may_be_narrow(grad, x_adv):
+        grad = grad.float()
     radius, radius_rows = per_row("radius", radius, x)
     step_size, step_size_rows = per_row("step_size", step_size, x)
     return x_adv, grad, x, radius, step_size, *limits(box), radius_rows, step_size_rows

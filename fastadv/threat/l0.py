@@ -7,8 +7,8 @@ from torch import Tensor
 
 from fastadv import ops
 from fastadv.errors import InputError
-from fastadv.ops._rows import PerRow, check_like, clamp_box, column, per_row
-from fastadv.ops._step import may_be_narrow
+from fastadv.ops._rows import PerRow, clamp_box, column, per_row
+from fastadv.ops._step import check_points
 from fastadv.threat.base import Threat
 
 
@@ -37,7 +37,7 @@ class L0(Threat):
         below one coordinate, and on an infinite box, which has no edge.
         """
         self.check_step_size(step_size)
-        check_like(x_adv, grad=grad.float() if may_be_narrow(grad, x) else grad, x=x)
+        check_points(x_adv, grad, x)
         lo, hi = self.box
         if hi - lo == float("inf"):
             raise InputError(f"box: expected a finite one for an L0 step, got {self.box}")
