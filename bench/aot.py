@@ -99,13 +99,14 @@ def variants(
             for name, value in chosen.items()
             if isinstance(value, str | bool) and name not in OF_SIZES
         ]
-        if "x_adv" in signature and signature.get("grad", signature["x_adv"]) != signature["x_adv"]:
-            words.append("narrow")  # a gradient of fewer bits than the points
+        # a gradient of fewer bits than the points
+        narrow = "x_adv" in signature and signature.get("grad", signature["x_adv"]) != signature["x_adv"]
+        words += ["narrow"] * narrow
         given = [name for name in kernel.arg_names if name in OPTIONAL and bound[name] is not None]
         key = (
             (kernel.fn.__name__, *words)
             if quick
-            else (kernel.fn.__name__, *words[-1:], str(sorted(chosen.items(), key=str)), str(rest))
+            else (kernel.fn.__name__, narrow, str(sorted(chosen.items(), key=str)), str(rest))
         )
         aligned = sum(map(bool, attributes.values()))
         if key not in best or aligned > best[key][0]:
