@@ -55,9 +55,11 @@ format: setup  ## let ruff and clang-format rewrite the files
 typecheck: setup  ## mypy --strict on fastadv/
 	$(RUN)/mypy
 
-bench: setup  ## throughput against eager PyTorch and the peers, appended to bench/results/
+bench: ARGS ?=
+bench: setup  ## speed against eager PyTorch and the peers, appended to bench/results/ and shown in README; ARGS="--base REF"
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	$(RUN)/python bench/run.py
+	$(RUN)/python bench/run.py $(ARGS)
+	$(RUN)/python -m bench.page
 
 # a GPU machine may have no network: the Python that is there, without set-up
 gpu: ARGS ?=

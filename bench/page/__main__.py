@@ -1,0 +1,28 @@
+"""Write README's speed table and docs/figures/speed.png from the newest rows in bench/results/.
+
+    python -m bench.page
+
+Lines whose rows have not been measured yet are left out, and named.
+"""
+
+import argparse
+
+from bench.page import bars, figures, table
+from bench.page.entries import ENTRIES
+from bench.page.rows import Rows
+
+
+def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m bench.page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
+    rows = Rows.stored()
+    for entry in ENTRIES:
+        if not table.chosen(entry, rows):
+            print(f"not measured yet: {entry.label}")
+    table.README.write_text(table.replaced(table.README.read_text(), table.section(rows)))
+    figures.save(bars.draw(rows), "speed.png", bars.measured(rows))
+
+
+if __name__ == "__main__":
+    main()
