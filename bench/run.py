@@ -2,9 +2,14 @@
 
     python bench/run.py [--only ops attacks training memory abs] [--seconds 1] [--out FILE]
                         [--data-dir DIR --weights vanilla_cnn.net --official DIR]
+    python bench/run.py --base REF [--only ops attacks]
 
 The contract tests of the ops run first, so that nothing is measured on a kernel that is wrong.
-`make bench` installs the peers.
+`make bench` installs the peers. `python -m bench.page` then writes README's table and figure from the rows.
+
+With --base no row is written: this tree and the commit REF (a branch, a tag, HEAD~3) take turns, each in its
+own process. Ratios of medians are printed with their noise, two standard errors, and the exit code is 1 where
+this tree is slower by more than 5% beyond it.
 """
 
 import argparse
@@ -22,7 +27,7 @@ import torch
 
 import fastadv as fa
 from bench import abs as abs_rows
-from bench import attacks, memory, ops, training
+from bench import attacks, base, memory, ops, training, turns
 from fastadv._card import machine
 
 PARTS = ("ops", "attacks", "training", "memory", "abs")
@@ -52,11 +57,20 @@ def measure(options: argparse.Namespace, device: torch.device) -> Iterator[dict[
         yield from abs_rows.rows(device, options.seconds, options.official, options.data_dir)
 
 
-def main() -> None:
+def compare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """The exit code of `--base`."""
+    parts = [part for part in turns.CASES if part in options.only]
+    if not parts:
+        parser.error(f"--base compares {' and '.join(turns.CASES)}, got --only {' '.join(options.only)}")
+    return 0 if base.run(options.base, (case for part in parts for case in turns.CASES[part])) else 1
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS, help="which parts")
+    parser.add_argument("--base", metavar="REF", help="compare with this commit; takes a minute or two")
     parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each measurement, at least")
     parser.add_argument(
         "--data-dir", type=Path, help="folder that holds MNIST/raw, for the attack and ABS rows"
@@ -72,6 +86,8 @@ def main() -> None:
     options = parser.parse_args()
     if not options.no_gate:
         gate()
+    if options.base:
+        return compare(parser, options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     out = options.out or HERE / "results" / f"{device.type}.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +102,8 @@ def main() -> None:
             print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
             file.write(json.dumps({**row, "device": device.type, "dtype": "float32", **about}) + "\n")
             file.flush()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""`bench/run.py --base REF`: what is timed is REF's package, and a slower process is told from noise."""
+
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from bench import base, compare, run, turns
+from bench.compare import Comparison, Process
+
+# answers as bench/turns.py does, with times around the given one
+FAKE = """
+import json, random, sys
+milliseconds, seed = float(sys.argv[1]), int(sys.argv[2])
+draw = random.Random(seed)
+print(json.dumps({"fastadv": sys.argv[3] + "/fastadv/__init__.py"}), flush=True)
+for line in sys.stdin:
+    print(json.dumps({"ms": milliseconds * draw.uniform(0.97, 1.03)}), flush=True)
+"""
+REPOSITORY = pytest.mark.skipif(not (base.ROOT / ".git").exists(), reason="no git history here")
+
+
+def fake(root: Path, milliseconds: float, seed: int) -> Process:
+    return Process(root, (sys.executable, "-c", FAKE, str(milliseconds), str(seed), str(root)))
+
+
+def comparison(here: Sequence[float], there: Sequence[float]) -> Comparison:
+    return Comparison("case", list(here), list(there))
+
+
+class TestComparison:
+    @pytest.mark.parametrize(("slower", "lost"), [(1.0, False), (1.04, False), (1.08, True), (0.5, False)])
+    def test_more_than_five_percent_beyond_the_noise_is_lost(self, slower: float, lost: bool) -> None:
+        draw = random.Random(1)
+        here = [slower * draw.uniform(0.98, 1.02) for _ in range(15)]
+        there = [draw.uniform(0.98, 1.02) for _ in range(15)]
+        assert comparison(here, there).lost is lost
+
+    def test_what_noise_could_explain_is_not_lost(self) -> None:
+        assert not comparison([0.7, 1.9, 1.2, 0.8, 1.5], [1.0] * 5).lost
+
+    def test_a_slow_moment_of_both_is_no_noise(self) -> None:
+        both = [1.0, 7.0, 3.0, 1.0, 2.0]
+        assert comparison([1.2 * b for b in both], both).noise == pytest.approx(0)
+        assert comparison([1.2 * b for b in both], both).ratio == pytest.approx(1.2)
+
+    def test_the_noise_is_two_standard_errors_of_the_median(self) -> None:
+        draw = random.Random(2)
+        medians = [comparison([draw.gauss(1, 0.05) for _ in range(25)], [1.0] * 25) for _ in range(400)]
+        inside = sum(abs(c.ratio - 1) < c.noise for c in medians) / 400
+        assert 0.88 < inside < 0.99
+
+
+class TestProcesses:
+    @pytest.mark.parametrize(("milliseconds", "lost"), [(5.0, False), (6.0, True)])
+    def test_a_slower_process_loses(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+        milliseconds: float, lost: bool,
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(base, "tree", lambda ref, folder: tmp_path)
+        monkeypatch.setattr(
+            base, "Process",
+            lambda root: fake(root, milliseconds if root == base.ROOT else 5.0, int(root == base.ROOT)),
+        )  # fmt: skip
+        monkeypatch.setattr("sys.argv", ["run.py", "--base", "HEAD", "--only", "ops", "--no-gate"])
+        assert run.main() == int(lost)
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines] == list(turns.CASES["ops"])
+        assert all(("SLOWER" in line) is lost for line in lines)
+
+    def test_another_trees_fastadv_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "a").mkdir()
+        command = (sys.executable, "-c", FAKE, "1", "0", str(tmp_path / "b"))
+        with pytest.raises(SystemExit, match="expected fastadv of"):
+            Process(tmp_path / "a", command)
+
+    def test_a_process_that_stops_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit, match="stopped"):
+            Process(tmp_path, (sys.executable, "-c", "pass"))
+
+    def test_a_part_that_cannot_be_compared_is_refused(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("sys.argv", ["run.py", "--base", "HEAD", "--only", "memory", "--no-gate"])
+        with pytest.raises(SystemExit):
+            run.main()
+        assert "--base compares ops and attacks" in capsys.readouterr().err
+
+
+@REPOSITORY
+class TestTrees:
+    def test_head_against_head(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The process of HEAD has HEAD's package, and is not half as fast again: no build, no claim."""
+        if base.git("diff", "--name-only", "HEAD", "--", *base.SOURCES):
+            pytest.skip("the C++ sources are changed: HEAD's extension would be built")
+        root = base.tree("HEAD", tmp_path)
+        built = [path.name for path in (base.ROOT / "fastadv").glob("_C*.so")]
+        assert [path.name for path in (root / "fastadv").glob("_C*.so")] == built
+        monkeypatch.setattr(compare, "TURNS", 5)
+        monkeypatch.setattr(compare, "SECONDS", 0.01)
+        monkeypatch.setattr(compare, "ALLOWED", 0.5)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        with closing(Process(base.ROOT)) as here, closing(Process(root)) as there:
+            (found,) = compare.compared(here, there, ["linf_step_"])
+        assert not found.lost
+        assert min(found.here + found.base) > 0
+
+    def test_an_unknown_commit_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit, match="no-such-ref"):
+            base.tree("no-such-ref", tmp_path)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    nets = {net: (create, (2, *shape[1:]), r, s, 1) for net, (create, shape, r, s, _) in turns.PGD.items()}
+    monkeypatch.setattr(turns, "PGD", nets)
+    monkeypatch.setattr(turns, "SHAPE", (2, 3, 4, 4))
+    yield
+    turns.prepared.cache_clear()
+    turns.problem.cache_clear()
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("case", [case for part in turns.CASES.values() for case in part])
+def test_every_case_runs(case: str) -> None:
+    assert 0 < turns.turn(case, 0.0) < 60_000
