@@ -1,107 +1,97 @@
-"""PGD against the same attack of other libraries, on four nets: time and final accuracy.
+"""PGD against the same attack of other libraries, on four nets: time, memory and final accuracy.
 
 The passes alone, a search's forwards and input gradients with one verdict before and one after, are what the
-attack would take without work of its own.
+attack would take without work of its own: the ceiling.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import fastadv as fa
-from bench import pgd
-from bench.gpu import nets
+from bench import memory, pgd
+from bench.peers import PEERS, Call, version_of
 from bench.pgd import Problem
+from bench.problems import NAMES, problem, what
 from bench.timing import quantiles, ratio, times
 
 PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+COMPILED = "torch.compile"
 
 
-def what(given: Problem) -> str:
-    """What is measured."""
-    return f"PGD-{given.steps} Linf {given.radius:.3g}, {len(given.x)} images, {given.name}"
+def compiled(given: Problem) -> Call:
+    """The loop of the papers at a compiled model that needs no weight gradients."""
+    model = copy.deepcopy(given.model).requires_grad_(False)
+    return partial(pgd.plain, replace(given, model=torch.compile(model)))
 
 
-def problems(data_dir: Path | None, weights: Path | None, device: torch.device) -> Iterator[Problem]:
-    """The CNN of Schott et al., published and on MNIST where both are given; three untrained nets."""
-    if weights is not None and data_dir is not None:
-        images = fa.data.load("mnist", "test", data_dir=data_dir, limit=256)
-        x, y, _ = next(iter(fa.data.batches(images, len(images))))
-        cnn = fa.models.SchottCNN.from_official(weights).to(device).eval()
-        yield Problem("published vanilla CNN, MNIST test", cnn, x.to(device), y.to(device), 0.3, 0.01, 40)
-    else:
-        cnn = fa.models.create("cnn")
-        yield _on_noise("untrained CNN, random images", cnn, (256, 1, 28, 28), 0.3, 0.01, 40, device)
-    yield _on_noise("MLP 784-256-10", nets.mlp(), (1024, 1, 28, 28), 0.3, 0.01, 40, device)
-    small = nets.small_net(width=32)
-    yield _on_noise("small CNN of width 32", small, (256, 3, 32, 32), 8 / 255, 2 / 255, 20, device)
-    yield _on_noise("ResNet-18", nets.resnet18(), (64, 3, 32, 32), 8 / 255, 2 / 255, 10, device)
+# PGD of each provider, without early stop unless the name says so
+PROVIDERS: dict[str, Callable[[Problem], Call]] = {
+    "plain loop": lambda given: partial(pgd.plain, given),
+    COMPILED: compiled,
+    "fastadv fp32": lambda given: partial(pgd.ours, given, given.model),
+    "fastadv bf16": lambda given: lambda: pgd.ours(given, fa.freeze(given.model, precision="bf16")),
+    "fastadv fp32, early stop": lambda given: partial(pgd.ours, given, given.model, stop_early=True),
+    **PEERS,
+}
 
 
-def _on_noise(
-    name: str,
-    model: nn.Module,
-    shape: tuple[int, ...],
-    radius: float,
-    step_size: float,
-    steps: int,
-    device: torch.device,
-) -> Problem:
-    x = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    model = model.to(device).eval()
-    return Problem(name, model, x, pgd.classes(model, x), radius, step_size, steps)
-
-
-def providers(given: Problem) -> dict[str, Callable[[], Tensor]]:
-    """PGD of each provider, without early stop unless the name says so; peers where they are installed."""
-    ways: dict[str, Callable[[], Tensor]] = {
-        "plain loop": lambda: pgd.plain(given),
-        "fastadv fp32": lambda: pgd.ours(given, given.model),
-        "fastadv bf16": lambda: pgd.ours(given, fa.freeze(given.model, precision="bf16")),
-        "fastadv fp32, early stop": lambda: pgd.ours(given, given.model, stop_early=True),
-    }
-    for name, peer in (("torchattacks", pgd.torchattacks), ("foolbox", foolbox)):
+def providers(given: Problem) -> dict[str, Call]:
+    """Those that are installed."""
+    ways: dict[str, Call] = {}
+    for name, make in PROVIDERS.items():
         try:
-            ways[name] = peer(given)
-        except ImportError:
-            logging.getLogger("bench").warning("%s is not installed; its rows are missing", name)
+            ways[name] = make(given)
+        except ImportError as error:
+            logging.getLogger("bench").warning("%s is not installed; its rows are missing: %s", name, error)
     return ways
 
 
-def foolbox(given: Problem) -> Callable[[], Tensor]:
-    """The peer's; ImportError where it is not installed."""
-    import foolbox
-
-    wrapped = foolbox.PyTorchModel(given.model, bounds=(0, 1), device=given.x.device)
-    attack = foolbox.attacks.LinfProjectedGradientDescentAttack(
-        abs_stepsize=given.step_size, steps=given.steps, random_start=False
-    )
-    return lambda: attack(wrapped, given.x, given.y, epsilons=given.radius)[1]
+def found(given: Problem, x_adv: Tensor) -> dict[str, float]:
+    """What is left of the accuracy, and how far the images went at most."""
+    right = pgd.classes(given.model, x_adv) == given.y
+    return {
+        "accuracy": round(float(right.float().mean()), 4),
+        "distance": round(float((x_adv - given.x).abs().max()), 5),
+    }
 
 
 def rows(
     data_dir: Path | None, weights: Path | None, device: torch.device, seconds: float
 ) -> Iterator[dict[str, Any]]:
     """One row for each provider on each net, and for the passes alone."""
-    for given in problems(data_dir, weights, device):
+    for name in NAMES:
+        given = problem(name, data_dir, weights, device)
         ways = providers(given)
-        twins = {precision: fa.freeze(given.model, precision) for precision in PRECISIONS}
-        alone = {
-            f"passes alone, {precision}": partial(pgd.passes, given, twin)
-            for precision, twin in twins.items()
-        }
-        taken = times({**ways, **alone}, seconds, least=5)
-        base = taken.get("torchattacks", taken["plain loop"])
-        for provider, values in taken.items():
-            row = {"what": what(given), "provider": provider, **quantiles(values)}
-            if provider in ways:
-                x_adv = ways[provider]()
-                right = pgd.classes(given.model, x_adv) == given.y
-                row["accuracy"] = float(right.float().mean())
-            measure = "times_torchattacks" if "torchattacks" in taken else "times_plain"
-            yield row | {measure: round(ratio(base, values), 2)}
+        peaks = {way: memory.of_provider(name, way, data_dir, weights) for way in ways if way != COMPILED}
+        yield from measured(given, ways, seconds, peaks)
+
+
+def measured(
+    given: Problem, ways: dict[str, Call], seconds: float, peaks: dict[str, dict[str, float]]
+) -> Iterator[dict[str, Any]]:
+    """The rows of one net, with the peaks of memory that are known."""
+    twins = {precision: fa.freeze(given.model, precision) for precision in PRECISIONS}
+    alone = {
+        f"passes alone, {precision}": partial(pgd.passes, given, twin) for precision, twin in twins.items()
+    }
+    taken = times({**ways, **alone}, seconds, least=3)
+    base = "torchattacks" if "torchattacks" in taken else "plain loop"
+    for provider, values in taken.items():
+        row: dict[str, Any] = {"what": what(given), "provider": provider, **quantiles(values)}
+        if provider in ways:
+            row |= found(given, ways[provider]()) | peaks.get(provider, {})
+            if "early stop" not in provider:
+                passes = taken[f"passes alone, {'bf16' if 'bf16' in provider else 'fp32'}"]
+                row["share_of_ceiling"] = round(ratio(passes, values), 3)
+        if provider in PEERS:
+            row["version"] = version_of(provider)
+        measure = "times_torchattacks" if base == "torchattacks" else "times_plain"
+        yield row | {measure: round(ratio(taken[base], values), 2)}

@@ -1,62 +1,129 @@
-"""Peak memory of an attack against one forward and backward of the same batch, each in its own process."""
+"""Peak memory, each measurement in a process of its own: PGD of a provider, or one forward and backward.
 
-import json
-import subprocess
-import sys
-from collections.abc import Iterator
-from typing import Any
+    python -m bench.memory PROBLEM PROVIDER [--data-dir DIR --weights FILE]
 
-BATCH = 1000
-
-SCRIPT = """
-import json, resource, sys, threading, time
-import torch, fastadv as fa
-def resident():
-    with open("/proc/self/statm") as f: return int(f.read().split()[1]) * resource.getpagesize()
-torch.set_num_threads(1)
-model = fa.models.create("cnn").eval()
-x, y = torch.rand({batch}, 1, 28, 28), torch.randint(10, ({batch},))
-pgd = lambda x, y, **k: fa.attacks.pgd(model, x, y, fa.Linf(0.3), steps=5, step_size=0.1, **k)
-# a tiny batch first, so that the buffers of the libraries exist already
-pgd(x[:2], y[:2])
-leaf = x[:2].clone().requires_grad_(); torch.nn.functional.cross_entropy(model(leaf), y[:2]).backward()
-for p in model.parameters(): p.grad = None
-del leaf
-before, peak, done = resident(), 0, False
-def watch():
-    global peak
-    while not done:
-        peak = max(peak, resident()); time.sleep(0.0005)
-thread = threading.Thread(target=watch); thread.start()
-if sys.argv[1] == "attack":
-    pgd(x, y, stop_early=False)
-else:
-    leaf = x.clone().requires_grad_()
-    torch.nn.functional.cross_entropy(model(leaf), y).backward()
-done = True; thread.join()
-print(json.dumps(peak - before))
+prints by how many bytes the resident set grew at most. `rows` compares PGD with one forward and backward.
 """
 
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-def peak(what: str) -> int:
-    """The most bytes by which the resident set grew."""
+import torch
+
+import fastadv as fa
+from bench import pgd, problems
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCH, STEPS = 1000, 3
+PASS = "forward and backward"
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def grown(call: Callable[[], object]) -> int:
+    """The most bytes by which the resident set grows during the call."""
+    before, peak, done = resident(), 0, False
+
+    def watch() -> None:
+        nonlocal peak
+        while not done:
+            peak = max(peak, resident())
+            time.sleep(0.0005)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    call()
+    done = True
+    thread.join()
+    return max(peak - before, 0)
+
+
+def one_pass(given: pgd.Problem) -> None:
+    """A forward and a backward pass as training does them, with the gradients of the weights."""
+    leaf = given.x.clone().requires_grad_()
+    torch.nn.functional.cross_entropy(given.model(leaf), given.y).backward()
+
+
+def measure(given: pgd.Problem, provider: str) -> int:
+    """After a call with two images, so that the buffers of the libraries exist already."""
+    from bench.attacks import PROVIDERS
+
+    def way(given: pgd.Problem) -> Callable[[], object]:
+        return (lambda: one_pass(given)) if provider == PASS else PROVIDERS[provider](given)
+
+    way(replace(given, x=given.x[:2], y=given.y[:2]))()
+    given.model.zero_grad()
+    return grown(way(given))
+
+
+def growth(*arguments: str) -> float:
+    """MiB, from a process with these arguments."""
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(batch=BATCH), what], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "bench.memory", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    return int(json.loads(run.stdout.splitlines()[-1]))
+    return float(json.loads(run.stdout.splitlines()[-1])) / 2**20
+
+
+def of_provider(name: str, provider: str, data_dir: Path | None, weights: Path | None) -> dict[str, float]:
+    """The figure of a row of PGD; none where the system has no /proc."""
+    if not sys.platform.startswith("linux"):
+        return {}
+    places = {"--data-dir": data_dir, "--weights": weights}
+    given = [text for option, path in places.items() if path for text in (option, str(path.resolve()))]
+    return {"peak_mib": round(growth(name, provider, *given), 1)}
 
 
 def rows() -> Iterator[dict[str, Any]]:
     """Two rows, each the median of three processes. None where the system has no /proc."""
     if not sys.platform.startswith("linux"):
         return
-    base = sorted(peak("forward and backward") for _ in range(3))[1]
-    attack = sorted(peak("attack") for _ in range(3))[1]
+    base, attack = (
+        sorted(growth("large", provider, "--threads", "1") for _ in range(3))[1]
+        for provider in (PASS, "fastadv fp32")
+    )
     what = f"peak memory, {BATCH} images, CNN"
-    yield {"what": what, "provider": "forward and backward", "mib": round(base / 2**20, 1)}
+    yield {"what": what, "provider": PASS, "mib": round(base, 1)}
     yield {
         "what": what,
         "provider": "fastadv pgd",
-        "mib": round(attack / 2**20, 1),
+        "mib": round(attack, 1),
         "times_forward_backward": round(attack / base, 3),
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("problem", choices=[*problems.NAMES, "large"])
+    parser.add_argument("provider")
+    parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.problem == "large":
+        model, x = fa.models.create("cnn").eval(), torch.rand(BATCH, 1, 28, 28)
+        given = pgd.Problem("CNN", model, x, torch.randint(10, (BATCH,)), 0.3, 0.1, 5)
+    else:
+        given = problems.problem(options.problem, options.data_dir, options.weights, torch.device("cpu"))
+        given = replace(given, steps=STEPS)
+    print(json.dumps(measure(given, options.provider)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,5 @@
-"""PGD in L-infinity as each provider runs it, without a random start, and what none of them can save."""
+"""PGD in L-infinity without a random start: a problem, the loop by hand, ours, and what nobody can save."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,16 +56,6 @@ def ours(given: Problem, target: Any, *, stop_early: bool = False) -> Tensor:
         random_start=False, stop_early=stop_early,
     ).x_adv  # fmt: skip
     return x_adv
-
-
-def torchattacks(given: Problem) -> Callable[[], Tensor]:
-    """The peer's; ImportError where it is not installed."""
-    import torchattacks
-
-    attack = torchattacks.PGD(
-        given.model, eps=given.radius, alpha=given.step_size, steps=given.steps, random_start=False
-    )
-    return lambda: attack(given.x, given.y)
 
 
 def passes(given: Problem, frozen: fa.Frozen) -> None:

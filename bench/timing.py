@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 
 CUDA = torch.cuda.is_available()
+LONG = 1.0  # seconds: what takes longer is warm after one call
+MOST = 3
 
 
 def synchronize() -> None:
@@ -17,22 +19,27 @@ def synchronize() -> None:
 def times(
     ways: Mapping[str, Callable[[], object]], seconds: float = 1.0, least: int = 7
 ) -> dict[str, list[float]]:
-    """Milliseconds of each repetition of each way.
+    """Milliseconds of each repetition of each way, after a warm-up.
 
-    The ways take turns until each has run for `seconds` and at least `least` times.
+    The ways take turns until each has run at least `least` times and for `seconds`, or all of them together
+    for `MOST` times their share.
     """
     for way in ways.values():
+        start = time.perf_counter()
         way()
-        way()
+        if time.perf_counter() - start < LONG:
+            way()
     taken: dict[str, list[float]] = {name: [] for name in ways}
-    while min(len(t) for t in taken.values()) < least or min(sum(t) for t in taken.values()) < 1000 * seconds:
+    while True:
+        runs, spent = [len(t) for t in taken.values()], [sum(t) / 1000 for t in taken.values()]
+        if min(runs) >= least and (min(spent) >= seconds or sum(spent) >= MOST * seconds * len(ways)):
+            return taken
         for name, way in ways.items():
             synchronize()
             start = time.perf_counter()
             way()
             synchronize()
             taken[name].append(1000 * (time.perf_counter() - start))
-    return taken
 
 
 def quantiles(values: list[float]) -> dict[str, float]:

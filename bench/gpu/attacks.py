@@ -14,7 +14,8 @@ import fastadv as fa
 from bench.gpu import nets
 from bench.gpu.attack_calls import call, norms_of, threat_of
 from bench.gpu.session import Case, Row, Session, Skip, conv_precision, median, said
-from bench.pgd import Problem, classes, ours, passes, plain, torchattacks
+from bench.peers import torchattacks
+from bench.pgd import Problem, classes, ours, passes, plain
 from bench.timing import quantiles, ratio
 
 
