@@ -57,8 +57,9 @@ class Trial:
                     "check its weights and the scale of x"
                 )
             self.already = problem.met(clean)
+            frozen.tune(problem.x)
             frozen.check(problem.x, clean)
-            # only now: the check may change the layout that the search twin prefers
+            # only now: both may change the layout that the search twin prefers
             self.problem = replace(problem, x=frozen.layout(problem.x), clean=clean)
         self.todo = (~(self.already | self.unusable)).nonzero().squeeze(1)
 

@@ -1,6 +1,7 @@
 """freeze: from the caller's model to a Frozen one."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -16,6 +17,7 @@ from fastadv.engine.parts import is_conv2d
 from fastadv.engine.scratch import keep_pages
 from fastadv.engine.search_twin import CAPTURED, COMPILED
 from fastadv.engine.thin import thin
+from fastadv.engine.tune import tuned
 from fastadv.engine.twin import as_module, device_of, dtype_of, twin
 from fastadv.errors import InputError
 
@@ -28,6 +30,7 @@ def freeze(
     compile: bool | None = None,
     cuda_graph: bool | None = None,
     eot: int | None = None,
+    tune: bool | None = None,
 ) -> Frozen:
     """A fixed classifier made fast for attacks; the model itself is left exactly as it was.
 
@@ -51,12 +54,19 @@ def freeze(
             (default False). They follow the model only while its weights stay in place.
         eot: passes of a randomized model over which search logits, losses and gradients are averaged (default
             1), the expectation over transformation of Athalye et al. 2018. The verdict stays one pass.
+        tune: on the first batch, time the search twin, also in the model's own precision, the model as it is,
+            and the fastest of them compiled and on a GPU captured (default False). The fastest stays; a note
+            tells the times. Results may then differ by rounding from run to run, and the compiler may take a
+            minute.
 
     Raises InputError on a model that is neither a module nor a function, that cannot be copied or is lazy, on
     unknown options, on `cuda_graph` off CUDA or with `eot` > 1, and on the first batch of a model whose copy
-    would run parts of the original.
+    would run parts of the original, or with `tune` in a group of processes.
     """
-    asked = {"precision": precision, "fold": fold, "compile": compile, "cuda_graph": cuda_graph, "eot": eot}
+    asked = {
+        "precision": precision, "fold": fold, "compile": compile, "cuda_graph": cuda_graph, "eot": eot,
+        "tune": tune,
+    }  # fmt: skip
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     options = replace(model.options if isinstance(model, Frozen) else Options(), **given)
     if isinstance(model, Frozen):
@@ -82,7 +92,7 @@ def _freeze(source: Model, options: Options) -> Frozen:
         )
     given: Model = twin(module, follow=not options.fold) if module is not None else source
     search, channels_last, autocast, to_bfloat16 = given, False, False, None
-    if module is not None and options.fold:
+    if module is not None and options.fold and not options.as_given:
         # weights made in inference mode could not take part in a gradient
         with torch.inference_mode(False), torch.no_grad():
             changed, channels_last = _search_twin(module, notes)
@@ -118,6 +128,7 @@ def _freeze(source: Model, options: Options) -> Frozen:
         autocast=autocast,
         to_bfloat16=to_bfloat16,
         notes=tuple(notes),
+        tuned=partial(tuned, partial(_freeze, source), options) if options.tune else None,
     )
 
 

@@ -50,8 +50,12 @@ class Frozen:
         autocast: bool = False,
         to_bfloat16: Callable[[Model], Model] | None = None,
         notes: tuple[str, ...] = (),
+        tuned: Callable[[Tensor], tuple["Frozen", str]] | None = None,
     ) -> None:
-        """`to_bfloat16` converts `search`, once that has passed the check in its own precision."""
+        """`to_bfloat16` converts `search`, once that has passed the check in its own precision.
+
+        `tuned` gives the fastest way to search on the first batch, and a note.
+        """
         self.model = model
         self.source, self.options = source, options
         self._notes, self._ask = Notes(notes), Asking(model)
@@ -62,7 +66,7 @@ class Frozen:
             search, self._ask, self._notes, source=source, options=options, dtype=dtype,
             channels_last=channels_last, autocast=autocast,
         )  # fmt: skip
-        self._to_bfloat16 = to_bfloat16
+        self._to_bfloat16, self._tuned = to_bfloat16, tuned
         self._checked = self.plain
 
     @property
@@ -101,7 +105,8 @@ class Frozen:
 
     def describe(self) -> dict[str, Any]:
         """The options that can change results, for the identity of a run."""
-        return {name: getattr(self.options, name) for name in ("precision", "fold", "compile", "eot")}
+        told = {name: getattr(self.options, name) for name in ("precision", "fold", "compile", "eot")}
+        return told | ({"tune": True} if self.options.tune else {})
 
     def layout(self, x: Tensor) -> Tensor:
         """`x` in the memory layout the search twin prefers; no copy where it already has it."""
@@ -166,6 +171,7 @@ class Frozen:
         """
         with torch.inference_mode(False), torch.enable_grad():
             x = taken(x, self._device)
+            self.tune(x)
             y, targets = indices("y", y), indices("targets", targets)
             if y is None and isinstance(loss, str):
                 if targets is None:
@@ -217,6 +223,20 @@ class Frozen:
                     gradients[:, place] = pull(attached, leaf, by_logits, retain_graph=True)
             self.backwards += self.options.eot * gradients.shape[:2].numel()
             return logits, gradients
+
+    def tune(self, x: Tensor) -> None:
+        """Search from now on as is fastest at x [B, ...], where `freeze` was asked for that.
+
+        Done once, for the first batch of all attacks, whose passes are not counted.
+        """
+        if self._tuned is None or len(x) == 0:
+            return
+        tuned, self._tuned = self._tuned, None
+        best, note = tuned(x)
+        self.model, self.search, self.dtype = best.model, best.search, best.dtype
+        self._ask, self._notes = best._ask, best._notes
+        self._to_bfloat16, self._checked = best._to_bfloat16, best._checked
+        self._notes.add(note)
 
     def check(self, x: Tensor, verdict: Tensor | None = None) -> bool:
         """Compare the search twin with the verdict twin, on the first batch that has finite logits.

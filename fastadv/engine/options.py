@@ -9,18 +9,23 @@ from fastadv.errors import InputError
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `freeze`, with their defaults. Raises InputError on values that do not exist."""
+    """The options of `freeze`, with their defaults. Raises InputError on values that do not exist.
+
+    as_given: search with the model as it is, which is what tuning may choose.
+    """
 
     precision: Literal["fp32", "bf16"] = "fp32"
     fold: bool = True
     compile: bool = False
     cuda_graph: bool = False
     eot: int = 1
+    tune: bool = False
+    as_given: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.precision, str) or self.precision not in ("fp32", "bf16"):
             raise InputError(f'freeze: expected precision "fp32" or "bf16", got {self.precision!r}')
-        for name in ("fold", "compile", "cuda_graph"):
+        for name in ("fold", "compile", "cuda_graph", "tune"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"freeze: expected True or False for {name}, got {getattr(self, name)!r}")
         check_count("eot", self.eot, 1)

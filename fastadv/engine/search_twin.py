@@ -1,5 +1,6 @@
 """The search twin of a frozen model: how a batch passes it, and what it does where a faster way fails."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,6 +21,8 @@ from fastadv.engine.scratch import Scratch
 from fastadv.engine.twin import unwrap
 from fastadv.errors import InputError, NoGradientError
 from fastadv.ops._step import may_be_narrow
+
+log = logging.getLogger("fastadv")
 
 Model = Callable[[Tensor], Tensor]
 Gradient = tuple[Tensor, Tensor, Tensor]  # loss [B], logits [B, K], gradient like x
@@ -95,6 +98,8 @@ class SearchTwin:
 
     def tried(self, x: Tensor) -> Tensor:
         """`once` for the first time: in the layout in which it works."""
+        if _uncompiled(self.model) is not self.model:
+            log.warning("freeze: compiling; that may take a minute, and less the next time")
         return self._or_uncompiled(partial(self._in_any_layout, x))
 
     def logits(self, x: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ def test_a_compiler_that_fails(precision, fold, backward, monkeypatch, caplog) -
             torch.testing.assert_close(frozen(x), plain(x))
     why = "not compiled: the compiled search twin failed (BackendCompilerFailed: no)"
     assert caplog.text.count(why) == 1
+    assert caplog.text.count("freeze: compiling") == 1
     assert "many lines" not in caplog.text
     # the compiler was to have made the activations fast
     assert frozen.notes == (*(note for note in plain.notes if note != "fast activations"), why)

@@ -1,0 +1,77 @@
+"""The fastest way to search with a model, by measurement."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fastadv import _processes, rng
+from fastadv.engine.frozen import Frozen
+from fastadv.engine.options import Options
+from fastadv.errors import InputError, NoGradientError
+
+ROUNDS = 3
+
+
+def tuned(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tuple[Frozen, str]:
+    """The way that takes least time for losses and input gradients at x [B, ...], and a note that says so.
+
+    First come the search twins of the precision asked for and of the model's own, and the model as given;
+    then the fastest of these compiled, and on a GPU captured. The global random state stays as it was. Raises
+    InputError in a group of processes, which might choose differently.
+
+    make: freezes the model with such options.
+    """
+    if _processes.world() > 1:
+        raise InputError(
+            f"tune: expected one process, got a group of {_processes.world()}, each of which might choose "
+            "another way; tune in one, and freeze with the options that its notes tell"
+        )
+    seconds: dict[str, float] = {}
+    with rng.torch_seeded(0, x.device):
+        try:
+            best = _fastest([make(each) for each in _twins(options)], x, seconds)
+            best = _fastest([best, *(make(each) for each in _passes(best.options, x))], x, seconds)
+        except NoGradientError:
+            return make(replace(options, tune=False)), "not tuned: the model has no gradient"
+    told = ", ".join(f"{name} {1000 * taken:.3g}" for name, taken in seconds.items())
+    return best, f"tuned: {_name(best.options)} (ms for {len(x)} samples: {told})"
+
+
+def _twins(options: Options) -> Iterator[Options]:
+    asked = replace(options, tune=False, compile=False, cuda_graph=False)
+    yield asked
+    if asked.precision != "fp32":
+        yield replace(asked, precision="fp32")
+    yield replace(asked, precision="fp32", as_given=True)
+
+
+def _passes(options: Options, x: Tensor) -> Iterator[Options]:
+    yield replace(options, compile=True)
+    if x.is_cuda and options.eot == 1:
+        yield replace(options, cuda_graph=True)
+
+
+def _name(options: Options) -> str:
+    words = {"as given": options.as_given, "compiled": options.compile, "captured": options.cuda_graph}
+    return " ".join([options.precision, *(word for word, holds in words.items() if holds)])
+
+
+def _fastest(ways: Sequence[Frozen], x: Tensor, seconds: dict[str, float]) -> Frozen:
+    """Which takes the least time in the median of a few turns, which are written into `seconds`."""
+    y = ways[0].verdict(x).argmax(1)
+    taken: list[list[float]] = [[] for _ in ways]
+    for turn in range(1 + ROUNDS):
+        for way, times in zip(ways, taken, strict=True):
+            started = time.perf_counter()
+            way.input_gradient(x, y, direction=True)
+            if x.is_cuda:
+                torch.cuda.synchronize()
+            if turn:  # the first checks, compiles and captures
+                times.append(time.perf_counter() - started)
+    medians = [statistics.median(times) for times in taken]
+    seconds |= {_name(way.options): median for way, median in zip(ways, medians, strict=True)}
+    return ways[medians.index(min(medians))]
