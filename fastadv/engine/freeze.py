@@ -12,6 +12,7 @@ from fastadv.engine.fold import Unfoldable, estimates_gradients
 from fastadv.engine.fold import fold as fold_batch_norms
 from fastadv.engine.frozen import Frozen, Model
 from fastadv.engine.hasten import hasten
+from fastadv.engine.onednn import by_onednn, gains
 from fastadv.engine.options import Options
 from fastadv.engine.parts import is_conv2d
 from fastadv.engine.scratch import keep_pages
@@ -104,7 +105,7 @@ def _freeze(source: Model, options: Options) -> Frozen:
         autocast = True
         notes.append("bfloat16 by autocast")
     if not options.compile:  # the compiler has kernels of its own
-        notes += _done_otherwise(given, search)
+        notes += _done_otherwise(given, search, options.precision)
     if options.precision == "bf16" and not autocast:
 
         def to_bfloat16(search: Model) -> Model:
@@ -132,12 +133,19 @@ def _freeze(source: Model, options: Options) -> Frozen:
     )
 
 
-def _done_otherwise(given: Model, search: Model) -> list[str]:
+def _done_otherwise(given: Model, search: Model, precision: str) -> list[str]:
     """Let layers of both twins be done otherwise, in the verdict twin to the same bits; what was done."""
     twins = {id(part): part for part in (given, search) if isinstance(part, nn.Module)}
     thinned = sum(thin(part) for part in twins.values())
     hastened = sum(hasten(part, exactly=part is given) for part in twins.values())
-    return ["thin input convolution"] * bool(thinned) + ["fast activations"] * bool(hastened)
+    changed = isinstance(search, nn.Module) and search is not given
+    multiplied = by_onednn(cast(nn.Module, search)) if changed and precision == "fp32" else 0
+    done = {
+        "thin input convolution": thinned,
+        "fast activations": hastened,
+        "linear layers by oneDNN": multiplied,
+    }
+    return [note for note, count in done.items() if count]
 
 
 def _search_twin(module: nn.Module, notes: list[str]) -> tuple[nn.Module | None, bool]:
@@ -150,6 +158,8 @@ def _search_twin(module: nn.Module, notes: list[str]) -> tuple[nn.Module | None,
         notes.append(f"not folded: {why}")
     except Exception as error:  # tracing and fusing run code of the model, which may raise anything
         notes.append(f"not folded: folding failed ({error})")
+    if search is None and gains(module):
+        search = twin(module, follow=False)
     if not is_conv2d(module):
         return search, False
     notes.append("channels-last")

@@ -1,6 +1,5 @@
 """Layers of a twin that a CPU library does slowly, done otherwise."""
 
-from inspect import signature
 from math import isfinite
 from typing import Any
 
@@ -8,6 +7,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from fastadv.engine.calls import Calls, replace_calls
+from fastadv.engine.onednn import fast_linear
 from fastadv.ops import elu, relu_slope
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -70,7 +71,7 @@ class CoveringConv2d(nn.Conv2d):
         rows, weights = x, self.weight
         if x.is_contiguous(memory_format=torch.channels_last):
             rows, weights = (values.permute(0, 2, 3, 1) for values in (x, weights))
-        return F.linear(rows.flatten(1), weights.flatten(1), self.bias)[:, :, None, None]
+        return fast_linear(rows.flatten(1), weights.flatten(1), self.bias)[:, :, None, None]
 
 
 LAYERS: dict[type[nn.Module], type[nn.Module]] = {
@@ -78,8 +79,7 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.ELU: FastELU,
     nn.Conv2d: CoveringConv2d,
 }
-# what a traced module calls; arguments are bound to the names of the first, and passed by place to the second
-CALLS: dict[tuple[str, Any], tuple[Any, Any]] = {
+CALLS: Calls = {
     ("call_function", F.relu): (F.relu, fast_relu),
     ("call_function", torch.relu): (F.relu, fast_relu),
     ("call_method", "relu"): (F.relu, fast_relu),
@@ -104,7 +104,8 @@ def hasten(model: nn.Module, *, exactly: bool) -> int:
             part.__class__ = own
             count += not covers
         if isinstance(part, fx.GraphModule):
-            count += _hasten_calls(part, exactly)
+            calls = {call: to for call, to in CALLS.items() if to[1] in EXACT or not exactly}
+            count += replace_calls(part, calls)
     return count
 
 
@@ -112,19 +113,3 @@ def _may_cover(part: Any) -> bool:
     """Whether a convolution meets no padding where its kernel covers the image."""
     plain = part.groups == 1 and part.padding in ((0, 0), "valid") and part.dilation == (1, 1)
     return plain and part.kernel_size != (1, 1)
-
-
-def _hasten_calls(traced: fx.GraphModule, exactly: bool) -> int:
-    """The same for the functions that a traced module calls; their number."""
-    count = 0
-    for node in traced.graph.nodes:
-        named, own = CALLS.get((node.op, node.target), (None, None))
-        if own is None or (exactly and own not in EXACT):
-            continue
-        given = signature(named).bind(*node.args, **node.kwargs)
-        given.apply_defaults()
-        node.op, node.target, node.args, node.kwargs = "call_function", own, given.args, {}
-        count += 1
-    if count:
-        traced.recompile()
-    return count

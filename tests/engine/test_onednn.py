@@ -1,0 +1,173 @@
+"""Linear layers by oneDNN give what torch gives; only a search twin in float32 has them."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fastadv as fa
+from fastadv.engine import onednn
+from fastadv.engine.onednn import FastLinear, fast_linear
+
+pytestmark = pytest.mark.skipif(not onednn._available(), reason="torch was built without oneDNN")
+
+NOTE = "linear layers by oneDNN"
+
+
+@pytest.fixture
+def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "LEAST", 0)
+    monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of what oneDNN multiplies from now on."""
+    made: list[tuple[int, ...]] = []
+    real = onednn._product
+
+    def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        made.append((*x.shape, len(weight)))
+        return real(x, weight, bias)
+
+    monkeypatch.setattr(onednn, "_product", product)
+    return made
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 7), (5, 7), (3, 4, 7), (2, 3, 1, 7), (0, 7)])
+@pytest.mark.usefixtures("_small_ones_too")
+def test_values_and_derivatives(shape: tuple[int, ...], bias: bool, products: list[tuple[int, ...]]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 7, generator=draw)
+    shift = torch.randn(6, generator=draw) if bias else None
+    x = torch.randn(shape, generator=draw)
+    wide = torch.zeros(*shape[:-1], 14)
+    wide[..., ::2] = x
+    for given in (x, wide[..., ::2], x.transpose(0, 1).contiguous().transpose(0, 1)):
+        found = []
+        for linear in (fast_linear, F.linear):
+            leaf = given.detach().requires_grad_()
+            out = linear(leaf, weight, shift)
+            back = torch.arange(float(out.numel())).view(out.shape).cos()
+            (gradient,) = torch.autograd.grad(out, leaf, back, create_graph=True)
+            found.append((out.detach(), gradient.detach()))
+        torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+    assert len(products) == 6  # forwards and backwards
+
+
+@pytest.mark.usefixtures("_small_ones_too")
+def test_derivatives_of_derivatives() -> None:
+    draw = torch.Generator().manual_seed(1)
+    weight, x = torch.randn(6, 7, generator=draw), torch.randn(4, 7, generator=draw)
+    found = []
+    for linear in (fast_linear, F.linear):
+        leaf = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(linear(leaf, weight).exp().sum(), leaf, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), leaf)[0])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_small_ones_too")
+def test_what_is_left_to_torch(products: list[tuple[int, ...]]) -> None:
+    weight, x = torch.randn(6, 7), torch.randn(4, 7)
+    for dtype in (torch.float64, torch.bfloat16):
+        assert torch.equal(
+            fast_linear(x.to(dtype), weight.to(dtype)), F.linear(x.to(dtype), weight.to(dtype))
+        )
+    assert torch.equal(fast_linear(x[0], weight), F.linear(x[0], weight))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fast_linear(x, weight).dtype == torch.bfloat16
+    learned = weight.clone().requires_grad_()
+    fast_linear(x, learned).sum().backward()
+    assert learned.grad is not None
+    shift = torch.zeros(6, requires_grad=True)
+    fast_linear(x, weight, shift).sum().backward()
+    assert shift.grad is not None
+    with pytest.raises(RuntimeError, match="shapes|size"):
+        fast_linear(x[:, :5], weight)
+    assert products == []
+
+
+def test_small_products_are_left_to_torch(products: list[tuple[int, ...]]) -> None:
+    weight = torch.randn(1024, 32)
+    for rows in (31, 32):
+        fast_linear(torch.randn(rows, 32), weight)
+    assert products == [(32, 32, 1024)]
+
+
+class Called(nn.Module):
+    """A layer, the same function called, and a BatchNorm, so that it is traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm = nn.Linear(12, 160), nn.BatchNorm1d(160)
+        self.weight = nn.Parameter(torch.randn(128, 160) / 12)
+        self.last = nn.Linear(128, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.norm(self.first(x.flatten(1))).relu()
+        logits: Tensor = self.last(F.linear(hidden, self.weight).relu())
+        return logits
+
+
+def test_a_traced_model(products: list[tuple[int, ...]]) -> None:
+    model = Called().eval()
+    x, y = torch.rand(64, 3, 4), torch.arange(64) % 4
+    frozen = fa.freeze(model)
+    gradient = frozen.input_gradient(x, y)[2]
+    assert NOTE in frozen.notes
+    # the largest alone; the check before has fewer rows
+    assert products == [(64, 160, 128), (64, 128, 160)]
+    leaf = x.clone().requires_grad_()
+    F.cross_entropy(model(leaf), y, reduction="sum").backward()
+    torch.testing.assert_close(gradient, leaf.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_who_has_them(precision: str, products: list[tuple[int, ...]]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 4)).eval()
+    before = copy.deepcopy(model.state_dict())
+    x, y = torch.rand(64, 128), torch.arange(64) % 4
+    frozen = fa.freeze(model, precision)  # type: ignore[arg-type]
+    frozen.input_gradient(x, y)
+    assert (NOTE in frozen.notes) == (precision == "fp32") == bool(products)
+    products.clear()
+    assert torch.equal(frozen.verdict(x), model(x).detach())
+    fa.freeze(model, precision, fold=False).input_gradient(x, y)  # type: ignore[arg-type]
+    assert products == []
+    assert type(model[1]) is nn.Linear
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    # weights are the model's own, so the search follows them
+    with torch.no_grad():
+        model[3].bias.add_(2.0)
+    if precision == "fp32":
+        torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-5)
+        assert type(frozen.search.model[1]) is FastLinear  # type: ignore[index]
+
+
+def test_a_small_model_stays_exact() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(127, 128), nn.ReLU(), nn.Linear(128, 4)).eval()
+    frozen = fa.freeze(model)
+    assert frozen.exact
+    assert NOTE not in frozen.notes
+
+
+def test_the_attack_finds_the_same() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 5)).eval()
+    x = torch.rand(96, 1, 16, 16)
+    y = model(x).argmax(1)
+    found = [
+        fa.attacks.pgd(fa.freeze(model, fold=fold), x, y, fa.Linf(0.02), steps=5, seed=0, stop_early=False)
+        for fold in (True, False)
+    ]
+    assert 0.2 < found[0].success.float().mean() < 0.95
+    assert (found[0].success != found[1].success).sum() <= 1
+    for out in found:
+        wrong = model(out.x_adv).argmax(1) != y
+        assert torch.equal(wrong, out.success)
