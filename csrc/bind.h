@@ -10,5 +10,6 @@ void bind_points(pybind11::module_& module);
 void bind_latent(pybind11::module_& module);
 void bind_rows(pybind11::module_& module);
 void bind_thin(pybind11::module_& module);
+void bind_winograd(pybind11::module_& module);
 
 }  // namespace fastadv

@@ -45,6 +45,12 @@ inline int64_t thin_planes(const ThinShape& shape) {
   return (shape.outputs + kThinUnroll - 1) / kThinUnroll * kThinUnroll;
 }
 
+// Images [height, width, channels], and their tiles: size by size elements of the result each, so many of them
+// down and across an image, and in a whole batch.
+struct WinogradShape {
+  int64_t height, width, channels, padding, size, down, across, tiles;
+};
+
 // `levels` + 1 equally spaced values of the box.
 struct Grid {
   Box box;
@@ -94,6 +100,9 @@ struct Kernels {
                      int64_t target, bool direction, float* scratch);
   void (*thin_gradient)(T* out, const T* gradient, const float* weights, const ThinShape& shape,
                         bool channels_last, float* scratch);
+  void (*winograd_tiles)(T* out, const T* image, const WinogradShape& shape, int64_t row, int64_t first);
+  void (*winograd_image)(T* image, const T* products, const float* bias, const WinogradShape& shape,
+                         int64_t row, int64_t first);
   void (*quantize_in_ball)(T* out, const T* x_adv, const T* x, int64_t cols, Norm norm, double radius,
                            Grid grid, Scratch scratch);
 };

@@ -37,6 +37,7 @@ PYBIND11_MODULE(_C, module) {
   bind_points(module);
   bind_rows(module);
   bind_thin(module);
+  bind_winograd(module);
 }
 
 }  // namespace fastadv

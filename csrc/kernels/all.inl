@@ -28,6 +28,7 @@
 #include "kernels/elu.inl"
 #include "kernels/relu_slope.inl"
 #include "kernels/thin_gradient.inl"
+#include "kernels/winograd.inl"
 #include "kernels/latent_rows.inl"
 #include "kernels/latent_layout.inl"
 #include "kernels/latent_fit.inl"
@@ -56,6 +57,8 @@ constexpr Kernels<T> table() {
           .relu_slope = relu_slope<T>,
           .logit_loss = logit_loss<T>,
           .thin_gradient = thin_gradient<T>,
+          .winograd_tiles = winograd_tiles<T>,
+          .winograd_image = winograd_image<T>,
           .quantize_in_ball = quantize_in_ball<T>};
 }
 

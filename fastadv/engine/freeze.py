@@ -20,6 +20,7 @@ from fastadv.engine.search_twin import CAPTURED, COMPILED
 from fastadv.engine.thin import thin
 from fastadv.engine.tune import tuned
 from fastadv.engine.twin import as_module, device_of, dtype_of, twin
+from fastadv.engine.winograd import by_winograd
 from fastadv.errors import InputError
 
 
@@ -105,7 +106,10 @@ def _freeze(source: Model, options: Options) -> Frozen:
         autocast = True
         notes.append("bfloat16 by autocast")
     if not options.compile:  # the compiler has kernels of its own
-        notes += _done_otherwise(given, search, options.precision)
+        notes += _done_otherwise(given, search)
+        if search is not given:
+            dtype = torch.bfloat16 if options.precision == "bf16" else dtype_of(cast(nn.Module, module))
+            notes += _multiplied_otherwise(cast(nn.Module, search), dtype)
     if options.precision == "bf16" and not autocast:
 
         def to_bfloat16(search: Model) -> Model:
@@ -133,19 +137,20 @@ def _freeze(source: Model, options: Options) -> Frozen:
     )
 
 
-def _done_otherwise(given: Model, search: Model, precision: str) -> list[str]:
+def _done_otherwise(given: Model, search: Model) -> list[str]:
     """Let layers of both twins be done otherwise, in the verdict twin to the same bits; what was done."""
     twins = {id(part): part for part in (given, search) if isinstance(part, nn.Module)}
     thinned = sum(thin(part) for part in twins.values())
     hastened = sum(hasten(part, exactly=part is given) for part in twins.values())
-    changed = isinstance(search, nn.Module) and search is not given
-    multiplied = by_onednn(cast(nn.Module, search)) if changed and precision == "fp32" else 0
-    done = {
-        "thin input convolution": thinned,
-        "fast activations": hastened,
-        "linear layers by oneDNN": multiplied,
-    }
-    return [note for note, count in done.items() if count]
+    return ["thin input convolution"] * bool(thinned) + ["fast activations"] * bool(hastened)
+
+
+def _multiplied_otherwise(search: nn.Module, dtype: torch.dtype | None) -> list[str]:
+    """Let layers of a search twin that is to compute in `dtype` multiply otherwise; what was done."""
+    linear = by_onednn(search) if dtype == torch.float32 else 0
+    convolutions = by_winograd(search, dtype)
+    notes = ["linear layers by oneDNN"] * bool(linear)
+    return notes + [f"{convolutions} convolutions by Winograd's method"] * bool(convolutions)
 
 
 def _search_twin(module: nn.Module, notes: list[str]) -> tuple[nn.Module | None, bool]:

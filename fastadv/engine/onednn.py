@@ -16,12 +16,12 @@ LEAST = 1 << 20  # multiplications; with fewer, a call costs as much as it gains
 LEAST_WEIGHTS = 1 << 14  # of a layer that reaches this at the usual batch sizes
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return found
 
 
-def _available() -> bool:
+def available() -> bool:
     built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return bool(built) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -38,7 +38,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return _product(x, weight, bias)
+        return product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -51,7 +51,7 @@ def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     fixed = not (weight.requires_grad or (bias is not None and bias.requires_grad))
     usual = input.ndim >= 2 and weight.ndim == 2 and input.shape[-1] == weight.shape[1]
     large = usual and input.numel() * len(weight) >= LEAST
-    if not (fixed and large and _suits(input, weight, bias) and _available()):
+    if not (fixed and large and _suits(input, weight, bias) and available()):
         return F.linear(input, weight, bias)
     out: Tensor = _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
     return out
@@ -66,7 +66,7 @@ class FastLinear(nn.Linear):
 
 def gains(model: nn.Module) -> bool:
     """Whether a linear layer of the model is large enough to be done so."""
-    return _available() and any(
+    return available() and any(
         type(part) is nn.Linear and _suits(part.weight) and part.weight.numel() >= LEAST_WEIGHTS
         for part in model.modules()
     )

@@ -25,6 +25,7 @@ from fastadv.ops.square_l2 import square_l2
 from fastadv.ops.square_linf import square_linf
 from fastadv.ops.thin_gradient import thin_gradient
 from fastadv.ops.to_hyperplane import to_hyperplane
+from fastadv.ops.winograd import winograd_image, winograd_kernels, winograd_tiles
 
 __all__ = [
     "distance",
@@ -53,4 +54,7 @@ __all__ = [
     "square_linf",
     "thin_gradient",
     "to_hyperplane",
+    "winograd_image",
+    "winograd_kernels",
+    "winograd_tiles",
 ]

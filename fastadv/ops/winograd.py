@@ -1,0 +1,205 @@
+"""winograd_tiles and winograd_image: both ends of Winograd's convolution with kernels of 3 by 3.
+
+F(m, 3) computes m by m elements of the result from a tile d of (m + 2)² elements of the image and a kernel g:
+Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A. Over all tiles of a batch, and all channels, the product in the middle is one of
+matrices for each of the (m + 2)² places. With m = 4 it multiplies a quarter as often as the plain sum, with
+m = 2 four ninths.
+Source: Lavin & Gray 2016 (arXiv 1509.09308).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from fastadv._library import OpCard, Sample, register
+from fastadv.errors import InputError
+from fastadv.ops._rows import wide
+
+# Bᵀ, G and Aᵀ by m
+MATRICES: dict[int, tuple[list[list[float]], list[list[float]], list[list[float]]]] = {
+    2: (
+        [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
+        [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
+        [[1, 1, 1, 0], [0, 1, -1, -1]],
+    ),
+    4: (
+        [
+            [4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+            [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1],
+        ],
+        [
+            [1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
+            [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1],
+        ],
+        [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+    ),
+}  # fmt: skip
+
+
+def _both_ways(matrix: list[list[float]], values: Tensor) -> Tensor:
+    """matrix @ values @ matrixᵀ for values [..., n, n]."""
+    factor = torch.tensor(matrix, dtype=values.dtype, device=values.device)
+    return factor @ values @ factor.t()
+
+
+def winograd_kernels(weight: Tensor, size: int) -> Tensor:
+    """G g Gᵀ of each kernel of a convolution, weight [O, C, 3, 3] -> [(size + 2)², O, C] in its dtype.
+
+    size: 2 or 4 elements of the result a tile and axis. InputError for another, and for other kernels.
+    """
+    _check_size(size)
+    if weight.ndim != 4 or weight.shape[2:] != (3, 3):
+        raise InputError(f"weight: expected [O, C, 3, 3], got {tuple(weight.shape)}")
+    real = weight.to(wide(weight.dtype)).permute(2, 3, 0, 1).flatten(0, 1)
+    factor = torch.tensor(MATRICES[size][1], dtype=real.dtype, device=real.device)
+    return (torch.kron(factor, factor) @ real.flatten(1)).view(-1, *real.shape[1:]).to(weight.dtype)
+
+
+def _tiles(length: int, size: int) -> int:
+    return -(-length // size)
+
+
+def reference_tiles(x: Tensor, size: int, padding: int) -> Tensor:
+    real = x.to(wide(x.dtype))
+    down, across = (_tiles(n + 2 * padding - 2, size) for n in x.shape[1:3])
+    bottom, right = (n * size + 2 - padding - m for n, m in zip((down, across), x.shape[1:3], strict=True))
+    padded = pad(real, (0, 0, padding, right, padding, bottom))
+    parts = padded.unfold(1, size + 2, size).unfold(2, size + 2, size)
+    changed = _both_ways(MATRICES[size][0], parts)  # [B, down, across, C, size + 2, size + 2]
+    return changed.flatten(4).flatten(0, 2).movedim(2, 0).to(x.dtype).contiguous()
+
+
+def fake_tiles(x: Tensor, size: int, padding: int) -> Tensor:
+    down, across = (_tiles(n + 2 * padding - 2, size) for n in x.shape[1:3])
+    return x.new_empty((size + 2) ** 2, x.shape[0] * down * across, x.shape[3])
+
+
+def reference_image(products: Tensor, bias: Tensor | None, shape: Sequence[int], size: int) -> Tensor:
+    (count, height, width), channels = shape, products.shape[2]
+    down, across = _tiles(height, size), _tiles(width, size)
+    parts = products.to(wide(products.dtype)).movedim(0, 2)
+    parts = parts.reshape(count, down, across, channels, size + 2, size + 2)
+    found = _both_ways(MATRICES[size][2], parts).permute(0, 1, 4, 2, 5, 3)
+    image = found.reshape(count, down * size, across * size, channels)[:, :height, :width]
+    return (image if bias is None else image + bias.to(image.dtype)).to(products.dtype).contiguous()
+
+
+def fake_image(products: Tensor, bias: Tensor | None, shape: Sequence[int], size: int) -> Tensor:
+    return products.new_empty(*shape, products.shape[2])
+
+
+def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
+    # sums of up to 36 terms, some of them 64 times an element, in another order, then rounded
+    loose = 1e-2 if actual.dtype == torch.bfloat16 else 1e-5
+    scale = float(expected.double().abs().max()) if expected.numel() else 0.0
+    torch.testing.assert_close(actual, expected, rtol=0, atol=loose * scale)
+
+
+# B, H, W, C, padding
+SHAPES = (
+    (3, 8, 8, 70, 1), (2, 5, 7, 3, 1), (1, 3, 3, 65, 0), (2, 9, 4, 16, 2), (1, 1, 1, 1, 1), (0, 4, 4, 5, 1),
+)  # fmt: skip
+
+
+def _drawn(shape: Sequence[int], seed: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(device, dtype)
+
+
+def samples_of_tiles(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    for seed, (*shape, padding) in enumerate(SHAPES):
+        for size in MATRICES:
+            yield _drawn(shape, seed, device, dtype), size, padding
+
+
+def samples_of_image(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+    for seed, (count, height, width, channels, _) in enumerate(SHAPES):
+        for size in MATRICES:
+            tiles = count * _tiles(height, size) * _tiles(width, size)
+            products = _drawn(((size + 2) ** 2, tiles, channels), seed, device, dtype)
+            bias = _drawn((channels,), seed + 100, device, wide(dtype))
+            for added in (bias, None):
+                yield products, added, [count, height, width], size
+
+
+def _bytes(values: Tensor, size: int) -> int:
+    return round(values.numel() * values.element_size() * (1 + ((size + 2) / size) ** 2))
+
+
+register(
+    OpCard(
+        name="winograd_tiles",
+        schema="(Tensor x, int size, int padding) -> Tensor",
+        summary="Bᵀ d B of every tile d of images",
+        reference=reference_tiles,
+        fake=fake_tiles,
+        samples=samples_of_tiles,
+        compare=compare,
+        no_gradient="it is a part of a convolution that has one",
+        triton=False,
+        ordered=True,
+        bytes_moved=lambda x, size, padding: _bytes(x, size),
+        flops=lambda x, size, padding: 12 * round(x.numel() * ((size + 2) / size) ** 2),
+    )
+)
+register(
+    OpCard(
+        name="winograd_image",
+        schema="(Tensor products, Tensor? bias, int[] shape, int size) -> Tensor",
+        summary="Aᵀ m A of every tile m, as images",
+        reference=reference_image,
+        fake=fake_image,
+        samples=samples_of_image,
+        compare=compare,
+        no_gradient="it is a part of a convolution that has one",
+        triton=False,
+        ordered=True,
+        bytes_moved=lambda products, bias, shape, size: 2 * products.numel() * products.element_size(),
+        flops=lambda products, *rest: 12 * products.numel(),
+    )
+)
+
+
+def _check_size(size: int) -> None:
+    if size not in MATRICES:
+        raise InputError(f"size: expected 2 or 4 elements a tile, got {size!r}")
+
+
+def winograd_tiles(x: Tensor, size: int, padding: int = 1) -> Tensor:
+    """The tiles of images x [B, H, W, C], channels last, ready for products: [(size + 2)², tiles, C] like x.
+
+    Tiles overlap by two elements and go row by row through each image, `padding` zeros around it. InputError
+    for another rank, sizes other than 2 and 4, a padding below 0, and images that leave no result.
+    """
+    _check_size(size)
+    if x.ndim != 4 or not x.is_floating_point():
+        raise InputError(f"x: expected floating images [B, H, W, C], got {x.dtype} {tuple(x.shape)}")
+    if padding < 0 or min(x.shape[1:3]) + 2 * padding < 3:
+        raise InputError(
+            f"padding: expected one with which a kernel of 3 by 3 fits {tuple(x.shape[1:3])}, got {padding}"
+        )
+    tiles: Tensor = torch.ops.fastadv.winograd_tiles(x, size, padding)
+    return tiles
+
+
+def winograd_image(products: Tensor, bias: Tensor | None, shape: Sequence[int], size: int) -> Tensor:
+    """Images [B, H, W, C], shape (B, H, W), of the products [(size + 2)², tiles, C] of such tiles, like them.
+
+    bias: [C], in float32 for bfloat16. InputError where these do not fit each other.
+    """
+    _check_size(size)
+    count, height, width = shape
+    expected = (size + 2) ** 2, count * _tiles(height, size) * _tiles(width, size)
+    if products.ndim != 3 or products.shape[:2] != expected:
+        raise InputError(
+            f"products: expected [{expected[0]}, {expected[1]}, C] for {tuple(shape)}, "
+            f"got {tuple(products.shape)}"
+        )
+    real = wide(products.dtype)
+    if bias is not None and bias.shape != products.shape[2:]:
+        raise InputError(f"bias: expected [{products.shape[2]}], got {tuple(bias.shape)}")
+    added: Any = None if bias is None else bias.to(real)
+    image: Tensor = torch.ops.fastadv.winograd_image(products, added, list(shape), size)
+    return image

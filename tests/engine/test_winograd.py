@@ -1,0 +1,190 @@
+"""A search twin's wide convolutions by Winograd's method are those of the model."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fastadv as fa
+from fastadv.engine import onednn, winograd
+from fastadv.engine.winograd import WinogradConv2d, by_winograd
+
+pytestmark = pytest.mark.skipif(not onednn.available(), reason="torch was built without oneDNN")
+
+
+@pytest.fixture
+def _narrow_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 1, torch.bfloat16: 1})
+    monkeypatch.setattr(winograd, "LEAST_TILES", 0)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of what was convolved so."""
+    made: list[tuple[int, ...]] = []
+    real = winograd.convolve
+
+    def convolve(x: Tensor, *rest: Any) -> Tensor:
+        made.append(tuple(x.shape))
+        return real(x, *rest)
+
+    monkeypatch.setattr(winograd, "convolve", convolve)
+    return made
+
+
+class Net(nn.Module):
+    """Convolutions of all paddings, one of them without a bias, with what follows them in place."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm = nn.Conv2d(3, width, 3, padding=2, bias=False), nn.BatchNorm2d(width)
+        self.second, self.third = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, 5, 3)
+        self.linear = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.first(x)), inplace=True)
+        x = F.relu_(self.second(x)) + x
+        logits: Tensor = self.linear(self.third(x).mean((2, 3)))
+        return logits
+
+
+def answers(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = x.clone().requires_grad_()
+    logits = model(leaf)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits.float(), y, reduction="sum"), leaf)
+    return logits.detach(), gradient
+
+
+@pytest.mark.parametrize(("precision", "loose"), [("fp32", 1e-4), ("bf16", 0.03)])
+@pytest.mark.parametrize("bytes", [1, 1 << 24])
+@pytest.mark.usefixtures("_narrow_ones_too")
+def test_the_search_is_that_of_the_model(
+    precision: Any, loose: float, bytes: int, passes: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "BYTES", bytes)  # 1: image by image
+    model = Net().eval()
+    x, y = torch.rand(5, 3, 12, 8), torch.arange(5) % 4
+    frozen = fa.freeze(model, precision)
+    logits, gradient = answers(copy.deepcopy(model).double(), x.double(), y)
+    assert (frozen(x) - logits).norm() < loose * logits.norm()
+    passes.clear()
+    found = frozen.input_gradient(x, y)[2]
+    monkeypatch.setattr(winograd, "MOST_BYTES", 0)
+    plain = fa.freeze(model, precision).input_gradient(x, y)[2]
+    # in bfloat16 an activation next to 0 may take the other side
+    assert (found - gradient).norm() < 1e-4 * gradient.norm() + 2.5 * (plain - gradient).norm()
+    assert not torch.equal(found, plain)
+    # three layers forwards, and backwards
+    assert len(passes) == 6
+    assert "3 convolutions by Winograd's method" in frozen.notes
+    assert not any("fell back" in note for note in frozen.notes)
+    rows = frozen.jacobian(x, torch.eye(4).expand(5, 4, 4))[1]
+    leaf = x.double().requires_grad_()
+    (first,) = torch.autograd.grad(copy.deepcopy(model).double()(leaf)[:, 0].sum(), leaf)
+    assert (rows[:, 0] - first).norm() < 5 * loose * first.norm()
+    assert type(model.second) is nn.Conv2d
+
+
+@pytest.mark.usefixtures("_narrow_ones_too")
+def test_the_verdict_is_to_the_bit(passes: list[tuple[int, ...]]) -> None:
+    model, x = Net().eval(), torch.rand(5, 3, 12, 8)
+    frozen = fa.freeze(model)
+    assert torch.equal(frozen.verdict(x), model(x).detach())
+    fa.freeze(model, fold=False).input_gradient(x, torch.zeros(5, dtype=torch.long))
+    assert passes == []
+
+
+@pytest.mark.usefixtures("_narrow_ones_too")
+def test_changed_weights_are_followed(passes: list[tuple[int, ...]]) -> None:
+    layer = nn.Conv2d(3, 6, 3, padding=1).requires_grad_(False)
+    by_winograd(layer, torch.float32)
+    x = torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    for factor in (1.0, -2.0):
+        layer.weight.mul_(factor)
+        leaf = x.clone().requires_grad_()
+        out = layer(leaf)
+        torch.testing.assert_close(
+            out, F.conv2d(x, layer.weight, layer.bias, padding=1), rtol=1e-4, atol=1e-5
+        )
+        (found,) = torch.autograd.grad(out.sum(), leaf)
+        (expected,) = torch.autograd.grad(F.conv2d(leaf, layer.weight, padding=1).sum(), leaf)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert len(passes) == 4
+
+
+@pytest.mark.usefixtures("_narrow_ones_too")
+def test_derivatives_of_derivatives() -> None:
+    torch.manual_seed(0)
+    own = nn.Conv2d(3, 6, 3, padding=1).requires_grad_(False).to(memory_format=torch.channels_last)
+    plain = copy.deepcopy(own)
+    assert by_winograd(own, torch.float32) == 1
+    x = torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    found = []
+    for layer in (own, plain):
+        leaf = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(layer(leaf).exp().sum(), leaf, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), leaf)[0])
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.usefixtures("_narrow_ones_too")
+def test_what_is_left_to_the_library(passes: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = [
+        nn.Conv2d(4, 4, 3, stride=2), nn.Conv2d(4, 4, 3, dilation=2), nn.Conv2d(4, 4, 3, groups=2),
+        nn.Conv2d(4, 4, 3, padding=3), nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, (3, 1)),
+        nn.Conv2d(4, 4, 3, padding=(1, 0)), nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(4, 4, 5), nn.ConvTranspose2d(4, 4, 3),
+    ]  # fmt: skip
+    assert by_winograd(nn.Sequential(*kept), torch.float32) == 0
+    for dtype in (torch.float64, torch.float16, None):
+        assert by_winograd(nn.Sequential(nn.Conv2d(4, 4, 3)), dtype) == 0
+
+    layer = nn.Conv2d(4, 4, 3, padding=1).requires_grad_(False)
+    plain = copy.deepcopy(layer)
+    assert by_winograd(layer, torch.float32) == 1
+    last = torch.rand(2, 4, 8, 8).contiguous(memory_format=torch.channels_last)
+    for x in (torch.rand(2, 4, 8, 8), last[:, :, :5, :5], torch.rand(4, 8, 8)):  # a fifth pixel wastes a tile
+        assert torch.equal(layer(x), plain(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(last).dtype == torch.bfloat16
+    with pytest.raises(RuntimeError):
+        layer(last[:, :3].contiguous(memory_format=torch.channels_last))
+    monkeypatch.setattr(winograd, "LEAST_TILES", 9)
+    layer(last)
+    assert passes == []
+    monkeypatch.setattr(winograd, "LEAST_TILES", 8)
+    layer(last)
+    assert passes == [(2, 4, 8, 8)]
+    learned = layer.requires_grad_()
+    learned(last).sum().backward()
+    assert learned.weight.grad is not None
+    assert len(passes) == 1
+
+
+def test_narrow_layers_and_large_memory_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(width: int, dtype: torch.dtype) -> list[bool]:
+        layers = [nn.Conv2d(width, width, 3, padding=1) for _ in range(3)]
+        by_winograd(nn.Sequential(*layers), dtype)
+        return [type(layer) is WinogradConv2d for layer in layers]
+
+    assert made(127, torch.float32) == [False] * 3
+    assert made(128, torch.float32) == [True] * 3
+    assert made(255, torch.bfloat16) == [False] * 3
+    assert made(256, torch.bfloat16) == [True] * 3
+    monkeypatch.setattr(winograd, "MOST_BYTES", 2 * 2 * 36 * 128 * 128 * 4)
+    assert made(128, torch.float32) == [True, True, False]
+
+
+def test_a_wide_model_by_its_notes() -> None:
+    model = fa.models.create("small_cnn", shape=(3, 32, 32), width=32).eval()
+    assert not any("Winograd" in note for note in fa.freeze(model).notes)
+    layers = nn.Conv2d(3, 128, 3), nn.Conv2d(128, 128, 3), nn.Flatten(), nn.Linear(2048, 3)
+    wide = nn.Sequential(*layers).eval()
+    frozen = fa.freeze(wide)
+    x = torch.rand(16, 3, 8, 8)
+    torch.testing.assert_close(frozen(x), wide(x).detach(), rtol=1e-4, atol=1e-5)
+    assert "1 convolutions by Winograd's method" in frozen.notes
