@@ -1,6 +1,7 @@
 """Run the benchmarks and append one JSON line per measurement to bench/results/.
 
-    python bench/run.py [--only ops attacks training memory abs] [--seconds 1] [--out FILE]
+    python bench/run.py [--only ops attacks training construct memory abs scaling suite]
+                        [--seconds 1] [--out FILE]
                         [--data-dir DIR --weights vanilla_cnn.net --official DIR]
     python bench/run.py --base REF [--only ops attacks]
 
@@ -27,10 +28,10 @@ import torch
 
 import fastadv as fa
 from bench import abs as abs_rows
-from bench import attacks, base, memory, ops, training, turns
+from bench import attacks, base, construct, memory, ops, scaling, training, turns
 from fastadv._card import machine
 
-PARTS = ("ops", "attacks", "training", "memory", "abs")
+PARTS = ("ops", "attacks", "training", "construct", "memory", "abs", "scaling", "suite")
 HERE = Path(__file__).resolve().parent
 
 
@@ -51,10 +52,27 @@ def measure(options: argparse.Namespace, device: torch.device) -> Iterator[dict[
         yield from attacks.rows(options.data_dir, options.weights, device, options.seconds)
     if "training" in options.only:
         yield from training.rows(options.seconds)
+    if "construct" in options.only:
+        yield from construct.rows(device, options.seconds)
     if "memory" in options.only:
         yield from memory.rows()
     if "abs" in options.only:
-        yield from abs_rows.rows(device, options.seconds, options.official, options.data_dir)
+        yield from abs_rows.rows(device, options.seconds, options.official, options.data_dir, options.limit)
+    if "scaling" in options.only and device.type == "cpu":
+        yield from scaling.rows(options.seconds)
+
+
+def suite(options: argparse.Namespace) -> None:
+    """Every attack of the suite beside its peers, with short budgets; it appends to a file of its own."""
+    if "suite" not in options.only:
+        return
+    if not (options.data_dir and options.weights):
+        print("suite: left out, it needs --data-dir and --weights")
+        return
+    given = ["--variant", "quick", "--turns", "1", "--precision", "fp32"]
+    given += ["--data-dir", str(options.data_dir), "--weights", str(options.weights)]
+    given += ["--out", str(options.out)] if options.out else []
+    subprocess.run([sys.executable, "-m", "bench.suite", *given], cwd=HERE.parent, check=True)
 
 
 def compare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
@@ -81,6 +99,7 @@ def main() -> int:
         type=Path,
         help="folder that holds the authors' ABS_0.net to ABS_9.net, for the ABS rows",
     )
+    parser.add_argument("--limit", type=int, default=2000, help="test images of the ABS rows, at most")
     parser.add_argument("--out", type=Path, help="default: bench/results/cpu.jsonl or cuda.jsonl")
     parser.add_argument("--no-gate", action="store_true", help="skip the contract tests (the rows say so)")
     options = parser.parse_args()
@@ -102,6 +121,7 @@ def main() -> int:
             print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
             file.write(json.dumps({**row, "device": device.type, "dtype": "float32", **about}) + "\n")
             file.flush()
+    suite(options)
     return 0
 
 

@@ -66,10 +66,17 @@ def eager_random_target(net: nn.Module, x: Tensor, targets: Tensor, budget: Any,
     return x_adv
 
 
+def headless(net: nn.Module) -> nn.Module:
+    """A copy that gives the representation: what enters the last linear layer."""
+    head = copy.deepcopy(net)
+    last = [name for name, part in head.named_modules() if isinstance(part, nn.Linear)][-1]
+    head.set_submodule(last, nn.Identity())
+    return head
+
+
 def eager_robust(net: nn.Module, x: Tensor, start: Tensor, budget: Any, steps: int) -> Tensor:
     """Descent of the distance between representations, from other images, written by hand."""
-    head = copy.deepcopy(net)
-    head.fc = nn.Identity()
+    head = headless(net)
     with torch.no_grad():
         goal = head(x)
     x_adv = start.clone()
@@ -81,39 +88,46 @@ def eager_robust(net: nn.Module, x: Tensor, start: Tensor, budget: Any, steps: i
     return x_adv
 
 
+def by_fastadv(
+    name: str, net: nn.Module, data: "fa.data.ImageSet", budget: Any, batch: int, precision: Any
+) -> Row:
+    """The construction as a user calls it; what its card says."""
+    function: Callable[..., Any] = (
+        fa.data.construct.random_target if name == "D_rand" else fa.data.construct.robust
+    )
+    measured = function(fa.freeze(net, precision), data, **budget, batch_size=batch).card["measured"]
+    return {figure: round(measured[figure], 4) for figure in FIGURES}
+
+
+def by_hand(name: str, net: nn.Module, data: "fa.data.ImageSet", budget: Any, batch: int) -> Row:
+    """The same searches in eager torch, towards the next class, or from the next image."""
+    hits = []
+    for ids in torch.arange(len(data), device=data.x.device).split(batch):
+        x, y = data.x[ids].float() / 255, data.y[ids]
+        if name == "D_rand":
+            y = (y + 1) % 10
+            x_adv = eager_random_target(net, x, y, budget, budget["steps"])
+        else:
+            x_adv = eager_robust(net, x, x.roll(1, 0), budget, budget["steps"])
+        with torch.no_grad():
+            hits.append(net((x_adv * 255).round() / 255).argmax(1) == y)
+    return {"fooling_rate": round(float(torch.cat(hits).float().mean()), 4)}
+
+
 def construct(session: Session, name: str, provider: str) -> Row:
     """One construction after a warm-up on one batch and two steps."""
     which = {"fastadv fp32": 0, "fastadv bf16": 1, "eager fp32": 2}[provider]
     count, batch = session.size(COUNTS[name][which], 10), session.size(BATCH, 10)
     base = images(session, count)
     net = (nets.resnet18(width=4) if session.tiny else nets.resnet18()).to(session.device)
-    budget: Any = CIFAR10_PAPER["d_rand" if name == "D_rand" else "d_r"]
-    steps = session.size(budget["steps"], 2)
+    paper: Any = CIFAR10_PAPER["d_rand" if name == "D_rand" else "d_r"]
+    steps = session.size(paper["steps"], 2)
     made: list[Row] = []
 
-    def ours(data: "fa.data.ImageSet", steps: int) -> Row:
-        function: Callable[..., Any] = (
-            fa.data.construct.random_target if name == "D_rand" else fa.data.construct.robust
-        )
-        frozen = fa.freeze(net, provider.split()[1])  # type: ignore[arg-type]
-        found = function(frozen, data, **{**budget, "steps": steps}, batch_size=batch)
-        measured = found.card["measured"]
-        return {name: round(measured[name], 4) for name in FIGURES}
+    def run(data: "fa.data.ImageSet", steps: int) -> Row:
+        given = (name, net, data, {**paper, "steps": steps}, batch)
+        return by_hand(*given) if which == 2 else by_fastadv(*given, provider.split()[1])
 
-    def theirs(data: "fa.data.ImageSet", steps: int) -> Row:
-        hits = []
-        for ids in torch.arange(len(data), device=session.device).split(batch):
-            x, y = data.x[ids].float() / 255, data.y[ids]
-            if name == "D_rand":
-                x_adv = eager_random_target(net, x, (y + 1) % 10, budget, steps)
-                y = (y + 1) % 10
-            else:
-                x_adv = eager_robust(net, x, x.roll(1, 0), budget, steps)
-            with torch.no_grad():
-                hits.append(net((x_adv * 255).round() / 255).argmax(1) == y)
-        return {"fooling_rate": round(float(torch.cat(hits).float().mean()), 4)}
-
-    run = theirs if provider.startswith("eager") else ours
     memory = session.warmed(lambda: run(base.subset(torch.arange(min(batch, count))), 2))
     values = session.times({"": lambda: made.append(run(base, steps))}, least=1)[""]
     # a step is a forward and an input gradient

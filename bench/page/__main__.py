@@ -1,4 +1,4 @@
-"""Write README's speed table and docs/figures/speed.png from the newest rows in bench/results/.
+"""Write README's speed table and speed.png and scaling.png of docs/figures/ from the newest rows.
 
     python -m bench.page
 
@@ -7,7 +7,7 @@ Lines whose rows have not been measured yet are left out, and named.
 
 import argparse
 
-from bench.page import bars, figures, table
+from bench.page import bars, figures, scaling, table
 from bench.page.entries import ENTRIES
 from bench.page.rows import Rows
 
@@ -22,6 +22,10 @@ def main() -> None:
             print(f"not measured yet: {entry.label}")
     table.README.write_text(table.replaced(table.README.read_text(), table.section(rows)))
     figures.save(bars.draw(rows), "speed.png", bars.measured(rows))
+    if shown := scaling.measured(rows):
+        figures.save(scaling.draw(rows), "scaling.png", shown)
+    else:
+        print("not measured yet: scaling")
 
 
 if __name__ == "__main__":

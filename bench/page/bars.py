@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from bench.page.entries import PGD
+from bench.page.numbers import duration, number
 from bench.page.rows import Row, Rows, milliseconds
-from bench.page.table import duration, number
 from fastadv.evaluation.figures._style import BLUE, FAINT, INK, SKY, new_figure, plain
 
 if TYPE_CHECKING:

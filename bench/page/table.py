@@ -3,26 +3,16 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench.page import scaling
 from bench.page.entries import ENTRIES, Entry
+from bench.page.numbers import duration, number
 from bench.page.rows import Row, Rows, milliseconds, share
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- speed: written by python -m bench.page -->", "<!-- end of speed -->"
+SCALING = "Time against the number of images, their size, steps, classes and threads, with the fitted powers"
 HEAD = """| what | against | times faster | here | share of the ceiling |
 | --- | --- | --- | --- | --- |"""
-
-
-def number(value: float) -> str:
-    """Two digits, or all before the point."""
-    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}" if value >= 0.995 else f"{value:.2f}"
-
-
-def duration(taken: float) -> str:
-    """Milliseconds in a unit that suits them."""
-    for unit, size in (("s", 1000.0), ("ms", 1.0)):
-        if taken >= size:
-            return f"{number(taken / size)} {unit}"
-    return f"{number(taken * 1000)} µs"
 
 
 def portion(value: float) -> str:
@@ -99,9 +89,17 @@ def memory(rows: Rows) -> str:
     )
 
 
+def growth(rows: Rows) -> str:
+    """What grows faster than its work, and the figure; nothing as long as it has not been measured."""
+    if not scaling.measured(rows):
+        return ""
+    faster = "; ".join(scaling.faster_than_work(rows)) or "nothing"
+    return f"\n![{SCALING}](docs/figures/scaling.png)\n\nTime that grows faster than the work: {faster}.\n"
+
+
 def section(rows: Rows) -> str:
     lines = [text for entry in ENTRIES if (text := line(entry, rows))]
-    return "\n".join(("", HEAD, *lines, "", f"{origin(rows)} {memory(rows)}", ""))
+    return "\n".join(("", HEAD, *lines, "", f"{origin(rows)} {memory(rows)}", growth(rows)))
 
 
 def replaced(page: str, inside: str) -> str:

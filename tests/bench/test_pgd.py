@@ -28,7 +28,9 @@ def small(count: int = 6, steps: int = 3) -> pgd.Problem:
 
 def times(ways: dict[str, Callable[[], object]], *rest: Any, **more: Any) -> dict[str, list[float]]:
     """Each way is called once; the n-th takes n milliseconds."""
-    return {name: [float(i)] for i, (name, way) in enumerate(ways.items(), 1) if way() is not NotImplemented}
+    for way in ways.values():
+        way()
+    return {name: [float(i)] for i, name in enumerate(ways, 1)}
 
 
 class TestProviders:
