@@ -23,7 +23,8 @@ from bench.problems import NAMES, problem, what
 from bench.timing import quantiles, ratio, times
 
 PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-COMPILED = "torch.compile"
+COMPILED, EARLY = "torch.compile", "fastadv fp32, early stop"
+NO_MEMORY = (COMPILED, EARLY)  # compiling takes long, an early stop takes no more
 
 
 def compiled(given: Problem) -> Call:
@@ -38,7 +39,7 @@ PROVIDERS: dict[str, Callable[[Problem], Call]] = {
     COMPILED: compiled,
     "fastadv fp32": lambda given: partial(pgd.ours, given, given.model),
     "fastadv bf16": lambda given: lambda: pgd.ours(given, fa.freeze(given.model, precision="bf16")),
-    "fastadv fp32, early stop": lambda given: partial(pgd.ours, given, given.model, stop_early=True),
+    EARLY: lambda given: partial(pgd.ours, given, given.model, stop_early=True),
     **PEERS,
 }
 
@@ -70,7 +71,9 @@ def rows(
     for name in NAMES:
         given = problem(name, data_dir, weights, device)
         ways = providers(given)
-        peaks = {way: memory.of_provider(name, way, data_dir, weights) for way in ways if way != COMPILED}
+        peaks = {
+            way: memory.of_provider(name, way, data_dir, weights) for way in ways if way not in NO_MEMORY
+        }
         yield from measured(given, ways, seconds, peaks)
 
 
@@ -88,7 +91,7 @@ def measured(
         row: dict[str, Any] = {"what": what(given), "provider": provider, **quantiles(values)}
         if provider in ways:
             row |= found(given, ways[provider]()) | peaks.get(provider, {})
-            if "early stop" not in provider:
+            if provider != EARLY:
                 passes = taken[f"passes alone, {'bf16' if 'bf16' in provider else 'fp32'}"]
                 row["share_of_ceiling"] = round(ratio(passes, values), 3)
         if provider in PEERS:

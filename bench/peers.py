@@ -83,8 +83,8 @@ PEERS: dict[str, Callable[[Problem], Call]] = {
 
 
 def version_of(peer: str) -> str:
-    """The version of a peer's package."""
+    """The version of a peer's package, or what its module says where it is not installed as a package."""
     try:
         return version({"ART": "adversarial-robustness-toolbox"}.get(peer, peer))
     except PackageNotFoundError:
-        return "unknown"
+        return str(getattr(import_module({"ART": "art"}.get(peer, peer)), "__version__", "unknown"))

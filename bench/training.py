@@ -114,7 +114,7 @@ def rows(seconds: float) -> Iterator[dict[str, Any]]:
 def _timed(
     what: str, ways: dict[str, Callable[[], object]], seconds: float, base: str, column: str
 ) -> Iterator[dict[str, Any]]:
-    taken = times(ways, seconds, least=5)
+    taken = times(ways, seconds, least=3)
     for provider, values in taken.items():
         faster = round(ratio(taken[base], values), 2)
         yield {"what": what, "provider": provider, **quantiles(values), column: faster}

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -114,6 +115,12 @@ class TestArguments:
         stand_in(monkeypatch, name, projected_gradient_descent=attack)
         given = small()
         assert torch.equal(peers.cleverhans(given)(), given.x + 1)
+
+    def test_versions_are_those_of_packages_or_else_of_modules(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert peers.version_of("torch") == torch.__version__
+        monkeypatch.setitem(sys.modules, "art", SimpleNamespace(__version__="1.2"))
+        monkeypatch.setattr(peers, "version", lambda name: (_ for _ in ()).throw(PackageNotFoundError(name)))
+        assert peers.version_of("ART") == "1.2"
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
