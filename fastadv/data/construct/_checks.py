@@ -104,7 +104,9 @@ def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
             "module: expected a finite representation of the first and last image of the base, "
             "got other values; check the weights"
         )
-    return _compared(freeze(cut, **asdict(source.options)), base)
+    asked = asdict(source.options)
+    del asked["as_given"]  # no option of freeze, but what its tuning may choose
+    return _compared(freeze(cut, **asked), base)
 
 
 def _in_dtype(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
