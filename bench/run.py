@@ -5,6 +5,15 @@
                         [--data-dir DIR --weights vanilla_cnn.net --official DIR]
     python bench/run.py --base REF [--only ops attacks]
 
+    ops        every op against eager torch, torch.compile or its reference, and a copy
+    attacks    PGD on four nets against other libraries and the passes alone, with memory and result
+    training   an epoch of PGD-7 against loops by hand, and of every recipe
+    construct  D_rand and D_R against loops by hand
+    memory     peak of PGD against one forward and backward
+    abs        latent descent, prior search and training; with --official and --data-dir the whole model
+    scaling    time against batch, image size, steps, classes and threads, with fitted exponents
+    suite      every attack against its peers, with short budgets; needs --data-dir and --weights
+
 The contract tests of the ops run first, so that nothing is measured on a kernel that is wrong.
 `make bench` installs the peers. `python -m bench.page` then writes README's table and figure from the rows.
 
@@ -28,7 +37,7 @@ import torch
 
 import fastadv as fa
 from bench import abs as abs_rows
-from bench import attacks, base, construct, memory, ops, scaling, training, turns
+from bench import abs_training, attacks, base, construct, memory, ops, scaling, training, turns
 from fastadv._card import machine
 
 PARTS = ("ops", "attacks", "training", "construct", "memory", "abs", "scaling", "suite")
@@ -58,6 +67,7 @@ def measure(options: argparse.Namespace, device: torch.device) -> Iterator[dict[
         yield from memory.rows()
     if "abs" in options.only:
         yield from abs_rows.rows(device, options.seconds, options.official, options.data_dir, options.limit)
+        yield from abs_training.rows(options.seconds)
     if "scaling" in options.only and device.type == "cpu":
         yield from scaling.rows(options.seconds)
 
@@ -89,7 +99,9 @@ def main() -> int:
     )
     parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS, help="which parts")
     parser.add_argument("--base", metavar="REF", help="compare with this commit; takes a minute or two")
-    parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each measurement, at least")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="aimed at for each way of each measurement"
+    )
     parser.add_argument(
         "--data-dir", type=Path, help="folder that holds MNIST/raw, for the attack and ABS rows"
     )

@@ -99,5 +99,6 @@ ENTRIES: tuple[Entry, ...] = (
         (*BOTH, "fastadv prune"), base=57,
     ),
     Entry("ABS, an image alone", "the authors' code, 745 ms", (ALONE,), base=745),
+    loop("ABS training, for each image, fp32 / bf16", "ABS training, *"),
     Entry("ABS, bank of prior samples", "the authors' code, 22 s", ("bank of *",), ("fastadv",), base=22_000),
 )  # fmt: skip

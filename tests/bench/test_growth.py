@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from bench import construct, run, scaling, turns
+from bench import abs_training, construct, run, scaling, turns
 from bench.gpu import nets
 from bench.gpu.construct import headless
 from bench.page import figures, table
 from bench.page import scaling as page
 from bench.page.rows import Rows
+from fastadv.models.abs.decoder import DecoderShape
 
 
 def fitted(
@@ -129,6 +130,18 @@ class TestConstruct:
         head = headless(net)
         assert torch.allclose(net.linear(head(x)), net(x), atol=1e-6)
         assert headless(nets.resnet18(width=4))(x).shape == (3, 32)
+
+
+def test_abs_training_has_a_row_for_each_provider_at_losses_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(abs_training, "times", once)
+    monkeypatch.setattr(abs_training, "BATCHES", 1)
+    shape = DecoderShape.for_images((1, 10, 10), 3, 2)
+    rows = list(abs_training.rows(0.0, shape, 2))
+    assert [row["provider"].split(",")[0] for row in rows] == ["eager", "fastadv fp32", "fastadv bf16"]
+    assert [row["times_eager"] for row in rows] == [1.0, 0.5, 0.33]
+    losses = [row["loss"] for row in rows]
+    assert max(losses) < 1.1 * min(losses)
+    assert min(losses) > 1
 
 
 class TestRun:

@@ -12,7 +12,9 @@ from bench.page.entries import ENTRIES, PGD, Entry
 from bench.page.rows import Rows, name
 
 STORED = Rows.stored()
-AWAITED = re.compile("`l1_step`|D_rand of|D_R of")  # lines whose rows may not have been measured yet
+AWAITED = re.compile(
+    "`l1_step`|D_rand of|D_R of|ABS training"
+)  # lines whose rows may not have been measured yet
 
 
 def row(provider: str = "fastadv fp32", date: str = "2026-01-02", **figures: Any) -> dict[str, Any]:
