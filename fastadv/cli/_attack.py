@@ -52,7 +52,7 @@ def attack(
     figure: Annotated[
         Path | None, o.picture("Draw clean images, adversarial ones and their difference here")
     ] = None,
-    batch_size: o.BatchSize = 256,
+    batch_size: o.SomeBatchSize = 256,
     bf16: o.Bf16 = False,
     seed: o.Seed = 0,
     device: o.Device = None,

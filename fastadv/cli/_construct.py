@@ -81,7 +81,7 @@ def construct(
     data_dir: o.DataDir = None,
     size: o.Size = None,
     samples: o.Samples = None,
-    batch_size: o.BatchSize = 256,
+    batch_size: o.SomeBatchSize = 256,
     bf16: o.Bf16 = False,
     verify: Annotated[
         bool,
@@ -144,7 +144,8 @@ def construct(
             figures.thumbnails(made, dataset, out / "thumbnails.png")
         if verify:
             with progress("verify") as tick:
-                library.verify_constructed(out, dataset, net, batch_size=batch_size, progress=tick)
+                size = 256 if batch_size == "auto" else batch_size
+                library.verify_constructed(out, dataset, net, batch_size=size, progress=tick)
     if json:
         write_json({"out": str(out), **made.card})
         return

@@ -23,6 +23,7 @@ from fastadv.cli._torchrun import together
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, bootstrap, figures
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation import optimality as compare
+from fastadv.evaluation._parts import Parts
 from fastadv.evaluation._text import percent
 
 
@@ -92,7 +93,7 @@ def evaluate(
             help=f"A field of that entry: {', '.join(SAID)}. May be repeated; null where not given.",
         ),
     ] = None,
-    batch_size: o.BatchSize = 256,
+    batch_size: o.SomeBatchSize = 256,
     bf16: o.Bf16 = False,
     seed: o.Seed = 0,
     device: o.Device = None,
@@ -138,7 +139,7 @@ def evaluate(
 
         named = {label: one.with_sources(load) for label, one in named.items()}
         with progress("attacks") as tick, o.usage():
-            kept = 0 if run_dir is None else batch_size * len(list(run_dir.glob("part-*.safetensors")))
+            kept = _kept(run_dir, batch_size) if resume and run_dir is not None else 0
             watched = watch(named, len(dataset), tick, kept=kept)
             table = measure(
                 net, dataset, watched, batch_size=batch_size, keep_samples=out is not None, run_dir=run_dir,
@@ -229,7 +230,13 @@ def _bands(
     return _lines(bands, named)
 
 
-def _curve(net: Any, dataset: Any, attack: NamedAttack, radii: tuple[float, ...], batch_size: int) -> Curve:
+def _kept(run_dir: Path, batch_size: Any) -> int:
+    """How many samples went through an attack in the run that is to go on."""
+    size = Parts.batch_size(run_dir, True) if batch_size == "auto" else batch_size
+    return (size or 0) * len(list(run_dir.glob("part-*.safetensors")))
+
+
+def _curve(net: Any, dataset: Any, attack: NamedAttack, radii: tuple[float, ...], batch_size: Any) -> Curve:
     """The accuracy at each radius."""
     with progress(f"radii, {attack.label}") as tick, o.usage():
         done = [0]

@@ -33,6 +33,19 @@ def parse_number(text: str | float) -> float:
         raise typer.BadParameter(f"expected a number such as 0.3 or 8/255, got {text!r}.") from error
 
 
+def parse_batch_size(text: str | int) -> int | str:
+    """An integer of 1 or more, or auto."""
+    if text == "auto":
+        return text
+    try:
+        size = int(text)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise typer.BadParameter(f"expected an integer of 1 or more, or auto, got {text!r}.")
+    return size
+
+
 def parse_numbers(text: str) -> tuple[float, ...]:
     """Numbers separated by commas."""
     return tuple(parse_number(part) for part in text.split(","))
@@ -186,6 +199,14 @@ Size = Annotated[int | None, typer.Option(min=1, help="Height and width to bring
 SplitOption = Annotated[Split | None, typer.Option("--split", help="Part of the data set; by default test.")]
 Samples = Annotated[int | None, typer.Option("--samples", "-n", min=1, help="Use only the first N samples.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples worked on at once.")]
+SomeBatchSize = Annotated[
+    Any,
+    typer.Option(
+        parser=parse_batch_size,
+        metavar="N|auto",
+        help="Samples worked on at once; auto: as many as are fastest and memory holds.",
+    ),
+]
 Bf16 = Annotated[
     bool,
     typer.Option(

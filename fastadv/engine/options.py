@@ -1,7 +1,7 @@
 """What can be asked of `freeze`."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from fastadv._checks import check_count
 from fastadv.errors import InputError
@@ -21,6 +21,10 @@ class Options:
     eot: int = 1
     tune: bool = False
     as_given: bool = False
+
+    def asked(self) -> dict[str, Any]:
+        """The arguments of `freeze` that ask for them."""
+        return {name: value for name, value in asdict(self).items() if name != "as_given"}
 
     def __post_init__(self) -> None:
         if not isinstance(self.precision, str) or self.precision not in ("fp32", "bf16"):

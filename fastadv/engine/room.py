@@ -50,13 +50,21 @@ class Room:
     def __init__(self) -> None:
         self._most: dict[Any, int] = {}
 
+    def most(self, kind: str, x: Tensor) -> int:
+        """How many of the rows of x are known to fit into that pass, or not known not to."""
+        return min(self._most.get(self._key(kind, x), len(x)), len(x))
+
+    @staticmethod
+    def _key(kind: str, x: Tensor) -> Any:
+        return kind, x.dtype, *x.shape[1:]
+
     def fitted(self, run: Callable[..., T], kind: str, x: Tensor, *others: Tensor | None) -> T:
         """run(x, *others), of whose rows as many pass at once as memory allows; results [B, ...] are joined.
 
         kind: names the pass: another one may have room for other numbers of rows.
         """
-        key = (kind, x.dtype, *x.shape[1:])
-        if self._most.get(key, len(x)) >= len(x):
+        key = self._key(kind, x)
+        if self.most(kind, x) >= len(x):
             try:
                 return run(x, *others)
             except (RuntimeError, MemoryError) as error:

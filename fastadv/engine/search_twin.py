@@ -148,6 +148,10 @@ class SearchTwin:
         """run(x, *others), in halves where memory runs out."""
         return run(x, *others) if self.room is None else self.room.fitted(run, kind, x, *others)
 
+    def fits(self, x: Tensor) -> int:
+        """How many rows of x are not known to be too many for the memory of a gradient."""
+        return len(x) if self.room is None else self.room.most("gradient", x)
+
     def probes(self) -> int:
         """The samples that parts of the twin have passed through others so far, to estimate a gradient.
 

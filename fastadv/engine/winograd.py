@@ -114,14 +114,14 @@ def by_winograd(model: nn.Module, dtype: torch.dtype | None) -> int:
         return 0
     count, left = 0, float(MOST_BYTES)
     for part in model.modules():
-        if type(part) not in (nn.Conv2d, CoveringConv2d) or part.weight.device.type != "cpu":
+        if not isinstance(part, nn.Conv2d) or type(part) not in (nn.Conv2d, CoveringConv2d):
             continue
         plain = part.groups == 1 and part.padding_mode == "zeros" and part.kernel_size == (3, 3)
         still = part.stride == part.dilation == (1, 1) and part.padding in ((0, 0), (1, 1), (2, 2))
         wide = min(part.in_channels, part.out_channels) >= LEAST_CHANNELS[dtype]
         # forwards and backwards
         taken = 2 * (SIZES[dtype] + 2) ** 2 * part.in_channels * part.out_channels * dtype.itemsize
-        if plain and still and wide and taken <= left:
+        if plain and still and wide and part.weight.device.type == "cpu" and taken <= left:
             part.__class__, part.searched = WinogradConv2d, dtype  # type: ignore[assignment]
             count, left = count + 1, left - taken
     return count

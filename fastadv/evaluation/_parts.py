@@ -57,6 +57,16 @@ class Parts:
 
             yield cls(Path(run_dir), _processes.from_first(hold))
 
+    @staticmethod
+    def batch_size(run_dir: str | PathLike[str] | None, resume: bool) -> int | None:
+        """That of the evaluation in a folder that is to go on; None where there is none."""
+
+        def read() -> int | None:
+            path = Path(run_dir or "") / IDENTITY
+            return int(read_json(path)["batch_size"]) if run_dir is not None and path.exists() else None
+
+        return _processes.from_first(read) if resume else None
+
     @property
     def kept(self) -> bool:
         """Whether there is a folder."""

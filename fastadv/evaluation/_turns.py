@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from fastadv import _processes
 from fastadv.data import batches
 from fastadv.engine import Frozen
+from fastadv.engine.batch_size import FIRST, fastest_batch_size
 from fastadv.engine.frozen import CHECK_ROWS
 from fastadv.engine.twin import device_of
 from fastadv.errors import InputError
@@ -50,6 +51,18 @@ def in_turn(
                 "model: expected finite logits, got NaN or infinity for every sample; "
                 "check its weights and input scale"
             )
+
+
+def chosen_batch_size(frozen: Frozen, dataset: Dataset[Any], limit: int | None) -> int:
+    """The size that "auto" stands for; the first process chooses for all."""
+
+    def choose() -> int:
+        count = len(dataset) if limit is None else min(limit, len(dataset))  # type: ignore[arg-type]
+        first = torch.arange(min(FIRST, count))
+        x, _, _ = next(batches(dataset, len(first), order=first, workers=0))
+        return fastest_batch_size(frozen, x.to(device=_device(frozen)), count)
+
+    return _processes.from_first(choose)
 
 
 def _check_twins(frozen: Frozen, dataset: Dataset[Any], positions: Tensor) -> None:

@@ -11,9 +11,10 @@ from torch.utils.data import Dataset
 
 from fastadv import _processes
 from fastadv.engine import Frozen, freeze
+from fastadv.engine.batch_size import BatchSize
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, run_attack
-from fastadv.evaluation._turns import in_turn
+from fastadv.evaluation._turns import chosen_batch_size, in_turn
 from fastadv.evaluation.measure import check_evaluation, evaluate, identity, minimizes
 
 Radii = Sequence[float] | NDArray[Any]
@@ -90,7 +91,7 @@ def accuracy_against_radius(
     radii: Radii | None = None,
     *,
     minimum_norm: Attack | Iterable[Attack] | None = None,
-    batch_size: int = 256,
+    batch_size: BatchSize = 256,
     limit: int | None = None,
 ) -> Curve:
     """Robust accuracy at each radius, from one attack for each radius or from one minimum-norm run.
@@ -107,7 +108,7 @@ def accuracy_against_radius(
     the larger ball too: the curve never rises, and each radius is tried only on the samples that are left. At
     radius 0 the accuracy is the clean one, and no attack is run. A sample for which the model's logits are
     not finite counts as not correct. The processes of a process group take the batches in turn, as those of
-    `evaluate`. Raises InputError for radii that are empty, negative or not finite, for
+    `evaluate`, with its `batch_size`. Raises InputError for radii that are empty, negative or not finite, for
     both kinds of attack at once or neither, and as `evaluate` does.
     """
     if minimum_norm is None and minimizes(attack_for_radius):
@@ -133,6 +134,8 @@ def accuracy_against_radius(
         check_evaluation(dataset, dict(attacks), batch_size, limit)
         frozen = freeze(model)
         about = identity(frozen, dataset, dict(attacks)) if _processes.world() > 1 else {}
+    if batch_size == "auto":
+        batch_size = chosen_batch_size(frozen, dataset, limit)
     if about:
         asked = {"radii": tried.tolist(), "batch_size": batch_size, "limit": limit}
         _processes.check_alike({**about, **asked, "torch": torch.__version__})

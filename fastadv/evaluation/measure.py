@@ -15,10 +15,11 @@ from fastadv._checks import check_count
 from fastadv._description import describe, describe_data
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
 from fastadv.engine import Frozen, freeze
+from fastadv.engine.batch_size import BatchSize, check_batch_size
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, Part, nearest, outcome, row
 from fastadv.evaluation._parts import Parts
-from fastadv.evaluation._turns import in_turn
+from fastadv.evaluation._turns import chosen_batch_size, in_turn
 from fastadv.evaluation.samples import Samples
 from fastadv.evaluation.table import Table
 
@@ -28,7 +29,7 @@ def evaluate(
     dataset: Dataset[Any],
     attacks: Mapping[str, Attack] | None = None,
     *,
-    batch_size: int = 256,
+    batch_size: BatchSize = 256,
     limit: int | None = None,
     keep_examples: int = 0,
     keep_samples: bool = False,
@@ -41,6 +42,9 @@ def evaluate(
     batch with their ids, so results do not depend on `batch_size`. Samples for which the model's logits are
     not finite count as not correct and are not attacked; `Table.failed` says which they are.
 
+    batch_size: samples attacked at once. "auto" doubles it from 32 as long as the model passes more samples a
+        second and memory holds them; an evaluation that goes on keeps the size that was chosen. Where memory
+        runs out later, passes go in halves, and nothing is lost.
     keep_examples: keep the first samples that each attack broke, at most that many (`table[name].examples`).
     keep_samples: keep every sample with its nearest adversarial example over all attacks, which should be of
         one norm (`table.samples`).
@@ -65,6 +69,9 @@ def evaluate(
         if resume and run_dir is None:
             raise InputError("resume: expected a run_dir to go on with, got none; pass run_dir as well")
         frozen = freeze(model)
+    if batch_size == "auto":
+        batch_size = Parts.batch_size(run_dir, resume) or chosen_batch_size(frozen, dataset, limit)
+    with _processes.agreement():
         config: dict[str, Any] = {"batch_size": batch_size, "limit": limit, "keep_examples": keep_examples}
         if run_dir is not None or _processes.world() > 1:
             config |= identity(frozen, dataset, attacks)
@@ -140,10 +147,10 @@ def minimizes(attack: Any) -> bool:
 
 
 def check_evaluation(
-    dataset: Dataset[Any], attacks: Mapping[str, Attack], batch_size: int, limit: int | None
+    dataset: Dataset[Any], attacks: Mapping[str, Attack], batch_size: BatchSize, limit: int | None
 ) -> None:
     """Raise InputError for an evaluation that cannot work."""
-    check_count("batch_size", batch_size, 1)
+    check_batch_size(batch_size)
     if limit is not None:
         check_count("limit", limit, 1)
     if len(dataset) == 0:  # type: ignore[arg-type]

@@ -321,3 +321,36 @@ def test_nothing_finite_is_lost_in_json(fastadv: Callable, net: str) -> None:
     assert row["mean_distance"] is None  # nothing broken
     assert row["success_rate"] == 0
     assert math.isfinite(row["seconds"])
+
+
+def test_batches_of_the_fastest_size(
+    fastadv: Callable, folder: Path, net: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: list[int] = []
+
+    def choose(*given: object) -> int:
+        chosen.append(16)
+        return 16
+
+    for place in ("fastadv.evaluation._turns", "fastadv.data.construct._build"):
+        monkeypatch.setattr(f"{place}.fastest_batch_size", choose)
+    attack = f"-n {COUNT} --radius 0.1 --batch-size auto --json"
+    measured = [
+        json.loads(fastadv(line).out)["measured"]
+        for line in (f"attack {net} {attack}", f"evaluate {net} -a pgd {attack} --run-dir run")
+    ]
+    assert len(chosen) == 2
+    parts = list((folder / "run").glob("part-*"))
+    assert len(parts) == -(-COUNT // 16)
+    again = fastadv(f"evaluate {net} -a pgd {attack} --run-dir run --resume")
+    assert json.loads(again.out)["measured"]["attacks"] == measured[1]["attacks"]
+    assert len(chosen) == 2
+    made = fastadv(
+        f"construct random-target {net} -n 20 --radius 0.5 --steps 2 --batch-size auto --out set --verify"
+    )
+    assert made.code == 0, made
+    assert len(chosen) == 3
+    for size in ("0", "some", "2.5"):
+        refused = fastadv(f"attack {net} --radius 0.1 --batch-size {size}")
+        assert refused.code == 2
+        assert "expected an integer of 1 or more, or auto" in " ".join(refused.err.split())

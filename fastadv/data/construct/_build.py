@@ -19,6 +19,7 @@ from fastadv.data.construct.constructed import ConstructedSet
 from fastadv.data.imageset import to_unit
 from fastadv.data.shards import shard_count, shard_range
 from fastadv.engine import Frozen
+from fastadv.engine.batch_size import FIRST, BatchSize, check_batch_size, fastest_batch_size
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -28,7 +29,8 @@ DTYPES = ("uint8", "float32")
 class BuildOptions(TypedDict, total=False):
     """What every construction takes besides its own arguments; only `dtype` changes what the set holds.
 
-    batch_size: samples searched at once (256).
+    batch_size: samples searched at once (256). "auto" doubles it from 32 as long as the source model passes
+        more samples a second and memory holds them.
     dtype: "uint8" or "float32" storage; that of the base unless given. 8-bit images are rounded inside the
         budget.
     out_dir: a folder into which each finished shard is written, and from which a stopped construction
@@ -44,7 +46,7 @@ class BuildOptions(TypedDict, total=False):
     called alike are an InputError; where one is lost, the others raise LostProcessError.
     """
 
-    batch_size: int
+    batch_size: BatchSize
     dtype: str | None
     out_dir: str | PathLike[str] | None
     shard_size: int
@@ -92,7 +94,7 @@ def build(
     construction: Construction,
     base: Base,
     *,
-    batch_size: int = 256,
+    batch_size: BatchSize = 256,
     dtype: str | None = None,
     out_dir: str | PathLike[str] | None = None,
     shard_size: int = 1024,
@@ -102,13 +104,21 @@ def build(
 ) -> ConstructedSet:
     """Run `construction` over the samples of `base`; BuildOptions describes the arguments."""
     with _processes.agreement():
-        ranges = _own_shards(base.count, batch_size, shard_size, rank, world_size)
+        check_batch_size(batch_size)
+        ranges = _own_shards(base.count, shard_size, rank, world_size)
         dtype = dtype or ("uint8" if base.eight_bit else "float32")
         if dtype not in DTYPES:
             raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
         config = _config(construction, base, dtype, shard_size)
+    if batch_size == "auto":
+        first = torch.arange(min(FIRST, base.count))
+        size = _processes.from_first(
+            lambda: fastest_batch_size(construction.source, base.fetch(first)[0], base.count)
+        )
+    else:
+        size = batch_size
     if _processes.world() > 1:
-        asked = {"batch_size": batch_size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
+        asked = {"batch_size": size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
         _processes.check_alike({**config, **asked}, agree)
     total, done = sum(map(len, ranges.values())), 0
 
@@ -128,7 +138,7 @@ def build(
         if shards:
             tick(sum(len(ranges[k]) for k in shards))
         left = {k: torch.tensor(ids) for k, ids in ranges.items() if k not in shards}
-        todo = [(k, batch) for k, ids in left.items() for batch in torch.split(ids, batch_size)]
+        todo = [(k, batch) for k, ids in left.items() for batch in torch.split(ids, size)]
         rows: list[dict[str, Tensor]] = []
         for (k, batch), row in zip(todo, _processes.in_turn(len(todo), make), strict=True):
             rows.append(row)
@@ -139,9 +149,7 @@ def build(
         return store.assemble(shards, shard_count(base.count, shard_size))
 
 
-def _own_shards(
-    total: int, batch_size: int, shard_size: int, rank: int | None, world_size: int | None
-) -> dict[int, range]:
+def _own_shards(total: int, shard_size: int, rank: int | None, world_size: int | None) -> dict[int, range]:
     """The samples of each shard that is built here, or in a process group by all together; checked."""
     if _processes.world() > 1 and (rank, world_size) != (None, None):
         raise InputError(
@@ -149,7 +157,7 @@ def _own_shards(
             f"themselves, got {rank} and {world_size}; leave them out"
         )
     rank, world_size = 0 if rank is None else rank, 1 if world_size is None else world_size
-    for name, value in (("batch_size", batch_size), ("shard_size", shard_size), ("world_size", world_size)):
+    for name, value in (("shard_size", shard_size), ("world_size", world_size)):
         check_count(name, value, 1)
     if check_count("rank", rank, 0) >= world_size:
         raise InputError(f"rank: expected a number from 0 to world_size - 1 = {world_size - 1}, got {rank}")

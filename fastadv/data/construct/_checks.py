@@ -1,7 +1,6 @@
 """Checks on the source model, the base and the search, made before any work is done."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -104,9 +103,7 @@ def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
             "module: expected a finite representation of the first and last image of the base, "
             "got other values; check the weights"
         )
-    asked = asdict(source.options)
-    del asked["as_given"]  # no option of freeze, but what its tuning may choose
-    return _compared(freeze(cut, **asked), base)
+    return _compared(freeze(cut, **source.options.asked()), base)
 
 
 def _in_dtype(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:

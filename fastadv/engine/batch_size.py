@@ -1,0 +1,58 @@
+"""How many samples to pass at once."""
+
+import time
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fastadv import rng
+from fastadv.engine.frozen import Frozen
+from fastadv.errors import InputError, NoGradientError
+
+BatchSize = int | Literal["auto"]
+FIRST, MOST = 32, 4096  # sizes that are tried
+REPEATS = 3
+GAIN = 1.05  # of samples a second, that a batch twice as large must bring
+
+
+def check_batch_size(value: BatchSize) -> None:
+    """InputError unless it is an integer of 1 or more, or "auto"."""
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise InputError(f'batch_size: expected an integer >= 1, or "auto", got {value!r}')
+
+
+def fastest_batch_size(frozen: Frozen, x: Tensor, most: int) -> int:
+    """The size of batches, up to `most`, at which `frozen` passes most samples like x [B, ...] a second.
+
+    Sizes are doubled from that of x, as long as a loss and an input gradient (or logits, of a model without
+    gradients) take less a sample by a twentieth, and memory holds them. These passes are not counted, and the
+    global random state stays as it was.
+    """
+    before, size = (frozen.forwards, frozen.backwards), len(x)
+    with rng.torch_seeded(0, x.device):
+        y = frozen.verdict(x).argmax(1)
+        seconds = _seconds(frozen, x, y)
+        while 2 * size <= min(most, MOST):
+            x, y = torch.cat([x, x]), torch.cat([y, y])
+            taken = _seconds(frozen, x, y)
+            if 2 * seconds < GAIN * taken or frozen.search.fits(x) < len(x):
+                break
+            size, seconds = 2 * size, taken
+    frozen.forwards, frozen.backwards = before
+    return size
+
+
+def _seconds(frozen: Frozen, x: Tensor, y: Tensor) -> float:
+    """The least that a pass of x takes after the first."""
+    taken = []
+    for _ in range(1 + REPEATS):
+        started = time.perf_counter()
+        try:
+            frozen.input_gradient(x, y, direction=True)
+        except NoGradientError:
+            frozen(x)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - started)
+    return min(taken[1:])
