@@ -383,14 +383,16 @@ def test_a_budget_of_zero(case: Case, norm: str) -> None:
 
 
 def test_each_sample_has_its_radius(case: Case, norm: str) -> None:
+    """Two radii in turn: of those who share one, the result is that under a number."""
     model, x = mlp(), images(4)
-    y, radii = labels(model, x), RADIUS[norm] * torch.tensor([0.5, 3.0, 0.7, 1.5])
+    y, radii = labels(model, x), RADIUS[norm] * torch.tensor([0.6, 3.0])
     radii = radii.ceil() if norm == "l0" else radii
-    out = case(model, x, y, THREATS[norm](radii))
-    for i in range(4):
-        one = case(model, x[i : i + 1], y[i : i + 1], THREATS[norm](float(radii[i])), ids=torch.tensor([i]))
-        torch.testing.assert_close(one.x_adv, out.x_adv[i : i + 1], rtol=1e-6, atol=1e-6)
-        assert torch.equal(one.status, out.status[i : i + 1])
+    out = case(model, x, y, THREATS[norm](radii.repeat(2)))
+    for first, radius in enumerate(radii.tolist()):
+        some = torch.arange(first, 4, 2)
+        alike = case(model, x[some], y[some], THREATS[norm](radius), ids=some)
+        torch.testing.assert_close(alike.x_adv, out.x_adv[some], rtol=1e-6, atol=1e-6)
+        assert torch.equal(alike.status, out.status[some])
 
 
 @pytest.mark.covered("dtype", [torch.float16, torch.bfloat16, torch.float64])
