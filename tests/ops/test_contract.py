@@ -6,12 +6,14 @@ Every compiled kernel equals the reference on every sample, leaves its inputs al
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import fastadv.ops
 from fastadv._library import CARDS, OpCard, cpu_launcher, extension
+from tests.processes import finish, serve
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 CPU = torch.device("cpu")
@@ -125,61 +127,57 @@ def test_every_op_has_a_cpp_kernel():
     assert [n for n, c in CARDS.items() if cpu_launcher(c) is None] == []
 
 
+def compared(rank, world, isa):
+    """What a process that computes by the instruction set does."""
+    os.environ["FASTADV_ISA"] = isa
+    assert extension.isa() == isa
+    for name, card in CARDS.items():
+        for dtype in DTYPES[:2]:  # float64 goes to the reference, whatever the processor has
+            test_kernel_equals_reference(name, dtype, CPU)
+            if card.in_place:
+                test_in_place_twin_equals_functional(name, dtype, CPU)
+
+
 @pytest.mark.skipif(extension is None, reason="no extension built")
 @pytest.mark.parametrize("isa", extension.isas() if extension else [])
-def test_contract_on_each_instruction_set(isa):
+def test_contract_on_each_instruction_set(isa, tmp_path):
     """Each instruction set of this processor passes the same comparison; a process chooses one once."""
     if isa == extension.isa():
         pytest.skip("covered by this process")
-    tests = [f"{__file__}::test_kernel_equals_reference", f"{__file__}::test_in_place_twin_equals_functional"]
-    run = subprocess.run(
-        # float64 goes to the reference, whatever the processor has
-        [sys.executable, "-m", "pytest", "-q", "-x", "-k", "not float64", *tests],
-        env={**os.environ, "FASTADV_ISA": isa},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stdout[-3000:]
+    [(code, out, err)] = finish(serve(compared, tmp_path, 1, isa))
+    assert code == 0, (out + err)[-3000:]
 
 
-@pytest.mark.skipif(extension is None, reason="covered by this process")
-def test_opcheck_without_the_extension():
-    """The references alone trace and compile as the kernels do."""
-    code = (
-        "import sys; sys.modules['fastadv._C'] = None\n"
-        f"import pytest; sys.exit(pytest.main(['-q', '-x', {__file__ + '::test_opcheck'!r}]))"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout[-3000:]
-
-
-def test_unknown_instruction_set_is_refused():
+def test_unknown_instruction_set_is_refused(tmp_path):
     if extension is None:
         pytest.skip("no extension built")
-    run = subprocess.run(
-        [sys.executable, "-c", "import torch, fastadv._C as c; c.isa()"],
-        env={**os.environ, "FASTADV_ISA": "sse9"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode != 0
-    assert "expected one of baseline" in run.stderr
+    [(code, _, err)] = finish(serve(compared, tmp_path, 1, "sse9"))
+    assert code != 0
+    assert "expected one of baseline" in err
 
 
-def test_strict_refuses_the_reference():
-    code = (
-        "import sys; sys.modules['fastadv._C'] = None\n"
-        "import torch, fastadv.ops as ops\n"
-        "try: ops.linf_step(torch.rand(2, 3), torch.rand(2, 3), torch.rand(2, 3), 0.1, 0.1)\n"
-        "except RuntimeError as e: assert 'FASTADV_STRICT' in str(e); print('refused')"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "FASTADV_STRICT": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.stdout.strip() == "refused", run.stderr
+ALONE = """
+import os, sys
+sys.modules["fastadv._C"] = None
+import torch
+import fastadv.ops as ops
+from test_contract import CARDS, test_opcheck
+for name in CARDS:
+    test_opcheck(name)
+os.environ["FASTADV_STRICT"] = "1"
+try:
+    ops.linf_step(torch.rand(2, 3), torch.rand(2, 3), torch.rand(2, 3), 0.1, 0.1)
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_without_the_extension_the_references_trace_and_strict_refuses_them():
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path}
+    run = subprocess.run([sys.executable, "-c", ALONE], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "FASTADV_STRICT=1, and no compiled kernel serves torch.float32" in run.stdout
 
 
 def test_public_names_cover_every_card():
