@@ -16,7 +16,7 @@ WinogradShape shape_of(const Array& images, const Array& parts, int64_t size, in
   const int64_t down = (height + more) / size, across = (width + more) / size;
   const WinogradShape shape{height, width, images.shape(3), padding,
                             size,   down,  across,          images.shape(0) * down * across};
-  if (parts.shape(0) != (size + 2) * (size + 2) || parts.shape(1) != shape.tiles ||
+  if (parts.shape(0) != shape.tiles || parts.shape(1) != (size + 2) * (size + 2) ||
       parts.shape(2) != shape.channels)
     throw std::invalid_argument("winograd: arrays that do not fit");
   return shape;

@@ -45,8 +45,8 @@ inline int64_t thin_planes(const ThinShape& shape) {
   return (shape.outputs + kThinUnroll - 1) / kThinUnroll * kThinUnroll;
 }
 
-// Images [height, width, channels], and their tiles: size by size elements of the result each, so many of them
-// down and across an image, and in a whole batch.
+// Images [height, width, channels], and their tiles: size by size elements of the result each, so many of
+// them down and across an image, and in a whole batch.
 struct WinogradShape {
   int64_t height, width, channels, padding, size, down, across, tiles;
 };

@@ -49,7 +49,7 @@ FASTADV_INLINE void each_line(float* blocks, int64_t along, int64_t across, int 
     }
 }
 
-// out [(M + 2)², tiles, channels], of which the tiles from `first` on are those of this row; image [height,
+// out [tiles, (M + 2)², channels], of which the tiles from `first` on are those of this row; image [height,
 // width, channels].
 template <class T, int M>
 void winograd_row_in(T* out, const T* image, const WinogradShape& shape, int64_t row, int64_t first) {
@@ -75,7 +75,7 @@ void winograd_row_in(T* out, const T* image, const WinogradShape& shape, int64_t
       each_line<M>(blocks, size * kWinogradBlock, kWinogradBlock, size, change);
       each_line<M>(blocks, kWinogradBlock, size * kWinogradBlock, size, change);
       for (int64_t part = 0; part < size * size; ++part) {
-        T* to = out + (part * shape.tiles + first + column) * shape.channels + c;
+        T* to = out + ((first + column) * size * size + part) * shape.channels + c;
         const float* from = blocks + part * kWinogradBlock;
 #pragma omp simd
         for (int64_t k = 0; k < count; ++k) store(to + k, from[k]);
@@ -83,7 +83,7 @@ void winograd_row_in(T* out, const T* image, const WinogradShape& shape, int64_t
     }
 }
 
-// The image [height, width, channels] of the products [(M + 2)², tiles, channels], plus the bias of each
+// The image [height, width, channels] of the products [tiles, (M + 2)², channels], plus the bias of each
 // channel where there is one.
 template <class T, int M>
 void winograd_row_out(T* image, const T* products, const float* bias, const WinogradShape& shape, int64_t row,
@@ -95,7 +95,7 @@ void winograd_row_out(T* image, const T* products, const float* bias, const Wino
     for (int64_t c = 0; c < shape.channels; c += kWinogradBlock) {
       const int64_t count = std::min(kWinogradBlock, shape.channels - c);
       for (int64_t part = 0; part < size * size; ++part) {
-        const T* from = products + (part * shape.tiles + first + column) * shape.channels + c;
+        const T* from = products + ((first + column) * size * size + part) * shape.channels + c;
         float* to = blocks + part * kWinogradBlock;
 #pragma omp simd
         for (int64_t k = 0; k < count; ++k) to[k] = load(from[k]);

@@ -1,10 +1,12 @@
 """Convolutions of a search twin with fewer multiplications, by Winograd's method (`fastadv.ops.winograd`).
 
 Measured on one core of an AMD EPYC with AVX-512, 32 images, ms of a forward, which an input gradient takes as
-well, by the library and so: in float32 128 channels at 16x16 10.0 and 7.1, 256 at 8x8 9.8 and 7.2, 512 at 4x4
-12.5 and 6.9, but 64 at 32x32 11.4 and 13.1; in bfloat16 256 at 8x8 5.3 and 4.0, 512 at 4x4 8.0 and 3.8.
+well, by the library and so: in float32 96 channels at 16x16 6.2 and 4.4, 128 10.3 and 6.5, 256 at 8x8 10.1
+and 4.5, 512 at 4x4 12.7 and 7.8, but 64 at 32x32 11.5 and 12.3; in bfloat16 256 channels 5.3 and 4.2, 512 8.0
+and 3.9, but 128 5.3 and 5.5. A ResNet-18 takes 0.78 of its time in float32 and 0.88 in bfloat16.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,40 +21,60 @@ from fastadv.ops import winograd_image, winograd_kernels, winograd_tiles
 # elements of the result a tile and axis, and the channels from which it gains; tiles of 4 would round
 # bfloat16 by 3% a layer, those of 2 by 0.5%, the library by 0.2%
 SIZES = {torch.float32: 4, torch.bfloat16: 2}
-LEAST_CHANNELS = {torch.float32: 128, torch.bfloat16: 256}
-LEAST_TILES = 16  # with fewer, reading the transformed weights takes longer than multiplying
+LEAST_CHANNELS = {torch.float32: 96, torch.bfloat16: 256}
+LEAST_TILES = 32  # with fewer, reading the transformed weights takes longer than multiplying
+PACKED = 64  # tiles for which weights are packed; with fewer at once another packing is the fast one
 MOST_PRODUCTS = 0.5  # of those that the plain sum takes; the edges of an image may waste them
-BYTES = 16 << 20  # of the tiles that are multiplied together
+BYTES = 8 << 20  # of the tiles that are multiplied together, so that they stay in the cache
 MOST_BYTES = 512 << 20  # of all transformed weights of a model
 
 
-def convolve(x: Tensor, kernels: Tensor, bias: Tensor | None, padding: int, size: int) -> Tensor:
-    """conv2d of x [B, C, H, W] with weights [O, C, 3, 3], of which `kernels` are the `winograd_kernels`.
+@dataclass(frozen=True)
+class Kernels:
+    """The transformed weights of a convolution from C to O channels, packed as oneDNN reads them fastest."""
 
-    Both x and the result are channels-last.
-    """
-    images = x.permute(0, 2, 3, 1)
+    packed: Tensor
+    outputs: int
+    size: int
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "Kernels":
+        """Those of weight [O, C, 3, 3]."""
+        size = SIZES[weight.dtype]
+        kernels = winograd_kernels(weight, size)
+        places, outputs, channels = kernels.shape
+        flat = kernels.reshape(places * outputs, channels, 1, 1).contiguous(memory_format=torch.channels_last)
+        packed = torch.ops.mkldnn._reorder_convolution_weight(
+            flat, [0, 0], [1, 1], [1, 1], places, [1, places * channels, PACKED, 1]
+        )
+        return cls(packed, outputs, size)
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        """The products [T, P, O] of tiles [T, P, C]: a convolution of P groups with kernels of 1 by 1."""
+        count, places, _ = tiles.shape
+        if count < PACKED:
+            tiles = nn.functional.pad(tiles, (0, 0, 0, 0, 0, PACKED - count))
+        lines = tiles.flatten(1)[None, :, None].permute(0, 3, 1, 2)
+        found: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            lines, self.packed, None, [0, 0], [1, 1], [1, 1], places, "none", [], ""
+        )
+        return found.permute(0, 2, 3, 1).reshape(-1, places, self.outputs)[:count]
+
+
+def convolve(x: Tensor, kernels: Kernels, bias: Tensor | None, padding: int) -> Tensor:
+    """conv2d of x [B, C, H, W] with those kernels; x and the result are channels-last."""
+    images, size = x.permute(0, 2, 3, 1), kernels.size
     count, height, width, channels = images.shape
-    more = 2 * padding - 2
-    one = height * width * channels * x.element_size() * ((size + 2) / size) ** 2
+    tall, wide = height + 2 * padding - 2, width + 2 * padding - 2
+    tiles = -(-tall // size) * -(-wide // size)
+    most = BYTES // (tiles * (size + 2) ** 2 * channels * x.element_size())
     parts = []
-    for part in slices(count, int(BYTES / one)):
-        tiles = winograd_tiles(images[part], size, padding)
-        shape = len(images[part]), height + more, width + more
-        parts.append(winograd_image(_products(tiles, kernels), bias, shape, size))
+    for part in slices(count, max(most, -(-PACKED // tiles))):
+        products = kernels(winograd_tiles(images[part], size, padding))
+        parts.append(winograd_image(products, bias, (len(images[part]), tall, wide), size))
     whole = parts[0] if len(parts) == 1 else torch.cat(parts)
     # no view of another tensor, which an activation in place could not follow
     return whole.permute(0, 3, 1, 2).data
-
-
-def _products(tiles: Tensor, kernels: Tensor) -> Tensor:
-    """tiles [P, T, C] times kernels [P, O, C]: [P, T, O]."""
-    if tiles.dtype == torch.bfloat16:
-        return tiles.bmm(kernels.transpose(1, 2))
-    products = tiles.new_empty(*tiles.shape[:2], kernels.shape[1])
-    for place, (part, kernel) in enumerate(zip(tiles, kernels, strict=True)):
-        products[place] = onednn.product(part, kernel)
-    return products
 
 
 class _Convolution(torch.autograd.Function):
@@ -61,7 +83,7 @@ class _Convolution(torch.autograd.Function):
         ctx.layer, ctx.shape = layer, x.shape
         forwards, ctx.backwards = layer.kernels()
         bias = None if layer.bias is None else layer.bias.detach()
-        return convolve(x, forwards, bias, int(layer.padding[0]), SIZES[x.dtype])
+        return convolve(x, forwards, bias, int(layer.padding[0]))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
@@ -70,7 +92,7 @@ class _Convolution(torch.autograd.Function):
             found = conv2d_input(ctx.shape, layer.weight, gradient, padding=layer.padding)  # type: ignore[no-untyped-call]
             return found, None
         dense = gradient.contiguous(memory_format=torch.channels_last)
-        return convolve(dense, ctx.backwards, None, 2 - int(layer.padding[0]), SIZES[dense.dtype]), None
+        return convolve(dense, ctx.backwards, None, 2 - int(layer.padding[0])), None
 
 
 class WinogradConv2d(CoveringConv2d):
@@ -78,13 +100,12 @@ class WinogradConv2d(CoveringConv2d):
 
     searched: torch.dtype
 
-    def kernels(self) -> tuple[Tensor, Tensor]:
+    def kernels(self) -> tuple[Kernels, Kernels]:
         """The transformed weights, forwards and backwards; made again where the weights have changed."""
         weight = self.weight.detach()
         known = (weight.data_ptr(), weight._version, weight.dtype)
         if getattr(self, "_known", None) != known:
-            size, flipped = SIZES[weight.dtype], weight.flip(2, 3).transpose(0, 1)
-            self._kernels = winograd_kernels(weight, size), winograd_kernels(flipped, size)
+            self._kernels = Kernels.of(weight), Kernels.of(weight.flip(2, 3).transpose(0, 1))
             self._known = known
         return self._kernels
 

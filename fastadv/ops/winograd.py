@@ -69,18 +69,18 @@ def reference_tiles(x: Tensor, size: int, padding: int) -> Tensor:
     padded = pad(real, (0, 0, padding, right, padding, bottom))
     parts = padded.unfold(1, size + 2, size).unfold(2, size + 2, size)
     changed = _both_ways(MATRICES[size][0], parts)  # [B, down, across, C, size + 2, size + 2]
-    return changed.flatten(4).flatten(0, 2).movedim(2, 0).to(x.dtype).contiguous()
+    return changed.flatten(4).flatten(0, 2).transpose(1, 2).to(x.dtype).contiguous()
 
 
 def fake_tiles(x: Tensor, size: int, padding: int) -> Tensor:
     down, across = (_tiles(n + 2 * padding - 2, size) for n in x.shape[1:3])
-    return x.new_empty((size + 2) ** 2, x.shape[0] * down * across, x.shape[3])
+    return x.new_empty(x.shape[0] * down * across, (size + 2) ** 2, x.shape[3])
 
 
 def reference_image(products: Tensor, bias: Tensor | None, shape: Sequence[int], size: int) -> Tensor:
     (count, height, width), channels = shape, products.shape[2]
     down, across = _tiles(height, size), _tiles(width, size)
-    parts = products.to(wide(products.dtype)).movedim(0, 2)
+    parts = products.to(wide(products.dtype)).transpose(1, 2)
     parts = parts.reshape(count, down, across, channels, size + 2, size + 2)
     found = _both_ways(MATRICES[size][2], parts).permute(0, 1, 4, 2, 5, 3)
     image = found.reshape(count, down * size, across * size, channels)[:, :height, :width]
@@ -118,7 +118,7 @@ def samples_of_image(device: torch.device, dtype: torch.dtype) -> Iterator[Sampl
     for seed, (count, height, width, channels, _) in enumerate(SHAPES):
         for size in MATRICES:
             tiles = count * _tiles(height, size) * _tiles(width, size)
-            products = _drawn(((size + 2) ** 2, tiles, channels), seed, device, dtype)
+            products = _drawn((tiles, (size + 2) ** 2, channels), seed, device, dtype)
             bias = _drawn((channels,), seed + 100, device, wide(dtype))
             for added in (bias, None):
                 yield products, added, [count, height, width], size
@@ -168,7 +168,7 @@ def _check_size(size: int) -> None:
 
 
 def winograd_tiles(x: Tensor, size: int, padding: int = 1) -> Tensor:
-    """The tiles of images x [B, H, W, C], channels last, ready for products: [(size + 2)², tiles, C] like x.
+    """The tiles of images x [B, H, W, C], channels last, ready for products: [tiles, (size + 2)², C] like x.
 
     Tiles overlap by two elements and go row by row through each image, `padding` zeros around it. InputError
     for another rank, sizes other than 2 and 4, a padding below 0, and images that leave no result.
@@ -185,13 +185,13 @@ def winograd_tiles(x: Tensor, size: int, padding: int = 1) -> Tensor:
 
 
 def winograd_image(products: Tensor, bias: Tensor | None, shape: Sequence[int], size: int) -> Tensor:
-    """Images [B, H, W, C], shape (B, H, W), of the products [(size + 2)², tiles, C] of such tiles, like them.
+    """Images [B, H, W, C], shape (B, H, W), of the products [tiles, (size + 2)², C] of such tiles, like them.
 
     bias: [C], in float32 for bfloat16. InputError where these do not fit each other.
     """
     _check_size(size)
     count, height, width = shape
-    expected = (size + 2) ** 2, count * _tiles(height, size) * _tiles(width, size)
+    expected = count * _tiles(height, size) * _tiles(width, size), (size + 2) ** 2
     if products.ndim != 3 or products.shape[:2] != expected:
         raise InputError(
             f"products: expected [{expected[0]}, {expected[1]}, C] for {tuple(shape)}, "

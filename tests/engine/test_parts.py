@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import parts
+from fastadv.engine import parts, winograd
 from fastadv.errors import InputError
 
 
@@ -247,3 +247,20 @@ def test_weights_are_no_activations(monkeypatch: pytest.MonkeyPatch, one_thread:
         return out
 
     assert parts.Parts(net, net).at_once(run, torch.rand(3, 2, 6, 7)) == 40
+
+
+def test_tiles_are_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Winograd's tiles are larger than the image, and divided where they are made."""
+    layers = nn.Conv2d(3, 96, 3, padding=1), nn.ReLU(), nn.Conv2d(96, 96, 3, padding=1), nn.Flatten()
+    model = nn.Sequential(*layers, nn.Linear(96 * 256, 4)).eval()
+    x = torch.rand(64, 3, 16, 16)
+    sizes = []
+    for most in (0, winograd.MOST_BYTES):
+        monkeypatch.setattr(winograd, "MOST_BYTES", most)
+        frozen = fa.freeze(model)
+        frozen.input_gradient(x, torch.zeros(64, dtype=torch.long))
+        parted = frozen.search._parted
+        assert parted is not None
+        sizes.append((list(parted._bytes_a_row.values()), parted._most))
+    assert sizes[0][0] == sizes[1][0] == [96 * 256 * 4]
+    assert sizes[1][1] == 2 * sizes[0][1]

@@ -16,7 +16,8 @@ LOOSE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 0.1}
 def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, size: int) -> Tensor:
     """conv2d by the ops, x [B, C, H, W]."""
     tiles = ops.winograd_tiles(x.movedim(1, 3), size, padding)
-    products = tiles @ ops.winograd_kernels(weight, size).transpose(1, 2)
+    kernels = ops.winograd_kernels(weight, size)
+    products = (tiles.transpose(0, 1) @ kernels.transpose(1, 2)).transpose(0, 1)
     shape = len(x), *(side + 2 * padding - 2 for side in x.shape[2:])
     return ops.winograd_image(products, bias, shape, size).movedim(3, 1)
 
@@ -78,8 +79,8 @@ def test_wrong_arguments() -> None:
         (lambda: ops.winograd_tiles(x, 4, -1), "padding: expected one with which a kernel"),
         (lambda: ops.winograd_kernels(weight[..., :2], 4), "weight: expected"),
         (lambda: ops.winograd_kernels(weight, 8), "size: expected 2 or 4"),
-        (lambda: ops.winograd_image(tiles, None, (2, 6, 9), 4), r"products: expected \[36, 12, C\]"),
-        (lambda: ops.winograd_image(tiles, None, (2, 6, 6), 2), r"products: expected \[16, 18, C\]"),
+        (lambda: ops.winograd_image(tiles, None, (2, 6, 9), 4), r"products: expected \[12, 36, C\]"),
+        (lambda: ops.winograd_image(tiles, None, (2, 6, 6), 2), r"products: expected \[18, 16, C\]"),
         (lambda: ops.winograd_image(tiles, torch.zeros(4), (2, 6, 6), 4), r"bias: expected \[3\]"),
     ):
         with pytest.raises(InputError, match=words):
