@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import runpy
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -61,8 +62,24 @@ def start(module: str, do: str, folder: Path, world: int) -> Started:
 
 def go(module: str, do: str, folder: Path, world: int) -> None:
     """Start them, and have all succeed."""
-    for code, out, err in finish(start(module, do, folder, world)):
+    succeed(start(module, do, folder, world))
+
+
+def succeed(processes: Started) -> None:
+    """Wait until all have."""
+    for code, out, err in finish(processes):
         assert code == 0, out + err
+
+
+def program(folder: Path, module: str, *args: str) -> Started:
+    """Start what `python -m module *args` does."""
+    return serve(as_program, folder, 1, module, *args)
+
+
+def as_program(rank: int, world: int, module: str, *args: str) -> None:
+    """What that process does."""
+    sys.argv = [module, *args]
+    runpy.run_module(module, run_name="__main__")
 
 
 def work(rank: int, world: int, module: str, do: str, folder: Path) -> None:

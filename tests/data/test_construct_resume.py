@@ -18,6 +18,7 @@ from fastadv._files import load_tensors
 from fastadv._run_folder import RunFolder
 from fastadv.data import ImageSet, load_constructed
 from fastadv.errors import CorruptFileError, InputError
+from tests.processes import program, succeed
 
 from .sets import fixed_shift, random_target, robust
 
@@ -64,19 +65,14 @@ def done(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("construct", [random_target, robust])
 def test_killed_run_resumes_to_the_same_set(tmp_path, construct):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen(
-        [sys.executable, "-m", MODULE, construct.__name__, str(killed)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-    )
+    [(process, said)] = program(tmp_path, MODULE, construct.__name__, str(killed))
     deadline = time.monotonic() + 120
     while len(shards(killed)) < 2:
-        assert process.poll() is None, process.communicate()[1].decode()
+        assert process.is_alive(), said.with_suffix(".err").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.join()
     finished = {path: path.stat().st_mtime_ns for path in shards(killed)}
     assert 2 <= len(finished) < 5
     assert not (killed / "index.json").exists()
@@ -94,20 +90,8 @@ def test_killed_run_resumes_to_the_same_set(tmp_path, construct):
 def test_a_kill_at_any_moment_loses_at_most_one_shard(tmp_path):
     """Five shards and the index are renamed into place; the process is killed before or after a rename."""
     moments = [(turn, "before") for turn in range(6)] + [(2, "after"), (5, "after")]
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            MODULE,
-            "random_target",
-            str(tmp_path),
-            *(f"{turn}-{when}" for turn, when in moments),
-        ],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        check=True,
-        timeout=120,
-    )
+    told = [f"{turn}-{when}" for turn, when in moments]
+    succeed(program(tmp_path, MODULE, "random_target", str(tmp_path), *told))
     whole = random_target(Slow(), toy_base(), out_dir=tmp_path / "whole", **OPTIONS)
     for turn, when in moments:
         folder = tmp_path / f"{turn}-{when}"

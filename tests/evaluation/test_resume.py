@@ -1,10 +1,6 @@
 """An evaluation that is killed, resumed, or pointed at the folder of another."""
 
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +12,7 @@ from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation import Table
 from tests.evaluation import nets
 from tests.models.abs import nets as abs_nets
-
-ROOT = Path(__file__).parents[2]
+from tests.processes import program, succeed
 
 
 def assert_same(table: Table, other: Table) -> None:
@@ -54,9 +49,7 @@ class Counting:
 def test_a_kill_at_any_moment_is_resumed_bit_equal(tmp_path):
     # the identity, then two attacks on each of three batches
     moments = [f"{turn}-before" for turn in range(7)] + ["0-after", "6-after"]
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
-    command = [sys.executable, "-m", "tests.evaluation.nets", str(tmp_path), *moments]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=120)
+    succeed(program(tmp_path, "tests.evaluation.nets", str(tmp_path), *moments))
     expected = nets.run(None)
     for moment in moments:
         folder = tmp_path / moment

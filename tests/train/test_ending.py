@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from fastadv.errors import CorruptFileError, InputError
 from fastadv.train import EpochReport, FGSMTraining, InputNoise, Standard, _measure, fit, reports
 from fastadv.train._measure import Measure
 from fastadv.train.report import best
+from tests.processes import program, succeed
 
 from . import nets
 
@@ -335,10 +335,7 @@ def test_a_kill_at_any_moment_with_all_options_is_resumed_bit_equal(tmp_path):
     }  # fmt: skip
     # each file is renamed into place: after one is as before the next, but for the half of that
     moments = [f"{turn}-before" for turn in range(10)] + ["0-after", "4-after", "9-after"]
-    root = Path(__file__).parents[2]
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(root))
-    command = [sys.executable, "-m", "tests.train.test_ending", str(tmp_path), *moments]
-    subprocess.run(command, cwd=root, env=environment, check=True, timeout=300)
+    succeed(program(tmp_path, "tests.train.test_ending", str(tmp_path), *moments))
     for moment in moments:
         everything(tmp_path / moment, resume=True)
         assert contents(tmp_path / moment) == expected, moment

@@ -2,14 +2,9 @@
 
 import errno
 import functools
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +18,7 @@ from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.train import _run, fit, reports
 from fastadv.train._measure import Measure
+from tests.processes import program, succeed
 
 from .nets import images, net, run
 
@@ -79,20 +75,16 @@ def test_resume_after_sigkill_at_a_random_moment_is_bit_equal(tmp_path):
     epochs = 15
     expected, past = run(None, epochs=epochs)
     folder = tmp_path / "killed"
-    root = Path(__file__).parents[2]
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(root))
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.train.nets", str(folder), str(epochs)], cwd=root, env=environment
-    )
+    [(child, _)] = program(tmp_path, "tests.train.nets", str(folder), str(epochs))
     deadline = time.monotonic() + 120
     while not (folder / "checkpoint.safetensors").exists():
-        assert child.poll() is None, "the child ended without a checkpoint"
+        assert child.is_alive(), "the child ended without a checkpoint"
         assert time.monotonic() < deadline, "the child never wrote a checkpoint"
         time.sleep(0.002)
     delay = random.Random().uniform(0, 0.25)
     time.sleep(delay)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.kill()
+    child.join()
     assert not (folder / "model.safetensors").exists(), "the child ended before it was killed: make it longer"
     model, _ = run(folder, resume=True, epochs=epochs)
     assert_same(model, expected)
@@ -106,10 +98,7 @@ def test_a_kill_at_any_moment_is_resumed_bit_equal(whole, tmp_path):
     """One epoch with two checkpoints: killed before and after each file is renamed into its place."""
     # report, checkpoint in the epoch, checkpoint after it, report, model
     moments = [f"{turn}-before" for turn in range(5)] + ["0-after", "1-after", "2-after"]
-    root = Path(__file__).parents[2]
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(root))
-    command = [sys.executable, "-m", "tests.train.nets", str(tmp_path), "1", *moments]
-    subprocess.run(command, cwd=root, env=environment, check=True, timeout=120)
+    succeed(program(tmp_path, "tests.train.nets", str(tmp_path), "1", *moments))
     expected, past = run(None, epochs=1)
     for moment in moments:
         folder = tmp_path / moment

@@ -1,11 +1,7 @@
 """A recipe that owns its step: what it is given, what lies in the checkpoint, what is said when it fails."""
 
 import math
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +10,7 @@ from fastadv import _files
 from fastadv.errors import InputError
 from fastadv.train import Standard, fit, reports
 from fastadv.train.augment import make_augment
+from tests.processes import program, succeed
 from tests.train.nets import images, net, run
 from tests.train.recipes.killed import RECIPES, SETTINGS
 
@@ -76,11 +73,8 @@ def test_resume_after_a_stop_brings_the_state_back(tmp_path, stop):
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
     """A folder for each recipe, whose run was killed after the checkpoint in the middle of an epoch."""
-    root = Path(__file__).parents[3]
     folder = tmp_path_factory.mktemp("killed")
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(root))
-    command = [sys.executable, "-m", "tests.train.recipes.killed", str(folder)]
-    subprocess.run(command, cwd=root, env=environment, check=True, timeout=300)
+    succeed(program(folder, "tests.train.recipes.killed", str(folder)))
     return folder
 
 
