@@ -66,7 +66,8 @@ class CoveringConv2d(nn.Conv2d):
     """A convolution that is a product of matrices where its kernel covers the image, and so moves nowhere."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim != 4 or x.shape[2:] != self.weight.shape[2:]:
+        # a subclass may be padded
+        if x.ndim != 4 or x.shape[2:] != self.weight.shape[2:] or not _may_cover(self):
             return super().forward(x)
         rows, weights = x, self.weight
         if x.is_contiguous(memory_format=torch.channels_last):

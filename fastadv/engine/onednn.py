@@ -17,7 +17,8 @@ LEAST_WEIGHTS = 1 << 14  # of a layer that reaches this at the usual batch sizes
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    dense = None if bias is None else bias.contiguous()  # oneDNN ignores the strides of a bias
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, dense, "none", [], "")
     return found
 
 

@@ -106,7 +106,8 @@ class WinogradConv2d(CoveringConv2d):
         known = (weight.data_ptr(), weight._version, weight.dtype)
         if getattr(self, "_known", None) != known:
             self._kernels = Kernels.of(weight), Kernels.of(weight.flip(2, 3).transpose(0, 1))
-            self._known = known
+            # the weights are held, lest others come to lie at the same address
+            self._known, self._transformed = known, weight
         return self._kernels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,7 +143,9 @@ def by_winograd(model: nn.Module, dtype: torch.dtype | None) -> int:
         wide = min(part.in_channels, part.out_channels) >= LEAST_CHANNELS[dtype]
         # forwards and backwards
         taken = 2 * (SIZES[dtype] + 2) ** 2 * part.in_channels * part.out_channels * dtype.itemsize
-        if plain and still and wide and part.weight.device.type == "cpu" and taken <= left:
+        # not what a hook computes anew for each pass, as weight_norm does
+        own = "weight" in part._parameters and part.weight.device.type == "cpu"
+        if plain and still and wide and own and taken <= left:
             part.__class__, part.searched = WinogradConv2d, dtype  # type: ignore[assignment]
             count, left = count + 1, left - taken
     return count

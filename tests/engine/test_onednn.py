@@ -58,6 +58,13 @@ def test_values_and_derivatives(shape: tuple[int, ...], bias: bool, products: li
     assert len(products) == 6  # forwards and backwards
 
 
+@pytest.mark.parametrize("bias", [torch.arange(12.0)[::2], torch.ones(1).expand(6)], ids=["step", "expanded"])
+@pytest.mark.usefixtures("_small_ones_too")
+def test_a_bias_with_strides(bias: Tensor) -> None:
+    x, weight = torch.randn(5, 7), torch.randn(6, 7)
+    torch.testing.assert_close(fast_linear(x, weight, bias), F.linear(x, weight, bias))
+
+
 @pytest.mark.usefixtures("_small_ones_too")
 def test_derivatives_of_derivatives() -> None:
     draw = torch.Generator().manual_seed(1)

@@ -117,6 +117,41 @@ def test_changed_weights_are_followed(passes: list[tuple[int, ...]]) -> None:
 
 
 @pytest.mark.usefixtures("_narrow_ones_too")
+def test_other_weights_at_the_same_address() -> None:
+    layer = nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False)
+    by_winograd(layer, torch.float32)
+    x = torch.rand(1, 64, 4, 4).contiguous(memory_format=torch.channels_last)
+    for _ in range(8):
+        drawn = torch.randn(64, 64, 3, 3)
+        layer.weight.data = torch.empty(0)
+        layer.weight.data = drawn.clone()
+        torch.testing.assert_close(layer(x), F.conv2d(x, drawn, layer.bias, padding=1), rtol=1e-3, atol=1e-3)
+        del drawn
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.usefixtures("_narrow_ones_too")
+def test_weights_that_a_hook_computes_are_left_to_the_library() -> None:
+    normalized = nn.utils.weight_norm(nn.Conv2d(4, 4, 3)), nn.utils.spectral_norm(nn.Conv2d(4, 4, 3))
+    assert by_winograd(nn.Sequential(*normalized), torch.float32) == 0
+
+
+@pytest.mark.parametrize("count", [1, 15, 16])
+def test_an_image_of_the_size_of_a_kernel_keeps_its_padding(count: int) -> None:
+    """Few such images are left to the library, which must not take them for covered without padding."""
+    layers = nn.Conv2d(3, 128, 3, padding=1), nn.Conv2d(128, 128, 3, padding=1), nn.Flatten(2)
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten()).eval()
+    frozen, x = fa.freeze(model), torch.rand(16, 3, 3, 3)
+    assert "1 convolutions by Winograd's method" in frozen.notes
+    frozen(x)
+    torch.testing.assert_close(frozen(x[:count]), model(x[:count]).detach(), rtol=1e-4, atol=1e-5)
+    logits = model.double()(leaf := x[:count].double().requires_grad_())
+    y = torch.zeros(count, dtype=torch.long)
+    (expected,) = torch.autograd.grad(F.cross_entropy(logits, y, reduction="sum"), leaf)
+    assert (frozen.input_gradient(x[:count], y)[2] - expected).norm() < 1e-4 * expected.norm()
+
+
+@pytest.mark.usefixtures("_narrow_ones_too")
 def test_derivatives_of_derivatives() -> None:
     torch.manual_seed(0)
     own = nn.Conv2d(3, 6, 3, padding=1).requires_grad_(False).to(memory_format=torch.channels_last)
