@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.engine.frozen import Frozen
+from fastadv.engine.room import ran_out
 from fastadv.errors import InputError, NoGradientError
 
 BatchSize = int | Literal["auto"]
@@ -35,7 +36,12 @@ def fastest_batch_size(frozen: Frozen, x: Tensor, most: int) -> int:
         seconds = _seconds(frozen, x, y)
         while 2 * size <= min(most, MOST):
             x, y = torch.cat([x, x]), torch.cat([y, y])
-            taken = _seconds(frozen, x, y)
+            try:
+                taken = _seconds(frozen, x, y)
+            except (RuntimeError, MemoryError) as error:  # of a model whose rows must pass together
+                if not ran_out(error):
+                    raise
+                break
             if 2 * seconds < GAIN * taken or frozen.search.fits(x) < len(x):
                 break
             size, seconds = 2 * size, taken

@@ -44,11 +44,7 @@ class Parts:
                 folder = stack.enter_context(RunFolder(run_dir))
                 path = folder.path / IDENTITY
                 if path.exists():
-                    if not resume:
-                        raise InputError(
-                            f"run_dir: expected a new folder, got {folder.path} with an evaluation; "
-                            "pass resume=True or choose another"
-                        )
+                    _check_resumed(folder.path, resume)
                     check_same(path, read_json(path), config)
                 else:
                     with folder.result(IDENTITY):
@@ -59,13 +55,19 @@ class Parts:
 
     @staticmethod
     def batch_size(run_dir: str | PathLike[str] | None, resume: bool) -> int | None:
-        """That of the evaluation in a folder that is to go on; None where there is none."""
+        """That of the evaluation in a folder that is to go on; None where there is none.
+
+        Raises InputError where the folder holds an evaluation and `resume` is off.
+        """
 
         def read() -> int | None:
             path = Path(run_dir or "") / IDENTITY
-            return int(read_json(path)["batch_size"]) if run_dir is not None and path.exists() else None
+            if run_dir is None or not path.exists():
+                return None
+            _check_resumed(path.parent, resume)
+            return int(read_json(path)["batch_size"])
 
-        return _processes.from_first(read) if resume else None
+        return _processes.from_first(read)
 
     @property
     def kept(self) -> bool:
@@ -93,3 +95,11 @@ class Parts:
             with writing(path):
                 save_tensors(path, part.tensors, {"told": json.dumps(part.told), "of": of})
         return part
+
+
+def _check_resumed(folder: Path, resume: bool) -> None:
+    if not resume:
+        raise InputError(
+            f"run_dir: expected a new folder, got {folder} with an evaluation; "
+            "pass resume=True or choose another"
+        )

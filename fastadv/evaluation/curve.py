@@ -134,11 +134,11 @@ def accuracy_against_radius(
         check_evaluation(dataset, dict(attacks), batch_size, limit)
         frozen = freeze(model)
         about = identity(frozen, dataset, dict(attacks)) if _processes.world() > 1 else {}
-    if batch_size == "auto":
-        batch_size = chosen_batch_size(frozen, dataset, limit)
     if about:
         asked = {"radii": tried.tolist(), "batch_size": batch_size, "limit": limit}
         _processes.check_alike({**about, **asked, "torch": torch.__version__})
+    if batch_size == "auto":
+        batch_size = chosen_batch_size(frozen, dataset, limit)
 
     def held(number: int, batch: Batch) -> tuple[int, NDArray[np.float64]]:
         left = np.zeros(tried.size)

@@ -69,15 +69,15 @@ def evaluate(
         if resume and run_dir is None:
             raise InputError("resume: expected a run_dir to go on with, got none; pass run_dir as well")
         frozen = freeze(model)
-    if batch_size == "auto":
-        batch_size = Parts.batch_size(run_dir, resume) or chosen_batch_size(frozen, dataset, limit)
-    with _processes.agreement():
         config: dict[str, Any] = {"batch_size": batch_size, "limit": limit, "keep_examples": keep_examples}
         if run_dir is not None or _processes.world() > 1:
             config |= identity(frozen, dataset, attacks)
     if _processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         _processes.check_alike({**config, **asked, "torch": torch.__version__})
+    if batch_size == "auto":
+        batch_size = Parts.batch_size(run_dir, resume) or chosen_batch_size(frozen, dataset, limit)
+        config["batch_size"] = batch_size
     measured = partial(
         table_of, frozen, dataset, attacks, batch_size, limit,
         keep_examples=keep_examples, keep_samples=keep_samples,

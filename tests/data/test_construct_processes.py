@@ -97,7 +97,7 @@ def test_a_killed_process_ends_the_others_and_leaves_the_finished_shards(
 def test_what_is_wrong_in_one_process_is_said_in_all(tmp_path: Path) -> None:
     go(WORKER, "faults", tmp_path, 2)
     first, second = (json.loads((tmp_path / f"said-{rank}.json").read_text()) for rank in (0, 1))
-    for name in ("base", "model", "steps", "seed", "out_dir"):
+    for name in ("base", "model", "steps", "seed", "out_dir", "batch_size"):
         assert first[name] == second[name]
         assert "expected the same run in all 2, got process 1 with another" in first[name]
         assert f"another {name}" in first[name]

@@ -63,8 +63,11 @@ def test_the_size_that_gains(rows: float, most: int, expected: int, monkeypatch:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_memory_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mixed", [False, True])
+def test_memory_ends_it(mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net(room=200)
+    if mixed:  # its rows pass together or not at all
+        net.layer = nn.Sequential(net.layer, nn.BatchNorm1d(4, track_running_stats=False))
     frozen = fa.freeze(net)
     monkeypatch.setattr(batch_size, "time", Clock(frozen.model, 1e9))  # type: ignore[arg-type]
     assert fastest_batch_size(frozen, images().x[:32], 1000) == 128

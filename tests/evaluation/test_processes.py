@@ -47,7 +47,7 @@ def kept(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("world", [2, 4])
 def test_the_table_and_the_curves_of_several_processes_are_those_of_one(world: int, done: Path) -> None:
     for rank in range(world):
-        for what in ("table", "curves"):
+        for what in ("table", "curves", "auto"):
             ours, alone = (done / f"{what}-{name}" for name in (f"{world}-{rank}", "1-0"))
             assert ours.read_bytes() == alone.read_bytes(), what
         assert (done / f"seconds-{world}-{rank}").read_text() == (done / f"seconds-{world}-0").read_text()
@@ -106,10 +106,11 @@ def test_a_killed_process_ends_the_others_and_leaves_what_was_finished(tmp_path:
 def test_what_is_wrong_in_one_process_is_said_in_all(tmp_path: Path) -> None:
     go(WORKER, "faults", tmp_path, 2)
     first, second = (json.loads((tmp_path / f"said-{rank}.json").read_text()) for rank in (0, 1))
-    for name in ("data", "model", "attacks", "batch_size", "keep_samples", "radii"):
+    alike = "data", "model", "attacks", "batch_size", "keep_samples", "radii", "resume"
+    for name in (*alike, "auto", "auto curve"):
         assert first[name] == second[name]
         assert "expected the same run in all 2, got process 1 with another" in first[name]
-        assert f"another {name}" in first[name]
+        assert f"another {'batch_size' if name.startswith('auto') else name}" in first[name]
     for name, said in {
         "argument": "limit: expected",
         "attack": "attacks['odd']: expected an AttackResult",
@@ -119,6 +120,7 @@ def test_what_is_wrong_in_one_process_is_said_in_all(tmp_path: Path) -> None:
     for name, said in {
         "folder": "run_dir: expected a folder",
         "done": "run_dir: expected a new folder",
+        "auto done": "run_dir: expected a new folder",
     }.items():
         assert first[name].startswith(said)
         assert second[name] == f"process 0: {first[name]}"

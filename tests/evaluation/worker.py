@@ -99,6 +99,8 @@ def whole(folder: Path, rank: int = 0) -> None:
         accuracy_against_radius(Net(), images(), at_radius, [0, 0.1, 0.14, 0.2], **settings),
         accuracy_against_radius(Net(), images(), minimum_norm=LEAST.values(), **settings),
     ]
+    auto = evaluate(Net(), images(), {"pgd": BOUNDED["pgd"]}, batch_size="auto")
+    (folder / f"auto-{name}").write_text(str(auto["pgd"].broken.tolist()))
     (folder / f"curves-{name}").write_text(str([[part.tolist() for part in curve] for curve in curves]))
 
 
@@ -170,10 +172,13 @@ def faults(folder: Path, rank: int) -> None:
         "model": {"model": other},
         "attacks": {"attacks": {"pgd": steps}},
         "batch_size": {"batch_size": 4 + rank},
+        "auto": {"batch_size": 4 if rank else "auto"},
+        "resume": {"batch_size": "auto", "run_dir": folder / "done", "resume": rank == 1},
         "keep_samples": {"keep_samples": rank == 1},
         "argument": {"limit": 1 - rank},
         "folder": {"run_dir": folder / "file"},
         "done": {"run_dir": folder / "done"},
+        "auto done": {"run_dir": folder / "done", "batch_size": "auto"},
         "label": {"dataset": ImageSet(labels.x, labels.y, 4, "of four")},
         "attack": {"attacks": {"odd": odd}},
         "nan": {"limit": 5},
@@ -185,8 +190,13 @@ def faults(folder: Path, rank: int) -> None:
             evaluate(**given)
         except InputError as error:
             said[name] = str(error)
-    try:
-        accuracy_against_radius(Net(), images(), at_radius, [0.01 * (rank + 1)])
-    except InputError as error:
-        said["radii"] = str(error)
+    curves: dict[str, dict[str, Any]] = {
+        "radii": {"radii": [0.01 * (rank + 1)]},
+        "auto curve": {"radii": [0.01], "batch_size": "auto" if rank else 4},
+    }
+    for name, options in curves.items():
+        try:
+            accuracy_against_radius(Net(), images(), at_radius, **options)
+        except InputError as error:
+            said[name] = str(error)
     (folder / f"said-{rank}.json").write_text(json.dumps(said))

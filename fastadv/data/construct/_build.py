@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import Any, TypedDict
 
@@ -110,15 +111,8 @@ def build(
         if dtype not in DTYPES:
             raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
         config = _config(construction, base, dtype, shard_size)
-    if batch_size == "auto":
-        first = torch.arange(min(FIRST, base.count))
-        size = _processes.from_first(
-            lambda: fastest_batch_size(construction.source, base.fetch(first)[0], base.count)
-        )
-    else:
-        size = batch_size
     if _processes.world() > 1:
-        asked = {"batch_size": size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
+        asked = {"batch_size": batch_size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
         _processes.check_alike({**config, **asked}, agree)
     total, done = sum(map(len, ranges.values())), 0
 
@@ -138,6 +132,11 @@ def build(
         if shards:
             tick(sum(len(ranges[k]) for k in shards))
         left = {k: torch.tensor(ids) for k, ids in ranges.items() if k not in shards}
+        if batch_size == "auto":
+            choose = partial(_fastest_batch_size, construction, base)
+            size = _processes.from_first(choose) if left else 1
+        else:
+            size = batch_size
         todo = [(k, batch) for k, ids in left.items() for batch in torch.split(ids, size)]
         rows: list[dict[str, Tensor]] = []
         for (k, batch), row in zip(todo, _processes.in_turn(len(todo), make), strict=True):
@@ -147,6 +146,11 @@ def build(
                 shards[k] = store.write(k, {name: torch.cat([each[name] for each in rows]) for name in row})
                 rows = []
         return store.assemble(shards, shard_count(base.count, shard_size))
+
+
+def _fastest_batch_size(construction: Construction, base: Base) -> int:
+    x, _ = base.fetch(torch.arange(min(FIRST, base.count)))
+    return fastest_batch_size(construction.source, x, base.count)
 
 
 def _own_shards(total: int, shard_size: int, rank: int | None, world_size: int | None) -> dict[int, range]:
