@@ -100,6 +100,10 @@ class WinogradConv2d(CoveringConv2d):
 
     searched: torch.dtype
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a copy, which makes its own transformed weights: packed ones cannot be copied."""
+        return {name: value for name, value in vars(self).items() if name not in ("_kernels", "_known")}
+
     def kernels(self) -> tuple[Kernels, Kernels]:
         """The transformed weights, forwards and backwards; made again where the weights have changed."""
         weight = self.weight.detach()

@@ -152,6 +152,16 @@ def test_an_image_of_the_size_of_a_kernel_keeps_its_padding(count: int) -> None:
 
 
 @pytest.mark.usefixtures("_narrow_ones_too")
+def test_a_copy_makes_its_own(passes: list[tuple[int, ...]]) -> None:
+    model, x = Net().eval(), torch.rand(5, 3, 12, 8)
+    frozen = fa.freeze(model)
+    expected = frozen(x)
+    passes.clear()
+    torch.testing.assert_close(copy.deepcopy(frozen)(x), expected)
+    assert len(passes) == 3
+
+
+@pytest.mark.usefixtures("_narrow_ones_too")
 def test_derivatives_of_derivatives() -> None:
     torch.manual_seed(0)
     own = nn.Conv2d(3, 6, 3, padding=1).requires_grad_(False).to(memory_format=torch.channels_last)
