@@ -27,6 +27,7 @@ PACKED = 64  # tiles for which weights are packed; with fewer at once another pa
 MOST_PRODUCTS = 0.5  # of those that the plain sum takes; the edges of an image may waste them
 BYTES = 8 << 20  # of the tiles that are multiplied together, so that they stay in the cache
 MOST_BYTES = 512 << 20  # of all transformed weights of a model
+KEPT = ("_kernels", "_known", "_transformed")  # what a layer keeps of them
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class WinogradConv2d(CoveringConv2d):
 
     def __getstate__(self) -> dict[str, Any]:
         """For a copy, which makes its own transformed weights: packed ones cannot be copied."""
-        return {name: value for name, value in vars(self).items() if name not in ("_kernels", "_known")}
+        return {name: value for name, value in vars(self).items() if name not in KEPT}
 
     def kernels(self) -> tuple[Kernels, Kernels]:
         """The transformed weights, forwards and backwards; made again where the weights have changed."""
