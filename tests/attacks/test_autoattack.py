@@ -30,7 +30,7 @@ from fastadv.threat import L0, L1, THREATS, Linf
 from .nets import images, labels, linear, mlp, threat
 
 NORMS = ["linf", "l2", "l1"]
-QUERIES = 300  # of Square at most: these nets need few
+QUERIES = 100  # of Square at most: these nets need few
 X, Y = torch.full((1, 16), 0.5), torch.zeros(1, dtype=torch.long)
 
 
