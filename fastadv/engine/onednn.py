@@ -27,6 +27,11 @@ def available() -> bool:
     return bool(built) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
+def has_bfloat16() -> bool:
+    """Whether it computes in bfloat16 on this CPU; where it does not, it raises."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def _suits(*tensors: Tensor | None) -> bool:
     given = [tensor for tensor in tensors if tensor is not None]
     return all(

@@ -100,6 +100,7 @@ class WinogradConv2d(CoveringConv2d):
     """A convolution by that method in the dtype `searched` where it gains; weights get no gradient."""
 
     searched: torch.dtype
+    _made: tuple[Any, Tensor, tuple[Kernels, Kernels]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """For a copy, which makes its own transformed weights: packed ones cannot be copied."""
@@ -107,13 +108,17 @@ class WinogradConv2d(CoveringConv2d):
 
     def kernels(self) -> tuple[Kernels, Kernels]:
         """The transformed weights, forwards and backwards; made again where the weights have changed."""
-        weight = self.weight.detach()
-        known = (weight.data_ptr(), weight._version, weight.dtype)
-        if getattr(self, "_known", None) != known:
-            self._kernels = Kernels.of(weight), Kernels.of(weight.flip(2, 3).transpose(0, 1))
+        weight, made = self.weight.detach(), self._made
+        known = weight.data_ptr(), weight._version, weight.dtype
+        if made is None or made[0] != known:
+            kernels = Kernels.of(weight), Kernels.of(weight.flip(2, 3).transpose(0, 1))
             # the weights are held, lest others come to lie at the same address
-            self._known, self._transformed = known, weight
-        return self._kernels
+            self._made = made = known, weight, kernels
+        return made[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # packed weights cannot be copied
+        return {name: value for name, value in self.__dict__.items() if name != "_made"}
 
     def forward(self, x: Tensor) -> Tensor:
         if not _gains(x, self):
@@ -138,6 +143,8 @@ def _gains(x: Tensor, layer: WinogradConv2d) -> bool:
 def by_winograd(model: nn.Module, dtype: torch.dtype | None) -> int:
     """Let the convolutions of a search twin that may gain in `dtype` be done so, in place; their number."""
     if dtype not in SIZES or not onednn.available():
+        return 0
+    if dtype == torch.bfloat16 and not onednn.has_bfloat16():
         return 0
     count, left = 0, float(MOST_BYTES)
     for part in model.modules():

@@ -129,6 +129,24 @@ def test_other_weights_at_the_same_address() -> None:
         del drawn
 
 
+@pytest.mark.usefixtures("_narrow_ones_too")
+def test_a_twin_that_has_run_can_be_copied(passes: list[tuple[int, ...]]) -> None:
+    x, y = torch.rand(5, 3, 12, 8), torch.arange(5) % 4
+    frozen = fa.freeze(Net().eval())
+    expected = frozen.input_gradient(x, y)
+    copied = copy.deepcopy(frozen)
+    passes.clear()
+    for ours, theirs in zip(copied.input_gradient(x, y), expected, strict=True):
+        assert torch.equal(ours, theirs)
+    assert len(passes) == 6
+
+
+def test_bfloat16_is_left_to_the_library_where_onednn_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "has_bfloat16", lambda: False)
+    assert by_winograd(nn.Conv2d(256, 256, 3), torch.bfloat16) == 0
+    assert by_winograd(nn.Conv2d(256, 256, 3), torch.float32) == 1
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.usefixtures("_narrow_ones_too")
 def test_weights_that_a_hook_computes_are_left_to_the_library() -> None:
