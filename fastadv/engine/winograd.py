@@ -27,7 +27,6 @@ PACKED = 64  # tiles for which weights are packed; with fewer at once another pa
 MOST_PRODUCTS = 0.5  # of those that the plain sum takes; the edges of an image may waste them
 BYTES = 8 << 20  # of the tiles that are multiplied together, so that they stay in the cache
 MOST_BYTES = 512 << 20  # of all transformed weights of a model
-KEPT = ("_kernels", "_known", "_transformed")  # what a layer keeps of them
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,6 @@ class WinogradConv2d(CoveringConv2d):
     searched: torch.dtype
     _made: tuple[Any, Tensor, tuple[Kernels, Kernels]] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For a copy, which makes its own transformed weights: packed ones cannot be copied."""
-        return {name: value for name, value in vars(self).items() if name not in KEPT}
-
     def kernels(self) -> tuple[Kernels, Kernels]:
         """The transformed weights, forwards and backwards; made again where the weights have changed."""
         weight, made = self.weight.detach(), self._made
@@ -117,8 +112,8 @@ class WinogradConv2d(CoveringConv2d):
         return made[2]
 
     def __getstate__(self) -> dict[str, Any]:
-        # packed weights cannot be copied
-        return {name: value for name, value in self.__dict__.items() if name != "_made"}
+        """For a copy, which makes its own transformed weights: packed ones cannot be copied."""
+        return {name: value for name, value in vars(self).items() if name != "_made"}
 
     def forward(self, x: Tensor) -> Tensor:
         if not _gains(x, self):

@@ -93,6 +93,9 @@ def test_what_is_left_to_torch(products: list[tuple[int, ...]]) -> None:
     shift = torch.zeros(6, requires_grad=True)
     fast_linear(x, weight, shift).sum().backward()
     assert shift.grad is not None
+    for others in ((weight.double(), None), (weight, weight[:, 0].double())):
+        with pytest.raises(RuntimeError):
+            fast_linear(x, *others)
     with pytest.raises(RuntimeError, match=r"shapes|size"):
         fast_linear(x[:, :5], weight)
     assert products == []
@@ -162,6 +165,11 @@ def test_a_small_model_stays_exact() -> None:
     frozen = fa.freeze(model)
     assert frozen.exact
     assert NOTE not in frozen.notes
+    folded = fa.freeze(
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)).eval()
+    )
+    assert "folded 1 BatchNorm" in folded.notes
+    assert NOTE not in folded.notes
 
 
 def test_the_attack_finds_the_same() -> None:

@@ -34,6 +34,7 @@ class Clock:
 
     def __init__(self, costs: dict[str, float]) -> None:
         self.now, self.costs, self.asked = 0.0, costs, [""]
+        self.directions: list[bool] = []
 
     def perf_counter(self) -> float:
         return self.now
@@ -45,6 +46,7 @@ class Clock:
             if not frozen.options.tune:
                 name = tune._name(frozen.options)
                 self.asked.append(name)
+                self.directions.append(options.get("direction", False))
                 self.now += self.costs[name]
             return real(frozen, *args, **options)
 
@@ -74,6 +76,7 @@ def test_the_fastest_way_is_taken(fastest: str, compiled: float, monkeypatch: py
     for _ in range(calls):
         loss, logits, gradient = frozen.input_gradient(X, Y)
     asked = clock.asked[1:]
+    assert all(clock.directions)  # as attacks ask
     # the compiled form of the fastest alone, and nothing after the first batch
     tried = {*WAYS, f"{fastest} compiled"}
     assert set(asked) == tried
