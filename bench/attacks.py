@@ -4,10 +4,7 @@ The passes alone, a search's forwards and input gradients with one verdict befor
 attack would take without work of its own: the ceiling.
 """
 
-import copy
-import logging
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,39 +17,10 @@ from bench import memory, pgd
 from bench.peers import PEERS, Call, version_of
 from bench.pgd import Problem
 from bench.problems import NAMES, problem, what
+from bench.providers import EARLY, NO_MEMORY, providers
 from bench.timing import quantiles, ratio, times
 
 PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-COMPILED, EARLY = "torch.compile", "fastadv fp32, early stop"
-NO_MEMORY = (COMPILED, EARLY)  # compiling takes long, an early stop takes no more
-
-
-def compiled(given: Problem) -> Call:
-    """The loop of the papers at a compiled model that needs no weight gradients."""
-    model = copy.deepcopy(given.model).requires_grad_(False)
-    return partial(pgd.plain, replace(given, model=torch.compile(model)))
-
-
-# PGD of each provider, without early stop unless the name says so
-PROVIDERS: dict[str, Callable[[Problem], Call]] = {
-    "plain loop": lambda given: partial(pgd.plain, given),
-    COMPILED: compiled,
-    "fastadv fp32": lambda given: partial(pgd.ours, given, given.model),
-    "fastadv bf16": lambda given: lambda: pgd.ours(given, fa.freeze(given.model, precision="bf16")),
-    EARLY: lambda given: partial(pgd.ours, given, given.model, stop_early=True),
-    **PEERS,
-}
-
-
-def providers(given: Problem) -> dict[str, Call]:
-    """Those that are installed."""
-    ways: dict[str, Call] = {}
-    for name, make in PROVIDERS.items():
-        try:
-            ways[name] = make(given)
-        except ImportError as error:
-            logging.getLogger("bench").warning("%s is not installed; its rows are missing: %s", name, error)
-    return ways
 
 
 def found(given: Problem, x_adv: Tensor) -> dict[str, float]:

@@ -21,6 +21,7 @@ import torch
 
 import fastadv as fa
 from bench import pgd, problems
+from bench.providers import PROVIDERS
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH, STEPS = 1000, 3
@@ -57,7 +58,6 @@ def one_pass(given: pgd.Problem) -> None:
 
 def measure(given: pgd.Problem, provider: str) -> int:
     """After a call with two images, so that the buffers of the libraries exist already."""
-    from bench.attacks import PROVIDERS
 
     def way(given: pgd.Problem) -> Callable[[], object]:
         return (lambda: one_pass(given)) if provider == PASS else PROVIDERS[provider](given)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_input
 
+from fastadv._library import CARDS, cpu_launcher
 from fastadv.engine import onednn
 from fastadv.engine.hasten import CoveringConv2d
 from fastadv.engine.room import slices
@@ -135,9 +136,14 @@ def _gains(x: Tensor, layer: WinogradConv2d) -> bool:
     return few and len(x) * tiles >= LEAST_TILES and x.is_contiguous(memory_format=torch.channels_last)
 
 
+def available() -> bool:
+    """Whether oneDNN gives access to its products, and the tiles have a compiled kernel."""
+    return onednn.available() and cpu_launcher(CARDS["winograd_tiles"]) is not None
+
+
 def by_winograd(model: nn.Module, dtype: torch.dtype | None) -> int:
     """Let the convolutions of a search twin that may gain in `dtype` be done so, in place; their number."""
-    if dtype not in SIZES or not onednn.available():
+    if dtype not in SIZES or not available():
         return 0
     if dtype == torch.bfloat16 and not onednn.has_bfloat16():
         return 0

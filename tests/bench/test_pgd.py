@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import attacks, memory, peers, pgd, problems, timing
+from bench import attacks, memory, peers, pgd, problems, providers, timing
 from bench.gpu import nets
 
 CPU = torch.device("cpu")
@@ -35,12 +35,12 @@ def times(ways: dict[str, Callable[[], object]], *rest: Any, **more: Any) -> dic
 
 
 class TestProviders:
-    @pytest.mark.parametrize("name", [n for n in attacks.PROVIDERS if n not in peers.PEERS])
+    @pytest.mark.parametrize("name", [n for n in providers.PROVIDERS if n not in peers.PEERS])
     def test_ours_and_the_loops_find_points_as_strong_in_the_ball(self, name: str) -> None:
-        if name == attacks.COMPILED:
+        if name == providers.COMPILED:
             pytest.skip("compiling takes half a minute")
         given = small()
-        x_adv = attacks.PROVIDERS[name](given)()
+        x_adv = providers.PROVIDERS[name](given)()
         reached = torch.nn.functional.cross_entropy(given.model(x_adv), given.y)
         by_hand = torch.nn.functional.cross_entropy(given.model(pgd.plain(given)), given.y)
         assert attacks.found(given, x_adv)["distance"] == pytest.approx(0.05, abs=0.011)
@@ -69,7 +69,7 @@ class TestProviders:
     ) -> None:
         given, seen = small(), []
         monkeypatch.setattr(torch, "compile", lambda model: seen.append(model) or model)
-        assert torch.equal(attacks.compiled(given)(), pgd.plain(given))
+        assert torch.equal(providers.compiled(given)(), pgd.plain(given))
         assert seen[0] is not given.model
         assert not any(p.requires_grad for p in seen[0].parameters())
         assert all(p.requires_grad for p in given.model.parameters())
@@ -78,9 +78,9 @@ class TestProviders:
         def absent(given: pgd.Problem) -> Callable[[], Tensor]:
             raise ImportError("no such package")
 
-        known = {"plain loop": attacks.PROVIDERS["plain loop"], "absent": absent}
-        monkeypatch.setattr(attacks, "PROVIDERS", known)
-        assert list(attacks.providers(small())) == ["plain loop"]
+        known = {"plain loop": providers.PROVIDERS["plain loop"], "absent": absent}
+        monkeypatch.setattr(providers, "PROVIDERS", known)
+        assert list(providers.providers(small())) == ["plain loop"]
 
 
 class TestArguments:
@@ -138,7 +138,7 @@ class TestRows:
         monkeypatch.setattr(attacks, "times", times)
         given = small()
         names = ("plain loop", "fastadv fp32", "fastadv bf16", "fastadv fp32, early stop")
-        ways = {name: attacks.PROVIDERS[name](given) for name in names}
+        ways = {name: providers.PROVIDERS[name](given) for name in names}
         rows = {
             row["provider"]: row
             for row in attacks.measured(given, ways, 0.0, {"fastadv fp32": {"peak_mib": 3.0}})

@@ -249,6 +249,7 @@ def test_weights_are_no_activations(monkeypatch: pytest.MonkeyPatch, one_thread:
     assert parts.Parts(net, net).at_once(run, torch.rand(3, 2, 6, 7)) == 40
 
 
+@pytest.mark.skipif(not winograd.available(), reason="convolutions are the library's here")
 def test_tiles_are_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Winograd's tiles are larger than the image, and divided where they are made."""
     layers = nn.Conv2d(3, 96, 3, padding=1), nn.ReLU(), nn.Conv2d(96, 96, 3, padding=1), nn.Flatten()

@@ -12,7 +12,9 @@ import fastadv as fa
 from fastadv.engine import onednn, winograd
 from fastadv.engine.winograd import WinogradConv2d, by_winograd
 
-pytestmark = pytest.mark.skipif(not onednn.available(), reason="torch was built without oneDNN")
+pytestmark = pytest.mark.skipif(
+    not winograd.available(), reason="torch was built without oneDNN, or fastadv without its extension"
+)
 
 
 @pytest.fixture
@@ -262,3 +264,9 @@ def test_a_wide_model_by_its_notes() -> None:
     x = torch.rand(16, 3, 8, 8)
     torch.testing.assert_close(frozen(x), wide(x).detach(), rtol=1e-4, atol=1e-5)
     assert "1 convolutions by Winograd's method" in frozen.notes
+
+
+@pytest.mark.usefixtures("_narrow_ones_too")
+def test_without_the_extension_the_library_does_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "cpu_launcher", lambda card: None)
+    assert by_winograd(nn.Sequential(nn.Conv2d(4, 4, 3)), torch.float32) == 0
