@@ -1,6 +1,7 @@
 """`batch_size="auto"`: doubled as long as it gains and memory holds it; results are those of any size."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,9 +69,16 @@ def test_memory_ends_it(mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     net = Net(room=200)
     if mixed:  # its rows pass together or not at all
         net.layer = nn.Sequential(net.layer, nn.BatchNorm1d(4, track_running_stats=False))
-    frozen = fa.freeze(net)
-    monkeypatch.setattr(batch_size, "time", Clock(frozen.model, 1e9))  # type: ignore[arg-type]
-    assert fastest_batch_size(frozen, images().x[:32], 1000) == 128
+    # of passes that take no time, the largest would be the best
+    monkeypatch.setattr(batch_size, "time", SimpleNamespace(perf_counter=lambda: 0.0))
+    assert fastest_batch_size(fa.freeze(net), images().x[:32], 1000) == 128
+
+
+def test_the_random_state_stays() -> None:
+    layer, state = Net().layer, torch.get_rng_state()
+    frozen = fa.freeze(lambda x: layer(x.flatten(1) + 0.1 * torch.randn(len(x), 12)))
+    fastest_batch_size(frozen, images().x[:32], 64)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_model_without_a_gradient() -> None:
@@ -126,6 +134,21 @@ def test_an_evaluation(sizes: list[int], tmp_path: Path) -> None:
         model, data, {"PGD": pgd(seen)}, batch_size="auto", run_dir=tmp_path / "other", resume=True, limit=20
     )
     assert sizes == [64, 56]
+
+
+def test_no_more_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def choose(frozen: Any, x: Tensor, most: int) -> int:
+        asked.append((len(x), most))
+        return len(x)
+
+    for place in ("fastadv.evaluation._turns", "fastadv.data.construct._build"):
+        monkeypatch.setattr(f"{place}.fastest_batch_size", choose)
+    for count, limit in ((150, None), (150, 20), (150, 60), (9, 60)):
+        fa.evaluate(Net(), images(count), batch_size="auto", limit=limit)
+    fa.data.construct.random_target(Net(), images(70), threat=fa.L2(0.5), steps=1, batch_size="auto")
+    assert asked == [(32, 150), (20, 20), (32, 60), (9, 9), (32, 70)]
 
 
 def test_a_curve(sizes: list[int]) -> None:

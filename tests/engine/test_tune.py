@@ -98,6 +98,16 @@ def test_the_fastest_way_is_taken(fastest: str, compiled: float, monkeypatch: py
     assert torch.equal(frozen.verdict(X), model(X).detach())
 
 
+def test_what_was_asked_for_is_a_way_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled search is timed beside one that is not, and so is what both twins share."""
+    clock = Clock(costs("fp32", 2.5))
+    clock.watch(monkeypatch)
+    frozen = fa.freeze(convnet(), "bf16", compile=True, tune=True)
+    frozen.tune(X)
+    assert set(clock.asked[1:]) == {*WAYS, "fp32 compiled"}
+    assert not isinstance(frozen.search.model, Compiled)
+
+
 def test_passes_of_tuning_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     Clock(costs("fp32", 9.0)).watch(monkeypatch)
     frozen = fa.freeze(convnet(), tune=True)
@@ -180,4 +190,5 @@ def test_options() -> None:
     with pytest.raises(InputError, match="expected True or False for tune, got 1"):
         fa.freeze(model, tune=1)  # type: ignore[arg-type]
     assert frozen(X[:0]).shape == (0, 5)
+    assert frozen.input_gradient(X[:0], Y[:0])[1].shape == (0, 5)
     assert not any("tuned" in note for note in frozen.notes)
