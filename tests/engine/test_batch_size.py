@@ -120,6 +120,9 @@ def test_an_evaluation(sizes: list[int], tmp_path: Path) -> None:
     plain = fa.evaluate(model, data, {"PGD": pgd(seen)})
     assert table["PGD"].robust_accuracy == plain["PGD"].robust_accuracy
     assert torch.equal(table["PGD"].distance, plain["PGD"].distance)
+    with pytest.raises(InputError, match="run_dir: expected a new folder"):
+        fa.evaluate(model, data, {"PGD": pgd(seen)}, batch_size="auto", run_dir=tmp_path / "run")
+    assert sizes == [64]
     # one that goes on keeps its size
     (next((tmp_path / "run").glob("part-00001*"))).unlink()
     seen.clear()
@@ -159,6 +162,16 @@ def test_a_curve(sizes: list[int]) -> None:
     assert sizes == [64]
     assert len(seen) == 3
     assert len(curve.radii) == 2
+
+
+def test_a_finished_construction_is_not_timed(sizes: list[int], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"threat": fa.L2(0.5), "steps": 2, "out_dir": tmp_path / "set"}
+    made = [
+        fa.data.construct.random_target(Net().eval(), images(40), batch_size="auto", **options)
+        for _ in range(2)
+    ]
+    assert sizes == [64]
+    assert torch.equal(made[0].x, made[1].x)
 
 
 def test_a_construction(sizes: list[int]) -> None:

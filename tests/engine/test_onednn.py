@@ -84,7 +84,8 @@ def test_what_is_left_to_torch(products: list[tuple[int, ...]]) -> None:
         assert torch.equal(
             fast_linear(x.to(dtype), weight.to(dtype)), F.linear(x.to(dtype), weight.to(dtype))
         )
-    assert torch.equal(fast_linear(x[0], weight), F.linear(x[0], weight))
+    for of, to in ((x[0], weight), (x, weight[0])):
+        assert torch.equal(fast_linear(of, to), F.linear(of, to))
     with torch.autocast("cpu", torch.bfloat16):
         assert fast_linear(x, weight).dtype == torch.bfloat16
     learned = weight.clone().requires_grad_()
@@ -158,6 +159,22 @@ def test_who_has_them(precision: str, products: list[tuple[int, ...]]) -> None:
     if precision == "fp32":
         torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-5)
         assert type(frozen.search.model[1]) is FastLinear  # type: ignore[index]
+
+
+class Doubled(nn.Linear):
+    """A layer with a forward of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+def test_a_subclass_keeps_its_forward(products: list[tuple[int, ...]]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(128, 128), nn.ReLU(), Doubled(128, 128)).eval()
+    x, frozen = torch.rand(64, 128), fa.freeze(model)
+    torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-5)
+    assert products == [(64, 128, 128)]
+    assert not any("fell back" in note for note in frozen.notes)
 
 
 def test_a_small_model_stays_exact() -> None:

@@ -265,3 +265,11 @@ def test_tiles_are_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
         sizes.append((list(parted._bytes_a_row.values()), parted._most))
     assert sizes[0][0] == sizes[1][0] == [96 * 256 * 4]
     assert sizes[1][1] == 2 * sizes[0][1]
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [(torch.float32, 2), (torch.bfloat16, 1)])
+def test_parts_are_larger_for_products_in_float32(dtype: torch.dtype, factor: int) -> None:
+    net = nn.Sequential(nn.Conv2d(256, 256, 3))
+    if not winograd.by_winograd(net, dtype):
+        pytest.skip("oneDNN does not compute in it here")
+    assert parts.Parts(net, net)._most == factor * parts.BYTES

@@ -1,5 +1,6 @@
 """`freeze(tune=True)` searches in the way that took least time on the first batch."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import fastadv as fa
 from fastadv import _processes
 from fastadv.engine import tune
 from fastadv.engine.frozen import Frozen
+from fastadv.engine.options import Options
 from fastadv.errors import InputError
 
 X = torch.rand(6, 2, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -178,6 +180,12 @@ def test_processes_of_a_group_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(_processes, "world", lambda: 2)
     with pytest.raises(InputError, match="tune: expected one process, got a group of 2"):
         frozen.input_gradient(X, Y)
+
+
+@pytest.mark.parametrize(("eot", "ways"), [(1, ["fp32 compiled", "fp32 captured"]), (2, ["fp32 compiled"])])
+def test_a_mean_of_passes_is_not_captured(eot: int, ways: list[str]) -> None:
+    on_a_gpu: Any = SimpleNamespace(is_cuda=True)
+    assert [tune._name(options) for options in tune._passes(Options(eot=eot), on_a_gpu)] == ways
 
 
 def test_options() -> None:

@@ -54,6 +54,13 @@ class Net(nn.Module):
         return logits
 
 
+class Doubled(nn.Conv2d):
+    """A layer with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
 def answers(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     leaf = x.clone().requires_grad_()
     logits = model(leaf)
@@ -172,6 +179,7 @@ def test_an_image_of_the_size_of_a_kernel_keeps_its_padding(count: int) -> None:
     frozen, x = fa.freeze(model), torch.rand(16, 3, 3, 3)
     assert "1 convolutions by Winograd's method" in frozen.notes
     frozen(x)
+    assert not any("fell back" in note for note in frozen.notes)
     torch.testing.assert_close(frozen(x[:count]), model(x[:count]).detach(), rtol=1e-4, atol=1e-5)
     logits = model.double()(leaf := x[:count].double().requires_grad_())
     y = torch.zeros(count, dtype=torch.long)
@@ -210,7 +218,7 @@ def test_what_is_left_to_the_library(passes: list[tuple[int, ...]], monkeypatch:
         nn.Conv2d(4, 4, 3, stride=2), nn.Conv2d(4, 4, 3, dilation=2), nn.Conv2d(4, 4, 3, groups=2),
         nn.Conv2d(4, 4, 3, padding=3), nn.Conv2d(4, 4, 3, padding="same"), nn.Conv2d(4, 4, (3, 1)),
         nn.Conv2d(4, 4, 3, padding=(1, 0)), nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
-        nn.Conv2d(4, 4, 5), nn.ConvTranspose2d(4, 4, 3),
+        nn.Conv2d(4, 4, 5), nn.ConvTranspose2d(4, 4, 3), Doubled(4, 4, 3),
     ]  # fmt: skip
     assert by_winograd(nn.Sequential(*kept), torch.float32) == 0
     for dtype in (torch.float64, torch.float16, None):
@@ -220,7 +228,8 @@ def test_what_is_left_to_the_library(passes: list[tuple[int, ...]], monkeypatch:
     plain = copy.deepcopy(layer)
     assert by_winograd(layer, torch.float32) == 1
     last = torch.rand(2, 4, 8, 8).contiguous(memory_format=torch.channels_last)
-    for x in (torch.rand(2, 4, 8, 8), last[:, :, :5, :5], torch.rand(4, 8, 8)):  # a fifth pixel wastes a tile
+    fifth = last[:, :, :5, :5].contiguous(memory_format=torch.channels_last)  # a pixel that wastes a tile
+    for x in (torch.rand(2, 4, 8, 8), fifth, torch.rand(4, 8, 8)):
         assert torch.equal(layer(x), plain(x))
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(last).dtype == torch.bfloat16
@@ -235,6 +244,10 @@ def test_what_is_left_to_the_library(passes: list[tuple[int, ...]], monkeypatch:
     monkeypatch.setattr(winograd, "LEAST_TILES", 8)
     layer(last)
     assert passes == [(2, 4, 8, 8)]
+    assert layer.bias is not None
+    layer.bias.requires_grad_()
+    layer(last).sum().backward()
+    assert layer.bias.grad is not None
     learned = layer.requires_grad_()
     learned(last).sum().backward()
     assert learned.weight.grad is not None
