@@ -26,6 +26,7 @@ from fastadv.cli import (
     _verify,
 )
 from fastadv.cli._attacks import registry
+from fastadv.cli._evaluate import _kept
 from fastadv.data import load, load_constructed
 from fastadv.models import SmallCNN
 
@@ -342,6 +343,7 @@ def test_batches_of_the_fastest_size(
     assert len(chosen) == 2
     parts = list((folder / "run").glob("part-*"))
     assert len(parts) == -(-COUNT // 16)
+    assert _kept(folder / "run", "auto") == _kept(folder / "run", 16) == 16 * len(parts)
     again = fastadv(f"evaluate {net} -a pgd {attack} --run-dir run --resume")
     assert json.loads(again.out)["measured"]["attacks"] == measured[1]["attacks"]
     assert len(chosen) == 2
