@@ -7,11 +7,8 @@ prints by how many bytes the resident set grew at most. `rows` compares PGD with
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,26 +25,18 @@ BATCH, STEPS = 1000, 3
 PASS = "forward and backward"
 
 
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def status(name: str) -> int:
+    """Bytes, of a line of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
 
 
 def grown(call: Callable[[], object]) -> int:
     """The most bytes by which the resident set grows during the call."""
-    before, peak, done = resident(), 0, False
-
-    def watch() -> None:
-        nonlocal peak
-        while not done:
-            peak = max(peak, resident())
-            time.sleep(0.0005)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is that from now on
     call()
-    done = True
-    thread.join()
-    return max(peak - before, 0)
+    return max(status("VmHWM") - before, 0)
 
 
 def one_pass(given: pgd.Problem) -> None:
