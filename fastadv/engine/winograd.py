@@ -18,6 +18,7 @@ from fastadv.engine import onednn
 from fastadv.engine.hasten import CoveringConv2d
 from fastadv.engine.room import slices
 from fastadv.ops import winograd_image, winograd_kernels, winograd_tiles
+from fastadv.ops.winograd import count_tiles
 
 # elements of the result a tile and axis, and the channels from which it gains; tiles of 4 would round
 # bfloat16 by 3% a layer, those of 2 by 0.5%, the library by 0.2%
@@ -67,7 +68,7 @@ def convolve(x: Tensor, kernels: Kernels, bias: Tensor | None, padding: int) -> 
     images, size = x.permute(0, 2, 3, 1), kernels.size
     count, height, width, channels = images.shape
     tall, wide = height + 2 * padding - 2, width + 2 * padding - 2
-    tiles = -(-tall // size) * -(-wide // size)
+    tiles = count_tiles(tall, wide, size)
     most = BYTES // (tiles * (size + 2) ** 2 * channels * x.element_size())
     parts = []
     for part in slices(count, max(most, -(-PACKED // tiles))):
@@ -131,7 +132,7 @@ def _gains(x: Tensor, layer: WinogradConv2d) -> bool:
         return False
     size, more = SIZES[x.dtype], 2 * int(layer.padding[0]) - 2
     height, width = (side + more for side in x.shape[2:])
-    tiles = -(-height // size) * -(-width // size)
+    tiles = count_tiles(height, width, size)
     few = 0 < tiles * (size + 2) ** 2 <= MOST_PRODUCTS * 9 * height * width
     return few and len(x) * tiles >= LEAST_TILES and x.is_contiguous(memory_format=torch.channels_last)
 

@@ -147,6 +147,16 @@ def ordered(tensor: Tensor) -> Tensor:
     return torch.where(raw < 0, lowest - raw, raw)
 
 
+def assert_sums(actual: Tensor, expected: Tensor) -> None:
+    """AssertionError where sums of many terms differ by more than another order and one rounding may cause.
+
+    Their errors go with the largest value of all.
+    """
+    loose = 1e-2 if actual.dtype == torch.bfloat16 else 1e-5
+    scale = float(expected.double().abs().max()) if expected.numel() else 0.0
+    torch.testing.assert_close(actual, expected, rtol=0, atol=loose * scale)
+
+
 def assert_ulps(actual: Tensor, expected: Tensor, ulps: int, floor: float = 0.0) -> None:
     """Assert that elements are within `ulps` units in the last place, or within `floor` absolutely.
 

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from fastadv._library import OpCard, Sample, register
 from fastadv.errors import InputError
 from fastadv.ops._rows import wide
+from fastadv.ops._samples import assert_sums
 
 # Bᵀ, G and Aᵀ by m
 MATRICES: dict[int, tuple[list[list[float]], list[list[float]], list[list[float]]]] = {
@@ -62,6 +63,11 @@ def _tiles(length: int, size: int) -> int:
     return -(-length // size)
 
 
+def count_tiles(height: int, width: int, size: int) -> int:
+    """How many tiles give a result of that height and width."""
+    return _tiles(height, size) * _tiles(width, size)
+
+
 def reference_tiles(x: Tensor, size: int, padding: int) -> Tensor:
     real = x.to(wide(x.dtype))
     down, across = (_tiles(n + 2 * padding - 2, size) for n in x.shape[1:3])
@@ -93,9 +99,7 @@ def fake_image(products: Tensor, bias: Tensor | None, shape: Sequence[int], size
 
 def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
     # sums of up to 36 terms, some of them 64 times an element, in another order, then rounded
-    loose = 1e-2 if actual.dtype == torch.bfloat16 else 1e-5
-    scale = float(expected.double().abs().max()) if expected.numel() else 0.0
-    torch.testing.assert_close(actual, expected, rtol=0, atol=loose * scale)
+    assert_sums(actual, expected)
 
 
 # B, H, W, C, padding
@@ -117,7 +121,7 @@ def samples_of_tiles(device: torch.device, dtype: torch.dtype) -> Iterator[Sampl
 def samples_of_image(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     for seed, (count, height, width, channels, _) in enumerate(SHAPES):
         for size in MATRICES:
-            tiles = count * _tiles(height, size) * _tiles(width, size)
+            tiles = count * count_tiles(height, width, size)
             products = _drawn((tiles, (size + 2) ** 2, channels), seed, device, dtype)
             bias = _drawn((channels,), seed + 100, device, wide(dtype))
             for added in (bias, None):
@@ -191,7 +195,7 @@ def winograd_image(products: Tensor, bias: Tensor | None, shape: Sequence[int], 
     """
     _check_size(size)
     count, height, width = shape
-    expected = count * _tiles(height, size) * _tiles(width, size), (size + 2) ** 2
+    expected = count * count_tiles(height, width, size), (size + 2) ** 2
     if products.ndim != 3 or products.shape[:2] != expected:
         raise InputError(
             f"products: expected [{expected[0]}, {expected[1]}, C] for {tuple(shape)}, "
