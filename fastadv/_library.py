@@ -12,8 +12,10 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch.autograd.graph import increment_version
 
 from fastadv._adapter import Signature, in_place_schema, over_arrays
+from fastadv._entry import entry
 
 logger = logging.getLogger("fastadv")
 
@@ -42,6 +44,8 @@ extension, _extension_fault = _import_if_there("fastadv._C")
 _torch: Any = torch
 _library = _torch.library.Library("fastadv", "DEF")
 CARDS: dict[str, "OpCard"] = {}
+_entries: dict[str, Callable[..., Any]] = {}
+ANYWHERE = "CompositeExplicitAutograd"  # the dispatcher's key of a kernel for all devices
 
 Sample = tuple[Any, ...]
 
@@ -156,7 +160,7 @@ def _laid_out(result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 def _compiled(card: OpCard, kernel: Callable[..., None]) -> Callable[..., Any]:
     """The kernel for the dtypes the card names, the reference for every other (float64, float16)."""
-    dtypes, fallback, fake = card.dtypes, _fallback(card), card.fake
+    dtypes, fallback, fake, written = card.dtypes, _fallback(card), card.fake, card.signature.written
 
     def one(*args: Any) -> Any:
         if args[0].dtype not in dtypes:
@@ -170,6 +174,8 @@ def _compiled(card: OpCard, kernel: Callable[..., None]) -> Callable[..., Any]:
             return fallback(*args)
         results = fake(*args)
         kernel(*(results or ()), *args)
+        for i in written:
+            increment_version(args[i])  # so that autograd notices
         return results
 
     return one if card.signature.results == 1 else several
@@ -183,6 +189,7 @@ def _in_place(card: OpCard, kernel: Callable[..., None] | None) -> Callable[...,
             first.copy_(fallback(first, *rest))
         else:
             kernel(first, first, *rest)
+            increment_version(first)  # so that autograd notices
 
     return write
 
@@ -194,27 +201,39 @@ def _raises(card: OpCard) -> Callable[..., Any]:
     return backward
 
 
+def op(name: str) -> Callable[..., Any]:
+    """The registered op, to be called with its arguments by position, in the types that its schema names."""
+    return _entries[name]
+
+
+def _define(name: str, schema: str, kernels: dict[str, Callable[..., Any]]) -> None:
+    """Define an op, with a kernel for each key of the dispatcher."""
+    _library.define(name + schema)
+    for key, kernel in kernels.items():
+        _library.impl(name, kernel, key)
+    on_cpu = kernels.get("CPU", kernels[ANYWHERE])
+    _entries[name] = entry(getattr(torch.ops.fastadv, name).default, on_cpu)
+
+
 def register(card: OpCard) -> None:
     """Define the op and give every device its best kernel. Called once, at the end of each ops/NAME.py."""
     CARDS[card.name] = card
-    kernels: dict[str, Callable[..., None] | None] = {"CompositeExplicitAutograd": None}
+    kernels: dict[str, Callable[..., None] | None] = {ANYWHERE: None}
     if launcher := cpu_launcher(card):
         kernels["CPU"] = launcher
     if torch.cuda.is_available() and (module := _triton_module(card)[0]):
         kernels["CUDA"] = module.launch
 
-    _library.define(card.name + card.schema)
-    for key, kernel in kernels.items():
-        _library.impl(card.name, _compiled(card, kernel) if kernel else _fallback(card), key)
+    served = {key: _compiled(card, kernel) if kernel else _fallback(card) for key, kernel in kernels.items()}
+    _define(card.name, card.schema, served)
     name = f"fastadv::{card.name}"
     torch.library.register_fake(name, card.fake, lib=_library)
     if not card.signature.written:
         context, backward = card.gradient or (None, _raises(card))
         torch.library.register_autograd(name, backward, setup_context=context, lib=_library)
     if card.in_place:
-        _library.define(f"{card.name}_{in_place_schema(card.schema)}")
-        for key, kernel in kernels.items():
-            _library.impl(f"{card.name}_", _in_place(card, kernel), key)
+        written = {key: _in_place(card, kernel) for key, kernel in kernels.items()}
+        _define(f"{card.name}_", in_place_schema(card.schema), written)
         torch.library.register_fake(f"{name}_", lambda *args: None, lib=_library)
 
 

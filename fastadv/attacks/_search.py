@@ -212,7 +212,7 @@ class Search(Samples):
         given = gradient if gradient.ndim == self.x.ndim else gradient.flatten(1, 2)
         size = largest(given).to(self.best.largest_gradient.dtype)
         torch.maximum(self.best.largest_gradient, size, out=self.best.largest_gradient)
-        if gradient.device.type != "cpu" or not bool((size < torch.inf).all()):
+        if not _within(size):
             gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
         return gradient
 
@@ -243,9 +243,12 @@ class Search(Samples):
         """`look` with the verdict; the points seen compete for the best where `judge` says so."""
         shape, logits = look.logits.shape[:-1], look.logits.flatten(0, -2)
         y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
-        finite = (largest(logits) < torch.inf).view(shape)
-        look.adversarial = self.problem.criterion.met(logits, y, targets).view(shape) & finite
-        self.best.not_finite.logical_or_(~(finite if finite.ndim == 1 else finite.all(1)))
+        look.adversarial = self.problem.criterion.met(logits, y, targets).view(shape)
+        size = largest(logits)
+        finite = None if _within(size) else (size < torch.inf).view(shape)
+        if finite is not None:
+            look.adversarial &= finite
+            self.best.not_finite.logical_or_(~(finite if finite.ndim == 1 else finite.all(1)))
         if judge:
             self._keep(look, loss, finite)
         self._evaluations += 1
@@ -255,8 +258,11 @@ class Search(Samples):
                 look = look.take(self.drop(broken))
         return look
 
-    def _keep(self, look: Look, loss: losses.Loss | None, finite: Tensor) -> None:
-        """Let the points seen compete for the best; no failure whose loss is NaN does."""
+    def _keep(self, look: Look, loss: losses.Loss | None, finite: Tensor | None) -> None:
+        """Let the points seen compete for the best; no failure whose loss is NaN does.
+
+        `finite`, like the verdict, says whose logits are; None for all.
+        """
         self._competed = True
         candidate, success = self._candidate(look.seen, look.logits.dtype), look.adversarial
         if self.plan.minimum:
@@ -266,7 +272,8 @@ class Search(Samples):
             rank = torch.where(success, -distance, torch.nan)
         else:
             rank = self._strength(look, loss)
-            rank = torch.where(success & rank.isnan(), -torch.inf, torch.where(finite, rank, torch.nan))
+            rank = rank if finite is None else torch.where(finite, rank, torch.nan)
+            rank = torch.where(success & rank.isnan(), -torch.inf, rank)
         if rank.ndim == 2:
             place = strongest(rank, success)
             row = torch.arange(len(place), device=place.device)
@@ -316,6 +323,11 @@ class Search(Samples):
 
 
 Rule = Callable[[Search], None]
+
+
+def _within(sizes: Tensor) -> bool:
+    """Whether all sizes [n] are known to be finite, on a CPU: to read them would wait for a GPU."""
+    return sizes.device.type == "cpu" and (not len(sizes) or sizes.max().item() < torch.inf)
 
 
 def settles(look: int, device: torch.device) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_number
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops._rows import NO_BOX, check_like, clamp_box, limits
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
 
@@ -97,5 +97,5 @@ def distance(
     check_like(x_adv, x=x)
     lo, hi = limits(box)
     order = check_number("order", order, 0, finite=False)
-    length, inside = torch.ops.fastadv.distance(x_adv, x, order, lo, hi)
+    length, inside = op("distance")(x_adv, x, order, lo, hi)
     return length, inside

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_number
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops._rows import check_like, wide
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
 
@@ -115,7 +115,7 @@ register(
     )
 )
 
-_new, _slope = torch.ops.fastadv.elu.default, torch.ops.fastadv.elu_slope.default
+_new, _slope = op("elu"), op("elu_slope")
 
 
 def elu(x: Tensor, scale: float = 1.0) -> Tensor:

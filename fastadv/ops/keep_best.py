@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops._rows import check_like
 from fastadv.ops._samples import SHAPES, batch
@@ -93,4 +93,4 @@ def keep_best_(
                 f"{name}: expected {dtype} of shape ({best_x.shape[0]},) on {best_x.device}, "
                 f"got {value.dtype} of shape {tuple(value.shape)} on {value.device}"
             )
-    torch.ops.fastadv.keep_best_(best_x, best_loss, best_success, x_adv, loss, success)
+    op("keep_best_")(best_x, best_loss, best_success, x_adv, loss, success)

@@ -10,7 +10,7 @@ step.
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops import _l1, _step
 from fastadv.ops._rows import PerRow, column
 from fastadv.ops._samples import assert_ulps, step_samples
@@ -56,7 +56,7 @@ register(
     )
 )
 
-_new, _into = torch.ops.fastadv.l1_step.default, torch.ops.fastadv.l1_step_.default
+_new, _into = op("l1_step"), op("l1_step_")
 
 
 def l1_step(

@@ -7,7 +7,7 @@ scaled by 1e-12 or 1e12 gives the same step. A row whose gradient is zero or not
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops import _l2, _step
 from fastadv.ops._rows import PerRow, column
 from fastadv.ops._samples import assert_ulps, step_samples
@@ -43,7 +43,7 @@ register(
     )
 )
 
-_new, _into = torch.ops.fastadv.l2_step.default, torch.ops.fastadv.l2_step_.default
+_new, _into = op("l2_step"), op("l2_step_")
 
 
 def l2_step(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops._rows import check_like
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
 
@@ -46,7 +46,7 @@ register(
     )
 )
 
-_new = torch.ops.fastadv.largest.default
+_new = op("largest")
 
 
 def largest(values: Tensor) -> Tensor:

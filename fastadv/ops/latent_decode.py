@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops._decoders import check_decoders, forward, image_size, products
 from fastadv.ops._samples import sample_decoders
@@ -73,5 +73,5 @@ def latent_decode(
     if z.dim() != 3 or not z.is_floating_point():
         raise InputError(f"z: expected floating latents [K, N, L], got {z.dtype} of shape {tuple(z.shape)}")
     check_decoders(z, len(z), weights, biases, strides)
-    images: Tensor = torch.ops.fastadv.latent_decode(z, list(weights), list(biases), list(strides))
+    images: Tensor = op("latent_decode")(z, list(weights), list(biases), list(strides))
     return images

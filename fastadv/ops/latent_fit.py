@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv._checks import check_count, check_number
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops._decoders import check_decoders, forward, image_size, products
 from fastadv.ops._samples import sample_decoders
@@ -167,7 +167,7 @@ def latent_fit(
             f"x: expected the decoder's images {(len(z), weights[-1].shape[2], size, size)}, "
             f"got {tuple(x.shape)}"
         )
-    loss, latents = torch.ops.fastadv.latent_fit(
+    loss, latents = op("latent_fit")(
         x, z, list(weights), list(biases), list(strides), beta, steps, step_size, max_norm, bf16
     )
     return loss, latents

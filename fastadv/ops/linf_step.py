@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops import _step
 from fastadv.ops._rows import PerRow, add_towards, clamp_box, column, towards_zero, wide
 from fastadv.ops._samples import assert_ulps, step_samples
@@ -56,7 +56,7 @@ register(
     )
 )
 
-_new, _into = torch.ops.fastadv.linf_step.default, torch.ops.fastadv.linf_step_.default
+_new, _into = op("linf_step"), op("linf_step_")
 
 
 def linf_step(

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops._rows import wide
 from fastadv.ops._samples import assert_ulps
@@ -201,5 +201,5 @@ def logit_loss(
                 f"{name}: expected int64 of shape ({logits.shape[0]},) on {logits.device}, "
                 f"got {index.dtype} of shape {tuple(index.shape)} on {index.device}"
             )
-    loss, grad = torch.ops.fastadv.logit_loss(logits, labels, kind, targets, direction)
+    loss, grad = op("logit_loss")(logits, labels, kind, targets, direction)
     return loss, grad

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 
 CHUNK = 1 << 22  # float64 differences the reference holds at once
@@ -121,7 +121,7 @@ def nearest_prototype(x: Tensor, prototypes: Tensor, bias: Tensor | None = None)
                 f"got {part.dtype} on {part.device}; convert it first"
             )
     if prototypes.dim() == 3:
-        distance, index = torch.ops.fastadv.nearest_prototype(x, prototypes, bias)
+        distance, index = op("nearest_prototype")(x, prototypes, bias)
         return distance, index
-    distance, index = torch.ops.fastadv.nearest_prototype(x, prototypes[None], bias[None])
+    distance, index = op("nearest_prototype")(x, prototypes[None], bias[None])
     return distance[:, 0], index[:, 0]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops import _philox
 from fastadv.ops._samples import assert_ulps
@@ -77,5 +77,5 @@ def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0) -> 
         )
     check_count("count", count, 0)
     _philox.check_stream(seed, draw)
-    result: Tensor = torch.ops.fastadv.philox(ids, count, kind, seed, draw)
+    result: Tensor = op("philox")(ids, count, kind, seed, draw)
     return result

@@ -8,7 +8,7 @@ kept, the lower index first among equals.
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops import _projection
 from fastadv.ops._rows import PerRow, clamp_box, column
 from fastadv.ops._samples import project_samples
@@ -52,5 +52,5 @@ def project_l0(x_adv: Tensor, x: Tensor, radius: PerRow, box: tuple[float, float
     `radius` is their greatest number, one for all samples or [B]. A fractional radius is rounded down. Raises
     InputError on mismatched tensors or a negative radius.
     """
-    result: Tensor = torch.ops.fastadv.project_l0(*_projection.arguments(x_adv, x, radius, box))
+    result: Tensor = op("project_l0")(*_projection.arguments(x_adv, x, radius, box))
     return result

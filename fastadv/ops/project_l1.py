@@ -1,9 +1,8 @@
 """project_l1: argmin ||z - x_adv||_2 over {z : ||z - x||_1 <= radius, lo <= z <= hi} (see _l1.py)."""
 
-import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops import _l1, _projection
 from fastadv.ops._rows import PerRow
 from fastadv.ops._samples import assert_ulps, project_samples
@@ -44,5 +43,5 @@ def project_l1(x_adv: Tensor, x: Tensor, radius: PerRow, box: tuple[float, float
     to [1, 0, 0] at radius 1. x must lie inside the box. Raises InputError on mismatched tensors or a negative
     radius.
     """
-    result: Tensor = torch.ops.fastadv.project_l1(*_projection.arguments(x_adv, x, radius, box))
+    result: Tensor = op("project_l1")(*_projection.arguments(x_adv, x, radius, box))
     return result

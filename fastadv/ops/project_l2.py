@@ -1,9 +1,8 @@
 """project_l2: argmin ||z - x_adv||_2 over {z : ||z - x||_2 <= radius, lo <= z <= hi} (see _l2.py)."""
 
-import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops import _l2, _projection
 from fastadv.ops._rows import PerRow
 from fastadv.ops._samples import assert_ulps, project_samples
@@ -43,5 +42,5 @@ def project_l2(x_adv: Tensor, x: Tensor, radius: PerRow, box: tuple[float, float
     Not rescaling followed by clamping, which is no projection. x must lie inside the box. Raises InputError
     on mismatched tensors or a negative radius.
     """
-    result: Tensor = torch.ops.fastadv.project_l2(*_projection.arguments(x_adv, x, radius, box))
+    result: Tensor = op("project_l2")(*_projection.arguments(x_adv, x, radius, box))
     return result

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops._norm import ORDERS, check_norm
 from fastadv.ops._rows import PerRow, check_like, column, limits, per_row
@@ -136,5 +136,5 @@ def quantize_in_ball(
     if not hi - lo < float("inf"):
         raise InputError(f"box: expected a finite one, got {box}")
     radius, radius_rows = per_row("radius", radius, x)
-    result: Tensor = torch.ops.fastadv.quantize_in_ball(x_adv, x, norm, radius, lo, hi, levels, radius_rows)
+    result: Tensor = op("quantize_in_ball")(x_adv, x, norm, radius, lo, hi, levels, radius_rows)
     return result

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops import _philox
 from fastadv.ops._norm import ORDERS, check_norm
@@ -158,5 +158,5 @@ def random_start(
     lo, hi = limits(box)
     if norm == "l0" and hi - lo == float("inf"):
         raise InputError(f"box: expected a finite one for an l0 start, got {box}")
-    result: Tensor = torch.ops.fastadv.random_start(x, ids, norm, radius, lo, hi, seed, draw, radius_rows)
+    result: Tensor = op("random_start")(x, ids, norm, radius, lo, hi, seed, draw, radius_rows)
     return result

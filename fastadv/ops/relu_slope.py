@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops._rows import check_like
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
 
@@ -56,7 +56,7 @@ register(
     )
 )
 
-_new = torch.ops.fastadv.relu_slope.default
+_new = op("relu_slope")
 
 
 def relu_slope(gradient: Tensor, value: Tensor) -> Tensor:

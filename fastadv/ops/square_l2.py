@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops import _l2
 from fastadv.ops._rows import PerRow, check_like, column, limits, per_row
@@ -134,7 +134,5 @@ def square_l2(
     radius, radius_rows = per_row("radius", radius, x)
     if radius == math.inf:
         raise InputError("radius: expected a finite one, whose length the proposal has, got inf")
-    result: Tensor = torch.ops.fastadv.square_l2(
-        best, x, words, bumps, *image, radius, *limits(box), radius_rows
-    )
+    result: Tensor = op("square_l2")(best, x, words, bumps, *image, radius, *limits(box), radius_rows)
     return result

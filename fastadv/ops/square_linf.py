@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops._rows import check_like
 from fastadv.ops._samples import batch
 from fastadv.ops._windows import check_windows, corners, inside
@@ -100,5 +100,5 @@ def square_linf(
     """
     check_like(best, lower=lower, upper=upper)
     check_windows(best, words, 2 + image[0], image, window)
-    result: Tensor = torch.ops.fastadv.square_linf(best, lower, upper, words, *image, *window)
+    result: Tensor = op("square_linf")(best, lower, upper, words, *image, *window)
     return result

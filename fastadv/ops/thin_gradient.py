@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import fold
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops._rows import wide
 from fastadv.ops._samples import assert_sums
@@ -123,7 +123,7 @@ def thin_gradient(
     last = gradient.is_contiguous(memory_format=torch.channels_last) and not gradient.is_contiguous()
     dense = gradient.movedim(1, 3) if last else gradient.contiguous()
     weights = weight.to(wide(gradient.dtype)).contiguous()
-    result: Tensor = torch.ops.fastadv.thin_gradient(
+    result: Tensor = op("thin_gradient")(
         dense, weights, list(size), list(stride), list(padding), list(dilation), last
     )
     return result

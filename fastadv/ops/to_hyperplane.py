@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops._rows import check_like, limits
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
@@ -122,5 +122,5 @@ def to_hyperplane(
             f"lack: expected one value a sample, shape ({len(points)},), got {tuple(lack.shape)}"
         )
     lo, hi = limits(box)
-    result: Tensor = torch.ops.fastadv.to_hyperplane(points, normal, lack.double(), norm, lo, hi)
+    result: Tensor = op("to_hyperplane")(points, normal, lack.double(), norm, lo, hi)
     return result

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fastadv._library import OpCard, Sample, register
+from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops._rows import wide
 from fastadv.ops._samples import assert_sums
@@ -184,7 +184,7 @@ def winograd_tiles(x: Tensor, size: int, padding: int = 1) -> Tensor:
         raise InputError(
             f"padding: expected one with which a kernel of 3 by 3 fits {tuple(x.shape[1:3])}, got {padding}"
         )
-    tiles: Tensor = torch.ops.fastadv.winograd_tiles(x, size, padding)
+    tiles: Tensor = op("winograd_tiles")(x, size, padding)
     return tiles
 
 
@@ -205,5 +205,5 @@ def winograd_image(products: Tensor, bias: Tensor | None, shape: Sequence[int], 
     if bias is not None and bias.shape != products.shape[2:]:
         raise InputError(f"bias: expected [{products.shape[2]}], got {tuple(bias.shape)}")
     added: Any = None if bias is None else bias.to(real)
-    image: Tensor = torch.ops.fastadv.winograd_image(products, added, list(shape), size)
+    image: Tensor = op("winograd_image")(products, added, list(shape), size)
     return image
