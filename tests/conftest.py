@@ -6,6 +6,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # read when numpy and torch are imported: the workers share the cores
 
 import gc
+import logging
 import subprocess
 import sys
 from collections import Counter
@@ -25,7 +26,7 @@ else:
 
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))  # for bench/; an installed fastadv comes first
+sys.path.append(str(ROOT))  # for bench/ and tests/; an installed fastadv comes first
 SLOW = ROOT / "tests" / "slow.txt"
 SLOW_SECONDS = 0.08
 # fixtures of a session that take long, and whose time counts for the first test alone
@@ -80,6 +81,17 @@ def one_thread() -> Iterator[None]:
 
     with on_one_thread():
         yield
+
+
+@pytest.fixture
+def logged() -> Iterator[logging.Handler]:
+    """What is logged during the test. pytest's own `caplog` would cost each test that does not ask for it."""
+    from tests.logged import Logged
+
+    handler = Logged()
+    logging.getLogger().addHandler(handler)
+    yield handler
+    logging.getLogger().removeHandler(handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

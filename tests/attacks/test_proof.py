@@ -1,6 +1,5 @@
 """A success is what the model as given says at the end, whatever the search took for one."""
 
-import logging
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from fastadv.attacks import AttackResult, Status, _search, bim, fgsm, mim, pgd
 from fastadv.engine import freeze
 from fastadv.threat import L2, Linf
+from tests.logged import Logged
 
 from .nets import Case, Counted, convnet, images, labels, mlp, threat
 
@@ -187,13 +187,12 @@ def test_more_than_rounding_is_a_second_answer() -> None:
     assert out.backwards == 8 * 4 - 3 * 2 + 8 * 4
 
 
-def test_two_answers_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_two_answers_are_logged_once(logged: Logged) -> None:
     model, x = Noisy(16, 1.0), images(100, dtype=torch.float32)
     frozen, y = freeze(model), labels(model.net, x)
-    with caplog.at_level(logging.WARNING, "fastadv"):
-        outs = [pgd(frozen, x, y, Linf(0.05), steps=5) for _ in range(3)]
+    outs = [pgd(frozen, x, y, Linf(0.05), steps=5) for _ in range(3)]
     assert all(out.flags for out in outs)
-    assert sum("two answers" in record.message for record in caplog.records) == 1
+    assert logged.text.count("two answers") == 1
 
 
 def test_a_steady_model_pays_nothing_and_is_not_flagged(attack: Case, norm: str) -> None:

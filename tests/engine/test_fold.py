@@ -10,6 +10,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fastadv.engine import freeze
 from fastadv.engine.fold import FOLDED_BY, Unfoldable, fold
 from fastadv.engine.twin import twin
+from tests.logged import Logged
 
 
 def seen(model: nn.Module, *shape: int) -> nn.Module:
@@ -159,7 +160,7 @@ def test_batch_norm_over_a_sequence_is_the_same_function(
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_slightly_wrong_fold_is_noticed(
-    precision: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    precision: str, logged: Logged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One percent is within the rounding of bfloat16, so the fold is compared before the conversion."""
 
@@ -174,7 +175,7 @@ def test_a_slightly_wrong_fold_is_noticed(
     assert not frozen.exact
     torch.testing.assert_close(frozen(x), model(x))
     assert "rounding allows" in frozen.notes[-1]
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert [record.levelname for record in logged.records] == ["WARNING"]
     assert frozen.exact
     assert frozen.layout(x).is_contiguous()
 

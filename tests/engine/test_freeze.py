@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
+from tests.logged import Logged
 
 
 def convnet() -> nn.Sequential:
@@ -124,7 +125,7 @@ class Precise(nn.Module):
 
 
 @pytest.mark.parametrize("fold", [True, False])
-def test_falls_back_visibly(fold: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_falls_back_visibly(fold: bool, logged: Logged) -> None:
     model = Precise()
     frozen = freeze(model, "bf16", fold=fold)
     assert not frozen.exact
@@ -133,7 +134,7 @@ def test_falls_back_visibly(fold: bool, caplog: pytest.LogCaptureFixture) -> Non
     assert frozen.exact
     assert frozen.search_dtype == torch.float32
     assert "rounding allows" in frozen.notes[-1]
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert [record.levelname for record in logged.records] == ["WARNING"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -78,12 +78,12 @@ def test_a_missing_kernel_is_no_kernel(missing, monkeypatch):
     ],
     ids=lambda error: getattr(error, "name", None) or "name",
 )
-def test_a_broken_kernel_is_reported(error, monkeypatch, caplog):
+def test_a_broken_kernel_is_reported(error, monkeypatch, logged):
     failing(monkeypatch, error)
     with pytest.raises(ImportError, match="l2_step"):
         triton_launcher(CARDS["l2_step"])
     assert backends()["l2_step"]["cuda"] == f"reference (the Triton kernel does not import: {error})"
-    assert "fastadv.ops.triton.l2_step does not import" in caplog.text
+    assert "fastadv.ops.triton.l2_step does not import" in logged.text
 
 
 def test_other_errors_of_a_kernel_are_raised(monkeypatch):

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import logging
 import os
 import signal
 import sys
@@ -201,11 +200,10 @@ def test_weights_within_an_epoch_are_not_written_as_the_best(tmp_path, scripted)
 
 @pytest.mark.parametrize("action", ["warn", "stop", "rewind"])
 @pytest.mark.parametrize("folder", [False, True])
-def test_an_alarm_is_told_once_and_acted_on(tmp_path, scripted, caplog, action, folder):
+def test_an_alarm_is_told_once_and_acted_on(tmp_path, scripted, logged, action, folder):
     scripted(COLLAPSE)
-    with caplog.at_level(logging.WARNING, "fastadv"):
-        model, states, past = run(tmp_path if folder else None, on_alarm=action)
-    told = [record.getMessage() for record in caplog.records]
+    model, states, past = run(tmp_path if folder else None, on_alarm=action)
+    told = [record.getMessage() for record in logged.records]
     assert len(told) == 1
     assert told[0].startswith("epoch 4: catastrophic overfitting: accuracy under attack fell from 60.0%")
     assert [report.epoch for report in past if report.alarm] == [4]
