@@ -24,12 +24,11 @@ def graded(value: Tensor, logits: Tensor, y: Tensor, loss: losses.Loss, targets:
     """
     if loss != "ce" or targets is not None:
         return value
-    certain = ~(value > 0)
-    if value.device.type == "cpu" and not bool(certain.any()):
+    if value.device.type == "cpu" and (not len(value) or value.min().item() > 0):
         return value
     index = y[:, None]
     other = logits.scatter(1, index, -torch.inf).amax(1)
-    return torch.where(certain, other - logits.gather(1, index).squeeze(1), value)
+    return torch.where(value > 0, value, other - logits.gather(1, index).squeeze(1))
 
 
 def strongest(rank: Tensor, success: Tensor) -> Tensor:
