@@ -13,10 +13,11 @@ from torch import Tensor, nn
 import fastadv as fa
 from bench.gpu import nets
 from bench.gpu.attack_calls import call, norms_of, threat_of
-from bench.gpu.session import Case, Row, Session, Skip, conv_precision, median, said
+from bench.gpu.session import Case, Row, Session, Skip, conv_precision, median, precisions, said
 from bench.peers import torchattacks
 from bench.pgd import Problem, classes, ours, passes, plain
 from bench.timing import quantiles, ratio
+from fastadv.engine.precision import PRECISIONS
 
 
 def problem(session: Session, name: str) -> Problem:
@@ -68,7 +69,7 @@ def cases(session: Session) -> Iterator[Case]:
 def providers(session: Session, given: Problem) -> dict[str, Callable[[], Any]]:
     """PGD of each provider. `ideal` ways are no attacks, but what an attack is measured by."""
     model = given.model
-    frozen = {name: fa.freeze(model, name) for name in ("fp32", "bf16")}
+    frozen = {name: fa.freeze(model, name) for name in precisions(session)}
     ways: dict[str, Callable[[], Any]] = {"eager": lambda: plain(given)}
     try:
         ways["torchattacks"] = torchattacks(given)
@@ -88,6 +89,11 @@ def providers(session: Session, given: Problem) -> dict[str, Callable[[], Any]]:
     for name, twin in frozen.items():
         ways[f"ideal {name}"] = lambda twin=twin: passes(given, twin)
     return ways
+
+
+def searched(provider: str) -> str:
+    """The precision that a provider searches in."""
+    return next((name for name in PRECISIONS if name in provider.split()), "fp32")
 
 
 def step_flops(given: Problem) -> int:
@@ -118,7 +124,7 @@ def pgd(session: Session, name: str) -> Iterator[Row]:
 
         return run
 
-    flops, precision = step_flops(given) * given.steps, {"fp32": given.unit, "bf16": "bf16"}
+    flops = step_flops(given) * given.steps
     taken: dict[str, list[float]] = {}
     rows: list[Row] = []
     for name, figures, values in session.compare({name: kept(name) for name in ways}, "eager"):
@@ -130,15 +136,15 @@ def pgd(session: Session, name: str) -> Iterator[Row]:
                 loss = nn.functional.cross_entropy(logits, given.y)
             row["accuracy"] = round(float((logits.argmax(1) == given.y).float().mean()), 4)
             row["loss"] = float(f"{float(loss):.5g}")
-        asked = "bf16" if "bf16" in name else "fp32"
         if values and "early" not in name:
-            row |= session.ceilings.share_of_products(flops, median(values), precision[asked])
+            unit = given.unit if searched(name) == "fp32" else searched(name)
+            row |= session.ceilings.share_of_products(flops, median(values), unit)
         rows.append(row)
     for row in rows:
         name = row["provider"]
         if taken.get("torchattacks") and taken[name]:
             row["times_torchattacks"] = round(ratio(taken["torchattacks"], taken[name]), 2)
-        best = taken.get(f"ideal {'bf16' if 'bf16' in name else 'fp32'}")
+        best = taken.get(f"ideal {searched(name)}")
         if name.startswith("fastadv") and "early" not in name and best and taken[name]:
             row["times_ideal_time"] = round(ratio(taken[name], best), 3)
         yield row

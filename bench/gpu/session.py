@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bench.timing import quantiles, ratio
+from fastadv.engine.precision import PRECISIONS, Precision, has_tf32
 
 Row = dict[str, Any]
 Ways = Mapping[str, Callable[[], object]]
@@ -231,6 +232,7 @@ class Ceilings:
             ("fp32", torch.float32, "highest"),
             ("tf32", torch.float32, "high"),
             ("bf16", torch.bfloat16, "highest"),
+            ("fp16", torch.float16, "highest"),
         ):
             left, right = (session.randn(side, side, seed=seed).to(dtype) for seed in range(2))
             product = torch.empty(side, side, dtype=dtype, device=session.device)
@@ -263,6 +265,11 @@ def ceilings(session: Session) -> Iterator[Row]:
     yield {"provider": "copy", "gb_per_s": _short(found.copy_gb_per_s)}
     for precision, rate in found.tflops.items():
         yield {"provider": f"{precision} product", "tflop_per_s": _short(rate)}
+
+
+def precisions(session: Session) -> tuple[Precision, ...]:
+    """Those in which a search can compute here."""
+    return PRECISIONS if has_tf32(session.device) else tuple(name for name in PRECISIONS if name != "tf32")
 
 
 def conv_precision(session: Session) -> str:

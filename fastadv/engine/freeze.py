@@ -1,22 +1,24 @@
 """freeze: from the caller's model to a Frozen one."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import nn
 
 from fastadv.engine.fold import Unfoldable, estimates_gradients
 from fastadv.engine.fold import fold as fold_batch_norms
 from fastadv.engine.frozen import Frozen, Model
 from fastadv.engine.hasten import hasten
+from fastadv.engine.narrow import may_take_tf32, to_half, to_tf32
 from fastadv.engine.onednn import by_onednn, gains
 from fastadv.engine.options import Options
 from fastadv.engine.parts import is_conv2d
+from fastadv.engine.precision import HALF, Precision
 from fastadv.engine.scratch import keep_pages
-from fastadv.engine.search_twin import CAPTURED, COMPILED
+from fastadv.engine.search_twin import CAPTURED, COMPILED, SearchTwin
 from fastadv.engine.thin import thin
 from fastadv.engine.tune import tuned
 from fastadv.engine.twin import as_module, device_of, dtype_of, twin
@@ -26,7 +28,7 @@ from fastadv.errors import InputError
 
 def freeze(
     model: Model | Frozen,
-    precision: Literal["fp32", "bf16"] | None = None,
+    precision: Precision | None = None,
     *,
     fold: bool | None = None,
     compile: bool | None = None,
@@ -37,8 +39,8 @@ def freeze(
     """A fixed classifier made fast for attacks; the model itself is left exactly as it was.
 
     The verdict twin is the model in eval mode, sharing its parameters. The search twin is made from it:
-    BatchNorm folded into the layer before, channels-last for networks with two-dimensional convolutions,
-    weights and activations in bfloat16 where asked. On its first batch the search twin is compared with the
+    BatchNorm folded into the layer before, channels-last for networks with two-dimensional convolutions, in
+    another precision where asked. On its first batch the search twin is compared with the
     verdict twin. Where they differ by more than rounding, the verdict twin replaces it; a note and a
     warning say so.
 
@@ -47,10 +49,12 @@ def freeze(
             a functools.partial of one count as modules. Any other function is called as it is, in whatever
             mode it runs. A Frozen is returned as it is, unless options are given that differ from its own:
             then its source is frozen again with those.
-        precision: "fp32" (the default) searches in the model's own precision, "bf16" in bfloat16 with float32
-            x, logits and gradient (a direction of ascent stays in bfloat16).
+        precision: "fp32" (the default) searches in the model's own precision; "bf16" and "fp16" with weights
+            and activations in bfloat16 or float16 and with float32 x, logits and gradient (a direction of
+            ascent stays in bfloat16); "tf32" in the model's own, but a GPU takes products in TF32. float16
+            has 3 bits more than bfloat16 and ends at 65,504: a sample whose activations go beyond fails.
         fold: make a search twin of its own (default True). Folded weights are copies, taken now. With
-            `fold=False` both twins follow the model while it trains, and bfloat16 is by autocast.
+            `fold=False` both twins follow the model while it trains, and half precision is by autocast.
         compile: run the search twin through torch.compile (default False).
         cuda_graph: capture forward and backward as CUDA graphs, for batch sizes rounded up to powers of two
             (default False). They follow the model only while its weights stay in place.
@@ -62,8 +66,9 @@ def freeze(
             minute.
 
     Raises InputError on a model that is neither a module nor a function, that cannot be copied or is lazy, on
-    unknown options, on `cuda_graph` off CUDA or with `eot` > 1, and on the first batch of a model whose copy
-    would run parts of the original, or with `tune` in a group of processes.
+    unknown options, on `cuda_graph` off CUDA or with `eot` > 1, on "tf32" where nothing would be computed in
+    it, and on the first batch of a model whose copy would run parts of the original, or with `tune` in a
+    group of processes.
     """
     asked = {
         "precision": precision, "fold": fold, "compile": compile, "cuda_graph": cuda_graph, "eot": eot,
@@ -92,32 +97,38 @@ def _freeze(source: Model, options: Options) -> Frozen:
         raise InputError(
             f"freeze: expected a model on a CUDA device for cuda_graph, got {device}; leave cuda_graph off"
         )
+    if options.precision == "tf32" and not may_take_tf32(module, device):
+        raise InputError(
+            "freeze: expected a module in float32 on a GPU of compute capability 8 or more for 'tf32', "
+            f"got {type(source).__name__} on {device}; leave the precision out"
+        )
     given: Model = twin(module, follow=not options.fold) if module is not None else source
-    search, channels_last, autocast, to_bfloat16 = given, False, False, None
+    half = HALF.get(options.precision)
+    search, channels_last, autocast = given, False, None
+    narrow: Callable[[SearchTwin], None] | None = None
     if module is not None and options.fold and not options.as_given:
         # weights made in inference mode could not take part in a gradient
         with torch.inference_mode(False), torch.no_grad():
             changed, channels_last = _search_twin(module, notes)
-            if options.precision == "bf16":
+            if half is not None:
                 changed = changed or twin(module, follow=False)
-                notes.append("bfloat16 search")
+                notes.append(f"{str(half).removeprefix('torch.')} search")
         search = changed or given
-    elif options.precision == "bf16":
-        autocast = True
-        notes.append("bfloat16 by autocast")
+    elif half is not None:
+        autocast = half
+        notes.append(f"{str(half).removeprefix('torch.')} by autocast")
     if not options.compile:  # the compiler has kernels of its own
         notes += _done_otherwise(given, search)
         if search is not given:
-            dtype = torch.bfloat16 if options.precision == "bf16" else dtype_of(cast(nn.Module, module))
+            dtype = half or dtype_of(cast(nn.Module, module))
             notes += _multiplied_otherwise(cast(nn.Module, search), dtype)
-    if options.precision == "bf16" and not autocast:
-
-        def to_bfloat16(search: Model) -> Model:
-            changed = _to_bfloat16(cast(nn.Module, search))
-            return torch.compile(changed) if options.compile else changed
-
+    if half is not None and autocast is None:
+        narrow = partial(to_half, dtype=half, compiled=options.compile)
     elif options.compile:
         search = torch.compile(search)
+    if options.precision == "tf32":
+        narrow = to_tf32
+        notes.append("TF32 search")
     if options.compile:
         notes.append(COMPILED)
     if options.cuda_graph:
@@ -131,7 +142,7 @@ def _freeze(source: Model, options: Options) -> Frozen:
         device=device,
         channels_last=channels_last,
         autocast=autocast,
-        to_bfloat16=to_bfloat16,
+        narrow=narrow,
         notes=tuple(notes),
         tuned=partial(tuned, partial(_freeze, source), options) if options.tune else None,
     )
@@ -170,21 +181,3 @@ def _search_twin(module: nn.Module, notes: list[str]) -> tuple[nn.Module | None,
     notes.append("channels-last")
     search = search or twin(module, follow=False)
     return search.to(memory_format=torch.channels_last), True  # type: ignore[call-overload]
-
-
-def _to_bfloat16(search: nn.Module) -> nn.Module:
-    """`search` in bfloat16, in place; normalization layers with statistics stay in float32."""
-    kept = {
-        id(tensor)
-        for part in search.modules()
-        if isinstance(part, _NormBase)
-        for tensor in (*part.parameters(), *part.buffers())
-    }
-
-    def converted(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return tensor.to(torch.float32 if id(tensor) in kept else torch.bfloat16)
-
-    search._apply(converted)  # type: ignore[no-untyped-call]
-    return search

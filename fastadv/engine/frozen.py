@@ -16,7 +16,7 @@ from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.rounding import ROUNDING as ROUNDING
 from fastadv.engine.rounding import compare
-from fastadv.engine.search_twin import SearchTwin, pull
+from fastadv.engine.search_twin import SearchTwin
 from fastadv.errors import InputError
 
 Model = Callable[[Tensor], Tensor]
@@ -47,12 +47,12 @@ class Frozen:
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
         channels_last: bool = False,
-        autocast: bool = False,
-        to_bfloat16: Callable[[Model], Model] | None = None,
+        autocast: torch.dtype | None = None,
+        narrow: Callable[[SearchTwin], None] | None = None,
         notes: tuple[str, ...] = (),
         tuned: Callable[[Tensor], tuple["Frozen", str]] | None = None,
     ) -> None:
-        """`to_bfloat16` converts `search`, once that has passed the check in its own precision.
+        """`narrow` lets the search twin round more, once that has passed the check in the model's precision.
 
         `tuned` gives the fastest way to search on the first batch, and a note.
         """
@@ -66,7 +66,7 @@ class Frozen:
             search, self._ask, self._notes, source=source, options=options, dtype=dtype,
             channels_last=channels_last, autocast=autocast,
         )  # fmt: skip
-        self._to_bfloat16, self._tuned = to_bfloat16, tuned
+        self._narrow, self._tuned = narrow, tuned
         self._checked = self.plain
 
     @property
@@ -82,7 +82,7 @@ class Frozen:
     def plain(self) -> bool:
         """Whether the search twin is the verdict twin."""
         search = self.search
-        return search.model is self.model and not search.autocast and self._to_bfloat16 is None
+        return search.model is self.model and not search.rounds and self._narrow is None
 
     @property
     def exact(self) -> bool:
@@ -220,7 +220,7 @@ class Frozen:
             gradients = x.new_empty(len(x), len(columns), *x.shape[1:])
             with self._counting_probes():
                 for place, by_logits in enumerate(columns):
-                    gradients[:, place] = pull(attached, leaf, by_logits, retain_graph=True)
+                    gradients[:, place] = self.search.pulled(attached, leaf, by_logits, retain_graph=True)
             self.backwards += self.options.eot * gradients.shape[:2].numel()
             return logits, gradients
 
@@ -235,15 +235,15 @@ class Frozen:
         best, note = tuned(x)
         self.model, self.search, self.dtype = best.model, best.search, best.dtype
         self._ask, self._notes = best._ask, best._notes
-        self._to_bfloat16, self._checked = best._to_bfloat16, best._checked
+        self._narrow, self._checked = best._narrow, best._checked
         self._notes.add(note)
 
     def check(self, x: Tensor, verdict: Tensor | None = None) -> bool:
         """Compare the search twin with the verdict twin, on the first batch that has finite logits.
 
-        Where they differ by more than rounding, the verdict twin takes over the search. A bfloat16 search
-        twin is compared twice: before the conversion with the bound of the model's own precision, since that
-        of bfloat16 would hide a wrong fold. `verdict` are the verdict logits of x where the caller has them.
+        Where they differ by more than rounding, the verdict twin takes over the search. A search twin in
+        another precision is compared twice: first in the model's own, since the bound of the other would hide
+        a wrong fold. `verdict` are the verdict logits of x where the caller has them.
         Returns whether that has been done, by this call or before.
         """
         if self._checked or len(x) == 0:
@@ -254,9 +254,9 @@ class Frozen:
             if not bool(given.isfinite().all(1).any()):
                 return False
             self._checked = True
-            to_bfloat16, self._to_bfloat16 = self._to_bfloat16, None
-            if self._agrees(x, given) and to_bfloat16 is not None:
-                self.search.use(to_bfloat16(self.search.model), torch.bfloat16)
+            narrow, self._narrow = self._narrow, None
+            if self._agrees(x, given) and narrow is not None:
+                narrow(self.search)
                 self._agrees(x, given)
             return True
 
@@ -270,7 +270,8 @@ class Frozen:
             return False
         finite = given.isfinite().all(1)
         # the coarser format sets the bound
-        formats = [self.search.dtype] if self.search.autocast else [self.dtype, self.search.dtype]
+        rounds = self.search.rounds
+        formats = [self.dtype, self.search.dtype] if rounds is None else [rounds]
 
         def search() -> Tensor:
             self.forwards += len(x)
@@ -287,7 +288,7 @@ class Frozen:
         return True
 
     def _fall_back(self, why: str) -> None:
-        self.search.autocast = self.search.channels_last = False
+        self.search.plainly()
         self.search.use(self.model, self.dtype)
         self._notes.warn(f"fell back to the model as given: {why}")
 

@@ -1,9 +1,10 @@
 """What can be asked of `freeze`."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from fastadv._checks import check_count
+from fastadv.engine.precision import PRECISIONS, Precision
 from fastadv.errors import InputError
 
 
@@ -14,7 +15,7 @@ class Options:
     as_given: search with the model as it is, which is what tuning may choose.
     """
 
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     fold: bool = True
     compile: bool = False
     cuda_graph: bool = False
@@ -27,8 +28,10 @@ class Options:
         return {name: value for name, value in asdict(self).items() if name != "as_given"}
 
     def __post_init__(self) -> None:
-        if not isinstance(self.precision, str) or self.precision not in ("fp32", "bf16"):
-            raise InputError(f'freeze: expected precision "fp32" or "bf16", got {self.precision!r}')
+        if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
+            raise InputError(
+                f"freeze: expected precision {', '.join(map(repr, PRECISIONS))}, got {self.precision!r}"
+            )
         for name in ("fold", "compile", "cuda_graph", "tune"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"freeze: expected True or False for {name}, got {getattr(self, name)!r}")

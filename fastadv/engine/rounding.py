@@ -5,9 +5,13 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+Format = torch.dtype | str | None  # "tf32" is no dtype
+
 # The largest difference of centered logits, as a share of their spread, that rounding may cause. Through tens
 # of layers float32 stays below 1e-4 (TF32 convolutions below 1e-3), bfloat16 and float16 below a tenth.
-ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.1}
+ROUNDING: dict[Format, float] = {
+    torch.float64: 1e-6, torch.float32: 1e-3, "tf32": 1e-2, torch.float16: 0.1, torch.bfloat16: 0.1,
+}  # fmt: skip
 
 # passes on the same rows whose means are compared, if the model is randomized
 PASSES = 8
@@ -16,7 +20,7 @@ PASSES = 8
 def compare(
     given: Tensor,
     searched: Tensor,
-    formats: Iterable[torch.dtype | None],
+    formats: Iterable[Format],
     verdict: Callable[[], Tensor],
     search: Callable[[], Tensor],
 ) -> tuple[float, float, bool]:
@@ -42,7 +46,7 @@ def difference(logits: Tensor, others: Tensor) -> float:
     return float((apart - apart.mean(-1, keepdim=True)).abs().max())
 
 
-def allowance(logits: Tensor, formats: Iterable[torch.dtype | None]) -> float:
+def allowance(logits: Tensor, formats: Iterable[Format]) -> float:
     """The difference from `logits` [B, K] that rounding to the coarsest of `formats` may cause.
 
     Float32 is assumed where none of them is known.

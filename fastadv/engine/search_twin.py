@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -16,6 +16,7 @@ from fastadv.engine.graph import GraphedGradient
 from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
+from fastadv.engine.precision import tf32
 from fastadv.engine.room import Room, cut, joined, ran_out, room_of, slices
 from fastadv.engine.scratch import Scratch
 from fastadv.engine.twin import unwrap
@@ -27,6 +28,9 @@ log = logging.getLogger("fastadv")
 Model = Callable[[Tensor], Tensor]
 Gradient = tuple[Tensor, Tensor, Tensor]  # loss [B], logits [B, K], gradient like x
 T = TypeVar("T")
+
+# of a gradient to a logit in float16: activations may raise it a thousandfold, or lower it ten-millionfold
+LARGEST = 64.0
 
 COMPILED, CAPTURED = "compiled", "captured as CUDA graphs"  # notes
 
@@ -50,10 +54,10 @@ class SearchTwin:
         options: Options,
         dtype: torch.dtype | None,
         channels_last: bool,
-        autocast: bool,
+        autocast: torch.dtype | None,
     ) -> None:
         self._ask, self._notes, self._source, self._options = ask, notes, source, options
-        self.channels_last, self.autocast = channels_last, autocast
+        self.channels_last, self.autocast, self.tf32 = channels_last, autocast, False
         self._scratch = Scratch()
         self.graphed: Callable[..., Gradient] | None = None
         self.use(model, dtype)
@@ -75,7 +79,16 @@ class SearchTwin:
     @property
     def dtype(self) -> torch.dtype | None:
         """The precision in which it computes; None where its weights have not exactly one."""
-        return torch.bfloat16 if self.autocast else self._weights
+        return self.autocast or self._weights
+
+    @property
+    def rounds(self) -> torch.dtype | str | None:
+        """The format in which it computes, where that is not the one of its weights."""
+        return "tf32" if self.tf32 else self.autocast
+
+    def plainly(self) -> None:
+        """Compute in the format and layout of its weights from now on."""
+        self.autocast, self.tf32, self.channels_last = None, False, False
 
     def layout(self, x: Tensor) -> Tensor:
         """`x` in the memory layout it prefers; no copy where it already has it."""
@@ -90,11 +103,15 @@ class SearchTwin:
     def once(self, x: Tensor, compiled: bool = True) -> Tensor:
         """The logits of one pass of all of x, which is `ready`."""
         model = self.model if compiled else _uncompiled(self.model)
-        if not self.autocast:
-            return self._ask(model, x)
+        if self.autocast is None:
+            with self._products():
+                return self._ask(model, x)
         # the cache would keep stale casts of weights that are being trained
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, cache_enabled=False):
+        with torch.autocast(x.device.type, dtype=self.autocast, cache_enabled=False):
             return self._ask(model, x)
+
+    def _products(self) -> AbstractContextManager[None]:
+        return tf32() if self.tf32 else nullcontext()
 
     def tried(self, x: Tensor) -> Tensor:
         """`once` for the first time: in the layout in which it works."""
@@ -167,7 +184,7 @@ class SearchTwin:
             # copied, since they may be a part of x itself
             logits = attached.detach().clone()
             value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-            gradient = pull(attached, leaf, by_logits)
+            gradient = self.pulled(attached, leaf, by_logits)
         if direction and may_be_narrow(gradient, x):
             return value, logits, gradient
         return value, logits, gradient.to(x.dtype)
@@ -181,6 +198,17 @@ class SearchTwin:
                 yield narrow.requires_grad_()
         else:
             yield x.to(dtype).detach().requires_grad_()
+
+    def pulled(self, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
+        """`pull` in the twin's precision; in float32 where that is float16, which would underflow."""
+        scales = self._weights is torch.float16 or self.autocast is torch.float16
+        if not scales or self.room is None:  # samples that mix cannot be scaled one by one
+            with self._products():
+                return pull(attached, leaf, by_logits, retain_graph)
+        factor = _scale(by_logits)
+        gradient = pull(attached, leaf, by_logits * factor[:, None], retain_graph)
+        wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        return wide / factor.view(-1, *[1] * (leaf.ndim - 1))
 
     def _mean(self, x: Tensor) -> Tensor:
         return self._or_uncompiled(partial(self._mean_of_passes, x))
@@ -257,6 +285,12 @@ def pull(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool =
             "remove its no_grad, detach or integer step, or use an attack without gradients"
         )
     return gradient
+
+
+def _scale(by_logits: Tensor) -> Tensor:
+    """[B] powers of two that bring the largest gradient [B, K] to a logit of each sample near LARGEST."""
+    exponent = torch.frexp(by_logits.abs().amax(1)).exponent.clamp(-100, 100)
+    return torch.ldexp(torch.full_like(by_logits[:, 0], LARGEST), -exponent)
 
 
 def _uncompiled(model: Model) -> Model:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
+from fastadv.engine.precision import tf32
 from fastadv.train._compiled import Compiled
 from fastadv.train._deterministic import deterministic_kernels, unchanged_buffers
 from fastadv.train._feed import Feed
 from fastadv.train._losses import Losses, NotFiniteError
-from fastadv.train._precision import tf32
 from fastadv.train._sets import check_labels
 from fastadv.train._statistics import whole_batch_statistics
 from fastadv.train._weights import MovingAverage

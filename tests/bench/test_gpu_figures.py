@@ -23,13 +23,13 @@ from bench.gpu import training as gpu_training
 from bench.gpu.session import Ceilings, Session, exact_convolutions, repeatable
 from fastadv.data.construct import CIFAR10_PAPER
 
-MILLISECONDS = {"eager": 8.0, "eager fp32": 8.0, "ideal fp32": 2.0, "ideal bf16": 2.0}
-CEILINGS = Ceilings(100.0, {"fp32": 2.0, "tf32": 4.0, "bf16": 8.0})
+MILLISECONDS = {"eager": 8.0, "eager fp32": 8.0, "ideal fp32": 2.0, "ideal bf16": 2.0, "ideal fp16": 1.0}
+CEILINGS = Ceilings(100.0, {"fp32": 2.0, "tf32": 4.0, "bf16": 8.0, "fp16": 8.0})
 
 
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> Session:
-    """Eager ways take 8 ms, ideal ones 2 ms and all others 4 ms; they run once."""
+    """Eager ways take 8 ms, ideal ones 2 ms (in fp16 1) and all others 4 ms; they run once."""
 
     def times(self: Session, ways: dict[str, Any], least: int = 5) -> dict[str, list[float]]:
         for way in ways.values():
@@ -49,7 +49,7 @@ class TestRates:
         # 2^14 floats read and written; two operations for each of 64^3 products
         assert found.copy_gb_per_s == pytest.approx(2 * 4 * 2**14 / 0.5e-3 / 1e9)
         assert found.tflops == pytest.approx(
-            dict.fromkeys(("fp32", "tf32", "bf16"), 2 * 64**3 / 0.5e-3 / 1e12)
+            dict.fromkeys(("fp32", "tf32", "bf16", "fp16"), 2 * 64**3 / 0.5e-3 / 1e12)
         )
 
     def test_shares(self) -> None:
@@ -84,7 +84,7 @@ class TestRates:
         flops = gpu_attacks.step_flops(gpu_attacks.problem(timed, "MLP 784-256-10")) * 2
         assert rows["fastadv bf16"]["tflop_per_s"] == pytest.approx(flops / 4e-3 / 1e12, rel=1e-3)
         assert rows["fastadv fp32"]["times_eager"] == 2.0
-        assert rows["fastadv fp32"]["times_ideal_time"] == 2.0
+        assert [rows[f"fastadv {each}"]["times_ideal_time"] for each in ("fp32", "bf16", "fp16")] == [2, 2, 4]
         given = gpu_attacks.problem(timed, "MLP 784-256-10")
         clean, broken = (
             float(nn.functional.cross_entropy(given.model(x), given.y).detach())

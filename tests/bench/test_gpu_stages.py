@@ -36,10 +36,10 @@ class TestStages:
         if stage != "correctness":
             assert timed
             assert {row["provider"] for row in rows if row["case"] == "ceilings" and "provider" in row} == {
-                "copy", "fp32 product", "tf32 product", "bf16 product",
+                "copy", "fp32 product", "tf32 product", "bf16 product", "fp16 product",
             }  # fmt: skip
             assert {row["share_of"] for row in timed if "share" in row} <= {
-                "copy", "fp32 product", "tf32 product", "bf16 product",
+                "copy", "fp32 product", "tf32 product", "bf16 product", "fp16 product",
             }  # fmt: skip
 
     def test_attacks_name_their_result_and_their_ceiling(self) -> None:

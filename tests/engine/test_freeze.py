@@ -39,7 +39,8 @@ def by_autograd(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("precision", "fold"), [("fp32", True), ("fp32", False), ("bf16", True), ("bf16", False)]
+    ("precision", "fold"),
+    [("fp32", True), ("fp32", False), ("bf16", True), ("bf16", False), ("fp16", True), ("fp16", False)],
 )
 def test_gradient(precision: str, fold: bool) -> None:
     model = convnet()
@@ -160,7 +161,9 @@ def test_the_bound_of_rounding(precision: str, bound: float, factor: float) -> N
     off = torch.zeros_like(given)
     off[4, :2] = factor * bound * spread * torch.tensor([1.0, -1.0])
     if precision == "bf16":
-        frozen._to_bfloat16 = lambda search: lambda x: (given + 7 + off).to(x.dtype).float()
+        frozen._narrow = lambda twin: twin.use(
+            lambda x: (given + 7 + off).to(x.dtype).float(), torch.bfloat16
+        )
     else:
         frozen.search.model = lambda x: given + 7 + off
     frozen.search.channels_last = False
@@ -169,7 +172,7 @@ def test_the_bound_of_rounding(precision: str, bound: float, factor: float) -> N
 
 
 @pytest.mark.parametrize("fold", [True, False])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("mode", ["plain", "channels-last x", "double x", "under autocast", "broken sample"])
 def test_options_crossed(precision: str, fold: bool, mode: str) -> None:
     """The verdict is the model's own, the search is near it, and a bad sample spoils no other."""
@@ -191,7 +194,7 @@ def test_options_crossed(precision: str, fold: bool, mode: str) -> None:
             value, logits, gradient = frozen.input_gradient(x, Y)
             verdict = frozen.verdict(x)
         torch.testing.assert_close(verdict[good], wanted[good])
-        rough = precision == "bf16" or mode == "under autocast"
+        rough = precision != "fp32" or mode == "under autocast"
         torch.testing.assert_close(logits[good], wanted[good], rtol=0, atol=0.02 if rough else 1e-5)
         torch.testing.assert_close(
             value[good], nn.functional.cross_entropy(logits, Y, reduction="none")[good]
@@ -206,7 +209,7 @@ def test_options_crossed(precision: str, fold: bool, mode: str) -> None:
     assert model.training
 
 
-@pytest.mark.parametrize(("precision", "passes"), [("fp32", 2), ("bf16", 3)])
+@pytest.mark.parametrize(("precision", "passes"), [("fp32", 2), ("bf16", 3), ("fp16", 3)])
 def test_the_check_passes_few_rows(precision: str, passes: int) -> None:
     """Once through the verdict twin, and once through each search twin."""
     frozen = freeze(convnet(), precision)

@@ -30,7 +30,11 @@ def by_autograd(model: nn.Module, x: Tensor, directions: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("fold", [True, False])
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.03)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"),
+    [("fp32", 1e-5), ("bf16", 0.03), ("fp16", 0.004)],
+    ids=["fp32", "bf16", "fp16"],
+)
 def test_against_autograd(precision: str, tolerance: float, fold: bool) -> None:
     model = convnet()
     logits, gradients = freeze(model, precision, fold=fold).jacobian(X, ROWS)

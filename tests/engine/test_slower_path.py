@@ -36,7 +36,7 @@ def problem() -> tuple[nn.Module, Tensor, Tensor]:
     return model.eval(), torch.rand(6, 2, 8, 8), torch.arange(6) % 5
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("fold", [True, False])
 @pytest.mark.parametrize("backward", [True, False])
 def test_a_compiler_that_fails(precision, fold, backward, monkeypatch, logged) -> None:

@@ -1,0 +1,52 @@
+"""In what precision a twin searches, and TF32, which is a switch of torch and no dtype."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # those that are dtypes of weights
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Whether the device multiplies float32 in TF32 where it may."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_tf32_supported()
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """Inside, CUDA multiplies float32 in TF32; afterwards as the caller had set it.
+
+    torch has a switch for each kind of operation and an older one for all matrix products. Code that reads
+    the older one, as parts of torch.compile do, raises where they disagree, so both are set.
+    """
+    backends: Any = torch.backends
+    cuda, onednn = backends.cuda.matmul, backends.mkldnn.matmul
+    switches = (cuda, backends.cudnn.conv, backends.cudnn.rnn, onednn)
+    before = [switch.fp32_precision for switch in switches]
+    older = _older() if cuda.fp32_precision != "tf32" else None
+    try:
+        if older is not None:
+            torch.set_float32_matmul_precision("high")
+        for switch in switches[:3]:
+            switch.fp32_precision = "tf32"
+        yield
+    finally:
+        if older is not None:
+            torch.set_float32_matmul_precision(older)  # which turns oneDNN's, too
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
+
+
+def _older() -> str | None:
+    """The older switch; None where it cannot be read, because the caller has set the others alone."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None

@@ -1,0 +1,216 @@
+"""Searches in float16, whose small numbers vanish, and in TF32, which is a switch of torch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.engine import narrow
+from fastadv.errors import InputError
+
+MATMUL: Any = torch.backends.cuda.matmul
+
+
+def net(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ELU(), nn.Flatten()
+    model = nn.Sequential(*layers, nn.Linear(8 * 16, 5))
+    model(torch.rand(64, 3, 8, 8))
+    return model.eval()
+
+
+def images(count: int = 7) -> tuple[Tensor, Tensor]:
+    return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(count)), torch.arange(count) % 5
+
+
+def by_autograd(model: nn.Module, x: Tensor, loss: Callable[[Tensor], Tensor]) -> Tensor:
+    leaf = x.double().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(model.double()(leaf)), leaf)
+    model.float()
+    return gradient
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_float16_is_nearer_than_bfloat16(fold: bool) -> None:
+    model, (x, y) = net(), images()
+    exact = by_autograd(model, x, lambda z: nn.functional.cross_entropy(z, y, reduction="sum"))
+    apart = {}
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        frozen = fa.freeze(model, precision, fold=fold)
+        gradient = frozen.input_gradient(x, y)[2]
+        assert frozen.search_dtype == dtype
+        assert not any("fell back" in note for note in frozen.notes)
+        assert any(str(dtype).removeprefix("torch.") in note for note in frozen.notes)
+        apart[precision] = float((gradient - exact).norm() / exact.norm())
+    assert apart["fp16"] < 2e-3
+    assert 2 * apart["fp16"] < apart["bf16"]
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("power", [-30, -20, 0, 8])
+def test_small_gradients_do_not_vanish(power: int, fold: bool) -> None:
+    """Each sample's loss has a size of its own; float16 ends at 6e-8 and 65,504."""
+    model, (x, y) = net(), images()
+    powers = 2.0 ** (power - torch.arange(len(x)))
+
+    def loss(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return logits.gather(1, y[:, None]).squeeze(1) * powers.to(logits.dtype)
+
+    exact = by_autograd(model, x, lambda z: loss(z, y, None).sum()).flatten(1)
+    found = fa.freeze(model, "fp16", fold=fold).input_gradient(x, y, loss)[2].flatten(1)
+    assert bool(((found - exact).norm(dim=1) < 4e-3 * exact.norm(dim=1)).all())
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_sure_model_has_a_gradient(fold: bool) -> None:
+    model, (x, _) = net(), images()
+    with torch.no_grad():
+        model[-1].weight *= 400
+    y = model(x).argmax(1)
+    exact = by_autograd(model, x, lambda z: nn.functional.cross_entropy(z, y, reduction="sum")).flatten(1)
+    found = fa.freeze(model, "fp16", fold=fold).input_gradient(x, y)[2].flatten(1)
+    assert float(exact.norm(dim=1).min()) < 1e-3 * float(exact.norm(dim=1).max())
+    some = exact.norm(dim=1) > 1e-30
+    assert bool(((found - exact).norm(dim=1) < 0.05 * exact.norm(dim=1))[some].all())
+
+
+def test_a_logit_without_a_gradient() -> None:
+    x, y = images()
+    out = fa.freeze(net(), "fp16").input_gradient(x, y, lambda logits, y, targets: 0 * logits.sum(1))
+    assert torch.equal(out[2], torch.zeros_like(x))
+
+
+class Loud(nn.Module):
+    """Activations beyond what float16 holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(192, 20), nn.Linear(20, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(self.first(x.flatten(1)) * 1e6) / 1e6
+        return out
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_overflow_falls_back(fold: bool) -> None:
+    model, (x, y) = Loud().eval(), images()
+    frozen = fa.freeze(model, "fp16", fold=fold)
+    gradient = frozen.input_gradient(x, y)[2]
+    exact = by_autograd(model, x, lambda z: nn.functional.cross_entropy(z, y, reduction="sum"))
+    assert float((gradient - exact).norm()) < 1e-4 * float(exact.norm())
+    assert any("fell back" in note for note in frozen.notes)
+    assert frozen.exact
+
+
+@pytest.mark.parametrize("threat", [fa.Linf(0.1), fa.L2(0.8)], ids=["linf", "l2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+def test_an_attack(threat: fa.Threat, dtype: torch.dtype) -> None:
+    model, (x, _) = net(3), images(40)
+    x = x.to(dtype)
+    y = model(x.float()).argmax(1)
+    plain, rough = (
+        fa.attacks.pgd(fa.freeze(model, precision), x, y, threat, steps=10) for precision in ("fp32", "fp16")
+    )
+    assert rough.x_adv.dtype == dtype
+    assert bool(threat.contains(rough.x_adv, x).all())
+    assert torch.equal(model(rough.x_adv.float()).argmax(1) != y, rough.success)
+    assert abs(int(rough.success.sum()) - int(plain.success.sum())) <= 2
+    assert int(rough.success.sum()) > 0
+
+
+class Watching(nn.Module):
+    """Notes how products are to be taken, forwards and backwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Linear(192, 5), []
+
+    def forward(self, x: Tensor) -> Tensor:
+        def back(gradient: Tensor) -> None:
+            self.seen.append(("backward", MATMUL.fp32_precision))
+
+        out: Tensor = self.layer(x.flatten(1))
+        self.seen.append(("forward", MATMUL.fp32_precision))
+        if out.requires_grad:
+            out.register_hook(back)
+        return out
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(narrow, "has_tf32", lambda device: True)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.usefixtures("on_a_gpu")
+def test_tf32_is_on_in_the_search_alone(fold: bool) -> None:
+    model, (x, y) = Watching().eval(), images()
+    before = MATMUL.fp32_precision
+    assert before != "tf32"
+    frozen = fa.freeze(model, "tf32", fold=fold)
+    verdict, search = frozen.model.seen, frozen.search.model.seen
+    frozen.check(x)
+    assert search == [("forward", before)] * (1 if verdict is not search else 2) + [("forward", "tf32")]
+    search.clear()
+    for ask in (
+        lambda: frozen.input_gradient(x, y),
+        lambda: frozen.jacobian(x, torch.eye(5).expand(len(x), 5, 5)),
+        lambda: frozen(x),
+    ):
+        ask()
+        assert search
+        assert {way[1] for way in search} == {"tf32"}
+        assert MATMUL.fp32_precision == before
+        search.clear()
+    frozen.verdict(x)
+    assert frozen.model.seen[-1] == ("forward", before)
+    assert not frozen.exact
+    assert "TF32 search" in frozen.notes
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_tf32_proves_its_successes() -> None:
+    model, (x, _) = net(3), images(20)
+    y = model(x).argmax(1)
+    frozen = fa.freeze(model, "tf32", fold=False)
+    out = fa.attacks.pgd(frozen, x, y, fa.Linf(0.1), steps=5)
+    # the clean verdict, each step or nothing, and the proof of what it broke
+    assert torch.equal(model(out.x_adv).argmax(1) != y, out.success)
+    assert frozen.forwards > 20 * 2
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_tf32_that_rounds_too_much_is_left_out() -> None:
+    class Off(Watching):
+        def forward(self, x: Tensor) -> Tensor:
+            out = super().forward(x)
+            return out if MATMUL.fp32_precision != "tf32" else out + torch.eye(5)[: len(x) % 5 or 1].sum(0)
+
+    model, (x, y) = Off().eval(), images()
+    frozen = fa.freeze(model, "tf32")
+    gradient = frozen.input_gradient(x, y)[2]
+    assert any("fell back" in note for note in frozen.notes)
+    exact = by_autograd(model, x, lambda z: nn.functional.cross_entropy(z, y, reduction="sum"))
+    assert float((gradient - exact).norm()) < 1e-4 * float(exact.norm())
+    assert frozen.exact
+
+
+def test_tf32_where_it_would_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        InputError, match="GPU of compute capability 8 or more for 'tf32', got Sequential on cpu"
+    ):
+        fa.freeze(net(), "tf32")
+    monkeypatch.setattr(narrow, "has_tf32", lambda device: True)
+    with pytest.raises(InputError, match="module in float32"):
+        fa.freeze(net().double(), "tf32")
+    with pytest.raises(InputError, match=r"module in float32.*got function on None"):
+        fa.freeze(lambda x: x.flatten(1), "tf32")
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(InputError, match="expected precision 'fp32', 'tf32', 'bf16', 'fp16', got 'half'"):
+        fa.freeze(net(), "half")  # type: ignore[arg-type]
