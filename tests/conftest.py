@@ -84,6 +84,14 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def uncollected() -> Iterator[None]:
+    """What is freed during the test is freed with its last user, not by the garbage collector."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
 def logged() -> Iterator[logging.Handler]:
     """What is logged during the test. pytest's own `caplog` would cost each test that does not ask for it."""
     from tests.logged import Logged

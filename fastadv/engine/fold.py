@@ -62,12 +62,20 @@ def trace(module: nn.Module) -> fx.GraphModule:
     called = isinstance(module, fx.GraphModule) or type(module).__call__ is nn.Module.__call__
     if "forward" in vars(module) or not called:
         raise Unfoldable("the model has a forward or __call__ of its own")
+    tracer = fx.Tracer()
     try:
         with inside(module):
-            return fx.symbolic_trace(module)
+            graph = tracer.trace(module)
     except Exception as error:  # tracing runs code of the model, which may raise anything
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Unfoldable(f"torch.fx cannot trace the model ({why})") from error
+    finally:
+        vars(tracer).clear()  # it holds itself, and all modules with it
+    for node in graph.nodes:
+        # torch.fx would wrap such a function once more where the traced code runs, which keeps that code for
+        # good, and the frames of all callers with what they hold until the next garbage collection
+        node.meta.pop("is_wrapped", None)
+    return fx.GraphModule(module, graph)
 
 
 def fold(module: nn.Module) -> tuple[nn.Module, int]:
@@ -109,6 +117,7 @@ def fold(module: nn.Module) -> tuple[nn.Module, int]:
     traced.delete_all_unused_submodules()
     graph.lint()
     traced.recompile()
+    graph.owning_module = None  # else the two would hold each other, with all weights, beyond their last user
     return traced, folded
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -122,6 +122,11 @@ def mixes_rows(model: nn.Module) -> bool:
 def _architecture(model: nn.Module) -> tuple[Any, ...]:
     """What the sizes of activations depend on, weights apart: types, settings and shapes of all parts."""
     return tuple(
-        (type(part), part.extra_repr(), *(tensor.shape for tensor in part.parameters(recurse=False)))
+        (_kind(part), part.extra_repr(), *(tensor.shape for tensor in part.parameters(recurse=False)))
         for part in model.modules()
     )
+
+
+def _kind(part: nn.Module) -> object:
+    """Its type, or its code where it was traced: each trace has a type of its own."""
+    return part.code if isinstance(part, fx.GraphModule) else type(part)

@@ -17,6 +17,7 @@ from fastadv._library import CARDS, cpu_launcher
 from fastadv.engine import onednn
 from fastadv.engine.hasten import CoveringConv2d
 from fastadv.engine.room import slices
+from fastadv.engine.scratch import LARGEST
 from fastadv.ops import winograd_image, winograd_kernels, winograd_tiles
 from fastadv.ops.winograd import count_tiles
 
@@ -26,6 +27,7 @@ SIZES = {torch.float32: 4, torch.bfloat16: 2}
 LEAST_CHANNELS = {torch.float32: 96, torch.bfloat16: 256}
 LEAST_TILES = 32  # with fewer, reading the transformed weights takes longer than multiplying
 PACKED = 64  # tiles for which weights are packed; with fewer at once another packing is the fast one
+BLOCK = 64  # outputs, which oneDNN computes together
 MOST_PRODUCTS = 0.5  # of those that the plain sum takes; the edges of an image may waste them
 BYTES = 8 << 20  # of the tiles that are multiplied together, so that they stay in the cache
 MOST_BYTES = 512 << 20  # of all transformed weights of a model
@@ -40,8 +42,14 @@ class Kernels:
     size: int
 
     @classmethod
-    def of(cls, weight: Tensor) -> "Kernels":
-        """Those of weight [O, C, 3, 3]."""
+    def of(cls, weight: Tensor) -> tuple["Kernels", ...]:
+        """Those of weight [O, C, 3, 3], by parts of its outputs whose memory is used again once freed."""
+        an_output = (SIZES[weight.dtype] + 2) ** 2 * weight.shape[1] * weight.element_size()
+        most = max(LARGEST // an_output // BLOCK, 1) * BLOCK
+        return tuple(cls._of(part) for part in torch.split(weight, most))
+
+    @classmethod
+    def _of(cls, weight: Tensor) -> "Kernels":
         size = SIZES[weight.dtype]
         kernels = winograd_kernels(weight, size)
         places, outputs, channels = kernels.shape
@@ -63,55 +71,65 @@ class Kernels:
         return found.permute(0, 2, 3, 1).reshape(-1, places, self.outputs)[:count]
 
 
-def convolve(x: Tensor, kernels: Kernels, bias: Tensor | None, padding: int) -> Tensor:
+def convolve(x: Tensor, kernels: tuple[Kernels, ...], bias: Tensor | None, padding: int) -> Tensor:
     """conv2d of x [B, C, H, W] with those kernels; x and the result are channels-last."""
-    images, size = x.permute(0, 2, 3, 1), kernels.size
+    images, size = x.permute(0, 2, 3, 1), kernels[0].size
+    biases = [None] * len(kernels) if bias is None else torch.split(bias, [each.outputs for each in kernels])
     count, height, width, channels = images.shape
     tall, wide = height + 2 * padding - 2, width + 2 * padding - 2
-    tiles = count_tiles(tall, wide, size)
-    most = BYTES // (tiles * (size + 2) ** 2 * channels * x.element_size())
+    an_image = count_tiles(tall, wide, size)
+    most = BYTES // (an_image * (size + 2) ** 2 * channels * x.element_size())
     parts = []
-    for part in slices(count, max(most, -(-PACKED // tiles))):
-        products = kernels(winograd_tiles(images[part], size, padding))
-        parts.append(winograd_image(products, bias, (len(images[part]), tall, wide), size))
-    whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+    for part in slices(count, max(most, -(-PACKED // an_image))):
+        tiles, shape = winograd_tiles(images[part], size, padding), (len(images[part]), tall, wide)
+        made = [
+            winograd_image(each(tiles), added, shape, size)
+            for each, added in zip(kernels, biases, strict=True)
+        ]
+        parts.append(_joined(made, 3))
+    whole = _joined(parts, 0)
     # no view of another tensor, which an activation in place could not follow
     return whole.permute(0, 3, 1, 2).data
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: "WinogradConv2d") -> Tensor:
         ctx.layer, ctx.shape = layer, x.shape
-        forwards, ctx.backwards = layer.kernels()
+        ctx.save_for_backward(layer.weight)
         bias = None if layer.bias is None else layer.bias.detach()
-        return convolve(x, forwards, bias, int(layer.padding[0]))
+        return convolve(x, layer.kernels(), bias, int(layer.padding[0]))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        layer = ctx.layer
+        layer, (weight,) = ctx.layer, ctx.saved_tensors
         if torch.is_grad_enabled():  # it is to have a derivative itself
-            found = conv2d_input(ctx.shape, layer.weight, gradient, padding=layer.padding)  # type: ignore[no-untyped-call]
+            found = conv2d_input(ctx.shape, weight, gradient, padding=layer.padding)  # type: ignore[no-untyped-call]
             return found, None
         dense = gradient.contiguous(memory_format=torch.channels_last)
-        return convolve(dense, ctx.backwards, None, 2 - int(layer.padding[0])), None
+        return convolve(dense, layer.kernels(backwards=True), None, 2 - int(layer.padding[0])), None
 
 
 class WinogradConv2d(CoveringConv2d):
     """A convolution by that method in the dtype `searched` where it gains; weights get no gradient."""
 
     searched: torch.dtype
-    _made: tuple[Any, Tensor, tuple[Kernels, Kernels]] | None = None
+    _made: tuple[Any, Tensor, dict[bool, tuple[Kernels, ...]]] | None = None
 
-    def kernels(self) -> tuple[Kernels, Kernels]:
-        """The transformed weights, forwards and backwards; made again where the weights have changed."""
+    def kernels(self, backwards: bool = False) -> tuple[Kernels, ...]:
+        """The transformed weights of one direction; made again where the weights have changed."""
         weight, made = self.weight.detach(), self._made
         known = weight.data_ptr(), weight._version, weight.dtype
         if made is None or made[0] != known:
-            kernels = Kernels.of(weight), Kernels.of(weight.flip(2, 3).transpose(0, 1))
             # the weights are held, lest others come to lie at the same address
-            self._made = made = known, weight, kernels
-        return made[2]
+            self._made = made = known, weight, {}
+        if backwards not in made[2]:
+            made[2][backwards] = Kernels.of(weight.flip(2, 3).transpose(0, 1) if backwards else weight)
+        return made[2][backwards]
 
     def __getstate__(self) -> dict[str, Any]:
         """For a copy, which makes its own transformed weights: packed ones cannot be copied."""

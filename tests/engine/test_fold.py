@@ -1,6 +1,7 @@
 """BatchNorm is folded where that is the same function, and nowhere else."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -11,6 +12,24 @@ from fastadv.engine import freeze
 from fastadv.engine.fold import FOLDED_BY, Unfoldable, fold
 from fastadv.engine.twin import twin
 from tests.logged import Logged
+
+torch.fx.wrap("checked")
+
+
+def checked(x: Tensor) -> Tensor:
+    """What no trace can follow."""
+    assert len(x)
+    return x
+
+
+class Checked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.linear = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.norm(self.conv(checked(x))).mean((2, 3)))
+        return logits
 
 
 def seen(model: nn.Module, *shape: int) -> nn.Module:
@@ -261,3 +280,23 @@ def test_bfloat16_keeps_statistics(dtype: torch.dtype, norm: type[nn.BatchNorm2d
         assert torch.equal(kept, model[0].state_dict()[name].to(kept.dtype))
         assert kept.dtype in (torch.float32, torch.int64)
     assert frozen.search.model.get_submodule("2").weight.dtype == torch.bfloat16  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_twins_are_freed_with_their_last_user() -> None:
+    def passed(x: Tensor) -> list[weakref.ref[object]]:
+        frozen = freeze(Checked().eval())
+        frozen.input_gradient(x, torch.zeros(2, dtype=torch.long))
+        assert "folded 1 BatchNorm" in frozen.notes
+        parts = *frozen.search.model.modules(), *frozen.model.modules()  # type: ignore[attr-defined]
+        return [weakref.ref(each) for each in (frozen, frozen.search, *parts, x)]
+
+    left = passed(torch.rand(2, 2, 6, 6))
+    assert len(left) > 8
+    assert [each() for each in left] == [None] * len(left)
+
+
+def test_a_trace_leaves_nothing_in_torch() -> None:
+    before = len(torch.fx._symbolic_trace._wrapped_fns_to_patch)
+    fold(twin(Checked().eval()))
+    assert len(torch.fx._symbolic_trace._wrapped_fns_to_patch) == before

@@ -192,6 +192,23 @@ def test_each_shape_and_dtype_is_measured_once(monkeypatch: pytest.MonkeyPatch, 
     assert at_once(small) == (40, 0)
 
 
+def test_a_folded_model_is_measured_once(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+    monkeypatch.setattr(parts, "BYTES", 1)
+    measured = []
+    real = parts._bytes_of_a_row
+    monkeypatch.setattr(parts, "_bytes_of_a_row", lambda *given: measured.append(given) or real(*given))
+    layers = nn.Conv2d(2, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(100, 4)
+    net, x = nn.Sequential(*layers).eval(), torch.rand(40, 2, 6, 7)
+    for _ in range(3):
+        model = fa.freeze(net)
+        model(x)
+        assert "folded 1 BatchNorm" in model.notes
+    assert len(measured) == 1
+    net.insert(3, nn.ReLU())
+    fa.freeze(net)(x)
+    assert len(measured) == 2
+
+
 @pytest.mark.parametrize("change", ["module", "stride", "weights"])
 def test_changed_modules_are_measured_again(
     change: str, monkeypatch: pytest.MonkeyPatch, one_thread: None

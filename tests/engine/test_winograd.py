@@ -1,6 +1,7 @@
 """A search twin's wide convolutions by Winograd's method are those of the model."""
 
 import copy
+import weakref
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.engine import onednn, winograd
-from fastadv.engine.winograd import WinogradConv2d, by_winograd
+from fastadv.engine.winograd import Kernels, WinogradConv2d, by_winograd
 
 pytestmark = pytest.mark.skipif(
     not winograd.available(), reason="torch was built without oneDNN, or fastadv without its extension"
@@ -143,6 +144,77 @@ def test_changed_weights_are_followed(passes: list[tuple[int, ...]]) -> None:
         (expected,) = torch.autograd.grad(F.conv2d(leaf, layer.weight, padding=1).sum(), leaf)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert len(passes) == 4
+
+
+@pytest.mark.usefixtures("_narrow_ones_too")
+def test_weights_that_change_before_the_gradient_are_an_error() -> None:
+    layer = nn.Conv2d(3, 6, 3, padding=1).requires_grad_(False)
+    by_winograd(layer, torch.float32)
+    leaf = torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    out = layer(leaf)
+    layer.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
+@pytest.mark.parametrize("bytes", [1, 1 << 24])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.usefixtures("_narrow_ones_too")
+def test_outputs_in_parts(bytes: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "LARGEST", 36 * 3 * 4 * 5)  # 5 outputs forwards, 2 backwards
+    monkeypatch.setattr(winograd, "BLOCK", 2)
+    monkeypatch.setattr(winograd, "BYTES", bytes)
+    layer = nn.Conv2d(3, 7, 3, padding=1, bias=bias).requires_grad_(False)
+    plain = copy.deepcopy(layer)
+    assert by_winograd(layer, torch.float32) == 1
+    assert isinstance(layer, WinogradConv2d)
+    assert [part.outputs for part in layer.kernels()] == [4, 3]
+    assert [part.outputs for part in layer.kernels(backwards=True)] == [2, 1]
+    x, direction = torch.rand(40, 3, 8, 5), torch.randn(40, 7, 8, 5)
+    found = []
+    for each in (layer, plain):
+        leaf = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+        out = each(leaf)
+        assert out.is_contiguous(memory_format=torch.channels_last)
+        found.append((out, *torch.autograd.grad(out, leaf, direction)))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("_narrow_ones_too")
+def test_only_the_directions_that_are_passed_are_transformed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    real = winograd.winograd_kernels
+
+    def kernels(weight: Tensor, size: int) -> Tensor:
+        made.append(tuple(weight.shape[:2]))
+        return real(weight, size)
+
+    monkeypatch.setattr(winograd, "winograd_kernels", kernels)
+    frozen = fa.freeze(Net().eval())
+    x, y = torch.rand(5, 3, 12, 8), torch.arange(5) % 4
+    for _ in range(2):
+        frozen(x)
+        assert made == [(6, 3), (6, 6), (5, 6)]
+    for _ in range(2):
+        frozen.input_gradient(x, y)
+        assert made == [(6, 3), (6, 6), (5, 6), (6, 5), (6, 6), (3, 6)]
+
+
+@pytest.mark.usefixtures("_narrow_ones_too", "uncollected")
+def test_transformed_weights_go_with_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    real = Kernels.of
+
+    def of(weight: Tensor) -> tuple[Kernels, ...]:
+        kernels = real(weight)
+        made.extend(weakref.ref(each) for each in kernels)
+        return kernels
+
+    monkeypatch.setattr(Kernels, "of", of)
+    x, y = torch.rand(5, 3, 12, 8), torch.arange(5) % 4
+    fa.attacks.pgd(Net().eval(), x, y, fa.Linf(0.1), steps=2, step_size=0.1)
+    assert len(made) == 6
+    assert not any(each() for each in made)
 
 
 @pytest.mark.usefixtures("_narrow_ones_too")
