@@ -5,7 +5,8 @@ from torch import Tensor
 
 from fastadv import ops
 from fastadv.attacks._geometry import like
-from fastadv.attacks._search import Look, Search
+from fastadv.attacks._look import Look
+from fastadv.attacks._search import Search
 
 MOMENTUM = 0.75  # the weight of the new step; the rest is that of the step before
 # checkpoints, as shares of the steps: the first interval, by how much each is shorter, the shortest

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv.attacks._search import Look, Search
+from fastadv.attacks._look import Look
+from fastadv.attacks._search import Search
 
 # a run that shortens the distance by less than this share has brought nothing
 LEAST_GAIN = 1e-3

@@ -54,7 +54,7 @@ def run(
         frozen, given = begin(model, x, y, threat, **common)
         loss = given.margin if loss is None else loss
         trial = Trial(frozen, given)
-        plan = Plan(rule, minimum, loss, restarts, stop_early, seed)
+        plan = Plan(minimum, loss, stop_early, rule, restarts, seed)
         record = Record.start(trial.problem.x)
         _search(frozen, trial.problem, trial.todo, record, plan)
         logits = trial.verdict(record.x_adv)

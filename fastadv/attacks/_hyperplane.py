@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fastadv.attacks._geometry import like
-from fastadv.attacks._search import Look, Search
+from fastadv.attacks._look import Look
+from fastadv.attacks._search import Search
 from fastadv.attacks._sizes import norm
 from fastadv.attacks.criterion import WRONG
 

@@ -12,9 +12,10 @@ from fastadv.attacks._adam import adam
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import cosine, like, positive, width
+from fastadv.attacks._look import Look
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Look, Rule, Search
+from fastadv.attacks._search import Rule, Search
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

@@ -10,9 +10,10 @@ from fastadv.attacks import _constant
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import like, positive, width
+from fastadv.attacks._look import Look
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Look, Search
+from fastadv.attacks._search import Search
 from fastadv.attacks._sizes import largest
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model

@@ -14,9 +14,10 @@ from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import like, width
 from fastadv.attacks._hyperplane import largest_others, nearest_boundary
+from fastadv.attacks._look import Look
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Look, Search
+from fastadv.attacks._search import Search
 from fastadv.attacks._side_by_side import side_by_side
 from fastadv.attacks._sizes import norm
 from fastadv.attacks.criterion import WRONG

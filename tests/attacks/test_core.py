@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, _search, pgd
+from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, _contest, _search, pgd
 from fastadv.attacks._core import run
 from fastadv.attacks._search import Search
 from fastadv.engine import freeze
@@ -257,7 +257,7 @@ class TestLeaving:
     def test_rows_follow(self, gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of eight samples one leaves at each step; what a rule remembers stays with its sample."""
         if gpu:
-            monkeypatch.setattr(_search, "settles", lambda step, device: (step + 1) & step == 0)
+            monkeypatch.setattr(_contest, "settles", lambda step, device: (step + 1) & step == 0)
         net, x = mlp(), images(8)
         sizes: list[int] = []
 
@@ -294,7 +294,7 @@ class TestLeaving:
 
     def test_a_success_is_proved_before_its_sample_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A false success of a search in bfloat16 is no second answer of the model."""
-        monkeypatch.setattr(_search, "settles", lambda step, device: step in (0, 2))
+        monkeypatch.setattr(_contest, "settles", lambda step, device: step in (0, 2))
 
         class Lean(Line):
             def forward(self, x: Tensor) -> Tensor:

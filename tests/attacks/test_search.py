@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import Status, _search, bim, last_iterate, mim, pgd
+from fastadv.attacks import Status, _contest, _search, bim, last_iterate, mim, pgd
 from fastadv.attacks._core import run
 from fastadv.engine import freeze
 from fastadv.errors import InputError
@@ -50,7 +50,7 @@ def test_segments_change_nothing(attack: Case, norm: str, monkeypatch: pytest.Mo
     model, x = mlp(), images(40)
     y = labels(model, x)
     each = attack(model, x, y, threat(norm))
-    monkeypatch.setattr(_search, "settles", lambda step, device: (step + 1) & step == 0)
+    monkeypatch.setattr(_contest, "settles", lambda step, device: (step + 1) & step == 0)
     segments = attack(model, x, y, threat(norm))
     assert torch.equal(each.success, segments.success)
     torch.testing.assert_close(each.x_adv[~each.success], segments.x_adv[~each.success])
@@ -59,9 +59,9 @@ def test_segments_change_nothing(attack: Case, norm: str, monkeypatch: pytest.Mo
 
 def test_segment_lengths() -> None:
     cuda = torch.device("cuda")
-    ends = [step + 1 for step in range(40) if _search.settles(step, cuda)]
+    ends = [step + 1 for step in range(40) if _contest.settles(step, cuda)]
     assert ends == [1, 2, 4, 8, 16, 24, 32, 40]
-    assert all(_search.settles(step, torch.device("cpu")) for step in range(40))
+    assert all(_contest.settles(step, torch.device("cpu")) for step in range(40))
 
 
 def test_per_sample_step_size(attack: Case, norm: str) -> None:
