@@ -62,6 +62,8 @@ def _same_memory(one: Tensor, other: Tensor) -> bool:
 
 def _bytes_of_a_row(run: Callable[[Tensor], Tensor], x: Tensor) -> int:
     """By how much the tensor that grows most does so with the last row of x."""
+    with torch.no_grad():
+        run(x)  # for what is made once, such as transformed weights
     made = []
     for rows in (x, x[:-1]):
         with torch.no_grad(), _Sizes() as sizes:

@@ -64,7 +64,7 @@ def test_a_part_holds_what_fits(monkeypatch: pytest.MonkeyPatch, one_thread: Non
     x = torch.rand(31, 2, 6, 7, dtype=torch.float64)
     model, _ = frozen(monkeypatch, 10, fold=False)
     model(x)
-    assert sizes == [3, 2, 8, 8, 8, 7]  # the first rows tell how large their activations are
+    assert sizes == [3, 3, 2, 8, 8, 8, 7]  # the first rows tell how large their activations are
     assert model.forwards == 31  # without those, which are passed once for a model
     sizes.clear()
     model.input_gradient(x, torch.zeros(31, dtype=torch.long))
@@ -86,7 +86,7 @@ def test_no_part_is_much_smaller_than_the_others(
     model, seen = frozen(monkeypatch, 8, fold=False)
     monkeypatch.setattr(model.search, "model", watched := Watched().double().eval())
     model(torch.rand(count, 2, 6, 7, dtype=torch.float64))
-    sizes = watched.seen[2:]
+    sizes = watched.seen[3:]
     assert sum(sizes) == count
     assert len(sizes) == -(-count // 8)
     assert max(sizes) - min(sizes) <= 1
@@ -183,13 +183,23 @@ def test_each_shape_and_dtype_is_measured_once(monkeypatch: pytest.MonkeyPatch, 
         before = len(net.seen)
         return parts.Parts(net, net).at_once(net, x), sum(net.seen[before:])
 
-    assert at_once(small) == (40, 5)
+    assert at_once(small) == (40, 8)
     assert at_once(small) == (40, 0)
-    assert at_once(large) == (20, 5)
+    assert at_once(large) == (20, 8)
     net.double()
-    assert at_once(small.double()) == (20, 5)
+    assert at_once(small.double()) == (20, 8)
     net.float()
     assert at_once(small) == (40, 0)
+
+
+@pytest.mark.skipif(not winograd.available(), reason="torch was built without oneDNN, or fastadv unbuilt")
+def test_transformed_weights_are_no_activations(one_thread: None) -> None:
+    """Neither those of a first pass nor those made before."""
+    layers = (nn.Conv2d(width, 96, 3, padding=1) for width in (3, 96, 96))
+    net, x = nn.Sequential(*layers).eval().requires_grad_(False), torch.rand(3, 3, 16, 16)
+    rows = x.contiguous(memory_format=torch.channels_last)
+    assert winograd.by_winograd(net, torch.float32) == 2
+    assert parts._bytes_of_a_row(net, rows) == parts._bytes_of_a_row(net, rows) == 96 * 16 * 16 * 4
 
 
 def test_a_folded_model_is_measured_once(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
