@@ -186,7 +186,7 @@ class Contest(Samples):
 
 def within(sizes: Tensor) -> bool:
     """Whether all sizes [n] are known to be finite, on a CPU: to read them would wait for a GPU."""
-    return sizes.device.type == "cpu" and (not len(sizes) or sizes.max().item() < torch.inf)
+    return sizes.device.type == "cpu" and (not len(sizes) or bool(sizes.max() < torch.inf))
 
 
 def settles(look: int, device: torch.device) -> bool:
