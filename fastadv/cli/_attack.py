@@ -53,6 +53,7 @@ def attack(
         Path | None, o.picture("Draw clean images, adversarial ones and their difference here")
     ] = None,
     batch_size: o.SomeBatchSize = 256,
+    precision: o.SearchPrecisionOption = None,
     bf16: o.Bf16 = False,
     seed: o.Seed = 0,
     device: o.Device = None,
@@ -70,10 +71,11 @@ def attack(
     """
     options = AttackOptions(norm, radius, steps, step_size, restarts, False if strongest else None)
     (named,) = parse_attacks([attack], options, seed).values()
+    searched = o.one_precision(bf16, precision)
     place = make_device(device)
     with interruptible(NOTHING_KEPT):
         dataset = load_data(data, split, data_dir, size, samples)
-        net = to_search(load_model(model, option, weights, dataset, place, seed), bf16)
+        net = to_search(load_model(model, option, weights, dataset, place, seed), searched)
         named = named.with_sources(lambda text: load_substitute(text, model, option, dataset, place, seed))
         with progress(named.label) as tick, o.usage():
             watched = watch({named.label: named}, len(dataset), tick, keep=out is not None)
@@ -85,7 +87,7 @@ def attack(
             **named.config,
             "data": dataset.describe(),
             "batch_size": batch_size,
-            "bf16": bf16,
+            "precision": searched,
         }
         result = card("attack", config, **table.to_dict())
         if out is not None:

@@ -82,6 +82,7 @@ def construct(
     size: o.Size = None,
     samples: o.Samples = None,
     batch_size: o.SomeBatchSize = 256,
+    precision: o.SearchPrecisionOption = None,
     bf16: o.Bf16 = False,
     verify: Annotated[
         bool,
@@ -116,6 +117,7 @@ def construct(
         for key, value in {"steps": steps, "step_size": step_size, "module": module, "start": start}.items()
         if value is not None
     }
+    searched = o.one_precision(bf16, precision)
     place = make_device(device)
     build = getattr(library, kind.value.replace("-", "_"))
 
@@ -125,7 +127,7 @@ def construct(
 
     with interruptible(kept):
         dataset = load_data(data, split, data_dir, size, samples, default=o.Split.TRAIN)
-        net = to_search(load_model(model, option, weights, dataset, place, seed), bf16)
+        net = to_search(load_model(model, option, weights, dataset, place, seed), searched)
         with progress(kind.value) as tick, o.usage():
             made = build(
                 net,

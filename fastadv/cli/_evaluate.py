@@ -94,6 +94,7 @@ def evaluate(
         ),
     ] = None,
     batch_size: o.SomeBatchSize = 256,
+    precision: o.SearchPrecisionOption = None,
     bf16: o.Bf16 = False,
     seed: o.Seed = 0,
     device: o.Device = None,
@@ -129,10 +130,11 @@ def evaluate(
         raise typer.BadParameter("--about says more about an entry: give --robustbench too.")
     if robustbench is not None:
         said, entered = parse_about(about or ()), check_entry(named, data, split, samples, size)
+    searched = o.one_precision(bf16, precision)
     place = make_device(device)
     with interruptible(NOTHING_KEPT if run_dir is None else f"kept in {run_dir}: go on with --resume"):
         dataset = load_data(data, split, data_dir, size, samples)
-        net = to_search(load_model(model, option, weights, dataset, place, seed), bf16)
+        net = to_search(load_model(model, option, weights, dataset, place, seed), searched)
 
         def load(text: str) -> nn.Module:
             return load_substitute(text, model, option, dataset, place, seed)
@@ -175,7 +177,7 @@ def evaluate(
         "attacks": {label: attack.config for label, attack in named.items()},
         "data": dataset.describe(),
         "batch_size": batch_size,
-        "bf16": bf16,
+        "precision": searched,
     }
     measured = table.to_dict()
     measured["curves"] = {

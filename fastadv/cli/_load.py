@@ -92,9 +92,10 @@ def load_model(
     return model.to(device).eval()
 
 
-def to_search(net: nn.Module, bf16: bool) -> nn.Module | Frozen:
-    """The model as attacks take it: by itself, or with a search twin in bfloat16."""
-    return freeze(net, "bf16") if bf16 else net
+def to_search(net: nn.Module, precision: Any) -> nn.Module | Frozen:
+    """The model as attacks take it: by itself, or with a search twin in that precision."""
+    with usage():
+        return net if precision == "fp32" else freeze(net, precision)
 
 
 def load_substitute(

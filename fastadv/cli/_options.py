@@ -12,6 +12,7 @@ import typer
 
 from fastadv import data, models
 from fastadv._checks import SEEDS
+from fastadv.engine.precision import PRECISIONS
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import check_radii
 from fastadv.evaluation.figures import check_path
@@ -31,6 +32,13 @@ def parse_number(text: str | float) -> float:
         return float(Fraction(text)) if "/" in str(text) else float(text)
     except (ValueError, ZeroDivisionError) as error:
         raise typer.BadParameter(f"expected a number such as 0.3 or 8/255, got {text!r}.") from error
+
+
+def one_precision(bf16: bool, precision: StrEnum | None) -> str:
+    """What --bf16 and --precision ask for."""
+    if bf16 and precision is not None:
+        raise typer.BadParameter("--bf16 and --precision say the same: give one of them.")
+    return "bf16" if bf16 else "fp32" if precision is None else precision.value
 
 
 def parse_batch_size(text: str | int) -> int | str:
@@ -207,12 +215,15 @@ SomeBatchSize = Annotated[
         help="Samples worked on at once; auto: as many as are fastest and memory holds.",
     ),
 ]
-Bf16 = Annotated[
-    bool,
+SearchPrecision = StrEnum("SearchPrecision", {name.upper(): name for name in PRECISIONS})  # type: ignore[misc]
+SearchPrecisionOption = Annotated[
+    SearchPrecision | None,
     typer.Option(
-        "--bf16", help="Search in bfloat16; what is reported is proved in the model's own precision."
+        "--precision",
+        help="Of the search: by default fp32, the model's own; what is reported is proved in that.",
     ),
 ]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="The same as --precision bf16.")]
 NormOption = Annotated[
     str | None,
     typer.Option("--norm", parser=parse_norm, metavar="|".join(THREATS), help="Norm of the budget."),

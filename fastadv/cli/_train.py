@@ -115,7 +115,7 @@ def train(
         Precision | None,
         typer.Option(help="bf16: under autocast; tf32: products on a GPU; fp32 by default."),
     ] = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="The same as --precision bf16.")] = False,
+    bf16: o.Bf16 = False,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Run the passes of a step through torch.compile.")
     ] = False,
@@ -141,8 +141,7 @@ def train(
         )
     if (generated is None) != (fraction is None):
         raise typer.BadParameter("--generated and --fraction belong together: give both, or neither.")
-    if bf16 and precision is not None:
-        raise typer.BadParameter("--bf16 and --precision say the same: give one of them.")
+    computed = o.one_precision(bf16, precision)
     o.check_run_dir(run_dir, resume)
     if deterministic:
         os.environ.setdefault(WORKSPACE, WORKSPACES[0])  # read when cuBLAS is first used
@@ -190,7 +189,7 @@ def train(
                     ramp=climb,
                     ema=ema,
                     augment=varied,
-                    precision="bf16" if bf16 else "fp32" if precision is None else precision.value,
+                    precision=computed,
                     deterministic=deterministic,
                     compile=compiled,
                     test_set=test_set,

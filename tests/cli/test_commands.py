@@ -98,12 +98,28 @@ def test_bf16_searches_otherwise_and_reports_what_single_precision_proves(
     for flag in ("", "--bf16"):
         done = fastadv(f"{command} {net} {SOME} --radius 0.3 --steps 3 {flag} --out x.safetensors --json")
         assert done.code == 0, done
-        assert json.loads(done.out)["config"]["bf16"] == bool(flag)
+        assert json.loads(done.out)["config"]["precision"] == ("bf16" if flag else "fp32")
         found[flag] = load_tensors(folder / "x.safetensors")[0]
     assert not found[""]["x_adv"].equal(found["--bf16"]["x_adv"])
     x_adv, y, success = (found["--bf16"][name] for name in ("x_adv", "y", "success"))
     assert success.any()
     assert (deepcopy(trained).eval()(x_adv).argmax(1) != y)[success].all()
+
+
+@pytest.mark.parametrize("command", ["attack -a pgd", "evaluate -a pgd", "construct fixed-shift"])
+def test_precisions(fastadv: Callable, folder: Path, net: str, command: str) -> None:
+    line = f"{command} {net} {SOME} --steps 1 --out made" + " --radius 0.3" * ("construct" not in command)
+    refused = fastadv(f"{line} --precision bf16 --bf16")
+    assert refused.code == 2
+    assert "--bf16 and --precision say the same" in refused.err
+    alone = fastadv(f"{line} --precision tf32 --device cpu")
+    assert alone.code == 2
+    assert "GPU of compute capability 8 or more for 'tf32'" in alone.err
+    done = fastadv(f"{line} --precision fp16 --json")
+    assert done.code == 0, done
+    config = json.loads(done.out)["config"]
+    told = config["model"]["frozen"] if "construct" in command else config
+    assert told["precision"] == "fp16"
 
 
 def test_construct_in_bf16(fastadv: Callable, folder: Path, net: str) -> None:
