@@ -49,19 +49,26 @@ def nearest(
     caller to check, and else too small.
     """
     weight, bias = (part.detach().double() for part in (model[1].weight, model[1].bias))
-    x, row = x.double().flatten(1), torch.arange(len(x))
-    ways = []
+    x = x.double().flatten(1)
+    best, best_point = torch.full_like(x[:, 0], torch.inf), x
     for rival in range(len(weight)):
         index = torch.full_like(y, rival) if targets is None else targets
         w = weight[index] - weight[y]
         gap = -(w * x).sum(1) - bias[index] + bias[y]
+        if (gap >= best * _gain(w, norm, box)).logical_or(index == y).all():
+            continue  # further away even where no pixel is at an edge
         distance, point = _halfspace(w, gap, x, norm, box)
-        ways.append((distance.masked_fill(index == y, torch.inf), point))
-    best = torch.stack([distance for distance, _ in ways]).argmin(0)
-    return (
-        torch.stack([distance for distance, _ in ways])[best, row],
-        torch.stack([point for _, point in ways])[best, row],
-    )
+        nearer = (distance < best) & (index != y)
+        best = torch.where(nearer, distance, best)
+        best_point = torch.where(nearer[:, None], point, best_point)
+    return best, best_point
+
+
+def _gain(w: Tensor, norm: str, box: tuple[float, float]) -> Tensor:
+    """[n] the most that <w, d> can be for a d of length 1."""
+    if norm == "l0":
+        return w.abs().amax(1) * (box[1] - box[0])
+    return torch.linalg.vector_norm(w, {"linf": 1, "l2": 2, "l1": torch.inf}[norm], dim=1)
 
 
 def _halfspace(

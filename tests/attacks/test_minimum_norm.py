@@ -1,5 +1,6 @@
 """Gradient attacks for the minimum norm: exact distances on linear models, and the options they share."""
 
+from functools import cache
 from math import inf
 from typing import Any
 
@@ -36,6 +37,19 @@ def attacked(
 ) -> Any:
     entry = ATTACKS[name]
     return entry.run(*args, THREATS[norm](radius, box), **{**entry.quick, "steps": 60, **options})
+
+
+@cache
+def plainly(name: str, norm: str, classes: int = 3, **options: Any) -> Any:
+    """What the attack makes of `problem`, for tests that compare with it."""
+    return attacked(name, norm, *problem(784, classes, **options))
+
+
+@cache
+def in_the_unit_box(name: str, norm: str) -> Any:
+    """The same of `mlp`."""
+    model, x = mlp(), images(12)
+    return attacked(name, norm, model, x, labels(model, x))
 
 
 @pytest.mark.parametrize(("inputs", "classes"), [(784, 2), (784, 10), (3072, 3)])
@@ -81,7 +95,7 @@ def test_the_box_sets_the_scale(name: str, norm: str, box: tuple[float, float]) 
     low, wide = box[0], box[1] - box[0]
     model, x = mlp(), images(12)
     y = labels(model, x)
-    unit = attacked(name, norm, model, x, y)
+    unit = in_the_unit_box(name, norm)
     other = attacked(name, norm, lambda z: model((z - low) / wide), low + wide * x, y, box=box)
     assert unit.success.all()
     scale = 1.0 if norm == "l0" else wide
@@ -105,7 +119,7 @@ def test_only_the_mask_moves(name: str, norm: str) -> None:
     out = attacked(name, norm, model, x, y, mask=mask)
     assert out.success.all()
     assert torch.equal(out.x_adv[:, ~mask[0]], x[:, ~mask[0]])
-    free = attacked(name, norm, model, x, y)
+    free = plainly(name, norm)
     assert (out.distance >= free.distance * 0.97).all()
     assert (out.distance > free.distance).any()
 
@@ -115,7 +129,7 @@ def test_only_the_mask_moves(name: str, norm: str) -> None:
 def test_criteria(name: str, norm: str, criterion: Any) -> None:
     """They are met, and that lies further away than another class does."""
     model, x, y = problem(784, 5, scale=10)
-    plain = attacked(name, norm, model, x, y)
+    plain = plainly(name, norm, 5, scale=10)
     out = attacked(name, norm, model, x, y, criterion=criterion)
     assert out.success.all()
     assert criterion.met(model(out.x_adv).detach(), y, None).all()
@@ -187,7 +201,7 @@ def test_nothing_found_is_x_itself(name: str, norm: str) -> None:
 def test_the_size_of_the_gradient_does_not_matter(name: str, norm: str, scale: float) -> None:
     """A gradient whose square leaves the format."""
     model, x, y = problem(784, 3, size=4)
-    plain = attacked(name, norm, model, x, y)
+    plain = plainly(name, norm, size=4)
     scaled = attacked(name, norm, lambda z: model(z) * scale, x, y)
     assert scaled.success.all()
     if name != "sigma_zero":  # whose loss weighs the margin against the number of coordinates

@@ -183,7 +183,7 @@ def test_the_set_lies_inside_the_mask() -> None:
 
 def test_no_queries_and_no_budget_leave_x() -> None:
     model, x = mlp(4), images(3)
-    for options in ({"queries": 0}, {"threat": L0(0)}):
+    for options in ({"queries": 0}, {"threat": L0(0), "queries": 200}):
         out = sparse_rs(model, x, labels(model, x), **{"threat": L0(3), **options})  # type: ignore[arg-type]
         assert torch.equal(out.x_adv, x)
         assert (out.status == Status.HELD).all()

@@ -64,7 +64,7 @@ def boundary_distance(
         used = ((need[:, None] - before) / sizes).clamp_min(0).minimum(rooms)
         return used.sum(1)
     low, high = torch.zeros_like(need), torch.full_like(need, 1e6)
-    for _ in range(200):
+    for _ in range(64):
         level = (low + high) / 2
         step = level[:, None].expand_as(room) if norm == "linf" else level[:, None] * size
         enough = (size * step.minimum(room)).sum(1) >= need
