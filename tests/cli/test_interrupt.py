@@ -18,6 +18,7 @@ from fastadv.cli._interrupt import stoppable
 from fastadv.cli._output import progress
 from fastadv.evaluation import measure
 from fastadv.evaluation._outcome import outcome
+from tests.processes import finish, serve
 
 # SIGINT may be ignored here, as under nohup: the child then ignores it too
 START = """
@@ -45,8 +46,42 @@ TRAIN = [
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
-def test_interrupted_training_says_how_to_resume(folder: Path, number: int) -> None:
+def train(rank: int, world: int) -> None:
+    """What a process does that takes over from one that has imported."""
+    sys.exit(main([*TRAIN, "--epochs", "1000"]))
+
+
+def test_terminated_training_says_how_to_resume(folder: Path) -> None:
+    (folder / "said").mkdir()
+    started = serve(train, folder / "said", 1)
+    process, _ = started[0]
+    wait_for(folder / "run" / "report.jsonl", process.is_alive)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    [(code, out, err)] = finish(started)
+    check_told(folder, signal.SIGTERM, code, out, err)
+
+
+def wait_for(reports: Path, alive: Callable[[], bool]) -> None:
+    """Until an epoch is over."""
+    deadline = time.monotonic() + 60
+    while not (reports.exists() and reports.read_text()) and alive() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def check_told(folder: Path, number: int, code: int | None, out: str, err: str) -> None:
+    """One line says what is kept, and it is."""
+    assert code == 128 + number, err
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert "kept in run" in err
+    assert "--resume" in err
+    assert (folder / "run" / "checkpoint.safetensors").exists()
+    assert json.loads((folder / "run" / "report.jsonl").read_text().splitlines()[0])["epoch"] == 1
+
+
+def test_interrupted_training_says_how_to_resume(folder: Path) -> None:
+    """In a process of its own, to its very end."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*RUN, *TRAIN, "--epochs", "1000"],
@@ -56,23 +91,10 @@ def test_interrupted_training_says_how_to_resume(folder: Path, number: int) -> N
         env=environment,
         cwd=folder,
     )
-    reports = folder / "run" / "report.jsonl"
-    deadline = time.monotonic() + 60
-    while (
-        not (reports.exists() and reports.read_text())
-        and process.poll() is None
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.05)
-    process.send_signal(number)
+    wait_for(folder / "run" / "report.jsonl", lambda: process.poll() is None)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, err
-    assert out == ""
-    assert err.count("\n") == 1, err
-    assert "kept in run" in err
-    assert "--resume" in err
-    assert (folder / "run" / "checkpoint.safetensors").exists()
-    assert json.loads(reports.read_text().splitlines()[0])["epoch"] == 1
+    check_told(folder, signal.SIGINT, process.returncode, out, err)
 
 
 @pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=["int", "term"])

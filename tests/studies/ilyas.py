@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.studies.ilyas2019 import pipeline, plan
+from tests.kills import killed_at
 
 MINI = plan.choose(
     "tiny", images=60, tested=12, epochs=1, invert_steps=2, push_steps=2, attack_steps=2,
@@ -16,6 +17,12 @@ MINI = replace(MINI, size=8, architecture=plan.Architecture("small CNN", "small_
 def study(folder: Path, settings: plan.Settings = MINI, **options: Any) -> dict[str, Any]:
     """The pipeline in that folder."""
     return pipeline.run(settings, *pipeline.load(settings), folder, **options)
+
+
+def killed(rank: int, world: int, folder: Path) -> None:
+    """What a process does that is killed while it makes its sets."""
+    killed_at(16, "before")
+    study(folder, stages=["nets", "sets"])
 
 
 def timeless(value: Any) -> Any:

@@ -2,11 +2,8 @@
 
 import errno
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +15,9 @@ from fastadv import _files
 from fastadv.errors import InputError
 from fastadv.studies.ilyas2019 import pipeline, plan, report, stages
 from fastadv.studies.ilyas2019.sets import KINDS
-from tests.studies.ilyas import MINI, study, timeless
+from tests.processes import finish, serve
+from tests.studies.ilyas import MINI, killed, study, timeless
 
-ROOT = Path(__file__).resolve().parents[2]
 Whole = tuple[Path, dict[str, Any], list[str]]
 
 
@@ -103,23 +100,11 @@ def test_stages_by_themselves_come_to_the_whole(whole: Whole, tmp_path: Path) ->
 
 
 def test_a_killed_run_goes_on_to_the_same_results(whole: Whole, tmp_path: Path) -> None:
-    script = """
-import sys
-from pathlib import Path
-from tests.kills import killed_at
-from tests.studies.ilyas import study
-killed_at(16, "before")
-study(Path(sys.argv[1]), stages=["nets", "sets"])
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    said = tmp_path / "said"
+    said.mkdir()
+    tmp_path = tmp_path / "run"
+    [(code, _, err)] = finish(serve(killed, said, 1, tmp_path))
+    assert code == -signal.SIGKILL, err
     kept = times(tmp_path)
     assert (tmp_path / "nets" / "adversarial" / "model.safetensors") in kept
     assert not (tmp_path / "sets" / "D_det").exists()

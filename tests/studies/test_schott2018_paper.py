@@ -1,10 +1,7 @@
 """The study of Schott et al. 2018 with tiny models: kept batch by batch, resumed, never mixed."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +11,10 @@ import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.studies.schott2018 import paper, report
 from fastadv.studies.schott2018.plan import Method, Settings
+from tests.kills import killed_at
+from tests.processes import finish, serve
 from tests.studies.schott import FLIP, METHODS, PUSH, FakeAttacks, FakeSubjects, image_set
 
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = Settings(samples=8, models=("cnn", "binary_abs", "abs"))
 
 
@@ -51,32 +49,19 @@ def test_a_stopped_run_goes_on_and_loses_one_batch_at_most(
     assert attacks.calls == []
 
 
+def killed(rank: int, world: int, folder: Path) -> None:
+    """What a process does that is killed after two cells."""
+    made = FakeAttacks()
+    for name in ("push", "flip", "jolt"):
+        setattr(fa.attacks, name, getattr(made, name))
+    paper.BATCH_SIZE = 3
+    killed_at(4, "before")
+    study(folder, Settings(8, ("cnn",), ("l2", "linf")))
+
+
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
-    script = """
-import sys
-from pathlib import Path
-from tests.kills import killed_at
-from tests.studies.schott import METHODS, FakeAttacks, FakeSubjects, image_set
-from fastadv.studies.schott2018 import paper
-from fastadv.studies.schott2018.plan import Settings
-import fastadv as fa
-made = FakeAttacks()
-for name in ("push", "flip", "jolt"):
-    setattr(fa.attacks, name, getattr(made, name))
-paper.BATCH_SIZE = 3
-killed_at(4, "before")
-settings = Settings(8, ("cnn",), ("l2", "linf"))
-paper.run(settings, FakeSubjects(), image_set(), Path(sys.argv[1]), methods=METHODS)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "run")],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    [(code, _, err)] = finish(serve(killed, tmp_path, 1, tmp_path / "run"))
+    assert code == -signal.SIGKILL, err
     kept = sorted((tmp_path / "run" / "cells").glob("*/*.safetensors"))
     assert len(kept) == 4  # of two cells with three batches each
     before = {path: path.stat().st_mtime_ns for path in kept}
