@@ -125,7 +125,7 @@ ATTACKS: dict[str, Attack] = {
     ),
     "fgsm": Attack(fgsm, tolerance=1.25, paper="Goodfellow et al. 2014"),
     "fmn": Attack(
-        fmn, kind="minimum", quick={"steps": 20}, oracle={"steps": 300}, paper="Pintor et al. 2021"
+        fmn, kind="minimum", quick={"steps": 20}, oracle={"steps": 150}, paper="Pintor et al. 2021"
     ),
     "gaussian_noise": Attack(
         gaussian_noise,
@@ -187,7 +187,7 @@ ATTACKS: dict[str, Attack] = {
         pdpgd,
         kind="minimum",
         quick={"steps": 40},
-        oracle={"steps": 150},
+        oracle={"steps": 100},
         paper="Matyasko and Chau 2021",
     ),
     "pgd": Attack(pgd, random=True, quick={"steps": 10}, paper="Madry et al. 2018"),
@@ -198,7 +198,7 @@ ATTACKS: dict[str, Attack] = {
         norms=("l0", "l2"),
         random=True,
         quick={"queries": 100},
-        oracle={"queries": 1000},
+        oracle={"queries": 300},
         paper="Schott et al. 2018",
         tolerance=10,
     ),
@@ -218,7 +218,7 @@ ATTACKS: dict[str, Attack] = {
         kind="minimum",
         norms=("l0",),
         quick={"steps": 40},
-        oracle={"steps": 300},
+        oracle={"steps": 150},
         paper="Cinà et al. 2025",
     ),
     "sparse_rs": Attack(
@@ -246,7 +246,7 @@ ATTACKS: dict[str, Attack] = {
         norms=("linf", "l2"),
         random=True,
         quick={"queries": 30},
-        oracle={"queries": 3000},
+        oracle={"queries": 2000},
         tolerance=2.5,
         paper="Andriushchenko et al. 2020",
     ),
