@@ -17,10 +17,11 @@ from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
 from fastadv.engine.precision import tf32
+from fastadv.engine.pull import pull, pull_scaled
 from fastadv.engine.room import Room, cut, joined, ran_out, room_of, slices
 from fastadv.engine.scratch import Scratch
 from fastadv.engine.twin import unwrap
-from fastadv.errors import InputError, NoGradientError
+from fastadv.errors import InputError
 from fastadv.ops._step import may_be_narrow
 
 log = logging.getLogger("fastadv")
@@ -28,9 +29,6 @@ log = logging.getLogger("fastadv")
 Model = Callable[[Tensor], Tensor]
 Gradient = tuple[Tensor, Tensor, Tensor]  # loss [B], logits [B, K], gradient like x
 T = TypeVar("T")
-
-# of a gradient to a logit in float16: activations may raise it a thousandfold, or lower it ten-millionfold
-LARGEST = 64.0
 
 COMPILED, CAPTURED = "compiled", "captured as CUDA graphs"  # notes
 
@@ -201,14 +199,12 @@ class SearchTwin:
 
     def pulled(self, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
         """`pull` in the twin's precision; in float32 where that is float16, which would underflow."""
-        scales = self._weights is torch.float16 or self.autocast is torch.float16
-        if not scales or self.room is None:  # samples that mix cannot be scaled one by one
+        if torch.float16 not in (self._weights, self.autocast):
             with self._products():
                 return pull(attached, leaf, by_logits, retain_graph)
-        factor = _scale(by_logits)
-        gradient = pull(attached, leaf, by_logits * factor[:, None], retain_graph)
-        wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-        return wide / factor.view(-1, *[1] * (leaf.ndim - 1))
+        # samples that may mix have one scale
+        apart = self.room is not None and isinstance(self.model, nn.Module)
+        return pull_scaled(attached, leaf, by_logits, retain_graph, apart)
 
     def _mean(self, x: Tensor) -> Tensor:
         return self._or_uncompiled(partial(self._mean_of_passes, x))
@@ -270,27 +266,6 @@ class SearchTwin:
             # not counted: it is done once for a model, and the cost of a call is not that of what came before
             rows = self._parted.at_once(self.once, self.ready(x[:PROBE]))
         return slices(len(x), rows)
-
-
-def pull(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
-    """The gradient at `leaf` of by_logits @ logits, given the logits `attached` to their graph."""
-    gradient = (
-        torch.autograd.grad(attached, leaf, by_logits, retain_graph=retain_graph, allow_unused=True)[0]
-        if attached.requires_grad
-        else None
-    )
-    if gradient is None:
-        raise NoGradientError(
-            "model: expected logits that depend on x differentiably, got a model that cuts the graph; "
-            "remove its no_grad, detach or integer step, or use an attack without gradients"
-        )
-    return gradient
-
-
-def _scale(by_logits: Tensor) -> Tensor:
-    """[B] powers of two that bring the largest gradient [B, K] to a logit of each sample near LARGEST."""
-    exponent = torch.frexp(by_logits.abs().amax(1)).exponent.clamp(-100, 100)
-    return torch.ldexp(torch.full_like(by_logits[:, 0], LARGEST), -exponent)
 
 
 def _uncompiled(model: Model) -> Model:

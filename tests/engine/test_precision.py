@@ -77,6 +77,35 @@ def test_a_sure_model_has_a_gradient(fold: bool) -> None:
     assert bool(((found - exact).norm(dim=1) < 0.05 * exact.norm(dim=1))[some].all())
 
 
+class Mixing(nn.Module):
+    """Each sample is centered by all others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.layer = nn.BatchNorm1d(192, track_running_stats=False), nn.Linear(192, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(self.norm(x.flatten(1)))
+        return out
+
+
+@pytest.mark.parametrize("kind", ["module", "function"])
+@pytest.mark.parametrize("fold", [True, False])
+def test_samples_that_mix_have_one_scale(kind: str, fold: bool) -> None:
+    torch.manual_seed(2)
+    model, (x, y) = Mixing().eval(), images()
+    powers = 2.0 ** -torch.arange(len(x))
+
+    def loss(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return logits.gather(1, y[:, None]).squeeze(1) * powers.to(logits.dtype)
+
+    exact = by_autograd(model, x, lambda z: loss(z, y, None).sum()).flatten(1)
+    frozen = fa.freeze(model if kind == "module" else lambda x: model(x), "fp16", fold=fold)
+    found = frozen.input_gradient(x, y, loss)[2].flatten(1)
+    assert bool(((found - exact).norm(dim=1) < 0.02 * exact.norm(dim=1)).all())
+    assert frozen.input_gradient(x[:0], y[:0])[2].shape == (0, 3, 8, 8)
+
+
 def test_a_logit_without_a_gradient() -> None:
     x, y = images()
     out = fa.freeze(net(), "fp16").input_gradient(x, y, lambda logits, y, targets: 0 * logits.sum(1))

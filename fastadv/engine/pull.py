@@ -1,0 +1,39 @@
+"""Gradients to logits pulled back to x."""
+
+import torch
+from torch import Tensor
+
+from fastadv.errors import NoGradientError
+
+# of a gradient to a logit in float16: activations may raise it a thousandfold, or lower it ten-millionfold
+LARGEST = 64.0
+
+
+def pull(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
+    """The gradient at `leaf` of by_logits @ logits, given the logits `attached` to their graph."""
+    gradient = (
+        torch.autograd.grad(attached, leaf, by_logits, retain_graph=retain_graph, allow_unused=True)[0]
+        if attached.requires_grad
+        else None
+    )
+    if gradient is None:
+        raise NoGradientError(
+            "model: expected logits that depend on x differentiably, got a model that cuts the graph; "
+            "remove its no_grad, detach or integer step, or use an attack without gradients"
+        )
+    return gradient
+
+
+def pull_scaled(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool, apart: bool) -> Tensor:
+    """The same in float32, for a graph in float16, where small gradients would vanish.
+
+    apart: no logit depends on another sample, so each sample may have a scale of its own.
+    """
+    largest = by_logits.abs().amax(1)
+    if not apart and len(largest):
+        largest = largest.amax().expand_as(largest)
+    exponent = torch.frexp(largest).exponent.clamp(-100, 100)
+    factor = torch.ldexp(torch.full_like(largest, LARGEST), -exponent)  # a power of two rounds nothing
+    gradient = pull(attached, leaf, by_logits * factor[:, None], retain_graph)
+    wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    return wide / factor.view(-1, *[1] * (leaf.ndim - 1))
