@@ -51,8 +51,9 @@ def freeze(
             then its source is frozen again with those.
         precision: "fp32" (the default) searches in the model's own precision; "bf16" and "fp16" with weights
             and activations in bfloat16 or float16 and with float32 x, logits and gradient (a direction of
-            ascent stays in bfloat16); "tf32" in the model's own, but a GPU takes products in TF32. float16
-            has 3 bits more than bfloat16 and ends at 65,504: a sample whose activations go beyond fails.
+            ascent stays in bfloat16); "tf32" in the model's own, but a GPU takes products in TF32, meanwhile
+            those of other threads, too. float16 has 3 bits more than bfloat16 and ends at 65,504: a sample
+            whose activations go beyond fails.
         fold: make a search twin of its own (default True). Folded weights are copies, taken now. With
             `fold=False` both twins follow the model while it trains, and half precision is by autocast.
         compile: run the search twin through torch.compile (default False).

@@ -1,7 +1,8 @@
 """In what precision a twin searches, and TF32, which is a switch of torch and no dtype."""
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,12 +20,36 @@ def has_tf32(device: torch.device) -> bool:
         return torch.cuda.is_tf32_supported()
 
 
+_lock = threading.Lock()
+_inside: list[object] = []
+_switched = ExitStack()
+
+
 @contextmanager
 def tf32() -> Iterator[None]:
     """Inside, CUDA multiplies float32 in TF32; afterwards as the caller had set it.
 
-    torch has a switch for each kind of operation and an older one for all matrix products. Code that reads
-    the older one, as parts of torch.compile do, raises where they disagree, so both are set.
+    The switches are those of the process. Of threads that are inside at once, the last sets them back.
+    """
+    this = object()
+    with _lock:
+        if not _inside:
+            _switched.enter_context(_switch())
+        _inside.append(this)
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside.remove(this)
+            if not _inside:
+                _switched.close()
+
+
+@contextmanager
+def _switch() -> Iterator[None]:
+    """torch has a switch for each kind of operation and an older one for all matrix products.
+
+    Code that reads the older one, as parts of torch.compile do, raises where they disagree, so both are set.
     """
     backends: Any = torch.backends
     cuda, onednn = backends.cuda.matmul, backends.mkldnn.matmul

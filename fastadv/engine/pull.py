@@ -32,7 +32,7 @@ def pull_scaled(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph:
     largest = by_logits.abs().amax(1)
     if not apart and len(largest):
         largest = largest.amax().expand_as(largest)
-    exponent = torch.frexp(largest).exponent.clamp(-100, 100)
+    exponent = torch.frexp(largest).exponent.clamp(-121, 128)  # beyond -121 the factor leaves float32
     factor = torch.ldexp(torch.full_like(largest, LARGEST), -exponent)  # a power of two rounds nothing
     gradient = pull(attached, leaf, by_logits * factor[:, None], retain_graph)
     wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.engine import narrow
+from fastadv.engine.precision import tf32
 from fastadv.errors import InputError
 
 MATMUL: Any = torch.backends.cuda.matmul
@@ -50,7 +51,7 @@ def test_float16_is_nearer_than_bfloat16(fold: bool) -> None:
 
 
 @pytest.mark.parametrize("fold", [True, False])
-@pytest.mark.parametrize("power", [-30, -20, 0, 8])
+@pytest.mark.parametrize("power", [-118, -30, -20, 0, 8, 126])
 def test_small_gradients_do_not_vanish(power: int, fold: bool) -> None:
     """Each sample's loss has a size of its own; float16 ends at 6e-8 and 65,504."""
     model, (x, y) = net(), images()
@@ -94,7 +95,7 @@ class Mixing(nn.Module):
 def test_samples_that_mix_have_one_scale(kind: str, fold: bool) -> None:
     torch.manual_seed(2)
     model, (x, y) = Mixing().eval(), images()
-    powers = 2.0 ** -torch.arange(len(x))
+    powers = 2.0 ** (-30 - torch.arange(len(x)))
 
     def loss(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return logits.gather(1, y[:, None]).squeeze(1) * powers.to(logits.dtype)
@@ -226,6 +227,16 @@ def test_tf32_that_rounds_too_much_is_left_out() -> None:
     exact = by_autograd(model, x, lambda z: nn.functional.cross_entropy(z, y, reduction="sum"))
     assert float((gradient - exact).norm()) < 1e-4 * float(exact.norm())
     assert frozen.exact
+
+
+def test_passes_of_threads_that_overlap_leave_the_switches() -> None:
+    first, second, before = tf32(), tf32(), MATMUL.fp32_precision
+    for each in (first, second):
+        each.__enter__()
+    first.__exit__(None, None, None)
+    assert MATMUL.fp32_precision == "tf32"
+    second.__exit__(None, None, None)
+    assert MATMUL.fp32_precision == before != "tf32"
 
 
 def test_tf32_where_it_would_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
