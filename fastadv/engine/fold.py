@@ -54,15 +54,15 @@ def has_hooks(module: nn.Module) -> bool:
     return any(getattr(part, kind, None) for part in module.modules() for kind in kinds)
 
 
-def trace(module: nn.Module) -> fx.GraphModule:
-    """`module` traced by torch.fx. Raises Unfoldable where the trace would fail or leave something out."""
+def trace(module: nn.Module) -> fx.Graph:
+    """The graph of `module` by torch.fx. Raises Unfoldable where it would fail or leave something out."""
     if has_hooks(module):
         raise Unfoldable("the model has hooks")
     # a trace follows `forward` of the class, and nothing else
     called = isinstance(module, fx.GraphModule) or type(module).__call__ is nn.Module.__call__
     if "forward" in vars(module) or not called:
         raise Unfoldable("the model has a forward or __call__ of its own")
-    tracer = fx.Tracer()
+    tracer, before = fx.Tracer(), _random_states()
     try:
         with inside(module):
             graph = tracer.trace(module)
@@ -71,11 +71,14 @@ def trace(module: nn.Module) -> fx.GraphModule:
         raise Unfoldable(f"torch.fx cannot trace the model ({why})") from error
     finally:
         vars(tracer).clear()  # it holds itself, and all modules with it
-    for node in graph.nodes:
-        # torch.fx would wrap such a function once more where the traced code runs, which keeps that code for
-        # good, and the frames of all callers with what they hold until the next garbage collection
-        node.meta.pop("is_wrapped", None)
-    return fx.GraphModule(module, graph)
+    if any(not torch.equal(*pair) for pair in zip(before, _random_states(), strict=False)):
+        raise Unfoldable("the model draws random numbers that do not depend on x, which a trace would keep")
+    return graph
+
+
+def _random_states() -> list[Tensor]:
+    of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    return [torch.get_rng_state(), *of_gpus]
 
 
 def fold(module: nn.Module) -> tuple[nn.Module, int]:
@@ -91,8 +94,12 @@ def fold(module: nn.Module) -> tuple[nn.Module, int]:
     if estimates_gradients(module) and isinstance(module.model, nn.Module):
         module.model, folded = fold(module.model)
         return module, folded
-    traced = trace(module)
-    graph = traced.graph
+    graph = trace(module)
+    for node in graph.nodes:
+        # torch.fx would wrap such a function once more, for another trace, which keeps the code for good, and
+        # the frames of all callers with what they hold until the next garbage collection
+        node.meta.pop("is_wrapped", None)
+    traced = fx.GraphModule(module, graph)
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     folded = 0

@@ -53,7 +53,7 @@ def representation(
 def _cut(model: nn.Module, name: str | None) -> nn.Module | None:
     """The traced model, cut off at the features; None where it cannot be traced or calls no such module."""
     try:
-        traced = trace(model)
+        traced = fx.GraphModule(model, trace(model))
     except Unfoldable:
         return None
     calls = [node for node in traced.graph.nodes if node.op == "call_module"]

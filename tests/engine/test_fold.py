@@ -296,6 +296,19 @@ def test_twins_are_freed_with_their_last_user() -> None:
     assert [each() for each in left] == [None] * len(left)
 
 
+class Noisy(Checked):
+    """A trace would keep the draw, which no argument of the trace leads to."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 0.1 * torch.rand(1))
+
+
+def test_what_a_model_draws_is_drawn_in_each_pass() -> None:
+    frozen, x = freeze(Noisy().eval()), torch.rand(2, 2, 6, 6)
+    assert not torch.equal(frozen(x), frozen(x))
+    assert any("draws random numbers" in note for note in frozen.notes)
+
+
 def test_a_trace_leaves_nothing_in_torch() -> None:
     before = len(torch.fx._symbolic_trace._wrapped_fns_to_patch)
     fold(twin(Checked().eval()))
