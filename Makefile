@@ -22,7 +22,7 @@ demo: setup  ## the library's main job on real images, in under two minutes
 
 # pytest stores the tests as it has rewritten them; without, that takes seconds of each worker, each time
 quick test slow: export PYTHONDONTWRITEBYTECODE :=
-quick: setup  ## the tests of the daily loop: those that take less than a twelfth of a second each
+quick: setup  ## the tests of the daily loop: those that take less than a thirtieth of a second each
 	$(RUN)/python -m pytest $(WORKERS) -m 'not slow'
 
 test: setup  ## the whole suite

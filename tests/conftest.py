@@ -28,7 +28,7 @@ WORKER = "PYTEST_XDIST_WORKER" in os.environ
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # for bench/ and tests/; an installed fastadv comes first
 SLOW = ROOT / "tests" / "slow.txt"
-SLOW_SECONDS = 0.08
+SLOW_SECONDS = 0.033
 # fixtures of a session that take long, and whose time counts for the first test alone
 SLOW_FIXTURES = {"shared_data", "builds"}
 UNLISTED_SECONDS = 5.0  # a margin, for machines slower than the one that wrote the list
