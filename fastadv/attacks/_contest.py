@@ -67,8 +67,8 @@ class Contest(Samples):
         best.not_finite |= found.not_finite & still
         size = torch.maximum(best.largest_gradient, found.largest_gradient)
         best.largest_gradient = torch.where(still, size, best.largest_gradient)
-        rank = torch.where(still, found.rank, torch.nan)
-        keep_best_(best.x_adv, best.rank, best.success, found.x_adv, rank, found.success & still)
+        # a failure never takes the place of a success
+        keep_best_(best.x_adv, best.rank, best.success, found.x_adv, found.rank, found.success & still)
 
     def close(self) -> None:
         """Prove the successes of those still here, and write all to the record."""

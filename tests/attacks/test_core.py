@@ -114,6 +114,25 @@ class TestWhichPointIsKept:
             assert out.success.all()
             assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
 
+    def test_an_offer_is_the_weakest_success_of_a_budget(self) -> None:
+        def rule(search: Search) -> None:
+            search.offer(at(search, 0.6)[:, 0], torch.ones(len(search.x), dtype=torch.bool))
+            search.decide(at(search, 0.55)[:, 0])
+
+        assert torch.equal(on_line(rule).x_adv[:, 0], torch.full((3,), 0.55))
+
+    @pytest.mark.parametrize("many", [True, False])
+    def test_losses_that_lead_elsewhere_do_not_rank(self, many: bool) -> None:
+        """Class 1 is nearer at 0.6, and the criterion is met further at 0.9, where class 2 is first."""
+
+        def rule(search: Search) -> None:
+            search.rows.aims = torch.ones_like(search.y)
+            points = at(search, 0.6, 0.9)
+            for each in [points] if many else points.unbind(1):
+                search.decide(each, "margin")
+
+        assert torch.equal(on_line(rule, loss="margin").x_adv[:, 0], torch.full((3,), 0.9))
+
     def test_an_offer_outside_the_threat_is_none(self) -> None:
         def rule(search: Search) -> None:
             search.offer(at(search, 0.75)[:, 0], torch.ones(len(search.x), dtype=torch.bool))

@@ -9,7 +9,9 @@ from torch import Tensor
 import fastadv as fa
 from fastadv import L1, L2, Linf, rng
 from fastadv.attacks import AttackResult, _side_by_side, apgd, fab
+from fastadv.attacks._core import run
 from fastadv.attacks._result import Status
+from fastadv.attacks._search import Search
 
 from .nets import images, labels, mlp
 
@@ -194,3 +196,17 @@ def test_a_gradient_that_is_zero_for_one_run_alone(monkeypatch: pytest.MonkeyPat
 
     for out in both(monkeypatch, apgd, first, x, y, Linf(0.1), classes=2, **targets):
         assert not out.zero_gradient.any()
+
+
+def test_copies_know_their_rows_of_the_batch() -> None:
+    """The second sample is already wrong, and not among them."""
+    model, x = mlp(), images(3)
+    y = labels(model, x)
+    y[1] = (y[1] + 1) % 3
+    values, seen = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64), []
+
+    def rule(search: Search) -> None:
+        seen.append(search.copies(2)[0].per_sample(values).tolist())
+
+    run(model, x, y, Linf(0.1), rule)
+    assert seen == [[0.1, 0.3, 0.1, 0.3]]

@@ -107,6 +107,15 @@ def test_samples_that_mix_have_one_scale(kind: str, fold: bool) -> None:
     assert frozen.input_gradient(x[:0], y[:0])[2].shape == (0, 3, 8, 8)
 
 
+def test_doubles_stay_doubles() -> None:
+    """Autocast leaves float64 as it is."""
+    model, (x, y) = net().double(), images()
+    leaf = x.double().requires_grad_()
+    (exact,) = torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y, reduction="sum"), leaf)
+    found = fa.freeze(model, "fp16", fold=False).input_gradient(x.double(), y)[2]
+    assert float((found - exact).norm()) < 1e-12 * float(exact.norm())
+
+
 def test_a_logit_without_a_gradient() -> None:
     x, y = images()
     out = fa.freeze(net(), "fp16").input_gradient(x, y, lambda logits, y, targets: 0 * logits.sum(1))
@@ -134,6 +143,22 @@ def test_overflow_falls_back(fold: bool) -> None:
     assert float((gradient - exact).norm()) < 1e-4 * float(exact.norm())
     assert any("fell back" in note for note in frozen.notes)
     assert frozen.exact
+
+
+def test_the_model_as_given_keeps_its_layout() -> None:
+    class LoudImages(Loud):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.conv(x))
+
+    frozen, (x, _) = fa.freeze(LoudImages().eval(), "fp16"), images()
+    assert frozen.layout(x).is_contiguous(memory_format=torch.channels_last)
+    frozen.check(x)
+    assert any("fell back" in note for note in frozen.notes)
+    assert frozen.layout(x).is_contiguous()
 
 
 @pytest.mark.parametrize("threat", [fa.Linf(0.1), fa.L2(0.8)], ids=["linf", "l2"])
@@ -227,6 +252,40 @@ def test_tf32_that_rounds_too_much_is_left_out() -> None:
     exact = by_autograd(model, x, lambda z: nn.functional.cross_entropy(z, y, reduction="sum"))
     assert float((gradient - exact).norm()) < 1e-4 * float(exact.norm())
     assert frozen.exact
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.004, True), (0.03, False)])
+@pytest.mark.usefixtures("on_a_gpu")
+def test_how_far_tf32_may_be_off(share: float, kept: bool) -> None:
+    class Off(Watching):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (1 + share * (MATMUL.fp32_precision == "tf32"))
+
+    frozen = fa.freeze(Off().eval(), "tf32")
+    frozen(images()[0])
+    assert any("fell back" in note for note in frozen.notes) != kept
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_tf32_takes_models_of_several_dtypes() -> None:
+    part = net()
+    part[-1].double()
+    assert "TF32 search" in fa.freeze(part, "tf32").notes
+
+
+def test_tf32_is_for_all_that_has_it() -> None:
+    backends: Any = torch.backends
+    switches = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        with tf32():
+            assert [switch.fp32_precision for switch in switches] == ["tf32"] * 3
+        assert [switch.fp32_precision for switch in switches] == ["ieee"] * 3
+    finally:
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
 
 
 def test_passes_of_threads_that_overlap_leave_the_switches() -> None:

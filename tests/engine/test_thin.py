@@ -60,3 +60,13 @@ def test_the_callers_model_keeps_its_class() -> None:
     (expected,) = torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y, reduction="sum"), leaf)
     for fold in (True, False):
         torch.testing.assert_close(freeze(model, fold=fold).input_gradient(x, y)[2], expected)
+
+
+def test_float16_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The op has no kernel for it, and its reference is slower."""
+    monkeypatch.setenv("FASTADV_STRICT", "1")
+    model = nn.Sequential(nn.Conv2d(1, 8, 3).requires_grad_(False).half())
+    x = torch.rand(2, 1, 6, 6).half().requires_grad_()
+    (expected,) = torch.autograd.grad(model(x).sum(), x)
+    assert thin(model) == 1
+    assert torch.equal(torch.autograd.grad(model(x).sum(), x)[0], expected)

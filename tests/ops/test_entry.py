@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -98,6 +99,38 @@ def test_a_mode_sees_the_op(call):
     assert f"fastadv.{call.__name__}.default" in watching.seen
 
 
+class Listening(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@direct
+def test_a_function_mode_sees_the_op(call):
+    with Listening() as listening:
+        call(*arguments())
+    assert f"fastadv.{call.__name__}.default" in listening.seen
+
+
+@direct
+def test_a_compiled_graph_holds_the_op(call):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    first, *rest = arguments()
+    found = torch.compile(lambda x: call(x, *rest), backend=backend, fullgraph=True)(first.clone())
+    assert torch.equal(found, ops.linf_step(first, *rest))
+    targets = [str(node.target) for node in graphs[0].graph.nodes]
+    assert f"fastadv.{call.__name__}.default" in targets
+
+
 def test_a_trace_holds_the_op():
     first, *rest = arguments()
     graph = make_fx(lambda x: ops.linf_step(x, *rest))(first).graph
@@ -171,3 +204,11 @@ def test_autograd_notices_what_an_op_writes(through, dtype, monkeypatch):
         write(saved)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             product.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_all_that_an_op_writes_is_noticed(dtype):
+    points, column, lost = torch.zeros(2, 3, dtype=dtype), torch.zeros(2, dtype=dtype), torch.zeros(2).bool()
+    best = points.clone(), column - 1, lost.clone()
+    ops.keep_best_(*best, points + 1, column, ~lost)
+    assert all(each._version > 0 for each in best)
