@@ -67,9 +67,9 @@ def freeze(
             minute.
 
     Raises InputError on a model that is neither a module nor a function, that cannot be copied or is lazy, on
-    unknown options, on `cuda_graph` off CUDA or with `eot` > 1, on "tf32" where nothing would be computed in
-    it, and on the first batch of a model whose copy would run parts of the original, or with `tune` in a
-    group of processes.
+    unknown options, on `cuda_graph` off CUDA or with `eot` > 1, on a precision in which nothing would be
+    computed, and on the first batch of a model whose copy would run parts of the original, or with `tune` in
+    a group of processes.
     """
     asked = {
         "precision": precision, "fold": fold, "compile": compile, "cuda_graph": cuda_graph, "eot": eot,
@@ -103,8 +103,13 @@ def _freeze(source: Model, options: Options) -> Frozen:
             "freeze: expected a module in float32 on a GPU of compute capability 8 or more for 'tf32', "
             f"got {type(source).__name__} on {device}; leave the precision out"
         )
-    given: Model = twin(module, follow=not options.fold) if module is not None else source
     half = HALF.get(options.precision)
+    if half is not None and not options.fold and module is not None and dtype_of(module) == torch.float64:
+        raise InputError(
+            f"freeze: expected a model in float32 for {options.precision!r} with fold=False, which is by "
+            "autocast and leaves float64 as it is, got one in float64; call model.float(), or leave fold out"
+        )
+    given: Model = twin(module, follow=not options.fold) if module is not None else source
     search, channels_last, autocast = given, False, None
     narrow: Callable[[SearchTwin], None] | None = None
     if module is not None and options.fold and not options.as_given:

@@ -29,7 +29,7 @@ def pull_scaled(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph:
 
     apart: no logit depends on another sample, so each sample may have a scale of its own.
     """
-    largest = by_logits.abs().amax(1)
+    largest = by_logits.abs().amax(1).nan_to_num(0.0, 0.0)
     if not apart and len(largest):
         largest = largest.amax().expand_as(largest)
     exponent = torch.frexp(largest).exponent.clamp(-121, 128)  # beyond -121 the factor leaves float32

@@ -108,11 +108,11 @@ def test_samples_that_mix_have_one_scale(kind: str, fold: bool) -> None:
 
 
 def test_doubles_stay_doubles() -> None:
-    """Autocast leaves float64 as it is."""
+    """Autocast leaves float64 as it is, and of a function the precision is not known."""
     model, (x, y) = net().double(), images()
     leaf = x.double().requires_grad_()
     (exact,) = torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y, reduction="sum"), leaf)
-    found = fa.freeze(model, "fp16", fold=False).input_gradient(x.double(), y)[2]
+    found = fa.freeze(lambda x: model(x), "fp16").input_gradient(x.double(), y)[2]
     assert float((found - exact).norm()) < 1e-12 * float(exact.norm())
 
 
@@ -308,6 +308,42 @@ def test_tf32_where_it_would_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None
         fa.freeze(net().double(), "tf32")
     with pytest.raises(InputError, match=r"module in float32.*got function on None"):
         fa.freeze(lambda x: x.flatten(1), "tf32")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_autocast_of_float64_would_do_nothing(precision: str) -> None:
+    model, (x, _) = net().double(), images()
+    with pytest.raises(InputError, match=f"float32 for '{precision}' with fold=False.*got one in float64"):
+        fa.freeze(model, precision, fold=False)
+    frozen = fa.freeze(model, precision)
+    frozen(x)
+    assert frozen.search_dtype in (torch.bfloat16, torch.float16)
+
+
+def test_a_sample_that_is_not_finite_sets_no_scale() -> None:
+    """Of a function it is not known whether samples mix, so they share a scale."""
+    model, (x, y) = net(), images()
+
+    def loss(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return logits.gather(1, y[:, None]).squeeze(1) * 2.0**-30
+
+    exact = by_autograd(model, x, lambda z: loss(z, y, None).sum())[1:]
+    x[0] = torch.nan
+    found = fa.freeze(lambda x: model(x), "fp16").input_gradient(x, y, loss)[2][1:]
+    assert float((found - exact).norm()) < 4e-3 * float(exact.norm())
+
+
+def test_a_loss_that_is_not_finite_sets_no_scale() -> None:
+    model, (x, y) = net(), images()
+    sizes = torch.full((len(x),), 2.0**-30)
+    sizes[0], sizes[1] = torch.nan, torch.inf
+
+    def loss(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return logits.gather(1, y[:, None]).squeeze(1) * sizes
+
+    exact = by_autograd(model, x, lambda z: (z.gather(1, y[:, None]).squeeze(1) * 2.0**-30).sum())[2:]
+    found = fa.freeze(lambda x: model(x), "fp16").input_gradient(x, y, loss)[2][2:]
+    assert float((found - exact).norm()) < 4e-3 * float(exact.norm())
 
 
 def test_unknown_names() -> None:
