@@ -39,9 +39,9 @@ class Contest(Samples):
     is one of the tensor returned.
     """
 
-    def __init__(self, frozen: Frozen, problem: Problem, index: Tensor, record: Record, order: Order) -> None:
+    def __init__(self, frozen: Frozen, problem: Problem, index: Tensor, record: Record, plan: Order) -> None:
         super().__init__(problem, index, record)
-        self.frozen, self._order = frozen, order
+        self.frozen, self.plan = frozen, plan
         self._evaluations = 0
         # whether a point has competed for the best
         self._competed = False
@@ -55,14 +55,14 @@ class Contest(Samples):
         points = points.to(self.x.dtype)
         best, distance = self.best, self.distance(points)
         success = success & (distance <= self._radius(distance))
-        rank = torch.where(success, -distance if self._order.minimum else -torch.inf, torch.nan)
+        rank = torch.where(success, -distance if self.plan.minimum else -torch.inf, torch.nan)
         keep_best_(best.x_adv, best.rank, best.success, points, rank.to(best.rank.dtype), success)
 
     def take_over(self, found: Record) -> None:
         """Let what a search of copies knows of these samples compete; those broken already keep theirs."""
         self._competed = True
         best = self.best
-        still = ~best.success if self._order.stop_early else torch.ones_like(best.success)
+        still = ~best.success if self.plan.stop_early else torch.ones_like(best.success)
         best.refuted |= found.refuted & still
         best.not_finite |= found.not_finite & still
         size = torch.maximum(best.largest_gradient, found.largest_gradient)
@@ -72,13 +72,13 @@ class Contest(Samples):
 
     def close(self) -> None:
         """Prove the successes of those still here, and write all to the record."""
-        if self._order.stop_early:
+        if self.plan.stop_early:
             self._prove()
         self.write()
 
     def settle(self) -> None:
         """Let the samples leave that are broken, in an attack with `stop_early`; Over if all are."""
-        if self._order.stop_early:
+        if self.plan.stop_early:
             broken = self._prove()
             if bool(broken.any()):
                 self.drop(broken)
@@ -92,7 +92,7 @@ class Contest(Samples):
         if leaving is not None and settles(self._evaluations, points.device):
             self.leaving = None
             if bool(leaving.any()):
-                if self._order.stop_early:
+                if self.plan.stop_early:
                     self._prove()
                 points = points[self.drop(leaving)]
         return self.problem.masked(points)
@@ -110,7 +110,7 @@ class Contest(Samples):
         if judge:
             self._keep(look, loss, finite)
         self._evaluations += 1
-        if judge and self._order.stop_early and settles(self._evaluations - 1, self.x.device):
+        if judge and self.plan.stop_early and settles(self._evaluations - 1, self.x.device):
             broken = self._prove()
             if bool(broken.any()):
                 look = look.take(self.drop(broken))
@@ -123,7 +123,7 @@ class Contest(Samples):
         """
         self._competed = True
         candidate, success = self._candidate(look.seen, look.logits.dtype), look.adversarial
-        if self._order.minimum:
+        if self.plan.minimum:
             distance = self.distance(candidate)
             look.distance = distance if candidate is look.x_adv else self.distance(look.x_adv)
             success = success & (distance <= self._radius(distance))
@@ -142,15 +142,15 @@ class Contest(Samples):
     def rank(self, look: Look) -> Tensor:
         """[n] by the loss of the order, which `look` was taken with."""
         assert look.loss is not None
-        return graded(look.loss, look.logits, self.y, self._order.loss, self.aims)
+        return graded(look.loss, look.logits, self.y, self.plan.loss, self.aims)
 
     def _strength(self, look: Look, loss: losses.Loss | None) -> Tensor:
         """[n] or [n, C] by the loss of the order, whatever `loss` the look was taken with."""
         shape, logits, value = look.logits.shape[:-1], look.logits.flatten(0, -2), look.loss
         y, targets = repeated(self.y, *shape[1:]), repeated(self.targets, *shape[1:])
-        if value is None or loss != self._order.loss or self.aims is not self.targets:
-            value = losses.loss_value(logits, y, self._order.loss, targets)
-        return graded(value.flatten(), logits, y, self._order.loss, targets).view(shape)
+        if value is None or loss != self.plan.loss or self.aims is not self.targets:
+            value = losses.loss_value(logits, y, self.plan.loss, targets)
+        return graded(value.flatten(), logits, y, self.plan.loss, targets).view(shape)
 
     def _radius(self, distance: Tensor) -> Tensor | float:
         """The largest distance within the threat; half its slack is left to the rounding of distances."""

@@ -41,11 +41,13 @@ class Search(Contest):
     precision holds them.
     """
 
+    plan: Plan
+
     def __init__(
         self, frozen: Frozen, problem: Problem, index: Tensor, record: Record, plan: Plan, restart: int
     ) -> None:
         super().__init__(frozen, problem, index, record, plan)
-        self.plan, self.restart = plan, restart
+        self.restart = restart
 
     @property
     def seed(self) -> int:

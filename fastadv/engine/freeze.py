@@ -104,6 +104,7 @@ def _freeze(source: Model, options: Options) -> Frozen:
             f"got {type(source).__name__} on {device}; leave the precision out"
         )
     half = HALF.get(options.precision)
+    name = str(half).removeprefix("torch.")
     if half is not None and not options.fold and module is not None and dtype_of(module) == torch.float64:
         raise InputError(
             f"freeze: expected a model in float32 for {options.precision!r} with fold=False, which is by "
@@ -118,11 +119,11 @@ def _freeze(source: Model, options: Options) -> Frozen:
             changed, channels_last = _search_twin(module, notes)
             if half is not None:
                 changed = changed or twin(module, follow=False)
-                notes.append(f"{str(half).removeprefix('torch.')} search")
+                notes.append(f"{name} search")
         search = changed or given
     elif half is not None:
         autocast = half
-        notes.append(f"{str(half).removeprefix('torch.')} by autocast")
+        notes.append(f"{name} by autocast")
     if not options.compile:  # the compiler has kernels of its own
         notes += _done_otherwise(given, search)
         if search is not given:
