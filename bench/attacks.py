@@ -17,13 +17,13 @@ from bench import memory, pgd
 from bench.peers import PEERS, Call, version_of
 from bench.pgd import Problem
 from bench.problems import NAMES, problem, what
-from bench.providers import EARLY, NO_MEMORY, providers
+from bench.providers import EARLY, FROZEN, NO_MEMORY, providers
 from bench.timing import quantiles, ratio, times
 
 PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
 ALONE = tuple(f"passes alone, {precision}" for precision in PRECISIONS)
 BASES = ("torchattacks", "plain loop")  # by which the others are measured, the first that is installed
-CLOSE = (*BASES, "fastadv fp32", "fastadv bf16", EARLY)
+CLOSE = (*BASES, "fastadv fp32", "fastadv bf16", EARLY, *FROZEN)
 
 
 def found(given: Problem, x_adv: Tensor) -> dict[str, float]:

@@ -5,6 +5,8 @@ Every comparison with a peer stands here, those that fastadv loses too.
 
 from dataclasses import dataclass
 
+from bench.providers import EARLY, FROZEN
+
 BOTH = ("fastadv fp32", "fastadv bf16")
 TORCHATTACKS, ADV_LIB, FOOLBOX = "torchattacks 3.5.1", "adv-lib 0.2.8", "foolbox 3.3.4"
 ABS = "ABS, authors' weights, * test images, batches of 100"
@@ -62,15 +64,16 @@ def loop(label: str, name: str) -> Entry:
 
 
 SHAPES = ("1000×3×32×32", "4000×3×32×32", "1×8")
-CNN = next(iter(PGD))
+CNN, *_, RESNET = PGD
 ENTRIES: tuple[Entry, ...] = (
     step("linf_step", "eager PyTorch, six ops", *SHAPES),
     step("l2_step", "eager PyTorch, rescale and clamp: no exact projection", *SHAPES),
     step("l1_step", "eager PyTorch, by sorting", *SHAPES),
     *map(pgd, PGD),
+    Entry(f"{RESNET}, frozen once, fp32 / bf16", TORCHATTACKS, (PGD[RESNET],), FROZEN, "times_torchattacks"),
     Entry(
         f"{CNN}, fp32, stopping at success", TORCHATTACKS, (PGD[CNN],),
-        ("fastadv fp32, early stop",), "times_torchattacks",
+        (EARLY,), "times_torchattacks",
     ),
     Entry(
         "FGSM / BIM / MIM, L∞ 0.1, 100 images", TORCHATTACKS,
