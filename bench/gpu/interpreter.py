@@ -9,16 +9,33 @@ import triton
 from triton.language import core
 
 
+def name_of(self: Any) -> str:
+    """What a type of a tuple or a block is called."""
+    if isinstance(self, core.block_type):
+        return f"<{self.shape}, {self.element_ty}>"
+    parts = zip(self.fields, self.types, strict=False)
+    return "[" + ",".join(f"{field}:{kind}" for field, kind in parts) + "]"
+
+
 def of_parts(self: Any, types: Any, fields: Any = None) -> None:
     """`core.tuple_type.__init__` without the name."""
     self.types, self.fields = types, fields or [""] * len(types)
 
 
-def name_of(self: Any) -> str:
-    """What `core.tuple_type` is called."""
-    return (
-        "[" + ",".join(f"{field}:{type}" for field, type in zip(self.fields, self.types, strict=False)) + "]"
-    )
+def of_values(self: Any, args: Any, type: Any = None) -> None:
+    """`core.tuple.__init__` without the type."""
+    self.values, self.given = list(args), type
+
+
+def type_of(self: Any) -> Any:
+    """What `core.tuple.type` is, when somebody asks."""
+    if self.given is None:
+        return core._type_for_tuple_values(self.values)
+    return self.given if isinstance(self.given, core.tuple_type) else core.tuple_type(self.given)
+
+
+def give_type(self: Any, type: Any) -> None:
+    self.given = type
 
 
 @contextmanager
@@ -27,8 +44,8 @@ def patched() -> Iterator[None]:
 
     It reads a loop bound with int(array of one element), which NumPy 2.4 refuses. And it patches the language
     at each call of a function, which takes a third of its time, where once a launch for each module will do.
-    Of the rest, half went into writing names for the types of shapes, which nobody reads, and into a table
-    of dtypes that was made anew at each use.
+    Of the rest, most went into the names and types of shapes, which nobody reads, into shapes and a table of
+    dtypes that were made anew at each use, and into whether integers overflow, of which it says nothing.
     """
     if not triton.knobs.runtime.interpret:
         yield
@@ -38,6 +55,8 @@ def patched() -> Iterator[None]:
     tensor_patched, patched_for = interpreter._patch_lang_tensor, interpreter._patch_lang
     restore, modules = interpreter._LangPatchScope.restore, set()
     numpy_dtype, known = interpreter._get_np_dtype, {}
+    block, shapes = core.block_type.__init__, {}
+    plain, sizes = core.tensor.__init__, {}
 
     def with_index(tensor, scope):
         tensor_patched(tensor, scope)
@@ -56,6 +75,20 @@ def patched() -> Iterator[None]:
             known[name] = numpy_dtype(dtype)
         return known[name]
 
+    def block_once(self, element_ty, shape):
+        key = tuple([size.value if isinstance(size, core.constexpr) else size for size in shape])
+        if key not in shapes:
+            block(self, element_ty, shape)
+            shapes[key] = self.shape, self.numel
+        self.element_ty, (self.shape, self.numel) = element_ty, shapes[key]
+
+    def tensor_once(self, handle, type):
+        key = tuple(type.shape) if type.is_block() else ()
+        if key not in sizes:
+            plain(self, handle, type)
+            sizes[key] = self.shape, self.numel
+        self.handle, self.type, self.dtype, (self.shape, self.numel) = handle, type, type.scalar, sizes[key]
+
     def at_the_end(scope):
         modules.clear()
         restore(scope)
@@ -65,10 +98,15 @@ def patched() -> Iterator[None]:
         (interpreter, "_patch_lang", once),
         (interpreter._LangPatchScope, "restore", at_the_end),
         (interpreter, "_get_np_dtype", dtype_once),
+        (interpreter.TritonSemantic, "binary_op_sanitize_overflow_impl", lambda *_: None),
         (core.tuple_type, "__init__", of_parts),
-        (core.tuple_type, "name", property(name_of)),
+        (core.tuple, "__init__", of_values),
+        (core.tuple, "type", property(type_of, give_type)),
+        (core.tensor, "__init__", tensor_once),
+        (core.block_type, "__init__", block_once),
+        *((kind, "name", property(name_of, lambda *_: None)) for kind in (core.tuple_type, core.block_type)),
     ]
     with ExitStack() as stack:
         for owner, name, other in changed:
-            stack.enter_context(mock.patch.object(owner, name, other, create=name == "name"))
+            stack.enter_context(mock.patch.object(owner, name, other, create=name in ("name", "type")))
         yield
