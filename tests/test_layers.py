@@ -15,7 +15,7 @@ PACKAGE = Path(fastadv.__file__).parent
 # From the bottom up. The rooms of one layer do not import each other.
 LAYERS = [
     {"errors", "_C"},
-    {"_adapter", "_entry", "_checks", "_files", "_card", "_torchvision", "_processes"},
+    {"_adapter", "_entry", "_checks", "_files", "_card", "_torchvision", "_processes", "_graphs"},
     {"_library", "_checkpoint", "_description", "_identity"},
     {"_run_folder"},
     {"_run_record"},

@@ -226,6 +226,29 @@ def engine_rows(
             # another batch size may take another cuDNN algorithm
             assert max(errors) <= bound, f"CUDA graph: relative error {max(errors):.2g} at batch {size}"
         yield {"provider": f"{precision} CUDA graph", "relative_error": float(f"{max(errors):.2g}")}
+        yield from replayed_steps(precision, plain, graphed, x[:64], y[:64])
+
+
+def replayed_steps(
+    precision: str, plain: fa.Frozen, graphed: fa.Frozen, x: Tensor, y: Tensor
+) -> Iterator[Row]:
+    """Whole steps of PGD replayed from a graph move pixels as single steps do, twice with the same graphs."""
+    for stop_early in (False, True):
+        for _ in range(2):
+            found, wanted = (
+                fa.attacks.pgd(twin, x, y, fa.Linf(8 / 255), steps=20, stop_early=stop_early)
+                for twin in (graphed, plain)
+            )
+            apart = float((found.x_adv != wanted.x_adv).float().mean())
+            # the sign of a gradient of almost zero turns where sums are taken in another order
+            assert apart <= 0.02, f"replayed steps move {apart:.2%} of the pixels elsewhere"
+            assert found.backwards == wanted.backwards, "replayed steps count other passes"
+        assert graphed.search.graphs is not None, f"not captured: {graphed.notes[-1]}"
+        yield {
+            "provider": f"{precision} steps as a graph{', early stop' if stop_early else ''}",
+            "samples": len(x),
+            "moved_elsewhere": float(f"{apart:.2g}"),
+        }
 
 
 def misjudged(logits: Tensor, y: Tensor, success: Tensor) -> Tensor:

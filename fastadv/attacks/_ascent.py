@@ -6,10 +6,12 @@ from torch import Tensor
 
 from fastadv._checks import check_count
 from fastadv.attacks._problem import StepSize, check_step_size, check_threat
+from fastadv.attacks._repeat import repeat
 from fastadv.attacks._search import Rule, Search
 from fastadv.threat import Threat
 
-# (search, gradient [n, ...]) -> the direction to ascend along, like the gradient
+# (search, gradient [n, ...]) -> the direction to ascend along, like the gradient. Equal ones do the same, and
+# all that they remember is in `search.rows`
 Direction = Callable[[Search, Tensor], Tensor]
 
 
@@ -18,15 +20,18 @@ def ascent(
 ) -> Rule:
     """`steps` steps along the gradient, or a direction made of it, each projected on ball and box."""
 
+    def step(search: Search) -> None:
+        rows = search.rows
+        look = search.gradient(rows.points, narrow=direction is None)
+        assert look.gradient is not None
+        along = look.gradient if direction is None else direction(search, look.gradient)
+        rows.points = search.threat.step_(look.x_adv, along, search.x, rows.step_size)
+
     def rule(search: Search) -> None:
         search.rows.step_size = search.per_sample(step_size)
-        points = search.start(random_start)
-        for _ in range(steps):
-            look = search.gradient(points, narrow=direction is None)
-            assert look.gradient is not None
-            along = look.gradient if direction is None else direction(search, look.gradient)
-            points = search.threat.step_(look.x_adv, along, search.x, search.rows.step_size)
-        search.last(points)
+        search.rows.points = search.start(random_start)
+        repeat(search, step, steps, ("ascent", direction))
+        search.last(search.rows.points)
 
     return rule
 

@@ -11,12 +11,11 @@ from fastadv.attacks._problem import Problem
 from fastadv.attacks._ranking import graded, repeated, strongest
 from fastadv.attacks._record import Record
 from fastadv.attacks._samples import Samples
+from fastadv.attacks._waiting import settles, within
 from fastadv.engine import Frozen
 from fastadv.engine.snap import snap
 from fastadv.ops import keep_best_, largest
 from fastadv.threat.base import SLACK
-
-LONGEST_SEGMENT = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +81,20 @@ class Contest(Samples):
             broken = self._prove()
             if bool(broken.any()):
                 self.drop(broken)
+
+    def ahead(self, most: int) -> int:
+        """How many evaluations, at most `most`, there are up to the next at which samples may leave."""
+        if not self.plan.stop_early:
+            return most
+        ends = (n for n in range(1, most) if settles(self._evaluations + n - 1, self.x.device))
+        return next(ends, most)
+
+    def passed(self, evaluations: int) -> None:
+        """So many evaluations, as `ahead` allows, were made elsewhere; their points have competed."""
+        self._competed = True
+        self._evaluations += evaluations
+        if settles(self._evaluations - 1, self.x.device):
+            self.settle()
 
     def departed(self, points: Tensor) -> Tensor:
         """The points of the samples that stay, once those that left are gone, with x outside the mask.
@@ -182,17 +195,3 @@ class Contest(Samples):
     def _cast(self, points: Tensor) -> Tensor:
         """The points in the dtype of the caller's x where the model, whose own is not known, may need it."""
         return points if self.frozen.dtype else points.to(self.dtype)
-
-
-def within(sizes: Tensor) -> bool:
-    """Whether all sizes [n] are known to be finite, on a CPU: to read them would wait for a GPU."""
-    return sizes.device.type == "cpu" and (not len(sizes) or bool(sizes.max() < torch.inf))
-
-
-def settles(look: int, device: torch.device) -> bool:
-    """Whether samples leave after evaluation number `look`.
-
-    On a GPU that waits for the device, so it is done after 1, 2, 4, 8, 16, 24, 32 ... evaluations alone.
-    """
-    done = look + 1
-    return device.type == "cpu" or done % LONGEST_SEGMENT == 0 or done & (done - 1) == 0

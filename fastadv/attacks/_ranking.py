@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
+from fastadv.attacks._waiting import waits
 
 
 @overload
@@ -24,7 +25,7 @@ def graded(value: Tensor, logits: Tensor, y: Tensor, loss: losses.Loss, targets:
     """
     if loss != "ce" or targets is not None:
         return value
-    if value.device.type == "cpu" and (not len(value) or bool(value.min() > 0)):
+    if not waits(value.device) and (not len(value) or bool(value.min() > 0)):
         return value
     index = y[:, None]
     other = logits.scatter(1, index, -torch.inf).amax(1)

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks._contest import Contest, Order, within
+from fastadv.attacks._contest import Contest, Order
 from fastadv.attacks._look import Look
 from fastadv.attacks._problem import Problem
 from fastadv.attacks._ranking import repeated
 from fastadv.attacks._record import Record
+from fastadv.attacks._waiting import within
 from fastadv.engine import Frozen
 from fastadv.ops import largest
 from fastadv.ops._step import may_be_narrow

@@ -8,7 +8,6 @@ from torch import Tensor
 from fastadv import losses, ops
 from fastadv._checks import check_count, check_share
 from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._contest import settles
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import FAR, advance, cosine, farthest, like, positive, width
 from fastadv.attacks._hyperplane import DUAL
@@ -17,6 +16,7 @@ from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Search
 from fastadv.attacks._sizes import norm
+from fastadv.attacks._waiting import settles
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

@@ -1,12 +1,18 @@
 """Steepest ascent alone, for training and for the construction of data sets."""
 
+from contextlib import nullcontext
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from fastadv import losses
 from fastadv._checks import check_count
 from fastadv.attacks._problem import StepSize, check_step_size, check_threat
+from fastadv.attacks._repeat import counted, radii, without_rows
+from fastadv.attacks._waiting import waits
 from fastadv.engine import Frozen
+from fastadv.engine.graph import Rows, Step
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
@@ -53,13 +59,47 @@ def last_iterate(
             got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise InputError(f"{name}: expected a floating tensor [B, ...], start like x, got {got}")
     with torch.inference_mode(False), torch.no_grad():
-        if (
-            not isinstance(step_size, Tensor) or step_size.device.type == "cpu"
-        ):  # elsewhere it would wait for the device
+        if not isinstance(step_size, Tensor) or not waits(step_size.device):
             step_size = check_step_size(step_size, len(x), x.device)
         x = frozen.layout(x.clone() if x.is_inference() else x.detach())
         x_adv = x.clone() if start is None else frozen.layout(start.detach()).clone()
-        for _ in range(steps):
-            gradient = frozen.input_gradient(x_adv, y, loss, targets, direction=True)[2]
-            threat.step_(x_adv, gradient, x, step_size)
+        each = step_size if isinstance(step_size, Tensor) and step_size.ndim else None
+        given = {
+            "x_adv": x_adv,
+            "x": x,
+            "y": y,
+            "targets": targets,
+            "radius": radii(threat),
+            "step_size": each,
+        }
+        rows = {name: tensor for name, tensor in given.items() if tensor is not None}
+        for done in range(steps):
+            if done and (moved := _replayed(frozen, threat, loss, step_size, rows, steps - done)):
+                return moved[0]
+            with nullcontext() if done else frozen.search.unreplayed():
+                _step(frozen, threat, loss, step_size, rows)
         return x_adv
+
+
+def _step(frozen: Frozen, threat: Threat, loss: losses.Loss, step_size: StepSize, rows: Rows) -> None:
+    """Move `x_adv` of the rows, in place."""
+    x_adv, y, targets = rows["x_adv"], rows.get("y"), rows.get("targets")
+    gradient = frozen.input_gradient(x_adv, y, loss, targets, direction=True)[2]
+    threat.step_(x_adv, gradient, rows["x"], rows.get("step_size", step_size))
+
+
+def _replayed(
+    frozen: Frozen, threat: Threat, loss: losses.Loss, step_size: StepSize, rows: Rows, times: int
+) -> list[Tensor] | None:
+    """`x_adv` after so many steps of a CUDA graph; None where these were not asked for, or cannot be."""
+    if not isinstance(loss, str) or not frozen.settled:  # another loss may hold a value for each sample
+        return None
+    key = "last_iterate", *without_rows(threat), loss, None if "step_size" in rows else step_size
+
+    def make(static: Rows) -> Step:
+        each = threat.resized(static["radius"]) if "radius" in static else threat
+        return partial(_step, frozen, each, loss, step_size, static)
+
+    return counted(
+        frozen, lambda graphs: graphs(key, rows, make, ("x_adv",), times), times * len(rows["x_adv"])
+    )

@@ -1,5 +1,6 @@
 """Momentum iterative method (Dong et al. 2018)."""
 
+from dataclasses import dataclass
 from typing import Unpack
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv._checks import check_number
-from fastadv.attacks._ascent import Direction, ascent, step_size_for
+from fastadv.attacks._ascent import ascent, step_size_for
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._problem import StepSize
@@ -61,20 +62,24 @@ def mim(
     """
     check_number("decay", decay, 0)
     losses.check_loss(loss)
-    rule = ascent(steps, step_size_for(threat, x, steps, 1.0, step_size), random_start, _momentum(decay))
+    rule = ascent(steps, step_size_for(threat, x, steps, 1.0, step_size), random_start, Momentum(decay))
     return run(
         model, x, y, threat, rule, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed, **common
     )
 
 
-def _momentum(decay: float) -> Direction:
-    def accumulate(search: Search, gradient: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Momentum:
+    """The gradients so far over their sums of absolutes, each `decay` times less than the next."""
+
+    decay: float
+
+    def __call__(self, search: Search, gradient: Tensor) -> Tensor:
         # divided by its largest element first: the sum of a tiny or huge gradient leaves the format
         top = largest(gradient)
         unit = torch.where(top > 0, gradient / top, 0.0)
         unit /= unit.abs().sum(tuple(range(1, unit.ndim)), keepdim=True).clamp_min(1.0)
         before = vars(search.rows).get("momentum")
-        search.rows.momentum = momentum = unit if before is None else before.mul_(decay).add_(unit)
+        search.rows.momentum = unit if before is None else before.mul_(self.decay).add_(unit)
+        momentum: Tensor = search.rows.momentum
         return momentum
-
-    return accumulate

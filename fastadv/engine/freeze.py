@@ -57,8 +57,10 @@ def freeze(
         fold: make a search twin of its own (default True). Folded weights are copies, taken now. With
             `fold=False` both twins follow the model while it trains, and half precision is by autocast.
         compile: run the search twin through torch.compile (default False).
-        cuda_graph: capture forward and backward as CUDA graphs, for batch sizes rounded up to powers of two
-            (default False). They follow the model only while its weights stay in place.
+        cuda_graph: capture gradients, and whole steps of fgsm's kin (bim, pgd, mim, last_iterate), as CUDA
+            graphs (default False), for batch sizes rounded up by at most a quarter; at most 32 and 1 GiB of
+            them are kept. They follow the model only while its weights stay in place. A loss that is a
+            function is not captured.
         eot: passes of a randomized model over which search logits, losses and gradients are averaged (default
             1), the expectation over transformation of Athalye et al. 2018. The verdict stays one pass.
         tune: on the first batch, time the search twin, also in the model's own precision, the model as it is,

@@ -224,6 +224,11 @@ class Frozen:
             self.backwards += self.options.eot * gradients.shape[:2].numel()
             return logits, gradients
 
+    @property
+    def settled(self) -> bool:
+        """Whether the search goes on as it is: tuned and checked, where that was asked for."""
+        return self._tuned is None and self._checked
+
     def tune(self, x: Tensor) -> None:
         """Search from now on as is fastest at x [B, ...], where `freeze` was asked for that.
 

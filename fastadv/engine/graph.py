@@ -1,64 +1,108 @@
-"""Forward and backward captured as CUDA graphs, one for each bucket of batch sizes."""
+"""Steps over batches of samples, captured as CUDA graphs, one for each bucket of batch sizes."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Gradient = Callable[..., tuple[Tensor, Tensor, Tensor]]
+from fastadv._graphs import Kept, Replay, bucket, current, nbytes, stream_of
+
+Gradient = tuple[Tensor, Tensor, Tensor]
+# tensors of one row a sample, by name
+Rows = dict[str, Tensor]
+Step = Callable[[], None]
 
 
-def bucket(size: int) -> int:
-    """The least power of two >= `size`, so that shrinking batches share few captures."""
-    return 1 << max(0, size - 1).bit_length()
+class Graphs:
+    """Replays steps without launching their kernels one by one.
 
-
-class GraphedGradient:
-    """Replays `gradient(x, y, loss, targets, direction)` without launching its kernels one by one.
-
-    A batch is copied into the static input of its bucket, whose spare rows keep earlier samples, and the
-    results are copied out. The first batch of a bucket is captured, which waits for the GPU once.
+    Rows are copied into the static ones of their bucket, whose spare rows repeat real samples or keep earlier
+    ones, and the results are copied out. One call is served at a time; a copy starts with no graph.
     """
 
-    def __init__(self, gradient: Gradient) -> None:
-        self._gradient = gradient
-        self._captured: dict[
-            Any, tuple[torch.cuda.CUDAGraph, list[Tensor | None], tuple[Tensor, Tensor, Tensor]]
-        ] = {}
+    def __init__(self) -> None:
+        self._kept: Kept[tuple[Rows, Replay]] = Kept()
+        self._lock, self._here = threading.Lock(), threading.local()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Graphs, ()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    @property
+    def aside(self) -> bool:
+        """Whether this thread asks for no graph, as in a step of one."""
+        return getattr(self._here, "aside", False)
+
+    @contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """This thread asks for no graph inside."""
+        before, self._here.aside = self.aside, True
+        try:
+            yield
+        finally:
+            self._here.aside = before
 
     def __call__(
-        self, x: Tensor, y: Tensor | None, loss: Any, targets: Tensor | None, direction: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        size = len(x)
-        if size == 0:
-            return self._gradient(x, y, loss, targets, direction)
-        channels_last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-        key = (bucket(size), x.shape[1:], x.dtype, channels_last, y is None, targets is None, loss, direction)
-        if key not in self._captured:
-            self._captured[key] = self._capture(bucket(size), x, y, loss, targets, direction)
-        graph, inputs, outputs = self._captured[key]
-        for static, given in zip(inputs, (x, y, targets), strict=True):
-            if static is not None and given is not None:
-                static[:size].copy_(given)
-        graph.replay()
-        value, logits, gradient = outputs
-        return value[:size].clone(), logits[:size].clone(), gradient[:size].clone()
+        self, key: Hashable, given: Mapping[str, Tensor | None], make: Callable[[Rows], Step],
+        wanted: tuple[str, ...], times: int = 1,
+    ) -> list[Tensor]:  # fmt: skip
+        """What `times` steps in a row make of the rows `given`: copies of those that are `wanted`.
 
-    def _capture(
-        self, rows: int, x: Tensor, y: Tensor | None, loss: Any, targets: Tensor | None, direction: bool
-    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor | None], tuple[Tensor, Tensor, Tensor]]:
-        # spare rows repeat real samples, so that warming up meets no value the model would not
-        index = torch.arange(rows, device=x.device) % len(x)
-        inputs = [None if given is None else given[index] for given in (x, y, targets)]
-        static_x, static_y, static_targets = inputs
-        stream = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self._gradient(static_x, static_y, loss, static_targets, direction)
-        torch.cuda.current_stream(x.device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outputs = self._gradient(static_x, static_y, loss, static_targets, direction)
-        return graph, inputs, outputs
+        make(rows) gives the step, which reads and writes `rows` and may add to them. It is asked once for all
+        calls with the same `key`, which says all that the step depends on besides, and rows of the same
+        bucket and kinds. Raises what the step does, or RuntimeError where it may not be captured.
+        """
+        known = {name: tensor for name, tensor in given.items() if tensor is not None}
+        first = next(iter(known.values()))
+        kinds = tuple((name, t.shape[1:], t.dtype, _channels_last(t)) for name, t in known.items())
+        with self._lock, current(first.device):
+            whole = key, bucket(len(first)), kinds, stream_of(first.device)
+            rows, replay = self._kept.get(whole, partial(_made, known, bucket(len(first)), make))
+            for name, tensor in known.items():
+                rows[name][: len(first)].copy_(tensor)
+            with self.set_aside():
+                for _ in range(times):
+                    replay()
+            self._kept.weigh(whole, nbytes(rows.values()) + replay.reserved)
+            return [rows[name][: len(first)].clone() for name in wanted]
+
+
+def _made(given: Rows, size: int, make: Callable[[Rows], Step]) -> tuple[Rows, Replay]:
+    rows = {name: padded(tensor, size) for name, tensor in given.items()}
+    return rows, Replay(make(rows))
+
+
+def padded(tensor: Tensor, size: int) -> Tensor:
+    """A copy with `size` rows in the same memory layout. Spare ones repeat real samples, so that no pass
+    meets a value that the model would not.
+    """
+    copy = tensor[torch.arange(size, device=tensor.device) % len(tensor)]
+    return copy.contiguous(memory_format=torch.channels_last) if _channels_last(tensor) else copy
+
+
+def _channels_last(tensor: Tensor) -> bool:
+    return tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def replayed_gradient(
+    graphs: Graphs, gradient: Callable[..., Gradient],
+    x: Tensor, y: Tensor | None, loss: Any, targets: Tensor | None, direction: bool,
+) -> Gradient:  # fmt: skip
+    """`gradient(x, y, loss, targets, direction)`, for at least one sample, by one of the graphs."""
+
+    def make(rows: Rows) -> Step:
+        def step() -> None:
+            made = gradient(rows["x"], rows.get("y"), loss, rows.get("targets"), direction)
+            rows["value"], rows["logits"], rows["gradient"] = made
+
+        return step
+
+    key, given = ("gradient", loss, direction), {"x": x, "y": y, "targets": targets}
+    value, logits, by_x = graphs(key, given, make, ("value", "logits", "gradient"))
+    return value, logits, by_x

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastadv import losses
 from fastadv.engine.closures import ORIGINAL
 from fastadv.engine.fold import estimates_gradients
-from fastadv.engine.graph import GraphedGradient
+from fastadv.engine.graph import Graphs, replayed_gradient
 from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
@@ -57,10 +57,8 @@ class SearchTwin:
         self._ask, self._notes, self._source, self._options = ask, notes, source, options
         self.channels_last, self.autocast, self.tf32 = channels_last, autocast, False
         self._scratch = Scratch()
-        self.graphed: Callable[..., Gradient] | None = None
+        self.graphs = Graphs() if options.cuda_graph else None
         self.use(model, dtype)
-        if options.cuda_graph:
-            self.graphed = GraphedGradient(self.gradient)
         # samples whose statistics are those of their batch must pass together
         mixed = isinstance(model, nn.Module) and mixes_rows(model)
         self.room: Room | None = None if mixed else room_of(source)
@@ -71,8 +69,8 @@ class SearchTwin:
         parts = model.modules() if isinstance(model, nn.Module) else ()
         self._probing: list[Any] = [part for part in parts if estimates_gradients(part)]
         self._parted = self._parts_of(model)
-        if self.graphed is not None:  # what was captured is the former twin
-            self.graphed = GraphedGradient(self.gradient)
+        if self.graphs is not None:  # what was captured is the former twin
+            self.graphs = Graphs()
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -126,19 +124,36 @@ class SearchTwin:
         # a compiled backward frees what the next one needs
         return self._mean_of_passes(leaf, compiled=False)
 
-    def captured(self, *arguments: Any) -> Gradient:
+    def captured(
+        self, x: Tensor, y: Tensor | None, loss: losses.Loss, targets: Tensor | None, direction: bool
+    ) -> Gradient:
         """`gradient`, by CUDA graphs where they were asked for."""
-        if self.graphed is None:
-            return self.gradient(*arguments)
+        given, replayed = (x, y, loss, targets, direction), None
+        if len(x) and not callable(loss):  # a function may hold one value for each sample of the batch
+            replayed = self.replayed(lambda graphs: replayed_gradient(graphs, self.gradient, *given))
+        return self.gradient(*given) if replayed is None else replayed
+
+    def replayed(self, run: Callable[[Graphs], T]) -> T | None:
+        """run(graphs) where CUDA graphs were asked for; None elsewhere, and inside one of them.
+
+        Where a capture fails, the twin goes on without graphs, which says None as well.
+        """
+        graphs = self.graphs
+        if graphs is None or graphs.aside:
+            return None
         try:
-            return self.graphed(*arguments)
+            return run(graphs)
         except InputError:  # on any path
             raise
         except Exception as error:  # what a capture does not allow raises anything
             why = _first_line(error)
-        self.graphed = None
+        self.graphs = None
         self._notes.warn(f"not {CAPTURED}: {why}", instead_of=CAPTURED)
-        return self.gradient(*arguments)
+        return None
+
+    def unreplayed(self) -> AbstractContextManager[None]:
+        """No graph is asked for inside."""
+        return nullcontext() if self.graphs is None else self.graphs.set_aside()
 
     def gradient(
         self, x: Tensor, y: Tensor | None, loss: losses.Loss, targets: Tensor | None, direction: bool

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,15 @@ import torch
 from gpu_runs import CPU
 from torch import Tensor
 
-from bench.gpu.correctness import checked, misjudged, poison, relative_error
+from bench.gpu.correctness import checked, misjudged, poison, relative_error, replayed_steps
+from bench.gpu.nets import small_net
 from bench.gpu.ops import write_tuned
 from bench.gpu.session import Row
+from fastadv import _graphs, freeze
 from fastadv._library import CARDS
+from fastadv.attacks import _ranking, _waiting
+from fastadv.engine.graph import Graphs
+from tests import recorded
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, in the interpreter
 
@@ -55,6 +60,32 @@ class TestChecks:
         torch.manual_seed(0)
         with pytest.raises(AssertionError, match=message):
             checked(CARDS["linf_step"], planted(fault), self.args())
+
+    @pytest.mark.parametrize(
+        ("capture", "message"),
+        [
+            (recorded.capture, ""),
+            (lambda run: lambda: None, "of the pixels elsewhere"),
+            (lambda run: recorded.capture(lambda: bool(torch.ones(1)) and run()), "not captured"),
+        ],
+        ids=["right", "nothing", "refused"],
+    )
+    def test_steps_that_a_graph_replays(
+        self, capture: Callable[..., Any], message: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(_graphs, "capture", capture)
+        for module in (_waiting, _ranking):
+            monkeypatch.setattr(module, "waits", lambda device: True)
+        model, x = small_net(), torch.rand(6, 3, 32, 32)
+        with torch.no_grad():
+            y = model(x).argmax(1)
+        plain, graphed = freeze(model), freeze(model)
+        plain.input_gradient(x, y)
+        graphed.input_gradient(x, y)
+        graphed.search.graphs = Graphs()
+        with pytest.raises(AssertionError, match=message) if message else nullcontext():
+            rows = list(replayed_steps("fp32", plain, graphed, x, y))
+            assert [row["moved_elsewhere"] for row in rows] == [0.0, 0.0]
 
     def test_a_written_argument_is_compared(self) -> None:
         card = CARDS["keep_best_"]

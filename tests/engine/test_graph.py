@@ -1,47 +1,115 @@
-"""CUDA graphs: the buckets here, the capture where there is a GPU."""
+"""Gradients replayed from graphs, recorded on a CPU, and captured where there is a GPU."""
 
-from collections.abc import Callable
+import copy
+import pickle
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-import fastadv.engine.search_twin as search_twin
-from fastadv.engine import freeze
-from fastadv.engine.graph import bucket
+from fastadv import _graphs
+from fastadv.engine import Frozen, freeze
+from fastadv.engine.graph import Graphs, padded
+from tests import recorded
 
 
-def test_buckets() -> None:
-    assert [bucket(n) for n in (1, 2, 3, 4, 5, 8, 9, 1000)] == [1, 2, 4, 4, 8, 8, 16, 1024]
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
+    ).eval()
 
 
-class Captured:
-    """Stands for a captured gradient: it replays what it computed first."""
-
-    def __init__(self, gradient: Callable[..., tuple[Tensor, Tensor, Tensor]]) -> None:
-        self.gradient = gradient
-        self.made: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def __call__(self, *given: object) -> tuple[Tensor, Tensor, Tensor]:
-        self.made = self.made or self.gradient(*given)
-        return self.made
+def graphed(model: nn.Module) -> Frozen:
+    frozen = freeze(model)
+    frozen.search.graphs = Graphs()
+    return frozen
 
 
-def test_what_was_captured_goes_with_its_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_graphs, "capture", recorded.capture)
+
+
+def test_padding_repeats_rows_in_their_layout() -> None:
+    x = torch.rand(3, 2, 4, 4).contiguous(memory_format=torch.channels_last)
+    more = padded(x, 8)
+    assert more.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(more, torch.cat([x, x, x[:2]]))
+    assert padded(x.contiguous(), 3).is_contiguous()
+    assert padded(x, 3).data_ptr() != x.data_ptr()
+
+
+@pytest.mark.usefixtures("recording")
+def test_replays_are_the_gradient() -> None:
+    model = net()
+    plain, replayed = freeze(model), graphed(model)
+    kept = []
+    for call, size in enumerate((7, 8, 3, 7, 7, 8, 3, 3)):
+        x, y = torch.rand(size, 2, 8, 8), torch.arange(call, call + size) % 5
+        targets = y if call % 2 else None
+        for loss, direction in (("ce", False), ("ce", True), ("margin", False)):
+            given = x, y if targets is None else None, loss, targets, direction
+            found, wanted = replayed.input_gradient(*given), plain.input_gradient(*given)  # type: ignore[arg-type]
+            for one, other in zip(found, wanted, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+            kept.append((found, [part.clone() for part in found]))
+    # what was given out is the caller's: later calls leave it alone
+    assert all(torch.equal(a, b) for found, then in kept for a, b in zip(found, then, strict=True))
+    assert (replayed.forwards, replayed.backwards) == (plain.forwards, plain.backwards)
+
+
+@pytest.mark.usefixtures("recording")
+def test_an_empty_batch_needs_no_graph() -> None:
+    frozen = graphed(net())
+    assert frozen.input_gradient(torch.rand(0, 2, 8, 8), torch.zeros(0).long())[2].shape == (0, 2, 8, 8)
+    assert frozen.search.graphs is not None
+    assert len(frozen.search.graphs) == 0
+
+
+@pytest.mark.usefixtures("recording")
+def test_a_copy_starts_with_no_graph() -> None:
+    graphs = Graphs()
+    graphs("key", {"x": torch.rand(3, 2)}, lambda rows: lambda: None, ("x",))
+    assert len(graphs) == 1
+    assert len(copy.deepcopy(graphs)) == len(pickle.loads(pickle.dumps(graphs))) == 0
+
+
+def test_a_step_is_told_from_what_comes_after(recording: None) -> None:
+    graphs, seen = Graphs(), []
+
+    def make(rows: dict[str, Tensor]):  # type: ignore[no-untyped-def]
+        return lambda: seen.append(graphs.aside)
+
+    graphs("key", {"x": torch.rand(3, 2)}, make, ())
+    assert (seen, graphs.aside) == ([True], False)
+
+    def fails(rows: dict[str, Tensor]):  # type: ignore[no-untyped-def]
+        return lambda: 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        graphs("other", {"x": torch.rand(3, 2)}, fails, ())
+    assert not graphs.aside
+
+
+def test_what_was_captured_goes_with_its_twin(recording: None) -> None:
     """The first batch has no finite logits, so it is not checked; the second replaces the twin."""
-    monkeypatch.setattr(search_twin, "GraphedGradient", Captured)
-    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5)).eval()
-    frozen, x, y = freeze(model, "bf16"), torch.rand(3, 2, 8, 8), torch.arange(3)
-    frozen.search.graphed = Captured(frozen.search.gradient)  # type: ignore[assignment]
-    assert frozen.input_gradient(x * torch.nan, y)[1].isnan().all()
-    assert frozen.input_gradient(x, y)[1].isfinite().all()
+    frozen, x, y = freeze(net(), "bf16"), torch.rand(3, 2, 8, 8), torch.arange(3)
+    frozen.search.graphs = Graphs()
+    for _ in range(2):
+        assert frozen.input_gradient(x * torch.nan, y)[1].isnan().all()
+    plain = freeze(net(), "bf16")
+    for _ in range(3):
+        for one, other in zip(frozen.input_gradient(x, y), plain.input_gradient(x, y), strict=True):
+            assert torch.equal(one, other)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-def test_replay_is_the_gradient() -> None:
-    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)).cuda()
-    plain, graphed = freeze(model), freeze(model, cuda_graph=True)
-    for size in (7, 8, 3, 7):
+def test_on_a_gpu_replays_are_the_gradient() -> None:
+    model = net().cuda()
+    plain, replayed = freeze(model), freeze(model, cuda_graph=True)
+    for size in (7, 8, 3, 7, 8, 3):
         x, y = torch.rand(size, 2, 8, 8, device="cuda"), torch.arange(size, device="cuda") % 5
-        for expected, actual in zip(plain.input_gradient(x, y), graphed.input_gradient(x, y), strict=True):
+        for expected, actual in zip(plain.input_gradient(x, y), replayed.input_gradient(x, y), strict=True):
             torch.testing.assert_close(actual, expected)
+    assert replayed.search.graphs is not None

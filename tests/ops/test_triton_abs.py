@@ -3,8 +3,6 @@
 Special values, the tiles of a GPU, shares, spare rows and graphs.
 """
 
-import contextlib
-
 import numpy as np
 import pytest
 import torch
@@ -247,41 +245,3 @@ def test_replays_take_new_images_and_decoders():
             False,
         )
         card.compare(run(card, *args), card.reference(*args), args)
-
-
-@pytest.mark.parametrize("able", [True, False])
-def test_a_shape_is_captured_the_second_time(able, monkeypatch):
-    from fastadv.ops.triton._graph import Replay
-
-    done = []
-
-    class Graph:
-        def replay(self):
-            done.append("replayed")
-
-    @contextlib.contextmanager
-    def capture(graph, **options):
-        done.append("captured" if able else "refused")
-        if not able:
-            raise RuntimeError("capture is not allowed here")
-        yield
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
-    monkeypatch.setattr(torch.cuda, "graph", capture)
-    replay = Replay(lambda: done.append("run"))
-    for _ in range(3):
-        replay()
-    if able:
-        assert done == ["run", "captured", "run", "replayed", "replayed"]
-    else:
-        assert done == ["run", "refused", "run", "run"]
-
-
-def test_buckets_pad_by_a_quarter_at_most():
-    from fastadv.ops.triton._graph import bucket
-
-    sizes = [bucket(n) for n in range(1, 3000)]
-    assert all(n <= size <= n * 1.25 for n, size in enumerate(sizes, start=1))
-    assert len(set(sizes)) < 50
-    assert [bucket(n) for n in (1, 7, 8, 9, 17, 1000)] == [1, 7, 8, 10, 20, 1024]

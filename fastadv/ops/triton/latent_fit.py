@@ -9,13 +9,13 @@ are held as the products take them; sums, latents and losses are single.
 
 import threading
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import partial
 from math import prod
 
 import torch
 from torch import Tensor
 
-from fastadv.ops.triton._graph import Replay, bucket
+from fastadv._graphs import Kept, Replay, bucket, current, nbytes, stream_of
 from fastadv.ops.triton._latent import Layer, arranged, plan, storage
 from fastadv.ops.triton._latent_adam import adam
 from fastadv.ops.triton._latent_down import down
@@ -23,7 +23,8 @@ from fastadv.ops.triton._latent_loss import loss_of
 from fastadv.ops.triton._latent_up import up
 from fastadv.ops.triton.latent_decode import decode
 
-WORKSPACE = 1 << 29  # bytes of activations held at once, and by each graph kept
+WORKSPACE = 1 << 29  # bytes of activations held at once
+_kept: "Kept[tuple[Fit, Replay]]" = Kept()  # buffers and graph of calls alike on one stream
 _lock = threading.Lock()  # kept buffers serve one call at a time
 
 
@@ -57,6 +58,13 @@ class Fit:
         self.gradients = [pair[number % 2][: prod(shape)].view(shape) for number, shape in enumerate(shapes)]
         self.images = zeros(classes, *self.x.shape)
         self.loss = zeros(count, classes)
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of the buffers."""
+        moments = self.mean, self.square, self.grad
+        layers = *self.weights, *self.biases, *self.hidden, *self.gradients
+        return nbytes((self.x, self.z, *moments, *layers, self.images, self.loss))
 
     def load(self, x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
         """Take x [B, C, h, h] and z [B, K, L] of no more images than there is room for."""
@@ -114,20 +122,17 @@ def share(layers: Sequence[Layer], classes: int, count: int, bf16: bool) -> int:
     return -(-count // pieces)
 
 
-@lru_cache(maxsize=4)
-def _kept(
-    layers: tuple[Layer, ...],
+def _made(
+    layers: Sequence[Layer],
     classes: int,
     count: int,
     bf16: bool,
     numbers: tuple[float, int, float, float],
     device: torch.device,
-    stream: int,
 ) -> tuple[Fit, Replay]:
-    """Buffers and graph for calls alike on one stream."""
     with torch.inference_mode(False):  # later calls write these buffers in any mode
         fit = Fit(layers, classes, count, bf16, device)
-    return fit, Replay(lambda: fit.run(*numbers))
+    return fit, Replay(lambda: fit.run(*numbers), or_run=True)
 
 
 def launch(
@@ -148,11 +153,13 @@ def launch(
         part = slice(first, min(first + count, images))
         size = part.stop - first
         if graphed:
-            stream = torch.cuda.current_stream(z.device).cuda_stream
-            with _lock, torch.cuda.device(z.device):
-                fit, replay = _kept(layers, classes, bucket(size), bf16, numbers, z.device, stream)
+            with _lock, current(z.device):
+                alike = layers, classes, bucket(size), bf16, numbers, z.device
+                key = *alike, stream_of(z.device)
+                fit, replay = _kept.get(key, partial(_made, *alike))
                 fit.load(x[part], z[part], weights, biases)
                 replay()
+                _kept.weigh(key, fit.nbytes + replay.reserved)
                 fit.save(loss[part], latents[part])
         else:
             fit = Fit(layers, classes, size, bf16, z.device)

@@ -1,0 +1,215 @@
+"""Steps replayed as one graph a bucket find what single steps find, to the bit."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv import _graphs
+from fastadv.attacks import _ranking, _waiting
+from fastadv.attacks._repeat import repeat
+from fastadv.attacks._search import Search
+from fastadv.attacks.criterion import ConfidentlyWrong, OutsideTopK, WrongBy
+from fastadv.engine.graph import Graphs
+from tests import recorded
+
+SIZE = 13
+THREATS = {
+    "linf": fa.Linf(0.03),
+    "l2": fa.L2(0.4),
+    "l1": fa.L1(3.0),
+    "l0": fa.L0(6),
+    "own radii": fa.Linf(torch.linspace(0.0, 0.06, SIZE)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are not read where that would wait for a GPU, and graphs are recorded calls."""
+    for module in (_waiting, _ranking):
+        monkeypatch.setattr(module, "waits", lambda device: True)
+    monkeypatch.setattr(_graphs, "capture", recorded.capture)
+
+
+def net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
+    ).eval()
+
+
+def batch(model: nn.Module, seed: int = 1, size: int = SIZE) -> tuple[Tensor, Tensor]:
+    x = torch.rand(size, 2, 8, 8, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return x, model(x).argmax(1)
+
+
+def graphed(model: nn.Module, precision: Any = "fp32") -> fa.Frozen:
+    frozen = fa.freeze(model, precision)
+    frozen.search.graphs = Graphs()
+    return frozen
+
+
+def same(found: Any, wanted: Any) -> None:
+    assert torch.equal(found.x_adv, wanted.x_adv)
+    assert torch.equal(found.status, wanted.status)
+    assert (found.forwards, found.backwards) == (wanted.forwards, wanted.backwards)
+
+
+@pytest.mark.parametrize("threat", THREATS)
+@pytest.mark.parametrize("stop_early", [True, False])
+@pytest.mark.parametrize("name", ["pgd", "bim", "mim"])
+def test_replays_find_what_steps_find(name: str, stop_early: bool, threat: str) -> None:
+    model = net()
+    plain, replayed = fa.freeze(model), graphed(model)
+    run = partial(getattr(fa.attacks, name), threat=THREATS[threat], steps=20, stop_early=stop_early)
+    more = {} if name == "bim" else {"restarts": 2}
+    for seed in range(3):  # the second batch meets graphs of the first
+        x, y = batch(model, seed)
+        same(run(replayed, x, y, **more), wanted := run(plain, x, y, **more))
+        assert (wanted.x_adv != x).any()
+    assert len(replayed.search.graphs) > 0
+    assert replayed.notes == plain.notes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"criterion": WrongBy(0.05)},
+        {"criterion": OutsideTopK(2)},
+        {"criterion": ConfidentlyWrong(0.4)},
+        {"loss": "margin"},
+        {"loss": lambda logits, y, targets: -logits.gather(1, y[:, None]).squeeze(1)},
+        {"step_size": torch.linspace(0.002, 0.02, SIZE)},
+        {"step_size": 0.002},
+        {"mask": torch.arange(128).view(2, 8, 8) % 3 > 0},
+        {"targets": True},
+        {"ids": torch.arange(SIZE).flip(0) + 100},
+    ],
+    ids=str,
+)
+def test_whatever_the_attack_is_asked_for(options: dict[str, Any]) -> None:
+    model = net()
+    x, y = batch(model)
+    if "targets" in options:
+        options = {"targets": (y + 1) % 5}
+    plain, replayed = fa.freeze(model), graphed(model)
+    run = partial(fa.attacks.pgd, x=x, y=y, threat=fa.Linf(0.03), steps=11, seed=3)
+    run(plain)
+    run(replayed)  # graphs of another kind of call are there
+    for _ in range(2):
+        same(run(replayed, **options), run(plain, **options))
+    assert replayed.search.graphs is not None
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_in_half_precision(precision: str) -> None:
+    model = net()
+    x, y = batch(model)
+    plain, replayed = fa.freeze(model, precision), graphed(model, precision)  # type: ignore[arg-type]
+    for _ in range(2):
+        pair = [fa.attacks.pgd(f, x, y, fa.Linf(0.05), steps=9, stop_early=False) for f in (plain, replayed)]
+        same(*pair)
+    assert len(replayed.search.graphs) == 1
+
+
+def test_each_kind_of_call_has_a_graph_and_each_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured: list[int] = []
+    monkeypatch.setattr(_graphs, "capture", lambda run: captured.append(1) or recorded.capture(run))
+    model = net()
+    frozen = graphed(model)
+    run = partial(fa.attacks.pgd, frozen, stop_early=False)
+    for size, radius, steps in ((13, 0.03, 9), (14, 0.03, 5), (12, 0.02, 5), (9, 0.02, 5), (13, 0.03, 9)):
+        run(*batch(model, size=size), fa.Linf(radius), steps=steps, step_size=0.01)
+    # 13 and 14 share a bucket, as do 12 and 13 but for the radius; 9 has its own
+    assert len(captured) == 3
+    frozen.search.use(frozen.search.model, torch.float32)
+    assert len(frozen.search.graphs) == 0
+
+
+def test_a_graph_takes_the_batch_that_it_is_given() -> None:
+    """Other images, labels and radii, in a bucket that spare rows fill."""
+    model = net()
+    plain, replayed = fa.freeze(model), graphed(model)
+    for seed, size in ((0, 16), (1, 15), (2, 15)):
+        x, y = batch(model, seed, size)
+        threat = fa.Linf(torch.rand(size, generator=torch.Generator().manual_seed(seed)) * 0.05)
+        pair = [fa.attacks.pgd(f, x, y, threat, steps=8, stop_early=False) for f in (replayed, plain)]
+        same(*pair)
+    assert len(replayed.search.graphs) == 1
+
+
+@pytest.mark.parametrize("threat", ["linf", "own radii"])
+@pytest.mark.parametrize("each", [False, True])
+def test_the_last_iterate(threat: str, each: bool) -> None:
+    model = net()
+    plain, replayed = fa.freeze(model), graphed(model)
+    size = torch.linspace(0.001, 0.01, SIZE) if each else 0.01
+    for seed in range(2):
+        x, y = batch(model, seed)
+        options: dict[str, Any] = {"steps": 7, "step_size": size, "targets": (y + 1) % 5, "start": x * 0.999}
+        before = replayed.forwards, replayed.backwards
+        found, wanted = (
+            fa.attacks.last_iterate(f, x, None, THREATS[threat], **options) for f in (replayed, plain)
+        )
+        assert torch.equal(found, wanted)
+        assert (replayed.backwards - before[1]) == 7 * SIZE
+    assert len(replayed.search.graphs) == 1
+    assert fa.attacks.last_iterate(replayed, x[:0], y[:0], fa.Linf(0.1), steps=3, step_size=0.1).shape == (
+        0,
+        2,
+        8,
+        8,
+    )
+    assert replayed.search.graphs is not None
+
+
+class Reads(nn.Module):
+    """A model that reads a value of its input, which no capture allows."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x)
+        return out if float(x.detach().sum()) < 1e9 else out * 2
+
+
+def test_a_step_that_cannot_be_captured_goes_on_without(logged: Any) -> None:
+    model = Reads(net())
+    x, y = batch(model)
+    plain, replayed = fa.freeze(model), graphed(model)
+    for _ in range(2):
+        same(*(fa.attacks.pgd(f, x, y, fa.Linf(0.03), steps=9) for f in (replayed, plain)))
+    assert replayed.search.graphs is None
+    assert logged.text.count("not captured as CUDA graphs: operation not permitted") == 1
+
+
+def test_what_a_rule_remembers_is_carried_over() -> None:
+    """A step with memory of its own: each tensor of the rows, those that appear on the way too."""
+    model = net()
+    x, y = batch(model)
+
+    def step(search: Search) -> None:
+        look = search.gradient(search.rows.points)
+        rows = search.rows
+        rows.total = look.gradient if "total" not in vars(rows) else rows.total + look.gradient
+        rows.points = (look.x_adv + 0.001 * rows.total.sign()).clamp(0, 1)
+
+    seen = {}
+    for name, frozen in (("plain", fa.freeze(model)), ("replayed", graphed(model))):
+
+        def rule(search: Search, name: str = name) -> None:
+            search.rows.points = search.start()
+            repeat(search, step, 6, "total")
+            seen[name] = search.rows.total.clone(), search.rows.points.clone()
+            search.last(search.rows.points)
+
+        from fastadv.attacks._core import run
+
+        run(frozen, x, y, fa.Linf(0.5), rule, loss="ce")
+    assert all(torch.equal(a, b) for a, b in zip(seen["plain"], seen["replayed"], strict=True))
