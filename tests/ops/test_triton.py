@@ -34,6 +34,7 @@ STRIDES = {
     "linf_step": 3,
     "keep_best_": 1,
     "philox": 2,
+    "project_l1": 7,
     "quantize_in_ball": 9,
     "random_start": 9,
     "logit_loss": 7,
