@@ -38,6 +38,7 @@ from fastadv._library import CARDS, OpCard, results_of, triton_launcher
 OPTIONAL = ("radius_rows", "step_size_rows", "targets", "hidden")
 OF_SIZES = ("WHOLE",)  # flags that follow from sizes, as tiles do
 Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
+Variant = tuple[str, Any, Any, Any]  # its name, the kernel, the source and the options of the compiler
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,7 @@ def record(card: OpCard, dtype: torch.dtype) -> list[Launch]:
     return launches
 
 
-def variants(
-    launches: list[Launch], target: GPUTarget, quick: bool = False
-) -> Iterator[tuple[str, Any, Any, Any]]:
+def variants(launches: list[Launch], target: GPUTarget, quick: bool = False) -> Iterator[Variant]:
     """(name, kernel, source, options) for each variant.
 
     A variant is one choice of compile-time arguments and of which optional arguments are given.
@@ -154,30 +153,46 @@ def widest_load(ptx: str) -> int:
     return max(loads + copies, default=0)
 
 
+def pairs(found: list[tuple[torch.dtype, int, Variant]]) -> Iterator[tuple[torch.dtype, int, Variant]]:
+    """Enough of them for each variant to meet each of its dtypes and each architecture."""
+    dtypes, arches = (sorted({one[place] for one in found}, key=str) for place in (0, 1))
+    met: set[Any] = set()
+    for one in sorted(found, key=lambda one: (dtypes.index(one[0]) + arches.index(one[1])) % 2):
+        dtype, arch, (variant, kernel, *_) = one
+        new = {(kernel, variant, dtype), (kernel, variant, arch)} - met
+        if new:
+            met |= new
+            yield one
+
+
 def build(name: str, arches: tuple[int, ...] = (80, 90), quick: bool = False) -> list[Build]:
     """Compile the variants of the op `name` for each architecture."""
     card, rows = CARDS[name], []
-    for dtype in card.dtypes:
-        launches = record(card, dtype)
-        for arch in arches:
+    found = [
+        (dtype, arch, variant)
+        for dtype in card.dtypes
+        for launches in [record(card, dtype)]
+        for arch in arches
+        for variant in variants(launches, GPUTarget("cuda", arch, 32), quick)
+    ]
+    for dtype, arch, (variant, kernel, source, settings) in pairs(found) if quick else found:
+        # `resources` assembles it and reads what ptxas says, once
+        with mock.patch.object(CUDABackend, "make_cubin", return_value=b""):
             target = GPUTarget("cuda", arch, 32)
-            for variant, kernel, source, settings in variants(launches, target, quick):
-                # `resources` assembles it and reads what ptxas says, once
-                with mock.patch.object(CUDABackend, "make_cubin", return_value=b""):
-                    compiled = triton.compile(source, target=target, options=settings.__dict__)
-                rows.append(
-                    Build(
-                        op=name,
-                        kernel=kernel.fn.__name__,
-                        dtype=str(dtype).removeprefix("torch."),
-                        variant=variant,
-                        arch=arch,
-                        shared_bytes=compiled.metadata.shared,
-                        num_warps=settings.num_warps,
-                        load_bytes=widest_load(compiled.asm["ptx"]),
-                        **resources(compiled.asm["ptx"], arch, settings.enable_fp_fusion),
-                    )
-                )
+            compiled = triton.compile(source, target=target, options=settings.__dict__)
+        rows.append(
+            Build(
+                op=name,
+                kernel=kernel.fn.__name__,
+                dtype=str(dtype).removeprefix("torch."),
+                variant=variant,
+                arch=arch,
+                shared_bytes=compiled.metadata.shared,
+                num_warps=settings.num_warps,
+                load_bytes=widest_load(compiled.asm["ptx"]),
+                **resources(compiled.asm["ptx"], arch, settings.enable_fp_fusion),
+            )
+        )
     return rows
 
 
@@ -206,7 +221,11 @@ def main() -> int:
         "--arch", default="80,90", help="comma-separated compute capabilities (default: 80,90)"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes that compile (default: 1)")
-    parser.add_argument("--quick", action="store_true", help="one variant for each choice of words and flags")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one variant for each choice of words and flags, and not each dtype for each architecture",
+    )
     options = parser.parse_args()
     if knobs.runtime.interpret:
         parser.error("unset TRITON_INTERPRET: interpreted kernels cannot be compiled")

@@ -2,8 +2,9 @@
 
 import os
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when numpy and torch are imported: the workers share the cores
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when numpy and torch are imported
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # more are processes that import torch first
 
 import gc
 import logging

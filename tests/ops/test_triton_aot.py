@@ -28,14 +28,13 @@ def builds(tmp_path_factory):
 
 
 def test_every_kernel_is_there(builds):
-    wanted = {
-        (name, str(dtype).removeprefix("torch."), arch)
-        for name, card in CARDS.items()
-        if card.triton
-        for dtype in card.dtypes
-        for arch in (80, 90)
+    kernels = [(name, card) for name, card in CARDS.items() if card.triton]
+    wanted = {(name, str(dtype).removeprefix("torch.")) for name, card in kernels for dtype in card.dtypes}
+    assert {(b["op"], b["dtype"]) for b in builds} == wanted
+    variants = {(b["op"], b["kernel"], b["variant"]) for b in builds}
+    assert {(b["op"], b["kernel"], b["variant"], b["arch"]) for b in builds} == {
+        (*variant, arch) for variant in variants for arch in (80, 90)
     }
-    assert {(b["op"], b["dtype"], b["arch"]) for b in builds} == wanted
     norms = {b["variant"].split()[0] for b in builds if b["op"] == "random_start"}
     assert norms == {"linf", "l2", "l1", "l0"}
 
