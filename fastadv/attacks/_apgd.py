@@ -1,12 +1,16 @@
 """The stages of Auto-PGD: ascent in one ball, with steps that adapt their own length."""
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
 from fastadv import ops
 from fastadv.attacks._geometry import like
 from fastadv.attacks._look import Look
+from fastadv.attacks._repeat import repeat
 from fastadv.attacks._search import Search
+from fastadv.attacks._waiting import waits
 
 MOMENTUM = 0.75  # the weight of the new step; the rest is that of the step before
 # checkpoints, as shares of the steps: the first interval, by how much each is shorter, the shortest
@@ -39,13 +43,31 @@ class Stage:
         """Move `moves` times from points [n, ...]."""
         self.begin(points)
         interval, shorter, shortest = self.intervals()
-        since = 0
-        for move in range(self.moves):
-            self._stand(self.step(move), last=move == self.moves - 1)
-            since += 1
-            if since == interval and move < self.moves - 1:
+        done = 0
+        while done < self.moves:
+            checkpoint = min(done + interval, self.moves)
+            self._go(done, checkpoint)
+            done = checkpoint
+            if done < self.moves:
                 self.check(interval)
-                interval, since = max(interval - shorter, shortest), 0
+                interval = max(interval - shorter, shortest)
+
+    def _go(self, first: int, end: int) -> None:
+        """The moves `first` to `end` - 1."""
+        if first == 0:
+            self._move(0)
+        alike = range(max(first, 1), min(end, self.moves - 1))
+        repeat(self.search, lambda search: self._over(search)._move(1), len(alike), (type(self), self.factor))
+        if end == self.moves > 1:
+            self._move(end - 1)
+
+    def _over(self, search: Search) -> "Stage":
+        """This stage with what another search has in its rows."""
+        if search is self.search:
+            return self
+        other = copy(self)
+        other.search = search
+        return other
 
     def begin(self, points: Tensor) -> None:
         """Look at the first points."""
@@ -63,7 +85,7 @@ class Stage:
         raise NotImplementedError
 
     def step(self, move: int) -> Tensor:
-        """[n, ...] where step number `move` leads."""
+        """[n, ...] where step number `move` leads; it is the same for all but the first."""
         raise NotImplementedError
 
     def check(self, interval: int) -> None:
@@ -83,10 +105,10 @@ class Stage:
         rows.points = torch.where(samples, rows.top, rows.points)
         rows.gradient = torch.where(samples, rows.top_gradient, rows.gradient)
 
-    def _stand(self, points: Tensor, last: bool) -> None:
-        """Stand at the points that a step leads to."""
+    def _move(self, move: int) -> None:
+        """Stand where step number `move` leads."""
         search, rows = self.search, self.search.rows
-        look = self._evaluate(points, last)
+        look = self._evaluate(self.step(move), last=move == self.moves - 1)
         loss = search.rank(look).to(rows.loss.dtype)
         rows.rises += loss > rows.loss
         rows.points, rows.gradient, rows.loss = look.x_adv, look.gradient, loss
@@ -175,7 +197,8 @@ class Sparse(Stage):
         size = rows.gradient.flatten(1).abs()
         count = size.shape[1]
         kept = (rows.density * count).long().clamp(1, count)
-        largest = size.topk(int(kept.max()), dim=1).values
+        most = count if waits(size.device) else int(kept.max())
+        largest = size.topk(most, dim=1).values
         least = largest.gather(1, kept[:, None] - 1)
         sign = rows.gradient.sign() * (size >= least).view(rows.gradient.shape)
         moving = (sign != 0).flatten(1).sum(1).clamp_min(1)

@@ -106,6 +106,12 @@ def _tensors(search: Search) -> dict[str, Tensor]:
     return {name: value for name, value in parts.items() if isinstance(value, Tensor)}
 
 
+def _get(search: Search, part: str) -> Tensor:
+    holder, name = part.split(".")
+    tensor: Tensor = getattr(search.best if holder == "best" else search.rows, name)
+    return tensor
+
+
 def _put(search: Search, part: str, tensor: Tensor) -> None:
     holder, name = part.split(".")
     setattr(search.best if holder == "best" else search.rows, name, tensor)
@@ -133,10 +139,17 @@ def _step_over(over: Search, step: Callable[[Search], None], rows: Rows, written
         for part in written:
             _put(over, part, rows[part])
         step(over)
-        for part in written:
-            holder, name = part.split(".")
-            made = getattr(over.best if holder == "best" else over.rows, name)
-            if made is not rows[part]:
-                rows[part].copy_(made)
+        made = {part: _get(over, part) for part in written}
+        new = {part: tensor for part, tensor in made.items() if tensor is not rows[part]}
+        # what one name held may have gone to another, and is to be written over
+        fixed = {part: tensor.clone() if _is_one_of(tensor, rows) else tensor for part, tensor in new.items()}
+        for part, tensor in fixed.items():
+            rows[part].copy_(tensor)
 
     return run
+
+
+def _is_one_of(tensor: Tensor, rows: Rows) -> bool:
+    return any(
+        tensor.untyped_storage().data_ptr() == row.untyped_storage().data_ptr() for row in rows.values()
+    )

@@ -57,7 +57,7 @@ def freeze(
         fold: make a search twin of its own (default True). Folded weights are copies, taken now. With
             `fold=False` both twins follow the model while it trains, and half precision is by autocast.
         compile: run the search twin through torch.compile (default False).
-        cuda_graph: capture gradients, and whole steps of fgsm's kin (bim, pgd, mim, last_iterate), as CUDA
+        cuda_graph: capture gradients, and whole steps of bim, pgd, mim, apgd and last_iterate, as CUDA
             graphs (default False), for batch sizes rounded up by at most a quarter; at most 32 and 1 GiB of
             them are kept. They follow the model only while its weights stay in place. A loss that is a
             function is not captured.

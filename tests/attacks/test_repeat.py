@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv import _graphs
 from fastadv.attacks import _ranking, _waiting
+from fastadv.attacks._core import run
 from fastadv.attacks._repeat import repeat
 from fastadv.attacks._search import Search
 from fastadv.attacks.criterion import ConfidentlyWrong, OutsideTopK, WrongBy
@@ -70,6 +71,20 @@ def test_replays_find_what_steps_find(name: str, stop_early: bool, threat: str) 
     for seed in range(3):  # the second batch meets graphs of the first
         x, y = batch(model, seed)
         same(run(replayed, x, y, **more), wanted := run(plain, x, y, **more))
+        assert (wanted.x_adv != x).any()
+    assert len(replayed.search.graphs) > 0
+    assert replayed.notes == plain.notes
+
+
+@pytest.mark.parametrize("threat", ["linf", "l2", "l1", "own radii"])
+@pytest.mark.parametrize("stop_early", [True, False])
+def test_the_stages_of_apgd(stop_early: bool, threat: str) -> None:
+    model = net()
+    plain, replayed = fa.freeze(model), graphed(model)
+    run = partial(fa.attacks.apgd, threat=THREATS[threat], steps=33, stop_early=stop_early, loss="dlr")
+    for seed in range(2):
+        x, y = batch(model, seed)
+        same(run(replayed, x, y, seed=seed), wanted := run(plain, x, y, seed=seed))
         assert (wanted.x_adv != x).any()
     assert len(replayed.search.graphs) > 0
     assert replayed.notes == plain.notes
@@ -190,7 +205,7 @@ def test_a_step_that_cannot_be_captured_goes_on_without(logged: Any) -> None:
 
 
 def test_what_a_rule_remembers_is_carried_over() -> None:
-    """A step with memory of its own: each tensor of the rows, those that appear on the way too."""
+    """A step with memory of its own: rows that appear on the way, and rows that change places."""
     model = net()
     x, y = batch(model)
 
@@ -198,18 +213,19 @@ def test_what_a_rule_remembers_is_carried_over() -> None:
         look = search.gradient(search.rows.points)
         rows = search.rows
         rows.total = look.gradient if "total" not in vars(rows) else rows.total + look.gradient
-        rows.points = (look.x_adv + 0.001 * rows.total.sign()).clamp(0, 1)
+        # three steps of memory, each handed on as it is
+        rows.oldest, rows.older, rows.old = rows.older, rows.old, look.x_adv
+        rows.points = (look.x_adv + 0.001 * rows.total.sign() + 0.1 * (rows.old - rows.oldest)).clamp(0, 1)
 
     seen = {}
     for name, frozen in (("plain", fa.freeze(model)), ("replayed", graphed(model))):
 
         def rule(search: Search, name: str = name) -> None:
-            search.rows.points = search.start()
-            repeat(search, step, 6, "total")
-            seen[name] = search.rows.total.clone(), search.rows.points.clone()
+            rows = search.rows
+            rows.points = rows.oldest = rows.older = rows.old = search.start()
+            repeat(search, step, 9, "total")
+            seen[name] = [value.clone() for _, value in sorted(vars(rows).items())]
             search.last(search.rows.points)
-
-        from fastadv.attacks._core import run
 
         run(frozen, x, y, fa.Linf(0.5), rule, loss="ce")
     assert all(torch.equal(a, b) for a, b in zip(seen["plain"], seen["replayed"], strict=True))

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import fastadv as fa
+from fastadv.attacks._apgd import Dense, Sparse
 from fastadv.attacks._ascent import ascent
 from fastadv.attacks._problem import Problem
 from fastadv.attacks._record import Record
@@ -52,10 +53,27 @@ def test_no_step_reads_a_value(direction: Any, threat: str, options: dict[str, A
     given = {"targets": None, **options}
     if given["targets"]:
         given["targets"] = y
-    problem = Problem(x, y, THREATS[threat], ids=y, **given)
     rule = ascent(5, 2.0 if threat == "l0" else 0.01, False, direction)
-    plan = Plan(minimum=False, loss="ce", stop_early=False, rule=rule, restarts=2, seed=0)
+    search = over(Problem(x, y, THREATS[threat], ids=y, **given))
     with torch.no_grad():
-        search = Search(settled(), problem, torch.arange(SIZE, device=META), Record.start(x), plan, 0)
         rule(search)
     assert search.frozen.backwards == 5 * SIZE
+
+
+def over(problem: Problem) -> Search:
+    index = torch.arange(SIZE, device=META)
+    plan = Plan(minimum=False, loss="ce", stop_early=False, rule=lambda search: None, restarts=2, seed=0)
+    return Search(settled(), problem, index, Record.start(problem.x), plan, 0)
+
+
+@pytest.mark.parametrize("threat", ["linf", "l2", "own radii", "l1"])
+def test_no_move_of_apgd_reads_a_value(threat: str) -> None:
+    x, y = torch.rand(SIZE, 2, 8, 8, device=META), torch.zeros(SIZE, dtype=torch.long, device=META)
+    search = over(Problem(x, y, THREATS[threat], targets=None, ids=y))
+    stages = [Dense(search, 30, 0.75)]
+    if threat == "l1":
+        stages = [Sparse(search, factor, 9, started=factor < 3) for factor in (3.0, 2.0, 1.0)]
+    with torch.no_grad():
+        for stage in stages:
+            stage.run(search.start())
+    assert search.frozen.forwards > search.frozen.backwards > 20 * SIZE
