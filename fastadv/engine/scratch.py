@@ -14,10 +14,11 @@ def keep_pages() -> None:
     """Make the C library keep pages that are freed, for tensors of up to LARGEST bytes.
 
     glibc returns large blocks to the system, but for those up to the largest that it has freed before. So one
-    is taken and freed, which costs microseconds, since nothing is written into it.
+    is taken and freed, which costs microseconds, since nothing is written into it: torch.empty would, where
+    algorithms have to be deterministic.
     """
     with suppress(RuntimeError):  # where memory is that short, nothing is lost
-        torch.empty(LARGEST, dtype=torch.uint8, device="cpu")
+        torch.UntypedStorage(LARGEST, device="cpu")
 
 
 class Scratch(threading.local):

@@ -139,10 +139,10 @@ def test_gradients_in_bfloat16_change_no_attack(
 
 
 def test_a_model_is_frozen_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    def empty(*size: int, **options: object) -> Tensor:
+    def short(*size: int, **options: object) -> torch.UntypedStorage:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(torch, "empty", empty)
+        patch.setattr(torch, "UntypedStorage", short)
         keep_pages()
     assert fa.freeze(net())(images(0)).shape == (6, 4)
