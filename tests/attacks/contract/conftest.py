@@ -10,8 +10,8 @@ from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
 
 from .cases import CASES
 
-# of each component of AutoAttack: ten times fewer find what there is to find in nets this small
-FEW = {"apgd": {"steps": 10}, "fab": {"steps": 10}, "square": {"queries": 30}}
+# of each component of AutoAttack: a tenth of them or less find what there is to find in nets this small
+FEW = {"apgd": {"steps": 5}, "fab": {"steps": 5}, "square": {"queries": 20}}
 
 
 @pytest.fixture(autouse=True)
