@@ -135,10 +135,14 @@ def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
 def _step_over(over: Search, step: Callable[[Search], None], rows: Rows, written: tuple[str, ...]) -> Step:
     """The step that leaves what it has `written` in `rows`."""
 
+    known = {part.removeprefix("rows.") for part in written} | vars(over.rows).keys()
+
     def run() -> None:
         for part in written:
             _put(over, part, rows[part])
         step(over)
+        if unknown := vars(over.rows).keys() - known:
+            raise RuntimeError(f"a step remembers what its first did not set: {', '.join(sorted(unknown))}")
         made = {part: _get(over, part) for part in written}
         new = {part: tensor for part, tensor in made.items() if tensor is not rows[part]}
         # what one name held may have gone to another, and is to be written over

@@ -229,3 +229,25 @@ def test_what_a_rule_remembers_is_carried_over() -> None:
 
         run(frozen, x, y, fa.Linf(0.5), rule, loss="ce")
     assert all(torch.equal(a, b) for a, b in zip(seen["plain"], seen["replayed"], strict=True))
+
+
+def test_what_a_later_step_adds_is_not_lost(logged: Any) -> None:
+    model = net()
+    x, y = batch(model)
+    frozen, sums = graphed(model), []
+
+    def step(search: Search) -> None:
+        look = search.gradient(search.rows.points)
+        if "first" in vars(search.rows):
+            search.rows.second = search.rows.first + 1
+        search.rows.first = look.gradient
+        search.rows.points = look.x_adv
+
+    def rule(search: Search) -> None:
+        search.rows.points = search.start()
+        repeat(search, step, 4, "adds")
+        sums.append(search.rows.second.sum())
+
+    run(frozen, x, y, fa.Linf(0.1), rule, loss="ce")
+    assert len(sums) == 1
+    assert "a step remembers what its first did not set: second" in logged.text
