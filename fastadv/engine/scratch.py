@@ -18,7 +18,7 @@ def keep_pages() -> None:
     algorithms have to be deterministic.
     """
     with suppress(RuntimeError):  # where memory is that short, nothing is lost
-        torch.UntypedStorage(LARGEST, device="cpu")
+        torch.UntypedStorage(LARGEST, device="cpu")  # type: ignore[no-untyped-call]
 
 
 class Scratch(threading.local):
