@@ -1,5 +1,6 @@
 """Several processes train what one process trains."""
 
+import functools
 import json
 import re
 import shutil
@@ -11,19 +12,22 @@ import torch
 from fastadv._files import load_tensors
 from fastadv.train import reports
 from tests.processes import finish, go, start
-from tests.train.processes.worker import CASES, resumed, train
+from tests.train.processes.worker import CASES, CASES_OF, resumed, train
 
 WORKER = "tests.train.processes.worker"
 
 
-@pytest.fixture(scope="module", params=[2, 4])
-def trained(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cases")
-    go(WORKER, "every_case", folder, request.param)
-    return [
-        torch.load(folder / f"cases-{request.param}-{rank}.pt", weights_only=True)
-        for rank in range(request.param)
-    ]
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What each process of so many has trained."""
+
+    @functools.cache
+    def of(world):
+        folder = tmp_path_factory.mktemp("cases")
+        go(WORKER, "every_case", folder, world)
+        return [torch.load(folder / f"cases-{world}-{rank}.pt", weights_only=True) for rank in range(world)]
+
+    return of
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +35,13 @@ def alone():
     return {name: train(name) for name in CASES}
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_weights_of_several_processes_are_those_of_one(name, trained, alone):
-    for others in trained:
+@pytest.mark.parametrize(("world", "name"), [(n, name) for n, names in CASES_OF.items() for name in names])
+def test_the_weights_of_several_processes_are_those_of_one(world, name, trained, alone):
+    first = trained(world)[0][name]
+    for others in trained(world):
         torch.testing.assert_close(others[name]["weights"], alone[name]["weights"], rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(others[name]["weights"], trained[0][name]["weights"], rtol=0, atol=0)
-        assert others[name]["losses"] == trained[0][name]["losses"]
+        torch.testing.assert_close(others[name]["weights"], first["weights"], rtol=0, atol=0)
+        assert others[name]["losses"] == first["losses"]
         assert others[name]["accuracies"] == alone[name]["accuracies"]
         assert others[name]["losses"] == pytest.approx(alone[name]["losses"], abs=1e-9)
 
