@@ -5,8 +5,8 @@ import fastadv as fa
 train_set, test_set = fa.data.load("digits", "train"), fa.data.load("digits", "test")
 model = fa.models.ABS.fit(train_set, epochs=20, prior_samples=1000)
 
-x, y = test_set.x[:50], test_set.y[:50]
-inferred = model.infer(x)  # loss [50, 10], latents and reconstructions for every class
+x, y = test_set.x[:20], test_set.y[:20]
+inferred = model.infer(x)  # loss [20, 10], latents and reconstructions for every class
 confidence = model.confidence(x).amax(1).median()
 print(
     f"read correctly: {(inferred.loss.argmin(1) == y).float().mean():.0%}, median confidence {confidence:.2f}"
