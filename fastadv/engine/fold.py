@@ -81,6 +81,12 @@ def _random_states() -> list[Tensor]:
     return [torch.get_rng_state(), *of_gpus]
 
 
+def check_batch_norms(module: nn.Module) -> None:
+    """Raises Unfoldable where there is nothing to fold."""
+    if not any(isinstance(part, BATCH_NORMS) for part in module.modules()):
+        raise Unfoldable("no BatchNorm")
+
+
 def fold(module: nn.Module) -> tuple[nn.Module, int]:
     """`module`, a twin, as a traced module, and the number of BatchNorm layers that were folded.
 
@@ -89,8 +95,7 @@ def fold(module: nn.Module) -> tuple[nn.Module, int]:
 
     Raises Unfoldable where there is nothing to fold or torch.fx cannot trace the module.
     """
-    if not any(isinstance(part, BATCH_NORMS) for part in module.modules()):
-        raise Unfoldable("no BatchNorm")
+    check_batch_norms(module)
     if estimates_gradients(module) and isinstance(module.model, nn.Module):
         module.model, folded = fold(module.model)
         return module, folded

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from fastadv.engine.fold import Unfoldable, estimates_gradients
+from fastadv.engine.fold import Unfoldable, check_batch_norms, estimates_gradients
 from fastadv.engine.fold import fold as fold_batch_norms
 from fastadv.engine.frozen import Frozen, Model
 from fastadv.engine.hasten import hasten
@@ -177,6 +177,7 @@ def _search_twin(module: nn.Module, notes: list[str]) -> tuple[nn.Module | None,
     """The folded, channels-last twin and whether it is channels-last; None where the model stays as it is."""
     search: nn.Module | None = None
     try:
+        check_batch_norms(module)  # before a copy is made
         search, folded = fold_batch_norms(twin(module, follow=False))
         notes.append(f"folded {folded} BatchNorm")
     except Unfoldable as why:
