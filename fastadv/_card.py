@@ -32,6 +32,7 @@ def _commit() -> str:
         return ""
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)

@@ -9,7 +9,8 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from functools import cache
+from typing import Annotated, Any
 
 import typer
 
@@ -87,10 +88,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
 
 
+@cache
+def _command() -> Any:
+    """What typer makes of the functions and their annotations, which takes it longer than a small command."""
+    return typer.main.get_command(app)
+
+
 def _run(arguments: list[str]) -> int:
     debug = Debug()
     try:
-        code = app(args=arguments, prog_name="fastadv", standalone_mode=False, obj=debug)
+        code = _command()(args=arguments, prog_name="fastadv", standalone_mode=False, obj=debug)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:

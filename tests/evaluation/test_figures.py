@@ -69,14 +69,21 @@ def test_examples_hold_each_image_in_its_place_with_its_caption(drawn):
     seen = torch.tensor([2, 1, 0, 1])
     figures.examples(x, x_adv, Y, seen, "a.png", classes=["zero", "one", "two", "three"], box=(low, high))
     (figure,) = drawn
-    pixels = [np.asarray(axes.images[0].get_array()) for axes in figure.axes]
-    assert len(pixels) == 12
+    (sheet,) = figure.axes
+    pixels = [np.asarray(image.get_array()) for image in sheet.images]
+    assert len(pixels) == len(sheet.patches) == 12
+    for image, frame in zip(sheet.images, sheet.patches, strict=True):
+        left, right, bottom, top = image.get_extent()
+        assert frame.get_bbox().extents == pytest.approx((left, top, right, bottom))
     scaled = ((x_adv - low) / (high - low)).double()
     for i in range(4):
         assert pixels[i] == pytest.approx(X[i, 0].numpy(), abs=1e-6)
         assert pixels[4 + i] == pytest.approx(scaled[i, 0].numpy(), abs=1e-6)
         assert pixels[8 + i] == pytest.approx(pixels[4 + i] - pixels[i], abs=1e-6)
-    captions = [axes.texts[0] for axes in figure.axes[:8]]
+    captions = sheet.texts
+    for image, text in zip(sheet.images[:8], captions, strict=True):
+        left, right, bottom, _ = image.get_extent()
+        assert text.get_position() == pytest.approx(((left + right) / 2, bottom + 0.04))
     assert [text.get_text() for text in captions] == [
         *("two", "zero", "three", "one"),
         *("two", "one", "zero", "one"),
@@ -85,13 +92,13 @@ def test_examples_hold_each_image_in_its_place_with_its_caption(drawn):
     assert colors == [INK] * 5 + [figures.VERMILION] * 2 + [INK]
     # the largest difference is 0.008 of the box: drawn 100 times as strong it does not saturate
     assert "difference × 100" in texts(figure)
-    assert figure.axes[8].images[0].get_clim() == pytest.approx((-0.01, 0.01))
+    assert sheet.images[8].get_clim() == pytest.approx((-0.01, 0.01))
 
 
 def test_examples_without_any_difference(drawn):
     figures.examples(X, X, Y, Y, "a.png")
     assert "difference × 1" in texts(drawn[0])
-    assert not np.asarray(drawn[0].axes[8].images[0].get_array()).any()
+    assert not np.asarray(drawn[0].axes[0].images[8].get_array()).any()
 
 
 def test_strips_of_different_lengths_share_one_amplification(drawn):
@@ -102,14 +109,15 @@ def test_strips_of_different_lengths_share_one_amplification(drawn):
     ]
     figures.strips(rows, "a.png", title="a title", subtitle="a subtitle")
     (figure,) = drawn
-    assert len(figure.axes) == 9
+    (sheet,) = figure.axes
+    assert len(sheet.images) == 9
     assert {"a title", "a subtitle", "first", "below it", "faint × 10", "strong × 10"} <= set(texts(figure))
-    assert [axes.texts[0].get_color() for axes in figure.axes[:4]] == [INK, figures.BLUE, INK, INK]
+    assert [text.get_color() for text in sheet.texts] == [INK, figures.BLUE, INK, INK]
     # rows stand below each other, columns beside each other, nothing overlaps
-    boxes = [axes.get_position() for axes in figure.axes]
+    boxes = [image.get_window_extent() for image in sheet.images]
     assert all(left.x1 < right.x0 for left, right in pairwise(boxes[:4]))
     assert boxes[0].y0 > boxes[4].y1 > boxes[4].y0 > boxes[6].y1 > 0
-    assert boxes[3].x1 <= 1
+    assert boxes[3].x1 <= figure.bbox.x1
 
 
 def test_a_difference_in_color_is_drawn_around_mid_gray(drawn):

@@ -44,8 +44,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 def shown(figure: Figure) -> list[tuple[np.ndarray, str, str]]:
     """Pixels, caption and its color, in the order in which they were drawn."""
     return [
-        (np.asarray(a.images[0].get_array()), a.texts[0].get_text(), to_hex(a.texts[0].get_color()).upper())
-        for a in figure.axes
+        (np.asarray(image.get_array()), text.get_text(), to_hex(text.get_color()).upper())
+        for image, text in zip(figure.axes[0].images, figure.axes[0].texts, strict=True)
     ]
 
 
@@ -66,10 +66,11 @@ def test_sources_stand_above_what_was_made_of_them(drawn, shift):
             assert (above[1], below[1]) == (f"n{k}", f"n{(k + shift) % 3}")
             assert (below[2] == figures.VERMILION) == (shift == 1)
             assert above[2] != figures.VERMILION
-    top = [axes.get_position().y0 for axes in figure.axes]
+    boxes = [image.get_window_extent() for image in figure.axes[0].images]
+    top = [box.y0 for box in boxes]
     assert top[:3] == [top[0]] * 3
     assert top[0] > top[3] > top[6] > top[9]
-    left = [axes.get_position().x0 for axes in figure.axes]
+    left = [box.x0 for box in boxes]
     assert left[:3] == left[3:6] == left[6:9]
 
 
@@ -86,7 +87,7 @@ def test_sources_are_found_by_their_numbers(drawn):
 def test_many_classes_are_broken_into_blocks_and_thinned(drawn):
     base = base_set(12, 2)
     thumbnails(constructed(base), base, "a.png", per_class=5)
-    assert len(drawn[0].axes) == 2 * 2 * 12  # each class has two samples
+    assert len(shown(drawn[0])) == 2 * 2 * 12  # each class has two samples
     base = base_set(50, 1)
     thumbnails(constructed(base), base, "a.png")
     captions = [caption for _, caption, _ in shown(drawn[1])]

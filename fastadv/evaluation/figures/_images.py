@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -85,6 +85,7 @@ def strips(
     width = left + max(len(row.images) * (row.side[0] + GAP) for row in rows)
     height = top + sum(row.apart + row.height + GAP for row in rows)
     figure = new_figure(width, height, title)
+    sheet = _sheet(figure, left, top)
     if subtitle:
         place = 0.08 / width, 1 - (0.3 if title else 0.08) / height
         figure.text(*place, subtitle, fontsize=8.5, color=FAINT, va="top")
@@ -92,11 +93,10 @@ def strips(
         top += row.apart
         _name(figure, row, gain, (left - 0.14) / width, 1 - (top + row.side[1] / 2) / height)
         for column in range(len(row.images)):
-            across, wide, high = left + column * (row.side[0] + GAP), *row.side
-            axes = figure.add_axes((across / width, 1 - (top + high) / height, wide / width, high / height))
-            draw_image(axes, row.images[column].detach().cpu(), gain if row.difference else None)
+            across = left + column * (row.side[0] + GAP)
+            _place(sheet, row.images[column].detach().cpu(), across, top, row, gain)
             if row.captions:
-                _caption(axes, row, column)
+                _caption(sheet, row, column, across + row.side[0] / 2, top + 1.05 * row.side[1])
         top += row.height + GAP
     save(figure, path)
 
@@ -167,19 +167,34 @@ def _name(figure: "Figure", row: Strip, gain: float, right: float, middle: float
         figure.text(right, middle - apart, row.remark, fontsize=7.5, color=FAINT, ha="right", va="center")
 
 
+def _sheet(figure: "Figure", left: float, top: float) -> "Axes":
+    """Axes for all images, in inches from the figure's upper left corner: axes for each would take long."""
+    width, height = figure.get_size_inches()
+    right, bottom = width - GAP, height - GAP
+    place = left / width, 1 - bottom / height, (right - left) / width, (bottom - top) / height
+    axes = figure.add_axes(place)
+    axes.set(xlim=(left, right), ylim=(bottom, top), autoscale_on=False)
+    axes.set_axis_off()
+    return axes
+
+
+def _place(sheet: "Axes", image: Tensor, across: float, top: float, row: Strip, gain: float) -> None:
+    """An image of the row, its upper left corner there, in a thin frame."""
+    from matplotlib.patches import Rectangle
+
+    wide, high = row.side
+    extent = across, across + wide, top + high, top
+    _show(sheet, image, gain if row.difference else None, extent=extent, aspect="auto")
+    sheet.add_patch(
+        Rectangle(
+            (across, top), wide, high, fill=False, edgecolor=FRAME, linewidth=0.6, zorder=2.5, clip_on=False
+        )
+    )
+
+
 def draw_image(axes: "Axes", image: Tensor, gain: float | None = None) -> None:
     """An image [1 or 3, H, W] in [0, 1], or with `gain` an amplified difference, in a thin frame."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    pixels = image.permute(1, 2, 0).numpy()
-    if len(image) == 3:
-        shown = pixels if gain is None else np.clip(0.5 + gain * pixels, 0, 1)
-        axes.imshow(shown, interpolation="nearest")
-    elif gain is None:
-        axes.imshow(pixels[..., 0], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    else:
-        less_more = LinearSegmentedColormap.from_list("less_more", [BLUE, "#FAFAFA", VERMILION])
-        axes.imshow(pixels[..., 0], cmap=less_more, vmin=-1 / gain, vmax=1 / gain, interpolation="nearest")
+    _show(axes, image, gain)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -187,13 +202,26 @@ def draw_image(axes: "Axes", image: Tensor, gain: float | None = None) -> None:
         spine.set_linewidth(0.6)
 
 
-def _caption(axes: "Axes", row: Strip, column: int) -> None:
+def _show(axes: "Axes", image: Tensor, gain: float | None, **how: Any) -> None:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    how["interpolation"] = "nearest"
+    pixels = image.permute(1, 2, 0).numpy()
+    if len(image) == 3:
+        axes.imshow(pixels if gain is None else np.clip(0.5 + gain * pixels, 0, 1), **how)
+    elif gain is None:
+        axes.imshow(pixels[..., 0], cmap="gray", vmin=0, vmax=1, **how)
+    else:
+        less_more = LinearSegmentedColormap.from_list("less_more", [BLUE, "#FAFAFA", VERMILION])
+        axes.imshow(pixels[..., 0], cmap=less_more, vmin=-1 / gain, vmax=1 / gain, **how)
+
+
+def _caption(sheet: "Axes", row: Strip, column: int, middle: float, top: float) -> None:
     marked = row.marked is not None and bool(row.marked[column])
-    axes.text(
-        0.5,
-        -0.05,
+    sheet.text(
+        middle,
+        top,
         str(row.captions[column]),
-        transform=axes.transAxes,
         ha="center",
         va="top",
         fontsize=8,
