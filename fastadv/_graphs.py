@@ -1,8 +1,10 @@
 """CUDA graphs: which batch sizes share one, when one is captured, and how many are kept."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache, partial
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 T = TypeVar("T")
 
 MOST, MEMORY = 32, 1 << 30  # graphs kept for one owner, and their bytes
+_capturing = threading.RLock()  # nobody may wait for a device while one of its streams is captured
 
 
 def bucket(size: int) -> int:
@@ -32,38 +35,55 @@ def stream_of(device: torch.device) -> tuple[torch.device, int]:
     return device, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
+@cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    """One for all captures of a device: libraries keep a workspace for each stream they have met.
+
+    torch's own belongs to the first device that captured.
+    """
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def capture(run: Callable[[], None]) -> Callable[[], None]:
     """What `run` launches on the current device, to be launched again on the same memory."""
-    graph = torch.cuda.CUDAGraph()
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # of the current device; torch's own belongs to the first that captured
-    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+    graph, stream = torch.cuda.CUDAGraph(), _side_stream(torch.cuda.current_device())
+    # torch does not leave the side stream where a capture fails
+    back = torch.cuda.stream(torch.cuda.current_stream())
+    with _capturing, back, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         run()
     return graph.replay
 
 
 class Replay:
-    """Calls `run` the first time, which compiles its kernels, and replays a CUDA graph of it from then on.
+    """Does a step the first time, which compiles its kernels, and replays a CUDA graph of it from then on.
 
     The graph is captured at the second call, so a shape that is met once costs no capture. Where that is not
-    allowed, RuntimeError; with `or_run` `run` is called each time instead. `reserved` are the bytes that the
+    allowed, RuntimeError; with `or_run` the step is done each time instead. `reserved` are the bytes that the
     capture took.
     """
 
-    def __init__(self, run: Callable[[], None], or_run: bool = False) -> None:
-        self._run, self._or_run, self._calls, self.reserved = run, or_run, 0, 0
-        self._again = run
+    def __init__(self, or_run: bool = False) -> None:
+        self._or_run, self._calls, self.reserved = or_run, 0, 0
+        self._graph: Callable[[], None] | None = None
 
-    def __call__(self) -> None:
-        self._calls += 1
-        if self._calls == 2:
-            before = torch.cuda.memory_reserved()
+    def __call__(self, make: Callable[[], Callable[[], None]]) -> None:
+        """make() gives the step, always the same, which is not held on to."""
+        if self._graph is not None:
+            return self._graph()
+        run = make()
+        if self._calls == 1:
             try:
-                self._again = capture(self._run)
+                run = self._graph = capture(partial(self._measured, run))
             except RuntimeError:
                 if not self._or_run:
                     raise
-            self.reserved = max(torch.cuda.memory_reserved() - before, 0)
-        self._again()
+        run()
+        self._calls += 1
+
+    def _measured(self, run: Callable[[], None]) -> None:
+        before = torch.cuda.memory_reserved()  # not earlier: a capture begins by emptying torch's cache
+        run()
+        self.reserved = max(torch.cuda.memory_reserved() - before, 0)
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:

@@ -1,8 +1,10 @@
 """CUDA graphs: the sizes that share one, when one is captured, and which are released."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -18,43 +20,108 @@ def test_buckets_pad_by_a_quarter_at_most() -> None:
     assert [bucket(n) for n in (1, 7, 8, 9, 17, 1000)] == [1, 7, 8, 10, 20, 1024]
 
 
+class Gpu:
+    """A GPU that captures, or refuses to: what was done, its current stream and its memory."""
+
+    def __init__(self, able: bool) -> None:
+        self.able, self.done, self.stream, self.reserved, self.streams = able, [], "main", 500, 0
+
+    def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
+        monkeypatch.setattr(torch.cuda, "Stream", self.new_stream)
+        monkeypatch.setattr(torch.cuda, "graph", self.capturing)
+        monkeypatch.setattr(torch.cuda, "stream", self.on)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: self.stream)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: self.reserved)
+        monkeypatch.setattr(_graphs, "_side_stream", cache(_graphs._side_stream.__wrapped__))
+
+    def new_stream(self, device: int) -> str:
+        self.streams += 1
+        return "side"
+
+    def replay(self) -> None:
+        self.done.append("replayed")
+
+    @contextlib.contextmanager
+    def on(self, stream: str) -> Iterator[None]:
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    @contextlib.contextmanager
+    def capturing(self, graph: "Gpu", stream: str, **options: Any) -> Iterator[None]:
+        """Like torch's, it empties the cache first, and stays on its stream where it fails."""
+        before, self.stream, self.reserved = self.stream, stream, 100
+        yield
+        self.done.append("captured" if self.able else "refused")
+        if not self.able:
+            raise RuntimeError("capture is not allowed here")
+        self.stream = before
+
+    def step(self) -> None:
+        self.done.append("run")
+        self.reserved += 64
+
+
 @pytest.mark.parametrize("able", [True, False])
 @pytest.mark.parametrize("or_run", [True, False])
 def test_a_shape_is_captured_the_second_time(
     able: bool, or_run: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done: list[str] = []
-    reserved = iter((100, 164))
-
-    class Graph:
-        def replay(self) -> None:
-            done.append("replayed")
-
-    @contextlib.contextmanager
-    def capture(graph: Graph, **options: Any) -> Iterator[None]:
-        done.append("captured" if able else "refused")
-        if not able:
-            raise RuntimeError("capture is not allowed here")
-        yield
-
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
-    monkeypatch.setattr(torch.cuda, "graph", capture)
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: next(reserved))
-    replay = Replay(lambda: done.append("run"), or_run)
-    replay()
-    assert (done, replay.reserved) == (["run"], 0)
+    gpu = Gpu(able)
+    gpu.patch(monkeypatch)
+    replay = Replay(or_run)
+    replay(lambda: gpu.step)
+    assert (gpu.done, replay.reserved) == (["run"], 0)
     if able:
-        replay()
-        replay()
-        assert (done, replay.reserved) == (["run", "captured", "run", "replayed", "replayed"], 64)
+        replay(lambda: gpu.step)
+        replay(lambda: gpu.step)
+        assert (gpu.done, replay.reserved) == (["run", "run", "captured", "replayed", "replayed"], 64)
     elif or_run:
-        replay()
-        replay()
-        assert done == ["run", "refused", "run", "run"]
+        replay(lambda: gpu.step)
+        replay(lambda: gpu.step)
+        assert gpu.done == ["run", "run", "refused", "run", "run"]
     else:
         with pytest.raises(RuntimeError, match="not allowed here"):
-            replay()
+            replay(lambda: gpu.step)
+    assert gpu.stream == "main"
+
+
+def test_all_captures_of_a_device_share_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(able=True)
+    gpu.patch(monkeypatch)
+    for _ in range(3):
+        _graphs.capture(gpu.step)
+    assert gpu.streams == 1
+
+
+def test_a_first_time_that_fails_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(able=True)
+    gpu.patch(monkeypatch)
+    replay = Replay()
+    with pytest.raises(ZeroDivisionError):
+        replay(lambda: lambda: 1 / 0)  # type: ignore[arg-type,return-value]
+    replay(lambda: gpu.step)
+    assert gpu.done == ["run"]
+
+
+def test_a_step_is_not_held_on_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, made = Gpu(able=True), []
+    gpu.patch(monkeypatch)
+
+    def make() -> Callable[[], None]:
+        step = partial(gpu.step)
+        made.append(ref(step))
+        return step
+
+    replay = Replay()
+    for _ in range(3):
+        replay(make)
+        assert all(step() is None for step in made)
+    assert len(made) == 2
 
 
 class TestKept:

@@ -54,28 +54,28 @@ class Graphs:
     ) -> list[Tensor]:  # fmt: skip
         """What `times` steps in a row make of the rows `given`: copies of those that are `wanted`.
 
-        make(rows) gives the step, which reads and writes `rows` and may add to them. It is asked once for all
-        calls with the same `key`, which says all that the step depends on besides, and rows of the same
-        bucket and kinds. Raises what the step does, or RuntimeError where it may not be captured.
+        make(rows) gives the step, which reads and writes `rows` and may add to them. It is asked no more once
+        that is captured for calls with the same `key`, which says all that the step depends on besides, and
+        rows of the same bucket and kinds. Raises what the step does, or RuntimeError where it may not be
+        captured.
         """
         known = {name: tensor for name, tensor in given.items() if tensor is not None}
         first = next(iter(known.values()))
         kinds = tuple((name, t.shape[1:], t.dtype, _channels_last(t)) for name, t in known.items())
         with self._lock, current(first.device):
             whole = key, bucket(len(first)), kinds, stream_of(first.device)
-            rows, replay = self._kept.get(whole, partial(_made, known, bucket(len(first)), make))
+            rows, replay = self._kept.get(whole, partial(_made, known, bucket(len(first))))
             for name, tensor in known.items():
                 rows[name][: len(first)].copy_(tensor)
             with self.set_aside():
                 for _ in range(times):
-                    replay()
+                    replay(partial(make, rows))
             self._kept.weigh(whole, nbytes(rows.values()) + replay.reserved)
             return [rows[name][: len(first)].clone() for name in wanted]
 
 
-def _made(given: Rows, size: int, make: Callable[[Rows], Step]) -> tuple[Rows, Replay]:
-    rows = {name: padded(tensor, size) for name, tensor in given.items()}
-    return rows, Replay(make(rows))
+def _made(given: Rows, size: int) -> tuple[Rows, Replay]:
+    return {name: padded(tensor, size) for name, tensor in given.items()}, Replay()
 
 
 def padded(tensor: Tensor, size: int) -> Tensor:

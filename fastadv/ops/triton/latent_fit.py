@@ -123,16 +123,11 @@ def share(layers: Sequence[Layer], classes: int, count: int, bf16: bool) -> int:
 
 
 def _made(
-    layers: Sequence[Layer],
-    classes: int,
-    count: int,
-    bf16: bool,
-    numbers: tuple[float, int, float, float],
-    device: torch.device,
+    layers: Sequence[Layer], classes: int, count: int, bf16: bool, device: torch.device
 ) -> tuple[Fit, Replay]:
     with torch.inference_mode(False):  # later calls write these buffers in any mode
         fit = Fit(layers, classes, count, bf16, device)
-    return fit, Replay(lambda: fit.run(*numbers), or_run=True)
+    return fit, Replay(or_run=True)
 
 
 def launch(
@@ -154,11 +149,11 @@ def launch(
         size = part.stop - first
         if graphed:
             with _lock, current(z.device):
-                alike = layers, classes, bucket(size), bf16, numbers, z.device
-                key = *alike, stream_of(z.device)
+                alike = layers, classes, bucket(size), bf16, z.device
+                key = *alike, numbers, stream_of(z.device)
                 fit, replay = _kept.get(key, partial(_made, *alike))
                 fit.load(x[part], z[part], weights, biases)
-                replay()
+                replay(partial(partial, fit.run, *numbers))
                 _kept.weigh(key, fit.nbytes + replay.reserved)
                 fit.save(loss[part], latents[part])
         else:
