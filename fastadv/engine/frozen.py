@@ -184,7 +184,9 @@ class Frozen:
             passes = self.options.eot
             self.forwards += passes * len(x)
             self.backwards += passes * len(x)
-            once = partial(self.search.captured, x, y, loss, targets, direction and passes == 1)
+            # what the check may still change is not captured
+            passing = self.search.captured if self.settled else self.search.gradient
+            once = partial(passing, x, y, loss, targets, direction and passes == 1)
             with self._counting_probes():
                 value, logits, gradient = once()
                 for _ in range(passes - 1):

@@ -62,6 +62,8 @@ class SearchTwin:
         # samples whose statistics are those of their batch must pass together
         mixed = isinstance(model, nn.Module) and mixes_rows(model)
         self.room: Room | None = None if mixed else room_of(source)
+        if mixed and self.graphs is not None:
+            self._without_graphs("a BatchNorm takes statistics of the batch, which spare rows would change")
 
     def use(self, model: Model, dtype: torch.dtype | None) -> None:
         """Let `model` be the twin, its weights in `dtype`."""
@@ -129,7 +131,9 @@ class SearchTwin:
     ) -> Gradient:
         """`gradient`, by CUDA graphs where they were asked for."""
         given, replayed = (x, y, loss, targets, direction), None
-        if len(x) and not callable(loss):  # a function may hold one value for each sample of the batch
+        fit = all(rows is None or rows.shape == x.shape[:1] for rows in (y, targets))  # or else are refused
+        # a function may hold one value for each sample of the batch
+        if len(x) and fit and not callable(loss):
             replayed = self.replayed(lambda graphs: replayed_gradient(graphs, self.gradient, *given))
         return self.gradient(*given) if replayed is None else replayed
 
@@ -147,9 +151,12 @@ class SearchTwin:
             raise
         except Exception as error:  # what a capture does not allow raises anything
             why = _first_line(error)
+        self._without_graphs(why)
+        return None
+
+    def _without_graphs(self, why: str) -> None:
         self.graphs = None
         self._notes.warn(f"not {CAPTURED}: {why}", instead_of=CAPTURED)
-        return None
 
     def unreplayed(self) -> AbstractContextManager[None]:
         """No graph is asked for inside."""

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from fastadv import _graphs
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.graph import Graphs, padded
+from fastadv.engine.notes import Notes
+from fastadv.engine.options import Options
+from fastadv.engine.search_twin import CAPTURED, SearchTwin
+from fastadv.errors import InputError
 from tests import recorded
 
 
@@ -102,6 +106,42 @@ def test_what_was_captured_goes_with_its_twin(recording: None) -> None:
     for _ in range(3):
         for one, other in zip(frozen.input_gradient(x, y), plain.input_gradient(x, y), strict=True):
             assert torch.equal(one, other)
+
+
+@pytest.mark.usefixtures("recording")
+@pytest.mark.parametrize("size", [(), (1,), (2,), (5,)])
+def test_labels_of_another_shape_are_refused(size: tuple[int, ...]) -> None:
+    frozen, x = graphed(net()), torch.rand(3, 2, 8, 8)
+    for _ in range(3):
+        with pytest.raises(InputError):
+            frozen.input_gradient(x, torch.zeros(size).long())
+        with pytest.raises(InputError):
+            frozen.input_gradient(x, None, targets=torch.zeros(size).long())
+    assert frozen.search.graphs is not None
+
+
+@pytest.mark.usefixtures("recording")
+def test_nothing_is_captured_that_the_check_may_change() -> None:
+    frozen, x, y = graphed(net()), torch.rand(3, 2, 8, 8), torch.arange(3)
+    made = []
+    for given in (x * torch.nan, x * torch.nan, x):
+        frozen.input_gradient(given, y)
+        assert frozen.search.graphs is not None
+        made.append(len(frozen.search.graphs))
+    assert made == [0, 0, 1]
+
+
+def test_samples_that_mix_are_not_padded() -> None:
+    """Their statistics are those of the batch, which spare rows would change."""
+    for running, kept in ((True, True), (False, False)):
+        model = nn.Sequential(nn.BatchNorm2d(2, track_running_stats=running), nn.Flatten()).eval()
+        notes = Notes((CAPTURED,))
+        options = Options(cuda_graph=True)
+        twin = SearchTwin(
+            model, lambda model, x: model(x), notes, source=model, options=options, dtype=torch.float32,
+            channels_last=False, autocast=None,
+        )  # fmt: skip
+        assert (twin.graphs is not None, CAPTURED in notes.texts) == (kept, kept)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
