@@ -1,6 +1,7 @@
 """A step taken many times: as one captured CUDA graph, where these were asked for."""
 
 from collections.abc import Callable, Hashable
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -78,12 +79,16 @@ def counted(frozen: Frozen, run: Callable[[Graphs], list[Tensor]], samples: int)
     """run(graphs), which takes gradients of so many samples in all; None where it could not."""
     if not samples:
         return None
-    before = frozen.forwards, frozen.backwards
     made = frozen.search.replayed(run)
-    # padded rows and the capture itself do not count
-    more = 0 if made is None else samples
-    frozen.forwards, frozen.backwards = before[0] + more, before[1] + more
+    if made is not None:
+        frozen.forwards += samples
+        frozen.backwards += samples
     return made
+
+
+def uncounted(frozen: Frozen) -> Frozen:
+    """The same model, for steps of a graph: padded rows and the capture itself do not count."""
+    return copy(frozen)
 
 
 def without_rows(threat: Threat) -> tuple[Hashable, ...]:
@@ -125,7 +130,7 @@ def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
     best = Record(**{name: rows[f"best.{name}"] for name in vars(search.best)})
     index = torch.arange(len(rows["x"]), device=rows["x"].device)
     plan = replace(search.plan, stop_early=False)
-    over = Search(search.frozen, problem, index, best, plan, search.restart)
+    over = Search(uncounted(search.frozen), problem, index, best, plan, search.restart)
     over.best = best
     for name, value in options.items():
         setattr(over.rows, name, value)

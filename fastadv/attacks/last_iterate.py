@@ -9,7 +9,7 @@ from torch import Tensor
 from fastadv import losses
 from fastadv._checks import check_count
 from fastadv.attacks._problem import StepSize, check_step_size, check_threat
-from fastadv.attacks._repeat import counted, radii, without_rows
+from fastadv.attacks._repeat import counted, radii, uncounted, without_rows
 from fastadv.attacks._waiting import waits
 from fastadv.engine import Frozen
 from fastadv.engine.graph import Rows, Step
@@ -98,7 +98,7 @@ def _replayed(
 
     def make(static: Rows) -> Step:
         each = threat.resized(static["radius"]) if "radius" in static else threat
-        return partial(_step, frozen, each, loss, step_size, static)
+        return partial(_step, uncounted(frozen), each, loss, step_size, static)
 
     return counted(
         frozen, lambda graphs: graphs(key, rows, make, ("x_adv",), times), times * len(rows["x_adv"])

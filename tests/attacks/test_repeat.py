@@ -1,7 +1,12 @@
 """Steps replayed as one graph a bucket find what single steps find, to the bit."""
 
+import gc
+from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
+from threading import Thread
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -9,9 +14,9 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv import _graphs
-from fastadv.attacks import _ranking, _waiting
+from fastadv.attacks import _apgd, _ranking, _waiting
 from fastadv.attacks._core import run
-from fastadv.attacks._repeat import repeat
+from fastadv.attacks._repeat import counted, repeat
 from fastadv.attacks._search import Search
 from fastadv.attacks.criterion import ConfidentlyWrong, OutsideTopK, WrongBy
 from fastadv.engine.graph import Graphs
@@ -30,7 +35,7 @@ THREATS = {
 @pytest.fixture(autouse=True)
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values are not read where that would wait for a GPU, and graphs are recorded calls."""
-    for module in (_waiting, _ranking):
+    for module in (_waiting, _ranking, _apgd, import_module("fastadv.attacks.last_iterate")):
         monkeypatch.setattr(module, "waits", lambda device: True)
     monkeypatch.setattr(_graphs, "capture", recorded.capture)
 
@@ -54,6 +59,12 @@ def graphed(model: nn.Module, precision: Any = "fp32") -> fa.Frozen:
     return frozen
 
 
+def kinds(frozen: fa.Frozen) -> set[str]:
+    """What there are graphs of."""
+    names = [key[0][0] for key in frozen.search.graphs._kept._made]  # type: ignore[union-attr,index]
+    return {name if isinstance(name, str) else getattr(name[0], "__name__", name[0]) for name in names}
+
+
 def same(found: Any, wanted: Any) -> None:
     assert torch.equal(found.x_adv, wanted.x_adv)
     assert torch.equal(found.status, wanted.status)
@@ -72,13 +83,14 @@ def test_replays_find_what_steps_find(name: str, stop_early: bool, threat: str) 
         x, y = batch(model, seed)
         same(run(replayed, x, y, **more), wanted := run(plain, x, y, **more))
         assert (wanted.x_adv != x).any()
-    assert len(replayed.search.graphs) > 0
+    assert kinds(replayed) == {"ascent"}
     assert replayed.notes == plain.notes
 
 
 @pytest.mark.parametrize("threat", ["linf", "l2", "l1", "own radii"])
 @pytest.mark.parametrize("stop_early", [True, False])
-def test_the_stages_of_apgd(stop_early: bool, threat: str) -> None:
+def test_the_stages_of_apgd(stop_early: bool, threat: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_apgd, "INTERVAL_L1", 0.3)  # several moves between two checkpoints
     model = net()
     plain, replayed = fa.freeze(model), graphed(model)
     run = partial(fa.attacks.apgd, threat=THREATS[threat], steps=33, stop_early=stop_early, loss="dlr")
@@ -86,7 +98,7 @@ def test_the_stages_of_apgd(stop_early: bool, threat: str) -> None:
         x, y = batch(model, seed)
         same(run(replayed, x, y, seed=seed), wanted := run(plain, x, y, seed=seed))
         assert (wanted.x_adv != x).any()
-    assert len(replayed.search.graphs) > 0
+    assert kinds(replayed) == {"Sparse" if threat == "l1" else "Dense", "gradient"}
     assert replayed.notes == plain.notes
 
 
@@ -251,3 +263,52 @@ def test_what_a_later_step_adds_is_not_lost(logged: Any) -> None:
     run(frozen, x, y, fa.Linf(0.1), rule, loss="ce")
     assert len(sums) == 1
     assert "a step remembers what its first did not set: second" in logged.text
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("steps", [2, 9])  # met once, and captured
+def test_graphs_go_with_their_model(steps: int) -> None:
+    model = net()
+    recorded.capture(lambda: None)  # what is imported for the first one keeps frames
+    frozen, (x, y) = graphed(model), batch(model)
+    fa.attacks.pgd(frozen, x, y, fa.Linf(0.03), steps=steps, stop_early=False)
+    fa.attacks.apgd(frozen, x, y, fa.L2(0.3), steps=4 * steps, stop_early=False)
+    frozen.input_gradient(x, y)
+    assert frozen.search.graphs is not None
+    gone = ref(frozen.search)
+    del frozen
+    assert gone() is None
+
+
+def test_threads_count_what_each_does() -> None:
+    model = net()
+    x, y = batch(model)
+    frozen = graphed(model)
+    frozen.input_gradient(x, y)  # the check
+    before = frozen.forwards, frozen.backwards
+    attack = partial(fa.attacks.last_iterate, frozen, x, y, fa.Linf(0.03), steps=9, step_size=0.01)
+    threads = [Thread(target=attack) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (frozen.forwards - before[0], frozen.backwards - before[1]) == (36 * SIZE, 36 * SIZE)
+
+
+def test_what_another_thread_counts_meanwhile_stays() -> None:
+    frozen = graphed(net())
+
+    def meanwhile(graphs: Graphs) -> list[Tensor]:
+        frozen.forwards += 3
+        frozen.backwards += 2
+        return []
+
+    counted(frozen, meanwhile, 10)
+    assert (frozen.forwards, frozen.backwards) == (13, 12)
