@@ -116,7 +116,7 @@ def test_the_stages_of_apgd(stop_early: bool, threat: str, monkeypatch: pytest.M
         {"targets": True},
         {"ids": torch.arange(SIZE).flip(0) + 100},
     ],
-    ids=str,
+    ids=", ".join,
 )
 def test_whatever_the_attack_is_asked_for(options: dict[str, Any]) -> None:
     model = net()
