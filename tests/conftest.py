@@ -42,8 +42,9 @@ settings.load_profile("fixed")
 
 @dataclass(frozen=True)
 class SharedData:
-    """Real data for tests: `data_dir` holds MNIST/, `abs_official` the published state dicts; `cifar10` is the
-    archive of the test images.
+    """Real data for tests: `data_dir` holds MNIST/, `abs_official` the published state dicts.
+
+    `cifar10` is the archive of the test images.
     """
 
     data_dir: Path
