@@ -34,7 +34,7 @@ def starts(attack: Case, x: Tensor, inside: Threat, **options: object) -> list[T
     y = torch.zeros(len(x), dtype=torch.long)
     options = {"stop_early": False, **options}
     out: AttackResult = attack(model, x, y, inside, **options)
-    steps = attack.entry.quick.get("steps", 1)
+    steps = attack.quick.get("steps", 1)
     # the clean batch, then steps gradients and one forward a restart, then the verdict
     batches = seen[1:-1]
     assert not out.success.any()

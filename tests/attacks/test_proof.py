@@ -202,7 +202,7 @@ def test_a_steady_model_pays_nothing_and_is_not_flagged(attack: Case, norm: str)
     assert frozen.exact
     out = attack(frozen, x, y, threat(norm))
     assert out.flags == ()
-    steps, left = attack.entry.quick.get("steps", 1), 20
+    steps, left = attack.quick.get("steps", 1), 20
     # first verdict, search, last verdict
     assert out.forwards <= 20 + (steps + 1) * left + 20
     assert out.backwards <= steps * left

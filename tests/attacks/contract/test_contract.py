@@ -52,7 +52,7 @@ def test_the_distance_of_a_linear_model(case: Case, norm: str) -> None:
     need = -(x.flatten(1) @ weight) + float(model[1].bias[0])
     distance = boundary_distance(x, weight, need, norm)
     if case.entry.minimal:
-        out = case(model, x, y, THREATS[norm](torch.inf), **dict(case.entry.oracle))
+        out = case(model, x, y, THREATS[norm](torch.inf), **case.oracle)
         assert out.success.all() or blind(case)
         assert (out.distance >= distance * (1 - 1e-4)).all()
         assert (out.distance <= distance * case.entry.tolerance + (norm == "l0")).all()
@@ -61,7 +61,7 @@ def test_the_distance_of_a_linear_model(case: Case, norm: str) -> None:
     if norm == "l0":
         enough, less = enough.ceil(), less - 1
     threat = THREATS[norm](torch.cat([enough, less]))
-    out = case(model, torch.cat([x, x]), torch.cat([y, y]), threat, **dict(case.entry.oracle))
+    out = case(model, torch.cat([x, x]), torch.cat([y, y]), threat, **case.oracle)
     assert out.success.tolist() == [True] * 4 + [False] * 4
 
 
@@ -129,7 +129,7 @@ def test_more_is_never_worse(case: Case, norm: str, option: str) -> None:
         pytest.skip("not one of its options")
     model, x = mlp(), images(12)
     y, threat = labels(model, x), wide(case, norm, scale=0.4)
-    counts = (1, 4) if option == "restarts" else (base := case.entry.quick.get(option, 1), 2 * base)
+    counts = (1, 4) if option == "restarts" else (base := case.quick.get(option, 1), 2 * base)
     few, many = (case(model, x, y, threat, **{option: n}, **options(case, stop_early=False)) for n in counts)
     if option == "restarts":
         assert (many.success | ~few.success).all()

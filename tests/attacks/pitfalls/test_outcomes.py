@@ -104,7 +104,7 @@ class TestPitfall10Restarts:
         one = attack(model, x, y, threat(norm))
         solved, left = one.success, int((~one.success).sum())
         again = attack(model, x, y, threat(norm), restarts=2)
-        steps = attack.entry.quick.get("steps", 1)
+        steps = attack.quick.get("steps", 1)
         assert again.backwards - one.backwards <= steps * left
         assert torch.equal(again.x_adv[solved], one.x_adv[solved])
 
