@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from functools import cache, partial
+from threading import Thread
 from typing import Any
 from weakref import ref
 
@@ -96,6 +97,19 @@ def test_all_captures_of_a_device_share_a_stream(monkeypatch: pytest.MonkeyPatch
     for _ in range(3):
         _graphs.capture(gpu.step)
     assert gpu.streams == 1
+
+
+def test_one_thread_captures_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    Gpu(able=True).patch(monkeypatch)
+    free: list[bool] = []
+
+    def step() -> None:
+        other = Thread(target=lambda: free.append(_graphs._capturing.acquire(blocking=False)))
+        other.start()
+        other.join()
+
+    _graphs.capture(step)
+    assert free == [False]
 
 
 def test_a_first_time_that_fails_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

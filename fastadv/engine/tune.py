@@ -70,7 +70,7 @@ def _fastest(ways: Sequence[Frozen], x: Tensor, seconds: dict[str, float]) -> Fr
             way.input_gradient(x, y, direction=True)
             if x.is_cuda:
                 torch.cuda.synchronize()
-            if turn:  # the first checks, compiles and captures
+            if turn:  # the first checks and compiles; the second captures, which the median leaves out
                 times.append(time.perf_counter() - started)
     medians = [statistics.median(times) for times in taken]
     seconds |= {_name(way.options): median for way, median in zip(ways, medians, strict=True)}

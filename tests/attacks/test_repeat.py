@@ -1,28 +1,20 @@
 """Steps replayed as one graph a bucket find what single steps find, to the bit."""
 
-import gc
-from collections.abc import Iterator
 from functools import partial
-from importlib import import_module
-from threading import Thread
 from typing import Any
-from weakref import ref
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv import _graphs
-from fastadv.attacks import _apgd, _ranking, _waiting
+from fastadv.attacks import _apgd
 from fastadv.attacks._core import run
-from fastadv.attacks._repeat import counted, repeat
+from fastadv.attacks._repeat import repeat
 from fastadv.attacks._search import Search
 from fastadv.attacks.criterion import ConfidentlyWrong, OutsideTopK, WrongBy
-from fastadv.engine.graph import Graphs
-from tests import recorded
+from tests.attacks.graphed import SIZE, as_on_a_gpu, batch, graphed, kinds, net, same
 
-SIZE = 13
 THREATS = {
     "linf": fa.Linf(0.03),
     "l2": fa.L2(0.4),
@@ -33,42 +25,8 @@ THREATS = {
 
 
 @pytest.fixture(autouse=True)
-def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values are not read where that would wait for a GPU, and graphs are recorded calls."""
-    for module in (_waiting, _ranking, _apgd, import_module("fastadv.attacks.last_iterate")):
-        monkeypatch.setattr(module, "waits", lambda device: True)
-    monkeypatch.setattr(_graphs, "capture", recorded.capture)
-
-
-def net(seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
-    ).eval()
-
-
-def batch(model: nn.Module, seed: int = 1, size: int = SIZE) -> tuple[Tensor, Tensor]:
-    x = torch.rand(size, 2, 8, 8, generator=torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        return x, model(x).argmax(1)
-
-
-def graphed(model: nn.Module, precision: Any = "fp32") -> fa.Frozen:
-    frozen = fa.freeze(model, precision)
-    frozen.search.graphs = Graphs()
-    return frozen
-
-
-def kinds(frozen: fa.Frozen) -> set[str]:
-    """What there are graphs of."""
-    names = [key[0][0] for key in frozen.search.graphs._kept._made]  # type: ignore[union-attr,index]
-    return {name if isinstance(name, str) else getattr(name[0], "__name__", name[0]) for name in names}
-
-
-def same(found: Any, wanted: Any) -> None:
-    assert torch.equal(found.x_adv, wanted.x_adv)
-    assert torch.equal(found.status, wanted.status)
-    assert (found.forwards, found.backwards) == (wanted.forwards, wanted.backwards)
+def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_a_gpu(monkeypatch)
 
 
 @pytest.mark.parametrize("threat", THREATS)
@@ -132,6 +90,17 @@ def test_whatever_the_attack_is_asked_for(options: dict[str, Any]) -> None:
     assert replayed.search.graphs is not None
 
 
+@pytest.mark.parametrize("name", ["pgd", "apgd"])
+def test_images_in_half_precision(name: str) -> None:
+    model = net()
+    x, y = batch(model)
+    plain, replayed = fa.freeze(model), graphed(model)
+    attack = partial(getattr(fa.attacks, name), x=x.half(), y=y, threat=fa.L2(0.4), steps=9)
+    for _ in range(2):
+        same(attack(replayed), attack(plain))
+    assert replayed.search.graphs is not None
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_in_half_precision(precision: str) -> None:
     model = net()
@@ -139,32 +108,6 @@ def test_in_half_precision(precision: str) -> None:
     plain, replayed = fa.freeze(model, precision), graphed(model, precision)  # type: ignore[arg-type]
     for _ in range(2):
         pair = [fa.attacks.pgd(f, x, y, fa.Linf(0.05), steps=9, stop_early=False) for f in (plain, replayed)]
-        same(*pair)
-    assert len(replayed.search.graphs) == 1
-
-
-def test_each_kind_of_call_has_a_graph_and_each_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
-    captured: list[int] = []
-    monkeypatch.setattr(_graphs, "capture", lambda run: captured.append(1) or recorded.capture(run))
-    model = net()
-    frozen = graphed(model)
-    run = partial(fa.attacks.pgd, frozen, stop_early=False)
-    for size, radius, steps in ((13, 0.03, 9), (14, 0.03, 5), (12, 0.02, 5), (9, 0.02, 5), (13, 0.03, 9)):
-        run(*batch(model, size=size), fa.Linf(radius), steps=steps, step_size=0.01)
-    # 13 and 14 share a bucket, as do 12 and 13 but for the radius; 9 has its own
-    assert len(captured) == 3
-    frozen.search.use(frozen.search.model, torch.float32)
-    assert len(frozen.search.graphs) == 0
-
-
-def test_a_graph_takes_the_batch_that_it_is_given() -> None:
-    """Other images, labels and radii, in a bucket that spare rows fill."""
-    model = net()
-    plain, replayed = fa.freeze(model), graphed(model)
-    for seed, size in ((0, 16), (1, 15), (2, 15)):
-        x, y = batch(model, seed, size)
-        threat = fa.Linf(torch.rand(size, generator=torch.Generator().manual_seed(seed)) * 0.05)
-        pair = [fa.attacks.pgd(f, x, y, threat, steps=8, stop_early=False) for f in (replayed, plain)]
         same(*pair)
     assert len(replayed.search.graphs) == 1
 
@@ -192,6 +135,28 @@ def test_the_last_iterate(threat: str, each: bool) -> None:
         8,
     )
     assert replayed.search.graphs is not None
+
+
+def test_samples_that_are_to_leave_do_so_first() -> None:
+    model = net()
+    x, y = batch(model)
+    seen = {}
+    for name, frozen in (("plain", fa.freeze(model)), ("replayed", graphed(model))):
+
+        def step(search: Search) -> None:
+            look = search.gradient(search.rows.points)
+            search.rows.points = (look.x_adv + 0.001 * look.gradient.sign()).clamp(0, 1)  # type: ignore[union-attr]
+
+        def rule(search: Search, name: str = name) -> None:
+            search.rows.points = search.start()
+            for _ in range(3):
+                repeat(search, step, 3, "leaving")
+                seen.setdefault(name, []).append(len(search.x))
+                search.leave(torch.arange(len(search.x)) < 2)
+            search.last(search.rows.points)
+
+        run(frozen, x, y, fa.Linf(0.5), rule, loss="ce")
+    assert seen["plain"] == seen["replayed"]
 
 
 class Reads(nn.Module):
@@ -263,52 +228,3 @@ def test_what_a_later_step_adds_is_not_lost(logged: Any) -> None:
     run(frozen, x, y, fa.Linf(0.1), rule, loss="ce")
     assert len(sums) == 1
     assert "a step remembers what its first did not set: second" in logged.text
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    gc.disable()
-    yield
-    gc.enable()
-
-
-@pytest.mark.usefixtures("uncollected")
-@pytest.mark.parametrize("steps", [2, 9])  # met once, and captured
-def test_graphs_go_with_their_model(steps: int) -> None:
-    model = net()
-    recorded.capture(lambda: None)  # what is imported for the first one keeps frames
-    frozen, (x, y) = graphed(model), batch(model)
-    fa.attacks.pgd(frozen, x, y, fa.Linf(0.03), steps=steps, stop_early=False)
-    fa.attacks.apgd(frozen, x, y, fa.L2(0.3), steps=4 * steps, stop_early=False)
-    frozen.input_gradient(x, y)
-    assert frozen.search.graphs is not None
-    gone = ref(frozen.search)
-    del frozen
-    assert gone() is None
-
-
-def test_threads_count_what_each_does() -> None:
-    model = net()
-    x, y = batch(model)
-    frozen = graphed(model)
-    frozen.input_gradient(x, y)  # the check
-    before = frozen.forwards, frozen.backwards
-    attack = partial(fa.attacks.last_iterate, frozen, x, y, fa.Linf(0.03), steps=9, step_size=0.01)
-    threads = [Thread(target=attack) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (frozen.forwards - before[0], frozen.backwards - before[1]) == (36 * SIZE, 36 * SIZE)
-
-
-def test_what_another_thread_counts_meanwhile_stays() -> None:
-    frozen = graphed(net())
-
-    def meanwhile(graphs: Graphs) -> list[Tensor]:
-        frozen.forwards += 3
-        frozen.backwards += 2
-        return []
-
-    counted(frozen, meanwhile, 10)
-    assert (frozen.forwards, frozen.backwards) == (13, 12)

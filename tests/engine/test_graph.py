@@ -2,14 +2,15 @@
 
 import copy
 import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fastadv import _graphs
-from fastadv.engine import Frozen, freeze
-from fastadv.engine.graph import Graphs, padded
+from fastadv.engine import Frozen, freeze, graph
+from fastadv.engine.graph import Graphs, Rows, Step, padded
 from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.search_twin import CAPTURED, SearchTwin
@@ -94,6 +95,9 @@ def test_a_step_is_told_from_what_comes_after(recording: None) -> None:
     with pytest.raises(ZeroDivisionError):
         graphs("other", {"x": torch.rand(3, 2)}, fails, ())
     assert not graphs.aside
+    with graphs.set_aside():
+        graphs("key", {"x": torch.rand(3, 2)}, lambda rows: lambda: None, ())
+        assert graphs.aside
 
 
 def test_what_was_captured_goes_with_its_twin(recording: None) -> None:
@@ -106,6 +110,49 @@ def test_what_was_captured_goes_with_its_twin(recording: None) -> None:
     for _ in range(3):
         for one, other in zip(frozen.input_gradient(x, y), plain.input_gradient(x, y), strict=True):
             assert torch.equal(one, other)
+
+
+@pytest.mark.usefixtures("recording")
+def test_calls_of_another_kind_have_a_graph_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, x = Graphs(), torch.rand(9, 2, 4, 4)
+    kinds = [
+        ("key", {"x": x}),
+        ("other", {"x": x}),
+        ("key", {"z": x}),
+        ("key", {"x": x[:8]}),
+        ("key", {"x": x[:, :1]}),
+        ("key", {"x": x.double()}),
+        ("key", {"x": x.contiguous(memory_format=torch.channels_last)}),
+    ]
+    alike = "key", {"x": torch.rand(10, 2, 4, 4)}
+    for call in (*kinds, *kinds, alike):
+        graphs(*call, lambda rows: lambda: None, ())
+    assert len(graphs) == len(kinds)
+    monkeypatch.setattr(graph, "stream_of", lambda device: "another")
+    graphs(*alike, lambda rows: lambda: None, ())
+    assert len(graphs) == len(kinds) + 1
+
+
+@pytest.mark.usefixtures("recording")
+def test_a_step_is_taken_alone_on_the_device_of_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, seen = Graphs(), []
+    monkeypatch.setattr(graph, "current", lambda device: seen.append(device) or nullcontext())  # type: ignore[func-returns-value]
+
+    def make(rows: Rows) -> Step:
+        return lambda: seen.append(graphs._lock.locked())
+
+    graphs("key", {"x": torch.rand(3, 2)}, make, ())
+    assert seen == [torch.device("cpu"), True]
+    assert not graphs._lock.locked()
+
+
+@pytest.mark.usefixtures("recording")
+def test_the_memory_of_rows_and_of_the_capture_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, reserved = Graphs(), iter((100, 164))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: next(reserved))
+    for taken in (3 * 2 * 4, 3 * 2 * 4 + 64):
+        graphs("key", {"x": torch.rand(3, 2)}, lambda rows: lambda: None, ())
+        assert graphs._kept.bytes == taken
 
 
 @pytest.mark.usefixtures("recording")

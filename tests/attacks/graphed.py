@@ -1,0 +1,54 @@
+"""Models whose steps are replayed, without a GPU."""
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv import _graphs
+from fastadv.attacks import _apgd, _ranking, _waiting
+from fastadv.engine.graph import Graphs
+from tests import recorded
+
+SIZE = 13
+
+
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are not read where that would wait for a GPU, and graphs are recorded calls."""
+    for module in (_waiting, _ranking, _apgd, import_module("fastadv.attacks.last_iterate")):
+        monkeypatch.setattr(module, "waits", lambda device: True)
+    monkeypatch.setattr(_graphs, "capture", recorded.capture)
+
+
+def net(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
+    ).eval()
+
+
+def batch(model: nn.Module, seed: int = 1, size: int = SIZE) -> tuple[Tensor, Tensor]:
+    x = torch.rand(size, 2, 8, 8, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        return x, model(x).argmax(1)
+
+
+def graphed(model: nn.Module, precision: Any = "fp32") -> fa.Frozen:
+    frozen = fa.freeze(model, precision)
+    frozen.search.graphs = Graphs()
+    return frozen
+
+
+def kinds(frozen: fa.Frozen) -> set[str]:
+    """What there are graphs of."""
+    names = [key[0][0] for key in frozen.search.graphs._kept._made]  # type: ignore[union-attr,index]
+    return {name if isinstance(name, str) else getattr(name[0], "__name__", name[0]) for name in names}
+
+
+def same(found: Any, wanted: Any) -> None:
+    assert torch.equal(found.x_adv, wanted.x_adv)
+    assert torch.equal(found.status, wanted.status)
+    assert (found.forwards, found.backwards) == (wanted.forwards, wanted.backwards)
