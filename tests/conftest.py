@@ -81,6 +81,14 @@ def _poison() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
+@pytest.fixture(autouse=True)
+def _no_handler_stays() -> Iterator[None]:
+    """A command logs to the standard error of its test, which is closed when the next test logs."""
+    before = list(logging.root.handlers)
+    yield
+    logging.root.handlers[:] = before
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """As many as each of the processes has that a test starts: rounding may depend on it."""
