@@ -130,7 +130,7 @@ def _freeze(source: Model, options: Options) -> Frozen:
         autocast = half
         notes.append(f"{name} by autocast")
     rewriting = Rewriting()
-    if module is not None and not options.compile:  # the compiler has kernels of its own
+    if module is not None:
         rewriting = _rewriting(cast(nn.Module, search), options, half or dtype_of(module))
     if half is not None and autocast is None:
         narrow = partial(to_half, dtype=half, compiled=options.compile)

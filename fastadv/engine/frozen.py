@@ -19,7 +19,7 @@ from fastadv.engine.precision import no_autocast
 from fastadv.engine.rewrite import Rewriting
 from fastadv.engine.rounding import ROUNDING as ROUNDING
 from fastadv.engine.rounding import compare
-from fastadv.engine.search_twin import SearchTwin
+from fastadv.engine.search_twin import SearchTwin, left_out
 from fastadv.errors import InputError
 
 Model = Callable[[Tensor], Tensor]
@@ -37,7 +37,11 @@ class Frozen:
     why. `forwards` and `backwards` count the samples passed since the start, through either twin; those that
     a model passes through its own parts count where it keeps their number in an int `gradient_probes`.
     `source` and `options` are the arguments of `freeze`; `dtype` is that of the weights, to which `verdict`
-    casts x, None where there is not exactly one.
+    casts x, None where there is not exactly one. All passes are out of autocast, whatever is on around them.
+
+    The first gradient of each kind of pass (which functions were rewritten, for how many rows of which shape)
+    is compared with that of the model as given, on some of its rows; what was rewritten wrongly is switched
+    off by name, with a warning (`engine.guard`). `forwards` and `backwards` leave that out.
     """
 
     def __init__(
@@ -291,13 +295,13 @@ class Frozen:
         if why is None:
             return True
         culprit = self.search.without_culprit(lambda: self._apart(x, given) is None)
-        self._notes.warn(f"not {culprit}: {why}")
-        return not self.plain
+        self._notes.warn(left_out(culprit, why))
+        return culprit is not None
 
     def _apart(self, x: Tensor, given: Tensor) -> str | None:
         """In what the search twin differs from the logits `given` at x by more than rounding."""
         try:
-            self.forwards += len(x)
+            self.forwards += len(x) * (1 + self.search.learns)
             searched = self.search.tried(x)
         except Exception as error:  # the model as given may do what the changed twin cannot
             return f"the search twin failed ({error})"

@@ -4,6 +4,7 @@ Logits are not enough: a wrong backward changes none of them. So the gradient of
 once, on rows of the caller's own batch, with that of the model as given.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,13 +38,14 @@ class Ways:
     plain: Pull
 
 
-def some_rows(count: int) -> Tensor:
+def some_rows(count: int, device: torch.device) -> Tensor:
     """At most ROWS numbers below `count`: the first ones, the last ones and some between, where kernels end."""
     if count <= ROWS:
-        return torch.arange(count)
+        return torch.arange(count, device=device)
     third = ROWS // 3
-    middle = torch.linspace(third, count - third - 1, ROWS - 2 * third).round().long()
-    return torch.cat([torch.arange(third), middle, torch.arange(count - third, count)])
+    between = ROWS - 2 * third
+    middle = [third + (count - 2 * third - 1) * place // (between - 1) for place in range(between)]
+    return torch.tensor([*range(third), *middle, *range(count - third, count)], device=device)
 
 
 def agrees(ways: Ways, x: Tensor, by_logits: Tensor, found: Tensor, format: Format) -> bool | None:
@@ -53,7 +55,7 @@ def agrees(ways: Ways, x: Tensor, by_logits: Tensor, found: Tensor, format: Form
     """
     whole = found.flatten(1).isfinite().all(1) & by_logits.isfinite().all(1)
     whole &= by_logits.abs().amax(1) > torch.finfo(torch.float32).tiny
-    picked = some_rows(len(x)).to(x.device)
+    picked = some_rows(len(x), x.device)
     picked = picked[whole[picked]]
     if not len(picked):
         return None
@@ -86,10 +88,10 @@ def _same(
     count = len(x) if rows is None else int(rows.sum())
     jump = torch.zeros_like(apart)
     wide = x.flatten(1).abs().amax() if x.numel() else 1.0
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     step = 16 * torch.finfo(x.dtype).eps * max(float(wide), 1e-3)
     for nudge in range(NUDGES):
-        noise = torch.rand(x.shape, generator=generator, dtype=x.dtype).to(x.device) - 0.5
+        noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device="cpu").to(x.device) - 0.5
         beside = ways.given(x + step * 2 ** (nudge % 4) * noise, by_logits)
         jump = torch.maximum(jump, _length(beside - expected))
     off &= apart > bound * length + 2 * jump
@@ -109,7 +111,7 @@ def _same_direction(
         ratio = (_length(gradient) / _length(expected).clamp_min(torch.finfo(torch.float32).tiny))[kept]
         return float(_cosine(gradient, expected)[kept].mean()), float(ratio.median().log().abs())
 
-    limit = torch.tensor(LENGTH).log().item()
+    limit = math.log(LENGTH)
     alike, ratio = measure(found)
     if alike >= ALIKE and ratio <= limit:
         return True

@@ -77,6 +77,7 @@ class SearchTwin:
     def use(self, model: Model, dtype: torch.dtype | None) -> None:
         """Let `model` be the twin, its weights in `dtype`."""
         self.model, self._weights = model, dtype
+        self._compiled, self._rewrote = _uncompiled(model) is not model, False
         parts = model.modules() if isinstance(model, nn.Module) else ()
         self._probing: list[Any] = [part for part in parts if estimates_gradients(part)]
         self._parted = self._parts_of(model)
@@ -118,16 +119,19 @@ class SearchTwin:
         return self._seen(x, self._lens(), compiled)
 
     def _lens(self) -> Lens | None:
-        """What a pass is seen through; None where it calls what the model calls."""
-        return self.rewriting.lens() if self.rewriting else None
+        """What a pass is seen through; None where it calls what the model calls, and in compiled code."""
+        return self.rewriting.lens() if self.rewriting and not self._compiled else None
 
     def _seen(self, x: Tensor, lens: Lens | None, compiled: bool = True) -> Tensor:
         model = self.model if compiled else _uncompiled(self.model)
         with self._precisely(x.device.type):
             if lens is None:
                 return self._ask(model, x)
-            with lens:
-                logits = self._ask(model, x)
+            try:
+                with lens:
+                    logits = self._ask(model, x)
+            finally:
+                self._rewrote = self._rewrote or bool(lens.used)
             lens.finish(logits)
         for note in self.rewriting.notes(name for _, name in lens.used):
             self._notes.add(note)
@@ -146,12 +150,18 @@ class SearchTwin:
                 stack.enter_context(tf32())
             yield
 
+    @property
+    def learns(self) -> bool:
+        """Whether the next pass that is `tried` is preceded by one that is watched for layers to fold."""
+        folds = self.rewriting.folding
+        return folds is not None and folds.unknown and not self._compiled
+
     def tried(self, x: Tensor) -> Tensor:
         """`once` for the first time: in the layout in which it works, and folded."""
-        if _uncompiled(self.model) is not self.model:
+        if self._compiled:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
         folds = self.rewriting.folding
-        if folds is not None and folds.unknown:
+        if folds is not None and self.learns:
             self._safely(lambda: self._learn(folds, self.ready(x)))
             self._notes.add(f"folded {len(folds)} BatchNorm")
         return self._safely(lambda: self.once(self.ready(x)))
@@ -288,13 +298,11 @@ class SearchTwin:
             if agreed is not False:  # with nothing to compare, the next pass of that kind is
                 return True
             culprit = self.without_culprit(lambda: agrees(self._pull(held, by_logits)) is not False)
-            self._notes.warn(
-                f"not {culprit}: on {len(x)} samples the gradient of the search copy was not the model's"
-            )
+            self._notes.warn(left_out(culprit, "the gradient of the search was not that of the model"))
             return False
 
-    def without_culprit(self, agrees: Callable[[], bool]) -> str:
-        """Switch off one thing without which agrees(), or all; its name."""
+    def without_culprit(self, agrees: Callable[[], bool]) -> str | None:
+        """Switch off the one thing without which agrees(); its name. Where there is none, all, and None."""
         off = self.rewriting.off
         for name in self.rewriting.names:
             self.rewriting.switch_off(name)
@@ -309,7 +317,7 @@ class SearchTwin:
                 return COMPILED
             self.use(compiled, self._weights)
         self.use_given()
-        return "rewritten"
+        return None
 
     def _pull(self, x: Tensor, by_logits: Tensor) -> Tensor:
         with self._leaf(x) as leaf:
@@ -402,7 +410,7 @@ class SearchTwin:
         layout = self.channels_last and isinstance(self.model, nn.Module)
         if layout:
             yield "not channels-last: the model failed", "", lambda: self._use_layout(False)
-        if self.rewriting:
+        if self._rewrote:
             yield "not rewritten: the rewritten model failed", "", self.rewriting.switch_off
             if layout:
 
@@ -431,6 +439,11 @@ class SearchTwin:
             # not counted: it is done once for a model, and the cost of a call is not that of what came before
             rows = self._parted.at_once(self.once, self.ready(x[:PROBE]))
         return slices(len(x), rows)
+
+
+def left_out(name: str | None, why: str) -> str:
+    """The note for what was switched off; None stands for all."""
+    return f"fell back to the model as given: {why}" if name is None else f"not {name}: {why}"
 
 
 def _uncompiled(model: Model) -> Model:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import parts, winograd
+from fastadv.engine import parts
+from fastadv.engine.cpu import winograd
 from fastadv.errors import InputError
 
 
@@ -163,13 +164,13 @@ def test_the_first_rows_run_no_part_of_the_original(
 
 def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Watched().eval()
-    split = parts.Parts(net, net)
+    split = parts.Parts(net, net, winograd=False)
     monkeypatch.setattr(parts, "BYTES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert split.at_once(net, torch.rand(3, 2, 6, 7)) == 24
     assert not split.worth_splitting(torch.rand(24, 2, 6, 7))
     assert split.worth_splitting(torch.rand(25, 2, 6, 7))
-    assert not parts.Parts(net, nn.Linear(3, 3)).worth_splitting(torch.rand(99, 3))
+    assert not parts.Parts(net, nn.Linear(3, 3), winograd=False).worth_splitting(torch.rand(99, 3))
     assert not split.worth_splitting(torch.rand(25, 2, 6, 7, device="meta"))
 
 
@@ -181,7 +182,7 @@ def test_each_shape_and_dtype_is_measured_once(monkeypatch: pytest.MonkeyPatch, 
     def at_once(x: Tensor) -> tuple[int, int]:
         """How many, and the rows passed to find out."""
         before = len(net.seen)
-        return parts.Parts(net, net).at_once(net, x), sum(net.seen[before:])
+        return parts.Parts(net, net, winograd=False).at_once(net, x), sum(net.seen[before:])
 
     assert at_once(small) == (40, 8)
     assert at_once(small) == (40, 0)
@@ -192,7 +193,7 @@ def test_each_shape_and_dtype_is_measured_once(monkeypatch: pytest.MonkeyPatch, 
     assert at_once(small) == (40, 0)
 
 
-@pytest.mark.skipif(not winograd.available(), reason="torch was built without oneDNN, or fastadv unbuilt")
+@pytest.mark.skipif(not winograd.available(torch.float32), reason="torch was built without oneDNN, or fastadv unbuilt")
 def test_transformed_weights_are_no_activations(one_thread: None) -> None:
     """Neither those of a first pass nor those made before."""
     layers = (nn.Conv2d(width, 96, 3, padding=1) for width in (3, 96, 96))
@@ -273,10 +274,10 @@ def test_weights_are_no_activations(monkeypatch: pytest.MonkeyPatch, one_thread:
             out: Tensor = net(x)
         return out
 
-    assert parts.Parts(net, net).at_once(run, torch.rand(3, 2, 6, 7)) == 40
+    assert parts.Parts(net, net, winograd=False).at_once(run, torch.rand(3, 2, 6, 7)) == 40
 
 
-@pytest.mark.skipif(not winograd.available(), reason="convolutions are the library's here")
+@pytest.mark.skipif(not winograd.available(torch.float32), reason="convolutions are the library's here")
 def test_tiles_are_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Winograd's tiles are larger than the image, and divided where they are made."""
     layers = nn.Conv2d(3, 96, 3, padding=1), nn.ReLU(), nn.Conv2d(96, 96, 3, padding=1), nn.Flatten()
@@ -299,4 +300,4 @@ def test_parts_are_larger_for_products_in_float32(dtype: torch.dtype, factor: in
     net = nn.Sequential(nn.Conv2d(256, 256, 3))
     if not winograd.by_winograd(net, dtype):
         pytest.skip("oneDNN does not compute in it here")
-    assert parts.Parts(net, net)._most == factor * parts.BYTES
+    assert parts.Parts(net, net, winograd=False)._most == factor * parts.BYTES
