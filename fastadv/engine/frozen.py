@@ -66,7 +66,8 @@ class Frozen:
         """
         self.model = model
         self.source, self.options = source, options
-        self._notes, self._ask = Notes(notes), Asking(model)
+        self._notes = Notes(notes)
+        self._ask = Asking(model, self._notes)
         self.forwards = 0
         self.backwards = 0
         self.dtype, self._device = dtype, device

@@ -65,6 +65,7 @@ class SearchTwin:
         self.channels_last, self.autocast, self.tf32 = channels_last, autocast, False
         self.rewriting, self._given_dtype = rewriting, dtype
         self._scratch, self._lock = Scratch(), Lock()
+        self._whole = False  # whether a gradient is one to all leaves, as reentrant checkpoints want it
         self.graphs = Graphs() if options.cuda_graph else None
         self.use(model, dtype)
         self._trusted = Trusted.of(source, given, options)
@@ -316,6 +317,11 @@ class SearchTwin:
             if agrees():
                 return COMPILED
             self.use(compiled, self._weights)
+        if self.channels_last and isinstance(self.model, nn.Module):
+            self._use_layout(False)
+            if agrees():
+                return "channels-last"
+            self._use_layout(True)
         self.use_given()
         return None
 
@@ -331,7 +337,7 @@ class SearchTwin:
         leaf = x.contiguous().to(self._given_dtype or x.dtype).detach().requires_grad_()
         with no_autocast(x.device.type):
             attached = self._ask(self._given, leaf)
-            return pull(attached, leaf, by_logits.to(attached.dtype))
+            return pull(attached, leaf, by_logits.to(attached.dtype), whole=self._whole)
 
     @contextmanager
     def _leaf(self, x: Tensor) -> Iterator[Tensor]:
@@ -348,10 +354,10 @@ class SearchTwin:
         # what a checkpoint computes again is rewritten as before
         with self._precisely(leaf.device.type), self._lens() or nullcontext():
             if torch.float16 not in (self._weights, self.autocast):
-                return pull(attached, leaf, by_logits, retain_graph)
+                return pull(attached, leaf, by_logits, retain_graph, self._whole)
             # samples that may mix have one scale
             apart = self.room is not None and isinstance(self.model, nn.Module)
-            return pull_scaled(attached, leaf, by_logits, retain_graph, apart)
+            return pull_scaled(attached, leaf, by_logits, retain_graph, apart, self._whole)
 
     def _mean(self, x: Tensor) -> Tensor:
         return self._safely(lambda: self._mean_of_passes(self.ready(x)))
@@ -383,6 +389,7 @@ class SearchTwin:
 
     def _simpler(self, run: Callable[[], T], error: Exception) -> T:
         model, channels_last, off = self.model, self.channels_last, self.rewriting.off
+        whole = self._whole
         why = _first_line(error)
         for note, old, change in self._simplifications():
             change()
@@ -391,6 +398,7 @@ class SearchTwin:
             except Exception:
                 self.rewriting.restore(off)
                 self._use_layout(channels_last)
+                self._whole = whole
                 if self.model is not model:
                     self.use(model, self._weights)
                 continue
@@ -407,6 +415,8 @@ class SearchTwin:
         if plain is not self.model:
             note = f"not {COMPILED}: the compiled search twin failed"
             yield note, COMPILED, lambda: self.use(plain, self._weights)
+        if not self._whole and isinstance(self.model, nn.Module):
+            yield "gradients by backward: the model refused grad", "", partial(setattr, self, "_whole", True)
         layout = self.channels_last and isinstance(self.model, nn.Module)
         if layout:
             yield "not channels-last: the model failed", "", lambda: self._use_layout(False)
