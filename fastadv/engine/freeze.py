@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fastadv.engine.cpu.activations import ELU, RELU
+from fastadv.engine.cpu.norms import NORMS
 from fastadv.engine.cpu.onednn import COVER, LINEAR, gains
 from fastadv.engine.cpu.thin import THIN
 from fastadv.engine.cpu.winograd import Winograd, available
@@ -173,4 +174,4 @@ def _rewriting(search: nn.Module, options: Options, dtype: torch.dtype | None) -
         return Rewriting([VIEWS] if convolves else exact, folds)
     wide = [Winograd(dtype).rewrite] if dtype is not None and available(dtype) else []
     linear = [LINEAR] if dtype == torch.float32 else []
-    return Rewriting([*wide, COVER, *exact, *linear, ELU, VIEWS], folds)
+    return Rewriting([*wide, COVER, *exact, *linear, ELU, VIEWS, NORMS], folds)

@@ -8,8 +8,9 @@ def lay_out(model: nn.Module, channels_last: bool) -> None:
     """Give the four-dimensional parameters and buffers of a copy that layout, in place."""
     kept = torch.channels_last if channels_last else torch.contiguous_format
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.ndim == 4 and not tensor.is_contiguous(memory_format=kept):
-            tensor.data = tensor.data.contiguous(memory_format=kept)
+        if tensor.ndim == 4:
+            # strides tell the layout also where there is one channel; `contiguous` would leave those as they are
+            tensor.data = tensor.data.to(memory_format=kept)
 
 
 def laid_out(x: Tensor, channels_last: bool) -> Tensor:

@@ -24,7 +24,7 @@ from fastadv.engine.pull import pull, pull_scaled
 from fastadv.engine.rewrite import Lens, Rewriting
 from fastadv.engine.room import Room, cut, joined, ran_out, room_of, slices
 from fastadv.engine.scratch import Scratch
-from fastadv.engine.trusted import Trusted, captures, size_class
+from fastadv.engine.trusted import Trusted, captures
 from fastadv.engine.twin import unwrap
 from fastadv.errors import InputError, NoGradientError
 from fastadv.ops._step import may_be_narrow
@@ -269,7 +269,7 @@ class SearchTwin:
 
     def knows(self, x: Tensor) -> bool:
         """Whether gradients of so many rows like x were compared with the model's."""
-        return self._differs is False or size_class(x) in self._trusted.classes
+        return not (self._differs or self.rewriting) or self._trusted.knows_size(x)
 
     @property
     def _differs(self) -> bool:
@@ -281,11 +281,10 @@ class SearchTwin:
         used = tuple(lens.used) if lens is not None else ()
         if not (used or self._differs) or not len(x):
             return True
-        kind = used, size_class(x)
-        if kind in self._trusted or x.device.type == "meta" or captures(x):
+        if self._trusted.knows(used, x) or x.device.type == "meta" or captures(x):
             return True
         with self._lock:
-            if kind in self._trusted:
+            if self._trusted.knows(used, x):  # by another thread, meanwhile
                 return True
             ways = guard.Ways(searched=self._pull, given=self._pull_given, plain=self._pull_plain)
             held = x.detach()
@@ -295,7 +294,7 @@ class SearchTwin:
 
             agreed = agrees(gradient)
             if agreed:
-                self._trusted.add(kind)
+                self._trusted.add(used, x)
             if agreed is not False:  # with nothing to compare, the next pass of that kind is
                 return True
             culprit = self.without_culprit(lambda: agrees(self._pull(held, by_logits)) is not False)
@@ -303,13 +302,22 @@ class SearchTwin:
             return False
 
     def without_culprit(self, agrees: Callable[[], bool]) -> str | None:
-        """Switch off the one thing without which agrees(); its name. Where there is none, all, and None."""
-        off = self.rewriting.off
-        for name in self.rewriting.names:
-            self.rewriting.switch_off(name)
+        """Switch off what is wrong, one thing if that is enough; its name. None where all had to go."""
+        rewriting, off, names = self.rewriting, self.rewriting.off, self.rewriting.names
+        for name in names:
+            rewriting.switch_off(name)
             if agrees():
                 return name
-            self.rewriting.restore(off)
+            rewriting.restore(off)
+        if len(names) > 1:
+            rewriting.switch_off()
+            if agrees():
+                for name in names:  # some of them may be right
+                    rewriting.restore(rewriting.off - {name})
+                    if not agrees():
+                        rewriting.switch_off(name)
+                return " and ".join(name for name in names if name in rewriting.off)
+            rewriting.restore(off)
         plain = _uncompiled(self.model)
         if plain is not self.model:
             compiled = self.model

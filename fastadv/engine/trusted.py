@@ -23,11 +23,12 @@ def captures(x: Tensor) -> bool:
 
 
 class Trusted:
-    """The kinds of passes that were compared."""
+    """The kinds of passes that were compared, by the rewrites they used and the sizes of their batches."""
 
     def __init__(self) -> None:
-        self._kinds: set[Hashable] = set()
-        self.classes: set[Hashable] = set()
+        # the most rows that were compared, of each kind and of each size class
+        self._kinds: dict[Hashable, int] = {}
+        self._classes: dict[Hashable, int] = {}
 
     @classmethod
     def of(cls, source: object, given: object, options: Options) -> "Trusted":
@@ -36,13 +37,18 @@ class Trusted:
             return cls()
         return _following.setdefault(source, {}).setdefault((options, _build(given)), cls())
 
-    def __contains__(self, kind: tuple[Hashable, Hashable]) -> bool:
-        return kind in self._kinds
+    def knows(self, used: Hashable, x: Tensor) -> bool:
+        """Whether a pass of as many rows like x, or more of the same size class, was compared."""
+        return len(x) <= self._kinds.get((used, size_class(x)), 0)
 
-    def add(self, kind: tuple[Hashable, Hashable]) -> None:
-        """Take the kind (rewrites used, size class)."""
-        self._kinds.add(kind)
-        self.classes.add(kind[1])
+    def knows_size(self, x: Tensor) -> bool:
+        """Whether any pass of as many rows was."""
+        return len(x) <= self._classes.get(size_class(x), 0)
+
+    def add(self, used: Hashable, x: Tensor) -> None:
+        """Take a pass of x with these rewrites."""
+        for held, key in ((self._kinds, (used, size_class(x))), (self._classes, size_class(x))):
+            held[key] = max(held.get(key, 0), len(x))
 
 
 _following: "WeakKeyDictionary[nn.Module, dict[Any, Trusted]]" = WeakKeyDictionary()

@@ -129,6 +129,7 @@ class Winograd:
         self.searched = searched
         # by the id of a weight: what it was when it was transformed, itself, and its kernels by direction
         self._made: dict[int, tuple[Any, Tensor, dict[bool, tuple[Kernels, ...]]]] = {}
+        self._were: dict[int, Tensor] = {}
         self._left = float(MOST_BYTES)
 
     def __reduce__(self) -> tuple[type, tuple[torch.dtype]]:
@@ -168,7 +169,6 @@ class Winograd:
             if taken > self._left:
                 return False
             self._left -= taken
-            # the weight is held, lest others come to lie at the same address
             self._made[id(weight)] = None, weight, {}
         return True
 
@@ -179,7 +179,9 @@ class Winograd:
         before, _, made = self._made[place]
         if before != known:
             made = {}
+            # what it was is held, lest other weights come to lie at the same address
             self._made[place] = known, weight, made
+            self._were[place] = weight.detach()
         if backwards not in made:
             plain = weight.detach()
             made[backwards] = Kernels.of(plain.flip(2, 3).transpose(0, 1) if backwards else plain)
