@@ -126,9 +126,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-MACHINE = pytest.StashKey[object]()  # holds it for as long as the tests run
-
-
 class Durations:
     """Adds up the time of each test with its set-up; writes the list of slow tests or says what it lacks."""
 
@@ -159,7 +156,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if (seed := config.getoption("--other-machine")) is not None:
         from tests.other_machine import OtherMachine
 
-        config.stash[MACHINE] = OtherMachine(seed)
+        OtherMachine(seed)
     if not WORKER and config.args == config.getini("testpaths"):
         config.pluginmanager.register(Durations(config.getoption("--write-slow")))
 

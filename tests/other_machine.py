@@ -8,7 +8,8 @@ such as a sum of small whole numbers, stays exact, and what cancels loses as man
 Which elements come first is drawn from the seed and the shape: the same call gives the same bits again, and a
 row's bits depend on its batch size and its place, as they do in the libraries. It stands below autograd, at
 the kernels, so it holds for passes forward and back, in every thread, and under any mode of torch. Compiled
-code (`torch.compile`), fastadv's own kernels and further processes are left out.
+code (`torch.compile`) and fastadv's own kernels are left out. Processes that a test starts by
+`tests/processes.py` move along.
 """
 
 import functools
@@ -78,6 +79,7 @@ class OtherMachine:
     """This process sums in another order, until `close`."""
 
     def __init__(self, seed: int) -> None:
+        self.seed = seed
         self.libraries = {name: torch.library.Library(name, "IMPL") for name in ("aten", "mkldnn")}
         with warnings.catch_warnings(action="ignore"):  # of kernels that are replaced
             for op, (place, without) in PRODUCTS.items():
@@ -86,8 +88,13 @@ class OtherMachine:
                     own = _kernel(op, torch._C._dispatch_key_parse(key))
                     other = in_two_parts(own, place, without, seed)
                     self.libraries[space].impl(name, other, key, with_keyset=True)
+        MOVED.append(self)
 
     def close(self) -> None:
         """Let this machine sum as it does by itself."""
         for library in self.libraries.values():
             library._destroy()
+        MOVED.remove(self)
+
+
+MOVED: list[OtherMachine] = []  # whose kernels this process has, each over those before
