@@ -236,9 +236,10 @@ def test_a_side_of_ten_is_enough() -> None:
     ).shape == (2, 10)
 
 
+# Rounding decides where training ends as much as a seed does: of six seeds each reached 0.89 to 0.98.
 LEARNING: dict[str, dict[str, Any]] = {
     "maxout": {"units": 60},
-    "maxout_cnn": {"width": 4, "units": 20, "dropout": 0.0},
+    "maxout_cnn": {"width": 8, "units": 20, "dropout": 0.0},
     "rbf": {},
     "quadratic": {"units": 30},
     "sigmoids": {"units": 60, "dropout": 0.2},
