@@ -56,7 +56,7 @@ def in_two_parts(kernel: Any, place: int, without: dict[int | str, Any], seed: i
         with torch._C._AutoDispatchBelowAutograd(), torch._C.DisableTorchFunction():
             first = first_half(seed, x.shape)
             head, tail = list(args), list(args)
-            head[place], tail[place] = x.masked_fill(~first, 0), x.masked_fill(first, 0)
+            head[place], tail[place] = _without(x, ~first), _without(x, first)
             rest = dict(options)
             for where, nothing in without.items():
                 if isinstance(where, int):
@@ -69,10 +69,17 @@ def in_two_parts(kernel: Any, place: int, without: dict[int | str, Any], seed: i
     return product
 
 
+def _without(x: Tensor, left_out: Tensor) -> Tensor:
+    """x with zeros, in the same layout: libraries choose their way by it, even by strides of length 1."""
+    if torch._debug_has_internal_overlap(x):
+        return x.masked_fill(left_out, 0)
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype).copy_(x).masked_fill_(left_out, 0)
+
+
 def _sum(head: Any, tail: Any) -> Any:
     if isinstance(head, tuple | list):
         return tuple(_sum(one, other) for one, other in zip(head, tail, strict=True))
-    return None if head is None else head + tail
+    return None if head is None else head.add_(tail)
 
 
 class OtherMachine:
