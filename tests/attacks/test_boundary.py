@@ -124,7 +124,11 @@ def test_half_precision(coarse: str) -> None:
     else:
         out = boundary(model, x.to(getattr(torch, coarse)), y, L2(INF), queries=3000)
     assert out.success.all()
-    assert (out.distance <= plain.distance * 1.15).all()
+    # how far from the boundary the twin may take one side for the other: it rounds weights and points by half
+    # of eps each
+    weight, eps = model[1].weight.detach(), torch.finfo(torch.bfloat16).eps if coarse == "twin" else 0.0
+    unsure = eps * (x.flatten(1) @ weight.abs().sum(0)) / (weight[1] - weight[0]).norm()
+    assert (out.distance <= (plain.distance + 2 * unsure) * 1.15).all()
 
 
 def test_spherical_steps() -> None:
