@@ -249,7 +249,7 @@ def test_an_l1_start_is_the_projection_of_noise_that_no_box_has_cut() -> None:
         def forward(self, z: Tensor) -> Tensor:
             if z.requires_grad:
                 seen.append(z.detach().clone())
-            return torch.stack([90 + 0 * z.sum(1), z.sum(1)], 1)
+            return torch.stack([900 + 0 * z.sum(1), z.sum(1)], 1)
 
     x = (3 * images(4, (784,), dtype=torch.float32) - 1).clamp(0, 1)
     noise = rng.normal(784, rng.derive(0, "apgd", 0), torch.arange(4))
