@@ -55,8 +55,8 @@ def fab(
     With the nearest boundary taken for a hyperplane, z <- (1 - a) * (z + overshoot * d) + a * (x + overshoot
     * d_x), where d and d_x are the least displacements of z and x to the hyperplane in the box, and a =
     min(||d|| / (||d|| + ||d_x||), bias). Where the decision then changes, z <- x + backward * (z - x) (Croce
-    and Hein 2020, algorithm 1). At the end three points on the way from x to the nearest success are tried, each
-    where the margins at the ends of what is left let it vanish (appendix).
+    and Hein 2020, algorithm 1). At the end three points on the way from x to the nearest success are tried,
+    each a little beyond the place where the margins at both ends let it vanish.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.

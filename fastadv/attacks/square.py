@@ -51,8 +51,8 @@ def square(
     one end of the ball in each channel, and the search starts with vertical stripes (Andriushchenko et al.
     2020, algorithm 2). Under L2 a square with two bumps of opposite signs takes the length of another square
     (algorithm 3); under L1 the bumps are steeper, and the exact projection on ball and box takes the place of
-    the rescaling (Croce & Hein 2021). Squares shrink along the schedule of the paper. The loss is the margin of the criterion;
-    where targets are given without a criterion, the cross-entropy.
+    the rescaling (Croce & Hein 2021). Squares shrink along the schedule of the paper. The loss is the margin
+    of the criterion; where targets are given without a criterion, the cross-entropy.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.

@@ -118,8 +118,8 @@ def aimed(classes: int) -> tuple[str, dict[str, Any]]:
         ("standard", "l1", [(CE[0], {**CE[1], "restarts": 5}), aimed(5),
                             ("fab-t", {"steps": 100, "targeted": True}), SQUARE]),
         ("plus", "l2", [*((name, {**given, "restarts": 5}) for name, given in (CE, DLR)),
-                        ("fab", {"steps": 100, "targeted": False, "classes": None, "restarts": 5}), SQUARE, aimed(9),
-                        ("fab-t", {"steps": 100, "targeted": True})]),
+                        ("fab", {"steps": 100, "targeted": False, "classes": None, "restarts": 5}), SQUARE,
+                        aimed(9), ("fab-t", {"steps": 100, "targeted": True})]),
         ("rand", "linf", [CE, DLR]),
     ],
 )  # fmt: skip
