@@ -1,4 +1,4 @@
-"""Models without a gradient, and with a huge one: nobody fails by a division, and noise helps where it can."""
+"""Models without a gradient, and with a huge one: no division fails, and noise helps where it can."""
 
 from math import inf
 from typing import Any
