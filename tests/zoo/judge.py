@@ -6,8 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .net import Net
-
 # Sums of a thousand products are wrong by some 30 roundings of half an `eps`, Winograd's tiles of 4 by ten
 # times as much (Lavin and Gray 2016), and ten layers, forth and back, by the root of twenty times that: 670.
 ROUNDINGS = 800
@@ -88,16 +86,13 @@ def coarsen(model: nn.Module) -> nn.Module:
     return model
 
 
-def check_directions(net: Net, x: Tensor, y: Tensor, found: Answer) -> None:
+def check_directions(found: Answer, wanted: Answer, coarse: Answer) -> None:
     """Gradients in bfloat16 point where they should, as far as rounding lets them, and are as long.
 
-    The yardstick is the turn that comes of rounding weights and x alone. Activations and their gradients
+    The yardstick is `coarse`, which comes of rounding weights and x alone. Activations and their gradients
     are rounded besides: three times that, and a little for nets without weights to speak of.
     """
-    wanted = eager(net.build(), x, y)
     angle, length = turned(found.gradient, wanted.gradient)
-    allowed, longer = turned(
-        eager(coarsen(net.build()), x.bfloat16().to(x.dtype), y).gradient, wanted.gradient
-    )
+    allowed, longer = turned(coarse.gradient, wanted.gradient)
     assert angle <= 3 * allowed + 0.05, f"turned by {angle:.3f}, weights and x alone by {allowed:.3f}"
     assert length <= 3 * longer + 0.05, f"longer by {length:.3f}, weights and x alone by {longer:.3f}"

@@ -59,9 +59,9 @@ def perturb(model: nn.Module) -> None:
     """Draw statistics and weights of all BatchNorms around those of a fresh one, parts of scripts too."""
     for name, buffer in model.named_buffers():
         if name.endswith("running_mean"):
-            buffer.normal_(0, 0.2)
+            buffer.add_(torch.randn_like(buffer), alpha=0.2)
         elif name.endswith("running_var"):
-            buffer.uniform_(0.6, 1.6)
+            buffer.mul_(torch.empty_like(buffer).uniform_(0.6, 1.6))
     for part in model.modules():
         if isinstance(part, _NormBase) and part.weight is not None:
             part.weight.uniform_(0.7, 1.3)
