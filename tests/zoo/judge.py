@@ -1,5 +1,7 @@
 """When two gradients are the same: by rounding, but for kinks, and by direction in a coarser format."""
 
+import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -86,13 +88,19 @@ def coarsen(model: nn.Module) -> nn.Module:
     return model
 
 
-def check_directions(found: Answer, wanted: Answer, coarse: Answer) -> None:
+def check_directions(build: Callable[[], nn.Module], x: Tensor, y: Tensor, found: Answer) -> None:
     """Gradients in bfloat16 point where they should, as far as rounding lets them, and are as long.
 
-    The yardstick is `coarse`, which comes of rounding weights and x alone. Activations and their gradients
-    are rounded besides: three times that, and a little for nets without weights to speak of.
+    The yardsticks are eager PyTorch's in that format, where the model can be cast, and what comes of
+    rounding weights and x alone. Activations and their gradients are rounded besides: three times either,
+    and a little for nets without weights to speak of.
     """
+    wanted = eager(build(), x, y)
+    yardsticks = [eager(coarsen(build()), x.bfloat16().to(x.dtype), y)]
+    with contextlib.suppress(RuntimeError):  # tensors of its own in float32
+        yardsticks.append(eager(build().bfloat16(), x.bfloat16(), y))
     angle, length = turned(found.gradient, wanted.gradient)
-    allowed, longer = turned(coarse.gradient, wanted.gradient)
-    assert angle <= 3 * allowed + 0.05, f"turned by {angle:.3f}, weights and x alone by {allowed:.3f}"
-    assert length <= 3 * longer + 0.05, f"longer by {length:.3f}, weights and x alone by {longer:.3f}"
+    turns = [turned(coarse.gradient, wanted.gradient) for coarse in yardsticks]
+    allowed, longer = max(turn for turn, _ in turns), max(length for _, length in turns)
+    assert angle <= 3 * allowed + 0.05, f"turned by {angle:.3f}, eager by {allowed:.3f}"
+    assert length <= 3 * longer + 0.05, f"longer by {length:.3f}, eager by {longer:.3f}"

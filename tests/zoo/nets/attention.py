@@ -14,6 +14,16 @@ def linear_on_positions() -> nn.Module:
     return nn.Sequential(nn.Linear(40, 256), nn.GELU(), nn.Linear(256, 16), nn.LayerNorm(16), head(192, 7))
 
 
+@net(shape=(12, 4))
+def linear_on_transposed_positions() -> nn.Module:
+    """Of which torch takes one product or many, as the weights require a gradient or not."""
+    return module(
+        lambda self, x: self.head(torch.relu(self.linear(x.transpose(1, 2)))),
+        linear=nn.Linear(12, 64),
+        head=head(256),
+    )
+
+
 @net(shape=(40,), batches=(3, 600, 1, 64), classes=2)
 def table() -> nn.Module:
     return nn.Sequential(nn.Linear(40, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), head(256, 2))

@@ -107,3 +107,19 @@ def loop_over_samples() -> nn.Module:
     return module(
         lambda self, x: torch.cat([self.net(image[None]) for image in x]), net=nn.Sequential(block(), head())
     )
+
+
+@net()
+def tokens_to_planes_and_back() -> nn.Module:
+    """As transformers with convolutions do: at batch 1 there is more than one way to stride such planes."""
+
+    def forward(self: Any, x: Tensor) -> Any:
+        tokens = self.first(x).flatten(2).transpose(1, 2)
+        planes = tokens.permute(0, 2, 1).reshape(len(x), 16, 8, 8)
+        planes = self.last(self.norm(F.gelu(self.inner(planes))))
+        return self.head(planes.reshape(len(x), 16, 64).permute(0, 2, 1) + tokens)
+
+    return module(
+        forward, first=block(), inner=nn.Conv2d(16, 16, 3, padding=1, groups=16), norm=nn.BatchNorm2d(16),
+        last=nn.Conv2d(16, 16, 3, padding=1, groups=16), head=head(),
+    )  # fmt: skip
