@@ -110,9 +110,7 @@ class TestPitfall10Restarts:
         again = case(model, x, y, threat(norm), restarts=2)
         steps = int(case.quick.get("steps", case.quick.get("queries", 1)))
         assert again.backwards - one.backwards <= steps * left
-        assert (
-            again.forwards - one.forwards <= (steps + 1) * left + 24
-        )
+        assert again.forwards - one.forwards <= (steps + 1) * left + 24
         assert torch.equal(again.x_adv[solved], one.x_adv[solved])
 
 
