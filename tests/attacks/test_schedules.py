@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv import ops
-from fastadv.attacks import apgd, fmn, hopskipjump, sigma_zero
+from fastadv.attacks import WrongBy, apgd, fmn, hopskipjump, pdgd, pdpgd, sigma_zero
 from fastadv.attacks.hopskipjump import _probe
 from fastadv.threat import L1, L2, THREATS
 
-from .nets import images, labels, linear
+from .nets import images, labels, linear, mlp
 from .scripted import scripted
 
 Y = torch.tensor([0])
@@ -67,7 +67,7 @@ def test_apgd_in_l1(rises: list[float]) -> None:
     is that of the coordinates moved so far, over 1.5; steps are 1.5 times shorter, to a tenth of the radius
     at least, or as at first, from the strongest point, where that has become sparser by 5 %.
     """
-    steps, radius, count = 100, 0.9, 24
+    steps, radius, count = 100, 0.9, 40
     model, points = scripted(rises, turning(count))
     x = torch.linspace(0.3, 0.7, count, dtype=torch.float64)
     apgd(model, x[None], Y, L1(radius), steps=steps, loss="margin", larger_radii=False)
@@ -129,6 +129,47 @@ def test_checkpoints_of_apgd(steps: int) -> None:
             back.append(number)
             size /= 2
     assert back == expected
+
+
+def test_rises_count_from_the_last_checkpoint_on() -> None:
+    """Of 22 steps all raise the loss of APGD, of the next 19 one does: the second checkpoint halves steps."""
+    margins = [-5 + 0.01 * n for n in range(23)] + [-3.0] + [-3.5 - 0.01 * n for n in range(80)]
+    model, points = scripted(margins, turning(3))
+    x, ball = torch.full((1, 3), 0.5, dtype=torch.float64), L2(1e-3)
+    apgd(model, x, Y, ball, steps=100, loss="margin")
+    for number, top, size in ((22, 22, 2e-3), (41, 23, 1e-3)):
+        start = points[top][None]
+        stepped = ball.step(start, turning(3)(top)[None], x, size)
+        mixed = start + 0.75 * (stepped - start) + 0.25 * (start - points[number - 1][None])
+        same(points[number + 1 :], [ball.project(mixed, x)[0]])
+
+
+def test_a_targeted_round_of_apgd_goes_by_the_loss_of_its_class() -> None:
+    """The class aimed at falls all the time, while another rises: steps are halved, from the start on."""
+    falls, rises = [-5 - 0.01 * n for n in range(100)], [-4 + 0.01 * n for n in range(100)]
+    model, points = scripted(falls, turning(3), others=rises)
+    x, ball = torch.full((1, 3), 0.5, dtype=torch.float64), L2(1e-3)
+    apgd(model, x, Y, ball, steps=100, loss="margin-targeted", classes=1)
+    stepped = ball.step(points[0][None], turning(3)(0)[None], x, 1e-3)
+    mixed = points[0] + 0.75 * (stepped[0] - points[0]) + 0.25 * (points[0] - points[21])
+    same(points[23:], [ball.project(mixed[None], x)[0]])
+
+
+def test_over_all_rounds_the_loss_of_any_class_decides() -> None:
+    """The second round aims at class 2 and meets, on the way, where class 1 comes nearer than ever."""
+
+    def curved(x: Tensor) -> Tensor:
+        across = x[:, 0] - 0.5
+        first = torch.where(across > -0.08, -1.5 + 5 * across, -1.9 + 70 * (-0.08 - across))
+        return torch.stack([0 * across, first, -2.5 - 5 * across], 1)
+
+    x = torch.full((1, 8), 0.5, dtype=torch.float64)
+    out = apgd(
+        curved, x, Y, THREATS["linf"](0.1), steps=6, loss="margin-targeted", classes=2, stop_early=False
+    )
+    # in the first round class 1 comes to -1, in the second to -0.5, where class 2 is at -2
+    assert float(out.loss[0]) == pytest.approx(-0.5)
+    assert float(out.x_adv[0, 0]) == pytest.approx(0.4)
 
 
 def test_probes_of_hopskipjump_grow_with_the_root_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,3 +300,32 @@ def test_sigma_zero(box: tuple[float, float]) -> None:
         assert (shift[moved] >= level.min() - 1e-6).all()
         assert (shift[~moved] <= level.max() + 1e-6).all()
     assert len(lags) == 1
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+@pytest.mark.parametrize(
+    ("given", "first"),
+    [({}, "ce"), ({"criterion": WrongBy(0.1)}, "margin"), ({"loss": "ce"}, "all ce"), ({"loss": "cw"}, "-")],
+    ids=["default", "criterion", "ce", "cw"],
+)  # fmt: skip
+def test_primal_dual_attacks_ascend_cross_entropy_and_then_the_margin(
+    norm: str, given: dict[str, Any], first: str
+) -> None:
+    """For three tenths of the steps; with a criterion always its margin, and with a loss always that."""
+    seen: list[Tensor] = []
+    net, x = mlp(4), images(1)
+
+    class Hooked(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            logits: Tensor = net(z)
+            if logits.requires_grad:
+                logits.register_hook(seen.append)
+            return logits * 1
+
+    for attack in (pdpgd, pdgd) if norm == "l2" else (pdpgd,):
+        seen.clear()
+        attack(Hooked(), x, labels(net, x), THREATS[norm](1e-3), steps=20, **given)
+        # the margin has a gradient with respect to two logits, cross-entropy with respect to all
+        entropies = [int((gradient != 0).sum()) == 4 for gradient in seen[:20]]
+        count = {"ce": 6, "all ce": 20, "margin": 0, "-": 0}[first]
+        assert entropies == [True] * count + [False] * (20 - count)
