@@ -56,6 +56,8 @@ class Net(nn.Module):
         for norm in (self.norm, self.other):
             norm.running_mean.uniform_(-1, 1)
             norm.running_var.uniform_(0.3, 2)
+            nn.init.uniform_(norm.weight)
+            nn.init.uniform_(norm.bias)
         self.read, self.when = read, when
         self.conv.register_forward_hook(Hook(self.wants))
         self.double().eval()
@@ -112,6 +114,17 @@ def other_eps(net: Net, h: Tensor, x: Tensor) -> Tensor:
     return F.batch_norm(h, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.1, 0.5)
 
 
+def other(part: str) -> Callable[[Net, Tensor, Tensor], Tensor]:
+    """The BatchNorm with one tensor of another."""
+
+    def read(net: Net, h: Tensor, x: Tensor) -> Tensor:
+        names = "running_mean", "running_var", "weight", "bias"
+        given = (getattr(net.other if name == part else net.norm, name) for name in names)
+        return F.batch_norm(h, *given)
+
+    return read
+
+
 def by_another_name(net: Net, h: Tensor, x: Tensor) -> Tensor:
     norm = net.norm
     statistics = norm.running_mean, norm.running_var
@@ -143,6 +156,10 @@ READS: dict[str, Callable[[Net, Tensor, Tensor], Tensor]] = {
     "both norms": lambda net, h, x: net.norm(h) + 2 * net.other(h),
     "statistics of the batch": of_the_batch,
     "another eps": other_eps,
+    "another mean": other("running_mean"),
+    "another var": other("running_var"),
+    "another scale": other("weight"),
+    "another shift": other("bias"),
     "torch.batch_norm": by_another_name,
     "checkpoint across": lambda net, h, x: checkpoint(lambda h: net.norm(h).tanh(), h, use_reentrant=False),
 }
@@ -151,7 +168,7 @@ READS: dict[str, Callable[[Net, Tensor, Tensor], Tensor]] = {
 # that no function of torch tells: the comparison of gradients and logits does
 UNSEEN = {"backwards", "scripted", "checkpoint across"}
 # with another BatchNorm alone, or as long as there is no gradient
-PAIRED = {"another norm", "another eps", "tensor hook"}
+PAIRED = {"tensor hook", *(read for read in READS if read.startswith("another"))}
 
 
 def problem(rows: int) -> tuple[Tensor, Tensor]:
