@@ -159,5 +159,5 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
     """[B]; 1 where both are zero."""
     one, other = (each.flatten(1).double() for each in (one, other))
     both = (one == 0).all(1) & (other == 0).all(1)
-    cosine: Tensor = cosine_similarity(one, other, dim=1, eps=1e-300)
-    return torch.where(both, 1.0, cosine)
+    alike: Tensor = cosine_similarity(one, other, dim=1, eps=1e-300)  # type: ignore[no-untyped-call]
+    return torch.where(both, torch.ones_like(alike), alike)

@@ -344,7 +344,8 @@ class SearchTwin:
     def _unfold(self, refused: Refused) -> None:
         folds = self.rewriting.folds
         if folds is not None and folds.refuse(refused.pair):
-            self.notes.add(f"not folded: {refused.pair.name}, which more than its BatchNorm reads")
+            why = "whose result is not read by its BatchNorm alone"
+            self.notes.add(f"not folded: {refused.pair.name}, {why}")
 
     def use_layout(self, channels_last: bool) -> None:
         """Lay out the copy's weights so from now on."""
