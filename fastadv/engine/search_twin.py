@@ -149,8 +149,8 @@ class SearchTwin:
             if self.autocast is not None:
                 # the cache would keep stale casts of weights that are being trained
                 stack.enter_context(torch.autocast(device, dtype=self.autocast, cache_enabled=False))
-            elif torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
+            else:
+                stack.enter_context(no_autocast(device))
             if self.tf32:
                 stack.enter_context(tf32())
             yield
@@ -280,6 +280,11 @@ class SearchTwin:
     def differs(self) -> bool:
         """Whether it is more than the model as given with some functions rewritten."""
         return self.model is not self._given or self.rounds is not None
+
+    @property
+    def estimates(self) -> bool:
+        """Whether parts of it estimate gradients from logits, which draws decide."""
+        return bool(self._probing)
 
     def pull(self, x: Tensor, by_logits: Tensor) -> Tensor:
         """The gradients [B, ...] of by_logits [B, K] @ logits at x."""
