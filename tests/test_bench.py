@@ -212,7 +212,8 @@ def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.Mo
         return AttackResult(x, nothing, nothing, nothing, nothing, 0, 0, nothing)
 
     def seconds(log: Log) -> float:
-        assert log == [("forward", 5)] or log[-3:] == [("forward", 5), ("forward", 2), ("backward", 2)]
+        if log != [("forward", 5)]:  # ours: a search, and what compares its gradient with the model's
+            assert log[-3:] == [("backward", 2), ("forward", 2), ("backward", 2)]
         logs.append(log)
         return 1.5
 
