@@ -67,7 +67,7 @@ def test_apgd_in_l1(rises: list[float]) -> None:
     is that of the coordinates moved so far, over 1.5; steps are 1.5 times shorter, to a tenth of the radius
     at least, or as at first, from the strongest point, where that has become sparser by 5 %.
     """
-    steps, radius, count = 100, 0.9, 40
+    steps, radius, count = 100, 3.0, 80
     model, points = scripted(rises, turning(count))
     x = torch.linspace(0.3, 0.7, count, dtype=torch.float64)
     apgd(model, x[None], Y, L1(radius), steps=steps, loss="margin", larger_radii=False)
