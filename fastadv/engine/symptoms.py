@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.generators import generators_kept
-from fastadv.engine.rounding import allowance, noise
 from fastadv.errors import InputError, NoGradientError
 from fastadv.ops.latent_fit import latent_fit
 
