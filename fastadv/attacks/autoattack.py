@@ -218,7 +218,7 @@ class _Run:
         seed = rng.derive(self.seed, f"autoattack {component.name}")
         arguments = dict(component.arguments)
         if component.attack == "fab":
-            arguments["reach"] = problem.threat.radius
+            arguments["restart_radius"] = problem.threat.radius
         try:
             out = ATTACKS[component.attack](
                 self.trial.frozen, problem.x, problem.y, problem.threat, seed=seed,
