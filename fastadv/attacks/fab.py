@@ -73,8 +73,8 @@ def fab(
         backward: the share of the displacement that stays after a success, in (0, 1].
         restart_radius: restarts begin at random points within half of this distance, or of that of the
             nearest success if it is less: a number or [B], >= 0, in input units; None is 0.3 (Linf), 1 (L2)
-            or 5 (L1) widths of the box. AutoAttack gives its radius. That of the threat has no part in it, so that the
-            distances found do not depend on it.
+            or 5 (L1) widths of the box. AutoAttack gives its radius. That of the threat has no part in it, so
+            that the distances found do not depend on it.
         seed: of the random starts.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`. With targets or a
             criterion, the one boundary is where its margin is zero.

@@ -181,7 +181,7 @@ class SearchTwin:
         return self._in_parts(self._mean, "logits", x)
 
     def attached(self, leaf: Tensor) -> tuple[Tensor, Hashable]:
-        """The same in one graph with `leaf`, to be pulled back through more than once, and what it rewrote."""
+        """The same in one graph with `leaf`, to be pulled through more than once, and what it rewrote."""
         lens, passes = self._lens(), self._options.eot
         # a compiled backward frees what the next one needs
         logits = self._seen(leaf, lens, compiled=False)
