@@ -13,7 +13,7 @@ FALLS = {2: 2, 1: 4}
 def two_bumps(height: int, width: int, beside: bool, order: int = 2) -> tuple[float, ...]:
     """The values of a rectangle of two bumps of opposite signs, one above or beside the other; length 1."""
     if beside:
-        whole = torch.tensor(two_bumps(width, height, False, order)).view(width, height).T
+        whole = torch.tensor(two_bumps(width, height, False, order), device="cpu").view(width, height).T
         return tuple(whole.flatten().tolist())
     half = height // 2
     whole = torch.cat([_bump(half, width, order), -_bump(height - half, width, order)])
@@ -26,7 +26,7 @@ def _bump(height: int, width: int, order: int) -> Tensor:
 
     Its length is 1 (Andriushchenko et al. 2020, section 3.4; Croce & Hein 2021, appendix).
     """
-    bump = torch.zeros(height, width)
+    bump = torch.zeros(height, width, device="cpu")
     top, left = height // 2, width // 2
     for n in range(max(height // 2, width // 2) + 1):
         rows = slice(max(top - n, 0), max(top + n + 1, 0))

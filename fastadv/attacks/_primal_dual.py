@@ -50,7 +50,8 @@ def primal_dual(
         explore(search, done, search.problem.margin if loss is None else loss)
         points = torch.where(like(search.best.success, search.x), search.best.x_adv, search.x + rows.away)
         rows.away = points.to(rows.away.dtype) - search.x
-        rows.unit = torch.where(search.best.success, rows.unit.minimum(-search.best.rank), rows.unit)
+        if not sparse:
+            rows.unit = torch.where(search.best.success, rows.unit.minimum(-search.best.rank), rows.unit)
         steps -= done
     rows.mean = torch.zeros_like(rows.away)
     rows.weight = torch.full_like(search.best.rank, weight)

@@ -73,7 +73,8 @@ def _force(search: Search, look: Look, step: int) -> Tensor:
 def _proximal(search: Search, ahead: Tensor, metric: Tensor, by: Tensor) -> Tensor:
     """x + z in the box, ITERATIONS from `ahead` to argmin <z - ahead, metric (z - ahead)> / 2 + by ||z||."""
     low, high = search.threat.box
-    if search.threat.norm == "l1":  # the iterations in closed form
+    # the iterations in closed form; in L0 too, whose own operator would keep what is there
+    if search.threat.norm in ("l1", "l0"):
         shrink = by * torch.expm1(ITERATIONS * torch.log1p(-metric)).neg_() / metric
         away = ahead.abs().sub_(shrink).clamp_min_(0.0).copysign_(ahead)
         return away.add_(search.x).clamp_(low, high)

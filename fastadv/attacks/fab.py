@@ -93,7 +93,7 @@ def fab(
         restart_radius = RESTART[threat.norm] * width(threat)
     elif isinstance(x, Tensor) and x.ndim:
         restart_radius = check_step_size(restart_radius, len(x), x.device, "restart_radius")
-    longest = torch.as_tensor(restart_radius)
+    longest = torch.as_tensor(restart_radius, device=x.device if isinstance(x, Tensor) else None)
 
     def rule(search: Search) -> None:
         rows = search.rows

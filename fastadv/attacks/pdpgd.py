@@ -21,12 +21,12 @@ from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
 NORMS = ("linf", "l2", "l1", "l0")
-FIRST_WEIGHT = {"linf": 0.3, "l2": 0.3, "l1": 0.1, "l0": 0.3}
-FIRST_STEP = {"linf": 1.0, "l2": 1.0, "l1": 3.0, "l0": 30.0}
-LAST_STEP = {"linf": 0.01, "l2": 0.01, "l1": 0.01, "l0": 1.0}
+FIRST_WEIGHT = {"linf": 0.3, "l2": 0.3, "l1": 0.1, "l0": 0.6}
+FIRST_STEP = {"linf": 1.0, "l2": 1.0, "l1": 3.0, "l0": 0.6}
+LAST_STEP = {"linf": 0.01, "l2": 0.01, "l1": 0.01, "l0": 0.6}
 MOMENTUM = 0.5
 # the share of the steps that explore by proximal Adam
-ADAPTIVE = {"l2": 0.6, "l1": 0.5}
+ADAPTIVE = {"l2": 0.6, "l1": 0.5, "l0": 0.6}
 
 
 @takes_common
@@ -52,9 +52,9 @@ def pdpgd(
     L0 these others always look for fewer coordinates than the best success has. In Linf the weight counts for
     each coordinate.
 
-    In L2 the first 60 % of the steps, in L1 half, explore by proximal Adam, as adv-lib does. It
-    moves coordinates of small gradients as far as others, and so finds its way on adversarially trained
-    networks. The other steps refine the nearest success as above.
+    In L2 and L0 the first 60 % of the steps, in L1 the first half, explore by proximal Adam, as adv-lib does,
+    in L0 with the operator of L1. It moves coordinates of small gradients as far as others, and so finds its
+    way on adversarially trained networks. The other steps refine the nearest success as above.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -63,11 +63,11 @@ def pdpgd(
         threat: Linf, L2, L1 or L0; the radius is inf, or the largest distance of interest.
         steps: an integer >= 1, gradients for each sample.
         step_size: > 0, the first step, in units of the least distance of a success so far, at most the
-            width of the box; in L0 always of that width. None is 1, 3 in L1 and 30 in L0. In L2 and L1 it is
-            the first of those that refine.
+            width of the box; in L0 always of that width. None is 1, 3 in L1 and 30 in L0. Except in Linf it
+            is the first of those that refine.
         weight: > 0, the first weight of the distance; None is 0.3, and 0.1 in L1. Likewise.
         loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout;
-            None is the cross-entropy and then the margin, in L2 and L1 and for a criterion the margin.
+            None is the margin, in Linf at first the cross-entropy.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
 
     Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,

@@ -257,7 +257,9 @@ class _Peaks(_Bumps):
         place = (
             (down[:, :, None] * draw.width + right[:, None]).flatten(1)[:, None].expand(-1, draw.channels, -1)
         )
-        spent = torch.as_tensor(self.search.threat.radius).to(x) - size.sum((1, 2, 3))
+        spent = torch.as_tensor(self.search.threat.radius, dtype=x.dtype, device=x.device) - size.sum(
+            (1, 2, 3)
+        )
         length = spent.clamp_min(0)[:, None] / draw.channels + (size * (here | there)).sum((2, 3))
         old = delta.flatten(2).gather(2, place)
         new = bumps.flatten(1)[words[:, 4] & 1][:, None] * signs(words[:, 5:]).to(x.dtype)[..., None]

@@ -6,11 +6,20 @@ from torch import Tensor
 from fastadv.errors import InputError
 
 
+def transformed() -> bool:
+    """Whether a transform of torch.func is at work."""
+    return torch._C._functorch.maybe_current_level() is not None
+
+
 def taken(x: object, device: torch.device | None) -> Tensor:
     """`x` detached, for a model on `device`; InputError unless it is a floating tensor [B, ...] there."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0:
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x: expected a floating tensor [B, ...], got {got}; convert it")
+    if transformed():
+        raise InputError(
+            "x: expected a plain tensor, got one inside a transform of torch.func; call it outside"
+        )
     if x.layout is not torch.strided or x.is_nested or (x.device.type == "meta" and device != x.device):
         kind = "meta" if x.device.type == "meta" else "nested" if x.is_nested else str(x.layout)
         raise InputError(f"x: expected a dense tensor [B, ...] with values, got a {kind} one; convert it")

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from fastadv.engine.arguments import transformed
 from fastadv.engine.fold import Folds
 
 # takes what the function takes; NotImplemented where it does not suit
@@ -117,7 +117,8 @@ class Lens(TorchFunctionMode):
         ways = self._ways.get(func, ())
         named = "weight" in kwargs or "bias" in kwargs
         layer = self._folding is not None and func in Folds.layers and not named
-        if not (ways or layer) or any(kind not in PLAIN for kind in types) or _transformed():
+        # a transform of torch.func knows no rule for what replaces a function
+        if not (ways or layer) or any(kind not in PLAIN for kind in types) or transformed():
             return func(*args, **kwargs)
         self._calls += 1
         pair = None
@@ -154,8 +155,3 @@ def _is_metadata(func: Any) -> bool:
     if name == "__get__":
         return getattr(getattr(func, "__self__", None), "__name__", "") in PROPERTIES
     return name in METADATA
-
-
-def _transformed() -> bool:
-    """Whether a transform of torch.func is at work, which knows no rule for what replaces a function."""
-    return torch._C._functorch.maybe_current_level() is not None
