@@ -42,11 +42,12 @@ def freeze(
 ) -> Frozen:
     """A fixed classifier made fast for attacks; the model itself is left exactly as it was.
 
-    The verdict twin is the model in eval mode, sharing its parameters. The search twin is made from it:
-    BatchNorm folded into the layer before, channels-last for networks with two-dimensional convolutions, in
-    another precision where asked. On its first batch the search twin is compared with the
-    verdict twin. Where they differ by more than rounding, the verdict twin replaces it; a note and a
-    warning say so.
+    The verdict twin is the model in eval mode, sharing its parameters; nothing of it is rewritten. The search
+    twin runs the same Python. It is channels-last for networks with two-dimensional convolutions and in
+    another precision where asked, BatchNorm is folded into the layer before, and functions that a CPU library
+    does slowly are done otherwise. On its first batch its logits are compared with those of the verdict twin,
+    and on the first batch of each kind its gradient. What differs by more than rounding is left out by name,
+    or the verdict twin replaces the search twin; a note and a warning say so.
 
     Args:
         model: module, or function of x [B, ...] giving logits [B, K]; K >= 2. A bound method of a module and
@@ -58,7 +59,7 @@ def freeze(
             ascent stays in bfloat16); "tf32" in the model's own, but a GPU takes products in TF32, meanwhile
             those of other threads, too. float16 has 3 bits more than bfloat16 and ends at 65,504: a sample
             whose activations go beyond fails.
-        fold: make a search twin of its own (default True). Folded weights are copies, taken now. With
+        fold: make a search twin of its own (default True). Folded weights are copies, taken on the first batch. With
             `fold=False` both twins follow the model while it trains, and half precision is by autocast.
         compile: run the search twin through torch.compile (default False).
         cuda_graph: capture gradients, and whole steps of bim, pgd, mim, apgd and last_iterate, as CUDA

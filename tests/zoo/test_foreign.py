@@ -24,9 +24,11 @@ def test_a_model_of_a_library(net: Net) -> None:
     found = [Answer(*frozen.input_gradient(x, y)) for x, y in given]
     found_narrow = [Answer(*narrow.input_gradient(x, y)) for x, y in given]
     before.check(model)
+    # torch chooses another product of matrices where weights want a gradient, even when none is taken
+    still = copy.deepcopy(model).requires_grad_(False)
     for (x, y), verdict, answer, directed in zip(given, verdicts, found, found_narrow, strict=True):
         with torch.no_grad():
-            own = model(x)
+            own = still(x)
         assert own.abs().max() < 1e3
         off = float((verdict - own).abs().max())
         assert off == 0, f"verdict off by {off}"

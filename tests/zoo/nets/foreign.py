@@ -83,7 +83,6 @@ TIMM = {
     "resnet10t": (64, {}),
     "skresnet18": (64, {}),
     "resnest14d": (64, {}),
-    "repvgg_a0": (64, {}),
     "mobilenetv2_050": (32, {}),
     "mobilenetv3_small_050": (32, {}),
     "test_efficientnet": (32, {}),
