@@ -1,0 +1,71 @@
+"""Who found more, at equal passes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from bench.suite.store import Row
+
+OURS = "fastadv"
+# a run that stops where it succeeds, or judges its points once more, spends a little more or less
+EQUAL = 1.05
+
+
+def figure(row: Row) -> float:
+    """Median distance, or robust accuracy where there is a radius: the less, the better."""
+    return float(row["robust_accuracy" if row["radius"] < inf else "median"])
+
+
+def passes(row: Row) -> float:
+    """Forward and backward passes of each image."""
+    return float(row["forwards"] + row["backwards"]) / float(row["images"])
+
+
+def best(rows: Iterable[Row]) -> Row | None:
+    """The row that found most, and of equals the one with the fewest passes."""
+    good = [row for row in rows if "error" not in row]
+    return min(good, key=lambda row: (figure(row), passes(row)), default=None)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Our row, None where there is none, and those of others on one net at one radius."""
+
+    ours: Row | None
+    peers: Sequence[Row]
+
+    @property
+    def head(self) -> Row:
+        """A row that says what is compared."""
+        return self.ours or self.peers[0]
+
+    @property
+    def rival(self) -> Row | None:
+        """The best of the others."""
+        return best(self.peers)
+
+    @property
+    def worse(self) -> bool:
+        """A median more than 1 % farther, or more than one image more that holds."""
+        if self.ours is None or self.rival is None:
+            return self.ours is None
+        if self.head["radius"] == inf:
+            return not figure(self.ours) <= 1.01 * figure(self.rival)
+        return figure(self.ours) > figure(self.rival) + 1.01 / self.ours["images"]
+
+    @property
+    def dearer(self) -> bool:
+        """More passes than the best of the others spent."""
+        return bool(self.ours and self.rival and passes(self.ours) > EQUAL * passes(self.rival))
+
+
+def compared(rows: Iterable[Row]) -> list[Line]:
+    """One line for each comparison, of rows of any order."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["case"], row["net"], row["radius"]), []).append(row)
+    lines = []
+    for group in groups.values():
+        ours = next((row for row in group if row["package"] == OURS), None)
+        lines.append(Line(ours, [row for row in group if row["package"] != OURS]))
+    return [line for line in lines if line.peers]
