@@ -18,6 +18,8 @@ FIRST, SHORTER, SHORTEST = 0.22, 0.03, 0.06
 # for L1: the interval, the share of coordinates that move first, what counts as sparser, how fast steps
 # shrink, and how far
 INTERVAL_L1, DENSITY, SPARSER, SHRINK, LEAST_STEP = 0.04, 0.2, 0.95, 1.5, 0.1
+# what rounding may add to a number of coordinates before it is rounded up
+ROUNDING = 1e-6
 
 
 def project(search: Search, points: Tensor, factor: float) -> Tensor:
@@ -196,7 +198,7 @@ class Sparse(Stage):
         rows, search = self.search.rows, self.search
         size = rows.gradient.flatten(1).abs()
         count = size.shape[1]
-        kept = (rows.density * count).long().clamp(1, count)
+        kept = (rows.density * count * (1 - ROUNDING)).ceil().long().clamp(1, count)
         most = count if waits(size.device) else int(kept.max())
         largest = size.topk(most, dim=1).values
         least = largest.gather(1, kept[:, None] - 1)

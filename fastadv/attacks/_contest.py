@@ -15,7 +15,6 @@ from fastadv.attacks._waiting import settles, within
 from fastadv.engine import Frozen
 from fastadv.engine.snap import snap
 from fastadv.ops import keep_best_, largest
-from fastadv.threat.base import SLACK
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +52,7 @@ class Contest(Samples):
         self._competed = True
         points = points.to(self.x.dtype)
         best, distance = self.best, self.distance(points)
-        success = success & (distance <= self._radius(distance))
+        success = success & self.threat.contains(points, self.x)
         rank = torch.where(success, -distance if self.plan.minimum else -torch.inf, torch.nan)
         keep_best_(best.x_adv, best.rank, best.success, points, rank.to(best.rank.dtype), success)
 
@@ -139,7 +138,7 @@ class Contest(Samples):
         if self.plan.minimum:
             distance = self.distance(candidate)
             look.distance = distance if candidate is look.x_adv else self.distance(look.x_adv)
-            success = success & (distance <= self._radius(distance))
+            success = success & (distance < torch.inf)
             rank = torch.where(success, -distance, torch.nan)
         else:
             rank = self._strength(look, loss)
@@ -164,13 +163,6 @@ class Contest(Samples):
         if value is None or loss != self.plan.loss or self.aims is not self.targets:
             value = losses.loss_value(logits, y, self.plan.loss, targets)
         return graded(value.flatten(), logits, y, self.plan.loss, targets).view(shape)
-
-    def _radius(self, distance: Tensor) -> Tensor | float:
-        """The largest distance within the threat; half its slack is left to the rounding of distances."""
-        radius = self.threat.radius
-        if isinstance(radius, Tensor) and radius.ndim:
-            radius = radius.to(distance.dtype).view(-1, *[1] * (distance.ndim - 1))
-        return radius * (1 + SLACK / 2)
 
     def _candidate(self, points: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The points; those nearest to x that look the same to a model that binarises its input."""

@@ -1,6 +1,7 @@
 """The course of every attack: first verdict, restarts of a rule, proof on the model as given, result."""
 
 from dataclasses import replace
+from math import inf
 from typing import Any, Unpack
 
 import torch
@@ -43,6 +44,10 @@ def run(
     first success. An attack for the `minimum` keeps the success nearest to x. `loss` defaults to the margin
     of the criterion. Restart r > 0 starts at random draw r.
 
+    An attack for the minimum searches as if the radius were infinite, and the radius only decides which of
+    the successes count: such a search has to go beyond the nearest boundary before it comes back. So a
+    smaller radius never changes a point that is found, and the result is that of one run at any radius.
+
     The model as given has the last word. A sample that the search took for broken, and the model does not
     confirm, is attacked again: on the model as given, through all restarts. Where more than rounding denies a
     success that the model itself had seen, at x or later, the model gives two answers for one x. The result
@@ -52,7 +57,9 @@ def run(
         check_count("restarts", restarts, 1)
         check_seed(seed)
         frozen, given = begin(model, x, y, threat, **common)
-        loss = given.margin if loss is None else loss
+        loss, within = given.margin if loss is None else loss, given.threat
+        if minimum:
+            given = replace(given, threat=within.with_radius(inf))
         trial = Trial(frozen, given)
         plan = Plan(minimum, loss, stop_early, rule, restarts, seed)
         record = Record.start(trial.problem.x)
@@ -70,7 +77,7 @@ def run(
             loss,
             not_finite=not_finite,
             zero_gradient=(record.largest_gradient == 0) & ~not_finite,
-            minimum=minimum,
+            within=within if minimum else None,
         )
 
 

@@ -50,14 +50,13 @@ def orthogonal(vectors: Tensor, normal: Tensor) -> Tensor:
 
 
 def farthest(search: Search) -> Tensor:
-    """[n] a distance, in the threat's norm, beyond which no point of ball and box lies that the mask allows;
-    always finite.
+    """[n] a distance, in the threat's norm, beyond which no point of the box lies that the mask allows; always
+    finite.
     """
     (low, high), mask = search.threat.box, search.problem.mask
     room = torch.maximum(search.x - low, high - search.x).clamp_max(FAR)
     room = room if mask is None else room.where(mask, 0.0)
-    distance = norm(room, search.threat.order).clamp_max(FAR)
-    return torch.minimum(distance, torch.as_tensor(search.threat.radius).to(distance))
+    return norm(room, search.threat.order).clamp_max(FAR)
 
 
 def cosine(step: int, steps: int, last: float) -> float:

@@ -12,6 +12,7 @@ from fastadv._checks import check_count
 from fastadv.attacks._geometry import farthest, like
 from fastadv.attacks._search import Rule, Search
 from fastadv.attacks._sizes import norm
+from fastadv.threat import Threat
 
 # (count, seed, ids, draw) -> [n, count], as in fastadv.rng
 Draw = Callable[[int, int, Tensor, int], Tensor]
@@ -42,14 +43,23 @@ def signed(count: int, seed: int, ids: Tensor, draw: int) -> Tensor:
     return 2 * rng.uniform(count, seed, ids, draw) - 1
 
 
-def noise_rule(noise: Noise, levels: int, repetitions: int) -> Rule:
-    """The rule of an attack that is `smallest_noise` alone, up to the farthest point of ball and box.
+def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> Rule:
+    """The rule of an attack that is `smallest_noise` alone, up to the farthest point of the box, or of the
+    caller's `threat` in a box without edges.
 
     Raises InputError unless both counts are integers >= 1.
     """
     check_count("levels", levels, 1)
     check_count("repetitions", repetitions, 1)
-    return lambda search: smallest_noise(search, noise, levels, repetitions, farthest(search))
+
+    def rule(search: Search) -> None:
+        most = farthest(search)
+        if math.isinf(threat.box[1] - threat.box[0]):
+            radius = torch.as_tensor(threat.radius).to(most)
+            most = most.minimum(search.per_sample(radius) if radius.ndim else radius)
+        smallest_noise(search, noise, levels, repetitions, most)
+
+    return rule
 
 
 def smallest_noise(search: Search, noise: Noise, levels: int, repetitions: int, most: Tensor) -> None:

@@ -13,6 +13,7 @@ from fastadv.engine import Frozen
 from fastadv.engine.frozen import ROUNDING
 from fastadv.engine.twin import dtype_of
 from fastadv.errors import InputError
+from fastadv.threat import Threat
 
 log = logging.getLogger("fastadv")
 
@@ -103,22 +104,24 @@ class Trial:
         *,
         not_finite: Tensor,
         zero_gradient: Tensor,
-        minimum: bool = False,
+        within: Threat | None = None,
     ) -> AttackResult:
         """The result for x_adv, given the `verdict` logits [B, K] on it.
 
-        `not_finite` bool [B] marks samples that met a NaN or infinity on the way. An attack for the
-        `minimum` returns x itself where nothing was broken.
+        `not_finite` bool [B] marks samples that met a NaN or infinity on the way. An attack for the minimum
+        names the threat `within` which a success counts, and returns x itself where there is none.
         """
         problem = self.problem
         value = losses.loss_value(logits, problem.y, loss, problem.targets)
         broken = problem.met(logits) & ~self.unusable & ~self.already
+        if within is not None:
+            broken &= within.contains(x_adv, problem.x)
         failed = not_finite | self._not_finite | self.unusable | ~logits.isfinite().all(1)
         status = torch.full_like(problem.y, Status.HELD)
         status[failed] = Status.FAILED
         status[broken] = Status.BROKEN
         status[self.already] = Status.ALREADY_WRONG
-        if minimum:
+        if within is not None:
             x_adv = torch.where(broken.view(-1, *[1] * (x_adv.ndim - 1)), x_adv, problem.x)
             clean = losses.loss_value(self.clean, problem.y, loss, problem.targets)
             value = torch.where(broken, value, clean)

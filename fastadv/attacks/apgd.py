@@ -151,7 +151,9 @@ def _others(search: Search) -> Tensor:
 def _random_start(search: Search, draws: list[int], factor: float) -> Tensor:
     """[n, ...] points near the surface of the ball: noise of full length, for L1 projected on the ball.
 
-    Each of equally many samples in turn has one of the `draws`.
+    Each of equally many samples in turn has one of the `draws`. The projection on an L1 ball keeps the
+    largest coordinates of the noise, which therefore reaches it as it was drawn: in a box that had clipped it
+    many would be the same, and the radius would be spread over all of them.
     """
     x, threat = search.x, search.threat
     draw = rng.uniform if threat.norm == "linf" else rng.normal
@@ -168,4 +170,6 @@ def _random_start(search: Search, draws: list[int], factor: float) -> Tensor:
         length = norm(noise, threat.order)
         radius = torch.as_tensor(threat.radius, dtype=x.dtype, device=x.device)
         noise = noise * like(radius / length.clamp_min(torch.finfo(x.dtype).tiny), noise)
-    return search.frozen.layout(project(search, (x + noise).clamp(*threat.box), factor))
+    points = x + noise
+    points = points if threat.norm == "l1" else points.clamp(*threat.box)
+    return search.frozen.layout(project(search, points, factor))

@@ -13,7 +13,6 @@ from fastadv.attacks._levels import bracket
 from fastadv.attacks._problem import check_finite_box, check_norm
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Search
-from fastadv.attacks._sizes import norm
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -32,9 +31,9 @@ def contrast(
 ) -> AttackResult:
     """The least loss of contrast that changes the decision.
 
-    x is mixed with the middle of the box. Of `levels` shares, evenly spaced up to the whole way or the
-    radius, the first success is taken; bisection between it and the share before finds the least. It looks
-    along this line alone, and is a check of a model rather than a measure of its robustness.
+    x is mixed with the middle of the box. Of `levels` shares, evenly spaced up to the whole way, the first
+    success is taken; bisection between it and the share before finds the least. It looks along this line
+    alone, and is a check of a model rather than a measure of its robustness.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
@@ -56,16 +55,15 @@ def contrast(
     def rule(search: Search) -> None:
         rows, x = search.rows, search.x
         rows.away = search.problem.masked(torch.full_like(x, sum(threat.box) / 2)) - x
-        length = norm(rows.away, search.threat.order).clamp_min(torch.finfo(x.dtype).tiny)
-        rows.reach = (search.threat.radius / length).clamp_max(1)
 
         def met(shares: Tensor) -> Tensor:
             steps = torch.einsum("nc,n...->nc...", shares.to(rows.away.dtype), rows.away)
             return search.decide(search.x.unsqueeze(1) + steps).adversarial
 
-        shares = rows.reach[:, None] * torch.arange(1, levels + 1, device=x.device) / levels
-        rows.low, high = bracket(torch.zeros_like(rows.reach), shares, met(shares))
-        rows.high = high.minimum(rows.reach)
+        none = torch.zeros_like(search.best.rank)
+        shares = none[:, None] + torch.arange(1, levels + 1, device=x.device) / levels
+        rows.low, high = bracket(none, shares, met(shares))
+        rows.high = high.clamp_max(1)
         search.leave(high.isinf())
         for _ in range(searches):
             halve(rows, met(middle(rows)[:, None]).squeeze(1))

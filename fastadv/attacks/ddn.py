@@ -5,7 +5,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv import losses
+from fastadv import losses, rng
 from fastadv._checks import check_count, check_share
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
@@ -13,7 +13,8 @@ from fastadv.attacks._geometry import advance, cosine, farthest, like, positive,
 from fastadv.attacks._problem import check_norm
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Search
-from fastadv.attacks._sizes import norm
+from fastadv.attacks._sizes import largest, norm
+from fastadv.attacks._waiting import waits
 from fastadv.attacks.criterion import WRONG
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
@@ -36,13 +37,15 @@ def ddn(
     gamma: float = 0.05,
     first_norm: float | None = None,
     loss: losses.Loss | None = None,
+    seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
     """The success nearest to x in L2, by gradient ascent on spheres around x that shrink and grow.
 
     d <- d + a g / ||g||_2; r <- (1 - gamma) r where the last point is a success, else (1 + gamma) r;
     d <- r d / ||d||_2, and x + d is clipped to the box (Rony et al. 2019, algorithm 1). The step a falls from
-    `step_size` to a hundredth of it along a cosine. Points are not rounded to pixel levels.
+    `step_size` to a hundredth of it along a cosine. Points are not rounded to pixel levels. Where the gradient
+    is zero, d is fresh Gaussian noise of norm r, so that a flat model is searched as well.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -55,10 +58,11 @@ def ddn(
         first_norm: > 0, the first norm of d, in input units; None is the width of the box.
         loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised; None is "ce",
             or the margin of the criterion if one is given.
+        seed: of the noise where the gradient is zero; elsewhere nothing is drawn.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
 
-    Where no success was found inside the threat, x itself is returned. A sample whose gradient is zero at x
-    stays there. Raises InputError on wrong input, naming it.
+    Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
+    naming it.
     """
     check_norm("ddn", threat, NORMS)
     check_count("steps", steps, 1)
@@ -79,10 +83,24 @@ def ddn(
             assert look.gradient is not None
             rows.norm = torch.where(look.adversarial, rows.norm * (1 - gamma), rows.norm * (1 + gamma))
             rows.norm = torch.minimum(rows.norm, rows.most)
-            advance(look.x_adv, look.gradient, search.x, step_size * cosine(step, steps, LAST_STEP))
-            away = look.x_adv.sub_(search.x)
-            length = norm(away, 2).clamp_min(torch.finfo(away.dtype).tiny)
-            points = away.mul_(like(rows.norm / length, away)).add_(search.x).clamp_(*search.threat.box)
+            points, way = _led(search, look.x_adv, look.gradient, step)
+            advance(points, way, search.x, step_size * cosine(step, steps, LAST_STEP))
+            away = points.sub_(search.x)
+            length = norm(away, 2)
+            share = torch.where(length > 0, rows.norm / length, 0.0)
+            points = away.mul_(like(share, away)).add_(search.x).clamp_(*search.threat.box)
         search.last(points)
 
-    return run(model, x, y, threat, rule, minimum=True, **common)
+    return run(model, x, y, threat, rule, minimum=True, seed=seed, **common)
+
+
+def _led(search: Search, points: Tensor, gradient: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """The points and their gradients [n, ...]; where a gradient is zero, x and noise in its place."""
+    flat = largest(gradient) == 0
+    if not waits(flat.device) and not bool(flat.any()):
+        return points, gradient
+    noise = rng.normal(gradient[0].numel(), rng.derive(search.seed, "ddn"), search.ids, step)
+    noise = noise.to(gradient.dtype).view(gradient.shape)
+    if search.problem.mask is not None:
+        noise = noise * search.problem.mask
+    return torch.where(flat, search.x, points), torch.where(flat, noise, gradient)

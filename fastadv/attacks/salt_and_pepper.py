@@ -41,7 +41,7 @@ def salt_and_pepper(
         y: int [B], labels.
         threat: L0 with a finite box; the radius is inf, or the largest number of coordinates of interest.
         levels: an integer >= 1. Until a sample has a success, the noise at level i changes i / levels of its
-            coordinates, or of the radius.
+            coordinates.
         repetitions: an integer >= 1, noises at each level; levels * repetitions samples pass the model for
             each image.
         seed: of the noise.
@@ -52,7 +52,7 @@ def salt_and_pepper(
     """
     check_norm("salt_and_pepper", threat, ("l0",))
     check_finite_box("salt_and_pepper", threat)
-    rule = noise_rule(SALT_AND_PEPPER, levels, repetitions)
+    rule = noise_rule(SALT_AND_PEPPER, threat, levels, repetitions)
     return run(model, x, y, threat, rule, minimum=True, seed=seed, **common)
 
 

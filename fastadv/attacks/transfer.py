@@ -81,12 +81,18 @@ def transfer(
     def rule(search: Search) -> None:
         _check_classes(sources, search)
         for substitute in sources:
-            craft = attack if _goes_anywhere(attack, substitute, search) else searched
-            away = run_inner(craft, search, substitute, search.threat).x_adv - search.x
+            budget = _budget(search)
+            craft = attack if _goes_anywhere(attack, substitute, search, budget) else searched
+            away = run_inner(craft, search, substitute, budget).x_adv - search.x
             most = largest(away)
             # the largest coordinate of the unit is as wide as the box
             search.rows.unit = away * torch.where(most > 0, width(threat) / most, 0.0)
             _scale(search)
+
+    def _budget(search: Search) -> Threat:
+        """The caller's threat, which the attack on a substitute may need; the search itself has no radius."""
+        radius = torch.as_tensor(threat.radius, device=search.x.device)
+        return threat.with_radius(search.per_sample(radius)) if radius.ndim else threat
 
     def _scale(search: Search) -> None:
         rows = search.rows
@@ -118,13 +124,13 @@ def _check_classes(sources: list[Frozen], search: Search) -> None:
             )
 
 
-def _goes_anywhere(attack: InnerAttack, substitute: Frozen, search: Search) -> bool:
-    """Whether the attack takes the radii of the search: a budget attack refuses an infinite one."""
-    if search.threat.finite:
+def _goes_anywhere(attack: InnerAttack, substitute: Frozen, search: Search, budget: Threat) -> bool:
+    """Whether the attack takes the radii of the budget: a budget attack refuses an infinite one."""
+    if budget.finite:
         return True
     x, y, none = search.x[:0], search.y[:0], torch.zeros(0, dtype=torch.long, device=search.x.device)
     try:
-        attack(substitute, x, y, threat=search.threat.take(none))
+        attack(substitute, x, y, threat=budget.take(none))
     except InputError:
         return False
     return True

@@ -42,7 +42,7 @@ def uniform_noise(
         threat: Linf or L2; the radius is inf, or the largest distance of interest. Radius or
             box must be finite.
         levels: an integer >= 1. Until a sample has a success, the noise at level i has the size i / levels of
-            the farthest point of ball and box.
+            the farthest point of the box, or of the radius in a box without edges.
         repetitions: an integer >= 1, noises at each level; levels * repetitions samples pass the model for
             each image.
         seed: of the noise.
@@ -54,5 +54,5 @@ def uniform_noise(
     check_norm("uniform_noise", threat, ("linf", "l2"))
     if not threat.finite:
         check_finite_box("uniform_noise", threat)
-    rule = noise_rule(UNIFORM, levels, repetitions)
+    rule = noise_rule(UNIFORM, threat, levels, repetitions)
     return run(model, x, y, threat, rule, minimum=True, seed=seed, **common)

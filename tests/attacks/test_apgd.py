@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, _side_by_side, apgd
+from fastadv import rng
+from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, _apgd, _side_by_side, apgd
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, THREATS, Linf
 
@@ -238,6 +239,47 @@ def test_starts_lie_at_the_surface_and_depend_on_seed_id_and_restart(norm: str) 
     kept = start(mask=mask)
     assert torch.equal(kept[:, ~mask], x[:, ~mask])
     torch.testing.assert_close((kept - x).norm(p=order, dim=1), torch.full((4,), radius), rtol=1e-5, atol=0)
+
+
+def test_an_l1_start_is_the_projection_of_noise_that_no_box_has_cut() -> None:
+    """The largest draws alone keep a part of the radius; clipped to the box first, most would be the same."""
+    seen: list[Tensor] = []
+
+    class Watched(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            if z.requires_grad:
+                seen.append(z.detach().clone())
+            return torch.stack([900 + 0 * z.sum(1), z.sum(1)], 1)
+
+    x = (3 * images(4, (784,), dtype=torch.float32) - 1).clamp(0, 1)
+    noise = rng.normal(784, rng.derive(0, "apgd", 0), torch.arange(4))
+    for factor in (1.0, 3.0):
+        seen.clear()
+        apgd(Watched(), x, torch.zeros(4).long(), L1(10.0), steps=10, larger_radii=factor > 1)
+        torch.testing.assert_close(seen[0], L1(10.0 * factor).project(x + noise, x), rtol=0, atol=1e-6)
+        away = (seen[0] - x).abs()
+        assert ((away > 1e-6).sum(1) < 50 * factor).all()
+        assert (away.amax(1) > 0.5).all()
+
+
+def test_l1_moves_as_many_coordinates_as_the_share_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of 784 is 156.8: 157 of them. Two thirds of three are two, not three for a bit of rounding."""
+    moved: list[int] = []
+
+    def watched(search: Any, points: Tensor, factor: float) -> Tensor:
+        moved.append(int((points != search.rows.points).sum()))
+        return project(search, points, factor)
+
+    project = _apgd.project
+    monkeypatch.setattr(_apgd, "project", watched)
+    for size, wanted in ((784, 157), (785, 157), (786, 158)):
+        moved.clear()
+        model, x = nn.Linear(size, 2), torch.full((1, size), 0.5)
+        apgd(model, x, model(x).argmax(1), L1(1e-3), steps=1, larger_radii=False)
+        assert moved == [wanted]
+    for count in range(1, 60):  # coordinates that had moved; two thirds of them are to
+        density = torch.tensor([count / 784 / 1.5])
+        assert int((density * 784 * (1 - _apgd.ROUNDING)).ceil()) == math.ceil(count / 1.5 - 1e-9)
 
 
 def test_l1_begins_in_larger_balls() -> None:

@@ -141,15 +141,16 @@ class TestWhichPointIsKept:
         radii = torch.tensor([0.5, 0.6, 0.5])
         assert on_line(rule, minimum=True, threat=Linf(radii)).success.tolist() == [False, True, False]
 
-    def test_a_success_outside_the_threat_is_none(self) -> None:
-        """It is held, and the model, which never denied it, is not said to give two answers."""
+    def test_a_success_outside_the_radius_is_none(self) -> None:
+        """The search keeps it, the verdict does not; nobody is said to give two answers."""
         for many in (True, False):
 
             def rule(search: Search, many: bool = many) -> None:
                 points = at(search, 0.75)
                 look = search.decide(points if many else points[:, 0])
                 assert look.adversarial.all()
-                assert not search.best.success.any()
+                assert search.best.success.all()
+                assert search.threat.radius == torch.inf
 
             out = on_line(rule, minimum=True, threat=Linf(0.5), model=freeze(Line(), fold=False))
             assert (out.status == Status.HELD).all()
@@ -180,7 +181,7 @@ class TestWhichPointIsKept:
             def rule(search: Search) -> None:
                 look = search.gradient(search.x)
                 assert look.gradient is not None
-                search.decide(search.threat.step(search.x, look.gradient, search.x, 1e4))
+                search.decide(threat.step(search.x, look.gradient, search.x, 1e4))  # noqa: B023
 
             with torch.no_grad():
                 weight = model[1].weight[1] - model[1].weight[0]

@@ -171,7 +171,8 @@ def test_an_l0_radius_between_whole_numbers() -> None:
     out = minimum_radius(net, x, labels(net, x), L0(2.5), attack=inner, searches=4)
     assert out.success.any()
     assert not out.success.all()
-    assert {float(value) for radius in inner.radii for value in radius} <= {1.0, 2.0}
+    assert float(out.distance[out.success].max()) <= 2
+    assert all(torch.equal(radius, radius.floor()) for radius in inner.radii)
     below_one = minimum_radius(net, x, labels(net, x), L0(0.5), attack=bim_one, searches=4)
     assert (below_one.status == Status.HELD).all()
 
@@ -228,7 +229,7 @@ def test_what_the_attack_met_is_told() -> None:
 
 
 def test_the_largest_distance_of_interest() -> None:
-    """Nothing beyond the radius is tried; what holds at the radius is held."""
+    """What holds at the radius is held; larger ones are tried, since a success there may lie nearer."""
     model, x, weight, need = plane(6)
     distance = boundary_distance(x, weight, need, "linf")
     limit = distance.median() * 1.01
@@ -239,7 +240,6 @@ def test_the_largest_distance_of_interest() -> None:
     assert torch.equal(out.success, distance < limit)
     assert (out.status[~out.success] == Status.HELD).all()
     assert torch.equal(out.x_adv[~out.success], x[~out.success])
-    assert max(float(radius.max()) for radius in inner.radii) <= float(limit) * (1 + 1e-6)
 
 
 @pytest.mark.parametrize(

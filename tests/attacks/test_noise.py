@@ -55,12 +55,17 @@ class Never(nn.Module):
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
 def test_noise_grows_level_by_level(name: str, norm: str, inputs: int) -> None:
     """Its distance to x is the size of the level, or just below; every noise is another."""
-    x, threat = saturated(3, inputs), THREATS[norm]({"l0": 40.0, "l2": 3.0, "linf": 0.2}[norm])
-    out, points = queried(name, Never(), x, threat, levels=4, repetitions=3)
+    x, levels, most = saturated(3, inputs), 4, {"l0": float(inputs), "l2": 3.0, "linf": 0.2}[norm]
+    # without edges of the box the radius is the farthest; with them it has no say in the levels
+    threat = THREATS[norm](most, (-INF, INF))
+    if norm == "l0":
+        threat, levels = L0(4.0), inputs // 10
+    out, points = queried(name, Never(), x, threat, levels=levels, repetitions=3)
     assert (out.status == Status.HELD).all()
     points = points[: 4 * 3]  # the verdict comes after them
     sizes = torch.stack([threat.distance(z, x) for z in points]).view(4, 3, 3)
-    wanted = float(threat.radius) * torch.arange(1, 5).double().view(4, 1, 1) / 4
+    wanted = most * torch.arange(1, 5).double().view(4, 1, 1) / levels
+    wanted = wanted.ceil() if norm == "l0" else wanted
     assert (sizes <= wanted * (1 + 1e-6)).all()
     assert (sizes >= wanted * (1.0 if norm == "l0" else 0.98)).all()
     signs = (points - x).sign().flatten(2)
@@ -88,10 +93,11 @@ def test_salt_and_pepper_sends_pixels_to_the_ends() -> None:
 def test_masked_noise_has_the_size_of_the_level(name: str, norm: str) -> None:
     """What the mask holds has no part in it: 100 pixels of 784 move as far as all would."""
     x, mask = saturated(3, 784), torch.arange(784) < 100
-    threat = THREATS[norm]({"l0": 20.0, "l2": 2.0, "linf": 0.2}[norm])
-    _, points = queried(name, Never(), x, threat, levels=2, repetitions=3, mask=mask)
+    levels, most = (10, 100.0) if norm == "l0" else (2, {"l2": 2.0, "linf": 0.2}[norm])
+    threat = L0(INF) if norm == "l0" else THREATS[norm](torch.full((3,), most), (-INF, INF))
+    _, points = queried(name, Never(), x, threat, levels=levels, repetitions=3, mask=mask)
     sizes = torch.stack([threat.distance(z, x) for z in points[:6]]).view(2, 3, 3)
-    wanted = float(threat.radius) * torch.tensor([0.5, 1.0]).double().view(2, 1, 1)
+    wanted = most * torch.tensor([1.0, 2.0]).double().view(2, 1, 1) / levels
     assert (sizes <= wanted * (1 + 1e-6)).all()
     assert (sizes >= wanted * (1.0 if norm == "l0" else 0.9)).all()
 
