@@ -52,12 +52,12 @@ class Case:
         parts = (self.attack, self.label, self.norm, f"{self.radius:g}" if self.radius < inf else "")
         return "-".join(filter(None, parts))
 
-    def allowed(self, figures: Sequence[Mapping[str, Any]]) -> float:
+    def allowed(self, figures: Sequence[Mapping[str, Any]], radius: float | None = None) -> float:
         """The largest median or robust accuracy that is no worse than the best of these figures.
 
         A median may be 1 % off. Where chance decides, it may be 10 % off, and one image more may hold.
         """
-        if self.radius < inf:
+        if (self.radius if radius is None else radius) < inf:
             best = min(figure["robust_accuracy"] for figure in figures)
             return best + (1.01 / figures[0]["images"] if self.chance else 0)
         return min(figure["median"] for figure in figures) * (1.1 if self.chance else 1.01)

@@ -21,8 +21,8 @@ from bench.suite.peers import (
     torchattacks,
 )
 
-LONG: dict[str, Any] = {"full": {"steps": 200}, "quick": {"steps": 100}}
-LONGEST: dict[str, Any] = {"full": {"steps": 500}, "quick": {"steps": 100}}
+LONG: dict[str, Any] = {"full": {"steps": 100}, "quick": {"steps": 100}}
+LONGEST: dict[str, Any] = {"full": {"steps": 300}, "quick": {"steps": 100}}
 SEARCHED: dict[str, Any] = {
     "full": {"steps": 100, "searches": 5},
     "quick": {"steps": 100, "searches": 5},
@@ -72,7 +72,7 @@ def _fmn(norm: str) -> Case:
 def _pdpgd(norm: str) -> Case:
     operators: list[dict[str, Any]] = [{}, {"proximal_operator": 23}] if norm == "l0" else [{}]
     peers = tuple(adv_lib("pdpgd", "adv-lib (num_steps)", norm=P[norm], **operator) for operator in operators)
-    return Case("pdpgd", norm, peers, **LONG)
+    return Case("pdpgd", norm, peers, **LONGEST)
 
 
 def _fab(norm: str, targeted: bool) -> Case:

@@ -97,7 +97,7 @@ def adv_lib(attack: str, words: str = "adv-lib", radius_as: str = "", **fixed: A
 
 
 def foolbox(attack: str, **fixed: Any) -> Peer:
-    """A minimum-norm attack of foolbox. Its FMN and DDN find the same as adv-lib's, digit for digit."""
+    """A minimum-norm attack of foolbox. Its DDN finds what adv-lib's does, its FMN no more."""
 
     def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
         wrapped = import_module("foolbox").PyTorchModel(model, bounds=(0, 1), device=x.device)

@@ -29,15 +29,10 @@ def best(rows: Iterable[Row]) -> Row | None:
 
 @dataclass(frozen=True)
 class Line:
-    """Our row, None where there is none, and those of others on one net at one radius."""
+    """Our row, and those of others on one net at one radius."""
 
-    ours: Row | None
+    ours: Row
     peers: Sequence[Row]
-
-    @property
-    def head(self) -> Row:
-        """A row that says what is compared."""
-        return self.ours or self.peers[0]
 
     @property
     def rival(self) -> Row | None:
@@ -46,26 +41,29 @@ class Line:
 
     @property
     def worse(self) -> bool:
-        """A median more than 1 % farther, or more than one image more that holds."""
-        if self.ours is None or self.rival is None:
-            return self.ours is None
-        if self.head["radius"] == inf:
+        """An error, a median more than 1 % farther, or more than one image more that holds."""
+        if "error" in self.ours or self.rival is None:
+            return "error" in self.ours
+        if self.ours["radius"] == inf:
             return not figure(self.ours) <= 1.01 * figure(self.rival)
         return figure(self.ours) > figure(self.rival) + 1.01 / self.ours["images"]
 
     @property
     def dearer(self) -> bool:
         """More passes than the best of the others spent."""
-        return bool(self.ours and self.rival and passes(self.ours) > EQUAL * passes(self.rival))
+        if "error" in self.ours or self.rival is None:
+            return False
+        return passes(self.ours) > EQUAL * passes(self.rival)
 
 
 def compared(rows: Iterable[Row]) -> list[Line]:
-    """One line for each comparison, of rows of any order."""
+    """One line for each comparison that both sides have run, of rows of any order."""
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["case"], row["net"], row["radius"]), []).append(row)
     lines = []
     for group in groups.values():
-        ours = next((row for row in group if row["package"] == OURS), None)
-        lines.append(Line(ours, [row for row in group if row["package"] != OURS]))
-    return [line for line in lines if line.peers]
+        ours = [row for row in group if row["package"] == OURS]
+        peers = [row for row in group if row["package"] != OURS]
+        lines += [Line(row, peers) for row in ours if peers]
+    return lines

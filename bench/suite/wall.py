@@ -18,7 +18,7 @@ SYMBOLS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
 NETS = {
     "linf": "trained at L∞ 0.3",
     "l2": "trained at L2 2, with BatchNorm",
-    "saturated": "the first with logits × 200: in float32 the gradient of cross-entropy is 0",
+    "saturated": "the first with logits × 200: in float32 cross-entropy has no gradient",
     "quantized": "the second with input rounded to 1/16 and activations to 1/4, gradients straight through",
     "standard": "undefended, with BatchNorm",
 }
@@ -28,19 +28,19 @@ This page is written by `python -m bench.suite.wall` from `bench/results/parity.
 fills.
 
 Each attack is compared with every other implementation of it that could be run, on five nets and the same 100
-MNIST test images, in float32. Forward and backward passes are counted together, and both sides get as many; +
-marks where ours passed the net over 5% more often than the best of the others, which may have stopped early.
+MNIST test images, in float32. Forward and backward passes are counted together, and both sides get as many. A
+plus says that ours still passed the net over 5% more often than the best of the others, which stopped early.
 Ours is worse, and bold, where its median distance is more than 1% larger, or where more than one image more
-holds. Where a case names no length of steps, each package takes its own."""
-BALLS = """For an attack of minimum norm, ours is given the radius, and of the others the points within it count. Noise
-gets six times the radius in L2 and twice in L∞."""
+holds. Lengths of steps are each package's own."""
+BALLS = """For an attack of minimum norm, ours is given the radius, and of the others the points within it
+count. Noise gets six times the radius in L2 and twice in L∞."""
 
 
 def number(line: Line, row: Row | None) -> str:
     """A median with three digits, or robust accuracy in percent."""
-    if row is None:
+    if row is None or "error" in row:
         return "-"
-    if line.head["radius"] < inf:
+    if line.ours["radius"] < inf:
         return f"{100 * figure(row):.0f}%"
     return "∞" if figure(row) == inf else f"{figure(row):.3g}"
 
@@ -57,15 +57,17 @@ def table(lines: Iterable[Line]) -> Iterator[str]:
     """A row for each attack and norm, a column for each net."""
     rows: dict[str, dict[str, Line]] = {}
     for line in lines:
-        name = (
-            line.head["case"].removesuffix(f"-{line.head['radius']:g}").removesuffix(f"-{line.head['norm']}")
-        )
-        rows.setdefault(f"{name}, {SYMBOLS[line.head['norm']]}", {})[line.head["net"]] = line
-    yield f"| attack | {' | '.join(WALL)} | compared with |"
-    yield "| --- " * (len(WALL) + 2) + "|"
-    for name in sorted(rows):
-        packages = sorted({row["package"] for line in rows[name].values() for row in line.peers})
-        yield f"| {name} | {' | '.join(cell(rows[name].get(net)) for net in WALL)} | {', '.join(packages)} |"
+        case, norm, radius = (line.ours[part] for part in ("case", "norm", "radius"))
+        name = case.removesuffix(f"-{radius:g}").removesuffix(f"-{norm}")
+        rows.setdefault(f"{name}, {SYMBOLS[norm]}", {})[line.ours["net"]] = line
+    yield f"| attack | {' | '.join(WALL)} | budget | compared with |"
+    yield "| --- " * (len(WALL) + 3) + "|"
+    for name, by_net in sorted(rows.items()):
+        first = next(iter(by_net.values())).ours
+        budget = ", ".join(f"{value} {word}" for word, value in first["budget"].items())
+        packages = sorted({row["package"] for line in by_net.values() for row in line.peers})
+        cells = [name, *(cell(by_net.get(net)) for net in WALL), budget, ", ".join(packages)]
+        yield f"| {' | '.join(cells)} |"
 
 
 def behind(lines: Iterable[Line]) -> Iterator[str]:
@@ -73,11 +75,11 @@ def behind(lines: Iterable[Line]) -> Iterator[str]:
     yield "| attack | net | radius | here | best | its package | passes here | passes there |"
     yield "| --- " * 8 + "|"
     for line in lines:
-        head, rival = line.head, line.rival
+        head, rival = line.ours, line.rival
         cells = [head["case"], head["net"], "∞" if head["radius"] == inf else f"{head['radius']:g}"]
         cells += [number(line, line.ours), number(line, rival)]
         cells += [f"{rival['package']} {rival['settings']}" if rival else "-"]
-        cells += [f"{passes(row):.0f}" if row else "-" for row in (line.ours, rival)]
+        cells += [f"{passes(row):.0f}" if row and "error" not in row else "-" for row in (line.ours, rival)]
         yield f"| {' | '.join(cells)} |"
 
 
@@ -100,7 +102,7 @@ def page(rows: Sequence[Row]) -> str:
     """The whole page."""
     lines = compared(rows)
     worse = sorted(
-        (line for line in lines if line.worse), key=lambda line: (line.head["case"], line.head["net"])
+        (line for line in lines if line.worse), key=lambda line: (line.ours["case"], line.ours["net"])
     )
     dates = sorted(row["date"] for row in rows if "date" in row)
     cpus = ", ".join(sorted({row["cpu"] for row in rows if "cpu" in row}))
@@ -114,10 +116,10 @@ def page(rows: Sequence[Row]) -> str:
         "## Where ours is worse",
         "\n".join(behind(worse)) if worse else "Nowhere.",
         "## Median distance, here / best of the others",
-        "\n".join(table(line for line in lines if line.head["radius"] == inf)),
+        "\n".join(table(line for line in lines if line.ours["radius"] == inf)),
         "## Robust accuracy, here / best of the others",
         BALLS,
-        "\n".join(table(line for line in lines if line.head["radius"] < inf)),
+        "\n".join(table(line for line in lines if line.ours["radius"] < inf)),
         "## Not compared",
         "\n".join(
             f"- `{attack}`{f' in {SYMBOLS[norm]}' if norm else ''}: {why}."
