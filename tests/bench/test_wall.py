@@ -35,8 +35,8 @@ X, Y = torch.tensor([[0.2, 0.1], [0.2, 0.1], [0.05, 0.1]]), torch.tensor([0, 0, 
 def row(package: str, found: float, radius: float = inf, passes: int = 200, **more: Any) -> Row:
     figure = {"robust_accuracy" if radius < inf else "median": found}
     same = {"net": "linf", "variant": "full", "case": "toy-l2", "attack": "toy", "norm": "l2", "settings": ""}
-    return {**same, "radius": radius, "package": package, "version": "1", "images": 100, **figure,
-            "forwards": 50 * passes, "backwards": 50 * passes, "date": "2026-01-01", **more}  # fmt: skip
+    return {**same, "radius": radius, "package": package, "version": "1", "images": 100,
+            "budget": {"steps": 5}, **figure, "forwards": 50 * passes, "backwards": 50 * passes, "date": "2026-01-01", **more}  # fmt: skip
 
 
 def line(ours: Row, *peers: Row) -> Line:
