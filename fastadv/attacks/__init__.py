@@ -60,7 +60,7 @@ ATTACKS: dict[str, Attack] = {
         norms=("linf", "l2", "l1"),
         random=True,
         quick={"version": "quick"},
-        paper="Croce and Hein 2020",
+        paper="Croce and Hein 2020, 2021",
     ),
     "bim": Attack(bim, quick={"steps": 10}, tolerance=1.25, paper="Kurakin et al. 2017"),
     "boundary": Attack(
@@ -243,12 +243,12 @@ ATTACKS: dict[str, Attack] = {
     "square": Attack(
         square,
         knowledge="score",
-        norms=("linf", "l2"),
+        norms=("linf", "l2", "l1"),
         random=True,
         quick={"queries": 30},
         oracle={"queries": 2000},
         tolerance=2.5,
-        paper="Andriushchenko et al. 2020",
+        paper="Andriushchenko et al. 2020; Croce and Hein 2021",
     ),
     "uniform_noise": Attack(
         uniform_noise,

@@ -50,8 +50,8 @@ def orthogonal(vectors: Tensor, normal: Tensor) -> Tensor:
 
 
 def farthest(search: Search) -> Tensor:
-    """[n] a distance, in the threat's norm, beyond which no point of the box lies that the mask allows; always
-    finite.
+    """[n] a distance, in the threat's norm, beyond which no point of the box lies that the mask allows, and
+    always a finite one.
     """
     (low, high), mask = search.threat.box, search.problem.mask
     room = torch.maximum(search.x - low, high - search.x).clamp_max(FAR)

@@ -187,10 +187,12 @@ def check_index(name: str, values: Tensor, size: int, device: torch.device) -> T
     return (values.clone() if values.is_inference() else values.detach()).long()
 
 
-def check_step_size(step_size: StepSize, size: int, device: torch.device) -> StepSize:
+def check_step_size(
+    step_size: StepSize, size: int, device: torch.device, name: str = "step_size"
+) -> StepSize:
     """A finite number >= 0, or [B] of them on the samples' device; InputError otherwise."""
     if not isinstance(step_size, Tensor) or step_size.ndim == 0:
-        return check_number("step_size", step_size, 0)
+        return check_number(name, step_size, 0)
     if (
         step_size.shape != (size,)
         or step_size.dtype == torch.bool
@@ -198,7 +200,7 @@ def check_step_size(step_size: StepSize, size: int, device: torch.device) -> Ste
         or not bool((step_size.isfinite() & (step_size >= 0)).all())
     ):
         raise InputError(
-            f"step_size: expected finite numbers >= 0, one for each of {size} samples, "
+            f"{name}: expected finite numbers >= 0, one for each of {size} samples, "
             f"got {step_size.dtype} {tuple(step_size.shape)}: {step_size.tolist()}"
         )
     return step_size.to(device)

@@ -30,8 +30,8 @@ class AttackResult:
         distance: [B]; of x_adv to x in the threat's norm where BROKEN, 0 where ALREADY_WRONG, else inf.
         forwards: samples passed through either twin of the model.
         backwards: samples for which an input gradient was computed.
-        zero_gradient: bool [B]; every gradient met was exactly zero, so none led the search. The model is flat
-            there, or it masks its gradients.
+        zero_gradient: bool [B]; every gradient met was exactly zero, so none led the search. The model is
+            flat there, or it masks its gradients.
         flags: what casts doubt on the result, in words; empty where nothing does. One names a model that
             gives two answers for one x, being randomised or dependent on the rest of the batch.
 

@@ -14,6 +14,9 @@ from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
 
+# of all steps together, in radii: the paper takes min(radius + 4, 1.25 radius) steps of one level of 255
+WAY = 1.25
+
 
 @takes_common
 def bim(
@@ -34,8 +37,8 @@ def bim(
     """max loss(model(z), y) over z in ball and box, by steepest ascent and projection from x itself.
 
     Kurakin et al. 2017, section 2.2, for Linf; the other norms take their own direction of steepest ascent.
-    It is `pgd` without the random start and with smaller steps. The strongest of all points met is kept, not
-    the last.
+    It is `pgd` without the random start and with steps half as long. The strongest of all points met is
+    kept, not the last.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -43,7 +46,8 @@ def bim(
         y: int [B], labels.
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; infinite only with a step_size.
         steps: moves in each restart; 0 returns the start.
-        step_size: a number or [B], in input units (L0: coordinates); None is radius / steps.
+        step_size: a number or [B], in input units (L0: coordinates); None is 1.25 * radius / steps, the
+            way that the paper allows.
         restarts: attempts; the first starts at x, the others at random points. Each sample's best is kept.
         random_start: start the first at a random point too.
         loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximised.
@@ -54,7 +58,7 @@ def bim(
     Raises InputError on wrong input, naming it.
     """
     losses.check_loss(loss)
-    rule = ascent(steps, step_size_for(threat, x, steps, 1.0, step_size), random_start)
+    rule = ascent(steps, step_size_for(threat, x, steps, WAY, step_size), random_start)
     return run(
         model, x, y, threat, rule, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed, **common
     )

@@ -44,8 +44,8 @@ def ddn(
 
     d <- d + a g / ||g||_2; r <- (1 - gamma) r where the last point is a success, else (1 + gamma) r;
     d <- r d / ||d||_2, and x + d is clipped to the box (Rony et al. 2019, algorithm 1). The step a falls from
-    `step_size` to a hundredth of it along a cosine. Points are not rounded to pixel levels. Where the gradient
-    is zero, d is fresh Gaussian noise of norm r, so that a flat model is searched as well.
+    `step_size` to a hundredth of it along a cosine. Points are not rounded to pixel levels. Where the
+    gradient is zero, d is fresh Gaussian noise of norm r, so that a flat model is searched as well.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.

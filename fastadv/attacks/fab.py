@@ -7,15 +7,14 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv import ops, rng
+from fastadv import losses, ops, rng
 from fastadv._checks import check_count, check_number, check_share
-from fastadv.attacks._bisection import halve, middle
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._geometry import like, width
 from fastadv.attacks._hyperplane import largest_others, nearest_boundary
 from fastadv.attacks._look import Look
-from fastadv.attacks._problem import check_norm
+from fastadv.attacks._problem import StepSize, check_norm, check_step_size
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Search
 from fastadv.attacks._side_by_side import side_by_side
@@ -28,8 +27,9 @@ from fastadv.threat import Threat
 NORMS = ("linf", "l2", "l1")
 # within how many widths of the box random restarts begin, where no success is nearer
 RESTART = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
-# bisections between x and the nearest success, at the end
-FINAL = 3
+# points on the way from x to the nearest success that are tried at the end, and how far each lies beyond the
+# place where the margin should vanish, as a share of what is left
+FINAL, BEYOND = 3, 0.1
 
 
 @takes_common
@@ -46,6 +46,7 @@ def fab(
     bias: float = 0.1,
     overshoot: float = 1.05,
     backward: float = 0.9,
+    reach: StepSize | None = None,
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
@@ -54,7 +55,8 @@ def fab(
     With the nearest boundary taken for a hyperplane, z <- (1 - a) * (z + overshoot * d) + a * (x + overshoot
     * d_x), where d and d_x are the least displacements of z and x to the hyperplane in the box, and a =
     min(||d|| / (||d|| + ||d_x||), bias). Where the decision then changes, z <- x + backward * (z - x) (Croce
-    and Hein 2020, algorithm 1). At the end the nearest success is bisected towards x.
+    and Hein 2020, algorithm 1). At the end three points on the way from x to the nearest success are tried,
+    each a little beyond the place where the margins at both ends let it vanish.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -69,6 +71,10 @@ def fab(
         bias: the largest weight of the projection of x, in [0, 1].
         overshoot: by which the displacements are multiplied, >= 1.
         backward: the share of the displacement that stays after a success, in (0, 1].
+        reach: restarts begin at random points within half of this distance, or of that of the nearest success
+            if it is less: a number or [B], >= 0, in input units; None is 0.3 (Linf), 1 (L2) or 5 (L1) widths
+            of the box. AutoAttack gives its radius. That of the threat has no part in it, so that the
+            distances found do not depend on it.
         seed: of the random starts.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`. With targets or a
             criterion, the one boundary is where its margin is zero.
@@ -83,6 +89,11 @@ def fab(
     check_share("bias", bias, zero=True, one=True)
     check_number("overshoot", overshoot, 1)
     check_share("backward", backward, one=True)
+    if reach is None:
+        reach = RESTART[threat.norm] * width(threat)
+    elif isinstance(x, Tensor) and x.ndim:
+        reach = check_step_size(reach, len(x), x.device, "reach")
+    longest = torch.as_tensor(reach)
 
     def rule(search: Search) -> None:
         rows = search.rows
@@ -93,14 +104,16 @@ def fab(
             project(here, numbers, lambda logits: here.rows.rival)
 
         # how near random starts are, whatever the other runs find meanwhile
+        given = search.per_sample(longest) if longest.ndim else longest
         rows.reach = torch.where(search.best.success, -search.best.rank, inf)
+        rows.reach = rows.reach.minimum(given.to(rows.reach)).clamp_max(torch.finfo(rows.reach.dtype).max)
         if targeted and search.targets is None and search.problem.criterion is WRONG:
             logits = search.decide(search.x, judge=False).logits
             rows.others = largest_others(logits, search.y, classes)
             side_by_side(search, rows.others.shape[1], in_turn)
         else:
             project(search, [0], lambda logits: largest_others(logits, search.y, classes))
-        _bisect(search)
+        _shorten(search)
 
     def project(search: Search, numbers: list[int], rivals: Callable[[Tensor], Tensor]) -> None:
         points, broken = _start(search, numbers), bool(search.restart)
@@ -143,19 +156,32 @@ def fab(
         draws = [kind(count, rng.derive(search.seed, "fab", search.restart, i), ids) for i, ids in parts]
         away = torch.cat(draws).view(search.x.shape).to(search.x)
         away = search.problem.masked(search.x + (2 * away - 1 if threat.norm == "linf" else away)) - search.x
-        reach: Tensor = search.rows.reach
-        longest = min(RESTART[threat.norm] * width(threat), torch.finfo(reach.dtype).max)
-        size = reach.clamp_max(longest).to(away) / norm(away, threat.order).clamp_min(1e-12) / 2
+        size = search.rows.reach.to(away) / norm(away, threat.order).clamp_min(1e-12) / 2
         return (search.x + like(size, away) * away).clamp_(*threat.box)
 
-    def _bisect(search: Search) -> None:
-        rows = search.rows
-        rows.low = torch.zeros_like(search.best.rank)
-        rows.high = torch.ones_like(rows.low)
-        rows.nearest = search.best.x_adv.clone()
-        search.leave(~search.best.success)
-        for _ in range(FINAL):
-            share = like(middle(rows), search.x).to(search.x)
-            halve(rows, search.decide(search.x + share * (rows.nearest - search.x)).adversarial)
-
     return run(model, x, y, threat, rule, minimum=True, restarts=restarts, seed=seed, **common)
+
+
+def _shorten(search: Search) -> None:
+    """Try points between x and the nearest success, by false position on the margins at both ends."""
+    rows, margin = search.rows, search.problem.margin
+    search.leave(~search.best.success)
+    rows.nearest = search.best.x_adv.clone()
+    assert search.problem.clean is not None
+    rows.below = losses.loss_value(search.problem.clean, search.y, margin, search.targets)
+    rows.low, rows.high = torch.zeros_like(search.best.rank), torch.ones_like(search.best.rank)
+    look = search.decide(rows.nearest, margin)
+    assert look.loss is not None
+    rows.above = look.loss
+    for _ in range(FINAL):
+        zero = (rows.below / (rows.below - rows.above)).to(rows.low).nan_to_num(0.5).clamp(0, 1)
+        rows.share = torch.lerp(rows.low, rows.high, zero + BEYOND * (1 - zero))
+        points = search.x + like(rows.share.to(search.x), search.x) * (rows.nearest - search.x)
+        look = search.decide(points, margin)
+        assert look.loss is not None
+        met = look.adversarial
+        rows.low, rows.high = torch.where(met, rows.low, rows.share), torch.where(met, rows.share, rows.high)
+        rows.below, rows.above = (
+            torch.where(met, rows.below, look.loss),
+            torch.where(met, look.loss, rows.above),
+        )

@@ -27,7 +27,7 @@ def nes(
     threat: Threat,
     *,
     queries: int,
-    directions: int = 50,
+    directions: int = 25,
     probe: float | None = None,
     step_size: StepSize | None = None,
     decay: float = 0.9,
@@ -48,7 +48,8 @@ def nes(
         y: int [B], labels.
         threat: Linf or L2 with a finite radius (a number or [B]), in input units.
         queries: samples that pass the model for each image, at most; at least 2 * directions + 1.
-        directions: an integer >= 1, for each step.
+        directions: an integer >= 1, for each step; each is probed on both sides, so that 25 are the 50
+            samples of the authors' code.
         probe: a number > 0, the standard deviation of a probe's coordinates. None is 0.001 of the
             width of the box.
         step_size: a number or [B], in input units; None is 2.5 * radius / steps.

@@ -1,7 +1,6 @@
 """Square Attack: random search with squares (Andriushchenko et al. 2020)."""
 
 import math
-from functools import cache
 from typing import Unpack
 
 import torch
@@ -9,18 +8,20 @@ from torch import Tensor
 
 from fastadv import ops, rng
 from fastadv._checks import check_count, check_share
+from fastadv.attacks._bumps import two_bumps
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
 from fastadv.attacks._problem import check_finite_radius, check_norm
 from fastadv.attacks._random_search import passed, random_search, search_loss
 from fastadv.attacks._result import AttackResult
 from fastadv.attacks._search import Search
+from fastadv.attacks._waiting import waits
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
-from fastadv.ops._windows import signs
+from fastadv.ops._windows import corners, inside, signs
 from fastadv.threat import Threat
 
-NORMS = ("linf", "l2")
+NORMS = ("linf", "l2", "l1")
 # the share of pixels halves after each of these queries, of 10,000
 HALVED = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 TILES = 5  # on a side of the first point in L2
@@ -49,14 +50,15 @@ def square(
     Each query changes a square of pixels and is kept where it raises the loss. Under Linf a square goes to
     one end of the ball in each channel, and the search starts with vertical stripes (Andriushchenko et al.
     2020, algorithm 2). Under L2 a square with two bumps of opposite signs takes the length of another square
-    (algorithm 3). Squares shrink along the schedule of the paper. The loss is the margin of the criterion;
-    where targets are given without a criterion, the cross-entropy.
+    (algorithm 3); under L1 the bumps are steeper, and the exact projection on ball and box takes the place of
+    the rescaling (Croce & Hein 2021). Squares shrink along the schedule of the paper. The loss is the margin
+    of the criterion; where targets are given without a criterion, the cross-entropy.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
         x: floating [B, ..., H, W] inside the box; [B, D] is one row of pixels.
         y: int [B], labels.
-        threat: Linf or L2; radius a number or [B], finite, in input units.
+        threat: Linf, L2 or L1; radius a number or [B], finite, in input units.
         queries: points tried in each restart; 0 leaves x as it is.
         share: the share of pixels in the first square, in (0, 1].
         rescale: shrink the squares along all queries, as for the 10,000 of the paper; False, as in
@@ -75,7 +77,7 @@ def square(
 
     def rule(search: Search) -> None:
         draw = _Draw(search)
-        change = _Ends(search, draw) if search.threat.norm == "linf" else _Bumps(search, draw)
+        change = CHANGES[search.threat.norm](search, draw)
         whole = draw.height * draw.width
 
         def propose(query: int) -> Tensor:
@@ -152,14 +154,29 @@ class _Ends:
         return points.reshape(self.search.x.shape)
 
     def propose(self, pixels: float, query: int) -> Tensor:
-        """The best points with one square at an end of the ball."""
+        """The best points with one square at an end of the ball; not the ends that all of it has already."""
         draw, rows = self.draw, self.search.rows
-        words = draw.words(2 + draw.channels, query)
-        return ops.square_linf(rows.best, rows.lower, rows.upper, words, draw.shape, draw.window(pixels))
+        words = draw.words(3 + draw.channels, query)
+
+        def placed() -> Tensor:
+            drawn = words[:, : 2 + draw.channels].contiguous()
+            return ops.square_linf(rows.best, rows.lower, rows.upper, drawn, draw.shape, draw.window(pixels))
+
+        points = placed()
+        same = (points == rows.best).flatten(1).all(1)
+        if not waits(same.device) and not bool(same.any()):
+            return points
+        # the channels that take their other end: one at least, and each other one by chance
+        one = words[:, -1:] % draw.channels == torch.arange(draw.channels, device=words.device)
+        flips = one | (words[:, -1:] >> 8 >> torch.arange(draw.channels, device=words.device) & 1).bool()
+        words[:, 2:-1] ^= (flips & same[:, None]).to(words.dtype)
+        return placed()
 
 
 class _Bumps:
     """L2: squares of two bumps, which take the length of the perturbation elsewhere."""
+
+    order = 2
 
     def __init__(self, search: Search, draw: _Draw) -> None:
         self.search, self.draw = search, draw
@@ -198,31 +215,49 @@ class _Bumps:
     def _bumps(self, window: Window) -> Tensor:
         """[2, height, width] of length 1: the bumps one above the other, and beside each other."""
         if window != self._window:
-            values = [_two_bumps(*window, beside) for beside in (False, True)]
+            values = [two_bumps(*window, beside, self.order) for beside in (False, True)]
             self._window, x = window, self.search.x
             self._values = torch.tensor(values, dtype=x.dtype, device=x.device).view(2, *window)
         return self._values
 
 
-@cache
-def _two_bumps(height: int, width: int, beside: bool) -> tuple[float, ...]:
-    """The values of a rectangle of two bumps of opposite signs, one above or beside the other; length 1."""
-    if beside:
-        whole = torch.tensor(_two_bumps(width, height, False)).view(width, height).T
-        return tuple(whole.flatten().tolist())
-    half = height // 2
-    whole = torch.cat([_bump(half, width), -_bump(height - half, width)])
-    return tuple((whole / whole.norm()).flatten().tolist())
+class _Peaks(_Bumps):
+    """L1: the same with steeper bumps, and the nearest point of ball and box for what comes out."""
+
+    order = 1
+
+    def _points(self, delta: Tensor) -> Tensor:
+        """The nearest point to x + delta [n, C, ...] in ball and box."""
+        x = self.search.x
+        return self.search.threat.project(x + delta.reshape(x.shape), x)
+
+    def propose(self, pixels: float, query: int) -> Tensor:
+        """The best points with bumps in one square, which take the length of another square and what is not
+        spent of the radius.
+        """
+        draw, x = self.draw, self.search.x
+        words, image = draw.words(5 + draw.channels, query), draw.shape
+        bumps = self._bumps(draw.window(pixels, least=3, odd=True))
+        window = (bumps.shape[1], bumps.shape[2])
+        delta = draw.images(self.search.rows.best - x)
+        size = delta.abs()
+        corner, other = (corners(words[:, i : i + 2], image, window) for i in (0, 2))
+        here, there = inside(corner, image, window), inside(other, image, window)
+        down, right = (corner[:, i, None] + torch.arange(window[i], device=x.device) for i in range(2))
+        place = (
+            (down[:, :, None] * draw.width + right[:, None]).flatten(1)[:, None].expand(-1, draw.channels, -1)
+        )
+        spent = torch.as_tensor(self.search.threat.radius).to(x) - size.sum((1, 2, 3))
+        length = spent.clamp_min(0)[:, None] / draw.channels + (size * (here | there)).sum((2, 3))
+        old = delta.flatten(2).gather(2, place)
+        new = bumps.flatten(1)[words[:, 4] & 1][:, None] * signs(words[:, 5:]).to(x.dtype)[..., None]
+        new = _of_length_1(new + _of_length_1(old)) * (draw.channels * length[..., None])
+        return self._points(delta.masked_fill(there, 0.0).flatten(2).scatter(2, place, new))
 
 
-def _bump(height: int, width: int) -> Tensor:
-    """[height, width] a sum of squares around the middle, of sides 1, 3, 5 ... and heights 1, 1/4, 1/9 ...
+def _of_length_1(values: Tensor) -> Tensor:
+    """The values [n, C, pixels], with an L1 norm of 1 in each channel; zero stays zero."""
+    return values / values.abs().sum(2, keepdim=True).clamp_min(TINY)
 
-    Its length is 1 (Andriushchenko et al. 2020, section 3.4).
-    """
-    bump = torch.zeros(height, width)
-    top, left = height // 2, width // 2
-    for n in range(max(height // 2, width // 2) + 1):
-        rows = slice(max(top - n, 0), max(top + n + 1, 0))
-        bump[rows, max(left - n, 0) : left + n + 1] += 1 / (n + 1) ** 2
-    return bump / bump.norm() if height else bump
+
+CHANGES: dict[str, type[_Ends] | type[_Bumps]] = {"linf": _Ends, "l2": _Bumps, "l1": _Peaks}

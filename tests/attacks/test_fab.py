@@ -103,8 +103,8 @@ def test_passes(targeted: bool, classes: int | None, rivals: int) -> None:
     forwards, backwards = passes(net, x, labels(net, x), targeted=targeted, classes=classes)
     # the step that meets the first success takes gradients twice
     assert backwards - 4 * 6 * rivals in [4 * rivals // turns * more for more in range(1, turns + 1)]
-    # beside the steps: two verdicts, three bisections, and the choice of the classes
-    assert 4 * (7 * turns + 5 + targeted) < forwards <= 4 * (2 * 6 * turns + 5 + targeted)
+    # beside the steps: two verdicts, four passes at the end, and the choice of the classes
+    assert 4 * (7 * turns + 6 + targeted) < forwards <= 4 * (2 * 6 * turns + 6 + targeted)
 
 
 @pytest.mark.parametrize(("targeted", "turns"), [(False, 1), (True, 4)])
@@ -116,6 +116,13 @@ def test_gradients_judge_until_there_is_a_success(targeted: bool, turns: int) ->
     y = torch.full((4,), 2)
     # six steps and the last point, two verdicts, and the choice of the classes
     assert passes(net, x, y, targeted=targeted) == (4 * (7 * turns + 2 + targeted), 4 * 6 * 4)
+
+
+def certain(net: nn.Sequential) -> nn.Sequential:
+    """The net, sure of class 0 everywhere."""
+    with torch.no_grad():
+        net[-1].bias[0] += 1e4
+    return net
 
 
 def test_each_class_in_turn_is_no_worse() -> None:
@@ -138,8 +145,8 @@ def starts(norm: str, **options: Any) -> tuple[Tensor, Tensor]:
     (model, seen), y = watched(net), labels(net, x)
     options = {"ids": torch.tensor([0, 1, 7, 9]), **options}
     fab(model, x, y, THREATS[norm](torch.inf), steps=1, restarts=3, **options)
-    # passes: a verdict, then a gradient, a decision and three bisections for each restart
-    first = [(seen[1 + 5 * restart] - x).flatten(1) for restart in range(3)]
+    # passes: a verdict, then a gradient, a decision and four at the end of each restart
+    first = [(seen[1 + 6 * restart] - x).flatten(1) for restart in range(3)]
     assert (first[0] == 0).all()
     return torch.stack(first[1:]), fab(net, x, y, THREATS[norm](torch.inf), steps=1).distance
 
@@ -160,45 +167,75 @@ def test_where_restarts_begin(norm: str) -> None:
 @pytest.mark.parametrize("norm", NORMS)
 def test_restarts_in_a_mask_begin_as_far_away(norm: str) -> None:
     """Their length is that of what may move: ten coordinates of 784."""
-    net, x = mlp(3, inputs=784), images(3, (784,))
+    net, x = certain(mlp(3, inputs=784)), images(3, (784,))
     mask = torch.arange(784) < 10
-    (model, seen), y = watched(net), labels(net, x)
-    fab(model, x, y, THREATS[norm](1e-6), steps=1, restarts=2, mask=mask)
-    # after the verdict, and a gradient and a decision of the restart that begins at x
-    away = (seen[3] - x).flatten(1)
-    assert not away[:, 10:].any()
-    wanted = {"linf": 0.15, "l2": 0.5, "l1": 2.5}[norm]
-    low, high = (torch.linalg.vector_norm(away, THREATS[norm].order, dim=1) / wanted).aminmax()
-    assert 0.4 < float(low) <= float(high) < 1 + 1e-6
+    usual = {"linf": 0.15, "l2": 0.5, "l1": 2.5}[norm]
+    several = torch.tensor([0.02, 0.1, 0.0])
+    for reach, wanted in ((None, usual), (0.1, torch.tensor(0.05)), (several, several / 2)):
+        (model, seen), y = watched(net), labels(net, x)
+        # the radius has no part in it
+        fab(model, x, y, THREATS[norm](1e-6), steps=1, restarts=2, mask=mask, reach=reach)
+        # after the verdict, and a gradient and a decision of the restart that begins at x
+        away = (seen[3] - x).flatten(1)
+        assert not away[:, 10:].any()
+        length = torch.linalg.vector_norm(away, THREATS[norm].order, dim=1)
+        assert (length <= wanted * (1 + 1e-6)).all()
+        assert (length >= wanted * 0.4).all()
 
 
 def test_each_class_in_turn_begins_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_side_by_side, "FULL", {"cpu": 1})
-    net, x = mlp(4), images(3)
+    net, x = certain(mlp(4)), images(3)
     (model, seen), y = watched(net), labels(net, x)
-    fab(model, x, y, L2(1e-6), steps=1, restarts=2, targeted=True, classes=2)
+    fab(model, x, y, L2(torch.inf), steps=1, restarts=2, targeted=True, classes=2)
     # a restart chooses the classes at x; each then takes a gradient and a decision
     one, two = ((seen[place] - x).flatten(1) for place in (7, 9))
     assert (torch.cosine_similarity(one, two) < 0.9).all()
 
 
-def test_the_last_bisections_by_hand() -> None:
-    """A step overshoots the boundary of a linear model by 1.05: of its length, 0.952 is needed."""
+def test_the_last_search_by_hand() -> None:
+    """A step overshoots the boundary of a linear model by 1.05: of its length, 0.952 is needed, and each of
+    three tries leaves a tenth of what is over.
+    """
     x = 0.4 + 0.2 * images(3, (784,))
     net = linear(2, 784).double()
     (model, seen), y = watched(net), labels(net, x)
     out = fab(model, x, y, L2(torch.inf), steps=1, bias=0.0)
     whole = seen[2] - x
-    for share, point in zip((0.5, 0.75, 0.875), seen[3:6], strict=True):
-        torch.testing.assert_close(point - x, share * whole)
-    torch.testing.assert_close(out.x_adv, seen[2])
+    assert torch.equal(seen[3], seen[2])  # whose margin is taken
+    for share, point in zip((0.1, 0.01, 0.001), seen[4:7], strict=True):
+        torch.testing.assert_close(point - x, (1 + 0.05 * share) / 1.05 * whole)
+    torch.testing.assert_close(out.x_adv, seen[6])
+
+
+def test_the_last_search_is_one_of_false_position() -> None:
+    """Where the margin is curved it takes the side that still holds the boundary, and gains as it can."""
+
+    class Curved(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([0.25 + 0 * x[:, 0], x[:, 0] ** 2], 1)
+
+    x = torch.full((1, 4), 0.1)
+    model, seen = watched(Curved())
+    out = fab(model, x, torch.zeros(1, dtype=torch.long), L2(torch.inf, (-3.0, 3.0)), steps=2, bias=0.0)
+    nearest, tries = seen[-5], seen[-4:-1]
+    low, high, margin = 0.0, 1.0, lambda z: float(z[0, 0] ** 2 - 0.25)
+    below, above = margin(x), margin(nearest)
+    for tried in tries:
+        share = float((tried - x)[0, 0] / (nearest - x)[0, 0])
+        zero = below / (below - above)
+        assert share == pytest.approx(low + (high - low) * (zero + 0.1 * (1 - zero)), abs=1e-5)
+        low, high = (low, share) if margin(tried) > 0 else (share, high)
+        below, above = (below, margin(tried)) if margin(tried) > 0 else (margin(tried), above)
+    assert 0.4 <= float(out.distance) <= float((nearest - x).norm())
 
 
 def test_what_holds_is_not_bisected() -> None:
-    net, x = mlp(3), images(4)
-    out = fab(net, x, labels(net, x), L2(1e-6), steps=2)
+    net, x = certain(mlp(3)), images(4)
+    out = fab(net, x, labels(net, x), L2(torch.inf), steps=2)
     assert (out.status == Status.HELD).all()
-    assert out.forwards == 4 * (1 + 2 * 2 + 1)
+    # two verdicts, two gradients and the last point
+    assert out.forwards == 4 * (2 + 2 + 1)
 
 
 def test_the_nearest_boundary_in_l1_is_that_of_the_largest_weight() -> None:
@@ -210,7 +247,7 @@ def test_the_nearest_boundary_in_l1_is_that_of_the_largest_weight() -> None:
     x = torch.zeros(2, 784)
     out = fab(model, x, torch.tensor([0, 0]), L1(torch.inf, (-1.0, 1.0)), steps=1)
     assert labels(model, out.x_adv).tolist() == [1, 1]
-    torch.testing.assert_close(out.distance, torch.full((2,), 1.05 * 0.3), rtol=0.02, atol=0)
+    torch.testing.assert_close(out.distance, torch.full((2,), 0.3), rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -1,4 +1,4 @@
-"""Models without a gradient, and with a huge one: nobody fails by a division, and where noise can help it does."""
+"""Models without a gradient, and with a huge one: no division fails, and noise helps where it can."""
 
 from math import inf
 from typing import Any

@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv import ops
+from fastadv import ops, rng
 from fastadv.attacks import OutsideTopK, square
-from fastadv.attacks.square import _Draw, _share, _two_bumps
+from fastadv.attacks._bumps import two_bumps
+from fastadv.attacks.square import _Draw, _share
 from fastadv.errors import InputError
-from fastadv.threat import L1, L2, THREATS, Linf
+from fastadv.threat import L0, L1, L2, THREATS, Linf
 
 from .nets import Counted, images, labels, linear, mlp, threat
 
-NORMS = ["linf", "l2"]
+NORMS = ["linf", "l2", "l1"]
 
 
 def watched(rise: Tensor | None = None) -> tuple[nn.Module, list[Tensor]]:
@@ -63,15 +64,71 @@ def test_windows(
     assert _Draw(Stub()).window(pixels, least, odd) == window  # type: ignore[arg-type]
 
 
+def test_two_bumps_in_l1_by_hand() -> None:
+    """They fall with the fourth power, and have the length 1 in L1."""
+    values = torch.tensor(two_bumps(3, 3, False, 1)).view(3, 3)
+    upper = torch.tensor([[1.0, 17.0, 1.0]])
+    lower = torch.tensor([[1.0, 1.0, 1.0], [1.0, 17.0, 1.0]])
+    torch.testing.assert_close(values, torch.cat([upper / 19, -lower / 22]) / 2)
+
+
+def test_l1_proposals_by_hand() -> None:
+    """Bumps added to the direction of what is in a window take the length of another window and of what is
+    not spent, in each channel as often as there are channels; the projection brings all to the ball.
+    """
+    model, seen = watched()
+    x = 0.3 + 0.4 * images(3, (2, 9, 9), dtype=torch.float32)
+    square(model, x, torch.zeros(3, dtype=torch.long), L1(6.0), queries=14, stop_early=False)
+    start, inside = seen[1], L1(6.0)
+    delta = start - x
+    torch.testing.assert_close(delta.abs().sum((1, 2, 3)), torch.full((3,), 6.0))
+    for query, proposal in enumerate(seen[2:-1], start=1):
+        side = 9 if query <= 11 else 7
+        words = rng.bits(7, rng.derive(0, "square", 0), torch.arange(3), query)
+        corner = words[:, :4] * (9 - side + 1) >> 32
+        for i in range(3):
+            top, left, down, right = corner[i].tolist()
+            here = (slice(None), slice(top, top + side), slice(left, left + side))
+            union = torch.zeros(2, 9, 9, dtype=torch.bool)
+            union[here] = True
+            there = (slice(None), slice(down, down + side), slice(right, right + side))
+            union[there] = True
+            bumps = torch.tensor(two_bumps(side, side, bool(words[i, 4] & 1), 1)).view(side, side)
+            sign = 1.0 - 2.0 * (words[i, 5:] & 1).float().view(2, 1, 1)
+            old = delta[i][here]
+            new = bumps * sign + old / old.abs().sum((1, 2), keepdim=True).clamp_min(1e-12)
+            length = (delta[i].abs() * union).sum((1, 2), keepdim=True) + (6 - delta[i].abs().sum()) / 2
+            expected = delta[i].clone()
+            expected[there] = 0
+            expected[here] = new / new.abs().sum((1, 2), keepdim=True) * length * 2
+            point = inside.project((x[i] + expected)[None], x[i : i + 1])[0]
+            torch.testing.assert_close(proposal[i], point, rtol=0, atol=2e-6)
+
+
+def test_a_proposal_in_linf_always_changes_something() -> None:
+    """Where all of its ends are those of the best point, some channels take the other end, one at least."""
+    for channels in (1, 3):
+        model, seen = watched()
+        x = torch.full((40, channels, 6, 6), 0.5)
+        square(model, x, torch.zeros(40).long(), Linf(0.1), queries=60, share=0.03, stop_early=False)
+        start, proposals = seen[1], torch.stack(seen[2:-1])
+        changed = (proposals != start).flatten(3).any(3)
+        assert changed.any(2).all()
+        # of those of one channel none, of the others about half of the rest
+        if channels == 3:
+            assert 0.4 < float(changed.float().mean()) < 0.65
+            assert len({tuple(row) for row in changed.flatten(0, 1).tolist()}) == 7
+
+
 def test_two_bumps_by_hand() -> None:
     """The lower bump of three rows: 1 in the middle, a quarter more around it, the upper bump one row."""
-    values = torch.tensor(_two_bumps(3, 3, False)).view(3, 3)
+    values = torch.tensor(two_bumps(3, 3, False)).view(3, 3)
     upper = torch.tensor([0.25, 1.25, 0.25])
     lower = torch.tensor([[0.25, 0.25, 0.25], [0.25, 1.25, 0.25]])
     whole = torch.cat([(upper / upper.norm())[None], -lower / lower.norm()]) / 2**0.5
     torch.testing.assert_close(values, whole)
-    torch.testing.assert_close(torch.tensor(_two_bumps(3, 3, True)).view(3, 3), whole.T)
-    assert torch.tensor(_two_bumps(7, 5, False)).norm() == pytest.approx(1)
+    torch.testing.assert_close(torch.tensor(two_bumps(3, 3, True)).view(3, 3), whole.T)
+    assert torch.tensor(two_bumps(7, 5, False)).norm() == pytest.approx(1)
 
 
 def test_linf_points_by_hand() -> None:
@@ -108,7 +165,7 @@ def test_points_of_every_rank_stay_inside_and_use_the_radius(norm: str, shape: t
     x, radius = 0.4 + 0.2 * torch.rand(3, *shape, generator=draw), torch.tensor([0.05, 0.2, 0.3])
     inside = THREATS[norm](radius)
     square(model, x, torch.zeros(3, dtype=torch.long), inside, queries=25)
-    order = torch.inf if norm == "linf" else 2
+    order = THREATS[norm].order
     for point in seen[1:-1]:
         assert inside.contains(point, x).all()
         length = (point - x).flatten(1).norm(p=order, dim=1)
@@ -123,14 +180,14 @@ def test_proposals_start_from_the_best_point(norm: str) -> None:
     model, _ = watched(rise)
     x = torch.full((5, 1, 8, 8), 0.5)
     y = torch.zeros(5, dtype=torch.long)
-    most = 0.1 * (rise.abs().sum() if norm == "linf" else rise.norm())
+    most = 0.1 * rise.norm(p={"linf": 1, "l2": 2, "l1": torch.inf}[norm])
     gains = []
     for queries in (10, 100, 1500):
         out = square(model, x, y, THREATS[norm](0.1), queries=queries, stop_early=False)
         gains.append(((out.x_adv - x) * rise).flatten(1).sum(1) / most)
     assert (gains[0] <= gains[1]).all()
     assert (gains[1] <= gains[2]).all()
-    assert (gains[2] > (0.9 if norm == "linf" else 0.7)).all()
+    assert (gains[2] > {"linf": 0.9, "l2": 0.7, "l1": 0.5}[norm]).all()
     assert (gains[2] <= 1 + 1e-5).all()
 
 
@@ -236,7 +293,7 @@ def test_no_queries_leave_x() -> None:
         ("share: expected a finite number >= 0 and <= 1", {"share": 1.5}),
         ("share: expected a number in ", {"share": 0}),
         ("restarts: expected an integer >= 1", {"restarts": 0}),
-        ("threat: expected one of Linf, L2, which square serves, got L1", {"threat": L1(2.0)}),
+        ("threat: expected one of Linf, L2, L1, which square serves, got L0", {"threat": L0(2.0)}),
         ("radius: expected a finite one", {"threat": L2(torch.inf)}),
     ],
 )
