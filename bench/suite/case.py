@@ -96,6 +96,11 @@ def given(**more: Any) -> Callable[[Budget, float], Budget]:
     return lambda budget, passes: {**budget, **more}
 
 
+def as_many(budget: Budget, passes: float) -> Budget:
+    """Our arguments where a peer spends more on a step: as many steps as its passes allow in our searches."""
+    return {"searches": 5, "steps": max(int(passes / 2 / 5), 1)}
+
+
 def queries(budget: Budget, passes: float) -> Budget:
     """Our arguments where a peer's budget is in steps and ours in queries: as many as the peer made."""
     return {"queries": max(int(passes), 10)}
