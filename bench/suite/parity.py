@@ -11,11 +11,12 @@ hours of one core.
 
 import argparse
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import product
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,19 +113,29 @@ def measured(
     case: Case, net: str, variant: str, again: Sequence[str], have: Callable[[], list[Row]], given: Problem
 ) -> Iterator[Row]:
     """What is wanted of a case on a net and not stored yet, the peers first."""
-    known = {key(row) for row in have()}
+    rows = have()
+    known = {key(row) for row in rows}
     for peer in case.peers:
-        wanted = {key(head(case, net, variant, at, peer.package, peer.settings)) for at in radii(case, net)}
-        if "peers" in again or not wanted <= known:
-            yield from theirs(case, net, peer, variant, given)
+        wanted = [head(case, net, variant, at, peer.package, peer.settings) for at in radii(case, net)]
+        if "peers" in again or not known.issuperset(map(key, wanted)):
+            same = [] if "peers" in again else list(elsewhere(rows, wanted, case.budget(variant)))
+            yield from same or theirs(case, net, peer, variant, given)
     for radius in radii(case, net) if variant == "full" else ():
         if "ours" in again or key(head(case, net, variant, radius, OURS, "")) not in known:
-            this = (case.name, net, variant, radius)
-            rivals = [
-                row for row in have() if tuple(row[n] for n in ("case", "net", "variant", "radius")) == this
-            ]
+            this = ("case", "net", "variant", "radius"), (case.name, net, variant, radius)
+            rivals = [row for row in have() if tuple(map(row.get, this[0])) == this[1]]
             rivals = [row for row in rivals if row["package"] != OURS]
             yield from ours(case, net, variant, radius, given, rivals)
+
+
+def elsewhere(rows: Sequence[Row], wanted: Sequence[Row], budget: Mapping[str, Any]) -> Iterator[Row]:
+    """The same run of a peer, stored for another case: the versions of AutoAttack have one rival."""
+    parts = ("net", "variant", "attack", "norm", "radius", "package", "settings")
+    for row in wanted:
+        for known in rows:
+            if known["budget"] == budget and all(known[part] == row[part] for part in parts):
+                yield known | row
+                break
 
 
 def chosen(options: argparse.Namespace) -> Iterator[tuple[Case, str, str]]:

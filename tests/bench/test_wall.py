@@ -186,6 +186,14 @@ def test_what_is_stored_is_measured_again_only_when_asked(
         assert len(stored(path)) == 6
 
 
+def test_one_run_of_a_peer_serves_two_cases() -> None:
+    peer = Peer("a", "set", lambda *given, **options: pytest.fail("it ran again"))
+    first, second = (Case("toy", "l2", (peer,), {"steps": 5}, {}, 1.6, label) for label in ("", "quick"))
+    stored_row = row("a", 0.5, 1.6, case=first.name, settings="set")
+    found = parity.measured(second, "linf", "full", (), lambda: [stored_row], (Threshold(), X, Y))
+    assert next(found) == {**stored_row, "case": "toy-quick-l2-1.6"}
+
+
 @pytest.mark.usefixtures("recwarn")
 def test_the_short_rows_are_of_the_peers_with_every_distance(
     toys: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
