@@ -106,11 +106,11 @@ def queries(budget: Budget, passes: float) -> Budget:
     return {"queries": max(int(passes), 10)}
 
 
-def searched(loss: str) -> Callable[[Budget, float], Budget]:
+def searched(loss: str, **more: Any) -> Callable[[Budget, float], Budget]:
     """Our arguments of a search over the radius by APGD."""
 
     def ours(budget: Budget, passes: float) -> Budget:
-        attack = partial(fastadv.attacks.apgd, steps=budget["steps"], loss=loss)
+        attack = partial(fastadv.attacks.apgd, steps=budget["steps"], loss=loss, **more)
         return {"searches": budget["searches"], "attack": attack}
 
     return ours

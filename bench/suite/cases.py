@@ -89,9 +89,9 @@ def _search(norm: str, targeted: bool) -> Case:
     more = {"targeted_version": True, "num_targets": 5} if targeted else {}
     large = {"max_eps": LARGEST[norm], "use_large_reps": norm == "l1"}
     peer = adv_lib("minimal_apgd", "adv-lib (n_iter)", norm=P[norm], **large, **more)
-    full, quick = {"steps": 20, "searches": 8}, {"steps": 20, "searches": 5}
+    full, quick = {"steps": 10 if targeted else 40, "searches": 5}, {"steps": 20, "searches": 5}
     return Case("minimum_radius", norm, (peer,), full, quick, label="apgd-t" if targeted else "apgd",
-                ours=searched("dlr-targeted" if targeted else "dlr"))  # fmt: skip
+                ours=searched("dlr-targeted", classes=5) if targeted else searched("dlr"))  # fmt: skip
 
 
 def _square(norm: str, radius: float) -> Case:
