@@ -81,8 +81,8 @@ def test_what_is_missing_is_worse_unless_nobody_has_it() -> None:
 
 def test_more_passes_are_seen() -> None:
     peer = row("a", 1.0)
-    assert not line(row("fastadv", 1.0, passes=210), peer).dearer
-    assert line(row("fastadv", 1.0, passes=211), peer).dearer
+    assert not line(row("fastadv", 1.0, passes=212), peer).dearer
+    assert line(row("fastadv", 1.0, passes=213), peer).dearer
 
 
 def test_lines_are_by_case_net_and_radius() -> None:
