@@ -121,6 +121,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-slow", action="store_true", help=f"write tests/{SLOW.name} from the times of this run"
     )
+    parser.addoption(
+        "--other-machine", type=int, metavar="SEED", help="sum products in another order, drawn by SEED"
+    )
 
 
 class Durations:
@@ -150,6 +153,10 @@ def slow_tests() -> set[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if (seed := config.getoption("--other-machine")) is not None:
+        from tests.other_machine import OtherMachine
+
+        OtherMachine(seed)
     if not WORKER and config.args == config.getini("testpaths"):
         config.pluginmanager.register(Durations(config.getoption("--write-slow")))
 

@@ -14,6 +14,8 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
+from tests.other_machine import MOVED, OtherMachine
+
 ROOT = Path(__file__).resolve().parents[1]
 # One server imports, which takes seconds, and each process is a copy of it; it computes nothing itself.
 SERVED = multiprocessing.get_context("forkserver")
@@ -27,7 +29,8 @@ def serve(do: Callable[..., None], folder: Path, world: int, *args: Any) -> Star
     started: Started = []
     for rank in range(world):
         said = folder / f"said-{rank}"
-        process = SERVED.Process(target=heard, args=(said, do, rank, world, *args), daemon=True)
+        given = [machine.seed for machine in MOVED], said, do, rank, world, *args
+        process = SERVED.Process(target=heard, args=given, daemon=True)
         # of the server, which the first process starts
         with mock.patch.dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT)):
             process.start()
@@ -35,8 +38,10 @@ def serve(do: Callable[..., None], folder: Path, world: int, *args: Any) -> Star
     return started
 
 
-def heard(said: Path, do: Callable[..., None], *args: Any) -> None:
-    """Call it with what it writes in files."""
+def heard(seeds: list[int], said: Path, do: Callable[..., None], *args: Any) -> None:
+    """Call it with what it writes in files, on the machine that the test runs on."""
+    for seed in seeds:
+        OtherMachine(seed)
     for stream, end in ((sys.stdout, ".out"), (sys.stderr, ".err")):
         with said.with_suffix(end).open("w") as file:
             os.dup2(file.fileno(), stream.fileno())

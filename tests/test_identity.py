@@ -41,6 +41,24 @@ def test_probes_agree_within_rounding_and_not_beyond():
     )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "share"),
+    [(None, 1e-3), (torch.float32, 1e-3), (torch.float16, 0.05), (torch.bfloat16, 0.05)],
+)
+def test_a_probe_may_differ_by_a_fixed_share_of_the_spread(dtype, share):
+    """Of outputs that are all 5, the spread is 5."""
+
+    def outputs(shift):
+        return torch.full((4, 1), 5.0 * (1 + shift), dtype=torch.float64)
+
+    base = probe(outputs(0), outputs(0), dtype)
+    assert base == {"values": [5.0] * 4, "within": pytest.approx(5 * share)}
+    assert agree(base, probe(outputs(0.9 * share), outputs(0.9 * share), dtype))
+    assert not agree(base, probe(outputs(1.2 * share), outputs(1.2 * share), dtype))
+    assert probe(outputs(0), outputs(0.9 * share), dtype) == base
+    assert probe(outputs(0), outputs(1.1 * share), dtype)["values"] == "random"
+
+
 def test_probes_of_outputs_that_are_not_finite():
     broken = OUTPUTS.clone()
     broken[2, 1] = torch.nan

@@ -44,7 +44,7 @@ def _alike(search: Search) -> bool:
     plan, problem = search.plan, search.problem
     return (
         search.frozen.search.graphs is not None
-        and search.frozen.settled
+        and search.frozen.ready_to_capture(search.x)
         and search.leaving is None
         and isinstance(plan.loss, str)  # another may hold a value for each sample
         and type(problem.criterion) in CRITERIA

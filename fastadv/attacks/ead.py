@@ -97,7 +97,7 @@ def ead(
                 torch.maximum(rows.steepest, steepest, out=rows.steepest)
                 first = step_size * rows.length.nan_to_num(edge).clamp_max(edge)
                 rate = first * (1 - step / steps) / (rows.constant * rows.steepest)
-                rate = like(rate.nan_to_num(0.0, 0.0), look.gradient)
+                rate = like(rate.nan_to_num(0.0, 0.0), search.x).to(search.x.dtype)
                 _advance(search, look.gradient * _constant.force(search, look), rate, step)
             rows.hit |= search.decide(rows.before_step).adversarial
             rows.length = torch.where(search.best.success, -search.best.rank, rows.length)

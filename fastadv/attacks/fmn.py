@@ -98,7 +98,7 @@ def fmn(
                 way, crossing = _to_boundary(search, look, share)
                 radius = torch.where(found, radius, crossing)
                 beyond = look.x_adv + way
-            rows.radius = torch.minimum(radius, rows.most)
+            rows.radius = torch.fmin(radius, rows.most)  # a loss that is NaN says nothing of the radius
             further = _ascend(search, look, decay, step_size)
             if not all_found:
                 if step >= patience:

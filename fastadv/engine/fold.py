@@ -1,141 +1,291 @@
-"""BatchNorm folded into the convolution or linear layer before it: one pass fewer over the activations."""
+"""BatchNorm folded into the layer before it, by observation: one pass fewer over the activations.
 
-from collections import Counter
-from collections.abc import Callable
+One pass is watched. Where a BatchNorm in eval mode is the only reader of what a convolution or linear layer
+has returned, later passes give that layer the weights of both, and the BatchNorm passes on what it is given.
+Each pass checks that this still holds (`Promises`), so no trace of the model is ever run.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
-
-from fastadv.engine.inside import inside
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
-class Unfoldable(Exception):
-    """Why a module is searched as it is."""
+class Refused(BaseException):
+    """A pass that used a folded layer in another way than the one that was watched.
 
-
-class FoldedLinear(nn.Module):
-    """A linear layer and its BatchNorm1d: one layer for x [B, D].
-
-    On [B, C, D] the layer works along the last dimension and BatchNorm1d along the second, so both run.
+    It is no Exception, so that the model's own handlers do not take it.
     """
 
-    def __init__(self, layer: nn.Linear, norm: nn.BatchNorm1d) -> None:
+    def __init__(self, pair: "Pair") -> None:
         super().__init__()
-        self.layer, self.norm, self.folded = layer, norm, fuse_linear_bn_eval(layer, norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.folded(x) if x.ndim == 2 else self.norm(self.layer(x))
-        return out
+        self.pair = pair
 
 
-FOLDED_BY: dict[tuple[type, type], Callable[[Any, Any], nn.Module]] = {
-    (nn.Conv1d, nn.BatchNorm1d): fuse_conv_bn_eval,
-    (nn.Conv2d, nn.BatchNorm2d): fuse_conv_bn_eval,
-    (nn.Conv3d, nn.BatchNorm3d): fuse_conv_bn_eval,
-    (nn.Linear, nn.BatchNorm1d): FoldedLinear,
-}
+@dataclass(frozen=True)
+class Norm:
+    """What F.batch_norm was called with in eval mode."""
+
+    mean: Tensor
+    var: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+
+    @classmethod
+    def of(
+        cls,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> "Norm | None":
+        """None where the statistics are those of the batch, or a gradient goes to a parameter."""
+        if training or running_mean is None or running_var is None:
+            return None
+        parts = (running_mean, running_var, weight, bias)
+        if any(part is not None and part.requires_grad for part in parts):
+            return None
+        return cls(running_mean, running_var, weight, bias, eps)
+
+    def same(self, other: "Norm | None") -> bool:
+        """Whether both are the same layer."""
+        if other is None or self.eps != other.eps:
+            return False
+        return (
+            self.mean is other.mean
+            and self.var is other.var
+            and self.weight is other.weight
+            and self.bias is other.bias
+        )
+
+    def versions(self) -> tuple[int, ...]:
+        """What changes where one of the tensors is written to."""
+        return tuple(_version(part) for part in (self.mean, self.var, self.weight, self.bias))
+
+
+class Pair:
+    """A layer and the BatchNorm that alone reads it, as one layer."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, norm: Norm, name: str) -> None:
+        self.weight, self.bias, self.norm, self.name = weight, bias, norm, name
+        self._made, self._known = self._fold(), self._versions()
+
+    def _versions(self) -> tuple[int, ...]:
+        return _version(self.weight), _version(self.bias), *self.norm.versions()
+
+    def _fold(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """Weight and bias of both, rounded once."""
+        norm = self.norm
+        factor = (norm.var.double() + norm.eps).rsqrt()
+        if norm.weight is not None:
+            factor = factor * norm.weight.double()
+        shift = -norm.mean.double() if self.bias is None else self.bias.double() - norm.mean.double()
+        shift = shift * factor
+        if norm.bias is not None:
+            shift = shift + norm.bias.double()
+        weight = self.weight.double() * factor.view(-1, *[1] * (self.weight.ndim - 1))
+        dtype = self.weight.dtype
+        kept = _layout(self.weight)
+        made = weight.to(dtype).contiguous(memory_format=kept), shift.to(dtype)
+        return nn.Parameter(made[0], requires_grad=False), nn.Parameter(made[1], requires_grad=False)
+
+    def parameters(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """Weight and bias of both."""
+        return self._made
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Hold both in that dtype from now on."""
+        for made in self._made:
+            made.data = made.data.to(dtype)
+        self._known = self._versions()
+
+    def folded(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of the layer with the weights of both."""
+        versions = self._versions()
+        if versions != self._known:  # the model has written to its weights or statistics
+            dtype = self._made[0].dtype
+            self._made, self._known = self._fold(), versions
+            self.cast(dtype)
+        return args[0], *self._made, *args[3:]
+
+
+class Folds:
+    """The pairs of one model, found in one pass that is watched."""
+
+    name = "fold"
+    layers = frozenset((F.conv1d, F.conv2d, F.conv3d, F.linear))
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {id(weight): name.removesuffix(".weight") for name, weight in model.named_parameters()}
+        self._weights = list(model.parameters())  # held, so that no other tensor gets an id of theirs
+        self._pairs: dict[int, Pair] = {}
+        self.unknown = True
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(tuple(self._pairs.values()))
+
+    def owns(self, weight: object) -> bool:
+        """Whether that is a parameter of the model, which one pass cannot change for the next."""
+        return id(weight) in self._names
+
+    def pair(self, args: tuple[Any, ...]) -> Pair | None:
+        """The pair of the layer that is called with these arguments."""
+        if len(args) < 2:
+            return None
+        pair = self._pairs.get(id(args[1]))
+        if pair is None or pair.bias is not (args[2] if len(args) > 2 else None):
+            return None
+        # a linear layer works along the last dimension of [B, C, D], its BatchNorm along the second
+        return pair if pair.weight.ndim > 2 or args[0].ndim == 2 else None
+
+    def learn(self, seen: "Promises | None") -> None:
+        """Fold the pairs that a watched pass has seen."""
+        self.unknown = False
+        if seen is None:
+            return
+        for weight, bias, norm in seen.pairs():
+            self._pairs[id(weight)] = Pair(weight, bias, norm, self._names[id(weight)])
+
+    def refuse(self, pair: Pair) -> bool:
+        """Run a layer and its BatchNorm one after the other from now on; whether that is new."""
+        before = self._pairs
+        self._pairs = {key: other for key, other in self._pairs.items() if other is not pair}
+        return len(self._pairs) < len(before)
+
+    def promises(self, learning: bool) -> "Promises":
+        """Those of one pass."""
+        return Promises(self, learning)
+
+
+class Promises:
+    """Results of layers in one pass that their BatchNorm, and nothing else, may read.
+
+    A folded layer has computed what its BatchNorm is to return; what it returns itself is an alias of that,
+    which is known again wherever it is read.
+    """
+
+    def __init__(self, folds: Folds, learning: bool) -> None:
+        self._folds, self._learning = folds, learning
+        # by the id of what a layer returned: that, the pair, and what its BatchNorm is to return
+        self._given: dict[int, tuple[weakref.ref[Tensor], Pair, list[Tensor]]] = {}
+        # while learning: what a layer returned, its weight and bias, and who has read it
+        self._seen: dict[int, tuple[Tensor, Tensor, Tensor | None, list[Norm | None]]] = {}
+
+    @property
+    def open(self) -> bool:
+        """Whether a result is out."""
+        return bool(self._given or self._seen)
+
+    def promise(self, pair: Pair, made: Tensor) -> Tensor:
+        """What the layer returns where both have given `made`."""
+        alias = made.view_as(made)
+        self._given[id(alias)] = weakref.ref(alias), pair, [made]
+        return alias
+
+    def saw(self, func: Callable[..., Any], args: tuple[Any, ...], made: Tensor) -> None:
+        """Watch what a layer has returned."""
+        if len(args) > 1 and self._folds.owns(args[1]) and (func is not F.linear or args[0].ndim == 2):
+            self._seen[id(made)] = made, args[1], args[2] if len(args) > 2 else None, []
+
+    def kept(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """What a BatchNorm returns for the result of its layer; None for another call.
+
+        Raises Refused where anything else reads such a result.
+        """
+        norms = func is F.batch_norm
+        if norms and args and not self._learning:
+            pair, made = self._of(args[0])
+            if pair is not None:
+                if made and pair.norm.same(Norm.of(*args, **kwargs)):
+                    return made.pop()
+                raise Refused(pair)
+        for place, value in enumerate((*args, *kwargs.values())):
+            for tensor in _tensors(value):
+                if self._learning:
+                    read = self._seen.get(id(tensor))
+                    if read is not None:
+                        read[3].append(Norm.of(*args, **kwargs) if norms and place == 0 else None)
+                    continue
+                pair, _ = self._of(tensor)
+                if pair is not None:
+                    raise Refused(pair)
+        return None
+
+    def _of(self, tensor: object) -> tuple[Pair | None, list[Tensor]]:
+        known = self._given.get(id(tensor))
+        if known is None or known[0]() is not tensor:
+            return None, []
+        return known[1], known[2]
+
+    def finish(self, logits: object) -> None:
+        """Raises Refused where a result was returned, or no BatchNorm has read it."""
+        if self._learning:
+            read = self._seen.get(id(logits))
+            if read is not None:
+                read[3].append(None)
+            return
+        pair, _ = self._of(logits)
+        if pair is not None:
+            raise Refused(pair)
+        for _, pair, made in self._given.values():
+            if made:
+                raise Refused(pair)
+
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor | None, Norm]]:
+        """(weight, bias, norm) of the layers whose results one BatchNorm alone has read, at each call."""
+        by_weight: dict[int, list[tuple[Tensor, Tensor | None, Norm | None]]] = {}
+        for _, weight, bias, readers in self._seen.values():
+            norm = readers[0] if len(readers) == 1 else None
+            by_weight.setdefault(id(weight), []).append((weight, bias, norm))
+        for calls in by_weight.values():
+            weight, bias, norm = calls[0]
+            if norm is not None and all(norm.same(other[2]) and other[1] is bias for other in calls):
+                yield weight, bias, norm
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _tensors(each)
+
+
+def _version(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor._version
+
+
+def _layout(weight: Tensor) -> torch.memory_format:
+    if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
 
 
 def estimates_gradients(module: nn.Module) -> bool:
-    """Whether the module passes probes through its part `model`, which no trace can follow.
+    """Whether the module passes probes through its part `model` to estimate a gradient.
 
     It counts them in an int, `gradient_probes`.
     """
     return isinstance(getattr(module, "gradient_probes", None), int)
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether any part of the module carries a hook; tracing would run some of them and lose others."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(part, kind, None) for part in module.modules() for kind in kinds)
-
-
-def trace(module: nn.Module) -> fx.Graph:
-    """The graph of `module` by torch.fx. Raises Unfoldable where it would fail or leave something out."""
-    if has_hooks(module):
-        raise Unfoldable("the model has hooks")
-    # a trace follows `forward` of the class, and nothing else
-    called = isinstance(module, fx.GraphModule) or type(module).__call__ is nn.Module.__call__
-    if "forward" in vars(module) or not called:
-        raise Unfoldable("the model has a forward or __call__ of its own")
-    tracer, before = fx.Tracer(), _random_states()
-    try:
-        with inside(module):
-            graph = tracer.trace(module)
-    except Exception as error:  # tracing runs code of the model, which may raise anything
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Unfoldable(f"torch.fx cannot trace the model ({why})") from error
-    finally:
-        vars(tracer).clear()  # it holds itself, and all modules with it
-    if any(not torch.equal(*pair) for pair in zip(before, _random_states(), strict=False)):
-        raise Unfoldable("the model draws random numbers that do not depend on x, which a trace would keep")
-    return graph
-
-
-def _random_states() -> list[Tensor]:
-    of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    return [torch.get_rng_state(), *of_gpus]
-
-
-def check_batch_norms(module: nn.Module) -> None:
-    """Raises Unfoldable where there is nothing to fold."""
-    if not any(isinstance(part, BATCH_NORMS) for part in module.modules()):
-        raise Unfoldable("no BatchNorm")
-
-
-def fold(module: nn.Module) -> tuple[nn.Module, int]:
-    """`module`, a twin, as a traced module, and the number of BatchNorm layers that were folded.
-
-    A pair is folded where the layer feeds the BatchNorm alone, and each of the two is called once and read
-    nowhere else. `view` becomes `reshape`, since activations may be channels-last.
-
-    Raises Unfoldable where there is nothing to fold or torch.fx cannot trace the module.
-    """
-    check_batch_norms(module)
-    if estimates_gradients(module) and isinstance(module.model, nn.Module):
-        module.model, folded = fold(module.model)
-        return module, folded
-    graph = trace(module)
-    for node in graph.nodes:
-        # torch.fx would wrap such a function once more, for another trace, which keeps the code for good, and
-        # the frames of all callers with what they hold until the next garbage collection
-        node.meta.pop("is_wrapped", None)
-    traced = fx.GraphModule(module, graph)
-    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
-    folded = 0
-    for node in list(graph.nodes):
-        if node.op == "call_method" and node.target == "view" and not isinstance(node.args[1], torch.dtype):
-            node.target = "reshape"
-        before = node.args[0] if len(node.args) == 1 and not node.kwargs else None
-        if not isinstance(before, fx.Node) or any(step.op != "call_module" for step in (before, node)):
-            continue
-        names = [str(step.target) for step in (before, node)]
-        if len(before.users) > 1 or any(calls[name] > 1 or name in read for name in names):
-            continue
-        layer, norm = (traced.get_submodule(name) for name in names)
-        fuse = FOLDED_BY.get((type(layer), type(norm)))
-        if fuse is None or not _is_plain(layer, norm):
-            continue
-        parent, _, name = names[0].rpartition(".")
-        setattr(traced.get_submodule(parent), name, fuse(layer, norm).requires_grad_(False))
-        node.replace_all_uses_with(before)
-        graph.erase_node(node)
-        folded += 1
-    traced.delete_all_unused_submodules()
-    graph.lint()
-    traced.recompile()
-    graph.owning_module = None  # else the two would hold each other, with all weights, beyond their last user
-    return traced, folded
-
-
-def _is_plain(layer: nn.Module, norm: Any) -> bool:
-    """Whether both run the forward of their class, the BatchNorm on its running statistics."""
-    if any("forward" in vars(part) for part in (layer, norm)) or norm.training or norm.running_var is None:
-        return False
-    # torch fuses a linear layer with affine BatchNorm alone; other sizes mean that x is [B, C, D]
-    return not isinstance(layer, nn.Linear) or (norm.affine and norm.num_features == layer.out_features)
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether any part is a BatchNorm."""
+    return any(isinstance(part, BATCH_NORMS) for part in module.modules())

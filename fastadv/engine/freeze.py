@@ -8,21 +8,24 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from fastadv.engine.fold import Unfoldable, check_batch_norms, estimates_gradients
-from fastadv.engine.fold import fold as fold_batch_norms
+from fastadv.engine.cpu.activations import ELU, RELU
+from fastadv.engine.cpu.norms import NORMS
+from fastadv.engine.cpu.onednn import COVER, LINEAR, gains
+from fastadv.engine.cpu.thin import THIN
+from fastadv.engine.cpu.winograd import Winograd, available
+from fastadv.engine.fold import Folds, estimates_gradients, has_batch_norm
 from fastadv.engine.frozen import Frozen, Model
-from fastadv.engine.hasten import hasten
+from fastadv.engine.layout import lay_out
 from fastadv.engine.narrow import may_take_tf32, to_half, to_tf32
-from fastadv.engine.onednn import by_onednn, gains
 from fastadv.engine.options import Options
 from fastadv.engine.parts import is_conv2d
 from fastadv.engine.precision import HALF, Precision
+from fastadv.engine.rewrite import Rewriting
 from fastadv.engine.scratch import keep_pages
 from fastadv.engine.search_twin import CAPTURED, COMPILED, SearchTwin
-from fastadv.engine.thin import thin
 from fastadv.engine.tune import tuned
 from fastadv.engine.twin import as_module, device_of, dtype_of, twin
-from fastadv.engine.winograd import by_winograd
+from fastadv.engine.views import VIEWS
 from fastadv.errors import InputError
 
 
@@ -116,21 +119,20 @@ def _freeze(source: Model, options: Options) -> Frozen:
     search, channels_last, autocast = given, False, None
     narrow: Callable[[SearchTwin], None] | None = None
     if module is not None and options.fold and not options.as_given:
-        # weights made in inference mode could not take part in a gradient
-        with torch.inference_mode(False), torch.no_grad():
-            changed, channels_last = _search_twin(module, notes)
-            if half is not None:
-                changed = changed or twin(module, follow=False)
-                notes.append(f"{name} search")
-        search = changed or given
+        channels_last = is_conv2d(module)
+        if channels_last or half is not None:
+            # weights made in inference mode could not take part in a gradient
+            with torch.inference_mode(False), torch.no_grad():
+                search = twin(module, follow=False)
+                lay_out(search, channels_last)
+        notes += ["channels-last"] * channels_last + [f"{name} search"] * (half is not None)
+        notes += ["not folded: no BatchNorm"] * (not has_batch_norm(module))
     elif half is not None:
         autocast = half
         notes.append(f"{name} by autocast")
-    if not options.compile:  # the compiler has kernels of its own
-        notes += _done_otherwise(given, search)
-        if search is not given:
-            dtype = half or dtype_of(cast(nn.Module, module))
-            notes += _multiplied_otherwise(cast(nn.Module, search), dtype)
+    rewriting = Rewriting()
+    if module is not None:
+        rewriting = _rewriting(cast(nn.Module, search), options, half or dtype_of(module))
     if half is not None and autocast is None:
         narrow = partial(to_half, dtype=half, compiled=options.compile)
     elif options.compile:
@@ -151,43 +153,25 @@ def _freeze(source: Model, options: Options) -> Frozen:
         device=device,
         channels_last=channels_last,
         autocast=autocast,
+        rewriting=rewriting,
         narrow=narrow,
         notes=tuple(notes),
         tuned=partial(tuned, partial(_freeze, source), options) if options.tune else None,
     )
 
 
-def _done_otherwise(given: Model, search: Model) -> list[str]:
-    """Let layers of both twins be done otherwise, in the verdict twin to the same bits; what was done."""
-    twins = {id(part): part for part in (given, search) if isinstance(part, nn.Module)}
-    thinned = sum(thin(part) for part in twins.values())
-    hastened = sum(hasten(part, exactly=part is given) for part in twins.values())
-    return ["thin input convolution"] * bool(thinned) + ["fast activations"] * bool(hastened)
-
-
-def _multiplied_otherwise(search: nn.Module, dtype: torch.dtype | None) -> list[str]:
-    """Let layers of a search twin that is to compute in `dtype` multiply otherwise; what was done."""
-    linear = by_onednn(search) if dtype == torch.float32 else 0
-    convolutions = by_winograd(search, dtype)
-    notes = ["linear layers by oneDNN"] * bool(linear)
-    return notes + [f"{convolutions} convolutions by Winograd's method"] * bool(convolutions)
-
-
-def _search_twin(module: nn.Module, notes: list[str]) -> tuple[nn.Module | None, bool]:
-    """The folded, channels-last twin and whether it is channels-last; None where the model stays as it is."""
-    search: nn.Module | None = None
-    try:
-        check_batch_norms(module)  # before a copy is made
-        search, folded = fold_batch_norms(twin(module, follow=False))
-        notes.append(f"folded {folded} BatchNorm")
-    except Unfoldable as why:
-        notes.append(f"not folded: {why}")
-    except Exception as error:  # tracing and fusing run code of the model, which may raise anything
-        notes.append(f"not folded: folding failed ({error})")
-    if search is None and gains(module):
-        search = twin(module, follow=False)
-    if not is_conv2d(module):
-        return search, False
-    notes.append("channels-last")
-    search = search or twin(module, follow=False)
-    return search.to(memory_format=torch.channels_last), True  # type: ignore[call-overload]
+def _rewriting(search: nn.Module, options: Options, dtype: torch.dtype | None) -> Rewriting:
+    """The rewrites for a model that is to compute in `dtype`; exact ones alone where nothing else may gain."""
+    if any("_orig_mod" in part._modules for part in search.modules()):  # the compiler has looked at its parts
+        return Rewriting()
+    on_cpu = device_of(search) in (None, torch.device("cpu"))
+    exact = [THIN, RELU] if on_cpu else []
+    if not options.fold or options.as_given:
+        return Rewriting(exact)
+    folds = Folds(search) if has_batch_norm(search) else None
+    convolves = is_conv2d(search)
+    if not on_cpu or not (convolves or folds is not None or gains(search)):
+        return Rewriting([VIEWS] if convolves else exact, folds)
+    wide = [Winograd(dtype).rewrite] if dtype is not None and available(dtype) else []
+    linear = [LINEAR] if dtype == torch.float32 else []
+    return Rewriting([*wide, COVER, *exact, *linear, ELU, VIEWS, NORMS], folds)

@@ -12,11 +12,14 @@ from fastadv import losses
 from fastadv.engine.arguments import checked_directions, indices, taken
 from fastadv.engine.confidence import log_confidence
 from fastadv.engine.inside import Asking
+from fastadv.engine.lock import Lock
 from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
+from fastadv.engine.precision import no_autocast
+from fastadv.engine.rewrite import Rewriting
 from fastadv.engine.rounding import ROUNDING as ROUNDING
 from fastadv.engine.rounding import compare
-from fastadv.engine.search_twin import SearchTwin
+from fastadv.engine.search_twin import SearchTwin, left_out
 from fastadv.errors import InputError
 
 Model = Callable[[Tensor], Tensor]
@@ -34,7 +37,11 @@ class Frozen:
     why. `forwards` and `backwards` count the samples passed since the start, through either twin; those that
     a model passes through its own parts count where it keeps their number in an int `gradient_probes`.
     `source` and `options` are the arguments of `freeze`; `dtype` is that of the weights, to which `verdict`
-    casts x, None where there is not exactly one.
+    casts x, None where there is not exactly one. All passes are out of autocast, whatever is on around them.
+
+    The first gradient of each kind of pass (which functions were rewritten, for how many rows of which shape)
+    is compared with that of the model as given, on some of its rows; what was rewritten wrongly is switched
+    off by name, with a warning (`engine.guard`). `forwards` and `backwards` leave that out.
     """
 
     def __init__(
@@ -48,6 +55,7 @@ class Frozen:
         device: torch.device | None = None,
         channels_last: bool = False,
         autocast: torch.dtype | None = None,
+        rewriting: Rewriting | None = None,
         narrow: Callable[[SearchTwin], None] | None = None,
         notes: tuple[str, ...] = (),
         tuned: Callable[[Tensor], tuple["Frozen", str]] | None = None,
@@ -58,15 +66,16 @@ class Frozen:
         """
         self.model = model
         self.source, self.options = source, options
-        self._notes, self._ask = Notes(notes), Asking(model)
+        self._notes = Notes(notes)
+        self._ask = Asking(model, self._notes)
         self.forwards = 0
         self.backwards = 0
         self.dtype, self._device = dtype, device
         self.search = SearchTwin(
-            search, self._ask, self._notes, source=source, options=options, dtype=dtype,
-            channels_last=channels_last, autocast=autocast,
+            search, model, self._ask, self._notes, source=source, options=options, dtype=dtype,
+            channels_last=channels_last, autocast=autocast, rewriting=rewriting or Rewriting(),
         )  # fmt: skip
-        self._narrow, self._tuned = narrow, tuned
+        self._narrow, self._tuned, self._lock = narrow, tuned, Lock()
         self._checked = self.plain
 
     @property
@@ -80,9 +89,8 @@ class Frozen:
 
     @property
     def plain(self) -> bool:
-        """Whether the search twin is the verdict twin."""
-        search = self.search
-        return search.model is self.model and not search.rounds and self._narrow is None
+        """Whether the search twin gives the logits of the verdict twin, to the last bit."""
+        return self.search.exact and self._narrow is None
 
     @property
     def exact(self) -> bool:
@@ -130,7 +138,9 @@ class Frozen:
             x = taken(x, self._device).contiguous()
             self.forwards += len(x)
             given = x.to(self.dtype) if self.dtype else x
-            return self.search.fitted(partial(self._ask, self.model), "verdict", given)
+            with no_autocast(x.device.type):
+                logits = self.search.fitted(partial(self._ask, self.model), "verdict", given)
+            return logits.clone()  # the next pass of the model may write into what this one returned
 
     def confidence(self, x: Tensor) -> Tensor:
         """The probability [B, K] that the model as given calls each class, in eval mode.
@@ -144,8 +154,9 @@ class Frozen:
         with torch.inference_mode(False), torch.no_grad():
             x = taken(x, self._device).contiguous()
             self.forwards += len(x)
-            told: Tensor = own(x.to(self.dtype) if self.dtype else x)
-            return told
+            with no_autocast(x.device.type):
+                told: Tensor = own(x.to(self.dtype) if self.dtype else x)
+            return told.clone()
 
     def input_gradient(
         self,
@@ -185,7 +196,7 @@ class Frozen:
             self.forwards += passes * len(x)
             self.backwards += passes * len(x)
             # what the check may still change is not captured
-            passing = self.search.captured if self.settled else self.search.gradient
+            passing = self.search.captured if self.ready_to_capture(x) else self.search.gradient
             once = partial(passing, x, y, loss, targets, direction and passes == 1)
             with self._counting_probes():
                 value, logits, gradient = once()
@@ -231,6 +242,10 @@ class Frozen:
         """Whether the search goes on as it is: tuned and checked, where that was asked for."""
         return self._tuned is None and self._checked
 
+    def ready_to_capture(self, x: Tensor) -> bool:
+        """Whether what is captured for rows like x stays: settled, and its gradient compared."""
+        return self.settled and self.search.knows(x)
+
     def tune(self, x: Tensor) -> None:
         """Search from now on as is fastest at x [B, ...], where `freeze` was asked for that.
 
@@ -238,12 +253,15 @@ class Frozen:
         """
         if self._tuned is None or len(x) == 0:
             return
-        tuned, self._tuned = self._tuned, None
-        best, note = tuned(x)
-        self.model, self.search, self.dtype = best.model, best.search, best.dtype
-        self._ask, self._notes = best._ask, best._notes
-        self._narrow, self._checked = best._narrow, best._checked
-        self._notes.add(note)
+        with self._lock:
+            if self._tuned is None:  # by another thread, meanwhile
+                return
+            best, note = self._tuned(x)
+            self.model, self.search, self.dtype = best.model, best.search, best.dtype
+            self._ask, self._notes = best._ask, best._notes
+            self._narrow, self._checked = best._narrow, best._checked
+            self._notes.add(note)
+            self._tuned = None
 
     def check(self, x: Tensor, verdict: Tensor | None = None) -> bool:
         """Compare the search twin with the verdict twin, on the first batch that has finite logits.
@@ -255,26 +273,39 @@ class Frozen:
         """
         if self._checked or len(x) == 0:
             return self._checked
-        with torch.inference_mode(False), torch.no_grad():
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            if self._checked:  # by another thread, meanwhile
+                return True
             x = x[:CHECK_ROWS]
             given = self.verdict(x) if verdict is None else verdict[:CHECK_ROWS]
             if not bool(given.isfinite().all(1).any()):
                 return False
-            self._checked = True
             narrow, self._narrow = self._narrow, None
             if self._agrees(x, given) and narrow is not None:
                 narrow(self.search)
                 self._agrees(x, given)
+            self._checked = True
             return True
 
     def _agrees(self, x: Tensor, given: Tensor) -> bool:
-        """Whether the search twin gives the logits `given` at x; where it does not, it is replaced."""
+        """Whether the search twin gives the logits `given` at x, if need be without a rewrite.
+
+        Where it does not, it is replaced by the model as given.
+        """
+        why = self._apart(x, given)
+        if why is None:
+            return True
+        culprit = self.search.without_culprit(lambda: self._apart(x, given) is None)
+        self._notes.warn(left_out(culprit, why))
+        return culprit is not None
+
+    def _apart(self, x: Tensor, given: Tensor) -> str | None:
+        """In what the search twin differs from the logits `given` at x by more than rounding."""
         try:
-            self.forwards += len(x)
+            self.forwards += len(x) * (1 + self.search.learns)
             searched = self.search.tried(x)
         except Exception as error:  # the model as given may do what the changed twin cannot
-            self._fall_back(f"the search twin failed ({error})")
-            return False
+            return f"the search twin failed ({error})"
         finite = given.isfinite().all(1)
         # the coarser format sets the bound
         rounds = self.search.rounds
@@ -290,14 +321,8 @@ class Frozen:
         if by_means:
             self._notes.add(BY_MEANS)
         if not apart <= allowed:
-            self._fall_back(f"its logits differ by {apart:.3g}, where rounding allows {allowed:.3g}")
-            return False
-        return True
-
-    def _fall_back(self, why: str) -> None:
-        self.search.plainly()
-        self.search.use(self.model, self.dtype)
-        self._notes.warn(f"fell back to the model as given: {why}")
+            return f"its logits differ by {apart:.3g}, where rounding allows {allowed:.3g}"
+        return None
 
     @contextmanager
     def _counting_probes(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import CodeType, FrameType
 from weakref import WeakKeyDictionary
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.engine.arguments import checked_logits
+from fastadv.engine.notes import Notes
 from fastadv.errors import InputError
 
 ORIGINAL = (
@@ -91,16 +92,29 @@ def inside(copied: object) -> Iterator[None]:
 
 
 class Asking:
-    """Gives the checked logits [B, K] of models; the first pass of `model` is one that stays `inside`."""
+    """Gives the checked logits [B, K] of models, which may not change their input.
 
-    def __init__(self, model: Callable[[Tensor], Tensor]) -> None:
-        self._model = model
-        self._watched = False
+    The first pass of `model` is one that stays `inside`. A model that overwrites its input then is given
+    copies from then on.
+    """
+
+    def __init__(self, model: Callable[[Tensor], Tensor], notes: Notes) -> None:
+        self._model, self._notes = model, notes
+        self._watched = self._copies = False
 
     def __call__(self, model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        if self._watched or model is not self._model or not len(x):
-            return checked_logits(model(x), len(x))
-        with inside(model):
-            logits = model(x)
-        self._watched = True
+        first = not self._watched and model is self._model and len(x) > 0
+        given = x.clone() if first or self._copies else x
+        version = given._version
+        with inside(model) if first else nullcontext():
+            logits = model(given)
+        if given._version != version and not self._copies:
+            if not first:
+                raise InputError(
+                    "model: expected a model that leaves x as it is, got one that writes into it; "
+                    "let its forward begin with x = x.clone()"
+                )
+            self._copies = True
+            self._notes.add("given copies of x, into which the model writes")
+        self._watched = self._watched or first
         return checked_logits(logits, len(x))

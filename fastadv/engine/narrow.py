@@ -23,6 +23,8 @@ def may_take_tf32(module: nn.Module | None, device: torch.device | None) -> bool
 def to_half(twin: SearchTwin, dtype: torch.dtype, compiled: bool) -> None:
     """Let the twin compute with weights and activations in that dtype."""
     changed = _narrowed(cast(nn.Module, twin.model), dtype)
+    for pair in twin.rewriting.folds or ():
+        pair.cast(dtype)
     twin.use(torch.compile(changed) if compiled else changed, dtype)
 
 

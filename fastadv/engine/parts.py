@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastadv.engine.winograd import WinogradConv2d
+from fastadv.engine.cpu.winograd import is_wide
 
 # what the largest activation of a part may take; twice as much where products of Winograd's method in float32
 # gain by it (a ResNet-18 with 64 images, ms: 373 in two parts, 356 whole; by the library alone 472 and 590)
@@ -83,8 +83,9 @@ class Parts:
     A row is measured once for a model, its shape and its dtype, and again where its modules have changed.
     """
 
-    def __init__(self, source: nn.Module, search: nn.Module) -> None:
-        self._source, self._search = source, search
+    def __init__(self, source: nn.Module, search: nn.Module, winograd: bool) -> None:
+        """`winograd` says whether its convolutions may go by that method."""
+        self._source, self._search, self._winograd = source, search, winograd
 
     def worth_splitting(self, x: Tensor) -> bool:
         """Whether x [B, ...] may gain from passing in parts."""
@@ -104,11 +105,11 @@ class Parts:
 
     @cached_property
     def _most(self) -> int:
-        fewer = any(
-            isinstance(part, WinogradConv2d) and part.searched == torch.float32
+        wide = any(
+            isinstance(part, nn.Conv2d) and part.weight.dtype == torch.float32 and is_wide(part.weight)
             for part in self._search.modules()
         )
-        return 2 * BYTES if fewer else BYTES
+        return 2 * BYTES if self._winograd and wide else BYTES
 
     @cached_property
     def _bytes_a_row(self) -> dict[tuple[Any, ...], int]:

@@ -20,6 +20,16 @@ def has_tf32(device: torch.device) -> bool:
         return torch.cuda.is_tf32_supported()
 
 
+@contextmanager
+def no_autocast(device: str) -> Iterator[None]:
+    """Inside, nothing is cast, whatever is on around it."""
+    if not torch.is_autocast_enabled(device):
+        yield
+        return
+    with torch.autocast(device, enabled=False):
+        yield
+
+
 _lock = threading.Lock()
 _inside: list[object] = []
 _switched = ExitStack()

@@ -9,13 +9,22 @@ from fastadv.errors import NoGradientError
 LARGEST = 64.0
 
 
-def pull(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
-    """The gradient at `leaf` of by_logits @ logits, given the logits `attached` to their graph."""
-    gradient = (
-        torch.autograd.grad(attached, leaf, by_logits, retain_graph=retain_graph, allow_unused=True)[0]
-        if attached.requires_grad
-        else None
-    )
+def pull(
+    attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False, whole: bool = False
+) -> Tensor:
+    """The gradient at `leaf` of by_logits @ logits, given the logits `attached` to their graph.
+
+    whole: take those to all leaves, of which the model's weights want none; reentrant checkpoints refuse less.
+    """
+    gradient = None
+    if attached.requires_grad and whole:
+        leaf.grad = None
+        torch.autograd.backward(attached, by_logits, retain_graph=retain_graph)
+        gradient, leaf.grad = leaf.grad, None
+    elif attached.requires_grad:
+        (gradient,) = torch.autograd.grad(
+            attached, leaf, by_logits, retain_graph=retain_graph, allow_unused=True
+        )
     if gradient is None:
         raise NoGradientError(
             "model: expected logits that depend on x differentiably, got a model that cuts the graph; "
@@ -24,7 +33,9 @@ def pull(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool =
     return gradient
 
 
-def pull_scaled(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool, apart: bool) -> Tensor:
+def pull_scaled(
+    attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool, apart: bool, whole: bool = False
+) -> Tensor:
     """The same in float32, for a graph in float16, where small gradients would vanish.
 
     apart: no logit depends on another sample, so each sample may have a scale of its own.
@@ -34,6 +45,6 @@ def pull_scaled(attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph:
         largest = largest.amax().expand_as(largest)
     exponent = torch.frexp(largest).exponent.clamp(-121, 128)  # beyond -121 the factor leaves float32
     factor = torch.ldexp(torch.full_like(largest, LARGEST), -exponent)  # a power of two rounds nothing
-    gradient = pull(attached, leaf, by_logits * factor[:, None], retain_graph)
+    gradient = pull(attached, leaf, by_logits * factor[:, None], retain_graph, whole)
     wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     return wide / factor.view(-1, *[1] * (leaf.ndim - 1))

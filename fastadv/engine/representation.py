@@ -1,12 +1,11 @@
 """The features a classifier computes on its way to the logits."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from fastadv.engine.fold import Unfoldable, trace
 from fastadv.engine.twin import twin, unwrap
 from fastadv.errors import InputError
 
@@ -21,8 +20,7 @@ def representation(
         module: what the features are. None: the input of the last nn.Linear that runs (the representation of
             Ilyas et al. 2019, section 3.1). A name or a submodule: its output. A function: its value at x.
 
-    The result can be frozen like any model. What the model computes after the features is left out where it
-    can be traced.
+    The result can be frozen like any model. It runs the whole model, and takes the features as they pass.
 
     Raises InputError where there is no such module, no nn.Linear, or it does not run.
     """
@@ -47,32 +45,7 @@ def representation(
             "representation: expected a model with an nn.Linear, got none; name a module whose output to use"
         )
     shared = twin(model)
-    return (_cut(shared, name) or _Watched(shared, name)).eval()
-
-
-def _cut(model: nn.Module, name: str | None) -> nn.Module | None:
-    """The traced model, cut off at the features; None where it cannot be traced or calls no such module."""
-    try:
-        traced = fx.GraphModule(model, trace(model))
-    except Unfoldable:
-        return None
-    calls = [node for node in traced.graph.nodes if node.op == "call_module"]
-    if name is None:
-        linear = [node for node in calls if isinstance(traced.get_submodule(str(node.target)), nn.Linear)]
-        end = linear[-1].args[0] if linear and linear[-1].args else None
-    else:
-        end = next((node for node in reversed(calls) if node.target == name), None)
-    if not isinstance(end, fx.Node):
-        return None
-    graph = traced.graph
-    for node in graph.nodes:
-        if node.op == "output":
-            with graph.inserting_before(node):
-                node.args = (graph.call_function(torch.flatten, (end, 1)),)
-    graph.eliminate_dead_code()
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    return traced
+    return _Watched(shared, name).eval()
 
 
 class _Function(nn.Module):
@@ -86,33 +59,43 @@ class _Function(nn.Module):
         return self._function(x).flatten(1)
 
 
+class _Passing(threading.local):
+    """What passes in the pass of this thread; None outside one."""
+
+    values: list[Tensor] | None = None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Passing, ()
+
+
 class _Watched(nn.Module):
     """The whole model is run, and the features are read as they pass."""
 
     def __init__(self, model: nn.Module, name: str | None) -> None:
         super().__init__()
-        self.model, self.name = model, name
+        self.model, self.name, self._passing = model, name, _Passing()
+        if name is None:
+            for part in model.modules():
+                if isinstance(part, nn.Linear):
+                    part.register_forward_pre_hook(self._before)
+        else:
+            model.get_submodule(name).register_forward_hook(self._after)
+
+    def _before(self, part: nn.Module, given: tuple[Any, ...]) -> None:
+        if self._passing.values is not None:
+            self._passing.values.append(given[0])
+
+    def _after(self, part: nn.Module, given: tuple[Any, ...], made: Tensor) -> None:
+        if self._passing.values is not None:
+            self._passing.values.append(made)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen: list[Tensor] = []
-
-        def before(part: nn.Module, given: tuple[Any, ...]) -> None:
-            seen.append(given[0])
-
-        def after(part: nn.Module, given: tuple[Any, ...], made: Tensor) -> None:
-            seen.append(made)
-
-        if self.name is None:
-            handles = [
-                p.register_forward_pre_hook(before) for p in self.model.modules() if isinstance(p, nn.Linear)
-            ]
-        else:
-            handles = [self.model.get_submodule(self.name).register_forward_hook(after)]
+        self._passing.values = []
         try:
             self.model(x)
+            seen = self._passing.values
         finally:
-            for handle in handles:
-                handle.remove()
+            self._passing.values = None
         if not seen:
             raise InputError(
                 f"representation: expected {self.name or 'an nn.Linear'} to run in forward, it did not; "

@@ -13,6 +13,8 @@ ROUNDING: dict[Format, float] = {
     torch.float64: 1e-6, torch.float32: 1e-3, "tf32": 1e-2, torch.float16: 0.1, torch.bfloat16: 0.1,
 }  # fmt: skip
 
+HALVES: tuple[Format, ...] = (torch.float16, torch.bfloat16)
+
 # passes on the same rows whose means are compared, if the model is randomized
 PASSES = 8
 

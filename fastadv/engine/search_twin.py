@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -11,17 +11,22 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.engine.closures import ORIGINAL
-from fastadv.engine.fold import estimates_gradients
+from fastadv.engine import guard
+from fastadv.engine.fold import Folds, Refused, estimates_gradients
 from fastadv.engine.graph import Graphs, replayed_gradient
+from fastadv.engine.layout import laid_out, lay_out
+from fastadv.engine.lock import Lock
 from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
-from fastadv.engine.precision import tf32
+from fastadv.engine.precision import no_autocast, tf32
 from fastadv.engine.pull import pull, pull_scaled
+from fastadv.engine.rewrite import Lens, Rewriting
 from fastadv.engine.room import Room, cut, joined, ran_out, room_of, slices
 from fastadv.engine.scratch import Scratch
+from fastadv.engine.trusted import Trusted, captures
 from fastadv.engine.twin import unwrap
-from fastadv.errors import InputError
+from fastadv.errors import InputError, NoGradientError
 from fastadv.ops._step import may_be_narrow
 
 log = logging.getLogger("fastadv")
@@ -45,6 +50,7 @@ class SearchTwin:
     def __init__(
         self,
         model: Model,
+        given: Model,
         ask: Callable[[Model, Tensor], Tensor],
         notes: Notes,
         *,
@@ -53,12 +59,16 @@ class SearchTwin:
         dtype: torch.dtype | None,
         channels_last: bool,
         autocast: torch.dtype | None,
+        rewriting: Rewriting,
     ) -> None:
-        self._ask, self._notes, self._source, self._options = ask, notes, source, options
+        self._given, self._ask, self._notes, self._source, self._options = given, ask, notes, source, options
         self.channels_last, self.autocast, self.tf32 = channels_last, autocast, False
-        self._scratch = Scratch()
+        self.rewriting, self._given_dtype = rewriting, dtype
+        self._scratch, self._lock = Scratch(), Lock()
+        self._whole = False  # whether a gradient is one to all leaves, as reentrant checkpoints want it
         self.graphs = Graphs() if options.cuda_graph else None
         self.use(model, dtype)
+        self._trusted = Trusted.of(source, given, options)
         # samples whose statistics are those of their batch must pass together
         mixed = isinstance(model, nn.Module) and mixes_rows(model)
         self.room: Room | None = None if mixed else room_of(source)
@@ -68,11 +78,19 @@ class SearchTwin:
     def use(self, model: Model, dtype: torch.dtype | None) -> None:
         """Let `model` be the twin, its weights in `dtype`."""
         self.model, self._weights = model, dtype
+        self._compiled, self._rewrote = _uncompiled(model) is not model, False
         parts = model.modules() if isinstance(model, nn.Module) else ()
         self._probing: list[Any] = [part for part in parts if estimates_gradients(part)]
         self._parted = self._parts_of(model)
+        self._trusted = Trusted()
         if self.graphs is not None:  # what was captured is the former twin
             self.graphs = Graphs()
+
+    def use_given(self) -> None:
+        """Let the model as given be the twin, without any rewrite."""
+        self.rewriting.switch_off()
+        self.autocast, self.tf32, self.channels_last = None, False, False
+        self.use(self._given, self._given_dtype)
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -84,15 +102,14 @@ class SearchTwin:
         """The format in which it computes, where that is not the one of its weights."""
         return "tf32" if self.tf32 else self.autocast
 
-    def plainly(self) -> None:
-        """Compute in the format and layout of its weights from now on."""
-        self.autocast, self.tf32, self.channels_last = None, False, False
+    @property
+    def exact(self) -> bool:
+        """Whether its logits are those of the model as given, to the last bit."""
+        return self.model is self._given and not self.rounds and self.rewriting.exact
 
     def layout(self, x: Tensor) -> Tensor:
         """`x` in the memory layout it prefers; no copy where it already has it."""
-        if self.channels_last and x.ndim == 4:
-            return x.contiguous(memory_format=torch.channels_last)
-        return x.contiguous()
+        return laid_out(x, self.channels_last)
 
     def ready(self, x: Tensor) -> Tensor:
         """`x` in its layout and precision."""
@@ -100,22 +117,60 @@ class SearchTwin:
 
     def once(self, x: Tensor, compiled: bool = True) -> Tensor:
         """The logits of one pass of all of x, which is `ready`."""
-        model = self.model if compiled else _uncompiled(self.model)
-        if self.autocast is None:
-            with self._products():
-                return self._ask(model, x)
-        # the cache would keep stale casts of weights that are being trained
-        with torch.autocast(x.device.type, dtype=self.autocast, cache_enabled=False):
-            return self._ask(model, x)
+        return self._seen(x, self._lens(), compiled)
 
-    def _products(self) -> AbstractContextManager[None]:
-        return tf32() if self.tf32 else nullcontext()
+    def _lens(self) -> Lens | None:
+        """What a pass is seen through; None where it calls what the model calls, and in compiled code."""
+        return self.rewriting.lens() if self.rewriting and not self._compiled else None
+
+    def _seen(self, x: Tensor, lens: Lens | None, compiled: bool = True) -> Tensor:
+        model = self.model if compiled else _uncompiled(self.model)
+        with self._precisely(x.device.type):
+            if lens is None:
+                return self._ask(model, x)
+            try:
+                with lens:
+                    logits = self._ask(model, x)
+            finally:
+                self._rewrote = self._rewrote or bool(lens.used)
+            lens.finish(logits)
+        for note in self.rewriting.notes(name for _, name in lens.used):
+            self._notes.add(note)
+        return logits
+
+    @contextmanager
+    def _precisely(self, device: str) -> Iterator[None]:
+        """Inside, a pass computes in the twin's precision, whatever autocast is on around it."""
+        with ExitStack() as stack:
+            if self.autocast is not None:
+                # the cache would keep stale casts of weights that are being trained
+                stack.enter_context(torch.autocast(device, dtype=self.autocast, cache_enabled=False))
+            elif torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+            if self.tf32:
+                stack.enter_context(tf32())
+            yield
+
+    @property
+    def learns(self) -> bool:
+        """Whether the next pass that is `tried` is preceded by one that is watched for layers to fold."""
+        folds = self.rewriting.folding
+        return folds is not None and folds.unknown and not self._compiled
 
     def tried(self, x: Tensor) -> Tensor:
-        """`once` for the first time: in the layout in which it works."""
-        if _uncompiled(self.model) is not self.model:
+        """`once` for the first time: in the layout in which it works, and folded."""
+        if self._compiled:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
-        return self._or_uncompiled(partial(self._in_any_layout, x))
+        folds = self.rewriting.folding
+        if folds is not None and self.learns:
+            self._safely(lambda: self._learn(folds, self.ready(x)))
+            self._notes.add(f"folded {len(folds)} BatchNorm")
+        return self._safely(lambda: self.once(self.ready(x)))
+
+    def _learn(self, folds: Folds, x: Tensor) -> None:
+        lens = self.rewriting.lens(learning=True)
+        self._seen(x, lens)
+        folds.learn(lens.promises)
 
     def logits(self, x: Tensor) -> Tensor:
         """The mean logits of `eot` passes of x, which is `ready`."""
@@ -168,7 +223,7 @@ class SearchTwin:
         """See `Frozen.input_gradient`."""
 
         def whole(x: Tensor, y: Tensor | None, targets: Tensor | None) -> Gradient:
-            return self._or_uncompiled(partial(self._gradient_at_once, x, y, loss, targets, direction))
+            return self._safely(partial(self._gradient_at_once, x, y, loss, targets, direction))
 
         if callable(loss):  # a function may hold one value for each sample of the batch
             return whole(x, y, targets)
@@ -199,15 +254,98 @@ class SearchTwin:
     def _gradient_at_once(
         self, x: Tensor, y: Tensor | None, loss: losses.Loss, targets: Tensor | None, direction: bool
     ) -> Gradient:
+        lens = self._lens()
         with self._leaf(x) as leaf:
-            attached = self.once(leaf)
+            attached = self._seen(leaf, lens)
             # copied, since they may be a part of x itself
             logits = attached.detach().clone()
             value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
             gradient = self.pulled(attached, leaf, by_logits)
+        if not self._trust(lens, x, by_logits, gradient):
+            return self._gradient_at_once(x, y, loss, targets, direction)
         if direction and may_be_narrow(gradient, x):
             return value, logits, gradient
         return value, logits, gradient.to(x.dtype)
+
+    def knows(self, x: Tensor) -> bool:
+        """Whether gradients of so many rows like x were compared with the model's."""
+        return not (self._differs or self.rewriting) or self._trusted.knows_size(x)
+
+    @property
+    def _differs(self) -> bool:
+        """Whether it is more than the model as given with some functions rewritten."""
+        return self.model is not self._given or self.rounds is not None
+
+    def _trust(self, lens: Lens | None, x: Tensor, by_logits: Tensor, gradient: Tensor) -> bool:
+        """Whether the gradient is that of the model; where it is not, what was wrong is switched off."""
+        used = tuple(lens.used) if lens is not None else ()
+        if not (used or self._differs) or not len(x):
+            return True
+        if self._trusted.knows(used, x) or x.device.type == "meta" or captures(x):
+            return True
+        with self._lock:
+            if self._trusted.knows(used, x):  # by another thread, meanwhile
+                return True
+            ways = guard.Ways(searched=self._pull, given=self._pull_given, plain=self._pull_plain)
+            held = x.detach()
+
+            def agrees(found: Tensor) -> bool | None:
+                return guard.agrees(ways, held, by_logits, found, self.rounds or self.dtype)
+
+            agreed = agrees(gradient)
+            if agreed:
+                self._trusted.add(used, x)
+            if agreed is not False:  # with nothing to compare, the next pass of that kind is
+                return True
+            culprit = self.without_culprit(lambda: agrees(self._pull(held, by_logits)) is not False)
+            self._notes.warn(left_out(culprit, "the gradient of the search was not that of the model"))
+            return False
+
+    def without_culprit(self, agrees: Callable[[], bool]) -> str | None:
+        """Switch off what is wrong, one thing if that is enough; its name. None where all had to go."""
+        rewriting, off, names = self.rewriting, self.rewriting.off, self.rewriting.names
+        for name in names:
+            rewriting.switch_off(name)
+            if agrees():
+                return name
+            rewriting.restore(off)
+        if len(names) > 1:
+            rewriting.switch_off()
+            if agrees():
+                for name in names:  # some of them may be right
+                    rewriting.restore(rewriting.off - {name})
+                    if not agrees():
+                        rewriting.switch_off(name)
+                return " and ".join(name for name in names if name in rewriting.off)
+            rewriting.restore(off)
+        plain = _uncompiled(self.model)
+        if plain is not self.model:
+            compiled = self.model
+            self.use(plain, self._weights)
+            if agrees():
+                return COMPILED
+            self.use(compiled, self._weights)
+        if self.channels_last and isinstance(self.model, nn.Module):
+            self._use_layout(False)
+            if agrees():
+                return "channels-last"
+            self._use_layout(True)
+        self.use_given()
+        return None
+
+    def _pull(self, x: Tensor, by_logits: Tensor) -> Tensor:
+        with self._leaf(x) as leaf:
+            return self.pulled(self.once(leaf), leaf, by_logits)
+
+    def _pull_plain(self, x: Tensor, by_logits: Tensor) -> Tensor:
+        with self._leaf(x) as leaf:
+            return self.pulled(self._seen(leaf, None), leaf, by_logits)
+
+    def _pull_given(self, x: Tensor, by_logits: Tensor) -> Tensor:
+        leaf = x.contiguous().to(self._given_dtype or x.dtype).detach().requires_grad_()
+        with no_autocast(x.device.type):
+            attached = self._ask(self._given, leaf)
+            return pull(attached, leaf, by_logits.to(attached.dtype), whole=self._whole)
 
     @contextmanager
     def _leaf(self, x: Tensor) -> Iterator[Tensor]:
@@ -221,15 +359,16 @@ class SearchTwin:
 
     def pulled(self, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
         """`pull` in the twin's precision; in float32 where that is float16, which would underflow."""
-        if torch.float16 not in (self._weights, self.autocast):
-            with self._products():
-                return pull(attached, leaf, by_logits, retain_graph)
-        # samples that may mix have one scale
-        apart = self.room is not None and isinstance(self.model, nn.Module)
-        return pull_scaled(attached, leaf, by_logits, retain_graph, apart)
+        # what a checkpoint computes again is rewritten as before
+        with self._precisely(leaf.device.type), self._lens() or nullcontext():
+            if torch.float16 not in (self._weights, self.autocast):
+                return pull(attached, leaf, by_logits, retain_graph, self._whole)
+            # samples that may mix have one scale
+            apart = self.room is not None and isinstance(self.model, nn.Module)
+            return pull_scaled(attached, leaf, by_logits, retain_graph, apart, self._whole)
 
     def _mean(self, x: Tensor) -> Tensor:
-        return self._or_uncompiled(partial(self._mean_of_passes, x))
+        return self._safely(lambda: self._mean_of_passes(self.ready(x)))
 
     def _mean_of_passes(self, x: Tensor, compiled: bool = True) -> Tensor:
         passes = self._options.eot
@@ -238,48 +377,78 @@ class SearchTwin:
             logits = logits + self.once(x, compiled)
         return logits if passes == 1 else logits / passes
 
-    def _or_uncompiled(self, run: Callable[[], T]) -> T:
-        """run(), without the compiler from now on where it fails with it."""
+    def _safely(self, run: Callable[[], T]) -> T:
+        """run(), with something simpler from now on where it fails: no compiler, layout, rewrites."""
+        while True:
+            try:
+                return run()
+            except Refused as refused:
+                self._unfold(refused)
+            except Exception as error:  # compilers and models raise anything
+                if ran_out(error) or isinstance(error, InputError | NoGradientError):
+                    raise
+                with self._lock:
+                    return self._simpler(run, error)
+
+    def _unfold(self, refused: Refused) -> None:
+        folds = self.rewriting.folds
+        if folds is not None and folds.refuse(refused.pair):
+            self._notes.add(f"not folded: {refused.pair.name}, whose result is not read by its BatchNorm alone")
+
+    def _simpler(self, run: Callable[[], T], error: Exception) -> T:
+        model, channels_last, off = self.model, self.channels_last, self.rewriting.off
+        whole = self._whole
+        why = _first_line(error)
+        for note, old, change in self._simplifications():
+            change()
+            try:
+                made = run()
+            except Exception:
+                self.rewriting.restore(off)
+                self._use_layout(channels_last)
+                self._whole = whole
+                if self.model is not model:
+                    self.use(model, self._weights)
+                continue
+            if old:
+                self._notes.warn(f"{note} ({why})", instead_of=old)
+            else:
+                self._notes.add(f"{note} ({why})")
+            return made
+        raise error
+
+    def _simplifications(self) -> Iterator[tuple[str, str, Callable[[], None]]]:
+        """(note, the note that no longer holds, change) of what may let a pass succeed."""
         plain = _uncompiled(self.model)
-        try:
-            return run()
-        except Exception as error:  # compilers raise anything
-            if plain is self.model or ran_out(error) or isinstance(error, InputError):
-                raise
-            why = _first_line(error)
-        self.use(plain, self._weights)
-        self._notes.warn(f"not {COMPILED}: the compiled search twin failed ({why})", instead_of=COMPILED)
-        return run()
+        if plain is not self.model:
+            note = f"not {COMPILED}: the compiled search twin failed"
+            yield note, COMPILED, lambda: self.use(plain, self._weights)
+        if not self._whole and isinstance(self.model, nn.Module):
+            yield "gradients by backward: the model refused grad", "", partial(setattr, self, "_whole", True)
+        layout = self.channels_last and isinstance(self.model, nn.Module)
+        if layout:
+            yield "not channels-last: the model failed", "", lambda: self._use_layout(False)
+        if self._rewrote:
+            yield "not rewritten: the rewritten model failed", "", self.rewriting.switch_off
+            if layout:
 
-    def _in_any_layout(self, x: Tensor) -> Tensor:
-        try:
-            return self.once(self.ready(x))
-        except RuntimeError:
-            # `view` after a convolution refuses channels-last activations
-            if not self.channels_last or not isinstance(self.model, nn.Module):
-                raise
-            with self._contiguous(self.model):
-                return self.once(self.ready(x))
+                def both() -> None:
+                    self._use_layout(False)
+                    self.rewriting.switch_off()
 
-    @contextmanager
-    def _contiguous(self, model: nn.Module) -> Iterator[None]:
-        """The twin in that layout, from now on unless it fails there as well."""
-        self.channels_last = False
-        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        try:
-            yield
-        except RuntimeError:
-            self.channels_last = True
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            raise
-        self._notes.add("not channels-last: the model uses view")
+                yield "not rewritten, nor channels-last: the model failed", "", both
+
+    def _use_layout(self, channels_last: bool) -> None:
+        if self.channels_last != channels_last and isinstance(self.model, nn.Module):
+            self.channels_last = channels_last
+            lay_out(self.model, channels_last)
 
     def _parts_of(self, model: Model) -> Parts | None:
         """None for a function, of which nothing is known, and for compiled code, which is for one shape."""
         known = isinstance(self._source, nn.Module) and isinstance(model, nn.Module)
         if self._options.compile or not known:
             return None
-        return Parts(cast(nn.Module, self._source), cast(nn.Module, model))
+        return Parts(cast(nn.Module, self._source), cast(nn.Module, model), "winograd" in self.rewriting.names)
 
     def _parts(self, x: Tensor) -> list[slice]:
         """The rows that pass together."""
@@ -288,6 +457,11 @@ class SearchTwin:
             # not counted: it is done once for a model, and the cost of a call is not that of what came before
             rows = self._parted.at_once(self.once, self.ready(x[:PROBE]))
         return slices(len(x), rows)
+
+
+def left_out(name: str | None, why: str) -> str:
+    """The note for what was switched off; None stands for all."""
+    return f"fell back to the model as given: {why}" if name is None else f"not {name}: {why}"
 
 
 def _uncompiled(model: Model) -> Model:

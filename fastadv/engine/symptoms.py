@@ -1,18 +1,15 @@
 """What about a model makes an evaluation by gradients misleading."""
 
-import random
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fastadv.engine.frozen import Frozen
+from fastadv.engine.generators import generators_kept
 from fastadv.engine.rounding import allowance, noise
 from fastadv.errors import InputError, NoGradientError
 from fastadv.ops.latent_fit import latent_fit
@@ -53,7 +50,7 @@ def symptoms(frozen: Frozen, x: Tensor) -> Symptoms:
     """
     if not isinstance(x, Tensor) or not x.ndim or not len(x):
         raise InputError("symptoms: expected at least one sample [B, ...], got none; give a few tens")
-    with _generators_kept(x.device):
+    with generators_kept(x.device):
         verdicts = torch.stack([frozen.verdict(x) for _ in range(PASSES)])
         # not the first pass: `verdict` watches that one itself
         optimizes = _optimizes(frozen, x)
@@ -107,14 +104,3 @@ def _optimizes(frozen: Frozen, x: Tensor) -> bool:
         if before is not None and not callable(before):  # cProfile, before Python 3.12
             before.enable()
     return bool(seen)
-
-
-@contextmanager
-def _generators_kept(device: torch.device) -> Iterator[None]:
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)

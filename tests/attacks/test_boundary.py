@@ -14,13 +14,6 @@ from fastadv.attacks._core import run
 from fastadv.attacks._start import away
 from fastadv.attacks.boundary import (
     HALVINGS,
-    LONGER,
-    LONGEST,
-    NARROWEST,
-    NEARER,
-    SHORTEST,
-    WIDER,
-    WIDEST,
     _source,
     _spherical,
     _step,
@@ -124,7 +117,11 @@ def test_half_precision(coarse: str) -> None:
     else:
         out = boundary(model, x.to(getattr(torch, coarse)), y, L2(INF), queries=3000)
     assert out.success.all()
-    assert (out.distance <= plain.distance * 1.15).all()
+    # how far from the boundary the twin may take one side for the other: it rounds weights and points by half
+    # of eps each
+    weight, eps = model[1].weight.detach(), torch.finfo(torch.bfloat16).eps if coarse == "twin" else 0.0
+    unsure = eps * (x.flatten(1) @ weight.abs().sum(0)) / (weight[1] - weight[0]).norm()
+    assert (out.distance <= (plain.distance + 2 * unsure) * 1.15).all()
 
 
 def test_spherical_steps() -> None:
@@ -186,18 +183,18 @@ def test_sizes_follow_the_answers(adversarial: bool) -> None:
     def rule(search: Any) -> None:
         _step(search, 9, 0)
         mean = torch.full((3,), sign * 0.9, dtype=points.dtype)
-        torch.testing.assert_close(search.rows.spherical, 0.2 * WIDER**mean)
-        torch.testing.assert_close(search.rows.source, 0 * mean + 0.05 * LONGER**sign)
-        torch.testing.assert_close(search.rows.lift, -NEARER * mean)
+        torch.testing.assert_close(search.rows.spherical, 0.2 * 1.2**mean)
+        torch.testing.assert_close(search.rows.source, 0 * mean + 0.05 * 1.5**sign)
+        torch.testing.assert_close(search.rows.lift, -0.5 * mean)
         assert torch.equal(search.rows.points == points, torch.full_like(points, not adversarial).bool())
         for step in range(1, 150):
             _step(search, 9, step)
         if adversarial:
-            assert (search.rows.source == LONGEST).all()
-            assert (search.rows.spherical == WIDEST).all()
+            assert (search.rows.source == 0.25).all()
+            assert (search.rows.spherical == 1).all()
         else:
-            assert (search.rows.source == SHORTEST).all()
-            assert (search.rows.spherical == NARROWEST).all()
+            assert (search.rows.source == 1e-7).all()
+            assert (search.rows.spherical == 1e-4).all()
 
     within(lambda z: torch.full_like(z[:, 0], adversarial).bool(), points, rule, spherical=0.2, source=0.05)
 

@@ -15,6 +15,7 @@ from fastadv.threat import L1, L2, Linf, Threat
 
 from .contract.cases import boundary_distance, two_classes
 from .nets import images, labels, mlp
+from .scripted import scripted
 from .watched import watched
 
 THREATS = {"l2": L2, "linf": Linf}
@@ -295,14 +296,42 @@ def test_where_the_second_search_starts(norm: str) -> None:
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_the_first_constant_ignores_pixels_that_cannot_move(norm: str) -> None:
+@pytest.mark.parametrize("given", [None, 0.01])
+def test_each_search_begins_with_a_fresh_adam(norm: str, given: float | None) -> None:
+    """Its first step has one length in all coordinates, three times that before where nothing was found."""
+    size, x = 9, torch.linspace(0.4, 0.6, 9, dtype=torch.float64)
+    gradients = [torch.randn(size, generator=torch.Generator().manual_seed(n)).double() for n in range(20)]
+    model, points = scripted([-0.01], lambda number: gradients[number])
+    cw(model, x[None], torch.tensor([0]), THREATS[norm](math.inf), steps=4, searches=3, step_size=given)
+    w = [((point - 0.5) / 0.55).atanh() for point in points]
+    expected = 0.01
+    if given is None:
+        length = (
+            0.01 / float(gradients[0].norm()) / size**0.5
+            if norm == "l2"
+            else 0.01 / float(gradients[0].abs().sum())
+        )
+        expected = (1.5 if norm == "l2" else 0.1) * length / 0.5
+    for search in range(3):
+        first = 4 * search
+        torch.testing.assert_close(points[first], x, rtol=0, atol=1e-12)
+        most = expected if given else min(expected * 3**search, 0.1)
+        move = w[first + 1] - w[first]
+        torch.testing.assert_close(move, most * gradients[first].sign(), rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("loss", [-2.0, -0.02])  # the first leads to the largest step
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_the_first_constant_ignores_pixels_that_cannot_move(norm: str, loss: float) -> None:
     x = torch.tensor([[1.0, 0.0, 0.5, 0.5]])
     gradient = torch.tensor([[90.0, -70.0, 3.0, -4.0]])
     rows = SimpleNamespace()
     search = SimpleNamespace(
         rows=rows, x=x, threat=THREATS[norm](math.inf), best=SimpleNamespace(rank=torch.zeros(1))
     )
-    _fit(search, SimpleNamespace(loss=torch.tensor([-2.0]), gradient=gradient), None, None)
-    constant, step = {"l2": (4 * 2 * 2 / 25, 1.5 * 0.4 / 2 * 2), "linf": (0.3 / 4, 0.1 * 2 / 7 * 2)}[norm]
+    _fit(search, SimpleNamespace(loss=torch.tensor([loss]), gradient=gradient), None, None)
+    constants = {"l2": 4 * 2 * -loss / 25, "linf": 0.3 / 4}
+    steps = {"l2": 1.5 * (-loss / 5 / 2) * 2, "linf": 0.1 * (-loss / 7) * 2}
+    constant, step = constants[norm], steps[norm]
     torch.testing.assert_close(rows.constant, torch.tensor([constant]))
     torch.testing.assert_close(rows.step_size, torch.tensor([min(step, 0.1)]))

@@ -12,6 +12,7 @@ from fastadv.threat import L1, L2
 
 from .contract.cases import boundary_distance, two_classes
 from .nets import images, labels, mlp
+from .scripted import scripted
 from .watched import watched
 
 
@@ -213,3 +214,27 @@ def test_the_second_search_steps_by_the_distance_of_the_first() -> None:
     moved = (seen[31] - x).abs().flatten(1).amax(1)
     # the first momentum is a quarter of the step
     torch.testing.assert_close(moved, 1.25 * 0.1 * first.distance.double().clamp_max(1), rtol=1e-4, atol=0)
+
+
+def test_the_first_step_by_hand() -> None:
+    """The constant is four times what a linear model needs; the last point judged is no momentum's."""
+    x, gradient = torch.full((1, 4), 0.5, dtype=torch.float64), torch.tensor([4.0, -2.0, 1.0, 0.5]).double()
+    model, points = scripted([-1.5], lambda number: gradient)
+    seen: list[Tensor] = []
+
+    def function(z: Tensor) -> Tensor:
+        seen.append(z.detach().clone())
+        logits: Tensor = model(z)
+        return logits
+
+    ead(function, x, torch.tensor([0]), L1(math.inf), steps=2, searches=1)
+    # the steepest pixel alone reaches the boundary; it is to go a tenth of the way, shortened by beta = 10
+    constant = 4 * (10 / 4 + 2 * 1.5 / float(gradient.square().sum()))
+    rate = 0.1 * (1.5 / 4) / (constant * 4)
+    moved = gradient.sign() * (rate * constant * gradient.abs() - rate * 10).clamp_min(0)
+    torch.testing.assert_close(points[1] - 0.5, moved * 1.25)
+    # half the rate; two steps of momentum lead beyond what is judged
+    away = 1.25 * moved
+    ahead = away + rate / 2 * (constant * gradient - 2 * away)
+    reached = ahead.sign() * (ahead.abs() - rate / 2 * 10).clamp_min(0)
+    assert any(torch.allclose(batch[0] - 0.5, reached, rtol=0, atol=1e-9) for batch in seen)

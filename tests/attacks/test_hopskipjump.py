@@ -124,23 +124,43 @@ def test_answers_come_to_balance_at_the_edge_of_the_box() -> None:
 
 def test_the_longest_step_that_ends_adversarial_is_taken() -> None:
     """From 1 on the first axis the longest step leads to 1 on the second, which is the normal."""
-    x = torch.zeros(3, 2, dtype=torch.float64)
-    points, normal = torch.tensor([1.0, 0.0]).to(x).repeat(3, 1), torch.tensor([0.0, 1.0]).to(x).repeat(3, 1)
+    x = torch.zeros(4, 2, dtype=torch.float64)
+    points, normal = torch.tensor([1.0, 0.0]).to(x).repeat(4, 1), torch.tensor([0.0, 1.0]).to(x).repeat(4, 1)
 
     class Steps(nn.Module):
         """Class 1 where the first coordinate exceeds a level, one for each sample; class 0 at x."""
 
         def forward(self, z: Tensor) -> Tensor:
-            level = torch.tensor([-1.0, 0.7, 2.0]).repeat_interleave(len(z) // 3)
-            wrong = (z[:, 0] > level) & (len(z) > 3)
+            level = torch.tensor([-1.0, 0.7, 0.8, 2.0]).repeat_interleave(len(z) // 4)
+            wrong = (z[:, 0] > level) & (len(z) > 4)
             return torch.stack([(~wrong).to(z.dtype), wrong.to(z.dtype)], 1)
 
     def rule(search: Any) -> None:
         _move(search)
-        expected = [[0.0, 1.0], [0.75, 0.25], [1.0, 0.0]]
+        expected = [[0.0, 1.0], [0.75, 0.25], [0.875, 0.125], [1.0, 0.0]]
         torch.testing.assert_close(search.rows.points, torch.tensor(expected).to(x))
 
     within(Steps(), x, "l2", points, rule, normal=normal)
+
+
+def test_how_far_probes_and_tangents_reach() -> None:
+    """A fiftieth of the distance to x, and four times that."""
+    x = torch.zeros(2, 784, dtype=torch.float64)
+    points = x + torch.tensor([[0.5], [0.1]])
+    model, seen = watched(plane(torch.ones(784, dtype=torch.float64), 60.0))
+
+    def rule(search: Any) -> None:
+        seen.clear()
+        _probe(search, 400, count())
+        probes = torch.cat([part.view(2, -1, 784) for part in seen], 1) - points[:, None]
+        reach = 0.02 * (points - x).norm(dim=1)
+        torch.testing.assert_close(probes.norm(dim=2).mean(1), reach, rtol=0.01, atol=0)
+        seen.clear()
+        _tilt(search)
+        for tangents in seen:
+            torch.testing.assert_close((tangents - points).norm(dim=1), 4 * reach)
+
+    within(model, x, "l2", points, rule)
 
 
 def test_linf_steps_go_to_a_corner() -> None:

@@ -15,6 +15,7 @@ from fastadv.threat import L2, Linf
 
 from .contract.cases import boundary_distance, two_classes
 from .nets import images, labels, mlp
+from .scripted import scripted
 from .watched import watched
 
 
@@ -165,3 +166,19 @@ def test_other_norms_are_refused() -> None:
     x = images(2)
     with pytest.raises(InputError, match="L2, which lbfgs serves, got Linf"):
         lbfgs(mlp(), x, labels(mlp(), x), Linf(math.inf), steps=3)
+
+
+@pytest.mark.parametrize(("gain", "taken"), [(0.1, True), (0.01, True), (-0.01, False)])
+def test_the_first_trials_by_hand(gain: float, taken: bool) -> None:
+    """The constant is twice what a linear model needs; a share of 1e-4 of what is promised is enough."""
+    x, gradient = torch.full((1, 4), 0.5, dtype=torch.float64), torch.tensor([4.0, -2.0, 1.0, 0.5]).double()
+    margin, slope = -0.1, 1 / (1 + math.exp(-0.1))
+    constant = 2 * 4 * -margin / float(gradient.square().sum())
+    way = constant * slope * gradient / 2
+    # |way|^2 - constant * rise is to be `gain` times the promised descent, which is -2 |way|^2
+    rise = (1 + 2 * gain) * float(way.square().sum()) / constant
+    likelihood = math.exp(-math.log1p(math.exp(-margin)) + rise)
+    model, points = scripted([margin, math.log(likelihood / (1 - likelihood))], lambda number: gradient)
+    lbfgs(model, x, torch.tensor([0]), L2(math.inf), steps=3, searches=1)
+    torch.testing.assert_close(points[1], x[0] + way)
+    assert torch.allclose(points[2], x[0] + way / 2) != taken

@@ -9,8 +9,6 @@ from torch import nn
 
 from fastadv.attacks import pdgd
 from fastadv.attacks._geometry import cosine
-from fastadv.attacks._primal_dual import DUAL_WAY
-from fastadv.attacks.pdgd import LAST_STEP
 from fastadv.errors import InputError
 from fastadv.threat import L2
 
@@ -34,9 +32,9 @@ def test_two_steps_by_hand() -> None:
     # half of the normal, as the mean begins at zero, but the first coordinate has room for 0.1 alone
     first = torch.tensor([0.1, 0.4, 0.0], dtype=torch.float64)
     # it is no success, so the weight has fallen
-    pull = 5 * math.exp(-DUAL_WAY / 2) * first / math.sqrt(0.17)
+    pull = 5 * math.exp(-5 / 2) * first / math.sqrt(0.17)
     mean = 0.5 * 0.5 * normal + 0.5 * (normal - pull)
-    second = (x[0] + first + cosine(1, 2, LAST_STEP) * mean).clamp(0, 1)
+    second = (x[0] + first + cosine(1, 2, 0.01) * mean).clamp(0, 1)
     model = plane(7 * normal, 7 * float(normal @ (x[0] + (first + second - x[0]) / 2)))
     out = pdgd(model, x, torch.tensor([0]), L2(math.inf), steps=2, weight=5)
     torch.testing.assert_close(out.x_adv[0], second, rtol=0, atol=1e-12)

@@ -93,7 +93,7 @@ class TestProcesses:
 @REPOSITORY
 class TestTrees:
     def test_head_against_head(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The process of HEAD has HEAD's package, and is not half as fast again: no build, no claim."""
+        """The process of HEAD has HEAD's package: no build. Which is faster is up to other work here."""
         if base.git("diff", "--name-only", "HEAD", "--", *base.SOURCES):
             pytest.skip("the C++ sources are changed: HEAD's extension would be built")
         root = base.tree("HEAD", tmp_path)
@@ -101,11 +101,10 @@ class TestTrees:
         assert [path.name for path in (root / "fastadv").glob("_C*.so")] == built
         monkeypatch.setattr(compare, "TURNS", 5)
         monkeypatch.setattr(compare, "SECONDS", 0.01)
-        monkeypatch.setattr(compare, "ALLOWED", 0.5)
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         with closing(Process(base.ROOT)) as here, closing(Process(root)) as there:
             (found,) = compare.compared(here, there, ["linf_step_"])
-        assert not found.lost
+        assert len(found.here) == len(found.base) == 5
         assert min(found.here + found.base) > 0
 
     def test_an_unknown_commit_is_named(self, tmp_path: Path) -> None:

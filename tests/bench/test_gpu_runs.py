@@ -198,7 +198,18 @@ class TestProcesses:
         monkeypatch.setattr(gpu, "ROOT", folder)
         monkeypatch.setattr(gpu, "GRACE", 0)
         given = {"out": str(folder), "run": "now", "commit": "", "hangs": hangs}
-        gpu.launch("ops", given | {"deadline": time.monotonic() + (1.5 if hangs else 30)})
+        begun = gpu_worker.begun(folder)
+
+        class UntilHanging(subprocess.Popen[bytes]):
+            """Its time is used up when it hangs: how long it takes to start is the machine's."""
+
+            def wait(self, timeout: float | None = None) -> int:
+                while timeout and self.poll() is None and not (begun.exists() and begun.read_text() == "b"):
+                    time.sleep(0.01)
+                return super().wait(timeout and 0)
+
+        monkeypatch.setattr(subprocess, "Popen", UntilHanging)
+        gpu.launch("ops", given | {"deadline": time.monotonic() + 600})
         return list(gpu_worker.recorded(folder / "gpu.jsonl"))
 
     def test_a_process_that_dies_is_recorded_and_another_goes_on(

@@ -197,6 +197,52 @@ def test_distances_and_labels_are_those_of_the_base(done):
     assert "distance from the start: 2 differ, the first is that of sample 4" in str(caught.value)
 
 
+@pytest.mark.parametrize(("factor", "named"), [(1 + 1e-6, False), (1 - 3e-5, True), (1 + 3e-5, True)])
+def test_distances_may_differ_by_rounding_alone(done, factor, named):
+    def change(tensors: Any, config: Any, card: Any) -> None:
+        tensors["distance"][4] = float(tensors["distance"][4]) * factor
+        again(tensors, config, card)
+
+    at = load_constructed(done).figures["distance"][4]
+    assert 0.1 < float(at) < 1.99
+    falsify(done, change)
+    assert (load_constructed(done).figures["distance"][4] != at).all()
+    if named:
+        with pytest.raises(CorruptFileError, match="distance from the start: 1 differ"):
+            verify_constructed(done, toy_base(20))
+    else:
+        verify_constructed(done, toy_base(20))
+
+
+@pytest.mark.parametrize(("more", "named"), [(5e-7, False), (5e-6, True)])
+def test_a_distance_beyond_the_radius_is_named(done, more, named):
+    def change(tensors: Any, config: Any, card: Any) -> None:
+        tensors["distance"][3] = 2.0 * (1 + more)
+        again(tensors, config, card)
+
+    falsify(done, change)
+    if named:
+        with pytest.raises(CorruptFileError, match="distance_max: expected at most the radius"):
+            verify_constructed(done)
+    else:
+        verify_constructed(done)
+
+
+@pytest.mark.parametrize("name", ["distance_mean", "fooling_rate", "objective_before", "objective_after"])
+def test_figures_on_the_card_are_right_to_nine_digits(done, name):
+    def change(more: float) -> Callable[..., None]:
+        def scale(tensors: Any, config: Any, card: Any) -> None:
+            card["measured"][name] *= 1 + more
+
+        return scale
+
+    falsify(done, change(1e-10))
+    verify_constructed(done)
+    falsify(done, change(1e-8))
+    with pytest.raises(CorruptFileError, match=f"{name}: expected"):
+        verify_constructed(done)
+
+
 def test_another_base_is_refused(done):
     base = toy_base(20)
     x = base.x.clone()
@@ -228,6 +274,31 @@ def test_the_fooling_rate_is_measured_again(done):
         verify_constructed(done, model=toy_model())
     assert f"fooling_rate: expected 1.0 as on the card, got {true}" in str(caught.value)
     assert "class that the model gives" in str(caught.value)
+
+
+class Behind(nn.Module):
+    """Logits of +-1, whose mean square is 1; the first is behind the second by a share of that."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        row = torch.tensor([1.0 - self.share, 1.0, -1.0, -1.0, -1.0])
+        return row + 0 * x.flatten(1)[:, :CLASSES]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_class_may_be_behind_by_the_rounding_of_its_format_alone(tmp_path, monkeypatch, dtype):
+    """The class that is stored was the largest on another machine."""
+    allowed = verify.rounding(dtype)
+    monkeypatch.setattr(verify, "dtype_of", lambda model: dtype)
+    monkeypatch.setattr(verify, "weights_or_code", lambda model: {})
+    fixed_shift(Behind(-1.0), toy_base(5), out_dir=tmp_path, steps=1)
+    assert load_constructed(tmp_path).figures["predicted"].eq(0).all()
+    verify_constructed(tmp_path, model=Behind(0.9 * allowed))
+    with pytest.raises(CorruptFileError, match="class that the model gives: 5 differ"):
+        verify_constructed(tmp_path, model=Behind(1.2 * allowed))
 
 
 class Tied(nn.Module):

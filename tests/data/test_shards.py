@@ -1,14 +1,17 @@
 """Sharded storage on its own: ranges, digests, and what a shard or index refuses to be."""
 
+import json
+
 import pytest
 import torch
 
-from fastadv._files import digest
+from fastadv._files import digest, save_tensors
 from fastadv.data.shards import (
     read_index,
     read_shard,
     read_shards,
     shard_count,
+    shard_path,
     shard_range,
     write_index,
     write_shard,
@@ -75,3 +78,50 @@ def test_index_of_the_same_shards_stays(tmp_path):
     written = [write_shard(tmp_path, 0, {"ids": torch.arange(3)}, {"seed": 1})]
     write_index(tmp_path, {"date": "first"}, {"seed": 1}, written)
     assert write_index(tmp_path, {"date": "second"}, {"seed": 1}, written)["card"] == {"date": "first"}
+
+
+def three_shards(folder):
+    written = [write_shard(folder, k, {"ids": torch.arange(3 * k, 3 * k + 3)}, {"seed": 1}) for k in range(3)]
+    return write_index(folder, {"kind": "test"}, {"seed": 1}, written)
+
+
+def test_shards_that_changed_places_are_named(tmp_path):
+    three_shards(tmp_path)
+    first, second = (shard_path(tmp_path, k) for k in (0, 1))
+    first.rename(tmp_path / "aside")
+    second.rename(first)
+    (tmp_path / "aside").rename(second)
+    for k in (0, 1):
+        with pytest.raises(CorruptFileError, match=f"expected shard {k} of a constructed data set"):
+            read_shard(tmp_path, k, {"seed": 1})
+    with pytest.raises(CorruptFileError, match=r"expected shard 0 .*; .*expected shard 1 ") as caught:
+        read_shards(tmp_path)
+    assert "shard-00002" not in str(caught.value)
+
+
+def test_a_whole_shard_with_other_contents_is_not_the_one_listed(tmp_path):
+    """Its number, configuration and own digest are right: the index alone knows better."""
+    three_shards(tmp_path)
+    write_shard(tmp_path, 1, {"ids": torch.arange(30, 33)}, {"seed": 1})
+    with pytest.raises(CorruptFileError, match=r"shard-00001.*expected the shard that index\.json lists"):
+        read_shards(tmp_path)
+
+
+def test_a_shard_of_another_set_is_named(tmp_path):
+    three_shards(tmp_path)
+    write_shard(tmp_path, 2, {"ids": torch.arange(6, 9)}, {"seed": 2})
+    with pytest.raises(CorruptFileError, match=r"shard-00002.*got one of another set"):
+        read_shards(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["contents", "digest"])
+def test_a_shard_whose_digest_is_not_its_own_is_damaged(tmp_path, damage):
+    tensors = {"ids": torch.arange(3)}
+    about = {"format": "fastadv.shards.1", "number": 0, "config": {"seed": 1}, "digest": digest(tensors)}
+    if damage == "digest":
+        about["digest"] = digest({"ids": torch.arange(4)})
+    else:
+        tensors["ids"][1] = 5
+    save_tensors(shard_path(tmp_path, 0), tensors, {"shard": json.dumps(about)})
+    with pytest.raises(CorruptFileError, match="expected the digest"):
+        read_shard(tmp_path, 0, {"seed": 1})

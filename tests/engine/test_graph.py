@@ -13,6 +13,7 @@ from fastadv.engine import Frozen, freeze, graph
 from fastadv.engine.graph import Graphs, Rows, Step, padded
 from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
+from fastadv.engine.rewrite import Rewriting
 from fastadv.engine.search_twin import CAPTURED, SearchTwin
 from fastadv.errors import InputError
 from tests import recorded
@@ -171,11 +172,11 @@ def test_labels_of_another_shape_are_refused(size: tuple[int, ...]) -> None:
 def test_nothing_is_captured_that_the_check_may_change() -> None:
     frozen, x, y = graphed(net()), torch.rand(3, 2, 8, 8), torch.arange(3)
     made = []
-    for given in (x * torch.nan, x * torch.nan, x):
+    for given in (x * torch.nan, x * torch.nan, x, x):
         frozen.input_gradient(given, y)
         assert frozen.search.graphs is not None
         made.append(len(frozen.search.graphs))
-    assert made == [0, 0, 1]
+    assert made == [0, 0, 0, 1]
 
 
 def test_samples_that_mix_are_not_padded() -> None:
@@ -185,8 +186,8 @@ def test_samples_that_mix_are_not_padded() -> None:
         notes = Notes((CAPTURED,))
         options = Options(cuda_graph=True)
         twin = SearchTwin(
-            model, lambda model, x: model(x), notes, source=model, options=options, dtype=torch.float32,
-            channels_last=False, autocast=None,
+            model, model, lambda model, x: model(x), notes, source=model, options=options,
+            dtype=torch.float32, channels_last=False, autocast=None, rewriting=Rewriting(),
         )  # fmt: skip
         assert (twin.graphs is not None, CAPTURED in notes.texts) == (kept, kept)
 

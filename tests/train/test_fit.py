@@ -101,6 +101,7 @@ def test_max_norm_bounds_the_weights_into_each_unit_after_each_step(recipe):
             return super().forward(x)
 
     model, free = net(), net()
+    nn.init.constant_(free[0].bias, 2.0)  # no weight into the unit: neither bounded nor counted
     model[0] = Watched(1, 4, 3)
     model[0].load_state_dict(free[0].state_dict())
     options = {"learning_rate": 0.5, "epochs": 1, "batch_size": 16}

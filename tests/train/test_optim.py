@@ -41,6 +41,8 @@ def test_closed_forms(schedule, wanted):
 
 def test_cyclic_rises_to_two_fifths_and_falls_to_nothing():
     values = rates("cyclic", 100)
+    rising = [0.1 * (0.04 + 0.96 * k / 40) for k in range(40)]
+    assert values == pytest.approx([*rising, *(0.1 * (100 - k) / 60 for k in range(40, 100))])
     assert max(values) == values[40] == pytest.approx(0.1)
     assert 0 < values[0] < 0.01
     assert 0 < values[-1] < 0.01

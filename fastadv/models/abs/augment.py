@@ -21,13 +21,20 @@ def warp(x: Tensor, ids: Tensor, seed: int) -> Tensor:
     chosen = (drawn[:, 0] < SHARE).nonzero().squeeze(1)
     if not len(chosen):
         return x
-    zoom, across, down, right, lower = (2 * drawn[chosen, 1:] - 1).unbind(1)
+    zoom, across, down, right, lower = (2 * drawn[chosen, 1:, None, None] - 1).unbind(1)
     zoom, across, down = 1 + ZOOM * zoom, SHEAR * across, SHEAR * down
-    # The unit of affine_grid is half a side.
+    # The unit of grid_sample is half a side.
     right, lower = 2 * SHIFT * right, 2 * SHIFT * lower
-    matrix = torch.stack([torch.stack([zoom, across, right], 1), torch.stack([down, zoom, lower], 1)], 1)
     part = x[chosen]
-    grid = F.affine_grid(matrix, list(part.shape), align_corners=False)
+    rows, columns = (_middles(side, x.device) for side in part.shape[2:])
+    rows = rows[:, None]
+    # affine_grid would take it from a product of matrices, whose last bits depend on the batch size
+    grid = torch.stack([zoom * columns + across * rows + right, down * columns + zoom * rows + lower], -1)
     out = x.clone()
     out[chosen] = F.grid_sample(part, grid, align_corners=False).clamp(0, 1)
     return out
+
+
+def _middles(side: int, device: torch.device) -> Tensor:
+    """Where the middles of `side` pixels lie, between -1 and 1."""
+    return (2 * torch.arange(side, device=device) + 1) / side - 1

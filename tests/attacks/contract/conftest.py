@@ -1,4 +1,7 @@
-"""A test that asks for `case` (and `norm`) runs over every attack of the registry, and two toys."""
+"""A test that asks for `case` (and `norm`) runs over every attack of the registry, and two toys.
+
+With the marker `only` it runs over those whose cards fit.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,6 +11,7 @@ import pytest
 from fastadv.attacks import AttackResult
 from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
 
+from ..nets import Case
 from .cases import CASES
 
 # of each component of AutoAttack: a tenth of them or less find what there is to find in nets this small
@@ -26,9 +30,20 @@ def shortened(attack: Callable[..., AttackResult], few: dict[str, int]) -> Calla
     return lambda *args, **options: attack(*args, **{**options, **few})
 
 
-def covering(values: list[Any]) -> Iterator[tuple[Any, ...]]:
+def fitting(takes: str | tuple[str, ...] = (), **facts: str) -> list[Case]:
+    """The attacks that take these options, and whose cards say this."""
+    options = (takes,) if isinstance(takes, str) else takes
+    return [
+        case
+        for case in CASES
+        if all(case.takes(option) for option in options)
+        and all(getattr(case.entry, name) == value for name, value in facts.items())
+    ]
+
+
+def covering(cases: list[Case], values: list[Any]) -> Iterator[tuple[Any, ...]]:
     """Each attack with each of its norms and with each value; which of them meet differs between attacks."""
-    for index, case in enumerate(CASES):
+    for index, case in enumerate(cases):
         norms = case.entry.norms
         for turn in range(max(len(norms), len(values))):
             yield case, norms[turn % len(norms)], values[(turn + index) % len(values)]
@@ -36,13 +51,15 @@ def covering(values: list[Any]) -> Iterator[tuple[Any, ...]]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names, covered = metafunc.fixturenames, metafunc.definition.get_closest_marker("covered")
+    only = metafunc.definition.get_closest_marker("only")
+    cases = fitting(**only.kwargs) if only else CASES
     if covered:
         name, values = covered.args
-        rows = list(covering(values))
+        rows = list(covering(cases, values))
         ids = [f"{case.name}-{norm}-{value}" for case, norm, value in rows]
         metafunc.parametrize(("case", "norm", name), rows, ids=ids)
     elif "case" in names and "norm" in names:
-        pairs = [(case, norm) for case in CASES for norm in case.entry.norms]
+        pairs = [(case, norm) for case in cases for norm in case.entry.norms]
         metafunc.parametrize(("case", "norm"), pairs, ids=[f"{case.name}-{norm}" for case, norm in pairs])
     elif "case" in names:
-        metafunc.parametrize("case", CASES, ids=[case.name for case in CASES])
+        metafunc.parametrize("case", cases, ids=[case.name for case in cases])

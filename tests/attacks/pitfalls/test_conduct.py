@@ -1,10 +1,11 @@
 """Pitfalls 8, 11, 12 and 13: targets, side effects, batches, class counts."""
 
 import copy
+import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastadv.attacks import Status
 from fastadv.engine import freeze
@@ -17,29 +18,32 @@ from ..nets import Case, convnet, images, labels, mlp, threat
 class TestPitfall08Targets:
     """A targeted success is the target, by every path through the engine."""
 
-    @pytest.mark.parametrize("path", ["as given", "folded", "bf16", "unfolded bf16"])
-    def test_success_is_the_target(self, attack: Case, norm: str, path: str) -> None:
-        model, x = convnet(), images(24, (2, 8, 8), dtype=torch.float32)
+    @pytest.mark.covered("path", ["as given", "folded", "bf16", "unfolded bf16"])
+    def test_success_is_the_target(self, case: Case, norm: str, path: str) -> None:
+        model, x = convnet(), images(12, (2, 8, 8), dtype=torch.float32)
         y = labels(model, x)
         targets = (y + 1) % 4
         frozen = freeze(model, "bf16" if "bf16" in path else "fp32", fold=path in ("folded", "bf16"))
-        if not attack.entry.targeted:
+        if not case.entry.targeted:
             with pytest.raises((InputError, TypeError)):
-                attack(frozen, x, y, threat(norm), targets=targets)
+                case(frozen, x, y, threat(norm), targets=targets)
             return
-        out = attack(frozen, x, y, threat(norm, 4), targets=targets)
+        out = case(frozen, x, y, threat(norm, 4), targets=targets)
         assert torch.equal(out.success, labels(model, out.x_adv) == targets)
-        assert out.success.any() or not attack.takes("steps")
-        before, after = (model.eval()(z).log_softmax(1).gather(1, targets[:, None]) for z in (x, out.x_adv))
-        assert (after > before).float().mean() > 0.9
+        if case.entry.knowledge == "gradient" and not case.entry.minimal:
+            assert out.success.any() or not case.takes("steps")
+            before, after = (
+                model.eval()(z).log_softmax(1).gather(1, targets[:, None]) for z in (x, out.x_adv)
+            )
+            assert (after > before).float().mean() > 0.9
         assert not any("fell back" in note for note in frozen.notes)
 
-    def test_target_reached_at_the_start(self, attack: Case) -> None:
-        if not attack.entry.targeted:
+    def test_target_reached_at_the_start(self, case: Case) -> None:
+        if not case.entry.targeted:
             pytest.skip("untargeted only")
         model, x = mlp(), images(4)
         targets = labels(model, x)
-        out = attack(model, x, (targets + 1) % 3, threat("linf"), targets=targets)
+        out = case(model, x, (targets + 1) % 3, threat(case.entry.norms[0]), targets=targets)
         assert (out.status == Status.ALREADY_WRONG).all()
         assert torch.equal(out.x_adv, x)
 
@@ -47,9 +51,8 @@ class TestPitfall08Targets:
 class TestPitfall11NoSideEffects:
     """The caller's model, tensors, modes and random state are as they were."""
 
-    def test_after_an_exception(self, attack: Case) -> None:
-        if not attack.takes("loss"):
-            pytest.skip("its loss is fixed")
+    @pytest.mark.only(takes="loss")
+    def test_after_an_exception(self, case: Case) -> None:
         model, x = trained(), images(8, (2, 8, 8), dtype=torch.float32)
         y = labels(model, x)
 
@@ -57,15 +60,40 @@ class TestPitfall11NoSideEffects:
             raise ZeroDivisionError
 
         with unchanged(model, x, y), pytest.raises(ZeroDivisionError):
-            attack(model, x, y, threat("linf"), loss=broken)
+            case(model, x, y, threat(case.entry.norms[0]), loss=broken)
 
-    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-    def test_inside_grad_modes(self, attack: Case, norm: str, mode: type) -> None:
-        model, x = trained(), images(8, (2, 8, 8), dtype=torch.float32)
+    @pytest.mark.parametrize("share", [0.3, 0.9])
+    def test_after_an_exception_of_the_model(self, case: Case, share: float) -> None:
+        """Somewhere on the way, and near the end."""
+        calls, most = [0], [math.inf]
+
+        class Failing(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = trained()
+
+            def forward(self, x: Tensor) -> Tensor:
+                calls[0] += 1
+                if calls[0] > most[0]:
+                    raise ZeroDivisionError
+                logits: Tensor = self.net(x)
+                return logits
+
+        model, x = Failing(), images(3, (2, 8, 8), dtype=torch.float32)
+        y, inside = labels(model, x), threat(case.entry.norms[0])
+        calls[0] = 0
+        case(model, x, y, inside)
+        calls[0], most[0] = 0, share * calls[0]
+        with unchanged(model, x, y), pytest.raises(ZeroDivisionError):
+            case(model, x, y, inside)
+
+    @pytest.mark.covered("mode", ["no_grad", "inference_mode"])
+    def test_inside_grad_modes(self, case: Case, norm: str, mode: str) -> None:
+        model, x = trained(), images(4, (2, 8, 8), dtype=torch.float32)
         y = labels(model, x)
-        plain = attack(model, x, y, threat(norm))
-        with mode(), unchanged(model):
-            inside = attack(model, x * 1.0, y + 0, threat(norm))
+        plain = case(model, x, y, threat(norm))
+        with getattr(torch, mode)(), unchanged(model):
+            inside = case(model, x * 1.0, y + 0, threat(norm))
         assert torch.equal(plain.x_adv, inside.x_adv)
         assert torch.equal(plain.status, inside.status)
 
@@ -73,38 +101,40 @@ class TestPitfall11NoSideEffects:
 class TestPitfall12BatchIndependence:
     """A sample's result is its own: any batch, order, rank or companion."""
 
-    def test_sizes_and_order(self, attack: Case, norm: str) -> None:
-        model, x = mlp(), images(64)
-        y, ids, inside = labels(model, x), torch.arange(64), threat(norm)
-        whole = attack(model, x, y, inside)
-        order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
-        for part in (*ids[:3].split(1), *ids.split(7), order):
-            out = attack(model, x[part], y[part], inside, ids=part)
-            torch.testing.assert_close(out.x_adv, whole.x_adv[part], rtol=0, atol=1e-9)
+    @pytest.mark.covered("way", ["alone", "sevens", "shuffled", "twice"])
+    def test_sizes_and_order(self, case: Case, norm: str, way: str) -> None:
+        model, x = mlp(), images(16)
+        y, ids, inside = labels(model, x), torch.arange(16), threat(norm)
+        whole = case(model, x, y, inside)
+        parts: dict[str, list[Tensor]] = {
+            "alone": [ids[3:4], ids[15:]],
+            "sevens": list(ids.split(7)),  # the last batch is smaller
+            "shuffled": [torch.randperm(16, generator=torch.Generator().manual_seed(0))],
+            "twice": [torch.cat([ids[4:8], ids[4:6]])],
+        }
+        for part in parts[way]:
+            out = case(model, x[part], y[part], inside, ids=part)
+            torch.testing.assert_close(out.x_adv, whole.x_adv[part], rtol=0, atol=1e-6)
             assert torch.equal(out.status, whole.status[part])
 
 
 class TestPitfall13ClassCounts:
     """Two classes or a thousand, with every loss; one logit is refused with advice."""
 
-    @pytest.mark.parametrize("classes", [2, 3, 4, 10, 1000])
-    @pytest.mark.parametrize("loss", ["ce", "margin", "dlr", "cw"])
-    def test_losses(self, attack: Case, classes: int, loss: str) -> None:
-        if not attack.takes("loss"):
-            pytest.skip("its loss is fixed")
+    @pytest.mark.only(takes="loss")
+    @pytest.mark.covered("loss", ["ce", "margin", "dlr", "cw"])
+    @pytest.mark.parametrize("classes", [2, 3, 4, 1000])
+    def test_losses(self, case: Case, norm: str, classes: int, loss: str) -> None:
         model, x = mlp(classes), images(12)
         y = labels(model, x)
-        out = attack(model, x, y, threat("linf", 2), loss=loss)
-        assert out.success.any()
+        out = case(model, x, y, threat(norm, 3), loss=loss)
+        assert out.success.any() or case.entry.knowledge != "gradient"
         assert (out.status != Status.FAILED).all()
-        if attack.entry.targeted:
-            assert (
-                attack(model, x, y, threat("linf", 4), loss=loss, targets=(y + 1) % classes)
-                .x_adv.isfinite()
-                .all()
-            )
+        out = case(model, x, y, threat(norm, 4), loss=loss, targets=(y + 1) % classes)
+        assert (out.status != Status.FAILED).all()
+        assert out.x_adv.isfinite().all()
 
-    def test_labels_the_model_does_not_have(self, attack: Case) -> None:
+    def test_labels_the_model_does_not_have(self, case: Case) -> None:
         model = copy.deepcopy(mlp())
         with pytest.raises(InputError, match="classes 0 to 2"):
-            attack(model, images(3), torch.tensor([0, 1, 3]), threat("linf"))
+            case(model, images(3), torch.tensor([0, 1, 3]), threat(case.entry.norms[0]))

@@ -1,13 +1,12 @@
 """Pitfalls 5, 6 and 14: boxes, balls and the points inside them."""
 
-import inspect
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fastadv.errors import InputError
 
+from ..contract.cases import options
 from ..nets import RADIUS, THREATS, Case, images, labels, linear, mlp, threat
 
 BOXES = [(-1.0, 1.0), (0.0, 255.0), (-0.4242, 2.8215)]
@@ -28,69 +27,80 @@ class Rescaled(nn.Module):
 class TestPitfall05BoundsAndUnits:
     """Any box, the same attack; a value outside is an error and never a clamp."""
 
-    @pytest.mark.parametrize("box", [(0.0, 1.0), *BOXES])
-    def test_radius_zero_is_the_identity(self, attack: Case, norm: str, box: tuple[float, float]) -> None:
-        x = box[0] + (box[1] - box[0]) * images(8)
+    @pytest.mark.covered("box", BOXES)
+    def test_radius_zero_is_the_identity(self, case: Case, norm: str, box: tuple[float, float]) -> None:
+        x = box[0] + (box[1] - box[0]) * images(6)
         model = Rescaled(mlp(), *box)
-        out = attack(model, x, labels(model, x), THREATS[norm](0.0, box))
+        out = case(model, x, labels(model, x), THREATS[norm](0.0, box))
         assert torch.equal(out.x_adv, x)
         assert not out.success.any()
 
-    @pytest.mark.parametrize("box", BOXES)
-    def test_equivariance(self, attack: Case, norm: str, box: tuple[float, float]) -> None:
+    @pytest.mark.covered("box", BOXES)
+    def test_equivariance(self, case: Case, norm: str, box: tuple[float, float]) -> None:
         low, width = box[0], box[1] - box[0]
-        model, x = mlp(), images(16)
+        model, x = mlp(), images(12)
         y = labels(model, x)
-        unit = attack(model, x, y, threat(norm))
+        unit = case(model, x, y, threat(norm))
         radius = RADIUS[norm] if norm == "l0" else RADIUS[norm] * width
-        other = attack(Rescaled(model, *box), low + width * x, y, THREATS[norm](radius, box))
+        other = case(Rescaled(model, *box), low + width * x, y, THREATS[norm](radius, box))
         assert torch.equal(unit.success, other.success)
         same = ((other.x_adv - low) / width - unit.x_adv).abs().flatten(1).amax(1) < 1e-6
         # an L1 step goes to one coordinate, chosen by comparisons that the last bit of an uneven box can turn
         assert same.float().mean() >= (0.8 if norm == "l1" else 1.0)
 
-    def test_out_of_range_raises(self, attack: Case) -> None:
+    def test_out_of_range_raises(self, case: Case) -> None:
         model, x = mlp(), images(4) * 3 - 0.4
         with pytest.raises(InputError, match="box"):
-            attack(model, x, labels(model, x), threat("linf"))
+            case(model, x, labels(model, x), threat(case.entry.norms[0]))
+
+
+# weights and pixels: each of the formats of one meets two of the other
+FORMATS = [
+    (torch.float64, torch.float32),
+    (torch.float32, torch.bfloat16),
+    (torch.bfloat16, torch.float16),
+    (torch.float16, torch.float32),
+    (torch.float32, torch.float16),
+    (torch.float16, torch.bfloat16),
+]
 
 
 class TestPitfall06BudgetAndProjection:
     """The norm is at most radius * (1 + 1e-6) and the box is exact, in every format."""
 
-    @pytest.mark.parametrize("weights", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-    @pytest.mark.parametrize("pixels", [torch.float32, torch.bfloat16, torch.float16])
-    def test_formats(self, attack: Case, norm: str, weights: torch.dtype, pixels: torch.dtype) -> None:
-        model, x = mlp(dtype=weights), images(12, dtype=torch.float32).to(pixels)
+    @pytest.mark.covered("formats", FORMATS)
+    def test_formats(self, case: Case, norm: str, formats: tuple[torch.dtype, torch.dtype]) -> None:
+        weights, pixels = formats
+        model, x = mlp(dtype=weights), images(8, dtype=torch.float32).to(pixels)
         y = labels(model, x.to(weights))
         inside = THREATS[norm](3 if norm == "l0" else 8 / 255 * 4 ** (norm != "linf"))
-        out = attack(model, x, y, inside)
+        out = case(model, x, y, inside)
         assert out.x_adv.dtype == pixels
         assert out.x_adv.isfinite().all()
         assert inside.contains(out.x_adv, x).all()
-        assert (out.x_adv != x).any() or attack.entry.minimal
+        assert (out.x_adv != x).any() or case.entry.minimal
         assert torch.equal(out.success, labels(model, out.x_adv.to(weights)) != y)
 
-    def test_per_sample_radius(self, attack: Case, norm: str) -> None:
-        model, x = mlp(), images(20)
-        y, radius = labels(model, x), torch.linspace(0, 2, 20, dtype=torch.float64) * RADIUS[norm]
+    def test_per_sample_radius(self, case: Case, norm: str) -> None:
+        model, x = mlp(), images(9)
+        y, radius = labels(model, x), torch.linspace(0, 2, 9, dtype=torch.float64) * RADIUS[norm]
         radius = radius.floor() if norm == "l0" else radius
         inside = THREATS[norm](radius)
-        out = attack(model, x, y, inside)
+        out = case(model, x, y, inside)
         assert inside.contains(out.x_adv, x).all()
-        for i in (0, 7, 19):
-            one = attack(
+        for i in (0, 8):
+            one = case(
                 model, x[i : i + 1], y[i : i + 1], THREATS[norm](float(radius[i])), ids=torch.tensor([i])
             )
-            torch.testing.assert_close(out.x_adv[i : i + 1], one.x_adv)
+            torch.testing.assert_close(out.x_adv[i : i + 1], one.x_adv, rtol=1e-6, atol=1e-6)
 
-    def test_around_the_clean_sample(self, attack: Case, norm: str) -> None:
+    @pytest.mark.only(takes="step_size")
+    def test_around_the_clean_sample(self, case: Case, norm: str) -> None:
         # long steps and many of them: a ball around the last iterate would have drifted away
-        if not (attack.takes("steps") and attack.takes("step_size")):
-            pytest.skip("no steps of a given size")
         model, x = mlp(), images(12)
         inside = threat(norm)
-        out = attack(model, x, labels(model, x), inside, steps=25, step_size=3.0 * RADIUS[norm])
+        more = options(case, steps=25, step_size=3.0 * RADIUS[norm])
+        out = case(model, x, labels(model, x), inside, **more)
         assert inside.contains(out.x_adv, x).all()
 
 
@@ -98,33 +108,32 @@ class TestPitfall14RandomStarts:
     """Uniform in the ball, added to x, in the box, a function of the seed and the sample."""
 
     @staticmethod
-    def start(attack: Case, x: Tensor, inside: object, **options: object) -> Tensor:
-        signature = inspect.signature(attack.entry.run).parameters
-        if not {"random_start", "steps"} <= set(signature):
-            pytest.skip("no random start to look at")
+    def start(case: Case, x: Tensor, inside: object, **options: object) -> Tensor:
         model = linear(2, x[0].numel()).to(x.dtype)
         with torch.no_grad():
             model[1].weight.zero_()
-        return attack(model, x, labels(model, x), inside, steps=0, random_start=True, **options).x_adv
+        return case(model, x, labels(model, x), inside, steps=0, random_start=True, **options).x_adv
 
-    def test_law_of_the_radius(self, attack: Case, norm: str) -> None:
+    @pytest.mark.only(takes=("random_start", "steps"))
+    def test_law_of_the_radius(self, case: Case, norm: str) -> None:
         if norm == "l0":
             pytest.skip("L0 has no volume")
         count = 5
         x = torch.full((4000, count), 0.5, dtype=torch.float64)
         radius = 0.3
-        shift = self.start(attack, x, THREATS[norm](radius)) - x
+        shift = self.start(case, x, THREATS[norm](radius)) - x
         distance = THREATS[norm](radius).distance(x + shift, x) / radius
         assert abs(float(distance.mean()) - count / (count + 1)) < 0.01
         assert shift.mean(0).abs().max() < 0.01
         assert (shift.T @ shift / 4000 / shift.pow(2).mean() - torch.eye(count)).abs().max() < 0.1
 
-    def test_in_the_box_and_by_seed(self, attack: Case, norm: str) -> None:
+    @pytest.mark.only(takes=("random_start", "steps"))
+    def test_in_the_box_and_by_seed(self, case: Case, norm: str) -> None:
         x = images(64).round()
         inside = threat(norm, 2)
-        first, again, other = (self.start(attack, x, inside, seed=seed) for seed in (3, 3, 4))
+        first, again, other = (self.start(case, x, inside, seed=seed) for seed in (3, 3, 4))
         assert inside.contains(first, x).all()
         assert torch.equal(first, again)
         assert not torch.equal(first, other)
         ids = torch.randperm(64, generator=torch.Generator().manual_seed(0))
-        assert torch.equal(self.start(attack, x[ids], inside, seed=3, ids=ids), first[ids])
+        assert torch.equal(self.start(case, x[ids], inside, seed=3, ids=ids), first[ids])

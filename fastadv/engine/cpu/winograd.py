@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 from fastadv._library import CARDS, cpu_launcher
-from fastadv.engine import onednn
-from fastadv.engine.hasten import CoveringConv2d
+from fastadv.engine.cpu import onednn
+from fastadv.engine.cpu.settings import settings
+from fastadv.engine.rewrite import Rewrite
 from fastadv.engine.room import slices
 from fastadv.engine.scratch import LARGEST
 from fastadv.ops import winograd_image, winograd_kernels, winograd_tiles
@@ -98,86 +100,113 @@ def _joined(parts: list[Tensor], dim: int) -> Tensor:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: "WinogradConv2d") -> Tensor:
-        ctx.layer, ctx.shape = layer, x.shape
-        ctx.save_for_backward(layer.weight)
-        bias = None if layer.bias is None else layer.bias.detach()
-        return convolve(x, layer.kernels(), bias, int(layer.padding[0]))
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, winograd: "Winograd"
+    ) -> Tensor:
+        ctx.winograd, ctx.weight, ctx.shape, ctx.padding = winograd, weight, x.shape, padding
+        ctx.save_for_backward(weight)  # which a change in place would deny
+        return convolve(x, winograd.kernels(weight), None if bias is None else bias.detach(), padding)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        layer, (weight,) = ctx.layer, ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        weight, padding = ctx.weight, ctx.padding
+        _ = ctx.saved_tensors
         if torch.is_grad_enabled():  # it is to have a derivative itself
-            found = conv2d_input(ctx.shape, weight, gradient, padding=layer.padding)  # type: ignore[no-untyped-call]
-            return found, None
+            found = conv2d_input(ctx.shape, weight, gradient, padding=padding)  # type: ignore[no-untyped-call]
+            return found, None, None, None, None
         dense = gradient.contiguous(memory_format=torch.channels_last)
-        return convolve(dense, layer.kernels(backwards=True), None, 2 - int(layer.padding[0])), None
+        kernels = ctx.winograd.kernels(weight, backwards=True)
+        return convolve(dense, kernels, None, 2 - padding), None, None, None, None
 
 
-class WinogradConv2d(CoveringConv2d):
-    """A convolution by that method in the dtype `searched` where it gains; weights get no gradient."""
+class Winograd:
+    """Convolutions of one model by that method in the dtype `searched` where it gains.
 
-    searched: torch.dtype
-    _made: tuple[Any, Tensor, dict[bool, tuple[Kernels, ...]]] | None = None
+    It keeps the transformed weights of its parameters, up to MOST_BYTES in all; a copy starts with none.
+    """
 
-    def kernels(self, backwards: bool = False) -> tuple[Kernels, ...]:
+    def __init__(self, searched: torch.dtype) -> None:
+        self.searched = searched
+        # by the id of a weight: what it was when it was transformed, itself, and its kernels by direction
+        self._made: dict[int, tuple[Any, Tensor, dict[bool, tuple[Kernels, ...]]]] = {}
+        self._were: dict[int, Tensor] = {}
+        self._left = float(MOST_BYTES)
+
+    def __reduce__(self) -> tuple[type, tuple[torch.dtype]]:
+        return Winograd, (self.searched,)  # packed weights cannot be copied
+
+    @property
+    def rewrite(self) -> Rewrite:
+        """The way of conv2d."""
+        return Rewrite("winograd", "convolutions by Winograd's method", {F.conv2d: self.conv2d})
+
+    def conv2d(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Any:
+        """`torch.nn.functional.conv2d` by that method."""
+        # not what is computed anew for each pass, as weight_norm does
+        if not isinstance(weight, nn.Parameter) or not (input.dtype == weight.dtype == self.searched):
+            return NotImplemented
+        if not is_wide(weight) or input.device.type != "cpu" or weight.device.type != "cpu":
+            return NotImplemented
+        how = settings(input, weight, bias, stride, padding, dilation, groups)
+        if how is None or how.padding not in PADDINGS or not how.stride == how.dilation == (1, 1):
+            return NotImplemented
+        if not (_gains(input, how.padding[0]) and self._has_room(weight)):
+            return NotImplemented
+        return _Convolution.apply(input, weight, bias, how.padding[0], self)  # type: ignore[no-untyped-call]
+
+    def _has_room(self, weight: Tensor) -> bool:
+        if id(weight) not in self._made:
+            taken = 2 * (SIZES[weight.dtype] + 2) ** 2 * weight[:, :, 0, 0].numel() * weight.element_size()
+            if taken > self._left:
+                return False
+            self._left -= taken
+            self._made[id(weight)] = None, weight, {}
+        return True
+
+    def kernels(self, weight: Tensor, backwards: bool = False) -> tuple[Kernels, ...]:
         """The transformed weights of one direction; made again where the weights have changed."""
-        weight, made = self.weight.detach(), self._made
         known = weight.data_ptr(), weight._version, weight.dtype
-        if made is None or made[0] != known:
-            # the weights are held, lest others come to lie at the same address
-            self._made = made = known, weight, {}
-        if backwards not in made[2]:
-            made[2][backwards] = Kernels.of(weight.flip(2, 3).transpose(0, 1) if backwards else weight)
-        return made[2][backwards]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For a copy, which makes its own transformed weights: packed ones cannot be copied."""
-        return {name: value for name, value in vars(self).items() if name != "_made"}
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not _gains(x, self):
-            return super().forward(x)
-        out: Tensor = _Convolution.apply(x, self)  # type: ignore[no-untyped-call]
-        return out
+        place = id(weight)
+        before, _, made = self._made[place]
+        if before != known:
+            made = {}
+            # what it was is held, lest other weights come to lie at the same address
+            self._made[place] = known, weight, made
+            self._were[place] = weight.detach()
+        if backwards not in made:
+            plain = weight.detach()
+            made[backwards] = Kernels.of(plain.flip(2, 3).transpose(0, 1) if backwards else plain)
+        return made[backwards]
 
 
-def _gains(x: Tensor, layer: WinogradConv2d) -> bool:
-    fixed = not (layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad))
-    alike = x.dtype == layer.weight.dtype == layer.searched and x.device == layer.weight.device
-    fits = x.ndim == 4 and x.shape[1] == layer.in_channels
-    if not (fixed and alike and fits) or torch.is_autocast_enabled("cpu"):
-        return False
-    size, more = SIZES[x.dtype], 2 * int(layer.padding[0]) - 2
+PADDINGS = ((0, 0), (1, 1), (2, 2))
+
+
+def is_wide(weight: Tensor) -> bool:
+    """Whether weights [O, C, H, W] are those of a convolution that may gain."""
+    least = LEAST_CHANNELS.get(weight.dtype)
+    return least is not None and weight.shape[2:] == (3, 3) and min(weight.shape[:2]) >= least
+
+
+def _gains(x: Tensor, padding: int) -> bool:
+    size, more = SIZES[x.dtype], 2 * padding - 2
     height, width = (side + more for side in x.shape[2:])
     tiles = count_tiles(height, width, size)
     few = 0 < tiles * (size + 2) ** 2 <= MOST_PRODUCTS * 9 * height * width
     return few and len(x) * tiles >= LEAST_TILES and x.is_contiguous(memory_format=torch.channels_last)
 
 
-def available() -> bool:
-    """Whether oneDNN gives access to its products, and the tiles have a compiled kernel."""
-    return onednn.available() and cpu_launcher(CARDS["winograd_tiles"]) is not None
-
-
-def by_winograd(model: nn.Module, dtype: torch.dtype | None) -> int:
-    """Let the convolutions of a search twin that may gain in `dtype` be done so, in place; their number."""
-    if dtype not in SIZES or not available():
-        return 0
-    if dtype == torch.bfloat16 and not onednn.has_bfloat16():
-        return 0
-    count, left = 0, float(MOST_BYTES)
-    for part in model.modules():
-        if not isinstance(part, nn.Conv2d) or type(part) not in (nn.Conv2d, CoveringConv2d):
-            continue
-        plain = part.groups == 1 and part.padding_mode == "zeros" and part.kernel_size == (3, 3)
-        still = part.stride == part.dilation == (1, 1) and part.padding in ((0, 0), (1, 1), (2, 2))
-        wide = min(part.in_channels, part.out_channels) >= LEAST_CHANNELS[dtype]
-        # forwards and backwards
-        taken = 2 * (SIZES[dtype] + 2) ** 2 * part.in_channels * part.out_channels * dtype.itemsize
-        # not what a hook computes anew for each pass, as weight_norm does
-        own = "weight" in part._parameters and part.weight.device.type == "cpu"
-        if plain and still and wide and own and taken <= left:
-            part.__class__, part.searched = WinogradConv2d, dtype  # type: ignore[assignment]
-            count, left = count + 1, left - taken
-    return count
+def available(dtype: torch.dtype | None) -> bool:
+    """Whether oneDNN gives access to its products in that dtype, and the tiles have a compiled kernel."""
+    if dtype not in SIZES or not onednn.available() or cpu_launcher(CARDS["winograd_tiles"]) is None:
+        return False
+    return dtype != torch.bfloat16 or onednn.has_bfloat16()

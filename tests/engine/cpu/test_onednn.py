@@ -1,6 +1,7 @@
-"""Linear layers by oneDNN give what torch gives; only a search twin in float32 has them."""
+"""Linear layers by oneDNN, and convolutions that are such, give what torch gives."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastadv as fa
-from fastadv.engine import onednn
-from fastadv.engine.onednn import FastLinear, fast_linear
+from fastadv.engine.cpu import onednn
+from fastadv.engine.cpu.onednn import COVER, LINEAR
+from tests.engine.rewritten import Seen, answers
 
 pytestmark = pytest.mark.skipif(not onednn.available(), reason="torch was built without oneDNN")
 
@@ -44,25 +46,28 @@ def test_values_and_derivatives(shape: tuple[int, ...], bias: bool, products: li
     weight = torch.randn(6, 7, generator=draw)
     shift = torch.randn(6, generator=draw) if bias else None
     x = torch.randn(shape, generator=draw)
-    wide = torch.zeros(*shape[:-1], 14)
+    wide, seen = torch.zeros(*shape[:-1], 14), Seen(F.linear, LINEAR)
     wide[..., ::2] = x
     for given in (x, wide[..., ::2], x.transpose(0, 1).contiguous().transpose(0, 1)):
         found = []
-        for linear in (fast_linear, F.linear):
+        for linear in (seen, F.linear):
             leaf = given.detach().requires_grad_()
             out = linear(leaf, weight, shift)
             back = torch.arange(float(out.numel())).view(out.shape).cos()
             (gradient,) = torch.autograd.grad(out, leaf, back, create_graph=True)
             found.append((out.detach(), gradient.detach()))
         torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+        assert seen.used == ["onednn"]
     assert len(products) == 6  # forwards and backwards
 
 
 @pytest.mark.parametrize("bias", [torch.arange(12.0)[::2], torch.ones(1).expand(6)], ids=["step", "expanded"])
 @pytest.mark.usefixtures("_small_ones_too")
 def test_a_bias_with_strides(bias: Tensor) -> None:
-    x, weight = torch.randn(5, 7), torch.randn(6, 7)
-    torch.testing.assert_close(fast_linear(x, weight, bias), F.linear(x, weight, bias))
+    x, weight, seen = torch.randn(5, 7), torch.randn(6, 7), Seen(F.linear, LINEAR)
+    torch.testing.assert_close(seen(x, weight, bias), F.linear(x, weight, bias))
+    torch.testing.assert_close(seen(input=x, bias=bias, weight=weight), F.linear(x, weight, bias))
+    assert seen.used == ["onednn"]
 
 
 @pytest.mark.usefixtures("_small_ones_too")
@@ -70,7 +75,7 @@ def test_derivatives_of_derivatives() -> None:
     draw = torch.Generator().manual_seed(1)
     weight, x = torch.randn(6, 7, generator=draw), torch.randn(4, 7, generator=draw)
     found = []
-    for linear in (fast_linear, F.linear):
+    for linear in (Seen(F.linear, LINEAR), F.linear):
         leaf = x.clone().requires_grad_()
         (first,) = torch.autograd.grad(linear(leaf, weight).exp().sum(), leaf, create_graph=True)
         found.append(torch.autograd.grad(first.square().sum(), leaf)[0])
@@ -79,38 +84,37 @@ def test_derivatives_of_derivatives() -> None:
 
 @pytest.mark.usefixtures("_small_ones_too")
 def test_what_is_left_to_torch(products: list[tuple[int, ...]]) -> None:
-    weight, x = torch.randn(6, 7), torch.randn(4, 7)
+    weight, x, seen = torch.randn(6, 7), torch.randn(4, 7), Seen(F.linear, LINEAR)
     for dtype in (torch.float64, torch.bfloat16):
-        assert torch.equal(
-            fast_linear(x.to(dtype), weight.to(dtype)), F.linear(x.to(dtype), weight.to(dtype))
-        )
+        assert torch.equal(seen(x.to(dtype), weight.to(dtype)), F.linear(x.to(dtype), weight.to(dtype)))
     for of, to in ((x[0], weight), (x, weight[0])):
-        assert torch.equal(fast_linear(of, to), F.linear(of, to))
+        assert torch.equal(seen(of, to), F.linear(of, to))
     with torch.autocast("cpu", torch.bfloat16):
-        assert fast_linear(x, weight).dtype == torch.bfloat16
+        assert seen(x, weight).dtype == torch.bfloat16
     learned = weight.clone().requires_grad_()
-    fast_linear(x, learned).sum().backward()
+    seen(x, learned).sum().backward()
     assert learned.grad is not None
     shift = torch.zeros(6, requires_grad=True)
-    fast_linear(x, weight, shift).sum().backward()
+    seen(x, weight, shift).sum().backward()
     assert shift.grad is not None
     for others in ((weight.double(), None), (weight, weight[:, 0].double())):
         with pytest.raises(RuntimeError):
-            fast_linear(x, *others)
+            seen(x, *others)
     with pytest.raises(RuntimeError, match=r"shapes|size"):
-        fast_linear(x[:, :5], weight)
+        seen(x[:, :5], weight)
     assert products == []
+    assert seen.used == []
 
 
 def test_small_products_are_left_to_torch(products: list[tuple[int, ...]]) -> None:
-    weight = torch.randn(1024, 32)
+    weight, seen = torch.randn(1024, 32), Seen(F.linear, LINEAR)
     for rows in (31, 32):
-        fast_linear(torch.randn(rows, 32), weight)
+        seen(torch.randn(rows, 32), weight)
     assert products == [(32, 32, 1024)]
 
 
 class Called(nn.Module):
-    """A layer, the same function called, and a BatchNorm, so that it is traced."""
+    """A layer, a BatchNorm, and the same function called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,32 +129,33 @@ class Called(nn.Module):
         return logits
 
 
-def test_a_traced_model(products: list[tuple[int, ...]]) -> None:
+def test_layers_and_calls(products: list[tuple[int, ...]]) -> None:
     model = Called().eval()
     x, y = torch.rand(64, 3, 4), torch.arange(64) % 4
     frozen = fa.freeze(model)
     gradient = frozen.input_gradient(x, y)[2]
     assert NOTE in frozen.notes
-    # the largest alone; the check before has fewer rows
+    # the largest alone; the check before has fewer rows, and so has the comparison after
     assert products == [(64, 160, 128), (64, 128, 160)]
-    leaf = x.clone().requires_grad_()
-    F.cross_entropy(model(leaf), y, reduction="sum").backward()
-    torch.testing.assert_close(gradient, leaf.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradient, answers(model, x, y)[1], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_who_has_them(precision: str, products: list[tuple[int, ...]]) -> None:
+def test_who_has_them(precision: Any, products: list[tuple[int, ...]]) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 4)).eval()
     before = copy.deepcopy(model.state_dict())
     x, y = torch.rand(64, 128), torch.arange(64) % 4
-    frozen = fa.freeze(model, precision)  # type: ignore[arg-type]
+    frozen = fa.freeze(model, precision)
+    assert NOTE not in frozen.notes
     frozen.input_gradient(x, y)
     assert (NOTE in frozen.notes) == (precision == "fp32") == bool(products)
     products.clear()
     assert torch.equal(frozen.verdict(x), model(x).detach())
-    fa.freeze(model, precision, fold=False).input_gradient(x, y)  # type: ignore[arg-type]
+    plain = fa.freeze(model, precision, fold=False)
+    plain.input_gradient(x, y)
     assert products == []
+    assert NOTE not in plain.notes
     assert type(model[1]) is nn.Linear
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     # weights are the model's own, so the search follows them
@@ -158,11 +163,11 @@ def test_who_has_them(precision: str, products: list[tuple[int, ...]]) -> None:
         model[3].bias.add_(2.0)
     if precision == "fp32":
         torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-5)
-        assert type(frozen.search.model[1]) is FastLinear  # type: ignore[index]
+        assert products == [(64, 128, 128)]
 
 
 class Doubled(nn.Linear):
-    """A layer with a forward of its own."""
+    """A layer with a forward of its own, which calls the function as well."""
 
     def forward(self, input: Tensor) -> Tensor:
         return 2 * super().forward(input)
@@ -173,18 +178,21 @@ def test_a_subclass_keeps_its_forward(products: list[tuple[int, ...]]) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(128, 128), nn.ReLU(), Doubled(128, 128)).eval()
     x, frozen = torch.rand(64, 128), fa.freeze(model)
     torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-5)
-    assert products == [(64, 128, 128)]
+    assert products == [(64, 128, 128)] * 2
     assert not any("fell back" in note for note in frozen.notes)
 
 
 def test_a_small_model_stays_exact() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(127, 128), nn.ReLU(), nn.Linear(128, 4)).eval()
     frozen = fa.freeze(model)
+    x = torch.rand(64, 127)
+    assert torch.equal(frozen(x), model(x).detach())
     assert frozen.exact
     assert NOTE not in frozen.notes
     folded = fa.freeze(
         nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)).eval()
     )
+    folded(torch.rand(5, 12))
     assert "folded 1 BatchNorm" in folded.notes
     assert NOTE not in folded.notes
 
@@ -203,3 +211,72 @@ def test_the_attack_finds_the_same() -> None:
     for out in found:
         wrong = model(out.x_adv).argmax(1) != y
         assert torch.equal(wrong, out.success)
+
+
+@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("size", [(4, 3), (5, 3), (4, 6), (9, 8)])
+@pytest.mark.parametrize("small", [True, False])
+def test_a_convolution_whatever_the_image(
+    format: torch.memory_format,
+    bias: bool,
+    size: tuple[int, int],
+    small: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    products: list[tuple[int, ...]],
+) -> None:
+    if not small:
+        monkeypatch.setattr(onednn, "LEAST", 0)
+    torch.manual_seed(0)
+    plain = nn.Conv2d(6, 5, (4, 3), stride=2, bias=bias).to(memory_format=format).requires_grad_(False)
+    own = Seen(plain, COVER)
+    x = torch.randn(3, 6, *size).contiguous(memory_format=format).requires_grad_()
+    out, expected = own(x), plain(x)
+    assert own.used == ["cover"] * (size == (4, 3))
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    back = torch.randn_like(expected)
+    gradients = [torch.autograd.grad(result, x, back)[0] for result in (out, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+    assert bool(products) == (not small and size == (4, 3))
+    torch.testing.assert_close(own(x[0].detach()), plain(x[0].detach()))  # an image without a batch
+    assert own.used == []
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(4, 4, 1), (1, 1)),
+        (nn.Conv2d(4, 4, 3, padding=1), (3, 3)),
+        (nn.Conv2d(4, 4, 3, groups=2), (3, 3)),
+        (nn.Conv2d(4, 4, 3, padding="same"), (3, 3)),
+        (nn.Conv2d(4, 4, (3, 1), padding=(0, 1)), (3, 1)),
+        (nn.ConvTranspose2d(4, 4, 3), (3, 3)),
+    ],
+    ids=str,
+)
+def test_convolutions_that_move_are_left_to_the_library(layer: nn.Module, shape: tuple[int, int]) -> None:
+    seen, x = Seen(layer.requires_grad_(False), COVER), torch.rand(2, 4, *shape)
+    assert torch.equal(seen(x), layer(x))
+    assert seen.used == []
+
+
+def test_convolutions_that_cannot_cover_raise_as_torchs() -> None:
+    layer = nn.Conv2d(4, 4, 3, dilation=2).requires_grad_(False)
+    with pytest.raises(RuntimeError, match="can't be greater than"):
+        Seen(layer, COVER)(torch.rand(2, 4, 3, 3))
+
+
+def test_a_convolution_that_covers_learns_by_the_library() -> None:
+    layer, x = nn.Conv2d(4, 4, 3), torch.rand(2, 4, 3, 3)
+    seen = Seen(layer, COVER)
+    seen(x).sum().backward()
+    assert seen.used == []
+    assert layer.weight.grad is not None
+
+
+def test_a_model_with_such_a_convolution_says_so() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 6), nn.Flatten()).eval()
+    x, frozen = torch.rand(7, 3, 8, 8), fa.freeze(model)
+    assert not any("cover" in note for note in frozen.notes)
+    torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-6)
+    assert "convolutions that cover the image as products" in frozen.notes

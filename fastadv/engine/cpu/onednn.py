@@ -1,4 +1,4 @@
-"""Linear layers in float32 by oneDNN.
+"""Linear layers in float32 by oneDNN, and convolutions that are linear layers.
 
 On a CPU torch takes such products from MKL, which leaves the widest vectors of other makers' processors
 unused: on one core of an AMD EPYC with AVX-512 MKL does 60 to 90 GFLOP/s, oneDNN 140 to 200.
@@ -7,10 +7,11 @@ unused: on one core of an AMD EPYC with AVX-512 MKL does 60 to 90 GFLOP/s, oneDN
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.engine.calls import replace_calls
+from fastadv.engine.cpu.settings import settings
+from fastadv.engine.rewrite import Rewrite
 
 LEAST = 1 << 20  # multiplications; with fewer, a call costs as much as it gains
 LEAST_WEIGHTS = 1 << 14  # of a layer that reaches this at the usual batch sizes
@@ -49,42 +50,50 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
-        return fast_linear(gradient, weight.t()), None, None  # with a derivative of its own
+        found = fast_linear(gradient, weight.t())  # with a derivative of its own
+        return (gradient @ weight if found is NotImplemented else found), None, None
 
 
-def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """`torch.nn.functional.linear`, faster where it is large and weights get no gradient."""
     fixed = not (weight.requires_grad or (bias is not None and bias.requires_grad))
     usual = input.ndim >= 2 and weight.ndim == 2 and input.shape[-1] == weight.shape[1]
     large = usual and input.numel() * len(weight) >= LEAST
     if not (fixed and large and _suits(input, weight, bias) and available()):
-        return F.linear(input, weight, bias)
-    out: Tensor = _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
-    return out
+        return NotImplemented
+    return _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
 
 
-class FastLinear(nn.Linear):
-    """The layer by that function."""
+def covering_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
+    """A convolution that is a product of matrices where its kernel covers the image, and so moves nowhere."""
+    if input.shape[2:] != weight.shape[2:] or weight.shape[2:] == (1, 1) or weight.device.type != "cpu":
+        return NotImplemented
+    how = settings(input, weight, bias, stride, padding, dilation, groups)
+    if how is None or how.padding != (0, 0) or how.dilation != (1, 1):
+        return NotImplemented
+    rows, weights = input, weight
+    if input.is_contiguous(memory_format=torch.channels_last):
+        rows, weights = (values.permute(0, 2, 3, 1) for values in (input, weight))
+    rows, weights = rows.flatten(1), weights.flatten(1)
+    found = fast_linear(rows, weights, bias)
+    return (F.linear(rows, weights, bias) if found is NotImplemented else found)[:, :, None, None]
 
-    def forward(self, input: Tensor) -> Tensor:
-        return fast_linear(input, self.weight, self.bias)
+
+LINEAR = Rewrite("onednn", "linear layers by oneDNN", {F.linear: fast_linear})
+COVER = Rewrite("cover", "convolutions that cover the image as products", {F.conv2d: covering_conv2d})
 
 
 def gains(model: nn.Module) -> bool:
     """Whether a linear layer of the model is large enough to be done so."""
     return available() and any(
-        type(part) is nn.Linear and _suits(part.weight) and part.weight.numel() >= LEAST_WEIGHTS
+        isinstance(part, nn.Linear) and _suits(part.weight) and part.weight.numel() >= LEAST_WEIGHTS
         for part in model.modules()
     )
-
-
-def by_onednn(model: nn.Module) -> int:
-    """Let the linear layers of a search twin be done so, in place; the number of those that may gain."""
-    count = 0
-    for part in model.modules():
-        if type(part) is nn.Linear and _suits(part.weight):
-            part.__class__ = FastLinear
-            count += part.weight.numel() >= LEAST_WEIGHTS
-        if isinstance(part, fx.GraphModule):
-            count += replace_calls(part, {("call_function", F.linear): (fast_linear, fast_linear)})
-    return count

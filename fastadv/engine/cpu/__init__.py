@@ -1,0 +1,1 @@
+"""Functions of torch that a CPU library does slowly, done otherwise."""

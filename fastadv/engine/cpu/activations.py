@@ -1,0 +1,54 @@
+"""Activations by this library's kernels."""
+
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastadv.engine.rewrite import Rewrite
+from fastadv.ops import elu, relu_slope
+
+DTYPES = (torch.float32, torch.bfloat16)
+LEAST = 1 << 16  # elements; calling an op from Python and back costs as much as fewer gain
+
+
+def _suits(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in DTYPES and x.ndim >= 2 and x.numel() >= LEAST
+
+
+class _ReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, inplace: bool) -> Tensor:
+        out = F.relu(x, inplace)
+        if inplace:
+            ctx.mark_dirty(out)
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (out,) = ctx.saved_tensors
+        if gradient.stride() != out.stride():  # as after a mean: the next function wants the layout of `out`
+            return torch.ops.aten.threshold_backward(gradient, out, 0), None
+        return relu_slope(gradient, out), None
+
+
+def fast_relu(input: Tensor, inplace: bool = False) -> Any:
+    """`torch.nn.functional.relu` with a faster derivative."""
+    follows = torch.is_grad_enabled() and input.requires_grad
+    if not (follows and _suits(input)) or (inplace and input._is_view()):
+        return NotImplemented
+    return _ReLU.apply(input, inplace)  # type: ignore[no-untyped-call]
+
+
+def fast_elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Any:
+    """`torch.nn.functional.elu` by this library's op, which is not done in place."""
+    suits = not inplace and _suits(input) and isfinite(alpha)
+    return elu(input, alpha) if suits else NotImplemented
+
+
+NOTE = "fast activations"
+RELU = Rewrite("relu", NOTE, {f: fast_relu for f in (F.relu, torch.relu, Tensor.relu)}, exact=True)
+ELU = Rewrite("elu", NOTE, {F.elu: fast_elu})

@@ -1,0 +1,69 @@
+"""Input gradients of convolutions that read few channels, as images do.
+
+The CPU library pads input channels to its vector length, so the gradient to an image of one channel costs
+sixteen times what it needs (`fastadv.ops.thin_gradient`).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
+
+from fastadv.engine.cpu.settings import Settings, settings
+from fastadv.engine.rewrite import Rewrite
+from fastadv.ops import thin_gradient
+from fastadv.ops.thin_gradient import MOST_CHANNELS
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.how, ctx.size = how, x.shape[1:]
+        ctx.kept = (
+            torch.channels_last
+            if x.is_contiguous(memory_format=torch.channels_last)
+            else torch.contiguous_format
+        )
+        return F.conv2d(x, weight, bias, how.stride, how.padding, how.dilation)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (weight,), how = ctx.saved_tensors, ctx.how
+        if torch.is_grad_enabled():  # it is to have a derivative itself
+            size = [len(gradient), *ctx.size]
+            found = conv2d_input(size, weight, gradient, how.stride, how.padding, how.dilation)  # type: ignore[no-untyped-call]
+            return found, None, None, None
+        found = thin_gradient(gradient, weight, ctx.size[1:], how.stride, how.padding, how.dilation)
+        return found.contiguous(memory_format=ctx.kept), None, None, None
+
+
+def thin_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
+    """`torch.nn.functional.conv2d` with that gradient; weights get none."""
+    if not (torch.is_grad_enabled() and input.requires_grad) or weight.device.type != "cpu":
+        return NotImplemented
+    how = settings(input, weight, bias, stride, padding, dilation, groups)
+    if how is None or input.dtype != weight.dtype:
+        return NotImplemented
+    outputs, inputs = weight.shape[:2]
+    # measured: for three channels in bfloat16 the library is faster; float16 has no kernel
+    rough = input.dtype == torch.float16 or (input.dtype == torch.bfloat16 and inputs > 1)
+    # measured, in float32: 4 times for one channel; a third to a half for three into 32 or 64, nothing
+    # with a stride or into 16
+    few = inputs == 1 or (inputs <= MOST_CHANNELS and how.stride == (1, 1))
+    if rough or not few or outputs < 6 * inputs:
+        return NotImplemented
+    return _Convolution.apply(input, weight, bias, how)  # type: ignore[no-untyped-call]
+
+
+THIN = Rewrite("thin", "thin input convolution", {F.conv2d: thin_conv2d}, exact=True)

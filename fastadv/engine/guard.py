@@ -1,0 +1,155 @@
+"""The guard on gradients: a search copy is not the model until its gradient was compared with the model's.
+
+Logits are not enough: a wrong backward changes none of them. So the gradient of each kind of pass is compared
+once, on rows of the caller's own batch, with that of the model as given.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastadv.engine.generators import generators_kept
+from fastadv.engine.rounding import HALVES, ROUNDING, Format
+
+ROWS = 16  # that are compared
+NUDGES = 8  # of x, by which kinks are told from mistakes
+KINKS = 8  # one row in so many may have a kink that no nudge has met
+ALIKE = 0.9  # cosine from which two gradients are taken for the same direction
+LENGTH = 1.25  # the largest ratio of lengths of gradients that differ by rounding to half precision
+LEAST_ALIKE = 0.3  # below, a search in half precision goes elsewhere
+PASSES = 4  # whose mean is compared where the model is randomized
+
+# gradients [B, ...] of by_logits @ logits at x
+Pull = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Ways:
+    """Three ways to the gradients [B, ...] of by_logits [B, K] @ logits at x [B, ...].
+
+    searched: by the search copy. given: by the model as given. plain: by the search copy without rewrites.
+    """
+
+    searched: Pull
+    given: Pull
+    plain: Pull
+
+
+def some_rows(count: int, device: torch.device) -> Tensor:
+    """At most ROWS numbers below `count`: the first ones, the last ones and some between, where kernels end."""
+    if count <= ROWS:
+        return torch.arange(count, device=device)
+    third = ROWS // 3
+    between = ROWS - 2 * third
+    middle = [third + (count - 2 * third - 1) * place // (between - 1) for place in range(between)]
+    return torch.tensor([*range(third), *middle, *range(count - third, count)], device=device)
+
+
+def agrees(ways: Ways, x: Tensor, by_logits: Tensor, found: Tensor, format: Format) -> bool | None:
+    """Whether the gradients `found` by the search at x, computed in `format`, are those of the model.
+
+    None where no row has a gradient to compare.
+    """
+    whole = found.flatten(1).isfinite().all(1) & by_logits.isfinite().all(1)
+    whole &= by_logits.abs().amax(1) > torch.finfo(torch.float32).tiny
+    picked = some_rows(len(x), x.device)
+    picked = picked[whole[picked]]
+    if not len(picked):
+        return None
+    if _close(ways, x[picked], by_logits[picked], found[picked], format):
+        return True
+    if _close(ways, x, by_logits, found, format, whole):  # rows may depend on each other
+        return True
+    return _randomized_alike(ways, x, by_logits, whole, format)
+
+
+def _close(
+    ways: Ways, x: Tensor, by_logits: Tensor, found: Tensor, format: Format, rows: Tensor | None = None
+) -> bool:
+    expected = ways.given(x, by_logits)
+    if format in HALVES:
+        return _same_direction(ways, x, by_logits, found, expected, rows)
+    return _same(ways, x, by_logits, found, expected, ROUNDING.get(format, ROUNDING[torch.float32]), rows)
+
+
+def _same(
+    ways: Ways, x: Tensor, by_logits: Tensor, found: Tensor, expected: Tensor, bound: float, rows: Tensor | None
+) -> bool:
+    """Whether gradients differ by rounding, or by as much as that of the model does beside a kink."""
+    apart, length = _length(found - expected), _length(expected)
+    off = apart > bound * length
+    if rows is not None:
+        off &= rows
+    if not bool(off.any()):
+        return True
+    count = len(x) if rows is None else int(rows.sum())
+    jump = torch.zeros_like(apart)
+    wide = x.flatten(1).abs().amax() if x.numel() else 1.0
+    generator = torch.Generator("cpu").manual_seed(0)
+    step = 16 * torch.finfo(x.dtype).eps * max(float(wide), 1e-3)
+    for nudge in range(NUDGES):
+        noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device="cpu").to(x.device) - 0.5
+        beside = ways.given(x + step * 2 ** (nudge % 4) * noise, by_logits)
+        jump = torch.maximum(jump, _length(beside - expected))
+    off &= apart > bound * length + 2 * jump
+    unexplained = int(off.sum())
+    if not unexplained:
+        return True
+    return unexplained <= count // KINKS and bool((_cosine(found, expected)[off] >= ALIKE).all())
+
+
+def _same_direction(
+    ways: Ways, x: Tensor, by_logits: Tensor, found: Tensor, expected: Tensor, rows: Tensor | None
+) -> bool:
+    """Whether gradients in half precision are as near to the model's as that precision allows."""
+
+    def measure(gradient: Tensor) -> tuple[float, float]:
+        kept = slice(None) if rows is None else rows
+        ratio = (_length(gradient) / _length(expected).clamp_min(torch.finfo(torch.float32).tiny))[kept]
+        return float(_cosine(gradient, expected)[kept].mean()), float(ratio.median().log().abs())
+
+    limit = math.log(LENGTH)
+    alike, ratio = measure(found)
+    if alike >= ALIKE and ratio <= limit:
+        return True
+    plain_alike, plain_ratio = measure(ways.plain(x, by_logits))
+    return alike >= max(plain_alike - (1 - ALIKE), LEAST_ALIKE) and ratio <= plain_ratio + limit
+
+
+def _randomized_alike(ways: Ways, x: Tensor, by_logits: Tensor, rows: Tensor, format: Format) -> bool:
+    """Whether gradients differ no more than those of the model from pass to pass."""
+    with generators_kept(x.device):
+        expected = ways.given(x, by_logits)
+        again = ways.given(x, by_logits)
+        tolerance = 0.1 if format in HALVES else ROUNDING.get(format, ROUNDING[torch.float32])
+        if not bool((_length(again - expected) > tolerance * _length(expected))[rows].any()):
+            return False  # it answers the same each time
+    drawn = []
+    for pull in (ways.searched, ways.given):
+        with generators_kept(x.device, seed=0):
+            drawn.append(pull(x, by_logits))
+    if bool((_cosine(*drawn)[rows] >= ALIKE).all()):
+        return True  # the same draws, the same gradients
+    with generators_kept(x.device):
+        searched = _mean(ways.searched, x, by_logits)
+        one, other = _mean(ways.given, x, by_logits), _mean(ways.given, x, by_logits)
+    own = float(_cosine(one, other)[rows].mean())
+    return float(_cosine(searched, one)[rows].mean()) >= own - 0.3
+
+
+def _mean(pull: Pull, x: Tensor, by_logits: Tensor) -> Tensor:
+    return torch.stack([pull(x, by_logits) for _ in range(PASSES)]).mean(0)
+
+
+def _length(gradient: Tensor) -> Tensor:
+    return gradient.flatten(1).double().norm(dim=1)
+
+
+def _cosine(one: Tensor, other: Tensor) -> Tensor:
+    """[B]; 1 where both are zero."""
+    one, other = (each.flatten(1).double() for each in (one, other))
+    both = (one == 0).all(1) & (other == 0).all(1)
+    return torch.where(both, 1.0, torch.nn.functional.cosine_similarity(one, other, dim=1, eps=1e-300))

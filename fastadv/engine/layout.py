@@ -1,0 +1,20 @@
+"""The memory layout of a copy's weights and of the points that pass it."""
+
+import torch
+from torch import Tensor, nn
+
+
+def lay_out(model: nn.Module, channels_last: bool) -> None:
+    """Give the four-dimensional parameters and buffers of a copy that layout, in place."""
+    kept = torch.channels_last if channels_last else torch.contiguous_format
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            # strides tell the layout also where there is one channel; `contiguous` would leave those as they are
+            tensor.data = tensor.data.to(memory_format=kept)
+
+
+def laid_out(x: Tensor, channels_last: bool) -> Tensor:
+    """`x` in that layout; no copy where it already has it."""
+    if channels_last and x.ndim == 4:
+        return x.contiguous(memory_format=torch.channels_last)
+    return x.contiguous()

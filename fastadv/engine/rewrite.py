@@ -1,0 +1,156 @@
+"""Functions of torch that a pass calls otherwise: the user's own Python runs, and only what it calls changes."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fastadv.engine.fold import Folds
+
+# takes what the function takes; NotImplemented where it does not suit
+Way = Callable[..., Any]
+PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+# what reads no value of a tensor
+METADATA = frozenset(
+    "size dim ndimension numel nelement stride is_contiguous is_floating_point is_complex element_size "
+    "storage_offset get_device __len__ __hash__".split()
+)
+PROPERTIES = frozenset(
+    "shape dtype device ndim layout requires_grad is_leaf is_cuda is_cpu is_sparse is_quantized is_mkldnn "
+    "itemsize nbytes names _version".split()
+)
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """Other ways for functions of torch.
+
+    name: switches it off. note: what `Frozen.notes` say once it was used. exact: whether the forward pass
+    stays as it is, to the last bit.
+    """
+
+    name: str
+    note: str
+    ways: Mapping[Any, Way]
+    exact: bool = False
+
+
+class Rewriting:
+    """The rewrites of one model, those that were switched off left out."""
+
+    def __init__(self, rewrites: Iterable[Rewrite] = (), folds: Folds | None = None) -> None:
+        self._rewrites, self.folds = tuple(rewrites), folds
+        self.off: frozenset[str] = frozenset()
+        self._arrange()
+
+    def _arrange(self) -> None:
+        ways: dict[Any, list[tuple[str, Way]]] = {}
+        for rewrite in self._rewrites:
+            if rewrite.name not in self.off:
+                for function, way in rewrite.ways.items():
+                    ways.setdefault(function, []).append((rewrite.name, way))
+        # replaced as a whole: other threads may be in a pass
+        self.ways = {function: tuple(found) for function, found in ways.items()}
+        self.folding = self.folds if self.folds is not None and Folds.name not in self.off else None
+
+    def __bool__(self) -> bool:
+        return bool(self.ways) or self.folding is not None
+
+    @property
+    def exact(self) -> bool:
+        """Whether no logit may change by a bit."""
+        return self.folding is None and all(r.exact or r.name in self.off for r in self._rewrites)
+
+    def switch_off(self, *names: str) -> None:
+        """Go on without these, or without any where none is named."""
+        self.off |= frozenset(names) or {Folds.name, *(rewrite.name for rewrite in self._rewrites)}
+        self._arrange()
+
+    def restore(self, off: frozenset[str]) -> None:
+        """Go on without these alone."""
+        self.off = off
+        self._arrange()
+
+    @property
+    def names(self) -> list[str]:
+        """Those that are on."""
+        folded = [Folds.name] if self.folding is not None else []
+        return folded + [rewrite.name for rewrite in self._rewrites if rewrite.name not in self.off]
+
+    def lens(self, learning: bool = False) -> "Lens":
+        """What one pass is seen through; `learning` which BatchNorm follows which layer."""
+        return Lens(self, learning)
+
+    def notes(self, used: Iterable[str]) -> list[str]:
+        """What was done, in words."""
+        names = set(used)
+        return [rewrite.note for rewrite in self._rewrites if rewrite.name in names]
+
+
+class Lens(TorchFunctionMode):
+    """Rewrites the calls of one pass, forwards and backwards, in the thread that enters it.
+
+    used: (number of the call, name of the rewrite), in order. promises: of folded layers.
+    """
+
+    def __init__(self, rewriting: Rewriting, learning: bool) -> None:
+        super().__init__()
+        self._ways, self._folding, self._learning = rewriting.ways, rewriting.folding, learning
+        self.used: list[tuple[int, str]] = []
+        self._calls = 0
+        self.promises = self._folding.promises(learning) if self._folding is not None else None
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        promises = self.promises
+        if promises is not None and promises.open and not _is_metadata(func):
+            kept = promises.kept(func, args, kwargs)
+            if kept is not None:
+                return kept
+        ways = self._ways.get(func, ())
+        layer = self._folding is not None and func in Folds.layers and not ("weight" in kwargs or "bias" in kwargs)
+        if not (ways or layer) or any(kind not in PLAIN for kind in types) or _transformed():
+            return func(*args, **kwargs)
+        self._calls += 1
+        pair = None
+        if layer and self._folding is not None and not self._learning:
+            pair = self._folding.pair(args)
+            if pair is not None:
+                args = pair.folded(args)
+        made = self._made(func, ways, args, kwargs)
+        if promises is None or not layer:
+            return made
+        if pair is not None:
+            self.used.append((self._calls, Folds.name))
+            return promises.promise(pair, made)
+        if self._learning:
+            promises.saw(func, args, made)
+        return made
+
+    def _made(self, func: Any, ways: tuple[tuple[str, Way], ...], args: Any, kwargs: Any) -> Any:
+        for name, way in ways:
+            made = way(*args, **kwargs)
+            if made is not NotImplemented:
+                self.used.append((self._calls, name))
+                return made
+        return func(*args, **kwargs)
+
+    def finish(self, logits: object) -> None:
+        """Raises Refused where a folded layer was not followed by its BatchNorm, after all."""
+        if self.promises is not None:
+            self.promises.finish(logits)
+
+
+def _is_metadata(func: Any) -> bool:
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        return getattr(getattr(func, "__self__", None), "__name__", "") in PROPERTIES
+    return name in METADATA
+
+
+def _transformed() -> bool:
+    """Whether a transform of torch.func is at work, which knows no rule for what replaces a function."""
+    return torch._C._functorch.maybe_current_level() is not None

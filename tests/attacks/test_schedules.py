@@ -1,0 +1,331 @@
+"""Schedules by hand: a script says what the model answers, and plain loops where each step must then lead."""
+
+import math
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv import ops
+from fastadv.attacks import WrongBy, apgd, fmn, hopskipjump, pdgd, pdpgd, sigma_zero
+from fastadv.attacks.hopskipjump import _probe
+from fastadv.threat import L1, L2, THREATS
+
+from .nets import images, labels, linear, mlp
+from .scripted import scripted
+
+Y = torch.tensor([0])
+SIZES = {"linf": torch.inf, "l2": 2.0, "l1": 1.0, "l0": 0.0}
+DUAL = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
+
+
+def turning(size: int) -> Any:
+    """Gradients [size] that are another each time, none of whose elements is zero."""
+
+    def gradient(number: int) -> Tensor:
+        return torch.randn(size, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+
+    return gradient
+
+
+def cosine(step: int, steps: int, last: float) -> float:
+    return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def same(points: list[Tensor], expected: list[Tensor]) -> None:
+    assert len(points) >= len(expected)
+    for number, (point, wanted) in enumerate(zip(points, expected, strict=False)):
+        torch.testing.assert_close(
+            point, wanted, rtol=0, atol=1e-6, msg=lambda text, n=number: f"{n}: {text}"
+        )
+
+
+def sparse_steps(
+    here: Tensor, gradient: Tensor, share: float, size: float, x: Tensor, radius: float
+) -> Tensor:
+    """[2, D] where a step in that share of the coordinates leads, their number rounded down and up."""
+    count = share * len(x)
+    ways = []
+    for number in (math.floor(count - 1e-6), math.ceil(count - 1e-6)):
+        least = gradient.abs().sort(descending=True).values[max(number, 1) - 1]
+        ways.append(gradient.sign() * (gradient.abs() >= least) / max(number, 1))
+    ahead = here + size * torch.stack(ways)
+    return ops.project_l1(ahead, x.expand_as(ahead), radius, (0.0, 1.0))
+
+
+def one_of(point: Tensor, choices: Tensor, number: int) -> None:
+    assert float((choices - point).abs().amax(1).min()) < 1e-6, number
+
+
+@pytest.mark.parametrize("rises", [[-5 + 0.01 * n for n in range(100)], [-5 - 0.01 * n for n in range(100)],
+                                   [-5 + math.sin(n) for n in range(100)]],
+                         ids=["rising", "falling", "both"])  # fmt: skip
+def test_apgd_in_l1(rises: list[float]) -> None:
+    """Croce & Hein 2021, algorithm 1: first a fifth of the coordinates. After each 4 % of the steps the share
+    is that of the coordinates moved so far, over 1.5; steps are 1.5 times shorter, to a tenth of the radius
+    at least, or as at first, from the strongest point, where that has become sparser by 5 %.
+    """
+    steps, radius, count = 100, 0.9, 40
+    model, points = scripted(rises, turning(count))
+    x = torch.linspace(0.3, 0.7, count, dtype=torch.float64)
+    apgd(model, x[None], Y, L1(radius), steps=steps, loss="margin", larger_radii=False)
+    size, share, before, top, begun = radius, 0.2, count, 0, 0
+    for number in range(steps - 1):
+        top = number if rises[number] > rises[top] else top
+        place = number
+        if number and number % 4 == 0:
+            moved = int((points[top] != x).sum())
+            sparser = moved < 0.95 * before
+            begun += sparser
+            place, size = (top, radius) if sparser else (number, max(size / 1.5, radius / 10))
+            share, before = moved / count / 1.5, moved
+        choices = sparse_steps(points[place], turning(count)(place), share, size, x, radius)
+        one_of(points[number + 1], choices, number)
+    assert begun >= 1
+    assert size < radius
+
+
+@pytest.mark.parametrize("best", [4, 29])
+def test_a_stage_of_apgd_in_l1_begins_at_the_strongest_point(best: int) -> None:
+    """It is brought into the smaller ball; the first step is as long as that, its share is of this start."""
+    margins = [-5.0 - 0.01 * n for n in range(100)]
+    margins[best], margins[30 + best] = -4.0, -3.0
+    model, points = scripted(margins, turning(24))
+    x = torch.linspace(0.3, 0.7, 24, dtype=torch.float64)
+    apgd(model, x[None], Y, L1(0.5), steps=100, loss="margin")
+    for first, factor in ((30, 2.0), (60, 1.0)):
+        radius = 0.5 * factor
+        start = ops.project_l1(points[first - 30 + best][None], x[None], radius, (0.0, 1.0))[0]
+        same(points[first:], [start])
+        share = int((points[first] != x).sum()) / 24 / 1.5
+        choices = sparse_steps(points[first], turning(24)(first), share, radius, x, radius)
+        one_of(points[first + 1], choices, first)
+
+
+@pytest.mark.parametrize("steps", [40, 100, 137])
+def test_checkpoints_of_apgd(steps: int) -> None:
+    """Croce & Hein 2020, section 3.3: p_1 = 0.22, then each share is 0.03 less, and 0.06 at least.
+
+    A loss that always falls halves the step at each of them, and leads back to the start.
+    """
+    margins = [-5.0 - 0.01 * n for n in range(steps)]
+    model, points = scripted(margins, turning(3))
+    x = torch.tensor([[0.5, 0.5, 0.5]], dtype=torch.float64)
+    apgd(model, x, Y, L2(1e-3), steps=steps, loss="margin")
+    expected, done, share = [], 0, int(0.22 * steps)
+    while done + share < steps:
+        done += share
+        expected += [done] if done < steps - 1 else []
+        share = max(share - int(0.03 * steps), int(0.06 * steps))
+    back, size, ball = [], 2e-3, L2(1e-3)
+    for number in range(1, steps - 1):
+        # the first step after a checkpoint starts at the strongest point, which is the first, half as long
+        start, way = points[0][None], turning(3)(0)[None]
+        stepped = ball.step(start, way, x, size / 2)
+        mixed = start + 0.75 * (stepped - start) + 0.25 * (start - points[number - 1][None])
+        if torch.allclose(ball.project(mixed, x)[0], points[number + 1], rtol=0, atol=1e-12):
+            back.append(number)
+            size /= 2
+    assert back == expected
+
+
+def test_rises_count_from_the_last_checkpoint_on() -> None:
+    """Of 22 steps all raise the loss of APGD, of the next 19 one does: the second checkpoint halves steps."""
+    margins = [-5 + 0.01 * n for n in range(23)] + [-3.0] + [-3.5 - 0.01 * n for n in range(80)]
+    model, points = scripted(margins, turning(3))
+    x, ball = torch.full((1, 3), 0.5, dtype=torch.float64), L2(1e-3)
+    apgd(model, x, Y, ball, steps=100, loss="margin")
+    for number, top, size in ((22, 22, 2e-3), (41, 23, 1e-3)):
+        start = points[top][None]
+        stepped = ball.step(start, turning(3)(top)[None], x, size)
+        mixed = start + 0.75 * (stepped - start) + 0.25 * (start - points[number - 1][None])
+        same(points[number + 1 :], [ball.project(mixed, x)[0]])
+
+
+def test_a_targeted_round_of_apgd_goes_by_the_loss_of_its_class() -> None:
+    """The class aimed at falls all the time, while another rises: steps are halved, from the start on."""
+    falls, rises = [-5 - 0.01 * n for n in range(100)], [-4 + 0.01 * n for n in range(100)]
+    model, points = scripted(falls, turning(3), others=rises)
+    x, ball = torch.full((1, 3), 0.5, dtype=torch.float64), L2(1e-3)
+    apgd(model, x, Y, ball, steps=100, loss="margin-targeted", classes=1)
+    stepped = ball.step(points[0][None], turning(3)(0)[None], x, 1e-3)
+    mixed = points[0] + 0.75 * (stepped[0] - points[0]) + 0.25 * (points[0] - points[21])
+    same(points[23:], [ball.project(mixed[None], x)[0]])
+
+
+def test_over_all_rounds_the_loss_of_any_class_decides() -> None:
+    """The second round aims at class 2 and meets, on the way, where class 1 comes nearer than ever."""
+
+    def curved(x: Tensor) -> Tensor:
+        across = x[:, 0] - 0.5
+        first = torch.where(across > -0.08, -1.5 + 5 * across, -1.9 + 70 * (-0.08 - across))
+        return torch.stack([0 * across, first, -2.5 - 5 * across], 1)
+
+    x = torch.full((1, 8), 0.5, dtype=torch.float64)
+    out = apgd(
+        curved, x, Y, THREATS["linf"](0.1), steps=6, loss="margin-targeted", classes=2, stop_early=False
+    )
+    # in the first round class 1 comes to -1, in the second to -0.5, where class 2 is at -2
+    assert float(out.loss[0]) == pytest.approx(-0.5)
+    assert float(out.x_adv[0, 0]) == pytest.approx(0.4)
+
+
+def test_probes_of_hopskipjump_grow_with_the_root_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chen et al. 2020, algorithm 2: B_0 sqrt(t) at step t; the last may have to do with fewer."""
+    page, seen = sys.modules["fastadv.attacks.hopskipjump"], []
+
+    def spy(search: Any, probes: int, draws: Any) -> None:
+        seen.append(probes)
+        _probe(search, probes, draws)
+
+    monkeypatch.setattr(page, "_probe", spy)
+    model, x = linear(3, 784).double(), images(1, (784,))
+    hopskipjump(model, x, labels(model, x), L2(torch.inf), queries=800, directions=20)
+    assert len(seen) >= 8
+    wanted = [math.ceil(20 * math.sqrt(step)) for step in range(1, len(seen) + 1)]
+    assert seen[:-1] == wanted[:-1]
+    assert 1 <= seen[-1] <= wanted[-1]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+@pytest.mark.parametrize("given", [{}, {"step_size": 0.3, "gamma": 0.2}], ids=["default", "given"])
+def test_fmn(norm: str, given: dict[str, float]) -> None:
+    """Pintor et al. 2021, algorithm 1, from the first success on; that is at the second gradient."""
+    steps, count = 40, 20
+    margins = [-0.01, *(0.02 * math.sin(0.9 * n + 1.3) for n in range(steps))]
+    model, points = scripted(margins, turning(count))
+    x = torch.linspace(0.35, 0.65, count, dtype=torch.float64)
+    fmn(model, x[None], Y, THREATS[norm](torch.inf), steps=steps, **given)
+    gamma = given.get("gamma", 0.05)
+    first = {"linf": 0.0, "l2": 1.0, "l1": 1.0, "l0": 50.0}[norm]
+    length = given.get("step_size", first)
+    order = SIZES[norm]
+    radius, nearest = _first_ball(norm, x, margins[0], turning(count)(0), gamma), torch.inf
+    expected = []
+    for number in range(1, steps - 1):
+        here = points[number]
+        share, decay = gamma * cosine(number, steps, 0.02), cosine(number, steps, 0.01)
+        away = float(torch.linalg.vector_norm(here - x, order))
+        if margins[number] > 0:
+            nearest = min(nearest, away)
+            smaller = (
+                min(math.floor(radius * (1 - share)), radius - 1) if norm == "l0" else radius * (1 - share)
+            )
+            radius = max(min(smaller, nearest), 0.0)
+        else:
+            larger = radius * (1 + share)
+            radius = max(math.floor(larger), radius + 1) if norm == "l0" else larger
+        radius = min(radius, float(torch.linalg.vector_norm(torch.maximum(x, 1 - x), order)))
+        gradient = turning(count)(number)
+        if norm == "linf":
+            ahead = here + gradient.sign() * decay * (length or 2 * radius)
+        else:
+            ahead = here + decay * length * gradient / gradient.norm()
+        expected.append(THREATS[norm](radius).project(ahead[None], x[None])[0])
+    same(points[2:], expected)
+
+
+def _first_ball(norm: str, x: Tensor, margin: float, gradient: Tensor, gamma: float) -> float:
+    """The radius after the first gradient, at x: the boundary of a linear model, and a little more."""
+    lack = -margin * (1 + gamma)
+    if norm != "l0":
+        return lack / float(torch.linalg.vector_norm(gradient, DUAL[norm]))
+    room = torch.where(gradient > 0, 1 - x, x)
+    gains = (gradient.abs() * room).sort(descending=True).values.cumsum(0)
+    return float((gains < lack).sum() + 1)
+
+
+def test_fmn_looks_for_its_first_success_as_in_the_paper_for_a_while() -> None:
+    """Under L2 and L1: for the first 5 % of the steps; then it goes to the boundary of the linear model."""
+    steps, count = 60, 4
+    x = torch.full((count,), 0.5, dtype=torch.float64)
+    for norm in ("l2", "l1"):
+        model, points = scripted([-0.02], turning(count))
+        fmn(model, x[None], Y, THREATS[norm](torch.inf), steps=steps)
+        for number in (0, 1, 2, 3, 4, 5):
+            here, gradient = points[number], turning(count)(number)
+            share = 0.05 * cosine(number, steps, 0.02)
+            away = float(torch.linalg.vector_norm(here - x, SIZES[norm]))
+            size = float(torch.linalg.vector_norm(gradient, DUAL[norm]))
+            lack = max(0.02 * (1 + share), away * share * size)
+            ahead = here + cosine(number, steps, 0.01) * gradient / gradient.norm()
+            if number >= 3:
+                ahead = (
+                    here
+                    + ops.to_hyperplane(
+                        here[None], gradient[None], torch.tensor([lack]).double(), norm, (0.0, 1.0)
+                    )[0]
+                )
+            expected = THREATS[norm](away + lack / size).project(ahead[None], x[None])[0]
+            torch.testing.assert_close(points[number + 1], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("box", [(0.0, 1.0), (-3.0, 5.0)], ids=str)
+def test_sigma_zero(box: tuple[float, float]) -> None:
+    """Cinà et al. 2025, algorithm 1, in units of the box: the smooth count, Adam, and the threshold.
+
+    The step size falls along the cosine from its first or from its second step on. The step of the threshold
+    may be that before or after it has moved on: the paper has the first, the authors' code the second.
+    """
+    steps, count, width = 30, 20, box[1] - box[0]
+    margins = [-0.3, -0.1, *(0.4 * math.sin(1.1 * n) for n in range(steps))]
+    model, points = scripted(margins, turning(count))
+    x = box[0] + width * torch.linspace(0.35, 0.65, count, dtype=torch.float64)
+    sigma_zero(model, x[None], Y, THREATS["l0"](torch.inf, box), steps=steps)
+    mean, square, level = torch.zeros_like(x), torch.zeros_like(x), torch.tensor([0.3] * 3).double()
+    lags = {0, 1}
+    for number in range(steps - 1):
+        away = (points[number] - x) / width
+        descent = 2 * 1e-3 * away / (away**2 + 1e-3) ** 2 / count
+        if margins[number] < 0:
+            descent = descent - width * turning(count)(number)
+        descent = descent / descent.abs().max()
+        mean, square = 0.9 * mean + 0.1 * descent, 0.999 * square + 0.001 * descent**2
+        rise = mean / (1 - 0.9 ** (number + 1))
+        rise = rise / ((square / (1 - 0.999 ** (number + 1))).sqrt() + 1e-8)
+        sizes = [cosine(max(number + more, 0), steps, 0.1) for more in (-1, 0, 1)]
+        ahead = {lag: (x + width * (away - sizes[1 - lag] * rise)).clamp(*box) for lag in (0, 1)}
+        sign = 1 if margins[number] > 0 else -1
+        level = (level + sign * 0.01 * torch.tensor(sizes)).clamp(0, 1)
+        moved = points[number + 1] != x
+        lags = {
+            lag
+            for lag in lags
+            if torch.allclose(points[number + 1][moved], ahead[lag][moved], rtol=0, atol=1e-6)
+        }
+        assert lags, number
+        shift = (ahead[min(lags)] - x).abs() / width
+        assert (shift[moved] >= level.min() - 1e-6).all()
+        assert (shift[~moved] <= level.max() + 1e-6).all()
+    assert len(lags) == 1
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
+@pytest.mark.parametrize(
+    ("given", "first"),
+    [({}, "ce"), ({"criterion": WrongBy(0.1)}, "margin"), ({"loss": "ce"}, "all ce"), ({"loss": "cw"}, "-")],
+    ids=["default", "criterion", "ce", "cw"],
+)  # fmt: skip
+def test_primal_dual_attacks_ascend_cross_entropy_and_then_the_margin(
+    norm: str, given: dict[str, Any], first: str
+) -> None:
+    """For three tenths of the steps; with a criterion always its margin, and with a loss always that."""
+    seen: list[Tensor] = []
+    net, x = mlp(4), images(1)
+
+    class Hooked(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            logits: Tensor = net(z)
+            if logits.requires_grad:
+                logits.register_hook(seen.append)
+            return logits * 1
+
+    for attack in (pdpgd, pdgd) if norm == "l2" else (pdpgd,):
+        seen.clear()
+        attack(Hooked(), x, labels(net, x), THREATS[norm](1e-3), steps=20, **given)
+        # the margin has a gradient with respect to two logits, cross-entropy with respect to all
+        entropies = [int((gradient != 0).sum()) == 4 for gradient in seen[:20]]
+        count = {"ce": 6, "all ce": 20, "margin": 0, "-": 0}[first]
+        assert entropies == [True] * count + [False] * (20 - count)

@@ -1,0 +1,133 @@
+"""The gradient to an image through its product with the weights is the gradient."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fastadv.engine import freeze
+from fastadv.engine.cpu.thin import THIN
+from tests.engine.rewritten import Seen, answers
+
+NOTE = "thin input convolution"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"stride": 2, "padding": 2}, {"dilation": 2, "padding": (1, 3), "bias": False}, {"stride": (1, 3)}],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_gradient(options: dict[str, Any], channels: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(channels, 24, (3, 5), **options).to(dtype).requires_grad_(False)
+    seen = Seen(conv, THIN)
+    for format in (torch.contiguous_format, torch.channels_last):
+        x = torch.rand(3, channels, 11, 13).to(dtype).contiguous(memory_format=format).requires_grad_()
+        out = conv(x)
+        back = torch.randn_like(out)
+        (expected,) = torch.autograd.grad(out, x, back)
+        thin_out = seen(x)
+        # for more than one channel the library is faster with a stride, and in bfloat16
+        few = channels == 1 or (conv.stride == (1, 1) and dtype != torch.bfloat16)
+        assert seen.used == ["thin"] * few
+        assert torch.equal(thin_out, out)
+        (actual,) = torch.autograd.grad(thin_out, x, back)
+        torch.testing.assert_close(
+            actual,
+            expected,
+            rtol=0,
+            atol=0.02 * float(expected.abs().max()) if dtype == torch.bfloat16 else 1e-5,
+        )
+        assert actual.dtype == x.dtype
+        assert actual.is_contiguous(memory_format=format)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(8, 64, 3), nn.Conv2d(3, 8, 3), nn.Conv2d(2, 32, 3, groups=2),
+        nn.Conv2d(1, 32, 3, padding="same"), nn.ConvTranspose2d(1, 32, 3), nn.Conv1d(1, 32, 3),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_left_to_the_library(layer: nn.Module) -> None:
+    layer.requires_grad_(False)
+    kinds = (6,) if isinstance(layer, nn.Conv1d) else (6, 6)
+    x, seen = torch.rand(2, layer.in_channels, *kinds, requires_grad=True), Seen(layer, THIN)
+    assert torch.equal(seen(x), layer(x))
+    assert seen.used == []
+
+
+def test_what_padding_modes_hand_over_is_rewritten() -> None:
+    layer = nn.Conv2d(1, 32, 3, padding=1, padding_mode="reflect").requires_grad_(False)
+    seen, found = Seen(layer, THIN), []
+    for run in (seen, layer):
+        x = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        out = run(x)
+        found.append((out, torch.autograd.grad(out.square().sum(), x)[0]))
+    assert seen.used == ["thin"]
+    torch.testing.assert_close(*found)
+
+
+def test_only_where_a_gradient_goes_to_the_image_alone() -> None:
+    layer, x = nn.Conv2d(1, 32, 3).requires_grad_(False), torch.rand(2, 1, 6, 6)
+    seen = Seen(layer, THIN)
+    seen(x)
+    with torch.no_grad():
+        seen(x.clone().requires_grad_())
+    assert seen.used == []
+    for learned in (layer.weight, layer.bias):
+        learned.requires_grad_()
+        seen(x.clone().requires_grad_()).sum().backward()
+        assert seen.used == []
+        assert learned.grad is not None
+        learned.requires_grad_(False)
+    with pytest.raises(RuntimeError):
+        seen(x.double().requires_grad_())
+    assert seen.used == []
+    seen(x[0].clone().requires_grad_())  # an image without a batch
+    assert seen.used == []
+    with torch.autocast("cpu", torch.bfloat16):
+        assert seen(x.clone().requires_grad_()).dtype == torch.bfloat16
+    assert seen.used == []
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_search_has_it_once_it_has_a_gradient(fold: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(16 * 36, 4)).eval()
+    before = copy.deepcopy(model.state_dict())
+    x, y = torch.rand(5, 1, 8, 8), torch.arange(5) % 4
+    frozen = freeze(model, fold=fold)
+    frozen(x)
+    assert NOTE not in frozen.notes
+    found = frozen.input_gradient(x, y)[2]
+    assert NOTE in frozen.notes
+    assert ("folded 1 BatchNorm" in frozen.notes) == fold
+    torch.testing.assert_close(found, answers(model, x, y)[1])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert type(model[0]) is nn.Conv2d
+
+
+def test_float16_is_left_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The op has no kernel for it, and its reference is slower."""
+    monkeypatch.setenv("FASTADV_STRICT", "1")
+    layer = nn.Conv2d(1, 8, 3).requires_grad_(False).half()
+    x, seen = torch.rand(2, 1, 6, 6).half().requires_grad_(), Seen(layer, THIN)
+    (expected,) = torch.autograd.grad(layer(x).sum(), x)
+    assert torch.equal(torch.autograd.grad(seen(x).sum(), x)[0], expected)
+    assert seen.used == []
+
+
+def test_derivatives_of_derivatives() -> None:
+    layer, found = nn.Conv2d(1, 8, 3, padding=1, stride=2).double().requires_grad_(False), []
+    seen, x = Seen(layer, THIN), torch.rand(2, 1, 6, 6, dtype=torch.float64)
+    for run in (seen, lambda x: F.conv2d(x, layer.weight, layer.bias, padding=1, stride=2)):
+        leaf = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(run(leaf).exp().sum(), leaf, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), leaf)[0])
+    assert seen.used == ["thin"]
+    torch.testing.assert_close(*found)

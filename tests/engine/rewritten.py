@@ -1,0 +1,49 @@
+"""A function or model seen through rewrites, for tests."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastadv.engine.fold import Folds
+from fastadv.engine.rewrite import Rewrite, Rewriting
+
+
+class Seen:
+    """Calls `run` as a pass of a search twin does; `used` names the rewrites of the last call."""
+
+    def __init__(self, run: Callable[..., Any], *rewrites: Rewrite, folds: Folds | None = None) -> None:
+        self.run, self.rewriting = run, Rewriting(rewrites, folds)
+        self.used: list[str] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        lens = self.rewriting.lens()
+        try:
+            with lens:
+                made = self.run(*args, **kwargs)
+            lens.finish(made)
+        finally:
+            self.used = [name for _, name in lens.used]
+        return made
+
+
+def folded(model: nn.Module, x: Tensor, *rewrites: Rewrite) -> Seen:
+    """`model` with the pairs folded that one watched pass of x has seen."""
+    folds = Folds(model.requires_grad_(False))
+    seen = Seen(model, *rewrites, folds=folds)
+    lens = seen.rewriting.lens(learning=True)
+    with lens:
+        made = model(x)
+    lens.finish(made)
+    folds.learn(lens.promises)
+    return seen
+
+
+def answers(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits, and the gradient of the cross-entropy at x."""
+    leaf = x.clone().requires_grad_()
+    logits = model(leaf)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(logits.float(), y, reduction="sum"), leaf)
+    return logits.detach(), gradient

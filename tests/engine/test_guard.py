@@ -1,0 +1,356 @@
+"""A search whose gradient is not the model's is found, named, and left: logits are right all the while."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fastadv as fa
+from fastadv.engine import guard
+from fastadv.engine.cpu import activations, onednn, thin, winograd
+from fastadv.engine.fold import Pair
+from tests.logged import Logged
+
+needs_onednn = pytest.mark.skipif(
+    not winograd.available(torch.float32), reason="torch was built without oneDNN, or fastadv unbuilt"
+)
+
+
+class Net(nn.Module):
+    """Something for each rewrite: one channel in, ReLU and ELU, BatchNorm, wide products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm = nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16)
+        self.second, self.cover = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 24, 8)
+        self.hidden, self.last = nn.Linear(24, 64), nn.Linear(64, 5)
+        with torch.no_grad():
+            self.norm.running_mean.uniform_(-0.2, 0.2)
+            self.norm.running_var.uniform_(0.2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.first(x)))
+        x = F.elu(self.cover(F.relu(self.second(x)))).flatten(1)
+        logits: Tensor = self.last(F.elu(self.hidden(x)))
+        return logits
+
+
+X = torch.rand(24, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+Y = torch.arange(24) % 5
+
+
+def by_autograd(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
+    leaf = x.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)
+    return gradient
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.fixture(autouse=True)
+def _all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small layers are rewritten too."""
+    monkeypatch.setattr(activations, "LEAST", 0)
+    monkeypatch.setattr(onednn, "LEAST", 0)
+    monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 16, torch.bfloat16: 16})
+    monkeypatch.setattr(winograd, "LEAST_TILES", 0)
+
+
+def wrong(name: str, monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> None:
+    """Plant a mistake into the backward pass of a rewrite; its forward pass stays as it is."""
+    if name == "thin":
+        real: Any = thin.thin_gradient
+        monkeypatch.setattr(thin, "thin_gradient", lambda *given: change(real(*given)))
+    elif name == "relu":
+        real, calls = activations.relu_slope, []
+
+        def slope(*given: Tensor) -> Tensor:
+            calls.append(given)
+            found: Tensor = real(*given)
+            return change(found) if len(calls) % 2 else found  # one of two, since two signs are none
+
+        monkeypatch.setattr(activations, "relu_slope", slope)
+    elif name == "elu":
+        real = activations.elu
+        monkeypatch.setattr(
+            activations,
+            "elu",
+            # in one of the two, since two signs are none
+            lambda x, scale: Changed.apply(real(x, scale), change) if x.ndim == 2 else real(x, scale),
+        )
+    elif name == "onednn":
+        back = onednn._Linear.backward
+
+        def last(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+            found = back(ctx, gradient)[0]
+            return (change(found) if gradient.shape[1] == 5 else found), None, None
+
+        monkeypatch.setattr(onednn._Linear, "backward", staticmethod(last))
+    elif name == "winograd":
+        before = winograd._Convolution.backward
+        monkeypatch.setattr(
+            winograd._Convolution,
+            "backward",
+            staticmethod(lambda ctx, g: (change(before(ctx, g)[0]), None, None, None, None)),
+        )
+    else:
+        raise AssertionError(name)
+
+
+class Changed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.change = change
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.change(gradient), None
+
+
+CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "sign": lambda gradient: -gradient,
+    "zero": torch.zeros_like,
+    "length": lambda gradient: 1.5 * gradient,
+    "order": lambda gradient: gradient.flip(-1),
+}
+
+
+@needs_onednn
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("name", ["thin", "relu", "elu", "onednn", "winograd"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_wrong_backward_is_named_and_left(
+    name: str, change: str, precision: Any, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    if precision == "bf16" and (name == "onednn" or (name == "winograd" and not winograd.available(torch.bfloat16))):
+        pytest.skip("not done so in bfloat16")
+    wrong(name, monkeypatch, CHANGES[change])
+    model = Net().eval()
+    expected = by_autograd(model, X, Y)
+    frozen = fa.freeze(model, precision)
+    for _ in range(2):
+        found = frozen.input_gradient(X, Y)[2]
+        assert apart(found, expected) < (1e-3 if precision == "fp32" else 0.2)
+    assert [note for note in frozen.notes if note.startswith("not ")] == [
+        f"not {name}: the gradient of the search was not that of the model"
+    ]
+    assert len(logged.records) == 1
+
+
+@needs_onednn
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("fold", [True, False])
+def test_what_is_right_stays(precision: Any, fold: bool, logged: Logged) -> None:
+    model = Net().eval()
+    frozen = fa.freeze(model, precision, fold=fold)
+    for count in (1, 2, 5, 16, 24):
+        found = frozen.input_gradient(X[:count], Y[:count])[2]
+        assert apart(found, by_autograd(model, X[:count], Y[:count])) < (1e-4 if precision == "fp32" else 0.2)
+    assert not logged.records
+    assert not frozen.search.rewriting.off
+
+
+def test_a_wrong_fold_is_left(monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
+    real = Pair._fold
+
+    def off(self: Pair) -> tuple[nn.Parameter, nn.Parameter]:
+        weight, bias = real(self)
+        return nn.Parameter(weight * 1.01, requires_grad=False), bias
+
+    monkeypatch.setattr(Pair, "_fold", off)
+    model = Net().eval()
+    for precision in ("fp32", "bf16"):
+        frozen = fa.freeze(model, precision)  # type: ignore[arg-type]
+        assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 0.2
+        assert any(note.startswith("not fold: its logits differ by") for note in frozen.notes)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_also_where_both_copies_are_one(
+    fold: bool, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    monkeypatch.setattr(activations, "relu_slope", lambda gradient, out: -gradient * (out > 0))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 5)).eval()
+    monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 1 << 30)
+    frozen = fa.freeze(model, fold=fold)
+    assert frozen.search.model is frozen.model
+    assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-5
+    assert [record.levelname for record in logged.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize("least", [2, 6, 20])
+def test_each_size_is_compared(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake that only large batches meet, as another way through a kernel would have it."""
+    wrong("thin", monkeypatch, lambda g: -g if len(g) >= least else g)
+    model, frozen = Net().eval(), fa.freeze(Net().eval())
+    for count in (1, 3, 5, 16, 24):
+        found = frozen.input_gradient(X[:count], Y[:count])[2]
+        assert apart(found, by_autograd(model, X[:count], Y[:count])) < 1e-4
+        assert any(note.startswith("not thin") for note in frozen.notes) == (count >= least)
+
+
+@pytest.mark.parametrize("row", [0, 11, 23])
+def test_a_row_that_is_wrong(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        gradient[row % len(gradient)] *= -1
+        return gradient
+
+    wrong("thin", monkeypatch, change)
+    model, frozen = Net().eval(), fa.freeze(Net().eval())
+    if row in guard.some_rows(24, X.device).tolist():
+        assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-4
+    else:
+        assert row == 11
+
+
+def test_some_rows() -> None:
+    device = torch.device("cpu")
+    for count in (1, 15, 16, 17, 24, 1000):
+        rows = guard.some_rows(count, device).tolist()
+        assert rows == sorted(set(rows))
+        assert len(rows) == min(count, 16)
+        assert {0, count - 1} <= set(rows)
+
+
+def test_it_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    real = guard.agrees
+
+    def agrees(ways: guard.Ways, x: Tensor, *rest: Any) -> bool | None:
+        asked.append(len(x))
+        return real(ways, x, *rest)
+
+    monkeypatch.setattr(guard, "agrees", agrees)
+    frozen = fa.freeze(Net().eval())
+    for count in (24, 24, 20, 5, 4, 1, 1, 24, 6):
+        frozen.input_gradient(X[:count], Y[:count])
+    assert asked == [24, 5, 1, 6]  # 16 to 63, 4 to 15, 1 to 3, and more than before
+    model = Net().eval()
+    asked.clear()
+    for _ in range(3):  # as training does for each batch
+        fa.freeze(model, fold=False).input_gradient(X, Y)
+    assert asked == [24]
+    model.second = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())
+    fa.freeze(model, fold=False).input_gradient(X, Y)
+    assert asked == [24, 24]
+
+
+def test_a_gradient_of_zero_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all rows are saturated there is nothing to compare, and the next pass is."""
+    wrong("thin", monkeypatch, torch.neg)
+    model, frozen = Net().eval(), fa.freeze(Net().eval())
+    sure = frozen.verdict(X).argmax(1)
+
+    def loss(z: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        return 0 * z.sum(1)
+
+    frozen.input_gradient(X, sure, loss)
+    assert not any(note.startswith("not ") for note in frozen.notes)
+    assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-4
+    assert any(note.startswith("not thin") for note in frozen.notes)
+
+
+class Kinky(nn.Module):
+    """Sums of many steps: nearly every row is at a kink, where rounding decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.last = nn.Conv2d(1, 32, 3), nn.Linear(32 * 36, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.conv(x)
+        kinks = hidden.detach().mean(0, keepdim=True)
+        logits: Tensor = self.last(F.relu(hidden - kinks.round(decimals=6)).flatten(1))
+        return logits
+
+
+def test_kinks_are_no_mistakes(logged: Logged) -> None:
+    model = Kinky().eval()
+    frozen = fa.freeze(model)
+    x = X[:1].expand(24, 1, 8, 8).contiguous()  # the mean is each row's own value
+    frozen.input_gradient(x, Y)
+    assert not any(note.startswith("not thin") for note in frozen.notes)
+
+
+@pytest.mark.parametrize("draw", ["torch", "python", "generator"])
+@pytest.mark.parametrize("mistake", [True, False])
+def test_a_randomized_model(
+    draw: str, mistake: bool, monkeypatch: pytest.MonkeyPatch, logged: Logged
+) -> None:
+    class Noisy(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.generator = torch.Generator().manual_seed(0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if draw == "torch":
+                return super().forward(x + 0.05 * torch.randn_like(x))
+            if draw == "python":
+                return super().forward(x * random.uniform(0.9, 1.1))
+            return super().forward(x + 0.05 * torch.randn(x.shape, generator=self.generator))
+
+    if mistake:
+        wrong("thin", monkeypatch, torch.neg)
+    torch.manual_seed(1)
+    random.seed(1)
+    frozen = fa.freeze(Noisy().eval())
+    states = torch.get_rng_state(), random.getstate()
+    frozen.input_gradient(X, Y)
+    assert any(note.startswith("not thin") for note in frozen.notes) == mistake
+    assert not any("fell back" in note for note in frozen.notes)
+    if draw == "generator":
+        assert torch.equal(torch.get_rng_state(), states[0])
+        assert random.getstate() == states[1]
+
+
+def test_rows_that_depend_on_each_other(logged: Logged) -> None:
+    class Mixing(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x - x.mean(0, keepdim=True))
+
+    model = Mixing().eval()
+    frozen = fa.freeze(model)
+    assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-4
+    assert not logged.records
+
+
+@pytest.mark.parametrize("name", ["thin", "relu"])
+def test_attacks_and_training_are_as_strong_as_without(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = Net().eval()
+    y = model(X).argmax(1)
+    attack = {"threat": fa.Linf(0.05), "steps": 5, "step_size": 0.02}
+    expected = fa.attacks.pgd(lambda x: model(x), X, y, **attack)
+    wrong(name, monkeypatch, torch.neg)
+    for given in (model, fa.freeze(model), fa.freeze(model, fold=False)):
+        found = fa.attacks.pgd(given, X, y, **attack)
+        assert int(found.success.sum()) >= int(expected.success.sum()) - 1
+    recipe = fa.train.PGDTraining(fa.Linf(0.05), steps=3, step_size=0.03)
+    crafted = fa.freeze(model, fold=False)
+    assert apart(crafted.input_gradient(X, y)[2], by_autograd(model, X, y)) < 1e-4
+    assert recipe is not None
+
+
+@needs_onednn
+def test_two_mistakes_are_both_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong("thin", monkeypatch, lambda gradient: 2 * gradient)
+    wrong("onednn", monkeypatch, CHANGES["order"])
+    model = Net().eval()
+    frozen = fa.freeze(model)
+    assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-4
+    assert frozen.search.rewriting.off == {"thin", "onednn"}
+    assert any(note.startswith("not thin and onednn:") for note in frozen.notes)

@@ -1,0 +1,117 @@
+"""The machine in a bottle: products keep what is exact and lose their last bits, forward and backward."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.other_machine import OtherMachine
+
+linear = nn.functional.linear
+
+
+def wave(*shape: int) -> Tensor:
+    """Numbers of which no product is exact."""
+    return torch.linspace(1, 9, torch.Size(shape).numel()).sin().reshape(shape)
+
+
+def convolved(dimensions: int, *, transposed: bool = False) -> Callable[[Tensor], Tensor]:
+    name = f"conv{'_transpose' * transposed}{dimensions}d"
+    weight = wave(3, 3, *[3] * dimensions)
+    return lambda x: getattr(nn.functional, name)(x.reshape(-1, 3, *[4] * dimensions), weight, wave(3))
+
+
+TERMS = 3 * 3**3 + 1  # at most: a convolution in three dimensions, with its bias
+# each with the shape of the tensor that it takes
+PRODUCTS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
+    "conv1d": (convolved(1), (5, 12)),
+    "conv2d": (convolved(2), (5, 48)),
+    "conv3d": (convolved(3), (5, 192)),
+    "conv_transpose2d": (convolved(2, transposed=True), (5, 48)),
+    "linear": (lambda x: linear(x, wave(8, 64), wave(8)), (5, 64)),
+    "linear of lines": (lambda x: linear(x, wave(8, 64), wave(8)), (2, 5, 64)),
+    "matmul": (lambda x: x @ wave(64, 8), (5, 64)),
+    "bmm": (lambda x: torch.bmm(x, wave(2, 64, 8)), (2, 5, 64)),
+    "baddbmm": (lambda x: torch.baddbmm(wave(2, 5, 8), x, wave(2, 64, 8)), (2, 5, 64)),
+    "mv": (lambda x: wave(25, 64) @ x, (64,)),
+    "einsum": (lambda x: torch.einsum("bi,oi->bo", x, wave(8, 64)), (5, 64)),
+}
+# oneDNN's own, as the engine calls it; it has no gradient
+BY_ONEDNN = lambda x: torch.ops.mkldnn._linear_pointwise(x, wave(8, 64), wave(8), "none", [], "")  # noqa: E731
+
+
+def both(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """The value at x and the gradient of a linear function of it."""
+    x = x.clone().requires_grad_()
+    value = function(x)
+    return value.detach(), torch.autograd.grad(value, x, wave(*value.shape))[0]
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Callable[[int], None]]:
+    """Moves the rest of the test to another machine."""
+    machines: list[OtherMachine] = []
+    yield lambda seed: machines.append(OtherMachine(seed))
+    for machine in reversed(machines):
+        machine.close()
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_last_bits_differ_forward_and_backward(elsewhere, name):
+    function, shape = PRODUCTS[name]
+    x = wave(*shape)
+    here = both(function, x)
+    elsewhere(3)
+    there, again = both(function, x), both(function, x)
+    for one, other, same in zip(here, there, again, strict=True):
+        assert torch.equal(other, same)
+        assert not torch.equal(one, other)
+        # each of two orders rounds up to TERMS partial sums, of numbers up to 1, by half of eps
+        torch.testing.assert_close(one, other, rtol=0, atol=TERMS**2 * torch.finfo(torch.float32).eps)
+        assert one.stride() == other.stride()
+
+
+def test_a_seed_and_a_batch_size_have_sums_of_their_own(elsewhere):
+    function, shape = PRODUCTS["linear"]
+    x = wave(*shape)
+    elsewhere(3)
+    three, row = function(x), function(x[:2])
+    assert not torch.equal(row, three[:2])
+    elsewhere(4)
+    assert not torch.equal(function(x), three)
+
+
+def test_products_of_onednn(elsewhere):
+    x = wave(5, 64)
+    here = BY_ONEDNN(x)
+    elsewhere(3)
+    assert not torch.equal(BY_ONEDNN(x), here)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_exact_stays_exact(elsewhere, dtype):
+    whole = (wave(5, 64) * 4).round().to(dtype)
+    weight = (wave(8, 64) * 2).round().to(dtype)
+    chosen = torch.eye(64)[[3, 60, 7]].to(dtype)
+    here = linear(whole, weight), linear(wave(5, 64).to(dtype), chosen)
+    elsewhere(3)
+    assert torch.equal(linear(whole, weight), here[0])
+    assert torch.equal(linear(wave(5, 64).to(dtype), chosen), here[1])
+
+
+def test_a_row_that_is_not_finite_stays_alone(elsewhere):
+    x = wave(5, 64)
+    elsewhere(3)
+    plain, x[1, 7], x[2, 9] = linear(x, wave(8, 64)), torch.nan, torch.inf
+    spoiled = linear(x, wave(8, 64))
+    assert spoiled[1].isnan().all()
+    assert spoiled[2].isinf().all()
+    assert torch.equal(spoiled[[0, 3, 4]], plain[[0, 3, 4]])
+
+
+def test_this_machine_comes_back(elsewhere):
+    function, shape = PRODUCTS["conv2d"]
+    here = both(function, wave(*shape))
+    OtherMachine(3).close()
+    assert all(map(torch.equal, both(function, wave(*shape)), here))

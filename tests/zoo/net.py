@@ -1,0 +1,111 @@
+"""What a net of the zoo is: how it is built, what it takes, and what is known to be different about it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+# rows in the order in which they come: the first batch is not the largest
+BATCHES = (3, 64, 1, 16)
+
+
+@dataclass(frozen=True)
+class Net:
+    """A classifier of the zoo.
+
+    shape: of one input; batches: the sizes at which gradients are compared; dtype: of x and the weights.
+    randomized: no two passes are equal; judged by means and spreads.
+    computes: the format in which the net itself rounds, where that is coarser than `dtype`.
+    mixes: samples of a batch change each other's logits.
+    writes: the net changes buffers of its own at every pass, in eval mode too.
+    writes_x: the net changes what it is given.
+    """
+
+    name: str
+    builder: Callable[[], nn.Module]
+    shape: tuple[int, ...] = (3, 8, 8)
+    classes: int = 10
+    batches: tuple[int, ...] = BATCHES
+    dtype: torch.dtype = torch.float32
+    randomized: bool = False
+    computes: torch.dtype | None = None
+    mixes: bool = False
+    writes: bool = False
+    writes_x: bool = False
+
+    def build(self) -> nn.Module:
+        """The net in eval mode, its BatchNorm statistics unlike those of a fresh one. Always the same."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = self.builder()
+            if self.dtype is not torch.float32:
+                model = model.to(self.dtype)
+            perturb(model)
+        return model.eval()
+
+    def images(self, batch: int) -> tuple[Tensor, Tensor]:
+        """(x [B, *shape] in [0, 1], y [B]); always the same for a batch size. Those of 3 are dark."""
+        draw = torch.Generator().manual_seed(batch)
+        x = torch.rand(batch, *self.shape, generator=draw, dtype=self.dtype)
+        return x * 0.5 if batch == 3 else x, torch.arange(batch) % self.classes
+
+
+@torch.no_grad()
+def perturb(model: nn.Module) -> None:
+    """Draw statistics and weights of all BatchNorms around those of a fresh one, parts of scripts too."""
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.add_(torch.randn_like(buffer), alpha=0.2)
+        elif name.endswith("running_var"):
+            buffer.mul_(torch.empty_like(buffer).uniform_(0.6, 1.6))
+    for part in model.modules():
+        if isinstance(part, _NormBase) and part.weight is not None:
+            part.weight.uniform_(0.7, 1.3)
+            part.bias.normal_(0, 0.1)
+
+
+ZOO: dict[str, Net] = {}
+
+
+def net(**known: Any) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
+    """Register the function that builds a net, under its name."""
+
+    def register(builder: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        assert builder.__name__ not in ZOO
+        ZOO[builder.__name__] = Net(builder.__name__, builder, **known)
+        return builder
+
+    return register
+
+
+def module(forward: Callable[[Any, Tensor], Any], **parts: Any) -> nn.Module:
+    """A module with these parts, of a class whose method is `forward`; tensors become buffers."""
+    made = type("Foreign", (nn.Module,), {"forward": forward})()
+    for name, part in parts.items():
+        if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
+            made.register_buffer(name, part)
+        else:
+            setattr(made, name, part)
+    return made
+
+
+def block(inputs: int = 3, outputs: int = 16, **options: Any) -> nn.Sequential:
+    """Convolution of 3 by 3 that keeps the size, BatchNorm, ReLU."""
+    convolution = nn.Conv2d(inputs, outputs, 3, **{"padding": 1, **options})
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+def head(features: int = 16 * 64, classes: int = 10) -> nn.Sequential:
+    """Flatten, and one linear layer whose logits are well apart."""
+    linear = nn.Linear(features, classes)
+    nn.init.normal_(linear.weight, 0, 3 / features**0.5)
+    return nn.Sequential(nn.Flatten(), linear)
+
+
+def lent(names: list[Net]) -> list[Any]:
+    """Nets as parameters of a test, by name."""
+    return [pytest.param(each, id=each.name) for each in names]

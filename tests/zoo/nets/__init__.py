@@ -1,0 +1,15 @@
+"""The nets of the zoo, by theme. Importing this registers those written here."""
+
+from . import (  # noqa: F401
+    activations,
+    attention,
+    convolutions,
+    gradients,
+    layouts,
+    modes,
+    norms,
+    parametrized,
+    randomized,
+    statistics,
+    wrapped,
+)

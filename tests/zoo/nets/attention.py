@@ -1,0 +1,140 @@
+"""Nets beyond convolutions: attention, recurrence, transforms, tables."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..net import block, head, module, net
+
+
+@net(shape=(12, 40), classes=7)
+def linear_on_positions() -> nn.Module:
+    return nn.Sequential(nn.Linear(40, 256), nn.GELU(), nn.Linear(256, 16), nn.LayerNorm(16), head(192, 7))
+
+
+@net(shape=(12, 4))
+def linear_on_transposed_positions() -> nn.Module:
+    """Of which torch takes one product or many, as the weights require a gradient or not."""
+    return module(
+        lambda self, x: self.head(torch.relu(self.linear(x.transpose(1, 2)))),
+        linear=nn.Linear(12, 64),
+        head=head(256),
+    )
+
+
+@net(shape=(40,), batches=(3, 600, 1, 64), classes=2)
+def table() -> nn.Module:
+    return nn.Sequential(nn.Linear(40, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), head(256, 2))
+
+
+@net(shape=(9, 32), batches=(3, 16, 1))
+def multihead_attention() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        out, weights = self.attend(x, x, x)
+        return self.head(out + x) + weights.sum(1).mean(1, keepdim=True)
+
+    return module(forward, attend=nn.MultiheadAttention(32, 4, batch_first=True), head=head(288))
+
+
+@net(shape=(9, 32), batches=(3, 16, 1))
+def transformer_encoder() -> nn.Module:
+    layers = [
+        nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, norm_first=first) for first in (False, True)
+    ]
+    return nn.Sequential(*layers, head(288))
+
+
+@net(batches=(3, 16, 1))
+def vision_transformer() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1) + self.place
+        q, k, v = self.split(self.norm(tokens)).view(len(x), 17, 3, 2, 16).permute(2, 0, 3, 1, 4)
+        out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(len(x), 17, 32)
+        return self.head((tokens + self.join(out))[:, 0])
+
+    return module(
+        forward, patches=nn.Conv2d(3, 32, 2, stride=2), token=nn.Parameter(torch.randn(1, 1, 32)),
+        place=nn.Parameter(torch.randn(1, 17, 32) * 0.1), norm=nn.LayerNorm(32), split=nn.Linear(32, 96),
+        join=nn.Linear(32, 32), head=head(32),
+    )  # fmt: skip
+
+
+@net(shape=(10, 12), batches=(3, 16, 1))
+def recurrent() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        out, _ = self.lstm(x)
+        _, last = self.gru(out)
+        return self.head(last.transpose(0, 1))
+
+    return module(
+        forward, lstm=nn.LSTM(12, 16, batch_first=True, bidirectional=True),
+        gru=nn.GRU(32, 16, 2, batch_first=True), head=head(32),
+    )  # fmt: skip
+
+
+@net()
+def fourier() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        spectrum = torch.fft.rfft2(self.first(x), norm="ortho")
+        out = torch.fft.irfft2(spectrum * torch.view_as_complex(self.filter), s=(8, 8), norm="ortho")
+        return self.head(torch.cat([out, spectrum.abs()], 3))
+
+    return module(
+        forward, first=block(), filter=nn.Parameter(torch.randn(16, 8, 5, 2)), head=head(16 * 8 * 13)
+    )
+
+
+@net()
+def spatial_transformer() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        turn = self.turn(x).view(-1, 2, 3) * 0.1 + torch.eye(2, 3, device=x.device)
+        grid = F.affine_grid(turn, list(x.shape), align_corners=False)
+        return self.net(F.grid_sample(x, grid, align_corners=False, padding_mode="border"))
+
+    return module(forward, turn=head(192, 6), net=nn.Sequential(block(), head()))
+
+
+@net()
+def einsum() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        mixed = torch.relu(torch.einsum("bchw,cd,hk->bdkw", self.first(x), self.channels, self.rows))
+        return torch.einsum("bdkw,dkwo->bo", mixed, self.last)
+
+    return module(
+        forward, first=block(), channels=nn.Parameter(torch.randn(16, 8) / 4),
+        rows=nn.Parameter(torch.randn(8, 8) / 3), last=nn.Parameter(torch.randn(8, 8, 8, 10) / 8),
+    )  # fmt: skip
+
+
+@net()
+def mixer() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        tokens = self.patches(x).flatten(2)
+        tokens = tokens + self.places(F.gelu(tokens))
+        return self.head(self.norm(self.channels(tokens.transpose(1, 2))))
+
+    return module(
+        forward, patches=nn.Conv2d(3, 24, 2, 2), places=nn.Linear(16, 16), channels=nn.Linear(24, 24),
+        norm=nn.BatchNorm1d(16), head=head(384),
+    )  # fmt: skip
+
+
+@net()
+def nearest_prototype() -> nn.Module:
+    return module(
+        lambda self, x: -torch.cdist(self.first(x).flatten(1), self.prototypes),
+        first=block(3, 4), prototypes=nn.Parameter(torch.rand(10, 256)),
+    )  # fmt: skip
+
+
+@net()
+def sorted_and_chosen() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        out = self.first(x).flatten(2)
+        best, _ = out.topk(5, dim=2)
+        return self.head(torch.cat([best, out.sort(2).values[:, :, :7], out.cumsum(2)[:, :, -1:]], 2))
+
+    return module(forward, first=block(), head=head(16 * 13))

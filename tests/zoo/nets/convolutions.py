@@ -1,0 +1,204 @@
+"""Convolutions of every kind: thin, wide, with a forward or a padding of their own."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..net import block, head, module, net
+
+
+def tiling(convolution: nn.Conv2d) -> nn.Conv2d:
+    """The convolution made circular along the width, zero along the height, by its inner method."""
+
+    def inner(self: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(F.pad(x, (1, 1, 0, 0), "circular"), weight, bias, self.stride, (1, 0))
+
+    convolution._conv_forward = inner.__get__(convolution, nn.Conv2d)  # type: ignore[method-assign]
+    return convolution
+
+
+@net()
+def tiling_of_three_channels() -> nn.Module:
+    return nn.Sequential(tiling(nn.Conv2d(3, 32, 3, padding=1)), nn.ReLU(), head(32 * 64))
+
+
+@net(shape=(1, 8, 8))
+def tiling_of_one_channel() -> nn.Module:
+    return nn.Sequential(tiling(nn.Conv2d(1, 32, 3, padding=1)), nn.ReLU(), head(32 * 64))
+
+
+@net()
+def tiling_with_norm() -> nn.Module:
+    made = nn.Sequential(block(), block(16), head())
+    tiling(made[1][0])
+    return made
+
+
+@net(shape=(3, 16, 16), batches=(3, 16, 1))
+def tiling_of_many_channels() -> nn.Module:
+    wide = tiling(nn.Conv2d(96, 96, 3, padding=1))
+    return nn.Sequential(
+        nn.Conv2d(3, 96, 3, padding=1), nn.ReLU(), wide, nn.ReLU(), nn.AvgPool2d(4), head(1536)
+    )
+
+
+@net()
+def forward_set_on_an_instance() -> nn.Module:
+    made = nn.Sequential(block(), block(16), head())
+    plain = made[1][0].forward
+    made[1][0].forward = lambda x: plain(x.flip(3))
+    return made
+
+
+@net()
+def thin_from_three_channels() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), head(32 * 16))
+
+
+@net(shape=(1, 28, 28), batches=(3, 16, 1))
+def thin_from_one_channel() -> nn.Module:
+    convolutions = nn.Conv2d(1, 32, 5, padding=2), nn.Conv2d(32, 64, 5, padding=2)
+    return nn.Sequential(
+        convolutions[0],
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        convolutions[1],
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        head(64 * 49),
+    )
+
+
+@net(shape=(3, 17, 12), batches=(3, 64, 1), classes=2)
+def thin_with_stride_and_norm() -> nn.Module:
+    return nn.Sequential(block(3, 32, stride=2, bias=False), block(32, 32, stride=2), head(32 * 15, 2))
+
+
+@net(shape=(3, 16, 16))
+def wide() -> nn.Module:
+    return nn.Sequential(block(3, 96), block(96, 96), block(96, 128, bias=False), nn.AvgPool2d(4), head(2048))
+
+
+@net(shape=(3, 15, 18), batches=(3, 16, 1), classes=1000)
+def wide_without_norm() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 128, 3), nn.ReLU(), nn.Conv2d(128, 128, 3, bias=False), nn.ReLU(),
+        nn.Conv2d(128, 96, 3, padding=2), nn.ELU(), nn.AdaptiveAvgPool2d(3), head(96 * 9, 1000),
+    )  # fmt: skip
+
+
+@net(shape=(3, 16, 16), batches=(3, 16, 1))
+def wide_residual() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        x = self.stem(x)
+        return self.head(F.avg_pool2d(torch.relu(x + self.last(self.first(x))), 4))
+
+    return module(forward, stem=block(3, 96), first=block(96, 96), last=block(96, 96)[:2], head=head(1536))
+
+
+@net(shape=(3, 4, 4))
+def tiny_images_of_many_channels() -> nn.Module:
+    return nn.Sequential(block(3, 64), block(64, 256), block(256, 256, stride=2), head(1024))
+
+
+@net(shape=(1, 8, 8))
+def kernel_that_covers_the_image() -> nn.Module:
+    covering = nn.Conv2d(20, 64, 4)
+    return nn.Sequential(
+        nn.Conv2d(1, 20, 5), nn.BatchNorm2d(20), nn.ELU(), covering, nn.BatchNorm2d(64), nn.ELU(), head(64)
+    )
+
+
+@net()
+def paddings() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1, padding_mode="circular"), nn.BatchNorm2d(32), nn.ReLU(),
+        nn.Conv2d(32, 16, 3, padding=(2, 1), padding_mode="reflect"), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1, padding_mode="replicate"), nn.ReLU(), head(16 * 80),
+    )  # fmt: skip
+
+
+@net(shape=(3, 16, 16), batches=(3, 16, 1))
+def wide_paddings() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 96, 3, padding="same", padding_mode="reflect"), nn.ReLU(),
+        nn.Conv2d(96, 96, 3, padding=1, padding_mode="circular"), nn.BatchNorm2d(96), nn.ReLU(),
+        nn.Conv2d(96, 96, 3, padding="same", dilation=2), nn.ReLU(), nn.AvgPool2d(4), head(1536),
+    )  # fmt: skip
+
+
+@net(shape=(3, 9, 14))
+def kernels_that_are_not_square() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, (1, 5), padding=(0, 2)), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 16, (4, 3), padding="same", dilation=(1, 2)), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 16, (3, 1), stride=(2, 3), padding=(1, 0), dilation=(2, 1)), nn.ReLU(), head(320),
+    )  # fmt: skip
+
+
+@net()
+def groups() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 24, 3, padding=1, groups=3), nn.BatchNorm2d(24), nn.ReLU6(),
+        nn.Conv2d(24, 24, 3, padding=1, groups=24, bias=False), nn.BatchNorm2d(24), nn.ReLU6(),
+        nn.Conv2d(24, 16, 1), nn.ChannelShuffle(4), nn.BatchNorm2d(16), head(),
+    )  # fmt: skip
+
+
+@net()
+def up_and_down() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        read = self.down(x)
+        found, places = F.max_pool2d(read, 2, return_indices=True)
+        back = F.max_unpool2d(found, places, 2)
+        fine = F.interpolate(F.pixel_shuffle(back, 2), size=(8, 8), mode="bilinear")
+        return self.head(torch.cat([fine, read], 1))
+
+    return module(forward, down=block(3, 16), head=head(20 * 64))
+
+
+@net(shape=(3, 4, 8, 8), classes=5)
+def stem_of_three_dimensions() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        return self.head(self.last(torch.relu(self.stem(x)).mean(2)).mean((2, 3)))
+
+    return module(forward, stem=nn.Conv3d(3, 8, 3, padding=1), last=block(8), head=head(16, 5))
+
+
+@net()
+def parameter_of_five_dimensions() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        return self.head(self.first(x + self.place[0, 0]))
+
+    return module(forward, first=block(), place=nn.Parameter(torch.randn(1, 1, 3, 8, 8) * 0.1), head=head())
+
+
+@net(shape=(2, 50))
+def one_dimension() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv1d(2, 32, 7, padding=3), nn.ReLU(), nn.ConvTranspose1d(32, 8, 4, stride=2), nn.ELU(),
+        nn.Conv1d(8, 16, 5, stride=3, dilation=2, padding_mode="circular", padding=4), nn.ReLU(), head(544),
+    )  # fmt: skip
+
+
+@net()
+def weights_made_in_forward() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self.head(torch.relu(self.norm(F.conv2d(x, weight, None, 1, 1))))
+
+    return module(
+        forward, weight=nn.Parameter(torch.randn(16, 3, 3, 3) * 0.3), norm=nn.BatchNorm2d(16), head=head()
+    )
+
+
+@net()
+def weights_made_of_the_image() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        kernels = self.maker(x).view(len(x) * 4, 3, 3, 3)
+        out = F.conv2d(x.reshape(1, -1, 8, 8), kernels, padding=1, groups=len(x))
+        return self.head(torch.relu(out.view(len(x), 4, 8, 8)))
+
+    return module(forward, maker=head(192, 108), head=head(256))

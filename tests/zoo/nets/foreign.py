@@ -1,0 +1,142 @@
+"""Models of torchvision, timm and Hugging Face with random weights; skipped where one is not installed."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+import fastadv as fa
+from fastadv._torchvision import models as torchvision
+
+from ..net import Net
+
+HOW = "pip install 'fastadv[zoo]'"
+
+
+@torch.no_grad()
+def settle(model: nn.Module, shape: tuple[int, ...]) -> nn.Module:
+    """The model with weights that let gradients through and statistics of its own activations.
+
+    What begins at zero or near it (last layers, scales of residual branches) is drawn.
+    """
+    for weight in model.parameters():
+        if weight.numel() > 1 and weight.abs().max() < 1e-3:
+            weight.uniform_(0.5, 1.0) if weight.ndim == 1 else nn.init.normal_(weight, 0, 0.1)
+    norms = [part for part in model.modules() if isinstance(part, _NormBase)]
+    given = [part.momentum for part in norms]
+    for part in norms:
+        part.momentum = 1.0
+    model.train()(torch.rand(8, *shape))
+    for part, momentum in zip(norms, given, strict=True):
+        part.momentum = momentum
+        # a channel that was silent in these images would drown the others in the next
+        part.running_var.clamp_(min=float(part.running_var.mean()) / 4 + 1e-3)
+    return model
+
+
+def net(name: str, builder: Callable[[], nn.Module], size: int) -> Net:
+    shape = (3, size, size)
+    return Net(name, lambda: settle(builder(), shape), shape=shape, batches=(1, 4))
+
+
+def timm_model(name: str, **options: Any) -> nn.Module:
+    timm = pytest.importorskip("timm", reason=HOW)
+    return timm.create_model(name, num_classes=10, **options)
+
+
+def hugging_face_model(name: str, **options: Any) -> nn.Module:
+    transformers = pytest.importorskip("transformers", reason=HOW)
+    configuration = getattr(transformers, f"{name}Config")(num_labels=10, **options)
+    return fa.models.adapt(
+        getattr(transformers, f"{name}ForImageClassification")(configuration), mean=0.5, std=0.3
+    )
+
+
+def torchvision_model(name: str, **options: Any) -> nn.Module:
+    return getattr(torchvision, name)(num_classes=10, **options)
+
+
+SMALL = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+    "image_size": 32, "patch_size": 8,
+}  # fmt: skip
+STAGES = {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1]}
+
+TORCHVISION = {
+    "resnet18": (32, {}),
+    "mobilenet_v2": (32, {"width_mult": 0.35}),
+    "mobilenet_v3_small": (32, {}),
+    "shufflenet_v2_x0_5": (32, {}),
+    "squeezenet1_1": (32, {}),
+    "mnasnet0_5": (32, {}),
+    "regnet_y_400mf": (32, {}),
+    "efficientnet_b0": (32, {}),
+    "densenet121": (32, {}),
+    "googlenet": (64, {"init_weights": True, "aux_logits": False}),
+}
+
+TIMM = {
+    "resnet10t": (64, {}),
+    "skresnet18": (64, {}),
+    "resnest14d": (64, {}),
+    "repvgg_a0": (64, {}),
+    "mobilenetv2_050": (32, {}),
+    "mobilenetv3_small_050": (32, {}),
+    "test_efficientnet": (32, {}),
+    "efficientnet_lite0": (32, {}),
+    "ghostnet_050": (32, {}),
+    "regnetx_002": (32, {}),
+    "nf_regnet_b0": (32, {}),
+    "test_nfnet": (32, {}),
+    "test_byobnet": (32, {}),
+    "test_convnext": (32, {}),
+    "test_coatnet": (64, {"img_size": 64}),
+    "test_maxvit": (64, {"img_size": 64}),
+    "fastvit_t8": (64, {}),
+    "poolformer_s12": (32, {}),
+    "efficientvit_b0": (64, {}),
+    "mobilevit_xxs": (64, {}),
+    "levit_128s": (64, {"img_size": 64}),
+    "test_vit": (32, {"img_size": 32}),
+    "convit_tiny": (32, {"img_size": 32}),
+    "xcit_nano_12_p16_224": (64, {"img_size": 64}),
+    "resmlp_12_224": (32, {"img_size": 32}),
+    "gmixer_12_224": (32, {"img_size": 32}),
+    "swin_tiny_patch4_window7_224": (
+        32,
+        {"img_size": 32, "window_size": 4, "embed_dim": 24, "depths": (2, 2)},
+    ),
+}
+
+HUGGING_FACE = {
+    "ViT": (32, SMALL),
+    "DeiT": (32, SMALL),
+    "Beit": (32, SMALL),
+    "Dinov2": (32, {**SMALL, "mlp_ratio": 2}),
+    "Swin": (32, {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 2],
+                  "window_size": 4}),
+    "ResNet": (32, {**STAGES, "layer_type": "basic"}),
+    "RegNet": (32, {**STAGES, "groups_width": 8}),
+    "ConvNext": (32, {"hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2}),
+    "ConvNextV2": (32, {"hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2}),
+    "MobileNetV1": (32, {"image_size": 32, "depth_multiplier": 0.25}),
+    "MobileNetV2": (32, {"image_size": 32, "depth_multiplier": 0.35}),
+    "Levit": (64, {"image_size": 64, "hidden_sizes": [32, 48, 64], "num_attention_heads": [2, 3, 4],
+                   "depths": [1, 1, 1], "key_dim": [8, 8, 8]}),
+    "Segformer": (32, {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 16, 32, 32], "decoder_hidden_size": 16}),
+    "PoolFormer": (32, {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 16, 32, 32]}),
+}  # fmt: skip
+
+FOREIGN = [
+    net(f"{library}_{name}", partial(build, name, **options), size)
+    for library, build, named in (
+        ("torchvision", torchvision_model, TORCHVISION),
+        ("timm", timm_model, TIMM),
+        ("hugging_face", hugging_face_model, HUGGING_FACE),
+    )
+    for name, (size, options) in named.items()
+]

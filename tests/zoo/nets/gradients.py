@@ -1,0 +1,159 @@
+"""Nets whose backward pass is their own: straight-through estimators, hooks on gradients, functions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..net import block, head, module, net
+
+
+class Rounded(torch.autograd.Function):
+    """Eighths, with the gradient of the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return (x * 8).round() / 8
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Sign(torch.autograd.Function):
+    """The sign, with the gradient of a clamp."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return gradient * (x.abs() <= 1)
+
+
+class Reversed(torch.autograd.Function):
+    """The identity, whose gradient is turned around."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return -gradient
+
+
+class Viewed(torch.autograd.Function):
+    """The identity; its backward asks for a gradient that lies in memory as it is written."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.shape = x.shape
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        rows = gradient.view(gradient.size(0), -1)
+        return (rows - rows.mean(1, keepdim=True)).view(ctx.shape)
+
+
+@net()
+def straight_through_input() -> nn.Module:
+    return module(lambda self, x: self.net(Rounded.apply(x)), net=nn.Sequential(block(), head()))
+
+
+@net()
+def straight_through_activations() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        return self.head(self.last(Rounded.apply(self.first(x))))
+
+    return module(forward, first=block(), last=block(16), head=head())
+
+
+@net()
+def straight_through_between_convolution_and_norm() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        return self.head(torch.relu(self.norm(Rounded.apply(self.convolution(x)))))
+
+    return module(forward, convolution=nn.Conv2d(3, 16, 3, padding=1), norm=nn.BatchNorm2d(16), head=head())
+
+
+@net()
+def straight_through_by_detach() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        return self.net(x + ((x * 8).round() / 8 - x).detach())
+
+    return module(forward, net=nn.Sequential(block(), head()))
+
+
+class BinaryConv2d(nn.Conv2d):
+    """A convolution by the signs of its weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight.abs().mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, Sign.apply(self.weight) * scale, self.bias, self.stride, self.padding)
+
+
+@net()
+def binary_weights_and_activations() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        hidden = self.norm(self.convolution(x))
+        return self.head(self.last_norm(self.last(Sign.apply(hidden))))
+
+    return module(
+        forward, convolution=BinaryConv2d(3, 16, 3, padding=1), norm=nn.BatchNorm2d(16),
+        last=BinaryConv2d(16, 16, 3, padding=1), last_norm=nn.BatchNorm2d(16), head=head(),
+    )  # fmt: skip
+
+
+@net()
+def reversed_gradient() -> nn.Module:
+    return module(
+        lambda self, x: self.head(self.last(Reversed.apply(self.first(x)))),
+        first=block(), last=block(16), head=head(),
+    )  # fmt: skip
+
+
+@net()
+def backward_with_view() -> nn.Module:
+    return module(
+        lambda self, x: self.head(self.last(Viewed.apply(self.first(x)))),
+        first=block(), last=block(16), head=head(),
+    )  # fmt: skip
+
+
+@net()
+def fake_quantization() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        return self.head(torch.fake_quantize_per_tensor_affine(self.first(x), 0.1, 0, 0, 63))
+
+    return module(forward, first=block(), head=head())
+
+
+@net()
+def hook_on_a_gradient() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        hidden = self.first(x)
+        if hidden.requires_grad:
+            hidden.register_hook(lambda gradient: gradient * 0.5 + 0.01)
+        return self.head(hidden)
+
+    return module(forward, first=block(), head=head())
+
+
+@net()
+def backward_hook_on_a_norm() -> nn.Module:
+    made = nn.Sequential(block(), block(16), head())
+    made[1][1].register_full_backward_hook(lambda part, inputs, outputs: (inputs[0] * 0.5 + 0.01,))
+    return made
+
+
+@net()
+def backward_hook_on_a_convolution() -> nn.Module:
+    made = nn.Sequential(block(), block(16), head())
+    made[1][0].register_full_backward_hook(lambda part, inputs, outputs: (inputs[0].flip(1),))
+    return made

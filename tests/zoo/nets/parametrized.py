@@ -1,0 +1,135 @@
+"""Weights that are made of others: normalized, orthogonal, pruned, of low rank."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.nn.utils import spectral_norm as old_spectral_norm
+from torch.nn.utils import weight_norm as old_weight_norm
+
+from ..net import block, head, module, net
+
+
+def chain(change: Any, **options: Any) -> nn.Sequential:
+    """Convolution, BatchNorm, convolution, linear layer; `change` is made of each of the three weights."""
+    made = nn.Sequential(block(), block(16), head())
+    for part in (made[0][0], made[1][0], made[2][1]):
+        change(part, **options)
+    return made
+
+
+@net()
+def weight_norm() -> nn.Module:
+    return chain(parametrizations.weight_norm)
+
+
+@net()
+def weight_norm_by_hooks() -> nn.Module:
+    return chain(old_weight_norm)
+
+
+@net()
+def spectral_norm() -> nn.Module:
+    return chain(parametrizations.spectral_norm)
+
+
+@net()
+def spectral_norm_by_hooks() -> nn.Module:
+    made = chain(old_spectral_norm)
+    for _ in range(5):  # a power iteration each
+        made(torch.rand(2, 3, 8, 8))
+    return made
+
+
+@net()
+def orthogonal() -> nn.Module:
+    made = nn.Sequential(block(), head(1024, 32), nn.BatchNorm1d(32), nn.ReLU(), head(32))
+    parametrizations.orthogonal(made[1][1])
+    return made
+
+
+class Symmetric(nn.Module):
+    """The mean of a kernel and its mirror image."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return (weight + weight.flip(-1)) / 2
+
+
+@net()
+def symmetric() -> nn.Module:
+    made = nn.Sequential(block(), block(16), head())
+    parametrize.register_parametrization(made[1][0], "weight", Symmetric())
+    parametrize.register_parametrization(made[0][1], "weight", Positive())
+    return made
+
+
+class Positive(nn.Module):
+    """The softplus of a weight."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return nn.functional.softplus(weight)
+
+
+@net()
+def pruned() -> nn.Module:
+    return chain(prune.random_unstructured, name="weight", amount=0.5)
+
+
+class LowRank(nn.Module):
+    """A layer and a correction of low rank beside it (Hu et al. 2021)."""
+
+    def __init__(self, layer: nn.Linear, rank: int = 4) -> None:
+        super().__init__()
+        self.layer = layer
+        self.down = nn.Parameter(torch.randn(rank, layer.in_features) / layer.in_features**0.5)
+        self.up = nn.Parameter(torch.randn(layer.out_features, rank) / rank**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + x @ self.down.T @ self.up.T
+
+
+@net(shape=(64,), batches=(3, 64, 1, 16))
+def low_rank_beside() -> nn.Module:
+    return nn.Sequential(
+        LowRank(nn.Linear(64, 128)),
+        nn.BatchNorm1d(128),
+        nn.ReLU(),
+        LowRank(nn.Linear(128, 64)),
+        nn.ReLU(),
+        head(64),
+    )
+
+
+@net()
+def standardized_weights() -> nn.Module:
+    """Each kernel has mean 0 and variance 1, in the forward of a subclass."""
+
+    class Standardized(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            variance, mean = torch.var_mean(self.weight, (1, 2, 3), keepdim=True)
+            return self._conv_forward(x, (self.weight - mean) / (variance + 1e-5).sqrt() / 5, self.bias)
+
+    return nn.Sequential(
+        Standardized(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), Standardized(32, 16, 3, padding=1),
+        nn.BatchNorm2d(16), nn.ReLU(), head(),
+    )  # fmt: skip
+
+
+@net()
+def weight_as_a_plain_tensor() -> nn.Module:
+    """What quantization tools leave behind: a weight that is an attribute, made anew at each pass."""
+
+    def forward(self: Any, x: Tensor) -> Any:
+        first = self.net[0][0]
+        first.weight = first.codes * first.scale
+        return self.net(x)
+
+    made = module(forward, net=nn.Sequential(block(), head()))
+    first = made.net[0][0]
+    weight = first.weight.detach()
+    del first.weight
+    first.register_buffer("scale", weight.abs().amax((1, 2, 3), keepdim=True) / 7)
+    first.register_buffer("codes", (weight / first.scale).round())
+    first.weight = first.codes * first.scale
+    return made

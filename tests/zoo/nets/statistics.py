@@ -1,0 +1,166 @@
+"""Norms other than BatchNorm2d after a convolution: subclasses, functions, other dimensions and kinds."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..net import block, head, module, net
+from .norms import convolution
+
+
+class Scaled(nn.BatchNorm2d):
+    """A BatchNorm with a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale[:, None, None] + shift[:, None, None]
+
+
+class Activated(nn.BatchNorm2d):
+    """BatchNorm and activation in one module, as the libraries of image models have it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.SiLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, 0.1, self.eps
+        )
+        return self.act(self.drop(out))
+
+
+class AroundOne(nn.BatchNorm2d):
+    """A BatchNorm whose weights are stored as what they differ from 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, 1 + self.weight, self.bias, False, 0.1, self.eps
+        )
+
+
+@net()
+def subclass_with_activation() -> nn.Module:
+    return nn.Sequential(convolution(), Activated(16), convolution(16), Activated(16), head())
+
+
+@net()
+def subclass_by_its_own_arithmetic() -> nn.Module:
+    return nn.Sequential(convolution(), Scaled(16), nn.ReLU(), head())
+
+
+@net()
+def subclass_around_one() -> nn.Module:
+    return nn.Sequential(convolution(), AroundOne(16), nn.ReLU(), head())
+
+
+@net()
+def functional_norm_and_global_mean() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        out = F.batch_norm(self.convolution(x), self.mean, self.var, self.weight, self.bias)
+        return self.head(torch.relu(out).mean((2, 3)))
+
+    return module(
+        forward, convolution=convolution(3, 64), mean=torch.randn(64) * 0.1, var=torch.rand(64) + 0.5,
+        weight=nn.Parameter(torch.rand(64) + 0.5), bias=nn.Parameter(torch.randn(64) * 0.1), head=head(64),
+    )  # fmt: skip
+
+
+@net(mixes=True)
+def statistics_of_the_batch() -> nn.Module:
+    norm = nn.BatchNorm2d(16, track_running_stats=False)
+    return nn.Sequential(convolution(), norm, nn.ReLU(), head())
+
+
+@net(mixes=True)
+def mean_of_the_batch_by_hand() -> nn.Module:
+    return module(lambda self, x: self.net(x - x.mean(0, keepdim=True)), net=nn.Sequential(block(), head()))
+
+
+@net()
+def norm_without_weights() -> nn.Module:
+    return nn.Sequential(convolution(), nn.BatchNorm2d(16, affine=False, eps=0.1), nn.ReLU(), head())
+
+
+@net(shape=(40,), batches=(3, 600, 1, 64))
+def linear_norm() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(40, 64),
+        nn.BatchNorm1d(64),
+        nn.ReLU(),
+        nn.Linear(64, 64, bias=False),
+        nn.BatchNorm1d(64),
+        head(64),
+    )
+
+
+@net(shape=(12, 12))
+def linear_norm_of_positions() -> nn.Module:
+    """As many positions as features: the statistics fit the linear layer and are not its outputs'."""
+    return nn.Sequential(nn.Linear(12, 12), nn.BatchNorm1d(12), nn.ReLU(), head(144))
+
+
+@net(shape=(7, 12))
+def linear_norm_transposed() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        return self.head(torch.relu(self.norm(self.linear(x).transpose(1, 2))))
+
+    return module(forward, linear=nn.Linear(12, 16), norm=nn.BatchNorm1d(16), head=head(112))
+
+
+@net(shape=(4, 40))
+def norm_of_one_dimension() -> nn.Module:
+    convolutions = nn.Conv1d(4, 16, 5, padding=2), nn.Conv1d(16, 16, 5, stride=2, padding=2)
+    return nn.Sequential(
+        convolutions[0],
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        convolutions[1],
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        head(320),
+    )
+
+
+@net(shape=(2, 4, 6, 6))
+def norm_of_three_dimensions() -> nn.Module:
+    return nn.Sequential(nn.Conv3d(2, 8, 3, padding=1), nn.BatchNorm3d(8), nn.ReLU(), head(8 * 144))
+
+
+@net()
+def norm_after_transposed_convolution() -> nn.Module:
+    up = nn.ConvTranspose2d(3, 12, 3, stride=2, padding=1, output_padding=1, groups=3)
+    return nn.Sequential(
+        up, nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 4, 3, stride=2), nn.ELU(), head(196)
+    )
+
+
+@net()
+def other_norms() -> nn.Module:
+    return nn.Sequential(
+        convolution(), nn.GroupNorm(4, 16), nn.ReLU(), convolution(16),
+        nn.InstanceNorm2d(16, affine=True), nn.SiLU(), convolution(16),
+        nn.LocalResponseNorm(3), nn.Flatten(2), nn.LayerNorm(64), head(),
+    )  # fmt: skip
+
+
+@net()
+def norm_of_each_image() -> nn.Module:
+    return nn.Sequential(
+        nn.InstanceNorm2d(3),
+        convolution(),
+        nn.InstanceNorm2d(16, affine=True),
+        nn.ReLU(),
+        convolution(16),
+        head(),
+    )
+
+
+@net()
+def statistics_of_each_image() -> nn.Module:
+    """Those of training where there are any."""
+    norm = nn.InstanceNorm2d(16, track_running_stats=True)
+    return nn.Sequential(convolution(), norm, nn.ReLU(), convolution(16), head())

@@ -1,0 +1,175 @@
+"""Nets in wrappers, in other formats, and with habits of their own."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..net import block, head, module, net
+
+
+def plain() -> nn.Sequential:
+    return nn.Sequential(block(), block(16), head())
+
+
+@net(batches=(3, 16, 1))
+def traced() -> nn.Module:
+    return torch.jit.trace(plain().eval(), torch.rand(2, 3, 8, 8))
+
+
+@net(batches=(3, 16, 1))
+def scripted() -> nn.Module:
+    return torch.jit.script(plain().eval())
+
+
+@net(batches=(3, 16, 1))
+def parts_traced_and_scripted() -> nn.Module:
+    made = plain().eval()
+    made[0] = torch.jit.trace(made[0], torch.rand(2, 3, 8, 8))
+    made[1][2] = torch.jit.script(made[1][2])
+    return made
+
+
+@net(batches=(3, 16, 1))
+def part_compiled() -> nn.Module:
+    made = plain()
+    made[1] = torch.compile(made[1], backend="eager")
+    return made
+
+
+@net(batches=(3, 16, 1))
+def compiled_in_place() -> nn.Module:
+    made = plain()
+    made[1].compile(backend="eager")
+    return made
+
+
+@net()
+def data_parallel() -> nn.Module:
+    return nn.DataParallel(plain())
+
+
+@net(dtype=torch.float64)
+def double() -> nn.Module:
+    return plain()
+
+
+@net(dtype=torch.float64, shape=(3, 16, 16), batches=(3, 16, 1))
+def wide_double() -> nn.Module:
+    return nn.Sequential(block(3, 96), block(96, 96), nn.AvgPool2d(4), head(1536))
+
+
+@net(computes=torch.bfloat16)
+def autocast_inside() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = self.net(x)
+        return out.float()
+
+    return module(forward, net=plain())
+
+
+@net(computes=torch.bfloat16)
+def narrow_part() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        return self.head(self.last(self.first(x).bfloat16()).float())
+
+    return module(forward, first=block(), last=block(16).bfloat16(), head=head())
+
+
+@net(writes=True)
+def buffers_written() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        self.calls += 1
+        self.seen.mul_(0.9).add_(0.1 * x.detach().mean())
+        return self.net(x)
+
+    return module(forward, net=plain(), calls=torch.zeros(()), seen=torch.zeros(()))
+
+
+@net(writes_x=True)
+def normalizes_in_place() -> nn.Module:
+    return module(lambda self, x: self.net(x.sub_(0.5).div_(0.25)), net=plain())
+
+
+@net(writes=True)
+def output_buffer() -> nn.Module:
+    """Logits lie in a tensor that the next pass overwrites, where no gradient is asked for."""
+
+    def forward(self: Any, x: Tensor) -> Any:
+        out = self.net(x)
+        return self.out[: len(x)].copy_(out) if not torch.is_grad_enabled() else out
+
+    return module(forward, net=plain(), out=torch.zeros(64, 10))
+
+
+@net()
+def normalizes_first() -> nn.Module:
+    return module(
+        lambda self, x: self.net((x - self.mean) / self.std), net=plain(), mean=torch.rand(3, 1, 1),
+        std=torch.rand(3, 1, 1) + 0.5,
+    )  # fmt: skip
+
+
+@net()
+def parts_in_lists_and_dictionaries() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Any:
+        for name in ("in", "out"):
+            x = self.named[name](x)
+        outs = [part(x) for part in self.heads]
+        return self.outside(torch.stack(outs).mean(0))
+
+    calls = module(
+        forward, named=nn.ModuleDict({"in": block(), "out": block(16)}), heads=nn.ModuleList([head(), head()])
+    )
+    calls.outside = lambda logits: logits * 2
+    return calls
+
+
+@net()
+def part_kept_out_of_sight() -> nn.Module:
+    """A module in a list, which `parameters()` and `to()` do not know."""
+    return module(lambda self, x: self.head(self.hidden[0](x)), hidden=[block().eval()], head=head())
+
+
+@net()
+def tied_parts() -> nn.Module:
+    shared = block(16)
+    made = nn.Sequential(block(), shared, nn.Sequential(shared, nn.Dropout(0.5)), head())
+    made[3][1].weight = nn.Parameter(made[3][1].weight.detach().clone())
+    return made
+
+
+@net(classes=1000)
+def thousand_classes() -> nn.Module:
+    return nn.Sequential(block(), head(1024, 1000))
+
+
+@net(classes=2)
+def two_classes() -> nn.Module:
+    return nn.Sequential(block(), head(1024, 2))
+
+
+@net()
+def probabilities() -> nn.Module:
+    """Logarithms of the mean probability of two members."""
+
+    def forward(self: Any, x: Tensor) -> Any:
+        return torch.stack([self.one(x).softmax(1), self.other(x).softmax(1)]).mean(0).log()
+
+    return module(forward, one=plain(), other=plain())
+
+
+@net()
+def early_exit() -> nn.Module:
+    """The second half of the net is for those samples alone that the first is not sure of."""
+
+    def forward(self: Any, x: Tensor) -> Any:
+        out = self.first(x)
+        logits = self.early(out)
+        unsure = logits.softmax(1).amax(1) < 0.5
+        if unsure.any():
+            logits = logits.index_put((unsure,), self.late(self.last(out[unsure])))
+        return logits
+
+    return module(forward, first=block(), last=block(16), early=head(), late=head())
