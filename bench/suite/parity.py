@@ -119,7 +119,7 @@ def measured(
         wanted = [head(case, net, variant, at, peer.package, peer.settings) for at in radii(case, net)]
         if "peers" in again or not known.issuperset(map(key, wanted)):
             same = [] if "peers" in again else list(elsewhere(rows, wanted, case.budget(variant)))
-            yield from same or theirs(case, net, peer, variant, given)
+            yield from same if len(same) == len(wanted) else theirs(case, net, peer, variant, given)
     for radius in radii(case, net) if variant == "full" else ():
         if "ours" in again or key(head(case, net, variant, radius, OURS, "")) not in known:
             this = ("case", "net", "variant", "radius"), (case.name, net, variant, radius)

@@ -184,6 +184,10 @@ def test_what_is_stored_is_measured_again_only_when_asked(
         run(monkeypatch, "--out", str(path), *options)
         assert len(toys) == count
         assert len(stored(path)) == 6
+    rows = stored(path)
+    save([r for r in rows if (r["package"], r["radius"]) != ("peer", 0.4)], path)
+    run(monkeypatch, "--out", str(path))
+    assert figures(stored(path)) == figures(rows)
 
 
 def test_one_run_of_a_peer_serves_two_cases() -> None:
