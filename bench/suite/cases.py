@@ -134,7 +134,7 @@ def _estimated(attack: str, norm: str, radius: float) -> Case:
     peers = (foolbox_budget(name, estimated=100, rel_stepsize=0.1),)
     if attack == "spsa":
         peers += (torchattacks("SPSA", "torchattacks (nb_iter)", nb_sample=100, max_batch_size=100),)
-    return Case(attack, norm, peers, {"steps": 20}, {"steps": 5}, radius=radius, ours=queries, few=10,
+    return Case(attack, norm, peers, {"steps": 10}, {"steps": 5}, radius=radius, ours=queries, few=10,
                 chance=True)  # fmt: skip
 
 
