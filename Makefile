@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # One worker per core. A worker that has run all its tests takes some from another.
 WORKERS := --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup demo quick test bottle explore slow mutate lint format typecheck bench parity gpu clean sanitize
+.PHONY: help setup demo quick test bottle explore slow zoo mutate lint format typecheck bench parity gpu clean sanitize
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,10 @@ explore: SEED := $(or $(SEED),$(shell date +%s))
 explore: setup  ## the property tests on fresh random examples; SEED=... repeats a run
 	@echo "SEED=$(SEED)"
 	$(RUN)/python -m pytest $(WORKERS) -m hypothesis --hypothesis-profile explore --hypothesis-seed $(SEED)
+
+zoo: setup  ## the tests over foreign architectures, with the models of timm and Hugging Face, which `make test` skips
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[zoo]'
+	$(RUN)/python -m pytest $(WORKERS) tests/zoo
 
 mutate: N ?= 200
 mutate: SEED ?= 0

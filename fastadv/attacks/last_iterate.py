@@ -92,7 +92,8 @@ def _replayed(
     frozen: Frozen, threat: Threat, loss: losses.Loss, step_size: StepSize, rows: Rows, times: int
 ) -> list[Tensor] | None:
     """`x_adv` after so many steps of a CUDA graph; None where these were not asked for, or cannot be."""
-    if not isinstance(loss, str) or not frozen.ready_to_capture(rows["x_adv"]):  # another loss may hold a value for each sample
+    # a loss that is a function may hold one value for each sample
+    if not isinstance(loss, str) or not frozen.ready_to_capture(rows["x_adv"]):
         return None
     key = "last_iterate", *without_rows(threat), loss, None if "step_size" in rows else step_size
 

@@ -11,7 +11,7 @@ def taken(x: object, device: torch.device | None) -> Tensor:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0:
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x: expected a floating tensor [B, ...], got {got}; convert it")
-    if x.layout is not torch.strided or x.is_nested or x.device.type == "meta" and device != x.device:
+    if x.layout is not torch.strided or x.is_nested or (x.device.type == "meta" and device != x.device):
         kind = "meta" if x.device.type == "meta" else "nested" if x.is_nested else str(x.layout)
         raise InputError(f"x: expected a dense tensor [B, ...] with values, got a {kind} one; convert it")
     if device is not None and x.device != device:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv.engine.closures import reachable
+
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
@@ -69,8 +71,8 @@ class Norm:
             and self.bias is other.bias
         )
 
-    def versions(self) -> tuple[int, ...]:
-        """What changes where one of the tensors is written to."""
+    def versions(self) -> tuple[tuple[int, int], ...]:
+        """What changes where one of the tensors is written to, but by `tensor.data.mul_` and the like."""
         return tuple(_version(part) for part in (self.mean, self.var, self.weight, self.bias))
 
 
@@ -81,7 +83,7 @@ class Pair:
         self.weight, self.bias, self.norm, self.name = weight, bias, norm, name
         self._made, self._known = self._fold(), self._versions()
 
-    def _versions(self) -> tuple[int, ...]:
+    def _versions(self) -> tuple[tuple[int, int], ...]:
         return _version(self.weight), _version(self.bias), *self.norm.versions()
 
     def _fold(self) -> tuple[nn.Parameter, nn.Parameter]:
@@ -109,6 +111,11 @@ class Pair:
         for made in self._made:
             made.data = made.data.to(dtype)
         self._known = self._versions()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether no tensor of the two was written to since they were folded."""
+        return self._versions() == self._known
 
     def folded(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """The arguments of the layer with the weights of both."""
@@ -210,7 +217,7 @@ class Promises:
         if norms and args and not self._learning:
             pair, made = self._of(args[0])
             if pair is not None:
-                if made and pair.norm.same(Norm.of(*args, **kwargs)):
+                if made and pair.fresh and pair.norm.same(Norm.of(*args, **kwargs)):
                     return made.pop()
                 raise Refused(pair)
         for place, value in enumerate((*args, *kwargs.values())):
@@ -232,17 +239,15 @@ class Promises:
         return known[1], known[2]
 
     def finish(self, logits: object) -> None:
-        """Raises Refused where a result was returned, or no BatchNorm has read it."""
+        """Raises Refused where a result was returned or kept, or no BatchNorm has read it."""
         if self._learning:
             read = self._seen.get(id(logits))
             if read is not None:
                 read[3].append(None)
             return
-        pair, _ = self._of(logits)
-        if pair is not None:
-            raise Refused(pair)
-        for _, pair, made in self._given.values():
-            if made:
+        for alias, pair, made in self._given.values():
+            # read by no BatchNorm, or held by someone who may read it yet
+            if made or alias() is not None:
                 raise Refused(pair)
 
     def pairs(self) -> Iterator[tuple[Tensor, Tensor | None, Norm]]:
@@ -268,8 +273,8 @@ def _tensors(value: object) -> Iterator[Tensor]:
             yield from _tensors(each)
 
 
-def _version(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor._version
+def _version(tensor: Tensor | None) -> tuple[int, int]:
+    return (0, 0) if tensor is None else (tensor._version, tensor.data_ptr())
 
 
 def _layout(weight: Tensor) -> torch.memory_format:
@@ -289,3 +294,10 @@ def estimates_gradients(module: nn.Module) -> bool:
 def has_batch_norm(module: nn.Module) -> bool:
     """Whether any part is a BatchNorm."""
     return any(isinstance(part, BATCH_NORMS) for part in module.modules())
+
+
+def is_scripted(module: nn.Module) -> bool:
+    """Whether it holds scripted code, whose reading of a tensor is not seen."""
+    return any(
+        isinstance(part, torch.jit.ScriptModule | torch.jit.ScriptFunction) for part in reachable(module)
+    )

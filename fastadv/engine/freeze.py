@@ -13,7 +13,7 @@ from fastadv.engine.cpu.norms import NORMS
 from fastadv.engine.cpu.onednn import COVER, LINEAR, gains
 from fastadv.engine.cpu.thin import THIN
 from fastadv.engine.cpu.winograd import Winograd, available
-from fastadv.engine.fold import Folds, estimates_gradients, has_batch_norm
+from fastadv.engine.fold import Folds, estimates_gradients, has_batch_norm, is_scripted
 from fastadv.engine.frozen import Frozen, Model
 from fastadv.engine.layout import lay_out
 from fastadv.engine.narrow import may_take_tf32, to_half, to_tf32
@@ -22,7 +22,8 @@ from fastadv.engine.parts import is_conv2d
 from fastadv.engine.precision import HALF, Precision
 from fastadv.engine.rewrite import Rewriting
 from fastadv.engine.scratch import keep_pages
-from fastadv.engine.search_twin import CAPTURED, COMPILED, SearchTwin
+from fastadv.engine.search_twin import CAPTURED, SearchTwin
+from fastadv.engine.simpler import COMPILED
 from fastadv.engine.tune import tuned
 from fastadv.engine.twin import as_module, device_of, dtype_of, twin
 from fastadv.engine.views import VIEWS
@@ -161,14 +162,15 @@ def _freeze(source: Model, options: Options) -> Frozen:
 
 
 def _rewriting(search: nn.Module, options: Options, dtype: torch.dtype | None) -> Rewriting:
-    """The rewrites for a model that is to compute in `dtype`; exact ones alone where nothing else may gain."""
-    if any("_orig_mod" in part._modules for part in search.modules()):  # the compiler has looked at its parts
+    """The rewrites for a model that is to compute in `dtype`; where nothing else may gain, exact ones."""
+    # the compiler has looked at its parts
+    if any("_orig_mod" in part._modules for part in search.modules()):
         return Rewriting()
     on_cpu = device_of(search) in (None, torch.device("cpu"))
     exact = [THIN, RELU] if on_cpu else []
     if not options.fold or options.as_given:
         return Rewriting(exact)
-    folds = Folds(search) if has_batch_norm(search) else None
+    folds = Folds(search) if has_batch_norm(search) and not is_scripted(search) else None
     convolves = is_conv2d(search)
     if not on_cpu or not (convolves or folds is not None or gains(search)):
         return Rewriting([VIEWS] if convolves else exact, folds)

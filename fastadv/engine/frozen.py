@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.engine.arguments import checked_directions, indices, taken
+from fastadv.engine.compared import compared, left_out, without_culprit
 from fastadv.engine.confidence import log_confidence
 from fastadv.engine.inside import Asking
 from fastadv.engine.lock import Lock
@@ -19,7 +20,7 @@ from fastadv.engine.precision import no_autocast
 from fastadv.engine.rewrite import Rewriting
 from fastadv.engine.rounding import ROUNDING as ROUNDING
 from fastadv.engine.rounding import compare
-from fastadv.engine.search_twin import SearchTwin, left_out
+from fastadv.engine.search_twin import SearchTwin
 from fastadv.errors import InputError
 
 Model = Callable[[Tensor], Tensor]
@@ -224,18 +225,30 @@ class Frozen:
         with torch.inference_mode(False), torch.enable_grad():
             x = taken(x, self._device)
             self.check(x)
-            leaf = self.search.ready(x).detach().requires_grad_()
             self.forwards += self.options.eot * len(x)
-            attached = self.search.attached(leaf)
-            logits = attached.detach()
-            chosen = directions(logits) if callable(directions) else directions
-            columns = checked_directions(chosen, logits).unbind(1)
-            gradients = x.new_empty(len(x), len(columns), *x.shape[1:])
-            with self._counting_probes():
-                for place, by_logits in enumerate(columns):
-                    gradients[:, place] = self.search.pulled(attached, leaf, by_logits, retain_graph=True)
+            while True:
+                with self._counting_probes():
+                    logits, chosen, gradients = self.search.safely(partial(self._rows, x, directions))
+                first = gradients[:, 0] if gradients.shape[1] else gradients.new_zeros(x.shape)
+                changed = self.search.differs or bool(self.search.rewriting)
+                if not changed or compared(self.search, "jacobian", x, chosen[:, :1].sum(1), first):
+                    break
             self.backwards += self.options.eot * gradients.shape[:2].numel()
             return logits, gradients
+
+    def _rows(
+        self, x: Tensor, directions: Tensor | Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, checked directions and gradients of `jacobian`."""
+        leaf = self.search.ready(x).detach().requires_grad_()
+        attached = self.search.attached(leaf)
+        logits = attached.detach()
+        chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
+        columns = chosen.unbind(1)
+        gradients = x.new_empty(len(x), len(columns), *x.shape[1:])
+        for place, by_logits in enumerate(columns):
+            gradients[:, place] = self.search.pulled(attached, leaf, by_logits, retain_graph=True)
+        return logits, chosen, gradients
 
     @property
     def settled(self) -> bool:
@@ -295,7 +308,7 @@ class Frozen:
         why = self._apart(x, given)
         if why is None:
             return True
-        culprit = self.search.without_culprit(lambda: self._apart(x, given) is None)
+        culprit = without_culprit(self.search, lambda: self._apart(x, given) is None)
         self._notes.warn(left_out(culprit, why))
         return culprit is not None
 

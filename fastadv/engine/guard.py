@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from fastadv.engine.generators import generators_kept
 from fastadv.engine.rounding import HALVES, ROUNDING, Format
@@ -39,7 +40,7 @@ class Ways:
 
 
 def some_rows(count: int, device: torch.device) -> Tensor:
-    """At most ROWS numbers below `count`: the first ones, the last ones and some between, where kernels end."""
+    """At most ROWS numbers below `count`: the first, the last and some between, where kernels end."""
     if count <= ROWS:
         return torch.arange(count, device=device)
     third = ROWS // 3
@@ -76,7 +77,13 @@ def _close(
 
 
 def _same(
-    ways: Ways, x: Tensor, by_logits: Tensor, found: Tensor, expected: Tensor, bound: float, rows: Tensor | None
+    ways: Ways,
+    x: Tensor,
+    by_logits: Tensor,
+    found: Tensor,
+    expected: Tensor,
+    bound: float,
+    rows: Tensor | None,
 ) -> bool:
     """Whether gradients differ by rounding, or by as much as that of the model does beside a kink."""
     apart, length = _length(found - expected), _length(expected)
@@ -152,4 +159,5 @@ def _cosine(one: Tensor, other: Tensor) -> Tensor:
     """[B]; 1 where both are zero."""
     one, other = (each.flatten(1).double() for each in (one, other))
     both = (one == 0).all(1) & (other == 0).all(1)
-    return torch.where(both, 1.0, torch.nn.functional.cosine_similarity(one, other, dim=1, eps=1e-300))
+    alike: Tensor = cosine_similarity(one, other, dim=1, eps=1e-300)  # type: ignore[no-untyped-call]
+    return torch.where(both, torch.ones_like(alike), alike)

@@ -9,7 +9,7 @@ def lay_out(model: nn.Module, channels_last: bool) -> None:
     kept = torch.channels_last if channels_last else torch.contiguous_format
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.ndim == 4:
-            # strides tell the layout also where there is one channel; `contiguous` would leave those as they are
+            # strides tell the layout of a single channel, too, which `contiguous` would leave as they are
             tensor.data = tensor.data.to(memory_format=kept)
 
 

@@ -1,5 +1,7 @@
 """Gradients to logits pulled back to x."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,23 +16,42 @@ def pull(
 ) -> Tensor:
     """The gradient at `leaf` of by_logits @ logits, given the logits `attached` to their graph.
 
-    whole: take those to all leaves, of which the model's weights want none; reentrant checkpoints refuse less.
+    whole: take those to all leaves, as reentrant checkpoints demand; the model's weights want none.
     """
     gradient = None
     if attached.requires_grad and whole:
         leaf.grad = None
-        torch.autograd.backward(attached, by_logits, retain_graph=retain_graph)
+        _run(attached, by_logits, retain_graph, ())
         gradient, leaf.grad = leaf.grad, None
     elif attached.requires_grad:
-        (gradient,) = torch.autograd.grad(
-            attached, leaf, by_logits, retain_graph=retain_graph, allow_unused=True
-        )
+        (gradient,) = _run(attached, by_logits, retain_graph, (leaf,))
     if gradient is None:
         raise NoGradientError(
             "model: expected logits that depend on x differentiably, got a model that cuts the graph; "
             "remove its no_grad, detach or integer step, or use an attack without gradients"
         )
     return gradient
+
+
+def _run(attached: Tensor, by_logits: Tensor, retain_graph: bool, leaves: tuple[Tensor, ...]) -> Any:
+    """`torch.autograd.grad`, or `backward` where no leaves are named.
+
+    Those two are functions that a `TorchFunctionMode` sees, and what they call it does not: not what a
+    checkpoint computes again, which has to be rewritten as it was before. So the engine is called itself.
+    """
+    engine: Any = torch.autograd.Variable._execution_engine
+    shape = attached.shape
+    if by_logits.shape != shape:
+        raise ValueError(f"expected gradients {tuple(shape)} like the logits, got {tuple(by_logits.shape)}")
+    return engine.run_backward(
+        (attached,),
+        (by_logits,),
+        retain_graph,
+        False,  # no graph of the gradient
+        leaves,
+        allow_unreachable=True,
+        accumulate_grad=not leaves,
+    )
 
 
 def pull_scaled(

@@ -1,4 +1,4 @@
-"""Functions of torch that a pass calls otherwise: the user's own Python runs, and only what it calls changes."""
+"""Functions of torch that a pass calls otherwise: the user's own Python runs, and what it calls changes."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,12 +15,16 @@ Way = Callable[..., Any]
 PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 # what reads no value of a tensor
 METADATA = frozenset(
-    "size dim ndimension numel nelement stride is_contiguous is_floating_point is_complex element_size "
-    "storage_offset get_device __len__ __hash__".split()
+    (
+        *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "storage_offset"),
+        *("is_contiguous", "is_floating_point", "is_complex", "get_device", "__len__", "__hash__"),
+    )
 )
 PROPERTIES = frozenset(
-    "shape dtype device ndim layout requires_grad is_leaf is_cuda is_cpu is_sparse is_quantized is_mkldnn "
-    "itemsize nbytes names _version".split()
+    (
+        *("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_leaf", "itemsize", "nbytes"),
+        *("is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_mkldnn", "names", "_version"),
+    )
 )
 
 
@@ -111,7 +115,8 @@ class Lens(TorchFunctionMode):
             if kept is not None:
                 return kept
         ways = self._ways.get(func, ())
-        layer = self._folding is not None and func in Folds.layers and not ("weight" in kwargs or "bias" in kwargs)
+        named = "weight" in kwargs or "bias" in kwargs
+        layer = self._folding is not None and func in Folds.layers and not named
         if not (ways or layer) or any(kind not in PLAIN for kind in types) or _transformed():
             return func(*args, **kwargs)
         self._calls += 1

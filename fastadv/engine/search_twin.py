@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import losses
-from fastadv.engine.closures import ORIGINAL
-from fastadv.engine import guard
+from fastadv.engine.compared import compared
 from fastadv.engine.fold import Folds, Refused, estimates_gradients
 from fastadv.engine.graph import Graphs, replayed_gradient
 from fastadv.engine.layout import laid_out, lay_out
@@ -24,8 +23,8 @@ from fastadv.engine.pull import pull, pull_scaled
 from fastadv.engine.rewrite import Lens, Rewriting
 from fastadv.engine.room import Room, cut, joined, ran_out, room_of, slices
 from fastadv.engine.scratch import Scratch
-from fastadv.engine.trusted import Trusted, captures
-from fastadv.engine.twin import unwrap
+from fastadv.engine.simpler import first_line, simpler, uncompiled
+from fastadv.engine.trusted import Trusted
 from fastadv.errors import InputError, NoGradientError
 from fastadv.ops._step import may_be_narrow
 
@@ -35,7 +34,7 @@ Model = Callable[[Tensor], Tensor]
 Gradient = tuple[Tensor, Tensor, Tensor]  # loss [B], logits [B, K], gradient like x
 T = TypeVar("T")
 
-COMPILED, CAPTURED = "compiled", "captured as CUDA graphs"  # notes
+CAPTURED = "captured as CUDA graphs"  # a note
 
 
 class SearchTwin:
@@ -61,14 +60,15 @@ class SearchTwin:
         autocast: torch.dtype | None,
         rewriting: Rewriting,
     ) -> None:
-        self._given, self._ask, self._notes, self._source, self._options = given, ask, notes, source, options
+        self._given, self._ask, self.notes, self._source, self._options = given, ask, notes, source, options
         self.channels_last, self.autocast, self.tf32 = channels_last, autocast, False
         self.rewriting, self._given_dtype = rewriting, dtype
-        self._scratch, self._lock = Scratch(), Lock()
-        self._whole = False  # whether a gradient is one to all leaves, as reentrant checkpoints want it
+        self._scratch, self.lock = Scratch(), Lock()
+        self.whole = False  # whether a gradient is one to all leaves, as reentrant checkpoints want it
         self.graphs = Graphs() if options.cuda_graph else None
         self.use(model, dtype)
-        self._trusted = Trusted.of(source, given, options)
+        self.trusted = Trusted.of(source, given, options)
+        rewriting.restore(rewriting.off | self.trusted.off)
         # samples whose statistics are those of their batch must pass together
         mixed = isinstance(model, nn.Module) and mixes_rows(model)
         self.room: Room | None = None if mixed else room_of(source)
@@ -77,12 +77,12 @@ class SearchTwin:
 
     def use(self, model: Model, dtype: torch.dtype | None) -> None:
         """Let `model` be the twin, its weights in `dtype`."""
-        self.model, self._weights = model, dtype
-        self._compiled, self._rewrote = _uncompiled(model) is not model, False
+        self.model, self.weights = model, dtype
+        self.compiled, self.rewrote = uncompiled(model) is not model, False
         parts = model.modules() if isinstance(model, nn.Module) else ()
         self._probing: list[Any] = [part for part in parts if estimates_gradients(part)]
         self._parted = self._parts_of(model)
-        self._trusted = Trusted()
+        self.trusted = Trusted()
         if self.graphs is not None:  # what was captured is the former twin
             self.graphs = Graphs()
 
@@ -95,7 +95,7 @@ class SearchTwin:
     @property
     def dtype(self) -> torch.dtype | None:
         """The precision in which it computes; None where its weights have not exactly one."""
-        return self.autocast or self._weights
+        return self.autocast or self.weights
 
     @property
     def rounds(self) -> torch.dtype | str | None:
@@ -113,18 +113,22 @@ class SearchTwin:
 
     def ready(self, x: Tensor) -> Tensor:
         """`x` in its layout and precision."""
-        return self.layout(x).to(self._weights or x.dtype)
+        return self.layout(x).to(self.weights or x.dtype)
 
     def once(self, x: Tensor, compiled: bool = True) -> Tensor:
         """The logits of one pass of all of x, which is `ready`."""
-        return self._seen(x, self._lens(), compiled)
+        while True:
+            try:
+                return self._seen(x, self._lens(), compiled)
+            except Refused as refused:
+                self._unfold(refused)
 
     def _lens(self) -> Lens | None:
         """What a pass is seen through; None where it calls what the model calls, and in compiled code."""
-        return self.rewriting.lens() if self.rewriting and not self._compiled else None
+        return self.rewriting.lens() if self.rewriting and not self.compiled else None
 
     def _seen(self, x: Tensor, lens: Lens | None, compiled: bool = True) -> Tensor:
-        model = self.model if compiled else _uncompiled(self.model)
+        model = self.model if compiled else uncompiled(self.model)
         with self._precisely(x.device.type):
             if lens is None:
                 return self._ask(model, x)
@@ -132,10 +136,10 @@ class SearchTwin:
                 with lens:
                     logits = self._ask(model, x)
             finally:
-                self._rewrote = self._rewrote or bool(lens.used)
+                self.rewrote = self.rewrote or bool(lens.used)
             lens.finish(logits)
         for note in self.rewriting.notes(name for _, name in lens.used):
-            self._notes.add(note)
+            self.notes.add(note)
         return logits
 
     @contextmanager
@@ -155,17 +159,17 @@ class SearchTwin:
     def learns(self) -> bool:
         """Whether the next pass that is `tried` is preceded by one that is watched for layers to fold."""
         folds = self.rewriting.folding
-        return folds is not None and folds.unknown and not self._compiled
+        return folds is not None and folds.unknown and not self.compiled
 
     def tried(self, x: Tensor) -> Tensor:
         """`once` for the first time: in the layout in which it works, and folded."""
-        if self._compiled:
+        if self.compiled:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
         folds = self.rewriting.folding
         if folds is not None and self.learns:
-            self._safely(lambda: self._learn(folds, self.ready(x)))
-            self._notes.add(f"folded {len(folds)} BatchNorm")
-        return self._safely(lambda: self.once(self.ready(x)))
+            self.safely(lambda: self._learn(folds, self.ready(x)))
+            self.notes.add(f"folded {len(folds)} BatchNorm")
+        return self.safely(lambda: self.once(self.ready(x)))
 
     def _learn(self, folds: Folds, x: Tensor) -> None:
         lens = self.rewriting.lens(learning=True)
@@ -205,13 +209,13 @@ class SearchTwin:
         except InputError:  # on any path
             raise
         except Exception as error:  # what a capture does not allow raises anything
-            why = _first_line(error)
+            why = first_line(error)
         self._without_graphs(why)
         return None
 
     def _without_graphs(self, why: str) -> None:
         self.graphs = None
-        self._notes.warn(f"not {CAPTURED}: {why}", instead_of=CAPTURED)
+        self.notes.warn(f"not {CAPTURED}: {why}", instead_of=CAPTURED)
 
     def unreplayed(self) -> AbstractContextManager[None]:
         """No graph is asked for inside."""
@@ -223,7 +227,7 @@ class SearchTwin:
         """See `Frozen.input_gradient`."""
 
         def whole(x: Tensor, y: Tensor | None, targets: Tensor | None) -> Gradient:
-            return self._safely(partial(self._gradient_at_once, x, y, loss, targets, direction))
+            return self.safely(partial(self._gradient_at_once, x, y, loss, targets, direction))
 
         if callable(loss):  # a function may hold one value for each sample of the batch
             return whole(x, y, targets)
@@ -261,7 +265,8 @@ class SearchTwin:
             logits = attached.detach().clone()
             value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
             gradient = self.pulled(attached, leaf, by_logits)
-        if not self._trust(lens, x, by_logits, gradient):
+        used = tuple(lens.used) if lens is not None else ()
+        if not compared(self, used, x.detach(), by_logits, gradient):
             return self._gradient_at_once(x, y, loss, targets, direction)
         if direction and may_be_narrow(gradient, x):
             return value, logits, gradient
@@ -269,88 +274,34 @@ class SearchTwin:
 
     def knows(self, x: Tensor) -> bool:
         """Whether gradients of so many rows like x were compared with the model's."""
-        return not (self._differs or self.rewriting) or self._trusted.knows_size(x)
+        return not (self.differs or self.rewriting) or self.trusted.knows_size(x)
 
     @property
-    def _differs(self) -> bool:
+    def differs(self) -> bool:
         """Whether it is more than the model as given with some functions rewritten."""
         return self.model is not self._given or self.rounds is not None
 
-    def _trust(self, lens: Lens | None, x: Tensor, by_logits: Tensor, gradient: Tensor) -> bool:
-        """Whether the gradient is that of the model; where it is not, what was wrong is switched off."""
-        used = tuple(lens.used) if lens is not None else ()
-        if not (used or self._differs) or not len(x):
-            return True
-        if self._trusted.knows(used, x) or x.device.type == "meta" or captures(x):
-            return True
-        with self._lock:
-            if self._trusted.knows(used, x):  # by another thread, meanwhile
-                return True
-            ways = guard.Ways(searched=self._pull, given=self._pull_given, plain=self._pull_plain)
-            held = x.detach()
-
-            def agrees(found: Tensor) -> bool | None:
-                return guard.agrees(ways, held, by_logits, found, self.rounds or self.dtype)
-
-            agreed = agrees(gradient)
-            if agreed:
-                self._trusted.add(used, x)
-            if agreed is not False:  # with nothing to compare, the next pass of that kind is
-                return True
-            culprit = self.without_culprit(lambda: agrees(self._pull(held, by_logits)) is not False)
-            self._notes.warn(left_out(culprit, "the gradient of the search was not that of the model"))
-            return False
-
-    def without_culprit(self, agrees: Callable[[], bool]) -> str | None:
-        """Switch off what is wrong, one thing if that is enough; its name. None where all had to go."""
-        rewriting, off, names = self.rewriting, self.rewriting.off, self.rewriting.names
-        for name in names:
-            rewriting.switch_off(name)
-            if agrees():
-                return name
-            rewriting.restore(off)
-        if len(names) > 1:
-            rewriting.switch_off()
-            if agrees():
-                for name in names:  # some of them may be right
-                    rewriting.restore(rewriting.off - {name})
-                    if not agrees():
-                        rewriting.switch_off(name)
-                return " and ".join(name for name in names if name in rewriting.off)
-            rewriting.restore(off)
-        plain = _uncompiled(self.model)
-        if plain is not self.model:
-            compiled = self.model
-            self.use(plain, self._weights)
-            if agrees():
-                return COMPILED
-            self.use(compiled, self._weights)
-        if self.channels_last and isinstance(self.model, nn.Module):
-            self._use_layout(False)
-            if agrees():
-                return "channels-last"
-            self._use_layout(True)
-        self.use_given()
-        return None
-
-    def _pull(self, x: Tensor, by_logits: Tensor) -> Tensor:
+    def pull(self, x: Tensor, by_logits: Tensor) -> Tensor:
+        """The gradients [B, ...] of by_logits [B, K] @ logits at x."""
         with self._leaf(x) as leaf:
             return self.pulled(self.once(leaf), leaf, by_logits)
 
-    def _pull_plain(self, x: Tensor, by_logits: Tensor) -> Tensor:
+    def pull_plain(self, x: Tensor, by_logits: Tensor) -> Tensor:
+        """The same without rewrites."""
         with self._leaf(x) as leaf:
             return self.pulled(self._seen(leaf, None), leaf, by_logits)
 
-    def _pull_given(self, x: Tensor, by_logits: Tensor) -> Tensor:
+    def pull_given(self, x: Tensor, by_logits: Tensor) -> Tensor:
+        """The same of the model as given."""
         leaf = x.contiguous().to(self._given_dtype or x.dtype).detach().requires_grad_()
         with no_autocast(x.device.type):
             attached = self._ask(self._given, leaf)
-            return pull(attached, leaf, by_logits.to(attached.dtype), whole=self._whole)
+            return pull(attached, leaf, by_logits.to(attached.dtype), whole=self.whole)
 
     @contextmanager
     def _leaf(self, x: Tensor) -> Iterator[Tensor]:
         """`x`, `ready`, for a graph that ends inside."""
-        x, dtype = self.layout(x).detach(), self._weights or x.dtype
+        x, dtype = self.layout(x).detach(), self.weights or x.dtype
         if x.device.type == "cpu" and x.dtype is not dtype:
             with self._scratch.cast(x, dtype) as narrow:
                 yield narrow.requires_grad_()
@@ -361,14 +312,14 @@ class SearchTwin:
         """`pull` in the twin's precision; in float32 where that is float16, which would underflow."""
         # what a checkpoint computes again is rewritten as before
         with self._precisely(leaf.device.type), self._lens() or nullcontext():
-            if torch.float16 not in (self._weights, self.autocast):
-                return pull(attached, leaf, by_logits, retain_graph, self._whole)
+            if torch.float16 not in (self.weights, self.autocast):
+                return pull(attached, leaf, by_logits, retain_graph, self.whole)
             # samples that may mix have one scale
             apart = self.room is not None and isinstance(self.model, nn.Module)
-            return pull_scaled(attached, leaf, by_logits, retain_graph, apart, self._whole)
+            return pull_scaled(attached, leaf, by_logits, retain_graph, apart, self.whole)
 
     def _mean(self, x: Tensor) -> Tensor:
-        return self._safely(lambda: self._mean_of_passes(self.ready(x)))
+        return self.safely(lambda: self._mean_of_passes(self.ready(x)))
 
     def _mean_of_passes(self, x: Tensor, compiled: bool = True) -> Tensor:
         passes = self._options.eot
@@ -377,7 +328,7 @@ class SearchTwin:
             logits = logits + self.once(x, compiled)
         return logits if passes == 1 else logits / passes
 
-    def _safely(self, run: Callable[[], T]) -> T:
+    def safely(self, run: Callable[[], T]) -> T:
         """run(), with something simpler from now on where it fails: no compiler, layout, rewrites."""
         while True:
             try:
@@ -387,58 +338,17 @@ class SearchTwin:
             except Exception as error:  # compilers and models raise anything
                 if ran_out(error) or isinstance(error, InputError | NoGradientError):
                     raise
-                with self._lock:
-                    return self._simpler(run, error)
+                with self.lock:
+                    return simpler(self, run, error)
 
     def _unfold(self, refused: Refused) -> None:
         folds = self.rewriting.folds
         if folds is not None and folds.refuse(refused.pair):
-            self._notes.add(f"not folded: {refused.pair.name}, whose result is not read by its BatchNorm alone")
+            why = "whose result is not read by its BatchNorm alone"
+            self.notes.add(f"not folded: {refused.pair.name}, {why}")
 
-    def _simpler(self, run: Callable[[], T], error: Exception) -> T:
-        model, channels_last, off = self.model, self.channels_last, self.rewriting.off
-        whole = self._whole
-        why = _first_line(error)
-        for note, old, change in self._simplifications():
-            change()
-            try:
-                made = run()
-            except Exception:
-                self.rewriting.restore(off)
-                self._use_layout(channels_last)
-                self._whole = whole
-                if self.model is not model:
-                    self.use(model, self._weights)
-                continue
-            if old:
-                self._notes.warn(f"{note} ({why})", instead_of=old)
-            else:
-                self._notes.add(f"{note} ({why})")
-            return made
-        raise error
-
-    def _simplifications(self) -> Iterator[tuple[str, str, Callable[[], None]]]:
-        """(note, the note that no longer holds, change) of what may let a pass succeed."""
-        plain = _uncompiled(self.model)
-        if plain is not self.model:
-            note = f"not {COMPILED}: the compiled search twin failed"
-            yield note, COMPILED, lambda: self.use(plain, self._weights)
-        if not self._whole and isinstance(self.model, nn.Module):
-            yield "gradients by backward: the model refused grad", "", partial(setattr, self, "_whole", True)
-        layout = self.channels_last and isinstance(self.model, nn.Module)
-        if layout:
-            yield "not channels-last: the model failed", "", lambda: self._use_layout(False)
-        if self._rewrote:
-            yield "not rewritten: the rewritten model failed", "", self.rewriting.switch_off
-            if layout:
-
-                def both() -> None:
-                    self._use_layout(False)
-                    self.rewriting.switch_off()
-
-                yield "not rewritten, nor channels-last: the model failed", "", both
-
-    def _use_layout(self, channels_last: bool) -> None:
+    def use_layout(self, channels_last: bool) -> None:
+        """Lay out the copy's weights so from now on."""
         if self.channels_last != channels_last and isinstance(self.model, nn.Module):
             self.channels_last = channels_last
             lay_out(self.model, channels_last)
@@ -448,25 +358,15 @@ class SearchTwin:
         known = isinstance(self._source, nn.Module) and isinstance(model, nn.Module)
         if self._options.compile or not known:
             return None
-        return Parts(cast(nn.Module, self._source), cast(nn.Module, model), "winograd" in self.rewriting.names)
+        return Parts(
+            cast(nn.Module, self._source), cast(nn.Module, model), "winograd" in self.rewriting.names
+        )
 
     def _parts(self, x: Tensor) -> list[slice]:
         """The rows that pass together."""
         rows = max(len(x), 1)
         if self._parted is not None and self._parted.worth_splitting(x):
             # not counted: it is done once for a model, and the cost of a call is not that of what came before
-            rows = self._parted.at_once(self.once, self.ready(x[:PROBE]))
+            parted = self._parted
+            rows = self.safely(lambda: parted.at_once(self.once, self.ready(x[:PROBE])))
         return slices(len(x), rows)
-
-
-def left_out(name: str | None, why: str) -> str:
-    """The note for what was switched off; None stands for all."""
-    return f"fell back to the model as given: {why}" if name is None else f"not {name}: {why}"
-
-
-def _uncompiled(model: Model) -> Model:
-    return unwrap(model) if isinstance(model, nn.Module) else getattr(model, ORIGINAL, model)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

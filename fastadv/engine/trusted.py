@@ -29,6 +29,7 @@ class Trusted:
         # the most rows that were compared, of each kind and of each size class
         self._kinds: dict[Hashable, int] = {}
         self._classes: dict[Hashable, int] = {}
+        self.off: frozenset[str] = frozenset()  # rewrites that were wrong
 
     @classmethod
     def of(cls, source: object, given: object, options: Options) -> "Trusted":

@@ -45,5 +45,6 @@ def answers(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Te
     """Logits, and the gradient of the cross-entropy at x."""
     leaf = x.clone().requires_grad_()
     logits = model(leaf)
-    (gradient,) = torch.autograd.grad(F.cross_entropy(logits.float(), y, reduction="sum"), leaf)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    (gradient,) = torch.autograd.grad(F.cross_entropy(wide, y, reduction="sum"), leaf)
     return logits.detach(), gradient

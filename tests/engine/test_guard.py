@@ -131,7 +131,9 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 def test_a_wrong_backward_is_named_and_left(
     name: str, change: str, precision: Any, monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
-    if precision == "bf16" and (name == "onednn" or (name == "winograd" and not winograd.available(torch.bfloat16))):
+    if precision == "bf16" and (
+        name == "onednn" or (name == "winograd" and not winograd.available(torch.bfloat16))
+    ):
         pytest.skip("not done so in bfloat16")
     wrong(name, monkeypatch, CHANGES[change])
     model = Net().eval()
@@ -175,9 +177,7 @@ def test_a_wrong_fold_is_left(monkeypatch: pytest.MonkeyPatch, logged: Logged) -
 
 
 @pytest.mark.parametrize("fold", [True, False])
-def test_also_where_both_copies_are_one(
-    fold: bool, monkeypatch: pytest.MonkeyPatch, logged: Logged
-) -> None:
+def test_also_where_both_copies_are_one(fold: bool, monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
     monkeypatch.setattr(activations, "relu_slope", lambda gradient, out: -gradient * (out > 0))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 5)).eval()
@@ -327,9 +327,7 @@ def test_rows_that_depend_on_each_other(logged: Logged) -> None:
 
 
 @pytest.mark.parametrize("name", ["thin", "relu"])
-def test_attacks_and_training_are_as_strong_as_without(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attacks_and_training_are_as_strong_as_without(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = Net().eval()
     y = model(X).argmax(1)

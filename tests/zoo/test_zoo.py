@@ -1,15 +1,17 @@
 """What a frozen model promises of every net: its gradients, its verdicts, and that nothing changes."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.errors import InputError
+from fastadv.errors import InputError, NoGradientError
 
 from . import nets  # noqa: F401
 from .judge import Answer, check_directions, check_rows, eager
-from .net import ZOO, Net, lent
+from .net import ZOO, Net, block, head, lent, module
 from .state import State
 
 STEPS = 4
@@ -111,3 +113,19 @@ def plain_pgd(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         best, success = torch.where(stronger, at.loss.float(), best), success | wrong
         z = (z + 0.01 * at.gradient.sign()).clamp(x - 0.03, x + 0.03).clamp(0, 1)
     return best, success
+
+
+def test_a_net_whose_backbone_has_no_gradient_is_refused() -> None:
+    """As eager PyTorch does, though there is a BatchNorm to fold."""
+
+    def forward(self: Any, x: Tensor) -> Any:
+        with torch.no_grad():
+            hidden = self.first(x)
+        return self.head(hidden)
+
+    model, x = module(forward, first=block(), head=head()).eval(), torch.rand(4, 3, 8, 8)
+    frozen = fa.freeze(model)
+    with torch.no_grad():
+        assert torch.equal(frozen.verdict(x), model(x))
+    with pytest.raises(NoGradientError):
+        frozen.input_gradient(x, torch.arange(4))

@@ -50,5 +50,5 @@ def fast_elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Any:
 
 
 NOTE = "fast activations"
-RELU = Rewrite("relu", NOTE, {f: fast_relu for f in (F.relu, torch.relu, Tensor.relu)}, exact=True)
+RELU = Rewrite("relu", NOTE, dict.fromkeys((F.relu, torch.relu, Tensor.relu), fast_relu), exact=True)
 ELU = Rewrite("elu", NOTE, {F.elu: fast_elu})

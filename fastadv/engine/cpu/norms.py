@@ -37,6 +37,5 @@ def dense(norm: Callable[..., Tensor]) -> Callable[..., Any]:
     return run
 
 
-NORMS = Rewrite(
-    "norms", "single rows normalized in contiguous memory", {f: dense(f) for f in (F.batch_norm, F.instance_norm)}
-)
+NOTE = "single rows normalized in contiguous memory"
+NORMS = Rewrite("norms", NOTE, {norm: dense(norm) for norm in (F.batch_norm, F.instance_norm)})

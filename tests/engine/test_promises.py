@@ -1,0 +1,384 @@
+"""Whoever else reads what a layer returns gets what it returns: the pair is then not folded, or no more."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from fastadv.engine import freeze
+from fastadv.engine.fold import Refused
+from tests.engine.rewritten import answers, folded
+
+NOTE = "not folded: conv, whose result is not read by its BatchNorm alone"
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor) -> Tensor:
+        ctx.save_for_backward(h)
+        return h * h
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient * ctx.saved_tensors[0]
+
+
+class Later(torch.autograd.Function):
+    """Reads its second argument backwards alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, h: Tensor) -> Tensor:
+        ctx.save_for_backward(h)
+        return x * 1
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * ctx.saved_tensors[0].mean((1, 2, 3), keepdim=True), None
+
+
+@torch.jit.script
+def scripted(h: Tensor) -> Tensor:
+    return h.mean((1, 2, 3))
+
+
+class Net(nn.Module):
+    """Where `when(x)` says so, `read` gets the result of the convolution; else its BatchNorm alone."""
+
+    def __init__(self, read: str, when: Callable[[Tensor], bool] = lambda x: True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm, self.head = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(48, 3)
+        self.other, self.kept = nn.BatchNorm2d(3), None
+        for norm in (self.norm, self.other):
+            norm.running_mean.uniform_(-1, 1)
+            norm.running_var.uniform_(0.3, 2)
+            nn.init.uniform_(norm.weight)
+            nn.init.uniform_(norm.bias)
+        self.read, self.when = read, when
+        self.conv.register_forward_hook(Hook(self.wants))
+        self.double().eval()
+
+    def wants(self, x: Tensor, read: str) -> bool:
+        return self.read == read and self.when(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x)
+        made = READS[self.read](self, h, x) if self.when(x) else self.norm(h)
+        logits: Tensor = self.head(made.flatten(1))
+        return logits
+
+
+class Hook:
+    def __init__(self, wants: Callable[[Tensor, str], bool]) -> None:
+        self.wants = wants
+
+    def __call__(self, layer: nn.Module, given: tuple[Tensor], made: Tensor) -> Tensor | None:
+        return made * made.mean() if self.wants(given[0], "hook") else None
+
+
+def in_place(net: Net, h: Tensor, x: Tensor) -> Tensor:
+    h.mul_(2)
+    return net.norm(h)
+
+
+def written_out(net: Net, h: Tensor, x: Tensor) -> Tensor:
+    """Into the memory of the result, which the BatchNorm reads afterwards."""
+    torch.mul(h.detach(), 2, out=h.data)
+    return net.norm(h)
+
+
+def stored(net: Net, h: Tensor, x: Tensor) -> Tensor:
+    net.kept = {"features": [h]}
+    made = net.norm(h) * 2
+    made = made + net.kept["features"][0]
+    net.kept = None
+    return made
+
+
+def tensor_hook(net: Net, h: Tensor, x: Tensor) -> Tensor:
+    if h.requires_grad:
+        h.register_hook(lambda gradient: 2 * gradient)
+    return net.norm(h)
+
+
+def of_the_batch(net: Net, h: Tensor, x: Tensor) -> Tensor:
+    return F.batch_norm(h, None, None, net.norm.weight, net.norm.bias, True)
+
+
+def other_eps(net: Net, h: Tensor, x: Tensor) -> Tensor:
+    norm = net.norm
+    return F.batch_norm(h, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.1, 0.5)
+
+
+def other(part: str) -> Callable[[Net, Tensor, Tensor], Tensor]:
+    """The BatchNorm with one tensor of another."""
+
+    def read(net: Net, h: Tensor, x: Tensor) -> Tensor:
+        names = "running_mean", "running_var", "weight", "bias"
+        given = (getattr(net.other if name == part else net.norm, name) for name in names)
+        return F.batch_norm(h, *given)
+
+    return read
+
+
+def by_another_name(net: Net, h: Tensor, x: Tensor) -> Tensor:
+    norm = net.norm
+    statistics = norm.running_mean, norm.running_var
+    return torch.batch_norm(h, norm.weight, norm.bias, *statistics, False, 0.1, 1e-5, False)
+
+
+READS: dict[str, Callable[[Net, Tensor, Tensor], Tensor]] = {
+    "skip": lambda net, h, x: net.norm(h) + h,
+    "skip before": lambda net, h, x: h.abs() + net.norm(h),
+    "hook": lambda net, h, x: net.norm(h),
+    "in place": in_place,
+    "data": written_out,
+    "stored": stored,
+    "tensor hook": tensor_hook,
+    "function": lambda net, h, x: net.norm(h) + Square.apply(h),
+    "function instead": lambda net, h, x: Square.apply(h),
+    "backwards": lambda net, h, x: net.norm(h) * Later.apply(x, h).mean(),
+    "list": lambda net, h, x: torch.stack([h, net.norm(h)]).amax(0),
+    "keyword": lambda net, h, x: net.norm(h) * torch.sigmoid(input=h),
+    "number": lambda net, h, x: net.norm(h) * float(h.max()),
+    "array": lambda net, h, x: net.norm(h) * h.detach().numpy().max(),
+    "part": lambda net, h, x: net.norm(h[:, :, :2]).repeat(1, 1, 2, 1),
+    "operator": lambda net, h, x: net.norm(h) * torch.ops.aten.amax.default(h),
+    "scripted": lambda net, h, x: net.norm(h) * scripted(h)[:, None, None, None],
+    "not at all": lambda net, h, x: h * 2,
+    "alone": lambda net, h, x: x.repeat(1, 2, 1, 1)[:, :3, :4, :4] * 1.0,
+    "twice": lambda net, h, x: net.norm(h) + 2 * net.norm(h),
+    "another norm": lambda net, h, x: net.other(h),
+    "both norms": lambda net, h, x: net.norm(h) + 2 * net.other(h),
+    "statistics of the batch": of_the_batch,
+    "another eps": other_eps,
+    "another mean": other("running_mean"),
+    "another var": other("running_var"),
+    "another scale": other("weight"),
+    "another shift": other("bias"),
+    "torch.batch_norm": by_another_name,
+    "checkpoint across": lambda net, h, x: checkpoint(lambda h: net.norm(h).tanh(), h, use_reentrant=False),
+}
+
+
+# that no function of torch tells: the comparison of gradients and logits does
+UNSEEN = {"backwards", "scripted", "checkpoint across"}
+# with another BatchNorm alone, or as long as there is no gradient
+PAIRED = {"tensor hook", *(read for read in READS if read.startswith("another"))}
+
+
+def problem(rows: int) -> tuple[Tensor, Tensor]:
+    return torch.rand(rows, 2, 6, 6, dtype=torch.float64), torch.arange(rows) % 3
+
+
+def assert_same(frozen: Any, x: Tensor, y: Tensor) -> None:
+    logits, gradient = answers(frozen.model, x, y)
+    found = frozen.input_gradient(x, y)
+    torch.testing.assert_close(found[1], logits, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found[2], gradient, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(frozen(x), logits, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("read", READS)
+def test_read_in_the_watched_pass(read: str) -> None:
+    frozen = freeze(Net(read))
+    for rows in (5, 3):
+        assert_same(frozen, *problem(rows))
+    if read not in UNSEEN:
+        assert f"folded {int(read in PAIRED)} BatchNorm" in frozen.notes
+    assert (NOTE in frozen.notes) <= (read in UNSEEN or read == "tensor hook")
+    assert not any("fell back" in note for note in frozen.notes)
+
+
+@pytest.mark.parametrize("rows", [7, 3])
+@pytest.mark.parametrize("read", READS)
+def test_read_in_passes_of_other_sizes_alone(read: str, rows: int) -> None:
+    frozen = freeze(Net(read, lambda x: len(x) == rows))
+    assert_same(frozen, *problem(5))
+    assert "folded 1 BatchNorm" in frozen.notes
+    assert_same(frozen, *problem(rows))
+    assert NOTE in frozen.notes or read in UNSEEN
+    assert NOTE in frozen.notes or any(note.startswith("not fold:") for note in frozen.notes)
+    assert_same(frozen, *problem(5))
+    assert not any("fell back" in note for note in frozen.notes)
+
+
+@pytest.mark.parametrize("read", READS)
+def test_read_with_gradients_alone(read: str) -> None:
+    frozen = freeze(Net(read, lambda x: torch.is_grad_enabled()))
+    x, y = problem(5)
+    frozen(x)
+    assert "folded 1 BatchNorm" in frozen.notes
+    logits, gradient = answers(frozen.model, x, y)
+    for _ in range(2):
+        found = frozen.input_gradient(x, y)
+        torch.testing.assert_close(found[1], logits, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(found[2], gradient, rtol=1e-10, atol=1e-12)
+    rows = frozen.jacobian(x, torch.eye(3, dtype=torch.float64).expand(5, 3, 3))[1]
+    leaf = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(frozen.model(leaf)[:, 0].sum(), leaf)
+    torch.testing.assert_close(rows[:, 0], first, rtol=1e-10, atol=1e-12)
+
+
+def test_a_refusal_names_the_layer_and_is_no_exception() -> None:
+    model = Net("skip", lambda x: len(x) > 5).requires_grad_(False)
+    own = folded(model, problem(4)[0])
+    with pytest.raises(Refused) as caught:
+        own(problem(6)[0])
+    assert caught.value.pair.name == "conv"
+    assert not isinstance(caught.value, Exception)
+    own(problem(4)[0])
+    assert own.used == ["fold"]
+
+
+class Handler(Net):
+    """Takes whatever its own pass raises, and goes on with something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return super().forward(x)
+        except Exception:
+            return self.head(x.flatten(1)[:, :48])
+
+
+def test_a_models_own_handler_does_not_take_it() -> None:
+    frozen = freeze(Handler("skip", lambda x: len(x) > 5))
+    for rows in (4, 6):
+        assert_same(frozen, *problem(rows))
+    assert NOTE in frozen.notes
+
+
+METADATA: dict[str, Callable[[Tensor], object]] = {
+    "shape": lambda h: h.shape,
+    "size": lambda h: (h.size(), h.size(0), h.dim(), h.numel(), len(h)),
+    "kind": lambda h: (h.dtype, h.device, h.ndim, h.is_floating_point(), h.requires_grad),
+    "memory": lambda h: (h.stride(), h.is_contiguous(), h.element_size()),
+}
+
+
+@pytest.mark.parametrize("what", METADATA)
+def test_what_reads_no_value_is_no_reader(what: str) -> None:
+    model, x = Net("skip", lambda x: False).requires_grad_(False), problem(5)[0]
+    model.conv.register_forward_hook(lambda layer, given, made: METADATA[what](made) and None)
+    expected = model(x)
+    own = folded(model, x)
+    torch.testing.assert_close(own(x), expected, rtol=1e-12, atol=1e-12)
+    assert own.used == ["fold"]
+
+
+class Logits(nn.Module):
+    """Returns what its first layer gives, where `when(x)` says so, and lets a BatchNorm read it anyway."""
+
+    def __init__(self, when: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.when = nn.Linear(4, 3), nn.BatchNorm1d(3), when
+        self.norm.running_mean.fill_(0.5)
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.conv(x)
+        normed = self.norm(logits)
+        return logits if self.when(x) else normed
+
+
+@pytest.mark.parametrize("more", [0, 5])
+def test_logits_are_read_by_the_caller(more: int) -> None:
+    frozen = freeze(Logits(lambda x: len(x) > more))
+    for rows in (4, 6):
+        x = torch.rand(rows, 4, dtype=torch.float64)
+        assert_same(frozen, x, torch.arange(rows) % 3)
+    assert (NOTE in frozen.notes) == (more > 0)
+    assert f"folded {int(more > 0)} BatchNorm" in frozen.notes
+
+
+def test_what_outlives_its_pass_is_read_by_someone() -> None:
+    """A hook of the caller's stores features, and his loss reads them."""
+    model, kept = Net("skip", lambda x: False), []
+    model.conv.register_forward_hook(lambda layer, given, made: kept.append(made))
+    frozen = freeze(model)
+    x, y = problem(5)
+
+    def loss(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        features.append(kept[-1].detach().clone())
+        return logits.square().sum(1)
+
+    for _ in range(2):
+        features: list[Tensor] = []
+        frozen.input_gradient(x, y, loss)
+        expected = F.conv2d(x, model.conv.weight, model.conv.bias)
+        torch.testing.assert_close(features[0], expected, rtol=1e-12, atol=1e-12)
+
+
+class Keyword(Net):
+    """Passes weight or bias by name, always or in larger passes alone."""
+
+    def __init__(self, names: set[str], more: int) -> None:
+        super().__init__("skip", lambda x: False)
+        self.names, self.more = names, more
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = {"weight": self.conv.weight, "bias": self.conv.bias}
+        named = {name: value for name, value in own.items() if name in self.names and len(x) > self.more}
+        h = F.conv2d(x, *(value for name, value in own.items() if name not in named), **named)
+        logits: Tensor = self.head(self.norm(h).flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("names", [{"bias"}, {"weight", "bias"}])
+@pytest.mark.parametrize("more", [0, 5])
+def test_arguments_by_name(names: set[str], more: int) -> None:
+    frozen = freeze(Keyword(names, more))
+    for rows in (4, 6, 4):
+        assert_same(frozen, *problem(rows))
+    assert not any("fell back" in note or note.startswith("not ") for note in frozen.notes)
+
+
+class Biases(Net):
+    """The same weights, in larger passes with another bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.conv2d(x, self.conv.weight, self.norm.weight if len(x) > 5 else self.conv.bias)
+        logits: Tensor = self.head(self.norm(h).flatten(1))
+        return logits
+
+
+def test_another_bias_is_another_layer() -> None:
+    frozen = freeze(Biases("skip"))
+    for rows in (4, 6, 4):
+        assert_same(frozen, *problem(rows))
+    assert "folded 1 BatchNorm" in frozen.notes
+
+
+class Checkpointed(Net):
+    """Computes parts of itself again backwards."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__("skip", lambda x: False)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        def again(run: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
+            return checkpoint(run, given, use_reentrant=False)
+
+        if self.how == "around":
+            made = again(lambda x: self.norm(self.conv(x)).tanh(), x)
+        elif self.how == "ends between":
+            made = self.norm(again(lambda x: self.conv(x.tanh()), x)).tanh()
+        else:
+            made = again(lambda h: self.norm(h).tanh(), self.conv(x))
+        logits: Tensor = self.head(made.flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("how", ["around", "ends between", "begins between"])
+def test_checkpoints(how: str) -> None:
+    frozen = freeze(Checkpointed(how))
+    for rows in (4, 6, 40):
+        assert_same(frozen, *problem(rows))
+    assert not any("fell back" in note for note in frozen.notes)
+    if how == "around":
+        assert set(frozen.notes) == {"channels-last", "folded 1 BatchNorm"}

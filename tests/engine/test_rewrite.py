@@ -1,0 +1,317 @@
+"""Functions are rewritten inside their pass and thread alone, and where a way suits."""
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastadv.engine import freeze
+from fastadv.engine.cpu import activations, onednn, winograd
+from fastadv.engine.cpu.activations import ELU, RELU
+from fastadv.engine.cpu.onednn import COVER, LINEAR
+from fastadv.engine.cpu.thin import THIN
+from fastadv.engine.cpu.winograd import Winograd
+from fastadv.engine.fold import Folds
+from fastadv.engine.rewrite import Rewrite, Rewriting
+from fastadv.engine.views import VIEWS
+from tests.engine.rewritten import Seen, answers, folded
+
+NAMES = ["fold", "thin", "winograd", "cover", "onednn", "relu", "elu", "views"]
+EXACT = {"thin", "relu", "views"}
+
+pytestmark = pytest.mark.skipif(
+    not winograd.available(torch.float32), reason="torch was built without oneDNN, or fastadv unbuilt"
+)
+
+
+@pytest.fixture(autouse=True)
+def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activations, "LEAST", 0)
+    monkeypatch.setattr(onednn, "LEAST", 0)
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 8, torch.bfloat16: 8})
+    monkeypatch.setattr(winograd, "LEAST_TILES", 0)
+
+
+class All(nn.Module):
+    """Calls every function that is rewritten, by a way that suits; `dense` as in images, channels-last."""
+
+    def __init__(self, dense: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.dense = dense
+        self.thin, self.norm = nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.wide, self.cover = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 6, 8)
+        self.last = nn.Linear(6, 4)
+        self.norm.running_mean.uniform_(-1, 1)
+        self.eval().requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.norm(self.thin(x)))
+        h = self.wide(h)
+        h = F.elu(h.view(len(h), -1).view_as(h))
+        h = h.contiguous(memory_format=torch.channels_last) if self.dense else h
+        logits: Tensor = self.last(self.cover(h).flatten(1))
+        return logits
+
+
+def images(rows: int = 4) -> Tensor:
+    draw = torch.Generator().manual_seed(1)
+    return torch.rand(rows, 1, 8, 8, generator=draw).contiguous(memory_format=torch.channels_last)
+
+
+def ways() -> tuple[Rewrite, ...]:
+    return Winograd(torch.float32).rewrite, COVER, THIN, RELU, LINEAR, ELU, VIEWS
+
+
+def whole() -> Seen:
+    return folded(All().to(memory_format=torch.channels_last), images(), *ways())
+
+
+def test_every_way_is_taken() -> None:
+    own, x, y = whole(), images(), torch.arange(4)
+    logits, gradient = answers(own, x, y)
+    assert sorted(own.used) == sorted(NAMES)
+    expected = answers(All(), x, y)
+    torch.testing.assert_close(logits, expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient, expected[1], rtol=1e-3, atol=1e-5)
+
+
+def test_an_exact_way_is_to_the_bit() -> None:
+    model = All(dense=False)
+    assert {way.name for way in ways() if way.exact} == EXACT
+    exact = Seen(model, *(way for way in ways() if way.exact))
+    assert exact.rewriting.exact
+    x, y = images().contiguous(), torch.arange(4)
+    assert torch.equal(answers(exact, x, y)[0], answers(model, x, y)[0])
+    assert exact.used == ["thin", "relu"]
+    for other in ways():
+        assert Seen(model, other).rewriting.exact == (other.name in EXACT)
+    assert not Rewriting([RELU], Folds(model)).exact
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_can_be_switched_off_and_on(name: str) -> None:
+    own, x = whole(), images()
+    own.rewriting.switch_off(name)
+    with torch.enable_grad():
+        if name == "views":  # which needs no other way, and without which the model fails
+            with pytest.raises(RuntimeError, match="view size is not compatible"):
+                own(x.requires_grad_())
+        else:
+            own(x.requires_grad_())
+            assert sorted({*own.used, name}) == sorted(NAMES)
+            assert name not in own.used
+        own.rewriting.restore(frozenset())
+        own(x)
+    assert sorted(own.used) == sorted(NAMES)
+    own.rewriting.switch_off()
+    assert not own.rewriting
+    assert own.rewriting.names == []
+
+
+@pytest.mark.parametrize("transform", ["vmap", "grad", "jvp", "jacrev", "functional_call"])
+def test_transforms_have_torchs_functions(transform: str) -> None:
+    """Which know no rule for a custom Function without one."""
+    model, x = All(dense=False), images().contiguous()
+    own = folded(model, x, *ways())
+
+    def transformed(model: Any, x: Tensor) -> Tensor:
+        if transform == "vmap":
+            return torch.func.vmap(lambda one: model(one[None])[0])(x)
+        if transform == "grad":
+            return torch.func.grad(lambda x: model(x).square().sum())(x)
+        if transform == "jvp":
+            return torch.func.jvp(model, (x,), (x.cos(),))[1]
+        if transform == "jacrev":
+            return torch.func.jacrev(lambda x: model(x).sum(0))(x)
+        weights = {name: 2 * value for name, value in model.named_parameters()}
+        return torch.func.functional_call(model, weights, (x,))
+
+    expected = transformed(model, x)
+    own.run = lambda x: transformed(model, x)
+    torch.testing.assert_close(own(x), expected, rtol=1e-4, atol=1e-5)
+    # weights that are given for one call are no parameters, whose transforms could be kept
+    assert bool(own.used) == (transform == "functional_call")
+    assert not {"winograd", "fold"} & set(own.used)
+
+
+def test_a_search_of_a_model_that_transforms() -> None:
+    class Inner(All):
+        def forward(self, x: Tensor) -> Tensor:
+            away = torch.func.grad(lambda x: super(Inner, self).forward(x).square().sum())(x)
+            return super().forward(x) + away.flatten(1)[:, :4]
+
+    model, x, y = Inner(), images().contiguous(), torch.arange(4)
+    frozen = freeze(model)
+    logits, gradient = answers(model, x, y)
+    found = frozen.input_gradient(x, y)
+    torch.testing.assert_close(found[1], logits, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found[2], gradient, rtol=1e-3, atol=1e-4)
+    # a transform has no `view` of another layout, nor anything else of ours
+    assert not any("fell back" in note or "not rewritten" in note for note in frozen.notes)
+    assert "fast activations" in frozen.notes
+
+
+class Wrapped(Tensor):
+    """A subclass that counts the functions it is given to."""
+
+    calls: list[Any] = []  # noqa: RUF012
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.calls.append(func)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_subclasses_of_tensors_have_their_own_functions() -> None:
+    model = All()
+    own, x = Seen(model, *ways()), images().contiguous()
+    Wrapped.calls.clear()
+    made = own(x.as_subclass(Wrapped).requires_grad_())
+    assert own.used == []
+    assert isinstance(made, Wrapped)
+    assert F.relu in Wrapped.calls
+    torch.testing.assert_close(made.as_subclass(Tensor), model(x))
+
+
+def test_autocast_inside_the_model() -> None:
+    class Cast(All):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                made = self.last(self.cover(F.elu(self.wide(self.thin(x)))).flatten(1))
+            assert made.dtype == torch.bfloat16
+            return made.float()
+
+    model = Cast()
+    own, x = Seen(model, *ways()), images().contiguous()
+    assert torch.equal(answers(own, x, torch.arange(4))[0], model(x))
+    assert set(own.used) <= {"elu"}
+
+
+@pytest.mark.parametrize("part", ["thin", "wide", "cover", "last"])
+def test_weights_that_learn_have_their_gradient(part: str) -> None:
+    model, found = All(), []
+    for name in ("weight", "bias"):
+        learned = getattr(model.get_submodule(part), name).requires_grad_()
+        for run in (model, Seen(model, *ways())):
+            (gradient,) = torch.autograd.grad(run(images().contiguous()).square().sum(), learned)
+            found.append(gradient)
+        torch.testing.assert_close(found.pop(), found.pop(), rtol=1e-3, atol=1e-4)
+        learned.requires_grad_(False)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_batch_norm_that_learns_is_not_folded(name: str) -> None:
+    model = All().to(memory_format=torch.channels_last)
+    folds = Folds(model)
+    lens = Rewriting((), folds).lens(learning=True)
+    getattr(model.norm, name).requires_grad_()
+    with lens:
+        model.norm(model.thin(images()))
+    folds.learn(lens.promises)
+    assert len(folds) == 0
+
+
+def test_a_lens_is_of_one_thread_alone() -> None:
+    x = images().contiguous()
+    own = folded(All(dense=False), x, *ways())
+    others, model = [], own.run
+    taken, given = [], F.relu
+
+    def meanwhile(x: Tensor) -> Tensor:
+        def run() -> None:
+            with torch.enable_grad():
+                logits = model(images().contiguous().requires_grad_())
+            others.append((logits, torch._C._len_torch_function_stack()))
+
+        taken.append(torch._C._len_torch_function_stack())
+        other = threading.Thread(target=run)
+        other.start()
+        other.join()
+        return model(x)
+
+    own.run = meanwhile
+    expected = model(x)
+    own(x.clone().requires_grad_())
+    assert sorted(own.used) == sorted({*NAMES} - {"winograd", "views"})  # those of this thread, once
+    assert taken == [1]
+    assert others[0][1] == 0
+    # to the bit: nothing was rewritten, nor was a folded layer found
+    assert torch.equal(others[0][0], expected)
+    assert F.relu is given
+    assert torch._C._len_torch_function_stack() == 0
+
+
+def test_two_threads_search_one_model() -> None:
+    model, x, y = All(), images(8).contiguous(), torch.arange(8) % 4
+    frozen = freeze(model)
+    frozen.input_gradient(x, y)
+    expected = frozen.input_gradient(x, y)
+    barrier, found = threading.Barrier(4), []
+
+    def run() -> None:
+        barrier.wait()
+        found.extend(frozen.input_gradient(x, y) for _ in range(3))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 12
+    for each in found:
+        for mine, theirs in zip(each, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_the_verdict_is_never_rewritten(fold: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, y = All(), images().contiguous(), torch.arange(4)
+    frozen = freeze(model, fold=fold)
+    frozen.input_gradient(x, y)
+    depths = []
+    real = F.elu
+    monkeypatch.setattr(F, "elu", lambda x: depths.append(torch._C._len_torch_function_stack()) or real(x))
+    assert torch.equal(frozen.verdict(x), model(x))
+    assert depths == [0, 0]
+
+
+def test_without_folding_the_exact_ways_alone() -> None:
+    model, x, y = All(), images().contiguous(), torch.arange(4)
+    frozen = freeze(model, fold=False)
+    assert frozen.exact
+    logits, gradient = answers(model, x, y)
+    found = frozen.input_gradient(x, y)
+    assert torch.equal(found[1], logits)
+    torch.testing.assert_close(found[2], gradient, rtol=1e-4, atol=1e-6)
+    assert set(frozen.notes) == {"thin input convolution", "fast activations"}
+    assert frozen.exact
+
+
+def test_notes_come_with_the_first_use() -> None:
+    model, x, y = All(), images().contiguous(), torch.arange(4)
+    frozen = freeze(model)
+    assert set(frozen.notes) == {"channels-last"}
+    frozen(x)
+    # views come with layouts, the rest with what is asked
+    without = set(frozen.notes) - {"view as reshape"}
+    assert without == {
+        "channels-last", "folded 1 BatchNorm", "convolutions by Winograd's method", "fast activations",
+        "convolutions that cover the image as products", "linear layers by oneDNN",
+    }  # fmt: skip
+    frozen.input_gradient(x, y)
+    assert "thin input convolution" in frozen.notes
+    assert len(set(frozen.notes)) == len(frozen.notes)
+
+
+def test_a_failure_leaves_no_lens_behind() -> None:
+    def fails(x: Tensor) -> Tensor:
+        raise ValueError("of the model")
+
+    own = Seen(fails, *ways())
+    with pytest.raises(ValueError, match="of the model"):
+        own(images())
+    assert torch._C._len_torch_function_stack() == 0
