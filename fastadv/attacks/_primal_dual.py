@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks._geometry import cosine, like, width
+from fastadv.attacks._proximal_adam import explore
 from fastadv.attacks._search import Search
 from fastadv.attacks._sizes import largest, norm
 from fastadv.attacks.criterion import WRONG
@@ -28,6 +29,7 @@ def primal_dual(
     last_step: float,
     weight: float,
     loss: losses.Loss | None,
+    adaptive: float = 0.0,
 ) -> None:
     """Descend on weight * distance - loss, while the weight rises at successes and falls elsewhere.
 
@@ -37,16 +39,23 @@ def primal_dual(
 
     Steps are in units of the least distance of a success so far, or of the width of the box while that is
     less. A success exerts no force, as with a hinge loss. In L0 it does, since the force tells which
-    coordinates count, and all steps are in widths of the box.
+    coordinates count, and all steps are in widths of the box. The share `adaptive` of the steps explores in
+    another way, from which these steps go on.
     """
     rows, sparse = search.rows, search.threat.norm == "l0"
+    points, done = search.start(), int(adaptive * steps)
+    rows.unit = torch.full_like(search.best.rank, width(search.threat))
     rows.away = torch.zeros_like(search.x, dtype=torch.promote_types(search.x.dtype, torch.float32))
+    if done:
+        explore(search, done, search.problem.margin if loss is None else loss)
+        points = torch.where(like(search.best.success, search.x), search.best.x_adv, search.x + rows.away)
+        rows.away = points.to(rows.away.dtype) - search.x
+        rows.unit = torch.where(search.best.success, rows.unit.minimum(-search.best.rank), rows.unit)
+        steps -= done
     rows.mean = torch.zeros_like(rows.away)
     rows.weight = torch.full_like(search.best.rank, weight)
-    rows.unit = torch.full_like(search.best.rank, width(search.threat))
-    points = search.start()
     for step in range(steps):
-        rows.refining = step >= EXPLORING * steps
+        rows.refining = done > 0 or step >= EXPLORING * steps
         look = search.gradient(points, _leading(search) if loss is None else loss)
         assert look.gradient is not None
         assert look.distance is not None

@@ -25,6 +25,8 @@ FIRST_WEIGHT = {"linf": 0.3, "l2": 0.3, "l1": 0.1, "l0": 0.3}
 FIRST_STEP = {"linf": 1.0, "l2": 1.0, "l1": 3.0, "l0": 30.0}
 LAST_STEP = {"linf": 0.01, "l2": 0.01, "l1": 0.01, "l0": 1.0}
 MOMENTUM = 0.5
+# the share of the steps that explore by proximal Adam
+ADAPTIVE = {"l2": 0.6, "l1": 0.5}
 
 
 @takes_common
@@ -50,6 +52,10 @@ def pdpgd(
     L0 these others always look for fewer coordinates than the best success has. In Linf the weight counts for
     each coordinate.
 
+    In L2 the first 60 % of the steps, in L1 the first half, explore by proximal Adam, as adv-lib does. It
+    moves coordinates of small gradients as far as others, and so finds its way on adversarially trained
+    networks. The other steps refine the nearest success as above.
+
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
         x: floating [B, ...] inside the box.
@@ -57,10 +63,11 @@ def pdpgd(
         threat: Linf, L2, L1 or L0; the radius is inf, or the largest distance of interest.
         steps: an integer >= 1, gradients for each sample.
         step_size: > 0, the first step, in units of the least distance of a success so far, at most the
-            width of the box; in L0 always of that width. None is 1, 3 in L1 and 30 in L0.
-        weight: > 0, the first weight of the distance; None is 0.3, and 0.1 in L1.
+            width of the box; in L0 always of that width. None is 1, 3 in L1 and 30 in L0. In L2 and L1 it is
+            the first of those that refine.
+        weight: > 0, the first weight of the distance; None is 0.3, and 0.1 in L1. Likewise.
         loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], ascended throughout;
-            None is the cross-entropy and then the margin, or the margin of a criterion.
+            None is the cross-entropy and then the margin, in L2 and L1 and for a criterion the margin.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
 
     Where no success was found inside the threat, x itself is returned. Raises InputError on wrong input,
@@ -82,7 +89,7 @@ def pdpgd(
     def rule(search: Search) -> None:
         primal_dual(
             search, descend, steps=steps, step_size=step_size, last_step=LAST_STEP[threat.norm],
-            weight=weight, loss=loss,
+            weight=weight, loss=loss, adaptive=ADAPTIVE.get(threat.norm, 0.0),
         )  # fmt: skip
 
     return run(model, x, y, threat, rule, minimum=True, **common)

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.generators import generators_kept
-from fastadv.engine.rounding import allowance, noise
 from fastadv.errors import InputError, NoGradientError
 from fastadv.ops.latent_fit import latent_fit
 
 # verdicts on the same samples that are compared
 PASSES = 5
+# How far apart the directions of centered logits are at least in two passes of a randomized model: what
+# AutoAttack allows normalized outputs. Passes of other models differ by their rounding, if at all.
+APART = 1e-4
 # How far the sum of a row of probabilities is from 1 in float32, as in AutoAttack.
 ONE = 1e-5
 # Functions of Python whose call in a forward pass means that it optimizes something.
@@ -66,8 +68,15 @@ def _randomized(frozen: Frozen, verdicts: Tensor) -> bool:
     finite = verdicts.isfinite().all(2)
     if not bool((finite == finite[0]).all()):
         return True
-    kept = verdicts[:, finite[0]]
-    return bool(kept.numel()) and noise(kept) > allowance(kept[0], [frozen.dtype])
+    kept = verdicts[:, finite[0]].double()
+    if not kept.numel():
+        return False
+    centered = kept - kept.mean(2, keepdim=True)
+    size = centered.norm(dim=2, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    units, eps = centered / size, torch.finfo(frozen.dtype or torch.float32).eps
+    rounding = (8 * eps * kept.norm(dim=2) / size.squeeze(2)).amax(0)
+    apart = (units[:, None] - units).norm(dim=3).amax((0, 1))
+    return bool((apart > rounding.clamp_min(APART)).any())
 
 
 def _probabilities(frozen: Frozen, logits: Tensor) -> bool:

@@ -66,7 +66,7 @@ def test_randomized(noise: Callable[[Tensor], Tensor], eot: int) -> None:
     assert symptoms(freeze(Changed(noise), eot=eot), X) == Symptoms(True, False, 0.0, False)
 
 
-@pytest.mark.parametrize(("level", "expected"), [(1e-6, False), (1e-2, True)])
+@pytest.mark.parametrize(("level", "expected"), [(1e-6, False), (5e-4, True), (1e-2, True)])
 def test_randomized_by_more_than_rounding(level: float, expected: bool) -> None:
     model = Changed(after=lambda z: z + level * z.detach().std() * torch.randn_like(z))
     assert symptoms(freeze(model), X).randomized == expected
