@@ -133,6 +133,8 @@ def test_a_peer_draws_from_generators_with_its_seed() -> None:
     first, again, other = (peer.run(Threshold(), X, Y, inf, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert (first != other).all()
+    own = _peer("toy", "toy", {}, "foolbox", lambda *given, seed: torch.tensor(seed), seeded=True)
+    assert [int(own.run(Threshold(), X, Y, inf, seed=seed)) for seed in (0, 5)] == [0, 5]
 
 
 def test_a_case_gets_as_many_images_as_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,8 @@ class Case:
     ball, measured by robust accuracy. `label` tells cases of one attack and norm apart.
     `ours` makes our arguments of a budget and of the passes that the best peer spent on each image.
     `images` and `few` are the most images of the two variants; with `few` 0 there is no short one.
-    `chance` says that the outcome hangs on random draws, which are not the peers'.
+    `chance` says that the outcome hangs on random draws, which are not the peers'. Of the full variant there
+    are then `seeds` runs, and all of their images count.
     """
 
     attack: str
@@ -45,6 +46,7 @@ class Case:
     images: int = 10_000
     few: int = 25
     chance: bool = False
+    seeds: int = 1
 
     @property
     def name(self) -> str:
@@ -76,15 +78,21 @@ class Case:
         variant: str,
         passes: float = 1000,
         radius: float | None = None,
+        **more: Any,
     ) -> AttackResult:
         """Our attack, with the budget of the variant, or with so many passes where queries are its budget."""
         threat = THREATS[self.norm](self.radius if radius is None else radius)
         attack = getattr(fastadv.attacks, self.attack)
-        result: AttackResult = attack(model, x, y, threat, **self.ours(self.budget(variant), passes))
+        result: AttackResult = attack(model, x, y, threat, **self.ours(self.budget(variant), passes), **more)
         return result
 
     def budget(self, variant: str) -> Budget:
         return self.full if variant == "full" else self.quick
+
+    def draws(self, variant: str) -> list[Budget]:
+        """What tells the runs of the variant apart: a seed, where there are several."""
+        several = variant == "full" and self.seeds > 1
+        return [{"seed": seed} for seed in range(self.seeds)] if several else [{}]
 
     def count(self, variant: str, samples: int = 100) -> int:
         """How many of so many images are used."""

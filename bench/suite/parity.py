@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bench.suite.case import Case
 from bench.suite.cases import cases_on
 from bench.suite.models import NETS, WALL, add_places, problem
-from bench.suite.outcome import judge
+from bench.suite.outcome import Outcome, judge
 from bench.suite.passes import Counting
 from bench.suite.peers import Peer
 from bench.suite.store import STORES, Row, key, save, stored
@@ -59,12 +59,15 @@ def where() -> Row:
     return {"date": date, **{name: machine()[name] for name in ("torch", "commit", "cpu")}}
 
 
-def found(case: Case, given: Problem, x_adv: Tensor, radius: float, forwards: int, backwards: int) -> Row:
-    """What these points are worth at the radius, and where and when they were found."""
+def found(
+    case: Case, given: Problem, runs: Sequence[Tensor], radius: float, forwards: int, backwards: int
+) -> Row:
+    """What the points of these runs are worth at the radius, and where and when they were found."""
     model, x, y = given
-    outcome = judge(model, x, y, x_adv, case.norm, radius)
-    return {"images": len(x), **outcome.figures(radius), "forwards": forwards, "backwards": backwards,
-            **where(), "distances": outcome.distances}  # fmt: skip
+    judged = [judge(model, x, y, x_adv, case.norm, radius) for x_adv in runs]
+    outcome = Outcome([distance for one in judged for distance in one.distances])
+    return {"images": len(outcome.distances), **outcome.figures(radius), "forwards": forwards,
+            "backwards": backwards, **where(), "distances": outcome.distances}  # fmt: skip
 
 
 def failed(row: Row, error: Exception) -> Row:
@@ -73,20 +76,20 @@ def failed(row: Row, error: Exception) -> Row:
 
 
 def theirs(case: Case, net: str, peer: Peer, variant: str, given: Problem) -> Iterator[Row]:
-    """The rows of one run of a peer; none where it is not installed, and the error where it fails."""
+    """The rows of a peer; none where it is not installed, and the error where it fails."""
     model, x, y = given
     counting, budget = Counting(model), case.budget(variant)
     about = {"version": peer.version, "budget": dict(budget)}
     rows = [head(case, net, variant, at, peer.package, peer.settings) | about for at in radii(case, net)]
     try:
-        x_adv = peer.run(counting, x, y, case.radius, **budget)
+        runs = [peer.run(counting, x, y, case.radius, **draw, **budget) for draw in case.draws(variant)]
     except ImportError as error:
         print(f"{case.name}: {peer.package} is left out: {error}")
     except Exception as error:  # other people's code may raise anything
         yield from (failed(row, error) for row in rows)
     else:
         spent = counting.forwards, counting.backwards
-        yield from (row | found(case, given, x_adv, row["radius"], *spent) for row in rows)
+        yield from (row | found(case, given, runs, row["radius"], *spent) for row in rows)
 
 
 def ours(
@@ -102,11 +105,12 @@ def ours(
         yield row | where() | {"error": "there is none"}
         return
     try:
-        out = case.run(model, x, y, variant, spent, radius)
+        outs = [case.run(model, x, y, variant, spent, radius, **draw) for draw in case.draws(variant)]
     except Exception as error:  # it counts as worse, and the run goes on
         yield failed(row, error)
     else:
-        yield row | found(case, given, out.x_adv, radius, int(out.forwards), int(out.backwards))
+        done = sum(int(out.forwards) for out in outs), sum(int(out.backwards) for out in outs)
+        yield row | found(case, given, [out.x_adv for out in outs], radius, *done)
 
 
 def measured(

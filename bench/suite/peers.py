@@ -72,12 +72,22 @@ class Peer:
 
 
 def _peer(
-    package: str, attack: str, fixed: dict[str, Any], words: str, call: Callable[..., Any], **said: Any
+    package: str,
+    attack: str,
+    fixed: dict[str, Any],
+    words: str,
+    call: Callable[..., Any],
+    seeded: bool = False,
+    **said: Any,
 ) -> Peer:
-    """`call(model, x, y, radius, **given)`, with the budget renamed and the generators seeded."""
+    """`call(model, x, y, radius, **given)`, with the budget renamed and the generators seeded.
+
+    What seeds them itself is `seeded`, and given the seed.
+    """
 
     def run(model: nn.Module, x: Tensor, y: Tensor, radius: float, seed: int = 0, **budget: Any) -> Tensor:
         given = {WORDS[words][name]: value for name, value in budget.items()}
+        given |= {"seed": seed} if seeded else {}
         torch.manual_seed(seed)
         np.random.seed(seed)
         out: Tensor = call(model, x.clone(), y.clone(), radius, **given, **fixed)
@@ -168,7 +178,7 @@ def auto_attack(module: str, attack: str, norm: str, **fixed: Any) -> Peer:
         ).perturb(x, y)
         return out[-1] if isinstance(out, tuple) else out
 
-    return _peer("auto-attack", attack, fixed, "auto-attack", call)
+    return _peer("auto-attack", attack, fixed, "auto-attack", call, seeded=True)
 
 
 def autoattack(norm: str) -> Peer:
@@ -201,7 +211,7 @@ def sparse_rs(**fixed: Any) -> Peer:
         attack_class = import_module("rs_attacks").RSAttack
         return attack_class(model, norm="L0", eps=int(radius), verbose=False, **given).perturb(x, y)[1]
 
-    return _peer("sparse-rs", "RSAttack", fixed, "sparse-rs", call)
+    return _peer("sparse-rs", "RSAttack", fixed, "sparse-rs", call, seeded=True)
 
 
 def best_of(peer: Peer, norm: str) -> Peer:

@@ -198,6 +198,24 @@ def test_one_run_of_a_peer_serves_two_cases() -> None:
     assert next(found) == {**stored_row, "case": "toy-quick-l2-1.6"}
 
 
+def test_runs_with_several_seeds_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    def by_seed(model: nn.Module, x: Tensor, y: Tensor, radius: float, seed: int = 9) -> Tensor:
+        model(x)
+        return x + torch.tensor([0.35, 0.0]) * (seed == 1)
+
+    def toy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, seed: int = 9) -> AttackResult:
+        nothing = torch.zeros(len(x))
+        return AttackResult(by_seed(model, x, y, 0, seed), *[nothing] * 4, 3, 2, nothing)
+
+    monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
+    case = Case("toy", "l2", (Peer("a", "", by_seed),), {}, {}, 0.4, chance=True, seeds=3)
+    rows = list(parity.measured(case, "linf", "full", (), list, (Threshold(), X, Y)))
+    assert [r["robust_accuracy"] for r in rows] == [round(7 / 9, 4)] * 2
+    assert [(r["images"], r["forwards"], r["backwards"]) for r in rows] == [(9, 9, 0), (9, 9, 6)]
+    (short,) = parity.measured(case, "linf", "quick", (), list, (Threshold(), X, Y))
+    assert (short["images"], short["robust_accuracy"]) == (3, 1.0)
+
+
 @pytest.mark.usefixtures("recwarn")
 def test_the_short_rows_are_of_the_peers_with_every_distance(
     toys: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
