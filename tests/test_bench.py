@@ -209,7 +209,8 @@ def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.Mo
         return AttackResult(x, nothing, nothing, nothing, nothing, 0, 0, nothing)
 
     def seconds(log: Log) -> float:
-        assert log == [("forward", 5)] or log[-3:] == [("forward", 5), ("forward", 2), ("backward", 2)]
+        if log != [("forward", 5)]:  # ours: a search, and what compares its gradient with the model's
+            assert ("backward", 2) in log
         logs.append(log)
         return 1.5
 
@@ -229,7 +230,8 @@ def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.Mo
     }
     assert [found[precision]["times_peer"] for precision in ("fp32", "bf16")] == [3.0, 3.0]
     assert [row["forwards"] for row in found.values()] == [log.samples("forward") for log in logs]
-    assert [row["backwards"] for row in found.values()] == [2, 2, 0, 0]
+    # in bfloat16 the gradient is compared with that of the model as given, for once
+    assert [row["backwards"] for row in found.values()] == [2, 4, 0, 0]
 
 
 def test_passes_alone_are_timed_in_the_batches_that_passed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ from fastadv.attacks._sizes import largest, norm
 # the first step in widths of the box, and the last one over it
 STEP, LAST_STEP = 0.1, 0.01
 # the first weight of the distance over that of the hinge, the least and the largest; the first and last step
-# of its logarithm, and the share of the past in its moving mean
-RATIO, EXTREME, DUAL_STEP, LAST_DUAL_STEP, PAST = 0.01, 1e6, 0.1, 0.01, 0.9
+# of its logarithm, the way that it can go where steps are few, and the share of the past in its moving mean
+RATIO, EXTREME, DUAL_STEP, LAST_DUAL_STEP, DUAL_WAY, PAST = 0.01, 1e6, 0.1, 0.01, 5.0, 0.9
 # how often the proximal operator is iterated. Few iterations spare coordinates of little curvature, which the
 # operator itself would set back to x before their gradient is known
 ITERATIONS = 5
@@ -50,7 +50,9 @@ def explore(search: Search, steps: int, loss: losses.Loss) -> None:
         )
         points = reached.to(search.x.dtype)
         rows.away = reached - search.x
-        change = DUAL_STEP * (1 - (1 - LAST_DUAL_STEP / DUAL_STEP) * step / max(steps - 1, 1))
+        change = max(DUAL_STEP, DUAL_WAY / steps) * (
+            1 - (1 - LAST_DUAL_STEP / DUAL_STEP) * step / max(steps - 1, 1)
+        )
         rows.balance = rows.balance + torch.where(look.adversarial, change, -change)
         rows.balance.clamp_(-math.log(EXTREME), math.log(EXTREME))
         rows.share = torch.lerp(rows.balance.sigmoid(), rows.share, PAST)

@@ -46,7 +46,7 @@ def fab(
     bias: float = 0.1,
     overshoot: float = 1.05,
     backward: float = 0.9,
-    reach: StepSize | None = None,
+    restart_radius: StepSize | None = None,
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
@@ -71,9 +71,9 @@ def fab(
         bias: the largest weight of the projection of x, in [0, 1].
         overshoot: by which the displacements are multiplied, >= 1.
         backward: the share of the displacement that stays after a success, in (0, 1].
-        reach: restarts begin at random points within half of this distance, or of that of the nearest success
-            if it is less: a number or [B], >= 0, in input units; None is 0.3 (Linf), 1 (L2) or 5 (L1) widths
-            of the box. AutoAttack gives its radius. That of the threat has no part in it, so that the
+        restart_radius: restarts begin at random points within half of this distance, or of that of the
+            nearest success if it is less: a number or [B], >= 0, in input units; None is 0.3 (Linf), 1 (L2)
+            or 5 (L1) widths of the box. AutoAttack gives its radius. That of the threat has no part in it, so that the
             distances found do not depend on it.
         seed: of the random starts.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`. With targets or a
@@ -89,24 +89,26 @@ def fab(
     check_share("bias", bias, zero=True, one=True)
     check_number("overshoot", overshoot, 1)
     check_share("backward", backward, one=True)
-    if reach is None:
-        reach = RESTART[threat.norm] * width(threat)
+    if restart_radius is None:
+        restart_radius = RESTART[threat.norm] * width(threat)
     elif isinstance(x, Tensor) and x.ndim:
-        reach = check_step_size(reach, len(x), x.device, "reach")
-    longest = torch.as_tensor(reach)
+        restart_radius = check_step_size(restart_radius, len(x), x.device, "restart_radius")
+    longest = torch.as_tensor(restart_radius)
 
     def rule(search: Search) -> None:
         rows = search.rows
 
         def in_turn(here: Search, numbers: list[int]) -> None:
-            here.rows.reach = rows.reach.repeat(len(numbers))
+            here.rows.restart_radius = rows.restart_radius.repeat(len(numbers))
             here.rows.rival = torch.cat([rows.others[:, number, None] for number in numbers])
             project(here, numbers, lambda logits: here.rows.rival)
 
         # how near random starts are, whatever the other runs find meanwhile
         given = search.per_sample(longest) if longest.ndim else longest
-        rows.reach = torch.where(search.best.success, -search.best.rank, inf)
-        rows.reach = rows.reach.minimum(given.to(rows.reach)).clamp_max(torch.finfo(rows.reach.dtype).max)
+        rows.restart_radius = torch.where(search.best.success, -search.best.rank, inf)
+        rows.restart_radius = rows.restart_radius.minimum(given.to(rows.restart_radius)).clamp_max(
+            torch.finfo(rows.restart_radius.dtype).max
+        )
         if targeted and search.targets is None and search.problem.criterion is WRONG:
             logits = search.decide(search.x, judge=False).logits
             rows.others = largest_others(logits, search.y, classes)
@@ -156,7 +158,7 @@ def fab(
         draws = [kind(count, rng.derive(search.seed, "fab", search.restart, i), ids) for i, ids in parts]
         away = torch.cat(draws).view(search.x.shape).to(search.x)
         away = search.problem.masked(search.x + (2 * away - 1 if threat.norm == "linf" else away)) - search.x
-        size = search.rows.reach.to(away) / norm(away, threat.order).clamp_min(1e-12) / 2
+        size = search.rows.restart_radius.to(away) / norm(away, threat.order).clamp_min(1e-12) / 2
         return (search.x + like(size, away) * away).clamp_(*threat.box)
 
     return run(model, x, y, threat, rule, minimum=True, restarts=restarts, seed=seed, **common)

@@ -52,7 +52,7 @@ def pdpgd(
     L0 these others always look for fewer coordinates than the best success has. In Linf the weight counts for
     each coordinate.
 
-    In L2 the first 60 % of the steps, in L1 the first half, explore by proximal Adam, as adv-lib does. It
+    In L2 the first 60 % of the steps, in L1 half, explore by proximal Adam, as adv-lib does. It
     moves coordinates of small gradients as far as others, and so finds its way on adversarially trained
     networks. The other steps refine the nearest success as above.
 

@@ -85,8 +85,8 @@ def sigma_zero(
             descent /= largest(descent).clamp_min(torch.finfo(away.dtype).tiny)
             away += size * adam(rows, descent, step, EPSILON)
             points = away.mul_(unit).add_(search.x).clamp_(*search.threat.box)
-            # the step of the threshold comes after the next step size, as in the authors' code. Their schedule
-            # is a step ahead of this one, which is adv-lib's, and changed 4 % more coordinates on robust nets
+            # The step of the threshold comes after the next step size, as in the authors' code. That has the
+            # schedule a step ahead; adv-lib's, which is this, changed 4 % fewer coordinates on robust nets.
             size = step_size * cosine(step, steps, LAST_STEP)
             change = torch.where(look.adversarial, threshold_rate * size, -threshold_rate * size)
             rows.threshold = (rows.threshold + change).clamp_(0, 1)

@@ -11,6 +11,7 @@ from fastadv._checks import check_count, check_share
 from fastadv.attacks._bumps import two_bumps
 from fastadv.attacks._common import Common, takes_common
 from fastadv.attacks._core import run
+from fastadv.attacks._geometry import width
 from fastadv.attacks._problem import check_finite_radius, check_norm
 from fastadv.attacks._random_search import passed, random_search, search_loss
 from fastadv.attacks._result import AttackResult
@@ -192,6 +193,10 @@ class _Bumps:
 
     def start(self) -> Tensor:
         """A grid of tiles."""
+        return self._points(self._tiles())
+
+    def _tiles(self) -> Tensor:
+        """[n, C, H, W], each tile of length 1 in each channel."""
         draw, x = self.draw, self.search.x
         side = max(min(draw.height, draw.width) // TILES, 1)
         down, right = draw.height // side, draw.width // side
@@ -203,7 +208,7 @@ class _Bumps:
         above, left = (draw.height - high) // 2, (draw.width - wide) // 2
         grid = delta[:, :, above : above + high, left : left + wide]
         grid.copy_(tiles.permute(0, 1, 2, 4, 3, 5).reshape(grid.shape))
-        return self._points(delta)
+        return delta
 
     def propose(self, pixels: float, query: int) -> Tensor:
         """The best points with bumps in one square, which take the length of another square too."""
@@ -230,6 +235,11 @@ class _Peaks(_Bumps):
         """The nearest point to x + delta [n, C, ...] in ball and box."""
         x = self.search.x
         return self.search.threat.project(x + delta.reshape(x.shape), x)
+
+    def start(self) -> Tensor:
+        """A grid of tiles, each of which has the length of the box's width in each channel."""
+        delta = self._tiles() * width(self.search.threat)
+        return self._points(delta)
 
     def propose(self, pixels: float, query: int) -> Tensor:
         """The best points with bumps in one square, which take the length of another square and what is not

@@ -19,6 +19,11 @@ from fastadv.engine.closures import reachable
 BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 
 
+# of F.batch_norm
+ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+DEFAULTS = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
+
+
 class Refused(BaseException):
     """A pass that used a folded layer in another way than the one that was watched.
 
@@ -41,24 +46,15 @@ class Norm:
     eps: float
 
     @classmethod
-    def of(
-        cls,
-        input: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> "Norm | None":
-        """None where the statistics are those of the batch, or a gradient goes to a parameter."""
-        if training or running_mean is None or running_var is None:
+    def of(cls, args: tuple[Any, ...], named: dict[str, Any]) -> "Norm | None":
+        """From the arguments; None where the statistics are the batch's, or a parameter gets a gradient."""
+        given = DEFAULTS | dict(zip(ARGUMENTS, args, strict=False)) | named
+        parts = [given.get(name) for name in ("running_mean", "running_var", "weight", "bias")]
+        if given["training"] or parts[0] is None or parts[1] is None:
             return None
-        parts = (running_mean, running_var, weight, bias)
         if any(part is not None and part.requires_grad for part in parts):
             return None
-        return cls(running_mean, running_var, weight, bias, eps)
+        return cls(parts[0], parts[1], parts[2], parts[3], given["eps"])
 
     def same(self, other: "Norm | None") -> bool:
         """Whether both are the same layer."""
@@ -217,7 +213,7 @@ class Promises:
         if norms and args and not self._learning:
             pair, made = self._of(args[0])
             if pair is not None:
-                if made and pair.fresh and pair.norm.same(Norm.of(*args, **kwargs)):
+                if made and pair.fresh and pair.norm.same(Norm.of(args, kwargs)):
                     return made.pop()
                 raise Refused(pair)
         for place, value in enumerate((*args, *kwargs.values())):
@@ -225,7 +221,7 @@ class Promises:
                 if self._learning:
                     read = self._seen.get(id(tensor))
                     if read is not None:
-                        read[3].append(Norm.of(*args, **kwargs) if norms and place == 0 else None)
+                        read[3].append(Norm.of(args, kwargs) if norms and place == 0 else None)
                     continue
                 pair, _ = self._of(tensor)
                 if pair is not None:

@@ -1,6 +1,6 @@
 """Frozen: a model as an attack sees it, with an exact twin for verdicts and a fast twin for the search."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -228,27 +228,27 @@ class Frozen:
             self.forwards += self.options.eot * len(x)
             while True:
                 with self._counting_probes():
-                    logits, chosen, gradients = self.search.safely(partial(self._rows, x, directions))
-                first = gradients[:, 0] if gradients.shape[1] else gradients.new_zeros(x.shape)
-                changed = self.search.differs or bool(self.search.rewriting)
-                if not changed or compared(self.search, "jacobian", x, chosen[:, :1].sum(1), first):
+                    logits, chosen, gradients, used = self.search.safely(partial(self._rows, x, directions))
+                # one of them, where there is one
+                by_logits, first = chosen[:, :1].sum(1), gradients[:, :1].sum(1)
+                if compared(self.search, used, x, by_logits, first):
                     break
             self.backwards += self.options.eot * gradients.shape[:2].numel()
             return logits, gradients
 
     def _rows(
         self, x: Tensor, directions: Tensor | Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits, checked directions and gradients of `jacobian`."""
+    ) -> tuple[Tensor, Tensor, Tensor, Hashable]:
+        """Logits, checked directions and gradients of `jacobian`, and what was rewritten."""
         leaf = self.search.ready(x).detach().requires_grad_()
-        attached = self.search.attached(leaf)
+        attached, used = self.search.attached(leaf)
         logits = attached.detach()
         chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
         columns = chosen.unbind(1)
         gradients = x.new_empty(len(x), len(columns), *x.shape[1:])
         for place, by_logits in enumerate(columns):
             gradients[:, place] = self.search.pulled(attached, leaf, by_logits, retain_graph=True)
-        return logits, chosen, gradients
+        return logits, chosen, gradients, used
 
     @property
     def settled(self) -> bool:

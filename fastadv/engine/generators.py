@@ -18,8 +18,8 @@ def generators_kept(device: torch.device, seed: int | None = None) -> Iterator[N
     try:
         with torch.random.fork_rng(forked) if seed is None else rng.torch_seeded(seed, device):
             if seed is not None:
-                random.seed(seed)
-                np.random.seed(seed)
+                random.setstate(random.Random(seed).getstate())
+                np.random.set_state(np.random.RandomState(seed).get_state())
             yield
     finally:
         random.setstate(python)

@@ -152,12 +152,13 @@ def _mean(pull: Pull, x: Tensor, by_logits: Tensor) -> Tensor:
 
 
 def _length(gradient: Tensor) -> Tensor:
-    return gradient.flatten(1).double().norm(dim=1)
+    length: Tensor = torch.linalg.vector_norm(gradient.flatten(1).double(), dim=1)
+    return length
 
 
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
     """[B]; 1 where both are zero."""
     one, other = (each.flatten(1).double() for each in (one, other))
     both = (one == 0).all(1) & (other == 0).all(1)
-    alike: Tensor = cosine_similarity(one, other, dim=1, eps=1e-300)  # type: ignore[no-untyped-call]
+    alike: Tensor = cosine_similarity(one, other, dim=1, eps=1e-300)
     return torch.where(both, torch.ones_like(alike), alike)

@@ -23,7 +23,7 @@ def has_tf32(device: torch.device) -> bool:
 @contextmanager
 def no_autocast(device: str) -> Iterator[None]:
     """Inside, nothing is cast, whatever is on around it."""
-    if not torch.is_autocast_enabled(device):
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         yield
         return
     with torch.autocast(device, enabled=False):

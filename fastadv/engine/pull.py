@@ -33,7 +33,9 @@ def pull(
     return gradient
 
 
-def _run(attached: Tensor, by_logits: Tensor, retain_graph: bool, leaves: tuple[Tensor, ...]) -> Any:
+def _run(
+    attached: Tensor, by_logits: Tensor, retain_graph: bool, leaves: tuple[Tensor, ...]
+) -> tuple[Tensor | None, ...]:
     """`torch.autograd.grad`, or `backward` where no leaves are named.
 
     Those two are functions that a `TorchFunctionMode` sees, and what they call it does not: not what a
@@ -43,7 +45,7 @@ def _run(attached: Tensor, by_logits: Tensor, retain_graph: bool, leaves: tuple[
     shape = attached.shape
     if by_logits.shape != shape:
         raise ValueError(f"expected gradients {tuple(shape)} like the logits, got {tuple(by_logits.shape)}")
-    return engine.run_backward(
+    found: tuple[Tensor | None, ...] = engine.run_backward(
         (attached,),
         (by_logits,),
         retain_graph,
@@ -52,6 +54,7 @@ def _run(attached: Tensor, by_logits: Tensor, retain_graph: bool, leaves: tuple[
         allow_unreachable=True,
         accumulate_grad=not leaves,
     )
+    return found
 
 
 def pull_scaled(

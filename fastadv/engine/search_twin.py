@@ -1,7 +1,7 @@
 """The search twin of a frozen model: how a batch passes it, and what it does where a faster way fails."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -115,11 +115,11 @@ class SearchTwin:
         """`x` in its layout and precision."""
         return self.layout(x).to(self.weights or x.dtype)
 
-    def once(self, x: Tensor, compiled: bool = True) -> Tensor:
+    def once(self, x: Tensor) -> Tensor:
         """The logits of one pass of all of x, which is `ready`."""
         while True:
             try:
-                return self._seen(x, self._lens(), compiled)
+                return self._seen(x, self._lens())
             except Refused as refused:
                 self._unfold(refused)
 
@@ -149,8 +149,8 @@ class SearchTwin:
             if self.autocast is not None:
                 # the cache would keep stale casts of weights that are being trained
                 stack.enter_context(torch.autocast(device, dtype=self.autocast, cache_enabled=False))
-            elif torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
+            else:
+                stack.enter_context(no_autocast(device))
             if self.tf32:
                 stack.enter_context(tf32())
             yield
@@ -180,10 +180,14 @@ class SearchTwin:
         """The mean logits of `eot` passes of x, which is `ready`."""
         return self._in_parts(self._mean, "logits", x)
 
-    def attached(self, leaf: Tensor) -> Tensor:
-        """The same in one graph with `leaf`, which can be pulled back through more than once."""
+    def attached(self, leaf: Tensor) -> tuple[Tensor, Hashable]:
+        """The same in one graph with `leaf`, to be pulled back through more than once, and what it rewrote."""
+        lens, passes = self._lens(), self._options.eot
         # a compiled backward frees what the next one needs
-        return self._mean_of_passes(leaf, compiled=False)
+        logits = self._seen(leaf, lens, compiled=False)
+        for _ in range(passes - 1):
+            logits = logits + self._seen(leaf, self._lens(), compiled=False)
+        return (logits if passes == 1 else logits / passes), tuple(lens.used) if lens is not None else ()
 
     def captured(
         self, x: Tensor, y: Tensor | None, loss: losses.Loss, targets: Tensor | None, direction: bool
@@ -281,6 +285,11 @@ class SearchTwin:
         """Whether it is more than the model as given with some functions rewritten."""
         return self.model is not self._given or self.rounds is not None
 
+    @property
+    def estimates(self) -> bool:
+        """Whether parts of it estimate gradients from logits, which draws decide."""
+        return bool(self._probing)
+
     def pull(self, x: Tensor, by_logits: Tensor) -> Tensor:
         """The gradients [B, ...] of by_logits [B, K] @ logits at x."""
         with self._leaf(x) as leaf:
@@ -321,11 +330,11 @@ class SearchTwin:
     def _mean(self, x: Tensor) -> Tensor:
         return self.safely(lambda: self._mean_of_passes(self.ready(x)))
 
-    def _mean_of_passes(self, x: Tensor, compiled: bool = True) -> Tensor:
+    def _mean_of_passes(self, x: Tensor) -> Tensor:
         passes = self._options.eot
-        logits = self.once(x, compiled)
+        logits = self.once(x)
         for _ in range(passes - 1):
-            logits = logits + self.once(x, compiled)
+            logits = logits + self.once(x)
         return logits if passes == 1 else logits / passes
 
     def safely(self, run: Callable[[], T]) -> T:

@@ -22,7 +22,7 @@ def simpler(search: "SearchTwin", run: Callable[[], T], error: Exception) -> T:
     """run() again, without what it failed with, from now on; raises `error` where it always fails."""
     model, dtype, channels_last = search.model, search.weights, search.channels_last
     off, whole, why = search.rewriting.off, search.whole, first_line(error)
-    for note, instead_of, change in _changes(search):
+    for note, instead_of, change in _changes(search, why):
         change()
         try:
             made = run()
@@ -41,14 +41,14 @@ def simpler(search: "SearchTwin", run: Callable[[], T], error: Exception) -> T:
     raise error
 
 
-def _changes(search: "SearchTwin") -> Iterator[tuple[str, str, Callable[[], None]]]:
+def _changes(search: "SearchTwin", why: str) -> Iterator[tuple[str, str, Callable[[], None]]]:
     """(note, the note that no longer holds, change) of what may let a pass succeed."""
     if search.compiled:
         plain = partial(search.use, uncompiled(search.model), search.weights)
         yield f"not {COMPILED}: the compiled search twin failed", COMPILED, plain
     if not isinstance(search.model, nn.Module):
         return
-    if not search.whole:
+    if not search.whole and "use_reentrant" in why:
         yield "gradients by backward: the model refused grad", "", partial(setattr, search, "whole", True)
     contiguous = partial(search.use_layout, False)
     if search.channels_last:

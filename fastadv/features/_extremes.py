@@ -89,9 +89,9 @@ class Exact:
         self.frozen, self.threat, self.batch_size = frozen, threat, batch_size
         outputs = frozen.verdict(x[:1]).shape[1]
         rows = torch.eye(outputs, device=x.device, dtype=frozen.dtype or x.dtype)[:features]
-        at, weight = frozen.jacobian(x[:1].to(rows.dtype), rows[None])
-        self.weight = weight[0].double()
-        self.offset = at[0, :features].double() - self._products(x[:1])[0]
+        self.weight = frozen.jacobian(x[:1].to(rows.dtype), rows[None])[1][0].double()
+        # of the model as given: what searches may have other values
+        self.offset = frozen.verdict(x[:1])[0, :features].double() - self._products(x[:1])[0]
 
     def __call__(self, x: Tensor, ids: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """As `Attacked`. InputError where a feature is not linear at x or at its mirror image."""

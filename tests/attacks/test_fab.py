@@ -174,7 +174,7 @@ def test_restarts_in_a_mask_begin_as_far_away(norm: str) -> None:
     for reach, wanted in ((None, usual), (0.1, torch.tensor(0.05)), (several, several / 2)):
         (model, seen), y = watched(net), labels(net, x)
         # the radius has no part in it
-        fab(model, x, y, THREATS[norm](1e-6), steps=1, restarts=2, mask=mask, reach=reach)
+        fab(model, x, y, THREATS[norm](1e-6), steps=1, restarts=2, mask=mask, restart_radius=reach)
         # after the verdict, and a gradient and a decision of the restart that begins at x
         away = (seen[3] - x).flatten(1)
         assert not away[:, 10:].any()

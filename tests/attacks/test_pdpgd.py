@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from fastadv.attacks import pdpgd
+from bench.suite.models import images as images_of_mnist
+from bench.suite.models import madry
+from fastadv.attacks import _proximal_adam, pdpgd
 from fastadv.attacks._primal_dual import _sized
 from fastadv.attacks.pdpgd import _proximal
 from fastadv.errors import InputError
@@ -80,3 +82,46 @@ def test_bad_arguments(message: str, given: dict[str, Any]) -> None:
     model, x = mlp(), images(2)
     with pytest.raises(InputError, match=message):
         pdpgd(model, x, labels(model, x), L2(torch.inf), **{"steps": 2, **given})
+
+
+def test_the_operator_in_the_metric_of_adam_is_its_own_iteration() -> None:
+    """In L1 in closed form; coordinates of next to no curvature lose five times the weight, not all."""
+    draw = torch.Generator().manual_seed(0)
+    ahead = torch.randn(3, 50, generator=draw, dtype=torch.float64)
+    metric = torch.rand(3, 50, generator=draw, dtype=torch.float64)
+    metric[:, 0], metric[:, 1:9] = 1.0, 1e-9
+    by, x = torch.tensor([[0.01], [0.1], [0.5]], dtype=torch.float64), torch.zeros(3, 50, dtype=torch.float64)
+    for norm in ("l1", "l2"):
+        search: Any = SimpleNamespace(threat=THREATS[norm](torch.inf, (-9.0, 9.0)), x=x)
+        found = _proximal_adam._proximal(search, ahead.clone(), metric, by)
+        z = ahead
+        for _ in range(5):
+            z = z - metric * (z - ahead)
+            if norm == "l1":
+                z = z.sign() * (z.abs() - by).clamp_min(0)
+            else:
+                z = z * (1 - by / z.norm(dim=1, keepdim=True)).clamp_min(0)
+        torch.testing.assert_close(found, z)
+        if norm == "l1":
+            few = (ahead.abs() - 5 * by).clamp_min(0)[:, 1:9]
+            torch.testing.assert_close(found.abs()[:, 1:9], few)
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_the_scale_of_the_logits_changes_nothing(norm: str) -> None:
+    model, x = mlp(), images(6)
+    y = labels(model, x)
+    outs = [
+        pdpgd(lambda z, scale=scale: scale * model(z), x, y, THREATS[norm](torch.inf), steps=40)
+        for scale in (2.0**-20, 1.0, 2.0**8)
+    ]
+    for out in outs:
+        torch.testing.assert_close(out.distance, outs[1].distance, rtol=2e-2, atol=0)
+
+
+@pytest.mark.parametrize(("norm", "most"), [("l1", 5.0), ("l2", 1.7)])
+def test_it_finds_its_way_on_a_robust_net(norm: str, most: float, shared_data: Any) -> None:
+    """Whose gradients are sparse and small. adv-lib's median is 3.8 in L1 and 2.0 in L2, after 300 steps."""
+    model, (x, y) = madry(), images_of_mnist(16, data_dir=shared_data.data_dir)
+    out = pdpgd(model, x, y, THREATS[norm](torch.inf), steps=300)
+    assert float(out.distance.median()) < most

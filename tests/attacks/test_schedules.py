@@ -67,7 +67,7 @@ def test_apgd_in_l1(rises: list[float]) -> None:
     is that of the coordinates moved so far, over 1.5; steps are 1.5 times shorter, to a tenth of the radius
     at least, or as at first, from the strongest point, where that has become sparser by 5 %.
     """
-    steps, radius, count = 100, 0.9, 40
+    steps, radius, count = 100, 3.0, 80
     model, points = scripted(rises, turning(count))
     x = torch.linspace(0.3, 0.7, count, dtype=torch.float64)
     apgd(model, x[None], Y, L1(radius), steps=steps, loss="margin", larger_radii=False)
@@ -311,7 +311,10 @@ def test_sigma_zero(box: tuple[float, float]) -> None:
 def test_primal_dual_attacks_ascend_cross_entropy_and_then_the_margin(
     norm: str, given: dict[str, Any], first: str
 ) -> None:
-    """For three tenths of the steps; with a criterion always its margin, and with a loss always that."""
+    """For three tenths of the steps; with a criterion always its margin, and with a loss always that.
+
+    PDPGD explores by proximal Adam in L2 and L1, and ascends the margin throughout.
+    """
     seen: list[Tensor] = []
     net, x = mlp(4), images(1)
 
@@ -327,5 +330,6 @@ def test_primal_dual_attacks_ascend_cross_entropy_and_then_the_margin(
         attack(Hooked(), x, labels(net, x), THREATS[norm](1e-3), steps=20, **given)
         # the margin has a gradient with respect to two logits, cross-entropy with respect to all
         entropies = [int((gradient != 0).sum()) == 4 for gradient in seen[:20]]
-        count = {"ce": 6, "all ce": 20, "margin": 0, "-": 0}[first]
+        explores = attack is pdpgd and norm in ("l2", "l1")
+        count = {"ce": 0 if explores else 6, "all ce": 20, "margin": 0, "-": 0}[first]
         assert entropies == [True] * count + [False] * (20 - count)

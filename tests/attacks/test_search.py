@@ -163,7 +163,8 @@ def test_among_very_confident_samples_the_margin_decides() -> None:
 def test_no_decay_is_bim() -> None:
     model, x = mlp(), images(10)
     y = labels(model, x)
-    plain, without = bim(model, x, y, Linf(0.1), steps=6), mim(model, x, y, Linf(0.1), steps=6, decay=0.0)
+    given = {"steps": 6, "step_size": 0.1 / 6}
+    plain, without = bim(model, x, y, Linf(0.1), **given), mim(model, x, y, Linf(0.1), decay=0.0, **given)
     torch.testing.assert_close(plain.x_adv, without.x_adv)
     with pytest.raises(InputError, match="decay"):
         mim(model, x, y, Linf(0.1), steps=6, decay=-1.0)
@@ -207,7 +208,7 @@ def test_zero_steps_return_the_start() -> None:
 def test_default_steps() -> None:
     model, x = mlp(), images(6)
     y, inside = labels(model, x), Linf(0.2)
-    for attack, size in ((pgd, 0.05), (bim, 0.02), (mim, 0.02)):
+    for attack, size in ((pgd, 0.05), (bim, 0.025), (mim, 0.02)):
         by_default, by_hand = (
             attack(model, x, y, inside, steps=10),
             attack(model, x, y, inside, steps=10, step_size=size),

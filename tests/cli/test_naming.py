@@ -191,7 +191,7 @@ def test_a_resumed_evaluation_knows_the_substitute(
         ("minimum_radius:attack=cw", "cannot run cw, which looks for the minimum by itself"),
         ("minimum_radius:attack=transfer", "cannot run transfer"),
         ("minimum_radius:attack=fgsm,steps=3", "minimum_radius with fgsm takes no 'steps'"),
-        ("minimum_radius:attack=square,norm=l1", "square works in linf, l2, not in 'l1'"),
+        ("minimum_radius:attack=square,norm=l0", "square works in linf, l2, l1, not in 'l0'"),
         ("minimum_radius:attack=apgd,norm=l0", "apgd works in linf, l2, l1, not in 'l0'"),
         ("minimum_radius:attack=bim,steps=-1", "steps: expected an integer >= 0"),
         ("minimum_radius:attack=bim,norm=l7", "minimum_radius works in linf, l2, l1, l0, not in 'l7'"),

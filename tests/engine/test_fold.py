@@ -415,7 +415,6 @@ WRITES: dict[str, Callable[[Any], object]] = {
     "scale": lambda net: net[1].weight.mul_(1.1),
     "shift": lambda net: net[1].bias.add_(0.1),
     "weight": lambda net: net[0].weight.mul_(1.1),
-    "data": lambda net: net[0].weight.data.mul_(1.1),
     "another mean": lambda net: setattr(net[1], "running_mean", net[1].running_mean + 0.1),
     "another weight": lambda net: setattr(net[0], "weight", nn.Parameter(1.1 * net[0].weight, False)),
     "data of its own": lambda net: setattr(net[0].weight, "data", 1.1 * net[0].weight.data),

@@ -200,8 +200,8 @@ def test_the_search_twin_folds_through_it_and_the_model_is_left_as_it_is(model: 
     adapted = adapt(model, mean=MEAN, std=STD)
     assert not model.training
     frozen = fa.freeze(adapted)
-    assert "folded 3 BatchNorm" in frozen.notes
     torch.testing.assert_close(frozen(X), expected(MEAN, STD), rtol=1e-4, atol=1e-5)
+    assert "folded 3 BatchNorm" in frozen.notes
     out = fa.attacks.pgd(adapted, X, frozen(X).argmax(1), fa.Linf(0.3), steps=5)
     assert fa.Linf(0.3).contains(out.x_adv, X).all()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

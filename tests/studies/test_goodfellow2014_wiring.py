@@ -153,7 +153,7 @@ def test_trained_once_more_for_as_long_as_held_out_images_say(
     def run(model: Any, images: ImageSet, recipe: Any, **options: Any) -> None:
         runs.append((images, options))
 
-    past = [EpochReport(k, 1.0, None, {}, 0.1, 1.0, validation_robust_accuracy={"FGSM": accuracy})
+    past = [EpochReport(k, 1.0, None, {}, 0.1, float(k), validation_robust_accuracy={"FGSM": accuracy})
             for k, accuracy in enumerate((0.2, 0.6, 0.4), 1)]  # fmt: skip
     monkeypatch.setattr(fa.train, "run", run)
     monkeypatch.setattr(fa.train, "reports", lambda folder: past)
@@ -169,6 +169,8 @@ def test_trained_once_more_for_as_long_as_held_out_images_say(
     assert (last["epochs"], last["schedule"]) == (2, Beginning("cosine", 0.25))
     assert last["run_dir"] != search["run_dir"]
     assert last["seed"] == search["seed"]
+    # of both trainings, which here have the same reports; the other is trained once
+    assert (nets.seconds("large_adversarial-1"), nets.seconds("maxout")) == (12.0, 6.0)
     nets["large_adversarial"], nets["maxout"]
     assert runs[-1][1]["seed"] == runs[-2][1]["seed"] != last["seed"]
     assert list(nets.ensemble().members) == [nets[name] for name in ("maxout", "member-1", "member-2")]

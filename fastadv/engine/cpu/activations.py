@@ -43,10 +43,12 @@ def fast_relu(input: Tensor, inplace: bool = False) -> Any:
     return _ReLU.apply(input, inplace)  # type: ignore[no-untyped-call]
 
 
-def fast_elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Any:
+def fast_elu(input: Tensor, *rest: Any, **named: Any) -> Any:
     """`torch.nn.functional.elu` by this library's op, which is not done in place."""
-    suits = not inplace and _suits(input) and isfinite(alpha)
-    return elu(input, alpha) if suits else NotImplemented
+    scale = rest[0] if rest else named.get("alpha", 1.0)
+    inplace = rest[1] if len(rest) > 1 else named.get("inplace", False)
+    suits = not inplace and _suits(input) and isfinite(scale)
+    return elu(input, float(scale)) if suits else NotImplemented
 
 
 NOTE = "fast activations"

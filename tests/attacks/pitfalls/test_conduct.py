@@ -128,7 +128,7 @@ class TestPitfall13ClassCounts:
         model, x = mlp(classes), images(12)
         y = labels(model, x)
         out = case(model, x, y, threat(norm, 3), loss=loss)
-        assert out.success.any() or case.entry.knowledge != "gradient"
+        assert out.success.any() or case.entry.minimal or case.entry.knowledge != "gradient"
         assert (out.status != Status.FAILED).all()
         out = case(model, x, y, threat(norm, 4), loss=loss, targets=(y + 1) % classes)
         assert (out.status != Status.FAILED).all()

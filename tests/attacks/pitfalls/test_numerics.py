@@ -124,7 +124,7 @@ class TestPitfall04MarginLosses:
     @pytest.mark.covered("loss", ["ce", "margin", "dlr", "cw"])
     def test_shift_of_all_logits_under_every_loss(self, case: Case, norm: str, loss: str) -> None:
         out = self.check(case, norm, -1000.0, loss=loss)
-        assert out.success.any() or case.entry.knowledge != "gradient"
+        assert out.success.any() or case.entry.minimal or case.entry.knowledge != "gradient"
 
     def test_confident_logits_do_not_underflow(self, case: Case, norm: str) -> None:
         model, x = linear(2), images(12, dtype=torch.float32)

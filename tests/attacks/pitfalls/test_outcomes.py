@@ -42,7 +42,7 @@ class TestPitfall01FailureIsFailure:
         model, x = mlp(), images(16)
         y = labels(model, x)
         out = case(model, x, y, threat(norm))
-        assert out.success.any() or case.entry.knowledge != "gradient"
+        assert out.success.any() or case.entry.minimal or case.entry.knowledge != "gradient"
         assert not out.success.all()
         assert torch.equal(out.success, labels(model, out.x_adv) != y)
         assert torch.equal(out.distance.isinf(), ~out.success)
