@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # One worker per core. A worker that has run all its tests takes some from another.
 WORKERS := --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup demo quick test bottle explore slow zoo mutate lint format typecheck bench gpu clean sanitize
+.PHONY: help setup demo quick test bottle explore slow zoo mutate lint format typecheck bench parity gpu clean sanitize
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -68,6 +68,12 @@ bench: setup  ## speed against eager PyTorch and the peers, appended to bench/re
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(RUN)/python bench/run.py $(ARGS)
 	$(RUN)/python -m bench.page
+
+parity: ARGS ?=
+parity: setup  ## every attack beside the best others, filling docs/parity.md; ONLY=fmn NET="linf l2" AGAIN=ours, ARGS="--data-dir DIR"
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(RUN)/python -m bench.suite.parity $(if $(ONLY),--only $(ONLY)) $(if $(NET),--net $(NET)) $(if $(AGAIN),--again $(AGAIN)) $(ARGS)
+	$(RUN)/python -m bench.suite.wall
 
 # a GPU machine may have no network: the Python that is there, without set-up
 gpu: ARGS ?=

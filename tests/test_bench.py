@@ -1,6 +1,5 @@
 """What the benchmark of the attacks says of a result: successes, passes, and who is no worse than whom."""
 
-import json
 from argparse import Namespace
 from collections.abc import Callable
 from math import inf, nan
@@ -16,11 +15,12 @@ import bench.suite.__main__ as suite
 import fastadv as fa
 import fastadv.attacks
 from bench import training
-from bench.suite import parity, passes, robust
+from bench.suite import passes, train
 from bench.suite.__main__ import rows
-from bench.suite.cases import CASES, Case
+from bench.suite.case import Case, queries
+from bench.suite.cases import cases_on
+from bench.suite.models import NETS
 from bench.suite.outcome import judge
-from bench.suite.parity import save, stored
 from bench.suite.passes import Counting, Log, alone
 from bench.suite.peers import Peer, _peer, best_of
 from fastadv.attacks import AttackResult
@@ -72,7 +72,7 @@ def test_counting_counts_samples_both_ways() -> None:
 
 
 def case(radius: float, chance: bool) -> Case:
-    return Case("toy", "toy", "l2", (), {}, {}, radius=radius, chance=chance)
+    return Case("toy", "l2", (), {}, {}, radius=radius, chance=chance)
 
 
 def test_allowed_is_the_best_of_the_peers_and_a_margin() -> None:
@@ -82,16 +82,6 @@ def test_allowed_is_the_best_of_the_peers_and_a_margin() -> None:
     robust = [{"robust_accuracy": 0.4, "images": 25}, {"robust_accuracy": 0.2, "images": 25}]
     assert case(0.1, False).allowed(robust) == 0.2
     assert 0.24 <= case(0.1, True).allowed(robust) < 0.28
-
-
-def test_figures_come_back_from_the_file(tmp_path: Path) -> None:
-    figures = [
-        {"case": "b", "radius": inf, "median": inf, "distances": [0.5, inf]},
-        {"case": "a", "radius": 0.1, "robust_accuracy": 0.5, "distances": [inf, 0.0]},
-    ]
-    save(figures, tmp_path / "parity.json")
-    assert stored(tmp_path / "parity.json") == figures[::-1]
-    json.loads((tmp_path / "parity.json").read_text(), parse_constant=pytest.fail)  # inf is no JSON
 
 
 def test_best_of_keeps_the_nearest_success_of_all_runs() -> None:
@@ -117,7 +107,7 @@ def test_rows_compare_with_the_best_and_count_passes(monkeypatch: pytest.MonkeyP
         raise ImportError("no such package")
 
     peers = (peer(0.5, "far"), peer(0.4, "near"), Peer("absent", "", missing))
-    toy = Case("toy", "toy", "linf", peers, {"steps": 3}, {"steps": 1})
+    toy = Case("toy", "linf", peers, {"steps": 3}, {"steps": 1})
     found = {row["provider"].split()[0]: row for row in rows(toy, Threshold(), X[:3], Y[:3], "full", turns=1)}
     assert set(found) == {"far", "near"}
     assert [found[name]["no_worse"] for name in ("far", "near")] == [False, True]
@@ -129,7 +119,7 @@ def test_rows_compare_with_the_best_and_count_passes(monkeypatch: pytest.MonkeyP
 
 def test_an_equal_robust_accuracy_is_no_worse() -> None:
     still = Peer("still", "", lambda model, x, y, radius: (model(x), x)[1])
-    toy = Case("toy", "toy", "linf", (still,), {}, {}, radius=0.1)
+    toy = Case("toy", "linf", (still,), {}, {}, radius=0.1)
     (row,) = rows(toy, Threshold(), X[:4], Y[:4], "full", 1)
     assert row["found"] == 0.75
     assert row["no_worse"] is True
@@ -143,12 +133,14 @@ def test_a_peer_draws_from_generators_with_its_seed() -> None:
     first, again, other = (peer.run(Threshold(), X, Y, inf, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert (first != other).all()
+    own = _peer("toy", "toy", {}, "foolbox", lambda *given, seed: torch.tensor(seed), seeded=True)
+    assert [int(own.run(Threshold(), X, Y, inf, seed=seed)) for seed in (0, 5)] == [0, 5]
 
 
 def test_a_case_gets_as_many_images_as_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(suite, "problem", lambda *given: (Threshold(), X, Y))
-    monkeypatch.setattr(suite, "CASES", (Case("fgsm", "fgsm", "l2", (), {}, {}, images=2, few=1),))
+    monkeypatch.setattr(suite, "cases_on", lambda net: (Case("fgsm", "l2", (), {}, {}, images=2, few=1),))
     monkeypatch.setattr(suite, "rows", lambda case, model, x, y, *rest: asked.append((len(x), len(y))) or [])
     places = {"samples": 4, "data_dir": Path(), "weights": Path()}
     for variant in ("full", "quick"):
@@ -157,34 +149,39 @@ def test_a_case_gets_as_many_images_as_it_asks_for(monkeypatch: pytest.MonkeyPat
     assert asked == [(2, 2), (1, 1)]
 
 
-def test_a_new_figure_joins_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(case: Case, name: str, peers: list[Peer], variant: str, *places: Path) -> list[parity.Figure]:
-        same = {
-            "case": case.name,
-            "model": name,
-            "variant": variant,
-            "settings": "",
-            "radius": inf,
-            "distances": [],
-        }
-        return [{**same, "package": peer.package} for peer in peers]
-
-    peers = tuple(Peer(name, "", lambda: X) for name in ("one", "two"))
-    monkeypatch.setattr(parity, "CASES", (Case("toy", "toy", "l2", peers, {}, {}, stored=("cnn", "madry")),))
-    monkeypatch.setattr(parity, "measure", measure)
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    path = tmp_path / "parity.json"
-    monkeypatch.setattr("sys.argv", ["parity", "--variant", "quick", "--store", str(path)])
-    for _ in range(2):
-        parity.main()
-        found = [(figure["model"], figure["package"]) for figure in stored(path)]
-        assert found == [("cnn", "one"), ("cnn", "two"), ("madry", "one"), ("madry", "two")]
-
-
-def test_names_of_cases_are_their_own() -> None:
-    names = [case.name for case in CASES]
+@pytest.mark.parametrize("net", NETS)
+def test_names_of_cases_are_their_own(net: str) -> None:
+    names = [case.name for case in cases_on(net)]
     assert len(set(names)) == len(names)
-    assert all(case.name.startswith(case.attack) or case.attack == "fab" for case in CASES)
+    assert all(case.name.startswith(case.attack) for case in cases_on(net))
+
+
+def test_cases_are_the_same_on_all_nets_at_other_radii() -> None:
+    """The runs of a case on net after net count on it."""
+    by_net = [[(case.attack, case.norm, case.label) for case in cases_on(net)] for net in NETS]
+    assert all(cases == by_net[0] for cases in by_net)
+    assert {case.radius for case in cases_on("l2") if case.attack == "apgd"} == {0.15, 2.0, 10.0}
+
+
+def test_queries_are_as_many_as_a_peer_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def toy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, queries: int) -> AttackResult:
+        asked.append(queries)
+        nothing = torch.zeros(len(x))
+        return AttackResult(x, nothing, nothing, nothing, nothing, 0, 0, nothing)
+
+    def steps(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
+        for _ in range(70):
+            model(x)
+        return x
+
+    monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
+    toys = Case("toy", "l2", (Peer("steps", "", steps),), {}, {}, ours=queries)
+    list(rows(toys, nn.Linear(2, 3), X, Y, "full", turns=1, precisions=["fp32"]))
+    assert asked == [70, 70]
+    toys.run(nn.Linear(2, 3), X, Y, "full", passes=12.5)
+    assert asked[-1] == 12
 
 
 def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +217,7 @@ def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.Mo
     monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
     monkeypatch.setattr(suite, "timed", timed)
     monkeypatch.setattr(suite, "alone", lambda model, x, y: seconds)
-    toys = Case("toy", "toy", "linf", (peer("slow"), peer("fast")), {}, {})
+    toys = Case("toy", "linf", (peer("slow"), peer("fast")), {}, {})
     found = {
         row["provider"].removeprefix("fastadv ").split()[0]: row
         for row in rows(toys, nn.Linear(2, 3), X, Y, "full", turns=2)
@@ -256,23 +253,30 @@ def test_passes_alone_are_timed_in_the_batches_that_passed(monkeypatch: pytest.M
     assert set(sizes) == {16}
 
 
-def test_the_robust_net_is_trained_up_to_its_radius_and_a_stopped_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_small_nets_are_trained_and_a_stopped_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The one in L-infinity up to its radius, step by step."""
     images = fastadv.data.ImageSet(torch.rand(20, 1, 28, 28), torch.arange(20) % 10, 10, "noise")
     monkeypatch.setattr(fastadv.data, "load", lambda *given, **options: images)
-    model = robust.train(tmp_path, tmp_path)
-    assert not model.training
-    assert len(capsys.readouterr().out.splitlines()) == 5
-    cards = [fastadv.models.read_weights(run / "model.safetensors")[1] for run in sorted(tmp_path.iterdir())]
-    recipes = [card["config"]["recipe"] for card in cards]
-    assert [recipe["threat"]["radius"] for recipe in recipes] == [0.1, 0.2, 0.3]
-    assert all(recipe["step_size"] == recipe["threat"]["radius"] / 3 for recipe in recipes)
-    assert [card["config"]["schedule"] for card in cards] == ["constant", "constant", "cosine"]
-    again = robust.train(tmp_path, tmp_path)
-    assert capsys.readouterr().out == ""
-    for ours, theirs in zip(model.parameters(), again.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+    said: list[object] = []
+    epochs = {"linf": 5, "l2": 5, "standard": 2}
+    for name, count in epochs.items():
+        model = train.train(name, tmp_path, tmp_path / name, said.append)
+        assert not model.training
+        assert len(said) == count
+        again = train.train(name, tmp_path, tmp_path / name, said.append)
+        assert len(said) == count
+        said.clear()
+        for ours, theirs in zip(model.parameters(), again.parameters(), strict=True):
+            assert torch.equal(ours, theirs)
+    runs = sorted(tmp_path.glob("linf/*/model.safetensors"))
+    cards = [fastadv.models.read_weights(run)[1]["config"] for run in runs]
+    assert [card["recipe"]["threat"]["radius"] for card in cards] == [0.1, 0.2, 0.3]
+    assert all(card["recipe"]["step_size"] == card["recipe"]["threat"]["radius"] / 3 for card in cards)
+    assert [card["schedule"] for card in cards] == ["constant", "constant", "cosine"]
+    l2 = fastadv.models.read_weights(tmp_path / "l2" / "model.safetensors")[1]["config"]["recipe"]["threat"]
+    assert (l2["norm"], l2["radius"]) == ("l2", 2.0)
 
 
 def test_training_rows(monkeypatch: pytest.MonkeyPatch) -> None:

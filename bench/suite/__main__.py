@@ -22,33 +22,48 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from bench.suite.cases import CASES, Case
-from bench.suite.models import MODELS, ROOT, add_places, problem
+from bench.suite.case import Case
+from bench.suite.cases import cases_on
+from bench.suite.models import NETS, ROOT, add_places, problem
 from bench.suite.outcome import judge
-from bench.suite.parity import stored
 from bench.suite.passes import Counting, Log, alone, timed
+from bench.suite.store import STORES, stored
 from bench.timing import ratio
 from fastadv._card import machine
 
 Row = dict[str, Any]
+Way = Callable[[nn.Module], Tensor]
 PRECISIONS = ("fp32", "bf16")
 COLUMNS = {"case": 28, "provider": 40, "seconds": 8, "times_peer": 10, "found": 8, "no_worse": 8,
            "forwards": 9, "backwards": 9, "over_ideal": 10}  # fmt: skip
 
 
+Way = Callable[[nn.Module], Tensor]
+
+
 def providers(
-    case: Case, x: Tensor, y: Tensor, variant: str, precisions: Sequence[str] = PRECISIONS
-) -> dict[str, Callable[[nn.Module], Tensor]]:
-    """The ways to run a case on a model: ours with the search in each of the precisions, then each peer."""
+    case: Case,
+    x: Tensor,
+    y: Tensor,
+    variant: str,
+    logs: dict[str, Log],
+    precisions: Sequence[str] = PRECISIONS,
+) -> dict[str, Way]:
+    """The ways to run a case on a model: ours with the search in each of the precisions, then each peer.
+
+    Where queries are our budget, it is that of the peer with the fewest in `logs`, which is filled later.
+    """
 
     def ours(model: nn.Module, precision: Any) -> Tensor:
-        return case.run(fa.freeze(model, precision=precision), x, y, variant).x_adv
+        spent = [log.samples("forward") for name, log in logs.items() if not name.startswith("fastadv ")]
+        passes = {"passes": min(spent) / len(x)} if spent else {}
+        return case.run(fa.freeze(model, precision=precision), x, y, variant, **passes).x_adv
 
     def theirs(model: nn.Module, peer: Any) -> Tensor:
         found: Tensor = peer.run(model, x, y, case.radius, **case.budget(variant))
         return found
 
-    ways: dict[str, Callable[[nn.Module], Tensor]] = {}
+    ways: dict[str, Way] = {}
     if case.exists:
         ways = {f"fastadv {p}": partial(ours, precision=p) for p in precisions}
     return ways | {peer.name: partial(theirs, peer=peer) for peer in case.peers}
@@ -68,12 +83,12 @@ def rows(
 
     `no_worse` compares with the best of the peers that ran and of the `known` figures of the same problem.
     """
-    ways = providers(case, x, y, variant, precisions)
     logs: dict[str, Log] = {}
-    for name, way in ways.items():
+    ways = providers(case, x, y, variant, logs, precisions)
+    for name in reversed(ways):  # a peer first
         counting = Counting(model)
         try:
-            way(counting)
+            ways[name](counting)
         except ImportError as error:
             print(f"{case.name}: {name} is not installed: {error}")
         else:
@@ -81,7 +96,7 @@ def rows(
     taken: dict[str, list[float]] = {name: [] for name in logs}
     ran: dict[str, Tensor] = {}
     for _ in range(turns):
-        for name in reversed(logs):  # a peer first
+        for name in logs:
             seconds, ran[name] = timed(lambda name=name: ways[name](model))  # type: ignore[misc]
             taken[name].append(seconds)
     found = {
@@ -91,7 +106,8 @@ def rows(
     peers = [name for name in ran if not name.startswith("fastadv ")]
     fastest = min(peers, key=lambda name: statistics.median(taken[name]), default=None)
     ideal = alone(model, x, y)
-    for name, log in logs.items():
+    for name in filter(logs.get, ways):
+        log = logs[name]
         row: Row = {
             "case": case.name,
             "provider": name,
@@ -118,16 +134,18 @@ def measured(options: argparse.Namespace, device: torch.device) -> Iterator[Row]
     for name in options.model:
         model, x, y = problem(name, options.samples, options.data_dir, options.weights)
         model, x, y = model.to(device), x.to(device), y.to(device)
-        for case in CASES:
+        figures = stored(STORES["quick"])
+        for case in cases_on(name):
             chosen = not options.only or case.name.startswith(tuple(options.only))
             count = case.count(options.variant, options.samples)
-            if not (chosen and count and name in case.models):
+            if not (chosen and count):
                 continue
             if not case.exists:
                 print(f"{case.name:{COLUMNS['case']}}  not there yet")
                 continue
-            this = (case.name, name, options.variant, count)
-            known = [f for f in stored() if (f["case"], f["model"], f["variant"], f["images"]) == this]
+            this = (case.name, name, options.variant, count, case.radius)
+            same = ("case", "net", "variant", "images", "radius")
+            known = [figure for figure in figures if tuple(figure.get(part) for part in same) == this]
             images, labels = x[:count], y[:count]
             how = (options.variant, options.turns, known, options.precision)
             for row in rows(case, model, images, labels, *how):
@@ -140,7 +158,7 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="+", help="cases whose names begin so")
     parser.add_argument("--samples", type=int, default=100, help="images, at most")
-    parser.add_argument("--model", nargs="+", default=["cnn"], choices=MODELS)
+    parser.add_argument("--model", nargs="+", default=["cnn"], choices=NETS)
     parser.add_argument("--variant", default="full", choices=["full", "quick"], help="which budget")
     parser.add_argument("--turns", type=int, default=3, help="timed runs of each provider")
     parser.add_argument(

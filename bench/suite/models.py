@@ -1,12 +1,16 @@
-"""The models and images that the attack suite is measured on.
+"""The nets and images that attacks are compared on.
 
-The published CNN and "madry" come from files. The others are trained by this library on first use, in a few
-minutes, and kept in runs/bench/.
+The small ones come from tests/attacks/weights/, where `python -m bench.suite.train` wrote them, and the
+published CNN from its authors' file. The others are trained by this library on first use, in a few minutes,
+and kept in runs/bench/.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +19,31 @@ import fastadv as fa
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / ".data"
-WEIGHTS = ROOT.parent / "shared" / "data" / "abs_official" / "vanilla_cnn.net"
+PUBLISHED = ROOT.parent / "shared" / "data" / "abs_official" / "vanilla_cnn.net"
 TRAINED = ROOT / "runs" / "bench"
-ROBUST = ROOT / "tests" / "attacks" / "robust.safetensors"
+WEIGHTS = ROOT / "tests" / "attacks" / "weights"
+Radii = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Net:
+    """How a net is had, given the folder of the data and the published weights, and what is asked of it.
+
+    Attributes:
+        load: from these two paths.
+        radii: by norm, at which it is neither untouched nor lost; norms without one are not asked of it.
+        dataset: whose first test images are attacked.
+    """
+
+    load: Callable[[Path, Path], nn.Module]
+    radii: Radii
+    dataset: str = "mnist"
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
     """The options that say where the data and the published weights are."""
     parser.add_argument("--data-dir", type=Path, default=DATA, help="folder that holds MNIST/raw and cifar10")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="the published vanilla_cnn.net")
+    parser.add_argument("--weights", type=Path, default=PUBLISHED, help="the published vanilla_cnn.net")
 
 
 def images(count: int, dataset: str = "mnist", data_dir: Path = DATA) -> tuple[Tensor, Tensor]:
@@ -33,27 +53,77 @@ def images(count: int, dataset: str = "mnist", data_dir: Path = DATA) -> tuple[T
     return x, y
 
 
-def published_cnn(weights: Path = WEIGHTS) -> nn.Module:
+def published_cnn(weights: Path = PUBLISHED) -> nn.Module:
     """The vanilla CNN of Schott et al., as they published it."""
     return fa.models.SchottCNN.from_official(weights).eval()
 
 
-def small_robust(seed: int = 0) -> nn.Module:
-    """The network "madry" before training."""
+def small_cnn(normalized: bool, seed: int = 0) -> nn.Module:
+    """8 and 16 channels, 48 units; with BatchNorm after each convolution where `normalized`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(1, 8, 4, stride=2, padding=1), nn.ReLU(),
-            nn.Conv2d(8, 16, 4, stride=2, padding=1), nn.ReLU(),
-            nn.Flatten(), nn.Linear(784, 48), nn.ReLU(), nn.Linear(48, 10),
-        )  # fmt: skip
+        layers: list[nn.Module] = []
+        for inputs, channels in ((1, 8), (8, 16)):
+            layers += [nn.Conv2d(inputs, channels, 4, stride=2, padding=1)]
+            layers += [nn.BatchNorm2d(channels)] * normalized + [nn.ReLU()]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(784, 48), nn.ReLU(), nn.Linear(48, 10))
 
 
-def madry(weights: Path = ROBUST) -> nn.Module:
-    """A small net trained at L-infinity 0.3 (Madry et al. 2018), as bench/suite/robust.py wrote it."""
-    model = small_robust()
-    fa.models.load_weights(model, weights)
+# before training
+SMALL: dict[str, Callable[[], nn.Module]] = {
+    "standard": partial(small_cnn, normalized=True),
+    "linf": partial(small_cnn, normalized=False),
+    "l2": partial(small_cnn, normalized=True),
+}
+
+
+def small(name: str) -> nn.Module:
+    """A small net as bench/suite/train.py wrote it."""
+    model = SMALL[name]()
+    fa.models.load_weights(model, WEIGHTS / f"{name}.safetensors")
     return model.eval()
+
+
+class _Round(torch.autograd.Function):
+    """To the nearest multiple of 1 / levels; the gradient passes as if nothing had been rounded."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, levels: int) -> Tensor:
+        return (x * levels).round() / levels
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+class Quantized(nn.Module):
+    """Input and activations are rounded, and the gradient goes straight through (Bengio et al. 2013)."""
+
+    def __init__(self, layers: nn.Sequential, input_levels: int = 16, levels: int = 4) -> None:
+        super().__init__()
+        self.layers, self.input_levels, self.levels = layers, input_levels, levels
+        self.train(layers.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = _Round.apply(x, self.input_levels)
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                x = _Round.apply(x, self.levels)
+        return x
+
+
+class Scaled(nn.Module):
+    """A net whose logits are so large that probabilities are 0 and 1: the gradient of cross-entropy is 0."""
+
+    def __init__(self, model: nn.Module, factor: float = 200) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+        self.train(model.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.model(x)
+        return self.factor * logits
 
 
 def mlp(seed: int = 0) -> nn.Module:
@@ -78,7 +148,6 @@ RECIPES: dict[str, tuple[Callable[[], nn.Module], str, fa.train.Recipe, int, int
     "robust_l2": (robust, "mnist", fa.train.PGDTraining(fa.L2(1.5), steps=5, step_size=0.5), 3, 20000),
     "cifar": (cifar, "cifar10", fa.train.Standard(), 5, 50000),
 }
-MODELS = ("cnn", "madry", *RECIPES)
 
 
 def trained(name: str, data_dir: Path = DATA) -> nn.Module:
@@ -94,9 +163,30 @@ def trained(name: str, data_dir: Path = DATA) -> nn.Module:
     return model.eval()
 
 
+UNDEFENDED = {"linf": 0.1, "l2": 1.0, "l1": 5.0, "l0": 5.0}
+LINF_TRAINED = {"linf": 0.3, "l2": 1.6, "l1": 6.0, "l0": 10.0}
+L2_TRAINED = {"linf": 0.15, "l2": 2.0, "l1": 10.0, "l0": 10.0}
+ROBUST = {"linf": 0.2, "l2": 1.5, "l1": 8.0, "l0": 10.0}
+CIFAR = {"linf": 1 / 255, "l2": 0.25, "l1": 3.0, "l0": 5.0}
+# the five that the table of docs/parity.md is about
+WALL: dict[str, Net] = {
+    "linf": Net(lambda *_: small("linf"), LINF_TRAINED),
+    "l2": Net(lambda *_: small("l2"), L2_TRAINED),
+    "saturated": Net(lambda *_: Scaled(small("linf")), LINF_TRAINED),
+    "quantized": Net(lambda *_: Quantized(small("l2")), L2_TRAINED),  # type: ignore[arg-type]
+    "standard": Net(lambda *_: small("standard"), {"linf": 0.05, "l2": 0.7, "l1": 4.0, "l0": 5.0}),
+}
+NETS: dict[str, Net] = {
+    "cnn": Net(lambda _, weights: published_cnn(weights), UNDEFENDED),
+    "mlp": Net(lambda data, _: trained("mlp", data), UNDEFENDED),
+    "robust": Net(lambda data, _: trained("robust", data), ROBUST),
+    "robust_l2": Net(lambda data, _: trained("robust_l2", data), ROBUST),
+    "cifar": Net(lambda data, _: trained("cifar", data), CIFAR, "cifar10"),
+    **WALL,
+}  # fmt: skip
+
+
 def problem(name: str, count: int, data_dir: Path, weights: Path) -> tuple[nn.Module, Tensor, Tensor]:
-    """The model, and the first test images of its data with their labels."""
-    if name in RECIPES:
-        return trained(name, data_dir), *images(count, RECIPES[name][1], data_dir)
-    model = published_cnn(weights) if name == "cnn" else madry()
-    return model, *images(count, data_dir=data_dir)
+    """The net, and the first test images of its data with their labels."""
+    net = NETS[name]
+    return net.load(data_dir, weights), *images(count, net.dataset, data_dir)

@@ -1,15 +1,17 @@
-"""Measure the peers and store what they find, with its source, in tests/attacks/parity.json.
+"""Measure every attack and the best other implementations of it, with equal passes, on nets of five kinds.
 
-    python -m bench.suite.parity [--only fmn ddn] [--variant quick full] [--packages adv-lib] [--again]
+    python -m bench.suite.parity [--only fmn ddn] [--net linf l2] [--variant full quick] [--again ours peers]
 
-The values do not depend on the machine's load, unlike times, which `python -m bench.suite` takes. What is
-stored already is left alone unless --again is given.
+The long runs fill bench/results/parity.jsonl, the rows of docs/parity.md (`python -m bench.suite.wall` writes
+the page). The short ones are of the peers alone and fill tests/attacks/parity.jsonl, with which the tests
+compare. What is stored already is left alone unless --again names it, so that a stopped run goes on. Values
+do not depend on the machine's load; bench/suite/peers.py says how to get the peers. All of it is about two
+hours of one core.
 """
 
 import argparse
-import json
-import time
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import product
 from math import inf
@@ -17,66 +19,153 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from bench.suite.cases import CASES, Case
-from bench.suite.models import ROOT, add_places, problem
-from bench.suite.outcome import judge
+from bench.suite.case import Case
+from bench.suite.cases import cases_on
+from bench.suite.models import NETS, WALL, add_places, problem
+from bench.suite.outcome import Outcome, judge
 from bench.suite.passes import Counting
 from bench.suite.peers import Peer
+from bench.suite.store import STORES, Row, key, save, stored
+from bench.suite.verdict import OURS, best, passes
+from fastadv._card import machine
 
-STORE = ROOT / "tests" / "attacks" / "parity.json"
-Figure = dict[str, Any]
-KEY = ("case", "model", "variant", "package", "settings")
-
-
-def stored(path: Path = STORE) -> list[Figure]:
-    """The figures of the file; a distance of inf, which JSON does not know, is null there."""
-    figures: list[Figure] = json.loads(path.read_text())["figures"] if path.exists() else []
-    for figure in figures:
-        figure.update({key: inf for key in ("radius", "median") if figure.get(key, 0) is None})
-        figure["distances"] = [inf if distance is None else distance for distance in figure["distances"]]
-    return figures
+# what the tests hold: the attacks that fare differently on these nets, and all on a larger one of others
+TRIED = ("apgd-ce", "fmn", "ddn", "sigma_zero", "pdpgd")
+TESTED = {**dict.fromkeys(("linf", "l2", "saturated", "quantized"), TRIED), "cnn": ("",)}
+Problem = tuple[nn.Module, Tensor, Tensor]
 
 
-def save(figures: Iterable[Figure], path: Path = STORE) -> None:
-    """One line for each figure, so that a changed figure is a changed line."""
-    lines = sorted(json.dumps(figure, ensure_ascii=False).replace("Infinity", "null") for figure in figures)
-    about = "models as in bench/suite/models.py, first MNIST test images, float32, one thread"
-    path.write_text(f'{{"about": "{about}",\n"figures": [\n' + ",\n".join(lines) + "\n]}\n")
+def radii(case: Case, net: str) -> tuple[float, ...]:
+    """The radius of a budget; for a minimum norm none, and the one at which robust accuracy is taken."""
+    return (case.radius,) if case.radius < inf else (inf, NETS[net].radii[case.norm])
 
 
-def measure(
-    case: Case, name: str, peers: Iterable[Peer], variant: str, data_dir: Path, weights: Path
-) -> Iterable[Figure]:
-    """One figure on the model `name` for each of these peers that can be imported."""
-    model, x, y = problem(name, case.count(variant), data_dir, weights)
-    for peer in peers:
-        counting = Counting(model)
-        start = time.perf_counter()
-        try:
-            x_adv = peer.run(counting, x, y, case.radius, **case.budget(variant))
-        except ImportError as error:
-            print(f"{case.name}: {peer.package} is left out: {error}")
-            continue
-        outcome = judge(model, x, y, x_adv, case.norm, case.radius)
-        yield {
-            "case": case.name,
-            "model": name,
-            "variant": variant,
-            "package": peer.package,
-            "settings": peer.settings,
-            "budget": dict(case.budget(variant)),
-            "version": peer.version,
-            "norm": case.norm,
-            "radius": case.radius,
-            "images": len(x),
-            **outcome.figures(case.radius),
-            "forwards": counting.forwards,
-            "backwards": counting.backwards,
-            "seconds_on_a_busy_machine": round(time.perf_counter() - start, 2),
-            "date": datetime.now(UTC).date().isoformat(),
-            "distances": outcome.distances,
-        }
+def held(case: Case, net: str) -> bool:
+    """Whether the tests hold the case on this net."""
+    return case.few > 0 and case.name.startswith(TESTED.get(net, ()))
+
+
+def head(case: Case, net: str, variant: str, radius: float, package: str, settings: str) -> Row:
+    """What was run, with all of the key in it."""
+    return {"case": case.name, "attack": case.attack, "norm": case.norm, "net": net, "variant": variant,
+            "radius": radius, "package": package, "settings": settings}  # fmt: skip
+
+
+def where() -> Row:
+    """When and on what it was measured."""
+    date = datetime.now(UTC).date().isoformat()
+    return {"date": date, **{name: machine()[name] for name in ("torch", "commit", "cpu")}}
+
+
+def found(
+    case: Case, given: Problem, runs: Sequence[Tensor], radius: float, forwards: int, backwards: int
+) -> Row:
+    """What the points of these runs are worth at the radius, and where and when they were found."""
+    model, x, y = given
+    judged = [judge(model, x, y, x_adv, case.norm, radius) for x_adv in runs]
+    outcome = Outcome([distance for one in judged for distance in one.distances])
+    return {"images": len(outcome.distances), **outcome.figures(radius), "forwards": forwards,
+            "backwards": backwards, **where(), "distances": outcome.distances}  # fmt: skip
+
+
+def failed(row: Row, error: Exception) -> Row:
+    """The row of a run that raised."""
+    return row | where() | {"error": f"{type(error).__name__}: {error}"[:200]}
+
+
+def theirs(case: Case, net: str, peer: Peer, variant: str, given: Problem) -> Iterator[Row]:
+    """The rows of a peer; none where it is not installed, and the error where it fails."""
+    model, x, y = given
+    counting, budget = Counting(model), case.budget(variant)
+    about = {"version": peer.version, "budget": dict(budget)}
+    rows = [head(case, net, variant, at, peer.package, peer.settings) | about for at in radii(case, net)]
+    try:
+        runs = [peer.run(counting, x, y, case.radius, **draw, **budget) for draw in case.draws(variant)]
+    except ImportError as error:
+        print(f"{case.name}: {peer.package} is left out: {error}")
+    except Exception as error:  # other people's code may raise anything
+        yield from (failed(row, error) for row in rows)
+    else:
+        spent = counting.forwards, counting.backwards
+        yield from (row | found(case, given, runs, row["radius"], *spent) for row in rows)
+
+
+def ours(
+    case: Case, net: str, variant: str, radius: float, given: Problem, rivals: Sequence[Row]
+) -> Iterator[Row]:
+    """Our row, with the passes of the best rival where queries are our budget."""
+    model, x, y = given
+    rival = best(rivals)
+    spent = passes(rival) if rival else 1000
+    about = {"version": machine()["commit"], "budget": dict(case.budget(variant))}
+    row = head(case, net, variant, radius, OURS, "") | about
+    if not case.exists:
+        yield row | where() | {"error": "there is none"}
+        return
+    try:
+        outs = [case.run(model, x, y, variant, spent, radius, **draw) for draw in case.draws(variant)]
+    except Exception as error:  # it counts as worse, and the run goes on
+        yield failed(row, error)
+    else:
+        done = sum(int(out.forwards) for out in outs), sum(int(out.backwards) for out in outs)
+        yield row | found(case, given, [out.x_adv for out in outs], radius, *done)
+
+
+def measured(
+    case: Case, net: str, variant: str, again: Sequence[str], have: Callable[[], list[Row]], given: Problem
+) -> Iterator[Row]:
+    """What is wanted of a case on a net and not stored yet, the peers first."""
+    rows = have()
+    known = {key(row) for row in rows}
+    for peer in case.peers:
+        wanted = [head(case, net, variant, at, peer.package, peer.settings) for at in radii(case, net)]
+        if "peers" in again or not known.issuperset(map(key, wanted)):
+            same = [] if "peers" in again else list(elsewhere(rows, wanted, case.budget(variant)))
+            yield from same if len(same) == len(wanted) else theirs(case, net, peer, variant, given)
+    for radius in radii(case, net) if variant == "full" else ():
+        if "ours" in again or key(head(case, net, variant, radius, OURS, "")) not in known:
+            this = ("case", "net", "variant", "radius"), (case.name, net, variant, radius)
+            rivals = [row for row in have() if tuple(map(row.get, this[0])) == this[1]]
+            rivals = [row for row in rivals if row["package"] != OURS]
+            yield from ours(case, net, variant, radius, given, rivals)
+
+
+def elsewhere(rows: Sequence[Row], wanted: Sequence[Row], budget: Mapping[str, Any]) -> Iterator[Row]:
+    """The same run of a peer, stored for another case: the versions of AutoAttack have one rival."""
+    parts = ("net", "variant", "attack", "norm", "radius", "package", "settings")
+    for row in wanted:
+        for known in rows:
+            if known["budget"] == budget and all(known[part] == row[part] for part in parts):
+                yield known | row
+                break
+
+
+def chosen(options: argparse.Namespace) -> Iterator[tuple[Case, str, str]]:
+    """Cases, nets and variants as asked for: a case on all nets, then the next."""
+    for variant in options.variant:
+        nets = [net for net in (WALL if variant == "full" else TESTED) if net in (options.net or NETS)]
+        for place, net in product(range(len(cases_on("cnn"))), nets):
+            case = cases_on(net)[place]
+            named = not options.only or case.name.startswith(tuple(options.only))
+            if named and (variant == "full" or held(case, net)):
+                yield case, net, variant
+
+
+def short(row: Row) -> str:
+    names = (
+        "case",
+        "net",
+        "package",
+        "settings",
+        "radius",
+        "median",
+        "robust_accuracy",
+        "forwards",
+        "backwards",
+    )
+    return "  ".join(f"{name} {row[name]}" for name in (*names, "error") if name in row)
 
 
 def main() -> None:
@@ -84,28 +173,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", help="cases whose names begin so")
-    parser.add_argument("--variant", nargs="+", default=["quick", "full"], choices=["quick", "full"])
-    parser.add_argument("--packages", nargs="+", help="peers from these packages alone")
-    parser.add_argument("--again", action="store_true", help="measure what is stored already, too")
-    parser.add_argument("--store", type=Path, default=STORE, help="the file that is read and written")
+    parser.add_argument("--net", nargs="+", choices=NETS, help="nets, all of the table unless given")
+    parser.add_argument("--variant", nargs="+", default=["full"], choices=STORES)
+    parser.add_argument("--again", nargs="+", default=[], choices=["ours", "peers"], help="measure anew")
+    parser.add_argument("--out", type=Path, help="the file that is read and written in place of both")
     add_places(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for variant, case in product(options.variant, CASES):
-        chosen = not options.only or case.name.startswith(tuple(options.only))
-        for name in case.stored if chosen and case.count(variant) else ():
-            done = {tuple(figure[key] for key in KEY) for figure in stored(options.store)}
-            peers = [
-                peer
-                for peer in case.peers
-                if options.again or (case.name, name, variant, peer.package, peer.settings) not in done
-                if not options.packages or peer.package in options.packages
-            ]
-            for figure in measure(case, name, peers, variant, options.data_dir, options.weights):
-                key = tuple(figure[key] for key in KEY)
-                others = [f for f in stored(options.store) if tuple(f[k] for k in KEY) != key]
-                save([*others, figure], options.store)
-                print({k: v for k, v in figure.items() if k != "distances"}, flush=True)
+    warnings.simplefilter("ignore")
+    problems: dict[tuple[str, int], Problem] = {}
+    for case, net, variant in chosen(options):
+        path = options.out or STORES[variant]
+        wanted = net, case.count(variant)
+        if wanted not in problems:
+            problems[wanted] = problem(*wanted, options.data_dir, options.weights)
+        have = lambda path=path: stored(path)  # noqa: E731
+        for row in measured(case, net, variant, options.again, have, problems[wanted]):
+            if variant == "full":
+                row.pop("distances", None)
+            save([*stored(path), row], path)
+            print(short(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 """Attacks of other packages, called alike: `peer.run(model, x, y, radius, seed=0, **budget)` gives x_adv.
 
-Those on PyPI come with the extra `bench`. The rest are used where they can be imported. The stored figures
-come from these commits, checked out and put on PYTHONPATH in this order:
+Those on PyPI come with the extra `bench`. The rest are used where they can be imported: the folders that the
+environment variable FASTADV_PEERS names, as PATH does, are searched too. The stored figures come from these
+commits, in this order:
 
     github.com/fra31/auto-attack                            a39220048b3c
     github.com/fra31/sparse-rs                              21d875969a14
-    github.com/pralab/Fast-Minimum-Norm-FMN-Attack (src/)   98c68c26aaa7
     github.com/sigma0-advx/sigma-zero                       f79dedded5c5
 
 Packages are imported inside the calls: one that is missing costs its own rows only. They draw from the global
 generators, which are seeded before each run.
 """
 
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,9 +30,9 @@ import fastadv._torchvision  # noqa: F401  adv-lib imports torchvision, which fa
 COMMITS = {
     "auto-attack": "a39220048b3c",
     "sparse-rs": "21d875969a14",
-    "fmn-authors": "98c68c26aaa7",
     "sigma-zero": "f79dedded5c5",
 }
+sys.path += filter(None, os.environ.get("FASTADV_PEERS", "").split(os.pathsep))
 P = {"l0": 0.0, "l1": 1.0, "l2": 2.0, "linf": inf}
 # the names of a budget in other packages
 WORDS = {
@@ -38,8 +40,10 @@ WORDS = {
     "adv-lib (num_steps)": {"steps": "num_steps"},
     "adv-lib (n_iter)": {"steps": "n_iter", "searches": "binary_search_steps"},
     "adv-lib (max_iterations)": {"steps": "max_iterations", "searches": "binary_search_steps"},
-    "foolbox": {"steps": "steps", "searches": "binary_search_steps"},
+    "foolbox": {"steps": "steps", "searches": "binary_search_steps", "queries": "repeats"},
     "torchattacks": {"steps": "steps", "step_size": "alpha", "queries": "n_queries"},
+    "torchattacks (max_iterations)": {"steps": "max_iterations", "searches": "binary_search_steps"},
+    "torchattacks (nb_iter)": {"steps": "nb_iter"},
     "auto-attack": {"steps": "n_iter", "queries": "n_queries", "version": "version"},
     "sigma-zero": {"steps": "steps"},
     "sparse-rs": {"queries": "n_queries"},
@@ -67,17 +71,30 @@ class Peer:
             return COMMITS.get(self.package, "unknown")
 
 
-def _peer(package: str, attack: str, fixed: dict[str, Any], words: str, call: Callable[..., Any]) -> Peer:
-    """`call(model, x, y, radius, **given)`, with the budget renamed and the generators seeded."""
+def _peer(
+    package: str,
+    attack: str,
+    fixed: dict[str, Any],
+    words: str,
+    call: Callable[..., Any],
+    seeded: bool = False,
+    **said: Any,
+) -> Peer:
+    """`call(model, x, y, radius, **given)`, with the budget renamed and the generators seeded.
+
+    What seeds them itself is `seeded`, and given the seed.
+    """
 
     def run(model: nn.Module, x: Tensor, y: Tensor, radius: float, seed: int = 0, **budget: Any) -> Tensor:
         given = {WORDS[words][name]: value for name, value in budget.items()}
+        given |= {"seed": seed} if seeded else {}
         torch.manual_seed(seed)
         np.random.seed(seed)
         out: Tensor = call(model, x.clone(), y.clone(), radius, **given, **fixed)
         return out.detach()
 
-    return Peer(package, f"{attack}({', '.join(f'{name}={value}' for name, value in fixed.items())})", run)
+    settings = ", ".join(f"{name}={value}" for name, value in (fixed | said).items())
+    return Peer(package, f"{attack}({settings})", run)
 
 
 def adv_lib(attack: str, words: str = "adv-lib", radius_as: str = "", **fixed: Any) -> Peer:
@@ -89,14 +106,32 @@ def adv_lib(attack: str, words: str = "adv-lib", radius_as: str = "", **fixed: A
     return _peer("adv-lib", attack, fixed, words, call)
 
 
-def foolbox(attack: str, module: str = "foolbox.attacks", package: str = "foolbox", **fixed: Any) -> Peer:
-    """A minimum-norm attack of foolbox, or of authors who wrote theirs for foolbox."""
+def foolbox(attack: str, **fixed: Any) -> Peer:
+    """A minimum-norm attack of foolbox. Its DDN finds what adv-lib's does, its FMN no more."""
 
     def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
         wrapped = import_module("foolbox").PyTorchModel(model, bounds=(0, 1), device=x.device)
-        return getattr(import_module(module), attack)(**given)(wrapped, x, y, epsilons=None)[0]
+        return getattr(import_module("foolbox.attacks"), attack)(**given)(wrapped, x, y, epsilons=None)[0]
 
-    return _peer(package, attack, fixed, "foolbox", call)
+    return _peer("foolbox", attack, fixed, "foolbox", call)
+
+
+def foolbox_budget(attack: str, estimated: int = 0, **fixed: Any) -> Peer:
+    """An attack of foolbox inside a ball; with gradients estimated from so many samples, image by image."""
+
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
+        wrapped = import_module("foolbox").PyTorchModel(model, bounds=(0, 1), device=x.device)
+        chosen = getattr(import_module("foolbox.attacks"), attack)
+        if not estimated:
+            return chosen(**given)(wrapped, x, y, epsilons=radius)[1]
+        # its estimate adds up the losses of a batch, so that one image is noise to another
+        estimator = import_module("foolbox.gradient_estimators").es_gradient_estimator
+        chosen = estimator(chosen, samples=estimated, sigma=0.01, bounds=(0, 1), clip=False)
+        pairs = zip(x.split(1), y.split(1), strict=True)
+        return torch.cat([chosen(**given)(wrapped, *pair, epsilons=radius)[1] for pair in pairs])
+
+    said = {"samples": estimated} if estimated else {}
+    return _peer("foolbox", attack, fixed, "foolbox", call, **said)
 
 
 def foolbox_decision(attack: str, start: str, **fixed: Any) -> Peer:
@@ -120,12 +155,17 @@ def foolbox_decision(attack: str, start: str, **fixed: Any) -> Peer:
     return _peer("foolbox", attack, fixed, "foolbox", call)
 
 
-def torchattacks(attack: str, **fixed: Any) -> Peer:
+def torchattacks(attack: str, words: str = "torchattacks", relative: float = 0, **fixed: Any) -> Peer:
+    """An attack of torchattacks; with `relative`, by steps of that share of the radius."""
+
     def call(model: nn.Module, x: Tensor, y: Tensor, radius: float, **given: Any) -> Any:
         eps = {"eps": radius} if radius < inf else {}
-        return getattr(import_module("torchattacks"), attack)(model, **eps, **given)(x, y)
+        step = {"alpha": relative * radius} if relative else {}
+        return getattr(import_module("torchattacks"), attack)(model, **eps, **step, **given)(x, y)
 
-    return _peer("torchattacks", attack, fixed, "torchattacks", call)
+    return _peer(
+        "torchattacks", attack, fixed, words, call, **({"alpha / eps": relative} if relative else {})
+    )
 
 
 def auto_attack(module: str, attack: str, norm: str, **fixed: Any) -> Peer:
@@ -138,7 +178,7 @@ def auto_attack(module: str, attack: str, norm: str, **fixed: Any) -> Peer:
         ).perturb(x, y)
         return out[-1] if isinstance(out, tuple) else out
 
-    return _peer("auto-attack", attack, fixed, "auto-attack", call)
+    return _peer("auto-attack", attack, fixed, "auto-attack", call, seeded=True)
 
 
 def autoattack(norm: str) -> Peer:
@@ -171,7 +211,7 @@ def sparse_rs(**fixed: Any) -> Peer:
         attack_class = import_module("rs_attacks").RSAttack
         return attack_class(model, norm="L0", eps=int(radius), verbose=False, **given).perturb(x, y)[1]
 
-    return _peer("sparse-rs", "RSAttack", fixed, "sparse-rs", call)
+    return _peer("sparse-rs", "RSAttack", fixed, "sparse-rs", call, seeded=True)
 
 
 def best_of(peer: Peer, norm: str) -> Peer:

@@ -17,7 +17,7 @@ from .nets import Counted, images, labels, mlp
 @pytest.mark.parametrize(("norm", "median"), [("linf", 0.34), ("l2", 1.75), ("l1", 6.0), ("l0", 16)])
 def test_a_robust_network_falls(norm: str, median: float, shared_data) -> None:  # type: ignore[no-untyped-def]
     """Its gradients are sparse and small: the steps of the paper leave some images, or go further."""
-    model, x, y = models.problem("madry", 25, shared_data.data_dir, shared_data.abs_official)
+    model, x, y = models.problem("linf", 25, shared_data.data_dir, shared_data.abs_official)
     out = fmn(model, x, y, THREATS[norm](inf), steps=100)
     assert (out.success | (out.status == Status.ALREADY_WRONG)).all()
     assert out.distance.median() <= median

@@ -1,32 +1,37 @@
-"""Every attack finds at least what the best other implementation found on the same images, in as many steps.
+"""Every attack finds at least what the best other implementation found on the same images, in as many passes.
 
-parity.json holds what other packages found, with version and settings; `python -m bench.suite.parity`
-measures it again. The short variants are compared here, the long ones by `python -m bench.suite`.
+parity.jsonl holds what other packages found in short runs, with version and settings; `python -m
+bench.suite.parity --variant quick` measures it again. The long runs are in docs/parity.md.
 """
 
+from functools import cache
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.suite.cases import BOTH, CASES, Case
+from bench.suite.case import Case
+from bench.suite.cases import ALONE, cases_on
 from bench.suite.models import problem
 from bench.suite.outcome import Outcome, judge
-from bench.suite.parity import STORE, stored
-from fastadv.attacks import AttackResult, square
+from bench.suite.parity import TESTED, held, radii
+from bench.suite.store import STORES, Row, key, stored
+from bench.suite.verdict import best, passes
+from fastadv.attacks import ATTACKS, AttackResult, square
 from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
 
-FIGURES = stored(STORE)
-# the case, and the name of the model
-STORED = [
-    pytest.param(case, name, id=case.name if name == "cnn" else f"{case.name}-{name}")
-    for case in CASES
-    for name in case.stored
-    if case.few
+FIGURES = stored(STORES["quick"])
+# the case, the name of the net, and the radius
+COMPARED = [
+    pytest.param(case, net, radius, id=f"{case.name}-{net}" + ("" if radius == case.radius else "-within"))
+    for net in TESTED
+    for case in cases_on(net)
+    if held(case, net) and case.exists
+    for radius in radii(case, net)
 ]
-COMPARED = [param for param in STORED if param.values[0].exists]
 # what takes seconds is compared on the first images alone; of distances the median is, for which few suffice
 FIRST = {"minimum_radius-apgd-t": 5, "fab-t": 10, "pointwise": 5}
 MEDIANS = 12
@@ -34,21 +39,18 @@ QUERIES = 500  # of Square in AutoAttack, a tenth of the peer's, which find no l
 Problem = tuple[nn.Module, Tensor, Tensor]
 
 
-def figures(case: Case, name: str) -> list[dict[str, Any]]:
-    this = (case.name, name, "quick")
-    return [figure for figure in FIGURES if (figure["case"], figure["model"], figure["variant"]) == this]
+def figures(case: Case, net: str, radius: float) -> list[Row]:
+    return [row for row in FIGURES if (row["case"], row["net"], row["radius"]) == (case.name, net, radius)]
 
 
-def of_first(figure: dict[str, Any], count: int) -> dict[str, Any]:
+def of_first(row: Row, count: int) -> Row:
     """What was found on the first images."""
-    found = Outcome(figure["distances"][:count])
-    return {**figure, **found.figures(figure["radius"]), "images": count}
+    return {**row, **Outcome(row["distances"][:count]).figures(row["radius"]), "images": count}
 
 
-@pytest.fixture(scope="module")
-def problems(shared_data) -> dict[str, Problem]:  # type: ignore[no-untyped-def]
-    weights = shared_data.abs_official / "vanilla_cnn.net"
-    return {name: problem(name, 25, shared_data.data_dir, weights) for name in BOTH}
+@cache
+def loaded(net: str, data_dir: Path, weights: Path) -> Problem:
+    return problem(net, 25, data_dir, weights)
 
 
 @pytest.fixture(autouse=True)
@@ -60,26 +62,41 @@ def _short_square(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_figures_have_a_case_and_a_source() -> None:
-    names = {case.name for case in CASES}
-    assert {figure["case"] for figure in FIGURES} <= names
-    for figure in FIGURES:
-        assert all(figure[key] for key in ("package", "version", "settings", "date")), figure["case"]
-        assert len(figure["distances"]) == figure["images"]
+    for row in FIGURES:
+        names = {case.name for case in cases_on(row["net"])}
+        assert row["case"] in names
+        assert all(row[part] for part in ("package", "version", "settings", "date")), row["case"]
+        assert len(row["distances"]) == row["images"]
+    assert len({key(row) for row in FIGURES}) == len(FIGURES)
 
 
-@pytest.mark.parametrize(("case", "name"), STORED)
-def test_figures_are_there(case: Case, name: str) -> None:
-    assert figures(case, name), f"run `python -m bench.suite.parity --variant quick --only {case.name}`"
+@pytest.mark.parametrize(("case", "net", "radius"), COMPARED)
+def test_figures_are_there(case: Case, net: str, radius: float) -> None:
+    command = f"python -m bench.suite.parity --variant quick --net {net} --only {case.name}"
+    assert figures(case, net, radius), f"run `{command}`"
 
 
-@pytest.mark.parametrize(("case", "name"), COMPARED)
-def test_ours_is_no_worse(case: Case, name: str, problems: dict[str, Problem]) -> None:
+def test_every_attack_is_compared_in_every_norm_or_nobody_else_has_it() -> None:
+    compared = {(case.attack, case.norm) for case in cases_on("linf")}
+    served = {(name, norm) for name, entry in ATTACKS.items() for norm in entry.norms}
+    alone = {(name, norm) for name, norm in served if {(name, norm), (name, None)} & set(ALONE)}
+    assert compared | alone == served
+    assert not compared & alone
+
+
+@pytest.mark.parametrize(("case", "net", "radius"), COMPARED)
+def test_ours_is_no_worse(case: Case, net: str, radius: float, shared_data) -> None:  # type: ignore[no-untyped-def]
     few = case.few if case.radius < inf else min(case.few, MEDIANS)
     count = next((first for dear, first in FIRST.items() if case.name.startswith(dear)), few)
-    model, x, y = problems[name][0], *(part[:count] for part in problems[name][1:])
-    out = case.run(model, x, y, "quick")
-    ours = judge(model, x, y, out.x_adv, case.norm, case.radius)
+    weights = shared_data.abs_official / "vanilla_cnn.net"
+    model, x, y = loaded(net, shared_data.data_dir, weights)
+    x, y = x[:count], y[:count]
+    theirs = [of_first(row, count) for row in figures(case, net, radius)]
+    rival = best(theirs)
+    assert rival is not None
+    spent = passes({**rival, "images": case.few})
+    out = case.run(model, x, y, "quick", spent, radius)
+    ours = judge(model, x, y, out.x_adv, case.norm, radius)
     assert torch.tensor([d < inf for d in ours.distances]).equal(out.success)
-    result = ours.figures(case.radius)
-    theirs = [of_first(figure, count) for figure in figures(case, name)]
-    assert result["robust_accuracy" if case.radius < inf else "median"] <= case.allowed(theirs)
+    result = ours.figures(radius)
+    assert result["robust_accuracy" if radius < inf else "median"] <= case.allowed(theirs, radius)

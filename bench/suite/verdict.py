@@ -1,0 +1,70 @@
+"""Who found more, at equal passes."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from bench.suite.store import Row
+
+OURS = "fastadv"
+# a run that stops where it succeeds spends a little more or less, and ours judges x and what it returns
+EQUAL, VERDICTS = 1.05, 2
+ONE_IMAGE = 1.01 / 100
+
+
+def figure(row: Row) -> float:
+    """Median distance, or robust accuracy where there is a radius: the less, the better."""
+    return float(row["robust_accuracy" if row["radius"] < inf else "median"])
+
+
+def passes(row: Row) -> float:
+    """Forward and backward passes of each image."""
+    return float(row["forwards"] + row["backwards"]) / float(row["images"])
+
+
+def best(rows: Iterable[Row]) -> Row | None:
+    """The row that found most, and of equals the one with the fewest passes."""
+    good = [row for row in rows if "error" not in row]
+    return min(good, key=lambda row: (figure(row), passes(row)), default=None)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Our row, and those of others on one net at one radius."""
+
+    ours: Row
+    peers: Sequence[Row]
+
+    @property
+    def rival(self) -> Row | None:
+        """The best of the others."""
+        return best(self.peers)
+
+    @property
+    def worse(self) -> bool:
+        """An error, a median more than 1 % farther, or more than one image of 100 more that holds."""
+        if "error" in self.ours or self.rival is None:
+            return "error" in self.ours
+        if self.ours["radius"] == inf:
+            return not figure(self.ours) <= 1.01 * figure(self.rival)
+        return figure(self.ours) > figure(self.rival) + ONE_IMAGE
+
+    @property
+    def dearer(self) -> bool:
+        """More passes than the best of the others spent."""
+        if "error" in self.ours or self.rival is None:
+            return False
+        return passes(self.ours) - VERDICTS > EQUAL * passes(self.rival)
+
+
+def compared(rows: Iterable[Row]) -> list[Line]:
+    """One line for each comparison that both sides have run, of rows of any order."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["case"], row["net"], row["radius"]), []).append(row)
+    lines = []
+    for group in groups.values():
+        ours = [row for row in group if row["package"] == OURS]
+        peers = [row for row in group if row["package"] != OURS]
+        lines += [Line(row, peers) for row in ours if peers]
+    return lines

@@ -1,0 +1,138 @@
+"""Write docs/parity.md from the rows of bench/results/parity.jsonl.
+
+    python -m bench.suite.wall
+
+A test demands that the page shows the stored rows.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from math import inf
+
+from bench.suite.cases import ALONE
+from bench.suite.models import ROOT, WALL
+from bench.suite.store import STORES, Row, stored
+from bench.suite.verdict import Line, compared, figure, passes
+
+PAGE = ROOT / "docs" / "parity.md"
+SYMBOLS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+NETS = {
+    "linf": "trained at L∞ 0.3",
+    "l2": "trained at L2 2, with BatchNorm",
+    "saturated": "the first with logits × 200: in float32 cross-entropy has no gradient",
+    "quantized": "the second with input rounded to 1/16 and activations to 1/4, gradients straight through",
+    "standard": "undefended, with BatchNorm",
+}
+ABOUT = """# Parity: every attack beside the best other implementation
+
+This page is written by `python -m bench.suite.wall` from `bench/results/parity.jsonl`, which `make parity`
+fills.
+
+Each attack is compared with every other implementation of it that could be run, on five nets and the same 100
+MNIST test images, in float32. Forward and backward passes are counted together, and both sides get as many. A
+plus says that ours still passed the net over 5% more often than the best of the others, which stopped early.
+Ours is worse, and bold, where its median distance is more than 1% larger, or where more than one image more
+holds. Lengths of steps are each package's own. Where random draws decide, robust accuracy is that of three
+runs with three seeds on either side."""
+BALLS = """For an attack of minimum norm, ours is given the radius, and of the others the points within it
+count. Noise gets six times the radius in L2 and twice in L∞."""
+
+
+def number(line: Line, row: Row | None) -> str:
+    """A median with three digits, or robust accuracy in percent."""
+    if row is None or "error" in row:
+        return "-"
+    if line.ours["radius"] < inf:
+        return f"{100 * figure(row):.0f}%"
+    return "∞" if figure(row) == inf else f"{figure(row):.3g}"
+
+
+def cell(line: Line | None) -> str:
+    """Ours / best of the others; bold where ours is worse, with a + where ours spent more passes."""
+    if line is None:
+        return ""
+    text = f"{number(line, line.ours)} / {number(line, line.rival)}" + "+" * line.dearer
+    return f"**{text}**" if line.worse else text
+
+
+def table(lines: Iterable[Line]) -> Iterator[str]:
+    """A row for each attack and norm, a column for each net."""
+    rows: dict[str, dict[str, Line]] = {}
+    for line in lines:
+        case, norm, radius = (line.ours[part] for part in ("case", "norm", "radius"))
+        name = case.removesuffix(f"-{radius:g}").removesuffix(f"-{norm}")
+        rows.setdefault(f"{name}, {SYMBOLS[norm]}", {})[line.ours["net"]] = line
+    yield f"| attack | {' | '.join(WALL)} | budget | compared with |"
+    yield "| --- " * (len(WALL) + 3) + "|"
+    for name, by_net in sorted(rows.items()):
+        first = next(iter(by_net.values())).ours
+        budget = ", ".join(f"{value} {word}" for word, value in first["budget"].items())
+        packages = sorted({row["package"] for line in by_net.values() for row in line.peers})
+        cells = [name, *(cell(by_net.get(net)) for net in WALL), budget, ", ".join(packages)]
+        yield f"| {' | '.join(cells)} |"
+
+
+def behind(lines: Iterable[Line]) -> Iterator[str]:
+    """The lines where ours is worse, each in full."""
+    yield "| attack | net | radius | here | best | its package | passes here | passes there |"
+    yield "| --- " * 8 + "|"
+    for line in lines:
+        head, rival = line.ours, line.rival
+        cells = [head["case"], head["net"], "∞" if head["radius"] == inf else f"{head['radius']:g}"]
+        cells += [number(line, line.ours), number(line, rival)]
+        cells += [f"{rival['package']} {rival['settings']}" if rival else "-"]
+        cells += [f"{passes(row):.0f}" if row and "error" not in row else "-" for row in (line.ours, rival)]
+        yield f"| {' | '.join(cells)} |"
+
+
+def versions(rows: Sequence[Row]) -> str:
+    """What was run: packages with their versions, in words."""
+    found = sorted({(row["package"], row["version"]) for row in rows})
+    return ", ".join(f"{package} {version}" for package, version in found)
+
+
+def nets() -> Iterator[str]:
+    """What the nets are, and the radii on each."""
+    yield "| net | what it is | radii |"
+    yield "| --- | --- | --- |"
+    for net in WALL:
+        said = ", ".join(f"{SYMBOLS[norm]} {radius:g}" for norm, radius in WALL[net].radii.items())
+        yield f"| {net} | {NETS[net]} | {said} |"
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The whole page."""
+    lines = compared(rows)
+    worse = sorted(
+        (line for line in lines if line.worse), key=lambda line: (line.ours["case"], line.ours["net"])
+    )
+    dates = sorted(row["date"] for row in rows if "date" in row)
+    cpus = ", ".join(sorted({row["cpu"] for row in rows if "cpu" in row}))
+    torch = ", ".join(sorted({row["torch"] for row in rows if "torch" in row}))
+    summary = f"{len(lines)} comparisons: {len(lines) - len(worse)} no worse, {len(worse)} worse."
+    measured = f"{dates[0]} to {dates[-1]} on {cpus}, one thread, PyTorch {torch}"
+    parts = [
+        ABOUT,
+        f"**{summary}** Measured {measured}: {versions(rows)}.",
+        "\n".join(nets()),
+        "## Where ours is worse",
+        "\n".join(behind(worse)) if worse else "Nowhere.",
+        "## Median distance, here / best of the others",
+        "\n".join(table(line for line in lines if line.ours["radius"] == inf)),
+        "## Robust accuracy, here / best of the others",
+        BALLS,
+        "\n".join(table(line for line in lines if line.ours["radius"] < inf)),
+        "## Not compared",
+        "\n".join(
+            f"- `{attack}`{f' in {SYMBOLS[norm]}' if norm else ''}: {why}."
+            for (attack, norm), why in ALONE.items()
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    PAGE.write_text(page(stored(STORES["full"])))
+
+
+if __name__ == "__main__":
+    main()
