@@ -20,9 +20,9 @@ def taken(x: object, device: torch.device | None) -> Tensor:
         raise InputError(
             "x: expected a plain tensor, got one inside a transform of torch.func; call it outside"
         )
-    if x.layout is not torch.strided or x.is_nested or (x.device.type == "meta" and device != x.device):
-        kind = "meta" if x.device.type == "meta" else "nested" if x.is_nested else str(x.layout)
-        raise InputError(f"x: expected a dense tensor [B, ...] with values, got a {kind} one; convert it")
+    if x.layout is not torch.strided or x.is_nested:
+        kind = "nested" if x.is_nested else str(x.layout)
+        raise InputError(f"x: expected a dense tensor [B, ...], got a {kind} one; convert it")
     if device is not None and x.device != device:
         raise InputError(f"x: expected a tensor on {device}, where the model is, got {x.device}; move it")
     return x.clone() if x.is_inference() else x.detach()

@@ -23,6 +23,8 @@ def compared(search: "SearchTwin", used: Hashable, x: Tensor, by_logits: Tensor,
         return True
     if search.estimates:  # from logits, which were compared
         return True
+    if search.replays:  # a pass of its rows, without the spare ones, was compared before
+        return True
     if search.trusted.knows(used, x):
         return True
     with search.lock:

@@ -234,8 +234,11 @@ class Promises:
             return None, []
         return known[1], known[2]
 
-    def finish(self, logits: object) -> None:
-        """Raises Refused where a result was returned or kept, or no BatchNorm has read it."""
+    def finish(self, logits: object, replays: bool = False) -> None:
+        """Raises Refused where a result was returned or kept, or no BatchNorm has read it.
+
+        What `replays` may keep all.
+        """
         if self._learning:
             read = self._seen.get(id(logits))
             if read is not None:
@@ -243,7 +246,7 @@ class Promises:
             return
         for alias, pair, made in self._given.values():
             # read by no BatchNorm, or held by someone who may read it yet
-            if made or alias() is not None:
+            if made or alias() is logits or (alias() is not None and not replays):
                 raise Refused(pair)
 
     def pairs(self) -> Iterator[tuple[Tensor, Tensor | None, Norm]]:

@@ -35,6 +35,11 @@ class Graphs:
         return len(self._kept)
 
     @property
+    def replays(self) -> bool:
+        """Whether this thread is in a step of a graph, where no value may be read."""
+        return getattr(self._here, "replays", False)
+
+    @property
     def aside(self) -> bool:
         """Whether this thread asks for no graph, as in a step of one."""
         return getattr(self._here, "aside", False)
@@ -68,8 +73,12 @@ class Graphs:
             for name, tensor in known.items():
                 rows[name][: len(first)].copy_(tensor)
             with self.set_aside():
-                for _ in range(times):
-                    replay(partial(make, rows))
+                self._here.replays = True
+                try:
+                    for _ in range(times):
+                        replay(partial(make, rows))
+                finally:
+                    self._here.replays = False
             self._kept.weigh(whole, nbytes(rows.values()) + replay.reserved)
             return [rows[name][: len(first)].clone() for name in wanted]
 

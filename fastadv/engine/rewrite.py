@@ -144,10 +144,10 @@ class Lens(TorchFunctionMode):
                 return made
         return func(*args, **kwargs)
 
-    def finish(self, logits: object) -> None:
+    def finish(self, logits: object, replays: bool = False) -> None:
         """Raises Refused where a folded layer was not followed by its BatchNorm, after all."""
         if self.promises is not None:
-            self.promises.finish(logits)
+            self.promises.finish(logits, replays)
 
 
 def _is_metadata(func: Any) -> bool:

@@ -137,7 +137,8 @@ class SearchTwin:
                     logits = self._ask(model, x)
             finally:
                 self.rewrote = self.rewrote or bool(lens.used)
-            lens.finish(logits)
+            # what a graph records it may hold on to
+            lens.finish(logits, replays=self.replays)
         for note in self.rewriting.notes(name for _, name in lens.used):
             self.notes.add(note)
         return logits
@@ -220,6 +221,11 @@ class SearchTwin:
     def _without_graphs(self, why: str) -> None:
         self.graphs = None
         self.notes.warn(f"not {CAPTURED}: {why}", instead_of=CAPTURED)
+
+    @property
+    def replays(self) -> bool:
+        """Whether this thread is in a step of a graph."""
+        return self.graphs is not None and self.graphs.replays
 
     def unreplayed(self) -> AbstractContextManager[None]:
         """No graph is asked for inside."""

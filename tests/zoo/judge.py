@@ -1,6 +1,7 @@
 """When two gradients are the same: by rounding, but for kinks, and by direction in a coarser format."""
 
 import contextlib
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -50,7 +51,8 @@ def apart(found: Answer, wanted: Answer) -> Tensor:
 def check_rows(model: nn.Module, x: Tensor, y: Tensor, found: Answer) -> None:
     """Each row is eager PyTorch's but for rounding, or lies on a kink of the model.
 
-    There the eager gradient itself jumps at least half as far when x moves by about its rounding.
+    There the eager gradient itself jumps at least half as far when x moves by about its rounding. A row that
+    is nearer to the gradient in float64 than eager's is right, too (EfficientNet-B0: eager is off by 5%).
     """
     wanted = eager(model, x, y)
     assert found.gradient.shape == x.shape
@@ -65,6 +67,10 @@ def check_rows(model: nn.Module, x: Tensor, y: Tensor, found: Answer) -> None:
         size = move * torch.finfo(x.dtype).eps / torch.finfo(torch.float32).eps
         jump = jump.maximum(apart(eager(model, x + noise * size * x.abs().amax(), y), wanted))
     wrong &= ~(2 * jump >= distance)
+    if not wrong.any():
+        return
+    exact = eager(copy.deepcopy(model).double(), x.double(), y)
+    wrong &= apart(found, exact) > apart(wanted, exact)
     assert not wrong.any(), (
         f"{int(wrong.sum())} of {len(x)} rows are apart by {float(distance[wrong].min()):.2g} to "
         f"{float(distance[wrong].max()):.2g}; the eager gradient jumps by {float(jump[wrong].max()):.2g}"
@@ -93,7 +99,8 @@ def check_directions(build: Callable[[], nn.Module], x: Tensor, y: Tensor, found
 
     The yardsticks are eager PyTorch's in that format, where the model can be cast, and what comes of
     rounding weights and x alone. Activations and their gradients are rounded besides: three times either,
-    and a little for nets without weights to speak of.
+    and a little for nets without weights to speak of. What turns a gradient by an angle may lengthen it by
+    as much.
     """
     wanted = eager(build(), x, y)
     yardsticks = [eager(coarsen(build()), x.bfloat16().to(x.dtype), y)]
@@ -103,4 +110,4 @@ def check_directions(build: Callable[[], nn.Module], x: Tensor, y: Tensor, found
     turns = [turned(coarse.gradient, wanted.gradient) for coarse in yardsticks]
     allowed, longer = max(turn for turn, _ in turns), max(length for _, length in turns)
     assert angle <= 3 * allowed + 0.05, f"turned by {angle:.3f}, eager by {allowed:.3f}"
-    assert length <= 3 * longer + 0.05, f"longer by {length:.3f}, eager by {longer:.3f}"
+    assert length <= 3 * max(longer, allowed) + 0.05, f"longer by {length:.3f}, eager by {longer:.3f}"
