@@ -100,7 +100,10 @@ def _square(norm: str, radius: float) -> Case:
 
 
 def _steps(norm: str, radius: float) -> Iterator[Case]:
-    """FGSM, BIM, MIM and PGD with as many steps; how long they are is each package's default."""
+    """FGSM, BIM, MIM and PGD with as many steps; how long they are is each package's default.
+
+    Our BIM and MIM, whose default is that of their papers, take steps as long as the longest of the peers.
+    """
     name = norm.capitalize()
     once = (foolbox_budget(f"{name}FastGradientAttack"),)
     bim = (foolbox_budget(f"{name}BasicIterativeAttack"),)
@@ -115,7 +118,9 @@ def _steps(norm: str, radius: float) -> Iterator[Case]:
         pgd += (torchattacks("PGDL2", relative=0.2),)
     yield Case("fgsm", norm, once, {}, {}, radius=radius)
     for attack, peers, steps in (("bim", bim, 10), ("mim", mim, 10)):
-        yield Case(attack, norm, peers, {"steps": steps}, {"steps": steps}, radius=radius)
+        length = (0.25 if norm == "linf" else 0.2) * radius
+        yield Case(attack, norm, peers, {"steps": steps}, {"steps": steps}, radius=radius,
+                   ours=given(step_size=length))  # fmt: skip
     yield Case("pgd", norm, pgd, {"steps": 40}, {"steps": 40}, radius=radius, chance=True, seeds=3)
 
 

@@ -59,8 +59,9 @@ def freeze(
             ascent stays in bfloat16); "tf32" in the model's own, but a GPU takes products in TF32, meanwhile
             those of other threads, too. float16 has 3 bits more than bfloat16 and ends at 65,504: a sample
             whose activations go beyond fails.
-        fold: make a search twin of its own (default True). Folded weights are copies, taken on the first batch. With
-            `fold=False` both twins follow the model while it trains, and half precision is by autocast.
+        fold: make a search twin of its own (default True). Folded weights are copies, taken on the
+            first batch. With `fold=False` both twins follow the model while it trains, and half precision is
+            by autocast.
         compile: run the search twin through torch.compile (default False).
         cuda_graph: capture gradients, and whole steps of bim, pgd, mim, apgd and last_iterate, as CUDA
             graphs (default False), for batch sizes rounded up by at most a quarter; at most 32 and 1 GiB of

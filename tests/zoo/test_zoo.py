@@ -53,7 +53,9 @@ def test_gradients_in_bfloat16_point_the_same_way(net: Net) -> None:
 def test_verdicts_are_the_models_own_to_the_bit(net: Net) -> None:
     """And stay what they are when the model is asked again."""
     # torch chooses another product of matrices where weights want a gradient, even when none is taken
-    model = net.build().requires_grad_(False)
+    model = net.build()
+    for weight in model.parameters():
+        weight.requires_grad_(False)
     frozen = fa.freeze(net.build())
     kept = []
     for batch in net.batches:
