@@ -21,11 +21,12 @@ from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
 
 NORMS = ("linf", "l2", "l1", "l0")
-FIRST_WEIGHT = {"linf": 0.3, "l2": 0.3, "l1": 0.1, "l0": 0.6}
-FIRST_STEP = {"linf": 1.0, "l2": 1.0, "l1": 3.0, "l0": 0.6}
-LAST_STEP = {"linf": 0.01, "l2": 0.01, "l1": 0.01, "l0": 0.6}
+FIRST_WEIGHT = {"linf": 0.3, "l2": 0.3, "l1": 0.1, "l0": 0.3}
+FIRST_STEP = {"linf": 1.0, "l2": 1.0, "l1": 3.0, "l0": 30.0}
+LAST_STEP = {"linf": 0.01, "l2": 0.01, "l1": 0.01, "l0": 1.0}
 MOMENTUM = 0.5
-# the share of the steps that explore by proximal Adam
+# the share of the steps that explore by proximal Adam; in L0 of those beyond what refining takes at least
+REFINING = 100
 ADAPTIVE = {"l2": 0.6, "l1": 0.5, "l0": 0.6}
 
 
@@ -53,8 +54,9 @@ def pdpgd(
     each coordinate.
 
     In L2 and L0 the first 60 % of the steps, in L1 the first half, explore by proximal Adam, as adv-lib does,
-    in L0 with the operator of L1. It moves coordinates of small gradients as far as others, and so finds its
-    way on adversarially trained networks. The other steps refine the nearest success as above.
+    in L0 with the operator of L1 and not the last 100. It moves coordinates of small gradients as far as
+    others, and so finds its way on adversarially trained networks. The other steps refine the nearest success
+    as above.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -86,10 +88,14 @@ def pdpgd(
         ahead = torch.addcmul(rows.away, like(length, force).to(force.dtype), rows.mean)
         return _proximal(search, ahead, (length * rows.weight).to(force.dtype))
 
+    share = ADAPTIVE.get(threat.norm, 0.0)
+    if threat.norm == "l0":
+        share = min(share, max(1 - REFINING / steps, 0.0))
+
     def rule(search: Search) -> None:
         primal_dual(
             search, descend, steps=steps, step_size=step_size, last_step=LAST_STEP[threat.norm],
-            weight=weight, loss=loss, adaptive=ADAPTIVE.get(threat.norm, 0.0),
+            weight=weight, loss=loss, adaptive=share,
         )  # fmt: skip
 
     return run(model, x, y, threat, rule, minimum=True, **common)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.suite.models import images as images_of_mnist
-from bench.suite.models import madry
+from bench.suite.models import robust
 from fastadv.attacks import _proximal_adam, pdpgd
 from fastadv.attacks._primal_dual import _sized
 from fastadv.attacks.pdpgd import _proximal
@@ -122,6 +122,6 @@ def test_the_scale_of_the_logits_changes_nothing(norm: str) -> None:
 @pytest.mark.parametrize(("norm", "most"), [("l1", 5.0), ("l2", 1.7)])
 def test_it_finds_its_way_on_a_robust_net(norm: str, most: float, shared_data: Any) -> None:
     """Whose gradients are sparse and small. adv-lib's median is 3.8 in L1 and 2.0 in L2, after 300 steps."""
-    model, (x, y) = madry(), images_of_mnist(16, data_dir=shared_data.data_dir)
+    model, (x, y) = robust(), images_of_mnist(16, data_dir=shared_data.data_dir)
     out = pdpgd(model, x, y, THREATS[norm](torch.inf), steps=300)
     assert float(out.distance.median()) < most
