@@ -55,8 +55,7 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
     def rule(search: Search) -> None:
         most = farthest(search)
         if math.isinf(threat.box[1] - threat.box[0]):
-            radius = torch.as_tensor(threat.radius).to(most)
-            most = most.minimum(search.per_sample(radius) if radius.ndim else radius)
+            most = most.minimum(search.per_sample(torch.as_tensor(threat.radius).to(most)))
         smallest_noise(search, noise, levels, repetitions, most)
 
     return rule

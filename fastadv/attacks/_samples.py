@@ -74,7 +74,7 @@ class Samples:
     def per_sample(self, value: StepSize) -> StepSize: ...
     def per_sample(self, value: StepSize) -> StepSize:
         """The rows of these samples, where the caller gave one value for each sample of the batch."""
-        return value[self.given] if isinstance(value, Tensor) else value
+        return value[self.given] if isinstance(value, Tensor) and value.ndim else value
 
     def distance(self, points: Tensor) -> Tensor:
         """[n] or [n, C]: the distance of points to x in the threat's norm."""

@@ -10,7 +10,7 @@ from fastadv import losses
 from fastadv.attacks._problem import Problem, check_classes
 from fastadv.attacks._result import AttackResult, Status
 from fastadv.engine import Frozen
-from fastadv.engine.frozen import ROUNDING
+from fastadv.engine.rounding import bound
 from fastadv.engine.twin import dtype_of
 from fastadv.errors import InputError
 from fastadv.threat import Threat
@@ -83,11 +83,11 @@ class Trial:
             return False
         problem, model = self.problem, self.frozen.model
         dtype = dtype_of(model) if isinstance(model, nn.Module) else None
-        bound = ROUNDING.get(dtype or torch.float32, ROUNDING[torch.float32])
+        allowed = bound(dtype)
         clean = self.clean[~self.unusable]
         spread = (clean - clean.mean(1, keepdim=True)).abs().max()
         margin = losses.loss_value(logits, problem.y, problem.margin, problem.targets)
-        return bool((broken & (margin < -bound * spread)).any())
+        return bool((broken & (margin < -allowed * spread)).any())
 
     def report_two_answers(self) -> None:
         """Flag the result; log it once for a frozen model."""

@@ -104,7 +104,7 @@ def fab(
             project(here, numbers, lambda logits: here.rows.rival)
 
         # how near random starts are, whatever the other runs find meanwhile
-        given = search.per_sample(longest) if longest.ndim else longest
+        given = search.per_sample(longest)
         rows.restart_radius = torch.where(search.best.success, -search.best.rank, inf)
         rows.restart_radius = rows.restart_radius.minimum(given.to(rows.restart_radius)).clamp_max(
             torch.finfo(rows.restart_radius.dtype).max

@@ -18,7 +18,6 @@ from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.rewrite import Rewriting
-from fastadv.engine.rounding import ROUNDING as ROUNDING
 from fastadv.engine.rounding import compare
 from fastadv.engine.search_twin import SearchTwin
 from fastadv.errors import InputError

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from fastadv.engine.generators import generators_kept
-from fastadv.engine.rounding import HALVES, ROUNDING, Format
+from fastadv.engine.rounding import HALVES, Format, bound
 
 ROWS = 16  # that are compared
 NUDGES = 8  # of x, by which kinks are told from mistakes
@@ -73,7 +73,7 @@ def _close(
     expected = ways.given(x, by_logits)
     if format in HALVES:
         return _same_direction(ways, x, by_logits, found, expected, rows)
-    return _same(ways, x, by_logits, found, expected, ROUNDING.get(format, ROUNDING[torch.float32]), rows)
+    return _same(ways, x, by_logits, found, expected, bound(format), rows)
 
 
 def _same(
@@ -82,12 +82,12 @@ def _same(
     by_logits: Tensor,
     found: Tensor,
     expected: Tensor,
-    bound: float,
+    tolerance: float,
     rows: Tensor | None,
 ) -> bool:
     """Whether gradients differ by rounding, or by as much as that of the model does beside a kink."""
     apart, length = _length(found - expected), _length(expected)
-    off = apart > bound * length
+    off = apart > tolerance * length
     if rows is not None:
         off &= rows
     if not bool(off.any()):
@@ -101,7 +101,7 @@ def _same(
         noise = torch.rand(x.shape, generator=generator, dtype=x.dtype, device="cpu").to(x.device) - 0.5
         beside = ways.given(x + step * 2 ** (nudge % 4) * noise, by_logits)
         jump = torch.maximum(jump, _length(beside - expected))
-    off &= apart > bound * length + 2 * jump
+    off &= apart > tolerance * length + 2 * jump
     unexplained = int(off.sum())
     if not unexplained:
         return True
@@ -131,8 +131,7 @@ def _randomized_alike(ways: Ways, x: Tensor, by_logits: Tensor, rows: Tensor, fo
     with generators_kept(x.device):
         expected = ways.given(x, by_logits)
         again = ways.given(x, by_logits)
-        tolerance = 0.1 if format in HALVES else ROUNDING.get(format, ROUNDING[torch.float32])
-        if not bool((_length(again - expected) > tolerance * _length(expected))[rows].any()):
+        if not bool((_length(again - expected) > bound(format) * _length(expected))[rows].any()):
             return False  # it answers the same each time
     drawn = []
     for pull in (ways.searched, ways.given):

@@ -19,6 +19,11 @@ HALVES: tuple[Format, ...] = (torch.float16, torch.bfloat16)
 PASSES = 8
 
 
+def bound(format: Format) -> float:
+    """The entry of ROUNDING; that of float32 where the format is not known."""
+    return ROUNDING.get(format, ROUNDING[torch.float32])
+
+
 def compare(
     given: Tensor,
     searched: Tensor,

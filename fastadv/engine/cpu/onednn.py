@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.engine.cpu.settings import settings
+from fastadv.engine.cpu.settings import Settings, are_fixed, takes_settings
 from fastadv.engine.rewrite import Rewrite
 
 LEAST = 1 << 20  # multiplications; with fewer, a call costs as much as it gains
@@ -56,28 +56,18 @@ class _Linear(torch.autograd.Function):
 
 def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """`torch.nn.functional.linear`, faster where it is large and weights get no gradient."""
-    fixed = not (weight.requires_grad or (bias is not None and bias.requires_grad))
     usual = input.ndim >= 2 and weight.ndim == 2 and input.shape[-1] == weight.shape[1]
     large = usual and input.numel() * len(weight) >= LEAST
-    if not (fixed and large and _suits(input, weight, bias) and available()):
+    if not (are_fixed(weight, bias) and large and _suits(input, weight, bias) and available()):
         return NotImplemented
     return _Linear.apply(input, weight, bias)  # type: ignore[no-untyped-call]
 
 
-def covering_conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Any:
+@takes_settings
+def covering_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
     """A convolution that is a product of matrices where its kernel covers the image, and so moves nowhere."""
-    if input.shape[2:] != weight.shape[2:] or weight.shape[2:] == (1, 1) or weight.device.type != "cpu":
-        return NotImplemented
-    how = settings(input, weight, bias, stride, padding, dilation, groups)
-    if how is None or how.padding != (0, 0) or how.dilation != (1, 1):
+    covers = input.shape[2:] == weight.shape[2:] != (1, 1)
+    if not covers or how.padding != (0, 0) or how.dilation != (1, 1):
         return NotImplemented
     rows, weights = input, weight
     if input.is_contiguous(memory_format=torch.channels_last):

@@ -1,9 +1,13 @@
 """The settings of a convolution as the kernels here take them."""
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from fastadv.engine.rewrite import Way
 
 Two = tuple[int, int]
 
@@ -16,19 +20,38 @@ class Settings(NamedTuple):
     dilation: Two
 
 
-def settings(
-    input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
-) -> Settings | None:
-    """None for what the kernels here do not take: groups, no batch, autocast, weights that get gradients."""
-    fixed = not (weight.requires_grad or (bias is not None and bias.requires_grad))
-    fits = input.ndim == weight.ndim == 4 and input.shape[1] == weight.shape[1] and groups == 1
-    if not (fixed and fits) or torch.is_autocast_enabled(input.device.type):
-        return None
-    if isinstance(padding, str):
-        if padding != "valid":
-            return None
-        padding = 0
-    return Settings(_two(stride), _two(padding), _two(dilation))
+def takes_settings(way: Callable[[Tensor, Tensor, Tensor | None, Settings], Any]) -> Way:
+    """A way of `torch.nn.functional.conv2d`, from one that is asked only for what the kernels here take.
+
+    They take images and weights on the CPU, and no groups, autocast, or weights that get gradients.
+    """
+
+    @wraps(way)
+    def conv2d(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Any:
+        fits = input.ndim == weight.ndim == 4 and input.shape[1] == weight.shape[1] and groups == 1
+        on_cpu = input.device.type == weight.device.type == "cpu"
+        if not (fits and on_cpu and are_fixed(weight, bias)) or torch.is_autocast_enabled("cpu"):
+            return NotImplemented
+        if isinstance(padding, str):
+            if padding != "valid":
+                return NotImplemented
+            padding = 0
+        return way(input, weight, bias, Settings(_two(stride), _two(padding), _two(dilation)))
+
+    return conv2d
+
+
+def are_fixed(weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether neither gets a gradient."""
+    return not (weight.requires_grad or (bias is not None and bias.requires_grad))
 
 
 def _two(value: Any) -> Two:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
-from fastadv.engine.cpu.settings import Settings, settings
+from fastadv.engine.cpu.settings import Settings, takes_settings
 from fastadv.engine.rewrite import Rewrite
 from fastadv.ops import thin_gradient
 from fastadv.ops.thin_gradient import MOST_CHANNELS
@@ -40,20 +40,10 @@ class _Convolution(torch.autograd.Function):
         return found.contiguous(memory_format=ctx.kept), None, None, None
 
 
-def thin_conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Any:
+@takes_settings
+def thin_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
     """`torch.nn.functional.conv2d` with that gradient; weights get none."""
-    if not (torch.is_grad_enabled() and input.requires_grad) or weight.device.type != "cpu":
-        return NotImplemented
-    how = settings(input, weight, bias, stride, padding, dilation, groups)
-    if how is None or input.dtype != weight.dtype:
+    if not (torch.is_grad_enabled() and input.requires_grad) or input.dtype != weight.dtype:
         return NotImplemented
     outputs, inputs = weight.shape[:2]
     # measured: for three channels in bfloat16 the library is faster; float16 has no kernel

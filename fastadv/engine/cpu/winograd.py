@@ -16,7 +16,7 @@ from torch.nn.grad import conv2d_input
 
 from fastadv._library import CARDS, cpu_launcher
 from fastadv.engine.cpu import onednn
-from fastadv.engine.cpu.settings import settings
+from fastadv.engine.cpu.settings import Settings, takes_settings
 from fastadv.engine.rewrite import Rewrite
 from fastadv.engine.room import slices
 from fastadv.engine.scratch import LARGEST
@@ -127,9 +127,9 @@ class Winograd:
 
     def __init__(self, searched: torch.dtype) -> None:
         self.searched = searched
-        # by the id of a weight: what it was when it was transformed, itself, and its kernels by direction
-        self._made: dict[int, tuple[Any, Tensor, dict[bool, tuple[Kernels, ...]]]] = {}
-        self._were: dict[int, Tensor] = {}
+        # by the id of a weight: itself, how it is known again, what it was when it was transformed, which is
+        # held lest other weights come to lie at the same address, and its kernels by direction
+        self._made: dict[int, tuple[Tensor, Any, Tensor, dict[bool, tuple[Kernels, ...]]]] = {}
         self._left = float(MOST_BYTES)
 
     def __reduce__(self) -> tuple[type, tuple[torch.dtype]]:
@@ -138,26 +138,17 @@ class Winograd:
     @property
     def rewrite(self) -> Rewrite:
         """The way of conv2d."""
-        return Rewrite("winograd", "convolutions by Winograd's method", {F.conv2d: self.conv2d})
+        return Rewrite(
+            "winograd", "convolutions by Winograd's method", {F.conv2d: takes_settings(self.conv2d)}
+        )
 
-    def conv2d(
-        self,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: Any = 1,
-        padding: Any = 0,
-        dilation: Any = 1,
-        groups: int = 1,
-    ) -> Any:
+    def conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
         """`torch.nn.functional.conv2d` by that method."""
         # not what is computed anew for each pass, as weight_norm does
         if not isinstance(weight, nn.Parameter) or not (input.dtype == weight.dtype == self.searched):
             return NotImplemented
-        if not is_wide(weight) or input.device.type != "cpu" or weight.device.type != "cpu":
-            return NotImplemented
-        how = settings(input, weight, bias, stride, padding, dilation, groups)
-        if how is None or how.padding not in PADDINGS or not how.stride == how.dilation == (1, 1):
+        usual = how.padding in PADDINGS and how.stride == how.dilation == (1, 1)
+        if not (usual and is_wide(weight)):
             return NotImplemented
         if not (_gains(input, how.padding[0]) and self._has_room(weight)):
             return NotImplemented
@@ -169,21 +160,17 @@ class Winograd:
             if taken > self._left:
                 return False
             self._left -= taken
-            self._made[id(weight)] = None, weight, {}
+            self._made[id(weight)] = weight, None, weight.detach(), {}
         return True
 
     def kernels(self, weight: Tensor, backwards: bool = False) -> tuple[Kernels, ...]:
         """The transformed weights of one direction; made again where the weights have changed."""
         known = weight.data_ptr(), weight._version, weight.dtype
-        place = id(weight)
-        before, _, made = self._made[place]
+        _, before, plain, made = self._made[id(weight)]
         if before != known:
-            made = {}
-            # what it was is held, lest other weights come to lie at the same address
-            self._made[place] = known, weight, made
-            self._were[place] = weight.detach()
+            plain, made = weight.detach(), {}
+            self._made[id(weight)] = weight, known, plain, made
         if backwards not in made:
-            plain = weight.detach()
             made[backwards] = Kernels.of(plain.flip(2, 3).transpose(0, 1) if backwards else plain)
         return made[backwards]
 
