@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -12,6 +14,7 @@ from fastadv.engine.fold import Folds
 
 # takes what the function takes; NotImplemented where it does not suit
 Way = Callable[..., Any]
+Run = TypeVar("Run", bound=Callable[..., Any])
 PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 # what reads no value of a tensor
 METADATA = frozenset(
@@ -148,6 +151,17 @@ class Lens(TorchFunctionMode):
         """Raises Refused where a folded layer was not followed by its BatchNorm, after all."""
         if self.promises is not None:
             self.promises.finish(logits, replays)
+
+
+def unseen(backward: Run) -> Run:
+    """`backward` of a function of this library, whose calls no `Lens` has to see: each look costs time."""
+
+    @wraps(backward)
+    def run(*args: Any) -> Any:
+        with torch._C.DisableTorchFunction():
+            return backward(*args)
+
+    return run  # type: ignore[return-value]
 
 
 def _is_metadata(func: Any) -> bool:

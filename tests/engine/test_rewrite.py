@@ -15,7 +15,7 @@ from fastadv.engine.cpu.onednn import COVER, LINEAR
 from fastadv.engine.cpu.thin import THIN
 from fastadv.engine.cpu.winograd import Winograd
 from fastadv.engine.fold import Folds
-from fastadv.engine.rewrite import Rewrite, Rewriting
+from fastadv.engine.rewrite import Lens, Rewrite, Rewriting
 from fastadv.engine.views import VIEWS
 from tests.engine.rewritten import Seen, answers, folded
 
@@ -315,3 +315,22 @@ def test_a_failure_leaves_no_lens_behind() -> None:
     with pytest.raises(ValueError, match="of the model"):
         own(images())
     assert torch._C._len_torch_function_stack() == 0
+
+
+def test_what_the_ways_call_backwards_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look takes microseconds, and small nets have no time for them."""
+    frozen, x = freeze(All()), images().requires_grad_()
+    y = torch.zeros(len(x), dtype=torch.int64)
+    frozen.input_gradient(x, y)
+    looked = []
+    given = Lens.__torch_function__
+
+    def look(lens: Lens, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        looked.append(func)
+        return given(lens, func, types, args, kwargs)
+
+    monkeypatch.setattr(Lens, "__torch_function__", look)
+    frozen.input_gradient(x, y)
+    functions = {getattr(each, "__name__", "") for each in looked}
+    assert "conv2d" in functions
+    assert not functions & {"stride", "relu_slope.default", "thin_gradient.default", "movedim", "t", "mm"}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.engine.cpu.settings import Settings, are_fixed, takes_settings
-from fastadv.engine.rewrite import Rewrite
+from fastadv.engine.rewrite import Rewrite, unseen
 
 LEAST = 1 << 20  # multiplications; with fewer, a call costs as much as it gains
 LEAST_WEIGHTS = 1 << 14  # of a layer that reaches this at the usual batch sizes
@@ -48,6 +48,7 @@ class _Linear(torch.autograd.Function):
         return product(x, weight, bias)
 
     @staticmethod
+    @unseen
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
         found = fast_linear(gradient, weight.t())  # with a derivative of its own

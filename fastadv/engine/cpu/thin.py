@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
 from fastadv.engine.cpu.settings import Settings, takes_settings
-from fastadv.engine.rewrite import Rewrite
+from fastadv.engine.rewrite import Rewrite, unseen
 from fastadv.ops import thin_gradient
 from fastadv.ops.thin_gradient import MOST_CHANNELS
 
@@ -30,6 +30,7 @@ class _Convolution(torch.autograd.Function):
         return F.conv2d(x, weight, bias, how.stride, how.padding, how.dilation)
 
     @staticmethod
+    @unseen
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (weight,), how = ctx.saved_tensors, ctx.how
         if torch.is_grad_enabled():  # it is to have a derivative itself

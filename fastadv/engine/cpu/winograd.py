@@ -17,7 +17,7 @@ from torch.nn.grad import conv2d_input
 from fastadv._library import CARDS, cpu_launcher
 from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.settings import Settings, takes_settings
-from fastadv.engine.rewrite import Rewrite
+from fastadv.engine.rewrite import Rewrite, unseen
 from fastadv.engine.room import slices
 from fastadv.engine.scratch import LARGEST
 from fastadv.ops import winograd_image, winograd_kernels, winograd_tiles
@@ -108,6 +108,7 @@ class _Convolution(torch.autograd.Function):
         return convolve(x, winograd.kernels(weight), None if bias is None else bias.detach(), padding)
 
     @staticmethod
+    @unseen
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight, padding = ctx.weight, ctx.padding
         _ = ctx.saved_tensors
