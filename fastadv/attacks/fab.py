@@ -30,6 +30,11 @@ RESTART = {"linf": 0.3, "l2": 1.0, "l1": 5.0}
 # points on the way from x to the nearest success that are tried at the end, and how far each lies beyond the
 # place where the margin should vanish, as a share of what is left
 FINAL, BEYOND = 3, 0.1
+# In the first EXPLORED of its steps, a search that came no nearer by a hundredth in IDLE of them goes to the
+# corner of the box that the normal points to, and approaches anew from there. It then leaves fewer robust in
+# L2 and L1 (on an adversarially trained net 48 and 32 of 99 instead of 61 and 58), and as many in Linf.
+IDLE, NEARER, EXPLORED = 8, 0.99, 0.3
+UNREACHABLE = 1e30  # as the lack of a hyperplane
 
 
 @takes_common
@@ -55,8 +60,11 @@ def fab(
     With the nearest boundary taken for a hyperplane, z <- (1 - a) * (z + overshoot * d) + a * (x + overshoot
     * d_x), where d and d_x are the least displacements of z and x to the hyperplane in the box, and a =
     min(||d|| / (||d|| + ||d_x||), bias). Where the decision then changes, z <- x + backward * (z - x) (Croce
-    and Hein 2020, algorithm 1). At the end three points on the way from x to the nearest success are tried,
-    each a little beyond the place where the margins at both ends let it vanish.
+    and Hein 2020, algorithm 1). Beyond the paper: in the first 30% of the steps, what came no nearer in
+    eight goes to the corner of the box that the normal points to, and approaches anew (the authors' code
+    does so by accident: one of its projections in a hundred misses by far). At the end three points on the
+    way from x to the nearest success are tried, each a little beyond the place where the margins at both
+    ends let it vanish.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -118,34 +126,46 @@ def fab(
         _shorten(search)
 
     def project(search: Search, numbers: list[int], rivals: Callable[[Tensor], Tensor]) -> None:
-        points, broken = _start(search, numbers), bool(search.restart)
-        for _ in range(steps):
-            points, broken = _step(search, points, broken, rivals)
+        points, broken, rows = _start(search, numbers), bool(search.restart), search.rows
+        rows.idle = torch.zeros_like(search.y)
+        rows.shortest = torch.full_like(rows.restart_radius, inf)
+        for step in range(steps):
+            points, broken = _step(search, points, broken, rivals, step < EXPLORED * steps)
         if not broken:
             search.decide(points)
 
     def _step(
-        search: Search, points: Tensor, broken: bool, rivals: Callable[[Tensor], Tensor]
+        search: Search, points: Tensor, broken: bool, rivals: Callable[[Tensor], Tensor], explores: bool
     ) -> tuple[Tensor, bool]:
         """The next points, successes drawn back towards x, and whether there has been any success.
 
         Until then the pass that takes gradients judges the points too, which saves a pass forward.
         """
+        rows = search.rows
+        rows.leaves = (rows.idle >= IDLE) & explores
         near = nearest_boundary(search, points, rivals)
         if not broken and bool(near.look.adversarial.any()):
             broken = True
             near = nearest_boundary(search, _back(search, near.look), rivals)
         points, x, order = near.look.x_adv, search.x, threat.order
         lack_of_x = near.lack + (near.normal * (points - x)).flatten(1).sum(1)
-        normal, lack = torch.cat([near.normal, near.normal]), torch.cat([near.lack, lack_of_x])
+        ahead_lack = torch.where(rows.leaves, UNREACHABLE, near.lack)
+        normal, lack = torch.cat([near.normal, near.normal]), torch.cat([ahead_lack, lack_of_x])
         both = ops.to_hyperplane(torch.cat([points, x]), normal, lack, threat.norm, threat.box)
         length, length_of_x = norm(both, order).chunk(2)
-        weight = like((length / (length + length_of_x).clamp_min(1e-12)).clamp_max(bias), x)
+        weight = (length / (length + length_of_x).clamp_min(1e-12)).clamp_max(bias)
+        weight = like(torch.where(rows.leaves, 0.0, weight), x)
         ahead, ahead_of_x = (torch.cat([points, x]) + overshoot * both).chunk(2)
         points = torch.lerp(ahead, ahead_of_x, weight.to(x)).clamp_(*threat.box)
         return (_back(search, search.decide(points)), True) if broken else (points, False)
 
     def _back(search: Search, look: Look) -> Tensor:
+        """The points of `look`, successes drawn back; counts idle steps, anew for what leaves."""
+        rows = search.rows
+        length = norm(look.x_adv - search.x, threat.order).to(rows.shortest)
+        length = torch.where(look.adversarial & ~rows.leaves, length, inf)
+        rows.idle = torch.where(rows.leaves | (length < NEARER * rows.shortest), 0, rows.idle + 1)
+        rows.shortest = torch.where(rows.leaves, inf, rows.shortest.minimum(length))
         further = search.x + backward * (look.x_adv - search.x)
         return torch.where(like(look.adversarial, further), further, look.x_adv)
 

@@ -59,16 +59,19 @@ def watched(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(
-    ("bias", "overshoot", "backward"), [(0.1, 1.05, 0.9), (0.4, 1.2, 0.5), (0.1, 1.2, 0.5)]
+    ("bias", "overshoot", "backward", "steps"),
+    [(0.1, 1.05, 0.9, 2), (0.4, 1.2, 0.5, 2), (0.1, 1.2, 0.5, 2), (0.1, 1.05, 0.9, 40), (0.1, 1.05, 0.9, 30)],
 )
-def test_two_steps_by_hand(norm: str, bias: float, overshoot: float, backward: float) -> None:
-    """Two classes, so that only one boundary can be meant."""
+def test_steps_by_hand(norm: str, bias: float, overshoot: float, backward: float, steps: int) -> None:
+    """Two classes, so that only one boundary can be meant; what is idle for eight steps goes to a corner."""
     net, x = mlp(2), images(10)
     model, seen = watched(net)
     y, order, box = labels(net, x), THREATS[norm].order, (0.0, 1.0)
-    fab(model, x, y, THREATS[norm](torch.inf), steps=2, bias=bias, overshoot=overshoot, backward=backward)
-    points, both = x, []
-    for _ in range(2):
+    given = {"bias": bias, "overshoot": overshoot, "backward": backward}
+    fab(model, x, y, THREATS[norm](torch.inf), steps=steps, **given)
+    points, both, corners = x, [], 0
+    idle, least = [0] * len(x), [torch.inf] * len(x)
+    for step in range(steps):
         leaf = points.clone().requires_grad_()
         logits = net(leaf)
         lack = (logits.gather(1, y[:, None]) - logits.gather(1, 1 - y[:, None])).squeeze(1)
@@ -78,12 +81,23 @@ def test_two_steps_by_hand(norm: str, bias: float, overshoot: float, backward: f
         d_x = to_hyperplane(x, normal, lack + (normal * (points - x)).flatten(1).sum(1), norm, box)
         one, two = (torch.linalg.vector_norm(away.flatten(1), order, dim=1) for away in (d, d_x))
         a = (one / (one + two)).clamp_max(bias).view(-1, 1, 1, 1)
-        points = ((1 - a) * (points + overshoot * d) + a * (x + overshoot * d_x)).clamp(*box)
-        assert any(z.shape == x.shape and torch.allclose(z, points, rtol=0, atol=1e-9) for z in seen)
+        ahead = ((1 - a) * (points + overshoot * d) + a * (x + overshoot * d_x)).clamp(*box)
+        left = [count >= 8 and step < 0.3 * steps for count in idle]
+        for row in (place for place, leaves in enumerate(left) if leaves):
+            ahead[row] = torch.where(normal[row] == 0, points[row], (normal[row] > 0).to(x))
+        points, corners = ahead, corners + sum(left)
+        assert any(z.shape == x.shape and torch.allclose(z, points, rtol=0, atol=1e-7) for z in seen)
         changed = labels(net, points) != y
         both.append(changed)
+        for row in range(len(x) if torch.stack(both).any() else 0):
+            away = float(torch.linalg.vector_norm((points - x)[row].flatten(), order))
+            if not changed[row] or left[row]:
+                away = torch.inf
+            idle[row] = 0 if left[row] or away < 0.99 * least[row] else idle[row] + 1
+            least[row] = torch.inf if left[row] else min(least[row], away)
         points = torch.where(changed.view(-1, 1, 1, 1), x + backward * (points - x), points)
     assert torch.stack(both).any()
+    assert (corners > 0) == (steps > 30)
 
 
 def passes(net: nn.Module, x: Tensor, y: Tensor, **options: Any) -> tuple[int, int]:
