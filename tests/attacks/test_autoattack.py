@@ -107,6 +107,13 @@ CE, DLR = ("apgd-ce", {"loss": "ce", "steps": 100}), ("apgd-dlr", {"loss": "dlr"
 SQUARE = ("square", {"queries": 5000})
 
 
+QUICK = [
+    ("apgd-margin", {"loss": "margin", "steps": 50}),
+    ("apgd-t", {"loss": "dlr-targeted", "steps": 50, "classes": 5}),
+    ("square", {"queries": 200}),
+]
+
+
 def aimed(classes: int) -> tuple[str, dict[str, Any]]:
     return ("apgd-t", {"loss": "dlr-targeted", "steps": 100, "classes": classes})
 
@@ -121,6 +128,8 @@ def aimed(classes: int) -> tuple[str, dict[str, Any]]:
                         ("fab", {"steps": 100, "targeted": False, "classes": None, "restarts": 5}), SQUARE,
                         aimed(9), ("fab-t", {"steps": 100, "targeted": True})]),
         ("rand", "linf", [CE, DLR]),
+        ("quick", "linf", [*QUICK, ("last apgd-ce", CE[1])]),
+        ("quick", "l1", [*QUICK, ("last pdpgd", {"steps": 300})]),
     ],
 )  # fmt: skip
 def test_the_components_of_each_version(version: str, norm: str, expected: list[Any]) -> None:
@@ -156,7 +165,7 @@ def test_each_component_gets_what_the_caller_gave_and_a_seed_of_its_own(monkeypa
         monkeypatch.setitem(ATTACKS, name, watched(attack))
     mask, criterion = torch.ones(4, 4, dtype=torch.bool), OutsideTopK(2)
     run(mlp(5), Linf(1e-6), images(2), version="quick", criterion=criterion, mask=mask, seed=7)
-    assert len(seen) == 3
+    assert len(seen) == 4
     assert all(given["criterion"] is criterion and given["mask"].all() for given in seen)
     assert len({given["seed"] for given in seen}) == len(seen)
 
@@ -210,7 +219,7 @@ def test_targets_a_criterion_and_a_mask_reach_every_component() -> None:
     assert top.success.any()
     assert not (top.x_adv != x)[:, 0, 2:].any()
     # its margin leads to no class
-    assert set(top.costs) <= {"apgd-ce", "apgd-margin", "square"}
+    assert set(top.costs) <= {"apgd-ce", "apgd-margin", "square", "last apgd-ce"}
 
 
 def names(out: AutoAttackResult) -> set[str]:
@@ -343,6 +352,35 @@ def test_quick_goes_on_where_a_flag_is_raised() -> None:
         cost.broken for name, cost in out.costs.items() if not name.startswith("standard")
     )
     assert "quick: went on with standard for what was left, for the flags zero_gradient, square" in out.notes
+
+
+@pytest.mark.parametrize(("broken", "goes_on"), [(0, False), (3, False), (4, True)])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_quick_goes_on_where_its_last_attack_still_finds_some(
+    norm: str, broken: int, goes_on: bool, monkeypatch: Any
+) -> None:
+    """0.3 % of 1000 samples are 3."""
+    inside, last = threat(norm, 1e-6), "pdpgd" if norm == "l2" else "apgd"
+    model, x = mlp(5), images(1000)
+    y = labels(model, x)
+    real, seen = ATTACKS[last], []
+
+    def found(given: Any, x: Tensor, *args: Any, **options: Any) -> AttackResult:
+        out = real(given, x, *args, **options)
+        if options.get("loss", "ce") != "ce" or seen:
+            return out
+        seen.append(len(x))
+        out.success[:broken] = True
+        return out
+
+    monkeypatch.setitem(ATTACKS, last, found)
+    for name in ("square", "fab"):
+        monkeypatch.setitem(ATTACKS, name, lambda *args, **options: apgd(*args, steps=1))
+    out = autoattack(model, x, y, inside, version="quick")
+    assert seen == [1000]
+    assert any(name.startswith("standard") for name in out.costs) == goes_on
+    why = f"went on with standard for what was left, for {broken} that last {last}"
+    assert any(note.startswith(f"quick: {why}") for note in out.notes) == goes_on
 
 
 def test_square_stands_out_by_all_that_it_broke() -> None:
