@@ -98,10 +98,6 @@ class Pair:
         made = weight.to(dtype).contiguous(memory_format=kept), shift.to(dtype)
         return nn.Parameter(made[0], requires_grad=False), nn.Parameter(made[1], requires_grad=False)
 
-    def parameters(self) -> tuple[nn.Parameter, nn.Parameter]:
-        """Weight and bias of both."""
-        return self._made
-
     def cast(self, dtype: torch.dtype) -> None:
         """Hold both in that dtype from now on."""
         for made in self._made:
@@ -155,11 +151,9 @@ class Folds:
         # a linear layer works along the last dimension of [B, C, D], its BatchNorm along the second
         return pair if pair.weight.ndim > 2 or args[0].ndim == 2 else None
 
-    def learn(self, seen: "Promises | None") -> None:
+    def learn(self, seen: "Watch") -> None:
         """Fold the pairs that a watched pass has seen."""
         self.unknown = False
-        if seen is None:
-            return
         for weight, bias, norm in seen.pairs():
             self._pairs[id(weight)] = Pair(weight, bias, norm, self._names[id(weight)])
 
@@ -169,60 +163,102 @@ class Folds:
         self._pairs = {key: other for key, other in self._pairs.items() if other is not pair}
         return len(self._pairs) < len(before)
 
-    def promises(self, learning: bool) -> "Promises":
-        """Those of one pass."""
-        return Promises(self, learning)
 
+class Watch:
+    """Who reads what the layers of one pass have returned."""
 
-class Promises:
-    """Results of layers in one pass that their BatchNorm, and nothing else, may read.
-
-    A folded layer has computed what its BatchNorm is to return; what it returns itself is an alias of that,
-    which is known again wherever it is read.
-    """
-
-    def __init__(self, folds: Folds, learning: bool) -> None:
-        self._folds, self._learning = folds, learning
-        # by the id of what a layer returned: that, the pair, and what its BatchNorm is to return
-        self._given: dict[int, tuple[weakref.ref[Tensor], Pair, list[Tensor]]] = {}
-        # while learning: what a layer returned, its weight and bias, and who has read it
+    def __init__(self, folds: Folds) -> None:
+        self._folds = folds
+        # by the id of what a layer returned: that, the layer's weight and bias, and who has read it
         self._seen: dict[int, tuple[Tensor, Tensor, Tensor | None, list[Norm | None]]] = {}
 
     @property
     def open(self) -> bool:
         """Whether a result is out."""
-        return bool(self._given or self._seen)
+        return bool(self._seen)
 
-    def promise(self, pair: Pair, made: Tensor) -> Tensor:
-        """What the layer returns where both have given `made`."""
+    def pair(self, args: tuple[Any, ...]) -> None:
+        """None: nothing is folded yet."""
+
+    def made(
+        self, func: Callable[..., Any], args: tuple[Any, ...], pair: Pair | None, made: Tensor
+    ) -> Tensor:
+        """What a layer returns, which is watched from now on."""
+        if len(args) > 1 and self._folds.owns(args[1]) and (func is not F.linear or args[0].ndim == 2):
+            self._seen[id(made)] = made, args[1], args[2] if len(args) > 2 else None, []
+        return made
+
+    def kept(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what a call reads."""
+        for place, value in enumerate((*args, *kwargs.values())):
+            for tensor in _tensors(value):
+                read = self._seen.get(id(tensor))
+                if read is not None:
+                    by_norm = func is F.batch_norm and place == 0
+                    read[3].append(Norm.of(args, kwargs) if by_norm else None)
+
+    def finish(self, logits: object, replays: bool = False) -> None:
+        """Note what the pass returns."""
+        read = self._seen.get(id(logits))
+        if read is not None:
+            read[3].append(None)
+
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor | None, Norm]]:
+        """(weight, bias, norm) of the layers whose results one BatchNorm alone has read, at each call."""
+        by_weight: dict[int, list[tuple[Tensor, Tensor | None, Norm | None]]] = {}
+        for _, weight, bias, readers in self._seen.values():
+            norm = readers[0] if len(readers) == 1 else None
+            by_weight.setdefault(id(weight), []).append((weight, bias, norm))
+        for calls in by_weight.values():
+            weight, bias, norm = calls[0]
+            if norm is not None and all(norm.same(other[2]) and other[1] is bias for other in calls):
+                yield weight, bias, norm
+
+
+class Promises:
+    """Results of folded layers in one pass that their BatchNorm, and nothing else, may read.
+
+    A folded layer has computed what its BatchNorm is to return; what it returns itself is an alias of that,
+    which is known again wherever it is read.
+    """
+
+    def __init__(self, folds: Folds) -> None:
+        self._folds = folds
+        # by the id of what a layer returned: that, the pair, and what its BatchNorm is to return
+        self._given: dict[int, tuple[weakref.ref[Tensor], Pair, list[Tensor]]] = {}
+
+    @property
+    def open(self) -> bool:
+        """Whether a result is out."""
+        return bool(self._given)
+
+    def pair(self, args: tuple[Any, ...]) -> Pair | None:
+        """The pair of a layer that is called so."""
+        return self._folds.pair(args)
+
+    def made(
+        self, func: Callable[..., Any], args: tuple[Any, ...], pair: Pair | None, made: Tensor
+    ) -> Tensor:
+        """What a layer returns; an alias where a pair has given `made`."""
+        if pair is None:
+            return made
         alias = made.view_as(made)
         self._given[id(alias)] = weakref.ref(alias), pair, [made]
         return alias
-
-    def saw(self, func: Callable[..., Any], args: tuple[Any, ...], made: Tensor) -> None:
-        """Watch what a layer has returned."""
-        if len(args) > 1 and self._folds.owns(args[1]) and (func is not F.linear or args[0].ndim == 2):
-            self._seen[id(made)] = made, args[1], args[2] if len(args) > 2 else None, []
 
     def kept(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
         """What a BatchNorm returns for the result of its layer; None for another call.
 
         Raises Refused where anything else reads such a result.
         """
-        norms = func is F.batch_norm
-        if norms and args and not self._learning:
+        if func is F.batch_norm and args:
             pair, made = self._of(args[0])
             if pair is not None:
                 if made and pair.fresh and pair.norm.same(Norm.of(args, kwargs)):
                     return made.pop()
                 raise Refused(pair)
-        for place, value in enumerate((*args, *kwargs.values())):
+        for value in (*args, *kwargs.values()):
             for tensor in _tensors(value):
-                if self._learning:
-                    read = self._seen.get(id(tensor))
-                    if read is not None:
-                        read[3].append(Norm.of(args, kwargs) if norms and place == 0 else None)
-                    continue
                 pair, _ = self._of(tensor)
                 if pair is not None:
                     raise Refused(pair)
@@ -239,26 +275,10 @@ class Promises:
 
         What `replays` may keep all.
         """
-        if self._learning:
-            read = self._seen.get(id(logits))
-            if read is not None:
-                read[3].append(None)
-            return
         for alias, pair, made in self._given.values():
             # read by no BatchNorm, or held by someone who may read it yet
             if made or alias() is logits or (alias() is not None and not replays):
                 raise Refused(pair)
-
-    def pairs(self) -> Iterator[tuple[Tensor, Tensor | None, Norm]]:
-        """(weight, bias, norm) of the layers whose results one BatchNorm alone has read, at each call."""
-        by_weight: dict[int, list[tuple[Tensor, Tensor | None, Norm | None]]] = {}
-        for _, weight, bias, readers in self._seen.values():
-            norm = readers[0] if len(readers) == 1 else None
-            by_weight.setdefault(id(weight), []).append((weight, bias, norm))
-        for calls in by_weight.values():
-            weight, bias, norm = calls[0]
-            if norm is not None and all(norm.same(other[2]) and other[1] is bias for other in calls):
-                yield weight, bias, norm
 
 
 def _tensors(value: object) -> Iterator[Tensor]:

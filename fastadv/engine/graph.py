@@ -45,13 +45,14 @@ class Graphs:
         return getattr(self._here, "aside", False)
 
     @contextmanager
-    def set_aside(self) -> Iterator[None]:
-        """This thread asks for no graph inside."""
-        before, self._here.aside = self.aside, True
+    def set_aside(self, replays: bool = False) -> Iterator[None]:
+        """This thread asks for no graph inside, which may be a step of one."""
+        here, before = self._here, (self.aside, self.replays)
+        here.aside, here.replays = True, replays or self.replays
         try:
             yield
         finally:
-            self._here.aside = before
+            here.aside, here.replays = before
 
     def __call__(
         self, key: Hashable, given: Mapping[str, Tensor | None], make: Callable[[Rows], Step],
@@ -72,13 +73,9 @@ class Graphs:
             rows, replay = self._kept.get(whole, partial(_made, known, bucket(len(first))))
             for name, tensor in known.items():
                 rows[name][: len(first)].copy_(tensor)
-            with self.set_aside():
-                self._here.replays = True
-                try:
-                    for _ in range(times):
-                        replay(partial(make, rows))
-                finally:
-                    self._here.replays = False
+            with self.set_aside(replays=True):
+                for _ in range(times):
+                    replay(partial(make, rows))
             self._kept.weigh(whole, nbytes(rows.values()) + replay.reserved)
             return [rows[name][: len(first)].clone() for name in wanted]
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastadv.engine.arguments import transformed
-from fastadv.engine.fold import Folds
+from fastadv.engine.fold import Folds, Promises, Watch
 
 # takes what the function takes; NotImplemented where it does not suit
 Way = Callable[..., Any]
+Ways = Mapping[Any, tuple[tuple[str, Way], ...]]  # of each function, with the names of their rewrites
 Run = TypeVar("Run", bound=Callable[..., Any])
 PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 # what reads no value of a tensor
@@ -60,7 +61,7 @@ class Rewriting:
                 for function, way in rewrite.ways.items():
                     ways.setdefault(function, []).append((rewrite.name, way))
         # replaced as a whole: other threads may be in a pass
-        self.ways = {function: tuple(found) for function, found in ways.items()}
+        self.ways: Ways = {function: tuple(found) for function, found in ways.items()}
         self.folding = self.folds if self.folds is not None and Folds.name not in self.off else None
 
     def __bool__(self) -> bool:
@@ -87,9 +88,10 @@ class Rewriting:
         folded = [Folds.name] if self.folding is not None else []
         return folded + [rewrite.name for rewrite in self._rewrites if rewrite.name not in self.off]
 
-    def lens(self, learning: bool = False) -> "Lens":
-        """What one pass is seen through; `learning` which BatchNorm follows which layer."""
-        return Lens(self, learning)
+    def lens(self, watch: Watch | None = None) -> "Lens":
+        """What one pass is seen through; one that is watched is not folded."""
+        folding = self.folding
+        return Lens(self.ways, watch or (Promises(folding) if folding is not None else None))
 
     def notes(self, used: Iterable[str]) -> list[str]:
         """What was done, in words."""
@@ -100,44 +102,37 @@ class Rewriting:
 class Lens(TorchFunctionMode):
     """Rewrites the calls of one pass, forwards and backwards, in the thread that enters it.
 
-    used: (number of the call, name of the rewrite), in order. promises: of folded layers.
+    used: (number of the call, name of the rewrite), in order. reads: of the results of folded layers.
     """
 
-    def __init__(self, rewriting: Rewriting, learning: bool) -> None:
+    def __init__(self, ways: Ways, reads: Promises | Watch | None) -> None:
         super().__init__()
-        self._ways, self._folding, self._learning = rewriting.ways, rewriting.folding, learning
+        self._ways, self._reads = ways, reads
         self.used: list[tuple[int, str]] = []
         self._calls = 0
-        self.promises = self._folding.promises(learning) if self._folding is not None else None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        promises = self.promises
-        if promises is not None and promises.open and not _is_metadata(func):
-            kept = promises.kept(func, args, kwargs)
+        reads = self._reads
+        if reads is not None and reads.open and not _is_metadata(func):
+            kept = reads.kept(func, args, kwargs)
             if kept is not None:
                 return kept
         ways = self._ways.get(func, ())
         named = "weight" in kwargs or "bias" in kwargs
-        layer = self._folding is not None and func in Folds.layers and not named
+        layer = reads is not None and func in Folds.layers and not named
         # a transform of torch.func knows no rule for what replaces a function
         if not (ways or layer) or any(kind not in PLAIN for kind in types) or transformed():
             return func(*args, **kwargs)
         self._calls += 1
-        pair = None
-        if layer and self._folding is not None and not self._learning:
-            pair = self._folding.pair(args)
-            if pair is not None:
-                args = pair.folded(args)
-        made = self._made(func, ways, args, kwargs)
-        if promises is None or not layer:
-            return made
-        if pair is not None:
-            self.used.append((self._calls, Folds.name))
-            return promises.promise(pair, made)
-        if self._learning:
-            promises.saw(func, args, made)
-        return made
+        if reads is None or not layer:
+            return self._made(func, ways, args, kwargs)
+        pair = reads.pair(args)
+        if pair is None:
+            return reads.made(func, args, None, self._made(func, ways, args, kwargs))
+        made = self._made(func, ways, pair.folded(args), kwargs)
+        self.used.append((self._calls, Folds.name))
+        return reads.made(func, args, pair, made)
 
     def _made(self, func: Any, ways: tuple[tuple[str, Way], ...], args: Any, kwargs: Any) -> Any:
         for name, way in ways:
@@ -149,8 +144,8 @@ class Lens(TorchFunctionMode):
 
     def finish(self, logits: object, replays: bool = False) -> None:
         """Raises Refused where a folded layer was not followed by its BatchNorm, after all."""
-        if self.promises is not None:
-            self.promises.finish(logits, replays)
+        if self._reads is not None:
+            self._reads.finish(logits, replays)
 
 
 def unseen(backward: Run) -> Run:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.engine.compared import compared
-from fastadv.engine.fold import Folds, Refused, estimates_gradients
+from fastadv.engine.fold import Folds, Refused, Watch, estimates_gradients
 from fastadv.engine.graph import Graphs, replayed_gradient
 from fastadv.engine.layout import laid_out, lay_out
 from fastadv.engine.lock import Lock
@@ -146,14 +146,9 @@ class SearchTwin:
     @contextmanager
     def _precisely(self, device: str) -> Iterator[None]:
         """Inside, a pass computes in the twin's precision, whatever autocast is on around it."""
-        with ExitStack() as stack:
-            if self.autocast is not None:
-                # the cache would keep stale casts of weights that are being trained
-                stack.enter_context(torch.autocast(device, dtype=self.autocast, cache_enabled=False))
-            else:
-                stack.enter_context(no_autocast(device))
-            if self.tf32:
-                stack.enter_context(tf32())
+        # the cache would keep stale casts of weights that are being trained
+        cast = torch.autocast(device, dtype=self.autocast, cache_enabled=False) if self.autocast else None
+        with cast or no_autocast(device), tf32() if self.tf32 else nullcontext():
             yield
 
     @property
@@ -173,9 +168,9 @@ class SearchTwin:
         return self.safely(lambda: self.once(self.ready(x)))
 
     def _learn(self, folds: Folds, x: Tensor) -> None:
-        lens = self.rewriting.lens(learning=True)
-        self._seen(x, lens)
-        folds.learn(lens.promises)
+        watch = Watch(folds)
+        self._seen(x, self.rewriting.lens(watch))
+        folds.learn(watch)
 
     def logits(self, x: Tensor) -> Tensor:
         """The mean logits of `eot` passes of x, which is `ready`."""

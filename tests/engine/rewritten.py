@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.engine.fold import Folds
+from fastadv.engine.fold import Folds, Watch
 from fastadv.engine.rewrite import Rewrite, Rewriting
 
 
@@ -33,11 +33,12 @@ def folded(model: nn.Module, x: Tensor, *rewrites: Rewrite) -> Seen:
     """`model` with the pairs folded that one watched pass of x has seen."""
     folds = Folds(model.requires_grad_(False))
     seen = Seen(model, *rewrites, folds=folds)
-    lens = seen.rewriting.lens(learning=True)
+    watch = Watch(folds)
+    lens = seen.rewriting.lens(watch)
     with lens:
         made = model(x)
     lens.finish(made)
-    folds.learn(lens.promises)
+    folds.learn(watch)
     return seen
 
 

@@ -14,7 +14,7 @@ from fastadv.engine.cpu.activations import ELU, RELU
 from fastadv.engine.cpu.onednn import COVER, LINEAR
 from fastadv.engine.cpu.thin import THIN
 from fastadv.engine.cpu.winograd import Winograd
-from fastadv.engine.fold import Folds
+from fastadv.engine.fold import Folds, Watch
 from fastadv.engine.rewrite import Lens, Rewrite, Rewriting
 from fastadv.engine.views import VIEWS
 from tests.engine.rewritten import Seen, answers, folded
@@ -207,11 +207,12 @@ def test_weights_that_learn_have_their_gradient(part: str) -> None:
 def test_a_batch_norm_that_learns_is_not_folded(name: str) -> None:
     model = All().to(memory_format=torch.channels_last)
     folds = Folds(model)
-    lens = Rewriting((), folds).lens(learning=True)
+    watch = Watch(folds)
+    lens = Rewriting((), folds).lens(watch)
     getattr(model.norm, name).requires_grad_()
     with lens:
         model.norm(model.thin(images()))
-    folds.learn(lens.promises)
+    folds.learn(watch)
     assert len(folds) == 0
 
 
