@@ -10,6 +10,7 @@ from torch import Tensor
 from fastadv import losses
 from fastadv._checks import check_number
 from fastadv.attacks.criterion import WRONG, Criterion, check_criterion
+from fastadv.engine.arguments import plain
 from fastadv.errors import InputError
 from fastadv.threat import THREATS, Threat
 
@@ -89,7 +90,7 @@ def problem(
             f"x: expected a floating tensor [B, ...] of rank 2 or more, got {got}; "
             "convert integer images with x.float() / 255"
         )
-    x = x.clone() if x.is_inference() else x.detach()
+    x = plain(x)
     _check_values(x, threat.box)
     size = len(x)
     y = check_index("y", y, size, x.device)

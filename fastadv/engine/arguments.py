@@ -16,15 +16,21 @@ def taken(x: object, device: torch.device | None) -> Tensor:
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0:
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x: expected a floating tensor [B, ...], got {got}; convert it")
+    if device is not None and x.device != device:
+        raise InputError(f"x: expected a tensor on {device}, where the model is, got {x.device}; move it")
+    return plain(x)
+
+
+def plain(x: Tensor) -> Tensor:
+    """`x` detached and of no subclass; InputError where it has no dense values of its own."""
     if transformed():
         raise InputError(
             "x: expected a plain tensor, got one inside a transform of torch.func; call it outside"
         )
-    if x.layout is not torch.strided or x.is_nested:
-        kind = "nested" if x.is_nested else str(x.layout)
-        raise InputError(f"x: expected a dense tensor [B, ...], got a {kind} one; convert it")
-    if device is not None and x.device != device:
-        raise InputError(f"x: expected a tensor on {device}, where the model is, got {x.device}; move it")
+    if x.layout is not torch.strided or x.is_nested or x.device.type == "meta":
+        kind = "nested" if x.is_nested else "meta" if x.device.type == "meta" else str(x.layout)
+        raise InputError(f"x: expected a dense tensor [B, ...] with values, got a {kind} one; convert it")
+    x = x.as_subclass(Tensor)
     return x.clone() if x.is_inference() else x.detach()
 
 

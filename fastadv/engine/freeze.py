@@ -88,9 +88,9 @@ def freeze(
     if isinstance(model, Frozen):
         return model if options == model.options else _freeze(model.source, options)
     if isinstance(model, type):
-        raise InputError(f"freeze: expected a model, got the class {model.__name__}; make one of it")
+        raise InputError(f"model: expected a model, got the class {model.__name__}; make one of it")
     if not callable(model):
-        raise InputError(f"freeze: expected a module or a function of x, got {type(model).__name__}")
+        raise InputError(f"model: expected a module or a function of x, got {type(model).__name__}")
     return _freeze(model, options)
 
 
