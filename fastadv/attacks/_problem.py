@@ -91,6 +91,8 @@ def problem(
             "convert integer images with x.float() / 255"
         )
     x = plain(x)
+    if x.device.type == "meta":
+        raise InputError("x: expected a tensor with values, got one on meta; load it first")
     _check_values(x, threat.box)
     size = len(x)
     y = check_index("y", y, size, x.device)

@@ -22,14 +22,14 @@ def taken(x: object, device: torch.device | None) -> Tensor:
 
 
 def plain(x: Tensor) -> Tensor:
-    """`x` detached and of no subclass; InputError where it has no dense values of its own."""
+    """`x` detached and of no subclass; InputError where it is not dense."""
     if transformed():
         raise InputError(
             "x: expected a plain tensor, got one inside a transform of torch.func; call it outside"
         )
-    if x.layout is not torch.strided or x.is_nested or x.device.type == "meta":
-        kind = "nested" if x.is_nested else "meta" if x.device.type == "meta" else str(x.layout)
-        raise InputError(f"x: expected a dense tensor [B, ...] with values, got a {kind} one; convert it")
+    if x.layout is not torch.strided or x.is_nested:
+        kind = "nested" if x.is_nested else str(x.layout)
+        raise InputError(f"x: expected a dense tensor [B, ...], got a {kind} one; convert it")
     x = x.as_subclass(Tensor)
     return x.clone() if x.is_inference() else x.detach()
 
