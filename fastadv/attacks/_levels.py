@@ -45,8 +45,7 @@ def signed(count: int, seed: int, ids: Tensor, draw: int) -> Tensor:
 
 def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> Rule:
     """The rule of an attack that is `smallest_noise` alone, up to the farthest point of the box, or of the
-    caller's `threat` in a box without edges. What lies beyond a finite radius is not asked about: noise of
-    the radius takes its place.
+    caller's `threat` in a box without edges.
 
     Raises InputError unless both counts are integers >= 1.
     """
@@ -55,28 +54,25 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
 
     def rule(search: Search) -> None:
         most = farthest(search)
-        radius = search.per_sample(torch.as_tensor(threat.radius).to(most)).expand_as(most)
         if math.isinf(threat.box[1] - threat.box[0]):
-            most = most.minimum(radius)
-        smallest_noise(search, noise, levels, repetitions, most, radius)
+            most = most.minimum(search.per_sample(torch.as_tensor(threat.radius).to(most)))
+        smallest_noise(search, noise, levels, repetitions, most)
 
     return rule
 
 
-def smallest_noise(
-    search: Search, noise: Noise, levels: int, repetitions: int, most: Tensor, radius: Tensor
-) -> None:
+def smallest_noise(search: Search, noise: Noise, levels: int, repetitions: int, most: Tensor) -> None:
     """Look for the smallest noise that is a success, with levels * repetitions queries a sample.
 
-    At level i, `repetitions` noises of size i / levels * most [n] pass the model at once, or of the radius
-    [n] where it is less. The first success is made smaller by sections, of `repetitions` sizes at once. Then
-    fresh noises that are just smaller than the best so far are tried, and the next success takes its place.
+    At level i, `repetitions` noises of size i / levels * most [n] pass the model at once. The first success
+    is made smaller by sections, of `repetitions` sizes at once. Then fresh noises that are just smaller than
+    the best so far are tried, and the next success takes its place.
 
     Afterwards `rows.noise` is the best noise of each sample, in the shape of x, and `rows.size` [n] its size,
     inf where none was found.
     """
     rows, x = search.rows, search.x
-    rows.most, rows.radius = (each.floor() if noise.whole else each for each in (most, radius))
+    rows.most = most.floor() if noise.whole else most
     rows.size, rows.low = torch.full_like(most, torch.inf), torch.zeros_like(most)
     rows.noise = torch.zeros_like(x)
     seed = rng.derive(search.seed, noise.name, search.restart)
@@ -85,7 +81,7 @@ def smallest_noise(
         step = torch.ones_like(rows.size) if noise.whole else WORTH * rows.size
         found = rows.size.isfinite()
         narrows = found & (rows.size - rows.low > step)
-        size = torch.where(found, rows.size - step, (rows.most * level / levels).minimum(rows.radius))
+        size = torch.where(found, rows.size - step, rows.most * level / levels)
         inside = rows.low[:, None] + (rows.size - rows.low)[:, None] * shares
         if noise.whole:
             size, inside = size.ceil(), inside.floor()
