@@ -31,8 +31,8 @@ Each attack is compared with every other implementation of it that could be run,
 MNIST test images, in float32. Forward and backward passes are counted together, and both sides get as many. A
 plus says that ours still passed the net over 5% more often than the best of the others, which stopped early.
 Ours is worse, and bold, where its median distance is more than 1% larger, or where more than one image more
-holds. Lengths of steps are each package's own. Where random draws decide, robust accuracy is that of three
-runs with three seeds on either side."""
+holds. Lengths of steps are each package's own. Where random draws decide, robust accuracy is the mean of
+twelve runs on either side, with other seeds."""
 BALLS = """For an attack of minimum norm, ours is given the radius, and of the others the points within it
 count. Noise gets six times the radius in L2 and twice in L∞."""
 

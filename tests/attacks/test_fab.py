@@ -60,7 +60,13 @@ def watched(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(
     ("bias", "overshoot", "backward", "steps"),
-    [(0.1, 1.05, 0.9, 2), (0.4, 1.2, 0.5, 2), (0.1, 1.2, 0.5, 2), (0.1, 1.05, 0.9, 40), (0.1, 1.05, 0.9, 15)],
+    [
+        (0.1, 1.05, 0.9, 2),
+        (0.4, 1.2, 0.5, 2),
+        (0.1, 1.2, 0.5, 2),
+        (0.1, 1.05, 0.9, 100),
+        (0.1, 1.05, 0.9, 30),
+    ],
 )
 def test_steps_by_hand(norm: str, bias: float, overshoot: float, backward: float, steps: int) -> None:
     """Two classes, so that only one boundary can be meant; what is idle for six steps goes to a corner."""
@@ -70,6 +76,7 @@ def test_steps_by_hand(norm: str, bias: float, overshoot: float, backward: float
     given = {"bias": bias, "overshoot": overshoot, "backward": backward}
     fab(model, x, y, THREATS[norm](torch.inf), steps=steps, **given)
     points, both, corners = x, [], 0
+    explored = min(0.4 * steps, steps - {"linf": 60, "l2": 30, "l1": 80}[norm])
     idle, least = [0] * len(x), [torch.inf] * len(x)
     for step in range(steps):
         leaf = points.clone().requires_grad_()
@@ -82,7 +89,7 @@ def test_steps_by_hand(norm: str, bias: float, overshoot: float, backward: float
         one, two = (torch.linalg.vector_norm(away.flatten(1), order, dim=1) for away in (d, d_x))
         a = (one / (one + two)).clamp_max(bias).view(-1, 1, 1, 1)
         ahead = ((1 - a) * (points + overshoot * d) + a * (x + overshoot * d_x)).clamp(*box)
-        left = [count >= 6 and step < (0.2 if norm == "l1" else 0.4) * steps for count in idle]
+        left = [count >= 6 and step < explored for count in idle]
         for row in (place for place, leaves in enumerate(left) if leaves):
             ahead[row] = torch.where(normal[row] == 0, points[row], (normal[row] > 0).to(x))
         points, corners = ahead, corners + sum(left)
@@ -97,7 +104,7 @@ def test_steps_by_hand(norm: str, bias: float, overshoot: float, backward: float
             least[row] = torch.inf if left[row] else min(least[row], away)
         points = torch.where(changed.view(-1, 1, 1, 1), x + backward * (points - x), points)
     assert torch.stack(both).any()
-    assert (corners > 0) == (steps > 15)
+    assert (corners > 0) == (steps > 30)
 
 
 def passes(net: nn.Module, x: Tensor, y: Tensor, **options: Any) -> tuple[int, int]:
