@@ -32,7 +32,7 @@ MNIST test images, in float32. Forward and backward passes are counted together,
 plus says that ours still passed the net over 5% more often than the best of the others, which stopped early.
 Ours is worse, and bold, where its median distance is more than 1% larger, or where more than one image more
 holds. Lengths of steps are each package's own. Where random draws decide, robust accuracy is the mean of
-twelve runs on either side, with other seeds."""
+twelve runs on either side with other seeds, of four where several classes are targeted."""
 BALLS = """For an attack of minimum norm, ours is given the radius, and of the others the points within it
 count. Noise gets six times the radius in L2 and twice in L∞."""
 

@@ -266,16 +266,14 @@ def test_fmn_looks_for_its_first_success_as_in_the_paper_for_a_while() -> None:
 def test_sigma_zero(box: tuple[float, float]) -> None:
     """Cinà et al. 2025, algorithm 1, in units of the box: the smooth count, Adam, and the threshold.
 
-    The step size falls along the cosine from its first or from its second step on. The step of the threshold
-    may be that before or after it has moved on: the paper has the first, the authors' code the second.
+    The threshold moves by a share of the next step, as in the authors' code.
     """
     steps, count, width = 30, 20, box[1] - box[0]
     margins = [-0.3, -0.1, *(0.4 * math.sin(1.1 * n) for n in range(steps))]
     model, points = scripted(margins, turning(count))
     x = box[0] + width * torch.linspace(0.35, 0.65, count, dtype=torch.float64)
     sigma_zero(model, x[None], Y, THREATS["l0"](torch.inf, box), steps=steps)
-    mean, square, level = torch.zeros_like(x), torch.zeros_like(x), torch.tensor([0.3] * 3).double()
-    lags = {0, 1}
+    mean, square, level = torch.zeros_like(x), torch.zeros_like(x), 0.3
     for number in range(steps - 1):
         away = (points[number] - x) / width
         descent = 2 * 1e-3 * away / (away**2 + 1e-3) ** 2 / count
@@ -285,21 +283,29 @@ def test_sigma_zero(box: tuple[float, float]) -> None:
         mean, square = 0.9 * mean + 0.1 * descent, 0.999 * square + 0.001 * descent**2
         rise = mean / (1 - 0.9 ** (number + 1))
         rise = rise / ((square / (1 - 0.999 ** (number + 1))).sqrt() + 1e-8)
-        sizes = [cosine(max(number + more, 0), steps, 0.1) for more in (-1, 0, 1)]
-        ahead = {lag: (x + width * (away - sizes[1 - lag] * rise)).clamp(*box) for lag in (0, 1)}
+        ahead = (x + width * (away - cosine(number, steps, 0.1) * rise)).clamp(*box)
         sign = 1 if margins[number] > 0 else -1
-        level = (level + sign * 0.01 * torch.tensor(sizes)).clamp(0, 1)
-        moved = points[number + 1] != x
-        lags = {
-            lag
-            for lag in lags
-            if torch.allclose(points[number + 1][moved], ahead[lag][moved], rtol=0, atol=1e-6)
-        }
-        assert lags, number
-        shift = (ahead[min(lags)] - x).abs() / width
-        assert (shift[moved] >= level.min() - 1e-6).all()
-        assert (shift[~moved] <= level.max() + 1e-6).all()
-    assert len(lags) == 1
+        level = min(max(level + sign * 0.01 * cosine(number + 1, steps, 0.1), 0), 1)
+        small = (ahead - x).abs() / width < level
+        torch.testing.assert_close(points[number + 1], torch.where(small, x, ahead), rtol=0, atol=1e-6)
+
+
+def test_sigma_zero_puts_back_what_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One coordinate for each 15 steps, from the least change on."""
+    module, net, x = sys.modules["fastadv.attacks.sigma_zero"], mlp(4), images(12)
+    y, inside, steps, fewer = labels(net, x), THREATS["l0"](torch.inf), 60, 0
+    found = sigma_zero(net, x, y, inside, steps=steps).x_adv
+    monkeypatch.setattr(module, "PUT_BACK", steps + 1)
+    before = sigma_zero(net, x, y, inside, steps=steps)
+    assert before.success.all()
+    for row, (point, clean) in enumerate(zip(before.x_adv.flatten(1), x.flatten(1), strict=True)):
+        for place in [place for place in (point - clean).abs().argsort() if point[place] != clean[place]][:4]:
+            tried = point.clone()
+            tried[place] = clean[place]
+            lasts = int(net(tried[None]).argmax(1)) != int(y[row])
+            point, fewer = (tried, fewer + 1) if lasts else (point, fewer)
+        assert torch.equal(found[row].flatten(), point)
+    assert fewer
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
