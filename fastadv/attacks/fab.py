@@ -105,6 +105,8 @@ def fab(
         restart_radius = check_step_size(restart_radius, len(x), x.device, "restart_radius")
     longest = torch.as_tensor(restart_radius, device=x.device if isinstance(x, Tensor) else None)
 
+    explored = min(EXPLORED * steps, steps - RETURN[threat.norm])
+
     def rule(search: Search) -> None:
         rows = search.rows
 
@@ -131,25 +133,24 @@ def fab(
         points, broken, rows = _start(search, numbers), bool(search.restart), search.rows
         rows.idle = torch.zeros_like(search.y)
         rows.shortest = torch.full_like(rows.restart_radius, inf)
-        explored = min(EXPLORED * steps, steps - RETURN[threat.norm])
+        rows.leaves = torch.zeros_like(search.y, dtype=torch.bool)
         for step in range(steps):
-            points, broken = _step(search, points, broken, rivals, step < explored)
+            points, broken = _step(search, points, broken, rivals, step)
         if not broken:
             search.decide(points)
 
     def _step(
-        search: Search, points: Tensor, broken: bool, rivals: Callable[[Tensor], Tensor], explores: bool
+        search: Search, points: Tensor, broken: bool, rivals: Callable[[Tensor], Tensor], step: int
     ) -> tuple[Tensor, bool]:
         """The next points, successes drawn back towards x, and whether there has been any success.
 
         Until then the pass that takes gradients judges the points too, which saves a pass forward.
         """
-        rows = search.rows
-        rows.leaves = (rows.idle >= IDLE) & explores
-        near = nearest_boundary(search, points, rivals)
-        if not broken and bool(near.look.adversarial.any()):
-            broken = True
-            near = nearest_boundary(search, _back(search, near.look), rivals)
+        rows, near = search.rows, nearest_boundary(search, points, rivals)
+        if not broken and step:
+            points, broken = _back(search, near.look), bool(near.look.adversarial.any())
+            near = nearest_boundary(search, points, rivals) if broken else near
+        rows.leaves = (rows.idle >= IDLE) & (step < explored)
         points, x, order = near.look.x_adv, search.x, threat.order
         lack_of_x = near.lack + (near.normal * (points - x)).flatten(1).sum(1)
         ahead_lack = torch.where(rows.leaves, UNREACHABLE, near.lack)
@@ -166,7 +167,7 @@ def fab(
         """The points of `look`, successes drawn back; counts idle steps, anew for what leaves."""
         rows = search.rows
         length = norm(look.x_adv - search.x, threat.order).to(rows.shortest)
-        length = torch.where(look.adversarial & ~rows.leaves, length, inf)
+        length = torch.where(look.adversarial, length, inf)
         rows.idle = torch.where(rows.leaves | (length < NEARER * rows.shortest), 0, rows.idle + 1)
         rows.shortest = torch.where(rows.leaves, inf, rows.shortest.minimum(length))
         further = search.x + backward * (look.x_adv - search.x)

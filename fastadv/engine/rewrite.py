@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from fastadv.engine.fold import Folds, Promises, Watch
 # takes what the function takes; NotImplemented where it does not suit
 Way = Callable[..., Any]
 Ways = Mapping[Any, tuple[tuple[str, Way], ...]]  # of each function, with the names of their rewrites
-Run = TypeVar("Run", bound=Callable[..., Any])
 PLAIN = (Tensor, nn.Parameter, nn.Buffer)
 # what reads no value of a tensor
 METADATA = frozenset(
@@ -148,15 +147,20 @@ class Lens(TorchFunctionMode):
             self._reads.finish(logits, replays)
 
 
-def unseen(backward: Run) -> Run:
-    """`backward` of a function of this library, whose calls no `Lens` has to see: each look costs time."""
+def unseen(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """The backward of a function of this library, from `backward(ctx, saved tensors, *gradients)`.
+
+    No `Lens` looks at what it calls, since each look takes time; at what a checkpoint computes again, to have
+    the saved tensors, it does.
+    """
 
     @wraps(backward)
-    def run(*args: Any) -> Any:
+    def run(ctx: Any, *gradients: Tensor) -> Any:
+        saved = ctx.saved_tensors
         with torch._C.DisableTorchFunction():
-            return backward(*args)
+            return backward(ctx, saved, *gradients)
 
-    return run  # type: ignore[return-value]
+    return run
 
 
 def _is_metadata(func: Any) -> bool:

@@ -383,6 +383,19 @@ def test_quick_goes_on_where_its_last_attack_still_finds_some(
     assert any(note.startswith(f"quick: {why}") for note in out.notes) == goes_on
 
 
+def test_quick_has_no_reason_to_go_on_where_nothing_is_left() -> None:
+    out, _, _ = run(Stairs(mlp(4)), Linf(1.0), images(4), version="quick")
+    assert out.success.all()
+    assert "zero_gradient" in names(out)
+    assert out.notes == ("quick: no reason to go on with standard",)
+
+
+def test_quick_goes_on_where_its_last_attack_could_not_run() -> None:
+    out, _, _ = run(Cut(mlp(4)), threat("linf"), images(4), version="quick")
+    assert "last apgd-ce: left out, because the model has no gradient" in out.notes
+    assert any(note.startswith("quick: went on with standard") for note in out.notes)
+
+
 def test_square_stands_out_by_all_that_it_broke() -> None:
     """0.2 % of 700 samples are 1.4."""
 

@@ -96,7 +96,7 @@ def test_steps_by_hand(norm: str, bias: float, overshoot: float, backward: float
         assert any(z.shape == x.shape and torch.allclose(z, points, rtol=0, atol=1e-7) for z in seen)
         changed = labels(net, points) != y
         both.append(changed)
-        for row in range(len(x) if torch.stack(both).any() else 0):
+        for row in range(len(x)):
             away = float(torch.linalg.vector_norm((points - x)[row].flatten(), order))
             if not changed[row] or left[row]:
                 away = torch.inf
@@ -105,6 +105,43 @@ def test_steps_by_hand(norm: str, bias: float, overshoot: float, backward: float
         points = torch.where(changed.view(-1, 1, 1, 1), x + backward * (points - x), points)
     assert torch.stack(both).any()
     assert (corners > 0) == (steps > 30)
+
+
+class Hard(nn.Module):
+    """Class 1 where most pixels are bright; the margin falls on the way. With pixel 0 it is easy."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        easy, mean = x.flatten(1)[:, 0], x.flatten(1)[:, 1:].mean(1)
+        hard = torch.where(mean > 0.9, 5.0, 0.0) - 0.2 - (mean - 0.3).abs()
+        margin = torch.where(easy > 0.5, 10 * (mean - 0.5), hard)
+        return torch.stack([torch.zeros_like(margin), margin], 1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("targeted", [False, True])
+def test_what_has_no_success_explores_whatever_its_batch(norm: str, targeted: bool) -> None:
+    x = torch.full((2, 1, 4, 4), 0.2, dtype=torch.float64)
+    x[0, 0, 0, 0], x[1, 0, 0, 0] = 0.1, 0.9
+    mask, y = torch.ones(4, 4, dtype=torch.bool), torch.zeros(2, dtype=torch.long)
+    mask[0, 0] = False
+    given: dict[str, Any] = {"steps": 150, "mask": mask, "targeted": targeted}
+    both = fab(Hard(), x, y, THREATS[norm](torch.inf), **given)
+    alone = fab(Hard(), x[:1], y[:1], THREATS[norm](torch.inf), **given)
+    assert both.success.all()
+    torch.testing.assert_close(alone.distance, both.distance[:1])
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("targeted", [False, True])
+def test_long_runs_of_a_batch_are_those_of_its_samples(norm: str, targeted: bool) -> None:
+    """Each explores by what it has found itself."""
+    net, x = mlp(5), images(6)
+    y, given = labels(net, x), {"steps": 100, "targeted": targeted}
+    out = fab(net, x, y, THREATS[norm](torch.inf), **given)
+    for i in range(len(x)):
+        ids = torch.tensor([i])
+        one = fab(net, x[i : i + 1], y[i : i + 1], THREATS[norm](torch.inf), ids=ids, **given)
+        torch.testing.assert_close(one.distance, out.distance[i : i + 1], rtol=1e-6, atol=1e-9)
 
 
 def passes(net: nn.Module, x: Tensor, y: Tensor, **options: Any) -> tuple[int, int]:

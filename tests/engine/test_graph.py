@@ -201,3 +201,13 @@ def test_on_a_gpu_replays_are_the_gradient() -> None:
         for expected, actual in zip(plain.input_gradient(x, y), replayed.input_gradient(x, y), strict=True):
             torch.testing.assert_close(actual, expected)
     assert replayed.search.graphs is not None
+
+
+def test_a_step_inside_another_context_is_still_one() -> None:
+    graphs = Graphs()
+    assert not graphs.replays
+    with graphs.set_aside(replays=True), graphs.set_aside():
+        assert graphs.replays
+        assert graphs.aside
+    assert not graphs.replays
+    assert not graphs.aside

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from fastadv.engine import freeze
+from fastadv.engine import freeze, search_twin
 from fastadv.engine.fold import Refused
 from tests.engine.rewritten import answers, folded
 
@@ -386,3 +386,39 @@ def test_checkpoints(how: str) -> None:
     assert not any("fell back" in note for note in frozen.notes)
     if how == "around":
         assert set(frozen.notes) == {"channels-last", "folded 1 BatchNorm"}
+
+
+@pytest.mark.parametrize("tested", [None, "guard off"])
+def test_what_a_backward_of_ours_makes_a_checkpoint_compute_again_is_rewritten(
+    tested: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slope of a large ReLU asks for what it saved, which runs the block once more, folded as before."""
+    if tested:  # it would hide a block that is run once more as it was given
+        monkeypatch.setattr(search_twin, "compared", lambda *given: True)
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(32, 32, 3, stride=2, padding=1, groups=2, bias=False)
+            self.norm = nn.BatchNorm2d(32)
+            self.norm.running_mean.uniform_(-1, 1)
+            self.norm.running_var.uniform_(0.3, 1)
+
+        def body(self, x: Tensor) -> Tensor:
+            return F.relu(self.norm(self.conv(x)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            made: Tensor = checkpoint(self.body, x, use_reentrant=False)
+            return made
+
+    torch.manual_seed(0)
+    last = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5))
+    net = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), Block(), last).eval()
+    x, y = torch.rand(32, 3, 24, 24), torch.arange(32) % 5
+    frozen = freeze(net)
+    _, _, found = frozen.input_gradient(x, y)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(F.cross_entropy(net(leaf), y, reduction="sum"), leaf)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
+    assert "folded 1 BatchNorm" in frozen.notes
+    assert not any(note.startswith(("not fold", "not rewritten")) for note in frozen.notes)

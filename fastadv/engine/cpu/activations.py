@@ -29,8 +29,8 @@ class _ReLU(torch.autograd.Function):
 
     @staticmethod
     @unseen
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (out,) = ctx.saved_tensors
+    def backward(ctx: Any, saved: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor, None]:
+        (out,) = saved
         if gradient.stride() != out.stride():  # as after a mean: the next function wants the layout of `out`
             gradient = torch.empty_like(out).copy_(gradient)
         return relu_slope(gradient, out), None

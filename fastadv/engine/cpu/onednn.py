@@ -49,8 +49,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @unseen
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (weight,) = ctx.saved_tensors
+    def backward(ctx: Any, saved: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = saved
         found = fast_linear(gradient, weight.t())  # with a derivative of its own
         return (gradient @ weight if found is NotImplemented else found), None, None
 

@@ -31,8 +31,8 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @unseen
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        (weight,), how = ctx.saved_tensors, ctx.how
+    def backward(ctx: Any, saved: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (weight,), how = saved, ctx.how
         if torch.is_grad_enabled():  # it is to have a derivative itself
             size = [len(gradient), *ctx.size]
             found = conv2d_input(size, weight, gradient, how.stride, how.padding, how.dilation)  # type: ignore[no-untyped-call]

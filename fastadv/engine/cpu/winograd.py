@@ -109,9 +109,8 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @unseen
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, saved: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight, padding = ctx.weight, ctx.padding
-        _ = ctx.saved_tensors
         if torch.is_grad_enabled():  # it is to have a derivative itself
             found = conv2d_input(ctx.shape, weight, gradient, padding=padding)  # type: ignore[no-untyped-call]
             return found, None, None, None, None
