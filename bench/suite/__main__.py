@@ -38,9 +38,6 @@ COLUMNS = {"case": 28, "provider": 40, "seconds": 8, "times_peer": 10, "found": 
            "forwards": 9, "backwards": 9, "over_ideal": 10}  # fmt: skip
 
 
-Way = Callable[[nn.Module], Tensor]
-
-
 def providers(
     case: Case,
     x: Tensor,
