@@ -1,4 +1,4 @@
-"""Noise of growing size: the search that attacks with random noise share."""
+"""The least noise: the search that attacks with random noise share."""
 
 import math
 from collections.abc import Callable
@@ -21,6 +21,8 @@ Grow = Callable[[Search, Tensor, Tensor], Tensor]
 
 # by what share a noise has to become smaller to be worth a query
 WORTH = 1e-3
+# each level shifts its sizes by this share of a step, which never meets an earlier size again
+GOLDEN = (math.sqrt(5) - 1) / 2
 # how often a scale is corrected for what the box cuts off
 CORRECTIONS = 4
 
@@ -64,9 +66,9 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
 def smallest_noise(search: Search, noise: Noise, levels: int, repetitions: int, most: Tensor) -> None:
     """Look for the smallest noise that is a success, with levels * repetitions queries a sample.
 
-    At level i, `repetitions` noises of size i / levels * most [n] pass the model at once. The first success
-    is made smaller by sections, of `repetitions` sizes at once. Then fresh noises that are just smaller than
-    the best so far are tried, and the next success takes its place.
+    Until there is one, noises whose sizes are spread up to most [n] pass the model, `repetitions` at once.
+    A success is made smaller by sections, of `repetitions` sizes at once. Then fresh noises that are just
+    smaller than the best so far are tried, and the next success takes its place.
 
     Afterwards `rows.noise` is the best noise of each sample, in the shape of x, and `rows.size` [n] its size,
     inf where none was found.
@@ -76,16 +78,17 @@ def smallest_noise(search: Search, noise: Noise, levels: int, repetitions: int, 
     rows.size, rows.low = torch.full_like(most, torch.inf), torch.zeros_like(most)
     rows.noise = torch.zeros_like(x)
     seed = rng.derive(search.seed, noise.name, search.restart)
-    shares = torch.arange(1, repetitions + 1, device=most.device) / (repetitions + 1)
+    steps = torch.arange(1, repetitions + 1, device=most.device)
+    shares = steps / (repetitions + 1)
     for level in range(1, levels + 1):
         step = torch.ones_like(rows.size) if noise.whole else WORTH * rows.size
         found = rows.size.isfinite()
         narrows = found & (rows.size - rows.low > step)
-        size = torch.where(found, rows.size - step, rows.most * level / levels)
-        inside = rows.low[:, None] + (rows.size - rows.low)[:, None] * shares
+        less, inside = rows.size - step, rows.low[:, None] + (rows.size - rows.low)[:, None] * shares
+        spread = rows.most[:, None] * (steps - (level - 1) * GOLDEN % 1) / repetitions
         if noise.whole:
-            size, inside = size.ceil(), inside.floor()
-        sizes = torch.where(narrows[:, None], inside, size[:, None])
+            less, inside, spread = less.ceil(), inside.floor(), spread.ceil()
+        sizes = torch.where(found[:, None], less[:, None], spread).where(~narrows[:, None], inside)
         fresh = noise.draw(repetitions * search.x[0].numel(), seed, search.ids, level).to(rows.noise.dtype)
         fresh = fresh.view(len(sizes), repetitions, *search.x.shape[1:])
         tried = torch.where(like(narrows, fresh), rows.noise.unsqueeze(1), fresh)

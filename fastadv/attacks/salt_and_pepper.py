@@ -30,9 +30,9 @@ def salt_and_pepper(
 ) -> AttackResult:
     """The fewest random coordinates that, sent to random ends of the box, change the decision.
 
-    Noise of growing size is drawn afresh at each level (Schott et al. 2018, table 1). From a sample's first
-    success on, the search is for less: of the success as few coordinates are kept as it needs, in the random
-    order in which they came; then fresh noise of one coordinate less is drawn until some succeeds, and so on.
+    Until a sample has a success, noises of all sizes are drawn (Schott et al. 2018, table 1). From then on
+    the search is for less: of the success as few coordinates are kept as it needs, in the random order in
+    which they came; then fresh noise of one coordinate less is drawn until some succeeds, and so on.
     Coordinates that lie at their end of the box already do not count.
 
     Args:
@@ -40,9 +40,9 @@ def salt_and_pepper(
         x: floating [B, ...] inside the box.
         y: int [B], labels.
         threat: L0 with a finite box; the radius is inf, or the largest number of coordinates of interest.
-        levels: an integer >= 1. Until a sample has a success, the noise at level i changes i / levels of its
-            coordinates.
-        repetitions: an integer >= 1, noises at each level; levels * repetitions samples pass the model for
+        levels: an integer >= 1, how often noises are drawn. Until a sample has a success, they change shares
+            of its coordinates that are spread from few to all.
+        repetitions: an integer >= 1, noises drawn at once; levels * repetitions samples pass the model for
             each image.
         seed: of the noise.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.

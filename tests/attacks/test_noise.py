@@ -51,21 +51,26 @@ class Never(nn.Module):
         return torch.tensor([1.0, 0.0]).expand(len(x), 2)
 
 
+def spread(levels: int, repetitions: int) -> Tensor:
+    """[levels, repetitions, 1] shares of the farthest, each level shifted by the golden ratio."""
+    shift = torch.arange(levels).double() * (5**0.5 - 1) / 2 % 1
+    return ((torch.arange(1, repetitions + 1) - shift[:, None]) / repetitions).unsqueeze(2)
+
+
 @pytest.mark.parametrize("inputs", [784, 3072])
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
-def test_noise_grows_level_by_level(name: str, norm: str, inputs: int) -> None:
-    """Its distance to x is the size of the level, or just below; every noise is another."""
-    x, levels, most = saturated(3, inputs), 4, {"l0": float(inputs), "l2": 3.0, "linf": 0.2}[norm]
-    # without edges of the box the radius is the farthest; with them it has no say in the levels
-    threat = THREATS[norm](most, (-INF, INF))
-    if norm == "l0":
-        threat, levels = L0(4.0), inputs // 10
-    out, points = queried(name, Never(), x, threat, levels=levels, repetitions=3)
+def test_sizes_are_spread_up_to_the_farthest(name: str, norm: str, inputs: int) -> None:
+    """The distance to x is the size, or just below; every noise is another, and no two sizes are alike."""
+    x, most = images(3, (inputs,), dtype=torch.float32) / 3 + 0.3, {"l2": 3.0, "linf": 0.2}.get(norm, inputs)
+    # without edges of the box the radius is the farthest; with them it has no say in the sizes
+    threat = L0(4.0) if norm == "l0" else THREATS[norm](most, (-INF, INF))
+    out, points = queried(name, Never(), x, threat, levels=4, repetitions=3)
     assert (out.status == Status.HELD).all()
     points = points[: 4 * 3]  # the verdict comes after them
     sizes = torch.stack([threat.distance(z, x) for z in points]).view(4, 3, 3)
-    wanted = most * torch.arange(1, 5).double().view(4, 1, 1) / levels
+    wanted = most * spread(4, 3)
     wanted = wanted.ceil() if norm == "l0" else wanted
+    assert len(wanted.unique()) == 12
     assert (sizes <= wanted * (1 + 1e-6)).all()
     assert (sizes >= wanted * (1.0 if norm == "l0" else 0.98)).all()
     signs = (points - x).sign().flatten(2)
@@ -84,34 +89,37 @@ def test_salt_and_pepper_sends_pixels_to_the_ends() -> None:
     inside = (x > 0) & (x < 1)
     rose = (points == 1)[:-1, inside & mask] & moved[:-1, inside & mask]
     assert 0.45 < float(rose.float().sum() / moved[:-1, inside & mask].float().sum()) < 0.55
-    # each level moves as many as it says, or all that can move; half of those at an end can
-    assert moved[:2].sum(2).eq(500 / 4).all()
-    assert (moved[6].sum(1) <= 500).all()
+    # as many move as the size says, or all that can; half of those at an end can
+    assert moved[0].sum(1).eq(500 / 2).all()
+    assert moved[4].sum(1).eq(191).all()  # (1 - 2 * 0.618 % 1) / 2 of the 500, rounded up
+    assert (moved.sum(2) <= 500).all()
 
 
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
 def test_masked_noise_has_the_size_of_the_level(name: str, norm: str) -> None:
     """What the mask holds has no part in it: 100 pixels of 784 move as far as all would."""
-    x, mask = saturated(3, 784), torch.arange(784) < 100
-    levels, most = (10, 100.0) if norm == "l0" else (2, {"l2": 2.0, "linf": 0.2}[norm])
+    x, mask = images(3, (784,), dtype=torch.float32) / 3 + 0.3, torch.arange(784) < 100
+    most = {"l0": 100.0, "l2": 2.0, "linf": 0.2}[norm]
     threat = L0(INF) if norm == "l0" else THREATS[norm](torch.full((3,), most), (-INF, INF))
-    _, points = queried(name, Never(), x, threat, levels=levels, repetitions=3, mask=mask)
+    _, points = queried(name, Never(), x, threat, levels=2, repetitions=3, mask=mask)
     sizes = torch.stack([threat.distance(z, x) for z in points[:6]]).view(2, 3, 3)
-    wanted = most * torch.tensor([1.0, 2.0]).double().view(2, 1, 1) / levels
+    wanted = most * spread(2, 3)
+    wanted = wanted.ceil() if norm == "l0" else wanted
     assert (sizes <= wanted * (1 + 1e-6)).all()
     assert (sizes >= wanted * (1.0 if norm == "l0" else 0.9)).all()
 
 
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
-def test_levels_lead_to_the_farthest_point_that_the_mask_allows(name: str, norm: str) -> None:
+def test_sizes_lead_to_the_farthest_point_that_the_mask_allows(name: str, norm: str) -> None:
     x, mask = saturated(3, 784), torch.arange(784) < 100
     x[:, mask] = 0.4  # elsewhere there is more room
     threat = THREATS[norm](INF)
     _, points = queried(name, Never(), x, threat, levels=5, repetitions=3, mask=mask)
     sizes = torch.stack([threat.distance(z, x) for z in points[:3]])
-    wanted = threat.distance(torch.where(mask, 1.0, x), x) / 5
+    wanted = threat.distance(torch.where(mask, 1.0, x), x) * spread(1, 3)[0]
+    wanted = wanted.ceil() if norm == "l0" else wanted
     assert (sizes <= wanted * (1 + 1e-6)).all()
-    assert (sizes >= wanted * (1.0 if norm == "l0" else 0.9)).all()
+    assert (sizes[:2] >= wanted[:2] * (1.0 if norm == "l0" else 0.9)).all()
 
 
 def test_salt_and_pepper_goes_on_to_one_coordinate() -> None:
