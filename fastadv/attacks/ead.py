@@ -23,6 +23,9 @@ from fastadv.threat import Threat
 BETA = 10.0
 # the first constant, as a multiple of what a linear model needs
 FIRST = 4.0
+# the flattest slope that may decide in a linear model, as a share of the steepest: a pixel that hardly counts
+# says nothing about the constant
+FLATTEST = 0.3
 # a finite stand-in for the room of a pixel in a box without edges
 FAR = 1e15
 
@@ -49,8 +52,9 @@ def ead(
     paper's L1 rule).
 
     Unlike in the authors' code, beta outweighs the squared distance, the first constant fits the model's
-    gradient at x, the length of steps fits the expected distance and falls to zero in a straight line, and a
-    sample leaves when a search has brought it nothing.
+    gradient at x, the length of steps fits the expected distance and falls to zero in a straight line, a
+    search after one that met no success takes steps of that whole distance, and a sample leaves when a search
+    has brought it nothing.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -63,7 +67,8 @@ def ead(
         constant: a number > 0, that of the first search. None is 4 times what a linear model with the
             gradient at x needs.
         step_size: a number > 0, how far the steepest pixel moves in the first step, as a share of the
-            distance that is expected, or of the width of the box if that is less.
+            distance that is expected, or of the width of the box if that is less; at least 1 after a search
+            that met no success.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`. The margin is that of
             the criterion.
 
@@ -85,6 +90,9 @@ def ead(
         for number in range(searches):
             _constant.begin_run(search)
             rows.points = rows.before_step = search.x
+            # a sample without a success is stuck where small steps led it
+            far = max(step_size, 1.0) if number else step_size
+            rows.share = torch.where(search.best.success, step_size, far)
             for step in range(steps):
                 look = search.gradient(rows.points, margin)
                 assert look.gradient is not None
@@ -95,7 +103,7 @@ def ead(
                     rows.steepest, rows.length = steepest, -look.loss / steepest
                 rows.hit |= look.adversarial
                 torch.maximum(rows.steepest, steepest, out=rows.steepest)
-                first = step_size * rows.length.nan_to_num(edge).clamp_max(edge)
+                first = rows.share * rows.length.nan_to_num(edge).clamp_max(edge)
                 rate = first * (1 - step / steps) / (rows.constant * rows.steepest)
                 rate = like(rate.nan_to_num(0.0, 0.0), search.x).to(search.x.dtype)
                 _advance(search, look.gradient * _constant.force(search, look), rate, step)
@@ -128,7 +136,7 @@ def _needed(search: Search, look: Look, weight: float) -> Tensor:
     steep, order = look.gradient.abs().flatten(1).sort(1, descending=True)
     gap = -look.loss[:, None]
     count = ((steep * room.gather(1, order)).cumsum(1) < gap).sum(1, keepdim=True)
-    last = steep.gather(1, count.clamp_max(steep.shape[1] - 1))
+    last = steep.gather(1, count.clamp_max(steep.shape[1] - 1)).maximum(FLATTEST * steep[:, :1])
     return (
         (weight / last + 2 * gap / steep.square().sum(1, keepdim=True)).squeeze(1).to(search.best.rank.dtype)
     )

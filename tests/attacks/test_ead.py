@@ -238,3 +238,25 @@ def test_the_first_step_by_hand() -> None:
     ahead = away + rate / 2 * (constant * gradient - 2 * away)
     reached = ahead.sign() * (ahead.abs() - rate / 2 * 10).clamp_min(0)
     assert any(torch.allclose(batch[0] - 0.5, reached, rtol=0, atol=1e-9) for batch in seen)
+
+
+def test_a_start_from_which_a_linear_model_reaches_nothing() -> None:
+    """Half of the pixels do not count, and the slope at x is too small: the constant fits those that do."""
+
+    def model(z: Tensor) -> Tensor:
+        total = z[:, ::2].sum(1)
+        return torch.stack([torch.ones_like(total), 0.02 * total + 3 * (total - 2).relu()], 1)
+
+    x = torch.full((1, 20), 0.05, dtype=torch.float64)
+    assert ead(model, x, torch.tensor([0]), L1(math.inf), steps=60, searches=1).success
+
+
+def test_a_search_after_one_without_a_success_leaves_the_hill() -> None:
+    def model(z: Tensor) -> Tensor:
+        height = z.mean(1)
+        hill = torch.minimum(height, 0.8 - height).maximum(10 * (height - 0.8)) - 1
+        return torch.stack([torch.zeros_like(hill), hill], 1)
+
+    x, y = torch.zeros(1, 4, dtype=torch.float64), torch.tensor([0])
+    assert not ead(model, x, y, L1(math.inf), steps=40, searches=1).success
+    assert ead(model, x, y, L1(math.inf), steps=40, searches=2).success
