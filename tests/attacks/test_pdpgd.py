@@ -1,5 +1,6 @@
 """PDPGD: its proximal operators against brute force, and what it refuses."""
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -125,3 +126,33 @@ def test_it_finds_its_way_on_a_robust_net(norm: str, most: float, shared_data: A
     model, (x, y) = robust(), images_of_mnist(16, data_dir=shared_data.data_dir)
     out = pdpgd(model, x, y, THREATS[norm](torch.inf), steps=300)
     assert float(out.distance.median()) < most
+
+
+@pytest.mark.parametrize("outcome", ["held", "success"])
+def test_how_the_weight_of_the_distance_moves_while_it_explores(
+    outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand: its logarithm goes by steps that fall from 5 / steps to a tenth, up at successes."""
+    shares: list[float] = []
+    operator = _proximal_adam._proximal
+
+    def watched(search: Any, *given: Any) -> torch.Tensor:
+        shares.append(search.rows.share.item())
+        return operator(search, *given)
+
+    monkeypatch.setattr(_proximal_adam, "_proximal", watched)
+
+    def model(z: torch.Tensor) -> torch.Tensor:
+        slope = 1e-9 * z.sum(1)
+        ahead = torch.where((z != 0.5).any(1) if outcome == "success" else slope < 0, -1.0, 1.0)
+        return torch.stack([ahead + slope, slope * 0], 1)
+
+    pdpgd(model, torch.full((1, 4), 0.5, dtype=torch.float64), torch.tensor([0]), L2(torch.inf), steps=40)
+    count, sign = len(shares), 1 if outcome == "success" else -1
+    assert 8 < count < 40
+    balance, share = math.log(0.01), 0.01 / 1.01
+    for step, seen in enumerate(shares):
+        assert seen == pytest.approx(share, rel=1e-6), step
+        up = sign if step else -1  # x itself is no success
+        balance += up * 5 / count * (1 - 0.9 * step / (count - 1))
+        share = 0.9 * share + 0.1 / (1 + math.exp(-balance))
