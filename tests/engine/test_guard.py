@@ -58,6 +58,7 @@ def apart(found: Tensor, expected: Tensor) -> float:
 def _all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small layers are rewritten too."""
     monkeypatch.setattr(activations, "LEAST", 0)
+    monkeypatch.setattr(onednn, "is_faster", onednn.available)
     monkeypatch.setattr(onednn, "LEAST", 0)
     monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
     monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 16, torch.bfloat16: 16})

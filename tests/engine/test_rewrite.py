@@ -30,6 +30,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activations, "LEAST", 0)
+    monkeypatch.setattr(onednn, "is_faster", onednn.available)
     monkeypatch.setattr(onednn, "LEAST", 0)
     monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 8, torch.bfloat16: 8})
     monkeypatch.setattr(winograd, "LEAST_TILES", 0)

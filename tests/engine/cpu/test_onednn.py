@@ -18,6 +18,11 @@ pytestmark = pytest.mark.skipif(not onednn.available(), reason="torch was built 
 NOTE = "linear layers by oneDNN"
 
 
+@pytest.fixture(autouse=True)
+def _whoever_made_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "is_faster", onednn.available)
+
+
 @pytest.fixture
 def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onednn, "LEAST", 0)
@@ -280,3 +285,25 @@ def test_a_model_with_such_a_convolution_says_so() -> None:
     assert not any("cover" in note for note in frozen.notes)
     torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-6)
     assert "convolutions that cover the image as products" in frozen.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "mkl", "faster"),
+    [
+        ("Intel(R) Xeon(R) Processor", True, False),
+        ("Intel(R) Xeon(R) Processor", False, True),
+        ("AMD EPYC 9B14", True, True),
+        ("Neoverse-V2", False, True),
+    ],
+)
+def test_mkl_stays_where_it_is_at_home(
+    name: str, mkl: bool, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(onednn, "cpu_name", lambda: name)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    monkeypatch.setattr(onednn, "LEAST", 0)
+    monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 0)
+    layer = nn.Linear(6, 5).requires_grad_(False)
+    assert onednn.gains(layer) == faster
+    assert (onednn.fast_linear(torch.randn(3, 6), layer.weight) is not NotImplemented) == faster
