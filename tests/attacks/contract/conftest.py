@@ -15,7 +15,12 @@ from ..nets import Case
 from .cases import CASES
 
 # of each component of AutoAttack: a tenth of them or less find what there is to find in nets this small
-FEW = {"apgd": {"steps": 5}, "fab": {"steps": 5}, "square": {"queries": 20}}
+FEW = {
+    "apgd": {"steps": 5},
+    "fab": {"steps": 5},
+    "pdpgd": {"steps": 20},
+    "square": {"queries": 20},
+}
 
 
 @pytest.fixture(autouse=True)
