@@ -32,7 +32,7 @@ class Case:
     `ours` makes our arguments of a budget and of the passes that the best peer spent on each image.
     `images` and `few` are the most images of the two variants; with `few` 0 there is no short one.
     `chance` says that the outcome hangs on random draws, which are not the peers'. Of the full variant there
-    are then `seeds` runs, and all of their images count.
+    are then `seeds` runs and of the short one `few_seeds`, and all of their images count.
     """
 
     attack: str
@@ -47,6 +47,7 @@ class Case:
     few: int = 25
     chance: bool = False
     seeds: int = 1
+    few_seeds: int = 1
 
     @property
     def name(self) -> str:
@@ -91,8 +92,8 @@ class Case:
 
     def draws(self, variant: str) -> list[Budget]:
         """What tells the runs of the variant apart: a seed, where there are several."""
-        several = variant == "full" and self.seeds > 1
-        return [{"seed": seed} for seed in range(self.seeds)] if several else [{}]
+        seeds = self.seeds if variant == "full" else self.few_seeds
+        return [{"seed": seed} for seed in range(seeds)] if seeds > 1 else [{}]
 
     def count(self, variant: str, samples: int = 100) -> int:
         """How many of so many images are used."""
