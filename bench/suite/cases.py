@@ -32,7 +32,7 @@ SEARCHED: dict[str, Any] = {
 # with three, two equal attacks differ by up to two images of a hundred, and in L1, where the start decides
 # more, even with twelve by more than one; those that go through several classes draw for each
 SEEDS, SEEDS_OF_CLASSES = 12, 4
-SEEDS_L1, SEEDS_OF_CLASSES_L1, FEW_SEEDS_L1 = 24, 8, 4
+SEEDS_L1, SEEDS_OF_CLASSES_L1, FEW_SEEDS_L1 = 48, 8, 4
 HUNDRED: dict[str, Any] = {"full": {"steps": 100}, "quick": {"steps": 20}, "seeds": SEEDS}
 QUERIES: dict[str, Any] = {"full": {"queries": 1000}, "quick": {"queries": 500}, "seeds": SEEDS}
 # AttackBench starts FMN with a step of 10 in Linf and of 1 elsewhere; in L2 and L1 that fails on many digits

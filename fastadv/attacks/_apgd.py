@@ -184,9 +184,7 @@ class Sparse(Stage):
         rows = self.search.rows
         rows.longest = rows.step_size = self.factor * self.radius()
         rows.nonzero = self._nonzero(rows.points)
-        # not divided by SHRINK: in the authors' code, too, the first steps are wider, where rounding in the
-        # projection makes coordinates count that did not move
-        rows.density = rows.nonzero / rows.points[0].numel()
+        rows.density = rows.nonzero / rows.points[0].numel() / SHRINK
         if not self.started:
             rows.density = torch.full_like(rows.density, DENSITY)
             rows.nonzero = torch.full_like(rows.nonzero, rows.points[0].numel())

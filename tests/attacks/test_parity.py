@@ -40,7 +40,6 @@ MEDIANS = 12
 # see docs/parity.md for the long ones
 BEHIND = {
     *(("apgd-ce-l2-2", net) for net in ("l2", "quantized")),
-    *(("apgd-ce-l1-10", net) for net in ("l2", "quantized")),  # of 500 images 278 hold, the peer's 276
     ("fmn-l1", "quantized"),
     *(("sigma_zero-l0", net) for net in ("linf", "saturated")),
 }

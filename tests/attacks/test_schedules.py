@@ -99,7 +99,7 @@ def test_a_stage_of_apgd_in_l1_begins_at_the_strongest_point(best: int) -> None:
         radius = 0.5 * factor
         start = ops.project_l1(points[first - 30 + best][None], x[None], radius, (0.0, 1.0))[0]
         same(points[first:], [start])
-        share = int((points[first] != x).sum()) / 24
+        share = int((points[first] != x).sum()) / 24 / 1.5
         choices = sparse_steps(points[first], turning(24)(first), share, radius, x, radius)
         one_of(points[first + 1], choices, first)
 
