@@ -211,3 +211,11 @@ def test_a_step_inside_another_context_is_still_one() -> None:
         assert graphs.aside
     assert not graphs.replays
     assert not graphs.aside
+
+
+def test_what_a_graph_replays_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen, x, y = graphed(net()), torch.rand(3, 2, 8, 8), torch.tensor([0, 1, 2])
+    plain = frozen.search.gradient(x, y, "ce", None, False)
+    monkeypatch.setattr(frozen.search, "replayed", lambda run: tuple(2 * part for part in plain))
+    for got, part in zip(frozen.search.captured(x, y, "ce", None, False), plain, strict=True):
+        torch.testing.assert_close(got, 2 * part)

@@ -353,3 +353,24 @@ def test_two_mistakes_are_both_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-4
     assert frozen.search.rewriting.off == {"thin", "onednn"}
     assert any(note.startswith("not thin and onednn:") for note in frozen.notes)
+
+
+@pytest.mark.parametrize("format", [torch.float32, torch.bfloat16])
+def test_zero_is_the_gradient_only_where_it_is_the_models(format: torch.dtype) -> None:
+    x, by_logits, own = torch.rand(16, 6), torch.rand(16, 3), torch.rand(16, 6)
+    zero, here_and_there = torch.zeros(16, 6), own.clone()
+    here_and_there[3::8] = 0  # as few as may have a kink
+
+    def answer(found: Tensor, given: Tensor) -> bool | None:
+        def pull(gradient: Tensor) -> guard.Pull:
+            return lambda x, by_logits: gradient[: len(x)]
+
+        ways = guard.Ways(searched=pull(found), given=pull(given), plain=pull(given))
+        return guard.agrees(ways, x, by_logits, found, format)
+
+    assert answer(own, own)
+    assert answer(zero, zero)
+    assert not answer(zero, own)
+    assert not answer(own, zero)
+    if format == torch.float32:
+        assert not answer(here_and_there, own)

@@ -390,3 +390,18 @@ def test_reachable() -> None:
     assert not holds(empty)
     later = net
     assert holds(empty)
+
+
+def test_only_the_first_pass_pays_for_the_look() -> None:
+    profilers = []
+
+    class Net(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            profilers.append(sys.getprofile())
+            return super().forward(input)
+
+    frozen = freeze(Net(4, 3), fold=False)
+    for _ in range(3):
+        frozen.verdict(torch.rand(2, 4))
+    assert profilers[0] is not None
+    assert profilers[1:] == [None, None]

@@ -173,6 +173,7 @@ def test_a_model_without_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     found = fa.attacks.square(frozen, X, Y, fa.Linf(0.1), queries=5)
     assert torch.isfinite(found.x_adv).all()
     assert "not tuned: the model has no gradient" in frozen.notes
+    assert not frozen.search._options.tune  # nor tries again
 
 
 def test_processes_of_a_group_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -261,3 +262,23 @@ def test_no_pyplot(tmp_path, monkeypatch):
     figures.examples(X, X, Y, Y, tmp_path / "b.png")
     figures.bars({"a": {"clean": 1.0}}, tmp_path / "c.png")
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_everything_lies_on_the_page_and_no_words_on_others(drawn):
+    nets = {"standard": {"clean": 0.98, "robust": 0.04}, "trained": {"clean": 0.9, "robust": 0.5}}
+    figures.bars(nets, "b.png", title="nets", reference={"trained": {"robust": 0.47}}, reference_name="paper")
+    figures.curves({"net": LINE, "other": (LINE[0], LINE[1] / 2)}, "a.png", title="curves")
+    figures.examples(X, X + 0.1, Y, Y, "a.png", title="an attack")
+    rows = [figures.Strip("first", X), figures.Strip("apart", 0.1 * X, difference=True)]
+    figures.strips(rows, "a.png", title="strips", subtitle="of four")
+    figures.strips(rows, "a.png", subtitle="of four")
+    figures.strips([figures.Strip("", 0.1 * X, difference=True)], "a.png")
+    for figure in drawn:
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        words = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+        boxes = [text.get_window_extent(renderer) for text in words if text.get_text().strip()]
+        page = figure.bbox.padded(1)
+        for box in (*boxes, *(axes.bbox for axes in figure.axes)):
+            assert all(page.contains(x, y) for x, y in box.corners()), box
+        for i, one in enumerate(boxes):
+            assert not any(one.overlaps(other) for other in boxes[:i])

@@ -81,6 +81,8 @@ def run_pytest(root: Path, stage: Stage) -> None:
     os.environ.setdefault("FASTADV_SHARED_DATA", str(ROOT.parent / "shared" / "data"))
     sys.dont_write_bytecode = True
     sys.path[:] = [str(root), *(place for place in sys.path if Path(place) != Path(__file__).parent)]
+    # a process that a test starts would begin with the file that has started this one
+    vars(sys.modules["__main__"]).pop("__file__", None)
     with Path("pytest.log").open("w") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)

@@ -79,8 +79,8 @@ def strips(
     if not rows:
         raise InputError("rows: expected at least one strip of images, got none")
     gain = amplification([row.images for row in rows if row.difference])
-    named = any(row.name for row in rows)
-    left = 0.3 + 0.075 * max(len(text) for row in rows for text in (row.name, row.remark)) if named else 0.08
+    longest = max(len(text) for row in rows for text in (_shown(row, gain), row.remark))
+    left = 0.3 + 0.075 * longest if longest else 0.08
     top = 0.08 + (0.22 if title else 0) + (0.22 if subtitle else 0) + (0.08 if title or subtitle else 0)
     width = left + max(len(row.images) * (row.side[0] + GAP) for row in rows)
     height = top + sum(row.apart + row.height + GAP for row in rows)
@@ -159,10 +159,13 @@ def round_down(value: float) -> float:
     return max(1.0, max(step * power for step in (1, 1.5, 2, 3, 5, 8) if step * power <= value * (1 + 1e-6)))
 
 
+def _shown(row: Strip, gain: float) -> str:
+    return f"{row.name} × {gain:g}".lstrip() if row.difference else row.name
+
+
 def _name(figure: "Figure", row: Strip, gain: float, right: float, middle: float) -> None:
-    name = f"{row.name} × {gain:g}" if row.difference else row.name
     apart = 0.085 / figure.get_figheight() if row.remark else 0.0
-    figure.text(right, middle + apart, name, fontsize=9, color=INK, ha="right", va="center")
+    figure.text(right, middle + apart, _shown(row, gain), fontsize=9, color=INK, ha="right", va="center")
     if row.remark:
         figure.text(right, middle - apart, row.remark, fontsize=7.5, color=FAINT, ha="right", va="center")
 

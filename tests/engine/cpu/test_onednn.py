@@ -307,3 +307,12 @@ def test_mkl_stays_where_it_is_at_home(
     layer = nn.Linear(6, 5).requires_grad_(False)
     assert onednn.gains(layer) == faster
     assert (onednn.fast_linear(torch.randn(3, 6), layer.weight) is not NotImplemented) == faster
+
+
+@pytest.mark.usefixtures("_small_ones_too")
+def test_a_backward_that_is_declined_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.randn(3, 6, requires_grad=True), torch.randn(5, 6)
+    out = onednn.fast_linear(x, weight)
+    monkeypatch.setattr(onednn, "LEAST", 1 << 40)
+    ones = torch.ones(3, 5)
+    torch.testing.assert_close(torch.autograd.grad(out, x, ones)[0], ones @ weight)
