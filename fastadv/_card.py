@@ -43,13 +43,22 @@ def _version(package: str) -> str:
 @cache
 def cpu_name() -> str:
     """The processor's model name as the system reports it."""
+    return _of_processor("model name") or platform.processor() or platform.machine()
+
+
+@cache
+def is_intel() -> bool:
+    """Whether Intel made the processor, whatever a virtual machine calls it."""
+    return "GenuineIntel" in (_of_processor("vendor_id") or platform.processor())
+
+
+def _of_processor(key: str) -> str:
+    """What Linux tells of the first processor under the key; "" where it tells nothing."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), "")
 
 
 def machine() -> dict[str, Any]:

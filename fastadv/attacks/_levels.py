@@ -21,7 +21,7 @@ Grow = Callable[[Search, Tensor, Tensor], Tensor]
 
 # by what share a noise has to become smaller to be worth a query
 WORTH = 1e-3
-# each level shifts its sizes by this share of a step, which never meets an earlier size again
+# by what share of the distance between two sizes each level shifts its sizes: they soon lie dense
 GOLDEN = (math.sqrt(5) - 1) / 2
 # how often a scale is corrected for what the box cuts off
 CORRECTIONS = 4
@@ -87,7 +87,7 @@ def smallest_noise(search: Search, noise: Noise, levels: int, repetitions: int, 
         less, inside = rows.size - step, rows.low[:, None] + (rows.size - rows.low)[:, None] * shares
         spread = rows.most[:, None] * (steps - (level - 1) * GOLDEN % 1) / repetitions
         if noise.whole:
-            less, inside, spread = less.ceil(), inside.floor(), spread.ceil()
+            inside, spread = inside.floor(), spread.ceil()
         sizes = torch.where(found[:, None], less[:, None], spread).where(~narrows[:, None], inside)
         fresh = noise.draw(repetitions * search.x[0].numel(), seed, search.ids, level).to(rows.noise.dtype)
         fresh = fresh.view(len(sizes), repetitions, *search.x.shape[1:])

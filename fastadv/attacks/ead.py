@@ -53,8 +53,8 @@ def ead(
 
     Unlike in the authors' code, beta outweighs the squared distance, the first constant fits the model's
     gradient at x, the length of steps fits the expected distance and falls to zero in a straight line, a
-    search after one that met no success takes steps of that whole distance, and a sample leaves when a search
-    has brought it nothing.
+    sample without a success after its first search takes long steps, and a sample leaves when a search has
+    brought it nothing.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -65,10 +65,10 @@ def ead(
         searches: an integer >= 1, the largest number of searches.
         beta: a number > 0, in input units. None is 10 times the width of the box; the paper has 0.001 to 0.1.
         constant: a number > 0, that of the first search. None is 4 times what a linear model with the
-            gradient at x needs.
+            gradient at x needs, if no pixel less than 0.3 times as steep as the steepest has to decide.
         step_size: a number > 0, how far the steepest pixel moves in the first step, as a share of the
-            distance that is expected, or of the width of the box if that is less; at least 1 after a search
-            that met no success.
+            distance that is expected, or of the width of the box if that is less. At least 1 from the second
+            search on, until a sample has a success.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`. The margin is that of
             the criterion.
 
@@ -127,7 +127,8 @@ def ead(
 def _needed(search: Search, look: Look, weight: float) -> Tensor:
     """[n] the constant that a linear model needs: that for the L1 norm alone plus that for the square alone.
 
-    The first moves the steepest pixels to the edge of the box, so that the last of them decides.
+    The first moves the steepest pixels to the edge of the box, so that the last of them decides, or one of
+    `FLATTEST` times the steepest slope where the last is flatter.
     """
     assert look.gradient is not None
     assert look.loss is not None

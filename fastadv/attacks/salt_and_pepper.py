@@ -40,9 +40,9 @@ def salt_and_pepper(
         x: floating [B, ...] inside the box.
         y: int [B], labels.
         threat: L0 with a finite box; the radius is inf, or the largest number of coordinates of interest.
-        levels: an integer >= 1, how often noises are drawn. Until a sample has a success, they change shares
-            of its coordinates that are spread from few to all.
-        repetitions: an integer >= 1, noises drawn at once; levels * repetitions samples pass the model for
+        levels: an integer >= 1, how many batches of noises are tried. Until a sample has a success, they
+            change shares of its coordinates that are spread from few to all.
+        repetitions: an integer >= 1, noises in a batch; levels * repetitions samples pass the model for
             each image.
         seed: of the noise.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.

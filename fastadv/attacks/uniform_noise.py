@@ -31,9 +31,9 @@ def uniform_noise(
     """The least uniform noise that changes the decision.
 
     Each coordinate is uniform on both sides of zero. Until a sample has a success, noises of all sizes are
-    drawn. The size of a noise is its distance to x once it is clamped to the box. From then on the search is
-    for less: the success is scaled down as far as it lasts; then fresh noise just smaller than the best is
-    drawn until some succeeds, and so on.
+    drawn. The size of a noise is its distance to x once it is clamped to the box. From a sample's first
+    success on, the search is for less: the success is scaled down as far as it lasts; then fresh noise just
+    smaller than the best is drawn until some succeeds, and so on.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. Only decisions are used.
@@ -41,9 +41,9 @@ def uniform_noise(
         y: int [B], labels.
         threat: Linf or L2; the radius is inf, or the largest distance of interest. Radius or
             box must be finite.
-        levels: an integer >= 1, how often noises are drawn. Until a sample has a success, their sizes are
-            spread up to the farthest point of the box, or up to the radius in a box without edges.
-        repetitions: an integer >= 1, noises drawn at once; levels * repetitions samples pass the model for
+        levels: an integer >= 1, how many batches of noises are tried. Until a sample has a success, their
+            sizes are spread up to the farthest point of the box, or to the radius in a box without edges.
+        repetitions: an integer >= 1, noises in a batch; levels * repetitions samples pass the model for
             each image.
         seed: of the noise.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.

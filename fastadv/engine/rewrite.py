@@ -102,13 +102,11 @@ class Lens(TorchFunctionMode):
     """Rewrites the calls of one pass, forwards and backwards, in the thread that enters it.
 
     used: (number of the call, name of the rewrite), in order. reads: of the results of folded layers.
-    watches: whether they are watched for layers to fold.
     """
 
     def __init__(self, ways: Ways, reads: Promises | Watch | None) -> None:
         super().__init__()
         self._ways, self._reads = ways, reads
-        self.watches = isinstance(reads, Watch)
         self.used: list[tuple[int, str]] = []
         self._calls = 0
 

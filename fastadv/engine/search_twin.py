@@ -79,7 +79,6 @@ class SearchTwin:
         """Let `model` be the twin, its weights in `dtype`."""
         self.model, self.weights = model, dtype
         self.compiled, self.rewrote = uncompiled(model) is not model, False
-        self._idle: set[Hashable] = set()  # kinds of passes in which there is nothing to rewrite
         parts = model.modules() if isinstance(model, nn.Module) else ()
         self._probing: list[Any] = [part for part in parts if estimates_gradients(part)]
         self._parted = self._parts_of(model)
@@ -120,21 +119,13 @@ class SearchTwin:
         """The logits of one pass of all of x, which is `ready`."""
         while True:
             try:
-                return self._seen(x, self._lens(x))
+                return self._seen(x, self._lens())
             except Refused as refused:
                 self._unfold(refused)
 
-    def _lens(self, x: Tensor) -> Lens | None:
-        """What a pass of x is seen through; None where it calls what the model calls, and in compiled code.
-
-        A look at each call costs a small model as much as the call. So a pass in which nothing was rewritten
-        is the last of its shape that is seen.
-        """
-        seen = self.rewriting and not self.compiled and self._kind(x) not in self._idle
-        return self.rewriting.lens() if seen else None
-
-    def _kind(self, x: Tensor) -> Hashable:
-        return x.shape, torch.is_grad_enabled(), self.rewriting.off
+    def _lens(self) -> Lens | None:
+        """What a pass is seen through; None where it calls what the model calls, and in compiled code."""
+        return self.rewriting.lens() if self.rewriting and not self.compiled else None
 
     def _seen(self, x: Tensor, lens: Lens | None, compiled: bool = True) -> Tensor:
         model = self.model if compiled else uncompiled(self.model)
@@ -150,8 +141,6 @@ class SearchTwin:
             lens.finish(logits, replays=self.replays)
         for note in self.rewriting.notes(name for _, name in lens.used):
             self.notes.add(note)
-        if not (lens.used or lens.watches):
-            self._idle.add(self._kind(x))
         return logits
 
     @contextmanager
@@ -189,11 +178,11 @@ class SearchTwin:
 
     def attached(self, leaf: Tensor) -> tuple[Tensor, Hashable]:
         """The same in one graph with `leaf`, to be pulled through more than once, and what it rewrote."""
-        lens, passes = self._lens(leaf), self._options.eot
+        lens, passes = self._lens(), self._options.eot
         # a compiled backward frees what the next one needs
         logits = self._seen(leaf, lens, compiled=False)
         for _ in range(passes - 1):
-            logits = logits + self._seen(leaf, self._lens(leaf), compiled=False)
+            logits = logits + self._seen(leaf, self._lens(), compiled=False)
         return (logits if passes == 1 else logits / passes), tuple(lens.used) if lens is not None else ()
 
     def captured(
@@ -274,8 +263,8 @@ class SearchTwin:
     def _gradient_at_once(
         self, x: Tensor, y: Tensor | None, loss: losses.Loss, targets: Tensor | None, direction: bool
     ) -> Gradient:
+        lens = self._lens()
         with self._leaf(x) as leaf:
-            lens = self._lens(leaf)
             attached = self._seen(leaf, lens)
             # copied, since they may be a part of x itself
             logits = attached.detach().clone()
@@ -332,7 +321,7 @@ class SearchTwin:
     def pulled(self, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
         """`pull` in the twin's precision; in float32 where that is float16, which would underflow."""
         # what a checkpoint computes again is rewritten as before
-        with self._precisely(leaf.device.type), self._lens(leaf) or nullcontext():
+        with self._precisely(leaf.device.type), self._lens() or nullcontext():
             if torch.float16 not in (self.weights, self.autocast):
                 return pull(attached, leaf, by_logits, retain_graph, self.whole)
             # samples that may mix have one scale

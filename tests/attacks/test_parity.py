@@ -26,8 +26,8 @@ from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
 FIGURES = stored(STORES["quick"])
 # the case and the name of the net
 HELD = [(case, net) for net in TESTED for case in cases_on(net) if held(case, net) and case.exists]
-# and the radii: of what runs on the larger net find without one, what lies within it counts, which a contract
-# test allows; the small ones are run again within it
+# and the radii of one run: on the larger net a run without a radius is also judged within one. That a radius
+# changes no run is a contract test; on the small nets there is a run for each
 COMPARED = [
     pytest.param(case, net, asked, id=f"{case.name}-{net}" + ("" if case.radius in asked else "-within"))
     for case, net in HELD

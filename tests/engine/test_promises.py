@@ -422,3 +422,34 @@ def test_what_a_backward_of_ours_makes_a_checkpoint_compute_again_is_rewritten(
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5 * float(expected.abs().max()))
     assert "folded 1 BatchNorm" in frozen.notes
     assert not any(note.startswith(("not fold", "not rewritten")) for note in frozen.notes)
+
+
+def test_a_checkpoint_is_computed_again_as_before_whatever_other_passes_did() -> None:
+    """Of ten passes some skip the folded block: the Jacobian is a mean of those of the block and of 1."""
+
+    class Sometimes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)
+            self.norm.running_mean.fill_(0.3)
+            self.norm.running_var.fill_(0.04)
+
+        def block(self, x: Tensor) -> Tensor:
+            return self.norm(self.conv(x)).tanh()
+
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.rand(()) < 0.7:
+                x = checkpoint(self.block, x, use_reentrant=False)
+            return x.flatten(1)[:, :8]
+
+    torch.manual_seed(0)
+    model, x = Sometimes().double().eval(), torch.rand(2, 2, 4, 4, dtype=torch.float64)
+    directions = torch.eye(8, dtype=torch.float64)[:1].expand(2, 1, 8)
+    leaf = x.clone().requires_grad_()
+    (block,) = torch.autograd.grad(model.block(leaf).flatten(1)[:, 0].sum(), leaf)
+    (skipped,) = torch.autograd.grad(leaf.flatten(1)[:, 0].sum(), leaf)
+    frozen = freeze(model, eot=10)
+    for _ in range(20):
+        found = frozen.jacobian(x, directions)[1][:, 0]
+        means = [(share * block + (10 - share) * skipped) / 10 for share in range(11)]
+        assert min(float((found - mean).abs().max()) for mean in means) < 1e-9

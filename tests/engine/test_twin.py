@@ -419,28 +419,3 @@ def test_dtype() -> None:
     assert dtype_of(net().bfloat16()) == torch.bfloat16
     assert dtype_of(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).half())) is None
     assert dtype_of(nn.ReLU()) is None
-
-
-def test_passes_with_nothing_to_rewrite_are_looked_at_once_a_shape() -> None:
-    frozen = freeze(nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)), "fp32")
-    x, y = torch.rand(5, 6), torch.zeros(5).long()
-    frozen.input_gradient(x, y)
-    with torch.enable_grad():
-        assert frozen.search._lens(x) is None
-        assert frozen.search._lens(x[:3]) is not None
-        frozen.search.rewriting.switch_off("relu")  # and so others may take its place
-        assert frozen.search._lens(x) is not None
-
-
-def test_a_folded_pass_goes_on_being_looked_at() -> None:
-    model = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(3)).eval()
-    x, y = torch.rand(5, 8, 6, 6), torch.zeros(5).long()
-    model(x)
-    frozen = freeze(model, "fp32")
-    for _ in range(3):
-        frozen.input_gradient(x, y)
-        frozen(x)
-    assert "folded 1 BatchNorm" in frozen.notes
-    for grad in (False, True):
-        with torch.set_grad_enabled(grad):
-            assert frozen.search._lens(x) is not None

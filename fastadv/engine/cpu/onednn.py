@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv._card import cpu_name
+from fastadv._card import is_intel
 from fastadv.engine.cpu.settings import Settings, are_fixed, takes_settings
 from fastadv.engine.rewrite import Rewrite, unseen
 
@@ -31,9 +31,9 @@ def available() -> bool:
 
 
 def is_faster() -> bool:
-    """Whether it is there, and not beside MKL on a processor of MKL's own maker."""
+    """Whether torch has oneDNN, and not MKL on an Intel processor."""
     mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    return available() and not (mkl and "Intel" in cpu_name())
+    return available() and not (mkl and is_intel())
 
 
 def has_bfloat16() -> bool:
