@@ -34,7 +34,7 @@ COMPARED = [
     for asked in ([radii(case, net)] if net == "cnn" else [(radius,) for radius in radii(case, net)])
 ]
 # what takes seconds is compared on the first images alone; of distances the median is, for which few suffice
-FIRST = {"minimum_radius-apgd-t": 5, "fab-t": 10, "pointwise": 5}
+FIRST = {"minimum_radius-apgd-t": 5, "fab-t": 10, "pointwise": 3, "contrast": 10}
 MEDIANS = 12
 # where short runs of ours are behind by an image or two of 25, or by a tenth of a median of twelve counts;
 # see docs/parity.md for the long ones
