@@ -368,3 +368,21 @@ def test_the_card_holds_the_hash_of_the_weights(done):
     assert digest(model.state_dict()) == digest(toy_model().state_dict())
     model[1].bias.data[0] += 1e-6  # type: ignore[index]
     assert verify.weights_or_code(model)["hash"] != known
+
+
+def test_a_base_of_another_kind_has_no_shape_on_its_card(tmp_path):
+    images = toy_base(20)
+    base = torch.utils.data.TensorDataset(images.x.float() / 255, images.y)
+    random_target(toy_model(), base, threat=L2(2.0), out_dir=tmp_path, **OPTIONS)
+    assert "shape" not in load_constructed(tmp_path).card["config"]["base"]
+    verify_constructed(tmp_path, base)
+
+
+def test_tiny_distances_may_differ_by_the_rounding_of_pixels(tmp_path):
+    def change(tensors: Any, config: Any, card: Any) -> None:
+        tensors["distance"][4] -= 5e-7
+        again(tensors, config, card)
+
+    random_target(toy_model(), toy_base(20), threat=L2(1e-3), dtype="float32", out_dir=tmp_path, **OPTIONS)
+    falsify(tmp_path, change)
+    verify_constructed(tmp_path, toy_base(20))

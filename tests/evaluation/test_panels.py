@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from fastadv.errors import InputError
 from fastadv.evaluation.figures import Panel, _panels, panels
+from fastadv.evaluation.figures._style import COLORS, GRID
 
 ONE = {"a": ([0, 1, 2], [1.0, 0.5, 0.0]), "b": ([0, 3], [0.9, 0.1])}
 TWO = {"b": ([0, 0.3], [0.8, 0.2])}
@@ -66,3 +67,10 @@ def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"L2 distance, a: .* one length"):
         panels([Panel("L2 distance", 1.0, {"a": ([0, 1], [1.0])})], tmp_path / "p.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_as_many_names_as_there_are_colors_over_a_faint_grid(drawn: list[Figure]) -> None:
+    panels([Panel("L2", 2.0, {f"net {k}": ([0, k], [1.0, 0.0]) for k in range(1, len(COLORS) + 1)})], "x.png")
+    (axes,) = drawn[0].axes
+    assert {color for color, *_ in lines(axes)} == set(COLORS)
+    assert {line.get_color() for line in axes.get_ygridlines()} == {GRID}
