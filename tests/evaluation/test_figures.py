@@ -18,6 +18,7 @@ from fastadv.evaluation.figures._style import INK
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([2, 0, 3, 1])
+HEADINGS = ("strips", "of four")
 LINE = (np.linspace(0, 1, 5), np.linspace(0.9, 0.1, 5))
 
 
@@ -276,9 +277,12 @@ def test_everything_lies_on_the_page_and_no_words_on_others(drawn):
     for figure in drawn:
         renderer = FigureCanvasAgg(figure).get_renderer()
         words = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
-        boxes = [text.get_window_extent(renderer) for text in words if text.get_text().strip()]
+        words = [text for text in words if text.get_text().strip()]
+        boxes = [text.get_window_extent(renderer) for text in words]
         page = figure.bbox.padded(1)
         for box in (*boxes, *(axes.bbox for axes in figure.axes)):
             assert all(page.contains(x, y) for x, y in box.corners()), box
+        headings = [box.x0 for box, text in zip(boxes, words, strict=True) if text.get_text() in HEADINGS]
+        assert headings == pytest.approx(headings[:1] * len(headings), abs=2)
         for i, one in enumerate(boxes):
             assert not any(one.overlaps(other) for other in boxes[:i])
