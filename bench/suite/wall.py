@@ -35,11 +35,8 @@ holds. Lengths of steps are each package's own. Where random draws decide, robus
 several runs on either side with other seeds: three to 48, as the images of a row tell. APGD in L1 has the
 most: its random start decides about three images of 100, though step for step it is the authors' until
 rounding parts them."""
-WHY = """Why: Square in L1: the authors' code never proposes the last row and column, which on centered digits
-spares empty proposals. With that ours leaves 247 of 400 and theirs 246, without 257; but a net that
-reads its edges would look more robust, so ours proposes them. Noise: the others draw all of it at the
-radius. Ours looks for the least, which no radius steers, and so spends a part of its queries on larger
-sizes."""
+WHY = """Why: the others draw all noise at the radius. Ours looks for the least noise, which no radius steers,
+and so spends a part of its queries on larger sizes."""
 BALLS = """For an attack of minimum norm, ours is given the radius, and of the others the points within it
 count. Noise gets six times the radius in L2 and twice in L∞."""
 

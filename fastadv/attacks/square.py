@@ -19,7 +19,7 @@ from fastadv.attacks._search import Search
 from fastadv.attacks._waiting import waits
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
-from fastadv.ops._windows import corners, inside, signs
+from fastadv.ops._windows import inside, middle_corners, signs
 from fastadv.threat import Threat
 
 NORMS = ("linf", "l2", "l1")
@@ -51,9 +51,11 @@ def square(
     Each query changes a square of pixels and is kept where it raises the loss. Under Linf a square goes to
     one end of the ball in each channel, and the search starts with vertical stripes (Andriushchenko et al.
     2020, algorithm 2). Under L2 a square with two bumps of opposite signs takes the length of another square
-    (algorithm 3); under L1 the bumps are steeper, and the exact projection on ball and box takes the place of
-    the rescaling (Croce & Hein 2021). Squares shrink along the schedule of the paper. The loss is the margin
-    of the criterion; where targets are given without a criterion, the cross-entropy.
+    (algorithm 3). Under L1 the bumps are steeper, and the exact projection on ball and box takes the place of
+    the rescaling (Croce & Hein 2021). Squares that touch an edge of the image are drawn half as often there
+    as others; the authors' code never draws those at the last row and column. Squares shrink along the
+    schedule of the paper. The loss is the margin of the criterion; where targets are given without a
+    criterion, the cross-entropy.
 
     Args:
         model: classifier or Frozen; x [B, ...] in the threat's box to logits [B, K]. It is left as it is.
@@ -251,7 +253,7 @@ class _Peaks(_Bumps):
         window = (bumps.shape[1], bumps.shape[2])
         delta = draw.images(self.search.rows.best - x)
         size = delta.abs()
-        corner, other = (corners(words[:, i : i + 2], image, window) for i in (0, 2))
+        corner, other = (middle_corners(words[:, i : i + 2], image, window) for i in (0, 2))
         here, there = inside(corner, image, window), inside(other, image, window)
         down, right = (corner[:, i, None] + torch.arange(window[i], device=x.device) for i in range(2))
         place = (

@@ -12,6 +12,14 @@ def corners(words: Tensor, image: tuple[int, int, int], window: tuple[int, int])
     return (words & 0xFFFFFFFF) * free >> 32
 
 
+def middle_corners(words: Tensor, image: tuple[int, int, int], window: tuple[int, int]) -> Tensor:
+    """The same with half the chance for each window that touches an edge of the image: the middle of an image
+    is where its object is.
+    """
+    last = words.new_tensor([image[1] - window[0], image[2] - window[1]])
+    return ((words & 0xFFFFFFFF) * last + 2**31) >> 32  # a uniform number in [0, last], rounded
+
+
 def inside(corner: Tensor, image: tuple[int, int, int], window: tuple[int, int]) -> Tensor:
     """bool [B, 1, H, W]: the pixels of the window."""
     rows, columns = (torch.arange(count, device=corner.device) for count in image[1:])

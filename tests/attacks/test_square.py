@@ -85,7 +85,7 @@ def test_l1_proposals_by_hand() -> None:
     for query, proposal in enumerate(seen[2:-1], start=1):
         side = 9 if query <= 11 else 7
         words = rng.bits(7, rng.derive(0, "square", 0), torch.arange(3), query)
-        corner = words[:, :4] * (9 - side + 1) >> 32
+        corner = (words[:, :4].double() * 2**-32 * (9 - side) + 0.5).floor().long()
         for i in range(3):
             top, left, down, right = corner[i].tolist()
             here = (slice(None), slice(top, top + side), slice(left, left + side))
@@ -182,13 +182,29 @@ def test_proposals_start_from_the_best_point(norm: str) -> None:
     y = torch.zeros(5, dtype=torch.long)
     most = 0.1 * rise.norm(p={"linf": 1, "l2": 2, "l1": torch.inf}[norm])
     gains = []
-    for queries in (10, 100, 1500):
+    for queries in (10, 100, 2500):
         out = square(model, x, y, THREATS[norm](0.1), queries=queries, stop_early=False)
         gains.append(((out.x_adv - x) * rise).flatten(1).sum(1) / most)
     assert (gains[0] <= gains[1]).all()
     assert (gains[1] <= gains[2]).all()
     assert (gains[2] > {"linf": 0.9, "l2": 0.7, "l1": 0.5}[norm]).all()
     assert (gains[2] <= 1 + 1e-5).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_last_row_and_column_are_as_near_as_the_first(norm: str) -> None:
+    """The authors' code in L1 never draws a square there: a model that reads nothing else holds."""
+    x, y = torch.full((5, 1, 9, 9), 0.5), torch.zeros(5, dtype=torch.long)
+
+    def gain(axis: int, place: int) -> Tensor:
+        rise = torch.zeros(1, 9, 9)
+        rise.select(axis, place).fill_(1.0)
+        out = square(watched(rise)[0], x, y, THREATS[norm](0.1), queries=600, stop_early=False)
+        return ((out.x_adv - x) * rise).sum((1, 2, 3)).mean()
+
+    for axis in (1, 2):
+        first, last = gain(axis, 0), gain(axis, -1)
+        assert 0.6 * first < last < first / 0.6
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -7,6 +7,7 @@ from torch import Tensor
 from fastadv import rng
 from fastadv.errors import InputError
 from fastadv.ops import square_l2, square_linf
+from fastadv.ops._windows import middle_corners
 
 IMAGE = (3, 32, 32)
 
@@ -37,6 +38,14 @@ def test_windows_cover_the_image() -> None:
     for i in range(6000):
         expected[i, row[i] : row[i] + 3, column[i] : column[i] + 4] = 1
     assert torch.equal(grid, expected)
+
+
+def test_middle_corners_draw_edges_half_as_often() -> None:
+    corner = middle_corners(words(8000, 2), (1, 7, 5), (3, 5))
+    assert (corner[:, 1] == 0).all()
+    shares = corner[:, 0].bincount(minlength=5) / 8000
+    expected = torch.tensor([1, 2, 2, 2, 1]) / 8
+    torch.testing.assert_close(shares, expected, rtol=0, atol=4 * (0.25 / 8000) ** 0.5)
 
 
 def test_each_channel_has_its_own_end() -> None:
