@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from fastadv import _library
-from fastadv._card import cpu_name
+from fastadv.ops.registration import library
+from fastadv.runs.card import cpu_name
 
 SETS = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16", "asimd", "bf16", "sve")
 
@@ -21,7 +21,7 @@ def flags() -> list[str]:
     return [name for name in SETS if name in told]
 
 
-kernels = "references only" if _library.extension is None else _library.extension.isa()
+kernels = "references only" if library.extension is None else library.extension.isa()
 print(f"processor: {cpu_name()}, {platform.machine()}: {' '.join(flags()) or 'instruction sets unknown'}")
 print(f"cores: {os.cpu_count()}, threads of a process: {torch.get_num_threads()}")
 print(f"sums: torch {torch.__version__} by {torch.backends.cpu.get_cpu_capability()}, fastadv by {kernels}")

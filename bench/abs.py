@@ -20,8 +20,8 @@ from torch.nn import functional as F
 import fastadv as fa
 from bench.timing import quantiles, ratio, synchronize, times
 from fastadv import ops
-from fastadv._library import CARDS, extension
 from fastadv.ops._samples import MNIST, random_decoder
+from fastadv.ops.registration.library import CARDS, extension
 
 Row = dict[str, Any]
 CLASSES, BATCH, STEPS, PRIOR = 10, 100, 50, 8000

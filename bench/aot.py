@@ -32,8 +32,8 @@ from triton.compiler import ASTSource, make_backend
 from triton.runtime.jit import JITFunction, create_function_from_signature
 
 import fastadv.ops  # noqa: F401  (fills CARDS)
-from fastadv._card import machine
-from fastadv._library import CARDS, OpCard, results_of, triton_launcher
+from fastadv.ops.registration.library import CARDS, OpCard, results_of, triton_launcher
+from fastadv.runs.card import machine
 
 OPTIONAL = ("radius_rows", "step_size_rows", "targets", "hidden")
 OF_SIZES = ("WHOLE",)  # flags that follow from sizes, as tiles do

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import fastadv.ops as ops
 from bench.timing import quantiles, ratio, times
-from fastadv._library import CARDS
+from fastadv.ops.registration.library import CARDS
 
 Row = dict[str, Any]
 RADIUS, STEP = 0.03, 0.01

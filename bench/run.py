@@ -38,7 +38,7 @@ import torch
 import fastadv as fa
 from bench import abs as abs_rows
 from bench import abs_training, attacks, base, construct, memory, ops, scaling, training, turns
-from fastadv._card import machine
+from fastadv.runs.card import machine
 
 PARTS = ("ops", "attacks", "training", "construct", "memory", "abs", "scaling", "suite")
 HERE = Path(__file__).resolve().parent

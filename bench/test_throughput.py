@@ -6,7 +6,7 @@ pytest bench/test_throughput.py --benchmark-autosave, and later the same with --
 import pytest
 import torch
 
-from fastadv._library import CARDS, OpCard, Sample
+from fastadv.ops.registration.library import CARDS, OpCard, Sample
 
 
 def largest_sample(card: OpCard) -> Sample:

@@ -11,10 +11,10 @@ training, evaluation (`evaluate`, `accuracy_against_radius`), figures, and the o
 import torch as _torch  # noqa: F401
 
 from fastadv import attacks, data, engine, errors, evaluation, features, losses, models, ops, rng, train
-from fastadv._library import backends
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation import Curve, accuracy_against_radius, bootstrap, evaluate, figures, optimality
+from fastadv.ops.registration.library import backends
 from fastadv.threat import L0, L1, L2, Linf, Threat
 
 __version__ = "0.1.0"

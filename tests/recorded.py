@@ -53,7 +53,7 @@ class Recording(TorchDispatchMode):
 
 
 def capture(run: Callable[[], None]) -> Callable[[], None]:
-    """Stands for `fastadv._graphs.capture`."""
+    """Stands for `fastadv.ops._graphs.capture`."""
     recording = Recording()
     # as a compiler, and as on a GPU, checks leave the values of tensors alone
     with recording, patch.object(torch.compiler, "is_compiling", lambda: True):

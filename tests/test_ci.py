@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from fastadv._card import cpu_name
+from fastadv.runs.card import cpu_name
 
 CI = Path(__file__).parent.parent / ".ci"
 

@@ -15,10 +15,8 @@ PACKAGE = Path(fastadv.__file__).parent
 # From the bottom up. The rooms of one layer do not import each other.
 LAYERS = [
     {"errors", "_C"},
-    {"_adapter", "_entry", "_checks", "_files", "_card", "_torchvision", "_processes", "_graphs"},
-    {"_library", "_checkpoint", "_description", "_identity"},
-    {"_run_folder"},
-    {"_run_record"},
+    {"_checks", "_torchvision"},
+    {"runs"},
     {"ops"},
     {"threat", "losses", "rng"},
     {"engine"},
@@ -33,6 +31,10 @@ LAYERS = [
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+# Rooms within a room, from the bottom up; the files beside them stand above.
+INNER = {"attacks": ["core", "methods"]}
 
 
 def room_of(path: Path) -> str:
@@ -64,12 +66,24 @@ def test_imports_point_down(path):
         )
 
 
+@pytest.mark.parametrize("room", INNER)
+def test_inner_rooms_import_down(room):
+    """`core` knows nothing of `methods`, and neither knows an attack."""
+    inner = INNER[room]
+    for level, name in enumerate(inner):
+        for path in (PACKAGE / room / name).rglob("*.py"):
+            for module in imported(path):
+                parts = module.split(".")
+                if parts[:2] == ["fastadv", room]:
+                    assert parts[2:3] and parts[2] in inner[: level + 1], f"{path} imports {module}"
+
+
 @pytest.mark.parametrize(
     ("source", "rooms"),
     [
         ("from fastadv import ops, rng", ["ops", "rng"]),
         ("import fastadv.train.loop as loop", ["train"]),
-        ("def f():\n    from fastadv.attacks._core import run", ["attacks"]),
+        ("def f():\n    from fastadv.attacks.core.run import run", ["attacks"]),
         ("import fastadv as fa", ["fastadv"]),
         ("import torch\nfrom torch import nn", []),
     ],

@@ -12,9 +12,9 @@ from torch import Tensor
 import fastadv as fa
 from bench.gpu.session import Case, Row, Session, median
 from bench.timing import quantiles
-from fastadv._library import CARDS
 from fastadv.ops._decoders import forward
 from fastadv.ops._samples import MNIST, random_decoder
+from fastadv.ops.registration.library import CARDS
 
 CLASSES = 10
 CHUNK = 250  # images that the eager descent holds at once, as ABS does

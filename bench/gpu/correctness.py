@@ -21,7 +21,7 @@ import fastadv as fa
 from bench.gpu.attack_calls import call, norms_of, threat_of
 from bench.gpu.nets import small_net
 from bench.gpu.session import ROOT, Case, Row, Session, Skip, exact_convolutions, precisions, repeatable
-from fastadv._library import CARDS, OpCard, results_of, triton_launcher
+from fastadv.ops.registration.library import CARDS, OpCard, results_of, triton_launcher
 
 Args = tuple[Any, ...]
 # ‖out − ref‖ / ‖ref‖ against float64: float32 stays far below, but a tie of `quantize_in_ball` may fall on

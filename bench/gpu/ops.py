@@ -17,8 +17,8 @@ from bench import ops as eager_ops
 from bench.gpu.correctness import checked, kernel_of, samples
 from bench.gpu.session import Case, Row, Session, Skip, exact_convolutions, median, said
 from bench.timing import quantiles, ratio
-from fastadv._library import CARDS
 from fastadv.ops._samples import MNIST, random_decoder
+from fastadv.ops.registration.library import CARDS
 
 Args = tuple[Any, ...]
 IMAGES = {

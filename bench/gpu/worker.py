@@ -36,7 +36,7 @@ def about(device: Any, tiny: bool, run: str, commit: str) -> Row:
     import torch
 
     from bench.gpu.session import source_hash
-    from fastadv._card import machine
+    from fastadv.runs.card import machine
 
     found = machine()
     return {

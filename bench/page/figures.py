@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastadv._files import atomic_write
+from fastadv.runs.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -29,7 +29,7 @@ from bench.suite.outcome import judge
 from bench.suite.passes import Counting, Log, alone, timed
 from bench.suite.store import STORES, stored
 from bench.timing import ratio
-from fastadv._card import machine
+from fastadv.runs.card import machine
 
 Row = dict[str, Any]
 Way = Callable[[nn.Module], Tensor]

@@ -29,7 +29,7 @@ from bench.suite.passes import Counting
 from bench.suite.peers import Peer
 from bench.suite.store import STORES, Row, key, save, stored
 from bench.suite.verdict import OURS, best, passes
-from fastadv._card import machine
+from fastadv.runs.card import machine
 
 # what the tests hold: the attacks that fare differently on these nets, and all on a larger one of others
 TRIED = ("apgd-ce", "fmn", "ddn", "sigma_zero", "pdpgd")

@@ -7,15 +7,15 @@ from torch import Tensor
 
 from fastadv import losses, rng
 from fastadv._checks import check_count, check_share
-from fastadv.attacks._apgd import Dense, Sparse, project
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._geometry import like
-from fastadv.attacks._problem import check_finite_radius, check_norm
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
-from fastadv.attacks._side_by_side import side_by_side
-from fastadv.attacks._sizes import norm
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.problem import check_finite_radius, check_norm
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.core.side_by_side import side_by_side
+from fastadv.attacks.methods.auto_pgd import Dense, Sparse, project
+from fastadv.attacks.methods.geometry import like
+from fastadv.attacks.methods.sizes import norm
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.errors import InputError

@@ -10,19 +10,19 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_seed
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import begin
-from fastadv.attacks._flags import FLAGS, Cost, square_stands_out
-from fastadv.attacks._problem import check_finite_radius, check_norm
-from fastadv.attacks._result import AttackResult, Status
-from fastadv.attacks._trial import Trial
 from fastadv.attacks.apgd import apgd
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.problem import check_finite_radius, check_norm
+from fastadv.attacks.core.result import AttackResult, Status
+from fastadv.attacks.core.run import begin
+from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.fab import fab
+from fastadv.attacks.methods.flags import FLAGS, Cost, square_stands_out
+from fastadv.attacks.methods.symptoms import symptoms
 from fastadv.attacks.pdpgd import pdpgd
 from fastadv.attacks.square import square
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
-from fastadv.engine.symptoms import symptoms
 from fastadv.errors import InputError, NoGradientError
 from fastadv.threat import Threat
 

@@ -5,11 +5,11 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks._ascent import ascent, step_size_for
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._problem import StepSize
-from fastadv.attacks._result import AttackResult
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.problem import StepSize
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.methods.ascent import ascent, step_size_for
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv.attacks._bisection import halve, middle
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._levels import bracket
-from fastadv.attacks._problem import check_finite_box, check_norm
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.problem import check_finite_box, check_norm
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.bisection import halve, middle
+from fastadv.attacks.methods.noise import bracket
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

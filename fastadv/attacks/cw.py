@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv.attacks import _constant
-from fastadv.attacks._adam import adam
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._geometry import cosine, like, positive, width
-from fastadv.attacks._look import Look
-from fastadv.attacks._problem import check_norm
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Rule, Search
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.look import Look
+from fastadv.attacks.core.problem import check_norm
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Rule, Search
+from fastadv.attacks.methods import constant_search
+from fastadv.attacks.methods.adam import adam
+from fastadv.attacks.methods.geometry import cosine, like, positive, width
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -90,10 +90,10 @@ def cw(
 def _rule(norm: str, steps: int, searches: int, constant: float | None, step_size: float | None) -> Rule:
     def rule(search: Search) -> None:
         rows, space = search.rows, _Space(search.threat)
-        _constant.begin(search)
+        constant_search.begin(search)
         rows.shrink = torch.full_like(search.best.rank, SHRINK)
         for number in range(searches):
-            _constant.begin_run(search)
+            constant_search.begin_run(search)
             rows.w = space.inverse(search.x if norm == "l2" else search.best.x_adv)
             for step in range(steps):
                 rows.bent = space.bend(rows.w)
@@ -107,7 +107,7 @@ def _rule(norm: str, steps: int, searches: int, constant: float | None, step_siz
                 space.keep_(rows.w)
             look = search.decide(space.points(space.bend(rows.w)))
             rows.hit |= look.adversarial
-            done = _constant.bisect(search) if norm == "l2" else _tighten(search)
+            done = constant_search.bisect(search) if norm == "l2" else _tighten(search)
             if step_size is None:
                 found = (-search.best.rank).isfinite()
                 larger = (3 * rows.step_size).clamp_max(LARGEST_STEP)
@@ -126,7 +126,7 @@ def _gradient(search: Search, look: Look) -> Tensor:
     else:
         away = look.seen - search.x
         pull = away.sign().mul_(away.abs() > like(-search.best.rank * rows.shrink, away))
-    return pull.addcmul_(_constant.force(search, look).to(pull.dtype), look.gradient, value=-1)
+    return pull.addcmul_(constant_search.force(search, look).to(pull.dtype), look.gradient, value=-1)
 
 
 def _fit(search: Search, look: Look, constant: float | None, step_size: float | None) -> None:
@@ -142,7 +142,7 @@ def _fit(search: Search, look: Look, constant: float | None, step_size: float | 
     else:
         length = -look.loss / free.abs().sum(1)
         needed = 1 / free.abs().amax(1)
-    _constant.fit(search, needed, FIRST[search.threat.norm], constant)
+    constant_search.fit(search, needed, FIRST[search.threat.norm], constant)
     rows.step_size = _fitting_step(search, length)
     if step_size is not None:
         rows.step_size = torch.full_like(rows.step_size, step_size)

@@ -5,13 +5,13 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv._checks import check_count, check_number
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._geometry import like, width
-from fastadv.attacks._hyperplane import largest_others, nearest_boundary, steepest
-from fastadv.attacks._problem import check_norm
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.problem import check_norm
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.geometry import like, width
+from fastadv.attacks.methods.hyperplane import largest_others, nearest_boundary, steepest
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count, check_number, check_share
-from fastadv.attacks._common import Common
-from fastadv.attacks._core import run
-from fastadv.attacks._geometry import positive
-from fastadv.attacks._problem import check_finite_box, check_index
-from fastadv.attacks._search import Search
-from fastadv.attacks.criterion import Criterion
+from fastadv.attacks.core.common import Common
+from fastadv.attacks.core.criterion import Criterion
+from fastadv.attacks.core.problem import check_finite_box, check_index
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.geometry import positive
 from fastadv.engine.freeze import freeze
 from fastadv.errors import InputError
 from fastadv.threat import Linf

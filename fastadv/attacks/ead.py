@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv.attacks import _constant
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._geometry import like, positive, width
-from fastadv.attacks._look import Look
-from fastadv.attacks._problem import check_norm
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
-from fastadv.attacks._sizes import largest
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.look import Look
+from fastadv.attacks.core.problem import check_norm
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods import constant_search
+from fastadv.attacks.methods.geometry import like, positive, width
+from fastadv.attacks.methods.sizes import largest
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -86,9 +86,9 @@ def ead(
 
     def rule(search: Search) -> None:
         rows, margin = search.rows, search.problem.margin
-        _constant.begin(search)
+        constant_search.begin(search)
         for number in range(searches):
-            _constant.begin_run(search)
+            constant_search.begin_run(search)
             rows.points = rows.before_step = search.x
             # a sample without a success is stuck where small steps led it
             far = max(step_size, 1.0) if number else step_size
@@ -99,17 +99,17 @@ def ead(
                 assert look.loss is not None
                 steepest = largest(look.gradient).flatten()
                 if not (number or step):
-                    _constant.fit(search, _needed(search, look, weight), FIRST, constant)
+                    constant_search.fit(search, _needed(search, look, weight), FIRST, constant)
                     rows.steepest, rows.length = steepest, -look.loss / steepest
                 rows.hit |= look.adversarial
                 torch.maximum(rows.steepest, steepest, out=rows.steepest)
                 first = rows.share * rows.length.nan_to_num(edge).clamp_max(edge)
                 rate = first * (1 - step / steps) / (rows.constant * rows.steepest)
                 rate = like(rate.nan_to_num(0.0, 0.0), search.x).to(search.x.dtype)
-                _advance(search, look.gradient * _constant.force(search, look), rate, step)
+                _advance(search, look.gradient * constant_search.force(search, look), rate, step)
             rows.hit |= search.decide(rows.before_step).adversarial
             rows.length = torch.where(search.best.success, -search.best.rank, rows.length)
-            search.leave(_constant.bisect(search))
+            search.leave(constant_search.bisect(search))
 
     def _advance(search: Search, push: Tensor, rate: Tensor, step: int) -> None:
         """A proximal step from `rows.points`, then the momentum that leads to the next ones."""

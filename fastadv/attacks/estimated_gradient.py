@@ -9,8 +9,8 @@ from torch.autograd.function import once_differentiable
 
 from fastadv._checks import check_count, check_number
 from fastadv.engine import Frozen
+from fastadv.engine.copying.twin import as_module
 from fastadv.engine.frozen import Model
-from fastadv.engine.twin import as_module
 from fastadv.errors import InputError
 from fastadv.ops._rows import clamp_box
 from fastadv.threat import Linf

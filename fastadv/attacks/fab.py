@@ -9,17 +9,17 @@ from torch import Tensor
 
 from fastadv import losses, ops, rng
 from fastadv._checks import check_count, check_number, check_share
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._geometry import like, width
-from fastadv.attacks._hyperplane import largest_others, nearest_boundary
-from fastadv.attacks._look import Look
-from fastadv.attacks._problem import StepSize, check_norm, check_step_size
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
-from fastadv.attacks._side_by_side import side_by_side
-from fastadv.attacks._sizes import norm
-from fastadv.attacks.criterion import WRONG
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.criterion import WRONG
+from fastadv.attacks.core.look import Look
+from fastadv.attacks.core.problem import StepSize, check_norm, check_step_size
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.core.side_by_side import side_by_side
+from fastadv.attacks.methods.geometry import like, width
+from fastadv.attacks.methods.hyperplane import largest_others, nearest_boundary
+from fastadv.attacks.methods.sizes import norm
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

@@ -5,11 +5,11 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._problem import check_threat
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.problem import check_threat
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.errors import InputError

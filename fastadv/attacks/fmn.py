@@ -7,16 +7,16 @@ from torch import Tensor
 
 from fastadv import losses, ops
 from fastadv._checks import check_count, check_share
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._geometry import FAR, advance, cosine, farthest, like, positive, width
-from fastadv.attacks._hyperplane import DUAL
-from fastadv.attacks._look import Look
-from fastadv.attacks._problem import check_norm
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
-from fastadv.attacks._sizes import norm
-from fastadv.attacks._waiting import settles
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.look import Look
+from fastadv.attacks.core.problem import check_norm
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.core.waiting import settles
+from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, like, positive, width
+from fastadv.attacks.methods.hyperplane import DUAL
+from fastadv.attacks.methods.sizes import norm
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

@@ -10,16 +10,16 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count
-from fastadv.attacks._bisection import halve, middle
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._geometry import like, orthogonal, unit, width
-from fastadv.attacks._hyperplane import steepest
-from fastadv.attacks._problem import check_norm
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
-from fastadv.attacks._sizes import norm
-from fastadv.attacks._start import away, check_starts, find_start, spend, to_boundary
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.problem import check_norm
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.bisection import halve, middle
+from fastadv.attacks.methods.geometry import like, orthogonal, unit, width
+from fastadv.attacks.methods.hyperplane import steepest
+from fastadv.attacks.methods.sizes import norm
+from fastadv.attacks.methods.start import away, check_starts, find_start, spend, to_boundary
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

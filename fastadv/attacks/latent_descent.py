@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._geometry import like
-from fastadv.attacks._problem import StepSize, check_step_size
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.problem import StepSize, check_step_size
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.geometry import like
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.threat import L2, Threat

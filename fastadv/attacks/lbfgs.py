@@ -7,14 +7,14 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from fastadv._checks import check_count
-from fastadv.attacks import _constant
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._geometry import positive
-from fastadv.attacks._look import Look
-from fastadv.attacks._problem import check_norm
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.look import Look
+from fastadv.attacks.core.problem import check_norm
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods import constant_search
+from fastadv.attacks.methods.geometry import positive
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -77,20 +77,20 @@ def lbfgs(
             return logsigmoid(margin(logits, y, targets))
 
         rows = search.rows
-        _constant.begin(search)
+        constant_search.begin(search)
         for number in range(searches):
-            _constant.begin_run(search)
+            constant_search.begin_run(search)
             _begin(search)
             for step in range(steps):
                 look = search.gradient(rows.trial.view_as(search.x), likelihood)
                 if not (number or step):
-                    _constant.fit(search, _needed(look), FIRST, constant)
+                    constant_search.fit(search, _needed(look), FIRST, constant)
                 rows.hit |= look.adversarial
                 _consider(search, look, step)
                 _propose(search, step)
             look = search.decide(rows.trial.view_as(search.x))
             rows.hit |= look.adversarial
-            _constant.bisect(search)
+            constant_search.bisect(search)
             search.leave(rows.high < NARROW * rows.low)
 
     return run(model, x, y, threat, rule, minimum=True, **common)

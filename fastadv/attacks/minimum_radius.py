@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count, check_number
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._geometry import FAR, farthest, width
-from fastadv.attacks._inner import InnerAttack, check_attack, run_inner, take_over
-from fastadv.attacks._problem import check_threat
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.inner import InnerAttack, check_attack, run_inner, take_over
+from fastadv.attacks.core.problem import check_threat
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.geometry import FAR, farthest, width
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.errors import InputError

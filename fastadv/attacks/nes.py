@@ -6,14 +6,14 @@ from torch import Tensor
 
 from fastadv import losses, rng
 from fastadv._checks import check_share
-from fastadv.attacks._ascent import step_size_for
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._estimate import estimated_ascent, steps_for
-from fastadv.attacks._geometry import positive, width
-from fastadv.attacks._problem import StepSize, check_finite_radius, check_norm
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.problem import StepSize, check_finite_radius, check_norm
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.ascent import step_size_for
+from fastadv.attacks.methods.estimate import estimated_ascent, steps_for
+from fastadv.attacks.methods.geometry import positive, width
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from fastadv import losses, ops
 from fastadv._checks import check_count
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._geometry import like, positive, width
-from fastadv.attacks._primal_dual import primal_dual
-from fastadv.attacks._problem import check_norm
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
-from fastadv.attacks._sizes import norm
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.problem import check_norm
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.geometry import like, positive, width
+from fastadv.attacks.methods.primal_dual import primal_dual
+from fastadv.attacks.methods.sizes import norm
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.ops._rows import NO_BOX

@@ -7,14 +7,14 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._geometry import like
-from fastadv.attacks._levels import signed
-from fastadv.attacks._problem import check_finite_box, check_norm
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
-from fastadv.attacks._start import check_starts, find_start
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.problem import check_finite_box, check_norm
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.geometry import like
+from fastadv.attacks.methods.noise import signed
+from fastadv.attacks.methods.start import check_starts, find_start
 from fastadv.attacks.salt_and_pepper import ends
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count, check_number, check_share
-from fastadv.attacks._adam import adam
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._geometry import cosine, like, positive, width
-from fastadv.attacks._problem import check_norm
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
-from fastadv.attacks._sizes import largest
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.problem import check_norm
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.adam import adam
+from fastadv.attacks.methods.geometry import cosine, like, positive, width
+from fastadv.attacks.methods.sizes import largest
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

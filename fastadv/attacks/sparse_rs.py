@@ -7,12 +7,12 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count, check_share
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._problem import check_finite_box, check_finite_radius, check_norm
-from fastadv.attacks._random_search import passed, random_search, search_loss
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.problem import check_finite_box, check_finite_radius, check_norm
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.random_search import passed, random_search, search_loss
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._checks import check_count
-from fastadv.attacks._bisection import halve, middle
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._geometry import like, width
-from fastadv.attacks._inner import InnerAttack, check_attack, run_inner
-from fastadv.attacks._problem import check_threat
-from fastadv.attacks._result import AttackResult
-from fastadv.attacks._search import Search
-from fastadv.attacks._sizes import largest
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.inner import InnerAttack, check_attack, run_inner
+from fastadv.attacks.core.problem import check_threat
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.bisection import halve, middle
+from fastadv.attacks.methods.geometry import like, width
+from fastadv.attacks.methods.sizes import largest
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.frozen import Model

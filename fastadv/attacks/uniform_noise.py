@@ -4,11 +4,11 @@ from typing import Unpack
 
 from torch import Tensor
 
-from fastadv.attacks._common import Common, takes_common
-from fastadv.attacks._core import run
-from fastadv.attacks._levels import Noise, noise_rule, scaled, signed
-from fastadv.attacks._problem import check_finite_box, check_norm
-from fastadv.attacks._result import AttackResult
+from fastadv.attacks.core.common import Common, takes_common
+from fastadv.attacks.core.problem import check_finite_box, check_norm
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.run import run
+from fastadv.attacks.methods.noise import Noise, noise_rule, scaled, signed
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

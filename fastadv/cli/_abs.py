@@ -7,8 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from fastadv._card import card
-from fastadv._files import save_tensors
 from fastadv.attacks import latent_descent
 from fastadv.cli import _options as o
 from fastadv.cli._abs_bound import bound
@@ -31,6 +29,8 @@ from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results
 from fastadv.cli._output import progress, say, write_json
 from fastadv.evaluation import evaluate
 from fastadv.evaluation._text import percent
+from fastadv.runs.card import card
+from fastadv.runs.files import save_tensors
 
 LINE_SEARCH_STEPS = 51  # as in the authors' code
 

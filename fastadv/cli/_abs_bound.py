@@ -11,7 +11,6 @@ import torch
 import typer
 from torch import Tensor
 
-from fastadv._card import card
 from fastadv.attacks import AttackResult, latent_descent
 from fastadv.cli import _options as o
 from fastadv.cli._abs_data import (
@@ -31,6 +30,7 @@ from fastadv.cli._output import progress, say, write_json
 from fastadv.evaluation import Curve, evaluate, figures, median
 from fastadv.evaluation._text import percent
 from fastadv.models import ABS
+from fastadv.runs.card import card
 
 # single precision makes radii and distances uncertain by this share
 ROUNDING = 1e-5

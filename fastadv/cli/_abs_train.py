@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from fastadv._card import card
 from fastadv.cli import _options as o
 from fastadv.cli._abs_data import PRIOR_SAMPLES, Batched, measure, print_measured
 from fastadv.cli._interrupt import interruptible
@@ -13,6 +12,7 @@ from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import progress, say, write_json
 from fastadv.data import names
 from fastadv.models import ABS
+from fastadv.runs.card import card
 
 
 def train(

@@ -7,8 +7,6 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from fastadv._card import card
-from fastadv._files import save_tensors
 from fastadv.cli import _options as o
 from fastadv.cli._attack_list import list_attacks, print_markdown
 from fastadv.cli._attacks import AttackOptions, help_text, names_attacks, parse_attacks
@@ -18,6 +16,8 @@ from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results, watch
 from fastadv.cli._output import finite, progress, say, write_json
 from fastadv.errors import InputError
 from fastadv.evaluation import Row, evaluate, figures
+from fastadv.runs.card import card
+from fastadv.runs.files import save_tensors
 
 SHOWN = 8  # columns of the figure
 

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from fastadv import _processes
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, make_device, to_search
@@ -16,6 +15,7 @@ from fastadv.data import construct as library
 from fastadv.data import names
 from fastadv.evaluation import figures
 from fastadv.evaluation._text import number, percent
+from fastadv.runs import processes
 
 
 class Kind(StrEnum):
@@ -139,7 +139,7 @@ def construct(
                 batch_size=batch_size,
                 progress=tick,
             )
-    if _processes.rank():
+    if processes.rank():
         return  # the first process draws and tells
     with interruptible(f"the set in {out} is finished"):
         if dataset.shape[0] in (1, 3):

@@ -10,10 +10,10 @@ import torch
 from rich.markup import escape
 from rich.table import Table
 
-from fastadv import _library
-from fastadv._card import cpu_name
 from fastadv.cli._options import DataDir, Json
 from fastadv.cli._output import console, print_table, say, write_json
+from fastadv.ops.registration import library
+from fastadv.runs.card import cpu_name
 
 PACKAGES = {
     "fastadv": "",
@@ -43,7 +43,7 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
         f"{name} is missing: {cure}" for name, cure in PACKAGES.items() if cure and packages[name] is None
     ]
     found: dict[str, Any] = {"packages": packages, "python": sys.version.split()[0], "advice": advice}
-    extension = _library.extension
+    extension = library.extension
     found["cpu"] = {
         "name": cpu_name(),
         "threads": torch.get_num_threads(),
@@ -64,7 +64,7 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
     }
     if torch.cuda.is_available() and packages["triton"] is None:
         advice.append("the GPU runs the references: install triton")
-    found["backends"] = _library.backends()
+    found["backends"] = library.backends()
     found["torchvision"] = _torchvision()
     if found["torchvision"] and not found["torchvision"]["imports"]:
         advice.append(

@@ -9,9 +9,6 @@ import numpy as np
 import typer
 from torch import nn
 
-from fastadv import _processes
-from fastadv._card import card
-from fastadv._files import save_tensors
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, names_attacks, parse_attacks
 from fastadv.cli._interrupt import interruptible
@@ -25,6 +22,9 @@ from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation import optimality as compare
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation._text import percent
+from fastadv.runs import processes
+from fastadv.runs.card import card
+from fastadv.runs.files import save_tensors
 
 
 @names_attacks
@@ -154,7 +154,7 @@ def evaluate(
                 else _curve(net, dataset, attack, tried, batch_size)
                 for label, attack in (named.items() if tried else ())
             }
-        if _processes.rank():
+        if processes.rank():
             return  # the first process tells and writes
         if figure is not None:
             exact = all(attack.minimal for attack in named.values())

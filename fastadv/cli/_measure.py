@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv import _processes
-from fastadv._description import describe
 from fastadv.attacks import AttackResult
 from fastadv.cli._attacks import NamedAttack
 from fastadv.cli._output import Bar, print_table
 from fastadv.evaluation import Table
+from fastadv.runs import processes
+from fastadv.runs.description import describe
 
 NOTHING_KEPT = "nothing was kept: run it again, with fewer --samples for a first impression"
 KEPT = ("success", "status", "distance", "loss", "zero_gradient")
@@ -47,7 +47,7 @@ class Watched:
             parts |= {name: getattr(result, name) for name in KEPT}
             self.kept.append({name: part.cpu() for name, part in parts.items()})
             self.by += getattr(result, "by", ())
-        self.done[0] = min(self.done[0] + len(y) * _processes.world(), self.total)
+        self.done[0] = min(self.done[0] + len(y) * processes.world(), self.total)
         self.bar.named(self.label, self.done[0], self.total)
         return result
 

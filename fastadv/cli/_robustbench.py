@@ -10,11 +10,11 @@ from typing import Any
 
 import typer
 
-from fastadv._files import write_text
 from fastadv.cli._attacks import NamedAttack
 from fastadv.cli._options import Split
 from fastadv.data import names
 from fastadv.evaluation import Table
+from fastadv.runs.files import write_text
 
 NORMS = ("linf", "l2")
 # what the run cannot know: whoever submits the entry says it

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 import typer
 
-from fastadv._processes import EVERYWHERE
 from fastadv.cli._interrupt import Interrupted, exit_code
 from fastadv.errors import InputError, LostProcessError
+from fastadv.runs.processes import EVERYWHERE
 
 # How long one waits for another: an attack on a batch may take hours. torchrun ends those that lost one.
 PATIENCE = timedelta(days=1)

@@ -8,8 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from fastadv import _processes
-from fastadv._card import card
 from fastadv.cli import _augment, _ramp
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, parse_attack
@@ -20,6 +18,8 @@ from fastadv.cli._recipes import DEFAULTS, HELP, RecipeOptions, parse_recipe
 from fastadv.cli._torchrun import together
 from fastadv.data import names
 from fastadv.evaluation._text import percent
+from fastadv.runs import processes
+from fastadv.runs.card import card
 from fastadv.train import EpochReport, fit, reports
 from fastadv.train._deterministic import WORKSPACE, WORKSPACES
 from fastadv.train._ending import ACTIONS
@@ -205,7 +205,7 @@ def train(
             for report in run:
                 done.append(report)
                 last = report.epoch
-    if _processes.rank():
+    if processes.rank():
         return  # the first process tells, and its folder may lie on another machine
     past = reports(run_dir) if run_dir is not None else done
     if json:

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from fastadv._card import data_hash
-from fastadv._files import read_json, write_json, writing
 from fastadv.data import _png, _tensors
 from fastadv.data.imageset import ImageSet
 from fastadv.data.shards import INDEX
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs.card import data_hash
+from fastadv.runs.files import read_json, write_json, writing
 
 CARD = "card.json"
 _FORMAT = "fastadv.export.1"

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._files import atomic_write
 from fastadv.data.cifar10 import CLASSES
 from fastadv.data.imageset import ImageSet, to_unit
 from fastadv.errors import CorruptFileError
+from fastadv.runs.files import atomic_write
 
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastadv._card import data_hash
 from fastadv.errors import InputError
+from fastadv.runs.card import data_hash
 
 
 def to_unit(x: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastadv._files import digest, load_tensors, read_json, save_tensors, seal, write_json, writing
-from fastadv._identity import check_same, plain
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs.files import digest, load_tensors, read_json, save_tensors, seal, write_json, writing
+from fastadv.runs.identity import check_same, plain
 
 INDEX = "index.json"
 _FORMAT = "fastadv.shards.1"

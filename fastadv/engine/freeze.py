@@ -8,12 +8,13 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from fastadv.engine.copying.fold import Folds, estimates_gradients, has_batch_norm, is_scripted
+from fastadv.engine.copying.twin import as_module, device_of, dtype_of, twin
 from fastadv.engine.cpu.activations import ELU, RELU
 from fastadv.engine.cpu.norms import NORMS
 from fastadv.engine.cpu.onednn import COVER, LINEAR, gains
 from fastadv.engine.cpu.thin import THIN
 from fastadv.engine.cpu.winograd import Winograd, available
-from fastadv.engine.fold import Folds, estimates_gradients, has_batch_norm, is_scripted
 from fastadv.engine.frozen import Frozen, Model
 from fastadv.engine.layout import lay_out
 from fastadv.engine.narrow import may_take_tf32, to_half, to_tf32
@@ -25,7 +26,6 @@ from fastadv.engine.scratch import keep_pages
 from fastadv.engine.search_twin import CAPTURED, SearchTwin
 from fastadv.engine.simpler import COMPILED
 from fastadv.engine.tune import tuned
-from fastadv.engine.twin import as_module, device_of, dtype_of, twin
 from fastadv.engine.views import VIEWS
 from fastadv.errors import InputError
 

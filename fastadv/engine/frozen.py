@@ -12,7 +12,7 @@ from fastadv import losses
 from fastadv.engine.arguments import checked_directions, indices, taken
 from fastadv.engine.compared import compared, left_out, without_culprit
 from fastadv.engine.confidence import log_confidence
-from fastadv.engine.inside import Asking
+from fastadv.engine.copying.inside import Asking
 from fastadv.engine.lock import Lock
 from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options

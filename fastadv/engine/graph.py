@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._graphs import Kept, Replay, bucket, current, nbytes, stream_of
+from fastadv.ops._graphs import Kept, Replay, bucket, current, nbytes, stream_of
 
 Gradient = tuple[Tensor, Tensor, Tensor]
 # tensors of one row a sample, by name

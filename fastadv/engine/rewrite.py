@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fastadv.engine.arguments import transformed
-from fastadv.engine.fold import Folds, Promises, Watch
+from fastadv.engine.copying.fold import Folds, Promises, Watch
 
 # takes what the function takes; NotImplemented where it does not suit
 Way = Callable[..., Any]

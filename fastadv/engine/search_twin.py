@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastadv import losses
 from fastadv.engine.compared import compared
-from fastadv.engine.fold import Folds, Refused, Watch, estimates_gradients
+from fastadv.engine.copying.fold import Folds, Refused, Watch, estimates_gradients
 from fastadv.engine.graph import Graphs, replayed_gradient
 from fastadv.engine.layout import laid_out, lay_out
 from fastadv.engine.lock import Lock

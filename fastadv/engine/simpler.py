@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor, nn
 
-from fastadv.engine.closures import ORIGINAL
-from fastadv.engine.twin import unwrap
+from fastadv.engine.copying.closures import ORIGINAL
+from fastadv.engine.copying.twin import unwrap
 
 if TYPE_CHECKING:
     from fastadv.engine.search_twin import SearchTwin

@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastadv import _processes, rng
+from fastadv import rng
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.options import Options
 from fastadv.errors import InputError, NoGradientError
+from fastadv.runs import processes
 
 ROUNDS = 3
 
@@ -25,9 +26,9 @@ def tuned(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tup
 
     make: freezes the model with such options.
     """
-    if _processes.world() > 1:
+    if processes.world() > 1:
         raise InputError(
-            f"tune: expected one process, got a group of {_processes.world()}, each of which might choose "
+            f"tune: expected one process, got a group of {processes.world()}, each of which might choose "
             "another way; tune in one, and freeze with the options that its notes tell"
         )
     seconds: dict[str, float] = {}

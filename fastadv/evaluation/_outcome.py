@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastadv.attacks import AttackResult, AutoAttackResult, Cost, Status
-from fastadv.attacks._flags import SQUARE_FLAG, square_stands_out
+from fastadv.attacks.methods.flags import SQUARE_FLAG, square_stands_out
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
 from fastadv.evaluation.components import Components, added

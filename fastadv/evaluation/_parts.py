@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv import _processes
-from fastadv._files import load_tensors, read_json, save_tensors, seal, write_json, writing
-from fastadv._identity import check_same
-from fastadv._run_folder import RunFolder
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Part
+from fastadv.runs import processes
+from fastadv.runs.files import load_tensors, read_json, save_tensors, seal, write_json, writing
+from fastadv.runs.folder import RunFolder
+from fastadv.runs.identity import check_same
 
 IDENTITY = "evaluation.json"
 
@@ -51,7 +51,7 @@ class Parts:
                         write_json(path, config)
                 return read_json(path)
 
-            yield cls(Path(run_dir), _processes.from_first(hold))
+            yield cls(Path(run_dir), processes.from_first(hold))
 
     @staticmethod
     def batch_size(run_dir: str | PathLike[str] | None, resume: bool) -> int | None:
@@ -67,7 +67,7 @@ class Parts:
             _check_resumed(path.parent, resume)
             return int(read_json(path)["batch_size"])
 
-        return _processes.from_first(read)
+        return processes.from_first(read)
 
     @property
     def kept(self) -> bool:

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv import _processes
 from fastadv.data import batches
+from fastadv.data.batch_size import FIRST, fastest_batch_size
 from fastadv.engine import Frozen
-from fastadv.engine.batch_size import FIRST, fastest_batch_size
+from fastadv.engine.copying.twin import device_of
 from fastadv.engine.frozen import CHECK_ROWS
-from fastadv.engine.twin import device_of
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Batch
+from fastadv.runs import processes
 
 T = TypeVar("T")
 
@@ -35,17 +35,17 @@ def in_turn(
     positions = torch.arange(size if limit is None else min(limit, size))
     _check_twins(frozen, dataset, positions)
     parts = torch.split(positions, batch_size)
-    own = _with_verdict(frozen, dataset, parts[_processes.rank() :: _processes.world()])
+    own = _with_verdict(frozen, dataset, parts[processes.rank() :: processes.world()])
 
     def make(number: int) -> tuple[bool, T]:
         batch = next(own)
         return not bool(batch.failed.all()), work(number, batch)
 
     usable = False
-    for finite, made in _processes.in_turn(len(parts), make):
+    for finite, made in processes.in_turn(len(parts), make):
         usable = usable or finite
         yield made
-    with _processes.agreement():
+    with processes.agreement():
         if not usable:
             raise InputError(
                 "model: expected finite logits, got NaN or infinity for every sample; "
@@ -62,12 +62,12 @@ def chosen_batch_size(frozen: Frozen, dataset: Dataset[Any], limit: int | None) 
         x, _, _ = next(batches(dataset, len(first), order=first, workers=0))
         return fastest_batch_size(frozen, x.to(device=_device(frozen)), count)
 
-    return _processes.from_first(choose)
+    return processes.from_first(choose)
 
 
 def _check_twins(frozen: Frozen, dataset: Dataset[Any], positions: Tensor) -> None:
     """Compare the twins on the same samples in all processes, and before any attack counts its passes."""
-    with _processes.agreement():
+    with processes.agreement():
         for part in torch.split(positions, CHECK_ROWS):
             x, _, _ = next(batches(dataset, CHECK_ROWS, order=part, workers=0))
             if frozen.check(x.to(device=_device(frozen))):

@@ -9,13 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv import _processes
+from fastadv.data.batch_size import BatchSize
 from fastadv.engine import Frozen, freeze
-from fastadv.engine.batch_size import BatchSize
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, run_attack
 from fastadv.evaluation._turns import chosen_batch_size, in_turn
 from fastadv.evaluation.measure import check_evaluation, evaluate, identity, minimizes
+from fastadv.runs import processes
 
 Radii = Sequence[float] | NDArray[Any]
 
@@ -127,16 +127,16 @@ def accuracy_against_radius(
             + ("neither" if minimum_norm is None else "both")
         )
     of_radius = cast(Callable[[float], Attack], attack_for_radius)
-    with _processes.agreement():
+    with processes.agreement():
         tried = check_radii(radii)
         # names are for errors alone: two radii may print alike
         attacks = [(f"radius {radius!r}", of_radius(radius)) for radius in tried[tried > 0].tolist()]
         check_evaluation(dataset, dict(attacks), batch_size, limit)
         frozen = freeze(model)
-        about = identity(frozen, dataset, dict(attacks)) if _processes.world() > 1 else {}
+        about = identity(frozen, dataset, dict(attacks)) if processes.world() > 1 else {}
     if about:
         asked = {"radii": tried.tolist(), "batch_size": batch_size, "limit": limit}
-        _processes.check_alike({**about, **asked, "torch": torch.__version__})
+        processes.check_alike({**about, **asked, "torch": torch.__version__})
     if batch_size == "auto":
         batch_size = chosen_batch_size(frozen, dataset, limit)
 

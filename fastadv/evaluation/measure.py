@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv import _processes
 from fastadv._checks import check_count
-from fastadv._description import describe, describe_data
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
+from fastadv.data.batch_size import BatchSize, check_batch_size
 from fastadv.engine import Frozen, freeze
-from fastadv.engine.batch_size import BatchSize, check_batch_size
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, Part, nearest, outcome, row
 from fastadv.evaluation._parts import Parts
 from fastadv.evaluation._turns import chosen_batch_size, in_turn
 from fastadv.evaluation.samples import Samples
 from fastadv.evaluation.table import Table
+from fastadv.runs import processes
+from fastadv.runs.description import describe, describe_data
 
 
 def evaluate(
@@ -62,7 +62,7 @@ def evaluate(
     evaluation already or that of another, and processes that were not called alike; CorruptFileError for a
     damaged file in it.
     """
-    with _processes.agreement():
+    with processes.agreement():
         attacks = dict(attacks or {})
         check_evaluation(dataset, attacks, batch_size, limit)
         check_count("keep_examples", keep_examples, 0)
@@ -70,11 +70,11 @@ def evaluate(
             raise InputError("resume: expected a run_dir to go on with, got none; pass run_dir as well")
         frozen = freeze(model)
         config: dict[str, Any] = {"batch_size": batch_size, "limit": limit, "keep_examples": keep_examples}
-        if run_dir is not None or _processes.world() > 1:
+        if run_dir is not None or processes.world() > 1:
             config |= identity(frozen, dataset, attacks)
-    if _processes.world() > 1:
+    if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
-        _processes.check_alike({**config, **asked, "torch": torch.__version__})
+        processes.check_alike({**config, **asked, "torch": torch.__version__})
     if batch_size == "auto":
         batch_size = Parts.batch_size(run_dir, resume) or chosen_batch_size(frozen, dataset, limit)
         config["batch_size"] = batch_size
@@ -124,7 +124,7 @@ def table_of(
     if together is not None:
         together.add_components([one.components for one in rows])
     # the clock of the first process, and the parts that all have read
-    seconds, before = zip(*_processes.tell((time.perf_counter() - started, kept.seconds)), strict=True)
+    seconds, before = zip(*processes.tell((time.perf_counter() - started, kept.seconds)), strict=True)
     return Table(rows, correct, failed, ids, seconds[0] + sum(before), together)
 
 

@@ -9,12 +9,13 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
 from fastadv.data import batches
-from fastadv.engine import Frozen, freeze, representation
-from fastadv.engine.twin import device_of
+from fastadv.engine import Frozen, freeze
+from fastadv.engine.copying.twin import device_of
 from fastadv.errors import InputError
 from fastadv.features._extremes import Attacked, Chosen, Exact
 from fastadv.features._means import ClassMeans
 from fastadv.features.result import Usefulness
+from fastadv.models.representation import representation
 from fastadv.threat import Threat
 
 Module = str | nn.Module | Callable[[Tensor], Tensor] | None
@@ -52,7 +53,7 @@ def usefulness(
             fastadv.attacks that take a loss: `partial(fa.attacks.pgd, steps=20)`. What it finds bounds
             gamma from above. None: the exact extremes in closed form, for features that are linear in x.
         module: where the features are: None for the input of the last linear layer, a name or a submodule
-            for its output, or a function of x, as in `fastadv.engine.representation`.
+            for its output, or a function of x, as in `fastadv.models.representation`.
         features: the numbers of those to measure; None for all. Results do not depend on which others are.
         limit: measure on the first samples alone.
         batch_size: samples, and attacked features of samples, that pass the model at once. It changes nothing

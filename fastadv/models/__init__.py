@@ -17,6 +17,7 @@ from fastadv.models.preact_resnet import PreActResNet18
 from fastadv.models.quadratic import Quadratic
 from fastadv.models.rbf import RBF
 from fastadv.models.registry import create, names
+from fastadv.models.representation import representation
 from fastadv.models.sigmoids import Sigmoids
 from fastadv.models.small_cnn import SmallCNN
 from fastadv.models.softmax import SoftmaxRegression
@@ -59,6 +60,7 @@ __all__ = [
     "load_weights",
     "names",
     "read_weights",
+    "representation",
     "save_weights",
 ]
 

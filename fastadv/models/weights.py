@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv._files import load_tensors, save_tensors
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models.normalized import Normalized
+from fastadv.runs.files import load_tensors, save_tensors
 
 # keys under which training scripts commonly nest a state dict
 _NESTS = ("state_dict", "model_state_dict", "model")

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import Sample
 from fastadv.ops._rows import PerRow, check_like, limits, per_row
+from fastadv.ops.registration.library import Sample
 
 SCHEMA = "(Tensor x_adv, Tensor x, float radius, float lo, float hi, Tensor? radius_rows=None) -> Tensor"
 NO_GRADIENT = "attacks project points, not graphs"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fastadv._library import Sample
+from fastadv.ops.registration.library import Sample
 
 SHAPES = ((0, 5), (1, 1), (3, 7), (1, 1031), (5, 3, 4, 4), (2, 3, 33), (4, 2, 3, 5, 2))
 RADII = (0.0, 0.03, 1.5, float("inf"))

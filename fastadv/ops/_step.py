@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import Sample
 from fastadv.errors import InputError
 from fastadv.ops._rows import PerRow, check_like, limits, per_row
+from fastadv.ops.registration.library import Sample
 
 SCHEMA = (
     "(Tensor x_adv, Tensor grad, Tensor x, float radius, float step_size, float lo, float hi, "

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_number
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops._rows import NO_BOX, check_like, clamp_box, limits
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 ORDERS = (inf, 2.0, 1.0, 0.0, 3.0)  # of the samples; others work too
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_number
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops._rows import check_like, wide
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 SCALES = (1.0, 0.5, 0.0, -0.5)  # of the samples
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops._rows import check_like
 from fastadv.ops._samples import SHAPES, batch
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 
 def reference(

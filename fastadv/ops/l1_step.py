@@ -10,10 +10,10 @@ step.
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops import _l1, _step
 from fastadv.ops._rows import PerRow, column
 from fastadv.ops._samples import assert_ulps, step_samples
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 
 def reference(

@@ -7,10 +7,10 @@ scaled by 1e-12 or 1e12 gives the same step. A row whose gradient is zero or not
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops import _l2, _step
 from fastadv.ops._rows import PerRow, column
 from fastadv.ops._samples import assert_ulps, step_samples
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 
 def reference(

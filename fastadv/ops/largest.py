@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops._rows import check_like
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 
 def reference(values: Tensor) -> Tensor:

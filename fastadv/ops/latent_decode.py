@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops._decoders import check_decoders, forward, image_size, products
 from fastadv.ops._samples import sample_decoders
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 
 def reference(

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv._checks import check_count, check_number
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops._decoders import check_decoders, forward, image_size, products
 from fastadv.ops._samples import sample_decoders
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -149,7 +149,7 @@ def latent_fit(
     x [B, C, H, H] in [0, 1]; z [B, K, L] the starting points; weights [K, cin, cout, k, k], biases [K, cout]
     and a stride for each layer; the first takes L channels to its kernel's size. Losses are per value of an
     image. `bf16` multiplies in bfloat16 with single sums where the processor can
-    (`fastadv._library.extension.bf16()`), and is single precision elsewhere. Not differentiable: the model
+    (`extension.bf16()`), and is single precision elsewhere. Not differentiable: the model
     gives the envelope gradient. Raises InputError on shapes that do not fit, mixed dtypes or devices, steps <
     1. Source: Schott et al. 2018, section 3.
     """

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops import _step
 from fastadv.ops._rows import PerRow, add_towards, clamp_box, column, towards_zero, wide
 from fastadv.ops._samples import assert_ulps, step_samples
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 
 def reference(

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops._rows import wide
 from fastadv.ops._samples import assert_ulps
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 KINDS = ("ce", "margin", "cw", "dlr")
 

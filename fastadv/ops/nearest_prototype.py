@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 CHUNK = 1 << 22  # float64 differences the reference holds at once
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops import _philox
 from fastadv.ops._samples import assert_ulps
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 KINDS = ("bits", "uniform", "normal")
 

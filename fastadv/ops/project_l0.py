@@ -8,10 +8,10 @@ kept, the lower index first among equals.
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops import _projection
 from fastadv.ops._rows import PerRow, clamp_box, column
 from fastadv.ops._samples import project_samples
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 
 def reference(

@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops import _l2, _projection
 from fastadv.ops._rows import PerRow
 from fastadv.ops._samples import assert_ulps, project_samples
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 
 def reference(

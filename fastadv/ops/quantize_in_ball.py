@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops._norm import ORDERS, check_norm
 from fastadv.ops._rows import PerRow, check_like, column, limits, per_row
 from fastadv.ops._samples import SHAPES, batch
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 THRESHOLDS = 4096
 

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops import _philox
 from fastadv.ops._norm import ORDERS, check_norm
@@ -31,6 +30,7 @@ from fastadv.ops._rows import (
     per_row,
 )
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, per_sample
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 
 def _shift(norm: str, limit: Tensor, ids: Tensor, count: int, seed: int, draw: int) -> Tensor:

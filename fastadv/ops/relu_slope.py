@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops._rows import check_like
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 
 def reference(gradient: Tensor, value: Tensor) -> Tensor:

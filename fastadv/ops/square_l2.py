@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops import _l2
 from fastadv.ops._rows import PerRow, check_like, column, limits, per_row
 from fastadv.ops._samples import assert_ulps, batch, per_sample
 from fastadv.ops._windows import check_windows, corners, inside, signs
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 from fastadv.ops.square_linf import SAMPLES
 
 TINY = 1e-12

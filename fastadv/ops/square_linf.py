@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.ops._rows import check_like
 from fastadv.ops._samples import batch
 from fastadv.ops._windows import check_windows, corners, inside
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 # images, windows
 SAMPLES = (

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import fold
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops._rows import wide
 from fastadv.ops._samples import assert_sums
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 MOST_CHANNELS = 4
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._library import OpCard, Sample, op, register
 from fastadv.errors import InputError
 from fastadv.ops._rows import check_like, limits
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
+from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 NORMS = ("linf", "l2", "l1")
 # Newton steps where the host does not wait for the device to ask whether they are over

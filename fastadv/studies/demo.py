@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fastadv._card import card
-from fastadv._files import read_json, write_json
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs.card import card
+from fastadv.runs.files import read_json, write_json
 from fastadv.studies import ilyas2019, schott2018
 from fastadv.studies.results import RESULTS
 from fastadv.studies.study import Settings, Study, Watch, one_thread, unwatched

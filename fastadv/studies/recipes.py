@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv._card import card
-from fastadv._run_folder import RunFolder
 from fastadv.attacks.autoattack import Version
 from fastadv.data import ImageSet
 from fastadv.evaluation._text import in_markdown, percent
+from fastadv.runs.card import card
+from fastadv.runs.folder import RunFolder
 from fastadv.studies.judged import by_autoattack
 from fastadv.studies.results import publish
 from fastadv.studies.study import Watch, unwatched

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fastadv._files import write_json, write_text
-from fastadv._run_folder import RunFolder
+from fastadv.runs.files import write_json, write_text
+from fastadv.runs.folder import RunFolder
 
 RESULTS, REPORT = "results.json", "report.md"
 

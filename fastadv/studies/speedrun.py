@@ -14,13 +14,13 @@ from typing import Any
 import torch
 
 import fastadv as fa
-from fastadv._card import card
-from fastadv._description import describe
-from fastadv._files import write_json
-from fastadv._run_folder import RunFolder
 from fastadv.attacks.autoattack import Version
 from fastadv.data import ImageSet
 from fastadv.evaluation._text import percent
+from fastadv.runs.card import card
+from fastadv.runs.description import describe
+from fastadv.runs.files import write_json
+from fastadv.runs.folder import RunFolder
 from fastadv.studies.judged import by_autoattack
 from fastadv.studies.study import Watch, unwatched
 

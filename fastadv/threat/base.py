@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
-from fastadv._card import data_hash
 from fastadv._checks import check_count
 from fastadv.errors import InputError
 from fastadv.ops._rows import PerRow, check_like, column, per_row
+from fastadv.runs.card import data_hash
 
 SLACK = 1e-6
 # how often, and by which share beyond the excess, a point that rounding took out of the ball is shortened

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine.twin import unwrap
+from fastadv.engine.copying.twin import unwrap
 from fastadv.errors import InputError
 
 

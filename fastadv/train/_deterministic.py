@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from fastadv import _processes
 from fastadv.errors import InputError
+from fastadv.runs import processes
 from fastadv.train._share import PARTS
 
 WORKSPACE, WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")  # as cuBLAS names them
@@ -21,10 +21,10 @@ INSTEAD = (
 
 def check_deterministic(model: nn.Module, device: torch.device) -> None:
     """InputError unless this model can be trained in parts by so many processes, on that device."""
-    if PARTS % _processes.world():
+    if PARTS % processes.world():
         raise InputError(
             f"processes: expected 1, 2, 4 or {PARTS} with deterministic=True, which cuts each batch into "
-            f"{PARTS} parts, got {_processes.world()}; start as many"
+            f"{PARTS} parts, got {processes.world()}; start as many"
         )
     for name, part in model.named_modules():
         if isinstance(part, _NormBase) and _has_statistics(part, part.training or not model.training):

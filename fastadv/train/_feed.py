@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastadv import _processes, rng
+from fastadv import rng
 from fastadv._checks import check_count
 from fastadv.data import ImageSet, Mixture
 from fastadv.data._batches import Batch, Held, raw_batches
 from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
+from fastadv.runs import processes
 from fastadv.train._share import Share
 from fastadv.train.augment import Augmentation, windows
 
@@ -43,7 +44,7 @@ class Feed:
     parts: int | None = None  # in which a batch is cut, see `Share`
 
     def __post_init__(self) -> None:
-        self.rank, self.world = _processes.rank(), _processes.world()
+        self.rank, self.world = processes.rank(), processes.world()
         if self.batch_size < self.world:
             raise InputError(
                 f"batch_size: expected at least one image for each of {self.world} processes, "

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fastadv import _processes
-from fastadv._card import card
-from fastadv._description import describe_set
-from fastadv._identity import plain
-from fastadv._run_record import RunRecord
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models import save_weights
 from fastadv.models.weights import read_weights
+from fastadv.runs import processes
+from fastadv.runs.card import card
+from fastadv.runs.description import describe_set
+from fastadv.runs.identity import plain
+from fastadv.runs.record import RunRecord
 from fastadv.train._weights import MovingAverage
 from fastadv.train.report import EpochReport, best
 
@@ -52,7 +52,7 @@ class Results:
                 self._write("ema", shown, again)
         if rewind:
             shown = best(past) or shown
-            self.model.load_state_dict(_processes.from_first(lambda: self._best(shown)))
+            self.model.load_state_dict(processes.from_first(lambda: self._best(shown)))
         self._write("model", shown, again)
 
     def _best(self, shown: EpochReport) -> dict[str, Tensor]:

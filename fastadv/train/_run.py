@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fastadv import _checkpoint, _processes
 from fastadv.errors import InputError, LostProcessError
+from fastadv.runs import checkpoint, processes
 from fastadv.train._alarms import alarm
 from fastadv.train._deterministic import deterministic_kernels
 from fastadv.train._ending import Ending
@@ -61,7 +61,7 @@ class Run:
                 self.record.close()
                 raise
 
-    def _restore(self, state: _checkpoint.State) -> None:
+    def _restore(self, state: checkpoint.State) -> None:
         self.done = [EpochReport(**entry) for entry in self.record.reports]
         self.step, self.seconds = state.progress["step"], state.progress["seconds"]
         begun = len(self.done) + (self.step > 0)
@@ -71,12 +71,12 @@ class Run:
                 f"got {self.ending.epochs}; ask for more or choose another folder"
             )
         steps = self.steps
-        _checkpoint.restore(state, steps.model, steps.optimizer, steps.scheduler)
+        checkpoint.restore(state, steps.model, steps.optimizer, steps.scheduler)
         losses = steps.losses.values
         losses.copy_(state.tensors["losses"])
-        steps.state = _checkpoint.kept(state, "recipe", losses.device)
+        steps.state = checkpoint.kept(state, "recipe", losses.device)
         if steps.average is not None:
-            steps.average.restore(_checkpoint.kept(state, "ema", losses.device))
+            steps.average.restore(checkpoint.kept(state, "ema", losses.device))
         logger.info("resumed at epoch %d, step %d", len(self.done) + 1, self.step)
 
     def go(self) -> Generator[EpochReport, None, None]:
@@ -114,7 +114,7 @@ class Run:
         if meant_to_be_robust(self.steps.recipe):
             report = dataclasses.replace(report, alarm=alarm([*self.done, report], self.measure.judge.size))
         # times differ between processes, and where kernels are not deterministic accuracies may
-        report = _processes.from_first(lambda: report)
+        report = processes.from_first(lambda: report)
         self._keep(report)
         return report
 

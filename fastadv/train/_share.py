@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastadv import _processes
 from fastadv.errors import InputError
+from fastadv.runs import processes
 
 PARTS = 8  # of a batch with `deterministic`, whatever the number of processes
 
@@ -92,7 +92,7 @@ class Share(Rows):
             return rows
         filled = rows.new_zeros((-(-self.size // self.world), *rows.shape[1:]))
         filled[: self.count] = rows[: self.count]
-        return _processes.gather(filled).transpose(0, 1).flatten(0, 1)[: self.size]
+        return processes.gather(filled).transpose(0, 1).flatten(0, 1)[: self.size]
 
     def by_cut(self, loss: Means) -> Sequence[Tensor]:
         """The mean losses by `cut`; InputError for another number of them."""
@@ -109,11 +109,11 @@ class Share(Rows):
         each = iter(rows)  # taken one by one, so that only one is held
         row = next(each)
         if self.parts is None:
-            return _processes.add_up(row)
+            return processes.add_up(row)
         sums = torch.zeros_like(row)
         for first in range(0, min(self.parts, self.size), self.world):
             # parts behind the last sample count for nothing
-            for other in _processes.gather(row)[: self.size - first]:
+            for other in processes.gather(row)[: self.size - first]:
                 sums += other
             row = next(each, row)
         return sums

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from fastadv import _processes
 from fastadv.errors import InputError
+from fastadv.runs import processes
 from fastadv.train._deterministic import INSTEAD, WANTED
 from fastadv.train._share import Share
 
@@ -23,7 +23,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        return _processes.add_up(rows.clone())
+        return processes.add_up(rows.clone())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:

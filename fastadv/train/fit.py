@@ -11,14 +11,14 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from fastadv import _processes
-from fastadv._card import data_hash
 from fastadv._checks import check_count, check_flag, check_seed, check_share
-from fastadv._description import describe, describe_data, describe_model
-from fastadv._run_record import RunRecord
-from fastadv.engine.twin import dtype_of
+from fastadv.engine.copying.twin import dtype_of
 from fastadv.errors import InputError
 from fastadv.evaluation import Attack
+from fastadv.runs import processes
+from fastadv.runs.card import data_hash
+from fastadv.runs.description import describe, describe_data, describe_model
+from fastadv.runs.record import RunRecord
 from fastadv.train._compiled import Compiled, check_compile
 from fastadv.train._deterministic import check_deterministic, describe_deterministic
 from fastadv.train._ending import Ending
@@ -147,7 +147,7 @@ def fit(
     or that holds another run; FloatingPointError for a loss or weights that are not finite (the last
     checkpoint is kept); OSError when a file cannot be written; CorruptFileError for a damaged checkpoint.
     """
-    with _processes.agreement():
+    with processes.agreement():
         ending = Ending(epochs, patience, on_alarm, attacked=bool(test_attacks))
         measure = Measures.of(test_set, validation_set, dict(test_attacks or {}), test_limit)
         check_count("batch_size", batch_size, 1)
@@ -228,7 +228,7 @@ def fit(
             "compile": compile or None,
             "seed": seed,
         }
-    if _processes.world() > 1:
+    if processes.world() > 1:
         asked = {
             "epochs": epochs,
             "run_dir": None if run_dir is None else str(run_dir),
@@ -242,7 +242,7 @@ def fit(
             "torch": torch.__version__,
             "initial weights": data_hash(*model.state_dict().values()),
         }
-        _processes.check_alike({**config, **asked})
+        processes.check_alike({**config, **asked})
     record = RunRecord(run_dir, config, resume)
     results = Results(model, train_set, steps.average, record, ending.may_rewind)
     return Epochs(Run(steps, results, measure, ending, checkpoint_every, progress))

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 
-from fastadv._run_record import read_report
 from fastadv.errors import CorruptFileError
+from fastadv.runs.record import read_report
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv import _graphs
-from fastadv.attacks import _apgd, _ranking, _waiting
+from fastadv.attacks.core import ranking, waiting
+from fastadv.attacks.methods import auto_pgd
 from fastadv.engine.graph import Graphs
+from fastadv.ops import _graphs
 from tests import recorded
 
 SIZE = 13
@@ -18,7 +19,7 @@ SIZE = 13
 
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Values are not read where that would wait for a GPU, and graphs are recorded calls."""
-    for module in (_waiting, _ranking, _apgd, import_module("fastadv.attacks.last_iterate")):
+    for module in (waiting, ranking, auto_pgd, import_module("fastadv.attacks.last_iterate")):
         monkeypatch.setattr(module, "waits", lambda device: True)
     monkeypatch.setattr(_graphs, "capture", recorded.capture)
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, _apgd, _side_by_side, apgd
+from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, apgd
+from fastadv.attacks.core import side_by_side
+from fastadv.attacks.methods import auto_pgd
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, THREATS, Linf
 
@@ -106,7 +108,7 @@ def test_targeted_losses_find_the_nearest_class(loss: str, scale: float, classes
 
 def test_each_round_leads_to_its_own_class(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one class, only the one with the second largest logit is tried; with two, the next as well."""
-    monkeypatch.setattr(_side_by_side, "FULL", {"cpu": 1})
+    monkeypatch.setattr(side_by_side, "FULL", {"cpu": 1})
     seen: list[Tensor] = []
 
     class Watched(nn.Module):
@@ -270,8 +272,8 @@ def test_l1_moves_as_many_coordinates_as_the_share_rounded_up(monkeypatch: pytes
         moved.append(int((points != search.rows.points).sum()))
         return project(search, points, factor)
 
-    project = _apgd.project
-    monkeypatch.setattr(_apgd, "project", watched)
+    project = auto_pgd.project
+    monkeypatch.setattr(auto_pgd, "project", watched)
     for size, wanted in ((784, 157), (785, 157), (786, 158)):
         moved.clear()
         model, x = nn.Linear(size, 2), torch.full((1, size), 0.5)
@@ -279,7 +281,7 @@ def test_l1_moves_as_many_coordinates_as_the_share_rounded_up(monkeypatch: pytes
         assert moved == [wanted]
     for count in range(1, 60):  # coordinates that had moved; two thirds of them are to
         density = torch.tensor([count / 784 / 1.5])
-        assert int((density * 784 * (1 - _apgd.ROUNDING)).ceil()) == math.ceil(count / 1.5 - 1e-9)
+        assert int((density * 784 * (1 - auto_pgd.ROUNDING)).ceil()) == math.ceil(count / 1.5 - 1e-9)
 
 
 def test_l1_begins_in_larger_balls() -> None:

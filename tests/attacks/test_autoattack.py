@@ -18,12 +18,12 @@ from fastadv.attacks import (
     autoattack,
     square,
 )
-from fastadv.attacks._flags import square_stands_out
-from fastadv.attacks._problem import problem
-from fastadv.attacks._trial import Trial
 from fastadv.attacks.autoattack import ATTACKS, _components, _Run
+from fastadv.attacks.core.problem import problem
+from fastadv.attacks.core.trial import Trial
+from fastadv.attacks.methods.flags import square_stands_out
+from fastadv.attacks.methods.symptoms import Symptoms
 from fastadv.engine import freeze
-from fastadv.engine.symptoms import Symptoms
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, THREATS, Linf
 

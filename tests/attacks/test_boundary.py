@@ -10,21 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Status, boundary
-from fastadv.attacks._core import run
-from fastadv.attacks._start import away
 from fastadv.attacks.boundary import (
     HALVINGS,
     _source,
     _spherical,
     _step,
 )
+from fastadv.attacks.core.run import run
+from fastadv.attacks.methods.start import away
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 
 from . import halfspaces
 from .nets import images, labels, linear, mlp
-from .test_start import Late, watched
+from .methods.test_start import Late, watched
 
 INF = torch.inf
 

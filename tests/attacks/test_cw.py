@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import ConfidentlyWrong, Status, WrongBy, cw
-from fastadv.attacks._constant import bisect
 from fastadv.attacks.cw import _fit, _tighten
+from fastadv.attacks.methods.constant_search import bisect
 from fastadv.errors import InputError
 from fastadv.threat import L1, L2, Linf, Threat
 

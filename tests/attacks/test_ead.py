@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.attacks import WrongBy, _constant, ead
+from fastadv.attacks import WrongBy, ead
+from fastadv.attacks.methods import constant_search
 from fastadv.errors import InputError
 from fastadv.threat import L1, L2
 
@@ -268,13 +269,13 @@ def test_the_first_constant_by_hand(gap: float, deciding: float, monkeypatch: py
     """Room of 0.11, slopes 1, 0.5, 0.1: the last pixel that has to move decides, or a slope of 0.3."""
     slopes = torch.tensor([1.0, 0.5, 0.1], dtype=torch.float64)
     x, seen = torch.full((1, 3), 0.89, dtype=torch.float64), []
-    begin = _constant.fit
+    begin = constant_search.fit
 
     def fit(search: Any, needed: Tensor, factor: float, constant: float | None) -> None:
         begin(search, needed, factor, constant)
         seen.append(search.rows.constant.item())
 
-    monkeypatch.setattr(_constant, "fit", fit)
+    monkeypatch.setattr(constant_search, "fit", fit)
 
     def model(z: Tensor) -> Tensor:
         ahead = (z - x) @ slopes - gap

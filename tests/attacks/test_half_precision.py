@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import ATTACKS, AttackResult, Status, nes
-from fastadv.attacks._core import run
-from fastadv.attacks._search import Search
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
 from fastadv.models import Binarized
 from fastadv.threat import L2, THREATS, Linf, Threat
 

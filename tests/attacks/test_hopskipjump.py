@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import hopskipjump
-from fastadv.attacks._core import run
-from fastadv.attacks._start import away
+from fastadv.attacks.core.run import run
 from fastadv.attacks.hopskipjump import HALVINGS, SIZES, TILTS, _move, _probe, _tilt
+from fastadv.attacks.methods.start import away
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.threat import L2, THREATS, Linf
 
 from . import halfspaces
 from .nets import images, labels, linear, mlp
-from .test_start import watched
+from .methods.test_start import watched
 
 INF = torch.inf
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastadv.attacks import pdgd
-from fastadv.attacks._geometry import cosine
+from fastadv.attacks.methods.geometry import cosine
 from fastadv.errors import InputError
 from fastadv.threat import L2
 

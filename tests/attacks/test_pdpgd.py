@@ -9,8 +9,9 @@ import torch
 
 from bench.suite.models import images as images_of_mnist
 from bench.suite.models import robust
-from fastadv.attacks import _proximal_adam, pdpgd
-from fastadv.attacks._primal_dual import _sized
+from fastadv.attacks import pdpgd
+from fastadv.attacks.methods import proximal_adam
+from fastadv.attacks.methods.primal_dual import _sized
 from fastadv.attacks.pdpgd import _proximal
 from fastadv.errors import InputError
 from fastadv.threat import L2, THREATS
@@ -94,7 +95,7 @@ def test_the_operator_in_the_metric_of_adam_is_its_own_iteration() -> None:
     by, x = torch.tensor([[0.01], [0.1], [0.5]], dtype=torch.float64), torch.zeros(3, 50, dtype=torch.float64)
     for norm in ("l1", "l2"):
         search: Any = SimpleNamespace(threat=THREATS[norm](torch.inf, (-9.0, 9.0)), x=x)
-        found = _proximal_adam._proximal(search, ahead.clone(), metric, by)
+        found = proximal_adam._proximal(search, ahead.clone(), metric, by)
         z = ahead
         for _ in range(5):
             z = z - metric * (z - ahead)
@@ -134,13 +135,13 @@ def test_how_the_weight_of_the_distance_moves_while_it_explores(
 ) -> None:
     """By hand: its logarithm goes by steps that fall from 5 / steps to a tenth, up at successes."""
     shares: list[float] = []
-    operator = _proximal_adam._proximal
+    operator = proximal_adam._proximal
 
     def watched(search: Any, *given: Any) -> torch.Tensor:
         shares.append(search.rows.share.item())
         return operator(search, *given)
 
-    monkeypatch.setattr(_proximal_adam, "_proximal", watched)
+    monkeypatch.setattr(proximal_adam, "_proximal", watched)
 
     def model(z: torch.Tensor) -> torch.Tensor:
         slope = 1e-9 * z.sum(1)

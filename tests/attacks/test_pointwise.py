@@ -13,7 +13,7 @@ from fastadv.threat import L0, L2, THREATS, Linf
 
 from . import halfspaces
 from .nets import images, labels, linear
-from .test_start import watched
+from .methods.test_start import watched
 
 INF = torch.inf
 

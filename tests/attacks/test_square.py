@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastadv import ops, rng
 from fastadv.attacks import OutsideTopK, square
-from fastadv.attacks._bumps import two_bumps
+from fastadv.attacks.methods.bumps import two_bumps
 from fastadv.attacks.square import _Draw, _share
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, THREATS, Linf

@@ -15,10 +15,11 @@ from bench.gpu.correctness import checked, misjudged, poison, relative_error, re
 from bench.gpu.nets import small_net
 from bench.gpu.ops import write_tuned
 from bench.gpu.session import Row
-from fastadv import _graphs, freeze
-from fastadv._library import CARDS
-from fastadv.attacks import _ranking, _waiting
+from fastadv import freeze
+from fastadv.attacks.core import ranking, waiting
 from fastadv.engine.graph import Graphs
+from fastadv.ops import _graphs
+from fastadv.ops.registration.library import CARDS
 from tests import recorded
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, in the interpreter
@@ -74,7 +75,7 @@ class TestChecks:
         self, capture: Callable[..., Any], message: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(_graphs, "capture", capture)
-        for module in (_waiting, _ranking):
+        for module in (waiting, ranking):
             monkeypatch.setattr(module, "waits", lambda device: True)
         model, x = small_net(), torch.rand(6, 3, 32, 32)
         with torch.no_grad():
@@ -192,7 +193,7 @@ class TestTuned:
         if not triton.knobs.runtime.interpret:
             pytest.skip("in the interpreter alone; on a GPU `make gpu` compares each width")
         from bench.gpu.interpreter import patched
-        from fastadv._library import triton_launcher
+        from fastadv.ops.registration.library import triton_launcher
         from fastadv.ops.triton._tuned import Width, trying
 
         x, grad = (torch.rand(2, 300, generator=torch.Generator().manual_seed(s)) for s in range(2))

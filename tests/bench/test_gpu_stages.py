@@ -16,8 +16,8 @@ from bench.gpu import worker as gpu_worker
 from bench.gpu.attack_calls import budget, threat_of
 from bench.gpu.construct import eager_random_target
 from bench.gpu.training import attacked
-from fastadv._library import CARDS
 from fastadv.data.construct import CIFAR10_PAPER
+from fastadv.ops.registration.library import CARDS
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, in the interpreter
 

@@ -16,7 +16,7 @@ from bench.gpu import correctness as gpu_correctness
 from bench.gpu import ops as gpu_ops
 from bench.gpu import worker as gpu_worker
 from bench.gpu.session import Row, Session
-from fastadv._library import CARDS, triton_launcher
+from fastadv.ops.registration.library import CARDS, triton_launcher
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 pytestmark = [

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv._files import load_tensors
 from fastadv.cli import main
 from fastadv.cli._abs_data import Batched, measure, print_measured
 from fastadv.data import load
 from fastadv.models import ABS
+from fastadv.runs.files import load_tensors
 
 COMMANDS = ("train", "infer", "bound", "attack", "show", "distal")
 

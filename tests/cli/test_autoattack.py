@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv._files import load_tensors
 from fastadv.cli import _attack, _evaluate
 from fastadv.data import load
 from fastadv.evaluation import measure
 from fastadv.evaluation._outcome import outcome
 from fastadv.models import SmallCNN
+from fastadv.runs.files import load_tensors
 
 COUNT = 40
 RADIUS = 0.06

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fastadv import Linf
-from fastadv._files import load_tensors
 from fastadv.data import load_constructed
 from fastadv.models import SmallCNN
+from fastadv.runs.files import load_tensors
 
 SOME = "-n 60"
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv._files import load_tensors
 from fastadv.attacks import AttackResult
 from fastadv.cli import _evaluate
 from fastadv.data import load
 from fastadv.evaluation import Curve
 from fastadv.models import SmallCNN
+from fastadv.runs.files import load_tensors
 
 COUNT = 40
 RUNS: list[tuple[float, list[int]]] = []

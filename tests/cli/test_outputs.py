@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv._files import load_tensors
 from fastadv.cli import (
     _abs,
     _abs_show,
@@ -29,6 +28,7 @@ from fastadv.cli._attacks import registry
 from fastadv.cli._evaluate import _kept
 from fastadv.data import load, load_constructed
 from fastadv.models import SmallCNN
+from fastadv.runs.files import load_tensors
 
 COUNT = 60
 SPENT = ("forwards", "backwards")

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from fastadv._files import digest, load_tensors
 from fastadv.cli import _torchrun, main
 from fastadv.cli._interrupt import Interrupted
 from fastadv.errors import InputError, LostProcessError
+from fastadv.runs.files import digest, load_tensors
 from fastadv.train import reports
 from tests.processes import finish, serve
 

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fastadv
-from fastadv._files import load_tensors
-from fastadv._run_folder import RunFolder
 from fastadv.data import ImageSet, load_constructed
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs.files import load_tensors
+from fastadv.runs.folder import RunFolder
 from tests.processes import program, succeed
 
 from .sets import fixed_shift, random_target, robust

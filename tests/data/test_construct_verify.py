@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv._files import digest
 from fastadv.data import ConstructedSet, ImageSet, load_constructed, verify_constructed
 from fastadv.data.construct import verify
 from fastadv.data.shards import read_shards, shard_path, write_index, write_shard
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs.files import digest
 from fastadv.threat import L0, L1, L2, Linf
 
 from .sets import ALL, CLASSES, fixed_shift, random_target, robust, toy_base, toy_model

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from fastadv._files import digest, save_tensors
 from fastadv.data.shards import (
     read_index,
     read_shard,
@@ -17,6 +16,7 @@ from fastadv.data.shards import (
     write_shard,
 )
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs.files import digest, save_tensors
 
 
 @pytest.mark.parametrize(("total", "size"), [(1, 1), (10, 3), (9, 3), (5, 100)])

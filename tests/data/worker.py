@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastadv import _processes
-from fastadv._files import save_tensors
 from fastadv.data import ConstructedSet
 from fastadv.errors import InputError
+from fastadv.runs import processes
+from fastadv.runs.files import save_tensors
 from fastadv.threat import L2
 from tests.data.sets import ALL, CLASSES, random_target, robust, toy_base
 from tests.kills import die, loss_told
@@ -39,7 +39,7 @@ def write(made: ConstructedSet, path: Path) -> None:
 
 def every_set(folder: Path, rank: int = 0) -> None:
     """Each construction in a folder, and without one."""
-    name = f"{_processes.world()}-{rank}"
+    name = f"{processes.world()}-{rank}"
     radii = L2(torch.linspace(0.2, 0.9, 60))
     for construct in ALL:
         kind = construct.__name__
@@ -52,7 +52,7 @@ def every_set(folder: Path, rank: int = 0) -> None:
 def eight(folder: Path, rank: int = 0) -> None:
     """Fewer shards than processes, and more batches: one construction of either kind."""
     for construct in (robust, random_target):
-        name = f"{construct.__name__}-{_processes.world()}"
+        name = f"{construct.__name__}-{processes.world()}"
         made = construct(net(), toy_base(), out_dir=folder / name, **OPTIONS)
         write(made, folder / f"{name}-{rank}.set")
 
@@ -61,7 +61,7 @@ def resumed(folder: Path, end: Callable[[], None] = lambda: None) -> Constructed
     """`end` is called in the second process after the first shard."""
 
     def progress(done: int, total: int) -> None:
-        if done == 39 and _processes.rank() == 1:
+        if done == 39 and processes.rank() == 1:
             end()
 
     return random_target(net(), toy_base(), out_dir=folder, progress=progress, **OPTIONS)
@@ -89,7 +89,7 @@ def killed(folder: Path, rank: int) -> None:
 
 
 def go_on(folder: Path, rank: int = 0) -> None:
-    name = f"{_processes.world()}-{rank}"
+    name = f"{processes.world()}-{rank}"
     write(resumed(folder / f"run-{name[0]}"), folder / f"resumed-{name}")
 
 

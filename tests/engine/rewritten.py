@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv.engine.fold import Folds, Watch
+from fastadv.engine.copying.fold import Folds, Watch
 from fastadv.engine.rewrite import Rewrite, Rewriting
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv import _graphs
 from fastadv.engine import Frozen, freeze, graph
 from fastadv.engine.graph import Graphs, Rows, Step, padded
 from fastadv.engine.notes import Notes
@@ -16,6 +15,7 @@ from fastadv.engine.options import Options
 from fastadv.engine.rewrite import Rewriting
 from fastadv.engine.search_twin import CAPTURED, SearchTwin
 from fastadv.errors import InputError
+from fastadv.ops import _graphs
 from tests import recorded
 
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.engine import guard
+from fastadv.engine.copying.fold import Pair
 from fastadv.engine.cpu import activations, onednn, thin, winograd
-from fastadv.engine.fold import Pair
 from tests.logged import Logged
 
 needs_onednn = pytest.mark.skipif(

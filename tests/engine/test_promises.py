@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fastadv.engine import freeze, search_twin
-from fastadv.engine.fold import Refused
+from fastadv.engine.copying.fold import Refused
 from tests.engine.rewritten import answers, folded
 
 NOTE = "not folded: conv, whose result is not read by its BatchNorm alone"

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.engine import freeze
+from fastadv.engine.copying.fold import Folds, Watch
 from fastadv.engine.cpu import activations, onednn, winograd
 from fastadv.engine.cpu.activations import ELU, RELU
 from fastadv.engine.cpu.onednn import COVER, LINEAR
 from fastadv.engine.cpu.thin import THIN
 from fastadv.engine.cpu.winograd import Winograd
-from fastadv.engine.fold import Folds, Watch
 from fastadv.engine.rewrite import Lens, Rewrite, Rewriting
 from fastadv.engine.views import VIEWS
 from tests.engine.rewritten import Seen, answers, folded

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.attacks import _search
+from fastadv.attacks.core import search
 from fastadv.engine import search_twin
 from fastadv.engine.scratch import Scratch, keep_pages
 
@@ -130,7 +130,7 @@ def test_gradients_in_bfloat16_change_no_attack(
     x, y = images(0), torch.arange(6) % 4
     run = partial(getattr(fa.attacks, attack), **({} if attack == "fgsm" else {"steps": 3}))
     found = run(fa.freeze(net(), "bf16"), x, y, threat)
-    for module in (_search, search_twin):
+    for module in (search, search_twin):
         monkeypatch.setattr(module, "may_be_narrow", lambda gradient, x: False)
     wide = run(fa.freeze(net(), "bf16"), x, y, threat)
     assert torch.equal(found.x_adv, wide.x_adv)

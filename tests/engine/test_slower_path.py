@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv import _graphs
 from fastadv.engine.graph import Graphs
 from fastadv.errors import InputError
+from fastadv.ops import _graphs
 
 
 class Failing(nn.Module):

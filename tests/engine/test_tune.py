@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv import _processes
 from fastadv.engine import tune
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.options import Options
 from fastadv.errors import InputError
+from fastadv.runs import processes
 
 X = torch.rand(6, 2, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(6) % 5
@@ -178,7 +178,7 @@ def test_a_model_without_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_processes_of_a_group_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = fa.freeze(convnet(), tune=True)
-    monkeypatch.setattr(_processes, "world", lambda: 2)
+    monkeypatch.setattr(processes, "world", lambda: 2)
     with pytest.raises(InputError, match="tune: expected one process, got a group of 2"):
         frozen.input_gradient(X, Y)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fastadv._files import digest, load_tensors
+from fastadv.runs.files import digest, load_tensors
 from tests.evaluation.worker import go_on, timeless, whole
 from tests.processes import finish, go, start
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv._files import load_tensors, save_tensors
 from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.evaluation import Table
+from fastadv.runs.files import load_tensors, save_tensors
 from tests.evaluation import nets
 from tests.models.abs import nets as abs_nets
 from tests.processes import program, succeed

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv import _processes
-from fastadv._files import save_tensors
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation import Table, accuracy_against_radius, evaluate
+from fastadv.runs import processes
+from fastadv.runs.files import save_tensors
 from tests.kills import die, loss_told
 
 THREAT = fa.Linf(0.17)
@@ -90,7 +90,7 @@ def write(table: Table, path: Path) -> None:
 
 def whole(folder: Path, rank: int = 0) -> None:
     """Every attack at once, in a folder; and the curves."""
-    name = f"{_processes.world()}-{rank}"
+    name = f"{processes.world()}-{rank}"
     table = evaluate(Net(), images(), BOUNDED | LEAST, run_dir=folder / name[0], **SETTINGS)
     write(table, folder / f"table-{name}")
     (folder / f"seconds-{name}").write_text(str([table.seconds, *(row.seconds for row in table.rows)]))
@@ -123,7 +123,7 @@ class Ending:
 
     def __call__(self, model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> Any:
         self.calls += 1
-        if self.calls == 2 and _processes.rank() == 1:
+        if self.calls == 2 and processes.rank() == 1:
             self.end()
         return BOUNDED["pgd"](model, x, y, ids=ids)
 
@@ -150,7 +150,7 @@ def killed(folder: Path, rank: int) -> None:
 
 
 def go_on(folder: Path, rank: int = 0) -> None:
-    name = f"{_processes.world()}-{rank}"
+    name = f"{processes.world()}-{rank}"
     write(resumed(folder / f"run-{name[0]}", resume=True), folder / f"resumed-{name}")
 
 
@@ -164,7 +164,7 @@ def faults(folder: Path, rank: int) -> None:
     labels.y[17] = 3
 
     def odd(model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> Any:
-        return "no result" if _processes.rank() == 1 else BOUNDED["pgd"](model, x, y, ids=ids)
+        return "no result" if processes.rank() == 1 else BOUNDED["pgd"](model, x, y, ids=ids)
 
     steps = partial(fa.attacks.pgd, threat=THREAT, steps=3 + rank, step_size=0.08)
     wrong: dict[str, dict[str, Any]] = {

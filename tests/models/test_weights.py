@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastadv import models
-from fastadv._files import save_tensors
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models import load_weights, read_weights, save_weights
+from fastadv.runs.files import save_tensors
 
 
 def net(seed: int = 0, **kwargs: Any) -> nn.Module:
@@ -193,7 +193,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fastadv._files.serialize", full)
+    monkeypatch.setattr("fastadv.runs.files.serialize", full)
     with pytest.raises(OSError, match="No space left"):
         save_weights(net(2), tmp_path / "a.safetensors", {"epoch": 2})
     assert read_weights(tmp_path / "a.safetensors")[1] == {"epoch": 1}

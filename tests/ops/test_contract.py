@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fastadv.ops
-from fastadv._library import CARDS, OpCard, cpu_launcher, extension
+from fastadv.ops.registration.library import CARDS, OpCard, cpu_launcher, extension
 from tests.processes import finish, serve
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastadv import ops
-from fastadv._library import backends, extension
+from fastadv.ops.registration.library import backends, extension
 
 pytestmark = pytest.mark.skipif(extension is None, reason="no extension built")
 NAMES = ("libgomp", "libomp", "libiomp")

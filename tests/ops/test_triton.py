@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fastadv.ops  # noqa: F401
-from fastadv._library import CARDS, results_of, triton_launcher
+from fastadv.ops.registration.library import CARDS, results_of, triton_launcher
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -180,7 +180,7 @@ def test_no_op_waits_for_the_device():
 def test_fastadv_imports_without_triton():
     code = (
         "import sys; sys.modules['triton'] = None; import fastadv.ops; "
-        "from fastadv._library import CARDS, triton_launcher; "
+        "from fastadv.ops.registration.library import CARDS, triton_launcher; "
         "assert not any(map(triton_launcher, CARDS.values())), 'a launcher came from nowhere'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

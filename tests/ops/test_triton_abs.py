@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_triton import DEVICE, _interpreter, pytestmark, run  # noqa: F401  (pytest finds them by name)
 
-from fastadv._library import CARDS
 from fastadv.ops._decoders import image_size
 from fastadv.ops._samples import random_decoder
+from fastadv.ops.registration.library import CARDS
 
 INF, NAN = float("inf"), float("nan")
 

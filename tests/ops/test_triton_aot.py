@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import fastadv.ops  # noqa: F401
-from fastadv._library import CARDS
+from fastadv.ops.registration.library import CARDS
 
 pytest.importorskip("triton", reason="Triton is not installed")
 ROOT = Path(__file__).resolve().parents[2]

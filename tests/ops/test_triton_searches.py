@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_triton import DEVICE, _interpreter, pytestmark, run  # noqa: F401  (pytest finds them by name)
 
-from fastadv._library import CARDS
+from fastadv.ops.registration.library import CARDS
 
 INF = float("inf")
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import fastadv as fa
-from fastadv import _files
 from fastadv.errors import InputError
+from fastadv.runs import files
 from fastadv.studies.ilyas2019 import pipeline, plan, report, stages
 from fastadv.studies.ilyas2019.sets import KINDS
 from tests.processes import finish, serve
@@ -189,7 +189,7 @@ def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path: Path, monkeypatch:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_files.os, "fsync", full)
+        patch.setattr(files.os, "fsync", full)
         with pytest.raises(OSError, match=r"No space left on device.*free some space"):
             study(tmp_path, stages=["sets"])
     assert times(tmp_path) == before

@@ -10,8 +10,8 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 import fastadv as fa
-from fastadv._files import load_tensors
 from fastadv.errors import InputError
+from fastadv.runs.files import load_tensors
 from fastadv.train import (
     AWP,
     Crafted,

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv import _processes
 from fastadv.errors import InputError
+from fastadv.runs import processes
 from fastadv.train import AWP, FreeTraining, PGDTraining, Standard, fit
 from fastadv.train._deterministic import WORKSPACE, check_deterministic
 
@@ -163,7 +163,7 @@ def test_a_step_on_the_whole_batch_is_refused(gives):
 
 
 def test_a_number_of_processes_that_does_not_divide_is_refused(monkeypatch):
-    monkeypatch.setattr(_processes, "world", lambda: 3)
+    monkeypatch.setattr(processes, "world", lambda: 3)
     with pytest.raises(InputError, match=r"processes: expected 1, 2, 4 or 8 with deterministic=True.* got 3"):
         check_deterministic(plain(), torch.device("cpu"))
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv import _files
 from fastadv.errors import InputError
+from fastadv.runs import files
 from fastadv.train import Standard, fit
 from fastadv.train._weights import MovingAverage
 
@@ -84,7 +84,7 @@ def test_it_resumes_bit_for_bit(tmp_path, stop, options):
     run(tmp_path / "parts", resume=True, **options)
     for name in ("ema", "model"):
         files = [
-            _files.load_tensors(tmp_path / part / f"{name}.safetensors")[0] for part in ("whole", "parts")
+            files.load_tensors(tmp_path / part / f"{name}.safetensors")[0] for part in ("whole", "parts")
         ]
         assert_same(*files)
 

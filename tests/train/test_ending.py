@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv import _files
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs import files
 from fastadv.train import EpochReport, FGSMTraining, InputNoise, Standard, _measure, fit, reports
 from fastadv.train._measure import Measure
 from fastadv.train.report import best
@@ -342,13 +342,13 @@ def everything(folder, **options):
 
 def contents(folder):
     """Every file of a run, without what differs from run to run."""
-    files = {}
+    found = {}
     for path in sorted(folder.iterdir()):
         if path.suffix == ".safetensors":
-            files[path.name] = _files.digest(_files.load_tensors(path)[0])
+            found[path.name] = files.digest(files.load_tensors(path)[0])
         else:
-            files[path.name] = [dataclasses.replace(report, seconds=0.0) for report in reports(folder)]
-    return files
+            found[path.name] = [dataclasses.replace(report, seconds=0.0) for report in reports(folder)]
+    return found
 
 
 def test_a_kill_at_any_moment_with_all_options_is_resumed_bit_equal(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv import _files
+from fastadv.runs import files
 from fastadv.train import Standard
 
 from .nets import net
@@ -49,5 +49,5 @@ def test_weights_that_are_not_finite_reach_no_checkpoint(every, tmp_path):
         list(train(recipe=Rooted(), run_dir=tmp_path, checkpoint_every=every))
     assert str(caught.value).endswith(f"{tmp_path / 'checkpoint.safetensors'} is kept")
     assert Rooted.calls == 7 + steps
-    kept, _ = _files.load_tensors(tmp_path / "checkpoint.safetensors")
+    kept, _ = files.load_tensors(tmp_path / "checkpoint.safetensors")
     assert all(tensor.isfinite().all() for tensor in kept.values())

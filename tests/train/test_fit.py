@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv import _files, rng
+from fastadv import rng
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
+from fastadv.runs import files
 from fastadv.train import AWP, EpochReport, FGSMTraining, FreeTraining, PGDTraining, Standard, fit
 from fastadv.train._losses import Losses
 
@@ -318,7 +319,7 @@ def test_the_finished_model_has_a_card(tmp_path):
     (report,) = train(
         model, epochs=1, run_dir=tmp_path, recipe=PGDTraining(fa.L2(0.5), steps=2, loss="margin")
     )
-    tensors, metadata = _files.load_tensors(tmp_path / "model.safetensors")
+    tensors, metadata = files.load_tensors(tmp_path / "model.safetensors")
     assert all(torch.equal(tensors[name], value) for name, value in model.state_dict().items())
     about = json.loads(metadata["card"])
     assert about["kind"] == "model"

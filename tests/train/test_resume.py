@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv import _checkpoint as checkpoint
-from fastadv import _files, _run_folder
 from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs import checkpoint, files, folder
 from fastadv.train import _run, fit, reports
 from fastadv.train._measure import Measure
 from tests.processes import program, succeed
@@ -90,7 +89,7 @@ def test_resume_after_sigkill_at_a_random_moment_is_bit_equal(tmp_path):
     assert_same(model, expected)
     assert timeless(reports(folder)) == timeless(past), f"killed {delay:.3f} s after its first checkpoint"
     assert not list(folder.glob(".*.part"))
-    stored, _ = _files.load_tensors(folder / "model.safetensors")
+    stored, _ = files.load_tensors(folder / "model.safetensors")
     assert all(torch.equal(stored[name], value) for name, value in model.state_dict().items())
 
 
@@ -108,7 +107,7 @@ def test_a_kill_at_any_moment_is_resumed_bit_equal(whole, tmp_path):
         assert timeless(reports(folder)) == timeless(past), moment
         names = sorted(path.name for path in folder.iterdir())
         assert names == ["checkpoint.safetensors", "model.safetensors", "report.jsonl"], moment
-        stored, _ = _files.load_tensors(folder / "model.safetensors")
+        stored, _ = files.load_tensors(folder / "model.safetensors")
         assert all(torch.equal(stored[name], value) for name, value in model.state_dict().items())
 
 
@@ -199,7 +198,7 @@ def test_weights_that_are_not_those_of_the_last_epoch_are_written_again(tmp_path
         data[-3] ^= 1
     path.write_bytes(data)
     run(tmp_path, schedule="constant", epochs=2, resume=True)
-    stored, _ = _files.load_tensors(path)
+    stored, _ = files.load_tensors(path)
     assert all(torch.equal(stored[name], value) for name, value in expected.state_dict().items())
 
 
@@ -370,7 +369,7 @@ def test_another_data_set_or_model_is_refused(whole):
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(_run_folder, "PATIENCE", 0.1)
+    monkeypatch.setattr(folder, "PATIENCE", 0.1)
     training = fit_of(tmp_path)
     with pytest.raises(InputError, match="no other run is writing"):
         fit_of(tmp_path, resume=True)
@@ -395,7 +394,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_touched(whole, tmp_path, d
         data = bytearray()
     path.write_bytes(data)
     if damage == "foreign":
-        _files.save_tensors(path, {"w": torch.zeros(3)})
+        files.save_tensors(path, {"w": torch.zeros(3)})
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(CorruptFileError, match=r"checkpoint\.safetensors"):

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import fastadv as fa
-from fastadv._run_folder import RunFolder
 from fastadv.errors import InputError
+from fastadv.runs.folder import RunFolder
 from fastadv.train import Standard, fit, run
 
 from .nets import images, net

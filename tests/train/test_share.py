@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastadv import _processes
+from fastadv.runs import processes
 from fastadv.train._feed import Feed
 from fastadv.train._share import Share
 from fastadv.train.augment import make_augment
@@ -20,7 +20,7 @@ def test_the_shares_make_up_the_batch(size, world, monkeypatch):
     # a process without a sample has one all the same, that counts for nothing
     assert all(len(share.own(rows)) == max(share.count, 1) for share in shares)
     sent = []
-    monkeypatch.setattr(_processes, "gather", lambda row: (sent.append(row), torch.stack(sent))[1])
+    monkeypatch.setattr(processes, "gather", lambda row: (sent.append(row), torch.stack(sent))[1])
     whole = [share.whole(share.own(rows)) for share in shares]
     assert torch.equal(whole[-1], rows)  # the last one has seen what all sent
 
@@ -48,7 +48,7 @@ def test_a_batch_that_is_cut_is_summed_in_the_order_of_its_parts(size, world, mo
             mine.append(row.clone())
             return torch.stack([each[len(mine) - 1] for each in sent.values() if len(each) >= len(mine)])
 
-        monkeypatch.setattr(_processes, "gather", gather)
+        monkeypatch.setattr(processes, "gather", gather)
         total = share.total(part.sum(0) for part in each[rank])
     assert torch.equal(total, wanted)
 
@@ -61,8 +61,8 @@ def test_every_process_is_fed_its_share(augment, done, resident, monkeypatch):
     data = held if resident else [(x, int(y)) for x, y in zip(held.x, held.y, strict=True)]
 
     def fed(rank, world):
-        monkeypatch.setattr(_processes, "rank", lambda: rank)
-        monkeypatch.setattr(_processes, "world", lambda: world)
+        monkeypatch.setattr(processes, "rank", lambda: rank)
+        monkeypatch.setattr(processes, "world", lambda: world)
         feed = Feed(data, 6, make_augment(augment), 7, torch.device("cpu"))
         return feed, list(feed.batches(2, done))
 

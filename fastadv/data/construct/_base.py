@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastadv._card import data_hash
-from fastadv._description import describe_data
 from fastadv.data._batches import batches
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
 from fastadv.errors import InputError
+from fastadv.runs.card import data_hash
+from fastadv.runs.description import describe_data
 
 
 class Base:

@@ -9,9 +9,8 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from fastadv import _processes
 from fastadv._checks import check_count
-from fastadv._identity import agree, plain
+from fastadv.data.batch_size import FIRST, BatchSize, check_batch_size, fastest_batch_size
 from fastadv.data.construct._base import Base
 from fastadv.data.construct._checks import fingerprint
 from fastadv.data.construct._pixels import encode, verify
@@ -20,8 +19,9 @@ from fastadv.data.construct.constructed import ConstructedSet
 from fastadv.data.imageset import to_unit
 from fastadv.data.shards import shard_count, shard_range
 from fastadv.engine import Frozen
-from fastadv.engine.batch_size import FIRST, BatchSize, check_batch_size, fastest_batch_size
 from fastadv.errors import InputError
+from fastadv.runs import processes
+from fastadv.runs.identity import agree, plain
 from fastadv.threat import Threat
 
 DTYPES = ("uint8", "float32")
@@ -104,16 +104,16 @@ def build(
     progress: Callable[[int, int], None] | None = None,
 ) -> ConstructedSet:
     """Run `construction` over the samples of `base`; BuildOptions describes the arguments."""
-    with _processes.agreement():
+    with processes.agreement():
         check_batch_size(batch_size)
         ranges = _own_shards(base.count, shard_size, rank, world_size)
         dtype = dtype or ("uint8" if base.eight_bit else "float32")
         if dtype not in DTYPES:
             raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
         config = _config(construction, base, dtype, shard_size)
-    if _processes.world() > 1:
+    if processes.world() > 1:
         asked = {"batch_size": batch_size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
-        _processes.check_alike({**config, **asked}, agree)
+        processes.check_alike({**config, **asked}, agree)
     total, done = sum(map(len, ranges.values())), 0
 
     def tick(count: int) -> None:
@@ -134,12 +134,12 @@ def build(
         left = {k: torch.tensor(ids) for k, ids in ranges.items() if k not in shards}
         if batch_size == "auto":
             choose = partial(_fastest_batch_size, construction, base)
-            size = _processes.from_first(choose) if left else 1
+            size = processes.from_first(choose) if left else 1
         else:
             size = batch_size
         todo = [(k, batch) for k, ids in left.items() for batch in torch.split(ids, size)]
         rows: list[dict[str, Tensor]] = []
-        for (k, batch), row in zip(todo, _processes.in_turn(len(todo), make), strict=True):
+        for (k, batch), row in zip(todo, processes.in_turn(len(todo), make), strict=True):
             rows.append(row)
             tick(len(batch))
             if batch[-1] == left[k][-1]:
@@ -155,7 +155,7 @@ def _fastest_batch_size(construction: Construction, base: Base) -> int:
 
 def _own_shards(total: int, shard_size: int, rank: int | None, world_size: int | None) -> dict[int, range]:
     """The samples of each shard that is built here, or in a process group by all together; checked."""
-    if _processes.world() > 1 and (rank, world_size) != (None, None):
+    if processes.world() > 1 and (rank, world_size) != (None, None):
         raise InputError(
             "rank, world_size: expected none in a process group, whose processes share the work by "
             f"themselves, got {rank} and {world_size}; leave them out"

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv._card import data_hash
 from fastadv._checks import check_count, check_number
-from fastadv._description import describe
-from fastadv._identity import probe
 from fastadv.data.construct._base import Base
-from fastadv.engine import Frozen, freeze, representation
+from fastadv.engine import Frozen, freeze
+from fastadv.engine.copying.twin import device_of, dtype_of
 from fastadv.engine.frozen import CHECK_ROWS
-from fastadv.engine.twin import device_of, dtype_of
 from fastadv.errors import InputError
+from fastadv.models.representation import representation
+from fastadv.runs.card import data_hash
+from fastadv.runs.description import describe
+from fastadv.runs.identity import probe
 from fastadv.threat import Threat
 
 Module = str | Callable[[Tensor], Tensor] | None

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv import _processes
-from fastadv._run_folder import RunFolder
 from fastadv.data.construct.constructed import ConstructedSet, make_card
 from fastadv.data.shards import Shard, read_shard, shard_path, write_index, write_shard
+from fastadv.runs import processes
+from fastadv.runs.folder import RunFolder
 
 
 class Store:
@@ -32,7 +32,7 @@ class Store:
                     return None
                 return stack.enter_context(RunFolder(out_dir, name="out_dir", shared=True)).path
 
-            yield cls(_processes.from_first(hold), config)
+            yield cls(processes.from_first(hold), config)
 
     def _there(self, k: int) -> bool:
         return self._folder is not None and shard_path(self._folder, k).exists()
@@ -43,7 +43,7 @@ class Store:
         def read() -> Shard | None:
             return read_shard(self._folder, k, self._config) if self._folder and self._there(k) else None
 
-        return _processes.from_first(read)
+        return processes.from_first(read)
 
     def write(self, k: int, tensors: dict[str, Tensor]) -> Shard:
         """Shard `k`, whose tensors all processes have."""
@@ -51,11 +51,11 @@ class Store:
         def write() -> str:
             return write_shard(self._folder, k, tensors, self._config).digest if self._folder else ""
 
-        return Shard(tensors, _processes.from_first(write))
+        return Shard(tensors, processes.from_first(write))
 
     def assemble(self, shards: Mapping[int, Shard], count: int) -> ConstructedSet:
         """The set of `count` shards where all are there, with its index; otherwise that of these shards."""
-        complete = _processes.from_first(lambda: all(map(self._there, range(count))))
+        complete = processes.from_first(lambda: all(map(self._there, range(count))))
         if complete:
             others = {k: self.read(k) for k in range(count) if k not in shards}
             shards = {**shards, **{k: shard for k, shard in others.items() if shard is not None}}
@@ -69,4 +69,4 @@ class Store:
             found: dict[str, Any] = write_index(self._folder, made, self._config, ordered)["card"]
             return found
 
-        return ConstructedSet(tensors, _processes.from_first(card))
+        return ConstructedSet(tensors, processes.from_first(card))

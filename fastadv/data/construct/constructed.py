@@ -7,9 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv._card import card, data_hash
-from fastadv._files import digest
-from fastadv._run_folder import RunFolder
 from fastadv.data.imageset import ImageSet
 from fastadv.data.shards import (
     read_shard,
@@ -21,6 +18,9 @@ from fastadv.data.shards import (
     write_shard,
 )
 from fastadv.errors import InputError
+from fastadv.runs.card import card, data_hash
+from fastadv.runs.files import digest
+from fastadv.runs.folder import RunFolder
 
 
 class ConstructedSet(ImageSet):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv import _processes
 from fastadv._checks import check_seed
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.data.construct._build import BuildOptions, Construction, Search, build
@@ -19,6 +18,7 @@ from fastadv.data.construct._starts import STARTS, starting_point
 from fastadv.data.construct.constructed import ConstructedSet
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
+from fastadv.runs import processes
 from fastadv.threat import L2, Threat
 
 UNBOUNDED = L2(inf)
@@ -99,7 +99,7 @@ def _invert(
     seed: int,
     options: BuildOptions,
 ) -> ConstructedSet:
-    with _processes.agreement():
+    with processes.agreement():
         check_budget(threat, steps, step_size)
         check_seed(seed)
         if start not in STARTS:

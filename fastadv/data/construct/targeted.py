@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
-from fastadv import _processes, rng
+from fastadv import rng
 from fastadv._checks import check_seed
 from fastadv.attacks.last_iterate import last_iterate
 from fastadv.data.construct._build import BuildOptions, Construction, Search, build
 from fastadv.data.construct._checks import check_budget, prepare
 from fastadv.data.construct.constructed import ConstructedSet
 from fastadv.engine import Frozen
+from fastadv.runs import processes
 from fastadv.threat import Threat
 
 
@@ -93,7 +94,7 @@ def _attack(
     choose: Callable[[Tensor, Tensor, int], Tensor],
     options: BuildOptions,
 ) -> ConstructedSet:
-    with _processes.agreement():
+    with processes.agreement():
         check_budget(threat, steps, step_size)
         check_seed(seed)
         frozen, samples, classes = prepare(model, base, threat, every_class=name == "fixed_shift")

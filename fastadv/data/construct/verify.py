@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
-from fastadv._identity import agree, plain, rounding
 from fastadv.data.construct._base import Base
 from fastadv.data.construct._checks import weights_or_code
 from fastadv.data.construct._starts import starting_point
@@ -19,8 +18,9 @@ from fastadv.data.construct.constructed import ConstructedSet, measured
 from fastadv.data.imageset import check_classes, to_unit
 from fastadv.data.shards import INDEX, read_shards, shard_count, shard_path
 from fastadv.engine import Frozen, freeze
-from fastadv.engine.twin import device_of, dtype_of
+from fastadv.engine.copying.twin import device_of, dtype_of
 from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs.identity import agree, plain, rounding
 from fastadv.threat import THREATS
 
 STORED = {

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastadv._card import is_intel
 from fastadv.engine.cpu.settings import Settings, are_fixed, takes_settings
 from fastadv.engine.rewrite import Rewrite, unseen
+from fastadv.runs.card import is_intel
 
 LEAST = 1 << 20  # multiplications; with fewer, a call costs as much as it gains
 LEAST_WEIGHTS = 1 << 14  # of a layer that reaches this at the usual batch sizes

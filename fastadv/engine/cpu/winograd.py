@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
-from fastadv._library import CARDS, cpu_launcher
 from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.settings import Settings, takes_settings
 from fastadv.engine.rewrite import Rewrite, unseen
 from fastadv.engine.room import slices
 from fastadv.engine.scratch import LARGEST
 from fastadv.ops import winograd_image, winograd_kernels, winograd_tiles
+from fastadv.ops.registration.library import CARDS, cpu_launcher
 from fastadv.ops.winograd import count_tiles
 
 # elements of the result a tile and axis, and the channels from which it gains; tiles of 4 would round

@@ -4,8 +4,8 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastadv._files import atomic_write
 from fastadv.errors import InputError
+from fastadv.runs.files import atomic_write
 
 if TYPE_CHECKING:  # matplotlib takes as long to import as the rest of the library, and few calls draw
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._card import data_hash
 from fastadv.errors import InputError
+from fastadv.runs.card import data_hash
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,16 +14,17 @@ from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import LambdaLR
 
-from fastadv import _checkpoint, rng
-from fastadv._card import card
+from fastadv import rng
 from fastadv._checks import check_count, check_flag, check_number, check_seed
-from fastadv._identity import plain
-from fastadv._run_record import RunRecord
 from fastadv.errors import InputError
 from fastadv.models.abs._images import Images, read_images
 from fastadv.models.abs.augment import warp
 from fastadv.models.abs.decoder import DecoderShape
 from fastadv.models.abs.vae import VAEs, losses
+from fastadv.runs import checkpoint
+from fastadv.runs.card import card
+from fastadv.runs.identity import plain
+from fastadv.runs.record import RunRecord
 
 Model = TypeVar("Model")
 Progress = Callable[[int, int], None]
@@ -146,7 +147,7 @@ class Run:
     def go(self, record: RunRecord) -> None:
         """Train the epochs still to do, writing a checkpoint after each."""
         if record.stopped is not None:
-            _checkpoint.restore(record.stopped, self.net, self.optimizer, self.scheduler)
+            checkpoint.restore(record.stopped, self.net, self.optimizer, self.scheduler)
             logger.info("resumed at epoch %d", len(record.reports) + 1)
         for epoch in range(len(record.reports), self.settings.epochs):
             started = time.perf_counter()

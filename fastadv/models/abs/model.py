@@ -9,7 +9,6 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 
-from fastadv._card import card, data_hash
 from fastadv.errors import InputError
 from fastadv.models.abs import bounds
 from fastadv.models.abs.calibrate import (
@@ -28,6 +27,7 @@ from fastadv.models.abs.options import InferenceOptions
 from fastadv.models.abs.prior import PriorBank, draw_prior
 from fastadv.models.abs.storage import Stored, checked_factors, read_abs, write_abs
 from fastadv.models.binarized import THRESHOLD
+from fastadv.runs.card import card, data_hash
 
 # The paper's authors chose these by line search on MNIST's training set.
 OFFICIAL_FACTORS = (1.0, 0.96, 1.001, 1.06, 0.98, 0.96, 1.03, 1.0, 1.0, 1.0)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import rng
-from fastadv._card import data_hash
 from fastadv._checks import check_count, check_seed
 from fastadv.errors import InputError
 from fastadv.models.abs.decoder import Decoders
 from fastadv.ops.latent_decode import latent_decode
 from fastadv.ops.nearest_prototype import nearest_prototype
+from fastadv.runs.card import data_hash
 
 DISMISSED = 0.1
 

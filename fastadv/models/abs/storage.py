@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastadv._files import load_tensors, save_tensors
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models.abs.decoder import Decoders
 from fastadv.models.abs.options import InferenceOptions
 from fastadv.models.abs.prior import PriorBank
+from fastadv.runs.files import load_tensors, save_tensors
 
 KIND = "fastadv.ABS"
 FACTORS, PRIOR = "factors", "_prior"

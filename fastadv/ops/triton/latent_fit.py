@@ -15,7 +15,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from fastadv._graphs import Kept, Replay, bucket, current, nbytes, stream_of
+from fastadv.ops._graphs import Kept, Replay, bucket, current, nbytes, stream_of
 from fastadv.ops.triton._latent import Layer, arranged, plan, storage
 from fastadv.ops.triton._latent_adam import adam
 from fastadv.ops.triton._latent_down import down

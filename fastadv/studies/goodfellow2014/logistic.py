@@ -15,11 +15,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 import fastadv as fa
-from fastadv._files import read_json, write_json
 from fastadv.data import ImageSet
 from fastadv.data.imageset import to_unit
 from fastadv.errors import InputError
 from fastadv.ops._rows import NO_BOX
+from fastadv.runs.files import read_json, write_json
 from fastadv.studies.study import Watch, unwatched
 
 RADIUS = 0.25

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from fastadv._card import card
-from fastadv._run_folder import RunFolder
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
+from fastadv.runs.card import card
+from fastadv.runs.folder import RunFolder
 from fastadv.studies.goodfellow2014 import drawn, report, tables
 from fastadv.studies.goodfellow2014.line import Line
 from fastadv.studies.goodfellow2014.measure import Bench

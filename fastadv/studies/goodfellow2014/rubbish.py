@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine.twin import device_of
+from fastadv.engine.copying.twin import device_of
 
 PAPER = 10_000  # images for each net in the paper
 SURE = 0.5  # a model that is surer than this of a class is wrong

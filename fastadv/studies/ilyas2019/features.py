@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import fastadv as fa
-from fastadv._card import card
-from fastadv._run_folder import RunFolder
 from fastadv.errors import InputError
 from fastadv.evaluation._text import number, percent
 from fastadv.features.result import GAMMA, RHO, Kind, check_thresholds
+from fastadv.runs.card import card
+from fastadv.runs.folder import RunFolder
 from fastadv.studies.ilyas2019 import digits
 from fastadv.studies.results import publish
 from fastadv.studies.study import SIZES, Study, Watch, unwatched

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 import fastadv as fa
-from fastadv._card import card
-from fastadv._files import read_json
-from fastadv._identity import check_same
-from fastadv._run_folder import RunFolder
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
+from fastadv.runs.card import card
+from fastadv.runs.files import read_json
+from fastadv.runs.folder import RunFolder
+from fastadv.runs.identity import check_same
 from fastadv.studies.clock import Clock
 from fastadv.studies.ilyas2019 import report
 from fastadv.studies.ilyas2019.maker import Maker

@@ -8,11 +8,11 @@ from torch import nn
 
 import fastadv as fa
 from fastadv._checks import check_count, check_number, check_seed
-from fastadv._identity import plain
 from fastadv.data import ImageSet
 from fastadv.data.construct.paper import CIFAR10_PAPER
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import check_radii
+from fastadv.runs.identity import plain
 from fastadv.studies.ilyas2019.sets import KINDS
 
 STAGES = ("nets", "sets", "train", "evaluate", "controls", "galleries", "transfer")

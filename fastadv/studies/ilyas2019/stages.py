@@ -5,8 +5,8 @@ from functools import partial
 from typing import Any
 
 import fastadv as fa
-from fastadv._files import writing
 from fastadv.errors import InputError
+from fastadv.runs.files import writing
 from fastadv.studies.ilyas2019 import controls as of_controls
 from fastadv.studies.ilyas2019.figures import bars, gallery
 from fastadv.studies.ilyas2019.maker import Maker

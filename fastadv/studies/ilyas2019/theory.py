@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 import fastadv as fa
-from fastadv._card import card
-from fastadv._run_folder import RunFolder
 from fastadv.errors import InputError
+from fastadv.runs.card import card
+from fastadv.runs.folder import RunFolder
 from fastadv.studies.ilyas2019 import ball, checks, drawing
 from fastadv.studies.ilyas2019.checks import Check, apart
 from fastadv.studies.ilyas2019.gaussian import alignment, penalty_for, robust_covariance, whitened

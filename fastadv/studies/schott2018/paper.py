@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fastadv._card import card
-from fastadv._run_folder import RunFolder
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
+from fastadv.runs.card import card
+from fastadv.runs.folder import RunFolder
 from fastadv.studies.results import publish
 from fastadv.studies.schott2018 import figures, report, summary
 from fastadv.studies.schott2018.madry import SECONDS as MADRY_SECONDS

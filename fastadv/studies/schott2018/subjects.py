@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from fastadv._card import data_hash
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
+from fastadv.runs.card import data_hash
 from fastadv.studies.schott2018 import madry
 from fastadv.studies.study import Watch, unwatched
 

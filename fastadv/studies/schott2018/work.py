@@ -13,12 +13,12 @@ from torch import Tensor
 
 import fastadv as fa
 from fastadv import rng
-from fastadv._card import data_hash
-from fastadv._files import load_tensors, save_tensors, seal
-from fastadv._identity import check_same, plain
-from fastadv._run_folder import RunFolder
+from fastadv.attacks.core.snap import snap
 from fastadv.data import ImageSet, batches
-from fastadv.engine.snap import snap
+from fastadv.runs.card import data_hash
+from fastadv.runs.files import load_tensors, save_tensors, seal
+from fastadv.runs.folder import RunFolder
+from fastadv.runs.identity import check_same, plain
 from fastadv.studies.schott2018.plan import NORMS, Cell
 from fastadv.studies.schott2018.subjects import SUBSTITUTE, Subject, Subjects
 from fastadv.threat import THREATS

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from fastadv import rng
-from fastadv._run_folder import RunFolder
 from fastadv.data import ImageSet, load
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.models import ABS
@@ -18,6 +17,7 @@ from fastadv.models.abs.augment import warp
 from fastadv.models.abs.fit import Run, Settings
 from fastadv.models.abs.prior import draw_prior
 from fastadv.models.abs.vae import VAEs, encoder_layers, losses
+from fastadv.runs.folder import RunFolder
 
 from .nets import images, tiny
 

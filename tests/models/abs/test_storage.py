@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastadv._files import load_tensors, save_tensors
 from fastadv.errors import CorruptFileError
 from fastadv.models import ABS, SmallCNN, save_weights
+from fastadv.runs.files import load_tensors, save_tensors
 
 from .nets import images, tiny
 

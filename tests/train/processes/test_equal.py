@@ -9,7 +9,7 @@ import signal
 import pytest
 import torch
 
-from fastadv._files import load_tensors
+from fastadv.runs.files import load_tensors
 from fastadv.train import reports
 from tests.processes import finish, go, start
 from tests.train.processes.worker import CASES, CASES_OF, resumed, train

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from fastadv import _files
 from fastadv.errors import InputError
+from fastadv.runs import files
 from fastadv.train import Standard, fit, reports
 from fastadv.train.augment import make_augment
 from tests.processes import program, succeed
@@ -46,7 +46,7 @@ def timeless(past):
 
 def test_the_state_lies_in_the_checkpoint_and_the_loss_in_the_report(tmp_path):
     _, past = run(tmp_path, recipe=Counted(), epochs=2, augment=None, batch_size=10)
-    tensors, _ = _files.load_tensors(tmp_path / "checkpoint.safetensors")
+    tensors, _ = files.load_tensors(tmp_path / "checkpoint.safetensors")
     assert tensors["recipe/count"] == 100
     torch.testing.assert_close(tensors["recipe/sum"], 2 * images().x.sum(0), rtol=1e-5, atol=1e-5)
     assert all(math.isfinite(report.loss) for report in past)

@@ -1,0 +1,65 @@
+"""What the contract tests, the command line and the documentation need to know of an attack."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fastadv.attacks.core.result import AttackResult
+from fastadv.threat import THREATS
+
+
+@dataclass(frozen=True)
+class Attack:
+    """An attack function and what it supports.
+
+    Attributes:
+        run: the function.
+        knowledge: what it asks of the model: "gradient", "score" (logits), "decision" (the class), or "none".
+        kind: "budget" for the strongest point of a ball, "minimum" for the success nearest to x.
+        norms: of the threats it takes.
+        targeted: whether it takes targets.
+        random: whether its result depends on a seed.
+        paper: its source.
+        quick: arguments for a short run, which tests use.
+        oracle: arguments, beside those, for a run that meets the tolerance.
+        needs: what the model must be beyond a classifier; empty where any will do.
+        tolerance: on a linear model, the largest distance, over that of the boundary, at which it breaks a
+            sample.
+    """
+
+    run: Callable[..., AttackResult]
+    knowledge: Literal["gradient", "score", "decision", "none"] = "gradient"
+    kind: Literal["budget", "minimum"] = "budget"
+    norms: tuple[str, ...] = tuple(THREATS)
+    targeted: bool = True
+    random: bool = False
+    paper: str = ""
+    quick: Mapping[str, Any] = field(default_factory=dict)
+    oracle: Mapping[str, Any] = field(default_factory=dict)
+    needs: str = ""
+    tolerance: float = 1.05
+
+    @property
+    def minimal(self) -> bool:
+        """Whether it looks for the success nearest to x."""
+        return self.kind == "minimum"
+
+    @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """The function's parameters by name, those that all attacks share among them."""
+        return inspect.signature(self.run).parameters
+
+    @property
+    def name(self) -> str:
+        """The name of the function."""
+        return self.run.__name__
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return inspect.getdoc(self.run).splitlines()[0]  # type: ignore[union-attr]
+
+    def takes(self, option: str) -> bool:
+        """Whether the function has this argument."""
+        return option in self.parameters

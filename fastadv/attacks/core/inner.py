@@ -1,0 +1,50 @@
+"""Attacks that run another attack."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks.core.criterion import WRONG
+from fastadv.attacks.core.result import AttackResult, Status
+from fastadv.attacks.core.search import Search
+from fastadv.engine import Frozen
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+
+InnerAttack = Callable[..., AttackResult]
+
+
+def check_attack(attack: Any) -> None:
+    """Raise InputError unless `attack` can be called."""
+    if not callable(attack):
+        raise InputError(
+            f"attack: expected an attack, such as partial(fastadv.attacks.bim, steps=10), got {attack!r}"
+        )
+
+
+def run_inner(attack: InnerAttack, search: Search, model: Frozen, threat: Threat) -> AttackResult:
+    """The attack on the samples of the search, with all that defines a success."""
+    problem = search.problem
+    options: dict[str, Any] = {"targets": problem.targets, "ids": problem.ids}
+    if problem.criterion is not WRONG:
+        options["criterion"] = problem.criterion
+    if problem.mask is not None:
+        options["mask"] = problem.mask
+    out = attack(model, problem.x.to(search.dtype), problem.y, threat=threat, **options)
+    if not isinstance(out, AttackResult):
+        raise InputError(f"attack: expected one that returns an AttackResult, got {type(out).__name__}")
+    return out
+
+
+def take_over(search: Search, out: AttackResult) -> Tensor:
+    """Let the successes of an attack on the model compete, and keep its failures; bool [n], what it broke."""
+    broken = out.status == Status.BROKEN
+    search.offer(out.x_adv, broken)
+    search.best.not_finite |= out.status == Status.FAILED
+    if out.backwards:
+        # the size is not known, only whether it was ever more than zero
+        largest = search.best.largest_gradient
+        torch.maximum(largest, (~out.zero_gradient).to(largest), out=largest)
+    return broken

@@ -1,0 +1,234 @@
+"""A batch to attack, checked once."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from fastadv import losses
+from fastadv._checks import check_number
+from fastadv.attacks.core.criterion import WRONG, Criterion, check_criterion
+from fastadv.engine.arguments import plain
+from fastadv.errors import InputError
+from fastadv.threat import THREATS, Threat
+
+StepSize = float | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """x [B, ...], labels y [B], the threat, targets [B] or None, sample numbers ids [B], the criterion of a
+    success, the mask of the coordinates that may move, bool like x, or None for all, and the logits [B, K] of
+    the model as given at x, once it has passed them.
+    """
+
+    x: Tensor
+    y: Tensor
+    threat: Threat
+    targets: Tensor | None
+    ids: Tensor
+    criterion: Criterion = WRONG
+    mask: Tensor | None = None
+    clean: Tensor | None = None
+
+    def take(self, index: Tensor) -> Self:
+        """The samples `index` alone."""
+        return replace(
+            self,
+            x=self.x[index],
+            y=self.y[index],
+            threat=self.threat.take(index),
+            targets=None if self.targets is None else self.targets[index],
+            ids=self.ids[index],
+            mask=None if self.mask is None else self.mask[index],
+            clean=None if self.clean is None else self.clean[index],
+        )
+
+    def wide(self) -> Self:
+        """The same problem with x in float32 where it is in half precision, in the box as that holds it."""
+        dtype = torch.promote_types(self.x.dtype, torch.float32)
+        if dtype == self.x.dtype:
+            return self
+        return replace(self, x=self.x.to(dtype), threat=self.threat.held_in(self.x.dtype))
+
+    @property
+    def margin(self) -> losses.Loss:
+        """The loss [B] that is positive where the criterion is met."""
+        return "margin" if self.criterion is WRONG else self.criterion.margin
+
+    def met(self, logits: Tensor) -> Tensor:
+        """bool [B]: the logits [B, K] are all finite, and meet the criterion."""
+        return self.criterion.met(logits, self.y, self.targets) & logits.isfinite().all(1)
+
+    def masked(self, points: Tensor) -> Tensor:
+        """The points [B, ...], or candidates [B, C, ...], with x where the mask holds the coordinates."""
+        if self.mask is None:
+            return points
+        if points.ndim == self.x.ndim:
+            return torch.where(self.mask, points, self.x)
+        return torch.where(self.mask.unsqueeze(1), points, self.x.unsqueeze(1))
+
+
+def problem(
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    *,
+    targets: Tensor | None = None,
+    criterion: Criterion | None = None,
+    mask: Tensor | None = None,
+    ids: Tensor | None = None,
+) -> Problem:
+    """The checked problem. Raises InputError on a wrong shape, dtype, device or value, naming it."""
+    check_threat(threat)
+    criterion = check_criterion(criterion)
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
+        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(
+            f"x: expected a floating tensor [B, ...] of rank 2 or more, got {got}; "
+            "convert integer images with x.float() / 255"
+        )
+    x = plain(x)
+    if x.device.type == "meta":
+        raise InputError("x: expected a tensor with values, got one on meta; load it first")
+    _check_values(x, threat.box)
+    size = len(x)
+    y = check_index("y", y, size, x.device)
+    if targets is not None:
+        targets = check_index("targets", targets, size, x.device)
+        if bool((targets == y).any()):
+            place = int((targets == y).nonzero()[0])
+            raise InputError(
+                "targets: expected a class other than the label, "
+                f"got label {int(y[place])} as target of sample {place}"
+            )
+    ids = torch.arange(size, device=x.device) if ids is None else check_index("ids", ids, size, x.device)
+    if isinstance(threat.radius, Tensor) and threat.radius.ndim:
+        if threat.radius.shape != (size,):
+            raise InputError(
+                f"radius: expected a number or one for each of {size} samples, "
+                f"got shape {tuple(threat.radius.shape)}"
+            )
+        threat = threat.with_radius(threat.radius.to(x.device))
+    return Problem(x, y, threat, targets, ids, criterion, None if mask is None else check_mask(mask, x))
+
+
+def check_threat(threat: Threat) -> None:
+    """Raise InputError unless `threat` is a threat model."""
+    if not isinstance(threat, Threat):
+        raise InputError(
+            f"threat: expected one of fastadv.{', '.join(kind.__name__ for kind in THREATS.values())}, "
+            f"got {type(threat).__name__}; a radius needs a norm"
+        )
+
+
+def check_norm(name: str, threat: Threat, norms: tuple[str, ...]) -> None:
+    """Raise InputError unless `threat` is a threat model of one of the norms, which attack `name` serves."""
+    check_threat(threat)
+    if threat.norm not in norms:
+        kinds = ", ".join(THREATS[norm].__name__ for norm in norms)
+        raise InputError(f"threat: expected one of {kinds}, which {name} serves, got {type(threat).__name__}")
+
+
+def check_finite_radius(threat: Threat) -> None:
+    """Raise InputError unless `threat` is a threat model whose radius is finite for every sample."""
+    check_threat(threat)
+    if not threat.finite:
+        raise InputError("radius: expected a finite one, got an infinite one; give the budget of the attack")
+
+
+def check_finite_box(name: str, threat: Threat) -> None:
+    """Raise InputError unless the box has two ends, which attack `name` uses."""
+    if not all(map(math.isfinite, threat.box)):
+        raise InputError(f"box: expected a finite one, whose ends {name} uses, got {threat.box}")
+
+
+def check_mask(mask: Tensor, x: Tensor) -> Tensor:
+    """The mask as bool like x. Raises InputError unless it is bool, on x's device, broadcasts to x's shape,
+    and leaves each sample a coordinate to move.
+    """
+    got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+    wanted = f"mask: expected a bool tensor that broadcasts to x {tuple(x.shape)}, True where x may move"
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.device != x.device:
+        raise InputError(f"{wanted}, on its device, got {got}")
+    try:
+        mask = mask.expand_as(x)
+    except RuntimeError:
+        raise InputError(f"{wanted}, got {got}") from None
+    if len(x) and not bool(mask.flatten(1).any(1).all()):
+        raise InputError("mask: expected a coordinate that may move in each sample, got none in some")
+    return mask
+
+
+def check_classes(name: str, values: Tensor, classes: int) -> None:
+    """Raise InputError where one of the labels or targets `values` int64 [B] is not a class of the model."""
+    if len(values) and not (int(values.min()) >= 0 and int(values.max()) < classes):
+        raise InputError(
+            f"{name}: expected classes 0 to {classes - 1}, which the model has, "
+            f"got {int(values.min())} to {int(values.max())}"
+        )
+
+
+def check_index(name: str, values: Tensor, size: int, device: torch.device) -> Tensor:
+    """One integer for each of `size` samples, as int64 [size] on the device; InputError otherwise."""
+    if (
+        not isinstance(values, Tensor)
+        or values.shape != (size,)
+        or values.is_floating_point()
+        or values.dtype == torch.bool
+    ):
+        got = f"{values.dtype} {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(
+            f"{name}: expected one integer for each of {size} samples, a tensor [{size}], got {got}"
+        )
+    if values.device != device:
+        raise InputError(
+            f"{name}: expected a tensor on {device}, where x is, got {values.device}; move one to the other"
+        )
+    return (values.clone() if values.is_inference() else values.detach()).long()
+
+
+def check_step_size(
+    step_size: StepSize, size: int, device: torch.device, name: str = "step_size"
+) -> StepSize:
+    """A finite number >= 0, or [B] of them on the samples' device; InputError otherwise."""
+    if not isinstance(step_size, Tensor) or step_size.ndim == 0:
+        return check_number(name, step_size, 0)
+    if (
+        step_size.shape != (size,)
+        or step_size.dtype == torch.bool
+        or step_size.is_complex()
+        or not bool((step_size.isfinite() & (step_size >= 0)).all())
+    ):
+        raise InputError(
+            f"{name}: expected finite numbers >= 0, one for each of {size} samples, "
+            f"got {step_size.dtype} {tuple(step_size.shape)}: {step_size.tolist()}"
+        )
+    return step_size.to(device)
+
+
+def _check_values(x: Tensor, box: tuple[float, float]) -> None:
+    if x.numel() == 0:
+        return
+    least, most = x.aminmax()
+    if not bool(least.isfinite() & most.isfinite()):
+        bad = int((~x.isfinite()).sum())
+        raise InputError(
+            f"x: expected finite values, got {bad} that are NaN or infinite; clean the data first"
+        )
+    low, high = torch.tensor(box, dtype=x.dtype, device=x.device)
+    beyond = any(
+        math.isfinite(end) != math.isfinite(held) for end, held in zip(box, (low, high), strict=True)
+    )
+    if beyond or low == high:
+        raise InputError(
+            f"box: expected ends that {x.dtype} holds and tells apart, got {box}; give x a wider dtype"
+        )
+    if bool((least < low) | (most > high)):
+        raise InputError(
+            f"x: expected values in the box [{box[0]:g}, {box[1]:g}], "
+            f"got [{float(least):g}, {float(most):g}]; set the threat's box, "
+            "or keep x in it and normalise inside the model (fastadv.models.Normalized)"
+        )

@@ -1,0 +1,164 @@
+"""A step taken many times: as one captured CUDA graph, where these were asked for."""
+
+from collections.abc import Callable, Hashable
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv.attacks.core.criterion import Criterion, OutsideTopK, WrongBy
+from fastadv.attacks.core.record import Record
+from fastadv.attacks.core.search import Search
+from fastadv.engine import Frozen
+from fastadv.engine.graph import Graphs, Rows, Step
+from fastadv.threat import Threat
+
+# those that wait for no device
+CRITERIA = (Criterion, OutsideTopK, WrongBy)
+
+
+def repeat(search: Search, step: Callable[[Search], None], count: int, name: Hashable) -> None:
+    """step(search) `count` times.
+
+    A step takes one `gradient`, and remembers tensors in `search.rows` alone. `name` says what it does, with
+    all that it depends on besides the search. Where `freeze` was asked for CUDA graphs the steps between two
+    evaluations at which samples may leave are replays of one, that of the bucket of their number.
+    """
+    if not count:
+        return
+    with search.frozen.search.unreplayed():
+        step(search)  # which may be the one that sets what the others remember
+    left = count - 1
+    while left:
+        ahead = search.ahead(left)
+        if not (_alike(search) and _replayed(search, step, ahead, name)):
+            step(search)
+            ahead = 1
+        left -= ahead
+
+
+def _alike(search: Search) -> bool:
+    """Whether the next steps launch the same work, which their tensors alone decide."""
+    plan, problem = search.plan, search.problem
+    return (
+        search.frozen.search.graphs is not None
+        and search.frozen.ready_to_capture(search.x)
+        and search.leaving is None
+        and isinstance(plan.loss, str)  # another may hold a value for each sample
+        and type(problem.criterion) in CRITERIA
+        and search.dtype == search.x.dtype
+    )
+
+
+def _replayed(search: Search, step: Callable[[Search], None], times: int, name: Hashable) -> bool:
+    """Whether the step was taken `times` in a row by a graph."""
+    frozen, given = search.frozen, _tensors(search)
+    options = {key: value for key, value in vars(search.rows).items() if not isinstance(value, Tensor)}
+    kind = name, search.plan.loss, search.plan.minimum, search.problem.criterion
+    key = *kind, *without_rows(search.threat), *sorted(options.items())
+    written = tuple(part for part in given if part.startswith(("best.", "rows.")))
+
+    def make(rows: Rows) -> Step:
+        return _step_over(_over(rows, search, options), step, rows, written)
+
+    def run(graphs: Graphs) -> list[Tensor]:
+        return graphs(key, given, make, written, times)
+
+    made = counted(frozen, run, times * len(search.x))
+    if made is None:
+        return False
+    for part, tensor in zip(written, made, strict=True):
+        _put(search, part, tensor)
+    search.passed(times)
+    return True
+
+
+def counted(frozen: Frozen, run: Callable[[Graphs], list[Tensor]], samples: int) -> list[Tensor] | None:
+    """run(graphs), which takes gradients of so many samples in all; None where it could not."""
+    if not samples:
+        return None
+    made = frozen.search.replayed(run)
+    if made is not None:
+        frozen.forwards += samples
+        frozen.backwards += samples
+    return made
+
+
+def uncounted(frozen: Frozen) -> Frozen:
+    """The same model, for steps of a graph: padded rows and the capture itself do not count."""
+    return copy(frozen)
+
+
+def without_rows(threat: Threat) -> tuple[Hashable, ...]:
+    """What a step knows of the threat, but for radii of single samples."""
+    return type(threat), threat.box, None if radii(threat) is not None else threat.radius  # type: ignore[return-value]
+
+
+def radii(threat: Threat) -> Tensor | None:
+    """[B], where each sample has its own."""
+    return threat.radius if isinstance(threat.radius, Tensor) and threat.radius.ndim else None
+
+
+def _tensors(search: Search) -> dict[str, Tensor]:
+    """All of a search that has one row a sample."""
+    problem = search.problem
+    parts: dict[str, Any] = {name: getattr(problem, name) for name in ("x", "y", "targets", "ids", "mask")}
+    parts["radius"] = radii(search.threat)
+    parts |= {f"best.{name}": value for name, value in vars(search.best).items()}
+    parts |= {f"rows.{name}": value for name, value in vars(search.rows).items()}
+    return {name: value for name, value in parts.items() if isinstance(value, Tensor)}
+
+
+def _get(search: Search, part: str) -> Tensor:
+    holder, name = part.split(".")
+    tensor: Tensor = getattr(search.best if holder == "best" else search.rows, name)
+    return tensor
+
+
+def _put(search: Search, part: str, tensor: Tensor) -> None:
+    holder, name = part.split(".")
+    setattr(search.best if holder == "best" else search.rows, name, tensor)
+
+
+def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
+    """A search like `search` over other tensors, whose samples never leave."""
+    threat = search.threat.resized(rows["radius"]) if "radius" in rows else search.threat
+    inputs = {name: rows.get(name) for name in ("x", "y", "targets", "ids", "mask")}
+    problem = replace(search.problem, threat=threat, clean=None, **inputs)  # type: ignore[arg-type]
+    best = Record(**{name: rows[f"best.{name}"] for name in vars(search.best)})
+    index = torch.arange(len(rows["x"]), device=rows["x"].device)
+    plan = replace(search.plan, stop_early=False)
+    over = Search(uncounted(search.frozen), problem, index, best, plan, search.restart)
+    over.best = best
+    for name, value in options.items():
+        setattr(over.rows, name, value)
+    return over
+
+
+def _step_over(over: Search, step: Callable[[Search], None], rows: Rows, written: tuple[str, ...]) -> Step:
+    """The step that leaves what it has `written` in `rows`."""
+
+    known = {part.removeprefix("rows.") for part in written} | vars(over.rows).keys()
+
+    def run() -> None:
+        for part in written:
+            _put(over, part, rows[part])
+        step(over)
+        if unknown := vars(over.rows).keys() - known:
+            raise RuntimeError(f"a step remembers what its first did not set: {', '.join(sorted(unknown))}")
+        made = {part: _get(over, part) for part in written}
+        new = {part: tensor for part, tensor in made.items() if tensor is not rows[part]}
+        # what one name held may have gone to another, and is to be written over
+        fixed = {part: tensor.clone() if _is_one_of(tensor, rows) else tensor for part, tensor in new.items()}
+        for part, tensor in fixed.items():
+            rows[part].copy_(tensor)
+
+    return run
+
+
+def _is_one_of(tensor: Tensor, rows: Rows) -> bool:
+    return any(
+        tensor.untyped_storage().data_ptr() == row.untyped_storage().data_ptr() for row in rows.values()
+    )

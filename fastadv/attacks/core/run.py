@@ -1,0 +1,154 @@
+"""The course of every attack: first verdict, restarts of a rule, proof on the model as given, result."""
+
+from dataclasses import replace
+from math import inf
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor
+
+from fastadv import losses
+from fastadv._checks import check_count, check_seed
+from fastadv.attacks.core.common import Common
+from fastadv.attacks.core.problem import Problem, problem
+from fastadv.attacks.core.record import Record
+from fastadv.attacks.core.result import AttackResult
+from fastadv.attacks.core.samples import Over
+from fastadv.attacks.core.search import Plan, Rule, Search
+from fastadv.attacks.core.trial import Trial
+from fastadv.engine import Frozen, freeze
+from fastadv.engine.frozen import Model
+from fastadv.threat import Threat
+
+# by how much the displacement of a point is lengthened, in turn, where the model denies that it is a success
+OVERSHOOTS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+
+
+def run(
+    model: Model | Frozen,
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    rule: Rule,
+    *,
+    minimum: bool = False,
+    loss: losses.Loss | None = None,
+    restarts: int = 1,
+    stop_early: bool = False,
+    seed: int = 0,
+    **common: Unpack[Common],
+) -> AttackResult:
+    """Run `rule` on each sample that the model gets right, `restarts` times; prove each sample's best point.
+
+    A budget attack keeps successes first, then the largest `loss`; with `stop_early` a sample leaves at its
+    first success. An attack for the `minimum` keeps the success nearest to x. `loss` defaults to the margin
+    of the criterion. Restart r > 0 starts at random draw r.
+
+    An attack for the minimum searches as if the radius were infinite, and the radius only decides which of
+    the successes count: such a search has to go beyond the nearest boundary before it comes back. So a
+    smaller radius never changes a point that is found, and the result is that of one run at any radius.
+
+    The model as given has the last word. A sample that the search took for broken, and the model does not
+    confirm, is attacked again: on the model as given, through all restarts. Where more than rounding denies a
+    success that the model itself had seen, at x or later, the model gives two answers for one x. The result
+    then says so, and is that of an attack without `stop_early`, judged by a fresh verdict.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        check_count("restarts", restarts, 1)
+        check_seed(seed)
+        frozen, given = begin(model, x, y, threat, **common)
+        loss, within = given.margin if loss is None else loss, given.threat
+        if minimum:
+            given = replace(given, threat=within.with_radius(inf))
+        trial = Trial(frozen, given)
+        plan = Plan(minimum, loss, stop_early, rule, restarts, seed)
+        record = Record.start(trial.problem.x)
+        _search(frozen, trial.problem, trial.todo, record, plan)
+        logits = trial.verdict(record.x_adv)
+        if minimum:
+            logits = _overshoot(trial, record, logits)
+        doubtful = (record.success | record.refuted) & ~trial.problem.met(logits)
+        if bool(doubtful.any()) or trial.denied(trial.already, logits):
+            logits = _search_again(trial, record, plan, doubtful, logits)
+        not_finite = record.not_finite | record.largest_gradient.isnan() | record.largest_gradient.isposinf()
+        return trial.finish(
+            record.x_adv,
+            logits,
+            loss,
+            not_finite=not_finite,
+            zero_gradient=(record.largest_gradient == 0) & ~not_finite,
+            within=within if minimum else None,
+        )
+
+
+def begin(
+    model: Model | Frozen, x: Tensor, y: Tensor, threat: Threat, **common: Unpack[Common]
+) -> tuple[Frozen, Problem]:
+    """The frozen model and the checked problem of a call."""
+    arguments: dict[str, Any] = dict(common)
+    eot = check_count("eot", arguments.pop("eot", 1), 1)
+    given = problem(x, y, threat, **arguments)
+    frozen = freeze(model, eot=eot) if eot > 1 else freeze(model)
+    return frozen, replace(given, criterion=given.criterion.of(frozen.model))
+
+
+def _search(frozen: Frozen, given: Problem, todo: Tensor, record: Record, plan: Plan) -> None:
+    """All restarts on the samples `todo` int64 [n]; the rows of `record` are updated."""
+    for restart in range(plan.restarts):
+        index = todo[~record.success[todo]] if plan.stop_early else todo
+        if not len(index):
+            return
+        search = Search(frozen, given, index, record, plan, restart)
+        try:
+            plan.rule(search)
+        except Over:
+            continue
+        search.close()
+
+
+def _overshoot(trial: Trial, record: Record, logits: Tensor) -> Tensor:
+    """Lengthen the displacement of successes that the model denies a little, until it does not.
+
+    They lie so near to the boundary that the rounding of another batch or of the search twin decides. After
+    each change a fresh verdict on all samples counts, so that a randomised model is not asked until it
+    agrees.
+    """
+    problem, x = trial.problem, trial.problem.x
+    for share in OVERSHOOTS:
+        denied = record.success & ~problem.met(logits)
+        if not bool(denied.any()):
+            break
+        further = (record.x_adv + share * (record.x_adv - x)).clamp(*problem.threat.box)
+        moved = denied & problem.threat.contains(further, x) & (further != record.x_adv).flatten(1).any(1)
+        if bool(moved.any()):
+            record.x_adv[moved] = further[moved]
+            logits = trial.verdict(record.x_adv)
+    return logits
+
+
+def _search_again(trial: Trial, record: Record, plan: Plan, doubtful: Tensor, logits: Tensor) -> Tensor:
+    """Attack the doubtful samples on the model as given, without early stop; return the new verdict [B, K].
+
+    All samples take part where the model gives two answers for one x: no early success can then be trusted.
+    """
+    frozen, index = trial.frozen, doubtful.nonzero().squeeze(1)
+    # every success of such a search is one that the model as given has seen
+    proved = record.success & (frozen.exact or plan.stop_early)
+    if trial.denied(proved | trial.already, logits):
+        trial.report_two_answers()
+        index = trial.todo
+    if frozen.plain and not plan.stop_early:
+        return logits
+    exact = frozen if frozen.plain else freeze(frozen.model, fold=False, eot=frozen.options.eot)
+    again = Record.start(trial.problem.x)
+    _search(exact, trial.problem, index, again, replace(plan, stop_early=False))
+    if exact is not frozen:
+        frozen.forwards += exact.forwards
+        frozen.backwards += exact.backwards
+    record.put(index, again.take(index))
+    logits = trial.verdict(record.x_adv)
+    if plan.minimum:
+        logits = _overshoot(trial, record, logits)
+    if trial.denied(again.success, logits):
+        trial.report_two_answers()
+    return logits

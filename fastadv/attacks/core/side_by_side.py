@@ -1,0 +1,47 @@
+"""Several runs on the same samples at once where few are left, so that the model sees fuller batches."""
+
+from collections.abc import Callable
+
+import torch
+
+from fastadv.attacks.core.samples import Over
+from fastadv.attacks.core.search import Search
+
+# rows that make a full batch: on a GPU a pass takes as long for fewer
+FULL = {"cpu": 64}
+FULL_ELSEWHERE = 512
+
+# what one run does to a search: (search, numbers) with one number for each equal part of its rows
+Runs = Callable[[Search, list[int]], None]
+
+
+def side_by_side(search: Search, count: int, runs: Runs) -> None:
+    """Do the runs 0 to count - 1 on each sample, of which no one may depend on what another one found.
+
+    `runs(search, numbers)` does the runs `numbers`: one on `search` itself, or several on a search of as many
+    copies of its samples, first all samples for the first number. Either way a sample keeps the best of what
+    was found, in the order of the numbers; with `stop_early` it leaves after the first run that broke it.
+    """
+    full = FULL.get(search.x.device.type, FULL_ELSEWHERE)
+    first = 0
+    while first < count:
+        together = min(max(full // len(search.x), 1), count - first)
+        numbers = list(range(first, first + together))
+        if together == 1:
+            runs(search, numbers)
+        else:
+            _together(search, numbers, runs)
+        search.settle()
+        first += together
+
+
+def _together(search: Search, numbers: list[int], runs: Runs) -> None:
+    copies, record = search.copies(len(numbers))
+    try:
+        runs(copies, numbers)
+        copies.close()
+    except Over:
+        pass
+    each = torch.arange(len(record.rank), device=record.rank.device).chunk(len(numbers))
+    for rows in each:
+        search.take_over(record.take(rows))

@@ -1,0 +1,140 @@
+"""What every attack does first and last: find who is wrong already, and judge what it has broken."""
+
+import logging
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from fastadv import losses
+from fastadv.attacks.core.problem import Problem, check_classes
+from fastadv.attacks.core.result import AttackResult, Status
+from fastadv.engine import Frozen
+from fastadv.engine.copying.twin import dtype_of
+from fastadv.engine.rounding import bound
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+
+log = logging.getLogger("fastadv")
+
+TWO_ANSWERS = (
+    "the model gives two answers for one x: it is randomised, or depends on the rest of the batch; "
+    "every sample was attacked to the last step, and one verdict on the whole batch then decided"
+)
+
+
+class Trial:
+    """A problem with the model's verdict on its clean samples.
+
+    `problem` has x in the layout of the frozen model; `todo` int64 [n] are the samples to attack: those that
+    the model gets right and whose logits are finite; `clean` are the logits [B, K] at x.
+    """
+
+    def __init__(self, frozen: Frozen, problem: Problem) -> None:
+        """Pass x once.
+
+        Raises InputError on labels the model does not have, or where no sample has finite logits.
+        """
+        self.frozen = frozen
+        self.problem = problem
+        self.flags: tuple[str, ...] = ()
+        self._before = frozen.forwards, frozen.backwards
+        device = problem.x.device
+        self.already = self.unusable = self._not_finite = torch.zeros(
+            len(problem.x), dtype=torch.bool, device=device
+        )
+        # an empty batch has as many classes as any loss or criterion may ask for
+        self.clean = torch.zeros(0, 1 << 20, device=device)
+        if len(problem.x):
+            self.clean = clean = frozen.verdict(problem.x)
+            check_classes("y", problem.y, clean.shape[1])
+            if problem.targets is not None:
+                check_classes("targets", problem.targets, clean.shape[1])
+            problem.criterion.check(clean.shape[1], problem.targets is not None)
+            self.unusable = ~clean.isfinite().all(1)
+            if bool(self.unusable.all()):
+                raise InputError(
+                    "model: expected finite logits, got NaN or infinity for every sample; "
+                    "check its weights and the scale of x"
+                )
+            self.already = problem.met(clean)
+            frozen.tune(problem.x)
+            frozen.check(problem.x, clean)
+            # only now: both may change the layout that the search twin prefers
+            self.problem = replace(problem, x=frozen.layout(problem.x), clean=clean)
+        self.todo = (~(self.already | self.unusable)).nonzero().squeeze(1)
+
+    def verdict(self, x_adv: Tensor) -> Tensor:
+        """Logits [B, K] of the model as given at x_adv, of which only the rows `todo` may differ from x.
+
+        Rows outside the threat are first overwritten by x. Passes x_adv once if there was anything to attack.
+        """
+        if not len(self.todo):
+            return self.clean
+        outside = ~self.problem.threat.contains(x_adv, self.problem.x)
+        if bool(outside.any()):
+            self._not_finite = self._not_finite | ~x_adv.flatten(1).isfinite().all(1)
+            x_adv[outside] = self.problem.x[outside]
+        return self.frozen.verdict(x_adv)
+
+    def denied(self, broken: Tensor, logits: Tensor) -> bool:
+        """Whether the logits [B, K] deny a success in `broken` bool [B] by more than rounding explains."""
+        if not bool(broken.any()):
+            return False
+        problem, model = self.problem, self.frozen.model
+        dtype = dtype_of(model) if isinstance(model, nn.Module) else None
+        allowed = bound(dtype)
+        clean = self.clean[~self.unusable]
+        spread = (clean - clean.mean(1, keepdim=True)).abs().max()
+        margin = losses.loss_value(logits, problem.y, problem.margin, problem.targets)
+        return bool((broken & (margin < -allowed * spread)).any())
+
+    def report_two_answers(self) -> None:
+        """Flag the result; log it once for a frozen model."""
+        self.flags = (TWO_ANSWERS,)
+        if TWO_ANSWERS not in self.frozen.notes:
+            self.frozen.notes += self.flags
+            log.warning("attack: %s", TWO_ANSWERS)
+
+    def finish(
+        self,
+        x_adv: Tensor,
+        logits: Tensor,
+        loss: losses.Loss,
+        *,
+        not_finite: Tensor,
+        zero_gradient: Tensor,
+        within: Threat | None = None,
+    ) -> AttackResult:
+        """The result for x_adv, given the `verdict` logits [B, K] on it.
+
+        `not_finite` bool [B] marks samples that met a NaN or infinity on the way. An attack for the minimum
+        names the threat `within` which a success counts, and returns x itself where there is none.
+        """
+        problem = self.problem
+        value = losses.loss_value(logits, problem.y, loss, problem.targets)
+        broken = problem.met(logits) & ~self.unusable & ~self.already
+        if within is not None:
+            broken &= within.contains(x_adv, problem.x)
+        failed = not_finite | self._not_finite | self.unusable | ~logits.isfinite().all(1)
+        status = torch.full_like(problem.y, Status.HELD)
+        status[failed] = Status.FAILED
+        status[broken] = Status.BROKEN
+        status[self.already] = Status.ALREADY_WRONG
+        if within is not None:
+            x_adv = torch.where(broken.view(-1, *[1] * (x_adv.ndim - 1)), x_adv, problem.x)
+            clean = losses.loss_value(self.clean, problem.y, loss, problem.targets)
+            value = torch.where(broken, value, clean)
+        distance = problem.threat.distance(x_adv, problem.x).float()
+        distance = torch.where(broken, distance, torch.where(self.already, 0.0, torch.inf))
+        return AttackResult(
+            x_adv=x_adv.contiguous(),
+            success=broken | self.already,
+            status=status,
+            loss=value,
+            distance=distance,
+            forwards=self.frozen.forwards - self._before[0],
+            backwards=self.frozen.backwards - self._before[1],
+            zero_gradient=zero_gradient,
+            flags=self.flags,
+        )

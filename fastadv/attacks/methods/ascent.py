@@ -1,0 +1,55 @@
+"""Steepest ascent with a budget, which fgsm, bim, pgd and mim share."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from fastadv._checks import check_count
+from fastadv.attacks.core.problem import StepSize, check_step_size, check_threat
+from fastadv.attacks.core.repeat import repeat
+from fastadv.attacks.core.search import Rule, Search
+from fastadv.threat import Threat
+
+# (search, gradient [n, ...]) -> the direction to ascend along, like the gradient. Equal ones do the same, and
+# all that they remember is in `search.rows`
+Direction = Callable[[Search, Tensor], Tensor]
+
+
+def ascent(
+    steps: int, step_size: StepSize, random_start: bool = False, direction: Direction | None = None
+) -> Rule:
+    """`steps` steps along the gradient, or a direction made of it, each projected on ball and box."""
+
+    def step(search: Search) -> None:
+        rows = search.rows
+        look = search.gradient(rows.points, narrow=direction is None)
+        assert look.gradient is not None
+        along = look.gradient if direction is None else direction(search, look.gradient)
+        rows.points = search.threat.step_(look.x_adv, along, search.x, rows.step_size)
+
+    def rule(search: Search) -> None:
+        search.rows.step_size = search.per_sample(step_size)
+        search.rows.points = search.start(random_start)
+        repeat(search, step, steps, ("ascent", direction))
+        search.last(search.rows.points)
+
+    return rule
+
+
+def step_size_for(
+    threat: Threat, x: Tensor, steps: int, factor: float, step_size: StepSize | None
+) -> StepSize:
+    """The caller's step size, checked, or the threat's default: a length of `factor` radii over all steps.
+
+    Raises InputError where the radius is infinite and no step size is given.
+    """
+    check_threat(threat)
+    check_count("steps", steps, 0)
+    if step_size is None:
+        return threat.default_step_size(steps, factor)
+    if not isinstance(x, Tensor) or not x.ndim:
+        return step_size  # the check of the problem says what is wrong with x
+    checked = check_step_size(step_size, len(x), x.device)
+    if steps:
+        threat.check_step_size(checked.cpu() if isinstance(checked, Tensor) else checked)
+    return checked

@@ -1,0 +1,223 @@
+"""The stages of Auto-PGD: ascent in one ball, with steps that adapt their own length."""
+
+from copy import copy
+
+import torch
+from torch import Tensor
+
+from fastadv import ops
+from fastadv.attacks.core.look import Look
+from fastadv.attacks.core.repeat import repeat
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.core.waiting import waits
+from fastadv.attacks.methods.geometry import like
+
+MOMENTUM = 0.75  # the weight of the new step; the rest is that of the step before
+# checkpoints, as shares of the steps: the first interval, by how much each is shorter, the shortest
+FIRST, SHORTER, SHORTEST = 0.22, 0.03, 0.06
+# for L1: the interval, the share of coordinates that move first, what counts as sparser, how fast steps
+# shrink, and how far
+INTERVAL_L1, DENSITY, SPARSER, SHRINK, LEAST_STEP = 0.04, 0.2, 0.95, 1.5, 0.1
+# what rounding may add to a number of coordinates before it is rounded up
+ROUNDING = 1e-6
+
+
+def project(search: Search, points: Tensor, factor: float) -> Tensor:
+    """The nearest points in the box and in the ball of `factor` times the radius; only L1 has factors."""
+    threat = search.threat
+    if factor == 1:
+        return threat.project(points, search.x)
+    return ops.project_l1(points, search.x, threat.radius * factor, threat.box)
+
+
+class Stage:
+    """`moves` steps in the ball of `factor` times the radius. What it knows of the samples is in their rows:
+
+    `points` and `gradient` are where a sample stands, `before` is where it stood a step ago and `loss` its
+    loss there; `top`, `top_gradient` and `top_loss` are its strongest point; `rises` counts the steps since
+    the last checkpoint that raised the loss.
+    """
+
+    def __init__(self, search: Search, factor: float, moves: int) -> None:
+        self.search, self.factor, self.moves = search, factor, moves
+
+    def run(self, points: Tensor) -> None:
+        """Move `moves` times from points [n, ...]."""
+        self.begin(points)
+        interval, shorter, shortest = self.intervals()
+        done = 0
+        while done < self.moves:
+            checkpoint = min(done + interval, self.moves)
+            self._go(done, checkpoint)
+            done = checkpoint
+            if done < self.moves:
+                self.check(interval)
+                interval = max(interval - shorter, shortest)
+
+    def _go(self, first: int, end: int) -> None:
+        """The moves `first` to `end` - 1."""
+        if first == 0:
+            self._move(0)
+        alike = range(max(first, 1), min(end, self.moves - 1))
+        repeat(self.search, lambda search: self._over(search)._move(1), len(alike), (type(self), self.factor))
+        if end == self.moves > 1:
+            self._move(end - 1)
+
+    def _over(self, search: Search) -> "Stage":
+        """This stage with what another search has in its rows."""
+        if search is self.search:
+            return self
+        other = copy(self)
+        other.search = search
+        return other
+
+    def begin(self, points: Tensor) -> None:
+        """Look at the first points."""
+        rows, search = self.search.rows, self.search
+        look = self._evaluate(points, self.moves == 0)
+        rows.points, rows.gradient = look.x_adv, look.gradient
+        rows.before, rows.top = look.x_adv.clone(), look.x_adv.clone()
+        rows.top_gradient = torch.zeros_like(rows.top)
+        rows.loss = search.rank(look).to(search.best.rank.dtype)
+        rows.top_loss, rows.rises = torch.full_like(rows.loss, -torch.inf), torch.zeros_like(rows.loss)
+        self._keep_top(look)
+
+    def intervals(self) -> tuple[int, int, int]:
+        """Steps to the first checkpoint, by how many less it is to each of the next, and the least."""
+        raise NotImplementedError
+
+    def step(self, move: int) -> Tensor:
+        """[n, ...] where step number `move` leads; it is the same for all but the first."""
+        raise NotImplementedError
+
+    def check(self, interval: int) -> None:
+        """What happens at a checkpoint, `interval` steps after the last one."""
+        raise NotImplementedError
+
+    def radius(self) -> Tensor:
+        """float64 [n]; 1 under a radius of zero, where nothing moves but a step has a length."""
+        search = self.search
+        length: Tensor = torch.as_tensor(search.threat.radius, dtype=torch.float64, device=search.x.device)
+        return torch.where(length > 0, length, 1.0).expand(len(search.x))
+
+    def go_back(self, samples: Tensor) -> None:
+        """Let the samples bool [n] go on from their strongest points."""
+        rows = self.search.rows
+        samples = like(samples, rows.points)
+        rows.points = torch.where(samples, rows.top, rows.points)
+        rows.gradient = torch.where(samples, rows.top_gradient, rows.gradient)
+
+    def _move(self, move: int) -> None:
+        """Stand where step number `move` leads."""
+        search, rows = self.search, self.search.rows
+        look = self._evaluate(self.step(move), last=move == self.moves - 1)
+        loss = search.rank(look).to(rows.loss.dtype)
+        rows.rises += loss > rows.loss
+        rows.points, rows.gradient, rows.loss = look.x_adv, look.gradient, loss
+        self._keep_top(look)
+
+    def _evaluate(self, points: Tensor, last: bool) -> Look:
+        # points of a larger ball are no candidates
+        judge = self.factor == 1
+        if last:
+            return self.search.decide(points, self.search.plan.loss, judge=judge)
+        return self.search.gradient(points, judge=judge)
+
+    def _keep_top(self, look: Look) -> None:
+        rows = self.search.rows
+        none = torch.zeros_like(self.search.best.success)
+        if look.gradient is not None:
+            ops.keep_best_(rows.top_gradient, rows.top_loss.clone(), none, look.gradient, rows.loss, none)
+        ops.keep_best_(rows.top, rows.top_loss, none, look.x_adv, rows.loss, none)
+
+
+class Dense(Stage):
+    """Linf and L2: steps along the whole gradient, with momentum (Croce & Hein 2020, algorithm 1)."""
+
+    def __init__(self, search: Search, moves: int, rho: float) -> None:
+        super().__init__(search, 1.0, moves)
+        self.rho = rho
+
+    def begin(self, points: Tensor) -> None:
+        super().begin(points)
+        rows = self.search.rows
+        rows.step_size = 2 * self.radius()
+        rows.checked, rows.halved = rows.top_loss.clone(), torch.ones_like(self.search.best.success)
+
+    def intervals(self) -> tuple[int, int, int]:
+        first, shorter, shortest = (max(int(share * self.moves), 1) for share in (FIRST, SHORTER, SHORTEST))
+        return first, shorter, shortest
+
+    def step(self, move: int) -> Tensor:
+        """A step along the gradient, mixed with the step before, both projected."""
+        rows, search = self.search.rows, self.search
+        points = search.threat.step(rows.points, rows.gradient, search.x, rows.step_size)
+        if move:
+            # points' = points + weight (stepped - points) + (1 - weight) (points - before)
+            ahead = rows.before.neg_().add_(rows.points, alpha=2)
+            points = search.threat.project(ahead.lerp_(points, MOMENTUM), search.x)
+        rows.before = rows.points
+        return points
+
+    def check(self, interval: int) -> None:
+        """Halve the steps of samples whose loss rises too rarely; they go on from their strongest point."""
+        rows = self.search.rows
+        halve = (rows.rises <= self.rho * interval) | (~rows.halved & (rows.checked >= rows.top_loss))
+        rows.step_size = torch.where(halve, rows.step_size / 2, rows.step_size)
+        rows.halved, rows.checked = halve, rows.top_loss.clone()
+        rows.rises.zero_()
+        self.go_back(halve)
+
+
+class Sparse(Stage):
+    """L1: steps in the coordinates with the largest gradients (Croce & Hein 2021, algorithm 1).
+
+    `started` says that the start shows how many coordinates to move; otherwise that is `DENSITY`.
+    """
+
+    def __init__(self, search: Search, factor: float, moves: int, started: bool) -> None:
+        super().__init__(search, factor, moves)
+        self.started = started
+
+    def begin(self, points: Tensor) -> None:
+        super().begin(points)
+        rows = self.search.rows
+        rows.longest = rows.step_size = self.factor * self.radius()
+        rows.nonzero = self._nonzero(rows.points)
+        rows.density = rows.nonzero / rows.points[0].numel() / SHRINK
+        if not self.started:
+            rows.density = torch.full_like(rows.density, DENSITY)
+            rows.nonzero = torch.full_like(rows.nonzero, rows.points[0].numel())
+
+    def intervals(self) -> tuple[int, int, int]:
+        interval = max(int(INTERVAL_L1 * self.moves), 1)
+        return interval, 0, interval
+
+    def step(self, move: int) -> Tensor:
+        """A step of equal length in each of the coordinates that move."""
+        rows, search = self.search.rows, self.search
+        size = rows.gradient.flatten(1).abs()
+        count = size.shape[1]
+        kept = (rows.density * count * (1 - ROUNDING)).ceil().long().clamp(1, count)
+        most = count if waits(size.device) else int(kept.max())
+        largest = size.topk(most, dim=1).values
+        least = largest.gather(1, kept[:, None] - 1)
+        sign = rows.gradient.sign() * (size >= least).view(rows.gradient.shape)
+        moving = (sign != 0).flatten(1).sum(1).clamp_min(1)
+        length = like((rows.step_size / moving).to(sign.dtype), sign)
+        return project(search, sign.mul_(length).add_(rows.points), self.factor)
+
+    def check(self, interval: int) -> None:
+        """Shorten steps, or begin anew from the strongest point where that has become sparser."""
+        rows = self.search.rows
+        nonzero = self._nonzero(rows.top)
+        sparser = nonzero < SPARSER * rows.nonzero
+        rows.density = nonzero / rows.top[0].numel() / SHRINK
+        shorter = (rows.step_size / SHRINK).maximum(LEAST_STEP * rows.longest)
+        rows.step_size = torch.where(sparser, rows.longest, shorter)
+        rows.nonzero = nonzero
+        self.go_back(sparser)
+
+    def _nonzero(self, points: Tensor) -> Tensor:
+        """[n] how many coordinates have moved."""
+        return (points != self.search.x).flatten(1).sum(1).to(self.search.best.rank.dtype)

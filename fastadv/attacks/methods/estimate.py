@@ -1,0 +1,60 @@
+"""Gradients estimated from scores of antithetic probes, and the loop that nes and spsa share."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastadv import losses
+from fastadv._checks import check_count
+from fastadv.attacks.core.search import Rule, Search
+from fastadv.errors import InputError
+
+# (search, step) -> directions [n, directions * D]
+Draw = Callable[[Search, int], Tensor]
+# (search, estimated gradient like points, points, step) -> the next points
+Move = Callable[[Search, Tensor, Tensor, int], Tensor]
+
+
+def steps_for(queries: int, directions: int) -> int:
+    """Steps that the queries allow: each takes two for every direction and one for the point it leads to.
+
+    Raises InputError where they allow none.
+    """
+    check_count("queries", queries, 1)
+    check_count("directions", directions, 1)
+    each = 2 * directions + 1
+    if queries < each:
+        raise InputError(
+            f"queries: expected at least {each}, a step with {directions} directions, got {queries}; "
+            "give more queries or fewer directions"
+        )
+    return queries // each
+
+
+def estimated_ascent(
+    steps: int, directions: int, probe: float, loss: losses.Loss | None, draw: Draw, move: Move
+) -> Rule:
+    """`steps` moves from x along estimates of the loss gradient; the loss is the criterion's margin for None.
+
+    An estimate is the mean over directions u of (L(z + probe u) - L(z - probe u)) / (2 probe) u. Probes may
+    lie outside ball and box, and are no candidates; the points that they lead to are.
+    """
+
+    def rule(search: Search) -> None:
+        measure = search.problem.margin if loss is None else loss
+        points = search.start()
+        for step in range(steps):
+            shape = (len(points), directions, *points.shape[1:])
+            away = probe * draw(search, step).to(points.dtype).view(shape)
+            if search.problem.mask is not None:
+                away = away.where(search.problem.mask.unsqueeze(1), 0.0)
+            probes = torch.cat([points.unsqueeze(1) + away, points.unsqueeze(1) - away], 1)
+            look = search.decide(probes, measure, judge=False)
+            assert look.loss is not None
+            above, below = look.loss.to(away.dtype).nan_to_num(0.0, 0.0, 0.0).chunk(2, 1)
+            shares = (above - below) / (2 * probe * probe * directions)
+            gradient = torch.einsum("nc,nc...->n...", shares, away)
+            points = search.decide(move(search, gradient, points, step), measure).x_adv
+
+    return rule

@@ -1,0 +1,73 @@
+"""Lengths, steps and schedules that attacks for the minimum norm share."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastadv import ops
+from fastadv._checks import check_number
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.sizes import norm
+from fastadv.errors import InputError
+from fastadv.ops._rows import NO_BOX
+from fastadv.threat import Threat
+
+# a finite stand-in for the diameter of a box without edges; its square is finite in float32
+FAR = 1e15
+
+
+def positive(name: str, value: float | None, default: float) -> float:
+    """`value`, checked to be a finite number > 0, or the default for None."""
+    if value is None:
+        return default
+    if not check_number(name, value, 0) > 0:
+        raise InputError(f"{name}: expected a number > 0, got {value!r}")
+    return float(value)
+
+
+def width(threat: Threat) -> float:
+    """The length of an edge of the box; 1 where it has none."""
+    edge = threat.box[1] - threat.box[0] if isinstance(threat, Threat) else math.inf
+    return edge if math.isfinite(edge) else 1.0
+
+
+def like(values: Tensor, points: Tensor) -> Tensor:
+    """values [n] or [n, C] with the rank of points."""
+    return values.view(*values.shape, *[1] * (points.ndim - values.ndim))
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """The vectors [n, ...], each over its Euclidean length; zero stays zero."""
+    length = torch.linalg.vector_norm(vectors.flatten(1), dim=1)
+    return vectors / like(length.clamp_min(torch.finfo(vectors.dtype).tiny), vectors)
+
+
+def orthogonal(vectors: Tensor, normal: Tensor) -> Tensor:
+    """The part of vectors [n, C, ...] that is orthogonal to the unit vectors normal [n, ...]."""
+    along = torch.einsum("ncd,nd->nc", vectors.flatten(2), normal.flatten(1))
+    return vectors - torch.einsum("nc,n...->nc...", along, normal)
+
+
+def farthest(search: Search) -> Tensor:
+    """[n] a distance, in the threat's norm, beyond which no point of the box lies that the mask allows, and
+    always a finite one.
+    """
+    (low, high), mask = search.threat.box, search.problem.mask
+    room = torch.maximum(search.x - low, high - search.x).clamp_max(FAR)
+    room = room if mask is None else room.where(mask, 0.0)
+    return norm(room, search.threat.order).clamp_max(FAR)
+
+
+def cosine(step: int, steps: int, last: float) -> float:
+    """The factor of step number `step`, which falls along half a cosine from 1 to `last`."""
+    return last + (1 - last) * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def advance(points: Tensor, gradient: Tensor, x: Tensor, step_size: float) -> Tensor:
+    """Overwrite `points` with those `step_size` further along the gradient, wherever that leads.
+
+    Lengths are Euclidean. A zero gradient moves nothing.
+    """
+    further: Tensor = ops.l2_step_(points, gradient, x, math.inf, step_size, NO_BOX)
+    return further

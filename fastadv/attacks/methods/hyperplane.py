@@ -1,0 +1,76 @@
+"""Class boundaries taken for hyperplanes, and which is the nearest."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from fastadv.attacks.core.criterion import WRONG
+from fastadv.attacks.core.look import Look
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.geometry import like
+from fastadv.attacks.methods.sizes import norm
+
+# the order of the dual norm
+DUAL = {inf: 1.0, 2.0: 2.0, 1.0: inf}
+
+
+@dataclass(frozen=True, eq=False)
+class Boundary:
+    """To first order, the boundary of a success that is nearest to points: {z: <normal, z - point> = lack}.
+
+    normal is like the points [n, ...]; lack [n] is negative beyond the boundary. size [n] is the dual norm of
+    the normal, distance [n] = |lack| / size; 0 where that is not defined. `look` is the model's answer there.
+    """
+
+    look: Look
+    lack: Tensor
+    normal: Tensor
+    size: Tensor
+    distance: Tensor
+
+
+def nearest_boundary(search: Search, points: Tensor, rivals: Callable[[Tensor], Tensor]) -> Boundary:
+    """The nearest of the boundaries between the label and its rivals, int64 [n, C] made of the logits [n, K].
+
+    Where there are targets or another criterion, the only boundary is that of its margin.
+    """
+    if search.targets is not None or search.problem.criterion is not WRONG:
+        look = search.gradient(points, search.problem.margin)
+        assert look.loss is not None
+        assert look.gradient is not None
+        lacks, normals = -look.loss[:, None], look.gradient.unsqueeze(1)
+    else:
+        look = search.jacobian(points, lambda logits: _gains(logits, search.y, rivals(logits)))
+        assert look.gradient is not None
+        lacks = look.logits.gather(1, search.y[:, None]) - look.logits.gather(1, rivals(look.logits))
+        normals = look.gradient
+    sizes = norm(normals.flatten(0, 1), DUAL[search.threat.order]).view(normals.shape[:2])
+    distances = torch.where(sizes > 0, lacks.abs().to(sizes.dtype) / sizes, inf).nan_to_num_(inf, inf)
+    distance, place = distances.min(1)
+    row = torch.arange(len(lacks), device=lacks.device)
+    distance = torch.where(distance.isfinite(), distance, 0.0)
+    return Boundary(look, lacks[row, place], normals[row, place], sizes[row, place], distance)
+
+
+def steepest(normal: Tensor, size: Tensor, order: float) -> Tensor:
+    """The direction of unit norm, of `order` 2 or inf, along normal [n, ...], whose dual norm is size [n]."""
+    if order == inf:
+        return normal.sign()
+    return normal * like(torch.where(size > 0, 1 / size, 0.0), normal)
+
+
+def largest_others(logits: Tensor, y: Tensor, classes: int | None) -> Tensor:
+    """int64 [n, C]: the C classes other than y with the largest logits [n, K]; all for None."""
+    others = logits.shape[1] - 1
+    count = others if classes is None else min(classes, others)
+    return logits.scatter(1, y[:, None], -inf).topk(count, 1).indices
+
+
+def _gains(logits: Tensor, y: Tensor, rivals: Tensor) -> Tensor:
+    """[n, C, K]: the directions in which a rival's logit gains on that of the label."""
+    rival, own = (one_hot(index, logits.shape[1]) for index in (rivals, y[:, None]))
+    return (rival - own).to(logits.dtype)

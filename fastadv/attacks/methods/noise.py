@@ -1,0 +1,142 @@
+"""The least noise: the search that attacks with random noise share."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastadv import rng
+from fastadv._checks import check_count
+from fastadv.attacks.core.search import Rule, Search
+from fastadv.attacks.methods.geometry import farthest, like
+from fastadv.attacks.methods.sizes import norm
+from fastadv.threat import Threat
+
+# (count, seed, ids, draw) -> [n, count], as in fastadv.rng
+Draw = Callable[[int, int, Tensor, int], Tensor]
+# (search, noise [n, C, ...], sizes [n, C]) -> points [n, C, ...]
+Grow = Callable[[Search, Tensor, Tensor], Tensor]
+
+# by what share a noise has to become smaller to be worth a query
+WORTH = 1e-3
+# by what share of the distance between two sizes each level shifts its sizes: they soon lie dense
+GOLDEN = (math.sqrt(5) - 1) / 2
+# how often a scale is corrected for what the box cuts off
+CORRECTIONS = 4
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A kind of noise: its name in random streams, how it is drawn, and its points of given sizes.
+
+    `whole` says that sizes are whole numbers.
+    """
+
+    name: str
+    draw: Draw
+    grow: Grow
+    whole: bool = False
+
+
+def signed(count: int, seed: int, ids: Tensor, draw: int) -> Tensor:
+    """[n, count] uniform in [-1, 1)."""
+    return 2 * rng.uniform(count, seed, ids, draw) - 1
+
+
+def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> Rule:
+    """The rule of an attack that is `smallest_noise` alone, up to the farthest point of the box, or of the
+    caller's `threat` in a box without edges.
+
+    Raises InputError unless both counts are integers >= 1.
+    """
+    check_count("levels", levels, 1)
+    check_count("repetitions", repetitions, 1)
+
+    def rule(search: Search) -> None:
+        most = farthest(search)
+        if math.isinf(threat.box[1] - threat.box[0]):
+            most = most.minimum(search.per_sample(torch.as_tensor(threat.radius).to(most)))
+        smallest_noise(search, noise, levels, repetitions, most)
+
+    return rule
+
+
+def smallest_noise(search: Search, noise: Noise, levels: int, repetitions: int, most: Tensor) -> None:
+    """Look for the smallest noise that is a success, with levels * repetitions queries a sample.
+
+    Until there is one, noises whose sizes are spread up to most [n] pass the model, `repetitions` at once.
+    A success is made smaller by sections, of `repetitions` sizes at once. Then fresh noises that are just
+    smaller than the best so far are tried, and the next success takes its place.
+
+    Afterwards `rows.noise` is the best noise of each sample, in the shape of x, and `rows.size` [n] its size,
+    inf where none was found.
+    """
+    rows, x = search.rows, search.x
+    rows.most = most.floor() if noise.whole else most
+    rows.size, rows.low = torch.full_like(most, torch.inf), torch.zeros_like(most)
+    rows.noise = torch.zeros_like(x)
+    seed = rng.derive(search.seed, noise.name, search.restart)
+    steps = torch.arange(1, repetitions + 1, device=most.device)
+    shares = steps / (repetitions + 1)
+    for level in range(1, levels + 1):
+        step = torch.ones_like(rows.size) if noise.whole else WORTH * rows.size
+        found = rows.size.isfinite()
+        narrows = found & (rows.size - rows.low > step)
+        less, inside = rows.size - step, rows.low[:, None] + (rows.size - rows.low)[:, None] * shares
+        spread = rows.most[:, None] * (steps - (level - 1) * GOLDEN % 1) / repetitions
+        if noise.whole:
+            inside, spread = inside.floor(), spread.ceil()
+        sizes = torch.where(found[:, None], less[:, None], spread).where(~narrows[:, None], inside)
+        fresh = noise.draw(repetitions * search.x[0].numel(), seed, search.ids, level).to(rows.noise.dtype)
+        fresh = fresh.view(len(sizes), repetitions, *search.x.shape[1:])
+        tried = torch.where(like(narrows, fresh), rows.noise.unsqueeze(1), fresh)
+        look = search.decide(noise.grow(search, tried, sizes))
+        _keep(search, tried, sizes, narrows, look.adversarial)
+        if search.threat.norm == "l0":
+            search.leave(rows.size <= 1)
+            search.departed(search.x)
+
+
+def _keep(search: Search, tried: Tensor, sizes: Tensor, narrows: Tensor, met: Tensor) -> None:
+    """Keep the first success of each sample; `rows.low` is the largest size below it that has failed."""
+    rows, row = search.rows, torch.arange(len(met), device=met.device)
+    failed, size = bracket(rows.low, sizes, met)
+    hit = size.isfinite()
+    rows.low = torch.where(narrows, failed, torch.where(hit, 0.0, rows.low))
+    rows.size = torch.where(hit, size, rows.size)
+    rows.noise = torch.where(like(hit, rows.noise), tried[row, met.int().argmax(1)], rows.noise)
+
+
+def bracket(low: Tensor, sizes: Tensor, met: Tensor) -> tuple[Tensor, Tensor]:
+    """[n] the last size before the first that `met` [n, C], and that size: inf where none did.
+
+    The sizes [n, C] rise, and lie above `low` [n].
+    """
+    far = torch.full_like(low, torch.inf)
+    ends = torch.cat([low[:, None], sizes, far[:, None]], 1)
+    first = torch.where(met.any(1), met.int().argmax(1), met.shape[1])[:, None]
+    return ends.gather(1, first).squeeze(1), ends.gather(1, first + 1).squeeze(1)
+
+
+def scaled(search: Search, noise: Tensor, sizes: Tensor) -> Tensor:
+    """x + s * noise, clamped to the box, [n, C, ...], with s such that its distance d(s) to x is `sizes`.
+
+    The box cuts off more of a longer displacement, so d(s) / s falls, and s <- s * size / d(s) comes near
+    the size without exceeding it. Where the box has no room for the size, the points are corners.
+    """
+    x, (low, high) = search.x.unsqueeze(1), search.threat.box
+    if search.problem.mask is not None:
+        noise = noise.where(search.problem.mask.unsqueeze(1), 0.0)
+    tiny, huge = torch.finfo(noise.dtype).tiny, math.sqrt(torch.finfo(noise.dtype).max)
+
+    def length(away: Tensor) -> Tensor:
+        return like(norm(away.flatten(0, 1), search.threat.order).view_as(sizes), away).clamp_min(tiny)
+
+    wanted = like(sizes.to(noise.dtype), noise)
+    scale = wanted / length(noise)
+    for _ in range(CORRECTIONS):
+        away = (x + scale * noise).clamp(low, high) - x
+        scale = (scale * (wanted / length(away))).clamp_max(huge)
+    return (x + scale * noise).clamp(low, high)

@@ -1,0 +1,141 @@
+"""Where attacks that see decisions alone begin: an adversarial point, and from there the boundary."""
+
+import math
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastadv import rng
+from fastadv.attacks.core.problem import check_finite_box
+from fastadv.attacks.core.record import Rows
+from fastadv.attacks.core.samples import Over
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods.bisection import halve, middle
+from fastadv.attacks.methods.geometry import like, unit
+from fastadv.errors import InputError
+from fastadv.threat import Threat
+
+# how far blends lie on the way from x to the noise
+BLENDS = (1.0, 0.5)
+
+
+def check_starts(name: str, starts: Any, x: Any, threat: Threat) -> None:
+    """Raise InputError unless `starts` is floating like x and inside the box, or None and the box finite."""
+    if starts is None:
+        check_finite_box(name, threat)
+        return
+    wanted = "starts: expected None or a floating tensor like x, on its device"
+    if not isinstance(starts, Tensor) or not isinstance(x, Tensor) or not starts.is_floating_point():
+        got = starts.dtype if isinstance(starts, Tensor) else type(starts).__name__
+        raise InputError(f"{wanted}, got {got}")
+    if starts.shape != x.shape or starts.device != x.device:
+        raise InputError(
+            f"{wanted}: {tuple(x.shape)} on {x.device}, got {tuple(starts.shape)} on {starts.device}"
+        )
+    low, high = threat.box
+    if not bool(((starts >= low) & (starts <= high) & starts.isfinite()).all()):
+        raise InputError(
+            f"starts: expected finite values in the box [{low:g}, {high:g}], got others; clamp them to it"
+        )
+
+
+def find_start(search: Search, starts: Tensor | None, queries: int) -> int:
+    """Set `rows.points` [n, ...] to adversarial points, and `rows.left` int64 [n] to the queries not spent.
+
+    The points are the caller's `starts` of the whole batch. Without these, they are the nearest of a round of
+    blends of x and uniform noise, in grains of 1, 2, 4, 8 ... coordinates, since fine noise looks alike to
+    most models. A sample without one has another round, until its queries are spent; then it leaves the
+    search. Returns the queries left to a sample whose first round held a start.
+
+    Raises InputError where a start of the caller is not adversarial.
+    """
+    rows = search.rows
+    if starts is not None:
+        rows.left = torch.full_like(search.y, queries - 1)
+        look = search.decide(search.per_sample(starts).to(search.x.dtype))
+        if not bool(look.adversarial.all()):
+            raise InputError(
+                "starts: expected points that are adversarial, with x itself where the mask holds it, "
+                f"got others for the samples with ids {search.ids[~look.adversarial].tolist()}"
+            )
+        rows.points = look.seen
+        return queries - 1
+    rows.points, rows.left = search.x.clone(), torch.zeros_like(search.y)
+    found = torch.zeros_like(search.y, dtype=torch.bool)
+    candidates = min(len(BLENDS) * _grains(search.x[0].numel()), queries)
+    # samples that have a start wait for the others
+    everyone = torch.arange(len(found), device=found.device)
+    others = Search(search.frozen, search.problem, everyone, search.best, search.plan, search.restart)
+    others.dtype, others.rows = search.dtype, Rows(place=everyone)
+    try:
+        for draw, left in zip(count(), range(queries - candidates, -1, -candidates), strict=False):
+            look = others.decide(_blends(others, draw)[:, :candidates])
+            nearest = others.distance(look.seen).masked_fill(~look.adversarial, math.inf).argmin(1)
+            place = others.rows.place
+            new = look.adversarial.any(1) & ~found[place]
+            rows.points[place[new]], rows.left[place[new]] = look.seen[new, nearest[new]], left
+            found[place[new]] = True
+            others.leave(found[place])
+        others.close()
+    except Over:
+        pass
+    search.leave(~found)
+    return queries - candidates
+
+
+def spend(search: Search, cost: int, left: int) -> int:
+    """`left` less the cost in queries; samples that cannot pay it leave the search."""
+    search.leave(search.rows.left < cost)
+    search.rows.left = search.rows.left - cost
+    return left - cost
+
+
+def to_boundary(search: Search, halvings: int, left: int) -> int:
+    """Move the adversarial `rows.points` towards x until they lie on the boundary, by bisection.
+
+    That costs a query for each halving of the way to x. Of `left` queries it returns what is left.
+    """
+    rows = search.rows
+    left = spend(search, halvings, left)
+    rows.far = rows.points
+    rows.low, rows.high = torch.zeros_like(search.best.rank), torch.ones_like(search.best.rank)
+    for _ in range(halvings):
+        look = search.decide(_towards(search, rows.far, middle(rows)))
+        halve(rows, look.adversarial)
+        rows.points = torch.where(like(look.adversarial, look.seen), look.seen, rows.points)
+    return left
+
+
+def away(search: Search) -> Tensor:
+    """[n, ...] the unit vectors from x to `rows.points`."""
+    return unit(search.rows.points - search.x)
+
+
+def _towards(search: Search, far: Tensor, share: Tensor) -> Tensor:
+    """The nearest points to `far` [n, ...] at shares [n] of its distance to x, in the norm L2 or Linf."""
+    away = far - search.x
+    if search.threat.order == 2:
+        return search.x + like(share, away) * away
+    radius = like(share * away.flatten(1).abs().amax(1), away)
+    return search.x + away.clamp(-radius, radius)
+
+
+def _grains(size: int) -> int:
+    """How many grains noise of so many coordinates has: 1, 2, 4 ... up to all in one."""
+    return 1 + math.ceil(math.log2(size))
+
+
+def _blends(search: Search, draw: int) -> Tensor:
+    """[n, C, ...] blends of x with uniform noise of every grain."""
+    low, high = search.threat.box
+    x = search.x.flatten(1).unsqueeze(1)
+    size = x.shape[2]
+    cells = [math.ceil(size / 2**grain) for grain in range(_grains(size))]
+    values = rng.uniform(sum(cells), rng.derive(search.seed, "start", search.restart), search.ids, draw)
+    parts = torch.split(values.to(x.dtype), cells, 1)
+    noise = torch.stack([part.repeat_interleave(2**n, 1)[:, :size] for n, part in enumerate(parts)], 1)
+    noise = low + (high - low) * noise
+    blends = torch.stack([x.lerp(noise, share) for share in BLENDS], 2)
+    return blends.clamp_(low, high).view(len(x), -1, *search.x.shape[1:])

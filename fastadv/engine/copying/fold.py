@@ -1,0 +1,322 @@
+"""BatchNorm folded into the layer before it, by observation: one pass fewer over the activations.
+
+One pass is watched. Where a BatchNorm in eval mode is the only reader of what a convolution or linear layer
+has returned, later passes give that layer the weights of both, and the BatchNorm passes on what it is given.
+Each pass checks that this still holds (`Promises`), so no trace of the model is ever run.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastadv.engine.copying.closures import reachable
+
+BATCH_NORMS = nn.modules.batchnorm._BatchNorm
+
+
+# of F.batch_norm
+ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+DEFAULTS = {"weight": None, "bias": None, "training": False, "eps": 1e-5}
+
+
+class Refused(BaseException):
+    """A pass that used a folded layer in another way than the one that was watched.
+
+    It is no Exception, so that the model's own handlers do not take it.
+    """
+
+    def __init__(self, pair: "Pair") -> None:
+        super().__init__()
+        self.pair = pair
+
+
+@dataclass(frozen=True)
+class Norm:
+    """What F.batch_norm was called with in eval mode."""
+
+    mean: Tensor
+    var: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+
+    @classmethod
+    def of(cls, args: tuple[Any, ...], named: dict[str, Any]) -> "Norm | None":
+        """From the arguments; None where the statistics are the batch's, or a parameter gets a gradient."""
+        given = DEFAULTS | dict(zip(ARGUMENTS, args, strict=False)) | named
+        parts = [given.get(name) for name in ("running_mean", "running_var", "weight", "bias")]
+        if given["training"] or parts[0] is None or parts[1] is None:
+            return None
+        if any(part is not None and part.requires_grad for part in parts):
+            return None
+        return cls(parts[0], parts[1], parts[2], parts[3], given["eps"])
+
+    def same(self, other: "Norm | None") -> bool:
+        """Whether both are the same layer."""
+        if other is None or self.eps != other.eps:
+            return False
+        return (
+            self.mean is other.mean
+            and self.var is other.var
+            and self.weight is other.weight
+            and self.bias is other.bias
+        )
+
+    def versions(self) -> tuple[tuple[int, int], ...]:
+        """What changes where one of the tensors is written to, but by `tensor.data.mul_` and the like."""
+        return tuple(_version(part) for part in (self.mean, self.var, self.weight, self.bias))
+
+
+class Pair:
+    """A layer and the BatchNorm that alone reads it, as one layer."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, norm: Norm, name: str) -> None:
+        self.weight, self.bias, self.norm, self.name = weight, bias, norm, name
+        self._made, self._known = self._fold(), self._versions()
+
+    def _versions(self) -> tuple[tuple[int, int], ...]:
+        return _version(self.weight), _version(self.bias), *self.norm.versions()
+
+    def _fold(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """Weight and bias of both, rounded once."""
+        norm = self.norm
+        factor = (norm.var.double() + norm.eps).rsqrt()
+        if norm.weight is not None:
+            factor = factor * norm.weight.double()
+        shift = -norm.mean.double() if self.bias is None else self.bias.double() - norm.mean.double()
+        shift = shift * factor
+        if norm.bias is not None:
+            shift = shift + norm.bias.double()
+        weight = self.weight.double() * factor.view(-1, *[1] * (self.weight.ndim - 1))
+        dtype = self.weight.dtype
+        kept = _layout(self.weight)
+        made = weight.to(dtype).contiguous(memory_format=kept), shift.to(dtype)
+        return nn.Parameter(made[0], requires_grad=False), nn.Parameter(made[1], requires_grad=False)
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Hold both in that dtype from now on."""
+        for made in self._made:
+            made.data = made.data.to(dtype)
+        self._known = self._versions()
+
+    @property
+    def fresh(self) -> bool:
+        """Whether no tensor of the two was written to since they were folded."""
+        return self._versions() == self._known
+
+    def folded(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of the layer with the weights of both."""
+        versions = self._versions()
+        if versions != self._known:  # the model has written to its weights or statistics
+            dtype = self._made[0].dtype
+            self._made, self._known = self._fold(), versions
+            self.cast(dtype)
+        return args[0], *self._made, *args[3:]
+
+
+class Folds:
+    """The pairs of one model, found in one pass that is watched."""
+
+    name = "fold"
+    layers = frozenset((F.conv1d, F.conv2d, F.conv3d, F.linear))
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {id(weight): name.removesuffix(".weight") for name, weight in model.named_parameters()}
+        self._weights = list(model.parameters())  # held, so that no other tensor gets an id of theirs
+        self._pairs: dict[int, Pair] = {}
+        self.unknown = True
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(tuple(self._pairs.values()))
+
+    def owns(self, weight: object) -> bool:
+        """Whether that is a parameter of the model, which one pass cannot change for the next."""
+        return id(weight) in self._names
+
+    def pair(self, args: tuple[Any, ...]) -> Pair | None:
+        """The pair of the layer that is called with these arguments."""
+        if len(args) < 2:
+            return None
+        pair = self._pairs.get(id(args[1]))
+        if pair is None or pair.bias is not (args[2] if len(args) > 2 else None):
+            return None
+        # a linear layer works along the last dimension of [B, C, D], its BatchNorm along the second
+        return pair if pair.weight.ndim > 2 or args[0].ndim == 2 else None
+
+    def learn(self, seen: "Watch") -> None:
+        """Fold the pairs that a watched pass has seen."""
+        self.unknown = False
+        for weight, bias, norm in seen.pairs():
+            self._pairs[id(weight)] = Pair(weight, bias, norm, self._names[id(weight)])
+
+    def refuse(self, pair: Pair) -> bool:
+        """Run a layer and its BatchNorm one after the other from now on; whether that is new."""
+        before = self._pairs
+        self._pairs = {key: other for key, other in self._pairs.items() if other is not pair}
+        return len(self._pairs) < len(before)
+
+
+class Watch:
+    """Who reads what the layers of one pass have returned."""
+
+    def __init__(self, folds: Folds) -> None:
+        self._folds = folds
+        # by the id of what a layer returned: that, the layer's weight and bias, and who has read it
+        self._seen: dict[int, tuple[Tensor, Tensor, Tensor | None, list[Norm | None]]] = {}
+
+    @property
+    def open(self) -> bool:
+        """Whether a result is out."""
+        return bool(self._seen)
+
+    def pair(self, args: tuple[Any, ...]) -> None:
+        """None: nothing is folded yet."""
+
+    def made(
+        self, func: Callable[..., Any], args: tuple[Any, ...], pair: Pair | None, made: Tensor
+    ) -> Tensor:
+        """What a layer returns, which is watched from now on."""
+        if len(args) > 1 and self._folds.owns(args[1]) and (func is not F.linear or args[0].ndim == 2):
+            self._seen[id(made)] = made, args[1], args[2] if len(args) > 2 else None, []
+        return made
+
+    def kept(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what a call reads."""
+        for place, value in enumerate((*args, *kwargs.values())):
+            for tensor in _tensors(value):
+                read = self._seen.get(id(tensor))
+                if read is not None:
+                    by_norm = func is F.batch_norm and place == 0
+                    read[3].append(Norm.of(args, kwargs) if by_norm else None)
+
+    def finish(self, logits: object, replays: bool = False) -> None:
+        """Note what the pass returns."""
+        read = self._seen.get(id(logits))
+        if read is not None:
+            read[3].append(None)
+
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor | None, Norm]]:
+        """(weight, bias, norm) of the layers whose results one BatchNorm alone has read, at each call."""
+        by_weight: dict[int, list[tuple[Tensor, Tensor | None, Norm | None]]] = {}
+        for _, weight, bias, readers in self._seen.values():
+            norm = readers[0] if len(readers) == 1 else None
+            by_weight.setdefault(id(weight), []).append((weight, bias, norm))
+        for calls in by_weight.values():
+            weight, bias, norm = calls[0]
+            if norm is not None and all(norm.same(other[2]) and other[1] is bias for other in calls):
+                yield weight, bias, norm
+
+
+class Promises:
+    """Results of folded layers in one pass that their BatchNorm, and nothing else, may read.
+
+    A folded layer has computed what its BatchNorm is to return; what it returns itself is an alias of that,
+    which is known again wherever it is read.
+    """
+
+    def __init__(self, folds: Folds) -> None:
+        self._folds = folds
+        # by the id of what a layer returned: that, the pair, and what its BatchNorm is to return
+        self._given: dict[int, tuple[weakref.ref[Tensor], Pair, list[Tensor]]] = {}
+
+    @property
+    def open(self) -> bool:
+        """Whether a result is out."""
+        return bool(self._given)
+
+    def pair(self, args: tuple[Any, ...]) -> Pair | None:
+        """The pair of a layer that is called so."""
+        return self._folds.pair(args)
+
+    def made(
+        self, func: Callable[..., Any], args: tuple[Any, ...], pair: Pair | None, made: Tensor
+    ) -> Tensor:
+        """What a layer returns; an alias where a pair has given `made`."""
+        if pair is None:
+            return made
+        alias = made.view_as(made)
+        self._given[id(alias)] = weakref.ref(alias), pair, [made]
+        return alias
+
+    def kept(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """What a BatchNorm returns for the result of its layer; None for another call.
+
+        Raises Refused where anything else reads such a result.
+        """
+        if func is F.batch_norm and args:
+            pair, made = self._of(args[0])
+            if pair is not None:
+                if made and pair.fresh and pair.norm.same(Norm.of(args, kwargs)):
+                    return made.pop()
+                raise Refused(pair)
+        for value in (*args, *kwargs.values()):
+            for tensor in _tensors(value):
+                pair, _ = self._of(tensor)
+                if pair is not None:
+                    raise Refused(pair)
+        return None
+
+    def _of(self, tensor: object) -> tuple[Pair | None, list[Tensor]]:
+        known = self._given.get(id(tensor))
+        if known is None or known[0]() is not tensor:
+            return None, []
+        return known[1], known[2]
+
+    def finish(self, logits: object, replays: bool = False) -> None:
+        """Raises Refused where a result was returned or kept, or no BatchNorm has read it.
+
+        What `replays` may keep all.
+        """
+        for alias, pair, made in self._given.values():
+            # read by no BatchNorm, or held by someone who may read it yet
+            if made or alias() is logits or (alias() is not None and not replays):
+                raise Refused(pair)
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _tensors(each)
+
+
+def _version(tensor: Tensor | None) -> tuple[int, int]:
+    return (0, 0) if tensor is None else (tensor._version, tensor.data_ptr())
+
+
+def _layout(weight: Tensor) -> torch.memory_format:
+    if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def estimates_gradients(module: nn.Module) -> bool:
+    """Whether the module passes probes through its part `model` to estimate a gradient.
+
+    It counts them in an int, `gradient_probes`.
+    """
+    return isinstance(getattr(module, "gradient_probes", None), int)
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether any part is a BatchNorm."""
+    return any(isinstance(part, BATCH_NORMS) for part in module.modules())
+
+
+def is_scripted(module: nn.Module) -> bool:
+    """Whether it holds scripted code, whose reading of a tensor is not seen."""
+    return any(
+        isinstance(part, torch.jit.ScriptModule | torch.jit.ScriptFunction) for part in reachable(module)
+    )

@@ -1,0 +1,239 @@
+"""An eval-mode copy of a module that owns no weights: its parameters and buffers are the caller's storage."""
+
+import copy
+from collections.abc import Collection, Iterator
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.parameter import is_lazy
+
+from fastadv.engine.copying.closures import copy_functions, reachable
+from fastadv.engine.copying.inside import has_modes, keep_inside
+from fastadv.errors import InputError
+
+ADVICE = "pass a plain function of x instead, for instance `lambda x: model(x)` with the model in eval mode"
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    """The same storage, detached. An inference tensor is copied, since it cannot be part of a graph."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside DataParallel, DistributedDataParallel and torch.compile, which cannot be copied."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+class Bound(nn.Module):
+    """A bound method of a module, or a partial of a module or of such a method, as a module."""
+
+    def __init__(self, module: nn.Module, call: Any) -> None:
+        super().__init__()
+        self.module, self.call = module, call
+        self.training = module.training
+
+    def forward(self, x: Tensor) -> Any:
+        return self.call(x)
+
+
+def as_module(model: object) -> nn.Module | None:
+    """`model` as a module without wrappers; None for a function, of which nothing is known."""
+    owner = model
+    while isinstance(owner, partial):
+        owner = owner.func
+    owner = getattr(owner, "__self__", owner)
+    if not isinstance(owner, nn.Module):
+        return None
+    return unwrap(owner) if owner is model else Bound(owner, model)
+
+
+def twin(model: nn.Module, follow: bool = True) -> nn.Module:
+    """A copy of `model` in eval mode that shares its parameters and asks for no weight gradient.
+
+    The copy has its own modules, flags and hooks. Functions that hold parts of `model`, such as a `forward`
+    set on the instance, are copied with it, so that the copy runs its own parts alone. Objects that cannot be
+    copied, such as a lock or an open file, are shared.
+
+    Statistics of normalization layers are shared, and with `follow` every other tensor too: the copy then
+    sees what is trained into `model`, and what its forward writes into its buffers in eval mode is written
+    into the model's. Without `follow` other buffers are copied.
+
+    Raises InputError for a module that cannot be copied or shared, a lazy one that has never run, and one
+    whose `train` method changes weights.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        parts = list(reachable(model))
+        modules = [part for part in parts if isinstance(part, nn.Module)]
+        # a `train` method of the user's own may write weights, so it meets copies of them first
+        careful = any(type(module).train is not nn.Module.train for module in modules)
+        memo: dict[int, Any] = {}
+        shared = _share(parts, follow, careful, memo)
+        try:
+            copied = _copy(model, parts, memo)
+        except Exception:
+            memo = {}  # what a failed copy has left in it belongs to no model
+            shared = _share(parts, follow, careful, memo)
+            memo |= {id(part): part for part in _refused(parts, memo)}
+            try:
+                copied = _copy(model, parts, memo)
+            except Exception as error:
+                raise InputError(
+                    f"freeze: expected a module that copy.deepcopy can copy, got {type(model).__name__} "
+                    f"({error}); {ADVICE}"
+                ) from error
+        record: list[object] = memo.get(id(memo), [])  # deepcopy keeps alive what it has copied
+        originals = {id(part): part for part in (*modules, *record) if isinstance(part, nn.Module)}
+        _check_apart(model, copied, originals)
+        shared += [
+            (part, memo[id(part)])
+            for part in record
+            if isinstance(part, nn.Parameter) or (follow and isinstance(part, Tensor))
+        ]
+        own_parts = {id(part) for part in copied.modules()}
+        pairs = [(part, memo[key]) for key, part in originals.items() if key in memo]
+        unregistered = [(part, own) for part, own in pairs if id(own) not in own_parts]
+        for part, own in ((model, copied), *unregistered):
+            shared += _unrecorded(part, own, follow, memo)
+        copied.eval()
+        # a layer that stays in training mode would write into the model's statistics
+        written = {
+            id(buffer)
+            for part in copied.modules()
+            if isinstance(part, _NormBase) and part.training
+            for buffer in part.buffers(recurse=False)
+        }
+        for theirs, own in shared:
+            if id(own) in written:
+                continue
+            if careful and not bool(((theirs == own) | (theirs != theirs)).all()):
+                raise InputError(
+                    "freeze: expected a `train` method that leaves the weights as they are, got one of "
+                    f"{type(model).__name__} that changes them; call model.eval() before"
+                )
+            if own.data_ptr() != theirs.data_ptr() and not theirs.is_inference():
+                own.data = theirs.data
+            own.requires_grad_(False)
+        for own in copied.parameters():  # one by one: a scripted module has no requires_grad_
+            own.requires_grad_(False)
+    keep_inside(
+        copied, originals.values(), [own for _, own in unregistered if own.training and has_modes(own)]
+    )
+    return copied
+
+
+def _copy(model: nn.Module, parts: list[object], memo: dict[int, Any]) -> nn.Module:
+    fill = copy_functions(parts, memo)
+    copied = copy.deepcopy(model, memo)
+    fill()
+    return copied
+
+
+def _refused(parts: list[object], memo: dict[int, Any]) -> Iterator[object]:
+    """Objects that deepcopy refuses and a copy can share: locks, open files, writers of logs.
+
+    One that holds a module is shared as well, and may not run it (see `inside`).
+    """
+    for part in parts:
+        if isinstance(part, nn.Module | Tensor | FunctionType | MethodType | partial | Collection):
+            continue
+        try:
+            copy.deepcopy(part, dict(memo))
+        except Exception:  # a copy runs code of the object, which may raise anything
+            yield part
+
+
+def _share(
+    parts: list[object], follow: bool, careful: bool, memo: dict[int, Any]
+) -> list[tuple[Tensor, Tensor]]:
+    """Enter the tensors of the copy into deepcopy's `memo`; returns the pairs that share storage."""
+    shared: list[tuple[Tensor, Tensor]] = []
+    for module in parts:
+        # activations that a hook has stored, and the weights that weight_norm computes; deepcopy refuses them
+        if isinstance(module, Tensor) and not module.is_leaf:
+            memo[id(module)] = module.detach()
+        if not isinstance(module, nn.Module):
+            continue
+        for parameter in module.parameters(recurse=False):
+            if is_lazy(parameter):
+                raise InputError(
+                    "freeze: expected initialized parameters, got a lazy module; run the model once"
+                )
+            if id(parameter) not in memo:
+                own = parameter.clone() if careful else _alias(parameter)
+                memo[id(parameter)] = nn.Parameter(own, requires_grad=False)
+                shared.append((parameter, memo[id(parameter)]))
+        for buffer in module.buffers(recurse=False):
+            if id(buffer) in memo:
+                continue
+            if follow or _normalizes(module):
+                memo[id(buffer)] = buffer.clone() if careful else _alias(buffer)
+                shared.append((buffer, memo[id(buffer)]))
+            else:
+                memo[id(buffer)] = buffer.clone()
+    return shared
+
+
+def _normalizes(module: nn.Module) -> bool:
+    """Whether the buffers are statistics of a normalization layer, which eval mode only reads."""
+    scripted = getattr(module, "original_name", "")
+    return isinstance(module, _NormBase) or scripted.startswith(
+        ("BatchNorm", "SyncBatchNorm", "InstanceNorm")
+    )
+
+
+def _check_apart(model: nn.Module, copied: nn.Module, originals: dict[int, nn.Module]) -> None:
+    theirs = originals.keys() | {id(parameter) for parameter in model.parameters()}
+    if any(id(part) in theirs for part in (*copied.modules(), *copied.parameters())):
+        raise InputError(
+            f"freeze: expected copy.deepcopy to copy the module, got {type(model).__name__} sharing parts "
+            f"with its copy; {ADVICE}"
+        )
+
+
+def _unrecorded(
+    model: nn.Module, copied: nn.Module, follow: bool, memo: dict[int, Any]
+) -> list[tuple[Tensor, Tensor]]:
+    """The pairs to share storage that deepcopy did not see, in scripted modules or a `__deepcopy__`."""
+    known = {id(value) for value in memo.values()}
+    if all(id(tensor) in known for tensor in (*copied.parameters(), *copied.buffers())):
+        return []
+    theirs, own = ({name: tensor.shape for name, tensor in _tensors(part)} for part in (model, copied))
+    if theirs != own:
+        raise InputError(
+            f"freeze: expected a copy with the same tensors, got others from the __deepcopy__ of a part of "
+            f"{type(model).__name__}; {ADVICE}"
+        )
+    kept = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        if follow or _normalizes(module):
+            kept |= {f"{prefix}.{name}".strip(".") for name, _ in module.named_buffers(recurse=False)}
+    copies = dict(_tensors(copied))
+    return [(tensor, copies[name]) for name, tensor in _tensors(model) if name in kept]
+
+
+def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
+    return [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+
+
+def dtype_of(model: nn.Module) -> torch.dtype | None:
+    """The floating dtype of the parameters, to which inputs are cast; None where there is not exactly one."""
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return dtypes.pop() if len(dtypes) == 1 else None
+
+
+def device_of(model: nn.Module) -> torch.device | None:
+    """The device of the first parameter or buffer; None for a module without either."""
+    return next((t.device for t in (*model.parameters(), *model.buffers())), None)

@@ -1,0 +1,266 @@
+"""Registration of ops, each described by one frozen card.
+
+From the cards come schemas, kernels, tests, benchmark rows and the docs table.
+"""
+
+import importlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch.autograd.graph import increment_version
+
+from fastadv.ops.registration.adapter import Signature, in_place_schema, over_arrays
+from fastadv.ops.registration.entry import entry
+
+logger = logging.getLogger("fastadv")
+
+
+def _import_if_there(name: str, *needs: str) -> tuple[Any, str]:
+    """(module, "") or (None, why not).
+
+    `why not` is empty where the module, or a package it `needs`, is not installed.
+
+    Any other ImportError means that something installed is broken. It is reported in `backends()` and logged.
+    """
+    try:
+        return importlib.import_module(name), ""
+    except ModuleNotFoundError as error:
+        if error.name in (name, *needs):
+            return None, ""
+        why = str(error)
+    except ImportError as error:
+        why = str(error)
+    logger.warning("%s does not import, so its ops run on their slower references: %s", name, why)
+    return None, why
+
+
+extension, _extension_fault = _import_if_there("fastadv._C")
+# torch's registration calls carry no types
+_torch: Any = torch
+_library = _torch.library.Library("fastadv", "DEF")
+CARDS: dict[str, "OpCard"] = {}
+_entries: dict[str, Callable[..., Any]] = {}
+ANYWHERE = "CompositeExplicitAutograd"  # the dispatcher's key of a kernel for all devices
+
+Sample = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class OpCard:
+    """Everything the project knows of one op.
+
+    name          stem shared by ops/, ops/triton/, csrc/kernels/, tests/ops/ and the benchmark row
+    schema        arguments and results in the dispatcher's language; the first argument is the batch.
+                  Reference, fake, the binding in C++ and Triton's `launch` take the arguments in this order;
+                  the latter two take what the op returns before them, as tensors to be written
+    summary       the mathematics in a line, for the docs table
+    reference     eager PyTorch, correct in any float dtype: specification, oracle and visible fallback
+    fake          results of the right shape, dtype and layout, unfilled: for tracing, and for kernels to
+                  write
+    samples       samples(device, dtype) -> argument tuples that tests and benchmarks share
+    compare       compare(actual, expected, args) raises AssertionError where the two differ by more than
+                  rounding
+    bytes_moved   bytes that must cross memory for these arguments
+    flops         floating-point operations for these arguments
+    no_gradient   why the op has none, as its backward says it; None where `gradient` is given
+    gradient      (setup_context, backward), the formula
+    triton        ops/triton holds a kernel; without one the reference serves GPUs
+    in_place      also register NAME_, which writes its first argument
+    ordered       C++ reads each row in the order of its elements, because ties go to the lower index or draws
+                  depend on it
+    strided       names of arguments that C++ takes with any step along their first dimension
+    dtypes        what the kernels take, of the first argument; the reference serves every other dtype
+    """
+
+    name: str
+    schema: str
+    summary: str
+    reference: Callable[..., Any]
+    fake: Callable[..., Any]
+    samples: Callable[[torch.device, torch.dtype], Iterator[Sample]]
+    compare: Callable[[Any, Any, Sample], None]
+    bytes_moved: Callable[..., int]
+    flops: Callable[..., int]
+    no_gradient: str | None = None
+    gradient: tuple[Callable[..., None], Callable[..., Any]] | None = None
+    triton: bool = True
+    in_place: bool = False
+    ordered: bool = False
+    strided: tuple[str, ...] = ()
+    dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
+
+    @cached_property
+    def signature(self) -> Signature:
+        return Signature.of(self.schema)
+
+    @property
+    def stem(self) -> str:
+        return self.name.rstrip("_")
+
+
+def results_of(card: OpCard, args: Sample) -> Sample:
+    """The op's results for these arguments, unfilled: what its kernels take first."""
+    results = card.fake(*args)
+    return results if isinstance(results, tuple) else () if results is None else (results,)
+
+
+def strict() -> bool:
+    """True where FASTADV_STRICT=1 turns a fallback into an error."""
+    return os.environ.get("FASTADV_STRICT") == "1"
+
+
+def cpu_launcher(card: OpCard) -> Callable[..., None] | None:
+    """The op's C++ kernel, called as launcher(*results, *arguments), or None where the extension lacks it."""
+    kernel = getattr(extension, card.stem, None)
+    return None if kernel is None else over_arrays(kernel, card.signature, card.ordered, card.strided)
+
+
+def _triton_module(card: OpCard) -> tuple[Any, str]:
+    if not card.triton:
+        return None, ""
+    return _import_if_there(f"fastadv.ops.triton.{card.stem}", "triton")
+
+
+def triton_launcher(card: OpCard) -> Callable[..., None] | None:
+    """The op's Triton kernel, called as launcher(*results, *arguments), or None where it is absent."""
+    module, why = _triton_module(card)
+    if why:
+        raise ImportError(f"fastadv.ops.triton.{card.stem}: {why}")
+    launcher: Callable[..., None] | None = None if module is None else module.launch
+    return launcher
+
+
+def _fallback(card: OpCard) -> Callable[..., Any]:
+    def reference(*args: Any) -> Any:
+        if strict():
+            served = ", ".join(str(dtype) for dtype in card.dtypes)
+            raise RuntimeError(
+                f"{card.name}: FASTADV_STRICT=1, and no compiled kernel serves {args[0].dtype} "
+                f"on {args[0].device}; "
+                f"kernels serve {served} where fastadv.backends() names one. "
+                "Convert the inputs, build the extension, or unset FASTADV_STRICT to use the slower reference"
+            )
+        result = card.reference(*args)
+        if isinstance(result, torch.Tensor):
+            return _laid_out(result, card.fake(*args))
+        return result and tuple(map(_laid_out, result, card.fake(*args)))
+
+    return reference
+
+
+def _laid_out(result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """`result` in the memory layout of `like`, the fake's: compiled graphs were traced with it."""
+    return result if result.stride() == like.stride() else like.copy_(result)
+
+
+def _compiled(card: OpCard, kernel: Callable[..., None]) -> Callable[..., Any]:
+    """The kernel for the dtypes the card names, the reference for every other (float64, float16)."""
+    dtypes, fallback, fake, written = card.dtypes, _fallback(card), card.fake, card.signature.written
+
+    def one(*args: Any) -> Any:
+        if args[0].dtype not in dtypes:
+            return fallback(*args)
+        result = fake(*args)
+        kernel(result, *args)
+        return result
+
+    def several(*args: Any) -> Any:
+        if args[0].dtype not in dtypes:
+            return fallback(*args)
+        results = fake(*args)
+        kernel(*(results or ()), *args)
+        for i in written:
+            increment_version(args[i])  # so that autograd notices
+        return results
+
+    return one if card.signature.results == 1 else several
+
+
+def _in_place(card: OpCard, kernel: Callable[..., None] | None) -> Callable[..., None]:
+    dtypes, fallback = card.dtypes, _fallback(card)
+
+    def write(first: torch.Tensor, *rest: Any) -> None:
+        if kernel is None or first.dtype not in dtypes:
+            first.copy_(fallback(first, *rest))
+        else:
+            kernel(first, first, *rest)
+            increment_version(first)  # so that autograd notices
+
+    return write
+
+
+def _raises(card: OpCard) -> Callable[..., Any]:
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(f"{card.name} has no gradient: {card.no_gradient}; detach its inputs")
+
+    return backward
+
+
+def op(name: str) -> Callable[..., Any]:
+    """The registered op, to be called with its arguments by position, in the types that its schema names."""
+    return _entries[name]
+
+
+def _define(name: str, schema: str, kernels: dict[str, Callable[..., Any]]) -> None:
+    """Define an op, with a kernel for each key of the dispatcher."""
+    _library.define(name + schema)
+    for key, kernel in kernels.items():
+        _library.impl(name, kernel, key)
+    on_cpu = kernels.get("CPU", kernels[ANYWHERE])
+    _entries[name] = entry(getattr(torch.ops.fastadv, name).default, on_cpu)
+
+
+def register(card: OpCard) -> None:
+    """Define the op and give every device its best kernel. Called once, at the end of each ops/NAME.py."""
+    CARDS[card.name] = card
+    kernels: dict[str, Callable[..., None] | None] = {ANYWHERE: None}
+    if launcher := cpu_launcher(card):
+        kernels["CPU"] = launcher
+    if torch.cuda.is_available() and (module := _triton_module(card)[0]):
+        kernels["CUDA"] = module.launch
+
+    served = {key: _compiled(card, kernel) if kernel else _fallback(card) for key, kernel in kernels.items()}
+    _define(card.name, card.schema, served)
+    name = f"fastadv::{card.name}"
+    torch.library.register_fake(name, card.fake, lib=_library)
+    if not card.signature.written:
+        context, backward = card.gradient or (None, _raises(card))
+        torch.library.register_autograd(name, backward, setup_context=context, lib=_library)
+    if card.in_place:
+        written = {key: _in_place(card, kernel) for key, kernel in kernels.items()}
+        _define(f"{card.name}_", in_place_schema(card.schema), written)
+        torch.library.register_fake(f"{name}_", lambda *args: None, lib=_library)
+
+
+def _cpu_backend(card: OpCard) -> str:
+    if hasattr(extension, card.stem):
+        return f"C++ ({extension.isa()})"
+    if _extension_fault:
+        return f"reference (the extension does not import: {_extension_fault})"
+    if extension is None:
+        return "reference (no extension: FASTADV_NO_EXT=1 or build failed)"
+    return "reference (no C++ kernel)"
+
+
+def _cuda_backend(card: OpCard) -> str:
+    if not torch.cuda.is_available():
+        return "absent"
+    module, why = _triton_module(card)
+    if module is not None:
+        return "Triton"
+    return f"reference (the Triton kernel does not import: {why})" if why else "reference (no Triton kernel)"
+
+
+def backends() -> dict[str, dict[str, str]]:
+    """For each op, what serves each device: {"linf_step": {"cpu": "C++ (avx512)", "cuda": "Triton"}, ...}.
+
+    A device served by the eager reference says `reference` and why.
+    """
+    return {
+        name: {"cpu": _cpu_backend(card), "cuda": _cuda_backend(card)} for name, card in sorted(CARDS.items())
+    }

@@ -1,0 +1,126 @@
+"""The folder of one run: locked while it is written, and cleared of half-written files."""
+
+import logging
+import os
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fastadv.errors import InputError
+from fastadv.runs.files import remove_parts, writing
+
+try:
+    import fcntl
+except ImportError:  # Windows: folders are not locked there
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger("fastadv")
+
+PATIENCE = 2.0  # seconds to wait for the lock: another process may hold it for a moment, to clean up
+
+
+class RunFolder:
+    """A folder that a run writes: training, a constructed set, an evaluation, a study.
+
+    Opening it creates the folder, checks that it can be written, locks it, and removes what killed writers
+    left half written. The lock ends with `close`, with the object or with the process, however that ends.
+
+    name: the argument that named the folder, for errors.
+    shared: several processes fill the folder side by side, each with files of its own; without it the folder
+        belongs to this run alone.
+
+    Raises InputError for a folder that cannot be made or written, or that another run is writing.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, name: str = "run_dir", shared: bool = False) -> None:
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(f"{name}: expected the path of a folder, got {path!r}")
+        self.path, self._shared = Path(path), shared
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        except OSError as error:
+            raise InputError(
+                f"{name}: expected a folder that can be made and opened, got {self.path} ({error.strerror})"
+            ) from error
+        self._release = weakref.finalize(self, os.close, handle)
+        self._handle = handle
+        _open_folders.add(self)
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            self._release()
+            raise InputError(
+                f"{name}: expected a folder that can be written, got {self.path}; choose another"
+            )
+        if not (self._lock() if shared else self._lock_alone(PATIENCE)):
+            self._release()
+            raise InputError(
+                f"{name}: expected a folder that no other run is writing, got {self.path};"
+                " wait for the other run or choose another folder"
+            )
+        if not shared:
+            remove_parts(self.path)
+
+    def _lock_alone(self, patience: float) -> bool:
+        return self._flock("LOCK_EX", patience)
+
+    def _lock(self) -> bool:
+        """Take the shared lock; whoever is alone at that moment cleans up first."""
+        if self._lock_alone(0.0):
+            remove_parts(self.path)
+        return self._flock("LOCK_SH", PATIENCE)
+
+    def _flock(self, kind: str, patience: float) -> bool:
+        if fcntl is None:
+            return True
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(self._handle, getattr(fcntl, kind) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    return False
+                time.sleep(0.02)
+            except OSError as error:  # some network file systems have no locks
+                logger.info("%s is not locked: %s", self.path, error)
+                return True
+            else:
+                return True
+
+    def close(self) -> None:
+        """Give up the lock; the last of several processes cleans up once more."""
+        if self._release.alive:
+            if self._shared and self._lock_alone(0.0):
+                remove_parts(self.path)
+            self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def result(self, name: str) -> Iterator[Path]:
+        """The path of a result to write; a full disk becomes an OSError that says what to do."""
+        path = self.path / name
+        with writing(path):
+            yield path
+
+
+_open_folders: weakref.WeakSet[RunFolder] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """In a forked process, such as a data loader's worker: the lock is the parent's and must end with it."""
+    for folder in list(_open_folders):
+        folder._release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)

@@ -1,0 +1,141 @@
+"""The record of a training run: its reports, and in a folder its checkpoint and its results."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from fastadv._checks import check_flag
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs import processes
+from fastadv.runs.checkpoint import State, load, save
+from fastadv.runs.files import write_text
+from fastadv.runs.folder import RunFolder
+from fastadv.runs.identity import check_same
+
+CHECKPOINT, REPORT = "checkpoint.safetensors", "report.jsonl"
+
+
+class RunRecord:
+    """What `train.fit` and `ABS.fit` keep of a run. Without a folder that is `reports` alone.
+
+    config: what the run is, JSON-able; the checkpoint of another run is refused.
+    reports: one entry for each epoch done; those of a stopped run are there from the start.
+    stopped: the checkpoint of a stopped run, or None.
+
+    The folder is locked until `close`. Of several processes only the first opens and writes it; the others
+    wait for it, and learn from it what the checkpoint holds.
+
+    Raises InputError for `resume` without a folder, a folder that cannot be written, one with a checkpoint
+    where `resume` is off, and one of another run, naming what differs; CorruptFileError for a damaged
+    checkpoint.
+    """
+
+    def __init__(self, run_dir: str | os.PathLike[str] | None, config: Mapping[str, Any], resume: bool):
+        if check_flag("resume", resume) and run_dir is None:
+            raise InputError(
+                "run_dir: expected the folder of the run to resume, got None; "
+                "pass run_dir=, or leave out resume"
+            )
+        self.config, self.reports = config, list[dict[str, Any]]()
+        self.folder: RunFolder | None = None
+        self.kept = run_dir is not None  # whether in a folder
+        try:
+            self.stopped = processes.from_first(lambda: self._open(run_dir, resume))
+        except BaseException:
+            self.close()
+            raise
+        if self.stopped is not None:
+            self.reports = list(self.stopped.progress["reports"])
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Where the checkpoint lies; None where there is none yet."""
+        path = None if self.folder is None else self.folder.path / CHECKPOINT
+        return path if path is not None and path.exists() else None
+
+    def _open(self, run_dir: str | os.PathLike[str] | None, resume: bool) -> State | None:
+        self.folder = None if run_dir is None else RunFolder(run_dir)
+        path = self.checkpoint
+        if path is None:
+            return None
+        if not resume:
+            raise InputError(
+                f"run_dir: expected a new folder, got {path.parent} with a checkpoint; "
+                "pass resume=True or choose another"
+            )
+        state = load(path)
+        check_same(path, state.progress["config"], self.config)
+        return state
+
+    def save(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        kept: Mapping[str, Tensor],
+        **progress: Any,
+    ) -> None:
+        """Write the checkpoint: config, reports, what is passed, and JSON-able `progress`."""
+
+        def write(path: Path) -> None:
+            about = {"config": self.config, "reports": self.reports, **progress}
+            save(path, model, optimizer, scheduler, about, kept)
+
+        self.result(CHECKPOINT, write)
+
+    def report(self) -> None:
+        """Write report.jsonl, one entry a line. All are written each time: a kill loses and doubles none."""
+
+        lines = "".join(json.dumps(entry) + "\n" for entry in self.reports)
+        self.result(REPORT, partial(write_text, text=lines))
+
+    def result(self, name: str, write: Callable[[Path], None]) -> None:
+        """Let `write` write the file `name`, in the first process."""
+
+        def alone() -> None:
+            if self.folder is not None:
+                with self.folder.result(name) as path:
+                    write(path)
+
+        if self.kept:
+            processes.from_first(alone)
+
+    def close(self) -> None:
+        """Free the folder."""
+        if self.folder is not None:
+            self.folder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_report(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The entries of report.jsonl.
+
+    Raises InputError if there is no such file, CorruptFileError if it does not parse.
+    """
+    path = Path(folder) / REPORT
+    try:
+        entries = [json.loads(line) for line in path.read_text().splitlines()]
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: expected the reports of a run, got no such file; check the folder's name"
+        ) from error
+    except ValueError as error:
+        raise CorruptFileError(
+            f"{path}: expected one report per line, got {error}; resume the run to write it again"
+        ) from error
+    return entries

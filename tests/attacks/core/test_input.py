@@ -1,0 +1,162 @@
+"""Bad input: an error that names the argument, what was expected and what came."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastadv.attacks import last_iterate
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+from fastadv.threat import L2, Linf
+
+from ..nets import Case, images, labels, mlp
+
+X, Y = images(4), torch.tensor([0, 1, 2, 0])
+
+BAD: list[tuple[str, dict[str, Any]]] = [
+    ("x: expected a floating", {"x": (X * 255).to(torch.uint8)}),
+    ("x: expected a floating", {"x": X.numpy()}),
+    ("x: expected a floating", {"x": X.flatten()}),
+    ("x: expected finite", {"x": X.masked_fill(X > 0.9, torch.nan)}),
+    ("x: expected finite", {"x": X.masked_fill(X > 0.9, torch.inf)}),
+    (r"x: expected values in the box \[0, 1\]", {"x": X + 1e-3 - X.min() - 2e-3}),
+    ("box: expected ends that torch.float16 holds", {"x": X.half(), "threat": Linf(0.1, (0.0, 1e5))}),
+    ("box: expected ends that .* tells apart", {"x": X.half() + 1, "threat": Linf(0.1, (1.0, 1.0001))}),
+    ("y: expected one integer", {"y": Y[:3]}),
+    ("y: expected one integer", {"y": Y.float()}),
+    ("y: expected one integer", {"y": Y > 0}),
+    ("y: expected one integer", {"y": [0, 1, 2, 0]}),
+    ("y: expected a tensor on cpu", {"y": Y.to("meta")}),
+    ("y: expected classes 0 to 2", {"y": Y + 1}),
+    ("y: expected classes 0 to 2", {"y": Y - 1}),
+    ("targets: expected one integer", {"targets": Y[:2]}),
+    (
+        "targets: expected a class other than the label, got label 2 as target of sample 2",
+        {"targets": torch.tensor([1, 0, 2, 1])},
+    ),
+    ("targets: expected classes 0 to 2", {"targets": Y + 3}),
+    ("ids: expected one integer", {"ids": torch.arange(3)}),
+    ("radius: expected a number or one for each of 4", {"threat": Linf(torch.ones(3))}),
+    ("threat: expected one of", {"threat": 0.3}),
+    ("threat: expected one of", {"threat": None}),
+]
+
+# options of any attack that has them
+BAD_OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("steps: expected an integer >= 0", {"steps": -1}),
+    ("steps: expected an integer >= 0", {"steps": 2.5}),
+    ("steps: expected an integer >= 0", {"steps": None}),
+    ("steps: expected an integer >= 0", {"steps": True}),
+    ("restarts: expected an integer >= 1", {"restarts": 0}),
+    ("restarts: expected an integer >= 1", {"restarts": 1.0}),
+    ("step_size: expected a finite number", {"step_size": -0.1}),
+    ("step_size: expected a finite number", {"step_size": float("nan")}),
+    ("step_size: expected a finite number", {"step_size": float("inf")}),
+    ("step_size: expected a finite number", {"step_size": "long"}),
+    ("step_size: expected a finite number", {"step_size": [0.1] * 4}),
+    ("step_size: expected finite numbers", {"step_size": torch.ones(3)}),
+    ("step_size: expected finite numbers", {"step_size": torch.tensor([0.1, 0.1, torch.nan, 0.1])}),
+    ("step_size: expected finite numbers", {"step_size": torch.tensor([0.1, 0.1, 0.1, -0.1])}),
+    ("step_size: expected finite numbers", {"step_size": torch.ones(4, dtype=torch.bool)}),
+    ("step_size: expected a positive number", {"step_size": 0.0}),
+    ("step_size: expected a positive number", {"step_size": torch.tensor([0.1, 0.1, 0.1, 0.0])}),
+    ("seed: expected an integer from 0", {"seed": -1}),
+    ("seed: expected an integer from 0", {"seed": 2**63}),
+    ("seed: expected an integer from 0", {"seed": None}),
+    ("seed: expected an integer from 0", {"seed": 1.0}),
+    ("seed: expected an integer from 0", {"seed": "1"}),
+    ("loss: expected one of ce, margin, cw, dlr, bce, got 'hinge'", {"loss": "hinge"}),
+    ("loss: expected one of", {"loss": None}),
+    ("loss: expected one of", {"loss": 3}),
+    ("loss: expected one value a sample", {"loss": lambda logits, y, targets: logits.sum()}),
+    ("loss: expected one value a sample", {"loss": lambda logits, y, targets: 3.0}),
+    ("decay: expected a finite number", {"decay": -1.0}),
+    ("decay: expected a finite number", {"decay": float("inf")}),
+    ("decay: expected a finite number", {"decay": None}),
+]
+
+
+@pytest.mark.parametrize(("message", "given"), BAD, ids=range(len(BAD)))
+def test_bad_input(attack: Case, message: str, given: dict[str, Any]) -> None:
+    arguments = {"x": X, "y": Y, "threat": Linf(0.1), **given}
+    with pytest.raises(InputError, match=message):
+        attack(mlp(), **arguments)
+
+
+@pytest.mark.parametrize(("message", "options"), BAD_OPTIONS, ids=range(len(BAD_OPTIONS)))
+def test_bad_options(attack: Case, message: str, options: dict[str, Any]) -> None:
+    if not attack.takes(next(iter(options))):
+        pytest.skip("not one of its options")
+    with pytest.raises(InputError, match=message):
+        attack(mlp(), X, labels(mlp(), X), Linf(0.1), **options)
+
+
+def test_bad_options_are_found_before_the_model_is_called(attack: Case) -> None:
+    def model(x: Tensor) -> Tensor:
+        raise AssertionError
+
+    for options in ({"seed": -1}, {"loss": "hinge"}, {"restarts": 0}, {"step_size": 0.0}):
+        if attack.takes(next(iter(options))):
+            with pytest.raises(InputError):
+                attack(model, X, Y, Linf(0.1), **options)
+
+
+@pytest.mark.parametrize(
+    ("message", "given"),
+    [
+        ("steps", {"steps": -1}),
+        ("steps", {"steps": 1.0}),
+        ("step_size", {"step_size": None}),
+        ("step_size", {"step_size": "long"}),
+        ("step_size", {"step_size": float("nan")}),
+        ("step_size", {"step_size": 0.0}),
+        ("step_size", {"step_size": torch.ones(3)}),
+        ("loss", {"loss": None}),
+        ("loss", {"loss": "hinge"}),
+        ("labels or targets", {"y": None}),
+        ("threat", {"threat": 0.3}),
+        ("x: expected", {"x": X.numpy()}),
+        ("x: expected", {"x": (X * 255).long()}),
+        ("start: expected", {"start": X[:2]}),
+        ("start: expected", {"start": X.tolist()}),
+        ("frozen: expected", {"frozen": mlp()}),
+    ],
+)
+def test_bad_input_of_last_iterate(message: str, given: dict[str, Any]) -> None:
+    keys: dict[str, Any] = {
+        "frozen": freeze(mlp()),
+        "x": X,
+        "y": Y,
+        "threat": Linf(0.1),
+        "steps": 2,
+        "step_size": 0.1,
+        **given,
+    }
+    with pytest.raises(InputError, match=message):
+        last_iterate(**keys)
+
+
+def test_ids_and_labels_of_any_integer_type(attack: Case) -> None:
+    model, y = mlp(), labels(mlp(), X)
+    wide = attack(model, X, y, Linf(0.1), ids=torch.arange(4))
+    narrow = attack(model, X, y.to(torch.uint8), Linf(0.1), ids=torch.arange(4, dtype=torch.int32))
+    assert torch.equal(wide.x_adv, narrow.x_adv)
+    assert narrow.status.dtype == torch.int64
+
+
+def test_infinite_radius(attack: Case) -> None:
+    x, y = X, labels(mlp(), X)
+    if attack.entry.minimal:
+        pytest.skip("has no radius")
+    with pytest.raises(InputError, match="infinite"):
+        attack(mlp(), x, y, L2(float("inf")))
+    if attack.takes("step_size"):
+        out = attack(mlp(), x, y, L2(float("inf")), step_size=0.2, random_start=False)
+        assert L2(float("inf")).contains(out.x_adv, x).all()
+
+
+def test_a_threat_is_checked_when_it_is_made() -> None:
+    with pytest.raises(InputError, match="radius"):
+        Linf(-0.1)

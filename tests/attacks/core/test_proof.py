@@ -1,0 +1,331 @@
+"""A success is what the model as given says at the end, whatever the search took for one."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import AttackResult, Status, bim, fgsm, mim, pgd
+from fastadv.attacks.core import contest
+from fastadv.engine import freeze
+from fastadv.threat import L2, Linf
+from tests.logged import Logged
+
+from ..nets import Case, Counted, convnet, images, labels, mlp, threat
+
+
+class Noisy(nn.Module):
+    """A linear model with Gaussian noise on its logits, drawn anew at each call."""
+
+    def __init__(self, inputs: int, sigma: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.sigma = nn.Sequential(nn.Flatten(), nn.Linear(inputs, 3)), sigma
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return logits + self.sigma * torch.randn_like(logits)
+
+
+def by_batch(convolution: bool) -> nn.Sequential:
+    """BatchNorm without running statistics: a sample's logits depend on the whole batch."""
+    torch.manual_seed(0)
+    if convolution:
+        norm = nn.BatchNorm2d(8, track_running_stats=False)
+        layers = [nn.Conv2d(1, 8, 3, padding=1), norm, nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)]
+    else:
+        norm = nn.BatchNorm1d(32, track_running_stats=False)
+        layers = [nn.Flatten(), nn.Linear(16, 32), norm, nn.ReLU(), nn.Linear(32, 4)]
+    return nn.Sequential(*layers)
+
+
+class Window(nn.Module):
+    """Two classes by the first coordinate s: class 1 inside 0.57 < s < 0.61.
+
+    In bfloat16 it is class 1 for every s > 0.57, the surer the larger s: a search in bfloat16 walks through
+    the window and prefers the points behind it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = x.flatten(1)[:, 0] * self.one
+        margin = s - 0.57 if s.dtype == torch.bfloat16 else 0.02 - (s - 0.59).abs()
+        return torch.stack([torch.zeros_like(margin), 20 * margin], 1)
+
+
+@pytest.mark.parametrize("ascent", [pgd, bim, mim])
+def test_early_stop_gives_the_numbers_of_a_randomised_model(ascent: Callable[..., AttackResult]) -> None:
+    """On a noisy model early successes are luck: no sample may be let go for one."""
+    model, x = Noisy(48, 0.3), images(600, (3, 4, 4), dtype=torch.float32)
+    y, inside = labels(model.net, x), Linf(0.1)
+    torch.manual_seed(1)
+    outs = [ascent(model, x, y, inside, steps=20, stop_early=stop_early) for stop_early in (True, False)]
+    for out in outs:
+        assert len(out.flags) == 1
+        assert "two answers for one x" in out.flags[0]
+        assert "two answers" in repr(out)
+        # of those attacked, success is what a fresh call says, to four standard deviations of as many coins
+        attacked = out.status != Status.ALREADY_WRONG
+        fresh = torch.stack([model(out.x_adv).argmax(1) != y for _ in range(20)]).float().mean(0)
+        assert (
+            abs(float((out.success.float() - fresh)[attacked].mean())) < 4 * 0.5 / int(attacked.sum()) ** 0.5
+        )
+        # and each has had all its steps, in the only search or in the second
+        assert out.backwards >= 20 * int(attacked.sum())
+    rates = [float(out.success.float().mean()) for out in outs]
+    assert abs(rates[0] - rates[1]) < 4 * (0.5 / 600) ** 0.5
+    assert 0.2 < rates[1] < 0.95
+
+
+@pytest.mark.parametrize("convolution", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_early_stop_gives_the_numbers_of_a_model_that_sees_the_batch(
+    convolution: bool, precision: str
+) -> None:
+    model, x = by_batch(convolution), images(200, dtype=torch.float32)
+    y = labels(model, x)
+    early, whole = (
+        pgd(freeze(model, precision), x, y, Linf(0.05), steps=20, stop_early=stop_early)
+        for stop_early in (True, False)
+    )
+    assert early.flags
+    assert torch.equal(early.success, model.eval()(early.x_adv).argmax(1) != y)
+    assert abs(float(early.success.float().mean() - whole.success.float().mean())) <= 0.01
+    assert 0.05 < float(whole.success.float().mean()) < 0.95
+    if precision == "fp32" and not convolution:
+        torch.testing.assert_close(early.x_adv, whole.x_adv)
+
+
+@pytest.mark.parametrize("stop_early", [True, False])
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_a_true_success_is_not_lost_behind_a_false_one(
+    stop_early: bool, restarts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the segment of steps 5 to 8 the search meets true successes and then false ones of higher rank."""
+    monkeypatch.setattr(contest, "settles", lambda step, device: (step + 1) & step == 0)
+    model, x = Window(), torch.full((5, 1, 2, 2), 0.5)
+    y = torch.zeros(5, dtype=torch.long)
+    frozen = freeze(model, "bf16")
+    out = pgd(
+        frozen,
+        x,
+        y,
+        Linf(0.3),
+        steps=10,
+        step_size=0.02,
+        random_start=False,
+        stop_early=stop_early,
+        restarts=restarts,
+    )
+    assert not frozen.exact
+    assert out.success.all()
+    assert torch.equal(model(out.x_adv).argmax(1) != y, out.success)
+    assert out.flags == ()
+    # the search in bfloat16 and the one on the model as given, and no more
+    assert out.backwards <= 2 * restarts * 10 * 5
+    assert restarts > 1 or out.backwards == 2 * 10 * 5
+
+
+def test_false_successes_alone_are_held() -> None:
+    model, x = Window(), torch.full((3, 4), 0.7)  # behind the window, and the ball does not hold it
+    y = torch.zeros(3, dtype=torch.long)
+    frozen = freeze(model, "bf16")
+    frozen._checked = True  # at 0.7 its logits are wrong, which the check would find
+    out = pgd(frozen, x, y, Linf(0.05), steps=4)
+    assert not out.success.any()
+    assert (out.status == Status.HELD).all()
+    assert out.flags == ()
+
+
+class LargeBatches(nn.Module):
+    """A net whose logits a batch of more than eight shifts towards class 0: by rounding, or by much more."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.net, self.shift = mlp(2), shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return logits + torch.tensor([self.shift if len(x) > 8 else 0.0, 0.0])
+
+
+def barely_broken(shift: float) -> tuple[nn.Module, Tensor, Tensor, Linf]:
+    """12 samples, of which one small step breaks few, by half of `shift`, in a small batch alone."""
+    model = LargeBatches(shift)
+    weight = torch.zeros(2, 16, dtype=torch.float64)
+    weight[1, 0] = 1.0
+    model.net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2).double())
+    with torch.no_grad():
+        model.net[1].weight.copy_(weight)
+        model.net[1].bias.copy_(torch.tensor([0.6, 0.0], dtype=torch.float64))
+    x = torch.full((12, 1, 4, 4), 0.2, dtype=torch.float64)
+    x[:3, 0, 0, 0] = 0.55 + shift / 2  # one step of 0.05 leads just across, in a batch of up to eight
+    y = torch.zeros(12, dtype=torch.long)
+    y[3:7] = 1  # wrong already, so that eight are attacked
+    return model, x, y, Linf(0.2)
+
+
+def test_a_tie_within_rounding_goes_on_and_is_no_second_answer() -> None:
+    model, x, y, inside = barely_broken(1e-8)
+    out = bim(model, x, y, inside, steps=4, step_size=0.05)
+    assert out.success[:3].all()
+    assert torch.equal(model(out.x_adv).argmax(1) != y, out.success)
+    assert out.flags == ()
+    # three of eight left after one step, were refuted, and alone had all four steps
+    assert out.backwards == 8 * 4 - 3 * 2 + 3 * 4
+    assert out.distance[:3].allclose(torch.tensor(0.2))
+
+
+def test_more_than_rounding_is_a_second_answer() -> None:
+    model, x, y, inside = barely_broken(0.02)
+    out = bim(model, x, y, inside, steps=4, step_size=0.05)
+    assert out.flags
+    assert out.success[:3].all()
+    assert out.backwards == 8 * 4 - 3 * 2 + 8 * 4
+
+
+def test_two_answers_are_logged_once(logged: Logged) -> None:
+    model, x = Noisy(16, 1.0), images(100, dtype=torch.float32)
+    frozen, y = freeze(model), labels(model.net, x)
+    outs = [pgd(frozen, x, y, Linf(0.05), steps=5) for _ in range(3)]
+    assert all(out.flags for out in outs)
+    assert logged.text.count("two answers") == 1
+
+
+def test_a_steady_model_pays_nothing_and_is_not_flagged(attack: Case, norm: str) -> None:
+    net, x = convnet(), images(20, (2, 8, 8), dtype=torch.float32)
+    y = labels(net, x)
+    frozen = freeze(net.eval(), fold=False)
+    assert frozen.exact
+    out = attack(frozen, x, y, threat(norm))
+    assert out.flags == ()
+    steps, left = attack.quick.get("steps", 1), 20
+    # first verdict, search, last verdict
+    assert out.forwards <= 20 + (steps + 1) * left + 20
+    assert out.backwards <= steps * left
+
+
+@pytest.mark.parametrize("stop_early", [True, False])
+@pytest.mark.parametrize("targeted", [True, False])
+@pytest.mark.parametrize("restarts", [1, 3])
+@pytest.mark.parametrize("way", ["exact", "folded", "bf16", "autocast"])
+def test_options_crossed(way: str, restarts: int, targeted: bool, stop_early: bool) -> None:
+    """Targets, restarts, early stop, precision, per-sample radii and steps, and samples already wrong."""
+    model, x = convnet(), images(30, (2, 8, 8), dtype=torch.float32)
+    y = labels(model, x)
+    targets = (y + 1 + torch.arange(30) % 3) % 4 if targeted else None
+    wrong = torch.arange(30) % 5 == 2
+    y = torch.where(wrong, targets if targeted else (y + 1) % 4, y)  # type: ignore[arg-type]
+    if targeted:
+        targets = torch.where(wrong, labels(model, x), targets)  # type: ignore[arg-type]
+    radius = torch.linspace(0.0, 0.2, 30)
+    frozen = freeze(model, "bf16" if way in ("bf16", "autocast") else "fp32", fold=way in ("folded", "bf16"))
+    out = pgd(
+        frozen,
+        x,
+        y,
+        Linf(radius),
+        steps=6,
+        step_size=radius.clamp_min(0.01) / 3,
+        restarts=restarts,
+        targets=targets,
+        stop_early=stop_early,
+    )
+    said = labels(model, out.x_adv)
+    assert torch.equal(out.success, said == targets if targeted else said != y)
+    assert torch.equal(out.status == Status.ALREADY_WRONG, wrong)
+    assert torch.equal(out.x_adv[wrong], x[wrong])
+    assert Linf(radius).contains(out.x_adv, x).all()
+    assert torch.equal(out.x_adv[0], x[0])
+    broken = out.status == Status.BROKEN
+    assert 3 < int(broken.sum()) < 24
+    assert torch.equal(out.distance[broken], Linf(radius).distance(out.x_adv, x).float()[broken])
+    assert out.flags == ()
+
+
+def test_a_nan_row_is_no_success_whatever_its_label(attack: Case) -> None:
+    """argmax of a NaN row is its first NaN: for another label than that it would pass for a success."""
+    net = mlp()
+
+    class Trap(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = net(x)
+            moved = x.flatten(1)[:, :1] > 0.3
+            return torch.where(moved, torch.tensor([1.0, torch.nan, 2.0], dtype=logits.dtype), logits)
+
+    x = images(30)
+    x.flatten(1)[:, 0] = 0.29
+    y = labels(net, x)
+    assert (y != 1).any()
+    for targets in (None, torch.where(y == 1, 0, 1)):
+        out = attack(Trap(), x, y, Linf(0.1), **({} if targets is None else {"targets": targets}))
+        fresh = Trap()(out.x_adv)
+        assert fresh.isfinite().all(1)[out.success].all()
+        assert (out.status[~fresh.isfinite().all(1)] == Status.FAILED).all()
+        assert (fresh.argmax(1)[out.success] != y[out.success]).all()
+
+
+def test_all_passes_of_a_second_search_are_counted() -> None:
+    model, x = by_batch(False), images(60, dtype=torch.float32)
+    y, seen = labels(model, x), [0, 0]
+
+    def forward(n: int) -> None:
+        seen[0] += n
+
+    def backward(n: int) -> None:
+        seen[1] += n
+
+    out = pgd(Counted(model, forward, backward), x, y, Linf(0.05), steps=5)
+    assert out.flags
+    assert [out.forwards, out.backwards] == seen
+    frozen = freeze(Window(), "bf16")
+    x = torch.full((5, 1, 2, 2), 0.5)
+    frozen.check(x)
+    before = frozen.forwards, frozen.backwards
+    out = bim(
+        frozen, x, torch.zeros(5, dtype=torch.long), Linf(0.3), steps=10, step_size=0.02, stop_early=False
+    )
+    # clean, search, verdict, search, verdict
+    assert (out.forwards, out.backwards) == (5 + 55 + 5 + 55 + 5, 100)
+    assert (frozen.forwards - before[0], frozen.backwards - before[1]) == (out.forwards, out.backwards)
+
+
+def test_one_step_needs_one_verdict() -> None:
+    model, x = mlp(), images(10)
+    out = fgsm(model, x, labels(model, x), L2(0.1))
+    assert (out.forwards, out.backwards) == (10 + 10 + 10, 10)
+    assert torch.equal(out.success, labels(model, out.x_adv) != labels(model, x))
+
+
+class Crowd(nn.Module):
+    """Decides for class 1 in the first call on a batch, and for class 0 in all others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = [True]
+
+    def forward(self, x: Tensor) -> Tensor:
+        sign = 1.0 if self.first[0] else -1.0
+        self.first[0] = False
+        return torch.stack([torch.zeros(len(x)), sign + 0 * x.flatten(1).sum(1)], 1)
+
+
+def test_an_already_wrong_sample_that_turns_right_is_a_second_answer() -> None:
+    x, y = images(4, dtype=torch.float32), torch.tensor([0, 0, 1, 1])
+    model = Crowd()
+    out = bim(lambda x: model(x), x, y, Linf(0.1), steps=2)
+    assert out.status.tolist() == [Status.ALREADY_WRONG] * 2 + [Status.BROKEN] * 2
+    assert out.flags
+
+
+def test_ties_are_no_second_answer() -> None:
+    """A model of equal logits decides for class 0, by a margin of zero, whenever it is asked."""
+    x, y = images(6, dtype=torch.float32), torch.tensor([0, 1, 2, 0, 1, 2])
+    out = bim(lambda x: (0 * x.flatten(1).sum(1, keepdim=True)).expand(-1, 3), x, y, Linf(0.1), steps=2)
+    assert out.success.tolist() == (y != 0).tolist()
+    assert out.flags == ()
+    assert out.zero_gradient.tolist() == (y == 0).tolist()

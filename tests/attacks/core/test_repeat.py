@@ -1,0 +1,230 @@
+"""Steps replayed as one graph a bucket find what single steps find, to the bit."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from fastadv.attacks.core.criterion import ConfidentlyWrong, OutsideTopK, WrongBy
+from fastadv.attacks.core.repeat import repeat
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.attacks.methods import auto_pgd
+from tests.attacks.graphed import SIZE, as_on_a_gpu, batch, graphed, kinds, net, same
+
+THREATS = {
+    "linf": fa.Linf(0.03),
+    "l2": fa.L2(0.4),
+    "l1": fa.L1(3.0),
+    "l0": fa.L0(6),
+    "own radii": fa.Linf(torch.linspace(0.0, 0.06, SIZE)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_on_a_gpu(monkeypatch)
+
+
+@pytest.mark.parametrize("threat", THREATS)
+@pytest.mark.parametrize("stop_early", [True, False])
+@pytest.mark.parametrize("name", ["pgd", "bim", "mim"])
+def test_replays_find_what_steps_find(name: str, stop_early: bool, threat: str) -> None:
+    model = net()
+    plain, replayed = fa.freeze(model), graphed(model)
+    run = partial(getattr(fa.attacks, name), threat=THREATS[threat], steps=20, stop_early=stop_early)
+    more = {} if name == "bim" else {"restarts": 2}
+    for seed in range(3):  # the second batch meets graphs of the first
+        x, y = batch(model, seed)
+        same(run(replayed, x, y, **more), wanted := run(plain, x, y, **more))
+        assert (wanted.x_adv != x).any()
+    assert kinds(replayed) == {"ascent"}
+    assert replayed.notes == plain.notes
+
+
+@pytest.mark.parametrize("threat", ["linf", "l2", "l1", "own radii"])
+@pytest.mark.parametrize("stop_early", [True, False])
+def test_the_stages_of_apgd(stop_early: bool, threat: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto_pgd, "INTERVAL_L1", 0.3)  # several moves between two checkpoints
+    model = net()
+    plain, replayed = fa.freeze(model), graphed(model)
+    run = partial(fa.attacks.apgd, threat=THREATS[threat], steps=33, stop_early=stop_early, loss="dlr")
+    for seed in range(2):
+        x, y = batch(model, seed)
+        same(run(replayed, x, y, seed=seed), wanted := run(plain, x, y, seed=seed))
+        assert (wanted.x_adv != x).any()
+    assert kinds(replayed) == {"Sparse" if threat == "l1" else "Dense", "gradient"}
+    assert replayed.notes == plain.notes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"criterion": WrongBy(0.05)},
+        {"criterion": OutsideTopK(2)},
+        {"criterion": ConfidentlyWrong(0.4)},
+        {"loss": "margin"},
+        {"loss": lambda logits, y, targets: -logits.gather(1, y[:, None]).squeeze(1)},
+        {"step_size": torch.linspace(0.002, 0.02, SIZE)},
+        {"step_size": 0.002},
+        {"mask": torch.arange(128).view(2, 8, 8) % 3 > 0},
+        {"targets": True},
+        {"ids": torch.arange(SIZE).flip(0) + 100},
+    ],
+    ids=", ".join,
+)
+def test_whatever_the_attack_is_asked_for(options: dict[str, Any]) -> None:
+    model = net()
+    x, y = batch(model)
+    if "targets" in options:
+        options = {"targets": (y + 1) % 5}
+    plain, replayed = fa.freeze(model), graphed(model)
+    run = partial(fa.attacks.pgd, x=x, y=y, threat=fa.Linf(0.03), steps=11, seed=3)
+    run(plain)
+    run(replayed)  # graphs of another kind of call are there
+    for _ in range(2):
+        same(run(replayed, **options), run(plain, **options))
+    assert replayed.search.graphs is not None
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd"])
+def test_images_in_half_precision(name: str) -> None:
+    model = net()
+    x, y = batch(model)
+    plain, replayed = fa.freeze(model), graphed(model)
+    attack = partial(getattr(fa.attacks, name), x=x.half(), y=y, threat=fa.L2(0.4), steps=9)
+    for _ in range(2):
+        same(attack(replayed), attack(plain))
+    assert replayed.search.graphs is not None
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_in_half_precision(precision: str) -> None:
+    model = net()
+    x, y = batch(model, size=16)  # as large as its graph: padding could change the coarse bits of sums
+    plain, replayed = fa.freeze(model, precision), graphed(model, precision)  # type: ignore[arg-type]
+    for _ in range(2):
+        pair = [fa.attacks.pgd(f, x, y, fa.Linf(0.05), steps=9, stop_early=False) for f in (plain, replayed)]
+        same(*pair)
+    assert len(replayed.search.graphs) == 1
+
+
+@pytest.mark.parametrize("threat", ["linf", "own radii"])
+@pytest.mark.parametrize("each", [False, True])
+def test_the_last_iterate(threat: str, each: bool) -> None:
+    model = net()
+    plain, replayed = fa.freeze(model), graphed(model)
+    size = torch.linspace(0.001, 0.01, SIZE) if each else 0.01
+    for seed in range(2):
+        x, y = batch(model, seed)
+        options: dict[str, Any] = {"steps": 7, "step_size": size, "targets": (y + 1) % 5, "start": x * 0.999}
+        before = replayed.forwards, replayed.backwards
+        found, wanted = (
+            fa.attacks.last_iterate(f, x, None, THREATS[threat], **options) for f in (replayed, plain)
+        )
+        assert torch.equal(found, wanted)
+        assert (replayed.backwards - before[1]) == 7 * SIZE
+    assert len(replayed.search.graphs) == 1
+    assert fa.attacks.last_iterate(replayed, x[:0], y[:0], fa.Linf(0.1), steps=3, step_size=0.1).shape == (
+        0,
+        2,
+        8,
+        8,
+    )
+    assert replayed.search.graphs is not None
+
+
+def test_samples_that_are_to_leave_do_so_first() -> None:
+    model = net()
+    x, y = batch(model)
+    seen = {}
+    for name, frozen in (("plain", fa.freeze(model)), ("replayed", graphed(model))):
+
+        def step(search: Search) -> None:
+            look = search.gradient(search.rows.points)
+            search.rows.points = (look.x_adv + 0.001 * look.gradient.sign()).clamp(0, 1)  # type: ignore[union-attr]
+
+        def rule(search: Search, name: str = name) -> None:
+            search.rows.points = search.start()
+            for _ in range(3):
+                repeat(search, step, 3, "leaving")
+                seen.setdefault(name, []).append(len(search.x))
+                search.leave(torch.arange(len(search.x)) < 2)
+            search.last(search.rows.points)
+
+        run(frozen, x, y, fa.Linf(0.5), rule, loss="ce")
+    assert seen["plain"] == seen["replayed"]
+
+
+class Reads(nn.Module):
+    """A model that reads a value of its input, which no capture allows."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.inner(x)
+        return out if float(x.detach().sum()) < 1e9 else out * 2
+
+
+def test_a_step_that_cannot_be_captured_goes_on_without(logged: Any) -> None:
+    model = Reads(net())
+    x, y = batch(model)
+    plain, replayed = fa.freeze(model), graphed(model)
+    for _ in range(2):
+        same(*(fa.attacks.pgd(f, x, y, fa.Linf(0.03), steps=9) for f in (replayed, plain)))
+    assert replayed.search.graphs is None
+    assert logged.text.count("not captured as CUDA graphs: operation not permitted") == 1
+
+
+def test_what_a_rule_remembers_is_carried_over() -> None:
+    """A step with memory of its own: rows that appear on the way, and rows that change places."""
+    model = net()
+    x, y = batch(model)
+
+    def step(search: Search) -> None:
+        look = search.gradient(search.rows.points)
+        rows = search.rows
+        rows.total = look.gradient if "total" not in vars(rows) else rows.total + look.gradient
+        # three steps of memory, each handed on as it is
+        rows.oldest, rows.older, rows.old = rows.older, rows.old, look.x_adv
+        rows.points = (look.x_adv + 0.001 * rows.total.sign() + 0.1 * (rows.old - rows.oldest)).clamp(0, 1)
+
+    seen = {}
+    for name, frozen in (("plain", fa.freeze(model)), ("replayed", graphed(model))):
+
+        def rule(search: Search, name: str = name) -> None:
+            rows = search.rows
+            rows.points = rows.oldest = rows.older = rows.old = search.start()
+            repeat(search, step, 9, "total")
+            seen[name] = [value.clone() for _, value in sorted(vars(rows).items())]
+            search.last(search.rows.points)
+
+        run(frozen, x, y, fa.Linf(0.5), rule, loss="ce")
+    assert all(torch.equal(a, b) for a, b in zip(seen["plain"], seen["replayed"], strict=True))
+
+
+def test_what_a_later_step_adds_is_not_lost(logged: Any) -> None:
+    model = net()
+    x, y = batch(model)
+    frozen, sums = graphed(model), []
+
+    def step(search: Search) -> None:
+        look = search.gradient(search.rows.points)
+        if "first" in vars(search.rows):
+            search.rows.second = search.rows.first + 1
+        search.rows.first = look.gradient
+        search.rows.points = look.x_adv
+
+    def rule(search: Search) -> None:
+        search.rows.points = search.start()
+        repeat(search, step, 4, "adds")
+        sums.append(search.rows.second.sum())
+
+    run(frozen, x, y, fa.Linf(0.1), rule, loss="ce")
+    assert len(sums) == 1
+    assert "a step remembers what its first did not set: second" in logged.text

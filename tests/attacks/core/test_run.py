@@ -1,0 +1,494 @@
+"""What the core does for every rule: which point is kept, who leaves, what counts, and what is proved."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, pgd
+from fastadv.attacks.core import contest, search
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+from fastadv.engine import freeze
+from fastadv.models import Binarized
+from fastadv.threat import L0, L2, Linf, Threat
+
+from ..nets import images, labels, mlp
+
+
+class Line(nn.Module):
+    """Three classes by the first coordinate s of each sample: class 1 above 0.5, class 2 above 0.8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = x.flatten(1)[:, 0] * self.one
+        return torch.stack([torch.zeros_like(s), s - 0.5, 4 * s - 2.9], 1)
+
+
+def at(search: Search, *values: float) -> Tensor:
+    """Candidates [n, C, ...] whose first coordinate has the values."""
+    points = search.x.unsqueeze(1).repeat_interleave(len(values), 1)
+    points.flatten(2)[:, :, 0] = torch.tensor(values, dtype=points.dtype)
+    return points
+
+
+def on_line(rule: Callable[[Search], None], *, size: int = 3, y: int = 0, **options: Any) -> Any:
+    """`rule` on the line, from s = 0.2."""
+    x = torch.full((size, 4), 0.2)
+    threat: Threat = options.pop("threat", Linf(0.7))
+    model = options.pop("model", None) or Line()
+    return run(model, x, torch.full((size,), y), threat, rule, **options)
+
+
+class TestWhichPointIsKept:
+    def test_the_candidate_of_the_largest_loss_for_a_budget(self) -> None:
+        out = on_line(lambda search: search.decide(at(search, 0.3, 0.9, 0.6)) and None, loss="ce")
+        assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.9))
+
+    def test_the_nearest_success_for_a_minimum(self) -> None:
+        out = on_line(lambda search: search.decide(at(search, 0.9, 0.6, 0.3, 0.7)) and None, minimum=True)
+        assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
+        torch.testing.assert_close(out.distance, torch.full((3,), 0.4))
+
+    def test_a_success_before_a_failure_of_larger_loss(self) -> None:
+        """The loss may prefer failures, and may be NaN at a success."""
+
+        for value in (-1e30, -torch.inf, torch.nan):
+
+            def backwards(logits: Tensor, y: Tensor, targets: Tensor | None, value: float = value) -> Tensor:
+                return torch.where(logits[:, 1] > 0, value, -logits[:, 1] + 5)
+
+            for many in (False, True):
+
+                def rule(search: Search, many: bool = many, backwards: Any = backwards) -> None:
+                    if many:
+                        search.decide(at(search, 0.3, 0.6, 0.4), backwards)
+                    else:
+                        for s in (0.3, 0.6, 0.4):
+                            search.decide(at(search, s)[:, 0], backwards)
+
+                out = on_line(rule, loss=backwards)
+                assert out.success.all()
+                assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
+
+    @pytest.mark.parametrize("other", [None, "margin", lambda logits, y, targets: 1e6 - logits[:, 1]])
+    def test_the_order_is_that_of_the_plan(self, other: Any) -> None:
+        """Points looked at with another loss, or none, compete by the loss that the attack maximises."""
+
+        def rule(search: Search) -> None:
+            search.decide(at(search, 0.25)[:, 0], other)
+            search.gradient(at(search, 0.45)[:, 0])
+            search.decide(at(search, 0.3)[:, 0], other)
+            search.decide(at(search, 0.4, 0.35), other)
+            search.jacobian(at(search, 0.1)[:, 0], torch.ones(len(search.x), 1, 3))
+
+        out = on_line(rule, loss="ce")
+        assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.45))
+
+    def test_sure_candidates_are_told_apart_by_their_margin(self) -> None:
+        class Sure(Line):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x) + torch.tensor([500.0, 0.0, 0.0])
+
+        def rule(search: Search) -> None:
+            search.decide(at(search, 0.3, 0.45, 0.4))
+            search.gradient(at(search, 0.42)[:, 0], "ce")
+
+        out = on_line(rule, model=Sure(), loss="ce")
+        assert not out.loss.any()
+        assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.45))
+
+    def test_an_offered_success_is_not_lost_to_the_last_point(self) -> None:
+        def rule(search: Search) -> None:
+            points = at(search, 0.6)[:, 0]
+            search.offer(points, torch.ones(len(points), dtype=torch.bool))
+            search.offer(at(search, 0.55)[:, 0], torch.zeros(len(points), dtype=torch.bool))
+            search.last(at(search, 0.3)[:, 0])
+
+        for minimum in (True, False):
+            out = on_line(rule, minimum=minimum)
+            assert out.success.all()
+            assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
+
+    def test_an_offer_is_the_weakest_success_of_a_budget(self) -> None:
+        def rule(search: Search) -> None:
+            search.offer(at(search, 0.6)[:, 0], torch.ones(len(search.x), dtype=torch.bool))
+            search.decide(at(search, 0.55)[:, 0])
+
+        assert torch.equal(on_line(rule).x_adv[:, 0], torch.full((3,), 0.55))
+
+    @pytest.mark.parametrize("many", [True, False])
+    def test_losses_that_lead_elsewhere_do_not_rank(self, many: bool) -> None:
+        """Class 1 is nearer at 0.6, and the criterion is met further at 0.9, where class 2 is first."""
+
+        def rule(search: Search) -> None:
+            search.rows.aims = torch.ones_like(search.y)
+            points = at(search, 0.6, 0.9)
+            for each in [points] if many else points.unbind(1):
+                search.decide(each, "margin")
+
+        assert torch.equal(on_line(rule, loss="margin").x_adv[:, 0], torch.full((3,), 0.9))
+
+    def test_an_offer_outside_the_threat_is_none(self) -> None:
+        def rule(search: Search) -> None:
+            search.offer(at(search, 0.75)[:, 0], torch.ones(len(search.x), dtype=torch.bool))
+
+        assert (on_line(rule, minimum=True, threat=Linf(0.5)).status == Status.HELD).all()
+        radii = torch.tensor([0.5, 0.6, 0.5])
+        assert on_line(rule, minimum=True, threat=Linf(radii)).success.tolist() == [False, True, False]
+
+    def test_a_success_outside_the_radius_is_none(self) -> None:
+        """The search keeps it, the verdict does not; nobody is said to give two answers."""
+        for many in (True, False):
+
+            def rule(search: Search, many: bool = many) -> None:
+                points = at(search, 0.75)
+                look = search.decide(points if many else points[:, 0])
+                assert look.adversarial.all()
+                assert search.best.success.all()
+                assert search.threat.radius == torch.inf
+
+            out = on_line(rule, minimum=True, threat=Linf(0.5), model=freeze(Line(), fold=False))
+            assert (out.status == Status.HELD).all()
+            assert out.flags == ()
+
+    def test_the_last_point_alone_is_passed_once(self) -> None:
+        frozen = freeze(Line(), fold=False)
+        out = on_line(lambda search: search.last(at(search, 0.6)[:, 0]), model=frozen)
+        assert out.success.all()
+        assert out.forwards == 3 + 3
+        twice = on_line(lambda search: search.last(at(search, 0.6)[:, 0]), model=frozen, restarts=2)
+        assert twice.forwards == 3 + 2 * 3 + 3
+
+    def test_a_nearer_success_of_an_earlier_restart_stays(self) -> None:
+        def rule(search: Search) -> None:
+            assert (search.restart > 0) == bool(search.best.success.all())
+            search.decide(at(search, 0.6 if search.restart == 0 else 0.9)[:, 0])
+
+        out = on_line(rule, minimum=True, restarts=2)
+        assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
+
+    def test_the_boundary_of_the_radius_is_inside(self) -> None:
+        x = images(6, (3, 32, 32), dtype=torch.float32)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))
+        for radius in (0.5, 1.7, 40.0):
+            threat = L2(radius, (-9.0, 9.0))
+
+            def rule(search: Search) -> None:
+                look = search.gradient(search.x)
+                assert look.gradient is not None
+                search.decide(threat.step(search.x, look.gradient, search.x, 1e4))  # noqa: B023
+
+            with torch.no_grad():
+                weight = model[1].weight[1] - model[1].weight[0]
+                model[1].bias[0] = (x.flatten(1) @ weight).amax() + model[1].bias[1]
+                gap = model(x).diff(dim=1).abs().squeeze(1)
+            y, near = torch.zeros(6, dtype=torch.long), 0.999 * radius * weight.norm()
+            out = run(model, x[gap < near], y[gap < near], threat, rule, minimum=True)
+            assert len(out.success)
+            assert out.success.all()
+
+
+class TestCandidates:
+    """C points a sample, each judged by its own label."""
+
+    def test_each_competes_for_its_own_sample(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        net, x = mlp(5), images(7)
+        with torch.no_grad():
+            net[3].bias -= net(x).mean(0)
+        y, noise = labels(net, x), torch.rand(7, 9, 1, 4, 4, generator=torch.Generator().manual_seed(3)) - 0.5
+        targets = (y + 1 + torch.arange(7) % 4) % 5
+        tried = (x.unsqueeze(1) + 0.8 * noise).clamp(0, 1)
+        assert len(set(y.tolist())) > 1
+        for goal in (None, targets):
+            outs = []
+            for chunk in (1 << 22, 16 * 4, 1):
+                monkeypatch.setattr(search, "CHUNK", chunk)
+                looks = []
+
+                def rule(search: Search, looks: list[Any] = looks) -> None:
+                    looks.append(search.decide(tried[search.ids], "margin"))
+
+                outs.append(run(net, x, y, L2(torch.inf), rule, minimum=True, targets=goal))
+                look = looks[0]
+                with torch.no_grad():
+                    logits = net(tried.flatten(0, 1)).view(7, 9, 5)
+                decided = logits.argmax(2)
+                won = decided != y[:, None] if goal is None else decided == goal[:, None]
+                assert torch.equal(look.adversarial, won)
+                index = (y if goal is None else goal)[:, None, None].expand(7, 9, 1)
+                own, other = logits.gather(2, index)[..., 0], logits.scatter(2, index, -torch.inf).amax(2)
+                torch.testing.assert_close(look.loss, other - own if goal is None else own - other)
+                away = (tried - x.unsqueeze(1)).flatten(2).norm(dim=2)
+                least, place = torch.where(won, away, torch.inf).min(1)
+                torch.testing.assert_close(outs[-1].distance, least.float())
+                hit = least.isfinite()
+                assert int(hit.sum()) > 2
+                assert torch.equal(outs[-1].x_adv[hit], tried[torch.arange(7), place][hit])
+
+    @pytest.mark.parametrize("broken", [True, False])
+    def test_nan_at_one(self, broken: bool) -> None:
+        """It marks its own sample, and takes nothing from a success among the others."""
+
+        class Hole(Line):
+            def forward(self, x: Tensor) -> Tensor:
+                hole = (x.flatten(1)[:, :1] - 0.9).abs() < 0.01
+                return torch.where(hole, torch.nan, super().forward(x))
+
+        def rule(search: Search) -> None:
+            points = at(search, 0.3, 0.3, 0.6 if broken else 0.4)
+            points[1, 1, 0] = 0.9
+            look = search.decide(points)
+            assert look.adversarial.tolist() == [[False, False, broken]] * 3
+
+        for minimum in (True, False):
+            out = on_line(rule, model=Hole(), minimum=minimum)
+            expected = [Status.BROKEN] * 3 if broken else [Status.HELD, Status.FAILED, Status.HELD]
+            assert out.status.tolist() == expected
+            assert out.x_adv.isfinite().all()
+
+
+@pytest.mark.parametrize("many", [True, False])
+@pytest.mark.parametrize("judge", [True, False])
+def test_nan_on_the_way_is_remembered(many: bool, judge: bool) -> None:
+    """Points that are finite later, and are no success, do not take the mark away."""
+
+    class Hole(Line):
+        def forward(self, x: Tensor) -> Tensor:
+            hole = (x.flatten(1)[:, :1] - 0.9).abs() < 0.01
+            return torch.where(hole, torch.nan, super().forward(x))
+
+    def rule(search: Search) -> None:
+        points = at(search, 0.3)
+        points[2, 0, 0] = 0.9
+        search.decide(points if many else points[:, 0], judge=judge)
+        search.decide(at(search, 0.4)[:, 0])
+
+    out = on_line(rule, model=Hole())
+    assert out.status.tolist() == [Status.HELD, Status.HELD, Status.FAILED]
+
+
+class TestLeaving:
+    @pytest.mark.parametrize("gpu", [False, True])
+    def test_rows_follow(self, gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of eight samples one leaves at each step; what a rule remembers stays with its sample."""
+        if gpu:
+            monkeypatch.setattr(contest, "settles", lambda step, device: (step + 1) & step == 0)
+        net, x = mlp(), images(8)
+        sizes: list[int] = []
+
+        def rule(search: Search) -> None:
+            search.rows.mine, search.rows.plain = search.ids.clone(), "kept"
+            for step in range(8):
+                look = search.decide(search.x.clone())
+                sizes.append(len(look.x_adv))
+                assert torch.equal(search.rows.mine, search.ids)
+                assert torch.equal(look.x_adv, x[search.ids - 40])
+                assert torch.equal(search.y, labels(net, x)[search.ids - 40])
+                assert search.rows.plain == "kept"
+                search.leave(search.ids == 40 + step)
+
+        frozen = freeze(net, fold=False)
+        out = run(frozen, x, labels(net, x), Linf(0.1), rule, ids=torch.arange(8) + 40)
+        assert (out.status == Status.HELD).all()
+        # on a GPU only before evaluations 1, 2, 4 and 8
+        assert sizes == ([8, 7, 6, 5, 4, 3, 2, 1] if not gpu else [8, 7, 7, 5, 5, 5, 5, 1])
+        assert out.forwards == 8 + sum(sizes) + 8
+
+    def test_all_leave(self) -> None:
+        calls = []
+
+        def rule(search: Search) -> None:
+            search.decide(at(search, 0.6)[:, 0])
+            search.leave(torch.ones(len(search.x), dtype=torch.bool))
+            search.decide(at(search, 0.9)[:, 0])
+            calls.append("never")
+
+        out = on_line(rule)
+        assert not calls
+        assert torch.equal(out.x_adv[:, 0], torch.full((3,), 0.6))
+
+    def test_a_success_is_proved_before_its_sample_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A false success of a search in bfloat16 is no second answer of the model."""
+        monkeypatch.setattr(contest, "settles", lambda step, device: step in (0, 2))
+
+        class Lean(Line):
+            def forward(self, x: Tensor) -> Tensor:
+                logits = super().forward(x)
+                return logits + torch.tensor([0.0, 0.012, 0.0]) * (logits.dtype == torch.bfloat16)
+
+        def rule(search: Search) -> None:
+            search.decide(at(search, 0.3)[:, 0])
+            look = search.decide(at(search, 0.492)[:, 0])
+            search.leave(look.adversarial)
+            search.decide(at(search, 0.4)[:, 0])
+
+        frozen = freeze(Lean(), "bf16")
+        out = on_line(rule, model=frozen, stop_early=True)
+        assert not frozen.exact
+        assert (out.status == Status.HELD).all()
+        assert out.flags == ()
+
+
+class TestPrecision:
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_counts_of_coordinates_in_half_precision(self, dtype: torch.dtype) -> None:
+        """Of 2,051 and 2,050 changed coordinates the fewer; half precision holds neither number."""
+        x = torch.full((2, 3072), 0.25, dtype=dtype)
+        model = nn.Linear(3072, 2)
+        with torch.no_grad():
+            model.weight.copy_(torch.stack([torch.zeros(3072), torch.ones(3072)]))
+            model.bias.copy_(torch.tensor([0.25 * 3072 + 100.0, 0.0]))
+
+        def rule(search: Search) -> None:
+            for count in (2051, 2050):
+                points = search.x.clone()
+                points[:, :count] = 0.5
+                search.decide(points)
+
+        y = torch.zeros(2, dtype=torch.long)
+        assert run(model, x, y, L0(torch.inf), rule, minimum=True).distance.tolist() == [2050.0, 2050.0]
+        assert run(model, x, y, L0(2050), rule, minimum=True).success.all()
+        assert not run(model, x, y, L0(2049), rule, minimum=True).success.any()
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_near_distances_in_half_precision(self, dtype: torch.dtype) -> None:
+        x = torch.full((2, 64), 0.25, dtype=dtype)
+        step = 2.0**-9
+        model = nn.Linear(64, 2)
+        with torch.no_grad():
+            model.weight.copy_(torch.stack([torch.zeros(64), torch.ones(64)]))
+            model.bias.copy_(torch.tensor([0.25 * 64 + step, 0.0]))
+
+        def rule(search: Search) -> None:
+            points = search.x.repeat(2, 1, 1).transpose(0, 1).contiguous()
+            points[:, 0] += 8 * step
+            points[:, 1] += 8 * step
+            points[:, 1, 0] -= step
+            search.decide(points)
+
+        out = run(model, x, torch.zeros(2, dtype=torch.long), L2(torch.inf), rule, minimum=True)
+        assert torch.equal(out.x_adv[:, 0], x[:, 0] + 7 * step)
+
+
+class TestProof:
+    def test_a_randomised_model_is_not_asked_until_it_agrees(self) -> None:
+        """A minimum-norm attack on coins: successes are as frequent as a fresh call has them."""
+
+        class Coin(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                moved = (x.flatten(1) != 0.5).any(1)
+                heads = moved & (torch.rand(len(x)) < 0.5)
+                return torch.stack([torch.zeros(len(x)), torch.where(heads, 1.0, -1.0)], 1)
+
+        def rule(search: Search) -> None:
+            for step in range(1, 30):
+                search.decide(search.x + 0.001 * step)
+
+        x = torch.full((400, 4), 0.5)
+        torch.manual_seed(0)
+        out = run(Coin(), x, torch.zeros(400, dtype=torch.long), Linf(torch.inf), rule, minimum=True)
+        assert out.flags
+        assert abs(float(out.success.float().mean()) - 0.5) < 4 * 0.5 / 20
+
+    def test_a_success_on_the_edge_is_moved_across_it(self) -> None:
+        """The search twin says yes where the model as given says no, by less than a hundredth of the way."""
+
+        class Shifted(Line):
+            def forward(self, x: Tensor) -> Tensor:
+                logits = super().forward(x)
+                return logits + torch.tensor([0.0, 0.001, 0.0]) * (logits.dtype == torch.bfloat16)
+
+        def rule(search: Search) -> None:
+            points = at(search, 0.49957, 0.6)
+            points[..., 3] = 0.9  # which the mask holds
+            search.decide(points)
+
+        mask = torch.tensor([True, True, True, False])
+        for threat in (L0(1), L0(torch.inf), L2(torch.inf), Linf(0.4)):
+            frozen = freeze(Shifted(), "bf16")
+            out = on_line(rule, model=frozen, minimum=True, threat=threat, mask=mask)
+            assert not frozen.exact
+            assert out.success.all()
+            assert threat.contains(out.x_adv, torch.full((3, 4), 0.2)).all()
+            assert (out.x_adv[:, 0] < 0.51).all()
+            assert torch.equal(out.x_adv[:, 1:], torch.full((3, 3), 0.2))
+            assert torch.equal(Line()(out.x_adv).argmax(1), torch.ones(3, dtype=torch.long))
+
+    def test_the_second_search_averages_too(self) -> None:
+        """Four passes a point in both searches of a randomised model that early stop had deceived."""
+        net, x = mlp(), images(12)
+        batches: list[int] = []
+
+        class Noisy(nn.Module):
+            def forward(self, z: Tensor) -> Tensor:
+                batches.append(len(z))
+                logits: Tensor = net(z)
+                return logits + 0.5 * torch.randn_like(logits)
+
+        torch.manual_seed(1)
+        out = pgd(Noisy(), x, labels(net, x), Linf(0.15), steps=5, eot=4, seed=1)
+        assert out.flags
+        assert out.forwards == sum(batches)
+        attacked = int((out.status != Status.ALREADY_WRONG).sum())
+        # the whole second search: five gradients and the last point, each of four passes
+        assert out.backwards >= 4 * 5 * attacked
+        assert batches.count(attacked) >= 4 * 6
+
+
+class TestMask:
+    def test_what_lies_outside_is_of_no_interest(self) -> None:
+        """A gradient that is NaN or large there neither fails a sample nor hides that the rest is flat."""
+
+        class Outside(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                first, last = x[:, 0], x[:, -1]
+                bent = 0 * (0 * last).sqrt() if self.poison else last
+                inner = first if self.inner else 0 * first
+                return torch.stack([0 * first + 5, inner + bent], 1)
+
+        model, x = Outside(), images(4, (6,), dtype=torch.float32)
+        y, mask = torch.zeros(4, dtype=torch.long), torch.arange(6) < 3
+        for poison in (True, False):
+            for inner in (True, False):
+                model.poison, model.inner = poison, inner
+                out = pgd(model, x, y, Linf(0.1), steps=3, mask=mask)
+                assert (out.status == Status.HELD).all()
+                assert out.zero_gradient.tolist() == [not inner] * 4
+
+    @pytest.mark.parametrize("minimum", [True, False])
+    def test_a_model_that_binarizes(self, minimum: bool) -> None:
+        """Each coordinate is its value in x or at the threshold; those outside the mask are as in x."""
+        net, x = Binarized(mlp(dtype=torch.float32), 0.5), images(24, dtype=torch.float32)
+        y = labels(net, x)
+        mask = torch.ones(1, 4, 4, dtype=torch.bool)
+        mask[0, 0] = False
+
+        def rule(search: Search) -> None:
+            points = search.start()
+            for _ in range(6):
+                look = search.gradient(points)
+                assert look.gradient is not None
+                points = (look.x_adv + 0.2 * look.gradient.sign()).clamp(0, 1)
+            search.last(points)
+
+        out = run(net, x, y, Linf(0.6 if not minimum else torch.inf), rule, minimum=minimum, mask=mask)
+        assert int(out.success.sum()) > 3
+        moved = out.x_adv != x
+        assert not moved[:, ~mask].any()
+        below = torch.tensor(0.5).nextafter(torch.tensor(0.0))
+        assert ((out.x_adv == 0.5) | (out.x_adv == below))[moved].all()
+        assert torch.equal(out.success, labels(net, out.x_adv) != y)
+
+
+@pytest.mark.parametrize("criterion", [None, OutsideTopK(4), ConfidentlyWrong(0.9)])
+@pytest.mark.parametrize("loss", ["ce", "dlr", "margin", "cw"])
+def test_no_samples(loss: str, criterion: Any) -> None:
+    out = pgd(mlp(), images(0), torch.zeros(0).long(), Linf(0.1), steps=2, loss=loss, criterion=criterion)
+    assert out.x_adv.shape == (0, 1, 4, 4)
+    assert len(out.loss) == len(out.status) == 0

@@ -1,0 +1,238 @@
+"""The shared ascent: proof, compaction, segments, step sizes, and the plain last iterate."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import Status, bim, last_iterate, mim, pgd
+from fastadv.attacks.core import contest, search
+from fastadv.attacks.core.run import run
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+from fastadv.losses import loss_value
+from fastadv.threat import L2, Linf
+
+from ..nets import RADIUS, Case, convnet, images, labels, mlp, threat
+
+
+class Liar(nn.Module):
+    """In bfloat16 it leans a little to the second class: a search in bfloat16 sees false successes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+        with torch.no_grad():
+            self.net[1].bias.copy_(-self.net[1].weight.sum(1) / 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return logits + torch.tensor([0.0, 0.016]) * (logits.dtype == torch.bfloat16)
+
+
+@pytest.mark.parametrize("stop_early", [True, False])
+def test_success_is_proven_on_the_model_as_given(stop_early: bool) -> None:
+    model, x = Liar(), images(200, dtype=torch.float32)
+    y = labels(model, x)
+    x, y = x[y == 0], y[y == 0]
+    frozen, inside = freeze(model, "bf16"), Linf(0.02)
+    out = pgd(frozen, x, y, inside, steps=10, stop_early=stop_early, random_start=False)
+    assert not frozen.exact
+    assert torch.equal(out.success, labels(model, out.x_adv) != y)
+    assert torch.equal(out.status == Status.BROKEN, out.success)
+    assert ((frozen(out.x_adv).argmax(1) != y) & ~out.success).any()
+    exact = pgd(model, x, y, inside, steps=10, stop_early=stop_early, random_start=False)
+    assert torch.equal(exact.success, out.success)
+    assert out.success.any()
+
+
+def test_segments_change_nothing(attack: Case, norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU does, leaving the active set after 1, 2, 4, 8, 16 ... steps, breaks the same samples."""
+    model, x = mlp(), images(40)
+    y = labels(model, x)
+    each = attack(model, x, y, threat(norm))
+    monkeypatch.setattr(contest, "settles", lambda step, device: (step + 1) & step == 0)
+    segments = attack(model, x, y, threat(norm))
+    assert torch.equal(each.success, segments.success)
+    torch.testing.assert_close(each.x_adv[~each.success], segments.x_adv[~each.success])
+    assert segments.backwards >= each.backwards
+
+
+def test_segment_lengths() -> None:
+    cuda = torch.device("cuda")
+    ends = [step + 1 for step in range(40) if contest.settles(step, cuda)]
+    assert ends == [1, 2, 4, 8, 16, 24, 32, 40]
+    assert all(contest.settles(step, torch.device("cpu")) for step in range(40))
+
+
+def test_per_sample_step_size(attack: Case, norm: str) -> None:
+    if not attack.takes("step_size"):
+        pytest.skip("its step is the radius")
+    model, x = mlp(), images(12)
+    y = labels(model, x)
+    size = torch.linspace(0.1, 1, 12, dtype=torch.float64) * RADIUS[norm] / 2
+    if norm == "l0":
+        size = torch.linspace(1, 3, 12, dtype=torch.float64)
+    out = attack(model, x, y, threat(norm), step_size=size)
+    for i in (0, 5, 11):
+        one = attack(
+            model, x[i : i + 1], y[i : i + 1], threat(norm), step_size=float(size[i]), ids=torch.tensor([i])
+        )
+        torch.testing.assert_close(out.x_adv[i : i + 1], one.x_adv)
+
+
+def test_momentum_follows_its_sample() -> None:
+    """Samples that leave do not shift the momentum of those that stay."""
+    model, x = mlp(), images(40)
+    y = labels(model, x)
+    early, whole = (mim(model, x, y, threat("l2"), steps=12, stop_early=stop) for stop in (True, False))
+    assert 2 < int(early.success.sum()) < 35
+    held = ~early.success
+    torch.testing.assert_close(early.x_adv[held], whole.x_adv[held])
+
+
+def test_momentum_by_hand() -> None:
+    model, x = mlp(), images(5)
+    y, inside = labels(model, x), Linf(0.3)
+    frozen, z, momentum = freeze(model), x.clone(), torch.zeros_like(x)
+    for _ in range(4):
+        gradient = frozen.input_gradient(z, y)[2]
+        momentum = 0.7 * momentum + gradient / gradient.abs().sum((1, 2, 3), keepdim=True)
+        z = inside.step(z, momentum, x, 0.02)
+    last = _at_last(mim, model, x, y, inside, steps=4, step_size=0.02, decay=0.7)
+    torch.testing.assert_close(last, z)
+
+
+def _at_last(
+    attack: object, model: nn.Module, x: Tensor, y: Tensor, inside: object, **options: object
+) -> Tensor:
+    """The last iterate of an attack whose loss only grows."""
+    calls: list[int] = []
+
+    def rising(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
+        calls.append(1)
+        return nn.functional.cross_entropy(logits, y, reduction="none") + 1e3 * len(calls)
+
+    out: Tensor = attack(model, x, y, inside, loss=rising, stop_early=False, **options).x_adv  # type: ignore[operator]
+    return out
+
+
+@pytest.mark.parametrize("loss", ["ce", "margin", "dlr", "cw"])
+@pytest.mark.parametrize("targeted", [False, True])
+def test_the_best_point_is_a_success_and_then_the_largest_loss(loss: str, targeted: bool) -> None:
+    """Of all points shown to the model, in three restarts with steps too long for the loss to rise."""
+    net, x, seen = mlp(4), images(20), []
+    y = labels(net, x)
+    targets = (y + 1) % 4 if targeted else None
+
+    def model(z: Tensor) -> Tensor:
+        seen.append(z.detach().clone())
+        logits: Tensor = net(z)
+        return logits
+
+    inside = Linf(0.3)
+    out = bim(
+        model, x, y, inside, steps=5, step_size=0.25, restarts=3, targets=targets, loss=loss, stop_early=False
+    )
+    points = torch.stack(seen[1:-1])
+    assert len(points) == 3 * 6
+    logits = torch.stack([net(z).detach() for z in points])
+    value = torch.stack([loss_value(rows, y, loss, targets) for rows in logits])
+    success = logits.argmax(2) != y if targets is None else logits.argmax(2) == targets
+    best = torch.where(success, value, value - 1e6).argmax(0)
+    assert len(set(best.tolist())) > 2
+    assert out.success.any()
+    torch.testing.assert_close(out.loss, value[best, torch.arange(20)])
+    assert torch.equal(out.success, success.any(0))
+    if loss != "cw":  # which is 0 for every success
+        torch.testing.assert_close(out.x_adv, points[best, torch.arange(20)], rtol=0, atol=0)
+
+
+def test_among_very_confident_samples_the_margin_decides() -> None:
+    """Where cross-entropy is exactly 0 at every point, the best one is that nearest to the boundary."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.stack([torch.ones(16), -torch.ones(16)]))
+        model[1].bias.copy_(torch.tensor([200.0, 0.0]))
+    x = images(8, dtype=torch.float32)
+    y, inside = torch.zeros(8, dtype=torch.long), Linf(0.1)
+    out = pgd(model, x, y, inside, steps=6, step_size=0.05)
+    assert not out.loss.any()
+    torch.testing.assert_close(out.x_adv, (x - 0.1).clamp_min(0))
+
+
+def test_no_decay_is_bim() -> None:
+    model, x = mlp(), images(10)
+    y = labels(model, x)
+    given = {"steps": 6, "step_size": 0.1 / 6}
+    plain, without = bim(model, x, y, Linf(0.1), **given), mim(model, x, y, Linf(0.1), decay=0.0, **given)
+    torch.testing.assert_close(plain.x_adv, without.x_adv)
+    with pytest.raises(InputError, match="decay"):
+        mim(model, x, y, Linf(0.1), steps=6, decay=-1.0)
+
+
+def test_last_iterate_is_the_plain_ascent() -> None:
+    model, x = convnet().eval(), images(6, (2, 8, 8), dtype=torch.float32)
+    y, inside = labels(model, x), L2(0.5)
+    frozen = freeze(model, fold=False)
+    start = inside.random_start(x, seed=3)
+    z = start.clone()
+    for _ in range(3):
+        z = inside.step(z, frozen.input_gradient(z, y, "margin")[2], x, 0.2)
+    with torch.inference_mode():
+        last = last_iterate(frozen, x, y, inside, steps=3, step_size=0.2, loss="margin", start=start)
+    torch.testing.assert_close(last, z)
+    assert not last.requires_grad
+    assert torch.equal(last_iterate(frozen, x, y, inside, steps=0, step_size=0.2), x)
+
+
+def test_last_iterate_without_labels_or_bounds() -> None:
+    model, x = convnet().eval(), images(6, (2, 8, 8), dtype=torch.float32)
+    frozen, wide = freeze(model), L2(float("inf"))
+    goal = frozen(images(6, (2, 8, 8), seed=7, dtype=torch.float32))
+    near = last_iterate(
+        frozen, x, None, wide, steps=30, step_size=0.1, loss=lambda z, y, targets: -(z - goal).pow(2).sum(1)
+    )
+    assert ((frozen(near) - goal).norm(dim=1) < 0.5 * (frozen(x) - goal).norm(dim=1)).all()
+    reached = last_iterate(frozen, x, None, wide, steps=30, step_size=0.1, targets=torch.full((6,), 2))
+    assert (frozen(reached).argmax(1) == 2).all()
+
+
+def test_zero_steps_return_the_start() -> None:
+    model, x = mlp(), images(6)
+    y = labels(model, x)
+    assert torch.equal(bim(model, x, y, threat("l2"), steps=0).x_adv, x)
+    start = threat("l2").random_start(x, seed=5)
+    assert torch.equal(pgd(model, x, y, threat("l2"), steps=0, seed=5).x_adv, start)
+
+
+def test_default_steps() -> None:
+    model, x = mlp(), images(6)
+    y, inside = labels(model, x), Linf(0.2)
+    for attack, size in ((pgd, 0.05), (bim, 0.025), (mim, 0.02)):
+        by_default, by_hand = (
+            attack(model, x, y, inside, steps=10),
+            attack(model, x, y, inside, steps=10, step_size=size),
+        )
+        torch.testing.assert_close(by_default.x_adv, by_hand.x_adv)
+
+
+def test_results_introduce_themselves() -> None:
+    model, x = mlp(), images(6)
+    out = pgd(model, x, labels(model, x), Linf(0.0), steps=1)
+    assert repr(out).startswith("AttackResult(6 samples: 0 already wrong, 0 broken, 6 held, 0 failed;")
+
+
+def test_what_is_offered_outside_the_threat_is_none() -> None:
+    """The strongest point inside stays; nobody is told of two answers."""
+    model, x = mlp(), images(4)
+    y = labels(model, x)
+
+    def rule(search: search.Search) -> None:
+        search.decide(search.x + 1e-4)
+        search.offer(search.x.flip(0), torch.ones(len(search.x), dtype=torch.bool))
+
+    out = run(model, x, y, Linf(1e-3), rule)
+    assert (out.status == Status.HELD).all()
+    torch.testing.assert_close(out.x_adv, x + 1e-4)
+    assert not out.flags

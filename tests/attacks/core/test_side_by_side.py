@@ -1,0 +1,213 @@
+"""Runs side by side find what they find one after the other."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastadv as fa
+from fastadv import L1, L2, Linf, rng
+from fastadv.attacks import AttackResult, apgd, fab
+from fastadv.attacks.core import side_by_side
+from fastadv.attacks.core.result import Status
+from fastadv.attacks.core.run import run
+from fastadv.attacks.core.search import Search
+
+from ..nets import images, labels, mlp
+
+APART, TOGETHER = {"cpu": 1}, {"cpu": 10**6}
+
+
+def both(monkeypatch: pytest.MonkeyPatch, attack: Any, *args: Any, **options: Any) -> list[AttackResult]:
+    results = []
+    for full in (APART, TOGETHER, {"cpu": 20}):
+        monkeypatch.setattr(side_by_side, "FULL", full)
+        results.append(attack(*args, **options))
+    return results
+
+
+def assert_same(results: list[AttackResult]) -> None:
+    first = results[0]
+    for other in results[1:]:
+        torch.testing.assert_close(other.x_adv, first.x_adv, rtol=0, atol=1e-8)
+        torch.testing.assert_close(other.loss, first.loss, rtol=0, atol=1e-8)
+        assert torch.equal(other.status, first.status)
+        assert torch.equal(other.zero_gradient, first.zero_gradient)
+        assert other.flags == first.flags
+
+
+@pytest.mark.parametrize("stop_early", [True, False])
+@pytest.mark.parametrize("threat", [Linf(0.08), L2(0.25), L1(0.6)], ids=lambda threat: threat.norm)
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_targets_of_apgd(
+    threat: Any, stop_early: bool, restarts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x = mlp(7), images(9)
+    y = labels(net, x)
+    y[2] = (y[2] + 1) % 7
+    threat = threat.with_radius(threat.radius * torch.linspace(0.2, 1.8, 9, dtype=torch.float64))
+    results = both(
+        monkeypatch, apgd, net, x, y, threat, loss="margin-targeted", steps=10, stop_early=stop_early,
+        restarts=restarts, ids=torch.arange(9) * 3,
+    )  # fmt: skip
+    assert_same(results)
+    assert {Status.HELD, Status.BROKEN, Status.ALREADY_WRONG} <= set(results[0].status.tolist())
+    apart, together, _ = results
+    if not stop_early:
+        assert together.forwards == apart.forwards
+
+
+@pytest.mark.parametrize("threat", [Linf(torch.inf), L2(0.8), L1(torch.inf)], ids=lambda threat: threat.norm)
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_classes_of_fab(threat: Any, restarts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = mlp(6), images(8)
+    y = labels(net, x)
+    mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) > 0.3
+    results = both(
+        monkeypatch, fab, net, x, y, threat, steps=5, targeted=True, restarts=restarts, mask=mask
+    )  # fmt: skip
+    assert_same(results)
+    torch.testing.assert_close(results[1].distance, results[0].distance)
+    assert (results[0].distance > 0).all()
+
+
+def test_half_precision_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points of copies are those that the caller's dtype holds."""
+    net = mlp(5).float()
+    x = images(4).half()
+    y = labels(net, x.float())
+    for attack, options in (
+        (apgd, {"loss": "margin-targeted", "steps": 5}),
+        (fab, {"targeted": True, "steps": 5}),
+    ):
+        results = both(monkeypatch, attack, net, x, y, L2(1.0), **options)
+        assert_same(results)
+        for out in results:
+            assert out.x_adv.dtype == torch.float16
+            wrong = labels(net, out.x_adv.float()) != y
+            assert torch.equal(wrong, out.success)
+
+
+def test_the_first_run_to_break_a_sample_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own success stays where a later run, which would not have been made, is stronger."""
+    net, x = mlp(5), images(6)
+    y = labels(net, x)
+    targeted = {"loss": "margin-targeted", "steps": 4}
+    alone = apgd(net, x, y, Linf(0.5), classes=1, **targeted)  # type: ignore[arg-type]
+    assert alone.success.all()
+    for out in both(monkeypatch, apgd, net, x, y, Linf(0.5), classes=4, **targeted):
+        torch.testing.assert_close(out.x_adv, alone.x_adv, rtol=0, atol=1e-9)
+
+
+def test_every_copy_may_break(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No copy is left to the end: what they found counts all the same."""
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(48, 4, generator=draw, dtype=torch.float64)
+    x = 0.5 + 0.01 * torch.randn(5, 48, generator=draw, dtype=torch.float64)
+
+    def model(x: Tensor) -> Tensor:
+        return (x - 0.5) @ weight
+
+    y = model(x).argmax(1)
+    results = both(monkeypatch, apgd, model, x, y, Linf(0.4), loss="margin-targeted", steps=3)
+    assert_same(results)
+    assert results[1].success.all()
+
+
+def test_what_one_copy_met_is_known_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of the random starts have logits that are not finite."""
+
+    def model(x: Tensor) -> Tensor:
+        first, second = x.flatten(1)[:, :2].unbind(1)
+        none = torch.where(first > 0.55, torch.nan, 0.0)
+        return torch.stack([none + 9, second + 1, second], 1)
+
+    x = torch.full((12, 1, 4, 4), 0.5, dtype=torch.float64)
+    y = torch.zeros(12, dtype=torch.long)
+    results = both(monkeypatch, apgd, model, x, y, Linf(0.1), loss="margin-targeted", steps=0)
+    assert_same(results)
+    assert set(results[0].status.tolist()) == {Status.FAILED, Status.HELD}
+
+
+@pytest.mark.parametrize("full", [1, 20])
+def test_no_random_start_is_drawn_twice(full: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    plain = rng.derive
+
+    def watched(seed: int, purpose: str, *numbers: int) -> int:
+        drawn.extend(numbers if purpose == "apgd" else ())
+        return plain(seed, purpose, *numbers)
+
+    monkeypatch.setattr(rng, "derive", watched)
+    monkeypatch.setattr(side_by_side, "FULL", {"cpu": full})
+    net, x = mlp(5), images(6)
+    targeted = {"loss": "margin-targeted", "classes": 4, "restarts": 3, "steps": 1}
+    apgd(net, x, labels(net, x), Linf(0.01), stop_early=False, **targeted)  # type: ignore[arg-type]
+    assert sorted(drawn) == list(range(12))
+
+
+def test_successes_that_the_model_denies_are_sought_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = mlp(5), images(6)
+    y = labels(net, x)
+
+    def deceived(x: Tensor) -> Tensor:
+        logits: Tensor = net(x)
+        return logits - 10 * torch.nn.functional.one_hot(logits.argmax(1), 5)
+
+    def attack(*args: Any, **options: Any) -> AttackResult:
+        frozen = fa.freeze(net, fold=False)
+        frozen.search.model = deceived
+        return apgd(frozen, *args, **options)
+
+    for out in both(monkeypatch, attack, x, y, Linf(0.5), loss="margin-targeted", steps=4):
+        assert out.success.all()
+        assert (labels(net, out.x_adv) != y).all()
+
+
+def test_samples_that_are_broken_take_no_further_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = mlp(5), images(6)
+    y = labels(net, x)
+    monkeypatch.setattr(side_by_side, "FULL", {"cpu": 12})
+    two, four = (
+        apgd(net, x, y, Linf(0.5), loss="margin-targeted", steps=4, classes=classes) for classes in (2, 4)
+    )
+    assert two.success.all()
+    assert four.forwards == two.forwards
+
+
+def test_a_gradient_that_is_zero_for_one_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Classes 1 and 2 have no gradient, class 3 has: the sample had one."""
+
+    def model(x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        none = torch.zeros_like(flat[:, 0])
+        return torch.stack([none + 3, none + 1, none + 2, flat.mean(1)], 1)
+
+    x = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    y = torch.zeros(3, dtype=torch.long)
+    targets = {"loss": "margin-targeted", "steps": 3}
+    for out in both(monkeypatch, apgd, model, x, y, Linf(0.1), classes=3, **targets):
+        assert not out.zero_gradient.any()
+    for out in both(monkeypatch, apgd, model, x, y, Linf(0.1), classes=2, **targets):
+        assert out.zero_gradient.all()
+
+    def first(x: Tensor) -> Tensor:
+        return model(x)[:, [0, 1, 3, 2]] + torch.tensor([0.0, 0.0, 2.0, 0.0])
+
+    for out in both(monkeypatch, apgd, first, x, y, Linf(0.1), classes=2, **targets):
+        assert not out.zero_gradient.any()
+
+
+def test_copies_know_their_rows_of_the_batch() -> None:
+    """The second sample is already wrong, and not among them."""
+    model, x = mlp(), images(3)
+    y = labels(model, x)
+    y[1] = (y[1] + 1) % 3
+    values, seen = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64), []
+
+    def rule(search: Search) -> None:
+        seen.append(search.copies(2)[0].per_sample(values).tolist())
+
+    run(model, x, y, Linf(0.1), rule)
+    assert seen == [[0.1, 0.3, 0.1, 0.3]]

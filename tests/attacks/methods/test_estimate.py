@@ -1,0 +1,147 @@
+"""nes and spsa: what they ask of the model, by hand; queries, keys and wrong arguments."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv import rng
+from fastadv.attacks import AttackResult, nes, spsa
+from fastadv.errors import InputError
+from fastadv.threat import L1, L2, Linf
+
+from ..nets import images, labels, mlp
+
+BOTH = pytest.mark.parametrize("run", [nes, spsa])
+
+
+def asked(model: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
+    """The model as a function, and the list of the batches it was given."""
+    batches: list[Tensor] = []
+
+    def function(x: Tensor) -> Tensor:
+        batches.append(x.detach().clone())
+        logits: Tensor = model(x)
+        return logits
+
+    return function, batches
+
+
+def margin(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    logits = model(x)
+    own = logits.gather(1, y[:, None])
+    return (logits.scatter(1, y[:, None], -math.inf).amax(1, keepdim=True) - own).squeeze(1)
+
+
+@BOTH
+def test_two_steps_by_hand(run: Callable[..., AttackResult]) -> None:
+    model, x, ids = mlp(), images(3), torch.tensor([4, 9, 2])
+    y = labels(model, x)
+    function, batches = asked(model)
+    radius, probe, size = 0.01, 0.003, 0.004
+    run(
+        function, x, y, Linf(radius), queries=14, directions=3, probe=probe, step_size=size, seed=5, ids=ids,
+        stop_early=False,
+    )  # fmt: skip
+    probed = [place for place, batch in enumerate(batches) if len(batch) == 18]
+    assert len(probed) == 2
+    points, mean, square = x, 0.0, 0.0
+    for step, place in enumerate(probed):
+        if run is nes:
+            ways = rng.normal(3 * 16, rng.derive(5, "nes"), ids, step).double()
+        else:
+            ways = 2.0 * (rng.bits(3 * 16, rng.derive(5, "spsa"), ids, step) & 1).double() - 1
+        ways = ways.view(3, 3, 1, 4, 4)
+        expected = torch.stack([points[:, None] + probe * ways, points[:, None] - probe * ways], 1).flatten(
+            1, 2
+        )
+        torch.testing.assert_close(batches[place], expected.flatten(0, 1))
+        gradient = torch.zeros_like(x)
+        for c in range(3):
+            above = margin(model, points + probe * ways[:, c], y)
+            below = margin(model, points - probe * ways[:, c], y)
+            gradient += ((above - below) / (2 * probe)).view(3, 1, 1, 1) * ways[:, c] / 3
+        if run is nes:
+            mean = gradient if not step else 0.9 * mean + 0.1 * gradient
+            moved = points + size * mean.sign()
+        else:
+            mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+            unit = mean / (1 - 0.9 ** (step + 1)) / (square / (1 - 0.999 ** (step + 1))).sqrt()
+            moved = points + size * unit
+        points = moved.clamp(x - radius, x + radius).clamp(0, 1).detach()
+        torch.testing.assert_close(batches[place + 1], points)
+
+
+@BOTH
+def test_queries_are_not_exceeded(run: Callable[..., AttackResult]) -> None:
+    model, x = mlp(), images(6)
+    y = labels(model, x)
+    for queries, steps in ((21, 1), (41, 1), (42, 2), (100, 4)):
+        out = run(model, x, y, Linf(1e-4), queries=queries, directions=10)
+        assert not out.success.any()
+        # the clean verdict and the last one come on top
+        assert 6 * 21 * steps <= out.forwards <= 6 * (21 * steps + 4)
+        assert out.backwards == 0
+
+
+@BOTH
+def test_every_step_and_seed_has_its_own_directions(run: Callable[..., AttackResult]) -> None:
+    model, x = mlp(), images(2)
+    y = labels(model, x)
+
+    def probes(**options: object) -> list[Tensor]:
+        function, batches = asked(model)
+        run(function, x, y, Linf(1e-9), queries=15, directions=2, stop_early=False, **options)
+        return [batch for batch in batches if len(batch) == 8]
+
+    first, other, moved = probes(seed=1), probes(seed=2), probes(seed=1, ids=torch.tensor([7, 8]))
+    assert len(first) == 3
+    for batch in (first[1], other[0], moved[0]):
+        assert ((batch - first[0]).abs().flatten(1).amax(1) > 1e-4).all()
+    directions = (first[0] - x.repeat_interleave(4, 0)).view(2, 4, -1)
+    assert not torch.allclose(directions[:, 0], directions[:, 1])
+    torch.testing.assert_close(directions[:, :2], -directions[:, 2:])
+
+
+@BOTH
+def test_masked_pixels_are_not_probed(run: Callable[..., AttackResult]) -> None:
+    model, x = mlp(), images(3)
+    mask = torch.arange(16).view(1, 4, 4) % 3 > 0
+    function, batches = asked(model)
+    run(function, x, labels(model, x), Linf(0.2), queries=42, directions=2, mask=mask, stop_early=False)
+    for batch in batches:
+        each = len(batch) // 3
+        assert torch.equal((batch - x.repeat_interleave(each, 0)).flatten(1)[:, ~mask.flatten()] != 0,
+                           torch.zeros(len(batch), 6, dtype=torch.bool))  # fmt: skip
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"queries": 0}, "queries"),
+        ({"queries": 20, "directions": 10}, "queries"),
+        ({"directions": 0}, "directions"),
+        ({"probe": 0.0}, "probe"),
+        ({"step_size": -1.0}, "step_size"),
+        ({"loss": "nothing"}, "loss"),
+    ],
+)
+def test_wrong_arguments(run: Callable[..., AttackResult], given: dict[str, object], named: str) -> None:
+    model, x = mlp(), images(2)
+    with pytest.raises(InputError, match=named):
+        run(model, x, labels(model, x), Linf(0.1), **{"queries": 2000, **given})
+
+
+@BOTH
+def test_threats_that_do_not_fit(run: Callable[..., AttackResult]) -> None:
+    model, x = mlp(), images(2)
+    y = labels(model, x)
+    with pytest.raises(InputError, match="radius"):
+        run(model, x, y, Linf(math.inf), queries=2000)
+    with pytest.raises(InputError, match="serves, got L1"):
+        run(model, x, y, L1(1.0), queries=2000)
+    with pytest.raises(InputError, match="decay"):
+        nes(model, x, y, L2(1.0), queries=2000, decay=1.0)

@@ -1,0 +1,161 @@
+"""Where attacks that see decisions alone start: their noise, the caller's points, what a start costs."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.attacks import Status, hopskipjump
+from fastadv.attacks.methods.geometry import orthogonal, unit
+from fastadv.attacks.methods.start import _blends
+from fastadv.errors import InputError
+from fastadv.threat import L2, Linf
+
+from ..nets import images, labels, linear
+
+INF = torch.inf
+
+
+class Stub:
+    """As much of a search as noise needs."""
+
+    def __init__(self, x: Tensor, seed: int = 0, first: int = 0) -> None:
+        self.x, self.seed, self.restart, self.threat = x, seed, 0, L2(INF, (-1.0, 3.0))
+        self.ids = torch.arange(len(x)) + first
+
+
+class Late(nn.Module):
+    """Says class 1 to points near an even gray; of images that begin darkly, to none.
+
+    Fine noise is never even.
+    """
+
+    def forward(self, z: Tensor) -> Tensor:
+        flat = z.flatten(1)
+        even = 0.1 - (flat[:, 1:] - flat[:, 1:].mean(1, keepdim=True)).abs().amax(1)
+        return torch.stack([torch.zeros_like(even), torch.where(flat[:, 0] < 0.5, -1.0, even)], 1)
+
+
+def watched(model: Callable[[Tensor], Tensor]) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
+    """The model as a function, and the batches that it is asked about."""
+    seen: list[Tensor] = []
+
+    def function(z: Tensor) -> Tensor:
+        seen.append(z.detach().clone())
+        return model(z)
+
+    return function, seen
+
+
+@pytest.mark.parametrize("shape", [(1,), (12,), (1, 28, 28), (3, 32, 32)], ids=str)
+def test_blends_have_every_grain(shape: tuple[int, ...]) -> None:
+    """Noise as it is, then half of the way there; of one coordinate, of two, of four ... and of one value."""
+    x = images(2, shape)
+    size = x[0].numel()
+    blends = _blends(Stub(x), 0).flatten(2)  # type: ignore[arg-type]
+    noise, half = blends[:, ::2], blends[:, 1::2]
+    torch.testing.assert_close(half, (noise + x.flatten(1).unsqueeze(1)) / 2)
+    assert noise.shape[1] == (size - 1).bit_length() + 1
+    assert ((noise >= -1) & (noise <= 3)).all()
+    for grain in range(noise.shape[1]):
+        for row in noise[:, grain]:
+            cells = row.split(2**grain)
+            assert all((cell == cell[0]).all() for cell in cells)
+            assert len({float(cell[0]) for cell in cells}) == -(-size // 2**grain)
+    if size > 500:
+        torch.testing.assert_close(noise[:, 0].mean(1), torch.ones(2, dtype=x.dtype), rtol=0, atol=0.2)
+        torch.testing.assert_close(noise[:, 0].std(1), torch.full((2,), 4 / 12**0.5).to(x), rtol=0, atol=0.1)
+
+
+def test_blends_are_fresh() -> None:
+    x = torch.zeros(2, 64)
+    one = _blends(Stub(x), 0)  # type: ignore[arg-type]
+    for other in (_blends(Stub(x), 1), _blends(Stub(x, seed=1), 0), _blends(Stub(x, first=2), 0)):  # type: ignore[arg-type]
+        assert not (one == other).any()
+    assert torch.equal(_blends(Stub(x[1:], first=1), 0), one[1:])  # type: ignore[arg-type]
+    assert not (one[0] == one[1]).any()
+    assert not torch.equal(one[0, 0, ::2], one[0, 2, ::2])
+
+
+def test_noise_is_drawn_until_a_start_is_found() -> None:
+    """Samples that have one wait without queries; one that never has is held, and stops no other."""
+    model, x = Late(), images(5, (1, 8, 8), dtype=torch.float32)
+    x[:, 0, 0, 0] = torch.tensor([0.9, 0.2, 0.9, 0.9, 0.9])
+    mask = torch.ones(8, 8, dtype=torch.bool)
+    mask[0, 0] = False  # so that it stays dark
+    y = torch.zeros(5, dtype=torch.long)
+    out = hopskipjump(model, x, y, Linf(INF), queries=300, directions=10, mask=mask)
+    assert out.status.tolist() == [Status.BROKEN, Status.HELD, *[Status.BROKEN] * 3]
+    assert out.forwards <= 5 * 302
+    for i in range(5):
+        ids = torch.tensor([i])
+        one = hopskipjump(model, x[ids], y[ids], Linf(INF), queries=300, directions=10, mask=mask, ids=ids)
+        torch.testing.assert_close(one.x_adv, out.x_adv[ids])
+        # a round is 14 queries
+        assert one.forwards == 2 + 300 // 14 * 14 if i == 1 else one.forwards <= 302
+
+
+def test_the_nearest_start_is_taken() -> None:
+    """All noise is a start; the way to the boundary begins at what is nearest to x."""
+    x = images(1, (1, 28, 28))
+
+    def at_x(z: Tensor) -> Tensor:
+        return torch.stack([0.1 - (z - x[0]).flatten(1).norm(dim=1), z.new_zeros(len(z))], 1)
+
+    model, seen = watched(at_x)
+    hopskipjump(model, x, torch.zeros(1, dtype=torch.long), L2(INF), queries=30)
+    noise, first = seen[1], seen[2]
+    nearest = noise[(noise - x).flatten(1).norm(dim=1).argmin()]
+    torch.testing.assert_close(first[0], (x[0] + nearest) / 2)
+
+
+def test_starts_of_the_caller() -> None:
+    """They cost one query and need no finite box; those of samples already wrong are not used."""
+    net, x = linear(3).double(), images(4)
+    y = labels(net, x)
+    y[1] = (y[1] + 1) % 3
+    starts = torch.zeros_like(x)
+    for i in range(4):
+        starts[i] = next(z for z in 4 * images(50, seed=9) - 2 if labels(net, z[None]) != y[i])
+    starts[1] = x[1]
+    model, seen = watched(net)
+    out = hopskipjump(model, x, y, L2(INF, (-INF, INF)), queries=200, directions=20, starts=starts)
+    assert out.status.tolist() == [1, 0, 1, 1]
+    assert torch.equal(seen[1], starts[[0, 2, 3]])
+    torch.testing.assert_close(seen[2], ((x + starts) / 2)[[0, 2, 3]])
+    assert (out.distance < (starts - x).flatten(1).norm(dim=1))[[0, 2, 3]].all()
+
+
+def test_starts_that_cannot_be_used() -> None:
+    model, x = linear(3).double(), images(4)
+    y = labels(model, x)
+    good = torch.stack([next(z for z in images(50, seed=9) if labels(model, z[None]) != c) for c in y])
+    call = lambda starts, **more: hopskipjump(model, x, y, L2(INF), queries=50, starts=starts, **more)  # noqa: E731
+    assert call(good).success.all()
+    bad = good.clone()
+    bad[2] = x[2]
+    with pytest.raises(InputError, match=r"starts: .*ids \[7\]"):
+        call(bad, ids=torch.tensor([1, 3, 7, 9]))
+    mask = torch.zeros(1, 4, 4, dtype=torch.bool)
+    mask[0, 0, 0] = True
+    with pytest.raises(InputError, match=r"starts: .* mask"):
+        call(good, mask=mask)
+    for wrong in (3.0, good.round().long(), good[:3], good.flatten(1)):
+        with pytest.raises(InputError, match="starts: expected None or a floating tensor like x"):
+            call(wrong)
+    for wrong in (good + 1, good * torch.nan):
+        with pytest.raises(InputError, match=r"starts: expected finite values in the box \[0, 1\]"):
+            call(wrong)
+    with pytest.raises(InputError, match="box: expected a finite one"):
+        hopskipjump(model, x, y, L2(INF, (0.0, INF)), queries=50)
+
+
+def test_vectors() -> None:
+    vectors, normal = torch.randn(3, 5, 2, 8), unit(torch.randn(3, 2, 8))
+    torch.testing.assert_close(normal.flatten(1).norm(dim=1), torch.ones(3))
+    assert torch.equal(unit(torch.zeros(2, 3)), torch.zeros(2, 3))
+    rest = orthogonal(vectors, normal)
+    torch.testing.assert_close((rest * normal.unsqueeze(1)).sum((2, 3)), torch.zeros(3, 5), rtol=0, atol=1e-5)
+    along = (vectors - rest).flatten(0, 1)
+    torch.testing.assert_close(unit(along).abs(), normal.repeat_interleave(5, 0).abs())

@@ -1,0 +1,239 @@
+"""symptoms: a model for each, models with none, and nothing left behind."""
+
+import cProfile
+import random
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import backward
+from torch.autograd import grad as imported_grad
+
+from fastadv.attacks.methods.symptoms import Symptoms, symptoms
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+from fastadv.models import ABS
+
+NONE = Symptoms(randomized=False, probabilities=False, zero_gradient=0.0, optimizes=False)
+X = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ELU(), nn.Flatten(), nn.Linear(144, 3))
+    return layers.eval()
+
+
+class Changed(nn.Module):
+    """`net` with its input and its logits changed."""
+
+    def __init__(
+        self,
+        before: Callable[[Tensor], Tensor] | None = None,
+        after: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.before, self.after = net(), before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.net(x if self.before is None else self.before(x))
+        return logits if self.after is None else self.after(logits)
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"fold": False}, {"eot": 2}])
+def test_none_for_an_ordinary_network(options: dict[str, Any]) -> None:
+    assert symptoms(freeze(net(), **options), X) == NONE
+    assert symptoms(freeze(net(), **options), X[:1]) == NONE
+    assert symptoms(freeze(net().double(), **options), X) == NONE
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        lambda x: x + 0.1 * torch.randn_like(x),
+        lambda x: x * (1 + 0.1 * random.random()),
+        lambda x: x + 0.1 * torch.as_tensor(np.random.rand(*x.shape)).to(x),
+        lambda x: nn.functional.dropout(x, 0.1),
+    ],
+    ids=["torch", "python", "numpy", "dropout"],
+)
+@pytest.mark.parametrize("eot", [1, 3])
+def test_randomized(noise: Callable[[Tensor], Tensor], eot: int) -> None:
+    assert symptoms(freeze(Changed(noise), eot=eot), X) == Symptoms(True, False, 0.0, False)
+
+
+@pytest.mark.parametrize(("level", "expected"), [(1e-6, False), (5e-4, True), (1e-2, True)])
+def test_randomized_by_more_than_rounding(level: float, expected: bool) -> None:
+    model = Changed(after=lambda z: z + level * z.detach().std() * torch.randn_like(z))
+    assert symptoms(freeze(model), X).randomized == expected
+
+
+def test_a_shift_of_all_logits_changes_no_decision() -> None:
+    assert not symptoms(freeze(Changed(after=lambda z: z + torch.randn(len(z), 1))), X).randomized
+
+
+def test_sometimes_not_finite_is_randomized() -> None:
+    calls: list[int] = []
+
+    def sometimes(z: Tensor) -> Tensor:
+        calls.append(1)
+        z[0] = torch.nan if len(calls) == 3 else z[0]
+        return z
+
+    assert symptoms(freeze(Changed(after=sometimes), fold=False), X).randomized
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_probabilities(dtype: torch.dtype) -> None:
+    model = Changed(after=lambda z: (5 * z).softmax(1)).to(dtype)
+    assert symptoms(freeze(model), X) == Symptoms(False, True, 0.0, False)
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda z: z.softmax(1) * 1.001,
+        lambda z: z.softmax(1) - torch.tensor([0.5, -0.5, 0.0]),
+        lambda z: z.log_softmax(1),
+        lambda z: z.softmax(1) * torch.tensor([1.0, 1, 1, 1, 1, 2])[:, None],
+    ],
+    ids=["sum", "negative", "log", "one row"],
+)
+def test_what_is_no_probability(after: Callable[[Tensor], Tensor]) -> None:
+    assert not symptoms(freeze(Changed(after=after)), X).probabilities
+
+
+def test_zero_gradients_are_counted() -> None:
+    dark = X.clone()
+    dark[:2] = 0
+    model = Changed(before=lambda x: x * (x > 0.5).any((1, 2, 3), keepdim=True))
+    assert symptoms(freeze(model), dark) == Symptoms(False, False, 2 / 6, False)
+    assert symptoms(freeze(Changed(before=lambda x: (x * 255).round() / 255)), X).zero_gradient == 1
+    assert symptoms(freeze(Changed(before=lambda x: x.detach())), X).zero_gradient == 1
+
+
+def test_confident_models_have_gradients() -> None:
+    """Cross-entropy underflows, its direction does not."""
+    model = Changed(after=lambda z: 1e4 * z)
+    frozen = freeze(model)
+    y = frozen.verdict(X).argmax(1)
+    assert (frozen.input_gradient(X, y)[2] == 0).flatten(1).all(1).any()
+    assert symptoms(frozen, X).zero_gradient == 0
+
+
+def optimizing(how: str, x: Tensor) -> Tensor:
+    with torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        value = (leaf * 2 - 1).square().sum()
+        if how == "Tensor.backward":
+            value.backward()
+        elif how == "autograd.backward":
+            backward(value)
+        elif how == "autograd.grad":
+            torch.autograd.grad(value, leaf)
+        elif how == "imported before":
+            imported_grad(value, leaf)
+        elif how == "torch.func":
+            torch.func.grad(lambda z: z.square().sum())(leaf.detach())
+    return x
+
+
+@pytest.mark.parametrize(
+    "how", ["Tensor.backward", "autograd.backward", "autograd.grad", "imported before", "torch.func"]
+)
+def test_optimizing_inside_inference(how: str) -> None:
+    assert symptoms(freeze(Changed(lambda x: optimizing(how, x))), X) == Symptoms(False, False, 0.0, True)
+    assert symptoms(freeze(lambda x: net()(optimizing(how, x))), X).optimizes
+    assert symptoms(freeze(Changed(lambda x: optimizing("nothing", x))), X) == NONE
+
+
+def test_abs_fits_latents_inside_inference() -> None:
+    draw = torch.Generator().manual_seed(0)
+    weights = [torch.randn(3, 2, 1, 8, 8, generator=draw)]
+    model = ABS(weights, [torch.zeros(3, 1)], (1,), prior_samples=10, steps=3)
+    assert symptoms(freeze(model), X) == Symptoms(False, False, 0.0, True)
+
+
+class Raising(nn.Module):
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.net, self.left = net(), at
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.rand(3), random.random(), np.random.rand()
+        self.left -= 1
+        if not self.left:
+            raise RuntimeError("broken")
+        return self.net(x)
+
+
+@pytest.mark.parametrize("at", [0, 1, 6, 7])
+@pytest.mark.parametrize("profiler", ["none", "python"])
+def test_nothing_is_left_behind(at: int, profiler: str) -> None:
+    """Also after an exception in the first pass, in the watched one, and in the one with a gradient."""
+    model = Raising(at)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    frozen = freeze(model, fold=False)
+    frozen._checked = True
+    profile = (lambda *given: None) if profiler == "python" else None
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    functions = torch.autograd.grad, torch.autograd.backward, Tensor.backward
+    sys.setprofile(profile)
+    try:
+        if at:
+            with pytest.raises(RuntimeError, match="broken"):
+                symptoms(frozen, X)
+        else:
+            symptoms(frozen, X)
+        left = sys.getprofile()
+    finally:
+        sys.setprofile(None)
+    assert left is profile
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
+    assert functions == (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_another_profiler_goes_on() -> None:
+    events: list[str] = []
+    calls: list[Tensor] = []
+
+    def counted(x: Tensor) -> Tensor:
+        calls.append(x)
+        return optimizing("autograd.grad", x)
+
+    sys.setprofile(lambda frame, event, argument: events.append(f"{event} {frame.f_code.co_name}"))
+    try:
+        assert symptoms(freeze(Changed(counted)), X).optimizes
+    finally:
+        sys.setprofile(None)
+    assert events.count("call counted") == len(calls)
+    profile = cProfile.Profile()
+    profile.enable()
+    found = symptoms(freeze(Changed(lambda x: optimizing("autograd.grad", x))), X)
+    after_all()
+    profile.disable()
+    assert found.optimizes
+    assert any(getattr(entry.code, "co_name", "") == "after_all" for entry in profile.getstats())
+
+
+def after_all() -> None:
+    pass
+
+
+def test_calls_are_counted() -> None:
+    frozen = freeze(net(), fold=False, eot=3)
+    symptoms(frozen, X)
+    assert (frozen.forwards, frozen.backwards) == (6 * (6 + 3), 6 * 3)
+
+
+@pytest.mark.parametrize("x", [X[:0], torch.tensor(0.5), None, [0.5]])
+def test_no_samples(x: Any) -> None:
+    with pytest.raises(InputError, match="at least one sample"):
+        symptoms(freeze(net()), x)

@@ -1,0 +1,452 @@
+"""BatchNorm is folded where a watched pass shows it to be the same function, and nowhere else."""
+
+import copy
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastadv.engine import freeze
+from fastadv.engine.copying.fold import Pair
+from tests.engine.rewritten import answers, folded
+from tests.logged import Logged
+
+
+class Own(nn.BatchNorm2d):
+    """A subclass whose forward calls the function itself."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.batch_norm(
+            input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+
+class Functional(nn.Module):
+    """Functions of parameters and buffers, with no layer in sight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.shift = nn.Parameter(torch.randn(3, 2, 3, 3) / 4), nn.Parameter(torch.randn(3))
+        self.register_buffer("mean", torch.randn(3))
+        self.register_buffer("var", torch.rand(3) + 0.3)
+        self.head = nn.Linear(48, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.conv2d(x, self.weight, None, 1, 0)
+        h = F.batch_norm(h, self.mean, self.var, bias=self.shift, eps=0.1)
+        logits: Tensor = self.head(h.flatten(1))
+        return logits
+
+
+def seen(model: nn.Module) -> nn.Module:
+    """The model with BatchNorm statistics and weights unlike their initial ones, in eval mode and float64."""
+    torch.manual_seed(0)
+    for part in model.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            for tensor, low in (
+                (part.weight, 0.5),
+                (part.bias, -1.0),
+                (part.running_var, 0.3),
+                (part.running_mean, -1.0),
+            ):
+                if tensor is not None:
+                    tensor.data.uniform_(low, low + 2)
+    return model.double().eval()
+
+
+def net(norm: nn.Module | None = None) -> nn.Sequential:
+    norm = nn.BatchNorm2d(3) if norm is None else norm
+    return nn.Sequential(
+        nn.Conv2d(2, 3, 3, bias=False), norm, nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(48, 3)
+    )
+
+
+PAIRS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "conv1d": (
+        lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.BatchNorm1d(3), nn.Flatten(), nn.Linear(18, 3)),
+        (2, 8),
+    ),
+    "conv2d": (net, (2, 6, 6)),
+    "grouped": (
+        lambda: nn.Sequential(
+            nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4, affine=False), nn.Flatten(), nn.Linear(64, 3)
+        ),
+        (4, 6, 6),
+    ),
+    "conv3d": (
+        lambda: nn.Sequential(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Flatten(), nn.Linear(54, 3)),
+        (1, 4, 4, 4),
+    ),
+    "linear": (
+        lambda: nn.Sequential(nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)),
+        (6,),
+    ),
+    "subclass": (lambda: net(Own(3)), (2, 6, 6)),
+    "functional": (Functional, (2, 6, 6)),
+}
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_same_function(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, shape = PAIRS[kind]
+    model = seen(make())
+    x, y = torch.rand(5, *shape, dtype=torch.float64), torch.arange(5) % 3
+    logits, gradient = answers(model, x, y)
+    own = folded(model, x)
+    monkeypatch.setattr(torch, "batch_norm", lambda *given: pytest.fail("BatchNorm ran"))
+    found, by_fold = answers(own, x, y)
+    assert own.used == ["fold"]
+    torch.testing.assert_close(found, logits, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(by_fold, gradient, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", PAIRS)
+def test_float32_loses_no_more_than_without(kind: str) -> None:
+    make, shape = PAIRS[kind]
+    exact = seen(make())
+    x = torch.rand(64, *shape)
+    expected = exact(x.double()).detach()
+    model = copy.deepcopy(exact).float()
+    plain = (model(x) - expected).norm()
+    assert (folded(model, x)(x) - expected).norm() <= 2 * plain + 1e-7 * expected.norm()
+
+
+class Shared(nn.Module):
+    """One convolution called twice."""
+
+    def __init__(self, norms: int) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(2, 2, 3, padding=1), nn.Linear(32, 3)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(2) for _ in range(norms))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norms[-1](self.conv(self.norms[0](self.conv(x))))
+        return self.head(x.flatten(1))
+
+
+class Forked(nn.Module):
+    """A convolution whose output is used beside the BatchNorm too, and weights that are read directly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2), nn.Linear(32, 3)
+        self.second, self.after = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        x = self.after(self.second(self.norm(x) + x)) * self.second.weight.sum()
+        return self.head(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "count"), [(Shared(1), 1), (Shared(2), 0), (Forked(), 1)], ids=lambda v: str(v)[:6]
+)
+def test_pairs_and_what_is_none(model: nn.Module, count: int) -> None:
+    model, x = seen(model), torch.rand(5, 2, 4, 4, dtype=torch.float64)
+    own, expected = folded(model, x), model(x)
+    assert len(own.rewriting.folds or ()) == count
+    torch.testing.assert_close(own(x), expected, rtol=1e-12, atol=1e-12)
+    assert own.used == ["fold"] * (2 if isinstance(model, Shared) and count else count)
+
+
+class Steering(nn.Module):
+    """Decides by values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.other = net(), net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x) if x.sum() > 0 else self.other(x)
+        return logits
+
+
+def test_branches_are_folded_where_they_were_watched() -> None:
+    model, x = seen(Steering()), torch.rand(5, 2, 6, 6, dtype=torch.float64)
+    own = folded(model, x)
+    for given, used in ((x, ["fold"]), (-x, [])):
+        torch.testing.assert_close(own(given), model(given), rtol=1e-12, atol=1e-12)
+        assert own.used == used
+    frozen = freeze(model)
+    for given in (x, -x):
+        torch.testing.assert_close(frozen(given), model(given), rtol=1e-12, atol=1e-12)
+    assert "folded 1 BatchNorm" in frozen.notes
+
+
+def test_hooks_are_kept() -> None:
+    model, x, calls = seen(net()), torch.rand(5, 2, 6, 6, dtype=torch.float64), []
+    for part in (model, model[1]):
+        part.register_forward_hook(lambda module, given, made: calls.append(type(module)) or -made)
+    frozen, expected = freeze(model), model(x)
+    frozen(x)
+    calls.clear()
+    torch.testing.assert_close(frozen(x), expected, rtol=1e-12, atol=1e-12)
+    assert calls == [nn.BatchNorm2d, nn.Sequential]
+    assert "folded 1 BatchNorm" in frozen.notes
+
+
+class Sequence(nn.Module):
+    """Linear, then BatchNorm over the middle of [B, C, D], for which torch's fusion is wrong."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(size, size), nn.BatchNorm1d(channels)
+        self.head, self.second, self.last = nn.Linear(channels * size, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last(self.second(self.head(self.norm(self.linear(x)).flatten(1))))
+        return logits
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("channels", "size"), [(5, 5), (5, 6)])
+def test_batch_norm_over_a_sequence_is_the_same_function(channels: int, size: int, precision: Any) -> None:
+    torch.manual_seed(0)
+    model, x = Sequence(channels, size).eval(), torch.rand(5, channels, size)
+    # so close to doing nothing that the bound of bfloat16 would let the wrong fold pass
+    model.norm.running_var.uniform_(0.9, 1.1)
+    model.norm.running_mean.uniform_(-0.1, 0.1)
+    frozen, expected = freeze(model, precision), model(x).detach()
+    error = (frozen(x) - expected).abs().max() / (expected - expected.mean(1, keepdim=True)).abs().max()
+    assert error <= (1e-5 if precision == "fp32" else 0.02)
+    assert "folded 1 BatchNorm" in frozen.notes
+    assert not any("fell back" in note for note in frozen.notes)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_slightly_wrong_fold_is_noticed(
+    precision: Any, logged: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One percent is within the rounding of bfloat16, so the fold is compared before the conversion."""
+    real = Pair._fold
+
+    def off(pair: Pair) -> tuple[nn.Parameter, nn.Parameter]:
+        weight, bias = real(pair)
+        return nn.Parameter(weight * 1.01, requires_grad=False), bias
+
+    monkeypatch.setattr(Pair, "_fold", off)
+    model, x = seen(net()).float(), torch.rand(5, 2, 6, 6)
+    frozen = freeze(model, precision)
+    assert not frozen.exact
+    found, expected = frozen(x), model(x).detach()
+    torch.testing.assert_close(
+        found, expected, **({} if precision == "fp32" else {"rtol": 0.05, "atol": 0.05})
+    )
+    assert any(note.startswith("not fold: its logits differ by") for note in frozen.notes)
+    assert "rounding allows" in logged.text
+    assert [record.levelname for record in logged.records] == ["WARNING"]
+    assert frozen.search.rewriting.folding is None
+
+
+class Odd(nn.Sequential):
+    """Calls its layers with a factor."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        logits: Tensor = super().__call__(x)
+        return 1.003 * logits
+
+
+class Stubborn(nn.Sequential):
+    """Keeps its BatchNorm in training mode."""
+
+    def train(self, mode: bool = True) -> "Stubborn":
+        super().train(mode)
+        self[1].training = True
+        return self
+
+
+def test_an_overridden_call_is_not_lost() -> None:
+    model, x = seen(Odd(*net())), torch.rand(5, 2, 6, 6, dtype=torch.float64)
+    frozen = freeze(model)
+    torch.testing.assert_close(frozen(x), model(x), rtol=1e-12, atol=1e-12)
+    assert "folded 1 BatchNorm" in frozen.notes
+    frozen = freeze(model.float(), "bf16")
+    torch.testing.assert_close(frozen(x.float()), model(x.float()), rtol=0.05, atol=0.05)
+    assert not any("fell back" in note for note in frozen.notes)
+
+
+@pytest.mark.parametrize(("index", "count"), [(0, 0), (1, 1)])
+def test_a_layer_with_a_forward_of_its_own(index: int, count: int) -> None:
+    model = seen(net())
+    forward = model[index].forward
+    model[index].forward = lambda x: 1.0005 * forward(x)
+    x = torch.rand(5, 2, 6, 6, dtype=torch.float64)
+    own = folded(model, x)
+    torch.testing.assert_close(own(x), model(x), rtol=1e-12, atol=1e-12)
+    assert own.used == ["fold"] * count
+
+
+@pytest.mark.parametrize("kind", [Stubborn, nn.Sequential])
+def test_batch_statistics_are_not_folded(kind: type[nn.Sequential]) -> None:
+    norm = nn.BatchNorm2d(3, track_running_stats=kind is Stubborn)
+    model = seen(kind(nn.Conv2d(2, 3, 3), norm, nn.Flatten(), nn.Linear(48, 3)))
+    before, x = copy.deepcopy(model), torch.rand(5, 2, 6, 6, dtype=torch.float64)
+    expected = copy.deepcopy(model)(x)
+    own = folded(copy.deepcopy(model), x)
+    torch.testing.assert_close(own(x), expected, rtol=1e-12, atol=1e-12)
+    assert own.used == []
+    for follow in (True, False):
+        frozen = freeze(model, fold=not follow)
+        torch.testing.assert_close(frozen(x), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(frozen.verdict(x), expected)
+        assert "folded 1 BatchNorm" not in frozen.notes
+    for theirs, kept in zip(model.state_dict().values(), before.state_dict().values(), strict=True):
+        assert torch.equal(theirs, kept)
+
+
+def test_a_linear_layer_takes_rows_and_sequences_after_folding() -> None:
+    model = seen(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
+    own = folded(model, torch.rand(5, 4, dtype=torch.float64))
+    for shape, used in (((3, 4), ["fold"]), ((3, 4, 4), []), ((0, 4), ["fold"])):
+        x = torch.rand(*shape, dtype=torch.float64)
+        torch.testing.assert_close(own(x), model(x), rtol=1e-12, atol=1e-12)
+        assert own.used == used
+    assert len(folded(model, torch.rand(5, 4, 4, dtype=torch.float64)).rewriting.folds or ()) == 0
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.SyncBatchNorm, nn.InstanceNorm2d])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bfloat16_keeps_statistics(dtype: torch.dtype, norm: type[nn.BatchNorm2d]) -> None:
+    """x is exact in bfloat16; 0.1231 is not, and the standard deviation of 0.003 makes that show."""
+    torch.manual_seed(0)
+    model = nn.Sequential(norm(3, affine=True, track_running_stats=True), nn.Flatten(), nn.Linear(48, 3))
+    model[0].running_mean.copy_(torch.tensor([0.1231, 0.1257, 0.1239]))
+    model[0].running_var.fill_(1.03e-5)
+    model[0].weight.data.uniform_(0.5, 2)
+    model, x = model.to(dtype).eval(), 0.125 + torch.randint(-2, 3, (6, 3, 4, 4)).to(dtype) / 256
+    if norm is nn.SyncBatchNorm:  # off CUDA it runs in eval mode alone
+        assert model[0].eval()(x).isfinite().all()
+    expected = model(x).detach()
+    frozen = freeze(model, "bf16")
+    error = (frozen(x) - expected).abs().max() / expected.abs().max()
+    assert error < 0.01
+    assert not frozen.exact
+    for name, kept in frozen.search.model.get_submodule("0").state_dict().items():  # type: ignore[attr-defined]
+        assert torch.equal(kept, model[0].state_dict()[name].to(kept.dtype))
+        assert kept.dtype in (torch.float32, torch.int64)
+    assert frozen.search.model.get_submodule("2").weight.dtype == torch.bfloat16  # type: ignore[attr-defined]
+
+
+def test_folded_weights_are_rounded_once_to_bfloat16() -> None:
+    model, x = seen(net()).float(), torch.rand(5, 2, 6, 6)
+    frozen = freeze(model, "bf16")
+    frozen(x)
+    (pair,) = frozen.search.rewriting.folds or ()
+    conv, norm = copy.deepcopy(model[0]).double(), copy.deepcopy(model[1]).double()
+    expected = torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm)
+    _, *folded = pair.folded((x, pair.weight, pair.bias))
+    for made, exact in zip(folded, (expected.weight, expected.bias), strict=True):
+        assert made.dtype == torch.bfloat16
+        assert torch.equal(made, exact.bfloat16())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_callers_weights_stay(precision: Any) -> None:
+    model, x = seen(net()).float().train(), torch.rand(5, 2, 6, 6)
+    before = copy.deepcopy(model.state_dict())
+    held = {
+        name: (id(value), value._version, value.requires_grad) for name, value in model.named_parameters()
+    }
+    held |= {name: (id(value), value._version, value.requires_grad) for name, value in model.named_buffers()}
+    frozen = freeze(model, precision)
+    frozen.input_gradient(x, torch.zeros(5, dtype=torch.long))
+    frozen.verdict(x)
+    assert "folded 1 BatchNorm" in frozen.notes
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        assert torch.equal(value, before[name])
+        assert held[name] == (id(value), value._version, value.requires_grad)
+        assert value.grad is None
+    assert all(part.training for part in model.modules())
+
+
+class Checked(nn.Module):
+    """Its convolution has one reader, or with `much` a second one in passes of more than five rows."""
+
+    def __init__(self, much: bool = False) -> None:
+        super().__init__()
+        self.much = much
+        self.conv, self.norm, self.linear = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x)
+        if self.much and len(x) > 5:
+            h = h.tanh()
+        logits: Tensor = self.linear(self.norm(h).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.usefixtures("uncollected")
+def test_twins_are_freed_with_their_last_user(precision: Any, refused: bool) -> None:
+    def passed(x: Tensor) -> list[weakref.ref[object]]:
+        frozen = freeze(Checked(refused).eval(), precision)
+        for rows in (2, 6, 6):
+            frozen.input_gradient(x[:rows], torch.zeros(rows, dtype=torch.long))
+        assert "folded 1 BatchNorm" in frozen.notes
+        assert any("not folded: conv" in note for note in frozen.notes) == refused
+        parts = *frozen.search.model.modules(), *frozen.model.modules()  # type: ignore[attr-defined]
+        rewriting = frozen.search.rewriting
+        own = *frozen.search.model.parameters(), rewriting, rewriting.folds  # type: ignore[attr-defined]
+        return [weakref.ref(each) for each in (frozen, frozen.search, *parts, *own, x)]
+
+    left = passed(torch.rand(6, 2, 6, 6))
+    assert len(left) > 8
+    assert [each() for each in left] == [None] * len(left)
+
+
+class Noisy(Checked):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 0.1 * torch.rand(1))
+
+
+def test_what_a_model_draws_is_drawn_in_each_pass() -> None:
+    frozen, x = freeze(Noisy().eval()), torch.rand(2, 2, 6, 6)
+    assert not torch.equal(frozen(x), frozen(x))
+    assert "folded 1 BatchNorm" in frozen.notes
+
+
+WRITES: dict[str, Callable[[Any], object]] = {
+    "mean": lambda net: net[1].running_mean.add_(0.1),
+    "var": lambda net: net[1].running_var.mul_(1.1),
+    "scale": lambda net: net[1].weight.mul_(1.1),
+    "shift": lambda net: net[1].bias.add_(0.1),
+    "weight": lambda net: net[0].weight.mul_(1.1),
+    "another mean": lambda net: setattr(net[1], "running_mean", net[1].running_mean + 0.1),
+    "another weight": lambda net: setattr(net[0], "weight", nn.Parameter(1.1 * net[0].weight, False)),
+    "data of its own": lambda net: setattr(net[0].weight, "data", 1.1 * net[0].weight.data),
+}
+
+
+class Writing(nn.Module):
+    """Writes to its weights or statistics in eval mode, before the pass or inside it."""
+
+    def __init__(self, what: str, inside: bool) -> None:
+        super().__init__()
+        self.net, self.what, self.inside, self.writes = net(), what, inside, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.inside:
+            x = self.net[0](x)
+        with torch.no_grad():
+            WRITES[self.what](self.net)
+        self.writes += 1
+        logits: Tensor = (self.net[1:] if self.inside else self.net)(x)
+        return logits
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["before", "between"])
+@pytest.mark.parametrize("what", WRITES)
+def test_what_the_model_writes_is_followed(what: str, inside: bool) -> None:
+    model = seen(Writing(what, inside)).requires_grad_(False)
+    theirs, x = copy.deepcopy(model), torch.rand(5, 2, 6, 6, dtype=torch.float64)
+    search = freeze(model).search
+    for _ in range(3):  # as the search does, without comparing
+        found = search.tried(x)
+        while theirs.writes < search.model.writes:  # type: ignore[attr-defined]
+            expected = theirs(x)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,408 @@
+"""A copy runs its own modules, in eval mode, whatever forward is made of; where it cannot, it is refused."""
+
+import functools
+import gc
+import sys
+import weakref
+from collections.abc import Callable
+from types import MethodType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.engine import freeze
+from fastadv.engine.copying.closures import holds, reachable
+from fastadv.engine.copying.inside import has_modes
+from fastadv.errors import InputError
+from fastadv.models.representation import representation
+
+X = torch.rand(6, 5, generator=torch.Generator().manual_seed(1))
+
+
+class Net(nn.Module):
+    """BatchNorm with statistics unlike those of any batch, and dropout, so that training mode shows."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first, self.norm, self.drop = nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Dropout(0.5)
+        self.last, self.scale = nn.Linear(7, 3), 1.0
+        with torch.no_grad():
+            self.norm.running_mean.uniform_(2, 5)
+            self.norm.running_var.uniform_(0.01, 0.3)
+
+    def forward(self, x: Tensor, sign: int = 1) -> Tensor:
+        return sign * self.scale * self.last(self.drop(nn.functional.leaky_relu(self.norm(self.first(x)))))
+
+    def negated(self, x: Tensor) -> Tensor:
+        return -self(x)
+
+
+def doubled(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    @functools.wraps(forward)
+    def call(x: Tensor) -> Tensor:
+        return 2 * forward(x)
+
+    return call
+
+
+def by_compile(net: Net) -> None:
+    net.forward = torch.compile(net.forward, backend="eager")
+
+
+def by_compiled_part(net: Net) -> None:
+    net.norm.forward = torch.compile(net.norm.forward, backend="eager")
+
+
+def by_autocast(net: Net) -> None:
+    net.forward = torch.autocast("cpu", dtype=torch.bfloat16)(net.forward)
+
+
+def by_closure(net: Net) -> None:
+    net.forward = lambda x: 2 * net.last(net.drop(net.norm(net.first(x))))
+
+
+def by_default(net: Net) -> None:
+    net.forward = lambda x, first=net.first, *, parts=(net.norm, net.last): parts[1](parts[0](first(x)))
+
+
+def by_wrapper(net: Net) -> None:
+    net.forward = doubled(doubled(net.forward))
+
+
+def by_method(net: Net) -> None:
+    """As libraries for mixed precision do: a function that holds the old forward, bound to the model."""
+    old = net.forward
+    net.forward = MethodType(lambda self, x: old(x) + self.last.bias, net)
+
+
+def by_partial(net: Net) -> None:
+    net.forward = functools.partial(net.forward, sign=-1)
+
+
+def by_part(net: Net) -> None:
+    net.norm.forward, net.drop.forward = doubled(net.norm.forward), doubled(net.drop.forward)
+
+
+def by_hook(net: Net) -> None:
+    net.last.register_forward_hook(
+        lambda part, given, made: made + net.norm(net.first(X[: len(made)]))[:, :3]
+    )
+
+
+def by_list(net: Net) -> None:
+    parts = [net.first, {"norm": net.norm}, (net.drop, net.last)]
+    net.forward = lambda x: parts[2][1](parts[2][0](parts[1]["norm"](parts[0](x))))
+
+
+def by_parent(net: Net) -> None:
+    net.last.parents = [net]
+    net.last.forward = MethodType(
+        lambda self, x: self.parents[0].norm(nn.functional.pad(x @ self.weight.T, (0, 4))), net.last
+    )
+
+
+def by_another(net: Net) -> None:
+    net.forward = Net(seed=5).eval().forward
+
+
+def by_unregistered(net: Net) -> None:
+    net.others = [Net(seed=6).eval()]
+    net.forward = MethodType(lambda self, x: self.others[0](x) + self.last.bias, net)
+
+
+def by_recursion(net: Net) -> None:
+    def call(x: Tensor, depth: int = 2) -> Tensor:
+        return call(x, depth - 1) if depth else net.last(net.norm(net.first(x)))
+
+    net.forward = call
+
+
+WAYS = [
+    by_compile, by_compiled_part, by_autocast, by_closure, by_default, by_wrapper, by_method, by_partial,
+    by_part, by_hook, by_list, by_parent, by_another, by_unregistered, by_recursion,
+]  # fmt: skip
+
+
+def state(net: nn.Module) -> list[Tensor]:
+    return [
+        value.clone()
+        for part in reachable(net)
+        if isinstance(part, nn.Module)
+        for value in part.state_dict().values()
+    ]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_copy_is_the_model_in_eval_mode_and_leaves_it_alone(
+    way: Callable[[Net], None], fold: bool, precision: str
+) -> None:
+    net = Net()
+    way(net)
+    expected = net.eval()(X).detach()
+    net.train()
+    before = state(net)
+    frozen = freeze(net, precision, fold=fold)
+    torch.testing.assert_close(frozen.verdict(X), expected.float())
+    atol = 0.03 * float(expected.abs().max()) if precision == "bf16" else 1e-5
+    torch.testing.assert_close(frozen(X), expected.float(), rtol=0, atol=atol)
+    assert frozen.input_gradient(X, torch.arange(6) % 3)[2].abs().sum() > 0
+    assert all(map(torch.equal, state(net), before))
+    assert all(part.training for part in net.modules())
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_copy_follows_training(way: Callable[[Net], None]) -> None:
+    net = Net()
+    way(net)
+    frozen = freeze(net, fold=False)
+    before = frozen.verdict(X)
+    with torch.no_grad():
+        for part in reachable(net):
+            if isinstance(part, Net):
+                part.first.weight.mul_(-1)
+                part.last.weight.mul_(3)
+                part.last.bias.add_(1)
+                part.norm.running_mean.sub_(0.5)
+    expected = net.eval()(X).detach().float()
+    assert not torch.allclose(before, expected)
+    torch.testing.assert_close(frozen.verdict(X), expected)
+
+
+def test_what_holds_no_module_stays_shared() -> None:
+    net, calls = Net(), []
+    net.last.register_forward_hook(lambda part, given, made: calls.append(len(made)))
+    net.scaled = nn.functional.relu
+    frozen = freeze(net, fold=False)
+    frozen.verdict(X)
+    assert calls == [6]
+    assert frozen.model.scaled is nn.functional.relu
+
+
+def test_variables_stay_shared() -> None:
+    net, count = Net(), 0
+
+    def call(x: Tensor) -> Tensor:
+        nonlocal count
+        count += 1
+        return net.last(net.norm(net.first(x)))
+
+    net.forward = call
+    freeze(net, fold=False).verdict(X)
+    assert count == 1
+
+
+def test_a_copy_of_a_copy() -> None:
+    for way in WAYS:
+        net = Net()
+        way(net)
+        first = freeze(net, fold=False)
+        torch.testing.assert_close(freeze(first.model, fold=False).verdict(X), first.verdict(X))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda net: functools.partial(net, sign=-1),
+        lambda net: net.negated,
+        lambda net: functools.partial(functools.partial(net.forward), sign=-1),
+    ],
+)
+def test_bound_methods_and_partials_are_modules(call: Callable[[Net], Callable[[Tensor], Tensor]]) -> None:
+    net = Net()
+    expected = -net.eval()(X).detach()
+    net.train()
+    before = state(net)
+    for fold in (True, False):
+        frozen = freeze(call(net), fold=fold)
+        torch.testing.assert_close(frozen.verdict(X), expected)
+        torch.testing.assert_close(frozen(X), expected)
+    assert all(map(torch.equal, state(net), before))
+    assert net.training
+
+
+NET = Net()
+
+
+def by_global(net: Net) -> None:
+    net.forward = lambda x: NET.last(NET.norm(NET.first(x)))
+
+
+def by_global_forward(net: Net) -> None:
+    """No part is called as a module, and none of them has a tensor."""
+    net.drop.forward = lambda x: NET.drop.__class__.forward(NET.drop, x)
+
+
+def by_weak_reference(net: Net) -> None:
+    net.last.parent = weakref.ref(net)
+    net.last.forward = MethodType(lambda self, x: self.parent().norm(x)[:, :3], net.last)
+
+
+def by_swallowed(net: Net) -> None:
+    def call(x: Tensor) -> Tensor:
+        try:
+            return NET.last(NET.norm(NET.first(x)))
+        except Exception:
+            return x
+
+    net.forward = call
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("way", [by_global, by_global_forward, by_weak_reference, by_swallowed])
+def test_strays_are_refused_before_they_run(
+    way: Callable[[Net], None], fold: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Net()
+    monkeypatch.setitem(globals(), "NET", net)
+    way(net)
+    before = state(net)
+    for call in (
+        lambda frozen: frozen.verdict(X),
+        lambda frozen: frozen(X),
+        lambda frozen: frozen.input_gradient(X, torch.arange(6) % 3),
+    ):
+        frozen = freeze(net, fold=fold)
+        for _ in range(2):
+            with pytest.raises(InputError, match="of the original"):
+                call(frozen)
+    assert sys.getprofile() is None
+    assert all(map(torch.equal, state(net), before))
+    assert net.training
+
+
+def test_reading_a_weight_of_the_original_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    monkeypatch.setitem(globals(), "NET", net)
+    net.forward = lambda x: (x @ NET.first.weight.T)[:, :3]
+    torch.testing.assert_close(freeze(net).verdict(X), (X @ net.first.weight.T)[:, :3].detach())
+
+
+def test_strays_are_refused_in_a_copy_of_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Net()
+    monkeypatch.setitem(globals(), "NET", net)
+    by_global(net)
+    with pytest.raises(InputError, match="of the original"):
+        freeze(representation(net, "last")).verdict(X)
+
+
+def test_unregistered_parts_in_training_mode_are_refused() -> None:
+    net = Net()
+    by_unregistered(net)
+    net.others[0].train()
+    with pytest.raises(InputError, match=r"nn\.ModuleList"):
+        freeze(net).verdict(X)
+    net.others = [Net(seed=6)]  # held, and not run
+    net.forward = functools.partial(Net.forward, net)
+    freeze(net).verdict(X)
+
+
+class Twice(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+class Wild(Twice):
+    """Reads its mode in a method that forward calls, two functions deep."""
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return sum((2.0 * x if self.training else x) for _ in range(2))  # type: ignore[return-value]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(x)
+
+
+class Asks(Twice):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x if getattr(self, "training") else x  # noqa: B009
+
+
+@pytest.mark.parametrize("part", [nn.ReLU(), Twice(), nn.Sequential(nn.Identity(), nn.Linear(3, 3))])
+def test_an_unregistered_part_without_modes_may_stay_in_training_mode(part: nn.Module) -> None:
+    net = Net()
+    expected = part(net.eval()(X)).detach()
+    net.others = [part]
+    net.forward = MethodType(lambda self, x: self.others[0](Net.forward(self, x)), net)
+    torch.testing.assert_close(freeze(net.train(), fold=False).verdict(X), expected)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [nn.Dropout(), nn.BatchNorm1d(3), nn.RReLU(), Wild(), Asks(), nn.Sequential(nn.Dropout()),
+     nn.LSTM(3, 3), nn.TransformerEncoderLayer(3, 1)],
+)  # fmt: skip
+def test_an_unregistered_part_with_modes_may_not(part: nn.Module) -> None:
+    net = Net()
+    net.others = [part]
+    net.forward = MethodType(lambda self, x: self.others[0](Net.forward(self, x)), net)
+    with pytest.raises(InputError, match=r"nn\.ModuleList"):
+        freeze(net).verdict(X)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_modes_of_code_that_cannot_be_read_are_assumed() -> None:
+    own = Twice()
+    assert not has_modes(own)
+    own.forward = lambda x: x
+    assert has_modes(own)
+    assert has_modes(torch.jit.script(Twice()))
+
+
+def test_another_profiler_is_left_alone() -> None:
+    def profiler(*event: object) -> None:
+        pass
+
+    sys.setprofile(profiler)
+    try:
+        freeze(Net()).verdict(X)
+        assert sys.getprofile() is profiler
+    finally:
+        sys.setprofile(None)
+
+
+def test_nothing_is_kept_alive() -> None:
+    gone = []
+    for way in WAYS:
+        net = Net()
+        way(net)
+        gone.append(weakref.ref(net))
+        freeze(net, fold=False).verdict(X)
+    del net
+    gc.collect()
+    assert [way for way, model in zip(WAYS, gone, strict=True) if model() is not None] == []
+
+
+def test_reachable() -> None:
+    net = Net()
+    cells = [net.first]
+    assert [part for part in reachable((cells, {"a": net.last}, 3)) if isinstance(part, nn.Linear)]
+    assert holds(lambda: cells)
+    assert holds(functools.partial(print, a=net))
+    assert not holds(doubled(abs))
+    assert not holds([1, {"a": (2, "b")}])
+
+    def empty() -> object:
+        return later
+
+    assert not holds(empty)
+    later = net
+    assert holds(empty)
+
+
+def test_only_the_first_pass_pays_for_the_look() -> None:
+    profilers = []
+
+    class Net(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            profilers.append(sys.getprofile())
+            return super().forward(input)
+
+    frozen = freeze(Net(4, 3), fold=False)
+    for _ in range(3):
+        frozen.verdict(torch.rand(2, 4))
+    assert profilers[0] is not None
+    assert profilers[1:] == [None, None]

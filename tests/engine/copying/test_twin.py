@@ -1,0 +1,421 @@
+"""The twin owns no weights, has its own modes, and says so where it cannot be made."""
+
+import copy
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MethodType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastadv.engine import freeze
+from fastadv.engine.copying.twin import dtype_of, twin
+from fastadv.errors import InputError
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def test_shares_storage_and_nothing_else() -> None:
+    model = net().train()
+    copied = twin(model)
+    for theirs, own in zip(model.parameters(), copied.parameters(), strict=True):
+        assert own.data_ptr() == theirs.data_ptr()
+        assert own is not theirs
+        assert theirs.requires_grad
+        assert not own.requires_grad
+        assert own.grad is None
+    for theirs_buffer, own_buffer in zip(model.buffers(), copied.buffers(), strict=True):
+        assert own_buffer.data_ptr() == theirs_buffer.data_ptr()
+    assert all(part.training for part in model.modules())
+    assert not any(part.training for part in copied.modules())
+
+
+def test_follows_training() -> None:
+    model, x = net(), torch.rand(7, 6)
+    frozen = freeze(model, fold=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    model(x).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(frozen(x), model.eval()(x))
+    assert frozen.exact
+
+
+def test_the_verdict_follows_weights_and_statistics_where_the_search_is_folded() -> None:
+    model, x = net().eval(), torch.rand(7, 6)
+    frozen = freeze(model)
+    before = frozen.verdict(x)
+    with torch.no_grad():
+        model[1].running_mean.add_(0.5)
+        model[1].running_var.mul_(3)
+        model[3].weight.mul_(-1)
+    assert not torch.allclose(before, model(x))
+    torch.testing.assert_close(frozen.verdict(x), model(x).detach())
+
+
+def test_buffers_that_forward_writes() -> None:
+    class Tally(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return x
+
+    model = nn.Sequential(net(), Tally()).eval()
+    freeze(model)(torch.rand(3, 6))
+    assert model[1].calls == 0
+    freeze(model, fold=False)(torch.rand(3, 6))
+    assert model[1].calls == 1
+
+
+def test_tied_weights_stay_tied() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    copied = twin(model)
+    assert copied[1].weight is copied[0].weight
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_reparametrized_layers(norm: object) -> None:
+    model = nn.Sequential(norm(nn.Linear(6, 4)), nn.ReLU(), nn.Linear(4, 3))  # type: ignore[operator]
+    x = torch.rand(5, 6)
+    model(x).sum().backward()
+    expected = model.eval()(x)
+    torch.testing.assert_close(freeze(model).verdict(x), expected)
+
+
+class Writer:
+    """Writes logs as SummaryWriter does: it has a lock, an event and an open file."""
+
+    def __init__(self) -> None:
+        self.lock, self.stop, self.file, self.written = threading.Lock(), threading.Event(), sys.stdout, 0
+
+    def write(self) -> None:
+        with self.lock:
+            self.written += 1
+
+
+class Guarded(nn.Module):
+    """Holds a writer, a Python module and a generator, all of which deepcopy refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.writer, self.tools = net(), Writer(), [nn.functional, (i for i in range(3))]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.writer.write()
+        logits: Tensor = self.tools[0].relu(self.net(x))
+        return logits
+
+
+class Refusing(nn.Linear):
+    def __deepcopy__(self, memo: object) -> "Refusing":
+        raise NotImplementedError("one of a kind")
+
+
+class Itself(nn.Linear):
+    def __deepcopy__(self, memo: object) -> "Itself":
+        return self
+
+
+def test_what_cannot_be_copied_is_refused_untouched() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(6), Refusing(6, 3))
+    with pytest.raises(InputError, match=r"one of a kind.*plain function"):
+        freeze(model)
+    with pytest.raises(InputError, match="plain function"):
+        freeze(nn.Sequential(nn.Flatten(), Itself(6, 3)))
+    assert all(part.training for part in model.modules())
+    assert all(p.requires_grad for p in model.parameters())
+    x = torch.rand(4, 6)
+    torch.testing.assert_close(freeze(lambda x: model.eval()(x))(x), model(x))
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_locks_files_and_writers_are_shared(fold: bool) -> None:
+    model, x = Guarded().train(), torch.rand(4, 6)
+    frozen = freeze(model, fold=fold)
+    before = frozen.verdict(x)
+    assert model.writer.written > 0
+    with torch.no_grad():
+        model.net[3].weight.mul_(-2)
+    assert model.training
+    torch.testing.assert_close(frozen.verdict(x), model.eval()(x).detach())
+    assert not torch.allclose(before, frozen.verdict(x))
+
+
+def test_a_shared_object_may_not_run_the_original() -> None:
+    model = Guarded().train()
+    model.writer.part = model.net
+    model.forward = MethodType(lambda self, x: self.writer.part(x), model)
+    kept = model.net[1].running_mean.clone()
+    with pytest.raises(InputError, match="of the original"):
+        freeze(model, fold=False).verdict(torch.rand(4, 6))
+    assert torch.equal(model.net[1].running_mean, kept)
+
+
+@pytest.mark.parametrize("where", ["attribute", "list", "dict", "hook"])
+def test_a_step_of_training_may_leave_activations_behind(where: str) -> None:
+    """As networks do whose features a loss reads: deepcopy refuses tensors that have a graph."""
+    model, x = net(), torch.rand(4, 6)
+    if where == "hook":
+        model.kept = {}
+        model[0].register_forward_hook(lambda part, given, made: model.kept.update(made=made))
+        model(x)
+    else:
+        made = model[0](x)
+        model.kept = {"attribute": made, "list": [made], "dict": {"made": (made,)}}[where]
+    expected = copy_of(model)(x)
+    for fold in (True, False):
+        torch.testing.assert_close(freeze(model, fold=fold).verdict(x), expected)
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A plain net in eval mode with the same weights."""
+    plain = net().eval().requires_grad_(False)
+    plain.load_state_dict(model.state_dict())
+    return plain
+
+
+def test_lazy_modules_are_refused() -> None:
+    with pytest.raises(InputError, match="run the model once"):
+        freeze(nn.Sequential(nn.LazyLinear(3)))
+
+
+def test_wrappers_are_opened() -> None:
+    model, x = net().eval(), torch.rand(4, 6)
+    for wrapped in (nn.DataParallel(model), torch.compile(model)):
+        torch.testing.assert_close(freeze(wrapped).verdict(x), model(x))
+
+
+def scripted(model: nn.Module) -> nn.Module:
+    made: nn.Module = torch.jit.script(model)
+    return made
+
+
+def traced(model: nn.Module) -> nn.Module:
+    made: nn.Module = torch.jit.trace(model.eval(), torch.rand(3, 6))
+    return made.train()
+
+
+class Registered(nn.Module):
+    """A scripted module as a part of another."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -self.part(x)
+
+
+SCRIPTED = [
+    scripted,
+    traced,
+    lambda model: Registered(scripted(model)),
+    lambda model: Unregistered(scripted(model.eval())),
+]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("make", SCRIPTED)
+def test_scripted_modules(make: Callable[[nn.Module], nn.Module]) -> None:
+    model, x = make(net()), torch.rand(4, 6)
+    gradient = freeze(model).input_gradient(x, torch.tensor([0, 1, 2, 0]))[2]
+    assert gradient.abs().sum() > 0
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert model.training
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("make", SCRIPTED)
+def test_scripted_modules_follow_training(make: Callable[[nn.Module], nn.Module], fold: bool) -> None:
+    plain = net()
+    model, x = make(plain), torch.rand(4, 6)
+    frozen = freeze(model, fold=fold)
+    before = frozen.verdict(x)
+    part = getattr(model, "part", None) or getattr(model, "parts", {"part": model})["part"]
+    with torch.no_grad():
+        for parameter in part.parameters():
+            parameter.mul_(-1.5)
+        dict(part.named_buffers())["1.running_mean"].add_(0.3)
+    expected = model.eval()(x).detach()
+    assert not torch.allclose(before, expected)
+    torch.testing.assert_close(frozen.verdict(x), expected)
+
+
+class Holder:
+    """Holds a module in an object that is no module."""
+
+    def __init__(self, part: nn.Module) -> None:
+        self.part, self.shift = part, torch.zeros(3)
+
+
+class Unregistered(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.parts = {"part": part}
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.parts["part"](x)
+        return logits
+
+
+class Held(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.holder = Holder(part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.holder.part(x) + self.holder.shift
+
+
+@pytest.mark.parametrize("kind", [Unregistered, Held])
+def test_unregistered_parts_share_their_weights(kind: type[nn.Module]) -> None:
+    part = net().eval()
+    model, x = kind(part).train(), torch.rand(4, 6)
+    frozen = freeze(model, fold=False)
+    before = frozen.verdict(x)
+    optimizer = torch.optim.SGD(part.parameters(), lr=1.0)
+    part(x).sum().backward()
+    optimizer.step()
+    if kind is Held:
+        model.holder.shift.add_(1)
+    expected = model.eval()(x).detach()
+    assert not torch.allclose(before, expected)
+    torch.testing.assert_close(frozen.verdict(x), expected)
+    assert all(p.requires_grad for p in part.parameters())
+    own = frozen.model.parts["part"] if kind is Unregistered else frozen.model.holder.part  # type: ignore[attr-defined]
+    assert not any(p.requires_grad for p in own.parameters())
+    assert own.training == part.training
+
+
+class Fresh(nn.Linear):
+    """Copies itself, and its weights with it."""
+
+    def __deepcopy__(self, memo: object) -> "Fresh":
+        made = Fresh(self.in_features, self.out_features)
+        made.load_state_dict(self.state_dict())
+        return made
+
+
+class Reduced(nn.Linear):
+    """Copies itself into another module."""
+
+    def __deepcopy__(self, memo: object) -> nn.Module:
+        return nn.Linear(self.in_features, self.out_features, bias=False)
+
+
+def test_a_deepcopy_of_its_own() -> None:
+    model, x = nn.Sequential(Fresh(6, 4), nn.ReLU(), Fresh(4, 3)), torch.rand(4, 6)
+    frozen = freeze(model, fold=False)
+    with torch.no_grad():
+        model[2].weight.mul_(2)
+    torch.testing.assert_close(frozen.verdict(x), model(x).detach())
+    with pytest.raises(InputError, match="same tensors"):
+        freeze(nn.Sequential(Reduced(6, 3)))
+
+
+class Merging(nn.Linear):
+    """Adds an adapter to its weights in eval mode, and takes it away in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 3)
+        self.extra, self.merged = nn.Parameter(torch.ones(3, 6)), False
+
+    def train(self, mode: bool = True) -> "Merging":
+        if mode == self.merged:
+            self.weight.data += self.extra.data * (-1 if mode else 1)
+            self.merged = not mode
+        return super().train(mode)
+
+
+def test_a_train_method_that_writes_weights() -> None:
+    model = nn.Sequential(Merging())
+    kept = model[0].weight.clone()
+    for fold in (True, False):
+        with pytest.raises(InputError, match=r"call model\.eval"):
+            freeze(model, fold=fold)
+    assert torch.equal(model[0].weight, kept)
+    assert model.training
+    expected, x = model.eval()(torch.ones(2, 6)).detach(), torch.ones(2, 6)
+    torch.testing.assert_close(freeze(model, fold=False).verdict(x), expected)
+    torch.testing.assert_close(model(x), expected)
+
+
+class Partly(nn.Sequential):
+    """Has a `train` method of its own that does nothing else."""
+
+    def train(self, mode: bool = True) -> "Partly":
+        super().train(mode)
+        return self
+
+
+def test_a_train_method_of_its_own_follows_training() -> None:
+    model, x = Partly(*net()), torch.rand(7, 6)
+    model[0].weight.data[0, 0] = torch.nan
+    frozen = freeze(model, fold=False)
+    with torch.no_grad():
+        model[0].weight.fill_(0.1)
+    copied = frozen.model.state_dict()  # type: ignore[attr-defined]
+    for theirs, own in zip(model.state_dict().values(), copied.values(), strict=True):
+        assert own.data_ptr() == theirs.data_ptr()
+    torch.testing.assert_close(frozen.verdict(x), model.eval()(x).detach())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_quantized_modules() -> None:
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("no quantized kernels")
+    model = torch.ao.quantization.quantize_dynamic(net().eval(), {nn.Linear})
+    x = torch.rand(4, 6)
+    torch.testing.assert_close(freeze(model).verdict(x), model(x))
+
+
+@dataclass(eq=False)
+class Dataclass(nn.Module):
+    factor: float
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.part = net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.factor * self.part(x)
+        return logits
+
+
+def test_dataclasses_lambdas_and_tied_parts() -> None:
+    part, x = net(), torch.rand(4, 6)
+    expected = copy.deepcopy(part).eval()(x).detach()
+    holder = nn.Module()
+    holder.a = holder.b = part
+    holder.forward = lambda x: holder.a(x) + holder.b(x)
+    torch.testing.assert_close(freeze(holder).verdict(x), 2 * expected)
+    torch.testing.assert_close(freeze(Dataclass(3.0)).verdict(x), 3 * expected)
+
+
+def test_model_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        model = net()
+    value, _, gradient = freeze(model).input_gradient(torch.rand(4, 6), torch.tensor([0, 1, 2, 0]))
+    assert gradient.abs().sum() > 0
+    assert value.isfinite().all()
+
+
+def test_dtype() -> None:
+    assert dtype_of(net().bfloat16()) == torch.bfloat16
+    assert dtype_of(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).half())) is None
+    assert dtype_of(nn.ReLU()) is None

@@ -1,0 +1,99 @@
+"""The features are what the model computes, cut or watched, and the model stays as it is."""
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from fastadv.engine import freeze
+from fastadv.errors import InputError
+from fastadv.models.representation import representation
+
+X = torch.rand(4, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Two linear layers after a convolution; `steer` makes it untraceable."""
+
+    def __init__(self, steer: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)
+        self.hidden, self.head, self.steer = nn.Linear(48, 7), nn.Linear(7, 3), steer
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.steer and x.sum() < 0:
+            x = -x
+        x = self.norm(self.conv(x)).relu().flatten(1)
+        return self.head(self.hidden(x).relu())
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.hidden(self.norm(self.conv(x)).relu().flatten(1)).relu()
+
+
+@pytest.mark.parametrize("steer", [False, True])
+def test_input_of_the_last_linear(steer: bool) -> None:
+    model = Net(steer).train()
+    part = representation(model)
+    assert not part.training
+    assert model.training
+    torch.testing.assert_close(part(X), model.eval().features(X))
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("steer", [False, True])
+def test_output_of_a_module(steer: bool) -> None:
+    model = Net(steer).eval()
+    expected = model.conv(X).flatten(1)
+    torch.testing.assert_close(representation(model, "conv")(X), expected)
+    torch.testing.assert_close(representation(model, model.conv)(X), expected)
+    torch.testing.assert_close(representation(model, lambda x: x * 2)(X), X.flatten(1) * 2)
+
+
+@fx.wrap
+def noisy(x: Tensor) -> Tensor:
+    """Drawn anew in each pass; a trace that went through it would hold one draw for good."""
+    return x + torch.rand(1)
+
+
+class Noisy(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.hidden(noisy(self.norm(self.conv(x)).flatten(1))).relu())
+
+
+def test_a_wrapped_function_is_called_in_each_pass() -> None:
+    frozen = freeze(representation(Noisy(steer=False).eval()))
+    assert not torch.equal(frozen(X), frozen(X))
+    assert "folded 1 BatchNorm" in frozen.notes
+
+
+def test_frozen_folds_and_follows() -> None:
+    model = Net(False).eval()
+    frozen = freeze(representation(model))
+    torch.testing.assert_close(frozen(X), model.features(X))
+    assert any(note == "folded 1 BatchNorm" for note in frozen.notes)
+    gradient = frozen.input_gradient(X, None, lambda z, y, targets: -z.pow(2).sum(1))[2]
+    leaf = X.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(-model.features(leaf).pow(2).sum(), leaf)
+    torch.testing.assert_close(gradient, expected)
+    with torch.no_grad():
+        model.hidden.weight.mul_(2)
+    torch.testing.assert_close(representation(model)(X), model.features(X))
+
+
+def test_hooked_models_are_watched() -> None:
+    model = Net(False).eval()
+    model.hidden.register_forward_hook(lambda part, given, made: made + 1)
+    torch.testing.assert_close(representation(model)(X), model.features(X))
+
+
+def test_what_is_not_there() -> None:
+    model = Net(False)
+    with pytest.raises(InputError, match="name of a submodule"):
+        representation(model, "tail")
+    with pytest.raises(InputError, match="got another"):
+        representation(model, nn.Linear(2, 2))
+    with pytest.raises(InputError, match=r"nn\.Linear"):
+        representation(nn.Sequential(nn.Flatten()))
+    model.unused = nn.Linear(3, 3)
+    with pytest.raises(InputError, match="did not"):
+        representation(model, "unused")(X)

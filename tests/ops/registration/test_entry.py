@@ -1,0 +1,215 @@
+"""Calls from Python go past the dispatcher only where it would do nothing but call the CPU kernel."""
+
+import importlib.util
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastadv import ops
+from fastadv.ops.registration import entry as entry_module
+from fastadv.ops.registration.entry import entry
+
+direct = pytest.mark.parametrize("call", [ops.linf_step, ops.linf_step_])
+
+
+def arguments(rows=2, cols=3):
+    draw = torch.Generator().manual_seed(rows + cols)
+    x, grad = torch.rand(rows, cols, generator=draw), torch.randn(rows, cols, generator=draw)
+    return x.clone(), grad, x, 0.3, 0.1
+
+
+@pytest.fixture
+def ways():
+    """An entry that says which way it went, and the list of what it said."""
+    said = []
+    return entry(lambda *args: said.append("dispatcher"), lambda *args: said.append("kernel")), said
+
+
+class Tagged(torch.Tensor):
+    """A subclass that computes as its base does."""
+
+
+PLAIN = {
+    "tensors": lambda: (torch.rand(2, 3), torch.rand(2, 3).bfloat16(), 0.5, 3, "ce", None, True, [1, 2]),
+    "views": lambda: (torch.rand(3, 4).t()[1:], torch.rand(2)[None].expand(3, 2)),
+    "parameter without gradient": lambda: (nn.Parameter(torch.rand(2), requires_grad=False),),
+    "lists of tensors": lambda: ([torch.rand(2), torch.rand(3)],),
+}
+OTHERS = {
+    "requires a gradient": lambda: (torch.rand(2, 3), torch.rand(2, 3).requires_grad_()),
+    "parameter": lambda: (nn.Parameter(torch.rand(2)),),
+    "one in a list": lambda: ([torch.rand(2), torch.rand(3).requires_grad_()],),
+    "meta": lambda: (torch.rand(2, 3, device="meta"),),
+    "sparse": lambda: (torch.rand(2, 3).to_sparse(),),
+    "negative view": lambda: (torch._neg_view(torch.rand(2, 3)),),
+    "subclass": lambda: (torch.rand(2, 3).as_subclass(Tagged),),
+    "another type": lambda: ((torch.rand(2),),),
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_past_the_dispatcher(kind, ways):
+    call, said = ways
+    call(*PLAIN[kind]())
+    assert said == ["kernel"]
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_through_the_dispatcher(kind, ways):
+    call, said = ways
+    call(*OTHERS[kind]())
+    assert said == ["dispatcher"]
+
+
+def test_where_no_graph_is_made(ways):
+    call, said = ways
+    with torch.no_grad():
+        call(torch.rand(2).requires_grad_(), nn.Parameter(torch.rand(2)))
+    assert said == ["kernel"]
+
+
+def test_an_inference_tensor(ways):
+    call, said = ways
+    with torch.inference_mode():
+        x = torch.rand(2, 3)
+        call(x)
+    call(x)
+    assert said == ["dispatcher"] * 2
+
+
+class Watching(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@direct
+def test_a_mode_sees_the_op(call):
+    with Watching() as watching:
+        call(*arguments())
+    assert f"fastadv.{call.__name__}.default" in watching.seen
+
+
+class Listening(TorchFunctionMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@direct
+def test_a_function_mode_sees_the_op(call):
+    with Listening() as listening:
+        call(*arguments())
+    assert f"fastadv.{call.__name__}.default" in listening.seen
+
+
+@direct
+def test_a_compiled_graph_holds_the_op(call):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    first, *rest = arguments()
+    found = torch.compile(lambda x: call(x, *rest), backend=backend, fullgraph=True)(first.clone())
+    assert torch.equal(found, ops.linf_step(first, *rest))
+    targets = [str(node.target) for node in graphs[0].graph.nodes]
+    assert f"fastadv.{call.__name__}.default" in targets
+
+
+def test_a_trace_holds_the_op():
+    first, *rest = arguments()
+    graph = make_fx(lambda x: ops.linf_step(x, *rest))(first).graph
+    assert any("linf_step" in str(node.target) for node in graph.nodes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(lambda x: ops.linf_step(x, *rest), first)
+    moved = first + 0.1
+    assert "fastadv::linf_step" in str(traced.graph)
+    assert torch.equal(traced(moved), ops.linf_step(moved, *rest))
+
+
+def test_a_profile_shows_the_op():
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        ops.linf_step(*arguments())
+    assert any(event.key == "fastadv::linf_step" for event in profiled.key_averages())
+
+
+def test_the_default_device_holds():
+    with torch.device("meta"):
+        assert ops.linf_step(*arguments_on("cpu")).device.type == "cpu"
+    assert ops.linf_step(*arguments_on("meta")).device.type == "meta"
+
+
+def arguments_on(device):
+    return (*(torch.rand(2, 3, device=device) for _ in range(3)), 0.3, 0.1)
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, Watching])
+def test_an_import_inside_a_mode(mode):
+    spec = importlib.util.spec_from_file_location("imported_again", entry_module.__file__)
+    again = importlib.util.module_from_spec(spec)
+    with mode():
+        spec.loader.exec_module(again)
+        call = again.entry(lambda x: "dispatcher", lambda x: "kernel")
+        assert call(torch.rand(2)) == "dispatcher"
+    assert call(torch.rand(2)) == "kernel"
+
+
+def test_both_ways_agree(monkeypatch):
+    some = arguments(5, 33)
+    past = ops.linf_step(*some), ops.largest(some[1]), ops.logit_loss(some[1], torch.arange(5), "ce")[1]
+    monkeypatch.setattr(entry_module, "_plain", lambda args: False)
+    through = ops.linf_step(*some), ops.largest(some[1]), ops.logit_loss(some[1], torch.arange(5), "ce")[1]
+    assert all(torch.equal(*pair) for pair in zip(past, through, strict=True))
+
+
+def test_a_gradient_is_refused_as_before():
+    x_adv, grad, *rest = arguments()
+    with pytest.raises(RuntimeError, match="linf_step has no gradient"):
+        ops.linf_step(x_adv.requires_grad_(), grad, *rest).sum().backward()
+
+
+@pytest.mark.parametrize("through", [False, True], ids=["past", "through"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_autograd_notices_what_an_op_writes(through, dtype, monkeypatch):
+    if through:
+        monkeypatch.setattr(entry_module, "_plain", lambda args: False)
+    x_adv, grad, x, *rest = (
+        value.to(dtype) if isinstance(value, torch.Tensor) else value for value in arguments()
+    )
+    column = torch.zeros(2, dtype=dtype)
+    won = torch.ones(2, dtype=torch.bool)
+    writes = [
+        lambda saved: ops.linf_step_(saved, grad, x, *rest),
+        lambda saved: ops.keep_best_(saved, column - 1, ~won, grad, column, won),
+    ]
+    for write in writes:
+        weight, saved = torch.ones(2, 3, dtype=dtype, requires_grad=True), x_adv.clone()
+        product = (weight * saved).sum()
+        write(saved)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            product.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_all_that_an_op_writes_is_noticed(dtype):
+    points, column, lost = torch.zeros(2, 3, dtype=dtype), torch.zeros(2, dtype=dtype), torch.zeros(2).bool()
+    best = points.clone(), column - 1, lost.clone()
+    ops.keep_best_(*best, points + 1, column, ~lost)
+    assert all(each._version > 0 for each in best)

@@ -1,0 +1,121 @@
+"""What serves an op: fallbacks that FASTADV_STRICT refuses, and imports that fail aloud."""
+
+import subprocess
+import sys
+import types
+
+import pytest
+import torch
+
+import fastadv.ops.registration.library as library
+from fastadv import ops
+from fastadv.ops.registration.library import CARDS, backends, extension, triton_launcher
+
+
+def step(op, dtype):
+    x = torch.full((2, 3), 0.5, dtype=dtype)
+    return op(x.clone(), torch.ones_like(x), x, 0.1, 0.1)
+
+
+@pytest.mark.parametrize("op", [ops.linf_step, ops.linf_step_])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+def test_strict_refuses_dtypes_without_a_kernel(op, dtype, monkeypatch):
+    monkeypatch.setenv("FASTADV_STRICT", "1")
+    name = "float64" if dtype == torch.float64 else "float16"
+    with pytest.raises(
+        RuntimeError, match=rf"linf_step: FASTADV_STRICT=1, and no compiled kernel serves torch\.{name}"
+    ):
+        step(op, dtype)
+    monkeypatch.setenv("FASTADV_STRICT", "0")
+    assert float(step(op, dtype)[0, 0]) == pytest.approx(0.6, abs=1e-3)
+
+
+@pytest.mark.skipif(extension is None, reason="no extension built")
+def test_strict_lets_kernels_and_references_run(monkeypatch):
+    monkeypatch.setenv("FASTADV_STRICT", "1")
+    for dtype in (torch.float32, torch.bfloat16):
+        step(ops.linf_step, dtype)
+        step(ops.linf_step_, dtype)
+    x = torch.full((2, 3), 0.5, dtype=torch.float64)
+    CARDS["linf_step"].reference(x, x, x, 0.1, 0.1, 0.0, 1.0)
+
+
+def test_strict_refuses_what_only_some_kernels_take(monkeypatch):
+    monkeypatch.setenv("FASTADV_STRICT", "1")
+    x = torch.rand(2, 3, dtype=torch.bfloat16)
+    with pytest.raises(
+        RuntimeError, match=r"quantize_in_ball: FASTADV_STRICT=1.*kernels serve torch.float32 where"
+    ):
+        ops.quantize_in_ball(x, x, "l2", 1.0)
+
+
+def failing(monkeypatch, error):
+    """Let the import of one Triton kernel fail with `error`."""
+    real = library.importlib.import_module
+
+    def load(name, *rest):
+        if name == "fastadv.ops.triton.l2_step":
+            raise error
+        return real(name, *rest)
+
+    monkeypatch.setattr(library.importlib, "import_module", load)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+@pytest.mark.parametrize("missing", ["triton", "fastadv.ops.triton.l2_step"])
+def test_a_missing_kernel_is_no_kernel(missing, monkeypatch):
+    failing(monkeypatch, ModuleNotFoundError(f"No module named {missing!r}", name=missing))
+    assert triton_launcher(CARDS["l2_step"]) is None
+    assert backends()["l2_step"]["cuda"] == "reference (no Triton kernel)"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("cannot import name 'edge' from 'fastadv.ops.triton._common'"),
+        ModuleNotFoundError("No module named 'triton.language'", name="triton.language"),
+        ModuleNotFoundError("No module named 'numpy'", name="numpy"),
+    ],
+    ids=lambda error: getattr(error, "name", None) or "name",
+)
+def test_a_broken_kernel_is_reported(error, monkeypatch, logged):
+    failing(monkeypatch, error)
+    with pytest.raises(ImportError, match="l2_step"):
+        triton_launcher(CARDS["l2_step"])
+    assert backends()["l2_step"]["cuda"] == f"reference (the Triton kernel does not import: {error})"
+    assert "fastadv.ops.triton.l2_step does not import" in logged.text
+
+
+def test_other_errors_of_a_kernel_are_raised(monkeypatch):
+    failing(monkeypatch, NameError("name 'tl' is not defined"))
+    with pytest.raises(NameError):
+        backends()
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        ("ModuleNotFoundError('none', name='fastadv._C')", "no extension: FASTADV_NO_EXT=1 or build failed"),
+        ("ImportError('undefined symbol: omp')", "the extension does not import: undefined symbol: omp"),
+    ],
+)
+def test_a_broken_extension_is_not_a_missing_one(error, text):
+    code = (
+        "import importlib, torch\n"
+        "real = importlib.import_module\n"
+        "def load(name, *rest):\n"
+        f"    if name == 'fastadv._C': raise {error}\n"
+        "    return real(name, *rest)\n"
+        "importlib.import_module = load\n"
+        "from fastadv import backends\n"
+        "print(backends()['linf_step']['cpu'])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == f"reference ({text})"
+    assert ("does not import" in run.stderr) == ("undefined" in text)
+
+
+def test_an_op_without_a_cpp_kernel_says_so(monkeypatch):
+    monkeypatch.setattr(library, "extension", types.SimpleNamespace(isa=lambda: "none"))
+    monkeypatch.setattr(library, "_extension_fault", "")
+    assert backends()["linf_step"]["cpu"] == "reference (no C++ kernel)"

@@ -1,0 +1,183 @@
+"""CUDA graphs: the sizes that share one, when one is captured, and which are released."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from threading import Thread
+from typing import Any
+from weakref import ref
+
+import pytest
+import torch
+
+from fastadv.ops import _graphs
+from fastadv.ops._graphs import Kept, Replay, bucket, nbytes
+
+
+def test_buckets_pad_by_a_quarter_at_most() -> None:
+    sizes = [bucket(n) for n in range(1, 3000)]
+    assert all(n <= size <= n * 1.25 for n, size in enumerate(sizes, start=1))
+    assert len(set(sizes)) < 50
+    assert [bucket(n) for n in (1, 7, 8, 9, 17, 1000)] == [1, 7, 8, 10, 20, 1024]
+
+
+class Gpu:
+    """A GPU that captures, or refuses to: what was done, its current stream and its memory."""
+
+    def __init__(self, able: bool) -> None:
+        self.able, self.done, self.stream, self.reserved, self.streams = able, [], "main", 500, 0
+
+    def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
+        monkeypatch.setattr(torch.cuda, "Stream", self.new_stream)
+        monkeypatch.setattr(torch.cuda, "graph", self.capturing)
+        monkeypatch.setattr(torch.cuda, "stream", self.on)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: self.stream)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: self.reserved)
+        monkeypatch.setattr(_graphs, "_side_stream", cache(_graphs._side_stream.__wrapped__))
+
+    def new_stream(self, device: int) -> str:
+        self.streams += 1
+        return "side"
+
+    def replay(self) -> None:
+        self.done.append("replayed")
+
+    @contextlib.contextmanager
+    def on(self, stream: str) -> Iterator[None]:
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    @contextlib.contextmanager
+    def capturing(self, graph: "Gpu", stream: str, **options: Any) -> Iterator[None]:
+        """Like torch's, it empties the cache first, and stays on its stream where it fails."""
+        before, self.stream, self.reserved = self.stream, stream, 100
+        yield
+        self.done.append("captured" if self.able else "refused")
+        if not self.able:
+            raise RuntimeError("capture is not allowed here")
+        self.stream = before
+
+    def step(self) -> None:
+        self.done.append("run")
+        self.reserved += 64
+
+
+@pytest.mark.parametrize("able", [True, False])
+@pytest.mark.parametrize("or_run", [True, False])
+def test_a_shape_is_captured_the_second_time(
+    able: bool, or_run: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu(able)
+    gpu.patch(monkeypatch)
+    replay = Replay(or_run)
+    replay(lambda: gpu.step)
+    assert (gpu.done, replay.reserved) == (["run"], 0)
+    if able:
+        replay(lambda: gpu.step)
+        replay(lambda: gpu.step)
+        assert (gpu.done, replay.reserved) == (["run", "run", "captured", "replayed", "replayed"], 64)
+    elif or_run:
+        replay(lambda: gpu.step)
+        replay(lambda: gpu.step)
+        assert gpu.done == ["run", "run", "refused", "run", "run"]
+    else:
+        with pytest.raises(RuntimeError, match="not allowed here"):
+            replay(lambda: gpu.step)
+    assert gpu.stream == "main"
+
+
+def test_all_captures_of_a_device_share_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(able=True)
+    gpu.patch(monkeypatch)
+    for _ in range(3):
+        _graphs.capture(gpu.step)
+    assert gpu.streams == 1
+
+
+def test_one_thread_captures_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    Gpu(able=True).patch(monkeypatch)
+    free: list[bool] = []
+
+    def step() -> None:
+        other = Thread(target=lambda: free.append(_graphs._capturing.acquire(blocking=False)))
+        other.start()
+        other.join()
+
+    _graphs.capture(step)
+    assert free == [False]
+
+
+def test_a_first_time_that_fails_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu(able=True)
+    gpu.patch(monkeypatch)
+    replay = Replay()
+    with pytest.raises(ZeroDivisionError):
+        replay(lambda: lambda: 1 / 0)  # type: ignore[arg-type,return-value]
+    replay(lambda: gpu.step)
+    assert gpu.done == ["run"]
+
+
+def test_a_step_is_not_held_on_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, made = Gpu(able=True), []
+    gpu.patch(monkeypatch)
+
+    def make() -> Callable[[], None]:
+        step = partial(gpu.step)
+        made.append(ref(step))
+        return step
+
+    replay = Replay()
+    for _ in range(3):
+        replay(make)
+        assert all(step() is None for step in made)
+    assert len(made) == 2
+
+
+class TestKept:
+    def test_calls_alike_share_one(self) -> None:
+        kept: Kept[list[int]] = Kept()
+        assert kept.get("a", list) is kept.get("a", list)
+        assert kept.get("a", list) is not kept.get("b", list)
+        assert len(kept) == 2
+
+    def test_the_longest_unused_is_released_beyond_the_count(self) -> None:
+        kept: Kept[str] = Kept(most=2)
+        for key in ("a", "b", "a", "c"):
+            kept.get(key, lambda key=key: key)  # type: ignore[misc]
+            kept.weigh(key, 1)
+        assert len(kept) == 2
+        assert kept.get("a", lambda: "made anew") == "a"
+        assert kept.get("b", lambda: "made anew") == "made anew"
+
+    def test_so_it_is_beyond_the_memory_but_the_newest_stays(self) -> None:
+        kept: Kept[str] = Kept(memory=100)
+        for key, size in (("a", 40), ("b", 60), ("c", 30)):
+            kept.get(key, lambda key=key: key)  # type: ignore[misc]
+            kept.weigh(key, size)
+        assert (len(kept), kept.bytes) == (2, 90)
+        kept.get("large", lambda: "large")
+        kept.weigh("large", 1000)
+        assert (len(kept), kept.bytes) == (1, 1000)
+
+    def test_what_grew_counts_anew(self) -> None:
+        kept: Kept[str] = Kept(memory=100)
+        for key, size in (("a", 40), ("b", 40), ("b", 70)):
+            kept.get(key, lambda key=key: key)  # type: ignore[misc]
+            kept.weigh(key, size)
+        assert (len(kept), kept.bytes) == (1, 70)
+
+
+def test_shared_memory_counts_once() -> None:
+    whole = torch.zeros(10, 4)
+    assert nbytes((whole, whole[2:], whole.view(-1), torch.zeros(3, dtype=torch.bool))) == 163
+
+
+def test_no_gpu_is_asked_for_a_stream() -> None:
+    cpu = torch.device("cpu")
+    with _graphs.current(cpu):
+        assert _graphs.stream_of(cpu) == (cpu, 0)

@@ -1,0 +1,396 @@
+"""What a run is: equal descriptions for equal runs, in any process, and different ones for any other."""
+
+import argparse
+import enum
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Subset, TensorDataset
+
+import fastadv as fa
+from fastadv.data import ImageSet
+from fastadv.runs.description import describe, describe_data, describe_model
+from fastadv.train import PGDTraining, Standard
+from fastadv.train.augment import crop, flip
+from tests.models.abs.nets import tiny
+
+FACTOR = 2.0
+
+
+def scaled(x):
+    return FACTOR * x
+
+
+def twice(x):
+    return scaled(scaled(x))
+
+
+def countdown(n):
+    return countdown(n - 1) if n else 0
+
+
+def make(value, *, keyword=1.0):
+    def inner(x, default=value, *, other=keyword):
+        return x * value + default + other
+
+    return inner
+
+
+class Loss:
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __call__(self, x):
+        return x * self.weight
+
+    def method(self, x):
+        return x
+
+
+class Constant:
+    weight = 1.0
+
+    def __call__(self, x):
+        return x * self.weight
+
+
+class OtherConstant:
+    weight = 2.0
+
+    def __call__(self, x):
+        return x * self.weight
+
+
+OtherConstant.__qualname__ = "Constant"
+
+
+class Private(Loss):
+    def __init__(self, weight):
+        self._weight = weight
+
+
+class Slotted:
+    __slots__ = ("_weight",)
+
+    def __init__(self, weight):
+        self._weight = weight
+
+
+class Mode(enum.Enum):
+    FIRST = 1
+    SECOND = 2
+
+
+def member(x):
+    return x in {"a", "b", "c", "d", "e"}
+
+
+def linear(seed):
+    generator, module = torch.Generator().manual_seed(seed), nn.Linear(2, 2)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    return module
+
+
+VALUES = {
+    "class constant": Constant(),
+    "other class constant": OtherConstant(),
+    "private attribute": Private(1),
+    "other private attribute": Private(2),
+    "slot": Slotted(1),
+    "other slot": Slotted(2),
+    "enum": make(Mode.FIRST),
+    "other enum": make(Mode.SECOND),
+    "array": make(np.arange(3)),
+    "other array": make(np.arange(1, 4)),
+    "list": make([1.0, 2.0]),
+    "other list": make([1.0, 3.0]),
+    "dtype": make(torch.float32),
+    "other dtype": make(torch.float16),
+    "teacher": make(linear(0)),
+    "other teacher": make(linear(1)),
+    "frozen teacher": make(fa.freeze(linear(0))),
+    "other frozen teacher": make(fa.freeze(linear(1))),
+    "cached": functools.lru_cache(scaled),
+    "other cached": functools.lru_cache(twice),
+    "keyword that is called name": functools.partial(scaled, name=1),
+    "other function with it": functools.partial(twice, name=1),
+    "set in the code": member,
+    "names": argparse.Namespace(weight=1),
+    "other names": argparse.Namespace(weight=2),
+    "number": 0.1,
+    "other number": 0.2,
+    "infinity": math.inf,
+    "nan": math.nan,
+    "tensor": torch.arange(3),
+    "other tensor": torch.arange(1, 4),
+    "named": crop,
+    "other name": flip,
+    "one minus": lambda done: 1 - done,
+    "one plus": lambda done: 1 + done,
+    "two minus": lambda done: 2 - done,
+    "attribute": lambda done: done.real,
+    "other attribute": lambda done: done.imag,
+    "closure of 1": make(1.0),
+    "closure of 2": make(2.0),
+    "keyword of 2": make(1.0, keyword=2.0),
+    "closure of a tensor": make(torch.ones(2)),
+    "closure of another tensor": make(torch.zeros(2)),
+    "default": lambda done, power=1: done**power,
+    "other default": lambda done, power=2: done**power,
+    "nested": lambda done: (lambda: done + 1)(),
+    "nested otherwise": lambda done: (lambda: done + 2)(),
+    "partial": functools.partial(scaled, 1),
+    "other argument": functools.partial(scaled, 2),
+    "keyword": functools.partial(make, keyword=1),
+    "other keyword": functools.partial(make, keyword=2),
+    "recursive": countdown,
+    "through another": twice,
+    "recipe": PGDTraining(fa.Linf(0.1), steps=2),
+    "other steps": PGDTraining(fa.Linf(0.1), steps=3),
+    "other radius": PGDTraining(fa.Linf(0.2), steps=2),
+    "other norm": PGDTraining(fa.L2(0.1), steps=2),
+    "other box": PGDTraining(fa.Linf(0.1, box=(-1.0, 1.0)), steps=2),
+    "other loss": PGDTraining(fa.Linf(0.1), steps=2, loss="margin"),
+    "loss by function": PGDTraining(fa.Linf(0.1), steps=2, loss=lambda z, y, t: -z[:, 0]),
+    "by another function": PGDTraining(fa.Linf(0.1), steps=2, loss=lambda z, y, t: -z[:, 1]),
+    "no attack": Standard(),
+    "object": Loss(1),
+    "other attribute of an object": Loss(2),
+    "object in an object": Loss(Loss(1)),
+    "other object in an object": Loss(Loss(2)),
+    "method": Loss(1).method,
+    "method of another object": Loss(2).method,
+    "module": math,
+    "other module": json,
+}
+
+
+def test_different_values_have_different_descriptions():
+    described = {name: json.dumps(describe(value)) for name, value in VALUES.items()}
+    names = {text: name for name, text in described.items()}
+    assert len(names) == len(VALUES), set(VALUES) - set(names.values())
+
+
+def test_a_description_is_the_same_in_every_process_and_holds_no_address():
+    root = Path(fa.__file__).parents[1]
+    code = (
+        "import json, test_description as t\n"
+        "print(json.dumps({name: t.describe(value) for name, value in t.VALUES.items()}))"
+    )
+    text = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{root}:{Path(__file__).parent}", "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+    assert __name__ == "test_description"
+    assert json.loads(text) == {name: describe(value) for name, value in VALUES.items()}
+    assert json.loads(text)["infinity"] == "inf"
+    assert " at 0x" not in text
+
+
+def test_a_global_that_a_function_reads_is_part_of_it(monkeypatch):
+    before = describe(scaled), describe(twice)
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3.0)
+    assert describe(scaled) != before[0]
+    assert describe(twice) != before[1]
+
+
+def test_objects_that_hold_themselves():
+    first = Loss(1)
+    first.weight = first
+    assert describe(first)["weight"] == f"{__name__}.Loss again, number 0"
+
+
+def test_what_a_function_fills_is_not_part_of_it():
+    seen: list[int] = []
+
+    def counting(x):
+        seen.append(1)
+        return x
+
+    before = describe(counting)
+    counting(0)
+    assert describe(counting) == before
+
+
+def test_models_by_class_shapes_types_and_flags_not_by_weights():
+    described = [
+        describe_model(nn.Linear(2, 3)),
+        describe_model(nn.Linear(3, 2)),
+        describe_model(nn.Linear(2, 3).double()),
+        describe_model(nn.Linear(2, 3).requires_grad_(False)),
+        describe_model(nn.Sequential(nn.Linear(2, 3))),
+    ]
+    assert len(set(described)) == 5
+    assert describe_model(nn.Linear(2, 3)) == described[0]
+
+
+def test_models_by_their_parts():
+    def built(**changed):
+        parts = {"p": 0.1, "activation": nn.ReLU(), "stride": 1, "mean": 0.0, "rest": 0.0} | changed
+        parts = {"hook": None, "before": None} | parts
+        model = nn.Sequential(
+            nn.Conv2d(1, 2, 3, parts["stride"]), parts["activation"], nn.Dropout(parts["p"])
+        )
+        model[0].mean = torch.tensor([parts["mean"]])
+        model[0].register_buffer("rest", torch.tensor([parts["rest"]]), persistent=False)
+        if parts["hook"]:
+            model.register_forward_hook(parts["hook"])
+        if parts["before"]:
+            model.register_forward_pre_hook(parts["before"])
+        return model
+
+    partly = built()
+    partly[2].eval()
+    described = [
+        describe_model(built()),
+        *(
+            describe_model(built(**changed))
+            for changed in (
+                {"p": 0.2},
+                {"activation": nn.Tanh()},
+                {"stride": 2},
+                {"mean": 1.0},
+                {"rest": 1.0},
+                {"before": lambda module, args: (2 * args[0],)},
+                {"hook": lambda module, args, output: 2 * output},
+            )
+        ),
+        describe_model(partly),
+    ]
+    assert len(set(described)) == 9
+    assert described[0] == describe_model(built()) == describe_model(built().eval())
+
+
+def test_a_compiled_model_is_known_by_the_model_inside():
+    def net(act):
+        return torch.compile(nn.Sequential(nn.Linear(3, 3), act), backend="eager")
+
+    compiled, other, tanh = net(nn.ReLU()), net(nn.ReLU()), net(nn.Tanh())
+    compiled(torch.rand(2, 3))  # what the compiler keeps is not part of the model
+    assert describe_model(compiled) == describe_model(other)
+    assert describe_model(compiled) != describe_model(tanh)
+
+
+def test_the_model_in_training_may_appear_in_its_recipe():
+    recipes = [(model, make(model)) for model in (linear(0), linear(1))]
+    assert describe(recipes[0][1], recipes[0][0]) == describe(recipes[1][1], recipes[1][0])
+
+
+def test_attributes_are_not_taken_for_globals_of_the_same_name(monkeypatch):
+    before = describe(Loss(1).__call__)
+    monkeypatch.setattr(sys.modules[__name__], "weight", 3.0, raising=False)
+    assert describe(Loss(1).__call__) == before
+
+
+def test_an_attribute_called_name_does_not_hide_the_class():
+    first, second = Loss(1), Private(1)
+    first.name = second.name = "a"
+    del first.weight, second._weight
+    assert describe(first) != describe(second)
+
+
+def test_what_is_computed_once_and_where_do_not_count():
+    class Squared(Loss):
+        @functools.cached_property
+        def square(self):
+            return self.weight**2
+
+    loss = Squared(2)
+    before = describe(loss)
+    assert loss.square == 4
+    assert describe(loss) == before
+    assert describe(make(torch.device("cpu"))) == describe(make(torch.device("meta")))
+
+
+def test_a_model_that_was_used_is_the_same_model():
+    """An ABS has decoded its bank by then, and an estimated gradient has counted its probes."""
+    explained, x = tiny(), torch.rand(2, 1, 8, 8)
+    y = torch.zeros(2, dtype=torch.int64)
+    estimated = fa.attacks.estimated_gradient(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), 0.01)
+    for model in (explained, estimated):
+        frozen = fa.freeze(model)
+        before = describe(model), describe(frozen)
+        fa.attacks.fgsm(frozen, x, y, fa.Linf(0.1))
+        model(x)
+        assert (describe(model), describe(frozen)) == before
+    assert describe(explained) != describe(tiny(prior_samples=201))
+    assert describe(explained) != describe(tiny(seed=1))
+
+
+def test_functions_of_an_imported_module_are_part_of_it(monkeypatch):
+    module = types.ModuleType("tools")
+    module.scaled, module.unused = (lambda x: 2 * x), 1
+    monkeypatch.setattr(sys.modules[__name__], "tools", module, raising=False)
+
+    def recipe(x):
+        return tools.scaled(x)  # noqa: F821
+
+    before = describe(recipe)
+    module.unused = 2
+    assert describe(recipe) == before
+    module.scaled = lambda x: 3 * x
+    assert describe(recipe) != before
+
+
+def test_what_a_function_of_a_library_encloses_is_part_of_it():
+    functions = [make(1.0), make(2.0)]
+    for function in functions:
+        function.__module__ = "torch.tools"
+    assert describe(functions[0]) != describe(functions[1])
+
+
+def test_data_sets_of_any_class_by_what_they_hold():
+    x, y = torch.zeros(4, 1, 2, 2), torch.arange(4)
+    other_x, other_y = x.clone(), y.clone()
+    other_x[3, 0, 1, 1], other_y[3] = 1.0, 0
+
+    class Files(list):
+        def __init__(self, labels):
+            super().__init__(zip("abc", labels, strict=True))
+            self.x, self.y = list("abc"), labels
+
+    sets = [
+        TensorDataset(x, y),
+        TensorDataset(other_x, y),
+        TensorDataset(x, other_y),
+        Subset(TensorDataset(x, y), [0, 1, 2, 3]),
+        Subset(TensorDataset(x, y), [0, 1, 3, 2]),
+        Subset(TensorDataset(other_x, y), [0, 1, 2, 3]),
+        list(zip(x, y, strict=True)),
+        list(zip(other_x, y, strict=True)),
+        Files([0, 1, 2]),
+        Files([0, 2, 1]),
+    ]
+    assert len({describe_data(each) for each in sets}) == 10
+
+
+def test_data_by_size_pixels_and_labels():
+    x, y = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0)), torch.arange(4) % 2
+    base = describe_data(ImageSet(x, y, 2, "a"))
+    assert describe_data(ImageSet(x.clone(), y.clone(), 2, "another name")) == base
+    assert describe_data(ImageSet(x, 1 - y, 2, "a")) != base
+    assert describe_data(ImageSet(1 - x, y, 2, "a")) != base
+    assert describe_data(ImageSet(x[:3], y[:3], 2, "a")) != base
+
+    class Listed(list):
+        targets = (0, 1)
+
+    with_targets = Listed([1, 2])
+    with_targets.targets = [0, 1]
+    others = Listed([1, 2])
+    others.targets = [1, 1]
+    assert describe_data(with_targets) != describe_data(others)

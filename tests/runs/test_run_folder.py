@@ -1,0 +1,140 @@
+"""A run's folder: one writer at a time, no half-written files, and never two runs in one."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastadv
+from fastadv.errors import InputError
+from fastadv.runs import folder
+from fastadv.runs.folder import RunFolder
+
+LEFT = ".checkpoint.safetensors.0123abcd.part"
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(folder, "PATIENCE", 0.1)
+
+
+def refused(path, **options):
+    with pytest.raises(InputError, match="no other run is writing"):
+        RunFolder(path, **options)
+
+
+def test_a_folder_belongs_to_one_run_until_it_is_closed(tmp_path):
+    with RunFolder(tmp_path / "a" / "b") as folder:
+        assert folder.path.is_dir()
+        refused(folder.path)
+        refused(folder.path, shared=True)
+        RunFolder(tmp_path / "a").close()
+    RunFolder(folder.path).close()
+    folder.close()
+    assert os.listdir(folder.path) == []
+
+
+def test_a_folder_that_nobody_holds_any_more_is_free(tmp_path):
+    folder = RunFolder(tmp_path)
+    refused(tmp_path)
+    del folder
+    RunFolder(tmp_path).close()
+
+
+def test_an_error_of_the_run_frees_the_folder_even_while_it_is_held_on_to(tmp_path):
+    with pytest.raises(ZeroDivisionError) as caught, RunFolder(tmp_path):
+        raise ZeroDivisionError
+    RunFolder(tmp_path).close()
+    assert caught
+
+
+def test_a_killed_run_frees_the_folder(tmp_path):
+    code = (
+        "import sys, time; from fastadv.runs.folder import RunFolder\n"
+        "folder = RunFolder(sys.argv[1]); print('held', flush=True); time.sleep(60)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(fastadv.__file__).parents[1])}
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "held\n"
+    refused(tmp_path)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    RunFolder(tmp_path).close()
+
+
+def test_a_forked_worker_does_not_hold_the_folder(tmp_path):
+    folder = RunFolder(tmp_path)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(write)
+        os.read(read, 1)
+        os._exit(0)
+    os.close(read)
+    try:
+        refused(tmp_path)  # the fork did not take the parent's lock away either
+        folder.close()
+        RunFolder(tmp_path).close()
+    finally:
+        os.close(write)
+        os.waitpid(child, 0)
+
+
+def test_several_processes_share_a_folder_and_leave_each_others_files_alone(tmp_path):
+    (tmp_path / LEFT).write_text("half")
+    first = RunFolder(tmp_path, shared=True)
+    assert os.listdir(tmp_path) == []
+    (tmp_path / LEFT).write_text("the first is writing")
+    second = RunFolder(tmp_path, shared=True)
+    refused(tmp_path)
+    second.close()
+    assert os.listdir(tmp_path) == [LEFT]
+    first.close()
+    assert os.listdir(tmp_path) == []
+
+
+def test_half_written_files_are_removed_on_opening_and_others_stay(tmp_path):
+    for name in (LEFT, ".model.safetensors.ffffffff.part", "notes.txt", ".hidden"):
+        (tmp_path / name).write_text("")
+    with RunFolder(tmp_path):
+        assert sorted(os.listdir(tmp_path)) == [".hidden", "notes.txt"]
+
+
+def test_a_place_that_cannot_be_a_folder_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/inner"):
+        with pytest.raises(InputError, match=rf"out_dir: expected a folder .* got .*{place}"):
+            RunFolder(tmp_path / place, name="out_dir")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match="run_dir: expected a folder that can be written"):
+        RunFolder(tmp_path)
+    monkeypatch.undo()
+    RunFolder(tmp_path).close()
+
+
+def test_file_systems_without_locks_are_used_all_the_same(tmp_path, monkeypatch):
+    def unsupported(handle, kind):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with RunFolder(tmp_path), RunFolder(tmp_path, shared=True):
+        pass
+
+
+def test_a_result_that_cannot_be_written_is_named(tmp_path):
+    with RunFolder(tmp_path) as folder:
+        with (
+            pytest.raises(
+                OSError, match=r"model\.safetensors: expected to write .* free some space and resume"
+            ),
+            folder.result("model.safetensors"),
+        ):
+            raise OSError(28, "No space left on device")
+        with folder.result("a.txt") as path:
+            path.write_text("whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
