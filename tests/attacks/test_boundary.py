@@ -23,8 +23,8 @@ from fastadv.errors import InputError
 from fastadv.threat import L2, Linf
 
 from . import halfspaces
-from .nets import images, labels, linear, mlp
 from .methods.test_start import Late, watched
+from .nets import images, labels, linear, mlp
 
 INF = torch.inf
 

@@ -18,8 +18,8 @@ from fastadv.errors import InputError
 from fastadv.threat import L2, THREATS, Linf
 
 from . import halfspaces
-from .nets import images, labels, linear, mlp
 from .methods.test_start import watched
+from .nets import images, labels, linear, mlp
 
 INF = torch.inf
 

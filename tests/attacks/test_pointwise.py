@@ -12,8 +12,8 @@ from fastadv.errors import InputError
 from fastadv.threat import L0, L2, THREATS, Linf
 
 from . import halfspaces
-from .nets import images, labels, linear
 from .methods.test_start import watched
+from .nets import images, labels, linear
 
 INF = torch.inf
 

@@ -178,7 +178,8 @@ def test_a_construction(sizes: list[int]) -> None:
     auto = fa.data.construct.random_target(model, images(150), batch_size="auto", **options)  # type: ignore[arg-type]
     plain = fa.data.construct.random_target(model, images(150), **options)  # type: ignore[arg-type]
     assert sizes == [64]
-    assert torch.equal(auto.x, plain.x)
+    # a library may add up a batch of another size in another order, and each of the steps doubles that
+    torch.testing.assert_close(auto.x, plain.x, rtol=0, atol=2**5 * torch.finfo(torch.float32).eps)
     assert torch.equal(auto.y, plain.y)
 
 

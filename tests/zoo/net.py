@@ -20,6 +20,7 @@ class Net:
     shape: of one input; batches: the sizes at which gradients are compared; dtype: of x and the weights.
     randomized: no two passes are equal; judged by means and spreads.
     computes: the format in which the net itself rounds, where that is coarser than `dtype`.
+    compiled: whether TorchScript runs a part of it, which computes otherwise once it has seen a few batches.
     mixes: samples of a batch change each other's logits.
     writes: the net changes buffers of its own at every pass, in eval mode too.
     writes_x: the net changes what it is given.
@@ -33,6 +34,7 @@ class Net:
     dtype: torch.dtype = torch.float32
     randomized: bool = False
     computes: torch.dtype | None = None
+    compiled: bool = False
     mixes: bool = False
     writes: bool = False
     writes_x: bool = False

@@ -96,10 +96,9 @@ def test_the_search_is_that_of_the_model(
         found = frozen.input_gradient(x, y)[2]
     # three layers forwards, and backwards
     assert len(passes) == 6
-    monkeypatch.setattr(winograd, "MOST_BYTES", 0)
-    plain = fa.freeze(model, precision).input_gradient(x, y)[2]
-    # in bfloat16 an activation next to 0 may take the other side
-    assert (found - gradient).norm() < 1e-4 * gradient.norm() + 2.5 * (plain - gradient).norm()
+    # in bfloat16 activations next to 0 take the other side, with other libraries other ones
+    apart = (found - gradient).flatten(1).norm(dim=1) / gradient.flatten(1).norm(dim=1)
+    assert apart.max() < 10 * loose
     assert not torch.equal(found, plain)
     assert not any("fell back" in note or note.startswith("not ") for note in frozen.notes)
     jacobian = frozen.jacobian(x, torch.eye(4).expand(5, 4, 4))[1]

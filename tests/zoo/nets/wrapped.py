@@ -12,17 +12,17 @@ def plain() -> nn.Sequential:
     return nn.Sequential(block(), block(16), head())
 
 
-@net(batches=(3, 16, 1))
+@net(batches=(3, 16, 1), compiled=True)
 def traced() -> nn.Module:
     return torch.jit.trace(plain().eval(), torch.rand(2, 3, 8, 8))
 
 
-@net(batches=(3, 16, 1))
+@net(batches=(3, 16, 1), compiled=True)
 def scripted() -> nn.Module:
     return torch.jit.script(plain().eval())
 
 
-@net(batches=(3, 16, 1))
+@net(batches=(3, 16, 1), compiled=True)
 def parts_traced_and_scripted() -> nn.Module:
     made = plain().eval()
     made[0] = torch.jit.trace(made[0], torch.rand(2, 3, 8, 8))
