@@ -7,13 +7,17 @@ from torch import Tensor
 
 from fastadv import losses, rng
 from fastadv._checks import check_count, check_share
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_finite_radius, check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
-from fastadv.attacks.core.side_by_side import side_by_side
-from fastadv.attacks.methods.auto_pgd import Dense, Sparse, project
+from fastadv.attacks.core import (
+    AttackResult,
+    Common,
+    Search,
+    check_finite_radius,
+    check_norm,
+    run,
+    side_by_side,
+    takes_common,
+)
+from fastadv.attacks.methods.auto_pgd import Ascents, Dense, Sparse, project
 from fastadv.attacks.methods.geometry import like
 from fastadv.attacks.methods.sizes import norm
 from fastadv.engine import Frozen
@@ -25,6 +29,12 @@ NORMS = ("linf", "l2", "l1")
 TARGETED = "-targeted"
 CLASSES = 9  # targets of a "-targeted" loss
 LARGER = (3.0, 2.0)  # radii to begin with, over the radius of the threat
+
+
+class _Rows(Ascents):
+    """With the nearest other classes [n, C]."""
+
+    others: Tensor
 
 
 @takes_common
@@ -84,18 +94,18 @@ def apgd(
         raise InputError(f"larger_radii: expected None or False for {threat.norm}, got True; it is for L1")
     stages = _stages(steps, threat.norm == "l1" and larger_radii is not False)
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         if not rounds:
             return ascend(search, [search.restart])
 
-        def runs(here: Search, numbers: list[int]) -> None:
-            here.rows.aims = torch.cat([search.rows.others[:, number] for number in numbers])
+        def runs(here: Search[_Rows], numbers: list[int]) -> None:
+            here.aims = torch.cat([search.rows.others[:, number] for number in numbers])
             ascend(here, [number * restarts + search.restart for number in numbers])
 
         search.rows.others = _others(search)
         side_by_side(search, min(rounds, search.rows.others.shape[1]), runs)
 
-    def ascend(search: Search, draws: list[int]) -> None:
+    def ascend(search: Search[_Rows], draws: list[int]) -> None:
         points = _random_start(search, draws, stages[0][0])
         for number, (factor, moves) in enumerate(stages):
             if number:
@@ -112,6 +122,7 @@ def apgd(
         y,
         threat,
         rule,
+        rows=_Rows,
         loss=None if base == "margin" else base,
         restarts=restarts,
         stop_early=stop_early,
@@ -140,7 +151,7 @@ def _stages(steps: int, larger: bool) -> list[tuple[float, int]]:
     return [*((factor, early) for factor in LARGER), (1.0, steps - len(LARGER) * early)]
 
 
-def _others(search: Search) -> Tensor:
+def _others(search: Search[_Rows]) -> Tensor:
     """int64 [n, K - 1]: the classes other than y by their logits at x, the largest first."""
     clean = search.problem.clean
     assert clean is not None
@@ -148,7 +159,7 @@ def _others(search: Search) -> Tensor:
     return others.argsort(dim=1, descending=True, stable=True)[:, :-1]
 
 
-def _random_start(search: Search, draws: list[int], factor: float) -> Tensor:
+def _random_start(search: Search[_Rows], draws: list[int], factor: float) -> Tensor:
     """[n, ...] points near the surface of the ball: noise of full length, for L1 projected on the ball.
 
     Each of equally many samples in turn has one of the `draws`. The projection on an L1 ball keeps the

@@ -11,9 +11,7 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._checks import check_seed
 from fastadv.attacks.apgd import apgd
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_finite_radius, check_norm
-from fastadv.attacks.core.result import AttackResult, Status
+from fastadv.attacks.core import AttackResult, Common, Status, check_finite_radius, check_norm, takes_common
 from fastadv.attacks.core.run import begin
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.fab import fab

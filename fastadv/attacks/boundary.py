@@ -9,13 +9,9 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count, check_share
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
 from fastadv.attacks.methods.geometry import like, orthogonal, unit
-from fastadv.attacks.methods.start import away, check_starts, find_start, spend, to_boundary
+from fastadv.attacks.methods.start import Starts, away, check_starts, find_start, spend, to_boundary
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.errors import InputError
@@ -30,6 +26,14 @@ NEARER = 0.5
 # the least and largest spherical step, and the least and largest source step, as shares of the distance to x
 NARROWEST, WIDEST = 1e-4, 1.0
 SHORTEST, LONGEST = 1e-7, 0.25
+
+
+class _Rows(Starts):
+    deeper: Tensor
+    distance: Tensor
+    lift: Tensor
+    source: Tensor
+    spherical: Tensor
 
 
 @takes_common
@@ -89,11 +93,11 @@ def boundary(
     check_share("source_step", source_step)
     check_starts("boundary", starts, x, threat)
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         rows = search.rows
         left = find_start(search, starts, budget)
         left = to_boundary(search, min(HALVINGS, left), left)
-        rows.lift = torch.zeros_like(search.best.rank)
+        rows.lift = search.full(0.0)
         rows.spherical, rows.source = rows.lift + spherical_step, rows.lift + source_step
         rows.deeper = torch.zeros_like(search.x)
         for step in count():
@@ -103,7 +107,7 @@ def boundary(
             left = spend(search, number, left)
             _step(search, number - 1, step)
 
-    return run(model, x, y, threat, rule, minimum=True, restarts=restarts, seed=seed, **common)
+    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, restarts=restarts, seed=seed, **common)
 
 
 def _budget(queries: int | None, steps: int | None) -> int:
@@ -115,7 +119,7 @@ def _budget(queries: int | None, steps: int | None) -> int:
     return min(counts)
 
 
-def _step(search: Search, number: int, step: int) -> None:
+def _step(search: Search[_Rows], number: int, step: int) -> None:
     """Ask about `number` spherical steps and one source step; take that if possible, and adapt the sizes."""
     rows, x = search.rows, search.x
     rows.distance, outward = search.distance(rows.points), away(search)
@@ -135,7 +139,7 @@ def _step(search: Search, number: int, step: int) -> None:
     rows.points = torch.where(like(look.adversarial[:, -1], x), look.seen[:, -1], rows.points)
 
 
-def _spherical(search: Search, outward: Tensor, number: int, step: int) -> Tensor:
+def _spherical(search: Search[_Rows], outward: Tensor, number: int, step: int) -> Tensor:
     """[n, C, ...] random steps on the sphere around x, `rows.lift` of their deviations farther out."""
     rows, x, size = search.rows, search.x, search.x[0].numel()
     seed = rng.derive(search.seed, "boundary", search.restart)
@@ -147,7 +151,7 @@ def _spherical(search: Search, outward: Tensor, number: int, step: int) -> Tenso
     return x.unsqueeze(1) + like(radius, draws) * ways
 
 
-def _source(search: Search, outward: Tensor) -> Tensor:
+def _source(search: Search[_Rows], outward: Tensor) -> Tensor:
     """[n, ...] the source step from where the sum of answers leads on the sphere.
 
     The angle there is such that the step goes along a plane: the way ends at a right angle to that from x.

@@ -12,7 +12,7 @@ from fastadv.attacks.autoattack import autoattack
 from fastadv.attacks.bim import bim
 from fastadv.attacks.boundary import boundary
 from fastadv.attacks.contrast import contrast
-from fastadv.attacks.core.card import Attack
+from fastadv.attacks.core import Attack
 from fastadv.attacks.cw import cw
 from fastadv.attacks.ddn import ddn
 from fastadv.attacks.deepfool import deepfool

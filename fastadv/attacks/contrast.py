@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_finite_box, check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
-from fastadv.attacks.methods.bisection import halve, middle
+from fastadv.attacks.core import AttackResult, Common, Search, check_finite_box, check_norm, run, takes_common
+from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.noise import bracket
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
+
+
+class _Rows(Interval):
+    away: Tensor
 
 
 @takes_common
@@ -52,7 +52,7 @@ def contrast(
     check_count("levels", levels, 1)
     check_count("searches", searches, 0)
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         rows, x = search.rows, search.x
         rows.away = search.problem.masked(torch.full_like(x, sum(threat.box) / 2)) - x
 
@@ -60,7 +60,7 @@ def contrast(
             steps = torch.einsum("nc,n...->nc...", shares.to(rows.away.dtype), rows.away)
             return search.decide(search.x.unsqueeze(1) + steps).adversarial
 
-        none = torch.zeros_like(search.best.rank)
+        none = search.full(0.0)
         shares = none[:, None] + torch.arange(1, levels + 1, device=x.device) / levels
         rows.low, high = bracket(none, shares, met(shares))
         rows.high = high.clamp_max(1)
@@ -68,4 +68,4 @@ def contrast(
         for _ in range(searches):
             halve(rows, met(middle(rows)[:, None]).squeeze(1))
 
-    return run(model, x, y, threat, rule, minimum=True, **common)
+    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)

@@ -7,14 +7,19 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.look import Look
-from fastadv.attacks.core.problem import check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Rule, Search
+from fastadv.attacks.core import (
+    AttackResult,
+    Common,
+    GradientLook,
+    Rule,
+    Search,
+    check_norm,
+    run,
+    takes_common,
+)
 from fastadv.attacks.methods import constant_search
-from fastadv.attacks.methods.adam import adam
+from fastadv.attacks.methods.adam import Moments, adam
+from fastadv.attacks.methods.constant_search import Constants
 from fastadv.attacks.methods.geometry import cosine, like, positive, width
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
@@ -32,6 +37,15 @@ LARGEST_STEP = 0.1
 LAST_STEP = 0.01
 # tau as a share of the least distance, at first and at most
 SHRINK, LARGEST_SHRINK = 0.95, 0.99
+
+
+class _Rows(Moments, Constants):
+    """Points in the space of `w`, their tanh, the share by which tau shrinks [n], the length of steps [n]."""
+
+    w: Tensor
+    bent: Tensor
+    shrink: Tensor
+    step_size: Tensor
 
 
 @takes_common
@@ -84,14 +98,14 @@ def cw(
     if step_size is not None:
         positive("step_size", step_size, 1.0)
     rule = _rule(threat.norm, steps, searches, constant, step_size)
-    return run(model, x, y, threat, rule, minimum=True, **common)
+    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
 def _rule(norm: str, steps: int, searches: int, constant: float | None, step_size: float | None) -> Rule:
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         rows, space = search.rows, _Space(search.threat)
         constant_search.begin(search)
-        rows.shrink = torch.full_like(search.best.rank, SHRINK)
+        rows.shrink = search.full(SHRINK)
         for number in range(searches):
             constant_search.begin_run(search)
             rows.w = space.inverse(search.x if norm == "l2" else search.best.x_adv)
@@ -105,34 +119,30 @@ def _rule(norm: str, steps: int, searches: int, constant: float | None, step_siz
                 size = like(rows.step_size * cosine(step, steps, LAST_STEP), rows.w).to(rows.w.dtype)
                 rows.w.addcmul_(adam(rows, gradient, step), size, value=-1)
                 space.keep_(rows.w)
-            look = search.decide(space.points(space.bend(rows.w)))
-            rows.hit |= look.adversarial
+            rows.hit |= search.decide(space.points(space.bend(rows.w))).adversarial
             done = constant_search.bisect(search) if norm == "l2" else _tighten(search)
             if step_size is None:
-                found = (-search.best.rank).isfinite()
+                found = (search.best.distance).isfinite()
                 larger = (3 * rows.step_size).clamp_max(LARGEST_STEP)
-                rows.step_size = torch.where(found, _fitting_step(search, -search.best.rank), larger)
+                rows.step_size = torch.where(found, _fitting_step(search, search.best.distance), larger)
             search.leave(done)
 
     return rule
 
 
-def _gradient(search: Search, look: Look) -> Tensor:
+def _gradient(search: Search[_Rows], look: GradientLook) -> Tensor:
     """Of what is minimised, with respect to the points."""
-    assert look.gradient is not None
     rows = search.rows
     if search.threat.norm == "l2":
         pull = 2 * (look.x_adv - search.x)
     else:
         away = look.seen - search.x
-        pull = away.sign().mul_(away.abs() > like(-search.best.rank * rows.shrink, away))
+        pull = away.sign().mul_(away.abs() > like(search.best.distance * rows.shrink, away))
     return pull.addcmul_(constant_search.force(search, look).to(pull.dtype), look.gradient, value=-1)
 
 
-def _fit(search: Search, look: Look, constant: float | None, step_size: float | None) -> None:
+def _fit(search: Search[_Rows], look: GradientLook, constant: float | None, step_size: float | None) -> None:
     """The first constant and step size of each sample, given or for a model as linear as at x."""
-    assert look.loss is not None
-    assert look.gradient is not None
     rows, (low, high) = search.rows, search.threat.box
     gradient = look.gradient
     free = gradient.where(torch.where(gradient > 0, search.x < high, search.x > low), 0.0).flatten(1)
@@ -148,7 +158,7 @@ def _fit(search: Search, look: Look, constant: float | None, step_size: float | 
         rows.step_size = torch.full_like(rows.step_size, step_size)
 
 
-def _fitting_step(search: Search, length: Tensor) -> Tensor:
+def _fitting_step(search: Search[_Rows], length: Tensor) -> Tensor:
     """[n] a step of Adam for displacements of that length."""
     norm = search.threat.norm
     each = length / math.sqrt(search.x[0].numel()) if norm == "l2" else length
@@ -156,9 +166,9 @@ def _fitting_step(search: Search, length: Tensor) -> Tensor:
     return torch.where(step.isfinite(), step, LARGEST_STEP).clamp_max(LARGEST_STEP)
 
 
-def _tighten(search: Search) -> Tensor:
+def _tighten(search: Search[_Rows]) -> Tensor:
     """Choose tau and the next constant for Linf; return bool [n], which samples have had enough."""
-    rows, best = search.rows, -search.best.rank
+    rows, best = search.rows, search.best.distance
     idle = best.isinf() | (best > rows.before * (1 + rows.shrink) / 2)
     done: Tensor = best.isfinite() & idle & (rows.shrink > LARGEST_SHRINK)
     rows.constant = torch.where(idle, 2 * rows.constant, rows.constant)

@@ -7,13 +7,17 @@ from torch import Tensor
 
 from fastadv import losses, rng
 from fastadv._checks import check_count, check_share
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.criterion import WRONG
-from fastadv.attacks.core.problem import check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
-from fastadv.attacks.core.waiting import waits
+from fastadv.attacks.core import (
+    WRONG,
+    AttackResult,
+    Common,
+    Rows,
+    Search,
+    check_norm,
+    run,
+    takes_common,
+    waits,
+)
 from fastadv.attacks.methods.geometry import advance, cosine, farthest, like, positive, width
 from fastadv.attacks.methods.sizes import largest, norm
 from fastadv.engine import Frozen
@@ -23,6 +27,13 @@ from fastadv.threat import Threat
 NORMS = ("l2",)
 # the last step over the first
 LAST_STEP = 0.01
+
+
+class _Rows(Rows):
+    """The radius [n] of each sample's ball, and the largest that makes sense."""
+
+    norm: Tensor
+    most: Tensor
 
 
 @takes_common
@@ -72,7 +83,7 @@ def ddn(
     if loss is not None:
         losses.check_loss(loss)
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         ascended = ("ce" if search.problem.criterion is WRONG else None) if loss is None else loss
         rows = search.rows
         rows.most = farthest(search)
@@ -80,7 +91,6 @@ def ddn(
         points = search.start()
         for step in range(steps):
             look = search.gradient(points, ascended)
-            assert look.gradient is not None
             rows.norm = torch.where(look.adversarial, rows.norm * (1 - gamma), rows.norm * (1 + gamma))
             rows.norm = torch.minimum(rows.norm, rows.most)
             points, way = _led(search, look.x_adv, look.gradient, step)
@@ -89,12 +99,12 @@ def ddn(
             length = norm(away, 2)
             share = torch.where(length > 0, rows.norm / length, 0.0)
             points = away.mul_(like(share, away)).add_(search.x).clamp_(*search.threat.box)
-        search.last(points)
+        search.finish(points)
 
-    return run(model, x, y, threat, rule, minimum=True, seed=seed, **common)
+    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, seed=seed, **common)
 
 
-def _led(search: Search, points: Tensor, gradient: Tensor, step: int) -> tuple[Tensor, Tensor]:
+def _led(search: Search[_Rows], points: Tensor, gradient: Tensor, step: int) -> tuple[Tensor, Tensor]:
     """The points and their gradients [n, ...]; where a gradient is zero, x and noise in its place."""
     flat = largest(gradient) == 0
     if not waits(flat.device) and not bool(flat.any()):

@@ -5,11 +5,7 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv._checks import check_count, check_number
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
 from fastadv.attacks.methods.geometry import like, width
 from fastadv.attacks.methods.hyperplane import largest_others, nearest_boundary, steepest
 from fastadv.engine import Frozen
@@ -74,6 +70,6 @@ def deepfool(
             way = steepest(near.normal, near.size, threat.order)
             points = near.look.x_adv + way * like(beyond * (near.distance + least), way)
             points = points.clamp_(*threat.box)
-        search.last(points)
+        search.finish(points)
 
     return run(model, x, y, threat, rule, minimum=True, **common)

@@ -9,15 +9,16 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count, check_number, check_share
-from fastadv.attacks.core.common import Common
-from fastadv.attacks.core.criterion import Criterion
-from fastadv.attacks.core.problem import check_finite_box, check_index
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import Common, Criterion, Rows, Search, check_finite_box, run
+from fastadv.attacks.core.problem import check_index
 from fastadv.attacks.methods.geometry import positive
 from fastadv.engine.freeze import freeze
 from fastadv.errors import InputError
 from fastadv.threat import Linf
+
+
+class _Rows(Rows):
+    velocity: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,24 +101,33 @@ def distal(
         start = (low + (high - low) * noise).clamp(low, high)
         taken = torch.zeros_like(numbers)
 
-        def rule(search: Search) -> None:
+        def rule(search: Search[_Rows]) -> None:
             points, rows = search.start(), search.rows
             rows.velocity = torch.zeros_like(points)
             taken[search.per_sample(numbers)] = 0
             for _ in range(steps):
                 look = search.gradient(points, goal.ascended)
-                assert look.gradient is not None
                 stuck = ~search.best.largest_gradient.isfinite()
                 taken[search.per_sample(numbers)] += ~(stuck | search.best.success)
                 search.leave(stuck)
                 rows.velocity = momentum * rows.velocity + look.gradient
                 points = (look.x_adv + step_size * rows.velocity).clamp(low, high)
-            search.last(points)
+            search.finish(points)
 
         # the core wants labels other than the targets; here they have no part
         labels = (targets == 0).long()
         common = Common(targets=targets, criterion=goal, ids=ids)
-        out = run(frozen, start, labels, threat, rule, loss=goal.log_confidence, stop_early=True, **common)
+        out = run(
+            frozen,
+            start,
+            labels,
+            threat,
+            rule,
+            rows=_Rows,
+            loss=goal.log_confidence,
+            stop_early=True,
+            **common,
+        )
         seen, threshold = out.x_adv, frozen.input_threshold
         if threshold is not None:
             seen = torch.where(seen.to(frozen.dtype or seen.dtype) >= threshold, high, low)

@@ -6,13 +6,9 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.look import Look
-from fastadv.attacks.core.problem import check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import AttackResult, Common, GradientLook, Search, check_norm, run, takes_common
 from fastadv.attacks.methods import constant_search
+from fastadv.attacks.methods.constant_search import Constants
 from fastadv.attacks.methods.geometry import like, positive, width
 from fastadv.attacks.methods.sizes import largest
 from fastadv.engine import Frozen
@@ -28,6 +24,14 @@ FIRST = 4.0
 FLATTEST = 0.3
 # a finite stand-in for the room of a pixel in a box without edges
 FAR = 1e15
+
+
+class _Rows(Constants):
+    before_step: Tensor
+    points: Tensor
+    length: Tensor
+    share: Tensor
+    steepest: Tensor
 
 
 @takes_common
@@ -84,7 +88,7 @@ def ead(
     if constant is not None:
         positive("constant", constant, 1.0)
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         rows, margin = search.rows, search.problem.margin
         constant_search.begin(search)
         for number in range(searches):
@@ -95,8 +99,6 @@ def ead(
             rows.share = torch.where(search.best.success, step_size, far)
             for step in range(steps):
                 look = search.gradient(rows.points, margin)
-                assert look.gradient is not None
-                assert look.loss is not None
                 steepest = largest(look.gradient).flatten()
                 if not (number or step):
                     constant_search.fit(search, _needed(search, look, weight), FIRST, constant)
@@ -108,10 +110,10 @@ def ead(
                 rate = like(rate.nan_to_num(0.0, 0.0), search.x).to(search.x.dtype)
                 _advance(search, look.gradient * constant_search.force(search, look), rate, step)
             rows.hit |= search.decide(rows.before_step).adversarial
-            rows.length = torch.where(search.best.success, -search.best.rank, rows.length)
+            rows.length = torch.where(search.best.success, search.best.distance, rows.length)
             search.leave(constant_search.bisect(search))
 
-    def _advance(search: Search, push: Tensor, rate: Tensor, step: int) -> None:
+    def _advance(search: Search[_Rows], push: Tensor, rate: Tensor, step: int) -> None:
         """A proximal step from `rows.points`, then the momentum that leads to the next ones."""
         rows, box = search.rows, search.threat.box
         away = rows.points - search.x
@@ -121,17 +123,15 @@ def ead(
         rows.points = reached.lerp(rows.before_step, -(step + 1) / (step + 4)).clamp_(*box)
         rows.before_step = reached
 
-    return run(model, x, y, threat, rule, minimum=True, **common)
+    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
-def _needed(search: Search, look: Look, weight: float) -> Tensor:
+def _needed(search: Search[_Rows], look: GradientLook, weight: float) -> Tensor:
     """[n] the constant that a linear model needs: that for the L1 norm alone plus that for the square alone.
 
     The first moves the steepest pixels to the edge of the box, so that the last of them decides, or one of
     `FLATTEST` times the steepest slope where the last is flatter.
     """
-    assert look.gradient is not None
-    assert look.loss is not None
     low, high = search.threat.box
     room = torch.where(look.gradient > 0, high - search.x, search.x - low).clamp_max(FAR).flatten(1)
     steep, order = look.gradient.abs().flatten(1).sort(1, descending=True)

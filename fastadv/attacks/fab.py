@@ -9,14 +9,20 @@ from torch import Tensor
 
 from fastadv import losses, ops, rng
 from fastadv._checks import check_count, check_number, check_share
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.criterion import WRONG
-from fastadv.attacks.core.look import Look
-from fastadv.attacks.core.problem import StepSize, check_norm, check_step_size
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
-from fastadv.attacks.core.side_by_side import side_by_side
+from fastadv.attacks.core import (
+    WRONG,
+    AttackResult,
+    Common,
+    Look,
+    Search,
+    StepSize,
+    check_norm,
+    check_step_size,
+    run,
+    side_by_side,
+    takes_common,
+)
+from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import like, width
 from fastadv.attacks.methods.hyperplane import largest_others, nearest_boundary
 from fastadv.attacks.methods.sizes import norm
@@ -37,6 +43,19 @@ FINAL, BEYOND = 3, 0.1
 IDLE, NEARER, EXPLORED = 6, 0.99, 0.4
 RETURN = {"linf": 60, "l2": 30, "l1": 80}
 UNREACHABLE = 1e30  # as the lack of a hyperplane
+
+
+class _Rows(Interval):
+    idle: Tensor
+    shortest: Tensor
+    leaves: Tensor
+    others: Tensor
+    rival: Tensor
+    restart_radius: Tensor
+    nearest: Tensor
+    below: Tensor
+    above: Tensor
+    share: Tensor
 
 
 @takes_common
@@ -107,17 +126,17 @@ def fab(
 
     explored = min(EXPLORED * steps, steps - RETURN[threat.norm])
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         rows = search.rows
 
-        def in_turn(here: Search, numbers: list[int]) -> None:
+        def in_turn(here: Search[_Rows], numbers: list[int]) -> None:
             here.rows.restart_radius = rows.restart_radius.repeat(len(numbers))
             here.rows.rival = torch.cat([rows.others[:, number, None] for number in numbers])
             project(here, numbers, lambda logits: here.rows.rival)
 
         # how near random starts are, whatever the other runs find meanwhile
         given = search.per_sample(longest)
-        rows.restart_radius = torch.where(search.best.success, -search.best.rank, inf)
+        rows.restart_radius = torch.where(search.best.success, search.best.distance, inf)
         rows.restart_radius = rows.restart_radius.minimum(given.to(rows.restart_radius)).clamp_max(
             torch.finfo(rows.restart_radius.dtype).max
         )
@@ -129,7 +148,7 @@ def fab(
             project(search, [0], lambda logits: largest_others(logits, search.y, classes))
         _shorten(search)
 
-    def project(search: Search, numbers: list[int], rivals: Callable[[Tensor], Tensor]) -> None:
+    def project(search: Search[_Rows], numbers: list[int], rivals: Callable[[Tensor], Tensor]) -> None:
         points, broken, rows = _start(search, numbers), bool(search.restart), search.rows
         rows.idle = torch.zeros_like(search.y)
         rows.shortest = torch.full_like(rows.restart_radius, inf)
@@ -140,7 +159,7 @@ def fab(
             search.decide(points)
 
     def _step(
-        search: Search, points: Tensor, broken: bool, rivals: Callable[[Tensor], Tensor], step: int
+        search: Search[_Rows], points: Tensor, broken: bool, rivals: Callable[[Tensor], Tensor], step: int
     ) -> tuple[Tensor, bool]:
         """The next points, successes drawn back towards x, and whether there has been any success.
 
@@ -163,7 +182,7 @@ def fab(
         points = torch.lerp(ahead, ahead_of_x, weight.to(x)).clamp_(*threat.box)
         return (_back(search, search.decide(points)), True) if broken else (points, False)
 
-    def _back(search: Search, look: Look) -> Tensor:
+    def _back(search: Search[_Rows], look: Look) -> Tensor:
         """The points of `look`, successes drawn back; counts idle steps, anew for what leaves."""
         rows = search.rows
         length = norm(look.x_adv - search.x, threat.order).to(rows.shortest)
@@ -173,7 +192,7 @@ def fab(
         further = search.x + backward * (look.x_adv - search.x)
         return torch.where(like(look.adversarial, further), further, look.x_adv)
 
-    def _start(search: Search, numbers: list[int]) -> Tensor:
+    def _start(search: Search[_Rows], numbers: list[int]) -> Tensor:
         if not search.restart:
             return search.x.clone()
         count = search.x[0].numel()
@@ -185,26 +204,24 @@ def fab(
         size = search.rows.restart_radius.to(away) / norm(away, threat.order).clamp_min(1e-12) / 2
         return (search.x + like(size, away) * away).clamp_(*threat.box)
 
-    return run(model, x, y, threat, rule, minimum=True, restarts=restarts, seed=seed, **common)
+    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, restarts=restarts, seed=seed, **common)
 
 
-def _shorten(search: Search) -> None:
+def _shorten(search: Search[_Rows]) -> None:
     """Try points between x and the nearest success, by false position on the margins at both ends."""
     rows, margin = search.rows, search.problem.margin
     search.leave(~search.best.success)
     rows.nearest = search.best.x_adv.clone()
     assert search.problem.clean is not None
     rows.below = losses.loss_value(search.problem.clean, search.y, margin, search.targets)
-    rows.low, rows.high = torch.zeros_like(search.best.rank), torch.ones_like(search.best.rank)
-    look = search.decide(rows.nearest, margin)
-    assert look.loss is not None
+    rows.low, rows.high = search.full(0.0), search.full(1.0)
+    look = search.score(rows.nearest, margin)
     rows.above = look.loss
     for _ in range(FINAL):
         zero = (rows.below / (rows.below - rows.above)).to(rows.low).nan_to_num(0.5).clamp(0, 1)
         rows.share = torch.lerp(rows.low, rows.high, zero + BEYOND * (1 - zero))
         points = search.x + like(rows.share.to(search.x), search.x) * (rows.nearest - search.x)
-        look = search.decide(points, margin)
-        assert look.loss is not None
+        look = search.score(points, margin)
         met = look.adversarial
         rows.low, rows.high = torch.where(met, rows.low, rows.share), torch.where(met, rows.share, rows.high)
         rows.below, rows.above = (

@@ -5,11 +5,7 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_threat
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import AttackResult, Common, Search, check_threat, run, takes_common
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.errors import InputError
@@ -63,8 +59,7 @@ def fgsm(
     def rule(search: Search) -> None:
         # the start is no candidate: x_adv is the stepped point, also where that lowers the loss
         look = search.gradient(search.start(random_start), judge=False)
-        assert look.gradient is not None
-        search.last(search.threat.step_(look.x_adv, look.gradient, search.x, search.per_sample(step_size)))
+        search.finish(search.threat.step_(look.x_adv, look.gradient, search.x, search.per_sample(step_size)))
 
     return run(
         model, x, y, threat, rule, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed, **common

@@ -7,13 +7,17 @@ from torch import Tensor
 
 from fastadv import losses, ops
 from fastadv._checks import check_count, check_share
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.look import Look
-from fastadv.attacks.core.problem import check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
-from fastadv.attacks.core.waiting import settles
+from fastadv.attacks.core import (
+    AttackResult,
+    Common,
+    GradientLook,
+    Rows,
+    Search,
+    check_norm,
+    may_leave,
+    run,
+    takes_common,
+)
 from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, like, positive, width
 from fastadv.attacks.methods.hyperplane import DUAL
 from fastadv.attacks.methods.sizes import norm
@@ -27,6 +31,13 @@ FIRST_STEP = {"l2": 1.0, "l1": 1.0, "l0": 50.0}
 LAST_STEP, LAST_GAMMA = 0.01, 0.02
 # the share of the steps that may look for the first success as in the paper, in L2 and L1
 PATIENCE = 0.05
+
+
+class _Rows(Rows):
+    """The radius [n] of each sample's ball, and the largest that makes sense."""
+
+    radius: Tensor
+    most: Tensor
 
 
 @takes_common
@@ -85,7 +96,7 @@ def fmn(
 
     patience = int(PATIENCE * steps) if threat.norm in ("l2", "l1") else 0
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         rows = search.rows
         rows.most = rows.radius = farthest(search)
         points, all_found = search.start(), False
@@ -103,16 +114,15 @@ def fmn(
             if not all_found:
                 if step >= patience:
                     further = torch.where(like(found, further), further, beyond)
-                all_found = settles(step, further.device) and bool(found.all())
+                all_found = may_leave(step, further.device) and bool(found.all())
             points = search.threat.resized(rows.radius).project(further, search.x)
-        search.last(points)
+        search.finish(points)
 
-    return run(model, x, y, threat, rule, minimum=True, **common)
+    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
-def _ascend(search: Search, look: Look, decay: float, step_size: float | None) -> Tensor:
+def _ascend(search: Search[_Rows], look: GradientLook, decay: float, step_size: float | None) -> Tensor:
     """[n, ...] the points a step further along the gradient; those of `look` may be overwritten."""
-    assert look.gradient is not None
     if search.threat.norm != "linf":
         assert step_size is not None
         return advance(look.x_adv, look.gradient, search.x, decay * step_size)
@@ -120,12 +130,10 @@ def _ascend(search: Search, look: Look, decay: float, step_size: float | None) -
     return look.x_adv + look.gradient.sign() * like(decay * length, look.x_adv)
 
 
-def _to_boundary(search: Search, look: Look, share: float) -> tuple[Tensor, Tensor]:
+def _to_boundary(search: Search[_Rows], look: GradientLook, share: float) -> tuple[Tensor, Tensor]:
     """The shortest way [n, ...] in the box to a little beyond the boundary of a linear model of the loss, and
     the radius [n] at which that model, without the box, places the boundary.
     """
-    assert look.loss is not None
-    assert look.gradient is not None
     order = search.threat.order or 1.0
     # in float64, where the squares of huge and tiny gradients have room
     size = norm(look.gradient.double(), DUAL[order])
@@ -142,11 +150,11 @@ def _to_boundary(search: Search, look: Look, share: float) -> tuple[Tensor, Tens
     return way, (distance + left).to(distance.dtype)
 
 
-def _radius(search: Search, look: Look, share: float) -> Tensor:
+def _radius(search: Search[_Rows], look: GradientLook, share: float) -> Tensor:
     """[n] the radius of the next ball around samples that have been broken."""
     radius = search.rows.radius
     smaller, larger = radius * (1 - share), radius * (1 + share)
     if search.threat.norm == "l0":
         smaller, larger = smaller.floor().minimum(radius - 1), larger.floor().maximum(radius + 1)
-    smaller = torch.minimum(smaller, -search.best.rank).clamp_min(0)
+    smaller = torch.minimum(smaller, search.best.distance).clamp_min(0)
     return torch.where(look.adversarial, smaller, larger).to(radius.dtype)

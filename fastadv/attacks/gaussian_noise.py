@@ -5,11 +5,8 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv import rng
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_finite_box, check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.methods.noise import Noise, noise_rule, scaled
+from fastadv.attacks.core import AttackResult, Common, check_finite_box, check_norm, run, takes_common
+from fastadv.attacks.methods.noise import Noise, Sizes, noise_rule, scaled
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -56,4 +53,4 @@ def gaussian_noise(
     if not threat.finite:
         check_finite_box("gaussian_noise", threat)
     rule = noise_rule(GAUSSIAN, threat, levels, repetitions)
-    return run(model, x, y, threat, rule, minimum=True, seed=seed, **common)
+    return run(model, x, y, threat, rule, rows=Sizes, minimum=True, seed=seed, **common)

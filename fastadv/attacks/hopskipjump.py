@@ -10,16 +10,12 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
 from fastadv.attacks.methods.bisection import halve, middle
 from fastadv.attacks.methods.geometry import like, orthogonal, unit, width
 from fastadv.attacks.methods.hyperplane import steepest
 from fastadv.attacks.methods.sizes import norm
-from fastadv.attacks.methods.start import away, check_starts, find_start, spend, to_boundary
+from fastadv.attacks.methods.start import Starts, away, check_starts, find_start, spend, to_boundary
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -30,6 +26,15 @@ REACH, TILT = 0.02, 4.0
 HALVINGS, TILTS, SIZES = 12, 6, 4
 # values of the probes of one sample that pass the model at once
 BLOCK = 1 << 17
+
+
+class _Rows(Starts):
+    normal: Tensor
+    shift: Tensor
+    gradient: Tensor
+    answers: Tensor
+    directions: Tensor
+    products: Tensor
 
 
 @takes_common
@@ -80,11 +85,11 @@ def hopskipjump(
     check_count("directions", directions, 1)
     check_starts("hopskipjump", starts, x, threat)
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         rows = search.rows
         left = find_start(search, starts, queries)
         left = to_boundary(search, min(HALVINGS, left), left)
-        rows.normal, rows.shift = away(search), torch.zeros_like(search.best.rank)
+        rows.normal, rows.shift = away(search), search.full(0.0)
         draws = count()
         for step in count(1):
             probes = min(math.ceil(directions * math.sqrt(step)), left - TILTS - SIZES - HALVINGS)
@@ -98,15 +103,15 @@ def hopskipjump(
             _move(search)
             left = to_boundary(search, HALVINGS, left)
 
-    return run(model, x, y, threat, rule, minimum=True, restarts=restarts, seed=seed, **common)
+    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, restarts=restarts, seed=seed, **common)
 
 
-def _probe(search: Search, probes: int, draws: Iterator[int]) -> None:
+def _probe(search: Search[_Rows], probes: int, draws: Iterator[int]) -> None:
     """Set `rows.gradient` to the unit direction [n, ...], orthogonal to `rows.normal`, that probes find."""
     rows, size = search.rows, search.x[0].numel()
     seed = rng.derive(search.seed, "hopskipjump", search.restart)
     # of the answers 1 and -1, of the directions, and of their products
-    rows.answers = torch.zeros_like(search.best.rank)
+    rows.answers = search.full(0.0)
     rows.directions = rows.products = torch.zeros_like(rows.normal)
     most = max(BLOCK // size, 16)
     for first in range(0, probes, most):
@@ -130,7 +135,7 @@ def _probe(search: Search, probes: int, draws: Iterator[int]) -> None:
     rows.gradient = unit(orthogonal(gradient.unsqueeze(1), rows.normal).squeeze(1))
 
 
-def _deviation(search: Search) -> Tensor:
+def _deviation(search: Search[_Rows]) -> Tensor:
     """[n] the standard deviation of a coordinate of the probes, which the search twin can resolve."""
     distance = norm(search.rows.points - search.x, 2)
     least = torch.finfo(search.frozen.search_dtype or search.x.dtype).eps * width(search.threat)
@@ -138,17 +143,17 @@ def _deviation(search: Search) -> Tensor:
     return deviation
 
 
-def _center(search: Search) -> Tensor:
+def _center(search: Search[_Rows]) -> Tensor:
     """[n, ...] the center of the probes, `rows.shift` of their deviations from the boundary."""
     rows = search.rows
     center: Tensor = rows.points + like(rows.shift * _deviation(search), rows.points) * rows.normal
     return center
 
 
-def _tilt(search: Search) -> None:
+def _tilt(search: Search[_Rows]) -> None:
     """Turn `rows.normal` towards `rows.gradient`, so that it is the normal in the plane of the two."""
     rows = search.rows
-    rows.low = torch.zeros_like(search.best.rank)
+    rows.low = search.full(0.0)
     rows.high = torch.full_like(rows.low, math.pi / 2)
     for _ in range(TILTS):
         angle = like(middle(rows), rows.normal)
@@ -161,7 +166,7 @@ def _tilt(search: Search) -> None:
     rows.normal = angle.cos() * rows.normal + angle.sin() * rows.gradient
 
 
-def _move(search: Search) -> None:
+def _move(search: Search[_Rows]) -> None:
     """Move `rows.points` by the largest step that ends adversarial, or not at all.
 
     The longest leads to where the normal from x is as far as they are; the next is half of it, and so on.

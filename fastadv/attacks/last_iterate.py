@@ -8,9 +8,8 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv._checks import check_count
-from fastadv.attacks.core.problem import StepSize, check_step_size, check_threat
+from fastadv.attacks.core import StepSize, check_step_size, check_threat, waits
 from fastadv.attacks.core.repeat import counted, radii, uncounted, without_rows
-from fastadv.attacks.core.waiting import waits
 from fastadv.engine import Frozen
 from fastadv.engine.graph import Rows, Step
 from fastadv.errors import InputError

@@ -6,15 +6,19 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import StepSize, check_step_size
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import AttackResult, Common, Search, StepSize, check_step_size, run, takes_common
+from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import like
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.threat import L2, Threat
+
+
+class _Rows(Interval):
+    origin: Tensor
+    share: Tensor
+    walk: Tensor
+    bisections: Tensor
 
 
 @takes_common
@@ -70,7 +74,7 @@ def latent_descent(
             f"got {type(frozen.model).__name__}; use another attack"
         )
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         rows, x = search.rows, search.x
         rows.origin, rows.share = x, search.per_sample(share)
         rows.low = rows.high = rows.walk = x
@@ -78,7 +82,7 @@ def latent_descent(
         rows.bisections = torch.zeros_like(search.y)
         for step in range(1, steps + 2 * searches + 1):
             walks = like(rows.bisections == 0, rows.origin)
-            points = search.departed(torch.where(walks, rows.walk, (rows.low + rows.high) / 2))
+            points = search.drop_leaving(torch.where(walks, rows.walk, (rows.low + rows.high) / 2))
             met, finite, image = _explain(search, points)
             _advance(search, points, met)
             walking = rows.bisections == 0
@@ -89,7 +93,7 @@ def latent_descent(
             rows.walk = (start + like(weight.to(start), start) * (image - start)).clamp(*search.threat.box)
             search.leave((walking & (~finite | (step >= steps))) | (rows.bisections > 2 * searches))
 
-    def _advance(search: Search, points: Tensor, met: Tensor) -> None:
+    def _advance(search: Search[_Rows], points: Tensor, met: Tensor) -> None:
         """Move the ends of the interval that holds the boundary; begin the next bisection."""
         rows = search.rows
         inside, walks = like(met, points), like(rows.bisections == 0, points)
@@ -99,10 +103,12 @@ def latent_descent(
         # the second bisection goes towards x
         rows.low = torch.where(like(rows.bisections == searches + 1, points), rows.origin, low)
 
-    return run(frozen, x, y, L2(torch.inf) if threat is None else threat, rule, minimum=True, **common)
+    return run(
+        frozen, x, y, L2(torch.inf) if threat is None else threat, rule, rows=_Rows, minimum=True, **common
+    )
 
 
-def _explain(search: Search, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _explain(search: Search[_Rows], points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """At points as the dtype of the images holds them: whether they meet the goal [n], whether all that the
     model says is finite [n], and its reconstruction of the class to move to [n, ...].
     """

@@ -7,13 +7,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from fastadv._checks import check_count
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.look import Look
-from fastadv.attacks.core.problem import check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import AttackResult, Common, GradientLook, Search, check_norm, run, takes_common
 from fastadv.attacks.methods import constant_search
+from fastadv.attacks.methods.constant_search import Constants
 from fastadv.attacks.methods.geometry import positive
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
@@ -27,6 +23,18 @@ NARROW = 1.02
 MEMORY = 6
 # a step is taken where it gains this share of what the gradient promises (Armijo)
 ENOUGH = 1e-4
+
+
+class _Rows(Constants):
+    trial: Tensor
+    point: Tensor
+    value: Tensor
+    gradient: Tensor
+    direction: Tensor
+    length: Tensor
+    moves: Tensor
+    changes: Tensor
+    weights: Tensor
 
 
 @takes_common
@@ -70,7 +78,7 @@ def lbfgs(
     if constant is not None:
         positive("constant", constant, 1.0)
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         margin = search.problem.criterion.margin
 
         def likelihood(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
@@ -88,18 +96,15 @@ def lbfgs(
                 rows.hit |= look.adversarial
                 _consider(search, look, step)
                 _propose(search, step)
-            look = search.decide(rows.trial.view_as(search.x))
-            rows.hit |= look.adversarial
+            rows.hit |= search.decide(rows.trial.view_as(search.x)).adversarial
             constant_search.bisect(search)
             search.leave(rows.high < NARROW * rows.low)
 
-    return run(model, x, y, threat, rule, minimum=True, **common)
+    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
-def _needed(look: Look) -> Tensor:
+def _needed(look: GradientLook) -> Tensor:
     """[n] the constant that a linear model needs: at its boundary the loss is half as steep as the margin."""
-    assert look.loss is not None
-    assert look.gradient is not None
     odds = look.loss.double().exp()
     gap = torch.log1p(-odds) - look.loss.double()
     steepness = look.gradient.double().flatten(1).norm(dim=1) / (1 - odds)
@@ -107,7 +112,7 @@ def _needed(look: Look) -> Tensor:
     return needed.to(look.loss.dtype)
 
 
-def _begin(search: Search) -> None:
+def _begin(search: Search[_Rows]) -> None:
     """x as the first trial, and no memory of the curvature."""
     rows, x = search.rows, search.x.flatten(1)
     rows.trial = rows.point = x
@@ -118,10 +123,8 @@ def _begin(search: Search) -> None:
     rows.weights = rows.trial.new_zeros(len(x), MEMORY)
 
 
-def _consider(search: Search, look: Look, step: int) -> None:
+def _consider(search: Search[_Rows], look: GradientLook, step: int) -> None:
     """Move the samples whose trial is good enough there, and remember the curvature on the way."""
-    assert look.loss is not None
-    assert look.gradient is not None
     rows = search.rows
     away = rows.trial - search.x.flatten(1)
     constant = rows.constant.to(away.dtype)
@@ -139,7 +142,7 @@ def _consider(search: Search, look: Look, step: int) -> None:
     rows.gradient = torch.where(good[:, None], gradient, rows.gradient)
 
 
-def _propose(search: Search, step: int) -> None:
+def _propose(search: Search[_Rows], step: int) -> None:
     """The next trial: along the quasi-Newton direction, among the pixels that the box lets move."""
     rows, (low, high) = search.rows, search.threat.box
     blocked = ((rows.point <= low) & (rows.gradient > 0)) | ((rows.point >= high) & (rows.gradient < 0))

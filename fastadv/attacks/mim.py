@@ -8,16 +8,16 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv._checks import check_number
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import StepSize
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
-from fastadv.attacks.methods.ascent import ascent, step_size_for
+from fastadv.attacks.core import AttackResult, Common, Search, StepSize, run, takes_common
+from fastadv.attacks.methods.ascent import Steps, ascent, step_size_for
 from fastadv.attacks.methods.sizes import largest
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
+
+
+class _Rows(Steps):
+    momentum: Tensor
 
 
 @takes_common
@@ -64,7 +64,17 @@ def mim(
     losses.check_loss(loss)
     rule = ascent(steps, step_size_for(threat, x, steps, 1.0, step_size), random_start, Momentum(decay))
     return run(
-        model, x, y, threat, rule, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed, **common
+        model,
+        x,
+        y,
+        threat,
+        rule,
+        rows=_Rows,
+        loss=loss,
+        restarts=restarts,
+        stop_early=stop_early,
+        seed=seed,
+        **common,
     )
 
 
@@ -74,7 +84,7 @@ class Momentum:
 
     decay: float
 
-    def __call__(self, search: Search, gradient: Tensor) -> Tensor:
+    def __call__(self, search: Search[_Rows], gradient: Tensor) -> Tensor:
         # divided by its largest element first: the sum of a tiny or huge gradient leaves the format
         top = largest(gradient)
         unit = torch.where(top > 0, gradient / top, 0.0)

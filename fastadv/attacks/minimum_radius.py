@@ -6,12 +6,19 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count, check_number
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.inner import InnerAttack, check_attack, run_inner, take_over
-from fastadv.attacks.core.problem import check_threat
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import (
+    AttackResult,
+    Common,
+    InnerAttack,
+    Search,
+    check_attack,
+    check_threat,
+    run,
+    run_inner,
+    take_over,
+    takes_common,
+)
+from fastadv.attacks.methods.bisection import Interval
 from fastadv.attacks.methods.geometry import FAR, farthest, width
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
@@ -22,6 +29,12 @@ from fastadv.threat import Threat
 FIRST = {"linf": 1 / 255, "l2": 1.0, "l1": 10.0, "l0": 1.0}
 # how often the first radius is doubled at most where the box has no edge
 DOUBLINGS = 30
+
+
+class _Rows(Interval):
+    radius: Tensor
+    most: Tensor
+    bisections: Tensor
 
 
 @takes_common
@@ -65,7 +78,7 @@ def minimum_radius(
     first = _first(threat, first_radius, x)
     whole = threat.norm == "l0"
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         rows = search.rows
         start = torch.as_tensor(search.per_sample(first), dtype=search.x.dtype, device=search.x.device)
         start, reach = start.clamp_min(torch.finfo(start.dtype).tiny), farthest(search)
@@ -89,9 +102,9 @@ def minimum_radius(
                 rows.low, rows.radius = rows.low.floor(), rows.radius.floor()
                 done |= ~grows & (high - rows.low <= 1)
             search.leave(done)
-            search.departed(search.x)
+            search.drop_leaving(search.x)
 
-    return run(model, x, y, threat, rule, minimum=True, **common)
+    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
 def _first(threat: Threat, first_radius: float | Tensor | None, x: Tensor) -> float | Tensor:

@@ -6,17 +6,27 @@ from torch import Tensor
 
 from fastadv import losses, rng
 from fastadv._checks import check_share
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import StepSize, check_finite_radius, check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import (
+    AttackResult,
+    Common,
+    Rows,
+    Search,
+    StepSize,
+    check_finite_radius,
+    check_norm,
+    run,
+    takes_common,
+)
 from fastadv.attacks.methods.ascent import step_size_for
 from fastadv.attacks.methods.estimate import estimated_ascent, steps_for
 from fastadv.attacks.methods.geometry import positive, width
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
+
+
+class _Rows(Rows):
+    momentum: Tensor
 
 
 @takes_common
@@ -71,14 +81,14 @@ def nes(
         losses.check_loss(loss)
     size = step_size_for(threat, x, steps, 2.5, step_size)
 
-    def draw(search: Search, step: int) -> Tensor:
+    def draw(search: Search[_Rows], step: int) -> Tensor:
         count = directions * search.x[0].numel()
         return rng.normal(count, rng.derive(search.seed, "nes"), search.ids, step)
 
-    def move(search: Search, gradient: Tensor, points: Tensor, step: int) -> Tensor:
+    def move(search: Search[_Rows], gradient: Tensor, points: Tensor, step: int) -> Tensor:
         rows = search.rows
         rows.momentum = gradient if not step else rows.momentum.mul_(decay).add_(gradient, alpha=1 - decay)
         return search.threat.step(points, rows.momentum, search.x, search.per_sample(size))
 
     rule = estimated_ascent(steps, directions, away, loss, draw, move)
-    return run(model, x, y, threat, rule, loss=loss, stop_early=stop_early, seed=seed, **common)
+    return run(model, x, y, threat, rule, rows=_Rows, loss=loss, stop_early=stop_early, seed=seed, **common)

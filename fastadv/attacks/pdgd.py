@@ -7,13 +7,9 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv._checks import check_count
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
 from fastadv.attacks.methods.geometry import like, positive, unit
-from fastadv.attacks.methods.primal_dual import primal_dual
+from fastadv.attacks.methods.primal_dual import Displacements, primal_dual
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -70,7 +66,7 @@ def pdgd(
             search, _descend, steps=steps, step_size=step_size, last_step=LAST_STEP, weight=weight, loss=loss
         )
 
-    return run(model, x, y, threat, rule, minimum=True, **common)
+    return run(model, x, y, threat, rule, rows=Displacements, minimum=True, **common)
 
 
 def _descend(search: Search, force: Tensor, length: Tensor) -> Tensor:

@@ -7,13 +7,9 @@ from torch import Tensor
 
 from fastadv import losses, ops
 from fastadv._checks import check_count
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
 from fastadv.attacks.methods.geometry import like, positive, width
-from fastadv.attacks.methods.primal_dual import primal_dual
+from fastadv.attacks.methods.primal_dual import Displacements, primal_dual
 from fastadv.attacks.methods.sizes import norm
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
@@ -98,7 +94,7 @@ def pdpgd(
             weight=weight, loss=loss, adaptive=share,
         )  # fmt: skip
 
-    return run(model, x, y, threat, rule, minimum=True, **common)
+    return run(model, x, y, threat, rule, rows=Displacements, minimum=True, **common)
 
 
 def _proximal(search: Search, away: Tensor, by: Tensor) -> Tensor:
@@ -124,5 +120,5 @@ def _sparse(search: Search, away: Tensor, by: Tensor) -> Tensor:
     worth = gain > like(2 * width(search.threat) * by, gain)
     count = worth.flatten(1).sum(1).to(search.best.rank.dtype)
     if search.rows.refining:
-        count = count.minimum(-search.best.rank - 1).clamp_min_(0.0)
+        count = count.minimum(search.best.distance - 1).clamp_min_(0.0)
     return ops.project_l0(further, x, count, search.threat.box).sub_(x)

@@ -5,11 +5,8 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import StepSize
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.methods.ascent import ascent, step_size_for
+from fastadv.attacks.core import AttackResult, Common, StepSize, run, takes_common
+from fastadv.attacks.methods.ascent import Steps, ascent, step_size_for
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -58,5 +55,15 @@ def pgd(
     losses.check_loss(loss)
     rule = ascent(steps, step_size_for(threat, x, steps, 2.5, step_size), random_start)
     return run(
-        model, x, y, threat, rule, loss=loss, restarts=restarts, stop_early=stop_early, seed=seed, **common
+        model,
+        x,
+        y,
+        threat,
+        rule,
+        rows=Steps,
+        loss=loss,
+        restarts=restarts,
+        stop_early=stop_early,
+        seed=seed,
+        **common,
     )

@@ -7,14 +7,10 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_finite_box, check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import AttackResult, Common, Search, check_finite_box, check_norm, run, takes_common
 from fastadv.attacks.methods.geometry import like
 from fastadv.attacks.methods.noise import signed
-from fastadv.attacks.methods.start import check_starts, find_start
+from fastadv.attacks.methods.start import Starts, check_starts, find_start
 from fastadv.attacks.salt_and_pepper import ends
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
@@ -26,6 +22,14 @@ LEVELS = 10
 SHARE = 0.25
 # in L2, how often the part of the way that a coordinate goes back is halved
 HALVINGS = 5
+
+
+class _Rows(Starts):
+    best: Tensor
+    least: Tensor
+    length: Tensor
+    share: Tensor
+    stage: Tensor
 
 
 @takes_common
@@ -75,21 +79,21 @@ def pointwise(
     check_count("restarts", restarts, 1)
     check_starts("pointwise", starts, x, threat)
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         first = _begin(search, starts, restarts)
         own, size = rng.derive(search.seed, "pointwise"), restarts * search.x[0].numel()
         for query in range(first, queries):
             if search.threat.norm == "l0":  # one coordinate cannot be bettered
-                search.leave(search.best.rank >= -1)
-                search.departed(search.x)
+                search.leave(search.best.distance <= 1)
+                search.drop_leaving(search.x)
             noise = signed(size, own, search.ids, query).view_as(search.rows.points)
             _try(search, noise, (query % LEVELS + 1) / LEVELS)
             _pass_on(search)
 
-    return run(model, x, y, threat, rule, minimum=True, seed=seed, **common)
+    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, seed=seed, **common)
 
 
-def _begin(search: Search, starts: Tensor | None, runs: int) -> int:
+def _begin(search: Search[_Rows], starts: Tensor | None, runs: int) -> int:
     """Let each run begin at x, or at the caller's starts; return the queries spent.
 
     Of each run [n, runs, ...], `rows.points` is where it is, at distance `rows.length`, and `rows.left` says
@@ -109,7 +113,7 @@ def _begin(search: Search, starts: Tensor | None, runs: int) -> int:
     return 0 if starts is None else 1
 
 
-def _try(search: Search, noise: Tensor, level: float) -> None:
+def _try(search: Search[_Rows], noise: Tensor, level: float) -> None:
     """Let each run add noise, or take some coordinates back, and keep the point if that is a success.
 
     A run that is still at x adds noise of the level, a share of the coordinates.
@@ -123,7 +127,6 @@ def _try(search: Search, noise: Tensor, level: float) -> None:
     part = like(1 - 0.5 ** rows.stage.clamp_min(0), x)
     to = torch.where(like(adds, x), far, x.lerp(rows.points, part))
     look = search.decide(torch.where(chosen, to, rows.points))
-    assert look.distance is not None
     met = look.adversarial
     gains = met & (adds | (look.distance < rows.length))
     rows.points = torch.where(like(met, x), look.seen, rows.points)
@@ -146,7 +149,7 @@ def _some(of: Tensor, noise: Tensor, share: Tensor) -> Tensor:
     return loud >= like(least, loud)
 
 
-def _pass_on(search: Search) -> None:
+def _pass_on(search: Search[_Rows]) -> None:
     """Runs that have tried all coordinates pass on to the next stage, after the last to their best point."""
     rows, x = search.rows, search.x.unsqueeze(1)
     last = HALVINGS if search.threat.norm == "l2" else 0

@@ -5,12 +5,8 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_finite_box, check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
-from fastadv.attacks.methods.noise import Noise, noise_rule, signed
+from fastadv.attacks.core import AttackResult, Common, Search, check_finite_box, check_norm, run, takes_common
+from fastadv.attacks.methods.noise import Noise, Sizes, noise_rule, signed
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -53,7 +49,7 @@ def salt_and_pepper(
     check_norm("salt_and_pepper", threat, ("l0",))
     check_finite_box("salt_and_pepper", threat)
     rule = noise_rule(SALT_AND_PEPPER, threat, levels, repetitions)
-    return run(model, x, y, threat, rule, minimum=True, seed=seed, **common)
+    return run(model, x, y, threat, rule, rows=Sizes, minimum=True, seed=seed, **common)
 
 
 def ends(search: Search, noise: Tensor) -> Tensor:

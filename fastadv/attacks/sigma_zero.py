@@ -6,12 +6,8 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count, check_number, check_share
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
-from fastadv.attacks.methods.adam import adam
+from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
+from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.geometry import cosine, like, positive, width
 from fastadv.attacks.methods.sizes import largest
 from fastadv.engine import Frozen
@@ -22,6 +18,13 @@ NORMS = ("l0",)
 LAST_STEP = 0.1
 EPSILON = 1e-8
 PUT_BACK = 15  # steps for each coordinate that is put back at the end
+
+
+class _Rows(Moments):
+    threshold: Tensor
+    points: Tensor
+    fewer: Tensor
+    size: Tensor
 
 
 @takes_common
@@ -71,15 +74,13 @@ def sigma_zero(
     check_share("threshold", threshold, zero=True, one=True)
     check_number("threshold_rate", threshold_rate, 0)
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         rows = search.rows
-        rows.threshold = torch.full_like(search.best.rank, threshold)
+        rows.threshold = search.full(threshold)
         points = search.start()
         size = step_size
         for step in range(steps):
             look = search.gradient(points, search.problem.margin)
-            assert look.loss is not None
-            assert look.gradient is not None
             away = (look.x_adv - search.x).div_(unit)
             count = (away.square() + sigma).square_().reciprocal_().mul_(away)
             # where the margin is positive its part of the loss is flat; what descends it ascends the margin
@@ -94,13 +95,13 @@ def sigma_zero(
             rows.threshold = (rows.threshold + change).clamp_(0, 1)
             small = (points - search.x).abs_() < like(rows.threshold * unit, points)
             points = torch.where(small, search.x, points)
-        search.last(points)
+        search.finish(points)
         _put_back(search, steps // PUT_BACK)
 
-    return run(model, x, y, threat, rule, minimum=True, **common)
+    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
-def _put_back(search: Search, count: int) -> None:
+def _put_back(search: Search[_Rows], count: int) -> None:
     """Set `count` changed coordinates of each best success back to x, one by one, where it lasts without."""
     rows = search.rows
     search.leave(~search.best.success)

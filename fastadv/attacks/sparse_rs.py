@@ -7,12 +7,17 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count, check_share
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_finite_box, check_finite_radius, check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
-from fastadv.attacks.methods.random_search import passed, random_search, search_loss
+from fastadv.attacks.core import (
+    AttackResult,
+    Common,
+    Search,
+    check_finite_box,
+    check_finite_radius,
+    check_norm,
+    run,
+    takes_common,
+)
+from fastadv.attacks.methods.random_search import Best, passed, random_search, search_loss
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -22,6 +27,10 @@ NORMS = ("l0",)
 ENDS = (0, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 DIVISORS = (1, 2, 4, 5, 6, 8, 10, 12, 15, 20)
 WORDS = 1 << 32  # above all random words
+
+
+class _Rows(Best):
+    count: Tensor
 
 
 @takes_common
@@ -69,7 +78,7 @@ def sparse_rs(
     check_share("share", share, one=True)
     check_finite_box("sparse_rs", threat)
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         sets = _Sets(search)
 
         def propose(query: int) -> Tensor:
@@ -83,6 +92,7 @@ def sparse_rs(
         y,
         threat,
         rule,
+        rows=_Rows,
         loss=search_loss(common),
         restarts=restarts,
         stop_early=stop_early,
@@ -99,7 +109,7 @@ def _share(query: int, queries: int, share: float, rescale: bool) -> float:
 class _Sets:
     """Points that differ from x in as many coordinates as the ball allows, each at an end of the box."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search[_Rows]) -> None:
         self.search, self.seed = search, rng.derive(search.seed, "sparse_rs", search.restart)
         self.ends = search.x.new_tensor(search.threat.box)
         size = search.x[0].numel()

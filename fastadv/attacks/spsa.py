@@ -5,12 +5,17 @@ from typing import Unpack
 from torch import Tensor
 
 from fastadv import losses, rng
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import StepSize, check_finite_radius, check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
-from fastadv.attacks.methods.adam import adam
+from fastadv.attacks.core import (
+    AttackResult,
+    Common,
+    Search,
+    StepSize,
+    check_finite_radius,
+    check_norm,
+    run,
+    takes_common,
+)
+from fastadv.attacks.methods.adam import Moments, adam
 from fastadv.attacks.methods.ascent import step_size_for
 from fastadv.attacks.methods.estimate import estimated_ascent, steps_for
 from fastadv.attacks.methods.geometry import like, positive, width
@@ -79,4 +84,4 @@ def spsa(
         return search.threat.project(points + length * unit, search.x)
 
     rule = estimated_ascent(steps, directions, away, loss, draw, move)
-    return run(model, x, y, threat, rule, loss=loss, stop_early=stop_early, seed=seed, **common)
+    return run(model, x, y, threat, rule, rows=Moments, loss=loss, stop_early=stop_early, seed=seed, **common)

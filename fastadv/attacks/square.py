@@ -8,15 +8,19 @@ from torch import Tensor
 
 from fastadv import ops, rng
 from fastadv._checks import check_count, check_share
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_finite_radius, check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
-from fastadv.attacks.core.waiting import waits
+from fastadv.attacks.core import (
+    AttackResult,
+    Common,
+    Search,
+    check_finite_radius,
+    check_norm,
+    run,
+    takes_common,
+    waits,
+)
 from fastadv.attacks.methods.bumps import two_bumps
 from fastadv.attacks.methods.geometry import width
-from fastadv.attacks.methods.random_search import passed, random_search, search_loss
+from fastadv.attacks.methods.random_search import Best, passed, random_search, search_loss
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.ops._windows import inside, middle_corners, signs
@@ -29,6 +33,13 @@ TILES = 5  # on a side of the first point in L2
 TINY = 1e-12
 
 Window = tuple[int, int]
+
+
+class _Rows(Best):
+    """With the ends [n, ...] of the ball in the box."""
+
+    lower: Tensor
+    upper: Tensor
 
 
 @takes_common
@@ -78,7 +89,7 @@ def square(
     check_count("queries", queries, 0)
     check_share("share", share, one=True)
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         draw = _Draw(search)
         change = CHANGES[search.threat.norm](search, draw)
         whole = draw.height * draw.width
@@ -94,6 +105,7 @@ def square(
         y,
         threat,
         rule,
+        rows=_Rows,
         loss=search_loss(common),
         restarts=restarts,
         stop_early=stop_early,
@@ -110,7 +122,7 @@ def _share(query: int, queries: int, share: float, rescale: bool) -> float:
 class _Draw:
     """Images [n, C, H, W] seen in inputs of any rank, and random words for each of them."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: Search[_Rows]) -> None:
         self.search = search
         self.seed = rng.derive(search.seed, "square", search.restart)
         shape = search.x.shape[1:]
@@ -142,7 +154,7 @@ class _Draw:
 class _Ends:
     """Linf: pixels at the ends of the ball."""
 
-    def __init__(self, search: Search, draw: _Draw) -> None:
+    def __init__(self, search: Search[_Rows], draw: _Draw) -> None:
         self.search, self.draw = search, draw
         x, threat = search.x, search.threat
         radius = torch.as_tensor(threat.radius, dtype=x.dtype, device=x.device).view(-1, *[1] * (x.ndim - 1))
@@ -181,7 +193,7 @@ class _Bumps:
 
     order = 2
 
-    def __init__(self, search: Search, draw: _Draw) -> None:
+    def __init__(self, search: Search[_Rows], draw: _Draw) -> None:
         self.search, self.draw = search, draw
         self._window: Window | None = None
 

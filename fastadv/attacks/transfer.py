@@ -8,13 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from fastadv._checks import check_count
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.inner import InnerAttack, check_attack, run_inner
-from fastadv.attacks.core.problem import check_threat
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.core.search import Search
-from fastadv.attacks.methods.bisection import halve, middle
+from fastadv.attacks.core import (
+    AttackResult,
+    Common,
+    InnerAttack,
+    Search,
+    check_attack,
+    check_threat,
+    run,
+    run_inner,
+    takes_common,
+)
+from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, width
 from fastadv.attacks.methods.sizes import largest
 from fastadv.attacks.minimum_radius import minimum_radius
@@ -25,6 +30,10 @@ from fastadv.threat import Threat
 
 # the scales tried first: the largest coordinate moves by these shares of the box, 1 and more to its edge
 FIRST, LAST = 2.0**-8, 2.0**4
+
+
+class _Rows(Interval):
+    unit: Tensor
 
 
 @takes_common
@@ -78,7 +87,7 @@ def transfer(
 
     searched = partial(minimum_radius, attack=attack)
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[_Rows]) -> None:
         _check_classes(sources, search)
         for substitute in sources:
             budget = _budget(search)
@@ -89,12 +98,12 @@ def transfer(
             search.rows.unit = away * torch.where(most > 0, width(threat) / most, 0.0)
             _scale(search)
 
-    def _budget(search: Search) -> Threat:
+    def _budget(search: Search[_Rows]) -> Threat:
         """The caller's threat, which the attack on a substitute may need; the search itself has no radius."""
         radius = torch.as_tensor(threat.radius, device=search.x.device)
         return threat.with_radius(search.per_sample(radius)) if radius.ndim else threat
 
-    def _scale(search: Search) -> None:
+    def _scale(search: Search[_Rows]) -> None:
         rows = search.rows
         tried = torch.logspace(0, 1, scales, LAST / FIRST, dtype=torch.float64) * FIRST
         tried = torch.cat([torch.zeros(1, dtype=torch.float64), tried]).to(search.x)
@@ -107,10 +116,10 @@ def transfer(
             points = (search.x + like(middle(rows), search.x) * rows.unit).clamp_(*threat.box)
             halve(rows, search.decide(points).adversarial)
 
-    return run(model, x, y, threat, rule, minimum=True, **common)
+    return run(model, x, y, threat, rule, rows=_Rows, minimum=True, **common)
 
 
-def _check_classes(sources: list[Frozen], search: Search) -> None:
+def _check_classes(sources: list[Frozen], search: Search[_Rows]) -> None:
     """Raise InputError where a substitute has more or fewer classes than the model."""
     assert search.problem.clean is not None
     classes, one = search.problem.clean.shape[1], search.x[:1].to(search.dtype)
@@ -124,7 +133,7 @@ def _check_classes(sources: list[Frozen], search: Search) -> None:
             )
 
 
-def _goes_anywhere(attack: InnerAttack, substitute: Frozen, search: Search, budget: Threat) -> bool:
+def _goes_anywhere(attack: InnerAttack, substitute: Frozen, search: Search[_Rows], budget: Threat) -> bool:
     """Whether the attack takes the radii of the budget: a budget attack refuses an infinite one."""
     if budget.finite:
         return True

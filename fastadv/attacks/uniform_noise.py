@@ -4,11 +4,8 @@ from typing import Unpack
 
 from torch import Tensor
 
-from fastadv.attacks.core.common import Common, takes_common
-from fastadv.attacks.core.problem import check_finite_box, check_norm
-from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.run import run
-from fastadv.attacks.methods.noise import Noise, noise_rule, scaled, signed
+from fastadv.attacks.core import AttackResult, Common, check_finite_box, check_norm, run, takes_common
+from fastadv.attacks.methods.noise import Noise, Sizes, noise_rule, scaled, signed
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -55,4 +52,4 @@ def uniform_noise(
     if not threat.finite:
         check_finite_box("uniform_noise", threat)
     rule = noise_rule(UNIFORM, threat, levels, repetitions)
-    return run(model, x, y, threat, rule, minimum=True, seed=seed, **common)
+    return run(model, x, y, threat, rule, rows=Sizes, minimum=True, seed=seed, **common)

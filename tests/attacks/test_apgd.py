@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, apgd
-from fastadv.attacks.core import side_by_side
+from fastadv.attacks.core import full_batches
 from fastadv.attacks.methods import auto_pgd
 from fastadv.errors import InputError
 from fastadv.threat import L0, L1, L2, THREATS, Linf
@@ -108,7 +108,7 @@ def test_targeted_losses_find_the_nearest_class(loss: str, scale: float, classes
 
 def test_each_round_leads_to_its_own_class(monkeypatch: pytest.MonkeyPatch) -> None:
     """With one class, only the one with the second largest logit is tried; with two, the next as well."""
-    monkeypatch.setattr(side_by_side, "FULL", {"cpu": 1})
+    monkeypatch.setattr(full_batches, "FULL", {"cpu": 1})
     seen: list[Tensor] = []
 
     class Watched(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastadv.attacks import Status, boundary
 from fastadv.attacks.boundary import (
     HALVINGS,
+    _Rows,
     _source,
     _spherical,
     _step,
@@ -54,7 +55,7 @@ def within(says: Callable[[Tensor], Tensor], points: Tensor, rule: Any, **rows: 
 
     y = torch.zeros(len(x), dtype=torch.long)
     model = decided(lambda z: says(z) & z.any(1))
-    run(model, x, y, L2(INF, (-9.0, 9.0)), started, minimum=True)
+    run(model, x, y, L2(INF, (-9.0, 9.0)), started, rows=_Rows, minimum=True)
 
 
 def sample(inputs: int, size: int = 3) -> Tensor:

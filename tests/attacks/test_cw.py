@@ -78,7 +78,7 @@ def test_the_constant_is_bisected() -> None:
         before=torch.tensor([inf, inf, 2.0, 2.0, 2.0, 2.0]),
     )
     best = torch.tensor([1.0, inf, 1.9, 2.0, 2.0, 1.999])
-    done = bisect(SimpleNamespace(rows=rows, best=SimpleNamespace(rank=-best)))
+    done = bisect(SimpleNamespace(rows=rows, best=SimpleNamespace(distance=best)))
     assert rows.constant.tolist() == [2.0, 80.0, 4.0, 16.0, 2.0, 2.0]
     assert done.tolist() == [False, False, False, False, True, True]
 
@@ -91,7 +91,7 @@ def test_tau_follows_the_distance() -> None:
         before=torch.tensor([2.0, inf, 2.0, 2.0]),
     )
     best = torch.tensor([1.8, inf, 1.95, 2.0])
-    done = _tighten(SimpleNamespace(rows=rows, best=SimpleNamespace(rank=-best)))
+    done = _tighten(SimpleNamespace(rows=rows, best=SimpleNamespace(distance=best)))
     assert rows.constant.tolist() == [1.0, 2.0, 2.0, 2.0]
     torch.testing.assert_close(rows.shrink, torch.tensor([0.9, 0.95, 0.95, 0.9975]))
     assert done.tolist() == [False, False, False, True]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, fab
-from fastadv.attacks.core import side_by_side
+from fastadv.attacks.core import full_batches
 from fastadv.errors import InputError
 from fastadv.ops import to_hyperplane
 from fastadv.threat import L0, L1, L2, THREATS, Linf
@@ -243,7 +243,7 @@ def test_restarts_in_a_mask_begin_as_far_away(norm: str) -> None:
 
 
 def test_each_class_in_turn_begins_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(side_by_side, "FULL", {"cpu": 1})
+    monkeypatch.setattr(full_batches, "FULL", {"cpu": 1})
     net, x = certain(mlp(4)), images(3)
     (model, seen), y = watched(net), labels(net, x)
     fab(model, x, y, L2(torch.inf), steps=1, restarts=2, targeted=True, classes=2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastadv.attacks import hopskipjump
 from fastadv.attacks.core.run import run
-from fastadv.attacks.hopskipjump import HALVINGS, SIZES, TILTS, _move, _probe, _tilt
+from fastadv.attacks.hopskipjump import HALVINGS, SIZES, TILTS, _move, _probe, _Rows, _tilt
 from fastadv.attacks.methods.start import away
 from fastadv.engine import freeze
 from fastadv.errors import InputError
@@ -45,7 +45,9 @@ def within(model: nn.Module, x: Tensor, norm: str, points: Tensor, rule: Any, **
         vars(search.rows).update(rows)
         rule(search)
 
-    run(model, x, torch.zeros(len(x), dtype=torch.long), THREATS[norm](INF), started, minimum=True)
+    run(
+        model, x, torch.zeros(len(x), dtype=torch.long), THREATS[norm](INF), started, rows=_Rows, minimum=True
+    )
 
 
 @pytest.mark.parametrize(("norm", "inputs"), [("l2", 784), ("linf", 784), ("l2", 3072), ("linf", 3072)])

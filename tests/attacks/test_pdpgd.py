@@ -23,7 +23,8 @@ ORDERS = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}
 
 def stand_in(norm: str, x: torch.Tensor) -> Any:
     """As much of a search as the operators ask for."""
-    best = SimpleNamespace(rank=torch.full((len(x),), -torch.inf, dtype=x.dtype))
+    none = torch.full((len(x),), torch.inf, dtype=x.dtype)
+    best = SimpleNamespace(rank=-none, distance=none)
     return SimpleNamespace(
         threat=THREATS[norm](torch.inf), x=x, best=best, rows=SimpleNamespace(refining=False)
     )
@@ -59,7 +60,7 @@ def test_the_sparse_operator_keeps_what_gains_enough() -> None:
     for by, kept in ((0.04, [0.3, 0.1, 0, 0]), (0.06, [0, 0.1, 0, 0]), (0.08, [0, 0, 0, 0])):
         out = _proximal(search, away.clone(), torch.tensor([by], dtype=torch.float64))
         torch.testing.assert_close(out, torch.tensor([kept], dtype=torch.float64))
-    search.rows.refining, search.best.rank = True, torch.tensor([-2.0], dtype=torch.float64)
+    search.rows.refining, search.best.distance = True, torch.tensor([2.0], dtype=torch.float64)
     fewer = _proximal(search, away.clone(), torch.tensor([0.0], dtype=torch.float64))
     torch.testing.assert_close(fewer, torch.tensor([[0, 0.1, 0, 0]], dtype=torch.float64))
 

@@ -39,7 +39,7 @@ def run_inner(attack: InnerAttack, search: Search, model: Frozen, threat: Threat
 
 
 def take_over(search: Search, out: AttackResult) -> Tensor:
-    """Let the successes of an attack on the model compete, and keep its failures; bool [n], what it broke."""
+    """Merge the result of an inner attack into the search. Returns bool [n], the samples it broke."""
     broken = out.status == Status.BROKEN
     search.offer(out.x_adv, broken)
     search.best.not_finite |= out.status == Status.FAILED

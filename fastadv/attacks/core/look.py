@@ -1,6 +1,8 @@
 """What the model says of points."""
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Self
 
 from torch import Tensor
 
@@ -14,19 +16,39 @@ class Look:
     seen: what passed the model: x_adv, or what it is in the caller's half precision, in the dtype of x_adv.
     logits: [n, K] or [n, C, K].
     adversarial: bool [n] or [n, C]; the logits are finite and meet the criterion.
-    loss: [n] or [n, C], where one was asked for.
-    gradient: like x_adv, with zeros for elements that are not finite; [n, C, ...] of C directions.
-    distance: [n] or [n, C] of x_adv from x, in an attack for the minimum.
+    distance: [n] or [n, C] of x_adv from x; set in an attack for the minimum, where points compete.
     """
 
     x_adv: Tensor
     seen: Tensor
     logits: Tensor
     adversarial: Tensor
-    loss: Tensor | None = None
-    gradient: Tensor | None = None
-    distance: Tensor | None = None
+    distance: Tensor = field(init=False)
 
-    def take(self, kept: Tensor) -> "Look":
+    def take(self, kept: Tensor) -> Self:
         """The rows `kept` alone."""
-        return Look(*(None if value is None else value[kept] for value in vars(self).values()))  # type: ignore[arg-type]
+        taken = copy(self)
+        for name, value in vars(self).items():
+            setattr(taken, name, value[kept])
+        return taken
+
+
+@dataclass(eq=False)
+class ScoredLook(Look):
+    """With a loss: [n] or [n, C]."""
+
+    loss: Tensor
+
+
+@dataclass(eq=False)
+class GradientLook(ScoredLook):
+    """With the gradient of the loss: like x_adv, with zeros for elements that are not finite."""
+
+    gradient: Tensor
+
+
+@dataclass(eq=False)
+class JacobianLook(Look):
+    """With the gradients [n, C, ...] of C functions of the logits, as finite as those of `GradientLook`."""
+
+    gradients: Tensor

@@ -1,7 +1,7 @@
 """What an attack knows of each sample, and the rows that a rule keeps beside it."""
 
 from dataclasses import dataclass
-from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,11 @@ class Record:
         rank = torch.full((len(x),), -torch.inf, dtype=wide, device=x.device)
         return cls(x.clone(), rank, none, none.clone(), none.clone(), rank.clone())
 
+    @property
+    def distance(self) -> Tensor:
+        """[n] that of the nearest success so far, inf where there is none; in an attack for the minimum."""
+        return -self.rank
+
     def take(self, index: Tensor) -> "Record":
         """The rows `index`, copied."""
         return Record(*(value[index] for value in vars(self).values()))
@@ -42,14 +47,29 @@ class Record:
             value[index] = getattr(rows, name).to(value.dtype)
 
 
-class Rows(SimpleNamespace):
+class Rows:
     """What a rule remembers of the samples still under attack: tensors [n, ...] set as attributes.
 
-    The search drops the rows of samples that leave. Attributes that are no tensors stay as they are.
+    A rule subclasses it and annotates the names; any other raises AttributeError. The search drops the rows
+    of samples that leave. Attributes that are no tensors stay as they are.
     """
+
+    _names: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls) -> None:
+        declared = {name for base in cls.__mro__ for name in vars(base).get("__annotations__", ())}
+        cls._names = frozenset(name for name in declared if name != "_names")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in self._names:
+            raise AttributeError(
+                f"{type(self).__name__}: expected one of {sorted(self._names)}, got {name!r}; "
+                "annotate it in the class"
+            )
+        vars(self)[name] = value
 
     def take(self, kept: Tensor) -> None:
         """Keep the rows `kept` alone."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
-                setattr(self, name, value[kept])
+                vars(self)[name] = value[kept]

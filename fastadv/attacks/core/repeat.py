@@ -5,7 +5,6 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fastadv.attacks.core.criterion import Criterion, OutsideTopK, WrongBy
@@ -32,7 +31,7 @@ def repeat(search: Search, step: Callable[[Search], None], count: int, name: Has
         step(search)  # which may be the one that sets what the others remember
     left = count - 1
     while left:
-        ahead = search.ahead(left)
+        ahead = search.steps_ahead(left)
         if not (_alike(search) and _replayed(search, step, ahead, name)):
             step(search)
             ahead = 1
@@ -71,7 +70,7 @@ def _replayed(search: Search, step: Callable[[Search], None], times: int, name: 
         return False
     for part, tensor in zip(written, made, strict=True):
         _put(search, part, tensor)
-    search.passed(times)
+    search.count_replayed(times)
     return True
 
 
@@ -106,6 +105,7 @@ def _tensors(search: Search) -> dict[str, Tensor]:
     problem = search.problem
     parts: dict[str, Any] = {name: getattr(problem, name) for name in ("x", "y", "targets", "ids", "mask")}
     parts["radius"] = radii(search.threat)
+    parts["aims"] = None if search.aims is search.targets else search.aims
     parts |= {f"best.{name}": value for name, value in vars(search.best).items()}
     parts |= {f"rows.{name}": value for name, value in vars(search.rows).items()}
     return {name: value for name, value in parts.items() if isinstance(value, Tensor)}
@@ -123,15 +123,13 @@ def _put(search: Search, part: str, tensor: Tensor) -> None:
 
 
 def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
-    """A search like `search` over other tensors, whose samples never leave."""
+    """A copy of `search` on the graph's static tensors; its samples never leave."""
     threat = search.threat.resized(rows["radius"]) if "radius" in rows else search.threat
     inputs = {name: rows.get(name) for name in ("x", "y", "targets", "ids", "mask")}
     problem = replace(search.problem, threat=threat, clean=None, **inputs)  # type: ignore[arg-type]
     best = Record(**{name: rows[f"best.{name}"] for name in vars(search.best)})
-    index = torch.arange(len(rows["x"]), device=rows["x"].device)
-    plan = replace(search.plan, stop_early=False)
-    over = Search(uncounted(search.frozen), problem, index, best, plan, search.restart)
-    over.best = best
+    over = search.over(problem, best, replace(search.plan, stop_early=False))
+    over.frozen, over.best, over.aims = uncounted(search.frozen), best, rows.get("aims", problem.targets)
     for name, value in options.items():
         setattr(over.rows, name, value)
     return over
@@ -150,7 +148,7 @@ def _step_over(over: Search, step: Callable[[Search], None], rows: Rows, written
             raise RuntimeError(f"a step remembers what its first did not set: {', '.join(sorted(unknown))}")
         made = {part: _get(over, part) for part in written}
         new = {part: tensor for part, tensor in made.items() if tensor is not rows[part]}
-        # what one name held may have gone to another, and is to be written over
+        # a step may have bound one row's tensor to another row; clone it before it is overwritten
         fixed = {part: tensor.clone() if _is_one_of(tensor, rows) else tensor for part, tensor in new.items()}
         for part, tensor in fixed.items():
             rows[part].copy_(tensor)

@@ -1,5 +1,6 @@
 """The course of every attack: first verdict, restarts of a rule, proof on the model as given, result."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from typing import Any, Unpack
@@ -11,10 +12,9 @@ from fastadv import losses
 from fastadv._checks import check_count, check_seed
 from fastadv.attacks.core.common import Common
 from fastadv.attacks.core.problem import Problem, problem
-from fastadv.attacks.core.record import Record
+from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.result import AttackResult
-from fastadv.attacks.core.samples import Over
-from fastadv.attacks.core.search import Plan, Rule, Search
+from fastadv.attacks.core.search import Over, Plan, R, Rule, Search
 from fastadv.attacks.core.trial import Trial
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.frozen import Model
@@ -29,8 +29,9 @@ def run(
     x: Tensor,
     y: Tensor,
     threat: Threat,
-    rule: Rule,
+    rule: Rule[R],
     *,
+    rows: Callable[[], R] = Rows,  # type: ignore[assignment]
     minimum: bool = False,
     loss: losses.Loss | None = None,
     restarts: int = 1,
@@ -39,6 +40,8 @@ def run(
     **common: Unpack[Common],
 ) -> AttackResult:
     """Run `rule` on each sample that the model gets right, `restarts` times; prove each sample's best point.
+
+    `rows` makes what the rule remembers of the samples: a subclass of `Rows`, in `search.rows`.
 
     A budget attack keeps successes first, then the largest `loss`; with `stop_early` a sample leaves at its
     first success. An attack for the `minimum` keeps the success nearest to x. `loss` defaults to the margin
@@ -61,7 +64,7 @@ def run(
         if minimum:
             given = replace(given, threat=within.with_radius(inf))
         trial = Trial(frozen, given)
-        plan = Plan(minimum, loss, stop_early, rule, restarts, seed)
+        plan = Plan(minimum, loss, stop_early, rule, rows, restarts, seed)
         record = Record.start(trial.problem.x)
         _search(frozen, trial.problem, trial.todo, record, plan)
         logits = trial.verdict(record.x_adv)
@@ -98,7 +101,7 @@ def _search(frozen: Frozen, given: Problem, todo: Tensor, record: Record, plan: 
         index = todo[~record.success[todo]] if plan.stop_early else todo
         if not len(index):
             return
-        search = Search(frozen, given, index, record, plan, restart)
+        search: Search[Any] = Search(frozen, given, index, record, plan, restart)
         try:
             plan.rule(search)
         except Over:

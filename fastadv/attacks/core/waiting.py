@@ -11,15 +11,15 @@ def waits(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def within(sizes: Tensor) -> bool:
-    """Whether all sizes [n] are known to be finite; not where to read them would wait."""
+def surely_finite(sizes: Tensor) -> bool:
+    """Whether all sizes [n] are finite; False where reading them would wait."""
     return not waits(sizes.device) and (not len(sizes) or bool(sizes.max() < torch.inf))
 
 
-def settles(look: int, device: torch.device) -> bool:
-    """Whether samples leave after evaluation number `look`.
+def may_leave(evaluation: int, device: torch.device) -> bool:
+    """Whether samples may leave after evaluation number `evaluation`.
 
-    Where that waits for the device, it is done after 1, 2, 4, 8, 16, 24, 32 ... evaluations alone.
+    Where that waits for the device, they may after 1, 2, 4, 8, 16, 24, 32 ... evaluations alone.
     """
-    done = look + 1
+    done = evaluation + 1
     return not waits(device) or done % LONGEST_SEGMENT == 0 or done & (done - 1) == 0

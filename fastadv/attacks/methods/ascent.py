@@ -5,9 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv.attacks.core.problem import StepSize, check_step_size, check_threat
-from fastadv.attacks.core.repeat import repeat
-from fastadv.attacks.core.search import Rule, Search
+from fastadv.attacks.core import Rows, Rule, Search, StepSize, check_step_size, check_threat, repeat
 from fastadv.threat import Threat
 
 # (search, gradient [n, ...]) -> the direction to ascend along, like the gradient. Equal ones do the same, and
@@ -15,23 +13,29 @@ from fastadv.threat import Threat
 Direction = Callable[[Search, Tensor], Tensor]
 
 
+class Steps(Rows):
+    """Where each sample stands, and how far it moves."""
+
+    points: Tensor
+    step_size: StepSize
+
+
 def ascent(
     steps: int, step_size: StepSize, random_start: bool = False, direction: Direction | None = None
 ) -> Rule:
     """`steps` steps along the gradient, or a direction made of it, each projected on ball and box."""
 
-    def step(search: Search) -> None:
+    def step(search: Search[Steps]) -> None:
         rows = search.rows
         look = search.gradient(rows.points, narrow=direction is None)
-        assert look.gradient is not None
         along = look.gradient if direction is None else direction(search, look.gradient)
         rows.points = search.threat.step_(look.x_adv, along, search.x, rows.step_size)
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[Steps]) -> None:
         search.rows.step_size = search.per_sample(step_size)
         search.rows.points = search.start(random_start)
         repeat(search, step, steps, ("ascent", direction))
-        search.last(search.rows.points)
+        search.finish(search.rows.points)
 
     return rule
 

@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
-from fastadv.attacks.core.look import Look
-from fastadv.attacks.core.repeat import repeat
-from fastadv.attacks.core.search import Search
-from fastadv.attacks.core.waiting import waits
+from fastadv.attacks.core import GradientLook, Rows, ScoredLook, Search, repeat, waits
 from fastadv.attacks.methods.geometry import like
 
 MOMENTUM = 0.75  # the weight of the new step; the rest is that of the step before
@@ -22,7 +19,33 @@ INTERVAL_L1, DENSITY, SPARSER, SHRINK, LEAST_STEP = 0.04, 0.2, 0.95, 1.5, 0.1
 ROUNDING = 1e-6
 
 
-def project(search: Search, points: Tensor, factor: float) -> Tensor:
+class Ascents(Rows):
+    """What a stage knows of the samples.
+
+    `points` and `gradient` are where a sample stands, `before` is where it stood a step ago and `loss` its
+    loss there; `top`, `top_gradient` and `top_loss` are its strongest point; `rises` counts the steps since
+    the last checkpoint that raised the loss. Dense stages remember who was `halved` at the last checkpoint,
+    and the loss that was `checked` there; sparse ones the `longest` step, how many coordinates are `nonzero`,
+    and the `density` of the next step.
+    """
+
+    points: Tensor
+    gradient: Tensor
+    before: Tensor
+    loss: Tensor
+    top: Tensor
+    top_gradient: Tensor
+    top_loss: Tensor
+    rises: Tensor
+    step_size: Tensor
+    checked: Tensor
+    halved: Tensor
+    longest: Tensor
+    nonzero: Tensor
+    density: Tensor
+
+
+def project(search: Search[Ascents], points: Tensor, factor: float) -> Tensor:
     """The nearest points in the box and in the ball of `factor` times the radius; only L1 has factors."""
     threat = search.threat
     if factor == 1:
@@ -31,14 +54,9 @@ def project(search: Search, points: Tensor, factor: float) -> Tensor:
 
 
 class Stage:
-    """`moves` steps in the ball of `factor` times the radius. What it knows of the samples is in their rows:
+    """`moves` steps in the ball of `factor` times the radius."""
 
-    `points` and `gradient` are where a sample stands, `before` is where it stood a step ago and `loss` its
-    loss there; `top`, `top_gradient` and `top_loss` are its strongest point; `rises` counts the steps since
-    the last checkpoint that raised the loss.
-    """
-
-    def __init__(self, search: Search, factor: float, moves: int) -> None:
+    def __init__(self, search: Search[Ascents], factor: float, moves: int) -> None:
         self.search, self.factor, self.moves = search, factor, moves
 
     def run(self, points: Tensor) -> None:
@@ -63,7 +81,7 @@ class Stage:
         if end == self.moves > 1:
             self._move(end - 1)
 
-    def _over(self, search: Search) -> "Stage":
+    def _over(self, search: Search[Ascents]) -> "Stage":
         """This stage with what another search has in its rows."""
         if search is self.search:
             return self
@@ -75,7 +93,7 @@ class Stage:
         """Look at the first points."""
         rows, search = self.search.rows, self.search
         look = self._evaluate(points, self.moves == 0)
-        rows.points, rows.gradient = look.x_adv, look.gradient
+        self._stand(look)
         rows.before, rows.top = look.x_adv.clone(), look.x_adv.clone()
         rows.top_gradient = torch.zeros_like(rows.top)
         rows.loss = search.rank(look).to(search.best.rank.dtype)
@@ -113,20 +131,26 @@ class Stage:
         look = self._evaluate(self.step(move), last=move == self.moves - 1)
         loss = search.rank(look).to(rows.loss.dtype)
         rows.rises += loss > rows.loss
-        rows.points, rows.gradient, rows.loss = look.x_adv, look.gradient, loss
+        self._stand(look)
+        rows.loss = loss
         self._keep_top(look)
 
-    def _evaluate(self, points: Tensor, last: bool) -> Look:
+    def _stand(self, look: ScoredLook) -> None:
+        self.search.rows.points = look.x_adv
+        if isinstance(look, GradientLook):
+            self.search.rows.gradient = look.gradient
+
+    def _evaluate(self, points: Tensor, last: bool) -> ScoredLook:
         # points of a larger ball are no candidates
         judge = self.factor == 1
         if last:
-            return self.search.decide(points, self.search.plan.loss, judge=judge)
+            return self.search.score(points, judge=judge)
         return self.search.gradient(points, judge=judge)
 
-    def _keep_top(self, look: Look) -> None:
+    def _keep_top(self, look: ScoredLook) -> None:
         rows = self.search.rows
         none = torch.zeros_like(self.search.best.success)
-        if look.gradient is not None:
+        if isinstance(look, GradientLook):
             ops.keep_best_(rows.top_gradient, rows.top_loss.clone(), none, look.gradient, rows.loss, none)
         ops.keep_best_(rows.top, rows.top_loss, none, look.x_adv, rows.loss, none)
 
@@ -134,7 +158,7 @@ class Stage:
 class Dense(Stage):
     """Linf and L2: steps along the whole gradient, with momentum (Croce & Hein 2020, algorithm 1)."""
 
-    def __init__(self, search: Search, moves: int, rho: float) -> None:
+    def __init__(self, search: Search[Ascents], moves: int, rho: float) -> None:
         super().__init__(search, 1.0, moves)
         self.rho = rho
 
@@ -175,7 +199,7 @@ class Sparse(Stage):
     `started` says that the start shows how many coordinates to move; otherwise that is `DENSITY`.
     """
 
-    def __init__(self, search: Search, factor: float, moves: int, started: bool) -> None:
+    def __init__(self, search: Search[Ascents], factor: float, moves: int, started: bool) -> None:
         super().__init__(search, factor, moves)
         self.started = started
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv._checks import check_count
-from fastadv.attacks.core.search import Rule, Search
+from fastadv.attacks.core import Rule, Search
 from fastadv.errors import InputError
 
 # (search, step) -> directions [n, directions * D]
@@ -50,11 +50,10 @@ def estimated_ascent(
             if search.problem.mask is not None:
                 away = away.where(search.problem.mask.unsqueeze(1), 0.0)
             probes = torch.cat([points.unsqueeze(1) + away, points.unsqueeze(1) - away], 1)
-            look = search.decide(probes, measure, judge=False)
-            assert look.loss is not None
+            look = search.score(probes, measure, judge=False)
             above, below = look.loss.to(away.dtype).nan_to_num(0.0, 0.0, 0.0).chunk(2, 1)
             shares = (above - below) / (2 * probe * probe * directions)
             gradient = torch.einsum("nc,nc...->n...", shares, away)
-            points = search.decide(move(search, gradient, points, step), measure).x_adv
+            points = search.score(move(search, gradient, points, step), measure).x_adv
 
     return rule

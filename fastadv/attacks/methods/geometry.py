@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastadv import ops
 from fastadv._checks import check_number
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import Search
 from fastadv.attacks.methods.sizes import norm
 from fastadv.errors import InputError
 from fastadv.ops._rows import NO_BOX

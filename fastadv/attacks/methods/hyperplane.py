@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fastadv.attacks.core.criterion import WRONG
-from fastadv.attacks.core.look import Look
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import WRONG, Look, Search
 from fastadv.attacks.methods.geometry import like
 from fastadv.attacks.methods.sizes import norm
 
@@ -39,15 +37,13 @@ def nearest_boundary(search: Search, points: Tensor, rivals: Callable[[Tensor], 
     Where there are targets or another criterion, the only boundary is that of its margin.
     """
     if search.targets is not None or search.problem.criterion is not WRONG:
-        look = search.gradient(points, search.problem.margin)
-        assert look.loss is not None
-        assert look.gradient is not None
-        lacks, normals = -look.loss[:, None], look.gradient.unsqueeze(1)
+        one = search.gradient(points, search.problem.margin)
+        look: Look = one
+        lacks, normals = -one.loss[:, None], one.gradient.unsqueeze(1)
     else:
-        look = search.jacobian(points, lambda logits: _gains(logits, search.y, rivals(logits)))
-        assert look.gradient is not None
+        look = each = search.jacobian(points, lambda logits: _gains(logits, search.y, rivals(logits)))
         lacks = look.logits.gather(1, search.y[:, None]) - look.logits.gather(1, rivals(look.logits))
-        normals = look.gradient
+        normals = each.gradients
     sizes = norm(normals.flatten(0, 1), DUAL[search.threat.order]).view(normals.shape[:2])
     distances = torch.where(sizes > 0, lacks.abs().to(sizes.dtype) / sizes, inf).nan_to_num_(inf, inf)
     distance, place = distances.min(1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv._checks import check_count
-from fastadv.attacks.core.search import Rule, Search
+from fastadv.attacks.core import Rows, Rule, Search
 from fastadv.attacks.methods.geometry import farthest, like
 from fastadv.attacks.methods.sizes import norm
 from fastadv.threat import Threat
@@ -25,6 +25,17 @@ WORTH = 1e-3
 GOLDEN = (math.sqrt(5) - 1) / 2
 # how often a scale is corrected for what the box cuts off
 CORRECTIONS = 4
+
+
+class Sizes(Rows):
+    """The smallest `noise` that is a success, in the shape of x, and its `size` [n]; `low` [n], the largest
+    size below it that has failed; `most` [n], the largest size of all.
+    """
+
+    noise: Tensor
+    size: Tensor
+    low: Tensor
+    most: Tensor
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
     check_count("levels", levels, 1)
     check_count("repetitions", repetitions, 1)
 
-    def rule(search: Search) -> None:
+    def rule(search: Search[Sizes]) -> None:
         most = farthest(search)
         if math.isinf(threat.box[1] - threat.box[0]):
             most = most.minimum(search.per_sample(torch.as_tensor(threat.radius).to(most)))
@@ -63,7 +74,7 @@ def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> R
     return rule
 
 
-def smallest_noise(search: Search, noise: Noise, levels: int, repetitions: int, most: Tensor) -> None:
+def smallest_noise(search: Search[Sizes], noise: Noise, levels: int, repetitions: int, most: Tensor) -> None:
     """Look for the smallest noise that is a success, with levels * repetitions queries a sample.
 
     Until there is one, noises whose sizes are spread up to most [n] pass the model, `repetitions` at once.
@@ -96,10 +107,10 @@ def smallest_noise(search: Search, noise: Noise, levels: int, repetitions: int, 
         _keep(search, tried, sizes, narrows, look.adversarial)
         if search.threat.norm == "l0":
             search.leave(rows.size <= 1)
-            search.departed(search.x)
+            search.drop_leaving(search.x)
 
 
-def _keep(search: Search, tried: Tensor, sizes: Tensor, narrows: Tensor, met: Tensor) -> None:
+def _keep(search: Search[Sizes], tried: Tensor, sizes: Tensor, narrows: Tensor, met: Tensor) -> None:
     """Keep the first success of each sample; `rows.low` is the largest size below it that has failed."""
     rows, row = search.rows, torch.arange(len(met), device=met.device)
     failed, size = bracket(rows.low, sizes, met)
@@ -120,7 +131,7 @@ def bracket(low: Tensor, sizes: Tensor, met: Tensor) -> tuple[Tensor, Tensor]:
     return ends.gather(1, first).squeeze(1), ends.gather(1, first + 1).squeeze(1)
 
 
-def scaled(search: Search, noise: Tensor, sizes: Tensor) -> Tensor:
+def scaled(search: Search[Sizes], noise: Tensor, sizes: Tensor) -> Tensor:
     """x + s * noise, clamped to the box, [n, C, ...], with s such that its distance d(s) to x is `sizes`.
 
     The box cuts off more of a longer displacement, so d(s) / s falls, and s <- s * size / d(s) comes near

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks.core.criterion import WRONG
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import WRONG, Search
 from fastadv.attacks.methods.geometry import cosine, like, width
-from fastadv.attacks.methods.proximal_adam import explore
+from fastadv.attacks.methods.proximal_adam import Exploration, explore
 from fastadv.attacks.methods.sizes import largest, norm
 
 # the share of the steps that look for the right place; the others refine what they found
@@ -20,8 +19,18 @@ DUAL_STEP, DUAL_WAY, LAST_DUAL_STEP = 0.1, 5.0, 0.1
 LARGEST_WEIGHT = 1e6
 
 
+class Displacements(Exploration):
+    """`away` [n, ...] in float32 at least; the `unit` of steps and the `weight` of the distance [n]; whether
+    the search is `refining` what it found.
+    """
+
+    unit: Tensor
+    weight: Tensor
+    refining: bool
+
+
 def primal_dual(
-    search: Search,
+    search: Search[Displacements],
     descend: Callable[[Search, Tensor, Tensor], Tensor],
     *,
     steps: int,
@@ -51,15 +60,13 @@ def primal_dual(
         points = torch.where(like(search.best.success, search.x), search.best.x_adv, search.x + rows.away)
         rows.away = points.to(rows.away.dtype) - search.x
         if not sparse:
-            rows.unit = torch.where(search.best.success, rows.unit.minimum(-search.best.rank), rows.unit)
+            rows.unit = torch.where(search.best.success, rows.unit.minimum(search.best.distance), rows.unit)
         steps -= done
     rows.mean = torch.zeros_like(rows.away)
-    rows.weight = torch.full_like(search.best.rank, weight)
+    rows.weight = search.full(weight)
     for step in range(steps):
         rows.refining = done > 0 or step >= EXPLORING * steps
         look = search.gradient(points, _leading(search) if loss is None else loss)
-        assert look.gradient is not None
-        assert look.distance is not None
         force = _sized(look.gradient.to(rows.away.dtype), search.threat.norm)
         if not sparse:
             force.masked_fill_(like(look.adversarial, force), 0.0)
@@ -70,10 +77,10 @@ def primal_dual(
         change = math.exp(max(DUAL_STEP, DUAL_WAY / steps) * cosine(step, steps, LAST_DUAL_STEP))
         rows.weight = torch.where(look.adversarial, rows.weight * change, rows.weight / change)
         rows.weight.clamp_(1 / LARGEST_WEIGHT, LARGEST_WEIGHT)
-    search.last(points)
+    search.finish(points)
 
 
-def _leading(search: Search) -> losses.Loss:
+def _leading(search: Search[Displacements]) -> losses.Loss:
     """Cross-entropy, which sees all classes, while the search explores; then the margin, whose gradient is
     the normal of the boundary. With another criterion, always its margin.
     """

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from fastadv import losses
-from fastadv.attacks.core.look import Look
-from fastadv.attacks.core.search import Search
-from fastadv.attacks.methods.adam import SECOND_DECAY, adam
+from fastadv.attacks.core import GradientLook, Search
+from fastadv.attacks.methods.adam import SECOND_DECAY, Moments, adam
 from fastadv.attacks.methods.geometry import cosine, like, width
 from fastadv.attacks.methods.sizes import largest, norm
 
@@ -24,7 +23,20 @@ ITERATIONS = 5
 BENDS = 4.0
 
 
-def explore(search: Search, steps: int, loss: losses.Loss) -> None:
+class Exploration(Moments):
+    """`away` [n, ...] is the displacement. One number a sample: `balance`, the logarithm of the weight of the
+    distance over that of the hinge; `share`, the mean weight of the distance; `steepest`, the largest element
+    of a gradient so far; `bend`, the width of the hinge's bend.
+    """
+
+    away: Tensor
+    balance: Tensor
+    share: Tensor
+    steepest: Tensor
+    bend: Tensor
+
+
+def explore(search: Search[Exploration], steps: int, loss: losses.Loss) -> None:
     """`steps` steps from x; then `rows.away` is the displacement of the last point.
 
     Adam leads along the gradient of softplus(-margin), each coordinate in the scale of its own gradients, and
@@ -58,9 +70,8 @@ def explore(search: Search, steps: int, loss: losses.Loss) -> None:
         rows.share = torch.lerp(rows.balance.sigmoid(), rows.share, PAST)
 
 
-def _force(search: Search, look: Look, step: int) -> Tensor:
+def _force(search: Search[Exploration], look: GradientLook, step: int) -> Tensor:
     """The gradient of -softplus(-margin), in units of the steepest so far."""
-    assert look.gradient is not None
     rows, margin = search.rows, search.problem.margin
     lead = losses.loss_value(look.logits, search.y, margin, search.targets).to(rows.balance)
     if not step:
@@ -70,7 +81,7 @@ def _force(search: Search, look: Look, step: int) -> Tensor:
     return look.gradient.to(rows.away.dtype) * like(weight, look.gradient).to(rows.away.dtype)
 
 
-def _proximal(search: Search, ahead: Tensor, metric: Tensor, by: Tensor) -> Tensor:
+def _proximal(search: Search[Exploration], ahead: Tensor, metric: Tensor, by: Tensor) -> Tensor:
     """x + z in the box, ITERATIONS from `ahead` to argmin <z - ahead, metric (z - ahead)> / 2 + by ||z||."""
     low, high = search.threat.box
     # the iterations in closed form; in L0 too, whose own operator would keep what is there

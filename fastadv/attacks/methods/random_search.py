@@ -6,11 +6,17 @@ import torch
 from torch import Tensor
 
 from fastadv import ops
-from fastadv.attacks.core.common import Common
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core import Common, Rows, Search
 from fastadv.losses import Loss
 
 SCHEDULED = 10_000
+
+
+class Best(Rows):
+    """The points [n, ...] of the largest loss so far, and that loss [n]."""
+
+    best: Tensor
+    loss: Tensor
 
 
 def search_loss(common: Common) -> Loss | None:
@@ -26,12 +32,11 @@ def passed(query: int, queries: int, ends: Sequence[int], rescale: bool) -> int:
 
 
 def random_search(
-    search: Search, queries: int, start: Callable[[], Tensor], propose: Callable[[int], Tensor]
+    search: Search[Best], queries: int, start: Callable[[], Tensor], propose: Callable[[int], Tensor]
 ) -> None:
     """Look at `start()`, then at `propose(query)` for each further query, from 1 on.
 
-    `search.rows.best` [n, ...] are the points of the largest loss so far, which proposals change. With 0
-    queries nothing is looked at.
+    Proposals change `search.rows.best`. With 0 queries nothing is looked at.
     """
     rows = search.rows
     for query in range(queries):
@@ -40,8 +45,7 @@ def random_search(
         else:
             points = start()
             rows.best = points.clone()
-            rows.loss = torch.full_like(search.best.rank, -torch.inf)
-        look = search.decide(points, search.plan.loss)
-        assert look.loss is not None
+            rows.loss = search.full(-torch.inf)
+        look = search.score(points)
         none = torch.zeros_like(look.adversarial)
         ops.keep_best_(rows.best, rows.loss, none, look.x_adv, look.loss.to(rows.loss.dtype), none)

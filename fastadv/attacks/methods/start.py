@@ -8,17 +8,25 @@ import torch
 from torch import Tensor
 
 from fastadv import rng
-from fastadv.attacks.core.problem import check_finite_box
-from fastadv.attacks.core.record import Rows
-from fastadv.attacks.core.samples import Over
-from fastadv.attacks.core.search import Search
-from fastadv.attacks.methods.bisection import halve, middle
+from fastadv.attacks.core import Over, Search, check_finite_box
+from fastadv.attacks.methods.bisection import Interval, halve, middle
 from fastadv.attacks.methods.geometry import like, unit
 from fastadv.errors import InputError
 from fastadv.threat import Threat
 
 # how far blends lie on the way from x to the noise
 BLENDS = (1.0, 0.5)
+
+
+class Starts(Interval):
+    """Adversarial `points` [n, ...], the queries `left` int64 [n] to each sample, the `far` end of the way to
+    the boundary, and the `place` int64 [n] of each sample among those that look for a start.
+    """
+
+    points: Tensor
+    left: Tensor
+    far: Tensor
+    place: Tensor
 
 
 def check_starts(name: str, starts: Any, x: Any, threat: Threat) -> None:
@@ -41,7 +49,7 @@ def check_starts(name: str, starts: Any, x: Any, threat: Threat) -> None:
         )
 
 
-def find_start(search: Search, starts: Tensor | None, queries: int) -> int:
+def find_start(search: Search[Starts], starts: Tensor | None, queries: int) -> int:
     """Set `rows.points` [n, ...] to adversarial points, and `rows.left` int64 [n] to the queries not spent.
 
     The points are the caller's `starts` of the whole batch. Without these, they are the nearest of a round of
@@ -66,9 +74,8 @@ def find_start(search: Search, starts: Tensor | None, queries: int) -> int:
     found = torch.zeros_like(search.y, dtype=torch.bool)
     candidates = min(len(BLENDS) * _grains(search.x[0].numel()), queries)
     # samples that have a start wait for the others
-    everyone = torch.arange(len(found), device=found.device)
-    others = Search(search.frozen, search.problem, everyone, search.best, search.plan, search.restart)
-    others.dtype, others.rows = search.dtype, Rows(place=everyone)
+    others = search.over(search.problem, search.best)
+    others.rows.place = torch.arange(len(found), device=found.device)
     try:
         for draw, left in zip(count(), range(queries - candidates, -1, -candidates), strict=False):
             look = others.decide(_blends(others, draw)[:, :candidates])
@@ -85,14 +92,14 @@ def find_start(search: Search, starts: Tensor | None, queries: int) -> int:
     return queries - candidates
 
 
-def spend(search: Search, cost: int, left: int) -> int:
+def spend(search: Search[Starts], cost: int, left: int) -> int:
     """`left` less the cost in queries; samples that cannot pay it leave the search."""
     search.leave(search.rows.left < cost)
     search.rows.left = search.rows.left - cost
     return left - cost
 
 
-def to_boundary(search: Search, halvings: int, left: int) -> int:
+def to_boundary(search: Search[Starts], halvings: int, left: int) -> int:
     """Move the adversarial `rows.points` towards x until they lie on the boundary, by bisection.
 
     That costs a query for each halving of the way to x. Of `left` queries it returns what is left.
@@ -100,7 +107,7 @@ def to_boundary(search: Search, halvings: int, left: int) -> int:
     rows = search.rows
     left = spend(search, halvings, left)
     rows.far = rows.points
-    rows.low, rows.high = torch.zeros_like(search.best.rank), torch.ones_like(search.best.rank)
+    rows.low, rows.high = search.full(0.0), search.full(1.0)
     for _ in range(halvings):
         look = search.decide(_towards(search, rows.far, middle(rows)))
         halve(rows, look.adversarial)
@@ -108,12 +115,12 @@ def to_boundary(search: Search, halvings: int, left: int) -> int:
     return left
 
 
-def away(search: Search) -> Tensor:
+def away(search: Search[Starts]) -> Tensor:
     """[n, ...] the unit vectors from x to `rows.points`."""
     return unit(search.rows.points - search.x)
 
 
-def _towards(search: Search, far: Tensor, share: Tensor) -> Tensor:
+def _towards(search: Search[Starts], far: Tensor, share: Tensor) -> Tensor:
     """The nearest points to `far` [n, ...] at shares [n] of its distance to x, in the norm L2 or Linf."""
     away = far - search.x
     if search.threat.order == 2:
@@ -127,7 +134,7 @@ def _grains(size: int) -> int:
     return 1 + math.ceil(math.log2(size))
 
 
-def _blends(search: Search, draw: int) -> Tensor:
+def _blends(search: Search[Starts], draw: int) -> Tensor:
     """[n, C, ...] blends of x with uniform noise of every grain."""
     low, high = search.threat.box
     x = search.x.flatten(1).unsqueeze(1)

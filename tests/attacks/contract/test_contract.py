@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, WrongBy
-from fastadv.attacks.core import contest
+from fastadv.attacks.core import search as searching
 from fastadv.engine import freeze
 from fastadv.errors import InputError
 from fastadv.models import Binarized
@@ -470,7 +470,7 @@ def test_leaving_seldom_changes_no_fact(case: Case, norm: str, monkeypatch: pyte
     model, x = mlp(), images(12)
     y, threat = labels(model, x), wide(case, norm, scale=0.5)
     often = case(model, x, y, threat)
-    monkeypatch.setattr(contest, "settles", lambda look, device: (look + 1) & look == 0)
+    monkeypatch.setattr(searching, "may_leave", lambda look, device: (look + 1) & look == 0)
     seldom = case(model, x, y, threat)
     check_facts(model, x, y, threat, seldom, case.entry.minimal)
     assert seldom.forwards >= often.forwards

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Status
-from fastadv.attacks.core.contest import within
 from fastadv.attacks.core.ranking import graded
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
+from fastadv.attacks.core.waiting import surely_finite
 from fastadv.threat import Linf
 
 
@@ -80,7 +80,7 @@ def test_sizes_that_are_known_to_be_finite() -> None:
         ([1.0, torch.inf], False),
         ([torch.nan, 1.0], False),
     ):
-        assert within(torch.tensor(sizes)) == known
+        assert surely_finite(torch.tensor(sizes)) == known
 
 
 def test_only_certain_samples_rank_by_their_margin() -> None:

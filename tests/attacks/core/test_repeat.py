@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.attacks.core.criterion import ConfidentlyWrong, OutsideTopK, WrongBy
+from fastadv.attacks.core.record import Rows
 from fastadv.attacks.core.repeat import repeat
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
@@ -137,6 +138,16 @@ def test_the_last_iterate(threat: str, each: bool) -> None:
     assert replayed.search.graphs is not None
 
 
+class Mine(Rows):
+    points: Tensor
+    total: Tensor
+    oldest: Tensor
+    older: Tensor
+    old: Tensor
+    first: Tensor
+    second: Tensor
+
+
 def test_samples_that_are_to_leave_do_so_first() -> None:
     model = net()
     x, y = batch(model)
@@ -145,7 +156,7 @@ def test_samples_that_are_to_leave_do_so_first() -> None:
 
         def step(search: Search) -> None:
             look = search.gradient(search.rows.points)
-            search.rows.points = (look.x_adv + 0.001 * look.gradient.sign()).clamp(0, 1)  # type: ignore[union-attr]
+            search.rows.points = (look.x_adv + 0.001 * look.gradient.sign()).clamp(0, 1)
 
         def rule(search: Search, name: str = name) -> None:
             search.rows.points = search.start()
@@ -153,9 +164,9 @@ def test_samples_that_are_to_leave_do_so_first() -> None:
                 repeat(search, step, 3, "leaving")
                 seen.setdefault(name, []).append(len(search.x))
                 search.leave(torch.arange(len(search.x)) < 2)
-            search.last(search.rows.points)
+            search.finish(search.rows.points)
 
-        run(frozen, x, y, fa.Linf(0.5), rule, loss="ce")
+        run(frozen, x, y, fa.Linf(0.5), rule, rows=Mine, loss="ce")
     assert seen["plain"] == seen["replayed"]
 
 
@@ -202,9 +213,9 @@ def test_what_a_rule_remembers_is_carried_over() -> None:
             rows.points = rows.oldest = rows.older = rows.old = search.start()
             repeat(search, step, 9, "total")
             seen[name] = [value.clone() for _, value in sorted(vars(rows).items())]
-            search.last(search.rows.points)
+            search.finish(search.rows.points)
 
-        run(frozen, x, y, fa.Linf(0.5), rule, loss="ce")
+        run(frozen, x, y, fa.Linf(0.5), rule, rows=Mine, loss="ce")
     assert all(torch.equal(a, b) for a, b in zip(seen["plain"], seen["replayed"], strict=True))
 
 
@@ -225,6 +236,6 @@ def test_what_a_later_step_adds_is_not_lost(logged: Any) -> None:
         repeat(search, step, 4, "adds")
         sums.append(search.rows.second.sum())
 
-    run(frozen, x, y, fa.Linf(0.1), rule, loss="ce")
+    run(frozen, x, y, fa.Linf(0.1), rule, rows=Mine, loss="ce")
     assert len(sums) == 1
     assert "a step remembers what its first did not set: second" in logged.text

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import ConfidentlyWrong, OutsideTopK, Status, pgd
-from fastadv.attacks.core import contest, search
+from fastadv.attacks.core import search as searching
+from fastadv.attacks.core.record import Rows
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
 from fastadv.engine import freeze
@@ -67,10 +68,10 @@ class TestWhichPointIsKept:
 
                 def rule(search: Search, many: bool = many, backwards: Any = backwards) -> None:
                     if many:
-                        search.decide(at(search, 0.3, 0.6, 0.4), backwards)
+                        search.score(at(search, 0.3, 0.6, 0.4), backwards)
                     else:
                         for s in (0.3, 0.6, 0.4):
-                            search.decide(at(search, s)[:, 0], backwards)
+                            search.score(at(search, s)[:, 0], backwards)
 
                 out = on_line(rule, loss=backwards)
                 assert out.success.all()
@@ -81,10 +82,10 @@ class TestWhichPointIsKept:
         """Points looked at with another loss, or none, compete by the loss that the attack maximises."""
 
         def rule(search: Search) -> None:
-            search.decide(at(search, 0.25)[:, 0], other)
+            search.score(at(search, 0.25)[:, 0], other)
             search.gradient(at(search, 0.45)[:, 0])
-            search.decide(at(search, 0.3)[:, 0], other)
-            search.decide(at(search, 0.4, 0.35), other)
+            search.score(at(search, 0.3)[:, 0], other)
+            search.score(at(search, 0.4, 0.35), other)
             search.jacobian(at(search, 0.1)[:, 0], torch.ones(len(search.x), 1, 3))
 
         out = on_line(rule, loss="ce")
@@ -108,7 +109,7 @@ class TestWhichPointIsKept:
             points = at(search, 0.6)[:, 0]
             search.offer(points, torch.ones(len(points), dtype=torch.bool))
             search.offer(at(search, 0.55)[:, 0], torch.zeros(len(points), dtype=torch.bool))
-            search.last(at(search, 0.3)[:, 0])
+            search.finish(at(search, 0.3)[:, 0])
 
         for minimum in (True, False):
             out = on_line(rule, minimum=minimum)
@@ -127,10 +128,10 @@ class TestWhichPointIsKept:
         """Class 1 is nearer at 0.6, and the criterion is met further at 0.9, where class 2 is first."""
 
         def rule(search: Search) -> None:
-            search.rows.aims = torch.ones_like(search.y)
+            search.aims = torch.ones_like(search.y)
             points = at(search, 0.6, 0.9)
             for each in [points] if many else points.unbind(1):
-                search.decide(each, "margin")
+                search.score(each, "margin")
 
         assert torch.equal(on_line(rule, loss="margin").x_adv[:, 0], torch.full((3,), 0.9))
 
@@ -159,10 +160,10 @@ class TestWhichPointIsKept:
 
     def test_the_last_point_alone_is_passed_once(self) -> None:
         frozen = freeze(Line(), fold=False)
-        out = on_line(lambda search: search.last(at(search, 0.6)[:, 0]), model=frozen)
+        out = on_line(lambda search: search.finish(at(search, 0.6)[:, 0]), model=frozen)
         assert out.success.all()
         assert out.forwards == 3 + 3
-        twice = on_line(lambda search: search.last(at(search, 0.6)[:, 0]), model=frozen, restarts=2)
+        twice = on_line(lambda search: search.finish(at(search, 0.6)[:, 0]), model=frozen, restarts=2)
         assert twice.forwards == 3 + 2 * 3 + 3
 
     def test_a_nearer_success_of_an_earlier_restart_stays(self) -> None:
@@ -181,7 +182,6 @@ class TestWhichPointIsKept:
 
             def rule(search: Search) -> None:
                 look = search.gradient(search.x)
-                assert look.gradient is not None
                 search.decide(threat.step(search.x, look.gradient, search.x, 1e4))  # noqa: B023
 
             with torch.no_grad():
@@ -208,11 +208,11 @@ class TestCandidates:
         for goal in (None, targets):
             outs = []
             for chunk in (1 << 22, 16 * 4, 1):
-                monkeypatch.setattr(search, "CHUNK", chunk)
+                monkeypatch.setattr(searching, "CHUNK", chunk)
                 looks = []
 
                 def rule(search: Search, looks: list[Any] = looks) -> None:
-                    looks.append(search.decide(tried[search.ids], "margin"))
+                    looks.append(search.score(tried[search.ids], "margin"))
 
                 outs.append(run(net, x, y, L2(torch.inf), rule, minimum=True, targets=goal))
                 look = looks[0]
@@ -278,11 +278,15 @@ class TestLeaving:
     def test_rows_follow(self, gpu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         """Of eight samples one leaves at each step; what a rule remembers stays with its sample."""
         if gpu:
-            monkeypatch.setattr(contest, "settles", lambda step, device: (step + 1) & step == 0)
+            monkeypatch.setattr(searching, "may_leave", lambda step, device: (step + 1) & step == 0)
         net, x = mlp(), images(8)
         sizes: list[int] = []
 
-        def rule(search: Search) -> None:
+        class Mine(Rows):
+            mine: Tensor
+            plain: str
+
+        def rule(search: Search[Mine]) -> None:
             search.rows.mine, search.rows.plain = search.ids.clone(), "kept"
             for step in range(8):
                 look = search.decide(search.x.clone())
@@ -294,7 +298,7 @@ class TestLeaving:
                 search.leave(search.ids == 40 + step)
 
         frozen = freeze(net, fold=False)
-        out = run(frozen, x, labels(net, x), Linf(0.1), rule, ids=torch.arange(8) + 40)
+        out = run(frozen, x, labels(net, x), Linf(0.1), rule, rows=Mine, ids=torch.arange(8) + 40)
         assert (out.status == Status.HELD).all()
         # on a GPU only before evaluations 1, 2, 4 and 8
         assert sizes == ([8, 7, 6, 5, 4, 3, 2, 1] if not gpu else [8, 7, 7, 5, 5, 5, 5, 1])
@@ -315,7 +319,7 @@ class TestLeaving:
 
     def test_a_success_is_proved_before_its_sample_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A false success of a search in bfloat16 is no second answer of the model."""
-        monkeypatch.setattr(contest, "settles", lambda step, device: step in (0, 2))
+        monkeypatch.setattr(searching, "may_leave", lambda step, device: step in (0, 2))
 
         class Lean(Line):
             def forward(self, x: Tensor) -> Tensor:
@@ -473,9 +477,8 @@ class TestMask:
             points = search.start()
             for _ in range(6):
                 look = search.gradient(points)
-                assert look.gradient is not None
                 points = (look.x_adv + 0.2 * look.gradient.sign()).clamp(0, 1)
-            search.last(points)
+            search.finish(points)
 
         out = run(net, x, y, Linf(0.6 if not minimum else torch.inf), rule, minimum=minimum, mask=mask)
         assert int(out.success.sum()) > 3

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import Status, bim, last_iterate, mim, pgd
-from fastadv.attacks.core import contest, search
+from fastadv.attacks.core import search as searching
 from fastadv.attacks.core.run import run
 from fastadv.engine import freeze
 from fastadv.errors import InputError
@@ -51,7 +51,7 @@ def test_segments_change_nothing(attack: Case, norm: str, monkeypatch: pytest.Mo
     model, x = mlp(), images(40)
     y = labels(model, x)
     each = attack(model, x, y, threat(norm))
-    monkeypatch.setattr(contest, "settles", lambda step, device: (step + 1) & step == 0)
+    monkeypatch.setattr(searching, "may_leave", lambda step, device: (step + 1) & step == 0)
     segments = attack(model, x, y, threat(norm))
     assert torch.equal(each.success, segments.success)
     torch.testing.assert_close(each.x_adv[~each.success], segments.x_adv[~each.success])
@@ -60,9 +60,9 @@ def test_segments_change_nothing(attack: Case, norm: str, monkeypatch: pytest.Mo
 
 def test_segment_lengths() -> None:
     cuda = torch.device("cuda")
-    ends = [step + 1 for step in range(40) if contest.settles(step, cuda)]
+    ends = [step + 1 for step in range(40) if searching.may_leave(step, cuda)]
     assert ends == [1, 2, 4, 8, 16, 24, 32, 40]
-    assert all(contest.settles(step, torch.device("cpu")) for step in range(40))
+    assert all(searching.may_leave(step, torch.device("cpu")) for step in range(40))
 
 
 def test_per_sample_step_size(attack: Case, norm: str) -> None:
@@ -228,7 +228,7 @@ def test_what_is_offered_outside_the_threat_is_none() -> None:
     model, x = mlp(), images(4)
     y = labels(model, x)
 
-    def rule(search: search.Search) -> None:
+    def rule(search: searching.Search) -> None:
         search.decide(search.x + 1e-4)
         search.offer(search.x.flip(0), torch.ones(len(search.x), dtype=torch.bool))
 

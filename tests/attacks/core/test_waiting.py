@@ -12,8 +12,8 @@ from fastadv.attacks.core.problem import Problem
 from fastadv.attacks.core.record import Record
 from fastadv.attacks.core.search import Plan, Search
 from fastadv.attacks.methods.ascent import ascent
-from fastadv.attacks.methods.auto_pgd import Dense, Sparse
-from fastadv.attacks.mim import Momentum
+from fastadv.attacks.methods.auto_pgd import Ascents, Dense, Sparse
+from fastadv.attacks.mim import Momentum, _Rows
 
 SIZE = 6
 META = torch.device("meta")
@@ -54,22 +54,24 @@ def test_no_step_reads_a_value(direction: Any, threat: str, options: dict[str, A
     if given["targets"]:
         given["targets"] = y
     rule = ascent(5, 2.0 if threat == "l0" else 0.01, False, direction)
-    search = over(Problem(x, y, THREATS[threat], ids=y, **given))
+    search = over(Problem(x, y, THREATS[threat], ids=y, **given), _Rows)
     with torch.no_grad():
         rule(search)
     assert search.frozen.backwards == 5 * SIZE
 
 
-def over(problem: Problem) -> Search:
+def over(problem: Problem, rows: Any) -> Search:
     index = torch.arange(SIZE, device=META)
-    plan = Plan(minimum=False, loss="ce", stop_early=False, rule=lambda search: None, restarts=2, seed=0)
+    plan = Plan(
+        minimum=False, loss="ce", stop_early=False, rule=lambda search: None, rows=rows, restarts=2, seed=0
+    )
     return Search(settled(), problem, index, Record.start(problem.x), plan, 0)
 
 
 @pytest.mark.parametrize("threat", ["linf", "l2", "own radii", "l1"])
 def test_no_move_of_apgd_reads_a_value(threat: str) -> None:
     x, y = torch.rand(SIZE, 2, 8, 8, device=META), torch.zeros(SIZE, dtype=torch.long, device=META)
-    search = over(Problem(x, y, THREATS[threat], targets=None, ids=y))
+    search = over(Problem(x, y, THREATS[threat], targets=None, ids=y), Ascents)
     stages = [Dense(search, 30, 0.75)]
     if threat == "l1":
         stages = [Sparse(search, factor, 9, started=factor < 3) for factor in (3.0, 2.0, 1.0)]

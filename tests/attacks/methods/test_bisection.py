@@ -2,13 +2,13 @@
 
 import torch
 
-from fastadv.attacks.core.record import Rows
-from fastadv.attacks.methods.bisection import halve, middle
+from fastadv.attacks.methods.bisection import Interval, halve, middle
 
 
 def test_each_halving_finds_a_bit_of_the_boundary() -> None:
     boundary = torch.rand(50, dtype=torch.float64)
-    rows = Rows(low=torch.zeros_like(boundary), high=torch.ones_like(boundary))
+    rows = Interval()
+    rows.low, rows.high = torch.zeros_like(boundary), torch.ones_like(boundary)
     for halvings in range(1, 31):
         halve(rows, middle(rows) >= boundary)
         assert torch.equal(rows.high - rows.low, torch.full_like(boundary, 0.5**halvings))

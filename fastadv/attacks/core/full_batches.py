@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from fastadv.attacks.core.samples import Over
-from fastadv.attacks.core.search import Search
+from fastadv.attacks.core.search import Over, Search
 
 # rows that make a full batch: on a GPU a pass takes as long for fewer
 FULL = {"cpu": 64}
@@ -16,7 +15,7 @@ Runs = Callable[[Search, list[int]], None]
 
 
 def side_by_side(search: Search, count: int, runs: Runs) -> None:
-    """Do the runs 0 to count - 1 on each sample, of which no one may depend on what another one found.
+    """Perform `count` independent runs on each sample.
 
     `runs(search, numbers)` does the runs `numbers`: one on `search` itself, or several on a search of as many
     copies of its samples, first all samples for the first number. Either way a sample keeps the best of what
@@ -31,12 +30,12 @@ def side_by_side(search: Search, count: int, runs: Runs) -> None:
             runs(search, numbers)
         else:
             _together(search, numbers, runs)
-        search.settle()
+        search.drop_broken()
         first += together
 
 
 def _together(search: Search, numbers: list[int], runs: Runs) -> None:
-    copies, record = search.copies(len(numbers))
+    copies, record = search.copied(len(numbers))
     try:
         runs(copies, numbers)
         copies.close()

@@ -9,7 +9,7 @@ from torch import Tensor
 import fastadv as fa
 from fastadv import L1, L2, Linf, rng
 from fastadv.attacks import AttackResult, apgd, fab
-from fastadv.attacks.core import side_by_side
+from fastadv.attacks.core import full_batches
 from fastadv.attacks.core.result import Status
 from fastadv.attacks.core.run import run
 from fastadv.attacks.core.search import Search
@@ -22,7 +22,7 @@ APART, TOGETHER = {"cpu": 1}, {"cpu": 10**6}
 def both(monkeypatch: pytest.MonkeyPatch, attack: Any, *args: Any, **options: Any) -> list[AttackResult]:
     results = []
     for full in (APART, TOGETHER, {"cpu": 20}):
-        monkeypatch.setattr(side_by_side, "FULL", full)
+        monkeypatch.setattr(full_batches, "FULL", full)
         results.append(attack(*args, **options))
     return results
 
@@ -140,7 +140,7 @@ def test_no_random_start_is_drawn_twice(full: int, monkeypatch: pytest.MonkeyPat
         return plain(seed, purpose, *numbers)
 
     monkeypatch.setattr(rng, "derive", watched)
-    monkeypatch.setattr(side_by_side, "FULL", {"cpu": full})
+    monkeypatch.setattr(full_batches, "FULL", {"cpu": full})
     net, x = mlp(5), images(6)
     targeted = {"loss": "margin-targeted", "classes": 4, "restarts": 3, "steps": 1}
     apgd(net, x, labels(net, x), Linf(0.01), stop_early=False, **targeted)  # type: ignore[arg-type]
@@ -168,7 +168,7 @@ def test_successes_that_the_model_denies_are_sought_again(monkeypatch: pytest.Mo
 def test_samples_that_are_broken_take_no_further_part(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = mlp(5), images(6)
     y = labels(net, x)
-    monkeypatch.setattr(side_by_side, "FULL", {"cpu": 12})
+    monkeypatch.setattr(full_batches, "FULL", {"cpu": 12})
     two, four = (
         apgd(net, x, y, Linf(0.5), loss="margin-targeted", steps=4, classes=classes) for classes in (2, 4)
     )
@@ -207,7 +207,7 @@ def test_copies_know_their_rows_of_the_batch() -> None:
     values, seen = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64), []
 
     def rule(search: Search) -> None:
-        seen.append(search.copies(2)[0].per_sample(values).tolist())
+        seen.append(search.copied(2)[0].per_sample(values).tolist())
 
     run(model, x, y, Linf(0.1), rule)
     assert seen == [[0.1, 0.3, 0.1, 0.3]]
