@@ -54,7 +54,8 @@ def apgd(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """max loss(model(z), y) over z in ball and box, by ascent with momentum whose step size adapts itself.
+    """Maximize loss(model(z), y) over z in ball and box, by ascent with momentum whose step size adapts
+    itself.
 
     The first step is twice the radius. At each checkpoint the step of a sample is halved, and the sample goes
     back to its strongest point, if less than `rho` of the steps since the last checkpoint raised its loss, or
@@ -69,7 +70,7 @@ def apgd(
         threat: Linf, L2 or L1; radius a number or [B], finite, in input units.
         steps: moves in each restart; 0 returns the start.
         loss: "ce", "margin" (of the criterion, where one is given), "dlr", "cw", or a function (logits, y,
-            targets) -> [B], maximised. One of the names with "-targeted" after it leads to the classes with
+            targets) -> [B], maximized. One of the names with "-targeted" after it leads to the classes with
             the largest logits at x, one in each round of restarts: "dlr-targeted" is APGD-T. A success is
             still any wrong class. DLR needs three classes, and its targeted form four; with fewer, see
             `fastadv.ops.logit_loss`.
@@ -132,7 +133,7 @@ def apgd(
 
 
 def _targets(loss: losses.Loss, classes: int | None, common: Common) -> tuple[losses.Loss, int]:
-    """The loss without "-targeted", and how many classes it goes through: 0 where it is not targeted."""
+    """Return the loss without "-targeted", and how many classes it goes through: 0 where it is not targeted."""
     if not isinstance(loss, str) or not loss.endswith(TARGETED):
         if classes is not None:
             raise InputError(f'classes: expected None unless the loss ends in "{TARGETED}", got {classes!r}')
@@ -144,7 +145,7 @@ def _targets(loss: losses.Loss, classes: int | None, common: Common) -> tuple[lo
 
 
 def _stages(steps: int, larger: bool) -> list[tuple[float, int]]:
-    """(radius over that of the threat, moves) of each part of a run."""
+    """Return (radius over that of the threat, moves) of each part of a run."""
     early = 3 * steps // 10 if larger else 0
     if not early:
         return [(1.0, steps)]
@@ -152,7 +153,7 @@ def _stages(steps: int, larger: bool) -> list[tuple[float, int]]:
 
 
 def _others(search: Search[_Rows]) -> Tensor:
-    """int64 [n, K - 1]: the classes other than y by their logits at x, the largest first."""
+    """Return int64 [n, K - 1]: the classes other than y by their logits at x, the largest first."""
     clean = search.problem.clean
     assert clean is not None
     others = clean.scatter(1, search.y[:, None], -torch.inf)
@@ -160,7 +161,8 @@ def _others(search: Search[_Rows]) -> Tensor:
 
 
 def _random_start(search: Search[_Rows], draws: list[int], factor: float) -> Tensor:
-    """[n, ...] points near the surface of the ball: noise of full length, for L1 projected on the ball.
+    """Return [n, ...], points near the surface of the ball: noise of full length, for L1 projected on the
+    ball.
 
     Each of equally many samples in turn has one of the `draws`. The projection on an L1 ball keeps the
     largest coordinates of the noise, which therefore reaches it as it was drawn: in a box that had clipped it

@@ -72,7 +72,7 @@ def autoattack(
     on_progress: Callable[[str, int], None] | None = None,
     **common: Unpack[Common],
 ) -> AutoAttackResult:
-    """Robust accuracy without parameters: a row of attacks, each on the samples that are left.
+    """Return robust accuracy without parameters: a row of attacks, each on the samples that are left.
 
     "standard": APGD on the cross-entropy, targeted APGD on DLR and targeted FAB for nine classes (100 steps
     each), and Square with 5,000 queries; in L1, APGD with five restarts and five classes. "plus": APGD on
@@ -126,7 +126,7 @@ def autoattack(
 
 
 def _components(version: str, run: "_Run") -> list[Component]:
-    """The components of a version, for the norm, classes, targets and criterion of a run."""
+    """Return the components of a version, for the norm, classes, targets and criterion of a run."""
     problem = run.trial.problem
     sparse, free = problem.threat.norm == "l1", problem.targets is None and _aims(run)
     classes = run.trial.clean.shape[1] - 1
@@ -167,7 +167,7 @@ def _components(version: str, run: "_Run") -> list[Component]:
 
 
 def _aims(run: "_Run") -> bool:
-    """Whether losses by the criterion can lead to a class: those of OutsideTopK are the same for any."""
+    """Return whether losses by the criterion can lead to a class: those of OutsideTopK are the same for any."""
     clean, y, margin = run.trial.clean, run.trial.problem.y, run.trial.problem.criterion.margin
     return run.plain or not torch.equal(*(margin(clean, y, (y + i) % clean.shape[1]) for i in (1, 2)))
 
@@ -264,7 +264,7 @@ class _Run:
         self.left = self.left[~broken]
 
     def finish(self) -> AutoAttackResult:
-        """The result, by one more verdict on the whole batch."""
+        """Return the result, by one more verdict on the whole batch."""
         trial, problem = self.trial, self.trial.problem
         logits = trial.verdict(self.x_adv)
         claimed = torch.tensor([bool(name) for name in self.by], dtype=torch.bool, device=problem.x.device)

@@ -31,7 +31,7 @@ def bim(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """max loss(model(z), y) over z in ball and box, by steepest ascent and projection from x itself.
+    """Maximize loss(model(z), y) over z in ball and box, by steepest ascent and projection from x itself.
 
     Kurakin et al. 2017, section 2.2, for Linf; the other norms take their own direction of steepest ascent.
     It is `pgd` without the random start and with steps half as long. The strongest of all points met is
@@ -47,7 +47,7 @@ def bim(
             way that the paper allows.
         restarts: attempts; the first starts at x, the others at random points. Each sample's best is kept.
         random_start: start the first at a random point too.
-        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximised.
+        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximized.
         stop_early: leave a sample at its first success; otherwise return its strongest point.
         seed: of the random starts.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.

@@ -53,7 +53,7 @@ def boundary(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The success nearest to x, by a random walk along the boundary that asks for decisions alone.
+    """Find the success nearest to x, by a random walk along the boundary that asks for decisions alone.
 
     As in the paper, a spherical step is orthogonal to the way to x and ends as far from x as it began, and a
     source step leads towards x. Both sizes follow the share of steps that end adversarial.
@@ -111,7 +111,7 @@ def boundary(
 
 
 def _budget(queries: int | None, steps: int | None) -> int:
-    """The smaller of the two that are given."""
+    """Return the smaller of the two that are given."""
     given = {"queries": queries, "steps": steps}
     counts = [check_count(name, value, 1) for name, value in given.items() if value is not None]
     if not counts:
@@ -140,7 +140,7 @@ def _step(search: Search[_Rows], number: int, step: int) -> None:
 
 
 def _spherical(search: Search[_Rows], outward: Tensor, number: int, step: int) -> Tensor:
-    """[n, C, ...] random steps on the sphere around x, `rows.lift` of their deviations farther out."""
+    """Return [n, C, ...], random steps on the sphere around x, `rows.lift` of their deviations farther out."""
     rows, x, size = search.rows, search.x, search.x[0].numel()
     seed = rng.derive(search.seed, "boundary", search.restart)
     draws = rng.normal(number * size, seed, search.ids, step).to(x.dtype).view(len(x), number, *x.shape[1:])
@@ -152,7 +152,7 @@ def _spherical(search: Search[_Rows], outward: Tensor, number: int, step: int) -
 
 
 def _source(search: Search[_Rows], outward: Tensor) -> Tensor:
-    """[n, ...] the source step from where the sum of answers leads on the sphere.
+    """Return [n, ...], the source step from where the sum of answers leads on the sphere.
 
     The angle there is such that the step goes along a plane: the way ends at a right angle to that from x.
     """

@@ -29,7 +29,7 @@ def contrast(
     searches: int = 10,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The least loss of contrast that changes the decision.
+    """Find the least loss of contrast that changes the decision.
 
     x is mixed with the middle of the box. Of `levels` shares, evenly spaced up to the whole way, the first
     success is taken; bisection between it and the share before finds the least. It looks along this line

@@ -61,7 +61,7 @@ def cw(
     step_size: float | None = None,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The nearest success, by descent on D(z) + constant * max(0, -margin(z)) over the z in the box.
+    """Find the nearest success, by descent on D(z) + constant * max(0, -margin(z)) over the z in the box.
 
     z = center + width * tanh(w) keeps to the box; Adam moves w. For L2, D is the squared distance, and each
     of the `searches` starts at x with another constant, found by bisection (Carlini and Wagner 2017, section
@@ -131,7 +131,7 @@ def _rule(norm: str, steps: int, searches: int, constant: float | None, step_siz
 
 
 def _gradient(search: Search[_Rows], look: GradientLook) -> Tensor:
-    """Of what is minimised, with respect to the points."""
+    """Return that of what is minimized, with respect to the points."""
     rows = search.rows
     if search.threat.norm == "l2":
         pull = 2 * (look.x_adv - search.x)
@@ -142,7 +142,7 @@ def _gradient(search: Search[_Rows], look: GradientLook) -> Tensor:
 
 
 def _fit(search: Search[_Rows], look: GradientLook, constant: float | None, step_size: float | None) -> None:
-    """The first constant and step size of each sample, given or for a model as linear as at x."""
+    """Set the first constant and step size of each sample, given or for a model as linear as at x."""
     rows, (low, high) = search.rows, search.threat.box
     gradient = look.gradient
     free = gradient.where(torch.where(gradient > 0, search.x < high, search.x > low), 0.0).flatten(1)
@@ -159,7 +159,7 @@ def _fit(search: Search[_Rows], look: GradientLook, constant: float | None, step
 
 
 def _fitting_step(search: Search[_Rows], length: Tensor) -> Tensor:
-    """[n] a step of Adam for displacements of that length."""
+    """Return [n], a step of Adam for displacements of that length."""
     norm = search.threat.norm
     each = length / math.sqrt(search.x[0].numel()) if norm == "l2" else length
     step = STEP[norm] * each / (width(search.threat) / 2)
@@ -190,19 +190,19 @@ class _Space:
             self.most = math.atanh(1 / (1 + WIDER))
 
     def inverse(self, z: Tensor) -> Tensor:
-        """The w of points z."""
+        """Return the w of points z."""
         return ((z - self.center) / self.half).atanh() if self.bounded else z.clone()
 
     def bend(self, w: Tensor) -> Tensor:
-        """tanh(w), from which `points` and `steepness` follow."""
+        """Return tanh(w), from which `points` and `steepness` follow."""
         return w.tanh() if self.bounded else w
 
     def points(self, bent: Tensor) -> Tensor:
-        """The points of the box."""
+        """Return the points of the box."""
         return (self.center + self.half * bent if self.bounded else bent).clamp(self.low, self.high)
 
     def steepness(self, bent: Tensor) -> Tensor | float:
-        """The derivative of the points with respect to w, up to a factor."""
+        """Return the derivative of the points with respect to w, up to a factor."""
         return 1 - bent * bent if self.bounded else 1.0
 
     def keep_(self, w: Tensor) -> None:

@@ -51,7 +51,7 @@ def ddn(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The success nearest to x in L2, by gradient ascent on spheres around x that shrink and grow.
+    """Find the success nearest to x in L2, by gradient ascent on spheres around x that shrink and grow.
 
     d <- d + a g / ||g||_2; r <- (1 - gamma) r where the last point is a success, else (1 + gamma) r;
     d <- r d / ||d||_2, and x + d is clipped to the box (Rony et al. 2019, algorithm 1). The step a falls from
@@ -67,7 +67,7 @@ def ddn(
         step_size: > 0, the first step, in input units; None is the width of the box (1 if that is infinite).
         gamma: in (0, 1), the share by which the norm shrinks and grows.
         first_norm: > 0, the first norm of d, in input units; None is the width of the box.
-        loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised; None is "ce",
+        loss: "ce", "margin", "dlr", "cw", or a function (logits, y, targets) -> [B], maximized; None is "ce",
             or the margin of the criterion if one is given.
         seed: of the noise where the gradient is zero; elsewhere nothing is drawn.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
@@ -105,7 +105,7 @@ def ddn(
 
 
 def _led(search: Search[_Rows], points: Tensor, gradient: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """The points and their gradients [n, ...]; where a gradient is zero, x and noise in its place."""
+    """Return the points and their gradients [n, ...]; where a gradient is zero, x and noise in its place."""
     flat = largest(gradient) == 0
     if not waits(flat.device) and not bool(flat.any()):
         return points, gradient

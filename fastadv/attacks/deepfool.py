@@ -29,7 +29,7 @@ def deepfool(
     overshoot: float = 0.02,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """min ||z - x|| over adversarial z in the box, by projections onto linearised class boundaries.
+    """Minimize ||z - x|| over adversarial z in the box, by projections onto linearized class boundaries.
 
     At each step the boundaries between the label and its rivals are taken for hyperplanes. z moves to the
     nearest, and `overshoot` beyond it, and is clipped to the box, until the decision changes

@@ -156,12 +156,12 @@ class _Confident(Criterion):
         return (_of(scaled, targets) - self._floored(scaled).logsumexp(1)) / self.scale
 
     def _floored(self, scaled: Tensor) -> Tensor:
-        """[n, K] log(exp(scaled) + floor)."""
+        """Return [n, K], log(exp(scaled) + floor)."""
         floor = torch.tensor(self.floor, dtype=scaled.dtype, device=scaled.device)
         return torch.logaddexp(scaled, floor.log())
 
 
 def _of(values: Tensor, targets: Tensor | None) -> Tensor:
-    """[n] the values [n, K] of the targets."""
+    """Return [n], the values [n, K] of the targets."""
     assert targets is not None
     return values.gather(1, targets[:, None]).squeeze(1)

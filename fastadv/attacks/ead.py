@@ -48,7 +48,8 @@ def ead(
     step_size: float = 0.1,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The success nearest in L1: min constant * max(0, -margin(z)) + beta * ||d||_1 + ||d||_2^2, d = z - x.
+    """Find the success nearest in L1: min constant * max(0, -margin(z)) + beta * ||d||_1 + ||d||_2^2, d = z
+    - x.
 
     FISTA in the box (Chen et al. 2018, equations 4 to 7): a step along the gradient of the smooth part,
     shrinkage of d by beta times the step, and momentum k / (k + 3). Each of the `searches` starts at x with
@@ -114,7 +115,7 @@ def ead(
             search.leave(constant_search.bisect(search))
 
     def _advance(search: Search[_Rows], push: Tensor, rate: Tensor, step: int) -> None:
-        """A proximal step from `rows.points`, then the momentum that leads to the next ones."""
+        """Take a proximal step from `rows.points`, then the momentum that leads to the next ones."""
         rows, box = search.rows, search.threat.box
         away = rows.points - search.x
         away = away.addcmul_(push.sub_(away, alpha=2), rate)
@@ -127,7 +128,8 @@ def ead(
 
 
 def _needed(search: Search[_Rows], look: GradientLook, weight: float) -> Tensor:
-    """[n] the constant that a linear model needs: that for the L1 norm alone plus that for the square alone.
+    """Return [n], the constant that a linear model needs: that for the L1 norm alone plus that for the square
+    alone.
 
     The first moves the steepest pixels to the edge of the box, so that the last of them decides, or one of
     `FLATTEST` times the steepest slope where the last is flatter.

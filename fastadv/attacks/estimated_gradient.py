@@ -28,7 +28,8 @@ def estimated_gradient(
     batch_size: int | None = None,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> "EstimatedGradient":
-    """A model with the same logits, whose gradient is estimated from them; any gradient attack takes it.
+    """Return a model with the same logits, whose gradient is estimated from them; any gradient attack takes
+    it.
 
     The derivative of the logits z with respect to coordinate i is (z(x+) - z(x-)) / (x+_i - x-_i): x+ and x-
     are x with that coordinate moved by `step` up and down, and clipped to the box. It costs 2 D samples an
@@ -94,7 +95,7 @@ class EstimatedGradient(nn.Module):
         return threshold
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, K]."""
+        """Return logits [B, K]."""
         if x.dtype not in (torch.float32, torch.float64):
             raise InputError(
                 f"estimated_gradient: expected x in float32 or float64, got {x.dtype}, whose rounding errors "
@@ -105,7 +106,9 @@ class EstimatedGradient(nn.Module):
 
     @torch.no_grad()
     def jacobian(self, x: Tensor) -> Tensor:
-        """The estimated derivatives [B, D, K] of the logits with respect to each coordinate of x [B, ...]."""
+        """Return the estimated derivatives [B, D, K] of the logits with respect to each coordinate of x [B,
+        ...].
+        """
         rows = x.flatten(1)
         last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if last else torch.contiguous_format

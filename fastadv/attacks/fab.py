@@ -1,4 +1,4 @@
-"""FAB: projections onto linearised boundaries that stay near the clean sample (Croce and Hein 2020)."""
+"""FAB: projections onto linearized boundaries that stay near the clean sample (Croce and Hein 2020)."""
 
 from collections.abc import Callable
 from math import inf
@@ -76,7 +76,8 @@ def fab(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """min ||z - x|| over adversarial z in the box, by projections of z and of x onto linearised boundaries.
+    """Minimize ||z - x|| over adversarial z in the box, by projections of z and of x onto linearized
+    boundaries.
 
     With the nearest boundary taken for a hyperplane, z <- (1 - a) * (z + overshoot * d) + a * (x + overshoot
     * d_x), where d and d_x are the least displacements of z and x to the hyperplane in the box, and a =
@@ -161,7 +162,7 @@ def fab(
     def _step(
         search: Search[_Rows], points: Tensor, broken: bool, rivals: Callable[[Tensor], Tensor], step: int
     ) -> tuple[Tensor, bool]:
-        """The next points, successes drawn back towards x, and whether there has been any success.
+        """Return the next points, successes drawn back towards x, and whether there has been any success.
 
         Until then the pass that takes gradients judges the points too, which saves a pass forward.
         """
@@ -183,7 +184,7 @@ def fab(
         return (_back(search, search.decide(points)), True) if broken else (points, False)
 
     def _back(search: Search[_Rows], look: Look) -> Tensor:
-        """The points of `look`, successes drawn back; counts idle steps, anew for what leaves."""
+        """Return the points of `look`, successes drawn back; counts idle steps, anew for what leaves."""
         rows = search.rows
         length = norm(look.x_adv - search.x, threat.order).to(rows.shortest)
         length = torch.where(look.adversarial, length, inf)

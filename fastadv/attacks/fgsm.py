@@ -26,8 +26,8 @@ def fgsm(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """One step of steepest ascent, as long as the radius: max <g, d> over ||d|| <= radius, for the loss
-    gradient g at x.
+    """Return one step of steepest ascent, as long as the radius: max <g, d> over ||d|| <= radius, for the
+    loss gradient g at x.
 
     For Linf this is x + radius * sign(g) (Goodfellow et al. 2014, section 3), clipped to the box; for L2 the
     step goes along g, for L1 and L0 into the coordinates of the largest gain. x_adv is the stepped point,
@@ -40,7 +40,7 @@ def fgsm(
         threat: Linf, L2, L1 or L0 with a finite radius (a number or [B]), in input units.
         restarts: attempts; the first starts at x, the others at random points. Each sample's best is kept.
         random_start: start the first at a random point too.
-        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximised.
+        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximized.
         stop_early: leave a sample at its first success; otherwise return its strongest point.
         seed: of the random starts.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.

@@ -53,7 +53,7 @@ def fmn(
     loss: losses.Loss | None = None,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The success nearest to x, by gradient ascent inside a ball around x that shrinks and grows.
+    """Find the success nearest to x, by gradient ascent inside a ball around x that shrinks and grows.
 
     z <- project(z + a g / ||g||_2), on box and ball. Where the last point is a success, the ball's radius
     shrinks by the share gamma, and at least to the best distance so far. Elsewhere it grows by that share if
@@ -79,7 +79,7 @@ def fmn(
             (1 if that is infinite), or 50 of it in L0: steps that lead beyond the box on many coordinates let
             the projection keep those whose whole range gains most.
         gamma: in (0, 1), the first share by which the radius shrinks and grows.
-        loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], maximised; None is the
+        loss: "margin", "ce", "dlr", "cw", or a function (logits, y, targets) -> [B], maximized; None is the
             margin of the criterion. Its boundary should be at 0.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.
 
@@ -122,7 +122,7 @@ def fmn(
 
 
 def _ascend(search: Search[_Rows], look: GradientLook, decay: float, step_size: float | None) -> Tensor:
-    """[n, ...] the points a step further along the gradient; those of `look` may be overwritten."""
+    """Return [n, ...], the points a step further along the gradient; those of `look` may be overwritten."""
     if search.threat.norm != "linf":
         assert step_size is not None
         return advance(look.x_adv, look.gradient, search.x, decay * step_size)
@@ -131,8 +131,8 @@ def _ascend(search: Search[_Rows], look: GradientLook, decay: float, step_size: 
 
 
 def _to_boundary(search: Search[_Rows], look: GradientLook, share: float) -> tuple[Tensor, Tensor]:
-    """The shortest way [n, ...] in the box to a little beyond the boundary of a linear model of the loss, and
-    the radius [n] at which that model, without the box, places the boundary.
+    """Return the shortest way [n, ...] in the box to a little beyond the boundary of a linear model of the
+    loss, and the radius [n] at which that model, without the box, places the boundary.
     """
     order = search.threat.order or 1.0
     # in float64, where the squares of huge and tiny gradients have room
@@ -151,7 +151,7 @@ def _to_boundary(search: Search[_Rows], look: GradientLook, share: float) -> tup
 
 
 def _radius(search: Search[_Rows], look: GradientLook, share: float) -> Tensor:
-    """[n] the radius of the next ball around samples that have been broken."""
+    """Return [n], the radius of the next ball around samples that have been broken."""
     radius = search.rows.radius
     smaller, larger = radius * (1 - share), radius * (1 + share)
     if search.threat.norm == "l0":

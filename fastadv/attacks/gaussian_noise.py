@@ -26,7 +26,7 @@ def gaussian_noise(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The least Gaussian noise that changes the decision.
+    """Find the least Gaussian noise that changes the decision.
 
     Until a sample has a success, noises of all sizes are drawn (Schott et al. 2018, table 1). The size of a
     noise is its distance to x once it is clamped to the box. From a sample's first success on, the search is

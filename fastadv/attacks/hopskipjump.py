@@ -51,7 +51,7 @@ def hopskipjump(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The success nearest to x, by steps along the boundary that ask for decisions alone.
+    """Find the success nearest to x, by steps along the boundary that ask for decisions alone.
 
     Step t asks on which side of the boundary `directions` * sqrt(t) random probes lie, close around a point
     on it. The mean of their directions, each times its answer less the mean answer, estimates the normal.
@@ -136,7 +136,7 @@ def _probe(search: Search[_Rows], probes: int, draws: Iterator[int]) -> None:
 
 
 def _deviation(search: Search[_Rows]) -> Tensor:
-    """[n] the standard deviation of a coordinate of the probes, which the search twin can resolve."""
+    """Return [n], the standard deviation of a coordinate of the probes, which the search twin can resolve."""
     distance = norm(search.rows.points - search.x, 2)
     least = torch.finfo(search.frozen.search_dtype or search.x.dtype).eps * width(search.threat)
     deviation: Tensor = (REACH / math.sqrt(search.x[0].numel()) * distance).clamp_min(least)
@@ -144,7 +144,7 @@ def _deviation(search: Search[_Rows]) -> Tensor:
 
 
 def _center(search: Search[_Rows]) -> Tensor:
-    """[n, ...] the center of the probes, `rows.shift` of their deviations from the boundary."""
+    """Return [n, ...], the center of the probes, `rows.shift` of their deviations from the boundary."""
     rows = search.rows
     center: Tensor = rows.points + like(rows.shift * _deviation(search), rows.points) * rows.normal
     return center

@@ -28,7 +28,7 @@ def last_iterate(
     targets: Tensor | None = None,
     start: Tensor | None = None,
 ) -> Tensor:
-    """x_adv after `steps` steps of steepest ascent in the threat, from `start` or else from x.
+    """Return x_adv after `steps` steps of steepest ascent in the threat, from `start` or else from x.
 
     The last point is returned, not the best, and no verdict is taken, as training and the construction of
     data sets need it. The values of x are not checked: they must be finite and inside the box.
@@ -40,7 +40,7 @@ def last_iterate(
         threat: Linf, L2, L1 or L0; radius a number or [B], in input units; it may be infinite.
         steps: steps; 0 returns the start.
         step_size: a number or [B], in input units (L0: coordinates).
-        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximised.
+        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximized.
         targets: int [B]; ascend towards these classes instead of away from y.
         start: like x, inside the threat.
 
@@ -90,7 +90,7 @@ def _step(frozen: Frozen, threat: Threat, loss: losses.Loss, step_size: StepSize
 def _replayed(
     frozen: Frozen, threat: Threat, loss: losses.Loss, step_size: StepSize, rows: Rows, times: int
 ) -> list[Tensor] | None:
-    """`x_adv` after so many steps of a CUDA graph; None where these were not asked for, or cannot be."""
+    """Return `x_adv` after so many steps of a CUDA graph; None where these were not asked for, or cannot be."""
     # a loss that is a function may hold one value for each sample
     if not isinstance(loss, str) or not frozen.ready_to_capture(rows["x_adv"]):
         return None

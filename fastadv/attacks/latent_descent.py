@@ -34,11 +34,12 @@ def latent_descent(
     searches: int = 10,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The nearest adversarial on the way from x to what the model itself takes for the likeliest wrong class.
+    """Find the nearest adversarial on the way from x to what the model itself takes for the likeliest wrong
+    class.
 
     x is mixed with the model's reconstruction of that class until the decision changes. Then `searches`
     bisections shorten the last step, and as many again move the point towards x. Against a model that
-    binarises its input, each pixel of the result is its value in x, or the threshold if it crossed that: the
+    binarizes its input, each pixel of the result is its value in x, or the threshold if it crossed that: the
     model sees the same image.
 
     Args:
@@ -126,7 +127,7 @@ def _explain(search: Search[_Rows], points: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _shares(step_size: StepSize, x: Tensor) -> Tensor:
-    """[B] the shares of the way that a step covers, each > 0."""
+    """Return [B], the shares of the way that a step covers, each > 0."""
     if not isinstance(x, Tensor) or not x.ndim:
         return torch.empty(0)  # the check of the problem says what is wrong with x
     share = check_step_size(step_size, len(x), x.device)

@@ -49,7 +49,8 @@ def lbfgs(
     constant: float | None = None,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The nearest success: min ||z - x||^2 + constant * log(1 + exp(-margin(z))) over the z in the box.
+    """Find the nearest success: min ||z - x||^2 + constant * log(1 + exp(-margin(z))) over the z in the
+    box.
 
     With two classes the second term is the cross-entropy of Szegedy et al. 2014 (section 4.1); with more it
     stays smooth and takes any criterion. Each of the `searches` is a projected L-BFGS from x with another
@@ -104,7 +105,9 @@ def lbfgs(
 
 
 def _needed(look: GradientLook) -> Tensor:
-    """[n] the constant that a linear model needs: at its boundary the loss is half as steep as the margin."""
+    """Return [n], the constant that a linear model needs: at its boundary the loss is half as steep as the
+    margin.
+    """
     odds = look.loss.double().exp()
     gap = torch.log1p(-odds) - look.loss.double()
     steepness = look.gradient.double().flatten(1).norm(dim=1) / (1 - odds)
@@ -113,7 +116,7 @@ def _needed(look: GradientLook) -> Tensor:
 
 
 def _begin(search: Search[_Rows]) -> None:
-    """x as the first trial, and no memory of the curvature."""
+    """Take x as the first trial, and forget the curvature."""
     rows, x = search.rows, search.x.flatten(1)
     rows.trial = rows.point = x
     rows.value = torch.full_like(rows.trial[:, 0], torch.inf)
@@ -143,7 +146,7 @@ def _consider(search: Search[_Rows], look: GradientLook, step: int) -> None:
 
 
 def _propose(search: Search[_Rows], step: int) -> None:
-    """The next trial: along the quasi-Newton direction, among the pixels that the box lets move."""
+    """Set the next trial: along the quasi-Newton direction, among the pixels that the box lets move."""
     rows, (low, high) = search.rows, search.threat.box
     blocked = ((rows.point <= low) & (rows.gradient > 0)) | ((rows.point >= high) & (rows.gradient < 0))
     steepest = rows.gradient.masked_fill(blocked, 0.0)
@@ -154,7 +157,7 @@ def _propose(search: Search[_Rows], step: int) -> None:
 
 
 def _newton(gradient: Tensor, rows: Any, step: int) -> Tensor:
-    """The inverse Hessian, as remembered, times the gradient [n, D] (two loops; Nocedal 1980).
+    """Return the inverse Hessian, as remembered, times the gradient [n, D] (two loops; Nocedal 1980).
 
     Pairs of weight 0 change nothing. Without a memory the Hessian is that of the squared distance.
     """

@@ -37,7 +37,7 @@ def mim(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """max loss(model(z), y) over z in ball and box, by ascent along a momentum of gradients.
+    """Maximize loss(model(z), y) over z in ball and box, by ascent along a momentum of gradients.
 
     m <- decay * m + g / ||g||_1, each sample by its own norm; z <- project(z + step_size * ascent direction
     of m) (Dong et al. 2018, equations 6 and 7). A gradient that is zero or not finite adds nothing to its
@@ -53,7 +53,7 @@ def mim(
         decay: weight of the momentum so far, finite and >= 0; 0 is `bim`.
         restarts: attempts; the first starts at x, the others at random points. Each sample's best is kept.
         random_start: start the first at a random point too.
-        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximised.
+        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximized.
         stop_early: leave a sample at its first success; otherwise return its strongest point.
         seed: of the random starts.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.

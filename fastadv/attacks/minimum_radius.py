@@ -49,7 +49,7 @@ def minimum_radius(
     first_radius: float | Tensor | None = None,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The smallest radius, for each sample, at which an attack with a budget breaks it.
+    """Find the smallest radius, for each sample, at which an attack with a budget breaks it.
 
     The radius of a sample doubles until the attack breaks it, or the ball holds the whole box. Then it is
     bisected between the largest radius that held and the distance of the nearest success. All samples are
@@ -108,7 +108,7 @@ def minimum_radius(
 
 
 def _first(threat: Threat, first_radius: float | Tensor | None, x: Tensor) -> float | Tensor:
-    """The radius at which the search begins: a number, or one for each sample of x, checked."""
+    """Return the radius at which the search begins: a number, or one for each sample of x, checked."""
     if first_radius is None:
         return FIRST[threat.norm] * (1 if threat.norm == "l0" else width(threat))
     least = 1.0 if threat.norm == "l0" else 0.0

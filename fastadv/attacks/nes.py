@@ -46,7 +46,7 @@ def nes(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """max loss(model(z), y) over z in ball and box, by projected ascent along estimated gradients.
+    """Maximize loss(model(z), y) over z in ball and box, by projected ascent along estimated gradients.
 
     The gradient is the mean of (L(z + probe u) - L(z - probe u)) / (2 probe) u over normal directions u
     (Ilyas et al. 2018, section 2). Steps follow m <- decay * m + (1 - decay) * gradient, as in the authors'
@@ -64,7 +64,7 @@ def nes(
             width of the box.
         step_size: a number or [B], in input units; None is 2.5 * radius / steps.
         decay: weight of the estimates so far, in [0, 1).
-        loss: maximised; None for the criterion's margin, or "ce", "margin", "dlr", "cw", or a function
+        loss: maximized; None for the criterion's margin, or "ce", "margin", "dlr", "cw", or a function
             (logits, y, targets) -> [B].
         stop_early: leave a sample at its first success; otherwise return its strongest point.
         seed: of the directions.

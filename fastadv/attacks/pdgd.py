@@ -30,7 +30,7 @@ def pdgd(
     loss: losses.Loss | None = None,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """min weight * ||d||_2 - loss(x + d), by gradient descent with momentum on this Lagrangian.
+    """Minimize weight * ||d||_2 - loss(x + d), by gradient descent with momentum on this Lagrangian.
 
     d <- d + a * m, clipped to the box, where m is a moving mean of g - weight * d / ||d||, and g the loss's
     gradient at length 1, or 0 at a success. The weight, which is the dual variable, rises at successes and

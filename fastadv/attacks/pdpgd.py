@@ -39,7 +39,8 @@ def pdpgd(
     loss: losses.Loss | None = None,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """min weight * ||d|| - loss(x + d), by gradient steps on the loss and proximal steps on the distance.
+    """Minimize weight * ||d|| - loss(x + d), by gradient steps on the loss and proximal steps on the
+    distance.
 
     d <- prox(d + a * m), where m is a moving mean of the loss's gradient in a fixed size, and prox the least
     of weight * ||z|| + ||z - d||_2^2 / (2 a), followed by a clip to the box; for L0 the box is part of it.
@@ -98,7 +99,7 @@ def pdpgd(
 
 
 def _proximal(search: Search, away: Tensor, by: Tensor) -> Tensor:
-    """argmin over z of ||z - away||_2^2 / 2 + by * ||z||, for each sample; by [n]."""
+    """Return argmin over z of ||z - away||_2^2 / 2 + by * ||z||, for each sample; by [n]."""
     kind = search.threat.norm
     if kind == "l0":
         return _sparse(search, away, by)
@@ -112,7 +113,9 @@ def _proximal(search: Search, away: Tensor, by: Tensor) -> Tensor:
 
 
 def _sparse(search: Search, away: Tensor, by: Tensor) -> Tensor:
-    """The same inside the box for L0: the coordinates that gain enough; while refining, fewer than before."""
+    """Return the same inside the box for L0: the coordinates that gain enough; while refining, fewer than
+    before.
+    """
     x = search.x.to(away.dtype)
     further = x + away
     inside = further.clamp(*search.threat.box) - x

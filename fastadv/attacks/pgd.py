@@ -28,7 +28,8 @@ def pgd(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """max loss(model(z), y) over z in ball and box, by steepest ascent and projection from a random start.
+    """Maximize loss(model(z), y) over z in ball and box, by steepest ascent and projection from a random
+    start.
 
     z <- project(z + step_size * ascent direction), where the direction is that of the threat's norm: the sign
     of the gradient for Linf, the gradient over its length for L2 (Madry et al. 2018, equation 2 and section
@@ -45,7 +46,7 @@ def pgd(
             Madry et al.
         restarts: attempts from different random points; the best of each sample is kept.
         random_start: start at a random point of ball and box; otherwise the first restart starts at x.
-        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximised.
+        loss: "ce", "margin", "dlr", "cw", "bce", or a function (logits, y, targets) -> [B], maximized.
         stop_early: leave a sample at its first success; otherwise return its strongest point.
         seed: of the random starts.
         common: targets, criterion, mask, eot and ids, as in `fastadv.attacks.Common`.

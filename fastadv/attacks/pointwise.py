@@ -45,7 +45,7 @@ def pointwise(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The fewest changed coordinates, or the nearest success, that decisions alone lead to.
+    """Find the fewest changed coordinates, or the nearest success, that decisions alone lead to.
 
     A run starts at salt-and-pepper noise. In random order it takes changed coordinates back to x, for as long
     as the point stays a success. The order begins anew after each success, until none of the coordinates can
@@ -143,7 +143,7 @@ def _try(search: Search[_Rows], noise: Tensor, level: float) -> None:
 
 
 def _some(of: Tensor, noise: Tensor, share: Tensor) -> Tensor:
-    """bool [n, C, ...]: a random share [n, C] of these coordinates, about, and one at least."""
+    """Return bool [n, C, ...]: a random share [n, C] of these coordinates, about, and one at least."""
     loud = noise.abs().where(of, -1.0)
     least = torch.minimum(1 - share, loud.flatten(2).amax(2)).clamp_min(0)
     return loud >= like(least, loud)

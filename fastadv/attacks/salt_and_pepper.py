@@ -24,7 +24,7 @@ def salt_and_pepper(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The fewest random coordinates that, sent to random ends of the box, change the decision.
+    """Find the fewest random coordinates that, sent to random ends of the box, change the decision.
 
     Until a sample has a success, noises of all sizes are drawn (Schott et al. 2018, table 1). From then on
     the search is for less: of the success as few coordinates are kept as it needs, in the random order in
@@ -53,13 +53,13 @@ def salt_and_pepper(
 
 
 def ends(search: Search, noise: Tensor) -> Tensor:
-    """[n, C, ...] the ends of the box that the signs of the noise name, and x outside the mask."""
+    """Return [n, C, ...], the ends of the box that the signs of the noise name, and x outside the mask."""
     low, high = search.x.new_tensor(search.threat.box)
     return search.problem.masked(torch.where(noise > 0, high, low))
 
 
 def flipped(search: Search, noise: Tensor, sizes: Tensor) -> Tensor:
-    """x [n, C, ...] with `sizes` [n, C] coordinates at the `ends` that the noise names.
+    """Return x [n, C, ...] with `sizes` [n, C] coordinates at the `ends` that the noise names.
 
     They are those of the largest absolute noise among the ones that move there.
     """

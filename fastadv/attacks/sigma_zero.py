@@ -41,7 +41,7 @@ def sigma_zero(
     threshold_rate: float = 0.01,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The success that changes the fewest coordinates, by descent on a smooth count of those changed.
+    """Return the success that changes the fewest coordinates, by descent on a smooth count of those changed.
 
     The loss is max(-margin, 0) + mean_i d_i^2 / (d_i^2 + sigma). Its gradient, divided by its largest
     element, moves d by a step of Adam; then d is clipped to the box, and coordinates below the threshold are

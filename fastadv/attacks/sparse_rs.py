@@ -48,7 +48,8 @@ def sparse_rs(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """max margin(model(z), y) over z that differ from x in few coordinates, by random search on logits alone.
+    """Maximize margin(model(z), y) over z that differ from x in few coordinates, by random search on logits
+    alone.
 
     A point is a set of coordinates, each at an end of the box. A query sends some of the set back to x and as
     many others to an end, and is kept where it raises the loss (Croce et al. 2022, algorithms 1 and 2). How
@@ -102,7 +103,7 @@ def sparse_rs(
 
 
 def _share(query: int, queries: int, share: float, rescale: bool) -> float:
-    """The share of the set that a query exchanges."""
+    """Return the share of the set that a query exchanges."""
     return share / DIVISORS[passed(query, queries, ENDS, rescale)]
 
 
@@ -123,12 +124,14 @@ class _Sets:
         return self._exchange(self.search.x, torch.zeros_like(self.search.rows.count), 0)
 
     def propose(self, share: float, query: int) -> Tensor:
-        """The best points with a share of their sets exchanged, at least one coordinate."""
+        """Return the best points with a share of their sets exchanged, at least one coordinate."""
         count = self.search.rows.count
         return self._exchange(self.search.rows.best, (share * count).long().clamp(min=1), query)
 
     def _exchange(self, points: Tensor, leaving: Tensor, query: int) -> Tensor:
-        """`points` with `leaving` [n] coordinates back at x, and others at an end until the set is full."""
+        """Return `points` with `leaving` [n] coordinates back at x, and others at an end until the set is
+        full.
+        """
         search, now, x = self.search, points.flatten(1), self.search.x.flatten(1)
         words = rng.bits(x.shape[1], self.seed, search.ids, query)
         low, high = self.ends
@@ -141,7 +144,9 @@ class _Sets:
         return torch.where(comes, end, torch.where(kept, now, x)).reshape(search.x.shape)
 
     def _pick(self, words: Tensor, among: Tensor, count: Tensor, largest: bool) -> Tensor:
-        """bool [n, D]: of the coordinates `among`, the `count` [n] with the largest or the lowest words."""
+        """Return bool [n, D]: of the coordinates `among`, the `count` [n] with the largest or the lowest
+        words.
+        """
         none = -1 if largest else WORDS
         values, places = words.masked_fill(~among, none).topk(self.most, largest=largest)
         picked = (torch.arange(self.most, device=words.device) < count[:, None]) & (values != none)

@@ -40,7 +40,7 @@ def spsa(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """max loss(model(z), y) over z in ball and box, by Adam on estimated gradients, projected.
+    """Maximize loss(model(z), y) over z in ball and box, by Adam on estimated gradients, projected.
 
     The gradient is the mean of (L(z + probe u) - L(z - probe u)) / (2 probe) u over directions u of random
     signs (Uesato et al. 2018, section 4 and algorithm 1). The start is x. All probes of a step pass the model
@@ -55,7 +55,7 @@ def spsa(
         directions: an integer >= 1, for each step.
         probe: a number > 0, how far a probe moves a coordinate. None is 0.01 of the width of the box.
         step_size: a number or [B], of Adam, in input units. None is 2.5 * radius / steps.
-        loss: maximised; None for the criterion's margin, or "ce", "margin", "dlr", "cw", or a function
+        loss: maximized; None for the criterion's margin, or "ce", "margin", "dlr", "cw", or a function
             (logits, y, targets) -> [B].
         stop_early: leave a sample at its first success; otherwise return its strongest point.
         seed: of the directions.

@@ -57,7 +57,7 @@ def square(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """max margin(model(z), y) over z in ball and box, by random search that asks for logits alone.
+    """Maximize margin(model(z), y) over z in ball and box, by random search that asks for logits alone.
 
     Each query changes a square of pixels and is kept where it raises the loss. Under Linf a square goes to
     one end of the ball in each channel, and the search starts with vertical stripes (Andriushchenko et al.
@@ -115,7 +115,7 @@ def square(
 
 
 def _share(query: int, queries: int, share: float, rescale: bool) -> float:
-    """The share of pixels in the square of a query."""
+    """Return the share of pixels in the square of a query."""
     return share * 0.5 ** passed(query, queries, HALVED, rescale)
 
 
@@ -132,11 +132,11 @@ class _Draw:
         self.shape = (self.channels, self.height, self.width)
 
     def images(self, points: Tensor) -> Tensor:
-        """points [n, ...] as [n, C, H, W]."""
+        """Return points [n, ...] as [n, C, H, W]."""
         return points.reshape(len(points), *self.shape)
 
     def words(self, count: int, query: int) -> Tensor:
-        """int64 [n, count] in [0, 2^32)."""
+        """Return int64 [n, count] in [0, 2^32)."""
         return rng.bits(count, self.seed, self.search.ids, query)
 
     def window(self, pixels: float, least: int = 1, odd: bool = False) -> Window:
@@ -169,7 +169,9 @@ class _Ends:
         return points.reshape(self.search.x.shape)
 
     def propose(self, pixels: float, query: int) -> Tensor:
-        """The best points with one square at an end of the ball; not the ends that all of it has already."""
+        """Return the best points with one square at an end of the ball; not the ends that all of it has
+        already.
+        """
         draw, rows = self.draw, self.search.rows
         words = draw.words(3 + draw.channels, query)
 
@@ -198,7 +200,7 @@ class _Bumps:
         self._window: Window | None = None
 
     def _points(self, delta: Tensor) -> Tensor:
-        """x + delta [n, C, H, W], brought to the length of the radius."""
+        """Return x + delta [n, C, H, W], brought to the length of the radius."""
         x, threat = self.search.x, self.search.threat
         radius = torch.as_tensor(threat.radius, dtype=x.dtype, device=x.device)
         length = torch.linalg.vector_norm(delta.flatten(1), dim=1).clamp_min(TINY)
@@ -206,11 +208,11 @@ class _Bumps:
         return threat.project(moved.clamp(*threat.box), x)
 
     def start(self) -> Tensor:
-        """A grid of tiles."""
+        """Return a grid of tiles."""
         return self._points(self._tiles())
 
     def _tiles(self) -> Tensor:
-        """[n, C, H, W], each tile of length 1 in each channel."""
+        """Return [n, C, H, W], each tile of length 1 in each channel."""
         draw, x = self.draw, self.search.x
         side = max(min(draw.height, draw.width) // TILES, 1)
         down, right = draw.height // side, draw.width // side
@@ -225,14 +227,14 @@ class _Bumps:
         return delta
 
     def propose(self, pixels: float, query: int) -> Tensor:
-        """The best points with bumps in one square, which take the length of another square too."""
+        """Return the best points with bumps in one square, which take the length of another square too."""
         draw, x, threat = self.draw, self.search.x, self.search.threat
         words = draw.words(5 + draw.channels, query)
         bumps = self._bumps(draw.window(pixels, least=3, odd=True))
         return ops.square_l2(self.search.rows.best, x, words, bumps, draw.shape, threat.radius, threat.box)
 
     def _bumps(self, window: Window) -> Tensor:
-        """[2, height, width] of length 1: the bumps one above the other, and beside each other."""
+        """Return [2, height, width] of length 1: the bumps one above the other, and beside each other."""
         if window != self._window:
             values = [two_bumps(*window, beside, self.order) for beside in (False, True)]
             self._window, x = window, self.search.x
@@ -246,18 +248,18 @@ class _Peaks(_Bumps):
     order = 1
 
     def _points(self, delta: Tensor) -> Tensor:
-        """The nearest point to x + delta [n, C, ...] in ball and box."""
+        """Return the nearest point to x + delta [n, C, ...] in ball and box."""
         x = self.search.x
         return self.search.threat.project(x + delta.reshape(x.shape), x)
 
     def start(self) -> Tensor:
-        """A grid of tiles, each of which has the length of the box's width in each channel."""
+        """Return a grid of tiles, each of which has the length of the box's width in each channel."""
         delta = self._tiles() * width(self.search.threat)
         return self._points(delta)
 
     def propose(self, pixels: float, query: int) -> Tensor:
-        """The best points with bumps in one square, which take the length of another square and what is not
-        spent of the radius.
+        """Return the best points with bumps in one square, which take the length of another square and what
+        is not spent of the radius.
         """
         draw, x = self.draw, self.search.x
         words, image = draw.words(5 + draw.channels, query), draw.shape
@@ -282,7 +284,7 @@ class _Peaks(_Bumps):
 
 
 def _of_length_1(values: Tensor) -> Tensor:
-    """The values [n, C, pixels], with an L1 norm of 1 in each channel; zero stays zero."""
+    """Return the values [n, C, pixels], with an L1 norm of 1 in each channel; zero stays zero."""
     return values / values.abs().sum(2, keepdim=True).clamp_min(TINY)
 
 

@@ -49,7 +49,8 @@ def transfer(
     searches: int = 10,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The smallest multiple of a perturbation of a substitute, clipped to the box, that fools the model.
+    """Find the smallest multiple of a perturbation of a substitute, clipped to the box, that fools the
+    model.
 
     The attack runs on each substitute. Each of its perturbations is tried at `scales` lengths, all in one
     batch; between the least that fools the model and the one before, `searches` bisections follow (Schott et
@@ -99,7 +100,9 @@ def transfer(
             _scale(search)
 
     def _budget(search: Search[_Rows]) -> Threat:
-        """The caller's threat, which the attack on a substitute may need; the search itself has no radius."""
+        """Return the caller's threat, which the attack on a substitute may need; the search itself has no
+        radius.
+        """
         radius = torch.as_tensor(threat.radius, device=search.x.device)
         return threat.with_radius(search.per_sample(radius)) if radius.ndim else threat
 
@@ -134,7 +137,7 @@ def _check_classes(sources: list[Frozen], search: Search[_Rows]) -> None:
 
 
 def _goes_anywhere(attack: InnerAttack, substitute: Frozen, search: Search[_Rows], budget: Threat) -> bool:
-    """Whether the attack takes the radii of the budget: a budget attack refuses an infinite one."""
+    """Return whether the attack takes the radii of the budget: a budget attack refuses an infinite one."""
     if budget.finite:
         return True
     x, y, none = search.x[:0], search.y[:0], torch.zeros(0, dtype=torch.long, device=search.x.device)

@@ -25,7 +25,7 @@ def uniform_noise(
     seed: int = 0,
     **common: Unpack[Common],
 ) -> AttackResult:
-    """The least uniform noise that changes the decision.
+    """Find the least uniform noise that changes the decision.
 
     Each coordinate is uniform on both sides of zero. Until a sample has a success, noises of all sizes are
     drawn. The size of a noise is its distance to x once it is clamped to the box. From a sample's first

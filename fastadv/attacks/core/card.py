@@ -61,5 +61,5 @@ class Attack:
         return inspect.getdoc(self.run).splitlines()[0]  # type: ignore[union-attr]
 
     def takes(self, option: str) -> bool:
-        """Whether the function has this argument."""
+        """Return whether the function has this argument."""
         return option in self.parameters

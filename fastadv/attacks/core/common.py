@@ -20,7 +20,7 @@ class Common(TypedDict, total=False):
     criterion: None, or what else a success must be: `ConfidentlyWrong(confidence)`, `WrongBy(lead)` or
         `OutsideTopK(k)`.
     mask: bool, broadcasts to x; only coordinates where it is True may move. None: all.
-    eot: an integer >= 1; the search averages loss, logits and gradient over that many passes of a randomised
+    eot: an integer >= 1; the search averages loss, logits and gradient over that many passes of a randomized
         model (expectation over transformation).
     ids: int [B], sample numbers (default 0 to B - 1); random draws depend on them, not on the batch.
     """
@@ -36,7 +36,7 @@ DEFAULTS = {"targets": None, "criterion": None, "mask": None, "eot": 1, "ids": N
 
 
 def takes_common(function: Callable[P, R]) -> Callable[P, R]:
-    """An attack with `**common: Unpack[Common]`, whose signature shows these arguments one by one."""
+    """Return an attack with `**common: Unpack[Common]`, whose signature shows these arguments one by one."""
     kinds = inspect.Parameter
     own = inspect.signature(function).parameters.values()
     shared = [

@@ -23,16 +23,16 @@ class Criterion:
         """Raise InputError where a model with that many classes can never meet it."""
 
     def of(self, model: Any) -> "Criterion":
-        """The criterion for the logits of `model`, where it depends on what these mean."""
+        """Return the criterion for the logits of `model`, where it depends on what these mean."""
         return self
 
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """bool [B]: the logits [B, K] are a success."""
+        """Return bool [B]: the logits [B, K] are a success."""
         decided = logits.argmax(1)
         return decided != y if targets is None else decided == targets
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """[B]: the largest other logit minus that of the label; the target's minus the largest other."""
+        """Return [B]: the largest other logit minus that of the label; the target's minus the largest other."""
         index = (y if targets is None else targets)[:, None]
         own = logits.gather(1, index).squeeze(1)
         other = logits.scatter(1, index, -torch.inf).amax(1)
@@ -55,14 +55,14 @@ class ConfidentlyWrong(Criterion):
         return _Told(self.confidence, model) if hasattr(model, "log_confidence") else self
 
     def told(self, logits: Tensor) -> Tensor:
-        """The log probability of each class."""
+        """Return the log probability of each class."""
         return logits.log_softmax(1)
 
     def met(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
         return super().met(logits, y, targets) & (self.margin(logits, y, targets) >= 0)
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """[B]: the log probability of the wrong class, or of the target, minus that of the confidence."""
+        """Return [B]: the log probability of the wrong class, or of the target, minus that of the confidence."""
         log_probabilities = self.told(logits)
         if targets is None:
             wrong = log_probabilities.scatter(1, y[:, None], -torch.inf).amax(1)
@@ -97,7 +97,7 @@ class WrongBy(Criterion):
         return super().met(logits, y, targets) & (self.margin(logits, y, targets) >= 0)
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """[B]: the margin of the decision minus the lead."""
+        """Return [B]: the margin of the decision minus the lead."""
         return super().margin(logits, y, targets) - self.lead
 
 
@@ -123,7 +123,7 @@ class OutsideTopK(Criterion):
         return ~(logits.topk(self.k, 1).indices == y[:, None]).any(1)
 
     def margin(self, logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-        """[B]: the k-th largest of the other logits minus that of the label."""
+        """Return [B]: the k-th largest of the other logits minus that of the label."""
         index = y[:, None]
         others = logits.scatter(1, index, -torch.inf).topk(self.k, 1).values
         return others[:, -1] - logits.gather(1, index).squeeze(1)
@@ -133,7 +133,7 @@ WRONG = Criterion()
 
 
 def check_criterion(criterion: Any) -> Criterion:
-    """`criterion`, or `WRONG` for None; InputError unless it is one."""
+    """Return `criterion`, or `WRONG` for None; InputError unless it is one."""
     if criterion is None:
         return WRONG
     if not isinstance(criterion, Criterion):

@@ -25,7 +25,7 @@ def check_attack(attack: Any) -> None:
 
 
 def run_inner(attack: InnerAttack, search: Search, model: Frozen, threat: Threat) -> AttackResult:
-    """The attack on the samples of the search, with all that defines a success."""
+    """Return the attack on the samples of the search, with all that defines a success."""
     problem = search.problem
     options: dict[str, Any] = {"targets": problem.targets, "ids": problem.ids}
     if problem.criterion is not WRONG:

@@ -26,7 +26,7 @@ class Look:
     distance: Tensor = field(init=False)
 
     def take(self, kept: Tensor) -> Self:
-        """The rows `kept` alone."""
+        """Return the rows `kept` alone."""
         taken = copy(self)
         for name, value in vars(self).items():
             setattr(taken, name, value[kept])

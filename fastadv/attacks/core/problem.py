@@ -34,7 +34,7 @@ class Problem:
     clean: Tensor | None = None
 
     def take(self, index: Tensor) -> Self:
-        """The samples `index` alone."""
+        """Return the samples `index` alone."""
         return replace(
             self,
             x=self.x[index],
@@ -47,7 +47,9 @@ class Problem:
         )
 
     def wide(self) -> Self:
-        """The same problem with x in float32 where it is in half precision, in the box as that holds it."""
+        """Return the same problem with x in float32 where it is in half precision, in the box as that holds
+        it.
+        """
         dtype = torch.promote_types(self.x.dtype, torch.float32)
         if dtype == self.x.dtype:
             return self
@@ -59,11 +61,11 @@ class Problem:
         return "margin" if self.criterion is WRONG else self.criterion.margin
 
     def met(self, logits: Tensor) -> Tensor:
-        """bool [B]: the logits [B, K] are all finite, and meet the criterion."""
+        """Return bool [B]: the logits [B, K] are all finite, and meet the criterion."""
         return self.criterion.met(logits, self.y, self.targets) & logits.isfinite().all(1)
 
     def masked(self, points: Tensor) -> Tensor:
-        """The points [B, ...], or candidates [B, C, ...], with x where the mask holds the coordinates."""
+        """Return the points [B, ...], or candidates [B, C, ...], with x where the mask holds the coordinates."""
         if self.mask is None:
             return points
         if points.ndim == self.x.ndim:
@@ -81,7 +83,7 @@ def problem(
     mask: Tensor | None = None,
     ids: Tensor | None = None,
 ) -> Problem:
-    """The checked problem. Raises InputError on a wrong shape, dtype, device or value, naming it."""
+    """Return the checked problem. Raises InputError on a wrong shape, dtype, device or value, naming it."""
     check_threat(threat)
     criterion = check_criterion(criterion)
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2:
@@ -146,8 +148,8 @@ def check_finite_box(name: str, threat: Threat) -> None:
 
 
 def check_mask(mask: Tensor, x: Tensor) -> Tensor:
-    """The mask as bool like x. Raises InputError unless it is bool, on x's device, broadcasts to x's shape,
-    and leaves each sample a coordinate to move.
+    """Return the mask as bool like x. Raises InputError unless it is bool, on x's device, broadcasts to x's
+    shape, and leaves each sample a coordinate to move.
     """
     got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
     wanted = f"mask: expected a bool tensor that broadcasts to x {tuple(x.shape)}, True where x may move"
@@ -172,7 +174,7 @@ def check_classes(name: str, values: Tensor, classes: int) -> None:
 
 
 def check_index(name: str, values: Tensor, size: int, device: torch.device) -> Tensor:
-    """One integer for each of `size` samples, as int64 [size] on the device; InputError otherwise."""
+    """Return one integer for each of `size` samples, as int64 [size] on the device; InputError otherwise."""
     if (
         not isinstance(values, Tensor)
         or values.shape != (size,)
@@ -193,7 +195,7 @@ def check_index(name: str, values: Tensor, size: int, device: torch.device) -> T
 def check_step_size(
     step_size: StepSize, size: int, device: torch.device, name: str = "step_size"
 ) -> StepSize:
-    """A finite number >= 0, or [B] of them on the samples' device; InputError otherwise."""
+    """Return a finite number >= 0, or [B] of them on the samples' device; InputError otherwise."""
     if not isinstance(step_size, Tensor) or step_size.ndim == 0:
         return check_number(name, step_size, 0)
     if (
@@ -230,5 +232,5 @@ def _check_values(x: Tensor, box: tuple[float, float]) -> None:
         raise InputError(
             f"x: expected values in the box [{box[0]:g}, {box[1]:g}], "
             f"got [{float(least):g}, {float(most):g}]; set the threat's box, "
-            "or keep x in it and normalise inside the model (fastadv.models.Normalized)"
+            "or keep x in it and normalize inside the model (fastadv.models.Normalized)"
         )

@@ -14,12 +14,12 @@ def repeated(values: Tensor, count: int = 1) -> Tensor: ...
 @overload
 def repeated(values: None, count: int = 1) -> None: ...
 def repeated(values: Tensor | None, count: int = 1) -> Tensor | None:
-    """Each value `count` times in a row."""
+    """Return each value `count` times in a row."""
     return values if values is None or count == 1 else values.repeat_interleave(count)
 
 
 def graded(value: Tensor, logits: Tensor, y: Tensor, loss: losses.Loss, targets: Tensor | None) -> Tensor:
-    """The loss `value` [n], by which samples rank.
+    """Return the loss `value` [n], by which samples rank.
 
     Where cross-entropy is exactly 0, as it is for very confident ones, the margin takes its place; it is < 0.
     """
@@ -33,7 +33,8 @@ def graded(value: Tensor, logits: Tensor, y: Tensor, loss: losses.Loss, targets:
 
 
 def strongest(rank: Tensor, success: Tensor) -> Tensor:
-    """int64 [n] which of the C candidates of each sample is the best: a success, then the highest rank.
+    """Return int64 [n], which of the C candidates of each sample is the best: a success, then the highest
+    rank.
 
     rank [n, C], NaN for what may not compete; success bool [n, C].
     """

@@ -26,7 +26,7 @@ class Record:
 
     @classmethod
     def start(cls, x: Tensor) -> "Record":
-        """Nothing is known yet of the samples x [B, ...]."""
+        """Make the record of samples x [B, ...] of which nothing is known yet."""
         none = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         wide = torch.promote_types(x.dtype, torch.float32)
         rank = torch.full((len(x),), -torch.inf, dtype=wide, device=x.device)
@@ -38,7 +38,7 @@ class Record:
         return -self.rank
 
     def take(self, index: Tensor) -> "Record":
-        """The rows `index`, copied."""
+        """Return the rows `index`, copied."""
         return Record(*(value[index] for value in vars(self).values()))
 
     def put(self, index: Tensor, rows: "Record") -> None:

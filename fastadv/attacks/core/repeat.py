@@ -19,7 +19,7 @@ CRITERIA = (Criterion, OutsideTopK, WrongBy)
 
 
 def repeat(search: Search, step: Callable[[Search], None], count: int, name: Hashable) -> None:
-    """step(search) `count` times.
+    """Take step(search) `count` times.
 
     A step takes one `gradient`, and remembers tensors in `search.rows` alone. `name` says what it does, with
     all that it depends on besides the search. Where `freeze` was asked for CUDA graphs the steps between two
@@ -39,7 +39,7 @@ def repeat(search: Search, step: Callable[[Search], None], count: int, name: Has
 
 
 def _alike(search: Search) -> bool:
-    """Whether the next steps launch the same work, which their tensors alone decide."""
+    """Return whether the next steps launch the same work, which their tensors alone decide."""
     plan, problem = search.plan, search.problem
     return (
         search.frozen.search.graphs is not None
@@ -52,7 +52,7 @@ def _alike(search: Search) -> bool:
 
 
 def _replayed(search: Search, step: Callable[[Search], None], times: int, name: Hashable) -> bool:
-    """Whether the step was taken `times` in a row by a graph."""
+    """Return whether the step was taken `times` in a row by a graph."""
     frozen, given = search.frozen, _tensors(search)
     options = {key: value for key, value in vars(search.rows).items() if not isinstance(value, Tensor)}
     kind = name, search.plan.loss, search.plan.minimum, search.problem.criterion
@@ -75,7 +75,7 @@ def _replayed(search: Search, step: Callable[[Search], None], times: int, name: 
 
 
 def counted(frozen: Frozen, run: Callable[[Graphs], list[Tensor]], samples: int) -> list[Tensor] | None:
-    """run(graphs), which takes gradients of so many samples in all; None where it could not."""
+    """Return run(graphs), which takes gradients of so many samples in all; None where it could not."""
     if not samples:
         return None
     made = frozen.search.replayed(run)
@@ -86,22 +86,22 @@ def counted(frozen: Frozen, run: Callable[[Graphs], list[Tensor]], samples: int)
 
 
 def uncounted(frozen: Frozen) -> Frozen:
-    """The same model, for steps of a graph: padded rows and the capture itself do not count."""
+    """Return the same model, for steps of a graph: padded rows and the capture itself do not count."""
     return copy(frozen)
 
 
 def without_rows(threat: Threat) -> tuple[Hashable, ...]:
-    """What a step knows of the threat, but for radii of single samples."""
+    """Return what a step knows of the threat, but for radii of single samples."""
     return type(threat), threat.box, None if radii(threat) is not None else threat.radius  # type: ignore[return-value]
 
 
 def radii(threat: Threat) -> Tensor | None:
-    """[B], where each sample has its own."""
+    """Return [B] where each sample has its own."""
     return threat.radius if isinstance(threat.radius, Tensor) and threat.radius.ndim else None
 
 
 def _tensors(search: Search) -> dict[str, Tensor]:
-    """All of a search that has one row a sample."""
+    """Return all of a search that has one row a sample."""
     problem = search.problem
     parts: dict[str, Any] = {name: getattr(problem, name) for name in ("x", "y", "targets", "ids", "mask")}
     parts["radius"] = radii(search.threat)
@@ -123,7 +123,7 @@ def _put(search: Search, part: str, tensor: Tensor) -> None:
 
 
 def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
-    """A copy of `search` on the graph's static tensors; its samples never leave."""
+    """Return a copy of `search` on the graph's static tensors; its samples never leave."""
     threat = search.threat.resized(rows["radius"]) if "radius" in rows else search.threat
     inputs = {name: rows.get(name) for name in ("x", "y", "targets", "ids", "mask")}
     problem = replace(search.problem, threat=threat, clean=None, **inputs)  # type: ignore[arg-type]
@@ -136,7 +136,7 @@ def _over(rows: Rows, search: Search, options: dict[str, Any]) -> Search:
 
 
 def _step_over(over: Search, step: Callable[[Search], None], rows: Rows, written: tuple[str, ...]) -> Step:
-    """The step that leaves what it has `written` in `rows`."""
+    """Return the step that leaves what it has `written` in `rows`."""
 
     known = {part.removeprefix("rows.") for part in written} | vars(over.rows).keys()
 

@@ -33,7 +33,7 @@ class AttackResult:
         zero_gradient: bool [B]; every gradient met was exactly zero, so none led the search. The model is
             flat there, or it masks its gradients.
         flags: what casts doubt on the result, in words; empty where nothing does. One names a model that
-            gives two answers for one x, being randomised or dependent on the rest of the batch.
+            gives two answers for one x, being randomized or dependent on the rest of the batch.
 
     Robust accuracy is `(~success).float().mean()`: a sample that was already wrong counts as a success.
     """

@@ -87,7 +87,7 @@ def run(
 def begin(
     model: Model | Frozen, x: Tensor, y: Tensor, threat: Threat, **common: Unpack[Common]
 ) -> tuple[Frozen, Problem]:
-    """The frozen model and the checked problem of a call."""
+    """Return the frozen model and the checked problem of a call."""
     arguments: dict[str, Any] = dict(common)
     eot = check_count("eot", arguments.pop("eot", 1), 1)
     given = problem(x, y, threat, **arguments)
@@ -96,7 +96,7 @@ def begin(
 
 
 def _search(frozen: Frozen, given: Problem, todo: Tensor, record: Record, plan: Plan) -> None:
-    """All restarts on the samples `todo` int64 [n]; the rows of `record` are updated."""
+    """Do all restarts on the samples `todo` int64 [n]; update their rows of `record`."""
     for restart in range(plan.restarts):
         index = todo[~record.success[todo]] if plan.stop_early else todo
         if not len(index):
@@ -113,7 +113,7 @@ def _overshoot(trial: Trial, record: Record, logits: Tensor) -> Tensor:
     """Lengthen the displacement of successes that the model denies a little, until it does not.
 
     They lie so near to the boundary that the rounding of another batch or of the search twin decides. After
-    each change a fresh verdict on all samples counts, so that a randomised model is not asked until it
+    each change a fresh verdict on all samples counts, so that a randomized model is not asked until it
     agrees.
     """
     problem, x = trial.problem, trial.problem.x

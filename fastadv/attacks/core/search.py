@@ -120,7 +120,7 @@ class Search(Generic[R_co]):
         return self.plan.seed
 
     def full(self, value: float) -> Tensor:
-        """[n] of that value, in the dtype of distances and losses."""
+        """Return [n] of that value, in the dtype of distances and losses."""
         return torch.full_like(self.best.rank, value)
 
     @overload
@@ -128,11 +128,11 @@ class Search(Generic[R_co]):
     @overload
     def per_sample(self, value: StepSize) -> StepSize: ...
     def per_sample(self, value: StepSize) -> StepSize:
-        """The rows of these samples, where the caller gave one value for each sample of the batch."""
+        """Return the rows of these samples, where the caller gave one value for each sample of the batch."""
         return value[self._given] if isinstance(value, Tensor) and value.ndim else value
 
     def distance(self, points: Tensor) -> Tensor:
-        """[n] or [n, C]: the distance of points to x in the threat's norm."""
+        """Return [n] or [n, C]: the distance of points to x in the threat's norm."""
         order = self.threat.order
         if points.ndim == self.x.ndim:
             return ops.distance(points, self.x, order)[0].to(points.dtype)
@@ -141,8 +141,8 @@ class Search(Generic[R_co]):
         return distance.view(points.shape[:2]).to(points.dtype)
 
     def rounded(self, points: Tensor) -> Tensor:
-        """The points as the dtype of the caller's x holds them, in the dtype of `points`; what lies inside
-        the threat stays there.
+        """Return the points as the dtype of the caller's x holds them, in the dtype of `points`; what lies
+        inside the threat stays there.
         """
         if self.dtype == points.dtype:
             return points
@@ -156,7 +156,9 @@ class Search(Generic[R_co]):
     # Evaluations.
 
     def start(self, random_start: bool = False) -> Tensor:
-        """[n, ...] x itself, or random draw number `restart` of the threat: always one after a restart."""
+        """Return [n, ...], x itself, or random draw number `restart` of the threat: always one after a
+        restart.
+        """
         if not (random_start or self.restart):
             return self.x.clone()
         points = self.threat.random_start(self.x, self.seed, self.ids, draw=self.restart)
@@ -182,8 +184,8 @@ class Search(Generic[R_co]):
     def jacobian(
         self, points: Tensor, directions: Tensor | Callable[[Tensor], Tensor], judge: bool = True
     ) -> JacobianLook:
-        """Logits at points [n, ...], and the gradients of <direction, logits> for directions [n, C, K], or a
-        function that makes them of the logits [n, K].
+        """Return logits at points [n, ...], and the gradients of <direction, logits> for directions [n, C,
+        K], or a function that makes them of the logits [n, K].
         """
         points, seen = self._prepare(points, judge)
         logits, gradients = self.frozen.jacobian(self._cast(seen), directions)
@@ -191,7 +193,7 @@ class Search(Generic[R_co]):
         return self._judge(JacobianLook(points, seen, logits, logits, gradients), None, judge)
 
     def decide(self, points: Tensor, judge: bool = True) -> Look:
-        """Logits at points [n, ...], or at C candidates a sample [n, C, ...].
+        """Return logits at points [n, ...], or at C candidates a sample [n, C, ...].
 
         Candidates pass the model in full batches.
         """
@@ -200,7 +202,7 @@ class Search(Generic[R_co]):
         return self._judge(Look(points, seen, logits, logits), None, judge)
 
     def score(self, points: Tensor, loss: losses.Loss | None = None, judge: bool = True) -> ScoredLook:
-        """`decide` with a loss, which defaults to that of the plan."""
+        """Return `decide` with a loss, which defaults to that of the plan."""
         points, seen = self._prepare(points, judge)
         loss, logits = self.plan.loss if loss is None else loss, self._logits(seen)
         value = self._loss(logits, loss, self.aims)
@@ -235,7 +237,7 @@ class Search(Generic[R_co]):
             self.score(points, loss)
 
     def rank(self, look: ScoredLook) -> Tensor:
-        """[n] by the loss of the plan, which `look` was taken with."""
+        """Return [n] by the loss of the plan, which `look` was taken with."""
         return graded(look.loss, look.logits, self.y, self.plan.loss, self.aims)
 
     # How samples leave.
@@ -274,7 +276,7 @@ class Search(Generic[R_co]):
     # Searches within a search, and steps that were taken elsewhere.
 
     def over(self, problem: Problem, record: Record, plan: Plan | None = None) -> "Search[R_co]":
-        """A search like this one over all samples of `problem`, whose best it writes to `record`."""
+        """Return a search like this one over all samples of `problem`, whose best it writes to `record`."""
         everyone = torch.arange(len(problem.x), device=problem.x.device)
         plan = self.plan if plan is None else plan
         made: Search[R_co] = Search(self.frozen, problem, everyone, record, plan, self.restart)
@@ -282,7 +284,9 @@ class Search(Generic[R_co]):
         return made
 
     def copied(self, count: int) -> tuple["Search[R_co]", Record]:
-        """A search of `count` copies of each sample, all samples in turn, and the record that it writes."""
+        """Return a search of `count` copies of each sample, all samples in turn, and the record that it
+        writes.
+        """
         index = torch.arange(len(self.x), device=self.x.device).repeat(count)
         record = self.best.take(index)
         made = self.over(self.problem.take(index), record)
@@ -302,7 +306,7 @@ class Search(Generic[R_co]):
         keep_best_(best.x_adv, best.rank, best.success, found.x_adv, found.rank, found.success & still)
 
     def steps_ahead(self, most: int) -> int:
-        """How many evaluations, at most `most`, there are up to the next at which samples may leave."""
+        """Return how many evaluations, at most `most`, there are up to the next at which samples may leave."""
         if not self.plan.stop_early:
             return most
         ends = (n for n in range(1, most) if may_leave(self._evaluations + n - 1, self.x.device))
@@ -330,12 +334,12 @@ class Search(Generic[R_co]):
         return kept
 
     def _prepare(self, points: Tensor, judge: bool) -> tuple[Tensor, Tensor]:
-        """The points of those that stay, and what the model is to see of them: `rounded` candidates."""
+        """Return the points of those that stay, and what the model is to see of them: `rounded` candidates."""
         points = self.drop_leaving(points)
         return points, self.rounded(points) if judge else points
 
     def _logits(self, points: Tensor) -> Tensor:
-        """[n, K], or [n, C, K] of candidates [n, C, ...]."""
+        """Return [n, K] or [n, C, K] of candidates [n, C, ...]."""
         if points.ndim == self.x.ndim:
             return self.frozen(self._cast(points))
         flat = self._cast(points).flatten(0, 1)
@@ -344,13 +348,13 @@ class Search(Generic[R_co]):
         return logits.view(*points.shape[:2], -1)
 
     def _loss(self, logits: Tensor, loss: losses.Loss, aims: Tensor | None) -> Tensor:
-        """[n] or [n, C] of logits [n, K] or [n, C, K]."""
+        """Return [n] or [n, C] of logits [n, K] or [n, C, K]."""
         shape, logits = logits.shape[:-1], logits.flatten(0, -2)
         y, aims = repeated(self.y, *shape[1:]), repeated(aims, *shape[1:])
         return losses.loss_value(logits, y, loss, aims).view(shape)
 
     def _usable(self, gradient: Tensor) -> Tensor:
-        """`gradient` with zeros for what is not finite or may not move; its size goes on record."""
+        """Return `gradient` with zeros for what is not finite or may not move; its size goes on record."""
         mask = self.problem.mask
         if mask is not None:  # before its size is taken: what happens outside the mask is of no interest
             gradient = gradient.where(mask if gradient.ndim == self.x.ndim else mask.unsqueeze(1), 0.0)
@@ -402,7 +406,7 @@ class Search(Generic[R_co]):
         keep_best_(best.x_adv, best.rank, best.success, candidate, rank.to(best.rank.dtype), success)
 
     def _strength(self, look: Look, loss: losses.Loss | None) -> Tensor:
-        """[n] or [n, C] by the loss of the plan, whatever `loss` the look was taken with."""
+        """Return [n] or [n, C] by the loss of the plan, whatever `loss` the look was taken with."""
         shape = look.logits.shape[:-1]
         if isinstance(look, ScoredLook) and loss == self.plan.loss and self.aims is self.targets:
             value = look.loss
@@ -412,7 +416,7 @@ class Search(Generic[R_co]):
         return graded(value.flatten(), look.logits.flatten(0, -2), y, self.plan.loss, targets).view(shape)
 
     def _candidate(self, points: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The points; those nearest to x that look the same to a model that binarizes its input."""
+        """Return the points; those nearest to x that look the same to a model that binarizes its input."""
         threshold = self.frozen.input_threshold
         if threshold is None:
             return points
@@ -420,7 +424,7 @@ class Search(Generic[R_co]):
         return snap(x, points, threshold, self.frozen.dtype or self.dtype, dtype).to(points.dtype)
 
     def _prove(self) -> Tensor:
-        """bool [n]: the successes that the model as given confirms. The others become `refuted`."""
+        """Return bool [n]: the successes that the model as given confirms. The others become `refuted`."""
         best = self.best
         if self.frozen.exact or not bool(best.success.any()):
             return best.success

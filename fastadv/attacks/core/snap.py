@@ -7,7 +7,8 @@ from torch import Tensor
 
 
 def snap(x: Tensor, x_adv: Tensor, threshold: float, *dtypes: torch.dtype) -> Tensor:
-    """The nearest points to x whose coordinates lie on the same sides of the threshold as those of x_adv.
+    """Return the nearest points to x whose coordinates lie on the same sides of the threshold as those of
+    x_adv.
 
     Coordinates that did not cross it go back to x; the others go to the threshold, or just below it (Schott
     et al. 2018 do so for Binary CNN and Binary ABS). They are above where a model that works in any of the
@@ -29,7 +30,7 @@ def snap(x: Tensor, x_adv: Tensor, threshold: float, *dtypes: torch.dtype) -> Te
 
 @cache
 def _sides(threshold: float, own: torch.dtype, dtypes: tuple[torch.dtype, ...]) -> tuple[float, float]:
-    """The least number that all dtypes take for the threshold or more, and the largest that none does."""
+    """Return the least number that all dtypes take for the threshold or more, and the largest that none does."""
     coarse = _coarsest(own, *dtypes)
     edges = [torch.tensor(threshold, dtype=dtype).item() for dtype in dtypes]
     at, below = (torch.tensor(edge, dtype=coarse) for edge in (max(edges), min(edges)))

@@ -18,7 +18,7 @@ from fastadv.threat import Threat
 log = logging.getLogger("fastadv")
 
 TWO_ANSWERS = (
-    "the model gives two answers for one x: it is randomised, or depends on the rest of the batch; "
+    "the model gives two answers for one x: it is randomized, or depends on the rest of the batch; "
     "every sample was attacked to the last step, and one verdict on the whole batch then decided"
 )
 
@@ -65,7 +65,8 @@ class Trial:
         self.todo = (~(self.already | self.unusable)).nonzero().squeeze(1)
 
     def verdict(self, x_adv: Tensor) -> Tensor:
-        """Logits [B, K] of the model as given at x_adv, of which only the rows `todo` may differ from x.
+        """Return logits [B, K] of the model as given at x_adv, of which only the rows `todo` may differ from
+        x.
 
         Rows outside the threat are first overwritten by x. Passes x_adv once if there was anything to attack.
         """
@@ -78,7 +79,9 @@ class Trial:
         return self.frozen.verdict(x_adv)
 
     def denied(self, broken: Tensor, logits: Tensor) -> bool:
-        """Whether the logits [B, K] deny a success in `broken` bool [B] by more than rounding explains."""
+        """Return whether the logits [B, K] deny a success in `broken` bool [B] by more than rounding
+        explains.
+        """
         if not bool(broken.any()):
             return False
         problem, model = self.problem, self.frozen.model
@@ -106,7 +109,7 @@ class Trial:
         zero_gradient: Tensor,
         within: Threat | None = None,
     ) -> AttackResult:
-        """The result for x_adv, given the `verdict` logits [B, K] on it.
+        """Return the result for x_adv, given the `verdict` logits [B, K] on it.
 
         `not_finite` bool [B] marks samples that met a NaN or infinity on the way. An attack for the minimum
         names the threat `within` which a success counts, and returns x itself where there is none.

@@ -7,17 +7,17 @@ LONGEST_SEGMENT = 8
 
 
 def waits(device: torch.device) -> bool:
-    """Whether to read a value of the device waits for all that was launched on it."""
+    """Return whether to read a value of the device waits for all that was launched on it."""
     return device.type != "cpu"
 
 
 def surely_finite(sizes: Tensor) -> bool:
-    """Whether all sizes [n] are finite; False where reading them would wait."""
+    """Return whether all sizes [n] are finite; False where reading them would wait."""
     return not waits(sizes.device) and (not len(sizes) or bool(sizes.max() < torch.inf))
 
 
 def may_leave(evaluation: int, device: torch.device) -> bool:
-    """Whether samples may leave after evaluation number `evaluation`.
+    """Return whether samples may leave after evaluation number `evaluation`.
 
     Where that waits for the device, they may after 1, 2, 4, 8, 16, 24, 32 ... evaluations alone.
     """

@@ -18,7 +18,7 @@ class Moments(Rows):
 
 
 def adam(rows: Moments, gradient: Tensor, step: int, least: float = 0.0) -> Tensor:
-    """The direction of Adam for gradients [n, ...] at step number `step`; step 0 begins anew.
+    """Return the direction of Adam for gradients [n, ...] at step number `step`; step 0 begins anew.
 
     Elements have size 1 where the gradient has not changed, and are 0 where it has been zero. `least` is what
     papers call epsilon; with 0 the length of gradients cancels out.

@@ -23,7 +23,7 @@ class Steps(Rows):
 def ascent(
     steps: int, step_size: StepSize, random_start: bool = False, direction: Direction | None = None
 ) -> Rule:
-    """`steps` steps along the gradient, or a direction made of it, each projected on ball and box."""
+    """Return `steps` steps along the gradient, or a direction made of it, each projected on ball and box."""
 
     def step(search: Search[Steps]) -> None:
         rows = search.rows
@@ -43,7 +43,8 @@ def ascent(
 def step_size_for(
     threat: Threat, x: Tensor, steps: int, factor: float, step_size: StepSize | None
 ) -> StepSize:
-    """The caller's step size, checked, or the threat's default: a length of `factor` radii over all steps.
+    """Return the caller's step size, checked, or the threat's default: a length of `factor` radii over all
+    steps.
 
     Raises InputError where the radius is infinite and no step size is given.
     """

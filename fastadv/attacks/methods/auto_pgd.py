@@ -46,7 +46,7 @@ class Ascents(Rows):
 
 
 def project(search: Search[Ascents], points: Tensor, factor: float) -> Tensor:
-    """The nearest points in the box and in the ball of `factor` times the radius; only L1 has factors."""
+    """Return the nearest points in the box and in the ball of `factor` times the radius; only L1 has factors."""
     threat = search.threat
     if factor == 1:
         return threat.project(points, search.x)
@@ -73,7 +73,7 @@ class Stage:
                 interval = max(interval - shorter, shortest)
 
     def _go(self, first: int, end: int) -> None:
-        """The moves `first` to `end` - 1."""
+        """Make the moves `first` to `end` - 1."""
         if first == 0:
             self._move(0)
         alike = range(max(first, 1), min(end, self.moves - 1))
@@ -82,7 +82,7 @@ class Stage:
             self._move(end - 1)
 
     def _over(self, search: Search[Ascents]) -> "Stage":
-        """This stage with what another search has in its rows."""
+        """Return this stage with what another search has in its rows."""
         if search is self.search:
             return self
         other = copy(self)
@@ -105,15 +105,15 @@ class Stage:
         raise NotImplementedError
 
     def step(self, move: int) -> Tensor:
-        """[n, ...] where step number `move` leads; it is the same for all but the first."""
+        """Return [n, ...] where step number `move` leads; it is the same for all but the first."""
         raise NotImplementedError
 
     def check(self, interval: int) -> None:
-        """What happens at a checkpoint, `interval` steps after the last one."""
+        """Adapt the steps at a checkpoint, `interval` steps after the last one."""
         raise NotImplementedError
 
     def radius(self) -> Tensor:
-        """float64 [n]; 1 under a radius of zero, where nothing moves but a step has a length."""
+        """Return float64 [n]; 1 under a radius of zero, where nothing moves but a step has a length."""
         search = self.search
         length: Tensor = torch.as_tensor(search.threat.radius, dtype=torch.float64, device=search.x.device)
         return torch.where(length > 0, length, 1.0).expand(len(search.x))
@@ -173,7 +173,7 @@ class Dense(Stage):
         return first, shorter, shortest
 
     def step(self, move: int) -> Tensor:
-        """A step along the gradient, mixed with the step before, both projected."""
+        """Return a step along the gradient, mixed with the step before, both projected."""
         rows, search = self.search.rows, self.search
         points = search.threat.step(rows.points, rows.gradient, search.x, rows.step_size)
         if move:
@@ -218,7 +218,7 @@ class Sparse(Stage):
         return interval, 0, interval
 
     def step(self, move: int) -> Tensor:
-        """A step of equal length in each of the coordinates that move."""
+        """Return a step of equal length in each of the coordinates that move."""
         rows, search = self.search.rows, self.search
         size = rows.gradient.flatten(1).abs()
         count = size.shape[1]
@@ -243,5 +243,5 @@ class Sparse(Stage):
         self.go_back(sparser)
 
     def _nonzero(self, points: Tensor) -> Tensor:
-        """[n] how many coordinates have moved."""
+        """Return [n], how many coordinates have moved."""
         return (points != self.search.x).flatten(1).sum(1).to(self.search.best.rank.dtype)

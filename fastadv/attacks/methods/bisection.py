@@ -14,7 +14,7 @@ class Interval(Rows):
 
 
 def middle(rows: Interval) -> Tensor:
-    """[n] the middle of each interval."""
+    """Return [n], the middle of each interval."""
     return (rows.low + rows.high) / 2
 
 

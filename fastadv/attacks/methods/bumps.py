@@ -11,7 +11,9 @@ FALLS = {2: 2, 1: 4}
 
 @cache
 def two_bumps(height: int, width: int, beside: bool, order: int = 2) -> tuple[float, ...]:
-    """The values of a rectangle of two bumps of opposite signs, one above or beside the other; length 1."""
+    """Return the values of a rectangle of two bumps of opposite signs, one above or beside the other; length
+    1.
+    """
     if beside:
         whole = torch.tensor(two_bumps(width, height, False, order), device="cpu").view(width, height).T
         return tuple(whole.flatten().tolist())
@@ -21,8 +23,8 @@ def two_bumps(height: int, width: int, beside: bool, order: int = 2) -> tuple[fl
 
 
 def _bump(height: int, width: int, order: int) -> Tensor:
-    """[height, width] a sum of squares around the middle, of sides 1, 3, 5 ... and heights 1, 1/4, 1/9 ...;
-    in L1 they are 1, 1/16, 1/81 ...
+    """Return [height, width], a sum of squares around the middle, of sides 1, 3, 5 ... and heights 1, 1/4,
+    1/9 ...; in L1 they are 1, 1/16, 1/81 ...
 
     Its length is 1 (Andriushchenko et al. 2020, section 3.4; Croce & Hein 2021, appendix).
     """

@@ -41,7 +41,7 @@ def fit(search: Search[Constants], needed: Tensor, factor: float, constant: floa
 
 
 def force(search: Search[Constants], look: ScoredLook) -> Tensor:
-    """[n, 1, ...] what the margin's gradient counts for at these points: nothing at a success."""
+    """Return [n, 1, ...], what the margin's gradient counts for at these points: nothing at a success."""
     push = torch.where(look.loss < 0, search.rows.constant, 0.0).to(search.rows.constant.dtype)
     return push.view(-1, *[1] * (search.x.ndim - 1))
 

@@ -35,7 +35,8 @@ def steps_for(queries: int, directions: int) -> int:
 def estimated_ascent(
     steps: int, directions: int, probe: float, loss: losses.Loss | None, draw: Draw, move: Move
 ) -> Rule:
-    """`steps` moves from x along estimates of the loss gradient; the loss is the criterion's margin for None.
+    """Return `steps` moves from x along estimates of the loss gradient; the loss is the criterion's margin
+    for None.
 
     An estimate is the mean over directions u of (L(z + probe u) - L(z - probe u)) / (2 probe) u. Probes may
     lie outside ball and box, and are no candidates; the points that they lead to are.

@@ -27,6 +27,8 @@ class Cost:
 
 
 def square_stands_out(costs: Mapping[str, Cost], samples: int) -> bool:
-    """Whether Square broke so many of all samples, which attacks by gradients had left, that it is a flag."""
+    """Return whether Square broke so many of all samples, which attacks by gradients had left, that it is a
+    flag.
+    """
     broken = sum(cost.broken for name, cost in costs.items() if name.split()[-1] == "square")
     return broken > SQUARE_SHARE * samples

@@ -18,7 +18,7 @@ FAR = 1e15
 
 
 def positive(name: str, value: float | None, default: float) -> float:
-    """`value`, checked to be a finite number > 0, or the default for None."""
+    """Return `value`, checked to be a finite number > 0, or the default for None."""
     if value is None:
         return default
     if not check_number(name, value, 0) > 0:
@@ -27,31 +27,31 @@ def positive(name: str, value: float | None, default: float) -> float:
 
 
 def width(threat: Threat) -> float:
-    """The length of an edge of the box; 1 where it has none."""
+    """Return the length of an edge of the box; 1 where it has none."""
     edge = threat.box[1] - threat.box[0] if isinstance(threat, Threat) else math.inf
     return edge if math.isfinite(edge) else 1.0
 
 
 def like(values: Tensor, points: Tensor) -> Tensor:
-    """values [n] or [n, C] with the rank of points."""
+    """Return values [n] or [n, C] with the rank of points."""
     return values.view(*values.shape, *[1] * (points.ndim - values.ndim))
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """The vectors [n, ...], each over its Euclidean length; zero stays zero."""
+    """Return the vectors [n, ...], each over its Euclidean length; zero stays zero."""
     length = torch.linalg.vector_norm(vectors.flatten(1), dim=1)
     return vectors / like(length.clamp_min(torch.finfo(vectors.dtype).tiny), vectors)
 
 
 def orthogonal(vectors: Tensor, normal: Tensor) -> Tensor:
-    """The part of vectors [n, C, ...] that is orthogonal to the unit vectors normal [n, ...]."""
+    """Return the part of vectors [n, C, ...] that is orthogonal to the unit vectors normal [n, ...]."""
     along = torch.einsum("ncd,nd->nc", vectors.flatten(2), normal.flatten(1))
     return vectors - torch.einsum("nc,n...->nc...", along, normal)
 
 
 def farthest(search: Search) -> Tensor:
-    """[n] a distance, in the threat's norm, beyond which no point of the box lies that the mask allows, and
-    always a finite one.
+    """Return [n], a distance, in the threat's norm, beyond which no point of the box lies that the mask
+    allows, and always a finite one.
     """
     (low, high), mask = search.threat.box, search.problem.mask
     room = torch.maximum(search.x - low, high - search.x).clamp_max(FAR)
@@ -60,7 +60,7 @@ def farthest(search: Search) -> Tensor:
 
 
 def cosine(step: int, steps: int, last: float) -> float:
-    """The factor of step number `step`, which falls along half a cosine from 1 to `last`."""
+    """Return the factor of step number `step`, which falls along half a cosine from 1 to `last`."""
     return last + (1 - last) * (1 + math.cos(math.pi * step / steps)) / 2
 
 

@@ -32,7 +32,8 @@ class Boundary:
 
 
 def nearest_boundary(search: Search, points: Tensor, rivals: Callable[[Tensor], Tensor]) -> Boundary:
-    """The nearest of the boundaries between the label and its rivals, int64 [n, C] made of the logits [n, K].
+    """Return the nearest of the boundaries between the label and its rivals, int64 [n, C] made of the logits
+    [n, K].
 
     Where there are targets or another criterion, the only boundary is that of its margin.
     """
@@ -53,20 +54,22 @@ def nearest_boundary(search: Search, points: Tensor, rivals: Callable[[Tensor], 
 
 
 def steepest(normal: Tensor, size: Tensor, order: float) -> Tensor:
-    """The direction of unit norm, of `order` 2 or inf, along normal [n, ...], whose dual norm is size [n]."""
+    """Return the direction of unit norm, of `order` 2 or inf, along normal [n, ...], whose dual norm is size
+    [n].
+    """
     if order == inf:
         return normal.sign()
     return normal * like(torch.where(size > 0, 1 / size, 0.0), normal)
 
 
 def largest_others(logits: Tensor, y: Tensor, classes: int | None) -> Tensor:
-    """int64 [n, C]: the C classes other than y with the largest logits [n, K]; all for None."""
+    """Return int64 [n, C]: the C classes other than y with the largest logits [n, K]; all for None."""
     others = logits.shape[1] - 1
     count = others if classes is None else min(classes, others)
     return logits.scatter(1, y[:, None], -inf).topk(count, 1).indices
 
 
 def _gains(logits: Tensor, y: Tensor, rivals: Tensor) -> Tensor:
-    """[n, C, K]: the directions in which a rival's logit gains on that of the label."""
+    """Return [n, C, K]: the directions in which a rival's logit gains on that of the label."""
     rival, own = (one_hot(index, logits.shape[1]) for index in (rivals, y[:, None]))
     return (rival - own).to(logits.dtype)

@@ -52,13 +52,13 @@ class Noise:
 
 
 def signed(count: int, seed: int, ids: Tensor, draw: int) -> Tensor:
-    """[n, count] uniform in [-1, 1)."""
+    """Return [n, count], uniform in [-1, 1)."""
     return 2 * rng.uniform(count, seed, ids, draw) - 1
 
 
 def noise_rule(noise: Noise, threat: Threat, levels: int, repetitions: int) -> Rule:
-    """The rule of an attack that is `smallest_noise` alone, up to the farthest point of the box, or of the
-    caller's `threat` in a box without edges.
+    """Return the rule of an attack that is `smallest_noise` alone, up to the farthest point of the box, or of
+    the caller's `threat` in a box without edges.
 
     Raises InputError unless both counts are integers >= 1.
     """
@@ -121,7 +121,7 @@ def _keep(search: Search[Sizes], tried: Tensor, sizes: Tensor, narrows: Tensor, 
 
 
 def bracket(low: Tensor, sizes: Tensor, met: Tensor) -> tuple[Tensor, Tensor]:
-    """[n] the last size before the first that `met` [n, C], and that size: inf where none did.
+    """Return [n], the last size before the first that `met` [n, C], and that size: inf where none did.
 
     The sizes [n, C] rise, and lie above `low` [n].
     """
@@ -132,7 +132,8 @@ def bracket(low: Tensor, sizes: Tensor, met: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def scaled(search: Search[Sizes], noise: Tensor, sizes: Tensor) -> Tensor:
-    """x + s * noise, clamped to the box, [n, C, ...], with s such that its distance d(s) to x is `sizes`.
+    """Return x + s * noise, clamped to the box, [n, C, ...], with s such that its distance d(s) to x is
+    `sizes`.
 
     The box cuts off more of a longer displacement, so d(s) / s falls, and s <- s * size / d(s) comes near
     the size without exceeding it. Where the box has no room for the size, the points are corners.

@@ -37,7 +37,7 @@ class Exploration(Moments):
 
 
 def explore(search: Search[Exploration], steps: int, loss: losses.Loss) -> None:
-    """`steps` steps from x; then `rows.away` is the displacement of the last point.
+    """Take `steps` steps from x; then `rows.away` is the displacement of the last point.
 
     Adam leads along the gradient of softplus(-margin), each coordinate in the scale of its own gradients, and
     the proximal operator of the distance, in the metric of Adam, follows (Melchior et al. 2019; Matyasko and
@@ -71,7 +71,7 @@ def explore(search: Search[Exploration], steps: int, loss: losses.Loss) -> None:
 
 
 def _force(search: Search[Exploration], look: GradientLook, step: int) -> Tensor:
-    """The gradient of -softplus(-margin), in units of the steepest so far."""
+    """Return the gradient of -softplus(-margin), in units of the steepest so far."""
     rows, margin = search.rows, search.problem.margin
     lead = losses.loss_value(look.logits, search.y, margin, search.targets).to(rows.balance)
     if not step:
@@ -82,7 +82,9 @@ def _force(search: Search[Exploration], look: GradientLook, step: int) -> Tensor
 
 
 def _proximal(search: Search[Exploration], ahead: Tensor, metric: Tensor, by: Tensor) -> Tensor:
-    """x + z in the box, ITERATIONS from `ahead` to argmin <z - ahead, metric (z - ahead)> / 2 + by ||z||."""
+    """Return x + z in the box, ITERATIONS from `ahead` to argmin <z - ahead, metric (z - ahead)> / 2 + by
+    ||z||.
+    """
     low, high = search.threat.box
     # the iterations in closed form; in L0 too, whose own operator would keep what is there
     if search.threat.norm in ("l1", "l0"):

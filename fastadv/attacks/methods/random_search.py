@@ -26,7 +26,9 @@ def search_loss(common: Common) -> Loss | None:
 
 
 def passed(query: int, queries: int, ends: Sequence[int], rescale: bool) -> int:
-    """How many of the ends a query lies behind. They are meant for 10,000 queries; `rescale` fits them."""
+    """Return how many of the ends a query lies behind. They are meant for 10,000 queries; `rescale` fits
+    them.
+    """
     place = query * SCHEDULED // queries if rescale else query
     return sum(place > end for end in ends)
 

@@ -9,7 +9,7 @@ from fastadv import ops
 
 
 def norm(away: Tensor, order: float) -> Tensor:
-    """[n] the norm of each row of away [n, ...].
+    """Return [n], the norm of each row of away [n, ...].
 
     On a CPU torch's own norms of order 1 and infinity take 3 and 9 times as long.
     """
@@ -25,5 +25,5 @@ def norm(away: Tensor, order: float) -> Tensor:
 
 
 def largest(gradient: Tensor) -> Tensor:
-    """[n, 1, ...] the largest absolute element of each sample; NaN where one is."""
+    """Return [n, 1, ...], the largest absolute element of each sample; NaN where one is."""
     return ops.largest(gradient).view(-1, *[1] * (gradient.ndim - 1))

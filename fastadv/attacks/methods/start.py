@@ -93,7 +93,7 @@ def find_start(search: Search[Starts], starts: Tensor | None, queries: int) -> i
 
 
 def spend(search: Search[Starts], cost: int, left: int) -> int:
-    """`left` less the cost in queries; samples that cannot pay it leave the search."""
+    """Return `left` less the cost in queries; samples that cannot pay it leave the search."""
     search.leave(search.rows.left < cost)
     search.rows.left = search.rows.left - cost
     return left - cost
@@ -116,12 +116,12 @@ def to_boundary(search: Search[Starts], halvings: int, left: int) -> int:
 
 
 def away(search: Search[Starts]) -> Tensor:
-    """[n, ...] the unit vectors from x to `rows.points`."""
+    """Return [n, ...], the unit vectors from x to `rows.points`."""
     return unit(search.rows.points - search.x)
 
 
 def _towards(search: Search[Starts], far: Tensor, share: Tensor) -> Tensor:
-    """The nearest points to `far` [n, ...] at shares [n] of its distance to x, in the norm L2 or Linf."""
+    """Return the nearest points to `far` [n, ...] at shares [n] of its distance to x, in the norm L2 or Linf."""
     away = far - search.x
     if search.threat.order == 2:
         return search.x + like(share, away) * away
@@ -130,12 +130,12 @@ def _towards(search: Search[Starts], far: Tensor, share: Tensor) -> Tensor:
 
 
 def _grains(size: int) -> int:
-    """How many grains noise of so many coordinates has: 1, 2, 4 ... up to all in one."""
+    """Return how many grains noise of so many coordinates has: 1, 2, 4 ... up to all in one."""
     return 1 + math.ceil(math.log2(size))
 
 
 def _blends(search: Search[Starts], draw: int) -> Tensor:
-    """[n, C, ...] blends of x with uniform noise of every grain."""
+    """Return [n, C, ...], blends of x with uniform noise of every grain."""
     low, high = search.threat.box
     x = search.x.flatten(1).unsqueeze(1)
     size = x.shape[2]

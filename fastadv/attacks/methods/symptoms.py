@@ -42,7 +42,7 @@ class Symptoms:
 
 
 def symptoms(frozen: Frozen, x: Tensor) -> Symptoms:
-    """The symptoms of a model on x [B, ...], B >= 1, which some tens of samples show well enough.
+    """Return the symptoms of a model on x [B, ...], B >= 1, which some tens of samples show well enough.
 
     They are four of the five about which AutoAttack warns (Croce & Hein 2020, `flags_doc.md`); the fifth
     takes an attack. It passes x six times forward, and `eot` times forward and backward. The generators of
@@ -95,7 +95,7 @@ def _zero_gradient(frozen: Frozen, x: Tensor, logits: Tensor) -> float:
 
 
 def _optimizes(frozen: Frozen, x: Tensor) -> bool:
-    """Whether a pass calls a function of OPTIMIZING, seen by Python's profile function in this thread."""
+    """Return whether a pass calls a function of OPTIMIZING, seen by Python's profile function in this thread."""
     seen: list[bool] = []
     before = sys.getprofile()
 
