@@ -65,7 +65,9 @@ class Problem:
         return self.criterion.met(logits, self.y, self.targets) & logits.isfinite().all(1)
 
     def masked(self, points: Tensor) -> Tensor:
-        """Return the points [B, ...], or candidates [B, C, ...], with x where the mask holds the coordinates."""
+        """Return the points [B, ...], or candidates [B, C, ...], with x where the mask holds the
+        coordinates.
+        """
         if self.mask is None:
             return points
         if points.ndim == self.x.ndim:

@@ -306,7 +306,9 @@ class Search(Generic[R_co]):
         keep_best_(best.x_adv, best.rank, best.success, found.x_adv, found.rank, found.success & still)
 
     def steps_ahead(self, most: int) -> int:
-        """Return how many evaluations, at most `most`, there are up to the next at which samples may leave."""
+        """Return how many evaluations, at most `most`, there are up to the next at which samples may
+        leave.
+        """
         if not self.plan.stop_early:
             return most
         ends = (n for n in range(1, most) if may_leave(self._evaluations + n - 1, self.x.device))
@@ -334,7 +336,9 @@ class Search(Generic[R_co]):
         return kept
 
     def _prepare(self, points: Tensor, judge: bool) -> tuple[Tensor, Tensor]:
-        """Return the points of those that stay, and what the model is to see of them: `rounded` candidates."""
+        """Return the points of those that stay, and what the model is to see of them: `rounded`
+        candidates.
+        """
         points = self.drop_leaving(points)
         return points, self.rounded(points) if judge else points
 

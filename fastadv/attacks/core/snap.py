@@ -30,7 +30,9 @@ def snap(x: Tensor, x_adv: Tensor, threshold: float, *dtypes: torch.dtype) -> Te
 
 @cache
 def _sides(threshold: float, own: torch.dtype, dtypes: tuple[torch.dtype, ...]) -> tuple[float, float]:
-    """Return the least number that all dtypes take for the threshold or more, and the largest that none does."""
+    """Return the least number that all dtypes take for the threshold or more, and the largest that none
+    does.
+    """
     coarse = _coarsest(own, *dtypes)
     edges = [torch.tensor(threshold, dtype=dtype).item() for dtype in dtypes]
     at, below = (torch.tensor(edge, dtype=coarse) for edge in (max(edges), min(edges)))

@@ -46,7 +46,9 @@ class Ascents(Rows):
 
 
 def project(search: Search[Ascents], points: Tensor, factor: float) -> Tensor:
-    """Return the nearest points in the box and in the ball of `factor` times the radius; only L1 has factors."""
+    """Return the nearest points in the box and in the ball of `factor` times the radius; only L1 has
+    factors.
+    """
     threat = search.threat
     if factor == 1:
         return threat.project(points, search.x)
