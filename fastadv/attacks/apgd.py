@@ -18,8 +18,7 @@ from fastadv.attacks.core import (
     takes_common,
 )
 from fastadv.attacks.methods.auto_pgd import Ascents, Dense, Sparse, project
-from fastadv.attacks.methods.geometry import like
-from fastadv.attacks.methods.sizes import norm
+from fastadv.attacks.methods.geometry import like, norm
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.errors import InputError

@@ -18,8 +18,7 @@ from fastadv.attacks.core import (
     takes_common,
     waits,
 )
-from fastadv.attacks.methods.geometry import advance, cosine, farthest, like, positive, width
-from fastadv.attacks.methods.sizes import largest, norm
+from fastadv.attacks.methods.geometry import advance, cosine, farthest, largest, like, norm, positive, width
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

@@ -9,8 +9,7 @@ from fastadv._checks import check_count
 from fastadv.attacks.core import AttackResult, Common, GradientLook, Search, check_norm, run, takes_common
 from fastadv.attacks.methods import constant_search
 from fastadv.attacks.methods.constant_search import Constants
-from fastadv.attacks.methods.geometry import like, positive, width
-from fastadv.attacks.methods.sizes import largest
+from fastadv.attacks.methods.geometry import largest, like, positive, width
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

@@ -23,9 +23,8 @@ from fastadv.attacks.core import (
     takes_common,
 )
 from fastadv.attacks.methods.bisection import Interval
-from fastadv.attacks.methods.geometry import like, width
+from fastadv.attacks.methods.geometry import like, norm, width
 from fastadv.attacks.methods.hyperplane import largest_others, nearest_boundary
-from fastadv.attacks.methods.sizes import norm
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

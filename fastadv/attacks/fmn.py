@@ -18,9 +18,8 @@ from fastadv.attacks.core import (
     run,
     takes_common,
 )
-from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, like, positive, width
+from fastadv.attacks.methods.geometry import FAR, advance, cosine, farthest, like, norm, positive, width
 from fastadv.attacks.methods.hyperplane import DUAL
-from fastadv.attacks.methods.sizes import norm
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

@@ -12,9 +12,8 @@ from fastadv import rng
 from fastadv._checks import check_count
 from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
 from fastadv.attacks.methods.bisection import halve, middle
-from fastadv.attacks.methods.geometry import like, orthogonal, unit, width
+from fastadv.attacks.methods.geometry import like, norm, orthogonal, unit, width
 from fastadv.attacks.methods.hyperplane import steepest
-from fastadv.attacks.methods.sizes import norm
 from fastadv.attacks.methods.start import Starts, away, check_starts, find_start, spend, to_boundary
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model

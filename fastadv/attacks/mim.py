@@ -10,7 +10,7 @@ from fastadv import losses
 from fastadv._checks import check_number
 from fastadv.attacks.core import AttackResult, Common, Search, StepSize, run, takes_common
 from fastadv.attacks.methods.ascent import Steps, ascent, step_size_for
-from fastadv.attacks.methods.sizes import largest
+from fastadv.attacks.methods.geometry import largest
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

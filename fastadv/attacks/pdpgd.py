@@ -8,9 +8,8 @@ from torch import Tensor
 from fastadv import losses, ops
 from fastadv._checks import check_count
 from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
-from fastadv.attacks.methods.geometry import like, positive, width
+from fastadv.attacks.methods.geometry import like, positive, shorten_, width
 from fastadv.attacks.methods.primal_dual import Displacements, primal_dual
-from fastadv.attacks.methods.sizes import norm
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.ops._rows import NO_BOX
@@ -107,8 +106,7 @@ def _proximal(search: Search, away: Tensor, by: Tensor) -> Tensor:
         rest = ops.project_l1(away, torch.zeros_like(away), by * away[0].numel(), NO_BOX)
         return away.sub_(rest)
     if kind == "l2":
-        tiny = torch.finfo(away.dtype).tiny
-        return away.mul_(like((1 - by / norm(away, 2).clamp_min(tiny)).clamp_min_(0.0), away))
+        return shorten_(away, by)
     return away.abs().sub_(like(by, away)).clamp_min_(0.0).copysign_(away)
 
 

@@ -8,8 +8,7 @@ from torch import Tensor
 from fastadv._checks import check_count, check_number, check_share
 from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
 from fastadv.attacks.methods.adam import Moments, adam
-from fastadv.attacks.methods.geometry import cosine, like, positive, width
-from fastadv.attacks.methods.sizes import largest
+from fastadv.attacks.methods.geometry import cosine, largest, like, positive, width
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat

@@ -20,8 +20,7 @@ from fastadv.attacks.core import (
     takes_common,
 )
 from fastadv.attacks.methods.bisection import Interval, halve, middle
-from fastadv.attacks.methods.geometry import like, width
-from fastadv.attacks.methods.sizes import largest
+from fastadv.attacks.methods.geometry import largest, like, width
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.frozen import Model

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.attacks import ATTACKS, Status, ddn
-from fastadv.attacks.methods.sizes import norm as length
+from fastadv.attacks.methods.geometry import norm as length
 from fastadv.threat import L2, THREATS
 
 from .nets import RADIUS, Case, images, labels, mlp, seed_cpu

@@ -1,4 +1,4 @@
-"""Lengths, steps and schedules that attacks for the minimum norm share."""
+"""Lengths, steps and schedules that attacks share."""
 
 import math
 
@@ -8,7 +8,6 @@ from torch import Tensor
 from fastadv import ops
 from fastadv._checks import check_number
 from fastadv.attacks.core import Search
-from fastadv.attacks.methods.sizes import norm
 from fastadv.errors import InputError
 from fastadv.ops._rows import NO_BOX
 from fastadv.threat import Threat
@@ -35,6 +34,33 @@ def width(threat: Threat) -> float:
 def like(values: Tensor, points: Tensor) -> Tensor:
     """Return values [n] or [n, C] with the rank of points."""
     return values.view(*values.shape, *[1] * (points.ndim - values.ndim))
+
+
+def norm(away: Tensor, order: float) -> Tensor:
+    """Return [n], the norm of each row of away [n, ...].
+
+    On a CPU torch's own norms of order 1 and infinity take 3 and 9 times as long.
+    """
+    rows = away.flatten(1)
+    if order == 0:
+        return (rows != 0).sum(1).to(away.dtype)
+    if order == 1:
+        return rows.abs().sum(1)
+    if order == math.inf:
+        return largest(rows).flatten()
+    length: Tensor = torch.linalg.vector_norm(rows, order, dim=1)
+    return length
+
+
+def largest(gradient: Tensor) -> Tensor:
+    """Return [n, 1, ...], the largest absolute element of each sample; NaN where one is."""
+    return ops.largest(gradient).view(-1, *[1] * (gradient.ndim - 1))
+
+
+def shorten_(away: Tensor, by: Tensor) -> Tensor:
+    """Shorten each row of away [n, ...] by a Euclidean length [n], in place; zero where it is no longer."""
+    length = norm(away, 2).clamp_min(torch.finfo(away.dtype).tiny)
+    return away.mul_(like((1 - by.flatten() / length).clamp_min(0.0), away))
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fastadv.attacks.core import WRONG, Look, Search
-from fastadv.attacks.methods.geometry import like
-from fastadv.attacks.methods.sizes import norm
+from fastadv.attacks.methods.geometry import like, norm
 
 # the order of the dual norm
 DUAL = {inf: 1.0, 2.0: 2.0, 1.0: inf}

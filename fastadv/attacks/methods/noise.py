@@ -10,8 +10,7 @@ from torch import Tensor
 from fastadv import rng
 from fastadv._checks import check_count
 from fastadv.attacks.core import Rows, Rule, Search
-from fastadv.attacks.methods.geometry import farthest, like
-from fastadv.attacks.methods.sizes import norm
+from fastadv.attacks.methods.geometry import farthest, like, norm
 from fastadv.threat import Threat
 
 # (count, seed, ids, draw) -> [n, count], as in fastadv.rng

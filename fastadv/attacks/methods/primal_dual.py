@@ -8,15 +8,12 @@ from torch import Tensor
 
 from fastadv import losses
 from fastadv.attacks.core import WRONG, Search
-from fastadv.attacks.methods.geometry import cosine, like, width
-from fastadv.attacks.methods.proximal_adam import Exploration, explore
-from fastadv.attacks.methods.sizes import largest, norm
+from fastadv.attacks.methods.geometry import cosine, largest, like, norm, width
+from fastadv.attacks.methods.proximal_adam import DUAL_STEP, DUAL_WAY, EXTREME, Exploration, explore
 
 # the share of the steps that look for the right place; the others refine what they found
 EXPLORING = 0.3
-# the first step of the weight's logarithm, or a share of all steps where there are few; the last one over it
-DUAL_STEP, DUAL_WAY, LAST_DUAL_STEP = 0.1, 5.0, 0.1
-LARGEST_WEIGHT = 1e6
+LAST_DUAL_STEP = 0.1  # the last step of the weight's logarithm over the first
 
 
 class Displacements(Exploration):
@@ -76,7 +73,7 @@ def primal_dual(
         points, rows.away = reached.to(search.x.dtype), reached - search.x
         change = math.exp(max(DUAL_STEP, DUAL_WAY / steps) * cosine(step, steps, LAST_DUAL_STEP))
         rows.weight = torch.where(look.adversarial, rows.weight * change, rows.weight / change)
-        rows.weight.clamp_(1 / LARGEST_WEIGHT, LARGEST_WEIGHT)
+        rows.weight.clamp_(1 / EXTREME, EXTREME)
     search.finish(points)
 
 

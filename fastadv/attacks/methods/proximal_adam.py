@@ -8,14 +8,15 @@ from torch import Tensor
 from fastadv import losses
 from fastadv.attacks.core import GradientLook, Search
 from fastadv.attacks.methods.adam import SECOND_DECAY, Moments, adam
-from fastadv.attacks.methods.geometry import cosine, like, width
-from fastadv.attacks.methods.sizes import largest, norm
+from fastadv.attacks.methods.geometry import cosine, largest, like, shorten_, width
 
 # the first step in widths of the box, and the last one over it
 STEP, LAST_STEP = 0.1, 0.01
-# the first weight of the distance over that of the hinge, the least and the largest; the first and last step
-# of its logarithm, the way that it can go where steps are few, and the share of the past in its moving mean
-RATIO, EXTREME, DUAL_STEP, LAST_DUAL_STEP, DUAL_WAY, PAST = 0.01, 1e6, 0.1, 0.01, 5.0, 0.9
+# the first weight of the distance over that of the hinge; the least and the largest weight
+RATIO, EXTREME = 0.01, 1e6
+# the first step of the weight's logarithm, or the way that all steps can go where they are few; the last step
+DUAL_STEP, DUAL_WAY, LAST_DUAL_STEP = 0.1, 5.0, 0.01
+PAST = 0.9  # the share of the past in the mean of weights
 # how often the proximal operator is iterated. Few iterations spare coordinates of little curvature, which the
 # operator itself would set back to x before their gradient is known
 ITERATIONS = 5
@@ -94,7 +95,6 @@ def _proximal(search: Search[Exploration], ahead: Tensor, metric: Tensor, by: Te
     away = ahead
     for _ in range(ITERATIONS):
         away = away - metric * (away - ahead)
-        length = like(norm(away, 2).clamp_min(torch.finfo(away.dtype).tiny), away)
-        reached = away.mul_((1 - by / length).clamp_min_(0.0)).add_(search.x).clamp_(low, high)
+        reached = shorten_(away, by).add_(search.x).clamp_(low, high)
         away = reached - search.x
     return reached
