@@ -12,7 +12,7 @@ from fastadv import rng
 from fastadv._checks import check_seed
 from fastadv.attacks.apgd import apgd
 from fastadv.attacks.core import AttackResult, Common, Status, check_finite_radius, check_norm, takes_common
-from fastadv.attacks.core.run import begin
+from fastadv.attacks.core.run import prepare
 from fastadv.attacks.core.trial import Trial
 from fastadv.attacks.fab import fab
 from fastadv.attacks.methods.flags import FLAGS, Cost, square_stands_out
@@ -110,7 +110,7 @@ def autoattack(
     if version == "rand":
         common = {"eot": EOT, **common}
     with torch.inference_mode(False), torch.no_grad():
-        frozen, given = begin(model, x, y, threat, **common)
+        frozen, given = prepare(model, x, y, threat, **common)
         run = _Run(Trial(frozen, given), seed, on_progress)
         run.look(randomized=version != "rand")
         components = _components(version, run)

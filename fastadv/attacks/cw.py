@@ -104,7 +104,7 @@ def cw(
 def _rule(norm: str, steps: int, searches: int, constant: float | None, step_size: float | None) -> Rule:
     def rule(search: Search[_Rows]) -> None:
         rows, space = search.rows, _Space(search.threat)
-        constant_search.begin(search)
+        constant_search.reset(search)
         rows.shrink = search.full(SHRINK)
         for number in range(searches):
             constant_search.begin_run(search)
@@ -152,7 +152,7 @@ def _fit(search: Search[_Rows], look: GradientLook, constant: float | None, step
     else:
         length = -look.loss / free.abs().sum(1)
         needed = 1 / free.abs().amax(1)
-    constant_search.fit(search, needed, FIRST[search.threat.norm], constant)
+    constant_search.set_first(search, needed, FIRST[search.threat.norm], constant)
     rows.step_size = _fitting_step(search, length)
     if step_size is not None:
         rows.step_size = torch.full_like(rows.step_size, step_size)

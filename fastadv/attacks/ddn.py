@@ -5,7 +5,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv import losses, rng
+from fastadv import losses, ops, rng
 from fastadv._checks import check_count, check_share
 from fastadv.attacks.core import (
     WRONG,
@@ -18,7 +18,7 @@ from fastadv.attacks.core import (
     takes_common,
     waits,
 )
-from fastadv.attacks.methods.geometry import advance, cosine, farthest, largest, like, norm, positive, width
+from fastadv.attacks.methods.geometry import advance, cosine, farthest, like, norm, positive, width
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -105,7 +105,7 @@ def ddn(
 
 def _led(search: Search[_Rows], points: Tensor, gradient: Tensor, step: int) -> tuple[Tensor, Tensor]:
     """Return the points and their gradients [n, ...]; where a gradient is zero, x and noise in its place."""
-    flat = largest(gradient) == 0
+    flat = like(ops.largest(gradient), gradient) == 0
     if not waits(flat.device) and not bool(flat.any()):
         return points, gradient
     noise = rng.normal(gradient[0].numel(), rng.derive(search.seed, "ddn"), search.ids, step)

@@ -5,11 +5,12 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from fastadv import ops
 from fastadv._checks import check_count
 from fastadv.attacks.core import AttackResult, Common, GradientLook, Search, check_norm, run, takes_common
 from fastadv.attacks.methods import constant_search
 from fastadv.attacks.methods.constant_search import Constants
-from fastadv.attacks.methods.geometry import largest, like, positive, width
+from fastadv.attacks.methods.geometry import like, positive, width
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -90,7 +91,7 @@ def ead(
 
     def rule(search: Search[_Rows]) -> None:
         rows, margin = search.rows, search.problem.margin
-        constant_search.begin(search)
+        constant_search.reset(search)
         for number in range(searches):
             constant_search.begin_run(search)
             rows.points = rows.before_step = search.x
@@ -99,9 +100,9 @@ def ead(
             rows.share = torch.where(search.best.success, step_size, far)
             for step in range(steps):
                 look = search.gradient(rows.points, margin)
-                steepest = largest(look.gradient).flatten()
+                steepest = ops.largest(look.gradient)
                 if not (number or step):
-                    constant_search.fit(search, _needed(search, look, weight), FIRST, constant)
+                    constant_search.set_first(search, _needed(search, look, weight), FIRST, constant)
                     rows.steepest, rows.length = steepest, -look.loss / steepest
                 rows.hit |= look.adversarial
                 torch.maximum(rows.steepest, steepest, out=rows.steepest)

@@ -129,7 +129,7 @@ def fab(
     def rule(search: Search[_Rows]) -> None:
         rows = search.rows
 
-        def in_turn(here: Search[_Rows], numbers: list[int]) -> None:
+        def each_class(here: Search[_Rows], numbers: list[int]) -> None:
             here.rows.restart_radius = rows.restart_radius.repeat(len(numbers))
             here.rows.rival = torch.cat([rows.others[:, number, None] for number in numbers])
             project(here, numbers, lambda logits: here.rows.rival)
@@ -143,7 +143,7 @@ def fab(
         if targeted and search.targets is None and search.problem.criterion is WRONG:
             logits = search.decide(search.x, judge=False).logits
             rows.others = largest_others(logits, search.y, classes)
-            side_by_side(search, rows.others.shape[1], in_turn)
+            side_by_side(search, rows.others.shape[1], each_class)
         else:
             project(search, [0], lambda logits: largest_others(logits, search.y, classes))
         _shorten(search)

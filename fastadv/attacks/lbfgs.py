@@ -86,14 +86,14 @@ def lbfgs(
             return logsigmoid(margin(logits, y, targets))
 
         rows = search.rows
-        constant_search.begin(search)
+        constant_search.reset(search)
         for number in range(searches):
             constant_search.begin_run(search)
             _begin(search)
             for step in range(steps):
                 look = search.gradient(rows.trial.view_as(search.x), likelihood)
                 if not (number or step):
-                    constant_search.fit(search, _needed(look), FIRST, constant)
+                    constant_search.set_first(search, _needed(look), FIRST, constant)
                 rows.hit |= look.adversarial
                 _consider(search, look, step)
                 _propose(search, step)

@@ -6,11 +6,11 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv import losses
+from fastadv import losses, ops
 from fastadv._checks import check_number
 from fastadv.attacks.core import AttackResult, Common, Search, StepSize, run, takes_common
 from fastadv.attacks.methods.ascent import Steps, ascent, step_size_for
-from fastadv.attacks.methods.geometry import largest
+from fastadv.attacks.methods.geometry import like
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -86,7 +86,7 @@ class Momentum:
 
     def __call__(self, search: Search[_Rows], gradient: Tensor) -> Tensor:
         # divided by its largest element first: the sum of a tiny or huge gradient leaves the format
-        top = largest(gradient)
+        top = like(ops.largest(gradient), gradient)
         unit = torch.where(top > 0, gradient / top, 0.0)
         unit /= unit.abs().sum(tuple(range(1, unit.ndim)), keepdim=True).clamp_min(1.0)
         before = vars(search.rows).get("momentum")

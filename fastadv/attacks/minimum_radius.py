@@ -13,9 +13,9 @@ from fastadv.attacks.core import (
     Search,
     check_attack,
     check_threat,
+    merge_result,
     run,
     run_inner,
-    take_over,
     takes_common,
 )
 from fastadv.attacks.methods.bisection import Interval
@@ -89,7 +89,7 @@ def minimum_radius(
         rows.bisections = torch.full_like(search.y, searches)
         while True:
             out = run_inner(attack, search, search.frozen, search.threat.with_radius(rows.radius))
-            broken = take_over(search, out)
+            broken = merge_result(search, out)
             rows.bisections = rows.bisections - rows.high.isfinite().to(search.y)
             high = torch.where(broken, rows.high.minimum(out.distance.to(search.x)), rows.high)
             low = torch.where(broken, rows.low, rows.radius)

@@ -5,10 +5,11 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
+from fastadv import ops
 from fastadv._checks import check_count, check_number, check_share
 from fastadv.attacks.core import AttackResult, Common, Search, check_norm, run, takes_common
 from fastadv.attacks.methods.adam import Moments, adam
-from fastadv.attacks.methods.geometry import cosine, largest, like, positive, width
+from fastadv.attacks.methods.geometry import cosine, like, positive, width
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -85,7 +86,7 @@ def sigma_zero(
             # where the margin is positive its part of the loss is flat; what descends it ascends the margin
             pull = like(torch.where(look.loss < 0, unit, 0.0), away) * look.gradient
             descent = pull.sub_(count, alpha=2 * sigma / away[0].numel())
-            descent /= largest(descent).clamp_min(torch.finfo(away.dtype).tiny)
+            descent /= like(ops.largest(descent), descent).clamp_min(torch.finfo(away.dtype).tiny)
             away += size * adam(rows, descent, step, EPSILON)
             points = away.mul_(unit).add_(search.x).clamp_(*search.threat.box)
             # the next step, by which the threshold moves already, as in the authors' code

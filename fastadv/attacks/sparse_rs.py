@@ -17,7 +17,7 @@ from fastadv.attacks.core import (
     run,
     takes_common,
 )
-from fastadv.attacks.methods.random_search import Best, passed, random_search, search_loss
+from fastadv.attacks.methods.random_search import Best, ends_behind, random_search, search_loss
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.threat import Threat
@@ -104,7 +104,7 @@ def sparse_rs(
 
 def _share(query: int, queries: int, share: float, rescale: bool) -> float:
     """Return the share of the set that a query exchanges."""
-    return share / DIVISORS[passed(query, queries, ENDS, rescale)]
+    return share / DIVISORS[ends_behind(query, queries, ENDS, rescale)]
 
 
 class _Sets:

@@ -20,7 +20,7 @@ from fastadv.attacks.core import (
 )
 from fastadv.attacks.methods.bumps import two_bumps
 from fastadv.attacks.methods.geometry import width
-from fastadv.attacks.methods.random_search import Best, passed, random_search, search_loss
+from fastadv.attacks.methods.random_search import Best, ends_behind, random_search, search_loss
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.ops._windows import inside, middle_corners, signs
@@ -116,7 +116,7 @@ def square(
 
 def _share(query: int, queries: int, share: float, rescale: bool) -> float:
     """Return the share of pixels in the square of a query."""
-    return share * 0.5 ** passed(query, queries, HALVED, rescale)
+    return share * 0.5 ** ends_behind(query, queries, HALVED, rescale)
 
 
 class _Draw:

@@ -7,6 +7,7 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
+from fastadv import ops
 from fastadv._checks import check_count
 from fastadv.attacks.core import (
     AttackResult,
@@ -20,7 +21,7 @@ from fastadv.attacks.core import (
     takes_common,
 )
 from fastadv.attacks.methods.bisection import Interval, halve, middle
-from fastadv.attacks.methods.geometry import largest, like, width
+from fastadv.attacks.methods.geometry import like, width
 from fastadv.attacks.minimum_radius import minimum_radius
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.frozen import Model
@@ -93,7 +94,7 @@ def transfer(
             budget = _budget(search)
             craft = attack if _goes_anywhere(attack, substitute, search, budget) else searched
             away = run_inner(craft, search, substitute, budget).x_adv - search.x
-            most = largest(away)
+            most = like(ops.largest(away), away)
             # the largest coordinate of the unit is as wide as the box
             search.rows.unit = away * torch.where(most > 0, width(threat) / most, 0.0)
             _scale(search)

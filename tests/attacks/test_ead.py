@@ -269,13 +269,13 @@ def test_the_first_constant_by_hand(gap: float, deciding: float, monkeypatch: py
     """Room of 0.11, slopes 1, 0.5, 0.1: the last pixel that has to move decides, or a slope of 0.3."""
     slopes = torch.tensor([1.0, 0.5, 0.1], dtype=torch.float64)
     x, seen = torch.full((1, 3), 0.89, dtype=torch.float64), []
-    begin = constant_search.fit
+    first = constant_search.set_first
 
-    def fit(search: Any, needed: Tensor, factor: float, constant: float | None) -> None:
-        begin(search, needed, factor, constant)
+    def set_first(search: Any, needed: Tensor, factor: float, constant: float | None) -> None:
+        first(search, needed, factor, constant)
         seen.append(search.rows.constant.item())
 
-    monkeypatch.setattr(constant_search, "fit", fit)
+    monkeypatch.setattr(constant_search, "set_first", set_first)
 
     def model(z: Tensor) -> Tensor:
         ahead = (z - x) @ slopes - gap

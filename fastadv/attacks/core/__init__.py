@@ -10,7 +10,7 @@ from fastadv.attacks.core.card import Attack
 from fastadv.attacks.core.common import Common, takes_common
 from fastadv.attacks.core.criterion import WRONG, ConfidentlyWrong, Criterion, OutsideTopK, WrongBy
 from fastadv.attacks.core.full_batches import side_by_side
-from fastadv.attacks.core.inner import InnerAttack, check_attack, run_inner, take_over
+from fastadv.attacks.core.inner import InnerAttack, check_attack, merge_result, run_inner
 from fastadv.attacks.core.look import GradientLook, JacobianLook, Look, ScoredLook
 from fastadv.attacks.core.problem import (
     Problem,
@@ -60,11 +60,11 @@ __all__ = [
     "check_step_size",
     "check_threat",
     "may_leave",
+    "merge_result",
     "repeat",
     "run",
     "run_inner",
     "side_by_side",
-    "take_over",
     "takes_common",
     "waits",
 ]

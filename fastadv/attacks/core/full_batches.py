@@ -43,4 +43,4 @@ def _together(search: Search, numbers: list[int], runs: Runs) -> None:
         pass
     each = torch.arange(len(record.rank), device=record.rank.device).chunk(len(numbers))
     for rows in each:
-        search.take_over(record.take(rows))
+        search.merge(record.take(rows))

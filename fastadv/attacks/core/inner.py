@@ -38,7 +38,7 @@ def run_inner(attack: InnerAttack, search: Search, model: Frozen, threat: Threat
     return out
 
 
-def take_over(search: Search, out: AttackResult) -> Tensor:
+def merge_result(search: Search, out: AttackResult) -> Tensor:
     """Merge the result of an inner attack into the search. Returns bool [n], the samples it broke."""
     broken = out.status == Status.BROKEN
     search.offer(out.x_adv, broken)

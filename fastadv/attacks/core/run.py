@@ -59,7 +59,7 @@ def run(
     with torch.inference_mode(False), torch.no_grad():
         check_count("restarts", restarts, 1)
         check_seed(seed)
-        frozen, given = begin(model, x, y, threat, **common)
+        frozen, given = prepare(model, x, y, threat, **common)
         loss, within = given.margin if loss is None else loss, given.threat
         if minimum:
             given = replace(given, threat=within.with_radius(inf))
@@ -84,7 +84,7 @@ def run(
         )
 
 
-def begin(
+def prepare(
     model: Model | Frozen, x: Tensor, y: Tensor, threat: Threat, **common: Unpack[Common]
 ) -> tuple[Frozen, Problem]:
     """Return the frozen model and the checked problem of a call."""

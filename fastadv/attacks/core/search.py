@@ -293,8 +293,8 @@ class Search(Generic[R_co]):
         made._given = self._given[index]
         return made, record
 
-    def take_over(self, found: Record) -> None:
-        """Let what a search of copies knows of these samples compete; those broken already keep theirs."""
+    def merge(self, found: Record) -> None:
+        """Merge what a search of copies knows of these samples; those broken already keep theirs."""
         self._competed = True
         best = self.best
         still = ~best.success if self.plan.stop_early else torch.ones_like(best.success)

@@ -21,7 +21,7 @@ class Constants(Interval):
     before: Tensor
 
 
-def begin(search: Search[Constants]) -> None:
+def reset(search: Search[Constants]) -> None:
     """Forget what is known of the constants, before the first run."""
     search.rows.low = search.full(0.0)
     search.rows.high = torch.full_like(search.rows.low, torch.inf)
@@ -33,7 +33,7 @@ def begin_run(search: Search[Constants]) -> None:
     search.rows.hit = torch.zeros_like(search.y, dtype=torch.bool)
 
 
-def fit(search: Search[Constants], needed: Tensor, factor: float, constant: float | None) -> None:
+def set_first(search: Search[Constants], needed: Tensor, factor: float, constant: float | None) -> None:
     """Set the first constants: the caller's, or `factor` times what each sample is thought to need [n]."""
     wanted = factor * needed
     wanted = torch.where(wanted.isfinite() & (wanted > 0), wanted, 1.0)

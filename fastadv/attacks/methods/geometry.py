@@ -47,14 +47,9 @@ def norm(away: Tensor, order: float) -> Tensor:
     if order == 1:
         return rows.abs().sum(1)
     if order == math.inf:
-        return largest(rows).flatten()
+        return ops.largest(rows)
     length: Tensor = torch.linalg.vector_norm(rows, order, dim=1)
     return length
-
-
-def largest(gradient: Tensor) -> Tensor:
-    """Return [n, 1, ...], the largest absolute element of each sample; NaN where one is."""
-    return ops.largest(gradient).view(-1, *[1] * (gradient.ndim - 1))
 
 
 def shorten_(away: Tensor, by: Tensor) -> Tensor:

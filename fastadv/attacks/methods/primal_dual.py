@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastadv import losses
+from fastadv import losses, ops
 from fastadv.attacks.core import WRONG, Search
-from fastadv.attacks.methods.geometry import cosine, largest, like, norm, width
+from fastadv.attacks.methods.geometry import cosine, like, norm, width
 from fastadv.attacks.methods.proximal_adam import DUAL_STEP, DUAL_WAY, EXTREME, Exploration, explore
 
 # the share of the steps that look for the right place; the others refine what they found
@@ -89,7 +89,7 @@ def _sized(gradient: Tensor, threat_norm: str) -> Tensor:
     """Return the gradient at length 1 for L2, with elements of size 1 for Linf, and of at most 1
     otherwise.
     """
-    sized = gradient / largest(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+    sized = gradient / like(ops.largest(gradient), gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
     if threat_norm == "linf":
         return sized.sign_()
     if threat_norm == "l2":

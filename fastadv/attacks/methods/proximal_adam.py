@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from fastadv import losses
+from fastadv import losses, ops
 from fastadv.attacks.core import GradientLook, Search
 from fastadv.attacks.methods.adam import SECOND_DECAY, Moments, adam
-from fastadv.attacks.methods.geometry import cosine, largest, like, shorten_, width
+from fastadv.attacks.methods.geometry import cosine, like, shorten_, width
 
 # the first step in widths of the box, and the last one over it
 STEP, LAST_STEP = 0.1, 0.01
@@ -57,10 +57,8 @@ def explore(search: Search[Exploration], steps: int, loss: losses.Loss) -> None:
         length = STEP * width(search.threat) * cosine(step, steps, LAST_STEP)
         ahead = direction.mul_(length).add_(rows.away).add_(search.x).clamp_(low, high).sub_(search.x)
         by = length * rows.share / (1 - rows.share)
-        metric = curvature / largest(curvature)
-        reached = _proximal(
-            search, ahead, metric, like(by / largest(curvature).flatten(), ahead).to(ahead.dtype)
-        )
+        metric = curvature / like(ops.largest(curvature), curvature)
+        reached = _proximal(search, ahead, metric, like(by / ops.largest(curvature), ahead).to(ahead.dtype))
         points = reached.to(search.x.dtype)
         rows.away = reached - search.x
         change = max(DUAL_STEP, DUAL_WAY / steps) * (
@@ -77,7 +75,7 @@ def _force(search: Search[Exploration], look: GradientLook, step: int) -> Tensor
     lead = losses.loss_value(look.logits, search.y, margin, search.targets).to(rows.balance)
     if not step:
         rows.bend = (lead.abs() / BENDS).clamp_min(torch.finfo(lead.dtype).tiny)
-    rows.steepest = rows.steepest.maximum(largest(look.gradient).flatten().to(rows.steepest))
+    rows.steepest = rows.steepest.maximum(ops.largest(look.gradient).to(rows.steepest))
     weight = torch.sigmoid(-lead / rows.bend) / rows.steepest.clamp_min(torch.finfo(lead.dtype).tiny)
     return look.gradient.to(rows.away.dtype) * like(weight, look.gradient).to(rows.away.dtype)
 

@@ -25,7 +25,7 @@ def search_loss(common: Common) -> Loss | None:
     return "ce" if targeted else None
 
 
-def passed(query: int, queries: int, ends: Sequence[int], rescale: bool) -> int:
+def ends_behind(query: int, queries: int, ends: Sequence[int], rescale: bool) -> int:
     """Return how many of the ends a query lies behind. They are meant for 10,000 queries; `rescale` fits
     them.
     """
