@@ -20,11 +20,11 @@ from fastadv.cli._torchrun import together
 from fastadv.evaluation import Curve, Table, accuracy_against_radius, bootstrap, figures
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation import optimality as compare
-from fastadv.evaluation._parts import Parts
+from fastadv.evaluation._parts import IDENTITY
 from fastadv.evaluation._text import percent
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.runs.files import save_tensors
+from fastadv.runs.files import read_json, save_tensors
 
 
 @names_attacks
@@ -125,7 +125,7 @@ def evaluate(
             raise typer.BadParameter(
                 f"--radii goes beyond the radius {attack_.radius:g} of {attack_.label}: leave out --radius."
             )
-    o.check_run_dir(run_dir, resume, lambda folder: (folder / "evaluation.json").exists(), "an evaluation")
+    o.check_run_dir(run_dir, resume, lambda folder: (folder / IDENTITY).exists(), "an evaluation")
     if about and robustbench is None:
         raise typer.BadParameter("--about says more about an entry: give --robustbench too.")
     if robustbench is not None:
@@ -141,7 +141,7 @@ def evaluate(
 
         named = {label: one.with_sources(load) for label, one in named.items()}
         with progress("attacks") as tick, o.usage():
-            kept = _kept(run_dir, batch_size) if resume and run_dir is not None else 0
+            kept = _kept(run_dir) if resume and run_dir is not None else 0
             watched = watch(named, len(dataset), tick, kept=kept)
             table = measure(
                 net, dataset, watched, batch_size=batch_size, keep_samples=out is not None, run_dir=run_dir,
@@ -232,10 +232,11 @@ def _bands(
     return _lines(bands, named)
 
 
-def _kept(run_dir: Path, batch_size: Any) -> int:
+def _kept(run_dir: Path) -> int:
     """How many samples went through an attack in the run that is to go on."""
-    size = Parts.batch_size(run_dir, True) if batch_size == "auto" else batch_size
-    return (size or 0) * len(list(run_dir.glob("part-*.safetensors")))
+    path = run_dir / IDENTITY
+    size: int = read_json(path)["batch_size"] if path.exists() else 0
+    return size * len(list(run_dir.glob("part-*.safetensors")))
 
 
 def _curve(net: Any, dataset: Any, attack: NamedAttack, radii: tuple[float, ...], batch_size: Any) -> Curve:

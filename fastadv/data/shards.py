@@ -39,9 +39,14 @@ def shard_range(k: int, total: int, shard_size: int) -> range:
     return range(k * shard_size, min((k + 1) * shard_size, total))
 
 
+def shard_name(k: int) -> str:
+    """The name of shard `k`'s file."""
+    return f"shard-{k:05d}.safetensors"
+
+
 def shard_path(folder: Path, k: int) -> Path:
     """The file of shard `k`."""
-    return folder / f"shard-{k:05d}.safetensors"
+    return folder / shard_name(k)
 
 
 def write_shard(folder: Path, k: int, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Shard:
@@ -102,7 +107,7 @@ def write_index(
     """Write the index of a complete set and return it; one that already lists these shards stays as it is."""
     listed = [
         {
-            "file": shard_path(folder, k).name,
+            "file": shard_name(k),
             "count": len(next(iter(shard.tensors.values()))),
             "digest": shard.digest,
         }

@@ -16,12 +16,14 @@ from fastadv.data.batch_size import BatchSize, check_batch_size
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, Part, nearest, outcome, row
-from fastadv.evaluation._parts import Parts
+from fastadv.evaluation._parts import IDENTITY, Parts
 from fastadv.evaluation._turns import chosen_batch_size, in_turn
 from fastadv.evaluation.samples import Samples
 from fastadv.evaluation.table import Table
 from fastadv.runs import processes
 from fastadv.runs.description import describe, describe_data
+from fastadv.runs.files import read_json
+from fastadv.runs.keeper import Keeper
 
 
 def evaluate(
@@ -75,17 +77,15 @@ def evaluate(
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, "torch": torch.__version__})
-    if batch_size == "auto":
-        batch_size = Parts.batch_size(run_dir, resume) or chosen_batch_size(frozen, dataset, limit)
-        config["batch_size"] = batch_size
-    measured = partial(
-        table_of, frozen, dataset, attacks, batch_size, limit,
-        keep_examples=keep_examples, keep_samples=keep_samples,
-    )  # fmt: skip
-    if run_dir is None:
-        return measured()
-    with Parts.opened(run_dir, resume, config) as parts:
-        return measured(parts=parts)
+    with Keeper(run_dir) as keeper:
+        stopped = keeper.begun(IDENTITY, resume, "an evaluation", read_json)
+        if batch_size == "auto":
+            batch_size = stopped["batch_size"] if stopped else chosen_batch_size(frozen, dataset, limit)
+            config["batch_size"] = batch_size
+        return table_of(
+            frozen, dataset, attacks, batch_size, limit, keep_examples=keep_examples,
+            keep_samples=keep_samples, parts=Parts(keeper, keeper.identify(IDENTITY, config)),
+        )  # fmt: skip
 
 
 def table_of(
@@ -101,7 +101,7 @@ def table_of(
 ) -> Table:
     """`evaluate` with arguments that were checked, in processes that are known to be called alike."""
     started = time.perf_counter()
-    kept = Parts() if parts is None else parts
+    kept = Parts(Keeper(None)) if parts is None else parts
 
     def work(number: int, batch: Batch) -> tuple[dict[str, Tensor], list[Part], Samples | None]:
         told = {name: getattr(batch, name).cpu() for name in ("correct", "failed", "ids")}

@@ -17,7 +17,7 @@ from torch import Tensor
 @cache
 def _commit() -> str:
     """Commit of the source tree that fastadv runs from, with `+` if it was changed; empty for a wheel."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return ""
 

@@ -4,14 +4,12 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from fastadv.errors import InputError
-from fastadv.runs.files import remove_parts, writing
+from fastadv.runs.files import remove_parts
 
 try:
     import fcntl
@@ -104,13 +102,6 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    @contextmanager
-    def result(self, name: str) -> Iterator[Path]:
-        """The path of a result to write; a full disk becomes an OSError that says what to do."""
-        path = self.path / name
-        with writing(path):
-            yield path
 
 
 _open_folders: weakref.WeakSet[RunFolder] = weakref.WeakSet()

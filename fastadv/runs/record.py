@@ -14,11 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fastadv._checks import check_flag
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs import processes
 from fastadv.runs.checkpoint import State, load, save
 from fastadv.runs.files import write_text
-from fastadv.runs.folder import RunFolder
 from fastadv.runs.identity import check_same
+from fastadv.runs.keeper import Keeper
 
 CHECKPOINT, REPORT = "checkpoint.safetensors", "report.jsonl"
 
@@ -45,10 +44,9 @@ class RunRecord:
                 "pass run_dir=, or leave out resume"
             )
         self.config, self.reports = config, list[dict[str, Any]]()
-        self.folder: RunFolder | None = None
-        self.kept = run_dir is not None  # whether in a folder
+        self._keeper = Keeper(run_dir)
         try:
-            self.stopped = processes.from_first(lambda: self._open(run_dir, resume))
+            self.stopped = self._keeper.begun(CHECKPOINT, resume, "a checkpoint", self._own)
         except BaseException:
             self.close()
             raise
@@ -56,21 +54,16 @@ class RunRecord:
             self.reports = list(self.stopped.progress["reports"])
 
     @property
+    def path(self) -> Path | None:
+        """The folder; None where nothing is kept."""
+        return self._keeper.path
+
+    @property
     def checkpoint(self) -> Path | None:
         """Where the checkpoint lies; None where there is none yet."""
-        path = None if self.folder is None else self.folder.path / CHECKPOINT
-        return path if path is not None and path.exists() else None
+        return self.path / CHECKPOINT if self.path is not None and self._keeper.has(CHECKPOINT) else None
 
-    def _open(self, run_dir: str | os.PathLike[str] | None, resume: bool) -> State | None:
-        self.folder = None if run_dir is None else RunFolder(run_dir)
-        path = self.checkpoint
-        if path is None:
-            return None
-        if not resume:
-            raise InputError(
-                f"run_dir: expected a new folder, got {path.parent} with a checkpoint; "
-                "pass resume=True or choose another"
-            )
+    def _own(self, path: Path) -> State:
         state = load(path)
         check_same(path, state.progress["config"], self.config)
         return state
@@ -99,19 +92,11 @@ class RunRecord:
 
     def result(self, name: str, write: Callable[[Path], None]) -> None:
         """Let `write` write the file `name`, in the first process."""
-
-        def alone() -> None:
-            if self.folder is not None:
-                with self.folder.result(name) as path:
-                    write(path)
-
-        if self.kept:
-            processes.from_first(alone)
+        self._keeper.write(name, write)
 
     def close(self) -> None:
         """Free the folder."""
-        if self.folder is not None:
-            self.folder.close()
+        self._keeper.close()
 
     def __enter__(self) -> Self:
         return self

@@ -18,7 +18,7 @@ from fastadv.attacks.autoattack import Version
 from fastadv.data import ImageSet
 from fastadv.evaluation._text import in_markdown, percent
 from fastadv.runs.card import card
-from fastadv.runs.folder import RunFolder
+from fastadv.runs.keeper import Keeper
 from fastadv.studies.judged import by_autoattack
 from fastadv.studies.results import publish
 from fastadv.studies.study import Watch, unwatched
@@ -79,14 +79,14 @@ def run(
     Finished epochs and finished batches of the evaluation are kept. The folder may hold a study with other
     recipes and the same settings. Raises InputError where a run in it is of other settings or data.
     """
-    with RunFolder(folder) as opened:
+    with Keeper(folder) as keeper:
         lines = [
             _line(name, settings, train_set, test_set, folder / name, watch, device)
             for name in settings.recipes
         ]
         config = {**asdict(settings), "train": train_set.describe(), "test": test_set.describe()}
         result = card("study recipes", config, lines=lines)
-        publish(opened, result, markdown(result))
+        publish(keeper, result, markdown(result))
     return result
 
 

@@ -20,7 +20,7 @@ from fastadv.evaluation._text import percent
 from fastadv.runs.card import card
 from fastadv.runs.description import describe
 from fastadv.runs.files import write_json
-from fastadv.runs.folder import RunFolder
+from fastadv.runs.keeper import Keeper
 from fastadv.studies.judged import by_autoattack
 from fastadv.studies.study import Watch, unwatched
 
@@ -94,7 +94,7 @@ def run(
         seed=settings.seed,
         normalize="cifar10",
     )
-    with RunFolder(folder):
+    with Keeper(folder):
         fa.train.run(
             model,
             train_set,

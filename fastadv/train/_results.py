@@ -38,7 +38,7 @@ class Results:
             return
         with nullcontext() if self.average is None else self.average.in_model():
             self._write("best", top)
-            if not self.record.kept and self.rewinds:
+            if self.record.path is None and self.rewinds:
                 self.held = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
 
     def finish(self, past: Sequence[EpochReport], rewind: bool, *, again: bool) -> None:
@@ -56,9 +56,9 @@ class Results:
         self._write("model", shown, again)
 
     def _best(self, shown: EpochReport) -> dict[str, Tensor]:
-        if self.record.folder is None:
+        if self.record.path is None:
             return self.held
-        path = self.record.folder.path / "best.safetensors"
+        path = self.record.path / "best.safetensors"
         if not _written(path, shown):
             raise CorruptFileError(
                 f"{path}: expected the weights of epoch {shown.epoch}, got others or none; "

@@ -124,17 +124,3 @@ def test_file_systems_without_locks_are_used_all_the_same(tmp_path, monkeypatch)
     monkeypatch.setattr("fcntl.flock", unsupported)
     with RunFolder(tmp_path), RunFolder(tmp_path, shared=True):
         pass
-
-
-def test_a_result_that_cannot_be_written_is_named(tmp_path):
-    with RunFolder(tmp_path) as folder:
-        with (
-            pytest.raises(
-                OSError, match=r"model\.safetensors: expected to write .* free some space and resume"
-            ),
-            folder.result("model.safetensors"),
-        ):
-            raise OSError(28, "No space left on device")
-        with folder.result("a.txt") as path:
-            path.write_text("whole")
-    assert (tmp_path / "a.txt").read_text() == "whole"

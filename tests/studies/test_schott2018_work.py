@@ -13,7 +13,7 @@ from fastadv.errors import InputError
 from fastadv.studies.schott2018 import work
 from fastadv.studies.schott2018.plan import Cell, Method
 from fastadv.studies.schott2018.subjects import Subject
-from fastadv.studies.schott2018.work import Images, Keeper
+from fastadv.studies.schott2018.work import Images, Work
 from tests.studies.schott import JOLT, PUSH, FakeAttacks, FakeSubjects, image_set, linear
 
 INF = math.inf
@@ -23,13 +23,13 @@ def test_cells_of_other_seeds_arguments_and_models_are_kept_apart(
     attacks: FakeAttacks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = Images.drawn(image_set(), 3, 0, torch.device("cpu"))
-    subjects, keeper = FakeSubjects(), Keeper(tmp_path, images)
+    subjects, own = FakeSubjects(), Work(tmp_path, images)
     longer = Cell("cnn", replace(PUSH, arguments={"share": 0.9}))
     cases = [
-        (keeper, Cell("cnn", PUSH)),
-        (keeper, longer),
-        (keeper, Cell("abs", PUSH)),
-        (replace(keeper, seed=1), Cell("cnn", PUSH)),
+        (own, Cell("cnn", PUSH)),
+        (own, longer),
+        (own, Cell("abs", PUSH)),
+        (replace(own, seed=1), Cell("cnn", PUSH)),
     ]
     found = [work.attack(kept, subjects, cell, 3).tensors["x_adv"] for kept, cell in cases]
     assert len(attacks.calls) == len(cases)
@@ -40,7 +40,7 @@ def test_cells_of_other_seeds_arguments_and_models_are_kept_apart(
     torch.nn.init.constant_(subjects["cnn"].model[1].bias, 0.01)
     fresh = FakeSubjects()
     fresh.made["cnn"] = replace(subjects["cnn"])
-    work.attack(keeper, fresh, Cell("cnn", PUSH), 3)
+    work.attack(own, fresh, Cell("cnn", PUSH), 3)
     assert len(attacks.calls) == len(cases) + 1
 
 
@@ -52,21 +52,21 @@ def test_what_the_batches_cost_adds_up_and_is_kept(tmp_path: Path, monkeypatch: 
         return {"x": images.x}, {"forwards": len(images), "backwards": 2 * len(images)}
 
     monkeypatch.setattr(work.time, "perf_counter", lambda: clock[0])
-    keeper = Keeper(tmp_path, Images.drawn(image_set(), 5, 0, torch.device("cpu")))
+    own = Work(tmp_path, Images.drawn(image_set(), 5, 0, torch.device("cpu")))
     for _ in range(2):
-        done = keeper.do("work", {}, 2, compute)
+        done = own.do("work", {}, 2, compute)
         assert (done.seconds, done.forwards, done.backwards) == (35.0, 5, 10)
     assert clock[0] == 35.0
 
 
 def test_a_file_of_other_work_is_refused(attacks: FakeAttacks, tmp_path: Path) -> None:
     images = Images.drawn(image_set(), 6, 0, torch.device("cpu"))
-    keeper, subjects, cell = Keeper(tmp_path, images), FakeSubjects(), Cell("cnn", PUSH)
-    work.attack(keeper, subjects, cell, 3)
+    own, subjects, cell = Work(tmp_path, images), FakeSubjects(), Cell("cnn", PUSH)
+    work.attack(own, subjects, cell, 3)
     first, second = sorted(tmp_path.glob("*/*.safetensors"))
     second.write_bytes(first.read_bytes())
     with pytest.raises(InputError, match="another images"):
-        work.attack(keeper, subjects, cell, 3)
+        work.attack(own, subjects, cell, 3)
 
 
 def batch(subject: str, count: int = 6) -> tuple:
@@ -150,14 +150,14 @@ def test_a_transfer_knows_its_substitute(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(fa.attacks, "transfer", transfer, raising=False)
     subjects = FakeSubjects()
     subjects.made["transfer_cnn"] = Subject("transfer_cnn", linear())
-    keeper = Keeper(tmp_path, Images.drawn(image_set(), 3, 0, torch.device("cpu")))
+    own = Work(tmp_path, Images.drawn(image_set(), 3, 0, torch.device("cpu")))
     cell = Cell("cnn", Method("Transfer", "l2", "bim", {"steps": 4}, wrap="transfer"))
-    work.attack(keeper, subjects, cell, 3)
+    work.attack(own, subjects, cell, 3)
     assert asked == [(subjects["transfer_cnn"].model, fa.attacks.bim, {"steps": 4, "seed": 0})]
     with torch.no_grad():
         subjects["transfer_cnn"].model[1].bias += 1
     subjects.made["transfer_cnn"] = Subject("transfer_cnn", subjects["transfer_cnn"].model)
-    work.attack(keeper, subjects, cell, 3)
+    work.attack(own, subjects, cell, 3)
     assert len(asked) == 2
 
 
@@ -182,12 +182,12 @@ def test_searches_and_probes_stand_around_the_attack(tmp_path: Path, monkeypatch
         fa.attacks, "estimated_gradient", lambda model, step: Probed(model, step), raising=False
     )
     subjects = FakeSubjects()
-    keeper = Keeper(tmp_path, Images.drawn(image_set(), 3, 0, torch.device("cpu")))
+    own = Work(tmp_path, Images.drawn(image_set(), 3, 0, torch.device("cpu")))
     method = Method(
         "BIM", "linf", "bim", {"steps": 9}, wrap="minimum_radius", around={"searches": 7}, probe=0.25
     )
     assert method.needs == ("minimum_radius", "bim", "estimated_gradient")
-    done = work.attack(keeper, subjects, Cell("cnn", method), 3)
+    done = work.attack(own, subjects, Cell("cnn", method), 3)
     assert asked[0][1:] == ("linf", INF, fa.attacks.bim, {"steps": 9, "seed": 0}, 7)
     assert asked[0][0].inner is subjects["cnn"].model
     assert asked[0][0].step == 0.25
@@ -200,7 +200,7 @@ def test_searches_and_probes_stand_around_the_attack(tmp_path: Path, monkeypatch
         wrap="minimum_radius",
         around={"searches": 1},
     )
-    work.attack(keeper, subjects, Cell("abs", unrolled), 3)
+    work.attack(own, subjects, Cell("abs", unrolled), 3)
     assert asked[1][0].options.input_grad == "unrolled"
     assert asked[1][0].options.prune
 
@@ -208,10 +208,10 @@ def test_searches_and_probes_stand_around_the_attack(tmp_path: Path, monkeypatch
 def test_kept_batches_belong_to_their_labels_and_numbers(attacks: FakeAttacks, tmp_path: Path) -> None:
     images = Images.drawn(image_set(), 3, 0, torch.device("cpu"))
     subjects, cell = FakeSubjects(), Cell("cnn", PUSH)
-    work.attack(Keeper(tmp_path, images), subjects, cell, 3)
+    work.attack(Work(tmp_path, images), subjects, cell, 3)
     for other in (replace(images, y=(images.y + 1) % 3), replace(images, ids=images.ids + 1)):
         with pytest.raises(InputError, match="another images"):
-            work.attack(Keeper(tmp_path, other), subjects, cell, 3)
+            work.attack(Work(tmp_path, other), subjects, cell, 3)
 
 
 def test_logits_that_are_not_finite_are_no_error_of_the_model() -> None:
@@ -228,14 +228,14 @@ def test_logits_that_are_not_finite_are_no_error_of_the_model() -> None:
 def test_the_seed_of_the_study_is_that_of_its_attacks(attacks: FakeAttacks, tmp_path: Path) -> None:
     images = Images.drawn(image_set(), 8, 0, torch.device("cpu"))
     subjects, cell = FakeSubjects(), Cell("abs", JOLT)
-    zero, one = (work.attack(Keeper(tmp_path, images, seed), subjects, cell, 4).tensors for seed in (0, 1))
+    zero, one = (work.attack(Work(tmp_path, images, seed), subjects, cell, 4).tensors for seed in (0, 1))
     assert (zero["x_adv"] != images.x).any()
     assert torch.equal(one["x_adv"], images.x)
 
 
 def test_bounds_are_those_of_the_model_in_their_tight_form(tmp_path: Path) -> None:
     subject, images = batch("abs")
-    done = work.bound(Keeper(tmp_path, images), subject, "l2", 4)
+    done = work.bound(Work(tmp_path, images), subject, "l2", 4)
     tight = subject.model.lower_bound(images.x, images.y, tight=True)
     torch.testing.assert_close(done.tensors["radius"], tight)
     assert (tight > subject.model.lower_bound(images.x, images.y)).any()

@@ -22,6 +22,7 @@ from fastadv.engine import Frozen
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.runs.identity import agree, plain
+from fastadv.runs.keeper import Keeper
 from fastadv.threat import Threat
 
 DTYPES = ("uint8", "float32")
@@ -125,7 +126,8 @@ def build(
     def make(number: int) -> dict[str, Tensor]:
         return _build_batch(construction, base, todo[number][1], dtype)
 
-    with Store.opened(out_dir, config) as store:
+    with Keeper(out_dir, name="out_dir", shared=True) as keeper:
+        store = Store(keeper, config)
         # what is there is read first: a folder of another set is refused before any work
         found = {k: store.read(k) for k in ranges}
         shards = {k: shard for k, shard in found.items() if shard is not None}

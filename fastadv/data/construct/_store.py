@@ -1,8 +1,6 @@
-"""Where the shards of a construction are kept: in a folder, or nowhere."""
+"""The shards of a construction, in the folder of its keeper."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from os import PathLike
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,52 +8,32 @@ import torch
 from torch import Tensor
 
 from fastadv.data.construct.constructed import ConstructedSet, make_card
-from fastadv.data.shards import Shard, read_shard, shard_path, write_index, write_shard
+from fastadv.data.shards import Shard, read_shard, shard_name, write_index, write_shard
 from fastadv.runs import processes
-from fastadv.runs.folder import RunFolder
+from fastadv.runs.keeper import Keeper
 
 
 class Store:
-    """The shards of the set `config`, in a folder that the first process alone reads and writes."""
+    """The shards of the set `config`. All processes of the keeper call its methods together."""
 
-    def __init__(self, folder: Path | None, config: Mapping[str, Any]) -> None:
-        self._folder, self._config = folder, config
-
-    @classmethod
-    @contextmanager
-    def opened(cls, out_dir: str | PathLike[str] | None, config: Mapping[str, Any]) -> Iterator["Store"]:
-        """The store in `out_dir`, which other processes, each with shards of its own, may fill as well."""
-        with ExitStack() as stack:
-
-            def hold() -> Path | None:
-                if out_dir is None:
-                    return None
-                return stack.enter_context(RunFolder(out_dir, name="out_dir", shared=True)).path
-
-            yield cls(processes.from_first(hold), config)
-
-    def _there(self, k: int) -> bool:
-        return self._folder is not None and shard_path(self._folder, k).exists()
+    def __init__(self, keeper: Keeper, config: Mapping[str, Any]) -> None:
+        self._keeper, self._config = keeper, config
 
     def read(self, k: int) -> Shard | None:
         """Shard `k`, verified; None where it is not there."""
-
-        def read() -> Shard | None:
-            return read_shard(self._folder, k, self._config) if self._folder and self._there(k) else None
-
-        return processes.from_first(read)
+        return self._keeper.found(shard_name(k), lambda path: read_shard(path.parent, k, self._config))
 
     def write(self, k: int, tensors: dict[str, Tensor]) -> Shard:
         """Shard `k`, whose tensors all processes have."""
 
-        def write() -> str:
-            return write_shard(self._folder, k, tensors, self._config).digest if self._folder else ""
+        def write(path: Path) -> str:
+            return write_shard(path.parent, k, tensors, self._config).digest
 
-        return Shard(tensors, processes.from_first(write))
+        return Shard(tensors, self._keeper.write(shard_name(k), write) or "")
 
     def assemble(self, shards: Mapping[int, Shard], count: int) -> ConstructedSet:
         """The set of `count` shards where all are there, with its index; otherwise that of these shards."""
-        complete = processes.from_first(lambda: all(map(self._there, range(count))))
+        complete = processes.from_first(lambda: all(self._keeper.has(shard_name(k)) for k in range(count)))
         if complete:
             others = {k: self.read(k) for k in range(count) if k not in shards}
             shards = {**shards, **{k: shard for k, shard in others.items() if shard is not None}}
@@ -64,9 +42,9 @@ class Store:
 
         def card() -> dict[str, Any]:
             made = make_card(tensors, self._config)
-            if self._folder is None or not complete:
+            if self._keeper.path is None or not complete:
                 return made
-            found: dict[str, Any] = write_index(self._folder, made, self._config, ordered)["card"]
+            found: dict[str, Any] = write_index(self._keeper.path, made, self._config, ordered)["card"]
             return found
 
         return ConstructedSet(tensors, processes.from_first(card))

@@ -16,7 +16,7 @@ from fastadv.data.construct._checks import weights_or_code
 from fastadv.data.construct._starts import starting_point
 from fastadv.data.construct.constructed import ConstructedSet, measured
 from fastadv.data.imageset import check_classes, to_unit
-from fastadv.data.shards import INDEX, read_shards, shard_count, shard_path
+from fastadv.data.shards import INDEX, read_shards, shard_count, shard_name
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.copying.twin import device_of, dtype_of
 from fastadv.errors import CorruptFileError, InputError
@@ -107,7 +107,7 @@ def _contents(folder: Path, tensors: Mapping[str, Tensor], index: Mapping[str, A
     count = config["base"]["samples"]
     shards = shard_count(count, config["shard_size"])
     yield from _differs(f"shards in {INDEX}", shards, len(index["shards"]))
-    listed = {shard_path(folder, k).name for k in range(shards)}
+    listed = {shard_name(k) for k in range(shards)}
     for name in sorted({path.name for path in folder.glob("shard-*.safetensors")} - listed):
         yield f"{name}: expected {shards} shards, got another file of one"
     if config != index["card"]["config"]:

@@ -17,9 +17,9 @@ from torch.nn.functional import softplus
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.data.imageset import to_unit
-from fastadv.errors import InputError
 from fastadv.ops._rows import NO_BOX
 from fastadv.runs.files import read_json, write_json
+from fastadv.runs.identity import check_same
 from fastadv.studies.study import Watch, unwatched
 
 RADIUS = 0.25
@@ -74,7 +74,7 @@ def logistic(
             learning_rate=learning_rate, weight_decay=0.0, seed=seed,
         )  # fmt: skip
         config = {"radius": radius, "test_set": test_set.describe()}
-        rows = _kept(own / "rows.json", config)
+        rows = _known(own / "rows.json", config)
         # one epoch more each time, so that what is measured after it is kept with it
         for epoch in range(len(rows) + 1, epochs + 1):
             watch(name, place * epochs + epoch, len(chosen) * epochs)
@@ -96,17 +96,13 @@ def logistic(
     }
 
 
-def _kept(path: Path, config: dict[str, Any]) -> list[dict[str, float]]:
+def _known(path: Path, config: dict[str, Any]) -> list[dict[str, float]]:
     """What an earlier run measured; InputError where that was with another radius or test set."""
     if not path.is_file():
         return []
-    kept = read_json(path)
-    rows: list[dict[str, float]] = kept.pop("rows")
-    if kept != config:
-        raise InputError(
-            f"{path}: expected what was measured with radius {config['radius']:g} on this test set, "
-            f"got radius {kept['radius']:g} on {kept['test_set']['name']}; choose another folder"
-        )
+    known = read_json(path)
+    rows: list[dict[str, float]] = known.pop("rows")
+    check_same(path, known, config)
     return rows
 
 

@@ -10,7 +10,7 @@ import torch
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.card import card
-from fastadv.runs.folder import RunFolder
+from fastadv.runs.keeper import Keeper
 from fastadv.studies.goodfellow2014 import drawn, report, tables
 from fastadv.studies.goodfellow2014.line import Line
 from fastadv.studies.goodfellow2014.measure import Bench
@@ -55,7 +55,7 @@ def run(
             f"parts: expected some of {', '.join(PARTS)}, got {unknown[0] if unknown else 'none'!r}"
         )
     parts = tuple(dict.fromkeys(parts))
-    with RunFolder(folder) as opened:
+    with Keeper(folder) as keeper:
         nets = Nets(settings, train_set, folder / "nets", watch, device)
         bench = Bench(settings, nets, test_set, folder, watch)
         lines = []
@@ -73,5 +73,5 @@ def run(
             details=bench.details,
             figures=bench.figures,
         )
-        publish(opened, result, report.markdown(result))
+        publish(keeper, result, report.markdown(result))
     return result

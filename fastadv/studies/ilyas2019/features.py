@@ -13,7 +13,7 @@ from fastadv.errors import InputError
 from fastadv.evaluation._text import number, percent
 from fastadv.features.result import GAMMA, RHO, Kind, check_thresholds
 from fastadv.runs.card import card
-from fastadv.runs.folder import RunFolder
+from fastadv.runs.keeper import Keeper
 from fastadv.studies.ilyas2019 import digits
 from fastadv.studies.results import publish
 from fastadv.studies.study import SIZES, Study, Watch, unwatched
@@ -56,7 +56,7 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
         fa.attacks.pgd, steps=settings.steps, step_size=float(threat.radius) / 4, random_start=False
     )
     study = Study(nets, folder)
-    with RunFolder(folder) as opened:
+    with Keeper(folder) as keeper:
         found = {}
         for net in islice(digits.nets(study, watch), 2):
             found[net.name] = fa.features.usefulness(
@@ -75,7 +75,7 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
             nets={name: one.to_dict(settings.rho, settings.gamma) for name, one in found.items()},
             figures={"usefulness": str(figure)},
         )
-        publish(opened, result)
+        publish(keeper, result)
     return result
 
 

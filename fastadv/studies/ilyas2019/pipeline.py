@@ -14,8 +14,8 @@ from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.card import card
 from fastadv.runs.files import read_json
-from fastadv.runs.folder import RunFolder
 from fastadv.runs.identity import check_same
+from fastadv.runs.keeper import Keeper
 from fastadv.studies.clock import Clock
 from fastadv.studies.ilyas2019 import report
 from fastadv.studies.ilyas2019.maker import Maker
@@ -60,10 +60,10 @@ def run(
     """
     chosen, path = check_stages(stages), Path(folder)
     config = {**settings.as_json(), "train": base.describe(), "test": test.describe()}
-    with RunFolder(path) as opened:
+    with Keeper(path) as keeper:
         known: dict[str, Any] = {}
-        if (path / RESULTS).exists():
-            there = read_json(path / RESULTS)
+        there = keeper.found(RESULTS, read_json)
+        if there is not None:
             # other architectures may be added: their nets have cards of their own
             check_same(path / RESULTS, *({**one, "others": None} for one in (there["config"], config)))
             known = there["measured"]
@@ -75,7 +75,7 @@ def run(
         def write() -> dict[str, Any]:
             measured = {stage: known[stage] for stage in STAGES if stage in known}
             result = card("study ilyas pipeline", config, **measured)
-            publish(opened, result, report.markdown(result))
+            publish(keeper, result, report.markdown(result))
             return result
 
         result = write()

@@ -18,7 +18,7 @@ from torch import Tensor
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs.card import card
-from fastadv.runs.folder import RunFolder
+from fastadv.runs.keeper import Keeper
 from fastadv.studies.ilyas2019 import ball, checks, drawing
 from fastadv.studies.ilyas2019.checks import Check, apart
 from fastadv.studies.ilyas2019.gaussian import alignment, penalty_for, robust_covariance, whitened
@@ -86,7 +86,7 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
     """Check the theorems, draw both figures in `folder`, write results.json there, and return the results."""
     mean, covariance = settings.truth()
     samples, seed, large = settings.samples, settings.seed, f", in {SIZE} dimensions"
-    with RunFolder(folder) as opened:
+    with Keeper(folder) as keeper:
         watch("theorems", 0, 1)
         done = [
             *checks.first(covariance, samples, seed),
@@ -107,7 +107,7 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
             learned=[each.as_json() for each in learned],
             figures={what: str(path) for what, path in figures.items()},
         )
-        publish(opened, result)
+        publish(keeper, result)
     return result
 
 

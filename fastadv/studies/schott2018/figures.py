@@ -14,7 +14,7 @@ from fastadv.studies.schott2018 import summary
 from fastadv.studies.schott2018.plan import SYNTHESES, Cell, Settings
 from fastadv.studies.schott2018.published import THRESHOLDS, TITLES, published
 from fastadv.studies.schott2018.subjects import Subject, Subjects
-from fastadv.studies.schott2018.work import Done, Images, Keeper, distal
+from fastadv.studies.schott2018.work import Done, Images, Work, distal
 from fastadv.studies.study import Watch
 from fastadv.threat import THREATS
 
@@ -26,7 +26,7 @@ Outcomes = Mapping[Cell, Done]
 def all_figures(
     settings: Settings,
     subjects: Subjects,
-    keeper: Keeper,
+    work: Work,
     outcomes: Outcomes,
     bounds: Mapping[tuple[str, str], Done],
     folder: Path,
@@ -40,10 +40,10 @@ def all_figures(
     }
     for norm in settings.norms:
         drawn[f"the smallest adversarials, {THREATS[norm].symbol}"] = _gallery(
-            settings, subjects, keeper.images, outcomes, norm, folder
+            settings, subjects, work.images, outcomes, norm, folder
         )
     watch("drawing", 1, 2)
-    drawn["latent descent and distal images"] = _imagined(settings, subjects, keeper, outcomes, folder)
+    drawn["latent descent and distal images"] = _imagined(settings, subjects, work, outcomes, folder)
     return {what: str(path) for what, path in drawn.items() if path is not None}
 
 
@@ -151,10 +151,10 @@ def _row(subject: Subject, name: str, x_adv: Tensor, distance: Tensor) -> fa.fig
 
 
 def _imagined(
-    settings: Settings, subjects: Subjects, keeper: Keeper, outcomes: Outcomes, folder: Path
+    settings: Settings, subjects: Subjects, work: Work, outcomes: Outcomes, folder: Path
 ) -> Path | None:
     """Latent descent on ABS, and images that start from noise until each model is confident of a class."""
-    images = keeper.images
+    images = work.images
     places = one_of_each_class(images)
     rows: list[fa.figures.Strip] = []
     for cell, done in outcomes.items():
@@ -165,7 +165,7 @@ def _imagined(
             rows.append(_row(subjects[cell.model], f"latent descent, {TITLES[cell.model]}", x_adv, distance))
     classes = torch.arange(images.classes, device=images.x.device)
     blank = Images(images.x.new_zeros(len(classes), *images.x.shape[1:]), classes, classes, images.classes)
-    noise = Keeper(keeper.folder, blank, keeper.seed)
+    noise = Work(work.folder, blank, work.seed)
     # a binary model sees no difference between gray and white, and distal images end between them
     for place, model in enumerate(name for name in settings.models if subjects[name].threshold is None):
         subject = subjects[model]

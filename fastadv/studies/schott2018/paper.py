@@ -9,16 +9,17 @@ from typing import Any
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.card import card
-from fastadv.runs.folder import RunFolder
+from fastadv.runs.keeper import Keeper
 from fastadv.studies.results import publish
 from fastadv.studies.schott2018 import figures, report, summary
 from fastadv.studies.schott2018.madry import SECONDS as MADRY_SECONDS
 from fastadv.studies.schott2018.methods import METHODS
 from fastadv.studies.schott2018.plan import SYNTHESES, Cell, Method, Settings
 from fastadv.studies.schott2018.subjects import SUBSTITUTE, Subjects
-from fastadv.studies.schott2018.work import Done, Images, Keeper, attack, bound
+from fastadv.studies.schott2018.work import Done, Images, Work, attack, bound
 from fastadv.studies.study import Watch, unwatched
 
+CELLS = "cells"  # the folder of the finished batches
 log = logging.getLogger("fastadv")
 
 BATCH_SIZE, DEAR_BATCH_SIZE = 100, 25
@@ -41,7 +42,7 @@ def estimate(settings: Settings, *, madry_trained: bool = False) -> float:
 
 def started(folder: Path) -> bool:
     """Whether `folder` holds work of the study."""
-    return (folder / "cells").exists()
+    return (folder / CELLS).exists()
 
 
 def run(
@@ -66,25 +67,24 @@ def run(
     planned = settings.cells(methods)
     transfers = any(cell.transfers and not cell.missing for cell in planned)
     subjects.check([*settings.models, *([SUBSTITUTE] if transfers else [])])
-    if started(folder) and not resume:
-        raise InputError(f"run_dir: {folder} holds a run already; set resume to go on, or choose another")
-    with RunFolder(folder) as opened:
+    with Keeper(folder) as keeper:
+        keeper.begun(CELLS, resume, "a run", Path)
         images = Images.drawn(test, settings.samples, settings.seed, subjects.device)
-        keeper = Keeper(folder / "cells", images, settings.seed)
-        outcomes, failed = _attacks(planned, subjects, keeper, watch)
-        bounds = _bounds(settings, subjects, keeper, watch)
+        work = Work(folder / CELLS, images, settings.seed)
+        outcomes, failed = _attacks(planned, subjects, work, watch)
+        bounds = _bounds(settings, subjects, work, watch)
         measured = _measured(settings, outcomes, bounds)
         measured["missing"] = sorted({name for cell in planned for name in cell.missing})
         measured["failed"] = failed
-        measured["figures"] = figures.all_figures(settings, subjects, keeper, outcomes, bounds, folder, watch)
+        measured["figures"] = figures.all_figures(settings, subjects, work, outcomes, bounds, folder, watch)
         config = {**asdict(settings), "images": test.describe(), "weights": str(subjects.official)}
         result = card("study schott", config, **measured)
-        publish(opened, result, report.markdown(result))
+        publish(keeper, result, report.markdown(result))
     return result
 
 
 def _attacks(
-    planned: Sequence[Cell], subjects: Subjects, keeper: Keeper, watch: Watch
+    planned: Sequence[Cell], subjects: Subjects, work: Work, watch: Watch
 ) -> tuple[dict[Cell, Done], dict[str, str]]:
     """What became of each cell, and the errors of those that failed."""
     todo = [cell for cell in planned if not cell.missing]
@@ -95,16 +95,14 @@ def _attacks(
     for cell in todo:
 
         def tick(done: int, cell: Cell = cell, before: float = before) -> None:
-            share = (before + cell.seconds * done / len(keeper.images)) / total
+            share = (before + cell.seconds * done / len(work.images)) / total
             watch(cell.name, round(1000 * share), 1000)
 
         tick(0)
         subject = subjects[cell.model]  # a Madry net is trained here
-        dear = cell.model in SYNTHESES and keeper.images.x.device.type == "cpu"
+        dear = cell.model in SYNTHESES and work.images.x.device.type == "cpu"
         try:
-            outcomes[cell] = attack(
-                keeper, subjects, cell, DEAR_BATCH_SIZE if dear else BATCH_SIZE, tick=tick
-            )
+            outcomes[cell] = attack(work, subjects, cell, DEAR_BATCH_SIZE if dear else BATCH_SIZE, tick=tick)
         except Exception as error:
             log.warning("study: %s on %s failed: %s", cell.method.name, subject.name, error, exc_info=True)
             failed[cell.name] = f"{type(error).__name__}: {error}"
@@ -112,9 +110,7 @@ def _attacks(
     return outcomes, failed
 
 
-def _bounds(
-    settings: Settings, subjects: Subjects, keeper: Keeper, watch: Watch
-) -> dict[tuple[str, str], Done]:
+def _bounds(settings: Settings, subjects: Subjects, work: Work, watch: Watch) -> dict[tuple[str, str], Done]:
     """The radii of (norm, model) within which decisions hold."""
     wanted = [
         (norm, model)
@@ -125,7 +121,7 @@ def _bounds(
     done: dict[tuple[str, str], Done] = {}
     for norm, model in wanted:
         watch(f"bounding {model} {norm}", len(done), len(wanted))
-        done[norm, model] = bound(keeper, subjects[model], norm, DEAR_BATCH_SIZE)
+        done[norm, model] = bound(work, subjects[model], norm, DEAR_BATCH_SIZE)
     return done
 
 

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from fastadv.attacks.core.snap import snap
 from fastadv.data import ImageSet, batches
 from fastadv.runs.card import data_hash
 from fastadv.runs.files import load_tensors, save_tensors, seal
-from fastadv.runs.folder import RunFolder
 from fastadv.runs.identity import check_same, plain
+from fastadv.runs.keeper import Keeper
 from fastadv.studies.schott2018.plan import NORMS, Cell
 from fastadv.studies.schott2018.subjects import SUBSTITUTE, Subject, Subjects
 from fastadv.threat import THREATS
@@ -64,11 +65,11 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Keeper:
-    """Does work in batches, and keeps each batch in a file that no other work can be mistaken for.
+class Work:
+    """Does work on the images in batches, and keeps each batch in a file of its own.
 
-    A piece of work is known by its `identity`: the model, what is done, the seed. Each has a folder of its
-    own, whose name ends in the hash of the identity, and every file says what it holds.
+    A piece of work is known by its `identity`: the model, what is done, the seed. Each has a folder whose
+    name ends in the hash of the identity, and every file says what it holds.
     """
 
     folder: Path
@@ -86,35 +87,46 @@ class Keeper:
         """`compute` on every batch that is not kept yet; the results of all, in the order of the images."""
         whole = plain({**identity, "seed": self.seed})
         short = re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")
-        parts: list[TENSORS] = []
-        cost = {"forwards": 0, "backwards": 0}
-        seconds = 0.0
-        with RunFolder(self.folder / f"{short}-{seal(whole)[:8]}") as place:
+        done: list[Done] = []
+        with Keeper(self.folder / f"{short}-{seal(whole)[:8]}") as keeper:
             for start in range(0, len(self.images), batch_size):
                 part = self.images.part(start, start + batch_size)
-                path = place.path / f"{start:05d}-{start + len(part):05d}.safetensors"
                 work = {**whole, "images": data_hash(part.x, part.y, part.ids)}
-                if path.exists():
-                    tensors, about = load_tensors(path)
-                    check_same(path, json.loads(about["work"]), work)
-                    measured = json.loads(about["measured"])
-                else:
-                    began = time.perf_counter()
-                    found, counted = compute(part)
-                    tensors = {key: value.cpu() for key, value in found.items()}  # waits for the device
-                    measured = {**counted, "seconds": time.perf_counter() - began}
-                    with place.result(path.name):
-                        save_tensors(
-                            path, tensors, {"work": json.dumps(work), "measured": json.dumps(measured)}
-                        )
-                parts.append(tensors)
-                seconds += measured["seconds"]
-                cost = {key: count + measured.get(key, 0) for key, count in cost.items()}
+                file = f"{start:05d}-{start + len(part):05d}.safetensors"
+                make, write, read = (
+                    partial(_timed, compute, part),
+                    partial(_write, work),
+                    partial(_read, work),
+                )
+                done.append(keeper.kept(file, make, write, read))
                 tick(start + len(part))
-        return Done({key: torch.cat([part[key] for part in parts]) for key in parts[0]}, seconds, **cost)
+        return Done(
+            {key: torch.cat([part.tensors[key] for part in done]) for key in done[0].tensors},
+            sum(part.seconds for part in done),
+            sum(part.forwards for part in done),
+            sum(part.backwards for part in done),
+        )
 
 
-def attack(keeper: Keeper, subjects: Subjects, cell: Cell, batch_size: int, **watched: Any) -> Done:
+def _timed(compute: Callable[[Images], tuple[TENSORS, Mapping[str, int]]], part: Images) -> Done:
+    began = time.perf_counter()
+    found, cost = compute(part)
+    tensors = {key: value.cpu() for key, value in found.items()}  # waits for the device
+    return Done(tensors, time.perf_counter() - began, **cost)
+
+
+def _write(work: Mapping[str, Any], path: Path, done: Done) -> None:
+    measured = {"seconds": done.seconds, "forwards": done.forwards, "backwards": done.backwards}
+    save_tensors(path, done.tensors, {"work": json.dumps(work), "measured": json.dumps(measured)})
+
+
+def _read(work: Mapping[str, Any], path: Path) -> Done:
+    tensors, about = load_tensors(path)
+    check_same(path, json.loads(about["work"]), work)
+    return Done(tensors, **json.loads(about["measured"]))
+
+
+def attack(work: Work, subjects: Subjects, cell: Cell, batch_size: int, **watched: Any) -> Done:
     """A cell on all images: x_adv [N, ...] and its distance [N] in every norm, by the norm's name.
 
     The model as published judges x_adv. Distances are 0 where it is wrong already, and infinite where nothing
@@ -126,7 +138,7 @@ def attack(keeper: Keeper, subjects: Subjects, cell: Cell, batch_size: int, **wa
     if cell.method.probe:
         model = fa.attacks.estimated_gradient(model, cell.method.probe)
     frozen = fa.freeze(model)
-    run = cell.attack(keeper.seed, None if substitute is None else substitute.model)
+    run = cell.attack(work.seed, None if substitute is None else substitute.model)
 
     def compute(images: Images) -> tuple[TENSORS, Mapping[str, int]]:
         result = run(frozen, images.x, images.y, ids=images.ids)
@@ -138,10 +150,10 @@ def attack(keeper: Keeper, subjects: Subjects, cell: Cell, batch_size: int, **wa
         "substitute": None if substitute is None else substitute.identity,
         "cell": cell.describe(),
     }
-    return keeper.do(cell.name, identity, batch_size, compute, **watched)
+    return work.do(cell.name, identity, batch_size, compute, **watched)
 
 
-def bound(keeper: Keeper, subject: Subject, norm: str, batch_size: int, **watched: Any) -> Done:
+def bound(work: Work, subject: Subject, norm: str, batch_size: int, **watched: Any) -> Done:
     """radius [N] within which an ABS keeps its decision; the tight form of the bound."""
     assert isinstance(subject.model, fa.models.ABS)
     search = subject.model.lower_bound
@@ -151,7 +163,7 @@ def bound(keeper: Keeper, subject: Subject, norm: str, batch_size: int, **watche
         return {"radius": radius}, {}
 
     identity = {"model": subject.identity, "bound": norm}
-    return keeper.do(f"{subject.name} {norm} bound", identity, batch_size, compute, **watched)
+    return work.do(f"{subject.name} {norm} bound", identity, batch_size, compute, **watched)
 
 
 def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
@@ -186,7 +198,7 @@ def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
     return {"x_adv": x_adv, **distances}
 
 
-def distal(keeper: Keeper, subject: Subject, floor: float) -> Done:
+def distal(work: Work, subject: Subject, floor: float) -> Done:
     """x [N, ...] that start from noise until the model is confident of the classes `y` of the images."""
     options: dict[str, Any] = {"steps": DISTAL_STEPS, "confidence": 0.9}
     options |= {"scale": subject.scale, "floor": floor}
@@ -196,11 +208,11 @@ def distal(keeper: Keeper, subject: Subject, floor: float) -> Done:
             subject.attacked(),
             images.y,
             tuple(images.x.shape[1:]),
-            seed=keeper.seed,
+            seed=work.seed,
             ids=images.ids,
             **options,
         )
         return {"x": made.x, "confidence": made.confidence}, {}
 
     identity = {"model": subject.identity, "distal": options}
-    return keeper.do(f"{subject.name} distal", identity, len(keeper.images), compute)
+    return work.do(f"{subject.name} distal", identity, len(work.images), compute)

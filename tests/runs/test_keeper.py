@@ -1,0 +1,90 @@
+"""What is kept in a folder is not made again, and no folder is taken for that of another run."""
+
+import json
+from functools import partial
+
+import pytest
+
+from fastadv.errors import CorruptFileError, InputError
+from fastadv.runs.files import read_json, write_json, write_text
+from fastadv.runs.folder import RunFolder
+from fastadv.runs.keeper import Keeper
+
+
+def test_what_is_there_is_read_and_all_else_made_once(tmp_path):
+    made = []
+
+    def make():
+        made.append(len(made))
+        return {"value": len(made)}
+
+    for _ in range(2):
+        with Keeper(tmp_path) as keeper:
+            kept = partial(keeper.kept, make=make, write=write_json, read=read_json)
+            assert kept("a.json") == {"value": 1}
+            assert kept("b.json") == {"value": 2}
+    assert made == [0, 1]
+    (tmp_path / "b.json").unlink()
+    with Keeper(tmp_path) as keeper:
+        assert keeper.kept("b.json", make, write_json, read_json) == {"value": 3}
+
+
+def test_a_file_that_holds_another_result_is_replaced(tmp_path):
+    write_json(tmp_path / "a.json", "another")
+    with Keeper(tmp_path) as keeper:
+        assert keeper.kept("a.json", lambda: "own", write_json, lambda path: None) == "own"
+    assert read_json(tmp_path / "a.json") == "own"
+
+
+def test_without_a_folder_nothing_is_kept():
+    with Keeper(None) as keeper:
+        assert keeper.path is None
+        made = [keeper.kept("a", lambda: 1, pytest.fail, pytest.fail) for _ in range(2)]
+        assert made == [1, 1]
+        assert keeper.write("a", pytest.fail) is None
+        assert keeper.identify("a", {}) is None
+        assert keeper.begun("a", False, "a run", pytest.fail) is None
+        assert not keeper.has("a")
+
+
+def test_a_folder_goes_on_only_where_that_was_asked_for(tmp_path):
+    with Keeper(tmp_path, name="out_dir") as keeper:
+        assert keeper.begun("a.json", False, "a run", read_json) is None
+        keeper.write("a.json", partial(write_json, value=[1]))
+        assert keeper.begun("a.json", True, "a run", read_json) == [1]
+        with pytest.raises(InputError, match=r"out_dir: expected a new folder, got .*resume=True"):
+            keeper.begun("a.json", False, "a run", read_json)
+
+
+def test_a_folder_is_of_one_run(tmp_path):
+    for _ in range(2):
+        with Keeper(tmp_path) as keeper:
+            assert keeper.identify("run.json", {"seed": 1, "shape": (2, 3)}) == {"seed": 1, "shape": [2, 3]}
+    with Keeper(tmp_path) as keeper, pytest.raises(InputError, match=r"another seed \(1 there, 2 here\)"):
+        keeper.identify("run.json", {"seed": 2, "shape": (2, 3)})
+    (tmp_path / "run.json").write_text("{")
+    with Keeper(tmp_path) as keeper, pytest.raises(CorruptFileError, match=r"run\.json"):
+        keeper.identify("run.json", {"seed": 1})
+
+
+def test_the_folder_is_locked_until_it_is_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastadv.runs.folder.PATIENCE", 0.1)
+    with Keeper(tmp_path), pytest.raises(InputError, match="no other run is writing"):
+        RunFolder(tmp_path)
+    with Keeper(tmp_path, shared=True), Keeper(tmp_path, shared=True):
+        pass
+    RunFolder(tmp_path).close()
+
+
+def test_a_result_that_cannot_be_written_is_named(tmp_path):
+    def full(path, value=None):
+        raise OSError(28, "No space left on device")
+
+    said = r"a\.json: expected to write .* free some space and resume"
+    with Keeper(tmp_path) as keeper:
+        with pytest.raises(OSError, match=said):
+            keeper.write("a.json", full)
+        with pytest.raises(OSError, match=said):
+            keeper.kept("a.json", dict, full, json.loads)
+        keeper.write("a.json", partial(write_text, text="whole"))
+    assert (tmp_path / "a.json").read_text() == "whole"
