@@ -14,7 +14,7 @@ from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, run_attack
 from fastadv.evaluation._turns import chosen_batch_size, in_turn
-from fastadv.evaluation.measure import check_evaluation, evaluate, identity, minimizes
+from fastadv.evaluation.measure import check_evaluation, description, evaluate, minimizes
 from fastadv.runs import processes
 
 Radii = Sequence[float] | NDArray[Any]
@@ -133,7 +133,7 @@ def accuracy_against_radius(
         attacks = [(f"radius {radius!r}", of_radius(radius)) for radius in tried[tried > 0].tolist()]
         check_evaluation(dataset, dict(attacks), batch_size, limit)
         frozen = freeze(model)
-        about = identity(frozen, dataset, dict(attacks)) if processes.world() > 1 else {}
+        about = description(frozen, dataset, dict(attacks)) if processes.world() > 1 else {}
     if about:
         asked = {"radii": tried.tolist(), "batch_size": batch_size, "limit": limit}
         processes.check_alike({**about, **asked, "torch": torch.__version__})

@@ -21,7 +21,7 @@ from fastadv.evaluation._turns import chosen_batch_size, in_turn
 from fastadv.evaluation.samples import Samples
 from fastadv.evaluation.table import Table
 from fastadv.runs import processes
-from fastadv.runs.description import describe, describe_data
+from fastadv.runs.description import check_described, describe, describe_data
 from fastadv.runs.files import read_json
 from fastadv.runs.keeper import Keeper
 
@@ -37,6 +37,7 @@ def evaluate(
     keep_samples: bool = False,
     run_dir: str | PathLike[str] | None = None,
     resume: bool = False,
+    identity: str | None = None,
 ) -> Table:
     """Clean accuracy, and for each attack robust accuracy, success rate, distances and cost.
 
@@ -53,6 +54,8 @@ def evaluate(
     run_dir: a folder in which each attack's result on each batch is kept as soon as it is there, with its
         adversarial examples. A stopped evaluation loses at most one batch of one attack.
     resume: go on with the evaluation of `run_dir`, which must be of the same model, data and arguments.
+    identity: a text that stands for the code of your own model classes and attacks, which are otherwise known
+        by their source; give another one when that code changes. Needed where a source cannot be read.
 
     Where a process group is initialized, as under torchrun, its processes take the batches in turn, each
     keeps in `run_dir` what it finishes, and all return the table of one process; the seconds of an attack are
@@ -73,10 +76,12 @@ def evaluate(
         frozen = freeze(model)
         config: dict[str, Any] = {"batch_size": batch_size, "limit": limit, "keep_examples": keep_examples}
         if run_dir is not None or processes.world() > 1:
-            config |= identity(frozen, dataset, attacks)
+            config |= description(frozen, dataset, attacks, identity)
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, "torch": torch.__version__})
+    if run_dir is not None:
+        check_described(config)
     with Keeper(run_dir) as keeper:
         stopped = keeper.begun(IDENTITY, resume, "an evaluation", read_json)
         if batch_size == "auto":
@@ -128,12 +133,15 @@ def table_of(
     return Table(rows, correct, failed, ids, seconds[0] + sum(before), together)
 
 
-def identity(frozen: Frozen, dataset: Dataset[Any], attacks: Mapping[str, Attack]) -> dict[str, Any]:
-    """What an evaluation is of, JSON-able."""
+def description(
+    frozen: Frozen, dataset: Dataset[Any], attacks: Mapping[str, Attack], identity: str | None = None
+) -> dict[str, Any]:
+    """Describe what an evaluation is of, as JSON."""
     return {
-        "model": describe(frozen),
+        "model": describe(frozen, identity=identity),
         "data": describe_data(dataset),
-        "attacks": [[name, describe(attack)] for name, attack in attacks.items()],
+        "attacks": [[name, describe(attack, identity=identity)] for name, attack in attacks.items()],
+        "identity": identity,
     }
 
 

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from fastadv._checks import check_flag
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.checkpoint import State, load, save
+from fastadv.runs.description import check_described
 from fastadv.runs.files import write_text
 from fastadv.runs.identity import check_same
 from fastadv.runs.keeper import Keeper
@@ -32,9 +33,9 @@ class RunRecord:
     The folder is locked until `close`. Of several processes only the first opens and writes it; the others
     wait for it, and learn from it what the checkpoint holds.
 
-    Raises InputError for `resume` without a folder, a folder that cannot be written, one with a checkpoint
-    where `resume` is off, and one of another run, naming what differs; CorruptFileError for a damaged
-    checkpoint.
+    Raises InputError for `resume` without a folder, code whose source cannot be read, a folder that cannot be
+    written, one with a checkpoint where `resume` is off, and one of another run, naming what differs;
+    CorruptFileError for a damaged checkpoint.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str] | None, config: Mapping[str, Any], resume: bool):
@@ -44,6 +45,8 @@ class RunRecord:
                 "pass run_dir=, or leave out resume"
             )
         self.config, self.reports = config, list[dict[str, Any]]()
+        if run_dir is not None:
+            check_described(config)
         self._keeper = Keeper(run_dir)
         try:
             self.stopped = self._keeper.begun(CHECKPOINT, resume, "a checkpoint", self._own)

@@ -51,6 +51,7 @@ def fit(
     epochs: int,
     run_dir: str | PathLike[str] | None = None,
     resume: bool = False,
+    identity: str | None = None,
     batch_size: int = 128,
     optimizer: str = "sgd",
     learning_rate: float | None = None,
@@ -127,6 +128,9 @@ def fit(
       deterministic), and yields the epochs still to do; `reports(run_dir)` gives all of them. A run without a
       checkpoint starts from the beginning. With the constant schedule, a larger `epochs` makes a finished run
       longer. The folder is locked while the run lasts.
+    - identity: a text that stands for the code of your own model, recipe, schedule and augmentation, which
+      are otherwise known by their source; give another one when that code changes. Needed where a source
+      cannot be read.
     - workers: processes that read images from disk (by default up to 8 for many of them). Neither their
       number nor their seeds change the result: what a data set's own transforms draw from torch, NumPy and
       `random` is keyed by (seed, epoch, sample).
@@ -210,9 +214,9 @@ def fit(
             ramp=first,
         )
         config = {
-            "model": describe_model(model),
+            "model": describe_model(model, identity),
             "data": describe_data(train_set),
-            "recipe": describe(recipe, model),
+            "recipe": describe(recipe, model, identity),
             # with the constant schedule, which does not depend on it, a run may be made longer
             "epochs": None if schedule == "constant" else epochs,
             "batch_size": batch_size,
@@ -221,12 +225,13 @@ def fit(
             "ramp": None if climb is None else {**dataclasses.asdict(climb), "epochs": len(first)},
             "ema": None if ema is None else float(ema),
             "validation_set": None if validation_set is None else describe_data(validation_set),
-            "schedule": describe(schedule, model),
-            "augment": augmentation and describe(augmentation.parts, model),
+            "schedule": describe(schedule, model, identity),
+            "augment": augmentation and describe(augmentation.parts, model, identity),
             "precision": precision,
             "deterministic": describe_deterministic(place) if deterministic else None,
             "compile": compile or None,
             "seed": seed,
+            "identity": identity,
         }
     if processes.world() > 1:
         asked = {
@@ -234,7 +239,7 @@ def fit(
             "run_dir": None if run_dir is None else str(run_dir),
             "resume": resume,
             "test_set": None if test_set is None else describe_data(test_set),
-            "test_attacks": describe(dict(test_attacks or {}), model),
+            "test_attacks": describe(dict(test_attacks or {}), model, identity),
             "test_limit": test_limit,
             "patience": patience,
             "on_alarm": on_alarm,

@@ -293,7 +293,7 @@ def test_a_class_may_be_behind_by_the_rounding_of_its_format_alone(tmp_path, mon
     """The class that is stored was the largest on another machine."""
     allowed = verify.rounding(dtype)
     monkeypatch.setattr(verify, "dtype_of", lambda model: dtype)
-    monkeypatch.setattr(verify, "weights_or_code", lambda model: {})
+    monkeypatch.setattr(verify, "weights_or_code", lambda *given: {})
     fixed_shift(Behind(-1.0), toy_base(5), out_dir=tmp_path, steps=1)
     assert load_constructed(tmp_path).figures["predicted"].eq(0).all()
     verify_constructed(tmp_path, model=Behind(0.9 * allowed))

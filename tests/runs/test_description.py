@@ -12,13 +12,15 @@ import types
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.runs.description import describe, describe_data, describe_model
+from fastadv.errors import InputError
+from fastadv.runs.description import check_described, describe, describe_data, describe_model
 from fastadv.train import PGDTraining, Standard
 from fastadv.train.augment import crop, flip
 from tests.models.abs.nets import tiny
@@ -199,6 +201,55 @@ def test_a_description_is_the_same_in_every_process_and_holds_no_address():
     assert json.loads(text) == {name: describe(value) for name, value in VALUES.items()}
     assert json.loads(text)["infinity"] == "inf"
     assert " at 0x" not in text
+
+
+def test_what_the_compiler_makes_of_the_source_does_not_count():
+    other = types.FunctionType(
+        twice.__code__.replace(co_consts=(*twice.__code__.co_consts, 7), co_stacksize=9), globals(), "twice"
+    )
+    other.__qualname__ = twice.__qualname__
+    assert describe(other) == describe(twice)
+
+
+def test_lambdas_that_share_a_line():
+    real, imaginary = (lambda x: x.real), (lambda x: x.imag)
+    assert describe(real) != describe(imaginary)
+
+
+def without_source(text, name):
+    made = {"__name__": "notebook", "nn": nn}
+    exec(text, made)
+    return made[name]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        without_source("def doubled(x): return 2 * x", "doubled"),
+        functools.partial(make, without_source("doubled = lambda x: 2 * x", "doubled")),
+        make(without_source("def doubled(x): return 2 * x", "doubled")),
+        without_source("class Net(nn.Module):\n  def forward(self, x): return x", "Net")(),
+        Loss(without_source("class Own:\n  def __call__(self, x): return x", "Own")()),
+    ],
+)
+def test_code_without_a_source_needs_an_identity(value):
+    with pytest.raises(
+        InputError, match=r"identity: expected .* source of notebook\.(doubled|Net|Own|<lambda>)"
+    ):
+        check_described({"recipe": describe(value)})
+    check_described({"recipe": describe(value, identity="first")})
+
+
+def test_an_identity_stands_for_code_and_for_nothing_else():
+    assert describe(scaled, identity="a") == f"{__name__}.scaled"
+    assert describe(make(1.0), identity="a") == describe(make(2.0), identity="b")
+    assert describe(Loss(1), identity="a") != describe(Loss(2), identity="a")
+    assert describe(functools.partial(scaled, 1), identity="a") != describe(
+        functools.partial(scaled, 2), identity="a"
+    )
+    assert describe_model(linear(0), identity="a") == describe_model(linear(0))
+    with pytest.raises(InputError, match="identity: expected a text, got 3"):
+        describe(scaled, identity=3)
 
 
 def test_a_global_that_a_function_reads_is_part_of_it(monkeypatch):

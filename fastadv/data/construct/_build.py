@@ -21,6 +21,7 @@ from fastadv.data.shards import shard_count, shard_range
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
 from fastadv.runs import processes
+from fastadv.runs.description import check_described
 from fastadv.runs.identity import agree, plain
 from fastadv.runs.keeper import Keeper
 from fastadv.threat import Threat
@@ -38,6 +39,9 @@ class BuildOptions(TypedDict, total=False):
     out_dir: a folder into which each finished shard is written, and from which a stopped construction
         resumes; None keeps everything in memory.
     shard_size: samples per shard (1024); a kill loses at most this many.
+    identity: a text that stands for the code of a model or `module` that is a function of your own, which is
+        otherwise known by its source; give another one when that code changes. Needed where the source cannot
+        be read.
     rank, world_size: for processes that know nothing of each other. This one builds the shards k with
         k % world_size == rank (0 of 1) and returns them; that which finds the folder complete writes the
         index and returns the whole set.
@@ -52,6 +56,7 @@ class BuildOptions(TypedDict, total=False):
     dtype: str | None
     out_dir: str | PathLike[str] | None
     shard_size: int
+    identity: str | None
     rank: int | None
     world_size: int | None
     progress: Callable[[int, int], None] | None
@@ -100,6 +105,7 @@ def build(
     dtype: str | None = None,
     out_dir: str | PathLike[str] | None = None,
     shard_size: int = 1024,
+    identity: str | None = None,
     rank: int | None = None,
     world_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -111,7 +117,9 @@ def build(
         dtype = dtype or ("uint8" if base.eight_bit else "float32")
         if dtype not in DTYPES:
             raise InputError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-        config = _config(construction, base, dtype, shard_size)
+        config = _config(construction, base, dtype, shard_size, identity)
+        if out_dir is not None:
+            check_described(config)
     if processes.world() > 1:
         asked = {"batch_size": batch_size, "out_dir": out_dir and str(out_dir), "torch": torch.__version__}
         processes.check_alike({**config, **asked}, agree)
@@ -176,7 +184,9 @@ def _own_shards(total: int, shard_size: int, rank: int | None, world_size: int |
     return {k: shard_range(k, total, shard_size) for k in range(rank, count, world_size)}
 
 
-def _config(construction: Construction, base: Base, dtype: str, shard_size: int) -> dict[str, Any]:
+def _config(
+    construction: Construction, base: Base, dtype: str, shard_size: int, identity: str | None
+) -> dict[str, Any]:
     """What the set is, for its card and its identity."""
     return plain(
         {
@@ -185,10 +195,11 @@ def _config(construction: Construction, base: Base, dtype: str, shard_size: int)
             "note": getattr(base.dataset, "note", ""),
             "classes": base.class_names(construction.classes),
             "base": base.fingerprint(),
-            "model": fingerprint(construction.source, base),
+            "model": fingerprint(construction.source, base, identity),
             "threat": construction.threat.describe(),
             "dtype": dtype,
             "shard_size": shard_size,
+            "identity": identity,
             **construction.settings,
         }
     )

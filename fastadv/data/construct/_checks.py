@@ -111,7 +111,7 @@ def _in_dtype(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Calla
     return lambda x: function(x.to(dtype))
 
 
-def fingerprint(source: Frozen, base: Base) -> dict[str, Any]:
+def fingerprint(source: Frozen, base: Base, identity: str | None = None) -> dict[str, Any]:
     """What tells a model or function from another: weights or code, and answers on images of the base.
 
     The answers cover what neither shows: switches, a replaced forward, a file that is read.
@@ -119,12 +119,14 @@ def fingerprint(source: Frozen, base: Base) -> dict[str, Any]:
     x, _ = base.fetch(base.spread(32))
     dtype = dtype_of(source.model) if isinstance(source.model, nn.Module) else None
     answers = probe(source.verdict(x), source.verdict(x), dtype)
-    return {"frozen": source.describe(), **weights_or_code(source.model), "probe": answers}
+    return {"frozen": source.describe(), **weights_or_code(source.model, identity), "probe": answers}
 
 
-def weights_or_code(model: nn.Module | Callable[[Tensor], Tensor]) -> dict[str, Any]:
+def weights_or_code(
+    model: nn.Module | Callable[[Tensor], Tensor], identity: str | None = None
+) -> dict[str, Any]:
     """The class of a model and the hash of its weights and buffers, or the code of a function."""
     if not isinstance(model, nn.Module):
-        return {"function": describe(model)}
+        return {"function": describe(model, identity=identity)}
     state = model.state_dict()
     return {"class": type(model).__name__, "hash": data_hash(*(state[name] for name in sorted(state)))}

@@ -57,7 +57,7 @@ def robust(
     start: "images" draws x' from the other images of the base, "noise" from a Gaussian of mean 0.5 and
         deviation 0.05.
     seed: decides x' together with the sample's number, whatever the batch or process.
-    options: see BuildOptions (batch_size, dtype, out_dir, shard_size, rank, world_size, progress).
+    options: see BuildOptions (batch_size, dtype, out_dir, shard_size, identity, rank, world_size, progress).
 
     Raises InputError, before any work, for a base that is empty or lacks a class, pixels outside the box, an
     unknown module, a representation that is not [B, F], an option out of range, or a folder that cannot be
@@ -108,7 +108,7 @@ def _invert(
         if start == "images" and samples.count < 2:
             raise InputError("base: expected at least 2 images to draw starts from, got 1; use start='noise'")
         features = check_features(source, module, samples)
-        representation = fingerprint(features, samples)
+        representation = fingerprint(features, samples, options.get("identity"))
 
     def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> Search:
         goal = features.verdict(x)

@@ -47,7 +47,7 @@ def random_target(
     steps, step_size: of the search; the step is a length in the threat's norm, in input units.
         None: 20 * radius / steps, as in the paper.
     seed: decides t together with the sample's number, whatever the batch or process.
-    options: see BuildOptions (batch_size, dtype, out_dir, shard_size, rank, world_size, progress).
+    options: see BuildOptions (batch_size, dtype, out_dir, shard_size, identity, rank, world_size, progress).
 
     Raises InputError, before any work, for an empty base, pixels outside the box, a model with one class, an
     option out of range, or a folder that cannot be written or holds another set; while working, for 8-bit

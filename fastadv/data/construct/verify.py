@@ -183,7 +183,8 @@ def _with_model(
 ) -> tuple[float, list[str]]:
     """The fooling rate measured again, and what the model says otherwise than when the set was made."""
     source = freeze(model)
-    there, here = made.card["config"]["model"], plain(weights_or_code(source.model))
+    config = made.card["config"]
+    there, here = config["model"], plain(weights_or_code(source.model, config.get("identity")))
     if {name: there.get(name) for name in here} != here:
         known = {name: there[name] for name in ("class", "hash", "function") if name in there}
         raise InputError(f"model: expected that on the card, {known}, got {here}; give its weights")

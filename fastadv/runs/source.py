@@ -1,0 +1,49 @@
+"""The source of functions, which tells them apart in every process and every version of Python."""
+
+import ast
+import inspect
+import sys
+import textwrap
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+# code of these packages is known by its name, all other code by its source
+_LIBRARIES = {"builtins", "fastadv", "numpy", "torch", "torchvision"} | sys.stdlib_module_names
+
+
+def of_library(value: Any) -> bool:
+    """Whether a function, class or module belongs to a library, whose code is known by its name."""
+    home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    return str(home).partition(".")[0] in _LIBRARIES
+
+
+def text_of(function: FunctionType) -> str | None:
+    """The source of a function; of a lambda, the line in which it stands; None where it cannot be read."""
+    try:
+        # of its code, because `inspect` would go through a decorated function to the one inside
+        return textwrap.dedent(inspect.getsource(function.__code__))
+    except (OSError, TypeError):
+        return None
+
+
+def names_in(code: CodeType) -> set[str]:
+    """The names of globals and attributes in a function and in those inside it."""
+    inner = (each for each in code.co_consts if isinstance(each, CodeType))
+    return set(code.co_names).union(*map(names_in, inner))
+
+
+def globals_of(function: FunctionType) -> dict[str, Any]:
+    """The globals that a function reads, and what it reads of the caller's own modules, by dotted names."""
+    names = names_in(function.__code__)
+    try:
+        nodes = ast.walk(ast.parse(text_of(function) or "?"))
+        read = {node.id for node in nodes if isinstance(node, ast.Name)}.difference(
+            function.__code__.co_varnames
+        )
+    except SyntaxError:  # the line of a lambda need not be a statement
+        read = names
+    found = {name: function.__globals__[name] for name in sorted(names & read & function.__globals__.keys())}
+    for name, value in list(found.items()):
+        if isinstance(value, ModuleType) and not of_library(value):
+            found |= {f"{name}.{part}": vars(value)[part] for part in sorted(names & vars(value).keys())}
+    return found

@@ -1,0 +1,80 @@
+"""Work with code whose source cannot be read is kept under an `identity`, and without one not at all."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fastadv as fa
+from fastadv.data import ImageSet, construct
+from fastadv.errors import InputError
+
+
+def built(text: str) -> Any:
+    """A function or class as a console makes it."""
+    made: dict[str, Any] = {"torch": torch, "nn": nn, "fa": fa, "__name__": "console"}
+    exec(text, made)
+    return made["own"]
+
+
+RECIPE = """
+def own(model, x, y, *, ids=None, seed=0):
+    return torch.nn.functional.cross_entropy(model(x), y)
+"""
+ATTACK = """
+def own(model, x, y, *, ids):
+    return fa.attacks.fgsm(model, x, y, fa.Linf(0.1), ids=ids)
+"""
+MODEL = "weight = torch.linspace(-1, 1, 48).view(16, 3)\ndef own(x): return x.flatten(1) @ weight"
+
+
+def images() -> ImageSet:
+    x = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    return ImageSet(x, torch.arange(6) % 3, 3, "random")
+
+
+def net() -> nn.Module:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.1)
+    return model
+
+
+def trained(run_dir: Path | None, **options: Any) -> Any:
+    return list(fa.train.fit(net(), images(), built(RECIPE), epochs=1, run_dir=run_dir, **options))
+
+
+def evaluated(run_dir: Path | None, **options: Any) -> Any:
+    return fa.evaluate(net(), images(), {"own": built(ATTACK)}, run_dir=run_dir, **options)
+
+
+def constructed(run_dir: Path | None, resume: bool = False, **options: Any) -> Any:
+    options |= {"out_dir": run_dir, "shard_size": 3}
+    return construct.random_target(built(MODEL), images(), threat=fa.L2(0.5), steps=1, **options)
+
+
+WORK = [trained, evaluated, constructed]
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_an_identity_is_asked_for_where_the_source_cannot_be_read(
+    tmp_path: Path, work: Callable[..., Any]
+) -> None:
+    work(None)  # nothing is kept
+    with pytest.raises(
+        InputError, match=r"identity: .* source of console\.own cannot be read.*pass identity="
+    ):
+        work(tmp_path / "run")
+    work(tmp_path / "run", identity="first")
+    work(tmp_path / "run", identity="first", resume=True)
+    with pytest.raises(InputError, match=r"another identity \(first there, second here\)"):
+        work(tmp_path / "run", identity="second", resume=True)
+
+
+def test_a_set_with_an_identity_is_verified_with_its_model(tmp_path: Path) -> None:
+    made = constructed(tmp_path, identity="first")
+    measured = construct.verify_constructed(tmp_path, model=fa.freeze(built(MODEL)))
+    assert measured["fooling_rate"] == made.card["measured"]["fooling_rate"]
