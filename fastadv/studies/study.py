@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import fastadv as fa
 from fastadv.data import ImageSet
@@ -79,6 +80,14 @@ class Study:
         digits = fa.data.load("digits", split, size=size, limit=self.settings.samples)
         assert isinstance(digits, ImageSet)
         return digits
+
+
+def one_of_each(y: Tensor, usable: Tensor | None = None) -> Tensor:
+    """The place of the first usable sample of each class that has one; all are usable unless told."""
+    usable = torch.ones_like(y, dtype=torch.bool) if usable is None else usable
+    places = [((y == k) & usable).nonzero().flatten() for k in range(int(y.max()) + 1)]
+    found = [place[0] for place in places if len(place)]
+    return torch.stack(found) if found else torch.empty(0, dtype=torch.int64)
 
 
 @contextmanager

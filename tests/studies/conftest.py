@@ -3,7 +3,7 @@
 import pytest
 
 import fastadv as fa
-from fastadv.studies.schott2018 import figures, paper, work
+from fastadv.studies.schott2018 import paper, work
 from tests.studies.schott import FakeAttacks
 
 
@@ -20,4 +20,4 @@ def attacks(monkeypatch: pytest.MonkeyPatch) -> FakeAttacks:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(figures, "all_figures", lambda *given: {})
+    monkeypatch.setattr(paper, "_drawn", lambda *given: {})

@@ -10,7 +10,7 @@ import pytest
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.studies.schott2018 import paper, report
-from fastadv.studies.schott2018.plan import Method, Settings
+from fastadv.studies.schott2018.plan import Settings
 from tests.kills import killed_at
 from tests.processes import finish, serve
 from tests.studies.schott import FLIP, METHODS, PUSH, FakeAttacks, FakeSubjects, image_set
@@ -120,22 +120,19 @@ def test_the_result_holds_every_figure(attacks: FakeAttacks, tmp_path: Path) -> 
     assert "(smallest_l2.png)" in page
 
 
-def test_what_is_missing_or_fails_is_named_and_the_others_go_on(
+def test_what_fails_is_named_and_the_others_go_on(
     attacks: FakeAttacks, undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*args: object, **options: object) -> None:
         raise InputError("expected what nobody has")
 
     monkeypatch.setattr(fa.attacks, "flip", broken)
-    absent = Method("Absent", "l2", "no_such_attack", wrap="no_such_search")
     settings = replace(SETTINGS, models=("cnn",))
-    measured = study(tmp_path, settings, methods=(absent, FLIP, PUSH))
-    assert measured["missing"] == ["no_such_attack", "no_such_search"]
+    measured = study(tmp_path, settings, methods=(FLIP, PUSH))
     assert list(measured["failed"]) == ["cnn linf Flip"]
     assert "nobody has" in measured["failed"]["cnn linf Flip"]
     assert [cell["attack"] for cell in measured["cells"]] == ["Push"]
     text = " ".join(report.notes(measured))
-    assert "no_such_attack, no_such_search" in text
     assert "expected what nobody has" in text
 
 

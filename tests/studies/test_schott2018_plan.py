@@ -2,7 +2,6 @@
 
 import inspect
 import math
-from types import SimpleNamespace
 
 import pytest
 
@@ -74,12 +73,7 @@ def test_distances_stand_in_for_logits_with_the_margin_as_loss() -> None:
 
 def test_arguments_are_those_of_the_attacks_that_exist() -> None:
     for cell in Settings().cells(ALL):
-        functions = [getattr(fa.attacks, name, None) for name in (cell.method.attack, cell.method.wrap)]
-        for run, given in zip(functions, (cell.arguments, cell.method.around), strict=True):
-            if run is not None:
+        for name, given in ((cell.method.attack, cell.arguments), (cell.method.wrap, cell.method.around)):
+            if name:
+                run = getattr(fa.attacks, name)
                 inspect.signature(run).bind_partial("model", "x", "y", threat="threat", **given)
-
-
-def test_a_module_of_the_name_of_an_attack_is_not_the_attack(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fa.attacks, "push", SimpleNamespace(), raising=False)
-    assert Cell("cnn", PUSH).missing == ("push",)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import fastadv as fa
 from fastadv.studies.schott2018 import figures, report, summary
 from fastadv.studies.schott2018.plan import NORMS, Cell, Settings
 from fastadv.studies.schott2018.work import Done
@@ -48,8 +49,23 @@ def test_the_smallest_perturbation_of_each_image_is_found_within_model_and_norm(
     assert summary.least(OUTCOMES, "madry", "l2") is None
 
 
+SMALLEST = summary.smallest(OUTCOMES, Settings(models=("cnn", "abs"), norms=("l2", "l0")))
+
+
+def of_model(model: str, norm: str) -> dict:
+    return summary.of_model(norm, model, SMALLEST[norm, model])
+
+
+def of_bound(radius: torch.Tensor, model: str = "cnn") -> dict:
+    return summary.of_bound("l2", model, Done({"radius": radius}, 2.0), SMALLEST.get(("l2", model)))
+
+
+def test_a_model_without_attacks_in_a_norm_has_no_figures() -> None:
+    assert list(SMALLEST) == [("l2", "cnn"), ("l2", "abs")]
+
+
 def test_the_figures_of_a_model() -> None:
-    found = summary.of_model(OUTCOMES, "cnn", "l2")
+    found = of_model("cnn", "l2")
     assert found["paper"]["median"] == 1.0
     assert found["paper"]["accuracy"] == pytest.approx(1 / 5)  # at 1.5 exactly an image is broken
     assert found["all"]["median"] == 1.0
@@ -79,7 +95,7 @@ def test_intervals() -> None:
 
 
 def test_the_overview_stars_what_lies_outside_the_interval() -> None:
-    least = summary.of_model(OUTCOMES, "cnn", "l2")
+    least = of_model("cnn", "l2")
     least["paper"] |= {"median": 2.0, "median_interval": [1.2, 3.0]}
     least["paper"] |= {"accuracy": 0.1, "accuracy_interval": [0.05, 0.2]}
     measured = {"least": [least], "bounds": [{"model": "cnn", "norm": "l2", "mean": 0.5}]}
@@ -100,7 +116,7 @@ def test_no_percentage_claims_all_or_none_where_some_differ() -> None:
 def test_the_table_of_attacks() -> None:
     measured = {
         "cells": [summary.of_cell(*item) for item in OUTCOMES.items()],
-        "least": [summary.of_model(OUTCOMES, model, "l2") for model in ("cnn", "abs")],
+        "least": [of_model(model, "l2") for model in ("cnn", "abs")],
     }
     assert report.attacks(measured, "l2") == [
         ["attack", "CNN", "ABS"],
@@ -115,26 +131,27 @@ def test_the_table_of_attacks() -> None:
 
 def test_a_bound_that_an_attack_breaks_is_counted() -> None:
     radius = torch.tensor([0.0, 0.5, 1.1, 3.0, 2.0])
-    bound = summary.of_bound(OUTCOMES, "cnn", "l2", Done({"radius": radius}, 2.0))
+    bound = of_bound(radius)
     assert bound["broken"] == 2  # distances 0, 0.5, 1, 3.5, 1.5; what was wrong already does not count
     assert bound["mean"] == pytest.approx(1.32)
     assert bound["median"] == pytest.approx(1.1)
     assert bound["standard_error"] == pytest.approx((5.748 / 4 / 5) ** 0.5)
-    assert summary.of_bound(OUTCOMES, "madry", "l2", Done({"radius": radius}, 2.0))["broken"] == 0
-    assert summary.of_bound(OUTCOMES, "cnn", "l2", Done({"radius": radius + 0.3}, 2.0))["broken"] == 3
-    even = summary.of_bound(OUTCOMES, "madry", "l2", Done({"radius": radius[:4]}, 2.0))
+    assert of_bound(radius, "madry")["broken"] == 0
+    assert of_bound(radius + 0.3)["broken"] == 3
+    even = of_bound(radius[:4], "madry")
     assert even["median"] == pytest.approx((0.5 + 1.1) / 2)
-    lines = report.notes({"bounds": [bound], "missing": [], "failed": {}})
+    lines = report.notes({"bounds": [bound], "failed": {}})
     assert "CNN, L2: 2 bounds do not hold: an adversarial lies within them" in lines
 
 
 def test_each_figure_draws_its_own_attacks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The published curves stand beside the paper's attacks, the bounds beside all."""
     drawn = []
-    monkeypatch.setattr(figures, "_panels", lambda parts, *rest: drawn.append(parts[0].lines["CNN"][0]))
-    settings = Settings(models=("cnn",), norms=("l2",))
-    figures._against_published(settings, OUTCOMES, tmp_path)
-    figures._against_bounds(settings, OUTCOMES, {}, tmp_path)
+    monkeypatch.setattr(
+        fa.figures, "panels", lambda parts, path, **told: drawn.append(parts[0].lines["CNN"][0])
+    )
+    assert figures.against_published(SMALLEST, tmp_path)
+    assert figures.against_bounds(SMALLEST, {}, tmp_path)
     paper, everything = ([value for value in line if value < 9][1::2] for line in drawn)
     assert paper == [1.0, 1.0, 1.5]
     assert everything == [0.5, 1.0, 1.5, 3.5]

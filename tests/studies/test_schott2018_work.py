@@ -186,7 +186,6 @@ def test_searches_and_probes_stand_around_the_attack(tmp_path: Path, monkeypatch
     method = Method(
         "BIM", "linf", "bim", {"steps": 9}, wrap="minimum_radius", around={"searches": 7}, probe=0.25
     )
-    assert method.needs == ("minimum_radius", "bim", "estimated_gradient")
     done = work.attack(own, subjects, Cell("cnn", method), 3)
     assert asked[0][1:] == ("linf", INF, fa.attacks.bim, {"steps": 9, "seed": 0}, 7)
     assert asked[0][0].inner is subjects["cnn"].model

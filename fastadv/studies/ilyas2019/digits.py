@@ -16,10 +16,10 @@ from torch import nn
 import fastadv as fa
 from fastadv.data import ImageSet
 from fastadv.evaluation import Curve, Table
-from fastadv.studies.ilyas2019.figures import bars, one_of_each, together
+from fastadv.studies.ilyas2019.figures import bars, together
 from fastadv.studies.ilyas2019.published import PAPER
 from fastadv.studies.ilyas2019.sets import KINDS, SETS, build
-from fastadv.studies.study import Study, Watch
+from fastadv.studies.study import Study, Watch, one_of_each
 
 LEARNED = {
     "standard": "the digits",

@@ -10,6 +10,7 @@ import fastadv as fa
 from fastadv.data import ConstructedSet, ImageSet
 from fastadv.studies.ilyas2019.published import PAPER, PAPER_ATTACK
 from fastadv.studies.ilyas2019.sets import KINDS
+from fastadv.studies.study import one_of_each
 
 
 def bars(nets: Mapping[str, tuple[float, float]], attack: str, path: Path) -> None:
@@ -75,11 +76,3 @@ def _strip(
 
 def _images(images: ImageSet, places: Tensor) -> Tensor:
     return torch.stack([images[place][0] for place in places.tolist()])
-
-
-def one_of_each(y: Tensor, usable: Tensor | None = None) -> Tensor:
-    """The first usable sample of each class that has one; all are usable unless told."""
-    usable = torch.ones_like(y, dtype=torch.bool) if usable is None else usable
-    places = [((y == k) & usable).nonzero().flatten() for k in range(int(y.max()) + 1)]
-    found = [place[0] for place in places if len(place)]
-    return torch.stack(found) if found else torch.empty(0, dtype=torch.int64)

@@ -11,13 +11,14 @@ from fastadv.errors import InputError
 from fastadv.runs.card import card
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.results import publish
-from fastadv.studies.schott2018 import figures, report, summary
+from fastadv.studies.schott2018 import figures, report, rows, summary
 from fastadv.studies.schott2018.madry import SECONDS as MADRY_SECONDS
 from fastadv.studies.schott2018.methods import METHODS
 from fastadv.studies.schott2018.plan import SYNTHESES, Cell, Method, Settings
 from fastadv.studies.schott2018.subjects import SUBSTITUTE, Subjects
 from fastadv.studies.schott2018.work import Done, Images, Work, attack, bound
 from fastadv.studies.study import Watch, unwatched
+from fastadv.threat import THREATS
 
 CELLS = "cells"  # the folder of the finished batches
 log = logging.getLogger("fastadv")
@@ -32,7 +33,7 @@ BOUNDED = {"binary_abs": ("l2", "linf", "l0"), "abs": ("l2", "linf")}
 
 def estimate(settings: Settings, *, madry_trained: bool = False) -> float:
     """About how many seconds it takes on two cores that do nothing else."""
-    seconds = settings.samples * sum(cell.seconds for cell in settings.cells(METHODS) if not cell.missing)
+    seconds = settings.samples * sum(cell.seconds for cell in settings.cells(METHODS))
     for model in settings.models:
         norms = [norm for norm in BOUNDED.get(model, ()) if norm in settings.norms]
         seconds += settings.samples * sum(BOUND_SECONDS[norm] for norm in norms)
@@ -65,7 +66,7 @@ def run(
     if settings.samples > len(test):
         raise InputError(f"samples: expected at most the {len(test)} of {test.name}, got {settings.samples}")
     planned = settings.cells(methods)
-    transfers = any(cell.transfers and not cell.missing for cell in planned)
+    transfers = any(cell.transfers for cell in planned)
     subjects.check([*settings.models, *([SUBSTITUTE] if transfers else [])])
     with Keeper(folder) as keeper:
         keeper.begun(CELLS, resume, "a run", Path)
@@ -73,10 +74,15 @@ def run(
         work = Work(folder / CELLS, images, settings.seed)
         outcomes, failed = _attacks(planned, subjects, work, watch)
         bounds = _bounds(settings, subjects, work, watch)
-        measured = _measured(settings, outcomes, bounds)
-        measured["missing"] = sorted({name for cell in planned for name in cell.missing})
-        measured["failed"] = failed
-        measured["figures"] = figures.all_figures(settings, subjects, work, outcomes, bounds, folder, watch)
+        found = summary.smallest(outcomes, settings)
+        measured = {
+            "cells": [summary.of_cell(cell, done) for cell, done in outcomes.items()],
+            "least": [summary.of_model(*key, each) for key, each in found.items()],
+            "bounds": [summary.of_bound(*key, done, found.get(key)) for key, done in bounds.items()],
+            "seconds": sum(done.seconds for done in (*outcomes.values(), *bounds.values())),
+            "failed": failed,
+            "figures": _drawn(settings, subjects, work, outcomes, found, bounds, watch),
+        }
         config = {**asdict(settings), "images": test.describe(), "weights": str(subjects.official)}
         result = card("study schott", config, **measured)
         publish(keeper, result, report.markdown(result))
@@ -87,12 +93,11 @@ def _attacks(
     planned: Sequence[Cell], subjects: Subjects, work: Work, watch: Watch
 ) -> tuple[dict[Cell, Done], dict[str, str]]:
     """What became of each cell, and the errors of those that failed."""
-    todo = [cell for cell in planned if not cell.missing]
-    total = sum(cell.seconds for cell in todo) or 1.0
+    total = sum(cell.seconds for cell in planned) or 1.0
     outcomes: dict[Cell, Done] = {}
     failed: dict[str, str] = {}
     before = 0.0
-    for cell in todo:
+    for cell in planned:
 
         def tick(done: int, cell: Cell = cell, before: float = before) -> None:
             share = (before + cell.seconds * done / len(work.images)) / total
@@ -125,13 +130,29 @@ def _bounds(settings: Settings, subjects: Subjects, work: Work, watch: Watch) ->
     return done
 
 
-def _measured(
-    settings: Settings, outcomes: Mapping[Cell, Done], bounds: Mapping[tuple[str, str], Done]
-) -> dict[str, Any]:
-    least = [summary.of_model(outcomes, model, norm) for norm in settings.norms for model in settings.models]
-    return {
-        "cells": [summary.of_cell(cell, done) for cell, done in outcomes.items()],
-        "least": [line for line in least if line is not None],
-        "bounds": [summary.of_bound(outcomes, model, norm, done) for (norm, model), done in bounds.items()],
-        "seconds": sum(done.seconds for done in (*outcomes.values(), *bounds.values())),
-    }
+def _drawn(
+    settings: Settings,
+    subjects: Subjects,
+    work: Work,
+    outcomes: Mapping[Cell, Done],
+    found: Mapping[tuple[str, str], summary.Smallest],
+    bounds: Mapping[tuple[str, str], Done],
+    watch: Watch,
+) -> dict[str, str]:
+    """Draw the figures beside the cells; the path of each by what it shows."""
+    watch("drawing", 0, 2)
+    folder, drawn = work.folder.parent, dict[str, Path]()
+    if figures.against_published(found, path := folder / "published.png"):
+        drawn["accuracy under the paper's attacks"] = path
+    radii = {key: done.tensors["radius"] for key, done in bounds.items()}
+    if figures.against_bounds(found, radii, path := folder / "all.png"):
+        drawn["accuracy under all attacks"] = path
+    for norm in settings.norms:
+        if shown := rows.smallest(subjects, work.images, found, norm):
+            figures.gallery(shown, norm, path := folder / f"smallest_{norm}.png")
+            drawn[f"the smallest adversarials, {THREATS[norm].symbol}"] = path
+    watch("drawing", 1, 2)
+    if shown := rows.imagined(settings, subjects, work, outcomes):
+        figures.imagined(shown, path := folder / "imagined.png")
+        drawn["latent descent and distal images"] = path
+    return {what: str(path) for what, path in drawn.items()}

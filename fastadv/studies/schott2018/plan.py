@@ -1,7 +1,6 @@
 """What runs: every attack of the paper and today's best, on every model, in every norm.
 
-A method is an attack with its arguments; a cell is a method on a model. Attacks are looked up by name when a
-cell runs, so that a library without one of them runs the others.
+A method is an attack with its arguments; a cell is a method on a model.
 """
 
 import inspect
@@ -69,12 +68,6 @@ class Method:
     probe: float = 0.0
     extra: bool = False
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The names in `fastadv.attacks` that it calls."""
-        estimate = "estimated_gradient" if self.probe else ""
-        return tuple(name for name in (self.wrap, self.attack, estimate) if name)
-
 
 @dataclass(frozen=True, eq=False)
 class Cell:
@@ -87,11 +80,6 @@ class Cell:
     def name(self) -> str:
         """Such as `abs l2 DeepFool`."""
         return f"{self.model} {self.method.norm} {self.method.name}"
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """The attacks that it needs and this version of the library lacks."""
-        return tuple(name for name in self.method.needs if not callable(getattr(fa.attacks, name, None)))
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -177,6 +165,6 @@ class Settings:
                 )
 
     def cells(self, methods: Iterable[Method]) -> list[Cell]:
-        """The cells, model by model, those with missing attacks too."""
+        """The cells, model by model."""
         chosen = [method for method in choose(self.attacks, methods) if method.norm in self.norms]
         return [Cell(model, method) for model in self.models for method in chosen if model in method.only]

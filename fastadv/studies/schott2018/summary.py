@@ -1,15 +1,16 @@
 """The figures of the study: medians and accuracies over the smallest perturbation found for each image."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastadv.studies.schott2018.plan import Cell
+from fastadv.studies.schott2018.plan import Cell, Settings
 from fastadv.studies.schott2018.published import THRESHOLDS, published
 from fastadv.studies.schott2018.work import Done
 from fastadv.threat import THREATS
@@ -54,6 +55,20 @@ def least(outcomes: Mapping[Cell, Done], model: str, norm: str, *, today: bool =
     return Least(distance, x_adv, by)
 
 
+class Smallest(NamedTuple):
+    """The smallest perturbations under the paper's attacks, None without any, and under all."""
+
+    paper: Least | None
+    all: Least
+
+
+def smallest(outcomes: Mapping[Cell, Done], settings: Settings) -> dict[tuple[str, str], Smallest]:
+    """The smallest perturbations by (norm, model), where there are attacks in the norm."""
+    pairs = [(norm, model) for norm in settings.norms for model in settings.models]
+    found = {(n, m): [least(outcomes, m, n, today=today) for today in (False, True)] for n, m in pairs}
+    return {key: Smallest(paper, all) for key, (paper, all) in found.items() if all is not None}
+
+
 def median(distance: Tensor) -> float:
     """0 counts for images that were wrong already, infinity for those that no attack broke."""
     return float(np.median(distance.numpy()))
@@ -96,53 +111,45 @@ def of_cell(cell: Cell, done: Done) -> dict[str, Any]:
     }
 
 
-def of_model(outcomes: Mapping[Cell, Done], model: str, norm: str) -> dict[str, Any] | None:
+def of_model(norm: str, model: str, found: Smallest) -> dict[str, Any]:
     """The figures of a model in a norm under the paper's attacks and under all, beside the published ones."""
     known = published()[norm, model]
-    figures: dict[str, Any] = {
+    return {
         "model": model,
         "norm": norm,
         "published": {"median": known.median, "accuracy": known.at_threshold},
+        "paper": None if found.paper is None else _figures(found.paper, norm),
+        "all": _figures(found.all, norm),
     }
-    for name, today in (("paper", False), ("all", True)):
-        smallest = least(outcomes, model, norm, today=today)
-        figures[name] = None if smallest is None else _figures(smallest, norm)
-    return figures if figures["all"] is not None else None
 
 
-def of_bound(outcomes: Mapping[Cell, Done], model: str, norm: str, done: Done) -> dict[str, Any]:
+def of_bound(norm: str, model: str, done: Done, found: Smallest | None) -> dict[str, Any]:
     """The figures of the lower bound, as JSON; `broken` counts adversarials found within it."""
     radius = done.tensors["radius"].double()
-    smallest = least(outcomes, model, norm)
-    distance = None if smallest is None else smallest.distance.double()
-    inside = 0 if distance is None else int(((distance > 0) & (distance < radius * (1 - ROUNDING))).sum())
+    distance = torch.zeros(0) if found is None else found.all.distance.double()
+    inside = (distance > 0) & (distance < radius[: len(distance)] * (1 - ROUNDING))
     return {
         "model": model,
         "norm": norm,
         "mean": float(radius.mean()),
         "median": median(radius),
         "standard_error": float(radius.std()) / len(radius) ** 0.5 if len(radius) > 1 else 0.0,
-        "broken": inside,
+        "broken": int(inside.sum()),
         "seconds": done.seconds,
     }
 
 
-def _figures(smallest: Least, norm: str) -> dict[str, Any]:
-    distance = smallest.distance
+def _figures(found: Least, norm: str) -> dict[str, Any]:
+    distance = found.distance
     share = accuracy(distance, THRESHOLDS[norm])
     return {
         "median": finite(median(distance)),
         "median_interval": [finite(value) for value in median_interval(distance)],
         "accuracy": share,
         "accuracy_interval": list(accuracy_interval(share, len(distance))),
-        "by": _counts(smallest.by),
+        "by": dict(Counter(name for name in sorted(found.by) if name).most_common()),
         "distances": [finite(value) for value in distance.tolist()],
     }
-
-
-def _counts(names: Iterable[str]) -> dict[str, int]:
-    found = [name for name in names if name]
-    return {name: found.count(name) for name in sorted(set(found), key=found.count, reverse=True)}
 
 
 def finite(value: float) -> float | None:
