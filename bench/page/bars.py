@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from bench.page.entries import PGD
 from bench.page.numbers import duration, number
 from bench.page.rows import Row, Rows, milliseconds
-from fastadv.evaluation.figures._style import BLUE, FAINT, INK, SKY, new_figure, plain
+from fastadv.evaluation.figures.style import BLUE, FAINT, INK, SKY, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.page.numbers import duration
 from bench.page.rows import Row, Rows
-from fastadv.evaluation.figures._style import BLUE, FAINT, INK, VERMILION, new_figure, plain
+from fastadv.evaluation.figures.style import BLUE, FAINT, INK, VERMILION, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -28,7 +28,7 @@ from fastadv.cli._load import load_data, make_device
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results
 from fastadv.cli._output import progress, say, write_json
 from fastadv.evaluation import evaluate
-from fastadv.evaluation._text import percent
+from fastadv.evaluation.text import percent
 from fastadv.runs.card import card
 from fastadv.runs.files import save_tensors
 

@@ -28,7 +28,7 @@ from fastadv.cli._load import load_data, make_device
 from fastadv.cli._measure import NOTHING_KEPT, Watched
 from fastadv.cli._output import progress, say, write_json
 from fastadv.evaluation import Curve, evaluate, figures, median
-from fastadv.evaluation._text import percent
+from fastadv.evaluation.text import percent
 from fastadv.models import ABS
 from fastadv.runs.card import card
 

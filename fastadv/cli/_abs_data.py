@@ -14,7 +14,7 @@ from fastadv._checks import SEEDS
 from fastadv.cli._output import print_table, progress
 from fastadv.data import batches
 from fastadv.errors import InputError
-from fastadv.evaluation._text import number, percent
+from fastadv.evaluation.text import number, percent
 from fastadv.models import ABS
 
 PRIOR_SAMPLES = 8000

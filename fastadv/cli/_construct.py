@@ -14,7 +14,7 @@ from fastadv.cli._torchrun import together
 from fastadv.data import construct as library
 from fastadv.data import names
 from fastadv.evaluation import figures
-from fastadv.evaluation._text import number, percent
+from fastadv.evaluation.text import number, percent
 from fastadv.runs import processes
 
 

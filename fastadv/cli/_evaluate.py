@@ -21,7 +21,7 @@ from fastadv.evaluation import Curve, Table, accuracy_against_radius, bootstrap,
 from fastadv.evaluation import evaluate as measure
 from fastadv.evaluation import optimality as compare
 from fastadv.evaluation._parts import IDENTITY
-from fastadv.evaluation._text import percent
+from fastadv.evaluation.text import percent
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.runs.files import read_json, save_tensors

@@ -17,7 +17,7 @@ from fastadv.cli._output import note, print_table, progress, say, write_json
 from fastadv.cli._recipes import DEFAULTS, HELP, RecipeOptions, parse_recipe
 from fastadv.cli._torchrun import together
 from fastadv.data import names
-from fastadv.evaluation._text import percent
+from fastadv.evaluation.text import percent
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.train import EpochReport, fit, reports

@@ -10,7 +10,7 @@ from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, make_device
 from fastadv.cli._output import print_table, progress, write_json
 from fastadv.data import load_constructed, names, verify_constructed
-from fastadv.evaluation._text import number, percent
+from fastadv.evaluation.text import number, percent
 
 
 def verify(

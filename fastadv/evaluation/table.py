@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from fastadv.evaluation._text import aligned, in_markdown, number, percent
 from fastadv.evaluation.bootstrap import Interval, bootstrap, median
 from fastadv.evaluation.components import Components
 from fastadv.evaluation.samples import Examples, Samples
+from fastadv.evaluation.text import aligned, in_markdown, number, percent
 
 DENOMINATORS = (
     "accuracy over all samples, broken over the initially correct; "

@@ -6,8 +6,7 @@ from os import PathLike
 import numpy as np
 
 from fastadv.errors import InputError
-from fastadv.evaluation._text import percent
-from fastadv.evaluation.figures._style import (
+from fastadv.evaluation.figures.style import (
     BLUE,
     FAINT,
     GRID,
@@ -18,6 +17,7 @@ from fastadv.evaluation.figures._style import (
     plain,
     save,
 )
+from fastadv.evaluation.text import percent
 from fastadv.features.result import GAMMA, RHO, Kind, Usefulness
 
 COLORS = {Kind.ROBUST: BLUE, Kind.NON_ROBUST: VERMILION, Kind.USELESS: FAINT}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastadv._checks import check_number
 from fastadv.errors import InputError
-from fastadv.evaluation._text import aligned, in_markdown, number, percent
+from fastadv.evaluation.text import aligned, in_markdown, number, percent
 from fastadv.features._means import ClassMeans
 from fastadv.threat import Threat
 

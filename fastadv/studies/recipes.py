@@ -16,7 +16,7 @@ from torch import nn
 import fastadv as fa
 from fastadv.attacks.autoattack import Version
 from fastadv.data import ImageSet
-from fastadv.evaluation._text import in_markdown, percent
+from fastadv.evaluation.text import in_markdown, percent
 from fastadv.runs.card import card
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.judged import by_autoattack

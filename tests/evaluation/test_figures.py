@@ -13,8 +13,8 @@ from matplotlib.image import imread
 
 from fastadv.errors import InputError
 from fastadv.evaluation import figures
-from fastadv.evaluation.figures import _bars, _curves, _images
-from fastadv.evaluation.figures._style import INK
+from fastadv.evaluation.figures import _bars, _curves, images, style
+from fastadv.evaluation.figures.style import INK
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([2, 0, 3, 1])
@@ -26,7 +26,7 @@ LINE = (np.linspace(0, 1, 5), np.linspace(0.9, 0.1, 5))
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are drawn, in place of files."""
     made: list[Figure] = []
-    for module in (_bars, _curves, _images):
+    for module in (_bars, _curves, images):
         monkeypatch.setattr(module, "save", lambda figure, path: made.append(figure))
     return made
 
@@ -137,16 +137,16 @@ def test_a_difference_in_color_is_drawn_around_mid_gray(drawn):
     [(1 / 0.3, 3), (5.0, 5), (31.9, 30), (15.9, 15), (1.0, 1), (0.4, 1), (9.9, 8), (10.0, 10)],
 )
 def test_amplification_is_a_round_number_that_does_not_saturate(value, gain):
-    assert _images.round_down(value) == pytest.approx(gain)
+    assert images.round_down(value) == pytest.approx(gain)
 
 
 def test_labels_at_the_ends_do_not_overlap():
-    placed = _curves.spread([0.0, 0.001, 0.002, 0.8], 0.06)
+    placed = style.spread([0.0, 0.001, 0.002, 0.8], 0.06)
     assert placed == sorted(placed)
     assert placed[0] >= 0
     assert np.diff(placed).min() > 0.059
     assert placed[3] == pytest.approx(0.8)
-    assert _curves.spread([0.5, 0.1], 0.06) == [0.5, 0.1]
+    assert style.spread([0.5, 0.1], 0.06) == [0.5, 0.1]
 
 
 def test_curves_draw_the_points_they_are_given(drawn):

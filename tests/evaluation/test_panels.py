@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from fastadv.errors import InputError
 from fastadv.evaluation.figures import Panel, _panels, panels
 from fastadv.evaluation.figures._panels import COLORS
-from fastadv.evaluation.figures._style import GRID
+from fastadv.evaluation.figures.style import GRID
 
 ONE = {"a": ([0, 1, 2], [1.0, 0.5, 0.0]), "b": ([0, 3], [0.9, 0.1])}
 TWO = {"b": ([0, 0.3], [0.8, 0.2])}

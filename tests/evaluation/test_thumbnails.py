@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from fastadv.data import ConstructedSet, ImageSet
 from fastadv.errors import InputError
 from fastadv.evaluation import figures
-from fastadv.evaluation.figures import _images, thumbnails
+from fastadv.evaluation.figures import images, thumbnails
 
 
 def base_set(classes: int, each: int, channels: int = 1) -> ImageSet:
@@ -37,7 +37,7 @@ def constructed(base: ImageSet, shift: int = 1) -> ConstructedSet:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are drawn, in place of files."""
     made: list[Figure] = []
-    monkeypatch.setattr(_images, "save", lambda figure, path: made.append(figure))
+    monkeypatch.setattr(images, "save", lambda figure, path: made.append(figure))
     return made
 
 

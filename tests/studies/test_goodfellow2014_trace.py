@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from fastadv.evaluation.figures._style import BLUE, VERMILION
+from fastadv.evaluation.figures.style import BLUE, VERMILION
 from fastadv.studies.goodfellow2014 import trace as study
 from tests.studies.goodfellow import digits, linear, reader, weights
 

@@ -6,10 +6,10 @@ state, no display. Colors are Okabe and Ito's, which people with color blindness
 
 from fastadv.evaluation.figures._bars import bars
 from fastadv.evaluation.figures._curves import curves
-from fastadv.evaluation.figures._images import Strip, examples, strips
 from fastadv.evaluation.figures._panels import Panel, panels
-from fastadv.evaluation.figures._style import BLUE, VERMILION, check_path
 from fastadv.evaluation.figures._thumbnails import thumbnails
+from fastadv.evaluation.figures.images import Strip, examples, strips
+from fastadv.evaluation.figures.style import BLUE, VERMILION, check_path
 
 __all__ = [
     "BLUE",

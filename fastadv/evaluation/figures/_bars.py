@@ -5,7 +5,7 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from fastadv.errors import InputError
-from fastadv.evaluation.figures._style import GREEN, INK, PURPLE, SKY, VERMILION, new_figure, plain, save
+from fastadv.evaluation.figures.style import GREEN, INK, PURPLE, SKY, VERMILION, new_figure, plain, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

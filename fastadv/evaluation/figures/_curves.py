@@ -1,13 +1,13 @@
 """Accuracy against radius, one line for each net."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from os import PathLike
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastadv.errors import InputError
-from fastadv.evaluation.figures._style import (
+from fastadv.evaluation.figures.style import (
     BLUE,
     FAINT,
     GREEN,
@@ -20,6 +20,7 @@ from fastadv.evaluation.figures._style import (
     new_figure,
     plain,
     save,
+    spread,
 )
 
 LINES = ((BLUE, "-"), (VERMILION, "-"), (GREEN, "-"), (PURPLE, "--"), (ORANGE, "--"), (SKY, "--"))
@@ -126,18 +127,3 @@ def _value(
         return np.interp(where, across, up)
     place = np.searchsorted(across, where, side="right") - 1
     return np.asarray(up[place.clip(0)])
-
-
-def spread(heights: Sequence[float], apart: float) -> list[float]:
-    """Heights in [0, 1], moved as little as needed for labels to stand `apart`, in their order."""
-    order = np.argsort(heights, kind="stable")
-    placed = np.asarray(heights, dtype=float)[order]
-    for _ in range(200):
-        overlap = apart - np.diff(placed)
-        for i in np.flatnonzero(overlap > 1e-9):
-            placed[i] -= overlap[i] / 2
-            placed[i + 1] += overlap[i] / 2
-        placed[0] = max(placed[0], 0.0)
-    result = np.empty_like(placed)
-    result[order] = placed
-    return [float(height) for height in result]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastadv.errors import InputError
-from fastadv.evaluation.figures._style import (
+from fastadv.evaluation.figures.style import (
     BLUE,
     FAINT,
     GREEN,

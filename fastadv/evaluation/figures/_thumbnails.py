@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from fastadv._checks import check_count
 from fastadv.data import ConstructedSet, batches
 from fastadv.data.imageset import to_unit
-from fastadv.evaluation.figures._images import Strip, strips
+from fastadv.evaluation.figures.images import Strip, strips
 
 COLUMNS, MOST = 10, 20  # classes side by side, and at most
 

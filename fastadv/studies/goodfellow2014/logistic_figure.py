@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastadv.evaluation.figures._style import (
+from fastadv.evaluation.figures.style import (
     BLUE,
     FAINT,
     GREEN,

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, cat, nn
 
 import fastadv as fa
-from fastadv.evaluation.figures._images import draw_image
-from fastadv.evaluation.figures._style import FAINT, INK, VERMILION, new_figure, save
+from fastadv.evaluation.figures.images import draw_image
+from fastadv.evaluation.figures.style import FAINT, INK, VERMILION, new_figure, save
 
 PARTS = ("clean", "sign", "adversarial")
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastadv.evaluation._text import in_markdown, percent
+from fastadv.evaluation.text import in_markdown, percent
 
 HEAD = ["", "share", "paper", "confidence", "paper"]
 DIGITS = 2

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.evaluation.figures._curves import spread
-from fastadv.evaluation.figures._images import draw_image
-from fastadv.evaluation.figures._style import (
+from fastadv.evaluation.figures.images import draw_image
+from fastadv.evaluation.figures.style import (
     BLUE,
     FAINT,
     GRID,
@@ -21,6 +20,7 @@ from fastadv.evaluation.figures._style import (
     new_figure,
     plain,
     save,
+    spread,
 )
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.evaluation.figures._images import draw_image
-from fastadv.evaluation.figures._style import FAINT, INK, new_figure, save
+from fastadv.evaluation.figures.images import draw_image
+from fastadv.evaluation.figures.style import FAINT, INK, new_figure, save
 
 
 def first_layer(model: nn.Module, shape: Sequence[int]) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastadv.evaluation.figures._style import BLUE, FAINT, GRID, INK, VERMILION, new_figure, plain, save
+from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, VERMILION, new_figure, plain, save
 from fastadv.studies.ilyas2019.gaussian import (
     least_alignment,
     penalty_for,

@@ -10,7 +10,7 @@ from typing import Any
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.evaluation._text import number, percent
+from fastadv.evaluation.text import number, percent
 from fastadv.features.result import GAMMA, RHO, Kind, check_thresholds
 from fastadv.runs.card import card
 from fastadv.runs.keeper import Keeper

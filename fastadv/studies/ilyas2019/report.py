@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fastadv.evaluation._text import in_markdown, number, percent
+from fastadv.evaluation.text import in_markdown, number, percent
 from fastadv.studies.ilyas2019.plan import NETS, SCALES
 from fastadv.studies.ilyas2019.published import PAPER, PAPER_ATTACK, SOURCE, TRANSFER
 from fastadv.studies.ilyas2019.sets import KINDS

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.evaluation.figures._style import BLUE, FAINT, GRID, INK, new_figure, plain, save
+from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, new_figure, plain, save
 from fastadv.studies.ilyas2019.maker import Maker, read
 from fastadv.studies.ilyas2019.plan import TABLE, Training
 from fastadv.studies.ilyas2019.published import TRANSFER

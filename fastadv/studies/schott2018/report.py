@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from fastadv.evaluation._text import in_markdown, number
-from fastadv.evaluation._text import percent as to_percent
+from fastadv.evaluation.text import in_markdown, number
+from fastadv.evaluation.text import percent as to_percent
 from fastadv.studies.schott2018.published import SOURCE, THRESHOLDS, TITLES
 from fastadv.threat import THREATS
 

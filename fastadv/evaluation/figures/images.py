@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
-from fastadv.evaluation.figures._style import BLUE, FAINT, FRAME, INK, VERMILION, new_figure, save
+from fastadv.evaluation.figures.style import BLUE, FAINT, FRAME, INK, VERMILION, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

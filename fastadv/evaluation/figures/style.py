@@ -1,8 +1,11 @@
 """What the figures share: colors, the empty figure, its title, and the file it becomes."""
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from fastadv.errors import InputError
 from fastadv.runs.files import atomic_write
@@ -49,3 +52,18 @@ def save(figure: "Figure", path: str | PathLike[str]) -> None:
     kind = check_path(path)
     with atomic_write(path) as part:
         figure.savefig(part, format=kind, bbox_inches="tight", pad_inches=0.1)
+
+
+def spread(heights: Sequence[float], apart: float) -> list[float]:
+    """Heights in [0, 1], moved as little as needed for labels to stand `apart`, in their order."""
+    order = np.argsort(heights, kind="stable")
+    placed = np.asarray(heights, dtype=float)[order]
+    for _ in range(200):
+        overlap = apart - np.diff(placed)
+        for i in np.flatnonzero(overlap > 1e-9):
+            placed[i] -= overlap[i] / 2
+            placed[i + 1] += overlap[i] / 2
+        placed[0] = max(placed[0], 0.0)
+    result = np.empty_like(placed)
+    result[order] = placed
+    return [float(height) for height in result]
