@@ -72,12 +72,12 @@ def test_a_net_is_nearly_piecewise_linear_and_drawn(monkeypatch: pytest.MonkeyPa
     assert model.training
     kept: list[Figure] = []
     monkeypatch.setattr(study, "save", lambda figure, path: kept.append(figure))
-    study.draw(model, x, told, Path("trace.png"), names=[f"a {k}" for k in range(10)])
+    study.draw(model, x, told, Path("trace.png"))
     curves, *images = kept[0].axes
     lines = {line.get_color(): line for line in curves.lines if len(line.get_xdata()) > 2}
     assert np.allclose(lines[BLUE].get_ydata(), np.asarray(told["logits"])[:, y])
     assert max(told["logits"][-1]) == lines[VERMILION].get_ydata()[-1]
-    assert f"a {y}, the label" in [text.get_text() for text in curves.texts]
+    assert f"{y}, the label" in [text.get_text() for text in curves.texts]
     assert len(images) == study.SHOWN
     framed = [axes.spines["top"].get_linewidth() == 2 for axes in images]
     assert framed == [row.index(max(row)) == y for row in told["logits"][:: 600 // (study.SHOWN - 1)]]

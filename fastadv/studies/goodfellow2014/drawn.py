@@ -37,7 +37,7 @@ def first_layers(bench: Bench) -> Iterator[Line]:
     chosen = {name: bench.net(name) for name in ("maxout", "adversarial")}
     shape = bench.test_set.shape
     path = bench.figure("weights", "weights of the first layer")
-    weights.draw(chosen, shape, path, seed=bench.settings.seed)
+    weights.draw(chosen, shape, path, bench.settings.seed)
     details = bench.details["weights"] = {}
     for name, model in chosen.items():
         details[name] = found = weights.localization(model, shape)

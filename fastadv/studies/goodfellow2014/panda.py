@@ -18,7 +18,6 @@ def panda(
     x: Tensor,
     *,
     radius: float,
-    label: int | None = None,
     names: Sequence[str] | None = None,
     loss: str = "ce",
 ) -> dict[str, Any]:
@@ -26,15 +25,14 @@ def panda(
 
     clean, sign, adversarial   for each the class, its name and its confidence. The sign is judged as the
                     image that it is drawn as, 0 for -1 and 1 for +1. x + radius · sign is clamped to [0, 1].
-    label           whose loss the gradient is of: the class that the model predicts, unless given
+    label           whose loss the gradient is of: the class that the model predicts
     fooled          whether the predicted class has changed
     zero_gradient   whether the gradient is 0 everywhere, so that nothing moves
 
     names: of the classes, their numbers unless given. loss: "ce" or "bce".
     """
     frozen = fa.freeze(model)
-    if label is None:
-        label = int(frozen.verdict(x[None]).argmax())
+    label = int(frozen.verdict(x[None]).argmax())
     images = perturbed(model, x, label, radius=radius, loss=loss)
     classes = frozen.verdict(images).argmax(1)
     chances = frozen.confidence(images).gather(1, classes[:, None])[:, 0]

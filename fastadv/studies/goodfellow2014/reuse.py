@@ -16,7 +16,6 @@ def reuse(
     threat: fa.Threat,
     *,
     directions: int = 10,
-    loss: str = "ce",
     seed: int = 0,
 ) -> dict[str, Any]:
     """The share of errors when each image takes the FGSM step of another one, drawn at random.
@@ -35,7 +34,7 @@ def reuse(
     if len(x) < 2:
         raise InputError(f"x: expected two images or more, whose directions can be exchanged, got {len(x)}")
     frozen, size = fa.freeze(model), threat.default_step_size(1)
-    gradient = frozen.input_gradient(x, y, loss, direction=True)[2]
+    gradient = frozen.input_gradient(x, y, direction=True)[2]
 
     def wrong(of: Tensor) -> Tensor:
         return frozen.verdict(threat.step(x, gradient[of], x, size)).argmax(1) != y

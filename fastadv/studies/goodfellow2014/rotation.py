@@ -28,16 +28,14 @@ def rotated(x: Tensor, gradient: Tensor, angle: float) -> Tensor:
     return torch.where(size > ROUNDING * way.norm(dim=1, keepdim=True), turned, flat).view_as(x)
 
 
-def rotation(
-    model: nn.Module, x: Tensor, y: Tensor, degrees: Sequence[float], *, loss: str = "ce"
-) -> dict[str, Any]:
+def rotation(model: nn.Module, x: Tensor, y: Tensor, degrees: Sequence[float]) -> dict[str, Any]:
     """The errors of `model` on x [N, ...] rotated by each of these angles towards the gradient of the loss.
 
     The results leave the box of the images. `linf` is the mean over the images of the largest change of a
     pixel, for comparison with the radius of FGSM.
     """
     frozen = fa.freeze(model)
-    gradient = frozen.input_gradient(x, y, loss, direction=True)[2]
+    gradient = frozen.input_gradient(x, y, direction=True)[2]
     errors, reach = [], []
     for angle in degrees:
         moved = rotated(x, gradient, math.radians(angle))

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 import fastadv as fa
 from fastadv.engine.copying.twin import device_of
 
-PAPER = 10_000  # images for each net in the paper
 SURE = 0.5  # a model that is surer than this of a class is wrong
 BATCH = 1000
-SHOWN = 3.0  # standard deviations that a picture shows
+SHOWN = 10  # images of each class in the picture
+REACH = 3.0  # standard deviations that a picture shows
 
 
 def noise(shape: Sequence[int], ids: Tensor, seed: int = 0) -> Tensor:
@@ -26,10 +26,8 @@ def noise(shape: Sequence[int], ids: Tensor, seed: int = 0) -> Tensor:
     return fa.rng.normal(math.prod(shape), fa.rng.derive(seed, "rubbish images"), ids).view(-1, *shape)
 
 
-def rubbish(
-    model: nn.Module, shape: Sequence[int], *, samples: int = PAPER, sure: float = SURE, seed: int = 0
-) -> dict[str, Any]:
-    """How often `model` is more than `sure` of some class of noise [samples, *shape], which has none.
+def rubbish(model: nn.Module, shape: Sequence[int], *, samples: int, seed: int = 0) -> dict[str, Any]:
+    """How often `model` is more than half sure of some class of noise [samples, *shape], which has none.
 
     error       the share of images for which it is
     confidence  the mean of the largest probability over these images; None without any
@@ -38,7 +36,7 @@ def rubbish(
     frozen, parts = fa.freeze(model), torch.split(_ids(model, samples), BATCH)
     chances = torch.cat([frozen.confidence(noise(shape, ids, seed)) for ids in parts])
     surest, chosen = chances.max(1)
-    wrong = surest > sure
+    wrong = surest > SURE
     number = int(wrong.sum())
     counts = chosen[wrong].bincount(minlength=chances.shape[1]).tolist()
     return {
@@ -50,16 +48,9 @@ def rubbish(
 
 
 def fooling(
-    model: nn.Module,
-    shape: Sequence[int],
-    threat: fa.Threat,
-    *,
-    classes: int,
-    samples: int = 1000,
-    sure: float = SURE,
-    seed: int = 0,
+    model: nn.Module, shape: Sequence[int], threat: fa.Threat, *, classes: int, samples: int, seed: int = 0
 ) -> dict[str, Any]:
-    """How often one step in `threat` from noise makes `model` call it class i with probability `sure`.
+    """How often one step in `threat` from noise makes `model` call it class i with probability 1/2.
 
     The step raises log p(i): `fa.Linf` goes along the sign of its gradient, `fa.L2` along the gradient, both
     as far as the radius. The box must hold the noise: (-inf, inf).
@@ -71,7 +62,7 @@ def fooling(
     x = noise(shape, ids, seed)
     shares, at_once = [], []
     for target in range(classes):
-        out = _fooled(model, x, target, threat, sure, ids)
+        out = _fooled(model, x, target, threat, ids)
         shares.append(float(out.success.double().mean()))
         at_once.append(float((out.status == fa.attacks.Status.ALREADY_WRONG).double().mean()))
     mean = sum(shares) / classes
@@ -90,7 +81,7 @@ def _ids(model: nn.Module, samples: int) -> Tensor:
 
 
 def _fooled(
-    model: nn.Module, x: Tensor, target: int, threat: fa.Threat, sure: float, ids: Tensor
+    model: nn.Module, x: Tensor, target: int, threat: fa.Threat, ids: Tensor
 ) -> fa.attacks.AttackResult:
     frozen = fa.freeze(model)
     targets = torch.full_like(ids, target)
@@ -102,7 +93,7 @@ def _fooled(
     # noise has no label, and an attack asks for one that is not the target
     attack = partial(fa.attacks.fgsm, threat=threat, loss=likelier, ids=ids)
     return attack(
-        frozen, x, (targets == 0).long(), targets=targets, criterion=fa.attacks.ConfidentlyWrong(sure)
+        frozen, x, (targets == 0).long(), targets=targets, criterion=fa.attacks.ConfidentlyWrong(SURE)
     )
 
 
@@ -113,25 +104,23 @@ def gallery(
     path: str | PathLike[str],
     *,
     classes: Sequence[str],
-    shown: int = 10,
-    sure: float = SURE,
     seed: int = 0,
 ) -> None:
     """Draw fooling images: a row for each of `classes`, with the probability of that class after the step.
 
     Pixels from -3 to 3 are shown as black to white.
     """
-    ids = _ids(model, shown)
+    ids = _ids(model, SHOWN)
     x = noise(shape, ids, seed)
     rows = []
     for target, name in enumerate(classes):
-        out = _fooled(model, x, target, threat, sure, ids)
+        out = _fooled(model, x, target, threat, ids)
         chances = fa.freeze(model).confidence(out.x_adv)[:, target].tolist()
-        images = (out.x_adv / (2 * SHOWN) + 0.5).clamp(0, 1)
+        images = (out.x_adv / (2 * REACH) + 0.5).clamp(0, 1)
         rows.append(fa.figures.Strip(name, images, [f"{p:.0%}" for p in chances], out.success))
     fa.figures.strips(
         rows,
         path,
         title="Noise, one step towards each class",
-        subtitle=f"below each image the probability of the class at the left; orange: {sure:.0%} or more",
+        subtitle=f"below each image the probability of the class at the left; orange: {SURE:.0%} or more",
     )

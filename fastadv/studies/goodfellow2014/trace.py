@@ -31,21 +31,15 @@ SHOWN = 9  # images under the curves
 OTHER = "#B0B0B0"
 
 
-def along(model: nn.Module, x: Tensor, y: int, radii: Sequence[float], loss: str = "ce") -> Tensor:
+def along(model: nn.Module, x: Tensor, y: int, radii: Sequence[float]) -> Tensor:
     """The images x + radius · sign(gradient of the loss at x), [N, C, H, W], in no box."""
     label = torch.full((1,), y, device=x.device)
-    sign = fa.freeze(model).input_gradient(x[None], label, loss, direction=True)[2].sign()
+    sign = fa.freeze(model).input_gradient(x[None], label, direction=True)[2].sign()
     return x + torch.tensor(radii, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1) * sign
 
 
 def trace(
-    model: nn.Module,
-    x: Tensor,
-    y: int,
-    *,
-    radius: float = RADIUS,
-    points: int = 300,
-    loss: str = "ce",
+    model: nn.Module, x: Tensor, y: int, *, radius: float = RADIUS, points: int = 300
 ) -> dict[str, Any]:
     """The logits of `model` at x [C, H, W] moved by -radius to radius along its FGSM direction.
 
@@ -56,10 +50,9 @@ def trace(
               1 for a linear model, 15/16 for a parabola
     """
     radii = radius * torch.arange(-points, points + 1, dtype=torch.float64) / points
-    logits = fa.freeze(model).verdict(along(model, x, y, radii.tolist(), loss)).cpu().double()
+    logits = fa.freeze(model).verdict(along(model, x, y, radii.tolist())).cpu().double()
     return {
         "label": y,
-        "loss": loss,
         "radii": radii.tolist(),
         "logits": logits.tolist(),
         "right": _right(radii, logits.argmax(1) == y),
@@ -89,14 +82,7 @@ def _right(radii: Tensor, right: Tensor) -> list[float] | None:
     return [float(radii[low]), float(radii[high])]
 
 
-def draw(
-    model: nn.Module,
-    x: Tensor,
-    figures: dict[str, Any],
-    path: str | PathLike[str],
-    *,
-    names: Sequence[str] | None = None,
-) -> None:
+def draw(model: nn.Module, x: Tensor, figures: dict[str, Any], path: str | PathLike[str]) -> None:
     """Draw `figures`, which `trace` returned for the same model and x: the logits, and images under them.
 
     The true class is blue, the class in which the line ends at the right orange. Images are cut to [0, 1];
@@ -121,9 +107,9 @@ def draw(
     )
     axes.text(0, 1.03, "logit", transform=axes.transAxes, fontsize=9, color=FAINT, va="bottom")
     axes.set_xlabel("radius ε of x + ε sign(∇ₓ J)", fontsize=9, color=INK)
-    _name_lines(axes, logits[-1], colors, label, names)
+    _name_lines(axes, logits[-1], colors, label)
     shown = np.linspace(-radius, radius, SHOWN)
-    images = along(model, x, label, shown.tolist(), figures["loss"])
+    images = along(model, x, label, shown.tolist())
     right = (fa.freeze(model).verdict(images).argmax(1) == label).tolist()
     for place, image, framed in zip(shown, images.clamp(0, 1).cpu(), right, strict=True):
         center = left + (place + radius) / (2 * radius) * wide
@@ -136,14 +122,12 @@ def draw(
     save(figure, path)
 
 
-def _name_lines(
-    axes: "Axes", last: NDArray[Any], colors: dict[int, str], y: int, names: Sequence[str] | None
-) -> None:
+def _name_lines(axes: "Axes", last: NDArray[Any], colors: dict[int, str], y: int) -> None:
     """Each line's class at its right end."""
     low, high = axes.get_ylim()
     places = spread(((last - low) / (high - low)).tolist(), 0.052)
     for k, place in enumerate(places):
-        name = (str(k) if names is None else names[k]) + (", the label" if k == y else "")
+        name = f"{k}, the label" if k == y else str(k)
         axes.annotate(
             name, (1, place), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points", fontsize=8,
             color=FAINT if colors[k] == OTHER else colors[k], va="center", annotation_clip=False,
