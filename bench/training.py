@@ -83,7 +83,7 @@ def robustness(model: nn.Module, data: fa.data.ImageSet, batch: int) -> float:
 
 
 def by_recipe(model: nn.Module, data: fa.data.ImageSet, recipe: Any, batch: int) -> float:
-    (report,) = fa.train.run(model, data, recipe, epochs=1, batch_size=batch)
+    (report,) = fa.train.fit(model, data, recipe, epochs=1, batch_size=batch)
     loss: float = report.loss
     return loss
 

@@ -9,7 +9,7 @@ model = fa.models.create("small_cnn", shape=train_set.shape, classes=10, width=8
 recipe = fa.train.PGDTraining(fa.L2(0.5), steps=5)
 check = {"pgd": partial(fa.attacks.pgd, threat=fa.L2(0.5), steps=10)}
 
-for report in fa.train.fit(
+for report in fa.train.epochs(
     model,
     train_set,
     recipe,

@@ -6,7 +6,7 @@ import fastadv as fa
 
 train_set, test_set = fa.data.load("digits", "train"), fa.data.load("digits", "test")
 model = fa.models.create("small_cnn", shape=train_set.shape, classes=10, width=16)
-fa.train.run(model, train_set, fa.train.Standard(), epochs=5)
+fa.train.fit(model, train_set, fa.train.Standard(), epochs=5)
 
 attacks = {
     "FGSM": partial(fa.attacks.fgsm, threat=fa.Linf(0.1)),

@@ -8,7 +8,7 @@ import fastadv as fa
 train_set, test_set = fa.data.load("digits", "train"), fa.data.load("digits", "test")
 net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
 model = fa.models.Normalized(net, mean=0.3, std=0.4)  # images stay in [0, 1]: normalize inside
-fa.train.run(model, train_set, fa.train.Standard(), epochs=15, optimizer="adam", learning_rate=3e-3)
+fa.train.fit(model, train_set, fa.train.Standard(), epochs=15, optimizer="adam", learning_rate=3e-3)
 
 
 def towards(logits: torch.Tensor, y: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

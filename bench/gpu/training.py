@@ -78,8 +78,9 @@ def eager(model: nn.Module, data: "fa.data.ImageSet", batch: int, bf16: bool) ->
 def fastadv(model: nn.Module, data: "fa.data.ImageSet", batch: int, precision: str) -> float:
     recipe = fa.train.PGDTraining(fa.Linf(RADIUS), steps=STEPS, step_size=STEP)
     (report,) = fa.train.fit(
-        model, data, recipe, epochs=1, batch_size=batch, precision=precision,
-        learning_rate=LEARNING_RATE, momentum=MOMENTUM, weight_decay=DECAY,
+        model, data, recipe, epochs=1, batch_size=batch, learning_rate=LEARNING_RATE,
+        optimization=fa.train.Optimization(momentum=MOMENTUM, weight_decay=DECAY),
+        execution=fa.train.Execution(precision=precision),
     )  # fmt: skip
     loss: float = report.loss
     return loss

@@ -156,7 +156,7 @@ def trained(name: str, data_dir: Path = DATA) -> nn.Module:
     model, folder = create(), TRAINED / name
     if not (folder / "model.safetensors").exists():
         train_set = fa.data.load(dataset, "train", data_dir=data_dir, limit=limit)
-        fa.train.run(
+        fa.train.fit(
             model, train_set, recipe, epochs=epochs, optimizer="adam", run_dir=folder, resume=folder.exists()
         )
     fa.models.load_weights(model, folder / "model.safetensors")

@@ -36,9 +36,9 @@ def reports(name: str, model: Any, train_set: Any, folder: Path) -> Iterator[fa.
     if name == "linf":
         return climb(model, train_set, RAMP, folder, steps=STEPS)
     recipe, epochs = RECIPES[name]
-    return fa.train.fit(
-        model, train_set, recipe, epochs=epochs, optimizer="adam", weight_decay=0.0, schedule="cosine",
-        run_dir=folder, resume=True,
+    return fa.train.epochs(
+        model, train_set, recipe, epochs=epochs, optimizer="adam", run_dir=folder, resume=True,
+        optimization=fa.train.Optimization(weight_decay=0.0, schedule="cosine"),
     )  # fmt: skip
 
 

@@ -20,10 +20,11 @@ from fastadv.data import names
 from fastadv.evaluation.text import percent
 from fastadv.runs import processes
 from fastadv.runs.card import card
-from fastadv.train import EpochReport, fit, reports
+from fastadv.train import Ending, EpochReport, Execution, Measuring, Optimization, reports
+from fastadv.train import epochs as each_epoch
 from fastadv.train._deterministic import WORKSPACE, WORKSPACES
-from fastadv.train._ending import ACTIONS
-from fastadv.train._precision import PRECISIONS
+from fastadv.train.ending import ACTIONS
+from fastadv.train.execution import PRECISIONS
 from fastadv.train.optim import LEARNING_RATES, SCHEDULES
 from fastadv.train.report import best
 
@@ -171,7 +172,7 @@ def train(
         done = []
         with progress("training") as tick:
             with o.usage():
-                run = fit(
+                run = each_epoch(
                     net,
                     dataset,
                     chosen,
@@ -181,25 +182,25 @@ def train(
                     batch_size=batch_size,
                     optimizer=optimizer,
                     learning_rate=learning_rate,
-                    weight_decay=weight_decay,
-                    schedule=schedule.value,
-                    warm_up=warm_up or 0,
-                    clip_norm=clip_norm,
-                    max_norm=max_norm,
-                    ramp=climb,
-                    ema=ema,
+                    optimization=Optimization(
+                        weight_decay=weight_decay,
+                        schedule=schedule.value,
+                        warm_up=warm_up or 0,
+                        clip_norm=clip_norm,
+                        max_norm=max_norm,
+                        ramp=climb,
+                        ema=ema,
+                    ),
                     augment=varied,
-                    precision=computed,
-                    deterministic=deterministic,
-                    compile=compiled,
+                    execution=Execution(
+                        precision=computed, deterministic=deterministic, compile=compiled, workers=workers
+                    ),
                     test_set=test_set,
                     test_attacks=None if tested is None else _test_attacks(norm, radius, seed),
-                    validation_set=held_out,
-                    patience=patience,
-                    on_alarm=on_alarm.value,
+                    measuring=Measuring(validation_set=held_out),
+                    ending=Ending(patience=patience, on_alarm=on_alarm.value),
                     seed=seed,
                     device=place,
-                    workers=workers,
                     progress=tick,
                 )
             for report in run:

@@ -43,7 +43,7 @@ class Maxout(nn.Module):
     With units=240 it is the network of Goodfellow et al. 2013 (94 test errors on MNIST); units=1600 is the
     one that Goodfellow et al. 2014 train on adversarial examples to 0.782%. In training, inputs are dropped
     with probability `input_dropout` and units with `dropout`, as in pylearn2's `mnist_pi.yaml`. That file
-    also bounds each unit's incoming weights: `fit(max_norm=1.9365)`.
+    also bounds each unit's incoming weights: `Optimization(max_norm=1.9365)`.
 
     x: [B, *shape] in [0, 1] -> logits [B, K]. InputError for any other shape, for units, pieces or layers
     below 1, and for a dropout outside [0, 1).

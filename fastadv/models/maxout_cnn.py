@@ -31,8 +31,8 @@ class MaxoutCNN(nn.Module):
     The defaults are those of pylearn2's `cifar10.yaml` (9.45% test error with shifts and flips): kernels of
     8, 8 and 5, maps `width`, 2 · width and 2 · width, then `units`. In training, inputs are dropped with
     probability `input_dropout`, what later layers see with `dropout`. There, images were contrast-normalized
-    and whitened, kernels were bounded (0.9, then 1.9365: see `fit(max_norm=)`), and convolutions learned at a
-    twentieth of the rate.
+    and whitened, kernels were bounded (0.9, then 1.9365: see `Optimization(max_norm=)`), and convolutions
+    learned at a twentieth of the rate.
 
     x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for any other shape, for images below 10x10, sizes
     below 1, and a dropout outside [0, 1).

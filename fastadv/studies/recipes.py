@@ -137,25 +137,25 @@ def _trained(
     threat = fa.Linf(settings.radius)
     pgd = partial(fa.attacks.pgd, threat=threat, steps=20, step_size=settings.radius / 8, seed=settings.seed)
     robust = not isinstance(recipe, fa.train.Standard)
-    fa.train.run(
+    fa.train.fit(
         model,
         train_set,
         recipe,
         epochs=settings.epochs,
-        ramp=settings.ramp if robust and settings.ramp else None,
+        optimization=fa.train.Optimization(
+            ramp=settings.ramp if robust and settings.ramp else None, weight_decay=0.0, schedule="cosine"
+        ),
         optimizer="adam",
         learning_rate=settings.learning_rate,
-        weight_decay=0.0,
-        schedule="cosine",
         batch_size=settings.batch_size,
         test_set=test_set,
         test_attacks={PGD: pgd},
-        test_limit=settings.tested,
+        measuring=fa.train.Measuring(test_limit=settings.tested),
         run_dir=folder,
         resume=True,
         seed=settings.seed,
         device=device,
-        checkpoint_every=CHECKPOINT_EVERY,
+        execution=fa.train.Execution(checkpoint_every=CHECKPOINT_EVERY),
         progress=partial(watch, f"training {name}"),
     )
     return fa.train.reports(folder)

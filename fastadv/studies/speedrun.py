@@ -16,7 +16,7 @@ import torch
 import fastadv as fa
 from fastadv.attacks.autoattack import Version
 from fastadv.data import ImageSet
-from fastadv.evaluation.text import percent
+from fastadv.evaluation._text import percent
 from fastadv.runs.card import card
 from fastadv.runs.description import describe
 from fastadv.runs.files import write_json
@@ -95,17 +95,16 @@ def run(
         normalize="cifar10",
     )
     with Keeper(folder):
-        fa.train.run(
+        fa.train.fit(
             model,
             train_set,
             settings.recipe,
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
-            schedule="one_cycle",
-            ema=settings.ema,
+            optimization=fa.train.Optimization(schedule="one_cycle", ema=settings.ema),
             augment=settings.augment,
-            precision=precision,
+            execution=fa.train.Execution(precision=precision),
             run_dir=folder / "training",
             resume=True,
             seed=settings.seed,

@@ -1,8 +1,11 @@
-"""Training: recipes (what is minimised) and `fit` (how), with checkpoints that resume bit for bit."""
+"""Training: recipes (what is minimized) and `fit` (how), with checkpoints that resume bit for bit."""
 
 from fastadv.train import augment
-from fastadv.train.fit import fit, run
-from fastadv.train.optim import Piecewise
+from fastadv.train.ending import Ending
+from fastadv.train.execution import Execution
+from fastadv.train.fit import epochs, fit, run
+from fastadv.train.measuring import Measuring
+from fastadv.train.optim import Optimization, Piecewise
 from fastadv.train.ramp import Ramp
 from fastadv.train.recipes import (
     AWP,
@@ -31,12 +34,16 @@ __all__ = [
     "MART",
     "TRADES",
     "Crafted",
+    "Ending",
     "EpochReport",
+    "Execution",
     "FGSMTraining",
     "FastTraining",
     "FreeTraining",
     "HiddenFGSM",
     "InputNoise",
+    "Measuring",
+    "Optimization",
     "OwnStep",
     "PGDTraining",
     "Piecewise",
@@ -49,6 +56,7 @@ __all__ = [
     "Step",
     "WeightDecayL1",
     "augment",
+    "epochs",
     "fit",
     "reports",
     "run",

@@ -45,13 +45,8 @@ class Compiled:
                 self.model._compiled_call_impl = None
 
 
-def check_compile(model: nn.Module, device: torch.device, deterministic: bool) -> None:
+def check_compile(model: nn.Module, device: torch.device) -> None:
     """InputError where torch.compile cannot be called, or would do nothing."""
-    if deterministic:
-        raise InputError(
-            "compile: expected False with deterministic=True, as what is compiled depends on the shapes that "
-            "came before, got True; leave one of the two out"
-        )
     if unwrap(model) is not model or model._compiled_call_impl is not None:
         raise InputError(
             f"compile: expected a module that is not compiled or wrapped, got a {type(model).__name__} that "

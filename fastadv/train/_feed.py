@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv._checks import check_count
 from fastadv.data import ImageSet, Mixture
 from fastadv.data._batches import Batch, Held, raw_batches
 from fastadv.data.imageset import to_unit
@@ -50,12 +49,10 @@ class Feed:
                 f"batch_size: expected at least one image for each of {self.world} processes, "
                 f"got {self.batch_size}; start fewer"
             )
-        if self.workers is not None:
-            check_count("workers", self.workers, 0)
-            if isinstance(self.dataset, Held):
-                raise InputError(
-                    f"workers: expected None for images that are in memory, got {self.workers}; leave it out"
-                )
+        if self.workers is not None and isinstance(self.dataset, Held):
+            raise InputError(
+                f"workers: expected None for images that are in memory, got {self.workers}; leave it out"
+            )
 
     @property
     def epoch_size(self) -> int:

@@ -13,11 +13,11 @@ from fastadv.errors import InputError, LostProcessError
 from fastadv.runs import checkpoint, processes
 from fastadv.train._alarms import alarm
 from fastadv.train._deterministic import deterministic_kernels
-from fastadv.train._ending import Ending
 from fastadv.train._layout import fast_layout
-from fastadv.train._measure import Measures, meant_to_be_robust
 from fastadv.train._results import Results
 from fastadv.train._steps import Steps
+from fastadv.train.ending import Ending
+from fastadv.train.measuring import Measures, meant_to_be_robust
 from fastadv.train.report import EpochReport
 
 logger = logging.getLogger("fastadv")
@@ -44,6 +44,7 @@ class Run:
     steps: Steps
     results: Results
     measure: Measures
+    epochs: int
     ending: Ending
     checkpoint_every: int | None
     progress: Callable[[int, int], None] | None
@@ -65,10 +66,10 @@ class Run:
         self.done = [EpochReport(**entry) for entry in self.record.reports]
         self.step, self.seconds = state.progress["step"], state.progress["seconds"]
         begun = len(self.done) + (self.step > 0)
-        if begun > self.ending.epochs:
+        if begun > self.epochs:
             raise InputError(
                 f"epochs: expected at least the {begun} that the checkpoint has begun, "
-                f"got {self.ending.epochs}; ask for more or choose another folder"
+                f"got {self.epochs}; ask for more or choose another folder"
             )
         steps = self.steps
         checkpoint.restore(state, steps.model, steps.optimizer, steps.scheduler)
@@ -94,7 +95,7 @@ class Run:
 
     def _is_left(self) -> bool:
         # an epoch that was begun is finished, whatever a resumed run now thinks of the one before
-        return self.step > 0 or not self.ending.reached(self.done)
+        return self.step > 0 or not self.ending.reached(self.done, self.epochs)
 
     def _epoch(self) -> EpochReport:
         with torch.inference_mode(False), torch.enable_grad(), _training(self.steps):
@@ -126,7 +127,7 @@ class Run:
             for done in self.steps.epoch(epoch, self.step):
                 self.step, self.seconds = done, before + time.perf_counter() - started
                 if self.progress is not None:
-                    self.progress((epoch - 1) * steps + self.step, self.ending.epochs * steps)
+                    self.progress((epoch - 1) * steps + self.step, self.epochs * steps)
                 if self.checkpoint_every and self.step % self.checkpoint_every == 0 and self.step < steps:
                     self.steps.check()
                     self._save()

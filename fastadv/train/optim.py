@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules by name."""
+"""Optimizers and learning-rate schedules by name, and how the weights move."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fastadv._checks import check_number, check_share
 from fastadv.errors import InputError
+from fastadv.train.ramp import Ramp, Trained, make_ramp
 
 Schedule = Callable[[float], float]
 """The factor on the learning rate as a function of the share of training done, from 0 to 1."""
@@ -67,46 +68,79 @@ SCHEDULES: dict[str, Schedule] = {
 }
 
 
-@dataclass(frozen=True)
-class OptimizerOptions:
-    """The optimizer's name and numbers, checked; learning_rate is that of LEARNING_RATES unless given.
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """How the weights move, beside the optimizer and its learning rate.
 
-    warm_up: epochs, None for none. clip_norm: of the gradients of all weights together. max_norm: of the
-    incoming weights of each unit.
+    - momentum: of SGD, from 0 to below 1; the first beta of Adam.
+    - weight_decay: of the optimizer, 0 or more.
+    - schedule: "constant", "step" (a tenth after each third), "piecewise" (a tenth at 1/2 and at 3/4; others
+      with `Piecewise`), "cosine", "cyclic" (linearly up to two fifths, then down to 0), "one_cycle" (up over
+      three tenths from 1/25, then down to 0, along cosines, as torch's OneCycleLR; momentum stays), or a
+      function of the share of training done that gives the factor on the learning rate.
+    - warm_up: epochs in which the learning rate rises linearly to where the schedule then is; fewer than all.
+    - clip_norm: the largest norm of all gradients together; longer ones are shortened. None: no limit.
+    - max_norm: the largest L2 norm of the weights into each unit, those of a row or of a kernel; after each
+      step longer ones are shortened (Srivastava et al. 2014; pylearn2's `max_col_norm`). None: no limit.
+    - ramp: epochs, or a share of them, in which the radius grows to the recipe's; see `Ramp`.
+    - ema: decay in (0, 1), such as 0.9995, of a moving average of the weights, taken after each batch (early
+      on with less, so that the first weights fade). It is tested, too, and kept as ema.safetensors, or read
+      by `epochs(...).averaged()`. The statistics of BatchNorm are the model's.
+
+    Raises InputError for a value outside its range.
     """
 
-    optimizer: str
-    learning_rate: float | None
-    momentum: float
-    weight_decay: float
-    warm_up: float | None = None
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str | Schedule = "constant"
+    warm_up: float = 0.0
     clip_norm: float | None = None
     max_norm: float | None = None
+    ramp: Ramp | float | None = None
+    ema: float | None = None
 
     def __post_init__(self) -> None:
-        if self.optimizer not in LEARNING_RATES:
-            raise InputError(f"optimizer: expected one of {sorted(LEARNING_RATES)}, got {self.optimizer!r}")
-        rate = LEARNING_RATES[self.optimizer] if self.learning_rate is None else self.learning_rate
-        if check_number("learning_rate", rate) <= 0:
-            raise InputError(f"learning_rate: expected a number > 0, got {rate!r}")
         if check_number("momentum", self.momentum, least=0.0) >= 1:
             raise InputError(f"momentum: expected a number from 0 to below 1, got {self.momentum!r}")
+        check_number("weight_decay", self.weight_decay, least=0.0)
+        find_schedule(self.schedule)
+        check_number("warm_up", self.warm_up, least=0.0)
         for name in ("clip_norm", "max_norm"):
             value = getattr(self, name)
             if value is not None and check_number(name, value) <= 0:
                 raise InputError(f"{name}: expected a number > 0, got {value!r}; leave it out")
-        if self.warm_up is not None:
-            check_number("warm_up", self.warm_up, 0)
-        # stored as floats, so that 1 and 1.0 are the same run
-        object.__setattr__(self, "learning_rate", float(rate))
-        object.__setattr__(self, "momentum", float(self.momentum))
-        for name in ("warm_up", "clip_norm", "max_norm"):
+        if self.ema is not None:
+            check_share("ema", self.ema)
+        object.__setattr__(self, "ramp", make_ramp(self.ramp))
+        # floats, so that 1 and 1.0 are the same run
+        for name in ("momentum", "weight_decay", "warm_up", "clip_norm", "max_norm", "ema"):
             value = getattr(self, name)
-            object.__setattr__(self, name, float(value) if value else None)
-        object.__setattr__(self, "weight_decay", check_number("weight_decay", self.weight_decay, least=0.0))
+            object.__setattr__(self, name, None if value is None else float(value))
+
+    def ramped(self, recipe: Trained, epochs: int) -> list[Trained]:
+        """Check the lengths against `epochs`, and return the recipes of the first epochs, one each."""
+        if self.warm_up and self.warm_up >= epochs:
+            raise InputError(
+                f"warm_up: expected fewer than the {epochs} epochs of training, got {self.warm_up:g}"
+            )
+        return self.ramp.recipes(recipe, epochs) if isinstance(self.ramp, Ramp) else []
 
 
-def make_optimizer(model: nn.Module, options: OptimizerOptions) -> Optimizer:
+def find_rate(optimizer: str, learning_rate: float | None) -> float:
+    """The learning rate: the optimizer's own unless given. InputError unless both can be used."""
+    if optimizer not in LEARNING_RATES:
+        raise InputError(f"optimizer: expected one of {sorted(LEARNING_RATES)}, got {optimizer!r}")
+    rate = check_number(
+        "learning_rate", LEARNING_RATES[optimizer] if learning_rate is None else learning_rate
+    )
+    if rate <= 0:
+        raise InputError(f"learning_rate: expected a number > 0, got {learning_rate!r}")
+    return rate
+
+
+def make_optimizer(
+    model: nn.Module, optimizer: str, learning_rate: float, options: Optimization
+) -> Optimizer:
     """SGD with momentum or Adam over the parameters that require a gradient; InputError if none does.
 
     With `max_norm`, each of its steps ends with the weights inside that bound, whoever takes it.
@@ -116,19 +150,19 @@ def make_optimizer(model: nn.Module, options: OptimizerOptions) -> Optimizer:
         raise InputError(
             "model: expected parameters that require a gradient, got none; call model.requires_grad_(True)"
         )
-    shared: dict[str, Any] = {"lr": options.learning_rate, "weight_decay": options.weight_decay}
-    if options.optimizer == "sgd":
-        optimizer: Optimizer = SGD(parameters, momentum=options.momentum, **shared)
+    shared: dict[str, Any] = {"lr": learning_rate, "weight_decay": options.weight_decay}
+    if optimizer == "sgd":
+        made: Optimizer = SGD(parameters, momentum=options.momentum, **shared)
     else:
-        optimizer = Adam(parameters, betas=(options.momentum, 0.999), **shared)
+        made = Adam(parameters, betas=(options.momentum, 0.999), **shared)
     if options.max_norm is not None:
         bounded, most = [weight for weight in parameters if weight.ndim > 1], options.max_norm
-        optimizer.register_step_post_hook(lambda *_: _bound(bounded, most))
-    return optimizer
+        made.register_step_post_hook(lambda *_: _bound(bounded, most))
+    return made
 
 
 def _bound(weights: Sequence[Tensor], most: float) -> None:
-    """Shorten what goes into a unit, the rows along the first dimension, to an L2 norm of `most`."""
+    """Shorten the weights into each unit (a row along the first dimension) to an L2 norm of `most`."""
     with torch.no_grad():
         for weight in weights:
             weight.renorm_(2, 0, most)

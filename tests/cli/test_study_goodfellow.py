@@ -53,7 +53,7 @@ def test_a_stop_says_how_to_go_on(fastadv: Command, few: None, monkeypatch: pyte
     def stopped(*given: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fa.train, "run", stopped)
+    monkeypatch.setattr(fa.train, "fit", stopped)
     done = fastadv(TINY)
     assert done.code == 130
     assert "kept in run; the same command goes on" in done.err

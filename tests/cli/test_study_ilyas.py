@@ -83,7 +83,7 @@ def test_a_stop_of_the_pipeline_says_how_to_go_on(fastadv: Command, monkeypatch:
     def stopped(*given: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fa.train, "run", stopped)
+    monkeypatch.setattr(fa.train, "fit", stopped)
     done = fastadv(f"{PIPELINE} --run-dir run")
     assert done.code == 130
     assert "kept in run; the same command goes on" in done.err

@@ -86,7 +86,7 @@ def test_a_run_with_generated_images_is_that_of_the_library(
     real = load("digits", "train", limit=60)
     augment = ["crop", partial(cutout, size=2)]
     mixture = Mixture(real, NpzSet(generated), 0.7)
-    (own,) = fa.train.run(
+    (own,) = fa.train.fit(
         mine,
         mixture,
         fa.train.Standard(),
@@ -94,7 +94,7 @@ def test_a_run_with_generated_images_is_that_of_the_library(
         batch_size=20,
         augment=augment,
         seed=4,
-        schedule="cosine",
+        optimization=fa.train.Optimization(schedule="cosine"),
     )
     assert told["measured"]["epochs"][0]["loss"] == own.loss
     written = SmallCNN(width=2)

@@ -12,7 +12,7 @@ import fastadv as fa
 from fastadv.cli import _train
 from fastadv.cli._ramp import parse_ramp
 from fastadv.train import Ramp
-from fastadv.train._measure import Measure
+from fastadv.train.measuring import Measure
 
 LINE = "train -m small_cnn -o width=2 --data digits -n 60 --batch-size 30 --test-samples 20"
 ROBUST = f"{LINE} --recipe pgd --steps 1 --radius 0.1"
@@ -20,13 +20,15 @@ ROBUST = f"{LINE} --recipe pgd --steps 1 --radius 0.1"
 
 def test_every_option_reaches_the_run(fastadv: Callable, folder: Path, monkeypatch) -> None:
     given = {}
-    fit = _train.fit
+    each_epoch = _train.each_epoch
 
     def spy(*args, **options):
         given.update(options)
-        return fit(*args, **options)
+        for group in ("optimization", "ending", "execution"):
+            given.update(vars(options[group]))
+        return each_epoch(*args, **options)
 
-    monkeypatch.setattr(_train, "fit", spy)
+    monkeypatch.setattr(_train, "each_epoch", spy)
     done = fastadv(
         f"{ROBUST} --epochs 3 --schedule one_cycle --warm-up 1/2 --clip-norm 1.5 --ramp 1:radius=1/4,steps=1 "
         "--max-norm 2 --ema 0.9 --patience 3 --on-alarm rewind --precision bf16 --run-dir run "
@@ -67,13 +69,13 @@ def test_the_last_images_are_held_out(
     fastadv: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch, test: bool
 ) -> None:
     given = []
-    fit = _train.fit
+    each_epoch = _train.each_epoch
 
     def spy(model, train_set, *args, **options):
-        given.append((train_set, options["validation_set"], options["test_set"]))
-        return fit(model, train_set, *args, **options)
+        given.append((train_set, options["measuring"].validation_set, options["test_set"]))
+        return each_epoch(model, train_set, *args, **options)
 
-    monkeypatch.setattr(_train, "fit", spy)
+    monkeypatch.setattr(_train, "each_epoch", spy)
     line = ROBUST
     if not test:  # a constructed set has no test split
         net = "-m small_cnn -o width=2 --data digits -n 60"

@@ -256,7 +256,7 @@ def test_it_learns_the_digits(name: str) -> None:
     model = models.create(name, shape=train_set.shape, classes=10, **LEARNING[name])
     recipe = Standard(loss="bce") if name in ("rbf", "sigmoids") else Standard()
     rate = 0.03 if name == "rbf" else 0.01
-    fa.train.run(model, train_set, recipe, epochs=8, batch_size=25, optimizer="adam", learning_rate=rate)
+    fa.train.fit(model, train_set, recipe, epochs=8, batch_size=25, optimizer="adam", learning_rate=rate)
     assert fa.evaluate(model, test_set, {}).clean_accuracy > 0.8
 
 
@@ -270,8 +270,9 @@ def test_a_run_resumes_bit_for_bit(name: str, tmp_path: Any) -> None:
 
     def train(epochs: int, **more: Any) -> nn.Module:
         model = models.create(name, classes=3, **options, **SMALL[name])
-        settings = {"batch_size": 8, "max_norm": 0.03, "learning_rate": 0.1}
-        list(fit(model, data, Standard(), epochs=epochs, **settings, **more))
+        bounded = fa.train.Optimization(max_norm=0.03)
+        settings = {"batch_size": 8, "learning_rate": 0.1, "optimization": bounded}
+        fit(model, data, Standard(), epochs=epochs, **settings, **more)
         return model
 
     whole = train(3)

@@ -155,18 +155,19 @@ def test_trained_once_more_for_as_long_as_held_out_images_say(
 
     past = [EpochReport(k, 1.0, None, {}, 0.1, float(k), validation_robust_accuracy={"FGSM": accuracy})
             for k, accuracy in enumerate((0.2, 0.6, 0.4), 1)]  # fmt: skip
-    monkeypatch.setattr(fa.train, "run", run)
+    monkeypatch.setattr(fa.train, "fit", run)
     monkeypatch.setattr(fa.train, "reports", lambda folder: past)
     train_set = digits().subset(range(100))
     nets = Nets(replace(TINY, large_epochs=8), train_set, tmp_path)
     nets["large_adversarial-1"]
     (part, search), (whole, last) = runs
     assert torch.equal(part.x, train_set.x[:40])
-    assert torch.equal(search["validation_set"].x, train_set.x[40:])
-    assert (search["epochs"], search["patience"], search["schedule"]) == (8, 7, "cosine")
+    assert torch.equal(search["measuring"].validation_set.x, train_set.x[40:])
+    assert (search["epochs"], search["ending"].patience) == (8, 7)
+    assert search["optimization"].schedule == "cosine"
     assert repr(search["test_attacks"]["FGSM"].keywords["threat"]) == repr(BALL)
     assert torch.equal(whole.x, train_set.x)
-    assert (last["epochs"], last["schedule"]) == (2, Beginning("cosine", 0.25))
+    assert (last["epochs"], last["optimization"].schedule) == (2, Beginning("cosine", 0.25))
     assert last["run_dir"] != search["run_dir"]
     assert last["seed"] == search["seed"]
     # of both trainings, which here have the same reports; the other is trained once

@@ -52,7 +52,7 @@ def test_the_table_of_training_reaches_training(tmp_path: Path, monkeypatch: pyt
     def run(model: Any, images: Any, recipe: Any, **options: Any) -> None:
         asked[options["run_dir"].name] = {**options, "recipe": recipe, "images": images, "model": model}
 
-    monkeypatch.setattr(fa.train, "run", run)
+    monkeypatch.setattr(fa.train, "fit", run)
     settings = replace(MINI, augment="crop", epochs=9)
     base, test = pipeline.load(settings)
     maker = Maker(settings, base, test, tmp_path, lambda *given: None)
@@ -66,7 +66,7 @@ def test_the_table_of_training_reaches_training(tmp_path: Path, monkeypatch: pyt
         assert options["images"] is made.get(name, base)
         assert options["learning_rate"] == (0.01 if name == "D_rand" else 0.1)
         assert options["augment"] == (None if name == "D_det" else "crop")
-        assert (options["schedule"], options["epochs"], options["batch_size"]) == ("step", 9, 64)
+        assert (options["optimization"].schedule, options["epochs"], options["batch_size"]) == ("step", 9, 64)
         if name == "adversarial":
             recipe = options["recipe"]
             assert (recipe.threat.norm, recipe.threat.radius, recipe.steps) == ("l2", 0.8, 7)
@@ -76,7 +76,7 @@ def test_the_table_of_training_reaches_training(tmp_path: Path, monkeypatch: pyt
     assert len({options["seed"] for options in asked.values()}) == len(asked) == 9
     early = plan.Training(schedule="constant", epochs=2)
     other = maker.taught("early", made["D_R"], early, architecture=plan.Architecture("s", "softmax"))
-    assert (asked["early"]["schedule"], asked["early"]["epochs"]) == ("constant", 2)
+    assert (asked["early"]["optimization"].schedule, asked["early"]["epochs"]) == ("constant", 2)
     assert asked["early"]["images"] is made["D_R"]
     assert type(other).__name__ == "SoftmaxRegression"
 

@@ -37,7 +37,7 @@ def test_every_net_is_measured_on_the_test_images_at_its_radii(
     nets = {name: Line(0.317 + 0.03 * place).eval() for place, name in enumerate(plan.NETS)}
     drawn: list[Any] = []
     monkeypatch.setattr(stages, "bars", lambda *given: drawn.append(given))
-    monkeypatch.setattr(fa.train, "run", None)
+    monkeypatch.setattr(fa.train, "fit", None)
     of: Any = SimpleNamespace(
         settings=replace(MINI, radii=(0.1, 0.25), attack_steps=20, tested=5),
         base=None,

@@ -83,15 +83,16 @@ def test_settings_reach_training_and_judging(tmp_path: Path, monkeypatch: pytest
 
     shares = ((1, 0.3), (2, 0.5), (3, 0.4))  # the best epoch is neither the first nor the last
     past = [EpochReport(k, 1.0, 0.9, {"PGD-20": share}, 0.1, 1.0) for k, share in shares]
-    monkeypatch.setattr(fa.train, "run", lambda *given, **options: trained.append(options))
+    monkeypatch.setattr(fa.train, "fit", lambda *given, **options: trained.append(options))
     monkeypatch.setattr(fa.train, "reports", lambda folder: past)
     monkeypatch.setattr(fa, "evaluate", evaluate)
     settings = replace(TINY, recipes=("standard", "mart"), learning_rate=0.003, seed=5)
     result = recipes.run(settings, *sets, tmp_path)
-    wanted = {"epochs": 3, "batch_size": 16, "learning_rate": 0.003, "test_limit": 10, "seed": 5}
+    wanted = {"epochs": 3, "batch_size": 16, "learning_rate": 0.003, "seed": 5}
     for options, ramp in zip(trained, (None, 1), strict=True):
         assert {name: options[name] for name in wanted} == wanted
-        assert options["ramp"] == ramp
+        assert options["measuring"].test_limit == 10
+        assert options["optimization"].ramp == (ramp and fa.train.Ramp(ramp))
     assert judged == [(0.3, "quick", 5, 6)] * 2
     assert [(line["pgd"], line["best_pgd"]) for line in result["measured"]["lines"]] == [(0.4, 0.5)] * 2
 

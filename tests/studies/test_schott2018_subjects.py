@@ -43,9 +43,10 @@ def test_the_second_run_starts_where_the_first_ended(ramp: None, tmp_path: Path)
     first, _ = fa.models.read_weights(tmp_path / "a" / "ramp1" / "model.safetensors")
     start = fa.models.WongCNN((1, 8, 8), seed=0)
     start.load_state_dict(first)
-    fa.train.run(
+    fa.train.fit(
         start, digits(), fa.train.PGDTraining(fa.Linf(0.1), steps=7, step_size=0.04), epochs=2, batch_size=64,
-        optimizer="adam", learning_rate=0.002, weight_decay=0.0, schedule="cosine",
+        optimizer="adam", learning_rate=0.002,
+        optimization=fa.train.Optimization(weight_decay=0.0, schedule="cosine"),
     )  # fmt: skip
     for ours, theirs in zip(whole.state_dict().values(), start.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs)

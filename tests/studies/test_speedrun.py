@@ -63,18 +63,19 @@ def test_the_averaged_weights_are_judged(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_settings_reach_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
-    plain = fa.train.run
+    plain = fa.train.fit
 
     def run(*given: Any, **options: Any) -> Any:
         asked.update(options)
         return plain(*given, **options)
 
-    monkeypatch.setattr(fa.train, "run", run)
+    monkeypatch.setattr(fa.train, "fit", run)
     settings = replace(TINY, epochs=1, learning_rate=0.01, ema=0.5, augment=("flip",), seed=3)
     speedrun.run(settings, images(32, 0), images(8, 1), tmp_path, precision="fp32")
     wanted = {
-        "epochs": 1, "batch_size": 16, "learning_rate": 0.01, "ema": 0.5, "augment": ("flip",), "seed": 3,
-        "precision": "fp32", "schedule": "one_cycle",
+        "epochs": 1, "batch_size": 16, "learning_rate": 0.01, "augment": ("flip",), "seed": 3,
+        "optimization": fa.train.Optimization(schedule="one_cycle", ema=0.5),
+        "execution": fa.train.Execution(precision="fp32"),
     }  # fmt: skip
     assert {name: asked[name] for name in wanted} == wanted
 

@@ -3,7 +3,9 @@
 import os
 import signal
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from torch import nn
 from fastadv.data import ImageSet
 from fastadv.threat import Linf
 from fastadv.train import EpochReport, PGDTraining, fit
+from fastadv.train._groups import GROUPS
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -31,6 +34,15 @@ def images(n: int = 50, seed: int = 0) -> ImageSet:
     return ImageSet(x, y, ("top", "middle", "bottom"), "bands")
 
 
+def grouped(**options: Any) -> dict[str, Any]:
+    """The arguments of `fit` for these options, each within its option object."""
+    made = {}
+    for argument, group in GROUPS.items():
+        own = {field.name: options.pop(field.name) for field in fields(group) if field.name in options}
+        made |= {argument: group(**own)} if own else {}
+    return options | made
+
+
 def run(
     folder: Path | None, *, resume: bool = False, epochs: int = 4, **options: object
 ) -> tuple[nn.Module, list[EpochReport]]:
@@ -42,7 +54,7 @@ def run(
         "schedule": "cosine",
         "checkpoint_every": None if folder is None else 2,
     } | options
-    return model, list(fit(model, images(), epochs=epochs, run_dir=folder, resume=resume, **settings))
+    return model, fit(model, images(), epochs=epochs, run_dir=folder, resume=resume, **grouped(**settings))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from fastadv.runs.files import load_tensors
 from fastadv.train import (
     AWP,
     Crafted,
+    Execution,
     FreeTraining,
     PGDTraining,
     PriorGuidedTraining,
@@ -24,7 +25,7 @@ from fastadv.train import (
 )
 from fastadv.train.recipes._common import twin
 
-from .nets import images, net
+from .nets import grouped, images, net
 
 THREAT = fa.Linf(0.1)
 
@@ -48,7 +49,7 @@ def traced(monkeypatch):
 def train(recipe=None, model=None, **options):
     model = net() if model is None else model
     settings = {"epochs": 2, "batch_size": 8, "compile": True} | options
-    return model, list(fit(model, images(20), recipe or PGDTraining(THREAT, 2), **settings))
+    return model, fit(model, images(20), recipe or PGDTraining(THREAT, 2), **grouped(**settings))
 
 
 def assert_alike(results, others):
@@ -95,8 +96,8 @@ def test_every_recipe_trains_what_it_trains_without(name, traced):
 def test_steps_do_not_compile_again_and_again(traced, precision):
     graphs = []
     model = net()
-    for _ in fit(model, images(20), PGDTraining(THREAT, 2), epochs=3, batch_size=10, compile=True,
-                 precision=precision):  # fmt: skip
+    options = {"epochs": 3, "batch_size": 10, "execution": Execution(compile=True, precision=precision)}
+    for _ in fa.train.epochs(model, images(20), PGDTraining(THREAT, 2), **options):
         graphs.append(counters["stats"]["unique_graphs"])
     assert graphs[0] == graphs[2] > 0
 
@@ -122,8 +123,8 @@ def test_the_model_stays_itself(traced):
     SEEN.clear()
     hooked.clear()
     attack = lambda model, x, y, **options: fa.attacks.fgsm(model, x, y, THREAT, **options)  # noqa: E731
-    training = fit(
-        model, images(20), Noting(), epochs=2, batch_size=20, compile=True,
+    training = fa.train.epochs(
+        model, images(20), Noting(), epochs=2, batch_size=20, execution=Execution(compile=True),
         test_set=images(4), test_attacks={"fgsm": attack},
     )  # fmt: skip
     next(training)
@@ -222,7 +223,7 @@ def test_a_compiler_that_fails_and_one_switched_off_are_told_at_the_call(monkeyp
 
     monkeypatch.setattr(torch, "compile", broken)
     with pytest.raises(InputError, match=r"for cpu, got none that works \(RuntimeError: no g\+\+ found"):
-        fit(net(), images(), Standard(), epochs=1, compile=True)
+        fit(net(), images(), Standard(), epochs=1, execution=Execution(compile=True))
     monkeypatch.setattr(torch, "compile", lambda call, **options: call)
     with pytest.raises(InputError, match="compile to be switched on, got it off"):
-        fit(net(), images(), Standard(), epochs=1, compile=True)
+        fit(net(), images(), Standard(), epochs=1, execution=Execution(compile=True))

@@ -7,10 +7,10 @@ from torch import nn
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs import processes
-from fastadv.train import AWP, FreeTraining, PGDTraining, Standard, fit
+from fastadv.train import AWP, Execution, FreeTraining, PGDTraining, Standard, fit
 from fastadv.train._deterministic import WORKSPACE, check_deterministic
 
-from .nets import images
+from .nets import grouped, images
 from .processes.worker import Doubled
 
 
@@ -22,7 +22,7 @@ def plain(*more: nn.Module) -> nn.Module:
 
 def train(model, recipe=None, **options):
     settings = {"epochs": 1, "batch_size": 20, "deterministic": True} | options
-    return list(fit(model, images(), recipe or Standard(), **settings))
+    return fit(model, images(), recipe or Standard(), **grouped(**settings))
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_kernels_are_deterministic_while_it_computes_and_not_between(monkeypatch
 
     before = state()
     assert before == (False, False, True)
-    training = fit(
-        plain(), images(), noting, epochs=2, deterministic=True, test_set=images(4),
+    training = fa.train.epochs(
+        plain(), images(), noting, epochs=2, execution=Execution(deterministic=True), test_set=images(4),
         test_attacks={"fgsm": attack}, progress=lambda done, total: outside.append(state()),
     )  # fmt: skip
     next(training)

@@ -9,7 +9,7 @@ from torch import nn
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.runs import files
-from fastadv.train import Standard, fit
+from fastadv.train import Optimization, Standard, fit
 from fastadv.train._weights import MovingAverage
 
 from .nets import images, net, run
@@ -30,7 +30,15 @@ def test_it_is_the_weighted_mean_of_the_weights_after_each_batch(tmp_path):
         history.append({name: value.double().clone() for name, value in model.state_dict().items()})
 
     start = {name: value.double() for name, value in model.state_dict().items()}
-    epochs = fit(model, images(), Standard(), epochs=2, batch_size=8, ema=DECAY, progress=note)
+    epochs = fa.train.epochs(
+        model,
+        images(),
+        Standard(),
+        epochs=2,
+        batch_size=8,
+        optimization=Optimization(ema=DECAY),
+        progress=note,
+    )
     reports = list(epochs)
     averaged = epochs.averaged()
     for name, weight in model.named_parameters():
@@ -46,7 +54,7 @@ def test_it_is_the_weighted_mean_of_the_weights_after_each_batch(tmp_path):
     assert reports[0].ema_clean_accuracy is None
     plain = net()
     plain[0].bias.requires_grad_(False)
-    list(fit(plain, images(), Standard(), epochs=2, batch_size=8))
+    fit(plain, images(), Standard(), epochs=2, batch_size=8)
     assert_same(plain.state_dict(), model.state_dict())
 
 
@@ -101,7 +109,7 @@ def test_weights_in_half_precision_are_averaged_in_single():
 
 
 def test_there_is_none_without_the_option():
-    epochs = fit(net(), images(), Standard(), epochs=1)
+    epochs = fa.train.epochs(net(), images(), Standard(), epochs=1)
     with pytest.raises(InputError, match="ema"):
         epochs.averaged()
     epochs.close()

@@ -14,8 +14,8 @@ import torch
 import fastadv as fa
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs import files
-from fastadv.train import EpochReport, FGSMTraining, InputNoise, Standard, _measure, fit, reports
-from fastadv.train._measure import Measure
+from fastadv.train import EpochReport, FGSMTraining, InputNoise, Standard, measuring, reports
+from fastadv.train.measuring import Measure
 from fastadv.train.report import best
 from tests.processes import program, succeed
 
@@ -43,7 +43,9 @@ def run(folder=None, epochs=6, recipe=RECIPE, **options):
     """The model, its weights after each epoch, and the reports."""
     model, states, past = nets.net(), [], []
     settings = {"batch_size": 10, "test_set": nets.images(20, seed=9), "test_attacks": ATTACKS} | options
-    for report in fit(model, nets.images(), recipe, epochs=epochs, run_dir=folder, **settings):
+    for report in fa.train.epochs(
+        model, nets.images(), recipe, epochs=epochs, run_dir=folder, **nets.grouped(**settings)
+    ):
         states.append({name: value.clone() for name, value in model.state_dict().items()})
         past.append(report)
     return model, states, past
@@ -298,7 +300,7 @@ def test_own_examples_are_of_the_first_images_alone(monkeypatch):
             crafted.append(ids.tolist())
             return super().craft(model, x, y, ids=ids, seed=seed)
 
-    monkeypatch.setattr(_measure, "OWN_LIMIT", 6)
+    monkeypatch.setattr(measuring, "OWN_LIMIT", 6)
     past = run(recipe=Counted(fa.Linf(0.1)), epochs=1)[2]
     assert crafted[-1] == [0, 1, 2, 3, 4, 5]
     assert past[0].own_accuracy * 6 == pytest.approx(round(past[0].own_accuracy * 6))

@@ -15,7 +15,7 @@ from fastadv.attacks import fgsm
 from fastadv.data import ImageSet, Mixture, NpzSet, batches, load
 from fastadv.errors import InputError
 from fastadv.threat import Linf
-from fastadv.train import FGSMTraining, PriorGuidedTraining, fit, reports
+from fastadv.train import Execution, FGSMTraining, PriorGuidedTraining, fit, reports
 from fastadv.train._feed import Feed
 from fastadv.train.augment import cutout, make_augment
 
@@ -230,7 +230,7 @@ def stopped_and_resumed(dataset, tmp_path, stop, workers, augment="crop_flip", b
         model = net_for(dataset)
         arguments = {"augment": augment, "batch_size": batch_size, "seed": 7, "checkpoint_every": 1} | more
         arguments |= {"run_dir": tmp_path, "resume": resume, "workers": number}
-        list(fit(model, dataset, loss, epochs=3, **arguments))
+        fit(model, dataset, loss, epochs=3, **arguments)
         return model
 
     with pytest.raises(KeyboardInterrupt):
@@ -261,14 +261,14 @@ def test_a_run_on_images_on_disk_resumes_with_other_workers_and_ends_as_in_memor
     model, past = stopped_and_resumed(lazy, tmp_path, stop, (2, 0), augment)
     expected = net_for(lazy)
     options = {"augment": augment, "batch_size": 8, "seed": 7}
-    wanted = list(fit(expected, lazy.in_memory(), loss, epochs=3, **options))
+    wanted = fit(expected, lazy.in_memory(), loss, epochs=3, **options)
     assert_same(model, expected)
     assert past == timeless(wanted)
 
 
 def test_a_data_set_that_draws_itself_resumes_with_other_workers(tmp_path):
     expected = net_for(Noisy())
-    list(fit(expected, Noisy(), loss, epochs=3, augment="crop_flip", batch_size=8, seed=7))
+    fit(expected, Noisy(), loss, epochs=3, augment="crop_flip", batch_size=8, seed=7)
     assert_same(stopped_and_resumed(Noisy(), tmp_path, 9, (0, 2))[0], expected)
     fresh = [by_id(Feed(Noisy(), 8, None, 7, CPU), epoch)[0] for epoch in (1, 2)]
     assert not any(torch.equal(fresh[0][i][0], fresh[1][i][0]) for i in range(50))
@@ -280,7 +280,7 @@ def test_sets_that_draw_themselves_leave_the_global_state_and_give_the_same_repo
     for state in (1, 2):
         torch.manual_seed(state)
         before = torch.get_rng_state()
-        seen.append(timeless(list(fit(net(), Noisy(), FGSMTraining(Linf(0.05)), epochs=2, **options))))
+        seen.append(timeless(fit(net(), Noisy(), FGSMTraining(Linf(0.05)), epochs=2, **options)))
         assert torch.equal(before, torch.get_rng_state())
     assert seen[0] == seen[1]
 
@@ -303,7 +303,7 @@ def test_an_epoch_of_a_mixture_is_as_long_as_the_real_set(tmp_path):
 
     dataset = mixture(tmp_path)
     options = {"batch_size": 10, "augment": "crop", "seed": 5, "device": "cpu"}
-    list(fit(net(), dataset, recipe, epochs=2, progress=lambda *at: ticks.append(at), **options))
+    fit(net(), dataset, recipe, epochs=2, progress=lambda *at: ticks.append(at), **options)
     assert ticks == [(k, 6) for k in range(1, 7)]
     assert [int((ids >= 30).sum()) for *_, ids in seen] == [7] * 6
     augment = make_augment("crop")
@@ -327,7 +327,7 @@ def test_what_a_recipe_keeps_of_each_sample_has_room_for_both_kinds():
 
     dataset = mixture()
     # at small steps: at the usual ones this tiny net dies, and its gradients with it
-    list(fit(net(), dataset, Kept(Linf(0.1)), epochs=2, batch_size=8, learning_rate=1e-4))
+    fit(net(), dataset, Kept(Linf(0.1)), epochs=2, batch_size=8, learning_rate=1e-4)
     touched = seen["momentum"].flatten(1).any(1)
     assert len(touched) == 70
     orders = torch.cat([dataset.epoch_order(rng.derive(0, "order"), epoch) for epoch in (1, 2)])
@@ -346,7 +346,7 @@ def test_the_loss_of_a_mixture_is_the_mean_over_its_epoch():
 def test_a_run_on_a_mixture_resumes_bit_equal(tmp_path, stop):
     expected = net()
     options = {"augment": "crop_flip", "batch_size": 8, "seed": 7}
-    wanted = list(fit(expected, mixture(tmp_path), loss, epochs=3, **options))
+    wanted = fit(expected, mixture(tmp_path), loss, epochs=3, **options)
     model, past = stopped_and_resumed(mixture(tmp_path), tmp_path / "run", stop, (None, None))
     assert_same(model, expected)
     assert past == timeless(wanted)
@@ -367,4 +367,4 @@ def test_a_run_on_a_mixture_resumes_bit_equal(tmp_path, stop):
 )
 def test_workers_that_cannot_be_are_refused_at_the_call(dataset, workers, match):
     with pytest.raises(InputError, match=match):
-        fit(net(), dataset, loss, epochs=1, workers=workers)
+        fit(net(), dataset, loss, epochs=1, execution=Execution(workers=workers))

@@ -14,26 +14,26 @@ from fastadv import rng
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs import files
-from fastadv.train import AWP, EpochReport, FGSMTraining, FreeTraining, PGDTraining, Standard, fit
+from fastadv.train import AWP, EpochReport, FGSMTraining, FreeTraining, PGDTraining, Standard, epochs, fit
 from fastadv.train._losses import Losses
 
-from .nets import images, net
+from .nets import grouped, images, net
 
 
-def train(model=None, data=None, recipe=None, **options):
+def train(model=None, data=None, recipe=None, call=fit, **options):
     settings = {"epochs": 2, "batch_size": 8} | options
-    return fit(
+    return call(
         net() if model is None else model,
         images() if data is None else data,
         recipe or Standard(),
-        **settings,
+        **grouped(**settings),
     )
 
 
 def test_it_learns_and_reports():
     attacks = {"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.02))}
     model = net()
-    past = list(train(model, epochs=8, schedule="cosine", test_set=images(30, seed=9), test_attacks=attacks))
+    past = train(model, epochs=8, schedule="cosine", test_set=images(30, seed=9), test_attacks=attacks)
     assert [report.epoch for report in past] == list(range(1, 9))
     assert past[-1].loss < past[0].loss / 2
     assert past[-1].clean_accuracy > 0.9
@@ -84,7 +84,7 @@ def test_the_first_step_is_sgd_on_the_recipe():
     data, model = images(8), nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     twin = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     twin.load_state_dict(model.state_dict())
-    list(train(model, data, epochs=1, learning_rate=0.1, weight_decay=0.01))
+    train(model, data, epochs=1, learning_rate=0.1, weight_decay=0.01)
     loss = torch.nn.functional.cross_entropy(twin(data.x), data.y)
     loss.backward()
     for parameter, wanted in zip(model.parameters(), twin.parameters(), strict=True):
@@ -106,8 +106,8 @@ def test_max_norm_bounds_the_weights_into_each_unit_after_each_step(recipe):
     model[0] = Watched(1, 4, 3)
     model[0].load_state_dict(free[0].state_dict())
     options = {"learning_rate": 0.5, "epochs": 1, "batch_size": 16}
-    list(train(model, images(16), recipe, max_norm=most, **options))
-    list(train(free, images(16), recipe, **options))
+    train(model, images(16), recipe, max_norm=most, **options)
+    train(free, images(16), recipe, **options)
     assert (seen[0] > most).any()
     if recipe != Standard():  # the second of its two steps begins inside the bound
         assert (seen[-1] <= most * (1 + 1e-5)).all()
@@ -153,7 +153,7 @@ def test_modes_flags_and_global_randomness_are_the_callers(training):
     running = model[1].running_mean.clone()
     rng = torch.get_rng_state()
     with torch.no_grad():
-        for _ in train(model):
+        for _ in train(model, call=epochs):
             assert not torch.is_grad_enabled()
             assert [module.training for module in model.modules()] == modes
     assert torch.equal(rng, torch.get_rng_state())
@@ -168,7 +168,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_global_state():
     for seed, state in ((0, 1), (0, 2), (5, 1)):
         torch.manual_seed(state)
         model = net()
-        list(train(model, recipe=PGDTraining(fa.Linf(0.1), steps=1), seed=seed))
+        train(model, recipe=PGDTraining(fa.Linf(0.1), steps=1), seed=seed)
         results.append(model[5].weight)
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
@@ -178,7 +178,7 @@ def test_it_trains_under_inference_mode_of_the_caller():
     model = net()
     before = model[5].weight.clone()
     with torch.inference_mode():
-        list(train(model, epochs=1))
+        train(model, epochs=1)
     assert not torch.equal(before, model[5].weight)
 
 
@@ -189,7 +189,8 @@ def test_bf16_and_a_function_as_schedule_and_augmentation():
         seen.append((ids.tolist(), seed))
         return x
 
-    training = train(precision="bf16", schedule=lambda done: 1 - done, augment=augment, learning_rate=0.1)
+    options = {"precision": "bf16", "schedule": lambda done: 1 - done, "learning_rate": 0.1}
+    training = train(call=epochs, augment=augment, **options)
     seen.clear()  # the call itself tries the augmentation on one image
     past = list(training)
     assert past[0].learning_rate == pytest.approx(0.1 * (1 - 6 / 14))
@@ -211,7 +212,7 @@ SEEN: list = []
 
 def spied(**options):
     SEEN.clear()
-    list(train(recipe=Spy(fa.Linf(0.1), steps=1), epochs=3, **options))
+    train(recipe=Spy(fa.Linf(0.1), steps=1), epochs=3, **options)
     assert len(SEEN) == 21
     return [SEEN[7 * epoch : 7 * epoch + 7] for epoch in range(3)]
 
@@ -263,7 +264,7 @@ def test_order_attack_and_augmentation_do_not_share_seeds(monkeypatch):
         return Standard()(model, x, y)
 
     monkeypatch.setattr(fa.rng, "permutation", spy)
-    training = train(recipe=recipe, augment=augment, epochs=2, seed=3)
+    training = train(call=epochs, recipe=recipe, augment=augment, epochs=2, seed=3)
     used["augment"].clear()
     list(training)
     assert [len(seeds) for seeds in used.values()] == [2, 2, 2, 14]
@@ -285,7 +286,7 @@ def test_every_step_has_its_own_dropout_mask():
 
     def masks_of(**options):
         masks.clear()
-        list(train(Masks(), epochs=2, **options))
+        train(Masks(), epochs=2, **options)
         return torch.stack(masks[-14:])  # one more pass tries the layout of the weights
 
     masks: list = []
@@ -298,7 +299,7 @@ def test_every_step_has_its_own_dropout_mask():
 def test_the_batch_size_does_not_change_a_samples_noise():
     one = spied(batch_size=8)[1]
     SEEN.clear()
-    list(train(recipe=Spy(fa.Linf(0.1), steps=1), epochs=2, batch_size=25))
+    train(recipe=Spy(fa.Linf(0.1), steps=1), epochs=2, batch_size=25)
     two = SEEN[2:]
     torch.testing.assert_close(by_id(one, 0), by_id(two, 0))
 
@@ -311,7 +312,7 @@ def test_any_map_style_data_set():
         def __getitem__(self, index):
             return images(10).x[index], int(images(10).y[index])
 
-    assert len(list(train(data=Pairs()))) == 2
+    assert len(train(data=Pairs())) == 2
 
 
 def test_the_finished_model_has_a_card(tmp_path):
@@ -337,9 +338,9 @@ def test_tied_weights_are_kept(tmp_path):
         model[2].weight = model[1].weight
         return model
 
-    past = list(train(tied(), epochs=2, run_dir=tmp_path / "a", schedule="constant"))
+    past = train(tied(), epochs=2, run_dir=tmp_path / "a", schedule="constant")
     model = tied()
-    list(train(model, epochs=2, run_dir=tmp_path / "a", resume=True))
+    train(model, epochs=2, run_dir=tmp_path / "a", resume=True)
     assert len(past) == 2
     assert model[2].weight is model[1].weight
 
@@ -438,7 +439,7 @@ def test_bad_data_and_models_are_named_at_the_call():
         train(model=net().requires_grad_(False))
     pairs = torch.utils.data.TensorDataset(data.x, torch.tensor([0, 1, 2, 0, 1, 7]))
     with pytest.raises(InputError, match="labels from 0 to 2"):
-        list(train(data=pairs))
+        train(data=pairs)
 
 
 @pytest.mark.parametrize("recipe", [Standard(), AWP(Standard(), warmup=1)], ids=["loss", "step"])
@@ -450,7 +451,7 @@ def test_a_loss_is_written_down_once_where_the_engine_takes_the_step(monkeypatch
         take(self, step, loss, **options)
 
     monkeypatch.setattr(Losses, "take", spy)
-    list(train(recipe=recipe, epochs=1))
+    train(recipe=recipe, epochs=1)
     once = list(range(7))
     # a recipe with a step of its own may report another loss than the one it went back through
     assert taken == (once if isinstance(recipe, Standard) else sorted(once * 2))

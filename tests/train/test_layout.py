@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import fastadv as fa
 from fastadv.train import Standard, fit
 from fastadv.train._layout import allows_channels_last
 
@@ -54,7 +55,7 @@ def test_the_probe_leaves_no_trace():
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_weights_are_contiguous_again_afterwards(optimizer):
     model = net()
-    training = fit(model, images(), Standard(), epochs=3, optimizer=optimizer)
+    training = fa.train.epochs(model, images(), Standard(), epochs=3, optimizer=optimizer)
     next(training)
     assert model[2].weight.is_contiguous(memory_format=torch.channels_last)
     training.close()
@@ -63,9 +64,9 @@ def test_weights_are_contiguous_again_afterwards(optimizer):
 
 def test_the_callers_own_layout_stays():
     model = net().to(memory_format=torch.channels_last)
-    list(fit(model, images(), Standard(), epochs=1))
+    fit(model, images(), Standard(), epochs=1)
     assert model[2].weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_model_with_views_is_trained_as_it_is():
-    assert len(list(fit(Views(), images(), Standard(), epochs=1))) == 1
+    assert len(fit(Views(), images(), Standard(), epochs=1)) == 1

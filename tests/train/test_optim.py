@@ -7,14 +7,14 @@ import torch
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.train import Piecewise, Standard, fit
-from fastadv.train.optim import SCHEDULES, OptimizerOptions, find_schedule, make_optimizer, make_schedule
+from fastadv.train import Optimization, Piecewise, Standard, fit
+from fastadv.train.optim import SCHEDULES, find_rate, find_schedule, make_optimizer, make_schedule
 
 from .nets import images, net
 
 
 def rates(schedule, steps, warm_up=0.0):
-    optimizer = make_optimizer(torch.nn.Linear(2, 2), OptimizerOptions("sgd", 0.1, 0.9, 0.0))
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), "sgd", 0.1, Optimization())
     scheduler = make_schedule(optimizer, find_schedule(schedule), steps, warm_up)
     values = []
     for _ in range(steps):
@@ -86,8 +86,14 @@ def test_warm_up_rises_linearly_to_the_schedule():
     values, cosine = rates("cosine", 40, warm_up=10), rates("cosine", 40)
     for k in range(40):
         assert values[k] == pytest.approx(cosine[k] * min((k + 1) / 10, 1))
-    (first, *_, last) = list(
-        fit(net(), images(), Standard(), epochs=3, batch_size=10, warm_up=1.5, learning_rate=0.3)
+    (first, *_, last) = fit(
+        net(),
+        images(),
+        Standard(),
+        epochs=3,
+        batch_size=10,
+        optimization=Optimization(warm_up=1.5),
+        learning_rate=0.3,
     )
     assert first.learning_rate == pytest.approx(0.3 * 5 / 7.5)
     assert last.learning_rate == 0.3
@@ -100,18 +106,19 @@ def test_clipping_shortens_the_gradient_of_all_weights_together(clip_norm, optim
     data, model = images(8), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     twin = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     twin.load_state_dict(model.state_dict())
-    options = {"epochs": 1, "learning_rate": 0.1, "weight_decay": 0.01, "optimizer": optimizer}
-    list(fit(model, data, Standard(), clip_norm=clip_norm, **options))
+    options = Optimization(weight_decay=0.01, clip_norm=clip_norm)
+    fit(model, data, Standard(), epochs=1, learning_rate=0.1, optimizer=optimizer, optimization=options)
     torch.nn.functional.cross_entropy(twin(data.x), data.y).backward()
     norm = torch.stack([parameter.grad.norm() for parameter in twin.parameters()]).norm()
     for parameter in twin.parameters():
         parameter.grad *= min(1.0, clip_norm / norm)
-    make_optimizer(twin, OptimizerOptions(optimizer, 0.1, 0.9, 0.01)).step()
+    make_optimizer(twin, optimizer, 0.1, options).step()
     torch.testing.assert_close(model.state_dict(), twin.state_dict())
 
 
 def test_momentum_and_weight_decay_are_those_asked_for():
-    sgd, adam = (make_optimizer(net(), OptimizerOptions(name, None, 0.7, 0.01)) for name in ("sgd", "adam"))
+    options = Optimization(momentum=0.7, weight_decay=0.01)
+    sgd, adam = (make_optimizer(net(), name, find_rate(name, None), options) for name in ("sgd", "adam"))
     assert (sgd.defaults["momentum"], sgd.defaults["lr"]) == (0.7, 0.05)
     assert (adam.defaults["betas"], adam.defaults["lr"]) == ((0.7, 0.999), 1e-3)
     assert [one.defaults["weight_decay"] for one in (sgd, adam)] == [0.01] * 2
@@ -124,7 +131,7 @@ def test_gradients_that_frozen_weights_hold_do_not_count_and_stay():
         model[0].requires_grad_(False)
     models[0][0].weight.grad = torch.full_like(models[0][0].weight, 100.0)
     for model in models:
-        list(fit(model, images(), Standard(), epochs=1, clip_norm=0.1))
+        fit(model, images(), Standard(), epochs=1, optimization=Optimization(clip_norm=0.1))
     torch.testing.assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=0)
     assert (models[0][0].weight.grad == 100).all()
 
@@ -133,7 +140,13 @@ def test_a_recipe_with_a_step_of_its_own_is_clipped_too():
     recipe = fa.train.FreeTraining(fa.Linf(0.1), 2)
     nets = [net(), net()]
     for model, clip_norm in zip(nets, (None, 1e-9), strict=True):
-        list(fit(model, images(), recipe, epochs=1, clip_norm=clip_norm, weight_decay=0.0))
+        fit(
+            model,
+            images(),
+            recipe,
+            epochs=1,
+            optimization=Optimization(clip_norm=clip_norm, weight_decay=0.0),
+        )
     start = net()[5].weight
     assert (nets[0][5].weight - start).abs().max() > 1e-3
     assert (nets[1][5].weight - start).abs().max() < 1e-6

@@ -5,7 +5,7 @@ import torch
 
 import fastadv as fa
 from fastadv.errors import InputError
-from fastadv.train import PGDTraining, Standard, _precision, fit
+from fastadv.train import Execution, PGDTraining, Standard, execution, fit
 
 from .nets import images, net
 
@@ -46,7 +46,7 @@ def as_found():
 @pytest.fixture
 def gpu(monkeypatch):
     """As if the device of the test had TF32."""
-    monkeypatch.setattr(_precision, "has_tf32", lambda device: True)
+    monkeypatch.setattr(execution, "has_tf32", lambda device: True)
 
 
 class Noting(Standard):
@@ -79,8 +79,8 @@ def test_the_switches_are_the_callers_outside_of_steps(caller, end, gpu):
         outside.append(state())
         return fa.attacks.fgsm(model, x, y, fa.Linf(0.02), **options)
 
-    training = fit(
-        net(), images(), Noting(), epochs=2, batch_size=25, precision="tf32",
+    training = fa.train.epochs(
+        net(), images(), Noting(), epochs=2, batch_size=25, execution=Execution(precision="tf32"),
         test_set=images(8), test_attacks={"fgsm": attack},
         progress=lambda done, total: outside.append(state()),
     )  # fmt: skip
@@ -109,21 +109,28 @@ def test_the_switches_are_the_callers_outside_of_steps(caller, end, gpu):
 
 def test_without_it_the_switches_stay():
     before = state()
-    list(fit(net(), images(), Noting(), epochs=1))
+    fit(net(), images(), Noting(), epochs=1)
     assert all(seen == before for seen in SEEN)
 
 
 def test_where_it_would_do_nothing_it_is_refused(monkeypatch):
     with pytest.raises(InputError, match=r"precision: expected 'fp32' or 'bf16' on cpu, which has no TF32"):
-        fit(net(), images(), Standard(), epochs=1, precision="tf32")
-    monkeypatch.setattr(_precision, "has_tf32", lambda device: True)
+        fit(net(), images(), Standard(), epochs=1, execution=Execution(precision="tf32"))
+    monkeypatch.setattr(execution, "has_tf32", lambda device: True)
     with pytest.raises(InputError, match=r"precision: expected weights in float32 for 'tf32', got none"):
-        fit(net().double(), images(), Standard(), epochs=1, precision="tf32")
+        fit(net().double(), images(), Standard(), epochs=1, execution=Execution(precision="tf32"))
 
 
 def test_a_run_is_resumed_in_its_precision(gpu, tmp_path):
     options = {"run_dir": tmp_path, "batch_size": 25}
-    training = fit(net(), images(), PGDTraining(fa.Linf(0.1), 1), epochs=2, precision="tf32", **options)
+    training = fa.train.epochs(
+        net(),
+        images(),
+        PGDTraining(fa.Linf(0.1), 1),
+        epochs=2,
+        execution=Execution(precision="tf32"),
+        **options,
+    )
     next(training)
     training.close()
     with pytest.raises(InputError, match=r"another precision \(tf32 there, fp32 here\)"):
@@ -134,6 +141,6 @@ def test_a_run_is_resumed_in_its_precision(gpu, tmp_path):
 def test_it_changes_products_on_a_gpu():
     model, other = net().cuda(), net().cuda()
     for each, precision in ((model, "tf32"), (other, "fp32")):
-        list(fit(each, images(), Standard(), epochs=1, precision=precision))
+        fit(each, images(), Standard(), epochs=1, execution=Execution(precision=precision))
     assert not torch.equal(model[5].weight, other[5].weight)
     torch.testing.assert_close(model[5].weight, other[5].weight, rtol=1e-2, atol=1e-2)

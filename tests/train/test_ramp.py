@@ -14,6 +14,7 @@ from fastadv.train import (
     FastTraining,
     FGSMTraining,
     FreeTraining,
+    Optimization,
     PGDTraining,
     Ramp,
     Standard,
@@ -36,7 +37,7 @@ def by_epoch(ramp, epochs=4, **options):
     """(radius, steps, step size) of each epoch; the fit alone crafts here."""
     SEEN.clear()
     recipe = Spy(**{"threat": fa.Linf(0.3), "steps": 6, "step_size": 0.1, **options})
-    list(fit(net(), images(10), recipe, epochs=epochs, batch_size=10, ramp=ramp))
+    fit(net(), images(10), recipe, epochs=epochs, batch_size=10, optimization=Optimization(ramp=ramp))
     assert len(SEEN) == epochs
     return SEEN
 
@@ -67,7 +68,7 @@ def test_the_first_epoch_is_that_of_the_smaller_radius():
     options = {"epochs": 3, "batch_size": 8, "augment": "shift"}
     recipe = PGDTraining(fa.Linf(0.2), steps=2, step_size=0.12)
     runs = (
-        fit(climbing, images(), recipe, ramp=1, **options),
+        fit(climbing, images(), recipe, optimization=Optimization(ramp=1), **options),
         fit(small, images(), PGDTraining(fa.Linf(0.1), steps=2, step_size=0.06), **options),
     )
     assert len({next(each).loss for each in runs}) == 1

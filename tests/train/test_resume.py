@@ -16,10 +16,10 @@ from fastadv.data import ImageSet
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs import checkpoint, files, folder
 from fastadv.train import _run, fit, reports
-from fastadv.train._measure import Measure
+from fastadv.train.measuring import Measure
 from tests.processes import program, succeed
 
-from .nets import images, net, run
+from .nets import grouped, images, net, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -149,10 +149,8 @@ def test_adam_resumes_bit_equal(tmp_path):
 
 
 def fit_of(folder, **options):
-    settings = {"batch_size": 8, "augment": "shift", "checkpoint_every": 2} | options
-    return fit(
-        net(), images(), fa.train.PGDTraining(fa.Linf(0.1), steps=2), epochs=4, run_dir=folder, **settings
-    )
+    settings = {"batch_size": 8, "augment": "shift", "checkpoint_every": 2, "epochs": 4} | options
+    return fa.train.epochs(net(), images(), pgd(), run_dir=folder, **grouped(**settings))
 
 
 def test_a_finished_run_gives_its_weights_and_no_report(whole, tmp_path):
@@ -343,14 +341,8 @@ def test_what_is_measured_and_how_often_may_change(whole, tmp_path):
 
 
 def test_another_data_set_or_model_is_refused(whole):
-    settings = {
-        "epochs": 4,
-        "batch_size": 8,
-        "augment": "shift",
-        "schedule": "cosine",
-        "run_dir": whole[2],
-        "resume": True,
-    }
+    settings = {"epochs": 4, "batch_size": 8, "augment": "shift", "run_dir": whole[2], "resume": True}
+    settings |= grouped(schedule="cosine")
     data = images()
     relabeled = ImageSet(data.x, (data.y + 1) % 3, data.classes, data.name)
     for other in (images(seed=1), images(49), relabeled):

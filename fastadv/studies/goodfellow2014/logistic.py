@@ -70,8 +70,8 @@ def logistic(
         model = fa.models.LogisticRegression(train_set.shape, seed=seed).double()
         own = folder / name.replace(" ", "_")
         train = partial(
-            fa.train.run, model, train_set, recipe, run_dir=own / "run", resume=True, batch_size=batch_size,
-            learning_rate=learning_rate, weight_decay=0.0, seed=seed,
+            fa.train.fit, model, train_set, recipe, run_dir=own / "run", resume=True, batch_size=batch_size,
+            learning_rate=learning_rate, optimization=fa.train.Optimization(weight_decay=0.0), seed=seed,
         )  # fmt: skip
         config = {"radius": radius, "test_set": test_set.describe()}
         rows = _known(own / "rows.json", config)

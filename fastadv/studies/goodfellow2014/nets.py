@@ -1,7 +1,7 @@
 """The networks of the study: what each is, how it is trained, and the folder in which it lies."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from fastadv.train.report import EpochReport, best
 MEMBER, LARGE = "member-", "large_adversarial"
 # pylearn2's recipe for maxout on MNIST, with one momentum and a cosine in place of its slow changes
 MAXOUT: dict[str, Any] = {
-    "optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.7, "weight_decay": 0.0, "schedule": "cosine",
-    "max_norm": 1.9365, "batch_size": 100,
+    "learning_rate": 0.1, "batch_size": 100,
+    "optimization": fa.train.Optimization(momentum=0.7, weight_decay=0.0, schedule="cosine", max_norm=1.9365),
 }  # fmt: skip
 SHALLOW: dict[str, Any] = {
-    "optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 0.0, "schedule": "cosine", "batch_size": 100,
+    "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 100,
+    "optimization": fa.train.Optimization(weight_decay=0.0, schedule="cosine"),
 }  # fmt: skip
 CHECKPOINT_EVERY = 200
 
@@ -156,13 +157,15 @@ class Nets:
         self._train(
             f"{name}, to find when to stop", plan, self._search(name),
             self.train_set.subset(everything[:kept]), plan.epochs,
-            validation_set=self.train_set.subset(everything[kept:]), patience=self.settings.patience,
+            measuring=fa.train.Measuring(validation_set=self.train_set.subset(everything[kept:])),
+            ending=fa.train.Ending(patience=self.settings.patience),
             test_attacks={"FGSM": partial(fa.attacks.fgsm, threat=threat)},
         )  # fmt: skip
         top = self.chosen(name)
         assert top is not None
-        part = Beginning(plan.training["schedule"], top.epoch / plan.epochs)
-        return self._train(name, plan, self.folder / name, self.train_set, top.epoch, schedule=part)
+        whole = plan.training["optimization"]
+        begun = replace(whole, schedule=Beginning(whole.schedule, top.epoch / plan.epochs))
+        return self._train(name, plan, self.folder / name, self.train_set, top.epoch, optimization=begun)
 
     def _stopped(self, name: str) -> str | None:
         top = self.chosen(name)
@@ -180,12 +183,11 @@ class Nets:
         model = fa.models.create(
             plan.model, shape=images.shape, classes=images.num_classes, seed=seed, **plan.options
         )
-        training = {**plan.training, **more}
-        if plan.model == "maxout":
-            training["precision"] = self.settings.precision
-        fa.train.run(
+        precision = self.settings.precision if plan.model == "maxout" else "fp32"
+        fa.train.fit(
             model, images, plan.recipe, epochs=epochs, run_dir=folder, resume=True, seed=seed,
-            device=self.device, checkpoint_every=CHECKPOINT_EVERY,
-            progress=partial(self._watch, f"training {what}"), **training,
+            device=self.device, progress=partial(self._watch, f"training {what}"),
+            execution=fa.train.Execution(precision=precision, checkpoint_every=CHECKPOINT_EVERY),
+            **{**plan.training, **more},
         )  # fmt: skip
         return model.eval()

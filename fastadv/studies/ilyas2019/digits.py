@@ -131,7 +131,7 @@ def _train(study: Study, name: str, learned: ImageSet, recipe: fa.train.Recipe, 
     # a net on a constructed set starts from other weights than the nets that the sets were made with
     seed = s.seed + (name in SETS)
     model = fa.models.create("small_cnn", shape=study.test.shape, classes=10, width=s.width, seed=seed)
-    fa.train.run(
+    fa.train.fit(
         model,
         learned,
         recipe,
@@ -139,7 +139,7 @@ def _train(study: Study, name: str, learned: ImageSet, recipe: fa.train.Recipe, 
         run_dir=study.folder / "nets" / name,
         resume=True,
         batch_size=s.batch_size,
-        schedule="cosine",
+        optimization=fa.train.Optimization(schedule="cosine"),
         seed=seed,
         progress=partial(watch, f"training {name}"),
     )

@@ -81,7 +81,7 @@ class Maker:
             s = self.settings
             seed = rng.derive(s.seed, f"net {name}")
             model = (architecture or s.architecture).create(self.test, seed)
-            fa.train.run(
+            fa.train.fit(
                 model,
                 images,
                 fa.train.Standard() if recipe is None else recipe,
@@ -90,9 +90,9 @@ class Maker:
                 resume=True,
                 batch_size=s.batch_size,
                 learning_rate=training.learning_rate,
-                schedule=training.schedule,
+                optimization=fa.train.Optimization(schedule=training.schedule),
                 augment=s.augment if training.augmented else None,
-                precision=s.precision,
+                execution=fa.train.Execution(precision=s.precision),
                 seed=seed,
                 device=self.device,
                 progress=partial(self.watch, f"training {name}"),

@@ -90,8 +90,9 @@ def train(
     # the loss is convex in x: long steps climb it fastest, as in the power iteration
     recipe = RobustLikelihood(ball, steps=steps, step_size=10 * (radius or 1) / scale, random_start=False)
     run: Any = partial(
-        fa.train.run, model, images, recipe, epochs=epochs, optimizer="adam", learning_rate=learning_rate,
-        weight_decay=0.0, schedule="cosine", batch_size=len(images), progress=progress,
+        fa.train.fit, model, images, recipe, epochs=epochs, optimizer="adam", learning_rate=learning_rate,
+        batch_size=len(images), optimization=fa.train.Optimization(weight_decay=0.0, schedule="cosine"),
+        progress=progress,
     )  # fmt: skip
     run()
     return model.eval()

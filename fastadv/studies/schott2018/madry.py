@@ -66,7 +66,7 @@ def climb(
     Each stage is a run in a folder of its own in `folder`. One that was stopped goes on.
     """
     for stage in ramp:
-        yield from fa.train.fit(
+        yield from fa.train.epochs(
             model,
             train_set,
             fa.train.PGDTraining(fa.Linf(stage.radius), steps=steps, step_size=stage.step_size),
@@ -75,11 +75,10 @@ def climb(
             resume=True,
             optimizer="adam",
             learning_rate=LEARNING_RATE,
-            weight_decay=0.0,
+            optimization=fa.train.Optimization(weight_decay=0.0, schedule=stage.schedule),
             batch_size=BATCH_SIZE,
-            schedule=stage.schedule,
             seed=seed,
             device=device,
-            checkpoint_every=CHECKPOINT_EVERY,
+            execution=fa.train.Execution(checkpoint_every=CHECKPOINT_EVERY),
             progress=partial(watch, f"training the Madry net, {stage.name}"),
         )

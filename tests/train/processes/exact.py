@@ -10,6 +10,7 @@ from torch import nn
 
 from fastadv.threat import L2
 from fastadv.train import FastTraining, FreeTraining, HiddenFGSM, RubbishTraining, Standard, fit
+from tests.train.nets import grouped
 from tests.train.processes.worker import CASES, SETTINGS, TEST, Stop, images
 
 
@@ -47,7 +48,7 @@ CASES_OF = {2: list(EXACT), 4: ["standard", "awp", "free", "prior"]}
 def train(name: str, **options: Any) -> dict[str, Any]:
     model = net()
     settings = {**SETTINGS, "batch_size": 12, "deterministic": True, **EXACT[name], **options}
-    past = list(fit(model, images(15), **settings))
+    past = fit(model, images(15), **grouped(**settings))
     told = [dataclasses.asdict(report) | {"seconds": 0.0} for report in past]
     return {"weights": model.state_dict(), "reports": told}
 

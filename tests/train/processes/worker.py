@@ -28,6 +28,7 @@ from fastadv.train import (
     fit,
 )
 from tests.kills import die, loss_told
+from tests.train.nets import grouped
 
 THREAT = Linf(0.1)
 
@@ -94,7 +95,7 @@ CASES_OF = {2: ["standard", "free", "awp", "prior"], 3: list(CASES)}
 
 def train(name: str, **options: Any) -> dict[str, Any]:
     model = net()
-    past = list(fit(model, images(26), **{**SETTINGS, **CASES[name], **options}))
+    past = fit(model, images(26), **grouped(**{**SETTINGS, **CASES[name], **options}))
     accuracies = [
         (one.clean_accuracy, one.robust_accuracy, one.ema_clean_accuracy, one.ema_robust_accuracy)
         for one in past
@@ -177,7 +178,7 @@ def faults(folder: Path, rank: int) -> None:
     for name, options in wrong.items():
         given = {"model": net(), "train_set": images(26), "recipe": Standard(), **SETTINGS, **options}
         try:
-            list(fit(**given))
+            fit(**given)
         except (InputError, FloatingPointError) as error:
             said[name] = f"{type(error).__name__}: {error}"
     (folder / f"said-{rank}.json").write_text(json.dumps(said))
@@ -198,5 +199,5 @@ def dropout(folder: Path, rank: int) -> None:
         drawn.append(torch.rand(4))
         return Standard()(model, x, y)
 
-    list(fit(net(), images(26), noted, **SETTINGS))
+    fit(net(), images(26), noted, **SETTINGS)
     torch.save(torch.stack(drawn), folder / f"drawn-{rank}.pt")

@@ -8,7 +8,7 @@ import torch
 
 from fastadv.errors import InputError
 from fastadv.runs import files
-from fastadv.train import Standard, fit, reports
+from fastadv.train import Execution, Standard, fit, reports
 from fastadv.train.augment import make_augment
 from tests.processes import program, succeed
 from tests.train.nets import images, net, run
@@ -109,7 +109,15 @@ class Spy:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_what_a_step_is_given(precision):
     SEEN.clear()
-    list(fit(net(), images(), Spy(), epochs=2, batch_size=20, augment="shift", precision=precision))
+    fit(
+        net(),
+        images(),
+        Spy(),
+        epochs=2,
+        batch_size=20,
+        augment="shift",
+        execution=Execution(precision=precision),
+    )
     steps, dtypes = SEEN[::2], SEEN[1::2]
     assert [(at.epoch, len(at.x)) for at in steps] == [(1, 20), (1, 20), (1, 10), (2, 20), (2, 20), (2, 10)]
     assert {at.size for at in steps} == {50}
@@ -134,12 +142,12 @@ class Failing(Spy):
 
 def test_a_loss_that_is_not_finite_is_told():
     with pytest.raises(FloatingPointError, match="nan in epoch 1 at step 0"):
-        list(fit(net(), images(), Failing(lambda loss: loss * math.nan), epochs=1))
+        fit(net(), images(), Failing(lambda loss: loss * math.nan), epochs=1)
 
 
 def test_a_loss_of_several_numbers_is_told():
     with pytest.raises(InputError, match="recipe: expected one number"):
-        list(fit(net(), images(), Failing(lambda loss: loss.expand(3)), epochs=1))
+        fit(net(), images(), Failing(lambda loss: loss.expand(3)), epochs=1)
 
 
 def test_something_without_a_step_is_refused():

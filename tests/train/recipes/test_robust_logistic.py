@@ -14,6 +14,7 @@ from fastadv.train import (
     AWP,
     FGSMTraining,
     FreeTraining,
+    Optimization,
     RobustLogistic,
     Standard,
     WeightDecayL1,
@@ -88,7 +89,7 @@ def test_a_run_is_that_of_fgsm_training_to_rounding(name, kind, weight):
         model = model_of(kind)
         model.load_state_dict(first)
         settings = {"batch_size": 16, "learning_rate": 0.1, "weight_decay": 1e-3}
-        reports = list(fit(model, data, recipe, epochs=4, **settings))
+        reports = fit(model, data, recipe, epochs=4, **settings)
         runs.append((model.state_dict(), [report.loss for report in reports]))
     torch.testing.assert_close(runs[0], runs[1], rtol=1e-9, atol=1e-11)
     assert any(not torch.allclose(weight, first[key], atol=1e-2) for key, weight in runs[0][0].items())
@@ -130,7 +131,7 @@ def test_it_makes_a_classifier_of_two_digits_robust():
     threat, robust = fa.Linf(0.25), {}
     for recipe in (Standard(), RobustLogistic(threat)):
         model = fa.models.create("logistic", shape=(1, 8, 8))
-        fa.train.run(model, of_two("train"), recipe, epochs=20, batch_size=32, learning_rate=0.2)
+        fa.train.fit(model, of_two("train"), recipe, epochs=20, batch_size=32, learning_rate=0.2)
         table = fa.evaluate(model, of_two("test"), {"fgsm": partial(fa.attacks.fgsm, threat=threat)})
         robust[type(recipe).__name__] = table["fgsm"].robust_accuracy
         assert table.clean_accuracy > 0.9
@@ -187,6 +188,6 @@ def test_wrappers_take_it_as_a_loss():
     decayed = WeightDecayL1(0.1, recipe)(model, x, y)
     torch.testing.assert_close(decayed, recipe(model, x, y) + 0.1 * model.linear.weight.abs().sum())
     data = ImageSet(x.float(), y, 2, "random")
-    list(fit(model, data, AWP(recipe, 0.01), epochs=1, ramp=None, batch_size=16))
+    fit(model, data, AWP(recipe, 0.01), epochs=1, optimization=Optimization(ramp=None), batch_size=16)
     with pytest.raises(InputError, match="recipe: expected one that is a loss"):
         WeightDecayL1(0.1, FreeTraining(fa.Linf(0.1), 2))

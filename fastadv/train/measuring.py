@@ -1,5 +1,6 @@
 """What is measured after each epoch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fastadv import rng
+from fastadv._checks import check_count
 from fastadv.data import batches
 from fastadv.engine import freeze
 from fastadv.errors import InputError
@@ -18,7 +20,8 @@ from fastadv.train.recipes import Crafted, Standard
 from fastadv.train.recipes._common import twin
 
 BATCH_SIZE = 256
-OWN_LIMIT = 512  # images for the recipe's own examples, which show a collapse of tens of per cent
+# images for the recipe's own examples: enough to show a collapse by tens of per cent
+OWN_LIMIT = 512
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Measure:
         return size if self.limit is None else min(size, self.limit)
 
     def __call__(self, steps: Steps) -> dict[str, Any]:
-        """The accuracies of the model and of its moving average."""
+        """Measure the model, and its moving average."""
         clean, robust = self._accuracies(steps.model)
         measured = {"clean_accuracy": clean, "robust_accuracy": robust}
         if steps.average is not None:
@@ -61,7 +64,7 @@ class Measure:
         return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}
 
     def own_accuracy(self, steps: Steps) -> float | None:
-        """On the examples that the recipe crafts; None for one that does not, and without attacks."""
+        """Accuracy on the examples that the recipe crafts; None if it crafts none, and without attacks."""
         recipe = innermost(steps.recipe)
         if self.data is None or not self.attacks or not isinstance(recipe, Crafted):
             return None
@@ -75,38 +78,55 @@ class Measure:
         return right / size
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measuring:
+    """What is measured after each epoch, beside `test_set` and `test_attacks`.
+
+    - validation_set: images kept out of the training set, on which the test attacks are run, too. The best
+      epoch is then chosen and alarms are raised by these, and the test set only reports.
+    - test_limit: how many images of the test set are tested, from its first on; None: all.
+
+    Raises InputError for a limit < 1.
+    """
+
+    validation_set: Dataset[Any] | None = None
+    test_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.test_limit is not None:
+            check_count("test_limit", self.test_limit, 1)
+
+
 @dataclass(frozen=True)
 class Measures:
-    """What a report tells: of the test set, and of the images held out to judge the run by."""
+    """The accuracies in a report: of the test set, and of the images held out to judge the run by."""
 
     test: Measure
     validation: Measure | None
 
     @staticmethod
     def of(
-        test_set: Dataset[Any] | None,
-        validation_set: Dataset[Any] | None,
-        attacks: dict[str, Attack],
-        limit: int | None,
+        test_set: Dataset[Any] | None, attacks: Mapping[str, Attack] | None, measuring: Measuring
     ) -> "Measures":
-        """Checked; `limit` is of the test set."""
-        if validation_set is None:
-            return Measures(Measure(test_set, attacks, limit), None)
+        """Check that these sets can be measured under these attacks. `test_limit` is of the test set."""
+        attacks, held_out = dict(attacks or {}), measuring.validation_set
+        if held_out is None:
+            return Measures(Measure(test_set, attacks, measuring.test_limit), None)
         if not attacks:
             raise InputError(
                 "validation_set: expected test_attacks, by which the best epoch is chosen, got none; "
                 "pass test_attacks=, or leave out validation_set"
             )
-        test = Measure(test_set, {} if test_set is None else attacks, limit)
-        return Measures(test, Measure(validation_set, attacks, None))
+        test = Measure(test_set, {} if test_set is None else attacks, measuring.test_limit)
+        return Measures(test, Measure(held_out, attacks, None))
 
     @property
     def judge(self) -> Measure:
-        """By what the best epoch is chosen and alarms are raised."""
+        """The images by which the best epoch is chosen and alarms are raised."""
         return self.test if self.validation is None else self.validation
 
     def __call__(self, steps: Steps) -> dict[str, Any]:
-        """The accuracies of a report."""
+        """Measure what a report holds."""
         measured = self.test(steps)
         if self.validation is not None:
             held_out = self.validation(steps)

@@ -10,22 +10,32 @@ from fastadv.train.report import EpochReport, best
 ACTIONS = ("warn", "stop", "rewind")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ending:
-    """After `epochs`, when the best epoch is `patience` epochs ago, or on an alarm; checked."""
+    """When training ends before its last epoch, and with which weights. Both need `test_attacks`.
 
-    epochs: int
-    patience: int | None
-    on_alarm: str
-    attacked: bool  # whether robustness is measured
+    - patience: epochs, 1 or more, without a better accuracy under attack (the lowest of the attacks', with
+      ema that of the averaged weights) after which training ends. The model then has the best epoch's
+      weights, also where training went on to its end. None: train to the end, and keep the last weights.
+    - on_alarm: accuracy under attack that collapses (catastrophic overfitting), or falls while the training
+      loss goes on falling (robust overfitting), is logged as a warning and reported. "warn" goes on, "stop"
+      also ends training, "rewind" ends it with the best epoch's weights in the model.
+
+    Raises InputError for a value outside its range.
+    """
+
+    patience: int | None = None
+    on_alarm: str = "warn"
 
     def __post_init__(self) -> None:
-        check_count("epochs", self.epochs, 1)
         if self.patience is not None:
             check_count("patience", self.patience, 1)
         if self.on_alarm not in ACTIONS:
             raise InputError(f"on_alarm: expected one of {', '.join(ACTIONS)}, got {self.on_alarm!r}")
-        if not self.attacked and (self.patience is not None or self.on_alarm != "warn"):
+
+    def check(self, attacked: bool) -> None:
+        """InputError for an ending by robustness where none is measured."""
+        if not attacked and self != Ending():
             raise InputError(
                 "test_attacks: expected an attack to measure robustness by, got none; pass test_set= (or "
                 "validation_set=) and test_attacks=, or leave out patience and on_alarm"
@@ -33,17 +43,17 @@ class Ending:
 
     @property
     def may_rewind(self) -> bool:
-        """Whether the best weights may be wanted."""
+        """Whether the best weights may be needed."""
         return self.patience is not None or self.on_alarm == "rewind"
 
-    def reached(self, past: Sequence[EpochReport]) -> bool:
-        """Whether no epoch follows those reported."""
+    def reached(self, past: Sequence[EpochReport], epochs: int) -> bool:
+        """Whether a run of `epochs` epochs ends after those reported."""
         if not past:
             return False
         top, last = best(past), past[-1]
         tired = self.patience is not None and top is not None and last.epoch - top.epoch >= self.patience
         alarmed = self.on_alarm != "warn" and last.alarm is not None
-        return last.epoch >= self.epochs or tired or alarmed
+        return last.epoch >= epochs or tired or alarmed
 
     def rewinds(self, past: Sequence[EpochReport]) -> bool:
         """Whether a run that ends here ends with the best weights."""

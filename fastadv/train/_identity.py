@@ -1,0 +1,75 @@
+"""What a run is, for its folder and for the processes that share it."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastadv.runs.card import data_hash
+from fastadv.runs.description import describe, describe_data, describe_model
+from fastadv.train._deterministic import describe_deterministic
+from fastadv.train._steps import Steps
+from fastadv.train.ending import Ending
+from fastadv.train.execution import Execution
+from fastadv.train.measuring import Measure, Measuring
+from fastadv.train.optim import Optimization
+from fastadv.train.ramp import Ramp
+
+
+def describe_run(
+    steps: Steps,
+    epochs: int,
+    optimizer: str,
+    learning_rate: float,
+    optimization: Optimization,
+    measuring: Measuring,
+    execution: Execution,
+    identity: str | None,
+) -> dict[str, Any]:
+    """Describe what is trained: a folder with another description is not resumed.
+
+    None stands for what is left out, so that runs from before there was such an option go on.
+    """
+    model, feed, ramp, held_out = steps.model, steps.feed, optimization.ramp, measuring.validation_set
+    return {
+        "model": describe_model(model, identity),
+        "data": describe_data(steps.train_set),
+        "recipe": describe(steps.recipe, model, identity),
+        # with the constant schedule, which does not depend on it, a run may be made longer
+        "epochs": None if optimization.schedule == "constant" else epochs,
+        "batch_size": feed.batch_size,
+        "optimizer": optimizer,
+        "learning_rate": learning_rate,
+        "momentum": optimization.momentum,
+        "weight_decay": optimization.weight_decay,
+        "warm_up": optimization.warm_up or None,
+        "clip_norm": optimization.clip_norm,
+        "max_norm": optimization.max_norm,
+        "ramp": {**dataclasses.asdict(ramp), "epochs": len(steps.ramp)} if isinstance(ramp, Ramp) else None,
+        "ema": optimization.ema,
+        "validation_set": None if held_out is None else describe_data(held_out),
+        "schedule": describe(optimization.schedule, model, identity),
+        "augment": feed.augment and describe(feed.augment.parts, model, identity),
+        "precision": execution.precision,
+        "deterministic": describe_deterministic(feed.device) if execution.deterministic else None,
+        "compile": execution.compile or None,
+        "seed": steps.seed,
+        "identity": identity,
+    }
+
+
+def describe_around(
+    model: nn.Module, test: Measure, ending: Ending, execution: Execution, identity: str | None
+) -> dict[str, Any]:
+    """Describe what may change when a run is resumed, and must be the same in all of its processes."""
+    return {
+        "test_set": None if test.data is None else describe_data(test.data),
+        "test_attacks": describe(test.attacks, model, identity),
+        "test_limit": test.limit,
+        "patience": ending.patience,
+        "on_alarm": ending.on_alarm,
+        "checkpoint_every": execution.checkpoint_every,
+        "torch": torch.__version__,
+        "initial weights": data_hash(*model.state_dict().values()),
+    }

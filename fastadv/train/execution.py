@@ -1,0 +1,88 @@
+"""How a run is carried out, which changes its weights by rounding at most."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastadv._checks import check_count, check_flag
+from fastadv.engine.precision import has_tf32
+from fastadv.errors import InputError
+from fastadv.train._compiled import check_compile
+from fastadv.train._deterministic import check_deterministic
+
+PRECISIONS = ("fp32", "bf16", "tf32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a run is carried out. The weights that are learned stay the same to rounding.
+
+    - precision: "fp32"; "bf16" runs the recipe under autocast; "tf32", on a GPU, with matrix products,
+      convolutions and recurrent layers in TF32. It holds while a step is taken: accuracies are measured in
+      the model's own precision, and between the reports torch's switches are the caller's.
+    - deterministic: 1, 2, 4 and 8 processes train the same bits. Each batch is cut into 8 parts by place,
+      which pass one by one, and sums go through them in their order: slower where a part is small. torch
+      takes deterministic kernels meanwhile, or raises. It holds for one machine, one version of torch and one
+      number of threads in each process (torchrun sets 1), which a resumed run must have again. Samples must
+      pass on their own: BatchNorm in train mode, and whatever else writes into buffers, is refused. A recipe
+      that owns its step goes through `Step.each`.
+    - compile: run the passes of a step, those of the attack too, through torch.compile. The model keeps its
+      class, keys and hooks. The first step waits for the compiler. Not together with `deterministic`.
+    - workers: processes that read images from disk, 0 or more; None: up to 8 for many images. Neither their
+      number nor their seeds change the result: what a data set's own transforms draw from torch, NumPy and
+      `random` is keyed by (seed, epoch, sample).
+    - checkpoint_every: steps after which a checkpoint is also written within an epoch, 1 or more; it needs a
+      `run_dir`. None: after each epoch alone.
+
+    Raises InputError for a value outside its range.
+    """
+
+    precision: str = "fp32"
+    deterministic: bool = False
+    compile: bool = False
+    workers: int | None = None
+    checkpoint_every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        check_flag("deterministic", self.deterministic)
+        check_flag("compile", self.compile)
+        if self.compile and self.deterministic:
+            raise InputError(
+                "compile: expected False with deterministic=True, as what is compiled depends on the shapes "
+                "that came before, got True; leave one of the two out"
+            )
+        if self.workers is not None:
+            check_count("workers", self.workers, 0)
+        if self.checkpoint_every is not None:
+            check_count("checkpoint_every", self.checkpoint_every, 1)
+
+    def check(self, model: nn.Module, device: torch.device, run_dir: Any) -> None:
+        """InputError where this model cannot be trained so on this device."""
+        if run_dir is None and self.checkpoint_every:
+            raise InputError(
+                "run_dir: expected a folder for the checkpoints, got None; "
+                "pass run_dir=, or leave out checkpoint_every"
+            )
+        if self.precision == "tf32":
+            _check_tf32(model, device)
+        if self.deterministic:
+            check_deterministic(model, device)
+        if self.compile:
+            check_compile(model, device)
+
+
+def _check_tf32(model: nn.Module, device: torch.device) -> None:
+    """InputError where nothing would be computed in TF32."""
+    if not has_tf32(device):
+        raise InputError(
+            f"precision: expected 'fp32' or 'bf16' on {device}, which has no TF32, got 'tf32'; "
+            "train on a GPU of compute capability 8 or more, or leave it out"
+        )
+    if all(weight.dtype != torch.float32 for weight in model.parameters()):
+        raise InputError(
+            "precision: expected weights in float32 for 'tf32', got none; call model.float(), or leave it out"
+        )
