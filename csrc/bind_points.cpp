@@ -245,7 +245,7 @@ void elu(Array out, const Array& x, double alpha) {
 
 // The gradient times an activation's derivative, which follows from its input or its value.
 template <auto Member, class... Numbers>
-void slope(Array out, const Array& gradient, const Array& from, Numbers... numbers) {
+void activation_gradient(Array out, const Array& gradient, const Array& from, Numbers... numbers) {
   check_alike(out, gradient, from);
   with_kernels(out, [&](auto element, const auto& kernels) {
     using T = decltype(element);
@@ -275,8 +275,9 @@ void bind_points(py::module_& module) {
   module.def("distance", distance);
   module.def("largest", largest);
   module.def("elu", elu);
-  module.def("elu_slope", slope<[](const auto& kernels) { return kernels.elu_slope; }, double>);
-  module.def("relu_slope", slope<[](const auto& kernels) { return kernels.relu_slope; }>);
+  module.def("elu_gradient",
+             activation_gradient<[](const auto& kernels) { return kernels.elu_gradient; }, double>);
+  module.def("relu_gradient", activation_gradient<[](const auto& kernels) { return kernels.relu_gradient; }>);
 }
 
 }  // namespace fastadv

@@ -94,8 +94,8 @@ struct Kernels {
   double (*distance)(const T* x_adv, const T* x, int64_t cols, double order, Box box, bool* inside);
   void (*largest)(T* out, const T* values, int64_t cols);
   void (*elu)(T* out, const T* x, int64_t count, float alpha);
-  void (*elu_slope)(T* out, const T* gradient, const T* x, int64_t count, float alpha);
-  void (*relu_slope)(T* out, const T* gradient, const T* value, int64_t count);
+  void (*elu_gradient)(T* out, const T* gradient, const T* x, int64_t count, float alpha);
+  void (*relu_gradient)(T* out, const T* gradient, const T* value, int64_t count);
   void (*logit_loss)(T* grad, float* loss, const T* logits, int64_t classes, LossKind kind, int64_t label,
                      int64_t target, bool direction, float* scratch);
   void (*thin_gradient)(T* out, const T* gradient, const float* weights, const ThinShape& shape,

@@ -26,7 +26,7 @@
 #include "kernels/logit_loss.inl"
 #include "kernels/latent_vector.inl"
 #include "kernels/elu.inl"
-#include "kernels/relu_slope.inl"
+#include "kernels/relu_gradient.inl"
 #include "kernels/thin_gradient.inl"
 #include "kernels/winograd.inl"
 #include "kernels/latent_rows.inl"
@@ -53,8 +53,8 @@ constexpr Kernels<T> table() {
           .distance = distance<T>,
           .largest = largest<T>,
           .elu = elu<T>,
-          .elu_slope = elu_slope<T>,
-          .relu_slope = relu_slope<T>,
+          .elu_gradient = elu_gradient<T>,
+          .relu_gradient = relu_gradient<T>,
           .logit_loss = logit_loss<T>,
           .thin_gradient = thin_gradient<T>,
           .winograd_tiles = winograd_tiles<T>,

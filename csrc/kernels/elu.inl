@@ -1,12 +1,12 @@
-// elu: x where x > 0, alpha (e^x - 1) elsewhere; elu_slope: a gradient to the result, times the slope at x.
-// NaN stays.
+// elu: x where x > 0, alpha (e^x - 1) elsewhere; elu_gradient: a gradient to the result,
+// times elu's own at x. NaN stays.
 
 constexpr int64_t kEluBlock = 16 * kLanes;
 
 FASTADV_INLINE vec elu(vec x, vec alpha) { return x > vec{} ? x : alpha * elu<false>(x); }
 
-// Not by the result: that rounds to -alpha long before the slope is 0.
-FASTADV_INLINE vec elu_slope(vec x, vec alpha) {
+// Not by the result: that rounds to -alpha long before the gradient is 0.
+FASTADV_INLINE vec elu_gradient(vec x, vec alpha) {
   const vec least = splat(-87.0f);
   const Exponential e = exponential(larger(least, x));  // unused where x > 0
   const vec power = x < least ? vec{} : fma(e.scale, e.part, e.scale);
@@ -39,14 +39,14 @@ void elu(T* out, const T* x, int64_t count, float alpha) {
 }
 
 template <class T>
-void elu_slope(T* out, const T* gradient, const T* x, int64_t count, float alpha) {
+void elu_gradient(T* out, const T* gradient, const T* x, int64_t count, float alpha) {
   const vec factor = splat(alpha);
   int64_t first = 0;
   if constexpr (sizeof(T) == sizeof(float))
     for (; first + kLanes <= count; first += kLanes)
-      store_vec(out + first, load_vec(gradient + first) * elu_slope(load_vec(x + first), factor));
+      store_vec(out + first, load_vec(gradient + first) * elu_gradient(load_vec(x + first), factor));
   in_blocks(
-      x, first, count, [&](vec value) __attribute__((always_inline)) { return elu_slope(value, factor); },
-      [&](int64_t i, float slope)
-          __attribute__((always_inline)) { store(out + i, load(gradient[i]) * slope); });
+      x, first, count, [&](vec value) __attribute__((always_inline)) { return elu_gradient(value, factor); },
+      [&](int64_t i, float factor)
+          __attribute__((always_inline)) { store(out + i, load(gradient[i]) * factor); });
 }

@@ -5,16 +5,16 @@ template <bool IsLinf>
 double hyperplane_level(const double* size, const double* room, int64_t cols, double wanted) {
   double level = 0;
   for (int64_t round = 0; round <= cols; ++round) {
-    double slope = 0, held = 0;
-#pragma omp simd reduction(+ : slope, held)
+    double rate = 0, held = 0;
+#pragma omp simd reduction(+ : rate, held)
     for (int64_t i = 0; i < cols; ++i) {
       const double pace = IsLinf ? 1.0 : size[i];
       const bool free = pace * level < room[i];
-      slope += free ? size[i] * pace : 0.0;
+      rate += free ? size[i] * pace : 0.0;
       held += free ? 0.0 : size[i] * room[i];
     }
-    const double higher = (wanted - held) / slope;
-    if (!(higher > level) || !(slope > 0)) break;
+    const double higher = (wanted - held) / rate;
+    if (!(higher > level) || !(rate > 0)) break;
     level = std::min(higher, std::numeric_limits<double>::max());
   }
   return level;
@@ -50,11 +50,11 @@ void to_hyperplane(T* out, const T* points, const T* normal, int64_t cols, doubl
   const bool falls = lack < 0;
   bool usable = std::isfinite(lack);
   for (int64_t i = 0; i < cols; ++i) {
-    const float slope = load(normal[i]), point = load(points[i]);
-    usable &= std::isfinite(slope);
-    weight[i] = std::fabs(slope);
+    const float steep = load(normal[i]), point = load(points[i]);
+    usable &= std::isfinite(steep);
+    weight[i] = std::fabs(steep);
     size[i] = weight[i];
-    const double way = slope == 0 ? 0.0 : (slope > 0) != falls ? box.hi - point : point - box.lo;
+    const double way = steep == 0 ? 0.0 : (steep > 0) != falls ? box.hi - point : point - box.lo;
     room[i] = way > 0 ? way : 0.0;
   }
   const double wanted = std::fabs(lack);

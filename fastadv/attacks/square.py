@@ -6,7 +6,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from fastadv import ops, rng
+from fastadv import rng
 from fastadv._checks import check_count, check_share
 from fastadv.attacks.core import (
     AttackResult,
@@ -24,6 +24,8 @@ from fastadv.attacks.methods.random_search import Best, ends_behind, random_sear
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import Model
 from fastadv.ops._windows import inside, middle_corners, signs
+from fastadv.ops.square_l2 import square_l2
+from fastadv.ops.square_linf import square_linf
 from fastadv.threat import Threat
 
 NORMS = ("linf", "l2", "l1")
@@ -177,7 +179,7 @@ class _Ends:
 
         def placed() -> Tensor:
             drawn = words[:, : 2 + draw.channels].contiguous()
-            return ops.square_linf(rows.best, rows.lower, rows.upper, drawn, draw.shape, draw.window(pixels))
+            return square_linf(rows.best, rows.lower, rows.upper, drawn, draw.shape, draw.window(pixels))
 
         points = placed()
         same = (points == rows.best).flatten(1).all(1)
@@ -231,7 +233,7 @@ class _Bumps:
         draw, x, threat = self.draw, self.search.x, self.search.threat
         words = draw.words(5 + draw.channels, query)
         bumps = self._bumps(draw.window(pixels, least=3, odd=True))
-        return ops.square_l2(self.search.rows.best, x, words, bumps, draw.shape, threat.radius, threat.box)
+        return square_l2(self.search.rows.best, x, words, bumps, draw.shape, threat.radius, threat.box)
 
     def _bumps(self, window: Window) -> Tensor:
         """Return [2, height, width] of length 1: the bumps one above the other, and beside each other."""

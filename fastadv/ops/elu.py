@@ -1,4 +1,4 @@
-"""elu: x where x > 0, scale (exp(x) - 1) elsewhere; elu_slope: its gradient.
+"""elu: x where x > 0, scale (exp(x) - 1) elsewhere; elu_gradient: its gradient.
 
 That is 1 where x > 0, and scale exp(x) elsewhere. The result does not tell it: it rounds to -scale where the
 gradient is still far from 0, in bfloat16 from x = -6 on.
@@ -23,17 +23,17 @@ def reference(x: Tensor, scale: float) -> Tensor:
     return torch.where(real > 0, real, scale * real.expm1()).to(x.dtype)
 
 
-def reference_slope(gradient: Tensor, x: Tensor, scale: float) -> Tensor:
+def reference_gradient(gradient: Tensor, x: Tensor, scale: float) -> Tensor:
     real = x.to(wide(x.dtype))
-    slope = torch.where(real > 0, 1.0, scale * real.exp())
-    return (gradient.to(slope.dtype) * slope).to(gradient.dtype)
+    own = torch.where(real > 0, 1.0, scale * real.exp())
+    return (gradient.to(own.dtype) * own).to(gradient.dtype)
 
 
 def fake(x: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(x)
 
 
-def fake_slope(gradient: Tensor, *rest: Any) -> Tensor:
+def fake_gradient(gradient: Tensor, *rest: Any) -> Tensor:
     return torch.empty_like(gradient)
 
 
@@ -42,7 +42,7 @@ def compare(actual: Tensor, expected: Tensor, args: Sample) -> None:
     assert_ulps(actual, expected, 2, floor=2e-7)
 
 
-def compare_slope(actual: Tensor, expected: Tensor, args: Sample) -> None:
+def compare_gradient(actual: Tensor, expected: Tensor, args: Sample) -> None:
     # without a fused multiply-add, e^x is as near as half an ulp of an x down to -87; beyond it is 0 in C++
     assert_ulps(actual, expected, 64 if actual.dtype == torch.float32 else 1, floor=1e-36)
 
@@ -55,7 +55,7 @@ def samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
                 yield values, scale
 
 
-def samples_of_slope(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
+def samples_of_gradient(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
     for seed, (x, scale) in enumerate(samples(device, dtype)):
         draw = torch.Generator().manual_seed(seed)
         yield torch.randn(x.shape, generator=draw).to(x), x, scale
@@ -68,32 +68,32 @@ def _setup(ctx: Any, inputs: Any, output: Tensor) -> None:
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
     (x,) = ctx.saved_tensors
-    return torch.ops.fastadv.elu_slope(gradient, x, ctx.scale), None
+    return torch.ops.fastadv.elu_gradient(gradient, x, ctx.scale), None
 
 
-def _setup_slope(ctx: Any, inputs: Any, output: Tensor) -> None:
+def _setup_gradient(ctx: Any, inputs: Any, output: Tensor) -> None:
     gradient, x, ctx.scale = inputs
     ctx.save_for_backward(gradient, x)
 
 
-def _backward_slope(ctx: Any, further: Tensor) -> tuple[Tensor, Tensor, None]:
+def _backward_gradient(ctx: Any, further: Tensor) -> tuple[Tensor, Tensor, None]:
     gradient, x = ctx.saved_tensors
-    slope = torch.ops.fastadv.elu_slope
+    times_own = torch.ops.fastadv.elu_gradient
     # scale exp(x) is its own derivative
-    bent = slope(further * gradient, x, ctx.scale).masked_fill(x > 0, 0.0)
-    return slope(further, x, ctx.scale), bent, None
+    bent = times_own(further * gradient, x, ctx.scale).masked_fill(x > 0, 0.0)
+    return times_own(further, x, ctx.scale), bent, None
 
 
 register(
     OpCard(
-        name="elu_slope",
+        name="elu_gradient",
         schema="(Tensor gradient, Tensor x, float scale) -> Tensor",
         summary="g · (1 where x > 0, α eˣ elsewhere)",
-        reference=reference_slope,
-        fake=fake_slope,
-        samples=samples_of_slope,
-        compare=compare_slope,
-        gradient=(_setup_slope, _backward_slope),
+        reference=reference_gradient,
+        fake=fake_gradient,
+        samples=samples_of_gradient,
+        compare=compare_gradient,
+        gradient=(_setup_gradient, _backward_gradient),
         triton=False,
         bytes_moved=lambda gradient, *rest: 3 * gradient.numel() * gradient.element_size(),
         flops=lambda gradient, *rest: 20 * gradient.numel(),
@@ -115,7 +115,7 @@ register(
     )
 )
 
-_new, _slope = op("elu"), op("elu_slope")
+_new, _new_gradient = op("elu"), op("elu_gradient")
 
 
 def elu(x: Tensor, scale: float = 1.0) -> Tensor:
@@ -128,11 +128,11 @@ def elu(x: Tensor, scale: float = 1.0) -> Tensor:
     return result
 
 
-def elu_slope(gradient: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
+def elu_gradient(gradient: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
     """The gradient to x [B, ...] of `elu(x, scale)`, given the gradient to its value, like x.
 
     Raises InputError for tensors that do not match, and unless scale is a finite number.
     """
     check_like(gradient, x=x)
-    result: Tensor = _slope(gradient, x, check_number("scale", scale))
+    result: Tensor = _new_gradient(gradient, x, check_number("scale", scale))
     return result

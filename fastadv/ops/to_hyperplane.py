@@ -54,10 +54,10 @@ def _level(size: Tensor, room: Tensor, wanted: Tensor, norm: str) -> Tensor:
     check = size.device.type == "cpu"
     for _ in range(size.shape[1] + 1 if check else ROUNDS):
         free = pace * level < room
-        slope = torch.where(free, rate, 0.0).sum(1, keepdim=True)
+        rates = torch.where(free, rate, 0.0).sum(1, keepdim=True)
         rest = wanted - torch.where(free, 0.0, whole).sum(1, keepdim=True)
         # the root for the coordinates that are free lies below the root sought
-        higher = torch.where(slope > 0, rest / slope, level).maximum(level).clamp_max(most)
+        higher = torch.where(rates > 0, rest / rates, level).maximum(level).clamp_max(most)
         if check and bool((higher == level).all()):
             break
         level = higher

@@ -16,7 +16,7 @@ import torch
 import fastadv as fa
 from fastadv.attacks.autoattack import Version
 from fastadv.data import ImageSet
-from fastadv.evaluation._text import percent
+from fastadv.evaluation.text import percent
 from fastadv.runs.card import card
 from fastadv.runs.description import describe
 from fastadv.runs.files import write_json

@@ -71,14 +71,14 @@ def wrong(name: str, monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor],
         real: Any = thin.thin_gradient
         monkeypatch.setattr(thin, "thin_gradient", lambda *given: change(real(*given)))
     elif name == "relu":
-        real, calls = activations.relu_slope, []
+        real, calls = activations.relu_gradient, []
 
-        def slope(*given: Tensor) -> Tensor:
+        def gradient(*given: Tensor) -> Tensor:
             calls.append(given)
             found: Tensor = real(*given)
             return change(found) if len(calls) % 2 else found  # one of two, since two signs are none
 
-        monkeypatch.setattr(activations, "relu_slope", slope)
+        monkeypatch.setattr(activations, "relu_gradient", gradient)
     elif name == "elu":
         real = activations.elu
         monkeypatch.setattr(
@@ -179,7 +179,7 @@ def test_a_wrong_fold_is_left(monkeypatch: pytest.MonkeyPatch, logged: Logged) -
 
 @pytest.mark.parametrize("fold", [True, False])
 def test_also_where_both_copies_are_one(fold: bool, monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
-    monkeypatch.setattr(activations, "relu_slope", lambda gradient, out: -gradient * (out > 0))
+    monkeypatch.setattr(activations, "relu_gradient", lambda gradient, out: -gradient * (out > 0))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 5)).eval()
     monkeypatch.setattr(onednn, "LEAST_WEIGHTS", 1 << 30)

@@ -13,6 +13,7 @@ import torch
 
 import fastadv.ops
 from fastadv.ops.registration.library import CARDS, OpCard, cpu_launcher, extension
+from tests.ops import page
 from tests.processes import finish, serve
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
@@ -180,7 +181,14 @@ def test_without_the_extension_the_references_trace_and_strict_refuses_them():
     assert "FASTADV_STRICT=1, and no compiled kernel serves torch.float32" in run.stdout
 
 
-def test_public_names_cover_every_card():
+def test_every_op_can_be_called_from_its_module():
     for name, card in CARDS.items():
-        assert hasattr(fastadv.ops, name)
-        assert not card.in_place or hasattr(fastadv.ops, f"{name}_")
+        module = sys.modules[card.reference.__module__]
+        assert callable(getattr(module, name))
+        assert not card.in_place or callable(getattr(module, f"{name}_"))
+    twins = {f"{name}_" for name, card in CARDS.items() if card.in_place}
+    assert set(fastadv.ops.__all__) < CARDS.keys() | twins
+
+
+def test_the_page_of_ops_is_the_one_written():
+    assert page.PAGE.read_text() == page.text(), "run: python -m tests.ops.page"

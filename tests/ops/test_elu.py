@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from fastadv.errors import InputError
-from fastadv.ops import elu, elu_slope
+from fastadv.ops.elu import elu, elu_gradient
 
 
 @few
@@ -41,12 +41,12 @@ def test_the_derivative_keeps_its_digits_however_small_it_is(alpha, dtype):
     (expected,) = torch.autograd.grad(F.elu(exact, alpha), exact, back.double())
     rounding = 2.0**-8 if dtype == torch.bfloat16 else 5e-6
     torch.testing.assert_close(found.double(), expected, rtol=rounding, atol=0)
-    assert torch.equal(elu_slope(back, x.detach(), alpha), found)
+    assert torch.equal(elu_gradient(back, x.detach(), alpha), found)
 
 
 def test_the_derivative_where_numbers_end():
     x = torch.tensor([[-torch.inf, -1e9, -100.0, -87.0, torch.inf, torch.nan]])
-    found = elu_slope(torch.ones_like(x), x)
+    found = elu_gradient(torch.ones_like(x), x)
     expected = torch.tensor([[0, 0, 0, 1.64581e-38, 1, torch.nan]])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0, equal_nan=True)
 
@@ -69,8 +69,8 @@ def test_what_they_refuse():
     with pytest.raises(InputError, match="scale"):
         elu(x, float("inf"))
     with pytest.raises(InputError, match="scale"):
-        elu_slope(x, x, float("nan"))
+        elu_gradient(x, x, float("nan"))
     with pytest.raises(InputError, match="x: expected"):
-        elu_slope(x, x[:1])
+        elu_gradient(x, x[:1])
     with pytest.raises(InputError, match="rank >= 2"):
         elu(x[0])

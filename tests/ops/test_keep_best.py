@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastadv.errors import InputError
-from fastadv.ops import keep_best_
+from fastadv.ops.keep_best import keep_best_
 
 
 def candidate(seed, dtype=torch.float32, rows=20):

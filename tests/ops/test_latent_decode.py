@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from fastadv.errors import InputError
-from fastadv.ops import latent_decode, latent_fit
+from fastadv.ops import latent_fit
 from fastadv.ops._samples import DECODERS, random_decoder
+from fastadv.ops.latent_decode import latent_decode
 
 
 def problem(layers, classes=3, count=5, dtype=torch.float32, seed=1):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastadv.errors import InputError
-from fastadv.ops import philox
+from fastadv.ops.philox import philox
 
 WORD = 0xFFFFFFFF
 

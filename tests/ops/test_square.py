@@ -6,8 +6,9 @@ from torch import Tensor
 
 from fastadv import rng
 from fastadv.errors import InputError
-from fastadv.ops import square_l2, square_linf
 from fastadv.ops._windows import middle_corners
+from fastadv.ops.square_l2 import square_l2
+from fastadv.ops.square_linf import square_linf
 
 IMAGE = (3, 32, 32)
 

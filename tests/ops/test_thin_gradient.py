@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import conv2d
 
 from fastadv.errors import InputError
-from fastadv.ops import thin_gradient
+from fastadv.ops.thin_gradient import thin_gradient
 
 
 @st.composite

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-import fastadv.ops as ops
 from fastadv.errors import InputError
+from fastadv.ops import winograd as ops
 
 LOOSE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 0.1}
 

@@ -16,8 +16,9 @@ from fastadv.attacks.core.record import Record, Rows
 from fastadv.attacks.core.snap import snap
 from fastadv.attacks.core.waiting import may_leave, surely_finite
 from fastadv.engine import Frozen
-from fastadv.ops import keep_best_, largest
+from fastadv.ops import largest
 from fastadv.ops._step import may_be_narrow
+from fastadv.ops.keep_best import keep_best_
 from fastadv.threat import Threat
 
 R_co = TypeVar("R_co", bound=Rows, default=Any, covariant=True)

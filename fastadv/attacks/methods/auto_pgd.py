@@ -8,6 +8,7 @@ from torch import Tensor
 from fastadv import ops
 from fastadv.attacks.core import GradientLook, Rows, ScoredLook, Search, repeat, waits
 from fastadv.attacks.methods.geometry import like
+from fastadv.ops.keep_best import keep_best_
 
 MOMENTUM = 0.75  # the weight of the new step; the rest is that of the step before
 # checkpoints, as shares of the steps: the first interval, by how much each is shorter, the shortest
@@ -153,8 +154,8 @@ class Stage:
         rows = self.search.rows
         none = torch.zeros_like(self.search.best.success)
         if isinstance(look, GradientLook):
-            ops.keep_best_(rows.top_gradient, rows.top_loss.clone(), none, look.gradient, rows.loss, none)
-        ops.keep_best_(rows.top, rows.top_loss, none, look.x_adv, rows.loss, none)
+            keep_best_(rows.top_gradient, rows.top_loss.clone(), none, look.gradient, rows.loss, none)
+        keep_best_(rows.top, rows.top_loss, none, look.x_adv, rows.loss, none)
 
 
 class Dense(Stage):

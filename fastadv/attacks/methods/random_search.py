@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fastadv import ops
 from fastadv.attacks.core import Common, Rows, Search
 from fastadv.losses import Loss
+from fastadv.ops.keep_best import keep_best_
 
 SCHEDULED = 10_000
 
@@ -50,4 +50,4 @@ def random_search(
             rows.loss = search.full(-torch.inf)
         look = search.score(points)
         none = torch.zeros_like(look.adversarial)
-        ops.keep_best_(rows.best, rows.loss, none, look.x_adv, look.loss.to(rows.loss.dtype), none)
+        keep_best_(rows.best, rows.loss, none, look.x_adv, look.loss.to(rows.loss.dtype), none)

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastadv.engine.rewrite import Rewrite, unseen
-from fastadv.ops import elu, relu_slope
+from fastadv.ops.elu import elu
+from fastadv.ops.relu_gradient import relu_gradient
 
 DTYPES = (torch.float32, torch.bfloat16)
 LEAST = 1 << 16  # elements; calling an op from Python and back costs as much as fewer gain
@@ -33,7 +34,7 @@ class _ReLU(torch.autograd.Function):
         (out,) = saved
         if gradient.stride() != out.stride():  # as after a mean: the next function wants the layout of `out`
             gradient = torch.empty_like(out).copy_(gradient)
-        return relu_slope(gradient, out), None
+        return relu_gradient(gradient, out), None
 
 
 def fast_relu(input: Tensor, inplace: bool = False) -> Any:

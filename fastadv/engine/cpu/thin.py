@@ -13,8 +13,7 @@ from torch.nn.grad import conv2d_input
 
 from fastadv.engine.cpu.settings import Settings, takes_settings
 from fastadv.engine.rewrite import Rewrite, unseen
-from fastadv.ops import thin_gradient
-from fastadv.ops.thin_gradient import MOST_CHANNELS
+from fastadv.ops.thin_gradient import MOST_CHANNELS, thin_gradient
 
 
 class _Convolution(torch.autograd.Function):

@@ -19,9 +19,8 @@ from fastadv.engine.cpu.settings import Settings, takes_settings
 from fastadv.engine.rewrite import Rewrite, unseen
 from fastadv.engine.room import slices
 from fastadv.engine.scratch import LARGEST
-from fastadv.ops import winograd_image, winograd_kernels, winograd_tiles
 from fastadv.ops.registration.library import CARDS, cpu_launcher
-from fastadv.ops.winograd import count_tiles
+from fastadv.ops.winograd import count_tiles, winograd_image, winograd_kernels, winograd_tiles
 
 # elements of the result a tile and axis, and the channels from which it gains; tiles of 4 would round
 # bfloat16 by 3% a layer, those of 2 by 0.5%, the library by 0.2%

@@ -58,9 +58,9 @@ def _level(source, cols, wanted, NORM: tl.constexpr, BLOCK: tl.constexpr):
             free = pace * level < room
             rate += tl.where(free, weight * pace, 0.0)
             held += tl.where(free, 0.0, weight * room)
-        slope = tl.sum(rate)
-        higher = tl.minimum((wanted - tl.sum(held)) / slope, _MOST)
-        rises = (slope > 0) & (higher > level)
+        rates = tl.sum(rate)
+        higher = tl.minimum((wanted - tl.sum(held)) / rates, _MOST)
+        rises = (rates > 0) & (higher > level)
         level = tl.where(rises, higher, level)
     return level
 

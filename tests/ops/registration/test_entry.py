@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastadv import ops
+from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.registration import entry as entry_module
 from fastadv.ops.registration.entry import entry
 
@@ -197,7 +198,7 @@ def test_autograd_notices_what_an_op_writes(through, dtype, monkeypatch):
     won = torch.ones(2, dtype=torch.bool)
     writes = [
         lambda saved: ops.linf_step_(saved, grad, x, *rest),
-        lambda saved: ops.keep_best_(saved, column - 1, ~won, grad, column, won),
+        lambda saved: keep_best_(saved, column - 1, ~won, grad, column, won),
     ]
     for write in writes:
         weight, saved = torch.ones(2, 3, dtype=dtype, requires_grad=True), x_adv.clone()
@@ -211,5 +212,5 @@ def test_autograd_notices_what_an_op_writes(through, dtype, monkeypatch):
 def test_all_that_an_op_writes_is_noticed(dtype):
     points, column, lost = torch.zeros(2, 3, dtype=dtype), torch.zeros(2, dtype=dtype), torch.zeros(2).bool()
     best = points.clone(), column - 1, lost.clone()
-    ops.keep_best_(*best, points + 1, column, ~lost)
+    keep_best_(*best, points + 1, column, ~lost)
     assert all(each._version > 0 for each in best)

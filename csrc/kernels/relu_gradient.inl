@@ -1,4 +1,4 @@
-// relu_slope: a gradient to relu's result where that is positive, 0 elsewhere; where it is NaN, the gradient.
+// relu_gradient: a gradient to relu's result where that is positive or NaN, 0 elsewhere.
 
 inline float passed(float gradient, float value) { return value <= 0 ? 0.0f : gradient; }
 // by its bits: positive, or NaN of either sign
@@ -8,7 +8,7 @@ inline bf16 passed(bf16 gradient, bf16 value) {
 }
 
 template <class T>
-void relu_slope(T* out, const T* gradient, const T* value, int64_t count) {
+void relu_gradient(T* out, const T* gradient, const T* value, int64_t count) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) out[i] = passed(gradient[i], value[i]);
 }

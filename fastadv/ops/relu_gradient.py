@@ -1,4 +1,4 @@
-"""relu_slope: the gradient of relu, from its result: g where y > 0, 0 where y = 0; where y is NaN, g."""
+"""relu_gradient: the gradient of relu, from its result: g where y > 0, 0 where y = 0; where y is NaN, g."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -37,12 +37,12 @@ def _setup(ctx: Any, inputs: Any, output: Tensor) -> None:
 
 def _backward(ctx: Any, further: Tensor) -> tuple[Tensor, None]:
     (value,) = ctx.saved_tensors
-    return torch.ops.fastadv.relu_slope(further, value), None  # flat in the value
+    return torch.ops.fastadv.relu_gradient(further, value), None  # flat in the value
 
 
 register(
     OpCard(
-        name="relu_slope",
+        name="relu_gradient",
         schema="(Tensor gradient, Tensor value) -> Tensor",
         summary="g where y > 0, 0 elsewhere",
         reference=reference,
@@ -56,10 +56,10 @@ register(
     )
 )
 
-_new = op("relu_slope")
+_new = op("relu_gradient")
 
 
-def relu_slope(gradient: Tensor, value: Tensor) -> Tensor:
+def relu_gradient(gradient: Tensor, value: Tensor) -> Tensor:
     """The gradient to x [B, ...] of relu(x), given its value and the gradient to that, both like x.
 
     Raises InputError for tensors that do not match.

@@ -1,0 +1,47 @@
+"""Write docs/ops.md from the cards of the ops.
+
+python -m tests.ops.page
+"""
+
+from pathlib import Path
+
+from fastadv.evaluation._text import in_markdown
+
+import fastadv.ops
+from fastadv.ops.registration.library import CARDS, OpCard
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "ops.md"
+TITLE = """# Ops
+
+This page is written by `python -m tests.ops.page` from the cards of the ops.
+
+Each op is a function on tensors with a reference in eager PyTorch, a C++ kernel for CPUs and, where the table
+says so, a Triton kernel for NVIDIA GPUs; elsewhere the reference runs. `fastadv.backends()` tells what serves
+each device here. Every op is registered as `torch.ops.fastadv.NAME`, so that `torch.compile` knows it. An op
+in place writes its first argument and ends in an underscore.
+"""
+PUBLIC = "Functions of `fastadv.ops`, which check their arguments:"
+INTERNAL = "What the engine, the attacks and ABS are made of, imported from its module under `fastadv/ops/`:"
+
+
+def line(card: OpCard) -> list[str]:
+    name = f"`{card.name}`, `{card.name}_`" if card.in_place else f"`{card.name}`"
+    gradient = "none" if card.signature.written or card.gradient is None else "yes"
+    return [name, card.summary, "yes" if card.triton else "no", gradient]
+
+
+def table(cards: list[OpCard]) -> str:
+    cells = [["op", "computes", "Triton", "gradient"], *map(line, cards)]
+    return in_markdown(cells, names=len(cells[0]))
+
+
+def text() -> str:
+    """The page."""
+    cards = [CARDS[name] for name in sorted(CARDS)]
+    public = [card for card in cards if card.name in fastadv.ops.__all__]
+    internal = [card for card in cards if card not in public]
+    return "\n".join((TITLE, PUBLIC, "", table(public), "", INTERNAL, "", table(internal), ""))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(text())
