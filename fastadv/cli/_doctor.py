@@ -12,6 +12,8 @@ from rich.table import Table
 
 from fastadv.cli._options import DataDir, Json
 from fastadv.cli._output import console, print_table, say, write_json
+from fastadv.engine.rewrites import NAMES, switched_off
+from fastadv.errors import InputError
 from fastadv.ops.registration import library
 from fastadv.runs.card import cpu_name
 
@@ -65,6 +67,12 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
     if torch.cuda.is_available() and packages["triton"] is None:
         advice.append("the GPU runs the references: install triton")
     found["backends"] = library.backends()
+    try:
+        off = list(switched_off())
+    except InputError as error:
+        off = []
+        advice.append(str(error))
+    found["rewrites"] = {"on": [name for name in NAMES if name not in off], "off": off}
     found["torchvision"] = _torchvision()
     if found["torchvision"] and not found["torchvision"]["imports"]:
         advice.append(
@@ -135,6 +143,8 @@ def _show(found: dict[str, Any]) -> None:
         "kernels",
         f"C++, {cpu['instruction_set']}{sets}" if cpu["extension"] else "[yellow]references only[/]",
     )
+    off = ", ".join(found["rewrites"]["off"])
+    grid.add_row("rewrites", f"[yellow]without {off}[/] (FASTADV_WITHOUT)" if off else "all on")
     grid.add_row("GPU", ", ".join(gpu["names"]) or "none")
     grid.add_row(
         "torchvision",

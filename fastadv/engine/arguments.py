@@ -11,7 +11,7 @@ def transformed() -> bool:
     return torch._C._functorch.maybe_current_level() is not None
 
 
-def taken(x: object, device: torch.device | None) -> Tensor:
+def check_input(x: object, device: torch.device | None) -> Tensor:
     """`x` detached, for a model on `device`; InputError unless it is a floating tensor [B, ...] there."""
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0:
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__

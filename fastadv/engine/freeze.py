@@ -1,32 +1,28 @@
 """freeze: from the caller's model to a Frozen one."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
-from fastadv.engine.copying.fold import Folds, estimates_gradients, has_batch_norm, is_scripted
+from fastadv.engine.copying.fold import estimates_gradients, has_batch_norm
+from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.copying.twin import as_module, device_of, dtype_of, twin
-from fastadv.engine.cpu.activations import ELU, RELU
-from fastadv.engine.cpu.norms import NORMS
-from fastadv.engine.cpu.onednn import COVER, LINEAR, gains
-from fastadv.engine.cpu.thin import THIN
-from fastadv.engine.cpu.winograd import Winograd, available
+from fastadv.engine.form import COMPILED, Form
 from fastadv.engine.frozen import Frozen, Model
-from fastadv.engine.layout import lay_out
-from fastadv.engine.narrow import may_take_tf32, to_half, to_tf32
+from fastadv.engine.layout import CHANNELS_LAST, lay_out
+from fastadv.engine.narrow import may_take_tf32
+from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
-from fastadv.engine.parts import is_conv2d
 from fastadv.engine.precision import HALF, Precision
-from fastadv.engine.rewrite import Rewriting
+from fastadv.engine.rewrite import Rewriting, Subject
+from fastadv.engine.rewrites import applicable, checked_names, switched_off
 from fastadv.engine.scratch import keep_pages
 from fastadv.engine.search_twin import CAPTURED, SearchTwin
-from fastadv.engine.simpler import COMPILED
 from fastadv.engine.tune import tuned
-from fastadv.engine.views import VIEWS
 from fastadv.errors import InputError
 
 
@@ -39,15 +35,16 @@ def freeze(
     cuda_graph: bool | None = None,
     eot: int | None = None,
     tune: bool | None = None,
+    without: Iterable[str] | None = None,
 ) -> Frozen:
     """A fixed classifier made fast for attacks; the model itself is left exactly as it was.
 
     The verdict twin is the model in eval mode, sharing its parameters; nothing of it is rewritten. The search
     twin runs the same Python. It is channels-last for networks with two-dimensional convolutions and in
-    another precision where asked, BatchNorm is folded into the layer before, and functions that a CPU library
-    does slowly are done otherwise. On its first batch its logits are compared with those of the verdict twin,
-    and on the first batch of each kind its gradient. What differs by more than rounding is left out by name,
-    or the verdict twin replaces the search twin; a note and a warning say so.
+    another precision where asked, BatchNorm is folded into the layer before, and functions that are slow on a
+    CPU are replaced by faster ones. On its first batch its logits are compared with those of the verdict
+    twin, and on the first batch of each kind its gradient. What differs by more than rounding is left out by
+    name, or the verdict twin replaces the search twin; a note and a warning say so.
 
     Args:
         model: module, or function of x [B, ...] giving logits [B, K]; K >= 2. A bound method of a module and
@@ -73,6 +70,9 @@ def freeze(
             and the fastest of them compiled and on a GPU captured (default False). The fastest stays; a note
             tells the times. Results may then differ by rounding from run to run, and the compiler may take a
             minute.
+        without: names of rewrites to leave out of the search twin, besides those in the environment variable
+            FASTADV_WITHOUT: "fold" (BatchNorm into the layer before), "winograd", "cover" and "thin"
+            (convolutions), "relu" and "elu", "onednn" (linear layers), "views", "norms", "channels-last".
 
     Raises InputError on a model that is neither a module nor a function, that cannot be copied or is lazy, on
     unknown options, on `cuda_graph` off CUDA or with `eot` > 1, on a precision in which nothing would be
@@ -85,6 +85,8 @@ def freeze(
     }  # fmt: skip
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     options = replace(model.options if isinstance(model, Frozen) else Options(), **given)
+    off = options.without if without is None else checked_names(without, "without")
+    options = replace(options, without=(*off, *switched_off()))
     if isinstance(model, Frozen):
         return model if options == model.options else _freeze(model.source, options)
     if isinstance(model, type):
@@ -94,11 +96,69 @@ def freeze(
     return _freeze(model, options)
 
 
-def _freeze(source: Model, options: Options) -> Frozen:
+def _freeze(source: Model, options: Options, given: CheckedModel | None = None) -> Frozen:
     keep_pages()
-    notes: list[str] = []
     module = as_module(source)
     device = device_of(module) if module is not None else None
+    dtype = dtype_of(module) if module is not None else None
+    half, asked = HALF.get(options.precision), options.precision
+    _check_possible(source, module, device, dtype, options)
+    if given is None:
+        given = CheckedModel(twin(module, follow=not options.fold) if module is not None else source)
+    as_given = form = Form(given.model, dtype)
+    own = module is not None and options.fold and not options.as_given
+    notes: list[str] = []
+    if isinstance(given.model, nn.Module) and module is not None:
+        rewrites = applicable(given.model, half or dtype, not own, options.without)
+        search = given.model
+        if own and (CHANNELS_LAST in rewrites or half is not None):
+            # weights made in inference mode could not take part in a gradient
+            with torch.inference_mode(False), torch.no_grad():
+                search = twin(module, follow=False)
+                lay_out(search, CHANNELS_LAST in rewrites)
+        form = replace(form, model=search, rewriting=Rewriting(rewrites, Subject(search, half or dtype)))
+    if own and module is not None:
+        notes += ["channels-last"] * form.channels_last + [f"{_name(half)} search"] * (half is not None)
+        notes += ["not folded: no BatchNorm"] * (not has_batch_norm(module))
+    elif half is not None:
+        form = replace(form, autocast=half)
+        notes.append(f"{_name(half)} by autocast")
+    narrow = asked == "tf32" or (half is not None and own)
+    if options.compile and not (half is not None and own):  # or else once it is narrow
+        form = replace(form, model=torch.compile(form.model))
+    told = {
+        f"without {', '.join(options.without)}": options.without,
+        "TF32 search": asked == "tf32",
+        COMPILED: options.compile,
+        CAPTURED: options.cuda_graph,
+    }
+    notes += [note for note, holds in told.items() if holds]
+    search_twin = SearchTwin(
+        form, given, Notes(tuple(notes)), source=source, options=options, as_given=as_given, narrow=narrow
+    )
+    return Frozen(
+        given,
+        search_twin,
+        source=source,
+        options=options,
+        dtype=dtype,
+        device=device,
+        fastest=partial(tuned, partial(_freeze, source, given=given), options) if options.tune else None,
+    )
+
+
+def _name(dtype: torch.dtype | None) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _check_possible(
+    source: Model,
+    module: nn.Module | None,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+    options: Options,
+) -> None:
+    """InputError where the options cannot be had of that model."""
     if options.cuda_graph and module is not None and estimates_gradients(module):
         raise InputError(
             "freeze: expected a model with gradients of its own for cuda_graph, got one that estimates them, "
@@ -113,71 +173,8 @@ def _freeze(source: Model, options: Options) -> Frozen:
             "freeze: expected a module in float32 on a GPU of compute capability 8 or more for 'tf32', "
             f"got {type(source).__name__} on {device}; leave the precision out"
         )
-    half = HALF.get(options.precision)
-    name = str(half).removeprefix("torch.")
-    if half is not None and not options.fold and module is not None and dtype_of(module) == torch.float64:
+    if options.precision in HALF and not options.fold and dtype == torch.float64:
         raise InputError(
             f"freeze: expected a model in float32 for {options.precision!r} with fold=False, which is by "
             "autocast and leaves float64 as it is, got one in float64; call model.float(), or leave fold out"
         )
-    given: Model = twin(module, follow=not options.fold) if module is not None else source
-    search, channels_last, autocast = given, False, None
-    narrow: Callable[[SearchTwin], None] | None = None
-    if module is not None and options.fold and not options.as_given:
-        channels_last = is_conv2d(module)
-        if channels_last or half is not None:
-            # weights made in inference mode could not take part in a gradient
-            with torch.inference_mode(False), torch.no_grad():
-                search = twin(module, follow=False)
-                lay_out(search, channels_last)
-        notes += ["channels-last"] * channels_last + [f"{name} search"] * (half is not None)
-        notes += ["not folded: no BatchNorm"] * (not has_batch_norm(module))
-    elif half is not None:
-        autocast = half
-        notes.append(f"{name} by autocast")
-    rewriting = Rewriting()
-    if module is not None:
-        rewriting = _rewriting(cast(nn.Module, search), options, half or dtype_of(module))
-    if half is not None and autocast is None:
-        narrow = partial(to_half, dtype=half, compiled=options.compile)
-    elif options.compile:
-        search = torch.compile(search)
-    if options.precision == "tf32":
-        narrow = to_tf32
-        notes.append("TF32 search")
-    if options.compile:
-        notes.append(COMPILED)
-    if options.cuda_graph:
-        notes.append(CAPTURED)
-    return Frozen(
-        given,
-        search,
-        source=source,
-        options=options,
-        dtype=dtype_of(module) if module is not None else None,
-        device=device,
-        channels_last=channels_last,
-        autocast=autocast,
-        rewriting=rewriting,
-        narrow=narrow,
-        notes=tuple(notes),
-        tuned=partial(tuned, partial(_freeze, source), options) if options.tune else None,
-    )
-
-
-def _rewriting(search: nn.Module, options: Options, dtype: torch.dtype | None) -> Rewriting:
-    """The rewrites for a model that is to compute in `dtype`; where nothing else may gain, exact ones."""
-    # the compiler has looked at its parts
-    if any("_orig_mod" in part._modules for part in search.modules()):
-        return Rewriting()
-    on_cpu = device_of(search) in (None, torch.device("cpu"))
-    exact = [THIN, RELU] if on_cpu else []
-    if not options.fold or options.as_given:
-        return Rewriting(exact)
-    folds = Folds(search) if has_batch_norm(search) and not is_scripted(search) else None
-    convolves = is_conv2d(search)
-    if not on_cpu or not (convolves or folds is not None or gains(search)):
-        return Rewriting([VIEWS] if convolves else exact, folds)
-    wide = [Winograd(dtype).rewrite] if dtype is not None and available(dtype) else []
-    linear = [LINEAR] if dtype == torch.float32 else []
-    return Rewriting([*wide, COVER, *exact, *linear, ELU, VIEWS, NORMS], folds)

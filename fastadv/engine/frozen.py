@@ -1,6 +1,6 @@
 """Frozen: a model as an attack sees it, with an exact twin for verdicts and a fast twin for the search."""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -9,17 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import losses
-from fastadv.engine.arguments import checked_directions, indices, taken
-from fastadv.engine.compared import compared, left_out, without_culprit
+from fastadv.engine.arguments import check_input, indices
+from fastadv.engine.compared import leave_culprit, left_out
 from fastadv.engine.confidence import log_confidence
-from fastadv.engine.copying.inside import Asking
-from fastadv.engine.lock import Lock
-from fastadv.engine.notes import Notes
+from fastadv.engine.copying.inside import CheckedModel
+from fastadv.engine.notes import Lock
 from fastadv.engine.options import Options
 from fastadv.engine.precision import no_autocast
-from fastadv.engine.rewrite import Rewriting
 from fastadv.engine.rounding import compare
-from fastadv.engine.search_twin import SearchTwin
+from fastadv.engine.search_twin import VERDICT, SearchTwin
 from fastadv.errors import InputError
 
 Model = Callable[[Tensor], Tensor]
@@ -27,6 +25,7 @@ Loss = losses.Loss
 
 CHECK_ROWS = 16
 BY_MEANS = "randomized model: the search twin was compared with it by the means of a few passes"
+COPIES = "given copies of x, into which the model writes"
 
 
 class Frozen:
@@ -34,63 +33,50 @@ class Frozen:
 
     `frozen(x)` and `frozen.input_gradient` use the search twin; `frozen.verdict(x)` and `frozen.model` are
     the model as given, in eval mode. `notes` say what was done to the search twin, and what was not done and
-    why. `forwards` and `backwards` count the samples passed since the start, through either twin; those that
-    a model passes through its own parts count where it keeps their number in an int `gradient_probes`.
-    `source` and `options` are the arguments of `freeze`; `dtype` is that of the weights, to which `verdict`
-    casts x, None where there is not exactly one. All passes are out of autocast, whatever is on around them.
+    why. `forwards` and `backwards` count the samples passed since the start, through either twin; passes a
+    model makes internally are counted if it reports them in an int `gradient_probes`. `source` and `options`
+    are the arguments of `freeze`; `dtype` is that of the weights, to which `verdict` casts x, None where
+    there is not exactly one. All passes are out of autocast, whatever is on around them.
 
-    The first gradient of each kind of pass (which functions were rewritten, for how many rows of which shape)
-    is compared with that of the model as given, on some of its rows; what was rewritten wrongly is switched
-    off by name, with a warning (`engine.guard`). `forwards` and `backwards` leave that out.
+    The first batch settles it (`settle`): its search twin is chosen and compared with the model. From then on
+    nothing of it changes but the counts. The first gradient of each kind of pass (which functions were
+    rewritten, for how many rows of which shape) is compared with that of the model as given, on some of its
+    rows; what was rewritten wrongly is switched off by name, with a warning (`engine.guard`). `forwards` and
+    `backwards` leave that out.
     """
 
     def __init__(
         self,
-        model: Model,
-        search: Model,
+        given: CheckedModel,
+        search: SearchTwin,
         *,
         source: Model,
         options: Options,
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
-        channels_last: bool = False,
-        autocast: torch.dtype | None = None,
-        rewriting: Rewriting | None = None,
-        narrow: Callable[[SearchTwin], None] | None = None,
-        notes: tuple[str, ...] = (),
-        tuned: Callable[[Tensor], tuple["Frozen", str]] | None = None,
+        fastest: Callable[[Tensor], tuple["Frozen", str] | None] | None = None,
     ) -> None:
-        """`narrow` lets the search twin round more, once that has passed the check in the model's precision.
-
-        `tuned` gives the fastest way to search on the first batch, and a note.
-        """
-        self.model = model
-        self.source, self.options = source, options
-        self._notes = Notes(notes)
-        self._ask = Asking(model, self._notes)
+        """`fastest` gives the fastest way to search on a batch with finite logits, and a note."""
+        self.model, self.search = given.model, search
+        self.source, self.options, self.dtype = source, options, dtype
         self.forwards = 0
         self.backwards = 0
-        self.dtype, self._device = dtype, device
-        self.search = SearchTwin(
-            search, model, self._ask, self._notes, source=source, options=options, dtype=dtype,
-            channels_last=channels_last, autocast=autocast, rewriting=rewriting or Rewriting(),
-        )  # fmt: skip
-        self._narrow, self._tuned, self._lock = narrow, tuned, Lock()
-        self._checked = self.plain
+        self._given, self._device, self._fastest = given, device, fastest
+        self._lock, self._settled = Lock(), fastest is None and search.plain
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was done to the search twin, and what was not done and why."""
-        return self._notes.texts
+        return self.search.notes.texts + ((COPIES,) if self._given.copies else ())
 
-    @notes.setter
-    def notes(self, texts: tuple[str, ...]) -> None:
-        self._notes.texts = texts
+    def add_note(self, note: str) -> None:
+        """Take a note, once."""
+        self.search.notes.add(note)
 
     @property
     def plain(self) -> bool:
         """Whether the search twin gives the logits of the verdict twin, to the last bit."""
-        return self.search.exact and self._narrow is None
+        return self.search.plain
 
     @property
     def exact(self) -> bool:
@@ -100,7 +86,7 @@ class Frozen:
     @property
     def search_dtype(self) -> torch.dtype | None:
         """The precision in which the search twin computes; None where its weights have not exactly one."""
-        return self.search.dtype
+        return self.search.form.dtype
 
     @property
     def input_threshold(self) -> float | None:
@@ -113,12 +99,11 @@ class Frozen:
 
     def describe(self) -> dict[str, Any]:
         """The options that can change results, for the identity of a run."""
-        told = {name: getattr(self.options, name) for name in ("precision", "fold", "compile", "eot")}
-        return told | ({"tune": True} if self.options.tune else {})
+        return self.options.describe()
 
     def layout(self, x: Tensor) -> Tensor:
         """`x` in the memory layout the search twin prefers; no copy where it already has it."""
-        return self.search.layout(x)
+        return self.search.form.layout(x)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits [B, K] of the search twin for x [B, ...], the mean of `eot` passes; no gradient.
@@ -127,19 +112,19 @@ class Frozen:
         with K >= 2.
         """
         with torch.inference_mode(False), torch.no_grad():
-            x = taken(x, self._device)
-            self.check(x)
+            x = check_input(x, self._device)
+            self.settle(x)
             self.forwards += self.options.eot * len(x)
-            return self.search.logits(self.search.ready(x))
+            return self.search.passed("logits", self.search.logits, x)
 
     def verdict(self, x: Tensor) -> Tensor:
         """Logits [B, K] of the model as given, in eval mode and its own precision, to which x is cast."""
         with torch.inference_mode(False), torch.no_grad():
-            x = taken(x, self._device).contiguous()
+            x = check_input(x, self._device).contiguous()
             self.forwards += len(x)
             given = x.to(self.dtype) if self.dtype else x
             with no_autocast(x.device.type):
-                logits = self.search.fitted(partial(self._ask, self.model), "verdict", given)
+                logits = self.search.passed(VERDICT, self._given, given)
             return logits.clone()  # the next pass of the model may write into what this one returned
 
     def confidence(self, x: Tensor) -> Tensor:
@@ -152,11 +137,11 @@ class Frozen:
         if not callable(own) or isinstance(own, nn.Module):  # a part of that name is no method
             return log_confidence(self.model, self.verdict(x)).exp()
         with torch.inference_mode(False), torch.no_grad():
-            x = taken(x, self._device).contiguous()
+            x = check_input(x, self._device).contiguous()
             self.forwards += len(x)
             with no_autocast(x.device.type):
-                told: Tensor = own(x.to(self.dtype) if self.dtype else x)
-            return told.clone()
+                found: Tensor = own(x.to(self.dtype) if self.dtype else x)
+            return found.clone()
 
     def input_gradient(
         self,
@@ -181,8 +166,7 @@ class Frozen:
         logits are not [B, K] with K >= 2; NoGradientError where they do not depend on x differentiably.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            x = taken(x, self._device)
-            self.tune(x)
+            x = check_input(x, self._device)
             y, targets = indices("y", y), indices("targets", targets)
             if y is None and isinstance(loss, str):
                 if targets is None:
@@ -191,23 +175,26 @@ class Frozen:
                         "pass y, or a loss of your own"
                     )
                 y = targets
-            self.check(x)
-            passes = self.options.eot
+            self.settle(x)
+            search, passes = self.search, self.options.eot
             self.forwards += passes * len(x)
             self.backwards += passes * len(x)
-            # what the check may still change is not captured
-            passing = self.search.captured if self.ready_to_capture(x) else self.search.gradient
-            once = partial(passing, x, y, loss, targets, direction and passes == 1)
+            direction = direction and passes == 1
+            step = partial(search.gradient, loss=loss, direction=direction)
+            whole = callable(loss)  # it may hold one value for each sample of the batch
+            # what may still change is not captured
+            captures = search.graphs is not None and not whole and self.ready_to_capture(x)
+            total: Any = (0.0, 0.0, 0.0)
             with self._counting_probes():
-                value, logits, gradient = once()
-                for _ in range(passes - 1):
-                    more = once()
-                    value, logits, gradient = value + more[0], logits + more[1], gradient + more[2]
-            return (
-                (value, logits, gradient)
-                if passes == 1
-                else (value / passes, logits / passes, gradient / passes)
-            )
+                for _ in range(passes):
+                    made = search.captured(step, x, y, targets, key=(loss, direction)) if captures else None
+                    if made is None:
+                        made = search.passed("gradient", step, x, y, targets, whole=whole)
+                    if passes == 1:
+                        return made
+                    total = [one + more for one, more in zip(total, made, strict=True)]
+            value, logits, gradient = total
+            return value / passes, logits / passes, gradient / passes
 
     def jacobian(self, x: Tensor, directions: Tensor | Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """(logits [B, K], gradients [B, C, ...] like x) of the functions directions[:, c] @ logits at x.
@@ -222,82 +209,66 @@ class Frozen:
         logits are not [B, K] with K >= 2; NoGradientError where they do not depend on x differentiably.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            x = taken(x, self._device)
-            self.check(x)
+            x = check_input(x, self._device)
+            self.settle(x)
             self.forwards += self.options.eot * len(x)
-            while True:
-                with self._counting_probes():
-                    logits, chosen, gradients, used = self.search.safely(partial(self._rows, x, directions))
-                # one of them, where there is one
-                by_logits, first = chosen[:, :1].sum(1), gradients[:, :1].sum(1)
-                if compared(self.search, used, x, by_logits, first):
-                    break
+            with self._counting_probes():
+                logits, gradients = self.search.passed(
+                    "jacobian", self.search.jacobian, x, directions, whole=True
+                )
             self.backwards += self.options.eot * gradients.shape[:2].numel()
             return logits, gradients
 
-    def _rows(
-        self, x: Tensor, directions: Tensor | Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor, Hashable]:
-        """Logits, checked directions and gradients of `jacobian`, and what was rewritten."""
-        leaf = self.search.ready(x).detach().requires_grad_()
-        attached, used = self.search.attached(leaf)
-        logits = attached.detach()
-        chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
-        columns = chosen.unbind(1)
-        gradients = x.new_empty(len(x), len(columns), *x.shape[1:])
-        for place, by_logits in enumerate(columns):
-            gradients[:, place] = self.search.pulled(attached, leaf, by_logits, retain_graph=True)
-        return logits, chosen, gradients, used
-
     @property
     def settled(self) -> bool:
-        """Whether the search goes on as it is: tuned and checked, where that was asked for."""
-        return self._tuned is None and self._checked
+        """Whether the search twin is chosen and compared with the model, where that was asked for."""
+        return self._settled
 
     def ready_to_capture(self, x: Tensor) -> bool:
         """Whether what is captured for rows like x stays: settled, and its gradient compared."""
-        return self.settled and self.search.knows(x)
+        return self._settled and self.search.knows(x)
 
-    def tune(self, x: Tensor) -> None:
-        """Search from now on as is fastest at x [B, ...], where `freeze` was asked for that.
+    def check(self, x: Tensor) -> bool:
+        """`settle` on rows that stand for others; with `tune` the first batch that is attacked settles it."""
+        return self._fastest is not None or self.settle(x)
 
-        Done once, for the first batch of all attacks, whose passes are not counted.
+    def settle(self, x: Tensor, verdict: Tensor | None = None) -> bool:
+        """Choose the search twin and compare it with the model, on the first batch that has finite logits.
+
+        With `tune` the fastest way to search at x [B, ...] is taken, by passes that are not counted. Where
+        logits of the search twin differ from those of the model by more than rounding, what is wrong is left.
+        In another precision it is compared twice: first in the model's own, since the bound of the other
+        would hide a wrong fold. `verdict` are the verdict logits of x where the caller has them. Returns
+        whether that has been done, by this call or before.
         """
-        if self._tuned is None or len(x) == 0:
-            return
-        with self._lock:
-            if self._tuned is None:  # by another thread, meanwhile
-                return
-            best, note = self._tuned(x)
-            self.model, self.search, self.dtype = best.model, best.search, best.dtype
-            self._ask, self._notes = best._ask, best._notes
-            self._narrow, self._checked = best._narrow, best._checked
-            self._notes.add(note)
-            self._tuned = None
-
-    def check(self, x: Tensor, verdict: Tensor | None = None) -> bool:
-        """Compare the search twin with the verdict twin, on the first batch that has finite logits.
-
-        Where they differ by more than rounding, the verdict twin takes over the search. A search twin in
-        another precision is compared twice: first in the model's own, since the bound of the other would hide
-        a wrong fold. `verdict` are the verdict logits of x where the caller has them.
-        Returns whether that has been done, by this call or before.
-        """
-        if self._checked or len(x) == 0:
-            return self._checked
+        if self._settled or len(x) == 0:
+            return self._settled
         with self._lock, torch.inference_mode(False), torch.no_grad():
-            if self._checked:  # by another thread, meanwhile
+            if self._settled:  # by another thread, meanwhile
                 return True
-            x = x[:CHECK_ROWS]
-            given = self.verdict(x) if verdict is None else verdict[:CHECK_ROWS]
-            if not bool(given.isfinite().all(1).any()):
-                return False
-            narrow, self._narrow = self._narrow, None
-            if self._agrees(x, given) and narrow is not None:
-                narrow(self.search)
-                self._agrees(x, given)
-            self._checked = True
-            return True
+            tuned = self._fastest is not None
+            self._settled = self._choose(x) if tuned else self._compare(x[:CHECK_ROWS], verdict)
+            return self._settled
+
+    def _choose(self, x: Tensor) -> bool:
+        """Take the search twin that is fastest at x; whether it could be found."""
+        found = self._fastest(x) if self._fastest is not None else None
+        if found is None:
+            return False
+        best, note = found
+        best.add_note(note)
+        self.search = best.search
+        return True
+
+    def _compare(self, x: Tensor, verdict: Tensor | None) -> bool:
+        """Compare the search twin with the model at x, and let it round; whether logits are finite."""
+        given = self.verdict(x) if verdict is None else verdict[: len(x)]
+        if not bool(given.isfinite().all(1).any()):
+            return False
+        if self._agrees(x, given) and self.search.narrow:
+            self.search.use_narrow()
+            self._agrees(x, given)
+        return True
 
     def _agrees(self, x: Tensor, given: Tensor) -> bool:
         """Whether the search twin gives the logits `given` at x, if need be without a rewrite.
@@ -307,31 +278,32 @@ class Frozen:
         why = self._apart(x, given)
         if why is None:
             return True
-        culprit = without_culprit(self.search, lambda: self._apart(x, given) is None)
-        self._notes.warn(left_out(culprit, why))
+        culprit = leave_culprit(self.search, lambda: self._apart(x, given) is None)
+        self.search.notes.warn(left_out(culprit, why))
         return culprit is not None
 
     def _apart(self, x: Tensor, given: Tensor) -> str | None:
         """In what the search twin differs from the logits `given` at x by more than rounding."""
+        search = self.search
         try:
-            self.forwards += len(x) * (1 + self.search.learns)
-            searched = self.search.tried(x)
+            self.forwards += len(x) * (1 + search.learns)
+            searched = search.first(x)
         except Exception as error:  # the model as given may do what the changed twin cannot
             return f"the search twin failed ({error})"
         finite = given.isfinite().all(1)
         # the coarser format sets the bound
-        rounds = self.search.rounds
-        formats = [self.dtype, self.search.dtype] if rounds is None else [rounds]
+        rounds = search.form.rounds
+        formats = [self.dtype, search.form.dtype] if rounds is None else [rounds]
 
-        def search() -> Tensor:
+        def again() -> Tensor:
             self.forwards += len(x)
-            return self.search.once(self.search.ready(x))[finite]
+            return search.passed("first", search.once, x, whole=True)[finite]
 
         apart, allowed, by_means = compare(
-            given[finite], searched[finite], formats, lambda: self.verdict(x)[finite], search
+            given[finite], searched[finite], formats, lambda: self.verdict(x)[finite], again
         )
         if by_means:
-            self._notes.add(BY_MEANS)
+            search.notes.add(BY_MEANS)
         if not apart <= allowed:
             return f"its logits differ by {apart:.3g}, where rounding allows {allowed:.3g}"
         return None

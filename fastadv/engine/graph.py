@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,10 +59,10 @@ class Graphs:
     ) -> list[Tensor]:  # fmt: skip
         """What `times` steps in a row make of the rows `given`: copies of those that are `wanted`.
 
-        make(rows) gives the step, which reads and writes `rows` and may add to them. It is asked no more once
-        that is captured for calls with the same `key`, which says all that the step depends on besides, and
-        rows of the same bucket and kinds. Raises what the step does, or RuntimeError where it may not be
-        captured.
+        make(rows) gives the step, which reads and writes `rows` and may add to them. `make` is not called
+        again once a step with the same `key` has been captured for rows of the same bucket and kinds; the key
+        must name everything else the step depends on. Raises what the step does, or RuntimeError where it may
+        not be captured.
         """
         known = {name: tensor for name, tensor in given.items() if tensor is not None}
         first = next(iter(known.values()))
@@ -97,18 +96,18 @@ def _channels_last(tensor: Tensor) -> bool:
 
 
 def replayed_gradient(
-    graphs: Graphs, gradient: Callable[..., Gradient],
-    x: Tensor, y: Tensor | None, loss: Any, targets: Tensor | None, direction: bool,
+    graphs: Graphs, gradient: Callable[..., Gradient], key: Hashable,
+    x: Tensor, y: Tensor | None, targets: Tensor | None,
 ) -> Gradient:  # fmt: skip
-    """`gradient(x, y, loss, targets, direction)`, for at least one sample, by one of the graphs."""
+    """`gradient(x, y, targets)`, for at least one sample, by one of the graphs."""
 
     def make(rows: Rows) -> Step:
         def step() -> None:
-            made = gradient(rows["x"], rows.get("y"), loss, rows.get("targets"), direction)
+            made = gradient(rows["x"], rows.get("y"), rows.get("targets"))
             rows["value"], rows["logits"], rows["gradient"] = made
 
         return step
 
-    key, given = ("gradient", loss, direction), {"x": x, "y": y, "targets": targets}
-    value, logits, by_x = graphs(key, given, make, ("value", "logits", "gradient"))
+    given = {"x": x, "y": y, "targets": targets}
+    value, logits, by_x = graphs(("gradient", key), given, make, ("value", "logits", "gradient"))
     return value, logits, by_x

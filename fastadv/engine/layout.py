@@ -1,7 +1,11 @@
 """The memory layout of a copy's weights and of the points that pass it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from fastadv.engine.rewrite import Rewrite, Subject
 
 
 def lay_out(model: nn.Module, channels_last: bool) -> None:
@@ -18,3 +22,21 @@ def laid_out(x: Tensor, channels_last: bool) -> Tensor:
     if channels_last and x.ndim == 4:
         return x.contiguous(memory_format=torch.channels_last)
     return x.contiguous()
+
+
+def view_or_reshape(input: Tensor, *shape: Any, **named: Any) -> Any:
+    """`torch.Tensor.view`; `reshape` where the memory is in another order, which the model cannot know."""
+    if named or input.is_contiguous() or (shape and isinstance(shape[0], torch.dtype)):
+        return NotImplemented
+    try:
+        return input.view(*shape)
+    except RuntimeError:
+        return input.reshape(*shape)
+
+
+def _applies(subject: Subject) -> bool:
+    return subject.convolves and not subject.exact
+
+
+CHANNELS_LAST = Rewrite("channels-last", "", _applies)
+VIEWS = Rewrite("views", "view as reshape", _applies, lambda subject: {Tensor.view: view_or_reshape}, True)

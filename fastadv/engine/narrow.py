@@ -1,13 +1,15 @@
 """Search twins that round more than the model as given."""
 
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from fastadv.engine.precision import has_tf32
-from fastadv.engine.search_twin import SearchTwin
+from fastadv.engine.form import Form
+from fastadv.engine.options import Options
+from fastadv.engine.precision import HALF, has_tf32
 
 
 def may_take_tf32(module: nn.Module | None, device: torch.device | None) -> bool:
@@ -20,20 +22,18 @@ def may_take_tf32(module: nn.Module | None, device: torch.device | None) -> bool
     )
 
 
-def to_half(twin: SearchTwin, dtype: torch.dtype, compiled: bool) -> None:
-    """Let the twin compute with weights and activations in that dtype."""
-    changed = _narrowed(cast(nn.Module, twin.model), dtype)
-    for pair in twin.rewriting.folds or ():
-        pair.cast(dtype)
-    twin.use(torch.compile(changed) if compiled else changed, dtype)
+def narrowed(form: Form, options: Options) -> Form:
+    """The form in the precision asked for; half precision converts the weights of its model in place."""
+    half = HALF.get(options.precision)
+    if half is None:
+        return replace(form, tf32=True)
+    model = _converted(cast(nn.Module, form.model), half)
+    for pair in form.rewriting.folds or ():
+        pair.cast(half)
+    return replace(form, model=torch.compile(model) if options.compile else model, weights=half)
 
 
-def to_tf32(twin: SearchTwin) -> None:
-    """Let the twin take products in TF32."""
-    twin.tf32 = True
-
-
-def _narrowed(search: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _converted(search: nn.Module, dtype: torch.dtype) -> nn.Module:
     """`search` in half precision, in place; normalization layers with statistics stay in float32."""
     kept = {
         id(tensor)

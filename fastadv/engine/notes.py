@@ -1,12 +1,13 @@
-"""What was done to a search twin, and what was not done and why."""
+"""What a frozen model and its search twin share: notes, and a lock."""
 
 import logging
+import threading
 
 log = logging.getLogger("fastadv")
 
 
 class Notes:
-    """Texts for `Frozen.notes`, which a frozen model and its search twin share."""
+    """Texts for `Frozen.notes`."""
 
     def __init__(self, texts: tuple[str, ...] = ()) -> None:
         self.texts = texts
@@ -20,3 +21,19 @@ class Notes:
         """Take a note that the user should see; `instead_of` is one that no longer holds."""
         self.texts = (*(text for text in self.texts if text != instead_of), note)
         log.warning("freeze: %s", note)
+
+
+class Lock:
+    """One that a thread may take again while it has it; a copy is a free one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return Lock, ()

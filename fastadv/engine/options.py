@@ -5,6 +5,7 @@ from typing import Any
 
 from fastadv._checks import check_count
 from fastadv.engine.precision import PRECISIONS, Precision
+from fastadv.engine.rewrites import checked_names
 from fastadv.errors import InputError
 
 
@@ -21,11 +22,18 @@ class Options:
     cuda_graph: bool = False
     eot: int = 1
     tune: bool = False
+    without: tuple[str, ...] = ()
     as_given: bool = False
 
     def asked(self) -> dict[str, Any]:
         """The arguments of `freeze` that ask for them."""
         return {name: value for name, value in asdict(self).items() if name != "as_given"}
+
+    def describe(self) -> dict[str, Any]:
+        """Those that can change results, for the identity of a run; the later ones only if set."""
+        always = {name: getattr(self, name) for name in ("precision", "fold", "compile", "eot")}
+        tuned = {"tune": True} if self.tune else {}
+        return always | tuned | ({"without": list(self.without)} if self.without else {})
 
     def __post_init__(self) -> None:
         if not isinstance(self.precision, str) or self.precision not in PRECISIONS:
@@ -36,6 +44,7 @@ class Options:
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"freeze: expected True or False for {name}, got {getattr(self, name)!r}")
         check_count("eot", self.eot, 1)
+        object.__setattr__(self, "without", checked_names(self.without, "without"))
         if self.eot > 1 and self.cuda_graph:
             raise InputError(
                 f"freeze: expected eot=1 with cuda_graph, got eot={self.eot}; a captured pass repeats random "

@@ -8,7 +8,7 @@ Schott et al. with 500 images 228 and 172, a ResNet-18 with 64 images 840 and 77
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,6 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastadv.engine.cpu.winograd import is_wide
+from fastadv.engine.form import Form
+from fastadv.engine.rewrite import has_conv2d
 
 # what the largest activation of a part may take; twice as much where products of Winograd's method in float32
 # gain by it (a ResNet-18 with 64 images, ms: 373 in two parts, 356 whole; by the library alone 472 and 590)
@@ -72,11 +74,6 @@ def _bytes_of_a_row(run: Callable[[Tensor], Tensor], x: Tensor) -> int:
     return max((more - less for more, less in zip(*made, strict=False)), default=0)
 
 
-def is_conv2d(model: nn.Module) -> bool:
-    """Whether the module holds a two-dimensional convolution, which is faster in channels-last layout."""
-    return any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in model.modules())
-
-
 class Parts:
     """How many rows pass one search twin of a model at once.
 
@@ -86,6 +83,14 @@ class Parts:
     def __init__(self, source: nn.Module, search: nn.Module, winograd: bool) -> None:
         """`winograd` says whether its convolutions may go by that method."""
         self._source, self._search, self._winograd = source, search, winograd
+
+    @classmethod
+    def of(cls, source: object, form: Form) -> "Parts | None":
+        """None for a function, of which nothing is known, and for compiled code, which is for one shape."""
+        known = isinstance(source, nn.Module) and isinstance(form.model, nn.Module)
+        if form.compiled or not known:
+            return None
+        return cls(cast(nn.Module, source), cast(nn.Module, form.model), "winograd" in form.rewriting.names)
 
     def worth_splitting(self, x: Tensor) -> bool:
         """Whether x [B, ...] may gain from passing in parts."""
@@ -101,7 +106,7 @@ class Parts:
 
     @cached_property
     def _may_split(self) -> bool:
-        return is_conv2d(self._search) and not mixes_rows(self._search)
+        return has_conv2d(self._search) and not mixes_rows(self._search)
 
     @cached_property
     def _most(self) -> int:

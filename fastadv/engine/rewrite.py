@@ -1,170 +1,105 @@
-"""Functions of torch that a pass calls otherwise: the user's own Python runs, and what it calls changes."""
+"""Rewrites: what a search copy computes in another way than the model as given."""
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
-from fastadv.engine.arguments import transformed
-from fastadv.engine.copying.fold import Folds, Promises, Watch
+from fastadv.engine.copying.fold import Folds, Promises, Watch, has_batch_norm, is_scripted
+from fastadv.engine.copying.twin import device_of
+from fastadv.engine.lens import Lens, Way
 
-# takes what the function takes; NotImplemented where it does not suit
-Way = Callable[..., Any]
-Ways = Mapping[Any, tuple[tuple[str, Way], ...]]  # of each function, with the names of their rewrites
-PLAIN = (Tensor, nn.Parameter, nn.Buffer)
-# what reads no value of a tensor
-METADATA = frozenset(
-    (
-        *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "storage_offset"),
-        *("is_contiguous", "is_floating_point", "is_complex", "get_device", "__len__", "__hash__"),
-    )
-)
-PROPERTIES = frozenset(
-    (
-        *("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_leaf", "itemsize", "nbytes"),
-        *("is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_mkldnn", "names", "_version"),
-    )
-)
+
+class Subject:
+    """A model as rewrites judge it.
+
+    dtype: in which it is to compute. exact: whether no logit may change by a bit.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None, exact: bool = False) -> None:
+        self.model, self.dtype, self.exact = model, dtype, exact
+
+    @cached_property
+    def on_cpu(self) -> bool:
+        """Whether it runs on the CPU."""
+        return device_of(self.model) in (None, torch.device("cpu"))
+
+    @property
+    def may_round(self) -> bool:
+        """Whether it runs on the CPU, and logits may change by rounding."""
+        return self.on_cpu and not self.exact
+
+    @cached_property
+    def convolves(self) -> bool:
+        """Whether it holds a convolution in two dimensions."""
+        return has_conv2d(self.model)
+
+    @cached_property
+    def normalizes(self) -> bool:
+        """Whether it holds a BatchNorm whose reading of tensors can be seen."""
+        return has_batch_norm(self.model) and not is_scripted(self.model)
+
+
+def has_conv2d(model: nn.Module) -> bool:
+    """Whether the module holds a two-dimensional convolution, which is faster in channels-last layout."""
+    return any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in model.modules())
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """Other ways for functions of torch.
+    """One thing that a search copy may do in another way.
 
-    name: switches it off. note: what `Frozen.notes` say once it was used. exact: whether the forward pass
-    stays as it is, to the last bit.
+    name: switches it off. note: what `Frozen.notes` say once it was used. applies: whether it is for a model.
+    replace: the ways of functions of torch, made for one model; none for what is no function. exact: whether
+    the forward pass stays as it is, to the last bit.
     """
 
     name: str
     note: str
-    ways: Mapping[Any, Way]
+    applies: Callable[[Subject], bool]
+    replace: Callable[[Subject], Mapping[Any, Way]] = lambda subject: {}
     exact: bool = False
 
 
 class Rewriting:
-    """The rewrites of one model, those that were switched off left out."""
+    """The rewrites of one model. It never changes: `without` gives another one."""
 
-    def __init__(self, rewrites: Iterable[Rewrite] = (), folds: Folds | None = None) -> None:
-        self._rewrites, self.folds = tuple(rewrites), folds
-        self.off: frozenset[str] = frozenset()
+    def __init__(self, rewrites: Iterable[Rewrite] = (), subject: Subject | None = None) -> None:
+        self._made = {} if subject is None else {each: each.replace(subject) for each in rewrites}
+        folded = subject is not None and any(rewrite.name == Folds.name for rewrite in self._made)
+        self.folds = Folds(subject.model) if folded and subject is not None else None
         self._arrange()
 
     def _arrange(self) -> None:
         ways: dict[Any, list[tuple[str, Way]]] = {}
-        for rewrite in self._rewrites:
-            if rewrite.name not in self.off:
-                for function, way in rewrite.ways.items():
-                    ways.setdefault(function, []).append((rewrite.name, way))
-        # replaced as a whole: other threads may be in a pass
-        self.ways: Ways = {function: tuple(found) for function, found in ways.items()}
-        self.folding = self.folds if self.folds is not None and Folds.name not in self.off else None
+        for rewrite, made in self._made.items():
+            for function, way in made.items():
+                ways.setdefault(function, []).append((rewrite.name, way))
+        self.ways = {function: tuple(found) for function, found in ways.items()}
+        self.names = [rewrite.name for rewrite in self._made]
+        self.exact = all(rewrite.exact for rewrite in self._made)
 
     def __bool__(self) -> bool:
-        return bool(self.ways) or self.folding is not None
+        """Whether a pass has to be seen through a `Lens`."""
+        return bool(self.ways) or self.folds is not None
 
-    @property
-    def exact(self) -> bool:
-        """Whether no logit may change by a bit."""
-        return self.folding is None and all(r.exact or r.name in self.off for r in self._rewrites)
+    def without(self, *names: str) -> "Rewriting":
+        """All but these."""
+        fewer = copy(self)
+        fewer._made = {rewrite: made for rewrite, made in self._made.items() if rewrite.name not in names}
+        fewer.folds = None if Folds.name in names else self.folds
+        fewer._arrange()
+        return fewer
 
-    def switch_off(self, *names: str) -> None:
-        """Go on without these, or without any where none is named."""
-        self.off |= frozenset(names) or {Folds.name, *(rewrite.name for rewrite in self._rewrites)}
-        self._arrange()
-
-    def restore(self, off: frozenset[str]) -> None:
-        """Go on without these alone."""
-        self.off = off
-        self._arrange()
-
-    @property
-    def names(self) -> list[str]:
-        """Those that are on."""
-        folded = [Folds.name] if self.folding is not None else []
-        return folded + [rewrite.name for rewrite in self._rewrites if rewrite.name not in self.off]
-
-    def lens(self, watch: Watch | None = None) -> "Lens":
+    def lens(self, watch: Watch | None = None) -> Lens:
         """What one pass is seen through; one that is watched is not folded."""
-        folding = self.folding
-        return Lens(self.ways, watch or (Promises(folding) if folding is not None else None))
+        return Lens(self.ways, watch or (Promises(self.folds) if self.folds is not None else None))
 
     def notes(self, used: Iterable[str]) -> list[str]:
-        """What was done, in words."""
+        """The notes of the rewrites named."""
         names = set(used)
-        return [rewrite.note for rewrite in self._rewrites if rewrite.name in names]
-
-
-class Lens(TorchFunctionMode):
-    """Rewrites the calls of one pass, forwards and backwards, in the thread that enters it.
-
-    used: (number of the call, name of the rewrite), in order. reads: of the results of folded layers.
-    """
-
-    def __init__(self, ways: Ways, reads: Promises | Watch | None) -> None:
-        super().__init__()
-        self._ways, self._reads = ways, reads
-        self.used: list[tuple[int, str]] = []
-        self._calls = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        reads = self._reads
-        if reads is not None and reads.open and not _is_metadata(func):
-            kept = reads.kept(func, args, kwargs)
-            if kept is not None:
-                return kept
-        ways = self._ways.get(func, ())
-        named = "weight" in kwargs or "bias" in kwargs
-        layer = reads is not None and func in Folds.layers and not named
-        # a transform of torch.func knows no rule for what replaces a function
-        if not (ways or layer) or any(kind not in PLAIN for kind in types) or transformed():
-            return func(*args, **kwargs)
-        self._calls += 1
-        if reads is None or not layer:
-            return self._made(func, ways, args, kwargs)
-        pair = reads.pair(args)
-        if pair is None:
-            return reads.made(func, args, None, self._made(func, ways, args, kwargs))
-        made = self._made(func, ways, pair.folded(args), kwargs)
-        self.used.append((self._calls, Folds.name))
-        return reads.made(func, args, pair, made)
-
-    def _made(self, func: Any, ways: tuple[tuple[str, Way], ...], args: Any, kwargs: Any) -> Any:
-        for name, way in ways:
-            made = way(*args, **kwargs)
-            if made is not NotImplemented:
-                self.used.append((self._calls, name))
-                return made
-        return func(*args, **kwargs)
-
-    def finish(self, logits: object, replays: bool = False) -> None:
-        """Raises Refused where a folded layer was not followed by its BatchNorm, after all."""
-        if self._reads is not None:
-            self._reads.finish(logits, replays)
-
-
-def unseen(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """The backward of a function of this library, from `backward(ctx, saved tensors, *gradients)`.
-
-    No `Lens` looks at what it calls, since each look takes time; at what a checkpoint computes again, to have
-    the saved tensors, it does.
-    """
-
-    @wraps(backward)
-    def run(ctx: Any, *gradients: Tensor) -> Any:
-        saved = ctx.saved_tensors
-        with torch._C.DisableTorchFunction():
-            return backward(ctx, saved, *gradients)
-
-    return run
-
-
-def _is_metadata(func: Any) -> bool:
-    name = getattr(func, "__name__", "")
-    if name == "__get__":
-        return getattr(getattr(func, "__self__", None), "__name__", "") in PROPERTIES
-    return name in METADATA
+        return [rewrite.note for rewrite in self._made if rewrite.name in names and rewrite.note]

@@ -2,7 +2,6 @@
 
 import logging
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -45,7 +44,7 @@ def joined(parts: list[T]) -> T:
 
 
 class Room:
-    """The most rows of each shape that were found to fit; a pass that does not is done again in halves."""
+    """The most rows of each shape that were found to fit."""
 
     def __init__(self) -> None:
         self._most: dict[Any, int] = {}
@@ -58,28 +57,24 @@ class Room:
     def _key(kind: str, x: Tensor) -> Any:
         return kind, x.dtype, *x.shape[1:]
 
-    def fitted(self, run: Callable[..., T], kind: str, x: Tensor, *others: Tensor | None) -> T:
-        """run(x, *others), of whose rows as many pass at once as memory allows; results [B, ...] are joined.
+    def halved(self, kind: str, x: Tensor, todo: list[slice]) -> list[slice]:
+        """The parts of x in `todo`, of which the first did not fit, in such as may.
 
         kind: names the pass: another one may have room for other numbers of rows.
         """
-        key = self._key(kind, x)
-        if self.most(kind, x) >= len(x):
-            try:
-                return run(x, *others)
-            except (RuntimeError, MemoryError) as error:
-                if len(x) < 2 or not ran_out(error):
-                    raise
-            # only here: the error holds on to what the pass had in memory
-            self._most[key] = (len(x) + 1) // 2
-            log.warning(
-                "memory ran out with %d samples of shape %s at once; going on with %d",
-                len(x), tuple(x.shape[1:]), self._most[key],
-            )  # fmt: skip
-            if x.is_cuda:
-                torch.cuda.empty_cache()
-        parts = slices(len(x), self._most[key])
-        return joined([self.fitted(run, kind, x[part], *cut(part, *others)) for part in parts])
+        count = todo[0].stop - todo[0].start
+        most = self._most[self._key(kind, x)] = (count + 1) // 2
+        log.warning(
+            "memory ran out with %d samples of shape %s at once; going on with %d",
+            count, tuple(x.shape[1:]), most,
+        )  # fmt: skip
+        if x.is_cuda:
+            torch.cuda.empty_cache()
+        return [
+            slice(part.start + piece.start, part.start + piece.stop)
+            for part in todo
+            for piece in slices(part.stop - part.start, most)
+        ]
 
 
 _known: "WeakKeyDictionary[nn.Module, Room]" = WeakKeyDictionary()

@@ -1,4 +1,4 @@
-"""The search twin of a frozen model: how a batch passes it, and what it does where a faster way fails."""
+"""The search twin of a frozen model, and the one pipeline by which batches pass it."""
 
 import logging
 from collections.abc import Callable, Hashable, Iterator
@@ -10,191 +10,299 @@ import torch
 from torch import Tensor, nn
 
 from fastadv import losses
-from fastadv.engine.compared import compared
-from fastadv.engine.copying.fold import Folds, Refused, Watch, estimates_gradients
+from fastadv.engine.arguments import checked_directions
+from fastadv.engine.compared import Trusted, compared
+from fastadv.engine.copying.fold import Refused, Watch, estimates_gradients
+from fastadv.engine.copying.inside import CheckedModel
+from fastadv.engine.form import WAYS, Form
 from fastadv.engine.graph import Graphs, replayed_gradient
-from fastadv.engine.layout import laid_out, lay_out
-from fastadv.engine.lock import Lock
-from fastadv.engine.notes import Notes
+from fastadv.engine.layout import lay_out
+from fastadv.engine.lens import Lens
+from fastadv.engine.narrow import narrowed
+from fastadv.engine.notes import Lock, Notes
 from fastadv.engine.options import Options
 from fastadv.engine.parts import PROBE, Parts, mixes_rows
-from fastadv.engine.precision import no_autocast, tf32
 from fastadv.engine.pull import pull, pull_scaled
-from fastadv.engine.rewrite import Lens, Rewriting
 from fastadv.engine.room import Room, cut, joined, ran_out, room_of, slices
 from fastadv.engine.scratch import Scratch
-from fastadv.engine.simpler import first_line, simpler, uncompiled
-from fastadv.engine.trusted import Trusted
 from fastadv.errors import InputError, NoGradientError
 from fastadv.ops._step import may_be_narrow
 
 log = logging.getLogger("fastadv")
 
-Model = Callable[[Tensor], Tensor]
 Gradient = tuple[Tensor, Tensor, Tensor]  # loss [B], logits [B, K], gradient like x
 T = TypeVar("T")
 
 CAPTURED = "captured as CUDA graphs"  # a note
+VERDICT = "verdict"  # the kind of passes of the model as given
 
 
 class SearchTwin:
-    """A model in the layout and precision that are fastest.
+    """A model in the form that is fastest.
 
-    Passes go in parts where that is faster, and in smaller ones where memory runs out. Where the compiler, a
-    capture or the layout fails, the twin goes on without, from then on, and says so.
-
-    ask: gives the checked logits of a model.
+    A batch takes these ways, in this order: a captured graph replays it; it goes in parts that stay in the
+    cache; in halves where memory runs out; and each part in the `form` of the moment, which leaves one of
+    `engine.form.WAYS` after the other where a pass fails. What failed is not tried again, and noted once.
     """
 
     def __init__(
         self,
-        model: Model,
-        given: Model,
-        ask: Callable[[Model, Tensor], Tensor],
+        form: Form,
+        given: CheckedModel,
         notes: Notes,
         *,
-        source: Model,
+        source: object,
         options: Options,
-        dtype: torch.dtype | None,
-        channels_last: bool,
-        autocast: torch.dtype | None,
-        rewriting: Rewriting,
+        as_given: Form,
+        narrow: bool = False,
     ) -> None:
-        self._given, self._ask, self.notes, self._source, self._options = given, ask, notes, source, options
-        self.channels_last, self.autocast, self.tf32 = channels_last, autocast, False
-        self.rewriting, self._given_dtype = rewriting, dtype
-        self._scratch, self.lock = Scratch(), Lock()
-        self.whole = False  # whether a gradient is one to all leaves, as reentrant checkpoints want it
+        """`as_given`: the form of the model as given. `narrow`: round more once logits were compared."""
+        self.given, self.notes, self.source, self.options = given, notes, source, options
+        self.as_given, self.narrow = as_given, narrow
+        self.lock, self._scratch = Lock(), Scratch()
         self.graphs = Graphs() if options.cuda_graph else None
-        self.use(model, dtype)
-        self.trusted = Trusted.of(source, given, options)
-        rewriting.restore(rewriting.off | self.trusted.off)
+        self.rewrote = False
+        self.use(form)
+        self.trusted = Trusted.of(source, given.model, options)
+        self.use(form.without(*self.trusted.off))
         # samples whose statistics are those of their batch must pass together
-        mixed = isinstance(model, nn.Module) and mixes_rows(model)
+        mixed = isinstance(form.model, nn.Module) and mixes_rows(form.model)
         self.room: Room | None = None if mixed else room_of(source)
         if mixed and self.graphs is not None:
-            self._without_graphs("a BatchNorm takes statistics of the batch, which spare rows would change")
+            self._leave_graphs("a BatchNorm takes statistics of the batch, which spare rows would change")
 
-    def use(self, model: Model, dtype: torch.dtype | None) -> None:
-        """Let `model` be the twin, its weights in `dtype`."""
-        self.model, self.weights = model, dtype
-        self.compiled, self.rewrote = uncompiled(model) is not model, False
-        parts = model.modules() if isinstance(model, nn.Module) else ()
-        self._probing: list[Any] = [part for part in parts if estimates_gradients(part)]
-        self._parted = self._parts_of(model)
-        self.trusted = Trusted()
-        if self.graphs is not None:  # what was captured is the former twin
+    def use(self, form: Form) -> None:
+        """Compute in that form from now on."""
+        before = getattr(self, "form", None)
+        if before is None or form.model is not before.model or form.weights != before.weights:
+            parts = form.model.modules() if isinstance(form.model, nn.Module) else ()
+            self.probing: list[Any] = [part for part in parts if estimates_gradients(part)]
+            self.trusted, self.rewrote = Trusted(), False
+        elif form.channels_last != before.channels_last:
+            lay_out(cast(nn.Module, form.model), form.channels_last)
+        self.form, self.parts = form, Parts.of(self.source, form)
+        if self.graphs is not None:  # what was captured is another form
             self.graphs = Graphs()
 
     def use_given(self) -> None:
         """Let the model as given be the twin, without any rewrite."""
-        self.rewriting.switch_off()
-        self.autocast, self.tf32, self.channels_last = None, False, False
-        self.use(self._given, self._given_dtype)
+        self.narrow = False
+        self.use(self.as_given)
+
+    def use_narrow(self) -> None:
+        """Round as was asked for from now on."""
+        self.narrow = False
+        self.use(narrowed(self.form, self.options))
 
     @property
-    def dtype(self) -> torch.dtype | None:
-        """The precision in which it computes; None where its weights have not exactly one."""
-        return self.autocast or self.weights
-
-    @property
-    def rounds(self) -> torch.dtype | str | None:
-        """The format in which it computes, where that is not the one of its weights."""
-        return "tf32" if self.tf32 else self.autocast
-
-    @property
-    def exact(self) -> bool:
+    def plain(self) -> bool:
         """Whether its logits are those of the model as given, to the last bit."""
-        return self.model is self._given and not self.rounds and self.rewriting.exact
+        return not self.differs and not self.narrow and self.form.rewriting.exact
 
-    def layout(self, x: Tensor) -> Tensor:
-        """`x` in the memory layout it prefers; no copy where it already has it."""
-        return laid_out(x, self.channels_last)
+    @property
+    def differs(self) -> bool:
+        """Whether it is more than the model as given with some functions rewritten."""
+        return self.form.model is not self.as_given.model or self.form.rounds is not None
 
-    def ready(self, x: Tensor) -> Tensor:
-        """`x` in its layout and precision."""
-        return self.layout(x).to(self.weights or x.dtype)
+    def passed(self, kind: str, step: Callable[..., T], x: Tensor, *rows: Any, whole: bool = False) -> T:
+        """step(x, *rows) by the ways of this twin; the results [B, ...] of parts are joined.
 
-    def once(self, x: Tensor) -> Tensor:
-        """The logits of one pass of all of x, which is `ready`."""
-        while True:
+        kind: names the pass: another one may have room for other numbers of rows. whole: all rows at once.
+        """
+        todo, made = [slice(0, len(x))] if whole else slices(len(x), self._rows_at_once(kind, x)), []
+        alone = len(todo) == 1
+        while todo:
+            given: tuple[Any, ...] = (x, *rows) if alone else (x[todo[0]], *cut(todo[0], *rows))
+            form = self.form
             try:
-                return self._seen(x, self._lens())
+                made.append(step(*given))
+                todo = todo[1:]
+                continue
             except Refused as refused:
                 self._unfold(refused)
+                continue
+            except Exception as error:  # compilers and models raise anything
+                if isinstance(error, InputError | NoGradientError):
+                    raise
+                if not ran_out(error):
+                    if kind == VERDICT:
+                        raise
+                    with self.lock:
+                        if self.form is form:  # or else another thread has left something
+                            made.append(self._mended(step, given, error))
+                            todo = todo[1:]
+                    continue
+                if whole or self.room is None or len(given[0]) < 2:
+                    raise
+            # only here: the error holds on to what the pass had in memory
+            todo, alone = self.room.halved(kind, x, todo), False
+        return made[0] if len(made) == 1 else joined(made)
 
-    def _lens(self) -> Lens | None:
-        """What a pass is seen through; None where it calls what the model calls, and in compiled code."""
-        return self.rewriting.lens() if self.rewriting and not self.compiled else None
+    def _rows_at_once(self, kind: str, x: Tensor) -> int:
+        """How many rows pass together: as many as is fastest, of those that memory is not known to refuse."""
+        rows, parts = len(x), self.parts
+        if kind != VERDICT and parts is not None and parts.worth_splitting(x):
+            # not counted: it is done once for a model, and the cost of a call is not that of what came before
+            few, find = self.form.ready(x[:PROBE]), partial(parts.at_once, self.once)
+            rows = self.passed("probe", find, few, whole=True)
+        return rows if self.room is None else min(rows, self.room.most(kind, x))
 
-    def _seen(self, x: Tensor, lens: Lens | None, compiled: bool = True) -> Tensor:
-        model = self.model if compiled else uncompiled(self.model)
-        with self._precisely(x.device.type):
+    def _mended(self, step: Callable[..., T], given: tuple[Any, ...], error: Exception) -> T:
+        """step(*given) without what it fails with, from now on; raises `error` where it always fails."""
+        form, rewrote, why = self.form, self.rewrote, first_line(error)
+        for way in WAYS:
+            if not way.takes(form, rewrote, why):
+                continue
+            self.use(way.leave(form))
+            try:
+                made = step(*given)
+            except (Exception, Refused):
+                self.use(form)
+                self.rewrote = rewrote
+                continue
+            note = f"{way.note} ({why})"
+            if way.instead_of:
+                self.notes.warn(note, way.instead_of)
+            else:
+                self.notes.add(note)
+            return made
+        raise error
+
+    def _unfold(self, refused: Refused) -> None:
+        folds = self.form.rewriting.folds
+        if folds is not None and folds.refuse(refused.pair):
+            why = "whose result is not read by its BatchNorm alone"
+            self.notes.add(f"not folded: {refused.pair.name}, {why}")
+
+    def forward(self, x: Tensor, form: Form, lens: Lens | None) -> Tensor:
+        """The logits of x, which is ready for that form, seen through `lens`."""
+        with form.precisely(x.device.type):
             if lens is None:
-                return self._ask(model, x)
+                return self.given(x, form.model)
             try:
                 with lens:
-                    logits = self._ask(model, x)
+                    logits = self.given(x, form.model)
             finally:
                 self.rewrote = self.rewrote or bool(lens.used)
             # what a graph records it may hold on to
             lens.finish(logits, replays=self.replays)
-        for note in self.rewriting.notes(name for _, name in lens.used):
+        for note in form.rewriting.notes(name for _, name in lens.used):
             self.notes.add(note)
         return logits
 
-    @contextmanager
-    def _precisely(self, device: str) -> Iterator[None]:
-        """Inside, a pass computes in the twin's precision, whatever autocast is on around it."""
-        # the cache would keep stale casts of weights that are being trained
-        cast = torch.autocast(device, dtype=self.autocast, cache_enabled=False) if self.autocast else None
-        with cast or no_autocast(device), tf32() if self.tf32 else nullcontext():
-            yield
+    def once(self, x: Tensor) -> Tensor:
+        """The logits of one pass of x."""
+        form = self.form
+        return self.forward(form.ready(x), form, form.lens())
 
     @property
     def learns(self) -> bool:
-        """Whether the next pass that is `tried` is preceded by one that is watched for layers to fold."""
-        folds = self.rewriting.folding
-        return folds is not None and folds.unknown and not self.compiled
+        """Whether the first pass is preceded by one that is watched for layers to fold."""
+        folds = self.form.rewriting.folds
+        return folds is not None and folds.unknown and not self.form.compiled
 
-    def tried(self, x: Tensor) -> Tensor:
-        """`once` for the first time: in the layout in which it works, and folded."""
-        if self.compiled:
+    def first(self, x: Tensor) -> Tensor:
+        """The logits of the first pass, in the form in which it works, and folded."""
+        if self.form.compiled:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
-        folds = self.rewriting.folding
-        if folds is not None and self.learns:
-            self.safely(lambda: self._learn(folds, self.ready(x)))
-            self.notes.add(f"folded {len(folds)} BatchNorm")
-        return self.safely(lambda: self.once(self.ready(x)))
+        if self.learns:
+            self.passed("watched", self._watch, x, whole=True)
+        return self.passed("first", self.once, x, whole=True)
 
-    def _learn(self, folds: Folds, x: Tensor) -> None:
-        watch = Watch(folds)
-        self._seen(x, self.rewriting.lens(watch))
-        folds.learn(watch)
+    def _watch(self, x: Tensor) -> None:
+        form, folds = self.form, self.form.rewriting.folds
+        if folds is not None:  # or else it was left
+            watch = Watch(folds)
+            self.forward(form.ready(x), form, form.rewriting.lens(watch))
+            folds.learn(watch)
+            self.notes.add(f"folded {len(folds)} BatchNorm")
 
     def logits(self, x: Tensor) -> Tensor:
-        """The mean logits of `eot` passes of x, which is `ready`."""
-        return self._in_parts(self._mean, "logits", x)
-
-    def attached(self, leaf: Tensor) -> tuple[Tensor, Hashable]:
-        """The same in one graph with `leaf`, to be pulled through more than once, and what it rewrote."""
-        lens, passes = self._lens(), self._options.eot
-        # a compiled backward frees what the next one needs
-        logits = self._seen(leaf, lens, compiled=False)
+        """The mean logits of `eot` passes of x; a step of `passed`."""
+        form, passes = self.form, self.options.eot
+        x = form.ready(x)
+        logits = self.forward(x, form, form.lens())
         for _ in range(passes - 1):
-            logits = logits + self._seen(leaf, self._lens(), compiled=False)
-        return (logits if passes == 1 else logits / passes), tuple(lens.used) if lens is not None else ()
+            logits = logits + self.forward(x, form, form.lens())
+        return logits if passes == 1 else logits / passes
+
+    def gradient(
+        self, x: Tensor, y: Tensor | None, targets: Tensor | None, *, loss: losses.Loss, direction: bool
+    ) -> Gradient:
+        """See `Frozen.input_gradient`; a step of `passed`."""
+        agreed = False
+        while not agreed:
+            form = self.form
+            lens = form.lens()
+            with self._leaf(x, form) as leaf:
+                attached = self.forward(leaf, form, lens)
+                # copied, since they may be a part of x itself
+                logits = attached.detach().clone()
+                value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
+                gradient = self.backward(form, attached, leaf, by_logits)
+            agreed = compared(self, tuple(lens.used) if lens else (), x.detach(), by_logits, gradient)
+        return value, logits, gradient if direction and may_be_narrow(gradient, x) else gradient.to(x.dtype)
+
+    def jacobian(self, x: Tensor, directions: Tensor | Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """See `Frozen.jacobian`; a step of `passed`."""
+        while True:
+            # a compiled backward frees what the next one needs
+            form = self.form.without_compiler().without_functions() if self.form.compiled else self.form
+            leaf, lens = form.ready(x).detach().requires_grad_(), form.lens()
+            attached = self.forward(leaf, form, lens)
+            for _ in range(self.options.eot - 1):
+                attached = attached + self.forward(leaf, form, form.lens())
+            attached = attached / self.options.eot if self.options.eot > 1 else attached
+            logits = attached.detach()
+            chosen = checked_directions(directions(logits) if callable(directions) else directions, logits)
+            gradients = x.new_empty(len(x), chosen.shape[1], *x.shape[1:])
+            for place, by_logits in enumerate(chosen.unbind(1)):
+                gradients[:, place] = self.backward(form, attached, leaf, by_logits, retain_graph=True)
+            # one of them, where there is one
+            by_logits, gradient = chosen[:, :1].sum(1), gradients[:, :1].sum(1)
+            if compared(self, tuple(lens.used) if lens else (), x, by_logits, gradient):
+                return logits, gradients
+
+    def backward(
+        self, form: Form, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False
+    ) -> Tensor:
+        """`pull` in the form's precision; in float32 where that is float16, which would underflow."""
+        # what a checkpoint computes again is rewritten as before
+        with form.precisely(leaf.device.type), form.lens() or nullcontext():
+            if torch.float16 not in (form.weights, form.autocast):
+                return pull(attached, leaf, by_logits, retain_graph, form.whole)
+            # samples that may mix have one scale
+            apart = self.room is not None and isinstance(form.model, nn.Module)
+            return pull_scaled(attached, leaf, by_logits, retain_graph, apart, form.whole)
+
+    def pull(self, form: Form, x: Tensor, by_logits: Tensor) -> Tensor:
+        """The gradients [B, ...] of by_logits [B, K] @ logits at x, in that form."""
+        with self._leaf(x, form) as leaf:
+            attached = self.forward(leaf, form, form.lens())
+            return self.backward(form, attached, leaf, by_logits.to(attached.dtype))
+
+    @contextmanager
+    def _leaf(self, x: Tensor, form: Form) -> Iterator[Tensor]:
+        """`x`, ready for that form, for a graph that ends inside."""
+        x, dtype = form.layout(x).detach(), form.weights or x.dtype
+        if x.device.type == "cpu" and x.dtype is not dtype:
+            with self._scratch.cast(x, dtype) as narrow:
+                yield narrow.requires_grad_()
+        else:
+            yield x.to(dtype).detach().requires_grad_()
 
     def captured(
-        self, x: Tensor, y: Tensor | None, loss: losses.Loss, targets: Tensor | None, direction: bool
-    ) -> Gradient:
-        """`gradient`, by CUDA graphs where they were asked for."""
-        given, replayed = (x, y, loss, targets, direction), None
-        fit = all(rows is None or rows.shape == x.shape[:1] for rows in (y, targets))  # or else are refused
-        # a function may hold one value for each sample of the batch
-        if len(x) and fit and not callable(loss):
-            replayed = self.replayed(lambda graphs: replayed_gradient(graphs, self.gradient, *given))
-        return self.gradient(*given) if replayed is None else replayed
+        self, step: Callable[..., Gradient], x: Tensor, *rows: Tensor | None, key: Hashable
+    ) -> Gradient | None:
+        """passed("gradient", step, x, *rows) by a CUDA graph; None where there is none.
+
+        key: says what the step depends on besides.
+        """
+        # rows of another shape are refused by the step itself
+        if not len(x) or any(each is not None and each.shape != x.shape[:1] for each in rows):
+            return None
+        once = partial(self.passed, "gradient", step)
+        return self.replayed(lambda graphs: replayed_gradient(graphs, once, key, x, *rows))
 
     def replayed(self, run: Callable[[Graphs], T]) -> T | None:
         """run(graphs) where CUDA graphs were asked for; None elsewhere, and inside one of them.
@@ -210,10 +318,10 @@ class SearchTwin:
             raise
         except Exception as error:  # what a capture does not allow raises anything
             why = first_line(error)
-        self._without_graphs(why)
+        self._leave_graphs(why)
         return None
 
-    def _without_graphs(self, why: str) -> None:
+    def _leave_graphs(self, why: str) -> None:
         self.graphs = None
         self.notes.warn(f"not {CAPTURED}: {why}", instead_of=CAPTURED)
 
@@ -226,28 +334,9 @@ class SearchTwin:
         """No graph is asked for inside."""
         return nullcontext() if self.graphs is None else self.graphs.set_aside()
 
-    def gradient(
-        self, x: Tensor, y: Tensor | None, loss: losses.Loss, targets: Tensor | None, direction: bool
-    ) -> Gradient:
-        """See `Frozen.input_gradient`."""
-
-        def whole(x: Tensor, y: Tensor | None, targets: Tensor | None) -> Gradient:
-            return self.safely(partial(self._gradient_at_once, x, y, loss, targets, direction))
-
-        if callable(loss):  # a function may hold one value for each sample of the batch
-            return whole(x, y, targets)
-        return self._in_parts(whole, "gradient", x, y, targets)
-
-    def _in_parts(self, run: Callable[..., T], kind: str, x: Tensor, *others: Tensor | None) -> T:
-        """run(x, *others), in the parts that are fastest."""
-        parts = self._parts(x)
-        if len(parts) == 1:
-            return self.fitted(run, kind, x, *others)
-        return joined([self.fitted(run, kind, x[part], *cut(part, *others)) for part in parts])
-
-    def fitted(self, run: Callable[..., T], kind: str, x: Tensor, *others: Tensor | None) -> T:
-        """run(x, *others), in halves where memory runs out."""
-        return run(x, *others) if self.room is None else self.room.fitted(run, kind, x, *others)
+    def knows(self, x: Tensor) -> bool:
+        """Whether gradients of so many rows like x were compared with the model's."""
+        return not (self.differs or self.form.rewriting) or self.trusted.knows_size(x)
 
     def fits(self, x: Tensor) -> int:
         """How many rows of x are not known to be too many for the memory of a gradient."""
@@ -258,125 +347,9 @@ class SearchTwin:
 
         Such a part keeps their number in `gradient_probes`.
         """
-        return sum(part.gradient_probes for part in self._probing)
+        return sum(part.gradient_probes for part in self.probing)
 
-    def _gradient_at_once(
-        self, x: Tensor, y: Tensor | None, loss: losses.Loss, targets: Tensor | None, direction: bool
-    ) -> Gradient:
-        lens = self._lens()
-        with self._leaf(x) as leaf:
-            attached = self._seen(leaf, lens)
-            # copied, since they may be a part of x itself
-            logits = attached.detach().clone()
-            value, by_logits = losses.loss_and_grad(logits, cast(Tensor, y), loss, targets, direction)
-            gradient = self.pulled(attached, leaf, by_logits)
-        used = tuple(lens.used) if lens is not None else ()
-        if not compared(self, used, x.detach(), by_logits, gradient):
-            return self._gradient_at_once(x, y, loss, targets, direction)
-        if direction and may_be_narrow(gradient, x):
-            return value, logits, gradient
-        return value, logits, gradient.to(x.dtype)
 
-    def knows(self, x: Tensor) -> bool:
-        """Whether gradients of so many rows like x were compared with the model's."""
-        return not (self.differs or self.rewriting) or self.trusted.knows_size(x)
-
-    @property
-    def differs(self) -> bool:
-        """Whether it is more than the model as given with some functions rewritten."""
-        return self.model is not self._given or self.rounds is not None
-
-    @property
-    def estimates(self) -> bool:
-        """Whether parts of it estimate gradients from logits, which draws decide."""
-        return bool(self._probing)
-
-    def pull(self, x: Tensor, by_logits: Tensor) -> Tensor:
-        """The gradients [B, ...] of by_logits [B, K] @ logits at x."""
-        with self._leaf(x) as leaf:
-            return self.pulled(self.once(leaf), leaf, by_logits)
-
-    def pull_plain(self, x: Tensor, by_logits: Tensor) -> Tensor:
-        """The same without rewrites."""
-        with self._leaf(x) as leaf:
-            return self.pulled(self._seen(leaf, None), leaf, by_logits)
-
-    def pull_given(self, x: Tensor, by_logits: Tensor) -> Tensor:
-        """The same of the model as given."""
-        leaf = x.contiguous().to(self._given_dtype or x.dtype).detach().requires_grad_()
-        with no_autocast(x.device.type):
-            attached = self._ask(self._given, leaf)
-            return pull(attached, leaf, by_logits.to(attached.dtype), whole=self.whole)
-
-    @contextmanager
-    def _leaf(self, x: Tensor) -> Iterator[Tensor]:
-        """`x`, `ready`, for a graph that ends inside."""
-        x, dtype = self.layout(x).detach(), self.weights or x.dtype
-        if x.device.type == "cpu" and x.dtype is not dtype:
-            with self._scratch.cast(x, dtype) as narrow:
-                yield narrow.requires_grad_()
-        else:
-            yield x.to(dtype).detach().requires_grad_()
-
-    def pulled(self, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False) -> Tensor:
-        """`pull` in the twin's precision; in float32 where that is float16, which would underflow."""
-        # what a checkpoint computes again is rewritten as before
-        with self._precisely(leaf.device.type), self._lens() or nullcontext():
-            if torch.float16 not in (self.weights, self.autocast):
-                return pull(attached, leaf, by_logits, retain_graph, self.whole)
-            # samples that may mix have one scale
-            apart = self.room is not None and isinstance(self.model, nn.Module)
-            return pull_scaled(attached, leaf, by_logits, retain_graph, apart, self.whole)
-
-    def _mean(self, x: Tensor) -> Tensor:
-        return self.safely(lambda: self._mean_of_passes(self.ready(x)))
-
-    def _mean_of_passes(self, x: Tensor) -> Tensor:
-        passes = self._options.eot
-        logits = self.once(x)
-        for _ in range(passes - 1):
-            logits = logits + self.once(x)
-        return logits if passes == 1 else logits / passes
-
-    def safely(self, run: Callable[[], T]) -> T:
-        """run(), with something simpler from now on where it fails: no compiler, layout, rewrites."""
-        while True:
-            try:
-                return run()
-            except Refused as refused:
-                self._unfold(refused)
-            except Exception as error:  # compilers and models raise anything
-                if ran_out(error) or isinstance(error, InputError | NoGradientError):
-                    raise
-                with self.lock:
-                    return simpler(self, run, error)
-
-    def _unfold(self, refused: Refused) -> None:
-        folds = self.rewriting.folds
-        if folds is not None and folds.refuse(refused.pair):
-            why = "whose result is not read by its BatchNorm alone"
-            self.notes.add(f"not folded: {refused.pair.name}, {why}")
-
-    def use_layout(self, channels_last: bool) -> None:
-        """Lay out the copy's weights so from now on."""
-        if self.channels_last != channels_last and isinstance(self.model, nn.Module):
-            self.channels_last = channels_last
-            lay_out(self.model, channels_last)
-
-    def _parts_of(self, model: Model) -> Parts | None:
-        """None for a function, of which nothing is known, and for compiled code, which is for one shape."""
-        known = isinstance(self._source, nn.Module) and isinstance(model, nn.Module)
-        if self._options.compile or not known:
-            return None
-        return Parts(
-            cast(nn.Module, self._source), cast(nn.Module, model), "winograd" in self.rewriting.names
-        )
-
-    def _parts(self, x: Tensor) -> list[slice]:
-        """The rows that pass together."""
-        rows = max(len(x), 1)
-        if self._parted is not None and self._parted.worth_splitting(x):
-            # not counted: it is done once for a model, and the cost of a call is not that of what came before
-            parted = self._parted
-            rows = self.safely(lambda: parted.at_once(self.once, self.ready(x[:PROBE])))
-        return slices(len(x), rows)
+def first_line(error: Exception) -> str:
+    """Of its message; its type where it has none."""
+    return str(error).partition("\n")[0] or type(error).__name__

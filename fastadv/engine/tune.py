@@ -17,12 +17,12 @@ from fastadv.runs import processes
 ROUNDS = 3
 
 
-def tuned(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tuple[Frozen, str]:
+def tuned(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tuple[Frozen, str] | None:
     """The way that takes least time for losses and input gradients at x [B, ...], and a note that says so.
 
     First come the search twins of the precision asked for and of the model's own, and the model as given;
-    then the fastest of these compiled, and on a GPU captured. The global random state stays as it was. Raises
-    InputError in a group of processes, which might choose differently.
+    then the fastest of these compiled, and on a GPU captured. None where no logits are finite. The global
+    random state stays as it was. Raises InputError in a group of processes, which might choose differently.
 
     make: freezes the model with such options.
     """
@@ -33,8 +33,11 @@ def tuned(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tup
         )
     seconds: dict[str, float] = {}
     with rng.torch_seeded(0, x.device):
+        ways = [make(each) for each in _twins(options)]
+        if not bool(ways[0].verdict(x).isfinite().all(1).any()):
+            return None
         try:
-            best = _fastest([make(each) for each in _twins(options)], x, seconds)
+            best = _fastest(ways, x, seconds)
             best = _fastest([best, *(make(each) for each in _passes(best.options, x))], x, seconds)
         except NoGradientError:
             return make(replace(options, tune=False)), "not tuned: the model has no gradient"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fastadv.data import batches
-from fastadv.engine.parts import is_conv2d
+from fastadv.engine.rewrite import has_conv2d
 from fastadv.train._steps import Steps
 
 
@@ -24,7 +24,7 @@ def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
 
     It is tried on copies of the tensors, in the model's own mode. False for a model that is not contiguous.
     """
-    if not is_conv2d(model) or not all(parameter.is_contiguous() for parameter in model.parameters()):
+    if not has_conv2d(model) or not all(parameter.is_contiguous() for parameter in model.parameters()):
         return False
     state = {name: _channels_last(tensor) for name, tensor in model.state_dict().items()}
     cuda = [x.device] if x.is_cuda else []

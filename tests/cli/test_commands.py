@@ -154,6 +154,15 @@ def test_doctor(fastadv: Callable) -> None:
     assert "linf_step" in fastadv("doctor").out
 
 
+def test_doctor_tells_which_rewrites_are_off(fastadv: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTADV_WITHOUT", "winograd,fold")
+    assert json.loads(fastadv("doctor --json").out)["rewrites"]["off"] == ["fold", "winograd"]
+    assert "without fold, winograd" in " ".join(fastadv("doctor").out.split())
+    monkeypatch.setenv("FASTADV_WITHOUT", "winogrand")
+    (advice,) = [line for line in json.loads(fastadv("doctor --json").out)["advice"] if "WITHOUT" in line]
+    assert "got 'winogrand'" in advice
+
+
 def test_doctor_takes_paths_for_text(fastadv: Callable) -> None:
     done = fastadv("doctor --data-dir sets/[red]/[/b]")
     assert done.code == 0, done.err

@@ -1,21 +1,25 @@
 """A function or model seen through rewrites, for tests."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.engine.copying.fold import Folds, Watch
-from fastadv.engine.rewrite import Rewrite, Rewriting
+from fastadv.engine.rewrite import Rewrite, Rewriting, Subject
+from fastadv.engine.rewrites import FOLD
 
 
 class Seen:
     """Calls `run` as a pass of a search twin does; `used` names the rewrites of the last call."""
 
-    def __init__(self, run: Callable[..., Any], *rewrites: Rewrite, folds: Folds | None = None) -> None:
-        self.run, self.rewriting = run, Rewriting(rewrites, folds)
+    def __init__(
+        self, run: Callable[..., Any], *rewrites: Rewrite, dtype: torch.dtype = torch.float32
+    ) -> None:
+        model = run if isinstance(run, nn.Module) else nn.Identity()
+        self.run, self.rewriting = run, Rewriting(rewrites, Subject(model, dtype))
         self.used: list[str] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -31,8 +35,8 @@ class Seen:
 
 def folded(model: nn.Module, x: Tensor, *rewrites: Rewrite) -> Seen:
     """`model` with the pairs folded that one watched pass of x has seen."""
-    folds = Folds(model.requires_grad_(False))
-    seen = Seen(model, *rewrites, folds=folds)
+    seen = Seen(model.requires_grad_(False), FOLD, *rewrites)
+    folds = cast(Folds, seen.rewriting.folds)
     watch = Watch(folds)
     lens = seen.rewriting.lens(watch)
     with lens:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -165,10 +166,10 @@ def test_means_are_compared_within_the_spread_of_the_model(shift: float, agrees:
 @pytest.mark.parametrize("level", [0.0, 0.02])
 def test_a_wrong_search_twin_is_found_under_noise(level: float) -> None:
     frozen = freeze(Noisy(level))
-    right = frozen.search.model
-    frozen.search.model = lambda x: right(x) * 1.5
+    form = frozen.search.form
+    frozen.search.use(replace(form, model=lambda x: form.model(x) * 1.5))
     frozen(IMAGES)
-    assert frozen.search.model is frozen.model
+    assert frozen.search.form.model is frozen.model
     assert "fell back" in frozen.notes[-1]
 
 
@@ -182,8 +183,9 @@ def test_the_check_counts_its_passes(level: float) -> None:
         seen.update(f=len(x))
         return part(x)
 
-    for holder in (frozen, frozen.search):
-        holder.model = partial(counted, holder.model)
+    form, given = frozen.search.form, frozen.search.given
+    given.model = partial(counted, given.model)
+    frozen.search.use(replace(form, model=partial(counted, form.model)))
     frozen(IMAGES)
     assert frozen.forwards == seen["f"]
     # the batch, the verdict, the watched pass and the one that is compared, those whose means are

@@ -3,12 +3,14 @@
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine import Frozen, freeze
+from fastadv.engine import Frozen, freeze, search_twin
+from fastadv.engine.form import Form
 from fastadv.errors import InputError
 from tests.logged import Logged
 
@@ -145,15 +147,17 @@ def test_check_waits_for_a_finite_batch(precision: str) -> None:
     frozen = freeze(model, precision)
     frozen(torch.full_like(X, torch.nan))
     frozen(X[:0])
-    assert not frozen._checked
+    assert not frozen.settled
     frozen(torch.cat([torch.full_like(X[:3], torch.nan), X]))
-    assert frozen._checked
+    assert frozen.settled
     assert not any("fell back" in note for note in frozen.notes)
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-3), ("bf16", 0.1)])
 @pytest.mark.parametrize("factor", [0.8, 1.25])
-def test_the_bound_of_rounding(precision: str, bound: float, factor: float) -> None:
+def test_the_bound_of_rounding(
+    precision: str, bound: float, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The search twin differs by `factor` times what rounding allows; a sample that is NaN does not count."""
     frozen = freeze(convnet(), precision)
     x = torch.cat([torch.full_like(X[:1], torch.nan), X])
@@ -161,14 +165,13 @@ def test_the_bound_of_rounding(precision: str, bound: float, factor: float) -> N
     spread = (given[1:] - given[1:].mean(1, keepdim=True)).abs().max()
     off = torch.zeros_like(given)
     off[4, :2] = factor * bound * spread * torch.tensor([1.0, -1.0])
+    wrong = Form(lambda x: given + 7 + off)
     if precision == "bf16":
-        frozen._narrow = lambda twin: twin.use(
-            lambda x: (given + 7 + off).to(x.dtype).float(), torch.bfloat16
-        )
+        wrong = replace(wrong, weights=torch.bfloat16)
+        monkeypatch.setattr(search_twin, "narrowed", lambda form, options: wrong)
     else:
-        frozen.search.model = lambda x: given + 7 + off
-    frozen.search.channels_last = False
-    frozen.check(x)
+        frozen.search.use(wrong)
+    frozen.settle(x)
     assert frozen.exact == (factor > 1)
 
 
@@ -277,7 +280,7 @@ def test_a_frozen_model_is_frozen_again_with_other_options() -> None:
     assert folded.describe() == {"precision": "bf16", "fold": True, "compile": False, "eot": 1}
     assert folded(X).isfinite().all()
     assert "folded 2 BatchNorm" in folded.notes
-    assert next(folded.search.model.parameters()).dtype == torch.bfloat16  # type: ignore[attr-defined]
+    assert next(folded.search.form.model.parameters()).dtype == torch.bfloat16  # type: ignore[attr-defined]
     assert freeze(folded, "fp32", fold=False).describe() == frozen.describe()
     with torch.no_grad():
         model[-1].bias.add_(5)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.engine import Frozen, freeze, graph
+from fastadv.engine.copying.inside import CheckedModel
+from fastadv.engine.form import Form
 from fastadv.engine.graph import Graphs, Rows, Step, padded
 from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
-from fastadv.engine.rewrite import Rewriting
 from fastadv.engine.search_twin import CAPTURED, SearchTwin
 from fastadv.errors import InputError
 from fastadv.ops import _graphs
@@ -185,10 +186,8 @@ def test_samples_that_mix_are_not_padded() -> None:
         model = nn.Sequential(nn.BatchNorm2d(2, track_running_stats=running), nn.Flatten()).eval()
         notes = Notes((CAPTURED,))
         options = Options(cuda_graph=True)
-        twin = SearchTwin(
-            model, model, lambda model, x: model(x), notes, source=model, options=options,
-            dtype=torch.float32, channels_last=False, autocast=None, rewriting=Rewriting(),
-        )  # fmt: skip
+        form = Form(model, torch.float32)
+        twin = SearchTwin(form, CheckedModel(model), notes, source=model, options=options, as_given=form)
         assert (twin.graphs is not None, CAPTURED in notes.texts) == (kept, kept)
 
 
@@ -215,7 +214,7 @@ def test_a_step_inside_another_context_is_still_one() -> None:
 
 def test_what_a_graph_replays_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen, x, y = graphed(net()), torch.rand(3, 2, 8, 8), torch.tensor([0, 1, 2])
-    plain = frozen.search.gradient(x, y, "ce", None, False)
+    plain = frozen.input_gradient(x, y)
     monkeypatch.setattr(frozen.search, "replayed", lambda run: tuple(2 * part for part in plain))
-    for got, part in zip(frozen.search.captured(x, y, "ce", None, False), plain, strict=True):
+    for got, part in zip(frozen.input_gradient(x, y), plain, strict=True):
         torch.testing.assert_close(got, 2 * part)

@@ -1,6 +1,7 @@
 """Large batches pass a convolutional search twin in parts on a CPU."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -86,7 +87,8 @@ def test_no_part_is_much_smaller_than_the_others(
 ) -> None:
     """A model that normalizes or squeezes may refuse a single row."""
     model, seen = frozen(monkeypatch, 8, fold=False)
-    monkeypatch.setattr(model.search, "model", watched := Watched().double().eval())
+    watched = Watched().double().eval()
+    model.search.use(replace(model.search.form, model=watched))
     model(torch.rand(count, 2, 6, 7, dtype=torch.float64))
     sizes = watched.seen[3:]
     assert sum(sizes) == count
@@ -202,7 +204,7 @@ def test_transformed_weights_are_no_activations(one_thread: None) -> None:
     layers = (nn.Conv2d(width, 96, 3, padding=1) for width in (3, 96, 96))
     net, x = nn.Sequential(*layers).eval().requires_grad_(False), torch.rand(3, 3, 16, 16)
     rows = x.contiguous(memory_format=torch.channels_last)
-    own = Seen(net, winograd.Winograd(torch.float32).rewrite)
+    own = Seen(net, winograd.WINOGRAD)
     assert parts._bytes_of_a_row(own, rows) == parts._bytes_of_a_row(own, rows) == 96 * 16 * 16 * 4
     assert own.used == ["winograd"] * 2
 
@@ -242,7 +244,10 @@ def test_changed_modules_are_measured_again(
         net.norm, net.head = nn.BatchNorm2d(7), nn.Linear(7, 4)
     net.double().eval()
     fresh = fa.freeze(net)
-    assert fresh.search._parts(x) == fa.freeze(copy.deepcopy(net)).search._parts(x) != model.search._parts(x)
+    at_once = [
+        each.search._rows_at_once("logits", x) for each in (fresh, fa.freeze(copy.deepcopy(net)), model)
+    ]
+    assert at_once[0] == at_once[1] != at_once[2]
 
 
 def test_a_twin_is_walked_once(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
@@ -265,7 +270,7 @@ def test_functions_and_compiled_twins_stay_whole(one_thread: None) -> None:
 
     fa.freeze(model)(torch.rand(500, 2, 6, 7))
     assert seen == [500]
-    assert not fa.freeze(net, compile=True).search._parted
+    assert not fa.freeze(net, compile=True).search.parts
 
 
 def test_weights_are_no_activations(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
@@ -292,7 +297,7 @@ def test_tiles_are_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(winograd, "cpu_launcher", launcher)
         frozen = fa.freeze(model)
         frozen.input_gradient(x, torch.zeros(64, dtype=torch.long))
-        parted = frozen.search._parted
+        parted = frozen.search.parts
         assert parted is not None
         assert ("convolutions by Winograd's method" in frozen.notes) == bool(sizes)
         sizes.append((list(parted._bytes_a_row.values()), parted._most))

@@ -160,7 +160,7 @@ def test_the_model_as_given_keeps_its_layout() -> None:
 
     frozen, (x, _) = fa.freeze(LoudImages().eval(), "fp16"), images()
     assert frozen.layout(x).is_contiguous(memory_format=torch.channels_last)
-    frozen.check(x)
+    frozen.settle(x)
     assert any("fell back" in note for note in frozen.notes)
     assert frozen.layout(x).is_contiguous()
 
@@ -211,8 +211,8 @@ def test_tf32_is_on_in_the_search_alone(fold: bool) -> None:
     before = MATMUL.fp32_precision
     assert before != "tf32"
     frozen = fa.freeze(model, "tf32", fold=fold)
-    verdict, search = frozen.model.seen, frozen.search.model.seen
-    frozen.check(x)
+    verdict, search = frozen.model.seen, frozen.search.form.model.seen
+    frozen.settle(x)
     assert search == [("forward", before)] * (1 if verdict is not search else 2) + [("forward", "tf32")]
     frozen.input_gradient(x, y)  # compared with that of the model as given, for once
     search.clear()

@@ -1,7 +1,7 @@
 """Functions are rewritten inside their pass and thread alone, and where a way suits."""
 
 import threading
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -14,9 +14,11 @@ from fastadv.engine.cpu import activations, onednn, winograd
 from fastadv.engine.cpu.activations import ELU, RELU
 from fastadv.engine.cpu.onednn import COVER, LINEAR
 from fastadv.engine.cpu.thin import THIN
-from fastadv.engine.cpu.winograd import Winograd
-from fastadv.engine.rewrite import Lens, Rewrite, Rewriting
-from fastadv.engine.views import VIEWS
+from fastadv.engine.cpu.winograd import WINOGRAD
+from fastadv.engine.layout import VIEWS
+from fastadv.engine.lens import Lens
+from fastadv.engine.rewrite import Rewrite, Rewriting, Subject
+from fastadv.engine.rewrites import FOLD
 from tests.engine.rewritten import Seen, answers, folded
 
 NAMES = ["fold", "thin", "winograd", "cover", "onednn", "relu", "elu", "views"]
@@ -64,7 +66,7 @@ def images(rows: int = 4) -> Tensor:
 
 
 def ways() -> tuple[Rewrite, ...]:
-    return Winograd(torch.float32).rewrite, COVER, THIN, RELU, LINEAR, ELU, VIEWS
+    return WINOGRAD, COVER, THIN, RELU, LINEAR, ELU, VIEWS
 
 
 def whole() -> Seen:
@@ -90,13 +92,14 @@ def test_an_exact_way_is_to_the_bit() -> None:
     assert exact.used == ["thin", "relu"]
     for other in ways():
         assert Seen(model, other).rewriting.exact == (other.name in EXACT)
-    assert not Rewriting([RELU], Folds(model)).exact
+    assert not Seen(model, FOLD, RELU).rewriting.exact
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_can_be_switched_off_and_on(name: str) -> None:
+def test_each_can_be_switched_off(name: str) -> None:
     own, x = whole(), images()
-    own.rewriting.switch_off(name)
+    every = own.rewriting
+    own.rewriting = every.without(name)
     with torch.enable_grad():
         if name == "views":  # which needs no other way, and without which the model fails
             with pytest.raises(RuntimeError, match="view size is not compatible"):
@@ -105,12 +108,12 @@ def test_each_can_be_switched_off_and_on(name: str) -> None:
             own(x.requires_grad_())
             assert sorted({*own.used, name}) == sorted(NAMES)
             assert name not in own.used
-        own.rewriting.restore(frozenset())
+        own.rewriting = every
         own(x)
     assert sorted(own.used) == sorted(NAMES)
-    own.rewriting.switch_off()
-    assert not own.rewriting
-    assert own.rewriting.names == []
+    none = every.without(*NAMES)
+    assert not none
+    assert none.names == []
 
 
 @pytest.mark.parametrize("transform", ["vmap", "grad", "jvp", "jacrev", "functional_call"])
@@ -207,9 +210,10 @@ def test_weights_that_learn_have_their_gradient(part: str) -> None:
 @pytest.mark.parametrize("name", ["weight", "bias"])
 def test_a_batch_norm_that_learns_is_not_folded(name: str) -> None:
     model = All().to(memory_format=torch.channels_last)
-    folds = Folds(model)
+    rewriting = Rewriting([FOLD], Subject(model, torch.float32))
+    folds = cast(Folds, rewriting.folds)
     watch = Watch(folds)
-    lens = Rewriting((), folds).lens(watch)
+    lens = rewriting.lens(watch)
     getattr(model.norm, name).requires_grad_()
     with lens:
         model.norm(model.thin(images()))

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from fastadv.engine.room import Room, ran_out, slices
+from fastadv.engine.room import ran_out, slices
 
 ROOM = 6
 
@@ -79,7 +79,7 @@ def test_what_fits_is_remembered_of_the_model():
 
 
 def test_each_shape_and_dtype_has_room_of_its_own():
-    room, tried = Room(), []
+    tried = []
 
     def run(x):
         tried.append(len(x))
@@ -88,8 +88,9 @@ def test_each_shape_and_dtype_has_room_of_its_own():
         return x
 
     wide, narrow = torch.rand(8, 10), torch.rand(8, 2)
+    frozen = fa.freeze(run)
     for x in (wide, narrow, narrow.double()):
-        assert torch.equal(room.fitted(run, "pass", x), x)
+        assert torch.equal(frozen.verdict(x), x)
     assert tried == [8, 4, 2, 2, 2, 2, 8, 8, 4, 4]
 
 
@@ -119,7 +120,7 @@ def test_a_failed_pass_holds_no_memory_while_its_halves_run():
         return x
 
     x = torch.rand(8, 2)
-    assert torch.equal(Room().fitted(run, "pass", x), x)
+    assert torch.equal(fa.freeze(run).verdict(x), x)
 
 
 def test_a_single_sample_that_does_not_fit_is_an_error():

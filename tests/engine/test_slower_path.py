@@ -52,7 +52,7 @@ def test_a_compiler_that_fails(precision, fold, backward, monkeypatch, logged) -
     assert logged.text.count("freeze: compiling") == 1
     assert "many lines" not in logged.text
     assert set(frozen.notes) <= {*plain.notes, why}
-    assert frozen.search.channels_last == plain.search.channels_last
+    assert frozen.search.form.channels_last == plain.search.form.channels_last
 
 
 class Full(nn.Module):
@@ -73,11 +73,11 @@ def test_memory_that_runs_out_is_no_failure_of_the_compiler(monkeypatch) -> None
     plain = fa.freeze(model)
     monkeypatch.setattr(torch, "compile", Full)
     frozen = fa.freeze(model, compile=True)
-    assert frozen.check(x[:3])
+    assert frozen.settle(x[:3])
     for ours, theirs in zip(frozen.input_gradient(x, y), plain.input_gradient(x, y), strict=True):
         torch.testing.assert_close(ours, theirs)
     assert "compiled" in frozen.notes
-    assert isinstance(frozen.search.model, Full)
+    assert isinstance(frozen.search.form.model, Full)
 
 
 def test_an_argument_that_is_wrong_is_no_failure_of_the_compiler(monkeypatch) -> None:
@@ -99,7 +99,7 @@ def test_a_capture_that_fails(monkeypatch, logged) -> None:
     monkeypatch.setattr(_graphs, "capture", capture)
     model, x, y = problem()
     plain, frozen = fa.freeze(model), fa.freeze(model)
-    frozen.notes += ("captured as CUDA graphs",)
+    frozen.add_note("captured as CUDA graphs")
     frozen.search.graphs = Graphs()
     for _ in range(4):
         for ours, theirs in zip(frozen.input_gradient(x, y), plain.input_gradient(x, y), strict=True):

@@ -89,7 +89,7 @@ def test_the_fastest_way_is_taken(fastest: str, compiled: float, monkeypatch: py
     assert f"{fastest} compiled {1000 * compiled:.3g}" in note
     assert f"{fastest} {2000.0:.3g}" in note
 
-    assert isinstance(frozen.search.model, Compiled) == (compiled < 2)
+    assert isinstance(frozen.search.form.model, Compiled) == (compiled < 2)
     assert frozen.exact == (taken == "fp32 as given")
     assert frozen.search_dtype == (torch.bfloat16 if fastest == "bf16" else torch.float32)
     same = fa.freeze(model, "bf16" if fastest == "bf16" else "fp32")
@@ -105,9 +105,9 @@ def test_what_was_asked_for_is_a_way_of_its_own(monkeypatch: pytest.MonkeyPatch)
     clock = Clock(costs("fp32", 2.5))
     clock.watch(monkeypatch)
     frozen = fa.freeze(convnet(), "bf16", compile=True, tune=True)
-    frozen.tune(X)
+    frozen.settle(X)
     assert set(clock.asked[1:]) == {*WAYS, "fp32 compiled"}
-    assert not isinstance(frozen.search.model, Compiled)
+    assert not isinstance(frozen.search.form.model, Compiled)
 
 
 def test_passes_of_tuning_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_the_random_state_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     model = convnet()
     frozen = fa.freeze(lambda x: model(x + torch.randn_like(x)), tune=True)
     state = torch.get_rng_state()
-    frozen.tune(X)
+    frozen.settle(X)
     assert torch.equal(torch.get_rng_state(), state)
     assert any(note.startswith("tuned") for note in frozen.notes)
 
@@ -173,7 +173,7 @@ def test_a_model_without_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     found = fa.attacks.square(frozen, X, Y, fa.Linf(0.1), queries=5)
     assert torch.isfinite(found.x_adv).all()
     assert "not tuned: the model has no gradient" in frozen.notes
-    assert not frozen.search._options.tune  # nor tries again
+    assert not frozen.search.options.tune  # nor tries again
 
 
 def test_processes_of_a_group_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.engine import freeze
-from fastadv.engine.views import VIEWS
+from fastadv.engine.layout import VIEWS
 from tests.engine.rewritten import Seen
 
 
@@ -53,5 +53,5 @@ def test_a_model_that_views_is_searched_channels_last() -> None:
     assert "view as reshape" not in frozen.notes
     torch.testing.assert_close(frozen(x), model(x).detach(), rtol=1e-5, atol=1e-6)
     assert "view as reshape" in frozen.notes
-    assert frozen.search.channels_last
+    assert frozen.search.form.channels_last
     assert not any(note.startswith("not channels") for note in frozen.notes)

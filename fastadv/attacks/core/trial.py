@@ -58,9 +58,8 @@ class Trial:
                     "check its weights and the scale of x"
                 )
             self.already = problem.met(clean)
-            frozen.tune(problem.x)
-            frozen.check(problem.x, clean)
-            # only now: both may change the layout that the search twin prefers
+            frozen.settle(problem.x, clean)
+            # only now: it may change the layout that the search twin prefers
             self.problem = replace(problem, x=frozen.layout(problem.x), clean=clean)
         self.todo = (~(self.already | self.unusable)).nonzero().squeeze(1)
 
@@ -96,7 +95,7 @@ class Trial:
         """Flag the result; log it once for a frozen model."""
         self.flags = (TWO_ANSWERS,)
         if TWO_ANSWERS not in self.frozen.notes:
-            self.frozen.notes += self.flags
+            self.frozen.add_note(TWO_ANSWERS)
             log.warning("attack: %s", TWO_ANSWERS)
 
     def finish(

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from fastadv.engine.arguments import checked_logits
-from fastadv.engine.notes import Notes
 from fastadv.errors import InputError
 
 ORIGINAL = (
@@ -91,30 +90,31 @@ def inside(copied: object) -> Iterator[None]:
         raise strays[0]
 
 
-class Asking:
-    """Gives the checked logits [B, K] of models, which may not change their input.
+class CheckedModel:
+    """A model whose logits [B, K] are checked, and which may not change its input.
 
-    The first pass of `model` is one that stays `inside`. A model that overwrites its input then is given
-    copies from then on.
+    Its first pass is one that stays `inside`. If it overwrites its input then, it is given copies from then
+    on (`copies`).
     """
 
-    def __init__(self, model: Callable[[Tensor], Tensor], notes: Notes) -> None:
-        self._model, self._notes = model, notes
-        self._watched = self._copies = False
+    def __init__(self, model: Callable[[Tensor], Tensor]) -> None:
+        self.model = model
+        self.copies = self._watched = False
 
-    def __call__(self, model: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        first = not self._watched and model is self._model and len(x) > 0
-        given = x.clone() if first or self._copies else x
+    def __call__(self, x: Tensor, other: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The logits at x, or those of another copy of the model."""
+        model = self.model if other is None else other
+        first = not self._watched and model is self.model and len(x) > 0
+        given = x.clone() if first or self.copies else x
         version = given._version
         with inside(model) if first else nullcontext():
             logits = model(given)
-        if given._version != version and not self._copies:
+        if given._version != version and not self.copies:
             if not first:
                 raise InputError(
                     "model: expected a model that leaves x as it is, got one that writes into it; "
                     "let its forward begin with x = x.clone()"
                 )
-            self._copies = True
-            self._notes.add("given copies of x, into which the model writes")
+            self.copies = True
         self._watched = self._watched or first
         return checked_logits(logits, len(x))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv.engine.rewrite import Rewrite, unseen
+from fastadv.engine.lens import unseen
+from fastadv.engine.rewrite import Rewrite
 from fastadv.ops.elu import elu
 from fastadv.ops.relu_gradient import relu_gradient
 
@@ -54,5 +55,11 @@ def fast_elu(input: Tensor, *rest: Any, **named: Any) -> Any:
 
 
 NOTE = "fast activations"
-RELU = Rewrite("relu", NOTE, dict.fromkeys((F.relu, torch.relu, Tensor.relu), fast_relu), exact=True)
-ELU = Rewrite("elu", NOTE, {F.elu: fast_elu})
+RELU = Rewrite(
+    "relu",
+    NOTE,
+    lambda subject: subject.on_cpu,
+    lambda subject: dict.fromkeys((F.relu, torch.relu, Tensor.relu), fast_relu),
+    exact=True,
+)
+ELU = Rewrite("elu", NOTE, lambda subject: subject.may_round, lambda subject: {F.elu: fast_elu})

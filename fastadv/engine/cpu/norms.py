@@ -37,5 +37,9 @@ def dense(norm: Callable[..., Tensor]) -> Callable[..., Any]:
     return run
 
 
-NOTE = "single rows normalized in contiguous memory"
-NORMS = Rewrite("norms", NOTE, {norm: dense(norm) for norm in (F.batch_norm, F.instance_norm)})
+NORMS = Rewrite(
+    "norms",
+    "single rows normalized in contiguous memory",
+    lambda subject: subject.may_round,
+    lambda subject: {norm: dense(norm) for norm in (F.batch_norm, F.instance_norm)},
+)

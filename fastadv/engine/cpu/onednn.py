@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastadv.engine.cpu.settings import Settings, are_fixed, takes_settings
-from fastadv.engine.rewrite import Rewrite, unseen
+from fastadv.engine.lens import unseen
+from fastadv.engine.rewrite import Rewrite
 from fastadv.runs.card import is_intel
 
 LEAST = 1 << 20  # multiplications; with fewer, a call costs as much as it gains
@@ -86,8 +87,18 @@ def covering_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, how: Set
     return (F.linear(rows, weights, bias) if found is NotImplemented else found)[:, :, None, None]
 
 
-LINEAR = Rewrite("onednn", "linear layers by oneDNN", {F.linear: fast_linear})
-COVER = Rewrite("cover", "convolutions that cover the image as products", {F.conv2d: covering_conv2d})
+LINEAR = Rewrite(
+    "onednn",
+    "linear layers by oneDNN",
+    lambda subject: subject.may_round and subject.dtype == torch.float32 and is_faster(),
+    lambda subject: {F.linear: fast_linear},
+)
+COVER = Rewrite(
+    "cover",
+    "convolutions that cover the image as products",
+    lambda subject: subject.may_round and subject.convolves,
+    lambda subject: {F.conv2d: covering_conv2d},
+)
 
 
 def gains(model: nn.Module) -> bool:

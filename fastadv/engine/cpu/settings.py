@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastadv.engine.rewrite import Way
+from fastadv.engine.lens import Way
 
 Two = tuple[int, int]
 

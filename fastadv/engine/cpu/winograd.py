@@ -16,7 +16,8 @@ from torch.nn.grad import conv2d_input
 
 from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.settings import Settings, takes_settings
-from fastadv.engine.rewrite import Rewrite, unseen
+from fastadv.engine.lens import Way, unseen
+from fastadv.engine.rewrite import Rewrite, Subject
 from fastadv.engine.room import slices
 from fastadv.engine.scratch import LARGEST
 from fastadv.ops.registration.library import CARDS, cpu_launcher
@@ -134,13 +135,6 @@ class Winograd:
     def __reduce__(self) -> tuple[type, tuple[torch.dtype]]:
         return Winograd, (self.searched,)  # packed weights cannot be copied
 
-    @property
-    def rewrite(self) -> Rewrite:
-        """The way of conv2d."""
-        return Rewrite(
-            "winograd", "convolutions by Winograd's method", {F.conv2d: takes_settings(self.conv2d)}
-        )
-
     def conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
         """`torch.nn.functional.conv2d` by that method."""
         # not what is computed anew for each pass, as weight_norm does
@@ -196,3 +190,16 @@ def available(dtype: torch.dtype | None) -> bool:
     if dtype not in SIZES or not onednn.available() or cpu_launcher(CARDS["winograd_tiles"]) is None:
         return False
     return dtype != torch.bfloat16 or onednn.has_bfloat16()
+
+
+def _ways(subject: Subject) -> dict[Any, Way]:
+    assert subject.dtype is not None
+    return {F.conv2d: takes_settings(Winograd(subject.dtype).conv2d)}
+
+
+WINOGRAD = Rewrite(
+    "winograd",
+    "convolutions by Winograd's method",
+    lambda subject: subject.may_round and subject.convolves and available(subject.dtype),
+    _ways,
+)

@@ -1,6 +1,8 @@
 """Forwards and backwards in a result are those the model has seen."""
 
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 
 from fastadv.attacks import bim, pgd
 from fastadv.engine import Frozen, freeze
+from fastadv.engine.frozen import Model
 
 from ..nets import Case, Counted, convnet, images, labels, mlp, threat
 
@@ -35,14 +38,14 @@ def test_counts_are_true_of_both_twins() -> None:
     net, x = convnet(), images(20, (2, 8, 8), dtype=torch.float32)
     y = labels(net, x)
     frozen, seen = freeze(net), Counter[str]()
-    for holder in (frozen, frozen.search):
 
-        def count(z: Tensor, part: nn.Module = holder.model) -> Tensor:
-            seen.update(forward=len(z))
-            logits: Tensor = part(z)
-            return logits
+    def count(part: Model, z: Tensor) -> Tensor:
+        seen.update(forward=len(z))
+        return part(z)
 
-        holder.model = count
+    form, given = frozen.search.form, frozen.search.given
+    given.model = partial(count, given.model)
+    frozen.search.use(replace(form, model=partial(count, form.model)))
     out = pgd(frozen, x, y, threat("linf"), steps=8)
     assert out.forwards == seen["forward"]
 

@@ -1,5 +1,6 @@
 """Runs side by side find what they find one after the other."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -157,7 +158,7 @@ def test_successes_that_the_model_denies_are_sought_again(monkeypatch: pytest.Mo
 
     def attack(*args: Any, **options: Any) -> AttackResult:
         frozen = fa.freeze(net, fold=False)
-        frozen.search.model = deceived
+        frozen.search.use(replace(frozen.search.form, model=deceived))
         return apgd(frozen, *args, **options)
 
     for out in both(monkeypatch, attack, x, y, Linf(0.5), loss="margin-targeted", steps=4):

@@ -134,7 +134,7 @@ def test_false_successes_alone_are_held() -> None:
     model, x = Window(), torch.full((3, 4), 0.7)  # behind the window, and the ball does not hold it
     y = torch.zeros(3, dtype=torch.long)
     frozen = freeze(model, "bf16")
-    frozen._checked = True  # at 0.7 its logits are wrong, which the check would find
+    frozen._settled = True  # at 0.7 its logits are wrong, which the check would find
     out = pgd(frozen, x, y, Linf(0.05), steps=4)
     assert not out.success.any()
     assert (out.status == Status.HELD).all()

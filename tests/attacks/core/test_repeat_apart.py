@@ -67,7 +67,7 @@ def test_each_kind_of_call_has_a_graph_and_each_bucket(monkeypatch: pytest.Monke
         run(*batch(model, size=size), fa.Linf(radius), steps=steps, step_size=0.01)
     # 13 and 14 share a bucket, as do 12 and 13 but for the radius; 9 has its own
     assert len(captured) == 3
-    frozen.search.use(frozen.search.model, torch.float32)
+    frozen.search.use(frozen.search.form.without_functions())
     assert len(frozen.search.graphs) == 0
 
 

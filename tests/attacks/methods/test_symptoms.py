@@ -178,7 +178,7 @@ def test_nothing_is_left_behind(at: int, profiler: str) -> None:
     model = Raising(at)
     state = {name: value.clone() for name, value in model.state_dict().items()}
     frozen = freeze(model, fold=False)
-    frozen._checked = True
+    frozen._settled = True
     profile = (lambda *given: None) if profiler == "python" else None
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     functions = torch.autograd.grad, torch.autograd.backward, Tensor.backward

@@ -239,7 +239,7 @@ def test_a_slightly_wrong_fold_is_noticed(
     assert any(note.startswith("not fold: its logits differ by") for note in frozen.notes)
     assert "rounding allows" in logged.text
     assert [record.levelname for record in logged.records] == ["WARNING"]
-    assert frozen.search.rewriting.folding is None
+    assert frozen.search.form.rewriting.folds is None
 
 
 class Odd(nn.Sequential):
@@ -325,17 +325,17 @@ def test_bfloat16_keeps_statistics(dtype: torch.dtype, norm: type[nn.BatchNorm2d
     error = (frozen(x) - expected).abs().max() / expected.abs().max()
     assert error < 0.01
     assert not frozen.exact
-    for name, kept in frozen.search.model.get_submodule("0").state_dict().items():  # type: ignore[attr-defined]
+    for name, kept in frozen.search.form.model.get_submodule("0").state_dict().items():  # type: ignore[attr-defined]
         assert torch.equal(kept, model[0].state_dict()[name].to(kept.dtype))
         assert kept.dtype in (torch.float32, torch.int64)
-    assert frozen.search.model.get_submodule("2").weight.dtype == torch.bfloat16  # type: ignore[attr-defined]
+    assert frozen.search.form.model.get_submodule("2").weight.dtype == torch.bfloat16  # type: ignore[attr-defined]
 
 
 def test_folded_weights_are_rounded_once_to_bfloat16() -> None:
     model, x = seen(net()).float(), torch.rand(5, 2, 6, 6)
     frozen = freeze(model, "bf16")
     frozen(x)
-    (pair,) = frozen.search.rewriting.folds or ()
+    (pair,) = frozen.search.form.rewriting.folds or ()
     conv, norm = copy.deepcopy(model[0]).double(), copy.deepcopy(model[1]).double()
     expected = torch.nn.utils.fusion.fuse_conv_bn_eval(conv, norm)
     _, *folded = pair.folded((x, pair.weight, pair.bias))
@@ -389,9 +389,9 @@ def test_twins_are_freed_with_their_last_user(precision: Any, refused: bool) -> 
             frozen.input_gradient(x[:rows], torch.zeros(rows, dtype=torch.long))
         assert "folded 1 BatchNorm" in frozen.notes
         assert any("not folded: conv" in note for note in frozen.notes) == refused
-        parts = *frozen.search.model.modules(), *frozen.model.modules()  # type: ignore[attr-defined]
-        rewriting = frozen.search.rewriting
-        own = *frozen.search.model.parameters(), rewriting, rewriting.folds  # type: ignore[attr-defined]
+        parts = *frozen.search.form.model.modules(), *frozen.model.modules()  # type: ignore[attr-defined]
+        rewriting = frozen.search.form.rewriting
+        own = *frozen.search.form.model.parameters(), rewriting, rewriting.folds  # type: ignore[attr-defined]
         return [weakref.ref(each) for each in (frozen, frozen.search, *parts, *own, x)]
 
     left = passed(torch.rand(6, 2, 6, 6))
@@ -446,7 +446,7 @@ def test_what_the_model_writes_is_followed(what: str, inside: bool) -> None:
     theirs, x = copy.deepcopy(model), torch.rand(5, 2, 6, 6, dtype=torch.float64)
     search = freeze(model).search
     for _ in range(3):  # as the search does, without comparing
-        found = search.tried(x)
-        while theirs.writes < search.model.writes:  # type: ignore[attr-defined]
+        found = search.first(x)
+        while theirs.writes < search.form.model.writes:  # type: ignore[attr-defined]
             expected = theirs(x)
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

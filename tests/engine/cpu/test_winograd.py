@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import fastadv as fa
 from fastadv.engine.cpu import onednn, winograd
-from fastadv.engine.cpu.winograd import Kernels, Winograd
+from fastadv.engine.cpu.winograd import WINOGRAD, Kernels, Winograd
 from tests.engine.rewritten import Seen, answers
 
 NOTE = "convolutions by Winograd's method"
@@ -68,7 +68,7 @@ class Doubled(nn.Conv2d):
 
 def seen(run: Any, dtype: torch.dtype = torch.float32) -> Seen:
     """`run`, with convolutions in that dtype by Winograd's method."""
-    return Seen(run, Winograd(dtype).rewrite)
+    return Seen(run, WINOGRAD, dtype=dtype)
 
 
 def rows(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -177,7 +177,8 @@ def test_outputs_in_parts(bytes: int, bias: bool, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(winograd, "BYTES", bytes)
     plain = nn.Conv2d(3, 7, 3, padding=1, bias=bias).requires_grad_(False)
     method = Winograd(torch.float32)
-    own = Seen(plain, method.rewrite)
+    monkeypatch.setattr(winograd, "Winograd", lambda dtype: method)
+    own = Seen(plain, WINOGRAD)
     x, direction = torch.rand(40, 3, 8, 5), torch.randn(40, 7, 8, 5)
     found = []
     for each in (own, plain):

@@ -1,0 +1,143 @@
+"""How a search twin computes, and what it goes on without where a pass fails with it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from fastadv.engine.copying.closures import ORIGINAL
+from fastadv.engine.copying.twin import unwrap
+from fastadv.engine.layout import CHANNELS_LAST, laid_out
+from fastadv.engine.lens import Lens
+from fastadv.engine.precision import no_autocast, tf32
+from fastadv.engine.rewrite import Rewriting
+
+Model = Callable[[Tensor], Tensor]
+
+COMPILED = "compiled"  # a note
+
+
+@dataclass(frozen=True)
+class Form:
+    """How passes compute. It never changes: a search twin takes another one, a pass keeps to its own.
+
+    weights: their dtype, None where there is not exactly one. whole: take gradients to all leaves, as
+    reentrant checkpoints demand.
+    """
+
+    model: Model
+    weights: torch.dtype | None = None
+    rewriting: Rewriting = field(default_factory=Rewriting)
+    autocast: torch.dtype | None = None
+    tf32: bool = False
+    whole: bool = False
+
+    @cached_property
+    def compiled(self) -> bool:
+        """Whether the model was compiled."""
+        return uncompiled(self.model) is not self.model
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether activations are laid out so."""
+        return CHANNELS_LAST.name in self.rewriting.names
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The precision in which it computes; None where its weights have not exactly one."""
+        return self.autocast or self.weights
+
+    @property
+    def rounds(self) -> torch.dtype | str | None:
+        """The format in which it computes, where that is not the one of its weights."""
+        return "tf32" if self.tf32 else self.autocast
+
+    def layout(self, x: Tensor) -> Tensor:
+        """`x` in the layout that it prefers; no copy where it already has it."""
+        return laid_out(x, self.channels_last)
+
+    def ready(self, x: Tensor) -> Tensor:
+        """`x` in its layout and precision."""
+        return self.layout(x).to(self.weights or x.dtype)
+
+    def lens(self) -> Lens | None:
+        """What a pass is seen through; None where nothing is rewritten, and in compiled code."""
+        return self.rewriting.lens() if self.rewriting and not self.compiled else None
+
+    @contextmanager
+    def precisely(self, device: str) -> Iterator[None]:
+        """Inside, a pass computes in its precision, whatever autocast is on around it."""
+        # the cache would keep stale casts of weights that are being trained
+        cast = torch.autocast(device, dtype=self.autocast, cache_enabled=False) if self.autocast else None
+        with cast or no_autocast(device), tf32() if self.tf32 else nullcontext():
+            yield
+
+    def without_compiler(self) -> "Form":
+        """The same, not compiled."""
+        return replace(self, model=uncompiled(self.model))
+
+    def without(self, *names: str) -> "Form":
+        """The same without these rewrites."""
+        return replace(self, rewriting=self.rewriting.without(*names))
+
+    def without_functions(self) -> "Form":
+        """The same without any rewrite but the layout."""
+        return self.without(*(name for name in self.rewriting.names if name != CHANNELS_LAST.name))
+
+
+@dataclass(frozen=True)
+class Way:
+    """Something that makes passes faster, and with which a pass may fail.
+
+    takes: whether a form takes it, given whether functions were rewritten so far, and the error's message.
+    leave: the form without it. note: what is said then; instead_of: the note that no longer holds.
+    """
+
+    note: str
+    takes: Callable[[Form, bool, str], bool]
+    leave: Callable[[Form], Form]
+    instead_of: str = ""
+
+
+# in the order in which they are left
+WAYS = (
+    Way(
+        f"not {COMPILED}: the compiled search twin failed",
+        lambda form, rewrote, why: form.compiled,
+        Form.without_compiler,
+        instead_of=COMPILED,
+    ),
+    Way(
+        "gradients by backward: the model refused grad",
+        lambda form, rewrote, why: is_module(form) and not form.whole and "use_reentrant" in why,
+        lambda form: replace(form, whole=True),
+    ),
+    Way(
+        "not channels-last: the model failed",
+        lambda form, rewrote, why: is_module(form) and form.channels_last,
+        lambda form: form.without(CHANNELS_LAST.name),
+    ),
+    Way(
+        "not rewritten: the rewritten model failed",
+        lambda form, rewrote, why: is_module(form) and rewrote,
+        Form.without_functions,
+    ),
+    Way(
+        "not rewritten, nor channels-last: the model failed",
+        lambda form, rewrote, why: is_module(form) and rewrote and form.channels_last,
+        lambda form: form.without(*form.rewriting.names),
+    ),
+)
+
+
+def is_module(form: Form) -> bool:
+    """Whether its model is a module, of which something is known."""
+    return isinstance(form.model, nn.Module)
+
+
+def uncompiled(model: Model) -> Model:
+    """What was compiled; the model itself where nothing was."""
+    return unwrap(model) if isinstance(model, nn.Module) else getattr(model, ORIGINAL, model)

@@ -1,0 +1,102 @@
+"""What a pass is seen through: the user's own Python runs, and functions of torch in it are replaced."""
+
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fastadv.engine.arguments import transformed
+from fastadv.engine.copying.fold import Folds, Promises, Watch
+
+# takes what the function takes; NotImplemented where it does not suit
+Way = Callable[..., Any]
+Ways = Mapping[Any, tuple[tuple[str, Way], ...]]  # of each function, with the names of their rewrites
+PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+# what reads no value of a tensor
+METADATA = frozenset(
+    (
+        *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "storage_offset"),
+        *("is_contiguous", "is_floating_point", "is_complex", "get_device", "__len__", "__hash__"),
+    )
+)
+PROPERTIES = frozenset(
+    (
+        *("shape", "dtype", "device", "ndim", "layout", "requires_grad", "is_leaf", "itemsize", "nbytes"),
+        *("is_cuda", "is_cpu", "is_sparse", "is_quantized", "is_mkldnn", "names", "_version"),
+    )
+)
+
+
+class Lens(TorchFunctionMode):
+    """Rewrites the calls of one pass, forwards and backwards, in the thread that enters it.
+
+    used: (number of the call, name of the rewrite), in order. reads: of the results of folded layers.
+    """
+
+    def __init__(self, ways: Ways, reads: Promises | Watch | None) -> None:
+        super().__init__()
+        self._ways, self._reads = ways, reads
+        self.used: list[tuple[int, str]] = []
+        self._calls = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        reads = self._reads
+        if reads is not None and reads.open and not _is_metadata(func):
+            kept = reads.kept(func, args, kwargs)
+            if kept is not None:
+                return kept
+        ways = self._ways.get(func, ())
+        named = "weight" in kwargs or "bias" in kwargs
+        layer = reads is not None and func in Folds.layers and not named
+        # a transform of torch.func knows no rule for what replaces a function
+        if not (ways or layer) or any(kind not in PLAIN for kind in types) or transformed():
+            return func(*args, **kwargs)
+        self._calls += 1
+        if reads is None or not layer:
+            return self._made(func, ways, args, kwargs)
+        pair = reads.pair(args)
+        if pair is None:
+            return reads.made(func, args, None, self._made(func, ways, args, kwargs))
+        made = self._made(func, ways, pair.folded(args), kwargs)
+        self.used.append((self._calls, Folds.name))
+        return reads.made(func, args, pair, made)
+
+    def _made(self, func: Any, ways: tuple[tuple[str, Way], ...], args: Any, kwargs: Any) -> Any:
+        for name, way in ways:
+            made = way(*args, **kwargs)
+            if made is not NotImplemented:
+                self.used.append((self._calls, name))
+                return made
+        return func(*args, **kwargs)
+
+    def finish(self, logits: object, replays: bool = False) -> None:
+        """Raises Refused where a folded layer was not followed by its BatchNorm, after all."""
+        if self._reads is not None:
+            self._reads.finish(logits, replays)
+
+
+def unseen(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """The backward of a function of this library, from `backward(ctx, saved tensors, *gradients)`.
+
+    No `Lens` looks at what it calls, since each look takes time; at what a checkpoint computes again, to have
+    the saved tensors, it does.
+    """
+
+    @wraps(backward)
+    def run(ctx: Any, *gradients: Tensor) -> Any:
+        saved = ctx.saved_tensors
+        with torch._C.DisableTorchFunction():
+            return backward(ctx, saved, *gradients)
+
+    return run
+
+
+def _is_metadata(func: Any) -> bool:
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        return getattr(getattr(func, "__self__", None), "__name__", "") in PROPERTIES
+    return name in METADATA

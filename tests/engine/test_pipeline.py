@@ -1,0 +1,104 @@
+"""A pass is a short way from the caller to the model, and a settled Frozen does not change."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+
+PACKAGE = str(Path(fa.__file__).parent)
+
+
+class Stack(nn.Module):
+    """Remembers how many frames of fastadv each of its passes came through."""
+
+    def __init__(self, convolves: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3) if convolves else nn.Identity()
+        self.last, self.frames = nn.Linear(144 if convolves else 64, 5), []
+
+    def forward(self, x: Tensor) -> Tensor:
+        files = [frame.filename for frame in inspect.stack(0)]
+        self.frames.append(sum(file.startswith(PACKAGE) for file in files))
+        logits: Tensor = self.last(self.first(x).flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("convolves", [False, True])
+def test_few_frames_between_an_attack_and_the_model(convolves: bool) -> None:
+    frozen = fa.freeze(Stack(convolves).eval())
+    x, y = torch.rand(6, 1, 8, 8), torch.arange(6) % 5
+    model: Any = frozen.search.form.model
+    frozen.input_gradient(x, y)
+    model.frames.clear()
+    frozen.input_gradient(x, y)
+    frozen(x)
+    frozen.verdict(x)
+    frozen.jacobian(x, torch.eye(5).expand(6, 5, 5))
+    assert model.frames
+    assert max(model.frames) <= 5
+
+
+def images(count: int = 6) -> tuple[Tensor, Tensor]:
+    return torch.rand(count, 2, 8, 8), torch.arange(count) % 5
+
+
+def convnet() -> nn.Module:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
+    return nn.Sequential(*layers).eval()
+
+
+def attributes(frozen: fa.Frozen) -> Iterator[tuple[str, int]]:
+    for name, value in vars(frozen).items():
+        if name not in ("forwards", "backwards"):
+            yield name, id(value)
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"fold": False}, {"eot": 2}, {"tune": True}])
+def test_nothing_is_replaced_once_it_has_settled(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda model: model)  # which takes a minute
+    frozen = fa.freeze(convnet(), **options)
+    x = images()[0]
+    assert frozen.settle(x * torch.nan) == frozen.settled
+    assert frozen.settle(x)
+    assert frozen.settled
+    before, search, form = dict(attributes(frozen)), dict(vars(frozen.search)), frozen.search.form
+    for count in (6, 1, 40):
+        given, labels = images(count)
+        frozen(given)
+        frozen.input_gradient(given, labels)
+        frozen.jacobian(given, torch.eye(5).expand(count, 5, 5))
+        fa.attacks.pgd(frozen, given, labels, fa.Linf(0.1), steps=2)
+        frozen.settle(given)
+    assert dict(attributes(frozen)) == before
+    assert frozen.search.form is form
+    changed = {name for name, value in vars(frozen.search).items() if value is not search[name]}
+    assert changed <= {"rewrote"}
+
+
+def test_what_fails_is_left_once_and_noted_once() -> None:
+    """In the order of the list: the layout first, and what is not at fault stays."""
+
+    class Dense(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self:
+                x = layer(x)
+                if x.ndim == 4 and not x.is_contiguous():
+                    raise RuntimeError("dense activations alone")
+            return x
+
+    frozen = fa.freeze(Dense(*convnet()))
+    x, y = images()
+    for _ in range(3):
+        frozen.input_gradient(x, y)
+    notes = [note for note in frozen.notes if note.startswith("not ")]
+    assert notes == ["not channels-last: the model failed (dense activations alone)"]
+    assert "fold" in frozen.search.form.rewriting.names
