@@ -5,9 +5,8 @@ python -m tests.ops.page
 
 from pathlib import Path
 
-from fastadv.evaluation._text import in_markdown
-
 import fastadv.ops
+from fastadv.evaluation.text import in_markdown
 from fastadv.ops.registration.library import CARDS, OpCard
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "ops.md"

@@ -5,6 +5,7 @@ import torch
 from test_logit_loss import written_out
 
 from fastadv import ops
+from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.logit_loss import KINDS
 
 HALF = 2.0**-8  # half the distance of neighbors in [1, 2)
@@ -77,7 +78,7 @@ def test_keep_best_keeps_the_first_of_equal_losses():
     # 1 and 1 + 2^-9 are one value in bfloat16; losses are float32, where they differ
     loss = torch.tensor([1.0, 1.0, 1.0, 1.0])
     success = torch.tensor([False, True, False, True])
-    ops.keep_best_(
+    keep_best_(
         best, loss, success, rival, torch.tensor([1.0, 1.0, 1 + 2.0**-9, 1 - 2.0**-9]), success.clone()
     )
     assert best[:, 0].tolist() == [0.0, 0.0, 1.0, 0.0]

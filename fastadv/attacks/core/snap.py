@@ -34,13 +34,13 @@ def _sides(threshold: float, own: torch.dtype, dtypes: tuple[torch.dtype, ...]) 
     does.
     """
     coarse = _coarsest(own, *dtypes)
-    edges = [torch.tensor(threshold, dtype=dtype).item() for dtype in dtypes]
+    edges = [float(torch.tensor(threshold, dtype=dtype)) for dtype in dtypes]
     at, below = (torch.tensor(edge, dtype=coarse) for edge in (max(edges), min(edges)))
-    if at.item() < max(edges):
+    if float(at) < max(edges):
         at = at.nextafter(torch.full_like(at, torch.inf))
-    if below.item() >= min(edges):
+    if float(below) >= min(edges):
         below = below.nextafter(torch.full_like(below, -torch.inf))
-    return at.item(), below.item()
+    return float(at), float(below)
 
 
 def _coarsest(*dtypes: torch.dtype) -> torch.dtype:
