@@ -59,7 +59,7 @@ def raw_batches(
     workers: int | None = None,
     seed: int = 0,
 ) -> Iterator[Batch]:
-    """The same with the images as they are held, uint8 or float32: a quarter of the bytes to move."""
+    """Yield the same with the images as they are held, uint8 or float32: a quarter of the bytes to move."""
     if batch_size < 1:
         raise InputError(f"expected batch_size >= 1, got {batch_size}")
     size = len(dataset) if isinstance(dataset, Sized) else 0

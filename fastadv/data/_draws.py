@@ -12,7 +12,7 @@ from fastadv import rng
 
 @contextmanager
 def keyed(seed: int) -> Iterator[None]:
-    """What torch, NumPy and `random` draw here depends on `seed` alone, and changes no later draw."""
+    """Let what torch, NumPy and `random` draw here depend on `seed` alone, and change no later draw."""
     old_random, old_numpy = random.getstate(), np.random.get_state()
     try:
         with rng.torch_seeded(seed, torch.device("cpu")):

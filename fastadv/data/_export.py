@@ -67,7 +67,7 @@ def export(
 
 
 def load_folder(folder: str | PathLike[str]) -> ImageSet:
-    """The set that a construction or `export` wrote into `folder`, verified by its hashes.
+    """Load the set that a construction or `export` wrote into `folder`, verified by its hashes.
 
     Folders of the sets that Ilyas et al. published, which have no card, are read as well.
 
@@ -90,7 +90,7 @@ def load_folder(folder: str | PathLike[str]) -> ImageSet:
 
 
 def is_set(folder: str | PathLike[str]) -> bool:
-    """Whether `load_folder` knows the folder."""
+    """Return whether `load_folder` knows the folder."""
     path = Path(folder)
     return (path / INDEX).is_file() or (path / CARD).is_file() or _tensors.there(path)
 

@@ -19,12 +19,14 @@ _NAMES = ("digits", "mnist", "cifar10", "imagefolder", "restricted_imagenet")
 
 
 def names() -> tuple[str, ...]:
-    """The names that `load` knows."""
+    """Return the names that `load` knows."""
     return _NAMES
 
 
 def _resized(dataset: ImageSet, size: int) -> ImageSet:
-    """Every image resized to size x size, bilinearly, and smoothed where it shrinks; uint8 stays uint8."""
+    """Return every image resized to size x size, bilinearly, and smoothed where it shrinks; uint8 stays
+    uint8.
+    """
     x = interpolate(
         to_unit(dataset.x), (size, size), mode="bilinear", antialias=size < min(dataset.shape[1:])
     )
@@ -44,7 +46,7 @@ def load(
     *,
     download: bool = True,
 ) -> ImageSet | FolderSet:
-    """A data set by name; images are served as float32 in [0, 1].
+    """Load a data set by name; images are served as float32 in [0, 1].
 
     name: "digits" (embedded), "mnist", "cifar10", "imagefolder", "restricted_imagenet".
     split: "train" or "test".

@@ -14,7 +14,9 @@ from fastadv.errors import CorruptFileError, InputError
 
 
 def class_folder_names(classes: Sequence[str]) -> list[str]:
-    """A folder name for each class, which sort in the order of the classes: their names, where those do."""
+    """Return a folder name for each class, which sort in the order of the classes: their names, where
+    those do.
+    """
     plain = all(re.fullmatch(r"\w[\w .+-]*", name) for name in classes)
     if plain and list(classes) == sorted(set(classes)):
         return list(classes)
@@ -24,7 +26,7 @@ def class_folder_names(classes: Sequence[str]) -> list[str]:
 
 
 def eight_bit(x: Tensor) -> Tensor:
-    """Images [N, C, H, W] as uint8 without a loss; InputError where there would be one."""
+    """Return images [N, C, H, W] as uint8 without a loss; InputError where there would be one."""
     if x.dtype == torch.uint8:
         return x
     rounded = (x * 255).round().to(torch.uint8)
@@ -63,7 +65,9 @@ def write(dataset: ImageSet, folder: Path, progress: Callable[[int, int], None])
 
 
 def read(folder: Path, card: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Images and labels in the order of the set. CorruptFileError where a file is missing or damaged."""
+    """Return images and labels in the order of the set. CorruptFileError where a file is missing or
+    damaged.
+    """
     count, shape = card["samples"], card["shape"]
     digits = len(str(count - 1))
     x = torch.empty((count, *shape), dtype=torch.uint8)

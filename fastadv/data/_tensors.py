@@ -19,12 +19,12 @@ IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"
 
 
 def there(folder: Path) -> bool:
-    """Whether the folder has this layout."""
+    """Return whether the folder has this layout."""
     return (folder / IMAGES).is_file() and (folder / LABELS).is_file()
 
 
 def write(dataset: ImageSet, folder: Path, progress: Callable[[int, int], None]) -> None:
-    """Both files, each a list of one tensor."""
+    """Write both files, each a list of one tensor."""
     for name, tensor in ((IMAGES, to_unit(dataset.x)), (LABELS, dataset.y)):
         with atomic_write(folder / name) as part:
             torch.save([tensor.cpu().contiguous()], part)
@@ -38,7 +38,7 @@ def read(folder: Path, card: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
 
 
 def published(folder: Path) -> ImageSet:
-    """A set without a card: ten classes are those of CIFAR-10, as many others as the labels need."""
+    """Return a set without a card: ten classes are those of CIFAR-10, as many others as the labels need."""
     x, y = _joined(folder / IMAGES).float(), _joined(folder / LABELS).long()
     count = max(0, int(y.max())) + 1
     return ImageSet(x, y, CLASSES if count == len(CLASSES) else count, folder.name)

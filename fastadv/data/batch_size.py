@@ -18,13 +18,14 @@ GAIN = 1.05  # of samples a second, that a batch twice as large must bring
 
 
 def check_batch_size(value: BatchSize) -> None:
-    """InputError unless it is an integer of 1 or more, or "auto"."""
+    """Raise InputError unless it is an integer of 1 or more, or "auto"."""
     if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise InputError(f'batch_size: expected an integer >= 1, or "auto", got {value!r}')
 
 
 def fastest_batch_size(frozen: Frozen, x: Tensor, most: int) -> int:
-    """The size of batches, up to `most`, at which `frozen` passes most samples like x [B, ...] a second.
+    """Return the size of batches, up to `most`, at which `frozen` passes most samples like x [B, ...] a
+    second.
 
     Sizes are doubled from that of x, as long as a loss and an input gradient (or logits, of a model without
     gradients) take less a sample by a twentieth, and memory holds them. These passes are not counted, and the
@@ -50,7 +51,7 @@ def fastest_batch_size(frozen: Frozen, x: Tensor, most: int) -> int:
 
 
 def _seconds(frozen: Frozen, x: Tensor, y: Tensor) -> float:
-    """The least that a pass of x takes after the first."""
+    """Return the least that a pass of x takes after the first."""
     taken = []
     for _ in range(1 + REPEATS):
         started = time.perf_counter()

@@ -40,7 +40,7 @@ def cifar10(root: Path, split: str, download: bool, limit: int | None = None) ->
 
 
 def _copies(folder: Path, split: str, limit: int | None) -> ImageSet:
-    """The images of the class folders, decoded; with `limit` only that many."""
+    """Return the images of the class folders, decoded; with `limit` only that many."""
     name = f"cifar10 {split} (JPEG copies)"
     folders = class_folders(folder)
     if tuple(path.name for path in folders) != CLASSES:

@@ -21,12 +21,12 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", "
 
 
 def class_folders(root: Path) -> list[Path]:
-    """The sub-folders of `root`, sorted by name, without hidden ones."""
+    """Return the sub-folders of `root`, sorted by name, without hidden ones."""
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The image files of a folder and its sub-folders, sorted."""
+    """Return the image files of a folder and its sub-folders, sorted."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -35,7 +35,8 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path, size: int | None = None) -> Tensor:
-    """An image file as uint8 [3, H, W]; with `size`, the shorter side resized to it and the center cut out.
+    """Return an image file as uint8 [3, H, W]; with `size`, the shorter side resized to it and the center cut
+    out.
 
     CorruptFileError where the file is not a whole image.
     """
@@ -56,7 +57,7 @@ def read_image(path: Path, size: int | None = None) -> Tensor:
 
 
 def _eight_bits(image: "Image") -> "Image":
-    """The image itself, or a gray one of 16 bits in 8, which `convert` would cut at 255."""
+    """Return the image itself, or a gray one of 16 bits in 8, which `convert` would cut at 255."""
     if image.mode in ("I", "F"):
         raise ValueError("32 bits a pixel, where 8 and 16 are read")
     return image.point(lambda value: value / 256).convert("L") if image.mode.startswith("I;16") else image
@@ -115,11 +116,13 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
         return digest.hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
-        """What a card says about this set: name, size, shape, classes, hash and note, as JSON."""
+        """Return what a card says about this set: name, size, shape, classes, hash and note, as JSON."""
         return describe(self)
 
     def subset(self, positions: Tensor | Sequence[int]) -> Self:
-        """The images at `positions`, in that order; InputError for positions out of range or none at all."""
+        """Return the images at `positions`, in that order; InputError for positions out of range or none
+        at all.
+        """
         index = check_positions(positions, len(self), self.name)
         if not len(index):
             raise InputError(f"{self.name}: expected at least one position, got none")
@@ -136,11 +139,11 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
         return len(self.paths)
 
     def pixels(self, position: int) -> Tensor:
-        """One image as uint8 [3, H, W]."""
+        """Return one image as uint8 [3, H, W]."""
         return read_image(self.paths[position], self.size)
 
     def in_memory(self) -> ImageSet:
-        """All images, read and decoded once; InputError if they differ in shape."""
+        """Return all images, read and decoded once; InputError if they differ in shape."""
         first = self.pixels(0)
         x = first.new_empty((len(self), *first.shape))
         for position in range(len(self)):

@@ -9,7 +9,9 @@ _SPLITS = {"train": ("train",), "test": ("test", "val")}
 
 
 def split_folder(root: Path, split: str) -> tuple[Path, bool]:
-    """The folder of a split below `root`, and whether it is `root` itself, which then has no splits."""
+    """Return the folder of a split below `root`, and whether it is `root` itself, which then has no
+    splits.
+    """
     named = [root / name for names in _SPLITS.values() for name in names if (root / name).is_dir()]
     if not named:
         return root, True
@@ -24,7 +26,7 @@ def split_folder(root: Path, split: str) -> tuple[Path, bool]:
 
 
 def imagefolder(root: Path, split: str, size: int | None) -> FolderSet:
-    """Images of root/train/CLASS/* and root/test/CLASS/* (or root/val), read lazily.
+    """Return images of root/train/CLASS/* and root/test/CLASS/* (or root/val), read lazily.
 
     A bare folder, root/CLASS/*, serves the same images for either split, and its name says so. Labels number
     the class folders in alphabetical order. size: see FolderSet.

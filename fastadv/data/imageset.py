@@ -14,12 +14,12 @@ from fastadv.runs.card import data_hash
 
 
 def to_unit(x: Tensor) -> Tensor:
-    """Images as float32 in [0, 1]: uint8 is divided by 255, float32 returned as it is."""
+    """Return images as float32 in [0, 1]: uint8 is divided by 255, float32 returned as it is."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 
 def check_images(x: Tensor, what: str) -> None:
-    """InputError unless `x` is uint8, or float32 with every value in [0, 1]."""
+    """Raise InputError unless `x` is uint8, or float32 with every value in [0, 1]."""
     if x.dtype == torch.uint8:
         return
     if x.dtype != torch.float32:
@@ -38,7 +38,7 @@ def check_images(x: Tensor, what: str) -> None:
 
 
 def check_positions(positions: Tensor | Sequence[int], size: int, what: str) -> Tensor:
-    """`positions` as an int64 tensor [M]; InputError unless each is in 0..size-1."""
+    """Return `positions` as an int64 tensor [M]; InputError unless each is in 0..size-1."""
     index = torch.as_tensor(positions)
     if index.numel() == 0:
         return index.long().reshape(0)
@@ -53,7 +53,7 @@ def check_positions(positions: Tensor | Sequence[int], size: int, what: str) -> 
 
 
 def check_classes(y: Tensor, classes: Sequence[str] | int, what: str) -> tuple[str, ...]:
-    """The names of the classes; InputError unless every label is one of them."""
+    """Return the names of the classes; InputError unless every label is one of them."""
     names = tuple(map(str, range(classes) if isinstance(classes, int) else classes))
     low, high = (int(value) for value in y.aminmax())
     if low < 0 or high >= len(names):
@@ -114,16 +114,19 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return data_hash(self.x, self.y)
 
     def describe(self) -> dict[str, Any]:
-        """What a card says about this set: name, size, shape, classes, hash and note, as JSON."""
+        """Return what a card says about this set: name, size, shape, classes, hash and note, as JSON."""
         return describe(self)
 
     def subset(self, positions: Tensor | Sequence[int]) -> "ImageSet":
-        """The images at `positions`, in that order; InputError for positions out of range or none at all."""
+        """Return the images at `positions`, in that order; InputError for positions out of range or none
+        at all.
+        """
         index = check_positions(positions, len(self), self.name).to(self.x.device)
         return self._with(self.x[index], self.y[index])
 
     def only(self, classes: Sequence[int]) -> "ImageSet":
-        """The images of these classes alone, in their order here: `only([3, 7])` of MNIST is 3 against 7.
+        """Return the images of these classes alone, in their order here: `only([3, 7])` of MNIST is 3 against
+        7.
 
         Labels count anew, 0 for the first of `classes`; each keeps its name. InputError for fewer than two
         classes, one named twice, one that the set does not have, or one without images.
@@ -145,11 +148,11 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return ImageSet(self.x[y >= 0], y[y >= 0], names, name, note=self.note)
 
     def take(self, positions: Tensor) -> Tensor:
-        """The images at `positions`, int64 [B], as they are held: [B, C, H, W]."""
+        """Return the images at `positions`, int64 [B], as they are held: [B, C, H, W]."""
         return self.x.index_select(0, positions.to(self.x.device))
 
     def to(self, device: torch.device | str) -> "ImageSet":
-        """The set on another device; batches are then served there."""
+        """Return the set on another device; batches are then served there."""
         return self._with(self.x.to(device), self.y.to(device))
 
     def _with(self, x: Tensor, y: Tensor) -> "ImageSet":
@@ -168,7 +171,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 
 
 def describe(dataset: Any) -> dict[str, Any]:
-    """What a card says about a set, in memory or on disk."""
+    """Return what a card says about a set, in memory or on disk."""
     return {
         "name": dataset.name,
         "samples": len(dataset),

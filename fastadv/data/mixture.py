@@ -77,12 +77,12 @@ class Mixture(Dataset[tuple[Tensor, int]]):
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
-        """What a card says about this set: both sets and the fraction, as JSON."""
+        """Return what a card says about this set: both sets and the fraction, as JSON."""
         parts = {"real": self.real.describe(), "generated": self.generated.describe()}
         return describe(self) | parts | {"fraction": float(self.share)}
 
     def epoch_order(self, seed: int, epoch: int) -> Tensor:
-        """The sample numbers of an epoch, counted from 1, in their order: int64 [len(real)]."""
+        """Return the sample numbers of an epoch, counted from 1, in their order: int64 [len(real)]."""
         begun = (epoch - 1) * self.epoch_size
         number = torch.arange(begun, begun + self.epoch_size + 1)
         before = number * self.share.numerator // self.share.denominator
@@ -97,7 +97,7 @@ class Mixture(Dataset[tuple[Tensor, int]]):
         return order
 
     def take(self, positions: Tensor) -> Tensor:
-        """The images at `positions`, int64 [B]: [B, C, H, W] on the device of the real ones.
+        """Return the images at `positions`, int64 [B]: [B, C, H, W] on the device of the real ones.
 
         uint8 where both sets are, float32 otherwise.
         """
@@ -117,7 +117,7 @@ class Mixture(Dataset[tuple[Tensor, int]]):
         return x
 
     def to(self, device: torch.device | str) -> "Mixture":
-        """Both sets on another device, copied as a whole; batches are then served there."""
+        """Return both sets on another device, copied as a whole; batches are then served there."""
         return Mixture(self.real.to(device), self.generated.to(device), float(self.share))
 
     def __len__(self) -> int:
@@ -132,7 +132,7 @@ class Mixture(Dataset[tuple[Tensor, int]]):
 
 
 def _pass_by_pass(size: int, seed: int, numbers: Tensor) -> Tensor:
-    """What stands at `numbers` of the endless sequence of random orders of range(size)."""
+    """Return what stands at `numbers` of the endless sequence of random orders of range(size)."""
     turns, result = numbers // size, torch.empty_like(numbers)
     for turn in sorted(set(turns.tolist())):
         now = turns == turn

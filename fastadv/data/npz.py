@@ -70,11 +70,11 @@ class NpzSet(Dataset[tuple[Tensor, int]]):
         return hashlib.sha256(repr(self._sums).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
-        """What a card says about this set: name, size, shape, classes, hash and note, as JSON."""
+        """Return what a card says about this set: name, size, shape, classes, hash and note, as JSON."""
         return describe(self)
 
     def take(self, positions: Tensor) -> Tensor:
-        """The images at `positions`, int64 [B], as uint8 [B, C, H, W]."""
+        """Return the images at `positions`, int64 [B], as uint8 [B, C, H, W]."""
         positions = positions.to(self.labels.device)
         ends = torch.tensor([len(part) for part in self.parts], device=positions.device).cumsum(0)
         number = torch.bucketize(positions, ends, right=True)
@@ -85,7 +85,7 @@ class NpzSet(Dataset[tuple[Tensor, int]]):
         return rows.permute(0, 3, 1, 2).contiguous()
 
     def to(self, device: torch.device | str) -> Self:
-        """The set on another device, copied as a whole; batches are then served there."""
+        """Return the set on another device, copied as a whole; batches are then served there."""
         moved = copy(self)
         moved.parts = [part.to(device) for part in self.parts]
         moved.labels = self.labels.to(device)
@@ -103,7 +103,7 @@ class NpzSet(Dataset[tuple[Tensor, int]]):
 
 
 def _open(path: Path) -> tuple[Tensor, Tensor, list[list[int]]]:
-    """(images [N, H, W, C], labels [N], check sum and size of both) of one file."""
+    """Return (images [N, H, W, C], labels [N], check sum and size of both) of one file."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -153,7 +153,7 @@ class _Array:
         return self.info.compress_type == zipfile.ZIP_STORED and not self.columns_first
 
     def mapped(self, path: Path) -> np.ndarray[Any, Any]:
-        """A map of the file, private to this process: the file is never written."""
+        """Return a map of the file, private to this process: the file is never written."""
         with path.open("rb") as file:
             file.seek(self.info.header_offset + _LOCAL_HEADER - 4)
             name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))

@@ -21,7 +21,7 @@ SUPER_CLASSES = {
 
 
 def restricted_imagenet(root: Path, split: str, size: int | None) -> FolderSet:
-    """The nine super-classes of an ImageNet folder, root/{train,val}/nXXXXXXXX/*, read lazily.
+    """Return the nine super-classes of an ImageNet folder, root/{train,val}/nXXXXXXXX/*, read lazily.
 
     Images are 224x224 unless `size` is given. Classes outside the nine are left out. InputError unless the
     split has exactly 1,000 class folders, because the ranges count them in sorted order.

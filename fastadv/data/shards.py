@@ -35,17 +35,17 @@ def shard_count(total: int, shard_size: int) -> int:
 
 
 def shard_range(k: int, total: int, shard_size: int) -> range:
-    """The sample numbers of shard `k`."""
+    """Return the sample numbers of shard `k`."""
     return range(k * shard_size, min((k + 1) * shard_size, total))
 
 
 def shard_name(k: int) -> str:
-    """The name of shard `k`'s file."""
+    """Return the name of shard `k`'s file."""
     return f"shard-{k:05d}.safetensors"
 
 
 def shard_path(folder: Path, k: int) -> Path:
-    """The file of shard `k`."""
+    """Return the file of shard `k`."""
     return folder / shard_name(k)
 
 
@@ -152,7 +152,9 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def read_shards(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors of all shards joined, index) of a whole set, verified. CorruptFileError names bad files."""
+    """Return (tensors of all shards joined, index) of a whole set, verified. CorruptFileError names bad
+    files.
+    """
     index = read_index(folder)
     shards: list[dict[str, Tensor]] = []
     bad: list[CorruptFileError] = []
@@ -167,7 +169,7 @@ def read_shards(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _listed(folder: Path, k: int, config: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of shard `k`, which is the one that the index lists."""
+    """Return the tensors of shard `k`, which is the one that the index lists."""
     path = shard_path(folder, k)
     try:
         shard = read_shard(folder, k, config)

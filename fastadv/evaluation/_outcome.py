@@ -36,7 +36,7 @@ class Batch(NamedTuple):
         return (self.prediction == self.y) & ~self.failed
 
     def take(self, kept: Tensor) -> "Batch":
-        """The samples `kept`, an index of the batch."""
+        """Return the samples `kept`, an index of the batch."""
         return Batch(*(value[kept] for value in self))
 
 
@@ -119,7 +119,7 @@ def outcome(name: str, attack: Attack, frozen: Frozen, whole: Batch, wanted: int
 
 
 def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
-    """The samples of a batch, each with the nearest of its adversarial examples; no components yet."""
+    """Return the samples of a batch, each with the nearest of its adversarial examples; no components yet."""
     x, y, ids, correct, unusable = (
         v.cpu() for v in (batch.x, batch.y, batch.ids, batch.correct, batch.failed)
     )
@@ -151,7 +151,7 @@ def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
 
 
 def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], wanted: int = 0) -> Row:
-    """One attack over all batches, with the first `wanted` of its examples."""
+    """Return one attack over all batches, with the first `wanted` of its examples."""
     kept = [
         {key.removeprefix("example."): value for key, value in part.tensors.items() if "example." in key}
         for part in parts
@@ -180,7 +180,9 @@ def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], w
 
 
 def _flags(parts: Sequence[Part], components: Components | None) -> tuple[str, ...]:
-    """The flags of the batches; that of Square, which is about a share of all samples, by all of them."""
+    """Return the flags of the batches; that of Square, which is about a share of all samples, by all of
+    them.
+    """
     flags = _said([flag for flag in part.told.get("flags", ()) if flag != SQUARE_FLAG] for part in parts)
     samples = sum(len(part["broken"]) for part in parts)
     if components is None or not square_stands_out(components.costs, samples):
@@ -189,7 +191,9 @@ def _flags(parts: Sequence[Part], components: Components | None) -> tuple[str, .
 
 
 def _said(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """What was said of the batches, each once; with the number of batches where it was not said of all."""
+    """Return what was said of the batches, each once; with the number of batches where it was not said of
+    all.
+    """
     batches = list(texts)
     count = Counter(text for batch in batches for text in dict.fromkeys(batch))
     return tuple(
@@ -199,7 +203,7 @@ def _said(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:
 
 
 def _components(parts: Sequence[Part]) -> Components | None:
-    """The components of all batches; None for an attack that has none."""
+    """Return the components of all batches; None for an attack that has none."""
     if not any("costs" in part.told for part in parts):
         return None
     costs: dict[str, Cost] = {}

@@ -26,7 +26,7 @@ def in_turn(
     limit: int | None,
     work: Callable[[int, Batch], T],
 ) -> Iterator[T]:
-    """What `work` makes of the number of a batch and the batch, for each of them in their order.
+    """Yield what `work` makes of the number of a batch and the batch, for each of them in their order.
 
     The batches are whole ones, as one process would take them, since rounding may depend on the size. Labels
     and logits are checked.
@@ -54,7 +54,7 @@ def in_turn(
 
 
 def chosen_batch_size(frozen: Frozen, dataset: Dataset[Any], limit: int | None) -> int:
-    """The size that "auto" stands for; the first process chooses for all."""
+    """Return the size that "auto" stands for; the first process chooses for all."""
 
     def choose() -> int:
         count = len(dataset) if limit is None else min(limit, len(dataset))  # type: ignore[arg-type]
@@ -89,5 +89,5 @@ def _with_verdict(frozen: Frozen, dataset: Dataset[Any], parts: Sequence[Tensor]
 
 
 def _device(frozen: Frozen) -> torch.device | None:
-    """Where its samples must lie; None for a function, which takes them where they are."""
+    """Return where its samples must lie; None for a function, which takes them where they are."""
     return device_of(frozen.model) if isinstance(frozen.model, nn.Module) else None

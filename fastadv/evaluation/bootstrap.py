@@ -23,12 +23,12 @@ class Interval(NamedTuple):
 
 
 def mean(values: NDArray[Any]) -> float:
-    """The mean; an accuracy where the values are bool."""
+    """Return the mean; an accuracy where the values are bool."""
     return float(np.mean(values))
 
 
 def median(values: NDArray[Any]) -> float:
-    """The median; between a finite value and an infinite one it is infinite."""
+    """Return the median; between a finite value and an infinite one it is infinite."""
     return float(np.median(values))
 
 
@@ -40,7 +40,7 @@ def bootstrap(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """The percentile interval of a statistic over samples (Efron and Tibshirani 1993, section 13.3).
+    """Return the percentile interval of a statistic over samples (Efron and Tibshirani 1993, section 13.3).
 
     The samples are drawn again, with repetition, `resamples` times; the interval holds the middle share
     `level` of the statistics. Its ends are values that occurred, so that medians may be infinite.
@@ -70,7 +70,7 @@ def bootstrap(
 
 
 def _resamples(size: int, count: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """`count` times `size` positions below `size`, drawn with repetition."""
+    """Yield `count` times `size` positions below `size`, drawn with repetition."""
     several = max(1, BLOCK // size)
     for start in range(0, count, several):
         ids = torch.arange(start, min(start + several, count))

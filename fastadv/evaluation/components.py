@@ -21,11 +21,11 @@ class Components:
     costs: Mapping[str, Cost]
 
     def to_dict(self) -> dict[str, Any]:
-        """The costs, JSON-able."""
+        """Return the costs, JSON-able."""
         return {name: asdict(cost) for name, cost in self.costs.items()}
 
     def cells(self) -> list[list[str]]:
-        """The costs as text, line by line, the head first."""
+        """Return the costs as text, line by line, the head first."""
         lines = [["component", "samples", "broken", "forwards", "backwards", "seconds"]]
         for name, cost in self.costs.items():
             *counts, seconds = astuple(cost)
@@ -34,5 +34,5 @@ class Components:
 
 
 def added(first: Cost, second: Cost) -> Cost:
-    """The cost of both."""
+    """Return the cost of both."""
     return Cost(*(a + b for a, b in zip(astuple(first), astuple(second), strict=True)))

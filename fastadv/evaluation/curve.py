@@ -28,7 +28,7 @@ class Curve(NamedTuple):
 
     @classmethod
     def from_distances(cls, distances: ArrayLike | Tensor, radii: Radii | None = None) -> Self:
-        """The share of samples whose distance is above each radius.
+        """Return the share of samples whose distance is above each radius.
 
         distances: [N]; of the nearest adversarial example to each sample: 0 where the model is wrong already,
             inf where none was found. NaN, for a sample without finite logits, counts as 0. They are the
@@ -44,7 +44,7 @@ class Curve(NamedTuple):
         return cls(tried, 1 - np.searchsorted(known, tried, side="right") / len(known))
 
     def at(self, radius: float) -> float:
-        """The accuracy at a radius: that of the largest radius of the curve that is not above it.
+        """Return the accuracy at a radius: that of the largest radius of the curve that is not above it.
 
         Exact for the curve of all distances. Raises InputError for a radius below the curve's first one.
         """
@@ -72,7 +72,9 @@ def distances_of(values: ArrayLike | Tensor, name: str = "distances") -> NDArray
 
 
 def check_radii(radii: Any) -> NDArray[np.float64]:
-    """The radii in order, each once; InputError unless there are some, all finite and none negative."""
+    """Return the radii in order, each once; InputError unless there are some, all finite and none
+    negative.
+    """
     try:
         tried = np.unique(np.asarray(radii, dtype=np.float64))
     except (TypeError, ValueError):
@@ -94,7 +96,7 @@ def accuracy_against_radius(
     batch_size: BatchSize = 256,
     limit: int | None = None,
 ) -> Curve:
-    """Robust accuracy at each radius, from one attack for each radius or from one minimum-norm run.
+    """Return robust accuracy at each radius, from one attack for each radius or from one minimum-norm run.
 
     attack_for_radius: the attack for a radius, for example
         `lambda r: functools.partial(fa.attacks.pgd, threat=fa.Linf(r), steps=40)`. A minimum-norm attack of

@@ -104,7 +104,7 @@ def table_of(
     keep_samples: bool = False,
     parts: Parts | None = None,
 ) -> Table:
-    """`evaluate` with arguments that were checked, in processes that are known to be called alike."""
+    """Return `evaluate` with arguments that were checked, in processes that are known to be called alike."""
     started = time.perf_counter()
     kept = Parts(Keeper(None)) if parts is None else parts
 
@@ -146,7 +146,9 @@ def description(
 
 
 def minimizes(attack: Any) -> bool:
-    """Whether it is a minimum-norm attack of `fastadv.attacks`, with or without arguments bound to it."""
+    """Return whether it is a minimum-norm attack of `fastadv.attacks`, with or without arguments bound to
+    it.
+    """
     entries = (ATTACKS, ABS_ATTACKS, SUBSTITUTE_ATTACKS)
     known = [entry.run for each in entries for entry in each.values() if entry.minimal]
     while attack is not None and not any(attack is one for one in known):

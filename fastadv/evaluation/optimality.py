@@ -13,7 +13,7 @@ from fastadv.evaluation.curve import distances_of
 
 
 def optimality(distances: Mapping[str, ArrayLike], clean: float | None = None) -> dict[str, float]:
-    """The optimality of each attack: 1 where it is the best for every sample, smaller where it is not.
+    """Return the optimality of each attack: 1 where it is the best for every sample, smaller where it is not.
 
         optimality = 1 - (A - A*) / (clean * d_max - A*)
 
@@ -55,5 +55,7 @@ def optimality(distances: Mapping[str, ArrayLike], clean: float | None = None) -
 
 
 def _area(distance: NDArray[Any], farthest: float) -> float:
-    """The area under the share of samples with a distance above the radius, for radii up to `farthest`."""
+    """Return the area under the share of samples with a distance above the radius, for radii up to
+    `farthest`.
+    """
     return float(np.minimum(distance, farthest).mean())

@@ -53,7 +53,7 @@ class Samples:
 
     @classmethod
     def together(cls, parts: Sequence["Samples"]) -> "Samples":
-        """The samples of all parts, in their order."""
+        """Return the samples of all parts, in their order."""
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in vars(parts[0])})
 
     def add_components(self, attacks: Sequence[Components | None]) -> None:

@@ -164,7 +164,7 @@ class Table:
         }
 
     def cells(self) -> list[list[str]]:
-        """The table as text, line by line: head, no attack, each attack, and the worst of several."""
+        """Return the table as text, line by line: head, no attack, each attack, and the worst of several."""
         head = ["attack", "accuracy", "broken", "median", "mean", "forwards", "backwards", "seconds"]
         head += ["failed", "unmoved"]
         lines = [["none", percent(self.clean_accuracy), *[""] * 6, str(int(self.failed.sum())), ""]]
@@ -194,7 +194,9 @@ class Table:
         return [[line[place] for place in shown] for line in [head, *lines]]
 
     def notes(self) -> list[str]:
-        """What must be known to read the figures: the denominators, and why some samples prove nothing."""
+        """Return what must be known to read the figures: the denominators, and why some samples prove
+        nothing.
+        """
         notes = [f"{self.n} samples; {DENOMINATORS}"]
         if any(row.minimum_norm for row in self.rows):
             notes.append("median in brackets: its 95% bootstrap interval; inf where samples were not broken")
@@ -223,11 +225,13 @@ class Table:
         return "\n".join([aligned(self.cells()), *self.notes(), *parts])
 
     def details(self) -> dict[str, list[list[str]]]:
-        """For each attack that consists of others, by its name, the table of its components as text."""
+        """Return for each attack that consists of others, by its name, the table of its components as
+        text.
+        """
         return {row.name: row.components.cells() for row in self.rows if row.components is not None}
 
     def markdown(self) -> str:
-        """The same as a Markdown table, with the notes below it."""
+        """Return the same as a Markdown table, with the notes below it."""
         parts = [f"\n{name}\n\n{in_markdown(cells)}" for name, cells in self.details().items()]
         return "\n".join([in_markdown(self.cells()), "", *(f"- {note}" for note in self.notes()), *parts])
 

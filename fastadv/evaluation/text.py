@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share from 0 to 1 as a percentage, with up to three digits more where it would round to 0 or 100."""
+    """Return a share from 0 to 1 as a percentage, with up to three digits more where it would round to 0
+    or 100.
+    """
     if value is None or math.isnan(value):
         return "-"
     texts = [f"{100 * value:.{places}f}" for places in range(digits, digits + 4)]
@@ -14,12 +16,12 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def number(value: float | None) -> str:
-    """A number to three digits."""
+    """Return a number to three digits."""
     return "-" if value is None or math.isnan(value) else f"{value:.3g}"
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """A table as plain text: the head cells[0], a rule, and the lines; all but names to the right."""
+    """Return a table as plain text: the head cells[0], a rule, and the lines; all but names to the right."""
     widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     text = [
         "  ".join(
@@ -32,7 +34,7 @@ def aligned(cells: Sequence[Sequence[str]]) -> str:
 
 
 def in_markdown(cells: Sequence[Sequence[str]], names: int = 1) -> str:
-    """The same as a Markdown table; columns after the first `names` to the right."""
+    """Return the same as a Markdown table; columns after the first `names` to the right."""
     rule = ["---" if place < names else "---:" for place in range(len(cells[0]))]
     lines = [[cell.replace("|", r"\|").replace("\n", " ") for cell in line] for line in cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))

@@ -39,12 +39,12 @@ class Never(Criterion):
 
 
 def downwards(features: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-    """[B] minus the feature of number y."""
+    """Return [B], minus the feature of number y."""
     return -features.gather(1, y[:, None]).squeeze(1)
 
 
 def upwards(features: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
-    """[B] the feature of number y."""
+    """Return [B], the feature of number y."""
     return -downwards(features, y, targets)
 
 
@@ -63,7 +63,9 @@ class Attacked:
         self.failed = 0
 
     def __call__(self, x: Tensor, ids: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """(least, greatest) float64 [n, F] for samples x [n, ...] with features `clean` float64 [n, F]."""
+        """Return (least, greatest) float64 [n, F] for samples x [n, ...] with features `clean` float64 [n,
+        F].
+        """
         least, greatest = clean.clone(), clean.clone()
         for sample, feature in _pairs(clean, self.batch_size):
             # a pair draws the same random start, whichever features are asked for
@@ -94,7 +96,7 @@ class Exact:
         self.offset = frozen.verdict(x[:1])[0, :features].double() - self._products(x[:1])[0]
 
     def __call__(self, x: Tensor, ids: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """As `Attacked`. InputError where a feature is not linear at x or at its mirror image."""
+        """Return as `Attacked`. InputError where a feature is not linear at x or at its mirror image."""
         for point in (x, -x):
             expected = self._products(point) + self.offset
             size = self._products(point.abs(), self.weight.abs()) + self.offset.abs()
@@ -117,7 +119,7 @@ class Exact:
 
 
 def _pairs(values: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(row, column) of all elements of values [n, F], so many at once."""
+    """Yield (row, column) of all elements of values [n, F], so many at once."""
     for part in torch.split(torch.arange(values.numel(), device=values.device), batch_size):
         yield part // values.shape[1], part % values.shape[1]
 

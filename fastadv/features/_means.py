@@ -35,7 +35,7 @@ class ClassMeans:
         return share
 
     def overall(self) -> tuple[Tensor, Tensor]:
-        """(mean [F], standard deviation [F]) over all samples, the deviation with 1 / n."""
+        """Return (mean [F], standard deviation [F]) over all samples, the deviation with 1 / n."""
         mean = (self.share * self.mean).sum(0)
         between = (self.share * (self.mean - mean).square()).sum(0)
         return mean, (self.squares.sum(0) / self.count.sum() + between).sqrt()

@@ -33,7 +33,7 @@ def scatter(
     gamma: float = GAMMA,
     title: str | None = None,
 ) -> None:
-    """A panel for each net, with a point for each of its features and classes at (rho, gamma).
+    """Draw a panel for each net, with a point for each of its features and classes at (rho, gamma).
 
     Lines at the thresholds part the robust, the non-robust and the useless features; the key says how many
     features of the net are of each kind, for the class that each serves best. Without an adversary all points
@@ -82,7 +82,7 @@ def scatter(
 
 
 def _points(net: Usefulness, rho: float, gamma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(rho, gamma, kind) of every pair of a feature that varies and a class, each [N]."""
+    """Return (rho, gamma, kind) of every pair of a feature that varies and a class, each [N]."""
     drawn = ~net.constant
     return (
         net.rho[drawn].flatten().cpu().numpy(),

@@ -68,7 +68,9 @@ class Usefulness:
         scale = torch.where(constant, 1.0, std)
 
         def split(values: ClassMeans) -> tuple[Tensor, Tensor]:
-            """[K, F] what samples of the class add to the mean of the normalized values, and all others."""
+            """Return [K, F], what samples of the class add to the mean of the normalized values, and all
+            others.
+            """
             own = values.share * (values.mean - mean) / scale
             return own, own.sum(0) - own
 
@@ -87,7 +89,8 @@ class Usefulness:
         )
 
     def kinds(self, rho: float = RHO, gamma: float = GAMMA) -> Tensor:
-        """int64 [F, K] of `Kind`: robust where rho and gamma reach the thresholds, non-robust where rho does.
+        """Return int64 [F, K] of `Kind`: robust where rho and gamma reach the thresholds, non-robust where
+        rho does.
 
         Raises InputError unless the threshold of rho is above 0 and that of gamma 0 or more.
         """
@@ -96,12 +99,12 @@ class Usefulness:
         return useful + useful * (self.gamma >= gamma).long()
 
     def shares(self, rho: float = RHO, gamma: float = GAMMA) -> dict[Kind, float]:
-        """The share of the features of each kind, each taken for the class it serves best."""
+        """Return the share of the features of each kind, each taken for the class it serves best."""
         best = self.kinds(rho, gamma).amax(1)
         return {kind: (best == kind).double().mean().item() for kind in reversed(Kind)}
 
     def cells(self, rho: float = RHO, gamma: float = GAMMA) -> list[list[str]]:
-        """A line for each class and one for the best of them, the head first."""
+        """Return a line for each class and one for the best of them, the head first."""
         kinds = self.kinds(rho, gamma)
         head = ["class", *(kind.title for kind in reversed(Kind)), "largest rho", "largest gamma"]
         lines = [(name, kinds[:, k], self.rho[:, k], self.gamma[:, k]) for k, name in enumerate(self.classes)]
@@ -120,7 +123,7 @@ class Usefulness:
         return aligned(self.cells())
 
     def markdown(self, rho: float = RHO, gamma: float = GAMMA) -> str:
-        """The table for a page."""
+        """Return the table for a page."""
         return in_markdown(self.cells(rho, gamma))
 
     def to_dict(self, rho: float = RHO, gamma: float = GAMMA) -> dict[str, Any]:
@@ -148,7 +151,7 @@ class Usefulness:
 
 
 def check_thresholds(rho: float, gamma: float) -> None:
-    """InputError unless they are numbers, rho above 0 and gamma 0 or more."""
+    """Raise InputError unless they are numbers, rho above 0 and gamma 0 or more."""
     if check_number("rho", rho, 0) == 0:
         raise InputError("rho: expected a threshold > 0, got 0; at 0 every feature would be useful")
     check_number("gamma", gamma, 0)

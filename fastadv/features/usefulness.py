@@ -112,7 +112,7 @@ def usefulness(
 
 
 def _check(dataset: Dataset[Any], threat: Threat, limit: int | None, batch_size: int) -> int:
-    """How many samples are measured."""
+    """Return how many samples are measured."""
     if not isinstance(threat, Threat):
         raise InputError(
             f"threat: expected fa.L2(radius) or another norm, got {threat!r}; a radius needs a norm"
@@ -128,7 +128,9 @@ def _check(dataset: Dataset[Any], threat: Threat, limit: int | None, batch_size:
 def _features(
     model: nn.Module, module: Module, features: Sequence[int] | Tensor | None, dataset: Dataset[Any]
 ) -> tuple[int, Tensor, Frozen, int]:
-    """(all features, the numbers of the chosen ones [F], these as a frozen model, classes of the model)."""
+    """Return (all features, the numbers of the chosen ones [F], these as a frozen model, classes of the
+    model).
+    """
     if not isinstance(model, nn.Module):
         raise InputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     device = device_of(model) or torch.device("cpu")

@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 def activation_layer(name: str) -> nn.Module:
-    """A layer of that activation with torch's defaults; InputError for an unknown name."""
+    """Return a layer of that activation with torch's defaults; InputError for an unknown name."""
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise InputError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {name!r}")
     return ACTIVATIONS[name]()
@@ -45,7 +45,9 @@ def check_batch(x: Tensor, shape: tuple[int | None, ...]) -> Tensor:
 
 
 def check_sizes(classes: int, shape: tuple[int, ...], *width: int) -> None:
-    """InputError for fewer than two classes, a size below 1, or, with `width`, a shape not (C, H, W)."""
+    """Raise InputError for fewer than two classes, a size below 1, or, with `width`, a shape not (C, H,
+    W).
+    """
     if classes < 2:
         raise InputError(f"expected classes >= 2 (one logit for each class), got {classes}")
     if not shape or min(shape) < 1 or (width and len(shape) != 3):

@@ -36,7 +36,7 @@ def adapt(
     mean: float | Sequence[float] | Tensor | None = None,
     std: float | Sequence[float] | Tensor | None = None,
 ) -> Normalized:
-    """`model`, which wants normalized images, as one that takes x in [0, 1] and returns logits.
+    """Return `model`, which wants normalized images, as one that takes x in [0, 1] and returns logits.
 
     The constants come from `mean` and `std`, else from `preprocessing`, else from the `pretrained_cfg` or
     `default_cfg` that a timm model carries. Those belong to timm's published weights: give your own where you
@@ -72,14 +72,16 @@ def adapt(
 
 
 def _carried(model: nn.Module) -> Any:
-    """The configuration of timm in the model, or in its Hugging Face configuration; None without one."""
+    """Return the configuration of timm in the model, or in its Hugging Face configuration; None without
+    one.
+    """
     holders = (model, getattr(model, "config", None))
     held = [getattr(holder, name, None) for holder in holders for name in ("pretrained_cfg", "default_cfg")]
     return next((each for each in held if each), None)
 
 
 def _constants(source: Any) -> tuple[list[float], list[float]]:
-    """Mean and deviation for images in [0, 1]."""
+    """Return mean and deviation for images in [0, 1]."""
     if callable(transforms := getattr(source, "transforms", None)):  # a member of a weights enum
         source = transforms()
     settings = _settings(source)
@@ -94,7 +96,7 @@ def _constants(source: Any) -> tuple[list[float], list[float]]:
 
 
 def _settings(source: Any) -> dict[str, Any]:
-    """What the source says about the values of pixels."""
+    """Return what the source says about the values of pixels."""
     if isinstance(source, Mapping):
         return dict(source)
     names = [name for name in dir(source) if name.startswith("do_") or name in _READ]
@@ -103,7 +105,9 @@ def _settings(source: Any) -> dict[str, Any]:
 
 
 def _of_processor(settings: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """Of a Hugging Face image processor, which gives (255 rescale_factor x - image_mean) / image_std."""
+    """Return that of a Hugging Face image processor, which gives (255 rescale_factor x - image_mean) /
+    image_std.
+    """
     steps = sorted(name for name in settings if name.startswith("do_") and name not in _KNOWN_STEPS)
     strange = [name for name in (*steps, *_STRANGE) if settings.get(name)]
     if strange:
@@ -145,7 +149,7 @@ class _Logits(nn.Module):
 
 
 def logits_of(output: Any) -> Tensor:
-    """The output itself if it is a tensor, else its `logits`; InputError where there are none."""
+    """Return the output itself if it is a tensor, else its `logits`; InputError where there are none."""
     # a trace by torch.fx turns the outputs of Hugging Face, which are dictionaries too, into plain ones
     logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
     if not isinstance(logits, Tensor):

@@ -37,5 +37,5 @@ class Binarized(nn.Module):
         return logits
 
     def log_confidence(self, logits: Tensor) -> Tensor:
-        """As the model inside means its logits."""
+        """Return as the model inside means its logits."""
         return log_confidence(self.model, logits)

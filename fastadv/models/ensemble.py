@@ -43,7 +43,7 @@ def ensemble(
     seed: int | None = 0,
     **options: Any,
 ) -> Ensemble:
-    """An `Ensemble` of the built-in model of that name; each member has first weights of its own."""
+    """Return an `Ensemble` of the built-in model of that name; each member has first weights of its own."""
     check_count("members", members, 1)
     seeds = [None if seed is None else rng.derive(seed, "member", number) for number in range(members)]
     return Ensemble(create(model, shape=shape, classes=classes, seed=each, **options) for each in seeds)

@@ -13,7 +13,7 @@ STEM = 6
 
 
 def _convolution(channels: int, width: int, kernel: int, stride: int = 1) -> nn.Sequential:
-    """A convolution, BatchNorm and ReLU."""
+    """Return a convolution, BatchNorm and ReLU."""
     convolution = nn.Conv2d(channels, width, kernel, stride, padding=kernel // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU())
 

@@ -21,7 +21,8 @@ class Masked(nn.Dropout):
 
 
 def largest_piece(x: Tensor, pieces: int) -> Tensor:
-    """The largest of each unit's pieces: [B, pieces · U, ...] -> [B, U, ...]; piece p of unit u is p · U + u.
+    """Return the largest of each unit's pieces: [B, pieces · U, ...] -> [B, U, ...]; piece p of unit u is p ·
+    U + u.
 
     Where several are the largest, they share the gradient.
     """

@@ -16,7 +16,7 @@ LAYERS = ((8, 4, 4), (8, 3, 4), (5, 3, 2))
 
 
 def _pooled(size: int) -> int:
-    """The side of the last maps for images of that side; below 1 where a layer has nothing to see."""
+    """Return the side of the last maps for images of that side; below 1 where a layer has nothing to see."""
     for kernel, padding, pool in LAYERS:
         size = size + 2 * padding - kernel + 1
         if size < pool:

@@ -1,4 +1,4 @@
-"""The nearest neighbour of each class among the training images, a baseline of Schott et al. 2018."""
+"""The nearest neighbor of each class among the training images, a baseline of Schott et al. 2018."""
 
 from typing import Any, Self
 
@@ -44,12 +44,12 @@ class NearestNeighbour(nn.Module):
 
     @classmethod
     def fit(cls, dataset: Any) -> Self:
-        """The classifier of a data set: tensors x [N, C, H, W] and y, or (image, label) pairs."""
+        """Return the classifier of a data set: tensors x [N, C, H, W] and y, or (image, label) pairs."""
         images = read_images(dataset)
         return cls(images.take(torch.arange(len(images))), images.y.to(images.x.device)).eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, K]."""
+        """Return logits [B, K]."""
         rows = check_batch(x, self.shape).flatten(1).to(self.images.dtype)
         nearest = []
         for own in self.images.split(self.counts):  # type: ignore[no-untyped-call]

@@ -52,5 +52,5 @@ class Normalized(nn.Module):
         return logits
 
     def log_confidence(self, logits: Tensor) -> Tensor:
-        """As the model inside means its logits."""
+        """Return as the model inside means its logits."""
         return log_confidence(self.model, logits)

@@ -27,7 +27,7 @@ class PreActBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False))
 
     def project(self, out: Tensor) -> Tensor | None:
-        """The shortcut's convolution of `out`; None where there is none."""
+        """Return the shortcut's convolution of `out`; None where there is none."""
         return None if self.shortcut is None else self.shortcut(out)
 
     def forward(self, x: Tensor) -> Tensor:

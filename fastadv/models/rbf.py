@@ -44,10 +44,10 @@ class RBF(nn.Module):
         return -distance - (-torch.expm1(-distance)).log()
 
     def confidence(self, x: Tensor) -> Tensor:
-        """The probability of each class, [B, K]; they need not sum to 1."""
+        """Return the probability of each class, [B, K]; they need not sum to 1."""
         chances: Tensor = self(x).sigmoid()
         return chances
 
     def log_confidence(self, logits: Tensor) -> Tensor:
-        """The logarithms of these probabilities, [B, K], from the logits [B, K]."""
+        """Return the logarithms of these probabilities, [B, K], from the logits [B, K]."""
         return logsigmoid(logits)

@@ -35,7 +35,7 @@ _BUILT_IN = {
 
 
 def names() -> tuple[str, ...]:
-    """The names that `create` knows."""
+    """Return the names that `create` knows."""
     return tuple(_BUILT_IN)
 
 
@@ -58,7 +58,7 @@ def _factory(name: str) -> Callable[..., Any]:
 
 
 def create(name: str, **kwargs: Any) -> nn.Module:
-    """A new model, by name or as `package.module:function` (or a class); `kwargs` go to it unchanged.
+    """Return a new model, by name or as `package.module:function` (or a class); `kwargs` go to it unchanged.
 
     Every built-in model takes `shape` (of one image, without the batch), `classes` and `seed` (of its first
     weights; None draws them from torch's generator), so `create(name, shape=dataset.shape,

@@ -13,7 +13,7 @@ from fastadv.errors import InputError
 def representation(
     model: nn.Module, module: str | nn.Module | Callable[[Tensor], Tensor] | None = None
 ) -> nn.Module:
-    """A module in eval mode that maps x [B, ...] to features [B, F], sharing the model's parameters.
+    """Return a module in eval mode that maps x [B, ...] to features [B, F], sharing the model's parameters.
 
     Args:
         model: the classifier; left as it is.

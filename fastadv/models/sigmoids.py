@@ -29,12 +29,12 @@ class Sigmoids(nn.Module):
         return logits
 
     def confidence(self, x: Tensor) -> Tensor:
-        """The probability of each class, [B, K]; they need not sum to 1."""
+        """Return the probability of each class, [B, K]; they need not sum to 1."""
         chances: Tensor = self(x).sigmoid()
         return chances
 
     def log_confidence(self, logits: Tensor) -> Tensor:
-        """The logarithms of these probabilities, [B, K], from the logits [B, K]."""
+        """Return the logarithms of these probabilities, [B, K], from the logits [B, K]."""
         return logsigmoid(logits)
 
 
@@ -46,7 +46,7 @@ def sigmoids(
     seed: int | None = 0,
     **options: Any,
 ) -> Sigmoids:
-    """`Sigmoids` on top of the built-in model of that name; `options` go to it."""
+    """Return `Sigmoids` on top of the built-in model of that name; `options` go to it."""
     if model in ("sigmoids", "rbf", "ensemble"):
         raise InputError(
             f"model: expected one whose logits are free, got {model!r}, whose logits are those of "

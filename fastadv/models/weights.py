@@ -27,7 +27,9 @@ def save_weights(
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether a file begins like safetensors: with 8 bytes, the length of a header, and JSON, the header."""
+    """Return whether a file begins like safetensors: with 8 bytes, the length of a header, and JSON, the
+    header.
+    """
     with path.open("rb") as file:
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
@@ -53,7 +55,8 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state dict, card) of a safetensors or torch file, on the CPU; the card is empty if there is none.
+    """Return (state dict, card) of a safetensors or torch file, on the CPU; the card is empty if there is
+    none.
 
     InputError for a missing file, CorruptFileError for a truncated, damaged or foreign one. Only tensors are
     unpickled.

@@ -64,14 +64,14 @@ def test_a_bare_folder_serves_both_splits_and_says_so(root: Path) -> None:
 
 
 def test_other_modes_become_rgb_and_size_resizes_and_cuts_out_the_center(tmp_path: Path) -> None:
-    paint(tmp_path / "a" / "grey.png", 51, (10, 5), mode="L")
+    paint(tmp_path / "a" / "gray.png", 51, (10, 5), mode="L")
     image = read(tmp_path, size=4)[0][0]
     assert image.shape == (3, 4, 4)
     torch.testing.assert_close(image, torch.full((3, 4, 4), 0.2))
     # Left half black, right half white: the cut keeps the middle.
     wide = Image.new("L", (20, 10))
     wide.paste(255, (10, 0, 20, 10))
-    wide.save(tmp_path / "a" / "grey.png")
+    wide.save(tmp_path / "a" / "gray.png")
     image = read(tmp_path, size=10)[0][0]
     assert torch.equal(image[0, 0], torch.tensor([0.0] * 5 + [1.0] * 5))
 

@@ -93,8 +93,8 @@ def test_the_hash_follows_pixels_labels_and_order_of_the_files(tmp_path: Path) -
 
     changed = {"image": first["image"].copy(), "label": first["label"]}
     changed["image"][3, 2, 1, 0] ^= 1
-    relabelled = {"image": first["image"], "label": (first["label"] + 1) % 4}
-    hashes = [hashed(*p) for p in ([first], [changed], [relabelled], [first, second], [second, first])]
+    relabeled = {"image": first["image"], "label": (first["label"] + 1) % 4}
+    hashes = [hashed(*p) for p in ([first], [changed], [relabeled], [first, second], [second, first])]
     assert len(set(hashes)) == 5
     assert hashed(first) == hashes[0]
 

@@ -1,4 +1,4 @@
-"""The nearest-neighbour baseline against its definition."""
+"""The nearest-neighbor baseline against its definition."""
 
 import pytest
 import torch

@@ -31,7 +31,7 @@ class Base:
         )
 
     def fetch(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """The samples `ids` [B], on the device: (x float32 [B, C, H, W] in [0, 1], y int64 [B]).
+        """Return the samples `ids` [B], on the device: (x float32 [B, C, H, W] in [0, 1], y int64 [B]).
 
         InputError for pixels outside [0, 1].
         """
@@ -39,15 +39,15 @@ class Base:
         return x.to(self.device), y.to(self.device)
 
     def spread(self, most: int) -> Tensor:
-        """The numbers of at most `most` samples, evenly spaced from the first to the last."""
+        """Return the numbers of at most `most` samples, evenly spaced from the first to the last."""
         return torch.linspace(0, self.count - 1, min(most, self.count)).long()
 
     def class_names(self, outputs: int) -> tuple[str, ...]:
-        """The names of the classes; their numbers where the data set has no names."""
+        """Return the names of the classes; their numbers where the data set has no names."""
         return tuple(map(str, getattr(self.dataset, "classes", range(outputs))))
 
     def check_labels(self, outputs: int, *, every_class: bool) -> None:
-        """InputError where names or labels do not fit a model with `outputs` classes.
+        """Raise InputError where names or labels do not fit a model with `outputs` classes.
 
         every_class: an error too where a class has no image.
         """
@@ -77,7 +77,7 @@ class Base:
             )
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this data set from another: its description, or its length and hashes."""
+        """Return what tells this data set from another: its description, or its length and hashes."""
         if isinstance(self.dataset, ImageSet | FolderSet):
             return self.dataset.describe()
         some = data_hash(*self.fetch(self.spread(16)))

@@ -88,7 +88,7 @@ class Construction:
     ]  # of x, y, ids (on the CPU), and the batch's budget
 
     def budget(self, ids: Tensor, device: torch.device) -> Threat:
-        """The threat of the samples `ids` alone."""
+        """Return the threat of the samples `ids` alone."""
         radius = self.threat.radius
         return (
             self.threat.with_radius(radius[ids].to(device))
@@ -164,7 +164,7 @@ def _fastest_batch_size(construction: Construction, base: Base) -> int:
 
 
 def _own_shards(total: int, shard_size: int, rank: int | None, world_size: int | None) -> dict[int, range]:
-    """The samples of each shard that is built here, or in a process group by all together; checked."""
+    """Return the samples of each shard that is built here, or in a process group by all together; checked."""
     if processes.world() > 1 and (rank, world_size) != (None, None):
         raise InputError(
             "rank, world_size: expected none in a process group, whose processes share the work by "
@@ -187,7 +187,7 @@ def _own_shards(total: int, shard_size: int, rank: int | None, world_size: int |
 def _config(
     construction: Construction, base: Base, dtype: str, shard_size: int, identity: str | None
 ) -> dict[str, Any]:
-    """What the set is, for its card and its identity."""
+    """Return what the set is, for its card and its identity."""
     return plain(
         {
             "construction": construction.name,
@@ -206,7 +206,7 @@ def _config(
 
 
 def _build_batch(construction: Construction, base: Base, ids: Tensor, dtype: str) -> dict[str, Tensor]:
-    """What the set holds of the samples `ids`; InputError for images outside the budget."""
+    """Return what the set holds of the samples `ids`; InputError for images outside the budget."""
     x, y = base.fetch(ids)
     threat = construction.budget(ids, x.device)
     search = construction.begin(x, y, ids, threat)

@@ -23,7 +23,9 @@ Module = str | Callable[[Tensor], Tensor] | None
 
 
 def check_budget(threat: Threat, steps: int, step_size: float | None) -> None:
-    """InputError unless `threat` has the box of images, and there is at least one step of a valid length."""
+    """Raise InputError unless `threat` has the box of images, and there is at least one step of a valid
+    length.
+    """
     if not isinstance(threat, Threat):
         raise InputError(
             f"threat: expected fa.L2(radius) or another norm, got {threat!r}; a radius needs a norm"
@@ -43,7 +45,9 @@ def check_budget(threat: Threat, steps: int, step_size: float | None) -> None:
 def prepare(
     model: nn.Module | Frozen, dataset: Dataset[Any], threat: Threat, *, every_class: bool
 ) -> tuple[Frozen, Base, int]:
-    """(source model frozen, base, number of classes); InputError if the model does not fit the base."""
+    """Return (source model frozen, base, number of classes); InputError if the model does not fit the
+    base.
+    """
     frozen = freeze(model)
     device = device_of(frozen.model) if isinstance(frozen.model, nn.Module) else None
     base = Base(dataset, device or torch.device("cpu"))
@@ -64,13 +68,15 @@ def prepare(
 
 
 def _compared(frozen: Frozen, base: Base) -> Frozen:
-    """`frozen`, with its twins compared on the same images in every process and every resumed run."""
+    """Return `frozen`, with its twins compared on the same images in every process and every resumed run."""
     frozen.check(base.fetch(torch.arange(min(CHECK_ROWS, base.count)))[0])
     return frozen
 
 
 def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
-    """The representation of the source model, frozen; InputError unless it gives finite floats [B, F]."""
+    """Return the representation of the source model, frozen; InputError unless it gives finite floats [B,
+    F].
+    """
     model = source.model
     if not isinstance(model, nn.Module):
         raise InputError(
@@ -112,7 +118,7 @@ def _in_dtype(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Calla
 
 
 def fingerprint(source: Frozen, base: Base, identity: str | None = None) -> dict[str, Any]:
-    """What tells a model or function from another: weights or code, and answers on images of the base.
+    """Return what tells a model or function from another: weights or code, and answers on images of the base.
 
     The answers cover what neither shows: switches, a replaced forward, a file that is read.
     """
@@ -125,7 +131,7 @@ def fingerprint(source: Frozen, base: Base, identity: str | None = None) -> dict
 def weights_or_code(
     model: nn.Module | Callable[[Tensor], Tensor], identity: str | None = None
 ) -> dict[str, Any]:
-    """The class of a model and the hash of its weights and buffers, or the code of a function."""
+    """Return the class of a model and the hash of its weights and buffers, or the code of a function."""
     if not isinstance(model, nn.Module):
         return {"function": describe(model, identity=identity)}
     state = model.state_dict()

@@ -9,7 +9,9 @@ from fastadv.threat import Threat
 
 
 def encode(x_adv: Tensor, center: Tensor, threat: Threat, dtype: str) -> Tensor:
-    """`x_adv` [B, ...] as stored: float32 as it is, or uint8 rounded inside the ball around `center`."""
+    """Return `x_adv` [B, ...] as stored: float32 as it is, or uint8 rounded inside the ball around
+    `center`.
+    """
     if dtype == "float32":
         return x_adv.float()
     return (threat.quantize(x_adv, center) * 255).round().to(torch.uint8)

@@ -9,14 +9,14 @@ STARTS = ("images", "noise")
 
 
 def starting_point(start: str | None, x: Tensor, ids: Tensor, base: Base, seed: int) -> Tensor:
-    """The start for the samples `ids` [B] with images `x` [B, ...], by its name; None: x itself."""
+    """Return the start for the samples `ids` [B] with images `x` [B, ...], by its name; None: x itself."""
     if start is None:
         return x
     return _noise(x, seed, ids) if start == "noise" else base.fetch(_partners(ids, base.count, seed))[0]
 
 
 def _partners(ids: Tensor, count: int, seed: int) -> Tensor:
-    """For each sample the number of another one, uniform over the others."""
+    """Return for each sample the number of another one, uniform over the others."""
     return (ids + 1 + rng.integers(count - 1, rng.derive(seed, "construct partners"), ids)) % count
 
 

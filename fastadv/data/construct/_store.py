@@ -32,7 +32,9 @@ class Store:
         return Shard(tensors, self._keeper.write(shard_name(k), write) or "")
 
     def assemble(self, shards: Mapping[int, Shard], count: int) -> ConstructedSet:
-        """The set of `count` shards where all are there, with its index; otherwise that of these shards."""
+        """Return the set of `count` shards where all are there, with its index; otherwise that of these
+        shards.
+        """
         complete = processes.from_first(lambda: all(self._keeper.has(shard_name(k)) for k in range(count)))
         if complete:
             others = {k: self.read(k) for k in range(count) if k not in shards}

@@ -51,11 +51,11 @@ class ConstructedSet(ImageSet):
         return self.x
 
     def describe(self) -> dict[str, Any]:
-        """What the card of a result on this set says of it: the set, and how it was made."""
+        """Return what the card of a result on this set says of it: the set, and how it was made."""
         return super().describe() | {"card": self.card}
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that is stored, by name."""
+        """Return all that is stored, by name."""
         named = {"images": self.x, "labels": self.y, "ids": self.ids, "original_labels": self.original_labels}
         return named | self.figures
 
@@ -105,12 +105,12 @@ def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:
 
 
 def make_card(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The card of a constructed set: its configuration, and what was `measured` on it."""
+    """Return the card of a constructed set: its configuration, and what was `measured` on it."""
     return card("constructed set", config, **measured(tensors, len(config["classes"])))
 
 
 def measured(tensors: Mapping[str, Tensor], classes: int) -> dict[str, Any]:
-    """The figures of a set that holds `tensors`, as they stand on its card.
+    """Return the figures of a set that holds `tensors`, as they stand on its card.
 
     label_counts: images of each of the `classes`; kept_label: share of images whose training label is the
     base label; fooling_rate: share to which the source model gives the training label; objective_before,

@@ -36,7 +36,8 @@ def robust(
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
-    """The robust set D_R: the features that an adversarially trained `model` uses, with the labels of `base`.
+    """Build the robust set D_R: the features that an adversarially trained `model` uses, with the labels of
+    `base`.
 
     For each (x, y) of the base, from a start x' drawn independently of y, L2 PGD with normalized gradients
     solves
@@ -78,7 +79,8 @@ def non_robust(
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
-    """The non-robust set D_NR: the construction of `robust` with the representation of a *standard* network.
+    """Build the non-robust set D_NR: the construction of `robust` with the representation of a *standard*
+    network.
 
     A network trained on it in the ordinary way should be accurate, and as fragile as the network it came
     from. Arguments and errors are those of `robust`, except that `model` is trained on the base without an

@@ -31,7 +31,7 @@ def random_target(
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
-    """The set D_rand: adversarial examples for random targets, labeled with the targets.
+    """Build the set D_rand: adversarial examples for random targets, labeled with the targets.
 
     For each (x, y) of the base a target t is drawn uniformly over ALL classes, the true one among them, and
     PGD with normalized gradients, from x itself, solves
@@ -70,7 +70,8 @@ def fixed_shift(
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
-    """The set D_det: the construction of `random_target` with the target t = (y + 1) mod K for class y.
+    """Build the set D_det: the construction of `random_target` with the target t = (y + 1) mod K for class
+    y.
 
     Robust features now point away from the labels. Arguments and errors are those of `random_target`; nothing
     is random here, and the seed is only recorded. A class without images is an error too: the set would lack

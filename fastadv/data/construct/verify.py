@@ -102,7 +102,7 @@ def _differs(what: str, expected: Any, got: Any) -> Iterator[str]:
 
 
 def _contents(folder: Path, tensors: Mapping[str, Tensor], index: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with the shards and with the types, shapes and ranges of what they hold."""
+    """Yield what is wrong with the shards and with the types, shapes and ranges of what they hold."""
     config = index["config"]
     count = config["base"]["samples"]
     shards = shard_count(count, config["shard_size"])
@@ -145,7 +145,7 @@ def _figures(made: ConstructedSet, again: Mapping[str, Any]) -> Iterator[str]:
 def _with_base(
     made: ConstructedSet, dataset: Dataset[Any], batch_size: int, tick: Callable[[int], None]
 ) -> Iterator[str]:
-    """Labels and distances that are not those of the base."""
+    """Yield labels and distances that are not those of the base."""
     config = made.card["config"]
     base = Base(dataset, torch.device("cpu"))
     there, here = config["base"], plain(base.fingerprint())
@@ -181,7 +181,9 @@ def _rows(what: str, stored: Tensor, found: Tensor, differing: Tensor) -> Iterat
 def _with_model(
     made: ConstructedSet, model: nn.Module | Frozen, batch_size: int, tick: Callable[[int], None]
 ) -> tuple[float, list[str]]:
-    """The fooling rate measured again, and what the model says otherwise than when the set was made."""
+    """Return the fooling rate measured again, and what the model says otherwise than when the set was
+    made.
+    """
     source = freeze(model)
     config = made.card["config"]
     there, here = config["model"], plain(weights_or_code(source.model, config.get("identity")))

@@ -75,7 +75,7 @@ def bars(
 
 
 def _key(figure: "Figure", across: float, height: float, mark: str, name: str, color: str) -> float:
-    """One entry of a key at `across`; where the next one starts."""
+    """Return one entry of a key at `across`; where the next one starts."""
     width = float(figure.get_figwidth())
     figure.text(across, height, mark, fontsize=9, color=color, va="center", fontweight="bold")
     figure.text(across + 0.14 / width, height, name, fontsize=9, color=INK, va="center")

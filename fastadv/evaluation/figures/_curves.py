@@ -39,7 +39,7 @@ def curves(
     bands: Mapping[str, tuple[Line, Line]] | None = None,
     right: float | None = None,
 ) -> None:
-    """Accuracy (from 0 to 1) against radius, one line for each name, named at its end.
+    """Draw accuracy (from 0 to 1) against radius, one line for each name, named at its end.
 
     lines: {name: (radii, accuracy)}, as `accuracy_against_radius` returns; at most six.
     radius: the name of the axis ("L∞ radius").
@@ -121,7 +121,7 @@ def _line(name: str, line: Line) -> tuple[NDArray[np.float64], NDArray[np.float6
 def _value(
     where: NDArray[np.float64], line: tuple[NDArray[np.float64], NDArray[np.float64]], steps: bool
 ) -> NDArray[np.float64]:
-    """A line's height at each place; beyond its ends it goes on as it was."""
+    """Return a line's height at each place; beyond its ends it goes on as it was."""
     across, up = line
     if not steps:
         return np.interp(where, across, up)

@@ -44,7 +44,9 @@ def thumbnails(
 
 
 def _chosen(labels: Tensor, per_class: int) -> Tensor:
-    """The positions to draw, [samples of a class, classes], for labels [N]: the first ones of each class."""
+    """Return the positions to draw, [samples of a class, classes], for labels [N]: the first ones of each
+    class.
+    """
     counts = labels.bincount()
     classes = counts.nonzero()[:, 0]
     per_class = min(per_class, int(counts[classes].min()))
@@ -53,7 +55,7 @@ def _chosen(labels: Tensor, per_class: int) -> Tensor:
 
 
 def _pair(made: ConstructedSet, base: Dataset[Any], positions: Tensor) -> list[Strip]:
-    """The rows of sources and constructed images at `positions` [M]."""
+    """Return the rows of sources and constructed images at `positions` [M]."""
     x, _, _ = next(batches(base, len(positions), order=made.ids.cpu()[positions], workers=0))
     known, given = (labels.cpu()[positions] for labels in (made.original_labels, made.labels))
     return [

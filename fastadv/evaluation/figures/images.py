@@ -112,7 +112,7 @@ def examples(
     title: str | None = None,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> None:
-    """One column for each sample: the clean image, the adversarial one, and their amplified difference.
+    """Draw one column for each sample: the clean image, the adversarial one, and their amplified difference.
 
     x, x_adv [N, C, H, W] with C of 1 or 3 in `box`; labels, predictions (of x_adv) [N], printed as
     `classes[i]` where given. Predictions that are not the label are orange.
@@ -143,7 +143,7 @@ def examples(
 
 
 def amplification(differences: Sequence[Tensor]) -> float:
-    """The largest round number, at least 1, that saturates none of the differences.
+    """Return the largest round number, at least 1, that saturates none of the differences.
 
     Colors have half the range of gray.
     """
@@ -154,7 +154,7 @@ def amplification(differences: Sequence[Tensor]) -> float:
 
 
 def round_down(value: float) -> float:
-    """The largest of 1, 1.5, 2, 3, 5, 8 times a power of ten that is not above `value`; at least 1."""
+    """Return the largest of 1, 1.5, 2, 3, 5, 8 times a power of ten that is not above `value`; at least 1."""
     power = 10.0 ** math.floor(math.log10(value) + 1e-9)
     return max(1.0, max(step * power for step in (1, 1.5, 2, 3, 5, 8) if step * power <= value * (1 + 1e-6)))
 
@@ -182,7 +182,7 @@ def _sheet(figure: "Figure", left: float, top: float) -> "Axes":
 
 
 def _place(sheet: "Axes", image: Tensor, across: float, top: float, row: Strip, gain: float) -> None:
-    """An image of the row, its upper left corner there, in a thin frame."""
+    """Place an image of the row, its upper left corner there, in a thin frame."""
     from matplotlib.patches import Rectangle
 
     wide, high = row.side
@@ -196,7 +196,7 @@ def _place(sheet: "Axes", image: Tensor, across: float, top: float, row: Strip, 
 
 
 def draw_image(axes: "Axes", image: Tensor, gain: float | None = None) -> None:
-    """An image [1 or 3, H, W] in [0, 1], or with `gain` an amplified difference, in a thin frame."""
+    """Draw an image [1 or 3, H, W] in [0, 1], or with `gain` an amplified difference, in a thin frame."""
     _show(axes, image, gain)
     axes.set_xticks([])
     axes.set_yticks([])

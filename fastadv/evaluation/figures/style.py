@@ -20,7 +20,7 @@ KINDS = ("png", "pdf", "svg")
 
 
 def check_path(path: str | PathLike[str]) -> str:
-    """The kind of file that the name asks for; InputError for others."""
+    """Return the kind of file that the name asks for; InputError for others."""
     kind = Path(path).suffix.lower().removeprefix(".")
     if kind not in KINDS:
         raise InputError(f"path: expected a name ending in .png, .pdf or .svg, got {str(path)!r}")
@@ -28,7 +28,7 @@ def check_path(path: str | PathLike[str]) -> str:
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> "Figure":
-    """A white figure of that size in inches, with its title in the upper left corner."""
+    """Return a white figure of that size in inches, with its title in the upper left corner."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=200, facecolor="white")

@@ -1,4 +1,4 @@
-"""Any set of labelled images as two tensors, checked for training."""
+"""Any set of labeled images as two tensors, checked for training."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,13 +23,14 @@ class Images:
         return len(self.y)
 
     def take(self, index: Tensor) -> Tensor:
-        """The images at `index` as float32 in [0, 1]."""
+        """Return the images at `index` as float32 in [0, 1]."""
         x = self.x[index.to(self.x.device)]
         return x.float().div_(255) if x.dtype == torch.uint8 else x.float()
 
 
 def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Images:
-    """The images of a set with tensors `x` and `y`, or of any map-style data set of (image, label) pairs.
+    """Return the images of a set with tensors `x` and `y`, or of any map-style data set of (image, label)
+    pairs.
 
     InputError for an empty set, images of another shape than `shape` (C, H, W), outside [0, 1] or not finite,
     labels that do not fit, and classes without an image.

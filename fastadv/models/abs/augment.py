@@ -12,7 +12,7 @@ ZOOM, SHEAR, SHIFT = 0.1, 0.1, 1 / 28
 
 
 def warp(x: Tensor, ids: Tensor, seed: int) -> Tensor:
-    """x [B, C, H, W] with three in ten images warped, chosen and drawn by `ids` [B].
+    """Return x [B, C, H, W] with three in ten images warped, chosen and drawn by `ids` [B].
 
     These are zoomed by 0.9 to 1.1, sheared by up to 0.1 (6 degrees) and shifted by up to a 28th of the side,
     over black.
@@ -36,5 +36,5 @@ def warp(x: Tensor, ids: Tensor, seed: int) -> Tensor:
 
 
 def _middles(side: int, device: torch.device) -> Tensor:
-    """Where the middles of `side` pixels lie, between -1 and 1."""
+    """Return where the middles of `side` pixels lie, between -1 and 1."""
     return (2 * torch.arange(side, device=device) + 1) / side - 1

@@ -46,7 +46,7 @@ ROUNDING = 1e-5
 
 
 def lower_bound(search: LatentSearch, x: Tensor, y: Tensor, norm: str, starts: int, tight: bool) -> Tensor:
-    """The radius [B]; see ABS.lower_bound."""
+    """Return the radius [B]; see ABS.lower_bound."""
     norms = ("l2", "linf", "l0") if search.options.binary else ("l2", "linf")
     if norm not in norms:
         known = "l2, linf or, for Binary ABS, l0"
@@ -87,12 +87,12 @@ def _bound(search: LatentSearch, x: Tensor, y: Tensor, norm: str, starts: int, t
 
 
 def _decided(losses: Tensor, y: Tensor) -> Tensor:
-    """bool [B]: whether the losses [B, K] are finite and lowest for y."""
+    """Return bool [B]: whether the losses [B, K] are finite and lowest for y."""
     return (losses.argmin(1) == y) & losses.isfinite().all(1)
 
 
 def meeting_radius(rivals: Tensor, mine: Tensor, misfit: Tensor, y: Tensor) -> Tensor:
-    """The least e [B] over the classes other than y, from d_c^2 [B, K], L_y [B] and r [B]."""
+    """Return the least e [B] over the classes other than y, from d_c^2 [B, K], L_y [B] and r [B]."""
     radius = (rivals - mine[:, None]) / (2 * (rivals.sqrt() + misfit[:, None]))
     return radius.scatter(1, y[:, None], torch.inf).amin(1)
 
@@ -100,7 +100,8 @@ def meeting_radius(rivals: Tensor, mine: Tensor, misfit: Tensor, y: Tensor) -> T
 def least_losses(
     search: LatentSearch, seen: Tensor, latents: Tensor, starts: int, beta: float
 ) -> tuple[Tensor, list[Tensor]]:
-    """(min_z ||G_c(z) - x||^2 + beta/2 ||z||^2 [B, K], the latents [B, K, L] at the end of each descent).
+    """Return (min_z ||G_c(z) - x||^2 + beta/2 ||z||^2 [B, K], the latents [B, K, L] at the end of each
+    descent).
 
     `latents` are those of inference; they count as the end of one descent.
     """
@@ -116,7 +117,9 @@ def least_losses(
 
 
 def _crossings(factors: Tensor, mine: Tensor, rivals: Tensor, y: Tensor, values: int) -> Tensor:
-    """The least number n [B] of crossings with gamma_y (mine + n) >= gamma_c (rival - n) for some class c."""
+    """Return the least number n [B] of crossings with gamma_y (mine + n) >= gamma_c (rival - n) for some
+    class c.
+    """
     factors, mine, rivals = factors.double(), mine.double() * (1 + ROUNDING), rivals.double() * (1 - ROUNDING)
     own = factors[y][:, None]
     needed = (factors * rivals - own * mine[:, None]) / (factors + own)
@@ -124,8 +127,8 @@ def _crossings(factors: Tensor, mine: Tensor, rivals: Tensor, y: Tensor, values:
 
 
 def _cheapest(x: Tensor, crossings: Tensor, norm: str) -> Tensor:
-    """The norm [B] of the smallest perturbation that takes that many pixels to the threshold; in L0, whose
-    values are whole, one less: the largest that does not.
+    """Return the norm [B] of the smallest perturbation that takes that many pixels to the threshold; in L0,
+    whose values are whole, one less: the largest that does not.
     """
     if norm == "l0":
         return (crossings - 1).clamp_min(0).double()
@@ -136,9 +139,9 @@ def _cheapest(x: Tensor, crossings: Tensor, norm: str) -> Tensor:
 
 
 def _linf(search: LatentSearch, seen: Tensor, y: Tensor, latents: Tensor, ends: list[Tensor]) -> Tensor:
-    """The radius [B] at which the losses of the worst case meet.
+    """Return the radius [B] at which the losses of the worst case meet.
 
-    The latents that minimise another class's clipped misfit depend on the radius, so descents at the latest
+    The latents that minimize another class's clipped misfit depend on the radius, so descents at the latest
     radius and bisections take turns.
     """
     own = torch.arange(len(y), device=y.device), y
@@ -156,12 +159,12 @@ def _linf(search: LatentSearch, seen: Tensor, y: Tensor, latents: Tensor, ends: 
 
 
 def _gaps(decoders: Decoders, beta: float, seen: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
-    """(|G_c(z) - x| [B, K, D], KL [B, K])."""
+    """Return (|G_c(z) - x| [B, K, D], KL [B, K])."""
     return (decoders(latents) - seen[:, None]).abs().flatten(2), beta / 2 * latents.square().sum(2)
 
 
 def _meet(misfit: Tensor, divergence: Tensor, rivals: list[tuple[Tensor, Tensor]], y: Tensor) -> Tensor:
-    """The largest radius [B] up to 1 at which no rival gets below the true class, by bisection."""
+    """Return the largest radius [B] up to 1 at which no rival gets below the true class, by bisection."""
 
     def holds(radius: Tensor) -> Tensor:
         mine = (misfit + radius[:, None]).square().sum(1) + divergence

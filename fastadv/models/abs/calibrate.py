@@ -14,7 +14,7 @@ KEPT = 0.998
 
 
 def class_factors(losses: Tensor, y: Tensor, sweeps: int = 2) -> Tensor:
-    """gamma [K] of Binary ABS: the factors on losses [N, K] that get most of the labels y [N] right.
+    """Return gamma [K] of Binary ABS: the factors on losses [N, K] that get most of the labels y [N] right.
 
     Found by a line search, one class at a time; where several do equally well, the one nearest 1 is taken.
     """
@@ -30,7 +30,7 @@ def class_factors(losses: Tensor, y: Tensor, sweeps: int = 2) -> Tensor:
 
 
 def confidence_scale(losses: Tensor, y: Tensor) -> float:
-    """alpha: the softmax scale with the least cross-entropy on losses [N, K] and labels y [N].
+    """Return alpha: the softmax scale with the least cross-entropy on losses [N, K] and labels y [N].
 
     The problem is convex. The scale is bounded, because losses without any error would make it infinite.
     """
@@ -48,12 +48,12 @@ def confidence_scale(losses: Tensor, y: Tensor) -> float:
 
 
 def graded(logits: Tensor, scale: float, floor: float) -> Tensor:
-    """(exp(scale l_k) + floor) / sum over classes, [B, K], without underflow."""
+    """Return (exp(scale l_k) + floor) / sum over classes, [B, K], without underflow."""
     return _floored(logits, scale, floor).softmax(1)
 
 
 def log_graded(logits: Tensor, scale: float, floor: float) -> Tensor:
-    """The logarithm of `graded`."""
+    """Return the logarithm of `graded`."""
     return _floored(logits, scale, floor).log_softmax(1)
 
 
@@ -63,7 +63,9 @@ def _floored(logits: Tensor, scale: float, floor: float) -> Tensor:
 
 
 def confidence_floor(losses: Tensor, scale: float) -> float:
-    """eta: the floor that lowers the median confidence of the predicted class to 0.9; 0 if it is lower."""
+    """Return eta: the floor that lowers the median confidence of the predicted class to 0.9; 0 if it is
+    lower.
+    """
     losses = losses.double()
 
     def median(floor: float) -> float:
@@ -79,7 +81,7 @@ def confidence_floor(losses: Tensor, scale: float) -> float:
 
 
 def least_share(start: Tensor, losses: Tensor) -> float:
-    """The share of their first loss above which all but two in a thousand descents end; at most 1.
+    """Return the share of their first loss above which all but two in a thousand descents end; at most 1.
 
     start, losses: [N, K], at the best prior samples and after the descent.
     """

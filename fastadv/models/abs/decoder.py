@@ -59,7 +59,7 @@ class DecoderShape:
 
     @classmethod
     def for_images(cls, shape: tuple[int, int, int], latents: int = 8, width: int = 16) -> "DecoderShape":
-        """The paper's shape for 28x28 images, and similar ones for other sizes.
+        """Return the paper's shape for 28x28 images, and similar ones for other sizes.
 
         `latents` is L, `width` the channels of the widest layers but the first, which has twice as many.
         InputError for images that are not square or smaller than 8x8.
@@ -125,7 +125,9 @@ class Decoders(nn.Module):
         return self.weights[0].dtype
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Images [B, K, C, H, W] in (0, 1) of latents [B, K, L], differentiable any number of times."""
+        """Return images [B, K, C, H, W] in (0, 1) of latents [B, K, L], differentiable any number of
+        times.
+        """
         if latents.ndim != 3 or latents.shape[1:] != (self.classes, self.latents):
             raise InputError(
                 f"latents: expected [B, {self.classes}, {self.latents}], got {tuple(latents.shape)}"
@@ -136,7 +138,7 @@ class Decoders(nn.Module):
 def decode(
     latents: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
 ) -> Tensor:
-    """Images [B, K, C, H, W] in (0, 1) of latents [B, K, L], differentiable any number of times."""
+    """Return images [B, K, C, H, W] in (0, 1) of latents [B, K, L], differentiable any number of times."""
     if not (torch.is_grad_enabled() and latents.requires_grad):
         return latent_decode(latents.transpose(0, 1), weights, biases, strides).transpose(0, 1)
     with torch.autocast(latents.device.type, enabled=False):  # precision is the model's choice alone
@@ -145,7 +147,7 @@ def decode(
 
 
 def shape_of(weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]) -> DecoderShape:
-    """The shape of decoders with these layers: weights [K, cin, cout, k, k] and biases [K, cout].
+    """Return the shape of decoders with these layers: weights [K, cin, cout, k, k] and biases [K, cout].
 
     InputError where the layers do not fit one another, or hold values that are not finite.
     """

@@ -61,7 +61,9 @@ class Settings:
             check_number("beta", value, 0)
 
     def weight(self, epoch: int) -> float:
-        """beta of an epoch: from its first value to its second over half of the epochs, then constant."""
+        """Return beta of an epoch: from its first value to its second over half of the epochs, then
+        constant.
+        """
         share = min(1.0, epoch / max(1.0, (self.epochs - 1) / 2))
         return self.beta[0] + (self.beta[1] - self.beta[0]) * share
 
@@ -181,7 +183,7 @@ class Run:
         )
 
     def _epoch(self, epoch: int) -> Tensor:
-        """The mean loss of each class, [K] float64."""
+        """Return the mean loss of each class, [K] float64."""
         settings, beta = self.settings, self.settings.weight(epoch)
         warps, noises = (rng.derive(settings.seed, purpose, epoch) for purpose in ("abs warp", "abs noise"))
         total = torch.zeros(self.images.classes, dtype=torch.float64, device=self.device)

@@ -14,12 +14,14 @@ def squared_misfit(x: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def class_losses(x: Tensor, reconstruction: Tensor, latents: Tensor, beta: float) -> Tensor:
-    """(||G_k(z) - x||^2 + beta/2 ||z||^2) / D, [B, K], of reconstructions [B, K, ...], latents [B, K, L]."""
+    """Return (||G_k(z) - x||^2 + beta/2 ||z||^2) / D, [B, K], of reconstructions [B, K, ...], latents [B,
+    K, L].
+    """
     return (squared_misfit(x, reconstruction) + beta / 2 * latents.square().sum(2)) / x.shape[1:].numel()
 
 
 def with_gradient_of(value: Tensor, function: Tensor) -> Tensor:
-    """`value`, bit for bit, with the gradient of `function`: a finite number minus itself is zero."""
+    """Return `value`, bit for bit, with the gradient of `function`: a finite number minus itself is zero."""
     return value + (function - function.detach())
 
 
@@ -31,7 +33,9 @@ def adam_step(
     step_size: float,
     max_norm: float,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """(latents, moments) after Adam's step number `step` (from 1), with clipped norms; differentiable."""
+    """Return (latents, moments) after Adam's step number `step` (from 1), with clipped norms;
+    differentiable.
+    """
     mean, square = 0.9 * moments[0] + 0.1 * gradient, 0.999 * moments[1] + 0.001 * gradient.square()
     # The derivative of the root at zero is infinite; a tiny floor keeps it finite without changing a step.
     root = (square / (1 - 0.999**step) + 1e-24).sqrt()
@@ -51,7 +55,7 @@ def unrolled(
     step_size: float,
     max_norm: float,
 ) -> tuple[Tensor, Tensor]:
-    """(losses [B, K], latents [B, K, L]) of the Adam descent from `start`, with its graph kept.
+    """Return (losses [B, K], latents [B, K, L]) of the Adam descent from `start`, with its graph kept.
 
     The gradient with respect to x goes through every step, so it is that of the descent as it runs, not of
     its limit. Memory grows with `steps`.

@@ -53,7 +53,7 @@ class LatentSearch:
     factors: Tensor
 
     def observed(self, x: Tensor) -> Tensor:
-        """The image as the model sees it, in the model's precision.
+        """Return the image as the model sees it, in the model's precision.
 
         That is x, or for Binary ABS x set to 0 and 1 at the threshold 0.5, with a gradient that passes
         straight through. A sample with NaN stays NaN, and so does all that is inferred from it. InputError
@@ -81,21 +81,23 @@ class LatentSearch:
             return Inference(loss, latents, image, self.options.scale, self.options.floor)
 
     def losses(self, x: Tensor) -> Tensor:
-        """The losses [B, K] of `infer`, bit for bit, with the gradient that `input_grad` names."""
+        """Return the losses [B, K] of `infer`, bit for bit, with the gradient that `input_grad` names."""
         seen = self.observed(x)
         wanted = seen.requires_grad and torch.is_grad_enabled() and self.options.input_grad != "none"
         find = self._differentiable if wanted else lambda part: self.best(part)[0]
         return self.weighed(torch.cat([find(part) for part in torch.split(seen, CHUNK)]))
 
     def best(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss [B, K], latents [B, K, L]), pruned where the options say so; without class factors."""
+        """Return (loss [B, K], latents [B, K, L]), pruned where the options say so; without class factors."""
         with torch.no_grad():
             return (self.pruned if self.options.prune else self.every_class)(seen.detach())
 
     def descend(
         self, seen: Tensor, start: Tensor, *, beta: float | None = None, only: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
-        """(loss [B, k], latents [B, k, L]) of the Adam descent from `start`, for the classes in `only`."""
+        """Return (loss [B, k], latents [B, k, L]) of the Adam descent from `start`, for the classes in
+        `only`.
+        """
         weights, biases = (
             [part[only] for part in parts] for parts in (self.decoders.weights, self.decoders.biases)
         )
@@ -115,15 +117,16 @@ class LatentSearch:
         return loss, latents
 
     def start(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss [B, K], latents [B, K, L]) of each class's best prior sample."""
+        """Return (loss [B, K], latents [B, K, L]) of each class's best prior sample."""
         return self.prior.nearest(seen, self.decoders, self.options.beta)
 
     def every_class(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss [B, K], latents [B, K, L]) of a descent for every class."""
+        """Return (loss [B, K], latents [B, K, L]) of a descent for every class."""
         return self.descend(seen, self.start(seen)[1])
 
     def pruned(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """As `every_class`, but only for classes that may still win, in the order of their prior losses.
+        """Return as `every_class`, but only for classes that may still win, in the order of their prior
+        losses.
 
         A class is skipped, and keeps its best prior sample, where `prune_gain` times the loss of that sample
         is not below the best loss so far. The losses of the others are those of `every_class`.
@@ -147,7 +150,7 @@ class LatentSearch:
         return loss, latents
 
     def _differentiable(self, seen: Tensor) -> Tensor:
-        """The losses of `best` with the gradient that `input_grad` names."""
+        """Return the losses of `best` with the gradient that `input_grad` names."""
         loss, latents = self.best(seen)
         with torch.no_grad():
             image = self.decoders(latents)
@@ -186,7 +189,7 @@ def _check_pixels(x: Tensor) -> None:
 
 
 def check_labels(y: Tensor, x: Tensor, classes: int) -> None:
-    """InputError unless y holds an int64 class for each sample of x, on its device."""
+    """Raise InputError unless y holds an int64 class for each sample of x, on its device."""
     if y.shape != (len(x),) or y.dtype != torch.int64 or y.device != x.device:
         raise InputError(
             f"y: expected int64 classes [{len(x)}] on {x.device}, one for each image, "

@@ -37,7 +37,7 @@ DEFAULTS = InferenceOptions()
 
 
 def _option(name: str) -> Any:
-    """A field of `options` as an attribute of the model; setting it replaces the options."""
+    """Return a field of `options` as an attribute of the model; setting it replaces the options."""
 
     def read(model: "ABS") -> Any:
         return getattr(model.options, name)
@@ -139,22 +139,24 @@ class ABS(nn.Module):
         self.prior = PriorBank.checked(latents, self.decoders)
 
     def with_options(self, **changes: Any) -> Self:
-        """A model with other options that shares this one's tensors, and its bank of prior images."""
+        """Return a model with other options that shares this one's tensors, and its bank of prior images."""
         twin = copy.deepcopy(self, {id(tensor): tensor for tensor in self.buffers()})
         twin.options = self.options.changed(**changes)
         return twin
 
     def bank(self) -> Tensor:
-        """Images [K, S, D] of the prior latents under every class; decoded at first use."""
+        """Return images [K, S, D] of the prior latents under every class; decoded at first use."""
         return self.prior.images(self.decoders)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images [B, K, C, H, W] of latents [B, K, L]."""
+        """Return images [B, K, C, H, W] of latents [B, K, L]."""
         images: Tensor = self.decoders(latents)
         return images
 
     def observed(self, x: Tensor) -> Tensor:
-        """The image as the model sees it: x, or for Binary ABS x set to 0 and 1 at the threshold 0.5."""
+        """Return the image as the model sees it: x, or for Binary ABS x set to 0 and 1 at the threshold
+        0.5.
+        """
         return self._search().observed(x)
 
     def infer(
@@ -174,21 +176,21 @@ class ABS(nn.Module):
         return self._search((options or self.options).changed(**changes)).infer(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [B, K]: minus the class losses, differentiable in x as `input_grad` says.
+        """Return logits [B, K]: minus the class losses, differentiable in x as `input_grad` says.
 
         The values are those of `infer`, bit for bit, with and without a gradient.
         """
         return -self._search().losses(x)
 
     def confidence(self, x: Tensor) -> Tensor:
-        """The graded softmax (exp(scale l_k) + floor) / sum over classes, [B, K].
+        """Return the graded softmax (exp(scale l_k) + floor) / sum over classes, [B, K].
 
         It is low for all classes where none explains the image.
         """
         return graded(self(x), self.scale, self.floor)
 
     def log_confidence(self, logits: Tensor) -> Tensor:
-        """The logarithm of that, [B, K], from the logits [B, K]."""
+        """Return the logarithm of that, [B, K], from the logits [B, K]."""
         return log_graded(logits, self.scale, self.floor)
 
     def calibrate(self, x: Tensor, y: Tensor) -> None:
@@ -227,7 +229,8 @@ class ABS(nn.Module):
         starts: int = 4,
         tight: bool = False,
     ) -> Tensor:
-        """A radius [B] within which the decision on x [B, ...] stays y [B]; 0 where x is not classified as y.
+        """Return a radius [B] within which the decision on x [B, ...] stays y [B]; 0 where x is not
+        classified as y.
 
         It is a bound if the minima over latents, searched from `starts` prior samples a class, are global
         (Schott et al. 2018, section 4). Descents and losses are in single precision or wider, whatever
@@ -264,7 +267,7 @@ class ABS(nn.Module):
         `dataset` has tensors x and y, or is a sequence of pairs (image, label).
 
         Batches hold as many images of each class; a small class repeats. The loss is ||G(z) - x||^2 + beta
-        KL, minimised by Adam at a rate that falls to 0 as a cosine. beta goes from its first value to the
+        KL, minimized by Adam at a rate that falls to 0 as a cosine. beta goes from its first value to the
         second over the first half of the epochs, and the model keeps the second. By default it is D / 784
         throughout for images of D values: the misfit grows with them, and 1 is right for MNIST's 784.
         `augment` warps three in ten images slightly. `training_precision` "bf16" runs the convolutions in
@@ -311,7 +314,7 @@ class ABS(nn.Module):
 
     @classmethod
     def from_official(cls, folder: str | os.PathLike[str], binary: bool = False, **options: Any) -> Self:
-        """The model of the authors' ABS_0.net .. ABS_9.net.
+        """Return the model of the authors' ABS_0.net .. ABS_9.net.
 
         The prior latents are drawn from `seed`; set `prior_latents` for others. InputError for a missing
         file, CorruptFileError for a damaged or foreign one.
@@ -379,7 +382,7 @@ def _new_name(name: str) -> str:
 
 
 def _image_shape(dataset: Any) -> tuple[int, int, int]:
-    """(C, H, W) of the first image; InputError where there is none."""
+    """Return (C, H, W) of the first image; InputError where there is none."""
     images = getattr(dataset, "x", None)
     if isinstance(images, Tensor):
         shape = tuple(images.shape[1:])

@@ -64,7 +64,7 @@ class InferenceOptions:
                 raise InputError(f"{name}: expected a positive number, got 0")
 
     def changed(self, **changes: Any) -> Self:
-        """These options with others in place of some; InputError for names that are not options."""
+        """Return these options with others in place of some; InputError for names that are not options."""
         known = [field.name for field in dataclasses.fields(self)]
         unknown = sorted(changes.keys() - set(known))
         if unknown:

@@ -18,7 +18,8 @@ DISMISSED = 0.1
 
 
 def draw_prior(count: int, latents: int, seed: int = 0) -> Tensor:
-    """`count` samples [S, L] of a standard normal: the likeliest of int(count / 0.9) draws, in their order.
+    """Return `count` samples [S, L] of a standard normal: the likeliest of int(count / 0.9) draws, in their
+    order.
 
     The authors' code too drops the least likely tenth (Schott et al. 2018).
     """
@@ -46,7 +47,7 @@ class PriorBank(nn.Module):
 
     @classmethod
     def checked(cls, latents: Tensor, decoders: Decoders) -> Self:
-        """A bank on the decoders' device; InputError unless latents are finite, [S, L] and S >= K."""
+        """Return a bank on the decoders' device; InputError unless latents are finite, [S, L] and S >= K."""
         if (
             latents.ndim != 2
             or latents.shape[1] != decoders.latents
@@ -60,7 +61,7 @@ class PriorBank(nn.Module):
         return cls(latents.to(decoders.weights[0]))
 
     def images(self, decoders: Decoders) -> Tensor:
-        """The images [K, S, D] of the latents."""
+        """Return the images [K, S, D] of the latents."""
         images = self._decoded.images(self.latents, decoders)
         if images is None:
             self._decoded = _Decoded()
@@ -71,7 +72,7 @@ class PriorBank(nn.Module):
     def nearest(
         self, seen: Tensor, decoders: Decoders, beta: float, part: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
-        """(loss [B, K], latents [B, K, L]) of the sample in `part` that explains each image best."""
+        """Return (loss [B, K], latents [B, K, L]) of the sample in `part` that explains each image best."""
         latents = self.latents[part]
         bias = (beta / 2 * latents.square().sum(1)).expand(decoders.classes, -1)
         least, index = nearest_prototype(seen.flatten(1), self.images(decoders)[:, part], bias.contiguous())
@@ -91,11 +92,13 @@ class _Decoded:
         return self
 
     def describe(self) -> str:
-        """For the identity of a run: the images follow from latents and weights, decoded already or not."""
+        """Return for the identity of a run: the images follow from latents and weights, decoded already or
+        not.
+        """
         return "images of the latents"
 
     def images(self, latents: Tensor, decoders: Decoders) -> Tensor | None:
-        """The images; None where they were made of other latents or weights, or on another device."""
+        """Return the images; None where they were made of other latents or weights, or on another device."""
         parts = [latents, *decoders.weights, *decoders.biases]
         if self._images is None:
             with torch.inference_mode(False), torch.no_grad():
@@ -125,5 +128,5 @@ class _Seen:
         self.tensor, self.version = weakref.ref(tensor), tensor._version
 
     def still(self, tensor: Tensor) -> bool:
-        """Whether this is the tensor, and nothing has been written to it since."""
+        """Return whether this is the tensor, and nothing has been written to it since."""
         return self.tensor() is tensor and self.version == tensor._version

@@ -75,7 +75,7 @@ def read_abs(path: str | os.PathLike[str]) -> Stored:
 
 
 def _every_option(constants: dict[str, Any]) -> dict[str, Any]:
-    """The constants; KeyError where an option is missing, because a default would be another model."""
+    """Return the constants; KeyError where an option is missing, because a default would be another model."""
     return {field.name: constants[field.name] for field in dataclasses.fields(InferenceOptions)} | constants
 
 

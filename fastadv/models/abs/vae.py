@@ -9,7 +9,7 @@ from fastadv.models.abs.decoder import NORM, DecoderShape, fold_batch_norm
 
 
 def encoder_layers(size: int, width: int, latents: int) -> list[tuple[int, int, int]]:
-    """(channels, kernel, stride) a layer: the paper's for 28x28 (Schott et al. 2018, appendix).
+    """Return (channels, kernel, stride) a layer: the paper's for 28x28 (Schott et al. 2018, appendix).
 
     Images below 16x16 get two layers before the last instead of three.
     """
@@ -54,7 +54,8 @@ class VAEs(nn.Module):
         self.decoder_norms = nn.ModuleList(nn.BatchNorm2d(classes * wide) for wide in shape.channels[1:-1])
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(image [n, K, C, H, W], mean, log variance [n, K, L]) for x [n, K, C, H, W] and noise [n, K, L].
+        """Return (image [n, K, C, H, W], mean, log variance [n, K, L]) for x [n, K, C, H, W] and noise [n, K,
+        L].
 
         The noise is standard normal.
         """
@@ -75,7 +76,7 @@ class VAEs(nn.Module):
         return image.sigmoid(), mean.float(), log_variance.float()
 
     def decoders(self) -> tuple[list[Tensor], list[Tensor]]:
-        """(weights, biases) as ABS takes them, BatchNorm's running statistics folded in."""
+        """Return (weights, biases) as ABS takes them, BatchNorm's running statistics folded in."""
         state = {name: value.detach() for name, value in self.state_dict().items()}
 
         def stacked(name: str) -> Tensor:

@@ -12,7 +12,7 @@ from .nets import images, tiny
 
 
 class Exhaustive:
-    """The decisions of a model with one latent, minimised over a fine grid instead of by descent."""
+    """The decisions of a model with one latent, minimized over a fine grid instead of by descent."""
 
     def __init__(self, model, points=4001):
         self.model = model

@@ -140,7 +140,7 @@ def test_no_crossing_within_the_bound_changes_a_binary_decision(factors, beta, t
     model = binary_model(factors, beta)
     decided = class_losses(model, PATTERNS).argmin(1)
     g = torch.Generator().manual_seed(5)
-    # every pattern in grey: pixels at different distances from the threshold
+    # every pattern in gray: pixels at different distances from the threshold
     x = torch.where(
         PATTERNS > 0, 0.5 + 0.5 * torch.rand(512, 9, generator=g), 0.5 * torch.rand(512, 9, generator=g)
     )

@@ -322,7 +322,7 @@ def test_the_seed_decides():
     assert not torch.equal(quick().weights[1], quick(seed=1).weights[1])
 
 
-def test_any_labelled_set_will_do():
+def test_any_labeled_set_will_do():
     dataset = drawn(24)
     pairs = [(dataset.x[i], int(dataset.y[i])) for i in range(24)]
     assert torch.equal(quick(pairs, epochs=1).weights[0], quick(dataset, epochs=1).weights[0])
@@ -330,7 +330,7 @@ def test_any_labelled_set_will_do():
 
 def test_other_images_choose_their_decoder():
     g = torch.Generator().manual_seed(0)
-    dataset = ImageSet(torch.rand(8, 3, 16, 16, generator=g), torch.arange(8) % 2, 2, "colour")
+    dataset = ImageSet(torch.rand(8, 3, 16, 16, generator=g), torch.arange(8) % 2, 2, "color")
     model = ABS.fit(dataset, epochs=1, latents=3, width=2, prior_samples=10, calibration=0)
     assert model.shape.image == (3, 16, 16)
     assert model.shape.channels == (3, 4, 2, 2, 3)
