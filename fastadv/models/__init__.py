@@ -28,7 +28,7 @@ from fastadv.models.wong_cnn import WongCNN
 
 if TYPE_CHECKING:
     from fastadv.models.abs import ABS
-    from fastadv.models.nearest_neighbor import NearestNeighbour
+    from fastadv.models.nearest_neighbor import NearestNeighbor
     from fastadv.models.resnet import ResNet18, ResNet50
 
 __all__ = [
@@ -43,7 +43,7 @@ __all__ = [
     "LogisticRegression",
     "Maxout",
     "MaxoutCNN",
-    "NearestNeighbour",
+    "NearestNeighbor",
     "Normalized",
     "PreActResNet18",
     "Quadratic",
@@ -68,7 +68,7 @@ __all__ = [
 # ResNets need torchvision, whose import takes longer than all the rest; ABS and its like are seldom wanted.
 _LATE = {
     "ABS": "fastadv.models.abs",
-    "NearestNeighbour": "fastadv.models.nearest_neighbor",
+    "NearestNeighbor": "fastadv.models.nearest_neighbor",
     "ResNet18": "fastadv.models.resnet",
     "ResNet50": "fastadv.models.resnet",
 }

@@ -65,7 +65,7 @@ def test_the_plan_covers_the_paper_and_fits_an_hour() -> None:
 def test_distances_stand_in_for_logits_with_the_margin_as_loss() -> None:
     for cell in Settings().cells(ALL):
         if cell.method.attack in ("fgsm", "bim", "mim", "apgd", "ddn") and not cell.transfers:
-            like_distances = cell.model in ("nearest_neighbour", "binary_abs", "abs")
+            like_distances = cell.model in ("nearest_neighbor", "binary_abs", "abs")
             assert (cell.arguments.get("loss") == "margin") == like_distances
         if cell.transfers:
             assert "loss" not in cell.arguments

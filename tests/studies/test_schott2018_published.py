@@ -35,7 +35,7 @@ def test_every_model_has_a_curve_in_every_norm() -> None:
         ("linf", "abs", 0.232, 0.08),
         ("linf", "madry", 0.341, 0.871),
         ("l0", "binary_abs", 21.3, 0.77),
-        ("l0", "nearest_neighbour", 10.0, 0.34),
+        ("l0", "nearest_neighbor", 10.0, 0.34),
         ("l0", "madry", 4.0, 0.0),
     ],
 )

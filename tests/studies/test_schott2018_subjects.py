@@ -100,7 +100,7 @@ def test_nearest_neighbors_are_those_of_the_training_images(
         return images
 
     monkeypatch.setattr(subjects.fa.data, "load", load)
-    subject = Subjects(tmp_path, tmp_path, data_dir=tmp_path)["nearest_neighbour"]
+    subject = Subjects(tmp_path, tmp_path, data_dir=tmp_path)["nearest_neighbor"]
     assert asked == [("mnist", "train", tmp_path)]
     x, y = next(fa.data.batches(images, 60))[:2]
     assert torch.equal(subject.model(x).argmax(1), y)
@@ -108,8 +108,8 @@ def test_nearest_neighbors_are_those_of_the_training_images(
 
 def test_missing_files_are_refused(tmp_path: Path) -> None:
     made = Subjects(tmp_path, tmp_path, madry=tmp_path / "none.safetensors")
-    made.check(["nearest_neighbour"])
+    made.check(["nearest_neighbor"])
     with pytest.raises(InputError, match=r"vanilla_cnn\.net"):
-        made.check(["cnn", "nearest_neighbour"])
+        made.check(["cnn", "nearest_neighbor"])
     with pytest.raises(InputError, match=r"none\.safetensors"):
         made.check(["madry"])

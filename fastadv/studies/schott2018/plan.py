@@ -20,11 +20,11 @@ from fastadv.threat import THREATS
 
 MODELS, NORMS = tuple(TITLES), tuple(THRESHOLDS)
 SYNTHESES = ("binary_abs", "abs")
-DEAR = ("nearest_neighbour", *SYNTHESES)
+DEAR = ("nearest_neighbor", *SYNTHESES)
 MILLISECONDS = {
     "cnn": (0.1, 0.3),
     "binary_cnn": (0.1, 0.3),
-    "nearest_neighbour": (0.7, 0.7),
+    "nearest_neighbor": (0.7, 0.7),
     "madry": (0.03, 0.08),
     "binary_abs": (4.0, 4.0),
     "abs": (4.5, 4.5),

@@ -17,7 +17,7 @@ THRESHOLDS = {"l2": 1.5, "linf": 0.3, "l0": 12.0}
 TITLES = {
     "cnn": "CNN",
     "binary_cnn": "Binary CNN",
-    "nearest_neighbour": "Nearest Neighbor",
+    "nearest_neighbor": "Nearest Neighbor",
     "madry": "Madry et al.",
     "binary_abs": "Binary ABS",
     "abs": "ABS",

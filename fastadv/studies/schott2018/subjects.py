@@ -1,4 +1,4 @@
-"""The models of the paper: the authors' published weights, nearest neighbours, and a net trained here."""
+"""The models of the paper: the authors' published weights, nearest neighbors, and a net trained here."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -119,9 +119,9 @@ class Subjects:
     def _transfer_cnn(self) -> Subject:
         return Subject("transfer_cnn", self._published("transfer_cnn"))
 
-    def _nearest_neighbour(self) -> Subject:
-        model = fa.models.NearestNeighbour.fit(self._train_set()).to(self.device)
-        return Subject("nearest_neighbour", model, scale=5.0)
+    def _nearest_neighbor(self) -> Subject:
+        model = fa.models.NearestNeighbor.fit(self._train_set()).to(self.device)
+        return Subject("nearest_neighbor", model, scale=5.0)
 
     def _madry(self) -> Subject:
         if self.madry is not None:

@@ -6,7 +6,7 @@ import torch
 from fastadv.attacks import pgd
 from fastadv.data import ImageSet
 from fastadv.errors import InputError
-from fastadv.models import NearestNeighbour
+from fastadv.models import NearestNeighbor
 from fastadv.threat import L2
 
 
@@ -19,7 +19,7 @@ def made(count=40):
 
 def test_logits_are_minus_the_least_distances():
     x, y = made()
-    model = NearestNeighbour(x, y)
+    model = NearestNeighbor(x, y)
     z = torch.rand(7, 1, 5, 5, generator=torch.Generator().manual_seed(1))
     distance = (z[:, None] - x).flatten(2).norm(dim=2)
     expected = torch.stack([distance[:, y == k].amin(1) for k in range(3)], 1)
@@ -30,7 +30,7 @@ def test_logits_are_minus_the_least_distances():
 
 def test_attacks_follow_its_gradient():
     x, y = made()
-    model = NearestNeighbour(x, y)
+    model = NearestNeighbor(x, y)
     out = pgd(model, x[:10], y[:10], L2(2.0), steps=20, step_size=0.3)
     assert out.success.float().mean() > 0.5
     leaf = (x[:4] + 0.01).requires_grad_()
@@ -40,8 +40,8 @@ def test_attacks_follow_its_gradient():
 
 def test_any_set_will_do():
     x, y = made()
-    by_set = NearestNeighbour.fit(ImageSet((x * 255).byte(), y, 3, "made"))
-    torch.testing.assert_close(by_set(x), NearestNeighbour((x * 255).byte().float() / 255, y)(x))
+    by_set = NearestNeighbor.fit(ImageSet((x * 255).byte(), y, 3, "made"))
+    torch.testing.assert_close(by_set(x), NearestNeighbor((x * 255).byte().float() / 255, y)(x))
 
 
 def test_bad_input():
@@ -54,6 +54,6 @@ def test_bad_input():
         ((x[:0], y[:0]), "N"),
     ):
         with pytest.raises(InputError, match=word):
-            NearestNeighbour(*bad)
+            NearestNeighbor(*bad)
     with pytest.raises(InputError, match="shape"):
-        NearestNeighbour(x, y)(torch.rand(2, 1, 4, 4))
+        NearestNeighbor(x, y)(torch.rand(2, 1, 4, 4))

@@ -11,7 +11,7 @@ from fastadv.models.abs._images import read_images
 from fastadv.ops.nearest_prototype import nearest_prototype
 
 
-class NearestNeighbour(nn.Module):
+class NearestNeighbor(nn.Module):
     """Logit k is minus the L2 distance to the nearest training image of class k; its gradient points to that.
 
     x [N, ...] and y int64 [N] are the training images and their labels, every class from 0 to K - 1 present;
