@@ -65,8 +65,10 @@ def draw_panda(
         x, changed = read_image(image, takes.shape)
     net = load_model(model, option, weights, takes, device, seed)
     with o.usage():
-        found = panda.panda(net, x.to(device), radius=radius, names=called, loss=LOSS.get(model, "ce"))
-    panda.draw(net, x.to(device), found, path)
+        found, images = panda.panda(
+            net, x.to(device), radius=radius, names=called, loss=LOSS.get(model, "ce")
+        )
+    panda.draw(found, images, path)
     if json:
         write_json({**found, "image": str(image), "changed": changed, "figure": str(path)})
         return

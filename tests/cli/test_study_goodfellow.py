@@ -112,7 +112,7 @@ def test_a_picture_and_a_model(name: str, fastadv: Command, folder: Path, pictur
     line = f"study goodfellow --image digit.png -m {name} -w net.safetensors --shape 1,8,8 --classes 3"
     told = json.loads(fastadv(f"{line} --json --radius 1/5 --names names.txt --run-dir .").out)
     loss = "bce" if name == "rbf" else "ce"
-    wanted = panda.panda(model, picture, radius=0.2, names=["cat", "dog", "panda"], loss=loss)
+    wanted, _ = panda.panda(model, picture, radius=0.2, names=["cat", "dog", "panda"], loss=loss)
     rest = {"image": "digit.png", "changed": "", "figure": "digit_fgsm.png"}
     assert told == {**wanted, **rest}
     assert told["loss"] == loss

@@ -203,6 +203,27 @@ def test_parts_of_the_tiny_study_add_up(tmp_path: Path) -> None:
     assert {line["part"] for line in lines} == set(paper.PARTS)
     assert all(0 <= line["share"] <= 1 for line in lines)
     assert set(whole["measured"]["nets"]) >= {"large_adversarial", "member-1", "noise_sign", "l1_0.0025"}
+    details = whole["measured"]["details"]
+    drawn = {
+        line["what"]: (line["share"], line["paper"])
+        for line in lines
+        if line["part"] in ("logistic", "rubbish")
+    }
+    for name, net in details["logistic"]["nets"].items():
+        last, printed = net["rows"][-1], (0.016, 0.99) if name == "plain" else (None, None)
+        assert drawn[f"{name}, clean"] == (last["clean"], (printed[0], None))
+        assert drawn[f"{name}, FGSM"] == (last["fgsm"], (printed[1], None))
+    paper_says = {"maxout": 0.9835, "sigmoids": 0.68, "softmax": 0.598, "rbf": 0.0, "rubbish": 0.0}
+    for name, printed in paper_says.items():
+        assert drawn[name][0] == details["rubbish"][name]["error"]
+        assert drawn[name][1][0] == printed
+    assert details["rubbish"]["softmax, led"]["mean"] == drawn["softmax, led to a class by a step of 0.25"][0]
+    others = {line["what"]: line for line in lines if line["part"] == "directions"}
+    assert others["the step of another image"]["share"] == details["directions"]["reuse"]["error"]
+    assert others["the step of another image"]["paper"] == (0.462, None)
+    turned = [others[f"turned by {d} degrees towards the gradient"]["share"] for d in (5, 10, 15, 20)]
+    assert turned == details["directions"]["rotation"]["error"]
+    assert details["directions"]["trace"]["label"] == 4
     assert len(whole["measured"]["figures"]) == 4
     for path in whole["measured"]["figures"].values():
         assert Path(path).stat().st_size > 10_000

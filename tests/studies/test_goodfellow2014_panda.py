@@ -27,7 +27,7 @@ def test_the_arithmetic_on_a_linear_model(shape: tuple[int, ...]) -> None:
     sign = gradient.sign().float()
     images = (x, (sign + 1) / 2, (x + 0.3 * sign).clamp(0, 1))
     names = ["cat", "dog", "panda", "gibbon"]
-    told = study.panda(model, x, radius=0.3, names=names)
+    told, made = study.panda(model, x, radius=0.3, names=names)
     for part, image in zip(("clean", "sign", "adversarial"), images, strict=True):
         chances = (w @ image.flatten().double() + b).softmax(0)
         assert told[part]["class"] == int(chances.argmax())
@@ -35,18 +35,18 @@ def test_the_arithmetic_on_a_linear_model(shape: tuple[int, ...]) -> None:
         assert told[part]["confidence"] == pytest.approx(float(chances.max()), rel=1e-5)
     assert (told["radius"], told["label"], told["zero_gradient"]) == (0.3, y, False)
     assert told["fooled"] == (told["clean"]["class"] != told["adversarial"]["class"])
-    torch.testing.assert_close(study.perturbed(model, x, y, radius=0.3), torch.stack(images))
+    torch.testing.assert_close(made, torch.stack(images))
     assert json.loads(json.dumps(told)) == told
 
 
 def test_a_net_is_fooled_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = reader(), digits().x[7]
-    told = study.panda(model, x, radius=0.25)
+    told, made = study.panda(model, x, radius=0.25)
     assert told["fooled"]
     assert model.training
     kept: list[Figure] = []
     monkeypatch.setattr(study, "save", lambda figure, path: kept.append(figure))
-    study.draw(model, x, told, tmp_path / "panda.png")
+    study.draw(told, made, tmp_path / "panda.png")
     texts = [text.get_text() for text in kept[0].texts]
     assert {"+ 0.25 ×", "=", told["clean"]["name"], told["adversarial"]["name"]} <= set(texts)
     assert f"{told['adversarial']['confidence']:.1%} confidence" in texts
@@ -58,10 +58,10 @@ def test_a_net_is_fooled_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_model_without_a_gradient_moves_nothing(tmp_path: Path) -> None:
     model = linear((3, 4, 4), scale=0.0)
     x = torch.rand(3, 4, 4)
-    told = study.panda(model, x, radius=0.1)
+    told, made = study.panda(model, x, radius=0.1)
     assert told["zero_gradient"]
     assert not told["fooled"]
-    study.draw(model, x, told, tmp_path / "panda.png")
+    study.draw(told, made, tmp_path / "panda.png")
     with Image.open(tmp_path / "panda.png") as drawn:
         assert drawn.width > drawn.height > 300
 
@@ -69,7 +69,7 @@ def test_a_model_without_a_gradient_moves_nothing(tmp_path: Path) -> None:
 def test_sigmoids_say_their_own_confidence() -> None:
     plain = linear((1, 4, 4), seed=2)
     model, x = fa.models.Sigmoids(plain), torch.rand(1, 4, 4)
-    told = study.panda(model, x, radius=0.1, loss="bce")
+    told, _ = study.panda(model, x, radius=0.1, loss="bce")
     w, b = weights(plain)
     chance = (w @ x.flatten().double() + b).max().sigmoid()
     assert told["clean"]["confidence"] == pytest.approx(float(chance), rel=1e-6)

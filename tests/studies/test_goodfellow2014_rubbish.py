@@ -81,12 +81,10 @@ def test_sigmoids_are_led_by_their_own_probability() -> None:
         assert told["success"][target] == float((sure | already).double().mean())
 
 
-def test_the_gallery_shows_what_the_step_led_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gallery_shows_what_the_step_led_to() -> None:
     model, threat = linear(SHAPE, classes=2, seed=1), fa.Linf(0.1, INFINITE)
     (w, b), x = weights(model), study.noise(SHAPE, torch.arange(10), 3).double()
-    kept: list[fa.figures.Strip] = []
-    monkeypatch.setattr(fa.figures, "strips", lambda rows, path, **options: kept.extend(rows))
-    study.gallery(model, SHAPE, threat, "none.png", classes=["cat", "dog"], seed=3)
+    kept = study.rows(model, SHAPE, threat, ["cat", "dog"], seed=3)
     assert [strip.name for strip in kept] == ["cat", "dog"]
     for target, strip in enumerate(kept):
         apart, start = w[target] - w[1 - target], b[target] - b[1 - target]
@@ -105,6 +103,6 @@ def test_a_trained_net_is_sure_of_noise_and_is_led_to_every_class(tmp_path: Path
     threat = fa.Linf(0.5, INFINITE)
     assert study.fooling(model, shape, threat, classes=10, samples=50)["mean"] > 0.5
     assert model.training
-    study.gallery(model, shape, threat, tmp_path / "fooling.png", classes=[str(k) for k in range(10)])
+    study.draw(study.rows(model, shape, threat, [str(k) for k in range(10)]), tmp_path / "fooling.png")
     with Image.open(tmp_path / "fooling.png") as drawn:
         assert min(drawn.size) > 500

@@ -72,7 +72,7 @@ def test_a_net_is_nearly_piecewise_linear_and_drawn(monkeypatch: pytest.MonkeyPa
     assert model.training
     kept: list[Figure] = []
     monkeypatch.setattr(study, "save", lambda figure, path: kept.append(figure))
-    study.draw(model, x, told, Path("trace.png"))
+    study.draw(told, *study.shown(model, x, y), Path("trace.png"))
     curves, *images = kept[0].axes
     lines = {line.get_color(): line for line in curves.lines if len(line.get_xdata()) > 2}
     assert np.allclose(lines[BLUE].get_ydata(), np.asarray(told["logits"])[:, y])
@@ -87,5 +87,5 @@ def test_a_net_is_nearly_piecewise_linear_and_drawn(monkeypatch: pytest.MonkeyPa
 
 def test_it_becomes_a_file(tmp_path: Path) -> None:
     model, x = linear((3, 4, 6)).float(), torch.rand(3, 4, 6)
-    study.draw(model, x, study.trace(model, x, 1, points=2), tmp_path / "trace.png")
+    study.draw(study.trace(model, x, 1, points=2), *study.shown(model, x, 1), tmp_path / "trace.png")
     assert (tmp_path / "trace.png").stat().st_size > 10_000

@@ -11,10 +11,10 @@ import torch
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.studies.goodfellow2014 import SCALES, drawn, report, tables
-from fastadv.studies.goodfellow2014.line import Line
+from fastadv.studies.goodfellow2014 import SCALES, report, tables
 from fastadv.studies.goodfellow2014.measure import Bench, craft
 from fastadv.studies.goodfellow2014.nets import Beginning, Nets, plans
+from fastadv.studies.goodfellow2014.tables import Line
 from fastadv.train import FGSMTraining, HiddenFGSM, InputNoise, RubbishTraining, Standard, WeightDecayL1
 from fastadv.train.report import EpochReport
 from tests.studies.goodfellow import INFINITE, digits
@@ -191,78 +191,6 @@ def test_a_bench_crafts_by_each_networks_own_loss_and_keeps_it(tmp_path: Path) -
         assert bench.crafted(name) is bench.crafted(name)
     assert torch.equal(bench.crafted("ensemble"), bench.crafted("softmax"))
     assert torch.equal(bench.answers("rbf").classes, made["rbf"].eval()(x).argmax(1))
-
-
-class Drawn(Asked):
-    """What the parts that draw need beyond it; networks are their names."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.nets.train_set = self.test_set = digits()
-        self.folder, self.details, self.watch = folder, {}, lambda *said: None
-        self.x, self.y = torch.arange(4.0), torch.tensor([3, 7, 4, 4])
-
-    def net(self, name: str) -> str:
-        return name
-
-    def figure(self, name: str, shows: str) -> Path:
-        return self.folder / name
-
-
-def test_what_the_parts_that_draw_measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, Any] = {}
-
-    def logistic(train_set: ImageSet, test_set: ImageSet, folder: Path, **options: Any) -> Any:
-        seen.update(options, classes=test_set.classes)
-        rows = [{"clean": 0.5, "fgsm": 0.6}, {"clean": 0.1, "fgsm": 0.9}]
-        return {"nets": {"plain": {"rows": rows}, "closed": {"rows": rows}}}
-
-    monkeypatch.setattr(drawn, "logistic", logistic)
-    monkeypatch.setattr(drawn.logistic_figure, "draw", lambda *given: None)
-    for module in (drawn.trace, drawn.weights):
-        monkeypatch.setattr(module, "draw", lambda *given, **options: None)
-    monkeypatch.setattr(drawn.rubbish, "gallery", lambda *given, **options: None)
-    monkeypatch.setattr(drawn.weights, "localization", lambda net, shape: {"mean": len(net), "pixels": 4})
-    traced = {"label": 4, "right": None, "straight": 1.0}
-    monkeypatch.setattr(
-        drawn.trace, "trace", lambda net, x, y: seen.update(traced=(net, float(x), y)) or traced
-    )
-    monkeypatch.setattr(
-        drawn.reuse, "reuse", lambda net, x, y, threat, seed: {"error": (net, repr(threat)), "own": 0}
-    )
-    monkeypatch.setattr(
-        drawn.rotation, "rotation", lambda net, x, y, degrees: {"error": [d / 100 for d in degrees]}
-    )
-    monkeypatch.setattr(
-        drawn.rubbish, "rubbish", lambda net, shape, samples, seed: {"error": net, "confidence": samples}
-    )
-    monkeypatch.setattr(
-        drawn.rubbish, "fooling", lambda net, shape, threat, **options: {"mean": (net, repr(threat), options)}
-    )
-    bench: Any = Drawn(tmp_path)
-    lines = told(drawn.two_digits(bench))
-    assert lines == {
-        "plain, clean": (0.1, None, (0.016, None)), "plain, FGSM": (0.9, None, (0.99, None)),
-        "closed, clean": (0.1, None, (None, None)), "closed, FGSM": (0.9, None, (None, None)),
-    }  # fmt: skip
-    assert (seen["radius"], seen["epochs"], seen["seed"]) == (0.2, TINY.shallow_epochs, TINY.seed)
-    assert seen["classes"] == ("3", "7")
-    lines = told(drawn.first_layers(bench))
-    assert [line[0] for line in lines.values()] == [len("maxout") / 4, len("adversarial") / 4]
-    lines = told(drawn.directions(bench))
-    assert seen["traced"] == ("maxout", 2.0, 4)
-    assert lines.pop("the step of another image") == (("maxout", repr(BALL)), None, (0.462, None))
-    assert [line[0] for line in lines.values()] == [0.05, 0.1, 0.15, 0.2]
-    lines = told(drawn.noise(bench))
-    paper = {"maxout": (0.9835, 0.928), "sigmoids": (0.68, 0.879), "softmax": (0.598, 0.708),
-             "rbf": (0.0, None), "rubbish": (0.0, None)}  # fmt: skip
-    for name, printed in paper.items():
-        assert lines.pop(name) == (name, TINY.rubbish, printed)
-    for name in ("maxout", "softmax"):
-        options = {"classes": 10, "samples": TINY.rubbish, "seed": TINY.seed}
-        led = (name, repr(fa.Linf(0.25, INFINITE)), options)
-        assert lines.pop(f"{name}, led to a class by a step of 0.25") == (led, None, (None, None))
-    assert not lines
 
 
 def test_a_line_as_people_read_it() -> None:

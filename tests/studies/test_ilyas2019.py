@@ -11,7 +11,7 @@ import torch
 import fastadv as fa
 from fastadv.studies import TINY, Study
 from fastadv.studies.ilyas2019 import digits as ilyas2019
-from fastadv.studies.ilyas2019 import figures as figures_of_sets
+from fastadv.studies.study import one_of_each
 
 ATTACK = "PGD L2 0.4"
 
@@ -145,4 +145,4 @@ def test_a_set_that_teaches_nothing_is_said_not_to(name: str) -> None:
 def test_one_sample_of_each_class_that_has_a_usable_one() -> None:
     y = torch.tensor([1, 0, 2, 1, 0, 2])
     usable = torch.tensor([False, True, False, True, True, False])
-    assert figures_of_sets.one_of_each(y, usable).tolist() == [1, 3]
+    assert one_of_each(y, usable).tolist() == [1, 3]

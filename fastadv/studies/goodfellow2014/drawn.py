@@ -6,9 +6,9 @@ import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.ops._rows import NO_BOX
 from fastadv.studies.goodfellow2014 import logistic_figure, reuse, rotation, rubbish, trace, weights
-from fastadv.studies.goodfellow2014.line import Line, Paper
 from fastadv.studies.goodfellow2014.logistic import CLASSES, logistic
 from fastadv.studies.goodfellow2014.measure import Bench
+from fastadv.studies.goodfellow2014.tables import Line, Paper
 
 TRACED = 4  # the class of the image in the paper's figure 4
 DEGREES = (5.0, 10.0, 15.0, 20.0)
@@ -52,7 +52,8 @@ def directions(bench: Bench) -> Iterator[Line]:
         raise InputError(f"tested: expected a test image of class {TRACED}, got none; take more images")
     place = int(places[0])
     traced = trace.trace(model, bench.x[place], TRACED)
-    trace.draw(model, bench.x[place], traced, bench.figure("trace", "logits along the direction of FGSM"))
+    path = bench.figure("trace", "logits along the direction of FGSM")
+    trace.draw(traced, *trace.shown(model, bench.x[place], TRACED), path)
     exchanged = reuse.reuse(model, bench.x, bench.y, threat, seed=seed)
     yield Line("directions", "the step of another image", exchanged["error"], None, (0.462, None))
     turned = rotation.rotation(model, bench.x, bench.y, DEGREES)
@@ -86,5 +87,5 @@ def noise(bench: Bench) -> Iterator[Line]:
         )
         details[f"{name}, led"] = led
         yield Line("rubbish", f"{name}, led to a class by a step of {STEP:g}", led["mean"])
-    path = bench.figure("rubbish", "noise led to each class")
-    rubbish.gallery(bench.net("maxout"), shape, threat, path, classes=classes, seed=settings.seed)
+    rows = rubbish.rows(bench.net("maxout"), shape, threat, classes, settings.seed)
+    rubbish.draw(rows, bench.figure("rubbish", "noise led to each class"))

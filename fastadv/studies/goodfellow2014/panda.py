@@ -20,8 +20,10 @@ def panda(
     radius: float,
     names: Sequence[str] | None = None,
     loss: str = "ce",
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Tensor]:
     """What `model` says of an image x [C, H, W] in [0, 1], of the gradient's sign, and of x after FGSM.
+
+    Returns these figures, and the three images as `perturbed` makes them.
 
     clean, sign, adversarial   for each the class, its name and its confidence. The sign is judged as the
                     image that it is drawn as, 0 for -1 and 1 for +1. x + radius · sign is clamped to [0, 1].
@@ -44,7 +46,7 @@ def panda(
         part: {"class": k, "name": name(k), "confidence": chance}
         for part, k, chance in zip(PARTS, classes.tolist(), chances.tolist(), strict=True)
     }
-    return {
+    figures = {
         **said,
         "radius": radius,
         "label": label,
@@ -52,6 +54,7 @@ def panda(
         "fooled": bool(classes[2] != classes[0]),
         "zero_gradient": bool((images[1] == 0.5).all()),
     }
+    return figures, images
 
 
 def perturbed(model: nn.Module, x: Tensor, label: int, *, radius: float, loss: str = "ce") -> Tensor:
@@ -62,11 +65,10 @@ def perturbed(model: nn.Module, x: Tensor, label: int, *, radius: float, loss: s
     return cat([x, gradient.sign() / 2 + 0.5, x_adv])
 
 
-def draw(model: nn.Module, x: Tensor, figures: dict[str, Any], path: str | PathLike[str]) -> None:
-    """Draw three panels with + and = between them; `figures` are those of `panda` for this model and x."""
-    images = perturbed(model, x, figures["label"], radius=figures["radius"], loss=figures["loss"])
+def draw(figures: dict[str, Any], images: Tensor, path: str | PathLike[str]) -> None:
+    """Draw what `panda` returned: three panels with + and = between them."""
     side, between, below, top = 1.9, 0.75, 0.75, 0.1
-    tall, wide = (side * size / max(x.shape[1:]) for size in x.shape[1:])
+    tall, wide = (side * size / max(images.shape[2:]) for size in images.shape[2:])
     width, height = 3 * wide + 2 * between + 0.2, tall + below + top
     figure = new_figure(width, height)
     signs = (f"+ {figures['radius']:.3g} ×", "=")

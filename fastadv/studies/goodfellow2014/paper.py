@@ -12,10 +12,10 @@ from fastadv.errors import InputError
 from fastadv.runs.card import card
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.goodfellow2014 import drawn, report, tables
-from fastadv.studies.goodfellow2014.line import Line
 from fastadv.studies.goodfellow2014.measure import Bench
 from fastadv.studies.goodfellow2014.nets import Nets
 from fastadv.studies.goodfellow2014.settings import Settings
+from fastadv.studies.goodfellow2014.tables import Line
 from fastadv.studies.results import publish
 from fastadv.studies.study import Watch, unwatched
 

@@ -97,30 +97,27 @@ def _fooled(
     )
 
 
-def gallery(
-    model: nn.Module,
-    shape: Sequence[int],
-    threat: fa.Threat,
-    path: str | PathLike[str],
-    *,
-    classes: Sequence[str],
-    seed: int = 0,
-) -> None:
-    """Draw fooling images: a row for each of `classes`, with the probability of that class after the step.
+def rows(
+    model: nn.Module, shape: Sequence[int], threat: fa.Threat, classes: Sequence[str], seed: int = 0
+) -> list[fa.figures.Strip]:
+    """Fooling images: a row for each of `classes`, with the probability of that class after the step.
 
     Pixels from -3 to 3 are shown as black to white.
     """
     ids = _ids(model, SHOWN)
     x = noise(shape, ids, seed)
-    rows = []
+    made = []
     for target, name in enumerate(classes):
         out = _fooled(model, x, target, threat, ids)
         chances = fa.freeze(model).confidence(out.x_adv)[:, target].tolist()
         images = (out.x_adv / (2 * REACH) + 0.5).clamp(0, 1)
-        rows.append(fa.figures.Strip(name, images, [f"{p:.0%}" for p in chances], out.success))
+        made.append(fa.figures.Strip(name, images, [f"{p:.0%}" for p in chances], out.success))
+    return made
+
+
+def draw(rows: Sequence[fa.figures.Strip], path: str | PathLike[str]) -> None:
+    """Draw these rows."""
     fa.figures.strips(
-        rows,
-        path,
-        title="Noise, one step towards each class",
+        rows, path, title="Noise, one step towards each class",
         subtitle=f"below each image the probability of the class at the left; orange: {SURE:.0%} or more",
-    )
+    )  # fmt: skip

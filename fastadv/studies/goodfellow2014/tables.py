@@ -1,11 +1,29 @@
 """The tables of the study: what was measured, a line each, beside what the paper printed."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from fastadv.studies.goodfellow2014.line import UNKNOWN, Line, Paper
 from fastadv.studies.goodfellow2014.measure import STEPS, STRONGLY_TESTED, Answers, Bench
+
+Paper = tuple[float | None, float | None]
+UNKNOWN: Paper = (None, None)
+
+
+@dataclass(frozen=True)
+class Line:
+    """An error (or an agreement) and a mean confidence, as shares; and the paper's, None where it has none.
+
+    share is None where there was nothing to count. confidence is that on mistakes; on clean images that on
+    all.
+    """
+
+    part: str
+    what: str
+    share: float | None
+    confidence: float | None = None
+    paper: Paper = UNKNOWN
 
 
 def fgsm(bench: Bench) -> Iterator[Line]:

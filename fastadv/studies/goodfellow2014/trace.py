@@ -82,8 +82,14 @@ def _right(radii: Tensor, right: Tensor) -> list[float] | None:
     return [float(radii[low]), float(radii[high])]
 
 
-def draw(model: nn.Module, x: Tensor, figures: dict[str, Any], path: str | PathLike[str]) -> None:
-    """Draw `figures`, which `trace` returned for the same model and x: the logits, and images under them.
+def shown(model: nn.Module, x: Tensor, y: int, radius: float = RADIUS) -> tuple[Tensor, list[bool]]:
+    """(images [SHOWN, C, H, W] at even steps along the direction, whether the model sees y in each)."""
+    images = along(model, x, y, np.linspace(-radius, radius, SHOWN).tolist())
+    return images, (fa.freeze(model).verdict(images).argmax(1) == y).tolist()
+
+
+def draw(figures: dict[str, Any], images: Tensor, right: Sequence[bool], path: str | PathLike[str]) -> None:
+    """Draw what `trace` and `shown` returned for the same image: the logits, and images under them.
 
     The true class is blue, the class in which the line ends at the right orange. Images are cut to [0, 1];
     those that the model gets right have a blue frame.
@@ -108,11 +114,8 @@ def draw(model: nn.Module, x: Tensor, figures: dict[str, Any], path: str | PathL
     axes.text(0, 1.03, "logit", transform=axes.transAxes, fontsize=9, color=FAINT, va="bottom")
     axes.set_xlabel("radius ε of x + ε sign(∇ₓ J)", fontsize=9, color=INK)
     _name_lines(axes, logits[-1], colors, label)
-    shown = np.linspace(-radius, radius, SHOWN)
-    images = along(model, x, label, shown.tolist())
-    right = (fa.freeze(model).verdict(images).argmax(1) == label).tolist()
-    for place, image, framed in zip(shown, images.clamp(0, 1).cpu(), right, strict=True):
-        center = left + (place + radius) / (2 * radius) * wide
+    for place, (image, framed) in enumerate(zip(images.clamp(0, 1).cpu(), right, strict=True)):
+        center = left + place / (len(images) - 1) * wide
         up, across = (side * size / max(image.shape[1:]) for size in image.shape[1:])
         below = figure.add_axes(((center - across / 2) / width, 0.12 / height, across / width, up / height))
         draw_image(below, image)

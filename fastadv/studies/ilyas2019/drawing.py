@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,23 +20,12 @@ from fastadv.studies.ilyas2019.gaussian import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from fastadv.studies.ilyas2019.theory import Learned
+
 SHOWN = 150
 
 
-class Learned(Protocol):
-    """What a panel needs to know."""
-
-    @property
-    def radius(self) -> float: ...
-    @property
-    def theorem(self) -> Tensor: ...
-    @property
-    def trained_mean(self) -> Tensor: ...
-    @property
-    def trained(self) -> Tensor: ...
-
-
-def ellipses(mean: Tensor, covariance: Tensor, learned: Sequence[Learned], path: Path) -> None:
+def ellipses(mean: Tensor, covariance: Tensor, learned: Sequence["Learned"], path: Path) -> None:
     """A panel for each radius: both classes as learned, the boundary, the mean and the input gradient.
 
     Solid ellipses, at two deviations, are those of theorem 2; crosses lie on what adversarial training
