@@ -77,11 +77,11 @@ def evaluate(
         config: dict[str, Any] = {"batch_size": batch_size, "limit": limit, "keep_examples": keep_examples}
         if run_dir is not None or processes.world() > 1:
             config |= description(frozen, dataset, attacks, identity)
+        if run_dir is not None:
+            check_described(config)
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, "torch": torch.__version__})
-    if run_dir is not None:
-        check_described(config)
     with Keeper(run_dir) as keeper:
         stopped = keeper.begun(IDENTITY, resume, "an evaluation", read_json)
         if batch_size == "auto":

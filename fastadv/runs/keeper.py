@@ -46,12 +46,16 @@ class Keeper:
 
         what: such a run in words, for the InputError that is raised where one is found without `resume`.
         """
-        if self.path is not None and not resume and processes.from_first(lambda: self.has(file)):
-            raise InputError(
-                f"{self._name}: expected a new folder, got {self.path} with {what}; "
-                "pass resume=True or choose another"
-            )
-        return self.found(file, read)
+
+        def own(path: Path) -> T:
+            if not resume:
+                raise InputError(
+                    f"{self._name}: expected a new folder, got {path.parent} with {what}; "
+                    "pass resume=True or choose another"
+                )
+            return read(path)
+
+        return self.found(file, own)
 
     def identify(self, file: str, config: Mapping[str, Any]) -> Any:
         """Make this the folder of the run `config`, as JSON in `file`. Returns what the file says.

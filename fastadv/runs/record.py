@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from fastadv._checks import check_flag
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.checkpoint import State, load, save
+from fastadv.runs import processes
 from fastadv.runs.description import check_described
 from fastadv.runs.files import write_text
 from fastadv.runs.identity import check_same
@@ -45,8 +46,9 @@ class RunRecord:
                 "pass run_dir=, or leave out resume"
             )
         self.config, self.reports = config, list[dict[str, Any]]()
-        if run_dir is not None:
-            check_described(config)
+        with processes.agreement():
+            if run_dir is not None:
+                check_described(config)
         self._keeper = Keeper(run_dir)
         try:
             self.stopped = self._keeper.begun(CHECKPOINT, resume, "a checkpoint", self._own)
