@@ -151,9 +151,7 @@ class _Description:
         cells = described(cell.cell_contents for cell in function.__closure__ or () if cell != CellType())
         if of_library(function):
             return cells
-        code = [f"(no source of {_name(function)})" if text is None else text]
-        # several lambdas may share a line
-        code += sorted(names) if function.__name__ == "<lambda>" else []
+        code = f"(no source of {_name(function)})" if text is None else text
         given = [function.__defaults__ or (), (function.__kwdefaults__ or {}).values()]
         known = globals_of(function)
         return [code, [described(values) for values in given], cells, list(known), described(known.values())]

@@ -20,9 +20,9 @@ class Keeper:
 
     path: the folder, or None.
 
-    Of several processes the first one holds the folder for all. All of them call `begun`, `identify`, `found`
-    and `write` together: the first one reads or writes, and all get what it read, or its error. `kept` is for
-    one process and a file of its own.
+    Of several processes the first one holds the folder for all. `begun`, `identify`, `found` and `result` are
+    called by all together: the first one reads or writes, and all get what it read, or its error. `kept` is
+    for one process and a file of its own.
 
     folder, name, shared: as `RunFolder` takes them, with its errors; `folder` may be None.
     """
@@ -70,7 +70,7 @@ class Keeper:
                 write_json(path, config)
             return read_json(path)
 
-        return self.write(file, own)
+        return self.result(file, own)
 
     def has(self, file: str) -> bool:
         """Whether `file` is there."""
@@ -83,7 +83,7 @@ class Keeper:
             lambda: read(path / file) if path is not None and self.has(file) else None
         )
 
-    def write(self, file: str, write: Callable[[Path], T]) -> T | None:
+    def result(self, file: str, write: Callable[[Path], T]) -> T | None:
         """Let `write` write `file` and return what it returns; None without a folder.
 
         Raises OSError, saying what to do, where the disk is full.

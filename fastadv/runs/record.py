@@ -2,11 +2,10 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,8 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fastadv._checks import check_flag
 from fastadv.errors import CorruptFileError, InputError
-from fastadv.runs.checkpoint import State, load, save
 from fastadv.runs import processes
+from fastadv.runs.checkpoint import State, load, save
 from fastadv.runs.description import check_described
 from fastadv.runs.files import write_text
 from fastadv.runs.identity import check_same
@@ -24,7 +23,7 @@ from fastadv.runs.keeper import Keeper
 CHECKPOINT, REPORT = "checkpoint.safetensors", "report.jsonl"
 
 
-class RunRecord:
+class RunRecord(Keeper):
     """What `train.fit` and `ABS.fit` keep of a run. Without a folder that is `reports` alone.
 
     config: what the run is, JSON-able; the checkpoint of another run is refused.
@@ -49,9 +48,9 @@ class RunRecord:
         with processes.agreement():
             if run_dir is not None:
                 check_described(config)
-        self._keeper = Keeper(run_dir)
+        super().__init__(run_dir)
         try:
-            self.stopped = self._keeper.begun(CHECKPOINT, resume, "a checkpoint", self._own)
+            self.stopped = self.begun(CHECKPOINT, resume, "a checkpoint", self._own)
         except BaseException:
             self.close()
             raise
@@ -59,14 +58,9 @@ class RunRecord:
             self.reports = list(self.stopped.progress["reports"])
 
     @property
-    def path(self) -> Path | None:
-        """The folder; None where nothing is kept."""
-        return self._keeper.path
-
-    @property
     def checkpoint(self) -> Path | None:
         """Where the checkpoint lies; None where there is none yet."""
-        return self.path / CHECKPOINT if self.path is not None and self._keeper.has(CHECKPOINT) else None
+        return self.path / CHECKPOINT if self.path is not None and self.has(CHECKPOINT) else None
 
     def _own(self, path: Path) -> State:
         state = load(path)
@@ -94,22 +88,6 @@ class RunRecord:
 
         lines = "".join(json.dumps(entry) + "\n" for entry in self.reports)
         self.result(REPORT, partial(write_text, text=lines))
-
-    def result(self, name: str, write: Callable[[Path], None]) -> None:
-        """Let `write` write the file `name`, in the first process."""
-        self._keeper.write(name, write)
-
-    def close(self) -> None:
-        """Free the folder."""
-        self._keeper.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def read_report(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -18,12 +18,33 @@ def of_library(value: Any) -> bool:
 
 
 def text_of(function: FunctionType) -> str | None:
-    """The source of a function; of a lambda, the line in which it stands; None where it cannot be read."""
+    """The source of a function; None where it cannot be read."""
+    # of its code, because `inspect` would go through a decorated function to the one inside
+    code = function.__code__
     try:
-        # of its code, because `inspect` would go through a decorated function to the one inside
-        return textwrap.dedent(inspect.getsource(function.__code__))
-    except (OSError, TypeError):
+        if code.co_name == "<lambda>":
+            return _text_of_lambda(code, "".join(inspect.findsource(code)[0]))
+        return textwrap.dedent(inspect.getsource(code))
+    except (OSError, TypeError, SyntaxError):
         return None
+
+
+def _text_of_lambda(code: CodeType, text: str) -> str:
+    """The part of the file `text` that is this lambda: the one whose body holds its last instruction."""
+    nodes = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda))
+    in_line = [node for node in nodes if node.lineno == code.co_firstlineno]
+    *_, last = (0, 0), *((line, column) for line, _, column, _ in code.co_positions() if line and column)
+    around = [node for node in in_line if _start(node.body) <= last < _end(node.body)]
+    # a constant has no position in Python 3.12: then all of the line
+    return "\n".join(ast.get_source_segment(text, node) or "" for node in around[-1:] or in_line)
+
+
+def _start(node: ast.expr) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def _end(node: ast.expr) -> tuple[int, int]:
+    return node.end_lineno or 0, node.end_col_offset or 0
 
 
 def names_in(code: CodeType) -> set[str]:
@@ -40,7 +61,7 @@ def globals_of(function: FunctionType) -> dict[str, Any]:
         read = {node.id for node in nodes if isinstance(node, ast.Name)}.difference(
             function.__code__.co_varnames
         )
-    except SyntaxError:  # the line of a lambda need not be a statement
+    except SyntaxError:  # of a method with text that is not indented
         read = names
     found = {name: function.__globals__[name] for name in sorted(names & read & function.__globals__.keys())}
     for name, value in list(found.items()):

@@ -15,6 +15,6 @@ def publish(keeper: Keeper, result: Mapping[str, Any], report: str | None = None
 
     Raises OSError, saying what to do, where the disk is full.
     """
-    keeper.write(RESULTS, partial(write_json, value=result))
+    keeper.result(RESULTS, partial(write_json, value=result))
     if report is not None:
-        keeper.write(REPORT, partial(write_text, text=report))
+        keeper.result(REPORT, partial(write_text, text=report))

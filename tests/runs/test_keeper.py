@@ -41,7 +41,7 @@ def test_without_a_folder_nothing_is_kept():
         assert keeper.path is None
         made = [keeper.kept("a", lambda: 1, pytest.fail, pytest.fail) for _ in range(2)]
         assert made == [1, 1]
-        assert keeper.write("a", pytest.fail) is None
+        assert keeper.result("a", pytest.fail) is None
         assert keeper.identify("a", {}) is None
         assert keeper.begun("a", False, "a run", pytest.fail) is None
         assert not keeper.has("a")
@@ -50,7 +50,7 @@ def test_without_a_folder_nothing_is_kept():
 def test_a_folder_goes_on_only_where_that_was_asked_for(tmp_path):
     with Keeper(tmp_path, name="out_dir") as keeper:
         assert keeper.begun("a.json", False, "a run", read_json) is None
-        keeper.write("a.json", partial(write_json, value=[1]))
+        keeper.result("a.json", partial(write_json, value=[1]))
         assert keeper.begun("a.json", True, "a run", read_json) == [1]
         with pytest.raises(InputError, match=r"out_dir: expected a new folder, got .*resume=True"):
             keeper.begun("a.json", False, "a run", read_json)
@@ -83,8 +83,8 @@ def test_a_result_that_cannot_be_written_is_named(tmp_path):
     said = r"a\.json: expected to write .* free some space and resume"
     with Keeper(tmp_path) as keeper:
         with pytest.raises(OSError, match=said):
-            keeper.write("a.json", full)
+            keeper.result("a.json", full)
         with pytest.raises(OSError, match=said):
             keeper.kept("a.json", dict, full, json.loads)
-        keeper.write("a.json", partial(write_text, text="whole"))
+        keeper.result("a.json", partial(write_text, text="whole"))
     assert (tmp_path / "a.json").read_text() == "whole"

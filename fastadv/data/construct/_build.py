@@ -23,7 +23,6 @@ from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.runs.description import check_described
 from fastadv.runs.identity import agree, plain
-from fastadv.runs.keeper import Keeper
 from fastadv.threat import Threat
 
 DTYPES = ("uint8", "float32")
@@ -134,8 +133,7 @@ def build(
     def make(number: int) -> dict[str, Tensor]:
         return _build_batch(construction, base, todo[number][1], dtype)
 
-    with Keeper(out_dir, name="out_dir", shared=True) as keeper:
-        store = Store(keeper, config)
+    with Store(out_dir, config) as store:
         # what is there is read first: a folder of another set is refused before any work
         found = {k: store.read(k) for k in ranges}
         shards = {k: shard for k, shard in found.items() if shard is not None}

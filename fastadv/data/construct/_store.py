@@ -1,7 +1,7 @@
 """The shards of a construction, in the folder of its keeper."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import torch
@@ -13,29 +13,28 @@ from fastadv.runs import processes
 from fastadv.runs.keeper import Keeper
 
 
-class Store:
-    """The shards of the set `config`. All processes of the keeper call its methods together."""
+class Store(Keeper):
+    """The shards of the set `config`, in a folder into which others may write other shards of it."""
 
-    def __init__(self, keeper: Keeper, config: Mapping[str, Any]) -> None:
-        self._keeper, self._config = keeper, config
+    def __init__(self, out_dir: str | PathLike[str] | None, config: Mapping[str, Any]) -> None:
+        super().__init__(out_dir, name="out_dir", shared=True)
+        self._config = config
 
     def read(self, k: int) -> Shard | None:
         """Shard `k`, verified; None where it is not there."""
-        return self._keeper.found(shard_name(k), lambda path: read_shard(path.parent, k, self._config))
+        return self.found(shard_name(k), lambda path: read_shard(path.parent, k, self._config))
 
     def write(self, k: int, tensors: dict[str, Tensor]) -> Shard:
         """Shard `k`, whose tensors all processes have."""
 
-        def write(path: Path) -> str:
-            return write_shard(path.parent, k, tensors, self._config).digest
+        def write() -> str:
+            return write_shard(self.path, k, tensors, self._config).digest if self.path else ""
 
-        return Shard(tensors, self._keeper.write(shard_name(k), write) or "")
+        return Shard(tensors, processes.from_first(write))
 
     def assemble(self, shards: Mapping[int, Shard], count: int) -> ConstructedSet:
-        """Return the set of `count` shards where all are there, with its index; otherwise that of these
-        shards.
-        """
-        complete = processes.from_first(lambda: all(self._keeper.has(shard_name(k)) for k in range(count)))
+        """The set of `count` shards where all are there, with its index; otherwise that of these shards."""
+        complete = processes.from_first(lambda: all(self.has(shard_name(k)) for k in range(count)))
         if complete:
             others = {k: self.read(k) for k in range(count) if k not in shards}
             shards = {**shards, **{k: shard for k, shard in others.items() if shard is not None}}
@@ -44,9 +43,9 @@ class Store:
 
         def card() -> dict[str, Any]:
             made = make_card(tensors, self._config)
-            if self._keeper.path is None or not complete:
+            if self.path is None or not complete:
                 return made
-            found: dict[str, Any] = write_index(self._keeper.path, made, self._config, ordered)["card"]
+            found: dict[str, Any] = write_index(self.path, made, self._config, ordered)["card"]
             return found
 
         return ConstructedSet(tensors, processes.from_first(card))
