@@ -29,14 +29,14 @@ def text_of(function: FunctionType) -> str | None:
         return None
 
 
-def _text_of_lambda(code: CodeType, text: str) -> str:
+def _text_of_lambda(code: CodeType, text: str) -> str | None:
     """The part of the file `text` that is this lambda: the one whose body holds its last instruction."""
     nodes = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda))
     in_line = [node for node in nodes if node.lineno == code.co_firstlineno]
     *_, last = (0, 0), *((line, column) for line, _, column, _ in code.co_positions() if line and column)
     around = [node for node in in_line if _start(node.body) <= last < _end(node.body)]
     # a constant has no position in Python 3.12: then all of the line
-    return "\n".join(ast.get_source_segment(text, node) or "" for node in around[-1:] or in_line)
+    return "\n".join(ast.get_source_segment(text, node) or "" for node in around[-1:] or in_line) or None
 
 
 def _start(node: ast.expr) -> tuple[int, int]:

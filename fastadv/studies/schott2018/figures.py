@@ -18,7 +18,7 @@ Line = tuple[Sequence[float], Sequence[float]]
 
 
 def curve(distance: Tensor) -> Line:
-    """(distances, accuracy): the share of images that no perturbation up to each distance breaks."""
+    """Compute the share of images that no perturbation up to each distance breaks."""
     ordered = distance.double().sort().values
     finite = ordered[ordered.isfinite()]
     across, up, left = [0.0], [float((distance > 0).double().mean())], len(distance)
@@ -30,7 +30,7 @@ def curve(distance: Tensor) -> Line:
 
 
 def against_published(found: Mapping[tuple[str, str], Smallest], path: Path) -> bool:
-    """Draw accuracy under the paper's attacks beside the published curves; whether there is any."""
+    """Draw accuracy under the paper's attacks beside the published curves. Returns whether there is any."""
     lines = {key: curve(each.paper.distance) for key, each in found.items() if each.paper is not None}
     known = {key: (published()[key].distance, published()[key].accuracy) for key in lines}
     title = "Accuracy under the attacks of the paper"
@@ -40,7 +40,7 @@ def against_published(found: Mapping[tuple[str, str], Smallest], path: Path) -> 
 def against_bounds(
     found: Mapping[tuple[str, str], Smallest], radii: Mapping[tuple[str, str], Tensor], path: Path
 ) -> bool:
-    """Draw accuracy under all attacks beside what ABS guarantees; whether there is any."""
+    """Draw accuracy under all attacks beside what ABS guarantees. Returns whether there is any."""
     lines = {key: curve(each.all.distance) for key, each in found.items()}
     known = {key: curve(radii[key]) for key in lines if key in radii and key[1] in SYNTHESES}
     title = "Accuracy under all attacks, and what ABS guarantees"
@@ -63,7 +63,7 @@ def _panels(
 
 
 def _of_norm(lines: Mapping[tuple[str, str], Line], norm: str) -> dict[str, Line]:
-    """Lines that go on beyond the panel, without infinite distances, which matplotlib cannot draw."""
+    """Cut lines where they cannot be seen: matplotlib cannot draw infinite distances."""
     return {
         TITLES[model]: ([min(value, 2 * RIGHT[norm]) for value in distances], accuracy)
         for (own, model), (distances, accuracy) in lines.items()

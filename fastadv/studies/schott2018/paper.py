@@ -32,7 +32,7 @@ BOUNDED = {"binary_abs": ("l2", "linf", "l0"), "abs": ("l2", "linf")}
 
 
 def estimate(settings: Settings, *, madry_trained: bool = False) -> float:
-    """About how many seconds it takes on two cores that do nothing else."""
+    """Estimate how many seconds it takes on two cores that do nothing else."""
     seconds = settings.samples * sum(cell.seconds for cell in settings.cells(METHODS))
     for model in settings.models:
         norms = [norm for norm in BOUNDED.get(model, ()) if norm in settings.norms]
@@ -92,7 +92,7 @@ def run(
 def _attacks(
     planned: Sequence[Cell], subjects: Subjects, work: Work, watch: Watch
 ) -> tuple[dict[Cell, Done], dict[str, str]]:
-    """What became of each cell, and the errors of those that failed."""
+    """Run the cells. Returns what became of each, and the errors of those that failed, by name."""
     total = sum(cell.seconds for cell in planned) or 1.0
     outcomes: dict[Cell, Done] = {}
     failed: dict[str, str] = {}
@@ -116,7 +116,7 @@ def _attacks(
 
 
 def _bounds(settings: Settings, subjects: Subjects, work: Work, watch: Watch) -> dict[tuple[str, str], Done]:
-    """The radii of (norm, model) within which decisions hold."""
+    """Compute the radii within which decisions hold, by (norm, model)."""
     wanted = [
         (norm, model)
         for model in settings.models
@@ -139,7 +139,7 @@ def _drawn(
     bounds: Mapping[tuple[str, str], Done],
     watch: Watch,
 ) -> dict[str, str]:
-    """Draw the figures beside the cells; the path of each by what it shows."""
+    """Draw the figures in the folder of the run. Returns the path of each by what it shows."""
     watch("drawing", 0, 2)
     folder, drawn = work.folder.parent, dict[str, Path]()
     if figures.against_published(found, path := folder / "published.png"):

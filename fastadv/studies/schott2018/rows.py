@@ -1,4 +1,4 @@
-"""What the galleries show: images, and what the models see in them."""
+"""The rows of the galleries: images, and what the models see in them."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ LATENT_DESCENT = "Latent descent"
 def smallest(
     subjects: Subjects, images: Images, found: Mapping[tuple[str, str], Smallest], norm: str
 ) -> list[Strip]:
-    """An image of each class, and for each model the smallest adversarials over all attacks."""
+    """Collect an image of each class, and for each model the smallest adversarials over all attacks."""
     places = one_of_each(images.y.cpu())
     rows = [
         _row(subjects[model], TITLES[model], all.x_adv[places], all.distance[places])
@@ -35,7 +35,7 @@ def smallest(
 def imagined(
     settings: Settings, subjects: Subjects, work: Work, outcomes: Mapping[Cell, Done]
 ) -> list[Strip]:
-    """Latent descent on ABS, and images that start from noise until each model is confident of a class."""
+    """Collect what latent descent found on ABS, and images made of noise that each model is confident of."""
     places = one_of_each(work.images.y.cpu())
     rows = [
         _row(

@@ -32,8 +32,9 @@ class Least:
 
 
 def least(outcomes: Mapping[Cell, Done], model: str, norm: str, *, today: bool = True) -> Least | None:
-    """Over the paper's attacks on a model in a norm, or with `today` over all attacks on it, whatever norm
-    they were made for; None without any in this norm.
+    """Find the smallest perturbations under the paper's attacks on a model in a norm; None without any.
+
+    today: under all attacks on the model, whatever norm they were made for.
     """
     own = [cell for cell in outcomes if (cell.model, cell.method.norm) == (model, norm)]
     if today and own:
@@ -63,7 +64,7 @@ class Smallest(NamedTuple):
 
 
 def smallest(outcomes: Mapping[Cell, Done], settings: Settings) -> dict[tuple[str, str], Smallest]:
-    """The smallest perturbations by (norm, model), where there are attacks in the norm."""
+    """Find the smallest perturbations by (norm, model), where there are attacks in the norm."""
     pairs = [(norm, model) for norm in settings.norms for model in settings.models]
     found = {(n, m): [least(outcomes, m, n, today=today) for today in (False, True)] for n, m in pairs}
     return {key: Smallest(paper, all) for key, (paper, all) in found.items() if all is not None}
