@@ -3,30 +3,22 @@
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from fastadv.attacks import latent_descent
 from fastadv.cli import _options as o
 from fastadv.cli._abs_bound import bound
-from fastadv.cli._abs_data import (
-    Batched,
-    Binary,
-    ModelPath,
-    PriorSamples,
-    PriorSeed,
-    load_abs,
-    measure,
-    print_measured,
-)
+from fastadv.cli._abs_data import Batched, Synthesis, measure, print_measured
 from fastadv.cli._abs_show import distal, show
 from fastadv.cli._abs_train import train
 from fastadv.cli._debug import with_debug
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._load import load_data, make_device
+from fastadv.cli._load import make_device
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results
 from fastadv.cli._output import progress, say, write_json
+from fastadv.cli._shared import Images
 from fastadv.evaluation import evaluate
 from fastadv.evaluation.text import percent
 from fastadv.runs.card import card
@@ -47,100 +39,79 @@ class Schedule(StrEnum):
     LINE_SEARCH = "line_search"
 
 
+class FewImages(Images):
+    """The first images, unless all are asked for."""
+
+    samples: o.Samples = 200
+
+
 def infer(
-    model: ModelPath,
-    data: o.Data,
-    binary: Binary = False,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="Skip the descent of classes that can hardly win.")
-    ] = False,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Descend in bfloat16.")] = False,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the latent descent.")] = 50,
-    prior_samples: PriorSamples = None,
-    samples: o.Samples = None,
-    split: o.SplitOption = None,
-    out: Annotated[
-        Path | None, o.written("Write loss, latents, confidence and y here (safetensors).")
-    ] = None,
-    data_dir: o.DataDir = None,
-    size: o.Size = None,
+    synthesis: Synthesis,
+    images: Images,
+    prune: bool = o.option(False, "Skip the descent of classes that can hardly win.", "--prune"),
+    bf16: bool = o.option(False, "Descend in bfloat16.", "--bf16"),
+    steps: int = o.count(50, "Steps of the latent descent."),
+    out: Path | None = o.written(None, "Write loss, latents, confidence and y here (safetensors)."),
     batch_size: o.BatchSize = 100,
-    seed: PriorSeed = None,
-    device: o.Device = None,
     json: o.Json = False,
 ) -> None:
     """Classify a data set: accuracy, confidence and time an image."""
-    place = make_device(device)
-    options: dict[str, Any] = {
-        "binary": binary,
-        "prune": prune,
-        "precision": "bf16" if bf16 else "fp32",
-        "steps": steps,
-    }
+    place = make_device(synthesis.device)
+    options: dict[str, Any] = {"prune": prune, "precision": "bf16" if bf16 else "fp32", "steps": steps}
     with interruptible(NOTHING_KEPT):
-        dataset = load_data(data, split, data_dir, size, samples)
-        net = load_abs(model, prior_samples, seed, place, **options)
+        dataset = images.load()
+        net = synthesis.load(place, **options)
         with o.usage():
             done = measure(net, dataset, Batched("inferring", batch_size), keep=out is not None)
         if out is not None:
             save_tensors(out, done.kept)
     if json:
-        config = {"model": str(model), "seed": seed, **options, "data": dataset.describe()}
-        write_json(card("abs infer", config, **done.summary))
+        own = {"model": str(synthesis.model), "seed": synthesis.seed, "binary": synthesis.binary}
+        write_json(card("abs infer", {**own, **options, "data": dataset.describe()}, **done.summary))
         return
-    name = "Binary ABS" if binary else "ABS"
-    title = f"{name}, on {dataset.name}, {len(dataset):,} images"
+    title = f"{synthesis.name}, on {dataset.name}, {len(dataset):,} images"
     print_measured(title, {"": done.summary}, dataset.note)
 
 
 def attack(
-    model: ModelPath,
-    data: o.Data,
-    binary: Binary = False,
-    schedule: Annotated[
-        Schedule, typer.Option(help="The paper's descent, or the line search of the authors' code.")
-    ] = Schedule.DESCENT,
-    threshold: Annotated[
-        float, typer.Option(min=0.0, help="Also the accuracy when this L2 distance is allowed.")
-    ] = 1.5,
-    prior_samples: PriorSamples = None,
-    samples: o.Samples = 200,
-    split: o.SplitOption = None,
-    data_dir: o.DataDir = None,
-    size: o.Size = None,
+    synthesis: Synthesis,
+    images: FewImages,
+    schedule: Schedule = o.option(
+        Schedule.DESCENT, "The paper's descent, or the line search of the authors' code."
+    ),
+    threshold: float = o.option(1.5, "Also the accuracy when this L2 distance is allowed.", min=0.0),
     batch_size: o.BatchSize = 100,
-    seed: PriorSeed = None,
-    device: o.Device = None,
     json: o.Json = False,
 ) -> None:
     """Latent descent: the L2 distance at which each decision is broken.
 
     In the median clean errors count as 0 and decisions that hold as infinite.
     """
-    place = make_device(device)
+    place = make_device(synthesis.device)
     options: dict[str, Any] = {"schedule": schedule.value}
     if schedule is Schedule.LINE_SEARCH:
         options["steps"] = LINE_SEARCH_STEPS
     label = "latent descent"
     with interruptible(NOTHING_KEPT):
-        dataset = load_data(data, split, data_dir, size, samples)
-        net = load_abs(model, prior_samples, seed, place, binary=binary)
+        dataset = images.load()
+        net = synthesis.load(place)
         with progress(label) as tick, o.usage():
             run = Watched(partial(latent_descent, **options), label, [0], len(dataset), tick)
             table = evaluate(net, dataset, {label: run}, batch_size=batch_size)
     row = table[label]
     allowed = float((row.distance > threshold).double().mean())
     if json:
-        config = {"model": str(model), "binary": binary, "threshold": threshold, "seed": seed, **options}
+        own = {"model": str(synthesis.model), "seed": synthesis.seed, "binary": synthesis.binary}
         measured = {
             "median_distance": row.median_distance,
             "accuracy": allowed,
             "broken": float(row.broken.double().mean()),
             **table.to_dict(),
         }
-        write_json(card("abs attack", {**config, "data": dataset.describe()}, **measured))
+        config = {**own, "threshold": threshold, **options, "data": dataset.describe()}
+        write_json(card("abs attack", config, **measured))
         return
-    print_results(table, "Binary ABS" if binary else "ABS", dataset)
+    print_results(table, synthesis.name, dataset)
     say(f"accuracy where L2 {threshold:g} is allowed: {percent(allowed)}")
 
 

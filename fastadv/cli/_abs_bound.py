@@ -5,7 +5,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
@@ -13,20 +13,13 @@ from torch import Tensor
 
 from fastadv.attacks import AttackResult, latent_descent
 from fastadv.cli import _options as o
-from fastadv.cli._abs_data import (
-    Batched,
-    Binary,
-    ModelPath,
-    PriorSamples,
-    PriorSeed,
-    load_abs,
-    print_measured,
-)
+from fastadv.cli._abs_data import Batched, Synthesis, print_measured
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, parse_attack
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._load import load_data, make_device
-from fastadv.cli._measure import NOTHING_KEPT, Watched
+from fastadv.cli._load import make_device
+from fastadv.cli._measure import NOTHING_KEPT, Watched, plain_curves
 from fastadv.cli._output import progress, say, write_json
+from fastadv.cli._shared import Images
 from fastadv.evaluation import Curve, evaluate, figures, median
 from fastadv.evaluation.text import percent
 from fastadv.models import ABS
@@ -45,49 +38,29 @@ class Norm(StrEnum):
 
 
 def bound(
-    model: ModelPath,
-    data: o.Data,
-    norm: Annotated[Norm, typer.Option(help="Norm of the radius; l0 with --binary.")] = Norm.L2,
-    binary: Binary = False,
-    tight: Annotated[
-        bool,
-        typer.Option(
-            "--tight", help="Keep the prior's cost of the other classes, which the paper's bound drops."
-        ),
-    ] = False,
-    starts: Annotated[
-        int, typer.Option(min=1, help="Prior samples from which each class's minimum is searched.")
-    ] = 4,
-    attack: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--attack",
-            "-a",
-            help="Also the nearest adversarial examples that latent descent and this minimum-norm attack "
-            f"find: {help_text('ddn:steps=200')} May be repeated.",
-        ),
-    ] = None,
-    radii: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBERS",
-            help="Also the accuracy at each of these radii, from the bound and under attack: 0,0.5,1.",
-        ),
-    ] = None,
-    figure: Annotated[
-        Path | None,
-        o.picture(
-            "Draw accuracy against radius here, as the band from the bound to the accuracy under attack"
-        ),
-    ] = None,
-    prior_samples: PriorSamples = None,
-    samples: o.Samples = None,
-    split: o.SplitOption = None,
-    data_dir: o.DataDir = None,
-    size: o.Size = None,
+    synthesis: Synthesis,
+    images: Images,
+    norm: Norm = o.option(Norm.L2, "Norm of the radius; l0 with --binary."),
+    tight: bool = o.option(
+        False, "Keep the prior's cost of the other classes, which the paper's bound drops.", "--tight"
+    ),
+    starts: int = o.count(4, "Prior samples from which each class's minimum is searched."),
+    attack: list[str] | None = o.option(
+        None,
+        "Also the nearest adversarial examples that latent descent and this minimum-norm attack "
+        f"find: {help_text('ddn:steps=200')} May be repeated.",
+        "--attack",
+        "-a",
+    ),
+    radii: str | None = o.option(
+        None,
+        "Also the accuracy at each of these radii, from the bound and under attack: 0,0.5,1.",
+        metavar="NUMBERS",
+    ),
+    figure: Path | None = o.picture(
+        None, "Draw accuracy against radius here, as the band from the bound to the accuracy under attack"
+    ),
     batch_size: o.BatchSize = 100,
-    seed: PriorSeed = None,
-    device: o.Device = None,
     json: o.Json = False,
 ) -> None:
     """The radius of every image within which the model keeps its decision: mean, median and quartiles.
@@ -95,18 +68,18 @@ def bound(
     With --attack, --radii or --figure also the distances at which attacks break it. The robust accuracy lies
     between the two.
     """
-    place = make_device(device)
+    place = make_device(synthesis.device)
     named = [_parsed(text, norm.value) for text in attack or []]
     tried = o.parse_radii(radii)
     with interruptible(NOTHING_KEPT):
-        dataset = load_data(data, split, data_dir, size, samples)
-        net = load_abs(model, prior_samples, seed, place, binary=binary)
+        dataset = images.load()
+        net = synthesis.load(place)
         search = partial(net.lower_bound, norm=norm.value, starts=starts, tight=tight)
         with o.usage():
             radius = Batched("bounding", batch_size).each(dataset, place, search)
             attacked = named or tried or figure is not None
             distance = _nearest(net, dataset, norm.value, named, batch_size) if attacked else None
-    name = "Binary ABS" if binary else "ABS"
+    name = synthesis.name
     measured: dict[str, Any] = _summary(radius)
     band = {}
     if distance is not None:
@@ -123,20 +96,16 @@ def bound(
             )
     if json:
         config = {
-            "model": str(model),
+            "model": str(synthesis.model),
             "norm": norm.value,
-            "binary": binary,
+            "binary": synthesis.binary,
             "tight": tight,
             "starts": starts,
             "attacks": {one.label: one.config for one in named},
-            "seed": seed,
+            "seed": synthesis.seed,
             "data": dataset.describe(),
         }
-        curves = {
-            edge: {"radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
-            for edge, curve in band.items()
-        }
-        write_json(card("abs bound", config, **measured, **({"curves": curves} if curves else {})))
+        write_json(card("abs bound", config, **measured, **({"curves": plain_curves(band)} if band else {})))
         return
     title = f"{name}, {o.symbol(norm.value)} lower bound on {dataset.name}, {len(dataset):,} images"
     print_measured(title, {"": measured}, dataset.note)
@@ -155,7 +124,7 @@ def bound(
 
 def _parsed(text: str, norm: str) -> NamedAttack:
     """The attack that a text names; BadParameter unless it looks for the minimum in that norm."""
-    named = parse_attack(text, AttackOptions(norm), 0)
+    named = parse_attack(text, AttackOptions(norm=norm), 0)
     if not named.minimal:
         raise typer.BadParameter(
             f"--attack {text}: expected an attack for the minimum norm; {named.name} has a budget."

@@ -4,14 +4,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
 from torch import Tensor
 
 from fastadv._checks import SEEDS
+from fastadv.cli import _options as o
 from fastadv.cli._output import print_table, progress
+from fastadv.cli._panels import Panel
 from fastadv.data import batches
 from fastadv.errors import InputError
 from fastadv.evaluation.text import number, percent
@@ -19,64 +21,58 @@ from fastadv.models import ABS
 
 PRIOR_SAMPLES = 8000
 
-ModelPath = Annotated[
-    Path,
-    typer.Option(
-        "--model", "-m", help="What `abs train` wrote, or the folder of the authors' ABS_0.net .. ABS_9.net."
-    ),
-]
-Binary = Annotated[
-    bool,
-    typer.Option("--binary", help="Binary ABS: pixels set to 0 and 1 at 0.5, losses weighted by class."),
-]
-PriorSamples = Annotated[
-    int | None,
-    typer.Option(
-        min=2,
-        help="Latents drawn for the authors' weights, among which a search starts; "
+
+class Synthesis(Panel, title="Model"):
+    """An ABS, and where it computes."""
+
+    model: Path = o.option(
+        ..., "What `abs train` wrote, or the folder of the authors' ABS_0.net .. ABS_9.net.", "--model", "-m"
+    )
+    binary: bool = o.option(
+        False, "Binary ABS: pixels set to 0 and 1 at 0.5, losses weighted by class.", "--binary"
+    )
+    prior_samples: int | None = o.option(
+        None,
+        "Latents drawn for the authors' weights, among which a search starts; "
         f"{PRIOR_SAMPLES} by default. A trained model has its own.",
-    ),
-]
-PriorSeed = Annotated[
-    int | None,
-    typer.Option(
-        "--seed",
+        min=2,
+    )
+    seed: int | None = o.option(
+        None,
+        "Draws the prior samples for the authors' weights. A trained model has its own.",
         min=0,
         max=SEEDS - 1,
-        help="Draws the prior samples for the authors' weights. A trained model has its own.",
-    ),
-]
+    )
+    device: o.Device = None
 
+    @property
+    def name(self) -> str:
+        """Of the model, in titles."""
+        return "Binary ABS" if self.binary else "ABS"
 
-def load_abs(
-    path: Path,
-    prior_samples: int | None,
-    seed: int | None,
-    device: torch.device,
-    *,
-    seed_used: bool = False,
-    **options: Any,
-) -> ABS:
-    """The model in a file of `abs train`, or of the authors' weights in a folder, with these options.
+    def load(self, device: torch.device, *, seed_used: bool = False, **options: Any) -> ABS:
+        """Load the model, with these options, from a file of `abs train` or the authors' folder.
 
-    `seed_used` says that the command also uses the seed for something else.
-    """
-    if path.is_dir():
-        samples = PRIOR_SAMPLES if prior_samples is None else prior_samples
-        model = ABS.from_official(path, prior_samples=samples, seed=seed or 0)
-    elif path.is_file():
-        for option, value in (("--prior-samples", prior_samples), ("--seed", None if seed_used else seed)):
-            if value is not None:
-                raise typer.BadParameter(
-                    f"{option} has no effect on {path}, which has its own prior; leave it out."
-                )
-        model = ABS.load(path)
-    else:
-        raise InputError(
-            f"{path}: expected a model of `fastadv abs train` or a folder of ABS_0.net .. ABS_9.net, "
-            "found neither; check the path"
-        )
-    return model.with_options(**options).to(device)
+        seed_used: the command also uses the seed for something else.
+        """
+        path, seed = self.model, self.seed
+        if path.is_dir():
+            samples = PRIOR_SAMPLES if self.prior_samples is None else self.prior_samples
+            model = ABS.from_official(path, prior_samples=samples, seed=seed or 0)
+        elif path.is_file():
+            own = {"--prior-samples": self.prior_samples, "--seed": None if seed_used else seed}
+            for option, value in own.items():
+                if value is not None:
+                    raise typer.BadParameter(
+                        f"{option} has no effect on {path}, which has its own prior; leave it out."
+                    )
+            model = ABS.load(path)
+        else:
+            raise InputError(
+                f"{path}: expected a model of `fastadv abs train` or a folder of ABS_0.net .. ABS_9.net, "
+                "found neither; check the path"
+            )
+        return model.with_options(binary=self.binary, **options).to(device)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """`fastadv abs show` and `fastadv abs distal`: pictures of what the model sees."""
 
 from pathlib import Path
-from typing import Annotated
 
 import torch
 import typer
@@ -9,41 +8,51 @@ from torch import Tensor
 
 from fastadv import attacks
 from fastadv.cli import _options as o
-from fastadv.cli._abs_data import Binary, ModelPath, PriorSamples, PriorSeed, load_abs
+from fastadv.cli._abs_data import Synthesis
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._load import load_data, make_device
+from fastadv.cli._load import make_device
 from fastadv.cli._output import say, write_json
+from fastadv.cli._shared import Source
 from fastadv.evaluation import figures
 
 COLUMNS = 6
 NOTHING_DRAWN = "nothing was drawn"
-Drawing = Annotated[Path, o.picture("Draw here")]
+
+
+class SeededSynthesis(Synthesis):
+    """An ABS for a command that draws by itself, too."""
+
+    seed: o.Seed = 0
+
+
+class OneImage(Source):
+    """An image of a data set, by its number."""
+
+    index: int = o.option(0, "Number of the image in the data set.", min=0)
+    split: o.SplitOption = None
+
+    @property
+    def samples(self) -> int:
+        """How many images must be there."""
+        return self.index + 1
 
 
 def show(
-    model: ModelPath,
-    data: o.Data,
-    out: Drawing,
-    index: Annotated[int, typer.Option(min=0, help="Number of the image in the data set.")] = 0,
-    binary: Binary = False,
-    prior_samples: PriorSamples = None,
-    split: o.SplitOption = None,
-    data_dir: o.DataDir = None,
-    size: o.Size = None,
-    seed: PriorSeed = None,
-    device: o.Device = None,
+    synthesis: Synthesis,
+    images: OneImage,
+    out: Path = o.picture(..., "Draw here"),
     json: o.Json = False,
 ) -> None:
     """Draw an image and each class's reconstruction, with loss and confidence; the chosen class in blue."""
-    place = make_device(device)
+    place = make_device(synthesis.device)
     with interruptible(NOTHING_DRAWN):
-        dataset = load_data(data, split, data_dir, size, index + 1)
+        dataset, index = images.load(), images.index
         if index >= len(dataset):
             raise typer.BadParameter(
                 f"--index: expected a number below {len(dataset)}, the images of {dataset.name}, got {index}."
             )
         image, label = dataset[index]
-        net = load_abs(model, prior_samples, seed, place, binary=binary)
+        net = synthesis.load(place)
         x = image[None].to(place)
         inferred = net.infer(x)
         confidence = inferred.confidence[0].tolist()
@@ -73,28 +82,24 @@ def show(
 
 
 def distal(
-    model: ModelPath,
-    out: Drawing,
-    classes: Annotated[str, typer.Option(metavar="NUMBERS", help="Classes to make images of: 0,1,7.")] = "1",
-    confidence: Annotated[float, typer.Option(min=0.0, max=1.0, help="Confidence at which to stop.")] = 0.9,
-    steps: Annotated[int, typer.Option(min=0, help="Steps of gradient ascent.")] = 1000,
-    binary: Binary = False,
-    prior_samples: PriorSamples = None,
-    seed: o.Seed = 0,
-    device: o.Device = None,
+    synthesis: SeededSynthesis,
+    out: Path = o.picture(..., "Draw here"),
+    classes: str = o.option("1", "Classes to make images of: 0,1,7.", metavar="NUMBERS"),
+    confidence: float = o.option(0.9, "Confidence at which to stop.", min=0.0, max=1.0),
+    steps: int = o.option(1000, "Steps of gradient ascent.", min=0),
     json: o.Json = False,
 ) -> None:
     """Start from noise and raise the confidence in a class, to see what the model takes for it."""
-    place = make_device(device)
+    place = make_device(synthesis.device)
     numbers = o.parse_numbers(classes)
     if not all(value.is_integer() for value in numbers):
         raise typer.BadParameter(f"--classes: expected numbers of classes such as 0,1,7, got {classes!r}.")
     wanted = torch.tensor([int(value) for value in numbers], device=place)
     with interruptible(NOTHING_DRAWN):
-        net = load_abs(model, prior_samples, seed, place, seed_used=True, binary=binary)
+        net = synthesis.load(place, seed_used=True)
         with o.usage():
             result = attacks.distal(
-                net, wanted, net.shape.image, steps=steps, confidence=confidence, seed=seed
+                net, wanted, net.shape.image, steps=steps, confidence=confidence, seed=synthesis.seed
             )
         confidences, taken = result.confidence.tolist(), result.steps.tolist()
         titles = [

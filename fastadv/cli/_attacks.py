@@ -11,7 +11,9 @@ import typer
 from torch import nn
 
 from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS, Attack, AttackResult
+from fastadv.cli import _options as o
 from fastadv.cli._options import make_threat, pairs, symbol
+from fastadv.cli._shared import Budget
 from fastadv.cli._values import check_value, nameable
 
 # what the command line sets where the function leaves it open
@@ -42,22 +44,29 @@ def help_text(example: str) -> str:
     return f"{', '.join(registry())}; or with arguments, {example}."
 
 
-@dataclass(frozen=True)
-class AttackOptions:
+class AttackOptions(Budget, title="Attack"):
     """What the command line says for all attacks that take it; None where it says nothing."""
 
-    norm: str | None = None
-    radius: float | None = None
-    steps: int | None = None
-    step_size: float | None = None
-    restarts: int | None = None
-    stop_early: bool | None = None
+    steps: int | None = o.count(None, "Steps of attacks that take steps; 40 where they have no default.")
+    restarts: int | None = o.count(None, "Attempts from different starts; the best counts.")
 
     @property
     def given(self) -> dict[str, Any]:
         """The options that the command line gave."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in named.items() if value is not None}
+
+
+class OneAttackOptions(AttackOptions):
+    """The same where a single attack runs."""
+
+    strongest: bool = o.option(False, "Go on after the first success, to the largest loss.", "--strongest")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that the command line gave."""
+        named = super().given
+        return ({"stop_early": False} if named.pop("strongest") else {}) | named
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._load import load_data, load_model, make_device, to_search
 from fastadv.cli._output import print_table, progress, say, write_json
+from fastadv.cli._shared import Budget, Images, Network, Search
 from fastadv.cli._torchrun import together
 from fastadv.data import construct as library
 from fastadv.data import names
@@ -43,53 +43,59 @@ class Storage(StrEnum):
     FLOAT32 = "float32"
 
 
+class BaseImages(Images):
+    """The images that a set is made of."""
+
+    part = o.Split.TRAIN
+
+    split: o.Split | None = o.option(None, "Part of the data set; by default train.")
+
+
+class Construction(Budget, title="Construction"):
+    """How the images are searched. What is not given is the paper's on CIFAR-10."""
+
+    steps: int | None = o.count(None, "Steps of the search; 1000 to invert, 100 to push.")
+    module: str | None = o.option(
+        None,
+        "The representation to invert: the output of this module. By default the input of the last "
+        "linear layer.",
+    )
+    start: str | None = o.option(None, "Where an inversion starts: images or noise.")
+
+    def settings(self, kind: Kind, seed: int) -> dict[str, Any]:
+        """The arguments of the construction."""
+        inverts = kind in (Kind.ROBUST, Kind.NON_ROBUST)
+        if not inverts and (self.module or self.start):
+            raise typer.BadParameter(
+                f"{kind.value} inverts no representation: leave out --module and --start."
+            )
+        if self.norm not in (None, "l2") and self.radius is None and not inverts:
+            raise typer.BadParameter(f"--norm {self.norm} needs a --radius: the paper's budget is one in L2.")
+        paper = library.CIFAR10_PAPER[_PAPER_NAME[kind]]
+        budget = float(paper["threat"].radius) if self.radius is None else self.radius
+        given = {name: getattr(self, name) for name in ("steps", "step_size", "module", "start")}
+        return {
+            "threat": o.make_threat(self.norm or "l2", budget),
+            "steps": paper["steps"],
+            "step_size": paper["step_size"] if inverts else None,
+            "seed": seed,
+            **{name: value for name, value in given.items() if value is not None},
+        }
+
+
 @together
 def construct(
     kind: Annotated[Kind, typer.Argument(help="D_R, D_NR, D_rand or D_det of Ilyas et al. 2019.")],
-    model: o.Model,
-    data: o.Data,
-    out: Annotated[
-        Path,
-        typer.Option(
-            file_okay=False,
-            help="Folder for the set; what is there already is kept and the rest is built.",
-        ),
-    ],
-    option: o.Arguments = None,
-    weights: o.Weights = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the search; 1000 to invert, 100 to push.")
-    ] = None,
-    step_size: o.StepSize = None,
-    norm: o.NormOption = None,
-    radius: o.Radius = None,
-    module: Annotated[
-        str | None,
-        typer.Option(
-            help="The representation to invert: the output of this module. By default the input of the last "
-            "linear layer."
-        ),
-    ] = None,
-    start: Annotated[str | None, typer.Option(help="Where an inversion starts: images or noise.")] = None,
-    dtype: Annotated[
-        Storage | None, typer.Option(help="How pixels are stored; by default as in --data.")
-    ] = None,
-    shard_size: Annotated[
-        int, typer.Option(min=1, help="Samples in a file; a stop loses at most that many.")
-    ] = 1024,
-    split: Annotated[o.Split | None, typer.Option(help="Part of the data set; by default train.")] = None,
-    data_dir: o.DataDir = None,
-    size: o.Size = None,
-    samples: o.Samples = None,
-    batch_size: o.SomeBatchSize = 256,
-    precision: o.SearchPrecisionOption = None,
-    bf16: o.Bf16 = False,
-    verify: Annotated[
-        bool,
-        typer.Option("--verify", help="Verify the finished set, with base and model: see fastadv verify."),
-    ] = False,
-    seed: o.Seed = 0,
-    device: o.Device = None,
+    network: Network,
+    images: BaseImages,
+    construction: Construction,
+    machine: Search,
+    out: Path = o.folder(..., "Folder for the set; what is there already is kept and the rest is built."),
+    dtype: Storage | None = o.option(None, "How pixels are stored; by default as in --data."),
+    shard_size: int = o.count(1024, "Samples in a file; a stop loses at most that many."),
+    verify: bool = o.option(
+        False, "Verify the finished set, with base and model: see fastadv verify.", "--verify"
+    ),
     json: o.Json = False,
 ) -> None:
     """Build a data set from a model: robust and non-robust features kept, or labels that follow an adversary.
@@ -99,26 +105,8 @@ def construct(
 
     Several processes share the work: torchrun --nproc-per-node 4 -m fastadv construct ...
     """
-    inverts = kind in (Kind.ROBUST, Kind.NON_ROBUST)
-    if not inverts and (module or start):
-        raise typer.BadParameter(f"{kind.value} inverts no representation: leave out --module and --start.")
-    if norm not in (None, "l2") and radius is None and not inverts:
-        raise typer.BadParameter(f"--norm {norm} needs a --radius: the paper's budget is one in L2.")
-    paper = library.CIFAR10_PAPER[_PAPER_NAME[kind]]
-    budget = float(paper["threat"].radius) if radius is None else radius
-    settings: dict[str, Any] = {
-        "threat": o.make_threat(norm or "l2", budget),
-        "steps": paper["steps"],
-        "step_size": paper["step_size"] if inverts else None,
-        "seed": seed,
-    }
-    settings |= {
-        key: value
-        for key, value in {"steps": steps, "step_size": step_size, "module": module, "start": start}.items()
-        if value is not None
-    }
-    searched = o.one_precision(bf16, precision)
-    place = make_device(device)
+    settings, norm = construction.settings(kind, machine.seed), construction.norm
+    batch_size, place = machine.batch_size, machine.place()
     build = getattr(library, kind.value.replace("-", "_"))
 
     def kept() -> str:
@@ -126,19 +114,13 @@ def construct(
         return f"{shards} finished shards are kept in {out}; run the same command to go on"
 
     with interruptible(kept):
-        dataset = load_data(data, split, data_dir, size, samples, default=o.Split.TRAIN)
-        net = to_search(load_model(model, option, weights, dataset, place, seed), searched)
+        dataset = images.load()
+        net = machine.twin(network.load(dataset, place, machine.seed))
         with progress(kind.value) as tick, o.usage():
             made = build(
-                net,
-                dataset,
-                **settings,
-                dtype=dtype and dtype.value,
-                out_dir=out,
-                shard_size=shard_size,
-                batch_size=batch_size,
-                progress=tick,
-            )
+                net, dataset, **settings, dtype=dtype and dtype.value, out_dir=out, shard_size=shard_size,
+                batch_size=batch_size, progress=tick,
+            )  # fmt: skip
     if processes.rank():
         return  # the first process draws and tells
     with interruptible(f"the set in {out} is finished"):
@@ -166,5 +148,5 @@ def construct(
     ]
     notes = [made.note, "verified: the set is what its card says" if verify else ""]
     print_table(f"{made.name}: {len(made):,} images in {out}", cells, [note for note in notes if note])
-    test = f" --test-data {data}" if data in names() else ""
+    test = f" --test-data {images.data}" if images.data in names() else ""
     say(f"train on it with: fastadv train --data {out}{test} ...")

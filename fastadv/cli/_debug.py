@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fastadv.cli._interrupt import Interrupted
+from fastadv.cli._panels import with_panels
 
 
 @dataclass
@@ -38,7 +39,8 @@ OPTION = Annotated[
 
 
 def with_debug(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with the option --debug beside its own."""
+    """`command` with its panels spread out, and with the option --debug beside its own."""
+    command = with_panels(command)
 
     @wraps(command)
     def called(*, debug: bool, **arguments: Any) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -16,16 +15,12 @@ from fastadv.studies.results import RESULTS
 
 
 def demo(
-    out: Annotated[
-        Path,
-        typer.Option(file_okay=False, help="Folder for figures, nets, constructed sets and results.json."),
-    ] = Path("demo"),
-    size: Annotated[
-        int | None,
-        typer.Option(help="Side of the images: 8, as they are, or enlarged to 10 (default), 16 or 28."),
-    ] = None,
+    out: Path = o.folder(Path("demo"), "Folder for figures, nets, constructed sets and results.json."),
+    size: int | None = o.option(
+        None, "Side of the images: 8, as they are, or enlarged to 10 (default), 16 or 28."
+    ),
     seed: o.Seed = 0,
-    tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
+    tiny: bool = o.option(False, "", "--tiny", hidden=True),
     json: o.Json = False,
 ) -> None:
     """Two papers on the embedded digits: what nets learn from robust and non-robust features, and ABS.

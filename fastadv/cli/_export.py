@@ -22,14 +22,12 @@ class Kind(StrEnum):
 
 def export(
     folder: Annotated[Path, typer.Argument(help="The folder of a finished constructed set.")],
-    out: Annotated[Path, typer.Option(file_okay=False, help="A new folder for the set.")],
-    kind: Annotated[
-        Kind,
-        typer.Option(
-            help="png: CLASS/NUMBER.png, lossless. torch: CIFAR_ims and CIFAR_lab, lists of tensors in torch "
-            "files, as Ilyas et al. 2019 published theirs."
-        ),
-    ] = Kind.PNG,
+    out: Path = o.folder(..., "A new folder for the set."),
+    kind: Kind = o.option(
+        Kind.PNG,
+        "png: CLASS/NUMBER.png, lossless. torch: CIFAR_ims and CIFAR_lab, lists of tensors in torch "
+        "files, as Ilyas et al. 2019 published theirs.",
+    ),
     json: o.Json = False,
 ) -> None:
     """Write a constructed set in a layout that other programs read.

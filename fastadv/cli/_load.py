@@ -9,12 +9,10 @@ import torch
 import typer
 from torch import nn
 
-from fastadv import models
 from fastadv.cli._options import Split, pairs, usage
 from fastadv.cli._output import note
 from fastadv.data import FolderSet, Mixture, NpzSet, load, load_folder, names
 from fastadv.data._export import is_set
-from fastadv.engine import Frozen, freeze
 from fastadv.models import create, load_weights
 
 
@@ -90,24 +88,6 @@ def load_model(
     elif not fresh and ":" not in name:
         note(f"{name} has its first, untrained weights; give trained ones with --weights")
     return model.to(device).eval()
-
-
-def to_search(net: nn.Module, precision: Any) -> nn.Module | Frozen:
-    """The model as attacks take it: by itself, or with a search twin in that precision."""
-    with usage():
-        return net if precision == "fp32" else freeze(net, precision)
-
-
-def load_substitute(
-    text: str, name: str, arguments: list[str] | None, dataset: Any, device: torch.device, seed: int
-) -> nn.Module:
-    """The model that `text` names: FILE, other weights of the model `name` with its `arguments`; MODEL@FILE,
-    the weights of another model; or package.module:function.
-    """
-    other, at, file = text.partition("@")
-    if at or ":" in text or text in models.names():
-        return load_model(other, None, Path(file) if at else None, dataset, device, seed)
-    return load_model(name, arguments, Path(text), dataset, device, seed)
 
 
 def _accepted(name: str, offered: dict[str, Any]) -> dict[str, Any]:

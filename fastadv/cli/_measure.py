@@ -10,7 +10,7 @@ from torch import Tensor
 from fastadv.attacks import AttackResult
 from fastadv.cli._attacks import NamedAttack
 from fastadv.cli._output import Bar, print_table
-from fastadv.evaluation import Table
+from fastadv.evaluation import Curve, Table
 from fastadv.runs import processes
 from fastadv.runs.description import describe
 
@@ -68,6 +68,14 @@ def watch(
     return {
         label: Watched(attack.run, label, done, samples * len(attacks), bar, keep=keep)
         for label, attack in attacks.items()
+    }
+
+
+def plain_curves(curves: Mapping[str, Curve]) -> dict[str, dict[str, list[float]]]:
+    """The curves for a card."""
+    return {
+        label: {"radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
+        for label, curve in curves.items()
     }
 
 

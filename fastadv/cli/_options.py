@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import field
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
@@ -10,9 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fastadv import data, models
 from fastadv._checks import SEEDS
-from fastadv.engine.precision import PRECISIONS
 from fastadv.errors import InputError
 from fastadv.evaluation.curve import check_radii
 from fastadv.evaluation.figures import check_path
@@ -159,29 +158,42 @@ def symbol(norm: str) -> str:
     return THREATS[norm].symbol
 
 
-def number(help: str) -> Any:
+def option(default: Any, help: str, *names: str, **more: Any) -> Any:
+    """An option, as the default of an argument or of a field; `...` where it must be given."""
+    told = {"option": typer.Option(*names, help=help, **more)}
+    return field(metadata=told) if default is ... else field(default=default, metadata=told)
+
+
+def count(default: Any, help: str, *names: str) -> Any:
+    """An option that takes a whole number of 1 or more."""
+    return option(default, help, *names, min=1)
+
+
+def number(default: Any, help: str) -> Any:
     """An option that takes a number, also as a fraction."""
-    return typer.Option(parser=parse_number, metavar="NUMBER", help=help)
+    return option(default, help, parser=parse_number, metavar="NUMBER")
 
 
-def picture(help: str) -> Any:
+def folder(default: Any, help: str) -> Any:
+    """An option that takes the name of a folder to write."""
+    return option(default, help, file_okay=False)
+
+
+def picture(default: Any, help: str) -> Any:
     """An option that takes the name of a figure to write."""
-    return typer.Option(parser=parse_picture, metavar="FILE", help=f"{help} (png, pdf, svg).")
+    return option(default, f"{help} (png, pdf, svg).", parser=parse_picture, metavar="FILE")
 
 
-def written(help: str) -> Any:
+def written(default: Any, help: str) -> Any:
     """An option that takes the name of a file to write."""
-    return typer.Option(parser=parse_out, metavar="FILE", help=help)
+    return option(default, help, parser=parse_out, metavar="FILE")
 
 
-JUDGED = typer.Option("--samples", "-n", min=1, help="Test images that AutoAttack judges.")
+def judged(default: Any) -> Any:
+    """How many images AutoAttack judges."""
+    return count(default, "Test images that AutoAttack judges.", "--samples", "-n")
 
-Model = Annotated[
-    str,
-    typer.Option(
-        "--model", "-m", help=f"{', '.join(models.names())}, or your own as package.module:function."
-    ),
-]
+
 Arguments = Annotated[
     list[str] | None,
     typer.Option(
@@ -194,12 +206,6 @@ Arguments = Annotated[
 Weights = Annotated[
     Path | None, typer.Option("--weights", "-w", help="Weights: a safetensors or a torch file.")
 ]
-Data = Annotated[
-    str,
-    typer.Option(
-        "--data", help=f"{', '.join(data.names())}, or the folder of a constructed or exported set."
-    ),
-]
 DataDir = Annotated[
     Path | None, typer.Option(help="Folder of the data sets; else FASTADV_DATA, else the user's cache.")
 ]
@@ -207,36 +213,10 @@ Size = Annotated[int | None, typer.Option(min=1, help="Height and width to bring
 SplitOption = Annotated[Split | None, typer.Option("--split", help="Part of the data set; by default test.")]
 Samples = Annotated[int | None, typer.Option("--samples", "-n", min=1, help="Use only the first N samples.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples worked on at once.")]
-SomeBatchSize = Annotated[
-    Any,
-    typer.Option(
-        parser=parse_batch_size,
-        metavar="N|auto",
-        help="Samples worked on at once; auto: as many as are fastest and memory holds.",
-    ),
-]
-SearchPrecision = StrEnum("SearchPrecision", {name.upper(): name for name in PRECISIONS})  # type: ignore[misc]
-SearchPrecisionOption = Annotated[
-    SearchPrecision | None,
-    typer.Option(
-        "--precision",
-        help="Of the search: by default fp32, the model's own; what is reported is proved in that.",
-    ),
-]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="The same as --precision bf16.")]
-NormOption = Annotated[
-    str | None,
-    typer.Option("--norm", parser=parse_norm, metavar="|".join(THREATS), help="Norm of the budget."),
-]
-Radius = Annotated[float | None, number("The budget, in input units: 0.3, 8/255.")]
-StepSize = Annotated[float | None, number("Length of a step, in input units.")]
-Steps = Annotated[
-    int | None, typer.Option(min=1, help="Steps of attacks that take steps; 40 where they have no default.")
-]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Train on the first images alone.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run in --run-dir stopped.")]
-Restarts = Annotated[int | None, typer.Option(min=1, help="Attempts from different starts; the best counts.")]
 Seed = Annotated[int, typer.Option(min=0, max=SEEDS - 1, help="Everything random follows from it.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; by default the GPU where there is one.")]
 # eager: --list, which prints and leaves, must know it

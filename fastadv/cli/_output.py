@@ -4,8 +4,9 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, OverflowMethod
@@ -35,6 +36,13 @@ def console() -> Console:
 def say(text: str, style: str | None = None) -> None:
     """A line of results on stdout, as it is: not wrapped, and without markup."""
     console().print(text, style=style, soft_wrap=True, markup=False)
+
+
+def say_where(written: Mapping[str, Path | None], width: int = 0) -> None:
+    """A line for each file that was written: what it is, and where."""
+    for what, path in written.items():
+        if path is not None:
+            say(f"{what:<{width}} {path}" if width else f"{what} in {path}")
 
 
 def note(text: str) -> None:

@@ -1,11 +1,12 @@
 """From text such as `trades:beta=3` to a recipe."""
 
 import inspect
-from dataclasses import dataclass
 
 import typer
 
+from fastadv.cli import _options as o
 from fastadv.cli._options import make_threat, pairs, usage
+from fastadv.cli._shared import Budget
 from fastadv.cli._values import check_value, nameable
 from fastadv.train import AWP, OwnStep, Recipe, RubbishTraining, WeightDecayL1
 from fastadv.train.recipes import RECIPES
@@ -15,17 +16,16 @@ DEFAULTS = {"steps": 7, "replays": 4}
 HELP = f"{', '.join(RECIPES)}; or with arguments, trades:beta=3 or fast:method=n-fgsm."
 
 
-@dataclass(frozen=True)
-class RecipeOptions:
+class RecipeOptions(Budget, title="Recipe"):
     """What the command line says beside the recipe's name; None where it says nothing."""
 
-    norm: str | None = None
-    radius: float | None = None
-    steps: int | None = None
-    step_size: float | None = None
-    l1: float | None = None
-    awp: float | None = None
-    rubbish: float | None = None
+    recipe: str = o.option("standard", HELP)
+    steps: int | None = o.count(None, f"Steps of the recipe; {DEFAULTS['steps']} by default.")
+    awp: float | None = o.number(None, "Perturb the weights, too, by this share: 0.005.")
+    l1: float | None = o.number(None, "L1 weight decay on the first layer.")
+    rubbish: float | None = o.number(
+        None, "Also deny noise, with this weight beside the loss of the recipe: 1."
+    )
 
 
 def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:

@@ -12,6 +12,7 @@ import typer
 
 from fastadv.cli._attacks import NamedAttack
 from fastadv.cli._options import Split
+from fastadv.cli._shared import Images
 from fastadv.data import names
 from fastadv.evaluation import Table
 from fastadv.runs.files import write_text
@@ -46,9 +47,7 @@ def parse_about(parts: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-def check_entry(
-    named: Mapping[str, NamedAttack], data: str, split: Split | None, samples: int | None, size: int | None
-) -> NamedAttack:
+def check_entry(named: Mapping[str, NamedAttack], images: Images) -> NamedAttack:
     """The attack whose result is the entry. Raises typer.BadParameter for what RobustBench does not list."""
     found = [attack for attack in named.values() if attack.name == "autoattack"]
     if len(found) != 1:
@@ -59,11 +58,11 @@ def check_entry(
             raise typer.BadParameter(f"--robustbench needs {key}={value} of autoattack, got {config[key]}.")
     if found[0].norm not in NORMS:
         raise typer.BadParameter(f"--robustbench lists {' and '.join(NORMS)}, not {found[0].norm}.")
-    if data not in names():
+    if images.data not in names():
         raise typer.BadParameter("--robustbench lists test sets, and no constructed ones.")
-    if split not in (None, Split.TEST):
-        raise typer.BadParameter(f"--robustbench needs the test set: leave out --split {split.value}.")
-    for option, given in (("--samples", samples), ("--size", size)):
+    if images.split not in (None, Split.TEST):
+        raise typer.BadParameter(f"--robustbench needs the test set: leave out --split {images.split.value}.")
+    for option, given in (("--samples", images.samples), ("--size", images.size)):
         if given is not None:
             raise typer.BadParameter(f"--robustbench needs the test set whole, as it is: leave out {option}.")
     return found[0]

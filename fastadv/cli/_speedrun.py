@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import typer
@@ -16,21 +16,15 @@ from fastadv.studies import speedrun as study
 
 
 def speedrun(
-    size: Annotated[
-        str | None, typer.Option(help="full or small; by default full on a GPU, else small.")
-    ] = None,
-    goal: Annotated[float | None, o.number("Accuracy under AutoAttack to reach.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of training.")] = None,
-    recipe: Annotated[
-        str | None, typer.Option(metavar="NAME:KEY=VALUE", help="Another recipe, as for fastadv train.")
-    ] = None,
+    size: str | None = o.option(None, "full or small; by default full on a GPU, else small."),
+    goal: float | None = o.number(None, "Accuracy under AutoAttack to reach."),
+    epochs: int | None = o.count(None, "Epochs of training."),
+    recipe: str | None = o.option(None, "Another recipe, as for fastadv train.", metavar="NAME:KEY=VALUE"),
     limit: o.Limit = None,
-    judged: Annotated[int | None, o.JUDGED] = None,
-    fp32: Annotated[bool, typer.Option("--fp32", help="Single precision; by default bf16.")] = False,
+    judged: int | None = o.judged(None),
+    fp32: bool = o.option(False, "Single precision; by default bf16.", "--fp32"),
     data_dir: o.DataDir = None,
-    run_dir: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder of the run; one that was stopped goes on.")
-    ] = Path("speedrun"),
+    run_dir: Path = o.folder(Path("speedrun"), "Folder of the run; one that was stopped goes on."),
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,

@@ -1,7 +1,7 @@
 """`fastadv study`: the evaluation of a paper, on the weights that its authors published."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -32,47 +32,24 @@ def _split(text: str | None) -> tuple[str, ...] | None:
 
 
 def schott(
-    samples: Annotated[
-        int, typer.Option("--samples", "-n", min=1, help="Images, drawn from MNIST's test set.")
-    ] = 100,
-    models: Annotated[
-        str | None, typer.Option(metavar="NAMES", help=f"Some of {', '.join(MODELS)}; by default all.")
-    ] = None,
-    norms: Annotated[
-        str | None, typer.Option(metavar="NAMES", help=f"Some of {', '.join(NORMS)}; by default all.")
-    ] = None,
-    attacks: Annotated[
-        str | None, typer.Option(metavar="NAMES", help=f"Some of {NAMES}; by default all.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of MNIST/ and of the authors' weights; else FASTADV_DATA, else the user's cache."
-        ),
-    ] = None,
-    official: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help=f"The authors' .net files; by default {OFFICIAL}/ in the folder of data sets.",
-        ),
-    ] = None,
-    madry: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Weights of an adversarially trained wong_cnn; by default one is trained in --run-dir.",
-        ),
-    ] = None,
-    run_dir: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder for all results; finished batches are kept there.")
-    ] = Path("schott2018"),
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --run-dir, or add to it.")
-    ] = False,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Only print what would run, and about how long it takes.")
-    ] = False,
+    samples: int = o.count(100, "Images, drawn from MNIST's test set.", "--samples", "-n"),
+    models: str | None = o.option(None, f"Some of {', '.join(MODELS)}; by default all.", metavar="NAMES"),
+    norms: str | None = o.option(None, f"Some of {', '.join(NORMS)}; by default all.", metavar="NAMES"),
+    attacks: str | None = o.option(None, f"Some of {NAMES}; by default all.", metavar="NAMES"),
+    data_dir: Path | None = o.option(
+        None, "Folder of MNIST/ and of the authors' weights; else FASTADV_DATA, else the user's cache."
+    ),
+    official: Path | None = o.option(
+        None, f"The authors' .net files; by default {OFFICIAL}/ in the folder of data sets.", metavar="FOLDER"
+    ),
+    madry: Path | None = o.option(
+        None,
+        "Weights of an adversarially trained wong_cnn; by default one is trained in --run-dir.",
+        metavar="FILE",
+    ),
+    run_dir: Path = o.folder(Path("schott2018"), "Folder for all results; finished batches are kept there."),
+    resume: bool = o.option(False, "Go on with the run in --run-dir, or add to it.", "--resume"),
+    plan: bool = o.option(False, "Only print what would run, and about how long it takes.", "--plan"),
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,

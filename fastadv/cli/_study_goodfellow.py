@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -18,45 +17,27 @@ PANDA = 0.007  # the paper's radius for ImageNet: half a step of 8 bits
 
 
 def goodfellow(
-    scale: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help=f"{', '.join(SCALES)}; by default cpu. tiny takes the embedded digits."
-        ),
-    ] = None,
-    parts: Annotated[
-        str | None,
-        typer.Option(metavar="NAMES", help=f"Some of {', '.join(paper.PARTS)}; by default all."),
-    ] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help="Large networks that are trained adversarially.")
-    ] = None,
-    image: Annotated[
-        Path | None,
-        typer.Option(help="Instead of the study: the paper's first figure for this picture, with --model."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="For --image: the model, as in 'fastadv attack'.")
-    ] = None,
+    scale: str | None = o.option(
+        None, f"{', '.join(SCALES)}; by default cpu. tiny takes the embedded digits.", metavar="NAME"
+    ),
+    parts: str | None = o.option(None, f"Some of {', '.join(paper.PARTS)}; by default all.", metavar="NAMES"),
+    seeds: int | None = o.count(None, "Large networks that are trained adversarially."),
+    image: Path | None = o.option(
+        None, "Instead of the study: the paper's first figure for this picture, with --model."
+    ),
+    model: str | None = o.option(None, "For --image: the model, as in 'fastadv attack'.", "--model", "-m"),
     option: o.Arguments = None,
     weights: o.Weights = None,
-    shape: Annotated[
-        str | None,
-        typer.Option(metavar="C,H,W", help="For --image: what the model takes; by default 1,28,28."),
-    ] = None,
-    classes: Annotated[
-        int | None, typer.Option(min=2, help="For --image: the model's classes; by default 10.")
-    ] = None,
-    names: Annotated[
-        Path | None, typer.Option(help="For --image: a file with the name of a class in each line.")
-    ] = None,
-    radius: Annotated[
-        float | None, o.number("For --image: the L-infinity radius; by default 0.25, 0.007 for color.")
-    ] = None,
+    shape: str | None = o.option(
+        None, "For --image: what the model takes; by default 1,28,28.", metavar="C,H,W"
+    ),
+    classes: int | None = o.option(None, "For --image: the model's classes; by default 10.", min=2),
+    names: Path | None = o.option(None, "For --image: a file with the name of a class in each line."),
+    radius: float | None = o.number(
+        None, "For --image: the L-infinity radius; by default 0.25, 0.007 for color."
+    ),
     data_dir: o.DataDir = None,
-    run_dir: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder for all results; what was begun there goes on.")
-    ] = Path("goodfellow2014"),
+    run_dir: Path = o.folder(Path("goodfellow2014"), "Folder for all results; what was begun there goes on."),
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -21,25 +20,18 @@ ilyas_app = typer.Typer(
 
 
 def features(
-    size: Annotated[
-        int, typer.Option(help=f"Side of the digits: {', '.join(map(str, SIZES))}; larger ones take longer.")
-    ] = 10,
-    module: Annotated[
-        str | None,
-        typer.Option(
-            help="The module whose output to measure; by default the input of the last linear layer."
-        ),
-    ] = None,
-    radius: o.Radius = None,
-    steps: Annotated[int, typer.Option(min=1, help="PGD steps of each attack on a feature.")] = 20,
-    rho: Annotated[float, o.number("A feature with E[y f(x)] of this is useful.")] = of_features.Settings.rho,
-    gamma: Annotated[
-        float, o.number("A useful feature with E[inf y f(x + delta)] of this is robust.")
-    ] = of_features.Settings.gamma,
-    run_dir: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder for nets, figure and results.json.")
-    ] = Path("ilyas2019-features"),
-    tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
+    size: int = o.option(10, f"Side of the digits: {', '.join(map(str, SIZES))}; larger ones take longer."),
+    module: str | None = o.option(
+        None, "The module whose output to measure; by default the input of the last linear layer."
+    ),
+    radius: float | None = o.number(None, "The budget, in input units: 0.3, 8/255."),
+    steps: int = o.count(20, "PGD steps of each attack on a feature."),
+    rho: float = o.number(of_features.Settings.rho, "A feature with E[y f(x)] of this is useful."),
+    gamma: float = o.number(
+        of_features.Settings.gamma, "A useful feature with E[inf y f(x + delta)] of this is robust."
+    ),
+    run_dir: Path = o.folder(Path("ilyas2019-features"), "Folder for nets, figure and results.json."),
+    tiny: bool = o.option(False, "", "--tiny", hidden=True),
     seed: o.Seed = 0,
     json: o.Json = False,
 ) -> None:
@@ -64,13 +56,11 @@ def features(
 
 
 def theory(
-    radii: Annotated[str, typer.Option(metavar="NUMBERS", help="L2 radii of the adversary.")] = "1,5,10",
-    samples: Annotated[int, typer.Option("--samples", "-n", min=20, help="Samples of both classes.")] = 1000,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training at each radius.")] = 150,
-    steps: Annotated[int, typer.Option(min=1, help="PGD steps of adversarial training.")] = 25,
-    run_dir: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder for the figures and results.json.")
-    ] = Path("ilyas2019-theory"),
+    radii: str = o.option("1,5,10", "L2 radii of the adversary.", metavar="NUMBERS"),
+    samples: int = o.option(1000, "Samples of both classes.", "--samples", "-n", min=20),
+    epochs: int = o.count(150, "Epochs of training at each radius."),
+    steps: int = o.count(25, "PGD steps of adversarial training."),
+    run_dir: Path = o.folder(Path("ilyas2019-theory"), "Folder for the figures and results.json."),
     seed: o.Seed = 0,
     json: o.Json = False,
 ) -> None:

@@ -19,31 +19,21 @@ Count = typer.Option(min=1, help="Instead of the scale's.")
 
 
 def pipeline(
-    scale: Annotated[
-        str,
-        typer.Option(
-            help="tiny: the embedded digits; cpu: some of CIFAR-10 and narrow nets; paper: for a GPU."
-        ),
-    ] = "tiny",
-    stages: Annotated[
-        str | None,
-        typer.Option(metavar="NAMES", help=f"Some of {', '.join(of_plan.STAGES)}; by default all."),
-    ] = None,
-    images: Annotated[int | None, typer.Option(min=1, help="Train on the first images alone.")] = None,
-    tested: Annotated[
-        int | None, typer.Option("--samples", "-n", min=1, help="Test images under attack.")
-    ] = None,
+    scale: str = o.option(
+        "tiny", "tiny: the embedded digits; cpu: some of CIFAR-10 and narrow nets; paper: for a GPU."
+    ),
+    stages: str | None = o.option(
+        None, f"Some of {', '.join(of_plan.STAGES)}; by default all.", metavar="NAMES"
+    ),
+    images: int | None = o.count(None, "Train on the first images alone."),
+    tested: int | None = o.count(None, "Test images under attack.", "--samples", "-n"),
     epochs: Annotated[int | None, Count] = None,
     invert_steps: Annotated[int | None, Count] = None,
     push_steps: Annotated[int | None, Count] = None,
     attack_steps: Annotated[int | None, Count] = None,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Only say what would run, and about how long.")
-    ] = False,
+    plan: bool = o.option(False, "Only say what would run, and about how long.", "--plan"),
     data_dir: o.DataDir = None,
-    run_dir: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder for nets, sets and results; what was begun goes on.")
-    ] = Path("ilyas2019"),
+    run_dir: Path = o.folder(Path("ilyas2019"), "Folder for nets, sets and results; what was begun goes on."),
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,

@@ -1,9 +1,6 @@
 """`fastadv study recipes`: adversarial training by every recipe, side by side."""
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
@@ -17,21 +14,14 @@ NAMES = ", ".join(study.RECIPES)
 
 
 def recipes(
-    names: Annotated[
-        str | None,
-        typer.Option("--recipes", metavar="NAMES", help=f"Some of {NAMES}; by default all."),
-    ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each run.")] = study.Settings.epochs,
-    ramp: Annotated[
-        int, typer.Option(min=0, help="Epochs in which the radius grows; 0 for none.")
-    ] = study.Settings.ramp,
-    radius: Annotated[float, o.number("L-infinity radius.")] = study.Settings.radius,
-    judged: Annotated[int, o.JUDGED] = study.Settings.judged,
+    names: str | None = o.option(None, f"Some of {NAMES}; by default all.", "--recipes", metavar="NAMES"),
+    epochs: int = o.count(study.Settings.epochs, "Epochs of each run."),
+    ramp: int = o.option(study.Settings.ramp, "Epochs in which the radius grows; 0 for none.", min=0),
+    radius: float = o.number(study.Settings.radius, "L-infinity radius."),
+    judged: int = o.judged(study.Settings.judged),
     limit: o.Limit = None,
     data_dir: o.DataDir = None,
-    run_dir: Annotated[
-        Path, typer.Option(file_okay=False, help="Folder for all results; what was begun there goes on.")
-    ] = Path("recipes"),
+    run_dir: Path = o.folder(Path("recipes"), "Folder for all results; what was begun there goes on."),
     seed: o.Seed = 0,
     device: o.Device = None,
     json: o.Json = False,

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from datetime import timedelta
 from functools import wraps
 from typing import Any
@@ -13,6 +14,7 @@ import torch.distributed as dist
 import typer
 
 from fastadv.cli._interrupt import Interrupted, exit_code
+from fastadv.cli._shared import Machine
 from fastadv.errors import InputError, LostProcessError
 from fastadv.runs.processes import EVERYWHERE
 
@@ -21,12 +23,12 @@ PATIENCE = timedelta(days=1)
 
 
 def together(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, which takes a `device`, in the process group of torchrun, where it was started by that."""
+    """`command`, which takes a `machine`, in the process group of torchrun, where it was started by that."""
 
     @wraps(command)
-    def called(*, device: str | None, **arguments: Any) -> None:
-        with _joined(device) as own:
-            command(device=own, **arguments)
+    def called(*, machine: Machine, **arguments: Any) -> None:
+        with _joined(machine.device) as own:
+            command(machine=replace(machine, device=own), **arguments)
 
     return called
 

@@ -15,15 +15,11 @@ from fastadv.evaluation.text import number, percent
 
 def verify(
     folder: Annotated[Path, typer.Argument(help="The folder of a finished constructed set.")],
-    data: Annotated[
-        str | None, typer.Option("--data", help=f"The base: {', '.join(names())}, or the folder of a set.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The source model, by its name as in construct.")
-    ] = None,
+    data: str | None = o.option(None, f"The base: {', '.join(names())}, or the folder of a set.", "--data"),
+    model: str | None = o.option(None, "The source model, by its name as in construct.", "--model", "-m"),
     option: o.Arguments = None,
     weights: o.Weights = None,
-    split: Annotated[o.Split | None, typer.Option(help="Part of the base; by default train.")] = None,
+    split: o.Split | None = o.option(None, "Part of the base; by default train."),
     data_dir: o.DataDir = None,
     size: o.Size = None,
     samples: o.Samples = None,

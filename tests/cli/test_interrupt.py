@@ -164,7 +164,7 @@ def test_a_dropped_stop_ends_the_command(
 def test_a_stop_outside_the_work_is_one_line_too(
     number: int, fastadv: Callable, net: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastadv.cli._attack.make_device", lambda name: signal.raise_signal(number))
+    monkeypatch.setattr("fastadv.cli._shared.make_device", lambda name: signal.raise_signal(number))
     assert fastadv(f"attack {net} -n 5 --radius 0.1") == (128 + number, "", "fastadv: interrupted\n")
 
 

@@ -5,6 +5,7 @@ import inspect
 import json
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +25,9 @@ from fastadv.cli import (
     _train,
     _verify,
 )
-from fastadv.cli._attacks import registry
+from fastadv.cli._attacks import AttackOptions, registry
 from fastadv.cli._evaluate import _kept
+from fastadv.cli._panels import Panel
 from fastadv.data import load, load_constructed
 from fastadv.models import SmallCNN
 from fastadv.runs.files import load_tensors
@@ -270,12 +272,25 @@ def test_construct_equals_the_library(
     ids=lambda command: f"{command.__module__.rsplit('.', 1)[1]}.{command.__name__}",
 )
 def test_every_option_is_read_by_its_command(command: Callable) -> None:
-    tree = ast.parse(inspect.getsource(command))
-    read = {
-        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
+    read = read_in(command)
     # --list and --markdown do their work, and leave, when they are read
     assert set(inspect.signature(command).parameters) - read <= {"known", "markdown"}
+    for one in inspect.signature(command).parameters.values():
+        if isinstance(one.annotation, type) and issubclass(one.annotation, Panel):
+            modules = {inspect.getmodule(made) for made in one.annotation.__mro__[:-1]}
+            inside = read.union(*map(read_in, modules))
+            # `AttackOptions.given` goes through all of its fields
+            named = {each.name for each in fields(AttackOptions)} if "given" in inside else set()
+            assert {each.name for each in fields(one.annotation)} <= inside | named
+
+
+def read_in(source: object) -> set[str]:
+    """The names and attributes that are read in a function or a module, also by `getattr`."""
+    tree = list(ast.walk(ast.parse(inspect.getsource(source))))
+    loaded = [node for node in tree if isinstance(getattr(node, "ctx", None), ast.Load)]
+    names = {node.id for node in loaded if isinstance(node, ast.Name)}
+    attributes = {node.attr for node in loaded if isinstance(node, ast.Attribute)}
+    return names | attributes | {node.value for node in tree if isinstance(node, ast.Constant)}
 
 
 def test_the_attacks_are_listed_from_the_registry(fastadv: Callable) -> None:

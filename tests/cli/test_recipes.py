@@ -63,7 +63,7 @@ def test_name_and_arguments(text, options, kind, fields):
 
 
 def test_wrappers_and_norm():
-    recipe = parse_recipe("pgd", RecipeOptions("l2", 0.5, l1=0.001, awp=0.005))
+    recipe = parse_recipe("pgd", RecipeOptions(norm="l2", radius=0.5, l1=0.001, awp=0.005))
     assert isinstance(recipe, AWP)
     assert recipe.gamma == 0.005
     assert isinstance(recipe.recipe, WeightDecayL1)
@@ -73,7 +73,7 @@ def test_wrappers_and_norm():
 
 def test_noise_is_denied_in_the_way_of_the_recipe():
     for text, loss in (("pgd:loss=margin", "ce"), ("fgsm:loss=bce", "bce"), ("trades", "ce")):
-        recipe = parse_recipe(text, RecipeOptions("linf", 0.1, l1=0.001, rubbish=0.5))
+        recipe = parse_recipe(text, RecipeOptions(norm="linf", radius=0.1, l1=0.001, rubbish=0.5))
         assert isinstance(recipe, WeightDecayL1)
         assert isinstance(recipe.recipe, RubbishTraining)
         assert (recipe.recipe.weight, recipe.recipe.loss) == (0.5, loss)

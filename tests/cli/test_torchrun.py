@@ -17,6 +17,7 @@ import torch
 
 from fastadv.cli import _torchrun, main
 from fastadv.cli._interrupt import Interrupted
+from fastadv.cli._shared import Machine
 from fastadv.errors import InputError, LostProcessError
 from fastadv.runs.files import digest, load_tensors
 from fastadv.train import reports
@@ -131,12 +132,12 @@ def test_an_error_is_told_once(error: Exception, rank: int, loud: bool, monkeypa
     monkeypatch.setattr(_torchrun.dist, "destroy_process_group", lambda: left.append(True))
 
     @_torchrun.together
-    def command(device: str | None) -> None:
+    def command(machine: Machine) -> None:
         print("a line")
         raise error
 
     with pytest.raises(Exception) as raised:
-        command(device="cpu")
+        command(machine=Machine(device="cpu"))
     assert logging.root.manager.disable == logging.NOTSET
     assert left
     assert (raised.value is error) == loud

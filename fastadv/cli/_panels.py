@@ -1,0 +1,84 @@
+"""Options in groups: each group is a dataclass, which --help shows as one panel."""
+
+import inspect
+from collections.abc import Callable
+from copy import copy
+from dataclasses import MISSING, Field, dataclass, fields
+from functools import wraps
+from typing import Annotated, Any, dataclass_transform, get_args
+
+from typer.models import ParameterInfo
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Panel:
+    """Options that belong together: a command takes them as one argument.
+
+    A field is declared as an argument of a command is (see `_options.option`). A subclass may change or add
+    some.
+    """
+
+    title = ""
+
+    def __init_subclass__(cls, title: str | None = None) -> None:
+        super().__init_subclass__()
+        cls.title = title or cls.title
+        dataclass(frozen=True, kw_only=True)(cls)
+
+    @classmethod
+    def parameters(cls) -> list[inspect.Parameter]:
+        """The options as arguments of a command, in the panel."""
+        return [
+            inspect.Parameter(
+                each.name, KEYWORD, default=_default(each), annotation=_in_panel(cls.title, each)
+            )
+            for each in fields(cls)  # type: ignore[arg-type]  # every subclass is a dataclass
+        ]
+
+
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def _default(field: Field[Any]) -> Any:
+    return inspect.Parameter.empty if field.default is MISSING else field.default
+
+
+def _in_panel(title: str, field: Field[Any]) -> Any:
+    """The annotation of a field, with its option in the panel of that title."""
+    kind, *declared = [field.type, *field.metadata.values()] if field.metadata else get_args(field.type)
+    (shown,) = (copy(each) for each in declared if isinstance(each, ParameterInfo))
+    shown.rich_help_panel = title or None
+    return Annotated[kind, shown]
+
+
+def with_panels(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, with the options of its panels in place of the arguments that are panels."""
+    taken = inspect.signature(command).parameters.values()
+    panels = {one.name: one.annotation for one in taken if _is_panel(one.annotation)}
+    own = [_own(one) for one in taken if one.name not in panels]
+    parameters = own + [each for panel in panels.values() for each in panel.parameters()]
+
+    @wraps(command)
+    def called(**options: Any) -> None:
+        made = {
+            name: panel(**{each.name: options.pop(each.name) for each in fields(panel)})
+            for name, panel in panels.items()
+        }
+        command(**options, **made)
+
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {one.name: one.annotation for one in parameters}
+    return called
+
+
+def _own(parameter: inspect.Parameter) -> inspect.Parameter:
+    """An argument of a command that is an option by itself."""
+    if isinstance(parameter.default, Field):
+        field = parameter.default
+        field.type = parameter.annotation
+        parameter = parameter.replace(default=_default(field), annotation=_in_panel("", field))
+    return parameter.replace(kind=KEYWORD)
+
+
+def _is_panel(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Panel)

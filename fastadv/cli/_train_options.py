@@ -1,0 +1,146 @@
+"""The options of `fastadv train` in groups, and what `fit` takes of each."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from fastadv.cli import _augment, _ramp
+from fastadv.cli import _options as o
+from fastadv.cli._load import load_data, load_mixture
+from fastadv.cli._output import note
+from fastadv.cli._panels import Panel
+from fastadv.cli._shared import Machine, TrainImages
+from fastadv.data import names
+from fastadv.train import Ending, Execution, Optimization
+from fastadv.train._deterministic import WORKSPACE, WORKSPACES
+from fastadv.train.ending import ACTIONS
+from fastadv.train.execution import PRECISIONS
+from fastadv.train.optim import LEARNING_RATES, SCHEDULES
+
+TEST_SAMPLES = 1000
+
+Schedule = StrEnum("Schedule", {name.upper(): name for name in SCHEDULES})  # type: ignore[misc]
+Action = StrEnum("Action", {name.upper(): name for name in ACTIONS})  # type: ignore[misc]
+Precision = StrEnum("Precision", {name.upper(): name for name in PRECISIONS})  # type: ignore[misc]
+
+
+class TrainingImages(TrainImages):
+    """Images to train on, to mix in, to hold out and to test on."""
+
+    test_data: str | None = o.option(
+        None, "Data set to test on after each epoch; by default the test split of --data."
+    )
+    test_samples: int | None = o.count(None, f"Test on the first N samples; {TEST_SAMPLES} by default.")
+    validation: int | None = o.count(
+        None, "Hold out the last N training images; the best epoch is chosen by them."
+    )
+    augment: str = o.option("none", _augment.HELP, metavar="NAME+NAME")
+    generated: Path | None = o.option(
+        None, "Generated images to mix in: an npz file, or a folder of them.", exists=True
+    )
+    fraction: float | None = o.number(None, "Of each batch, generated: 0.7.")
+
+    def __post_init__(self) -> None:
+        if (self.generated is None) != (self.fraction is None):
+            raise typer.BadParameter("--generated and --fraction belong together: give both, or neither.")
+
+    def to_train_on(self) -> tuple[Any, Any]:
+        """Load the images to train on, with the generated ones, and those held out; None for none."""
+        # with other test data the size is theirs: a constructed set has its own
+        size = self.size if self.test_data is None or self.data in names() else None
+        dataset = load_data(self.data, None, self.data_dir, size, self.samples, default=self.part)
+        held_out = None
+        if self.validation is not None:
+            rest = len(dataset) - self.validation
+            if rest < 1:
+                raise typer.BadParameter(
+                    f"--validation: expected fewer than the {len(dataset)} images, got {self.validation}."
+                )
+            dataset, held_out = dataset.subset(range(rest)), dataset.subset(range(rest, len(dataset)))
+        if self.generated is not None and self.fraction is not None:
+            with o.usage():
+                dataset = load_mixture(dataset, self.generated, self.fraction)
+        return dataset, held_out
+
+    def to_test_on(self) -> Any:
+        """Load the test set; None where there is none."""
+        if self.test_data is None and self.data not in names():
+            if self.test_samples is not None:
+                raise typer.BadParameter(
+                    f"--test-samples has no effect: {self.data} has no test split; name --test-data."
+                )
+            note(f"{self.data} has no test split: name one with --test-data to see accuracies")
+            return None
+        samples = self.test_samples or TEST_SAMPLES
+        return load_data(self.test_data or self.data, None, self.data_dir, self.size, samples)
+
+
+class Optimizing(Panel, title="Optimization"):
+    """How the weights move."""
+
+    epochs: o.Epochs = 10
+    batch_size: o.BatchSize = 128
+    optimizer: str = o.option("sgd", f"{' or '.join(LEARNING_RATES)}.")
+    learning_rate: float | None = o.option(
+        None, ", ".join(f"{rate:g} for {name}" for name, rate in LEARNING_RATES.items()) + "."
+    )
+    weight_decay: float = o.option(5e-4, "Of the optimizer.")
+    schedule: Schedule = o.option(Schedule("cosine"), "How the learning rate changes.")
+    warm_up: float | None = o.number(None, "Epochs in which the learning rate rises linearly.")
+    clip_norm: float | None = o.number(None, "Shorten gradients to this norm, of all weights.")
+    max_norm: float | None = o.number(
+        None, "Shorten the weights into each unit to this norm: 1.9365 for maxout."
+    )
+    ramp: str | None = o.option(None, _ramp.HELP, metavar="EPOCHS[:key=value,...]")
+    ema: float | None = o.number(
+        None, "Decay of a moving average of the weights, tested and kept beside them: 0.9995."
+    )
+
+    def optimization(self) -> Optimization:
+        """What `fit` takes."""
+        ramp = None if self.ramp is None else _ramp.parse_ramp(self.ramp)
+        with o.usage():
+            return Optimization(
+                weight_decay=self.weight_decay, schedule=self.schedule.value, warm_up=self.warm_up or 0,
+                clip_norm=self.clip_norm, max_norm=self.max_norm, ramp=ramp, ema=self.ema,
+            )  # fmt: skip
+
+
+class EndingOptions(Panel, title="Ending"):
+    """When training ends, and with which weights."""
+
+    patience: int | None = o.count(None, "Stop after so many epochs without a better accuracy under attack.")
+    on_alarm: Action = o.option(
+        Action("warn"),
+        "When robustness collapses or falls for good: go on, stop, or stop with the best weights.",
+    )
+
+    def ending(self) -> Ending:
+        """What `fit` takes."""
+        return Ending(patience=self.patience, on_alarm=self.on_alarm.value)
+
+
+class Executing(Machine):
+    """How training is carried out."""
+
+    precision: Precision | None = o.option(
+        None, "bf16: under autocast; tf32: products on a GPU; fp32 by default."
+    )
+    bf16: o.Bf16 = False
+    compiled: bool = o.option(False, "Run the passes of a step through torch.compile.", "--compile")
+    deterministic: bool = o.option(False, "The same bits with any number of processes.", "--deterministic")
+    workers: int | None = o.option(None, "Processes that read image folders; they change no result.", min=0)
+
+    def execution(self) -> Execution:
+        """What `fit` takes."""
+        precision = o.one_precision(self.bf16, self.precision)
+        if self.deterministic:
+            os.environ.setdefault(WORKSPACE, WORKSPACES[0])  # read when cuBLAS is first used
+        with o.usage():
+            return Execution(
+                precision=precision, deterministic=self.deterministic, compile=self.compiled,
+                workers=self.workers,
+            )  # fmt: skip
