@@ -79,7 +79,7 @@ class Kept(Panel, title="Results"):
                 raise typer.BadParameter(
                     f"--radii goes beyond the radius {attack.radius:g} of {attack.label}: leave out --radius."
                 )
-        begun = lambda folder: (folder / "evaluation.json").exists()  # noqa: E731
+        begun = lambda folder: (folder / IDENTITY).exists()  # noqa: E731
         o.check_run_dir(self.run_dir, self.resume, begun, "an evaluation")
         if self.about and self.robustbench is None:
             raise typer.BadParameter("--about says more about an entry: give --robustbench too.")
@@ -119,7 +119,7 @@ def evaluate(
 
         named = {label: one.with_sources(load) for label, one in named.items()}
         with progress("attacks") as tick, o.usage():
-            kept = _kept(run_dir, machine.batch_size) if results.resume and run_dir is not None else 0
+            kept = _kept(run_dir) if results.resume and run_dir is not None else 0
             watched = watch(named, len(dataset), tick, kept=kept)
             table = measure(
                 net, dataset, watched, batch_size=machine.batch_size, keep_samples=results.out is not None,

@@ -14,7 +14,7 @@ from fastadv.cli._recipes import RecipeOptions, parse_recipe
 from fastadv.cli._shared import Network, RunFolder
 from fastadv.cli._torchrun import together
 from fastadv.cli._train_options import EndingOptions, Executing, Optimizing, TrainingImages
-from fastadv.evaluation._text import percent
+from fastadv.evaluation.text import percent
 from fastadv.runs import processes
 from fastadv.runs.card import card
 from fastadv.train import Ending, EpochReport, Measuring, reports
