@@ -18,7 +18,7 @@ import fastadv
 from fastadv.cli._abs import abs_app
 from fastadv.cli._attack import attack
 from fastadv.cli._construct import construct
-from fastadv.cli._debug import Debug, with_debug
+from fastadv.cli._debug import Debug, add, with_debug
 from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
@@ -54,7 +54,7 @@ for command, example in (
     (speedrun, "fastadv speedrun --data-dir data --run-dir runs/speedrun"),
     (doctor, "fastadv doctor"),
 ):
-    app.command(epilog=f"Example: {example}")(with_debug(command))
+    add(app, command, example)
 app.add_typer(abs_app, name="abs")
 app.add_typer(study_app, name="study")
 

@@ -13,7 +13,7 @@ from fastadv.cli._abs_bound import bound
 from fastadv.cli._abs_data import Batched, Synthesis, measure, print_measured
 from fastadv.cli._abs_show import distal, show
 from fastadv.cli._abs_train import train
-from fastadv.cli._debug import with_debug
+from fastadv.cli._debug import add
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import make_device
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results
@@ -123,4 +123,4 @@ for _command, _example in (
     (show, "fastadv abs show -m runs/abs/model.safetensors --data digits --index 3 --out abs.png"),
     (distal, "fastadv abs distal -m runs/abs/model.safetensors --classes 0,1 --out distal.png"),
 ):
-    abs_app.command(epilog=f"Example: {_example}")(with_debug(_command))
+    add(abs_app, _command, _example)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import typer
 from torch import Tensor
 
 from fastadv.attacks import AttackResult, latent_descent
@@ -126,15 +125,11 @@ def _parsed(text: str, norm: str) -> NamedAttack:
     """The attack that a text names; BadParameter unless it looks for the minimum in that norm."""
     named = parse_attack(text, AttackOptions(norm=norm), 0)
     if not named.minimal:
-        raise typer.BadParameter(
-            f"--attack {text}: expected an attack for the minimum norm; {named.name} has a budget."
-        )
+        o.refuse(f"--attack {text}: expected an attack for the minimum norm; {named.name} has a budget.")
     if named.sources:
-        raise typer.BadParameter(
-            f"--attack {text}: {named.name} needs substitutes, which --data has none of."
-        )
+        o.refuse(f"--attack {text}: {named.name} needs substitutes, which --data has none of.")
     if named.norm != norm or named.radius != math.inf:
-        raise typer.BadParameter(f"--attack {text}: expected the norm of the bound, {norm}, and no radius.")
+        o.refuse(f"--attack {text}: expected the norm of the bound, {norm}, and no radius.")
     return named
 
 
@@ -167,11 +162,6 @@ def _draw(
     """The band between the certified accuracy and the accuracy under attack."""
     low, high = Curve.from_distances(radius), Curve.from_distances(distance)
     figures.curves(
-        {"under attack": high, "certified": low},
-        path,
-        bands={"under attack": (low, high)},
-        steps=True,
-        radius=across,
-        title=title,
-        right=max(radii, default=0.0) or None,
-    )
+        {"under attack": high, "certified": low}, path, bands={"under attack": (low, high)}, steps=True,
+        radius=across, title=title, right=max(radii, default=0.0) or None,
+    )  # fmt: skip

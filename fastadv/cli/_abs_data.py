@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import typer
 from torch import Tensor
 
 from fastadv._checks import SEEDS
@@ -63,9 +62,7 @@ class Synthesis(Panel, title="Model"):
             own = {"--prior-samples": self.prior_samples, "--seed": None if seed_used else seed}
             for option, value in own.items():
                 if value is not None:
-                    raise typer.BadParameter(
-                        f"{option} has no effect on {path}, which has its own prior; leave it out."
-                    )
+                    o.refuse(f"{option} has no effect on {path}, which has its own prior; leave it out.")
             model = ABS.load(path)
         else:
             raise InputError(

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-import typer
 from torch import Tensor
 
 from fastadv import attacks
@@ -48,7 +47,7 @@ def show(
     with interruptible(NOTHING_DRAWN):
         dataset, index = images.load(), images.index
         if index >= len(dataset):
-            raise typer.BadParameter(
+            o.refuse(
                 f"--index: expected a number below {len(dataset)}, the images of {dataset.name}, got {index}."
             )
         image, label = dataset[index]
@@ -66,16 +65,8 @@ def show(
         ]
         draw(torch.cat([net.observed(x), inferred.reconstruction[0]]), titles, out, chosen + 1)
     if json:
-        write_json(
-            {
-                "index": index,
-                "label": label,
-                "prediction": chosen,
-                "loss": losses,
-                "confidence": confidence,
-                "out": str(out),
-            }
-        )
+        told = {"index": index, "label": label, "prediction": chosen, "loss": losses}
+        write_json({**told, "confidence": confidence, "out": str(out)})
         return
     verdict = f"image {index} ({dataset.classes[label]}) is taken for {dataset.classes[chosen]}"
     say(f"{verdict} with confidence {confidence[chosen]:.2f}; drawn in {out}")
@@ -93,7 +84,7 @@ def distal(
     place = make_device(synthesis.device)
     numbers = o.parse_numbers(classes)
     if not all(value.is_integer() for value in numbers):
-        raise typer.BadParameter(f"--classes: expected numbers of classes such as 0,1,7, got {classes!r}.")
+        o.refuse(f"--classes: expected numbers of classes such as 0,1,7, got {classes!r}.")
     wanted = torch.tensor([int(value) for value in numbers], device=place)
     with interruptible(NOTHING_DRAWN):
         net = synthesis.load(place, seed_used=True)

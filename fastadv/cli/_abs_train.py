@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from fastadv.cli import _options as o
 from fastadv.cli._abs_data import PRIOR_SAMPLES, Batched, measure, print_measured
 from fastadv.cli._interrupt import interruptible
@@ -51,33 +49,20 @@ def train(
     folder.check()
     weights = None if beta is None else o.parse_numbers(beta)
     if weights is not None and len(weights) != 2:
-        raise typer.BadParameter(f"--beta: expected FROM,TO such as 10,1, got {beta!r}.")
+        o.refuse(f"--beta: expected FROM,TO such as 10,1, got {beta!r}.")
     if test_samples is not None and images.data not in names():
-        raise typer.BadParameter(
-            f"--test-samples has no effect: {images.data} has no test split; leave it out."
-        )
+        o.refuse(f"--test-samples has no effect: {images.data} has no test split; leave it out.")
     place, run_dir = machine.place(), folder.run_dir
     with interruptible(folder.kept):
         dataset = images.load()
         with progress("training") as tick, o.usage():
             model = ABS.fit(
-                dataset,
-                epochs=epochs,
-                run_dir=run_dir,
-                resume=folder.resume,
-                latents=latents,
-                width=width,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                beta=None if weights is None else (weights[0], weights[1]),
-                augment=augment,
-                seed=machine.seed,
-                device=place,
-                training_precision="bf16" if bf16 else "fp32",
-                calibration=calibration,
-                progress=tick,
+                dataset, epochs=epochs, run_dir=run_dir, resume=folder.resume, latents=latents, width=width,
+                batch_size=batch_size, learning_rate=learning_rate, augment=augment, seed=machine.seed,
+                beta=None if weights is None else (weights[0], weights[1]), device=place,
+                training_precision="bf16" if bf16 else "fp32", calibration=calibration, progress=tick,
                 prior_samples=prior_samples,
-            )
+            )  # fmt: skip
         measured: dict[str, Any] = {"training": model.card["measured"]}
         if images.data in names():
             test_set = load_data(images.data, None, images.data_dir, images.size, test_samples)

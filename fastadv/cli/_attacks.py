@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
-import typer
 from torch import nn
 
 from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS, Attack, AttackResult
@@ -114,11 +113,11 @@ def parse_attacks(texts: list[str], options: AttackOptions, seed: int) -> dict[s
     named = [parse_attack(text, options, seed) for text in texts]
     by_label = {attack.label: attack for attack in named}
     if len(by_label) < len(named):
-        raise typer.BadParameter(f"the same attack is named twice: {', '.join(texts)}.")
+        o.refuse(f"the same attack is named twice: {', '.join(texts)}.")
     for option in options.given:
         if not any(option in attack.used for attack in named):
             flag = "--strongest" if option == "stop_early" else f"--{option.replace('_', '-')}"
-            raise typer.BadParameter(f"{flag} has no effect on {', '.join(texts)}; leave it out.")
+            o.refuse(f"{flag} has no effect on {', '.join(texts)}; leave it out.")
     return by_label
 
 
@@ -143,7 +142,7 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
     unknown = [key for key in own if key not in known]
     if unknown:
         both = name if inner is None else f"{name} with {inner.name}"
-        raise typer.BadParameter(f"{both} takes no {unknown[0]!r}; it takes {', '.join(known)}.")
+        o.refuse(f"{both} takes no {unknown[0]!r}; it takes {', '.join(known)}.")
     takes = {**(inner.parameters if inner else {}), **attack.parameters}
     own = {key: check_value(where, key, own[key], takes.get(key)) for key in own if key not in models}
     shared = {key: value for key, value in options.given.items() if key in known and key not in own}
@@ -152,10 +151,10 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
     norm = str(given.pop("norm", "linf" if "linf" in norms else norms[0]))
     radius = given.pop("radius", math.inf if attack.minimal else None)
     if radius is None:
-        raise typer.BadParameter(f"{where} has no radius; give --radius, or {name}:radius=0.3.")
+        o.refuse(f"{where} has no radius; give --radius, or {name}:radius=0.3.")
     if norm not in norms:
         choosy = inner if inner is not None and norm in attack.norms else attack
-        raise typer.BadParameter(f"{choosy.name} works in {', '.join(choosy.norms)}, not in {norm!r}.")
+        o.refuse(f"{choosy.name} works in {', '.join(choosy.norms)}, not in {norm!r}.")
     make_threat(norm, radius)  # wrong values are told before the work
     arguments = _arguments(attack, keys, given, seed)
     config = {"attack": name, "norm": norm, "radius": radius, **arguments}
@@ -165,7 +164,7 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
         config["runs"] = {"attack": inner.name, **more}
     sources = tuple(plain["source"].split("+")) if "source" in plain else ()
     if not all(sources):
-        raise typer.BadParameter(
+        o.refuse(
             f"{where}: source: expected FILE or MODEL@FILE on both sides of each +, got {plain['source']!r}."
         )
     if sources:
@@ -180,7 +179,7 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
 
 def _find(name: str) -> Attack:
     if name not in registry():
-        raise typer.BadParameter(f"no attack {name!r}; there are {', '.join(registry())}.")
+        o.refuse(f"no attack {name!r}; there are {', '.join(registry())}.")
     return registry()[name]
 
 
@@ -190,9 +189,9 @@ def _inner(attack: Attack, plain: Mapping[str, str]) -> Attack | None:
         return None
     inner = _find(plain["attack"])
     if "attack" in inner.parameters:
-        raise typer.BadParameter(f"{attack.name} cannot run {inner.name}, which runs another attack.")
+        o.refuse(f"{attack.name} cannot run {inner.name}, which runs another attack.")
     if inner.minimal and "source" not in attack.parameters:
-        raise typer.BadParameter(
+        o.refuse(
             f"{attack.name} cannot run {inner.name}, which looks for the minimum by itself: name that alone."
         )
     return inner
@@ -205,9 +204,9 @@ def _check_complete(attack: Attack, plain: Mapping[str, str]) -> None:
         if not _required(parameter) or key in (*GIVEN, *DEFAULTS) or plain.get(key):
             continue
         if key not in examples:
-            raise typer.BadParameter(f"{attack.name} needs {key}, which text cannot name; call it in Python.")
+            o.refuse(f"{attack.name} needs {key}, which text cannot name; call it in Python.")
         whole = ",".join(text for part, text in examples.items() if part in attack.parameters)
-        raise typer.BadParameter(f"{attack.name} needs {key}, as in {attack.name}:{whole}.")
+        o.refuse(f"{attack.name} needs {key}, as in {attack.name}:{whole}.")
 
 
 def _arguments(attack: Attack, keys: Iterable[str], given: Mapping[str, Any], seed: int) -> dict[str, Any]:

@@ -66,11 +66,9 @@ class Construction(Budget, title="Construction"):
         """The arguments of the construction."""
         inverts = kind in (Kind.ROBUST, Kind.NON_ROBUST)
         if not inverts and (self.module or self.start):
-            raise typer.BadParameter(
-                f"{kind.value} inverts no representation: leave out --module and --start."
-            )
+            o.refuse(f"{kind.value} inverts no representation: leave out --module and --start.")
         if self.norm not in (None, "l2") and self.radius is None and not inverts:
-            raise typer.BadParameter(f"--norm {self.norm} needs a --radius: the paper's budget is one in L2.")
+            o.refuse(f"--norm {self.norm} needs a --radius: the paper's budget is one in L2.")
         paper = library.CIFAR10_PAPER[_PAPER_NAME[kind]]
         budget = float(paper["threat"].radius) if self.radius is None else self.radius
         given = {name: getattr(self, name) for name in ("steps", "step_size", "module", "start")}

@@ -57,3 +57,8 @@ def with_debug(command: Callable[..., None]) -> Callable[..., None]:
     )
     called.__annotations__ = {**command.__annotations__, "debug": OPTION}
     return called
+
+
+def add(app: typer.Typer, command: Callable[..., None], example: str) -> None:
+    """Add a command to `app`, with --debug, and with an example below its help."""
+    app.command(epilog=f"Example: {example}")(with_debug(command))

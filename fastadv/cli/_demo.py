@@ -3,8 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import typer
-
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import note, print_table, progress, say, write_json
@@ -32,9 +30,9 @@ def demo(
     finished one is done anew.
     """
     if tiny and size is not None:
-        raise typer.BadParameter("--tiny has a size of its own; leave out --size.")
+        o.refuse("--tiny has a size of its own; leave out --size.")
     if size is not None and size not in SIZES:
-        raise typer.BadParameter(f"--size is one of {', '.join(map(str, SIZES))}, got {size}.")
+        o.refuse(f"--size is one of {', '.join(map(str, SIZES))}, got {size}.")
     settings = dataclasses.replace(TINY if tiny else SIZES[size or 10], seed=seed)
     if study.unfinished(settings, out):
         note(f"going on with the run that was stopped in {out}")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import typer
 from torch import nn
 
 from fastadv.cli import _options as o
@@ -64,25 +63,23 @@ class Kept(Panel, title="Results"):
         """Refuse what these attacks cannot give, before any work. Returns the radii."""
         tried = o.parse_radii(self.radii)
         if self.figure is not None and not any(tried):
-            raise typer.BadParameter(
-                "--figure draws accuracy against radius: give --radii too, such as 0,0.1,0.2."
-            )
+            o.refuse("--figure draws accuracy against radius: give --radii too, such as 0,0.1,0.2.")
         several = len({attack.norm for attack in named.values()}) > 1
         if tried and several:
-            raise typer.BadParameter("--radii needs attacks of one norm; evaluate each norm by itself.")
+            o.refuse("--radii needs attacks of one norm; evaluate each norm by itself.")
         if self.out is not None and several:
-            raise typer.BadParameter("--out compares distances: give attacks of one norm.")
+            o.refuse("--out compares distances: give attacks of one norm.")
         if self.optimality:
             _check_optimality(named)
         for attack in named.values():
             if attack.minimal and any(r > attack.radius for r in tried):
-                raise typer.BadParameter(
+                o.refuse(
                     f"--radii goes beyond the radius {attack.radius:g} of {attack.label}: leave out --radius."
                 )
         begun = lambda folder: (folder / IDENTITY).exists()  # noqa: E731
         o.check_run_dir(self.run_dir, self.resume, begun, "an evaluation")
         if self.about and self.robustbench is None:
-            raise typer.BadParameter("--about says more about an entry: give --robustbench too.")
+            o.refuse("--about says more about an entry: give --robustbench too.")
         return tried
 
 
@@ -171,11 +168,11 @@ def _check_optimality(named: dict[str, NamedAttack]) -> None:
     """Refuse what --optimality cannot compare."""
     budget = [attack.name for attack in named.values() if not attack.minimal]
     if budget:
-        raise typer.BadParameter(f"--optimality compares minimum-norm attacks; {budget[0]} has a budget.")
+        o.refuse(f"--optimality compares minimum-norm attacks; {budget[0]} has a budget.")
     if any(attack.radius != math.inf for attack in named.values()):
-        raise typer.BadParameter("--optimality needs whole searches: leave out the radius.")
+        o.refuse("--optimality needs whole searches: leave out the radius.")
     if len({attack.norm for attack in named.values()}) > 1:
-        raise typer.BadParameter("--optimality needs attacks of one norm; evaluate each norm by itself.")
+        o.refuse("--optimality needs attacks of one norm; evaluate each norm by itself.")
 
 
 def _draw(
@@ -191,16 +188,11 @@ def _draw(
     exact = all(attack.minimal for attack in named.values())
     drawn = {label: Curve.from_distances(table[label].distance) for label in curves} if exact else curves
     norm = next(iter(named.values())).norm
+    bands = _bands(table, curves, named, radii) if exact else None
     figures.curves(
-        _lines(drawn, named),
-        path,
-        steps=exact,
-        bands=_bands(table, curves, named, radii) if exact else None,
-        right=max(radii),
-        radius=f"{o.symbol(norm)} radius",
-        title=title,
-        chance=1 / dataset.num_classes,
-    )
+        _lines(drawn, named), path, steps=exact, bands=bands, right=max(radii),
+        radius=f"{o.symbol(norm)} radius", title=title, chance=1 / dataset.num_classes,
+    )  # fmt: skip
 
 
 def _bands(

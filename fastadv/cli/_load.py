@@ -9,6 +9,7 @@ import torch
 import typer
 from torch import nn
 
+from fastadv.cli import _options as o
 from fastadv.cli._options import Split, pairs, usage
 from fastadv.cli._output import note
 from fastadv.data import FolderSet, Mixture, NpzSet, load, load_folder, names
@@ -46,13 +47,13 @@ def load_data(
     if data in names():
         return load(data, split or default, data_dir=data_dir, size=size, limit=limit)
     if not is_set(data):
-        raise typer.BadParameter(
+        o.refuse(
             f"no data set {data!r}; there are {', '.join(names())}, and the folder of any constructed "
             "or exported set."
         )
     for option, value in (("--split", split), ("--size", size)):
         if value is not None:
-            raise typer.BadParameter(f"{option} has no effect on the constructed set {data}; leave it out.")
+            o.refuse(f"{option} has no effect on the constructed set {data}; leave it out.")
     made = load_folder(data)
     return made if limit is None or limit >= len(made) else made.subset(range(limit))
 
@@ -80,7 +81,7 @@ def load_model(
     offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": seed}
     own = pairs(arguments or [], "--option")
     if ":" not in name and own.keys() & {"shape", "classes"}:
-        raise typer.BadParameter("--option: shape and classes follow from --data; leave them out.")
+        o.refuse("--option: shape and classes follow from --data; leave them out.")
     with usage():
         model = create(name, **(_accepted(name, offered) | own))
     if weights is not None:

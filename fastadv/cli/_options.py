@@ -7,7 +7,7 @@ from dataclasses import field
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -25,6 +25,11 @@ class Split(StrEnum):
     TEST = "test"
 
 
+def refuse(text: str) -> NoReturn:
+    """End the command as wrong usage, with exit code 2 and this text."""
+    raise typer.BadParameter(text)
+
+
 def parse_number(text: str | float) -> float:
     """A number, also as a fraction: 0.3, 1e-3, 8/255, inf. An option's default comes as the number itself."""
     try:
@@ -36,7 +41,7 @@ def parse_number(text: str | float) -> float:
 def one_precision(bf16: bool, precision: StrEnum | None) -> str:
     """What --bf16 and --precision ask for."""
     if bf16 and precision is not None:
-        raise typer.BadParameter("--bf16 and --precision say the same: give one of them.")
+        refuse("--bf16 and --precision say the same: give one of them.")
     return "bf16" if bf16 else "fp32" if precision is None else precision.value
 
 
@@ -49,7 +54,7 @@ def parse_batch_size(text: str | int) -> int | str:
     except ValueError:
         size = 0
     if size < 1:
-        raise typer.BadParameter(f"expected an integer of 1 or more, or auto, got {text!r}.")
+        refuse(f"expected an integer of 1 or more, or auto, got {text!r}.")
     return size
 
 
@@ -69,7 +74,7 @@ def parse_radii(text: str | None) -> tuple[float, ...]:
 def parse_norm(text: str) -> str:
     """The name of a norm."""
     if text not in THREATS:
-        raise typer.BadParameter(f"no norm {text!r}; there are {', '.join(THREATS)}.")
+        refuse(f"no norm {text!r}; there are {', '.join(THREATS)}.")
     return text
 
 
@@ -78,9 +83,9 @@ def parse_out(text: str) -> Path:
     path = Path(text)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not path.name:
-        raise typer.BadParameter(f"expected the name of a file, got the folder {text!r}.")
+        refuse(f"expected the name of a file, got the folder {text!r}.")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise typer.BadParameter(f"{text!r} cannot be written in {folder}; choose another place.")
+        refuse(f"{text!r} cannot be written in {folder}; choose another place.")
     return path
 
 
@@ -95,7 +100,7 @@ def pair(part: str, what: str) -> tuple[str, Any]:
     """KEY=VALUE, the value a number, true, false or text."""
     key, equals, value = part.partition("=")
     if not equals:
-        raise typer.BadParameter(f"{what}: expected KEY=VALUE, got {part!r}.")
+        refuse(f"{what}: expected KEY=VALUE, got {part!r}.")
     if value.lower() in ("true", "false"):
         return key, value.lower() == "true"
     for convert in (int, parse_number):
@@ -111,7 +116,7 @@ def pairs(parts: list[str], what: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in (pair(part, what) for part in parts):
         if key in values:
-            raise typer.BadParameter(f"{what}: {key} is given twice; leave one out.")
+            refuse(f"{what}: {key} is given twice; leave one out.")
         values[key] = value
     return values
 
@@ -130,9 +135,9 @@ def check_run_dir(
     """Refuse to go on without a folder, and a folder where something has `begun` that is not to go on."""
     if run_dir is None:
         if resume:
-            raise typer.BadParameter("--resume goes on with a folder: give --run-dir too.")
+            refuse("--resume goes on with a folder: give --run-dir too.")
     elif begun(run_dir) and not resume:
-        raise typer.BadParameter(
+        refuse(
             f"--run-dir {run_dir} already holds {what}: add --resume to go on with it, "
             "or choose another folder."
         )

@@ -9,10 +9,32 @@ import typer
 from fastadv.cli import _options as o
 from fastadv.cli._load import load_model
 from fastadv.cli._output import print_table, say, write_json
-from fastadv.evaluation.text import percent
-from fastadv.studies.goodfellow2014 import panda
+from fastadv.cli._panels import Panel
+from fastadv.evaluation._text import percent
+from fastadv.studies.goodfellow2014 import SCALES, panda
 from fastadv.studies.goodfellow2014.measure import LOSS
 from fastadv.studies.goodfellow2014.picture import read_image
+
+PANDA = 0.007  # the paper's radius for ImageNet: half a step of 8 bits
+
+
+class Picture(Panel, title="One picture"):
+    """Instead of the study: the paper's first figure for a picture and a model."""
+
+    image: Path | None = o.option(
+        None, "Instead of the study: the paper's first figure for this picture, with --model."
+    )
+    model: str | None = o.option(None, "For --image: the model, as in 'fastadv attack'.", "--model", "-m")
+    option: o.Arguments = None
+    weights: o.Weights = None
+    shape: str | None = o.option(
+        None, "For --image: what the model takes; by default 1,28,28.", metavar="C,H,W"
+    )
+    classes: int | None = o.option(None, "For --image: the model's classes; by default 10.", min=2)
+    names: Path | None = o.option(None, "For --image: a file with the name of a class in each line.")
+    radius: float | None = o.number(
+        None, "For --image: the L-infinity radius; by default 0.25, 0.007 for color."
+    )
 
 
 @dataclass(frozen=True)
@@ -27,7 +49,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
     """C,H,W."""
     parts = text.split(",")
     if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"--shape: expected channels, height and width, as 3,224,224, got {text!r}.")
+        o.refuse(f"--shape: expected channels, height and width, as 3,224,224, got {text!r}.")
     return tuple(int(part) for part in parts)
 
 
@@ -42,28 +64,22 @@ def read_names(path: Path | None, classes: int) -> list[str] | None:
             f"--names: expected a text file with a name a line, got {path} ({error})."
         ) from error
     if len(names) != classes:
-        raise typer.BadParameter(f"--names: expected {classes} lines, one for each class, got {len(names)}.")
+        o.refuse(f"--names: expected {classes} lines, one for each class, got {len(names)}.")
     return names
 
 
-def draw_panda(
-    image: Path,
-    model: str,
-    option: list[str] | None,
-    weights: Path | None,
-    takes: Takes,
-    names: Path | None,
-    radius: float,
-    path: Path,
-    device: torch.device,
-    json: bool,
-    seed: int = 0,
-) -> None:
-    """The picture, the sign of its gradient, and their sum: classes and confidences, and the figure."""
-    called = read_names(names, takes.num_classes)
+def draw_panda(picture: Picture, path: Path, device: torch.device, json: bool, seed: int) -> None:
+    """Draw the picture, the sign of its gradient, and their sum; print classes and confidences."""
+    image, model = picture.image, picture.model
+    if image is None or model is None:
+        o.refuse("--image needs the --model that looks at it.")
+    takes = Takes(parse_shape(picture.shape or "1,28,28"), picture.classes or 10)
+    usual = SCALES["cpu"].radius if takes.shape[0] == 1 else PANDA
+    radius = usual if picture.radius is None else picture.radius
+    called = read_names(picture.names, takes.num_classes)
     with o.usage():
         x, changed = read_image(image, takes.shape)
-    net = load_model(model, option, weights, takes, device, seed)
+    net = load_model(model, picture.option, picture.weights, takes, device, seed)
     with o.usage():
         found, images = panda.panda(
             net, x.to(device), radius=radius, names=called, loss=LOSS.get(model, "ce")

@@ -2,10 +2,8 @@
 
 import inspect
 
-import typer
-
-from fastadv.cli._options import pairs, parse_number, usage
-from fastadv.cli._values import check_value
+from fastadv.cli._options import parse_number, usage
+from fastadv.cli._values import parse_arguments
 from fastadv.train import Ramp
 
 HELP = (
@@ -19,10 +17,6 @@ def parse_ramp(text: str) -> Ramp:
     count, _, tail = text.partition(":")
     where = f"ramp {text!r}"
     takes = {name: one for name, one in inspect.signature(Ramp).parameters.items() if name != "epochs"}
-    given = pairs([part for part in tail.split(",") if part], where)
-    for key in given:
-        if key not in takes:
-            raise typer.BadParameter(f"{where} takes no {key!r}; it takes {', '.join(takes)}.")
-    arguments = {key: check_value(where, key, value, takes[key]) for key, value in given.items()}
+    arguments = parse_arguments(where, where, tail, takes)
     with usage():
         return Ramp(int(count) if count.isdigit() else parse_number(count), **arguments)

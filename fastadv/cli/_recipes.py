@@ -2,12 +2,10 @@
 
 import inspect
 
-import typer
-
 from fastadv.cli import _options as o
-from fastadv.cli._options import make_threat, pairs, usage
+from fastadv.cli._options import make_threat, usage
 from fastadv.cli._shared import Budget
-from fastadv.cli._values import check_value, nameable
+from fastadv.cli._values import nameable, parse_arguments
 from fastadv.train import AWP, OwnStep, Recipe, RubbishTraining, WeightDecayL1
 from fastadv.train.recipes import RECIPES
 
@@ -36,29 +34,24 @@ def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
     """
     name, _, tail = text.partition(":")
     if name not in RECIPES:
-        raise typer.BadParameter(f"no recipe {name!r}; there are {', '.join(RECIPES)}.")
-    where = f"recipe {text!r}"
+        o.refuse(f"no recipe {name!r}; there are {', '.join(RECIPES)}.")
     kind = RECIPES[name]
     takes = inspect.signature(kind).parameters
-    keys = [key for key, parameter in takes.items() if nameable(parameter)]
-    given = pairs([part for part in tail.split(",") if part], where)
-    for key in given:
-        if key not in keys:
-            raise typer.BadParameter(f"{name} takes no {key!r}; it takes {', '.join(keys)}.")
-    arguments = {key: check_value(where, key, value, takes[key]) for key, value in given.items()}
+    keys = {key: parameter for key, parameter in takes.items() if nameable(parameter)}
+    arguments = parse_arguments(f"recipe {text!r}", name, tail, keys)
     for key in ("steps", "step_size"):
         if (value := getattr(options, key)) is not None:
             if key not in keys or key in arguments:
                 flag = f"--{key.replace('_', '-')}"
-                raise typer.BadParameter(f"{flag} has no effect on the recipe {text}; leave it out.")
+                o.refuse(f"{flag} has no effect on the recipe {text}; leave it out.")
             arguments[key] = value
     open_ = {key: value for key, value in DEFAULTS.items() if key in keys}
     if "threat" in takes:
         if options.radius is None:
-            raise typer.BadParameter(f"the recipe {name} needs --radius.")
+            o.refuse(f"the recipe {name} needs --radius.")
         arguments["threat"] = make_threat(options.norm or "linf", options.radius)
     elif options.norm is not None and options.radius is None:
-        raise typer.BadParameter("--norm has no effect without --radius; leave it out, or give both.")
+        o.refuse("--norm has no effect without --radius; leave it out, or give both.")
     with usage():
         recipe: Recipe | OwnStep = kind(**open_ | arguments)
         if options.rubbish is not None:

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import typer
-
+from fastadv.cli import _options as o
 from fastadv.cli._attacks import NamedAttack
 from fastadv.cli._options import Split
 from fastadv.cli._shared import Images
@@ -34,15 +33,13 @@ def parse_about(parts: Iterable[str]) -> dict[str, Any]:
     for part in parts:
         key, equals, text = part.partition("=")
         if not equals or key not in SAID:
-            raise typer.BadParameter(
-                f"--about: expected KEY=VALUE with one of {', '.join(SAID)}, got {part!r}."
-            )
+            o.refuse(f"--about: expected KEY=VALUE with one of {', '.join(SAID)}, got {part!r}.")
         if key in values:
-            raise typer.BadParameter(f"--about: {key} is given twice; leave one out.")
+            o.refuse(f"--about: {key} is given twice; leave one out.")
         if key == "additional_data" and text not in ("true", "false"):
-            raise typer.BadParameter(f"--about: expected {key}=true or {key}=false, got {text!r}.")
+            o.refuse(f"--about: expected {key}=true or {key}=false, got {text!r}.")
         if key == "number_forward_passes" and not (text.isdecimal() and int(text)):
-            raise typer.BadParameter(f"--about: expected {key} to be a whole number from 1, got {text!r}.")
+            o.refuse(f"--about: expected {key} to be a whole number from 1, got {text!r}.")
         values[key] = text if key in TEXTS else json.loads(text)
     return values
 
@@ -51,20 +48,20 @@ def check_entry(named: Mapping[str, NamedAttack], images: Images) -> NamedAttack
     """The attack whose result is the entry. Raises typer.BadParameter for what RobustBench does not list."""
     found = [attack for attack in named.values() if attack.name == "autoattack"]
     if len(found) != 1:
-        raise typer.BadParameter("--robustbench takes the result of autoattack: name it once, -a autoattack.")
+        o.refuse("--robustbench takes the result of autoattack: name it once, -a autoattack.")
     config = {"version": "standard", "eot": 1, **found[0].config}
     for key, value in (("version", "standard"), ("eot", 1)):
         if config[key] != value:
-            raise typer.BadParameter(f"--robustbench needs {key}={value} of autoattack, got {config[key]}.")
+            o.refuse(f"--robustbench needs {key}={value} of autoattack, got {config[key]}.")
     if found[0].norm not in NORMS:
-        raise typer.BadParameter(f"--robustbench lists {' and '.join(NORMS)}, not {found[0].norm}.")
+        o.refuse(f"--robustbench lists {' and '.join(NORMS)}, not {found[0].norm}.")
     if images.data not in names():
-        raise typer.BadParameter("--robustbench lists test sets, and no constructed ones.")
+        o.refuse("--robustbench lists test sets, and no constructed ones.")
     if images.split not in (None, Split.TEST):
-        raise typer.BadParameter(f"--robustbench needs the test set: leave out --split {images.split.value}.")
+        o.refuse(f"--robustbench needs the test set: leave out --split {images.split.value}.")
     for option, given in (("--samples", images.samples), ("--size", images.size)):
         if given is not None:
-            raise typer.BadParameter(f"--robustbench needs the test set whole, as it is: leave out {option}.")
+            o.refuse(f"--robustbench needs the test set whole, as it is: leave out {option}.")
     return found[0]
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
@@ -38,7 +37,7 @@ def speedrun(
     if size is None:
         size = "full" if torch.device(place or "cpu").type == "cuda" else "small"
     if size not in study.SIZES:
-        raise typer.BadParameter(f"--size: expected one of {', '.join(study.SIZES)}, got {size!r}.")
+        o.refuse(f"--size: expected one of {', '.join(study.SIZES)}, got {size!r}.")
     chosen = study.SIZES[size]
     given: dict[str, Any] = {"goal": goal, "epochs": epochs, "images": limit, "judged": judged, "seed": seed}
     if recipe is not None:

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from fastadv.cli import _options as o
-from fastadv.cli._debug import with_debug
+from fastadv.cli._debug import add
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import note, print_table, progress, say, write_json
@@ -66,20 +66,15 @@ def schott(
         _print_plan(settings, madry is not None, json)
         return
     if not planned:
-        raise typer.BadParameter("no attack is left in these norms on these models; choose others.")
+        o.refuse("no attack is left in these norms on these models; choose others.")
     o.check_run_dir(run_dir, resume, paper.started)
     place = make_device(device)
     kept = f"finished batches are kept in {run_dir}; add --resume to go on"
     with interruptible(kept), progress("study") as bar:
         subjects = Subjects(
-            official or data_folder(data_dir) / OFFICIAL,
-            run_dir,
-            data_dir=data_dir,
-            madry=madry,
-            device=place,
-            seed=seed,
-            watch=bar.named,
-        )
+            official or data_folder(data_dir) / OFFICIAL, run_dir, data_dir=data_dir, madry=madry,
+            device=place, seed=seed, watch=bar.named,
+        )  # fmt: skip
         subjects.check(settings.models)
         test = load_data("mnist", None, data_dir, None, None)
         result = paper.run(settings, subjects, test, run_dir, bar.named, resume=resume, methods=METHODS)
@@ -125,13 +120,7 @@ def _print_plan(settings: Settings, madry_trained: bool, json: bool) -> None:
     print_table(f"{settings.samples} images", rows, [total])
 
 
-study_app.command(
-    epilog="Example: fastadv study schott --data-dir data --samples 100 --run-dir runs/schott2018"
-)(with_debug(schott))
-study_app.command(
-    epilog="Example: fastadv study recipes --data-dir data --recipes pgd,trades --run-dir runs/recipes"
-)(with_debug(recipes))
-study_app.command(epilog="Example: fastadv study goodfellow --data-dir data --run-dir runs/goodfellow2014")(
-    with_debug(goodfellow)
-)
+add(study_app, schott, "fastadv study schott --data-dir data --samples 100 --run-dir runs/schott2018")
+add(study_app, recipes, "fastadv study recipes --data-dir data --recipes pgd,trades --run-dir runs/recipes")
+add(study_app, goodfellow, "fastadv study goodfellow --data-dir data --run-dir runs/goodfellow2014")
 study_app.add_typer(ilyas_app, name="ilyas")

@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 
 from fastadv.cli import _options as o
-from fastadv.cli._debug import with_debug
+from fastadv.cli._debug import add
 from fastadv.cli._interrupt import epochs_kept, interruptible
 from fastadv.cli._output import print_table, progress, say, write_json
 from fastadv.cli._study_ilyas_pipeline import pipeline
@@ -41,7 +41,7 @@ def features(
     against robust usefulness. A command that was stopped goes on.
     """
     if size not in SIZES:
-        raise typer.BadParameter(f"--size is one of {', '.join(map(str, SIZES))}, got {size}.")
+        o.refuse(f"--size is one of {', '.join(map(str, SIZES))}, got {size}.")
     nets = replace(TINY if tiny else SIZES[size], seed=seed)
     with o.usage():
         settings = of_features.Settings(nets, module, radius, steps, rho, gamma)
@@ -86,10 +86,6 @@ def theory(
         raise typer.Exit(1)
 
 
-ilyas_app.command(epilog="Example: fastadv study ilyas features --run-dir runs/features")(
-    with_debug(features)
-)
-ilyas_app.command(epilog="Example: fastadv study ilyas theory --run-dir runs/theory")(with_debug(theory))
-ilyas_app.command(
-    epilog="Example: fastadv study ilyas pipeline --scale cpu --data-dir data --run-dir runs/ilyas2019"
-)(with_debug(pipeline))
+add(ilyas_app, features, "fastadv study ilyas features --run-dir runs/features")
+add(ilyas_app, theory, "fastadv study ilyas theory --run-dir runs/theory")
+add(ilyas_app, pipeline, "fastadv study ilyas pipeline --scale cpu --data-dir data --run-dir runs/ilyas2019")

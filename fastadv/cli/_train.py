@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any
 
-import typer
-
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, parse_attack
 from fastadv.cli._augment import parse_augment
@@ -44,9 +42,7 @@ def train(
     recipe, augment = parse_recipe(options.recipe, options), parse_augment(images.augment)
     optimization, end = optimizing.optimization(), ending.ending()
     if options.radius is None and (images.validation is not None or end != Ending()):
-        raise typer.BadParameter(
-            "--validation, --patience and --on-alarm need the --radius of the attack that decides."
-        )
+        o.refuse("--validation, --patience and --on-alarm need the --radius of the attack that decides.")
     execution = machine.execution()
     folder.check()
     place, run_dir, seed = machine.place(), folder.run_dir, machine.seed
@@ -59,26 +55,13 @@ def train(
         with progress("training") as tick:
             with o.usage():
                 run = each_epoch(
-                    net,
-                    dataset,
-                    recipe,
-                    epochs=optimizing.epochs,
-                    batch_size=optimizing.batch_size,
-                    optimizer=optimizing.optimizer,
-                    learning_rate=optimizing.learning_rate,
-                    augment=augment,
-                    test_set=test_set,
-                    test_attacks=None if tested is None else _test_attacks(options, seed),
-                    run_dir=run_dir,
-                    resume=folder.resume,
-                    seed=seed,
-                    device=place,
-                    progress=tick,
-                    optimization=optimization,
-                    measuring=Measuring(validation_set=held_out),
-                    ending=end,
+                    net, dataset, recipe, epochs=optimizing.epochs, batch_size=optimizing.batch_size,
+                    optimizer=optimizing.optimizer, learning_rate=optimizing.learning_rate, augment=augment,
+                    test_set=test_set, test_attacks=None if tested is None else _test_attacks(options, seed),
+                    run_dir=run_dir, resume=folder.resume, seed=seed, device=place, progress=tick,
+                    optimization=optimization, measuring=Measuring(validation_set=held_out), ending=end,
                     execution=execution,
-                )
+                )  # fmt: skip
             for report in run:
                 done.append(report)
     if processes.rank():

@@ -5,8 +5,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from fastadv.cli import _augment, _ramp
 from fastadv.cli import _options as o
 from fastadv.cli._load import load_data, load_mixture
@@ -45,7 +43,7 @@ class TrainingImages(TrainImages):
 
     def __post_init__(self) -> None:
         if (self.generated is None) != (self.fraction is None):
-            raise typer.BadParameter("--generated and --fraction belong together: give both, or neither.")
+            o.refuse("--generated and --fraction belong together: give both, or neither.")
 
     def to_train_on(self) -> tuple[Any, Any]:
         """Load the images to train on, with the generated ones, and those held out; None for none."""
@@ -56,7 +54,7 @@ class TrainingImages(TrainImages):
         if self.validation is not None:
             rest = len(dataset) - self.validation
             if rest < 1:
-                raise typer.BadParameter(
+                o.refuse(
                     f"--validation: expected fewer than the {len(dataset)} images, got {self.validation}."
                 )
             dataset, held_out = dataset.subset(range(rest)), dataset.subset(range(rest, len(dataset)))
@@ -69,9 +67,7 @@ class TrainingImages(TrainImages):
         """Load the test set; None where there is none."""
         if self.test_data is None and self.data not in names():
             if self.test_samples is not None:
-                raise typer.BadParameter(
-                    f"--test-samples has no effect: {self.data} has no test split; name --test-data."
-                )
+                o.refuse(f"--test-samples has no effect: {self.data} has no test split; name --test-data.")
             note(f"{self.data} has no test split: name one with --test-data to see accuracies")
             return None
         samples = self.test_samples or TEST_SAMPLES

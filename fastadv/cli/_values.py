@@ -1,10 +1,11 @@
 """Values of arguments that text can name."""
 
 import inspect
+from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-import typer
+from fastadv.cli import _options as o
 
 # the types that text can name, the narrowest first
 TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -26,6 +27,17 @@ def _types(annotation: Any) -> set[type]:
     return {annotation}
 
 
+def parse_arguments(
+    where: str, name: str, text: str, takes: Mapping[str, inspect.Parameter]
+) -> dict[str, Any]:
+    """Parse key=value,key=value into arguments of `name`. Wrong usage for one that it does not take."""
+    given = o.pairs([part for part in text.split(",") if part], where)
+    for key in given:
+        if key not in takes:
+            o.refuse(f"{name} takes no {key!r}; it takes {', '.join(takes) or 'none'}.")
+    return {key: check_value(where, key, value, takes[key]) for key, value in given.items()}
+
+
 def check_value(where: str, key: str, value: Any, parameter: inspect.Parameter | None) -> Any:
     """The value of an argument, if it is of a type that it takes; norm and radius have no parameter.
 
@@ -38,6 +50,6 @@ def check_value(where: str, key: str, value: Any, parameter: inspect.Parameter |
     if types & FITS[type(value)]:
         return value
     if TYPES.keys() & types == {bool}:
-        raise typer.BadParameter(f"{where}: expected {key}=true or {key}=false, got {value!r}.")
+        o.refuse(f"{where}: expected {key}=true or {key}=false, got {value!r}.")
     wanted = next(words for kind, words in TYPES.items() if kind in types)
-    raise typer.BadParameter(f"{where}: expected {key} to be {wanted}, got {value!r}.")
+    o.refuse(f"{where}: expected {key} to be {wanted}, got {value!r}.")

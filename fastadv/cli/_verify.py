@@ -70,4 +70,4 @@ def lines(found: dict[str, Any]) -> list[list[str]]:
 def _no_effect(needed: str, given: str | None, options: dict[str, Any]) -> None:
     for name, value in options.items():
         if given is None and value is not None:
-            raise typer.BadParameter(f"--{name} has no effect without {needed}: add that, or leave it out.")
+            o.refuse(f"--{name} has no effect without {needed}: add that, or leave it out.")

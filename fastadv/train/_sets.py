@@ -10,10 +10,10 @@ from torch.utils.data import Dataset
 from fastadv.data import batches
 from fastadv.errors import InputError
 from fastadv.train.augment import Augmentation
-from fastadv.train.recipes._common import twin
+from fastadv.train.recipes._common import frozen_twin
 
 
-def check_labels(y: Tensor, classes: int, name: str = "train_set") -> None:
+def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:
     """InputError unless the labels `y` of the data set `name` are classes of the model."""
     if y.min() < 0 or y.max() >= classes:
         raise InputError(
@@ -40,7 +40,7 @@ def check_sets(
                 got = tuple(moved.shape) if isinstance(moved, Tensor) else type(moved).__name__
                 raise InputError(f"augment: expected images of shape {tuple(x.shape)}, as given, got {got}")
         try:
-            classes = twin(model)(x).shape[1]
+            classes = frozen_twin(model)(x).shape[1]
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             raise InputError(
@@ -48,5 +48,5 @@ def check_sets(
             ) from error
         labels = getattr(dataset, "labels", None)
         if isinstance(labels, Tensor):
-            check_labels(labels, classes, name)
+            check_classes(labels, classes, name)
     return classes

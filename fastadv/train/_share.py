@@ -16,7 +16,7 @@ Means = Tensor | Sequence[Tensor]
 
 
 @dataclass(frozen=True)
-class Rows:
+class Stride:
     """Of a batch of `size` samples, every `world`-th, from `rank` on.
 
     So a place in the batch belongs to the same rows in a smaller last batch. Where these have no sample of
@@ -46,13 +46,13 @@ class Rows:
         """These rows of those of the whole batch, [B, ...]."""
         return rows[self.rank :: self.world] if self.count else rows[:1]
 
-    def part(self, loss: Tensor) -> Tensor:
+    def weighted(self, loss: Tensor) -> Tensor:
         """What the mean loss over these rows adds to the mean over the batch."""
         return loss if self.world == 1 else loss * self.weight
 
 
 @dataclass(frozen=True)
-class Share(Rows):
+class Share(Stride):
     """The rows of one process, of `world`.
 
     parts: None, or in how many the batch is cut; `world` divides it. Each part passes by itself, and sums go
@@ -62,11 +62,11 @@ class Share(Rows):
     parts: int | None = None
 
     @property
-    def cut(self) -> Sequence[Rows]:
+    def cut(self) -> Sequence[Stride]:
         """The rows that this process passes one by one: all of them at once, unless the batch is cut."""
         if self.parts is None:
             return [self]
-        own = [Rows(self.size, number, self.parts) for number in range(self.rank, self.parts, self.world)]
+        own = [Stride(self.size, number, self.parts) for number in range(self.rank, self.parts, self.world)]
         return [part for part in own if part.count] or own[:1]
 
     def split(self, rows: Tensor) -> Sequence[Tensor]:

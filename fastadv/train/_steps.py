@@ -16,7 +16,7 @@ from fastadv.train._compiled import Compiled
 from fastadv.train._deterministic import deterministic_kernels, unchanged_buffers
 from fastadv.train._feed import Feed
 from fastadv.train._losses import Losses, NotFiniteError
-from fastadv.train._sets import check_labels
+from fastadv.train._sets import check_classes
 from fastadv.train._statistics import whole_batch_statistics
 from fastadv.train._weights import MovingAverage
 from fastadv.train.recipes import OwnStep, Recipe, Step
@@ -111,7 +111,7 @@ class Steps:
     def _at(self, epoch: int, step: int, x: Tensor, y: Tensor, ids: Tensor) -> Step:
         # labels on a GPU belong to an ImageSet and are checked; reading them again would wait for it
         if not y.is_cuda:
-            check_labels(y, self.classes)
+            check_classes(y, self.classes)
         share = self.feed.share(step)
         return Step(
             model=self.model,

@@ -17,7 +17,7 @@ from fastadv.evaluation import Attack
 from fastadv.evaluation.measure import check_evaluation, table_of
 from fastadv.train._steps import Steps
 from fastadv.train.recipes import Crafted, Standard
-from fastadv.train.recipes._common import twin
+from fastadv.train.recipes._common import frozen_twin
 
 BATCH_SIZE = 256
 # images for the recipe's own examples: enough to show a collapse by tens of per cent
@@ -70,7 +70,7 @@ class Measure:
             return None
         size, right = min(self.size, OWN_LIMIT), 0
         seed = rng.derive(steps.seed, "own examples")
-        frozen = twin(steps.model)
+        frozen = frozen_twin(steps.model)
         for batch in batches(self.data, BATCH_SIZE, order=torch.arange(size)):
             x, y, ids = (tensor.to(steps.losses.values.device) for tensor in batch)
             x_adv = recipe.craft(steps.model, x, y, ids=ids, seed=seed)

@@ -23,7 +23,7 @@ from fastadv.train import (
     _compiled,
     fit,
 )
-from fastadv.train.recipes._common import twin
+from fastadv.train.recipes._common import frozen_twin
 
 from .nets import grouped, images, net
 
@@ -109,7 +109,7 @@ class Noting(Crafted):
     """Notes whether the model and the twin that it attacks are compiled."""
 
     def craft(self, model, x, y, *, ids, seed):
-        SEEN.append((type(model), model._compiled_call_impl is not None, twin(model).options.compile))
+        SEEN.append((type(model), model._compiled_call_impl is not None, frozen_twin(model).options.compile))
         return x
 
     def objective(self, model, x, y, x_adv):

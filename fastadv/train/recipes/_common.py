@@ -17,7 +17,7 @@ OBJECTIVES = ("ce", "bce")  # what training minimizes: of a softmax, or of a sig
 NOISE = 1e-3  # of the start of TRADES and MART: at x itself, the divergence from x has no gradient
 
 
-def twin(model: nn.Module | Frozen) -> Frozen:
+def frozen_twin(model: nn.Module | Frozen) -> Frozen:
     """The eval-mode twin of a model in training, to be used for one batch; a twin is returned as it is.
 
     It shares the weights, and copies what else training may change: a temperature, a flag, an activation.
@@ -27,7 +27,7 @@ def twin(model: nn.Module | Frozen) -> Frozen:
     return freeze(model, fold=False, compile=compiled or None)
 
 
-def check_threat(threat: Threat) -> None:
+def check_one_radius(threat: Threat) -> None:
     """InputError unless `threat` is a ball of one radius for all samples."""
     if not isinstance(threat, Threat):
         raise InputError(
@@ -44,7 +44,7 @@ def check_finite(threat: Threat, why: str) -> None:
 
 def check_steps(threat: Threat, steps: int, step_size: float | None) -> None:
     """InputError unless steps of that length can be taken; without a length the radius must be finite."""
-    check_threat(threat)
+    check_one_radius(threat)
     check_count("steps", steps, 1)
     step_length(threat, step_size, steps)
 
@@ -108,7 +108,9 @@ def ascent(
     """
     check_loss(loss)
     length = step_length(threat, step_size, steps, 2.5)
-    return last_iterate(twin(model), x, y, threat, steps=steps, step_size=length, loss=loss, start=start)
+    return last_iterate(
+        frozen_twin(model), x, y, threat, steps=steps, step_size=length, loss=loss, start=start
+    )
 
 
 def numbers(x: Tensor, ids: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
 from fastadv.train._weights import put_back
 from fastadv.train.recipes._common import check_loss_recipe
-from fastadv.train.recipes.base import Crafted, Part, Recipe, Step
+from fastadv.train.recipes.base import BatchPart, Crafted, Recipe, Step
 
 TINY = 1e-30  # a gradient of zero moves nothing
 
@@ -55,7 +55,7 @@ class AWP:
         at.descend()
         return losses
 
-    def _made(self, part: Part) -> Callable[[], Tensor]:
+    def _made(self, part: BatchPart) -> Callable[[], Tensor]:
         """The recipe's loss, on examples that are crafted now."""
         recipe = self.recipe
         if not isinstance(recipe, Crafted):
@@ -79,6 +79,6 @@ class AWP:
             }
 
 
-def _taken(part: Part, loss_at: Callable[[], Tensor]) -> Tensor:
+def _taken(part: BatchPart, loss_at: Callable[[], Tensor]) -> Tensor:
     with part.autocast():
         return loss_at()

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from fastadv import rng
 from fastadv.errors import InputError
-from fastadv.train._share import Means, Rows, Share
+from fastadv.train._share import Means, Share, Stride
 
 T = TypeVar("T")
 
@@ -26,11 +26,11 @@ class Recipe(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class BatchPart:
     """Samples that pass the model together: x [B, ...], y [B] and ids [B], on the model's device.
 
     ids are positions in the training set, `seed` keys the attack's draws of this epoch, `epoch` counts from
-    1. Of the whole batch, `share.own(rows)` are their rows, and `share.part(loss)` is what their mean adds.
+    1. `share.own(rows)` takes their rows of a whole batch, `share.weighted(loss)` weighs their mean loss.
     """
 
     model: nn.Module
@@ -40,7 +40,7 @@ class Part:
     seed: int
     epoch: int
     precision: str = "fp32"
-    share: Rows = field(default_factory=lambda: Rows(1))
+    share: Stride = field(default_factory=lambda: Stride(1))
 
     def autocast(self) -> torch.autocast:
         """The run's precision, for forward passes. Leave it before weights change: it caches their casts."""
@@ -48,7 +48,7 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step(Part):
+class Step(BatchPart):
     """One batch of a run, for a recipe that owns its step.
 
     `size` is the length of the training set. `state` holds tensors by name, which the recipe makes, reads and
@@ -85,11 +85,11 @@ class Step(Part):
         return made
 
     @cached_property
-    def _parts(self) -> list[Part]:
-        kept = {each.name: getattr(self, each.name) for each in fields(Part)}
+    def _parts(self) -> list[BatchPart]:
+        kept = {each.name: getattr(self, each.name) for each in fields(BatchPart)}
         rows = (self.share.split(rows) for rows in (self.x, self.y, self.ids))
         return [
-            Part(**kept | {"x": x, "y": y, "ids": ids, "share": share})
+            BatchPart(**kept | {"x": x, "y": y, "ids": ids, "share": share})
             for x, y, ids, share in zip(*rows, self.share.cut, strict=True)
         ]
 
@@ -99,9 +99,9 @@ class Step(Part):
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
 
         def own() -> Iterator[list[Tensor | None]]:
-            for part, mean in zip(self.share.cut, self.share.by_cut(loss), strict=True):
+            for stride, mean in zip(self.share.cut, self.share.by_cut(loss), strict=True):
                 self.optimizer.zero_grad(set_to_none=True)
-                torch.autograd.backward(part.part(mean))
+                torch.autograd.backward(stride.weighted(mean))
                 yield [weight.grad for weight in weights]
 
         for weight, gradient in zip(weights, self.share.add_up(own(), weights), strict=True):
@@ -110,8 +110,8 @@ class Step(Part):
     def gradients(self, loss: Means, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """The gradient of `loss` by each of `weights`, None where it does not depend on it."""
         own = (
-            torch.autograd.grad(part.part(mean), weights, allow_unused=True)
-            for part, mean in zip(self.share.cut, self.share.by_cut(loss), strict=True)
+            torch.autograd.grad(stride.weighted(mean), weights, allow_unused=True)
+            for stride, mean in zip(self.share.cut, self.share.by_cut(loss), strict=True)
         )
         return self.share.add_up(own, weights)
 
@@ -171,7 +171,7 @@ def take_step(recipe: Recipe | OwnStep, at: Step) -> None:
         return
     loss_of = cast(Recipe, recipe)
 
-    def loss(part: Part) -> Tensor:
+    def loss(part: BatchPart) -> Tensor:
         with part.autocast():
             return loss_of(part.model, part.x, part.y, ids=part.ids, seed=part.seed)
 

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from fastadv._checks import check_number
 from fastadv.errors import InputError
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import ascent, check_finite, check_smoothing, check_threat, step_length
+from fastadv.train.recipes._common import ascent, check_finite, check_one_radius, check_smoothing, step_length
 from fastadv.train.recipes.base import Crafted
 
 METHODS = {"rs": (1.0, 1.25), "n-fgsm": (2.0, 1.0)}  # noise and step, in radii
@@ -41,7 +41,7 @@ class FastTraining(Crafted):
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"method: expected one of {sorted(METHODS)}, got {self.method!r}")
-        check_threat(self.threat)
+        check_one_radius(self.threat)
         check_finite(self.threat, "noise in the ball")
         check_smoothing(self.label_smoothing)
         step_length(self.threat, self.step_size)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import ascent, check_mixture, check_threat, mixture, step_length
+from fastadv.train.recipes._common import ascent, check_mixture, check_one_radius, mixture, step_length
 from fastadv.train.recipes.base import Crafted
 
 
@@ -28,7 +28,7 @@ class FGSMTraining(Crafted):
     loss: str = "ce"
 
     def __post_init__(self) -> None:
-        check_threat(self.threat)
+        check_one_radius(self.threat)
         check_mixture(self.weight, self.label_smoothing, self.loss)
         step_length(self.threat, None)  # there is none for an infinite radius
 

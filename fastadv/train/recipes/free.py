@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 from fastadv._checks import check_count
 from fastadv.errors import NoGradientError
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import check_finite, check_smoothing, check_threat, step_length
-from fastadv.train.recipes.base import Part, Step
+from fastadv.train.recipes._common import check_finite, check_one_radius, check_smoothing, step_length
+from fastadv.train.recipes.base import BatchPart, Step
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class FreeTraining:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        check_threat(self.threat)
+        check_one_radius(self.threat)
         check_finite(self.threat, "a perturbation that is carried on")
         check_count("replays", self.replays, 1)
         check_smoothing(self.label_smoothing)
@@ -69,6 +69,6 @@ class FreeTraining:
         at.state["perturbation"][: len(whole)] = whole
         return list(torch.stack(replays).mean(0))
 
-    def _loss(self, part: Part, x_adv: Tensor) -> Tensor:
+    def _loss(self, part: BatchPart, x_adv: Tensor) -> Tensor:
         with part.autocast():
             return cross_entropy(part.model(x_adv), part.y, label_smoothing=self.label_smoothing)

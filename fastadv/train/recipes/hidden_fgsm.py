@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastadv._checks import check_number
 from fastadv.errors import InputError
 from fastadv.losses import loss_and_grad
-from fastadv.train.recipes._common import check_mixture, mixture, twin
+from fastadv.train.recipes._common import check_mixture, frozen_twin, mixture
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class HiddenFGSM:
             seen.append(h.detach().requires_grad_())
             return seen[-1]
 
-        still = twin(model).model
+        still = frozen_twin(model).model
         assert isinstance(still, nn.Module)
         with torch.enable_grad(), entering(still, str(self.module), leaf):
             logits = still(x)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from fastadv import rng
 from fastadv.errors import InputError
 from fastadv.threat import Linf
-from fastadv.train.recipes._common import check_finite, check_mixture, check_threat, mixture, numbers
+from fastadv.train.recipes._common import check_finite, check_mixture, check_one_radius, mixture, numbers
 from fastadv.train.recipes.base import Crafted
 
 KINDS = ("sign", "uniform")
@@ -34,7 +34,7 @@ class InputNoise(Crafted):
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"kind: expected one of {sorted(KINDS)}, got {self.kind!r}")
-        check_threat(self.threat)
+        check_one_radius(self.threat)
         if not isinstance(self.threat, Linf):
             raise InputError(
                 f"threat: expected fa.Linf for noise on each pixel, got {type(self.threat).__name__}"

@@ -11,8 +11,8 @@ from fastadv import rng
 from fastadv._checks import check_count, check_number
 from fastadv.errors import InputError
 from fastadv.threat import Linf
-from fastadv.train.recipes._common import check_finite, check_smoothing, check_threat, step_length
-from fastadv.train.recipes.base import Part, Step
+from fastadv.train.recipes._common import check_finite, check_one_radius, check_smoothing, step_length
+from fastadv.train.recipes.base import BatchPart, Step
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PriorGuidedTraining:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        check_threat(self.threat)
+        check_one_radius(self.threat)
         if not isinstance(self.threat, Linf):
             raise InputError(f"threat: expected fa.Linf, got {type(self.threat).__name__}; use PGDTraining")
         check_finite(self.threat, "a perturbation that is kept")
@@ -65,14 +65,14 @@ class PriorGuidedTraining:
             at.state[name][ids] = at.share.whole(at.share.joined(rows).half())
         return list(losses)
 
-    def _pass(self, part: Part, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def _pass(self, part: BatchPart, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The loss; the perturbation and the sum of gradients to keep."""
         step_size = step_length(self.threat, self.step_size)
         start, summed = self._prior(part, state)
         with part.autocast():
             before = part.model(start.requires_grad_())
             first = cross_entropy(before, part.y, label_smoothing=self.label_smoothing)
-        (gradient,) = torch.autograd.grad(part.share.part(first), start, retain_graph=True)
+        (gradient,) = torch.autograd.grad(part.share.weighted(first), start, retain_graph=True)
         start = start.detach()
         x_adv = self.threat.step(start, gradient, part.x, step_size)
         with part.autocast():
@@ -82,7 +82,7 @@ class PriorGuidedTraining:
         summed = self.momentum * summed + gradient / _size(gradient)
         return loss, self.threat.step(start, summed, part.x, step_size) - part.x, summed
 
-    def _prior(self, part: Part, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _prior(self, part: BatchPart, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Where these samples start, and the sum of their earlier gradients."""
         if (part.epoch - 1) % self.reset == 0:
             draws = rng.uniform(part.x[0].numel(), rng.derive(part.seed, "prior"), part.ids).to(part.x)

@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 from fastadv.errors import InputError
 from fastadv.models import LogisticRegression, SoftmaxRegression
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import check_finite, check_mixture, check_threat, mean_loss
+from fastadv.train.recipes._common import check_finite, check_mixture, check_one_radius, mean_loss
 
 DUAL = {float("inf"): 1.0, 2.0: 2.0, 1.0: float("inf")}  # of the norm of the threat, by their exponents
 
@@ -37,7 +37,7 @@ class RobustLogistic:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        check_threat(self.threat)
+        check_one_radius(self.threat)
         if self.threat.order not in DUAL:
             raise InputError(
                 f"threat: expected fa.Linf, L2 or L1, whose worst point is known in closed form, got "

@@ -7,7 +7,14 @@ from torch.nn.functional import cross_entropy
 
 from fastadv._checks import check_number
 from fastadv.threat import Threat
-from fastadv.train.recipes._common import ascent, check_smoothing, check_steps, divergence, near_start, twin
+from fastadv.train.recipes._common import (
+    ascent,
+    check_smoothing,
+    check_steps,
+    divergence,
+    frozen_twin,
+    near_start,
+)
 from fastadv.train.recipes.base import Crafted
 
 
@@ -37,7 +44,7 @@ class TRADES(Crafted):
         check_smoothing(self.label_smoothing)
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        frozen = twin(model)
+        frozen = frozen_twin(model)
         clean = frozen(x)
 
         def apart(logits: Tensor, y: Tensor, targets: Tensor | None) -> Tensor:
