@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @cache
 def _command() -> Any:
-    """What typer makes of the functions and their annotations, which takes it longer than a small command."""
+    """Build the command of typer once: that takes longer than a small command."""
     return typer.main.get_command(app)
 
 

@@ -122,7 +122,7 @@ def bound(
 
 
 def _parsed(text: str, norm: str) -> NamedAttack:
-    """The attack that a text names; BadParameter unless it looks for the minimum in that norm."""
+    """Parse an attack. Wrong usage unless it looks for the minimum in that norm."""
     named = parse_attack(text, AttackOptions(norm=norm), 0)
     if not named.minimal:
         o.refuse(f"--attack {text}: expected an attack for the minimum norm; {named.name} has a budget.")
@@ -146,7 +146,7 @@ def _summary(radius: Tensor) -> dict[str, float]:
 
 
 def _nearest(model: ABS, dataset: Any, norm: str, named: list[NamedAttack], batch_size: int) -> Tensor:
-    """[N] the distance of the nearest adversarial example that latent descent and the attacks find."""
+    """Measure the distance [N] of the nearest adversarial example that latent descent and attacks find."""
     attacks: dict[str, Callable[..., AttackResult]] = {one.label: one.run for one in named}
     attacks["latent descent"] = partial(latent_descent, threat=o.make_threat(norm, math.inf))
     done, total = [0], len(attacks) * len(dataset)
@@ -159,7 +159,7 @@ def _nearest(model: ABS, dataset: Any, norm: str, named: list[NamedAttack], batc
 def _draw(
     radius: Tensor, distance: Tensor, path: Path, radii: tuple[float, ...], across: str, title: str
 ) -> None:
-    """The band between the certified accuracy and the accuracy under attack."""
+    """Draw the band between the certified accuracy and the accuracy under attack."""
     low, high = Curve.from_distances(radius), Curve.from_distances(distance)
     figures.curves(
         {"under attack": high, "certified": low}, path, bands={"under attack": (low, high)}, steps=True,

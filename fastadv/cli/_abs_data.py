@@ -92,7 +92,7 @@ class Batched:
     def each(
         self, dataset: Any, device: torch.device, measured: Callable[[Tensor, Tensor], Tensor]
     ) -> Tensor:
-        """`measured(x, y)` [B] for every sample, on the CPU."""
+        """Compute `measured(x, y)` [B] for every sample, on the CPU."""
         return torch.cat([measured(x, y).cpu() for x, y in self.of(dataset, device)])
 
 
@@ -105,7 +105,7 @@ class Measured:
 
 
 def measure(model: ABS, dataset: Any, batched: Batched, keep: bool = False) -> Measured:
-    """Accuracy, median confidence and time an image.
+    """Measure accuracy, median confidence and time an image.
 
     With `keep` also loss, confidence, latents and y of every sample.
     """

@@ -105,7 +105,7 @@ def distal(
 
 
 def draw(images: Tensor, titles: list[str], path: Path, chosen: int | None = None) -> None:
-    """Images [N, C, H, W] in rows of six, a title below each; that of the chosen one in blue."""
+    """Draw images [N, C, H, W] in rows of six, a title below each; that of the chosen one in blue."""
     marked = torch.arange(len(images)) == (-1 if chosen is None else chosen)
     rows = [
         figures.Strip(

@@ -25,7 +25,7 @@ example, and takes a threat of infinite radius. Knowledge is what it asks of the
 
 
 def list_attacks(context: typer.Context, asked: bool) -> None:
-    """The callback of --list: print the attacks with what each supports, and leave."""
+    """Print the attacks with what each supports, and leave: the callback of --list."""
     if not asked:
         return
     if context.params.get("json"):
@@ -36,7 +36,7 @@ def list_attacks(context: typer.Context, asked: bool) -> None:
 
 
 def print_markdown(asked: bool) -> None:
-    """The callback of --markdown: print the attacks as the page `docs/attacks.md`, and leave."""
+    """Print the attacks as the page `docs/attacks.md`, and leave: the callback of --markdown."""
     if not asked:
         return
     sys.stdout.write(page())
@@ -44,13 +44,13 @@ def print_markdown(asked: bool) -> None:
 
 
 def page() -> str:
-    """The attacks as a page in Markdown."""
+    """Return the attacks as a page in Markdown."""
     table = cells()
     return f"{TITLE}\n{in_markdown(table, names=len(table[0]))}\n"
 
 
 def cells() -> list[list[str]]:
-    """The table of attacks as text, line by line, the head first."""
+    """Return the table of attacks as text, line by line, the head first."""
     head = ["attack", "norms", "kind", "knowledge", "targeted", "random", "paper", "what it does"]
     return [head, *(_line(name, attack) for name, attack in registry().items())]
 
@@ -63,7 +63,7 @@ def _line(name: str, attack: Attack) -> list[str]:
 
 
 def _short_cells() -> list[list[str]]:
-    """The same for a screen. A summary names the paper."""
+    """Return the same for a screen. A summary names the paper."""
     lines = [["attack", "norms", "kind", "knowledge", "takes", "what it does"]]
     for name, norms, kind, knowledge, targeted, random, _, summary in cells()[1:]:
         taken = [word for word, said in (("targets", targeted), ("seed", random)) if said == "yes"]
@@ -86,5 +86,5 @@ def _card(attack: Attack) -> dict[str, Any]:
 
 
 def _summary(attack: Attack) -> str:
-    """The first line of the page of the attack."""
+    """Return the first line of the page of the attack."""
     return (inspect.getdoc(inspect.getmodule(attack.run)) or "").partition("\n")[0]

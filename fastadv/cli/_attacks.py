@@ -28,18 +28,18 @@ SYNTAX = (
 
 
 def registry() -> dict[str, Attack]:
-    """The attacks that commands can name, in alphabetical order."""
+    """Return the attacks that commands can name, in alphabetical order."""
     return dict(sorted({**ATTACKS, **SUBSTITUTE_ATTACKS}.items()))
 
 
 def names_attacks(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, whose help says how attacks are named; there they stand in lines of full width."""
+    """Explain in the help of `command` how attacks are named, in lines of full width."""
     command.__doc__ = "\n\n".join([inspect.getdoc(command) or "", *SYNTAX])
     return command
 
 
 def help_text(example: str) -> str:
-    """The help of an option that names an attack."""
+    """Return the help of an option that names an attack."""
     return f"{', '.join(registry())}; or with arguments, {example}."
 
 
@@ -93,11 +93,11 @@ class NamedAttack:
         return self.at(self.radius)
 
     def at(self, radius: float) -> Callable[..., AttackResult]:
-        """The attack with another budget."""
+        """Return the attack with another budget."""
         return partial(self.function, threat=make_threat(self.norm, radius), **self.arguments)
 
     def with_sources(self, load: Callable[[str], nn.Module]) -> "NamedAttack":
-        """The attack with the substitutes that its sources name, if it needs any."""
+        """Return the attack with the substitutes that its sources name, if it needs any."""
         if not self.sources:
             return self
         models = [load(source) for source in self.sources]
@@ -105,7 +105,7 @@ class NamedAttack:
 
 
 def parse_attacks(texts: list[str], options: AttackOptions, seed: int) -> dict[str, NamedAttack]:
-    """The attacks that `texts` name, by their labels.
+    """Parse the attacks that `texts` name. Returns them by their labels.
 
     Raises typer.BadParameter for text that cannot be understood, and for an option that none of the attacks
     takes.
@@ -122,7 +122,7 @@ def parse_attacks(texts: list[str], options: AttackOptions, seed: int) -> dict[s
 
 
 def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
-    """The attack that `text` names: NAME or NAME:key=value,key=value.
+    """Parse the attack that `text` names: NAME or NAME:key=value,key=value.
 
     The keys are arguments of its function, norm and radius. `options` hold where it takes them and `text`
     does not say otherwise. Where the function runs another attack, `attack` names that, and what only that
@@ -184,7 +184,7 @@ def _find(name: str) -> Attack:
 
 
 def _inner(attack: Attack, plain: Mapping[str, str]) -> Attack | None:
-    """The attack that `attack` runs, where the text names one that it can run."""
+    """Return the attack that `attack` runs, where the text names one that it can run."""
     if "attack" not in attack.parameters or "attack" not in plain:
         return None
     inner = _find(plain["attack"])
@@ -210,7 +210,7 @@ def _check_complete(attack: Attack, plain: Mapping[str, str]) -> None:
 
 
 def _arguments(attack: Attack, keys: Iterable[str], given: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Those of `given` that are in `keys`, beside the seed and what the command line sets by default."""
+    """Choose those of `given` that are in `keys`, and add the seed and the command line's defaults."""
     takes = attack.parameters
     open_ = {key: value for key, value in DEFAULTS.items() if key in takes and _required(takes[key])}
     own = {key: value for key, value in given.items() if key in keys}

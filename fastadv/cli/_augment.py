@@ -11,7 +11,7 @@ HELP = f"{', '.join(AUGMENTS)}; several with +, arguments with a colon: crop+alt
 
 
 def parse_augment(text: str) -> list[Augment] | None:
-    """The augmentations that `text` names, each NAME or NAME:key=value,key=value; None for "none".
+    """Parse augmentations, each NAME or NAME:key=value,key=value; None for "none".
 
     Raises typer.BadParameter for text that cannot be understood.
     """

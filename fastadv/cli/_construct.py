@@ -63,7 +63,7 @@ class Construction(Budget, title="Construction"):
     start: str | None = o.option(None, "Where an inversion starts: images or noise.")
 
     def settings(self, kind: Kind, seed: int) -> dict[str, Any]:
-        """The arguments of the construction."""
+        """Collect the arguments of the construction."""
         inverts = kind in (Kind.ROBUST, Kind.NON_ROBUST)
         if not inverts and (self.module or self.start):
             o.refuse(f"{kind.value} inverts no representation: leave out --module and --start.")

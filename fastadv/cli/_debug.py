@@ -39,7 +39,7 @@ OPTION = Annotated[
 
 
 def with_debug(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with its panels spread out, and with the option --debug beside its own."""
+    """Spread out the panels of `command`, and give it the option --debug."""
     command = with_panels(command)
 
     @wraps(command)

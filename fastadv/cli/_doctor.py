@@ -39,7 +39,7 @@ def doctor(data_dir: DataDir = None, json: Json = False) -> None:
 
 
 def examine(data_dir: Path | None) -> dict[str, Any]:
-    """All that the doctor sees, JSON-able; `advice` is what to do, empty where all is well."""
+    """Examine the machine, JSON-able; `advice` is what to do, empty where all is well."""
     packages = {name: _version(name) for name in PACKAGES}
     advice = [
         f"{name} is missing: {cure}" for name, cure in PACKAGES.items() if cure and packages[name] is None
@@ -97,7 +97,7 @@ def _version(package: str) -> str | None:
 
 
 def _torchvision() -> dict[str, Any]:
-    """Whether torchvision imports, and whether it needed the shim for a PyTorch without its C++ operators."""
+    """Check whether torchvision imports, and whether it needed the shim for its C++ operators."""
     try:
         from fastadv import _torchvision as shim
     except Exception as error:
@@ -106,7 +106,7 @@ def _torchvision() -> dict[str, Any]:
 
 
 def _data(data_dir: Path | None) -> dict[str, Any]:
-    """Which data sets are there, found without opening them."""
+    """Find which data sets are there, without opening them."""
     named = data_dir or os.environ.get("FASTADV_DATA")
     folder = (
         Path(named).expanduser()

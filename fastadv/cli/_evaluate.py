@@ -198,7 +198,7 @@ def _draw(
 def _bands(
     table: Table, curves: dict[str, Curve], named: dict[str, NamedAttack], radii: tuple[float, ...]
 ) -> dict[str, tuple[Curve, Curve]]:
-    """The 95% bootstrap interval of each curve, on a grid up to the largest radius."""
+    """Compute the 95% bootstrap interval of each curve, on a grid up to the largest radius."""
     grid = np.linspace(0, max(radii), 101)
     bands = {}
     for label in curves:
@@ -209,14 +209,14 @@ def _bands(
 
 
 def _kept(run_dir: Path) -> int:
-    """How many samples went through an attack in the run that is to go on."""
+    """Return how many samples went through an attack in the run that is to go on."""
     path = run_dir / IDENTITY
     size: int = read_json(path)["batch_size"] if path.exists() else 0
     return size * len(list(run_dir.glob("part-*.safetensors")))
 
 
 def _curve(net: Any, dataset: Any, attack: NamedAttack, radii: tuple[float, ...], batch_size: Any) -> Curve:
-    """The accuracy at each radius."""
+    """Measure the accuracy at each radius."""
     with progress(f"radii, {attack.label}") as tick, o.usage():
         done = [0]
         # a sample that was broken is not tried again, and the bar may end early
@@ -231,6 +231,6 @@ def _curve(net: Any, dataset: Any, attack: NamedAttack, radii: tuple[float, ...]
 
 
 def _lines(curves: dict[str, Any], named: dict[str, NamedAttack]) -> dict[str, Any]:
-    """The curves by their names in the figure: without the radius where they stay distinct."""
+    """Name the curves for the figure: without the radius where the names stay distinct."""
     short = {label if ":" in label else named[label].name: curve for label, curve in curves.items()}
     return short if len(short) == len(curves) else curves

@@ -18,7 +18,7 @@ class Interrupted(Exception):
 
 
 def epochs_kept(folder: Path) -> str:
-    """What a command says that was stopped in the middle of training and goes on by itself."""
+    """Return the message of an interrupted command that resumes by itself."""
     return f"finished epochs are kept in {folder}; the same command goes on"
 
 
@@ -33,7 +33,7 @@ def interruptible(kept: Callable[[], str] | str) -> Iterator[None]:
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Inside, SIGTERM raises KeyboardInterrupt as Ctrl-C does, and `check_stop` raises it again.
+    """Let SIGTERM raise KeyboardInterrupt inside, as Ctrl-C does; `check_stop` raises it again.
 
     Python drops an exception that leaves a finalizer or the callback of a weak reference, where a signal may
     happen to arrive, and goes on. Signals that the caller ignores or handles are left to it; in a thread
@@ -44,7 +44,7 @@ def stoppable() -> Iterator[None]:
     hook = sys.unraisablehook
 
     def ignored(dropped: Any) -> None:
-        """Python reports what it drops; a stop that comes again was not dropped."""
+        """Hide what Python reports as dropped if it is a stop, which comes again."""
         if not (_received and dropped.exc_type is KeyboardInterrupt):
             hook(dropped)
 
@@ -72,5 +72,5 @@ def check_stop() -> None:
 
 
 def exit_code() -> int:
-    """Of a command that was stopped, by the custom of shells: 130 for Ctrl-C, 143 for SIGTERM."""
+    """Return the exit code of a stopped command, by the custom of shells: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + (_received[-1] if _received else signal.SIGINT)

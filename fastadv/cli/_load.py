@@ -18,7 +18,7 @@ from fastadv.models import create, load_weights
 
 
 def make_device(text: str | None) -> torch.device:
-    """The device of that name; by default the GPU where there is one."""
+    """Find the device of that name; by default the GPU where there is one."""
     if text is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -40,7 +40,7 @@ def load_data(
     *,
     default: Split = Split.TEST,
 ) -> Any:
-    """The data set of that name, or the constructed or exported set in that folder, of one size, not split.
+    """Load the data set of that name, or the constructed or exported set in that folder, which has no split.
 
     `default` is the part that is meant where `split` is None.
     """
@@ -59,7 +59,7 @@ def load_data(
 
 
 def load_mixture(real: Any, generated: Path, fraction: float) -> Mixture:
-    """`real`, read into memory, mixed with the generated images of that file or folder."""
+    """Mix `real`, read into memory, with the generated images of that file or folder."""
     return Mixture(real.in_memory() if isinstance(real, FolderSet) else real, NpzSet(generated), fraction)
 
 
@@ -73,7 +73,7 @@ def load_model(
     *,
     fresh: bool = False,
 ) -> nn.Module:
-    """The model, made for the images and classes of `dataset`, in eval mode on the device.
+    """Load the model, made for the images and classes of `dataset`, in eval mode on the device.
 
     A built-in model gets shape, classes and seed; a user's own factory those of them that it takes. Both get
     `arguments`, each KEY=VALUE. `fresh` says that untrained weights are wanted.

@@ -36,7 +36,7 @@ class Watched:
         self.__wrapped__ = run  # what the attack is, to those who ask
 
     def describe(self) -> Any:
-        """The attack itself: a run is resumed whatever its progress bar."""
+        """Describe the attack itself: a run is resumed whatever its progress bar."""
         return describe(self.run)
 
     def __call__(self, model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> AttackResult:
@@ -52,7 +52,7 @@ class Watched:
         return result
 
     def _stage(self, size: int, component: str, left: int) -> None:
-        """Before a component of an attack on `size` samples: those it has broken already are through."""
+        """Report a component of an attack on `size` samples: those broken already are through."""
         text = f"{self.label}: {component} on {left} of {size}"
         self.bar.named(text, self.done[0] + size - left, self.total)
 
@@ -60,7 +60,7 @@ class Watched:
 def watch(
     attacks: Mapping[str, NamedAttack], samples: int, bar: Bar, *, kept: int = 0, keep: bool = False
 ) -> dict[str, Watched]:
-    """The attacks of an evaluation of `samples` samples, which report to one bar.
+    """Let the attacks of an evaluation of `samples` samples report to one bar.
 
     kept: how many times a sample went through an attack in an earlier run that is resumed.
     """
@@ -72,7 +72,7 @@ def watch(
 
 
 def plain_curves(curves: Mapping[str, Curve]) -> dict[str, dict[str, list[float]]]:
-    """The curves for a card."""
+    """Turn curves into lists for a card."""
     return {
         label: {"radii": curve.radii.tolist(), "accuracy": curve.accuracy.tolist()}
         for label, curve in curves.items()
@@ -80,7 +80,7 @@ def plain_curves(curves: Mapping[str, Curve]) -> dict[str, dict[str, list[float]
 
 
 def print_results(table: Table, model: str, dataset: Any) -> None:
-    """The table of an evaluation on stdout, with what must be known to read it."""
+    """Print the table of an evaluation, with what must be known to read it."""
     notes = [*table.notes(), dataset.note] if dataset.note else table.notes()
     print_table(f"{model} on {table.n:,} images of {dataset.name}", table.cells(), notes)
     for name, cells in table.details().items():

@@ -8,7 +8,7 @@ NEVER = 2**31 - 1
 
 
 def keep_memory() -> bool:
-    """Tell the C library not to hand freed memory back to the system; whether it could be told.
+    """Tell the C library not to hand freed memory back to the system. Returns whether it could be told.
 
     Each training step frees its activations and needs as much again, whose pages would fault one by one: on
     one core that is a sixth of the time of a small CNN and a tenth of that of a ResNet-18. It holds for the

@@ -31,7 +31,7 @@ def refuse(text: str) -> NoReturn:
 
 
 def parse_number(text: str | float) -> float:
-    """A number, also as a fraction: 0.3, 1e-3, 8/255, inf. An option's default comes as the number itself."""
+    """Parse a number, also as a fraction: 0.3, 1e-3, 8/255, inf. A default comes as the number itself."""
     try:
         return float(Fraction(text)) if "/" in str(text) else float(text)
     except (ValueError, ZeroDivisionError) as error:
@@ -39,14 +39,14 @@ def parse_number(text: str | float) -> float:
 
 
 def one_precision(bf16: bool, precision: StrEnum | None) -> str:
-    """What --bf16 and --precision ask for."""
+    """Return what --bf16 and --precision ask for."""
     if bf16 and precision is not None:
         refuse("--bf16 and --precision say the same: give one of them.")
     return "bf16" if bf16 else "fp32" if precision is None else precision.value
 
 
 def parse_batch_size(text: str | int) -> int | str:
-    """An integer of 1 or more, or auto."""
+    """Parse an integer of 1 or more, or auto."""
     if text == "auto":
         return text
     try:
@@ -59,12 +59,12 @@ def parse_batch_size(text: str | int) -> int | str:
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:
-    """Numbers separated by commas."""
+    """Parse numbers separated by commas."""
     return tuple(parse_number(part) for part in text.split(","))
 
 
 def parse_radii(text: str | None) -> tuple[float, ...]:
-    """Radii separated by commas, in increasing order; none for no text."""
+    """Parse radii separated by commas, in increasing order; none for no text."""
     if text is None:
         return ()
     with usage():
@@ -72,14 +72,14 @@ def parse_radii(text: str | None) -> tuple[float, ...]:
 
 
 def parse_norm(text: str) -> str:
-    """The name of a norm."""
+    """Check the name of a norm."""
     if text not in THREATS:
         refuse(f"no norm {text!r}; there are {', '.join(THREATS)}.")
     return text
 
 
 def parse_out(text: str) -> Path:
-    """The name of a file to write, checked before the work: no folder, and in a place that can be written."""
+    """Check the name of a file to write before the work: no folder, in a place that can be written."""
     path = Path(text)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if path.is_dir() or not path.name:
@@ -90,14 +90,14 @@ def parse_out(text: str) -> Path:
 
 
 def parse_picture(text: str) -> Path:
-    """The same for a figure, whose ending says its kind."""
+    """Check the name of a figure to write, whose ending says its kind."""
     with usage():
         check_path(text)
     return parse_out(text)
 
 
 def pair(part: str, what: str) -> tuple[str, Any]:
-    """KEY=VALUE, the value a number, true, false or text."""
+    """Parse KEY=VALUE, the value a number, true, false or text."""
     key, equals, value = part.partition("=")
     if not equals:
         refuse(f"{what}: expected KEY=VALUE, got {part!r}.")
@@ -112,7 +112,7 @@ def pair(part: str, what: str) -> tuple[str, Any]:
 
 
 def pairs(parts: list[str], what: str) -> dict[str, Any]:
-    """The KEY=VALUE of each part, no key twice."""
+    """Parse the KEY=VALUE of each part, no key twice."""
     values: dict[str, Any] = {}
     for key, value in (pair(part, what) for part in parts):
         if key in values:
@@ -122,7 +122,7 @@ def pairs(parts: list[str], what: str) -> dict[str, Any]:
 
 
 def has_checkpoint(run_dir: Path) -> bool:
-    """Whether the folder holds a training run."""
+    """Return whether the folder holds a training run."""
     return (run_dir / "checkpoint.safetensors").exists()
 
 
@@ -153,49 +153,49 @@ def usage() -> Iterator[None]:
 
 
 def make_threat(norm: str, radius: float) -> Threat:
-    """The threat of that norm in the box (0, 1)."""
+    """Make the threat of that norm in the box (0, 1)."""
     with usage():
         return THREATS[norm](radius)
 
 
 def symbol(norm: str) -> str:
-    """The norm in titles and tables: L∞."""
+    """Return the symbol of a norm, for titles and tables: L∞."""
     return THREATS[norm].symbol
 
 
 def option(default: Any, help: str, *names: str, **more: Any) -> Any:
-    """An option, as the default of an argument or of a field; `...` where it must be given."""
+    """Declare an option, as the default of an argument or of a field; `...` where it must be given."""
     told = {"option": typer.Option(*names, help=help, **more)}
     return field(metadata=told) if default is ... else field(default=default, metadata=told)
 
 
 def count(default: Any, help: str, *names: str) -> Any:
-    """An option that takes a whole number of 1 or more."""
+    """Declare an option that takes a whole number of 1 or more."""
     return option(default, help, *names, min=1)
 
 
 def number(default: Any, help: str) -> Any:
-    """An option that takes a number, also as a fraction."""
+    """Declare an option that takes a number, also as a fraction."""
     return option(default, help, parser=parse_number, metavar="NUMBER")
 
 
 def folder(default: Any, help: str) -> Any:
-    """An option that takes the name of a folder to write."""
+    """Declare an option that takes the name of a folder to write."""
     return option(default, help, file_okay=False)
 
 
 def picture(default: Any, help: str) -> Any:
-    """An option that takes the name of a figure to write."""
+    """Declare an option that takes the name of a figure to write."""
     return option(default, f"{help} (png, pdf, svg).", parser=parse_picture, metavar="FILE")
 
 
 def written(default: Any, help: str) -> Any:
-    """An option that takes the name of a file to write."""
+    """Declare an option that takes the name of a file to write."""
     return option(default, help, parser=parse_out, metavar="FILE")
 
 
 def judged(default: Any) -> Any:
-    """How many images AutoAttack judges."""
+    """Declare the option of how many images AutoAttack judges."""
     return count(default, "Test images that AutoAttack judges.", "--samples", "-n")
 
 

@@ -25,7 +25,7 @@ Tick = Callable[[int, int], None]
 
 
 def console() -> Console:
-    """The console for results. Made anew each time because tests replace sys.stdout."""
+    """Make the console for results, anew each time because tests replace sys.stdout."""
     return (
         Console(file=sys.stdout, highlight=False)
         if sys.stdout.isatty()
@@ -34,29 +34,29 @@ def console() -> Console:
 
 
 def say(text: str, style: str | None = None) -> None:
-    """A line of results on stdout, as it is: not wrapped, and without markup."""
+    """Print a line of results as it is: not wrapped, and without markup."""
     console().print(text, style=style, soft_wrap=True, markup=False)
 
 
 def say_where(written: Mapping[str, Path | None], width: int = 0) -> None:
-    """A line for each file that was written: what it is, and where."""
+    """Print a line for each file that was written: what it is, and where."""
     for what, path in written.items():
         if path is not None:
             say(f"{what:<{width}} {path}" if width else f"{what} in {path}")
 
 
 def note(text: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     print("fastadv:", " ".join(text.split()), file=sys.stderr, flush=True)
 
 
 def write_json(value: Any) -> None:
-    """The one JSON document of a command on stdout; what JSON has no number for becomes null."""
+    """Print the one JSON document of a command; what JSON has no number for becomes null."""
     sys.stdout.write(json.dumps(finite(value), indent=2, allow_nan=False, default=str) + "\n")
 
 
 def finite(value: Any) -> Any:
-    """`value` with NaN and infinities as None."""
+    """Replace NaN and infinities in `value` by None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -67,7 +67,7 @@ def finite(value: Any) -> Any:
 def print_table(
     title: str, cells: Sequence[Sequence[str]], notes: Sequence[str] = (), *, breaks: Sequence[int] = ()
 ) -> None:
-    """A table on stdout. cells[0] is the head; columns of numbers are aligned to the right.
+    """Print a table. cells[0] is the head; columns of numbers are aligned to the right.
 
     notes: lines below the table. breaks: numbers of the lines after which a rule is drawn.
     """
@@ -121,14 +121,14 @@ class Bar:
             self.bar.start()
 
     def named(self, text: str, done: int, total: int) -> None:
-        """The same, and what is being done."""
+        """Report as a call does, and say what is being done."""
         self.bar.update(self.task, description=text)
         self(done, total)
 
 
 @contextmanager
 def progress(text: str) -> Iterator[Bar]:
-    """A bar for the work inside, called with (done, total)."""
+    """Show a bar for the work inside, called with (done, total)."""
     bar = Bar(text)
     try:
         yield bar

@@ -46,7 +46,7 @@ class Takes:
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """C,H,W."""
+    """Parse C,H,W."""
     parts = text.split(",")
     if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         o.refuse(f"--shape: expected channels, height and width, as 3,224,224, got {text!r}.")
@@ -54,7 +54,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def read_names(path: Path | None, classes: int) -> list[str] | None:
-    """The names of the classes, one a line."""
+    """Read the names of the classes, one a line."""
     if path is None:
         return None
     try:

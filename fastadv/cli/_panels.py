@@ -27,7 +27,7 @@ class Panel:
 
     @classmethod
     def parameters(cls) -> list[inspect.Parameter]:
-        """The options as arguments of a command, in the panel."""
+        """Return the options as arguments of a command, in the panel."""
         return [
             inspect.Parameter(
                 each.name, KEYWORD, default=_default(each), annotation=_in_panel(cls.title, each)
@@ -44,7 +44,7 @@ def _default(field: Field[Any]) -> Any:
 
 
 def _in_panel(title: str, field: Field[Any]) -> Any:
-    """The annotation of a field, with its option in the panel of that title."""
+    """Return the annotation of a field, with its option in the panel of that title."""
     kind, *declared = [field.type, *field.metadata.values()] if field.metadata else get_args(field.type)
     (shown,) = (copy(each) for each in declared if isinstance(each, ParameterInfo))
     shown.rich_help_panel = title or None
@@ -52,7 +52,7 @@ def _in_panel(title: str, field: Field[Any]) -> Any:
 
 
 def with_panels(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, with the options of its panels in place of the arguments that are panels."""
+    """Spread out the panels of `command`: their options take the place of the arguments that are panels."""
     taken = inspect.signature(command).parameters.values()
     panels = {one.name: one.annotation for one in taken if _is_panel(one.annotation)}
     own = [_own(one) for one in taken if one.name not in panels]
@@ -72,7 +72,7 @@ def with_panels(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _own(parameter: inspect.Parameter) -> inspect.Parameter:
-    """An argument of a command that is an option by itself."""
+    """Return an argument of a command that is an option by itself."""
     if isinstance(parameter.default, Field):
         field = parameter.default
         field.type = parameter.annotation

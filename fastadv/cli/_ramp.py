@@ -13,7 +13,7 @@ HELP = (
 
 
 def parse_ramp(text: str) -> Ramp:
-    """EPOCHS or EPOCHS:key=value,key=value; typer.BadParameter for text that cannot be understood."""
+    """Parse EPOCHS or EPOCHS:key=value,key=value. Wrong usage for text that cannot be understood."""
     count, _, tail = text.partition(":")
     where = f"ramp {text!r}"
     takes = {name: one for name, one in inspect.signature(Ramp).parameters.items() if name != "epochs"}

@@ -27,7 +27,7 @@ class RecipeOptions(Budget, title="Recipe"):
 
 
 def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
-    """The recipe that `text` names: NAME or NAME:key=value,key=value.
+    """Parse the recipe that `text` names: NAME or NAME:key=value,key=value.
 
     The keys are its arguments. Raises typer.BadParameter for text that cannot be understood, and for an
     option without effect.

@@ -28,7 +28,7 @@ FIELDS = (
 
 
 def parse_about(parts: Iterable[str]) -> dict[str, Any]:
-    """The fields that KEY=VALUE name. Raises typer.BadParameter for other names and kinds of values."""
+    """Parse the fields that KEY=VALUE name. Wrong usage for other names and kinds of values."""
     values: dict[str, Any] = {}
     for part in parts:
         key, equals, text = part.partition("=")
@@ -45,7 +45,7 @@ def parse_about(parts: Iterable[str]) -> dict[str, Any]:
 
 
 def check_entry(named: Mapping[str, NamedAttack], images: Images) -> NamedAttack:
-    """The attack whose result is the entry. Raises typer.BadParameter for what RobustBench does not list."""
+    """Find the attack whose result is the entry. Wrong usage for what RobustBench does not list."""
     found = [attack for attack in named.values() if attack.name == "autoattack"]
     if len(found) != 1:
         o.refuse("--robustbench takes the result of autoattack: name it once, -a autoattack.")
@@ -90,7 +90,7 @@ def _percentage(share: float) -> str:
 
 
 def _radius(attack: NamedAttack) -> str:
-    """The radius as the leaderboards write it: 8/255 in Linf where it is a whole number of levels."""
+    """Write the radius as the leaderboards do: 8/255 in Linf where it is a whole number of levels."""
     levels = attack.radius * 255
     whole = attack.norm == "linf" and 0 < levels < 255 and abs(levels - round(levels)) < 1e-6
     return f"{round(levels)}/255" if whole else f"{attack.radius:g}"

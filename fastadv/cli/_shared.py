@@ -88,7 +88,7 @@ class RunFolder(Panel, title="Results"):
         o.check_run_dir(self.run_dir, self.resume)
 
     def kept(self, begun: bool = False) -> str:
-        """What a command that was stopped says. `begun`: it has finished an epoch."""
+        """Return the message of a stopped command. begun: it has finished an epoch."""
         if self.run_dir is None:
             return "nothing was kept; with --run-dir a run can be resumed"
         if not begun and not o.has_checkpoint(self.run_dir):

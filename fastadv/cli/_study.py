@@ -106,7 +106,7 @@ def _tell(result: dict[str, Any], run_dir: Path, json: bool) -> None:
 
 
 def _print_plan(settings: Settings, madry_trained: bool, json: bool) -> None:
-    """The cells with their estimated minutes."""
+    """Print the cells with their estimated minutes."""
     seconds = paper.estimate(settings, madry_trained=madry_trained)
     cells = settings.cells(METHODS)
     minutes = {cell: settings.samples * cell.seconds / 60 for cell in cells}

@@ -61,7 +61,7 @@ def goodfellow(
 
 
 def _refuse(why: str, **options: object) -> None:
-    """Wrong usage where one of the options is given."""
+    """Refuse each of these options that is given."""
     for name, value in options.items():
         if value is not None:
             o.refuse(f"--{name.replace('_', '-')} {why}; leave it out.")

@@ -18,12 +18,12 @@ from fastadv.cli._shared import Machine
 from fastadv.errors import InputError, LostProcessError
 from fastadv.runs.processes import EVERYWHERE
 
-# How long one waits for another: an attack on a batch may take hours. torchrun ends those that lost one.
+# a process waits so long for another: an attack on a batch may take hours; torchrun ends those left alone
 PATIENCE = timedelta(days=1)
 
 
 def together(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, which takes a `machine`, in the process group of torchrun, where it was started by that."""
+    """Run `command`, which takes a `machine`, in the process group of torchrun if that started it."""
 
     @wraps(command)
     def called(*, machine: Machine, **arguments: Any) -> None:
@@ -35,7 +35,7 @@ def together(command: Callable[..., None]) -> Callable[..., None]:
 
 @contextmanager
 def _joined(device: str | None) -> Iterator[str | None]:
-    """Yields the device of this process. Only the first process prints, but for errors of another's own."""
+    """Join the process group. Yields the device; only the first process prints, or one with its own error."""
     if "LOCAL_RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return
@@ -67,6 +67,6 @@ def _joined(device: str | None) -> Iterator[str | None]:
 
 
 def _said_by_first(error: BaseException) -> bool:
-    """Whether the first process ends with the same error, or with one that tells as much."""
+    """Return whether the first process ends with the same error, or with one that tells as much."""
     notes = [*getattr(error, "__notes__", ()), *getattr(error.__cause__, "__notes__", ())]
     return EVERYWHERE in notes or isinstance(error, Interrupted | LostProcessError | FloatingPointError)

@@ -96,7 +96,7 @@ class Optimizing(Panel, title="Optimization"):
     )
 
     def optimization(self) -> Optimization:
-        """What `fit` takes."""
+        """Make what `fit` takes."""
         ramp = None if self.ramp is None else _ramp.parse_ramp(self.ramp)
         with o.usage():
             return Optimization(
@@ -115,7 +115,7 @@ class EndingOptions(Panel, title="Ending"):
     )
 
     def ending(self) -> Ending:
-        """What `fit` takes."""
+        """Make what `fit` takes."""
         return Ending(patience=self.patience, on_alarm=self.on_alarm.value)
 
 
@@ -131,7 +131,7 @@ class Executing(Machine):
     workers: int | None = o.option(None, "Processes that read image folders; they change no result.", min=0)
 
     def execution(self) -> Execution:
-        """What `fit` takes."""
+        """Make what `fit` takes."""
         precision = o.one_precision(self.bf16, self.precision)
         if self.deterministic:
             os.environ.setdefault(WORKSPACE, WORKSPACES[0])  # read when cuBLAS is first used

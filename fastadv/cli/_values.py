@@ -14,12 +14,12 @@ FITS: dict[type, set[type]] = {bool: {bool}, int: {int, float}, float: {float}, 
 
 
 def nameable(parameter: inspect.Parameter) -> bool:
-    """Whether text can name a value of the argument: a number, true or false, or text."""
+    """Return whether text can name a value of the argument: a number, true or false, or text."""
     return bool(_types(parameter.annotation) & TYPES.keys())
 
 
 def _types(annotation: Any) -> set[type]:
-    """The types of an argument's values."""
+    """Return the types of an argument's values."""
     if get_origin(annotation) is Literal:
         return {type(value) for value in get_args(annotation)}
     if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
@@ -39,7 +39,7 @@ def parse_arguments(
 
 
 def check_value(where: str, key: str, value: Any, parameter: inspect.Parameter | None) -> Any:
-    """The value of an argument, if it is of a type that it takes; norm and radius have no parameter.
+    """Check that a value is of a type that its argument takes; norm and radius have no parameter.
 
     Raises typer.BadParameter otherwise.
     """

@@ -56,7 +56,7 @@ def verify(
 
 
 def lines(found: dict[str, Any]) -> list[list[str]]:
-    """The figures of a set that was verified."""
+    """Return the figures of a set that was verified."""
     counts = found["label_counts"]
     return [
         ["images, in whole shards", f"{found['samples']:,}"],

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from fastadv.train.report import EpochReport, comparable
 
 CATASTROPHIC, ROBUST = "catastrophic overfitting", "robust overfitting"
-LASTING = 3  # epochs, before a fall is more than the usual unrest
-LEAST = 0.02  # of accuracy, to be called a fall
-MASKED = 0.02  # of the accuracy on the recipe's own examples, below which that under attack is none at all
+# a fall counts after so many epochs
+LASTING = 3
+# a smaller loss of accuracy is no fall
+LEAST = 0.02
+# robust accuracy below this share of the accuracy on the recipe's own examples counts as zero
+MASKED = 0.02
 
 _STRONGER = (
     "go on from the best weights with a smaller step size or radius, with n-fgsm, or with several steps"
@@ -20,7 +23,7 @@ _REGULAR = (
 
 
 def alarm(past: Sequence[EpochReport], tested: int) -> str | None:
-    """What the last report shows, each kind once in a run: its name, what was seen, what to do.
+    """Describe what the last report shows, each kind once in a run: its name, what was seen, what to do.
 
     - Catastrophic overfitting: accuracy under the strongest attack is less than half of its best, while the
       recipe's own examples are classified as well as then; where it crafts none, the training loss tells.
@@ -79,5 +82,5 @@ def _fall(epoch: int, best: float, now: float) -> str:
 
 
 def _deviation(first: float, second: float, tested: int) -> float:
-    """The standard deviation of the difference of two shares of so many images."""
+    """Return the standard deviation of the difference of two shares of so many images."""
     return math.sqrt((first * (1 - first) + second * (1 - second)) / tested)

@@ -13,14 +13,14 @@ from fastadv.errors import InputError
 
 
 class Compiled:
-    """The calls of a model, compiled when they first run; `model` takes them inside `in_use`.
+    """The calls of a model, compiled when they first run; inside `in_use`, `model` uses them.
 
-    Its keys, hooks, class and pickle stay what they are, as torch's `nn.Module.compile` has it. What torch
-    draws, as for dropout, is drawn as without it.
+    Keys, hooks, class and pickle stay the same, as with torch's `nn.Module.compile`. Random draws, such as
+    those of dropout, are those without the compiler.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        # torch skips functions of its own, such as the forward of nn.Sequential: this one it follows
+        # torch.compile skips torch's own functions, such as the forward of nn.Sequential, but follows this one
         def call(*args: Any, **kwargs: Any) -> Any:
             return model._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
 
@@ -28,11 +28,11 @@ class Compiled:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Inside, calls of the model are the compiled ones, and recipes attack a compiled twin.
+        """Run the calls of the model compiled, inside; recipes attack a compiled twin.
 
         Raises InputError where torch.compile fails.
         """
-        # a recipe may go back twice through the same pass
+        # a recipe may call backward twice on the same pass
         with torch._functorch.config.patch(donated_buffer=False):
             self.model._compiled_call_impl = self.call
             try:
@@ -46,7 +46,7 @@ class Compiled:
 
 
 def check_compile(model: nn.Module, device: torch.device) -> None:
-    """InputError where torch.compile cannot be called, or would do nothing."""
+    """Raise InputError where torch.compile cannot be called, or would do nothing."""
     if unwrap(model) is not model or model._compiled_call_impl is not None:
         raise InputError(
             f"compile: expected a module that is not compiled or wrapped, got a {type(model).__name__} that "
@@ -59,7 +59,7 @@ def check_compile(model: nn.Module, device: torch.device) -> None:
 
 @cache
 def _try(device: str) -> None:
-    """InputError unless a small function can be compiled for this kind of device."""
+    """Raise InputError unless a small function can be compiled for this kind of device."""
     try:
         done = bool(torch.compile(_compiled_or_not)(torch.zeros(2, device=device)).all())
     except Exception as error:  # of torch.compile or of a compiler
@@ -79,6 +79,6 @@ def _compiled_or_not(x: Tensor) -> Tensor:
 
 
 def _reason(error: Exception) -> str:
-    """What the error says, without torch's advice on how to learn more."""
+    """Return what the error says, without torch's advice on how to learn more."""
     lines = str(error).partition("\nSet TORCHDYNAMO")[0].split("\n")
     return f"{type(error).__name__}: {' '.join(lines[:2]).strip()}"

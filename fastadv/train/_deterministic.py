@@ -20,7 +20,7 @@ INSTEAD = (
 
 
 def check_deterministic(model: nn.Module, device: torch.device) -> None:
-    """InputError unless this model can be trained in parts by so many processes, on that device."""
+    """Raise InputError unless this model can be trained in parts by so many processes, on that device."""
     if PARTS % processes.world():
         raise InputError(
             f"processes: expected 1, 2, 4 or {PARTS} with deterministic=True, which cuts each batch into "
@@ -37,21 +37,21 @@ def check_deterministic(model: nn.Module, device: torch.device) -> None:
 
 
 def _has_statistics(norm: _NormBase, training: bool) -> bool:
-    """Whether the layer takes statistics of the batch, or keeps them."""
+    """Return whether the layer takes statistics of the batch, or keeps them."""
     if isinstance(norm, nn.modules.instancenorm._InstanceNorm):
         return training and norm.track_running_stats
     return training or norm.running_mean is None
 
 
 def describe_deterministic(device: torch.device) -> dict[str, int]:
-    """What the bits depend on: the parts of a batch, and on a CPU the threads that share a sum."""
+    """Describe what the bits depend on: the parts of a batch, and on a CPU the threads that share a sum."""
     threads = {} if device.type == "cuda" else {"threads": torch.get_num_threads()}
     return {"parts": PARTS, **threads}
 
 
 @contextmanager
 def deterministic_kernels(warn_only: bool = False) -> Iterator[None]:
-    """Inside, torch takes kernels that give the same bits each time; without any it raises, or warns."""
+    """Use kernels that give the same bits each time, inside. Where torch has none it raises, or warns."""
     before = torch.are_deterministic_algorithms_enabled()
     warned = torch.is_deterministic_algorithms_warn_only_enabled()
     searches = torch.backends.cudnn.benchmark
@@ -66,7 +66,7 @@ def deterministic_kernels(warn_only: bool = False) -> Iterator[None]:
 
 @contextmanager
 def unchanged_buffers(model: nn.Module) -> Iterator[None]:
-    """InputError where a step writes into a buffer: the parts of a batch would write one after another."""
+    """Raise InputError if a step writes into a buffer: parts of a batch would write one after another."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     yield
     after = dict(model.named_buffers())

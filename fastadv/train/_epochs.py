@@ -42,7 +42,7 @@ class Epochs(Iterator[EpochReport]):
 
 
 def to_the_end(each: Callable[P, Epochs]) -> Callable[P, list[EpochReport]]:
-    """The same call, which trains all epochs and returns their reports."""
+    """Return the same call, which trains all epochs and returns their reports."""
 
     @wraps(each)
     def fit(*args: P.args, **options: P.kwargs) -> list[EpochReport]:

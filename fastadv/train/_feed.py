@@ -19,7 +19,7 @@ from fastadv.runs import processes
 from fastadv.train._share import Share
 from fastadv.train.augment import Augmentation, windows
 
-# Sets in memory of more bytes than this stay where they are: their batches move, and are padded one by one.
+# Larger sets in memory (bytes) stay where they are: their batches are moved, and padded, one by one.
 RESIDENT = 4 << 30
 
 
@@ -61,18 +61,18 @@ class Feed:
         return data.epoch_size if isinstance(data, Mixture) else len(data)
 
     def order(self, epoch: int) -> Tensor:
-        """The numbers of the samples of an epoch, in their order."""
+        """Return the numbers of the samples of an epoch, in their order."""
         if isinstance(self.dataset, Mixture):
             return self.dataset.epoch_order(rng.derive(self.seed, "order"), epoch)
         return rng.permutation(self.epoch_size, rng.derive(self.seed, "order", epoch))
 
     def share(self, step: int) -> Share:
-        """What this process has of a batch, counted from 0."""
+        """Return this process's share of a batch, counted from 0."""
         size = min(self.batch_size, self.epoch_size - step * self.batch_size)
         return Share(size, self.rank, self.world, self.parts)
 
     def batches(self, epoch: int, done: int = 0) -> Iterator[Batch]:
-        """(x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1]."""
+        """Yield (x, y, ids) of each batch after the first `done`; x and ids on the device, x in [0, 1]."""
         order = self.order(epoch)[done * self.batch_size :]
         if self.world > 1:
             parts = torch.split(order, self.batch_size)
@@ -97,7 +97,7 @@ class Feed:
 
     @property
     def _own_size(self) -> int:
-        """How many images of a full batch are fed here; at least as many as of the last one."""
+        """The number of images of a full batch that are fed here; the last batch has no more."""
         return Share(self.batch_size, self.rank, self.world).count
 
     @property
@@ -118,7 +118,7 @@ class Feed:
         return stored and (*stored, self._resident.y.to(self.device))
 
     def _read(self, epoch: int, order: Tensor) -> Iterator[Batch]:
-        """Batches as they are held; of a padded set, cropped."""
+        """Yield batches as they are stored; those of a padded set are cropped."""
         if self._padded is None or self.augment is None:
             seed = rng.derive(self.seed, "samples", epoch)
             yield from raw_batches(self._here, self._own_size, order, workers=self.workers, seed=seed)

@@ -23,7 +23,7 @@ GROUPS: dict[str, type[Any]] = {
 
 
 def names_groups(each: Callable[P, T]) -> Callable[P, T]:
-    """Let `each` refuse an option that belongs into an option object, and say into which."""
+    """Let `each` refuse an option that belongs in an option object, and name that object."""
 
     @wraps(each)
     def checked(*args: P.args, **options: P.kwargs) -> T:

@@ -20,7 +20,7 @@ def _channels_last(tensor: Tensor) -> Tensor:
 
 
 def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
-    """Whether the model runs with channels-last weights; one with `view` after a convolution does not.
+    """Try whether the model runs with channels-last weights; one with `view` after a convolution fails.
 
     It is tried on copies of the tensors, in the model's own mode. False for a model that is not contiguous.
     """
@@ -38,7 +38,7 @@ def allows_channels_last(model: nn.Module, x: Tensor) -> bool:
 
 @contextmanager
 def fast_layout(steps: Steps) -> Iterator[None]:
-    """The layout in which the steps are fastest, inside; contiguous afterwards."""
+    """Give the model the fastest layout, inside; it is contiguous afterwards."""
     device = steps.losses.values.device
     # on a GPU without tensor cores the contiguous layout is faster
     faster = device.type != "cuda" or steps.precision == "bf16"
@@ -58,7 +58,7 @@ def fast_layout(steps: Steps) -> Iterator[None]:
 def set_layout(
     model: nn.Module, optimizer: torch.optim.Optimizer, memory_format: torch.memory_format
 ) -> None:
-    """Give one layout to the weights and to what the optimizer holds for each; the values stay the same."""
+    """Change the layout of the weights and of the optimizer's state, not the values."""
     with torch.inference_mode(False):
         model.to(memory_format=memory_format)  # type: ignore[call-overload]
         for parameter, held in optimizer.state.items():

@@ -5,13 +5,14 @@ import torch
 from fastadv.errors import InputError
 from fastadv.train._share import Means, Share
 
-CHECK_EVERY = 64  # steps between two checks on a GPU, where each check waits for the device
+# steps between two checks on a GPU: each check waits for the device
+CHECK_EVERY = 64
 
 
 class Losses:
     """The losses of an epoch's `steps`, each weighted by its share of the samples; float64 on `device`.
 
-    Those of several processes are added up, so that each knows all.
+    They are summed over the processes, so that each has all.
     """
 
     def __init__(self, steps: int, device: torch.device) -> None:
@@ -25,7 +26,7 @@ class Losses:
         return float(self.values.sum())
 
     def take(self, step: int, loss: Means, share: Share, of: int) -> None:
-        """Write down the loss of a step on `share`, of an epoch `of` so many samples, and check it.
+        """Record the loss of a step on `share`, in an epoch `of` so many samples, and check it.
 
         On a GPU it is checked only now and then.
         """
@@ -43,7 +44,7 @@ class Losses:
             self.check()
 
     def check(self) -> None:
-        """NotFiniteError for the first loss that is not finite."""
+        """Raise NotFiniteError for the first loss that is not finite."""
         bad = (~torch.isfinite(self.values)).nonzero()
         if len(bad):
             step = int(bad[0])

@@ -22,7 +22,7 @@ from fastadv.train.report import EpochReport, best
 
 @dataclasses.dataclass
 class Results:
-    """The weights of a run: in its folder, where there is one; the best ones else in memory, if `rewinds`."""
+    """The weights of a run, in its folder. Without one, the best are kept in memory if `rewinds`."""
 
     model: nn.Module
     train_set: Any
@@ -78,7 +78,7 @@ class Results:
 
 
 def _written(path: Path, report: EpochReport) -> bool:
-    """Whether the file is whole, and of this epoch: a run that was made longer leaves an older one.
+    """Return whether the file is whole, and of this epoch: a run that was made longer leaves an older one.
 
     The whole report is compared: another run in this folder had an epoch of this number, too.
     """

@@ -25,7 +25,7 @@ logger = logging.getLogger("fastadv")
 
 @contextmanager
 def _training(steps: Steps) -> Iterator[None]:
-    """Train mode inside, for a model in eval mode with all its parts; modes and gradients cleared after."""
+    """Train inside: train mode for a model in eval mode; restore modes and clear gradients afterwards."""
     modes = {module: module.training for module in steps.model.modules()}
     if not steps.model.training:
         steps.model.train()
@@ -120,7 +120,7 @@ class Run:
         return report
 
     def _train(self) -> None:
-        """The rest of this epoch's steps."""
+        """Train the remaining steps of this epoch."""
         epoch, steps = len(self.done) + 1, len(self.steps.losses.values)
         before, started = self.seconds, time.perf_counter()
         try:

@@ -14,7 +14,7 @@ from fastadv.train.recipes._common import frozen_twin
 
 
 def check_classes(y: Tensor, classes: int, name: str = "train_set") -> None:
-    """InputError unless the labels `y` of the data set `name` are classes of the model."""
+    """Raise InputError unless the labels `y` of the data set `name` are classes of the model."""
     if y.min() < 0 or y.max() >= classes:
         raise InputError(
             f"{name}: expected labels from 0 to {classes - 1}, as the model has {classes} classes, "
@@ -28,7 +28,7 @@ def check_sets(
     augment: Augmentation | None,
     device: torch.device,
 ) -> int:
-    """The model's classes, from the first image of each set; labels that are in memory are checked."""
+    """Check the first image of each set, and labels in memory. Returns the number of the model's classes."""
     classes = 0
     for name, dataset in sets.items():
         if dataset is None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from fastadv.errors import InputError
 from fastadv.runs import processes
 
-PARTS = 8  # of a batch with `deterministic`, whatever the number of processes
+# with `deterministic`, a batch is cut into so many parts, whatever the number of processes
+PARTS = 8
 
 Means = Tensor | Sequence[Tensor]
 """The mean loss of a process's samples; of a batch that is cut, that of each part."""
@@ -17,10 +18,10 @@ Means = Tensor | Sequence[Tensor]
 
 @dataclass(frozen=True)
 class Stride:
-    """Of a batch of `size` samples, every `world`-th, from `rank` on.
+    """Every `world`-th sample of a batch of `size`, from `rank` on.
 
-    So a place in the batch belongs to the same rows in a smaller last batch. Where these have no sample of
-    such a batch, its first one is passed, which counts for nothing.
+    A place in the batch thus has the same owner in a smaller last batch. An owner without a sample there
+    passes the first one with weight zero.
     """
 
     size: int
@@ -29,25 +30,25 @@ class Stride:
 
     @property
     def count(self) -> int:
-        """The samples that count here."""
+        """The number of samples that count here."""
         return len(range(self.rank, self.size, self.world))
 
     @property
     def weight(self) -> float:
-        """Of the mean over these rows in the mean over the batch."""
+        """The weight of the mean over these rows in the mean over the batch."""
         return self.count / self.size
 
     @property
     def key(self) -> list[int]:
-        """What keys draws that follow the step: nothing for the first rows, which may be all."""
+        """Keys for draws that follow the step: none for the first rows, which may be all."""
         return [self.rank] if self.rank else []
 
     def own(self, rows: Tensor) -> Tensor:
-        """These rows of those of the whole batch, [B, ...]."""
+        """Take these rows of the rows [B, ...] of the whole batch."""
         return rows[self.rank :: self.world] if self.count else rows[:1]
 
     def weighted(self, loss: Tensor) -> Tensor:
-        """What the mean loss over these rows adds to the mean over the batch."""
+        """Weigh the mean loss over these rows, so that the sum over all rows is the mean over the batch."""
         return loss if self.world == 1 else loss * self.weight
 
 
@@ -55,30 +56,30 @@ class Stride:
 class Share(Stride):
     """The rows of one process, of `world`.
 
-    parts: None, or in how many the batch is cut; `world` divides it. Each part passes by itself, and sums go
-    through the parts in their order, so that their bits are the same for every number of processes.
+    parts: None, or the number of parts into which the batch is cut, a multiple of `world`. Each part passes
+    by itself and sums are taken in the order of the parts, so that no bit depends on the number of processes.
     """
 
     parts: int | None = None
 
     @property
     def cut(self) -> Sequence[Stride]:
-        """The rows that this process passes one by one: all of them at once, unless the batch is cut."""
+        """The groups of rows that this process passes one after another: a single one, unless the batch is cut."""
         if self.parts is None:
             return [self]
         own = [Stride(self.size, number, self.parts) for number in range(self.rank, self.parts, self.world)]
         return [part for part in own if part.count] or own[:1]
 
     def split(self, rows: Tensor) -> Sequence[Tensor]:
-        """This process's rows, by `cut`."""
+        """Split this process's rows into its parts."""
         if self.parts is None:
             return [rows]
         every = self.parts // self.world
-        # in memory of their own: kernels may take other ways through rows that lie otherwise
+        # contiguous copies: kernels may choose another algorithm for strided rows
         return [rows[k::every].clone(memory_format=torch.contiguous_format) for k in range(len(self.cut))]
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """This process's rows, from those by `cut`."""
+        """Join this process's parts to its rows."""
         if self.parts is None:
             return parts[0]
         rows = parts[0].new_empty((max(self.count, 1), *parts[0].shape[1:]))
@@ -87,7 +88,7 @@ class Share(Stride):
         return rows
 
     def whole(self, rows: Tensor) -> Tensor:
-        """The rows of the whole batch, in its order, from those that each process has."""
+        """Gather the rows of the whole batch, in its order, from those of each process."""
         if self.world == 1:
             return rows
         filled = rows.new_zeros((-(-self.size // self.world), *rows.shape[1:]))
@@ -95,7 +96,7 @@ class Share(Stride):
         return processes.gather(filled).transpose(0, 1).flatten(0, 1)[: self.size]
 
     def by_cut(self, loss: Means) -> Sequence[Tensor]:
-        """The mean losses by `cut`; InputError for another number of them."""
+        """Return one mean loss for each part. Raises InputError for another number of them."""
         losses = [loss] if isinstance(loss, Tensor) else loss
         if len(losses) != len(self.cut):
             raise InputError(
@@ -105,14 +106,14 @@ class Share(Stride):
         return losses
 
     def total(self, rows: Iterable[Tensor]) -> Tensor:
-        """The sum over the processes, and over the parts, of a row that is given for each of `cut`."""
+        """Sum a row over the processes and the parts; `rows` yields it for each part of this process."""
         each = iter(rows)  # taken one by one, so that only one is held
         row = next(each)
         if self.parts is None:
             return processes.add_up(row)
         sums = torch.zeros_like(row)
         for first in range(0, min(self.parts, self.size), self.world):
-            # parts behind the last sample count for nothing
+            # parts beyond the last sample have weight zero
             for other in processes.gather(row)[: self.size - first]:
                 sums += other
             row = next(each, row)
@@ -121,7 +122,7 @@ class Share(Stride):
     def add_up(
         self, gradients: Iterable[Sequence[Tensor | None]], weights: Sequence[Tensor]
     ) -> Sequence[Tensor | None]:
-        """The sums over the batch of the gradients of `weights`, given by `cut`; None where there is none."""
+        """Sum the gradients of `weights` over the batch, given by part; None where there is none."""
         if self.world == 1 and self.parts is None:
             return next(iter(gradients))
         complete = True

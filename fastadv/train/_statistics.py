@@ -19,7 +19,7 @@ _SIGNATURE = inspect.signature(functional.batch_norm)
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the processes; what each adds has the sum of their gradients."""
+    """Sum over the processes; each summand gets the sum of the gradients."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -32,10 +32,10 @@ class _Sum(torch.autograd.Function):
 
 
 class _WholeBatch(TorchFunctionMode):
-    """Inside, `batch_norm` in train mode takes mean and variance over the processes.
+    """Compute `batch_norm` in train mode, inside, with mean and variance over all processes.
 
-    InputError where the batch is cut: its parts pass one after another. torch's SyncBatchNorm takes no
-    tensors on a CPU, and counts samples that are only there to take part.
+    InputError if the batch is cut: its parts pass one after another. torch's SyncBatchNorm does not run on
+    CPUs, and would count samples of weight zero.
     """
 
     def __init__(self, share: Share) -> None:
@@ -57,7 +57,7 @@ class _WholeBatch(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
     def _normalized(self, given: Mapping[str, Any]) -> Tensor:
-        """What `batch_norm` gives in train mode for these arguments, with its running statistics."""
+        """Compute `batch_norm` in train mode over all processes, and update its running statistics."""
         if self.share.parts is not None:
             raise InputError(f"model: {WANTED}, got batch_norm in train mode; {INSTEAD}")
         x: Tensor = given["input"]
@@ -77,7 +77,7 @@ class _WholeBatch(TorchFunctionMode):
         return normalized
 
     def _moments(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and variance of each channel over the processes, and the number of values."""
+        """Compute mean and variance of each channel over the processes, and the number of values."""
         over = [0, *range(2, values.ndim)]
         own = values.numel() // values.shape[1] if self.share.count else 0
         # deviations from each process's own mean: a difference of squares would round away small variances
@@ -97,5 +97,5 @@ class _WholeBatch(TorchFunctionMode):
 
 
 def whole_batch_statistics(share: Share) -> AbstractContextManager[object]:
-    """A context in which the model sees the statistics of the whole batch; nothing for one process."""
+    """Return a context in which the model sees the statistics of the whole batch; nothing for one process."""
     return nullcontext() if share.world == 1 and share.parts is None else _WholeBatch(share)

@@ -45,7 +45,7 @@ class Steps:
     learning_rate: float = 0.0  # of the last step
 
     def epoch(self, epoch: int, done: int) -> Iterator[int]:
-        """Train the batches after the first `done` of an epoch; yields how many are done after each.
+        """Train the batches after the first `done` of an epoch. Yields the number done after each.
 
         FloatingPointError for a loss that is not finite, on a GPU some steps later, and for weights that are
         not at the end.
@@ -74,7 +74,7 @@ class Steps:
             ) from error
 
     def check(self) -> None:
-        """FloatingPointError for a loss, or for trained weights, that are not finite.
+        """Raise FloatingPointError for a loss, or for trained weights, that are not finite.
 
         A finite loss may have an infinite gradient, which leaves such weights.
         """
@@ -94,7 +94,7 @@ class Steps:
 
     @contextmanager
     def _around(self, at: Step, seed: int, first: bool) -> Iterator[None]:
-        """What holds while a step is taken, and not while the caller has the model."""
+        """Set up what holds while a step is taken, and not while the caller has the model."""
         with ExitStack() as stack:
             stack.enter_context(rng.torch_seeded(seed, at.x.device))
             stack.enter_context(whole_batch_statistics(at.share))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def put_back(weights: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Weights that may change inside; put back bit for bit, which a subtraction would not do."""
+    """Let weights change inside, and restore them bit for bit, which a subtraction would not do."""
     before = [(weight, weight.detach().clone()) for weight in weights]
     try:
         yield
@@ -46,13 +46,13 @@ class MovingAverage:
             torch._foreach_lerp_(averages, current, 1 - min(self.decay, (1 + count) / (10 + count)))
 
     def restore(self, weights: dict[str, Tensor]) -> None:
-        """Go on from these averages."""
+        """Continue from these averages."""
         for name, average in self.weights.items():
             average.copy_(weights[name])
 
     @contextmanager
     def in_model(self) -> Iterator[None]:
-        """Inside, the model has the averages as its weights."""
+        """Put the averages into the model, inside."""
         with torch.inference_mode(False), put_back(self._trained()):
             with torch.no_grad():
                 for weight, average in zip(self._trained(), self.weights.values(), strict=True):

@@ -23,7 +23,7 @@ Augment = Callable[..., Tensor]
 
 
 def crop(x: Tensor, *, ids: Tensor, seed: int, padding: int | None = None) -> Tensor:
-    """A random window, as large as the image, of the image in a black border of `padding` pixels.
+    """Take a random window, as large as the image, of the image in a black border of `padding` pixels.
 
     padding: an eighth of the height by default, 4 pixels of 32.
     """
@@ -32,13 +32,13 @@ def crop(x: Tensor, *, ids: Tensor, seed: int, padding: int | None = None) -> Te
 
 
 def border(x: Tensor, padding: int | None = None) -> tuple[Tensor, int]:
-    """The images in their black border, and its width."""
+    """Put images in a black border. Returns them and its width."""
     margin = max(1, _height(x) // 8) if padding is None else check_count("padding", padding, 1)
     return pad(x, (margin,) * 4), margin
 
 
 def windows(bordered: Tensor, positions: Tensor, margin: int, *, ids: Tensor, seed: int) -> Tensor:
-    """What `crop` takes of the images at `positions` that `border` has made: one gather."""
+    """Crop the images at `positions` of those that `border` has made, by one gather."""
     height, width = (side - 2 * margin for side in bordered.shape[2:])
     device = bordered.device
     top, left = _below(2 * margin + 1, rng.bits(2, seed, ids.to(device))).unbind(1)
@@ -50,12 +50,12 @@ def windows(bordered: Tensor, positions: Tensor, margin: int, *, ids: Tensor, se
 
 
 def flip(x: Tensor, *, ids: Tensor, seed: int) -> Tensor:
-    """Half of the images mirrored, left to right."""
+    """Mirror half of the images, left to right."""
     return _mirrored(x, _coin(x, ids, seed))
 
 
 def alternating_flip(x: Tensor, *, ids: Tensor, seed: int, epoch: int) -> Tensor:
-    """Half of the images mirrored in the first epoch, the other half in the next, and so on by turns.
+    """Mirror half of the images in the first epoch, the other half in the next, and so on by turns.
 
     In any two epochs in a row a network sees both sides of every image.
 
@@ -67,7 +67,7 @@ def alternating_flip(x: Tensor, *, ids: Tensor, seed: int, epoch: int) -> Tensor
 def cutout(
     x: Tensor, *, ids: Tensor, seed: int, size: int | None = None, fill: float | Sequence[float] = 0.0
 ) -> Tensor:
-    """A square of `size` x `size` pixels painted over, its center anywhere: part of it may lie outside.
+    """Paint over a square of `size` x `size` pixels, its center anywhere: part of it may lie outside.
 
     size: half of the height by default, 16 pixels of 32.
     fill: a value in [0, 1], or one for each channel; the paper's is the mean color of the data.
@@ -112,7 +112,7 @@ class Augmentation:
         return x
 
     def key(self, place: int, seed: int, epoch: int) -> dict[str, int]:
-        """The seed that a part gets in an epoch, and the epoch if it takes it."""
+        """Return the seed that a part gets in an epoch, and the epoch if it takes it."""
         if _takes_epoch(self.parts[place]):
             return {"seed": rng.derive(seed, "augment run", place), "epoch": epoch}
         return {"seed": rng.derive(seed, "augment", epoch, place)}
@@ -124,13 +124,13 @@ class Augmentation:
         return any(all(_bare(part)[0] is not one for one in built_in) for part in self.parts)
 
     def stored(self, x: Tensor) -> tuple[Tensor, int] | None:
-        """A whole set in its border, and the width of it, if the first part is `crop`."""
+        """Put a whole set in its border if the first part is `crop`. Returns it and the border's width."""
         function, options = _bare(self.parts[0])
         return border(x, **options) if function is crop else None
 
 
 def make_augment(augment: str | Augment | Sequence[str | Augment] | None) -> Augmentation | None:
-    """The augmentation that a name, a function, or several of them stand for."""
+    """Return the augmentation that a name, a function, or several of them stand for."""
     if augment is None:
         return None
     given = [augment] if isinstance(augment, str) or not isinstance(augment, Sequence) else augment
@@ -159,7 +159,7 @@ def _height(x: Tensor) -> int:
 
 
 def _below(n: int, words: Tensor) -> Tensor:
-    """32 random bits as an integer from 0 to n - 1, in integer arithmetic: equal on every device."""
+    """Turn 32 random bits into an integer from 0 to n - 1, in integer arithmetic: equal on every device."""
     return (words * n) >> 32
 
 
@@ -173,7 +173,7 @@ def _mirrored(x: Tensor, chosen: Tensor) -> Tensor:
 
 
 def _bare(part: Augment) -> tuple[Augment, dict[str, Any]]:
-    """A function and the options bound to it."""
+    """Return a function and the options bound to it."""
     if isinstance(part, partial) and not part.args:
         return part.func, part.keywords
     return part, {}

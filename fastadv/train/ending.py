@@ -34,7 +34,7 @@ class Ending:
             raise InputError(f"on_alarm: expected one of {', '.join(ACTIONS)}, got {self.on_alarm!r}")
 
     def check(self, attacked: bool) -> None:
-        """InputError for an ending by robustness where none is measured."""
+        """Raise InputError for an ending by robustness where none is measured."""
         if not attacked and self != Ending():
             raise InputError(
                 "test_attacks: expected an attack to measure robustness by, got none; pass test_set= (or "
@@ -47,7 +47,7 @@ class Ending:
         return self.patience is not None or self.on_alarm == "rewind"
 
     def reached(self, past: Sequence[EpochReport], epochs: int) -> bool:
-        """Whether a run of `epochs` epochs ends after those reported."""
+        """Return whether a run of `epochs` epochs ends after those reported."""
         if not past:
             return False
         top, last = best(past), past[-1]
@@ -56,5 +56,5 @@ class Ending:
         return last.epoch >= epochs or tired or alarmed
 
     def rewinds(self, past: Sequence[EpochReport]) -> bool:
-        """Whether a run that ends here ends with the best weights."""
+        """Return whether a run that ends here ends with the best weights."""
         return self.patience is not None or (self.on_alarm == "rewind" and past[-1].alarm is not None)

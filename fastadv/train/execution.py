@@ -61,7 +61,7 @@ class Execution:
             check_count("checkpoint_every", self.checkpoint_every, 1)
 
     def check(self, model: nn.Module, device: torch.device, run_dir: Any) -> None:
-        """InputError where this model cannot be trained so on this device."""
+        """Raise InputError where this model cannot be trained so on this device."""
         if run_dir is None and self.checkpoint_every:
             raise InputError(
                 "run_dir: expected a folder for the checkpoints, got None; "
@@ -76,7 +76,7 @@ class Execution:
 
 
 def _check_tf32(model: nn.Module, device: torch.device) -> None:
-    """InputError where nothing would be computed in TF32."""
+    """Raise InputError where nothing would be computed in TF32."""
     if not has_tf32(device):
         raise InputError(
             f"precision: expected 'fp32' or 'bf16' on {device}, which has no TF32, got 'tf32'; "

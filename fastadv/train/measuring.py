@@ -64,7 +64,7 @@ class Measure:
         return table.clean_accuracy, {row.name: row.robust_accuracy for row in table.rows}
 
     def own_accuracy(self, steps: Steps) -> float | None:
-        """Accuracy on the examples that the recipe crafts; None if it crafts none, and without attacks."""
+        """Measure the accuracy on the recipe's own examples; None if it crafts none, and without attacks."""
         recipe = innermost(steps.recipe)
         if self.data is None or not self.attacks or not isinstance(recipe, Crafted):
             return None
@@ -135,12 +135,12 @@ class Measures:
 
 
 def innermost(recipe: object) -> object:
-    """The recipe inside those that go around it."""
+    """Return the recipe inside those that go around it."""
     while hasattr(recipe, "recipe"):
         recipe = recipe.recipe
     return recipe
 
 
 def meant_to_be_robust(recipe: object) -> bool:
-    """Whether a loss of robustness is a fault: any recipe but standard training."""
+    """Return whether a loss of robustness is a fault: any recipe but standard training."""
     return not isinstance(innermost(recipe), Standard)

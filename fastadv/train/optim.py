@@ -127,7 +127,7 @@ class Optimization:
 
 
 def find_rate(optimizer: str, learning_rate: float | None) -> float:
-    """The learning rate: the optimizer's own unless given. InputError unless both can be used."""
+    """Return the learning rate, the optimizer's own unless given. Raises InputError for wrong ones."""
     if optimizer not in LEARNING_RATES:
         raise InputError(f"optimizer: expected one of {sorted(LEARNING_RATES)}, got {optimizer!r}")
     rate = check_number(
@@ -141,7 +141,7 @@ def find_rate(optimizer: str, learning_rate: float | None) -> float:
 def make_optimizer(
     model: nn.Module, optimizer: str, learning_rate: float, options: Optimization
 ) -> Optimizer:
-    """SGD with momentum or Adam over the parameters that require a gradient; InputError if none does.
+    """Make SGD with momentum or Adam over the parameters that require a gradient; InputError if none does.
 
     With `max_norm`, each of its steps ends with the weights inside that bound, whoever takes it.
     """
@@ -169,7 +169,7 @@ def _bound(weights: Sequence[Tensor], most: float) -> None:
 
 
 def find_schedule(schedule: str | Schedule) -> Schedule:
-    """The schedule of that name, or the function as given. InputError unless its factors are finite."""
+    """Find the schedule of that name, or take the function. InputError unless its factors are finite."""
     factor = SCHEDULES.get(schedule) if isinstance(schedule, str) else schedule
     if not callable(factor):
         raise InputError(
@@ -182,7 +182,7 @@ def find_schedule(schedule: str | Schedule) -> Schedule:
 
 
 def make_schedule(optimizer: Optimizer, factor: Schedule, total_steps: int, warm_up: float = 0.0) -> LambdaLR:
-    """The learning rate of each step; a closed form, so that it does not drift and resumes exactly.
+    """Schedule the learning rate of each step; a closed form, so that it does not drift and resumes exactly.
 
     Over the first `warm_up` steps it rises linearly to where the schedule then is.
     """

@@ -43,11 +43,11 @@ class Ramp:
             check_count("ramp.steps", self.steps, 1)
 
     def count(self, epochs: int) -> int:
-        """How many of so many epochs the ramp takes."""
+        """Return how many of so many epochs the ramp takes."""
         return round(self.epochs * epochs) if isinstance(self.epochs, float) else int(self.epochs)
 
     def recipes(self, recipe: Trained, epochs: int) -> list[Trained]:
-        """The recipe of each epoch of the ramp.
+        """Return the recipe of each epoch of the ramp.
 
         Raises InputError for a ramp that takes no epoch or all of them, and for a recipe without a finite
         threat, or without steps that could rise.
@@ -61,7 +61,7 @@ class Ramp:
 
 
 def _part(recipe: Any, share: float, first: int | None, progress: float) -> Any:
-    """The recipe at this share of its radius; progress: how far the steps have risen from `first`."""
+    """Scale the recipe to this share of its radius. progress: how far the steps have risen from `first`."""
     fields = {field.name for field in dataclasses.fields(recipe)} if dataclasses.is_dataclass(recipe) else {}
     if "recipe" in fields:  # around another one
         return dataclasses.replace(recipe, recipe=_part(recipe.recipe, share, first, progress))
@@ -89,5 +89,5 @@ def _part(recipe: Any, share: float, first: int | None, progress: float) -> Any:
 
 
 def make_ramp(ramp: "Ramp | float | None") -> Ramp | None:
-    """A number of epochs, or a share of them, as a Ramp."""
+    """Take a number of epochs, or a share of them, as a Ramp."""
     return ramp if ramp is None or isinstance(ramp, Ramp) else Ramp(ramp)

@@ -48,7 +48,7 @@ class EpochReport:
 
 
 def comparable(past: Sequence[EpochReport]) -> list[EpochReport]:
-    """The last report and those before it that were measured by the same attacks; none without attacks."""
+    """Return the last report and those before it with the same attacks; none without attacks."""
 
     def measured(report: EpochReport) -> list[set[str]]:
         kinds = ("", "ema_", "validation_", "validation_ema_")
@@ -60,12 +60,12 @@ def comparable(past: Sequence[EpochReport]) -> list[EpochReport]:
 
 
 def best(past: Sequence[EpochReport]) -> EpochReport | None:
-    """The first of the reports with the best accuracy under attack; None without attacks."""
+    """Return the first of the reports with the best accuracy under attack; None without attacks."""
     return max(comparable(past), key=lambda report: report.judged, default=None)
 
 
 def reports(run_dir: str | PathLike[str]) -> list[EpochReport]:
-    """All reports of a run so far, from its report.jsonl."""
+    """Read all reports of a run so far, from its report.jsonl."""
     try:
         return [EpochReport(**entry) for entry in read_report(run_dir)]
     except TypeError as error:

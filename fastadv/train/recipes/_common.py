@@ -13,12 +13,14 @@ from fastadv.losses import Loss, binary_cross_entropy, check_loss
 from fastadv.threat import Threat
 from fastadv.train.recipes.base import Recipe, is_loss, owns_step
 
-OBJECTIVES = ("ce", "bce")  # what training minimizes: of a softmax, or of a sigmoid for each class
-NOISE = 1e-3  # of the start of TRADES and MART: at x itself, the divergence from x has no gradient
+# what training minimizes: the cross-entropy of a softmax, or of a sigmoid for each class
+OBJECTIVES = ("ce", "bce")
+# size of the noise with which TRADES and MART start: at x itself, the divergence has no gradient
+NOISE = 1e-3
 
 
 def frozen_twin(model: nn.Module | Frozen) -> Frozen:
-    """The eval-mode twin of a model in training, to be used for one batch; a twin is returned as it is.
+    """Freeze the model for one batch: an eval-mode twin; a frozen model is returned as it is.
 
     It shares the weights, and copies what else training may change: a temperature, a flag, an activation.
     Making it takes about 0.5 ms for a small network and 6 ms for a ResNet-18.
@@ -28,7 +30,7 @@ def frozen_twin(model: nn.Module | Frozen) -> Frozen:
 
 
 def check_one_radius(threat: Threat) -> None:
-    """InputError unless `threat` is a ball of one radius for all samples."""
+    """Raise InputError unless `threat` is a ball of one radius for all samples."""
     if not isinstance(threat, Threat):
         raise InputError(
             f"threat: expected fa.Linf, L2, L1 or L0, got {type(threat).__name__}; write fa.Linf(8 / 255)"
@@ -37,13 +39,13 @@ def check_one_radius(threat: Threat) -> None:
 
 
 def check_finite(threat: Threat, why: str) -> None:
-    """InputError unless the radius of `threat` is finite, which `why` needs."""
+    """Raise InputError unless the radius of `threat` is finite, which `why` needs."""
     if not threat.finite:
         raise InputError(f"radius: expected a finite one for {why}, got inf; give a number")
 
 
 def check_steps(threat: Threat, steps: int, step_size: float | None) -> None:
-    """InputError unless steps of that length can be taken; without a length the radius must be finite."""
+    """Raise InputError unless such steps can be taken; without a length the radius must be finite."""
     check_one_radius(threat)
     check_count("steps", steps, 1)
     step_length(threat, step_size, steps)
@@ -52,7 +54,7 @@ def check_steps(threat: Threat, steps: int, step_size: float | None) -> None:
 def step_length(
     threat: Threat, step_size: float | Tensor | None, steps: int = 1, factor: float = 1.0
 ) -> float | Tensor:
-    """`step_size`, or factor · radius / steps where it is None.
+    """Return `step_size`, or factor · radius / steps where it is None.
 
     InputError where it moves nothing, and for None where the radius is infinite.
     """
@@ -63,27 +65,27 @@ def step_length(
 
 
 def check_mixture(weight: float, label_smoothing: float, loss: str = "ce") -> None:
-    """InputError unless `weight` is in [0, 1]; else as `check_smoothing`."""
+    """Raise InputError unless `weight` is in [0, 1], and as `check_smoothing` does."""
     check_number("weight", weight, 0, 1)
     check_smoothing(label_smoothing, loss)
 
 
 def check_smoothing(label_smoothing: float, loss: str = "ce") -> None:
-    """InputError unless `label_smoothing` is in [0, 1), and `loss` one of OBJECTIVES."""
+    """Raise InputError unless `label_smoothing` is in [0, 1), and `loss` one of OBJECTIVES."""
     check_share("label_smoothing", label_smoothing, zero=True)
     if loss not in OBJECTIVES:
         raise InputError(f"loss: expected one of {', '.join(OBJECTIVES)} to train on, got {loss!r}")
 
 
 def mean_loss(logits: Tensor, y: Tensor, label_smoothing: float, loss: str = "ce") -> Tensor:
-    """The mean over the batch of the loss that training minimizes."""
+    """Return the mean over the batch of the loss that training minimizes."""
     if loss == "bce":
         return binary_cross_entropy(logits, y, label_smoothing).mean()
     return cross_entropy(logits, y, label_smoothing=label_smoothing)
 
 
 def check_loss_recipe(recipe: Recipe, wrapper: str) -> None:
-    """InputError unless `recipe` is a loss, which `wrapper` needs."""
+    """Raise InputError unless `recipe` is a loss, which `wrapper` needs."""
     if owns_step(recipe) or not is_loss(recipe):
         raise InputError(
             f"recipe: expected one that is a loss, for {wrapper} to wrap, got {type(recipe).__name__}; "
@@ -102,7 +104,7 @@ def ascent(
     loss: Loss = "ce",
     start: Tensor | None = None,
 ) -> Tensor:
-    """The last of `steps` steps of steepest ascent on `loss` at the twin of `model`.
+    """Return the last of `steps` steps of steepest ascent on `loss` at the twin of `model`.
 
     A step is 2.5 · radius / steps long unless given.
     """
@@ -114,18 +116,18 @@ def ascent(
 
 
 def numbers(x: Tensor, ids: Tensor | None) -> Tensor:
-    """The ids of the samples, 0 .. B - 1 unless given."""
+    """Return the ids of the samples, 0 .. B - 1 unless given."""
     return torch.arange(len(x), device=x.device) if ids is None else ids
 
 
 def near_start(threat: Threat, x: Tensor, ids: Tensor | None, seed: int) -> Tensor:
-    """x + 0.001 · N(0, 1), in ball and box: where TRADES and MART begin."""
+    """Return x + 0.001 · N(0, 1), in ball and box: where TRADES and MART begin."""
     noise = rng.normal(x[0].numel(), rng.derive(seed, "near start"), numbers(x, ids)).to(x)
     return threat.project(x + NOISE * noise.view_as(x), x)
 
 
 def divergence(logits: Tensor, other: Tensor) -> Tensor:
-    """KL(softmax(logits) || softmax(other)) of each sample, [B]; both have a gradient."""
+    """Compute KL(softmax(logits) || softmax(other)) of each sample, [B]; both have a gradient."""
     each = kl_div(other.log_softmax(1), logits.log_softmax(1), reduction="none", log_target=True)
     return each.sum(1)
 
@@ -139,7 +141,7 @@ def mixture(
     label_smoothing: float,
     loss: str = "ce",
 ) -> Tensor:
-    """weight · J(x, y) + (1 - weight) · J(x_adv, y) in one pass, so that BatchNorm sees both."""
+    """Compute weight · J(x, y) + (1 - weight) · J(x_adv, y) in one pass, so that BatchNorm sees both."""
     if weight == 0:
         return mean_loss(model(x_adv), y, label_smoothing, loss)
     clean, adversarial = (

@@ -12,7 +12,7 @@ from fastadv.train._weights import put_back
 from fastadv.train.recipes._common import check_loss_recipe
 from fastadv.train.recipes.base import BatchPart, Crafted, Recipe, Step
 
-TINY = 1e-30  # a gradient of zero moves nothing
+TINY = 1e-30  # keeps the division finite where the gradient is zero
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class AWP:
         check_count("warmup", self.warmup, 0)
 
     def step(self, at: Step) -> Sequence[Tensor]:
-        """One step on the weights, by the gradient at the weights that moved."""
+        """Take one step on the weights, by the gradient at the weights that moved."""
         loss_at = at.each(self._made)
         if at.epoch <= self.warmup:
             losses = at.each(_taken, loss_at)
@@ -56,7 +56,7 @@ class AWP:
         return losses
 
     def _made(self, part: BatchPart) -> Callable[[], Tensor]:
-        """The recipe's loss, on examples that are crafted now."""
+        """Craft examples now, and return the recipe's loss on them as a function of the weights."""
         recipe = self.recipe
         if not isinstance(recipe, Crafted):
             return lambda: recipe(part.model, part.x, part.y, ids=part.ids, seed=part.seed)
@@ -65,7 +65,7 @@ class AWP:
         return lambda: recipe.objective(part.model, part.x, part.y, x_adv)
 
     def _ascent(self, at: Step, loss_at: Sequence[Callable[[], Tensor]]) -> dict[nn.Parameter, Tensor]:
-        """v for each weight."""
+        """Compute v for each weight."""
         weights = [weight for weight in at.model.parameters() if weight.requires_grad and weight.ndim > 1]
         statistics = [buffer.clone() for buffer in at.model.buffers()]
         gradients = at.gradients(at.each(_taken, loss_at), weights)

@@ -27,7 +27,7 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPart:
-    """Samples that pass the model together: x [B, ...], y [B] and ids [B], on the model's device.
+    """Samples that pass through the model together: x [B, ...], y [B] and ids [B], on the model's device.
 
     ids are positions in the training set, `seed` keys the attack's draws of this epoch, `epoch` counts from
     1. `share.own(rows)` takes their rows of a whole batch, `share.weighted(loss)` weighs their mean loss.
@@ -43,7 +43,7 @@ class BatchPart:
     share: Stride = field(default_factory=lambda: Stride(1))
 
     def autocast(self) -> torch.autocast:
-        """The run's precision, for forward passes. Leave it before weights change: it caches their casts."""
+        """Return a context of the run's precision. Leave it before weights change: it caches casts."""
         return torch.autocast(self.x.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
@@ -71,7 +71,7 @@ class Step(BatchPart):
     share: Share = field(default_factory=lambda: Share(1))  # one process has all
 
     def each(self, do: Callable[..., T], *held: Sequence[Any]) -> list[T]:
-        """do(part) for each part that passes by itself; with `held`, do(part, its element of each of them).
+        """Call do(part) for each part that passes by itself; with `held`, do(part, its element of each).
 
         There is one, this step, unless the batch is cut. What torch draws is then keyed by part.
         """
@@ -94,7 +94,7 @@ class Step(BatchPart):
         ]
 
     def backward(self, loss: Means) -> None:
-        """Fresh gradients of `loss`; FloatingPointError where it is not finite, on a GPU some steps later."""
+        """Compute fresh gradients of `loss`. FloatingPointError unless it is finite, on a GPU later."""
         self.check(loss)
         weights = [weight for weight in self.model.parameters() if weight.requires_grad]
 
@@ -108,7 +108,7 @@ class Step(BatchPart):
             weight.grad = gradient
 
     def gradients(self, loss: Means, weights: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """The gradient of `loss` by each of `weights`, None where it does not depend on it."""
+        """Compute the gradient of `loss` by each of `weights`, None where it does not depend on it."""
         own = (
             torch.autograd.grad(stride.weighted(mean), weights, allow_unused=True)
             for stride, mean in zip(self.share.cut, self.share.by_cut(loss), strict=True)
@@ -116,7 +116,7 @@ class Step(BatchPart):
         return self.share.add_up(own, weights)
 
     def descend(self) -> None:
-        """One step of the optimizer along the gradients, whose norm is first cut to `clip_norm`."""
+        """Take one step of the optimizer along the gradients, whose norm is first cut to `clip_norm`."""
         if self.clip_norm is not None:
             # frozen weights may hold gradients of the caller's
             groups = self.optimizer.param_groups
@@ -137,12 +137,12 @@ class OwnStep(Protocol):
 
 
 def owns_step(recipe: object) -> TypeGuard[OwnStep]:
-    """Whether `recipe` has a step of its own."""
+    """Return whether `recipe` has a step of its own."""
     return callable(getattr(recipe, "step", None))
 
 
 def check_recipe(recipe: object) -> None:
-    """InputError unless `recipe` has a step of its own, or can be called as a loss."""
+    """Raise InputError unless `recipe` has a step of its own, or can be called as a loss."""
     if owns_step(recipe) or is_loss(recipe):
         return
     raise InputError(
@@ -152,7 +152,7 @@ def check_recipe(recipe: object) -> None:
 
 
 def is_loss(recipe: object) -> bool:
-    """Whether `recipe` can be called as a loss on (model, x, y), with ids and seed."""
+    """Return whether `recipe` can be called as a loss on (model, x, y), with ids and seed."""
     if not callable(recipe):
         return False
     try:
@@ -165,7 +165,7 @@ def is_loss(recipe: object) -> bool:
 
 
 def take_step(recipe: Recipe | OwnStep, at: Step) -> None:
-    """What `recipe` does with one batch: a step of its own, or one step of the optimizer on its loss."""
+    """Train on one batch: by the recipe's own step, or by one step of the optimizer on its loss."""
     if owns_step(recipe):
         at.check(recipe.step(at))
         return
@@ -186,11 +186,11 @@ class Crafted:
     """
 
     def craft(self, model: nn.Module, x: Tensor, y: Tensor, *, ids: Tensor | None, seed: int) -> Tensor:
-        """x_adv, without a gradient. The model's modes, gradients and statistics stay as they are."""
+        """Craft x_adv, without a gradient. The model's modes, gradients and statistics stay as they are."""
         raise NotImplementedError
 
     def objective(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        """The loss of the model in its own mode, the mean over the batch."""
+        """Return the loss of the model in its own mode, the mean over the batch."""
         raise NotImplementedError
 
     def __call__(

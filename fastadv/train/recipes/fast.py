@@ -12,7 +12,7 @@ from fastadv.threat import Threat
 from fastadv.train.recipes._common import ascent, check_finite, check_one_radius, check_smoothing, step_length
 from fastadv.train.recipes.base import Crafted
 
-METHODS = {"rs": (1.0, 1.25), "n-fgsm": (2.0, 1.0)}  # noise and step, in radii
+METHODS = {"rs": (1.0, 1.25), "n-fgsm": (2.0, 1.0)}  # size of the noise and of the step, in radii
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class FreeTraining:
         step_length(self.threat, self.step_size)
 
     def step(self, at: Step) -> list[Tensor]:
-        """`replays` steps on the weights and on the perturbation; returns the mean loss."""
+        """Take `replays` steps on the weights and on the perturbation. Returns the mean loss."""
         low, high = self.threat.box
         # the next batch has other pixels: only the ball may limit what is carried on
         ball = replace(self.threat, box=(low - high, high - low))

@@ -55,7 +55,7 @@ class HiddenFGSM:
             return mixture(model, x, x, y, self.weight, self.label_smoothing, self.loss)
 
     def _direction(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """The sign of the gradient at h."""
+        """Return the sign of the gradient at h."""
         seen: list[Tensor] = []
 
         def leaf(h: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class HiddenFGSM:
 
 @contextmanager
 def entering(model: nn.Module, module: str, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, `module` of the model gets change(h) in place of its input h."""
+    """Give `module` of the model change(h) in place of its input h, inside."""
 
     def before(part: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         if not given or not isinstance(given[0], Tensor):

@@ -13,7 +13,7 @@ from fastadv.train.recipes.base import Crafted
 
 
 def _other(logits: Tensor, y: Tensor) -> Tensor:
-    """-log(1 - p_k) of each sample, [B], for the most likely class k other than y."""
+    """Compute -log(1 - p_k) of each sample, [B], for the most likely class k other than y."""
     chances = logits.log_softmax(1)
     k = chances.scatter(1, y[:, None], -torch.inf).argmax(1, keepdim=True)
     # 1 - p_k as the sum of the other chances: a difference would round to 0 where p_k is near 1

@@ -53,7 +53,7 @@ class PriorGuidedTraining:
         check_smoothing(self.label_smoothing)
 
     def step(self, at: Step) -> list[Tensor]:
-        """One step on the examples that begin where the last ones of these samples led."""
+        """Take one step on examples that begin where the last ones of these samples ended."""
         for name in ("perturbation", "momentum"):
             if name not in at.state:
                 at.state[name] = at.x.new_zeros((at.size, *at.x.shape[1:]), dtype=torch.float16)
@@ -66,7 +66,7 @@ class PriorGuidedTraining:
         return list(losses)
 
     def _pass(self, part: BatchPart, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss; the perturbation and the sum of gradients to keep."""
+        """Return the loss; the perturbation and the sum of gradients to keep."""
         step_size = step_length(self.threat, self.step_size)
         start, summed = self._prior(part, state)
         with part.autocast():
@@ -83,7 +83,7 @@ class PriorGuidedTraining:
         return loss, self.threat.step(start, summed, part.x, step_size) - part.x, summed
 
     def _prior(self, part: BatchPart, state: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Where these samples start, and the sum of their earlier gradients."""
+        """Return where these samples start, and the sum of their earlier gradients."""
         if (part.epoch - 1) % self.reset == 0:
             draws = rng.uniform(part.x[0].numel(), rng.derive(part.seed, "prior"), part.ids).to(part.x)
             away = float(self.threat.radius) * ((draws >= 0.5).to(part.x) * 2 - 1).view_as(part.x)
@@ -95,6 +95,6 @@ class PriorGuidedTraining:
 
 
 def _size(gradient: Tensor) -> Tensor:
-    """The mean magnitude of each sample's gradient, [B, 1, ...]."""
+    """Return the mean magnitude of each sample's gradient, [B, 1, ...]."""
     mean = gradient.abs().flatten(1).mean(1).view(-1, *[1] * (gradient.ndim - 1))
     return mean.clamp(min=torch.finfo(gradient.dtype).tiny)

@@ -11,7 +11,8 @@ from fastadv.models import LogisticRegression, SoftmaxRegression
 from fastadv.threat import Threat
 from fastadv.train.recipes._common import check_finite, check_mixture, check_one_radius, mean_loss
 
-DUAL = {float("inf"): 1.0, 2.0: 2.0, 1.0: float("inf")}  # of the norm of the threat, by their exponents
+# exponent of the threat's norm: exponent of its dual norm
+DUAL = {float("inf"): 1.0, 2.0: 2.0, 1.0: float("inf")}
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class RobustLogistic:
 
 
 def _normal(model: nn.Module) -> Tensor:
-    """w, by which the difference of the two logits changes with x; InputError for a model without one."""
+    """Return w, the gradient of the difference of the two logits. InputError for a model without one."""
     # of exactly these classes: one derived from them may compute something else
     if type(model) is LogisticRegression:
         return model.linear.weight[0]

@@ -55,7 +55,7 @@ class RubbishTraining:
 
 @contextmanager
 def running_statistics(model: nn.Module) -> Iterator[None]:
-    """Inside, layers of the model that normalize by statistics of the batch are in eval mode."""
+    """Put layers that normalize by statistics of the batch in eval mode, inside."""
     norms = [part for part in model.modules() if isinstance(part, _NormBase) and part.training]
     for part in norms:
         part.eval()
