@@ -37,10 +37,7 @@ class OneImage(Source):
 
 
 def show(
-    synthesis: Synthesis,
-    images: OneImage,
-    out: Path = o.picture(..., "Draw here"),
-    json: o.Json = False,
+    synthesis: Synthesis, images: OneImage, out: Path = o.picture(..., "Draw here"), json: o.Json = False
 ) -> None:
     """Draw an image and each class's reconstruction, with loss and confidence; the chosen class in blue."""
     place = make_device(synthesis.device)

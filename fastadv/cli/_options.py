@@ -127,10 +127,7 @@ def has_checkpoint(run_dir: Path) -> bool:
 
 
 def check_run_dir(
-    run_dir: Path | None,
-    resume: bool,
-    begun: Callable[[Path], bool] = has_checkpoint,
-    what: str = "a run",
+    run_dir: Path | None, resume: bool, begun: Callable[[Path], bool] = has_checkpoint, what: str = "a run"
 ) -> None:
     """Refuse to go on without a folder, and a folder where something has `begun` that is not to go on."""
     if run_dir is None:

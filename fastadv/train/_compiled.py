@@ -20,7 +20,7 @@ class Compiled:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        # torch.compile skips torch's own functions, such as the forward of nn.Sequential, but follows this one
+        # torch.compile skips torch's own functions, such as nn.Sequential's forward, but follows this one
         def call(*args: Any, **kwargs: Any) -> Any:
             return model._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
 

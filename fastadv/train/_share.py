@@ -64,7 +64,7 @@ class Share(Stride):
 
     @property
     def cut(self) -> Sequence[Stride]:
-        """The groups of rows that this process passes one after another: a single one, unless the batch is cut."""
+        """The rows that this process passes one after another: a single group, unless the batch is cut."""
         if self.parts is None:
             return [self]
         own = [Stride(self.size, number, self.parts) for number in range(self.rank, self.parts, self.world)]

@@ -368,11 +368,7 @@ BAD = {
     "ramp": [{"ramp": 1}, {"ramp": 0}, {"ramp": 1, "recipe": FGSMTraining(fa.Linf(0.1)), "epochs": 1}],
     "patience": [{"patience": n, "test_set": images(3), "test_attacks": ATTACKS} for n in (0, 1.5, True)],
     "on_alarm": [{"on_alarm": "panic"}, {"on_alarm": None}],
-    "test_attacks": [
-        {"patience": 1},
-        {"on_alarm": "stop"},
-        {"on_alarm": "rewind", "test_set": images(3)},
-    ],
+    "test_attacks": [{"patience": 1}, {"on_alarm": "stop"}, {"on_alarm": "rewind", "test_set": images(3)}],
     "test_set": [{"test_attacks": {"a": fa.attacks.fgsm}}],
     "validation_set": [{"validation_set": images(3)}, {"validation_set": images(3), "test_set": images(3)}],
     "run_dir": [{"resume": True}, {"checkpoint_every": 1}, {"run_dir": 3}],
