@@ -66,8 +66,8 @@ def infer(
         if out is not None:
             save_tensors(out, done.kept)
     if json:
-        own = {"model": str(synthesis.model), "seed": synthesis.seed, "binary": synthesis.binary}
-        write_json(card("abs infer", {**own, **options, "data": dataset.describe()}, **done.summary))
+        config = {**synthesis.config, **options, "data": dataset.describe()}
+        write_json(card("abs infer", config, **done.summary))
         return
     title = f"{synthesis.name}, on {dataset.name}, {len(dataset):,} images"
     print_measured(title, {"": done.summary}, dataset.note)
@@ -101,14 +101,13 @@ def attack(
     row = table[label]
     allowed = float((row.distance > threshold).double().mean())
     if json:
-        own = {"model": str(synthesis.model), "seed": synthesis.seed, "binary": synthesis.binary}
         measured = {
             "median_distance": row.median_distance,
             "accuracy": allowed,
             "broken": float(row.broken.double().mean()),
             **table.to_dict(),
         }
-        config = {**own, "threshold": threshold, **options, "data": dataset.describe()}
+        config = {**synthesis.config, "threshold": threshold, **options, "data": dataset.describe()}
         write_json(card("abs attack", config, **measured))
         return
     print_results(table, synthesis.name, dataset)

@@ -95,13 +95,11 @@ def bound(
             )
     if json:
         config = {
-            "model": str(synthesis.model),
+            **synthesis.config,
             "norm": norm.value,
-            "binary": synthesis.binary,
             "tight": tight,
             "starts": starts,
             "attacks": {one.label: one.config for one in named},
-            "seed": synthesis.seed,
             "data": dataset.describe(),
         }
         write_json(card("abs bound", config, **measured, **({"curves": plain_curves(band)} if band else {})))

@@ -46,8 +46,13 @@ class Synthesis(Panel, title="Model"):
 
     @property
     def name(self) -> str:
-        """Of the model, in titles."""
+        """The name of the model in titles."""
         return "Binary ABS" if self.binary else "ABS"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a card says of the model."""
+        return {"model": str(self.model), "binary": self.binary, "seed": self.seed}
 
     def load(self, device: torch.device, *, seed_used: bool = False, **options: Any) -> ABS:
         """Load the model, with these options, from a file of `abs train` or the authors' folder.

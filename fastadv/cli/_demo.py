@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._output import note, print_table, progress, say, write_json
+from fastadv.cli._output import note, print_table, progress, say, say_where, write_json
 from fastadv.studies import SIZES, TINY
 from fastadv.studies import demo as study
 from fastadv.studies.ilyas2019 import SOURCE
@@ -49,6 +49,5 @@ def demo(
         say(line)
     say("")
     measured = result["measured"]
-    for what, path in {**measured["figures"], "all numbers": out / RESULTS}.items():
-        say(f"{what:<21} {path}")
+    say_where({**measured["figures"], "all numbers": out / RESULTS}, width=21)
     say(f"done in {measured['seconds']:.0f} s", style="dim")

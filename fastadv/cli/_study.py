@@ -9,7 +9,7 @@ from fastadv.cli import _options as o
 from fastadv.cli._debug import add
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, make_device
-from fastadv.cli._output import note, print_table, progress, say, write_json
+from fastadv.cli._output import note, print_table, progress, say, say_where, write_json
 from fastadv.cli._study_goodfellow import goodfellow
 from fastadv.cli._study_ilyas import ilyas_app
 from fastadv.cli._study_recipes import recipes
@@ -99,8 +99,7 @@ def _tell(result: dict[str, Any], run_dir: Path, json: bool) -> None:
             print_table(title, report.attacks(measured, norm))
         say("")
         files = {"all figures as JSON": run_dir / RESULTS, "the report": run_dir / REPORT}
-        for what, path in {**measured["figures"], **files}.items():
-            say(f"{what:<42} {path}")
+        say_where({**measured["figures"], **files}, width=42)
     for name, error in measured["failed"].items():
         note(f"{name} failed: {error}")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
 from fastadv.cli._load import load_data, make_device
-from fastadv.cli._output import print_table, progress, say, write_json
+from fastadv.cli._output import print_table, progress, say, say_where, write_json
 from fastadv.cli._panda import Picture, draw_panda
 from fastadv.studies.goodfellow2014 import SCALES, paper, report
 from fastadv.studies.results import REPORT
@@ -56,8 +56,7 @@ def goodfellow(
         print_table(part.capitalize(), report.table(result, part))
     print_table("Networks", report.nets(result), report.notes(result))
     say("")
-    for what, path in {**result["measured"]["figures"], "the report": run_dir / REPORT}.items():
-        say(f"{what:<36} {path}")
+    say_where({**result["measured"]["figures"], "the report": run_dir / REPORT}, width=36)
 
 
 def _refuse(why: str, **options: object) -> None:

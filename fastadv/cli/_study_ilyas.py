@@ -8,7 +8,7 @@ import typer
 from fastadv.cli import _options as o
 from fastadv.cli._debug import add
 from fastadv.cli._interrupt import epochs_kept, interruptible
-from fastadv.cli._output import print_table, progress, say, write_json
+from fastadv.cli._output import print_table, progress, say, say_where, write_json
 from fastadv.cli._study_ilyas_pipeline import pipeline
 from fastadv.studies import SIZES, TINY
 from fastadv.studies.ilyas2019 import features as of_features
@@ -80,8 +80,7 @@ def theory(
     else:
         print_table("Two Gaussian classes", of_theory.table(result), of_theory.notes(result))
         say("")
-        for what, path in result["measured"]["figures"].items():
-            say(f"{what:<18} {path}")
+        say_where(result["measured"]["figures"], width=18)
     if not all(check["holds"] for check in result["measured"]["checks"]):
         raise typer.Exit(1)
 

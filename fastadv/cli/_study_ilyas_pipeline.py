@@ -8,7 +8,7 @@ import typer
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import make_device
-from fastadv.cli._output import note, print_table, progress, say, write_json
+from fastadv.cli._output import note, print_table, progress, say, say_where, write_json
 from fastadv.studies.clock import in_words
 from fastadv.studies.ilyas2019 import pipeline as study
 from fastadv.studies.ilyas2019 import plan as of_plan
@@ -77,5 +77,4 @@ def pipeline(
         say(line, style="dim")
     say("")
     files = {**report.figures(result), "all numbers": RESULTS, "the report": REPORT}
-    for what, file in files.items():
-        say(f"{what:<26} {run_dir / file}")
+    say_where({what: run_dir / file for what, file in files.items()}, width=26)

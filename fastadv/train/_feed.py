@@ -1,5 +1,6 @@
 """What a run is fed: the batches of an epoch in their order, augmented, on the model's device."""
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -59,6 +60,11 @@ class Feed:
         """How many images an epoch has."""
         data: Any = self.dataset
         return data.epoch_size if isinstance(data, Mixture) else len(data)
+
+    @property
+    def steps(self) -> int:
+        """The number of batches in an epoch."""
+        return math.ceil(self.epoch_size / self.batch_size)
 
     def order(self, epoch: int) -> Tensor:
         """Return the numbers of the samples of an epoch, in their order."""

@@ -1,10 +1,10 @@
 """What a run is, for its folder and for the processes that share it."""
 
-import dataclasses
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from fastadv.runs.card import data_hash
 from fastadv.runs.description import describe, describe_data, describe_model
@@ -12,26 +12,19 @@ from fastadv.train._deterministic import describe_deterministic
 from fastadv.train._steps import Steps
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
-from fastadv.train.measuring import Measure, Measuring
-from fastadv.train.optim import Optimization
+from fastadv.train.measuring import Measure
 from fastadv.train.ramp import Ramp
 
 
 def describe_run(
-    steps: Steps,
-    epochs: int,
-    optimizer: str,
-    learning_rate: float,
-    optimization: Optimization,
-    measuring: Measuring,
-    execution: Execution,
-    identity: str | None,
+    steps: Steps, epochs: int, optimizer: str, learning_rate: float, held_out: Dataset[Any] | None
 ) -> dict[str, Any]:
     """Describe what is trained: a folder with another description is not resumed.
 
     None stands for what is left out, so that runs from before there was such an option go on.
     """
-    model, feed, ramp, held_out = steps.model, steps.feed, optimization.ramp, measuring.validation_set
+    model, feed, optimization, execution = steps.model, steps.feed, steps.optimization, steps.execution
+    ramp = optimization.ramp
     return {
         "model": describe_model(model, identity),
         "data": describe_data(steps.train_set),
@@ -41,16 +34,12 @@ def describe_run(
         "batch_size": feed.batch_size,
         "optimizer": optimizer,
         "learning_rate": learning_rate,
-        "momentum": optimization.momentum,
-        "weight_decay": optimization.weight_decay,
+        **vars(optimization),
         "warm_up": optimization.warm_up or None,
-        "clip_norm": optimization.clip_norm,
-        "max_norm": optimization.max_norm,
-        "ramp": {**dataclasses.asdict(ramp), "epochs": len(steps.ramp)} if isinstance(ramp, Ramp) else None,
-        "ema": optimization.ema,
+        "ramp": {**vars(ramp), "epochs": len(steps.ramp)} if isinstance(ramp, Ramp) else None,
+        "schedule": describe(optimization.schedule, model),
         "validation_set": None if held_out is None else describe_data(held_out),
-        "schedule": describe(optimization.schedule, model, identity),
-        "augment": feed.augment and describe(feed.augment.parts, model, identity),
+        "augment": feed.augment and describe(feed.augment.parts, model),
         "precision": execution.precision,
         "deterministic": describe_deterministic(feed.device) if execution.deterministic else None,
         "compile": execution.compile or None,

@@ -41,7 +41,7 @@ def fast_layout(steps: Steps) -> Iterator[None]:
     """Give the model the fastest layout, inside; it is contiguous afterwards."""
     device = steps.losses.values.device
     # on a GPU without tensor cores the contiguous layout is faster
-    faster = device.type != "cuda" or steps.precision == "bf16"
+    faster = device.type != "cuda" or steps.execution.precision == "bf16"
     x, _, _ = next(batches(steps.train_set, 2))
     if not (faster and allows_channels_last(steps.model, x.to(device))):
         yield

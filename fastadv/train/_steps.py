@@ -19,6 +19,8 @@ from fastadv.train._losses import Losses, NotFiniteError
 from fastadv.train._sets import check_classes
 from fastadv.train._statistics import whole_batch_statistics
 from fastadv.train._weights import MovingAverage
+from fastadv.train.execution import Execution
+from fastadv.train.optim import Optimization
 from fastadv.train.recipes import OwnStep, Recipe, Step
 from fastadv.train.recipes.base import take_step
 
@@ -34,15 +36,18 @@ class Steps:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     classes: int
-    precision: str
     seed: int
-    losses: Losses
-    clip_norm: float | None = None
-    average: MovingAverage | None = None
-    compiled: Compiled | None = None
+    optimization: Optimization
+    execution: Execution
     ramp: Sequence[Recipe | OwnStep] = ()  # the recipes of the first epochs
     state: dict[str, Tensor] = field(default_factory=dict)  # what the recipe keeps between batches
     learning_rate: float = 0.0  # of the last step
+
+    def __post_init__(self) -> None:
+        decay = self.optimization.ema
+        self.losses = Losses(self.feed.steps, self.feed.device)
+        self.compiled = Compiled(self.model) if self.execution.compile else None
+        self.average = None if decay is None else MovingAverage(self.model, decay)
 
     def epoch(self, epoch: int, done: int) -> Iterator[int]:
         """Train the batches after the first `done` of an epoch. Yields the number done after each.
@@ -104,7 +109,7 @@ class Steps:
                     stack.enter_context(unchanged_buffers(self.model))
             if self.compiled is not None:
                 stack.enter_context(self.compiled.in_use())
-            if self.precision == "tf32":
+            if self.execution.precision == "tf32":
                 stack.enter_context(tf32())
             yield
 
@@ -123,8 +128,8 @@ class Steps:
             epoch=epoch,
             size=len(self.train_set),  # type: ignore[arg-type]
             check=partial(self.losses.take, step, share=share, of=self.feed.epoch_size),
-            precision=self.precision,
-            clip_norm=self.clip_norm,
+            precision=self.execution.precision,
+            clip_norm=self.optimization.clip_norm,
             state=self.state,
             share=share,
         )

@@ -1,6 +1,5 @@
 """fit: train a model on a recipe, to the end; epochs: the same, epoch by epoch."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
@@ -15,23 +14,20 @@ from fastadv.errors import InputError
 from fastadv.evaluation import Attack
 from fastadv.runs import processes
 from fastadv.runs.record import RunRecord
-from fastadv.train._compiled import Compiled
 from fastadv.train._epochs import Epochs, to_the_end
 from fastadv.train._feed import Feed
 from fastadv.train._groups import names_groups
 from fastadv.train._identity import describe_around, describe_run
-from fastadv.train._losses import Losses
 from fastadv.train._results import Results
 from fastadv.train._run import Run
 from fastadv.train._sets import check_sets
 from fastadv.train._share import PARTS
 from fastadv.train._steps import Steps
-from fastadv.train._weights import MovingAverage
 from fastadv.train.augment import Augment, make_augment
 from fastadv.train.ending import Ending
 from fastadv.train.execution import Execution
 from fastadv.train.measuring import Measures, Measuring
-from fastadv.train.optim import Optimization, find_rate, find_schedule, make_optimizer, make_schedule
+from fastadv.train.optim import Optimization, find_rate, make_optimizer, make_schedule
 from fastadv.train.recipes import OwnStep, Recipe
 from fastadv.train.recipes.base import check_recipe
 
@@ -131,24 +127,12 @@ def epochs(
         feed = Feed(
             train_set, batch_size, augmentation, seed, place, execution.workers, dtype_of(model), parts
         )
-        count, factor = math.ceil(feed.epoch_size / batch_size), find_schedule(optimization.schedule)
+        scheduler = make_schedule(maker, optimization, epochs, feed.steps)
         steps = Steps(
-            model=model,
-            train_set=train_set,
-            feed=feed,
-            recipe=recipe,
-            ramp=ramped,
-            optimizer=maker,
-            scheduler=make_schedule(maker, factor, epochs * count, optimization.warm_up * count),
-            classes=classes,
-            precision=execution.precision,
-            seed=seed,
-            losses=Losses(count, place),
-            clip_norm=optimization.clip_norm,
-            compiled=Compiled(model) if execution.compile else None,
-            average=None if optimization.ema is None else MovingAverage(model, optimization.ema),
-        )
-        config = describe_run(steps, epochs, optimizer, rate, optimization, measuring, execution, identity)
+            model=model, train_set=train_set, feed=feed, recipe=recipe, ramp=ramped, optimizer=maker,
+            scheduler=scheduler, classes=classes, seed=seed, optimization=optimization, execution=execution,
+        )  # fmt: skip
+        config = describe_run(steps, epochs, optimizer, rate, measuring.validation_set)
     if processes.world() > 1:
         asked = {"epochs": epochs, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike(

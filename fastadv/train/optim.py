@@ -181,14 +181,15 @@ def find_schedule(schedule: str | Schedule) -> Schedule:
     return factor
 
 
-def make_schedule(optimizer: Optimizer, factor: Schedule, total_steps: int, warm_up: float = 0.0) -> LambdaLR:
+def make_schedule(optimizer: Optimizer, options: Optimization, epochs: int, steps: int) -> LambdaLR:
     """Schedule the learning rate of each step; a closed form, so that it does not drift and resumes exactly.
 
-    Over the first `warm_up` steps it rises linearly to where the schedule then is.
+    steps: of an epoch.
     """
+    factor, warm_up = find_schedule(options.schedule), options.warm_up * steps
 
     def rate(step: int) -> float:
         risen = min((step + 1) / warm_up, 1.0) if warm_up else 1.0
-        return risen * factor(min(step / total_steps, 1.0))
+        return risen * factor(min(step / (epochs * steps), 1.0))
 
     return LambdaLR(optimizer, rate)

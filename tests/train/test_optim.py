@@ -8,14 +8,15 @@ import torch
 import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.train import Optimization, Piecewise, Standard, fit
-from fastadv.train.optim import SCHEDULES, find_rate, find_schedule, make_optimizer, make_schedule
+from fastadv.train.optim import SCHEDULES, find_rate, make_optimizer, make_schedule
 
 from .nets import images, net
 
 
 def rates(schedule, steps, warm_up=0.0):
-    optimizer = make_optimizer(torch.nn.Linear(2, 2), "sgd", 0.1, Optimization())
-    scheduler = make_schedule(optimizer, find_schedule(schedule), steps, warm_up)
+    options = Optimization(schedule=schedule, warm_up=warm_up / steps)
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), "sgd", 0.1, options)
+    scheduler = make_schedule(optimizer, options, 1, steps)
     values = []
     for _ in range(steps):
         values.append(optimizer.param_groups[0]["lr"])
