@@ -17,7 +17,12 @@ from fastadv.train.ramp import Ramp
 
 
 def describe_run(
-    steps: Steps, epochs: int, optimizer: str, learning_rate: float, held_out: Dataset[Any] | None
+    steps: Steps,
+    epochs: int,
+    optimizer: str,
+    learning_rate: float,
+    held_out: Dataset[Any] | None,
+    identity: str | None,
 ) -> dict[str, Any]:
     """Describe what is trained: a folder with another description is not resumed.
 
@@ -37,9 +42,9 @@ def describe_run(
         **vars(optimization),
         "warm_up": optimization.warm_up or None,
         "ramp": {**vars(ramp), "epochs": len(steps.ramp)} if isinstance(ramp, Ramp) else None,
-        "schedule": describe(optimization.schedule, model),
+        "schedule": describe(optimization.schedule, model, identity),
         "validation_set": None if held_out is None else describe_data(held_out),
-        "augment": feed.augment and describe(feed.augment.parts, model),
+        "augment": feed.augment and describe(feed.augment.parts, model, identity),
         "precision": execution.precision,
         "deterministic": describe_deterministic(feed.device) if execution.deterministic else None,
         "compile": execution.compile or None,

@@ -132,7 +132,7 @@ def epochs(
             model=model, train_set=train_set, feed=feed, recipe=recipe, ramp=ramped, optimizer=maker,
             scheduler=scheduler, classes=classes, seed=seed, optimization=optimization, execution=execution,
         )  # fmt: skip
-        config = describe_run(steps, epochs, optimizer, rate, measuring.validation_set)
+        config = describe_run(steps, epochs, optimizer, rate, measuring.validation_set, identity)
     if processes.world() > 1:
         asked = {"epochs": epochs, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike(
