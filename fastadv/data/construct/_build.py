@@ -62,7 +62,7 @@ class BuildOptions(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Search:
+class BatchSearch:
     """The search of one batch, ready to run."""
 
     labels: Tensor  # [B] the labels to store
@@ -83,7 +83,7 @@ class Construction:
     threat: Threat
     settings: dict[str, Any]  # what else makes it what it is, for the card and the identity
     begin: Callable[
-        [Tensor, Tensor, Tensor, Threat], Search
+        [Tensor, Tensor, Tensor, Threat], BatchSearch
     ]  # of x, y, ids (on the CPU), and the batch's budget
 
     def budget(self, ids: Tensor, device: torch.device) -> Threat:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import check_seed
 from fastadv.attacks.last_iterate import last_iterate
-from fastadv.data.construct._build import BuildOptions, Construction, Search, build
+from fastadv.data.construct._build import BatchSearch, BuildOptions, Construction, build
 from fastadv.data.construct._checks import Module, check_budget, check_features, fingerprint, prepare
 from fastadv.data.construct._starts import STARTS, starting_point
 from fastadv.data.construct.constructed import ConstructedSet
@@ -112,7 +112,7 @@ def _invert(
         features = check_features(source, module, samples)
         representation = fingerprint(features, samples, options.get("identity"))
 
-    def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> Search:
+    def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> BatchSearch:
         goal = features.verdict(x)
         center = starting_point(start, x, ids, samples, seed)
 
@@ -127,7 +127,7 @@ def _invert(
                 features, center, None, budget, steps=steps, step_size=step_size, loss=closeness
             )
 
-        return Search(y, center, run, lambda images: distance(features.verdict(images)))
+        return BatchSearch(y, center, run, lambda images: distance(features.verdict(images)))
 
     settings = {
         "objective": "representation distance",

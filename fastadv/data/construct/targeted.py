@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from fastadv import rng
 from fastadv._checks import check_seed
 from fastadv.attacks.last_iterate import last_iterate
-from fastadv.data.construct._build import BuildOptions, Construction, Search, build
+from fastadv.data.construct._build import BatchSearch, BuildOptions, Construction, build
 from fastadv.data.construct._checks import check_budget, prepare
 from fastadv.data.construct.constructed import ConstructedSet
 from fastadv.engine import Frozen
@@ -100,7 +100,7 @@ def _attack(
         check_seed(seed)
         frozen, samples, classes = prepare(model, base, threat, every_class=name == "fixed_shift")
 
-    def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> Search:
+    def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> BatchSearch:
         targets = choose(y, ids, classes).to(x.device)
         # 20 makes it the paper's 0.1 for L2(0.5) and 100 steps
         size = budget.default_step_size(steps, 20.0) if step_size is None else step_size
@@ -113,7 +113,7 @@ def _attack(
         def objective(images: Tensor) -> Tensor:
             return cross_entropy(frozen.verdict(images), targets, reduction="none")
 
-        return Search(targets, x, run, objective)
+        return BatchSearch(targets, x, run, objective)
 
     settings = {
         "objective": "cross-entropy to the label",
