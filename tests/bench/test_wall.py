@@ -140,7 +140,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
     monkeypatch.setattr(parity, "WALL", {"toy": net})
     monkeypatch.setattr(parity, "NETS", {"toy": net})
-    monkeypatch.setattr(parity, "TESTED", {"toy": ("toy",)})
+    monkeypatch.setattr(parity, "TESTED", ("toy",))
     monkeypatch.setattr(parity, "cases_on", lambda net: (case,))
     monkeypatch.setattr(parity, "problem", lambda *given: (Threshold(), X, Y))
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
