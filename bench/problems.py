@@ -1,50 +1,78 @@
-"""The nets on which PGD is measured, with their images and budgets."""
+"""The nets on which PGD is measured, with their images and budgets, by device."""
 
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fastadv as fa
-from bench import pgd
-from bench.gpu import nets
-from bench.pgd import Problem
+from bench import nets
+from bench.ceilings import conv_precision
+from bench.pgd import Problem, classes
+from bench.session import Session
 
-NAMES = ("cnn", "mlp", "small_cnn", "resnet18")
+
+@dataclass(frozen=True)
+class Net:
+    """What PGD is measured on.
+
+    label     as a case is called
+    counts    images on a GPU, at tiny sizes and on a CPU; 0 where it is not measured
+    shape     of an image
+    """
+
+    label: str
+    make: Callable[..., nn.Module]
+    counts: tuple[int, int, int]
+    shape: tuple[int, int, int]
+    radius: float
+    step_size: float
+    steps: int
+    convolutions: bool = True
+
+
+def resnet50(width: int = 64) -> nn.Module:
+    return nets.resnet50(width=width, side=224 if width == 64 else 32)
+
+
+NETS = {
+    "cnn": Net("MNIST CNN", nets.cnn, (1000, 4, 256), (1, 28, 28), 0.3, 0.01, 40),
+    "mlp": Net("MLP 784-256-10", nets.mlp, (1024, 4, 1024), (1, 28, 28), 0.3, 0.01, 40, False),
+    "small_cnn": Net("small CNN of width 32", partial(nets.small_net, width=32), (0, 0, 256), (3, 32, 32),
+                     8 / 255, 2 / 255, 20),
+    "resnet18": Net("ResNet-18", nets.resnet18, (512, 4, 64), (3, 32, 32), 8 / 255, 2 / 255, 10),
+    "resnet50": Net("ResNet-50", resnet50, (128, 2, 0), (3, 224, 224), 4 / 255, 1 / 255, 10),
+}  # fmt: skip
+
+
+def problem(session: Session, name: str) -> Problem:
+    """One of NETS. Without data, labels are what the model says of the images."""
+    net, count = NETS[name], session.size(*NETS[name].counts)
+    width = {"width": 4} if session.tiny and name.startswith("resnet") else {}
+    side = session.size(net.shape[1], min(net.shape[1], 32))
+    called, y = net.label, None
+    if name == "cnn":
+        called, model, x, y = mnist(session, count)
+    else:
+        model, x = net.make(**width), session.rand(count, net.shape[0], side, side)
+    model = model.to(session.device).eval()
+    steps = session.size(net.steps, 2)
+    unit = conv_precision(session) if net.convolutions else "fp32"
+    y = classes(model, x) if y is None else y
+    return Problem(called, model, x, y, net.radius, net.step_size, steps, unit)
+
+
+def mnist(session: Session, count: int) -> tuple[str, nn.Module, Tensor, Tensor | None]:
+    """The CNN of Schott et al., published and on MNIST where both are given, else at random weights."""
+    if session.data_dir is None or session.weights is None:
+        session.note("no --data-dir and --weights: the MNIST CNN has random weights and images")
+        return "untrained CNN, random images", nets.cnn(), session.rand(count, 1, 28, 28), None
+    images = fa.data.load("mnist", "test", data_dir=session.data_dir, limit=count)
+    x, y, _ = next(iter(fa.data.batches(images, count)))
+    published = fa.models.SchottCNN.from_official(session.weights)
+    return "published vanilla CNN, MNIST test", published, x.to(session.device), y.to(session.device)
 
 
 def what(given: Problem) -> str:
-    """What is measured."""
     return f"PGD-{given.steps} Linf {given.radius:.3g}, {len(given.x)} images, {given.name}"
-
-
-def problem(name: str, data_dir: Path | None, weights: Path | None, device: torch.device) -> Problem:
-    """The CNN of Schott et al., published and on MNIST where both are given; or an untrained net."""
-    if name == "cnn" and weights is not None and data_dir is not None:
-        images = fa.data.load("mnist", "test", data_dir=data_dir, limit=256)
-        x, y, _ = next(iter(fa.data.batches(images, len(images))))
-        cnn = fa.models.SchottCNN.from_official(weights).to(device).eval()
-        return Problem("published vanilla CNN, MNIST test", cnn, x.to(device), y.to(device), 0.3, 0.01, 40)
-    if name == "cnn":
-        cnn = fa.models.create("cnn")
-        return _on_noise("untrained CNN, random images", cnn, (256, 1, 28, 28), 0.3, 0.01, 40, device)
-    if name == "mlp":
-        return _on_noise("MLP 784-256-10", nets.mlp(), (1024, 1, 28, 28), 0.3, 0.01, 40, device)
-    if name == "small_cnn":
-        small = nets.small_net(width=32)
-        return _on_noise("small CNN of width 32", small, (256, 3, 32, 32), 8 / 255, 2 / 255, 20, device)
-    return _on_noise("ResNet-18", nets.resnet18(), (64, 3, 32, 32), 8 / 255, 2 / 255, 10, device)
-
-
-def _on_noise(
-    name: str,
-    model: nn.Module,
-    shape: tuple[int, ...],
-    radius: float,
-    step_size: float,
-    steps: int,
-    device: torch.device,
-) -> Problem:
-    x = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    model = model.to(device).eval()
-    return Problem(name, model, x, pgd.classes(model, x), radius, step_size, steps)

@@ -1,22 +1,26 @@
-"""PGD of fastadv and of each other library on a problem, as a call without arguments."""
+"""PGD of fastadv, of the papers' loop and of each other library on a problem, as calls without arguments."""
 
 import copy
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any
 
 import torch
 
 import fastadv as fa
 from bench import pgd
+from bench.ceilings import precisions
 from bench.peers import PEERS, Call
 from bench.pgd import Problem
+from bench.session import Session, said
 
-COMPILED, EARLY = "torch.compile", "fastadv fp32, early stop"
+LOOP, COMPILED, EARLY = "plain loop", "torch.compile", "fastadv fp32, early stop"
 FROZEN = tuple(f"fastadv {precision}, frozen once" for precision in ("fp32", "bf16"))
-NO_MEMORY = (COMPILED, EARLY)  # compiling takes long, an early stop takes no more
+NO_MEMORY = (COMPILED, EARLY)  # on a CPU: compiling takes long, an early stop takes no more
+ALONE = "passes alone, "  # and the precision: no attack, but what an attack is measured by
+
+Make = Callable[[Problem], Callable[[], Any]]
 
 
 def compiled(given: Problem) -> Call:
@@ -25,14 +29,23 @@ def compiled(given: Problem) -> Call:
     return partial(pgd.plain, replace(given, model=torch.compile(model)))
 
 
-def frozen(precision: Literal["fp32", "bf16"], given: Problem) -> Call:
+def frozen(precision: Any, given: Problem, **options: Any) -> Call:
     """fastadv's at a model that is frozen before, as for batches in a row."""
-    return partial(pgd.ours, given, fa.freeze(given.model, precision))
+    return partial(pgd.ours, given, fa.freeze(given.model, precision), **options)
 
 
-# PGD of each provider, without early stop unless the name says so
-PROVIDERS: dict[str, Callable[[Problem], Call]] = {
-    "plain loop": lambda given: partial(pgd.plain, given),
+def graphed(precision: Any, given: Problem) -> Call:
+    """The same with its passes and steps as CUDA graphs."""
+    return partial(pgd.ours, given, fa.freeze(given.model, precision, cuda_graph=True))
+
+
+def alone(precision: Any, given: Problem) -> Callable[[], None]:
+    return partial(pgd.passes, given, fa.freeze(given.model, precision))
+
+
+# without early stop unless the name says so; a model is frozen within the call unless the name says so
+PROVIDERS: dict[str, Make] = {
+    LOOP: lambda given: partial(pgd.plain, given),
     COMPILED: compiled,
     "fastadv fp32": lambda given: partial(pgd.ours, given, given.model),
     "fastadv bf16": lambda given: lambda: pgd.ours(given, fa.freeze(given.model, precision="bf16")),
@@ -43,12 +56,28 @@ PROVIDERS: dict[str, Callable[[Problem], Call]] = {
 }
 
 
-def providers(given: Problem) -> dict[str, Call]:
-    """Those that are installed."""
-    ways: dict[str, Call] = {}
-    for name, make in PROVIDERS.items():
+def by_device(session: Session) -> dict[str, Make]:
+    """What is measured on the device: on a GPU frozen models, as compiling and freezing take long."""
+    if session.on_cpu:
+        chosen = dict(PROVIDERS)
+    else:
+        chosen = {LOOP: PROVIDERS[LOOP], **PEERS}
+        for name in precisions(session):
+            chosen[f"fastadv {name}, frozen once"] = partial(frozen, name)
+            if session.cuda:
+                chosen[f"fastadv {name}, graph"] = partial(graphed, name)
+        chosen["fastadv bf16, early stop, frozen once"] = partial(frozen, "bf16", stop_early=True)
+    return chosen | {f"{ALONE}{name}": partial(alone, name) for name in precisions(session)}
+
+
+def made(session: Session, given: Problem, chosen: dict[str, Make]) -> dict[str, Callable[[], Any]]:
+    """The calls of those that are installed and can be made here; the others are named."""
+    ways = {}
+    for name, make in chosen.items():
         try:
             ways[name] = make(given)
-        except ImportError as error:
-            logging.getLogger("bench").warning("%s is not installed; its rows are missing: %s", name, error)
+        except Exception as error:
+            if not (isinstance(error, ImportError) or "graph" in name):
+                raise
+            session.note(f"{name} is not installed or cannot run here; its rows are missing ({said(error)})")
     return ways

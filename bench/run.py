@@ -1,9 +1,8 @@
 """Run the benchmarks and append one JSON line per measurement to bench/results/.
 
     python bench/run.py [--only ops attacks training construct memory abs scaling suite]
-                        [--seconds 1] [--out FILE]
+                        [--seconds 1] [--device cpu] [--out FILE]
                         [--data-dir DIR --weights vanilla_cnn.net --official DIR]
-    python bench/run.py --base REF [--only ops attacks]
 
     ops        every op against eager torch, torch.compile or its reference, and a copy
     attacks    PGD on four nets against other libraries and the passes alone, with memory and result
@@ -14,8 +13,9 @@
     scaling    time against batch, image size, steps, classes and threads, with fitted exponents
     suite      every attack against its peers, with short budgets; needs --data-dir and --weights
 
-The contract tests of the ops run first, so that nothing is measured on a kernel that is wrong.
-`make bench` installs the peers. `python -m bench.page` then writes README's table and figure from the rows.
+The contract tests of the ops run first, so that nothing is measured on a kernel that is wrong. On a GPU the
+stages and sizes are those of `make gpu`, without its budget of time. `make bench` installs the peers. `python
+-m bench.page` then writes README's table and figure from the rows.
 
 With --base no row is written: this tree and the commit REF (a branch, a tag, HEAD~3) take turns, each in its
 own process. Ratios of medians are printed with their noise, two standard errors, and the exit code is 1 where
@@ -26,50 +26,50 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
 import fastadv as fa
-from bench import abs as abs_rows
-from bench import abs_training, attacks, base, construct, memory, ops, scaling, training, turns
+from bench import base, turns
+from bench.session import Row, Session
+from bench.stage import ON_CPU, ON_GPU, RESULTS, ROOT, broken, run_stage
 from fastadv.runs.card import machine
 
-PARTS = ("ops", "attacks", "training", "construct", "memory", "abs", "scaling", "suite")
-HERE = Path(__file__).resolve().parent
+PARTS = (*ON_CPU, "suite")
 
 
 def gate() -> None:
     """Stop unless every kernel equals its reference."""
-    test = HERE.parent / "tests" / "ops" / "test_contract.py"
+    test = ROOT / "tests" / "ops" / "test_contract.py"
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", f"{test}::test_kernel_equals_reference"], cwd=HERE.parent
+        [sys.executable, "-m", "pytest", "-q", "-x", f"{test}::test_kernel_equals_reference"], cwd=ROOT
     )
     if run.returncode:
         raise SystemExit("bench: a kernel differs from its reference; nothing was measured")
 
 
-def measure(options: argparse.Namespace, device: torch.device) -> Iterator[dict[str, Any]]:
-    if "ops" in options.only:
-        yield from ops.rows(device, options.seconds)
-    if "attacks" in options.only:
-        yield from attacks.rows(options.data_dir, options.weights, device, options.seconds)
-    if "training" in options.only:
-        yield from training.rows(options.seconds)
-    if "construct" in options.only:
-        yield from construct.rows(device, options.seconds)
-    if "memory" in options.only:
-        yield from memory.rows()
-    if "abs" in options.only:
-        yield from abs_rows.rows(device, options.seconds, options.official, options.data_dir, options.limit)
-        yield from abs_training.rows(options.seconds)
-    if "scaling" in options.only and device.type == "cpu":
-        yield from scaling.rows(options.seconds)
+def measure(session: Session, parts: list[str], out: Path, about: Row) -> int:
+    """Append the rows of the parts to `out`, those that failed left out; the exit code."""
+    failed = []
+
+    def write(row: Row) -> None:
+        failed.extend([row] if broken(row) else [])
+        if "status" in row and row["status"] != "done":
+            print(f"{row['stage']} | {row['case']}: {row['status']}: {row['why']}", flush=True)
+        elif "status" not in row:
+            told = {key: value for key, value in row.items() if key not in ("stage", "case")}
+            print("  ".join(f"{key}={value}" for key, value in told.items()), flush=True)
+            if "error" not in row:
+                with out.open("a") as file:
+                    file.write(json.dumps(told | about) + "\n")
+
+    for part in parts:
+        run_stage(part, session, write)
+    return 1 if failed else 0
 
 
 def suite(options: argparse.Namespace) -> None:
@@ -82,7 +82,7 @@ def suite(options: argparse.Namespace) -> None:
     given = ["--variant", "quick", "--turns", "1", "--precision", "fp32"]
     given += ["--data-dir", str(options.data_dir), "--weights", str(options.weights)]
     given += ["--out", str(options.out)] if options.out else []
-    subprocess.run([sys.executable, "-m", "bench.suite", *given], cwd=HERE.parent, check=True)
+    subprocess.run([sys.executable, "-m", "bench.suite", *given], cwd=ROOT, check=True)
 
 
 def compare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
@@ -102,6 +102,7 @@ def main() -> int:
     parser.add_argument(
         "--seconds", type=float, default=1.0, help="aimed at for each way of each measurement"
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
     parser.add_argument(
         "--data-dir", type=Path, help="folder that holds MNIST/raw, for the attack and ABS rows"
     )
@@ -119,22 +120,23 @@ def main() -> int:
         gate()
     if options.base:
         return compare(parser, options)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    out = options.out or HERE / "results" / f"{device.type}.jsonl"
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    out = options.out or RESULTS / f"{device.type}.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
+    places = {name: getattr(options, name) for name in ("data_dir", "weights", "official", "limit")}
+    session = Session(device, seconds=options.seconds, **places)
+    parts = [part for part in options.only if part in (ON_CPU if session.on_cpu else ON_GPU)]
     about = {
+        "device": device.type,
+        "dtype": "float32",
         **machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "isa": fa.backends()["linf_step"][device.type],
         "gate": "skipped" if options.no_gate else "passed",
     }
-    with out.open("a") as file:
-        for row in measure(options, device):
-            print("  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
-            file.write(json.dumps({**row, "device": device.type, "dtype": "float32", **about}) + "\n")
-            file.flush()
+    code = measure(session, parts, out, about)
     suite(options)
-    return 0
+    return code
 
 
 if __name__ == "__main__":

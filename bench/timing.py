@@ -1,54 +1,61 @@
-"""Time several ways of doing one thing in turns, so that other work on the machine slows all alike."""
+"""What several times in a row say, and the operations that a net takes."""
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-CUDA = torch.cuda.is_available()
-LONG = 1.0  # seconds: what takes longer is warm after one call
-MOST = 3
-
-
-def synchronize() -> None:
-    if CUDA:
-        torch.cuda.synchronize()
+Kind = TypeVar("Kind")
 
 
-def times(
-    ways: Mapping[str, Callable[[], object]], seconds: float = 1.0, least: int = 7
-) -> dict[str, list[float]]:
-    """Milliseconds of each repetition of each way, after a warm-up.
-
-    The ways take turns until each has run at least `least` times and for `seconds`, or all of them together
-    for `MOST` times their share.
-    """
-    for way in ways.values():
-        start = time.perf_counter()
-        way()
-        if time.perf_counter() - start < LONG:
-            way()
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    while True:
-        runs, spent = [len(t) for t in taken.values()], [sum(t) / 1000 for t in taken.values()]
-        if min(runs) >= least and (min(spent) >= seconds or sum(spent) >= MOST * seconds * len(ways)):
-            return taken
-        for name, way in ways.items():
-            synchronize()
-            start = time.perf_counter()
-            way()
-            synchronize()
-            taken[name].append(1000 * (time.perf_counter() - start))
-
-
-def quantiles(values: list[float]) -> dict[str, float]:
+def quantiles(values: Sequence[float]) -> dict[str, float]:
     """The 20th, 50th and 80th percentiles, as p20_ms, p50_ms and p80_ms."""
     ordered = sorted(values)
     last = len(ordered) - 1
     return {f"p{p}_ms": round(ordered[round(p / 100 * last)], 5) for p in (20, 50, 80)}
 
 
-def ratio(slow: list[float], fast: list[float]) -> float:
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
     """How many times faster: the median over turns of slow / fast, both measured in the same turn."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=False))
+
+
+def wall(way: Callable[[], Kind]) -> tuple[float, Kind]:
+    """Seconds of one call on the wall clock, with all that a GPU still does for it, and what it returned."""
+    synchronize()
+    start = time.perf_counter()
+    result = way()
+    synchronize()
+    return time.perf_counter() - start, result
+
+
+def synchronize() -> None:
+    """Wait until a GPU, where there is one, has done its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def forward_flops(net: nn.Module, x: Tensor) -> int:
+    """Operations of a forward pass, counted by torch."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x)
+    return int(counter.get_total_flops())
+
+
+def gradient_flops(net: nn.Module, x: Tensor) -> int:
+    """Operations of a forward pass and an input gradient, counted by torch."""
+    flags = [(part, part.requires_grad) for part in net.parameters()]
+    point = x.clone().requires_grad_()
+    try:
+        for part, _ in flags:
+            part.requires_grad_(False)
+        with FlopCounterMode(display=False) as counter:
+            net(point).sum().backward()
+    finally:
+        for part, flag in flags:
+            part.requires_grad_(flag)
+    return int(counter.get_total_flops())

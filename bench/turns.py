@@ -10,7 +10,6 @@ trees too.
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -18,9 +17,9 @@ import torch
 from torch import nn
 
 import fastadv as fa
-from bench import ops, pgd
-from bench.gpu import nets
-from bench.timing import synchronize
+from bench import nets, pgd
+from bench.eager.steps import STEPS
+from bench.timing import wall
 
 SHAPE = (500, 3, 32, 32)
 # net, images, radius, step size, steps
@@ -33,7 +32,7 @@ PGD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float, float, int
 PRECISIONS = ("fp32", "bf16")
 # names by part, as `--only` has them
 CASES = {
-    "ops": tuple(f"{op}_" for op in ops.STEPS),
+    "ops": tuple(f"{op}_" for op in STEPS),
     "attacks": tuple(f"PGD, {net}, {precision}" for net in PGD for precision in PRECISIONS),
 }
 
@@ -41,7 +40,7 @@ CASES = {
 def step(op: str) -> Callable[[], object]:
     draw = torch.Generator().manual_seed(0)
     x, grad = torch.rand(SHAPE, generator=draw), torch.randn(SHAPE, generator=draw)
-    _, fused, radius, step_size = ops.STEPS[op]
+    _, fused, radius, step_size = STEPS[op]
     return partial(fused, x.clone(), grad, x, radius, step_size)
 
 
@@ -72,11 +71,7 @@ def turn(case: str, seconds: float) -> float:
     """The median milliseconds of a call, in so many seconds and one call at least."""
     way, taken = prepared(case), []
     while not taken or sum(taken) < seconds:
-        synchronize()
-        start = time.perf_counter()
-        way()
-        synchronize()
-        taken.append(time.perf_counter() - start)
+        taken.append(wall(way)[0])
     return 1000 * statistics.median(taken)
 
 

@@ -27,7 +27,7 @@ else:
 
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT))  # for bench/ and tests/; an installed fastadv comes first
+sys.path.append(str(ROOT))  # for tests/ and, in tests/bench, bench/; an installed fastadv comes first
 SLOW = ROOT / "tests" / "slow.txt"
 SLOW_SECONDS = 0.033
 # fixtures of a session that take long, and whose time counts for the first test alone

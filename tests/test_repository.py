@@ -128,6 +128,13 @@ def test_a_module_keeps_the_rules(path):
         rule(path, tree)
 
 
+def test_tests_of_the_product_do_without_the_benchmark():
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        if path.parent.name != "bench":
+            imported = re.findall(r"^ *(?:from|import) (bench\b[\w.]*)", path.read_text(), re.MULTILINE)
+            assert not imported, f"{path.relative_to(ROOT)} imports {imported}"
+
+
 def test_public_functions_say_what_they_do():
     silent = sorted({name for name, value in public_objects() if not inspect.getdoc(value)})
     assert not silent

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.gpu.table import table
-from bench.gpu.worker import GPU_LOST, STAGES, begun, recorded
+from bench.gpu.worker import GPU_LOST, begun
+from bench.stage import ON_GPU as STAGES
+from bench.stage import RESULTS, ROOT, broken, recorded
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "bench" / "results"
 GRACE = 25  # seconds that a stage may run past its budget before it is stopped
 LAUNCHES = 6  # processes for one stage, at most
 BUILD_SECONDS = 240
@@ -152,17 +152,12 @@ def main() -> int:
     rows = [row for row in recorded(out / "gpu.jsonl") if row.get("run") == run]
     keep_tuned(out, rows, given.keep)
     say(table(rows))
-    return int(any(row.get("status") == "failed" or broken(row) for row in rows))
-
-
-def broken(row: Row) -> bool:
-    """Whether the row is an error of ours; a peer that fails is no failure."""
-    return "error" in row and str(row.get("provider", "")).startswith("fastadv")
+    return int(any(map(broken, rows)))
 
 
 def keep_tuned(out: Path, rows: list[Row], keep: bool) -> None:
     """Write the launch widths that won: beside the rows, and with `keep` where the kernels read them."""
-    from bench.gpu.ops import write_tuned
+    from bench.subjects.widths import write_tuned
 
     if write_tuned(out / "gpu_tuned.json", rows):
         kernels = ROOT / "fastadv" / "ops" / "triton" / "tuned.json"

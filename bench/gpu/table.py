@@ -17,7 +17,7 @@ def table(rows: list[Row]) -> str:
         part = [row for row in rows if row["stage"] == stage]
         shown = [row for row in part if "status" not in row]
         if len(shown) > WHOLE:
-            shown = [row for row in shown if row["provider"].startswith(("fastadv", "winner", "copy"))]
+            shown = [row for row in shown if row["provider"].startswith(("fastadv", "winner", "torch"))]
         lines += ["", f"== {stage}"]
         if shown:
             lines.append(
@@ -33,13 +33,19 @@ def table(rows: list[Row]) -> str:
 
 
 def line(row: Row) -> str:
-    faster = next((row[key] for key in row if key.startswith("times_")), None)
+    faster, share = (first(row, start) for start in ("times_", "share_of_"))
+    case = row["what"] if row["case"] == "ceilings" else row["case"]
     figures = [f"{key} {row[key]}" for key in RESULTS if row.get(key) is not None][:2]
     return (
-        f"{row['case'][:44]:<44} {str(row['provider'])[:22]:<22} {number(row.get('p50_ms'), 9)} "
-        f"{number(row.get('p20_ms'), 9)} {number(row.get('p80_ms'), 9)} {number(row.get('share'), 6)} "
+        f"{case[:44]:<44} {str(row['provider'])[:22]:<22} {number(row.get('p50_ms'), 9)} "
+        f"{number(row.get('p20_ms'), 9)} {number(row.get('p80_ms'), 9)} {number(share, 6)} "
         f"{number(faster, 7)} {number(row.get('peak_mib'), 8)}  {', '.join(figures)[:60]}"
     ).rstrip()
+
+
+def first(row: Row, start: str) -> float | None:
+    """The first figure whose name starts so."""
+    return next((row[key] for key in row if key.startswith(start)), None)
 
 
 def number(value: float | None, width: int) -> str:

@@ -1,16 +1,15 @@
-"""One stage of `make gpu` in a process of its own: a case that fails is recorded and left behind."""
+"""One stage of `make gpu` in a process of its own, whose rows say where they come from."""
 
-import importlib
+import hashlib
 import json
 import sys
-import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-STAGES = ("correctness", "ops", "attacks", "training", "abs", "construct")
+from bench.stage import ROOT, recorded, run_stage
+
 GPU_LOST = 75  # exit code: this process can use the GPU no more, another one can
 Row = dict[str, Any]
 
@@ -20,22 +19,19 @@ def begun(out: Path) -> Path:
     return out / ".gpu_case"
 
 
-def recorded(path: Path) -> Iterator[Row]:
-    """The rows of a file of JSON lines; a line that a kill cut short is passed over."""
-    if not path.is_file():
-        return
-    for line in path.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
+def source_hash(root: Path = ROOT) -> str:
+    """Hash of all that can change a figure, so that resumed runs are of the same code."""
+    digest = hashlib.sha256()
+    for pattern in ("fastadv/**/*.py", "fastadv/**/*.json", "csrc/**/*.*", "bench/**/*.py"):
+        for path in sorted(root.glob(pattern)):
+            digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def about(device: Any, tiny: bool, run: str, commit: str) -> Row:
     """What every row says of its origin."""
     import torch
 
-    from bench.gpu.session import source_hash
     from fastadv.runs.card import machine
 
     found = machine()
@@ -69,66 +65,12 @@ def finished(rows: Iterator[Row], here: Row, again: bool) -> set[tuple[str, str]
     }
 
 
-def run_stage(
-    stage: str,
-    session: Any,
-    write: Callable[[Row], None],
-    skip: set[tuple[str, str]],
-    only: str = "",
-    mark: Callable[[str], None] = lambda case: None,
-) -> bool:
-    """Run the cases of a stage that `skip` does not name and whose name holds `only`.
-
-    Every row goes to `write`, and one row with a status after each case. False where an error has left the
-    GPU unusable for this process.
-    """
-    from bench.gpu.session import Case, Skip, ceilings, said
-
-    module = importlib.import_module(f"bench.gpu.{stage}")
-    cases = [*module.cases(session)]
-    if stage != "correctness":
-        cases.insert(0, Case("ceilings", lambda: ceilings(session)))
-    kept = 0
-    for case in cases:
-        if only not in case.name and case.name != "ceilings":
-            continue
-        if (stage, case.name) in skip and case.name != "ceilings":
-            kept += 1
-            continue
-        ending: Row = {"stage": stage, "case": case.name}
-        if session.left() < case.needs and not session.tiny:
-            why = f"{max(0, session.left()):.0f} s of the stage's time left, {case.needs:.0f} needed"
-            write(ending | {"status": "skipped", "why": why})
-            continue
-        mark(case.name)
-        started, lost = time.monotonic(), False
-        try:
-            for row in case.run():
-                write({"stage": stage, "case": case.name, **row})
-            ending["status"] = "done"
-        except Skip as error:
-            ending |= {"status": "skipped", "why": str(error)}
-        except Exception as error:
-            traceback.print_exc()
-            ending |= {"status": "failed", "why": said(error)}
-            lost = session.dead()
-        write(ending | {"seconds": round(time.monotonic() - started, 2)})
-        if lost:
-            return False
-        session.clear()
-    if kept:
-        print(
-            f"{stage}: {kept} cases were done before by the same code on this machine; --again repeats them"
-        )
-    return True
-
-
 def main() -> int:
-    """Called by gpu.py with its options as JSON."""
+    """Called by `bench.gpu` with its options as JSON."""
     given = json.loads(sys.argv[1])
     import torch
 
-    from bench.gpu.session import Session
+    from bench.session import Session
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tiny, out = given["tiny"], Path(given["out"])

@@ -5,7 +5,7 @@
 
 One row for each provider: median time, what it found (median distance or robust accuracy), samples passed
 forward and backward, and time over the ideal: the same batches through the model alone. Attacks that fastadv
-lacks are listed and skipped, and so are peers that are not installed; bench/suite/peers.py says how to get
+lacks are listed and skipped, and so are peers that are not installed; tests/parity/peers.py says how to get
 them.
 """
 
@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from bench.suite.case import Case
-from bench.suite.cases import cases_on
-from bench.suite.models import NETS, ROOT, add_places, problem
-from bench.suite.outcome import judge
-from bench.suite.passes import Counting, Log, alone, timed
-from bench.suite.store import STORES, stored
-from bench.timing import ratio
+from bench.suite.passes import Counting, Log, alone
+from bench.timing import ratio, wall
 from fastadv.runs.card import machine
+from tests.parity.case import Case
+from tests.parity.cases import cases_on
+from tests.parity.models import NETS, ROOT, add_places, problem
+from tests.parity.outcome import judge
+from tests.parity.store import STORES, stored
 
 Row = dict[str, Any]
 Way = Callable[[nn.Module], Tensor]
@@ -94,7 +94,7 @@ def rows(
     ran: dict[str, Tensor] = {}
     for _ in range(turns):
         for name in logs:
-            seconds, ran[name] = timed(lambda name=name: ways[name](model))  # type: ignore[misc]
+            seconds, ran[name] = wall(lambda name=name: ways[name](model))  # type: ignore[misc]
             taken[name].append(seconds)
     found = {
         name: judge(model, x, y, x_adv, case.norm, case.radius).figures(case.radius) | {"images": len(x)}

@@ -5,7 +5,7 @@
 The long runs fill bench/results/parity.jsonl, the rows of docs/parity.md (`python -m bench.suite.wall` writes
 the page). The short ones are of the peers alone and fill tests/attacks/parity.jsonl, with which the tests
 compare. What is stored already is left alone unless --again names it, so that a stopped run goes on. Values
-do not depend on the machine's load; bench/suite/peers.py says how to get the peers. All of it is about two
+do not depend on the machine's load; tests/parity/peers.py says how to get the peers. All of it is about two
 hours of one core.
 """
 
@@ -14,41 +14,24 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import product
-from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.suite.case import Case
-from bench.suite.cases import cases_on
-from bench.suite.models import NETS, WALL, add_places, problem
-from bench.suite.outcome import Outcome, judge
 from bench.suite.passes import Counting
-from bench.suite.peers import Peer
-from bench.suite.store import STORES, Row, key, save, stored
-from bench.suite.verdict import OURS, best, passes
 from fastadv.runs.card import machine
+from tests.parity.case import Case
+from tests.parity.cases import cases_on
+from tests.parity.models import NETS, WALL, add_places, problem
+from tests.parity.outcome import Outcome, judge
+from tests.parity.peers import Peer
+from tests.parity.store import STORES, Row, key, save, stored
+from tests.parity.tested import TESTED, held, radii
+from tests.parity.verdict import OURS, best, passes
 
-# the nets of the tests: on an undefended one every attack finds all that there is. The attacks that fare
-# differently on these are held on each of them, the others on one each, in turn
-TESTED = ("linf", "l2", "saturated", "quantized")
-TRIED = ("apgd-ce", "fmn", "ddn", "sigma_zero", "pdpgd")
 Problem = tuple[nn.Module, Tensor, Tensor]
-
-
-def radii(case: Case, net: str) -> tuple[float, ...]:
-    """The radius of a budget; for a minimum norm none, and the one at which robust accuracy is taken."""
-    return (case.radius,) if case.radius < inf else (inf, NETS[net].radii[case.norm])
-
-
-def held(case: Case, net: str) -> bool:
-    """Whether the tests hold the case on this net."""
-    if net not in TESTED or not case.few:
-        return False
-    names = [other.name for other in cases_on(net)]
-    return case.name.startswith(TRIED) or names.index(case.name) % len(TESTED) == TESTED.index(net)
 
 
 def head(case: Case, net: str, variant: str, radius: float, package: str, settings: str) -> Row:

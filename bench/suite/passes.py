@@ -1,18 +1,15 @@
 """The passes of an attack through its model: how many, in which batches, and what they cost alone."""
 
 import statistics
-import time
 from collections.abc import Callable
 from functools import cache, partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from bench.timing import synchronize
-
-T = TypeVar("T")
+from bench.timing import wall
 
 
 class Log(list[tuple[str, int]]):
@@ -52,15 +49,6 @@ class Counting(nn.Module):
         self.log.append(("backward", len(grad)))
 
 
-def timed(way: Callable[[], T]) -> tuple[float, T]:
-    """Seconds of one run, and what it returned."""
-    synchronize()
-    start = time.perf_counter()
-    result = way()
-    synchronize()
-    return time.perf_counter() - start, result
-
-
 def alone(model: nn.Module, x: Tensor, y: Tensor, turns: int = 5) -> Callable[[Log], float]:
     """A function that says how many seconds logged batches take with nothing around them.
 
@@ -79,7 +67,7 @@ def alone(model: nn.Module, x: Tensor, y: Tensor, turns: int = 5) -> Callable[[L
             model(points)
 
     def best(points: Tensor, labels: Tensor, *ways: Callable[[Tensor, Tensor], object]) -> float:
-        taken = ([timed(partial(way, points, labels))[0] for _ in range(turns)] for way in ways)
+        taken = ([wall(partial(way, points, labels))[0] for _ in range(turns)] for way in ways)
         return min(map(statistics.median, taken))
 
     @cache

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 import fastadv as fa
-from bench.suite.models import DATA, SMALL, TRAINED, WEIGHTS
 from fastadv.studies.schott2018.madry import Stage, climb
+from tests.parity.models import DATA, SMALL, TRAINED, WEIGHTS
 
 STEPS = 5
 RAMP = (

@@ -8,10 +8,10 @@ A test demands that the page shows the stored rows.
 from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 
-from bench.suite.cases import ALONE
-from bench.suite.models import ROOT, WALL
-from bench.suite.store import STORES, Row, stored
-from bench.suite.verdict import Line, compared, figure, passes
+from tests.parity.cases import ALONE
+from tests.parity.models import ROOT, WALL
+from tests.parity.store import STORES, Row, stored
+from tests.parity.verdict import Line, compared, figure, passes
 
 PAGE = ROOT / "docs" / "parity.md"
 SYMBOLS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}

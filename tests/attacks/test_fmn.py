@@ -5,10 +5,10 @@ from math import inf
 import pytest
 import torch
 
-from bench.suite import models
 from fastadv.attacks import Status, fmn
 from fastadv.models import Binarized
 from fastadv.threat import L2, THREATS
+from tests.parity import models
 
 from .halfspaces import nearest, problem
 from .nets import Counted, images, labels, mlp

@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.suite.case import Case
-from bench.suite.cases import ALONE, cases_on
-from bench.suite.models import problem
-from bench.suite.outcome import Outcome, judge
-from bench.suite.parity import TESTED, held, radii
-from bench.suite.store import STORES, Row, key, stored
-from bench.suite.verdict import best, passes
 from fastadv.attacks import ATTACKS, AttackResult, square
 from fastadv.attacks.autoattack import ATTACKS as COMPONENTS
+from tests.parity.case import Case
+from tests.parity.cases import ALONE, cases_on
+from tests.parity.models import problem
+from tests.parity.outcome import Outcome, judge
+from tests.parity.store import STORES, Row, key, stored
+from tests.parity.tested import TESTED, held, radii
+from tests.parity.verdict import best, passes
 
 FIGURES = stored(STORES["quick"])
 # the case and the name of the net

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from bench.suite.models import images as images_of_mnist
-from bench.suite.models import robust
 from fastadv.attacks import pdpgd
 from fastadv.attacks.methods import proximal_adam
 from fastadv.attacks.methods.primal_dual import _sized
 from fastadv.attacks.pdpgd import _proximal
 from fastadv.errors import InputError
 from fastadv.threat import L2, THREATS
+from tests.parity.models import images as images_of_mnist
+from tests.parity.models import robust
 
 from .nets import images, labels, mlp
 

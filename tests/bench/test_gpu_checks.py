@@ -1,25 +1,28 @@
-"""The correctness stage of `make gpu` notices faults, and the widths that its ops stage finds are used."""
+"""The correctness stage of `make gpu` notices faults, and the launch widths that are found are used."""
 
 import json
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from gpu_runs import CPU
-from torch import Tensor
+from torch import Tensor, nn
 
-from bench.gpu.correctness import checked, misjudged, poison, relative_error, replayed_steps
-from bench.gpu.nets import small_net
-from bench.gpu.ops import write_tuned
-from bench.gpu.session import Row
+from bench.ceilings import exact_convolutions, repeatable
+from bench.nets import small_net
+from bench.session import Row
+from bench.subjects import correctness
+from bench.subjects.correctness import checked, misjudged, poison, relative_error, replayed_steps
+from bench.subjects.widths import write_tuned
 from fastadv import freeze
 from fastadv.attacks.core import ranking, waiting
 from fastadv.engine.graph import Graphs
 from fastadv.ops import _graphs
 from fastadv.ops.registration.library import CARDS
+from runs import CPU, session
 from tests import recorded
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, in the interpreter
@@ -117,6 +120,83 @@ class TestChecks:
         assert misjudged(logits, y, ~nothing).tolist() == [True, False, False]
 
 
+def entry(change: Any) -> Any:
+    """An attack on L2 that returns x, changed by `change(result, model)`."""
+
+    def run(model: nn.Module, x: Tensor, y: Tensor, threat: Any) -> SimpleNamespace:
+        with torch.no_grad():
+            result = SimpleNamespace(x_adv=x.clone(), success=model(x).argmax(1) != y)
+        change(result, model)
+        return result
+
+    return SimpleNamespace(run=run, norms=("l2",), minimal=False, quick={}, needs="")
+
+
+def _move(result: SimpleNamespace, model: nn.Module) -> None:
+    result.x_adv[0] = 1 - result.x_adv[0]
+
+
+def _shake(result: SimpleNamespace, model: nn.Module) -> None:
+    result.x_adv[0, 0, 0, 0] = torch.rand(())
+
+
+def _overrule(result: SimpleNamespace, model: nn.Module) -> None:
+    result.success[0] = True
+
+
+def _train(result: SimpleNamespace, model: nn.Module) -> None:
+    with torch.no_grad():
+        model.linear.bias[9] += 1e-3
+
+
+class TestCorrectness:
+    def test_a_right_attack_passes(self) -> None:
+        (row,) = correctness.attack(session(), "x", entry(lambda result, model: None))
+        assert (row["provider"], row["samples"], row["success"]) == ("l2", 4, 0.0)
+
+    @pytest.mark.parametrize(
+        ("fault", "message"),
+        [
+            (_move, "1 results lie outside the threat"),
+            (_shake, "two runs differ"),
+            (_overrule, "1 verdicts are not the model's"),
+            (_train, "the model was changed"),
+        ],
+    )
+    def test_a_wrong_attack_is_noticed(self, fault: Any, message: str) -> None:
+        with pytest.raises(AssertionError, match=message):
+            list(correctness.attack(session(), "x", entry(fault)))
+
+    def test_an_inexact_op_is_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(correctness, "checked", lambda *args: 0.01)
+        with pytest.raises(AssertionError, match=r"relative error 0\.01"):
+            list(correctness.op(session(), "project_l2"))
+
+    def test_an_inexact_engine_is_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        wanted = correctness.gradients
+        monkeypatch.setattr(
+            correctness, "gradients", lambda *given: tuple(1.3 * part for part in wanted(*given))
+        )
+        for precision in ("fp32", "bf16"):
+            with pytest.raises(AssertionError, match=r"logits: relative error 0\.2"):
+                list(correctness.engine(session(), precision))
+
+    def test_settings_hold_inside_and_are_restored(self) -> None:
+        cudnn = torch.backends.cudnn
+        before = cudnn.allow_tf32, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+        try:
+            cudnn.allow_tf32, cudnn.deterministic = True, False
+            torch.use_deterministic_algorithms(False)
+            with exact_convolutions(), repeatable():
+                assert (cudnn.allow_tf32, cudnn.deterministic) == (False, True)
+                assert torch.empty(9).isnan().all()
+            assert (cudnn.allow_tf32, cudnn.deterministic) == (True, False)
+            assert not torch.are_deterministic_algorithms_enabled()
+        finally:
+            cudnn.allow_tf32, cudnn.deterministic = before[:2]
+            torch.use_deterministic_algorithms(before[2], warn_only=True)
+
+
 def winner(kernel: str, block: int | None, gpu: str = "H") -> Row:
     width = None if block is None else {"BLOCK": block, "num_warps": 8}
     return {"provider": "winner", "kernel": kernel, "width": width, "gpu": gpu}
@@ -132,75 +212,3 @@ class TestTuned:
             "H": {"a": {"BLOCK": 512, "num_warps": 8}},
             "A": {"a": {"BLOCK": 256, "num_warps": 8}},
         }
-
-    def test_kernels_launch_with_the_width_tried(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        pytest.importorskip("triton")
-        from fastadv.ops.triton import _common, _tuned, keep_best, linf_step
-        from fastadv.ops.triton import l2_step as _l2_step
-
-        seen: list[tuple[str, int, int, int]] = []
-
-        def start(kernel: Any, programs: int, on: Tensor, *args: Any, **options: Any) -> None:
-            seen.append((kernel.fn.__name__, programs, options["BLOCK"], options["num_warps"]))
-
-        for module in (_common, linf_step, keep_best):
-            monkeypatch.setattr(module, "start", start)
-        x, budget = torch.zeros(3, 2000), (0.1, 0.1, 0.0, 1.0)
-        row, flag = torch.zeros(3), torch.zeros(3, dtype=torch.bool)
-
-        def all_three() -> None:
-            linf_step.launch(x, x, x, x, *budget)
-            _l2_step.launch(x, x, x, x, *budget)
-            keep_best.launch(x, row, flag, x, row, flag)
-
-        all_three()
-        wide = _tuned.Width(256, 2)
-        with ExitStack() as stack:
-            for name in ("linf_step", "l2_step", "keep_best"):
-                stack.enter_context(_tuned.trying(f"{name}_kernel", wide))
-            all_three()
-        all_three()
-        default = [
-            ("linf_step_kernel", 6, 1024, 4),
-            ("l2_step_kernel", 3, 1024, 8),
-            ("keep_best_kernel", 3, 1024, 8),
-        ]
-        tried = [
-            ("linf_step_kernel", 24, 256, 2), ("l2_step_kernel", 3, 256, 2), ("keep_best_kernel", 3, 256, 2),
-        ]  # fmt: skip
-        assert seen == default + tried + default
-
-    def test_the_table_serves_its_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        pytest.importorskip("triton")
-        from fastadv.ops.triton import _tuned
-        from fastadv.ops.triton.l2_step import l2_step_kernel
-
-        wide, default = _tuned.Width(512, 4), _tuned.Width(1024, 8)
-        monkeypatch.setattr(_tuned, "TUNED", {"H": {"l2_step_kernel": wide}})
-        names = {0: "H", 1: "A"}
-        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
-        _tuned._of_device.cache_clear()
-        try:
-            assert _tuned.width(l2_step_kernel, torch.device("cuda", 0), default) == wide
-            assert _tuned.width(l2_step_kernel, torch.device("cuda", 1), default) == default
-            assert _tuned.width(l2_step_kernel, CPU, default) == default
-        finally:
-            _tuned._of_device.cache_clear()
-
-    @pytest.mark.parametrize("name", ["linf_step", "l2_step"])
-    def test_another_width_gives_the_same_result(self, name: str) -> None:
-        triton = pytest.importorskip("triton")
-        if not triton.knobs.runtime.interpret:
-            pytest.skip("in the interpreter alone; on a GPU `make gpu` compares each width")
-        from bench.gpu.interpreter import patched
-        from fastadv.ops.registration.library import triton_launcher
-        from fastadv.ops.triton._tuned import Width, trying
-
-        x, grad = (torch.rand(2, 300, generator=torch.Generator().manual_seed(s)) for s in range(2))
-        args, results = ((x * 0.9, grad - 0.5, x, 0.3, 0.1, 0.0, 1.0), [])
-        for block in (128, 512):
-            out = torch.full_like(x, float("nan"))
-            with patched(), trying(f"{name}_kernel", Width(block, 4)):
-                triton_launcher(CARDS[name])(out, *args)
-            results.append(out)
-        CARDS[name].compare(results[0], results[1], args)

@@ -10,19 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gpu_runs import ends, ran, session
 
 import bench.gpu.__main__ as gpu
+import bench.session as bench_session
+from bench import stage
 from bench.gpu import worker as gpu_worker
-from bench.gpu.session import MOST_ROUNDS, Case, Row, Skip, source_hash
 from bench.gpu.table import table
+from bench.session import MOST_ROUNDS, Case, Row, Session, Skip
+from runs import CPU, OnCPU, clock, ends, ran, session
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def stage_of(monkeypatch: pytest.MonkeyPatch, *cases: Case) -> None:
     """The stage correctness made of these cases."""
-    module = importlib.import_module("bench.gpu.correctness")
+    module = importlib.import_module("bench.subjects.correctness")
     monkeypatch.setattr(module, "cases", lambda session: iter(cases))
 
 
@@ -43,7 +45,7 @@ class TestFaults:
             case("second", raises=Skip("no peer")),
             case("third", {"provider": "b"}),
         )
-        rows = ran("correctness")
+        rows = ran(session(), "correctness")
         assert ends(rows) == {"first": "failed", "second": "skipped", "third": "done"}
         whys = {row["case"]: row.get("why") for row in rows if "status" in row}
         assert whys == {"first": "ValueError: three", "second": "no peer", "third": None}
@@ -53,7 +55,7 @@ class TestFaults:
         stage_of(monkeypatch, case("long", needs=100.0), case("short", needs=1.0))
         given, rows = session(seconds=50.0), []
         given.tiny = False
-        gpu_worker.run_stage("correctness", given, rows.append, set())
+        stage.run_stage("correctness", given, rows.append, set())
         assert ends(rows) == {"long": "skipped", "short": "done"}
         assert rows[0]["why"] == "50 s of the stage's time left, 100 needed"
 
@@ -61,7 +63,7 @@ class TestFaults:
         stage_of(monkeypatch, case("first", raises=RuntimeError("illegal access")), case("second"))
         given, rows = session(), []
         monkeypatch.setattr(given, "dead", lambda: True)
-        assert not gpu_worker.run_stage("correctness", given, rows.append, set())
+        assert not stage.run_stage("correctness", given, rows.append, set())
         assert ends(rows) == {"first": "failed"}
 
     def test_measuring_stops_at_the_deadline(self) -> None:
@@ -71,13 +73,13 @@ class TestFaults:
         given = session()
         assert len(given.times({"a": bool}, least=4)["a"]) == 4
 
-    def test_a_run_goes_over_the_sets_until_it_is_long_enough(self) -> None:
+    def test_a_run_goes_over_the_sets_until_it_is_long_enough(self, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[int] = []
-        given, sets = session(), [(1,), (2,), (3,)]
-        run, calls = given.rotating(seen.append, sets)
-        assert calls == 3
-        given.tiny = False
-        run, calls = given.rotating(seen.append, sets)
+        sets = [(1,), (2,), (3,)]
+        for given in (session(), session(OnCPU)):
+            assert given.rotating(seen.append, sets)[1] == 3
+        monkeypatch.setattr(Session, "size", lambda self, gpu, *rest: gpu)
+        run, calls = session().rotating(seen.append, sets)
         del seen[:]
         run()
         assert len(seen) == calls == 3 * MOST_ROUNDS
@@ -87,13 +89,26 @@ class TestFaults:
         def broken() -> None:
             raise RuntimeError("no such kernel")
 
-        found = {
-            name: figures for name, figures, _ in session().compare({"eager": bool, "x": broken}, "eager")
-        }
-        assert found["x"] == {"error": "RuntimeError: no such kernel"}
-        assert found["eager"]["times_eager"] == 1.0
+        (failed, none), (row, values) = session().compare({"eager": bool, "x": broken}, "eager")
+        assert (failed, none) == ({"provider": "x", "error": "RuntimeError: no such kernel"}, [])
+        assert (row["times_eager"], row["turns"]) == (1.0, len(values))
+
+    def test_on_a_cpu_ways_take_turns_until_their_time_or_their_share_is_spent(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        way, given = clock(monkeypatch, bench_session), Session(CPU, seconds=1.0)
+        ways = {"slow": way("slow", 2.0), "fast": way("fast", 0.5)}
+        for each in ways.values():
+            assert given.warmed(each) == {}
+        assert given.times(ways, least=3) == {"slow": [2000.0] * 3, "fast": [500.0] * 3}
+        # one warm call of what takes a second
+        assert way.calls == ["slow", "fast", "fast"] + ["slow", "fast"] * 3
+        assert len(given.times({"slow": ways["slow"], "fast": way("fast", 0.01)}, least=2)["fast"]) == 3
 
 
+ORIGIN = {
+    "commit", "source", "torch", "triton", "python", "cpu", "gpu", "device", "size", "run", "date", "tf32",
+}  # fmt: skip
 HERE = {"source": "s", "gpu": "g", "size": "full", "torch": "t", "triton": "3", "run": "now"}
 
 
@@ -120,29 +135,47 @@ class TestResume:
     def test_a_done_case_is_not_run_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         stage_of(monkeypatch, case("first", raises=ValueError("again")), case("second"))
         rows: list[Row] = []
-        gpu_worker.run_stage("correctness", session(), rows.append, {("correctness", "first")})
+        stage.run_stage("correctness", session(), rows.append, {("correctness", "first")})
         assert ends(rows) == {"second": "done"}
 
     def test_a_line_cut_short_is_passed_over(self, tmp_path: Path) -> None:
         (tmp_path / "gpu.jsonl").write_text('{"a": 1}\n{"b": \n{"c": 2}\n')
-        assert list(gpu_worker.recorded(tmp_path / "gpu.jsonl")) == [{"a": 1}, {"c": 2}]
-        assert list(gpu_worker.recorded(tmp_path)) == []
+        assert list(stage.recorded(tmp_path / "gpu.jsonl")) == [{"a": 1}, {"c": 2}]
+        assert list(stage.recorded(tmp_path)) == []
 
-    def test_the_source_hash_follows_the_code(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("bench.gpu.session.ROOT", tmp_path)
+    def test_the_source_hash_follows_the_code(self, tmp_path: Path) -> None:
         (tmp_path / "fastadv").mkdir()
-        hashes = []
+        hashes = set()
         for text in ("x = 1\n", "x = 2\n"):
             (tmp_path / "fastadv" / "a.py").write_text(text)
-            hashes.append(source_hash())
-        assert hashes[0] != hashes[1]
+            hashes.add(gpu_worker.source_hash(tmp_path))
+        assert len(hashes) == 2
+
+    def test_each_stage_has_the_budget_and_a_failure_is_the_exit_code(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[Row] = []
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+        monkeypatch.setenv("PYTHONPATH", "")
+        given = ["gpu.py", "abs", "ops", "--budget", "100", "--out", str(tmp_path), "--no-build"]
+        monkeypatch.setattr(sys, "argv", given)
+        monkeypatch.setattr(gpu, "launch", lambda stage, row: seen.append({"stage": stage, **row}))
+        assert gpu.main() == 0
+        assert [row["stage"] for row in seen] == ["abs", "ops"]
+        assert all(90 < row["deadline"] - time.monotonic() <= 100 for row in seen)
+        failed, wrong = {"status": "failed", "why": "E"}, {"provider": "fastadv fp32", "error": "E"}
+        for ours, code in ((failed, 1), (wrong, 1), (wrong | {"provider": "torchattacks"}, 0)):
+            row = {"stage": "abs", "case": "a"} | ours
+            monkeypatch.setattr(gpu, "recorded", lambda path, row=row: [row | {"run": seen[-1]["run"]}])
+            assert gpu.main() == code
 
 
 WORKER = """
 import json, os, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
-from bench.gpu.worker import begun, recorded
+from bench.gpu.worker import begun
+from bench.stage import recorded
 given = json.loads(sys.argv[1])
 out = Path(given["out"])
 ended = {{row["case"] for row in recorded(out / "gpu.jsonl")}}
@@ -175,8 +208,8 @@ class Without(PathFinder):
 
 sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 import torch
-from bench.gpu.session import Session
-from bench.gpu.worker import run_stage
+from bench.session import Session
+from bench.stage import run_stage
 session = Session(torch.device("cpu"), True, 0.0, time.monotonic() + 60)
 for stage, only in (
     ("abs", "bank"), ("construct", "D_rand"), ("attacks", "PGD MLP"), ("correctness", "pytest"),
@@ -210,7 +243,7 @@ class TestProcesses:
 
         monkeypatch.setattr(subprocess, "Popen", UntilHanging)
         gpu.launch("ops", given | {"deadline": time.monotonic() + 600})
-        return list(gpu_worker.recorded(folder / "gpu.jsonl"))
+        return list(stage.recorded(folder / "gpu.jsonl"))
 
     def test_a_process_that_dies_is_recorded_and_another_goes_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -234,23 +267,9 @@ class TestProcesses:
         assert run.returncode == 0, run.stderr
         assert "no GPU: tiny sizes on the CPU; nothing here is a measurement" in run.stdout
         assert run.stdout.rstrip().endswith("training: 1 done, 0 failed, 0 skipped")
-        rows = list(gpu_worker.recorded(tmp_path / "gpu.jsonl"))
+        rows = list(stage.recorded(tmp_path / "gpu.jsonl"))
         assert {row["case"] for row in rows} == {"ceilings"}
-        origin = {
-            "commit",
-            "source",
-            "torch",
-            "triton",
-            "python",
-            "cpu",
-            "gpu",
-            "device",
-            "size",
-            "run",
-            "date",
-            "tf32",
-        }
-        assert all(origin <= row.keys() for row in rows)
+        assert all(row.keys() >= ORIGIN for row in rows)
         assert {row["size"] for row in rows} == {"tiny"}
         wrong = subprocess.run([*command[:3], "opps"], capture_output=True, text=True, timeout=60)
         assert wrong.returncode == 2
@@ -266,7 +285,7 @@ class TestProcesses:
 def test_table() -> None:
     rows = [
         {"stage": "ops", "case": "linf", "provider": "fastadv", "p50_ms": 1.23456, "p20_ms": 1.0,
-         "p80_ms": 2.0, "share": 0.85, "times_eager": 3.5, "peak_mib": 12.0, "gb_per_s": 4000.0},
+         "p80_ms": 2.0, "share_of_copy": 0.85, "times_eager": 3.5, "peak_mib": 12.0, "gb_per_s": 4000.0},
         {"stage": "ops", "case": "linf", "status": "done", "seconds": 1.0},
         {"stage": "ops", "case": "l2", "status": "failed", "why": "E: no"},
         {"stage": "abs", "case": "bank", "status": "skipped", "why": "late"},
@@ -289,9 +308,3 @@ def test_table() -> None:
     assert lines[-2:] == ["abs: 0 done, 0 failed, 1 skipped", "  skipped: bank: late"]
     many = [{**rows[0], "provider": "eager"}] * 101
     assert not [line for line in table([*many, rows[0]]).splitlines() if " eager " in line]
-
-
-def test_an_error_of_ours_is_a_failure() -> None:
-    assert gpu.broken({"provider": "fastadv fp32", "error": "E"})
-    assert not gpu.broken({"provider": "torchattacks", "error": "E"})
-    assert not gpu.broken({"provider": "fastadv fp32"})

@@ -1,5 +1,6 @@
-"""How time grows with the work, the constructed sets beside eager loops, and the figure of scaling."""
+"""How time grows with the work, the figure of it, and the command `bench/run.py`."""
 
+import json
 import subprocess
 from argparse import Namespace
 from pathlib import Path
@@ -9,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from bench import abs_training, construct, run, scaling, turns
-from bench.gpu import nets
-from bench.gpu.construct import headless
+from bench import run, stage, turns
 from bench.page import figures, table
 from bench.page import scaling as page
 from bench.page.rows import Rows
-from fastadv.models.abs.decoder import DecoderShape
+from bench.session import Case, Row
+from bench.subjects import scaling
+from runs import OnCPU, known
 
 
 def fitted(
@@ -24,13 +25,6 @@ def fitted(
     medians = {"fastadv": times, "copy of the same bytes": ceiling}
     rows = scaling.fitted(f"scaling of linf_step_ with {axis}", axis, sizes, power, medians)
     return [{**row, "date": "2026"} for row in rows]
-
-
-def once(ways: dict[str, Any], *_: object, **__: object) -> dict[str, list[float]]:
-    """Each way is called once; the n-th takes n milliseconds."""
-    for way in ways.values():
-        way()
-    return {name: [float(i)] for i, name in enumerate(ways, 1)}
 
 
 class TestExponents:
@@ -51,25 +45,6 @@ class TestExponents:
 
     def test_a_single_size_has_none(self) -> None:
         assert "exponent" not in fitted("threads", (1,), 0, [1.0], [1.0])[0]
-
-
-class TestScaling:
-    def test_every_axis_of_every_case_has_a_row_and_threads_are_as_before(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        few = {"batch": ((1, 2), 1), "side": ((16, 24), 2), "steps": ((1, 2), 1), "classes": ((2, 3), 1),
-               "threads": ((1, 2), 0)}  # fmt: skip
-        monkeypatch.setattr(scaling, "AXES", few)
-        monkeypatch.setattr(
-            scaling, "AXES_OF_OPS", {axis: few[axis] for axis in ("batch", "side", "threads")}
-        )
-        monkeypatch.setattr(scaling, "times", once)
-        before = torch.get_num_threads()
-        rows = list(scaling.rows(0.0))
-        assert torch.get_num_threads() == before
-        assert len(rows) == 2 * (5 + 3 + 3)
-        assert {row["axis"] for row in rows if "PGD" in row["what"]} == set(few)
-        assert all(len(set(row["p50_ms_at"])) == 1 and row["exponent"] == 0 for row in rows)
 
     def test_pgd_and_its_ceiling_pass_images_of_the_size_through_a_net_of_the_size(self) -> None:
         ways = scaling.attack(scaling.Size(batch=2, side=20, steps=1, classes=7))
@@ -106,44 +81,6 @@ class TestFigure:
         assert figures.up_to_date("scaling.png", shown), "run python -m bench.page"
 
 
-class TestConstruct:
-    def test_each_provider_has_a_row_and_the_loops_find_what_ours_finds(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(construct, "IMAGES", 20)
-        monkeypatch.setattr(construct, "STEPS", 10)
-        monkeypatch.setattr(construct, "WIDTH", 4)
-        monkeypatch.setattr(construct, "times", once)
-        rows = list(construct.rows(torch.device("cpu"), 0.0))
-        providers = ["eager", "fastadv fp32", "fastadv bf16"]
-        assert [row["provider"] for row in rows] == providers * 2
-        assert [row["what"].split(",")[0] for row in rows] == ["D_rand"] * 3 + ["D_R"] * 3
-        assert [row["share_of_ceiling"] for row in rows[:3]] == [4.0, 2.0, round(5 / 3, 3)]
-        assert [row["times_eager"] for row in rows[:3]] == [1.0, 0.5, 0.33]
-        for row in rows:
-            if "objective_after" in row:
-                assert row["objective_after"] < row["objective_before"]
-            assert 0 <= row["fooling_rate"] <= 1
-
-    def test_a_headless_net_gives_what_enters_its_last_layer(self) -> None:
-        net, x = nets.small_net(width=4), torch.rand(3, 3, 32, 32)
-        head = headless(net)
-        assert torch.allclose(net.linear(head(x)), net(x), atol=1e-6)
-        assert headless(nets.resnet18(width=4))(x).shape == (3, 32)
-
-
-def test_abs_training_has_a_row_for_each_provider_at_losses_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(abs_training, "times", once)
-    monkeypatch.setattr(abs_training, "BATCHES", 1)
-    shape = DecoderShape.for_images((1, 10, 10), 3, 2)
-    rows = list(abs_training.rows(0.0, shape, 2))
-    assert [row["provider"].split(",")[0] for row in rows] == ["eager", "fastadv fp32", "fastadv bf16"]
-    assert [row["times_eager"] for row in rows] == [1.0, 0.5, 0.33]
-    losses = [row["loss"] for row in rows]
-    assert max(losses) < 1.1 * min(losses)
-    assert min(losses) > 1
-
-
 class TestRun:
     def test_the_suite_gets_the_places_of_the_data(self, monkeypatch: pytest.MonkeyPatch) -> None:
         called: list[list[str]] = []
@@ -158,3 +95,23 @@ class TestRun:
     def test_every_part_is_named_in_the_help(self) -> None:
         assert f"[--only {' '.join(run.PARTS)}]" in (run.__doc__ or "")
         assert set(turns.CASES) <= set(run.PARTS)
+
+    def test_rows_are_appended_and_failures_are_told_instead(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def broken() -> Any:
+            yield {"what": "a", "provider": "fastadv", "p50_ms": 1.0}
+            yield {"what": "a", "provider": "foolbox", "error": "E"}
+            raise ValueError("no")
+
+        cases = [Case("ours", broken), Case("next", lambda: iter([{"what": "b", "provider": "fastadv"}]))]
+        monkeypatch.setattr(stage, "cases_of", lambda part, session: cases)
+        out = tmp_path / "rows.jsonl"
+        for _ in range(2):
+            assert run.measure(known(OnCPU), ["ops"], out, {"date": "today"}) == 1
+        rows: list[Row] = [json.loads(line) for line in out.read_text().splitlines()]
+        assert rows == [
+            {"what": "a", "provider": "fastadv", "p50_ms": 1.0, "date": "today"},
+            {"what": "b", "provider": "fastadv", "date": "today"},
+        ] * 2  # fmt: skip
+        assert "ops | ours: failed: ValueError: no" in capsys.readouterr().out

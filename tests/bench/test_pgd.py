@@ -1,4 +1,4 @@
-"""PGD beside other libraries: what a row says, and that every provider solves the same problem."""
+"""PGD beside other libraries: every provider solves the same problem, and its memory is told."""
 
 import mmap
 import os
@@ -14,25 +14,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import attacks, memory, peers, pgd, problems, providers, timing
-from bench.gpu import nets
-
-CPU = torch.device("cpu")
+from bench import nets, peers, pgd, providers
+from bench.subjects import attacks, memory
+from runs import session
 
 
 def small(count: int = 6, steps: int = 3) -> pgd.Problem:
-    model, x = (
-        nets.small_net(width=4),
-        torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(1)),
-    )
+    draw = torch.Generator().manual_seed(1)
+    model, x = nets.small_net(width=4), torch.rand(count, 3, 32, 32, generator=draw)
     return pgd.Problem("small", model, x, pgd.classes(model, x), 0.05, 0.02, steps)
-
-
-def times(ways: dict[str, Callable[[], object]], *rest: Any, **more: Any) -> dict[str, list[float]]:
-    """Each way is called once; the n-th takes n milliseconds."""
-    for way in ways.values():
-        way()
-    return {name: [float(i)] for i, name in enumerate(ways, 1)}
 
 
 class TestProviders:
@@ -75,13 +65,16 @@ class TestProviders:
         assert not any(p.requires_grad for p in seen[0].parameters())
         assert all(p.requires_grad for p in given.model.parameters())
 
-    def test_one_that_is_not_installed_costs_its_own_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_that_is_not_installed_costs_its_own_rows(self) -> None:
         def absent(given: pgd.Problem) -> Callable[[], Tensor]:
             raise ImportError("no such package")
 
-        known = {"plain loop": providers.PROVIDERS["plain loop"], "absent": absent}
-        monkeypatch.setattr(providers, "PROVIDERS", known)
-        assert list(providers.providers(small())) == ["plain loop"]
+        chosen = {"plain loop": providers.PROVIDERS["plain loop"], "absent": absent}
+        given = session()
+        assert list(providers.made(given, small(), chosen)) == ["plain loop"]
+        assert given.notes == [
+            "absent is not installed or cannot run here; its rows are missing (ImportError: no such package)"
+        ]
 
 
 class TestArguments:
@@ -132,42 +125,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None
     monkeypatch.setitem(sys.modules, name, SimpleNamespace(**members))
 
 
-class TestRows:
-    def test_each_has_time_result_memory_and_its_share_of_the_ceiling(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(attacks, "times", times)
-        given = small()
-        names = ("plain loop", "fastadv fp32", "fastadv bf16", "fastadv fp32, early stop")
-        ways = {name: providers.PROVIDERS[name](given) for name in names}
-        rows = {
-            row["provider"]: row
-            for row in attacks.measured(given, ways, 0.0, {"fastadv fp32": {"peak_mib": 3.0}})
-        }
-        assert list(rows) == [*names, "passes alone, fp32", "passes alone, bf16"]
-        assert all({"p20_ms", "p50_ms", "p80_ms", "times_plain"} <= row.keys() for row in rows.values())
-        assert all({"accuracy", "distance"} <= rows[name].keys() for name in names)
-        assert rows["fastadv fp32"]["peak_mib"] == 3.0
-        shares = {name: row.get("share_of_ceiling") for name, row in rows.items()}
-        assert shares["plain loop"] == 5.0
-        assert shares["fastadv fp32"] == 2.5
-        assert shares["fastadv bf16"] == 2.0
-        assert shares["fastadv fp32, early stop"] is shares["passes alone, fp32"] is None
-
-    def test_the_accuracy_is_that_of_the_model_itself(self) -> None:
-        given = small()
-        assert attacks.found(given, given.x) == {"accuracy": 1.0, "distance": 0.0}
-        flipped = replace(given, y=(given.y + 1) % 10)
-        assert attacks.found(flipped, given.x + 0.01)["accuracy"] < 1
-        assert attacks.found(flipped, given.x + 0.01)["distance"] == pytest.approx(0.01, abs=1e-6)
-
-    @pytest.mark.parametrize("name", [n for n in problems.NAMES if n != "resnet18"])
-    def test_without_data_there_are_untrained_nets(self, name: str) -> None:
-        given = problems.problem(name, None, None, CPU)
-        assert problems.what(given).startswith(f"PGD-{given.steps} Linf ")
-        assert attacks.found(given, given.x)["accuracy"] == 1
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")
 class TestMemory:
     def test_what_a_call_takes_is_seen_though_it_gives_it_back(self) -> None:
@@ -181,22 +138,3 @@ class TestMemory:
     def test_a_provider_in_its_own_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         assert 0.1 < memory.of_provider("mlp", "fastadv fp32", None, None)["peak_mib"] < 2000
-
-
-def test_ways_take_turns_until_their_time_or_their_share_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
-    calls: list[str] = []
-
-    def way(name: str, seconds: float) -> Callable[[], None]:
-        def run() -> None:
-            calls.append(name)
-            clock[0] += seconds
-
-        return run
-
-    taken = timing.times({"slow": way("slow", 2.0), "fast": way("fast", 0.5)}, seconds=1.0, least=3)
-    assert calls == ["slow", "fast", "fast"] + ["slow", "fast"] * 3  # one warm call of what takes a second
-    assert taken == {"slow": [2000.0] * 3, "fast": [500.0] * 3}
-    taken = timing.times({"slow": way("slow", 2.0), "fast": way("fast", 0.01)}, seconds=1.0, least=2)
-    assert len(taken["fast"]) == 3  # not a hundred

@@ -49,7 +49,7 @@ STRIDED_ONLY = ("nearest_prototype", "latent_fit", "latent_decode", "square_l2")
 
 @pytest.fixture(autouse=True)
 def _interpreter(monkeypatch):
-    from bench.gpu.interpreter import patched
+    from tests.triton_interpreter import patched
 
     if INTERPRETED:
         from fastadv.ops.triton import _latent_down, _latent_up

@@ -10,7 +10,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from bench.suite.models import ROOT
+from tests.parity.models import ROOT
 
 Row = dict[str, Any]
 STORES = {

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 import fastadv.attacks
-from bench.suite.peers import Peer
 from fastadv.attacks import AttackResult
 from fastadv.threat import THREATS
+from tests.parity.peers import Peer
 
 Budget = Mapping[str, Any]
 

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from bench.gpu.attack_calls import call, norms_of, threat_of
-from bench.gpu.nets import small_net
-from bench.gpu.session import ROOT, Case, Row, Session, Skip, exact_convolutions, precisions, repeatable
+from bench.attack_calls import call, norms_of, threat_of
+from bench.ceilings import exact_convolutions, precisions, repeatable
+from bench.nets import small_net
+from bench.session import Case, Row, Session, Skip
+from bench.stage import ROOT
 from fastadv.ops.registration.library import CARDS, OpCard, results_of, triton_launcher
 
 Args = tuple[Any, ...]
@@ -150,7 +152,7 @@ def op(session: Session, name: str) -> Iterator[Row]:
         stack.enter_context(exact_convolutions())
         stack.enter_context(repeatable())
         if launch is not None and not session.cuda:
-            from bench.gpu.interpreter import patched
+            from tests.triton_interpreter import patched
 
             stack.enter_context(patched())
         for dtype in card.dtypes:

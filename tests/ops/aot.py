@@ -1,6 +1,6 @@
 """Compile every Triton kernel for GPUs that need not be there; record registers, spills and shared memory.
 
-    python bench/aot.py [--out bench/results/aot.jsonl] [--ops linf_step,l2_step] [--arch 80,90]
+    python tests/ops/aot.py [--out bench/results/aot.jsonl] [--ops linf_step,l2_step] [--arch 80,90]
 
 Each launcher runs on its card's samples with the launch itself recorded instead of done: the arguments it
 would launch with give the signature that Triton compiles, so no signature is written twice. Of the launches
@@ -35,6 +35,7 @@ import fastadv.ops  # noqa: F401  (fills CARDS)
 from fastadv.ops.registration.library import CARDS, OpCard, results_of, triton_launcher
 from fastadv.runs.card import machine
 
+ROOT = Path(__file__).resolve().parents[2]
 OPTIONAL = ("radius_rows", "step_size_rows", "targets", "hidden")
 OF_SIZES = ("WHOLE",)  # flags that follow from sizes, as tiles do
 Launch = tuple[Any, tuple[Any, ...], dict[str, Any]]
@@ -211,7 +212,7 @@ def build_all(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "aot.jsonl")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "aot.jsonl")
     parser.add_argument(
         "--ops",
         default=",".join(name for name, card in CARDS.items() if card.triton),

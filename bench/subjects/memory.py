@@ -1,8 +1,9 @@
 """Peak memory, each measurement in a process of its own: PGD of a provider, or one forward and backward.
 
-    python -m bench.memory PROBLEM PROVIDER [--data-dir DIR --weights FILE]
+    python -m bench.subjects.memory PROBLEM PROVIDER [--data-dir DIR --weights FILE]
 
-prints by how many bytes the resident set grew at most. `rows` compares PGD with one forward and backward.
+prints by how many bytes the resident set grew at most. The case compares PGD with one forward and backward.
+
 """
 
 import argparse
@@ -12,15 +13,15 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 import fastadv as fa
 from bench import pgd, problems
 from bench.providers import PROVIDERS
+from bench.session import Case, Row, Session
+from bench.stage import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 BATCH, STEPS = 1000, 3
 PASS = "forward and backward"
 
@@ -59,7 +60,7 @@ def measure(given: pgd.Problem, provider: str) -> int:
 def growth(*arguments: str) -> float:
     """MiB, from a process with these arguments."""
     run = subprocess.run(
-        [sys.executable, "-m", "bench.memory", *arguments],
+        [sys.executable, "-m", "bench.subjects.memory", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -77,10 +78,13 @@ def of_provider(name: str, provider: str, data_dir: Path | None, weights: Path |
     return {"peak_mib": round(growth(name, provider, *given), 1)}
 
 
-def rows() -> Iterator[dict[str, Any]]:
-    """Two rows, each the median of three processes. None where the system has no /proc."""
-    if not sys.platform.startswith("linux"):
-        return
+def cases(session: Session) -> Iterator[Case]:
+    if sys.platform.startswith("linux"):
+        yield Case("peak memory", against_one_pass)
+
+
+def against_one_pass() -> Iterator[Row]:
+    """Two rows, each the median of three processes."""
     base, attack = (
         sorted(growth("large", provider, "--threads", "1") for _ in range(3))[1]
         for provider in (PASS, "fastadv fp32")
@@ -97,7 +101,7 @@ def rows() -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("problem", choices=[*problems.NAMES, "large"])
+    parser.add_argument("problem", choices=[*problems.NETS, "large"])
     parser.add_argument("provider")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--weights", type=Path)
@@ -109,8 +113,9 @@ def main() -> None:
         model, x = fa.models.create("cnn").eval(), torch.rand(BATCH, 1, 28, 28)
         given = pgd.Problem("CNN", model, x, torch.randint(10, (BATCH,)), 0.3, 0.1, 5)
     else:
-        given = problems.problem(options.problem, options.data_dir, options.weights, torch.device("cpu"))
-        given = replace(given, steps=STEPS)
+        places = {"data_dir": options.data_dir, "weights": options.weights}
+        session = Session(torch.device("cpu"), **places)
+        given = replace(problems.problem(session, options.problem), steps=STEPS)
     print(json.dumps(measure(given, options.provider)))
 
 

@@ -4,9 +4,9 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from bench.suite.case import Case, as_many, given, queries, searched
-from bench.suite.models import NETS, Radii
-from bench.suite.peers import (
+from tests.parity.case import Case, as_many, given, queries, searched
+from tests.parity.models import NETS, Radii
+from tests.parity.peers import (
     P,
     Peer,
     adv_lib,
@@ -217,7 +217,7 @@ def cases_at(radii: Radii) -> tuple[Case, ...]:
 
 
 def cases_on(net: str) -> tuple[Case, ...]:
-    """Those at the radii of a net of bench/suite/models.py."""
+    """Those at the radii of a net of tests/parity/models.py."""
     return cases_at(NETS[net].radii)
 
 

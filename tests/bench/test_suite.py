@@ -1,64 +1,24 @@
-"""What the benchmark of the attacks says of a result: successes, passes, and who is no worse than whom."""
+"""Every attack beside its peers by time: passes, results, and the nets that are trained for it."""
 
 from argparse import Namespace
 from collections.abc import Callable
-from math import inf, nan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import bench.suite.__main__ as suite
-import fastadv as fa
 import fastadv.attacks
-from bench import training
 from bench.suite import passes, train
 from bench.suite.__main__ import rows
-from bench.suite.case import Case, queries
-from bench.suite.cases import cases_on
-from bench.suite.models import NETS
-from bench.suite.outcome import judge
 from bench.suite.passes import Counting, Log, alone
-from bench.suite.peers import Peer, _peer, best_of
 from fastadv.attacks import AttackResult
 from fastadv.threat import Threat
-
-
-class Threshold(nn.Module):
-    """Class 1 where the first coordinate is above one half."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        first = x.flatten(1)[:, 0]
-        return torch.stack([0.5 - first, first - 0.5], 1)
-
-
-# the fourth is wrong from the start; the last has label 1, since the argmax of NaN is 0
-X = torch.tensor([[0.2, 0.1], [0.2, 0.1], [0.2, 0.1], [0.9, 0.1], [0.9, 0.1]])
-Y = torch.tensor([0, 0, 0, 0, 1])
-
-
-def test_a_success_is_wrong_in_the_box_and_in_the_ball() -> None:
-    x_adv = torch.tensor([[0.6, 0.1], [0.4, 0.1], [1.2, 0.1], [0.9, 0.9], [nan, 0.1]])
-    assert judge(Threshold(), X, Y, x_adv, "l2").distances == [0.4, inf, inf, 0.0, inf]
-    assert judge(Threshold(), X, Y, x_adv, "l2", 0.39).distances == [inf, inf, inf, 0.0, inf]
-    assert judge(Threshold(), X, Y, x_adv, "l2", 0.4).distances == [0.4, inf, inf, 0.0, inf]
-
-
-@pytest.mark.parametrize(("norm", "distance"), [("linf", 0.4), ("l1", 0.7), ("l2", 0.5), ("l0", 2.0)])
-def test_distances_are_of_the_norm(norm: str, distance: float) -> None:
-    x_adv = X + torch.tensor([0.4, 0.3])
-    assert judge(Threshold(), X[:3], Y[:3], x_adv[:3], norm).distances == [distance] * 3
-
-
-def test_figures_are_median_or_robust_accuracy() -> None:
-    outcome = judge(
-        Threshold(), X, Y, X + torch.tensor([[0.4, 0], [0.5, 0], [0, 0], [0, 0], [0.05, 0]]), "linf"
-    )
-    assert outcome.figures(inf) == {"median": 0.5, "success": 0.6}
-    assert outcome.figures(1.0) == {"robust_accuracy": 0.4}
+from tests.parity.case import Case, queries
+from tests.parity.peers import Peer
+from tests.parity.toy import Threshold, X, Y
 
 
 def test_counting_counts_samples_both_ways() -> None:
@@ -69,29 +29,6 @@ def test_counting_counts_samples_both_ways() -> None:
         logits[:, k].sum().backward(retain_graph=True)
     assert (model.forwards, model.backwards) == (7, 6)
     assert not Counting(nn.Linear(2, 3)).eval().training
-
-
-def case(radius: float, chance: bool) -> Case:
-    return Case("toy", "l2", (), {}, {}, radius=radius, chance=chance)
-
-
-def test_allowed_is_the_best_of_the_peers_and_a_margin() -> None:
-    medians = [{"median": 2.0, "images": 25}, {"median": 1.0, "images": 25}, {"median": inf, "images": 25}]
-    assert case(inf, False).allowed(medians) == pytest.approx(1.01)
-    assert case(inf, True).allowed(medians) == pytest.approx(1.1)
-    robust = [{"robust_accuracy": 0.4, "images": 25}, {"robust_accuracy": 0.2, "images": 25}]
-    assert case(0.1, False).allowed(robust) == 0.2
-    assert 0.24 <= case(0.1, True).allowed(robust) < 0.28
-
-
-def test_best_of_keeps_the_nearest_success_of_all_runs() -> None:
-    def run(model: nn.Module, x: Tensor, y: Tensor, radius: float, seed: int = 0) -> Tensor:
-        out = x.clone()
-        out[:3, 0] = torch.tensor([[0.9, 0.8, 0.3], [0.7, 0.9, 0.4], [0.8, 0.6, 0.1]])[seed]
-        return out
-
-    best = best_of(Peer("toy", "toy()", run), "l2").run(Threshold(), X, Y, inf, restarts=3)
-    assert best[:3, 0].tolist() == pytest.approx([0.7, 0.6, 0.2])
 
 
 def test_rows_compare_with_the_best_and_count_passes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,18 +62,6 @@ def test_an_equal_robust_accuracy_is_no_worse() -> None:
     assert row["no_worse"] is True
 
 
-def test_a_peer_draws_from_generators_with_its_seed() -> None:
-    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
-        return torch.tensor([float(torch.rand(())), float(np.random.rand())])
-
-    peer = _peer("toy", "toy", {}, "foolbox", call)
-    first, again, other = (peer.run(Threshold(), X, Y, inf, seed=seed) for seed in (1, 1, 2))
-    assert torch.equal(first, again)
-    assert (first != other).all()
-    own = _peer("toy", "toy", {}, "foolbox", lambda *given, seed: torch.tensor(seed), seeded=True)
-    assert [int(own.run(Threshold(), X, Y, inf, seed=seed)) for seed in (0, 5)] == [0, 5]
-
-
 def test_a_case_gets_as_many_images_as_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(suite, "problem", lambda *given: (Threshold(), X, Y))
@@ -147,20 +72,6 @@ def test_a_case_gets_as_many_images_as_it_asks_for(monkeypatch: pytest.MonkeyPat
         options = Namespace(model=["cnn"], only=None, variant=variant, turns=1, precision=["fp32"], **places)
         assert not list(suite.measured(options, torch.device("cpu")))
     assert asked == [(2, 2), (1, 1)]
-
-
-@pytest.mark.parametrize("net", NETS)
-def test_names_of_cases_are_their_own(net: str) -> None:
-    names = [case.name for case in cases_on(net)]
-    assert len(set(names)) == len(names)
-    assert all(case.name.startswith(case.attack) for case in cases_on(net))
-
-
-def test_cases_are_the_same_on_all_nets_at_other_radii() -> None:
-    """The runs of a case on net after net count on it."""
-    by_net = [[(case.attack, case.norm, case.label) for case in cases_on(net)] for net in NETS]
-    assert all(cases == by_net[0] for cases in by_net)
-    assert {case.radius for case in cases_on("l2") if case.attack == "apgd"} == {0.15, 2.0, 10.0}
 
 
 def test_queries_are_as_many_as_a_peer_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +126,7 @@ def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.Mo
         return 1.5
 
     monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
-    monkeypatch.setattr(suite, "timed", timed)
+    monkeypatch.setattr(suite, "wall", timed)
     monkeypatch.setattr(suite, "alone", lambda model, x, y: seconds)
     toys = Case("toy", "linf", (peer("slow"), peer("fast")), {}, {})
     found = {
@@ -242,7 +153,7 @@ def test_passes_alone_are_timed_in_the_batches_that_passed(monkeypatch: pytest.M
         sizes.append(len(way.args[0]))
         return len(way.args[0]) ** 2 * (3.0 if "gradient" in way.func.__name__ else 1.0), way()
 
-    monkeypatch.setattr(passes, "timed", timed)
+    monkeypatch.setattr(passes, "wall", timed)
     model = nn.Linear(2, 3)
     log = Log([("forward", 8), ("forward", 3), ("backward", 2)])
     ideal = alone(model, X, Y)
@@ -277,33 +188,3 @@ def test_the_small_nets_are_trained_and_a_stopped_run_goes_on(
     assert [card["schedule"] for card in cards] == ["constant", "constant", "cosine"]
     l2 = fastadv.models.read_weights(tmp_path / "l2" / "model.safetensors")[1]["config"]["recipe"]["threat"]
     assert (l2["norm"], l2["radius"]) == ("l2", 2.0)
-
-
-def test_training_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every provider and every recipe has a row; the loops by hand train as ours does."""
-
-    def losses_of(ways: dict[str, Any], *rest: Any, **more: Any) -> dict[str, list[float]]:
-        return {name: [way()] for name, way in ways.items()}
-
-    monkeypatch.setattr(training, "NETS", (("small_cnn", {"shape": (1, 8, 8), "width": 4}, 8, 2),))
-    monkeypatch.setattr(training, "times", losses_of)
-    rows = list(training.rows(0.0))
-    providers = [row["provider"] for row in rows]
-    assert providers[:4] == ["eager", "robustness loop", "fastadv fp32", "fastadv bf16"]
-    assert providers[4:] == list(training.RECIPES)
-    losses = [row["p50_ms"] for row in rows[:4]]
-    assert max(losses) - min(losses) < 0.05
-
-
-def test_the_robustness_loop_keeps_the_strongest_point() -> None:
-    model = fa.models.create("small_cnn", shape=(1, 8, 8), width=4).train()
-    x, y = torch.rand(16, 1, 8, 8), torch.arange(16) % 10
-    z = training.crafted(model, x, y)
-    assert model.training
-    assert ((z - x).abs() <= training.RADIUS + 1e-6).all()
-    assert z.min() >= 0
-    assert z.max() <= 1
-    model.eval()
-    with torch.no_grad():
-        before, after = (torch.nn.functional.cross_entropy(model(v), y, reduction="none") for v in (x, z))
-    assert (after > before).all()

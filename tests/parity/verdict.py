@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from bench.suite.store import Row
+from tests.parity.store import Row
 
 OURS = "fastadv"
 # a run that stops where it succeeds spends a little more or less, and ours judges x and what it returns

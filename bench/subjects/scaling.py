@@ -16,8 +16,10 @@ import numpy as np
 import torch
 
 import fastadv as fa
-from bench import ops, pgd
-from bench.timing import quantiles, times
+from bench import pgd
+from bench.eager.steps import STEPS
+from bench.session import Case, Row, Session
+from bench.timing import quantiles
 
 FASTER = 1.1
 OPS = ("linf_step", "l2_step")
@@ -69,7 +71,7 @@ def step(op: str, size: Size) -> Ways:
     draw = torch.Generator().manual_seed(0)
     shape = (size.batch, 3, size.side, size.side)
     x, grad = torch.rand(shape, generator=draw), torch.randn(shape, generator=draw)
-    _, fused, radius, step_size = ops.STEPS[op]
+    _, fused, radius, step_size = STEPS[op]
     source, target = torch.cat([x, grad]), torch.cat([grad, x])
     return {
         "fastadv": partial(fused, x.clone(), grad, x, radius, step_size),
@@ -78,12 +80,12 @@ def step(op: str, size: Size) -> Ways:
 
 
 def exponent(work: list[float], taken: list[float]) -> float:
-    """The least-squares slope of log time against log work."""
+    """The power in time ~ work^e, by least squares on logarithms."""
     return float(np.polyfit(np.log(work), np.log(taken), 1)[0])
 
 
 def along(
-    axis: str, sizes: tuple[int, ...], ways: Callable[[Size], Ways], seconds: float
+    session: Session, axis: str, sizes: tuple[int, ...], ways: Callable[[Size], Ways]
 ) -> dict[str, list[float]]:
     """The median milliseconds of each provider at each size."""
     medians: dict[str, list[float]] = {}
@@ -92,8 +94,8 @@ def along(
         for value in sizes:
             size = replace(Size(threads=threads), **{axis: value})
             torch.set_num_threads(size.threads)
-            for provider, values in times(ways(size), seconds, least=3).items():
-                medians.setdefault(provider, []).append(quantiles(values)["p50_ms"])
+            for row, values in session.compare(ways(size), "", least=3):
+                medians.setdefault(row["provider"], []).append(quantiles(values)["p50_ms"])
     finally:
         torch.set_num_threads(threads)
     return medians
@@ -106,21 +108,29 @@ def fitted(
     for provider, taken in medians.items():
         row = {"what": what, "provider": provider, "axis": axis, "sizes": list(sizes), "p50_ms_at": taken}
         if len(sizes) > 1:
-            slope = exponent([float(size) ** (power or 1) for size in sizes], taken)
+            power_found = exponent([float(size) ** (power or 1) for size in sizes], taken)
             row |= {
-                "exponent": round(slope, 3),
-                "grows_faster_than_work": slope > (FASTER if power else FASTER - 1),
+                "exponent": round(power_found, 3),
+                "grows_faster_than_work": power_found > (FASTER if power else FASTER - 1),
             }
         yield row
 
 
-def rows(seconds: float) -> Iterator[dict[str, Any]]:
-    """On a CPU; one row for each provider of each axis."""
-    cases: list[tuple[str, Callable[[Size], Ways], dict[str, tuple[tuple[int, ...], int]]]] = [
+def cases(session: Session) -> Iterator[Case]:
+    """One for each axis of PGD and of two steps, with a quarter of the time for each size."""
+    short = replace(session, seconds=session.seconds / 4)
+    kinds: list[tuple[str, Callable[[Size], Ways], dict[str, tuple[tuple[int, ...], int]]]] = [
         ("PGD, small CNN", attack, AXES),
         *((f"{op}_", partial(step, op), AXES_OF_OPS) for op in OPS),
     ]
-    for name, ways, axes in cases:
-        for axis, (sizes, power) in axes.items():
-            medians = along(axis, sizes, ways, seconds / 4)
-            yield from fitted(f"scaling of {name} with {axis}", axis, sizes, power, medians)
+    for name, ways, axes in kinds:
+        for axis in axes:
+            what = f"scaling of {name} with {axis}"
+            yield Case(what, partial(measured, short, what, axis, ways, *axes[axis]))
+
+
+def measured(
+    session: Session, what: str, axis: str, ways: Callable[[Size], Ways], sizes: tuple[int, ...], power: int
+) -> Iterator[Row]:
+    """One row for each provider."""
+    yield from fitted(what, axis, sizes, power, along(session, axis, sizes, ways))

@@ -1,0 +1,113 @@
+"""What a machine can do at most, measured in the same run as what is compared with it; exact settings."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fastadv.engine.precision import PRECISIONS, Precision, has_tf32
+
+if TYPE_CHECKING:
+    from bench.session import Session
+
+Row = dict[str, Any]
+# dtype and torch's float32_matmul_precision
+PRODUCTS = {
+    "fp32": (torch.float32, "highest"),
+    "tf32": (torch.float32, "high"),
+    "bf16": (torch.bfloat16, "highest"),
+    "fp16": (torch.float16, "highest"),
+}
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Gigabytes a second that a copy of `copied` floats moves, and matrix products by precision on a GPU."""
+
+    copied: int
+    copy_gb_per_s: float
+    tflops: dict[str, float]
+
+    @classmethod
+    def measured(cls, session: "Session") -> "Ceilings":
+        def milliseconds(call: Callable[[], object]) -> float:
+            call()
+            call()
+            return median(session.times({"": call})[""])
+
+        size = session.size(1 << 28, 1 << 14, 1 << 26)  # 1 GiB of float32
+        source, target = session.rand(size), torch.empty(size, device=session.device)
+        copy = milliseconds(lambda: target.copy_(source))
+        side, rates = session.size(8192, 64), {}
+        before = torch.get_float32_matmul_precision()
+        for name, (dtype, precision) in {} if session.on_cpu else PRODUCTS.items():
+            left, right = (session.randn(side, side, seed=seed).to(dtype) for seed in range(2))
+            product = torch.empty(side, side, dtype=dtype, device=session.device)
+            try:
+                torch.set_float32_matmul_precision(precision)
+                taken = milliseconds(lambda a=left, b=right, c=product: torch.mm(a, b, out=c))
+            finally:
+                torch.set_float32_matmul_precision(before)
+            rates[name] = 2 * side**3 / taken / 1e9
+        return cls(size, 2 * source.nbytes / copy / 1e6, rates)
+
+    def share_of_copy(self, moved: int, milliseconds: float) -> Row:
+        """The rate of `moved` bytes, and its share of the copy's."""
+        rate = moved / milliseconds / 1e6
+        return {"gb_per_s": _short(rate), "share_of_copy": round(rate / self.copy_gb_per_s, 3)}
+
+    def share_of_products(self, flops: float, milliseconds: float, precision: str) -> Row:
+        """The rate of `flops`, and its share of the matrix product's in `precision`."""
+        rate = flops / milliseconds / 1e9
+        share = round(rate / self.tflops[precision], 3)
+        return {"tflop_per_s": _short(rate), f"share_of_{precision}_product": share}
+
+    def rows(self) -> Iterator[Row]:
+        copy = {"gb_per_s": _short(self.copy_gb_per_s)}
+        yield {"what": "copy", "provider": "torch", "shape": [self.copied], **copy}
+        for precision, rate in self.tflops.items():
+            yield {"what": f"{precision} product", "provider": "torch", "tflop_per_s": _short(rate)}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def precisions(session: "Session") -> tuple[Precision, ...]:
+    """Those in which a search can compute here; on a CPU the two that gain."""
+    if session.on_cpu:
+        return ("fp32", "bf16")
+    return PRECISIONS if has_tf32(session.device) else tuple(name for name in PRECISIONS if name != "tf32")
+
+
+def conv_precision(session: "Session") -> str:
+    """What torch multiplies float32 convolutions in here, for every provider alike."""
+    return "tf32" if session.cuda and torch.backends.cudnn.allow_tf32 else "fp32"
+
+
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """float32 convolutions in float32, so that the references are no rougher than the kernels."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """The same algorithms in every run, and NaN in fresh memory, so that what nobody writes shows."""
+    cudnn, strict = torch.backends.cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = cudnn
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)

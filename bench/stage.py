@@ -1,0 +1,89 @@
+"""The subjects of the benchmark, and how the cases of one are run: a failure is told and left behind."""
+
+import importlib
+import json
+import time
+import traceback
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from bench.session import Case, Row, Session, Skip, said
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+# modules of bench/subjects/, in the order in which they run
+ON_GPU = ("correctness", "ops", "attacks", "training", "abs", "construct")
+ON_CPU = ("ops", "attacks", "training", "construct", "memory", "abs", "scaling")
+
+
+def recorded(path: Path) -> Iterator[Row]:
+    """The rows of a file of JSON lines; a line that a kill cut short is passed over."""
+    if not path.is_file():
+        return
+    for line in path.read_text().splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue
+
+
+def cases_of(stage: str, session: Session) -> list[Case]:
+    """The cases of a subject. What they are measured by comes first; on a CPU only the ops need it."""
+    cases: list[Case] = [*importlib.import_module(f"bench.subjects.{stage}").cases(session)]
+    if stage == "ops" or (stage != "correctness" and not session.on_cpu):
+        cases.insert(0, Case("ceilings", lambda: session.ceilings.rows()))
+    return cases
+
+
+def run_stage(
+    stage: str,
+    session: Session,
+    write: Callable[[Row], None],
+    skip: Collection[tuple[str, str]] = (),
+    only: str = "",
+    mark: Callable[[str], None] = lambda case: None,
+) -> bool:
+    """Run the cases of a subject that `skip` does not name and whose name holds `only`.
+
+    Every row goes to `write`, and one row with a status after each case. False where an error has left the
+    GPU unusable for this process.
+    """
+    kept = 0
+    for case in cases_of(stage, session):
+        if only not in case.name and case.name != "ceilings":
+            continue
+        if (stage, case.name) in skip and case.name != "ceilings":
+            kept += 1
+            continue
+        ending: Row = {"stage": stage, "case": case.name}
+        if session.left() < case.needs and not session.tiny:
+            why = f"{max(0, session.left()):.0f} s of the stage's time left, {case.needs:.0f} needed"
+            write(ending | {"status": "skipped", "why": why})
+            continue
+        mark(case.name)
+        started, lost = time.monotonic(), False
+        try:
+            for row in case.run():
+                write({"stage": stage, "case": case.name, **row})
+            ending["status"] = "done"
+        except Skip as error:
+            ending |= {"status": "skipped", "why": str(error)}
+        except Exception as error:
+            traceback.print_exc()
+            ending |= {"status": "failed", "why": said(error)}
+            lost = session.dead()
+        write(ending | {"seconds": round(time.monotonic() - started, 2)})
+        if lost:
+            return False
+        session.clear()
+    if kept:
+        print(
+            f"{stage}: {kept} cases were done before by the same code on this machine; --again repeats them"
+        )
+    return True
+
+
+def broken(row: Row) -> bool:
+    """Whether the row is a failure or an error of ours; a peer that fails is no failure."""
+    ours = "error" in row and str(row.get("provider", "")).startswith("fastadv")
+    return row.get("status") == "failed" or ours

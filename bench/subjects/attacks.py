@@ -1,0 +1,143 @@
+"""PGD against the same attack of other libraries, and on a GPU every registered attack.
+
+All providers run the same steps without a random start, on the same weights and images, in torch's default
+precisions. Accuracy, loss and distance are judged by the model as given. The passes alone, a search's
+forwards and input gradients with one verdict before and one after, are what the attack would take without
+work of its own: the ceiling.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from bench.attack_calls import call, norms_of, threat_of
+from bench.peers import PEERS, version_of
+from bench.pgd import Problem, classes
+from bench.problems import NETS, mnist, problem, what
+from bench.providers import ALONE, COMPILED, LOOP, NO_MEMORY, by_device, made
+from bench.session import Case, Row, Session, Skip
+from bench.subjects import memory
+from bench.timing import gradient_flops, quantiles, ratio
+from fastadv.engine.precision import PRECISIONS
+
+BASES = ("torchattacks", LOOP)  # by which the others are measured, the first that is installed
+
+
+def cases(session: Session) -> Iterator[Case]:
+    names = [name for name, net in NETS.items() if session.size(*net.counts)]
+    chosen = by_device(session)
+    if session.on_cpu:
+        # other libraries' code and threads slow down all that comes after in a process
+        late = [name for name in chosen if name in (*PEERS, COMPILED) and name != BASES[0]]
+        groups = [[name for name in chosen if name not in late], late]
+    else:
+        groups = [[*chosen]]
+    for told in groups:
+        ways = {way: make for way, make in chosen.items() if way in (*told, *BASES) or ALONE in way}
+        for name in names:
+            yield Case(f"PGD {NETS[name].label}", partial(compared, session, name, ways, told), needs=30)
+    for name, entry in {} if session.on_cpu else fa.attacks.ATTACKS.items():
+        yield Case(f"attack {name}", partial(registered, session, name, entry))
+
+
+def compared(session: Session, name: str, chosen: dict[str, Any], told: list[str]) -> Iterator[Row]:
+    """The rows of the providers that `told` names, with the memory that a CPU tells in another process."""
+    given = problem(session, name)
+    for row in pgd_rows(session, given, made(session, given, chosen)):
+        provider = row["provider"]
+        if provider in told:
+            if session.on_cpu and not provider.startswith((ALONE, *NO_MEMORY)):
+                row |= memory.of_provider(name, provider, session.data_dir, session.weights)
+            yield row
+
+
+def searched(provider: str) -> str:
+    """The precision that a provider searches in."""
+    words = provider.replace(",", "").split()
+    return next((name for name in PRECISIONS if name in words), "fp32")
+
+
+def found(given: Problem, x_adv: Tensor) -> Row:
+    """What is left of the accuracy, the mean loss, and how far the images went at most."""
+    with torch.no_grad():
+        logits = given.model(x_adv)
+        loss = nn.functional.cross_entropy(logits, given.y)
+    return {
+        "accuracy": round(float((logits.argmax(1) == given.y).float().mean()), 4),
+        "loss": float(f"{float(loss):.5g}"),
+        "distance": round(float((x_adv - given.x).abs().max()), 5),
+    }
+
+
+def pgd_rows(session: Session, given: Problem, ways: dict[str, Callable[[], Any]]) -> Iterator[Row]:
+    """Each way in turns: times, result, memory, and its share of the passes alone in its precision."""
+    x_adv: dict[str, Any] = {}
+
+    def run(name: str) -> None:
+        x_adv[name] = ways[name]()
+
+    flops = 0 if session.on_cpu else gradient_flops(given.model, given.x[:1]) * len(given.x) * given.steps
+    base = next(name for name in BASES if name in ways)
+    column = "times_torchattacks" if base == "torchattacks" else "times_plain"
+    kept = {name: partial(run, name) for name in ways}
+    rows = [*session.compare(kept, base, column, least=session.size(5, 5, 3))]
+    taken = {row["provider"]: values for row, values in rows if values}
+    for row, values in rows:
+        name = row["provider"]
+        row |= {"what": what(given)}
+        if values and x_adv[name] is not None:
+            row |= found(given, x_adv[name])
+        if values and "early" not in name:
+            unit = given.unit if searched(name) == "fp32" else searched(name)
+            row |= session.share_of_products(flops, median(values), unit)
+            passes = taken.get(f"{ALONE}{searched(name)}")
+            if passes and not name.startswith(ALONE):
+                row["share_of_ceiling"] = round(ratio(passes, values), 3)
+        if values and not session.on_cpu and base != LOOP:
+            row["times_plain"] = round(ratio(taken[LOOP], values), 2) if LOOP in taken else None
+        if name in PEERS:
+            row["version"] = version_of(name)
+        yield row
+
+
+def registered(session: Session, name: str, entry: Any) -> Iterator[Row]:
+    """A short run of one attack in each of its norms, on the MNIST CNN."""
+    if needs := getattr(entry, "needs", ""):
+        raise Skip(f"needs {needs}")
+    _, model, x, y = mnist(session, session.size(256, 4))
+    model = model.to(session.device).eval()
+    y = classes(model, x) if y is None else y
+    for norm in norms_of(entry)[: session.size(None, 1)]:
+        if session.left() <= 0:
+            session.note(f"attack {name}: the stage's time was used up before {norm}")
+            return
+        run = partial(short, session, name, norm, model, x, y)
+        row, failed = session.tried(f"fastadv {norm}", run)
+        yield row or failed
+
+
+def short(session: Session, name: str, norm: str, model: nn.Module, x: Tensor, y: Tensor) -> Row:
+    entry, made_by = fa.attacks.ATTACKS[name], []
+    threat = threat_of(entry, norm)
+
+    def run() -> None:
+        made_by[:] = [call(entry, model, x, y, threat, session.tiny)]
+
+    peak = session.warmed(run)
+    values = session.times({"": run}, least=3)[""]
+    out = made_by[0]
+    nearest = out.distance[out.distance.isfinite() & out.success]
+    return {
+        "what": f"{name}, {norm}, MNIST CNN, {len(x)} images",
+        "provider": f"fastadv {norm}",
+        **quantiles(values),
+        **peak,
+        "success": round(float(out.success.float().mean()), 4),
+        "median_distance": round(float(nearest.median()), 4) if len(nearest) else None,
+        "forwards_a_sample": round(out.forwards / len(x), 2),
+    }

@@ -1,0 +1,128 @@
+"""The sets D_rand and D_R of Ilyas et al. 2019 beside the same searches by hand, and the passes alone.
+
+The budgets are the paper's. On a GPU the net is a ResNet-18, and each provider runs once, eager torch on
+fewer images where it is slow: times are compared for each image. On a CPU it is a small CNN and a tenth of
+D_R's steps, and all take turns.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastadv as fa
+from bench import nets, pgd
+from bench.ceilings import conv_precision
+from bench.eager import construct as by_hand
+from bench.session import Case, Row, Session
+from bench.subjects.training import images
+from bench.timing import forward_flops, quantiles, ratio
+from fastadv.data.construct import CIFAR10_PAPER
+
+BUDGETS = {"D_rand": "d_rand", "D_R": "d_r"}
+PROVIDERS = ("eager", "fastadv fp32", "fastadv bf16")
+# images on a GPU by provider; D_R takes ten times the steps of D_rand
+COUNTS = {"D_rand": (2_048, 10_000, 50_000), "D_R": (512, 1_024, 4_096)}
+ON_CPU = {"images": 64, "steps": 100, "width": 32}
+BATCH = 1024
+FIGURES = ("objective_before", "objective_after", "fooling_rate")
+
+
+def cases(session: Session) -> Iterator[Case]:
+    for name in BUDGETS:
+        yield Case(name, partial(compared, session, name), needs=60)
+
+
+def by_fastadv(
+    name: str, net: nn.Module, data: "fa.data.ImageSet", budget: Any, batch: int, precision: Any
+) -> Row:
+    """The construction as a user calls it; what its card says."""
+    function: Callable[..., Any] = (
+        fa.data.construct.random_target if name == "D_rand" else fa.data.construct.robust
+    )
+    measured = function(fa.freeze(net, precision), data, **budget, batch_size=batch).card["measured"]
+    return {figure: round(measured[figure], 4) for figure in FIGURES}
+
+
+def made(name: str, provider: str, net: nn.Module, data: "fa.data.ImageSet", budget: Any, batch: int) -> Row:
+    """One construction; the figures of its result."""
+    if provider == "eager":
+        return {"fooling_rate": round(by_hand.constructed(name, net, data, budget, batch), 4)}
+    return by_fastadv(name, net, data, budget, batch, provider.split()[1])
+
+
+def compared(session: Session, name: str) -> Iterator[Row]:
+    net = nets.small_net(width=ON_CPU["width"]) if session.on_cpu else nets.resnet18()
+    net = (nets.resnet18(width=4) if session.tiny else net).to(session.device)
+    paper: Any = CIFAR10_PAPER[BUDGETS[name]]
+    budget = {**paper, "steps": session.size(paper["steps"], 2, ON_CPU["steps"])}
+    yield from (together if session.on_cpu else in_turn)(session, name, net, budget)
+
+
+def together(session: Session, name: str, net: nn.Module, budget: Any) -> Iterator[Row]:
+    """All providers and the passes alone by turns, on the same images."""
+    data = images(session, ON_CPU["images"])
+    found: dict[str, Row] = {}
+
+    def run(provider: str) -> None:
+        found[provider] = made(name, provider, net, data, budget, len(data))
+
+    x = data.x.float() / 255
+    searched = pgd.Problem(name, net, x, pgd.classes(net, x), 0.0, 0.0, budget["steps"])
+    alone = {p: partial(pgd.passes, searched, fa.freeze(net, p)) for p in ("fp32", "bf16")}
+    ways = {provider: partial(run, provider) for provider in PROVIDERS}
+    what = f"{name}, {len(data)} images, {budget['steps']} steps, small CNN of width {ON_CPU['width']}"
+    measured = [*session.compare({**ways, **alone}, "eager", least=3)]
+    ceilings = {row["provider"]: values for row, values in measured if row["provider"] in alone}
+    for row, values in measured:
+        if (provider := row["provider"]) in found and values:
+            passes = ceilings["bf16" if "bf16" in provider else "fp32"]
+            row |= {"what": what, **found[provider], "share_of_ceiling": round(ratio(passes, values), 3)}
+        if provider not in alone:
+            yield row
+
+
+def in_turn(session: Session, name: str, net: nn.Module, budget: Any) -> Iterator[Row]:
+    """One provider after the other; how many times faster than eager an image is made."""
+    base = None
+    for provider in PROVIDERS:
+        if session.left() <= 0:
+            session.note(f"{name}: the stage's time was used up before {provider}")
+            return
+        row, failed = session.tried(provider, partial(once, session, name, provider, net, budget))
+        if row:
+            base = base or row["ms_per_image"]
+            row["times_eager"] = round(base / row["ms_per_image"], 2)
+        yield row or failed
+
+
+def once(session: Session, name: str, provider: str, net: nn.Module, budget: Any) -> Row:
+    """One construction after a warm-up on one batch and two steps."""
+    count, batch = session.size(COUNTS[name][PROVIDERS.index(provider)], 10), session.size(BATCH, 10)
+    base, found = images(session, count), []
+
+    def run(data: "fa.data.ImageSet", steps: int) -> None:
+        found[:] = [made(name, provider, net, data, {**budget, "steps": steps}, batch)]
+
+    memory = session.warmed(lambda: run(base.subset(torch.arange(min(batch, count))), 2))
+    values = session.times({"": lambda: run(base, budget["steps"])}, least=1)[""]
+    # a step is a forward and an input gradient
+    flops = 2 * budget["steps"] * forward_flops(net, base.x[:1].float()) * count
+    precision = "bf16" if "bf16" in provider else conv_precision(session)
+    return {
+        "what": f"{name}, {count} images, {budget['steps']} steps, ResNet-18",
+        "provider": provider,
+        "images": count,
+        "batch": batch,
+        "steps": budget["steps"],
+        **quantiles(values),
+        **memory,
+        "seconds": round(median(values) / 1000, 3),
+        "ms_per_image": round(median(values) / count, 5),
+        **session.share_of_products(flops, median(values), precision),
+        **found[0],
+        "turns": len(values),
+    }

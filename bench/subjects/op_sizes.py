@@ -1,0 +1,267 @@
+"""The sizes at which each op is measured: batches of images that users have, by device."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bench.eager.steps import L1_RADIUS, L1_STEP, RADIUS, STEP
+from bench.session import Session
+from fastadv.ops._samples import MNIST, random_decoder
+from fastadv.ops.registration.library import CARDS
+
+Args = tuple[Any, ...]
+Shape = tuple[int, ...]
+# by name: shapes on a GPU, in float32 and bfloat16, and at tiny sizes
+IMAGES: dict[str, tuple[Shape, Shape]] = {
+    "MNIST": ((1000, 1, 28, 28), (4, 1, 4, 4)),
+    "CIFAR": ((4096, 3, 32, 32), (4, 3, 4, 4)),
+    "ImageNet": ((128, 3, 224, 224), (2, 3, 8, 8)),
+}
+# on a CPU: of the steps, and of all other ops
+STEP_SHAPES: tuple[Shape, ...] = ((1000, 3, 32, 32), (4000, 3, 32, 32), (64, 3, 224, 224), (1, 8))
+SHAPE: Shape = (256, 3, 32, 32)
+# radius and step size: a batch on its ball, and one inside a ball that it never leaves
+STEPS: dict[str, dict[str, tuple[float, float]]] = {
+    "linf_step": {"": (8 / 255, 2 / 255)},
+    "l2_step": {"on the ball": (0.5, 0.1), "inside": (1e3, 0.1)},
+    "l1_step": {"": (12.0, 1.0)},
+}
+STEPS_ON_CPU = {
+    "linf_step": {"": (RADIUS, STEP)},
+    "l2_step": {"": (RADIUS, STEP)},
+    "l1_step": {"": (L1_RADIUS, L1_STEP)},
+}
+# too large for several sets; the first keeps a CUDA graph itself
+OWN_GRAPHS = ("latent_fit", "latent_decode")
+IN_ABS = ("latent_fit", "nearest_prototype")  # on a CPU bench/subjects/abs.py measures them
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One measurement of an op: fresh arguments by seed.
+
+    variant   what tells it from others of the op, apart from the shape
+    images    a key of IMAGES
+    products  the precision of the matrix products that bound it; else bytes do
+    """
+
+    op: str
+    variant: str
+    label: str
+    make: Callable[[int], Args]
+    images: str = ""
+    products: str = ""
+
+    @property
+    def name(self) -> str:
+        return " ".join(filter(None, (self.op, self.variant, self.label)))
+
+    @property
+    def what(self) -> str:
+        """As rows have it, beside the shape."""
+        op = f"{self.op}_" if CARDS[self.op].in_place else self.op
+        return f"{op}, {self.variant}" if self.variant else op
+
+
+def problems(session: Session) -> Iterator[Problem]:
+    """The sizes measured on a device."""
+    if session.on_cpu:
+        yield from on_cpu(session)
+        return
+    for images, sizes in session.size(IMAGES, {"CIFAR": IMAGES["CIFAR"]}).items():
+        shape = session.size(*sizes)
+        for dtype in (torch.float32, torch.bfloat16):
+            yield from steps(session, images, shape, dtype, STEPS)
+            yield from on_images(session, images, shape, dtype)
+    yield from on_rows(session)
+    yield from of_abs(session)
+
+
+def on_cpu(session: Session) -> Iterator[Problem]:
+    """float32; an op that no size is given for runs on the largest sample of its card."""
+    for shape in STEP_SHAPES:
+        yield from steps(session, "", shape, torch.float32, STEPS_ON_CPU)
+    others = [*on_images(session, "", SHAPE, torch.float32), *on_rows(session), *layers(session)]
+    others += [decode(session, 800)]
+    yield from others
+    known = {problem.op for problem in others} | STEPS.keys() | set(IN_ABS)
+    for name, card in CARDS.items():
+        if name not in known:
+            every = card.samples(session.device, card.dtypes[0])
+            largest = max(every, key=lambda args: args[0].numel())
+            yield Problem(name, "", "a sample of its card", lambda seed, args=largest: args)
+
+
+def _label(images: str, shape: Shape, dtype: torch.dtype) -> str:
+    return f"{images} {'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}".strip()
+
+
+def near(session: Session, shape: Shape, dtype: torch.dtype, seed: int) -> Args:
+    """Points, gradients and images [B, ...]."""
+    x = session.rand(*shape, seed=seed)
+    x_adv = (x + 0.03 * session.randn(*shape, seed=seed + 1000)).clamp(0, 1)
+    return x_adv.to(dtype), session.randn(*shape, seed=seed + 2000).to(dtype), x.to(dtype)
+
+
+def steps(
+    session: Session, images: str, shape: Shape, dtype: torch.dtype, budgets: dict[str, Any]
+) -> Iterator[Problem]:
+    """The steps of PGD."""
+    for op, regimes in budgets.items():
+        for regime, budget in regimes.items():
+            yield Problem(
+                op, regime, _label(images, shape, dtype),
+                lambda seed, b=budget: (*near(session, shape, dtype, seed), *b, 0.0, 1.0), images,
+            )  # fmt: skip
+
+
+def on_images(session: Session, images: str, shape: Shape, dtype: torch.dtype) -> Iterator[Problem]:
+    """The other ops on a batch of images."""
+
+    def given(op: str, variant: str, make: Callable[[int], Args]) -> Problem:
+        return Problem(op, variant, _label(images, shape, dtype), make, images)
+
+    def points(seed: int) -> Args:
+        return near(session, shape, dtype, seed)
+
+    for op, radius in (("project_l2", 0.5), ("project_l1", 12.0), ("project_l0", 24.0)):
+        yield given(op, "", lambda seed, r=radius: (*points(seed)[::2], r, 0.0, 1.0))
+    for norm, radius in (("linf", 8 / 255), ("l2", 0.5), ("l1", 12.0), ("l0", 24.0)):
+        yield given(
+            "random_start", norm,
+            lambda seed, n=norm, r=radius: (
+                points(seed)[2], torch.arange(shape[0], device=session.device), n, r, 0.0, 1.0, seed, 0,
+            ),
+        )  # fmt: skip
+    if dtype in CARDS["quantize_in_ball"].dtypes:
+        for norm, radius in (("linf", 8 / 255), ("l2", 2.0)):
+            yield given(
+                "quantize_in_ball", norm,
+                lambda seed, n=norm, r=radius: (*points(seed)[::2], n, r, 0.0, 1.0, 255),
+            )  # fmt: skip
+    yield from of_searches(session, shape, given, points)
+
+    def scores(seed: int) -> Args:
+        x_adv, _, best = points(seed)
+        # every row wins, however often it is called
+        return (
+            best, torch.full(shape[:1], -math.inf, device=session.device),
+            torch.zeros(shape[0], dtype=torch.bool, device=session.device), x_adv,
+            session.rand(shape[0]), torch.zeros(shape[0], dtype=torch.bool, device=session.device),
+        )  # fmt: skip
+
+    yield given("keep_best_", "", scores)
+    yield given("largest", "", lambda seed: points(seed)[1:2])
+    for norm, order in (("linf", math.inf), ("l2", 2.0)):
+        yield given("distance", norm, lambda seed, p=order: (*points(seed)[::2], p, 0.0, 1.0))
+
+
+def of_searches(
+    session: Session,
+    shape: Shape,
+    given: Callable[[str, str, Callable[[int], Args]], Problem],
+    points: Callable[[int], Args],
+) -> Iterator[Problem]:
+    """The moves of FAB and Square: a hyperplane a hundredth away in Linf, windows of a tenth of the image."""
+
+    def hyperplane(seed: int, norm: str) -> Args:
+        x_adv, normal, _ = points(seed)
+        return x_adv, normal, 0.01 * normal.double().abs().flatten(1).sum(1), norm, 0.0, 1.0
+
+    for norm in ("linf", "l2", "l1"):
+        yield given("to_hyperplane", norm, lambda seed, norm=norm: hyperplane(seed, norm))
+    count, image = shape[0], shape[1:]
+    window = tuple(max(round(side * 0.1**0.5), 1) for side in image[1:])
+
+    def words(seed: int, each: int) -> torch.Tensor:
+        return (session.rand(count, each, seed=seed) * 2.0**32).long()
+
+    def at_ends(seed: int) -> Args:
+        best, _, x = points(seed)
+        lower, upper = ((x + far).clamp(0, 1) for far in (-8 / 255, 8 / 255))
+        return best, lower, upper, words(seed, 2 + image[0]), *image, *window
+
+    def bumps(seed: int) -> Args:
+        best, _, x = points(seed)
+        each = session.rand(2, *window, seed=seed)
+        each = each / each.flatten(1).norm(dim=1)[:, None, None]
+        return best, x, words(seed, 5 + image[0]), each.to(x.dtype), *image, 0.5, 0.0, 1.0
+
+    yield given("square_linf", "", at_ends)
+    yield given("square_l2", "", bumps)
+
+
+def on_rows(session: Session) -> Iterator[Problem]:
+    """Losses of many logits, and random numbers."""
+    count, classes = session.size((65_536, 10), (4, 3), (1000, 10))
+
+    def logits(seed: int, kind: str, width: int) -> Args:
+        labels = torch.arange(count, device=session.device) % width
+        return session.randn(count, width, seed=seed), labels, kind, None, True
+
+    for kind in ("ce", "margin", "dlr"):
+        for width in (classes, session.size(1000, 5)):
+            yield Problem(
+                "logit_loss", kind, f"{count}x{width}",
+                lambda seed, kind=kind, width=width: logits(seed, kind, width),
+            )  # fmt: skip
+    rows = session.size(4096, 4, 256)
+    for kind in ("uniform", "normal"):
+        yield Problem(
+            "philox", kind, f"{rows}x3072",
+            lambda seed, kind=kind: (torch.arange(rows, device=session.device), 3072, kind, seed, 0),
+        )  # fmt: skip
+
+
+def layers(session: Session) -> Iterator[Problem]:
+    """What the engine does for a layer of a small CNN on a CPU."""
+    shape = (64, 64, 32, 32)
+
+    def values(seed: int) -> Args:
+        return session.randn(*shape, seed=seed), session.randn(*shape, seed=seed + 1)
+
+    yield Problem("elu", "", "", lambda seed: (values(seed)[0], 1.0))
+    yield Problem("elu_gradient", "", "", lambda seed: (*values(seed), 1.0))
+    yield Problem("relu_gradient", "", "", lambda seed: (values(seed)[0], values(seed)[1].relu()))
+    yield Problem(
+        "thin_gradient", "", "",
+        lambda seed: (
+            values(seed)[0], session.randn(64, 3, 3, 3), [32, 32], [1, 1], [1, 1], [1, 1], False,
+        ),
+    )  # fmt: skip
+
+
+def decode(session: Session, prior: int) -> Problem:
+    decoder = random_decoder(torch.Generator().manual_seed(0), 10, MNIST, session.device, torch.float32)
+    strides = [layer[3] for layer in MNIST]
+    return Problem(
+        "latent_decode", "", f"10 x {prior}",
+        lambda seed: (session.randn(10, prior, 8, seed=seed), *decoder, strides), products="fp32",
+    )  # fmt: skip
+
+
+def of_abs(session: Session) -> Iterator[Problem]:
+    """The ops of Analysis by Synthesis, at the sizes of its MNIST model."""
+    batch, prior, descent = session.size((1000, 8000, 50), (2, 20, 2))
+    decoder = random_decoder(torch.Generator().manual_seed(0), 10, MNIST, session.device, torch.float32)
+    strides = [layer[3] for layer in MNIST]
+    yield Problem(
+        "nearest_prototype", "", f"{batch} x 10 x {prior} x 784",
+        lambda seed: (
+            session.rand(batch, 784, seed=seed), session.rand(10, prior, 784), session.rand(10, prior),
+        ),
+        products="fp32",
+    )  # fmt: skip
+    yield decode(session, prior)
+    for precision in ("fp32", "bf16"):
+        yield Problem(
+            "latent_fit", precision, f"{batch} x 10 x {descent} steps",
+            lambda seed, bf16=precision == "bf16": (
+                session.rand(batch, 1, 28, 28, seed=seed), session.randn(batch, 10, 8, seed=seed), *decoder,
+                strides, 1.0, descent, 0.05, 5.0, bf16,
+            ),
+            products=precision,
+        )  # fmt: skip

@@ -1,0 +1,137 @@
+"""Each op at sizes that users have: against the usual eager code, and that compiled, or its own reference.
+
+Each row gives the share of the copy bandwidth, or of the matrix product's rate, measured in the same run. The
+bytes and operations are the least that the op's card counts. An op whose check fails is not measured. On a
+GPU the launch widths of the row kernels are tuned as well.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from statistics import median
+
+import torch
+
+from bench.ceilings import exact_convolutions
+from bench.eager import abs as eager_abs
+from bench.eager.steps import STEPS
+from bench.session import Case, Row, Session
+from bench.subjects import widths
+from bench.subjects.correctness import checked, kernel_of, samples
+from bench.subjects.op_sizes import OWN_GRAPHS, Args, Problem, problems
+from bench.timing import quantiles, ratio
+from fastadv.ops.registration.library import CARDS
+
+
+def cases(session: Session) -> Iterator[Case]:
+    every = [*problems(session)]
+    for problem in every:
+        yield Case(problem.name, partial(measured, session, problem), needs=3)
+    for name in () if session.on_cpu else widths.TUNABLE:
+        own = [problem for problem in every if problem.op == name]
+        yield Case(f"tune {name}", partial(tuned, session, name, own), needs=30)
+
+
+def gate(session: Session, name: str) -> None:
+    """Raise unless the op equals its reference on a few samples: no figure of a wrong kernel.
+
+    Before `make bench` measures on a CPU, the contract tests have run.
+    """
+    if name in session.passed or session.on_cpu:
+        return
+    card = CARDS[name]
+    with exact_convolutions():
+        for dtype in card.dtypes:
+            for args in samples(session, card, dtype)[:: session.size(7, 1)]:
+                checked(card, kernel_of(session, card) if session.cuda else None, args)
+    session.passed.add(name)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One provider's call, the arguments it takes in turn, and whether one CUDA graph can hold them all."""
+
+    call: Callable[..., object]
+    sets: list[Args]
+    captured: bool = True
+
+
+def measured(session: Session, problem: Problem) -> Iterator[Row]:
+    """The rows of a problem, the last of fastadv; times are of one call."""
+    gate(session, problem.op)
+    card = CARDS[problem.op]
+    first = problem.make(0)
+    moved, flops = card.bytes_moved(*first), card.flops(*first)
+    sets = [first] if problem.op in OWN_GRAPHS else session.sets(problem.make, moved)
+    ways = {**eager(session, problem, sets), "fastadv": fastadv(problem.op, sets)}
+    runs: dict[str, Callable[[], object]] = {}
+    calls: dict[str, int] = {}
+    memory: dict[str, Row] = {}
+
+    def ready(name: str, way: Way) -> bool:
+        memory[name] = session.warmed(lambda: way.call(*way.sets[0]))
+        runs[name], calls[name] = session.rotating(way.call, way.sets, way.captured)
+        return True
+
+    for name, way in ways.items():
+        done, failed = session.tried(name, partial(ready, name, way))
+        if not done:
+            yield failed
+    if not runs:
+        return
+    taken = session.times(runs, least=session.size(5, 5, 7))
+    taken = {name: [value / calls[name] for value in values] for name, values in taken.items()}
+    base = "eager" if "eager" in taken else "reference"
+    about = {"what": problem.what, "shape": list(first[0].shape)}
+    for name, values in taken.items():
+        row: Row = about | {"provider": name, "sets": len(ways[name].sets)} | quantiles(values) | memory[name]
+        if base in taken:
+            row[f"times_{base}"] = round(ratio(taken[base], values), 2)
+        if name == "fastadv" and problem.products:
+            row |= session.share_of_products(flops, median(values), problem.products)
+        elif name == "fastadv":
+            row |= session.ceilings.share_of_copy(moved, median(values))
+        yield row | {"turns": len(values)}
+
+
+def fastadv(name: str, sets: list[Args]) -> Way:
+    op = getattr(torch.ops.fastadv, f"{name}_" if CARDS[name].in_place else name)
+    if name == "keep_best_":
+        # a new best in every call: one small write more
+        return Way(lambda *args: (args[1].fill_(-inf), op(*args)), sets)
+    return Way(op, sets, name not in OWN_GRAPHS)
+
+
+def eager(session: Session, problem: Problem, sets: list[Args]) -> dict[str, Way]:
+    """The usual eager code of a step, plain and compiled; the op's own reference where there is none."""
+    if problem.op == "latent_fit":
+        x, z, weights, biases, strides, _, steps, *_ = sets[0]
+        return {"eager": Way(eager_abs.descent, [(x, z, weights, biases, strides, steps)], captured=False)}
+    # the usual L1 step takes a quantile, which bfloat16 lacks
+    if problem.op not in STEPS or (problem.op == "l1_step" and sets[0][0].dtype == torch.bfloat16):
+        # references may wait for the device, and some are slow
+        return {"reference": Way(CARDS[problem.op].reference, sets[:2], captured=False)}
+    usual, radius = STEPS[problem.op][0], sets[0][3]
+    if problem.op == "linf_step":  # the edges of its ball are given
+        inputs = [(x_adv, grad, x - radius, x + radius) for x_adv, grad, x, *_ in sets]
+    else:
+        inputs = [args[:3] for args in sets]
+    ways = {"eager": Way(usual, inputs)}
+    # on a GPU compiling takes seconds, and the rate is much the same for every size
+    on_gpu = session.cuda and problem.images == "CIFAR" and sets[0][0].dtype == torch.float32
+    if session.on_cpu or on_gpu:
+        ways["torch.compile"] = Way(torch.compile(usual, dynamic=False), inputs)
+    return ways
+
+
+def tuned(session: Session, name: str, own: list[Problem]) -> Iterator[Row]:
+    """Every launch width on large batches in float32; the one with the least product of times wins."""
+    yield from widths.tried(session, name, own, partial(gate, session, name), partial(_time, session, name))
+
+
+def _time(session: Session, name: str, sets: list[Args]) -> float:
+    """Milliseconds of one call, the median of a few."""
+    way = fastadv(name, sets)
+    run, calls = session.rotating(way.call, way.sets, way.captured)
+    return median([session.timed(run) for _ in range(7)]) / calls

@@ -1,0 +1,139 @@
+"""An epoch of PGD-7 training beside loops by hand and, on a CPU, of every recipe beside a standard one.
+
+On a GPU it is a ResNet-18 on 50,000 images, on a CPU smaller nets on few. All providers begin at the same
+weights.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastadv as fa
+from bench import nets
+from bench.ceilings import conv_precision
+from bench.eager import training as eager
+from bench.eager.training import DECAY, LEARNING_RATE, MOMENTUM, RADIUS, STEP, STEPS
+from bench.session import Case, Row, Session
+from bench.timing import forward_flops
+
+Epoch = Callable[[nn.Module, "fa.data.ImageSet"], float]
+THREAT = fa.Linf(RADIUS)
+STRONG: dict[str, Any] = {"steps": STEPS, "step_size": STEP}
+RECIPES: dict[str, Any] = {
+    "Standard": fa.train.Standard(),
+    "FGSMTraining": fa.train.FGSMTraining(THREAT),
+    "FastTraining rs": fa.train.FastTraining(THREAT),
+    "FastTraining n-fgsm": fa.train.FastTraining(THREAT, method="n-fgsm"),
+    "PriorGuidedTraining": fa.train.PriorGuidedTraining(THREAT),
+    "FreeTraining": fa.train.FreeTraining(THREAT, replays=4),
+    "PGDTraining": fa.train.PGDTraining(THREAT, **STRONG),
+    "TRADES": fa.train.TRADES(THREAT, **STRONG),
+    "MART": fa.train.MART(THREAT, **STRONG),
+    "AWP of TRADES": fa.train.AWP(fa.train.TRADES(THREAT, **STRONG)),
+}
+
+
+def cases(session: Session) -> Iterator[Case]:
+    for name in ("small_cnn", "resnet18") if session.on_cpu else ("resnet18",):
+        yield Case(f"PGD-{STEPS} training, {name}", partial(pgd, session, name), needs=60)
+    if session.on_cpu:
+        yield Case("an epoch by recipe, small_cnn", partial(recipes, session, "small_cnn"))
+
+
+def problem(session: Session, name: str) -> tuple[nn.Module, "fa.data.ImageSet", int]:
+    """The net, its images and the size of a batch."""
+    if name == "small_cnn":
+        net, batch, count = nets.small_net(width=session.size(32, 4)), 128, 512
+    else:
+        net = nets.resnet18(width=4) if session.tiny else nets.resnet18()
+        batch, count = session.size((512, 50_000), (4, 8), (64, 128))
+    return net.to(session.device), images(session, count), batch
+
+
+def images(session: Session, count: int) -> "fa.data.ImageSet":
+    """CIFAR-10 on a GPU where its folder is given, else random images, on the device."""
+    if session.on_cpu:
+        return random_images(count)
+    if session.data_dir is not None and (session.data_dir / "cifar10").exists():
+        train = fa.data.load("cifar10", "train", data_dir=session.data_dir, limit=count)
+        x, y, _ = next(iter(fa.data.batches(train, count)))
+        return fa.data.ImageSet((x * 255).round().byte(), y, 10, "CIFAR-10").to(session.device)
+    session.note("no --data-dir with cifar10: random images and labels")
+    return random_images(count).to(session.device)
+
+
+def random_images(count: int, shape: tuple[int, ...] = (3, 32, 32)) -> "fa.data.ImageSet":
+    """Random images and labels: the time of a step does not depend on them."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (count, *shape), generator=draw, dtype=torch.uint8)
+    return fa.data.ImageSet(x, torch.arange(count) % 10, 10, "random images")
+
+
+def ours(model: nn.Module, data: "fa.data.ImageSet", batch: int, precision: str) -> float:
+    recipe = fa.train.PGDTraining(THREAT, **STRONG)
+    (report,) = fa.train.fit(
+        model, data, recipe, epochs=1, batch_size=batch, learning_rate=LEARNING_RATE,
+        optimization=fa.train.Optimization(momentum=MOMENTUM, weight_decay=DECAY),
+        execution=fa.train.Execution(precision=precision),
+    )  # fmt: skip
+    loss: float = report.loss
+    return loss
+
+
+def by_recipe(model: nn.Module, data: "fa.data.ImageSet", recipe: Any, batch: int) -> float:
+    (report,) = fa.train.fit(model, data, recipe, epochs=1, batch_size=batch)
+    loss: float = report.loss
+    return loss
+
+
+def pgd(session: Session, name: str) -> Iterator[Row]:
+    """The same epoch by each provider."""
+    net, data, batch = problem(session, name)
+    epochs: dict[str, Epoch] = {"eager": partial(eager.plain, batch=batch)}
+    if session.on_cpu:
+        epochs["robustness loop"] = partial(eager.robustness, batch=batch)
+    else:
+        epochs["eager bf16"] = partial(eager.plain, batch=batch, bf16=True)
+    epochs |= {f"fastadv {p}": partial(ours, batch=batch, precision=p) for p in ("fp32", "bf16")}
+    # an attack step is a forward and an input gradient, the training step a forward and two gradients
+    flops = (2 * STEPS + 3) * forward_flops(net, data.x[:1].float()) * len(data)
+    what = f"PGD-{STEPS} training, {name}, {len(data)} images, batch {batch}"
+    for row, values in compared(session, what, epochs, (net, data, batch), "eager", "times_eager"):
+        if values:
+            precision = "bf16" if "bf16" in row["provider"] else conv_precision(session)
+            row |= session.share_of_products(flops, median(values), precision)
+        yield row
+
+
+def recipes(session: Session, name: str) -> Iterator[Row]:
+    """An epoch of each recipe."""
+    net, data, batch = problem(session, name)
+    epochs = {label: partial(by_recipe, recipe=recipe, batch=batch) for label, recipe in RECIPES.items()}
+    what = f"an epoch by recipe, {name}, {len(data)} images, batch {batch}"
+    given = (net, data, batch)
+    for row, _ in compared(session, what, epochs, given, "Standard", "times_standard"):
+        yield row
+
+
+def compared(
+    session: Session, what: str, epochs: dict[str, Epoch], given: Any, base: str, column: str
+) -> Iterator[tuple[Row, list[float]]]:
+    """Each epoch at the same weights, warmed up on two batches, and the mean loss of its last run."""
+    net, data, batch = given
+    few = data.subset(torch.arange(min(len(data), 2 * batch)))
+    losses: dict[str, float] = {}
+
+    def run(name: str, chosen: "fa.data.ImageSet") -> None:
+        losses[name] = epochs[name](copy.deepcopy(net).train(), chosen)
+
+    ways, warm = ({name: partial(run, name, each) for name in epochs} for each in (data, few))
+    for row, values in session.compare(ways, base, column, least=3, warm=warm):
+        if values:
+            per_second = round(1000 * len(data) / median(values), 1)
+            row |= {"what": what, "images_per_s": per_second, "loss": round(losses[row["provider"]], 4)}
+        yield row, values

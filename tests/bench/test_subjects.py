@@ -1,0 +1,311 @@
+"""One contract over all subjects on either device, and what fastadv is compared with does the same thing."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastadv as fa
+from bench import nets, pgd, problems
+from bench.attack_calls import budget, threat_of
+from bench.ceilings import Ceilings
+from bench.eager import abs as eager_abs
+from bench.eager import construct as eager_construct
+from bench.eager import training as eager_training
+from bench.session import Row, Session
+from bench.stage import ON_CPU, ON_GPU, RESULTS, cases_of, recorded
+from bench.subjects import abs as abs_subject
+from bench.subjects import abs_kernels, attacks, construct, memory, op_sizes, ops, scaling, training
+from bench.timing import gradient_flops
+from fastadv.data.construct import CIFAR10_PAPER
+from fastadv.ops.registration.library import CARDS
+from runs import Known, OnCPU, ends, known, ran, session
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy, in the interpreter
+SHARES = {"share_of_copy", *(f"share_of_{each}_product" for each in ("fp32", "tf32", "bf16", "fp16"))}
+SMALL = {"batch": ((1, 2), 1), "side": ((16, 24), 2), "threads": ((1, 2), 0)}
+# of a row's name, where sizes and weights are others in a test
+OTHERS = ((r"[\d.]+(e-\d+)?", "N"), ("published vanilla CNN, MNIST test", "untrained CNN, random images"))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make bench` at tiny sizes, without the processes that tell memory and without a compiler."""
+    monkeypatch.setattr(op_sizes, "STEP_SHAPES", ((2, 3, 4, 4), (1, 8)))
+    monkeypatch.setattr(op_sizes, "SHAPE", (2, 3, 4, 4))
+    monkeypatch.setattr(construct, "ON_CPU", {"images": 20, "steps": 10, "width": 4})
+    monkeypatch.setattr(scaling, "AXES", SMALL | {"steps": ((1, 2), 1), "classes": ((2, 3), 1)})
+    monkeypatch.setattr(scaling, "AXES_OF_OPS", SMALL)
+    monkeypatch.setattr(abs_subject, "QUICK", abs_subject.QUICK | {"batch_size": 10})
+    for name, value in {"BATCHES": (2,), "STEPS": 4, "PRIOR": 20, "ROUNDS": 10}.items():
+        monkeypatch.setattr(abs_kernels, name, value)
+    monkeypatch.setattr(memory, "growth", lambda *arguments: 3.0)
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+
+
+def alike(name: str) -> str:
+    for pattern, word in OTHERS:
+        name = re.sub(pattern, word, name)
+    return name
+
+
+def timed(rows: list[Row]) -> list[Row]:
+    """The rows of measurements, which hold for every stage."""
+    found = [row for row in rows if "p50_ms" in row]
+    assert [row for row in rows if row.get("status") == "failed" or "error" in row] == []
+    assert "done" in ends(rows).values()
+    json.dumps(rows)
+    assert all(0 < row["p20_ms"] <= row["p50_ms"] <= row["p80_ms"] for row in found)
+    assert all({"what", "provider"} <= row.keys() for row in found)
+    assert {key for row in found for key in row if key.endswith(("copy", "product"))} <= SHARES
+    assert all(0 <= row["accuracy"] <= 1 for row in rows if "accuracy" in row)
+    return found
+
+
+@pytest.mark.parametrize("stage", ON_GPU)
+def test_every_case_of_make_gpu_is_done_or_says_why_not(stage: str) -> None:
+    rows = ran(session(), stage)
+    found = timed(rows)
+    whys = {row["why"] for row in rows if row.get("status") == "skipped"}
+    assert whys <= {"widths are tuned on a GPU alone"}
+    if stage != "correctness":
+        assert found
+        assert {row["what"] for row in rows if row["case"] == "ceilings" and "what" in row} == {
+            "copy", "fp32 product", "tf32 product", "bf16 product", "fp16 product",
+        }  # fmt: skip
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("stage", ON_CPU)
+def test_every_case_of_make_bench_has_the_rows_that_are_stored(stage: str) -> None:
+    """The names of rows are what a history is compared by."""
+    threads = torch.get_num_threads()
+    rows = ran(known(OnCPU), stage)
+    timed(rows)
+    assert torch.get_num_threads() == threads
+    stored = {(alike(row["what"]), row["provider"]) for row in recorded(RESULTS / "cpu.jsonl")}
+    made = {(alike(row["what"]), row["provider"]) for row in rows if "provider" in row}
+    if stage == "ops":  # an op says which norm or loss, where it has several
+        made = {(what.split(",")[0].replace("_gradient", "_slope"), by) for what, by in made}
+        stored |= {("thin_slope", by) for by in ("reference", "fastadv")}
+    assert made
+    assert made <= stored
+
+
+@pytest.mark.parametrize("kind", [Session, OnCPU], ids=["gpu", "cpu"])
+def test_every_op_and_attack_has_a_case(kind: type[Session]) -> None:
+    given = session(kind)
+    measured = {problem.op for problem in op_sizes.problems(given)}
+    if given.on_cpu:
+        assert measured | set(op_sizes.IN_ABS) == CARDS.keys()
+        return
+    # what has no kernel for a GPU is a reference there, and not measured
+    assert {name for name, card in CARDS.items() if card.triton} <= measured
+    checked = {case.name for case in cases_of("correctness", given)}
+    assert {f"op {name}" for name in CARDS} <= checked
+    assert {f"attack {name}" for name in fa.attacks.ATTACKS} <= checked
+    assert {f"attack {name}" for name in fa.attacks.ATTACKS} <= {
+        case.name for case in cases_of("attacks", given)
+    }
+
+
+CEILINGS = Ceilings(1, 100.0, {"fp32": 2.0, "tf32": 4.0, "bf16": 8.0, "fp16": 8.0})
+
+
+def figures(given: Known, rows: Any) -> dict[str, Row]:
+    return {row["provider"]: row for row in rows}
+
+
+class TestFigures:
+    """From times that are known: eager code takes 8 ms, the passes alone 2 ms, and all others 4 ms."""
+
+    @pytest.fixture
+    def given(self) -> Known:
+        made = known(eager=8.0, plain_loop=8.0)
+        made.milliseconds |= {f"passes alone, {each}": 2.0 for each in ("fp32", "bf16", "fp16")}
+        made.__dict__["ceilings"] = CEILINGS
+        return made
+
+    def test_ceilings(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Session, "timed", lambda self, call: 0.5)
+        found = Ceilings.measured(session())
+        # 2^14 floats read and written; two operations for each of 64^3 products
+        assert found.copy_gb_per_s == pytest.approx(2 * 4 * 2**14 / 0.5e-3 / 1e9)
+        assert found.tflops == pytest.approx(dict.fromkeys(CEILINGS.tflops, 2 * 64**3 / 0.5e-3 / 1e12))
+        assert CEILINGS.share_of_copy(10**8, 2.0) == {"gb_per_s": 50.0, "share_of_copy": 0.5}
+        rate = CEILINGS.share_of_products(1e9, 2.0, "bf16")
+        assert rate == {"tflop_per_s": 0.5, "share_of_bf16_product": 0.062}
+
+    def test_an_op(self, given: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ops, "gate", lambda session, name: None)
+        monkeypatch.setattr(given, "rotating", lambda call, sets, captured: (bool, 8))
+        problem = next(each for each in op_sizes.problems(given) if each.op == "linf_step")
+        rows = figures(given, ops.measured(given, problem))
+        assert (rows["fastadv"]["p50_ms"], rows["eager"]["p50_ms"]) == (0.5, 1.0)  # of one call
+        assert (rows["fastadv"]["times_eager"], rows["eager"]["times_eager"]) == (2.0, 1.0)
+        moved = CARDS["linf_step"].bytes_moved(*problem.make(0))
+        assert rows["fastadv"]["gb_per_s"] == pytest.approx(moved / 0.5e-3 / 1e9, rel=1e-3)
+
+    def test_every_call_of_keep_best_keeps_a_new_best(self) -> None:
+        problem = next(each for each in op_sizes.problems(session()) if each.op == "keep_best_")
+        args = problem.make(0)
+        way = ops.fastadv("keep_best_", [args])
+        for value in (0.25, 0.5):
+            args[3].fill_(value)
+            way.call(*args)
+            assert args[0].eq(value).all()
+
+    def test_pgd(self, given: Known) -> None:
+        (case,) = (case for case in attacks.cases(given) if case.name == "PGD MLP 784-256-10")
+        rows, problem = figures(given, case.run()), problems.problem(given, "mlp")
+        # a forward and an input gradient, of two operations a weight each
+        assert gradient_flops(problem.model, problem.x) == 2 * 2 * (784 * 256 + 256 * 10) * len(problem.x)
+        assert all(part.requires_grad for part in problem.model.parameters())
+        flops = gradient_flops(problem.model, problem.x) * 2
+        ours = rows["fastadv bf16, frozen once"]
+        assert ours["tflop_per_s"] == pytest.approx(flops / 4e-3 / 1e12, rel=1e-3)
+        assert ours["share_of_bf16_product"] == pytest.approx(ours["tflop_per_s"] / 8, abs=1e-3)
+        assert (ours["times_plain"], ours["share_of_ceiling"]) == (2.0, 0.5)
+        assert "share_of_ceiling" not in rows["passes alone, bf16"]
+        assert "share_of_ceiling" not in rows["fastadv bf16, early stop, frozen once"]
+        losses = [attacks.found(problem, x)["loss"] for x in (problem.x, pgd.plain(problem))]
+        assert rows["plain loop"]["loss"] == losses[1] > 1.05 * losses[0]
+
+    def test_training(self, given: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(training, "forward_flops", lambda net, x: 10**6)
+        rows = figures(given, training.pgd(given, "resnet18"))
+        # seven forwards and input gradients; a forward and two gradients
+        assert rows["fastadv bf16"]["tflop_per_s"] == pytest.approx(17 * 8 * 1e6 / 4e-3 / 1e12, rel=1e-3)
+        assert rows["fastadv bf16"]["images_per_s"] == 2000.0
+        assert (rows["eager"]["times_eager"], rows["fastadv fp32"]["times_eager"]) == (1.0, 2.0)
+
+    def test_construction(self, given: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(construct, "forward_flops", lambda net, x: 10**6)
+        rows = figures(given, construct.compared(given, "D_rand"))
+        assert rows["fastadv fp32"]["tflop_per_s"] == pytest.approx(2 * 2 * 10 * 1e6 / 4e-3 / 1e12, rel=1e-3)
+        assert (rows["fastadv fp32"]["ms_per_image"], rows["fastadv fp32"]["seconds"]) == (0.4, 0.004)
+        costs = iter((3.0, 2.0, 1.0))
+        monkeypatch.setattr(construct, "once", lambda *given: {"ms_per_image": next(costs)})
+        assert [row["times_eager"] for row in construct.compared(given, "D_R")] == [1.0, 1.5, 3.0]
+
+    @pytest.mark.usefixtures("small")
+    def test_construction_on_a_cpu(self) -> None:
+        given = known(OnCPU, eager=8.0, fp32=1.0, bf16=2.0)
+        for name in construct.BUDGETS:
+            rows = figures(given, construct.compared(given, name))
+            assert list(rows) == ["eager", "fastadv fp32", "fastadv bf16"]
+            assert [row["share_of_ceiling"] for row in rows.values()] == [0.125, 0.25, 0.5]
+            for row in list(rows.values())[1:]:
+                assert row["objective_after"] < row["objective_before"]
+
+    def test_inference_and_training_of_abs(self, given: Known) -> None:
+        rows = figures(given, abs_subject.inference(given, 2))
+        assert (rows["eager"]["ms_per_image"], rows["fastadv fp32"]["ms_per_image"]) == (4.0, 2.0)
+        assert rows["eager"]["same_class"] == rows["fastadv fp32"]["same_class"] == 1.0
+        shape = fa.models.abs.decoder.DecoderShape.for_images((1, 10, 10), 3, 2)
+        losses = [row["loss"] for row in abs_subject.quick_training(known(OnCPU), shape, 2, 1)]
+        assert 1 < min(losses) < max(losses) < 1.1 * min(losses)
+
+
+class TestEager:
+    """What fastadv is compared with computes the same thing."""
+
+    def test_the_resnets_are_torchvisions(self) -> None:
+        from fastadv._torchvision import models
+
+        pairs = (
+            (nets.resnet50(side=64), models.resnet50(), 64),
+            (nets.resnet18(), fa.models.create("resnet18"), 32),
+        )
+        for ours, theirs, side in pairs:
+            theirs.load_state_dict(ours.state_dict())
+            x = torch.rand(1, 3, side, side)
+            with torch.no_grad():
+                torch.testing.assert_close(ours(x), theirs.eval()(x))
+
+    def test_pgd_is_pgd(self) -> None:
+        given = problems.problem(session(), "mlp")
+        x_adv, budget = pgd.plain(given), {"steps": given.steps, "step_size": given.step_size}
+        out = fa.attacks.last_iterate(fa.freeze(given.model), given.x, given.y, given.threat, **budget)
+        torch.testing.assert_close(x_adv, out, rtol=0, atol=2e-7)
+
+    def test_abs_is_abs(self) -> None:
+        net = abs_subject.model(session())
+        x, prior = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(1)), net.bank()
+        bias = net.beta / 2 * net.prior_latents.square().sum(1)
+        losses = eager_abs.inference(net, x, prior, prior.square().sum(2), bias)
+        torch.testing.assert_close(losses, -net(x), rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("attacked", [eager_training.attacked, eager_training.strongest])
+    def test_training_attacks_in_eval_mode_inside_the_ball(self, attacked: Any) -> None:
+        net, calls = nets.small_net().train(), []
+        net.register_forward_hook(lambda *given: calls.append(net.training))
+        before = [tensor.clone() for tensor in net.state_dict().values()]
+        x, y = torch.rand(4, 3, 32, 32), torch.arange(4)
+        x_adv = attacked(net, x, y)
+        assert net.training
+        assert calls == [False] * (7 + (attacked is eager_training.strongest))
+        assert all(map(torch.equal, before, net.state_dict().values()))
+        assert (x_adv - x).abs().max() <= 8 / 255 + 1e-6
+        net.eval()
+        with torch.no_grad():
+            clean, broken = (nn.functional.cross_entropy(net(z), y, reduction="none") for z in (x, x_adv))
+        assert (broken > clean).all()
+
+    def test_training_takes_every_batch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        data, seen = training.random_images(10), []
+
+        def attacked(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+            seen.append(len(x))
+            return x
+
+        for name, epoch in (("attacked", eager_training.plain), ("strongest", eager_training.robustness)):
+            monkeypatch.setattr(eager_training, name, attacked)
+            epoch(nets.small_net(), data, 4)
+        assert seen == [4, 4, 2] * 2
+
+    def test_constructions_go_to_the_target_and_come_nearer(self) -> None:
+        net = nets.resnet18(width=4)
+        draw = torch.Generator().manual_seed(2)
+        x, start = torch.rand(2, 4, 3, 32, 32, generator=draw)
+        targets = torch.arange(4)
+        made = eager_construct.random_target(net, x, targets, CIFAR10_PAPER["d_rand"], 3)
+        assert fa.L2(0.5 + 1e-5).contains(made, x).all()
+        with torch.no_grad():
+            before, after = (nn.functional.cross_entropy(net(z), targets) for z in (x, made))
+        assert after < before
+        near = eager_construct.robust(net, x, start, CIFAR10_PAPER["d_r"], 5)
+        head = eager_construct.headless(net)
+        assert torch.allclose(net.fc(head(x)), net(x), atol=1e-6)
+        with torch.no_grad():
+            before, after = (torch.linalg.vector_norm(head(z) - head(x), dim=1) for z in (start, near))
+        assert (after < before).all()
+
+    def test_the_fooling_rate_is_the_share_that_is_taken_for_the_target(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(eager_construct, "random_target", lambda net, x, *rest: x)
+        net, data = nets.small_net(), training.random_images(10)
+        with torch.no_grad():
+            right = net(data.x.float() / 255).argmax(1) == (data.y + 1) % 10
+        found = eager_construct.constructed("D_rand", net, data, {"steps": 1}, 4)
+        assert found == pytest.approx(float(right.float().mean()))
+
+
+def test_budgets_of_registered_attacks() -> None:
+    pgd_entry, fgsm = fa.attacks.ATTACKS["pgd"], fa.attacks.ATTACKS["fgsm"]
+    assert [budget(pgd_entry, tiny)["steps"] for tiny in (True, False)] == [2, 10]
+    assert "steps" not in budget(fgsm, tiny=True)
+    assert threat_of(fa.attacks.ABS_ATTACKS["latent_descent"], "l2").radius == float("inf")
+    assert threat_of(pgd_entry, "l2").radius == 0.5
+
+
+def test_without_data_labels_are_what_the_model_says() -> None:
+    for name in ("cnn", "mlp"):
+        given = problems.problem(session(OnCPU), name)
+        assert problems.what(given).startswith(f"PGD-{given.steps} Linf ")
+        assert attacks.found(given, given.x)["accuracy"] == 1
+        assert attacks.found(given, given.x + 0.01)["distance"] == pytest.approx(0.01, abs=1e-6)

@@ -1,0 +1,157 @@
+"""What a result is worth, which cases there are, and who is no worse than whom."""
+
+import json
+from math import inf, nan
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.parity.case import Case
+from tests.parity.cases import cases_on
+from tests.parity.models import NETS, Quantized, Scaled
+from tests.parity.outcome import judge
+from tests.parity.peers import Peer, _peer, best_of
+from tests.parity.store import save, stored
+from tests.parity.toy import Threshold, X, Y, line, row
+from tests.parity.verdict import best, compared
+
+
+def test_a_success_is_wrong_in_the_box_and_in_the_ball() -> None:
+    x_adv = torch.tensor([[0.6, 0.1], [0.4, 0.1], [1.2, 0.1], [0.9, 0.9], [nan, 0.1]])
+    assert judge(Threshold(), X, Y, x_adv, "l2").distances == [0.4, inf, inf, 0.0, inf]
+    assert judge(Threshold(), X, Y, x_adv, "l2", 0.39).distances == [inf, inf, inf, 0.0, inf]
+    assert judge(Threshold(), X, Y, x_adv, "l2", 0.4).distances == [0.4, inf, inf, 0.0, inf]
+
+
+@pytest.mark.parametrize(("norm", "distance"), [("linf", 0.4), ("l1", 0.7), ("l2", 0.5), ("l0", 2.0)])
+def test_distances_are_of_the_norm(norm: str, distance: float) -> None:
+    x_adv = X + torch.tensor([0.4, 0.3])
+    assert judge(Threshold(), X[:3], Y[:3], x_adv[:3], norm).distances == [distance] * 3
+
+
+def test_figures_are_median_or_robust_accuracy() -> None:
+    outcome = judge(
+        Threshold(), X, Y, X + torch.tensor([[0.4, 0], [0.5, 0], [0, 0], [0, 0], [0.05, 0]]), "linf"
+    )
+    assert outcome.figures(inf) == {"median": 0.5, "success": 0.6}
+    assert outcome.figures(1.0) == {"robust_accuracy": 0.4}
+
+
+def case(radius: float, chance: bool) -> Case:
+    return Case("toy", "l2", (), {}, {}, radius=radius, chance=chance)
+
+
+def test_allowed_is_the_best_of_the_peers_and_a_margin() -> None:
+    medians = [{"median": 2.0, "images": 25}, {"median": 1.0, "images": 25}, {"median": inf, "images": 25}]
+    assert case(inf, False).allowed(medians) == pytest.approx(1.01)
+    assert case(inf, True).allowed(medians) == pytest.approx(1.1)
+    robust = [{"robust_accuracy": 0.4, "images": 25}, {"robust_accuracy": 0.2, "images": 25}]
+    assert case(0.1, False).allowed(robust) == 0.2
+    assert 0.24 <= case(0.1, True).allowed(robust) < 0.28
+
+
+def test_best_of_keeps_the_nearest_success_of_all_runs() -> None:
+    def run(model: nn.Module, x: Tensor, y: Tensor, radius: float, seed: int = 0) -> Tensor:
+        out = x.clone()
+        out[:3, 0] = torch.tensor([[0.9, 0.8, 0.3], [0.7, 0.9, 0.4], [0.8, 0.6, 0.1]])[seed]
+        return out
+
+    best = best_of(Peer("toy", "toy()", run), "l2").run(Threshold(), X, Y, inf, restarts=3)
+    assert best[:3, 0].tolist() == pytest.approx([0.7, 0.6, 0.2])
+
+
+def test_a_peer_draws_from_generators_with_its_seed() -> None:
+    def call(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
+        return torch.tensor([float(torch.rand(())), float(np.random.rand())])
+
+    peer = _peer("toy", "toy", {}, "foolbox", call)
+    first, again, other = (peer.run(Threshold(), X, Y, inf, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert (first != other).all()
+    own = _peer("toy", "toy", {}, "foolbox", lambda *given, seed: torch.tensor(seed), seeded=True)
+    assert [int(own.run(Threshold(), X, Y, inf, seed=seed)) for seed in (0, 5)] == [0, 5]
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_names_of_cases_are_their_own(net: str) -> None:
+    names = [case.name for case in cases_on(net)]
+    assert len(set(names)) == len(names)
+    assert all(case.name.startswith(case.attack) for case in cases_on(net))
+
+
+def test_cases_are_the_same_on_all_nets_at_other_radii() -> None:
+    """The runs of a case on net after net count on it."""
+    by_net = [[(case.attack, case.norm, case.label) for case in cases_on(net)] for net in NETS]
+    assert all(cases == by_net[0] for cases in by_net)
+    assert {case.radius for case in cases_on("l2") if case.attack == "apgd"} == {0.15, 2.0, 10.0}
+
+
+def test_rows_come_back_from_the_file_and_a_new_one_replaces_its_like(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [row("b", inf, distances=[0.5, inf]), row("a", 0.5, 0.1)]
+    save(rows, path)
+    assert stored(path) == rows[::-1]
+    save([*rows, row("b", 2.0)], path)
+    assert stored(path) == [row("a", 0.5, 0.1), row("b", 2.0)]
+    for text in path.read_text().splitlines():
+        json.loads(text, parse_constant=pytest.fail)  # inf is no JSON
+
+
+def test_the_best_found_most_and_of_equals_in_fewest_passes() -> None:
+    first, second = row("a", 1.0, passes=300), row("b", 1.0)
+    assert best([first, second, row("c", 2.0), row("d", 0.0) | {"error": "broken"}]) is second
+    assert best([]) is None
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "radius", "worse"),
+    [
+        (1.0, 1.0, inf, False), (1.01, 1.0, inf, False), (1.011, 1.0, inf, True), (inf, 1.0, inf, True),
+        (inf, inf, inf, False), (0.31, 0.3, 0.1, False), (0.32, 0.3, 0.1, True), (0.2, 0.3, 0.1, False),
+    ],
+)  # fmt: skip
+def test_worse_is_one_percent_farther_or_two_images_more(
+    ours: float, theirs: float, radius: float, worse: bool
+) -> None:
+    assert line(row("fastadv", ours, radius), row("a", theirs, radius)).worse is worse
+
+
+def test_what_is_missing_is_worse_unless_nobody_has_it() -> None:
+    assert line(row("fastadv", 0.0) | {"error": "there is none"}, row("a", 1.0)).worse
+    assert not line(row("fastadv", 1.0), row("a", 1.0) | {"error": "broken"}).worse
+
+
+def test_more_passes_are_seen() -> None:
+    peer = row("a", 1.0)
+    assert not line(row("fastadv", 1.0, passes=212), peer).dearer
+    assert line(row("fastadv", 1.0, passes=213), peer).dearer
+
+
+def test_lines_are_by_case_net_and_radius() -> None:
+    peers = [row("a", 1.0), row("b", 2.0), row("a", 0.3, 0.1), row("a", 1.0) | {"net": "l2"}]
+    lines = compared([*peers, row("fastadv", 1.0), row("fastadv", 0.3, 0.1),
+                      row("fastadv", 1.0) | {"net": "standard"}])  # fmt: skip
+    found = {(at.ours["net"], at.ours["radius"]): [peer["package"] for peer in at.peers] for at in lines}
+    assert found == {("linf", inf): ["a", "b"], ("linf", 0.1): ["a"]}
+
+
+def test_a_quantized_net_rounds_and_its_gradient_is_that_of_the_net() -> None:
+    layers = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    model = Quantized(layers, input_levels=8, levels=4)
+    x = torch.rand(5, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    inner = (layers[0]((x * 8).round() / 8).relu() * 4).round() / 4
+    torch.testing.assert_close(model(x), layers[2](inner))
+    (gradient,) = torch.autograd.grad(model(x)[:, 0].sum(), x)
+    passed = (layers[0]((x * 8).round() / 8) > 0).float()
+    torch.testing.assert_close(gradient, (passed * layers[2].weight[0]) @ layers[0].weight)
+    assert not model.training
+
+
+def test_a_saturated_net_has_no_gradient_of_cross_entropy() -> None:
+    model, x = Scaled(nn.Identity()), torch.tensor([[1.0, 0.0]], requires_grad=True)
+    assert model(x).tolist() == [[200.0, 0.0]]
+    loss = nn.functional.cross_entropy(model(x), torch.tensor([0]))
+    assert not torch.autograd.grad(loss, x)[0].any()
