@@ -38,7 +38,7 @@ def check_loss(loss: Loss) -> Loss:
 
 
 def binary_cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
-    """The sum over classes of the cross-entropy of a sigmoid with "is it this class?", [B].
+    """Sum over classes the cross-entropy of a sigmoid with "is it this class?", [B].
 
     For models that give each class a probability of its own, such as `fa.models.Sigmoids`. `smoothing` is the
     share of each label that is spread over all classes.
@@ -51,7 +51,7 @@ def binary_cross_entropy(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> T
 def _bce_and_grad(
     logits: Tensor, y: Tensor, targets: Tensor | None, direction: bool
 ) -> tuple[Tensor, Tensor]:
-    """As `logit_loss`, which has no such kind: a row with a logit that is not finite has NaN twice."""
+    """Do as `logit_loss`, for "bce": in a row with a logit that is not finite, loss and gradient are NaN."""
     z = logits.detach().to(wide(logits.dtype))
     aim, sign = (y, 1.0) if targets is None else (targets, -1.0)
     way = torch.ones_like(z).scatter_(1, aim[:, None], -1.0)
@@ -78,10 +78,10 @@ def _checked(value: object, logits: Tensor) -> Tensor:
 def loss_and_grad(
     logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None = None, direction: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """(loss [B], gradient with respect to the logits [B, K]) of a named loss or of a callable.
+    """Return (loss [B], gradient with respect to the logits [B, K]) of a named loss or of a callable.
 
     The names are "ce", "margin", "cw", "dlr" and "bce". A callable takes (logits, y, targets) and returns one
-    value a sample, to be maximised. With `direction` the gradient is right up to a positive factor for each
+    value per sample, to be maximized. With `direction` the gradient is right up to a positive factor for each
     row, which keeps that of "ce" and "bce" from underflowing on confident rows.
 
     Raises InputError on a loss that is neither a name nor a function, and on a value of another shape or
@@ -105,7 +105,7 @@ def loss_and_grad(
 
 
 def loss_value(logits: Tensor, y: Tensor, loss: Loss, targets: Tensor | None = None) -> Tensor:
-    """The per-sample loss [B] alone; errors as in `loss_and_grad`."""
+    """Return the per-sample loss [B] alone; errors as in `loss_and_grad`."""
     check_loss(loss)
     if isinstance(loss, str):
         return loss_and_grad(logits, y, loss, targets)[0]

@@ -20,9 +20,9 @@ _BLOCK = 1 << 20
 
 
 def derive(seed: int, purpose: str, *counters: int) -> int:
-    """A seed of 63 bits for a purpose and its counters (an epoch, a restart).
+    """Derive a seed of 63 bits for a purpose and its counters (an epoch, a restart).
 
-    It is a hash of all arguments: where one differs, or one more is given, the seed is another.
+    It is a hash of all arguments, so different arguments give different seeds.
     Raises InputError unless seed and counters are integers from 0 to 2^63 - 1 and the purpose is a string.
     """
     check_seed(seed)
@@ -47,26 +47,26 @@ def torch_seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def bits(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
-    """`count` words in [0, 2^32) for each id: int64 [B, count].
+    """Draw `count` words in [0, 2^32) for each id: int64 [B, count].
 
-    Here and below, ids are int64 [B], the seed is from 0 to 2^63 - 1, the draw from 0 to 2^32 - 1; InputError
-    otherwise.
+    Here and below, ids are int64 [B], the seed is from 0 to 2^63 - 1 and the draw from 0 to 2^32 - 1. Raises
+    InputError otherwise.
     """
     return _rows("bits", count, seed, ids, draw)
 
 
 def uniform(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
-    """`count` float32 values in [0, 1) for each id: [B, count]."""
+    """Draw `count` float32 values in [0, 1) for each id: [B, count]."""
     return _rows("uniform", count, seed, ids, draw)
 
 
 def normal(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
-    """`count` standard normal float32 values for each id: [B, count]."""
+    """Draw `count` standard normal float32 values for each id: [B, count]."""
     return _rows("normal", count, seed, ids, draw)
 
 
 def integers(high: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
-    """One integer in [0, high) for each id: int64 [B]; uniform to within high / 2^62.
+    """Draw one integer in [0, high) for each id: int64 [B]; uniform to within high / 2^62.
 
     Raises InputError unless 1 <= high <= 2^31.
     """
@@ -79,7 +79,7 @@ def integers(high: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:
 
 
 def permutation(n: int, seed: int, draw: int = 0) -> Tensor:
-    """A uniform permutation of range(n), int64 [n], as a function of (seed, draw)."""
+    """Draw a uniform permutation of range(n), int64 [n], as a function of (seed, draw)."""
     check_count("n", n, 0)
     ids = torch.arange((n + _BLOCK - 1) // _BLOCK)
     words = [

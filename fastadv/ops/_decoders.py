@@ -2,7 +2,7 @@
 
 The chains are held as weights stacked over the classes.
 
-A chain has no padding, ELU between its layers and a sigmoid at the end; batch normalisation is folded into
+A chain has no padding, ELU between its layers and a sigmoid at the end; batch normalization is folded into
 the weights by the caller.
 """
 
@@ -17,7 +17,7 @@ from fastadv.errors import InputError
 def forward(
     z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
 ) -> list[Tensor]:
-    """The output of each layer, [B, K * cout, h, h], for latents [B, K, L]; each class is one group.
+    """Return the output of each layer, [B, K * cout, h, h], for latents [B, K, L]; each class is one group.
 
     The first output is z itself, the last are the images.
     """
@@ -31,7 +31,7 @@ def forward(
 
 
 def products(weights: Sequence[Tensor], strides: Sequence[int]) -> int:
-    """Multiplications of one decoder's forward pass."""
+    """Count the multiplications of one decoder's forward pass."""
     size, total = 1, 0
     for weight, stride in zip(weights, strides, strict=True):
         total += size * size * weight[0].numel()
@@ -40,14 +40,14 @@ def products(weights: Sequence[Tensor], strides: Sequence[int]) -> int:
 
 
 def chain_size(kernels: Sequence[int], strides: Sequence[int], size: int = 1) -> int:
-    """Side of what layers of these kernels and strides make of a square of side `size`."""
+    """Return the side of the output of such layers for a square input of side `size`."""
     for kernel, stride in zip(kernels, strides, strict=True):
         size = (size - 1) * stride + kernel
     return size
 
 
 def image_size(weights: Sequence[Tensor], strides: Sequence[int]) -> int:
-    """Side of the image that the layers make of one latent pixel."""
+    """Return the side of the decoded image: the layers begin with one pixel."""
     return chain_size([weight.shape[3] for weight in weights], strides)
 
 

@@ -12,42 +12,42 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-MOST, MEMORY = 32, 1 << 30  # graphs kept for one owner, and their bytes
-_capturing = threading.RLock()  # nobody may wait for a device while one of its streams is captured
+MOST, MEMORY = 32, 1 << 30  # limits for one owner: number of graphs, and their bytes
+_capturing = threading.RLock()  # waiting for a device is an error while one of its streams is captured
 
 
 def bucket(size: int) -> int:
-    """`size` rounded up to a multiple of an eighth of a power of two.
+    """Round `size` up to a multiple of an eighth of a power of two.
 
-    Batches that shrink then share few graphs, padded by at most a quarter.
+    Shrinking batches then share few graphs, padded by at most a quarter.
     """
     step = 1 << max(0, (size - 1).bit_length() - 3)
     return -(-size // step) * step
 
 
 def current(device: torch.device) -> AbstractContextManager[Any]:
-    """Makes a GPU the current one."""
+    """Make a GPU the current one."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def stream_of(device: torch.device) -> tuple[torch.device, int]:
-    """Where work on the device is queued now: what is kept for one stream serves no other."""
+    """Return (device, current stream), the key of whatever may serve one stream only."""
     return device, torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 @cache
 def _side_stream(device: int) -> torch.cuda.Stream:
-    """One for all captures of a device: libraries keep a workspace for each stream they have met.
+    """Return the stream of all captures on a device, since libraries keep a workspace for each stream.
 
-    torch's own belongs to the first device that captured.
+    torch's own capture stream belongs to the first device that captured.
     """
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def capture(run: Callable[[], None]) -> Callable[[], None]:
-    """What `run` launches on the current device, to be launched again on the same memory."""
+    """Record what `run` launches on the current device; the result launches it again on the same memory."""
     graph, stream = torch.cuda.CUDAGraph(), _side_stream(torch.cuda.current_device())
-    # torch does not leave the side stream where a capture fails
+    # torch stays on the side stream if a capture fails
     back = torch.cuda.stream(torch.cuda.current_stream())
     with _capturing, back, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         run()
@@ -55,11 +55,11 @@ def capture(run: Callable[[], None]) -> Callable[[], None]:
 
 
 class Replay:
-    """Does a step the first time, which compiles its kernels, and replays a CUDA graph of it from then on.
+    """Run a step once, which compiles its kernels, and replay it as a CUDA graph from then on.
 
-    The graph is captured at the second call, so a shape that is met once costs no capture. Where that is not
-    allowed, RuntimeError; with `or_run` the step is done each time instead. `reserved` are the bytes that the
-    capture took.
+    The graph is captured at the second call, so a shape that is met once costs no capture. Raises
+    RuntimeError if the step cannot be captured; with `or_run` the step runs each time instead. `reserved` is
+    the number of bytes that the capture took.
     """
 
     def __init__(self, or_run: bool = False) -> None:
@@ -67,7 +67,7 @@ class Replay:
         self._graph: Callable[[], None] | None = None
 
     def __call__(self, make: Callable[[], Callable[[], None]]) -> None:
-        """make() gives the step, always the same, which is not held on to."""
+        """Run the step that `make` returns, which must always be the same; no reference to it is kept."""
         if self._graph is not None:
             return self._graph()
         run = make()
@@ -81,20 +81,20 @@ class Replay:
         self._calls += 1
 
     def _measured(self, run: Callable[[], None]) -> None:
-        before = torch.cuda.memory_reserved()  # not earlier: a capture begins by emptying torch's cache
+        before = torch.cuda.memory_reserved()  # read here, because a capture begins by emptying torch's cache
         run()
         self.reserved = max(torch.cuda.memory_reserved() - before, 0)
 
 
 def nbytes(tensors: Iterable[Tensor]) -> int:
-    """The memory of tensors, some of which may share it."""
+    """Add up the memory of tensors; memory that several share counts once."""
     return sum({s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in tensors)}.values())
 
 
 class Kept(Generic[T]):
-    """What was made for calls alike, by what they have in common.
+    """A cache of what was made for each key, such as buffers or graphs.
 
-    At most `most` are kept, of no more than `memory` bytes; the longest unused is released first.
+    Holds at most `most` entries of at most `memory` bytes and drops the least recently used first.
     """
 
     def __init__(self, most: int = MOST, memory: int = MEMORY) -> None:
@@ -107,20 +107,20 @@ class Kept(Generic[T]):
 
     @property
     def bytes(self) -> int:
-        """The memory of all that is kept."""
+        """The memory of all entries."""
         return sum(self._sizes.values())
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What was made for `key`, or is now."""
+        """Return the entry of `key`, made on first use."""
         if key not in self._made:
             self._made[key], self._sizes[key] = make(), 0
         self._made.move_to_end(key)
         return self._made[key]
 
     def weigh(self, key: Hashable, size: int) -> None:
-        """Say that what is kept for `key` takes `size` bytes, and release others where that is too much.
+        """Record that the entry of `key` takes `size` bytes, and drop old entries beyond the limits.
 
-        The newest stays, however large.
+        The newest entry stays, however large.
         """
         self._sizes[key] = size
         while len(self._made) > 1 and (len(self._made) > self._most or self.bytes > self._memory):

@@ -26,7 +26,7 @@ def check_stream(seed: Any, draw: Any) -> None:
 
 
 def words(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
-    """`count` 32-bit words for each id [B], as int64 [B, count] in [0, 2^32).
+    """Return `count` 32-bit words for each id [B], as int64 [B, count] in [0, 2^32).
 
     A product of two 32-bit words wraps in int64 as it would in uint64; the mask after the shift removes the
     sign, which leaves the high word.
@@ -46,12 +46,12 @@ def words(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
 
 
 def to_uniform(bits: Tensor) -> Tensor:
-    """The top 24 bits of each word as a float64 in [0, 1), exact in float32 too."""
+    """Turn the top 24 bits of each word into a float64 in [0, 1), exact in float32 too."""
     return (bits >> 8).double() * 2.0**-24
 
 
 def to_normal(bits: Tensor) -> Tensor:
-    """Box-Muller on neighboring words: [B, even count] to float64 standard normals of the same shape."""
+    """Turn words [B, even count] into float64 standard normals, by Box-Muller on neighboring words."""
     pairs = bits.reshape(bits.shape[0], bits.shape[1] // 2, 2)
     radius = (-2.0 * torch.log(((pairs[..., 0] >> 8) + 1).double() * 2.0**-24)).sqrt()
     angle = 2.0 * math.pi * to_uniform(pairs[..., 1])
@@ -59,5 +59,5 @@ def to_normal(bits: Tensor) -> Tensor:
 
 
 def normals(ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
-    """`count` float64 standard normals for each id."""
+    """Return `count` float64 standard normals for each id."""
     return to_normal(words(ids, count + count % 2, seed, draw))[:, :count]

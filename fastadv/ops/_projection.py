@@ -1,4 +1,4 @@
-"""What the projection ops share: the schema, the fake and the argument check."""
+"""Schema, fake and argument check of the projection ops."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def fake(x_adv: Tensor, *rest: Any) -> Tensor:
 
 
 def arguments(x_adv: Tensor, x: Tensor, radius: PerRow, box: tuple[float, float]) -> Sample:
-    """The checked public arguments, in the schema's order."""
+    """Check the public arguments and return them in the schema's order."""
     check_like(x_adv, x=x)
     radius, radius_rows = per_row("radius", radius, x)
     return x_adv, x, radius, *limits(box), radius_rows

@@ -1,4 +1,4 @@
-"""What the ops share: batches as rows, one value for all rows or one for each, sums that stay in the ball."""
+"""Batches as rows, values that are one number or one per row, and sums rounded so as to stay in the ball."""
 
 from math import inf
 
@@ -12,8 +12,8 @@ PerRow = float | Tensor
 NO_BOX = (-inf, inf)
 """The box that clips nothing."""
 
-# Float64 sums taken in another order differ by this much; a point that exceeds the radius by no more is
-# inside and stays where it is.
+# float64 sums taken in another order differ by this factor; a point that exceeds the radius by no more
+# counts as inside and is not moved
 ROUNDING = 1 + 1e-13
 
 
@@ -37,7 +37,7 @@ def check_like(first: Tensor, **others: Tensor) -> None:
 
 
 def limits(box: tuple[float, float]) -> tuple[float, float]:
-    """(lo, hi) of a box, either of which may be infinite. Raises InputError unless lo < hi."""
+    """Return (lo, hi) of a box, where either may be infinite. Raises InputError unless lo < hi."""
     try:
         lo, hi = map(float, box)
     except (TypeError, ValueError):
@@ -53,7 +53,7 @@ def per_row(name: str, value: PerRow, batch: Tensor) -> tuple[float, Tensor | No
     Raises InputError unless all values are numbers >= 0 (infinity is one) and a tensor has one for each row.
     """
     if not isinstance(value, Tensor):
-        if not (type(value) is float and value >= 0):  # a shortcut: tiny calls feel every function call
+        if not (type(value) is float and value >= 0):  # a shortcut, since function calls dominate tiny ones
             value = check_number(name, value, 0, finite=False)
         return value, None
     if value.dim() == 0:
@@ -70,26 +70,26 @@ def per_row(name: str, value: PerRow, batch: Tensor) -> tuple[float, Tensor | No
 
 
 def column(value: float, rows: Tensor | None, batch: Tensor) -> Tensor:
-    """The (number, rows) pair as a float64 tensor that broadcasts against `batch`."""
+    """Turn the (number, rows) pair into a float64 tensor that broadcasts against `batch`."""
     if rows is None:
         return torch.full((), value, dtype=torch.float64, device=batch.device)
     return rows.to(torch.float64).reshape(-1, *[1] * (batch.dim() - 1))
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype a kernel computes in: float64 for float64, float32 for everything narrower."""
+    """Return the dtype that a kernel computes in: float64 for float64, float32 for anything narrower."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def towards_zero(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """float64 `value` rounded towards zero to `dtype`, still held as float64."""
+    """Round float64 `value` towards zero to `dtype`; the result is still held as float64."""
     near = value.to(dtype)
     over = near.double().abs() > value.abs()
     return torch.where(over, torch.nextafter(near, torch.zeros_like(near)), near).double()
 
 
 def add_towards(x: Tensor, shift: Tensor) -> Tensor:
-    """x + shift in x's dtype, rounded towards x, so that |result - x| <= |shift| holds exactly.
+    """Return x + shift in x's dtype, rounded towards x, so that |result - x| <= |shift| holds exactly.
 
     `shift` is float64. Rounding to nearest would leave the ball by half an ulp of x, which for a small radius
     is more than any relative slack on the radius.
@@ -100,5 +100,5 @@ def add_towards(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def clamp_box(x: Tensor, lo: float, hi: float) -> Tensor:
-    """x clamped to the box as x's dtype rounds it."""
+    """Clamp x to the box as x's dtype rounds it."""
     return x.clamp(lo, hi)

@@ -14,7 +14,7 @@ RADII = (0.0, 0.03, 1.5, float("inf"))
 def batch(
     shape: tuple[int, ...], device: torch.device, dtype: torch.dtype, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(x_adv, grad, x): a third of x exactly on the edges of [0, 1], x_adv near x, 0, NaN and inf in grad."""
+    """Draw (x_adv, grad, x): a third of x on the edges of [0, 1], x_adv near x, 0, NaN and inf in grad."""
     draw = torch.Generator().manual_seed(seed)
     x = torch.rand(shape, generator=draw, dtype=torch.float64)
     edge = torch.rand(shape, generator=draw)
@@ -25,14 +25,14 @@ def batch(
     )
     grad = torch.where(torch.rand(shape, generator=draw) < 0.1, 0.0, grad)
     if shape[0] > 2:
-        # of these, L-infinity loses a coordinate each; the other norms the row
+        # in L-infinity each of these costs its coordinate a step, in the other norms its row
         grad.flatten(1)[0, :3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
         grad[1] = 0.0
     return x_adv.to(device, dtype), grad.to(device, dtype), x.to(device, dtype)
 
 
 def per_sample(shape: tuple[int, ...], device: torch.device, seed: int) -> Tensor:
-    """One float64 radius a sample, the first zero and the last infinite."""
+    """Return one float64 radius per sample, the first zero and the last infinite."""
     draw = torch.Generator().manual_seed(seed)
     radius = torch.rand(shape[0], generator=draw, dtype=torch.float64)
     if shape[0] > 1:
@@ -41,7 +41,7 @@ def per_sample(shape: tuple[int, ...], device: torch.device, seed: int) -> Tenso
 
 
 def layouts(x_adv: Tensor, grad: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The same batch contiguous, channels-last, channels-last in one tensor only, and as a slice."""
+    """Yield the batch contiguous, channels-last, channels-last in one tensor only, and as a slice."""
     yield x_adv, grad, x
     if x.dim() == 4:
         last = torch.channels_last
@@ -56,7 +56,7 @@ def layouts(x_adv: Tensor, grad: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Te
 
 
 def step_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
-    """Arguments of the step ops: every shape, radius, layout, and per-sample radii and steps."""
+    """Yield arguments of the step ops: every shape, radius, layout, and per-sample radii and steps."""
     for seed, shape in enumerate(SHAPES):
         tensors = batch(shape, device, dtype, seed)
         for layout in layouts(*tensors):
@@ -76,9 +76,9 @@ def step_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
 
 
 def project_samples(device: torch.device, dtype: torch.dtype) -> Iterator[Sample]:
-    """Arguments of the projections: points inside the ball, on its edge and outside, some outside the box.
+    """Yield arguments of the projections: points inside, on and outside the ball, some outside the box.
 
-    They are made from those of the steps.
+    They are made from the arguments of the steps.
     """
     for x_adv, _, x, radius, step, lo, hi, *rows in step_samples(device, dtype):
         yield (x_adv, x, radius, lo, hi, *rows[:1])
@@ -92,7 +92,7 @@ def random_decoder(
     device: torch.device,
     dtype: torch.dtype,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Random weights of (cin, cout, kernel, stride) layers.
+    """Draw random weights of (cin, cout, kernel, stride) layers.
 
     They are scaled so that activations neither vanish nor saturate.
     """
@@ -127,7 +127,7 @@ DECODERS = (
 def sample_decoders(
     device: torch.device, dtype: torch.dtype
 ) -> Iterator[tuple[torch.Generator, list[Tensor], list[Tensor], list[int]]]:
-    """(generator, weights, biases, strides) of each of DECODERS, for op samples."""
+    """Yield (generator, weights, biases, strides) of each of DECODERS, for op samples."""
     for seed, (classes, layers) in enumerate(DECODERS):
         draw = torch.Generator().manual_seed(seed)
         weights, biases = random_decoder(draw, classes, layers, device, dtype)
@@ -135,7 +135,7 @@ def sample_decoders(
 
 
 def ordered(tensor: Tensor) -> Tensor:
-    """Floats as integers in the same order, neighbors one apart: their differences are distances in ulps."""
+    """Map floats to integers in the same order, neighbors one apart: differences are distances in ulps."""
     bits = {
         torch.float64: torch.int64,
         torch.float32: torch.int32,
@@ -148,9 +148,9 @@ def ordered(tensor: Tensor) -> Tensor:
 
 
 def assert_sums(actual: Tensor, expected: Tensor) -> None:
-    """AssertionError where sums of many terms differ by more than another order and one rounding may cause.
+    """Assert that sums of many terms differ by no more than their order and one rounding explain.
 
-    Their errors go with the largest value of all.
+    The tolerance scales with the largest value of all.
     """
     loose = 1e-2 if actual.dtype == torch.bfloat16 else 1e-5
     scale = float(expected.double().abs().max()) if expected.numel() else 0.0

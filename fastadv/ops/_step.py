@@ -1,4 +1,4 @@
-"""What the step ops share: the schema, the fake and the argument check."""
+"""Schema, fake and argument check of the step ops."""
 
 from typing import Any
 
@@ -20,12 +20,12 @@ def fake(x_adv: Tensor, *rest: Any) -> Tensor:
 
 
 def may_be_narrow(grad: Tensor, x: Tensor) -> bool:
-    """Whether the gradient is one of a search in bfloat16, which every step takes for points in float32."""
+    """Whether the gradient is in bfloat16 and the points in float32, as in a bfloat16 search."""
     return grad.dtype is torch.bfloat16 and x.dtype is torch.float32
 
 
 def check_points(x_adv: Tensor, grad: Tensor, x: Tensor) -> None:
-    """InputError unless all three are alike, but for a gradient that may be narrow."""
+    """Raise InputError unless the three tensors match; the gradient alone may be in bfloat16."""
     if not may_be_narrow(grad, x_adv):
         check_like(x_adv, grad=grad, x=x)
         return
@@ -41,7 +41,10 @@ def arguments(
     x_adv: Tensor, grad: Tensor, x: Tensor, radius: PerRow, step_size: PerRow, box: tuple[float, float],
     narrow: bool = False,
 ) -> Sample:  # fmt: skip
-    """The checked public arguments, in the schema's order; `narrow` where the op widens gradients itself."""
+    """Check the public arguments and return them in the schema's order.
+
+    Set `narrow` if the op widens a bfloat16 gradient itself.
+    """
     check_points(x_adv, grad, x)
     if not narrow and may_be_narrow(grad, x_adv):
         grad = grad.float()

@@ -7,21 +7,19 @@ from fastadv.errors import InputError
 
 
 def corners(words: Tensor, image: tuple[int, int, int], window: tuple[int, int]) -> Tensor:
-    """int64 [B, 2]: the upper left pixel of a window inside the image, by the low 32 bits of words [B, 2]."""
+    """Place a window by the low 32 bits of words [B, 2]; returns its upper left pixel, int64 [B, 2]."""
     free = words.new_tensor([image[1] - window[0] + 1, image[2] - window[1] + 1])
     return (words & 0xFFFFFFFF) * free >> 32
 
 
 def middle_corners(words: Tensor, image: tuple[int, int, int], window: tuple[int, int]) -> Tensor:
-    """The same with half the chance for each window that touches an edge of the image: the middle of an image
-    is where its object is.
-    """
+    """Place a window as `corners`, but half as often at each edge of the image: objects are in the middle."""
     last = words.new_tensor([image[1] - window[0], image[2] - window[1]])
     return ((words & 0xFFFFFFFF) * last + 2**31) >> 32  # a uniform number in [0, last], rounded
 
 
 def inside(corner: Tensor, image: tuple[int, int, int], window: tuple[int, int]) -> Tensor:
-    """bool [B, 1, H, W]: the pixels of the window."""
+    """Return the mask of the window's pixels, bool [B, 1, H, W]."""
     rows, columns = (torch.arange(count, device=corner.device) for count in image[1:])
     down, right = rows - corner[:, :1], columns - corner[:, 1:]
     high, wide = (down >= 0) & (down < window[0]), (right >= 0) & (right < window[1])
@@ -29,14 +27,14 @@ def inside(corner: Tensor, image: tuple[int, int, int], window: tuple[int, int])
 
 
 def signs(words: Tensor) -> Tensor:
-    """float64 1 or -1 for each word."""
+    """Turn each word into a float64 sign, 1 or -1."""
     return 1.0 - 2.0 * (words & 1).double()
 
 
 def check_windows(
     batch: Tensor, words: Tensor, count: int, image: tuple[int, int, int], window: tuple[int, int]
 ) -> None:
-    """InputError unless batch [B, ...] holds such images, words are [B, count], and the window fits."""
+    """Raise InputError unless batch [B, ...] holds such images, words are [B, count], and the window fits."""
     pixels = image[0] * image[1] * image[2]
     if min(image) < 1 or batch[:1].numel() not in (0, pixels):
         raise InputError(

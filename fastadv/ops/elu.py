@@ -15,7 +15,7 @@ from fastadv.ops._rows import check_like, wide
 from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
-SCALES = (1.0, 0.5, 0.0, -0.5)  # of the samples
+SCALES = (1.0, 0.5, 0.0, -0.5)  # tried in the samples
 
 
 def reference(x: Tensor, scale: float) -> Tensor:

@@ -64,7 +64,7 @@ register(
 def latent_decode(
     z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], strides: Sequence[int]
 ) -> Tensor:
-    """Images [K, N, C, H, H] in (0, 1) of latents z [K, N, L], N for each class.
+    """Decode latents z [K, N, L], N for each class, into images [K, N, C, H, H] in (0, 1).
 
     weights [K, cin, cout, k, k], biases [K, cout] and a stride for each layer, as `latent_fit` takes them;
     BatchNorm folded in. Not differentiable. Raises InputError on shapes that do not fit, mixed dtypes or

@@ -2,7 +2,7 @@
 
 Adam optimizes z; all its steps happen in one call.
 
-Minimised is (‖G_k(z) − x‖² + β/2 ‖z‖²) / D, with D the number of values of an image (Schott et al. 2018,
+The objective is (‖G_k(z) − x‖² + β/2 ‖z‖²) / D, with D the number of values of an image (Schott et al. 2018,
 section 3, in the scaling of the authors' code, where 2σ² = 1). Adam has the usual β₁ = 0.9, β₂ = 0.999, ε =
 1e-8 and bias correction; after each update z is rescaled to norm `max_norm` where it is longer. The last of
 the `steps` iterations only evaluates.
@@ -31,7 +31,7 @@ def _evaluate(
     strides: Sequence[int],
     beta: float,
 ) -> tuple[Tensor, Tensor]:
-    """Loss [B, K] and its gradient [B, K, L] with respect to the latents."""
+    """Return the loss [B, K] and its gradient [B, K, L] with respect to the latents."""
     *hidden, images = forward(z, weights, biases, strides)
     apart = images - x.repeat(1, z.shape[1], 1, 1)
     loss = apart.reshape(*z.shape[:2], -1).square().sum(2) + beta / 2 * z.square().sum(2)

@@ -29,12 +29,12 @@ KINDS = ("ce", "margin", "cw", "dlr")
 
 
 def _one(index: Tensor, like: Tensor) -> Tensor:
-    """One-hot rows in like's dtype."""
+    """Return one-hot rows in the dtype of `like`."""
     return torch.zeros_like(like).scatter_(1, index[:, None], 1.0)
 
 
 def _others(z: Tensor, index: Tensor) -> Tensor:
-    """z with the column `index` of each row at -inf."""
+    """Copy z with the column `index` of each row set to -inf."""
     return z.scatter(1, index[:, None], float("-inf"))
 
 
@@ -80,7 +80,7 @@ def reference(
     logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None, direction: bool
 ) -> tuple[Tensor, Tensor]:
     for name, index in (("labels", labels), ("targets", targets)):
-        # on a GPU the classes stay unread: that would wait for the device
+        # on a GPU the classes are not checked: reading them would wait for the device
         if (
             index is not None
             and index.device.type == "cpu"

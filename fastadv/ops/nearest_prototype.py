@@ -26,7 +26,7 @@ def reference(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tens
 
 
 def _nearest(x: Tensor, prototypes: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """(distance [B], index [B]) among the prototypes [S, D] of one class."""
+    """Return (distance [B], index [B]) of the nearest of the prototypes [S, D] of one class."""
     least = x.new_full((len(x),), torch.inf, dtype=torch.float64)
     which = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     rows = max(1, CHUNK // max(1, x.numel()))

@@ -34,7 +34,7 @@ from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 
 def _shift(norm: str, limit: Tensor, ids: Tensor, count: int, seed: int, draw: int) -> Tensor:
-    """float64 [B, D] uniform in the ball of `limit`."""
+    """Draw float64 shifts [B, D] uniformly from the ball of `limit`."""
     bits = _philox.words(ids, count, seed, draw)
     if norm == "linf":
         return limit * (2.0 * _philox.to_uniform(bits) - 1.0)

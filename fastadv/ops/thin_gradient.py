@@ -23,7 +23,7 @@ Pair = Sequence[int]
 
 
 def _output_size(size: Pair, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair) -> list[int]:
-    """The height and width of the convolution's result."""
+    """Return the height and width of the convolution's result."""
     return [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True)

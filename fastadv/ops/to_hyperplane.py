@@ -20,13 +20,13 @@ from fastadv.ops._samples import SHAPES, assert_ulps, batch, layouts
 from fastadv.ops.registration.library import OpCard, Sample, op, register
 
 NORMS = ("linf", "l2", "l1")
-# Newton steps where the host does not wait for the device to ask whether they are over
+# Newton steps on a GPU, where asking whether they have converged would wait for the device
 ROUNDS = 32
 
 
 def reference(points: Tensor, normal: Tensor, lack: Tensor, norm: str, lo: float, hi: float) -> Tensor:
     flat, weight = points.flatten(1).double(), normal.flatten(1).double()
-    # over the largest weight, so that the squares of tiny and huge weights have room
+    # divided by the largest weight, so that the squares of tiny and huge weights neither vanish nor overflow
     largest = weight.abs().amax(1, keepdim=True) if weight.shape[1] else weight.new_zeros(len(weight), 1)
     usable = (largest > 0) & (largest < inf) & lack[:, None].isfinite()
     weight, lack = (torch.where(usable, value / largest, 0.0) for value in (weight, lack.double()[:, None]))
@@ -37,7 +37,7 @@ def reference(points: Tensor, normal: Tensor, lack: Tensor, norm: str, lo: float
 
 
 def _greedy(size: Tensor, room: Tensor, wanted: Tensor, norm: str) -> Tensor:
-    """Lengths [n, D] in [0, room] of the least sum with <size, length> = wanted [n, 1]."""
+    """Find lengths [n, D] in [0, room] of the least sum with <size, length> = wanted [n, 1]."""
     order = size.argsort(dim=1, descending=True, stable=True)
     weight, most = size.gather(1, order), room.gather(1, order)
     gained = (weight * most).nan_to_num_(0.0, posinf=inf).cumsum(1)
@@ -47,7 +47,7 @@ def _greedy(size: Tensor, room: Tensor, wanted: Tensor, norm: str) -> Tensor:
 
 
 def _level(size: Tensor, room: Tensor, wanted: Tensor, norm: str) -> Tensor:
-    """Lengths [n, D] in [0, room] of the least norm with <size, length> = wanted [n, 1]."""
+    """Find lengths [n, D] in [0, room] of the least norm with <size, length> = wanted [n, 1]."""
     pace = size if norm == "l2" else (size > 0).to(size.dtype)
     rate, whole = size * pace, size * room
     level, most = torch.zeros_like(wanted), torch.finfo(wanted.dtype).max
@@ -56,7 +56,7 @@ def _level(size: Tensor, room: Tensor, wanted: Tensor, norm: str) -> Tensor:
         free = pace * level < room
         rates = torch.where(free, rate, 0.0).sum(1, keepdim=True)
         rest = wanted - torch.where(free, 0.0, whole).sum(1, keepdim=True)
-        # the root for the coordinates that are free lies below the root sought
+        # the root over the free coordinates alone lies below the true one
         higher = torch.where(rates > 0, rest / rates, level).maximum(level).clamp_max(most)
         if check and bool((higher == level).all()):
             break

@@ -1,4 +1,4 @@
-"""What the balls of all norms share: radius and box, membership, random starts, step sizes, description."""
+"""The base class of all norms: radius and box, membership, random starts, step sizes, description."""
 
 import math
 from copy import copy
@@ -16,7 +16,7 @@ from fastadv.ops._rows import PerRow, check_like, column, per_row
 from fastadv.runs.card import data_hash
 
 SLACK = 1e-6
-# how often, and by which share beyond the excess, a point that rounding took out of the ball is shortened
+# a point that rounding took out of the ball is shortened up to ROUNDS times, by SHORTER more than its excess
 ROUNDS, SHORTER = 3, 1e-3
 
 
@@ -27,10 +27,9 @@ class Threat:
     radius  in input units, a number or one value a sample [B]; may be inf. It has no default.
     box     (lo, hi) of valid inputs; samples must lie inside.
 
-    A subclass is one norm, and the only place that knows it: its name, symbol and exponent, its projection
-    and steepest ascent, and whatever else the norm does in its own way. Points made here never exceed the
-    radius, in exact arithmetic: the last addition rounds towards x. Raises InputError on a radius or box of
-    another kind.
+    A subclass defines one norm: name, symbol and exponent, projection and steepest ascent, and overrides
+    whatever the norm does in its own way. Points made here never exceed the radius, in exact arithmetic: the
+    last addition rounds towards x. Raises InputError on any other radius or box.
     """
 
     radius: PerRow
@@ -51,17 +50,17 @@ class Threat:
         return bool(radius.isfinite().all()) if isinstance(radius, Tensor) else math.isfinite(radius)
 
     def check_one_radius(self) -> None:
-        """InputError unless one radius holds for all samples."""
+        """Raise InputError unless one radius holds for all samples."""
         if isinstance(self.radius, Tensor) and self.radius.dim() > 0:
             raise InputError(
                 f"threat: expected one radius for all samples, got {tuple(self.radius.shape)}; pass a number"
             )
 
     def take(self, index: Tensor) -> Self:
-        """The threat of the samples `index` alone (an int64 or bool index of the batch)."""
+        """Return the threat of the samples `index` (an int64 or bool index of the batch)."""
         if not isinstance(self.radius, Tensor) or self.radius.dim() == 0:
             return self
-        # the values are checked already: to check them again would wait for a GPU
+        # already checked; checking again would wait for a GPU
         part = copy(self)
         object.__setattr__(part, "radius", self.radius[index])
         if not self.__dict__.get("finite", True):
@@ -69,42 +68,43 @@ class Threat:
         return part
 
     def with_radius(self, radius: PerRow) -> Self:
-        """The same ball and box at another radius."""
+        """Return the same ball and box at another radius."""
         return replace(self, radius=radius)
 
     def resized(self, radius: Tensor) -> Self:
-        """`with_radius` for radii [B] known to be numbers >= 0: to check them would wait for a GPU."""
+        """Do as `with_radius`, but without checking radii [B], which would wait for a GPU."""
         part = copy(self)
         object.__setattr__(part, "radius", radius)
         part.__dict__.pop("finite", None)
         return part
 
     def held_in(self, dtype: torch.dtype) -> Self:
-        """The same ball in the box whose ends are those numbers that `dtype` holds for them."""
+        """Return the same ball in the box rounded to `dtype`."""
         part = copy(self)
         object.__setattr__(part, "box", tuple(torch.tensor(self.box, dtype=dtype).tolist()))
         return part
 
     def describe(self) -> dict[str, Any]:
-        """All fields of this threat, as JSON for cards and shards; radii for each sample as their hash."""
+        """Return all fields as JSON, for cards and shards; one radius per sample becomes a hash."""
         values = {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
         return {"name": type(self).__name__, "norm": self.norm, **values}
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """||x_adv - x|| of each sample, float64 [B]."""
+        """Measure ||x_adv - x|| of each sample, float64 [B]."""
         return ops.distance(x_adv, x, self.order)[0]
 
     def contains(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """bool [B]: the norm, in float64, is at most radius * (1 + 1e-6), and every coordinate is in the box.
+        """Test whether each sample is in the ball and the box, bool [B].
 
-        The slack is the radius's alone: the box holds exactly. NaN is outside.
+        The norm, in float64, may exceed the radius by a factor of 1 + 1e-6; the box must hold exactly. NaN is
+        outside.
         """
         radius = column(*per_row("radius", self.radius, x), x).reshape(-1)
         distance, inside = ops.distance(x_adv, x, self.order, self.box)
         return inside & (distance <= radius * (1 + SLACK))
 
     def random_start(self, x: Tensor, seed: int = 0, ids: Tensor | None = None, draw: int = 0) -> Tensor:
-        """A point drawn uniformly from the ball, clamped to the box; a function of (seed, id, draw).
+        """Draw a point uniformly from the ball and clamp it to the box; a function of (seed, id, draw).
 
         ids [B] default to 0 .. B - 1. Raises InputError where the radius is infinite, and on a seed outside 0
         to 2^63 - 1 or a draw outside 0 to 2^32 - 1.
@@ -117,11 +117,11 @@ class Threat:
         return ops.random_start(x, ids, self.norm, self.radius, self.box, seed, draw)
 
     def quantize(self, x_adv: Tensor, x: Tensor, levels: int = 255) -> Tensor:
-        """x_adv on `levels` + 1 values of the box, without leaving the ball (see ops.quantize_in_ball)."""
+        """Round x_adv to `levels` + 1 values of the box, inside the ball (see ops.quantize_in_ball)."""
         return ops.quantize_in_ball(x_adv, x, self.norm, self.radius, self.box, levels)
 
     def rounded(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """x_adv, in a wider dtype, as the dtype of x holds it; what was inside ball and box stays inside."""
+        """Round x_adv, in a wider dtype, to the dtype of x; what was inside ball and box stays inside."""
         near = x_adv.to(x.dtype)
         if not isinstance(self.radius, Tensor) and math.isinf(self.radius):
             return near
@@ -139,7 +139,7 @@ class Threat:
         return self.resized(limit).project(near, x)
 
     def default_step_size(self, steps: int, factor: float = 1.0) -> PerRow:
-        """factor * radius / steps, a number or [B]; for radius 0, where steps lead nowhere, as for radius 1.
+        """Return factor * radius / steps, a number or [B]; radius 0, where no step moves, counts as 1.
 
         Steps of L0 are whole coordinates. Raises InputError where the radius is infinite.
         """
@@ -157,7 +157,7 @@ class Threat:
     def check_step_size(self, step_size: PerRow) -> None:
         """Raise InputError unless each step size, a number or [B], is long enough to move something.
 
-        Values on a GPU stay unread: that would wait for the device.
+        Values on a GPU are not checked: reading them would wait for the device.
         """
         if type(step_size) is float and step_size > self.least_step:  # each step of an attack comes here
             return
@@ -174,21 +174,21 @@ class Threat:
             raise InputError(f"step_size: expected {wanted}, got {got}{short}")
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """The nearest point to x_adv, in the Euclidean norm, that ball and box hold."""
+        """Project x_adv on the intersection of ball and box: the nearest point in the Euclidean norm."""
         raise NotImplementedError
 
     def step(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
-        """Steepest ascent along grad by step_size (a number or [B]) in the threat's norm, in ball and box.
+        """Take a step of steepest ascent along grad, by step_size (a number or [B]) in the threat's norm.
 
-        A gradient that is not finite moves nothing (Linf: the coordinate; other norms: the sample); nor does
-        a zero one. Raises InputError on a step size of zero, or one below a coordinate in L0.
+        The result is in ball and box. A gradient that is zero or not finite moves nothing: no coordinate in
+        Linf, no sample in other norms. Raises InputError on a step size of zero, or below 1 in L0.
         """
         raise NotImplementedError
 
     def support(self, weight: Tensor, x: Tensor) -> Tensor:
-        """The most that <weight, z - x> can be over all z in ball and box, float64 [B].
+        """Maximize <weight, z - x> over all z in ball and box, float64 [B].
 
-        This is how much a feature that is linear in x can gain, exactly. weight is like x.
+        This is the exact gain of a feature that is linear in x. weight has the shape of x.
         Raises InputError where the two do not match.
         """
         check_like(x, weight=weight)
@@ -199,14 +199,14 @@ class Threat:
         return self._gain(along.abs(), room, radius)
 
     def _gain(self, size: Tensor, room: Tensor, radius: Tensor) -> Tensor:
-        """max <size, away> [B] over 0 <= away <= room with ||away|| <= radius [B, 1]; all float64 [B, D].
+        """Maximize <size, away> [B] over 0 <= away <= room with ||away|| <= radius [B, 1].
 
-        room is 0 where size is.
+        All are float64 [B, D]; room is 0 where size is.
         """
         raise NotImplementedError
 
     def step_(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
-        """`step` that overwrites and returns x_adv, which must not be x itself."""
+        """Do as `step`, but overwrite and return x_adv, which must not be x itself."""
         return x_adv.copy_(self.step(x_adv, grad, x, step_size))
 
 
@@ -239,7 +239,7 @@ def _checked_box(box: Any) -> tuple[float, float]:
 
 
 def _number(value: Any) -> float:
-    """`value` as a float; NaN where it is no number."""
+    """Convert `value` to a float; NaN if it is not a number."""
     try:
         return math.nan if isinstance(value, bool | str | bytes) else float(value)
     except (TypeError, ValueError):
@@ -247,7 +247,7 @@ def _number(value: Any) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """A field as JSON, which has no infinity and no tensors."""
+    """Convert a field to JSON, which has no infinity and no tensors."""
     if isinstance(value, Tensor):
         return _plain(value.item()) if value.dim() == 0 else data_hash(value)
     if isinstance(value, float):

@@ -30,11 +30,11 @@ class L0(Threat):
     def step(self, x_adv: Tensor, grad: Tensor, x: Tensor, step_size: PerRow) -> Tensor:
         """Send up to `step_size` coordinates to the edge of the box, towards the best point to first order.
 
-        That point, which maximises <grad, z - x> over ball and box, holds at their edges the `radius`
-        coordinates that add the most there. Those of them that gain the most move; where more than `radius`
-        would then differ from x, the ones that add the least go back to x. A projection would keep the
-        largest displacements, whatever they gain. A step size is rounded down. Raises InputError on a step
-        below one coordinate, and on an infinite box, which has no edge.
+        That point maximizes <grad, z - x> over ball and box: the `radius` coordinates that add the most are
+        at their edges. Of these, the ones that gain the most move. If more than `radius` coordinates would
+        then differ from x, those that add the least go back to x; a projection would instead keep the largest
+        displacements, whatever they gain. A step size is rounded down. Raises InputError on a step below one
+        coordinate, and on an infinite box, which has no edge.
         """
         self.check_step_size(step_size)
         check_points(x_adv, grad, x)
@@ -67,7 +67,7 @@ class L0(Threat):
 
 
 def _rank(values: Tensor) -> Tensor:
-    """The place of each element in its row, the largest first, the lower index first among equals."""
+    """Rank the elements of each row, the largest first, the lower index first among equals."""
     order = values.argsort(dim=1, descending=True, stable=True)
     places = torch.arange(values.shape[1], device=values.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)

@@ -1,4 +1,4 @@
-"""How kernels are called: the positions in an op's schema, and the adapter that gives C++ its NumPy views.
+"""Parse the schemas of ops, and adapt C++ kernels, which take NumPy views, to tensors.
 
 Every kernel, C++ or Triton, takes what the op writes first and then its arguments, in the order of the
 schema.
@@ -28,7 +28,7 @@ class Signature:
 
     @staticmethod
     def of(schema: str) -> "Signature":
-        """The signature of "(Tensor x, float radius, ...) -> Tensor"."""
+        """Parse a schema such as "(Tensor x, float radius, ...) -> Tensor"."""
         parsed = _torch._C.parse_schema("op" + schema)
         kinds = [str(argument.type) for argument in parsed.arguments]
 
@@ -48,13 +48,13 @@ class Signature:
 
 
 def in_place_schema(schema: str) -> str:
-    """The schema of the twin that writes its first argument and returns nothing."""
+    """Return the schema of the in-place op, which writes its first argument and returns nothing."""
     arguments = schema.rsplit("->", 1)[0]
     return arguments.replace("(Tensor ", "(Tensor(a!) ", 1) + "-> ()"
 
 
 def array(tensor: Tensor) -> Any:
-    """A NumPy view of a CPU tensor; bfloat16, which NumPy lacks, as its int16 bits."""
+    """Return a NumPy view of a CPU tensor; bfloat16, which NumPy lacks, becomes its int16 bits."""
     if tensor.requires_grad:
         tensor = tensor.detach()
     return tensor.numpy() if tensor.dtype is not torch.bfloat16 else tensor.view(torch.int16).numpy()
@@ -63,7 +63,7 @@ def array(tensor: Tensor) -> Any:
 def over_arrays(
     kernel: Callable[..., None], signature: Signature, ordered: bool = False, strided: Sequence[str] = ()
 ) -> Callable[..., None]:
-    """An adapter that takes tensors, results first, and calls the C++ `kernel` with NumPy views of them.
+    """Wrap the C++ `kernel`, which takes NumPy views, as a function of tensors, the results first.
 
     Dense tensors are passed as they are, and so are channels-last batches if all are: a row's elements may
     lie in any order as long as it is the same in every tensor. Of other tensors a dense copy is passed, and
@@ -84,7 +84,7 @@ def over_arrays(
         views = [*args, *defaults[len(args) :]]  # the dispatcher leaves out trailing defaults
         first = args[0]
         for i in batches:
-            # an op in place gives its first argument twice
+            # an in-place op passes its first argument twice
             views[i] = views[0] if i and args[i] is first else array(args[i])
         for i in optional:
             if views[i] is not None:

@@ -1,4 +1,4 @@
-"""How Python calls an op: past torch's dispatcher where that would only cost time.
+"""Call ops from Python, without torch's dispatcher where it would only cost time.
 
 The dispatcher takes 2 to 12 µs a call, as long as a kernel on a small batch.
 """
@@ -14,18 +14,18 @@ _torch: Any = torch._C  # these calls carry no types
 
 
 def _usual() -> tuple[int, int]:
-    """What the dispatcher knows of a dense tensor on the CPU, and of a thread that nothing watches."""
+    """Return the dispatch keys of a dense CPU tensor and of a thread without transforms or modes."""
     dense = _torch._dispatch_keys(torch.empty(0, device="cpu"))
     return dense.raw_repr(), _torch._dispatch_tls_local_include_set().raw_repr()
 
 
-with ThreadPoolExecutor(1) as fresh:  # a mode may be on where this library is imported
+with ThreadPoolExecutor(1) as fresh:  # a mode may be active while this library is imported
     _DENSE, _UNWATCHED = fresh.submit(_usual).result()
 _OTHERS = frozenset({bool, int, float, str, type(None)})
 
 
 def entry(op: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """`op`, or `kernel`, which serves it on the CPU, where the dispatcher would do nothing but call that.
+    """Return a callable for `op` that runs `kernel` directly where the dispatcher would only do that.
 
     Arguments are given by position, in the types that the schema names.
     """

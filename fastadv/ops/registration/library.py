@@ -21,11 +21,10 @@ logger = logging.getLogger("fastadv")
 
 
 def _import_if_there(name: str, *needs: str) -> tuple[Any, str]:
-    """(module, "") or (None, why not).
+    """Import a module; return (module, "") or (None, reason).
 
-    `why not` is empty where the module, or a package it `needs`, is not installed.
-
-    Any other ImportError means that something installed is broken. It is reported in `backends()` and logged.
+    The reason is empty if the module, or a package it `needs`, is not installed. Any other ImportError means
+    that something installed is broken; it is logged, and shown by `backends()`.
     """
     try:
         return importlib.import_module(name), ""
@@ -52,13 +51,13 @@ Sample = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class OpCard:
-    """Everything the project knows of one op.
+    """Everything that describes one op.
 
     name          stem shared by ops/, ops/triton/, csrc/kernels/, tests/ops/ and the benchmark row
     schema        arguments and results in the dispatcher's language; the first argument is the batch.
                   Reference, fake, the binding in C++ and Triton's `launch` take the arguments in this order;
                   the latter two take what the op returns before them, as tensors to be written
-    summary       the mathematics in a line, for the docs table
+    summary       the mathematics in a line, for docs/ops.md
     reference     eager PyTorch, correct in any float dtype: specification, oracle and visible fallback
     fake          results of the right shape, dtype and layout, unfilled: for tracing, and for kernels to
                   write
@@ -104,18 +103,18 @@ class OpCard:
 
 
 def results_of(card: OpCard, args: Sample) -> Sample:
-    """The op's results for these arguments, unfilled: what its kernels take first."""
+    """Allocate the op's results for these arguments, which its kernels take first."""
     results = card.fake(*args)
     return results if isinstance(results, tuple) else () if results is None else (results,)
 
 
 def strict() -> bool:
-    """True where FASTADV_STRICT=1 turns a fallback into an error."""
+    """Whether FASTADV_STRICT=1 turns a fallback into an error."""
     return os.environ.get("FASTADV_STRICT") == "1"
 
 
 def cpu_launcher(card: OpCard) -> Callable[..., None] | None:
-    """The op's C++ kernel, called as launcher(*results, *arguments), or None where the extension lacks it."""
+    """Return the op's C++ kernel as launcher(*results, *arguments), or None if the extension lacks it."""
     kernel = getattr(extension, card.stem, None)
     return None if kernel is None else over_arrays(kernel, card.signature, card.ordered, card.strided)
 
@@ -127,7 +126,7 @@ def _triton_module(card: OpCard) -> tuple[Any, str]:
 
 
 def triton_launcher(card: OpCard) -> Callable[..., None] | None:
-    """The op's Triton kernel, called as launcher(*results, *arguments), or None where it is absent."""
+    """Return the op's Triton kernel as launcher(*results, *arguments), or None if there is none."""
     module, why = _triton_module(card)
     if why:
         raise ImportError(f"fastadv.ops.triton.{card.stem}: {why}")
@@ -154,12 +153,12 @@ def _fallback(card: OpCard) -> Callable[..., Any]:
 
 
 def _laid_out(result: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """`result` in the memory layout of `like`, the fake's: compiled graphs were traced with it."""
+    """Bring `result` into the memory layout of the fake `like`, with which compiled graphs were traced."""
     return result if result.stride() == like.stride() else like.copy_(result)
 
 
 def _compiled(card: OpCard, kernel: Callable[..., None]) -> Callable[..., Any]:
-    """The kernel for the dtypes the card names, the reference for every other (float64, float16)."""
+    """Serve the dtypes on the card by the kernel, all others (float64, float16) by the reference."""
     dtypes, fallback, fake, written = card.dtypes, _fallback(card), card.fake, card.signature.written
 
     def one(*args: Any) -> Any:
@@ -202,7 +201,7 @@ def _raises(card: OpCard) -> Callable[..., Any]:
 
 
 def op(name: str) -> Callable[..., Any]:
-    """The registered op, to be called with its arguments by position, in the types that its schema names."""
+    """Return the registered op. It takes arguments by position, in the types of its schema."""
     return _entries[name]
 
 
@@ -257,9 +256,10 @@ def _cuda_backend(card: OpCard) -> str:
 
 
 def backends() -> dict[str, dict[str, str]]:
-    """For each op, what serves each device: {"linf_step": {"cpu": "C++ (avx512)", "cuda": "Triton"}, ...}.
+    """Return what serves each op on each device.
 
-    A device served by the eager reference says `reference` and why.
+    The result is {"linf_step": {"cpu": "C++ (avx512)", "cuda": "Triton"}, ...}.
+    An op that runs on its eager reference says `reference` and why.
     """
     return {
         name: {"cpu": _cpu_backend(card), "cuda": _cuda_backend(card)} for name, card in sorted(CARDS.items())

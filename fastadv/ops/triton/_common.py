@@ -1,4 +1,4 @@
-"""What the kernels share: rows in device memory, values for each row, and rounding that stays in the ball.
+"""Rows in device memory, values for each row, and rounding that stays in the ball, for all kernels.
 
 Values are held as float32 whatever they are stored as. bfloat16 is widened and rounded on its bits, in
 integers, so that the interpreter (whose casts truncate) and every GPU give the same bits.
@@ -24,7 +24,7 @@ _INT_MIN = tl.constexpr(-(2**31))
 
 @triton.jit
 def per_row(value, rows, row):
-    """The (number, rows) pair of an op's schema as this row's float64."""
+    """Read the (number, rows) pair of an op's schema as this row's float64."""
     if rows is None:
         return tl.full((), value, tl.float64)
     else:
@@ -33,7 +33,7 @@ def per_row(value, rows, row):
 
 @triton.jit
 def load(pointer, at, mask):
-    """Elements as float32."""
+    """Load elements as float32."""
     value = tl.load(pointer + at, mask=mask, other=0.0)
     if pointer.dtype.element_ty == tl.bfloat16:
         return (value.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
@@ -56,7 +56,7 @@ def store(pointer, at, value, mask):
 
 @triton.jit
 def rounded(value, dtype: tl.constexpr):
-    """A float32 `value` rounded to nearest even in `dtype`, held as float32."""
+    """Round a float32 `value` to nearest even in `dtype`, held as float32."""
     if dtype == tl.bfloat16:
         bits = value.to(tl.uint32, bitcast=True)
         near = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
@@ -67,19 +67,19 @@ def rounded(value, dtype: tl.constexpr):
 
 @triton.jit
 def edge(value, dtype: tl.constexpr):
-    """A float64 edge of the box as `dtype` rounds it, held as float32."""
+    """Round a float64 edge of the box to `dtype`, held as float32."""
     return rounded(tl.full((), value, tl.float64).to(tl.float32), dtype)
 
 
 @triton.jit
 def clamp(value, low, high):
-    """NaN stays NaN."""
+    """Clamp to [lo, hi]; NaN stays NaN."""
     return tl.where(value < low, low, tl.where(value > high, high, value))
 
 
 @triton.jit
 def next_towards(value, aim, dtype: tl.constexpr):
-    """The neighbor of `value` in `dtype` on the side of `aim`, which differs from it."""
+    """Return the neighbor of `value` in `dtype` towards `aim`, which must differ from it."""
     bits = value.to(tl.int32, bitcast=True)
     order = tl.where(bits < 0, _INT_MIN - bits, bits)
     ulp: tl.constexpr = 0x10000 if dtype == tl.bfloat16 else 1
@@ -89,7 +89,7 @@ def next_towards(value, aim, dtype: tl.constexpr):
 
 @triton.jit
 def towards_zero(value):
-    """float64 rounded towards zero to float32."""
+    """Round float64 towards zero to float32."""
     near = value.to(tl.float32)
     return tl.where(
         tl.abs(near.to(tl.float64)) > tl.abs(value), next_towards(near, tl.zeros_like(near), tl.float32), near
@@ -98,7 +98,7 @@ def towards_zero(value):
 
 @triton.jit
 def add_towards(x, shift, dtype: tl.constexpr):
-    """x + shift rounded towards x, so that |result - x| <= |shift|; x float32, shift float64."""
+    """Return x + shift rounded towards x, so that |result - x| <= |shift|; x float32, shift float64."""
     origin = x.to(tl.float64)
     near = rounded((origin + shift).to(tl.float32), dtype)
     over = tl.abs(near.to(tl.float64) - origin) > tl.abs(shift)
@@ -106,7 +106,7 @@ def add_towards(x, shift, dtype: tl.constexpr):
 
 
 def rows64(rows: Tensor | None) -> Tensor | None:
-    """One value a row as the kernels read it."""
+    """Return one float64 value per row, as the kernels read it."""
     return None if rows is None else rows.to(torch.float64).contiguous()
 
 
@@ -119,12 +119,12 @@ def _as_they_are(tensors: tuple[Tensor, ...], ordered: bool) -> bool:
 
 
 def in_one_layout(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in one dense layout; what is in another one is copied."""
+    """Bring tensors into one dense layout, copying those in another."""
     return tensors if _as_they_are(tensors, ordered=False) else tuple(t.contiguous() for t in tensors)
 
 
 def common_layout(out: Tensor, *inputs: Tensor, ordered: bool = False) -> tuple[Tensor, ...]:
-    """(target, *inputs) in one dense layout; what is in another one is copied.
+    """Bring (target, *inputs) into one dense layout, copying inputs in another.
 
     Where target is not `out`, the caller copies it there. `ordered`: the kernel breaks ties by index.
     """

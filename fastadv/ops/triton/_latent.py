@@ -1,4 +1,4 @@
-"""What the kernels of the decoders share: layers as sizes, and a matrix product over gathered taps.
+"""Sizes of decoder layers, and a matrix product over gathered taps, for the kernels of the decoders.
 
 Weights and activations have their channels last.
 
@@ -33,7 +33,7 @@ class Layer(NamedTuple):
 
 
 def plan(weights: Sequence[Tensor], strides: Sequence[int]) -> list[Layer]:
-    """The layers from a single pixel on."""
+    """List the sizes of the layers, from a single pixel on."""
     layers, side = [], 1
     for weight, stride in zip(weights, strides, strict=True):
         channels, width, kernel = weight.shape[1:4]
@@ -46,7 +46,7 @@ def plan(weights: Sequence[Tensor], strides: Sequence[int]) -> list[Layer]:
 
 
 def arranged(weight: Tensor) -> Tensor:
-    """Weights [K, cin, cout, k, k] seen as [K, k, k, cin, cout]."""
+    """View weights [K, cin, cout, k, k] as [K, k, k, cin, cout]."""
     return weight.permute(0, 3, 4, 1, 2)
 
 
@@ -73,13 +73,13 @@ def blocks(depth: int, width: int, lone: bool, bf16: bool) -> Blocks:
 
 
 def storage(bf16: bool) -> torch.dtype:
-    """The dtype of weights and activations between the layers."""
+    """Return the dtype of weights and activations between the layers."""
     return torch.bfloat16 if bf16 else torch.float32
 
 
 @triton.jit
 def _operand(pointer, at, mask, BF16: tl.constexpr):
-    """Elements as the product takes them, in float32 or rounded to bfloat16."""
+    """Convert elements for the product: to float32, or rounded to bfloat16."""
     if BF16 and pointer.dtype.element_ty == tl.bfloat16 and not _INTERPRETED:
         return tl.load(pointer + at, mask=mask, other=0.0)
     value = load(pointer, at, mask)

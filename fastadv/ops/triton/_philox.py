@@ -15,7 +15,7 @@ _TWO_PI = tl.constexpr(2.0 * math.pi)
 
 @triton.jit
 def stream_of(ids, row, key_low, key_high, draw):
-    """The stream of sample `row`. The three words may come as any integer type that holds their 32 bits."""
+    """Return the stream of sample `row`; the three words may be of any integer type of 32 bits or more."""
     sample = tl.load(ids + row)
     low = tl.cast(key_low, tl.uint32)
     high = tl.cast(key_high, tl.uint32)
@@ -24,7 +24,7 @@ def stream_of(ids, row, key_low, key_high, draw):
 
 @triton.jit
 def _rounds(counter, stream):
-    """The four output words of each counter."""
+    """Compute the four output words of each counter."""
     k0, k1, draw, id_low, id_high = stream
     c0 = counter
     c1 = tl.zeros_like(c0) + draw
@@ -50,21 +50,21 @@ def _woven(a, b, c, d):
 
 @triton.jit
 def block(first, stream, BLOCK: tl.constexpr):
-    """The words of elements first .. first + BLOCK - 1; `first` a multiple of 4."""
+    """Compute the words of elements first .. first + BLOCK - 1; `first` a multiple of 4."""
     a, b, c, d = _rounds((first // 4 + tl.arange(0, BLOCK // 4)).to(tl.uint32), stream)
     return _woven(a, b, c, d)
 
 
 @triton.jit
 def words(at, stream):
-    """The words of the elements `at`, whatever they are: four times the work of `block`."""
+    """Compute the words of any elements `at`, with four times the work of `block`."""
     a, b, c, d = _rounds((at // 4).to(tl.uint32), stream)
     return tl.where(at % 4 == 0, a, tl.where(at % 4 == 1, b, tl.where(at % 4 == 2, c, d)))
 
 
 @triton.jit
 def uniform(bits):
-    """The top 24 bits as a float64 in [0, 1)."""
+    """Turn the top 24 bits into a float64 in [0, 1)."""
     return (bits >> 8).to(tl.float64) * 2.0**-24
 
 
@@ -100,7 +100,7 @@ def _box_muller(first, second):
 
 @triton.jit
 def normal_block(first, stream, BLOCK: tl.constexpr):
-    """float64 standard normals of elements first .. first + BLOCK - 1; `first` a multiple of 4."""
+    """Compute float64 standard normals of elements first .. first + BLOCK - 1; `first` a multiple of 4."""
     a, b, c, d = _rounds((first // 4 + tl.arange(0, BLOCK // 4)).to(tl.uint32), stream)
     n0, n1 = _box_muller(a, b)
     n2, n3 = _box_muller(c, d)
@@ -108,5 +108,5 @@ def normal_block(first, stream, BLOCK: tl.constexpr):
 
 
 def seeded(seed: int, draw: int) -> tuple[int, int, int]:
-    """The kernels' arguments key_low, key_high and draw."""
+    """Return the kernels' arguments key_low, key_high and draw."""
     return seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF, draw & 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""How wide the kernels launch: what `make gpu` measured as fastest, for each GPU and kernel."""
+"""Launch widths of the kernels: the fastest that `make gpu` measured, by GPU and kernel."""
 
 import json
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def _of_device(device: torch.device) -> dict[str, Width]:
 
 
 def width(kernel: Any, device: torch.device, default: Width) -> Width:
-    """The width for `kernel` on `device`; `default` where none was measured."""
+    """Return the width of `kernel` on `device`, or `default` if none was measured."""
     name: str = kernel.fn.__name__
     if name in _tried:
         return _tried[name]
@@ -42,7 +42,7 @@ def width(kernel: Any, device: torch.device, default: Width) -> Width:
 
 @contextmanager
 def trying(kernel: str, chosen: Width) -> Iterator[None]:
-    """Launch the kernel of this name with `chosen`, whatever was measured."""
+    """Launch the kernel of this name with `chosen`, ignoring what was measured."""
     _tried[kernel] = chosen
     try:
         yield

@@ -24,8 +24,8 @@ from fastadv.ops.triton._latent_up import up
 from fastadv.ops.triton.latent_decode import decode
 
 WORKSPACE = 1 << 29  # bytes of activations held at once
-_kept: "Kept[tuple[Fit, Replay]]" = Kept()  # buffers and graph of calls alike on one stream
-_lock = threading.Lock()  # kept buffers serve one call at a time
+_kept: "Kept[tuple[Fit, Replay]]" = Kept()  # buffers and graph, by stream and shapes of the call
+_lock = threading.Lock()  # cached buffers serve one call at a time
 
 
 class Fit:
@@ -61,13 +61,13 @@ class Fit:
 
     @property
     def nbytes(self) -> int:
-        """The memory of the buffers."""
+        """Return the memory of the buffers."""
         moments = self.mean, self.square, self.grad
         layers = *self.weights, *self.biases, *self.hidden, *self.gradients
         return nbytes((self.x, self.z, *moments, *layers, self.images, self.loss))
 
     def load(self, x: Tensor, z: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> None:
-        """Take x [B, C, h, h] and z [B, K, L] of no more images than there is room for."""
+        """Copy x [B, C, h, h] and z [B, K, L] into the buffers; B must fit."""
         self.x[: len(x)].copy_(x)
         self.z[:, : len(z)].copy_(z.transpose(0, 1))
         for mine, weight in zip(self.weights, weights, strict=True):
@@ -115,7 +115,7 @@ class Fit:
 
 
 def share(layers: Sequence[Layer], classes: int, count: int, bf16: bool) -> int:
-    """Images at once: as even a split of `count` as fits the workspace."""
+    """Return the images per launch: the most even split of `count` that fits the workspace."""
     sizes = [layer.out_side**2 * layer.width for layer in layers]
     held = classes * ((sum(sizes[:-1]) + 2 * max(sizes)) * storage(bf16).itemsize + 4 * sizes[-1])
     pieces = -(-count // max(1, WORKSPACE // held))

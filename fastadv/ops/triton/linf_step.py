@@ -55,7 +55,7 @@ def linf_step_kernel(
     upper = clamp(add_towards(center, limit, dtype), low, high)
     move = tl.where(gradient > 0, step, tl.where(gradient < 0, -step, 0.0))
     moved = rounded(point + tl.where(tl.abs(gradient) < float("inf"), move, 0.0), dtype)
-    # a NaN in x must show
+    # a NaN in x must reach the result
     result = tl.maximum(moved, lower, propagate_nan=tl.PropagateNan.ALL)
     store(out, at, tl.minimum(result, upper, propagate_nan=tl.PropagateNan.ALL), mask)
 

@@ -8,7 +8,7 @@ from fastadv.ops.triton import _philox
 from fastadv.ops.triton._common import WIDTH, start
 
 
-# not specialised: a new seed or draw must not compile anew
+# not specialized: a new seed or draw must not trigger a compilation
 @triton.jit(do_not_specialize=["key_low", "key_high", "draw"])
 def philox_kernel(
     out,

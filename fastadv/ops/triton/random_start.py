@@ -20,19 +20,19 @@ from fastadv.ops.triton._common import (
 
 @triton.jit
 def _keys(stream, at, mask):
-    """The smallest words as the largest keys."""
+    """Map words to keys in reverse order."""
     return 0xFFFFFFFF - _philox.words(at, stream).to(tl.uint64)
 
 
 @triton.jit
 def _sizes(at, stream):
-    """Exponentials; 1 - u is exact."""
+    """Turn uniforms into exponentials; 1 - u is exact."""
     return -tl.log(1.0 - _philox.uniform(_philox.words(at, stream)))
 
 
 @triton.jit
 def _scale(cols, stream, limit, NORM: tl.constexpr, BLOCK: tl.constexpr):
-    """What the direction's elements are multiplied by."""
+    """Return the factor that brings the direction to its length."""
     total = tl.zeros((BLOCK,), tl.float64)
     if NORM == "l2":
         for first in range(0, cols, BLOCK):

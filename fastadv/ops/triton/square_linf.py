@@ -8,7 +8,7 @@ from fastadv.ops.triton import _windows
 from fastadv.ops.triton._common import over_rows
 
 
-# another window in other queries is no other kernel
+# a window of another size must not compile another kernel
 @triton.jit(do_not_specialize=["tall", "wide"])
 def square_linf_kernel(
     out, best, lower, upper, cols, words, channels, height, width, tall, wide, BLOCK: tl.constexpr

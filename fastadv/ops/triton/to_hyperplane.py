@@ -19,7 +19,7 @@ _MOST = tl.constexpr(sys.float_info.max)
 
 @triton.jit
 def _norm(normal, cols, BLOCK: tl.constexpr):
-    """The L1 norm of a row, which shows zeros alone and what is not finite."""
+    """Return the L1 norm of a row; it is 0 for a zero row, and not finite if an element is not."""
     total = tl.zeros((BLOCK,), tl.float64)
     for first in range(0, cols, BLOCK):
         at = first + tl.arange(0, BLOCK)
@@ -44,7 +44,7 @@ def _weight(steep):
 
 @triton.jit
 def _level(source, cols, wanted, NORM: tl.constexpr, BLOCK: tl.constexpr):
-    """The t at which sum weight min(t pace, room) = wanted."""
+    """Find t such that sum weight min(t pace, room) = wanted."""
     level = tl.full((), 0.0, tl.float64)
     rises = wanted > 0
     while rises:
@@ -67,7 +67,7 @@ def _level(source, cols, wanted, NORM: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _gain(source, cols, least, BLOCK: tl.constexpr):
-    """What coordinates gain that are at least as steep as `least`."""
+    """Add up the gains of the coordinates at least as steep as `least`."""
     total = tl.zeros((BLOCK,), tl.float64)
     for first in range(0, cols, BLOCK):
         at = first + tl.arange(0, BLOCK)
@@ -80,7 +80,7 @@ def _gain(source, cols, least, BLOCK: tl.constexpr):
 def _greedy(source, cols, wanted, BLOCK: tl.constexpr):
     """(cut, left): steeper coordinates than `cut` are used up, those as steep share what is `left`."""
     cut = tl.full((), 1, tl.int32)
-    # a row that wants nothing needs no search
+    # zero needs no search
     above = tl.where(wanted > 0, tl.full((), _INFINITE, tl.int32), 1)
     while above - cut > 1:
         middle = cut + (above - cut) // 2
@@ -102,7 +102,7 @@ def to_hyperplane_kernel(
         points + skip, normal + skip, lacked < 0, tl.full((), lo, tl.float64), tl.full((), hi, tl.float64)
     )  # fmt: skip
     size = _norm(normal + skip, cols, BLOCK)
-    # a row that cannot be used wants nothing
+    # an unusable row takes no step
     usable = (size > 0) & (size < float("inf")) & (tl.abs(lacked) < float("inf"))
     wanted = tl.where(usable, tl.abs(lacked), 0.0)
     if NORM == "l1":
@@ -115,7 +115,7 @@ def to_hyperplane_kernel(
         at = first + tl.arange(0, BLOCK)
         steep, upward, room = _ways(source, at, at < cols)
         if NORM == "l1":
-            # finite, however much room there is
+            # finite, even where the room is infinite
             gain = tl.where(steep == cut, tl.minimum(_weight(cut) * room, left), 0.0)
             rest = left - (used + tl.cumsum(gain) - gain)
             used += tl.sum(gain)
