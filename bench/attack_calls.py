@@ -13,23 +13,18 @@ QUICK = {"steps": 10, "queries": 100, "restarts": 1}
 TINY = {"steps": 2, "queries": 8, "restarts": 1, "directions": 1}
 
 
-def minimal(entry: Any) -> bool:
-    """Whether the attack looks for the nearest success rather than the strongest point of a ball."""
-    return bool(getattr(entry, "minimal", False)) or getattr(entry, "kind", "budget") == "minimum"
-
-
 def norms_of(entry: Any) -> tuple[str, ...]:
     return tuple(norm for norm in entry.norms if norm in RADII)
 
 
 def threat_of(entry: Any, norm: str) -> Any:
     """The threat of a usual radius; of an infinite one for minimum-norm attacks."""
-    return fa.threat.THREATS[norm](inf if minimal(entry) else RADII[norm])
+    return fa.threat.THREATS[norm](inf if entry.kind == "minimum" else RADII[norm])
 
 
 def budget(entry: Any, tiny: bool) -> dict[str, Any]:
     """The registry's arguments for a short run, cut to the least where `tiny`."""
-    given = dict(getattr(entry, "quick", {}))
+    given = dict(entry.quick)
     known = inspect.signature(entry.run).parameters
     for name, most in (TINY if tiny else QUICK).items():
         required = name in known and known[name].default is inspect.Parameter.empty

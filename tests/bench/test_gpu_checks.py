@@ -129,7 +129,7 @@ def entry(change: Any) -> Any:
         change(result, model)
         return result
 
-    return SimpleNamespace(run=run, norms=("l2",), minimal=False, quick={}, needs="")
+    return SimpleNamespace(run=run, norms=("l2",), kind="budget", quick={}, needs="")
 
 
 def _move(result: SimpleNamespace, model: nn.Module) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import bench.suite.__main__ as suite
 import fastadv.attacks
-from bench.suite import passes, train
+from bench.suite import passes
 from bench.suite.__main__ import rows
 from bench.suite.passes import Counting, Log, alone
 from fastadv.attacks import AttackResult
@@ -162,29 +162,3 @@ def test_passes_alone_are_timed_in_the_batches_that_passed(monkeypatch: pytest.M
     sizes.clear()
     assert ideal(Log([("backward", 8), ("forward", 4), ("forward", 16)])) == 2 * 64 + 16 + 256
     assert set(sizes) == {16}
-
-
-def test_the_small_nets_are_trained_and_a_stopped_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The one in L-infinity up to its radius, step by step."""
-    images = fastadv.data.ImageSet(torch.rand(20, 1, 28, 28), torch.arange(20) % 10, 10, "noise")
-    monkeypatch.setattr(fastadv.data, "load", lambda *given, **options: images)
-    said: list[object] = []
-    epochs = {"linf": 5, "l2": 5, "standard": 2}
-    for name, count in epochs.items():
-        model = train.train(name, tmp_path, tmp_path / name, said.append)
-        assert not model.training
-        assert len(said) == count
-        again = train.train(name, tmp_path, tmp_path / name, said.append)
-        assert len(said) == count
-        said.clear()
-        for ours, theirs in zip(model.parameters(), again.parameters(), strict=True):
-            assert torch.equal(ours, theirs)
-    runs = sorted(tmp_path.glob("linf/*/model.safetensors"))
-    cards = [fastadv.models.read_weights(run)[1]["config"] for run in runs]
-    assert [card["recipe"]["threat"]["radius"] for card in cards] == [0.1, 0.2, 0.3]
-    assert all(card["recipe"]["step_size"] == card["recipe"]["threat"]["radius"] / 3 for card in cards)
-    assert [card["schedule"] for card in cards] == ["constant", "constant", "cosine"]
-    l2 = fastadv.models.read_weights(tmp_path / "l2" / "model.safetensors")[1]["config"]["recipe"]["threat"]
-    assert (l2["norm"], l2["radius"]) == ("l2", 2.0)

@@ -1,6 +1,6 @@
 """The three small nets that attacks are compared on: undefended, and trained at L-infinity 0.3 and at L2 2.
 
-    python -m bench.suite.train [standard linf l2] [--data-dir DIR]
+    python -m tests.parity.train [standard linf l2] [--data-dir DIR]
 
 trains them and writes their weights, in half precision, to tests/attacks/weights/: about 15 minutes of one
 core. The runs are kept in runs/bench/small/, and what is done there is not done again: delete a folder to
@@ -60,7 +60,7 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in options.names:
         model = train(name, options.data_dir, TRAINED / "small" / name)
-        card = {"made_by": f"python -m bench.suite.train {name}", "trained_on": name}
+        card = {"made_by": f"python -m tests.parity.train {name}", "trained_on": name}
         fa.models.save_weights(model.half(), WEIGHTS / f"{name}.safetensors", card)
 
 
