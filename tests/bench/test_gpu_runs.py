@@ -1,6 +1,5 @@
 """`make gpu` records what fails, goes on, goes on where it stopped, and says where its rows come from."""
 
-import importlib
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from runs import CPU, OnCPU, clock, ends, session
 
 import bench.gpu.__main__ as gpu
 import bench.session as bench_session
@@ -22,12 +22,6 @@ from runs import CPU, OnCPU, clock, ends, ran, session
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def stage_of(monkeypatch: pytest.MonkeyPatch, *cases: Case) -> None:
-    """The stage correctness made of these cases."""
-    module = importlib.import_module("bench.subjects.correctness")
-    monkeypatch.setattr(module, "cases", lambda session: iter(cases))
-
-
 def case(name: str, *rows: Row, raises: BaseException | None = None, needs: float = 0.0) -> Case:
     def run() -> Iterator[Row]:
         yield from rows
@@ -37,34 +31,32 @@ def case(name: str, *rows: Row, raises: BaseException | None = None, needs: floa
     return Case(name, run, needs)
 
 
-class TestFaults:
-    def test_a_failure_is_recorded_and_the_next_case_runs(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        stage_of(
-            monkeypatch,
-            case("first", {"provider": "a"}, raises=ValueError("three\nlines\nlong")),
-            case("second", raises=Skip("no peer")),
-            case("third", {"provider": "b"}),
-        )
-        rows = ran(session(), "correctness")
-        assert ends(rows) == {"first": "failed", "second": "skipped", "third": "done"}
-        whys = {row["case"]: row.get("why") for row in rows if "status" in row}
-        assert whys == {"first": "ValueError: three", "second": "no peer", "third": None}
-        assert [row["provider"] for row in rows if "provider" in row] == ["a", "b"]
-
-    def test_what_does_not_fit_into_the_time_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        stage_of(monkeypatch, case("long", needs=100.0), case("short", needs=1.0))
+class TestCases:
+    def test_what_fails_or_does_not_fit_is_told_and_the_next_case_runs(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cases = [
+            case("fails", {"provider": "a"}, raises=ValueError("three\nlines\nlong")),
+            case("skips", raises=Skip("no peer")),
+            case("long", needs=100.0),
+            case("known", raises=ValueError("again")),
+            case("runs", {"provider": "b"}, needs=1.0),
+        ]
+        monkeypatch.setattr(stage, "cases_of", lambda name, session: cases)
         given, rows = session(seconds=50.0), []
         given.tiny = False
-        stage.run_stage("correctness", given, rows.append, set())
-        assert ends(rows) == {"long": "skipped", "short": "done"}
-        assert rows[0]["why"] == "50 s of the stage's time left, 100 needed"
-
-    def test_a_lost_gpu_ends_the_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        stage_of(monkeypatch, case("first", raises=RuntimeError("illegal access")), case("second"))
-        given, rows = session(), []
-        monkeypatch.setattr(given, "dead", lambda: True)
-        assert not stage.run_stage("correctness", given, rows.append, set())
-        assert ends(rows) == {"first": "failed"}
+        assert stage.run_stage("ops", given, rows.append, {("ops", "known")})
+        assert {row["case"]: (row["status"], row.get("why")) for row in rows if "status" in row} == {
+            "fails": ("failed", "ValueError: three"),
+            "skips": ("skipped", "no peer"),
+            "long": ("skipped", "50 s of the stage's time left, 100 needed"),
+            "runs": ("done", None),
+        }
+        assert [row["provider"] for row in rows if "provider" in row] == ["a", "b"]
+        del rows[:]
+        monkeypatch.setattr(given, "dead", lambda: True)  # a lost GPU ends the process
+        assert not stage.run_stage("ops", given, rows.append)
+        assert ends(rows) == {"fails": "failed"}
 
     def test_measuring_stops_at_the_deadline(self) -> None:
         given = session(seconds=-1.0)
@@ -131,12 +123,6 @@ class TestResume:
     def test_what_is_left_out(self, row: Row, again: bool, skipped: bool) -> None:
         rows = [{"stage": "ops", "case": "a", **HERE, **row}]
         assert gpu_worker.finished(iter(rows), HERE, again) == ({("ops", "a")} if skipped else set())
-
-    def test_a_done_case_is_not_run_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        stage_of(monkeypatch, case("first", raises=ValueError("again")), case("second"))
-        rows: list[Row] = []
-        stage.run_stage("correctness", session(), rows.append, {("correctness", "first")})
-        assert ends(rows) == {"second": "done"}
 
     def test_a_line_cut_short_is_passed_over(self, tmp_path: Path) -> None:
         (tmp_path / "gpu.jsonl").write_text('{"a": 1}\n{"b": \n{"c": 2}\n')
@@ -245,17 +231,14 @@ class TestProcesses:
         gpu.launch("ops", given | {"deadline": time.monotonic() + 600})
         return list(stage.recorded(folder / "gpu.jsonl"))
 
-    def test_a_process_that_dies_is_recorded_and_another_goes_on(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("hangs", [False, True])
+    def test_a_process_that_dies_is_followed_by_another_and_one_that_hangs_is_stopped(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
     ) -> None:
-        rows = self.launched(tmp_path, monkeypatch, hangs=False)
-        assert [(row["case"], row["status"]) for row in rows] == [("a", "failed"), ("c", "done")]
-        assert rows[0]["why"] == f"its process ended with code {-signal.SIGKILL}"
-
-    def test_a_process_that_hangs_is_stopped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        rows = self.launched(tmp_path, monkeypatch, hangs=True)
-        assert [(row["case"], row["status"]) for row in rows] == [("a", "failed"), ("b", "failed")]
-        assert rows[1]["why"].startswith("stopped 0 s after")
+        first, second = self.launched(tmp_path, monkeypatch, hangs)
+        assert (first["case"], first["why"]) == ("a", f"its process ended with code {-signal.SIGKILL}")
+        assert (second["case"], second["status"]) == (("b", "failed") if hangs else ("c", "done"))
+        assert second.get("why", "").startswith("stopped 0 s after" if hangs else "")
 
     def test_the_command_writes_rows_with_their_origin_and_resumes(self, tmp_path: Path) -> None:
         command = [
@@ -292,18 +275,7 @@ def test_table() -> None:
     ]  # fmt: skip
     lines = table(rows).splitlines()
     assert lines[1] == "== ops"
-    assert lines[3].split() == [
-        "linf",
-        "fastadv",
-        "1.235",
-        "1",
-        "2",
-        "0.85",
-        "3.5",
-        "12",
-        "gb_per_s",
-        "4000.0",
-    ]
+    assert " ".join(lines[3].split()) == "linf fastadv 1.235 1 2 0.85 3.5 12 gb_per_s 4000.0"
     assert lines[4:6] == ["ops: 1 done, 1 failed, 0 skipped", "  failed: l2: E: no"]
     assert lines[-2:] == ["abs: 0 done, 0 failed, 1 skipped", "  skipped: bank: late"]
     many = [{**rows[0], "provider": "eager"}] * 101
