@@ -23,6 +23,7 @@ IMAGES: dict[str, tuple[Shape, Shape]] = {
 # on a CPU: of the steps, and of all other ops
 STEP_SHAPES: tuple[Shape, ...] = ((1000, 3, 32, 32), (4000, 3, 32, 32), (64, 3, 224, 224), (1, 8))
 SHAPE: Shape = (256, 3, 32, 32)
+LAYER: Shape = (64, 64, 32, 32)
 # radius and step size: a batch on its ball, and one inside a ball that it never leaves
 STEPS: dict[str, dict[str, tuple[float, float]]] = {
     "linf_step": {"": (8 / 255, 2 / 255)},
@@ -85,7 +86,7 @@ def on_cpu(session: Session) -> Iterator[Problem]:
     for shape in STEP_SHAPES:
         yield from steps(session, "", shape, torch.float32, STEPS_ON_CPU)
     others = [*on_images(session, "", SHAPE, torch.float32), *on_rows(session), *layers(session)]
-    others += [decode(session, 800)]
+    others.append(decode(session))
     yield from others
     known = {problem.op for problem in others} | STEPS.keys() | set(IN_ABS)
     for name, card in CARDS.items():
@@ -218,10 +219,9 @@ def on_rows(session: Session) -> Iterator[Problem]:
 
 def layers(session: Session) -> Iterator[Problem]:
     """What the engine does for a layer of a small CNN on a CPU."""
-    shape = (64, 64, 32, 32)
 
     def values(seed: int) -> Args:
-        return session.randn(*shape, seed=seed), session.randn(*shape, seed=seed + 1)
+        return session.randn(*LAYER, seed=seed), session.randn(*LAYER, seed=seed + 1)
 
     yield Problem("elu", "", "", lambda seed: (values(seed)[0], 1.0))
     yield Problem("elu_gradient", "", "", lambda seed: (*values(seed), 1.0))
@@ -229,12 +229,13 @@ def layers(session: Session) -> Iterator[Problem]:
     yield Problem(
         "thin_gradient", "", "",
         lambda seed: (
-            values(seed)[0], session.randn(64, 3, 3, 3), [32, 32], [1, 1], [1, 1], [1, 1], False,
+            values(seed)[0], session.randn(LAYER[1], 3, 3, 3), list(LAYER[2:]), [1, 1], [1, 1], [1, 1], False,
         ),
     )  # fmt: skip
 
 
-def decode(session: Session, prior: int) -> Problem:
+def decode(session: Session) -> Problem:
+    prior = session.size(8000, 20, 800)
     decoder = random_decoder(torch.Generator().manual_seed(0), 10, MNIST, session.device, torch.float32)
     strides = [layer[3] for layer in MNIST]
     return Problem(
@@ -255,7 +256,7 @@ def of_abs(session: Session) -> Iterator[Problem]:
         ),
         products="fp32",
     )  # fmt: skip
-    yield decode(session, prior)
+    yield decode(session)
     for precision in ("fp32", "bf16"):
         yield Problem(
             "latent_fit", precision, f"{batch} x 10 x {descent} steps",

@@ -48,7 +48,7 @@ def cases(session: Session) -> Iterator[Case]:
 def problem(session: Session, name: str) -> tuple[nn.Module, "fa.data.ImageSet", int]:
     """The net, its images and the size of a batch."""
     if name == "small_cnn":
-        net, batch, count = nets.small_net(width=session.size(32, 4)), 128, 512
+        net, (batch, count) = nets.small_net(width=session.size(32, 4)), session.size((128, 512), (4, 8))
     else:
         net = nets.resnet18(width=4) if session.tiny else nets.resnet18()
         batch, count = session.size((512, 50_000), (4, 8), (64, 128))

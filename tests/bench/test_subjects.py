@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -36,9 +37,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """`make bench` at tiny sizes, without the processes that tell memory and without a compiler."""
     monkeypatch.setattr(op_sizes, "STEP_SHAPES", ((2, 3, 4, 4), (1, 8)))
     monkeypatch.setattr(op_sizes, "SHAPE", (2, 3, 4, 4))
+    monkeypatch.setattr(op_sizes, "LAYER", (2, 4, 8, 8))
     monkeypatch.setattr(construct, "ON_CPU", {"images": 20, "steps": 10, "width": 4})
     monkeypatch.setattr(scaling, "AXES", SMALL | {"steps": ((1, 2), 1), "classes": ((2, 3), 1)})
     monkeypatch.setattr(scaling, "AXES_OF_OPS", SMALL)
+    monkeypatch.setattr(scaling, "Size", partial(scaling.Size, batch=2, steps=1))
     monkeypatch.setattr(abs_subject, "QUICK", abs_subject.QUICK | {"batch_size": 10})
     for name, value in {"BATCHES": (2,), "STEPS": 4, "PRIOR": 20, "ROUNDS": 10}.items():
         monkeypatch.setattr(abs_kernels, name, value)
