@@ -307,14 +307,8 @@ def pytest(session: Session, path: str) -> Iterator[Row]:
     elif importlib.util.find_spec("xdist") and not session.tiny:
         command += ["--numprocesses", "auto", "--maxprocesses", "8"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=max(30.0, session.left()),
-    )
+    left = max(30.0, session.left())
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=left)
     lines = run.stdout.strip().splitlines() or run.stderr.strip().splitlines() or [""]
     failed = [line for line in lines if re.match(r"(FAILED|ERROR|E  )", line)][:5]
     assert run.returncode == 0, f"{lines[-1]}; {'; '.join(failed)}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bench.eager.steps import L1_RADIUS, L1_STEP, RADIUS, STEP
 from bench.session import Session
@@ -121,78 +122,73 @@ def steps(
 
 def on_images(session: Session, images: str, shape: Shape, dtype: torch.dtype) -> Iterator[Problem]:
     """The other ops on a batch of images."""
-
-    def given(op: str, variant: str, make: Callable[[int], Args]) -> Problem:
-        return Problem(op, variant, _label(images, shape, dtype), make, images)
-
-    def points(seed: int) -> Args:
-        return near(session, shape, dtype, seed)
-
-    for op, radius in (("project_l2", 0.5), ("project_l1", 12.0), ("project_l0", 24.0)):
-        yield given(op, "", lambda seed, r=radius: (*points(seed)[::2], r, 0.0, 1.0))
-    for norm, radius in (("linf", 8 / 255), ("l2", 0.5), ("l1", 12.0), ("l0", 24.0)):
-        yield given(
-            "random_start", norm,
-            lambda seed, n=norm, r=radius: (
-                points(seed)[2], torch.arange(shape[0], device=session.device), n, r, 0.0, 1.0, seed, 0,
-            ),
-        )  # fmt: skip
-    if dtype in CARDS["quantize_in_ball"].dtypes:
-        for norm, radius in (("linf", 8 / 255), ("l2", 2.0)):
-            yield given(
-                "quantize_in_ball", norm,
-                lambda seed, n=norm, r=radius: (*points(seed)[::2], n, r, 0.0, 1.0, 255),
+    for (op, variant), arguments in of_points(session, shape).items():
+        if dtype in CARDS[op].dtypes:
+            yield Problem(
+                op, variant, _label(images, shape, dtype),
+                lambda seed, a=arguments: a(*near(session, shape, dtype, seed), seed), images,
             )  # fmt: skip
-    yield from of_searches(session, shape, given, points)
-
-    def scores(seed: int) -> Args:
-        x_adv, _, best = points(seed)
-        # every row wins, however often it is called
-        return (
-            best, torch.full(shape[:1], -math.inf, device=session.device),
-            torch.zeros(shape[0], dtype=torch.bool, device=session.device), x_adv,
-            session.rand(shape[0]), torch.zeros(shape[0], dtype=torch.bool, device=session.device),
-        )  # fmt: skip
-
-    yield given("keep_best_", "", scores)
-    yield given("largest", "", lambda seed: points(seed)[1:2])
-    for norm, order in (("linf", math.inf), ("l2", 2.0)):
-        yield given("distance", norm, lambda seed, p=order: (*points(seed)[::2], p, 0.0, 1.0))
 
 
-def of_searches(
-    session: Session,
-    shape: Shape,
-    given: Callable[[str, str, Callable[[int], Args]], Problem],
-    points: Callable[[int], Args],
-) -> Iterator[Problem]:
-    """The moves of FAB and Square: a hyperplane a hundredth away in Linf, windows of a tenth of the image."""
+def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[..., Args]]:
+    """By op and variant, what makes its arguments of points, gradients, images and a seed.
 
-    def hyperplane(seed: int, norm: str) -> Args:
-        x_adv, normal, _ = points(seed)
-        return x_adv, normal, 0.01 * normal.double().abs().flatten(1).sum(1), norm, 0.0, 1.0
-
-    for norm in ("linf", "l2", "l1"):
-        yield given("to_hyperplane", norm, lambda seed, norm=norm: hyperplane(seed, norm))
+    The hyperplanes of FAB are a hundredth away in Linf, the windows of Square a tenth of the image.
+    """
     count, image = shape[0], shape[1:]
     window = tuple(max(round(side * 0.1**0.5), 1) for side in image[1:])
+    radii = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "l0": 24.0}
 
-    def words(seed: int, each: int) -> torch.Tensor:
+    def projected(norm: str) -> Callable[..., Args]:
+        return lambda x_adv, grad, x, seed: (x_adv, x, radii[norm], 0.0, 1.0)
+
+    def started(norm: str) -> Callable[..., Args]:
+        ids = torch.arange(count, device=session.device)
+        return lambda x_adv, grad, x, seed: (x, ids, norm, radii[norm], 0.0, 1.0, seed, 0)
+
+    def rounded(norm: str, radius: float) -> Callable[..., Args]:
+        return lambda x_adv, grad, x, seed: (x_adv, x, norm, radius, 0.0, 1.0, 255)
+
+    def led(norm: str) -> Callable[..., Args]:
+        def arguments(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
+            return x_adv, grad, 0.01 * grad.double().abs().flatten(1).sum(1), norm, 0.0, 1.0
+
+        return arguments
+
+    def measured(order: float) -> Callable[..., Args]:
+        return lambda x_adv, grad, x, seed: (x_adv, x, order, 0.0, 1.0)
+
+    def words(seed: int, each: int) -> Tensor:
         return (session.rand(count, each, seed=seed) * 2.0**32).long()
 
-    def at_ends(seed: int) -> Args:
-        best, _, x = points(seed)
+    def at_ends(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
         lower, upper = ((x + far).clamp(0, 1) for far in (-8 / 255, 8 / 255))
-        return best, lower, upper, words(seed, 2 + image[0]), *image, *window
+        return x_adv, lower, upper, words(seed, 2 + image[0]), *image, *window
 
-    def bumps(seed: int) -> Args:
-        best, _, x = points(seed)
+    def bumps(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
         each = session.rand(2, *window, seed=seed)
         each = each / each.flatten(1).norm(dim=1)[:, None, None]
-        return best, x, words(seed, 5 + image[0]), each.to(x.dtype), *image, 0.5, 0.0, 1.0
+        return x_adv, x, words(seed, 5 + image[0]), each.to(x.dtype), *image, 0.5, 0.0, 1.0
 
-    yield given("square_linf", "", at_ends)
-    yield given("square_l2", "", bumps)
+    def scores(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
+        """Every row wins, however often it is called."""
+        none = torch.zeros(count, dtype=torch.bool, device=session.device)
+        lowest = torch.full((count,), -math.inf, device=session.device)
+        return x, lowest, none, x_adv, session.rand(count), none.clone()
+
+    return {
+        **{(f"project_{norm}", ""): projected(norm) for norm in ("l2", "l1", "l0")},
+        **{("random_start", norm): started(norm) for norm in radii},
+        ("quantize_in_ball", "linf"): rounded("linf", 8 / 255),
+        ("quantize_in_ball", "l2"): rounded("l2", 2.0),
+        **{("to_hyperplane", norm): led(norm) for norm in ("linf", "l2", "l1")},
+        ("square_linf", ""): at_ends,
+        ("square_l2", ""): bumps,
+        ("keep_best_", ""): scores,
+        ("largest", ""): lambda x_adv, grad, x, seed: (grad,),
+        ("distance", "linf"): measured(math.inf),
+        ("distance", "l2"): measured(2.0),
+    }
 
 
 def on_rows(session: Session) -> Iterator[Problem]:

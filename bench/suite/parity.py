@@ -141,18 +141,8 @@ def chosen(options: argparse.Namespace) -> Iterator[tuple[Case, str, str]]:
 
 
 def short(row: Row) -> str:
-    names = (
-        "case",
-        "net",
-        "package",
-        "settings",
-        "radius",
-        "median",
-        "robust_accuracy",
-        "forwards",
-        "backwards",
-    )
-    return "  ".join(f"{name} {row[name]}" for name in (*names, "error") if name in row)
+    names = "case net package settings radius median robust_accuracy forwards backwards error".split()
+    return "  ".join(f"{name} {row[name]}" for name in names if name in row)
 
 
 def main() -> None:
