@@ -141,7 +141,8 @@ def chosen(options: argparse.Namespace) -> Iterator[tuple[Case, str, str]]:
 
 
 def short(row: Row) -> str:
-    names = "case net package settings radius median robust_accuracy forwards backwards error".split()
+    figures = ("median", "robust_accuracy", "forwards", "backwards", "error")
+    names = ("case", "net", "package", "settings", "radius", *figures)
     return "  ".join(f"{name} {row[name]}" for name in names if name in row)
 
 
