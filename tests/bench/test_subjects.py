@@ -68,17 +68,46 @@ def timed(rows: list[Row]) -> list[Row]:
     return found
 
 
+CEILINGS = Ceilings(1, 100.0, {"fp32": 2.0, "tf32": 4.0, "bf16": 8.0, "fp16": 8.0})
+# seven forwards and input gradients, a forward and two gradients; two steps, on 10 images; on 4 images, or 2
+FLOPS = {"training": {17 * 8}, "construct": {2 * 2 * 10}, "attacks": {2 * 4, 2 * 2}}
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Known:
+    """Eager code takes 8 ms, the passes alone 2 (in fp16 1) and all else 4; a pass is a million flops."""
+    for module, counter in ((training, "forward"), (construct, "forward"), (attacks, "gradient")):
+        monkeypatch.setattr(module, f"{counter}_flops", lambda net, x: 10**6)
+    made = known(eager=8.0, reference=8.0, plain_loop=8.0)
+    made.milliseconds |= {"passes alone, fp32": 2.0, "passes alone, bf16": 2.0, "passes alone, fp16": 1.0}
+    made.__dict__["ceilings"] = CEILINGS
+    return made
+
+
 @pytest.mark.parametrize("stage", ON_GPU)
-def test_every_case_of_make_gpu_is_done_or_says_why_not(stage: str) -> None:
-    rows = ran(session(), stage)
+def test_every_case_of_make_gpu_is_done_and_its_figures_follow_from_the_times(
+    given: Known, stage: str
+) -> None:
+    rows = ran(given, stage)
     found = timed(rows)
     whys = {row["why"] for row in rows if row.get("status") == "skipped"}
     assert whys <= {"widths are tuned on a GPU alone"}
-    if stage != "correctness":
-        assert found
-        assert {row["what"] for row in rows if row["case"] == "ceilings" and "what" in row} == {
-            "copy", "fp32 product", "tf32 product", "bf16 product", "fp16 product",
-        }  # fmt: skip
+    assert bool(found) is (stage != "correctness")
+    for row in found:
+        taken = row["p50_ms"]
+        for column in {"times_eager", "times_plain", "times_reference"} & row.keys():
+            assert row[column] == (1.0 if stage == "construct" else 8.0 / taken)  # there, all take 4 ms
+        if "share_of_ceiling" in row:
+            assert row["share_of_ceiling"] == (1.0 if "fp16" in row["provider"] else 2.0) / taken
+        for precision, most in CEILINGS.tflops.items():
+            if f"share_of_{precision}_product" in row:
+                rate = row["tflop_per_s"]
+                assert row[f"share_of_{precision}_product"] == pytest.approx(rate / most, abs=6e-4)
+                assert {round(rate * taken * 1e3)} <= FLOPS.get(stage, {round(rate * taken * 1e3)})
+        if "share_of_copy" in row:
+            assert row["share_of_copy"] == pytest.approx(row["gb_per_s"] / 100, abs=6e-4)
+        if {"ms_per_image", "images"} <= row.keys():
+            assert row["ms_per_image"] == pytest.approx(taken / row["images"], rel=1e-3)
 
 
 @pytest.mark.usefixtures("small")
@@ -115,40 +144,20 @@ def test_every_op_and_attack_has_a_case(kind: type[Session]) -> None:
     }
 
 
-CEILINGS = Ceilings(1, 100.0, {"fp32": 2.0, "tf32": 4.0, "bf16": 8.0, "fp16": 8.0})
-
-
-def figures(given: Known, rows: Any) -> dict[str, Row]:
-    return {row["provider"]: row for row in rows}
-
-
 class TestFigures:
-    """From times that are known: eager code takes 8 ms, the passes alone 2 ms, and all others 4 ms."""
-
-    @pytest.fixture
-    def given(self) -> Known:
-        made = known(eager=8.0, plain_loop=8.0)
-        made.milliseconds |= {f"passes alone, {each}": 2.0 for each in ("fp32", "bf16", "fp16")}
-        made.__dict__["ceilings"] = CEILINGS
-        return made
-
     def test_ceilings(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Session, "timed", lambda self, call: 0.5)
         found = Ceilings.measured(session())
         # 2^14 floats read and written; two operations for each of 64^3 products
         assert found.copy_gb_per_s == pytest.approx(2 * 4 * 2**14 / 0.5e-3 / 1e9)
         assert found.tflops == pytest.approx(dict.fromkeys(CEILINGS.tflops, 2 * 64**3 / 0.5e-3 / 1e12))
-        assert CEILINGS.share_of_copy(10**8, 2.0) == {"gb_per_s": 50.0, "share_of_copy": 0.5}
-        rate = CEILINGS.share_of_products(1e9, 2.0, "bf16")
-        assert rate == {"tflop_per_s": 0.5, "share_of_bf16_product": 0.062}
 
-    def test_an_op(self, given: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_times_of_an_op_are_of_one_call(self, given: Known, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(ops, "gate", lambda session, name: None)
         monkeypatch.setattr(given, "rotating", lambda call, sets, captured: (bool, 8))
         problem = next(each for each in op_sizes.problems(given) if each.op == "linf_step")
-        rows = figures(given, ops.measured(given, problem))
-        assert (rows["fastadv"]["p50_ms"], rows["eager"]["p50_ms"]) == (0.5, 1.0)  # of one call
-        assert (rows["fastadv"]["times_eager"], rows["eager"]["times_eager"]) == (2.0, 1.0)
+        rows = {row["provider"]: row for row in ops.measured(given, problem)}
+        assert (rows["fastadv"]["p50_ms"], rows["eager"]["p50_ms"]) == (0.5, 1.0)
         moved = CARDS["linf_step"].bytes_moved(*problem.make(0))
         assert rows["fastadv"]["gb_per_s"] == pytest.approx(moved / 0.5e-3 / 1e9, rel=1e-3)
 
@@ -162,51 +171,33 @@ class TestFigures:
             assert args[0].eq(value).all()
 
     def test_pgd(self, given: Known) -> None:
-        (case,) = (case for case in attacks.cases(given) if case.name == "PGD MLP 784-256-10")
-        rows, problem = figures(given, case.run()), problems.problem(given, "mlp")
+        rows = {row["provider"]: row for row in ran(given, "attacks", "PGD MLP") if "what" in row}
+        problem = problems.problem(given, "mlp")
         # a forward and an input gradient, of two operations a weight each
         assert gradient_flops(problem.model, problem.x) == 2 * 2 * (784 * 256 + 256 * 10) * len(problem.x)
         assert all(part.requires_grad for part in problem.model.parameters())
-        flops = gradient_flops(problem.model, problem.x) * 2
-        ours = rows["fastadv bf16, frozen once"]
-        assert ours["tflop_per_s"] == pytest.approx(flops / 4e-3 / 1e12, rel=1e-3)
-        assert ours["share_of_bf16_product"] == pytest.approx(ours["tflop_per_s"] / 8, abs=1e-3)
-        assert (ours["times_plain"], ours["share_of_ceiling"]) == (2.0, 0.5)
-        assert "share_of_ceiling" not in rows["passes alone, bf16"]
-        assert "share_of_ceiling" not in rows["fastadv bf16, early stop, frozen once"]
+        shares = {name for name, row in rows.items() if "share_of_ceiling" in row}
+        assert {"plain loop", "fastadv bf16, frozen once"} <= shares
+        assert not [name for name in shares if "early" in name or "alone" in name]
         losses = [attacks.found(problem, x)["loss"] for x in (problem.x, pgd.plain(problem))]
         assert rows["plain loop"]["loss"] == losses[1] > 1.05 * losses[0]
 
-    def test_training(self, given: Known, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(training, "forward_flops", lambda net, x: 10**6)
-        rows = figures(given, training.pgd(given, "resnet18"))
-        # seven forwards and input gradients; a forward and two gradients
-        assert rows["fastadv bf16"]["tflop_per_s"] == pytest.approx(17 * 8 * 1e6 / 4e-3 / 1e12, rel=1e-3)
-        assert rows["fastadv bf16"]["images_per_s"] == 2000.0
-        assert (rows["eager"]["times_eager"], rows["fastadv fp32"]["times_eager"]) == (1.0, 2.0)
-
-    def test_construction(self, given: Known, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(construct, "forward_flops", lambda net, x: 10**6)
-        rows = figures(given, construct.compared(given, "D_rand"))
-        assert rows["fastadv fp32"]["tflop_per_s"] == pytest.approx(2 * 2 * 10 * 1e6 / 4e-3 / 1e12, rel=1e-3)
-        assert (rows["fastadv fp32"]["ms_per_image"], rows["fastadv fp32"]["seconds"]) == (0.4, 0.004)
+    def test_images_of_constructions_are_compared(
+        self, given: Known, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         costs = iter((3.0, 2.0, 1.0))
         monkeypatch.setattr(construct, "once", lambda *given: {"ms_per_image": next(costs)})
         assert [row["times_eager"] for row in construct.compared(given, "D_R")] == [1.0, 1.5, 3.0]
 
     @pytest.mark.usefixtures("small")
-    def test_construction_on_a_cpu(self) -> None:
-        given = known(OnCPU, eager=8.0, fp32=1.0, bf16=2.0)
+    def test_constructions_on_a_cpu(self) -> None:
         for name in construct.BUDGETS:
-            rows = figures(given, construct.compared(given, name))
-            assert list(rows) == ["eager", "fastadv fp32", "fastadv bf16"]
-            assert [row["share_of_ceiling"] for row in rows.values()] == [0.125, 0.25, 0.5]
-            for row in list(rows.values())[1:]:
-                assert row["objective_after"] < row["objective_before"]
+            rows = [*construct.compared(known(OnCPU, eager=8.0, fp32=1.0, bf16=2.0), name)]
+            assert [row["share_of_ceiling"] for row in rows] == [0.125, 0.25, 0.5]
+            assert all(row["objective_after"] < row["objective_before"] for row in rows[1:])
 
-    def test_inference_and_training_of_abs(self, given: Known) -> None:
-        rows = figures(given, abs_subject.inference(given, 2))
-        assert (rows["eager"]["ms_per_image"], rows["fastadv fp32"]["ms_per_image"]) == (4.0, 2.0)
+    def test_abs(self, given: Known) -> None:
+        rows = {row["provider"]: row for row in abs_subject.inference(given, 2)}
         assert rows["eager"]["same_class"] == rows["fastadv fp32"]["same_class"] == 1.0
         shape = fa.models.abs.decoder.DecoderShape.for_images((1, 10, 10), 3, 2)
         losses = [row["loss"] for row in abs_subject.quick_training(known(OnCPU), shape, 2, 1)]
