@@ -139,11 +139,17 @@ def test_a_replay_that_writes_nothing_is_noticed(session: Session) -> None:
         correctness.replayed(CARDS["linf_step"], launch, args)
 
 
-def test_pgd_with_memory_and_without_graphs(session: Session) -> None:
-    rows = {row["provider"]: row for row in ran(session, "attacks", "PGD MLP") if "p50_ms" in row}
-    assert {"plain loop", "fastadv bf16, frozen once", "passes alone, fp32"} <= rows.keys()
-    assert {row["peak_mib"] for row in rows.values()} == {2.0}
-    assert any("fastadv fp32, graph" in note for note in session.notes)
+@pytest.mark.parametrize(
+    ("stage", "only"), [("attacks", "PGD MLP"), ("training", ""), ("construct", ""), ("abs", "")]
+)
+def test_rows_tell_times_of_events_and_memory(session: Session, stage: str, only: str) -> None:
+    rows = ran(session, stage, only)
+    assert not [row for row in rows if row.get("status") == "failed" or "error" in row]
+    found = [row for row in rows if "p50_ms" in row]
+    assert all(row["p50_ms"] > 0 for row in found)
+    assert {row["peak_mib"] for row in found} == {2.0}
+    graphs = [note for note in session.notes if "fastadv fp32, graph" in note]
+    assert bool(graphs) is (stage == "attacks")
 
 
 def test_a_lost_gpu_is_told(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
