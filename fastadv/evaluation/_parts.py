@@ -16,20 +16,15 @@ from fastadv.runs.keeper import Keeper
 IDENTITY = "evaluation.json"
 
 
-class Parts:
-    """The parts of the evaluation `identity`. Each process keeps those that it makes.
+class Parts(Keeper):
+    """The parts of an evaluation. Each process keeps those that it makes.
 
+    identity: of the evaluation, as its folder says it.
     seconds: what the parts that this process read from the folder took when they were made.
     """
 
-    def __init__(self, keeper: Keeper, identity: Any = None) -> None:
-        self._keeper, self._identity = keeper, identity
-        self.seconds = 0.0
-
-    @property
-    def kept(self) -> bool:
-        """Whether there is a folder."""
-        return self._keeper.path is not None
+    identity: Any = None
+    seconds = 0.0
 
     def get(self, name: str, known: Mapping[str, Tensor], make: Callable[[], Part]) -> Part:
         """Return the part `name` with the tensors `known`: read if it is there, else made and written.
@@ -37,7 +32,7 @@ class Parts:
         A part that was written with another `known`, as by a randomized model, is made again, and so is one
         that another evaluation left.
         """
-        of = seal([self._identity, name])
+        of = seal([self.identity, name])
 
         def whole() -> Part:
             part = make()
@@ -47,7 +42,7 @@ class Parts:
         def write(path: Path, part: Part) -> None:
             save_tensors(path, part.tensors, {"told": json.dumps(part.told), "of": of})
 
-        return self._keeper.kept(f"part-{name}.safetensors", whole, write, partial(self._read, of, known))
+        return self.kept(f"part-{name}.safetensors", whole, write, partial(self._read, of, known))
 
     def _read(self, of: str, known: Mapping[str, Tensor], path: Path) -> Part | None:
         tensors, metadata = load_tensors(path)

@@ -23,7 +23,6 @@ from fastadv.evaluation.table import Table
 from fastadv.runs import processes
 from fastadv.runs.description import check_described, describe, describe_data
 from fastadv.runs.files import read_json
-from fastadv.runs.keeper import Keeper
 
 
 def evaluate(
@@ -82,14 +81,15 @@ def evaluate(
     if processes.world() > 1:
         asked = {"keep_samples": keep_samples, "run_dir": run_dir and str(run_dir), "resume": resume}
         processes.check_alike({**config, **asked, "torch": torch.__version__})
-    with Keeper(run_dir) as keeper:
-        stopped = keeper.begun(IDENTITY, resume, "an evaluation", read_json)
+    with Parts(run_dir) as parts:
+        stopped = parts.begun(IDENTITY, resume, "an evaluation", read_json)
         if batch_size == "auto":
             batch_size = stopped["batch_size"] if stopped else chosen_batch_size(frozen, dataset, limit)
             config["batch_size"] = batch_size
+        parts.identity = parts.identify(IDENTITY, config)
         return table_of(
             frozen, dataset, attacks, batch_size, limit, keep_examples=keep_examples,
-            keep_samples=keep_samples, parts=Parts(keeper, keeper.identify(IDENTITY, config)),
+            keep_samples=keep_samples, parts=parts,
         )  # fmt: skip
 
 
@@ -106,13 +106,14 @@ def table_of(
 ) -> Table:
     """Return `evaluate` with arguments that were checked, in processes that are known to be called alike."""
     started = time.perf_counter()
-    kept = Parts(Keeper(None)) if parts is None else parts
+    kept = Parts(None) if parts is None else parts
+    points = keep_samples or kept.path is not None
 
     def work(number: int, batch: Batch) -> tuple[dict[str, Tensor], list[Part], Samples | None]:
         told = {name: getattr(batch, name).cpu() for name in ("correct", "failed", "ids")}
         found = []
         for place, (name, attack) in enumerate(attacks.items()):
-            make = partial(outcome, name, attack, frozen, batch, keep_examples, keep_samples or kept.kept)
+            make = partial(outcome, name, attack, frozen, batch, keep_examples, points)
             found.append(kept.get(f"{number:05d}-{place:02d}", told, make))
         samples = nearest(batch, found) if keep_samples else None
         for part in found:

@@ -30,21 +30,17 @@ def text_of(function: FunctionType) -> str | None:
 
 
 def _text_of_lambda(code: CodeType, text: str) -> str | None:
-    """The part of the file `text` that is this lambda: the one whose body holds its last instruction."""
-    nodes = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda))
-    in_line = [node for node in nodes if node.lineno == code.co_firstlineno]
-    *_, last = (0, 0), *((line, column) for line, _, column, _ in code.co_positions() if line and column)
-    around = [node for node in in_line if _start(node.body) <= last < _end(node.body)]
+    """The part of the file `text` that is this lambda: of those in its line, the one that its end lies in."""
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda)]
+    found = {
+        (node.body.lineno, node.body.col_offset): ast.get_source_segment(text, node)
+        for node in nodes
+        if node.lineno == code.co_firstlineno
+    }
+    *_, end = (0, 0), *((line, column) for line, _, column, _ in code.co_positions() if line and column)
+    begun = [start for start in found if start <= end]
     # a constant has no position in Python 3.12: then all of the line
-    return "\n".join(ast.get_source_segment(text, node) or "" for node in around[-1:] or in_line) or None
-
-
-def _start(node: ast.expr) -> tuple[int, int]:
-    return node.lineno, node.col_offset
-
-
-def _end(node: ast.expr) -> tuple[int, int]:
-    return node.end_lineno or 0, node.end_col_offset or 0
+    return found[max(begun)] if begun else "\n".join(map(str, found.values())) or None
 
 
 def names_in(code: CodeType) -> set[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,13 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from fastadv.data import ImageSet
-from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, new_figure, plain, save
+from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, new_figure, plain, save, spread
 from fastadv.studies.ilyas2019.maker import Maker, read
 from fastadv.studies.ilyas2019.plan import TABLE, Training
 from fastadv.studies.ilyas2019.published import TRANSFER
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 FEWEST = 3  # points that a correlation is told of
+TOP = 105  # percent, where the axis ends
 
 
 def transfer(maker: Maker) -> dict[str, Any]:
@@ -90,19 +87,10 @@ def _correlation(points: NDArray[Any]) -> float:
     return float(np.corrcoef(points.T)[0, 1])
 
 
-SIDES = tuple(
-    ((dx * far, dy * far), ("right", "center", "left")[dx + 1], ("top", "center", "bottom")[dy + 1])
-    for far in (6, 9, 14, 20)
-    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))
-)
-"""Where the name of a point may stand: points away, and how it is aligned."""
-NEAR = 6  # points away
-
-
 def scatter(found: Mapping[str, Any], path: Path, source: str) -> None:
     """Accuracy against transfer success, a point for each architecture, with the paper's in gray."""
-    figure = new_figure(5.2, 4.0, "Learned from D_det, and fooled by transfer")
-    axes = figure.add_axes((0.13, 0.13, 0.84, 0.7))
+    figure = new_figure(5.8, 4.0, "Learned from D_det, and fooled by transfer")
+    axes = figure.add_axes((0.12, 0.13, 0.62, 0.7))
     plain(axes)
     axes.grid(color=GRID, linewidth=0.6)
     ours = {
@@ -111,45 +99,23 @@ def scatter(found: Mapping[str, Any], path: Path, source: str) -> None:
         if point["transfer"] is not None
     }
     known = [*TRANSFER.values(), *ours.values()]
-    axes.set(xlim=(0, 130 * max(across for across, _ in known)), ylim=(0, 105))
-    named = []
+    axes.set(xlim=(0, 105 * max(across for across, _ in known)), ylim=(0, TOP))
+    named: list[tuple[str, tuple[float, float], str]] = []
     for points, color, filled in ((TRANSFER, FAINT, "none"), (ours, BLUE, BLUE)):
         for name, (across, up) in points.items():
             at = 100 * across, 100 * up
             axes.plot(*at, "o", color=color, markerfacecolor=filled, markersize=6, zorder=3)
             named.append((name, at, color))
-    _name(figure, axes, named)
+    heights = spread([up / TOP for _, (_, up), _ in named], 0.055)
+    above = max(*heights, 0.97) - 0.97
+    for (name, at, color), height in zip(named, heights, strict=True):
+        axes.annotate(
+            name, at, (1.03, height - above), textcoords="axes fraction", fontsize=8, color=color,
+            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4},
+            va="center",
+        )  # fmt: skip
     axes.set_xlabel("accuracy of a net taught by D_det, %", fontsize=9, color=INK)
     axes.set_ylabel("transfer success of adversarial examples, %", fontsize=9, color=INK)
     told = f"filled: here, of a {source}; empty: the paper, of a ResNet-50 on CIFAR-10"
     axes.set_title(told, fontsize=8.5, color=FAINT, loc="left")
     save(figure, path)
-
-
-def _name(figure: "Figure", axes: "Axes", points: Sequence[tuple[str, tuple[float, float], str]]) -> None:
-    """Name each point on the first side where the name meets no point and no other name."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.text import Text
-    from matplotlib.transforms import Bbox
-
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
-    size = 4 * figure.dpi / 72  # of a marker, from its middle
-    places = [axes.transData.transform(at) for _, at, _ in points]
-    taken = [Bbox.from_extents(*(place - size), *(place + size)) for place in places]
-    for name, at, color in points:
-        for away, across, up in SIDES:
-            # a name that stands far from its point is tied to it
-            line = {"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
-            text = axes.annotate(
-                name, at, xytext=away, textcoords="offset points", fontsize=8, color=color, ha=across, va=up,
-                zorder=4, arrowprops=line if max(map(abs, away)) > NEAR else None,
-            )  # fmt: skip
-            text.update_positions(renderer)
-            box = Text.get_window_extent(text, renderer)  # without its line
-            inside = axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1
-            if (inside and not any(box.overlaps(other) for other in taken)) or away == SIDES[-1][0]:
-                taken.append(box)
-                break
-            text.remove()

@@ -104,20 +104,12 @@ class Subjects:
 
     def __getitem__(self, name: str) -> Subject:
         if name not in self._made:
-            self._made[name] = getattr(self, f"_{name}")()
+            make = getattr(self, f"_{name}", None)
+            self._made[name] = Subject(name, self._published(name)) if make is None else make()
         return self._made[name]
 
     def _published(self, name: str) -> nn.Module:
         return fa.models.SchottCNN.from_official(self.official / WEIGHTS[name][0]).to(self.device)
-
-    def _cnn(self) -> Subject:
-        return Subject("cnn", self._published("cnn"))
-
-    def _binary_cnn(self) -> Subject:
-        return Subject("binary_cnn", self._published("binary_cnn"))
-
-    def _transfer_cnn(self) -> Subject:
-        return Subject("transfer_cnn", self._published("transfer_cnn"))
 
     def _nearest_neighbor(self) -> Subject:
         model = fa.models.NearestNeighbor.fit(self._train_set()).to(self.device)
