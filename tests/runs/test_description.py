@@ -103,92 +103,49 @@ def linear(seed):
     return module
 
 
-VALUES = {
-    "class constant": Constant(),
-    "other class constant": OtherConstant(),
-    "private attribute": Private(1),
-    "other private attribute": Private(2),
-    "slot": Slotted(1),
-    "other slot": Slotted(2),
-    "enum": make(Mode.FIRST),
-    "other enum": make(Mode.SECOND),
-    "array": make(np.arange(3)),
-    "other array": make(np.arange(1, 4)),
-    "list": make([1.0, 2.0]),
-    "other list": make([1.0, 3.0]),
-    "dtype": make(torch.float32),
-    "other dtype": make(torch.float16),
-    "teacher": make(linear(0)),
-    "other teacher": make(linear(1)),
-    "frozen teacher": make(fa.freeze(linear(0))),
-    "other frozen teacher": make(fa.freeze(linear(1))),
-    "cached": functools.lru_cache(scaled),
-    "other cached": functools.lru_cache(twice),
-    "keyword that is called name": functools.partial(scaled, name=1),
-    "other function with it": functools.partial(twice, name=1),
-    "set in the code": member,
-    "names": argparse.Namespace(weight=1),
-    "other names": argparse.Namespace(weight=2),
-    "number": 0.1,
-    "other number": 0.2,
-    "infinity": math.inf,
-    "nan": math.nan,
-    "tensor": torch.arange(3),
-    "other tensor": torch.arange(1, 4),
-    "named": crop,
-    "other name": flip,
-    "one minus": lambda done: 1 - done,
-    "one plus": lambda done: 1 + done,
-    "two minus": lambda done: 2 - done,
-    "attribute": lambda done: done.real,
-    "other attribute": lambda done: done.imag,
-    "closure of 1": make(1.0),
-    "closure of 2": make(2.0),
-    "keyword of 2": make(1.0, keyword=2.0),
-    "closure of a tensor": make(torch.ones(2)),
-    "closure of another tensor": make(torch.zeros(2)),
-    "default": lambda done, power=1: done**power,
-    "other default": lambda done, power=2: done**power,
-    "nested": lambda done: (lambda: done + 1)(),
-    "nested otherwise": lambda done: (lambda: done + 2)(),
-    "partial": functools.partial(scaled, 1),
-    "other argument": functools.partial(scaled, 2),
-    "keyword": functools.partial(make, keyword=1),
-    "other keyword": functools.partial(make, keyword=2),
-    "recursive": countdown,
-    "through another": twice,
-    "recipe": PGDTraining(fa.Linf(0.1), steps=2),
-    "other steps": PGDTraining(fa.Linf(0.1), steps=3),
-    "other radius": PGDTraining(fa.Linf(0.2), steps=2),
-    "other norm": PGDTraining(fa.L2(0.1), steps=2),
-    "other box": PGDTraining(fa.Linf(0.1, box=(-1.0, 1.0)), steps=2),
-    "other loss": PGDTraining(fa.Linf(0.1), steps=2, loss="margin"),
-    "loss by function": PGDTraining(fa.Linf(0.1), steps=2, loss=lambda z, y, t: -z[:, 0]),
-    "by another function": PGDTraining(fa.Linf(0.1), steps=2, loss=lambda z, y, t: -z[:, 1]),
-    "no attack": Standard(),
-    "object": Loss(1),
-    "other attribute of an object": Loss(2),
-    "object in an object": Loss(Loss(1)),
-    "other object in an object": Loss(Loss(2)),
-    "method": Loss(1).method,
-    "method of another object": Loss(2).method,
-    "module": math,
-    "other module": json,
-}
+BALL = fa.Linf(0.1)
+
+
+def attack(threat=BALL, steps=2, **options):
+    return PGDTraining(threat, steps=steps, **options)
+
+
+# all of them are different
+VALUES = [
+    *(0.1, 0.2, math.inf, math.nan, torch.arange(3), torch.arange(1, 4), math, json),
+    *(Constant(), OtherConstant(), Private(1), Private(2), Slotted(1), Slotted(2)),
+    *(argparse.Namespace(weight=1), argparse.Namespace(weight=2)),
+    *(Loss(1), Loss(2), Loss(Loss(1)), Loss(Loss(2)), Loss(1).method, Loss(2).method),
+    *(crop, flip, member, countdown, twice, functools.lru_cache(scaled), functools.lru_cache(twice)),
+    *(functools.partial(scaled, 1), functools.partial(scaled, 2)),
+    *(functools.partial(make, keyword=1), functools.partial(make, keyword=2)),
+    *(functools.partial(scaled, name=1), functools.partial(twice, name=1)),
+    # by what a function encloses
+    *(make(1.0), make(2.0), make(1.0, keyword=2.0), make(torch.ones(2)), make(torch.zeros(2))),
+    *(make(Mode.FIRST), make(Mode.SECOND), make(np.arange(3)), make(np.arange(1, 4))),
+    *(make([1.0, 2.0]), make([1.0, 3.0]), make(torch.float32), make(torch.float16)),
+    *(make(linear(0)), make(linear(1)), make(fa.freeze(linear(0))), make(fa.freeze(linear(1)))),
+    # by its source
+    *(lambda done: 1 - done, lambda done: 1 + done, lambda done: 2 - done),
+    *(lambda done: done.real, lambda done: done.imag),
+    *(lambda done, power=1: done**power, lambda done, power=2: done**power),
+    *(lambda done: (lambda: done + 1)(), lambda done: (lambda: done + 2)()),
+    # by the fields of a dataclass
+    *(Standard(), attack(), attack(steps=3), attack(fa.Linf(0.2)), attack(fa.L2(0.1))),
+    *(attack(fa.Linf(0.1, box=(-1.0, 1.0))), attack(loss="margin")),
+    *(attack(loss=lambda z, y, t: -z[:, 0]), attack(loss=lambda z, y, t: -z[:, 1])),
+]
 
 
 def test_different_values_have_different_descriptions():
-    described = {name: json.dumps(describe(value)) for name, value in VALUES.items()}
-    names = {text: name for name, text in described.items()}
-    assert len(names) == len(VALUES), set(VALUES) - set(names.values())
+    described = [json.dumps(describe(value)) for value in VALUES]
+    places = {text: place for place, text in enumerate(described)}
+    assert [places[text] for text in described] == list(range(len(VALUES)))
 
 
 def test_a_description_is_the_same_in_every_process_and_holds_no_address():
     root = Path(fa.__file__).parents[1]
-    code = (
-        "import json, test_description as t\n"
-        "print(json.dumps({name: t.describe(value) for name, value in t.VALUES.items()}))"
-    )
+    code = "import json, test_description as t\nprint(json.dumps([t.describe(value) for value in t.VALUES]))"
     text = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": f"{root}:{Path(__file__).parent}", "PYTHONHASHSEED": "1"},
@@ -198,8 +155,8 @@ def test_a_description_is_the_same_in_every_process_and_holds_no_address():
         timeout=120,
     ).stdout
     assert __name__ == "test_description"
-    assert json.loads(text) == {name: describe(value) for name, value in VALUES.items()}
-    assert json.loads(text)["infinity"] == "inf"
+    assert json.loads(text) == [describe(value) for value in VALUES]
+    assert json.loads(text)[2] == "inf"
     assert " at 0x" not in text
 
 
