@@ -1,7 +1,6 @@
 """Which net and which set each part is made with, the figures beside the paper's, and the sentences."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ import pytest
 import torch
 
 import fastadv as fa
+from fastadv.data.construct._checks import weights_or_code
+from fastadv.models.weights import read_weights
 from fastadv.studies import TINY, Study
 from fastadv.studies.ilyas2019 import digits as ilyas2019
 from fastadv.studies.study import one_of_each
@@ -25,70 +26,35 @@ def unwatched(what: str, done: int, total: int) -> None:
     pass
 
 
-def test_each_set_comes_from_its_net_and_teaches_a_new_one(
-    study: Study, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained: dict[str, Any] = {}
-    sources: dict[str, Any] = {}
-
-    def train(study: Study, name: str, learned: Any, recipe: Any, watch: Any) -> ilyas2019.Net:
-        trained[name] = learned, recipe
-        return ilyas2019.Net(name, learned, f"model {name}", None)  # type: ignore[arg-type]
-
-    def construct(study: Study, name: str, source: Any, progress: Any) -> str:
-        sources[name] = source
-        return f"set {name}"
-
-    monkeypatch.setattr(ilyas2019, "_train", train)
-    monkeypatch.setattr(ilyas2019, "_construct", construct)
-    made = list(ilyas2019.nets(study, unwatched))
-    assert [net.name for net in made] == ["standard", "adversarial", "D_R", "D_NR", "D_rand", "D_det"]
-    assert sources == {
-        "D_R": "model adversarial",
-        "D_NR": "model standard",
-        "D_rand": "model standard",
-        "D_det": "model standard",
-    }
-    for name, (learned, recipe) in trained.items():
+def test_each_set_comes_from_its_net_and_teaches_a_new_one(study: Study) -> None:
+    study.test = study.test.subset(range(10))
+    nets = {net.name: net for net in ilyas2019.nets(study, unwatched)}
+    assert list(nets) == ["standard", "adversarial", "D_R", "D_NR", "D_rand", "D_det"]
+    for name, source, construction in (
+        ("D_R", "adversarial", "robust"),
+        ("D_NR", "standard", "non_robust"),
+        ("D_rand", "standard", "random_target"),
+        ("D_det", "standard", "fixed_shift"),
+    ):
+        made: Any = nets[name].learned
+        config = made.card["config"]
+        assert config["construction"] == construction
+        assert config["model"]["hash"] == weights_or_code(nets[source].model)["hash"]
+        assert (config["steps"], config["seed"]) == (2, 7)
+        pushed = name in ("D_rand", "D_det")
+        assert config["step_size"] == pytest.approx(0.2 if pushed else 0.3)
+        assert (config["threat"]["norm"], config["threat"]["radius"]) == ("l2", 2.0 if pushed else "inf")
+        kept = fa.data.load_constructed(study.folder / "sets" / name)
+        assert torch.equal(kept.x, made.x)
+    for name, net in nets.items():
+        recipe = read_weights(study.folder / "nets" / name / "model.safetensors")[1]["config"]["recipe"]
+        assert net.learned is study.base or name in ilyas2019.SETS
         if name == "adversarial":
-            assert isinstance(recipe, fa.train.PGDTraining)
-            assert (recipe.threat.norm, recipe.threat.radius) == ("l2", 0.5)
-            assert (recipe.steps, recipe.step_size) == (study.settings.train_steps, 0.1)
+            assert recipe["name"] == "PGDTraining"
+            assert (recipe["threat"]["norm"], recipe["threat"]["radius"]) == ("l2", 0.5)
+            assert (recipe["steps"], recipe["step_size"]) == (study.settings.train_steps, 0.1)
         else:
-            assert isinstance(recipe, fa.train.Standard)
-        assert learned == f"set {name}" if name in ilyas2019.SETS else learned is study.base
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "settings"),
-    [
-        ("D_R", "robust", {"steps": 2, "step_size": 0.3}),
-        ("D_NR", "non_robust", {"steps": 2, "step_size": 0.3}),
-        ("D_rand", "random_target", {"steps": 2, "step_size": 0.2}),
-        ("D_det", "fixed_shift", {"steps": 2, "step_size": 0.2}),
-    ],
-)
-def test_each_set_has_its_construction(
-    study: Study, monkeypatch: pytest.MonkeyPatch, name: str, kind: str, settings: dict[str, Any]
-) -> None:
-    called: list[Any] = []
-
-    def record(other: str, *args: Any, **options: Any) -> None:
-        called.append((other, args, options))
-
-    for other in ("robust", "non_robust", "random_target", "fixed_shift"):
-        monkeypatch.setattr(fa.data.construct, other, partial(record, other))
-    source = torch.nn.Identity()
-    ilyas2019._construct(study, name, source, lambda done, total: None)
-    ((built, args, options),) = called
-    assert built == kind
-    assert args == (source, study.base)
-    assert settings.items() <= {**options, "step_size": pytest.approx(options["step_size"])}.items()
-    assert options["seed"] == 7
-    assert options["out_dir"] == study.folder / "sets" / name
-    if "threat" in options:
-        assert (options["threat"].norm, options["threat"].radius) == ("l2", 2.0)
-    assert ("threat" in options) is (name in ("D_rand", "D_det"))
+            assert recipe["name"] == "Standard"
 
 
 def test_a_net_on_a_constructed_set_starts_from_other_weights(
