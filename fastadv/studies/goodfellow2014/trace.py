@@ -82,9 +82,9 @@ def _right(radii: Tensor, right: Tensor) -> list[float] | None:
     return [float(radii[low]), float(radii[high])]
 
 
-def shown(model: nn.Module, x: Tensor, y: int, radius: float = RADIUS) -> tuple[Tensor, list[bool]]:
+def shown(model: nn.Module, x: Tensor, y: int) -> tuple[Tensor, list[bool]]:
     """(images [SHOWN, C, H, W] at even steps along the direction, whether the model sees y in each)."""
-    images = along(model, x, y, np.linspace(-radius, radius, SHOWN).tolist())
+    images = along(model, x, y, np.linspace(-RADIUS, RADIUS, SHOWN).tolist())
     return images, (fa.freeze(model).verdict(images).argmax(1) == y).tolist()
 
 

@@ -123,10 +123,10 @@ class Maker:
         return {"epochs": len(reports), "loss": reports[-1].loss, "seconds": seconds}
 
 
-def read(model: nn.Module, images: ImageSet, batch_size: int = 512) -> Tensor:
+def read(model: nn.Module, images: ImageSet) -> Tensor:
     """[N] the class that the net sees in each image, on the CPU."""
     frozen, device = fa.freeze(model), next(model.parameters()).device
-    batches = fa.data.batches(images, batch_size)
+    batches = fa.data.batches(images, 512)
     return torch.cat([frozen.verdict(x.to(device)).argmax(1).cpu() for x, _, _ in batches])
 
 

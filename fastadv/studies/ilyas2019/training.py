@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +75,6 @@ def train(
     *,
     epochs: int,
     steps: int,
-    learning_rate: float = 0.1,
     progress: Callable[[int, int], None] | None = None,
 ) -> GaussianClasses:
     """Robust maximum likelihood in an L2 ball by adversarial training, from mean 0 and a round covariance.
@@ -89,10 +86,8 @@ def train(
     ball = fa.L2(radius / scale)
     # the loss is convex in x: long steps climb it fastest, as in the power iteration
     recipe = RobustLikelihood(ball, steps=steps, step_size=10 * (radius or 1) / scale, random_start=False)
-    run: Any = partial(
-        fa.train.fit, model, images, recipe, epochs=epochs, optimizer="adam", learning_rate=learning_rate,
-        batch_size=len(images), optimization=fa.train.Optimization(weight_decay=0.0, schedule="cosine"),
-        progress=progress,
+    fa.train.fit(
+        model, images, recipe, epochs=epochs, optimizer="adam", learning_rate=0.1, batch_size=len(images),
+        optimization=fa.train.Optimization(weight_decay=0.0, schedule="cosine"), progress=progress,
     )  # fmt: skip
-    run()
     return model.eval()
