@@ -49,8 +49,9 @@ def test_l1_decay_localizes() -> None:
     data, found = fa.data.load("digits", "train"), []
     for recipe in (fa.train.Standard(), fa.train.WeightDecayL1(3e-3)):
         model = fa.models.create("softmax", shape=data.shape)
-        options = {"epochs": 5, "optimizer": "adam", "learning_rate": 1e-2}
-        fa.train.fit(model, data, recipe, **options, optimization=fa.train.Optimization(weight_decay=0.0))
+        optimization = fa.train.Optimization(weight_decay=0.0)
+        options = {"epochs": 5, "optimizer": "adam", "learning_rate": 1e-2, "optimization": optimization}
+        fa.train.fit(model, data, recipe, **options)
         found.append(study.localization(model, data.shape))
     assert found[1]["median"] < 0.8 * found[0]["median"]
     assert found[0]["units"] == 10

@@ -3,10 +3,12 @@
 import os
 import signal
 import sys
-from dataclasses import fields
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -55,6 +57,25 @@ def run(
         "checkpoint_every": None if folder is None else 2,
     } | options
     return model, fit(model, images(), epochs=epochs, run_dir=folder, resume=resume, **grouped(**settings))
+
+
+def stopped(at: int, call: Callable[..., object], *given: object, **options: object) -> None:
+    """Train by this call, and stop after so many steps."""
+
+    def progress(done: int, total: int) -> None:
+        if done == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        call(*given, progress=progress, **options)
+
+
+def assert_same(model: nn.Module, other: nn.Module) -> None:
+    torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=0, atol=0)
+
+
+def timeless(past: Iterable[EpochReport]) -> list[EpochReport]:
+    return [replace(report, seconds=0.0) for report in past]
 
 
 if __name__ == "__main__":

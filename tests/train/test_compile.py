@@ -25,7 +25,7 @@ from fastadv.train import (
 )
 from fastadv.train.recipes._common import frozen_twin
 
-from .nets import grouped, images, net
+from .nets import grouped, images, net, stopped
 
 THREAT = fa.Linf(0.1)
 
@@ -160,14 +160,8 @@ def test_it_is_taken_off_where_a_step_fails(traced):
 
 def test_a_stopped_run_goes_on(traced, tmp_path):
     whole = train(epochs=3, schedule="cosine")
-
-    def stop(done, total):
-        if done == 5:
-            raise KeyboardInterrupt
-
     options = {"epochs": 3, "schedule": "cosine", "run_dir": tmp_path, "checkpoint_every": 1}
-    with pytest.raises(KeyboardInterrupt):
-        train(progress=stop, **options)
+    stopped(5, train, **options)
     with pytest.raises(InputError, match=r"another compile \(True there, None here\)"):
         train(resume=True, compile=False, **options)
     model, _ = train(resume=True, **options)

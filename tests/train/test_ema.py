@@ -12,7 +12,7 @@ from fastadv.runs import files
 from fastadv.train import Optimization, Standard, fit
 from fastadv.train._weights import MovingAverage
 
-from .nets import images, net, run
+from .nets import images, net, run, stopped
 
 DECAY = 0.6
 ATTACKS = {"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.05))}
@@ -82,19 +82,11 @@ def test_it_is_tested_and_kept_beside_the_model(tmp_path):
 def test_it_resumes_bit_for_bit(tmp_path, stop, options):
     options = {"ema": DECAY, "epochs": 2} | options
     run(tmp_path / "whole", **options)
-
-    def stopping(done, total):
-        if done == stop:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "parts", progress=stopping, **options)
+    stopped(stop, run, tmp_path / "parts", **options)
     run(tmp_path / "parts", resume=True, **options)
     for name in ("ema", "model"):
-        files = [
-            files.load_tensors(tmp_path / part / f"{name}.safetensors")[0] for part in ("whole", "parts")
-        ]
-        assert_same(*files)
+        paths = (tmp_path / part / f"{name}.safetensors" for part in ("whole", "parts"))
+        assert_same(*(files.load_tensors(path)[0] for path in paths))
 
 
 def test_weights_in_half_precision_are_averaged_in_single():

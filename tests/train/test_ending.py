@@ -201,13 +201,8 @@ def test_without_an_alarm_rewind_leaves_the_last_weights(scripted):
 
 
 def test_weights_within_an_epoch_are_not_written_as_the_best(tmp_path, scripted):
-    def stopping(done, total):
-        if done == 8:  # of five steps an epoch
-            raise KeyboardInterrupt
-
     scripted([0.6, 0.5])
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, epochs=2, checkpoint_every=2, progress=stopping)
+    nets.stopped(8, run, tmp_path, epochs=2, checkpoint_every=2)  # of five steps an epoch
     (tmp_path / "best.safetensors").unlink()
     run(tmp_path, epochs=2, checkpoint_every=2, resume=True)
     assert not (tmp_path / "best.safetensors").exists()
@@ -255,14 +250,9 @@ def test_a_run_that_an_alarm_ended_goes_on_where_it_is_only_to_warn(tmp_path, sc
 def test_an_epoch_that_was_begun_is_finished(tmp_path, scripted, options):
     scripted(COLLAPSE)
     _, states, _ = run()
-
-    def stop(done, total):
-        if done == 22:  # two steps into the fifth epoch, after the alarm of the fourth
-            raise KeyboardInterrupt
-
     scripted(COLLAPSE)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, progress=stop, checkpoint_every=1)
+    # two steps into the fifth epoch, after the alarm of the fourth
+    nets.stopped(22, run, tmp_path, checkpoint_every=1)
     scripted(COLLAPSE[4:])
     _, _, rest = run(tmp_path, resume=True, **options)
     assert rest[0].epoch == 5

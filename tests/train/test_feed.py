@@ -19,8 +19,7 @@ from fastadv.train import Execution, FGSMTraining, PriorGuidedTraining, fit, rep
 from fastadv.train._feed import Feed
 from fastadv.train.augment import cutout, make_augment
 
-from .nets import images, net
-from .test_resume import assert_same, timeless
+from .nets import assert_same, images, net, stopped, timeless
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -222,10 +221,6 @@ class Noisy(Dataset):
 def stopped_and_resumed(dataset, tmp_path, stop, workers, augment="crop_flip", batch_size=8):
     """The weights and reports of a run that stops after `stop` steps; one number of workers for each part."""
 
-    def interrupt(done, total):
-        if done == stop:
-            raise KeyboardInterrupt
-
     def go(number, resume, **more):
         model = net_for(dataset)
         arguments = {"augment": augment, "batch_size": batch_size, "seed": 7, "checkpoint_every": 1} | more
@@ -233,8 +228,7 @@ def stopped_and_resumed(dataset, tmp_path, stop, workers, augment="crop_flip", b
         fit(model, dataset, loss, epochs=3, **arguments)
         return model
 
-    with pytest.raises(KeyboardInterrupt):
-        go(workers[0], False, progress=interrupt)
+    stopped(stop, go, workers[0], False)
     return go(workers[1], True), timeless(reports(tmp_path))
 
 

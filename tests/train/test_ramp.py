@@ -21,7 +21,7 @@ from fastadv.train import (
     fit,
 )
 
-from .nets import images, net, run
+from .nets import assert_same, images, net, run, stopped
 
 SEEN: list = []
 
@@ -68,8 +68,8 @@ def test_the_first_epoch_is_that_of_the_smaller_radius():
     options = {"epochs": 3, "batch_size": 8, "augment": "shift"}
     recipe = PGDTraining(fa.Linf(0.2), steps=2, step_size=0.12)
     runs = (
-        fit(climbing, images(), recipe, optimization=Optimization(ramp=1), **options),
-        fit(small, images(), PGDTraining(fa.Linf(0.1), steps=2, step_size=0.06), **options),
+        fa.train.epochs(climbing, images(), recipe, optimization=Optimization(ramp=1), **options),
+        fa.train.epochs(small, images(), PGDTraining(fa.Linf(0.1), steps=2, step_size=0.06), **options),
     )
     assert len({next(each).loss for each in runs}) == 1
     assert torch.equal(small[5].weight, climbing[5].weight)
@@ -103,16 +103,9 @@ def test_coordinates_are_counted():
 def test_it_resumes_bit_for_bit_in_the_middle(tmp_path, stop):
     options = {"ramp": Ramp(2, steps=1), "epochs": 3, "recipe": PGDTraining(fa.Linf(0.2), 3, 0.1)}
     expected, past = run(None, **options)
-
-    def stopping(done, total):
-        if done == stop:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, progress=stopping, **options)
+    stopped(stop, run, tmp_path, **options)
     model, _ = run(tmp_path, resume=True, **options)
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, expected.state_dict()[name]), name
+    assert_same(model, expected)
     assert [report.loss for report in fa.train.reports(tmp_path)] == [report.loss for report in past]
 
 

@@ -4,7 +4,6 @@ import errno
 import functools
 import random
 import time
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -19,18 +18,9 @@ from fastadv.train import _run, fit, reports
 from fastadv.train.measuring import Measure
 from tests.processes import program, succeed
 
-from .nets import grouped, images, net, run
+from .nets import assert_same, grouped, images, net, run, stopped, timeless
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def assert_same(model: nn.Module, other: nn.Module) -> None:
-    for (name, value), wanted in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
-        assert torch.equal(value, wanted), name
-
-
-def timeless(past):
-    return [replace(report, seconds=0.0) for report in past]
 
 
 @pytest.fixture(scope="module")
@@ -122,16 +112,11 @@ def test_seconds_are_those_of_steps_and_tests_also_after_a_stop(tmp_path, monkey
         now[0] += 3
         return 0.5, {}
 
-    def stopping(done, total):
-        assert total == 28
-        if done == 12:  # in the second epoch, whose first four steps lie in the checkpoint
-            raise KeyboardInterrupt
-
     monkeypatch.setattr(_run, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(torch.optim.SGD, "step", ten_seconds)
     monkeypatch.setattr(Measure, "_accuracies", three_seconds)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, test_set=images(9), progress=stopping)
+    # in the second epoch, whose first four steps lie in the checkpoint
+    stopped(12, run, tmp_path, test_set=images(9))
     seen = []
     run(tmp_path, test_set=images(9), resume=True, progress=lambda done, total: seen.append(done))
     assert seen == list(range(12, 29))
@@ -173,13 +158,7 @@ def test_the_constant_schedule_may_be_made_longer(tmp_path):
 def test_fewer_epochs_than_were_begun_are_refused(tmp_path, begun):
     run(tmp_path, schedule="constant", epochs=1 if begun else 2)
     if begun:  # stopped in the second epoch
-
-        def stop(done, total):
-            if done == 12:
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, schedule="constant", epochs=2, resume=True, progress=stop)
+        stopped(12, run, tmp_path, schedule="constant", epochs=2, resume=True)
     with pytest.raises(InputError, match=r"epochs: expected at least the 2 .* got 1"):
         run(tmp_path, schedule="constant", epochs=1, resume=True)
 

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from dataclasses import FrozenInstanceError, fields, replace
+from dataclasses import FrozenInstanceError, fields
 from functools import partial
 
 import pytest
@@ -15,13 +15,9 @@ from fastadv.runs.folder import RunFolder
 from fastadv.train import Ending, Execution, Measuring, Optimization, PGDTraining, Standard, epochs, fit
 from fastadv.train._groups import GROUPS
 
-from .nets import images, net
+from .nets import images, net, timeless
 
 OPTIONS = {"epochs": 2, "batch_size": 10}
-
-
-def timeless(past):
-    return [replace(report, seconds=0.0) for report in past]
 
 
 def test_fit_is_epochs_to_their_end(tmp_path):

@@ -1,7 +1,7 @@
 """A recipe that owns its step: what it is given, what lies in the checkpoint, what is said when it fails."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from fastadv.runs import files
 from fastadv.train import Execution, Standard, fit, reports
 from fastadv.train.augment import make_augment
 from tests.processes import program, succeed
-from tests.train.nets import images, net, run
+from tests.train.nets import assert_same, images, net, run, stopped, timeless
 from tests.train.recipes.killed import RECIPES, SETTINGS
 
 
@@ -36,14 +36,6 @@ class Counted:
         return sum(losses) / 2
 
 
-def assert_same(model, other):
-    torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=0, atol=0)
-
-
-def timeless(past):
-    return [replace(report, seconds=0.0) for report in past]
-
-
 def test_the_state_lies_in_the_checkpoint_and_the_loss_in_the_report(tmp_path):
     _, past = run(tmp_path, recipe=Counted(), epochs=2, augment=None, batch_size=10)
     tensors, _ = files.load_tensors(tmp_path / "checkpoint.safetensors")
@@ -56,13 +48,7 @@ def test_the_state_lies_in_the_checkpoint_and_the_loss_in_the_report(tmp_path):
 @pytest.mark.parametrize("stop", [1, 4, 7, 10])
 def test_resume_after_a_stop_brings_the_state_back(tmp_path, stop):
     expected, past = run(None, recipe=Counted(), epochs=2)
-
-    def stopping(done, total):
-        if done == stop:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, recipe=Counted(), epochs=2, progress=stopping)
+    stopped(stop, run, tmp_path, recipe=Counted(), epochs=2)
     model, _ = run(tmp_path, recipe=Counted(), epochs=2, resume=True)
     assert_same(model, expected)
     assert timeless(reports(tmp_path)) == timeless(past)

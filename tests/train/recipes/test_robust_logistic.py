@@ -88,8 +88,8 @@ def test_a_run_is_that_of_fgsm_training_to_rounding(name, kind, weight):
     for recipe in (RobustLogistic(threat, weight), FGSMTraining(threat, weight)):
         model = model_of(kind)
         model.load_state_dict(first)
-        settings = {"batch_size": 16, "learning_rate": 0.1, "weight_decay": 1e-3}
-        reports = fit(model, data, recipe, epochs=4, **settings)
+        options = {"batch_size": 16, "learning_rate": 0.1, "optimization": Optimization(weight_decay=1e-3)}
+        reports = fit(model, data, recipe, epochs=4, **options)
         runs.append((model.state_dict(), [report.loss for report in reports]))
     torch.testing.assert_close(runs[0], runs[1], rtol=1e-9, atol=1e-11)
     assert any(not torch.allclose(weight, first[key], atol=1e-2) for key, weight in runs[0][0].items())
@@ -188,6 +188,6 @@ def test_wrappers_take_it_as_a_loss():
     decayed = WeightDecayL1(0.1, recipe)(model, x, y)
     torch.testing.assert_close(decayed, recipe(model, x, y) + 0.1 * model.linear.weight.abs().sum())
     data = ImageSet(x.float(), y, 2, "random")
-    fit(model, data, AWP(recipe, 0.01), epochs=1, optimization=Optimization(ramp=None), batch_size=16)
+    fit(model, data, AWP(recipe, 0.01), epochs=1, batch_size=16)
     with pytest.raises(InputError, match="recipe: expected one that is a loss"):
         WeightDecayL1(0.1, FreeTraining(fa.Linf(0.1), 2))
