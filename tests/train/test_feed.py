@@ -19,7 +19,7 @@ from fastadv.train import Execution, FGSMTraining, PriorGuidedTraining, fit, rep
 from fastadv.train._feed import Feed
 from fastadv.train.augment import cutout, make_augment
 
-from .nets import assert_same, images, net, stopped, timeless
+from .nets import assert_same, grouped, images, net, stopped, timeless
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -225,7 +225,7 @@ def stopped_and_resumed(dataset, tmp_path, stop, workers, augment="crop_flip", b
         model = net_for(dataset)
         arguments = {"augment": augment, "batch_size": batch_size, "seed": 7, "checkpoint_every": 1} | more
         arguments |= {"run_dir": tmp_path, "resume": resume, "workers": number}
-        fit(model, dataset, loss, epochs=3, **arguments)
+        fit(model, dataset, loss, epochs=3, **grouped(**arguments))
         return model
 
     stopped(stop, go, workers[0], False)
