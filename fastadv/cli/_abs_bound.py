@@ -90,9 +90,8 @@ def bound(
         measured["median_distance"] = median(distance.numpy())
         measured["broken_within_the_bound"] = int((distance < radius * (1 - ROUNDING)).sum())
         if figure is not None:
-            _draw(
-                radius, distance, figure, tried, f"{o.symbol(norm.value)} radius", f"{name} on {dataset.name}"
-            )
+            across, title = f"{o.symbol(norm.value)} radius", f"{name} on {dataset.name}"
+            _draw(radius, distance, figure, tried, across, title)
     if json:
         config = {
             **synthesis.config,

@@ -104,14 +104,5 @@ def distal(
 def draw(images: Tensor, titles: list[str], path: Path, chosen: int | None = None) -> None:
     """Draw images [N, C, H, W] in rows of six, a title below each; that of the chosen one in blue."""
     marked = torch.arange(len(images)) == (-1 if chosen is None else chosen)
-    rows = [
-        figures.Strip(
-            "",
-            images[start : start + COLUMNS],
-            titles[start : start + COLUMNS],
-            marked[start : start + COLUMNS],
-            figures.BLUE,
-        )
-        for start in range(0, len(images), COLUMNS)
-    ]
-    figures.strips(rows, path)
+    cuts = [slice(start, start + COLUMNS) for start in range(0, len(images), COLUMNS)]
+    figures.strips([figures.Strip("", images[c], titles[c], marked[c], figures.BLUE) for c in cuts], path)

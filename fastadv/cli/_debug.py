@@ -1,16 +1,16 @@
 """--debug: an option of every command, and of `fastadv` itself."""
 
-import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
+from fastadv.cli import _options as o
 from fastadv.cli._interrupt import Interrupted
-from fastadv.cli._panels import with_panels
+from fastadv.cli._panels import Panel, with_panels
 
 
 @dataclass
@@ -27,35 +27,26 @@ def _turn_on(context: typer.Context, given: bool) -> None:
         logging.getLogger().setLevel(logging.INFO)
 
 
-OPTION = Annotated[
-    bool,
-    typer.Option(
-        "--debug",
-        callback=_turn_on,
-        is_eager=True,
-        help="Show the traceback of an error, and what the library logs.",
-    ),
-]
+class Debugging(Panel):
+    """The option --debug, which does its work when it is read."""
+
+    debug: bool = o.option(
+        False, "Show the traceback of an error, and what the library logs.", "--debug",
+        callback=_turn_on, is_eager=True,
+    )  # fmt: skip
 
 
 def with_debug(command: Callable[..., None]) -> Callable[..., None]:
     """Spread out the panels of `command`, and give it the option --debug."""
-    command = with_panels(command)
+    spread = with_panels(command, Debugging)
 
-    @wraps(command)
-    def called(*, debug: bool, **arguments: Any) -> None:
-        # --debug has done its work when it was read
+    @wraps(spread)
+    def called(**arguments: Any) -> None:
         try:
-            command(**arguments)
+            spread(**arguments)
         except KeyboardInterrupt:  # of which Typer would make an exit code without a word
             raise Interrupted from None
 
-    signature = inspect.signature(command)
-    option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=OPTION)
-    called.__signature__ = signature.replace(  # type: ignore[attr-defined]
-        parameters=[*signature.parameters.values(), option]
-    )
-    called.__annotations__ = {**command.__annotations__, "debug": OPTION}
     return called
 
 

@@ -221,13 +221,11 @@ def _curve(net: Any, dataset: Any, attack: NamedAttack, radii: tuple[float, ...]
         done = [0]
         # a sample that was broken is not tried again, and the bar may end early
         total = len(dataset) * sum(radius > 0 for radius in radii)
-        return accuracy_against_radius(
-            net,
-            dataset,
-            lambda radius: Watched(attack.at(radius), f"radii, {attack.label}", done, total, tick),
-            radii,
-            batch_size=batch_size,
-        )
+
+        def at(radius: float) -> Watched:
+            return Watched(attack.at(radius), f"radii, {attack.label}", done, total, tick)
+
+        return accuracy_against_radius(net, dataset, at, radii, batch_size=batch_size)
 
 
 def _lines(curves: dict[str, Any], named: dict[str, NamedAttack]) -> dict[str, Any]:

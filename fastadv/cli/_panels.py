@@ -51,12 +51,17 @@ def _in_panel(title: str, field: Field[Any]) -> Any:
     return Annotated[kind, shown]
 
 
-def with_panels(command: Callable[..., None]) -> Callable[..., None]:
-    """Spread out the panels of `command`: their options take the place of the arguments that are panels."""
+def with_panels(command: Callable[..., None], *more: type[Panel]) -> Callable[..., None]:
+    """Spread out the panels of `command`: their options take the place of the arguments that are panels.
+
+    more: options that the command need not know, as their callbacks do the work.
+    """
     taken = inspect.signature(command).parameters.values()
     panels = {one.name: one.annotation for one in taken if _is_panel(one.annotation)}
     own = [_own(one) for one in taken if one.name not in panels]
-    parameters = own + [each for panel in panels.values() for each in panel.parameters()]
+    parameters = own + [each for panel in (*panels.values(), *more) for each in panel.parameters()]
+
+    unknown = {each.name for panel in more for each in panel.parameters()}
 
     @wraps(command)
     def called(**options: Any) -> None:
@@ -64,7 +69,8 @@ def with_panels(command: Callable[..., None]) -> Callable[..., None]:
             name: panel(**{each.name: options.pop(each.name) for each in fields(panel)})
             for name, panel in panels.items()
         }
-        command(**options, **made)
+        known = {name: value for name, value in options.items() if name not in unknown}
+        command(**known, **made)
 
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {one.name: one.annotation for one in parameters}

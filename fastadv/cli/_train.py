@@ -117,14 +117,7 @@ def _show(past: list[EpochReport], title: str, caption: str) -> None:
             accuracies += [report.ema_robust_accuracy.get(name) for name in attacks]
         if validated:
             accuracies.append(report.judged)
-        cells.append(
-            [
-                str(report.epoch),
-                f"{report.loss:.4f}",
-                *(percent(accuracy) for accuracy in accuracies),
-                f"{report.learning_rate:.2g}",
-                f"{report.seconds:.1f}",
-            ]
-        )
+        rate, seconds = f"{report.learning_rate:.2g}", f"{report.seconds:.1f}"
+        cells.append([str(report.epoch), f"{report.loss:.4f}", *map(percent, accuracies), rate, seconds])
     alarms = [f"epoch {report.epoch}: {report.alarm}" for report in past if report.alarm]
     print_table(title, cells, [caption, *alarms] if caption else alarms)

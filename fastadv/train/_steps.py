@@ -118,21 +118,13 @@ class Steps:
         if not y.is_cuda:
             check_classes(y, self.classes)
         share = self.feed.share(step)
+        check = partial(self.losses.take, step, share=share, of=self.feed.epoch_size)
+        size: int = len(self.train_set)  # type: ignore[arg-type]
         return Step(
-            model=self.model,
-            optimizer=self.optimizer,
-            x=x,
-            y=y.to(x.device, non_blocking=True),
-            ids=ids,
-            seed=rng.derive(self.seed, "attack", epoch),
-            epoch=epoch,
-            size=len(self.train_set),  # type: ignore[arg-type]
-            check=partial(self.losses.take, step, share=share, of=self.feed.epoch_size),
-            precision=self.execution.precision,
-            clip_norm=self.optimization.clip_norm,
-            state=self.state,
-            share=share,
-        )
+            model=self.model, optimizer=self.optimizer, x=x, y=y.to(x.device, non_blocking=True), ids=ids,
+            seed=rng.derive(self.seed, "attack", epoch), epoch=epoch, size=size, check=check, share=share,
+            precision=self.execution.precision, clip_norm=self.optimization.clip_norm, state=self.state,
+        )  # fmt: skip
 
 
 def _listing(ids: list[int]) -> str:

@@ -23,6 +23,21 @@ def test_help_has_an_example(fastadv: Callable, command: str) -> None:
     assert "--json" in done.out
 
 
+@pytest.mark.parametrize(
+    ("command", "groups"),
+    [
+        ("attack", "Model Images Attack Computation"),
+        ("train", "Model Images Recipe Optimization Ending Results Computation"),
+        ("construct", "Model Images Construction Computation"),
+        ("evaluate", "Model Images Attack Results Computation"),
+    ],
+)
+def test_options_stand_in_groups(fastadv: Callable, command: str, groups: str) -> None:
+    told = fastadv(f"{command} --help").out
+    titles = [line.split()[1] for line in told.splitlines() if line.startswith("╭")]
+    assert [title for title in titles if title != "Arguments"] == ["Options", *groups.split()]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_example_parses(command: str) -> None:
     found = get_command(app).commands[command]

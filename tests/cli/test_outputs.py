@@ -55,8 +55,8 @@ def without_seconds(table: dict) -> dict:
 def test_attack_writes_what_the_attack_returns(
     fastadv: Callable, folder: Path, net: str, trained: SmallCNN, digits: fa.data.ImageSet, strongest: bool
 ) -> None:
-    line = f"attack {net} -n {COUNT} --radius 0.08 --steps 4 --step-size 0.03 --restarts 2"
-    line += " --seed 3 --batch-size 25"
+    line = f"attack {net} -n {COUNT} --radius 2/25 --steps 4 --step-size 0.03 --restarts 2"
+    line += " --seed 3 --batch-size 25 --figure f.png"
     done = fastadv(line, "--out", "adv.safetensors", "--json", *(["--strongest"] if strongest else []))
     assert done.code == 0, done
     pgd = partial(
@@ -85,6 +85,9 @@ def test_attack_writes_what_the_attack_returns(
     config = {"steps": 4, "step_size": 0.03, "restarts": 2, "seed": 3, "radius": 0.08, "norm": "linf"}
     assert config.items() <= told["config"].items()
     assert told["config"].get("stop_early", True) is not strongest
+    assert told["kind"] == "attack"
+    assert (folder / "f.png").read_bytes().startswith(b"\x89PNG")
+    assert "60 images of digits test" in fastadv(line).out
 
 
 def test_strongest_goes_on_after_the_first_success(fastadv: Callable, folder: Path, net: str) -> None:
@@ -99,10 +102,10 @@ def test_strongest_goes_on_after_the_first_success(fastadv: Callable, folder: Pa
 
 
 def test_evaluate_equals_the_library(
-    fastadv: Callable, net: str, trained: SmallCNN, digits: fa.data.ImageSet
+    fastadv: Callable, folder: Path, net: str, trained: SmallCNN, digits: fa.data.ImageSet
 ) -> None:
     line = f"evaluate {net} -n {COUNT} --norm l2 --radius 0.3 --steps 3 --seed 2"
-    line += " -a fgsm -a pgd:loss=margin --radii 0.4,0,0.2"
+    line += " -a fgsm -a pgd:loss=margin --radii 0.4,0,0.2 --figure c.png"
     done = fastadv(line, "--json")
     assert done.code == 0, done
     told = json.loads(done.out)
@@ -132,6 +135,7 @@ def test_evaluate_equals_the_library(
     ]
     assert cells["worst of all"][2].strip() == f"{table.worst_case:.1%}"
     assert "accuracy at each radius, fgsm L2 0.3: 0: " in printed
+    assert (folder / "c.png").stat().st_size > 1000
 
 
 def _rows(text: str) -> list[list[str]]:
