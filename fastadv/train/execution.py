@@ -1,4 +1,4 @@
-"""How a run is carried out, which changes its weights by rounding at most."""
+"""How a run is carried out: what changes speed and rounding, not what is trained."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ PRECISIONS = ("fp32", "bf16", "tf32")
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a run is carried out. The weights that are learned stay the same to rounding.
+    """How a run is carried out: what changes speed and rounding, not what is trained.
 
     - precision: "fp32"; "bf16" runs the recipe under autocast; "tf32", on a GPU, with matrix products,
       convolutions and recurrent layers in TF32. It holds while a step is taken: accuracies are measured in
