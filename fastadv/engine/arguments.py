@@ -3,12 +3,8 @@
 import torch
 from torch import Tensor
 
+from fastadv._torch import is_transformed
 from fastadv.errors import InputError
-
-
-def transformed() -> bool:
-    """Whether a transform of torch.func is at work."""
-    return torch._C._functorch.maybe_current_level() is not None
 
 
 def check_input(x: object, device: torch.device | None) -> Tensor:
@@ -23,7 +19,7 @@ def check_input(x: object, device: torch.device | None) -> Tensor:
 
 def plain(x: Tensor) -> Tensor:
     """`x` detached and of no subclass; InputError where it is not dense."""
-    if transformed():
+    if is_transformed():
         raise InputError(
             "x: expected a plain tensor, got one inside a transform of torch.func; call it outside"
         )

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fastadv.engine.copying.closures import ORIGINAL
+from fastadv._torch import COMPILED_FUNCTION
 from fastadv.engine.copying.twin import unwrap
 from fastadv.engine.layout import CHANNELS_LAST, laid_out
 from fastadv.engine.lens import Lens
@@ -140,4 +140,4 @@ def is_module(form: Form) -> bool:
 
 def uncompiled(model: Model) -> Model:
     """What was compiled; the model itself where nothing was."""
-    return unwrap(model) if isinstance(model, nn.Module) else getattr(model, ORIGINAL, model)
+    return unwrap(model) if isinstance(model, nn.Module) else getattr(model, COMPILED_FUNCTION, model)

@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fastadv.engine.arguments import transformed
+from fastadv._torch import is_transformed, without_modes
 from fastadv.engine.copying.fold import Folds, Promises, Watch
 
 # takes what the function takes; NotImplemented where it does not suit
@@ -53,7 +52,7 @@ class Lens(TorchFunctionMode):
         named = "weight" in kwargs or "bias" in kwargs
         layer = reads is not None and func in Folds.layers and not named
         # a transform of torch.func knows no rule for what replaces a function
-        if not (ways or layer) or any(kind not in PLAIN for kind in types) or transformed():
+        if not (ways or layer) or any(kind not in PLAIN for kind in types) or is_transformed():
             return func(*args, **kwargs)
         self._calls += 1
         if reads is None or not layer:
@@ -89,7 +88,7 @@ def unseen(backward: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(backward)
     def run(ctx: Any, *gradients: Tensor) -> Any:
         saved = ctx.saved_tensors
-        with torch._C.DisableTorchFunction():
+        with without_modes():
             return backward(ctx, saved, *gradients)
 
     return run

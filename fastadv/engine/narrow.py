@@ -5,8 +5,8 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from fastadv._torch import NormBase, convert
 from fastadv.engine.form import Form
 from fastadv.engine.options import Options
 from fastadv.engine.precision import HALF, has_tf32
@@ -38,7 +38,7 @@ def _converted(search: nn.Module, dtype: torch.dtype) -> nn.Module:
     kept = {
         id(tensor)
         for part in search.modules()
-        if isinstance(part, _NormBase)
+        if isinstance(part, NormBase)
         for tensor in (*part.parameters(), *part.buffers())
     }
 
@@ -47,5 +47,5 @@ def _converted(search: nn.Module, dtype: torch.dtype) -> nn.Module:
             return tensor
         return tensor.to(torch.float32 if id(tensor) in kept else dtype)
 
-    search._apply(converted)  # type: ignore[no-untyped-call]
+    convert(search, converted)
     return search

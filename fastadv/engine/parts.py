@@ -13,9 +13,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastadv._torch import BatchNorm, DispatchMode
 from fastadv.engine.cpu.winograd import is_wide
 from fastadv.engine.form import Form
 from fastadv.engine.rewrite import has_conv2d
@@ -38,7 +37,7 @@ WITHIN = ("fastadv::winograd_tiles", "mkldnn::_convolution_pointwise")
 _measured: "WeakKeyDictionary[nn.Module, dict[Any, dict[Any, int]]]" = WeakKeyDictionary()
 
 
-class _Sizes(TorchDispatchMode):
+class _Sizes(DispatchMode):
     """The bytes of every tensor made while it is active."""
 
     def __init__(self) -> None:
@@ -123,7 +122,7 @@ class Parts:
 
 def mixes_rows(model: nn.Module) -> bool:
     """Whether a BatchNorm takes its statistics from the batch."""
-    norms = [part for part in model.modules() if isinstance(part, _BatchNorm)]
+    norms = [part for part in model.modules() if isinstance(part, BatchNorm)]
     return any(norm.training or norm.running_mean is None for norm in norms)
 
 

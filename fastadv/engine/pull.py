@@ -1,10 +1,9 @@
 """Gradients to logits pulled back to x."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from fastadv._torch import run_backward
 from fastadv.errors import NoGradientError
 
 # of a gradient to a logit in float16: activations may raise it a thousandfold, or lower it ten-millionfold
@@ -41,20 +40,10 @@ def _run(
     Those two are functions that a `TorchFunctionMode` sees, and what they call it does not: not what a
     checkpoint computes again, which has to be rewritten as it was before. So the engine is called itself.
     """
-    engine: Any = torch.autograd.Variable._execution_engine
     shape = attached.shape
     if by_logits.shape != shape:
         raise ValueError(f"expected gradients {tuple(shape)} like the logits, got {tuple(by_logits.shape)}")
-    found: tuple[Tensor | None, ...] = engine.run_backward(
-        (attached,),
-        (by_logits,),
-        retain_graph,
-        False,  # no graph of the gradient
-        leaves,
-        allow_unreachable=True,
-        accumulate_grad=not leaves,
-    )
-    return found
+    return run_backward((attached,), (by_logits,), retain_graph, leaves)
 
 
 def pull_scaled(

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from fastadv._torch import holds_compiled
 from fastadv.engine.copying.fold import Folds
 from fastadv.engine.cpu.activations import ELU, RELU
 from fastadv.engine.cpu.norms import NORMS
@@ -32,7 +33,7 @@ def applicable(
     exact: only those that leave each logit as it is, to the last bit.
     """
     # the compiler has looked at its parts
-    if any("_orig_mod" in part._modules for part in model.modules()):
+    if any(map(holds_compiled, model.modules())):
         return []
     subject = Subject(model, dtype, exact)
     # where little is to be gained, the search is the model as given, to the bit

@@ -78,8 +78,8 @@ class SearchTwin:
             parts = form.model.modules() if isinstance(form.model, nn.Module) else ()
             self.probing: list[Any] = [part for part in parts if estimates_gradients(part)]
             self.trusted, self.rewrote = Trusted(), False
-        elif form.channels_last != before.channels_last:
-            lay_out(cast(nn.Module, form.model), form.channels_last)
+        elif form.channels_last != before.channels_last and isinstance(form.model, nn.Module):
+            lay_out(form.model, form.channels_last)
         self.form, self.parts = form, Parts.of(self.source, form)
         if self.graphs is not None:  # what was captured is another form
             self.graphs = Graphs()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fastadv._torch import COMPILED_MODULE
 from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
 from fastadv.runs.source import globals_of, names_in, of_library, text_of
@@ -47,7 +48,7 @@ def describe_model(model: nn.Module, identity: str | None = None) -> str:
     # a model in eval mode is trained in train mode, with all its parts
     modes = [module.training or not model.training for module in model.modules()]
     # torch.compile wraps the model in state of its own, which differs from process to process
-    inner = getattr(model, "_orig_mod", model)
+    inner = getattr(model, COMPILED_MODULE, model)
     return f"{_Description([model, inner], identity).module(inner)} {_hash([state, modes])}"
 
 

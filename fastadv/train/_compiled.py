@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastadv._torch import compiled_call, compiler_error, own_call, set_compiled_call, without_donated_buffers
 from fastadv.engine.copying.twin import unwrap
 from fastadv.errors import InputError
 
@@ -22,7 +23,7 @@ class Compiled:
     def __init__(self, model: nn.Module) -> None:
         # torch.compile skips torch's own functions, such as nn.Sequential's forward, but follows this one
         def call(*args: Any, **kwargs: Any) -> Any:
-            return model._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+            return own_call(model, *args, **kwargs)
 
         self.model, self.call = model, torch.compile(call, options={"fallback_random": True})
 
@@ -32,22 +33,22 @@ class Compiled:
 
         Raises InputError where torch.compile fails.
         """
-        # a recipe may call backward twice on the same pass
-        with torch._functorch.config.patch(donated_buffer=False):
-            self.model._compiled_call_impl = self.call
+        # a recipe may go back twice through the same pass
+        with without_donated_buffers():
+            set_compiled_call(self.model, self.call)
             try:
                 yield
-            except torch._dynamo.exc.TorchDynamoException as error:
+            except compiler_error() as error:
                 raise InputError(
                     f"compile: expected a model that torch.compile takes, got {_reason(error)}; leave it out"
                 ) from error
             finally:
-                self.model._compiled_call_impl = None
+                set_compiled_call(self.model, None)
 
 
 def check_compile(model: nn.Module, device: torch.device) -> None:
     """Raise InputError where torch.compile cannot be called, or would do nothing."""
-    if unwrap(model) is not model or model._compiled_call_impl is not None:
+    if unwrap(model) is not model or compiled_call(model) is not None:
         raise InputError(
             f"compile: expected a module that is not compiled or wrapped, got a {type(model).__name__} that "
             "is; pass the module inside, or leave it out"

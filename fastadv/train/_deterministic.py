@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from fastadv._torch import NormBase
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train._share import PARTS
@@ -27,7 +27,7 @@ def check_deterministic(model: nn.Module, device: torch.device) -> None:
             f"{PARTS} parts, got {processes.world()}; start as many"
         )
     for name, part in model.named_modules():
-        if isinstance(part, _NormBase) and _has_statistics(part, part.training or not model.training):
+        if isinstance(part, NormBase) and _has_statistics(part, part.training or not model.training):
             raise InputError(f"model: {WANTED}, got statistics of the batch in {name or part}; {INSTEAD}")
     if device.type == "cuda" and os.environ.get(WORKSPACE) not in WORKSPACES:
         raise InputError(
@@ -36,7 +36,7 @@ def check_deterministic(model: nn.Module, device: torch.device) -> None:
         )
 
 
-def _has_statistics(norm: _NormBase, training: bool) -> bool:
+def _has_statistics(norm: NormBase, training: bool) -> bool:
     """Return whether the layer takes statistics of the batch, or keeps them."""
     if isinstance(norm, nn.modules.instancenorm._InstanceNorm):
         return training and norm.track_running_stats

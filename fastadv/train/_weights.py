@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fastadv._torch import lerp_
+
 
 @contextmanager
 def put_back(weights: Iterable[nn.Parameter]) -> Iterator[None]:
@@ -43,7 +45,7 @@ class MovingAverage:
         averages = list(self.weights.values())
         with torch.no_grad():
             current = [w.to(a.dtype) for w, a in zip(self._trained(), averages, strict=True)]
-            torch._foreach_lerp_(averages, current, 1 - min(self.decay, (1 + count) / (10 + count)))
+            lerp_(averages, current, 1 - min(self.decay, (1 + count) / (10 + count)))
 
     def restore(self, weights: dict[str, Tensor]) -> None:
         """Continue from these averages."""

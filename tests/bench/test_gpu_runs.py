@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runs import CPU, OnCPU, clock, ends, session
 
 import bench.gpu.__main__ as gpu
 import bench.session as bench_session
@@ -17,7 +16,7 @@ from bench import stage
 from bench.gpu import worker as gpu_worker
 from bench.gpu.table import table
 from bench.session import MOST_ROUNDS, Case, Row, Session, Skip
-from runs import CPU, OnCPU, clock, ends, ran, session
+from runs import CPU, OnCPU, clock, ends, session
 
 ROOT = Path(__file__).resolve().parents[2]
 

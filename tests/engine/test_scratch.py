@@ -138,6 +138,12 @@ def test_gradients_in_bfloat16_change_no_attack(
     assert (found.x_adv != x).any()
 
 
+def test_the_allocator_is_left_alone_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "UntypedStorage", lambda *size, **options: pytest.fail("taken"))
+    monkeypatch.setenv("FASTADV_KEEP_PAGES", "0")
+    assert fa.freeze(net())(images(0)).shape == (6, 4)
+
+
 def test_a_model_is_frozen_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     def short(*size: int, **options: object) -> torch.UntypedStorage:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-# torch.compile and torch._dynamo.disable leave the function they were given under this name
-ORIGINAL = "_torchdynamo_orig_callable"
+from fastadv._torch import COMPILED_FUNCTION
+
 # what modules hold most, and what leads nowhere
 ATOMS = {type(None), bool, int, float, str, nn.Parameter}
 
@@ -86,9 +86,9 @@ def copy_functions(parts: list[object], memo: dict[int, Any]) -> Callable[[], No
     late: list[tuple[Late, Callable[..., Any]]] = []
     plain: list[tuple[FunctionType, FunctionType]] = []
     for function in functions:
-        if ORIGINAL in vars(function):
+        if COMPILED_FUNCTION in vars(function):
             memo[id(function)] = Late()
-            late.append((memo[id(function)], vars(function)[ORIGINAL]))
+            late.append((memo[id(function)], vars(function)[COMPILED_FUNCTION]))
             continue
         closure = []
         for cell in function.__closure__ or ():

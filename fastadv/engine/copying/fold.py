@@ -14,10 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv._torch import BatchNorm, version
 from fastadv.engine.copying.closures import reachable
-
-BATCH_NORMS = nn.modules.batchnorm._BatchNorm
-
 
 # of F.batch_norm
 ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -293,7 +291,7 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 
 def _version(tensor: Tensor | None) -> tuple[int, int]:
-    return (0, 0) if tensor is None else (tensor._version, tensor.data_ptr())
+    return (0, 0) if tensor is None else (version(tensor), tensor.data_ptr())
 
 
 def _layout(weight: Tensor) -> torch.memory_format:
@@ -312,7 +310,7 @@ def estimates_gradients(module: nn.Module) -> bool:
 
 def has_batch_norm(module: nn.Module) -> bool:
     """Whether any part is a BatchNorm."""
-    return any(isinstance(part, BATCH_NORMS) for part in module.modules())
+    return any(isinstance(part, BatchNorm) for part in module.modules())
 
 
 def is_scripted(module: nn.Module) -> bool:

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import CodeType, FrameType
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
 
+from fastadv._torch import version
 from fastadv.engine.arguments import checked_logits
 from fastadv.errors import InputError
 
@@ -38,14 +39,21 @@ def _mentions(code: object) -> bool:
     )
 
 
-# for each copy the modules that must not run in it, and why
+# for each copy the modules that must not run in it, and why; and the copies in which one might
 _barred: WeakKeyDictionary[nn.Module, "WeakKeyDictionary[nn.Module, str]"] = WeakKeyDictionary()
+_doubtful: WeakSet[nn.Module] = WeakSet()
 
 
 def keep_inside(
-    copied: nn.Module, originals: Iterable[nn.Module], unregistered: Iterable[nn.Module] = ()
+    copied: nn.Module,
+    originals: Iterable[nn.Module],
+    unregistered: Iterable[nn.Module] = (),
+    doubtful: bool = True,
 ) -> None:
-    """Bar `originals`, which may be copies themselves, and `unregistered` modules in training mode."""
+    """Bar `originals`, which may be copies themselves, and `unregistered` modules in training mode.
+
+    doubtful: whether code of the copy might reach `originals`.
+    """
     barred = _barred[copied] = WeakKeyDictionary[nn.Module, str]()
     for module in originals:
         barred[module] = ORIGINAL
@@ -53,6 +61,9 @@ def keep_inside(
             barred[other] = ORIGINAL
     for module in unregistered:
         barred[module] = UNREGISTERED
+        doubtful = True
+    if doubtful:
+        _doubtful.add(copied)
 
 
 @contextmanager
@@ -61,10 +72,11 @@ def inside(copied: object) -> Iterator[None]:
 
     A forward function that reads the model from a global variable or a weak reference cannot be copied: it
     would run the caller's modules in the caller's mode and move their running statistics. Python's profile
-    function sees each call before its first line, also a `forward` that is called directly. Under another
-    profiler there is no check.
+    function sees each call before its first line, also a `forward` that is called directly, which no hook
+    does. It is set where `may_stray` finds that there is something to see; under another profiler there is no
+    check.
     """
-    barred = _barred.get(copied) if isinstance(copied, nn.Module) else None
+    barred = _barred.get(copied) if isinstance(copied, nn.Module) and copied in _doubtful else None
     if not barred or sys.getprofile() is not None:
         yield
         return
@@ -106,10 +118,10 @@ class CheckedModel:
         model = self.model if other is None else other
         first = not self._watched and model is self.model and len(x) > 0
         given = x.clone() if first or self.copies else x
-        version = given._version
+        before = version(given)
         with inside(model) if first else nullcontext():
             logits = model(given)
-        if given._version != version and not self.copies:
+        if version(given) != before and not self.copies:
             if not first:
                 raise InputError(
                     "model: expected a model that leaves x as it is, got one that writes into it; "

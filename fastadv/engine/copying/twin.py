@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
+from fastadv._torch import COMPILED_MODULE, NormBase
 from fastadv.engine.copying.closures import copy_functions, reachable
 from fastadv.engine.copying.inside import has_modes, keep_inside
+from fastadv.engine.copying.strays import may_stray
 from fastadv.errors import InputError
 
 ADVICE = "pass a plain function of x instead, for instance `lambda x: model(x)` with the model in eval mode"
@@ -26,7 +27,7 @@ def _alias(tensor: Tensor) -> Tensor:
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside DataParallel, DistributedDataParallel and torch.compile, which cannot be copied."""
     while True:
-        inner = getattr(model, "_orig_mod", None)
+        inner = getattr(model, COMPILED_MODULE, None)
         if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             inner = model.module
         if not isinstance(inner, nn.Module):
@@ -109,7 +110,7 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
         written = {
             id(buffer)
             for part in copied.modules()
-            if isinstance(part, _NormBase) and part.training
+            if isinstance(part, NormBase) and part.training
             for buffer in part.buffers(recurse=False)
         }
         for theirs, own in shared:
@@ -125,9 +126,8 @@ def twin(model: nn.Module, follow: bool = True) -> nn.Module:
             own.requires_grad_(False)
         for own in copied.parameters():  # one by one: a scripted module has no requires_grad_
             own.requires_grad_(False)
-    keep_inside(
-        copied, originals.values(), [own for _, own in unregistered if own.training and has_modes(own)]
-    )
+    untamed = [own for _, own in unregistered if own.training and has_modes(own)]
+    keep_inside(copied, originals.values(), untamed, doubtful=may_stray(parts))
     return copied
 
 
@@ -186,9 +186,7 @@ def _share(
 def _normalizes(module: nn.Module) -> bool:
     """Whether the buffers are statistics of a normalization layer, which eval mode only reads."""
     scripted = getattr(module, "original_name", "")
-    return isinstance(module, _NormBase) or scripted.startswith(
-        ("BatchNorm", "SyncBatchNorm", "InstanceNorm")
-    )
+    return isinstance(module, NormBase) or scripted.startswith(("BatchNorm", "SyncBatchNorm", "InstanceNorm"))
 
 
 def _check_apart(model: nn.Module, copied: nn.Module, originals: dict[int, nn.Module]) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fastadv._torch import is_view
 from fastadv.engine.lens import unseen
 from fastadv.engine.rewrite import Rewrite
 from fastadv.ops.elu import elu
@@ -41,7 +42,7 @@ class _ReLU(torch.autograd.Function):
 def fast_relu(input: Tensor, inplace: bool = False) -> Any:
     """`torch.nn.functional.relu` with a faster derivative."""
     follows = torch.is_grad_enabled() and input.requires_grad
-    if not (follows and _suits(input)) or (inplace and input._is_view()):
+    if not (follows and _suits(input)) or (inplace and is_view(input)):
         return NotImplemented
     return _ReLU.apply(input, inplace)  # type: ignore[no-untyped-call]
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastadv._torch import has_onednn_ops, onednn_linear
 from fastadv.engine.cpu.settings import Settings, are_fixed, takes_settings
 from fastadv.engine.lens import unseen
 from fastadv.engine.rewrite import Rewrite
@@ -22,24 +23,18 @@ LEAST_WEIGHTS = 1 << 14  # of a layer that reaches this at the usual batch sizes
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     dense = None if bias is None else bias.contiguous()  # oneDNN ignores the strides of a bias
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, dense, "none", [], "")
-    return found
+    return onednn_linear(x, weight, dense)
 
 
 def available() -> bool:
     built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    return bool(built) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return bool(built) and has_onednn_ops()
 
 
 def is_faster() -> bool:
     """Whether torch has oneDNN, and not MKL on an Intel processor."""
     mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     return available() and not (mkl and is_intel())
-
-
-def has_bfloat16() -> bool:
-    """Whether it computes in bfloat16 on this CPU; where it does not, it raises."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _suits(*tensors: Tensor | None) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 
+from fastadv._torch import onednn_convolve, onednn_has_bfloat16, onednn_pack, version
 from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.settings import Settings, takes_settings
 from fastadv.engine.lens import Way, unseen
@@ -56,10 +57,7 @@ class Kernels:
         kernels = winograd_kernels(weight, size)
         places, outputs, channels = kernels.shape
         flat = kernels.reshape(places * outputs, channels, 1, 1).contiguous(memory_format=torch.channels_last)
-        packed = torch.ops.mkldnn._reorder_convolution_weight(
-            flat, [0, 0], [1, 1], [1, 1], places, [1, places * channels, PACKED, 1]
-        )
-        return cls(packed, outputs, size)
+        return cls(onednn_pack(flat, places, [1, places * channels, PACKED, 1]), outputs, size)
 
     def __call__(self, tiles: Tensor) -> Tensor:
         """The products [T, P, O] of tiles [T, P, C]: a convolution of P groups with kernels of 1 by 1."""
@@ -67,9 +65,7 @@ class Kernels:
         if count < PACKED:
             tiles = nn.functional.pad(tiles, (0, 0, 0, 0, 0, PACKED - count))
         lines = tiles.flatten(1)[None, :, None].permute(0, 3, 1, 2)
-        found: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            lines, self.packed, None, [0, 0], [1, 1], [1, 1], places, "none", [], ""
-        )
+        found = onednn_convolve(lines, self.packed, places)
         return found.permute(0, 2, 3, 1).reshape(-1, places, self.outputs)[:count]
 
 
@@ -158,7 +154,7 @@ class Winograd:
 
     def kernels(self, weight: Tensor, backwards: bool = False) -> tuple[Kernels, ...]:
         """The transformed weights of one direction; made again where the weights have changed."""
-        known = weight.data_ptr(), weight._version, weight.dtype
+        known = weight.data_ptr(), version(weight), weight.dtype
         _, before, plain, made = self._made[id(weight)]
         if before != known:
             plain, made = weight.detach(), {}
@@ -189,7 +185,7 @@ def available(dtype: torch.dtype | None) -> bool:
     """Whether oneDNN gives access to its products in that dtype, and the tiles have a compiled kernel."""
     if dtype not in SIZES or not onednn.available() or cpu_launcher(CARDS["winograd_tiles"]) is None:
         return False
-    return dtype != torch.bfloat16 or onednn.has_bfloat16()
+    return dtype != torch.bfloat16 or onednn_has_bfloat16()
 
 
 def _ways(subject: Subject) -> dict[Any, Way]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastadv import rng
 from fastadv._checks import check_count, check_seed
+from fastadv._torch import version
 from fastadv.errors import InputError
 from fastadv.models.abs.decoder import Decoders
 from fastadv.ops.latent_decode import latent_decode
@@ -125,8 +126,8 @@ class _Seen:
     """A tensor as it once was. It is not kept alive, and a later tensor at its address is another one."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor, self.version = weakref.ref(tensor), tensor._version
+        self.tensor, self.version = weakref.ref(tensor), version(tensor)
 
     def still(self, tensor: Tensor) -> bool:
         """Return whether this is the tensor, and nothing has been written to it since."""
-        return self.tensor() is tensor and self.version == tensor._version
+        return self.tensor() is tensor and self.version == version(tensor)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastadv._torch import parse_schema
+
 _torch: Any = torch  # the schema parser carries no types
 
 
@@ -29,7 +31,7 @@ class Signature:
     @staticmethod
     def of(schema: str) -> "Signature":
         """Parse a schema such as "(Tensor x, float radius, ...) -> Tensor"."""
-        parsed = _torch._C.parse_schema("op" + schema)
+        parsed = parse_schema("op" + schema)
         kinds = [str(argument.type) for argument in parsed.arguments]
 
         def places(kind: str) -> tuple[int, ...]:

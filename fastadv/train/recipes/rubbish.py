@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn.functional import softplus
-from torch.nn.modules.batchnorm import _NormBase
 
 from fastadv import rng
 from fastadv._checks import check_number
+from fastadv._torch import NormBase
 from fastadv.errors import InputError
 from fastadv.train.recipes._common import check_loss_recipe, check_smoothing, numbers
 from fastadv.train.recipes.base import Recipe
@@ -56,7 +56,7 @@ class RubbishTraining:
 @contextmanager
 def running_statistics(model: nn.Module) -> Iterator[None]:
     """Put layers that normalize by statistics of the batch in eval mode, inside."""
-    norms = [part for part in model.modules() if isinstance(part, _NormBase) and part.training]
+    norms = [part for part in model.modules() if isinstance(part, NormBase) and part.training]
     for part in norms:
         part.eval()
     try:

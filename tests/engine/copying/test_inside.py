@@ -5,7 +5,7 @@ import gc
 import sys
 import weakref
 from collections.abc import Callable
-from types import MethodType
+from types import MethodType, SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastadv.engine import freeze
 from fastadv.engine.copying.closures import holds, reachable
 from fastadv.engine.copying.inside import has_modes
+from fastadv.engine.copying.strays import may_stray
 from fastadv.errors import InputError
 from fastadv.models.representation import representation
 
@@ -393,7 +394,8 @@ def test_reachable() -> None:
     assert holds(empty)
 
 
-def test_only_the_first_pass_pays_for_the_look() -> None:
+@pytest.mark.parametrize("doubtful", [True, False])
+def test_only_the_first_pass_is_watched_and_only_where_code_may_stray(doubtful: bool) -> None:
     profilers = []
 
     class Net(nn.Linear):
@@ -401,8 +403,93 @@ def test_only_the_first_pass_pays_for_the_look() -> None:
             profilers.append(sys.getprofile())
             return super().forward(input)
 
-    frozen = freeze(Net(4, 3), fold=False)
+    class Other(Net):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) if STRAY is not None else input
+
+    frozen = freeze((Other if doubtful else Net)(4, 3), fold=False)
     for _ in range(3):
         frozen.verdict(torch.rand(2, 4))
-    assert profilers[0] is not None
+    assert (profilers[0] is not None) == doubtful
     assert profilers[1:] == [None, None]
+
+
+STRAY: object = nn.ReLU()
+LIMITS = {"low": 0, "rest": (1.5, "text", None)}
+HELD = {"net": [STRAY]}
+
+
+def helper(x: Tensor) -> Tensor:
+    return deeper(x)
+
+
+def deeper(x: Tensor) -> Tensor:
+    return x if HELD else -x
+
+
+class Holder:
+    net = STRAY
+
+    @property
+    def value(self) -> int:
+        return 3
+
+
+HOLDER, REFERENCE, SPACE = Holder(), weakref.ref(Holder), SimpleNamespace(net=STRAY)
+
+
+@functools.cache
+def cached() -> object:
+    return STRAY
+
+
+def imports(x: Tensor) -> Tensor:
+    from tests.engine.copying import test_inside
+
+    return test_inside.STRAY(x)
+
+
+def by_name(x: Tensor) -> Tensor:
+    return globals()["STRAY"](x)
+
+
+MAY_STRAY: dict[str, Callable[[Tensor], object]] = {
+    "global": lambda x: STRAY,
+    "container": lambda x: HELD,
+    "function of a function": helper,
+    "class": lambda x: Holder.net,
+    "instance": lambda x: HOLDER.value,
+    "weak reference": lambda x: REFERENCE(),
+    "namespace": lambda x: SPACE.net,
+    "cached function": lambda x: cached(),
+    "inner function": lambda x: (lambda: STRAY)(),
+    "import": imports,
+    "name": by_name,
+}
+MAY_NOT: dict[str, Callable[[Tensor], object]] = {
+    "torch": lambda x: torch.nn.functional.relu(x).sum() + nn.functional.mse_loss(x, x),
+    "function": lambda x: doubled(torch.sin)(x),
+    "values": lambda x: X[LIMITS["low"] :] + x,
+    "class": lambda x: isinstance(x, InputError),
+}
+
+
+@pytest.mark.parametrize("way", MAY_STRAY)
+def test_code_that_may_stray(way: str) -> None:
+    net = Net()
+    net.forward = MAY_STRAY[way]
+    assert may_stray(reachable(net))
+
+
+@pytest.mark.parametrize("way", MAY_NOT)
+def test_code_that_may_not(way: str) -> None:
+    net = Net()
+    net.forward = MAY_NOT[way]
+    assert not may_stray(reachable(net))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_model_holds_is_its_own(way: Callable[[Net], None]) -> None:
+    net = Net()
+    way(net)
+    assert not may_stray(reachable(net)) or way in (by_autocast, by_compile, by_compiled_part)

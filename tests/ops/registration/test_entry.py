@@ -214,3 +214,8 @@ def test_all_that_an_op_writes_is_noticed(dtype):
     best = points.clone(), column - 1, lost.clone()
     keep_best_(*best, points + 1, column, ~lost)
     assert all(each._version > 0 for each in best)
+
+
+def test_the_way_past_can_be_closed(monkeypatch):
+    monkeypatch.setenv("FASTADV_DIRECT", "0")
+    assert entry(lambda x: "dispatcher", lambda x: "kernel")(torch.rand(2)) == "dispatcher"

@@ -1,0 +1,153 @@
+"""The private symbols of torch that this library uses, each with what it is for.
+
+No other file names one. `tests/test_torch_private.py` says what is expected of each, so that a new version of
+torch fails there and not in an attack.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# layers of normalization, and those of them that are a BatchNorm: bases of the public classes
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.batchnorm import _NormBase as NormBase
+
+# sees each kernel that a thread calls, with its results
+from torch.utils._python_dispatch import TorchDispatchMode as DispatchMode
+
+__all__ = ["COMPILED_FUNCTION", "COMPILED_MODULE", "BatchNorm", "DispatchMode", "NormBase"]
+
+# the attribute under which torch.compile and torch._dynamo.disable leave the function they were given
+COMPILED_FUNCTION = "_torchdynamo_orig_callable"
+# the attribute under which torch.compile leaves the module it was given
+COMPILED_MODULE = "_orig_mod"
+
+_C: Any = torch._C
+_mkldnn: Any = torch.ops.mkldnn
+
+# what the dispatcher knows of a tensor, and what it adds to that in this thread: modes and transforms
+dispatch_keys = _C._dispatch_keys
+included_keys = _C._dispatch_tls_local_include_set
+# whether a TorchFunctionMode, and whether torch's profiler is on in this thread
+has_function_mode = _C._is_torch_function_mode_enabled
+is_profiled = _C._autograd._profiler_enabled
+# the arguments and results of an op, from text such as "op(Tensor x) -> Tensor"
+parse_schema = _C.parse_schema
+
+
+def version(tensor: Tensor) -> int:
+    """A number that grows with each write into the tensor or a view of its memory."""
+    return tensor._version
+
+
+def is_view(tensor: Tensor) -> bool:
+    """Whether autograd takes it for a view of another tensor."""
+    return tensor._is_view()
+
+
+def holds_compiled(module: nn.Module) -> bool:
+    """Whether the module is one that torch.compile made of another."""
+    return COMPILED_MODULE in module._modules
+
+
+def compiled_call(module: nn.Module) -> Callable[..., Any] | None:
+    """What `module(x)` runs instead of its own call, as `nn.Module.compile` has it."""
+    return module._compiled_call_impl
+
+
+def set_compiled_call(module: nn.Module, call: Callable[..., Any] | None) -> None:
+    """Let `module(x)` run that; None for its own call."""
+    module._compiled_call_impl = call
+
+
+def own_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """`module(...)` with its hooks, whatever was compiled."""
+    return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def convert(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    """Replace each parameter and buffer of the module in place, as `module.to` does."""
+    module._apply(change)  # type: ignore[no-untyped-call]
+
+
+def without_donated_buffers() -> AbstractContextManager[Any]:
+    """Inside, torch.compile makes passes through whose graph one may go back twice."""
+    from torch._functorch import config
+
+    return config.patch(donated_buffer=False)  # type: ignore[no-any-return]
+
+
+def compiler_error() -> type[Exception]:
+    """What torch.compile raises; a function, since importing it takes long."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return TorchDynamoException
+
+
+def lerp_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
+    """Move each tensor that share of the way to its end, in place and in one launch."""
+    torch._foreach_lerp_(tensors, ends, weight)
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func is at work."""
+    return _C._functorch.maybe_current_level() is not None
+
+
+def without_modes() -> AbstractContextManager[None]:
+    """Inside, no TorchFunctionMode and no subclass of Tensor sees a call."""
+    return _C.DisableTorchFunction()  # type: ignore[no-any-return]
+
+
+def run_backward(
+    outputs: tuple[Tensor, ...],
+    gradients: tuple[Tensor, ...],
+    retain_graph: bool,
+    leaves: tuple[Tensor, ...],
+) -> tuple[Tensor | None, ...]:
+    """`torch.autograd.grad`, or `backward` where no leaves are named, which no TorchFunctionMode sees."""
+    engine: Any = torch.autograd.Variable._execution_engine
+    found: tuple[Tensor | None, ...] = engine.run_backward(
+        outputs,
+        gradients,
+        retain_graph,
+        False,  # no graph of the gradient
+        leaves,
+        allow_unreachable=True,
+        accumulate_grad=not leaves,
+    )
+    return found
+
+
+def has_onednn_ops() -> bool:
+    """Whether torch was built with the ops of oneDNN below."""
+    names = ("_linear_pointwise", "_convolution_pointwise", "_reorder_convolution_weight")
+    return all(hasattr(_mkldnn, name) for name in names)
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`torch.nn.functional.linear` by oneDNN, without a derivative."""
+    found: Tensor = _mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return found
+
+
+def onednn_pack(kernels: Tensor, groups: int, shape: Sequence[int]) -> Tensor:
+    """Kernels [O, C, 1, 1] of a convolution in groups, packed as oneDNN reads them for inputs of `shape`."""
+    packed: Tensor = _mkldnn._reorder_convolution_weight(kernels, [0, 0], [1, 1], [1, 1], groups, list(shape))
+    return packed
+
+
+def onednn_convolve(x: Tensor, packed: Tensor, groups: int) -> Tensor:
+    """The convolution of x with such kernels, without a derivative."""
+    found: Tensor = _mkldnn._convolution_pointwise(
+        x, packed, None, [0, 0], [1, 1], [1, 1], groups, "none", [], ""
+    )
+    return found
+
+
+def onednn_has_bfloat16() -> bool:
+    """Whether oneDNN computes in bfloat16 on this CPU; where it does not, it raises."""
+    return bool(_mkldnn._is_mkldnn_bf16_supported())

@@ -1,0 +1,234 @@
+"""What is expected of the private symbols of torch, all of which are named in fastadv/_torch.py alone.
+
+A new version of torch that changes one fails here.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity, profile
+
+import fastadv
+from fastadv import _torch
+
+PACKAGE = Path(fastadv.__file__).parent
+PRIVATE = re.compile(
+    r"torch(\.\w+)*\._(?!_)\w"  # torch._C, torch.ops.mkldnn._linear_pointwise
+    r"|torch\.ops\.mkldnn|_execution_engine|\._(is_view|version|modules|parameters|buffers|call_impl)\b"
+    r"|\._(foreach_\w+|compiled_call_impl)|_torchdynamo_\w|[\"\']_orig_mod|\b_(NormBase|BatchNorm)\b"
+    r"|from torch[\w.]*\._\w|from torch[\w.]* import .*\b_\w"
+)
+
+
+def private(source: str) -> list[str]:
+    return [match.group() for match in PRIVATE.finditer(source)]
+
+
+def test_they_are_named_in_one_file() -> None:
+    files = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "_torch.py"]
+    found = {str(path.relative_to(PACKAGE)): private(path.read_text()) for path in files}
+    assert {path: names for path, names in found.items() if names} == {}
+    assert len(private((PACKAGE / "_torch.py").read_text())) > 10
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["torch._C.x", "torch.ops.mkldnn._linear_pointwise(x)", "x._version", "from torch._dynamo import exc",
+     "from torch.nn.modules.batchnorm import _NormBase", "torch.autograd.Variable._execution_engine"],
+)  # fmt: skip
+def test_the_look_finds_them(line: str) -> None:
+    assert private(line)
+
+
+def test_normalization_layers() -> None:
+    for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
+        assert issubclass(kind, _torch.BatchNorm)
+    for kind in (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, _torch.BatchNorm):
+        assert issubclass(kind, _torch.NormBase)
+    assert not issubclass(nn.InstanceNorm2d, _torch.BatchNorm)
+    norm = nn.BatchNorm1d(2)
+    assert isinstance(norm.running_mean, Tensor)
+    assert norm.track_running_stats is True
+
+
+def test_a_mode_of_the_dispatcher_sees_kernels() -> None:
+    seen = []
+
+    class Mode(_torch.DispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    with Mode():
+        torch.ones(2) + 1
+    assert seen == ["aten::ones", "aten::add.Tensor"]
+
+
+def test_versions_and_views() -> None:
+    x = torch.zeros(3)
+    before = _torch.version(x)
+    x[:1].add_(1)
+    assert _torch.version(x) > before
+    assert not _torch.is_view(x)
+    assert _torch.is_view(x[:1])
+
+
+def test_what_is_compiled() -> None:
+    layer = nn.Linear(2, 2)
+    compiled: Any = torch.compile(layer, backend="eager")
+    assert _torch.holds_compiled(compiled)
+    assert not _torch.holds_compiled(layer)
+    assert getattr(compiled, _torch.COMPILED_MODULE) is layer
+
+    def function(x: Tensor) -> Tensor:
+        return x
+
+    assert getattr(torch.compile(function, backend="eager"), _torch.COMPILED_FUNCTION) is function
+
+
+def test_the_call_of_a_module_can_be_another() -> None:
+    layer, x = nn.Linear(2, 2), torch.ones(1, 2)
+    assert _torch.compiled_call(layer) is None
+    _torch.set_compiled_call(layer, lambda x: x * 7)
+    assert torch.equal(layer(x), x * 7)
+    assert torch.equal(_torch.own_call(layer, x), F.linear(x, layer.weight, layer.bias))
+    _torch.set_compiled_call(layer, None)
+    assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+
+
+def test_converting_replaces_each_tensor_in_place() -> None:
+    layer = nn.BatchNorm1d(2)
+    weight = layer.weight
+    _torch.convert(layer, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    assert layer.weight is weight
+    assert layer.weight.dtype == layer.running_mean.dtype == torch.float64  # type: ignore[union-attr]
+    assert layer.num_batches_tracked.dtype == torch.int64  # type: ignore[union-attr]
+    called = []
+
+    class Own(nn.Linear):  # as the ABS model has it
+        def _apply(self, fn: Any, recurse: bool = True) -> Any:
+            called.append(recurse)
+            return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    Own(2, 2).to(torch.float64)
+    assert called == [True]
+
+
+def test_the_compiler() -> None:
+    assert issubclass(_torch.compiler_error(), Exception)
+    with _torch.without_donated_buffers():
+        import torch._functorch.config as config
+
+        assert config.donated_buffer is False
+
+
+def test_many_tensors_move_at_once() -> None:
+    x, end = torch.zeros(3), torch.ones(3)
+    _torch.lerp_([x], [end], 0.25)
+    assert x.tolist() == [0.25] * 3
+
+
+def test_transforms_are_noticed() -> None:
+    inside = []
+    assert not _torch.is_transformed()
+    torch.func.vmap(lambda x: inside.append(_torch.is_transformed()) or x)(torch.ones(2))
+    assert inside == [True]
+    assert not _torch.is_transformed()
+
+
+class Seen(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.functions: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.functions.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_mode_sees_what_is_called_inside() -> None:
+    assert not _torch.has_function_mode()
+    with Seen() as mode:
+        assert _torch.has_function_mode()
+        with _torch.without_modes():
+            torch.ones(2).relu()
+        assert mode.functions == []
+        torch.relu(torch.ones(2))
+        assert torch.relu in mode.functions
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_gradients_that_no_mode_sees(whole: bool) -> None:
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    out, direction = x * x, torch.tensor([1.0, 10.0])
+    with Seen() as mode:
+        found = _torch.run_backward((out,), (direction,), True, () if whole else (x,))
+    assert mode.functions == []
+    gradient = x.grad if whole else found[0]
+    assert gradient is not None
+    assert gradient.tolist() == [2, 40]
+    assert (x.grad is None) == (not whole)
+    other = torch.ones(2, requires_grad=True)
+    assert _torch.run_backward((out,), (direction,), False, (other,)) == (None,)
+
+
+def test_schemas() -> None:
+    parsed = _torch.parse_schema("op(Tensor(a!) x, float radius=1.5, Tensor? y=None) -> Tensor")
+    assert [argument.name for argument in parsed.arguments] == ["x", "radius", "y"]
+    assert [str(argument.type) for argument in parsed.arguments] == ["Tensor", "float", "Optional[Tensor]"]
+    assert parsed.arguments[0].alias_info.is_write
+    assert parsed.arguments[1].default_value == 1.5
+    assert len(parsed.returns) == 1
+
+
+def test_what_the_dispatcher_knows() -> None:
+    def keys(tensor: Tensor) -> int:
+        return int(_torch.dispatch_keys(tensor).raw_repr())
+
+    dense = keys(torch.ones(2))
+    assert keys(torch.ones(3, 2).double().t()) == dense
+    for other in (torch.ones(2, device="meta"), torch.ones(2).to_sparse(), torch._neg_view(torch.ones(2))):
+        assert keys(other) != dense
+    unwatched = _torch.included_keys().raw_repr()
+
+    class Mode(_torch.DispatchMode):
+        pass
+
+    with Mode():
+        assert _torch.included_keys().raw_repr() != unwatched
+    assert _torch.included_keys().raw_repr() == unwatched
+    assert not _torch.is_profiled()
+    with profile(activities=[ProfilerActivity.CPU]):
+        assert _torch.is_profiled()
+
+
+needs_onednn = pytest.mark.skipif(not _torch.has_onednn_ops(), reason="torch was built without oneDNN")
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_layers_by_onednn(bias: bool) -> None:
+    layer = nn.Linear(5, 7, bias=bias).requires_grad_(False)
+    x = torch.randn(3, 5)
+    torch.testing.assert_close(_torch.onednn_linear(x, layer.weight, layer.bias), layer(x))
+
+
+@needs_onednn
+def test_convolutions_by_onednn() -> None:
+    groups, tiles = 4, torch.randn(64, 4 * 16).contiguous()
+    kernels = torch.randn(groups * 64, 16, 1, 1).contiguous(memory_format=torch.channels_last)
+    x = tiles[None, :, None].permute(0, 3, 1, 2)
+    packed = _torch.onednn_pack(kernels, groups, [1, 4 * 16, 64, 1])
+    found = _torch.onednn_convolve(x, packed, groups)
+    torch.testing.assert_close(found, F.conv2d(x, kernels, groups=groups), rtol=1e-4, atol=1e-4)
+
+
+@needs_onednn
+def test_whether_onednn_has_bfloat16() -> None:
+    assert _torch.onednn_has_bfloat16() in (True, False)
