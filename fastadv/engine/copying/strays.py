@@ -14,16 +14,15 @@ from fastadv.engine.copying.closures import reachable
 
 # packages whose objects hold no model of the caller's, and others whose code reaches none
 HARMLESS = {"torch", "numpy", "logging"}
-OTHERS = (
-    "fastadv math operator random typing types collections itertools functools contextlib dataclasses enum"
-)
-KNOWN = HARMLESS | {*OTHERS.split(), "abc", "copy", "warnings"}
+CODE = "abc builtins collections contextlib copy dataclasses enum fastadv functools itertools math operator"
+KNOWN = HARMLESS | {*CODE.split(), "random", "types", "typing", "warnings"}
 # values that lead nowhere, and those that `reachable` looks into
 PLAIN = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice, Enum, Tensor, BuiltinFunctionType),
     *(torch.Size, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Generator),
     *(dict, list, tuple, set, frozenset, MethodType, partial, ModuleType),
 )
+QUICK = frozenset(PLAIN)
 # ways to a global variable that no name tells
 HIDDEN = {"globals", "eval", "exec", "__import__", "import_module"}
 
@@ -38,6 +37,8 @@ def may_stray(parts: Iterable[object]) -> bool:
     found = [(part, False) for part in parts]
     while found:
         part, named = found.pop()
+        if type(part) in QUICK:
+            continue
         if isinstance(part, nn.Module):
             if named or isinstance(part, fx.GraphModule):
                 return True
@@ -47,7 +48,7 @@ def may_stray(parts: Iterable[object]) -> bool:
         seen[id(part)] = part
         read: Iterable[object] = ()
         if isinstance(part, type):
-            own = [base for base in part.__mro__ if _package(base) not in KNOWN | {"builtins"}]
+            own = [base for base in part.__mro__ if _package(base) not in KNOWN]
             read = [value for base in own for value in _members(base)]
         elif isinstance(part, FunctionType):
             read = () if _package(part) in KNOWN else list(_read(part.__code__, part.__globals__))
