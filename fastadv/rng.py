@@ -5,10 +5,12 @@ stream.
 """
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,6 +46,22 @@ def torch_seeded(seed: int, device: torch.device) -> Iterator[None]:
         for index in cuda:
             torch.cuda.default_generators[index].manual_seed(seed)
         yield
+
+
+@contextmanager
+def generators_kept(device: torch.device, seed: int | None = None) -> Iterator[None]:
+    """The generators of torch, NumPy and Python are afterwards as they were; `seed` sets them inside."""
+    python, numpy = random.getstate(), np.random.get_state()
+    forked = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(forked) if seed is None else torch_seeded(seed, device):
+            if seed is not None:
+                random.setstate(random.Random(seed).getstate())
+                np.random.set_state(np.random.RandomState(seed).get_state())
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def bits(count: int, seed: int, ids: Tensor, draw: int = 0) -> Tensor:

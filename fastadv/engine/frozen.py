@@ -15,9 +15,10 @@ from fastadv.engine.confidence import log_confidence
 from fastadv.engine.copying.inside import CheckedModel
 from fastadv.engine.notes import Lock
 from fastadv.engine.options import Options
+from fastadv.engine.pipeline import VERDICT
 from fastadv.engine.precision import no_autocast
 from fastadv.engine.rounding import compare
-from fastadv.engine.search_twin import VERDICT, SearchTwin
+from fastadv.engine.search_twin import SearchTwin
 from fastadv.errors import InputError
 
 Model = Callable[[Tensor], Tensor]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from fastadv.engine.generators import generators_kept
 from fastadv.engine.rounding import HALVES, Format, bound
+from fastadv.rng import generators_kept
 
 ROWS = 16  # that are compared
 NUDGES = 8  # of x, by which kinks are told from mistakes

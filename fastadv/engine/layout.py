@@ -39,4 +39,4 @@ def _applies(subject: Subject) -> bool:
 
 
 CHANNELS_LAST = Rewrite("channels-last", "", _applies)
-VIEWS = Rewrite("views", "view as reshape", _applies, lambda subject: {Tensor.view: view_or_reshape}, True)
+VIEWS = Rewrite("views", "view as reshape", _applies, {Tensor.view: view_or_reshape}, exact=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,8 @@ from torch import nn
 from fastadv.engine.copying.fold import Folds, Promises, Watch, has_batch_norm, is_scripted
 from fastadv.engine.copying.twin import device_of
 from fastadv.engine.lens import Lens, Way
+
+Ways = Mapping[Any, Way]  # of functions of torch
 
 
 class Subject:
@@ -28,11 +30,6 @@ class Subject:
         """Whether it runs on the CPU."""
         return device_of(self.model) in (None, torch.device("cpu"))
 
-    @property
-    def may_round(self) -> bool:
-        """Whether it runs on the CPU, and logits may change by rounding."""
-        return self.on_cpu and not self.exact
-
     @cached_property
     def convolves(self) -> bool:
         """Whether it holds a convolution in two dimensions."""
@@ -44,32 +41,46 @@ class Subject:
         return has_batch_norm(self.model) and not is_scripted(self.model)
 
 
+def on_cpu(subject: Subject) -> bool:
+    """Whether it runs on the CPU."""
+    return subject.on_cpu
+
+
+def may_round(subject: Subject) -> bool:
+    """Whether it runs on the CPU, and logits may change by rounding."""
+    return subject.on_cpu and not subject.exact
+
+
 def has_conv2d(model: nn.Module) -> bool:
     """Whether the module holds a two-dimensional convolution, which is faster in channels-last layout."""
     return any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in model.modules())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rewrite:
     """One thing that a search copy may do in another way.
 
     name: switches it off. note: what `Frozen.notes` say once it was used. applies: whether it is for a model.
-    replace: the ways of functions of torch, made for one model; none for what is no function. exact: whether
-    the forward pass stays as it is, to the last bit.
+    replace: ways of functions of torch, or what makes them for one model. exact: whether the forward pass
+    stays as it is, to the last bit.
     """
 
     name: str
     note: str
     applies: Callable[[Subject], bool]
-    replace: Callable[[Subject], Mapping[Any, Way]] = lambda subject: {}
+    replace: Ways | Callable[[Subject], Ways] = field(default_factory=dict)
     exact: bool = False
+
+    def ways(self, subject: Subject) -> Ways:
+        """Those for that model."""
+        return self.replace(subject) if callable(self.replace) else self.replace
 
 
 class Rewriting:
     """The rewrites of one model. It never changes: `without` gives another one."""
 
     def __init__(self, rewrites: Iterable[Rewrite] = (), subject: Subject | None = None) -> None:
-        self._made = {} if subject is None else {each: each.replace(subject) for each in rewrites}
+        self._made = {} if subject is None else {each: each.ways(subject) for each in rewrites}
         folded = subject is not None and any(rewrite.name == Folds.name for rewrite in self._made)
         self.folds = Folds(subject.model) if folded and subject is not None else None
         self._arrange()

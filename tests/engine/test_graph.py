@@ -14,7 +14,8 @@ from fastadv.engine.form import Form
 from fastadv.engine.graph import Graphs, Rows, Step, padded
 from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
-from fastadv.engine.search_twin import CAPTURED, SearchTwin
+from fastadv.engine.pipeline import CAPTURED
+from fastadv.engine.search_twin import SearchTwin
 from fastadv.errors import InputError
 from fastadv.ops import _graphs
 from tests import recorded

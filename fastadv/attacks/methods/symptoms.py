@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fastadv.engine.frozen import Frozen
-from fastadv.engine.generators import generators_kept
 from fastadv.errors import InputError, NoGradientError
 from fastadv.ops.latent_fit import latent_fit
+from fastadv.rng import generators_kept
 
 # verdicts on the same samples that are compared
 PASSES = 5

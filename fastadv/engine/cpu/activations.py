@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from fastadv._torch import is_view
 from fastadv.engine.lens import unseen
-from fastadv.engine.rewrite import Rewrite
+from fastadv.engine.rewrite import Rewrite, may_round, on_cpu
 from fastadv.ops.elu import elu
 from fastadv.ops.relu_gradient import relu_gradient
 
@@ -56,11 +56,5 @@ def fast_elu(input: Tensor, *rest: Any, **named: Any) -> Any:
 
 
 NOTE = "fast activations"
-RELU = Rewrite(
-    "relu",
-    NOTE,
-    lambda subject: subject.on_cpu,
-    lambda subject: dict.fromkeys((F.relu, torch.relu, Tensor.relu), fast_relu),
-    exact=True,
-)
-ELU = Rewrite("elu", NOTE, lambda subject: subject.may_round, lambda subject: {F.elu: fast_elu})
+RELU = Rewrite("relu", NOTE, on_cpu, dict.fromkeys((F.relu, torch.relu, Tensor.relu), fast_relu), exact=True)
+ELU = Rewrite("elu", NOTE, may_round, {F.elu: fast_elu})

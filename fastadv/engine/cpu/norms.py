@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastadv.engine.rewrite import Rewrite
+from fastadv.engine.rewrite import Rewrite, may_round
 
 
 class _Dense(torch.autograd.Function):
@@ -37,9 +37,5 @@ def dense(norm: Callable[..., Tensor]) -> Callable[..., Any]:
     return run
 
 
-NORMS = Rewrite(
-    "norms",
-    "single rows normalized in contiguous memory",
-    lambda subject: subject.may_round,
-    lambda subject: {norm: dense(norm) for norm in (F.batch_norm, F.instance_norm)},
-)
+NOTE = "single rows normalized in contiguous memory"
+NORMS = Rewrite("norms", NOTE, may_round, {norm: dense(norm) for norm in (F.batch_norm, F.instance_norm)})

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fastadv._torch import has_onednn_ops, onednn_linear
 from fastadv.engine.cpu.settings import Settings, are_fixed, takes_settings
 from fastadv.engine.lens import unseen
-from fastadv.engine.rewrite import Rewrite
+from fastadv.engine.rewrite import Rewrite, Subject, may_round
 from fastadv.runs.card import is_intel
 
 LEAST = 1 << 20  # multiplications; with fewer, a call costs as much as it gains
@@ -82,17 +82,17 @@ def covering_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, how: Set
     return (F.linear(rows, weights, bias) if found is NotImplemented else found)[:, :, None, None]
 
 
-LINEAR = Rewrite(
-    "onednn",
-    "linear layers by oneDNN",
-    lambda subject: subject.may_round and subject.dtype == torch.float32 and is_faster(),
-    lambda subject: {F.linear: fast_linear},
-)
+def _multiplies_faster(subject: Subject) -> bool:
+    return may_round(subject) and subject.dtype == torch.float32 and is_faster()
+
+
+def _convolves(subject: Subject) -> bool:
+    return may_round(subject) and subject.convolves
+
+
+LINEAR = Rewrite("onednn", "linear layers by oneDNN", _multiplies_faster, {F.linear: fast_linear})
 COVER = Rewrite(
-    "cover",
-    "convolutions that cover the image as products",
-    lambda subject: subject.may_round and subject.convolves,
-    lambda subject: {F.conv2d: covering_conv2d},
+    "cover", "convolutions that cover the image as products", _convolves, {F.conv2d: covering_conv2d}
 )
 
 

@@ -13,7 +13,7 @@ from torch.nn.grad import conv2d_input
 
 from fastadv.engine.cpu.settings import Settings, takes_settings
 from fastadv.engine.lens import unseen
-from fastadv.engine.rewrite import Rewrite
+from fastadv.engine.rewrite import Rewrite, on_cpu
 from fastadv.ops.thin_gradient import MOST_CHANNELS, thin_gradient
 
 
@@ -57,10 +57,4 @@ def thin_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, how: Setting
     return _Convolution.apply(input, weight, bias, how)  # type: ignore[no-untyped-call]
 
 
-THIN = Rewrite(
-    "thin",
-    "thin input convolution",
-    lambda subject: subject.on_cpu,
-    lambda subject: {F.conv2d: thin_conv2d},
-    exact=True,
-)
+THIN = Rewrite("thin", "thin input convolution", on_cpu, {F.conv2d: thin_conv2d}, exact=True)

@@ -7,7 +7,7 @@ and 3.9, but 128 5.3 and 5.5. A ResNet-18 takes 0.78 of its time in float32 and 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from fastadv._torch import onednn_convolve, onednn_has_bfloat16, onednn_pack, ve
 from fastadv.engine.cpu import onednn
 from fastadv.engine.cpu.settings import Settings, takes_settings
 from fastadv.engine.lens import Way, unseen
-from fastadv.engine.rewrite import Rewrite, Subject
+from fastadv.engine.rewrite import Rewrite, Subject, may_round
 from fastadv.engine.room import slices
 from fastadv.engine.scratch import LARGEST
 from fastadv.ops.registration.library import CARDS, cpu_launcher
@@ -188,14 +188,12 @@ def available(dtype: torch.dtype | None) -> bool:
     return dtype != torch.bfloat16 or onednn_has_bfloat16()
 
 
+def _applies(subject: Subject) -> bool:
+    return may_round(subject) and subject.convolves and available(subject.dtype)
+
+
 def _ways(subject: Subject) -> dict[Any, Way]:
-    assert subject.dtype is not None
-    return {F.conv2d: takes_settings(Winograd(subject.dtype).conv2d)}
+    return {F.conv2d: takes_settings(Winograd(cast(torch.dtype, subject.dtype)).conv2d)}
 
 
-WINOGRAD = Rewrite(
-    "winograd",
-    "convolutions by Winograd's method",
-    lambda subject: subject.may_round and subject.convolves and available(subject.dtype),
-    _ways,
-)
+WINOGRAD = Rewrite("winograd", "convolutions by Winograd's method", _applies, _ways)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from fastadv.engine.cpu.norms import NORMS
 from fastadv.engine.rewrite import Subject
 
-WAYS = NORMS.replace(Subject(nn.Identity(), torch.float32))
+WAYS = NORMS.ways(Subject(nn.Identity(), torch.float32))
 MEAN, VAR = torch.linspace(-1, 1, 6), torch.linspace(0.5, 2, 6)
 CALLS: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
     "batch": (F.batch_norm, {"running_mean": MEAN, "running_var": VAR}),
