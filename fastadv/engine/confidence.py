@@ -12,5 +12,5 @@ def log_confidence(model: Any, logits: Tensor) -> Tensor:
     whose probabilities need not sum to 1 (`fa.models.Sigmoids`, `RBF`), or are calibrated (`ABS`).
     """
     own = getattr(model, "log_confidence", None)
-    told: Tensor = own(logits) if callable(own) else logits.log_softmax(1)
-    return told
+    found: Tensor = own(logits) if callable(own) else logits.log_softmax(1)
+    return found

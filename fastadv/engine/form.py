@@ -56,7 +56,7 @@ class Form:
         return "tf32" if self.tf32 else self.autocast
 
     def layout(self, x: Tensor) -> Tensor:
-        """`x` in the layout that it prefers; no copy where it already has it."""
+        """Return `x` in the layout that it prefers, without a copy where it already has it."""
         return laid_out(x, self.channels_last)
 
     def ready(self, x: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def freeze(
 
     The verdict twin is the model in eval mode, sharing its parameters; nothing of it is rewritten. The search
     twin runs the same Python. It is channels-last for networks with two-dimensional convolutions and in
-    another precision where asked, BatchNorm is folded into the layer before, and functions that are slow on a
+    another precision on request, BatchNorm is folded into the layer before, and functions that are slow on a
     CPU are replaced by faster ones. On its first batch its logits are compared with those of the verdict
     twin, and on the first batch of each kind its gradient. What differs by more than rounding is left out by
     name, or the verdict twin replaces the search twin; a note and a warning say so.
@@ -127,13 +127,13 @@ def _freeze(source: Model, options: Options, given: CheckedModel | None = None) 
     narrow = asked == "tf32" or (half is not None and own)
     if options.compile and not (half is not None and own):  # or else once it is narrow
         form = replace(form, model=torch.compile(form.model))
-    told = {
+    options_on = {
         f"without {', '.join(options.without)}": options.without,
         "TF32 search": asked == "tf32",
         COMPILED: options.compile,
         CAPTURED: options.cuda_graph,
     }
-    notes += [note for note, holds in told.items() if holds]
+    notes += [note for note, holds in options_on.items() if holds]
     search_twin = SearchTwin(
         form, given, Notes(tuple(notes)), source=source, options=options, as_given=as_given, narrow=narrow
     )

@@ -103,7 +103,7 @@ class Frozen:
         return self.options.describe()
 
     def layout(self, x: Tensor) -> Tensor:
-        """`x` in the memory layout the search twin prefers; no copy where it already has it."""
+        """Return `x` in the layout the search twin prefers, without a copy where it already has it."""
         return self.search.form.layout(x)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -311,7 +311,7 @@ class Frozen:
 
     @contextmanager
     def _counting_probes(self) -> Iterator[None]:
-        """Count what parts of the search twin pass through others to estimate a gradient."""
+        """Count the samples that parts of the model pass through others to estimate a gradient."""
         before = self.search.probes()
         yield
         self.forwards += self.search.probes() - before

@@ -40,12 +40,12 @@ class Graphs:
 
     @property
     def aside(self) -> bool:
-        """Whether this thread asks for no graph, as in a step of one."""
+        """Whether graphs are off in this thread, as in a step of one."""
         return getattr(self._here, "aside", False)
 
     @contextmanager
     def set_aside(self, replays: bool = False) -> Iterator[None]:
-        """This thread asks for no graph inside, which may be a step of one."""
+        """Switch graphs off in this thread; `replays`: inside is a step of one."""
         here, before = self._here, (self.aside, self.replays)
         here.aside, here.replays = True, replays or self.replays
         try:

@@ -9,7 +9,7 @@ from fastadv.engine.rewrite import Rewrite, Subject
 
 
 def lay_out(model: nn.Module, channels_last: bool) -> None:
-    """Give the four-dimensional parameters and buffers of a copy that layout, in place."""
+    """Lay out the four-dimensional parameters and buffers of a copy, in place."""
     kept = torch.channels_last if channels_last else torch.contiguous_format
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.ndim == 4:
@@ -18,14 +18,14 @@ def lay_out(model: nn.Module, channels_last: bool) -> None:
 
 
 def laid_out(x: Tensor, channels_last: bool) -> Tensor:
-    """`x` in that layout; no copy where it already has it."""
+    """Return `x` in that layout, without a copy where it already has it."""
     if channels_last and x.ndim == 4:
         return x.contiguous(memory_format=torch.channels_last)
     return x.contiguous()
 
 
 def view_or_reshape(input: Tensor, *shape: Any, **named: Any) -> Any:
-    """`torch.Tensor.view`; `reshape` where the memory is in another order, which the model cannot know."""
+    """Replace `torch.Tensor.view` by `reshape` where the copy has another memory order than the model."""
     if named or input.is_contiguous() or (shape and isinstance(shape[0], torch.dtype)):
         return NotImplemented
     try:

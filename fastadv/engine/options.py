@@ -1,4 +1,4 @@
-"""What can be asked of `freeze`."""
+"""The options of `freeze`."""
 
 from dataclasses import asdict, dataclass
 from typing import Any

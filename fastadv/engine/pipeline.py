@@ -80,7 +80,7 @@ class Pipeline:
         self.use(self.as_given)
 
     def use_narrow(self) -> None:
-        """Round as was asked for from now on."""
+        """Compute in the precision of the options from now on."""
         self.narrow = False
         self.use(narrowed(self.form, self.options))
 
@@ -190,7 +190,7 @@ class Pipeline:
     ) -> Gradient | None:
         """passed("gradient", step, x, *rows) by a CUDA graph; None where there is none.
 
-        key: says what the step depends on besides.
+        key: everything else that the step depends on.
         """
         # rows of another shape are refused by the step itself
         if not len(x) or any(each is not None and each.shape != x.shape[:1] for each in rows):
@@ -199,9 +199,9 @@ class Pipeline:
         return self.replayed(lambda graphs: replayed_gradient(graphs, once, key, x, *rows))
 
     def replayed(self, run: Callable[[Graphs], T]) -> T | None:
-        """run(graphs) where CUDA graphs were asked for; None elsewhere, and inside one of them.
+        """Return run(graphs), or None without CUDA graphs, inside one of them, and where a capture fails.
 
-        Where a capture fails, the twin goes on without graphs, which says None as well.
+        After a failed capture the twin goes on without graphs.
         """
         graphs = self.graphs
         if graphs is None or graphs.aside:
@@ -225,7 +225,7 @@ class Pipeline:
         return self.graphs is not None and self.graphs.replays
 
     def unreplayed(self) -> AbstractContextManager[None]:
-        """No graph is asked for inside."""
+        """Switch graphs off in this thread, inside."""
         return nullcontext() if self.graphs is None else self.graphs.set_aside()
 
     def fits(self, x: Tensor) -> int:

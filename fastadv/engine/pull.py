@@ -1,4 +1,4 @@
-"""Gradients to logits pulled back to x."""
+"""Gradients at x, from gradients at the logits."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from fastadv._torch import run_backward
 from fastadv.errors import NoGradientError
 
-# of a gradient to a logit in float16: activations may raise it a thousandfold, or lower it ten-millionfold
+# target size of logit gradients in float16: room to grow 1e3x and shrink 1e7x on the way back
 LARGEST = 64.0
 
 

@@ -58,7 +58,7 @@ class Room:
         return kind, x.dtype, *x.shape[1:]
 
     def halved(self, kind: str, x: Tensor, todo: list[slice]) -> list[slice]:
-        """The parts of x in `todo`, of which the first did not fit, in such as may.
+        """Split the parts of x in `todo`, the first of which did not fit, into parts of half its size.
 
         kind: names the pass: another one may have room for other numbers of rows.
         """

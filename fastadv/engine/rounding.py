@@ -33,8 +33,8 @@ def compare(
 ) -> tuple[float, float, bool]:
     """(difference, what is allowed, whether by means) of the logits [B, K] of two twins on the same rows.
 
-    Where they differ by more than rounding, `verdict` and `search` are asked for further passes: of a
-    randomized model the means are compared, and the spread of its own passes is allowed besides.
+    Where they differ by more than rounding, `verdict` and `search` are passed again: of a randomized model
+    the means are compared, and the spread of its own passes is added to what is allowed.
     """
     apart, allowed = difference(searched, given), allowance(given, formats)
     if apart <= allowed:

@@ -1,4 +1,4 @@
-"""Memory that is used again: on a CPU fresh pages cost more than what is written into them."""
+"""Reused buffers: on a CPU, faulting in fresh pages costs more than writing to them."""
 
 import os
 import threading
@@ -37,9 +37,9 @@ class Scratch(threading.local):
 
     @contextmanager
     def cast(self, x: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-        """`x`, on the CPU and dense in some order, in that dtype and the same order; it holds inside alone.
+        """Cast `x`, which is on the CPU and dense in some order, to that dtype in the same order.
 
-        Who asks for another inside, as a loss of the caller's may, gets memory of its own.
+        The result is valid inside only. A nested call, as from a loss of the caller's, gets its own memory.
         """
         flat, self._flat = self._flat, None
         if flat is None or flat.dtype is not dtype or len(flat) < x.numel():

@@ -18,7 +18,7 @@ ROUNDS = 3
 
 
 def tuned(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tuple[Frozen, str] | None:
-    """The way that takes least time for losses and input gradients at x [B, ...], and a note that says so.
+    """Find the way that takes least time for losses and input gradients at x [B, ...], and a note about it.
 
     First come the search twins of the precision asked for and of the model's own, and the model as given;
     then the fastest of these compiled, and on a GPU captured. None where no logits are finite. The global
@@ -41,8 +41,8 @@ def tuned(make: Callable[[Options], Frozen], options: Options, x: Tensor) -> tup
             best = _fastest([best, *(make(each) for each in _passes(best.options, x))], x, seconds)
         except NoGradientError:
             return make(replace(options, tune=False)), "not tuned: the model has no gradient"
-    told = ", ".join(f"{name} {1000 * taken:.3g}" for name, taken in seconds.items())
-    return best, f"tuned: {_name(best.options)} (ms for {len(x)} samples: {told})"
+    times = ", ".join(f"{name} {1000 * taken:.3g}" for name, taken in seconds.items())
+    return best, f"tuned: {_name(best.options)} (ms for {len(x)} samples: {times})"
 
 
 def _twins(options: Options) -> Iterator[Options]:
@@ -65,7 +65,7 @@ def _name(options: Options) -> str:
 
 
 def _fastest(ways: Sequence[Frozen], x: Tensor, seconds: dict[str, float]) -> Frozen:
-    """Which takes the least time in the median of a few turns, which are written into `seconds`."""
+    """Return the way with the least median time, and write the medians into `seconds`."""
     y = ways[0].verdict(x).argmax(1)
     taken: list[list[float]] = [[] for _ in ways]
     for turn in range(1 + ROUNDS):

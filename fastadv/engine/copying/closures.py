@@ -10,12 +10,12 @@ from torch import nn
 
 from fastadv._torch import COMPILED_FUNCTION
 
-# what modules hold most, and what leads nowhere
+# what modules hold most, and what holds no module
 ATOMS = {type(None), bool, int, float, str, nn.Parameter}
 
 
-class Late:
-    """A callable whose target is set once there is a copy of the model that it can belong to."""
+class Deferred:
+    """A callable whose target is set after the model has been copied."""
 
     target: Callable[..., Any]
 
@@ -51,7 +51,7 @@ def _inside(value: object) -> Iterable[Any]:
         return [value.__self__, value.__func__]
     if isinstance(value, partial):
         return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, Late):
+    if isinstance(value, Deferred):
         return [value.target]
     if isinstance(value, FunctionType):
         return [_content(cell) for cell in value.__closure__ or ()] + [
@@ -83,12 +83,12 @@ def copy_functions(parts: list[object], memo: dict[int, Any]) -> Callable[[], No
     """
     functions = [part for part in parts if isinstance(part, FunctionType) and holds(part)]
     cells: dict[int, tuple[CellType, CellType]] = {}
-    late: list[tuple[Late, Callable[..., Any]]] = []
+    deferred: list[tuple[Deferred, Callable[..., Any]]] = []
     plain: list[tuple[FunctionType, FunctionType]] = []
     for function in functions:
         if COMPILED_FUNCTION in vars(function):
-            memo[id(function)] = Late()
-            late.append((memo[id(function)], vars(function)[COMPILED_FUNCTION]))
+            memo[id(function)] = Deferred()
+            deferred.append((memo[id(function)], vars(function)[COMPILED_FUNCTION]))
             continue
         closure = []
         for cell in function.__closure__ or ():
@@ -101,8 +101,8 @@ def copy_functions(parts: list[object], memo: dict[int, Any]) -> Callable[[], No
     for method in parts:
         # deepcopy gives a bound method the copy of its object, and leaves its function
         if isinstance(method, MethodType) and id(method.__func__) in memo:
-            memo[id(method)] = Late()
-            late.append((memo[id(method)], partial(memo[id(method.__func__)], method.__self__)))
+            memo[id(method)] = Deferred()
+            deferred.append((memo[id(method)], partial(memo[id(method.__func__)], method.__self__)))
 
     def copied(value: Any) -> Any:
         return copy.deepcopy(value, memo) if holds(value) else value
@@ -114,7 +114,7 @@ def copy_functions(parts: list[object], memo: dict[int, Any]) -> Callable[[], No
             own.__defaults__ = copied(function.__defaults__)
             own.__kwdefaults__ = copied(function.__kwdefaults__)
             vars(own).update({name: copied(value) for name, value in vars(function).items()})
-        for wrapper, target in late:
+        for wrapper, target in deferred:
             wrapper.target = copy.deepcopy(target, memo)
 
     return fill

@@ -163,7 +163,7 @@ class Folds:
 
 
 class Watch:
-    """Who reads what the layers of one pass have returned."""
+    """Records which calls read the results of layers, in one pass."""
 
     def __init__(self, folds: Folds) -> None:
         self._folds = folds

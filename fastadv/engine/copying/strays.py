@@ -23,7 +23,7 @@ PLAIN = (
     *(dict, list, tuple, set, frozenset, MethodType, partial, ModuleType),
 )
 QUICK = frozenset(PLAIN)
-# ways to a global variable that no name tells
+# ways to a global variable without its name
 HIDDEN = {"globals", "eval", "exec", "__import__", "import_module"}
 
 

@@ -1,1 +1,1 @@
-"""Functions of torch that a CPU library does slowly, done otherwise."""
+"""Faster replacements for functions of torch that are slow on a CPU."""

@@ -40,7 +40,7 @@ class _ReLU(torch.autograd.Function):
 
 
 def fast_relu(input: Tensor, inplace: bool = False) -> Any:
-    """`torch.nn.functional.relu` with a faster derivative."""
+    """Replace `torch.nn.functional.relu` by one with a faster derivative."""
     follows = torch.is_grad_enabled() and input.requires_grad
     if not (follows and _suits(input)) or (inplace and is_view(input)):
         return NotImplemented
@@ -48,7 +48,7 @@ def fast_relu(input: Tensor, inplace: bool = False) -> Any:
 
 
 def fast_elu(input: Tensor, *rest: Any, **named: Any) -> Any:
-    """`torch.nn.functional.elu` by this library's op, which is not done in place."""
+    """Replace `torch.nn.functional.elu` by this library's op, except in place."""
     scale = rest[0] if rest else named.get("alpha", 1.0)
     inplace = rest[1] if len(rest) > 1 else named.get("inplace", False)
     suits = not inplace and _suits(input) and isfinite(scale)

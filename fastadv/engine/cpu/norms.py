@@ -27,7 +27,7 @@ class _Dense(torch.autograd.Function):
 
 
 def dense(norm: Callable[..., Tensor]) -> Callable[..., Any]:
-    """`norm`, of one row in contiguous memory, forwards and backwards."""
+    """Run `norm` on a single row in contiguous memory, forwards and backwards."""
 
     def run(input: Tensor, *args: Any, **kwargs: Any) -> Any:
         if len(input) != 1 or input.ndim < 3 or not (input.requires_grad and torch.is_grad_enabled()):

@@ -60,7 +60,7 @@ class _Linear(torch.autograd.Function):
 
 
 def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
-    """`torch.nn.functional.linear`, faster where it is large and weights get no gradient."""
+    """Replace `torch.nn.functional.linear` where it is large and weights get no gradient."""
     usual = input.ndim >= 2 and weight.ndim == 2 and input.shape[-1] == weight.shape[1]
     large = usual and input.numel() * len(weight) >= LEAST
     if not (are_fixed(weight, bias) and large and _suits(input, weight, bias) and is_faster()):
@@ -70,7 +70,7 @@ def fast_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> An
 
 @takes_settings
 def covering_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
-    """A convolution that is a product of matrices where its kernel covers the image, and so moves nowhere."""
+    """Compute a convolution as a product of matrices where its kernel covers the whole image."""
     covers = input.shape[2:] == weight.shape[2:] != (1, 1)
     if not covers or how.padding != (0, 0) or how.dilation != (1, 1):
         return NotImplemented
@@ -97,7 +97,7 @@ COVER = Rewrite(
 
 
 def gains(model: nn.Module) -> bool:
-    """Whether a linear layer of the model is large enough to be done so."""
+    """Whether any linear layer is large enough to gain from oneDNN."""
     return is_faster() and any(
         isinstance(part, nn.Linear) and _suits(part.weight) and part.weight.numel() >= LEAST_WEIGHTS
         for part in model.modules()

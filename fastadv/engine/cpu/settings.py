@@ -21,9 +21,10 @@ class Settings(NamedTuple):
 
 
 def takes_settings(way: Callable[[Tensor, Tensor, Tensor | None, Settings], Any]) -> Way:
-    """A way of `torch.nn.functional.conv2d`, from one that is asked only for what the kernels here take.
+    """Turn `way` into one with the arguments of `torch.nn.functional.conv2d`.
 
-    They take images and weights on the CPU, and no groups, autocast, or weights that get gradients.
+    `way` is called for what the kernels here take: images and weights on the CPU, without groups, autocast,
+    or weights that get gradients.
     """
 
     @wraps(way)

@@ -43,7 +43,7 @@ class _Convolution(torch.autograd.Function):
 
 @takes_settings
 def thin_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
-    """`torch.nn.functional.conv2d` with that gradient; weights get none."""
+    """Replace `torch.nn.functional.conv2d` by one with that gradient; weights get none."""
     if not (torch.is_grad_enabled() and input.requires_grad) or input.dtype != weight.dtype:
         return NotImplemented
     outputs, inputs = weight.shape[:2]

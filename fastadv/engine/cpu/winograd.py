@@ -46,7 +46,7 @@ class Kernels:
 
     @classmethod
     def of(cls, weight: Tensor) -> tuple["Kernels", ...]:
-        """Those of weight [O, C, 3, 3], by parts of its outputs whose memory is used again once freed."""
+        """Transform a weight [O, C, 3, 3], split along O so that the allocator can reuse each block."""
         an_output = (SIZES[weight.dtype] + 2) ** 2 * weight.shape[1] * weight.element_size()
         most = max(LARGEST // an_output // BLOCK, 1) * BLOCK
         return tuple(cls._of(part) for part in torch.split(weight, most))
@@ -70,7 +70,7 @@ class Kernels:
 
 
 def convolve(x: Tensor, kernels: tuple[Kernels, ...], bias: Tensor | None, padding: int) -> Tensor:
-    """conv2d of x [B, C, H, W] with those kernels; x and the result are channels-last."""
+    """Convolve x [B, C, H, W] with those kernels; x and the result are channels-last."""
     images, size = x.permute(0, 2, 3, 1), kernels[0].size
     biases = [None] * len(kernels) if bias is None else torch.split(bias, [each.outputs for each in kernels])
     count, height, width, channels = images.shape
@@ -116,15 +116,15 @@ class _Convolution(torch.autograd.Function):
 
 
 class Winograd:
-    """Convolutions of one model by that method in the dtype `searched` where it gains.
+    """Convolutions of one model, in the dtype `searched`, by Winograd's method where it gains.
 
     It keeps the transformed weights of its parameters, up to MOST_BYTES in all; a copy starts with none.
     """
 
     def __init__(self, searched: torch.dtype) -> None:
         self.searched = searched
-        # by the id of a weight: itself, how it is known again, what it was when it was transformed, which is
-        # held lest other weights come to lie at the same address, and its kernels by direction
+        # by the id of a weight: the weight, its version, its tensor when it was transformed (kept, since
+        # other weights could otherwise be allocated at the same address), and its kernels by direction
         self._made: dict[int, tuple[Tensor, Any, Tensor, dict[bool, tuple[Kernels, ...]]]] = {}
         self._left = float(MOST_BYTES)
 
@@ -132,8 +132,8 @@ class Winograd:
         return Winograd, (self.searched,)  # packed weights cannot be copied
 
     def conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None, how: Settings) -> Any:
-        """`torch.nn.functional.conv2d` by that method."""
-        # not what is computed anew for each pass, as weight_norm does
+        """Replace `torch.nn.functional.conv2d` where Winograd's method gains."""
+        # not weights that are computed for each pass, as by weight_norm
         if not isinstance(weight, nn.Parameter) or not (input.dtype == weight.dtype == self.searched):
             return NotImplemented
         usual = how.padding in PADDINGS and how.stride == how.dilation == (1, 1)
@@ -153,7 +153,7 @@ class Winograd:
         return True
 
     def kernels(self, weight: Tensor, backwards: bool = False) -> tuple[Kernels, ...]:
-        """The transformed weights of one direction; made again where the weights have changed."""
+        """Return the transformed weights of one direction, made again after the weights have changed."""
         known = weight.data_ptr(), version(weight), weight.dtype
         _, before, plain, made = self._made[id(weight)]
         if before != known:
