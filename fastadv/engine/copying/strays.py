@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from functools import partial
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, GetSetDescriptorType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ KNOWN = HARMLESS | {*CODE.split(), "random", "types", "typing", "warnings"}
 PLAIN = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice, Enum, Tensor, BuiltinFunctionType),
     *(torch.Size, torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Generator),
-    *(dict, list, tuple, set, frozenset, MethodType, partial, ModuleType),
+    *(dict, list, tuple, set, frozenset, MethodType, partial, ModuleType, GetSetDescriptorType),
 )
 QUICK = frozenset(PLAIN)
 # ways to a global variable without its name
@@ -71,7 +71,7 @@ def _members(base: type) -> Iterator[object]:
             yield from (value.fget, value.fset)
         elif isinstance(value, staticmethod | classmethod):
             yield value.__func__
-        elif not (name.startswith("__") and name.endswith("__")) or isinstance(value, FunctionType):
+        elif name != "__annotations__":
             yield value
 
 

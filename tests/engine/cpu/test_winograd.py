@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastadv as fa
-from fastadv.engine.cpu import onednn, winograd
+from fastadv.engine.cpu import winograd
 from fastadv.engine.cpu.winograd import WINOGRAD, Kernels, Winograd
 from tests.engine.rewritten import Seen, answers
 
@@ -246,7 +246,7 @@ def test_other_weights_at_the_same_address() -> None:
 
 
 def test_bfloat16_is_left_to_the_library_where_onednn_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(winograd, "onednn_has_bfloat16", lambda: False)
     assert not winograd.available(torch.bfloat16)
     assert winograd.available(torch.float32)
 
