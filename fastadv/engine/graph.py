@@ -33,6 +33,10 @@ class Graphs:
     def __len__(self) -> int:
         return len(self._kept)
 
+    def forget(self) -> None:
+        """Capture anew from now on."""
+        self._kept = Kept()
+
     @property
     def replays(self) -> bool:
         """Whether this thread is in a step of a graph, where no value may be read."""
@@ -69,13 +73,14 @@ class Graphs:
         kinds = tuple((name, t.shape[1:], t.dtype, _channels_last(t)) for name, t in known.items())
         with self._lock, current(first.device):
             whole = key, bucket(len(first)), kinds, stream_of(first.device)
-            rows, replay = self._kept.get(whole, partial(_made, known, bucket(len(first))))
+            kept = self._kept
+            rows, replay = kept.get(whole, partial(_made, known, bucket(len(first))))
             for name, tensor in known.items():
                 rows[name][: len(first)].copy_(tensor)
             with self.set_aside(replays=True):
                 for _ in range(times):
                     replay(partial(make, rows))
-            self._kept.weigh(whole, nbytes(rows.values()) + replay.reserved)
+            kept.weigh(whole, nbytes(rows.values()) + replay.reserved)
             return [rows[name][: len(first)].clone() for name in wanted]
 
 

@@ -72,7 +72,7 @@ class Pipeline:
             lay_out(form.model, form.channels_last)
         self.form, self.parts = form, Parts.of(self.source, form)
         if self.graphs is not None:  # what was captured is another form
-            self.graphs = Graphs()
+            self.graphs.forget()
 
     def use_given(self) -> None:
         """Let the model as given be the twin, without any rewrite."""
