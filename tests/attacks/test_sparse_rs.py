@@ -61,10 +61,10 @@ def test_points_by_hand(shape: tuple[int, ...]) -> None:
     for place, proposal in enumerate(proposals):
         apart = ((proposal != start) & (start != x)).flatten(1).sum(1).tolist()
         assert apart == ([16, 8, 1, 0] if place < 50 else [8, 4, 1, 0])
-    # grey coordinates go to both ends
-    grey = torch.cat([point.flatten(1)[0, 3::4] for point in proposals])
-    assert (grey == box[0]).sum() > 100
-    assert (grey == box[1]).sum() > 100
+    # gray coordinates go to both ends
+    gray = torch.cat([point.flatten(1)[0, 3::4] for point in proposals])
+    assert (gray == box[0]).sum() > 100
+    assert (gray == box[1]).sum() > 100
 
 
 def test_coordinates_are_drawn_evenly() -> None:

@@ -13,7 +13,7 @@ TRIED = ("apgd-ce", "fmn", "ddn", "sigma_zero", "pdpgd")
 
 
 def radii(case: Case, net: str) -> tuple[float, ...]:
-    """Return the radius of a budget; for a minimum norm none, and the one at which robust accuracy is taken."""
+    """Return the radius of a budget; for a minimum norm none, and that at which robust accuracy is taken."""
     return (case.radius,) if case.radius < inf else (inf, NETS[net].radii[case.norm])
 
 

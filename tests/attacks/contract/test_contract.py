@@ -480,7 +480,7 @@ def test_leaving_seldom_changes_no_fact(case: Case, norm: str, monkeypatch: pyte
 
 
 def test_two_answers(case: Case, norm: str) -> None:
-    """A randomised model without averaging: a success is what one fresh call says, and a flag says why."""
+    """A randomized model without averaging: a success is what one fresh call says, and a flag says why."""
     net, x = mlp(), images(40)
     torch.manual_seed(0)
 

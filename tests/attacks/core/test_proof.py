@@ -58,7 +58,7 @@ class Window(nn.Module):
 
 
 @pytest.mark.parametrize("ascent", [pgd, bim, mim])
-def test_early_stop_gives_the_numbers_of_a_randomised_model(ascent: Callable[..., AttackResult]) -> None:
+def test_early_stop_gives_the_numbers_of_a_randomized_model(ascent: Callable[..., AttackResult]) -> None:
     """On a noisy model early successes are luck: no sample may be let go for one."""
     model, x = Noisy(48, 0.3), images(600, (3, 4, 4), dtype=torch.float32)
     y, inside = labels(model.net, x), Linf(0.1)

@@ -79,7 +79,7 @@ class TestWhichPointIsKept:
 
     @pytest.mark.parametrize("other", [None, "margin", lambda logits, y, targets: 1e6 - logits[:, 1]])
     def test_the_order_is_that_of_the_plan(self, other: Any) -> None:
-        """Points looked at with another loss, or none, compete by the loss that the attack maximises."""
+        """Points looked at with another loss, or none, compete by the loss that the attack maximizes."""
 
         def rule(search: Search) -> None:
             search.score(at(search, 0.25)[:, 0], other)
@@ -381,7 +381,7 @@ class TestPrecision:
 
 
 class TestProof:
-    def test_a_randomised_model_is_not_asked_until_it_agrees(self) -> None:
+    def test_a_randomized_model_is_not_asked_until_it_agrees(self) -> None:
         """A minimum-norm attack on coins: successes are as frequent as a fresh call has them."""
 
         class Coin(nn.Module):
@@ -425,7 +425,7 @@ class TestProof:
             assert torch.equal(Line()(out.x_adv).argmax(1), torch.ones(3, dtype=torch.long))
 
     def test_the_second_search_averages_too(self) -> None:
-        """Four passes a point in both searches of a randomised model that early stop had deceived."""
+        """Four passes a point in both searches of a randomized model that early stop had deceived."""
         net, x = mlp(), images(12)
         batches: list[int] = []
 
