@@ -1,4 +1,4 @@
-"""How the GPU benchmark calls an attack that it knows from the registry alone."""
+"""Short calls of attacks, from what the registry says of them."""
 
 import inspect
 from math import inf
@@ -18,12 +18,12 @@ def norms_of(entry: Any) -> tuple[str, ...]:
 
 
 def threat_of(entry: Any, norm: str) -> Any:
-    """The threat of a usual radius; of an infinite one for minimum-norm attacks."""
+    """Return the threat at a usual radius, or at an infinite one for minimum-norm attacks."""
     return fa.threat.THREATS[norm](inf if entry.kind == "minimum" else RADII[norm])
 
 
 def budget(entry: Any, tiny: bool) -> dict[str, Any]:
-    """The registry's arguments for a short run, cut to the least where `tiny`."""
+    """Return the registry's arguments for a short run, cut to the least if `tiny`."""
     given = dict(entry.quick)
     known = inspect.signature(entry.run).parameters
     for name, most in (TINY if tiny else QUICK).items():
@@ -34,5 +34,5 @@ def budget(entry: Any, tiny: bool) -> dict[str, Any]:
 
 
 def call(entry: Any, model: nn.Module | Any, x: Tensor, y: Tensor, threat: Any, tiny: bool) -> Any:
-    """The attack's result for a short run."""
+    """Run the attack for a short time."""
     return entry.run(model, x, y, threat, **budget(entry, tiny))

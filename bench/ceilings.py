@@ -1,4 +1,4 @@
-"""What a machine can do at most, measured in the same run as what is compared with it; exact settings."""
+"""Ceilings of a machine, measured in the same run as what is compared with them; exact settings."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,12 +55,12 @@ class Ceilings:
         return cls(size, 2 * source.nbytes / copy / 1e6, rates)
 
     def share_of_copy(self, moved: int, milliseconds: float) -> Row:
-        """The rate of `moved` bytes, and its share of the copy's."""
+        """Return the rate of `moved` bytes, and its share of the copy's."""
         rate = moved / milliseconds / 1e6
         return {"gb_per_s": _short(rate), "share_of_copy": round(rate / self.copy_gb_per_s, 3)}
 
     def share_of_products(self, flops: float, milliseconds: float, precision: str) -> Row:
-        """The rate of `flops`, and its share of the matrix product's in `precision`."""
+        """Return the rate of `flops`, and its share of the matrix product's in `precision`."""
         rate = flops / milliseconds / 1e9
         share = round(rate / self.tflops[precision], 3)
         return {"tflop_per_s": _short(rate), f"share_of_{precision}_product": share}
@@ -77,20 +77,20 @@ def _short(value: float) -> float:
 
 
 def precisions(session: "Session") -> tuple[Precision, ...]:
-    """Those in which a search can compute here; on a CPU the two that gain."""
+    """List the precisions in which a search can compute here; on a CPU the two that gain."""
     if session.on_cpu:
         return ("fp32", "bf16")
     return PRECISIONS if has_tf32(session.device) else tuple(name for name in PRECISIONS if name != "tf32")
 
 
 def conv_precision(session: "Session") -> str:
-    """What torch multiplies float32 convolutions in here, for every provider alike."""
+    """Return the precision of torch's float32 convolutions here, the same for every provider."""
     return "tf32" if session.cuda and torch.backends.cudnn.allow_tf32 else "fp32"
 
 
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """float32 convolutions in float32, so that the references are no rougher than the kernels."""
+    """Compute float32 convolutions in float32, so that the references are no rougher than the kernels."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -101,7 +101,7 @@ def exact_convolutions() -> Iterator[None]:
 
 @contextmanager
 def repeatable() -> Iterator[None]:
-    """The same algorithms in every run, and NaN in fresh memory, so that what nobody writes shows."""
+    """Use the same algorithms in every run, and fill fresh memory with NaN, which shows missing writes."""
     cudnn, strict = torch.backends.cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.backends.cudnn.deterministic = True

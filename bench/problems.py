@@ -15,7 +15,7 @@ from bench.session import Session
 
 @dataclass(frozen=True)
 class Net:
-    """What PGD is measured on.
+    """A net on which PGD is measured.
 
     label     as a case is called
     counts    images on a GPU, at tiny sizes and on a CPU; 0 where it is not measured
@@ -47,7 +47,7 @@ NETS = {
 
 
 def problem(session: Session, name: str) -> Problem:
-    """One of NETS. Without data, labels are what the model says of the images."""
+    """Make one of NETS. Without data, the labels are the model's own classes."""
     net, count = NETS[name], session.size(*NETS[name].counts)
     width = {"width": 4} if session.tiny and name.startswith("resnet") else {}
     side = session.size(net.shape[1], min(net.shape[1], 32))
@@ -64,7 +64,7 @@ def problem(session: Session, name: str) -> Problem:
 
 
 def mnist(session: Session, count: int) -> tuple[str, nn.Module, Tensor, Tensor | None]:
-    """The CNN of Schott et al., published and on MNIST where both are given, else at random weights."""
+    """Load the CNN of Schott et al. and MNIST where both are given, else make random ones."""
     if session.data_dir is None or session.weights is None:
         session.note("no --data-dir and --weights: the MNIST CNN has random weights and images")
         return "untrained CNN, random images", nets.cnn(), session.rand(count, 1, 28, 28), None

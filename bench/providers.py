@@ -24,18 +24,18 @@ Make = Callable[[Problem], Callable[[], Any]]
 
 
 def compiled(given: Problem) -> Call:
-    """The loop of the papers at a compiled model that needs no weight gradients."""
+    """Run the loop of the papers on a compiled model that needs no weight gradients."""
     model = copy.deepcopy(given.model).requires_grad_(False)
     return partial(pgd.plain, replace(given, model=torch.compile(model)))
 
 
 def frozen(precision: Any, given: Problem, **options: Any) -> Call:
-    """fastadv's at a model that is frozen before, as for batches in a row."""
+    """Run fastadv's on a model frozen beforehand, as for many batches."""
     return partial(pgd.ours, given, fa.freeze(given.model, precision), **options)
 
 
 def graphed(precision: Any, given: Problem) -> Call:
-    """The same with its passes and steps as CUDA graphs."""
+    """Do as `frozen`, with passes and steps as CUDA graphs."""
     return partial(pgd.ours, given, fa.freeze(given.model, precision, cuda_graph=True))
 
 
@@ -57,7 +57,7 @@ PROVIDERS: dict[str, Make] = {
 
 
 def by_device(session: Session) -> dict[str, Make]:
-    """What is measured on the device: on a GPU frozen models, as compiling and freezing take long."""
+    """Choose the providers for the device: on a GPU frozen models, since compiling and freezing take long."""
     if session.on_cpu:
         chosen = dict(PROVIDERS)
     else:
@@ -71,7 +71,7 @@ def by_device(session: Session) -> dict[str, Make]:
 
 
 def made(session: Session, given: Problem, chosen: dict[str, Make]) -> dict[str, Callable[[], Any]]:
-    """The calls of those that are installed and can be made here; the others are named."""
+    """Make the calls of the providers that can run here, and note the others."""
     ways = {}
     for name, make in chosen.items():
         try:

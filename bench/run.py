@@ -53,7 +53,7 @@ def gate() -> None:
 
 
 def measure(session: Session, parts: list[str], out: Path, about: Row) -> int:
-    """Append the rows of the parts to `out`, those that failed left out; the exit code."""
+    """Append the rows of the parts to `out`, except errors. Returns the exit code."""
     failed = []
 
     def write(row: Row) -> None:
@@ -73,7 +73,7 @@ def measure(session: Session, parts: list[str], out: Path, about: Row) -> int:
 
 
 def suite(options: argparse.Namespace) -> None:
-    """Every attack of the suite beside its peers, with short budgets; it appends to a file of its own."""
+    """Measure every attack of the suite beside its peers, with short budgets, into a file of its own."""
     if "suite" not in options.only:
         return
     if not (options.data_dir and options.weights):
@@ -86,7 +86,7 @@ def suite(options: argparse.Namespace) -> None:
 
 
 def compare(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    """The exit code of `--base`."""
+    """Compare with another commit. Returns the exit code."""
     parts = [part for part in turns.CASES if part in options.only]
     if not parts:
         parser.error(f"--base compares {' and '.join(turns.CASES)}, got --only {' '.join(options.only)}")

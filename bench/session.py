@@ -31,7 +31,7 @@ SHARES = 3.0  # on a CPU all ways together take at most so many times their shar
 
 
 class Skip(Exception):
-    """Why a case cannot run here; it is reported and no failure."""
+    """Skips a case, with the reason; the case is reported and does not count as a failure."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Session:
         return not (self.tiny or self.cuda)
 
     def size(self, gpu: Kind, tiny: Kind, cpu: Kind | None = None) -> Kind:
-        """What suits the device; on a CPU that of a GPU where no other is given."""
+        """Choose the value for the device; on a CPU the GPU's unless another is given."""
         if self.tiny:
             return tiny
         return gpu if self.cuda or cpu is None else cpu
@@ -83,7 +83,7 @@ class Session:
         return self.deadline - time.monotonic()
 
     def note(self, text: str) -> None:
-        """Say once what was left out, and why."""
+        """Print once what was left out, and why."""
         if text not in self.notes:
             self.notes.append(text)
             print(f"note: {text}", flush=True)
@@ -106,11 +106,11 @@ class Session:
         return Ceilings.measured(self)
 
     def share_of_products(self, flops: float, milliseconds: float, precision: str) -> Row:
-        """What `Ceilings` says of a GPU's products; nothing on a CPU."""
+        """Compare with the product rate of a GPU; return nothing on a CPU."""
         return {} if self.on_cpu else self.ceilings.share_of_products(flops, milliseconds, precision)
 
     def timed(self, call: Callable[[], object]) -> float:
-        """Milliseconds of one call, on the device's own clock where it has one."""
+        """Measure the milliseconds of one call, on the device's own clock where it has one."""
         if not self.cuda:
             start = time.perf_counter()
             call()
@@ -123,7 +123,7 @@ class Session:
         return begin.elapsed_time(end)
 
     def times(self, ways: Ways, least: int = 5) -> dict[str, list[float]]:
-        """Milliseconds of each repetition of each way, all of which have been warmed up.
+        """Measure the milliseconds of each repetition of each way; all ways must be warm.
 
         They take turns, so that other work on the machine slows all alike, until each has run for `seconds`
         and `least` times, or the stage's time is used up.
@@ -139,7 +139,7 @@ class Session:
                 return taken
 
     def warmed(self, way: Callable[[], object]) -> Row:
-        """Call `way` twice; the memory it takes beyond what was held before, in MiB, where it can be told."""
+        """Call `way` twice. Returns the peak memory it adds, in MiB, where the device tells it."""
         if not self.cuda:
             if self.timed(way) < 1000 * LONG and not self.tiny:
                 way()
@@ -155,7 +155,7 @@ class Session:
         return {"peak_mib": round(peak / 2**20, 1)}
 
     def tried(self, provider: str, call: Callable[[], Kind]) -> tuple[Kind | None, Row]:
-        """What the call returns, or the row of its error; an error that has cost the GPU is raised."""
+        """Return (result, {}) or (None, row with the error); raise an error that has cost the GPU."""
         try:
             return call(), {}
         except Exception as error:
@@ -166,7 +166,7 @@ class Session:
     def compare(
         self, ways: Ways, base: str, column: str = "times_eager", least: int = 5, warm: Ways | None = None
     ) -> Iterator[tuple[Row, list[float]]]:
-        """(row, milliseconds) of each way; a way that fails has its error in the row and no times.
+        """Yield (row, milliseconds) of each way; a way that fails has its error in the row and no times.
 
         A row has the quantiles, the peak memory where the device tells it, and as `column` how many times
         faster than `base` the way is. `warm` replaces the ways for warming up, where these are long.
@@ -189,7 +189,7 @@ class Session:
     def rotating(
         self, call: Callable[..., object], sets: Sequence[tuple[Any, ...]], captured: bool = True
     ) -> tuple[Callable[[], object], int]:
-        """(run, calls): a run makes so many calls, each on the next of `sets`.
+        """Return (run, calls): a run makes so many calls, each on the next of `sets`.
 
         Where `captured` and possible they are one CUDA graph, which leaves out the gaps between launches.
         Enough sets leave out the cache, and enough rounds over them the start of a run.
@@ -222,14 +222,14 @@ class Session:
         return run, rounds * len(sets)
 
     def sets(self, make: Callable[[int], tuple[Any, ...]], moved: int) -> list[tuple[Any, ...]]:
-        """Enough inputs `make(seed)` of `moved` bytes each that together they exceed a GPU's cache twice."""
+        """Make inputs `make(seed)` of `moved` bytes each, enough to exceed a GPU's cache twice."""
         if not self.cuda:
             return [make(0)]
         cache = getattr(torch.cuda.get_device_properties(self.device), "L2_cache_size", CACHE) or CACHE
         return [make(seed) for seed in range(max(2, min(MOST_SETS, -(-2 * cache // max(1, moved)))))]
 
     def clear(self) -> None:
-        """Give back what the last case held, so that the next one has the memory."""
+        """Free what the last case held."""
         if self.cuda:
             gc.collect()
             torch.cuda.empty_cache()
@@ -244,6 +244,6 @@ class Session:
 
 
 def said(error: BaseException) -> str:
-    """An error in one line."""
+    """Write an error in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:300]

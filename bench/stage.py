@@ -1,4 +1,4 @@
-"""The subjects of the benchmark, and how the cases of one are run: a failure is told and left behind."""
+"""The subjects of the benchmark, and running the cases of one; a failed case does not stop the others."""
 
 import importlib
 import json
@@ -17,7 +17,7 @@ ON_CPU = ("ops", "attacks", "training", "construct", "memory", "abs", "scaling")
 
 
 def recorded(path: Path) -> Iterator[Row]:
-    """The rows of a file of JSON lines; a line that a kill cut short is passed over."""
+    """Yield the rows of a file of JSON lines, without a line that a kill cut short."""
     if not path.is_file():
         return
     for line in path.read_text().splitlines():
@@ -28,7 +28,7 @@ def recorded(path: Path) -> Iterator[Row]:
 
 
 def cases_of(stage: str, session: Session) -> list[Case]:
-    """The cases of a subject. What they are measured by comes first; on a CPU only the ops need it."""
+    """List the cases of a subject, the ceilings first; on a CPU only the ops are compared with them."""
     cases: list[Case] = [*importlib.import_module(f"bench.subjects.{stage}").cases(session)]
     if stage == "ops" or (stage != "correctness" and not session.on_cpu):
         cases.insert(0, Case("ceilings", lambda: session.ceilings.rows()))

@@ -1,4 +1,4 @@
-"""What several times in a row say, and the operations that a net takes."""
+"""Statistics of repeated times, the wall clock, and the operations that a net takes."""
 
 import statistics
 import time
@@ -13,19 +13,19 @@ Kind = TypeVar("Kind")
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
-    """The 20th, 50th and 80th percentiles, as p20_ms, p50_ms and p80_ms."""
+    """Return the 20th, 50th and 80th percentiles, as p20_ms, p50_ms and p80_ms."""
     ordered = sorted(values)
     last = len(ordered) - 1
     return {f"p{p}_ms": round(ordered[round(p / 100 * last)], 5) for p in (20, 50, 80)}
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
-    """How many times faster: the median over turns of slow / fast, both measured in the same turn."""
+    """Return how many times faster: the median over turns of slow / fast, both of the same turn."""
     return statistics.median(a / b for a, b in zip(slow, fast, strict=False))
 
 
 def wall(way: Callable[[], Kind]) -> tuple[float, Kind]:
-    """Seconds of one call on the wall clock, with all that a GPU still does for it, and what it returned."""
+    """Return (seconds, result) of one call on the wall clock, until the GPU has finished its work."""
     synchronize()
     start = time.perf_counter()
     result = way()
@@ -34,20 +34,20 @@ def wall(way: Callable[[], Kind]) -> tuple[float, Kind]:
 
 
 def synchronize() -> None:
-    """Wait until a GPU, where there is one, has done its work."""
+    """Wait for the GPU, where there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def forward_flops(net: nn.Module, x: Tensor) -> int:
-    """Operations of a forward pass, counted by torch."""
+    """Count the operations of a forward pass."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(x)
     return int(counter.get_total_flops())
 
 
 def gradient_flops(net: nn.Module, x: Tensor) -> int:
-    """Operations of a forward pass and an input gradient, counted by torch."""
+    """Count the operations of a forward pass and an input gradient."""
     flags = [(part, part.requires_grad) for part in net.parameters()]
     point = x.clone().requires_grad_()
     try:

@@ -15,7 +15,7 @@ CHUNK = 250  # images that inference holds at once, as ABS does
 def descent(
     x: Tensor, z: Tensor, weights: list[Tensor], biases: list[Tensor], strides: list[int], steps: int
 ) -> Tensor:
-    """The descent of the authors' code: autograd through one decoder after the other, one Adam for all."""
+    """Fit latents as the authors' code: autograd through one decoder after the other, one Adam for all."""
     point = z.clone().requires_grad_()
     optimizer = torch.optim.Adam([point], lr=0.05)
     for step in range(steps):
@@ -37,7 +37,7 @@ def descent(
 
 
 def inference(net: "fa.models.ABS", x: Tensor, prior: Tensor, square: Tensor, bias: Tensor) -> Tensor:
-    """ABS in plain torch, all classes and many images at once: a matrix product and autograd with Adam."""
+    """Run ABS in plain torch on all classes and many images: a matrix product, autograd and Adam."""
     found, strides, size = [], net.shape.strides, x[0].numel()
     for part in x.split(CHUNK):
         rows = part.flatten(1)
@@ -61,7 +61,7 @@ def inference(net: "fa.models.ABS", x: Tensor, prior: Tensor, square: Tensor, bi
 def training(
     data: "fa.data.ImageSet", shape: DecoderShape, width: int, batch: int, learning_rate: float
 ) -> float:
-    """An epoch of the same networks, one class after the other; the mean loss."""
+    """Train the same networks for an epoch, one class after the other. Returns the mean loss."""
     found, classes = [], len(data.classes)
     for k in range(classes):
         net = VAEs(shape, 1, width, seed=k).train()

@@ -15,7 +15,7 @@ def normalized(grad: Tensor) -> Tensor:
 
 
 def random_target(net: nn.Module, x: Tensor, targets: Tensor, budget: Any, steps: int) -> Tensor:
-    """PGD towards the targets in the L2 ball; the usual rescaling, no exact projection."""
+    """Run PGD towards the targets in the L2 ball, with the usual rescaling instead of the projection."""
     radius, x_adv = budget["threat"].radius, x.clone()
     for _ in range(steps):
         x_adv.requires_grad_()
@@ -28,7 +28,7 @@ def random_target(net: nn.Module, x: Tensor, targets: Tensor, budget: Any, steps
 
 
 def headless(net: nn.Module) -> nn.Module:
-    """A copy that gives the representation: what enters the last linear layer."""
+    """Copy the net without its last linear layer: the copy returns the representation."""
     head = copy.deepcopy(net)
     last = [name for name, part in head.named_modules() if isinstance(part, nn.Linear)][-1]
     head.set_submodule(last, nn.Identity())
@@ -36,7 +36,7 @@ def headless(net: nn.Module) -> nn.Module:
 
 
 def robust(net: nn.Module, x: Tensor, start: Tensor, budget: Any, steps: int) -> Tensor:
-    """Descent of the distance between representations, from other images."""
+    """Descend the distance between representations, from other images."""
     head = headless(net)
     with torch.no_grad():
         goal = head(x)
@@ -50,7 +50,7 @@ def robust(net: nn.Module, x: Tensor, start: Tensor, budget: Any, steps: int) ->
 
 
 def constructed(name: str, net: nn.Module, data: "fa.data.ImageSet", budget: Any, batch: int) -> float:
-    """Either set, towards the next class, or from the next image; the share taken for its label."""
+    """Make either set, towards the next class or from the next image. Returns the fooling rate."""
     hits = []
     for ids in torch.arange(len(data), device=data.x.device).split(batch):
         x, y = data.x[ids].float() / 255, data.y[ids]

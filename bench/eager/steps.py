@@ -13,7 +13,7 @@ L1_RADIUS, L1_STEP, L1_QUANTILE = 12.0, 1.0, 0.99
 
 
 def linf_eager(x_adv: Tensor, grad: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """sign, multiply, add, maximum, minimum, clamp; the ball's edges are given."""
+    """Take sign, multiply, add, maximum, minimum, clamp; the ball's edges are given."""
     return torch.minimum(torch.maximum(x_adv + STEP * grad.sign(), lower), upper).clamp(0, 1)
 
 
@@ -28,7 +28,7 @@ def l2_eager(x_adv: Tensor, grad: Tensor, x: Tensor) -> Tensor:
 
 
 def l1_eager(x_adv: Tensor, grad: Tensor, x: Tensor) -> Tensor:
-    """The step of SLIDE (Tramer & Boneh 2019), the projection by sorting (Duchi et al. 2008) and a clamp.
+    """Take the step of SLIDE (Tramer & Boneh 2019), project by sorting (Duchi et al. 2008), and clamp.
 
     The coordinates in the top percent of |grad| that the box lets move share the step equally. The projection
     is the exact one on the ball, but not on the ball inside the box.

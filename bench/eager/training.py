@@ -17,7 +17,7 @@ LEARNING_RATE, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
 
 
 def attacked(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """PGD from a random start."""
+    """Run PGD from a random start."""
     model.eval()
     x_adv = (x + RADIUS * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
     for _ in range(STEPS):
@@ -30,7 +30,7 @@ def attacked(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def strongest(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """The strongest of the points of PGD from a random start."""
+    """Run PGD from a random start and keep the strongest point."""
     model.eval()
     best, highest = x.clone(), torch.full((len(x),), -torch.inf)
     z = (x + RADIUS * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
@@ -54,7 +54,7 @@ def _optimizer(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def plain(model: nn.Module, data: "fa.data.ImageSet", batch: int, bf16: bool = False) -> float:
-    """One epoch; the mean loss."""
+    """Train for an epoch. Returns the mean loss."""
     optimizer = _optimizer(model)
     if bf16:
         model.to(memory_format=torch.channels_last)
@@ -75,7 +75,7 @@ def plain(model: nn.Module, data: "fa.data.ImageSet", batch: int, bf16: bool = F
 
 
 def robustness(model: nn.Module, data: "fa.data.ImageSet", batch: int) -> float:
-    """One epoch of the package's loop; the mean loss."""
+    """Train for an epoch by the package's loop. Returns the mean loss."""
     optimizer = _optimizer(model)
     total = 0.0
     for ids in torch.randperm(len(data)).split(batch):

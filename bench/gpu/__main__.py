@@ -84,7 +84,7 @@ def build() -> None:
 
 
 def launch(stage: str, given: Row) -> None:
-    """Run a stage to its end: in another process where one is lost, stopped where it does not come back."""
+    """Run a stage to its end: start another process if one is lost, and kill one that hangs."""
     out = Path(given["out"])
     worker = [sys.executable, "-m", "bench.gpu.worker"]
     for _ in range(LAUNCHES):
@@ -111,7 +111,7 @@ def launch(stage: str, given: Row) -> None:
 
 
 def lost(stage: str, out: Path, given: Row, why: str) -> None:
-    """Record the case that a process did not live to record itself."""
+    """Record the case at which a process died."""
     case = begun(out).read_text() if begun(out).exists() else "(start)"
     row = {"stage": stage, "case": case, "status": "failed", "why": why, "run": given["run"]}
     row |= {"commit": given["commit"], "torch": "", "device": "", "date": given["run"]}

@@ -11,7 +11,7 @@ WHOLE = 100  # more rows of one stage than this: only those of fastadv are shown
 
 
 def table(rows: list[Row]) -> str:
-    """One line for each row, each stage under its name; then what failed and what was left out, and why."""
+    """Write a line for each row, by stage, and then what failed and what was skipped, and why."""
     lines: list[str] = []
     for stage in dict.fromkeys(row["stage"] for row in rows):
         part = [row for row in rows if row["stage"] == stage]
@@ -44,10 +44,10 @@ def line(row: Row) -> str:
 
 
 def first(row: Row, start: str) -> float | None:
-    """The first figure whose name starts so."""
+    """Return the first figure whose name starts so."""
     return next((row[key] for key in row if key.startswith(start)), None)
 
 
 def number(value: float | None, width: int) -> str:
-    """Four digits, or nothing."""
+    """Write four digits, or nothing."""
     return " " * width if value is None else f"{value:>{width}.4g}"

@@ -15,12 +15,12 @@ Row = dict[str, Any]
 
 
 def begun(out: Path) -> Path:
-    """The file that names the case at work, for whoever finds the process dead."""
+    """Return the file that names the case at work, read if the process dies."""
     return out / ".gpu_case"
 
 
 def source_hash(root: Path = ROOT) -> str:
-    """Hash of all that can change a figure, so that resumed runs are of the same code."""
+    """Hash all code that can change a figure, so that a run resumes with the same code only."""
     digest = hashlib.sha256()
     for pattern in ("fastadv/**/*.py", "fastadv/**/*.json", "csrc/**/*.*", "bench/**/*.py"):
         for path in sorted(root.glob(pattern)):
@@ -29,7 +29,7 @@ def source_hash(root: Path = ROOT) -> str:
 
 
 def about(device: Any, tiny: bool, run: str, commit: str) -> Row:
-    """What every row says of its origin."""
+    """Return what every row says of its origin."""
     import torch
 
     from fastadv.runs.card import machine
@@ -52,7 +52,7 @@ def about(device: Any, tiny: bool, run: str, commit: str) -> Row:
 
 
 def finished(rows: Iterator[Row], here: Row, again: bool) -> set[tuple[str, str]]:
-    """(stage, case) of what need not be run: done by this code on this machine, or ended in this very run."""
+    """Return the (stage, case) done by this code on this machine before, or ended in this very run."""
     same = ("source", "gpu", "size", "torch", "triton")
     return {
         (row["stage"], row["case"])
@@ -66,7 +66,7 @@ def finished(rows: Iterator[Row], here: Row, again: bool) -> set[tuple[str, str]
 
 
 def main() -> int:
-    """Called by `bench.gpu` with its options as JSON."""
+    """Run the stage that `bench.gpu` names in its options, given as JSON."""
     given = json.loads(sys.argv[1])
     import torch
 

@@ -67,7 +67,7 @@ def named(session: Session, text: str) -> str:
 
 
 def images(session: Session, count: int) -> tuple[Tensor, Tensor | None]:
-    """Test images of MNIST with labels where model and data are the real ones; else random ones without."""
+    """Load test images of MNIST with labels if the authors' model is given too, else draw random images."""
     if session.official is None or session.data_dir is None:
         return session.rand(count, 1, 28, 28), None
     test = fa.data.load("mnist", "test", data_dir=session.data_dir, limit=count)
@@ -76,7 +76,7 @@ def images(session: Session, count: int) -> tuple[Tensor, Tensor | None]:
 
 
 def bank(session: Session) -> Iterator[Row]:
-    """The images of the prior samples, decoded once for each model."""
+    """Decode the images of the prior samples, as each model does once."""
     net = model(session)
 
     def decode() -> None:
@@ -90,7 +90,7 @@ def bank(session: Session) -> Iterator[Row]:
 
 
 def inference(session: Session, batch: int) -> Iterator[Row]:
-    """Class losses of one batch; on a GPU against the batched eager equivalent."""
+    """Infer one batch; on a GPU beside the batched eager equivalent."""
     net, x = model(session), images(session, batch)[0]
     prior = net.bank()
     square, bias = prior.square().sum(2), net.beta / 2 * net.prior_latents.square().sum(1)
@@ -117,7 +117,7 @@ def inference(session: Session, batch: int) -> Iterator[Row]:
 
 
 def whole(session: Session) -> Iterator[Row]:
-    """A test set batch by batch, the ways by turns, each after three calls to warm up."""
+    """Infer a test set batch by batch, the ways taking turns, each after three calls to warm up."""
     count, batch = session.size((10_000, 1000), (4, 2), (session.limit, 100))
     plain, (x, labels) = model(session), images(session, count)
     nets = {name: plain.with_options(**given) for name, given in OPTIONS.items()}
@@ -171,20 +171,20 @@ def bound(session: Session, norm: Any) -> Iterator[Row]:
 
 
 def random_images(count: int, shape: tuple[int, ...] = (1, 28, 28)) -> "fa.data.ImageSet":
-    """As many of each class; the time does not depend on them."""
+    """Draw random images, as many of each class; the time does not depend on them."""
     x = torch.rand(count, *shape, generator=torch.Generator().manual_seed(0))
     return fa.data.ImageSet(x, torch.arange(count) % CLASSES, CLASSES, "random images")
 
 
 def fitted(data: "fa.data.ImageSet", precision: Any, **given: Any) -> float:
-    """Train for an epoch; the mean loss."""
+    """Train for an epoch. Returns the mean loss."""
     made = fa.models.ABS.fit(data, epochs=1, calibration=0, training_precision=precision, **given)
     loss: float = made.card["measured"]["loss"]
     return loss
 
 
 def training(session: Session, precision: Any) -> Iterator[Row]:
-    """One epoch on as many images as MNIST has; the second of two runs is measured."""
+    """Train for an epoch on as many images as MNIST has; the second of two runs is measured."""
     count, losses = session.size(60_000, 40), []
     data = random_images(count)
     given = {"device": session.device, "prior_samples": session.size(8000, 20)}
@@ -209,7 +209,7 @@ def training(session: Session, precision: Any) -> Iterator[Row]:
 def quick_training(
     session: Session, shape: DecoderShape | None = None, width: int = 16, batches: int = 4
 ) -> Iterator[Row]:
-    """An epoch beside the same networks in eager torch, trained one class after the other."""
+    """Train for an epoch, beside the same networks in eager torch, one class after the other."""
     shape = shape or DecoderShape()
     data, losses = random_images(QUICK["batch_size"] * batches, shape.image), {}
 

@@ -23,7 +23,7 @@ FEW = 3  # steps of the eager descent; its rate stands for that of all steps
 
 
 def rows(session: Session) -> Iterator[Row]:
-    """Random weights: speed does not depend on them. Rates are medians over turns."""
+    """Measure both kernels at random weights, on which speed does not depend."""
     for batch in BATCHES:
         yield from descent(session, batch)
     for batch in BATCHES:

@@ -46,7 +46,7 @@ def cases(session: Session) -> Iterator[Case]:
 
 
 def compared(session: Session, name: str, chosen: dict[str, Any], told: list[str]) -> Iterator[Row]:
-    """The rows of the providers that `told` names, with the memory that a CPU tells in another process."""
+    """Yield the rows of the providers in `told`; on a CPU their memory is measured in another process."""
     given = problem(session, name)
     for row in pgd_rows(session, given, made(session, given, chosen)):
         provider = row["provider"]
@@ -57,13 +57,13 @@ def compared(session: Session, name: str, chosen: dict[str, Any], told: list[str
 
 
 def searched(provider: str) -> str:
-    """The precision that a provider searches in."""
+    """Return the precision that a provider searches in."""
     words = provider.replace(",", "").split()
     return next((name for name in PRECISIONS if name in words), "fp32")
 
 
 def found(given: Problem, x_adv: Tensor) -> Row:
-    """What is left of the accuracy, the mean loss, and how far the images went at most."""
+    """Return the accuracy that is left, the mean loss, and the largest distance."""
     with torch.no_grad():
         logits = given.model(x_adv)
         loss = nn.functional.cross_entropy(logits, given.y)
@@ -75,7 +75,7 @@ def found(given: Problem, x_adv: Tensor) -> Row:
 
 
 def pgd_rows(session: Session, given: Problem, ways: dict[str, Callable[[], Any]]) -> Iterator[Row]:
-    """Each way in turns: times, result, memory, and its share of the passes alone in its precision."""
+    """Yield time, result and memory of each way, and its share of the passes alone in its precision."""
     x_adv: dict[str, Any] = {}
 
     def run(name: str) -> None:
@@ -106,7 +106,7 @@ def pgd_rows(session: Session, given: Problem, ways: dict[str, Callable[[], Any]
 
 
 def registered(session: Session, name: str, entry: Any) -> Iterator[Row]:
-    """A short run of one attack in each of its norms, on the MNIST CNN."""
+    """Run one attack for a short time in each of its norms, on the MNIST CNN."""
     if entry.needs:
         raise Skip(f"needs {entry.needs}")
     _, model, x, y = mnist(session, session.size(256, 4))

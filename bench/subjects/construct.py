@@ -39,7 +39,7 @@ def cases(session: Session) -> Iterator[Case]:
 def by_fastadv(
     name: str, net: nn.Module, data: "fa.data.ImageSet", budget: Any, batch: int, precision: Any
 ) -> Row:
-    """The construction as a user calls it; what its card says."""
+    """Construct a set as a user does. Returns the figures of its card."""
     function: Callable[..., Any] = (
         fa.data.construct.random_target if name == "D_rand" else fa.data.construct.robust
     )
@@ -48,7 +48,7 @@ def by_fastadv(
 
 
 def made(name: str, provider: str, net: nn.Module, data: "fa.data.ImageSet", budget: Any, batch: int) -> Row:
-    """One construction; the figures of its result."""
+    """Construct a set by one provider. Returns the figures of the result."""
     if provider == "eager":
         return {"fooling_rate": round(by_hand.constructed(name, net, data, budget, batch), 4)}
     return by_fastadv(name, net, data, budget, batch, provider.split()[1])
@@ -63,7 +63,7 @@ def compared(session: Session, name: str) -> Iterator[Row]:
 
 
 def together(session: Session, name: str, net: nn.Module, budget: Any) -> Iterator[Row]:
-    """All providers and the passes alone by turns, on the same images."""
+    """Measure all providers and the passes alone in turns, on the same images."""
     data = images(session, ON_CPU["images"])
     found: dict[str, Row] = {}
 
@@ -86,7 +86,7 @@ def together(session: Session, name: str, net: nn.Module, budget: Any) -> Iterat
 
 
 def in_turn(session: Session, name: str, net: nn.Module, budget: Any) -> Iterator[Row]:
-    """One provider after the other; how many times faster than eager an image is made."""
+    """Measure one provider after the other; an image's time is compared with that of eager torch."""
     base = None
     for provider in PROVIDERS:
         if session.left() <= 0:
@@ -100,7 +100,7 @@ def in_turn(session: Session, name: str, net: nn.Module, budget: Any) -> Iterato
 
 
 def once(session: Session, name: str, provider: str, net: nn.Module, budget: Any) -> Row:
-    """One construction after a warm-up on one batch and two steps."""
+    """Measure one construction after a warm-up on one batch and two steps."""
     count, batch = session.size(COUNTS[name][PROVIDERS.index(provider)], 10), session.size(BATCH, 10)
     base, found = images(session, count), []
 

@@ -46,7 +46,7 @@ def cases(session: Session) -> Iterator[Case]:
 
 
 def moved(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """`value` with `change` made to every tensor in it."""
+    """Apply `change` to every tensor in `value`."""
     if isinstance(value, Tensor):
         return change(value)
     return [moved(part, change) for part in value] if isinstance(value, list) else value
@@ -62,14 +62,14 @@ def poison(results: Args, round: int) -> None:
 
 
 def same(first: Tensor, second: Tensor) -> bool:
-    """Equal to the last bit, where NaN equals NaN."""
+    """Whether two tensors are equal to the last bit, where NaN equals NaN."""
     return torch.equal(first.nan_to_num(7.0), second.nan_to_num(7.0)) and torch.equal(
         first.isnan(), second.isnan()
     )
 
 
 def relative_error(actual: Args, expected: Args) -> float:
-    """The largest ‖actual − expected‖ / ‖expected‖, over the elements that are finite in both."""
+    """Return the largest ‖actual − expected‖ / ‖expected‖, over the elements that are finite in both."""
     worst = 0.0
     for found, wanted in zip(actual, expected, strict=True):
         if not found.is_floating_point():
@@ -83,7 +83,7 @@ def relative_error(actual: Args, expected: Args) -> float:
 
 
 def kernel_of(session: Session, card: OpCard) -> Callable[..., None] | None:
-    """The kernel that is checked: Triton's on a GPU, and in the interpreter for cheap ops; else the op's."""
+    """Return the kernel to check: Triton's on a GPU, in the interpreter for cheap ops; None for the op."""
     if session.cuda or card.name in INTERPRETED:
         try:
             return triton_launcher(card)
@@ -93,7 +93,7 @@ def kernel_of(session: Session, card: OpCard) -> Callable[..., None] | None:
 
 
 def checked(card: OpCard, launch: Callable[..., None] | None, args: Args) -> float:
-    """Run one sample three times and compare; the relative error against float64.
+    """Run one sample three times and compare. Returns the relative error against float64.
 
     Three times, because an op that keeps a CUDA graph captures it in the second call and replays it in the
     third.
@@ -131,7 +131,7 @@ def checked(card: OpCard, launch: Callable[..., None] | None, args: Args) -> flo
 
 
 def replayed(card: OpCard, launch: Callable[..., None], args: Args) -> None:
-    """A captured launch writes what an eager one writes."""
+    """Assert that a captured launch writes what an eager one writes."""
     results, eager = results_of(card, args), results_of(card, args)
     launch(*eager, *args)
     torch.cuda.synchronize()
@@ -145,7 +145,7 @@ def replayed(card: OpCard, launch: Callable[..., None], args: Args) -> None:
 
 
 def op(session: Session, name: str) -> Iterator[Row]:
-    """All samples of an op; on machines without a GPU a few small ones."""
+    """Check an op on all of its samples; on machines without a GPU on a few small ones."""
     card = CARDS[name]
     launch = kernel_of(session, card)
     with ExitStack() as stack:
@@ -176,7 +176,7 @@ def op(session: Session, name: str) -> Iterator[Row]:
 
 
 def samples(session: Session, card: OpCard, dtype: torch.dtype) -> list[Args]:
-    """The card's samples; on machines without a GPU the two smallest."""
+    """List the card's samples; on machines without a GPU the two smallest."""
     found = list(card.samples(session.device, dtype))
     if not session.tiny:
         return found
@@ -184,7 +184,7 @@ def samples(session: Session, card: OpCard, dtype: torch.dtype) -> list[Args]:
 
 
 def gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and input gradient of the summed cross-entropy in float64, on the CPU."""
+    """Compute logits and input gradient of the summed cross-entropy in float64, on the CPU."""
     point = x.cpu().double().requires_grad_()
     logits = model.cpu().double()(point)
     nn.functional.cross_entropy(logits, y.cpu(), reduction="sum").backward()
@@ -193,7 +193,7 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def engine(session: Session, precision: Any) -> Iterator[Row]:
-    """Logits and input gradient against float64, and a captured CUDA graph against eager calls."""
+    """Compare logits and input gradient with float64, and a captured CUDA graph with eager calls."""
     x = session.rand(session.size(67, 5), 3, 32, 32)
     y = torch.arange(len(x), device=x.device) % 10
     wanted = gradients(small_net(), x, y)
@@ -234,7 +234,7 @@ def engine_rows(
 def replayed_steps(
     precision: str, plain: fa.Frozen, graphed: fa.Frozen, x: Tensor, y: Tensor
 ) -> Iterator[Row]:
-    """Whole steps of PGD replayed from a graph move pixels as single steps do, twice with the same graphs."""
+    """Assert that steps of PGD replayed from a graph move pixels as single steps do, twice per graph."""
     for stop_early in (False, True):
         for _ in range(2):
             found, wanted = (
@@ -254,7 +254,7 @@ def replayed_steps(
 
 
 def misjudged(logits: Tensor, y: Tensor, success: Tensor) -> Tensor:
-    """bool [B]: whether `success` is not what the logits say, by more than rounding.
+    """Test whether `success` contradicts the logits by more than rounding, bool [B].
 
     In a batch of another size the model may round otherwise, and a nearest success lies on the border.
     """
@@ -264,7 +264,7 @@ def misjudged(logits: Tensor, y: Tensor, success: Tensor) -> Tensor:
 
 
 def attack(session: Session, name: str, entry: Any) -> Iterator[Row]:
-    """In each norm: the result is in the threat, its successes are the model's own, and a rerun is equal."""
+    """Check in each norm that results are in the threat, successes the model's own, and reruns equal."""
     model = small_net().to(session.device)
     x = session.rand(session.size(64, 4), 3, 32, 32)
     with torch.no_grad():
@@ -294,7 +294,7 @@ def attack(session: Session, name: str, entry: Any) -> Iterator[Row]:
 
 
 def pytest(session: Session, path: str) -> Iterator[Row]:
-    """A file of the project's own tests in a process of its own."""
+    """Run a file of the project's own tests in another process."""
     wanted = ("pytest", "hypothesis", "filelock")
     if missing := [name for name in wanted if importlib.util.find_spec(name) is None]:
         raise Skip(f"{', '.join(missing)} not installed; the checks above stand alone")

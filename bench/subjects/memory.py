@@ -27,13 +27,13 @@ PASS = "forward and backward"
 
 
 def status(name: str) -> int:
-    """Bytes, of a line of /proc/self/status."""
+    """Read a line of /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) * 1024
 
 
 def grown(call: Callable[[], object]) -> int:
-    """The most bytes by which the resident set grows during the call."""
+    """Return the most bytes by which the resident set grows during the call."""
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that from now on
     call()
@@ -41,13 +41,13 @@ def grown(call: Callable[[], object]) -> int:
 
 
 def one_pass(given: pgd.Problem) -> None:
-    """A forward and a backward pass as training does them, with the gradients of the weights."""
+    """Do a forward and a backward pass as in training, with the gradients of the weights."""
     leaf = given.x.clone().requires_grad_()
     torch.nn.functional.cross_entropy(given.model(leaf), given.y).backward()
 
 
 def measure(given: pgd.Problem, provider: str) -> int:
-    """After a call with two images, so that the buffers of the libraries exist already."""
+    """Measure after a call with two images, which lets the libraries allocate their buffers."""
 
     def way(given: pgd.Problem) -> Callable[[], object]:
         return (lambda: one_pass(given)) if provider == PASS else PROVIDERS[provider](given)
@@ -58,7 +58,7 @@ def measure(given: pgd.Problem, provider: str) -> int:
 
 
 def growth(*arguments: str) -> float:
-    """MiB, from a process with these arguments."""
+    """Measure in a process with these arguments; in MiB."""
     run = subprocess.run(
         [sys.executable, "-m", "bench.subjects.memory", *arguments],
         cwd=ROOT,
@@ -70,7 +70,7 @@ def growth(*arguments: str) -> float:
 
 
 def of_provider(name: str, provider: str, data_dir: Path | None, weights: Path | None) -> dict[str, float]:
-    """The figure of a row of PGD; none where the system has no /proc."""
+    """Measure the peak of a provider of PGD; empty if the system has no /proc."""
     if not sys.platform.startswith("linux"):
         return {}
     places = {"--data-dir": data_dir, "--weights": weights}
@@ -84,7 +84,7 @@ def cases(session: Session) -> Iterator[Case]:
 
 
 def against_one_pass() -> Iterator[Row]:
-    """Two rows, each the median of three processes."""
+    """Yield two rows, each the median of three processes."""
     base, attack = (
         sorted(growth("large", provider, "--threads", "1") for _ in range(3))[1]
         for provider in (PASS, "fastadv fp32")

@@ -63,13 +63,13 @@ class Problem:
 
     @property
     def what(self) -> str:
-        """As rows have it, beside the shape."""
+        """The name in rows, beside the shape."""
         op = f"{self.op}_" if CARDS[self.op].in_place else self.op
         return f"{op}, {self.variant}" if self.variant else op
 
 
 def problems(session: Session) -> Iterator[Problem]:
-    """The sizes measured on a device."""
+    """Yield the problems measured on a device."""
     if session.on_cpu:
         yield from on_cpu(session)
         return
@@ -83,7 +83,7 @@ def problems(session: Session) -> Iterator[Problem]:
 
 
 def on_cpu(session: Session) -> Iterator[Problem]:
-    """float32; an op that no size is given for runs on the largest sample of its card."""
+    """Yield problems in float32; an op without a size here gets the largest sample of its card."""
     for shape in STEP_SHAPES:
         yield from steps(session, "", shape, torch.float32, STEPS_ON_CPU)
     others = [*on_images(session, "", SHAPE, torch.float32), *on_rows(session), *layers(session)]
@@ -102,7 +102,7 @@ def _label(images: str, shape: Shape, dtype: torch.dtype) -> str:
 
 
 def near(session: Session, shape: Shape, dtype: torch.dtype, seed: int) -> Args:
-    """Points, gradients and images [B, ...]."""
+    """Draw points, gradients and images [B, ...]."""
     x = session.rand(*shape, seed=seed)
     x_adv = (x + 0.03 * session.randn(*shape, seed=seed + 1000)).clamp(0, 1)
     return x_adv.to(dtype), session.randn(*shape, seed=seed + 2000).to(dtype), x.to(dtype)
@@ -111,7 +111,7 @@ def near(session: Session, shape: Shape, dtype: torch.dtype, seed: int) -> Args:
 def steps(
     session: Session, images: str, shape: Shape, dtype: torch.dtype, budgets: dict[str, Any]
 ) -> Iterator[Problem]:
-    """The steps of PGD."""
+    """Yield the steps of PGD."""
     for op, regimes in budgets.items():
         for regime, budget in regimes.items():
             yield Problem(
@@ -121,7 +121,7 @@ def steps(
 
 
 def on_images(session: Session, images: str, shape: Shape, dtype: torch.dtype) -> Iterator[Problem]:
-    """The other ops on a batch of images."""
+    """Yield the other ops on a batch of images."""
     for (op, variant), arguments in of_points(session, shape).items():
         if dtype in CARDS[op].dtypes:
             yield Problem(
@@ -131,7 +131,7 @@ def on_images(session: Session, images: str, shape: Shape, dtype: torch.dtype) -
 
 
 def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[..., Args]]:
-    """By op and variant, what makes its arguments of points, gradients, images and a seed.
+    """Return, by op and variant, a function from points, gradients, images and a seed to arguments.
 
     The hyperplanes of FAB are a hundredth away in Linf, the windows of Square a tenth of the image.
     """
@@ -171,7 +171,7 @@ def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[
         return x_adv, x, words(seed, 5 + image[0]), each.to(x.dtype), *image, 0.5, 0.0, 1.0
 
     def scores(x_adv: Tensor, grad: Tensor, x: Tensor, seed: int) -> Args:
-        """Every row wins, however often it is called."""
+        """Make arguments with which every row wins, however often the op is called."""
         none = torch.zeros(count, dtype=torch.bool, device=session.device)
         lowest = torch.full((count,), -math.inf, device=session.device)
         return x, lowest, none, x_adv, session.rand(count), none.clone()
@@ -192,7 +192,7 @@ def of_points(session: Session, shape: Shape) -> dict[tuple[str, str], Callable[
 
 
 def on_rows(session: Session) -> Iterator[Problem]:
-    """Losses of many logits, and random numbers."""
+    """Yield losses of many logits, and random numbers."""
     count, classes = session.size((65_536, 10), (4, 3), (1000, 10))
 
     def logits(seed: int, kind: str, width: int) -> Args:
@@ -214,7 +214,7 @@ def on_rows(session: Session) -> Iterator[Problem]:
 
 
 def layers(session: Session) -> Iterator[Problem]:
-    """What the engine does for a layer of a small CNN on a CPU."""
+    """Yield what the engine does for a layer of a small CNN on a CPU."""
 
     def values(seed: int) -> Args:
         return session.randn(*LAYER, seed=seed), session.randn(*LAYER, seed=seed + 1)
@@ -241,7 +241,7 @@ def decode(session: Session) -> Problem:
 
 
 def of_abs(session: Session) -> Iterator[Problem]:
-    """The ops of Analysis by Synthesis, at the sizes of its MNIST model."""
+    """Yield the ops of Analysis by Synthesis, at the sizes of its MNIST model."""
     batch, prior, descent = session.size((1000, 8000, 50), (2, 20, 2))
     decoder = random_decoder(torch.Generator().manual_seed(0), 10, MNIST, session.device, torch.float32)
     strides = [layer[3] for layer in MNIST]

@@ -58,7 +58,7 @@ class Way:
 
 
 def measured(session: Session, problem: Problem) -> Iterator[Row]:
-    """The rows of a problem, the last of fastadv; times are of one call."""
+    """Measure a problem; the last row is fastadv's, and times are of one call."""
     gate(session, problem.op)
     card = CARDS[problem.op]
     first = problem.make(0)
@@ -104,7 +104,7 @@ def fastadv(name: str, sets: list[Args]) -> Way:
 
 
 def eager(session: Session, problem: Problem, sets: list[Args]) -> dict[str, Way]:
-    """The usual eager code of a step, plain and compiled; the op's own reference where there is none."""
+    """Return the usual eager code of a step, plain and compiled; for other ops the reference."""
     if problem.op == "latent_fit":
         x, z, weights, biases, strides, _, steps, *_ = sets[0]
         return {"eager": Way(eager_abs.descent, [(x, z, weights, biases, strides, steps)], captured=False)}
@@ -126,12 +126,12 @@ def eager(session: Session, problem: Problem, sets: list[Args]) -> dict[str, Way
 
 
 def tuned(session: Session, name: str, own: list[Problem]) -> Iterator[Row]:
-    """Every launch width on large batches in float32; the one with the least product of times wins."""
+    """Try every launch width on large batches in float32; the least product of times wins."""
     yield from widths.tried(session, name, own, partial(gate, session, name), partial(_time, session, name))
 
 
 def _time(session: Session, name: str, sets: list[Args]) -> float:
-    """Milliseconds of one call, the median of a few."""
+    """Measure the milliseconds of one call, the median of a few."""
     way = fastadv(name, sets)
     run, calls = session.rotating(way.call, way.sets, way.captured)
     return median([session.timed(run) for _ in range(7)]) / calls

@@ -54,7 +54,7 @@ AXES_OF_OPS = {
 
 
 def attack(size: Size) -> Ways:
-    """PGD and the passes alone, with the twin made beforehand."""
+    """Return PGD and the passes alone, with the model frozen beforehand."""
     shape = (size.batch, 3, size.side, size.side)
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     model = fa.models.create("small_cnn", shape=(3, 32, 32), classes=size.classes, width=32).eval()
@@ -67,7 +67,7 @@ def attack(size: Size) -> Ways:
 
 
 def step(op: str, size: Size) -> Ways:
-    """The step, and a copy of as many bytes as it must read and write."""
+    """Return the step, and a copy of as many bytes as it must read and write."""
     draw = torch.Generator().manual_seed(0)
     shape = (size.batch, 3, size.side, size.side)
     x, grad = torch.rand(shape, generator=draw), torch.randn(shape, generator=draw)
@@ -80,14 +80,14 @@ def step(op: str, size: Size) -> Ways:
 
 
 def exponent(work: list[float], taken: list[float]) -> float:
-    """The power in time ~ work^e, by least squares on logarithms."""
+    """Fit e in time ~ work^e, by least squares on logarithms."""
     return float(np.polyfit(np.log(work), np.log(taken), 1)[0])
 
 
 def along(
     session: Session, axis: str, sizes: tuple[int, ...], ways: Callable[[Size], Ways]
 ) -> dict[str, list[float]]:
-    """The median milliseconds of each provider at each size."""
+    """Measure the median milliseconds of each provider at each size."""
     medians: dict[str, list[float]] = {}
     threads = torch.get_num_threads()
     try:
@@ -104,7 +104,7 @@ def along(
 def fitted(
     what: str, axis: str, sizes: tuple[int, ...], power: int, medians: dict[str, list[float]]
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one axis. The exponent is in the work; in the threads where these are what grows."""
+    """Yield the rows of one axis. The exponent is in the work, or in the threads if these grow."""
     for provider, taken in medians.items():
         row = {"what": what, "provider": provider, "axis": axis, "sizes": list(sizes), "p50_ms_at": taken}
         if len(sizes) > 1:
@@ -117,7 +117,7 @@ def fitted(
 
 
 def cases(session: Session) -> Iterator[Case]:
-    """One for each axis of PGD and of two steps, with a quarter of the time for each size."""
+    """Yield a case for each axis of PGD and of two steps, with a quarter of the time for each size."""
     short = replace(session, seconds=session.seconds / 4)
     kinds: list[tuple[str, Callable[[Size], Ways], dict[str, tuple[tuple[int, ...], int]]]] = [
         ("PGD, small CNN", attack, AXES),
@@ -132,5 +132,5 @@ def cases(session: Session) -> Iterator[Case]:
 def measured(
     session: Session, what: str, axis: str, ways: Callable[[Size], Ways], sizes: tuple[int, ...], power: int
 ) -> Iterator[Row]:
-    """One row for each provider."""
+    """Yield one row for each provider."""
     yield from fitted(what, axis, sizes, power, along(session, axis, sizes, ways))

@@ -46,7 +46,7 @@ def cases(session: Session) -> Iterator[Case]:
 
 
 def problem(session: Session, name: str) -> tuple[nn.Module, "fa.data.ImageSet", int]:
-    """The net, its images and the size of a batch."""
+    """Return the net, its images and the size of a batch."""
     if name == "small_cnn":
         net, (batch, count) = nets.small_net(width=session.size(32, 4)), session.size((128, 512), (4, 8))
     else:
@@ -56,7 +56,7 @@ def problem(session: Session, name: str) -> tuple[nn.Module, "fa.data.ImageSet",
 
 
 def images(session: Session, count: int) -> "fa.data.ImageSet":
-    """CIFAR-10 on a GPU where its folder is given, else random images, on the device."""
+    """Load CIFAR-10 on a GPU if its folder is given, else draw random images, on the device."""
     if session.on_cpu:
         return random_images(count)
     if session.data_dir is not None and (session.data_dir / "cifar10").exists():
@@ -68,7 +68,7 @@ def images(session: Session, count: int) -> "fa.data.ImageSet":
 
 
 def random_images(count: int, shape: tuple[int, ...] = (3, 32, 32)) -> "fa.data.ImageSet":
-    """Random images and labels: the time of a step does not depend on them."""
+    """Draw random images and labels, on which the time of a step does not depend."""
     draw = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (count, *shape), generator=draw, dtype=torch.uint8)
     return fa.data.ImageSet(x, torch.arange(count) % 10, 10, "random images")
@@ -92,7 +92,7 @@ def by_recipe(model: nn.Module, data: "fa.data.ImageSet", recipe: Any, batch: in
 
 
 def pgd(session: Session, name: str) -> Iterator[Row]:
-    """The same epoch by each provider."""
+    """Measure the same epoch by each provider."""
     net, data, batch = problem(session, name)
     epochs: dict[str, Epoch] = {"eager": partial(eager.plain, batch=batch)}
     if session.on_cpu:
@@ -111,7 +111,7 @@ def pgd(session: Session, name: str) -> Iterator[Row]:
 
 
 def recipes(session: Session, name: str) -> Iterator[Row]:
-    """An epoch of each recipe."""
+    """Measure an epoch of each recipe."""
     net, data, batch = problem(session, name)
     epochs = {label: partial(by_recipe, recipe=recipe, batch=batch) for label, recipe in RECIPES.items()}
     what = f"an epoch by recipe, {name}, {len(data)} images, batch {batch}"
@@ -123,7 +123,7 @@ def recipes(session: Session, name: str) -> Iterator[Row]:
 def compared(
     session: Session, what: str, epochs: dict[str, Epoch], given: Any, base: str, column: str
 ) -> Iterator[tuple[Row, list[float]]]:
-    """Each epoch at the same weights, warmed up on two batches, and the mean loss of its last run."""
+    """Measure each epoch from the same weights, after a warm-up on two batches, with its mean loss."""
     net, data, batch = given
     few = data.subset(torch.arange(min(len(data), 2 * batch)))
     losses: dict[str, float] = {}

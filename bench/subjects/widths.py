@@ -27,7 +27,7 @@ def tried(
     gate: Callable[[], None],
     milliseconds: Callable[[list[Args]], float],
 ) -> Iterator[Row]:
-    """A row for each width on large batches in float32; the one with the least product of times, as `winner`.
+    """Yield a row for each width on large batches in float32, and last the winner, by product of times.
 
     A width with another result cannot win. `gate` raises for a wrong op; `milliseconds(sets)` times one call.
     """
@@ -73,14 +73,14 @@ def tried(
 
 
 def result(name: str, problem: Problem) -> Any:
-    """What the op gives on the problem's first arguments."""
+    """Run the op on the problem's first arguments."""
     args = problem.make(0)
     made = getattr(torch.ops.fastadv, name)(*args)
     return args[0] if made is None else made
 
 
 def write_tuned(path: Path, rows: list[Row]) -> bool:
-    """Put the winners among `rows` into the table at `path`; whether there were any."""
+    """Write the winners among `rows` to the table at `path`. Returns whether there were any."""
     winners = [row for row in rows if row.get("provider") == "winner" and row.get("gpu")]
     table = json.loads(path.read_text()) if path.exists() else {}
     for row in winners:
