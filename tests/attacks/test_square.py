@@ -1,12 +1,13 @@
 """Square Attack: its squares, its schedule, and that it asks for logits alone."""
 
+import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastadv import ops, rng
+from fastadv import rng
 from fastadv.attacks import OutsideTopK, square
 from fastadv.attacks.methods.bumps import two_bumps
 from fastadv.attacks.square import _Draw, _share
@@ -322,13 +323,14 @@ def test_wrong_arguments(message: str, options: dict[str, Any]) -> None:
 
 def test_bumps_shrink_in_squares_of_odd_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     sides: list[int] = []
-    plain = ops.square_l2
+    module = sys.modules[square.__module__]
+    plain = module.square_l2
 
     def proposed(best: Tensor, x: Tensor, words: Tensor, bumps: Tensor, *rest: Any) -> Tensor:
         sides.extend({bumps.shape[1], bumps.shape[2]})
         return plain(best, x, words, bumps, *rest)
 
-    monkeypatch.setattr(ops, "square_l2", proposed)
+    monkeypatch.setattr(module, "square_l2", proposed)
     model, _ = watched()
     square(model, images(2, (1, 20, 20)), torch.zeros(2).long(), L2(1.0), queries=70, share=0.5)
     # 200 pixels, 100 after 10 queries, 50 after 50: roots 14, 10 and 7, made odd
