@@ -18,7 +18,7 @@ from fastadv.attacks import AttackResult
 from fastadv.threat import Threat
 from tests.parity.case import Case, queries
 from tests.parity.peers import Peer
-from tests.parity.toy import Threshold, X, Y
+from tests.parity.toy import Threshold, X, Y, absent, peer, result
 
 
 def test_counting_counts_samples_both_ways() -> None:
@@ -31,19 +31,8 @@ def test_counting_counts_samples_both_ways() -> None:
     assert not Counting(nn.Linear(2, 3)).eval().training
 
 
-def test_rows_compare_with_the_best_and_count_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def peer(by: float, package: str) -> Peer:
-        def run(model: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int) -> Tensor:
-            for _ in range(steps):
-                model(x)
-            return x + torch.tensor([by, 0])
-
-        return Peer(package, "", run)
-
-    def missing(*args: object, **kwargs: object) -> Tensor:
-        raise ImportError("no such package")
-
-    peers = (peer(0.5, "far"), peer(0.4, "near"), Peer("absent", "", missing))
+def test_rows_compare_with_the_best_and_count_passes() -> None:
+    peers = (peer("far", 0.5), peer("near", 0.4), Peer("absent", "", absent))
     toy = Case("toy", "linf", peers, {"steps": 3}, {"steps": 1})
     found = {row["provider"].split()[0]: row for row in rows(toy, Threshold(), X[:3], Y[:3], "full", turns=1)}
     assert set(found) == {"far", "near"}
@@ -55,8 +44,7 @@ def test_rows_compare_with_the_best_and_count_passes(monkeypatch: pytest.MonkeyP
 
 
 def test_an_equal_robust_accuracy_is_no_worse() -> None:
-    still = Peer("still", "", lambda model, x, y, radius: (model(x), x)[1])
-    toy = Case("toy", "linf", (still,), {}, {}, radius=0.1)
+    toy = Case("toy", "linf", (peer("still"),), {}, {}, radius=0.1)
     (row,) = rows(toy, Threshold(), X[:4], Y[:4], "full", 1)
     assert row["found"] == 0.75
     assert row["no_worse"] is True
@@ -79,16 +67,10 @@ def test_queries_are_as_many_as_a_peer_made(monkeypatch: pytest.MonkeyPatch) -> 
 
     def toy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, queries: int) -> AttackResult:
         asked.append(queries)
-        nothing = torch.zeros(len(x))
-        return AttackResult(x, nothing, nothing, nothing, nothing, 0, 0, nothing)
-
-    def steps(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
-        for _ in range(70):
-            model(x)
-        return x
+        return result(x)
 
     monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
-    toys = Case("toy", "l2", (Peer("steps", "", steps),), {}, {}, ours=queries)
+    toys = Case("toy", "l2", (peer("steps"),), {"steps": 70}, {}, ours=queries)
     list(rows(toys, nn.Linear(2, 3), X, Y, "full", turns=1, precisions=["fp32"]))
     assert asked == [70, 70]
     toys.run(nn.Linear(2, 3), X, Y, "full", passes=12.5)
@@ -104,7 +86,7 @@ def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.Mo
         result = way()
         return taken[last.pop()], result
 
-    def peer(name: str) -> Peer:
+    def timed_peer(name: str) -> Peer:
         def run(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
             last[:] = [name]
             model(x)
@@ -116,8 +98,7 @@ def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.Mo
         last[:] = ["ours"]
         model(x)
         model.input_gradient(x[:2], y[:2])
-        nothing = torch.zeros(len(x))
-        return AttackResult(x, nothing, nothing, nothing, nothing, 0, 0, nothing)
+        return result(x)
 
     def seconds(log: Log) -> float:
         if log != [("forward", 5)]:  # ours: a search, and what compares its gradient with the model's
@@ -128,17 +109,13 @@ def test_time_over_the_ideal_and_against_the_fastest_peer(monkeypatch: pytest.Mo
     monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
     monkeypatch.setattr(suite, "wall", timed)
     monkeypatch.setattr(suite, "alone", lambda model, x, y: seconds)
-    toys = Case("toy", "linf", (peer("slow"), peer("fast")), {}, {})
+    toys = Case("toy", "linf", (timed_peer("slow"), timed_peer("fast")), {}, {})
     found = {
         row["provider"].removeprefix("fastadv ").split()[0]: row
         for row in rows(toys, nn.Linear(2, 3), X, Y, "full", turns=2)
     }
-    assert {name: row["over_ideal"] for name, row in found.items()} == {
-        "fp32": 2,
-        "bf16": 2,
-        "slow": 8,
-        "fast": 6,
-    }
+    over = {name: row["over_ideal"] for name, row in found.items()}
+    assert over == {"fp32": 2, "bf16": 2, "slow": 8, "fast": 6}
     assert [found[precision]["times_peer"] for precision in ("fp32", "bf16")] == [3.0, 3.0]
     assert [row["forwards"] for row in found.values()] == [log.samples("forward") for log in logs]
     # in bfloat16 the gradient is compared with that of the model as given, for once

@@ -18,7 +18,7 @@ from tests.parity.case import Case, queries
 from tests.parity.models import WALL, Net
 from tests.parity.peers import Peer
 from tests.parity.store import STORES, Row, save, stored
-from tests.parity.toy import Threshold, line, row
+from tests.parity.toy import Threshold, absent, line, peer, result, row
 
 X3, Y3 = torch.tensor([[0.2, 0.1], [0.2, 0.1], [0.05, 0.1]]), torch.tensor([0, 0, 0])
 
@@ -50,21 +50,12 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def toy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, queries: int) -> AttackResult:
         asked.append((threat.radius, queries))
-        nothing = torch.zeros(len(x))
-        return AttackResult(x + torch.tensor([0.4, 0.0]), nothing, nothing, nothing, nothing, 6, 4, nothing)
-
-    def peer(model: nn.Module, x: Tensor, y: Tensor, radius: float, steps: int) -> Tensor:
-        for _ in range(steps):
-            model(x)
-        return x + torch.tensor([0.35, 0.0])
+        return result(x + torch.tensor([0.4, 0.0]), 6, 4)
 
     def broken(*given: object, **options: object) -> Tensor:
         raise ValueError("no")
 
-    def absent(*given: object, **options: object) -> Tensor:
-        raise ImportError("no such package")
-
-    peers = tuple(Peer(run.__name__, "", run) for run in (peer, broken, absent))
+    peers = (peer("peer", 0.35), Peer("broken", "", broken), Peer("absent", "", absent))
     case = Case("toy", "l2", peers, {"steps": 30}, {"steps": 3}, ours=queries)
     net = Net(lambda *_: Threshold(), {"l2": 0.4})
     monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
@@ -137,8 +128,7 @@ def test_runs_with_several_seeds_count_together(monkeypatch: pytest.MonkeyPatch)
         return x + torch.tensor([0.35, 0.0]) * (seed == 1)
 
     def toy(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, *, seed: int = 9) -> AttackResult:
-        nothing = torch.zeros(len(x))
-        return AttackResult(by_seed(model, x, y, 0, seed), *[nothing] * 4, 3, 2, nothing)
+        return result(by_seed(model, x, y, 0, seed), 3, 2)
 
     monkeypatch.setattr(fastadv.attacks, "toy", toy, raising=False)
     case = Case("toy", "l2", (Peer("a", "", by_seed),), {}, {}, 0.4, chance=True, seeds=3)
