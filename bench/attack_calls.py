@@ -4,8 +4,6 @@ import inspect
 from math import inf
 from typing import Any
 
-from torch import Tensor, nn
-
 import fastadv as fa
 
 RADII = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0, "l0": 24.0}
@@ -31,8 +29,3 @@ def budget(entry: Any, tiny: bool) -> dict[str, Any]:
         if name in given or required:
             given[name] = min(given.get(name, most), most) if tiny else given.get(name, most)
     return given
-
-
-def call(entry: Any, model: nn.Module | Any, x: Tensor, y: Tensor, threat: Any, tiny: bool) -> Any:
-    """Run the attack for a short time."""
-    return entry.run(model, x, y, threat, **budget(entry, tiny))

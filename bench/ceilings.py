@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from bench.records import Row
 from fastadv.engine.precision import PRECISIONS, Precision, has_tf32
 
 if TYPE_CHECKING:
     from bench.session import Session
 
-Row = dict[str, Any]
 # dtype and torch's float32_matmul_precision
 PRODUCTS = {
     "fp32": (torch.float32, "highest"),

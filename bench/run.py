@@ -35,8 +35,9 @@ import torch
 
 import fastadv as fa
 from bench import base, turns
-from bench.session import Row, Session
-from bench.stage import ON_CPU, ON_GPU, RESULTS, ROOT, broken, run_stage
+from bench.records import ON_CPU, ON_GPU, RESULTS, ROOT, Row, broken
+from bench.session import Session
+from bench.stage import run_stage
 from fastadv.runs.card import machine
 
 PARTS = (*ON_CPU, "suite")

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from bench.ceilings import Ceilings
+from bench.records import Row
 from bench.timing import quantiles, ratio
 
-Row = dict[str, Any]
 Ways = Mapping[str, Callable[[], object]]
 Kind = TypeVar("Kind")
 

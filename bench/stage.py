@@ -1,30 +1,11 @@
-"""The subjects of the benchmark, and running the cases of one; a failed case does not stop the others."""
+"""Run the cases of a subject of the benchmark; a failed case does not stop the others."""
 
 import importlib
-import json
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
+from collections.abc import Callable, Collection
 
 from bench.session import Case, Row, Session, Skip, said
-
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "bench" / "results"
-# modules of bench/subjects/, in the order in which they run
-ON_GPU = ("correctness", "ops", "attacks", "training", "abs", "construct")
-ON_CPU = ("ops", "attacks", "training", "construct", "memory", "abs", "scaling")
-
-
-def recorded(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file of JSON lines, without a line that a kill cut short."""
-    if not path.is_file():
-        return
-    for line in path.read_text().splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue
 
 
 def cases_of(stage: str, session: Session) -> list[Case]:
@@ -81,9 +62,3 @@ def run_stage(
             f"{stage}: {kept} cases were done before by the same code on this machine; --again repeats them"
         )
     return True
-
-
-def broken(row: Row) -> bool:
-    """Whether the row is a failure or an error of ours; a peer that fails is no failure."""
-    ours = "error" in row and str(row.get("provider", "")).startswith("fastadv")
-    return row.get("status") == "failed" or ours

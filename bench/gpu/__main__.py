@@ -21,18 +21,16 @@ import time
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from bench.gpu.table import table
 from bench.gpu.worker import GPU_LOST, begun
-from bench.stage import ON_GPU as STAGES
-from bench.stage import RESULTS, ROOT, broken, recorded
+from bench.records import ON_GPU as STAGES
+from bench.records import RESULTS, ROOT, Row, broken, recorded
 
 GRACE = 25  # seconds that a stage may run past its budget before it is stopped
 LAUNCHES = 6  # processes for one stage, at most
 BUILD_SECONDS = 240
 
-Row = dict[str, Any]
 say = partial(print, flush=True)  # in order with what the stages' processes print
 
 

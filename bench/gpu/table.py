@@ -1,8 +1,7 @@
 """The rows of `make gpu` as a short table for a terminal."""
 
-from typing import Any
+from bench.records import Row
 
-Row = dict[str, Any]
 RESULTS = (
     "error", "accuracy", "success", "loss", "fooling_rate", "same_class", "mean_bound", "relative_error",
     "samples", "width", "gb_per_s", "tflop_per_s", "result",

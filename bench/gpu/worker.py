@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.stage import ROOT, recorded, run_stage
+from bench.records import ROOT, Row, recorded
 
 GPU_LOST = 75  # exit code: this process can use the GPU no more, another one can
-Row = dict[str, Any]
 
 
 def begun(out: Path) -> Path:
@@ -71,6 +70,7 @@ def main() -> int:
     import torch
 
     from bench.session import Session
+    from bench.stage import run_stage
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tiny, out = given["tiny"], Path(given["out"])

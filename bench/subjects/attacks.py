@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from bench.attack_calls import call, norms_of, threat_of
+from bench.attack_calls import budget, norms_of, threat_of
 from bench.peers import PEERS, version_of
 from bench.pgd import Problem, classes
 from bench.problems import NETS, mnist, problem, what
@@ -123,10 +123,10 @@ def registered(session: Session, name: str, entry: Any) -> Iterator[Row]:
 
 def short(session: Session, name: str, norm: str, model: nn.Module, x: Tensor, y: Tensor) -> Row:
     entry, made_by = fa.attacks.ATTACKS[name], []
-    threat = threat_of(entry, norm)
+    threat, given = threat_of(entry, norm), budget(entry, session.tiny)
 
     def run() -> None:
-        made_by[:] = [call(entry, model, x, y, threat, session.tiny)]
+        made_by[:] = [entry.run(model, x, y, threat, **given)]
 
     peak = session.warmed(run)
     values = session.times({"": run}, least=3)[""]

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 import fastadv as fa
-from bench.attack_calls import call, norms_of, threat_of
+from bench.attack_calls import budget, norms_of, threat_of
 from bench.ceilings import exact_convolutions, precisions, repeatable
 from bench.nets import small_net
+from bench.records import ROOT
 from bench.session import Case, Row, Session, Skip
-from bench.stage import ROOT
 from fastadv.ops.registration.library import CARDS, OpCard, results_of, triton_launcher
 
 Args = tuple[Any, ...]
@@ -275,7 +275,7 @@ def attack(session: Session, name: str, entry: Any) -> Iterator[Row]:
     for norm in norms_of(entry)[: session.size(None, 1)]:
         threat = threat_of(entry, norm)
         with repeatable(), exact_convolutions():
-            first, again = (call(entry, model, x, y, threat, session.tiny) for _ in range(2))
+            first, again = (entry.run(model, x, y, threat, **budget(entry, session.tiny)) for _ in range(2))
             with torch.no_grad():
                 logits = model(first.x_adv)
         inside = threat.contains(first.x_adv, x)

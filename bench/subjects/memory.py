@@ -19,8 +19,8 @@ import torch
 import fastadv as fa
 from bench import pgd, problems
 from bench.providers import PROVIDERS
+from bench.records import ROOT
 from bench.session import Case, Row, Session
-from bench.stage import ROOT
 
 BATCH, STEPS = 1000, 3
 PASS = "forward and backward"

@@ -15,8 +15,8 @@ import bench.session as bench_session
 from bench import stage
 from bench.gpu import worker as gpu_worker
 from bench.gpu.table import table
-from bench.session import MOST_ROUNDS, Case, Row, Session, Skip
-from runs import CPU, OnCPU, clock, ends, session
+from bench.records import Row, recorded
+from bench.session import MOST_ROUNDS, Case, Session, Skip
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,8 +125,8 @@ class TestResume:
 
     def test_a_line_cut_short_is_passed_over(self, tmp_path: Path) -> None:
         (tmp_path / "gpu.jsonl").write_text('{"a": 1}\n{"b": \n{"c": 2}\n')
-        assert list(stage.recorded(tmp_path / "gpu.jsonl")) == [{"a": 1}, {"c": 2}]
-        assert list(stage.recorded(tmp_path)) == []
+        assert list(recorded(tmp_path / "gpu.jsonl")) == [{"a": 1}, {"c": 2}]
+        assert list(recorded(tmp_path)) == []
 
     def test_the_source_hash_follows_the_code(self, tmp_path: Path) -> None:
         (tmp_path / "fastadv").mkdir()
@@ -160,7 +160,7 @@ import json, os, sys, time
 sys.path.insert(0, {root!r})
 from pathlib import Path
 from bench.gpu.worker import begun
-from bench.stage import recorded
+from bench.records import recorded
 given = json.loads(sys.argv[1])
 out = Path(given["out"])
 ended = {{row["case"] for row in recorded(out / "gpu.jsonl")}}
@@ -228,7 +228,7 @@ class TestProcesses:
 
         monkeypatch.setattr(subprocess, "Popen", UntilHanging)
         gpu.launch("ops", given | {"deadline": time.monotonic() + 600})
-        return list(stage.recorded(folder / "gpu.jsonl"))
+        return list(recorded(folder / "gpu.jsonl"))
 
     @pytest.mark.parametrize("hangs", [False, True])
     def test_a_process_that_dies_is_followed_by_another_and_one_that_hangs_is_stopped(
@@ -249,7 +249,7 @@ class TestProcesses:
         assert run.returncode == 0, run.stderr
         assert "no GPU: tiny sizes on the CPU; nothing here is a measurement" in run.stdout
         assert run.stdout.rstrip().endswith("training: 1 done, 0 failed, 0 skipped")
-        rows = list(stage.recorded(tmp_path / "gpu.jsonl"))
+        rows = list(recorded(tmp_path / "gpu.jsonl"))
         assert {row["case"] for row in rows} == {"ceilings"}
         assert all(row.keys() >= ORIGIN for row in rows)
         assert {row["size"] for row in rows} == {"tiny"}

@@ -16,8 +16,9 @@ from bench.ceilings import Ceilings
 from bench.eager import abs as eager_abs
 from bench.eager import construct as eager_construct
 from bench.eager import training as eager_training
+from bench.records import ON_CPU, ON_GPU, RESULTS, recorded
 from bench.session import Row, Session
-from bench.stage import ON_CPU, ON_GPU, RESULTS, cases_of, recorded
+from bench.stage import cases_of
 from bench.subjects import abs as abs_subject
 from bench.subjects import abs_kernels, attacks, construct, memory, op_sizes, ops, scaling, training
 from bench.timing import gradient_flops
