@@ -17,6 +17,7 @@ from bench.gpu import worker as gpu_worker
 from bench.gpu.table import table
 from bench.records import Row, recorded
 from bench.session import MOST_ROUNDS, Case, Session, Skip
+from runs import CPU, OnCPU, clock, ends, session
 
 ROOT = Path(__file__).resolve().parents[2]
 
