@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from fastadv.engine import guard
 from fastadv.engine.form import COMPILED
 from fastadv.engine.options import Options
+from fastadv.engine.room import ran_out
+from fastadv.errors import InputError, NoGradientError
 
 if TYPE_CHECKING:
     from fastadv.engine.search_twin import SearchTwin
@@ -87,11 +89,11 @@ def compared(search: "SearchTwin", used: Hashable, x: Tensor, by_logits: Tensor,
         def agrees(found: Tensor | None = None) -> bool | None:
             form, given = search.form, replace(search.as_given, whole=search.form.whole)
             ways = guard.Ways(
-                searched=partial(search.pull, form),
+                searched=partial(search.unfolding, search.pull, form),
                 given=partial(search.pull, given),
                 plain=partial(search.pull, form.without_functions()),
             )
-            found = search.pull(form, x, by_logits) if found is None else found
+            found = ways.searched(x, by_logits) if found is None else found
             return guard.agrees(ways, x, by_logits, found, form.rounds or form.dtype)
 
         agreed = agrees(gradient)
@@ -109,18 +111,28 @@ def compared(search: "SearchTwin", used: Hashable, x: Tensor, by_logits: Tensor,
 def leave_culprit(search: "SearchTwin", agrees: Callable[[], bool]) -> str | None:
     """Leave what is wrong, one thing if that is enough; its name. None where all had to go."""
     form, names = search.form, search.form.rewriting.names
+
+    def right() -> bool:
+        try:
+            return agrees()
+        except Exception as error:
+            if ran_out(error) or isinstance(error, InputError | NoGradientError):
+                search.use(form)
+                raise
+            return False  # as without views in channels-last layout
+
     for name in names:
         search.use(form.without(name))
-        if agrees():
+        if right():
             return name
         search.use(form)
     if len(names) > 1:
         search.use(form.without(*names))
-        if agrees():
+        if right():
             left = set(names)
             for name in names:  # some of them may be right
                 search.use(form.without(*left - {name}))
-                if agrees():
+                if right():
                     left -= {name}
                 else:
                     search.use(form.without(*left))
@@ -128,7 +140,7 @@ def leave_culprit(search: "SearchTwin", agrees: Callable[[], bool]) -> str | Non
         search.use(form)
     if form.compiled:
         search.use(form.without_compiler())
-        if agrees():
+        if right():
             return COMPILED
     search.use_given()
     return None

@@ -145,8 +145,8 @@ class Pipeline:
                 continue
             self.use(way.leave(form))
             try:
-                made = step(*given)
-            except (Exception, Refused):
+                made = self.unfolding(step, *given)
+            except Exception:
                 self.use(form)
                 self.rewrote = rewrote
                 continue
@@ -157,6 +157,14 @@ class Pipeline:
                 self.notes.add(note)
             return made
         raise error
+
+    def unfolding(self, step: Callable[..., T], *given: Any) -> T:
+        """step(*given), without the folded pairs that refuse it."""
+        while True:
+            try:
+                return step(*given)
+            except Refused as refused:
+                self._unfold(refused)
 
     def _unfold(self, refused: Refused) -> None:
         folds = self.form.rewriting.folds

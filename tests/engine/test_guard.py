@@ -373,3 +373,26 @@ def test_zero_is_the_gradient_only_where_it_is_the_models(format: torch.dtype) -
     assert not answer(own, zero)
     if format == torch.float32:
         assert not answer(here_and_there, own)
+
+
+@needs_onednn
+def test_mistakes_are_found_where_the_model_needs_another_rewrite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without views as reshapes a channels-last copy of this net fails, which tells nothing of views."""
+
+    class Viewing(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            h = F.relu(self.norm(self.first(x)))
+            h = h.view(len(h), -1).view(len(h), 16, 8, 8)
+            h = F.elu(self.cover(F.relu(self.second(h)))).flatten(1)
+            logits: Tensor = self.last(F.elu(self.hidden(h)))
+            return logits
+
+    wrong("thin", monkeypatch, lambda gradient: 2 * gradient)
+    wrong("onednn", monkeypatch, CHANGES["order"])
+    model = Viewing().eval()
+    frozen = fa.freeze(model)
+    assert apart(frozen.input_gradient(X, Y)[2], by_autograd(model, X, Y)) < 1e-4
+    assert [note for note in frozen.notes if note.startswith("not ")] == [
+        "not thin and onednn: the gradient of the search was not that of the model"
+    ]
+    assert "views" in frozen.search.form.rewriting.names
