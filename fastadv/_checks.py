@@ -9,7 +9,7 @@ SEEDS = 1 << 63
 
 
 def check_count(name: str, value: Any, least: int) -> int:
-    """An integer of `least` or more."""
+    """Return an integer of `least` or more."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name}: expected an integer >= {least}, got {value!r}")
     return value
@@ -18,7 +18,7 @@ def check_count(name: str, value: Any, least: int) -> int:
 def check_number(
     name: str, value: Any, least: float = -math.inf, most: float = math.inf, *, finite: bool = True
 ) -> float:
-    """A number from `least` to `most`, both included; infinity is refused unless `finite` is False."""
+    """Return a number from `least` to `most`, both included; infinity is refused unless `finite` is False."""
     try:
         number = math.nan if isinstance(value, bool | str | bytes) else float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of several values
@@ -32,7 +32,7 @@ def check_number(
 
 
 def check_share(name: str, value: Any, *, zero: bool = False, one: bool = False) -> float:
-    """A number between 0 and 1; each end itself is refused unless its flag is set."""
+    """Return a number between 0 and 1; each end itself is refused unless its flag is set."""
     number = check_number(name, value, 0, 1)
     if (number == 0 and not zero) or (number == 1 and not one):
         interval = f"{'[' if zero else '('}0, 1{']' if one else ')'}"
@@ -48,7 +48,7 @@ def check_flag(name: str, value: Any) -> bool:
 
 
 def check_seed(seed: Any, name: str = "seed") -> int:
-    """An integer from 0 to 2^63 - 1."""
+    """Return an integer from 0 to 2^63 - 1."""
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
         raise InputError(f"{name}: expected an integer from 0 to 2^63 - 1, got {seed!r}")
     return seed

@@ -39,22 +39,22 @@ parse_schema = _C.parse_schema
 
 
 def version(tensor: Tensor) -> int:
-    """A number that grows with each write into the tensor or a view of its memory."""
+    """Return a number that grows with each write into the tensor or a view of its memory."""
     return tensor._version
 
 
 def is_view(tensor: Tensor) -> bool:
-    """Whether autograd takes it for a view of another tensor."""
+    """Return whether autograd takes it for a view of another tensor."""
     return tensor._is_view()
 
 
 def holds_compiled(module: nn.Module) -> bool:
-    """Whether the module is one that torch.compile made of another."""
+    """Return whether the module is one that torch.compile made of another."""
     return COMPILED_MODULE in module._modules
 
 
 def compiled_call(module: nn.Module) -> Callable[..., Any] | None:
-    """What `module(x)` runs instead of its own call, as `nn.Module.compile` has it."""
+    """Return what `module(x)` runs instead of its own call, as `nn.Module.compile` has it."""
     return module._compiled_call_impl
 
 
@@ -64,7 +64,7 @@ def set_compiled_call(module: nn.Module, call: Callable[..., Any] | None) -> Non
 
 
 def own_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """`module(...)` with its hooks, whatever was compiled."""
+    """Return `module(...)` with its hooks, whatever was compiled."""
     return module._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
@@ -81,7 +81,7 @@ def without_donated_buffers() -> AbstractContextManager[Any]:
 
 
 def compiler_error() -> type[Exception]:
-    """What torch.compile raises; a function, since importing it takes long."""
+    """Return what torch.compile raises; a function, since importing it takes long."""
     from torch._dynamo.exc import TorchDynamoException
 
     return TorchDynamoException
@@ -93,7 +93,7 @@ def lerp_(tensors: list[Tensor], ends: list[Tensor], weight: float) -> None:
 
 
 def is_transformed() -> bool:
-    """Whether a transform of torch.func is at work."""
+    """Return whether a transform of torch.func is at work."""
     return _C._functorch.maybe_current_level() is not None
 
 
@@ -108,7 +108,9 @@ def run_backward(
     retain_graph: bool,
     leaves: tuple[Tensor, ...],
 ) -> tuple[Tensor | None, ...]:
-    """`torch.autograd.grad`, or `backward` where no leaves are named, which no TorchFunctionMode sees."""
+    """Return `torch.autograd.grad`, or `backward` where no leaves are named, which no TorchFunctionMode
+    sees.
+    """
     engine: Any = torch.autograd.Variable._execution_engine
     found: tuple[Tensor | None, ...] = engine.run_backward(
         outputs,
@@ -123,13 +125,13 @@ def run_backward(
 
 
 def has_onednn_ops() -> bool:
-    """Whether torch was built with the ops of oneDNN below."""
+    """Return whether torch was built with the ops of oneDNN below."""
     names = ("_linear_pointwise", "_convolution_pointwise", "_reorder_convolution_weight")
     return all(hasattr(_mkldnn, name) for name in names)
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`torch.nn.functional.linear` by oneDNN, without a derivative."""
+    """Return `torch.nn.functional.linear` by oneDNN, without a derivative."""
     found: Tensor = _mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return found
 
@@ -141,7 +143,7 @@ def onednn_pack(kernels: Tensor, groups: int, shape: Sequence[int]) -> Tensor:
 
 
 def onednn_convolve(x: Tensor, packed: Tensor, groups: int) -> Tensor:
-    """The convolution of x with such kernels, without a derivative."""
+    """Return the convolution of x with such kernels, without a derivative."""
     found: Tensor = _mkldnn._convolution_pointwise(
         x, packed, None, [0, 0], [1, 1], [1, 1], groups, "none", [], ""
     )
@@ -149,5 +151,5 @@ def onednn_convolve(x: Tensor, packed: Tensor, groups: int) -> Tensor:
 
 
 def onednn_has_bfloat16() -> bool:
-    """Whether oneDNN computes in bfloat16 on this CPU; where it does not, it raises."""
+    """Return whether oneDNN computes in bfloat16 on this CPU; where it does not, it raises."""
     return bool(_mkldnn._is_mkldnn_bf16_supported())

@@ -18,7 +18,7 @@ _torch: Any = torch
 
 
 def _operators_load() -> bool:
-    """Whether torchvision's own C++ library can be loaded here."""
+    """Return whether torchvision's own C++ library can be loaded here."""
     spec = importlib.util.find_spec("torchvision")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         for library in Path(folder).glob("_C*.*"):

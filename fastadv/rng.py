@@ -50,7 +50,7 @@ def torch_seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def generators_kept(device: torch.device, seed: int | None = None) -> Iterator[None]:
-    """The generators of torch, NumPy and Python are afterwards as they were; `seed` sets them inside."""
+    """Leave the generators of torch, NumPy and Python as they were; `seed` sets them inside."""
     python, numpy = random.getstate(), np.random.get_state()
     forked = [device] if device.type == "cuda" else []
     try:

@@ -62,7 +62,7 @@ def bound(
     batch_size: o.BatchSize = 100,
     json: o.Json = False,
 ) -> None:
-    """The radius of every image within which the model keeps its decision: mean, median and quartiles.
+    """Bound the radius of every image within which the model keeps its decision: mean, median and quartiles.
 
     With --attack, --radii or --figure also the distances at which attacks break it. The robust accuracy lies
     between the two.

@@ -21,7 +21,7 @@ def demo(
     tiny: bool = o.option(False, "", "--tiny", hidden=True),
     json: o.Json = False,
 ) -> None:
-    """Two papers on the embedded digits: what nets learn from robust and non-robust features, and ABS.
+    """Run two papers on the embedded digits: what nets learn from robust and non-robust features, and ABS.
 
     Trains a standard and a robust net, attacks both, builds D_R, D_NR, D_rand and D_det, and trains a net on
     each; then trains an ABS, attacks it and bounds it.

@@ -35,7 +35,7 @@ def features(
     seed: o.Seed = 0,
     json: o.Json = False,
 ) -> None:
-    """How useful the features of a standard and of a robust net are, without and with an adversary.
+    """Measure how useful the features of a standard and of a robust net are, without and with an adversary.
 
     Trains both on the embedded digits, attacks every feature of every test digit in L2, and draws usefulness
     against robust usefulness. A command that was stopped goes on.
@@ -64,7 +64,7 @@ def theory(
     seed: o.Seed = 0,
     json: o.Json = False,
 ) -> None:
-    """The three theorems on two Gaussian classes, each as numbers with a tolerance.
+    """Compute the three theorems on two Gaussian classes, each as numbers with a tolerance.
 
     Closed forms against computations that do not use them, and against adversarial training by the library.
     Exit code 1 where a claim does not hold.

@@ -38,7 +38,7 @@ def pipeline(
     device: o.Device = None,
     json: o.Json = False,
 ) -> None:
-    """The sets D_R, D_NR, D_rand and D_det of the paper, and what nets learn from them (section 3).
+    """Build the sets D_R, D_NR, D_rand and D_det of the paper, and what nets learn from them (section 3).
 
     Trains a standard and a robust net, builds the sets with them, trains a fresh net on each, and attacks
     all; then the controls of the discussion, a gallery of each set, and transfer to other architectures. A

@@ -26,7 +26,7 @@ def recipes(
     device: o.Device = None,
     json: o.Json = False,
 ) -> None:
-    """Every recipe of adversarial training on MNIST: accuracy, seconds, and what went wrong.
+    """Train every recipe of adversarial training on MNIST: accuracy, seconds, and what went wrong.
 
     One table, results.json and report.md in --run-dir. A command that was stopped goes on where it was.
     """

@@ -20,7 +20,7 @@ def fake(x_adv: Tensor, *rest: Any) -> Tensor:
 
 
 def may_be_narrow(grad: Tensor, x: Tensor) -> bool:
-    """Whether the gradient is in bfloat16 and the points in float32, as in a bfloat16 search."""
+    """Return whether the gradient is in bfloat16 and the points in float32, as in a bfloat16 search."""
     return grad.dtype is torch.bfloat16 and x.dtype is torch.float32
 
 

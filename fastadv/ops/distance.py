@@ -86,7 +86,8 @@ register(
 def distance(
     x_adv: Tensor, x: Tensor, order: float, box: tuple[float, float] = NO_BOX
 ) -> tuple[Tensor, Tensor]:
-    """(||x_adv - x||, float64 [B], in the norm of that order >= 0; whether x_adv is in the box, bool [B]).
+    """Return (||x_adv - x||, float64 [B], in the norm of that order >= 0; whether x_adv is in the box, bool
+    [B]).
 
     x_adv and x are [B, ...]; of two dtypes the wider one holds both. The box is the one that x_adv's dtype
     rounds it to. Raises InputError on mismatched tensors, an order that is negative or NaN, or no box.

@@ -119,7 +119,8 @@ _new, _new_gradient = op("elu"), op("elu_gradient")
 
 
 def elu(x: Tensor, scale: float = 1.0) -> Tensor:
-    """x where x > 0, scale (exp(x) - 1) elsewhere, like x [B, ...]; differentiable any number of times.
+    """Return x where x > 0, scale (exp(x) - 1) elsewhere, like x [B, ...]; differentiable any number of
+    times.
 
     Raises InputError for anything but a floating batch of rank >= 2, and unless scale is a finite number.
     """
@@ -129,7 +130,7 @@ def elu(x: Tensor, scale: float = 1.0) -> Tensor:
 
 
 def elu_gradient(gradient: Tensor, x: Tensor, scale: float = 1.0) -> Tensor:
-    """The gradient to x [B, ...] of `elu(x, scale)`, given the gradient to its value, like x.
+    """Return the gradient to x [B, ...] of `elu(x, scale)`, given the gradient to its value, like x.
 
     Raises InputError for tensors that do not match, and unless scale is a finite number.
     """

@@ -54,7 +54,8 @@ _new = op("largest")
 
 
 def largest(values: Tensor) -> Tensor:
-    """[B] the largest |element| of each sample of `values` [B, ...]; NaN where one is, 0 where there is none.
+    """Return [B], the largest |element| of each sample of `values` [B, ...]; NaN where one is, 0 where there
+    is none.
 
     Raises InputError for anything but a floating batch of rank >= 2.
     """

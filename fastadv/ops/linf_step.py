@@ -85,6 +85,6 @@ def linf_step_(
     step_size: PerRow,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """`linf_step` that overwrites and returns x_adv, which must not be x itself."""
+    """Return `linf_step` that overwrites and returns x_adv, which must not be x itself."""
     _into(*_step.arguments(x_adv, grad, x, radius, step_size, box, narrow=True))
     return x_adv

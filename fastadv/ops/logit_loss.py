@@ -180,7 +180,7 @@ register(
 def logit_loss(
     logits: Tensor, labels: Tensor, kind: str, targets: Tensor | None = None, direction: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """(loss [B], gradient [B, K]) of one of the losses above, which attacks ascend.
+    """Return (loss [B], gradient [B, K]) of one of the losses above, which attacks ascend.
 
     The loss is differentiable with respect to the logits.
 

@@ -90,7 +90,7 @@ register(
 
 
 def nearest_prototype(x: Tensor, prototypes: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The least ‖x − p_s‖² + bias_s and its s, for each row of x [B, D] and each class.
+    """Return the least ‖x − p_s‖² + bias_s and its s, for each row of x [B, D] and each class.
 
     There are classes where prototypes are [K, S, D].
 

@@ -63,7 +63,7 @@ register(
 
 
 def philox(ids: Tensor, count: int, kind: str, seed: int = 0, draw: int = 0) -> Tensor:
-    """`count` random values for each sample: [B, count] from `ids`, int64 [B].
+    """Return `count` random values for each sample: [B, count] from `ids`, int64 [B].
 
     kind: "bits" (int64 in [0, 2^32)), "uniform" (float32 in [0, 1)), "normal" (float32). The row of an id
     depends on (seed, id, draw) alone. Raises InputError on another kind, a negative count, ids that are not

@@ -47,7 +47,8 @@ register(
 
 
 def project_l0(x_adv: Tensor, x: Tensor, radius: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """Euclidean projection of x_adv [B, ...] on the points of the box that differ from x in few coordinates.
+    """Return euclidean projection of x_adv [B, ...] on the points of the box that differ from x in few
+    coordinates.
 
     `radius` is their greatest number, one for all samples or [B]. A fractional radius is rounded down. Raises
     InputError on mismatched tensors or a negative radius.

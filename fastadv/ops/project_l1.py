@@ -35,7 +35,7 @@ register(
 
 
 def project_l1(x_adv: Tensor, x: Tensor, radius: PerRow, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """Euclidean projection of x_adv [B, ...] on the L1 ball of `radius` around x, inside the box.
+    """Return euclidean projection of x_adv [B, ...] on the L1 ball of `radius` around x, inside the box.
 
     `radius` is a number or [B], and may be inf.
 

@@ -123,7 +123,8 @@ def quantize_in_ball(
     box: tuple[float, float] = (0.0, 1.0),
     levels: int = 255,
 ) -> Tensor:
-    """x_adv [B, ...] rounded to `levels` + 1 equally spaced values of the box, inside the ball around x.
+    """Return x_adv [B, ...] rounded to `levels` + 1 equally spaced values of the box, inside the ball around
+    x.
 
     255 levels make 8-bit images. x_adv lies in the ball; the box is finite. `norm` is the name of a threat's
     norm ("l2"); radius a number or [B], may be inf. Where x is on the grid, so is some point of the ball.

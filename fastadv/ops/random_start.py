@@ -133,7 +133,7 @@ def random_start(
     seed: int = 0,
     draw: int = 0,
 ) -> Tensor:
-    """A point drawn uniformly from the ball of finite `radius` around x [B, ...], clamped to the box.
+    """Return a point drawn uniformly from the ball of finite `radius` around x [B, ...], clamped to the box.
 
     `norm` is the name of a threat's norm ("l2"). ids: int64 [B], stable sample numbers; equal (seed, id,
     draw) give equal shifts in any batch. Raises InputError on an unknown norm, an infinite or negative

@@ -60,7 +60,7 @@ _new = op("relu_gradient")
 
 
 def relu_gradient(gradient: Tensor, value: Tensor) -> Tensor:
-    """The gradient to x [B, ...] of relu(x), given its value and the gradient to that, both like x.
+    """Return the gradient to x [B, ...] of relu(x), given its value and the gradient to that, both like x.
 
     Raises InputError for tensors that do not match.
     """

@@ -117,7 +117,7 @@ def square_l2(
     radius: PerRow,
     box: tuple[float, float] = (0.0, 1.0),
 ) -> Tensor:
-    """best [B, ...], images of shape `image` (C, H, W), with two bumps in a window of each.
+    """Return best [B, ...], images of shape `image` (C, H, W), with two bumps in a window of each.
 
     bumps [2, height, width] are of length 1, one above or beside the other. words int64 [B, 5 + C], of 32
     random bits each, place the window and the one that is emptied, choose the bumps, and a sign for each

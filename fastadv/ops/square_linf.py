@@ -92,7 +92,7 @@ def square_linf(
     image: tuple[int, int, int],
     window: tuple[int, int],
 ) -> Tensor:
-    """best [B, ...], images of shape `image` (C, H, W), with a window (height, width) of each changed.
+    """Return best [B, ...], images of shape `image` (C, H, W), with a window (height, width) of each changed.
 
     words int64 [B, 2 + C], of 32 random bits each, place the window and choose for each channel whether its
     pixels come from `lower` or `upper`, which are like best; higher bits do not count. Raises InputError on

@@ -105,7 +105,8 @@ def thin_gradient(
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
 ) -> Tensor:
-    """The gradient [B, C, *size] to x of conv2d(x, weight), given the gradient [B, O, ., .] to its result.
+    """Return the gradient [B, C, *size] to x of conv2d(x, weight), given the gradient [B, O, ., .] to its
+    result.
 
     weight [O, C, h, v] with C <= 4; x had height and width `size`. Sums are taken in float32, in float64 for
     float64; the result is contiguous, in the dtype of the gradient. InputError for more channels, and for a

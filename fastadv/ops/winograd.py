@@ -41,7 +41,7 @@ MATRICES: dict[int, tuple[list[list[float]], list[list[float]], list[list[float]
 
 
 def _both_ways(matrix: list[list[float]], values: Tensor) -> Tensor:
-    """matrix @ values @ matrixᵀ for values [..., n, n]."""
+    """Return matrix @ values @ matrixᵀ for values [..., n, n]."""
     factor = torch.tensor(matrix, dtype=values.dtype, device=values.device)
     return factor @ values @ factor.t()
 
@@ -64,7 +64,7 @@ def _tiles(length: int, size: int) -> int:
 
 
 def count_tiles(height: int, width: int, size: int) -> int:
-    """How many tiles give a result of that height and width."""
+    """Return how many tiles give a result of that height and width."""
     return _tiles(height, size) * _tiles(width, size)
 
 
@@ -172,7 +172,8 @@ def _check_size(size: int) -> None:
 
 
 def winograd_tiles(x: Tensor, size: int, padding: int = 1) -> Tensor:
-    """The tiles of images x [B, H, W, C], channels last, ready for products: [tiles, (size + 2)², C] like x.
+    """Return the tiles of images x [B, H, W, C], channels last, ready for products: [tiles, (size + 2)², C]
+    like x.
 
     Tiles overlap by two elements and go row by row through each image, `padding` zeros around it. InputError
     for another rank, sizes other than 2 and 4, a padding below 0, and images that leave no result.
@@ -189,7 +190,8 @@ def winograd_tiles(x: Tensor, size: int, padding: int = 1) -> Tensor:
 
 
 def winograd_image(products: Tensor, bias: Tensor | None, shape: Sequence[int], size: int) -> Tensor:
-    """Images [B, H, W, C], shape (B, H, W), of the products [tiles, (size + 2)², C] of such tiles, like them.
+    """Return images [B, H, W, C], shape (B, H, W), of the products [tiles, (size + 2)², C] of such tiles,
+    like them.
 
     bias: [C], in float32 for bfloat16. InputError where these do not fit each other.
     """

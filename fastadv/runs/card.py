@@ -42,18 +42,18 @@ def _version(package: str) -> str:
 
 @cache
 def cpu_name() -> str:
-    """The processor's model name as the system reports it."""
+    """Return the processor's model name as the system reports it."""
     return _of_processor("model name") or platform.processor() or platform.machine()
 
 
 @cache
 def is_intel() -> bool:
-    """Whether Intel made the processor, whatever a virtual machine calls it."""
+    """Return whether Intel made the processor, whatever a virtual machine calls it."""
     return "GenuineIntel" in (_of_processor("vendor_id") or platform.processor())
 
 
 def _of_processor(key: str) -> str:
-    """What Linux tells of the first processor under the key; "" where it tells nothing."""
+    """Return what Linux tells of the first processor under the key; "" where it tells nothing."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -75,7 +75,7 @@ def machine() -> dict[str, Any]:
 
 
 def card(kind: str, config: Mapping[str, Any], **measured: Any) -> dict[str, Any]:
-    """The card of one result: its kind, configuration with seeds, machine, and what was measured."""
+    """Return the card of one result: its kind, configuration with seeds, machine, and what was measured."""
     return {
         "kind": kind,
         "config": dict(config),

@@ -96,7 +96,7 @@ def restore(state: State, model: nn.Module, optimizer: Optimizer, scheduler: LRS
 
 
 def kept(state: State, part: str, device: torch.device) -> dict[str, Tensor]:
-    """The tensors that were kept under `part`/..., by the rest of their names, on `device`."""
+    """Return the tensors that were kept under `part`/..., by the rest of their names, on `device`."""
     # tensors read in the caller's inference mode could not be written outside it
     with torch.inference_mode(False):
         return {

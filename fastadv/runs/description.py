@@ -126,7 +126,9 @@ class _Description:
         return _name(value) if by_name else f"{_name(value)} {_hash(parts(value))}"
 
     def module(self, model: nn.Module) -> str:
-        """The parts of a model: classes, options, hooks and constants, but not what its state dict holds."""
+        """Return the parts of a model: classes, options, hooks and constants, but not what its state dict
+        holds.
+        """
         state = model.state_dict()
         parts = {
             name: [
@@ -141,7 +143,7 @@ class _Description:
         return f"{type(model).__qualname__} {_hash([parts, rest])}"
 
     def _function(self, function: FunctionType) -> list[Any]:
-        """The source of a function, its defaults, and the values that it refers to."""
+        """Return the source of a function, its defaults, and the values that it refers to."""
         text, names = text_of(function), names_in(function.__code__)
 
         def described(values: Iterable[Any]) -> list[Any]:
@@ -158,7 +160,7 @@ class _Description:
         return [code, [described(values) for values in given], cells, list(known), described(known.values())]
 
     def _class(self, value: type) -> list[Any]:
-        """The bases, functions and constants of a class."""
+        """Return the bases, functions and constants of a class."""
         members: dict[str, Any] = {}
         for name, member in vars(value).items():
             if isinstance(member, staticmethod | classmethod):
@@ -173,7 +175,7 @@ class _Description:
 
 
 def _state(value: Any) -> dict[str, Any]:
-    """The attributes of an object, without those it computes once when asked."""
+    """Return the attributes of an object, without those it computes once when asked."""
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     kind = type(value)
@@ -189,7 +191,7 @@ def _name(value: Any) -> str:
 
 
 def _hash(parts: Any) -> str:
-    """The hash of a description, or what it lacks."""
+    """Return the hash of a description, or what it lacks."""
     text = json.dumps(parts, sort_keys=True)
     unread = _UNREAD.search(text)
     return hashlib.sha256(text.encode()).hexdigest()[:16] if unread is None else unread[0]
@@ -205,7 +207,7 @@ def describe_data(dataset: Any) -> str:
 
 
 def _held(values: Iterable[Any]) -> Iterator[Tensor]:
-    """The numbers in `values`, as tensors, and those in the lists and data sets among them."""
+    """Yield the numbers in `values`, as tensors, and those in the lists and data sets among them."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -220,6 +222,6 @@ def _held(values: Iterable[Any]) -> Iterator[Tensor]:
 
 
 def describe_set(dataset: Any) -> Any:
-    """What the card of a model says of the images it was trained on."""
+    """Return what the card of a model says of the images it was trained on."""
     own = getattr(dataset, "describe", None)
     return own() if callable(own) else describe_data(dataset)

@@ -17,7 +17,7 @@ NAMED = 3  # differences that an error tells
 
 
 def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> dict[str, Any]:
-    """A few numbers that tell functions apart by their outputs [B, ...] on the same inputs.
+    """Return a few numbers that tell functions apart by their outputs [B, ...] on the same inputs.
 
     Two probes are compared within the rounding that another machine may add (see `check_same`).
 
@@ -41,12 +41,14 @@ def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> d
 
 
 def rounding(dtype: torch.dtype | None) -> float:
-    """How far another machine may round what is computed in `dtype`, as a share of the values' spread."""
+    """Return how far another machine may round what is computed in `dtype`, as a share of the values'
+    spread.
+    """
     return _HALF_ROUNDING if dtype in (torch.float16, torch.bfloat16) else _ROUNDING
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` as it comes back from JSON: to compare what was written with what is asked for."""
+    """Return `config` as it comes back from JSON: to compare what was written with what is asked for."""
     result: dict[str, Any] = json.loads(json.dumps(config, sort_keys=True))
     return result
 
@@ -64,7 +66,7 @@ def check_same(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any])
 
 
 def _different(name: str, stored: Any, now: Any) -> Iterator[str]:
-    """What differs, each by its dotted name, with both values."""
+    """Yield what differs, each by its dotted name, with both values."""
     if agree(stored, now):
         return
     if isinstance(stored, dict) and isinstance(now, dict) and "within" not in now:
@@ -80,7 +82,7 @@ def _short(value: Any) -> str:
 
 
 def agree(stored: Any, now: Any) -> bool:
-    """Whether two values are equal, and probes in them within the rounding of another machine."""
+    """Return whether two values are equal, and probes in them within the rounding of another machine."""
     if not (isinstance(stored, dict) and isinstance(now, dict)):
         return bool(stored == now)
     if stored.keys() == now.keys() == {"values", "within"}:

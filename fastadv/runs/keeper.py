@@ -73,7 +73,7 @@ class Keeper:
         return self.result(file, own)
 
     def has(self, file: str) -> bool:
-        """Whether `file` is there."""
+        """Return whether `file` is there."""
         return self.path is not None and (self.path / file).exists()
 
     def found(self, file: str, read: Callable[[Path], T]) -> T | None:

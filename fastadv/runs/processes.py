@@ -27,12 +27,12 @@ _KINDS = (InputError, CorruptFileError, FloatingPointError, OSError)
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Return how many processes there are."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if world() > 1 else 0
 
 
@@ -49,7 +49,7 @@ def _together() -> Iterator[None]:
 
 
 def add_up(tensor: Tensor) -> Tensor:
-    """The sum over the processes, written into `tensor`; bit for bit the same in each."""
+    """Return the sum over the processes, written into `tensor`; bit for bit the same in each."""
     if world() > 1:
         with _together():
             dist.all_reduce(tensor)
@@ -57,7 +57,7 @@ def add_up(tensor: Tensor) -> Tensor:
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """The tensors of all processes, of one shape: [W, ...] in the order of their ranks."""
+    """Return the tensors of all processes, of one shape: [W, ...] in the order of their ranks."""
     if world() == 1:
         return tensor[None]
     parts = [torch.empty_like(tensor) for _ in range(world())]
@@ -67,7 +67,7 @@ def gather(tensor: Tensor) -> Tensor:
 
 
 def tell(value: T) -> list[T]:
-    """The values of all processes, in the order of their ranks."""
+    """Return the values of all processes, in the order of their ranks."""
     if world() == 1:
         return [value]
     told: list[Any] = [None] * world()
@@ -77,7 +77,7 @@ def tell(value: T) -> list[T]:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What `make` gives in the first process, in all of them; its error, too, is everybody's."""
+    """Return what `make` gives in the first process, in all of them; its error, too, is everybody's."""
     if world() == 1:
         return make()
     made: list[Any] = [None]
@@ -91,7 +91,7 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def in_turn(count: int, make: Callable[[int], T]) -> Iterator[T]:
-    """What make(0) to make(count - 1) give, in this order and in every process.
+    """Yield what make(0) to make(count - 1) give, in this order and in every process.
 
     Each process makes every W-th of them, and waits after each for the others. An error of one is
     everybody's.
@@ -107,7 +107,7 @@ def in_turn(count: int, make: Callable[[int], T]) -> Iterator[T]:
 
 @contextmanager
 def agreement() -> Iterator[None]:
-    """An error that one process meets inside is raised in every one. Inside, none waits for another."""
+    """Raise an error that one process meets inside in every one. Inside, none waits for another."""
     own: Exception | None = None
     try:
         yield
@@ -136,7 +136,7 @@ def _everywhere(error: Exception) -> Exception:
 
 
 def check_alike(about: Mapping[str, Any], agree: Callable[[Any, Any], bool] = operator.eq) -> None:
-    """InputError in every process, naming what differs, unless all of them describe their run in this way.
+    """Raise InputError in every process, naming what differs, unless all describe their run in this way.
 
     agree: says of two values of one name whether they are of one run.
     """

@@ -91,7 +91,7 @@ class RunRecord(Keeper):
 
 
 def read_report(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The entries of report.jsonl.
+    """Return the entries of report.jsonl.
 
     Raises InputError if there is no such file, CorruptFileError if it does not parse.
     """

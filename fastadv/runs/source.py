@@ -12,13 +12,13 @@ _LIBRARIES = {"builtins", "fastadv", "numpy", "torch", "torchvision"} | sys.stdl
 
 
 def of_library(value: Any) -> bool:
-    """Whether a function, class or module belongs to a library, whose code is known by its name."""
+    """Return whether a function, class or module belongs to a library, whose code is known by its name."""
     home = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
     return str(home).partition(".")[0] in _LIBRARIES
 
 
 def text_of(function: FunctionType) -> str | None:
-    """The source of a function; None where it cannot be read."""
+    """Return the source of a function; None where it cannot be read."""
     # of its code, because `inspect` would go through a decorated function to the one inside
     code = function.__code__
     try:
@@ -30,7 +30,9 @@ def text_of(function: FunctionType) -> str | None:
 
 
 def _text_of_lambda(code: CodeType, text: str) -> str | None:
-    """The part of the file `text` that is this lambda: of those in its line, the one that its end lies in."""
+    """Return the part of the file `text` that is this lambda: of those in its line, the one that its end
+    lies in.
+    """
     nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda)]
     found = {
         (node.body.lineno, node.body.col_offset): ast.get_source_segment(text, node)
@@ -44,13 +46,15 @@ def _text_of_lambda(code: CodeType, text: str) -> str | None:
 
 
 def names_in(code: CodeType) -> set[str]:
-    """The names of globals and attributes in a function and in those inside it."""
+    """Return the names of globals and attributes in a function and in those inside it."""
     inner = (each for each in code.co_consts if isinstance(each, CodeType))
     return set(code.co_names).union(*map(names_in, inner))
 
 
 def globals_of(function: FunctionType) -> dict[str, Any]:
-    """The globals that a function reads, and what it reads of the caller's own modules, by dotted names."""
+    """Return the globals that a function reads, and what it reads of the caller's own modules, by dotted
+    names.
+    """
     names = names_in(function.__code__)
     try:
         nodes = ast.walk(ast.parse(text_of(function) or "?"))

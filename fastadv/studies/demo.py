@@ -47,13 +47,15 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
 
 
 def unfinished(settings: Settings, folder: Path) -> bool:
-    """Whether `folder` holds a run of these settings that was stopped, which `run` would go on with."""
+    """Return whether `folder` holds a run of these settings that was stopped, which `run` would go on
+    with.
+    """
     started = any((folder / part).exists() for part in PARTS)
     return started and not (folder / RESULTS).exists() and _settings(folder) == settings.as_json()
 
 
 def cells(result: dict[str, Any]) -> list[list[str]]:
-    """The six nets as text, head first: accuracy clean and under each attack, beside the paper's."""
+    """Return the six nets as text, head first: accuracy clean and under each attack, beside the paper's."""
     nets = result["measured"]["nets"]
     attacks = list(nets["standard"]["robust"])
     measures = ["clean", *attacks, "paper*: clean", "paper*: PGD L2"]
@@ -68,13 +70,13 @@ def cells(result: dict[str, Any]) -> list[list[str]]:
 
 
 def title(result: dict[str, Any]) -> str:
-    """The title of the table."""
+    """Return the title of the table."""
     side, count = result["config"]["settings"]["size"], result["config"]["test"]["samples"]
     return f"Six nets on {count} held-out digits of {side}x{side}: accuracy clean and under attack"
 
 
 def notes(result: dict[str, Any]) -> list[str]:
-    """What came out, in words."""
+    """Return what came out, in words."""
     measured = result["measured"]
     attack = list(measured["nets"]["standard"]["robust"])[-1]
     return [*ilyas2019.findings(measured["nets"], attack), *schott2018.findings(measured["abs"], attack)]
@@ -97,7 +99,7 @@ def _prepare(folder: Path, settings: Settings) -> None:
 
 
 def _settings(folder: Path) -> Any:
-    """The settings of the run in `folder`; None where there is none, or where they do not read."""
+    """Return the settings of the run in `folder`; None where there is none, or where they do not read."""
     try:
         return read_json(folder / "settings.json")
     except (FileNotFoundError, CorruptFileError):

@@ -21,7 +21,7 @@ def by_autoattack(
     seed: int,
     folder: Path,
 ) -> tuple[Table, Row]:
-    """The evaluation of the first `limit` images, and its row of AutoAttack."""
+    """Return the evaluation of the first `limit` images, and its row of AutoAttack."""
     attack = partial(fa.attacks.autoattack, threat=threat, version=version, seed=seed)
     table = fa.evaluate(
         model.eval(), test_set, {"AutoAttack": attack}, limit=limit, run_dir=folder, resume=True

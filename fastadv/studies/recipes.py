@@ -162,7 +162,7 @@ def _trained(
 
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:
-    """A line for each recipe, the head first."""
+    """Return a line for each recipe, the head first."""
     cells = [["recipe", "clean", "PGD-20", "best epoch", "AutoAttack", "seconds", "alarm"]]
     for line in result["measured"]["lines"]:
         alarms = "; ".join(f"epoch {one['epoch']}: {one['text'].partition(':')[0]}" for one in line["alarms"])
@@ -172,7 +172,7 @@ def table(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    """What a reader of the table must know."""
+    """Return what a reader of the table must know."""
     config, judged = result["config"], result["measured"]["lines"][0]["judged"]
     return [
         f"L-infinity {config['radius']:g} on MNIST, wong_cnn, {config['epochs']} epochs, of which "
@@ -183,7 +183,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The report as a page."""
+    """Return the report as a page."""
     return (
         "\n\n".join(
             ["# Recipes of adversarial training side by side", in_markdown(table(result)), *notes(result)]

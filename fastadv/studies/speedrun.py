@@ -139,7 +139,7 @@ def run(
 
 
 def in_words(record: Mapping[str, Any]) -> list[str]:
-    """The record, a line each."""
+    """Return the record, a line each."""
     measured, config, machine = record["measured"], record["config"], record["machine"]
     verdict, samples = "reached" if measured["reached"] else "missed", config["train"]["samples"]
     return [

@@ -18,7 +18,7 @@ Watch = Callable[[str, int, int], None]
 
 
 def unwatched(what: str, done: int, total: int) -> None:
-    """The `Watch` of nobody."""
+    """Ignore progress: a `Watch` for nobody."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Settings:
     curve_radii: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 
     def attacks(self) -> dict[str, Callable[..., Any]]:
-        """The attacks that each net is measured under, by the names that the table shows."""
+        """Return the attacks that each net is measured under, by the names that the table shows."""
         linf, l2, steps, seed = fa.Linf(self.linf_radius), fa.L2(self.l2_radius), self.attack_steps, self.seed
         return {
             f"FGSM L∞ {self.linf_radius:g}": partial(fa.attacks.fgsm, threat=linf, seed=seed),
@@ -64,7 +64,7 @@ class Settings:
         return f"PGD L2 {self.l2_radius:g}"
 
     def as_json(self) -> dict[str, Any]:
-        """The settings as JSON gives them back."""
+        """Return the settings as JSON gives them back."""
         return {**asdict(self), "curve_radii": list(self.curve_radii)}
 
 
@@ -83,7 +83,7 @@ class Study:
 
 
 def one_of_each(y: Tensor, usable: Tensor | None = None) -> Tensor:
-    """The place of the first usable sample of each class that has one; all are usable unless told."""
+    """Return the place of the first usable sample of each class that has one; all are usable unless told."""
     usable = torch.ones_like(y, dtype=torch.bool) if usable is None else usable
     places = [((y == k) & usable).nonzero().flatten() for k in range(int(y.max()) + 1)]
     found = [place[0] for place in places if len(place)]

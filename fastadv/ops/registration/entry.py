@@ -42,7 +42,9 @@ def entry(op: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., A
 
 
 def _watched() -> bool:
-    """Whether calls in this thread go through a transform, a mode, a trace, a compiler or a profiler."""
+    """Return whether calls in this thread go through a transform, a mode, a trace, a compiler or a
+    profiler.
+    """
     return bool(
         torch.compiler.is_compiling()
         or included_keys().raw_repr() != _UNWATCHED
@@ -52,7 +54,7 @@ def _watched() -> bool:
 
 
 def _plain(args: Iterable[Any]) -> bool:
-    """Whether all tensors among them are dense ones on the CPU, without a graph and no lazy views."""
+    """Return whether all tensors among them are dense ones on the CPU, without a graph and no lazy views."""
     follows = torch.is_grad_enabled()
     for value in args:
         kind = type(value)

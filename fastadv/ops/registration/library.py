@@ -109,7 +109,7 @@ def results_of(card: OpCard, args: Sample) -> Sample:
 
 
 def strict() -> bool:
-    """Whether FASTADV_STRICT=1 turns a fallback into an error."""
+    """Return whether FASTADV_STRICT=1 turns a fallback into an error."""
     return os.environ.get("FASTADV_STRICT") == "1"
 
 

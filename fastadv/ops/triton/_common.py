@@ -111,7 +111,7 @@ def rows64(rows: Tensor | None) -> Tensor | None:
 
 
 def _as_they_are(tensors: tuple[Tensor, ...], ordered: bool) -> bool:
-    """Whether all are dense, or all channels-last where ties are not broken by index (`ordered`)."""
+    """Return whether all are dense, or all channels-last where ties are not broken by index (`ordered`)."""
     if all(t.is_contiguous() for t in tensors):
         return True
     last = all(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors)

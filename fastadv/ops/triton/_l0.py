@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def limits(keys_of: tl.constexpr, source, cols, BLOCK: tl.constexpr):
-    """(smallest, largest) key of the row; keys_of(source, at, mask) gives uint64 keys."""
+    """Return (smallest, largest) key of the row; keys_of(source, at, mask) gives uint64 keys."""
     least = tl.zeros((BLOCK,), tl.uint64) - 1
     most = tl.zeros((BLOCK,), tl.uint64)
     for first in range(0, cols, BLOCK):
@@ -19,7 +19,7 @@ def limits(keys_of: tl.constexpr, source, cols, BLOCK: tl.constexpr):
 
 @triton.jit
 def count_from(keys_of: tl.constexpr, source, cols, lowest, BLOCK: tl.constexpr):
-    """How many keys are >= lowest."""
+    """Return how many keys are >= lowest."""
     count = tl.zeros((BLOCK,), tl.int32)
     for first in range(0, cols, BLOCK):
         at = first + tl.arange(0, BLOCK)
@@ -29,7 +29,9 @@ def count_from(keys_of: tl.constexpr, source, cols, lowest, BLOCK: tl.constexpr)
 
 @triton.jit
 def cut(keys_of: tl.constexpr, source, cols, k, BLOCK: tl.constexpr):
-    """(key, ties): the k largest keys, 0 <= k <= cols, are those above `key` and the first `ties` at it."""
+    """Return (key, ties): the k largest keys, 0 <= k <= cols, are those above `key` and the first `ties`
+    at it.
+    """
     low, high = limits(keys_of, source, cols, BLOCK)
     low = tl.where(k == 0, high, low)
     searching = (k > 0) & (k < cols) & (low < high)
@@ -46,7 +48,9 @@ def cut(keys_of: tl.constexpr, source, cols, k, BLOCK: tl.constexpr):
 
 @triton.jit
 def kept(keys, key, ties, seen, mask):
-    """(mask of the k largest in this block, ties seen by now); `seen` counts those of earlier blocks."""
+    """Return (mask of the k largest in this block, ties seen by now); `seen` counts those of earlier
+    blocks.
+    """
     tie = ((keys == key) & mask).to(tl.int32)
     order = tl.cumsum(tie) + seen
     return mask & ((keys > key) | ((tie > 0) & (order <= ties))), seen + tl.sum(tie)

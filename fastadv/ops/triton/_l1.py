@@ -12,21 +12,21 @@ _ROUNDS = tl.constexpr(200)
 
 @triton.jit
 def steepness(grad, at, mask):
-    """(|grad| as the bits of a float, which order like it; whether it points up)."""
+    """Return (|grad| as the bits of a float, which order like it; whether it points up)."""
     gradient = load(grad, at, mask)
     return tl.abs(gradient).to(tl.int32, bitcast=True), gradient > 0
 
 
 @triton.jit
 def ahead(point, upward, lo, hi):
-    """How far a float64 point may go before the edge of the box, as a number >= 0; 0 for NaN."""
+    """Return how far a float64 point may go before the edge of the box, as a number >= 0; 0 for NaN."""
     room = tl.where(upward, hi - point, point - lo)
     return tl.where(room > 0, room, 0.0)
 
 
 @triton.jit
 def _offset(x_adv, grad, x, ascent, lo, hi, at, mask):
-    """(x, v, room): v = x_adv + ascent - x, and how far |v| may grow before the box stops it.
+    """Return (x, v, room): v = x_adv + ascent - x, and how far |v| may grow before the box stops it.
 
     `ascent` is (level, last, rest): coordinates steeper than `level` go to the edge of the box, and so do
     those as steep at a lower index than `last`, which itself goes by `rest`. It counts for nothing where grad
@@ -58,7 +58,9 @@ def _kept(w, room, threshold):
 
 @triton.jit
 def _evaluate(x_adv, grad, x, cols, ascent, lo, hi, threshold, BLOCK: tl.constexpr):
-    """(L1 norm of what `threshold` keeps, how many coordinates make it fall as the threshold rises)."""
+    """Return (L1 norm of what `threshold` keeps, how many coordinates make it fall as the threshold
+    rises).
+    """
     norm = tl.zeros((BLOCK,), tl.float64)
     falling = tl.zeros((BLOCK,), tl.int32)
     for first in range(0, cols, BLOCK):

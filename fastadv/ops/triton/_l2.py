@@ -11,7 +11,7 @@ _ROUNDING = tl.constexpr(ROUNDING)
 
 @triton.jit
 def _offset(x_adv, grad, x, at, mask, scale):
-    """(x, v): the center as float32 and v = x_adv + scale * grad - x as float64."""
+    """Return (x, v): the center as float32 and v = x_adv + scale * grad - x as float64."""
     center = load(x, at, mask)
     point = load(x_adv, at, mask).to(tl.float64)
     if grad is not None:

@@ -60,7 +60,8 @@ class Blocks(NamedTuple):
 
 
 def blocks(depth: int, width: int, lone: bool, bf16: bool) -> Blocks:
-    """The tile for `width` columns and taps of `depth` channels; few rows where an image has a `lone` one.
+    """Return the tile for `width` columns and taps of `depth` channels; few rows where an image has a `lone`
+    one.
 
     Independent of the batch, like the order of each sum.
     """
@@ -92,7 +93,7 @@ def _operand(pointer, at, mask, BF16: tl.constexpr):
 
 @triton.jit
 def _pixels(y, x, inside, side, tap_y, tap_x, AHEAD: tl.constexpr):
-    """(number, whether there is one) of the pixels a tap away."""
+    """Return (number, whether there is one) of the pixels a tap away."""
     if AHEAD:
         return (y + tap_y) * side + x + tap_x, inside
     pixel_y = y - tap_y
@@ -108,7 +109,7 @@ def gathered_product(
     AHEAD: tl.constexpr, BF16: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """[ROWS, COLUMNS] float32: sums over taps and channels of source times weights.
+    """Return [ROWS, COLUMNS], float32: sums over taps and channels of source times weights.
 
     The source is read at pixel (y, x) ± tap.
 

@@ -30,7 +30,7 @@ def down_kernel(
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    """One program for each class, tile of input pixels (of all images) and tile of input channels."""
+    """Run one program for each class, tile of input pixels (of all images) and tile of input channels."""
     program = tl.program_id(0).to(tl.int64)
     pixels = side * side
     column_tiles = tl.cdiv(channels, COLUMNS)

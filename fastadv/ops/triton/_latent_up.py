@@ -40,7 +40,7 @@ def up_kernel(
     BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    """One program for each class, place modulo the stride, tile of pixels and tile of output channels.
+    """Run one program for each class, place modulo the stride, tile of pixels and tile of output channels.
 
     Tiles of pixels run over all images.
     """

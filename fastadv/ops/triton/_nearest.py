@@ -12,7 +12,9 @@ import triton.language as tl
 
 
 def slack(cols: int) -> float:
-    """What the product form of `cols` columns may be off by, as a part of the magnitude of its terms."""
+    """Return what the product form of `cols` columns may be off by, as a part of the magnitude of its
+    terms.
+    """
     error = (2 * cols + 32) * 2.0**-24
     return error / (1 - error) if error < 0.5 else float("inf")
 

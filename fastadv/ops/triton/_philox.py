@@ -44,7 +44,7 @@ def _rounds(counter, stream):
 
 @triton.jit
 def _woven(a, b, c, d):
-    """a0 b0 c0 d0 a1 b1 ..."""
+    """Return a0 b0 c0 d0 a1 b1 ..."""
     return tl.interleave(tl.interleave(a, c), tl.interleave(b, d))
 
 
@@ -70,7 +70,7 @@ def uniform(bits):
 
 @triton.jit
 def _turned(turns):
-    """(cos, sin) of 2 pi turns, 0 <= turns < 1, by Taylor series on an eighth of a turn.
+    """Return (cos, sin) of 2 pi turns, 0 <= turns < 1, by Taylor series on an eighth of a turn.
 
     The library's functions have a path for huge angles that spills registers.
     """

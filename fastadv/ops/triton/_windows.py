@@ -9,7 +9,7 @@ import triton.language as tl
 
 @triton.jit
 def placed(words, height, width, tall, wide):
-    """The window that two words place inside an image of this height and width."""
+    """Return the window that two words place inside an image of this height and width."""
     top = ((tl.load(words) & 0xFFFFFFFF) * (height - tall + 1)) >> 32
     left = ((tl.load(words + 1) & 0xFFFFFFFF) * (width - wide + 1)) >> 32
     return top.to(tl.int32), left.to(tl.int32), tall, wide
@@ -17,7 +17,7 @@ def placed(words, height, width, tall, wide):
 
 @triton.jit
 def inside(window, at, width):
-    """Whether pixels lie in the window."""
+    """Return whether pixels lie in the window."""
     top, left, tall, wide = window
     down = at // width - top
     right = at % width - left
@@ -26,6 +26,6 @@ def inside(window, at, width):
 
 @triton.jit
 def number(window, at, width):
-    """The place of pixels that lie in the window among its own."""
+    """Return the place of pixels that lie in the window among its own."""
     top, left, _, wide = window
     return (at // width - top) * wide + at % width - left

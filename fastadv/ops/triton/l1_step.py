@@ -13,7 +13,7 @@ _NONE = tl.constexpr(0x7FFFFFFF)  # no float, not even NaN, has larger ones
 
 @triton.jit
 def _usable(grad, cols, BLOCK: tl.constexpr):
-    """Whether the whole gradient is finite."""
+    """Return whether the whole gradient is finite."""
     broken = tl.zeros((BLOCK,), tl.int32)
     for first in range(0, cols, BLOCK):
         at = first + tl.arange(0, BLOCK)
@@ -24,7 +24,9 @@ def _usable(grad, cols, BLOCK: tl.constexpr):
 
 @triton.jit
 def _room(x_adv, grad, cols, least, most, until, lo, hi, BLOCK: tl.constexpr):
-    """The room that the box leaves coordinates with least <= steepness <= most and an index below `until`."""
+    """Return the room that the box leaves coordinates with least <= steepness <= most and an index below
+    `until`.
+    """
     total = tl.zeros((BLOCK,), tl.float64)
     for first in range(0, cols, BLOCK):
         at = first + tl.arange(0, BLOCK)
@@ -37,7 +39,9 @@ def _room(x_adv, grad, cols, least, most, until, lo, hi, BLOCK: tl.constexpr):
 
 @triton.jit
 def _ascent(x_adv, grad, cols, step, lo, hi, BLOCK: tl.constexpr):
-    """(level, last, rest) of steepest ascent by `step`, as `_l1.project` takes it. Nothing is sorted."""
+    """Return (level, last, rest) of steepest ascent by `step`, as `_l1.project` takes it. Nothing is
+    sorted.
+    """
     level = tl.zeros((), tl.int32)
     filled = tl.zeros((), tl.int32) + _INFINITE
     # the rooms from `filled` on fit into the step, those from `level` on do not

@@ -17,7 +17,7 @@ _NONE = tl.constexpr(2**31 - 1)
 
 @triton.jit
 def _largest(row, classes, a, b, c, BLOCK: tl.constexpr):
-    """(value, index) of the row's first largest logit outside the columns a, b and c."""
+    """Return (value, index) of the row's first largest logit outside the columns a, b and c."""
     value = tl.full((BLOCK,), float("-inf"), tl.float32)
     index = tl.full((BLOCK,), _NONE, tl.int32)
     for first in range(0, classes, BLOCK):
@@ -41,7 +41,7 @@ def _finite(row, classes, BLOCK: tl.constexpr):
 
 @triton.jit
 def _ce(row, classes, aim, own, direction: tl.constexpr, BLOCK: tl.constexpr):
-    """(loss, largest other logit, factor of exp(z - largest) in the gradient, gradient at the aim)."""
+    """Return (loss, largest other logit, factor of exp(z - largest) in the gradient, gradient at the aim)."""
     top, _ = _largest(row, classes, aim, aim, aim, BLOCK)
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, classes, BLOCK):

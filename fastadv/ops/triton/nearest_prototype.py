@@ -18,7 +18,9 @@ _NONE = tl.constexpr(2**31 - 1)
 
 @triton.jit
 def _distances(row, prototypes, bias, first, count, cols, PROTOTYPES: tl.constexpr, BLOCK: tl.constexpr):
-    """(distance, prototype) of the prototypes from `first` on, in float64; infinite where there is none."""
+    """Return (distance, prototype) of the prototypes from `first` on, in float64; infinite where there is
+    none.
+    """
     s = first + tl.arange(0, PROTOTYPES)
     total = tl.zeros((PROTOTYPES, BLOCK), tl.float64)
     for block in range(0, cols, BLOCK):
@@ -54,7 +56,9 @@ def nearest_prototype_kernel(
     BLOCK: tl.constexpr,
     TILES: tl.constexpr,
 ):
-    """One program an image and class: tiles in ascending order, so that a tie stays with the lower index."""
+    """Run one program an image and class: tiles in ascending order, so that a tie stays with the lower
+    index.
+    """
     program = tl.program_id(0).to(tl.int64)
     k = program // images
     i = program % images

@@ -17,14 +17,16 @@ def _value(level, lo, hi, levels):
 
 @triton.jit
 def _place(point, lo, hi, levels):
-    """Where the point lies between the levels, 0 to `levels`; NaN stays NaN."""
+    """Return where the point lies between the levels, 0 to `levels`; NaN stays NaN."""
     place = (point - lo) / (hi - lo) * levels
     return tl.where(place < 0, 0.0, tl.where(place > levels, levels, place))
 
 
 @triton.jit
 def _nearest(point, center, limit, lo, hi, levels):
-    """The nearest grid point to `point` within `limit` of `center`, the lower level first among equals."""
+    """Return the nearest grid point to `point` within `limit` of `center`, the lower level first among
+    equals.
+    """
     place = _place(point, lo, hi, levels)
     best = tl.floor(place + 0.5)
     best = tl.where(best > levels, levels, best)

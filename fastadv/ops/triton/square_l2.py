@@ -13,7 +13,7 @@ _TINY = tl.constexpr(TINY)
 
 @triton.jit
 def _delta(best, x, at, mask):
-    """(x, best - x) as float64."""
+    """Return (x, best - x) as float64."""
     center = load(x, at, mask).to(tl.float64)
     return center, load(best, at, mask).to(tl.float64) - center
 
@@ -25,7 +25,9 @@ def _sign(words, channel):
 
 @triton.jit
 def _fresh(bumps, sign, delta, length, window, at, width):
-    """What a window's pixels become, but for the length: bumps and what they held, brought to length 1."""
+    """Return what a window's pixels become, but for the length: bumps and what they held, brought to
+    length 1.
+    """
     changed = _windows.inside(window, at, width)
     bump = load(bumps, _windows.number(window, at, width), changed).to(tl.float64)
     return tl.where(changed, sign * bump + delta / length, 0.0)
@@ -33,7 +35,9 @@ def _fresh(bumps, sign, delta, length, window, at, width):
 
 @triton.jit
 def _measured(best, x, bumps, sign, window, other, pixels, width, BLOCK: tl.constexpr):
-    """Of a channel: (length in the window, squares in both windows, squares elsewhere, those of `_fresh`)."""
+    """Return that of a channel: (length in the window, squares in both windows, squares elsewhere, those
+    of `_fresh`).
+    """
     old = tl.zeros((BLOCK,), tl.float64)
     both = tl.zeros((BLOCK,), tl.float64)
     rest = tl.zeros((BLOCK,), tl.float64)

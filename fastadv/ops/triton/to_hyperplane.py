@@ -29,7 +29,7 @@ def _norm(normal, cols, BLOCK: tl.constexpr):
 
 @triton.jit
 def _ways(source, at, mask):
-    """(bits of |normal|, whether the way goes up, its room before the edge of the box)."""
+    """Return (bits of |normal|, whether the way goes up, its room before the edge of the box)."""
     points, normal, falls, lo, hi = source
     steep, upward = _l1.steepness(normal, at, mask)
     upward = upward != falls
@@ -78,7 +78,7 @@ def _gain(source, cols, least, BLOCK: tl.constexpr):
 
 @triton.jit
 def _greedy(source, cols, wanted, BLOCK: tl.constexpr):
-    """(cut, left): steeper coordinates than `cut` are used up, those as steep share what is `left`."""
+    """Return (cut, left): steeper coordinates than `cut` are used up, those as steep share what is `left`."""
     cut = tl.full((), 1, tl.int32)
     # zero needs no search
     above = tl.where(wanted > 0, tl.full((), _INFINITE, tl.int32), 1)

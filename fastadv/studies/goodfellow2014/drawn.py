@@ -33,7 +33,7 @@ def two_digits(bench: Bench) -> Iterator[Line]:
 
 
 def first_layers(bench: Bench) -> Iterator[Line]:
-    """What the units of the first layer look at, after usual and after adversarial training."""
+    """Yield what the units of the first layer look at, after usual and after adversarial training."""
     chosen = {name: bench.net(name) for name in ("maxout", "adversarial")}
     shape = bench.test_set.shape
     path = bench.figure("weights", "weights of the first layer")
@@ -45,7 +45,7 @@ def first_layers(bench: Bench) -> Iterator[Line]:
 
 
 def directions(bench: Bench) -> Iterator[Line]:
-    """The FGSM direction far out, on other images, and as a rotation; all of the maxout network."""
+    """Yield the FGSM direction far out, on other images, and as a rotation; all of the maxout network."""
     model, threat, seed = bench.net("maxout"), bench.settings.threat, bench.settings.seed
     places = (bench.y == TRACED).nonzero()
     if not len(places):

@@ -29,7 +29,7 @@ COEFFICIENTS = (0.0025, 0.025, 0.25)  # of L1 decay
 
 
 def recipes(radius: float, coefficients: Sequence[float]) -> dict[str, fa.train.Recipe]:
-    """How each model is trained, by name. As in the paper, no box cuts the ball."""
+    """Return how each model is trained, by name. As in the paper, no box cuts the ball."""
     ball = fa.Linf(radius, box=NO_BOX)
     decays = {f"L1 decay {c:g}": fa.train.WeightDecayL1(c) for c in coefficients}
     return {
@@ -97,7 +97,7 @@ def logistic(
 
 
 def _known(path: Path, config: dict[str, Any]) -> list[dict[str, float]]:
-    """What an earlier run measured; InputError where that was with another radius or test set."""
+    """Return what an earlier run measured; InputError where that was with another radius or test set."""
     if not path.is_file():
         return []
     known = read_json(path)
@@ -113,7 +113,7 @@ def _row(
     test_set: ImageSet,
     radius: float,
 ) -> dict[str, float]:
-    """What one epoch led to.
+    """Return what one epoch led to.
 
     clean, fgsm  errors on the test set, as it is and under FGSM with the radius
     norm         |w|₁

@@ -66,7 +66,7 @@ class Bench:
         self.crafted, self.rounded = cache(self._crafted), cache(self._rounded)
 
     def net(self, name: str) -> nn.Module:
-        """The network of that name; "ensemble" is that of the maxout networks."""
+        """Return the network of that name; "ensemble" is that of the maxout networks."""
         return self.nets.ensemble() if name == "ensemble" else self.nets[name]
 
     def _crafted(self, name: str, *, boxed: bool = False) -> Tensor:
@@ -75,11 +75,11 @@ class Bench:
         return craft(self.net(name), self.x, self.y, threat, LOSS.get(name, "ce"))
 
     def _rounded(self, name: str) -> Tensor:
-        """The same by the gradient of the softmax as float32 gives it."""
+        """Return the same by the gradient of the softmax as float32 gives it."""
         return craft_rounded(self.net(name), self.x, self.y, self.settings.threat)
 
     def figure(self, name: str, shows: str) -> Path:
-        """Where a figure is to be drawn; it is listed from then on."""
+        """Return where a figure is to be drawn; it is listed from then on."""
         path = self.folder / f"{name}.png"
         self.figures[shows] = str(path)
         return path
@@ -120,7 +120,7 @@ def craft_rounded(model: nn.Module, x: Tensor, y: Tensor, threat: fa.Linf) -> Te
 
 
 def answers(model: nn.Module, x: Tensor, y: Tensor) -> Answers:
-    """What `model`, in eval mode, says of images [N, ...] whose labels are y [N]."""
+    """Return what `model`, in eval mode, says of images [N, ...] whose labels are y [N]."""
     frozen, parts = fa.freeze(model), torch.split(x, BATCH_SIZE)
     # not by the probabilities, which are all 0 where an image is far from every template of an RBF network
     classes = torch.cat([frozen.verdict(part).argmax(1) for part in parts])

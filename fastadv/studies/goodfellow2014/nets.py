@@ -59,7 +59,7 @@ class Beginning:
 
 
 def plans(settings: Settings) -> dict[str, Plan]:
-    """Every network of the study by name."""
+    """Return every network of the study by name."""
     threat, epochs, shallow = settings.threat, settings.epochs, settings.shallow_epochs
     standard, likelihood = fa.train.Standard(), fa.train.Standard(loss="bce")
     adversarial = fa.train.FGSMTraining(threat)
@@ -119,20 +119,24 @@ class Nets:
         return self._trained[name]
 
     def reports(self, name: str) -> list[EpochReport]:
-        """Of the training of the network as it is."""
+        """Return that of the training of the network as it is."""
         return fa.train.reports(self.folder / name)
 
     def chosen(self, name: str) -> EpochReport | None:
-        """The epoch at which training was stopped, as the held-out images judged it; None without any."""
+        """Return the epoch at which training was stopped, as the held-out images judged it; None without
+        any.
+        """
         return best(fa.train.reports(self._search(name))) if self.plans[name].early else None
 
     def seconds(self, name: str) -> float:
-        """Of all training that the network took."""
+        """Return that of all training that the network took."""
         past = self.reports(name) + (fa.train.reports(self._search(name)) if self.plans[name].early else [])
         return sum(report.seconds for report in past)
 
     def told(self) -> dict[str, dict[str, Any]]:
-        """Of each network that was asked for: its epochs, the seconds of training, and why it stopped."""
+        """Return that of each network that was asked for: its epochs, the seconds of training, and why it
+        stopped.
+        """
         return {
             name: {
                 "epochs": len(self.reports(name)),
@@ -143,7 +147,7 @@ class Nets:
         }
 
     def ensemble(self) -> fa.models.Ensemble:
-        """The maxout network and its sisters, whose probabilities are averaged."""
+        """Return the maxout network and its sisters, whose probabilities are averaged."""
         sisters = [name for name in self.plans if name.startswith(MEMBER)]
         return fa.models.Ensemble([self["maxout"], *(self[name] for name in sisters)]).eval()
 

@@ -21,7 +21,8 @@ def panda(
     names: Sequence[str] | None = None,
     loss: str = "ce",
 ) -> tuple[dict[str, Any], Tensor]:
-    """What `model` says of an image x [C, H, W] in [0, 1], of the gradient's sign, and of x after FGSM.
+    """Return what `model` says of an image x [C, H, W] in [0, 1], of the gradient's sign, and of x after
+    FGSM.
 
     Returns these figures, and the three images as `perturbed` makes them.
 
@@ -58,7 +59,7 @@ def panda(
 
 
 def perturbed(model: nn.Module, x: Tensor, label: int, *, radius: float, loss: str = "ce") -> Tensor:
-    """[3, C, H, W]: x, the sign of the gradient as an image, and x after FGSM."""
+    """Return [3, C, H, W]: x, the sign of the gradient as an image, and x after FGSM."""
     x, y = x[None], x.new_full((1,), label).long()
     gradient = fa.freeze(model).input_gradient(x, y, loss, direction=True)[2]
     x_adv = fa.Linf(radius).step(x, gradient, x, radius)

@@ -11,7 +11,8 @@ from fastadv.errors import InputError
 
 
 def read_image(path: Path, shape: Sequence[int]) -> tuple[Tensor, str]:
-    """(float32 [C, H, W] in [0, 1] of that shape, what was done to the picture in words, "" for nothing).
+    """Return (float32 [C, H, W] in [0, 1] of that shape, what was done to the picture in words, "" for
+    nothing).
 
     A picture of another size is cut to the shape's proportions, around its center, and resized. A gray one
     also serves a model of three channels.

@@ -10,20 +10,20 @@ DIGITS = 2
 
 
 def table(result: Mapping[str, Any], part: str) -> list[list[str]]:
-    """The lines of a part, the head first."""
+    """Return the lines of a part, the head first."""
     lines = [line for line in result["measured"]["lines"] if line["part"] == part]
     return [HEAD, *(_cells(line) for line in lines)]
 
 
 def nets(result: Mapping[str, Any]) -> list[list[str]]:
-    """The networks: epochs and seconds of training."""
+    """Return the networks: epochs and seconds of training."""
     told = sorted(result["measured"]["nets"].items())
     lines = [[name, str(net["epochs"]), f"{net['seconds']:.0f}", net["stopped"] or "-"] for name, net in told]
     return [["network", "epochs", "seconds", "stopped"], *lines]
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    """What a reader of the tables must know."""
+    """Return what a reader of the tables must know."""
     config, measured = result["config"], result["measured"]
     return [
         f"{config['test']['name']}, {measured['tested']} test images, FGSM at L-infinity "
@@ -35,7 +35,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The report as a page."""
+    """Return the report as a page."""
     parts: Sequence[str] = result["config"]["parts"]
     tables = [f"## {part.capitalize()}\n\n{in_markdown(table(result, part))}" for part in parts]
     pieces = ["# Explaining and harnessing adversarial examples", *notes(result), *tables]

@@ -18,7 +18,7 @@ def reuse(
     directions: int = 10,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The share of errors when each image takes the FGSM step of another one, drawn at random.
+    """Return the share of errors when each image takes the FGSM step of another one, drawn at random.
 
     Each image x [N, ...] gets the steps of `directions` others, drawn by seed and its place. The step of one
     image ascends the loss of that image's own label. 46.2% in a line that the paper's source leaves out.

@@ -13,7 +13,8 @@ ROUNDING = 1e-6  # what is left of a gradient along x, beside it
 
 
 def rotated(x: Tensor, gradient: Tensor, angle: float) -> Tensor:
-    """x [B, ...] turned by `angle`, in radians, in the plane of x and its gradient, towards the gradient.
+    """Return x [B, ...] turned by `angle`, in radians, in the plane of x and its gradient, towards the
+    gradient.
 
     Each sample keeps its L2 norm. One whose gradient is zero, or along x, stays.
     """
@@ -29,7 +30,8 @@ def rotated(x: Tensor, gradient: Tensor, angle: float) -> Tensor:
 
 
 def rotation(model: nn.Module, x: Tensor, y: Tensor, degrees: Sequence[float]) -> dict[str, Any]:
-    """The errors of `model` on x [N, ...] rotated by each of these angles towards the gradient of the loss.
+    """Return the errors of `model` on x [N, ...] rotated by each of these angles towards the gradient of the
+    loss.
 
     The results leave the box of the images. `linf` is the mean over the images of the largest change of a
     pixel, for comparison with the radius of FGSM.

@@ -22,12 +22,13 @@ REACH = 3.0  # standard deviations that a picture shows
 
 
 def noise(shape: Sequence[int], ids: Tensor, seed: int = 0) -> Tensor:
-    """x [B, *shape] from N(0, I), by seed and the numbers `ids` int64 [B]."""
+    """Return x [B, *shape] from N(0, I), by seed and the numbers `ids` int64 [B]."""
     return fa.rng.normal(math.prod(shape), fa.rng.derive(seed, "rubbish images"), ids).view(-1, *shape)
 
 
 def rubbish(model: nn.Module, shape: Sequence[int], *, samples: int, seed: int = 0) -> dict[str, Any]:
-    """How often `model` is more than half sure of some class of noise [samples, *shape], which has none.
+    """Return how often `model` is more than half sure of some class of noise [samples, *shape], which has
+    none.
 
     error       the share of images for which it is
     confidence  the mean of the largest probability over these images; None without any
@@ -50,7 +51,7 @@ def rubbish(model: nn.Module, shape: Sequence[int], *, samples: int, seed: int =
 def fooling(
     model: nn.Module, shape: Sequence[int], threat: fa.Threat, *, classes: int, samples: int, seed: int = 0
 ) -> dict[str, Any]:
-    """How often one step in `threat` from noise makes `model` call it class i with probability 1/2.
+    """Return how often one step in `threat` from noise makes `model` call it class i with probability 1/2.
 
     The step raises log p(i): `fa.Linf` goes along the sign of its gradient, `fa.L2` along the gradient, both
     as far as the radius. The box must hold the noise: (-inf, inf).

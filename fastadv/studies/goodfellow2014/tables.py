@@ -82,7 +82,7 @@ def controls(bench: Bench) -> Iterator[Line]:
 
 
 def agreement(bench: Bench) -> Iterator[Line]:
-    """How often shallow networks give the class that maxout gives its own adversarial examples."""
+    """Yield how often shallow networks give the class that maxout gives its own adversarial examples."""
     crafted = bench.crafted("maxout")
     deep, softmax, rbf = (bench.answers(name, crafted) for name in ("maxout", "softmax", "rbf"))
     for name, other, printed in (("softmax", softmax, 0.546), ("rbf", rbf, 0.16)):

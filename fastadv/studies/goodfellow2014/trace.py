@@ -32,7 +32,7 @@ OTHER = "#B0B0B0"
 
 
 def along(model: nn.Module, x: Tensor, y: int, radii: Sequence[float]) -> Tensor:
-    """The images x + radius · sign(gradient of the loss at x), [N, C, H, W], in no box."""
+    """Return the images x + radius · sign(gradient of the loss at x), [N, C, H, W], in no box."""
     label = torch.full((1,), y, device=x.device)
     sign = fa.freeze(model).input_gradient(x[None], label, direction=True)[2].sign()
     return x + torch.tensor(radii, dtype=x.dtype, device=x.device).view(-1, 1, 1, 1) * sign
@@ -41,7 +41,7 @@ def along(model: nn.Module, x: Tensor, y: int, radii: Sequence[float]) -> Tensor
 def trace(
     model: nn.Module, x: Tensor, y: int, *, radius: float = RADIUS, points: int = 300
 ) -> dict[str, Any]:
-    """The logits of `model` at x [C, H, W] moved by -radius to radius along its FGSM direction.
+    """Return the logits of `model` at x [C, H, W] moved by -radius to radius along its FGSM direction.
 
     radii     where: 0, and `points` on each side of it
     logits    [2 · points + 1][K]
@@ -61,7 +61,9 @@ def trace(
 
 
 def straight(radii: Tensor, logits: Tensor) -> float:
-    """The share of the variance of logits [N, K] that a line for each side of 0 explains; 1 without any."""
+    """Return the share of the variance of logits [N, K] that a line for each side of 0 explains; 1 without
+    any.
+    """
     left = 0.0
     for side in (radii <= 0, radii >= 0):
         across = torch.stack([torch.ones_like(radii[side]), radii[side]], 1)
@@ -72,7 +74,7 @@ def straight(radii: Tensor, logits: Tensor) -> float:
 
 
 def _right(radii: Tensor, right: Tensor) -> list[float] | None:
-    """The ends of the stretch around 0 in which the decision is right."""
+    """Return the ends of the stretch around 0 in which the decision is right."""
     start = len(radii) // 2
     if not right[start]:
         return None
@@ -83,7 +85,9 @@ def _right(radii: Tensor, right: Tensor) -> list[float] | None:
 
 
 def shown(model: nn.Module, x: Tensor, y: int) -> tuple[Tensor, list[bool]]:
-    """(images [SHOWN, C, H, W] at even steps along the direction, whether the model sees y in each)."""
+    """Return (images [SHOWN, C, H, W] at even steps along the direction, whether the model sees y in
+    each).
+    """
     images = along(model, x, y, np.linspace(-RADIUS, RADIUS, SHOWN).tolist())
     return images, (fa.freeze(model).verdict(images).argmax(1) == y).tolist()
 
@@ -126,7 +130,7 @@ def draw(figures: dict[str, Any], images: Tensor, right: Sequence[bool], path: s
 
 
 def _name_lines(axes: "Axes", last: NDArray[Any], colors: dict[int, str], y: int) -> None:
-    """Each line's class at its right end."""
+    """Write each line's class at its right end."""
     low, high = axes.get_ylim()
     places = spread(((last - low) / (high - low)).tolist(), 0.052)
     for k, place in enumerate(places):

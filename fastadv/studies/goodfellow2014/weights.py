@@ -16,13 +16,16 @@ ACROSS = 10  # units that are drawn, in a row and in a column
 
 
 def first_layer(model: nn.Module, shape: Sequence[int]) -> Tensor:
-    """The weights into each unit (or piece of one) of a dense first layer as images, [units, C, H, W]."""
+    """Return the weights into each unit (or piece of one) of a dense first layer as images, [units, C, H,
+    W].
+    """
     weight = next(w.detach() for w in model.parameters() if w.ndim > 1)
     return weight.view(-1, *shape)
 
 
 def spread(weight: Tensor) -> Tensor:
-    """The effective number of pixels of each unit, [units]: (sum of w²)² / (sum of w⁴), from 1 to H · W.
+    """Return the effective number of pixels of each unit, [units]: (sum of w²)² / (sum of w⁴), from 1 to H ·
+    W.
 
     This is the participation ratio. w² of a pixel is summed over its channels. A unit without weights has 0.
     """
@@ -31,7 +34,7 @@ def spread(weight: Tensor) -> Tensor:
 
 
 def localization(model: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
-    """How few pixels the units of the first layer look at: the mean and median of `spread`."""
+    """Return how few pixels the units of the first layer look at: the mean and median of `spread`."""
     weight = first_layer(model, shape)
     each = spread(weight)
     return {
@@ -67,7 +70,9 @@ def draw(
 
 
 def mosaic(weight: Tensor) -> Tensor:
-    """One image [1, ...] of units [n, 1, H, W], each scaled to its largest weight, a pixel between two."""
+    """Return one image [1, ...] of units [n, 1, H, W], each scaled to its largest weight, a pixel between
+    two.
+    """
     largest = weight.abs().flatten(1).amax(1).clamp(min=torch.finfo(weight.dtype).tiny)
     scaled = pad(weight / largest.view(-1, 1, 1, 1), (0, 1, 0, 1))
     units, _, tall, wide = scaled.shape

@@ -14,7 +14,7 @@ ROUNDS, DONE, SETTLED = 1000, 1e-10, 1e-4
 
 
 def worst(v: Tensor, covariance: Tensor, radius: float) -> Tensor:
-    """delta [n, d] with ||delta|| <= radius that maximizes (v + delta)' Sigma^-1 (v + delta), exactly.
+    """Return delta [n, d] with ||delta|| <= radius that maximizes (v + delta)' Sigma^-1 (v + delta), exactly.
 
     It is (k I - Sigma^-1)^-1 Sigma^-1 v, with k above the largest eigenvalue of Sigma^-1 such that its length
     is the radius (a trust-region problem). v is float64 [n, d], and no row of it is 0 in the direction of the
@@ -37,7 +37,7 @@ def worst(v: Tensor, covariance: Tensor, radius: float) -> Tensor:
 
 
 def fit(signed: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    """(mean [d], covariance [d, d]) of robust maximum likelihood on the samples y x [n, d], in a ball.
+    """Return (mean [d], covariance [d, d]) of robust maximum likelihood on the samples y x [n, d], in a ball.
 
     At the solution the gradient of the robust loss is that of the plain loss at the worst points. So mean and
     covariance are those of their own worst points, which is iterated. Steps grow shorter, since at the

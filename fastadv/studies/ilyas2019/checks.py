@@ -41,14 +41,16 @@ class Check:
 
 
 def twice_loss(v: Tensor, covariance: Tensor) -> Tensor:
-    """[...] minus twice the log-likelihood of v [..., d] in N(0, covariance), as torch computes it."""
+    """Return [...], minus twice the log-likelihood of v [..., d] in N(0, covariance), as torch computes
+    it.
+    """
     density = MultivariateNormal(torch.zeros(len(covariance), dtype=torch.float64), covariance)
     value: Tensor = -2 * density.log_prob(v)  # type: ignore[no-untyped-call]
     return value
 
 
 def penalized(v: Tensor, covariance: Tensor, penalty: float) -> Tensor:
-    """delta [n, d] that maximizes twice the loss at v + delta minus penalty * ||delta||^2.
+    """Return delta [n, d] that maximizes twice the loss at v + delta minus penalty * ||delta||^2.
 
     By one Newton step on derivatives that autograd takes of torch's own log-likelihood: the objective is
     quadratic, and the closed form stays out of it.
@@ -66,14 +68,14 @@ def penalized(v: Tensor, covariance: Tensor, penalty: float) -> Tensor:
 
 
 def measured_vulnerability(covariance: Tensor, penalty: float, samples: int, seed: int) -> float:
-    """What `vulnerability` says, by the attack on samples."""
+    """Return what `vulnerability` says, by the attack on samples."""
     v = whitened(covariance, samples, seed)
     attacked = v + penalized(v, covariance, penalty)
     return float((twice_loss(attacked, covariance) - twice_loss(v, covariance)).mean())
 
 
 def learned_under(signed: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
-    """(mean, covariance) that minimize the loss under the penalized adversary, by descent."""
+    """Return (mean, covariance) that minimize the loss under the penalized adversary, by descent."""
     size, spread = signed.shape[1], float(signed.std())
     mean = torch.zeros(size, dtype=torch.float64, requires_grad=True)
     factor = (torch.eye(size, dtype=torch.float64) * spread).requires_grad_()
@@ -164,7 +166,7 @@ def _of_one_trace(covariance: Tensor, penalty: float, seed: int) -> Iterator[Ten
 
 
 def _least_by_search(covariance: Tensor, seed: int) -> float:
-    """The least alignment over directions, by descent from several."""
+    """Return the least alignment over directions, by descent from several."""
     drawn = rng.normal(len(covariance), rng.derive(seed, "direction"), torch.arange(STARTS)).double()
     found = []
     for start in drawn:

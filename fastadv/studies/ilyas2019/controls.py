@@ -26,7 +26,8 @@ DIRECTIONS, MEASURED = (
 
 
 def fooling(maker: Maker) -> dict[str, Any]:
-    """Of the images whose label is not their own: how many get which label from two standard nets.
+    """Return that of the images whose label is not their own: how many get which label from two standard
+    nets.
 
     One is the net they were made with, one an independent net of the same architecture and images.
     """
@@ -46,7 +47,7 @@ def fooling(maker: Maker) -> dict[str, Any]:
 
 
 def leakage(maker: Maker) -> dict[str, Any]:
-    """How a linear model on provably robust features, taught by each set, reads the test images.
+    """Return how a linear model on provably robust features, taught by each set, reads the test images.
 
     Features are projections on class means and principal components of the images; those are kept that stay
     useful for some class under any perturbation of the sets' radius. `true`: share of the true class, `next`:
@@ -61,7 +62,7 @@ def leakage(maker: Maker) -> dict[str, Any]:
 
 
 def early_labels(maker: Maker) -> dict[str, Any]:
-    """What a net learns from the images alone that an early net mislabels, with these labels."""
+    """Return what a net learns from the images alone that an early net mislabels, with these labels."""
     base, test, s = maker.base, maker.test, maker.settings
     early = maker.taught("early", base, Training(schedule="constant", epochs=s.early_epochs))
     said = read(early, base)
@@ -83,7 +84,9 @@ def early_labels(maker: Maker) -> dict[str, Any]:
 
 
 def robust_directions(base: ImageSet, threat: fa.L2) -> Tensor:
-    """[F, D] unit directions along which a feature is useful for some class against any perturbation."""
+    """Return [F, D], unit directions along which a feature is useful for some class against any
+    perturbation.
+    """
     x = to_unit(base.x).flatten(1)
     means = torch.stack([x[base.y == k].mean(0) for k in sorted(set(base.y.tolist()))]) - x.mean(0)
     principal = torch.linalg.eigh(torch.cov(x.T).double())[1].T.flip(0)[:DIRECTIONS].float()
@@ -98,7 +101,7 @@ def robust_directions(base: ImageSet, threat: fa.L2) -> Tensor:
 
 
 def linear_model(taught: ImageSet, test: ImageSet, directions: Tensor) -> Tensor:
-    """[N] the classes of the test images by least squares on one-hot labels of `taught`."""
+    """Return [N], the classes of the test images by least squares on one-hot labels of `taught`."""
     features = [_features(images, directions) for images in (taught, test)]
     labels = one_hot(taught.y, taught.num_classes).double()
     weights = torch.linalg.lstsq(features[0], labels).solution
@@ -107,7 +110,7 @@ def linear_model(taught: ImageSet, test: ImageSet, directions: Tensor) -> Tensor
 
 
 def _features(images: ImageSet, directions: Tensor) -> Tensor:
-    """[N, F + 1] float64: the features, and 1."""
+    """Return [N, F + 1], float64: the features, and 1."""
     values = (to_unit(images.x).flatten(1) @ directions.T).double()
     return torch.cat([values, torch.ones(len(values), 1, dtype=torch.float64)], 1)
 
@@ -117,6 +120,6 @@ def _answers(said: Tensor, test: ImageSet) -> dict[str, float]:
 
 
 def _share(right: Tensor, among: Tensor | None = None) -> float:
-    """The share of True, among some of them; 0 where there are none."""
+    """Return the share of True, among some of them; 0 where there are none."""
     chosen = right if among is None else right[among]
     return chosen.double().mean().item() if len(chosen) else 0.0

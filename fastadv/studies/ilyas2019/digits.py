@@ -43,7 +43,7 @@ class Net:
 
 
 def nets(study: Study, watch: Watch) -> Iterator[Net]:
-    """The six nets in order: standard, adversarial, D_R, D_NR, D_rand, D_det."""
+    """Yield the six nets in order: standard, adversarial, D_R, D_NR, D_rand, D_det."""
     s = study.settings
     adversary = fa.train.PGDTraining(
         fa.L2(s.train_radius), steps=s.train_steps, step_size=s.train_radius / 5, random_start=False
@@ -59,7 +59,7 @@ def nets(study: Study, watch: Watch) -> Iterator[Net]:
 
 
 def measured(net: Net) -> dict[str, Any]:
-    """The figures of a net, JSON-able, beside the paper's."""
+    """Return the figures of a net, JSON-able, beside the paper's."""
     return {
         "clean": net.table.clean_accuracy,
         "robust": {row.name: row.robust_accuracy for row in net.table.rows},
@@ -69,7 +69,7 @@ def measured(net: Net) -> dict[str, Any]:
 
 
 def curve(study: Study, net: Net) -> Curve:
-    """Accuracy against the L2 radius of PGD."""
+    """Return accuracy against the L2 radius of PGD."""
     s = study.settings
     return fa.accuracy_against_radius(
         net.model,
@@ -80,7 +80,7 @@ def curve(study: Study, net: Net) -> Curve:
 
 
 def findings(figures: Mapping[str, Any], attack: str) -> list[str]:
-    """What the figures of the six nets say in words, as they came out."""
+    """Return what the figures of the six nets say in words, as they came out."""
 
     def robust(name: str) -> float:
         return float(figures[name]["robust"][attack])
@@ -100,7 +100,7 @@ def findings(figures: Mapping[str, Any], attack: str) -> list[str]:
 
 
 def draw(study: Study, nets: Mapping[str, Net], folder: Path) -> dict[str, str]:
-    """The four figures, as PNG in `folder`; their paths by what they show."""
+    """Return the four figures, as PNG in `folder`; their paths by what they show."""
     attack = study.settings.main_attack
     paths = {
         "the six nets": folder / "nets.png",
@@ -162,7 +162,9 @@ def _construct(study: Study, name: str, source: nn.Module, progress: Callable[[i
 
 
 def _draw_attacked(study: Study, nets: Mapping[str, Net], path: Path) -> None:
-    """One digit of each class that both nets read correctly, attacked on either net with the same budget."""
+    """Draw one digit of each class that both nets read correctly, attacked on either net with the same
+    budget.
+    """
     s = study.settings
     both = nets["standard"].table.correct & nets["adversarial"].table.correct
     picked = study.test.subset(one_of_each(study.test.y, both))

@@ -26,7 +26,7 @@ SHOWN = 150
 
 
 def ellipses(mean: Tensor, covariance: Tensor, learned: Sequence["Learned"], path: Path) -> None:
-    """A panel for each radius: both classes as learned, the boundary, the mean and the input gradient.
+    """Draw a panel for each radius: both classes as learned, the boundary, the mean and the input gradient.
 
     Solid ellipses, at two deviations, are those of theorem 2; crosses lie on what adversarial training
     learned.
@@ -70,7 +70,9 @@ def ellipses(mean: Tensor, covariance: Tensor, learned: Sequence["Learned"], pat
 
 
 def theorems(covariance: Tensor, radius: float, path: Path) -> None:
-    """What an adversary adds to the loss, by the shape of the covariance; the alignment, by the radius."""
+    """Draw what an adversary adds to the loss, by the shape of the covariance; the alignment, by the
+    radius.
+    """
     figure = new_figure(7.6, 3.3, "A metric like the adversary's loses least, and robust learning nears it")
     trace = covariance.trace()
     shares = torch.linspace(0.02, 0.98, 193, dtype=torch.float64)
@@ -105,7 +107,7 @@ def _half(figure: Any, place: int, across: str, up: str) -> "Axes":
 
 
 def _ellipse(center: Tensor, covariance: Tensor, points: int) -> Any:
-    """[2, points] where the samples are two deviations from the center."""
+    """Return [2, points] where the samples are two deviations from the center."""
     around = torch.linspace(0, 2 * torch.pi, points, dtype=torch.float64)
     values, vectors = torch.linalg.eigh(covariance)
     circle = torch.stack([around.cos(), around.sin()])

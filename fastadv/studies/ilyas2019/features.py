@@ -80,7 +80,7 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
 
 
 def table(result: Mapping[str, Any]) -> list[list[str]]:
-    """A line for each net, the head first."""
+    """Return a line for each net, the head first."""
     kinds = [kind.title for kind in reversed(Kind)]
     cells = [["net", "features", *kinds, "median rho", "median gamma"]]
     for name, net in result["measured"]["nets"].items():
@@ -97,7 +97,7 @@ def table(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
-    """What a reader of the table must know."""
+    """Return what a reader of the table must know."""
     config = result["config"]
     limits = f"rho >= {config['rho']:g} and gamma >= {config['gamma']:g} under L2 {config['radius']:g}"
     return [

@@ -14,7 +14,7 @@ from fastadv.studies.study import one_of_each
 
 
 def bars(nets: Mapping[str, tuple[float, float]], attack: str, path: Path) -> None:
-    """Accuracy of each net, clean and under `attack`, with the paper's as ticks."""
+    """Draw the accuracy of each net, clean and under `attack`, with the paper's as ticks."""
     fa.figures.bars(
         {name: {"clean": clean, attack: robust} for name, (clean, robust) in nets.items()},
         path,
@@ -27,7 +27,7 @@ def bars(nets: Mapping[str, tuple[float, float]], attack: str, path: Path) -> No
 
 
 def together(base: ImageSet, sets: Mapping[str, ImageSet], what: str, path: Path) -> None:
-    """An image of each class of the base, and what each set made of it, with the label it gives."""
+    """Draw an image of each class of the base, and what each set made of it, with the label it gives."""
     places = one_of_each(base.y)
     rows = [_strip(what, base, places, "true label")]
     rows += [_strip(name, made, places, KINDS[name].remark, base) for name, made in sets.items()]
@@ -40,7 +40,7 @@ def together(base: ImageSet, sets: Mapping[str, ImageSet], what: str, path: Path
 
 
 def gallery(name: str, base: ImageSet, made: ConstructedSet, path: Path) -> None:
-    """Two images of each class beside what the set `name` made of them."""
+    """Draw two images of each class beside what the set `name` made of them."""
     first = one_of_each(base.y)
     unused = torch.ones(len(base), dtype=torch.bool)
     unused[first] = False

@@ -17,7 +17,7 @@ HALVINGS = 200
 
 
 def whitened(covariance: Tensor, count: int, seed: int = 0) -> Tensor:
-    """`count` draws [count, d] whose mean is exactly 0 and whose covariance exactly `covariance`.
+    """Return `count` draws [count, d] whose mean is exactly 0 and whose covariance exactly `covariance`.
 
     What holds for the distribution then holds for the sample, without a sampling error.
     """
@@ -31,7 +31,8 @@ def whitened(covariance: Tensor, count: int, seed: int = 0) -> Tensor:
 
 
 def vulnerability(covariance: Tensor, penalty: float) -> Tensor:
-    """tr[(I + (C Sigma - I)^-1)^2] - d: what the adversary adds to twice the loss at the true parameters.
+    """Return tr[(I + (C Sigma - I)^-1)^2] - d: what the adversary adds to twice the loss at the true
+    parameters.
 
     Theorem 1. InputError unless the penalty exceeds one over the least eigenvalue.
     """
@@ -56,7 +57,7 @@ def robust_covariance(covariance: Tensor, penalty: float) -> Tensor:
 
 
 def penalty_for(covariance: Tensor, radius: float) -> float:
-    """The penalty under which E ||delta||^2 = radius^2 at the covariance learned; inf for radius 0.
+    """Return the penalty under which E ||delta||^2 = radius^2 at the covariance learned; inf for radius 0.
 
     At an eigenvalue s learned, the adversary spends 1 / (C^2 s).
     """
@@ -73,13 +74,13 @@ def penalty_for(covariance: Tensor, radius: float) -> float:
 
 
 def alignment(mean: Tensor, covariance: Tensor) -> Tensor:
-    """The cosine of the angle between the classifier's input gradient, Sigma^-1 mu, and mu itself."""
+    """Return the cosine of the angle between the classifier's input gradient, Sigma^-1 mu, and mu itself."""
     gradient = torch.linalg.solve(covariance, mean)
     return torch.nn.functional.cosine_similarity(gradient, mean, dim=0)
 
 
 def least_alignment(covariance: Tensor) -> Tensor:
-    """The least `alignment` over all means, 2 sqrt(s t) / (s + t) for the extreme eigenvalues s and t.
+    """Return the least `alignment` over all means, 2 sqrt(s t) / (s + t) for the extreme eigenvalues s and t.
 
     That is Kantorovich's inequality; the mean that attains it is sqrt(s) u + sqrt(t) w, with their
     eigenvectors. Theorem 3 says that it grows when the covariance is learned robustly.

@@ -39,23 +39,25 @@ class Maker:
         self._sets: dict[str, ConstructedSet] = {}
 
     def net_folder(self, name: str) -> Path:
-        """Where the net `name` lies."""
+        """Return where the net `name` lies."""
         return self.folder / "nets" / re.sub(r"[^\w-]+", "_", name)
 
     def set_folder(self, name: str) -> Path:
-        """Where the set `name` lies."""
+        """Return where the set `name` lies."""
         return self.folder / "sets" / name
 
     def has_net(self, name: str) -> bool:
-        """Whether a net of that name was trained to the end."""
+        """Return whether a net of that name was trained to the end."""
         return (self.net_folder(name) / "model.safetensors").exists()
 
     def has_set(self, name: str) -> bool:
-        """Whether a set of that name is complete."""
+        """Return whether a set of that name is complete."""
         return (self.set_folder(name) / INDEX).exists()
 
     def net(self, name: str) -> nn.Module:
-        """The net of that name: standard, adversarial, independent, or taught by the set of that name."""
+        """Return the net of that name: standard, adversarial, independent, or taught by the set of that
+        name.
+        """
         s = self.settings
         if name in KINDS:
             return self.taught(name, self.set(name), TABLE.get(name, Training()))
@@ -76,7 +78,7 @@ class Maker:
         architecture: Architecture | None = None,
         recipe: fa.train.Recipe | None = None,
     ) -> nn.Module:
-        """A net trained on `images`, from first weights of its own, in eval mode."""
+        """Return a net trained on `images`, from first weights of its own, in eval mode."""
         if name not in self._nets:
             s = self.settings
             seed = rng.derive(s.seed, f"net {name}")
@@ -101,7 +103,7 @@ class Maker:
         return self._nets[name]
 
     def set(self, name: str) -> ConstructedSet:
-        """The constructed set of that name."""
+        """Return the constructed set of that name."""
         if name not in self._sets:
             s = self.settings
             source = fa.freeze(self.net(KINDS[name].source), precision=_search(s.precision))
@@ -117,19 +119,19 @@ class Maker:
         return self._sets[name]
 
     def past(self, name: str) -> dict[str, Any]:
-        """How the training of the net `name` went."""
+        """Return how the training of the net `name` went."""
         reports = fa.train.reports(self.net_folder(name))
         seconds = sum(report.seconds for report in reports)
         return {"epochs": len(reports), "loss": reports[-1].loss, "seconds": seconds}
 
 
 def read(model: nn.Module, images: ImageSet) -> Tensor:
-    """[N] the class that the net sees in each image, on the CPU."""
+    """Return [N], the class that the net sees in each image, on the CPU."""
     frozen, device = fa.freeze(model), next(model.parameters()).device
     batches = fa.data.batches(images, 512)
     return torch.cat([frozen.verdict(x.to(device)).argmax(1).cpu() for x, _, _ in batches])
 
 
 def _search(precision: str) -> Any:
-    """The precision of a search, for that of training: tensor cores in TF32 serve training alone."""
+    """Return the precision of a search, for that of training: tensor cores in TF32 serve training alone."""
     return "bf16" if precision == "bf16" else "fp32"

@@ -26,7 +26,7 @@ from fastadv.studies.study import Watch, one_thread, unwatched
 
 
 def load(settings: Settings, data_dir: str | PathLike[str] | None = None) -> tuple[ImageSet, ImageSet]:
-    """(training images, test images) of the settings."""
+    """Return (training images, test images) of the settings."""
     base, test = (
         fa.data.load(settings.data, split, data_dir=data_dir, size=settings.size, limit=limit)
         for split, limit in (("train", settings.images), ("test", None))

@@ -28,7 +28,7 @@ class Architecture:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def create(self, like: ImageSet, seed: int) -> nn.Module:
-        """The model for images and classes like those."""
+        """Return the model for images and classes like those."""
         return fa.models.create(
             self.model, shape=like.shape, classes=like.num_classes, seed=seed, **self.options
         )
@@ -99,18 +99,18 @@ class Settings:
         check_seed(self.seed)
 
     def budget(self, name: str) -> dict[str, Any]:
-        """What the construction of the set `name` may spend."""
+        """Return what the construction of the set `name` may spend."""
         if KINDS[name].inverts:
             return {"steps": self.invert_steps, "step_size": self.invert_step_size}
         radius, step_size = self.push_radius, self.push_step_size
         return {"threat": fa.L2(radius), "steps": self.push_steps, "step_size": step_size}
 
     def attack(self, radius: float) -> str:
-        """The name of the attack at that radius."""
+        """Return the name of the attack at that radius."""
         return f"PGD L2 {radius:g}"
 
     def as_json(self) -> dict[str, Any]:
-        """The settings as JSON gives them back."""
+        """Return the settings as JSON gives them back."""
         return plain(asdict(self))
 
 
@@ -195,14 +195,14 @@ repository KellerJordan/robustness-featsnotbugs says.
 
 
 def choose(scale: str, **given: Any) -> Settings:
-    """The settings of a scale with others in their place where they are given, not None."""
+    """Return the settings of a scale with others in their place where they are given, not None."""
     if scale not in SCALES:
         raise InputError(f"scale: expected one of {', '.join(SCALES)}, got {scale!r}")
     return replace(SCALES[scale], **{name: value for name, value in given.items() if value is not None})
 
 
 def check_stages(stages: Iterable[str]) -> tuple[str, ...]:
-    """The stages in the order in which they run; InputError for an unknown one, or none."""
+    """Return the stages in the order in which they run; InputError for an unknown one, or none."""
     wanted = set(stages)
     unknown = sorted(wanted - set(STAGES))
     if unknown or not wanted:
@@ -211,7 +211,8 @@ def check_stages(stages: Iterable[str]) -> tuple[str, ...]:
 
 
 def costs(settings: Settings, images: int, tested: int) -> dict[str, dict[str, float]]:
-    """For each stage its pieces of work, by the names that are shown, with how often images pass a net.
+    """Return for each stage its pieces of work, by the names that are shown, with how often images pass a
+    net.
 
     A pass that trains, with gradients of weights too, counts one and a half.
     """

@@ -14,7 +14,7 @@ SILENT = ("scale", "seed", "others", "tested", "size", "images")  # no deviation
 
 
 def tables(result: Result) -> dict[str, Cells]:
-    """The tables of the stages that were done, by their titles."""
+    """Return the tables of the stages that were done, by their titles."""
     made = {
         "Accuracy on the ordinary test images": ("evaluate", nets),
         "The constructed sets": ("sets", sets),
@@ -27,7 +27,7 @@ def tables(result: Result) -> dict[str, Cells]:
 
 
 def nets(done: Result) -> Cells:
-    """Every net: accuracy clean and under each attack, beside the paper's."""
+    """Return every net: accuracy clean and under each attack, beside the paper's."""
     attacks = list(done["nets"]["standard"]["robust"])
     first, *others = attacks
     lines = [["trained on", "clean", "paper", first, "paper*", *others]]
@@ -49,14 +49,14 @@ def nets(done: Result) -> Cells:
 
 
 def _printed(share: float | None) -> str:
-    """As the paper has it; of some shares it says only that they are about 0."""
+    """Return as the paper has it; of some shares it says only that they are about 0."""
     if share is None:
         return "-"
     return f"{100 * share:.4g}%" if share else "~0%"
 
 
 def sets(done: Result) -> Cells:
-    """What the cards of the sets measured."""
+    """Return what the cards of the sets measured."""
     lines = [["set", "images", "kept label", "source reads label", "objective before", "after", "distance"]]
     for name in KINDS:
         card = done[name]
@@ -67,7 +67,7 @@ def sets(done: Result) -> Cells:
 
 
 def fooling(done: Result) -> Cells:
-    """Which label two standard nets give to pushed images."""
+    """Return which label two standard nets give to pushed images."""
     lines = [["set", "net", "the set's label", "the true label"]]
     for name, by in done["fooling"].items():
         for who, shares in by.items():
@@ -76,7 +76,7 @@ def fooling(done: Result) -> Cells:
 
 
 def leakage(done: Result) -> Cells:
-    """What linear models on robust features, and the nets, say of the test images."""
+    """Return what linear models on robust features, and the nets, say of the test images."""
     found = done["leakage"]
     count = found["features"]
     lines = [["taught by", "model", "true class", "next class"]]
@@ -88,7 +88,7 @@ def leakage(done: Result) -> Cells:
 
 
 def transfer(done: Result) -> Cells:
-    """Each architecture taught by D_det, and the adversarial examples that transfer to it."""
+    """Return each architecture taught by D_det, and the adversarial examples that transfer to it."""
     lines = [["architecture", "taught by D_det", "transfer", "on images", "attacked"]]
     for point in done["points"]:
         shares = [percent(point[key]) for key in ("accuracy", "transfer", "clean")]
@@ -99,7 +99,7 @@ def transfer(done: Result) -> Cells:
 
 
 def notes(result: Result) -> list[str]:
-    """What a reader of the tables must know."""
+    """Return what a reader of the tables must know."""
     config, measured = result["config"], result["measured"]
     lines = [
         f"{config['train']['samples']} training images of {config['train']['name']}, seed {config['seed']}"
@@ -155,7 +155,7 @@ def _correlation(found: Mapping[str, Any]) -> str:
 
 
 def deviations(config: Mapping[str, Any]) -> list[str]:
-    """Where the settings are not those of the paper's scale."""
+    """Return where the settings are not those of the paper's scale."""
     paper = SCALES["paper"].as_json()
     told = [
         f"{name.replace('_', ' ')}: {_words(config[name])} instead of {_words(wanted)}"
@@ -176,7 +176,7 @@ def _words(value: Any) -> str:
 
 
 def markdown(result: Result) -> str:
-    """The whole report as a page."""
+    """Return the whole report as a page."""
     config, measured = result["config"], result["measured"]
     parts = [f"# Ilyas et al. 2019 at the scale {config['scale']}"]
     for title, cells in tables(result).items():
@@ -193,7 +193,7 @@ def markdown(result: Result) -> str:
 
 
 def figures(result: Result) -> dict[str, str]:
-    """The figures drawn so far, by what they show: names of files in the run's folder."""
+    """Return the figures drawn so far, by what they show: names of files in the run's folder."""
     drawn: dict[str, str] = {}
     for stage in result["measured"].values():
         drawn |= stage.get("figures", {})

@@ -39,7 +39,7 @@ SETS = ("D_R", "D_NR", "D_rand", "D_det")
 
 
 def build(name: str, source: nn.Module | Frozen, base: ImageSet, **options: Any) -> ConstructedSet:
-    """The set `name` made with `source`; options are those of its construction."""
+    """Return the set `name` made with `source`; options are those of its construction."""
     kind = KINDS[name]
     make = getattr(construct, kind.construction)
     made: ConstructedSet = make(source, base, **kind.options, **options)

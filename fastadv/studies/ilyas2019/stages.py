@@ -19,17 +19,17 @@ FIRST = ("standard", "adversarial")
 
 
 def nets(maker: Maker) -> dict[str, Any]:
-    """The nets that sets are made with: a standard one, and one trained under PGD."""
+    """Return the nets that sets are made with: a standard one, and one trained under PGD."""
     return {name: _trained(maker, name) for name in FIRST}
 
 
 def sets(maker: Maker) -> dict[str, Any]:
-    """The six sets, with what their cards measured."""
+    """Return the six sets, with what their cards measured."""
     return {name: maker.set(name).card["measured"] for name in KINDS}
 
 
 def train(maker: Maker) -> dict[str, Any]:
-    """A fresh net on each set, in the ordinary way."""
+    """Return a fresh net on each set, in the ordinary way."""
     return {name: _trained(maker, name) for name in KINDS}
 
 
@@ -39,7 +39,7 @@ def _trained(maker: Maker, name: str) -> dict[str, Any]:
 
 
 def evaluate(maker: Maker) -> dict[str, Any]:
-    """Every net on the test images: all of them without an attack, the first ones under PGD in L2."""
+    """Return every net on the test images: all of them without an attack, the first ones under PGD in L2."""
     s = maker.settings
     found: dict[str, dict[str, Any]] = {}
     attacks = {
@@ -69,7 +69,7 @@ def evaluate(maker: Maker) -> dict[str, Any]:
 
 
 def controls(maker: Maker) -> dict[str, Any]:
-    """The controls of the discussion: other nets, leakage, labels without perturbations."""
+    """Return the controls of the discussion: other nets, leakage, labels without perturbations."""
     return {
         "fooling": of_controls.fooling(maker),
         "leakage": of_controls.leakage(maker),
@@ -78,7 +78,7 @@ def controls(maker: Maker) -> dict[str, Any]:
 
 
 def galleries(maker: Maker) -> dict[str, Any]:
-    """A picture of each set beside its source."""
+    """Return a picture of each set beside its source."""
     figures = {f"{name} beside its source": f"{name}.png" for name in KINDS}
     for name, file in zip(KINDS, figures.values(), strict=True):
         with writing(path := maker.folder / file):
@@ -117,7 +117,9 @@ TAKES = {
 
 
 def check_inputs(maker: Maker, stages: tuple[str, ...]) -> None:
-    """InputError where a stage takes a net or a set that is not there, and that no stage before it makes."""
+    """Raise InputError where a stage takes a net or a set that is not there, and that no stage before
+    it makes.
+    """
     coming = {part for stage in stages for part in MAKES.get(stage, ())}
     for stage in stages:
         for kind, name in TAKES.get(stage, ()):

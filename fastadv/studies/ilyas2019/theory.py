@@ -52,7 +52,7 @@ class Settings:
             raise InputError(f"radii: expected increasing finite numbers > 0, got {self.radii}")
 
     def truth(self) -> tuple[Tensor, Tensor]:
-        """(mean [2], covariance [2, 2]), float64."""
+        """Return (mean [2], covariance [2, 2]), float64."""
         turn = math.radians(self.angle)
         axes = torch.tensor([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]).double()
         variances = torch.tensor(self.deviations).double().square()
@@ -112,7 +112,7 @@ def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str,
 
 
 def learn(settings: Settings, radius: float, watch: Watch) -> Learned:
-    """Robust maximum likelihood at a radius, in every way."""
+    """Return robust maximum likelihood at a radius, in every way."""
     mean, covariance = settings.truth()
     signed = mean + whitened(covariance, settings.samples, settings.seed)
     penalty = penalty_for(covariance, radius)
@@ -128,7 +128,7 @@ def learn(settings: Settings, radius: float, watch: Watch) -> Learned:
 
 
 def of_training(learned: list[Learned]) -> Iterator[Check]:
-    """What adversarial training learned, against the solution in the ball and theorem 3."""
+    """Yield what adversarial training learned, against the solution in the ball and theorem 3."""
     for each in learned:
         at = f"training at {each.radius:g}"
         yield Check(2, f"{at}: mean", apart(each.trained_mean, each.ball_mean), NEAR)
@@ -143,7 +143,7 @@ def of_training(learned: list[Learned]) -> Iterator[Check]:
 
 
 def table(result: dict[str, Any]) -> list[list[str]]:
-    """A line for each check, the head first."""
+    """Return a line for each check, the head first."""
     lines = [
         [f"theorem {c['theorem']}", c["claim"], f"{c['deviation']:.2g}", f"{c['tolerance']:g}",
          "holds" if c["holds"] else "FAILS"]
@@ -153,7 +153,7 @@ def table(result: dict[str, Any]) -> list[list[str]]:
 
 
 def notes(result: dict[str, Any]) -> list[str]:
-    """What a reader of the table must know."""
+    """Return what a reader of the table must know."""
     robust = result["measured"]["learned"][1:]
     gaps = ", ".join(f"{each['apart']:.1%} at {each['radius']:g}" for each in robust)
     return [
@@ -164,12 +164,12 @@ def notes(result: dict[str, Any]) -> list[str]:
 
 
 def _gradient(model: GaussianClasses, images: fa.data.ImageSet) -> Tensor:
-    """[d] float64: of the difference of the two log-likelihoods; it is the same at every x."""
+    """Return [d], float64: of the difference of the two log-likelihoods; it is the same at every x."""
     direction = torch.tensor([[[-1.0, 1.0]]])
     return fa.freeze(model).jacobian(images.x[:1], direction)[1].double().flatten()
 
 
 def _large(seed: int) -> Tensor:
-    """A covariance in six dimensions, in no special direction."""
+    """Return a covariance in six dimensions, in no special direction."""
     drawn = fa.rng.normal(SIZE, fa.rng.derive(seed, "covariance"), torch.arange(SIZE)).double()
     return drawn @ drawn.T + 0.2 * torch.eye(SIZE, dtype=torch.float64)

@@ -13,7 +13,9 @@ MARGIN = 1.05  # of the box around samples and their balls
 
 
 def unlikelihood(logits: Tensor, y: Tensor, targets: Tensor | None = None) -> Tensor:
-    """[B] the negative log-likelihood of each sample in its own class; the logits are log-likelihoods."""
+    """Return [B], the negative log-likelihood of each sample in its own class; the logits are
+    log-likelihoods.
+    """
     return -logits.gather(1, y[:, None]).squeeze(1)
 
 
@@ -53,7 +55,7 @@ class GaussianClasses(nn.Module):
         return self.lower.tril(-1) + torch.diag(self.diagonal.exp())
 
     def learned(self) -> tuple[Tensor, Tensor]:
-        """(mu [d], Sigma [d, d]), float64."""
+        """Return (mu [d], Sigma [d, d]), float64."""
         factor = self._factor().detach().double()
         return (
             self.spread * self.center.detach().double(),
@@ -62,7 +64,9 @@ class GaussianClasses(nn.Module):
 
 
 def as_images(signed: Tensor, radius: float) -> tuple[ImageSet, float]:
-    """(the samples y x [n, d] as images, the scale): half of them in either class, no ball cut by the box."""
+    """Return (the samples y x [n, d] as images, the scale): half of them in either class, no ball cut by
+    the box.
+    """
     y = torch.arange(len(signed)) % 2
     scale = 2 * MARGIN * (float(signed.norm(dim=1).max()) + radius)
     x = 0.5 + signed * (2 * y - 1)[:, None] / scale
@@ -77,7 +81,8 @@ def train(
     steps: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> GaussianClasses:
-    """Robust maximum likelihood in an L2 ball by adversarial training, from mean 0 and a round covariance.
+    """Return robust maximum likelihood in an L2 ball by adversarial training, from mean 0 and a round
+    covariance.
 
     Every epoch is one batch. With radius 0 it is maximum likelihood.
     """

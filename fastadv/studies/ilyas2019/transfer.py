@@ -21,7 +21,8 @@ TOP = 105  # percent, where the axis ends
 
 
 def transfer(maker: Maker) -> dict[str, Any]:
-    """For each architecture: accuracy of a net taught by D_det; success of the standard net's adversarials.
+    """Return for each architecture: accuracy of a net taught by D_det; success of the standard net's
+    adversarials.
 
     Success is the share of test images that a net trained on the images reads correctly and loses, among
     those on which the attack fooled its source.
@@ -50,7 +51,7 @@ def transfer(maker: Maker) -> dict[str, Any]:
 
 
 def _adversarials(maker: Maker) -> tuple[ImageSet, ImageSet, Tensor]:
-    """(test images, the same attacked on the standard net, which of these it lost [N])."""
+    """Return (test images, the same attacked on the standard net, which of these it lost [N])."""
     s, test = maker.settings, maker.test
     threat = fa.L2(s.push_radius)
     attack = partial(fa.attacks.pgd, threat=threat, steps=s.attack_steps, stop_early=False, seed=s.seed)
@@ -73,7 +74,9 @@ def _accuracy(model: nn.Module, images: ImageSet) -> float:
 
 
 def correlated(pairs: Sequence[tuple[float, float]], seed: int = 0) -> dict[str, Any]:
-    """The correlation of the points and its 95% bootstrap interval over them; None for fewer than three."""
+    """Return the correlation of the points and its 95% bootstrap interval over them; None for fewer than
+    three.
+    """
     if len(pairs) < FEWEST:
         return {"correlation": None, "interval": None}
     interval = fa.evaluation.bootstrap(np.asarray(pairs), _correlation, seed=seed)
@@ -88,7 +91,7 @@ def _correlation(points: NDArray[Any]) -> float:
 
 
 def scatter(found: Mapping[str, Any], path: Path, source: str) -> None:
-    """Accuracy against transfer success, a point for each architecture, with the paper's in gray."""
+    """Draw accuracy against transfer success, a point for each architecture, with the paper's in gray."""
     figure = new_figure(5.8, 4.0, "Learned from D_det, and fooled by transfer")
     axes = figure.add_axes((0.12, 0.13, 0.62, 0.7))
     plain(axes)

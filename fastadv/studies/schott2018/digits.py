@@ -21,7 +21,7 @@ SHOWN = (2, 3, 8)
 
 
 def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]]:
-    """The model, whose training resumes after a stop, and what was measured of it.
+    """Return the model, whose training resumes after a stop, and what was measured of it.
 
     The attacks and the bound are measured on the first `abs_samples` test digits. A median distance that is
     infinite (latent descent broke less than half of the decisions) is None.
@@ -61,7 +61,7 @@ def synthesis(study: Study, watch: Watch) -> tuple[fa.models.ABS, dict[str, Any]
 
 
 def findings(figures: Mapping[str, Any], attack: str) -> list[str]:
-    """What the figures say in words."""
+    """Return what the figures say in words."""
     median = figures["latent_descent"]
     broken = (
         "latent descent breaks less than half of its decisions"

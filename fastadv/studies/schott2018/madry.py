@@ -43,7 +43,9 @@ RAMP = (
 def train(
     train_set: Any, folder: Path, watch: Watch, *, seed: int = 0, device: torch.device | None = None
 ) -> nn.Module:
-    """The trained net. Each run has a folder of its own in `folder`; what is done there is not done again."""
+    """Return the trained net. Each run has a folder of its own in `folder`; what is done there is not done
+    again.
+    """
     model = fa.models.WongCNN(tuple(train_set.shape), train_set.num_classes, seed=seed)
     for _ in climb(model, train_set, RAMP, folder, watch, steps=STEPS, seed=seed, device=device):
         pass

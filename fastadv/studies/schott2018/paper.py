@@ -42,7 +42,7 @@ def estimate(settings: Settings, *, madry_trained: bool = False) -> float:
 
 
 def started(folder: Path) -> bool:
-    """Whether `folder` holds work of the study."""
+    """Return whether `folder` holds work of the study."""
     return (folder / CELLS).exists()
 
 

@@ -96,7 +96,7 @@ class Cell:
         return passes * unrolled * MILLISECONDS[self.model][self.method.gradient] / 1000
 
     def describe(self) -> dict[str, Any]:
-        """What decides its results, but for the model and the images, as JSON."""
+        """Return what decides its results, but for the model and the images, as JSON."""
         return {
             "norm": self.method.norm,
             "attack": self.method.attack,
@@ -113,7 +113,7 @@ class Cell:
         return self.method.wrap == "transfer"
 
     def attack(self, seed: int, substitute: nn.Module | None) -> Callable[..., fa.attacks.AttackResult]:
-        """The attack as (model, x, y, ids=ids) -> AttackResult."""
+        """Return the attack as (model, x, y, ids=ids) -> AttackResult."""
         run = getattr(fa.attacks, self.method.attack)
         threat = THREATS[self.method.norm](math.inf)
         given = self.arguments | _seed(run, seed)
@@ -131,7 +131,9 @@ def _seed(run: Callable[..., Any], seed: int) -> dict[str, Any]:
 
 
 def choose(names: Iterable[str] | None, methods: Iterable[Method]) -> tuple[Method, ...]:
-    """The methods of these names, or without names all but the extra ones; InputError for an unknown name."""
+    """Return the methods of these names, or without names all but the extra ones; InputError for an
+    unknown name.
+    """
     methods = tuple(methods)
     if names is None:
         return tuple(method for method in methods if not method.extra)
@@ -165,6 +167,6 @@ class Settings:
                 )
 
     def cells(self, methods: Iterable[Method]) -> list[Cell]:
-        """The cells, model by model."""
+        """Return the cells, model by model."""
         chosen = [method for method in choose(self.attacks, methods) if method.norm in self.norms]
         return [Cell(model, method) for model in self.models for method in chosen if model in method.only]

@@ -46,7 +46,7 @@ class Published:
 
 @cache
 def published() -> dict[tuple[str, str], Published]:
-    """The curve of each (norm, model)."""
+    """Return the curve of each (norm, model)."""
     points: dict[tuple[str, str], list[tuple[float, float]]] = {}
     text = (files("fastadv.studies.schott2018") / "published.csv").read_text()
     for row in csv.DictReader(text.splitlines()):

@@ -12,7 +12,9 @@ Cells = list[list[str]]
 
 
 def overview(measured: dict[str, Any]) -> Cells:
-    """Each model in each norm, under the paper's attacks beside the published figures, and under all."""
+    """Return each model in each norm, under the paper's attacks beside the published figures, and under
+    all.
+    """
     bounds = {(line["norm"], line["model"]): line["mean"] for line in measured["bounds"]}
     lines = [
         ["norm", "model", "median", "paper", "accuracy", "paper", "median,\nall", "accuracy,\nall", "bound"]
@@ -45,7 +47,7 @@ def _beside(here: dict[str, Any] | None, known: dict[str, float]) -> list[str]:
 
 
 def attacks(measured: dict[str, Any], norm: str) -> Cells:
-    """Each attack on each model in a norm: median and accuracy, as in table 1 of the paper."""
+    """Return each attack on each model in a norm: median and accuracy, as in table 1 of the paper."""
     lines = [line for line in measured["cells"] if line["norm"] == norm]
     models = [model for model in TITLES if any(line["model"] == model for line in lines)]
     rows: Cells = [["attack", *(TITLES[model] for model in models)]]
@@ -67,7 +69,7 @@ def _both(figures: dict[str, Any] | None) -> str:
 
 
 def notes(measured: dict[str, Any]) -> list[str]:
-    """What a reader of the tables must know."""
+    """Return what a reader of the tables must know."""
     lines = [
         "median: of the distance to the smallest perturbation found, 0 for images that were wrong already; "
         "accuracy: the share of images that nothing up to the threshold breaks",
@@ -84,7 +86,7 @@ def notes(measured: dict[str, Any]) -> list[str]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The whole report as a page."""
+    """Return the whole report as a page."""
     measured, config = result["measured"], result["config"]
     norms = list(dict.fromkeys(line["norm"] for line in measured["cells"]))
     parts = [
@@ -101,10 +103,10 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def distance(value: float | None) -> str:
-    """A distance to three digits; infinite where it is None."""
+    """Return a distance to three digits; infinite where it is None."""
     return "∞" if value is None else number(value)
 
 
 def percent(share: float) -> str:
-    """A share as a whole percentage, unless that were a false 0 or 100."""
+    """Return a share as a whole percentage, unless that were a false 0 or 100."""
     return to_percent(share, 0)

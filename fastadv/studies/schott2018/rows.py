@@ -61,7 +61,7 @@ def _from_noise(settings: Settings, subjects: Subjects, work: Work) -> Iterator[
 
 
 def _floor(subject: Subject, images: Images) -> float:
-    """eta of the confidence: the median on the clean images is 0.9 (Schott et al. 2018)."""
+    """Return eta of the confidence: the median on the clean images is 0.9 (Schott et al. 2018)."""
     if subject.floor is not None:
         return subject.floor
     return confidence_floor(-fa.freeze(subject.model).verdict(images.x), subject.scale)

@@ -54,7 +54,7 @@ class Subject:
         return fa.freeze(self.model).input_threshold
 
     def attacked(self, **options: Any) -> nn.Module:
-        """The model that an attack sees."""
+        """Return the model that an attack sees."""
         return self.model if self.search is None else self.search(**options)
 
     @cached_property
@@ -140,7 +140,7 @@ class Subjects:
 
 
 def synthesis(name: str, model: fa.models.ABS) -> Subject:
-    """An ABS as a subject: attacks search on a faster one."""
+    """Return an ABS as a subject: attacks search on a faster one."""
     return Subject(
         name,
         model,

@@ -76,14 +76,14 @@ def median(distance: Tensor) -> float:
 
 
 def median_interval(distance: Tensor) -> tuple[float, float]:
-    """The 95% interval of the median, by order statistics."""
+    """Return the 95% interval of the median, by order statistics."""
     ordered, n = distance.sort().values, len(distance)
     low, high = n / 2 - Z / 2 * math.sqrt(n), n / 2 + Z / 2 * math.sqrt(n)
     return float(ordered[max(0, math.floor(low))]), float(ordered[min(n - 1, math.ceil(high))])
 
 
 def accuracy(distance: Tensor, threshold: float) -> float:
-    """The share of images that no perturbation up to the threshold breaks."""
+    """Return the share of images that no perturbation up to the threshold breaks."""
     return float((distance > threshold).double().mean())
 
 
@@ -95,7 +95,7 @@ def accuracy_interval(share: float, n: int) -> tuple[float, float]:
 
 
 def of_cell(cell: Cell, done: Done) -> dict[str, Any]:
-    """The figures of one attack on one model, as JSON."""
+    """Return the figures of one attack on one model, as JSON."""
     distance = done.tensors[cell.method.norm]
     return {
         "model": cell.model,
@@ -113,7 +113,9 @@ def of_cell(cell: Cell, done: Done) -> dict[str, Any]:
 
 
 def of_model(norm: str, model: str, found: Smallest) -> dict[str, Any]:
-    """The figures of a model in a norm under the paper's attacks and under all, beside the published ones."""
+    """Return the figures of a model in a norm under the paper's attacks and under all, beside the
+    published ones.
+    """
     known = published()[norm, model]
     return {
         "model": model,
@@ -125,7 +127,7 @@ def of_model(norm: str, model: str, found: Smallest) -> dict[str, Any]:
 
 
 def of_bound(norm: str, model: str, done: Done, found: Smallest | None) -> dict[str, Any]:
-    """The figures of the lower bound, as JSON; `broken` counts adversarials found within it."""
+    """Return the figures of the lower bound, as JSON; `broken` counts adversarials found within it."""
     radius = done.tensors["radius"].double()
     distance = torch.zeros(0) if found is None else found.all.distance.double()
     inside = (distance > 0) & (distance < radius[: len(distance)] * (1 - ROUNDING))
@@ -154,5 +156,5 @@ def _figures(found: Least, norm: str) -> dict[str, Any]:
 
 
 def finite(value: float) -> float | None:
-    """The number, or None for infinity, which JSON lacks."""
+    """Return the number, or None for infinity, which JSON lacks."""
     return value if math.isfinite(value) else None

@@ -41,7 +41,7 @@ class Images:
 
     @classmethod
     def drawn(cls, dataset: ImageSet, count: int, seed: int, device: torch.device) -> "Images":
-        """`count` images drawn without repetition; a larger count begins with the same ones."""
+        """Return `count` images drawn without repetition; a larger count begins with the same ones."""
         order = rng.permutation(len(dataset), rng.derive(seed, "images of the study"))[:count]
         x, y, ids = next(batches(dataset, len(order), order))
         return cls(x.to(device), y.to(device), ids.to(device), dataset.num_classes)
@@ -50,7 +50,7 @@ class Images:
         return len(self.y)
 
     def part(self, start: int, stop: int) -> "Images":
-        """The images from `start` to `stop`."""
+        """Return the images from `start` to `stop`."""
         return Images(self.x[start:stop], self.y[start:stop], self.ids[start:stop], self.classes)
 
 
@@ -84,7 +84,9 @@ class Work:
         compute: Callable[[Images], tuple[TENSORS, Mapping[str, int]]],
         tick: Callable[[int], None] = lambda done: None,
     ) -> Done:
-        """`compute` on every batch that is not kept yet; the results of all, in the order of the images."""
+        """Return `compute` on every batch that is not kept yet; the results of all, in the order of the
+        images.
+        """
         whole = plain({**identity, "seed": self.seed})
         short = re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")
         done: list[Done] = []
@@ -127,7 +129,7 @@ def _read(work: Mapping[str, Any], path: Path) -> Done:
 
 
 def attack(work: Work, subjects: Subjects, cell: Cell, batch_size: int, **watched: Any) -> Done:
-    """A cell on all images: x_adv [N, ...] and its distance [N] in every norm, by the norm's name.
+    """Return a cell on all images: x_adv [N, ...] and its distance [N] in every norm, by the norm's name.
 
     The model as published judges x_adv. Distances are 0 where it is wrong already, and infinite where nothing
     was found.
@@ -154,7 +156,7 @@ def attack(work: Work, subjects: Subjects, cell: Cell, batch_size: int, **watche
 
 
 def bound(work: Work, subject: Subject, norm: str, batch_size: int, **watched: Any) -> Done:
-    """radius [N] within which an ABS keeps its decision; the tight form of the bound."""
+    """Return radius [N] within which an ABS keeps its decision; the tight form of the bound."""
     assert isinstance(subject.model, fa.models.ABS)
     search = subject.model.lower_bound
 
@@ -167,7 +169,7 @@ def bound(work: Work, subject: Subject, norm: str, batch_size: int, **watched: A
 
 
 def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
-    """x_adv [B, ...] and distances [B] of the points `found`, judged by the model as published.
+    """Return x_adv [B, ...] and distances [B] of the points `found`, judged by the model as published.
 
     For a binary model each pixel first goes back to its value in x, or to the threshold if it crossed that
     (Schott et al. 2018): the model sees the same image, and the perturbation is smaller.
@@ -199,7 +201,9 @@ def proved(subject: Subject, images: Images, found: Tensor) -> TENSORS:
 
 
 def distal(work: Work, subject: Subject, floor: float) -> Done:
-    """x [N, ...] that start from noise until the model is confident of the classes `y` of the images."""
+    """Return x [N, ...] that start from noise until the model is confident of the classes `y` of the
+    images.
+    """
     options: dict[str, Any] = {"steps": DISTAL_STEPS, "confidence": 0.9}
     options |= {"scale": subject.scale, "floor": floor}
 
