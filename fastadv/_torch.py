@@ -74,7 +74,7 @@ def convert(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
 
 
 def without_donated_buffers() -> AbstractContextManager[Any]:
-    """Inside, torch.compile makes passes through whose graph one may go back twice."""
+    """Let torch.compile make passes that can be differentiated twice, inside."""
     from torch._functorch import config
 
     return config.patch(donated_buffer=False)  # type: ignore[no-any-return]

@@ -181,6 +181,32 @@ def test_bench_rows_say_where_they_come_from():
             assert {"device", "cpu", "gpu"} & flat.keys(), f"{path.name}:{number} names no device"
 
 
+# words that begin a docstring that names a thing, where one that says what is done would begin with a verb
+NOUNS = {"The", "A", "An", "Whether", "What", "How", "Which", "Where", "Who", "One", "All", "Each", "Every"}
+NOUNS |= {"This", "These", "Those", "Of", "For", "As", "In", "Inside,", "InputError", "Raises", "Returns"}
+BRITISH = re.compile(
+    r"\b\w*(?:(?:maxim|minim|random|normal|optim|initial|summar|regular|quant|binar)is(?!m|t)"
+    r"|(?:neighb|behavi|fav)our|labelled|modelled|learnt\b|centre\b)\w*",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_docstrings_of_functions_begin_with_a_verb(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        text = ast.get_docstring(node) if isinstance(node, Function) else None
+        if text and not any("property" in ast.unparse(decorator) for decorator in node.decorator_list):
+            first = text.split()[0]
+            assert first[0].isupper(), f"{path}:{node.lineno}: {first}"
+            assert first not in NOUNS, f"{path}:{node.lineno}: {first}"
+
+
+def test_spelling_is_american():
+    pages = [*SOURCES, *ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    found = {path.name: words for path in pages if (words := BRITISH.findall(path.read_text()))}
+    assert found.keys() <= {Path(__file__).name}, found
+
+
 def test_the_checks_can_fail():
     tree = ast.parse(
         "class A:\n    def f(self): x.item()\ndef _h(): eval('1')\ndef k(eps): torch.cuda.manual_seed(1)\n"

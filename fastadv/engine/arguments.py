@@ -8,7 +8,9 @@ from fastadv.errors import InputError
 
 
 def check_input(x: object, device: torch.device | None) -> Tensor:
-    """`x` detached, for a model on `device`; InputError unless it is a floating tensor [B, ...] there."""
+    """Return `x` detached, for a model on `device`; InputError unless it is a floating tensor [B, ...]
+    there.
+    """
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0:
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise InputError(f"x: expected a floating tensor [B, ...], got {got}; convert it")
@@ -18,7 +20,7 @@ def check_input(x: object, device: torch.device | None) -> Tensor:
 
 
 def plain(x: Tensor) -> Tensor:
-    """`x` detached and of no subclass; InputError where it is not dense."""
+    """Return `x` detached and of no subclass; InputError where it is not dense."""
     if is_transformed():
         raise InputError(
             "x: expected a plain tensor, got one inside a transform of torch.func; call it outside"
@@ -39,7 +41,7 @@ def indices(name: str, given: object) -> Tensor | None:
 
 
 def checked_directions(given: object, logits: Tensor) -> Tensor:
-    """`given` detached; InputError unless it is a floating [B, C, K] that fits the logits [B, K]."""
+    """Return `given` detached; InputError unless it is a floating [B, C, K] that fits the logits [B, K]."""
     if (
         not isinstance(given, Tensor)
         or not given.is_floating_point()
@@ -58,7 +60,9 @@ def checked_directions(given: object, logits: Tensor) -> Tensor:
 
 
 def checked_logits(logits: object, size: int) -> Tensor:
-    """`logits` in float32, or float64 where they are; InputError unless they are [B, K] with B = `size`."""
+    """Return `logits` in float32, or float64 where they are; InputError unless they are [B, K] with B =
+    `size`.
+    """
     rows = logits if isinstance(logits, Tensor) and logits.is_floating_point() else None
     if rows is None or rows.ndim != 2 or len(rows) != size:
         got = type(logits).__name__

@@ -22,12 +22,12 @@ FOUR = 2  # bits of a number: sizes up to four times each other are of one class
 
 
 def size_class(x: Tensor) -> Hashable:
-    """What batches have in common that take the same ways through kernels."""
+    """Return what batches have in common that take the same ways through kernels."""
     return x.dtype, tuple(x.shape[1:]), len(x).bit_length() // FOUR
 
 
 def captures(x: Tensor) -> bool:
-    """Whether a CUDA graph is being captured, where no value can be read."""
+    """Return whether a CUDA graph is being captured, where no value can be read."""
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
@@ -42,17 +42,19 @@ class Trusted:
 
     @classmethod
     def of(cls, source: object, given: object, options: Options) -> "Trusted":
-        """Those of a model that follows its source, which are known from its last time; else new ones."""
+        """Return those of a model that follows its source, which are known from its last time; else new
+        ones.
+        """
         if options.fold or not (isinstance(source, nn.Module) and isinstance(given, nn.Module)):
             return cls()
         return _following.setdefault(source, {}).setdefault((options, _build(given)), cls())
 
     def knows(self, used: Hashable, x: Tensor) -> bool:
-        """Whether a pass of as many rows like x, or more of the same size class, was compared."""
+        """Return whether a pass of as many rows like x, or more of the same size class, was compared."""
         return len(x) <= self._kinds.get((used, size_class(x)), 0)
 
     def knows_size(self, x: Tensor) -> bool:
-        """Whether any pass of as many rows was."""
+        """Return whether any pass of as many rows was."""
         return len(x) <= self._classes.get(size_class(x), 0)
 
     def add(self, used: Hashable, x: Tensor) -> None:
@@ -65,13 +67,14 @@ _following: "WeakKeyDictionary[nn.Module, dict[Any, Trusted]]" = WeakKeyDictiona
 
 
 def _build(model: nn.Module) -> Hashable:
-    """What a model is made of, so that another one put together since is not trusted in its place."""
+    """Return what a model is made of, so that another one put together since is not trusted in its place."""
     own = ("forward", "_conv_forward")
     return tuple((type(part), *(name for name in own if name in vars(part))) for part in model.modules())
 
 
 def compared(search: "SearchTwin", used: Hashable, x: Tensor, by_logits: Tensor, gradient: Tensor) -> bool:
-    """Whether `gradient` may be used: that of by_logits [B, K] @ logits at x, by a pass that `used` rewrites.
+    """Return whether `gradient` may be used: that of by_logits [B, K] @ logits at x, by a pass that `used`
+    rewrites.
 
     The first pass of each kind is compared with the model as given. Where that does not agree, what was wrong
     is left, and the pass is to be taken again.
@@ -147,5 +150,5 @@ def leave_culprit(search: "SearchTwin", agrees: Callable[[], bool]) -> str | Non
 
 
 def left_out(name: str | None, why: str) -> str:
-    """The note for what was left; None stands for all."""
+    """Return the note for what was left; None stands for all."""
     return f"fell back to the model as given: {why}" if name is None else f"not {name}: {why}"

@@ -60,31 +60,31 @@ class Form:
         return laid_out(x, self.channels_last)
 
     def ready(self, x: Tensor) -> Tensor:
-        """`x` in its layout and precision."""
+        """Return `x` in its layout and precision."""
         return self.layout(x).to(self.weights or x.dtype)
 
     def lens(self) -> Lens | None:
-        """What a pass is seen through; None where nothing is rewritten, and in compiled code."""
+        """Return what a pass is seen through; None where nothing is rewritten, and in compiled code."""
         return self.rewriting.lens() if self.rewriting and not self.compiled else None
 
     @contextmanager
     def precisely(self, device: str) -> Iterator[None]:
-        """Inside, a pass computes in its precision, whatever autocast is on around it."""
+        """Compute in its precision inside, whatever autocast is on around."""
         # the cache would keep stale casts of weights that are being trained
         cast = torch.autocast(device, dtype=self.autocast, cache_enabled=False) if self.autocast else None
         with cast or no_autocast(device), tf32() if self.tf32 else nullcontext():
             yield
 
     def without_compiler(self) -> "Form":
-        """The same, not compiled."""
+        """Return the same, not compiled."""
         return replace(self, model=uncompiled(self.model))
 
     def without(self, *names: str) -> "Form":
-        """The same without these rewrites."""
+        """Return the same without these rewrites."""
         return replace(self, rewriting=self.rewriting.without(*names))
 
     def without_functions(self) -> "Form":
-        """The same without any rewrite but the layout."""
+        """Return the same without any rewrite but the layout."""
         return self.without(*(name for name in self.rewriting.names if name != CHANNELS_LAST.name))
 
 
@@ -134,10 +134,10 @@ WAYS = (
 
 
 def is_module(form: Form) -> bool:
-    """Whether its model is a module, of which something is known."""
+    """Return whether its model is a module, of which something is known."""
     return isinstance(form.model, nn.Module)
 
 
 def uncompiled(model: Model) -> Model:
-    """What was compiled; the model itself where nothing was."""
+    """Return what was compiled; the model itself where nothing was."""
     return unwrap(model) if isinstance(model, nn.Module) else getattr(model, COMPILED_FUNCTION, model)

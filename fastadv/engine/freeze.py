@@ -38,7 +38,7 @@ def freeze(
     tune: bool | None = None,
     without: Iterable[str] | None = None,
 ) -> Frozen:
-    """A fixed classifier made fast for attacks; the model itself is left exactly as it was.
+    """Return a fixed classifier made fast for attacks; the model itself is left exactly as it was.
 
     The verdict twin is the model in eval mode, sharing its parameters; nothing of it is rewritten. The search
     twin runs the same Python. It is channels-last for networks with two-dimensional convolutions and in
@@ -159,7 +159,7 @@ def _check_possible(
     dtype: torch.dtype | None,
     options: Options,
 ) -> None:
-    """InputError where the options cannot be had of that model."""
+    """Raise InputError where the options cannot be had of that model."""
     if options.cuda_graph and module is not None and estimates_gradients(module):
         raise InputError(
             "freeze: expected a model with gradients of its own for cuda_graph, got one that estimates them, "

@@ -57,7 +57,9 @@ class Frozen:
         device: torch.device | None = None,
         fastest: Callable[[Tensor], tuple["Frozen", str] | None] | None = None,
     ) -> None:
-        """`fastest` gives the fastest way to search on a batch with finite logits, and a note."""
+        """Take what `freeze` made: `fastest` gives the fastest way to search on a batch with finite
+        logits, and a note.
+        """
         self.model, self.search = given.model, search
         self.source, self.options, self.dtype = source, options, dtype
         self.forwards = 0
@@ -99,7 +101,7 @@ class Frozen:
         return value if isinstance(value, float) else None
 
     def describe(self) -> dict[str, Any]:
-        """The options that can change results, for the identity of a run."""
+        """Return the options that can change results, for the identity of a run."""
         return self.options.describe()
 
     def layout(self, x: Tensor) -> Tensor:
@@ -107,7 +109,7 @@ class Frozen:
         return self.search.form.layout(x)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Logits [B, K] of the search twin for x [B, ...], the mean of `eot` passes; no gradient.
+        """Return logits [B, K] of the search twin for x [B, ...], the mean of `eot` passes; no gradient.
 
         Raises InputError where x is no floating tensor on the model's device, or the logits are not [B, K]
         with K >= 2.
@@ -119,7 +121,9 @@ class Frozen:
             return self.search.passed("logits", self.search.logits, x)
 
     def verdict(self, x: Tensor) -> Tensor:
-        """Logits [B, K] of the model as given, in eval mode and its own precision, to which x is cast."""
+        """Return logits [B, K] of the model as given, in eval mode and its own precision, to which x is
+        cast.
+        """
         with torch.inference_mode(False), torch.no_grad():
             x = check_input(x, self._device).contiguous()
             self.forwards += len(x)
@@ -129,7 +133,7 @@ class Frozen:
             return logits.clone()  # the next pass of the model may write into what this one returned
 
     def confidence(self, x: Tensor) -> Tensor:
-        """The probability [B, K] that the model as given calls each class, in eval mode.
+        """Return the probability [B, K] that the model as given calls each class, in eval mode.
 
         It is the model's own `confidence(x)` where it has one, otherwise that of its logits
         (`log_confidence`): the softmax, unless it says otherwise.
@@ -152,7 +156,7 @@ class Frozen:
         targets: Tensor | None = None,
         direction: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(loss [B], logits [B, K], gradient like x) of a per-sample loss at x [B, ...].
+        """Return (loss [B], logits [B, K], gradient like x) of a per-sample loss at x [B, ...].
 
         y may be None where targets, or a loss that does not read it, are given. Losses are summed, so that a
         sample's gradient does not depend on its batch. With `direction` the gradient is right only up to a
@@ -198,7 +202,8 @@ class Frozen:
             return value / passes, logits / passes, gradient / passes
 
     def jacobian(self, x: Tensor, directions: Tensor | Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """(logits [B, K], gradients [B, C, ...] like x) of the functions directions[:, c] @ logits at x.
+        """Return (logits [B, K], gradients [B, C, ...] like x) of the functions directions[:, c] @ logits at
+        x.
 
         One forward, and C backward passes that share it. `directions` [B, C, K] may also be a function of the
         logits [B, K] of that forward, so that classes can be chosen by them; one-hot rows give rows of the
@@ -226,11 +231,13 @@ class Frozen:
         return self._settled
 
     def ready_to_capture(self, x: Tensor) -> bool:
-        """Whether what is captured for rows like x stays: settled, and its gradient compared."""
+        """Return whether what is captured for rows like x stays: settled, and its gradient compared."""
         return self._settled and self.search.knows(x)
 
     def check(self, x: Tensor) -> bool:
-        """`settle` on rows that stand for others; with `tune` the first batch that is attacked settles it."""
+        """Return `settle` on rows that stand for others; with `tune` the first batch that is attacked
+        settles it.
+        """
         return self._fastest is not None or self.settle(x)
 
     def settle(self, x: Tensor, verdict: Tensor | None = None) -> bool:
@@ -272,7 +279,7 @@ class Frozen:
         return True
 
     def _agrees(self, x: Tensor, given: Tensor) -> bool:
-        """Whether the search twin gives the logits `given` at x, if need be without a rewrite.
+        """Return whether the search twin gives the logits `given` at x, if need be without a rewrite.
 
         Where it does not, it is replaced by the model as given.
         """
@@ -284,7 +291,7 @@ class Frozen:
         return culprit is not None
 
     def _apart(self, x: Tensor, given: Tensor) -> str | None:
-        """In what the search twin differs from the logits `given` at x by more than rounding."""
+        """Return in what the search twin differs from the logits `given` at x by more than rounding."""
         search = self.search
         try:
             self.forwards += len(x) * (1 + search.learns)

@@ -61,7 +61,7 @@ class Graphs:
         self, key: Hashable, given: Mapping[str, Tensor | None], make: Callable[[Rows], Step],
         wanted: tuple[str, ...], times: int = 1,
     ) -> list[Tensor]:  # fmt: skip
-        """What `times` steps in a row make of the rows `given`: copies of those that are `wanted`.
+        """Return what `times` steps in a row make of the rows `given`: copies of those that are `wanted`.
 
         make(rows) gives the step, which reads and writes `rows` and may add to them. `make` is not called
         again once a step with the same `key` has been captured for rows of the same bucket and kinds; the key
@@ -89,8 +89,8 @@ def _made(given: Rows, size: int) -> tuple[Rows, Replay]:
 
 
 def padded(tensor: Tensor, size: int) -> Tensor:
-    """A copy with `size` rows in the same memory layout. Spare ones repeat real samples, so that no pass
-    meets a value that the model would not.
+    """Return a copy with `size` rows in the same memory layout. Spare ones repeat real samples, so that no
+    pass meets a value that the model would not.
     """
     copy = tensor[torch.arange(size, device=tensor.device) % len(tensor)]
     return copy.contiguous(memory_format=torch.channels_last) if _channels_last(tensor) else copy
@@ -104,7 +104,7 @@ def replayed_gradient(
     graphs: Graphs, gradient: Callable[..., Gradient], key: Hashable,
     x: Tensor, y: Tensor | None, targets: Tensor | None,
 ) -> Gradient:  # fmt: skip
-    """`gradient(x, y, targets)`, for at least one sample, by one of the graphs."""
+    """Return `gradient(x, y, targets)`, for at least one sample, by one of the graphs."""
 
     def make(rows: Rows) -> Step:
         def step() -> None:

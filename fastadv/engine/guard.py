@@ -50,7 +50,7 @@ def some_rows(count: int, device: torch.device) -> Tensor:
 
 
 def agrees(ways: Ways, x: Tensor, by_logits: Tensor, found: Tensor, format: Format) -> bool | None:
-    """Whether the gradients `found` by the search at x, computed in `format`, are those of the model.
+    """Return whether the gradients `found` by the search at x, computed in `format`, are those of the model.
 
     None where no row has a gradient to compare.
     """
@@ -85,7 +85,7 @@ def _same(
     tolerance: float,
     rows: Tensor | None,
 ) -> bool:
-    """Whether gradients differ by rounding, or by as much as that of the model does beside a kink."""
+    """Return whether gradients differ by rounding, or by as much as that of the model does beside a kink."""
     apart, length = _length(found - expected), _length(expected)
     off = apart > tolerance * length
     if rows is not None:
@@ -111,7 +111,7 @@ def _same(
 def _same_direction(
     ways: Ways, x: Tensor, by_logits: Tensor, found: Tensor, expected: Tensor, rows: Tensor | None
 ) -> bool:
-    """Whether gradients in half precision are as near to the model's as that precision allows."""
+    """Return whether gradients in half precision are as near to the model's as that precision allows."""
 
     def measure(gradient: Tensor) -> tuple[float, float]:
         kept = slice(None) if rows is None else rows
@@ -127,7 +127,7 @@ def _same_direction(
 
 
 def _randomized_alike(ways: Ways, x: Tensor, by_logits: Tensor, rows: Tensor, format: Format) -> bool:
-    """Whether gradients differ no more than those of the model from pass to pass."""
+    """Return whether gradients differ no more than those of the model from pass to pass."""
     with generators_kept(x.device):
         expected = ways.given(x, by_logits)
         again = ways.given(x, by_logits)
@@ -156,7 +156,7 @@ def _length(gradient: Tensor) -> Tensor:
 
 
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
-    """[B]; 1 where both are zero."""
+    """Return [B]; 1 where both are zero."""
     one, other = (each.flatten(1).double() for each in (one, other))
     both = (one == 0).all(1) & (other == 0).all(1)
     alike: Tensor = cosine_similarity(one, other, dim=1, eps=1e-300)

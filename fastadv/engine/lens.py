@@ -73,13 +73,13 @@ class Lens(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def finish(self, logits: object, replays: bool = False) -> None:
-        """Raises Refused where a folded layer was not followed by its BatchNorm, after all."""
+        """Raise Refused where a folded layer was not followed by its BatchNorm, after all."""
         if self._reads is not None:
             self._reads.finish(logits, replays)
 
 
 def unseen(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """The backward of a function of this library, from `backward(ctx, saved tensors, *gradients)`.
+    """Return the backward of a function of this library, from `backward(ctx, saved tensors, *gradients)`.
 
     No `Lens` looks at what it calls, since each look takes time; at what a checkpoint computes again, to have
     the saved tensors, it does.

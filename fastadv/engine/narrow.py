@@ -13,7 +13,7 @@ from fastadv.engine.precision import HALF, has_tf32
 
 
 def may_take_tf32(module: nn.Module | None, device: torch.device | None) -> bool:
-    """Whether anything of the module would be computed in TF32."""
+    """Return whether anything of the module would be computed in TF32."""
     return (
         module is not None
         and device is not None
@@ -23,7 +23,9 @@ def may_take_tf32(module: nn.Module | None, device: torch.device | None) -> bool
 
 
 def narrowed(form: Form, options: Options) -> Form:
-    """The form in the precision asked for; half precision converts the weights of its model in place."""
+    """Return the form in the precision asked for; half precision converts the weights of its model in
+    place.
+    """
     half = HALF.get(options.precision)
     if half is None:
         return replace(form, tf32=True)
@@ -34,7 +36,7 @@ def narrowed(form: Form, options: Options) -> Form:
 
 
 def _converted(search: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """`search` in half precision, in place; normalization layers with statistics stay in float32."""
+    """Return `search` in half precision, in place; normalization layers with statistics stay in float32."""
     kept = {
         id(tensor)
         for part in search.modules()

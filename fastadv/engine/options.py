@@ -26,11 +26,11 @@ class Options:
     as_given: bool = False
 
     def asked(self) -> dict[str, Any]:
-        """The arguments of `freeze` that ask for them."""
+        """Return the arguments of `freeze` that ask for them."""
         return {name: value for name, value in asdict(self).items() if name != "as_given"}
 
     def describe(self) -> dict[str, Any]:
-        """Those that can change results, for the identity of a run; the later ones only if set."""
+        """Return those that can change results, for the identity of a run; the later ones only if set."""
         always = {name: getattr(self, name) for name in ("precision", "fold", "compile", "eot")}
         tuned = {"tune": True} if self.tune else {}
         return always | tuned | ({"without": list(self.without)} if self.without else {})

@@ -80,7 +80,7 @@ class Parts:
     """
 
     def __init__(self, source: nn.Module, search: nn.Module, winograd: bool) -> None:
-        """`winograd` says whether its convolutions may go by that method."""
+        """Plan for a model: `winograd` says whether its convolutions may go by that method."""
         self._source, self._search, self._winograd = source, search, winograd
 
     @classmethod
@@ -92,12 +92,12 @@ class Parts:
         return cls(cast(nn.Module, source), cast(nn.Module, form.model), "winograd" in form.rewriting.names)
 
     def worth_splitting(self, x: Tensor) -> bool:
-        """Whether x [B, ...] may gain from passing in parts."""
+        """Return whether x [B, ...] may gain from passing in parts."""
         many = len(x) > LEAST * torch.get_num_threads() and x.numel() * x.element_size() * WIDEST > BYTES
         return many and x.device.type == "cpu" and self._may_split
 
     def at_once(self, run: Callable[[Tensor], Tensor], x: Tensor) -> int:
-        """How many rows like x [3, ...] to pass at once, which `run` passes to find out."""
+        """Return how many rows like x [3, ...] to pass at once, which `run` passes to find out."""
         key = (x.dtype, *x.shape[1:])
         if key not in self._bytes_a_row:
             self._bytes_a_row[key] = max(_bytes_of_a_row(run, x), 1)
@@ -121,13 +121,15 @@ class Parts:
 
 
 def mixes_rows(model: nn.Module) -> bool:
-    """Whether a BatchNorm takes its statistics from the batch."""
+    """Return whether a BatchNorm takes its statistics from the batch."""
     norms = [part for part in model.modules() if isinstance(part, BatchNorm)]
     return any(norm.training or norm.running_mean is None for norm in norms)
 
 
 def _architecture(model: nn.Module) -> tuple[Any, ...]:
-    """What the sizes of activations depend on, weights apart: types, settings and shapes of all parts."""
+    """Return what the sizes of activations depend on, weights apart: types, settings and shapes of all
+    parts.
+    """
     return tuple(
         (_kind(part), part.extra_repr(), *(tensor.shape for tensor in part.parameters(recurse=False)))
         for part in model.modules()

@@ -46,7 +46,9 @@ class Pipeline:
         as_given: Form,
         narrow: bool = False,
     ) -> None:
-        """`as_given`: the form of the model as given. `narrow`: round more once logits were compared."""
+        """Start from forms of a model. `as_given`: the form of the model as given. `narrow`: round more
+        once logits were compared.
+        """
         self.given, self.notes, self.source, self.options = given, notes, source, options
         self.as_given, self.narrow = as_given, narrow
         self.lock, self.rewrote = Lock(), False
@@ -95,7 +97,7 @@ class Pipeline:
         return self.form.model is not self.as_given.model or self.form.rounds is not None
 
     def passed(self, kind: str, step: Callable[..., T], x: Tensor, *rows: Any, whole: bool = False) -> T:
-        """step(x, *rows) by the ways of this twin; the results [B, ...] of parts are joined.
+        """Return step(x, *rows) by the ways of this twin; the results [B, ...] of parts are joined.
 
         kind: names the pass: another one may have room for other numbers of rows. whole: all rows at once.
         """
@@ -129,7 +131,9 @@ class Pipeline:
         return made[0] if len(made) == 1 else joined(made)
 
     def _rows_at_once(self, kind: str, x: Tensor) -> int:
-        """How many rows pass together: as many as is fastest, of those that memory is not known to refuse."""
+        """Return how many rows pass together: as many as is fastest, of those that memory is not known to
+        refuse.
+        """
         rows, parts = len(x), self.parts
         if kind != VERDICT and parts is not None and parts.worth_splitting(x):
             # not counted: it is done once for a model, and the cost of a call is not that of what came before
@@ -138,7 +142,9 @@ class Pipeline:
         return rows if self.room is None else min(rows, self.room.most(kind, x))
 
     def _mended(self, step: Callable[..., T], given: tuple[Any, ...], error: Exception) -> T:
-        """step(*given) without what it fails with, from now on; raises `error` where it always fails."""
+        """Return step(*given) without what it fails with, from now on; raises `error` where it always
+        fails.
+        """
         form, rewrote, why = self.form, self.rewrote, first_line(error)
         for way in WAYS:
             if not way.takes(form, rewrote, why):
@@ -159,7 +165,7 @@ class Pipeline:
         raise error
 
     def unfolding(self, step: Callable[..., T], *given: Any) -> T:
-        """step(*given), without the folded pairs that refuse it."""
+        """Return step(*given), without the folded pairs that refuse it."""
         while True:
             try:
                 return step(*given)
@@ -173,7 +179,7 @@ class Pipeline:
             self.notes.add(f"not folded: {refused.pair.name}, {why}")
 
     def forward(self, x: Tensor, form: Form, lens: Lens | None) -> Tensor:
-        """The logits of x, which is ready for that form, seen through `lens`."""
+        """Return the logits of x, which is ready for that form, seen through `lens`."""
         with form.precisely(x.device.type):
             if lens is None:
                 return self.given(x, form.model)
@@ -189,14 +195,14 @@ class Pipeline:
         return logits
 
     def once(self, x: Tensor) -> Tensor:
-        """The logits of one pass of x."""
+        """Return the logits of one pass of x."""
         form = self.form
         return self.forward(form.ready(x), form, form.lens())
 
     def captured(
         self, step: Callable[..., Gradient], x: Tensor, *rows: Tensor | None, key: Hashable
     ) -> Gradient | None:
-        """passed("gradient", step, x, *rows) by a CUDA graph; None where there is none.
+        """Return passed("gradient", step, x, *rows) by a CUDA graph; None where there is none.
 
         key: everything else that the step depends on.
         """
@@ -237,10 +243,10 @@ class Pipeline:
         return nullcontext() if self.graphs is None else self.graphs.set_aside()
 
     def fits(self, x: Tensor) -> int:
-        """How many rows of x are not known to be too many for the memory of a gradient."""
+        """Return how many rows of x are not known to be too many for the memory of a gradient."""
         return len(x) if self.room is None else self.room.most("gradient", x)
 
 
 def first_line(error: Exception) -> str:
-    """Of its message; its type where it has none."""
+    """Return that of its message; its type where it has none."""
     return str(error).partition("\n")[0] or type(error).__name__

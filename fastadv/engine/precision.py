@@ -13,7 +13,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # those that are dtypes 
 
 
 def has_tf32(device: torch.device) -> bool:
-    """Whether the device multiplies float32 in TF32 where it may."""
+    """Return whether the device multiplies float32 in TF32 where it may."""
     if device.type != "cuda":
         return False
     with torch.cuda.device(device):
@@ -22,7 +22,7 @@ def has_tf32(device: torch.device) -> bool:
 
 @contextmanager
 def no_autocast(device: str) -> Iterator[None]:
-    """Inside, nothing is cast, whatever is on around it."""
+    """Cast nothing inside, whatever is on around."""
     if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
         yield
         return
@@ -57,7 +57,7 @@ def tf32() -> Iterator[None]:
 
 @contextmanager
 def _switch() -> Iterator[None]:
-    """torch has a switch for each kind of operation and an older one for all matrix products.
+    """Switch inside: torch has a switch for each kind of operation and an older one for all matrix products.
 
     Code that reads the older one, as parts of torch.compile do, raises where they disagree, so both are set.
     """
@@ -80,7 +80,7 @@ def _switch() -> Iterator[None]:
 
 
 def _older() -> str | None:
-    """The older switch; None where it cannot be read, because the caller has set the others alone."""
+    """Return the older switch; None where it cannot be read, because the caller has set the others alone."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:

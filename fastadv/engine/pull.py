@@ -13,7 +13,7 @@ LARGEST = 64.0
 def pull(
     attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False, whole: bool = False
 ) -> Tensor:
-    """The gradient at `leaf` of by_logits @ logits, given the logits `attached` to their graph.
+    """Return the gradient at `leaf` of by_logits @ logits, given the logits `attached` to their graph.
 
     whole: take those to all leaves, as reentrant checkpoints demand; the model's weights want none.
     """
@@ -35,7 +35,7 @@ def pull(
 def _run(
     attached: Tensor, by_logits: Tensor, retain_graph: bool, leaves: tuple[Tensor, ...]
 ) -> tuple[Tensor | None, ...]:
-    """`torch.autograd.grad`, or `backward` where no leaves are named.
+    """Return `torch.autograd.grad`, or `backward` where no leaves are named.
 
     Those two are functions that a `TorchFunctionMode` sees, and what they call it does not: not what a
     checkpoint computes again, which has to be rewritten as it was before. So the engine is called itself.
@@ -49,7 +49,7 @@ def _run(
 def pull_scaled(
     attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool, apart: bool, whole: bool = False
 ) -> Tensor:
-    """The same in float32, for a graph in float16, where small gradients would vanish.
+    """Return the same in float32, for a graph in float16, where small gradients would vanish.
 
     apart: no logit depends on another sample, so each sample may have a scale of its own.
     """

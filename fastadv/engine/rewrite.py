@@ -42,17 +42,19 @@ class Subject:
 
 
 def on_cpu(subject: Subject) -> bool:
-    """Whether it runs on the CPU."""
+    """Return whether it runs on the CPU."""
     return subject.on_cpu
 
 
 def may_round(subject: Subject) -> bool:
-    """Whether it runs on the CPU, and logits may change by rounding."""
+    """Return whether it runs on the CPU, and logits may change by rounding."""
     return subject.on_cpu and not subject.exact
 
 
 def has_conv2d(model: nn.Module) -> bool:
-    """Whether the module holds a two-dimensional convolution, which is faster in channels-last layout."""
+    """Return whether the module holds a two-dimensional convolution, which is faster in channels-last
+    layout.
+    """
     return any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in model.modules())
 
 
@@ -72,7 +74,7 @@ class Rewrite:
     exact: bool = False
 
     def ways(self, subject: Subject) -> Ways:
-        """Those for that model."""
+        """Return those for that model."""
         return self.replace(subject) if callable(self.replace) else self.replace
 
 
@@ -95,11 +97,11 @@ class Rewriting:
         self.exact = all(rewrite.exact for rewrite in self._made)
 
     def __bool__(self) -> bool:
-        """Whether a pass has to be seen through a `Lens`."""
+        """Return whether a pass has to be seen through a `Lens`."""
         return bool(self.ways) or self.folds is not None
 
     def without(self, *names: str) -> "Rewriting":
-        """All but these."""
+        """Return all but these."""
         fewer = copy(self)
         fewer._made = {rewrite: made for rewrite, made in self._made.items() if rewrite.name not in names}
         fewer.folds = None if Folds.name in names else self.folds
@@ -107,10 +109,10 @@ class Rewriting:
         return fewer
 
     def lens(self, watch: Watch | None = None) -> Lens:
-        """What one pass is seen through; one that is watched is not folded."""
+        """Return what one pass is seen through; one that is watched is not folded."""
         return Lens(self.ways, watch or (Promises(self.folds) if self.folds is not None else None))
 
     def notes(self, used: Iterable[str]) -> list[str]:
-        """The notes of the rewrites named."""
+        """Return the notes of the rewrites named."""
         names = set(used)
         return [rewrite.note for rewrite in self._made if rewrite.name in names and rewrite.note]

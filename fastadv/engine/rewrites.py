@@ -28,7 +28,7 @@ NAMES = tuple(rewrite.name for rewrite in REWRITES)
 def applicable(
     model: nn.Module, dtype: torch.dtype | None, exact: bool, without: Iterable[str] = ()
 ) -> list[Rewrite]:
-    """The rewrites for a model that is to compute in `dtype`, but for those switched off.
+    """Return the rewrites for a model that is to compute in `dtype`, but for those switched off.
 
     exact: only those that leave each logit as it is, to the last bit.
     """
@@ -42,12 +42,12 @@ def applicable(
 
 
 def switched_off() -> tuple[str, ...]:
-    """The rewrites that FASTADV_WITHOUT names; InputError for one that does not exist."""
+    """Return the rewrites that FASTADV_WITHOUT names; InputError for one that does not exist."""
     return checked_names(filter(None, map(str.strip, os.environ.get(VARIABLE, "").split(","))), VARIABLE)
 
 
 def checked_names(names: object, what: str) -> tuple[str, ...]:
-    """The names in order, each once; InputError unless all are those of rewrites."""
+    """Return the names in order, each once; InputError unless all are those of rewrites."""
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise InputError(f"{what}: expected names of rewrites, such as ('winograd',), got {names!r}")
     given = set(names)

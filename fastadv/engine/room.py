@@ -15,15 +15,17 @@ T = TypeVar("T")  # a tensor [B, ...], or a tuple of such
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether the error says that memory ran out: that of a GPU, or what the system gives to a process."""
+    """Return whether the error says that memory ran out: that of a GPU, or what the system gives to a
+    process.
+    """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def slices(size: int, most: int) -> list[slice]:
-    """As few parts of `size` rows as have at most so many: of nearly equal size, since a model may mind a
-    single row.
+    """Return as few parts of `size` rows as have at most so many: of nearly equal size, since a model may
+    mind a single row.
     """
     count = max(math.ceil(size / max(most, 1)), 1)
     ends = [math.ceil(size * part / count) for part in range(count + 1)]
@@ -31,12 +33,12 @@ def slices(size: int, most: int) -> list[slice]:
 
 
 def cut(part: slice, *others: Tensor | None) -> list[Tensor | None]:
-    """The rows of a part."""
+    """Return the rows of a part."""
     return [None if other is None else other[part] for other in others]
 
 
 def joined(parts: list[T]) -> T:
-    """The results of the parts as one."""
+    """Return the results of the parts as one."""
     results: list[Any] = parts
     if isinstance(parts[0], Tensor):
         return cast(T, torch.cat(results))
@@ -50,7 +52,7 @@ class Room:
         self._most: dict[Any, int] = {}
 
     def most(self, kind: str, x: Tensor) -> int:
-        """How many of the rows of x are known to fit into that pass, or not known not to."""
+        """Return how many of the rows of x are known to fit into that pass, or not known not to."""
         return min(self._most.get(self._key(kind, x), len(x)), len(x))
 
     @staticmethod
@@ -81,5 +83,5 @@ _known: "WeakKeyDictionary[nn.Module, Room]" = WeakKeyDictionary()
 
 
 def room_of(model: object) -> Room:
-    """What is known of the model so far; of a function, nothing is kept."""
+    """Return what is known of the model so far; of a function, nothing is kept."""
     return _known.setdefault(model, Room()) if isinstance(model, nn.Module) else Room()

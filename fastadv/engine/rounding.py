@@ -20,7 +20,7 @@ PASSES = 8
 
 
 def bound(format: Format) -> float:
-    """The entry of ROUNDING; that of float32 where the format is not known."""
+    """Return the entry of ROUNDING; that of float32 where the format is not known."""
     return ROUNDING.get(format, ROUNDING[torch.float32])
 
 
@@ -31,7 +31,8 @@ def compare(
     verdict: Callable[[], Tensor],
     search: Callable[[], Tensor],
 ) -> tuple[float, float, bool]:
-    """(difference, what is allowed, whether by means) of the logits [B, K] of two twins on the same rows.
+    """Return (difference, what is allowed, whether by means) of the logits [B, K] of two twins on the same
+    rows.
 
     Where they differ by more than rounding, `verdict` and `search` are passed again: of a randomized model
     the means are compared, and the spread of its own passes is added to what is allowed.
@@ -48,13 +49,15 @@ def compare(
 
 
 def difference(logits: Tensor, others: Tensor) -> float:
-    """The largest difference of two [B, K], without shifts common to a row, which change no decision."""
+    """Return the largest difference of two [B, K], without shifts common to a row, which change no
+    decision.
+    """
     apart = logits.double() - others.double()
     return float((apart - apart.mean(-1, keepdim=True)).abs().max())
 
 
 def allowance(logits: Tensor, formats: Iterable[Format]) -> float:
-    """The difference from `logits` [B, K] that rounding to the coarsest of `formats` may cause.
+    """Return the difference from `logits` [B, K] that rounding to the coarsest of `formats` may cause.
 
     Float32 is assumed where none of them is known.
     """
@@ -65,6 +68,6 @@ def allowance(logits: Tensor, formats: Iterable[Format]) -> float:
 
 
 def noise(passes: Tensor) -> float:
-    """The largest difference between passes of the same rows, [passes, B, K]."""
+    """Return the largest difference between passes of the same rows, [passes, B, K]."""
     centered = passes.double() - passes.double().mean(-1, keepdim=True)
     return float((centered.amax(0) - centered.amin(0)).max())

@@ -36,7 +36,7 @@ class SearchTwin(Pipeline):
         return folds is not None and folds.unknown and not self.form.compiled
 
     def first(self, x: Tensor) -> Tensor:
-        """The logits of the first pass, in the form in which it works, and folded."""
+        """Return the logits of the first pass, in the form in which it works, and folded."""
         if self.form.compiled:
             log.warning("freeze: compiling; that may take a minute, and less the next time")
         if self.learns:
@@ -52,7 +52,7 @@ class SearchTwin(Pipeline):
             self.notes.add(f"folded {len(folds)} BatchNorm")
 
     def logits(self, x: Tensor) -> Tensor:
-        """The mean logits of `eot` passes of x; a step of `passed`."""
+        """Return the mean logits of `eot` passes of x; a step of `passed`."""
         form, passes = self.form, self.options.eot
         x = form.ready(x)
         logits = self.forward(x, form, form.lens())
@@ -100,7 +100,7 @@ class SearchTwin(Pipeline):
     def backward(
         self, form: Form, attached: Tensor, leaf: Tensor, by_logits: Tensor, retain_graph: bool = False
     ) -> Tensor:
-        """`pull` in the form's precision; in float32 where that is float16, which would underflow."""
+        """Return `pull` in the form's precision; in float32 where that is float16, which would underflow."""
         # what a checkpoint computes again is rewritten as before
         with form.precisely(leaf.device.type), form.lens() or nullcontext():
             if torch.float16 not in (form.weights, form.autocast):
@@ -110,14 +110,14 @@ class SearchTwin(Pipeline):
             return pull_scaled(attached, leaf, by_logits, retain_graph, apart, form.whole)
 
     def pull(self, form: Form, x: Tensor, by_logits: Tensor) -> Tensor:
-        """The gradients [B, ...] of by_logits [B, K] @ logits at x, in that form."""
+        """Return the gradients [B, ...] of by_logits [B, K] @ logits at x, in that form."""
         with self._leaf(x, form) as leaf:
             attached = self.forward(leaf, form, form.lens())
             return self.backward(form, attached, leaf, by_logits.to(attached.dtype))
 
     @contextmanager
     def _leaf(self, x: Tensor, form: Form) -> Iterator[Tensor]:
-        """`x`, ready for that form, for a graph that ends inside."""
+        """Give `x`, ready for that form, for a graph that ends inside."""
         x, dtype = form.layout(x).detach(), form.weights or x.dtype
         if x.device.type == "cpu" and x.dtype is not dtype:
             with self._scratch.cast(x, dtype) as narrow:
@@ -126,11 +126,12 @@ class SearchTwin(Pipeline):
             yield x.to(dtype).detach().requires_grad_()
 
     def knows(self, x: Tensor) -> bool:
-        """Whether gradients of so many rows like x were compared with the model's."""
+        """Return whether gradients of so many rows like x were compared with the model's."""
         return not (self.differs or self.form.rewriting) or self.trusted.knows_size(x)
 
     def probes(self) -> int:
-        """The samples that parts of the twin have passed through others so far, to estimate a gradient.
+        """Return the samples that parts of the twin have passed through others so far, to estimate a
+        gradient.
 
         Such a part keeps their number in `gradient_probes`.
         """

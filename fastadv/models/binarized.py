@@ -10,7 +10,7 @@ THRESHOLD = 0.5
 
 
 def binarize(x: Tensor, threshold: float) -> Tensor:
-    """1 where x >= threshold, else 0, with the gradient of x itself (straight-through); NaN stays NaN.
+    """Return 1 where x >= threshold, else 0, with the gradient of x itself (straight-through); NaN stays NaN.
 
     The threshold is rounded to the dtype of x.
     """

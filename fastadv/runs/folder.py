@@ -108,7 +108,7 @@ _open_folders: weakref.WeakSet[RunFolder] = weakref.WeakSet()
 
 
 def _let_go() -> None:
-    """In a forked process, such as a data loader's worker: the lock is the parent's and must end with it."""
+    """Let go of locks in a forked process, such as a data loader's worker: they are the parent's."""
     for folder in list(_open_folders):
         folder._release()
 

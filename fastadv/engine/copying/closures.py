@@ -24,7 +24,7 @@ class Deferred:
 
 
 def reachable(value: object) -> Iterator[object]:
-    """The objects that `value` leads to, itself included; each once.
+    """Yield the objects that `value` leads to, itself included; each once.
 
     Follows attributes of modules, containers, closures, defaults and partials, and no other objects. Leaves
     out numbers, strings and parameters.
@@ -70,7 +70,7 @@ def _content(cell: CellType) -> object:
 
 
 def holds(value: object) -> bool:
-    """Whether `value` leads to a module."""
+    """Return whether `value` leads to a module."""
     return any(isinstance(part, nn.Module) for part in reachable(value))
 
 

@@ -55,7 +55,7 @@ class Norm:
         return cls(parts[0], parts[1], parts[2], parts[3], given["eps"])
 
     def same(self, other: "Norm | None") -> bool:
-        """Whether both are the same layer."""
+        """Return whether both are the same layer."""
         if other is None or self.eps != other.eps:
             return False
         return (
@@ -66,7 +66,9 @@ class Norm:
         )
 
     def versions(self) -> tuple[tuple[int, int], ...]:
-        """What changes where one of the tensors is written to, but by `tensor.data.mul_` and the like."""
+        """Return what changes where one of the tensors is written to, but by `tensor.data.mul_` and the
+        like.
+        """
         return tuple(_version(part) for part in (self.mean, self.var, self.weight, self.bias))
 
 
@@ -108,7 +110,7 @@ class Pair:
         return self._versions() == self._known
 
     def folded(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The arguments of the layer with the weights of both."""
+        """Return the arguments of the layer with the weights of both."""
         versions = self._versions()
         if versions != self._known:  # the model has written to its weights or statistics
             dtype = self._made[0].dtype
@@ -136,11 +138,11 @@ class Folds:
         return iter(tuple(self._pairs.values()))
 
     def owns(self, weight: object) -> bool:
-        """Whether that is a parameter of the model, which one pass cannot change for the next."""
+        """Return whether that is a parameter of the model, which one pass cannot change for the next."""
         return id(weight) in self._names
 
     def pair(self, args: tuple[Any, ...]) -> Pair | None:
-        """The pair of the layer that is called with these arguments."""
+        """Return the pair of the layer that is called with these arguments."""
         if len(args) < 2:
             return None
         pair = self._pairs.get(id(args[1]))
@@ -181,7 +183,7 @@ class Watch:
     def made(
         self, func: Callable[..., Any], args: tuple[Any, ...], pair: Pair | None, made: Tensor
     ) -> Tensor:
-        """What a layer returns, which is watched from now on."""
+        """Return what a layer returns, which is watched from now on."""
         if len(args) > 1 and self._folds.owns(args[1]) and (func is not F.linear or args[0].ndim == 2):
             self._seen[id(made)] = made, args[1], args[2] if len(args) > 2 else None, []
         return made
@@ -202,7 +204,9 @@ class Watch:
             read[3].append(None)
 
     def pairs(self) -> Iterator[tuple[Tensor, Tensor | None, Norm]]:
-        """(weight, bias, norm) of the layers whose results one BatchNorm alone has read, at each call."""
+        """Yield (weight, bias, norm) of the layers whose results one BatchNorm alone has read, at each
+        call.
+        """
         by_weight: dict[int, list[tuple[Tensor, Tensor | None, Norm | None]]] = {}
         for _, weight, bias, readers in self._seen.values():
             norm = readers[0] if len(readers) == 1 else None
@@ -231,13 +235,13 @@ class Promises:
         return bool(self._given)
 
     def pair(self, args: tuple[Any, ...]) -> Pair | None:
-        """The pair of a layer that is called so."""
+        """Return the pair of a layer that is called so."""
         return self._folds.pair(args)
 
     def made(
         self, func: Callable[..., Any], args: tuple[Any, ...], pair: Pair | None, made: Tensor
     ) -> Tensor:
-        """What a layer returns; an alias where a pair has given `made`."""
+        """Return what a layer returns; an alias where a pair has given `made`."""
         if pair is None:
             return made
         alias = made.view_as(made)
@@ -245,7 +249,7 @@ class Promises:
         return alias
 
     def kept(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-        """What a BatchNorm returns for the result of its layer; None for another call.
+        """Return what a BatchNorm returns for the result of its layer; None for another call.
 
         Raises Refused where anything else reads such a result.
         """
@@ -269,7 +273,7 @@ class Promises:
         return known[1], known[2]
 
     def finish(self, logits: object, replays: bool = False) -> None:
-        """Raises Refused where a result was returned or kept, or no BatchNorm has read it.
+        """Raise Refused where a result was returned or kept, or no BatchNorm has read it.
 
         What `replays` may keep all.
         """
@@ -301,7 +305,7 @@ def _layout(weight: Tensor) -> torch.memory_format:
 
 
 def estimates_gradients(module: nn.Module) -> bool:
-    """Whether the module passes probes through its part `model` to estimate a gradient.
+    """Return whether the module passes probes through its part `model` to estimate a gradient.
 
     It counts them in an int, `gradient_probes`.
     """
@@ -309,12 +313,12 @@ def estimates_gradients(module: nn.Module) -> bool:
 
 
 def has_batch_norm(module: nn.Module) -> bool:
-    """Whether any part is a BatchNorm."""
+    """Return whether any part is a BatchNorm."""
     return any(isinstance(part, BatchNorm) for part in module.modules())
 
 
 def is_scripted(module: nn.Module) -> bool:
-    """Whether it holds scripted code, whose reading of a tensor is not seen."""
+    """Return whether it holds scripted code, whose reading of a tensor is not seen."""
     return any(
         isinstance(part, torch.jit.ScriptModule | torch.jit.ScriptFunction) for part in reachable(module)
     )

@@ -25,7 +25,7 @@ UNREGISTERED = (
 
 
 def has_modes(module: nn.Module) -> bool:
-    """Whether code of the module's class mentions `training`; True where that cannot be read."""
+    """Return whether code of the module's class mentions `training`; True where that cannot be read."""
     if isinstance(module, torch.jit.ScriptModule) or "forward" in vars(module):
         return True
     bases = [base for base in type(module).__mro__ if not issubclass(nn.Module, base)]
@@ -114,7 +114,7 @@ class CheckedModel:
         self.copies = self._watched = False
 
     def __call__(self, x: Tensor, other: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """The logits at x, or those of another copy of the model."""
+        """Return the logits at x, or those of another copy of the model."""
         model = self.model if other is None else other
         first = not self._watched and model is self.model and len(x) > 0
         given = x.clone() if first or self.copies else x

@@ -28,7 +28,8 @@ HIDDEN = {"globals", "eval", "exec", "__import__", "import_module"}
 
 
 def may_stray(parts: Iterable[object]) -> bool:
-    """Whether code among `parts`, which are all that a model leads to, might run a module that is not copied.
+    """Return whether code among `parts`, which are all that a model leads to, might run a module that is not
+    copied.
 
     It may where it reads a module, or a thing of unknown kind such as a weak reference, by the name of a
     global variable or of an attribute of a class. False is a proof, but for code of the packages KNOWN.
@@ -65,7 +66,7 @@ def _package(thing: Any) -> str:
 
 
 def _members(base: type) -> Iterator[object]:
-    """What code of a class may be, or read from it."""
+    """Yield what code of a class may be, or read from it."""
     for name, value in vars(base).items():
         if isinstance(value, property):
             yield from (value.fget, value.fset)
@@ -76,7 +77,9 @@ def _members(base: type) -> Iterator[object]:
 
 
 def _read(code: CodeType, variables: dict[str, Any]) -> Iterator[object]:
-    """The values of the global variables that code names, by attribute where they are modules; or HIDDEN."""
+    """Yield the values of the global variables that code names, by attribute where they are modules; or
+    HIDDEN.
+    """
     names = _names(code)
     spaces, looked = [variables], {id(variables)}
     while spaces:

@@ -20,12 +20,16 @@ ADVICE = "pass a plain function of x instead, for instance `lambda x: model(x)` 
 
 
 def _alias(tensor: Tensor) -> Tensor:
-    """The same storage, detached. An inference tensor is copied, since it cannot be part of a graph."""
+    """Return the same storage, detached. An inference tensor is copied, since it cannot be part of a
+    graph.
+    """
     return tensor.clone() if tensor.is_inference() else tensor.detach()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside DataParallel, DistributedDataParallel and torch.compile, which cannot be copied."""
+    """Return the module inside DataParallel, DistributedDataParallel and torch.compile, which cannot be
+    copied.
+    """
     while True:
         inner = getattr(model, COMPILED_MODULE, None)
         if inner is None and isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -48,7 +52,7 @@ class Bound(nn.Module):
 
 
 def as_module(model: object) -> nn.Module | None:
-    """`model` as a module without wrappers; None for a function, of which nothing is known."""
+    """Return `model` as a module without wrappers; None for a function, of which nothing is known."""
     owner = model
     while isinstance(owner, partial):
         owner = owner.func
@@ -59,7 +63,7 @@ def as_module(model: object) -> nn.Module | None:
 
 
 def twin(model: nn.Module, follow: bool = True) -> nn.Module:
-    """A copy of `model` in eval mode that shares its parameters and asks for no weight gradient.
+    """Return a copy of `model` in eval mode that shares its parameters and asks for no weight gradient.
 
     The copy has its own modules, flags and hooks. Functions that hold parts of `model`, such as a `forward`
     set on the instance, are copied with it, so that the copy runs its own parts alone. Objects that cannot be
@@ -184,7 +188,7 @@ def _share(
 
 
 def _normalizes(module: nn.Module) -> bool:
-    """Whether the buffers are statistics of a normalization layer, which eval mode only reads."""
+    """Return whether the buffers are statistics of a normalization layer, which eval mode only reads."""
     scripted = getattr(module, "original_name", "")
     return isinstance(module, NormBase) or scripted.startswith(("BatchNorm", "SyncBatchNorm", "InstanceNorm"))
 
@@ -201,7 +205,9 @@ def _check_apart(model: nn.Module, copied: nn.Module, originals: dict[int, nn.Mo
 def _unrecorded(
     model: nn.Module, copied: nn.Module, follow: bool, memo: dict[int, Any]
 ) -> list[tuple[Tensor, Tensor]]:
-    """The pairs to share storage that deepcopy did not see, in scripted modules or a `__deepcopy__`."""
+    """Return the pairs to share storage that deepcopy did not see, in scripted modules or a
+    `__deepcopy__`.
+    """
     known = {id(value) for value in memo.values()}
     if all(id(tensor) in known for tensor in (*copied.parameters(), *copied.buffers())):
         return []
@@ -227,11 +233,13 @@ def _tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:
-    """The floating dtype of the parameters, to which inputs are cast; None where there is not exactly one."""
+    """Return the floating dtype of the parameters, to which inputs are cast; None where there is not
+    exactly one.
+    """
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return dtypes.pop() if len(dtypes) == 1 else None
 
 
 def device_of(model: nn.Module) -> torch.device | None:
-    """The device of the first parameter or buffer; None for a module without either."""
+    """Return the device of the first parameter or buffer; None for a module without either."""
     return next((t.device for t in (*model.parameters(), *model.buffers())), None)

@@ -32,7 +32,7 @@ def available() -> bool:
 
 
 def is_faster() -> bool:
-    """Whether torch has oneDNN, and not MKL on an Intel processor."""
+    """Return whether torch has oneDNN, and not MKL on an Intel processor."""
     mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     return available() and not (mkl and is_intel())
 
@@ -97,7 +97,7 @@ COVER = Rewrite(
 
 
 def gains(model: nn.Module) -> bool:
-    """Whether any linear layer is large enough to gain from oneDNN."""
+    """Return whether any linear layer is large enough to gain from oneDNN."""
     return is_faster() and any(
         isinstance(part, nn.Linear) and _suits(part.weight) and part.weight.numel() >= LEAST_WEIGHTS
         for part in model.modules()

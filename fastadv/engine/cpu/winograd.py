@@ -60,7 +60,9 @@ class Kernels:
         return cls(onednn_pack(flat, places, [1, places * channels, PACKED, 1]), outputs, size)
 
     def __call__(self, tiles: Tensor) -> Tensor:
-        """The products [T, P, O] of tiles [T, P, C]: a convolution of P groups with kernels of 1 by 1."""
+        """Return the products [T, P, O] of tiles [T, P, C]: a convolution of P groups with kernels of 1 by
+        1.
+        """
         count, places, _ = tiles.shape
         if count < PACKED:
             tiles = nn.functional.pad(tiles, (0, 0, 0, 0, 0, PACKED - count))
@@ -168,7 +170,7 @@ PADDINGS = ((0, 0), (1, 1), (2, 2))
 
 
 def is_wide(weight: Tensor) -> bool:
-    """Whether weights [O, C, H, W] are those of a convolution that may gain."""
+    """Return whether weights [O, C, H, W] are those of a convolution that may gain."""
     least = LEAST_CHANNELS.get(weight.dtype)
     return least is not None and weight.shape[2:] == (3, 3) and min(weight.shape[:2]) >= least
 
@@ -182,7 +184,9 @@ def _gains(x: Tensor, padding: int) -> bool:
 
 
 def available(dtype: torch.dtype | None) -> bool:
-    """Whether oneDNN gives access to its products in that dtype, and the tiles have a compiled kernel."""
+    """Return whether oneDNN gives access to its products in that dtype, and the tiles have a compiled
+    kernel.
+    """
     if dtype not in SIZES or not onednn.available() or cpu_launcher(CARDS["winograd_tiles"]) is None:
         return False
     return dtype != torch.bfloat16 or onednn_has_bfloat16()

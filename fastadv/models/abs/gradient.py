@@ -9,7 +9,7 @@ from fastadv.models.abs.decoder import decode
 
 
 def squared_misfit(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """||G_k(z) - x||^2, [B, K], of reconstructions [B, K, ...]."""
+    """Return ||G_k(z) - x||^2, [B, K], of reconstructions [B, K, ...]."""
     return (reconstruction - x[:, None]).flatten(2).square().sum(2)
 
 

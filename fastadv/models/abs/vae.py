@@ -95,6 +95,6 @@ class VAEs(nn.Module):
 
 
 def losses(x: Tensor, image: Tensor, mean: Tensor, log_variance: Tensor, beta: float) -> Tensor:
-    """||G(z) - x||^2 + beta KL(q(z|x) || N(0, 1)), [n, K]."""
+    """Return ||G(z) - x||^2 + beta KL(q(z|x) || N(0, 1)), [n, K]."""
     divergence = (mean.square() + log_variance.exp() - 1 - log_variance).sum(2) / 2
     return (image - x).flatten(2).square().sum(2) + beta * divergence

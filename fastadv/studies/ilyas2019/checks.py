@@ -110,7 +110,7 @@ def _descend(parameters: list[Tensor], value_of: Callable[[], Tensor]) -> None:
 
 
 def apart(found: Tensor, expected: Tensor) -> float:
-    """||found - expected|| / ||expected||."""
+    """Return ||found - expected|| / ||expected||."""
     return float((found - expected).norm() / expected.norm())
 
 

@@ -71,7 +71,7 @@ def smallest(outcomes: Mapping[Cell, Done], settings: Settings) -> dict[tuple[st
 
 
 def median(distance: Tensor) -> float:
-    """0 counts for images that were wrong already, infinity for those that no attack broke."""
+    """Return the median; 0 counts for images that were wrong already, infinity for those that no attack broke."""
     return float(np.median(distance.numpy()))
 
 
