@@ -98,7 +98,7 @@ def is_transformed() -> bool:
 
 
 def without_modes() -> AbstractContextManager[None]:
-    """Inside, no TorchFunctionMode and no subclass of Tensor sees a call."""
+    """Hide calls inside from every TorchFunctionMode and every subclass of Tensor."""
     return _C.DisableTorchFunction()  # type: ignore[no-any-return]
 
 

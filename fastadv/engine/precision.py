@@ -37,7 +37,7 @@ _switched = ExitStack()
 
 @contextmanager
 def tf32() -> Iterator[None]:
-    """Inside, CUDA multiplies float32 in TF32; afterwards as the caller had set it.
+    """Let CUDA multiply float32 in TF32 inside, and afterwards as the caller had set it.
 
     The switches are those of the process. Of threads that are inside at once, the last sets them back.
     """

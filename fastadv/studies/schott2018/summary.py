@@ -71,7 +71,7 @@ def smallest(outcomes: Mapping[Cell, Done], settings: Settings) -> dict[tuple[st
 
 
 def median(distance: Tensor) -> float:
-    """Return the median; 0 counts for images that were wrong already, infinity for those that no attack broke."""
+    """Return the median, where 0 counts for images that were wrong already, infinity for unbroken ones."""
     return float(np.median(distance.numpy()))
 
 
