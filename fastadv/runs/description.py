@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from fastadv._torch import COMPILED_MODULE
 from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
-from fastadv.runs.source import globals_of, names_in, of_library, text_of
+from fastadv.runs.source import assigned_in, globals_of, names_in, of_library, text_of
 
 # calls that fill a container: its contents then change from call to call
 _FILLING = {"add", "append", "extend", "insert", "setdefault", "update"}
@@ -160,16 +160,21 @@ class _Description:
         return [code, [described(values) for values in given], cells, list(known), described(known.values())]
 
     def _class(self, value: type) -> list[Any]:
-        """Return the bases, functions and constants of a class."""
+        """Return the bases, functions and constants of a class, but not what its functions assign, such as a
+        counter.
+        """
         members: dict[str, Any] = {}
+        functions = [each for each in vars(value).values() if isinstance(each, FunctionType)]
+        assigned = set().union(*map(assigned_in, functions))
         for name, member in vars(value).items():
             if isinstance(member, staticmethod | classmethod):
                 member = member.__func__
             elif isinstance(member, property | cached_property):
                 member = member.fget if isinstance(member, property) else member.func
-            # what a dataclass is given has no source
+            # what a dataclass is given has no source, and its repr wraps such a function
             special = name.startswith(("__", "_abc_")) and name != "__call__"
-            if not special or (isinstance(member, FunctionType) and text_of(member) is not None):
+            coded = isinstance(member, FunctionType) and text_of(member) is not None and name != "__repr__"
+            if coded or not (special or name in assigned):
                 members[name] = self.of(member)
         return [[self.of(base) for base in value.__bases__], members]
 

@@ -51,6 +51,17 @@ def names_in(code: CodeType) -> set[str]:
     return set(code.co_names).union(*map(names_in, inner))
 
 
+def assigned_in(function: FunctionType) -> set[str]:
+    """Return the names of the attributes that a function assigns."""
+    try:
+        nodes = ast.walk(ast.parse(text_of(function) or ""))
+    except SyntaxError:  # a lambda out of its line
+        return set()
+    return {
+        node.attr for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+
+
 def globals_of(function: FunctionType) -> dict[str, Any]:
     """Return the globals that a function reads, and what it reads of the caller's own modules, by dotted
     names.

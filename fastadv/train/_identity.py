@@ -49,8 +49,7 @@ def describe_run(
         "deterministic": describe_deterministic(feed.device) if execution.deterministic else None,
         "compile": execution.compile or None,
         "seed": steps.seed,
-        "identity": identity,
-    }
+    } | ({} if identity is None else {"identity": identity})
 
 
 def describe_around(
