@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # One worker per core. A worker that has run all its tests takes some from another.
 WORKERS := --numprocesses auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup demo quick test bottle explore slow zoo mutate lint format typecheck bench parity gpu clean sanitize
+.PHONY: help setup demo quick test bottle explore zoo mutate lint format typecheck bench parity gpu clean sanitize
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,7 +21,7 @@ demo: setup  ## the library's main job on real images, in under two minutes
 	$(RUN)/fastadv demo
 
 # pytest stores the tests as it has rewritten them; without, that takes seconds of each worker, each time
-quick test bottle slow: export PYTHONDONTWRITEBYTECODE :=
+quick test bottle: export PYTHONDONTWRITEBYTECODE :=
 quick: setup  ## the tests of the daily loop: those that take less than a thirtieth of a second each
 	$(RUN)/python -m pytest $(WORKERS) -m 'not slow'
 
@@ -31,9 +31,6 @@ test: setup  ## the whole suite
 bottle: SEED ?= 1
 bottle: setup  ## the whole suite as on another machine, whose sums are rounded otherwise; SEED=... draws which
 	$(RUN)/python -m pytest $(WORKERS) --other-machine $(SEED)
-
-slow: setup  ## the whole suite, and tests/slow.txt written from its times
-	$(RUN)/python -m pytest $(WORKERS) --write-slow
 
 explore: SEED := $(or $(SEED),$(shell date +%s))
 explore: setup  ## the property tests on fresh random examples; SEED=... repeats a run

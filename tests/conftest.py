@@ -28,11 +28,9 @@ else:
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))  # for tests/ and, in tests/bench, bench/; an installed fastadv comes first
-SLOW = ROOT / "tests" / "slow.txt"
-SLOW_SECONDS = 0.033
 # fixtures of a session that take long, and whose time counts for the first test alone
 SLOW_FIXTURES = {"shared_data", "builds"}
-UNLISTED_SECONDS = 5.0  # a margin, for machines slower than the one that wrote the list
+UNMARKED_SECONDS = 5.0  # a margin, for slow machines: a test is marked slow from a thirtieth of a second
 
 # `make explore` selects the second with --hypothesis-profile
 settings.register_profile("fixed", max_examples=30, deadline=None, derandomize=True, database=None)
@@ -119,37 +117,26 @@ def logged() -> Iterator[logging.Handler]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--write-slow", action="store_true", help=f"write tests/{SLOW.name} from the times of this run"
-    )
-    parser.addoption(
         "--other-machine", type=int, metavar="SEED", help="sum products in another order, drawn by SEED"
     )
 
 
 class Durations:
-    """Adds up the time of each test with its set-up; writes the list of slow tests or says what it lacks."""
+    """Adds up the time of each test with its set-up, and names those that should be marked slow."""
 
-    def __init__(self, rewrite: bool) -> None:
-        self.rewrite = rewrite
+    def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
+        self.marked: set[str] = set()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.seconds[report.nodeid] += report.duration
+        if "slow" in report.keywords:
+            self.marked.add(report.nodeid)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if self.rewrite:
-            slow = sorted(name for name, seconds in self.seconds.items() if seconds > SLOW_SECONDS)
-            SLOW.write_text("".join(f"{name}\n" for name in slow))
-            return
-        listed = slow_tests()
         for name, seconds in self.seconds.most_common():
-            if seconds > UNLISTED_SECONDS and name not in listed:
-                terminalreporter.line(f"{seconds:.1f} s and not in tests/{SLOW.name} (make slow): {name}")
-
-
-def slow_tests() -> set[str]:
-    """The ids of the tests that `make quick` leaves out."""
-    return set(SLOW.read_text().splitlines())
+            if seconds > UNMARKED_SECONDS and name not in self.marked:
+                terminalreporter.line(f"{seconds:.1f} s and not marked slow: {name}")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -158,7 +145,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
         OtherMachine(seed)
     if not WORKER and config.args == config.getini("testpaths"):
-        config.pluginmanager.register(Durations(config.getoption("--write-slow")))
+        config.pluginmanager.register(Durations())
 
 
 @pytest.hookimpl(wrapper=True)
@@ -172,21 +159,8 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-COLLECTED = pytest.StashKey[set[str]]()
-
-
 @pytest.hookimpl(tryfirst=True)  # before -m and -k deselect
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    listed = slow_tests()
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.nodeid in listed or SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
-    config.stash[COLLECTED] = {item.nodeid for item in items}
-
-
-@pytest.fixture
-def collected(request: pytest.FixtureRequest) -> set[str]:
-    """The ids of all tests, deselected ones too. Skips where only some files were named."""
-    if request.config.args != request.config.getini("testpaths"):
-        pytest.skip("only some tests were named")
-    return request.config.stash[COLLECTED]

@@ -66,6 +66,7 @@ def test_imports_point_down(path):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", INNER)
 def test_inner_rooms_import_down(room):
     """`core` knows nothing of `methods`, and neither knows an attack."""
@@ -98,6 +99,7 @@ def test_the_public_page_computes_nothing():
     assert all(isinstance(node, allowed) for node in tree.body)
 
 
+@pytest.mark.slow
 def test_torchvision_is_imported_in_one_place():
     importing = [path for path in FILES if "torchvision" in {name.split(".")[0] for name in imported(path)}]
     assert {room_of(path) for path in importing} == {"_torchvision"}
@@ -118,6 +120,7 @@ def imported(path: Path) -> Iterator[str]:
                 yield name
 
 
+@pytest.mark.slow
 def test_the_import_is_light():
     """What takes long to import, and is not always needed, waits until it is."""
     heavy = ("torch._dynamo", "torchvision", "triton", "matplotlib", "scipy", "typer")

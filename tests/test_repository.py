@@ -67,6 +67,7 @@ def test_no_file_is_longer_than_500_lines():
     assert not {str(path.relative_to(ROOT)): length for path, length in lengths.items() if length > 500}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", ["ops", "attacks"])
 def test_kernels_and_attacks_do_not_move_or_wait(room):
     for path in sorted((PACKAGE / room).rglob("*.py")):
@@ -222,8 +223,3 @@ def test_the_checks_can_fail():
         "fastadv.data.construct.ConstructedSet.save",
         "fastadv.data.batches",
     } <= names
-
-
-def test_the_list_of_slow_tests_names_tests_that_exist(collected):
-    listed = set((ROOT / "tests" / "slow.txt").read_text().splitlines())
-    assert not listed - collected, "run make slow"

@@ -69,6 +69,7 @@ def test_permutation_crosses_blocks(monkeypatch):
     assert torch.equal(rng.permutation(100, 4).sort().values, torch.arange(100))
 
 
+@pytest.mark.slow
 def test_permutations_are_uniform():
     seen = torch.stack([rng.permutation(4, seed) for seed in range(4000)])
     counts = torch.unique(seen @ torch.tensor([64, 16, 4, 1]), return_counts=True)[1]
@@ -85,6 +86,7 @@ def test_global_seeds_stay_untouched():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_seeds_for_purposes_are_all_different():
     """Also where only the number of counters differs, or a value wanders from one argument to the next."""
     counters = [(), (0,), (1,), (0, 0), (0, 1), (1, 0), (10,), (2**40,)]

@@ -30,6 +30,7 @@ def private(source: str) -> list[str]:
     return [match.group() for match in PRIVATE.finditer(source)]
 
 
+@pytest.mark.slow
 def test_they_are_named_in_one_file() -> None:
     files = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "_torch.py"]
     found = {str(path.relative_to(PACKAGE)): private(path.read_text()) for path in files}

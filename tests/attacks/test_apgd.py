@@ -41,6 +41,7 @@ def distance(model: nn.Module, x: Tensor, y: Tensor, norm: str, targets: Tensor 
     return away.amin(1) if targets is None else away.gather(1, targets[:, None]).squeeze(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [784, 3072])
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("loss", ["ce", "dlr", "margin"])
@@ -66,6 +67,7 @@ def most(model: nn.Module, x: Tensor, y: Tensor, radius: float) -> Tensor:
     return clean + (gradient.abs().gather(1, order) * taken).sum(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saturated", [False, True])
 @pytest.mark.parametrize("inputs", [784, 3072])
 def test_the_l1_ball_inside_the_box_is_filled(inputs: int, saturated: bool) -> None:
@@ -89,6 +91,7 @@ def test_saturated_pixels_move(norm: str) -> None:
     assert ((out.x_adv >= 0) & (out.x_adv <= 1)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3, 10, 1000])
 @pytest.mark.parametrize(
     ("loss", "scale"), [("ce-targeted", 1.6), ("dlr-targeted", 1.02), ("margin-targeted", 1.02)]
@@ -170,6 +173,7 @@ def scripted(values: list[float]) -> tuple[nn.Module, list[Tensor]]:
     return Scripted(), points
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rho", "rising", "halves"),
     [
@@ -198,6 +202,7 @@ def test_steps_are_halved_where_the_loss_rises_too_rarely(rho: float, rising: in
     torch.testing.assert_close(points[23], expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_step_that_raised_nothing_new_is_halved() -> None:
     """At the second checkpoint, where the loss rises all the time and stays below the highest of before."""
     # the second interval is of 19 steps
@@ -284,6 +289,7 @@ def test_l1_moves_as_many_coordinates_as_the_share_rounded_up(monkeypatch: pytes
         assert int((density * 784 * (1 - auto_pgd.ROUNDING)).ceil()) == math.ceil(count / 1.5 - 1e-9)
 
 
+@pytest.mark.slow
 def test_l1_begins_in_larger_balls() -> None:
     """Thirty, thirty and forty of a hundred steps at three, two and one radii, and only the last count."""
     seen: list[tuple[bool, float]] = []
@@ -317,6 +323,7 @@ def test_l1_begins_in_larger_balls() -> None:
     assert max(length for _, length in seen) <= 0.5 * (1 + 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_radius_of_each_sample_and_zero(norm: str) -> None:
     model, x = mlp(), images(8)
@@ -349,6 +356,7 @@ def test_the_margin_is_that_of_the_criterion(criterion: Any, loss: str) -> None:
     assert out.success.sum() > 5
 
 
+@pytest.mark.slow
 def test_targets_cross_losses_and_radii() -> None:
     model, x = mlp(6), images(40)
     y = labels(model, x)

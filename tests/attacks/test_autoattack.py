@@ -71,6 +71,7 @@ def run(
     return autoattack(model, x, y, inside, **options), x, y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("version", ["standard", "rand", "quick"])
 def test_the_result_adds_up(version: Any, norm: str) -> None:
@@ -143,6 +144,7 @@ def test_the_components_of_each_version(version: str, norm: str, expected: list[
     assert found == expected
 
 
+@pytest.mark.slow
 def test_rand_averages_twenty_passes_unless_told_how_many() -> None:
     out, x, _ = run(mlp(4), Linf(1e-6), images(2), version="rand")
     assert out.costs["apgd-ce"].backwards == 20 * 100 * len(x)
@@ -150,6 +152,7 @@ def test_rand_averages_twenty_passes_unless_told_how_many() -> None:
     assert out.costs["apgd-ce"].backwards == 3 * 100 * len(x)
 
 
+@pytest.mark.slow
 def test_each_component_gets_what_the_caller_gave_and_a_seed_of_its_own(monkeypatch: Any) -> None:
     seen: list[dict[str, Any]] = []
 
@@ -170,6 +173,7 @@ def test_each_component_gets_what_the_caller_gave_and_a_seed_of_its_own(monkeypa
     assert len({given["seed"] for given in seen}) == len(seen)
 
 
+@pytest.mark.slow
 def test_what_holds_is_returned_at_the_strongest_point_of_the_first_component() -> None:
     out, x, _ = run(mlp(5), Linf(0.01), images(6), version="quick")
     held = ~out.success
@@ -177,12 +181,14 @@ def test_what_holds_is_returned_at_the_strongest_point_of_the_first_component() 
     assert (out.x_adv != x).flatten(1).any(1)[held].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3, 4])
 def test_few_classes(classes: int) -> None:
     out, x, _ = run(mlp(classes), Linf(1e-6), images(2))
     assert out.costs["apgd-t"].backwards == 100 * (classes - 1) * len(x)
 
 
+@pytest.mark.slow
 def test_no_weaker_than_its_first_attack_alone() -> None:
     model, x = mlp(5), images(40)
     y, inside = labels(model, x), threat("linf", 1.5)
@@ -192,6 +198,7 @@ def test_no_weaker_than_its_first_attack_alone() -> None:
         assert (out.success | ~alone.success).all()
 
 
+@pytest.mark.slow
 def test_batches_change_nothing_and_seeds_do() -> None:
     model, x = mlp(5), images(16)
     y, inside = labels(model, x), threat("l2", 1.5)
@@ -204,6 +211,7 @@ def test_batches_change_nothing_and_seeds_do() -> None:
     assert not torch.equal(other.x_adv, out.x_adv)
 
 
+@pytest.mark.slow
 def test_targets_a_criterion_and_a_mask_reach_every_component() -> None:
     model, x = mlp(6), images(30)
     y, inside = labels(model, x), threat("linf", 4)
@@ -226,6 +234,7 @@ def names(out: AutoAttackResult) -> set[str]:
     return {flag.split(":")[0] for flag in out.flags}
 
 
+@pytest.mark.slow
 def test_a_plain_model_raises_no_flag() -> None:
     for version in ("standard", "quick"):
         out, _, _ = run(mlp(5), threat("linf"), version=version)
@@ -233,11 +242,13 @@ def test_a_plain_model_raises_no_flag() -> None:
     assert out.notes == ("quick: no reason to go on with standard",)
 
 
+@pytest.mark.slow
 def test_probabilities_are_flagged() -> None:
     out, _, _ = run(nn.Sequential(mlp(4), nn.Softmax(1)), threat("linf"), version="rand", eot=1)
     assert names(out) == {"probabilities"}
 
 
+@pytest.mark.slow
 def test_a_randomized_model_is_flagged_except_by_rand() -> None:
     class Noisy(Cut):
         def forward(self, x: Tensor) -> Tensor:
@@ -254,6 +265,7 @@ def test_a_randomized_model_is_flagged_except_by_rand() -> None:
     assert "randomized" not in names(autoattack(model, x, y, threat("linf"), version="rand", eot=2))
 
 
+@pytest.mark.slow
 def test_symptoms_are_looked_for_on_a_few_samples_and_told(monkeypatch: Any) -> None:
     seen: list[int] = []
 
@@ -267,6 +279,7 @@ def test_symptoms_are_looked_for_on_a_few_samples_and_told(monkeypatch: Any) -> 
     assert names(out) == {"zero_gradient"}
 
 
+@pytest.mark.slow
 def test_a_success_that_the_whole_batch_denies_is_searched_again(monkeypatch: Any) -> None:
     model, inside = mlp(5), threat("linf", 4)
     first, _, _ = run(model, inside, version="quick")
@@ -290,6 +303,7 @@ def test_a_success_that_the_whole_batch_denies_is_searched_again(monkeypatch: An
     assert out.by == first.by
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Cut, Stairs])
 def test_a_model_without_gradients_is_left_to_square(kind: type[Cut]) -> None:
     out, _, _ = run(kind(mlp(4)), threat("linf", 4))
@@ -302,6 +316,7 @@ def test_a_model_without_gradients_is_left_to_square(kind: type[Cut]) -> None:
         assert out.zero_gradient.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", ["standard", "quick"])
 def test_gradients_that_are_not_finite_are_told_although_square_needs_none(version: Any) -> None:
     class Sharp(Cut):
@@ -317,6 +332,7 @@ def test_gradients_that_are_not_finite_are_told_although_square_needs_none(versi
     assert not out.success.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flat", ["ce", "dlr"])
 def test_only_a_search_that_never_moved_met_nothing_but_zero_gradients(monkeypatch: Any, flat: str) -> None:
     """One of the two components meets only zero gradients."""
@@ -331,6 +347,7 @@ def test_only_a_search_that_never_moved_met_nothing_but_zero_gradients(monkeypat
     assert "zero_gradient" in names(out)
 
 
+@pytest.mark.slow
 def test_optimization_inside_inference_is_flagged() -> None:
     class Inner(Cut):
         def forward(self, x: Tensor) -> Tensor:
@@ -344,6 +361,7 @@ def test_optimization_inside_inference_is_flagged() -> None:
     assert "optimizes" in names(out)
 
 
+@pytest.mark.slow
 def test_quick_goes_on_where_a_flag_is_raised() -> None:
     out, _, _ = run(Stairs(mlp(4)), threat("linf", 2), version="quick")
     assert list(out.costs)[:3] == ["apgd-margin", "apgd-t", "square"]
@@ -354,6 +372,7 @@ def test_quick_goes_on_where_a_flag_is_raised() -> None:
     assert "quick: went on with standard for what was left, for the flags zero_gradient, square" in out.notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("broken", "goes_on"), [(0, False), (3, False), (4, True)])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_quick_goes_on_where_its_last_attack_still_finds_some(
@@ -383,6 +402,7 @@ def test_quick_goes_on_where_its_last_attack_still_finds_some(
     assert any(note.startswith(f"quick: {why}") for note in out.notes) == goes_on
 
 
+@pytest.mark.slow
 def test_quick_has_no_reason_to_go_on_where_nothing_is_left() -> None:
     out, _, _ = run(Stairs(mlp(4)), Linf(1.0), images(4), version="quick")
     assert out.success.all()
@@ -390,6 +410,7 @@ def test_quick_has_no_reason_to_go_on_where_nothing_is_left() -> None:
     assert out.notes == ("quick: no reason to go on with standard",)
 
 
+@pytest.mark.slow
 def test_quick_goes_on_where_its_last_attack_could_not_run() -> None:
     out, _, _ = run(Cut(mlp(4)), threat("linf"), images(4), version="quick")
     assert "last apgd-ce: left out, because the model has no gradient" in out.notes

@@ -62,6 +62,7 @@ def sample(inputs: int, size: int = 3) -> Tensor:
     return torch.randn(size, inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("inputs", "box"),
     [(784, (0.0, 1.0)), (784, (-1.0, 2.0)), (784, (0.0, 255.0)), (3072, (0.0, 1.0))],
@@ -77,6 +78,7 @@ def test_the_distance_of_a_linear_model(inputs: int, box: tuple[float, float]) -
     assert (out.distance <= distance * 1.25).all()
 
 
+@pytest.mark.slow
 def test_targets() -> None:
     """The plane of the target, and of no nearer class."""
     model, x, y = halfspaces.problem(784, classes=3, size=4)
@@ -91,6 +93,7 @@ def test_targets() -> None:
     assert (out.distance <= distance * 1.25)[exact].all()
 
 
+@pytest.mark.slow
 def test_a_mask() -> None:
     """The distance is that of a model of the other coordinates alone."""
     model, x, y = halfspaces.problem(784, classes=2, size=1)
@@ -107,6 +110,7 @@ def test_a_mask() -> None:
     assert (out.distance <= distance * 1.25).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coarse", ["float16", "bfloat16", "twin"])
 def test_half_precision(coarse: str) -> None:
     """Steps are those that the images and the search have rounded."""
@@ -176,6 +180,7 @@ def test_a_plane_is_reached_at_once() -> None:
     within(lambda z: z @ normal[0] >= level, points, rule, source=source, deeper=normal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adversarial", [True, False])
 def test_sizes_follow_the_answers(adversarial: bool) -> None:
     """All candidates are adversarial, or none is."""
@@ -200,6 +205,7 @@ def test_sizes_follow_the_answers(adversarial: bool) -> None:
     within(lambda z: torch.full_like(z[:, 0], adversarial).bool(), points, rule, spherical=0.2, source=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(0.01, 0.1), (1.0, 0.1), (0.5, 1e-5), (0.5, 0.9)], ids=str)
 def test_first_sizes_hardly_matter(sizes: tuple[float, float]) -> None:
     """They adapt to each sample."""
@@ -209,6 +215,7 @@ def test_first_sizes_hardly_matter(sizes: tuple[float, float]) -> None:
     assert (out.distance <= distance * 1.3).all()
 
 
+@pytest.mark.slow
 def test_half_of_the_spherical_steps_succeed() -> None:
     """Although half of the pixels are 0 and could only rise, away from the boundary."""
     normal = sample(784, 1)[0]
@@ -243,6 +250,7 @@ def test_the_budget_holds(queries: int) -> None:
     assert 5 * (queries - 1) <= out.forwards - 2 * 5 <= 5 * queries
 
 
+@pytest.mark.slow
 def test_steps_are_queries() -> None:
     """The smaller of the two budgets counts."""
     model, x = mlp(), images(3)
@@ -254,6 +262,7 @@ def test_steps_are_queries() -> None:
         assert other.forwards == one.forwards
 
 
+@pytest.mark.slow
 def test_more_queries_are_never_worse() -> None:
     """The walk is the same, and longer. So with more restarts."""
     model, x = mlp(), images(32)
@@ -267,6 +276,7 @@ def test_more_queries_are_never_worse() -> None:
     assert (often < 0.9 * once).sum() >= 3
 
 
+@pytest.mark.slow
 def test_a_sample_without_a_start_is_held() -> None:
     model, x = Late(), images(4, (1, 8, 8), dtype=torch.float32)
     x[:, 0, 0, 0] = torch.tensor([0.9, 0.2, 0.9, 0.9])

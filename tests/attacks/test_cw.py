@@ -53,6 +53,7 @@ def by_autograd(
     return points
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-1.0, 3.0)])
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_the_descent_is_that_of_the_paper(norm: str, box: tuple[float, float]) -> None:
@@ -97,6 +98,7 @@ def test_tau_follows_the_distance() -> None:
     assert done.tolist() == [False, False, False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 3, 10])
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -105,6 +107,7 @@ def test_the_distance_of_a_linear_model(norm: str, targeted: bool, classes: int)
     check_linear(norm, targeted, classes, 3072, 60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_a_thousand_classes(norm: str) -> None:
     check_linear(norm, False, 1000, 192, 60)
@@ -129,6 +132,7 @@ def check_linear(norm: str, targeted: bool, classes: int, inputs: int, steps: in
     assert (out.distance <= distance * 1.05).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_the_scale_of_the_logits_does_not_matter(norm: str, scale: float) -> None:
@@ -140,6 +144,7 @@ def test_the_scale_of_the_logits_does_not_matter(norm: str, scale: float) -> Non
     torch.testing.assert_close(scaled.x_adv, plain.x_adv, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_the_units_of_the_box_do_not_matter(norm: str) -> None:
     model, x = mlp(), images(6)
@@ -152,6 +157,7 @@ def test_the_units_of_the_box_do_not_matter(norm: str) -> None:
     torch.testing.assert_close((wide.x_adv + 100) / 255, plain.x_adv, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize("edge", [(-math.inf, math.inf), (0.0, math.inf)])
 def test_a_box_without_edges(norm: str, edge: tuple[float, float]) -> None:
@@ -165,6 +171,7 @@ def test_a_box_without_edges(norm: str, edge: tuple[float, float]) -> None:
     assert (out.x_adv >= edge[0]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_the_lead_moves_the_boundary(norm: str) -> None:
     x = images(4, (1, 28, 28))
@@ -191,6 +198,7 @@ def test_the_lead_is_checked() -> None:
             WrongBy(lead)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_pixels_at_the_edges_move(norm: str) -> None:
     """Binary images: every pixel that can help moves."""
@@ -203,6 +211,7 @@ def test_pixels_at_the_edges_move(norm: str) -> None:
     assert ((out.x_adv != x).flatten(1) | ~steep).float().mean() > 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_half_precision_of_the_samples(norm: str) -> None:
     model, x = mlp(dtype=torch.float32), images(6, dtype=torch.float32)
@@ -225,6 +234,7 @@ def test_the_last_point_is_judged(norm: str) -> None:
     assert out.backwards == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_a_mask_holds(norm: str) -> None:
     x = images(4)
@@ -242,6 +252,7 @@ def test_a_mask_holds(norm: str) -> None:
     assert (out.distance[possible] <= 1.05 * distance[possible]).all()
 
 
+@pytest.mark.slow
 def test_samples_leave_when_nothing_is_gained() -> None:
     x = images(4, (1, 28, 28))
     model, _ = two_classes(x, 1.0)
@@ -249,6 +260,7 @@ def test_samples_leave_when_nothing_is_gained() -> None:
     assert out.backwards < 4 * 60 * 8
 
 
+@pytest.mark.slow
 def test_a_radius_bounds_the_distance_of_interest() -> None:
     model, x = mlp(), images(12)
     y = labels(model, x)
@@ -282,6 +294,7 @@ def test_other_norms_are_refused() -> None:
         cw(mlp(), x, labels(mlp(), x), L1(math.inf), steps=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_where_the_second_search_starts(norm: str) -> None:
     """L2 starts at x again, Linf at the nearest success."""

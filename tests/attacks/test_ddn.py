@@ -61,6 +61,7 @@ def test_by_hand(options: dict[str, float], loss: str | None) -> None:
     torch.testing.assert_close(torch.stack(seen), torch.stack(expected))
 
 
+@pytest.mark.slow
 def test_a_criterion_brings_its_own_loss() -> None:
     """Cross-entropy would push the label below one class; here it has to fall below two."""
     model, x, y = problem(784, 4, size=4)

@@ -111,6 +111,7 @@ def test_candidates_bound_the_rivals_and_the_passes() -> None:
     assert second.backwards == 2 * 2  # at x, and where the decision changed
 
 
+@pytest.mark.slow
 def test_a_thousand_classes() -> None:
     model, x = linear(1000, 784).double(), images(3, (1, 28, 28)) * 0.2 + 0.4
     y = labels(model, x)
@@ -145,6 +146,7 @@ def test_criterion_with_mask(criterion: ConfidentlyWrong | OutsideTopK) -> None:
     assert (out.distance[both] > plain.distance[both]).float().mean() > 0.9
 
 
+@pytest.mark.slow
 def test_a_target_that_is_not_the_nearest() -> None:
     net, x = mlp(5), images(20)
     y = labels(net, x)

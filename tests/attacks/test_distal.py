@@ -113,6 +113,7 @@ def test_the_confidence_is_that_of_the_model_as_given(explained):
     torch.testing.assert_close(out.confidence, expected, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_success_of_the_search_alone_is_searched_again():
     """In bfloat16 a little brightness seems enough; the model as given asks for more."""
 
@@ -154,6 +155,7 @@ def test_the_steps_are_those_of_the_search_that_counts():
     assert (out.steps[out.success] == 0).all()
 
 
+@pytest.mark.slow
 def test_where_the_goal_is_not_reached_the_most_confident_image_counts():
     """Steps that are too long lead past the brightness of the class, to and fro."""
 
@@ -224,6 +226,7 @@ def test_the_ascent_stays_in_its_box(linear):
     assert (out.x.amin(), out.x.amax()) == (-1.0, 3.0)
 
 
+@pytest.mark.slow
 def test_the_boundary_cases(linear):
     out = distal(linear, torch.zeros(0, dtype=torch.int64), (1, 4, 4))
     assert out.x.shape == (0, 1, 4, 4)

@@ -52,6 +52,7 @@ def step_plus(step: int) -> float:
     return (step + 1) / (step + 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-1.0, 3.0)])
 def test_the_descent_is_that_of_the_paper(box: tuple[float, float]) -> None:
     model, x = mlp(), images(5) * (box[1] - box[0]) + box[0]
@@ -66,6 +67,7 @@ def test_the_descent_is_that_of_the_paper(box: tuple[float, float]) -> None:
         torch.testing.assert_close(seen[step], expected[step], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize(("classes", "shape"), [(2, (3, 32, 32)), (3, (1, 28, 28)), (10, (3, 32, 32))])
 def test_the_distance_of_a_linear_model(classes: int, shape: tuple[int, ...], targeted: bool) -> None:
@@ -92,6 +94,7 @@ def test_the_distance_of_a_linear_model(classes: int, shape: tuple[int, ...], ta
     assert (out.distance <= distance * 1.05).all()
 
 
+@pytest.mark.slow
 def test_beta_trades_pixels_for_length() -> None:
     x = images(4, (1, 28, 28))
     model, _ = two_classes(x, 3.0)
@@ -104,6 +107,7 @@ def test_beta_trades_pixels_for_length() -> None:
     assert (lengths[1] < lengths[0]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
 def test_the_scale_of_the_logits_does_not_matter(scale: float) -> None:
     model, x = mlp(), images(6)
@@ -114,6 +118,7 @@ def test_the_scale_of_the_logits_does_not_matter(scale: float) -> None:
     torch.testing.assert_close(scaled.x_adv, plain.x_adv, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_units_of_the_box_do_not_matter() -> None:
     model, x = mlp(), images(6)
     y = labels(model, x)
@@ -129,6 +134,7 @@ def test_the_units_of_the_box_do_not_matter() -> None:
     torch.testing.assert_close((wide.x_adv + 100) / 255, plain.x_adv, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_box_without_edges() -> None:
     x = images(4) + 0.5
     model, weight = two_classes(x, 1.0)
@@ -138,6 +144,7 @@ def test_a_box_without_edges() -> None:
     assert (out.distance <= 1.05 * need / weight.abs().max()).all()
 
 
+@pytest.mark.slow
 def test_lead_and_mask_together() -> None:
     x = images(4)
     model, weight = two_classes(x, 0.3)
@@ -173,6 +180,7 @@ def test_the_last_point_is_judged() -> None:
     assert out.backwards == 4
 
 
+@pytest.mark.slow
 def test_samples_leave_when_nothing_is_gained() -> None:
     x = images(4, (1, 28, 28))
     model, _ = two_classes(x, 1.0)
@@ -203,6 +211,7 @@ def test_other_norms_are_refused() -> None:
         ead(mlp(), x, labels(mlp(), x), L2(math.inf), steps=3)
 
 
+@pytest.mark.slow
 def test_the_second_search_steps_by_the_distance_of_the_first() -> None:
     x = 0.45 + 0.1 * images(3, (1, 28, 28))
     model, _ = two_classes(x, 3.0)
@@ -253,6 +262,7 @@ def test_a_start_from_which_a_linear_model_reaches_nothing() -> None:
     assert ead(model, x, torch.tensor([0]), L1(math.inf), steps=60, searches=1).success
 
 
+@pytest.mark.slow
 def test_a_search_after_one_without_a_success_leaves_the_hill() -> None:
     def model(z: Tensor) -> Tensor:
         height = z.mean(1)

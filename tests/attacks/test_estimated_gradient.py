@@ -194,6 +194,7 @@ def test_a_sample_does_not_depend_on_its_batch_and_nan_spoils_no_other() -> None
     assert part[1].isnan().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compile", [False, True])
 def test_the_search_twin_is_folded_and_the_model_left_alone(
     compile: bool, monkeypatch: pytest.MonkeyPatch
@@ -239,6 +240,7 @@ def test_functions_bound_methods_and_frozen_models() -> None:
     assert not torch.equal(as_given.verdict(X), as_given.verdict(X))
 
 
+@pytest.mark.slow
 def test_an_mnist_image_costs_1568_probes() -> None:
     model, x = SchottCNN(width=(2, 3, 4)).eval(), torch.rand(2, 1, 28, 28)
     frozen = fa.freeze(estimated_gradient(model, 0.01))

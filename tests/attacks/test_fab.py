@@ -20,6 +20,7 @@ from .test_deepfool import nearest
 NORMS = ["linf", "l2", "l1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32)], ids=str)
 @pytest.mark.parametrize("classes", [2, 10])
@@ -58,6 +59,7 @@ def watched(net: nn.Module) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
     return model, seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(
     ("bias", "overshoot", "backward", "steps"),
@@ -118,6 +120,7 @@ class Hard(nn.Module):
         return torch.stack([torch.zeros_like(margin), margin], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("targeted", [False, True])
 def test_what_has_no_success_explores_whatever_its_batch(norm: str, targeted: bool) -> None:
@@ -132,6 +135,7 @@ def test_what_has_no_success_explores_whatever_its_batch(norm: str, targeted: bo
     torch.testing.assert_close(alone.distance, both.distance[:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("targeted", [False, True])
 def test_long_runs_of_a_batch_are_those_of_its_samples(norm: str, targeted: bool) -> None:
@@ -184,6 +188,7 @@ def certain(net: nn.Sequential) -> nn.Sequential:
     return net
 
 
+@pytest.mark.slow
 def test_each_class_in_turn_is_no_worse() -> None:
     net, x = mlp(6, seed=3), images(24)
     y = labels(net, x)
@@ -210,6 +215,7 @@ def starts(norm: str, **options: Any) -> tuple[Tensor, Tensor]:
     return torch.stack(first[1:]), fab(net, x, y, THREATS[norm](torch.inf), steps=1).distance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_where_restarts_begin(norm: str) -> None:
     """Anew for each sample, restart and seed; at most half as far as the nearest success so far."""
@@ -331,6 +337,7 @@ def test_restarts_are_no_worse(targeted: bool) -> None:
     assert (outs[1].distance < outs[0].distance * 0.999).any()
 
 
+@pytest.mark.slow
 def test_criterion_and_mask() -> None:
     net, x = linear(5).double(), images(12)
     y, mask = labels(net, x), torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.2

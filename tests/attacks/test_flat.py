@@ -40,6 +40,7 @@ def attacked(case: Case, norm: str, model: nn.Module, x: Tensor, radius: float =
     return case.entry.run(model, x, labels(model, x), threat, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "norm"), PAIRS)
 def test_a_flat_model_is_held(case: Case, norm: str) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
@@ -52,6 +53,7 @@ def test_a_flat_model_is_held(case: Case, norm: str) -> None:
     assert out.x_adv.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "norm"), PAIRS)
 def test_a_saturated_model_is_broken_as_the_plain_one(case: Case, norm: str) -> None:
     """Its logits are two hundred times as large: probabilities are 0 and 1, and no decision changes."""
@@ -70,6 +72,7 @@ def test_a_saturated_model_is_broken_as_the_plain_one(case: Case, norm: str) -> 
         assert float(second.distance.median()) <= 1.05 * float(first.distance.median())
 
 
+@pytest.mark.slow
 def test_ddn_looks_around_where_the_gradient_is_zero() -> None:
     """Noise of growing norm, drawn afresh at each step, by the seed and the sample's number alone."""
     seen: list[Tensor] = []
@@ -100,6 +103,7 @@ def test_ddn_looks_around_where_the_gradient_is_zero() -> None:
     assert float(apart.abs().median()) < 0.4
 
 
+@pytest.mark.slow
 def test_ddn_stays_at_a_point_where_nothing_may_move() -> None:
     """A gradient that is not finite counts as none, and the sample fails as it did; the others go on."""
     seed_cpu(0)

@@ -14,6 +14,7 @@ from .halfspaces import nearest, problem
 from .nets import Counted, images, labels, mlp
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "median"), [("linf", 0.34), ("l2", 1.75), ("l1", 6.0), ("l0", 16)])
 def test_a_robust_network_falls(norm: str, median: float, shared_data) -> None:  # type: ignore[no-untyped-def]
     """Its gradients are sparse and small: the steps of the paper leave some images, or go further."""
@@ -23,6 +24,7 @@ def test_a_robust_network_falls(norm: str, median: float, shared_data) -> None: 
     assert out.distance.median() <= median
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 def test_models_that_set_pixels_to_0_or_1(norm: str) -> None:
     """The ball is that of the points, not of the nearer ones that look the same to the model."""
@@ -46,6 +48,7 @@ def test_far_from_the_box_the_first_step_leads_to_the_boundary(norm: str) -> Non
     torch.testing.assert_close(out.distance.double(), exact * 1.01, rtol=1e-4, atol=0)
 
 
+@pytest.mark.slow
 def test_a_step_costs_one_gradient_where_nothing_is_found() -> None:
     net, x = mlp(), images(6)
     backwards: list[int] = []

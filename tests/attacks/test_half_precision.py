@@ -50,6 +50,7 @@ def attacked(name: str, norm: str, size: int, dtype: torch.dtype) -> tuple[Attac
     return entry.run(net, x.to(dtype), y, threat, **{**entry.quick, **longer}), threat
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", list(SHAPES))
 @pytest.mark.parametrize(("name", "norm"), PAIRS, ids=[f"{name}-{norm}" for name, norm in PAIRS])
 def test_nearly_as_strong_as_in_float32(name: str, norm: str, size: int) -> None:
@@ -154,6 +155,7 @@ def test_probes_are_finer_than_the_samples() -> None:
     assert (gained > 0.5 * possible).float().mean() > 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_a_mask_and_radii_of_each_sample(dtype: torch.dtype) -> None:
     net, x, y = problem(784)
@@ -168,6 +170,7 @@ def test_a_mask_and_radii_of_each_sample(dtype: torch.dtype) -> None:
         assert out.success.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_a_threshold_that_half_precision_does_not_hold(dtype: torch.dtype) -> None:
     """0.7 is lower in bfloat16: what goes back to it must still be above for a model in float32."""

@@ -103,10 +103,12 @@ def test_l0_reaches_the_optimum(radius, run, steps):
     assert bool((share >= 0.999).all()), share
 
 
+@pytest.mark.slow
 def test_l0_stays_at_the_optimum_however_many_steps():
     assert bool((attacked(pgd, "uniform", fa.L0(50), steps=200) >= 0.999).all())
 
 
+@pytest.mark.slow
 def test_a_radius_and_a_step_of_each_sample():
     model, x = linear()[0], images("uniform")
     with torch.no_grad():

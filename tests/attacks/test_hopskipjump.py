@@ -50,6 +50,7 @@ def within(model: nn.Module, x: Tensor, norm: str, points: Tensor, rule: Any, **
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "inputs"), [("l2", 784), ("linf", 784), ("l2", 3072), ("linf", 3072)])
 @pytest.mark.parametrize("box", [(0.0, 1.0), (0.0, 255.0)], ids=str)
 def test_the_distance_of_a_linear_model(norm: str, inputs: int, box: tuple[float, float]) -> None:
@@ -89,6 +90,7 @@ def test_probes_find_the_normal(norm: str) -> None:
     within(model, x, norm, points, rule)
 
 
+@pytest.mark.slow
 def test_what_is_known_of_the_normal(monkeypatch: pytest.MonkeyPatch) -> None:
     """In L2 the way from x, in Linf the last estimate, which the next one only turns."""
     page, known = sys.modules["fastadv.attacks.hopskipjump"], []
@@ -106,6 +108,7 @@ def test_what_is_known_of_the_normal(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(*known[0])
 
 
+@pytest.mark.slow
 def test_answers_come_to_balance_at_the_edge_of_the_box() -> None:
     """Half of the pixels are 0 and could only rise, away from the boundary: most probes answer the same."""
     x = torch.zeros(2, 784, dtype=torch.float64)
@@ -202,6 +205,7 @@ def test_nothing_outside_the_box_is_asked() -> None:
     assert (asked[:, None, 600:] == x[:, 600:]).all(2).any(1).all()
 
 
+@pytest.mark.slow
 def test_directions_are_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """In every block of every step, for every sample, seed and restart."""
     x = torch.full((2, 784), 0.5)
@@ -224,6 +228,7 @@ def test_directions_are_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (agree.abs() < 0.3).all()
 
 
+@pytest.mark.slow
 def test_the_search_in_bfloat16_sees_its_probes() -> None:
     """They are as far from one another as bfloat16 can tell."""
     model, x, y = halfspaces.problem(784, classes=3, size=4)
@@ -233,6 +238,7 @@ def test_the_search_in_bfloat16_sees_its_probes() -> None:
     assert (coarse.distance <= plain.distance * 1.3).all()
 
 
+@pytest.mark.slow
 def test_restarts_leave_a_boundary_that_is_far() -> None:
     """From other noise they come to other boundaries."""
     model, x = mlp(), images(32)

@@ -41,6 +41,7 @@ def starts(attack: Case, x: Tensor, inside: Threat, **options: object) -> list[T
     return batches[:: steps + 1]
 
 
+@pytest.mark.slow
 def test_every_restart_starts_elsewhere(attack: Case, norm: str) -> None:
     if not attack.takes("random_start"):
         pytest.skip("no random start of the threat")
@@ -57,6 +58,7 @@ def test_every_restart_starts_elsewhere(attack: Case, norm: str) -> None:
         assert torch.equal(point, other)
 
 
+@pytest.mark.slow
 def test_seeds_and_ids_change_every_start(attack: Case, norm: str) -> None:
     if not attack.takes("random_start"):
         pytest.skip("no random start")
@@ -72,6 +74,7 @@ def test_seeds_and_ids_change_every_start(attack: Case, norm: str) -> None:
         assert len({tuple(row.tolist()) for row in point.flatten(1)}) == 8
 
 
+@pytest.mark.slow
 def test_restarts_keep_to_the_samples_that_are_left() -> None:
     """Samples already wrong, or broken in a restart, do not shift the starts and radii of the others."""
     model, x = mlp(), images(60)

@@ -63,6 +63,7 @@ def test_it_finds_the_nearest_point_on_the_line(model, options):
     assert torch.equal(model(out.x_adv).argmax(1) != y, out.success)
 
 
+@pytest.mark.slow
 def test_targets(model):
     x, y = near(model)
     targets = (y + 1) % 3
@@ -71,6 +72,7 @@ def test_targets(model):
     assert (out.distance >= latent_descent(model, x, y).distance - 1e-3).all()
 
 
+@pytest.mark.slow
 def test_conventions_of_minimum_norm_attacks(model):
     x, y = near(model)
     y[3] = (y[3] + 1) % 3  # wrong from the start
@@ -87,6 +89,7 @@ def test_conventions_of_minimum_norm_attacks(model):
     torch.testing.assert_close(far.distance[0], (far.x_adv - x)[0].abs().max())
 
 
+@pytest.mark.slow
 def test_a_sample_stands_alone_and_twice_is_the_same(model):
     x, y = near(model)
     whole = latent_descent(model, x, y)
@@ -114,6 +117,7 @@ def test_counts_are_passes(model):
     assert out.forwards == sum(passed)
 
 
+@pytest.mark.slow
 def test_one_sample_never_spoils_another(model):
     class Trap(Prototypes):
         """Not finite near one image, whatever else is in the batch."""
@@ -145,6 +149,7 @@ def explained():
     return model, model.decode(torch.randn(6, 3, 2, generator=g))[torch.arange(6), y], y
 
 
+@pytest.mark.slow
 def test_abs_is_broken_outside_its_bound(explained):
     model, x, y = explained
     model.binary = False
@@ -155,6 +160,7 @@ def test_abs_is_broken_outside_its_bound(explained):
     assert out.distance.max() < 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_binary_abs_is_crossed_at_the_threshold(explained, dtype):
     """In every precision the same images are broken, by pixels just on the other side of 0.5."""
@@ -180,6 +186,7 @@ def test_binary_abs_is_crossed_at_the_threshold(explained, dtype):
     assert ((out.x_adv >= 0.5) != (x >= 0.5))[changed].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_short_steps_are_not_rounded_away(model, dtype):
     x, y = near(model)
@@ -191,6 +198,7 @@ def test_short_steps_are_not_rounded_away(model, dtype):
     torch.testing.assert_close(out.distance, single.distance, rtol=0.03, atol=0)
 
 
+@pytest.mark.slow
 def test_outside_the_radius_is_held_and_not_failed(model):
     x, y = near(model)
     reached = latent_descent(model, x, y).distance

@@ -78,6 +78,7 @@ def test_trials_by_hand() -> None:
     assert len(lengths) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize(("classes", "shape"), [(2, (3, 32, 32)), (3, (1, 28, 28)), (10, (3, 32, 32))])
 def test_the_distance_of_a_linear_model(classes: int, shape: tuple[int, ...], targeted: bool) -> None:
@@ -104,6 +105,7 @@ def test_the_distance_of_a_linear_model(classes: int, shape: tuple[int, ...], ta
     assert (out.distance <= distance * 1.05).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-2, 1e3])
 def test_other_scales_of_the_logits(scale: float) -> None:
     x = images(4, (1, 28, 28))
@@ -113,6 +115,7 @@ def test_other_scales_of_the_logits(scale: float) -> None:
     assert (out.distance <= 1.05 * boundary_distance(x, weight, need, "l2")).all()
 
 
+@pytest.mark.slow
 def test_the_units_of_the_box_do_not_matter() -> None:
     model, x = mlp(), images(6)
     y = labels(model, x)
@@ -129,6 +132,7 @@ def test_the_units_of_the_box_do_not_matter() -> None:
     torch.testing.assert_close((wide.x_adv + 100) / 255, plain.x_adv, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_lead_and_mask_together() -> None:
     x = images(4)
     model, weight = two_classes(x, 0.3)
@@ -148,6 +152,7 @@ def test_lead_and_mask_together() -> None:
     assert not out.success[need > room].any()
 
 
+@pytest.mark.slow
 def test_samples_leave_when_the_constant_is_known() -> None:
     x = images(4, (1, 28, 28))
     model, _ = two_classes(x, 1.0)

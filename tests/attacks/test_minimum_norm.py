@@ -52,6 +52,7 @@ def in_the_unit_box(name: str, norm: str) -> Any:
     return attacked(name, norm, model, x, labels(model, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("inputs", "classes"), [(784, 2), (784, 10), (3072, 3)])
 @pytest.mark.parametrize(("name", "norm", "ratio", "options"), EXACT)
 def test_exact_distance(
@@ -67,6 +68,7 @@ def test_exact_distance(
     assert (out.distance <= distance * ratio + 1e-6).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
 def test_a_thousand_classes(name: str, norm: str) -> None:
     model, x, y = problem(784, 1000, size=2)
@@ -75,6 +77,7 @@ def test_a_thousand_classes(name: str, norm: str) -> None:
     assert (out.distance <= distance * 1.25 + (norm == "l0")).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm", "ratio", "options"), EXACT)
 def test_exact_distance_to_a_target(name: str, norm: str, ratio: float, options: dict[str, Any]) -> None:
     model, x, y = problem(784, 3, size=24)
@@ -89,6 +92,7 @@ def test_exact_distance_to_a_target(name: str, norm: str, ratio: float, options:
     assert (out.distance <= distance * ratio + 1e-6)[exact].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box", [(-1.0, 1.0), (0.0, 255.0)])
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
 def test_the_box_sets_the_scale(name: str, norm: str, box: tuple[float, float]) -> None:
@@ -103,6 +107,7 @@ def test_the_box_sets_the_scale(name: str, norm: str, box: tuple[float, float]) 
     assert float((other.distance / scale / unit.distance).median()) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
 def test_a_box_without_edges(name: str, norm: str) -> None:
     model, x = mlp(), images(12)
@@ -112,6 +117,7 @@ def test_a_box_without_edges(name: str, norm: str) -> None:
     assert out.x_adv.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
 def test_only_the_mask_moves(name: str, norm: str) -> None:
     model, x, y = problem(784, 3)
@@ -124,6 +130,7 @@ def test_only_the_mask_moves(name: str, norm: str) -> None:
     assert (out.distance > free.distance).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
 @pytest.mark.parametrize("criterion", [OutsideTopK(2), ConfidentlyWrong(0.9)], ids=["top", "confident"])
 def test_criteria(name: str, norm: str, criterion: Any) -> None:
@@ -137,6 +144,7 @@ def test_criteria(name: str, norm: str, criterion: Any) -> None:
     assert (out.distance > plain.distance).float().mean() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
 def test_targets_with_confidence(name: str, norm: str) -> None:
     model, x, y = problem(784, 5, scale=10)
@@ -147,6 +155,7 @@ def test_targets_with_confidence(name: str, norm: str) -> None:
     assert (probability >= 0.8 - 1e-5).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
 def test_nothing_counts_beyond_the_radius(name: str, norm: str) -> None:
     """One radius a sample: those with enough are broken, the others return x itself."""
@@ -162,6 +171,7 @@ def test_nothing_counts_beyond_the_radius(name: str, norm: str) -> None:
     assert torch.equal(out.x_adv[~wide], x[~wide])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
 def test_more_steps_are_never_worse(name: str, norm: str) -> None:
     model, x, y = problem(784, 10)
@@ -187,6 +197,7 @@ class Flat(nn.Module):
         return torch.tensor([2.0, 1.0]) + 0 * x.flatten(1).sum(1, keepdim=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
 def test_nothing_found_is_x_itself(name: str, norm: str) -> None:
     x = images(5, dtype=torch.float32)
@@ -196,6 +207,7 @@ def test_nothing_found_is_x_itself(name: str, norm: str) -> None:
     assert out.zero_gradient.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
 @pytest.mark.parametrize("scale", [1e-20, 1e20], ids=["tiny", "huge"])
 def test_the_size_of_the_gradient_does_not_matter(name: str, norm: str, scale: float) -> None:

@@ -42,6 +42,7 @@ class Recorded:
         return bim(model, x, y, threat, **self.options, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 def test_linear_models(norm: str) -> None:
     model, x, weight, need = plane()
@@ -93,6 +94,7 @@ def test_radii_by_hand() -> None:
     assert float(out.distance) == pytest.approx(high, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_distance_of_a_success_bounds_the_next_radius() -> None:
     """The attack ends at its first success, well inside the ball of radius 64."""
     model, x, weight, need = plane(3)
@@ -145,6 +147,7 @@ def test_first_radii(threat: Threat, first: float) -> None:
         torch.testing.assert_close(own.radii[0], radii.minimum(most))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [1e-12, 1e-60])
 def test_a_tiny_first_radius_grows_to_the_whole_box(first: float) -> None:
     net, x = mlp(), images(3)
@@ -154,6 +157,7 @@ def test_a_tiny_first_radius_grows_to_the_whole_box(first: float) -> None:
     torch.testing.assert_close(out.distance, usual.distance, rtol=0.01, atol=0.0)
 
 
+@pytest.mark.slow
 def test_l0_radii_are_whole_numbers_and_end() -> None:
     model, x, weight, need = plane(4)
     inner = Recorded(steps=40, loss="margin")
@@ -165,6 +169,7 @@ def test_l0_radii_are_whole_numbers_and_end() -> None:
     assert (out.distance <= boundary_distance(x, weight, need, "l0") + 1).all()
 
 
+@pytest.mark.slow
 def test_an_l0_radius_between_whole_numbers() -> None:
     net, x = mlp(), images(12)
     inner = Recorded(steps=4)
@@ -177,6 +182,7 @@ def test_an_l0_radius_between_whole_numbers() -> None:
     assert (below_one.status == Status.HELD).all()
 
 
+@pytest.mark.slow
 def test_the_options_of_a_success_reach_the_attack() -> None:
     net, x = mlp(5), images(6)
     y, mask = labels(net, x), torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0)) > 0.2
@@ -206,6 +212,7 @@ def test_every_pass_counts() -> None:
     assert (out.forwards, out.backwards) == (sum(forwards), sum(backwards))
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_always_zero_is_told() -> None:
     net, x = mlp(), images(3)
     for model, flat in ((net, False), (lambda z: net(z.round()), True)):
@@ -228,6 +235,7 @@ def test_what_the_attack_met_is_told() -> None:
     assert torch.equal(out.x_adv, x)
 
 
+@pytest.mark.slow
 def test_the_largest_distance_of_interest() -> None:
     """What holds at the radius is held; larger ones are tried, since a success there may lie nearer."""
     model, x, weight, need = plane(6)

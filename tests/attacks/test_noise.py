@@ -132,6 +132,7 @@ def test_salt_and_pepper_goes_on_to_one_coordinate() -> None:
     assert out.distance.tolist() == [1] * 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
 def test_only_smaller_noise_is_tried_after_a_success(name: str, norm: str) -> None:
     x, threat = saturated(1, 784), THREATS[norm](INF)
@@ -150,6 +151,7 @@ def test_only_smaller_noise_is_tried_after_a_success(name: str, norm: str) -> No
     assert float(out.distance) == pytest.approx(best)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PAIRS[1:])
 def test_a_success_shrinks_to_the_boundary(name: str, norm: str) -> None:
     model, x = mlp(inputs=784), saturated(6, 784).double()
@@ -159,6 +161,7 @@ def test_a_success_shrinks_to_the_boundary(name: str, norm: str) -> None:
     assert (labels(model, x + 0.99 * (out.x_adv - x)) == y).all()
 
 
+@pytest.mark.slow
 def test_more_noise_finds_less() -> None:
     model, x = linear(3, 784).double(), images(8, (784,))
     y = labels(model, x)
@@ -181,6 +184,7 @@ def test_one_coordinate_cannot_be_bettered() -> None:
     assert out.forwards < 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "norm"), PAIRS)
 def test_a_sample_that_no_noise_breaks_stops_no_other(name: str, norm: str) -> None:
     class Deaf(nn.Module):

@@ -91,6 +91,7 @@ def nearest(model: torch.nn.Module, x: Tensor, y: Tensor, norm: str, targets: Te
     return distance.amin(1) if targets is None else distance.gather(1, targets[:, None]).squeeze(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["ce", "margin", "cw", "dlr"])
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -119,6 +120,7 @@ def test_the_threshold_in_the_dimension_of_images(
     assert (whole.loss.abs() <= 0.02 * before.double()).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("ascent", [bim, pgd, mim])
 def test_ten_classes_in_the_dimension_of_images(ascent: Callable[..., AttackResult], norm: str) -> None:

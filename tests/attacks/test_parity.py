@@ -72,6 +72,7 @@ def _short_square(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(COMPONENTS, "square", short)
 
 
+@pytest.mark.slow
 def test_figures_have_a_case_and_a_source() -> None:
     for row in FIGURES:
         names = {case.name for case in cases_on(row["net"])}
@@ -96,6 +97,7 @@ def test_every_attack_is_compared_in_every_norm_or_nobody_else_has_it() -> None:
     assert not compared & alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "net", "radius"), COMPARED)
 def test_ours_is_no_worse(case: Case, net: str, radius: float, shared_data) -> None:  # type: ignore[no-untyped-def]
     few = case.few if case.radius < inf else min(case.few, MEDIANS)

@@ -40,6 +40,7 @@ def test_two_steps_by_hand() -> None:
     torch.testing.assert_close(out.x_adv[0], second, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [784, 3072])
 @pytest.mark.parametrize("box", [(0.0, 1.0), (-1.0, 2.0)], ids=["unit", "wide"])
 def test_nearest_point_of_a_linear_model(inputs: int, box: tuple[float, float]) -> None:
@@ -54,6 +55,7 @@ def test_nearest_point_of_a_linear_model(inputs: int, box: tuple[float, float]) 
     assert ratio.median() <= 1.002
 
 
+@pytest.mark.slow
 def test_a_sample_without_gradient_is_held_beside_others() -> None:
     """Zero is a maximum of -|z|: no gradient leads away from it."""
     model, x, y = problem(784, 3)
@@ -72,6 +74,7 @@ def test_a_sample_without_gradient_is_held_beside_others() -> None:
     assert torch.equal(out.zero_gradient, dead)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 def test_half_precision(dtype: torch.dtype) -> None:
     """What is found is a success of the points as the caller's format holds them, little further away."""
@@ -84,6 +87,7 @@ def test_half_precision(dtype: torch.dtype) -> None:
     assert (out.distance <= distance * 1.05).all()
 
 
+@pytest.mark.slow
 def test_a_mask_and_a_target_at_once() -> None:
     model, x, y = problem(784, 3, size=24)
     targets = (y + 1) % 3

@@ -110,6 +110,7 @@ def test_the_operator_in_the_metric_of_adam_is_its_own_iteration() -> None:
             torch.testing.assert_close(found.abs()[:, 1:9], few)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_the_scale_of_the_logits_changes_nothing(norm: str) -> None:
     model, x = mlp(), images(6)
@@ -122,6 +123,7 @@ def test_the_scale_of_the_logits_changes_nothing(norm: str) -> None:
         torch.testing.assert_close(out.distance, outs[1].distance, rtol=2e-2, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "most"), [("l1", 5.0), ("l2", 1.7)])
 def test_it_finds_its_way_on_a_robust_net(norm: str, most: float, shared_data: Any) -> None:
     """Whose gradients are sparse and small. adv-lib's median is 3.8 in L1 and 2.0 in L2, after 300 steps."""
@@ -130,6 +132,7 @@ def test_it_finds_its_way_on_a_robust_net(norm: str, most: float, shared_data: A
     assert float(out.distance.median()) < most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outcome", ["held", "success"])
 def test_how_the_weight_of_the_distance_moves_while_it_explores(
     outcome: str, monkeypatch: pytest.MonkeyPatch

@@ -34,6 +34,7 @@ def zeros(size: int, *shape: int) -> tuple[Tensor, Tensor]:
     return torch.zeros(size, *shape), torch.zeros(size, dtype=torch.long)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [784, 3072])
 @pytest.mark.parametrize(("norm", "factor"), [("l0", 4.0), ("l2", 9.0)])
 def test_the_distance_of_a_linear_model(norm: str, factor: float, inputs: int) -> None:
@@ -46,6 +47,7 @@ def test_the_distance_of_a_linear_model(norm: str, factor: float, inputs: int) -
     assert (out.distance <= distance * factor + 1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [784, 3072])
 def test_as_many_coordinates_as_the_model_needs(inputs: int) -> None:
     """Exactly so many in L0; in L2 each of them comes close to 1/2."""
@@ -57,6 +59,7 @@ def test_as_many_coordinates_as_the_model_needs(inputs: int) -> None:
     assert (out.distance <= 0.5 * 40**0.5 * 1.05).all()
 
 
+@pytest.mark.slow
 def test_the_coordinates_that_the_model_needs() -> None:
     """Four of 784, without any of which no point is a success."""
     x, y = zeros(4, 1, 28, 28)
@@ -101,6 +104,7 @@ def orders(seed: int = 0, first: int = 0, restarts: int = 1) -> list[list[list[i
     return runs
 
 
+@pytest.mark.slow
 def test_the_order_begins_anew_after_each_success() -> None:
     """What failed is tried again, in another order; other runs, seeds and samples have others too."""
     (base,) = orders()
@@ -117,6 +121,7 @@ def test_the_order_begins_anew_after_each_success() -> None:
     assert all(other[-1] != base[-1] for other in others)
 
 
+@pytest.mark.slow
 def test_several_coordinates_go_back_at_once() -> None:
     """From 784 to the 2 that are needed takes far fewer queries than coordinates."""
     x, y = zeros(2, 784)
@@ -124,6 +129,7 @@ def test_several_coordinates_go_back_at_once() -> None:
     assert out.distance.tolist() == [2, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l0", "l2"])
 @pytest.mark.parametrize("queries", [1, 2, 30, 101])
 def test_the_budget_is_spent_and_held(norm: str, queries: int) -> None:
@@ -139,6 +145,7 @@ def test_the_budget_is_spent_and_held(norm: str, queries: int) -> None:
         assert out.forwards == sum(sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l0", "l2"])
 def test_more_is_never_worse(norm: str) -> None:
     model, x, y = halfspaces.problem(784, classes=3)
@@ -154,6 +161,7 @@ def test_more_is_never_worse(norm: str) -> None:
         assert outs[-1].mean() < 0.95 * outs[0].mean()
 
 
+@pytest.mark.slow
 def test_fresh_noise_finds_fewer_coordinates() -> None:
     """Flips of great gain take the place of many; the first pass cannot see them."""
     model, x, y = halfspaces.problem(784, classes=3, size=6)
@@ -161,6 +169,7 @@ def test_fresh_noise_finds_fewer_coordinates() -> None:
     assert many.mean() <= 0.7 * few.mean()
 
 
+@pytest.mark.slow
 def test_a_sample_that_no_noise_breaks_is_held() -> None:
     x, y = zeros(3, 784)
     mask = torch.ones(3, 784, dtype=torch.bool)
@@ -178,6 +187,7 @@ def test_one_coordinate_cannot_be_bettered() -> None:
     assert out.forwards < 2 * 4 * 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l0", "l2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_a_mask_a_box_and_colors(norm: str, dtype: torch.dtype) -> None:
@@ -198,6 +208,7 @@ def test_a_mask_a_box_and_colors(norm: str, dtype: torch.dtype) -> None:
     assert bool(at_end.all()) == (norm == "l0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l0", "l2"])
 def test_targets(norm: str) -> None:
     model, x, y = halfspaces.problem(784, classes=10, size=4)
@@ -209,6 +220,7 @@ def test_targets(norm: str) -> None:
     assert (out.distance >= distance * (1 - 1e-4)).all()
 
 
+@pytest.mark.slow
 def test_starts_of_the_caller() -> None:
     """They cost one query for all runs. In L2 their changes shrink from where they are."""
     x, y = zeros(2, 784)

@@ -17,6 +17,7 @@ def published(shared_data) -> tuple[nn.Module, Tensor, Tensor]:  # type: ignore[
     return models.SchottCNN.from_official(shared_data.abs_official / "vanilla_cnn.net"), x, y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_nothing_stands_at_0_3(published: tuple[nn.Module, Tensor, Tensor], precision: str) -> None:
     model, x, y = published
@@ -29,6 +30,7 @@ def test_nothing_stands_at_0_3(published: tuple[nn.Module, Tensor, Tensor], prec
     assert out.backwards < 64 * 40 / 2
 
 
+@pytest.mark.slow
 def test_binary_images_move(published: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = published[0], published[1][:6], published[2][:6]
     binary = x.round()
@@ -40,6 +42,7 @@ def test_binary_images_move(published: tuple[nn.Module, Tensor, Tensor]) -> None
         assert (out.x_adv != binary).flatten(1).float().mean(1)[attacked].min() > 0.1, name
 
 
+@pytest.mark.slow
 def test_iterations_beat_one_step(published: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, x, y = published
     one, many = fgsm(model, x, y, L2(1.5)), pgd(model, x, y, L2(1.5), steps=20, random_start=False)

@@ -59,6 +59,7 @@ def one_of(point: Tensor, choices: Tensor, number: int) -> None:
     assert float((choices - point).abs().amax(1).min()) < 1e-6, number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rises", [[-5 + 0.01 * n for n in range(100)], [-5 - 0.01 * n for n in range(100)],
                                    [-5 + math.sin(n) for n in range(100)]],
                          ids=["rising", "falling", "both"])  # fmt: skip
@@ -87,6 +88,7 @@ def test_apgd_in_l1(rises: list[float]) -> None:
     assert size < radius
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("best", [4, 29])
 def test_a_stage_of_apgd_in_l1_begins_at_the_strongest_point(best: int) -> None:
     """It is brought into the smaller ball; the first step is as long as that, its share is of this start."""
@@ -104,6 +106,7 @@ def test_a_stage_of_apgd_in_l1_begins_at_the_strongest_point(best: int) -> None:
         one_of(points[first + 1], choices, first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [40, 100, 137])
 def test_checkpoints_of_apgd(steps: int) -> None:
     """Croce & Hein 2020, section 3.3: p_1 = 0.22, then each share is 0.03 less, and 0.06 at least.
@@ -131,6 +134,7 @@ def test_checkpoints_of_apgd(steps: int) -> None:
     assert back == expected
 
 
+@pytest.mark.slow
 def test_rises_count_from_the_last_checkpoint_on() -> None:
     """Of 22 steps all raise the loss of APGD, of the next 19 one does: the second checkpoint halves steps."""
     margins = [-5 + 0.01 * n for n in range(23)] + [-3.0] + [-3.5 - 0.01 * n for n in range(80)]
@@ -144,6 +148,7 @@ def test_rises_count_from_the_last_checkpoint_on() -> None:
         same(points[number + 1 :], [ball.project(mixed, x)[0]])
 
 
+@pytest.mark.slow
 def test_a_targeted_round_of_apgd_goes_by_the_loss_of_its_class() -> None:
     """The class aimed at falls all the time, while another rises: steps are halved, from the start on."""
     falls, rises = [-5 - 0.01 * n for n in range(100)], [-4 + 0.01 * n for n in range(100)]
@@ -172,6 +177,7 @@ def test_over_all_rounds_the_loss_of_any_class_decides() -> None:
     assert float(out.x_adv[0, 0]) == pytest.approx(0.4)
 
 
+@pytest.mark.slow
 def test_probes_of_hopskipjump_grow_with_the_root_of_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chen et al. 2020, algorithm 2: B_0 sqrt(t) at step t; the last may have to do with fewer."""
     page, seen = sys.modules["fastadv.attacks.hopskipjump"], []
@@ -189,6 +195,7 @@ def test_probes_of_hopskipjump_grow_with_the_root_of_the_step(monkeypatch: pytes
     assert 1 <= seen[-1] <= wanted[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1", "l0"])
 @pytest.mark.parametrize("given", [{}, {"step_size": 0.3, "gamma": 0.2}], ids=["default", "given"])
 def test_fmn(norm: str, given: dict[str, float]) -> None:
@@ -237,6 +244,7 @@ def _first_ball(norm: str, x: Tensor, margin: float, gradient: Tensor, gamma: fl
     return float((gains < lack).sum() + 1)
 
 
+@pytest.mark.slow
 def test_fmn_looks_for_its_first_success_as_in_the_paper_for_a_while() -> None:
     """Under L2 and L1: for the first 5 % of the steps; then it goes to the boundary of the linear model."""
     steps, count = 60, 4
@@ -290,6 +298,7 @@ def test_sigma_zero(box: tuple[float, float]) -> None:
         torch.testing.assert_close(points[number + 1], torch.where(small, x, ahead), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sigma_zero_puts_back_what_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
     """One coordinate for each 15 steps, from the least change on."""
     module, net, x = sys.modules["fastadv.attacks.sigma_zero"], mlp(4), images(12)

@@ -41,6 +41,7 @@ def test_the_schedule() -> None:
     assert [_share(query, 500, 0.3, True) for query in (1, 3, 499)] == [0.3 / 2, 0.3 / 4, 0.3 / 20]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(784,), (3, 32, 32)], ids=str)
 def test_points_by_hand(shape: tuple[int, ...]) -> None:
     """As many coordinates as the radius says, each at an end where x is not; then exchanges of some."""
@@ -80,6 +81,7 @@ def test_coordinates_are_drawn_evenly() -> None:
         assert (number / number.sum() * 12 - 1).abs().max() < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(784,), (3, 32, 32)], ids=str)
 def test_linear_models_in_high_dimension(shape: tuple[int, ...]) -> None:
     """A tenth of the coordinates stands out; those already at the end that helps are of no use."""
@@ -94,6 +96,7 @@ def test_linear_models_in_high_dimension(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(gain, torch.full((3,), 30.0))
 
 
+@pytest.mark.slow
 def test_the_whole_image_may_move() -> None:
     """With as many coordinates as there are, each ends at the end that helps."""
     draw = torch.Generator().manual_seed(2)
@@ -142,6 +145,7 @@ def test_logits_alone_are_asked_and_counted() -> None:
     assert (out.forwards, out.backwards) == (6 * 42, 0)
 
 
+@pytest.mark.slow
 def test_batches_and_leaving_samples_change_nothing() -> None:
     model, x = mlp(4), images(24)
     y, inside = labels(model, x), L0(1)
@@ -153,6 +157,7 @@ def test_batches_and_leaving_samples_change_nothing() -> None:
         assert one.status[0] == out.status[i]
 
 
+@pytest.mark.slow
 def test_targets_and_criteria() -> None:
     model, x = mlp(5), images(40)
     y = labels(model, x)
@@ -181,6 +186,7 @@ def test_the_set_lies_inside_the_mask() -> None:
         assert moved.flatten(1).sum(1).tolist() == [4, 5, 1]
 
 
+@pytest.mark.slow
 def test_no_queries_and_no_budget_leave_x() -> None:
     model, x = mlp(4), images(3)
     for options in ({"queries": 0}, {"threat": L0(0), "queries": 200}):

@@ -106,6 +106,7 @@ def test_l1_proposals_by_hand() -> None:
             torch.testing.assert_close(proposal[i], point, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_proposal_in_linf_always_changes_something() -> None:
     """Where all of its ends are those of the best point, some channels take the other end, one at least."""
     for channels in (1, 3):
@@ -173,6 +174,7 @@ def test_points_of_every_rank_stay_inside_and_use_the_radius(norm: str, shape: t
         torch.testing.assert_close(length, radius, rtol=1e-4, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_proposals_start_from_the_best_point(norm: str) -> None:
     """On a linear model the loss climbs to near the most that the ball allows."""
@@ -192,6 +194,7 @@ def test_proposals_start_from_the_best_point(norm: str) -> None:
     assert (gains[2] <= 1 + 1e-5).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_last_row_and_column_are_as_near_as_the_first(norm: str) -> None:
     """The authors' code in L1 never draws a square there: a model that reads nothing else holds."""
@@ -228,6 +231,7 @@ def test_seeds_ids_and_restarts_draw_anew(norm: str) -> None:
         assert len({tuple(row.tolist()) for row in point.flatten(1)}) == 4
 
 
+@pytest.mark.slow
 def test_the_second_query_has_the_first_square() -> None:
     """The schedule counts proposals from 0: eleven have the whole share, the next halves it."""
     model, seen = watched()
@@ -244,6 +248,7 @@ def test_the_second_query_has_the_first_square() -> None:
     assert sides[11:] == [13] * 2
 
 
+@pytest.mark.slow
 def test_logits_alone_are_asked_and_counted() -> None:
     net, x = mlp(4), images(6)
     counts = {"forward": 0, "backward": 0}
@@ -259,6 +264,7 @@ def test_logits_alone_are_asked_and_counted() -> None:
     assert (out.forwards, out.backwards) == (6 * 42, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 def test_batches_and_leaving_samples_change_nothing(norm: str) -> None:
     model, x = mlp(4), images(24)
@@ -271,6 +277,7 @@ def test_batches_and_leaving_samples_change_nothing(norm: str) -> None:
         assert one.status[0] == out.status[i]
 
 
+@pytest.mark.slow
 def test_targets_and_criteria() -> None:
     model, x = mlp(5), images(40)
     y = labels(model, x)
@@ -286,6 +293,7 @@ def test_targets_and_criteria() -> None:
     assert top.success.sum() > 3
 
 
+@pytest.mark.slow
 def test_a_mask_holds_pixels() -> None:
     model, x = mlp(4), images(10)
     mask = torch.zeros(4, 4, dtype=torch.bool)
@@ -321,6 +329,7 @@ def test_wrong_arguments(message: str, options: dict[str, Any]) -> None:
         square(linear(), x, torch.tensor([0, 1]), **arguments)
 
 
+@pytest.mark.slow
 def test_bumps_shrink_in_squares_of_odd_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     sides: list[int] = []
     module = sys.modules[square.__module__]

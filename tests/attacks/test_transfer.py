@@ -41,6 +41,7 @@ def line(model: nn.Module, x: Tensor, y: Tensor, unit: Tensor) -> Tensor:
     return least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_the_smallest_multiple(norm: str) -> None:
     model, substitute, x, y = pair()
@@ -65,6 +66,7 @@ def test_the_smallest_multiple(norm: str) -> None:
     assert torch.equal(labels(model, out.x_adv) != y, out.success)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "made_by", [SIGN, partial(bim, steps=5), partial(deepfool, steps=20)], ids=["fgsm", "bim", "deepfool"]
 )
@@ -78,6 +80,7 @@ def test_any_attack_without_a_radius(made_by: Any, norm: str) -> None:
     assert out.distance.median() < 4 * direct.distance.median()
 
 
+@pytest.mark.slow
 def test_a_radius_bounds_the_result() -> None:
     model, substitute, x, y = pair()
     free = transfer(model, x, y, Linf(torch.inf), source=substitute, attack=SIGN)
@@ -89,6 +92,7 @@ def test_a_radius_bounds_the_result() -> None:
     assert torch.equal(out.x_adv[~out.success], x[~out.success])
 
 
+@pytest.mark.slow
 def test_the_nearest_of_several_substitutes() -> None:
     model, good, x, y = pair()
     bad = linear(2, 784, seed=5).double()
@@ -147,6 +151,7 @@ def test_a_substitute_without_a_perturbation_finds_nothing() -> None:
     assert torch.equal(out.x_adv, x)
 
 
+@pytest.mark.slow
 def test_a_sample_stands_alone() -> None:
     model, substitute, x, y = pair(4)
     whole = transfer(model, x, y, Linf(torch.inf), source=substitute, attack=partial(bim, steps=4))

@@ -55,6 +55,7 @@ class TestComparison:
 
 
 class TestProcesses:
+    @pytest.mark.slow
     @pytest.mark.parametrize(("milliseconds", "lost"), [(5.0, False), (6.0, True)])
     def test_a_slower_process_loses(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
@@ -92,6 +93,7 @@ class TestProcesses:
 
 @REPOSITORY
 class TestTrees:
+    @pytest.mark.slow
     def test_head_against_head(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The process of HEAD has HEAD's package: no build. Which is faster is up to other work here."""
         if base.git("diff", "--name-only", "HEAD", "--", *base.SOURCES):
@@ -122,6 +124,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     turns.problem.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("case", [case for part in turns.CASES.values() for case in part])
 def test_every_case_runs(case: str) -> None:

@@ -65,6 +65,7 @@ class TestChecks:
         with pytest.raises(AssertionError, match=message):
             checked(CARDS["linf_step"], planted(fault), self.args())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("capture", "message"),
         [
@@ -172,6 +173,7 @@ class TestCorrectness:
         with pytest.raises(AssertionError, match=r"relative error 0\.01"):
             list(correctness.op(session(), "project_l2"))
 
+    @pytest.mark.slow
     def test_an_inexact_engine_is_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         wanted = correctness.gradients
         monkeypatch.setattr(

@@ -231,6 +231,7 @@ class TestProcesses:
         gpu.launch("ops", given | {"deadline": time.monotonic() + 600})
         return list(recorded(folder / "gpu.jsonl"))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("hangs", [False, True])
     def test_a_process_that_dies_is_followed_by_another_and_one_that_hangs_is_stopped(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
@@ -240,6 +241,7 @@ class TestProcesses:
         assert (second["case"], second["status"]) == (("b", "failed") if hangs else ("c", "done"))
         assert second.get("why", "").startswith("stopped 0 s after" if hangs else "")
 
+    @pytest.mark.slow
     def test_the_command_writes_rows_with_their_origin_and_resumes(self, tmp_path: Path) -> None:
         command = [
             sys.executable, "-m", "bench.gpu", "training", "--only", "nothing", "--no-build",
@@ -258,6 +260,7 @@ class TestProcesses:
         assert wrong.returncode == 2
         assert "got opps" in wrong.stderr
 
+    @pytest.mark.slow
     def test_torch_numpy_and_triton_are_enough(self) -> None:
         code = BARE.format(missing=MISSING)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TRITON_INTERPRET": "1"}

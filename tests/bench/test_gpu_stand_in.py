@@ -84,6 +84,7 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
         yield made(StandIn)
 
 
+@pytest.mark.slow
 def test_an_op_against_eager_and_compiled(session: Session) -> None:
     rows = [row for row in ran(session, "ops", "linf_step CIFAR 4x3x4x4 float32") if "p50_ms" in row]
     assert {row["provider"] for row in rows} == {"fastadv", "eager", "torch.compile"}
@@ -139,6 +140,7 @@ def test_a_replay_that_writes_nothing_is_noticed(session: Session) -> None:
         correctness.replayed(CARDS["linf_step"], launch, args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "only"), [("attacks", "PGD MLP"), ("training", ""), ("construct", ""), ("abs", "")]
 )

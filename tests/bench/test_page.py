@@ -89,6 +89,7 @@ class TestLines:
 
 
 class TestFigures:
+    @pytest.mark.slow
     def test_bars_are_as_long_as_the_rows_say_and_ceilings_stand_where_the_passes_do(self) -> None:
         known = bars.measured(STORED)
         assert list(known) == list(PGD)

@@ -127,6 +127,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")
 class TestMemory:
+    @pytest.mark.slow
     def test_what_a_call_takes_is_seen_though_it_gives_it_back(self) -> None:
         def call() -> None:
             for _ in range(3):  # not from freed memory, which the process may still hold
@@ -135,6 +136,7 @@ class TestMemory:
         assert 60 * 2**20 < memory.grown(call) < 90 * 2**20
         assert memory.grown(lambda: None) < 2**20
 
+    @pytest.mark.slow
     def test_a_provider_in_its_own_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         assert 0.1 < memory.of_provider("mlp", "fastadv fp32", None, None)["peak_mib"] < 2000

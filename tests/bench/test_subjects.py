@@ -85,6 +85,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Known:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ON_GPU)
 def test_every_case_of_make_gpu_is_done_and_its_figures_follow_from_the_times(
     given: Known, stage: str
@@ -111,6 +112,7 @@ def test_every_case_of_make_gpu_is_done_and_its_figures_follow_from_the_times(
             assert row["ms_per_image"] == pytest.approx(taken / row["images"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("stage", ON_CPU)
 def test_every_case_of_make_bench_has_the_rows_that_are_stored(stage: str) -> None:
@@ -171,6 +173,7 @@ class TestFigures:
             way.call(*args)
             assert args[0].eq(value).all()
 
+    @pytest.mark.slow
     def test_pgd(self, given: Known) -> None:
         rows = {row["provider"]: row for row in ran(given, "attacks", "PGD MLP") if "what" in row}
         problem = problems.problem(given, "mlp")
@@ -183,6 +186,7 @@ class TestFigures:
         losses = [attacks.found(problem, x)["loss"] for x in (problem.x, pgd.plain(problem))]
         assert rows["plain loop"]["loss"] == losses[1] > 1.05 * losses[0]
 
+    @pytest.mark.slow
     def test_images_of_constructions_are_compared(
         self, given: Known, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -190,6 +194,7 @@ class TestFigures:
         monkeypatch.setattr(construct, "once", lambda *given: {"ms_per_image": next(costs)})
         assert [row["times_eager"] for row in construct.compared(given, "D_R")] == [1.0, 1.5, 3.0]
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("small")
     def test_constructions_on_a_cpu(self) -> None:
         for name in construct.BUDGETS:
@@ -197,6 +202,7 @@ class TestFigures:
             assert [row["share_of_ceiling"] for row in rows] == [0.125, 0.25, 0.5]
             assert all(row["objective_after"] < row["objective_before"] for row in rows[1:])
 
+    @pytest.mark.slow
     def test_abs(self, given: Known) -> None:
         rows = {row["provider"]: row for row in abs_subject.inference(given, 2)}
         assert rows["eager"]["same_class"] == rows["fastadv fp32"]["same_class"] == 1.0
@@ -208,6 +214,7 @@ class TestFigures:
 class TestEager:
     """What fastadv is compared with computes the same thing."""
 
+    @pytest.mark.slow
     def test_the_resnets_are_torchvisions(self) -> None:
         from fastadv._torchvision import models
 
@@ -262,6 +269,7 @@ class TestEager:
             epoch(nets.small_net(), data, 4)
         assert seen == [4, 4, 2] * 2
 
+    @pytest.mark.slow
     def test_constructions_go_to_the_target_and_come_nearer(self) -> None:
         net = nets.resnet18(width=4)
         draw = torch.Generator().manual_seed(2)

@@ -35,6 +35,7 @@ def test_help_has_an_example(fastadv, command):
     assert f"Example: fastadv abs {command}" in done.out
 
 
+@pytest.mark.slow
 def test_train_measures_and_resumes(fastadv, folder):
     line = "abs train --data digits --samples 200 --run-dir run --epochs 2"
     line += " --prior-samples 50 --calibration 20 --test-samples 20"
@@ -52,6 +53,7 @@ def test_train_measures_and_resumes(fastadv, folder):
     assert "--resume" in stuck.err
 
 
+@pytest.mark.slow
 def test_infer(fastadv, model):
     line = f"abs infer -m {model} --data digits --samples 30 --steps 9 --batch-size 12 --json"
     for options, settings in (
@@ -81,6 +83,7 @@ def test_infer(fastadv, model):
         assert {"steps": 9, **settings}.items() <= told["config"].items()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "settings"),
     [("", {}), ("--tight --starts 2", {"tight": True, "starts": 2}), ("--norm linf", {"norm": "linf"})],
@@ -101,6 +104,7 @@ def test_bound_equals_the_library(fastadv, model, options, settings):
         assert ("L∞" if "norm" in settings else "L2") + " lower bound" in printed
 
 
+@pytest.mark.slow
 def test_the_band_from_the_bound_to_the_attacks(fastadv, model):
     line = f"abs bound -m {model} --data digits --samples 6 --tight -a ddn:steps=9"
     line += " --figure band.png --radii 0.5,0,0.2"
@@ -134,6 +138,7 @@ def test_the_band_from_the_bound_to_the_attacks(fastadv, model):
     assert "curves" not in alone["measured"]
 
 
+@pytest.mark.slow
 def test_the_band_in_pixels(fastadv, model):
     """Without radii the curves have a step at every distance."""
     line = f"abs bound -m {model} --data digits --samples 9 --binary --norm l0 --figure band.svg --json"
@@ -146,6 +151,7 @@ def test_the_band_in_pixels(fastadv, model):
     assert Path("band.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.slow
 def test_images_broken_within_their_bound_are_told(fastadv, model, monkeypatch):
     """A bound that is too large, as where the search of the latents has missed a minimum."""
     monkeypatch.setattr(ABS, "lower_bound", lambda own, x, y, **_: torch.full((len(x),), 50.0))
@@ -159,6 +165,7 @@ def test_counts_are_written_whole(capsys):
     assert {"1234", "1.23"} <= set(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_the_seconds_of_inference_include_waiting_for_its_results(model, monkeypatch):
     """As on a GPU, which works on while the call has returned."""
     clock, own = [0.0], ABS.load(model)
@@ -178,6 +185,7 @@ def test_the_seconds_of_inference_include_waiting_for_its_results(model, monkeyp
     assert found.summary["milliseconds_an_image"] == pytest.approx(1000 * 2 * 5 / 4)
 
 
+@pytest.mark.slow
 def test_attack_equals_evaluate(fastadv, model):
     line = f"abs attack -m {model} --data digits --samples 15 --schedule line_search --threshold 0.8"
     told = json.loads(fastadv(f"{line} --json").out)["measured"]
@@ -197,6 +205,7 @@ def test_attack_equals_evaluate(fastadv, model):
     assert (bound <= row.distance + 1e-4).all()
 
 
+@pytest.mark.slow
 def test_pictures(fastadv, model):
     done = fastadv(f"abs show -m {model} --data digits --index 3 --out seen.png --json")
     assert done.code == 0
@@ -217,6 +226,7 @@ def test_pictures(fastadv, model):
     assert "<svg" in Path("distal.svg").read_text()
 
 
+@pytest.mark.slow
 def test_wrong_usage(fastadv, model):
     for line, code, word in (
         ("abs infer -m nowhere --data digits", 1, "neither"),

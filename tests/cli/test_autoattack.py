@@ -36,6 +36,7 @@ def names(tensors: dict[str, torch.Tensor], told: dict) -> list[str]:
     return [[*row["components"], ""][place] for place in tensors["component"]]
 
 
+@pytest.mark.slow
 def test_the_component_that_broke_each_sample_is_told_and_written(
     fastadv: Callable, net: str, direct: fa.attacks.AutoAttackResult
 ) -> None:
@@ -55,6 +56,7 @@ def test_the_component_that_broke_each_sample_is_told_and_written(
         assert row["remarks"] == list(direct.notes)
 
 
+@pytest.mark.slow
 def test_components_and_remarks_are_printed(
     fastadv: Callable, net: str, direct: fa.attacks.AutoAttackResult
 ) -> None:
@@ -68,6 +70,7 @@ def test_components_and_remarks_are_printed(
     assert "component" not in fastadv(f"attack {net} -n 5 --radius 0.1").out
 
 
+@pytest.mark.slow
 def test_flags_are_printed(fastadv: Callable, folder: Path) -> None:
     (folder / "soft.py").write_text(
         "import torch\n"
@@ -98,6 +101,7 @@ class Recorded:
         self.shown.append((text, done, total))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [_attack, _evaluate], ids=["attack", "evaluate"])
 def test_the_bar_names_the_component(
     fastadv: Callable, net: str, monkeypatch: pytest.MonkeyPatch, module: object,
@@ -115,6 +119,7 @@ def test_the_bar_names_the_component(
     assert bar.shown == [*stages, (label, COUNT, COUNT)]
 
 
+@pytest.mark.slow
 def test_a_stopped_evaluation_keeps_its_adversarial_examples_and_goes_on(
     fastadv: Callable, net: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

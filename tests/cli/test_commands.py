@@ -15,6 +15,7 @@ from fastadv.runs.files import load_tensors
 SOME = "-n 60"
 
 
+@pytest.mark.slow
 def test_train_reports_and_resumes(fastadv: Callable, folder: Path) -> None:
     line = f"train -m small_cnn -o width=4 --data digits {SOME} --test-samples 30"
     line += " --recipe fgsm --radius 0.1 --run-dir runs/a"
@@ -32,6 +33,7 @@ def test_train_reports_and_resumes(fastadv: Callable, folder: Path) -> None:
     assert "model.safetensors" in table.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["robust", "non-robust", "random-target", "fixed-shift"])
 def test_construct_then_train_on_it(fastadv: Callable, folder: Path, net: str, kind: str) -> None:
     line = f"construct {kind} {net} {SOME} --steps 2 --out sets/a"
@@ -47,6 +49,7 @@ def test_construct_then_train_on_it(fastadv: Callable, folder: Path, net: str, k
     assert json.loads(done.out)["measured"]["epochs"][0]["clean_accuracy"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["attack -a pgd", "evaluate -a pgd"])
 def test_bf16_searches_otherwise_and_reports_what_single_precision_proves(
     fastadv: Callable, folder: Path, net: str, trained: SmallCNN, command: str
@@ -63,6 +66,7 @@ def test_bf16_searches_otherwise_and_reports_what_single_precision_proves(
     assert (deepcopy(trained).eval()(x_adv).argmax(1) != y)[success].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["attack -a pgd", "evaluate -a pgd", "construct fixed-shift"])
 def test_precisions(fastadv: Callable, folder: Path, net: str, command: str) -> None:
     line = f"{command} {net} {SOME} --steps 1 --out made" + " --radius 0.3" * ("construct" not in command)
@@ -79,6 +83,7 @@ def test_precisions(fastadv: Callable, folder: Path, net: str, command: str) -> 
     assert told["precision"] == "fp16"
 
 
+@pytest.mark.slow
 def test_construct_in_bf16(fastadv: Callable, folder: Path, net: str) -> None:
     line = f"construct fixed-shift {net} {SOME} --steps 3 --out sets/a"
     assert fastadv(f"{line} --bf16 --verify").code == 0
@@ -101,6 +106,7 @@ def test_models_of_ones_own(fastadv: Callable, folder: Path) -> None:
     assert json.loads(done.out)["measured"]["clean_accuracy"] == pytest.approx(0.1, abs=0.05)  # always nine
 
 
+@pytest.mark.slow
 def test_doctor(fastadv: Callable) -> None:
     done = fastadv("doctor --json")
     assert done.code == 0
@@ -111,6 +117,7 @@ def test_doctor(fastadv: Callable) -> None:
     assert "linf_step" in fastadv("doctor").out
 
 
+@pytest.mark.slow
 def test_doctor_tells_which_rewrites_are_off(fastadv: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTADV_WITHOUT", "winograd,fold")
     assert json.loads(fastadv("doctor --json").out)["rewrites"]["off"] == ["fold", "winograd"]
@@ -120,6 +127,7 @@ def test_doctor_tells_which_rewrites_are_off(fastadv: Callable, monkeypatch: pyt
     assert "got 'winogrand'" in advice
 
 
+@pytest.mark.slow
 def test_doctor_takes_paths_for_text(fastadv: Callable) -> None:
     done = fastadv("doctor --data-dir sets/[red]/[/b]")
     assert done.code == 0, done.err

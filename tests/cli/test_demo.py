@@ -15,6 +15,7 @@ def figures(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())["measured"]["nets"]
 
 
+@pytest.mark.slow
 def test_it_shows_six_nets_is_redone_when_finished_and_goes_on_to_the_same_figures_when_stopped(
     fastadv: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

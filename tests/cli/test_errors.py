@@ -102,6 +102,7 @@ def test_wrong_usage_is_two(fastadv: Callable, folder: Path, line: str, says: st
     assert "--help" in done.err
 
 
+@pytest.mark.slow
 def test_failed_work_is_one(fastadv: Callable, folder: Path, net: str) -> None:
     (folder / "torn.safetensors").write_bytes((folder / "net.safetensors").read_bytes()[:500])
     (folder / "other").mkdir()
@@ -150,6 +151,7 @@ def test_debug_may_stand_before_the_command_and_holds_for_one_call(fastadv: Call
     assert "Traceback" not in fastadv(f"{line} --data --debug").err
 
 
+@pytest.mark.slow
 def test_constructed_sets_have_no_splits_and_sizes(fastadv: Callable, net: str) -> None:
     assert (
         fastadv(f"construct random-target {net} -n 20 --steps 1 --radius 0.5 --step-size 0.1 --out made").code

@@ -53,6 +53,7 @@ def test_help_lists_every_command(fastadv: Callable) -> None:
         assert command in done.out
 
 
+@pytest.mark.slow
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fastadv", "--version"], capture_output=True, text=True, check=True

@@ -80,6 +80,7 @@ def check_told(folder: Path, number: int, code: int | None, out: str, err: str) 
     assert json.loads((folder / "run" / "report.jsonl").read_text().splitlines()[0])["epoch"] == 1
 
 
+@pytest.mark.slow
 def test_interrupted_training_says_how_to_resume(folder: Path) -> None:
     """In a process of its own, to its very end."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -141,6 +142,7 @@ def test_a_stop_that_python_drops_comes_with_the_next_progress(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_dropped_stop_ends_the_command(
     number: int, fastadv: Callable, net: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

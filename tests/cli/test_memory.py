@@ -27,6 +27,7 @@ def faulted(tell: str) -> int:
     return int(run.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these options")
 def test_freed_memory_stays() -> None:
     assert faulted(TELL) < 200

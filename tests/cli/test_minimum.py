@@ -63,6 +63,7 @@ def measured(trained: SmallCNN, **options: object) -> fa.evaluation.Row:
     return fa.evaluate(trained, load("digits", "test", limit=COUNT), {"a": attack}).rows[0]
 
 
+@pytest.mark.slow
 def test_no_radius_is_needed_and_one_bounds_the_search(
     fastadv: Callable, net: str, trained: SmallCNN
 ) -> None:
@@ -83,6 +84,7 @@ def test_no_radius_is_needed_and_one_bounds_the_search(
     assert "inf [" in fastadv(f"attack {net} -n {COUNT} -a ladder:radius=0.01,rungs=1").out
 
 
+@pytest.mark.slow
 def test_the_norm_is_one_that_the_attack_serves(fastadv: Callable, net: str) -> None:
     told = json.loads(fastadv(f"evaluate {net} -n 5 -a ladder_l2 --json").out)
     assert list(told["measured"]["attacks"]) == ["ladder_l2 L2"]
@@ -91,6 +93,7 @@ def test_the_norm_is_one_that_the_attack_serves(fastadv: Callable, net: str) -> 
     assert "works in l2" in done.err
 
 
+@pytest.mark.slow
 def test_one_run_gives_the_accuracy_at_all_radii(
     fastadv: Callable, folder: Path, net: str, trained: SmallCNN
 ) -> None:
@@ -120,6 +123,7 @@ def test_the_band_lies_around_the_curve_and_what_has_no_logits_is_no_success_of_
     assert not bands["sick"][1].accuracy.any()
 
 
+@pytest.mark.slow
 def test_optimality(fastadv: Callable, net: str, trained: SmallCNN) -> None:
     line = f"evaluate {net} -n {COUNT} -a ladder -a ladder:rungs=3 --optimality"
     told = json.loads(fastadv(f"{line} --json").out)["measured"]["optimality"]
@@ -130,6 +134,7 @@ def test_optimality(fastadv: Callable, net: str, trained: SmallCNN) -> None:
     assert "optimality" not in json.loads(fastadv(f"evaluate {net} -n 5 -a ladder --json").out)["measured"]
 
 
+@pytest.mark.slow
 def test_every_sample_is_written_with_the_attack_that_came_nearest(
     fastadv: Callable, folder: Path, net: str, trained: SmallCNN
 ) -> None:
@@ -146,6 +151,7 @@ def test_every_sample_is_written_with_the_attack_that_came_nearest(
     assert list(json.loads(metadata["card"])["config"]["attacks"]) == ["ladder:rungs=2", "ladder L∞"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_resumes_from_its_folder(fastadv: Callable, folder: Path, net: str) -> None:
     line = f"evaluate {net} -n {COUNT} -a ladder -a fgsm --radius 0.2 --batch-size 15 --run-dir run"
     whole = json.loads(fastadv(line, "--json").out)["measured"]

@@ -82,6 +82,7 @@ def test_arguments_that_text_cannot_name_are_refused(name: str) -> None:
             parsed(written(name, **{key: 3}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_attack_runs_from_the_command_line(fastadv: Callable, net: str, name: str) -> None:
     entry = ENTRIES[name]
@@ -97,6 +98,7 @@ def test_every_attack_runs_from_the_command_line(fastadv: Callable, net: str, na
     assert {"attack": name, "norm": norm, **quick}.items() <= config.items()
 
 
+@pytest.mark.slow
 def test_an_attack_that_runs_another(fastadv: Callable, net: str, trained: SmallCNN) -> None:
     """What only the inner attack takes goes to it, the seed and the shared options too."""
     digits = load("digits", "test", limit=30)
@@ -138,6 +140,7 @@ def substitute(folder: Path, trained: SmallCNN) -> SmallCNN:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["other.safetensors", "mine:mine", "mine:bare@other.safetensors"])
 def test_transfer_from_a_substitute(
     fastadv: Callable, net: str, trained: SmallCNN, substitute: SmallCNN, source: str
@@ -158,6 +161,7 @@ def test_transfer_from_a_substitute(
     assert row.success_rate > 0.3
 
 
+@pytest.mark.slow
 def test_the_nearest_of_several_substitutes_counts(fastadv: Callable, net: str, substitute: SmallCNN) -> None:
     def broken(source: str) -> float:
         text = f"transfer:attack=ddn,steps=5,source={source}"
@@ -170,6 +174,7 @@ def test_the_nearest_of_several_substitutes_counts(fastadv: Callable, net: str, 
     assert broken("other.safetensors") > alone
 
 
+@pytest.mark.slow
 def test_a_resumed_evaluation_knows_the_substitute(
     fastadv: Callable, folder: Path, net: str, substitute: SmallCNN
 ) -> None:
@@ -224,6 +229,7 @@ def test_wrong_text_is_one_line(fastadv: Callable, net: str, command: str, text:
     assert says in done.err
 
 
+@pytest.mark.slow
 def test_help_shows_how_to_name_them(fastadv: Callable) -> None:
     for command in ("attack", "evaluate"):
         text = " ".join(fastadv(f"{command} --help").out.replace("│", " ").split())
@@ -233,6 +239,7 @@ def test_help_shows_how_to_name_them(fastadv: Callable) -> None:
         assert "source=MODEL@FILE" in text
 
 
+@pytest.mark.slow
 def test_long_names_are_not_cut(fastadv: Callable, net: str) -> None:
     text = "minimum_radius:attack=bim,steps=2,searches=1,first_radius=0.25"
     lines = fastadv(f"attack {net} -n 5 -a", text).out.splitlines()

@@ -51,6 +51,7 @@ def without_seconds(table: dict) -> dict:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strongest", [False, True])
 def test_attack_writes_what_the_attack_returns(
     fastadv: Callable, folder: Path, net: str, trained: SmallCNN, digits: fa.data.ImageSet, strongest: bool
@@ -90,6 +91,7 @@ def test_attack_writes_what_the_attack_returns(
     assert "60 images of digits test" in fastadv(line).out
 
 
+@pytest.mark.slow
 def test_strongest_goes_on_after_the_first_success(fastadv: Callable, folder: Path, net: str) -> None:
     line = f"attack {net} -n {COUNT} --radius 0.1 --steps 8"
     for flags in ([], ["--strongest"]):
@@ -101,6 +103,7 @@ def test_strongest_goes_on_after_the_first_success(fastadv: Callable, folder: Pa
     assert strongest["loss"][broken].mean() > first["loss"][broken].mean() + 0.1
 
 
+@pytest.mark.slow
 def test_evaluate_equals_the_library(
     fastadv: Callable, folder: Path, net: str, trained: SmallCNN, digits: fa.data.ImageSet
 ) -> None:
@@ -143,6 +146,7 @@ def _rows(text: str) -> list[list[str]]:
     return [line.split("│") for line in text.splitlines() if line.startswith("│")]
 
 
+@pytest.mark.slow
 def test_every_part_of_the_data_can_be_named(fastadv: Callable, net: str, trained: SmallCNN) -> None:
     told = json.loads(fastadv(f"evaluate {net} --split train -a fgsm --radius 0.05 --json").out)
     train = load("digits", "train")
@@ -185,6 +189,7 @@ def test_masked_gradients_are_pointed_out(fastadv: Callable, folder: Path) -> No
     assert f"met only zero gradients on {row['unmoved']} samples" in " ".join(printed.split())
 
 
+@pytest.mark.slow
 def test_a_sample_without_finite_logits_does_not_stop_the_command(fastadv: Callable, folder: Path) -> None:
     body = "return torch.where(x.flatten(1)[:, 2:3] > 0.9, torch.nan, logits)"
     (folder / "ill.py").write_text(SICK.format(what="NaN for some images", body=body))
@@ -201,6 +206,7 @@ def test_a_sample_without_finite_logits_does_not_stop_the_command(fastadv: Calla
     assert f"for {int(ill.sum())} of 200 samples" in " ".join(fastadv(line).out.split())
 
 
+@pytest.mark.slow
 def test_training_reports_what_the_model_does(
     fastadv: Callable, folder: Path, digits: fa.data.ImageSet
 ) -> None:
@@ -236,6 +242,7 @@ def test_training_reports_what_the_model_does(
         assert torch.equal(written.state_dict()[name], value), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["non-robust", "random-target"])
 def test_construct_equals_the_library(
     fastadv: Callable, folder: Path, net: str, trained: SmallCNN, kind: str
@@ -342,6 +349,7 @@ def test_nothing_finite_is_lost_in_json(fastadv: Callable, net: str) -> None:
     assert math.isfinite(row["seconds"])
 
 
+@pytest.mark.slow
 def test_batches_of_the_fastest_size(
     fastadv: Callable, folder: Path, net: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ def made(fastadv: Callable, folder: Path, net: str) -> Path:
     return folder / "sets" / "a"
 
 
+@pytest.mark.slow
 def test_construct_draws_thumbnails(made: Path) -> None:
     assert sorted(path.name for path in made.iterdir()) == [
         "index.json",
@@ -35,6 +36,7 @@ def test_construct_draws_thumbnails(made: Path) -> None:
         assert min(picture.size) > 500
 
 
+@pytest.mark.slow
 def test_verify_a_set_alone_with_its_base_and_with_its_model(fastadv: Callable, net: str, made: Path) -> None:
     card = load_constructed(made).card["measured"]
     model = net.removesuffix(" --data digits")
@@ -49,6 +51,7 @@ def test_verify_a_set_alone_with_its_base_and_with_its_model(fastadv: Callable, 
     assert "not asked" not in fastadv(f"verify sets/a {net} {SOME}").out
 
 
+@pytest.mark.slow
 def test_verify_fails_on_any_difference(fastadv: Callable, net: str, made: Path) -> None:
     for line, says in (
         (f"{net} -n 59", "base: expected that on the card, digits train of 60 images"),
@@ -77,6 +80,7 @@ def test_options_of_what_is_not_asked_are_refused(fastadv: Callable, line: str) 
     assert "has no effect without --" in done.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["png", "torch"])
 def test_an_exported_set_is_data_for_every_command(fastadv: Callable, made: Path, kind: str) -> None:
     done = fastadv(f"export sets/a --out out --kind {kind}")
@@ -97,6 +101,7 @@ def test_an_exported_set_is_data_for_every_command(fastadv: Callable, made: Path
     assert json.loads(fastadv(f"export out --out more --kind {kind} --json").out)["set"]["samples"] == 60
 
 
+@pytest.mark.slow
 def test_export_says_what_it_cannot_do(fastadv: Callable, net: str, monkeypatch: pytest.MonkeyPatch) -> None:
     verified: list[tuple[Any, ...]] = []
     monkeypatch.setattr(construct, "verify_constructed", lambda *given, **options: verified.append(given))

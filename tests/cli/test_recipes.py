@@ -79,6 +79,7 @@ def test_noise_is_denied_in_the_way_of_the_recipe():
         assert (recipe.recipe.weight, recipe.recipe.loss) == (0.5, loss)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_wrapped_recipe(fastadv: Callable, folder: Path) -> None:
     line = "train -m small_cnn -o width=2 --data digits -n 60 --recipe trades:beta=3,steps=1 --radius 0.1"
     done = fastadv(line + " --awp 1/200 --epochs 1 --test-samples 20", "--json")

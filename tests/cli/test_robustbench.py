@@ -44,6 +44,7 @@ def entry(fastadv: Callable, net: str, *more: str, radius: str = "16/255") -> di
     return json.loads(Path("entry.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_entry_says_what_the_run_measured(
     fastadv: Callable, net: str, trained: SmallCNN, standard: list[str]
 ) -> None:
@@ -67,6 +68,7 @@ def test_the_entry_says_what_the_run_measured(
     assert entry(fastadv, net)["unreliable"] is True
 
 
+@pytest.mark.slow
 def test_the_rest_comes_from_options(fastadv: Callable, net: str) -> None:
     said = {
         "link": "https://arxiv.org/abs/1?a=b",
@@ -86,6 +88,7 @@ def test_the_rest_comes_from_options(fastadv: Callable, net: str) -> None:
     assert said.items() <= told.items()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "eps"),
     [
@@ -101,6 +104,7 @@ def test_radii_as_the_leaderboards_write_them(fastadv: Callable, net: str, optio
     assert json.loads(Path("entry.json").read_text())["eps"] == eps
 
 
+@pytest.mark.slow
 def test_a_finished_evaluation_writes_its_entry_later(fastadv: Callable, net: str) -> None:
     line = f"evaluate {net} -a autoattack --radius 0.2 --run-dir run"
     assert fastadv(line).code == 0
@@ -140,6 +144,7 @@ def test_what_cannot_be_an_entry_is_refused_before_the_work(
     assert not Path("entry.json").exists()
 
 
+@pytest.mark.slow
 def test_a_constructed_set_is_no_test_set(fastadv: Callable, net: str) -> None:
     assert fastadv(f"construct robust {net} -n 20 --steps 1 --out made").code == 0
     done = fastadv(

@@ -30,6 +30,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> FakeAttacks:
     return made
 
 
+@pytest.mark.slow
 def test_it_prints_the_tables_and_names_the_files(fastadv: Command, tiny: FakeAttacks, folder: Path) -> None:
     done = fastadv(LINE)
     assert done.code == 0, done
@@ -44,6 +45,7 @@ def test_it_prints_the_tables_and_names_the_files(fastadv: Command, tiny: FakeAt
     assert stored["config"]["models"] == ["cnn", "abs"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_resume_alone(fastadv: Command, tiny: FakeAttacks) -> None:
     first = json.loads(fastadv(f"{LINE} --json").out)["measured"]
     calls = len(tiny.calls)
@@ -70,6 +72,7 @@ def test_a_stop_says_how_to_go_on(
     assert "--resume" in done.err
 
 
+@pytest.mark.slow
 def test_a_failed_attack_is_an_exit_code(
     fastadv: Command, tiny: FakeAttacks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -83,6 +86,7 @@ def test_a_failed_attack_is_an_exit_code(
     assert "Push" in done.out
 
 
+@pytest.mark.slow
 def test_the_plan_says_what_would_run_and_how_long(fastadv: Command, folder: Path) -> None:
     done = fastadv("study schott --plan --samples 10 --models cnn,abs --norms l2")
     assert done.code == 0

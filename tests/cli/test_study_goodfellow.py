@@ -31,6 +31,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_study_goodfellow, "load_data", load)
 
 
+@pytest.mark.slow
 def test_two_parts_of_the_study(fastadv: Command, few: None, folder: Path) -> None:
     done = fastadv(f"{TINY} --parts", "agreement, weights,agreement")
     assert done.code == 0, done
@@ -103,6 +104,7 @@ def picture(folder: Path) -> torch.Tensor:
     return torch.from_numpy(pixels)[None].float() / 255
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["softmax", "rbf"])
 def test_a_picture_and_a_model(name: str, fastadv: Command, folder: Path, picture: torch.Tensor) -> None:
     model = net(name)

@@ -13,6 +13,7 @@ from tests.cli.conftest import Done
 Command = Callable[..., Done]
 
 
+@pytest.mark.slow
 def test_features_prints_a_line_for_each_net(fastadv: Command, folder: Path) -> None:
     line = "study ilyas features --tiny --steps 1 --run-dir run"
     done = fastadv(line)
@@ -27,6 +28,7 @@ def test_features_prints_a_line_for_each_net(fastadv: Command, folder: Path) -> 
     assert told == json.loads((folder / "run" / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_theory_fails_where_a_claim_does_not_hold(fastadv: Command, folder: Path) -> None:
     done = fastadv("study ilyas theory --radii 1 --samples 40 --epochs 1 --steps 1 --run-dir run")
     assert done.code == 1
@@ -51,6 +53,7 @@ def test_bad_arguments(fastadv: Command) -> None:
 PIPELINE = "study ilyas pipeline --images 40 -n 6 --epochs 1 --invert-steps 1 --push-steps 1 --attack-steps 1"
 
 
+@pytest.mark.slow
 def test_the_pipeline_prints_its_tables_and_names_its_files(
     fastadv: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

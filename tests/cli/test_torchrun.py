@@ -53,6 +53,7 @@ def command(rank: int, world: int, port: int, line: str) -> None:
     sys.exit(main(line.split()))
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_speak_once(fastadv: Callable, folder: Path) -> None:
     done = torchrun(f"{LINE} --run-dir two")
     assert done.returncode == 0, done.stderr
@@ -78,6 +79,7 @@ def timeless(value: Any) -> Any:
 MODEL = "-m small_cnn -o width=2 --data digits -n 61 --batch-size 16"
 
 
+@pytest.mark.slow
 def test_two_processes_evaluate_as_one_and_speak_once(
     fastadv: Callable, folder: Path, one_thread: None
 ) -> None:
@@ -98,6 +100,7 @@ def test_two_processes_evaluate_as_one_and_speak_once(
     )
 
 
+@pytest.mark.slow
 def test_two_processes_construct_as_one_and_speak_once(
     fastadv: Callable, folder: Path, one_thread: None
 ) -> None:
@@ -157,6 +160,7 @@ assert group() is None
 """
 
 
+@pytest.mark.slow
 def test_nothing_keeps_a_group_that_was_destroyed() -> None:
     """Its threads would go on while Python ends, and now and then abort the process."""
     subprocess.run([sys.executable, "-c", KEPT], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -71,6 +71,7 @@ def generated(folder: Path) -> Path:
     return folder / "made.npz"
 
 
+@pytest.mark.slow
 def test_a_run_with_generated_images_is_that_of_the_library(
     fastadv: Callable, folder: Path, generated: Path
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_run_with_generated_images_is_that_of_the_library(
     assert all(torch.equal(written.state_dict()[name], value) for name, value in mine.state_dict().items())
 
 
+@pytest.mark.slow
 def test_an_image_folder_mixes_and_workers_change_nothing(fastadv: Callable, folder: Path) -> None:
     generator = np.random.default_rng(0)
     for i in range(12):

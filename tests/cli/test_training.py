@@ -18,6 +18,7 @@ LINE = "train -m small_cnn -o width=2 --data digits -n 60 --batch-size 30 --test
 ROBUST = f"{LINE} --recipe pgd --steps 1 --radius 0.1"
 
 
+@pytest.mark.slow
 def test_every_option_reaches_the_run(fastadv: Callable, folder: Path, monkeypatch) -> None:
     given = {}
     each_epoch = _train.each_epoch
@@ -54,6 +55,7 @@ def test_every_option_reaches_the_run(fastadv: Callable, folder: Path, monkeypat
         assert line in done.out
 
 
+@pytest.mark.slow
 def test_weights_that_another_run_left_are_not_named(fastadv: Callable, folder: Path) -> None:
     assert fastadv(f"{ROBUST} --epochs 1 --ema 0.9 --run-dir run").code == 0
     (folder / "run" / "checkpoint.safetensors").unlink()
@@ -64,6 +66,7 @@ def test_weights_that_another_run_left_are_not_named(fastadv: Callable, folder: 
     assert "best" not in done.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test", [True, False])
 def test_the_last_images_are_held_out(
     fastadv: Callable, folder: Path, monkeypatch: pytest.MonkeyPatch, test: bool
@@ -95,6 +98,7 @@ def test_the_last_images_are_held_out(
     assert done.out.count("validation") == 1
 
 
+@pytest.mark.slow
 def test_an_alarm_is_told_in_json_and_under_the_table(fastadv: Callable, folder: Path, monkeypatch) -> None:
     for more in ("", "--json"):
         told = iter([0.9, 0.0, 0.0])

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_commands_run(fastadv: Callable, folder: Path) -> None:
     blocks = [part.partition("\n```")[0] for part in PAGE.split("```sh\n")[1:]]
     lines = [line for block in blocks for line in block.splitlines()]

@@ -109,6 +109,7 @@ def pgd(seen: list[int]) -> Any:
     return attack
 
 
+@pytest.mark.slow
 def test_an_evaluation(sizes: list[int], tmp_path: Path) -> None:
     seen: list[int] = []
     data, model = images(150), Net().eval()

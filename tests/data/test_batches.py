@@ -96,6 +96,7 @@ def test_a_batch_is_a_copy() -> None:
     assert torch.equal(dataset.x, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_change_nothing_and_the_global_generator_is_left_alone(folder: Path, workers: int) -> None:
     dataset = load("imagefolder", data_dir=folder)
@@ -107,6 +108,7 @@ def test_workers_change_nothing_and_the_global_generator_is_left_alone(folder: P
     assert torch.equal(torch.cat([x for x, _, _ in parts]), torch.stack([dataset[i][0] for i in range(10)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_image_is_named_in_one_line(folder: Path, workers: int) -> None:
     broken = folder / "b" / "3.png"
@@ -116,6 +118,7 @@ def test_a_damaged_image_is_named_in_one_line(folder: Path, workers: int) -> Non
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_of_differing_shapes_are_refused_with_advice(folder: Path, workers: int) -> None:
     Image.new("RGB", (9, 9)).save(folder / "a" / "9.png")
@@ -195,6 +198,7 @@ class Drawing(Dataset[Any]):
         return torch.stack([torch.full((2, 2), float(value)) for value in drawn]), position % 3
 
 
+@pytest.mark.slow
 def test_what_a_transform_draws_is_keyed_by_seed_and_sample_alone() -> None:
     def served(seed: int, batch_size: int = 4, workers: int = 0, order: Any = None) -> dict[int, Tensor]:
         torch.manual_seed(random.SystemRandom().randrange(2**30))

@@ -48,6 +48,7 @@ def test_a_limit_keeps_what_the_whole_set_begins_with(copies: Path) -> None:
     assert read(copies, limit=12, size=16).x.shape == (12, 3, 16, 16)
 
 
+@pytest.mark.slow
 def test_the_shared_copies_are_whole(shared_data: Any, tmp_path: Path) -> None:
     with tarfile.open(shared_data.cifar10) as archive:
         files = [member for member in archive if member.isfile()]

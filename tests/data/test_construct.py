@@ -102,6 +102,7 @@ def test_purposes_do_not_share_random_numbers():
     assert (targets[:60] == (torch.arange(60) + 1 + rng.integers(59, 0, torch.arange(60))) % 5).sum() < 30
 
 
+@pytest.mark.slow
 def test_inversion_towards_a_named_module_or_a_function():
     base, model = toy_base(20), toy_model().eval()
     named = robust(model, base, steps=30, module="1")
@@ -125,6 +126,7 @@ def test_random_targets_are_uniform_over_all_classes():
     assert not torch.equal(random_target(toy_model(), base, steps=1, seed=1).y, made.y)
 
 
+@pytest.mark.slow
 def test_targets_belong_to_the_sample_number_and_the_seed():
     base = toy_base(400)
     first, second = (random_target(toy_model(), base, steps=1, seed=seed).labels for seed in (0, 1))
@@ -181,6 +183,7 @@ def test_a_function_of_images_gets_them_in_the_models_precision(dtype):
     assert torch.equal(made.x, robust(model, toy_base(10), steps=2, module="1").x)
 
 
+@pytest.mark.slow
 def test_an_inversion_searches_in_the_precision_of_a_frozen_model():
     base = toy_base(10)
     exact, rough = (
@@ -221,6 +224,7 @@ def test_8_bit_storage_uses_the_budget():
     assert made.figures["distance"].min() > 0.45
 
 
+@pytest.mark.slow
 def test_radius_for_each_image():
     base = toy_base(20)
     radius = torch.linspace(0, 1, 20)
@@ -255,6 +259,7 @@ def apart(residual: float, length: float, steps: int, step_size: float) -> float
     return steps * growth * (step_size * direction + eps * math.sqrt(64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("construct", [robust, non_robust, random_target, fixed_shift])
 def test_batch_size_does_not_matter(construct):
     base, steps, step_size = toy_base(), 15, 0.02
@@ -291,6 +296,7 @@ def test_same_seed_same_set_and_the_model_is_untouched(construct):
     assert torch.equal(torch.get_rng_state(), global_state)
 
 
+@pytest.mark.slow
 def test_saved_in_memory_set_equals_the_streamed_one(tmp_path):
     kept = random_target(toy_model(), toy_base(), steps=5, shard_size=16)
     random_target(toy_model(), toy_base(), steps=5, shard_size=16, out_dir=tmp_path / "streamed")
@@ -323,6 +329,7 @@ def test_a_constructed_set_is_a_data_set():
     assert torch.equal(again.labels, (base.y + 2) % CLASSES)
 
 
+@pytest.mark.slow
 def test_base_may_be_any_map_style_data_set():
     base = toy_base(eight_bit=False)
     listed = [base[i] for i in range(len(base))]
@@ -364,6 +371,7 @@ def test_progress_counts_samples():
     assert calls == [(16, 60), (32, 60), (48, 60), (60, 60)]
 
 
+@pytest.mark.slow
 def test_the_papers_budgets_stand_under_its_names_and_nowhere_else():
     for name, steps, radius in (
         ("d_r", 1000, math.inf),

@@ -30,6 +30,7 @@ def refused(named: str, construct: Callable[..., Any], *args: Any, **given: Any)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("construct", ALL, ids=lambda construct: construct.__name__)
 def test_every_changed_option_is_refused_or_honored(tmp_path, construct):
     base = toy_base(20)
@@ -86,6 +87,7 @@ class Computed(Dataset):
         return x * (self.share if position == 19 else 1.0), y
 
 
+@pytest.mark.slow
 def test_another_base_of_computed_images_is_refused(tmp_path):
     random_target(toy_model(), Computed(1.0), out_dir=tmp_path, **options())
     with pytest.raises(InputError, match="another base"):

@@ -56,6 +56,7 @@ def test_the_set_of_several_processes_is_that_of_one(kind: str, world: int, done
     assert kept == files(done / f"{kind}-1")
 
 
+@pytest.mark.slow
 def test_the_set_of_eight_processes_is_that_of_one(tmp_path: Path) -> None:
     eight(tmp_path)
     go(WORKER, "eight", tmp_path, 8)
@@ -78,6 +79,7 @@ def check_resumed(folder: Path, world: int, never: bytes) -> None:
     assert len(load_constructed(folder / f"run-{world}")) == 60
 
 
+@pytest.mark.slow
 def test_a_stopped_process_ends_the_others_and_any_number_goes_on(tmp_path: Path, never: bytes) -> None:
     go(WORKER, "stopped", tmp_path, 2)
     assert "expected all 2 of this run to go on, lost one" in (tmp_path / "error.txt").read_text()
@@ -85,6 +87,7 @@ def test_a_stopped_process_ends_the_others_and_any_number_goes_on(tmp_path: Path
         check_resumed(tmp_path, world, never)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others_and_leaves_the_finished_shards(
     tmp_path: Path, never: bytes
 ) -> None:

@@ -62,6 +62,7 @@ def done(tmp_path: Path) -> Path:
     return tmp_path / "set"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("construct", [random_target, robust])
 def test_killed_run_resumes_to_the_same_set(tmp_path, construct):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -87,6 +88,7 @@ def test_killed_run_resumes_to_the_same_set(tmp_path, construct):
     assert load_constructed(killed).card["measured"] == load_constructed(whole).card["measured"]
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_loses_at_most_one_shard(tmp_path):
     """Five shards and the index are renamed into place; the process is killed before or after a rename."""
     moments = [(turn, "before") for turn in range(6)] + [(2, "after"), (5, "after")]
@@ -113,6 +115,7 @@ def test_a_folder_that_training_is_writing_is_refused(tmp_path):
     assert not shards(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_foreign_shard_is_refused_before_any_work(tmp_path):
     random_target(Slow(), toy_base(), out_dir=tmp_path, **OPTIONS | {"seed": 1})
     for k in (0, 1, 2, 3):
@@ -123,6 +126,7 @@ def test_a_foreign_shard_is_refused_before_any_work(tmp_path):
     assert not calls
 
 
+@pytest.mark.slow
 def test_progress_counts_what_is_already_there(tmp_path, done):
     (done / "shard-00001.safetensors").unlink()
     calls: list[tuple[int, int]] = []
@@ -130,6 +134,7 @@ def test_progress_counts_what_is_already_there(tmp_path, done):
     assert calls == [(32, 40), (37, 40), (40, 40)]
 
 
+@pytest.mark.slow
 def test_sets_without_hashes_of_whole_files_still_load(done):
     """As earlier versions wrote them: a digest of the tensors in the metadata, an index without a hash."""
     wanted = load_constructed(done)
@@ -146,6 +151,7 @@ def test_sets_without_hashes_of_whole_files_still_load(done):
         load_constructed(done)
 
 
+@pytest.mark.slow
 def test_a_changed_figure_in_the_index_is_noticed(done):
     text = (done / "index.json").read_text()
     assert '"kept_label": 0.' in text
@@ -154,6 +160,7 @@ def test_a_changed_figure_in_the_index_is_noticed(done):
         load_constructed(done)
 
 
+@pytest.mark.slow
 def test_finished_run_is_kept_as_it_is(done):
     before = {path: path.stat().st_mtime_ns for path in done.iterdir()}
     again = random_target(Slow(), toy_base(), out_dir=done, **OPTIONS)
@@ -161,6 +168,7 @@ def test_finished_run_is_kept_as_it_is(done):
     assert again.card == load_constructed(done).card
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_shards(tmp_path, done):
     first = random_target(Slow(), toy_base(), out_dir=tmp_path / "shared", rank=0, world_size=2, **OPTIONS)
     assert first.ids.tolist() == [*range(8), *range(16, 24), *range(32, 40)]
@@ -173,6 +181,7 @@ def test_two_processes_share_the_shards(tmp_path, done):
         assert ours.read_bytes() == theirs.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
@@ -192,6 +201,7 @@ def test_other_settings_are_not_mixed_into_a_folder(done, changed, named):
     assert {path: path.read_bytes() for path in done.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_another_model_or_base_is_not_mixed_into_a_folder(done):
     other = Slow()
     nn.init.zeros_(other.last.bias)
@@ -231,6 +241,7 @@ def _empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [_truncate, _flip_a_bit, _swap, _foreign, _text, _empty])
 def test_damaged_shard_is_named_and_rebuilt_once_deleted(done, damage):
     wanted = load_constructed(done)
@@ -252,6 +263,7 @@ def test_damaged_shard_is_named_and_rebuilt_once_deleted(done, damage):
     assert torch.equal(load_constructed(done).x, wanted.x)
 
 
+@pytest.mark.slow
 def test_shard_of_another_set_is_refused_on_loading(tmp_path, done):
     random_target(Slow(), toy_base(), seed=1, out_dir=tmp_path / "other", **OPTIONS)
     (done / "shard-00001.safetensors").write_bytes(
@@ -261,6 +273,7 @@ def test_shard_of_another_set_is_refused_on_loading(tmp_path, done):
         load_constructed(done)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"format": "other"})])
 def test_damaged_index(done, content):
     (done / "index.json").write_text(content)
@@ -273,6 +286,7 @@ def test_folder_that_is_no_set(tmp_path):
         load_constructed(tmp_path)
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_what_was_written(tmp_path):
     code = (
         f"import resource, sys; from {MODULE} import *\n"

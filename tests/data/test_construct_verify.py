@@ -44,6 +44,7 @@ def falsify(folder: Path, change: Callable[[dict[str, Any], dict[str, Any], dict
     write_index(folder, card, config, written)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("construct", ALL, ids=lambda construct: construct.__name__)
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_a_set_is_what_its_card_says(tmp_path, construct, dtype):
@@ -55,6 +56,7 @@ def test_a_set_is_what_its_card_says(tmp_path, construct, dtype):
     assert model.training
 
 
+@pytest.mark.slow
 def test_other_starts_norms_and_radii(tmp_path):
     base, model = toy_base(20), toy_model()
     robust(model, base, out_dir=tmp_path / "noise", start="noise", seed=3, **OPTIONS)
@@ -228,6 +230,7 @@ def test_a_distance_beyond_the_radius_is_named(done, more, named):
         verify_constructed(done)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["distance_mean", "fooling_rate", "objective_before", "objective_after"])
 def test_figures_on_the_card_are_right_to_nine_digits(done, name):
     def change(more: float) -> Callable[..., None]:
@@ -252,6 +255,7 @@ def test_another_base_is_refused(done):
             verify_constructed(done, other)
 
 
+@pytest.mark.slow
 def test_another_model_is_refused(done):
     with pytest.raises(InputError, match=r"model: expected that on the card, .*'Sequential'.*got"):
         verify_constructed(done, model=toy_model(seed=3))
@@ -370,6 +374,7 @@ def test_the_card_holds_the_hash_of_the_weights(done):
     assert verify.weights_or_code(model)["hash"] != known
 
 
+@pytest.mark.slow
 def test_a_base_of_another_kind_has_no_shape_on_its_card(tmp_path):
     images = toy_base(20)
     base = torch.utils.data.TensorDataset(images.x.float() / 255, images.y)

@@ -15,6 +15,7 @@ from fastadv.train.augment import AUGMENTS
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

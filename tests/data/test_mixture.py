@@ -30,6 +30,7 @@ def by_hand(real: int, generated: int, share: Fraction, place: int) -> bool:
     return math.floor(share * (place + 1)) > math.floor(share * place)
 
 
+@pytest.mark.slow
 @given(
     real=st.integers(1, 60),
     generated=st.integers(1, 90),

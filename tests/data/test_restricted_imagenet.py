@@ -23,6 +23,7 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_labels_are_the_super_classes_of_the_paper(imagenet: Path) -> None:
     dataset = load("restricted_imagenet", "test", imagenet, size=8)
     assert isinstance(dataset, FolderSet)

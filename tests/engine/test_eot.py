@@ -94,6 +94,7 @@ def test_counts(eot: int) -> None:
         assert (model.seen["forward"], model.seen["backward"]) == (5 * eot, backward)
 
 
+@pytest.mark.slow
 def test_noise_averages_out() -> None:
     """The error of a mean over n passes falls with the root of n."""
     model = partial(noisy_linear, torch.Generator().manual_seed(0))
@@ -131,6 +132,7 @@ class Noisy(nn.Module):
 IMAGES = torch.rand(20, 2, 8, 8, generator=DRAW)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("rows", [1, 20])
 @pytest.mark.parametrize("level", [0.01, 1.0])
@@ -163,6 +165,7 @@ def test_means_are_compared_within_the_spread_of_the_model(shift: float, agrees:
     assert (apart <= allowed) == agrees
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0.0, 0.02])
 def test_a_wrong_search_twin_is_found_under_noise(level: float) -> None:
     frozen = freeze(Noisy(level))

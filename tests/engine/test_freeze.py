@@ -347,6 +347,7 @@ def test_options_that_do_not_exist(options: dict[str, object]) -> None:
         freeze(freeze(convnet()), **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_bad_arguments() -> None:
     model = convnet()
     with pytest.raises(InputError, match="function of x"):
@@ -397,6 +398,7 @@ def test_compiled(precision: str, fold: bool, monkeypatch: pytest.MonkeyPatch) -
     assert not any("fell back" in note or "thin" in note for note in frozen.notes)
 
 
+@pytest.mark.slow
 def test_compiled_for_real() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(128, 5))
     frozen = freeze(model, compile=True)

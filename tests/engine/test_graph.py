@@ -48,6 +48,7 @@ def test_padding_repeats_rows_in_their_layout() -> None:
     assert padded(x, 3).data_ptr() != x.data_ptr()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("recording")
 def test_replays_are_the_gradient() -> None:
     model = net()

@@ -125,6 +125,7 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @needs_onednn
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", ["thin", "relu", "elu", "onednn", "winograd"])
@@ -149,6 +150,7 @@ def test_a_wrong_backward_is_named_and_left(
     assert len(logged.records) == 1
 
 
+@pytest.mark.slow
 @needs_onednn
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("fold", [True, False])
@@ -162,6 +164,7 @@ def test_what_is_right_stays(precision: Any, fold: bool, logged: Logged) -> None
     assert not any(note.startswith("not ") for note in frozen.notes)
 
 
+@pytest.mark.slow
 def test_a_wrong_fold_is_left(monkeypatch: pytest.MonkeyPatch, logged: Logged) -> None:
     real = Pair._fold
 
@@ -189,6 +192,7 @@ def test_also_where_both_copies_are_one(fold: bool, monkeypatch: pytest.MonkeyPa
     assert [record.levelname for record in logged.records] == ["WARNING"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("least", [2, 6, 20])
 def test_each_size_is_compared(least: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake that only large batches meet, as another way through a kernel would have it."""
@@ -200,6 +204,7 @@ def test_each_size_is_compared(least: int, monkeypatch: pytest.MonkeyPatch) -> N
         assert any(note.startswith("not thin") for note in frozen.notes) == (count >= least)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [0, 11, 23])
 def test_a_row_that_is_wrong(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def change(gradient: Tensor) -> Tensor:
@@ -224,6 +229,7 @@ def test_some_rows() -> None:
         assert {0, count - 1} <= set(rows)
 
 
+@pytest.mark.slow
 def test_it_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     real = guard.agrees
@@ -247,6 +253,7 @@ def test_it_is_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [24, 24]
 
 
+@pytest.mark.slow
 def test_a_gradient_of_zero_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all rows are saturated there is nothing to compare, and the next pass is."""
     wrong("thin", monkeypatch, torch.neg)
@@ -285,6 +292,7 @@ def test_kinks_are_no_mistakes(logged: Logged) -> None:
     assert not any(note.startswith("not thin") for note in frozen.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", ["torch", "python", "generator"])
 @pytest.mark.parametrize("mistake", [True, False])
 def test_a_randomized_model(
@@ -327,6 +335,7 @@ def test_rows_that_depend_on_each_other(logged: Logged) -> None:
     assert not logged.records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["thin", "relu"])
 def test_attacks_and_training_are_as_strong_as_without(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
@@ -344,6 +353,7 @@ def test_attacks_and_training_are_as_strong_as_without(name: str, monkeypatch: p
     assert recipe is not None
 
 
+@pytest.mark.slow
 @needs_onednn
 def test_two_mistakes_are_both_left(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong("thin", monkeypatch, lambda gradient: 2 * gradient)
@@ -375,6 +385,7 @@ def test_zero_is_the_gradient_only_where_it_is_the_models(format: torch.dtype) -
         assert not answer(here_and_there, own)
 
 
+@pytest.mark.slow
 @needs_onednn
 def test_mistakes_are_found_where_the_model_needs_another_rewrite(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without views as reshapes a channels-last copy of this net fails, which tells nothing of views."""

@@ -142,6 +142,7 @@ def test_nothing_to_do(size: int, columns: int) -> None:
     assert (frozen.forwards, frozen.backwards) == (size, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["module", "function"])
 def test_compiled(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiled backward frees its intermediate results, so it can run only once."""

@@ -286,6 +286,7 @@ def test_weights_are_no_activations(monkeypatch: pytest.MonkeyPatch, one_thread:
     assert parts.Parts(net, net, winograd=False).at_once(run, torch.rand(3, 2, 6, 7)) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not winograd.available(torch.float32), reason="convolutions are the library's here")
 def test_tiles_are_no_activations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Winograd's tiles are larger than the image, and divided where they are made."""

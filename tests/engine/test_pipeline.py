@@ -29,6 +29,7 @@ class Stack(nn.Module):
         return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convolves", [False, True])
 def test_few_frames_between_an_attack_and_the_model(convolves: bool) -> None:
     frozen = fa.freeze(Stack(convolves).eval())

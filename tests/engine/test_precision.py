@@ -165,6 +165,7 @@ def test_the_model_as_given_keeps_its_layout() -> None:
     assert frozen.layout(x).is_contiguous()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threat", [fa.Linf(0.1), fa.L2(0.8)], ids=["linf", "l2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
 def test_an_attack(threat: fa.Threat, dtype: torch.dtype) -> None:

@@ -388,6 +388,7 @@ def test_checkpoints(how: str) -> None:
         assert set(frozen.notes) == {"channels-last", "folded 1 BatchNorm"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tested", [None, "guard off"])
 def test_what_a_backward_of_ours_makes_a_checkpoint_compute_again_is_rewritten(
     tested: str | None, monkeypatch: pytest.MonkeyPatch
@@ -424,6 +425,7 @@ def test_what_a_backward_of_ours_makes_a_checkpoint_compute_again_is_rewritten(
     assert not any(note.startswith(("not fold", "not rewritten")) for note in frozen.notes)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_computed_again_as_before_whatever_other_passes_did() -> None:
     """Of ten passes some skip the folded block: the Jacobian is a mean of those of the block and of 1."""
 

@@ -251,6 +251,7 @@ def test_a_lens_is_of_one_thread_alone() -> None:
     assert torch._C._len_torch_function_stack() == 0
 
 
+@pytest.mark.slow
 def test_two_threads_search_one_model() -> None:
     model, x, y = All(), images(8).contiguous(), torch.arange(8) % 4
     frozen = freeze(model)

@@ -37,6 +37,7 @@ def test_a_direction_stays_in_the_precision_of_the_search() -> None:
         assert frozen.input_gradient(x.to(dtype), y)[2].dtype == dtype
 
 
+@pytest.mark.slow
 def test_results_hold_after_the_next_call_and_on_other_threads() -> None:
     frozen, y = fa.freeze(net(), "bf16"), torch.arange(6) % 4
     alone = [fa.freeze(net(), "bf16").input_gradient(images(seed), y)[2] for seed in range(20)]

@@ -29,6 +29,7 @@ def test_the_interval_of_an_accuracy():
     assert bootstrap(np.ones(5, dtype=bool)) == (1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_it_covers_the_truth_as_often_as_it_says():
     draws = np.random.default_rng(1).exponential(size=(60, 200))
     for level, least, most in ((0.95, 0.84, 0.995), (0.5, 0.33, 0.67)):
@@ -52,6 +53,7 @@ def test_ends_are_infinite_where_the_median_often_is():
     assert (low, high) == (1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_a_statistic_may_be_an_array():
     rows = np.stack([VALUES, VALUES + 1], 1)
     both = bootstrap(rows, lambda part: part.mean(0))

@@ -104,6 +104,7 @@ def test_a_folder_holds_the_adversarial_examples_whether_asked_for_or_not(tmp_pa
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("part-*")} == before
 
 
+@pytest.mark.slow
 def test_autoattack_itself() -> None:
     draw = torch.Generator().manual_seed(0)
     model, x = (
@@ -137,6 +138,7 @@ class Misleading(torch.nn.Module):
         return torch.stack([lead.detach() * 2 - lead, torch.zeros_like(lead)], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("vulnerable", "flagged"), [(1, False), (3, True)])
 def test_the_flag_of_square_does_not_depend_on_the_batch_size(vulnerable: int, flagged: bool) -> None:
     """0.2 % of 1,200 samples are 2.4; those that are wrong already count among them."""

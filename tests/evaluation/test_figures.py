@@ -35,6 +35,7 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in (*figure.texts, *(t for axes in figure.axes for t in axes.texts))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
 def test_each_kind_of_file(tmp_path, kind):
     path = tmp_path / f"a.{kind}"
@@ -44,6 +45,7 @@ def test_each_kind_of_file(tmp_path, kind):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [8, 32])
 def test_examples_show_the_images_and_the_difference(tmp_path, channels, size):
@@ -257,6 +259,7 @@ def test_errors_are_named_and_leave_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_no_pyplot(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it now fails
     figures.curves({"a": LINE}, tmp_path / "a.png")
@@ -265,6 +268,7 @@ def test_no_pyplot(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_everything_lies_on_the_page_and_no_words_on_others(drawn):
     nets = {"standard": {"clean": 0.98, "robust": 0.04}, "trained": {"clean": 0.9, "robust": 0.5}}
     figures.bars(nets, "b.png", title="nets", reference={"trained": {"robust": 0.47}}, reference_name="paper")

@@ -371,6 +371,7 @@ def test_one_kind_of_attack_for_a_curve():
         accuracy_against_radius(Threshold(), DATA, minimum_norm=nearest, radii=[-1])
 
 
+@pytest.mark.slow
 def test_a_minimum_norm_attack_has_a_median_with_its_interval(monkeypatch):
     monkeypatch.setitem(fa.attacks.ATTACKS, "nearest", MINIMUM)
     table = evaluate(Threshold(), DATA, {"near": functools.partial(nearest, spare=(2,)), "pgd": pgd(0.35)})

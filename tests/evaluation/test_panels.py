@@ -54,6 +54,7 @@ def test_lines_and_references_share_the_color_of_their_name(drawn: list[Figure])
     assert {"a", "b"} <= set(told)
 
 
+@pytest.mark.slow
 def test_a_file_is_written(tmp_path: Path) -> None:
     panels([Panel("L2 distance", 5.0, ONE)], tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")

@@ -12,6 +12,8 @@ from fastadv.runs.files import digest, load_tensors
 from tests.evaluation.worker import go_on, timeless, whole
 from tests.processes import finish, go, start
 
+pytestmark = pytest.mark.slow  # the first test starts the processes of all
+
 WORKER = "tests.evaluation.worker"
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -46,6 +46,7 @@ class Counting:
         return nets.nearest(model, x, y, ids=ids)
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_is_resumed_bit_equal(tmp_path):
     # the identity, then two attacks on each of three batches
     moments = [f"{turn}-before" for turn in range(7)] + ["0-after", "6-after"]
@@ -74,6 +75,7 @@ def test_what_is_finished_is_not_done_again(tmp_path):
     assert last.calls == []
 
 
+@pytest.mark.slow
 def test_a_folder_is_refused_without_resume_and_resume_without_a_folder(tmp_path):
     nets.run(tmp_path)
     with pytest.raises(InputError, match="resume=True"):
@@ -83,6 +85,7 @@ def test_a_folder_is_refused_without_resume_and_resume_without_a_folder(tmp_path
     assert_same(nets.run(tmp_path / "new", resume=True), nets.run(None))
 
 
+@pytest.mark.slow
 def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
     nets.run(tmp_path)
     for options, named in (
@@ -106,6 +109,7 @@ def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
         nets.evaluate(nets.Threshold(), other, attacks, **settings)
 
 
+@pytest.mark.slow
 def test_a_damaged_part_is_named(tmp_path):
     nets.run(tmp_path)
     path = tmp_path / "part-00001-00.safetensors"
@@ -116,6 +120,7 @@ def test_a_damaged_part_is_named(tmp_path):
         nets.run(tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_a_part_of_another_verdict_is_made_again(tmp_path):
     """As where the model is randomized: what is broken must have been right."""
     nets.run(tmp_path)
@@ -127,6 +132,7 @@ def test_a_part_of_another_verdict_is_made_again(tmp_path):
     assert_same(nets.run(tmp_path, resume=True), nets.run(None))
 
 
+@pytest.mark.slow
 def test_a_part_that_another_evaluation_left_is_made_again(tmp_path):
     """As where a damaged evaluation.json was deleted, or files were copied."""
     nets.run(tmp_path)
@@ -138,6 +144,7 @@ def test_a_part_that_another_evaluation_left_is_made_again(tmp_path):
     assert_same(nets.run(tmp_path, resume=True, **other), nets.run(None, **other))
 
 
+@pytest.mark.slow
 def test_the_seconds_of_what_was_done_before_are_counted(tmp_path):
     first = nets.run(tmp_path)
     again = nets.run(tmp_path, resume=True)

@@ -84,6 +84,7 @@ def test_sources_are_found_by_their_numbers(drawn):
     assert below[0] == pytest.approx(1 - base.x[4, 0].numpy() / 255, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_many_classes_are_broken_into_blocks_and_thinned(drawn):
     base = base_set(12, 2)
     thumbnails(constructed(base), base, "a.png", per_class=5)
@@ -96,6 +97,7 @@ def test_many_classes_are_broken_into_blocks_and_thinned(drawn):
     assert "20 of 50 classes" in drawn[1].texts[1].get_text()
 
 
+@pytest.mark.slow
 def test_only_classes_that_have_sources_are_drawn(drawn):
     base = base_set(4, 3)
     some = ImageSet(base.x[[0, 2, 4, 6]], base.y[[0, 2, 4, 6]], base.classes, "some")
@@ -103,6 +105,7 @@ def test_only_classes_that_have_sources_are_drawn(drawn):
     assert [caption for _, caption, _ in shown(drawn[0])] == ["n0", "n2", "n1", "n3"] * 2
 
 
+@pytest.mark.slow
 def test_the_file_is_a_picture_of_color(tmp_path):
     base = base_set(3, 2, channels=3)
     base.x[:, 0] = 255

@@ -80,6 +80,7 @@ def test_without_a_box_gamma_is_rho_minus_the_dual_norm():
         torch.testing.assert_close(got.gamma, got.rho - loss[:, None], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("threat", "step_size", "steps", "apart"),
     # a step of L1 moves one coordinate, and the projection takes a little from all
@@ -97,6 +98,7 @@ def test_pgd_reaches_the_closed_form(threat, step_size, steps, apart):
     assert not attacked.exact
 
 
+@pytest.mark.slow
 def test_no_point_of_the_ball_is_worse_than_the_attack_says():
     """Brute force on three pixels of a network with kinks."""
     base = data(24, 2, (1, 1, 3), seed=4)
@@ -113,6 +115,7 @@ def test_no_point_of_the_ball_is_worse_than_the_attack_says():
     torch.testing.assert_close(got.gamma, gamma, rtol=0, atol=0.005)
 
 
+@pytest.mark.slow
 def test_any_batch_size_and_any_choice_of_features_give_the_same():
     base, net = data(12, 2), deep(classes=2)
     whole = usefulness(net, base, fa.L2(0.3), PGD)
@@ -164,6 +167,7 @@ def test_a_perfect_feature_reaches_the_largest_rho():
     torch.testing.assert_close(got.gamma, got.rho)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [PGD, None], ids=["attacked", "in closed form"])
 def test_features_are_those_of_the_model_as_given(attack):
     """Its BatchNorm loses digits that a search copy, which folds it, keeps: the copy has other values."""
@@ -197,6 +201,7 @@ def test_a_constant_feature_is_useless_and_has_no_gamma():
     assert got.to_dict()["features"][2]["gamma"] is None
 
 
+@pytest.mark.slow
 def test_layers_by_name_by_module_and_by_function():
     base, net = data(), deep()
     last = usefulness(net, base, fa.L2(0.1), PGD)
@@ -208,6 +213,7 @@ def test_layers_by_name_by_module_and_by_function():
     assert usefulness(net, base, fa.L2(0.1), module="1").rho.shape == (16, 3)
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_is():
     base, net = data(), nn.Sequential(nn.Flatten(), nn.BatchNorm1d(9), nn.Linear(9, 3)).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
@@ -217,6 +223,7 @@ def test_the_model_is_left_as_it_is():
     assert all(weight.grad is None for weight in net.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ["fgsm", "bim", "mim", "apgd"])
 def test_every_attack_with_a_loss_serves(attack):
     base, net = data(), deep()
@@ -294,6 +301,7 @@ def test_thresholds_are_checked(thresholds):
         usefulness(linear(), data(), fa.L2(0.1)).kinds(**thresholds)
 
 
+@pytest.mark.slow
 def test_the_figure_is_written(tmp_path):
     result = usefulness(linear(), data(), fa.L2(0.1))
     fa.features.scatter({"one": result, "other": result}, tmp_path / "a.png", title="two nets")

@@ -160,6 +160,7 @@ def test_what_cannot_be_known_is_refused(arguments: dict[str, Any], match: str) 
         adapt(net(), **arguments)
 
 
+@pytest.mark.slow
 def test_a_torchvision_model_needs_its_weights_named() -> None:
     model = torchvision_models.resnet18(weights=None, num_classes=10).eval()
     with pytest.raises(InputError, match="ResNet, which does not say so"):

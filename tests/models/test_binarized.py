@@ -56,6 +56,7 @@ def test_traced_it_is_the_same() -> None:
     assert torch.equal(fx.symbolic_trace(model)(X), model(X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("threshold", [0.5, 0.3])
 def test_pgd_breaks_it_and_the_verdict_is_the_binarized_models(threshold: float, targeted: bool) -> None:

@@ -29,6 +29,7 @@ def test_the_binary_net_sees_only_zeros_and_ones_and_passes_the_gradient_through
     assert through.abs().max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "errors"), [("vanilla_cnn.net", 65), ("binary_cnn.net", 129), ("transfer_cnn.net", 84)]
 )

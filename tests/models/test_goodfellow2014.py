@@ -48,6 +48,7 @@ def test_maxout_by_hand(layers: int) -> None:
     torch.testing.assert_close(model(x), hidden @ model.linear.weight.T + model.linear.bias)
 
 
+@pytest.mark.slow
 def test_the_networks_of_the_papers_have_their_sizes() -> None:
     def count(model: nn.Module) -> int:
         return sum(weight.numel() for weight in model.parameters())
@@ -156,6 +157,7 @@ def test_gradients_and_the_twins(name: str, loss: str, classes: int) -> None:
     torch.testing.assert_close(found, value(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_gradcheck(name: str) -> None:
     model, (x, _) = lively(name), batch(2)
@@ -177,6 +179,7 @@ def test_the_bfloat16_twin_agrees(name: str) -> None:
     assert torch.equal(result.success, model(result.x_adv).argmax(1) != y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["maxout", "maxout_cnn"])
 def test_dropout_is_that_of_pylearn2_in_training_and_absent_otherwise(name: str) -> None:
     model = lively(name, input_dropout=0.25, dropout=0.0).train()
@@ -249,6 +252,7 @@ LEARNING: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNING)
 def test_it_learns_the_digits(name: str) -> None:
     size = 10 if name == "maxout_cnn" else None
@@ -260,6 +264,7 @@ def test_it_learns_the_digits(name: str) -> None:
     assert fa.evaluate(model, test_set, {}).clean_accuracy > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_a_run_resumes_bit_for_bit(name: str, tmp_path: Any) -> None:
     """With dropout and bounded weights, stopped within an epoch."""

@@ -159,6 +159,7 @@ def test_small_cnn_takes_other_sizes_than_it_was_made_for() -> None:
     assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_resnet_has_the_small_stem_and_torchvisions_names() -> None:
     model = models.create("resnet18").eval()
     # He et al.'s ResNet-18 with a 3x3 stem and ten classes

@@ -48,6 +48,7 @@ def test_they_have_the_published_numbers_of_parameters(
     assert sum(parameter.numel() for parameter in model.parameters()) == count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [11, 16])
 def test_vgg_has_torchvisions_convolutions(depth: int) -> None:
     model = moved(models.create("vgg", depth=depth, width=64))

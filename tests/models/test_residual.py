@@ -33,6 +33,7 @@ def small(name: str, **arguments: Any) -> nn.Module:
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "count"),
     [
@@ -104,6 +105,7 @@ def test_wide_resnet_by_hand_from_the_published_names(widen_factor: int) -> None
     torch.testing.assert_close(model(x), by_hand, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_the_stem_keeps_the_size_or_halves_it(name: str) -> None:
     kept, halved = small(name), small(name, stem_stride=2)
@@ -118,6 +120,7 @@ def test_the_stem_keeps_the_size_or_halves_it(name: str) -> None:
         small(name, stem_stride=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["preact_resnet18", "wide_resnet"])
 def test_the_activation_is_the_one_that_is_named(name: str) -> None:
     layers = {
@@ -148,6 +151,7 @@ def test_a_depth_that_gives_no_whole_blocks_is_refused(depth: int) -> None:
         models.create("wide_resnet", widen_factor=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_a_narrow_resnet_is_the_wide_one_with_fewer_channels(name: str) -> None:
     narrow = small(name).state_dict()
@@ -160,6 +164,7 @@ def test_a_narrow_resnet_is_the_wide_one_with_fewer_channels(name: str) -> None:
         assert list(tensor.shape) == sizes
 
 
+@pytest.mark.slow
 def test_first_weights_of_a_narrow_resnet() -> None:
     # He et al. 2015: the deviation of first weights is sqrt(2 / fan_out)
     first = models.create("resnet18", width=16).state_dict()["layer4.1.conv2.weight"]
@@ -168,6 +173,7 @@ def test_first_weights_of_a_narrow_resnet() -> None:
     assert stem.std().item() == pytest.approx((2 / (6 * 9)) ** 0.5, rel=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_resnets_are_torchvisions_but_for_the_stem(name: str) -> None:
     model = models.create(name).eval()
@@ -178,6 +184,7 @@ def test_resnets_are_torchvisions_but_for_the_stem(name: str) -> None:
     torch.testing.assert_close(model(x), other(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("normalize", [None, "cifar10"])
 def test_the_search_twin_folds_and_equals_the_model(name: str, normalize: str | None) -> None:
@@ -198,6 +205,7 @@ def test_the_search_twin_folds_and_equals_the_model(name: str, normalize: str | 
     torch.testing.assert_close(frozen.input_gradient(x, y)[2], expected, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_channels_last_and_train_mode_work(name: str) -> None:
     # in float64: fifty layers add up the rounding of float32

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import fastadv.errors
@@ -29,6 +30,7 @@ def test_it_is_imported_late_and_works_and_an_imported_one_is_left_as_it_is(tmp_
     succeed(serve(imports, tmp_path, 1))
 
 
+@pytest.mark.slow
 def test_nothing_else_imports_it() -> None:
     direct = ("import torchvision", "from torchvision")
     lines = [(path, line.strip()) for path in PACKAGE.rglob("*.py") for line in path.read_text().splitlines()]

@@ -23,6 +23,7 @@ class Ball:
 '''
 
 
+@pytest.mark.slow
 def test_mistakes_are_planted_where_something_is_computed():
     mutants = pytest.importorskip("mutants", reason="needs the extra `mutate`")
     planted = [site.mutant() for site in mutants.sites("ball.py", SOURCE)]

@@ -34,6 +34,7 @@ def mutates(card: OpCard) -> bool:
     return "!" in card.schema
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 @pytest.mark.parametrize("name", CARDS)
@@ -85,6 +86,7 @@ def test_results_lie_as_the_fake_says(name, dtype):
             assert (result.shape, result.stride(), result.dtype) == (fake.shape, fake.stride(), fake.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CARDS)
 def test_opcheck(name):
     # without the extension the op differs by its kernel alone, whose layouts a test of their own compares
@@ -173,6 +175,7 @@ except RuntimeError as error:
 """
 
 
+@pytest.mark.slow
 def test_without_the_extension_the_references_trace_and_strict_refuses_them():
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, "PYTHONPATH": path}

@@ -15,6 +15,7 @@ from fastadv.ops import distance
 ORDERS = (inf, 2.0, 1.0, 0.0, 0.5, 3.0)
 
 
+@pytest.mark.slow
 @few
 @given(
     seeds, st.sampled_from(ORDERS), st.sampled_from([torch.float32, torch.bfloat16, torch.float64]),

@@ -16,6 +16,7 @@ NAMES = ("libgomp", "libomp", "libiomp")
 RUNTIMES = f"{{line.split()[-1] for line in open('/proc/self/maps') if any(n in line for n in {NAMES})}}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's /proc")
 @pytest.mark.parametrize("imports", ["import torch, fastadv", "import fastadv._C", "import fastadv"])
 def test_one_openmp_runtime(imports):

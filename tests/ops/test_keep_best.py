@@ -17,6 +17,7 @@ def candidate(seed, dtype=torch.float32, rows=20):
     return torch.rand(rows, 3, 2, 2, generator=draw).to(dtype), loss, torch.rand(rows, generator=draw) < 0.4
 
 
+@pytest.mark.slow
 @few
 @given(seeds, st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]), st.booleans())
 def test_equals_a_loop(seed, dtype, strided):

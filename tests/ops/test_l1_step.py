@@ -32,6 +32,7 @@ def ascended(x_adv, grad, step_size, box=(0.0, 1.0)):
     return out
 
 
+@pytest.mark.slow
 @few
 @given(seeds, widths, LENGTHS, dtypes)
 def test_equals_the_greedy_loop(seed, cols, step_size, dtype):
@@ -57,6 +58,7 @@ def test_no_other_ascent_of_this_length_gains_more(seed, step_size):
     assert float(((z - x_adv) * grad).sum()) == pytest.approx(-best.fun, rel=1e-9)
 
 
+@pytest.mark.slow
 @few
 @given(seeds, widths, LENGTHS, st.sampled_from([0.05, 0.6, 3.0]))
 def test_the_moved_point_is_projected(seed, cols, step_size, radius):
@@ -67,6 +69,7 @@ def test_the_moved_point_is_projected(seed, cols, step_size, radius):
     assert torch.allclose(z.double(), expected, rtol=0, atol=4e-7)
 
 
+@pytest.mark.slow
 @few
 @given(seeds, st.sampled_from([17, 300]), st.sampled_from([0.05, 0.4]))
 def test_gains_as_much_as_one_coordinate_does_and_more_with_length(seed, cols, step_size):

@@ -1,5 +1,6 @@
 """l2_step against the step written out, and a bisection for its projection."""
 
+import pytest
 import torch
 from balls import few, pair, seeds, solve, widths
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from fastadv.ops import l2_step
 
 
+@pytest.mark.slow
 @few
 @given(seeds, widths, st.sampled_from([1e-3, 0.1, 0.5, 5.0]), st.sampled_from([0.01, 1.0, 50.0]))
 def test_equals_the_step_written_out(seed, cols, radius, step_size):

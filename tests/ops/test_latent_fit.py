@@ -51,6 +51,7 @@ def by_autograd(x, z, weights, biases, beta, steps, step_size, max_norm):
     return loss, latents
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("steps", "max_norm"), [(1, 5.0), (2, 5.0), (30, 5.0), (30, 1.0)])
 def test_equals_adam_under_autograd(steps, max_norm, dtype):

@@ -42,6 +42,7 @@ def written_out(z, y, kind, t):
     return torch.stack(losses)
 
 
+@pytest.mark.slow
 @few
 @given(
     seeds,

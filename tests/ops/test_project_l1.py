@@ -21,6 +21,7 @@ def by_sorting(v, radius):
     return np.sign(v) * np.maximum(np.abs(v) - excess[last] / (last + 1), 0)
 
 
+@pytest.mark.slow
 @few
 @given(seeds, widths, st.sampled_from([0.01, 0.5, 4.0]), scales)
 def test_equals_bisection(seed, cols, radius, scale):
@@ -41,6 +42,7 @@ def test_closed_form_without_a_box(seed, cols, radius):
     assert ((project_l1(x_adv, x, radius, INFINITE).double() - expected).abs() <= unit + 1e-12).all()
 
 
+@pytest.mark.slow
 @few
 @given(seeds, widths, st.sampled_from([0.01, 0.5, 4.0]))
 def test_kernel_equals_bisection_with_a_box(seed, cols, radius):

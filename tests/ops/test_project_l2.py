@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fastadv.ops import project_l2
 
 
+@pytest.mark.slow
 @few
 @given(seeds, widths, st.sampled_from([0.01, 0.5, 2.0]), scales)
 def test_equals_bisection(seed, cols, radius, scale):

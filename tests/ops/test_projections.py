@@ -42,6 +42,7 @@ def test_inside_points_stay(kind, seed, cols, dtype):
         assert torch.equal(PROJECT[kind](x_adv, x, radius), x_adv)
 
 
+@pytest.mark.slow
 @few
 @given(kinds, seeds, st.sampled_from([2, 5, 20]), st.sampled_from([1.0, 0.3, 2.0]))
 def test_no_feasible_point_is_nearer(kind, seed, cols, radius):
@@ -61,6 +62,7 @@ def test_no_feasible_point_is_nearer(kind, seed, cols, radius):
     assert float((z - x_adv).norm()) <= float((others - x_adv).norm(dim=1).min()) + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PROJECT)
 @pytest.mark.parametrize("shape", [(1, 150_528), (10_000, 784)])
 def test_one_long_row_and_many_short_ones(kind, shape):

@@ -10,6 +10,7 @@ from fastadv.errors import InputError
 from fastadv.ops.relu_gradient import relu_gradient
 
 
+@pytest.mark.slow
 @few
 @given(
     seeds, st.sampled_from([(3, 7), (2, 3, 5, 4), (1, 1), (5, 1031), (0, 4), (2, 70000)]),

@@ -22,6 +22,7 @@ def unit(*shape: int, seed: int = 0) -> Tensor:
     return bumps / bumps.flatten(1).norm(dim=1)[:, None, None]
 
 
+@pytest.mark.slow
 def test_windows_cover_the_image() -> None:
     """Each place for a window is as likely as the others, the last row and column among them."""
     zeros = torch.zeros(6000, 30)

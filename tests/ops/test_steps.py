@@ -19,6 +19,7 @@ def batch(seed, cols, dtype=torch.float32, rows=3):
     return x_adv.clamp(0, 1), grad.to(dtype), x
 
 
+@pytest.mark.slow
 @few
 @given(kinds, seeds, widths, radii, st.sampled_from([0.0, 0.01, 1.0, 100.0]), dtypes)
 def test_never_leaves_ball_or_box(kind, seed, cols, radius, step_size, dtype):
@@ -26,6 +27,7 @@ def test_never_leaves_ball_or_box(kind, seed, cols, radius, step_size, dtype):
     assert_inside(STEP[kind](x_adv, grad, x, radius, step_size), x, kind, radius)
 
 
+@pytest.mark.slow
 @few
 @given(kinds, seeds, widths, st.sampled_from([0.01, 0.3]))
 def test_ascends_by_the_step_where_nothing_holds_it(kind, seed, cols, step_size):
@@ -86,6 +88,7 @@ def test_a_zero_gradient_moves_nothing(kind):
     assert torch.equal(STEP[kind](inside, torch.zeros_like(grad), x, 0.2, 5.0), inside)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STEP)
 @pytest.mark.parametrize("shape", [(1, 150_528), (10_000, 784)])
 def test_one_long_row_and_many_short_ones(kind, shape):

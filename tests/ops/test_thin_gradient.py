@@ -32,6 +32,7 @@ def by_autograd(gradient, weight, size, stride, padding, dilation):
     return torch.autograd.grad(out, x, gradient.double())[0]
 
 
+@pytest.mark.slow
 @few
 @given(convolutions(), st.sampled_from([torch.float32, torch.bfloat16, torch.float64]), st.booleans())
 def test_equals_autograd(problem, dtype, channels_last):

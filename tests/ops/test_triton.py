@@ -89,6 +89,7 @@ def run(card, *args):
     return results if len(results) > 1 else results[0] if results else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype"), DTYPES)
 def test_kernel_equals_reference(name, dtype):
     card, launch = CARDS[name], triton_launcher(CARDS[name])
@@ -109,6 +110,7 @@ def test_kernel_equals_reference(name, dtype):
                 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "radius", "size"),
     [("linf_step", 0.1, 150_528), ("l2_step", 1.0, 150_528), ("l1_step", 2.0, 20_000)],
@@ -177,6 +179,7 @@ def test_no_op_waits_for_the_device():
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.slow
 def test_fastadv_imports_without_triton():
     code = (
         "import sys; sys.modules['triton'] = None; import fastadv.ops; "
@@ -186,6 +189,7 @@ def test_fastadv_imports_without_triton():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("name", ["linf_step", "l2_step", "l1_step"])
 def test_bfloat16_halves(name, sign):

@@ -23,6 +23,7 @@ def nearest(x, prototypes, bias):
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=0, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_nearest_of_special_values():
     draw = torch.Generator().manual_seed(0)
     x, prototypes, bias = (
@@ -54,6 +55,7 @@ def test_nearest_where_the_product_form_holds_no_digit():
     nearest(x, torch.cat([prototypes, prototypes]), torch.zeros(300))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.0, 1e6])
 def test_bounds_hold_where_every_rounding_goes_one_way(scale):
     """p = -x, and each block's sum of squares is half an ulp of the running sum, which rounds it away.
@@ -89,6 +91,7 @@ def test_bounds_cover_the_roundings_after_the_product():
     assert bool((high[0, 0].double() >= exact[worst]).all())
 
 
+@pytest.mark.slow
 def test_near_ties_under_large_biases():
     """The distances differ by less than float32 resolves beside the bias."""
     draw = torch.Generator().manual_seed(6)
@@ -157,6 +160,7 @@ def problem(batch=3, layers=((3, 4, 2, 1), (4, 2, 3, 2)), classes=2):
 NUMBERS = 1.0, 2, 0.05, 5.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize(
     "layers", [((19, 35, 3, 1), (35, 1, 4, 2)), ((6, 2, 4, 1),)], ids=["odd", "one layer"]
@@ -175,6 +179,7 @@ def test_tiles_of_a_gpu(layers, bf16, monkeypatch):
     card.compare(run(card, *args), card.reference(*args), args)
 
 
+@pytest.mark.slow
 def test_shares_equal_the_whole(monkeypatch):
     from fastadv.ops.triton import latent_decode, latent_fit
 
@@ -194,6 +199,7 @@ def test_shares_equal_the_whole(monkeypatch):
     assert torch.equal(run(decode, z.transpose(0, 1), *decoder), images)
 
 
+@pytest.mark.slow
 def test_spare_rows_and_earlier_calls_reach_no_result():
     from fastadv.ops.triton._latent import plan
     from fastadv.ops.triton.latent_fit import Fit
@@ -219,6 +225,7 @@ def test_spare_rows_and_earlier_calls_reach_no_result():
     assert torch.equal(results[0][1], results[1][1])
 
 
+@pytest.mark.slow
 def test_a_broken_image_spoils_itself_only():
     x, z, *decoder = problem()
     fit = CARDS["latent_fit"]

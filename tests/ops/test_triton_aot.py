@@ -27,6 +27,7 @@ def builds(tmp_path_factory):
     return [json.loads(line) for line in table.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_every_kernel_is_there(builds):
     kernels = [(name, card) for name, card in CARDS.items() if card.triton]
     wanted = {(name, str(dtype).removeprefix("torch.")) for name, card in kernels for dtype in card.dtypes}

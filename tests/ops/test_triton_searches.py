@@ -32,6 +32,7 @@ def hyperplane(points, normal, lack, norm, lo=0.0, hi=1.0):
     return check("to_hyperplane", points, normal, torch.as_tensor(lack, dtype=torch.float64), norm, lo, hi)
 
 
+@pytest.mark.slow
 def test_equal_weights_are_used_up_in_order_across_blocks():
     points, ones = torch.zeros(1, 100), torch.ones(1, 100)
     expected = torch.cat([torch.ones(70), torch.tensor([0.25]), torch.zeros(29)])[None]
@@ -47,6 +48,7 @@ def test_equal_weights_are_used_up_in_order_across_blocks():
     hyperplane(points.expand(5, -1), normal.expand(5, -1), [25.0, 51.2, 68.4, 80.3, 500.0], "l1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("scale", [1.0, 1e-42, 1e30])
 def test_weights_and_rooms_of_many_sizes(norm, scale):
@@ -69,6 +71,7 @@ def test_a_row_that_cannot_be_used_moves_nothing(norm):
     assert (moved[7] != 0).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("window", "dtype"),
     [

@@ -22,6 +22,7 @@ def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, size
     return ops.winograd_image(products, bias, shape, size).movedim(3, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", LOOSE)
 @given(
     sizes=st.tuples(*[st.integers(0, 3), *[st.integers(1, 9)] * 4, *[st.integers(0, 3)]]),

@@ -159,6 +159,7 @@ def test_a_saturated_net_has_no_gradient_of_cross_entropy() -> None:
     assert not torch.autograd.grad(loss, x)[0].any()
 
 
+@pytest.mark.slow
 def test_the_small_nets_are_trained_and_a_stopped_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

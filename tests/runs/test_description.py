@@ -137,12 +137,14 @@ VALUES = [
 ]
 
 
+@pytest.mark.slow
 def test_different_values_have_different_descriptions():
     described = [json.dumps(describe(value)) for value in VALUES]
     places = {text: place for place, text in enumerate(described)}
     assert [places[text] for text in described] == list(range(len(VALUES)))
 
 
+@pytest.mark.slow
 def test_a_description_is_the_same_in_every_process_and_holds_no_address():
     root = Path(fa.__file__).parents[1]
     code = "import json, test_description as t\nprint(json.dumps([t.describe(value) for value in t.VALUES]))"
@@ -168,6 +170,7 @@ def test_what_the_compiler_makes_of_the_source_does_not_count():
     assert describe(other) == describe(twice)
 
 
+@pytest.mark.slow
 def test_lambdas_that_share_a_line():
     made = [lambda x: x + 1, lambda x: x + 2, lambda: lambda x: x + 3, lambda x: (lambda: x + 4)()]
     assert len({describe(each) for each in (*made, made[2]())}) == 5
@@ -339,6 +342,7 @@ def test_a_model_that_was_used_is_the_same_model():
     assert describe(explained) != describe(tiny(seed=1))
 
 
+@pytest.mark.slow
 def test_functions_of_an_imported_module_are_part_of_it(monkeypatch):
     module = types.ModuleType("tools")
     module.scaled, module.unused = (lambda x: 2 * x), 1

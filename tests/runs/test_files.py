@@ -44,6 +44,7 @@ def test_what_is_saved_comes_back(tmp_path):
     assert os.listdir(tmp_path) == ["a"]
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
     path = tmp_path / "a"
     save_tensors(path, TENSORS, METADATA)

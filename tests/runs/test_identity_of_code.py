@@ -59,6 +59,7 @@ def constructed(run_dir: Path | None, resume: bool = False, **options: Any) -> A
 WORK = [trained, evaluated, constructed]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", WORK)
 def test_an_identity_is_asked_for_where_the_source_cannot_be_read(
     tmp_path: Path, work: Callable[..., Any]

@@ -51,6 +51,7 @@ def test_an_error_of_the_run_frees_the_folder_even_while_it_is_held_on_to(tmp_pa
     assert caught
 
 
+@pytest.mark.slow
 def test_a_killed_run_frees_the_folder(tmp_path):
     code = (
         "import sys, time; from fastadv.runs.folder import RunFolder\n"
@@ -67,6 +68,7 @@ def test_a_killed_run_frees_the_folder(tmp_path):
     RunFolder(tmp_path).close()
 
 
+@pytest.mark.slow
 def test_a_forked_worker_does_not_hold_the_folder(tmp_path):
     folder = RunFolder(tmp_path)
     read, write = os.pipe()

@@ -170,6 +170,7 @@ def test_a_schedule_that_is_left_early_is_the_same_until_then() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_large_network_stops_by_held_out_images_and_is_trained_again_on_all(tmp_path: Path) -> None:
     train_set = digits("train", 200)
     nets = Nets(replace(TINY, large_epochs=3, patience=1), train_set, tmp_path)
@@ -191,6 +192,7 @@ def test_the_large_network_stops_by_held_out_images_and_is_trained_again_on_all(
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_parts_of_the_tiny_study_add_up(tmp_path: Path) -> None:
     sets = digits("train", 150), digits("test", 40)
     first = paper.run(TINY, *sets, tmp_path, parts=("fgsm",))

@@ -37,6 +37,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
 
 
+@pytest.mark.slow
 def test_closed_form_and_fgsm_training_are_equal_to_rounding(told: dict[str, Any]) -> None:
     assert told["apart"] < 1e-9
     rows = [told["nets"][name]["rows"] for name in (FGSM, CLOSED)]
@@ -100,6 +101,7 @@ class Stop(Exception):
     """In the middle of a study."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before an epoch", "between training and measuring"])
 def test_it_goes_on_where_it_was_stopped(
     moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -131,6 +133,7 @@ def test_it_goes_on_where_it_was_stopped(
     assert len(seen) < 8
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_told_again_without_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +147,7 @@ def test_a_finished_study_is_told_again_without_training(
             study.logistic(two("train"), two("test"), tmp_path, **SMALL | other)
 
 
+@pytest.mark.slow
 def test_the_figure(told: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logistic_figure.draw(told, tmp_path / "logistic.png")
     assert (tmp_path / "logistic.png").stat().st_size > 20_000

@@ -53,6 +53,7 @@ def test_every_other_image_lends_its_direction_and_seeds_differ() -> None:
     assert len(set(draws[0])) > 3
 
 
+@pytest.mark.slow
 def test_another_direction_breaks_less_than_the_own_one_and_more_than_none() -> None:
     data = digits()
     told = reuse(reader(), data.x, data.y, fa.Linf(0.25, INFINITE), directions=4)

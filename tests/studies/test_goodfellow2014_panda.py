@@ -55,6 +55,7 @@ def test_a_net_is_fooled_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.testing.assert_allclose(shown[2], (shown[0] + 0.25 * (2 * shown[1] - 1)).clip(0, 1), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_model_without_a_gradient_moves_nothing(tmp_path: Path) -> None:
     model = linear((3, 4, 4), scale=0.0)
     x = torch.rand(3, 4, 4)

@@ -97,6 +97,7 @@ def test_the_gallery_shows_what_the_step_led_to() -> None:
         torch.testing.assert_close(strip.images, (x_adv / 6 + 0.5).clamp(0, 1).float())
 
 
+@pytest.mark.slow
 def test_a_trained_net_is_sure_of_noise_and_is_led_to_every_class(tmp_path: Path) -> None:
     model, shape = reader(), (1, 8, 8)
     assert study.rubbish(model, shape, samples=500)["error"] > 0.5

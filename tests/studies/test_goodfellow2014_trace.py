@@ -64,6 +64,7 @@ def test_right_is_the_stretch_around_zero() -> None:
     assert high == pytest.approx(0.7, abs=0.021)
 
 
+@pytest.mark.slow
 def test_a_net_is_nearly_piecewise_linear_and_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x, y = reader(), digits().x[12], int(digits().y[12])
     told = study.trace(model, x, y)
@@ -85,6 +86,7 @@ def test_a_net_is_nearly_piecewise_linear_and_drawn(monkeypatch: pytest.MonkeyPa
     np.testing.assert_allclose(np.asarray(images[study.SHOWN // 2].images[0].get_array()), x[0], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_becomes_a_file(tmp_path: Path) -> None:
     model, x = linear((3, 4, 6)).float(), torch.rand(3, 4, 6)
     study.draw(study.trace(model, x, 1, points=2), *study.shown(model, x, 1), tmp_path / "trace.png")

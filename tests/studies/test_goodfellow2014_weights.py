@@ -44,6 +44,7 @@ def test_which_weights_are_those_of_the_first_layer() -> None:
     assert torch.equal(study.first_layer(maxout, (1, 8, 8)).flatten(1), maxout.hidden[0].weight.detach())
 
 
+@pytest.mark.slow
 def test_l1_decay_localizes() -> None:
     """A known way to fewer pixels: the measure falls."""
     data, found = fa.data.load("digits", "train"), []
@@ -58,6 +59,7 @@ def test_l1_decay_localizes() -> None:
     assert found[0]["pixels"] == 64
 
 
+@pytest.mark.slow
 def test_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nets = {"standard": reader(), "adversarial": reader()}
     study.draw(nets, (1, 8, 8), tmp_path / "weights.png")

@@ -26,6 +26,7 @@ def unwatched(what: str, done: int, total: int) -> None:
     pass
 
 
+@pytest.mark.slow
 def test_each_set_comes_from_its_net_and_teaches_a_new_one(study: Study) -> None:
     study.test = study.test.subset(range(10))
     nets = {net.name: net for net in ilyas2019.nets(study, unwatched)}
@@ -57,6 +58,7 @@ def test_each_set_comes_from_its_net_and_teaches_a_new_one(study: Study) -> None
             assert recipe["name"] == "Standard"
 
 
+@pytest.mark.slow
 def test_a_net_on_a_constructed_set_starts_from_other_weights(
     study: Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:

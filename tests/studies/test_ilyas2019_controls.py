@@ -92,6 +92,7 @@ def two_classes(count: int, gap: float, seed: int = 0, side: int = 4) -> ImageSe
     return ImageSet(x.clamp(0, 1).view(-1, 1, side, side), y, 2, "two")
 
 
+@pytest.mark.slow
 def test_robust_directions_are_those_that_no_perturbation_turns() -> None:
     base = two_classes(400, gap=0.4)
     # half the gap is 0.2: a smaller ball cannot turn the first pixel, a larger one can
@@ -140,6 +141,7 @@ def test_leakage_reads_each_set_by_the_features_robust_at_the_radius_of_the_sets
     assert controls.leakage(of)["features"] == 0
 
 
+@pytest.mark.slow
 def test_the_correlation_and_its_interval() -> None:
     pairs = [(0.1, 0.3), (0.2, 0.5), (0.3, 0.6), (0.5, 0.55)]
     found = transfer.correlated(pairs)
@@ -242,6 +244,7 @@ def test_a_gallery_sets_what_was_made_beside_its_source(
     torch.testing.assert_close(pushed[3].images, base.x[2:4])
 
 
+@pytest.mark.slow
 def test_the_scatter_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
 

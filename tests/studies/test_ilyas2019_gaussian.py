@@ -23,6 +23,7 @@ def test_a_whitened_sample_has_exactly_these_moments() -> None:
     assert not torch.equal(drawn, gaussian.whitened(wanted, 50, seed=4))
 
 
+@pytest.mark.slow
 def test_in_one_dimension_the_penalized_adversary_is_found_by_trying() -> None:
     """Twice the loss grows by sigma^2 / (sigma - 1 / C)^2 - 1; half of it for the loss itself."""
     variance, penalty, v = 1.7, 1.3, torch.tensor([0.6, -2.0], dtype=torch.float64)
@@ -50,6 +51,7 @@ def test_a_penalty_that_does_not_hold_the_adversary_is_refused() -> None:
         gaussian.vulnerability(torch.diag(torch.tensor([1.0, 4.0])).double(), 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_the_robust_covariance_is_where_the_loss_is_flat(seed: int) -> None:
     """In each eigendirection (C s - 1)^2 = C^2 s s*, from the derivative of C s* / (C s - 1) + log s."""
@@ -105,6 +107,7 @@ def test_the_worst_point_of_a_ball_is_found_by_trying(radius: float) -> None:
     assert not ball.worst(v, each, 0.0).any()
 
 
+@pytest.mark.slow
 def test_in_one_dimension_the_ball_moves_every_sample_outwards() -> None:
     v = gaussian.whitened(torch.tensor([[2.0]]).double(), 400)
     v = torch.cat([v, -v])
@@ -113,6 +116,7 @@ def test_in_one_dimension_the_ball_moves_every_sample_outwards() -> None:
     assert float(learned) == pytest.approx(float((v.abs() + 0.7).square().mean()), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_adversarial_training_learns_the_robust_solution() -> None:
     true, mean = torch.tensor([[4.0, 1.0], [1.0, 0.8]]).double(), torch.tensor([1.5, 0.5]).double()
     signed = mean + gaussian.whitened(true, 200)
@@ -122,6 +126,7 @@ def test_adversarial_training_learns_the_robust_solution() -> None:
     assert checks.apart(model.learned()[1], true) > 0.2
 
 
+@pytest.mark.slow
 def test_orders_count_their_exceptions() -> None:
     assert [check.holds for check in checks.third(covariance(3, 1), (0.5, 1.0), 0)] == [True] * 4
     backwards = list(checks.third(covariance(3, 1), (1.0, 0.5), 0))

@@ -47,6 +47,7 @@ def times(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*.safetensors"))}
 
 
+@pytest.mark.slow
 def test_all_stages_leave_results_report_and_figures(whole: Whole) -> None:
     folder, result, seen = whole
     measured = result["measured"]
@@ -70,6 +71,7 @@ def test_all_stages_leave_results_report_and_figures(whole: Whole) -> None:
     assert list(dict.fromkeys(seen)) == [name for stage in pieces.values() for name in stage]
 
 
+@pytest.mark.slow
 def test_each_set_and_net_is_what_its_name_says(whole: Whole) -> None:
     folder, _, _ = whole
     source = {name: fa.data.load_constructed(folder / "sets" / name).card["config"] for name in KINDS}
@@ -81,6 +83,7 @@ def test_each_set_and_net_is_what_its_name_says(whole: Whole) -> None:
     assert {*plan.NETS, "independent", "early", "early_labels", "small_CNN_narrow_on_D_det"} <= nets
 
 
+@pytest.mark.slow
 def test_a_finished_stage_is_read_and_not_made_again(copy: Path) -> None:
     before, known = times(copy), json.loads((copy / "results.json").read_text())["measured"]
     again = study(copy, stages=["evaluate", "train"])
@@ -90,6 +93,7 @@ def test_a_finished_stage_is_read_and_not_made_again(copy: Path) -> None:
         assert again["measured"][stage]["seconds"] > known[stage]["seconds"]
 
 
+@pytest.mark.slow
 def test_stages_by_themselves_come_to_the_whole(whole: Whole, tmp_path: Path) -> None:
     study(tmp_path, stages=["nets"])
     partly = study(tmp_path, stages=["sets"])
@@ -99,6 +103,7 @@ def test_stages_by_themselves_come_to_the_whole(whole: Whole, tmp_path: Path) ->
     assert timeless(partly["measured"]) == {stage: wanted[stage] for stage in ("nets", "sets")}
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_results(whole: Whole, tmp_path: Path) -> None:
     said = tmp_path / "said"
     said.mkdir()
@@ -139,6 +144,7 @@ def test_a_stage_without_its_inputs_is_refused_before_any_work(
     assert times(copy) == before
 
 
+@pytest.mark.slow
 def test_another_seed_or_scale_is_refused_and_named(copy: Path) -> None:
     for other, says in (
         (replace(MINI, seed=1), r"another seed \(0 there, 1 here\)"),
@@ -149,6 +155,7 @@ def test_another_seed_or_scale_is_refused_and_named(copy: Path) -> None:
             study(copy, other, stages=["sets"])
 
 
+@pytest.mark.slow
 def test_other_architectures_may_be_added(copy: Path) -> None:
     before = times(copy)
     more = replace(MINI, others=(*MINI.others, plan.Architecture("softmax", "softmax")))
@@ -161,6 +168,7 @@ def test_other_architectures_may_be_added(copy: Path) -> None:
     assert len(result["config"]["others"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("foreign", "asked", "says"),
     [
@@ -181,6 +189,7 @@ def test_a_net_or_set_of_another_run_is_refused_by_its_card(
         study(copy, stages=asked)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study(tmp_path, stages=["nets"])
     before = times(tmp_path)
@@ -197,6 +206,7 @@ def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path: Path, monkeypatch:
     assert list(study(tmp_path, stages=["sets"])["measured"]) == ["nets", "sets"]
 
 
+@pytest.mark.slow
 def test_a_figure_that_does_not_fit_on_the_disk_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -11,6 +11,7 @@ from fastadv.studies import TINY
 from fastadv.studies.ilyas2019 import features, theory
 
 
+@pytest.mark.slow
 def test_theory_writes_checks_and_figures(tmp_path: Path) -> None:
     settings = theory.Settings(radii=(1.0,), samples=60, epochs=3, steps=2)
     result = theory.run(settings, tmp_path)
@@ -35,6 +36,7 @@ def test_radii_increase(radii: tuple[float, ...]) -> None:
         theory.Settings(radii=radii)
 
 
+@pytest.mark.slow
 def test_features_of_both_nets_are_measured_and_kept(tmp_path: Path) -> None:
     settings = features.Settings(replace(TINY, samples=40), radius=0.1, steps=2)
     result = features.run(settings, tmp_path)

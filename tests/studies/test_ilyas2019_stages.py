@@ -28,6 +28,7 @@ class Line(nn.Module):
         return torch.stack([-ahead, ahead], 1)
 
 
+@pytest.mark.slow
 def test_every_net_is_measured_on_the_test_images_at_its_radii(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

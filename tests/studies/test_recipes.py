@@ -25,6 +25,7 @@ def digits(split: str, count: int) -> ImageSet:
     return data
 
 
+@pytest.mark.slow
 def test_every_recipe_has_its_line(tmp_path: Path) -> None:
     seen: list[str] = []
     result = recipes.run(
@@ -42,6 +43,7 @@ def test_every_recipe_has_its_line(tmp_path: Path) -> None:
     assert {f"training {name}" for name in recipes.RECIPES} <= set(seen)
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = digits("train", 32), digits("test", 20)
     first = recipes.run(replace(TINY, recipes=("pgd",)), *data, tmp_path)
@@ -106,6 +108,7 @@ def test_alarms_stand_in_the_table() -> None:
     assert cells[1] == ["fgsm", "99.0%", "0.0%", "50.0%", "0.0%", "3", "epoch 4: catastrophic overfitting"]
 
 
+@pytest.mark.slow
 def test_a_command_makes_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from fastadv.studies import TINY, Study, schott2018
 FIGURES = {"clean": 0.9, "robust": 0.75, "samples": 40, "lower_bound": 0.234}
 
 
+@pytest.mark.slow
 def test_figures_equal_the_library(tmp_path: Path) -> None:
     settings = replace(TINY, samples=200, abs_epochs=2, abs_samples=10)
     study = Study(settings, tmp_path)

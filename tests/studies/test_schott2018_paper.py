@@ -23,6 +23,7 @@ def study(folder: Path, settings: Settings = SETTINGS, resume: bool = False, **o
     return paper.run(settings, FakeSubjects(), image_set(), folder, resume=resume, **options)["measured"]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_loses_one_batch_at_most(
     attacks: FakeAttacks, undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,6 +60,7 @@ def killed(rank: int, world: int, folder: Path) -> None:
     study(folder, Settings(8, ("cnn",), ("l2", "linf")))
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     [(code, _, err)] = finish(serve(killed, tmp_path, 1, tmp_path / "run"))
     assert code == -signal.SIGKILL, err
@@ -76,6 +78,7 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     assert not list((tmp_path / "run").rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_folder_with_work_is_refused_without_resume(
     attacks: FakeAttacks, undrawn: None, tmp_path: Path
 ) -> None:
@@ -84,6 +87,7 @@ def test_a_folder_with_work_is_refused_without_resume(
         study(tmp_path)
 
 
+@pytest.mark.slow
 def test_more_images_begin_with_those_done(attacks: FakeAttacks, undrawn: None, tmp_path: Path) -> None:
     few = study(tmp_path, replace(SETTINGS, samples=6))
     attacks.calls = []
@@ -94,6 +98,7 @@ def test_more_images_begin_with_those_done(attacks: FakeAttacks, undrawn: None, 
         assert len(longer["all"]["distances"]) == 8
 
 
+@pytest.mark.slow
 def test_the_result_holds_every_figure(attacks: FakeAttacks, tmp_path: Path) -> None:
     measured = study(tmp_path)
     assert {(c["model"], c["norm"], c["attack"]) for c in measured["cells"]} == {

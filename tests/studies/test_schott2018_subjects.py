@@ -22,6 +22,7 @@ def digits(count: int = 40) -> fa.data.ImageSet:
     return fa.data.load("digits", "train", limit=count)
 
 
+@pytest.mark.slow
 def test_the_ramp_trains_run_after_run_and_goes_on(
     ramp: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,6 +39,7 @@ def test_the_ramp_trains_run_after_run_and_goes_on(
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_the_second_run_starts_where_the_first_ended(ramp: None, tmp_path: Path) -> None:
     whole = madry.train(digits(), tmp_path / "a", lambda *told: None)
     first, _ = fa.models.read_weights(tmp_path / "a" / "ramp1" / "model.safetensors")
@@ -63,6 +65,7 @@ def test_the_recipe_is_that_of_the_results_page() -> None:
     assert f"--learning-rate {madry.LEARNING_RATE} --weight-decay 0 --batch-size {madry.BATCH_SIZE}" in page
 
 
+@pytest.mark.slow
 def test_published_models_read_digits(shared_data, tmp_path: Path) -> None:
     weights = tmp_path / "wong.safetensors"
     fa.models.save_weights(fa.models.WongCNN(seed=3), weights)

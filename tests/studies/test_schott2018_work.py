@@ -98,6 +98,7 @@ def test_a_point_counts_only_if_the_published_model_errs() -> None:
     assert torch.equal(moved, wrong & ~clean_wrong)
 
 
+@pytest.mark.slow
 def test_what_only_the_faster_search_believed_is_tried_longer() -> None:
     subject, images = batch("abs", 8)
     verdict = fa.freeze(subject.model).verdict

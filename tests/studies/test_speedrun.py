@@ -26,6 +26,7 @@ def images(count: int, seed: int) -> ImageSet:
     return ImageSet(x, torch.arange(count) % 10, 10, "noise")
 
 
+@pytest.mark.slow
 def test_the_record(tmp_path: Path) -> None:
     seen: list[str] = []
     record = speedrun.run(TINY, images(32, 0), images(8, 1), tmp_path, lambda what, *rest: seen.append(what))
@@ -46,6 +47,7 @@ def test_the_record(tmp_path: Path) -> None:
         speedrun.run(replace(TINY, batch_size=8), images(32, 0), images(8, 1), tmp_path)
 
 
+@pytest.mark.slow
 def test_the_averaged_weights_are_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judged: list[dict[str, Any]] = []
     plain = fa.evaluate
@@ -61,6 +63,7 @@ def test_the_averaged_weights_are_judged(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(torch.equal(value, judged[0][name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_settings_reach_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
     plain = fa.train.fit
@@ -100,6 +103,7 @@ def test_words_say_whether_the_goal_was_reached() -> None:
     assert speedrun.in_words(record)[0].startswith("reached")
 
 
+@pytest.mark.slow
 def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,6 +66,7 @@ def compiler():
         pytest.skip(str(error))
 
 
+@pytest.mark.slow
 def test_compiled_for_real_it_trains_what_eager_trains(compiler):
     """With BatchNorm, dropout, a last batch of another size, and passes that are gone back through twice."""
     for recipe in (PGDTraining(THREAT, 2, weight=0.5), PriorGuidedTraining(THREAT)):
@@ -84,6 +85,7 @@ RECIPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains_what_it_trains_without(name, traced):
     options = {"augment": "shift", "ema": 0.9, "clip_norm": 0.5}
@@ -92,6 +94,7 @@ def test_every_recipe_trains_what_it_trains_without(name, traced):
     assert counters["stats"]["unique_graphs"] >= 1 + (name not in ("standard", "free", "prior"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_steps_do_not_compile_again_and_again(traced, precision):
     graphs = []
@@ -116,6 +119,7 @@ class Noting(Crafted):
         return Standard()(model, x_adv, y)
 
 
+@pytest.mark.slow
 def test_the_model_stays_itself(traced):
     model, hooked = net(), []
     model[2].register_forward_hook(lambda part, given, made: hooked.append(type(made)))
@@ -146,6 +150,7 @@ def test_the_model_stays_itself(traced):
     training.close()
 
 
+@pytest.mark.slow
 def test_it_is_taken_off_where_a_step_fails(traced):
     model = net()
 
@@ -158,6 +163,7 @@ def test_it_is_taken_off_where_a_step_fails(traced):
     assert model._compiled_call_impl is None
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(traced, tmp_path):
     whole = train(epochs=3, schedule="cosine")
     options = {"epochs": 3, "schedule": "cosine", "run_dir": tmp_path, "checkpoint_every": 1}
@@ -170,6 +176,7 @@ def test_a_stopped_run_goes_on(traced, tmp_path):
     assert written.keys() == net().state_dict().keys()
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_compiled_is_told(traced, monkeypatch):
     def backend(graph, inputs):
         raise RuntimeError("no such operation here")

@@ -25,6 +25,7 @@ def train(model, recipe=None, **options):
     return fit(model, images(), recipe or Standard(), **grouped(**settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [Standard(0.1), PGDTraining(fa.Linf(0.1), 2, weight=0.5), FreeTraining(fa.Linf(0.1), 2),
@@ -132,6 +133,7 @@ def test_what_mixes_samples_is_refused(name, training):
         train(model)
 
 
+@pytest.mark.slow
 def test_batch_norm_in_eval_mode_and_other_norms_are_trained():
     norms = nn.BatchNorm2d(4).eval(), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4), nn.LocalResponseNorm(2)
     model = plain(*norms)
@@ -154,6 +156,7 @@ class Whole:
         return torch.stack(each).mean() if self.gives == "report" else each
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gives", ["gradient", "report"])
 def test_a_step_on_the_whole_batch_is_refused(gives):
     with pytest.raises(InputError, match=r"expected the losses of 8 parts .* got 1; take them with at\.each"):
@@ -176,6 +179,7 @@ def test_a_gpu_needs_a_workspace_of_cublas(monkeypatch):
     check_deterministic(plain(), torch.device("cuda"))
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_as_it_was(tmp_path, monkeypatch):
     options = {"run_dir": tmp_path, "schedule": "constant"}
     train(plain(), **options)

@@ -22,6 +22,7 @@ def assert_same(state, other):
     torch.testing.assert_close(state, other, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_it_is_the_weighted_mean_of_the_weights_after_each_batch(tmp_path):
     model, history = net(), []
     model[0].bias.requires_grad_(False)
@@ -58,6 +59,7 @@ def test_it_is_the_weighted_mean_of_the_weights_after_each_batch(tmp_path):
     assert_same(plain.state_dict(), model.state_dict())
 
 
+@pytest.mark.slow
 def test_it_is_tested_and_kept_beside_the_model(tmp_path):
     test_set = images(40, seed=9)
     options = {"test_set": test_set, "test_attacks": ATTACKS, "ema": DECAY, "epochs": 2}
@@ -77,6 +79,7 @@ def test_it_is_tested_and_kept_beside_the_model(tmp_path):
     assert about["measured"]["ema_clean_accuracy"] == table.clean_accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"precision": "bf16"}, {"optimizer": "adam"}])
 @pytest.mark.parametrize("stop", [1, 6, 7, 9])
 def test_it_resumes_bit_for_bit(tmp_path, stop, options):

@@ -55,6 +55,7 @@ def same(state, other):
     return all(torch.equal(state[name], other[name]) for name in other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("patience", "ended"), [(1, 3), (2, 4), (3, 5), (4, 6), (9, 6)])
 @pytest.mark.parametrize("folder", [False, True])
 def test_patience_ends_training_with_the_best_weights(tmp_path, scripted, patience, ended, folder):
@@ -72,6 +73,7 @@ def test_patience_ends_training_with_the_best_weights(tmp_path, scripted, patien
         assert same(again.state_dict(), states[1])
 
 
+@pytest.mark.slow
 def test_without_patience_the_last_weights_remain_and_the_best_have_a_file(tmp_path, scripted):
     scripted([0.2, 0.6, 0.5, 0.65, 0.4, 0.5])
     model, states, _ = run(tmp_path)
@@ -83,6 +85,7 @@ def test_without_patience_the_last_weights_remain_and_the_best_have_a_file(tmp_p
     assert about["measured"]["weights"] == "best"
 
 
+@pytest.mark.slow
 def test_best_weights_of_another_run_in_the_folder_are_not_taken_for_these(tmp_path, scripted):
     scripted([0.5, 0.5])
     run(tmp_path, epochs=1)
@@ -91,6 +94,7 @@ def test_best_weights_of_another_run_in_the_folder_are_not_taken_for_these(tmp_p
     assert same(fa.models.read_weights(tmp_path / "best.safetensors")[0], states[0])
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_averaged_ones_where_there_are_such(tmp_path):
     model, _, past = run(tmp_path, patience=9, ema=0.5, epochs=4)
     best = max(past, key=lambda report: report.ema_robust_accuracy["fgsm"])
@@ -112,6 +116,7 @@ def scripted_by_set(monkeypatch, validation, test):
     monkeypatch.setattr(Measure, "own_accuracy", lambda self, steps: len(self.data) / 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", [False, True])
 def test_a_validation_set_chooses_and_the_test_set_only_reports(tmp_path, monkeypatch, folder):
     test = [0.2, 0.3, 0.9, 0.1, 0.9, 0.9]
@@ -132,6 +137,7 @@ def test_a_validation_set_chooses_and_the_test_set_only_reports(tmp_path, monkey
         assert same(again.state_dict(), states[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [None, nets.images(30, seed=6)], ids=["none", "others"])
 def test_a_run_that_others_judge_is_refused(tmp_path, other):
     run(tmp_path, epochs=1, validation_set=HELD_OUT)
@@ -139,6 +145,7 @@ def test_a_run_that_others_judge_is_refused(tmp_path, other):
         run(tmp_path, epochs=1, validation_set=other, resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("falling", ["validation", "test"])
 def test_alarms_are_raised_by_the_validation_set(monkeypatch, falling):
     accuracies = [COLLAPSE, [0.6] * 6]
@@ -148,6 +155,7 @@ def test_alarms_are_raised_by_the_validation_set(monkeypatch, falling):
     assert len(past) == (4 if falling == "validation" else 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [None, 0.5])
 @pytest.mark.parametrize("test_set", [None, nets.images(20, seed=9)], ids=["alone", "beside a test set"])
 def test_what_is_measured_on_a_validation_set(ema, test_set):
@@ -193,6 +201,7 @@ def test_the_best_epoch_is_the_first_with_the_best_lowest_accuracy_of_the_averag
     assert best(reports(robust, [{}] * 4)).epoch == 1
 
 
+@pytest.mark.slow
 def test_without_an_alarm_rewind_leaves_the_last_weights(scripted):
     scripted([0.5, 0.6, 0.55])
     model, states, _ = run(epochs=3, on_alarm="rewind")
@@ -200,6 +209,7 @@ def test_without_an_alarm_rewind_leaves_the_last_weights(scripted):
     assert not same(states[1], states[2])
 
 
+@pytest.mark.slow
 def test_weights_within_an_epoch_are_not_written_as_the_best(tmp_path, scripted):
     scripted([0.6, 0.5])
     nets.stopped(8, run, tmp_path, epochs=2, checkpoint_every=2)  # of five steps an epoch
@@ -208,6 +218,7 @@ def test_weights_within_an_epoch_are_not_written_as_the_best(tmp_path, scripted)
     assert not (tmp_path / "best.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["warn", "stop", "rewind"])
 @pytest.mark.parametrize("folder", [False, True])
 def test_an_alarm_is_told_once_and_acted_on(tmp_path, scripted, logged, action, folder):
@@ -227,11 +238,13 @@ def test_an_alarm_is_told_once_and_acted_on(tmp_path, scripted, logged, action, 
         assert same(weights, model.state_dict())
 
 
+@pytest.mark.slow
 def test_a_collapse_after_another_is_not_told_again(scripted):
     scripted([0.6, 0.0, 0.5, 0.5, 0.0, 0.0])
     assert [report.epoch for report in run()[2] if report.alarm] == [2]
 
 
+@pytest.mark.slow
 def test_a_run_that_an_alarm_ended_goes_on_where_it_is_only_to_warn(tmp_path, scripted):
     scripted(COLLAPSE)
     expected, _, _ = run()
@@ -246,6 +259,7 @@ def test_a_run_that_an_alarm_ended_goes_on_where_it_is_only_to_warn(tmp_path, sc
     assert same(model.state_dict(), expected.state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"on_alarm": "stop"}, {"patience": 1}])
 def test_an_epoch_that_was_begun_is_finished(tmp_path, scripted, options):
     scripted(COLLAPSE)
@@ -261,6 +275,7 @@ def test_an_epoch_that_was_begun_is_finished(tmp_path, scripted, options):
         assert same(fa.models.read_weights(tmp_path / "model.safetensors")[0], states[1])
 
 
+@pytest.mark.slow
 def test_standard_training_raises_no_alarm(scripted):
     for recipe in (Standard(), fa.train.WeightDecayL1(1e-4)):
         scripted(COLLAPSE)
@@ -268,6 +283,7 @@ def test_standard_training_raises_no_alarm(scripted):
         assert [report.alarm for report in past] == [None] * 6
 
 
+@pytest.mark.slow
 def test_the_accuracy_on_the_recipes_own_examples():
     test_set = nets.images(20, seed=9)
     for recipe in (InputNoise(fa.Linf(0.3)), fa.train.AWP(RECIPE)):
@@ -282,6 +298,7 @@ def test_the_accuracy_on_the_recipes_own_examples():
     assert run(recipe=RECIPE, epochs=1, test_attacks=None)[2][0].own_accuracy is None
 
 
+@pytest.mark.slow
 def test_own_examples_are_of_the_first_images_alone(monkeypatch):
     crafted = []
 
@@ -296,6 +313,7 @@ def test_own_examples_are_of_the_first_images_alone(monkeypatch):
     assert past[0].own_accuracy * 6 == pytest.approx(round(past[0].own_accuracy * 6))
 
 
+@pytest.mark.slow
 def test_the_best_weights_are_never_ahead_of_the_checkpoint(tmp_path, scripted, monkeypatch):
     """Killed between the two, a run that goes on finds weights of an epoch that it knows."""
     order, replace = [], os.replace
@@ -311,6 +329,7 @@ def test_the_best_weights_are_never_ahead_of_the_checkpoint(tmp_path, scripted, 
     assert order == ["checkpoint", "best", "checkpoint", "best", "checkpoint", "model"]
 
 
+@pytest.mark.slow
 def test_a_lost_file_of_best_weights_is_named(tmp_path, scripted):
     scripted([0.2, 0.6, 0.5, 0.4, 0.4, 0.5])
     run(tmp_path, patience=2)
@@ -343,6 +362,7 @@ def contents(folder):
     return found
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_with_all_options_is_resumed_bit_equal(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -141,6 +141,7 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @augments
 def test_images_on_disk_give_what_memory_gives(folder, augment):
     lazy = load("imagefolder", data_dir=folder)
@@ -151,6 +152,7 @@ def test_images_on_disk_give_what_memory_gives(folder, augment):
         assert order == memory[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transform", [functional.pil_to_tensor, functional.to_tensor])
 def test_a_folder_of_torchvision_gives_what_memory_gives(folder, transform):
     lazy = datasets.ImageFolder(folder, transform)
@@ -248,6 +250,7 @@ def net_for(dataset):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [2, 5])
 def test_a_run_on_images_on_disk_resumes_with_other_workers_and_ends_as_in_memory(folder, tmp_path, stop):
     lazy = load("imagefolder", data_dir=folder)
@@ -260,6 +263,7 @@ def test_a_run_on_images_on_disk_resumes_with_other_workers_and_ends_as_in_memor
     assert past == timeless(wanted)
 
 
+@pytest.mark.slow
 def test_a_data_set_that_draws_itself_resumes_with_other_workers(tmp_path):
     expected = net_for(Noisy())
     fit(expected, Noisy(), loss, epochs=3, augment="crop_flip", batch_size=8, seed=7)
@@ -268,6 +272,7 @@ def test_a_data_set_that_draws_itself_resumes_with_other_workers(tmp_path):
     assert not any(torch.equal(fresh[0][i][0], fresh[1][i][0]) for i in range(50))
 
 
+@pytest.mark.slow
 def test_sets_that_draw_themselves_leave_the_global_state_and_give_the_same_reports():
     options = {"test_set": Noisy(), "test_attacks": {"fgsm": partial(fgsm, threat=Linf(0.05))}}
     seen = []
@@ -336,6 +341,7 @@ def test_the_loss_of_a_mixture_is_the_mean_over_its_epoch():
     assert report.loss == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 4, 6])
 def test_a_run_on_a_mixture_resumes_bit_equal(tmp_path, stop):
     expected = net()

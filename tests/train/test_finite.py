@@ -13,6 +13,7 @@ from .nets import net
 from .test_fit import train
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_names_epoch_and_step_and_keeps_the_checkpoint(tmp_path):
     class Bad(Standard):
         def __call__(self, model, x, y, *, ids=None, seed=0):

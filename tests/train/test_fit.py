@@ -30,6 +30,7 @@ def train(model=None, data=None, recipe=None, call=fit, **options):
     )
 
 
+@pytest.mark.slow
 def test_it_learns_and_reports():
     attacks = {"fgsm": functools.partial(fa.attacks.fgsm, threat=fa.Linf(0.02))}
     model = net()
@@ -48,6 +49,7 @@ class Centred(nn.Linear):
         return super().forward(x.flatten(1) - 0.5)
 
 
+@pytest.mark.slow
 def test_adversarial_training_gives_robustness():
     """One pixel shows the class clearly, 63 faintly: a standard net sums the faint ones, and is fooled."""
     generator = torch.Generator().manual_seed(0)
@@ -163,6 +165,7 @@ def test_modes_flags_and_global_randomness_are_the_callers(training):
     assert torch.equal(running, model[1].running_mean) == training
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_whatever_the_global_state():
     results = []
     for seed, state in ((0, 1), (0, 2), (5, 1)):
@@ -182,6 +185,7 @@ def test_it_trains_under_inference_mode_of_the_caller():
     assert not torch.equal(before, model[5].weight)
 
 
+@pytest.mark.slow
 def test_bf16_and_a_function_as_schedule_and_augmentation():
     seen = []
 
@@ -223,6 +227,7 @@ def by_id(epoch, part):
     return torch.stack([rows[i] for i in sorted(rows)])
 
 
+@pytest.mark.slow
 def test_every_epoch_has_its_own_order_attack_noise_and_augmentation():
     epochs = spied(augment="shift")
     orders = [[i for ids, *_ in epoch for i in ids] for epoch in epochs]
@@ -237,6 +242,7 @@ def test_every_epoch_has_its_own_order_attack_noise_and_augmentation():
         assert place < 10
 
 
+@pytest.mark.slow
 def test_another_seed_changes_order_attack_noise_and_augmentation():
     first, second = spied(augment="shift", seed=0), spied(augment="shift", seed=1)
     for epoch, other in zip(first, second, strict=True):
@@ -273,6 +279,7 @@ def test_order_attack_and_augmentation_do_not_share_seeds(monkeypatch):
     assert 3 not in everything
 
 
+@pytest.mark.slow
 def test_every_step_has_its_own_dropout_mask():
     class Masks(nn.Module):
         def __init__(self):
@@ -296,6 +303,7 @@ def test_every_step_has_its_own_dropout_mask():
     assert torch.cat([first, other]).unique(dim=0).shape[0] == 28
 
 
+@pytest.mark.slow
 def test_the_batch_size_does_not_change_a_samples_noise():
     one = spied(batch_size=8)[1]
     SEEN.clear()
@@ -315,6 +323,7 @@ def test_any_map_style_data_set():
     assert len(train(data=Pairs())) == 2
 
 
+@pytest.mark.slow
 def test_the_finished_model_has_a_card(tmp_path):
     model = net()
     (report,) = train(

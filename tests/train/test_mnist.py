@@ -2,9 +2,12 @@
 
 import functools
 
+import pytest
+
 import fastadv as fa
 
 
+@pytest.mark.slow
 def test_fgsm_breaks_softmax_regression_and_training_on_it_helps(shared_data):
     train_set = fa.data.load("mnist", "train", data_dir=shared_data.data_dir, limit=6000)
     test_set = fa.data.load("mnist", "test", data_dir=shared_data.data_dir, limit=1000)

@@ -52,6 +52,7 @@ def test_cyclic_rises_to_two_fifths_and_falls_to_nothing():
     assert SCHEDULES["cyclic"](1.0) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [110, 110 * 391, 33 * 110])
 def test_milestones_are_met_to_the_step(steps):
     """Pang et al. 2021: after 100 and 105 of 110 epochs."""
@@ -66,6 +67,7 @@ def test_rice_drops_to_a_tenth_at_epochs_100_and_150_of_200():
     assert (values[599], values[600]) == (pytest.approx(0.01), pytest.approx(0.001))
 
 
+@pytest.mark.slow
 def test_one_cycle_is_that_of_torch():
     """Torch ends its cycle one step earlier, which over 2,000 steps is nothing."""
     steps = 2000

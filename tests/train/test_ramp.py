@@ -42,6 +42,7 @@ def by_epoch(ramp, epochs=4, **options):
     return SEEN
 
 
+@pytest.mark.slow
 def test_the_radius_grows_by_the_same_amount_after_each_epoch():
     assert [radius for radius, *_ in by_epoch(2)] == [0.1, 0.2, 0.3, 0.3]
     assert [radius for radius, *_ in by_epoch(0.75)] == [0.075, 0.15, 0.225, 0.3]
@@ -49,6 +50,7 @@ def test_the_radius_grows_by_the_same_amount_after_each_epoch():
     assert [radius for radius, *_ in by_epoch(Ramp(1, radius=1))] == [0.3] * 4
 
 
+@pytest.mark.slow
 def test_the_step_size_keeps_its_ratio_to_radius_over_steps():
     for ramp in (Ramp(3), Ramp(3, steps=2), Ramp(2, radius=0.2, steps=1)):
         for radius, steps, step_size in by_epoch(ramp):
@@ -56,12 +58,14 @@ def test_the_step_size_keeps_its_ratio_to_radius_over_steps():
     assert {step_size for *_, step_size in by_epoch(2, step_size=None)} == {None}
 
 
+@pytest.mark.slow
 def test_the_steps_rise_to_those_of_the_recipe():
     assert [steps for _, steps, _ in by_epoch(Ramp(2, steps=2))] == [2, 4, 6, 6]
     assert [steps for _, steps, _ in by_epoch(Ramp(2))] == [6] * 4
     assert [steps for _, steps, _ in by_epoch(Ramp(3, steps=1))] == [1, 3, 4, 6]  # 1 + 5/3 and 1 + 10/3
 
 
+@pytest.mark.slow
 def test_the_first_epoch_is_that_of_the_smaller_radius():
     """Weights and reports, to the bit."""
     small, climbing = net(), net()
@@ -99,6 +103,7 @@ def test_coordinates_are_counted():
         assert [one.threat.radius for one in steps] == [3 * (k + 1) for k in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 6, 7, 9, 15])
 def test_it_resumes_bit_for_bit_in_the_middle(tmp_path, stop):
     options = {"ramp": Ramp(2, steps=1), "epochs": 3, "recipe": PGDTraining(fa.Linf(0.2), 3, 0.1)}

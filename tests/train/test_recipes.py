@@ -156,6 +156,7 @@ def test_the_attack_follows_what_changes_in_python(change):
     assert not torch.equal(after, before)
 
 
+@pytest.mark.slow
 def test_no_model_is_kept_alive():
     x, y, ids = batch()
     gone = []
@@ -185,6 +186,7 @@ def test_scripted_models_are_attacked_with_their_present_weights():
     torch.testing.assert_close(recipe(model, x, y, ids=ids), recipe(plain, x, y, ids=ids))
 
 
+@pytest.mark.slow
 def test_a_compiled_forward_leaves_statistics_to_training():
     x, y, ids = batch()
     model = net().train()

@@ -30,6 +30,7 @@ def whole(one_thread, tmp_path_factory):
     return model, past, folder
 
 
+@pytest.mark.slow
 def test_checkpoints_do_not_change_the_run(whole):
     model, past, folder = whole
     plain, expected = run(None)
@@ -38,6 +39,7 @@ def test_checkpoints_do_not_change_the_run(whole):
     assert [report.epoch for report in past] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 2, 3, 7, 8, 14, 20])
 def test_resume_after_a_stop_at_any_step_is_bit_equal(whole, tmp_path, monkeypatch, stop):
     steps = 0
@@ -60,6 +62,7 @@ def test_resume_after_a_stop_at_any_step_is_bit_equal(whole, tmp_path, monkeypat
     assert timeless(rest) == timeless(whole[1])[(stop - 1) // 7 :]
 
 
+@pytest.mark.slow
 def test_resume_after_sigkill_at_a_random_moment_is_bit_equal(tmp_path):
     epochs = 15
     expected, past = run(None, epochs=epochs)
@@ -83,6 +86,7 @@ def test_resume_after_sigkill_at_a_random_moment_is_bit_equal(tmp_path):
     assert all(torch.equal(stored[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_is_resumed_bit_equal(whole, tmp_path):
     """One epoch with two checkpoints: killed before and after each file is renamed into its place."""
     # report, checkpoint in the epoch, checkpoint after it, report, model
@@ -101,6 +105,7 @@ def test_a_kill_at_any_moment_is_resumed_bit_equal(whole, tmp_path):
         assert all(torch.equal(stored[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_seconds_are_those_of_steps_and_tests_also_after_a_stop(tmp_path, monkeypatch):
     now, step = [0.0], torch.optim.SGD.step
 
@@ -123,6 +128,7 @@ def test_seconds_are_those_of_steps_and_tests_also_after_a_stop(tmp_path, monkey
     assert [report.seconds for report in reports(tmp_path)] == [73.0] * 4
 
 
+@pytest.mark.slow
 def test_adam_resumes_bit_equal(tmp_path):
     options = {"optimizer": "adam", "schedule": "cyclic", "precision": "bf16"}
     expected, _ = run(None, **options)
@@ -144,6 +150,7 @@ def test_a_finished_run_gives_its_weights_and_no_report(whole, tmp_path):
     assert_same(model, whole[0])
 
 
+@pytest.mark.slow
 def test_the_constant_schedule_may_be_made_longer(tmp_path):
     expected, _ = run(None, schedule="constant", epochs=3)
     run(tmp_path, schedule="constant", epochs=2)
@@ -154,6 +161,7 @@ def test_the_constant_schedule_may_be_made_longer(tmp_path):
         run(tmp_path, epochs=3, resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begun", [False, True])
 def test_fewer_epochs_than_were_begun_are_refused(tmp_path, begun):
     run(tmp_path, schedule="constant", epochs=1 if begun else 2)
@@ -163,6 +171,7 @@ def test_fewer_epochs_than_were_begun_are_refused(tmp_path, begun):
         run(tmp_path, schedule="constant", epochs=1, resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["stale", "flipped"])
 def test_weights_that_are_not_those_of_the_last_epoch_are_written_again(tmp_path, damage):
     """A run made longer may be killed between its last checkpoint and its weights."""
@@ -179,6 +188,7 @@ def test_weights_that_are_not_those_of_the_last_epoch_are_written_again(tmp_path
     assert all(torch.equal(stored[name], value) for name, value in expected.state_dict().items())
 
 
+@pytest.mark.slow
 def test_an_augmentation_that_draws_from_torch_resumes_bit_equal(tmp_path):
     def noisy(x, *, ids, seed):
         return (x + 0.1 * torch.rand(x.shape)).clamp(0, 1)
@@ -280,6 +290,7 @@ def test_another_attribute_of_a_recipe_is_refused(tmp_path):
         run(tmp_path, resume=True, recipe=Weighted(2.0), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_another_function_of_the_same_name_is_refused(tmp_path, name):
     first, second = FUNCTIONS[name]
@@ -290,6 +301,7 @@ def test_another_function_of_the_same_name_is_refused(tmp_path, name):
     assert run(tmp_path, resume=True, **options | {name: first})[1] == []
 
 
+@pytest.mark.slow
 def test_another_function_as_loss_is_refused(tmp_path):
     options = {"epochs": 1, "checkpoint_every": None}
     losses = [lambda z, y, targets: -z.gather(1, y[:, None])[:, 0], lambda z, y, targets: z.logsumexp(1)]
@@ -298,6 +310,7 @@ def test_another_function_as_loss_is_refused(tmp_path):
         run(tmp_path, recipe=pgd(loss=losses[1]), resume=True, **options)
 
 
+@pytest.mark.slow
 def test_what_is_measured_and_how_often_may_change(whole, tmp_path):
     """Test set, attacks, checkpoints and progress do not change what is trained: they are honored."""
     training = fit_of(tmp_path, schedule="cosine")
@@ -339,6 +352,7 @@ def test_another_data_set_or_model_is_refused(whole):
             fit(other, images(), pgd(), **settings)
 
 
+@pytest.mark.slow
 def test_two_runs_do_not_share_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "PATIENCE", 0.1)
     training = fit_of(tmp_path)
@@ -373,6 +387,7 @@ def test_a_damaged_checkpoint_is_named_and_nothing_is_touched(whole, tmp_path, d
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_previous_checkpoint(whole, tmp_path, monkeypatch):
     writes = 0
 
@@ -393,6 +408,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(whole, tmp_path, monkeypatch)
     assert_same(model, whole[0])
 
 
+@pytest.mark.slow
 def test_a_real_write_error_is_reported_and_keeps_the_previous_checkpoint(whole, tmp_path):
     """No monkeypatch: the system refuses to let files grow beyond 1 kB."""
     resource = pytest.importorskip("resource")

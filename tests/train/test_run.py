@@ -20,6 +20,7 @@ from .nets import images, net, timeless
 OPTIONS = {"epochs": 2, "batch_size": 10}
 
 
+@pytest.mark.slow
 def test_fit_is_epochs_to_their_end(tmp_path):
     model, other = net(), net()
     past = fit(model, images(), Standard(), run_dir=tmp_path, **OPTIONS)
@@ -72,6 +73,7 @@ def test_options_are_fixed_and_equal_by_value(group):
     assert group() == group()
 
 
+@pytest.mark.slow
 def test_a_folder_from_before_the_option_objects_goes_on(tmp_path):
     """What a folder says of its run: these keys and values, by which runs of any version are recognized."""
     training = partial(

@@ -13,6 +13,7 @@ from .nets.foreign import FOREIGN
 from .state import State
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of libraries about one another
 @pytest.mark.parametrize("net", lent(FOREIGN))
 def test_a_model_of_a_library(net: Net) -> None:

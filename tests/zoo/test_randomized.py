@@ -41,6 +41,7 @@ def check_alike(searched: Tensor, wanted: Tensor) -> None:
     assert off <= 3 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", RANDOMIZED)
 def test_logits_are_drawn_as_the_models(net: Net) -> None:
     model, frozen = net.build(), fa.freeze(net.build())
@@ -51,6 +52,7 @@ def test_logits_are_drawn_as_the_models(net: Net) -> None:
     check_alike(torch.stack([frozen.verdict(x) for _ in range(PASSES)]), own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", RANDOMIZED)
 def test_gradients_are_drawn_as_the_models(net: Net) -> None:
     model, frozen = net.build(), fa.freeze(net.build())
@@ -59,6 +61,7 @@ def test_gradients_are_drawn_as_the_models(net: Net) -> None:
     check_alike(torch.stack([frozen.input_gradient(x, y)[2] for _ in range(PASSES)]), own)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", RANDOMIZED)
 def test_expectations_average_fresh_draws(net: Net) -> None:
     """The mean of nine spreads a third as much as one."""

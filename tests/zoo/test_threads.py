@@ -118,6 +118,7 @@ def cases() -> list[Case]:
     return [Case(name) for name in NAMES]
 
 
+@pytest.mark.slow
 def test_each_thread_freezes_models_of_its_own(cases: list[Case]) -> None:
     def work(number: int) -> None:
         for case in cases[number:] + cases[:number]:
@@ -128,6 +129,7 @@ def test_each_thread_freezes_models_of_its_own(cases: list[Case]) -> None:
             at_once(work)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_threads_share_one_frozen_model_from_its_first_use(cases: list[Case], precision: str) -> None:
     """Each with batches of another size, which may be searched in another way."""
@@ -138,6 +140,7 @@ def test_threads_share_one_frozen_model_from_its_first_use(cases: list[Case], pr
             at_once(lambda number, case=case, frozen=frozen: case.check(frozen, (16, 3, 1, 16)[number]))
 
 
+@pytest.mark.slow
 def test_threads_attack_one_model(cases: list[Case]) -> None:
     """As given: each attack freezes it for itself. All find the same."""
     with unrelated_models():
@@ -156,6 +159,7 @@ def test_threads_attack_one_model(cases: list[Case]) -> None:
                 torch.testing.assert_close(out.loss, found[0].loss, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_threads_tune_one_frozen_model(cases: list[Case], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "_passes", lambda options, x: iter(()))  # the compiler takes a minute
     with unrelated_models():

@@ -28,6 +28,7 @@ def answer(frozen: fa.Frozen, x: Tensor, y: Tensor) -> Answer:
     return Answer(*frozen.input_gradient(x, y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", FIXED)
 def test_gradients_are_those_of_the_model(net: Net) -> None:
     model = net.build()
@@ -41,6 +42,7 @@ def test_gradients_are_those_of_the_model(net: Net) -> None:
             check_directions(net.build, x, y, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", NARROW)
 def test_gradients_in_bfloat16_point_the_same_way(net: Net) -> None:
     frozen = fa.freeze(net.build(), "bf16")
@@ -49,6 +51,7 @@ def test_gradients_in_bfloat16_point_the_same_way(net: Net) -> None:
         check_directions(net.build, x, y, answer(frozen, x, y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", FIXED)
 def test_verdicts_are_the_models_own_to_the_bit(net: Net) -> None:
     """And stay what they are when the model is asked again."""
@@ -87,6 +90,7 @@ def test_nothing_of_the_model_or_the_process_changes(net: Net) -> None:
     before.check(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", FIXED)
 def test_pgd_is_as_strong_as_plainly_written(net: Net) -> None:
     model, x = net.build(), net.images(16)[0]

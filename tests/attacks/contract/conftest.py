@@ -22,6 +22,10 @@ FEW = {
     "square": {"queries": 20},
 }
 
+# attacks of many passes, whose short runs take a thirtieth of a second and more
+SLOW = {"autoattack", "boundary", "cw", "ddn", "fab", "fmn", "hopskipjump", "lbfgs", "minimum_radius", "pdgd"}
+SLOW |= {"pdpgd", "pointwise", "sigma_zero", "square", "toy guess"}
+
 
 @pytest.fixture(autouse=True)
 def _few_steps_of_autoattack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,11 +64,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     cases = fitting(**only.kwargs) if only else CASES
     if covered:
         name, values = covered.args
-        rows = list(covering(cases, values))
-        ids = [f"{case.name}-{norm}-{value}" for case, norm, value in rows]
-        metafunc.parametrize(("case", "norm", name), rows, ids=ids)
+        _parametrize(metafunc, ("case", "norm", name), list(covering(cases, values)))
     elif "case" in names and "norm" in names:
-        pairs = [(case, norm) for case in cases for norm in case.entry.norms]
-        metafunc.parametrize(("case", "norm"), pairs, ids=[f"{case.name}-{norm}" for case, norm in pairs])
+        _parametrize(
+            metafunc, ("case", "norm"), [(case, norm) for case in cases for norm in case.entry.norms]
+        )
     elif "case" in names:
-        metafunc.parametrize("case", cases, ids=[case.name for case in cases])
+        _parametrize(metafunc, ("case",), [(case,) for case in cases])
+
+
+def _parametrize(metafunc: pytest.Metafunc, names: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    metafunc.parametrize(
+        names,
+        [
+            pytest.param(
+                case, *rest, id="-".join([case.name, *map(str, rest)]),
+                marks=[pytest.mark.slow] if case.name in SLOW else [],
+            )
+            for case, *rest in rows
+        ],
+    )  # fmt: skip

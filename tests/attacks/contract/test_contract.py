@@ -32,6 +32,7 @@ def check_facts(model: nn.Module, x: Tensor, y: Tensor, threat: object, out: obj
     assert torch.equal(out.x_adv[unmoved], x[unmoved])
 
 
+@pytest.mark.slow
 def test_the_result_is_a_fact(case: Case, norm: str) -> None:
     model, x = convnet(), images(16, (2, 8, 8), dtype=torch.float32)
     y = labels(model, x)
@@ -46,6 +47,7 @@ def test_the_result_is_a_fact(case: Case, norm: str) -> None:
         assert out.success[3:].any() or blind(case) or lost
 
 
+@pytest.mark.slow
 def test_the_distance_of_a_linear_model(case: Case, norm: str) -> None:
     """D = 784, saturated pixels among them: within the tolerance, and never nearer than the boundary."""
     x = images(4, (1, 28, 28))
@@ -475,8 +477,7 @@ def test_leaving_seldom_changes_no_fact(case: Case, norm: str, monkeypatch: pyte
     check_facts(model, x, y, threat, seldom, case.entry.minimal)
     assert seldom.forwards >= often.forwards
     assert (seldom.success | ~often.success).all()
-    if case.entry.minimal:
-        assert (seldom.distance <= often.distance * (1 + 1e-6)).all()
+    assert not case.entry.minimal or (seldom.distance <= often.distance * (1 + 1e-6)).all()
 
 
 def test_two_answers(case: Case, norm: str) -> None:

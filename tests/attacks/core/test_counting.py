@@ -20,6 +20,7 @@ def counted(net: nn.Module) -> tuple[nn.Module, Counter[str]]:
     return Counted(net, lambda n: seen.update(forward=n), lambda n: seen.update(backward=n)), seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"stop_early": False}, {"restarts": 3}, {"random_start": True}])
 def test_counts_are_true(attack: Case, norm: str, options: dict[str, object]) -> None:
     if not all(attack.takes(option) for option in options):

@@ -38,6 +38,7 @@ def assert_same(results: list[AttackResult]) -> None:
         assert other.flags == first.flags
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_early", [True, False])
 @pytest.mark.parametrize("threat", [Linf(0.08), L2(0.25), L1(0.6)], ids=lambda threat: threat.norm)
 @pytest.mark.parametrize("restarts", [1, 2])
@@ -59,6 +60,7 @@ def test_targets_of_apgd(
         assert together.forwards == apart.forwards
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threat", [Linf(torch.inf), L2(0.8), L1(torch.inf)], ids=lambda threat: threat.norm)
 @pytest.mark.parametrize("restarts", [1, 3])
 def test_classes_of_fab(threat: Any, restarts: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +75,7 @@ def test_classes_of_fab(threat: Any, restarts: int, monkeypatch: pytest.MonkeyPa
     assert (results[0].distance > 0).all()
 
 
+@pytest.mark.slow
 def test_half_precision_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     """Points of copies are those that the caller's dtype holds."""
     net = mlp(5).float()
@@ -148,6 +151,7 @@ def test_no_random_start_is_drawn_twice(full: int, monkeypatch: pytest.MonkeyPat
     assert sorted(drawn) == list(range(12))
 
 
+@pytest.mark.slow
 def test_successes_that_the_model_denies_are_sought_again(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = mlp(5), images(6)
     y = labels(net, x)
@@ -177,6 +181,7 @@ def test_samples_that_are_broken_take_no_further_part(monkeypatch: pytest.Monkey
     assert four.forwards == two.forwards
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_zero_for_one_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Classes 1 and 2 have no gradient, class 3 has: the sample had one."""
 

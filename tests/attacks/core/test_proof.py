@@ -57,6 +57,7 @@ class Window(nn.Module):
         return torch.stack([torch.zeros_like(margin), 20 * margin], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ascent", [pgd, bim, mim])
 def test_early_stop_gives_the_numbers_of_a_randomized_model(ascent: Callable[..., AttackResult]) -> None:
     """On a noisy model early successes are luck: no sample may be let go for one."""
@@ -81,6 +82,7 @@ def test_early_stop_gives_the_numbers_of_a_randomized_model(ascent: Callable[...
     assert 0.2 < rates[1] < 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convolution", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_early_stop_gives_the_numbers_of_a_model_that_sees_the_batch(
@@ -209,6 +211,7 @@ def test_a_steady_model_pays_nothing_and_is_not_flagged(attack: Case, norm: str)
     assert out.backwards <= steps * left
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_early", [True, False])
 @pytest.mark.parametrize("targeted", [True, False])
 @pytest.mark.parametrize("restarts", [1, 3])

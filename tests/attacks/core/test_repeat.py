@@ -30,6 +30,7 @@ def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     as_on_a_gpu(monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threat", THREATS)
 @pytest.mark.parametrize("stop_early", [True, False])
 @pytest.mark.parametrize("name", ["pgd", "bim", "mim"])
@@ -46,6 +47,7 @@ def test_replays_find_what_steps_find(name: str, stop_early: bool, threat: str) 
     assert replayed.notes == plain.notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threat", ["linf", "l2", "l1", "own radii"])
 @pytest.mark.parametrize("stop_early", [True, False])
 def test_the_stages_of_apgd(stop_early: bool, threat: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +63,7 @@ def test_the_stages_of_apgd(stop_early: bool, threat: str, monkeypatch: pytest.M
     assert replayed.notes == plain.notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -91,6 +94,7 @@ def test_whatever_the_attack_is_asked_for(options: dict[str, Any]) -> None:
     assert replayed.search.graphs is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pgd", "apgd"])
 def test_images_in_half_precision(name: str) -> None:
     model = net()
@@ -102,6 +106,7 @@ def test_images_in_half_precision(name: str) -> None:
     assert replayed.search.graphs is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_in_half_precision(precision: str) -> None:
     model = net()
@@ -182,6 +187,7 @@ class Reads(nn.Module):
         return out if float(x.detach().sum()) < 1e9 else out * 2
 
 
+@pytest.mark.slow
 def test_a_step_that_cannot_be_captured_goes_on_without(logged: Any) -> None:
     model = Reads(net())
     x, y = batch(model)

@@ -24,6 +24,7 @@ def _gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     as_on_a_gpu(monkeypatch)
 
 
+@pytest.mark.slow
 def test_calls_that_differ_in_one_thing_share_no_graph() -> None:
     model = net()
     x, y = batch(model)
@@ -57,6 +58,7 @@ def test_calls_that_differ_in_one_thing_share_no_graph() -> None:
     assert len(replayed.search.graphs) == len(calls)
 
 
+@pytest.mark.slow
 def test_each_kind_of_call_has_a_graph_and_each_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     captured: list[int] = []
     monkeypatch.setattr(_graphs, "capture", lambda run: captured.append(1) or recorded.capture(run))
@@ -71,6 +73,7 @@ def test_each_kind_of_call_has_a_graph_and_each_bucket(monkeypatch: pytest.Monke
     assert len(frozen.search.graphs) == 0
 
 
+@pytest.mark.slow
 def test_a_graph_takes_the_batch_that_it_is_given() -> None:
     """Other images, labels and radii, in a bucket that spare rows fill."""
     model = net()
@@ -83,6 +86,7 @@ def test_a_graph_takes_the_batch_that_it_is_given() -> None:
     assert len(replayed.search.graphs) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 8, 8), (SIZE, 2, 8, 8)])
 def test_a_graph_takes_the_mask_that_it_is_given(shape: tuple[int, ...]) -> None:
     model = net()
@@ -142,6 +146,7 @@ def test_nothing_is_captured_before_the_check() -> None:
     assert len(frozen.search.graphs) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_early", [True, False])
 def test_what_went_wrong_on_the_way_is_carried_over(stop_early: bool) -> None:
     model = Sharp(net())
@@ -165,6 +170,7 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize("steps", [2, 9])  # met once, and captured
 def test_graphs_go_with_their_model(steps: int) -> None:
@@ -180,6 +186,7 @@ def test_graphs_go_with_their_model(steps: int) -> None:
     assert gone() is None
 
 
+@pytest.mark.slow
 def test_threads_count_what_each_does() -> None:
     model = net()
     x, y = batch(model)

@@ -186,6 +186,7 @@ def test_last_iterate_is_the_plain_ascent() -> None:
     assert torch.equal(last_iterate(frozen, x, y, inside, steps=0, step_size=0.2), x)
 
 
+@pytest.mark.slow
 def test_last_iterate_without_labels_or_bounds() -> None:
     model, x = convnet().eval(), images(6, (2, 8, 8), dtype=torch.float32)
     frozen, wide = freeze(model), L2(float("inf"))
@@ -206,6 +207,7 @@ def test_zero_steps_return_the_start() -> None:
     assert torch.equal(pgd(model, x, y, threat("l2"), steps=0, seed=5).x_adv, start)
 
 
+@pytest.mark.slow
 def test_default_steps() -> None:
     model, x = mlp(), images(6)
     y, inside = labels(model, x), Linf(0.2)

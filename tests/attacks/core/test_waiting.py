@@ -35,6 +35,7 @@ def settled() -> fa.Frozen:
     return frozen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threat", THREATS)
 @pytest.mark.parametrize("direction", [None, Momentum(0.9)], ids=["gradient", "momentum"])
 @pytest.mark.parametrize(
@@ -68,6 +69,7 @@ def over(problem: Problem, rows: Any) -> Search:
     return Search(settled(), problem, index, Record.start(problem.x), plan, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threat", ["linf", "l2", "own radii", "l1"])
 def test_no_move_of_apgd_reads_a_value(threat: str) -> None:
     x, y = torch.rand(SIZE, 2, 8, 8, device=META), torch.zeros(SIZE, dtype=torch.long, device=META)

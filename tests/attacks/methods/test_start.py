@@ -78,6 +78,7 @@ def test_blends_are_fresh() -> None:
     assert not torch.equal(one[0, 0, ::2], one[0, 2, ::2])
 
 
+@pytest.mark.slow
 def test_noise_is_drawn_until_a_start_is_found() -> None:
     """Samples that have one wait without queries; one that never has is held, and stops no other."""
     model, x = Late(), images(5, (1, 8, 8), dtype=torch.float32)

@@ -200,6 +200,7 @@ def test_nothing_is_left_behind(at: int, profiler: str) -> None:
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_another_profiler_goes_on() -> None:
     events: list[str] = []
     calls: list[Tensor] = []

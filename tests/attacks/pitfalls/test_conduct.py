@@ -14,6 +14,8 @@ from fastadv.errors import InputError
 from ..contract.unchanged import trained, unchanged
 from ..nets import Case, convnet, images, labels, mlp, threat
 
+pytestmark = pytest.mark.slow  # thousands of short runs
+
 
 class TestPitfall08Targets:
     """A targeted success is the target, by every path through the engine."""

@@ -9,6 +9,8 @@ from fastadv.errors import InputError
 from ..contract.cases import options
 from ..nets import RADIUS, THREATS, Case, images, labels, linear, mlp, threat
 
+pytestmark = pytest.mark.slow  # thousands of short runs
+
 BOXES = [(-1.0, 1.0), (0.0, 255.0), (-0.4242, 2.8215)]
 
 

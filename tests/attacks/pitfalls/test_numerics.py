@@ -9,6 +9,8 @@ from fastadv.errors import InputError
 
 from ..nets import Case, images, labels, linear, mlp, threat
 
+pytestmark = pytest.mark.slow  # thousands of short runs
+
 
 class PoisonedGradient(nn.Module):
     """Logits of `net`; where the first coordinate is above 2/3 the gradient of the second is NaN."""

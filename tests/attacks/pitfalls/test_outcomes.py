@@ -14,6 +14,8 @@ from fastadv.ops import quantize_in_ball
 from ..contract.cases import options
 from ..nets import RADIUS, THREATS, Case, images, labels, linear, mlp, threat
 
+pytestmark = pytest.mark.slow  # thousands of short runs
+
 
 class TestPitfall01FailureIsFailure:
     """An unbroken sample is never a success and never an invented image."""

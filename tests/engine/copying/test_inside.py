@@ -197,6 +197,7 @@ def test_variables_stay_shared() -> None:
     assert count == 1
 
 
+@pytest.mark.slow
 def test_a_copy_of_a_copy() -> None:
     for way in WAYS:
         net = Net()
@@ -365,6 +366,7 @@ def test_another_profiler_is_left_alone() -> None:
         sys.setprofile(None)
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_alive() -> None:
     gone = []
     for way in WAYS:

@@ -193,6 +193,7 @@ def test_lazy_modules_are_refused() -> None:
         freeze(nn.Sequential(nn.LazyLinear(3)))
 
 
+@pytest.mark.slow
 def test_wrappers_are_opened() -> None:
     model, x = net().eval(), torch.rand(4, 6)
     for wrapped in (nn.DataParallel(model), torch.compile(model)):

@@ -76,6 +76,7 @@ def rows(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.rand(*shape).to(dtype).contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "loose"), [("fp32", 1e-4), ("bf16", 0.03)])
 @pytest.mark.parametrize("bytes", [1, 1 << 24])
 @pytest.mark.usefixtures("_narrow_ones_too")
@@ -396,6 +397,7 @@ def test_large_memory_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own.used == []
 
 
+@pytest.mark.slow
 def test_a_wide_model_by_its_notes() -> None:
     model = fa.models.create("small_cnn", shape=(3, 32, 32), width=32).eval()
     narrow = fa.freeze(model)

@@ -57,6 +57,7 @@ def worst_directions(model, x, y):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tight", [False, True])
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_no_perturbation_inside_changes_the_decision(norm, tight):
@@ -79,6 +80,7 @@ def test_no_perturbation_inside_changes_the_decision(norm, tight):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_binary_no_set_of_crossings_inside_changes_the_decision(norm):
     model, x, y = model_and_images(binary=True, factors=[1.0, 0.95, 1.05])
@@ -120,6 +122,7 @@ def test_the_formula_of_the_paper():
     torch.testing.assert_close(model.lower_bound(x, y, starts=8), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("binary", [False, True])
 def test_monotone(binary):
     model, x, y = model_and_images(binary=binary)
@@ -136,6 +139,7 @@ def test_monotone(binary):
         assert (linf < l2 / 2)[l2 > 0].all(), "here the worst L-infinity perturbation changes many pixels"
 
 
+@pytest.mark.slow
 def test_zero_where_misclassified():
     model, x, y = model_and_images()
     wrong = (y + 1) % 3
@@ -176,6 +180,7 @@ def test_bounds_are_computed_in_single_precision_and_without_pruning(binary, nor
     assert torch.equal(given.lower_bound(x, y, norm=norm, tight=True), expected.where(kept, 0.0))
 
 
+@pytest.mark.slow
 def test_zero_where_the_model_itself_decides_otherwise():
     """A pruned decision differs from the exact one where the class that wins was skipped."""
     exact = tiny(latents=1, prior_samples=300)
@@ -197,6 +202,7 @@ def test_no_crossing_is_needed_where_another_class_is_as_good():
     assert bounds._crossings(torch.ones(2), *arguments).tolist() == [0]
 
 
+@pytest.mark.slow
 def test_every_prior_sample_can_be_a_start():
     model, x, y = model_and_images(4)
     model.prior_latents = model.prior_latents[:12]

@@ -61,6 +61,7 @@ def random_points(model, count=60, seed=10):
     return x, class_losses(model, x).argmin(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 3])
 @pytest.mark.parametrize("beta", [0.0, 0.05, 0.4])
 def test_no_point_within_the_bound_is_decided_otherwise(beta, seed):
@@ -78,6 +79,7 @@ def test_no_point_within_the_bound_is_decided_otherwise(beta, seed):
                 assert (bound / true).median() > 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beta", [0.0, 0.05, 0.4])
 def test_the_l_infinity_bound_is_the_radius_at_which_the_worst_cases_meet(beta):
     model = curves(0, beta=beta)
@@ -133,6 +135,7 @@ def binary_model(factors, beta):
     return one_layer(weight, 3 * (2 * shapes - 1), binary=True, factors=factors, beta=beta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tight", [False, True])
 @pytest.mark.parametrize("beta", [0.0, 0.1, 0.6])
 @pytest.mark.parametrize("factors", [[1.0, 1.0, 1.0], [1.0, 0.7, 1.3]])

@@ -35,6 +35,7 @@ def quick(dataset=None, **options):
     return ABS.fit(drawn() if dataset is None else dataset, **{"epochs": 3, **QUICK, **options})
 
 
+@pytest.mark.slow
 def test_it_learns_the_digits():
     train, test = load("digits", "train"), load("digits", "test")
     model = ABS.fit(train, epochs=15, batch_size=100, prior_samples=500, calibration=600)
@@ -46,6 +47,7 @@ def test_it_learns_the_digits():
     assert model.card["config"]["data"]["name"] == "digits train"
 
 
+@pytest.mark.slow
 def test_a_tiny_set_is_told_apart():
     model = quick(epochs=40)
     test = drawn(60, seed=7)
@@ -68,6 +70,7 @@ def test_the_decoders_handed_on_are_the_trained_ones():
     )
 
 
+@pytest.mark.slow
 def test_training_in_bf16_stays_near_single_precision():
     single, half = (quick(epochs=10, training_precision=name) for name in ("fp32", "bf16"))
     losses = [model.card["measured"]["loss"] for model in (single, half)]
@@ -185,6 +188,7 @@ def test_a_batch_holds_two_images_of_each_class_at_least():
     assert run._batches(0).shape == (4, 2, 3)
 
 
+@pytest.mark.slow
 def test_calibration_takes_as_many_images_as_it_says_with_their_labels(monkeypatch):
     given, dataset = [], drawn()
     monkeypatch.setattr(ABS, "calibrate", lambda self, x, y: given.append((x, y)))
@@ -267,6 +271,7 @@ def test_the_model_keeps_the_last_beta():
     assert Settings(3, SHAPE, 4, 12, 1e-3, (3.0, 0.5), True, 0).weight(0) == 3.0
 
 
+@pytest.mark.slow
 def test_every_epoch_takes_its_own_beta(monkeypatch):
     betas = []
 
@@ -280,6 +285,7 @@ def test_every_epoch_takes_its_own_beta(monkeypatch):
     assert len(betas) == 20
 
 
+@pytest.mark.slow
 def test_progress_and_reports(tmp_path):
     seen = []
     quick(run_dir=tmp_path / "run", progress=lambda done, total: seen.append((done, total)))
@@ -293,6 +299,7 @@ def test_progress_and_reports(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_it_resumes_bit_for_bit(tmp_path):
     whole = quick(run_dir=tmp_path / "whole")
 
@@ -317,6 +324,7 @@ def test_it_resumes_bit_for_bit(tmp_path):
     assert all(seconds >= 0 for seconds in again.card["measured"].values())
 
 
+@pytest.mark.slow
 def test_the_seed_decides():
     assert torch.equal(quick().weights[1], quick().weights[1])
     assert not torch.equal(quick().weights[1], quick(seed=1).weights[1])

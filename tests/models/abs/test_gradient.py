@@ -18,6 +18,7 @@ def gradient(model, x, k):
     return torch.autograd.grad(model(leaf)[:, k].sum(), leaf)[0]
 
 
+@pytest.mark.slow
 def test_envelope_is_the_gradient_of_the_converged_loss():
     model = tiny(prior_samples=500).double()
     model.steps, model.step_size = 300, 0.02
@@ -53,6 +54,7 @@ def test_unrolled_is_the_gradient_of_the_procedure():
     assert (envelope - found).norm() > 0.01 * found.norm()
 
 
+@pytest.mark.slow
 def test_unrolled_values_are_those_of_inference():
     model = tiny(input_grad="unrolled")
     x, _ = images(model)

@@ -171,6 +171,7 @@ def test_the_bank_follows_weights_that_are_written_in_inference_mode():
         assert written.bank() is written.bank()
 
 
+@pytest.mark.slow
 def test_copies_share_the_bank():
     model = tiny()
     frozen = freeze(model)  # before the bank exists

@@ -33,6 +33,7 @@ def test_decoder_is_the_authors(official, shared_data):
     )
 
 
+@pytest.mark.slow
 def test_it_classifies_mnist(official, shared_data):
     test = load("mnist", "test", data_dir=shared_data.data_dir, limit=20)
     x, y = test.x.float() / 255, test.y
@@ -48,6 +49,7 @@ def test_it_classifies_mnist(official, shared_data):
     assert (binary.infer(x[:10]).loss.argmin(1) == y[:10]).float().mean() >= 0.9
 
 
+@pytest.mark.slow
 def test_foreign_folders(tmp_path, shared_data):
     with pytest.raises(InputError, match="folder"):
         ABS.from_official(tmp_path / "none")

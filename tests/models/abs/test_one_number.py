@@ -27,6 +27,7 @@ def hard_images(model, count=20):
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("input_grad", ["envelope", "unrolled", "none"])
 @pytest.mark.parametrize(("binary", "prune", "precision"), CROSSED)
 def test_every_way_to_ask_gives_the_same_bits(binary, prune, precision, input_grad, monkeypatch):
@@ -95,6 +96,7 @@ def test_the_gradient_is_that_of_the_loss(binary, prune):
         torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prune", [False, True])
 def test_the_unrolled_gradient_goes_through_the_steps_of_fitted_classes_alone(prune):
     model, envelope = (crossed(False, prune, "fp32", input_grad=name) for name in ("unrolled", "envelope"))
@@ -110,6 +112,7 @@ def test_the_unrolled_gradient_goes_through_the_steps_of_fitted_classes_alone(pr
         assert torch.equal(same, skipped[:, k])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("binary", [False, True])
 def test_other_dtypes_are_the_same_image(binary, dtype):
@@ -127,6 +130,7 @@ def test_other_dtypes_are_the_same_image(binary, dtype):
     assert torch.autograd.grad(model(leaf).sum(), leaf)[0].dtype == dtype
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("input_grad", ["envelope", "unrolled"])
 def test_autocast_changes_nothing(input_grad):
     model = crossed(False, False, "fp32", input_grad=input_grad)
@@ -155,6 +159,7 @@ def test_the_threshold_is_compared_in_the_image_s_own_precision():
     assert (model.observed(torch.nextafter(half, torch.zeros_like(half))) == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("binary", "prune", "precision"), CROSSED)
 def test_a_sample_with_nan_spoils_no_other(binary, prune, precision):
     model = crossed(binary, prune, precision)

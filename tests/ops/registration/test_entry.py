@@ -118,6 +118,7 @@ def test_a_function_mode_sees_the_op(call):
     assert f"fastadv.{call.__name__}.default" in listening.seen
 
 
+@pytest.mark.slow
 @direct
 def test_a_compiled_graph_holds_the_op(call):
     graphs = []

@@ -92,6 +92,7 @@ def test_other_errors_of_a_kernel_are_raised(monkeypatch):
         backends()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "text"),
     [

@@ -31,6 +31,7 @@ def trained(tmp_path_factory):
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("world", "name"), [(n, name) for n, names in CASES_OF.items() for name in names])
 def test_every_bit_is_that_of_one_process(world, name, trained, alone):
     for others in trained(world):
@@ -39,6 +40,7 @@ def test_every_bit_is_that_of_one_process(world, name, trained, alone):
         assert others[name]["reports"] == alone[name]["reports"]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_bit_for_bit_with_another_number_of_processes(one_thread, tmp_path):
     whole = resumed(None)
     resumed(tmp_path / "from-one", stop=4)

@@ -138,6 +138,7 @@ def test_bad_settings(name: str, make: object) -> None:
         make()  # type: ignore[operator]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"precision": "bf16"}, {"ema": 0.9}, {"clip_norm": 0.1}], ids=str)
 def test_it_runs_with_the_options_of_training_and_inside_wrappers(options: dict) -> None:
     recipe = AWP(WeightDecayL1(0.001, HiddenFGSM("5", 0.1)), 0.01)
@@ -146,6 +147,7 @@ def test_it_runs_with_the_options_of_training_and_inside_wrappers(options: dict)
         assert reports[1].loss < reports[0].loss
 
 
+@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit(tmp_path: Path) -> None:
     recipe = HiddenFGSM("5", 0.1)
     whole, past = run(None, recipe=recipe, epochs=3, schedule="constant")
@@ -167,6 +169,7 @@ def trained(recipe: object, activation: type[nn.Module]) -> float:
     return float(model[:3](data.x).abs().mean().detach())
 
 
+@pytest.mark.slow
 def test_unbounded_units_grow_where_bounded_ones_cannot() -> None:
     """The trap: the network makes its activations large beside the radius, instead of robust."""
     recipe = HiddenFGSM("3", 1.0, weight=0.0)

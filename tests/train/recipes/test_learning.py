@@ -55,11 +55,13 @@ def standard():
     return trained(Standard())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", PLAIN.values(), ids=PLAIN)
 def test_it_learns(recipe):
     assert trained(recipe)[0] > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ROBUST.values(), ids=ROBUST)
 def test_it_makes_the_net_robust(recipe):
     clean, robust = trained(recipe)

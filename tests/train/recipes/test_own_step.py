@@ -36,6 +36,7 @@ class Counted:
         return sum(losses) / 2
 
 
+@pytest.mark.slow
 def test_the_state_lies_in_the_checkpoint_and_the_loss_in_the_report(tmp_path):
     _, past = run(tmp_path, recipe=Counted(), epochs=2, augment=None, batch_size=10)
     tensors, _ = files.load_tensors(tmp_path / "checkpoint.safetensors")
@@ -45,6 +46,7 @@ def test_the_state_lies_in_the_checkpoint_and_the_loss_in_the_report(tmp_path):
     assert past[-1].loss < past[0].loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 4, 7, 10])
 def test_resume_after_a_stop_brings_the_state_back(tmp_path, stop):
     expected, past = run(None, recipe=Counted(), epochs=2)
@@ -64,6 +66,7 @@ def killed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_resume_after_sigkill_is_bit_equal(killed, name):
     threads = torch.get_num_threads()

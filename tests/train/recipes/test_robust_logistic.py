@@ -78,6 +78,7 @@ def test_the_formula_its_gradient_and_the_worst_of_many_points(name, kind):
     torch.testing.assert_close(RobustLogistic(threat, weight=1.0)(model, x, y), clean)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", THREATS)
 @pytest.mark.parametrize("weight", [0.0, 0.4])
@@ -122,6 +123,7 @@ def test_the_penalty_fades_with_the_margin_where_that_of_weight_decay_stays():
     assert pulls["WeightDecayL1", 60.0] == pytest.approx(0.1 * len(w) ** 0.5)
 
 
+@pytest.mark.slow
 def test_it_makes_a_classifier_of_two_digits_robust():
     def of_two(split):
         data = fa.data.load("digits", split)

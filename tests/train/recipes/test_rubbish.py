@@ -94,6 +94,7 @@ def test_bad_settings(name: str, make: object) -> None:
         make()  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_other_wrappers_go_around_it_and_it_ramps() -> None:
     inside = RubbishTraining(FGSMTraining(THREAT))
     for recipe in (AWP(WeightDecayL1(0.001, inside), 0.01), inside):
@@ -101,6 +102,7 @@ def test_other_wrappers_go_around_it_and_it_ramps() -> None:
         assert all(report.loss > 0 for report in reports)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit(tmp_path) -> None:
     whole, past = run(None, recipe=RubbishTraining(), epochs=3, schedule="constant")
     run(tmp_path, recipe=RubbishTraining(), epochs=2, schedule="constant")
@@ -110,6 +112,7 @@ def test_a_run_resumes_bit_for_bit(tmp_path) -> None:
         assert torch.equal(weight, again.state_dict()[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["ce", "bce"])
 def test_a_net_learns_to_deny_noise_that_it_never_saw(loss: str) -> None:
     """Appendix A: hardly any noise is taken for a class, and the digits are read as before."""
@@ -127,6 +130,7 @@ def test_a_net_learns_to_deny_noise_that_it_never_saw(loss: str) -> None:
     assert sure[1] < 0.05
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_of_its_recipe(tmp_path) -> None:
     run(tmp_path, recipe=RubbishTraining(), epochs=1)
     for other in (RubbishTraining(weight=2.0), RubbishTraining(loss="bce"), Standard()):
