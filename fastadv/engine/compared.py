@@ -3,20 +3,18 @@
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from fastadv.engine import guard
-from fastadv.engine.form import COMPILED
+from fastadv.engine.form import COMPILED, Form
+from fastadv.engine.notes import Notes
 from fastadv.engine.options import Options
 from fastadv.engine.room import ran_out
 from fastadv.errors import InputError, NoGradientError
-
-if TYPE_CHECKING:
-    from fastadv.engine.search_twin import SearchTwin
 
 FOUR = 2  # bits of a number: sizes up to four times each other are of one class
 
@@ -72,7 +70,27 @@ def _build(model: nn.Module) -> Hashable:
     return tuple((type(part), *(name for name in own if name in vars(part))) for part in model.modules())
 
 
-def compared(search: "SearchTwin", used: Hashable, x: Tensor, by_logits: Tensor, gradient: Tensor) -> bool:
+class Compared(Protocol):
+    """A search whose gradients are compared: what is asked of a `SearchTwin`."""
+
+    form: Form
+    as_given: Form
+    trusted: Trusted
+    probing: list[Any]
+    notes: Notes
+    lock: Any
+
+    @property
+    def differs(self) -> bool: ...
+    @property
+    def replays(self) -> bool: ...
+    def use(self, form: Form) -> None: ...
+    def use_given(self) -> None: ...
+    def pull(self, form: Form, x: Tensor, by_logits: Tensor) -> Tensor: ...
+    def unfolding(self, step: Callable[..., Any], *given: Any) -> Any: ...
+
+
+def compared(search: Compared, used: Hashable, x: Tensor, by_logits: Tensor, gradient: Tensor) -> bool:
     """Return whether `gradient` may be used: that of by_logits [B, K] @ logits at x, by a pass that `used`
     rewrites.
 
@@ -111,7 +129,7 @@ def compared(search: "SearchTwin", used: Hashable, x: Tensor, by_logits: Tensor,
         return False
 
 
-def leave_culprit(search: "SearchTwin", agrees: Callable[[], bool]) -> str | None:
+def leave_culprit(search: Compared, agrees: Callable[[], bool]) -> str | None:
     """Leave what is wrong, one thing if that is enough; its name. None where all had to go."""
     form, names = search.form, search.form.rewriting.names
 

@@ -1,5 +1,6 @@
 """The theorems of section 4 as numbers: what each claims, what a computation that does not use it finds."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -174,3 +175,26 @@ def _least_by_search(covariance: Tensor, seed: int) -> float:
         _descend([direction], partial(alignment, direction, covariance))
         found.append(float(alignment(direction.detach(), covariance)))
     return min(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What is learned at a radius: by theorem 2, in a ball, and by adversarial training in that ball.
+
+    gradient [2]: the input gradient of the trained classifier, as the library's attacks see it.
+    """
+
+    radius: float
+    penalty: float
+    theorem: Tensor
+    ball_mean: Tensor
+    ball: Tensor
+    trained_mean: Tensor
+    trained: Tensor
+    gradient: Tensor
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            name: value.tolist() if isinstance(value, Tensor) else value if math.isfinite(value) else None
+            for name, value in vars(self).items()
+        } | {"apart": apart(self.theorem, self.ball)}

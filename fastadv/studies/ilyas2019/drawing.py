@@ -20,7 +20,7 @@ from fastadv.studies.ilyas2019.gaussian import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from fastadv.studies.ilyas2019.theory import Learned
+    from fastadv.studies.ilyas2019.checks import Learned
 
 SHOWN = 150
 

@@ -20,7 +20,7 @@ from fastadv.errors import InputError
 from fastadv.runs.card import card
 from fastadv.runs.keeper import Keeper
 from fastadv.studies.ilyas2019 import ball, checks, drawing
-from fastadv.studies.ilyas2019.checks import Check, apart
+from fastadv.studies.ilyas2019.checks import Check, Learned, apart
 from fastadv.studies.ilyas2019.gaussian import alignment, penalty_for, robust_covariance, whitened
 from fastadv.studies.ilyas2019.training import GaussianClasses, as_images, train
 from fastadv.studies.results import publish
@@ -57,29 +57,6 @@ class Settings:
         axes = torch.tensor([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]).double()
         variances = torch.tensor(self.deviations).double().square()
         return torch.tensor(self.mean).double(), axes @ torch.diag(variances) @ axes.T
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """What is learned at a radius: by theorem 2, in a ball, and by adversarial training in that ball.
-
-    gradient [2]: the input gradient of the trained classifier, as the library's attacks see it.
-    """
-
-    radius: float
-    penalty: float
-    theorem: Tensor
-    ball_mean: Tensor
-    ball: Tensor
-    trained_mean: Tensor
-    trained: Tensor
-    gradient: Tensor
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            name: value.tolist() if isinstance(value, Tensor) else value if math.isfinite(value) else None
-            for name, value in vars(self).items()
-        } | {"apart": apart(self.theorem, self.ball)}
 
 
 def run(settings: Settings, folder: Path, watch: Watch = unwatched) -> dict[str, Any]:
