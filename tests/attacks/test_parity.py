@@ -39,6 +39,7 @@ MEDIANS = 12
 # a twentieth of a median of ten distances; see docs/parity.md for the long ones
 BEHIND = {
     ("fab-t-l2", "linf"),
+    ("fab-l2", "l2"),
     ("fab-l1", "saturated"),
     *(("apgd-ce-l2-2", net) for net in ("l2", "quantized")),
     ("fmn-l1", "quantized"),
