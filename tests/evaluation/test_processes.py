@@ -12,10 +12,9 @@ from fastadv.runs.files import digest, load_tensors
 from tests.evaluation.worker import go_on, timeless, whole
 from tests.processes import finish, go, start
 
-pytestmark = pytest.mark.slow  # the first test starts the processes of all
-
 WORKER = "tests.evaluation.worker"
-pytestmark = pytest.mark.usefixtures("one_thread")
+# slow: the first test starts the processes of all
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
