@@ -30,7 +30,6 @@ class _Rows(Constants):
     point: Tensor
     value: Tensor
     gradient: Tensor
-    direction: Tensor
     length: Tensor
     moves: Tensor
     changes: Tensor
@@ -120,7 +119,7 @@ def _begin(search: Search[_Rows]) -> None:
     rows, x = search.rows, search.x.flatten(1)
     rows.trial = rows.point = x
     rows.value = torch.full_like(rows.trial[:, 0], torch.inf)
-    rows.gradient, rows.direction = torch.zeros_like(rows.trial), torch.zeros_like(rows.trial)
+    rows.gradient = torch.zeros_like(rows.trial)
     rows.length = torch.ones_like(rows.value)
     rows.moves, rows.changes = (rows.trial.new_zeros(len(x), MEMORY, x.shape[1]) for _ in range(2))
     rows.weights = rows.trial.new_zeros(len(x), MEMORY)

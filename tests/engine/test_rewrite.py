@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fastadv.engine import freeze
 from fastadv.engine.copying.fold import Folds, Watch
-from fastadv.engine.cpu import activations, onednn, winograd
+from fastadv.engine.cpu import winograd
 from fastadv.engine.cpu.activations import ELU, RELU
 from fastadv.engine.cpu.onednn import COVER, LINEAR
 from fastadv.engine.cpu.thin import THIN
@@ -24,18 +24,12 @@ from tests.engine.rewritten import Seen, answers, folded
 NAMES = ["fold", "thin", "winograd", "cover", "onednn", "relu", "elu", "views"]
 EXACT = {"thin", "relu", "views"}
 
-pytestmark = pytest.mark.skipif(
-    not winograd.available(torch.float32), reason="torch was built without oneDNN, or fastadv unbuilt"
-)
-
-
-@pytest.fixture(autouse=True)
-def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "LEAST", 0)
-    monkeypatch.setattr(onednn, "is_faster", onednn.available)
-    monkeypatch.setattr(onednn, "LEAST", 0)
-    monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 8, torch.bfloat16: 8})
-    monkeypatch.setattr(winograd, "LEAST_TILES", 0)
+pytestmark = [
+    pytest.mark.usefixtures("small_ones_too"),
+    pytest.mark.skipif(
+        not winograd.available(torch.float32), reason="torch was built without oneDNN, or fastadv unbuilt"
+    ),
+]
 
 
 class All(nn.Module):

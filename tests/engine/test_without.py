@@ -9,13 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastadv as fa
-from fastadv.engine.cpu import activations, onednn, winograd
+from fastadv.engine.cpu import onednn, winograd
 from fastadv.engine.rewrites import NAMES, REWRITES, applicable
 from fastadv.errors import InputError
 
-pytestmark = pytest.mark.skipif(
-    not winograd.available(torch.float32), reason="torch was built without oneDNN, or fastadv unbuilt"
-)
+pytestmark = [
+    pytest.mark.usefixtures("small_ones_too"),
+    pytest.mark.skipif(
+        not winograd.available(torch.float32), reason="torch was built without oneDNN, or fastadv unbuilt"
+    ),
+]
 
 
 class Net(nn.Module):
@@ -40,15 +43,6 @@ NOTES = {rewrite.name: rewrite.note for rewrite in REWRITES} | {
     "fold": "folded 1 BatchNorm",
     "channels-last": "channels-last",
 }
-
-
-@pytest.fixture(autouse=True)
-def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activations, "LEAST", 0)
-    monkeypatch.setattr(onednn, "is_faster", onednn.available)
-    monkeypatch.setattr(onednn, "LEAST", 0)
-    monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 8, torch.bfloat16: 8})
-    monkeypatch.setattr(winograd, "LEAST_TILES", 0)
 
 
 def notes_of(frozen: fa.Frozen) -> set[str]:

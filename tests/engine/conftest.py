@@ -1,0 +1,16 @@
+"""What tests of rewrites share."""
+
+import pytest
+import torch
+
+from fastadv.engine.cpu import activations, onednn, winograd
+
+
+@pytest.fixture
+def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each rewrite serve layers and batches of any size."""
+    monkeypatch.setattr(activations, "LEAST", 0)
+    monkeypatch.setattr(onednn, "is_faster", onednn.available)
+    monkeypatch.setattr(onednn, "LEAST", 0)
+    monkeypatch.setattr(winograd, "LEAST_CHANNELS", {torch.float32: 8, torch.bfloat16: 8})
+    monkeypatch.setattr(winograd, "LEAST_TILES", 0)
