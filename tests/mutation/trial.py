@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from mutants import Mutant
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from test_logit_loss import written_out
 
 from fastadv import ops
 from fastadv.ops.keep_best import keep_best_
 from fastadv.ops.logit_loss import KINDS
+from test_logit_loss import written_out
 
 HALF = 2.0**-8  # half the distance of neighbors in [1, 2)
 BOX = (-8.0, 8.0)

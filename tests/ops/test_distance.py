@@ -4,11 +4,11 @@ from math import inf
 
 import pytest
 import torch
-from balls import few, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadv as fa
+from balls import few, seeds
 from fastadv.errors import InputError
 from fastadv.ops import distance
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from balls import few, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from balls import few, seeds
 from fastadv.errors import InputError
 from fastadv.ops.elu import elu, elu_gradient
 

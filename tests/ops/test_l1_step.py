@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
-from balls import INFINITE, dtypes, few, norm, pair, seeds, solve, widths
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balls import INFINITE, dtypes, few, norm, pair, seeds, solve, widths
 from fastadv.ops import l1_step, project_l1
 
 LENGTHS = st.sampled_from([0.01, 0.3, 1.7, 20.0])

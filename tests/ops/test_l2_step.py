@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from balls import few, pair, seeds, solve, widths
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balls import few, pair, seeds, solve, widths
 from fastadv.ops import l2_step
 
 

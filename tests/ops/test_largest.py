@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from balls import few, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balls import few, seeds
 from fastadv.errors import InputError
 from fastadv.ops import largest
 

@@ -1,10 +1,10 @@
 """linf_step: edges to the last bit, and other boxes."""
 
 import torch
-from balls import few, pair, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balls import few, pair, seeds
 from fastadv.ops import linf_step
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from balls import few
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balls import few
 from fastadv.errors import InputError
 from fastadv.ops.philox import philox
 

@@ -3,10 +3,10 @@
 from itertools import combinations
 
 import torch
-from balls import few, pair, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balls import few, pair, seeds
 from fastadv.ops import project_l0
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import scipy.optimize
 import torch
-from balls import INFINITE, few, pair, scales, seeds, solve, widths
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balls import INFINITE, few, pair, scales, seeds, solve, widths
 from fastadv.ops import project_l1
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from balls import INFINITE, PROJECT, assert_inside, dtypes, few, norm, pair, radii, scales, seeds, widths
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balls import INFINITE, PROJECT, assert_inside, dtypes, few, norm, pair, radii, scales, seeds, widths
 from fastadv.errors import InputError
 
 kinds = st.sampled_from(list(PROJECT))

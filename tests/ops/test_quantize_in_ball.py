@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from balls import ORDER, PROJECT, assert_inside, few, norm, pair, seeds, widths
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balls import ORDER, PROJECT, assert_inside, few, norm, pair, seeds, widths
 from fastadv.errors import InputError
 from fastadv.ops import linf_step, quantize_in_ball
 

@@ -3,10 +3,10 @@
 import pytest
 import scipy.stats
 import torch
-from balls import INFINITE, ORDER, assert_inside, dtypes, few, pair, seeds, widths
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balls import INFINITE, ORDER, assert_inside, dtypes, few, pair, seeds, widths
 from fastadv.errors import InputError
 from fastadv.ops import random_start
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from balls import INFINITE, STEP, assert_inside, dtypes, few, norm, pair, radii, seeds, widths
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fastadv.ops as ops
+from balls import INFINITE, STEP, assert_inside, dtypes, few, norm, pair, radii, seeds, widths
 from fastadv.errors import InputError
 
 kinds = st.sampled_from(list(STEP))

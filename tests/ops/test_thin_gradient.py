@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from balls import few
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import conv2d
 
+from balls import few
 from fastadv.errors import InputError
 from fastadv.ops.thin_gradient import thin_gradient
 

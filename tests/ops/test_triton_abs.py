@@ -6,11 +6,11 @@ Special values, the tiles of a GPU, shares, spare rows and graphs.
 import numpy as np
 import pytest
 import torch
-from test_triton import DEVICE, _interpreter, pytestmark, run  # noqa: F401  (pytest finds them by name)
 
 from fastadv.ops._decoders import image_size
 from fastadv.ops._samples import random_decoder
 from fastadv.ops.registration.library import CARDS
+from test_triton import DEVICE, _interpreter, pytestmark, run  # noqa: F401  (pytest finds them by name)
 
 INF, NAN = float("inf"), float("nan")
 

@@ -4,9 +4,9 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from test_triton import DEVICE, _interpreter, pytestmark, run  # noqa: F401  (pytest finds them by name)
 
 from fastadv.ops.registration.library import CARDS
+from test_triton import DEVICE, _interpreter, pytestmark, run  # noqa: F401  (pytest finds them by name)
 
 INF = float("inf")
 
