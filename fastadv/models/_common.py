@@ -45,9 +45,7 @@ def check_batch(x: Tensor, shape: tuple[int | None, ...]) -> Tensor:
 
 
 def check_sizes(classes: int, shape: tuple[int, ...], *width: int) -> None:
-    """Raise InputError for fewer than two classes, a size below 1, or, with `width`, a shape not (C, H,
-    W).
-    """
+    """Raise InputError for fewer than two classes, sizes below 1, or, with `width`, a shape not (C, H, W)."""
     if classes < 2:
         raise InputError(f"expected classes >= 2 (one logit for each class), got {classes}")
     if not shape or min(shape) < 1 or (width and len(shape) != 3):
@@ -55,6 +53,13 @@ def check_sizes(classes: int, shape: tuple[int, ...], *width: int) -> None:
         raise InputError(f"expected shape as {want}, without the batch, got {tuple(shape)}")
     for channels in width:
         check_count("width", channels, 1)
+
+
+def draw_convolutions(model: nn.Module, fan: str = "fan_out") -> None:
+    """Draw convolutions as He et al. 2015 do, by what leaves them or, with "fan_in", by what enters them."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode=fan, nonlinearity="relu")  # type: ignore[arg-type]
 
 
 @contextmanager

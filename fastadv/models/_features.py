@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fastadv.models._common import check_batch
+from fastadv.models._common import check_batch, draw_convolutions
 
 torch.fx.wrap("check_batch")
 
@@ -24,8 +24,6 @@ class Features(nn.Module):
         return logits
 
     def draw_weights(self) -> None:
-        """Draw convolutions as in He et al. 2015, by what enters them; the bias of `linear` begins at 0."""
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight)
+        """Draw convolutions by what enters them; the bias of `linear` begins at 0."""
+        draw_convolutions(self, "fan_in")
         nn.init.zeros_(self.linear.bias)

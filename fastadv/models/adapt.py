@@ -72,9 +72,7 @@ def adapt(
 
 
 def _carried(model: nn.Module) -> Any:
-    """Return the configuration of timm in the model, or in its Hugging Face configuration; None without
-    one.
-    """
+    """Return timm's configuration, which the model or its Hugging Face configuration holds, or None."""
     holders = (model, getattr(model, "config", None))
     held = [getattr(holder, name, None) for holder in holders for name in ("pretrained_cfg", "default_cfg")]
     return next((each for each in held if each), None)
@@ -105,8 +103,9 @@ def _settings(source: Any) -> dict[str, Any]:
 
 
 def _of_processor(settings: dict[str, Any]) -> tuple[list[float], list[float]]:
-    """Return that of a Hugging Face image processor, which gives (255 rescale_factor x - image_mean) /
-    image_std.
+    """Return the constants of a Hugging Face image processor.
+
+    It gives (255 rescale_factor x - image_mean) / image_std.
     """
     steps = sorted(name for name in settings if name.startswith("do_") and name not in _KNOWN_STEPS)
     strange = [name for name in (*steps, *_STRANGE) if settings.get(name)]

@@ -70,8 +70,7 @@ class SchottCNN(nn.Module):
 
     @classmethod
     def from_official(cls, path: str | os.PathLike[str], *, binary: bool | None = None) -> Self:
-        """Return the authors' `vanilla_cnn.net`, `binary_cnn.net` or `transfer_cnn.net` as a network in eval
-        mode.
+        """Read the authors' `vanilla_cnn.net`, `binary_cnn.net` or `transfer_cnn.net`, in eval mode.
 
         The file does not say whether its input is binarized. Where `binary` is not given, a name that begins
         with "binary" decides. CorruptFileError for a damaged file, or one that holds another network.

@@ -21,10 +21,9 @@ class Masked(nn.Dropout):
 
 
 def largest_piece(x: Tensor, pieces: int) -> Tensor:
-    """Return the largest of each unit's pieces: [B, pieces · U, ...] -> [B, U, ...]; piece p of unit u is p ·
-    U + u.
+    """Return the largest of each unit's pieces: [B, pieces · U, ...] -> [B, U, ...].
 
-    Where several are the largest, they share the gradient.
+    Piece p of unit u is p · U + u. Where several are the largest, they share the gradient.
     """
     return torch.unflatten(x, 1, (pieces, x.shape[1] // pieces)).amax(1)
 

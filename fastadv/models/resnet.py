@@ -1,52 +1,50 @@
 """ResNet-18 and ResNet-50 for small images."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from fastadv._checks import check_count
 from fastadv._torchvision import models
-from fastadv.models._common import check_batch, check_sizes, first_weights
+from fastadv.models._common import check_batch, check_sizes, draw_convolutions, first_weights
 
 torch.fx.wrap("check_batch")
 
 
 class _SmallStem(models.ResNet):  # type: ignore[misc]
-    """torchvision's ResNet with the stem for 32x32 images: a 3x3 convolution of stride 1, and no max-pool."""
+    """torchvision's ResNet with a 3x3 convolution of stride 1 in the place of its stem and max-pool."""
+
+    _block: type[nn.Module]
+    _stages: tuple[int, int, int, int]
 
     def __init__(
         self,
-        block: type[nn.Module],
-        stages: tuple[int, int, int, int],
-        shape: tuple[int, int, int],
-        classes: int,
-        width: int,
-        stem_stride: int,
-        seed: int | None,
+        shape: tuple[int, int, int] = (3, 32, 32),
+        classes: int = 10,
+        *,
+        width: int = 64,
+        stem_stride: int = 1,
+        seed: int | None = 0,
     ) -> None:
         check_sizes(classes, shape, width)
         check_count("stem_stride", stem_stride, 1)
         with first_weights(seed):
-            super().__init__(block, stages, num_classes=classes)
+            super().__init__(self._block, self._stages, num_classes=classes)
             if width != 64:
-                self._set_width(block, stages, width, classes)
+                self._set_width(width, classes)
             self.conv1 = nn.Conv2d(shape[0], width, 3, stem_stride, padding=1, bias=False)
-            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+            draw_convolutions(self.conv1)
         self.maxpool = nn.Identity()
         self.channels = shape[0]
 
-    def _set_width(self, block: Any, stages: tuple[int, int, int, int], width: int, classes: int) -> None:
+    def _set_width(self, width: int, classes: int) -> None:
         """Replace the layers after the stem's convolution; torchvision's own have a width of 64."""
         self.bn1 = nn.BatchNorm2d(width)
         self.inplanes = width
-        for number, blocks in enumerate(stages):
-            stage = self._make_layer(block, width << number, blocks, stride=2 if number else 1)
+        for number, blocks in enumerate(self._stages):
+            stage = self._make_layer(self._block, width << number, blocks, stride=2 if number else 1)
             setattr(self, f"layer{number + 1}", stage)
         self.fc = nn.Linear(self.inplanes, classes)
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        draw_convolutions(self)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = super().forward(check_batch(x, (self.channels, None, None)))
@@ -69,16 +67,8 @@ class ResNet18(_SmallStem):
     x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int] = (3, 32, 32),
-        classes: int = 10,
-        *,
-        width: int = 64,
-        stem_stride: int = 1,
-        seed: int | None = 0,
-    ) -> None:
-        super().__init__(models.resnet.BasicBlock, (2, 2, 2, 2), shape, classes, width, stem_stride, seed)
+    _block = models.resnet.BasicBlock
+    _stages = (2, 2, 2, 2)
 
 
 class ResNet50(_SmallStem):
@@ -89,13 +79,5 @@ class ResNet50(_SmallStem):
     counts the channels inside the first stage's blocks, which give four times as many.
     """
 
-    def __init__(
-        self,
-        shape: tuple[int, int, int] = (3, 32, 32),
-        classes: int = 10,
-        *,
-        width: int = 64,
-        stem_stride: int = 1,
-        seed: int | None = 0,
-    ) -> None:
-        super().__init__(models.resnet.Bottleneck, (3, 4, 6, 3), shape, classes, width, stem_stride, seed)
+    _block = models.resnet.Bottleneck
+    _stages = (3, 4, 6, 3)

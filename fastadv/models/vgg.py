@@ -3,7 +3,7 @@
 from torch import nn
 
 from fastadv.errors import InputError
-from fastadv.models._common import check_sizes, first_weights
+from fastadv.models._common import check_sizes, draw_convolutions, first_weights
 from fastadv.models._features import Features
 
 # 3x3 convolutions of each of the five stages; a stage has 1, 2, 4, 8 and 8 times the width
@@ -48,10 +48,9 @@ class VGG(Features):
                     layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
                     before = after
                 layers.append(nn.MaxPool2d(2, ceil_mode=True))
-            for layer in layers:
-                if isinstance(layer, nn.Conv2d):
-                    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                    assert layer.bias is not None
-                    nn.init.zeros_(layer.bias)
             self.features = nn.Sequential(*layers)
+            draw_convolutions(self.features)
+            for name, bias in self.features.named_parameters():
+                if name.endswith("bias"):  # those of BatchNorm are 0 from the start
+                    nn.init.zeros_(bias)
             self.linear = nn.Linear(before, classes)

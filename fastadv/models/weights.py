@@ -27,9 +27,7 @@ def save_weights(
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Return whether a file begins like safetensors: with 8 bytes, the length of a header, and JSON, the
-    header.
-    """
+    """Return whether a file begins like safetensors: with the length of a header, 8 bytes, and JSON."""
     with path.open("rb") as file:
         return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"
 
@@ -55,8 +53,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return (state dict, card) of a safetensors or torch file, on the CPU; the card is empty if there is
-    none.
+    """Return (state dict, card) of a safetensors or torch file, on the CPU; a torch file has no card: {}.
 
     InputError for a missing file, CorruptFileError for a truncated, damaged or foreign one. Only tensors are
     unpickled.

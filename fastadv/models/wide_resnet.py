@@ -1,13 +1,20 @@
 """Wide residual networks for small images."""
 
 from collections import OrderedDict
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from fastadv._checks import check_count
 from fastadv.errors import InputError
-from fastadv.models._common import activation_layer, check_batch, check_sizes, first_weights
+from fastadv.models._common import (
+    activation_layer,
+    check_batch,
+    check_sizes,
+    draw_convolutions,
+    first_weights,
+)
 from fastadv.models.preact_resnet import PreActBlock
 
 torch.fx.wrap("check_batch")
@@ -38,10 +45,7 @@ class WideResNet(nn.Module):
     Args:
         depth: 6 n + 4, with n blocks in each of the three stages.
         widen_factor: the stages have 16, 32 and 64 times as many channels.
-        activation: relu, leaky_relu, elu, silu (swish in many papers), gelu or softplus.
-        stem_stride: of the first convolution. 1 keeps the full size, as published robust models do for
-            Tiny-ImageNet too (Wang et al. 2023); with 2, images of 64x64 cost what those of 32x32 do with 1.
-            The weights fit both.
+        activation, stem_stride: as of `PreActResNet18`.
 
     x: [B, C, H, W] in [0, 1] -> logits [B, K]. InputError for another rank or number of channels.
     """
@@ -73,9 +77,7 @@ class WideResNet(nn.Module):
             self.block3 = _stage(blocks, 2 * width, 4 * width, 2, activation)
             self.bn1 = nn.BatchNorm2d(4 * width)
             self.fc = nn.Linear(4 * width, classes)
-            for layer in self.modules():
-                if isinstance(layer, nn.Conv2d):
-                    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            draw_convolutions(self)
             nn.init.zeros_(self.fc.bias)
         self.activation = activation_layer(activation)
 
@@ -93,41 +95,5 @@ def _stage(blocks: int, channels: int, width: int, stride: int, activation: str)
     return nn.Sequential(OrderedDict(layer=nn.Sequential(first, *others)))
 
 
-def wrn_28_10(
-    shape: tuple[int, int, int] = (3, 32, 32),
-    classes: int = 10,
-    *,
-    activation: str = "relu",
-    stem_stride: int = 1,
-    seed: int | None = 0,
-) -> WideResNet:
-    """WideResNet-28-10."""
-    return WideResNet(
-        shape,
-        classes,
-        depth=28,
-        widen_factor=10,
-        activation=activation,
-        stem_stride=stem_stride,
-        seed=seed,
-    )
-
-
-def wrn_34_10(
-    shape: tuple[int, int, int] = (3, 32, 32),
-    classes: int = 10,
-    *,
-    activation: str = "relu",
-    stem_stride: int = 1,
-    seed: int | None = 0,
-) -> WideResNet:
-    """WideResNet-34-10."""
-    return WideResNet(
-        shape,
-        classes,
-        depth=34,
-        widen_factor=10,
-        activation=activation,
-        stem_stride=stem_stride,
-        seed=seed,
-    )
+wrn_28_10 = partial(WideResNet, depth=28, widen_factor=10)
+wrn_34_10 = partial(WideResNet, depth=34, widen_factor=10)

@@ -126,9 +126,7 @@ class _Description:
         return _name(value) if by_name else f"{_name(value)} {_hash(parts(value))}"
 
     def module(self, model: nn.Module) -> str:
-        """Return the parts of a model: classes, options, hooks and constants, but not what its state dict
-        holds.
-        """
+        """Describe a model without its state dict: the classes, options, hooks and constants of its parts."""
         state = model.state_dict()
         parts = {
             name: [
@@ -160,9 +158,7 @@ class _Description:
         return [code, [described(values) for values in given], cells, list(known), described(known.values())]
 
     def _class(self, value: type) -> list[Any]:
-        """Return the bases, functions and constants of a class, but not what its functions assign, such as a
-        counter.
-        """
+        """Describe the bases, functions and constants of a class, but no counters that functions assign."""
         members: dict[str, Any] = {}
         functions = [each for each in vars(value).values() if isinstance(each, FunctionType)]
         assigned = set().union(*map(assigned_in, functions))

@@ -103,9 +103,8 @@ def seal(value: Any) -> str:
 
 
 def serialize(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Return the bytes of a safetensors file. The package is imported here, because most work needs no
-    files.
-    """
+    """Return the bytes of a safetensors file."""
+    # imported here, because most work needs no files
     from safetensors.torch import save
 
     return save(dict(tensors), dict(metadata))

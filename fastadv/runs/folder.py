@@ -5,7 +5,6 @@ import os
 import time
 import weakref
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from fastadv.errors import InputError
@@ -98,9 +97,7 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 

@@ -41,9 +41,7 @@ def probe(outputs: Tensor, again: Tensor, dtype: torch.dtype | None = None) -> d
 
 
 def rounding(dtype: torch.dtype | None) -> float:
-    """Return how far another machine may round what is computed in `dtype`, as a share of the values'
-    spread.
-    """
+    """Return how far another machine may round `dtype`, as a share of the values' spread."""
     return _HALF_ROUNDING if dtype in (torch.float16, torch.bfloat16) else _ROUNDING
 
 

@@ -30,9 +30,7 @@ def text_of(function: FunctionType) -> str | None:
 
 
 def _text_of_lambda(code: CodeType, text: str) -> str | None:
-    """Return the part of the file `text` that is this lambda: of those in its line, the one that its end
-    lies in.
-    """
+    """Return the part of the file `text` that is this lambda: the one in its line that holds its end."""
     nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda)]
     found = {
         (node.body.lineno, node.body.col_offset): ast.get_source_segment(text, node)
@@ -63,9 +61,7 @@ def assigned_in(function: FunctionType) -> set[str]:
 
 
 def globals_of(function: FunctionType) -> dict[str, Any]:
-    """Return the globals that a function reads, and what it reads of the caller's own modules, by dotted
-    names.
-    """
+    """Return the globals that a function reads; parts of the caller's own modules by dotted names."""
     names = names_in(function.__code__)
     try:
         nodes = ast.walk(ast.parse(text_of(function) or "?"))

@@ -58,9 +58,7 @@ def test_defaults_give_finite_logits(name: str) -> None:
     assert logits.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), [(n, s) for n in SHAPES for s in ((1, 28, 28), (3, 32, 32), (2, 14, 16))]
-)
+@pytest.mark.parametrize(("name", "shape"), [(n, s) for n in SHAPES for s in ((1, 28, 28), (2, 14, 16))])
 def test_any_shape_and_number_of_classes(name: str, shape: tuple[int, int, int]) -> None:
     classes = 2 if name == "logistic" else 7
     model = create(name, shape=shape, classes=classes).eval()

@@ -29,8 +29,7 @@ class Images:
 
 
 def read_images(dataset: Any, shape: tuple[int, int, int] | None = None) -> Images:
-    """Return the images of a set with tensors `x` and `y`, or of any map-style data set of (image, label)
-    pairs.
+    """Return the images of a set with tensors `x` and `y`, or of any sequence of pairs (image, label).
 
     InputError for an empty set, images of another shape than `shape` (C, H, W), outside [0, 1] or not finite,
     labels that do not fit, and classes without an image.

@@ -100,10 +100,10 @@ def meeting_radius(rivals: Tensor, mine: Tensor, misfit: Tensor, y: Tensor) -> T
 def least_losses(
     search: LatentSearch, seen: Tensor, latents: Tensor, starts: int, beta: float
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return (min_z ||G_c(z) - x||^2 + beta/2 ||z||^2 [B, K], the latents [B, K, L] at the end of each
-    descent).
+    """Search min_z ||G_c(z) - x||^2 + beta/2 ||z||^2 from several starts.
 
-    `latents` are those of inference; they count as the end of one descent.
+    Returns the minima [B, K] and the latents [B, K, L] at the end of each descent. The first of these are
+    `latents`, which inference found.
     """
     values = seen.shape[1:].numel()
     best = squared_misfit(seen, search.decoders(latents)) + beta / 2 * latents.square().sum(2)
@@ -117,9 +117,7 @@ def least_losses(
 
 
 def _crossings(factors: Tensor, mine: Tensor, rivals: Tensor, y: Tensor, values: int) -> Tensor:
-    """Return the least number n [B] of crossings with gamma_y (mine + n) >= gamma_c (rival - n) for some
-    class c.
-    """
+    """Return the least n [B] at which n crossings can change the decision: see the head of this file."""
     factors, mine, rivals = factors.double(), mine.double() * (1 + ROUNDING), rivals.double() * (1 - ROUNDING)
     own = factors[y][:, None]
     needed = (factors * rivals - own * mine[:, None]) / (factors + own)
@@ -127,8 +125,9 @@ def _crossings(factors: Tensor, mine: Tensor, rivals: Tensor, y: Tensor, values:
 
 
 def _cheapest(x: Tensor, crossings: Tensor, norm: str) -> Tensor:
-    """Return the norm [B] of the smallest perturbation that takes that many pixels to the threshold; in L0,
-    whose values are whole, one less: the largest that does not.
+    """Return the norm [B] of the smallest perturbation that takes that many pixels to the threshold.
+
+    L0 counts whole pixels: there it is one less, the largest number that does not.
     """
     if norm == "l0":
         return (crossings - 1).clamp_min(0).double()

@@ -63,9 +63,7 @@ def _floored(logits: Tensor, scale: float, floor: float) -> Tensor:
 
 
 def confidence_floor(losses: Tensor, scale: float) -> float:
-    """Return eta: the floor that lowers the median confidence of the predicted class to 0.9; 0 if it is
-    lower.
-    """
+    """Return eta, which lowers the median confidence of the predicted class to 0.9; 0 if it is lower."""
     losses = losses.double()
 
     def median(floor: float) -> float:

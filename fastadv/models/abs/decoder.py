@@ -125,9 +125,7 @@ class Decoders(nn.Module):
         return self.weights[0].dtype
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Return images [B, K, C, H, W] in (0, 1) of latents [B, K, L], differentiable any number of
-        times.
-        """
+        """Return `decode` of latents [B, K, L]; InputError for another shape."""
         if latents.ndim != 3 or latents.shape[1:] != (self.classes, self.latents):
             raise InputError(
                 f"latents: expected [B, {self.classes}, {self.latents}], got {tuple(latents.shape)}"

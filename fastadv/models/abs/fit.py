@@ -61,9 +61,7 @@ class Settings:
             check_number("beta", value, 0)
 
     def weight(self, epoch: int) -> float:
-        """Return beta of an epoch: from its first value to its second over half of the epochs, then
-        constant.
-        """
+        """Return beta of an epoch: it goes to its second value over half of the epochs, and stays there."""
         share = min(1.0, epoch / max(1.0, (self.epochs - 1) / 2))
         return self.beta[0] + (self.beta[1] - self.beta[0]) * share
 

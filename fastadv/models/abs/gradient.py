@@ -1,11 +1,10 @@
 """Class losses as differentiable functions of the image, and the update of the latent descent."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from fastadv.models.abs.decoder import decode
+from fastadv.models.abs.decoder import Decoders
+from fastadv.models.abs.options import InferenceOptions
 
 
 def squared_misfit(x: Tensor, reconstruction: Tensor) -> Tensor:
@@ -14,9 +13,7 @@ def squared_misfit(x: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def class_losses(x: Tensor, reconstruction: Tensor, latents: Tensor, beta: float) -> Tensor:
-    """Return (||G_k(z) - x||^2 + beta/2 ||z||^2) / D, [B, K], of reconstructions [B, K, ...], latents [B,
-    K, L].
-    """
+    """Return (||G_k(z) - x||^2 + beta/2 ||z||^2) / D, [B, K], of latents [B, K, L] and their images."""
     return (squared_misfit(x, reconstruction) + beta / 2 * latents.square().sum(2)) / x.shape[1:].numel()
 
 
@@ -33,9 +30,7 @@ def adam_step(
     step_size: float,
     max_norm: float,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return (latents, moments) after Adam's step number `step` (from 1), with clipped norms;
-    differentiable.
-    """
+    """Return (latents, moments) after Adam's step number `step`, from 1, and the clipping of norms."""
     mean, square = 0.9 * moments[0] + 0.1 * gradient, 0.999 * moments[1] + 0.001 * gradient.square()
     # The derivative of the root at zero is infinite; a tiny floor keeps it finite without changing a step.
     root = (square / (1 - 0.999**step) + 1e-24).sqrt()
@@ -45,15 +40,7 @@ def adam_step(
 
 
 def unrolled(
-    x: Tensor,
-    start: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    strides: Sequence[int],
-    beta: float,
-    steps: int,
-    step_size: float,
-    max_norm: float,
+    x: Tensor, start: Tensor, decoders: Decoders, options: InferenceOptions
 ) -> tuple[Tensor, Tensor]:
     """Return (losses [B, K], latents [B, K, L]) of the Adam descent from `start`, with its graph kept.
 
@@ -62,8 +49,8 @@ def unrolled(
     """
     latents = start.detach().requires_grad_()
     moments = torch.zeros_like(latents), torch.zeros_like(latents)
-    for step in range(1, steps):
-        losses = class_losses(x, decode(latents, weights, biases, strides), latents, beta)
+    for step in range(1, options.steps):
+        losses = class_losses(x, decoders(latents), latents, options.beta)
         (gradient,) = torch.autograd.grad(losses.sum(), latents, create_graph=True)
-        latents, moments = adam_step(latents, gradient, moments, step, step_size, max_norm)
-    return class_losses(x, decode(latents, weights, biases, strides), latents, beta), latents
+        latents, moments = adam_step(latents, gradient, moments, step, options.step_size, options.max_norm)
+    return class_losses(x, decoders(latents), latents, options.beta), latents

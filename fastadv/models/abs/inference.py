@@ -95,9 +95,7 @@ class LatentSearch:
     def descend(
         self, seen: Tensor, start: Tensor, *, beta: float | None = None, only: slice = slice(None)
     ) -> tuple[Tensor, Tensor]:
-        """Return (loss [B, k], latents [B, k, L]) of the Adam descent from `start`, for the classes in
-        `only`.
-        """
+        """Return (loss [B, k], latents [B, k, L]) of Adam's descent from `start`, for the classes `only`."""
         weights, biases = (
             [part[only] for part in parts] for parts in (self.decoders.weights, self.decoders.biases)
         )
@@ -125,9 +123,9 @@ class LatentSearch:
         return self.descend(seen, self.start(seen)[1])
 
     def pruned(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Return as `every_class`, but only for classes that may still win, in the order of their prior
-        losses.
+        """Return (loss [B, K], latents [B, K, L]) of descents for the classes that may still win.
 
+        They take turns in the order of their prior losses.
         A class is skipped, and keeps its best prior sample, where `prune_gain` times the loss of that sample
         is not below the best loss so far. The losses of the others are those of `every_class`.
         """
@@ -159,17 +157,7 @@ class LatentSearch:
         if self.options.input_grad == "unrolled":
             with torch.no_grad():
                 _, start = self.start(seen.detach())
-            descended, _ = unrolled(
-                seen,
-                start,
-                self.decoders.weights,
-                self.decoders.biases,
-                self.decoders.shape.strides,
-                self.options.beta,
-                self.options.steps,
-                self.options.step_size,
-                self.options.max_norm,
-            )
+            descended, _ = unrolled(seen, start, self.decoders, self.options)
             # A class that pruning skipped stays at its start, where both gradients are the same.
             function = torch.where((latents == start).all(2), function, descended)
         return with_gradient_of(loss, function)

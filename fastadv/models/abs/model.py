@@ -154,9 +154,7 @@ class ABS(nn.Module):
         return images
 
     def observed(self, x: Tensor) -> Tensor:
-        """Return the image as the model sees it: x, or for Binary ABS x set to 0 and 1 at the threshold
-        0.5.
-        """
+        """Return the image as the model sees it: x, or for Binary ABS x set to 0 and 1 at 0.5."""
         return self._search().observed(x)
 
     def infer(
@@ -229,8 +227,7 @@ class ABS(nn.Module):
         starts: int = 4,
         tight: bool = False,
     ) -> Tensor:
-        """Return a radius [B] within which the decision on x [B, ...] stays y [B]; 0 where x is not
-        classified as y.
+        """Return a radius [B] within which the decision on x [B, ...] stays y [B]; 0 where it is not y.
 
         It is a bound if the minima over latents, searched from `starts` prior samples a class, are global
         (Schott et al. 2018, section 4). Descents and losses are in single precision or wider, whatever

@@ -19,8 +19,7 @@ def _expected(layers: int) -> set[str]:
 def read_official(
     folder: str | os.PathLike[str], classes: int = 10, layers: int = 4
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return (weights [K, cin, cout, k, k], biases [K, cout]) a layer, of the decoders in ABS_0.net ..
-    ABS_9.net.
+    """Return the layers' weights [K, cin, cout, k, k] and biases [K, cout] in ABS_0.net .. ABS_9.net.
 
     InputError for a missing file, CorruptFileError for a damaged one or one with missing or foreign decoder
     keys.

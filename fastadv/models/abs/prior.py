@@ -19,10 +19,10 @@ DISMISSED = 0.1
 
 
 def draw_prior(count: int, latents: int, seed: int = 0) -> Tensor:
-    """Return `count` samples [S, L] of a standard normal: the likeliest of int(count / 0.9) draws, in their
-    order.
+    """Draw `count` latents [S, L] from a standard normal, without the least likely tenth.
 
-    The authors' code too drops the least likely tenth (Schott et al. 2018).
+    These are the likeliest of int(count / 0.9) draws, in their order, as in the authors' code (Schott et al.
+    2018).
     """
     check_count("prior_samples", count, 1)
     drawn = rng.normal(
@@ -93,9 +93,7 @@ class _Decoded:
         return self
 
     def describe(self) -> str:
-        """Return for the identity of a run: the images follow from latents and weights, decoded already or
-        not.
-        """
+        """Say the same whether the images are decoded yet or not: they follow from latents and weights."""
         return "images of the latents"
 
     def images(self, latents: Tensor, decoders: Decoders) -> Tensor | None:

@@ -54,10 +54,9 @@ class VAEs(nn.Module):
         self.decoder_norms = nn.ModuleList(nn.BatchNorm2d(classes * wide) for wide in shape.channels[1:-1])
 
     def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (image [n, K, C, H, W], mean, log variance [n, K, L]) for x [n, K, C, H, W] and noise [n, K,
-        L].
+        """Return the image [n, K, C, H, W], mean and log variance [n, K, L] of x [n, K, C, H, W].
 
-        The noise is standard normal.
+        The noise [n, K, L] is standard normal.
         """
         # On CPUs, grouped convolutions are a tenth faster in this layout.
         h = x.flatten(1, 2).contiguous(memory_format=torch.channels_last)

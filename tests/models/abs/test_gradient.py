@@ -6,11 +6,11 @@ import torch
 from fastadv.attacks import pgd
 from fastadv.engine import freeze
 from fastadv.errors import InputError
-from fastadv.models.abs.decoder import decode
+from fastadv.models.abs import Decoders, InferenceOptions
 from fastadv.models.abs.gradient import class_losses, unrolled
 from fastadv.threat import L2
 
-from .nets import decoders, images, tiny
+from .nets import STRIDES, decoders, images, tiny
 
 
 def gradient(model, x, k):
@@ -33,23 +33,23 @@ def test_envelope_is_the_gradient_of_the_converged_loss():
 
 def test_unrolled_is_the_gradient_of_the_procedure():
     """Far from convergence, finite differences of the steps agree with "unrolled" and not with "envelope"."""
-    weights, biases = decoders()
-    parts = [w.double() for w in weights], [b.double() for b in biases]
+    net = Decoders(*decoders(), STRIDES).double()
+    options = InferenceOptions(steps=5, step_size=0.3, max_norm=1.5)
     start = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
 
     def run(x):
-        return unrolled(x, start, *parts, (1, 2), 1.0, 5, 0.3, 1.5)[0].sum()
+        return unrolled(x, start, net, options)[0].sum()
 
     leaf = x.clone().requires_grad_()
     (found,) = torch.autograd.grad(run(leaf), leaf)
     direction, h = torch.randn_like(x), 1e-6
     measured = (run(x + h * direction) - run(x - h * direction)) / (2 * h)
     torch.testing.assert_close((found * direction).sum(), measured.detach(), rtol=1e-5, atol=1e-9)
-    _, latents = unrolled(x, start, *parts, (1, 2), 1.0, 5, 0.3, 1.5)
+    _, latents = unrolled(x, start, net, options)
     leaf = x.clone().requires_grad_()
     envelope = torch.autograd.grad(
-        class_losses(leaf, decode(latents.detach(), *parts, (1, 2)), latents.detach(), 1.0).sum(), leaf
+        class_losses(leaf, net(latents.detach()), latents.detach(), 1.0).sum(), leaf
     )[0]
     assert (envelope - found).norm() > 0.01 * found.norm()
 

@@ -28,8 +28,11 @@ def hard_images(model, count=20):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("input_grad", ["envelope", "unrolled", "none"])
-@pytest.mark.parametrize(("binary", "prune", "precision"), CROSSED)
+@pytest.mark.parametrize(
+    ("binary", "prune", "precision", "input_grad"),
+    # each gradient meets each option, not every pair of these
+    [(*options, ("envelope", "unrolled", "none")[i % 3]) for i, options in enumerate(CROSSED)],
+)
 def test_every_way_to_ask_gives_the_same_bits(binary, prune, precision, input_grad, monkeypatch):
     model = crossed(binary, prune, precision, input_grad=input_grad)
     x = hard_images(model)
@@ -160,7 +163,9 @@ def test_the_threshold_is_compared_in_the_image_s_own_precision():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("binary", "prune", "precision"), CROSSED)
+@pytest.mark.parametrize(
+    ("binary", "prune", "precision"), [(False, False, "fp32"), (False, True, "bf16"), (True, True, "fp32")]
+)
 def test_a_sample_with_nan_spoils_no_other(binary, prune, precision):
     model = crossed(binary, prune, precision)
     x = hard_images(model, 6)
