@@ -157,20 +157,6 @@ def test_small_cnn_takes_other_sizes_than_it_was_made_for() -> None:
     assert model(torch.rand(2, 1, 28, 28)).shape == (2, 10)
 
 
-@pytest.mark.slow
-def test_resnet_has_the_small_stem_and_torchvisions_names() -> None:
-    model = models.create("resnet18").eval()
-    # He et al.'s ResNet-18 with a 3x3 stem and ten classes
-    assert sum(p.numel() for p in model.parameters()) == 11_173_962
-    seen = []
-    handle = model.layer1.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
-    model(torch.rand(1, 3, 32, 32))
-    handle.remove()
-    assert seen == [(1, 64, 32, 32)]
-    assert {"conv1.weight", "layer4.1.bn2.bias", "fc.weight"} <= model.state_dict().keys()
-    assert models.ResNet18 is type(model)
-
-
 def test_an_unknown_attribute_of_the_package_is_an_error() -> None:
     with pytest.raises(AttributeError, match="ResNet19"):
         models.ResNet19  # noqa: B018

@@ -346,23 +346,11 @@ class TestBadInput:
         [
             ({"prior_samples": 2}, "S >= 3"),
             ({"prior_samples": 0}, "prior_samples"),
-            ({"prior_samples": 2.5}, "prior_samples"),
-            ({"beta": -1.0}, "beta"),
             ({"beta": float("inf")}, "beta"),
-            ({"scale": -1.0}, "scale"),
-            ({"floor": -1.0}, "floor"),
-            ({"steps": True}, "steps"),
-            ({"max_norm": 0.0}, "max_norm"),
-            ({"prune_gain": 1.1}, "prune_gain"),
-            ({"prune": 1}, "prune"),
-            ({"binary": None}, "binary"),
             ({"binry": True}, "binry"),
-            ({"factors": [1.0, float("nan"), 1.0]}, "3 positive"),
             ({"factors": None, "step_size": 0.0}, "step_size"),
-            ({"factors": [1.0, 1.0]}, "3 positive"),
             ({"factors": [1.0, -1.0, 1.0]}, "3 positive"),
             ({"input_grad": "exact"}, "input_grad"),
-            ({"precision": "fp8"}, "precision"),
         ],
     )
     def test_options(self, options, word):
