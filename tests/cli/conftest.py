@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from fastadv.cli import main
-from fastadv.data import load
+from fastadv.data import _load, load
 from fastadv.models import SmallCNN, save_weights
 from fastadv.train import Standard, run
 
@@ -39,6 +39,15 @@ def fastadv(capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
         return Done(code, *capsys.readouterr())
 
     return call
+
+
+@pytest.fixture
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of the digits alone, for what is only to run as it is written."""
+    whole = _load.digits
+    monkeypatch.setattr(
+        _load, "digits", lambda split: whole(split).subset(range(200 if split == "train" else 60))
+    )
 
 
 @pytest.fixture(scope="session")

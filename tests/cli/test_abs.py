@@ -23,7 +23,7 @@ COMMANDS = ("train", "infer", "bound", "attack", "show", "distal")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("abs")
     line = f"abs train --data digits --run-dir {folder} --epochs 6 --beta 3,0.3 --prior-samples 200"
-    line += " --calibration 50 --test-samples 50 --json"
+    line += " --calibration 50 --test-samples 20 --json"
     assert main(line.split()) == 0
     return str(folder / "model.safetensors")
 
@@ -54,43 +54,39 @@ def test_train_measures_and_resumes(fastadv, folder):
 
 
 @pytest.mark.slow
-def test_infer(fastadv, model):
-    line = f"abs infer -m {model} --data digits --samples 30 --steps 9 --batch-size 12 --json"
-    for options, settings in (
-        ("", {}),
-        ("--prune --bf16 --binary", {"prune": True, "precision": "bf16", "binary": True}),
-    ):
-        done = fastadv(f"{line} --out found.safetensors {options}")
-        assert done.code == 0, done
-        told = json.loads(done.out)
-        own = ABS.load(model).with_options(steps=9, **settings)
-        digits = load("digits", "test", limit=30)
-        inferred = [own.infer(x) for x in digits.x.split(12)]
-        loss = torch.cat([part.loss for part in inferred])
-        written, _ = load_tensors("found.safetensors")
-        assert written.keys() == {"loss", "latents", "confidence", "y"}
-        assert torch.equal(written["y"], digits.y)
-        torch.testing.assert_close(written["loss"], loss)
-        torch.testing.assert_close(written["latents"], torch.cat([part.latents for part in inferred]))
-        torch.testing.assert_close(
-            written["confidence"], torch.cat([own.confidence(x) for x in digits.x.split(12)])
-        )
-        right = float((loss.argmin(1) == digits.y).double().mean())
-        assert told["measured"]["accuracy"] == pytest.approx(right)
-        assert right > 0.7
-        median = float(written["confidence"].amax(1).median())
-        assert told["measured"]["median_confidence"] == pytest.approx(median)
-        assert {"steps": 9, **settings}.items() <= told["config"].items()
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [("", {}), ("--prune --bf16 --binary", {"prune": True, "precision": "bf16", "binary": True})],
+)
+def test_infer(fastadv, model, options, settings):
+    line = f"abs infer -m {model} --data digits --samples 20 --steps 5 --batch-size 12 --json"
+    done = fastadv(f"{line} --out found.safetensors {options}")
+    assert done.code == 0, done
+    told = json.loads(done.out)
+    own, digits = ABS.load(model).with_options(steps=5, **settings), load("digits", "test", limit=20)
+    inferred = [own.infer(x) for x in digits.x.split(12)]
+    written, _ = load_tensors("found.safetensors")
+    assert written.keys() == {"loss", "latents", "confidence", "y"}
+    assert torch.equal(written["y"], digits.y)
+    for name in ("loss", "latents", "confidence"):
+        torch.testing.assert_close(written[name], torch.cat([getattr(part, name) for part in inferred]))
+    right = float((written["loss"].argmin(1) == digits.y).double().mean())
+    assert told["measured"]["accuracy"] == pytest.approx(right)
+    assert right > 0.6
+    median = float(written["confidence"].amax(1).median())
+    assert told["measured"]["median_confidence"] == pytest.approx(median)
+    assert {"steps": 5, **settings}.items() <= told["config"].items()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "settings"),
-    [("", {}), ("--tight --starts 2", {"tight": True, "starts": 2}), ("--norm linf", {"norm": "linf"})],
+    [("--tight --starts 2", {"tight": True, "starts": 2}), ("--norm linf", {"norm": "linf"})],
 )
 def test_bound_equals_the_library(fastadv, model, options, settings):
     line = f"abs bound -m {model} --data digits --samples 8 {options}"
     told = json.loads(fastadv(f"{line} --json").out)["measured"]
+    assert "curves" not in told
     digits = load("digits", "test", limit=8)
     radius = ABS.load(model).lower_bound(digits.x, digits.y, **settings)
     assert told["mean"] == pytest.approx(float(radius.mean()), rel=1e-4)
@@ -99,20 +95,18 @@ def test_bound_equals_the_library(fastadv, model, options, settings):
         assert told[name] == pytest.approx(float(radius.quantile(share)), rel=1e-4), name
     assert told["above_zero"] == pytest.approx(float((radius > 0).double().mean()))
     assert told["lower_quartile"] < told["upper_quartile"]
-    if settings:
-        printed = fastadv(line).out
-        assert ("L∞" if "norm" in settings else "L2") + " lower bound" in printed
+    assert ("L∞" if "norm" in settings else "L2") + " lower bound" in fastadv(line).out
 
 
 @pytest.mark.slow
 def test_the_band_from_the_bound_to_the_attacks(fastadv, model):
-    line = f"abs bound -m {model} --data digits --samples 6 --tight -a ddn:steps=9"
+    line = f"abs bound -m {model} --data digits --samples 4 -a ddn:steps=9 --starts 2"
     line += " --figure band.png --radii 0.5,0,0.2"
     told = json.loads(fastadv(f"{line} --json").out)
     assert Path("band.png").read_bytes().startswith(b"\x89PNG")
     assert told["config"]["attacks"]["ddn:steps=9"]["steps"] == 9
-    own, digits = ABS.load(model), load("digits", "test", limit=6)
-    radius = own.lower_bound(digits.x, digits.y, tight=True)
+    own, digits = ABS.load(model), load("digits", "test", limit=4)
+    radius = own.lower_bound(digits.x, digits.y, starts=2)
     attacks = {
         "latent descent": fa.attacks.latent_descent,
         "ddn": partial(fa.attacks.ddn, threat=fa.L2(torch.inf), steps=9),
@@ -130,20 +124,14 @@ def test_the_band_from_the_bound_to_the_attacks(fastadv, model):
             [float((known > at).float().mean()) for at in (0, 0.2, 0.5)]
         )
     assert certified["accuracy"] < attacked["accuracy"]
-    printed = fastadv(line).out
-    shares = (f"{100 * curve['accuracy'][1]:.1f}%" for curve in (certified, attacked))
-    assert f"0.2: {' to '.join(shares)}" in printed
-    assert "figure in band.png" in printed
-    alone = json.loads(fastadv(f"abs bound -m {model} --data digits --samples 3 --json").out)
-    assert "curves" not in alone["measured"]
 
 
 @pytest.mark.slow
 def test_the_band_in_pixels(fastadv, model):
     """Without radii the curves have a step at every distance."""
-    line = f"abs bound -m {model} --data digits --samples 9 --binary --norm l0 --figure band.svg --json"
+    line = f"abs bound -m {model} --data digits --samples 3 --binary --norm l0 --figure band.svg --json"
     found = json.loads(fastadv(line).out)["measured"]["curves"]
-    own, digits = ABS.load(model).with_options(binary=True), load("digits", "test", limit=9)
+    own, digits = ABS.load(model).with_options(binary=True), load("digits", "test", limit=3)
     radius = own.lower_bound(digits.x, digits.y, norm="l0")
     assert found["certified"]["radii"] == sorted({0.0, *radius.tolist()})
     away = fa.attacks.latent_descent(own, digits.x, digits.y, fa.L0(torch.inf)).distance
@@ -155,9 +143,12 @@ def test_the_band_in_pixels(fastadv, model):
 def test_images_broken_within_their_bound_are_told(fastadv, model, monkeypatch):
     """A bound that is too large, as where the search of the latents has missed a minimum."""
     monkeypatch.setattr(ABS, "lower_bound", lambda own, x, y, **_: torch.full((len(x),), 50.0))
-    line = f"abs bound -m {model} --data digits --samples 5 --radii 1"
-    assert json.loads(fastadv(f"{line} --json").out)["measured"]["broken_within_the_bound"] == 5
-    assert "give more --starts" in fastadv(line).out
+    line = f"abs bound -m {model} --data digits --samples 2 --radii 1 --figure band.png"
+    printed = fastadv(line).out
+    assert "│ broken within the bound │ 2 " in " ".join(printed.split())
+    assert "give more --starts" in printed
+    assert "certified to under attack: 1: 100.0% to " in printed
+    assert "figure in band.png" in printed
 
 
 def test_counts_are_written_whole(capsys):
@@ -186,11 +177,12 @@ def test_the_seconds_of_inference_include_waiting_for_its_results(model, monkeyp
 
 
 @pytest.mark.slow
-def test_attack_equals_evaluate(fastadv, model):
-    line = f"abs attack -m {model} --data digits --samples 15 --schedule line_search --threshold 0.8"
+def test_attack_equals_evaluate(fastadv, model, monkeypatch):
+    monkeypatch.setattr("fastadv.cli._abs.LINE_SEARCH_STEPS", 9)
+    line = f"abs attack -m {model} --data digits --samples 10 --schedule line_search --threshold 0.8"
     told = json.loads(fastadv(f"{line} --json").out)["measured"]
-    digits = load("digits", "test", limit=15)
-    attack = partial(fa.attacks.latent_descent, steps=51, schedule="line_search")
+    digits = load("digits", "test", limit=10)
+    attack = partial(fa.attacks.latent_descent, steps=9, schedule="line_search")
     table = fa.evaluate(ABS.load(model), digits, {"latent descent": attack})
     row = table["latent descent"]
     assert told["median_distance"] == pytest.approx(row.median_distance, rel=1e-3)
@@ -199,10 +191,7 @@ def test_attack_equals_evaluate(fastadv, model):
     assert told["accuracy"] == pytest.approx(float((row.distance > 0.8).double().mean()))
     assert 0 < told["accuracy"] < 1
     assert told["attacks"]["latent descent"]["forwards"] == row.forwards
-    printed = fastadv(line).out
-    assert f"accuracy where L2 0.8 is allowed: {told['accuracy']:.1%}" in printed
-    bound = ABS.load(model).lower_bound(digits.x, digits.y)
-    assert (bound <= row.distance + 1e-4).all()
+    assert f"accuracy where L2 0.8 is allowed: {told['accuracy']:.1%}" in fastadv(line).out
 
 
 @pytest.mark.slow
@@ -228,33 +217,29 @@ def test_pictures(fastadv, model):
 
 @pytest.mark.slow
 def test_wrong_usage(fastadv, model):
+    digits = f"-m {model} --data digits"
     for line, code, word in (
-        ("abs infer -m nowhere --data digits", 1, "neither"),
-        (f"abs show -m {model} --data digits --index 3", 2, "out"),
-        (f"abs show -m {model} --data digits --index 999 --out a.png", 2, "--index"),
-        (f"abs show -m {model} --data digits --out a.gif", 2, ".png"),
-        (f"abs distal -m {model} --classes 12 --out d.png", 2, "classes 0 to 9"),
-        (f"abs distal -m {model} --classes 1.5 --out d.png", 2, "--classes"),
-        (f"abs distal -m {model} --classes inf --out d.png", 2, "--classes"),
-        (f"abs infer -m {model} --data digits --out .", 2, "folder"),
-        (f"abs infer -m {model} --data digits --prior-samples 50", 2, "--prior-samples"),
-        (f"abs attack -m {model} --data digits --seed 1", 2, "--seed"),
-        (f"abs attack -m {model} --data digits --threshold -1", 2, "--threshold"),
-        (f"abs attack -m {model} --data digits --threshold nan", 2, "--threshold"),
-        (f"abs bound -m {model} --data digits --norm l1", 2, "l1"),
-        (f"abs bound -m {model} --data digits --norm l0 --samples 2", 2, "l0"),
-        (f"abs bound -m {model} --data digits -a pgd:radius=1", 2, "pgd has a budget"),
-        (f"abs bound -m {model} --data digits --norm linf -a ddn", 2, "ddn works in l2"),
-        (f"abs bound -m {model} --data digits -a fmn:norm=linf", 2, "norm of the bound, l2"),
-        (f"abs bound -m {model} --data digits -a ddn:radius=1", 2, "no radius"),
-        (f"abs bound -m {model} --data digits -a transfer:attack=bim,source=f", 2, "substitutes"),
-        (f"abs bound -m {model} --data digits --radii 1,x", 2, "x"),
-        (f"abs bound -m {model} --data digits --radii 1,-1", 2, "radii: expected finite numbers"),
-        (f"abs bound -m {model} --data digits --figure band.gif", 2, ".png"),
-        ("abs train --data digits --run-dir r --beta 3", 2, "FROM,TO"),
-        (f"abs bound -m {model} --data digits --starts 999 --samples 2", 2, "starts"),
+        ("infer -m nowhere --data digits", 1, "neither"),
+        (f"show {digits} --index 999 --out a.png", 2, "--index"),
+        (f"show {digits} --out a.gif", 2, ".png"),
+        (f"distal -m {model} --classes 12 --out d.png", 2, "classes 0 to 9"),
+        (f"distal -m {model} --classes 1.5 --out d.png", 2, "--classes"),
+        (f"distal -m {model} --classes inf --out d.png", 2, "--classes"),
+        (f"infer {digits} --prior-samples 50", 2, "--prior-samples"),
+        (f"attack {digits} --seed 1", 2, "--seed"),
+        (f"attack {digits} --threshold -1", 2, "--threshold"),
+        (f"bound {digits} --norm l1", 2, "l1"),
+        (f"bound {digits} --norm l0 --samples 2", 2, "l0"),
+        (f"bound {digits} -a pgd:radius=1", 2, "pgd has a budget"),
+        (f"bound {digits} --norm linf -a ddn", 2, "ddn works in l2"),
+        (f"bound {digits} -a fmn:norm=linf", 2, "norm of the bound, l2"),
+        (f"bound {digits} -a ddn:radius=1", 2, "no radius"),
+        (f"bound {digits} -a transfer:attack=bim,source=f", 2, "substitutes"),
+        (f"bound {digits} --radii 1,-1", 2, "radii: expected finite numbers"),
+        ("train --data digits --run-dir r --beta 3", 2, "FROM,TO"),
+        (f"bound {digits} --starts 999 --samples 2", 2, "starts"),
     ):
-        done = fastadv(line)
+        done = fastadv(f"abs {line}")
         assert done.code == code, (line, done)
         assert word in done.err
         assert len(done.err.strip().splitlines()) == 1

@@ -1,6 +1,7 @@
-"""The examples run as they stand, in an empty folder."""
+"""The examples and the commands of docs/training.md run as they stand, in an empty folder, on few digits."""
 
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,18 +10,34 @@ ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
-def test_there_are_examples() -> None:
-    assert len(EXAMPLES) == 6
-
-
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_digits")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example_runs(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_readme_shows_the_example(path: Path) -> None:
-    code = path.read_text().split('"""', 2)[2].strip()
-    assert f"```python\n{code}\n```" in (ROOT / "README.md").read_text()
+def test_readme_shows_the_examples() -> None:
+    assert len(EXAMPLES) == 6
+    readme = (ROOT / "README.md").read_text()
+    for path in EXAMPLES:
+        code = path.read_text().split('"""', 2)[2].strip()
+        assert f"```python\n{code}\n```" in readme, path
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_digits")
+def test_the_commands_about_training_run(fastadv: Callable, folder: Path) -> None:
+    page = (ROOT / "docs" / "training.md").read_text()
+    blocks = [part.partition("\n```")[0] for part in page.split("```sh\n")[1:]]
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert len(lines) == 5
+    for line in lines:
+        done = fastadv(line.removeprefix("fastadv "))
+        assert done.code == 0, done
+    names = sorted(path.name for path in (folder / "runs" / "robust").iterdir())
+    assert names == [
+        "best.safetensors", "checkpoint.safetensors", "ema.safetensors", "model.safetensors", "report.jsonl"
+    ]  # fmt: skip
+    assert all(f"`{name}`" in page for name in names)

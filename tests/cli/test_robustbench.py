@@ -21,37 +21,36 @@ FIELDS = [
 
 
 @pytest.fixture(autouse=True)
-def standard(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """In place of the standard version, which takes long, the quick one; the flags that it raises."""
+def flags(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """In place of the standard version, which takes long, FGSM; the flags that it raises."""
     flags: list[str] = []
 
     def quick(
         model, x, y, threat, *, version: str = "standard", seed: int = 0, eot: int = 1, ids=None
     ) -> Any:
-        if (version, eot) != ("standard", 1):
-            raise AssertionError
-        out = fa.attacks.autoattack(model, x, y, threat, version="quick", seed=seed, ids=ids)
-        return replace(out, flags=tuple(flags))
+        assert (version, eot) == ("standard", 1)
+        return replace(fa.attacks.fgsm(model, x, y, threat, ids=ids), flags=tuple(flags))
 
     monkeypatch.setitem(ATTACKS, "autoattack", replace(ATTACKS["autoattack"], run=quick))
     return flags
 
 
-def entry(fastadv: Callable, net: str, *more: str, radius: str = "16/255") -> dict[str, Any]:
-    done = fastadv(f"evaluate {net} -a autoattack --radius {radius} --robustbench entry.json", *more)
+def entry(fastadv: Callable, net: str, *more: str, options: str = "--radius 16/255") -> dict[str, Any]:
+    done = fastadv(f"evaluate {net} -a autoattack {options} --robustbench entry.json", *more)
     assert done.code == 0, done
     assert "entry in entry.json" in done.out
-    return json.loads(Path("entry.json").read_text())
+    told = json.loads(Path("entry.json").read_text())
+    assert list(told) == FIELDS
+    return told
 
 
 @pytest.mark.slow
 def test_the_entry_says_what_the_run_measured(
-    fastadv: Callable, net: str, trained: SmallCNN, standard: list[str]
+    fastadv: Callable, net: str, trained: SmallCNN, flags: list[str]
 ) -> None:
     told = entry(fastadv, net)
-    assert list(told) == FIELDS
     digits = load("digits", "test")
-    out = fa.attacks.autoattack(trained, digits.x, digits.y, fa.Linf(16 / 255), version="quick")
+    out = fa.attacks.fgsm(trained, digits.x, digits.y, fa.Linf(16 / 255))
     clean = (out.status != fa.attacks.Status.ALREADY_WRONG).double().mean()
     robust = (~out.success).double().mean()
     assert 0 < robust < clean < 1
@@ -64,7 +63,7 @@ def test_the_entry_says_what_the_run_measured(
         "unreliable": False,
     }
     assert told == dict.fromkeys(FIELDS) | measured
-    standard.append("doubtful: it has a reason")
+    flags.append("doubtful: it has a reason")
     assert entry(fastadv, net)["unreliable"] is True
 
 
@@ -73,8 +72,6 @@ def test_the_rest_comes_from_options(fastadv: Callable, net: str) -> None:
     said = {
         "link": "https://arxiv.org/abs/1?a=b",
         "name": "A paper, with a comma",
-        "authors": "A. Author, B. Author",
-        "venue": "Somewhere 2026",
         "architecture": "ResNet-18",
         "reported": "50.10",
         "footnote": "true",
@@ -83,9 +80,7 @@ def test_the_rest_comes_from_options(fastadv: Callable, net: str) -> None:
     }
     words = {key: str(value).lower() if key == "additional_data" else value for key, value in said.items()}
     about = [part for key, value in words.items() for part in ("--about", f"{key}={value}")]
-    told = entry(fastadv, net, *about, "-a", "fgsm", "--seed", "3")
-    assert list(told) == FIELDS
-    assert said.items() <= told.items()
+    assert said.items() <= entry(fastadv, net, *about, "-a", "fgsm", "--seed", "3").items()
 
 
 @pytest.mark.slow
@@ -94,14 +89,11 @@ def test_the_rest_comes_from_options(fastadv: Callable, net: str) -> None:
     [
         ("--radius 0.25", "0.25"),
         ("--radius 51/255", "51/255"),
-        ("--norm l2 --radius 0.5", "0.5"),
         ("--norm l2 --radius 102/255", "0.4"),
     ],
 )
 def test_radii_as_the_leaderboards_write_them(fastadv: Callable, net: str, options: str, eps: str) -> None:
-    done = fastadv(f"evaluate {net} -a autoattack {options} --robustbench entry.json")
-    assert done.code == 0, done
-    assert json.loads(Path("entry.json").read_text())["eps"] == eps
+    assert entry(fastadv, net, options=options)["eps"] == eps
 
 
 @pytest.mark.slow
@@ -125,8 +117,7 @@ def test_a_finished_evaluation_writes_its_entry_later(fastadv: Callable, net: st
         ("-a autoattack --radius 0.1 -n 100", "leave out --samples"),
         ("-a autoattack --radius 0.1 --size 16", "leave out --size"),
         ("-a autoattack --radius 0.1 --split train", "leave out --split train"),
-        ("-a autoattack --radius 0.1 --about year=3", "expected KEY=VALUE with one of link, name, authors"),
-        ("-a autoattack --radius 0.1 --about autoattack_acc=99", "expected KEY=VALUE with one of"),
+        ("-a autoattack --radius 0.1 --about autoattack_acc=99", "expected KEY=VALUE with one of link, name"),
         ("-a autoattack --radius 0.1 --about venue", "expected KEY=VALUE"),
         ("-a autoattack --radius 0.1 --about venue=A --about venue=B", "venue is given twice"),
         ("-a autoattack --radius 0.1 --about additional_data=no", "additional_data=false, got 'no'"),
@@ -147,14 +138,8 @@ def test_what_cannot_be_an_entry_is_refused_before_the_work(
 @pytest.mark.slow
 def test_a_constructed_set_is_no_test_set(fastadv: Callable, net: str) -> None:
     assert fastadv(f"construct robust {net} -n 20 --steps 1 --out made").code == 0
-    done = fastadv(
-        f"evaluate {net.replace('digits', 'made')} -a autoattack --radius 0.1 --robustbench entry.json"
-    )
-    assert done.code == 2
-    assert "no constructed ones" in done.err
-
-
-def test_about_alone_is_refused(fastadv: Callable, net: str) -> None:
-    done = fastadv(f"evaluate {net} -a autoattack --radius 0.1 --about venue=A")
+    line = f"evaluate {net.replace('digits', 'made')} -a autoattack --radius 0.1"
+    assert "no constructed ones" in fastadv(f"{line} --robustbench entry.json").err
+    done = fastadv(f"{line} --about venue=A")
     assert done.code == 2
     assert "give --robustbench too" in done.err

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -21,27 +20,25 @@ from fastadv.cli._shared import Machine
 from fastadv.errors import InputError, LostProcessError
 from fastadv.runs.files import digest, load_tensors
 from fastadv.train import reports
-from tests.processes import finish, serve
+from tests.processes import finish, program, serve
 
 ROOT = Path(__file__).resolve().parents[2]
-LINE = "train -m small_cnn -o width=2 --data digits -n 61 --batch-size 16 --test-samples 20 --epochs 2"
+MODEL = "-m small_cnn -o width=2 --data digits -n 61 --batch-size 16"
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def torchrun(line: str) -> subprocess.CompletedProcess[str]:
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "fastadv"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        [*start, *line.split()], capture_output=True, text=True, env=environment, timeout=120
-    )
+@pytest.fixture
+def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[list[int | None], str, str]]:
+    """Have two processes run a command, without the agent of torchrun, which ends one when another fails."""
 
+    def run(line: str) -> tuple[list[int | None], str, str]:
+        with socket.create_server(("localhost", 0)) as server:
+            port = server.getsockname()[1]
+        started = serve(command, tmp_path_factory.mktemp("said"), 2, port, line)
+        codes, out, err = zip(*finish(started), strict=True)
+        return list(codes), "".join(out), "".join(err)
 
-def together(line: str) -> tuple[list[int | None], str, str]:
-    """The same without the agent, which would end the second process when the first one fails."""
-    with socket.create_server(("localhost", 0)) as server:
-        port = server.getsockname()[1]
-    with TemporaryDirectory() as folder:
-        codes, out, err = zip(*finish(serve(command, Path(folder), 2, port, line)), strict=True)
-    return list(codes), "".join(out), "".join(err)
+    return run
 
 
 def command(rank: int, world: int, port: int, line: str) -> None:
@@ -54,40 +51,51 @@ def command(rank: int, world: int, port: int, line: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_and_speak_once(fastadv: Callable, folder: Path) -> None:
-    done = torchrun(f"{LINE} --run-dir two")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("weights in two/model.safetensors") == 1
-    assert done.stdout.count("small_cnn on digits") == 1
-    assert fastadv(f"{LINE} --run-dir one").code == 0
-    for ours, alone in zip(reports(folder / "two"), reports(folder / "one"), strict=True):
-        assert ours.loss == pytest.approx(alone.loss, abs=1e-5)
-    codes, _, err = together(f"{LINE} --run-dir two")
-    assert codes == [2, 1]
-    assert err.count("--run-dir two already holds a run") == 1
-    # of another number of epochs, and of one process
-    assert "another epochs" in fastadv(f"{LINE} --run-dir two --resume --epochs 3").err
-
-
-def timeless(value: Any) -> Any:
-    """Without what tells when and with what it was made."""
-    if isinstance(value, dict):
-        return {k: timeless(v) for k, v in value.items() if k not in ("seconds", "date", "machine", "out")}
-    return [timeless(item) for item in value] if isinstance(value, list) else value
-
-
-MODEL = "-m small_cnn -o width=2 --data digits -n 61 --batch-size 16"
+def test_torchrun_starts_a_command(folder: Path) -> None:
+    """The package runs as a module, too."""
+    line = f"--nproc-per-node 2 -m fastadv evaluate {MODEL} --radius 0.1 -a fgsm --device cpu"
+    [(code, out, err)] = finish(program(folder, "torch.distributed.run", *line.split()))
+    assert code == 0, err
+    assert out.count("small_cnn on 61 images of digits") == 1
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_as_one_and_speak_once(
-    fastadv: Callable, folder: Path, one_thread: None
+def test_two_processes_train_as_one_and_speak_once(
+    fastadv: Callable, folder: Path, together: Callable
 ) -> None:
-    line = f"evaluate {MODEL} --norm l2 --radius 0.5 -a pgd -a gaussian_noise --radii 0,0.2 --json"
+    line = f"train {MODEL} --test-samples 20 --epochs 2"
+    codes, out, err = together(f"{line} --run-dir two")
+    assert codes == [0, 0], err
+    assert out.count("weights in two/model.safetensors") == 1
+    assert out.count("small_cnn on digits") == 1
+    assert fastadv(f"{line} --run-dir one").code == 0
+    for ours, alone in zip(reports(folder / "two"), reports(folder / "one"), strict=True):
+        assert ours.loss == pytest.approx(alone.loss, abs=1e-5)
+    codes, _, err = together(f"{line} --run-dir two")
+    assert codes == [2, 1]
+    assert err.count("--run-dir two already holds a run") == 1
+    # of another number of epochs, and of one process
+    assert "another epochs" in fastadv(f"{line} --run-dir two --resume --epochs 3").err
+
+
+def timeless(text: str) -> Any:
+    """The card of a command, without what tells when and with what it was made."""
+
+    def without(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: without(v) for k, v in value.items() if k not in ("seconds", "date", "machine", "out")}
+        return [without(item) for item in value] if isinstance(value, list) else value
+
+    return without(json.loads(text))
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one_and_speak_once(fastadv: Callable, together: Callable) -> None:
+    line = f"evaluate {MODEL} --norm l2 --radius 0.5 --steps 5 -a pgd -a gaussian_noise --radii 0,0.2 --json"
     codes, out, err = together(f"{line} --run-dir two --out two.safetensors --figure two.png")
     assert codes == [0, 0], err
-    alone = fastadv(f"{line} --run-dir one --out one.safetensors")
-    assert timeless(json.loads(out)) == timeless(json.loads(alone.out))
+    alone = timeless(fastadv(f"{line} --run-dir one --out one.safetensors").out)
+    assert timeless(out) == alone
     ours, theirs = (load_tensors(f"{name}.safetensors")[0] for name in ("two", "one"))
     assert digest(ours) == digest(theirs)
     assert Path("two.png").exists()
@@ -95,20 +103,15 @@ def test_two_processes_evaluate_as_one_and_speak_once(
     assert (codes, out) == ([2, 1], "")
     assert err.count("--run-dir two already holds an evaluation") == 1
     # with the finished batches of both
-    assert timeless(json.loads(fastadv(f"{line} --run-dir two --resume").out)) == timeless(
-        json.loads(alone.out)
-    )
+    assert timeless(fastadv(f"{line} --run-dir two --resume").out) == alone
 
 
 @pytest.mark.slow
-def test_two_processes_construct_as_one_and_speak_once(
-    fastadv: Callable, folder: Path, one_thread: None
-) -> None:
+def test_two_processes_construct_as_one_and_speak_once(fastadv: Callable, together: Callable) -> None:
     line = f"construct random-target {MODEL} --steps 2 --shard-size 40"
     codes, out, err = together(f"{line} --out two --json")
     assert codes == [0, 0], err
-    alone = fastadv(f"{line} --out one --json")
-    assert timeless(json.loads(out)) == timeless(json.loads(alone.out))
+    assert timeless(out) == timeless(fastadv(f"{line} --out one --json").out)
     for path in Path("one").glob("shard-*"):
         assert path.read_bytes() == (Path("two") / path.name).read_bytes()
     codes, _, err = together(f"{line} --steps 3 --out two")
@@ -136,7 +139,6 @@ def test_an_error_is_told_once(error: Exception, rank: int, loud: bool, monkeypa
 
     @_torchrun.together
     def command(machine: Machine) -> None:
-        print("a line")
         raise error
 
     with pytest.raises(Exception) as raised:
