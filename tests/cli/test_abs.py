@@ -16,8 +16,6 @@ from fastadv.data import load
 from fastadv.models import ABS
 from fastadv.runs.files import load_tensors
 
-COMMANDS = ("train", "infer", "bound", "attack", "show", "distal")
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -26,13 +24,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     line += " --calibration 50 --test-samples 20 --json"
     assert main(line.split()) == 0
     return str(folder / "model.safetensors")
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example(fastadv, command):
-    done = fastadv(f"abs {command} --help")
-    assert done.code == 0
-    assert f"Example: fastadv abs {command}" in done.out
 
 
 @pytest.mark.slow

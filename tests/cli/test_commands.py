@@ -18,23 +18,23 @@ SOME = "-n 60"
 @pytest.mark.slow
 def test_train_reports_and_resumes(fastadv: Callable, folder: Path) -> None:
     line = f"train -m small_cnn -o width=4 --data digits {SOME} --test-samples 30"
-    line += " --recipe fgsm --radius 0.1 --run-dir runs/a"
-    done = fastadv(f"{line} --schedule constant --epochs 1 --json")
+    line += " --recipe fgsm --radius 0.1 --schedule constant --run-dir runs/a"
+    done = fastadv(f"{line} --epochs 1 --json")
     assert done.code == 0, done
     epochs = json.loads(done.out)["measured"]["epochs"]
     assert len(epochs) == 1
     assert "pgd L∞ 0.1" in epochs[0]["robust_accuracy"]
-    again = fastadv(f"{line} --schedule constant --epochs 2")
+    again = fastadv(f"{line} --epochs 2")
     assert again.code == 2
     assert "--resume" in again.err
-    done = fastadv(f"{line} --schedule constant --epochs 2 --resume --json")
+    done = fastadv(f"{line} --epochs 2 --resume --json")
     assert [report["epoch"] for report in json.loads(done.out)["measured"]["epochs"]] == [1, 2]
-    table = fastadv(f"{line} --schedule constant --epochs 2 --resume")
+    table = fastadv(f"{line} --epochs 2 --resume")
     assert "model.safetensors" in table.out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["robust", "non-robust", "random-target", "fixed-shift"])
+@pytest.mark.parametrize("kind", ["robust", "fixed-shift"])
 def test_construct_then_train_on_it(fastadv: Callable, folder: Path, net: str, kind: str) -> None:
     line = f"construct {kind} {net} {SOME} --steps 2 --out sets/a"
     done = fastadv(f"{line} --json")
@@ -44,7 +44,7 @@ def test_construct_then_train_on_it(fastadv: Callable, folder: Path, net: str, k
     written = (folder / "sets" / "a" / "shard-00000.safetensors").stat().st_mtime_ns
     assert fastadv(line).code == 0
     assert (folder / "sets" / "a" / "shard-00000.safetensors").stat().st_mtime_ns == written
-    done = fastadv("train -m softmax --data sets/a --test-data digits --epochs 1 --json")
+    done = fastadv("train -m softmax --data sets/a --test-data digits --test-samples 20 --epochs 1 --json")
     assert done.code == 0, done
     assert json.loads(done.out)["measured"]["epochs"][0]["clean_accuracy"] is not None
 

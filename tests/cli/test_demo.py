@@ -1,14 +1,12 @@
 """The demo in a tiny configuration: complete, repeatable, resumed, and careful with what others made."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fastadv.data import construct
-from fastadv.studies import SIZES
 
 
 def figures(folder: Path) -> dict:
@@ -59,8 +57,3 @@ def test_demo_leaves_what_it_did_not_make(fastadv: Callable, folder: Path) -> No
     assert done.code == 1
     assert "another folder" in done.err
     assert (folder / "mine" / "nets" / "precious").exists()
-    shutil.rmtree(folder / "mine")
-
-
-def test_every_size_has_its_settings() -> None:
-    assert {size: settings.size for size, settings in SIZES.items()} == {8: 8, 10: 10, 16: 16, 28: 28}

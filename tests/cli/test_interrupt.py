@@ -18,7 +18,6 @@ from fastadv.cli._interrupt import stoppable
 from fastadv.cli._output import progress
 from fastadv.evaluation import measure
 from fastadv.evaluation._outcome import outcome
-from tests.processes import finish, serve
 
 # SIGINT may be ignored here, as under nohup: the child then ignores it too
 START = """
@@ -27,57 +26,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from fastadv.cli import main
 sys.exit(main())
 """
-RUN = [sys.executable, "-c", START]
-TRAIN = [
-    "train",
-    "-m",
-    "small_cnn",
-    "-o",
-    "width=4",
-    "--data",
-    "digits",
-    "-n",
-    "200",
-    "--test-samples",
-    "20",
-    "--run-dir",
-    "run",
-]
+LINE = "train -m small_cnn -o width=2 --data digits -n 60 --test-samples 20 --run-dir run --epochs 1000"
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def train(rank: int, world: int) -> None:
-    """What a process does that takes over from one that has imported."""
-    sys.exit(main([*TRAIN, "--epochs", "1000"]))
-
-
-def test_terminated_training_says_how_to_resume(folder: Path) -> None:
-    (folder / "said").mkdir()
-    started = serve(train, folder / "said", 1)
-    process, _ = started[0]
-    wait_for(folder / "run" / "report.jsonl", process.is_alive)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGTERM)
-    [(code, out, err)] = finish(started)
-    check_told(folder, signal.SIGTERM, code, out, err)
-
-
-def wait_for(reports: Path, alive: Callable[[], bool]) -> None:
-    """Until an epoch is over."""
-    deadline = time.monotonic() + 60
-    while not (reports.exists() and reports.read_text()) and alive() and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-
-def check_told(folder: Path, number: int, code: int | None, out: str, err: str) -> None:
-    """One line says what is kept, and it is."""
-    assert code == 128 + number, err
-    assert out == ""
-    assert err.count("\n") == 1, err
-    assert "kept in run" in err
-    assert "--resume" in err
-    assert (folder / "run" / "checkpoint.safetensors").exists()
-    assert json.loads((folder / "run" / "report.jsonl").read_text().splitlines()[0])["epoch"] == 1
 
 
 @pytest.mark.slow
@@ -85,17 +35,20 @@ def test_interrupted_training_says_how_to_resume(folder: Path) -> None:
     """In a process of its own, to its very end."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [*RUN, *TRAIN, "--epochs", "1000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        cwd=folder,
-    )
-    wait_for(folder / "run" / "report.jsonl", lambda: process.poll() is None)
+        [sys.executable, "-c", START, *LINE.split()],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder,
+    )  # fmt: skip
+    reports, deadline = folder / "run" / "report.jsonl", time.monotonic() + 60
+    while not (reports.exists() and reports.read_text()) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    check_told(folder, signal.SIGINT, process.returncode, out, err)
+    assert (process.returncode, out, err.count("\n")) == (130, "", 1), err
+    assert "kept in run" in err
+    assert "--resume" in err
+    assert (folder / "run" / "checkpoint.safetensors").exists()
+    assert json.loads(reports.read_text().splitlines()[0])["epoch"] == 1
 
 
 @pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=["int", "term"])

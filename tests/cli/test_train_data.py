@@ -28,7 +28,6 @@ def bound(part):
     ("text", "parts"),
     [
         ("none", None),
-        ("shift", [(crop, {})]),
         ("crop_flip", [(crop, {}), (flip, {})]),
         ("crop_flip+cutout", [(crop, {}), (flip, {}), (cutout, {})]),
         (
@@ -48,13 +47,10 @@ def test_names_and_arguments(text, parts):
     [
         ("mixup", "no augmentation 'mixup'; there are none, crop, flip"),
         ("crop+", "no augmentation ''"),
-        ("crop+none", "no augmentation 'none'"),
         ("crop_flip:padding=2", "name its parts"),
         ("cutout:side=3", "cutout takes no 'side'; it takes size, fill"),
         ("alternating_flip:epoch=3", "takes no 'epoch'; it takes none"),
-        ("cutout:seed=3", "takes no 'seed'"),
         ("crop:padding=big", "expected padding to be a whole number, got 'big'"),
-        ("crop:padding=2,padding=3", "given twice"),
     ],
 )
 def test_text_that_names_no_augmentation_is_refused(text, match):
@@ -83,20 +79,12 @@ def test_a_run_with_generated_images_is_that_of_the_library(
     told = json.loads(done.out)
     assert told["config"]["data"]["fraction"] == 0.7
     assert told["config"]["data"]["generated"]["samples"] == 50
-    mine = SmallCNN(width=2, seed=4)
-    real = load("digits", "train", limit=60)
-    augment = ["crop", partial(cutout, size=2)]
-    mixture = Mixture(real, NpzSet(generated), 0.7)
+    mine, augment = SmallCNN(width=2, seed=4), ["crop", partial(cutout, size=2)]
+    mixture = Mixture(load("digits", "train", limit=60), NpzSet(generated), 0.7)
     (own,) = fa.train.fit(
-        mine,
-        mixture,
-        fa.train.Standard(),
-        epochs=1,
-        batch_size=20,
-        augment=augment,
-        seed=4,
+        mine, mixture, fa.train.Standard(), epochs=1, batch_size=20, augment=augment, seed=4,
         optimization=fa.train.Optimization(schedule="cosine"),
-    )
+    )  # fmt: skip
     assert told["measured"]["epochs"][0]["loss"] == own.loss
     written = SmallCNN(width=2)
     fa.models.load_weights(written, folder / "run" / "model.safetensors")
@@ -129,13 +117,9 @@ def test_an_image_folder_mixes_and_workers_change_nothing(fastadv: Callable, fol
     ("options", "match"),
     [
         ("--generated made.npz", "--generated and --fraction belong together"),
-        ("--fraction .7", "--generated and --fraction belong together"),
-        ("--generated made.npz --fraction 1", "fraction: expected a number in (0, 1), got 1.0"),
         ("--generated none.npz --fraction .7", "'none.npz' does not exist"),
         ("--generated other.npz --fraction .7", "expected the arrays image and label, got x"),
         ("--generated wide.npz --fraction .7", "expected images of shape [1, 8, 8]"),
-        ("--augment mixup", "no augmentation 'mixup'"),
-        ("--augment crop:padding=0", "padding: expected an integer >= 1, got 0"),
         ("--workers 2", "workers: expected None for images that are in memory"),
     ],
 )
