@@ -4,15 +4,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
 
 import torch
 
+from bench.clock import Clock
 from bench.records import Row
-from fastadv.engine.precision import PRECISIONS, Precision, has_tf32
-
-if TYPE_CHECKING:
-    from bench.session import Session
 
 # dtype and torch's float32_matmul_precision
 PRODUCTS = {
@@ -32,20 +28,20 @@ class Ceilings:
     tflops: dict[str, float]
 
     @classmethod
-    def measured(cls, session: "Session") -> "Ceilings":
+    def measured(cls, clock: Clock) -> "Ceilings":
         def milliseconds(call: Callable[[], object]) -> float:
             call()
             call()
-            return median(session.times({"": call})[""])
+            return median(clock.times({"": call})[""])
 
-        size = session.size(1 << 28, 1 << 14, 1 << 26)  # 1 GiB of float32
-        source, target = session.rand(size), torch.empty(size, device=session.device)
+        size = clock.size(1 << 28, 1 << 14, 1 << 26)  # 1 GiB of float32
+        source, target = clock.rand(size), torch.empty(size, device=clock.device)
         copy = milliseconds(lambda: target.copy_(source))
-        side, rates = session.size(8192, 64), {}
+        side, rates = clock.size(8192, 64), {}
         before = torch.get_float32_matmul_precision()
-        for name, (dtype, precision) in {} if session.on_cpu else PRODUCTS.items():
-            left, right = (session.randn(side, side, seed=seed).to(dtype) for seed in range(2))
-            product = torch.empty(side, side, dtype=dtype, device=session.device)
+        for name, (dtype, precision) in {} if clock.on_cpu else PRODUCTS.items():
+            left, right = (clock.randn(side, side, seed=seed).to(dtype) for seed in range(2))
+            product = torch.empty(side, side, dtype=dtype, device=clock.device)
             try:
                 torch.set_float32_matmul_precision(precision)
                 taken = milliseconds(lambda a=left, b=right, c=product: torch.mm(a, b, out=c))
@@ -74,18 +70,6 @@ class Ceilings:
 
 def _short(value: float) -> float:
     return float(f"{value:.4g}")
-
-
-def precisions(session: "Session") -> tuple[Precision, ...]:
-    """List the precisions in which a search can compute here; on a CPU the two that gain."""
-    if session.on_cpu:
-        return ("fp32", "bf16")
-    return PRECISIONS if has_tf32(session.device) else tuple(name for name in PRECISIONS if name != "tf32")
-
-
-def conv_precision(session: "Session") -> str:
-    """Return the precision of torch's float32 convolutions here, the same for every provider."""
-    return "tf32" if session.cuda and torch.backends.cudnn.allow_tf32 else "fp32"
 
 
 @contextmanager

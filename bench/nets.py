@@ -51,17 +51,12 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """x [B, 3, H, W] to logits [B, K]; `width` is 64 in the paper, less for tests."""
+    """x [B, 3, H, W] to logits [B, K]."""
 
     def __init__(
-        self,
-        block: type[Basic] | type[Bottleneck],
-        depths: tuple[int, ...],
-        classes: int,
-        *,
-        small: bool,
-        width: int = 64,
-    ) -> None:
+        self, block: type[Basic] | type[Bottleneck], depths: tuple[int, ...], classes: int, *, small: bool,
+        width: int,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -81,13 +76,11 @@ class ResNet(nn.Module):
                 layers.append(block(channels, inner, stride, shortcut))
                 channels = outer
             setattr(self, f"layer{number + 1}", nn.Sequential(*layers))
-        self.stages = len(depths)
         self.fc = nn.Linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for number in range(self.stages):
-            x = getattr(self, f"layer{number + 1}")(x)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         logits: Tensor = self.fc(x.mean(dim=(2, 3)))
         return logits
 
@@ -112,12 +105,15 @@ def _made(net: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
     return net.eval()
 
 
-def resnet18(*, small: bool = True, width: int = 64, classes: int = 10, side: int = 32) -> nn.Module:
-    return _made(ResNet(Basic, (2, 2, 2, 2), classes, small=small, width=width), (3, side, side))
+def resnet18(*, tiny: bool = False) -> nn.Module:
+    """For 32x32 images; tiny: narrow, and with one block a stage."""
+    depths, width = ((1, 1, 1, 1), 4) if tiny else ((2, 2, 2, 2), 64)
+    return _made(ResNet(Basic, depths, 10, small=True, width=width), (3, 32, 32))
 
 
-def resnet50(*, width: int = 64, classes: int = 1000, side: int = 224) -> nn.Module:
-    return _made(ResNet(Bottleneck, (3, 4, 6, 3), classes, small=False, width=width), (3, side, side))
+def resnet50(*, tiny: bool = False, side: int = 224) -> nn.Module:
+    depths, width = ((1, 1, 1, 1), 4) if tiny else ((3, 4, 6, 3), 64)
+    return _made(ResNet(Bottleneck, depths, 1000, small=False, width=width), (3, side, side))
 
 
 def mlp() -> nn.Module:

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from bench import nets
-from bench.ceilings import conv_precision
 from bench.pgd import Problem, classes
 from bench.session import Session
 
@@ -32,33 +31,29 @@ class Net:
     convolutions: bool = True
 
 
-def resnet50(width: int = 64) -> nn.Module:
-    return nets.resnet50(width=width, side=224 if width == 64 else 32)
-
-
 NETS = {
     "cnn": Net("MNIST CNN", nets.cnn, (1000, 4, 256), (1, 28, 28), 0.3, 0.01, 40),
     "mlp": Net("MLP 784-256-10", nets.mlp, (1024, 4, 1024), (1, 28, 28), 0.3, 0.01, 40, False),
     "small_cnn": Net("small CNN of width 32", partial(nets.small_net, width=32), (0, 0, 256), (3, 32, 32),
                      8 / 255, 2 / 255, 20),
     "resnet18": Net("ResNet-18", nets.resnet18, (512, 4, 64), (3, 32, 32), 8 / 255, 2 / 255, 10),
-    "resnet50": Net("ResNet-50", resnet50, (128, 2, 0), (3, 224, 224), 4 / 255, 1 / 255, 10),
+    "resnet50": Net("ResNet-50", nets.resnet50, (128, 2, 0), (3, 224, 224), 4 / 255, 1 / 255, 10),
 }  # fmt: skip
 
 
 def problem(session: Session, name: str) -> Problem:
     """Make one of NETS. Without data, the labels are the model's own classes."""
     net, count = NETS[name], session.size(*NETS[name].counts)
-    width = {"width": 4} if session.tiny and name.startswith("resnet") else {}
+    tiny = {"tiny": True} if session.tiny and name.startswith("resnet") else {}
     side = session.size(net.shape[1], min(net.shape[1], 32))
     called, y = net.label, None
     if name == "cnn":
         called, model, x, y = mnist(session, count)
     else:
-        model, x = net.make(**width), session.rand(count, net.shape[0], side, side)
+        model, x = net.make(**tiny), session.rand(count, net.shape[0], side, side)
     model = model.to(session.device).eval()
     steps = session.size(net.steps, 2)
-    unit = conv_precision(session) if net.convolutions else "fp32"
+    unit = session.conv_precision if net.convolutions else "fp32"
     y = classes(model, x) if y is None else y
     return Problem(called, model, x, y, net.radius, net.step_size, steps, unit)
 

@@ -10,7 +10,6 @@ import torch
 
 import fastadv as fa
 from bench import pgd
-from bench.ceilings import precisions
 from bench.peers import PEERS, Call
 from bench.pgd import Problem
 from bench.session import Session, said
@@ -62,12 +61,12 @@ def by_device(session: Session) -> dict[str, Make]:
         chosen = dict(PROVIDERS)
     else:
         chosen = {LOOP: PROVIDERS[LOOP], **PEERS}
-        for name in precisions(session):
+        for name in session.precisions:
             chosen[f"fastadv {name}, frozen once"] = partial(frozen, name)
             if session.cuda:
                 chosen[f"fastadv {name}, graph"] = partial(graphed, name)
         chosen["fastadv bf16, early stop, frozen once"] = partial(frozen, "bf16", stop_early=True)
-    return chosen | {f"{ALONE}{name}": partial(alone, name) for name in precisions(session)}
+    return chosen | {f"{ALONE}{name}": partial(alone, name) for name in session.precisions}
 
 
 def made(session: Session, given: Problem, chosen: dict[str, Make]) -> dict[str, Callable[[], Any]]:

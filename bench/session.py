@@ -1,4 +1,4 @@
-"""One run of the benchmark on one device, which decides sizes, clock, and what is measured besides.
+"""One run of the benchmark on one device: its data, its ceilings, and how ways are compared.
 
 On a machine without a GPU the cases of `make gpu` run on the CPU at tiny sizes, which tests the benchmark and
 measures nothing.
@@ -6,28 +6,23 @@ measures nothing.
 
 import gc
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from bench.ceilings import Ceilings
+from bench.clock import Clock, Kind, Ways
 from bench.records import Row
 from bench.timing import quantiles, ratio
-
-Ways = Mapping[str, Callable[[], object]]
-Kind = TypeVar("Kind")
 
 MOST_SETS = 64  # input sets that a measurement on a GPU takes in turn
 LEAST_RUN, MOST_ROUNDS = 2.0, 500  # milliseconds that a timed run on a GPU takes, within so many rounds
 CACHE = 1 << 26  # bytes of cache assumed where the device does not say
 LONG = 1.0  # seconds: on a CPU, what takes longer is warm after one call
-SHARES = 3.0  # on a CPU all ways together take at most so many times their share of the time
 
 
 class Skip(Exception):
@@ -44,19 +39,9 @@ class Case:
 
 
 @dataclass
-class Session:
-    """One run on one device.
+class Session(Clock):
+    """One run on one device; `limit` test images for the whole of ABS, at most."""
 
-    tiny      the cases of a GPU, at sizes that only test the benchmark
-    seconds   spent on each measurement, at least
-    deadline  on `time.monotonic`'s clock
-    limit     test images for the whole of ABS, at most
-    """
-
-    device: torch.device
-    tiny: bool = False
-    seconds: float = 1.0
-    deadline: float = math.inf
     data_dir: Path | None = None  # holds MNIST/raw and cifar10
     weights: Path | None = None  # the published vanilla_cnn.net
     official: Path | None = None  # holds the published ABS_0.net to ABS_9.net
@@ -64,42 +49,11 @@ class Session:
     notes: list[str] = field(default_factory=list)
     passed: set[str] = field(default_factory=set)  # ops whose check has passed
 
-    @property
-    def cuda(self) -> bool:
-        return self.device.type == "cuda"
-
-    @property
-    def on_cpu(self) -> bool:
-        """Whether the cases and sizes are those of a CPU."""
-        return not (self.tiny or self.cuda)
-
-    def size(self, gpu: Kind, tiny: Kind, cpu: Kind | None = None) -> Kind:
-        """Choose the value for the device; on a CPU the GPU's unless another is given."""
-        if self.tiny:
-            return tiny
-        return gpu if self.cuda or cpu is None else cpu
-
-    def left(self) -> float:
-        return self.deadline - time.monotonic()
-
     def note(self, text: str) -> None:
         """Print once what was left out, and why."""
         if text not in self.notes:
             self.notes.append(text)
             print(f"note: {text}", flush=True)
-
-    def synchronize(self) -> None:
-        if self.cuda:
-            torch.cuda.synchronize(self.device)
-
-    def rand(self, *shape: int, seed: int = 0) -> Tensor:
-        return torch.rand(shape, generator=self._draw(seed), device=self.device)
-
-    def randn(self, *shape: int, seed: int = 0) -> Tensor:
-        return torch.randn(shape, generator=self._draw(seed), device=self.device)
-
-    def _draw(self, seed: int) -> torch.Generator:
-        return torch.Generator(self.device).manual_seed(seed)
 
     @cached_property
     def ceilings(self) -> Ceilings:
@@ -108,35 +62,6 @@ class Session:
     def share_of_products(self, flops: float, milliseconds: float, precision: str) -> Row:
         """Compare with the product rate of a GPU; return nothing on a CPU."""
         return {} if self.on_cpu else self.ceilings.share_of_products(flops, milliseconds, precision)
-
-    def timed(self, call: Callable[[], object]) -> float:
-        """Measure the milliseconds of one call, on the device's own clock where it has one."""
-        if not self.cuda:
-            start = time.perf_counter()
-            call()
-            return 1000 * (time.perf_counter() - start)
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        call()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end)
-
-    def times(self, ways: Ways, least: int = 5) -> dict[str, list[float]]:
-        """Measure the milliseconds of each repetition of each way; all ways must be warm.
-
-        They take turns, so that other work on the machine slows all alike, until each has run for `seconds`
-        and `least` times, or the stage's time is used up.
-        """
-        taken: dict[str, list[float]] = {name: [] for name in ways}
-        most = SHARES * len(ways) * self.seconds if self.on_cpu else math.inf
-        while True:
-            for name, way in ways.items():
-                taken[name].append(self.timed(way))
-            spent, runs = [sum(values) / 1000 for values in taken.values()], map(len, taken.values())
-            enough = min(spent) >= self.seconds or sum(spent) >= most
-            if (min(runs) >= least and enough) or self.left() <= 0:
-                return taken
 
     def warmed(self, way: Callable[[], object]) -> Row:
         """Call `way` twice. Returns the peak memory it adds, in MiB, where the device tells it."""

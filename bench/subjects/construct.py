@@ -15,7 +15,6 @@ from torch import nn
 
 import fastadv as fa
 from bench import nets, pgd
-from bench.ceilings import conv_precision
 from bench.eager import construct as by_hand
 from bench.session import Case, Row, Session
 from bench.subjects.training import images
@@ -55,8 +54,10 @@ def made(name: str, provider: str, net: nn.Module, data: "fa.data.ImageSet", bud
 
 
 def compared(session: Session, name: str) -> Iterator[Row]:
-    net = nets.small_net(width=ON_CPU["width"]) if session.on_cpu else nets.resnet18()
-    net = (nets.resnet18(width=4) if session.tiny else net).to(session.device)
+    if session.on_cpu:
+        net = nets.small_net(width=ON_CPU["width"])
+    else:
+        net = nets.resnet18(tiny=session.tiny).to(session.device)
     paper: Any = CIFAR10_PAPER[BUDGETS[name]]
     budget = {**paper, "steps": session.size(paper["steps"], 2, ON_CPU["steps"])}
     yield from (together if session.on_cpu else in_turn)(session, name, net, budget)
@@ -111,7 +112,7 @@ def once(session: Session, name: str, provider: str, net: nn.Module, budget: Any
     values = session.times({"": lambda: run(base, budget["steps"])}, least=1)[""]
     # a step is a forward and an input gradient
     flops = 2 * budget["steps"] * forward_flops(net, base.x[:1].float()) * count
-    precision = "bf16" if "bf16" in provider else conv_precision(session)
+    precision = "bf16" if "bf16" in provider else session.conv_precision
     return {
         "what": f"{name}, {count} images, {budget['steps']} steps, ResNet-18",
         "provider": provider,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import fastadv as fa
 from bench.attack_calls import budget, norms_of, threat_of
-from bench.ceilings import exact_convolutions, precisions, repeatable
+from bench.ceilings import exact_convolutions, repeatable
 from bench.nets import small_net
 from bench.records import ROOT
 from bench.session import Case, Row, Session, Skip
@@ -37,7 +37,7 @@ TESTS = ("tests/ops/test_contract.py", "tests/ops/test_triton.py", "tests/engine
 def cases(session: Session) -> Iterator[Case]:
     for name in CARDS:
         yield Case(f"op {name}", lambda name=name: op(session, name))
-    for precision in precisions(session):
+    for precision in session.precisions:
         yield Case(f"engine {precision}", lambda precision=precision: engine(session, precision))
     for name, entry in fa.attacks.ATTACKS.items():
         yield Case(f"attack {name}", lambda name=name, entry=entry: attack(session, name, entry))

@@ -15,7 +15,6 @@ from torch import nn
 
 import fastadv as fa
 from bench import nets
-from bench.ceilings import conv_precision
 from bench.eager import training as eager
 from bench.eager.training import DECAY, LEARNING_RATE, MOMENTUM, RADIUS, STEP, STEPS
 from bench.session import Case, Row, Session
@@ -50,7 +49,7 @@ def problem(session: Session, name: str) -> tuple[nn.Module, "fa.data.ImageSet",
     if name == "small_cnn":
         net, (batch, count) = nets.small_net(width=session.size(32, 4)), session.size((128, 512), (4, 8))
     else:
-        net = nets.resnet18(width=4) if session.tiny else nets.resnet18()
+        net = nets.resnet18(tiny=session.tiny)
         batch, count = session.size((512, 50_000), (4, 8), (64, 128))
     return net.to(session.device), images(session, count), batch
 
@@ -105,7 +104,7 @@ def pgd(session: Session, name: str) -> Iterator[Row]:
     what = f"PGD-{STEPS} training, {name}, {len(data)} images, batch {batch}"
     for row, values in compared(session, what, epochs, (net, data, batch), "eager", "times_eager"):
         if values:
-            precision = "bf16" if "bf16" in row["provider"] else conv_precision(session)
+            precision = "bf16" if "bf16" in row["provider"] else session.conv_precision
             row |= session.share_of_products(flops, median(values), precision)
         yield row
 

@@ -4,12 +4,14 @@ import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from bench import base, compare, run, turns
 from bench.compare import Comparison, Process
+from bench.nets import resnet18
 
 # answers as bench/turns.py does, with times around the given one
 FAKE = """
@@ -104,7 +106,7 @@ class TestTrees:
         monkeypatch.setattr(compare, "TURNS", 5)
         monkeypatch.setattr(compare, "SECONDS", 0.01)
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        with closing(Process(base.ROOT)) as here, closing(Process(root)) as there:
+        with closing(fake(base.ROOT, 5.0, 0)) as here, closing(Process(root)) as there:
             (found,) = compare.compared(here, there, ["linf_step_"])
         assert len(found.here) == len(found.base) == 5
         assert min(found.here + found.base) > 0
@@ -117,6 +119,7 @@ class TestTrees:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     nets = {net: (create, (2, *shape[1:]), r, s, 1) for net, (create, shape, r, s, _) in turns.PGD.items()}
+    nets["ResNet-18"] = (partial(resnet18, tiny=True), *nets["ResNet-18"][1:])
     monkeypatch.setattr(turns, "PGD", nets)
     monkeypatch.setattr(turns, "SHAPE", (2, 3, 4, 4))
     yield

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import bench.gpu.__main__ as gpu
-import bench.session as bench_session
 from bench import stage
 from bench.gpu import worker as gpu_worker
 from bench.gpu.table import table
@@ -88,7 +87,7 @@ class TestCases:
     def test_on_a_cpu_ways_take_turns_until_their_time_or_their_share_is_spent(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        way, given = clock(monkeypatch, bench_session), Session(CPU, seconds=1.0)
+        way, given = clock(monkeypatch), Session(CPU, seconds=1.0)
         ways = {"slow": way("slow", 2.0), "fast": way("fast", 0.5)}
         for each in ways.values():
             assert given.warmed(each) == {}
@@ -242,23 +241,23 @@ class TestProcesses:
         assert second.get("why", "").startswith("stopped 0 s after" if hangs else "")
 
     @pytest.mark.slow
-    def test_the_command_writes_rows_with_their_origin_and_resumes(self, tmp_path: Path) -> None:
-        command = [
-            sys.executable, "-m", "bench.gpu", "training", "--only", "nothing", "--no-build",
-            "--out", str(tmp_path), "--commit", "abc",
-        ]  # fmt: skip
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-        assert run.returncode == 0, run.stderr
-        assert "no GPU: tiny sizes on the CPU; nothing here is a measurement" in run.stdout
-        assert run.stdout.rstrip().endswith("training: 1 done, 0 failed, 0 skipped")
+    def test_the_command_writes_rows_with_their_origin(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name, value in {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ""}.items():
+            monkeypatch.setenv(name, value)
+        options = ["--only", "nothing", "--no-build", "--tiny", "--out", str(tmp_path), "--commit", "abc"]
+        monkeypatch.setattr(sys, "argv", ["gpu.py", "training", *options])
+        assert gpu.main() == 0
+        assert capsys.readouterr().out.rstrip().endswith("training: 1 done, 0 failed, 0 skipped")
         rows = list(recorded(tmp_path / "gpu.jsonl"))
         assert {row["case"] for row in rows} == {"ceilings"}
         assert all(row.keys() >= ORIGIN for row in rows)
         assert {row["size"] for row in rows} == {"tiny"}
-        wrong = subprocess.run([*command[:3], "opps"], capture_output=True, text=True, timeout=60)
-        assert wrong.returncode == 2
-        assert "got opps" in wrong.stderr
+        monkeypatch.setattr(sys, "argv", ["gpu.py", "opps"])
+        with pytest.raises(SystemExit, match="2"):
+            gpu.main()
+        assert "got opps" in capsys.readouterr().err
 
     @pytest.mark.slow
     def test_torch_numpy_and_triton_are_enough(self) -> None:
