@@ -18,17 +18,16 @@ import fastadv
 from fastadv.cli._abs import abs_app
 from fastadv.cli._attack import attack
 from fastadv.cli._construct import construct
-from fastadv.cli._debug import Debug, add, with_debug
 from fastadv.cli._demo import demo
 from fastadv.cli._doctor import doctor
 from fastadv.cli._evaluate import evaluate
-from fastadv.cli._export import export
 from fastadv.cli._interrupt import Interrupted, exit_code, stoppable
 from fastadv.cli._memory import keep_memory
+from fastadv.cli._panels import Debug, add, with_panels
+from fastadv.cli._sets import export, verify
 from fastadv.cli._speedrun import speedrun
 from fastadv.cli._study import study_app
 from fastadv.cli._train import train
-from fastadv.cli._verify import verify
 from fastadv.errors import CorruptFileError, InputError, LostProcessError
 
 __all__ = ["app", "main"]
@@ -66,7 +65,7 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-@with_debug
+@with_panels
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")

@@ -1,23 +1,22 @@
 """`fastadv abs`: classify with an Analysis-by-Synthesis model, bound its decisions and attack them."""
 
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
 from fastadv.attacks import latent_descent
 from fastadv.cli import _options as o
 from fastadv.cli._abs_bound import bound
-from fastadv.cli._abs_data import Batched, Synthesis, measure, print_measured
+from fastadv.cli._abs_data import Synthesis, measure, print_measured
 from fastadv.cli._abs_show import distal, show
 from fastadv.cli._abs_train import train
-from fastadv.cli._debug import add
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import make_device
 from fastadv.cli._measure import NOTHING_KEPT, Watched, print_results
 from fastadv.cli._output import progress, say, write_json
+from fastadv.cli._panels import add
 from fastadv.cli._shared import Images
 from fastadv.evaluation import evaluate
 from fastadv.evaluation.text import percent
@@ -30,13 +29,6 @@ abs_app = typer.Typer(
     help="Analysis by Synthesis: one generative model for each class (Schott et al. 2018).",
     no_args_is_help=True,
 )
-
-
-class Schedule(StrEnum):
-    """How latent descent moves."""
-
-    DESCENT = "descent"
-    LINE_SEARCH = "line_search"
 
 
 class FewImages(Images):
@@ -62,22 +54,22 @@ def infer(
         dataset = images.load()
         net = synthesis.load(place, **options)
         with o.usage():
-            done = measure(net, dataset, Batched("inferring", batch_size), keep=out is not None)
+            measured, kept = measure(net, dataset, "inferring", batch_size)
         if out is not None:
-            save_tensors(out, done.kept)
+            save_tensors(out, kept)
     if json:
         config = {**synthesis.config, **options, "data": dataset.describe()}
-        write_json(card("abs infer", config, **done.summary))
+        write_json(card("abs infer", config, **measured))
         return
     title = f"{synthesis.name}, on {dataset.name}, {len(dataset):,} images"
-    print_measured(title, {"": done.summary}, dataset.note)
+    print_measured(title, {"": measured}, dataset.note)
 
 
 def attack(
     synthesis: Synthesis,
     images: FewImages,
-    schedule: Schedule = o.option(
-        Schedule.DESCENT, "The paper's descent, or the line search of the authors' code."
+    schedule: Literal["descent", "line_search"] = o.option(
+        "descent", "The paper's descent, or the line search of the authors' code."
     ),
     threshold: float = o.option(1.5, "Also the accuracy when this L2 distance is allowed.", min=0.0),
     batch_size: o.BatchSize = 100,
@@ -88,8 +80,8 @@ def attack(
     In the median clean errors count as 0 and decisions that hold as infinite.
     """
     place = make_device(synthesis.device)
-    options: dict[str, Any] = {"schedule": schedule.value}
-    if schedule is Schedule.LINE_SEARCH:
+    options: dict[str, Any] = {"schedule": schedule}
+    if schedule == "line_search":
         options["steps"] = LINE_SEARCH_STEPS
     label = "latent descent"
     with interruptible(NOTHING_KEPT):

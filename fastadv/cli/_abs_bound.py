@@ -2,17 +2,16 @@
 
 import math
 from collections.abc import Callable
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fastadv.attacks import AttackResult, latent_descent
 from fastadv.cli import _options as o
-from fastadv.cli._abs_data import Batched, Synthesis, print_measured
+from fastadv.cli._abs_data import Synthesis, batched, print_measured
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, parse_attack
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import make_device
@@ -28,18 +27,10 @@ from fastadv.runs.card import card
 ROUNDING = 1e-5
 
 
-class Norm(StrEnum):
-    """The norms in which there are bounds."""
-
-    L2 = "l2"
-    LINF = "linf"
-    L0 = "l0"
-
-
 def bound(
     synthesis: Synthesis,
     images: Images,
-    norm: Norm = o.option(Norm.L2, "Norm of the radius; l0 with --binary."),
+    norm: Literal["l2", "linf", "l0"] = o.option("l2", "Norm of the radius; l0 with --binary."),
     tight: bool = o.option(
         False, "Keep the prior's cost of the other classes, which the paper's bound drops.", "--tight"
     ),
@@ -68,16 +59,17 @@ def bound(
     between the two.
     """
     place = make_device(synthesis.device)
-    named = [_parsed(text, norm.value) for text in attack or []]
+    named = [_parsed(text, norm) for text in attack or []]
     tried = o.parse_radii(radii)
     with interruptible(NOTHING_KEPT):
         dataset = images.load()
         net = synthesis.load(place)
-        search = partial(net.lower_bound, norm=norm.value, starts=starts, tight=tight)
+        search = partial(net.lower_bound, norm=norm, starts=starts, tight=tight)
         with o.usage():
-            radius = Batched("bounding", batch_size).each(dataset, place, search)
+            parts = [search(x, y).cpu() for x, y in batched("bounding", dataset, place, batch_size)]
+            radius = torch.cat(parts)
             attacked = named or tried or figure is not None
-            distance = _nearest(net, dataset, norm.value, named, batch_size) if attacked else None
+            distance = _nearest(net, dataset, norm, named, batch_size) if attacked else None
     name = synthesis.name
     measured: dict[str, Any] = _summary(radius)
     band = {}
@@ -90,12 +82,12 @@ def bound(
         measured["median_distance"] = median(distance.numpy())
         measured["broken_within_the_bound"] = int((distance < radius * (1 - ROUNDING)).sum())
         if figure is not None:
-            across, title = f"{o.symbol(norm.value)} radius", f"{name} on {dataset.name}"
+            across, title = f"{o.symbol(norm)} radius", f"{name} on {dataset.name}"
             _draw(radius, distance, figure, tried, across, title)
     if json:
         config = {
             **synthesis.config,
-            "norm": norm.value,
+            "norm": norm,
             "tight": tight,
             "starts": starts,
             "attacks": {one.label: one.config for one in named},
@@ -103,7 +95,7 @@ def bound(
         }
         write_json(card("abs bound", config, **measured, **({"curves": plain_curves(band)} if band else {})))
         return
-    title = f"{name}, {o.symbol(norm.value)} lower bound on {dataset.name}, {len(dataset):,} images"
+    title = f"{name}, {o.symbol(norm)} lower bound on {dataset.name}, {len(dataset):,} images"
     print_measured(title, {"": measured}, dataset.note)
     if tried:
         low, high = band.values()

@@ -1,8 +1,7 @@
 """What the commands of `fastadv abs` share: the model, batches with a progress bar, measured inference."""
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,54 +76,33 @@ class Synthesis(Panel, title="Model"):
         return model.with_options(binary=self.binary, **options).to(device)
 
 
-@dataclass(frozen=True)
-class Batched:
-    """A data set in batches, with a bar."""
-
-    text: str
-    size: int = 100
-
-    def of(self, dataset: Any, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (x, y) on the device."""
-        done = 0
-        with progress(self.text) as tick:
-            tick(0, len(dataset))
-            for x, y, _ in batches(dataset, self.size):
-                yield x.to(device), y.to(device)
-                done += len(x)
-                tick(done, len(dataset))
-
-    def each(
-        self, dataset: Any, device: torch.device, measured: Callable[[Tensor, Tensor], Tensor]
-    ) -> Tensor:
-        """Compute `measured(x, y)` [B] for every sample, on the CPU."""
-        return torch.cat([measured(x, y).cpu() for x, y in self.of(dataset, device)])
+def batched(
+    text: str, dataset: Any, device: torch.device, size: int = 100
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the (x, y) of a data set on the device, with a progress bar."""
+    done = 0
+    with progress(text) as tick:
+        tick(0, len(dataset))
+        for x, y, _ in batches(dataset, size):
+            yield x.to(device), y.to(device)
+            done += len(x)
+            tick(done, len(dataset))
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What was measured of inference on a set, and the results that were kept."""
-
-    summary: dict[str, float]
-    kept: dict[str, Tensor] = field(default_factory=dict)
-
-
-def measure(model: ABS, dataset: Any, batched: Batched, keep: bool = False) -> Measured:
-    """Measure accuracy, median confidence and time an image.
-
-    With `keep` also loss, confidence, latents and y of every sample.
-    """
+def measure(
+    model: ABS, dataset: Any, text: str, size: int = 100
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Return accuracy, median confidence and time an image; and loss, confidence, latents and y of each."""
     started = time.perf_counter()
     model.bank().flatten()[:1].cpu()  # waits for the device
     built, seconds = time.perf_counter() - started, 0.0
     rows: list[dict[str, Tensor]] = []
-    for x, y in batched.of(dataset, model.weights[0].device):
+    for x, y in batched(text, dataset, model.weights[0].device, size):
         started = time.perf_counter()
         inferred = model.infer(x)
         row = {"loss": inferred.loss.cpu(), "confidence": inferred.confidence, "y": y}
         seconds += time.perf_counter() - started
-        if keep:
-            row["latents"] = inferred.latents
+        row["latents"] = inferred.latents
         rows.append({name: value.cpu() for name, value in row.items()})
     whole = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
     right = whole["loss"].argmin(1) == whole["y"]
@@ -134,7 +112,7 @@ def measure(model: ABS, dataset: Any, batched: Batched, keep: bool = False) -> M
         "milliseconds_an_image": 1000 * seconds / len(right),
         "bank_seconds": built,
     }
-    return Measured(summary, whole if keep else {})
+    return summary, whole
 
 
 def print_measured(title: str, measured: dict[str, dict[str, float]], caption: str) -> None:

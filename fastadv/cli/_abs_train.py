@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fastadv.cli import _options as o
-from fastadv.cli._abs_data import PRIOR_SAMPLES, Batched, measure, print_measured
+from fastadv.cli._abs_data import PRIOR_SAMPLES, measure, print_measured
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data
 from fastadv.cli._output import progress, say, write_json
@@ -68,7 +68,7 @@ def train(
             test_set = load_data(images.data, None, images.data_dir, images.size, test_samples)
             for name, binary in (("abs", False), ("binary_abs", True)):
                 variant = model.with_options(binary=binary)
-                measured[name] = measure(variant, test_set, Batched(f"testing {name}")).summary
+                measured[name] = measure(variant, test_set, f"testing {name}")[0]
     if json:
         write_json(card("abs", {**model.card["config"], "run_dir": str(run_dir)}, **measured))
         return

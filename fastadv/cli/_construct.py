@@ -1,8 +1,7 @@
 """`fastadv construct`: build D_R, D_NR, D_rand or D_det into a folder."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -17,36 +16,16 @@ from fastadv.evaluation import figures
 from fastadv.evaluation.text import number, percent
 from fastadv.runs import processes
 
-
-class Kind(StrEnum):
-    """The constructions, by what they keep."""
-
-    ROBUST = "robust"
-    NON_ROBUST = "non-robust"
-    RANDOM_TARGET = "random-target"
-    FIXED_SHIFT = "fixed-shift"
-
-
+Storage = Literal["uint8", "float32"]
+Kind = Literal["robust", "non-robust", "random-target", "fixed-shift"]
 # each construction's set in the paper
-_PAPER_NAME = {
-    Kind.ROBUST: "d_r",
-    Kind.NON_ROBUST: "d_nr",
-    Kind.RANDOM_TARGET: "d_rand",
-    Kind.FIXED_SHIFT: "d_det",
-}
-
-
-class Storage(StrEnum):
-    """How pixels are stored."""
-
-    UINT8 = "uint8"
-    FLOAT32 = "float32"
+PAPER_NAMES = {"robust": "d_r", "non-robust": "d_nr", "random-target": "d_rand", "fixed-shift": "d_det"}
 
 
 class BaseImages(Images):
     """The images that a set is made of."""
 
-    part = o.Split.TRAIN
+    part = "train"
 
     split: o.Split | None = o.option(None, "Part of the data set; by default train.")
 
@@ -64,12 +43,12 @@ class Construction(Budget, title="Construction"):
 
     def settings(self, kind: Kind, seed: int) -> dict[str, Any]:
         """Collect the arguments of the construction."""
-        inverts = kind in (Kind.ROBUST, Kind.NON_ROBUST)
+        inverts = kind in ("robust", "non-robust")
         if not inverts and (self.module or self.start):
-            o.refuse(f"{kind.value} inverts no representation: leave out --module and --start.")
+            o.refuse(f"{kind} inverts no representation: leave out --module and --start.")
         if self.norm not in (None, "l2") and self.radius is None and not inverts:
             o.refuse(f"--norm {self.norm} needs a --radius: the paper's budget is one in L2.")
-        paper = library.CIFAR10_PAPER[_PAPER_NAME[kind]]
+        paper = library.CIFAR10_PAPER[PAPER_NAMES[kind]]
         budget = float(paper["threat"].radius) if self.radius is None else self.radius
         given = {name: getattr(self, name) for name in ("steps", "step_size", "module", "start")}
         return {
@@ -89,7 +68,9 @@ def construct(
     construction: Construction,
     machine: Search,
     out: Path = o.folder(..., "Folder for the set; what is there already is kept and the rest is built."),
-    dtype: Storage | None = o.option(None, "How pixels are stored; by default as in --data."),
+    dtype: Literal["uint8", "float32"] | None = o.option(
+        None, "How pixels are stored; by default as in --data."
+    ),
     shard_size: int = o.count(1024, "Samples in a file; a stop loses at most that many."),
     verify: bool = o.option(
         False, "Verify the finished set, with base and model: see fastadv verify.", "--verify"
@@ -105,7 +86,7 @@ def construct(
     """
     settings, norm = construction.settings(kind, machine.seed), construction.norm
     batch_size, place = machine.batch_size, machine.place()
-    build = getattr(library, kind.value.replace("-", "_"))
+    build = getattr(library, kind.replace("-", "_"))
 
     def kept() -> str:
         shards = len(list(out.glob("shard-*.safetensors"))) if out.is_dir() else 0
@@ -114,9 +95,9 @@ def construct(
     with interruptible(kept):
         dataset = images.load()
         net = machine.twin(network.load(dataset, place, machine.seed))
-        with progress(kind.value) as tick, o.usage():
+        with progress(kind) as tick, o.usage():
             made = build(
-                net, dataset, **settings, dtype=dtype and dtype.value, out_dir=out, shard_size=shard_size,
+                net, dataset, **settings, dtype=dtype, out_dir=out, shard_size=shard_size,
                 batch_size=batch_size, progress=tick,
             )  # fmt: skip
     if processes.rank():

@@ -1,6 +1,6 @@
 """`fastadv demo`: the library's main job on real images, in under two minutes on two cores."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 from fastadv.cli import _options as o
@@ -31,9 +31,9 @@ def demo(
     """
     if tiny and size is not None:
         o.refuse("--tiny has a size of its own; leave out --size.")
-    if size is not None and size not in SIZES:
-        o.refuse(f"--size is one of {', '.join(map(str, SIZES))}, got {size}.")
-    settings = dataclasses.replace(TINY if tiny else SIZES[size or 10], seed=seed)
+    size = 10 if size is None else size
+    o.check_choice("--size", size, SIZES)
+    settings = replace(TINY if tiny else SIZES[size], seed=seed)
     if study.unfinished(settings, out):
         note(f"going on with the run that was stopped in {out}")
     kept = f"finished parts are kept in {out}; run the same command to go on"

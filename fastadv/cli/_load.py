@@ -10,7 +10,6 @@ import typer
 from torch import nn
 
 from fastadv.cli import _options as o
-from fastadv.cli._options import Split, pairs, usage
 from fastadv.cli._output import note
 from fastadv.data import FolderSet, Mixture, NpzSet, load, load_folder, names
 from fastadv.data._export import is_set
@@ -33,12 +32,12 @@ def make_device(text: str | None) -> torch.device:
 
 def load_data(
     data: str,
-    split: Split | None,
-    data_dir: Path | None,
-    size: int | None,
-    limit: int | None,
+    split: o.Split | None = None,
+    data_dir: Path | None = None,
+    size: int | None = None,
+    limit: int | None = None,
     *,
-    default: Split = Split.TEST,
+    default: o.Split = "test",
 ) -> Any:
     """Load the data set of that name, or the constructed or exported set in that folder, which has no split.
 
@@ -79,10 +78,10 @@ def load_model(
     `arguments`, each KEY=VALUE. `fresh` says that untrained weights are wanted.
     """
     offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": seed}
-    own = pairs(arguments or [], "--option")
+    own = o.pairs(arguments or [], "--option")
     if ":" not in name and own.keys() & {"shape", "classes"}:
         o.refuse("--option: shape and classes follow from --data; leave them out.")
-    with usage():
+    with o.usage():
         model = create(name, **(_accepted(name, offered) | own))
     if weights is not None:
         load_weights(model, weights)

@@ -1,13 +1,12 @@
 """The options that commands share, and how their text becomes values."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import field
-from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -17,12 +16,7 @@ from fastadv.evaluation.curve import check_radii
 from fastadv.evaluation.figures import check_path
 from fastadv.threat import THREATS, Threat
 
-
-class Split(StrEnum):
-    """The parts of a data set."""
-
-    TRAIN = "train"
-    TEST = "test"
+Split = Literal["train", "test"]
 
 
 def refuse(text: str) -> NoReturn:
@@ -38,11 +32,11 @@ def parse_number(text: str | float) -> float:
         raise typer.BadParameter(f"expected a number such as 0.3 or 8/255, got {text!r}.") from error
 
 
-def one_precision(bf16: bool, precision: StrEnum | None) -> str:
+def one_precision(bf16: bool, precision: str | None) -> str:
     """Return what --bf16 and --precision ask for."""
     if bf16 and precision is not None:
         refuse("--bf16 and --precision say the same: give one of them.")
-    return "bf16" if bf16 else "fp32" if precision is None else precision.value
+    return "bf16" if bf16 else precision or "fp32"
 
 
 def parse_batch_size(text: str | int) -> int | str:
@@ -61,6 +55,17 @@ def parse_batch_size(text: str | int) -> int | str:
 def parse_numbers(text: str) -> tuple[float, ...]:
     """Parse numbers separated by commas."""
     return tuple(parse_number(part) for part in text.split(","))
+
+
+def split_names(text: str | None) -> tuple[str, ...] | None:
+    """Split names at the commas; None for no text."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def check_choice(option: str, value: Any, choices: Iterable[Any]) -> None:
+    """Refuse what is none of the choices."""
+    if value not in choices:
+        refuse(f"{option} is one of {', '.join(map(str, choices))}, got {value}.")
 
 
 def parse_radii(text: str | None) -> tuple[float, ...]:

@@ -1,7 +1,7 @@
 """`fastadv study goodfellow --image`: the paper's first figure for any picture and model."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import typer
@@ -37,14 +37,6 @@ class Picture(Panel, title="One picture"):
     )
 
 
-@dataclass(frozen=True)
-class Takes:
-    """What images a model takes, and how many classes it tells apart."""
-
-    shape: tuple[int, ...]
-    num_classes: int
-
-
 def parse_shape(text: str) -> tuple[int, ...]:
     """Parse C,H,W."""
     parts = text.split(",")
@@ -73,12 +65,13 @@ def draw_panda(picture: Picture, path: Path, device: torch.device, json: bool, s
     image, model = picture.image, picture.model
     if image is None or model is None:
         o.refuse("--image needs the --model that looks at it.")
-    takes = Takes(parse_shape(picture.shape or "1,28,28"), picture.classes or 10)
-    usual = SCALES["cpu"].radius if takes.shape[0] == 1 else PANDA
+    shape = parse_shape(picture.shape or "1,28,28")
+    takes = SimpleNamespace(shape=shape, num_classes=picture.classes or 10)
+    usual = SCALES["cpu"].radius if shape[0] == 1 else PANDA
     radius = usual if picture.radius is None else picture.radius
     called = read_names(picture.names, takes.num_classes)
     with o.usage():
-        x, changed = read_image(image, takes.shape)
+        x, changed = read_image(image, shape)
     net = load_model(model, picture.option, picture.weights, takes, device, seed)
     with o.usage():
         found, images = panda.panda(

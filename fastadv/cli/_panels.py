@@ -1,13 +1,18 @@
-"""Options in groups: each group is a dataclass, which --help shows as one panel."""
+"""Options in groups: each is a dataclass, which --help shows as one panel. Every command has --debug."""
 
 import inspect
+import logging
 from collections.abc import Callable
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, fields
 from functools import wraps
 from typing import Annotated, Any, dataclass_transform, get_args
 
+import typer
 from typer.models import ParameterInfo
+
+from fastadv.cli import _options as o
+from fastadv.cli._interrupt import Interrupted
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -51,30 +56,59 @@ def _in_panel(title: str, field: Field[Any]) -> Any:
     return Annotated[kind, shown]
 
 
-def with_panels(command: Callable[..., None], *more: type[Panel]) -> Callable[..., None]:
-    """Spread out the panels of `command`: their options take the place of the arguments that are panels.
+@dataclass
+class Debug:
+    """Whether errors come with their traceback."""
 
-    more: options that the command need not know, as their callbacks do the work.
+    on: bool = False
+
+
+def _turn_on(context: typer.Context, given: bool) -> None:
+    debug = context.find_object(Debug)
+    if given and debug is not None:
+        debug.on = True
+        logging.getLogger().setLevel(logging.INFO)
+
+
+class Debugging(Panel):
+    """The option --debug, which does its work when it is read."""
+
+    debug: bool = o.option(
+        False, "Show the traceback of an error, and what the library logs.", "--debug",
+        callback=_turn_on, is_eager=True,
+    )  # fmt: skip
+
+
+def with_panels(command: Callable[..., None]) -> Callable[..., None]:
+    """Spread out the panels of `command`, and give it the option --debug.
+
+    The options of a panel take the place of the argument that is one.
     """
     taken = inspect.signature(command).parameters.values()
     panels = {one.name: one.annotation for one in taken if _is_panel(one.annotation)}
     own = [_own(one) for one in taken if one.name not in panels]
-    parameters = own + [each for panel in (*panels.values(), *more) for each in panel.parameters()]
-
-    unknown = {each.name for panel in more for each in panel.parameters()}
+    spread = [each for panel in (*panels.values(), Debugging) for each in panel.parameters()]
 
     @wraps(command)
-    def called(**options: Any) -> None:
+    def called(*, debug: bool, **options: Any) -> None:
         made = {
             name: panel(**{each.name: options.pop(each.name) for each in fields(panel)})
             for name, panel in panels.items()
         }
-        known = {name: value for name, value in options.items() if name not in unknown}
-        command(**known, **made)
+        try:
+            command(**options, **made)
+        except KeyboardInterrupt:  # of which Typer would make an exit code without a word
+            raise Interrupted from None
 
+    parameters = own + spread
     called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     called.__annotations__ = {one.name: one.annotation for one in parameters}
     return called
+
+
+def add(app: typer.Typer, command: Callable[..., None], example: str) -> None:
+    """Add a command to `app`, with an example below its help."""
+    app.command(epilog=f"Example: {example}")(with_panels(command))
 
 
 def _own(parameter: inspect.Parameter) -> inspect.Parameter:

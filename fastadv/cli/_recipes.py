@@ -1,23 +1,31 @@
-"""From text such as `trades:beta=3` to a recipe."""
+"""From text such as `trades:beta=3` to a recipe, augmentations and a ramp."""
 
 import inspect
+from functools import partial
 
 from fastadv.cli import _options as o
-from fastadv.cli._options import make_threat, usage
 from fastadv.cli._shared import Budget
 from fastadv.cli._values import nameable, parse_arguments
-from fastadv.train import AWP, OwnStep, Recipe, RubbishTraining, WeightDecayL1
+from fastadv.train import AWP, OwnStep, Ramp, Recipe, RubbishTraining, WeightDecayL1
+from fastadv.train.augment import AUGMENTS, Augment
 from fastadv.train.recipes import RECIPES
 
 # what the command line sets where the recipe leaves it open
 DEFAULTS = {"steps": 7, "replays": 4}
-HELP = f"{', '.join(RECIPES)}; or with arguments, trades:beta=3 or fast:method=n-fgsm."
+RECIPE_HELP = f"{', '.join(RECIPES)}; or with arguments, trades:beta=3 or fast:method=n-fgsm."
+AUGMENT_HELP = (
+    f"{', '.join(AUGMENTS)}; several with +, arguments with a colon: crop+alternating_flip+cutout:size=8."
+)
+RAMP_HELP = (
+    "Epochs, or a share of them, in which the radius grows to --radius: 2, 0.1, or 2:radius=0.5,steps=3 to "
+    "begin with half the radius and 3 steps."
+)
 
 
 class RecipeOptions(Budget, title="Recipe"):
     """What the command line says beside the recipe's name; None where it says nothing."""
 
-    recipe: str = o.option("standard", HELP)
+    recipe: str = o.option("standard", RECIPE_HELP)
     steps: int | None = o.count(None, f"Steps of the recipe; {DEFAULTS['steps']} by default.")
     awp: float | None = o.number(None, "Perturb the weights, too, by this share: 0.005.")
     l1: float | None = o.number(None, "L1 weight decay on the first layer.")
@@ -49,10 +57,10 @@ def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
     if "threat" in takes:
         if options.radius is None:
             o.refuse(f"the recipe {name} needs --radius.")
-        arguments["threat"] = make_threat(options.norm or "linf", options.radius)
+        arguments["threat"] = o.make_threat(options.norm or "linf", options.radius)
     elif options.norm is not None and options.radius is None:
         o.refuse("--norm has no effect without --radius; leave it out, or give both.")
-    with usage():
+    with o.usage():
         recipe: Recipe | OwnStep = kind(**open_ | arguments)
         if options.rubbish is not None:
             loss = getattr(recipe, "loss", "ce")  # the answer to noise is of the kind that the recipe wants
@@ -62,3 +70,35 @@ def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
         if options.awp is not None:
             recipe = AWP(recipe, options.awp)  # type: ignore[arg-type]
     return recipe
+
+
+def parse_augment(text: str) -> list[Augment] | None:
+    """Parse augmentations, each NAME or NAME:key=value,key=value; None for "none".
+
+    Raises typer.BadParameter for text that cannot be understood.
+    """
+    return None if text == "none" else [part for each in text.split("+") for part in _parts(each)]
+
+
+def _parts(text: str) -> tuple[Augment, ...]:
+    name, colon, tail = text.partition(":")
+    if name not in AUGMENTS:
+        o.refuse(f"no augmentation {name!r}; there are none, {', '.join(AUGMENTS)}.")
+    if not colon:
+        return AUGMENTS[name]
+    if len(AUGMENTS[name]) > 1:
+        o.refuse(f"{name} takes no arguments: name its parts, with + between them.")
+    (function,) = AUGMENTS[name]
+    takes = inspect.signature(function).parameters.items()
+    open_ = {key: one for key, one in takes if nameable(one) and one.default is not inspect.Parameter.empty}
+    return (partial(function, **parse_arguments(f"augmentation {text!r}", name, tail, open_)),)
+
+
+def parse_ramp(text: str) -> Ramp:
+    """Parse EPOCHS or EPOCHS:key=value,key=value. Wrong usage for text that cannot be understood."""
+    count, _, tail = text.partition(":")
+    where = f"ramp {text!r}"
+    takes = {name: one for name, one in inspect.signature(Ramp).parameters.items() if name != "epochs"}
+    arguments = parse_arguments(where, where, tail, takes)
+    with o.usage():
+        return Ramp(int(count) if count.isdigit() else o.parse_number(count), **arguments)

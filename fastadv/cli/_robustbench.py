@@ -10,7 +10,6 @@ from typing import Any
 
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import NamedAttack
-from fastadv.cli._options import Split
 from fastadv.cli._shared import Images
 from fastadv.data import names
 from fastadv.evaluation import Table
@@ -57,8 +56,8 @@ def check_entry(named: Mapping[str, NamedAttack], images: Images) -> NamedAttack
         o.refuse(f"--robustbench lists {' and '.join(NORMS)}, not {found[0].norm}.")
     if images.data not in names():
         o.refuse("--robustbench lists test sets, and no constructed ones.")
-    if images.split not in (None, Split.TEST):
-        o.refuse(f"--robustbench needs the test set: leave out --split {images.split.value}.")
+    if images.split not in (None, "test"):
+        o.refuse(f"--robustbench needs the test set: leave out --split {images.split}.")
     for option, given in (("--samples", images.samples), ("--size", images.size)):
         if given is not None:
             o.refuse(f"--robustbench needs the test set whole, as it is: leave out {option}.")

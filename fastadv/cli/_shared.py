@@ -1,6 +1,5 @@
 """The groups of options that commands share, and what is loaded from them."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,16 +11,14 @@ from fastadv.cli import _options as o
 from fastadv.cli._load import load_data, load_model, make_device
 from fastadv.cli._panels import Panel
 from fastadv.engine import Frozen, freeze
-from fastadv.engine.precision import PRECISIONS
+from fastadv.engine.precision import Precision
 from fastadv.threat import THREATS
-
-Precision = StrEnum("Precision", {name.upper(): name for name in PRECISIONS})  # type: ignore[misc]
 
 
 class Source(Panel, title="Images"):
     """Where images come from: `part` is what a split data set gives unless --split says otherwise."""
 
-    part: ClassVar[o.Split] = o.Split.TEST
+    part: ClassVar[o.Split] = "test"
 
     data: str = o.option(..., f"{', '.join(data.names())}, or the folder of a constructed or exported set.")
     size: o.Size = None
@@ -36,7 +33,7 @@ class Source(Panel, title="Images"):
 class TrainImages(Source):
     """Images to train on."""
 
-    part = o.Split.TRAIN
+    part = "train"
 
     samples: o.Samples = None
 

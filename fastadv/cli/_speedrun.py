@@ -4,8 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
 from fastadv.cli._load import load_data, make_device
@@ -35,7 +33,7 @@ def speedrun(
     """
     place = make_device(device)
     if size is None:
-        size = "full" if torch.device(place or "cpu").type == "cuda" else "small"
+        size = "full" if place.type == "cuda" else "small"
     if size not in study.SIZES:
         o.refuse(f"--size: expected one of {', '.join(study.SIZES)}, got {size!r}.")
     chosen = study.SIZES[size]
@@ -44,11 +42,12 @@ def speedrun(
         given["recipe"] = parse_recipe(recipe, RecipeOptions(radius=float(study.THREAT.radius)))
     settings = replace(chosen, **{name: value for name, value in given.items() if value is not None})
     with interruptible(epochs_kept(run_dir)), progress("speedrun") as bar:
-        train_set = load_data("cifar10", o.Split.TRAIN, data_dir, None, settings.images)
-        test_set = load_data("cifar10", o.Split.TEST, data_dir, None, None)
+        train_set = load_data("cifar10", "train", data_dir, limit=settings.images)
+        test_set = load_data("cifar10", "test", data_dir)
         precision = "fp32" if fp32 else "bf16"
-        sets = train_set, test_set
-        record = study.run(settings, *sets, run_dir, bar.named, precision=precision, device=place)
+        record = study.run(
+            settings, train_set, test_set, run_dir, bar.named, precision=precision, device=place
+        )
     if json:
         write_json(record)
         return

@@ -6,10 +6,10 @@ from typing import Any
 import typer
 
 from fastadv.cli import _options as o
-from fastadv.cli._debug import add
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import note, print_table, progress, say, say_where, write_json
+from fastadv.cli._panels import add
 from fastadv.cli._study_goodfellow import goodfellow
 from fastadv.cli._study_ilyas import ilyas_app
 from fastadv.cli._study_recipes import recipes
@@ -25,10 +25,6 @@ OFFICIAL = "abs_official"
 NAMES = ", ".join(dict.fromkeys(method.name for method in METHODS))
 
 study_app = typer.Typer(help="Papers run again, and recipes side by side.", no_args_is_help=True)
-
-
-def _split(text: str | None) -> tuple[str, ...] | None:
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def schott(
@@ -60,7 +56,13 @@ def schott(
     figures; then curves, a gallery of adversarials, results.json and report.md in --run-dir.
     """
     with o.usage():
-        settings = Settings(samples, _split(models) or MODELS, _split(norms) or NORMS, _split(attacks), seed)
+        settings = Settings(
+            samples,
+            o.split_names(models) or MODELS,
+            o.split_names(norms) or NORMS,
+            o.split_names(attacks),
+            seed,
+        )
         planned = settings.cells(METHODS)
     if plan:
         _print_plan(settings, madry is not None, json)
@@ -76,7 +78,7 @@ def schott(
             device=place, seed=seed, watch=bar.named,
         )  # fmt: skip
         subjects.check(settings.models)
-        test = load_data("mnist", None, data_dir, None, None)
+        test = load_data("mnist", data_dir=data_dir)
         result = paper.run(settings, subjects, test, run_dir, bar.named, resume=resume, methods=METHODS)
     _tell(result, run_dir, json)
     if result["measured"]["failed"]:

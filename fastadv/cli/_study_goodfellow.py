@@ -37,17 +37,14 @@ def goodfellow(
         return
     _refuse("goes with --image", **vars(picture))
     scale = scale or "cpu"
-    if scale not in SCALES:
-        o.refuse(f"--scale is one of {', '.join(SCALES)}, got {scale}.")
-    settings = replace(SCALES[scale], seed=seed)
-    if seeds is not None:
-        settings = replace(settings, seeds=seeds)
-    chosen = tuple(part.strip() for part in parts.split(",")) if parts else paper.PARTS
+    o.check_choice("--scale", scale, SCALES)
+    settings = replace(SCALES[scale], seed=seed, seeds=seeds or SCALES[scale].seeds)
+    chosen = o.split_names(parts) or paper.PARTS
     place = make_device(device)
     with interruptible(epochs_kept(run_dir)), progress("study") as bar, o.usage():
         name = "digits" if scale == "tiny" else "mnist"
-        train_set = load_data(name, o.Split.TRAIN, data_dir, None, None)
-        test_set = load_data(name, o.Split.TEST, data_dir, None, None)
+        train_set = load_data(name, "train", data_dir)
+        test_set = load_data(name, "test", data_dir)
         result = paper.run(settings, train_set, test_set, run_dir, bar.named, parts=chosen, device=place)
     if json:
         write_json(result)

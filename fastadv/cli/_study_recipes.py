@@ -30,15 +30,15 @@ def recipes(
 
     One table, results.json and report.md in --run-dir. A command that was stopped goes on where it was.
     """
-    chosen = tuple(part.strip() for part in names.split(",")) if names else tuple(study.RECIPES)
+    chosen = o.split_names(names) or tuple(study.RECIPES)
     unknown = [name for name in chosen if name not in study.RECIPES]
     if unknown:
         raise InputError(f"--recipes: expected some of {NAMES}, got {unknown[0]!r}; check its spelling")
     settings = study.Settings(chosen, radius, epochs, ramp, judged=judged, seed=seed)
     place = make_device(device)
     with interruptible(epochs_kept(run_dir)), progress("study") as bar:
-        train_set = load_data("mnist", o.Split.TRAIN, data_dir, None, limit)
-        test_set = load_data("mnist", o.Split.TEST, data_dir, None, None)
+        train_set = load_data("mnist", "train", data_dir, limit=limit)
+        test_set = load_data("mnist", "test", data_dir)
         result = study.run(settings, train_set, test_set, run_dir, bar.named, device=place)
     if json:
         write_json(result)

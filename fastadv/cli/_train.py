@@ -5,10 +5,9 @@ from typing import Any
 
 from fastadv.cli import _options as o
 from fastadv.cli._attacks import AttackOptions, parse_attack
-from fastadv.cli._augment import parse_augment
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._output import note, print_table, progress, say, write_json
-from fastadv.cli._recipes import RecipeOptions, parse_recipe
+from fastadv.cli._recipes import RecipeOptions, parse_augment, parse_recipe
 from fastadv.cli._shared import Network, RunFolder
 from fastadv.cli._torchrun import together
 from fastadv.cli._train_options import EndingOptions, Executing, Optimizing, TrainingImages

@@ -1,15 +1,14 @@
 """The options of `fastadv train` in groups, and what `fit` takes of each."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from fastadv.cli import _augment, _ramp
 from fastadv.cli import _options as o
 from fastadv.cli._load import load_data, load_mixture
 from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
+from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp
 from fastadv.cli._shared import Machine, TrainImages
 from fastadv.data import names
 from fastadv.train import Ending, Execution, Optimization
@@ -20,9 +19,9 @@ from fastadv.train.optim import LEARNING_RATES, SCHEDULES
 
 TEST_SAMPLES = 1000
 
-Schedule = StrEnum("Schedule", {name.upper(): name for name in SCHEDULES})  # type: ignore[misc]
-Action = StrEnum("Action", {name.upper(): name for name in ACTIONS})  # type: ignore[misc]
-Precision = StrEnum("Precision", {name.upper(): name for name in PRECISIONS})  # type: ignore[misc]
+Schedule = Literal[*SCHEDULES]  # type: ignore[valid-type]
+Action = Literal[*ACTIONS]  # type: ignore[valid-type]
+Precision = Literal[*PRECISIONS]  # type: ignore[valid-type]
 
 
 class TrainingImages(TrainImages):
@@ -35,7 +34,7 @@ class TrainingImages(TrainImages):
     validation: int | None = o.count(
         None, "Hold out the last N training images; the best epoch is chosen by them."
     )
-    augment: str = o.option("none", _augment.HELP, metavar="NAME+NAME")
+    augment: str = o.option("none", AUGMENT_HELP, metavar="NAME+NAME")
     generated: Path | None = o.option(
         None, "Generated images to mix in: an npz file, or a folder of them.", exists=True
     )
@@ -84,23 +83,23 @@ class Optimizing(Panel, title="Optimization"):
         None, ", ".join(f"{rate:g} for {name}" for name, rate in LEARNING_RATES.items()) + "."
     )
     weight_decay: float = o.option(5e-4, "Of the optimizer.")
-    schedule: Schedule = o.option(Schedule("cosine"), "How the learning rate changes.")
+    schedule: Schedule = o.option("cosine", "How the learning rate changes.")
     warm_up: float | None = o.number(None, "Epochs in which the learning rate rises linearly.")
     clip_norm: float | None = o.number(None, "Shorten gradients to this norm, of all weights.")
     max_norm: float | None = o.number(
         None, "Shorten the weights into each unit to this norm: 1.9365 for maxout."
     )
-    ramp: str | None = o.option(None, _ramp.HELP, metavar="EPOCHS[:key=value,...]")
+    ramp: str | None = o.option(None, RAMP_HELP, metavar="EPOCHS[:key=value,...]")
     ema: float | None = o.number(
         None, "Decay of a moving average of the weights, tested and kept beside them: 0.9995."
     )
 
     def optimization(self) -> Optimization:
         """Make what `fit` takes."""
-        ramp = None if self.ramp is None else _ramp.parse_ramp(self.ramp)
+        ramp = None if self.ramp is None else parse_ramp(self.ramp)
         with o.usage():
             return Optimization(
-                weight_decay=self.weight_decay, schedule=self.schedule.value, warm_up=self.warm_up or 0,
+                weight_decay=self.weight_decay, schedule=self.schedule, warm_up=self.warm_up or 0,
                 clip_norm=self.clip_norm, max_norm=self.max_norm, ramp=ramp, ema=self.ema,
             )  # fmt: skip
 
@@ -110,13 +109,13 @@ class EndingOptions(Panel, title="Ending"):
 
     patience: int | None = o.count(None, "Stop after so many epochs without a better accuracy under attack.")
     on_alarm: Action = o.option(
-        Action("warn"),
+        "warn",
         "When robustness collapses or falls for good: go on, stop, or stop with the best weights.",
     )
 
     def ending(self) -> Ending:
         """Make what `fit` takes."""
-        return Ending(patience=self.patience, on_alarm=self.on_alarm.value)
+        return Ending(patience=self.patience, on_alarm=self.on_alarm)
 
 
 class Executing(Machine):

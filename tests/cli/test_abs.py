@@ -11,7 +11,7 @@ import torch
 
 import fastadv as fa
 from fastadv.cli import main
-from fastadv.cli._abs_data import Batched, measure, print_measured
+from fastadv.cli._abs_data import measure, print_measured
 from fastadv.data import load
 from fastadv.models import ABS
 from fastadv.runs.files import load_tensors
@@ -163,8 +163,8 @@ def test_the_seconds_of_inference_include_waiting_for_its_results(model, monkeyp
 
     monkeypatch.setattr(own, "infer", infer)
     monkeypatch.setattr("fastadv.cli._abs_data.time.perf_counter", lambda: clock[0])
-    found = measure(own, load("digits", "test", limit=4), Batched("", 2))
-    assert found.summary["milliseconds_an_image"] == pytest.approx(1000 * 2 * 5 / 4)
+    found, _ = measure(own, load("digits", "test", limit=4), "", 2)
+    assert found["milliseconds_an_image"] == pytest.approx(1000 * 2 * 5 / 4)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> FakeAttacks:
         monkeypatch.setattr(fa.attacks, name, getattr(made, name), raising=False)
     monkeypatch.setattr(_study, "METHODS", METHODS)
     monkeypatch.setattr(_study, "Subjects", lambda *given, **options: FakeSubjects())
-    monkeypatch.setattr(_study, "load_data", lambda *given: image_set())
+    monkeypatch.setattr(_study, "load_data", lambda *given, **options: image_set())
     monkeypatch.setattr(work, "DISTAL_STEPS", 1)
     return made
 

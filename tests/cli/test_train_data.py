@@ -12,7 +12,7 @@ import typer
 from PIL import Image
 
 import fastadv as fa
-from fastadv.cli._augment import parse_augment
+from fastadv.cli._recipes import parse_augment
 from fastadv.data import Mixture, NpzSet, load
 from fastadv.models import SmallCNN
 from fastadv.train.augment import alternating_flip, crop, cutout, flip

@@ -10,7 +10,7 @@ import typer
 
 import fastadv as fa
 from fastadv.cli import _train
-from fastadv.cli._ramp import parse_ramp
+from fastadv.cli._recipes import parse_ramp
 from fastadv.train import Ramp
 from fastadv.train.measuring import Measure
 

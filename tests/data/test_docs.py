@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastadv.cli._augment import parse_augment
-from fastadv.cli._recipes import RecipeOptions, parse_recipe
+from fastadv.cli._recipes import RecipeOptions, parse_augment, parse_recipe
 from fastadv.train.augment import AUGMENTS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()

@@ -114,8 +114,8 @@ def test_a_command_makes_the_table(
 ) -> None:
     asked: list[Any] = []
 
-    def load(name: str, split: str, data_dir: Path | None, size: int | None, limit: int | None) -> ImageSet:
-        asked.append((name, str(split), limit))
+    def load(name: str, split: str, data_dir: Path | None, limit: int | None = None) -> ImageSet:
+        asked.append((name, split, limit))
         return digits(split, limit or 12)
 
     monkeypatch.setattr(_study_recipes, "load_data", load)
@@ -143,7 +143,7 @@ def test_every_option_of_the_command_reaches_the_study(
         asked.append(settings)
         raise InputError("enough")
 
-    monkeypatch.setattr(_study_recipes, "load_data", lambda name, split, *rest: digits(split, 12))
+    monkeypatch.setattr(_study_recipes, "load_data", lambda name, split, *rest, **more: digits(split, 12))
     monkeypatch.setattr(recipes, "run", run)
     command = "--recipes pgd,mart --epochs 9 --ramp 3 --radius 0.2 -n 7 --seed 4"
     assert main(f"study recipes {command} --run-dir {tmp_path}/a".split()) == 1

@@ -110,8 +110,8 @@ def test_the_command(
     asked: list[Any] = []
     monkeypatch.setattr(speedrun, "SIZES", {"small": TINY, "full": TINY})
 
-    def load(name: str, split: str, data_dir: Path | None, size: int | None, limit: int | None) -> ImageSet:
-        asked.append((name, str(split), limit))
+    def load(name: str, split: str, data_dir: Path | None, limit: int | None = None) -> ImageSet:
+        asked.append((name, split, limit))
         return images(limit or 8, len(asked))
 
     monkeypatch.setattr(_speedrun, "load_data", load)

@@ -1,21 +1,24 @@
-"""`fastadv verify`: whether a constructed set is whole, and what its card says it is."""
+"""`fastadv verify` and `fastadv export`: constructed sets as products."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from fastadv import data as library
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
 from fastadv.cli._load import load_data, load_model, make_device
-from fastadv.cli._output import print_table, progress, write_json
-from fastadv.data import load_constructed, names, verify_constructed
+from fastadv.cli._output import print_table, progress, say, write_json
 from fastadv.evaluation.text import number, percent
+
+NAMES = ", ".join(library.names())
+Folder = Annotated[Path, typer.Argument(help="The folder of a finished constructed set.")]
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="The folder of a finished constructed set.")],
-    data: str | None = o.option(None, f"The base: {', '.join(names())}, or the folder of a set.", "--data"),
+    folder: Folder,
+    data: str | None = o.option(None, f"The base: {NAMES}, or the folder of a set.", "--data"),
     model: str | None = o.option(None, "The source model, by its name as in construct.", "--model", "-m"),
     option: o.Arguments = None,
     weights: o.Weights = None,
@@ -36,38 +39,59 @@ def verify(
     _no_effect("--data", data, {"split": split, "data-dir": data_dir, "size": size, "samples": samples})
     _no_effect("--model", model, {"option": option, "weights": weights, "device": device})
     with interruptible("nothing was changed"):
-        base = data and load_data(data, split, data_dir, size, samples, default=o.Split.TRAIN)
-        net = None
+        base = net = None
+        if data is not None:
+            base = load_data(data, split, data_dir, size, samples, default="train")
         if model is not None:
-            made = load_constructed(folder)
+            made = library.load_constructed(folder)
             seed = made.card["config"]["seed"]
             net = load_model(model, option, weights, made, make_device(device), seed)
         with progress("verify") as tick:
-            found = verify_constructed(folder, base or None, net, batch_size=batch_size, progress=tick)
+            found = library.verify_constructed(folder, base, net, batch_size=batch_size, progress=tick)
     if json:
         write_json({"folder": str(folder), "base": data, "model": model, "measured": found})
         return
-    cells = [["verified", "found"], *lines(found)]
-    cells += [
+    counts = found["label_counts"]
+    cells = [
+        ["verified", "found"],
+        ["images, in whole shards", f"{found['samples']:,}"],
+        ["images of a label", f"{min(counts):,} to {max(counts):,}"],
+        ["hash of images and labels", found["data_hash"]],
+        ["fooling rate", percent(found["fooling_rate"])],
+        ["largest distance from the start", number(found["distance_max"])],
         ["labels and distances from the base", "those that are stored" if data else "not asked: add --data"],
         ["classes by the source model", "those that are stored" if model else "not asked: add --model"],
     ]
     print_table(f"{folder} is what its card says", cells)
 
 
-def lines(found: dict[str, Any]) -> list[list[str]]:
-    """Return the figures of a set that was verified."""
-    counts = found["label_counts"]
-    return [
-        ["images, in whole shards", f"{found['samples']:,}"],
-        ["images of a label", f"{min(counts):,} to {max(counts):,}"],
-        ["hash of images and labels", found["data_hash"]],
-        ["fooling rate", percent(found["fooling_rate"])],
-        ["largest distance from the start", number(found["distance_max"])],
-    ]
-
-
 def _no_effect(needed: str, given: str | None, options: dict[str, Any]) -> None:
     for name, value in options.items():
         if given is None and value is not None:
             o.refuse(f"--{name} has no effect without {needed}: add that, or leave it out.")
+
+
+def export(
+    folder: Folder,
+    out: Path = o.folder(..., "A new folder for the set."),
+    kind: Literal["png", "torch"] = o.option(
+        "png",
+        "png: CLASS/NUMBER.png, lossless. torch: CIFAR_ims and CIFAR_lab, lists of tensors in torch "
+        "files, as Ilyas et al. 2019 published theirs.",
+    ),
+    json: o.Json = False,
+) -> None:
+    """Write a constructed set in a layout that other programs read.
+
+    card.json beside it says how the set was made; with it, --data of every command takes the folder as the
+    same set.
+    """
+    with interruptible("nothing was written"), progress("export") as tick:
+        dataset = library.load_folder(folder)
+        with o.usage():
+            library.export(dataset, out, kind, progress=tick)
+    if json:
+        write_json({"out": str(out), "kind": kind, "set": dataset.describe()})
+        return
+    what = "PNG files, a folder for each class" if kind == "png" else "CIFAR_ims and CIFAR_lab"
+    say(f"{dataset.name}: {len(dataset):,} images in {out} ({what})")
