@@ -14,10 +14,9 @@ from fastadv.cli import _options as o
 from fastadv.cli._abs_data import Synthesis, batched, print_measured
 from fastadv.cli._attacks import AttackOptions, NamedAttack, help_text, parse_attack
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._load import make_device
 from fastadv.cli._measure import NOTHING_KEPT, Watched, plain_curves
 from fastadv.cli._output import progress, say, write_json
-from fastadv.cli._shared import Images
+from fastadv.cli._shared import Images, make_device
 from fastadv.evaluation import Curve, evaluate, figures, median
 from fastadv.evaluation.text import percent
 from fastadv.models import ABS
@@ -82,18 +81,17 @@ def bound(
         measured["median_distance"] = median(distance.numpy())
         measured["broken_within_the_bound"] = int((distance < radius * (1 - ROUNDING)).sum())
         if figure is not None:
-            across, title = f"{o.symbol(norm)} radius", f"{name} on {dataset.name}"
-            _draw(radius, distance, figure, tried, across, title)
+            low, high = Curve.from_distances(radius), Curve.from_distances(distance)
+            figures.curves(
+                {"under attack": high, "certified": low}, figure, bands={"under attack": (low, high)},
+                radius=f"{o.symbol(norm)} radius", title=f"{name} on {dataset.name}", steps=True,
+                right=max(tried, default=0.0) or None,
+            )  # fmt: skip
     if json:
-        config = {
-            **synthesis.config,
-            "norm": norm,
-            "tight": tight,
-            "starts": starts,
-            "attacks": {one.label: one.config for one in named},
-            "data": dataset.describe(),
-        }
-        write_json(card("abs bound", config, **measured, **({"curves": plain_curves(band)} if band else {})))
+        attacks = {one.label: one.config for one in named}
+        config = {**synthesis.config, "norm": norm, "tight": tight, "starts": starts, "attacks": attacks}
+        curves = {"curves": plain_curves(band)} if band else {}
+        write_json(card("abs bound", config | {"data": dataset.describe()}, **measured, **curves))
         return
     title = f"{name}, {o.symbol(norm)} lower bound on {dataset.name}, {len(dataset):,} images"
     print_measured(title, {"": measured}, dataset.note)
@@ -143,14 +141,3 @@ def _nearest(model: ABS, dataset: Any, norm: str, named: list[NamedAttack], batc
         runs = {label: Watched(run, label, done, total, tick) for label, run in attacks.items()}
         table = evaluate(model, dataset, runs, batch_size=batch_size)
     return torch.stack([row.distance for row in table.rows]).amin(0)
-
-
-def _draw(
-    radius: Tensor, distance: Tensor, path: Path, radii: tuple[float, ...], across: str, title: str
-) -> None:
-    """Draw the band between the certified accuracy and the accuracy under attack."""
-    low, high = Curve.from_distances(radius), Curve.from_distances(distance)
-    figures.curves(
-        {"under attack": high, "certified": low}, path, bands={"under attack": (low, high)}, steps=True,
-        radius=across, title=title, right=max(radii, default=0.0) or None,
-    )  # fmt: skip

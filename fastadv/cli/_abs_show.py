@@ -9,9 +9,8 @@ from fastadv import attacks
 from fastadv.cli import _options as o
 from fastadv.cli._abs_data import Synthesis
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._load import make_device
 from fastadv.cli._output import say, write_json
-from fastadv.cli._shared import Source
+from fastadv.cli._shared import Source, make_device
 from fastadv.evaluation import figures
 
 COLUMNS = 6

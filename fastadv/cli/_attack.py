@@ -83,10 +83,10 @@ def _write(path: Path, watched: Watched, row: Row, result: dict[str, Any]) -> No
     save_tensors(path, tensors, {"card": jsons.dumps(finite(result))})
 
 
-def _draw(path: Path, examples: Any, dataset: Any, title: str) -> None:
-    if examples is None:
+def _draw(path: Path, drawn: Any, dataset: Any, title: str) -> None:
+    if drawn is None:
         raise InputError(
             f"{path}: expected samples that the attack broke to draw, got none; use a larger radius"
         )
-    shown = examples.x, examples.x_adv, examples.y, examples.prediction
+    shown = drawn.x, drawn.x_adv, drawn.y, drawn.prediction
     figures.examples(*shown, path, classes=dataset.classes, title=title)

@@ -45,44 +45,31 @@ def print_markdown(asked: bool) -> None:
 
 def page() -> str:
     """Return the attacks as a page in Markdown."""
-    table = cells()
-    return f"{TITLE}\n{in_markdown(table, names=len(table[0]))}\n"
-
-
-def cells() -> list[list[str]]:
-    """Return the table of attacks as text, line by line, the head first."""
-    head = ["attack", "norms", "kind", "knowledge", "targeted", "random", "paper", "what it does"]
-    return [head, *(_line(name, attack) for name, attack in registry().items())]
-
-
-def _line(name: str, attack: Attack) -> list[str]:
-    norms = ", ".join(symbol(norm) for norm in attack.norms)
-    targeted, random = ("yes" if each else "no" for each in (attack.targeted, attack.random))
-    summary = _summary(attack).rstrip(".")
-    return [name, norms, KINDS[attack.kind], attack.knowledge, targeted, random, attack.paper, summary]
+    cells = [["attack", "norms", "kind", "knowledge", "targeted", "random", "paper", "what it does"]]
+    for name, attack in registry().items():
+        targeted, random = ("yes" if each else "no" for each in (attack.targeted, attack.random))
+        cells.append([*_known(name, attack), targeted, random, attack.paper, _summary(attack).rstrip(".")])
+    return f"{TITLE}\n{in_markdown(cells, names=len(cells[0]))}\n"
 
 
 def _short_cells() -> list[list[str]]:
     """Return the same for a screen. A summary names the paper."""
     lines = [["attack", "norms", "kind", "knowledge", "takes", "what it does"]]
-    for name, norms, kind, knowledge, targeted, random, _, summary in cells()[1:]:
-        taken = [word for word, said in (("targets", targeted), ("seed", random)) if said == "yes"]
-        lines.append([name, norms, kind, knowledge, ", ".join(taken), summary])
+    for name, attack in registry().items():
+        taken = [word for word, takes in (("targets", attack.targeted), ("seed", attack.random)) if takes]
+        lines.append([*_known(name, attack), ", ".join(taken), _summary(attack).rstrip(".")])
     return lines
 
 
+def _known(name: str, attack: Attack) -> list[str]:
+    return [name, ", ".join(symbol(norm) for norm in attack.norms), KINDS[attack.kind], attack.knowledge]
+
+
 def _card(attack: Attack) -> dict[str, Any]:
-    return {
-        "norms": list(attack.norms),
-        "kind": KINDS[attack.kind],
-        "knowledge": attack.knowledge,
-        "targeted": attack.targeted,
-        "random": attack.random,
-        "paper": attack.paper,
-        "needs": attack.needs,
-        "summary": _summary(attack),
-        "arguments": [key for key, parameter in attack.parameters.items() if nameable(parameter)],
-    }
+    told = {name: getattr(attack, name) for name in ("knowledge", "targeted", "random", "paper", "needs")}
+    arguments = [key for key, parameter in attack.parameters.items() if nameable(parameter)]
+    summary = {"summary": _summary(attack), "arguments": arguments}
+    return {"norms": list(attack.norms), "kind": KINDS[attack.kind], **told, **summary}
 
 
 def _summary(attack: Attack) -> str:

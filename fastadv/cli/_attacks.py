@@ -11,7 +11,6 @@ from torch import nn
 
 from fastadv.attacks import ATTACKS, SUBSTITUTE_ATTACKS, Attack, AttackResult
 from fastadv.cli import _options as o
-from fastadv.cli._options import make_threat, pairs, symbol
 from fastadv.cli._shared import Budget
 from fastadv.cli._values import check_value, nameable
 
@@ -70,11 +69,7 @@ class OneAttackOptions(AttackOptions):
 
 @dataclass(frozen=True)
 class NamedAttack:
-    """An attack as `evaluate` takes it: run(model, x, y, ids=ids).
-
-    `used` names the shared options that it takes, `radius` is inf for a minimum-norm attack without bound.
-    `sources` name the substitutes that it needs before it can run.
-    """
+    """An attack as `evaluate` takes it: run(model, x, y, ids=ids)."""
 
     name: str
     label: str
@@ -82,10 +77,10 @@ class NamedAttack:
     function: Callable[..., AttackResult]
     arguments: Mapping[str, Any]
     config: dict[str, Any]
-    used: frozenset[str]
+    used: frozenset[str]  # the shared options that it takes
     minimal: bool
-    radius: float
-    sources: tuple[str, ...] = ()
+    radius: float  # inf for a minimum-norm attack without bound
+    sources: tuple[str, ...] = ()  # the substitutes that it needs before it can run
 
     @property
     def run(self) -> Callable[..., AttackResult]:
@@ -94,7 +89,7 @@ class NamedAttack:
 
     def at(self, radius: float) -> Callable[..., AttackResult]:
         """Return the attack with another budget."""
-        return partial(self.function, threat=make_threat(self.norm, radius), **self.arguments)
+        return partial(self.function, threat=o.make_threat(self.norm, radius), **self.arguments)
 
     def with_sources(self, load: Callable[[str], nn.Module]) -> "NamedAttack":
         """Return the attack with the substitutes that its sources name, if it needs any."""
@@ -105,11 +100,7 @@ class NamedAttack:
 
 
 def parse_attacks(texts: list[str], options: AttackOptions, seed: int) -> dict[str, NamedAttack]:
-    """Parse the attacks that `texts` name. Returns them by their labels.
-
-    Raises typer.BadParameter for text that cannot be understood, and for an option that none of the attacks
-    takes.
-    """
+    """Parse attacks, by their labels. Wrong usage for text without sense, and options that none takes."""
     named = [parse_attack(text, options, seed) for text in texts]
     by_label = {attack.label: attack for attack in named}
     if len(by_label) < len(named):
@@ -131,19 +122,19 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
     name, _, tail = text.partition(":")
     attack, where = _find(name), f"attack {text!r}"
     parts = [part for part in tail.split(",") if part]
-    own, plain = pairs(parts, where), dict(part.partition("=")[::2] for part in parts)
+    own, plain = o.pairs(parts, where), dict(part.partition("=")[::2] for part in parts)
     _check_complete(attack, plain)
     inner = _inner(attack, plain)
     keys = [key for key, parameter in attack.parameters.items() if nameable(parameter)]
-    inner_keys = [key for key in (inner.parameters if inner else ()) if key not in keys]
-    inner_keys = [key for key in inner_keys if inner and nameable(inner.parameters[key])]
+    of_inner = inner.parameters if inner else {}
+    inner_keys = [key for key, parameter in of_inner.items() if nameable(parameter) and key not in keys]
     models = [key for key in ("attack", "source") if key in attack.parameters]
     known = ["norm", "radius", *models, *keys, *inner_keys]
     unknown = [key for key in own if key not in known]
     if unknown:
         both = name if inner is None else f"{name} with {inner.name}"
         o.refuse(f"{both} takes no {unknown[0]!r}; it takes {', '.join(known)}.")
-    takes = {**(inner.parameters if inner else {}), **attack.parameters}
+    takes = {**of_inner, **attack.parameters}
     own = {key: check_value(where, key, own[key], takes.get(key)) for key in own if key not in models}
     shared = {key: value for key, value in options.given.items() if key in known and key not in own}
     given = shared | own
@@ -155,7 +146,7 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
     if norm not in norms:
         choosy = inner if inner is not None and norm in attack.norms else attack
         o.refuse(f"{choosy.name} works in {', '.join(choosy.norms)}, not in {norm!r}.")
-    make_threat(norm, radius)  # wrong values are told before the work
+    o.make_threat(norm, radius)  # wrong values are told before the work
     arguments = _arguments(attack, keys, given, seed)
     config = {"attack": name, "norm": norm, "radius": radius, **arguments}
     if inner is not None:
@@ -170,7 +161,7 @@ def parse_attack(text: str, options: AttackOptions, seed: int) -> NamedAttack:
     if sources:
         config["source"] = list(sources)
     bound = "" if radius == math.inf else f" {radius:g}"
-    label = text if tail else f"{name} {symbol(norm)}{bound}"
+    label = text if tail else f"{name} {o.symbol(norm)}{bound}"
     return NamedAttack(
         name, label, norm, attack.run, arguments, config, frozenset(shared), attack.minimal, float(radius),
         sources,

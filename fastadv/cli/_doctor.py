@@ -73,15 +73,12 @@ def examine(data_dir: Path | None) -> dict[str, Any]:
         off = []
         advice.append(str(error))
     found["rewrites"] = {"on": [name for name in NAMES if name not in off], "off": off}
-    found["torchvision"] = _torchvision()
-    if found["torchvision"] and not found["torchvision"]["imports"]:
+    vision, data = found["torchvision"], found["data"] = _torchvision(), _data(data_dir)
+    if not vision["imports"]:
+        advice.append(f"torchvision does not import ({vision['error']}): reinstall it for this PyTorch")
+    if not data["sets"]:
         advice.append(
-            f"torchvision does not import ({found['torchvision']['error']}): reinstall it for this PyTorch"
-        )
-    found["data"] = _data(data_dir)
-    if not found["data"]["sets"]:
-        advice.append(
-            f"no MNIST or CIFAR-10 in {found['data']['folder']}: name their folder with --data-dir or "
+            f"no MNIST or CIFAR-10 in {data['folder']}: name their folder with --data-dir or "
             "FASTADV_DATA, or let 'train' download them"
         )
     return found
@@ -108,11 +105,8 @@ def _torchvision() -> dict[str, Any]:
 def _data(data_dir: Path | None) -> dict[str, Any]:
     """Find which data sets are there, without opening them."""
     named = data_dir or os.environ.get("FASTADV_DATA")
-    folder = (
-        Path(named).expanduser()
-        if named
-        else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastadv"
-    )
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "fastadv"
+    folder = Path(named or cache).expanduser()
     marks = {
         "mnist": ("MNIST/raw",),
         "cifar10": ("cifar-10-batches-py",),
@@ -139,19 +133,13 @@ def _show(found: dict[str, Any]) -> None:
     grid.add_row("", "")
     sets = f"; this processor has {', '.join(cpu['instruction_sets'])}" if cpu["instruction_sets"] else ""
     grid.add_row("processor", f"{cpu['name']}, {cpu['threads']} threads on {cpu['cores']} cores")
-    grid.add_row(
-        "kernels",
-        f"C++, {cpu['instruction_set']}{sets}" if cpu["extension"] else "[yellow]references only[/]",
-    )
+    kernels = f"C++, {cpu['instruction_set']}{sets}" if cpu["extension"] else "[yellow]references only[/]"
+    grid.add_row("kernels", kernels)
     off = ", ".join(found["rewrites"]["off"])
     grid.add_row("rewrites", f"[yellow]without {off}[/] (FASTADV_WITHOUT)" if off else "all on")
     grid.add_row("GPU", ", ".join(gpu["names"]) or "none")
-    grid.add_row(
-        "torchvision",
-        ("imports" + (", with the shim for a PyTorch without CUDA" if vision["shim"] else ""))
-        if vision["imports"]
-        else "[yellow]does not import[/]",
-    )
+    shim = ", with the shim for a PyTorch without CUDA" if vision["shim"] else ""
+    grid.add_row("torchvision", f"imports{shim}" if vision["imports"] else "[yellow]does not import[/]")
     known = ", ".join(data["sets"]) or "only the embedded digits"
     grid.add_row("data", f"{escape(data['folder'])} ({data['named_by']}): {known}")
     screen.print(grid)

@@ -70,7 +70,13 @@ class Kept(Panel, title="Results"):
         if self.out is not None and several:
             o.refuse("--out compares distances: give attacks of one norm.")
         if self.optimality:
-            _check_optimality(named)
+            for attack in named.values():
+                if not attack.minimal:
+                    o.refuse(f"--optimality compares minimum-norm attacks; {attack.name} has a budget.")
+            if any(attack.radius != math.inf for attack in named.values()):
+                o.refuse("--optimality needs whole searches: leave out the radius.")
+            if several:
+                o.refuse("--optimality needs attacks of one norm; evaluate each norm by itself.")
         for attack in named.values():
             if attack.minimal and any(r > attack.radius for r in tried):
                 o.refuse(
@@ -164,26 +170,10 @@ def evaluate(
     say_where({"adversarial examples": results.out, "figure": results.figure, "entry": results.robustbench})
 
 
-def _check_optimality(named: dict[str, NamedAttack]) -> None:
-    """Refuse what --optimality cannot compare."""
-    budget = [attack.name for attack in named.values() if not attack.minimal]
-    if budget:
-        o.refuse(f"--optimality compares minimum-norm attacks; {budget[0]} has a budget.")
-    if any(attack.radius != math.inf for attack in named.values()):
-        o.refuse("--optimality needs whole searches: leave out the radius.")
-    if len({attack.norm for attack in named.values()}) > 1:
-        o.refuse("--optimality needs attacks of one norm; evaluate each norm by itself.")
-
-
 def _draw(
-    path: Path,
-    table: Table,
-    curves: dict[str, Curve],
-    named: dict[str, NamedAttack],
-    radii: tuple[float, ...],
-    title: str,
-    dataset: Any,
-) -> None:
+    path: Path, table: Table, curves: dict[str, Curve], named: dict[str, NamedAttack],
+    radii: tuple[float, ...], title: str, dataset: Any,
+) -> None:  # fmt: skip
     """Draw accuracy against radius: as steps where minimum-norm attacks give every radius."""
     exact = all(attack.minimal for attack in named.values())
     drawn = {label: Curve.from_distances(table[label].distance) for label in curves} if exact else curves

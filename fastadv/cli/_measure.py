@@ -21,8 +21,7 @@ KEPT = ("success", "status", "distance", "loss", "zero_gradient")
 class Watched:
     """An attack that reports its progress to `bar`, and keeps its samples and results where asked.
 
-    done: the samples that are through, in a list of one number, which several attacks may share. Of several
-        processes that share the samples, each takes the others to be as far.
+    done: how many samples are through, in a list of one number, which several attacks may share.
     """
 
     def __init__(
@@ -47,6 +46,7 @@ class Watched:
             parts |= {name: getattr(result, name) for name in KEPT}
             self.kept.append({name: part.cpu() for name, part in parts.items()})
             self.by += getattr(result, "by", ())
+        # of several processes that share the samples, each takes the others to be as far
         self.done[0] = min(self.done[0] + len(y) * processes.world(), self.total)
         self.bar.named(self.label, self.done[0], self.total)
         return result
@@ -60,15 +60,9 @@ class Watched:
 def watch(
     attacks: Mapping[str, NamedAttack], samples: int, bar: Bar, *, kept: int = 0, keep: bool = False
 ) -> dict[str, Watched]:
-    """Let the attacks of an evaluation of `samples` samples report to one bar.
-
-    kept: how many times a sample went through an attack in an earlier run that is resumed.
-    """
-    done = [kept]
-    return {
-        label: Watched(attack.run, label, done, samples * len(attacks), bar, keep=keep)
-        for label, attack in attacks.items()
-    }
+    """Let attacks on so many samples report to one bar; `kept` were through in a run that is resumed."""
+    done, total = [kept], samples * len(attacks)
+    return {name: Watched(one.run, name, done, total, bar, keep=keep) for name, one in attacks.items()}
 
 
 def plain_curves(curves: Mapping[str, Curve]) -> dict[str, dict[str, list[float]]]:

@@ -11,8 +11,8 @@ def keep_memory() -> bool:
     """Tell the C library not to hand freed memory back to the system. Returns whether it could be told.
 
     Each training step frees its activations and needs as much again, whose pages would fault one by one: on
-    one core that is a sixth of the time of a small CNN and a tenth of that of a ResNet-18. It holds for the
-    whole process, so that it is for commands, and not for a library. Only glibc knows these options.
+    one core that is a sixth of the time of a small CNN. It holds for the whole process, and is thus for
+    commands, not for a library. Only glibc knows these options.
     """
     try:
         tell = ctypes.CDLL(None).mallopt

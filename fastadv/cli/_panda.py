@@ -7,9 +7,9 @@ import torch
 import typer
 
 from fastadv.cli import _options as o
-from fastadv.cli._load import load_model
 from fastadv.cli._output import print_table, say, write_json
 from fastadv.cli._panels import Panel
+from fastadv.cli._shared import load_model
 from fastadv.evaluation.text import percent
 from fastadv.studies.goodfellow2014 import SCALES, panda
 from fastadv.studies.goodfellow2014.measure import LOSS

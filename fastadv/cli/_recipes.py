@@ -35,11 +35,7 @@ class RecipeOptions(Budget, title="Recipe"):
 
 
 def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
-    """Parse the recipe that `text` names: NAME or NAME:key=value,key=value.
-
-    The keys are its arguments. Raises typer.BadParameter for text that cannot be understood, and for an
-    option without effect.
-    """
+    """Parse NAME or NAME:key=value,key=value. Wrong usage for text without sense and options without effect."""
     name, _, tail = text.partition(":")
     if name not in RECIPES:
         o.refuse(f"no recipe {name!r}; there are {', '.join(RECIPES)}.")
@@ -73,10 +69,7 @@ def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
 
 
 def parse_augment(text: str) -> list[Augment] | None:
-    """Parse augmentations, each NAME or NAME:key=value,key=value; None for "none".
-
-    Raises typer.BadParameter for text that cannot be understood.
-    """
+    """Parse augmentations, each NAME or NAME:key=value,key=value and joined by +; None for "none"."""
     return None if text == "none" else [part for each in text.split("+") for part in _parts(each)]
 
 

@@ -48,18 +48,17 @@ def check_entry(named: Mapping[str, NamedAttack], images: Images) -> NamedAttack
     found = [attack for attack in named.values() if attack.name == "autoattack"]
     if len(found) != 1:
         o.refuse("--robustbench takes the result of autoattack: name it once, -a autoattack.")
-    config = {"version": "standard", "eot": 1, **found[0].config}
-    for key, value in (("version", "standard"), ("eot", 1)):
-        if config[key] != value:
-            o.refuse(f"--robustbench needs {key}={value} of autoattack, got {config[key]}.")
+    for key, value in {"version": "standard", "eot": 1}.items():
+        if (given := found[0].config.get(key, value)) != value:
+            o.refuse(f"--robustbench needs {key}={value} of autoattack, got {given}.")
     if found[0].norm not in NORMS:
         o.refuse(f"--robustbench lists {' and '.join(NORMS)}, not {found[0].norm}.")
     if images.data not in names():
         o.refuse("--robustbench lists test sets, and no constructed ones.")
     if images.split not in (None, "test"):
         o.refuse(f"--robustbench needs the test set: leave out --split {images.split}.")
-    for option, given in (("--samples", images.samples), ("--size", images.size)):
-        if given is not None:
+    for option, number in {"--samples": images.samples, "--size": images.size}.items():
+        if number is not None:
             o.refuse(f"--robustbench needs the test set whole, as it is: leave out {option}.")
     return found[0]
 

@@ -8,8 +8,8 @@ import typer
 from fastadv import data as library
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._load import load_data, load_model, make_device
 from fastadv.cli._output import print_table, progress, say, write_json
+from fastadv.cli._shared import load_data, load_model, make_device
 from fastadv.evaluation.text import number, percent
 
 NAMES = ", ".join(library.names())

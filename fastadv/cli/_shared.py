@@ -1,15 +1,20 @@
-"""The groups of options that commands share, and what is loaded from them."""
+"""The groups of options that commands share, and how devices, data sets and models are found by them."""
 
+import pkgutil
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import typer
 from torch import nn
 
-from fastadv import data, models
+from fastadv import data as sets
+from fastadv import models
 from fastadv.cli import _options as o
-from fastadv.cli._load import load_data, load_model, make_device
+from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
+from fastadv.data._export import is_set
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.precision import Precision
 from fastadv.threat import THREATS
@@ -20,7 +25,7 @@ class Source(Panel, title="Images"):
 
     part: ClassVar[o.Split] = "test"
 
-    data: str = o.option(..., f"{', '.join(data.names())}, or the folder of a constructed or exported set.")
+    data: str = o.option(..., f"{', '.join(sets.names())}, or the folder of a constructed or exported set.")
     size: o.Size = None
     data_dir: o.DataDir = None
 
@@ -64,10 +69,7 @@ class Network(Panel, title="Model"):
         return load_model(self.model, self.option, self.weights, dataset, device, seed, fresh=fresh)
 
     def substitute(self, text: str, dataset: Any, device: torch.device, seed: int) -> nn.Module:
-        """Load what `text` names.
-
-        FILE: other weights of the same model; MODEL@FILE: the weights of another; or package.module:function.
-        """
+        """Load FILE, other weights of the model; MODEL@FILE, those of another; or package.module:function."""
         other, at, file = text.partition("@")
         if at or ":" in text or text in models.names():
             return load_model(other, None, Path(file) if at else None, dataset, device, seed)
@@ -138,3 +140,79 @@ class Budget(Panel):
     norm: str | None = o.option(None, "Norm of the budget.", parser=o.parse_norm, metavar="|".join(THREATS))
     radius: float | None = o.number(None, "The budget, in input units: 0.3, 8/255.")
     step_size: float | None = o.number(None, "Length of a step, in input units.")
+
+
+def make_device(text: str | None) -> torch.device:
+    """Find the device of that name; by default the GPU where there is one."""
+    if text is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(text)
+        torch.zeros((), device=device).item()  # meta tensors hold no values
+    except (RuntimeError, AssertionError) as error:
+        raise typer.BadParameter(
+            f"device {text!r} is not there ({str(error).splitlines()[0]}); 'fastadv doctor' shows what is."
+        ) from error
+    return device
+
+
+def load_data(
+    data: str,
+    split: o.Split | None = None,
+    data_dir: Path | None = None,
+    size: int | None = None,
+    limit: int | None = None,
+    *,
+    default: o.Split = "test",
+) -> Any:
+    """Load the data set of that name, its part `default` without a `split`; or the set in that folder."""
+    if data in sets.names():
+        return sets.load(data, split or default, data_dir=data_dir, size=size, limit=limit)
+    if not is_set(data):
+        o.refuse(
+            f"no data set {data!r}; there are {', '.join(sets.names())}, and the folder of any constructed "
+            "or exported set."
+        )
+    for option, value in (("--split", split), ("--size", size)):
+        if value is not None:
+            o.refuse(f"{option} has no effect on the constructed set {data}; leave it out.")
+    made = sets.load_folder(data)
+    return made if limit is None or limit >= len(made) else made.subset(range(limit))
+
+
+def load_model(
+    name: str,
+    arguments: list[str] | None,
+    weights: Path | None,
+    dataset: Any,
+    device: torch.device,
+    seed: int = 0,
+    *,
+    fresh: bool = False,
+) -> nn.Module:
+    """Load the model, made for the images and classes of `dataset`, in eval mode on the device.
+
+    A user's own factory gets those of shape, classes and seed that it takes. fresh: untrained is wanted.
+    """
+    offered = {"shape": tuple(dataset.shape), "classes": dataset.num_classes, "seed": seed}
+    own = o.pairs(arguments or [], "--option")
+    if ":" not in name and own.keys() & {"shape", "classes"}:
+        o.refuse("--option: shape and classes follow from --data; leave them out.")
+    with o.usage():
+        model = models.create(name, **(_accepted(name, offered) | own))
+    if weights is not None:
+        models.load_weights(model, weights)
+    elif not fresh and ":" not in name:
+        note(f"{name} has its first, untrained weights; give trained ones with --weights")
+    return model.to(device).eval()
+
+
+def _accepted(name: str, offered: dict[str, Any]) -> dict[str, Any]:
+    if ":" not in name:
+        return offered
+    try:
+        takes = signature(pkgutil.resolve_name(name)).parameters
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return {}  # create says what is wrong
+    everything = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values())
+    return {key: value for key, value in offered.items() if everything or key in takes}

@@ -6,9 +6,9 @@ from typing import Any
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
-from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import progress, say, write_json
 from fastadv.cli._recipes import RecipeOptions, parse_recipe
+from fastadv.cli._shared import load_data, make_device
 from fastadv.studies import speedrun as study
 
 

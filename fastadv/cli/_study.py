@@ -7,9 +7,9 @@ import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import interruptible
-from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import note, print_table, progress, say, say_where, write_json
 from fastadv.cli._panels import add
+from fastadv.cli._shared import load_data, make_device
 from fastadv.cli._study_goodfellow import goodfellow
 from fastadv.cli._study_ilyas import ilyas_app
 from fastadv.cli._study_recipes import recipes

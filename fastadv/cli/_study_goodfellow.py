@@ -5,9 +5,9 @@ from pathlib import Path
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
-from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import print_table, progress, say, say_where, write_json
 from fastadv.cli._panda import Picture, draw_panda
+from fastadv.cli._shared import load_data, make_device
 from fastadv.studies.goodfellow2014 import SCALES, paper, report
 from fastadv.studies.results import REPORT
 

@@ -8,9 +8,9 @@ import typer
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
-from fastadv.cli._load import make_device
 from fastadv.cli._output import note, print_table, progress, say, say_where, write_json
 from fastadv.cli._panels import add
+from fastadv.cli._shared import make_device
 from fastadv.studies import SIZES, TINY
 from fastadv.studies.clock import in_words
 from fastadv.studies.ilyas2019 import features as of_features

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from fastadv.cli import _options as o
 from fastadv.cli._interrupt import epochs_kept, interruptible
-from fastadv.cli._load import load_data, make_device
 from fastadv.cli._output import print_table, progress, say, write_json
+from fastadv.cli._shared import load_data, make_device
 from fastadv.errors import InputError
 from fastadv.studies import recipes as study
 from fastadv.studies.results import REPORT

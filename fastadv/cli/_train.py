@@ -104,10 +104,8 @@ def _show(past: list[EpochReport], title: str, caption: str) -> None:
     averaged = bool(past) and past[-1].ema_clean_accuracy is not None
     validated = bool(past) and past[-1].validation_clean_accuracy is not None
     head = ["accuracy", *attacks]
-    if averaged:
-        head += [f"EMA {name}" for name in head]
-    if validated:
-        head.append("validation")
+    head += [f"EMA {name}" for name in head] if averaged else []
+    head += ["validation"] if validated else []
     cells = [["epoch", "loss", *head, "learning rate", "seconds"]]
     for report in past:
         accuracies = [report.clean_accuracy, *(report.robust_accuracy.get(name) for name in attacks)]

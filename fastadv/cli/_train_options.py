@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastadv.cli import _options as o
-from fastadv.cli._load import load_data, load_mixture
 from fastadv.cli._output import note
 from fastadv.cli._panels import Panel
 from fastadv.cli._recipes import AUGMENT_HELP, RAMP_HELP, parse_ramp
-from fastadv.cli._shared import Machine, TrainImages
-from fastadv.data import names
+from fastadv.cli._shared import Machine, TrainImages, load_data
+from fastadv.data import FolderSet, Mixture, NpzSet, names
 from fastadv.train import Ending, Execution, Optimization
 from fastadv.train._deterministic import WORKSPACE, WORKSPACES
 from fastadv.train.ending import ACTIONS
@@ -59,7 +58,8 @@ class TrainingImages(TrainImages):
             dataset, held_out = dataset.subset(range(rest)), dataset.subset(range(rest, len(dataset)))
         if self.generated is not None and self.fraction is not None:
             with o.usage():
-                dataset = load_mixture(dataset, self.generated, self.fraction)
+                real = dataset.in_memory() if isinstance(dataset, FolderSet) else dataset
+                dataset = Mixture(real, NpzSet(self.generated), self.fraction)
         return dataset, held_out
 
     def to_test_on(self) -> Any:

@@ -39,10 +39,7 @@ def parse_arguments(
 
 
 def check_value(where: str, key: str, value: Any, parameter: inspect.Parameter | None) -> Any:
-    """Check that a value is of a type that its argument takes; norm and radius have no parameter.
-
-    Raises typer.BadParameter otherwise.
-    """
+    """Refuse a value of a type that its argument does not take; norm and radius have no parameter."""
     own = str if key == "norm" else float
     types = {own} if parameter is None else _types(parameter.annotation)
     if value == "none" and NoneType in types:
