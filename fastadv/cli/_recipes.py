@@ -35,7 +35,7 @@ class RecipeOptions(Budget, title="Recipe"):
 
 
 def parse_recipe(text: str, options: RecipeOptions) -> Recipe | OwnStep:
-    """Parse NAME or NAME:key=value,key=value. Wrong usage for text without sense and options without effect."""
+    """Parse NAME or NAME:key=value,key=value. Wrong usage for what has no sense or no effect."""
     name, _, tail = text.partition(":")
     if name not in RECIPES:
         o.refuse(f"no recipe {name!r}; there are {', '.join(RECIPES)}.")

@@ -28,22 +28,20 @@ def fitted(
 
 
 class TestExponents:
-    @pytest.mark.parametrize("power", [0.5, 1.0, 1.7])
+    @pytest.mark.parametrize("power", [0.5, 1.7])
     def test_a_power_is_found_again(self, power: float) -> None:
         work = np.random.default_rng(0).uniform(1, 1000, 9)
         assert scaling.exponent(list(work), list(3 * work**power)) == pytest.approx(power)
 
-    def test_work_grows_with_the_square_of_the_side(self) -> None:
-        ours, ceiling = fitted("side", (8, 16, 32), 2, [1.0, 4.0, 16.0], [1.0, 8.0, 64.0])
-        assert (ours["exponent"], ours["grows_faster_than_work"]) == (1.0, False)
-        assert (ceiling["exponent"], ceiling["grows_faster_than_work"]) == (1.5, True)
-
-    def test_more_threads_are_to_take_no_longer(self) -> None:
-        ours, ceiling = fitted("threads", (1, 2, 4), 0, [4.0, 2.0, 1.0], [1.0, 1.2, 1.44])
-        assert (ours["exponent"], ours["grows_faster_than_work"]) == (-1.0, False)
-        assert ceiling["grows_faster_than_work"] is True
-
-    def test_a_single_size_has_none(self) -> None:
+    def test_what_grows_faster_than_its_work_is_told(self) -> None:
+        """Work grows with the square of the side; more threads are to take no longer."""
+        for axis, sizes, power, times, ceiling, exponents in (
+            ("side", (8, 16, 32), 2, [1.0, 4.0, 16.0], [1.0, 8.0, 64.0], (1.0, 1.5)),
+            ("threads", (1, 2, 4), 0, [4.0, 2.0, 1.0], [1.0, 2.0, 4.0], (-1.0, 1.0)),
+        ):
+            rows = fitted(axis, sizes, power, times, ceiling)
+            assert tuple(row["exponent"] for row in rows) == exponents
+            assert [row["grows_faster_than_work"] for row in rows] == [False, True]
         assert "exponent" not in fitted("threads", (1,), 0, [1.0], [1.0])[0]
 
     def test_pgd_and_its_ceiling_pass_images_of_the_size_through_a_net_of_the_size(self) -> None:

@@ -41,10 +41,6 @@ class TestPage:
         assert len(lost) > 2
         assert [name(row) for row in lost if id(row) not in shown] == []
 
-    def test_a_readme_without_the_marks_is_refused(self) -> None:
-        with pytest.raises(SystemExit, match="expected the marks"):
-            table.replaced("# fastadv", "table")
-
 
 class TestRows:
     def test_the_newest_of_each_provider_counts_wherever_it_stands(self) -> None:

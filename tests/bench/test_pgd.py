@@ -5,9 +5,6 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError
-from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -55,16 +52,6 @@ class TestProviders:
         assert rows.any()
         assert (far[rows].abs() > 1e-5).float().mean() < 0.002
 
-    def test_a_compiled_loop_needs_no_weight_gradients_and_leaves_the_net_as_it_is(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        given, seen = small(), []
-        monkeypatch.setattr(torch, "compile", lambda model: seen.append(model) or model)
-        assert torch.equal(providers.compiled(given)(), pgd.plain(given))
-        assert seen[0] is not given.model
-        assert not any(p.requires_grad for p in seen[0].parameters())
-        assert all(p.requires_grad for p in given.model.parameters())
-
     def test_one_that_is_not_installed_costs_its_own_rows(self) -> None:
         def absent(given: pgd.Problem) -> Callable[[], Tensor]:
             raise ImportError("no such package")
@@ -75,54 +62,6 @@ class TestProviders:
         assert given.notes == [
             "absent is not installed or cannot run here; its rows are missing (ImportError: no such package)"
         ]
-
-
-class TestArguments:
-    """ART and cleverhans where they are not installed: what they are called with."""
-
-    def test_of_art(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        made: dict[str, Any] = {}
-
-        class Attack:
-            def __init__(self, classifier: Any, **options: Any) -> None:
-                made.update(options, classifier=classifier)
-
-            def generate(self, x: Any, y: Any) -> Any:
-                return np.clip(x + made["eps"], 0, 1)
-
-        stand_in(monkeypatch, "art.attacks.evasion", ProjectedGradientDescentPyTorch=Attack)
-        stand_in(monkeypatch, "art.estimators.classification", PyTorchClassifier=lambda *a, **k: (a, k))
-        given = small()
-        assert torch.equal(peers.art(given)(), (given.x + 0.05).clamp(0, 1))
-        assert (made["eps"], made["eps_step"], made["max_iter"], made["batch_size"]) == (0.05, 0.02, 3, 6)
-        (_, loss, shape, classes), options = made["classifier"]
-        assert (type(loss), shape, classes) == (torch.nn.CrossEntropyLoss, (3, 32, 32), 10)
-        assert options["clip_values"] == (0.0, 1.0)
-
-    def test_of_cleverhans(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def attack(model: Any, x: Tensor, *budget: float, y: Tensor, **options: Any) -> Tensor:
-            assert budget == (0.05, 0.02, 3, torch.inf)
-            assert not options["rand_init"]
-            return x + options["clip_max"]
-
-        name = "cleverhans.torch.attacks.projected_gradient_descent"
-        stand_in(monkeypatch, name, projected_gradient_descent=attack)
-        given = small()
-        assert torch.equal(peers.cleverhans(given)(), given.x + 1)
-
-    def test_versions_are_those_of_packages_or_else_of_modules(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert peers.version_of("torch") == torch.__version__
-        monkeypatch.setitem(sys.modules, "art", SimpleNamespace(__version__="1.2"))
-        monkeypatch.setattr(peers, "version", lambda name: (_ for _ in ()).throw(PackageNotFoundError(name)))
-        assert peers.version_of("ART") == "1.2"
-
-
-def stand_in(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
-    """A module of that name with its parents."""
-    parts = name.split(".")
-    for end in range(1, len(parts)):
-        monkeypatch.setitem(sys.modules, ".".join(parts[:end]), ModuleType(parts[end - 1]))
-    monkeypatch.setitem(sys.modules, name, SimpleNamespace(**members))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="there is no /proc")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import fastadv as fa
 from bench import nets, pgd, problems
@@ -254,18 +254,6 @@ class TestEager:
             clean, broken = (nn.functional.cross_entropy(net(z), y, reduction="none") for z in (x, x_adv))
         assert (broken > clean).all()
 
-    def test_training_takes_every_batch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        data, seen = training.random_images(10), []
-
-        def attacked(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-            seen.append(len(x))
-            return x
-
-        for name, epoch in (("attacked", eager_training.plain), ("strongest", eager_training.robustness)):
-            monkeypatch.setattr(eager_training, name, attacked)
-            epoch(nets.small_net(), data, 4)
-        assert seen == [4, 4, 2] * 2
-
     @pytest.mark.slow
     def test_constructions_go_to_the_target_and_come_nearer(self) -> None:
         net = nets.resnet18(tiny=True)
@@ -283,16 +271,6 @@ class TestEager:
         with torch.no_grad():
             before, after = (torch.linalg.vector_norm(head(z) - head(x), dim=1) for z in (start, near))
         assert (after < before).all()
-
-    def test_the_fooling_rate_is_the_share_that_is_taken_for_the_target(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(eager_construct, "random_target", lambda net, x, *rest: x)
-        net, data = nets.small_net(), training.random_images(10)
-        with torch.no_grad():
-            right = net(data.x.float() / 255).argmax(1) == (data.y + 1) % 10
-        found = eager_construct.constructed("D_rand", net, data, {"steps": 1}, 4)
-        assert found == pytest.approx(float(right.float().mean()))
 
 
 def test_budgets_of_registered_attacks() -> None:
