@@ -63,10 +63,8 @@ class Synthesis(Panel, title="Model"):
             samples = PRIOR_SAMPLES if self.prior_samples is None else self.prior_samples
             model = ABS.from_official(path, prior_samples=samples, seed=seed or 0)
         elif path.is_file():
-            own = {"--prior-samples": self.prior_samples, "--seed": None if seed_used else seed}
-            for option, value in own.items():
-                if value is not None:
-                    o.refuse(f"{option} has no effect on {path}, which has its own prior; leave it out.")
+            why = f"has no effect on {path}, which has its own prior; leave it out."
+            o.refuse_given(why, prior_samples=self.prior_samples, seed=None if seed_used else seed)
             model = ABS.load(path)
         else:
             raise InputError(

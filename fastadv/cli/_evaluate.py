@@ -82,8 +82,7 @@ class Kept(Panel, title="Results"):
                 o.refuse(
                     f"--radii goes beyond the radius {attack.radius:g} of {attack.label}: leave out --radius."
                 )
-        begun = lambda folder: (folder / IDENTITY).exists()  # noqa: E731
-        o.check_run_dir(self.run_dir, self.resume, begun, "an evaluation")
+        o.check_run_dir(self.run_dir, self.resume, IDENTITY, "an evaluation")
         if self.about and self.robustbench is None:
             o.refuse("--about says more about an entry: give --robustbench too.")
         return tried

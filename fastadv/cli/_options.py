@@ -1,7 +1,7 @@
 """The options that commands share, and how their text becomes values."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import field
 from fractions import Fraction
@@ -22,6 +22,13 @@ Split = Literal["train", "test"]
 def refuse(text: str) -> NoReturn:
     """End the command as wrong usage, with exit code 2 and this text."""
     raise typer.BadParameter(text)
+
+
+def refuse_given(why: str, **options: object) -> None:
+    """Refuse each of these options that is given, and say why."""
+    for name, value in options.items():
+        if value is not None:
+            refuse(f"--{name.replace('_', '-')} {why}")
 
 
 def parse_number(text: str | float) -> float:
@@ -126,19 +133,15 @@ def pairs(parts: list[str], what: str) -> dict[str, Any]:
     return values
 
 
-def has_checkpoint(run_dir: Path) -> bool:
-    """Return whether the folder holds a training run."""
-    return (run_dir / "checkpoint.safetensors").exists()
+CHECKPOINT = "checkpoint.safetensors"  # of a training run
 
 
-def check_run_dir(
-    run_dir: Path | None, resume: bool, begun: Callable[[Path], bool] = has_checkpoint, what: str = "a run"
-) -> None:
-    """Refuse to go on without a folder, and a folder where something has `begun` that is not to go on."""
+def check_run_dir(run_dir: Path | None, resume: bool, begun: str = CHECKPOINT, what: str = "a run") -> None:
+    """Refuse to go on without a folder, and a folder where `begun` lies and is not to go on."""
     if run_dir is None:
         if resume:
             refuse("--resume goes on with a folder: give --run-dir too.")
-    elif begun(run_dir) and not resume:
+    elif (run_dir / begun).exists() and not resume:
         refuse(
             f"--run-dir {run_dir} already holds {what}: add --resume to go on with it, "
             "or choose another folder."

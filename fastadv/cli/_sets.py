@@ -1,7 +1,7 @@
 """`fastadv verify` and `fastadv export`: constructed sets as products."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -36,8 +36,11 @@ def verify(
     With --model, its source model, the classes of the images and the fooling rate are.
     Any difference is an error, exit code 1.
     """
-    _no_effect("--data", data, {"split": split, "data-dir": data_dir, "size": size, "samples": samples})
-    _no_effect("--model", model, {"option": option, "weights": weights, "device": device})
+    why = "has no effect without --{}: add that, or leave it out."
+    if data is None:
+        o.refuse_given(why.format("data"), split=split, data_dir=data_dir, size=size, samples=samples)
+    if model is None:
+        o.refuse_given(why.format("model"), option=option, weights=weights, device=device)
     with interruptible("nothing was changed"):
         base = net = None
         if data is not None:
@@ -63,12 +66,6 @@ def verify(
         ["classes by the source model", "those that are stored" if model else "not asked: add --model"],
     ]
     print_table(f"{folder} is what its card says", cells)
-
-
-def _no_effect(needed: str, given: str | None, options: dict[str, Any]) -> None:
-    for name, value in options.items():
-        if given is None and value is not None:
-            o.refuse(f"--{name} has no effect without {needed}: add that, or leave it out.")
 
 
 def export(

@@ -90,7 +90,7 @@ class RunFolder(Panel, title="Results"):
         """Return the message of a stopped command. begun: it has finished an epoch."""
         if self.run_dir is None:
             return "nothing was kept; with --run-dir a run can be resumed"
-        if not begun and not o.has_checkpoint(self.run_dir):
+        if not begun and not (self.run_dir / o.CHECKPOINT).exists():
             return "no epoch was done, so nothing was kept; run it again"
         return (
             f"the last finished epoch is kept in {self.run_dir}; run the same command with --resume to go on"
@@ -173,9 +173,7 @@ def load_data(
             f"no data set {data!r}; there are {', '.join(sets.names())}, and the folder of any constructed "
             "or exported set."
         )
-    for option, value in (("--split", split), ("--size", size)):
-        if value is not None:
-            o.refuse(f"{option} has no effect on the constructed set {data}; leave it out.")
+    o.refuse_given(f"has no effect on the constructed set {data}; leave it out.", split=split, size=size)
     made = sets.load_folder(data)
     return made if limit is None or limit >= len(made) else made.subset(range(limit))
 

@@ -69,7 +69,7 @@ def schott(
         return
     if not planned:
         o.refuse("no attack is left in these norms on these models; choose others.")
-    o.check_run_dir(run_dir, resume, paper.started)
+    o.check_run_dir(run_dir, resume, paper.CELLS)
     place = make_device(device)
     kept = f"finished batches are kept in {run_dir}; add --resume to go on"
     with interruptible(kept), progress("study") as bar:

@@ -32,10 +32,11 @@ def goodfellow(
     picture and model.
     """
     if picture.image is not None:
-        _refuse("has no effect with --image", scale=scale, parts=parts, seeds=seeds, data_dir=data_dir)
+        why = "has no effect with --image; leave it out."
+        o.refuse_given(why, scale=scale, parts=parts, seeds=seeds, data_dir=data_dir)
         draw_panda(picture, run_dir / f"{picture.image.stem}_fgsm.png", make_device(device), json, seed)
         return
-    _refuse("goes with --image", **vars(picture))
+    o.refuse_given("goes with --image; leave it out.", **vars(picture))
     scale = scale or "cpu"
     o.check_choice("--scale", scale, SCALES)
     settings = replace(SCALES[scale], seed=seed, seeds=seeds or SCALES[scale].seeds)
@@ -54,10 +55,3 @@ def goodfellow(
     print_table("Networks", report.nets(result), report.notes(result))
     say("")
     say_where({**result["measured"]["figures"], "the report": run_dir / REPORT}, width=36)
-
-
-def _refuse(why: str, **options: object) -> None:
-    """Refuse each of these options that is given."""
-    for name, value in options.items():
-        if value is not None:
-            o.refuse(f"--{name.replace('_', '-')} {why}; leave it out.")

@@ -41,11 +41,6 @@ def estimate(settings: Settings, *, madry_trained: bool = False) -> float:
     return seconds + (MADRY_SECONDS if "madry" in settings.models and not madry_trained else 0)
 
 
-def started(folder: Path) -> bool:
-    """Return whether `folder` holds work of the study."""
-    return (folder / CELLS).exists()
-
-
 def run(
     settings: Settings,
     subjects: Subjects,
