@@ -57,6 +57,7 @@ def test_torchrun_starts_a_command(folder: Path) -> None:
     [(code, out, err)] = finish(program(folder, "torch.distributed.run", *line.split()))
     assert code == 0, err
     assert out.count("small_cnn on 61 images of digits") == 1
+    assert err.count("small_cnn has its first, untrained weights") == 1
 
 
 @pytest.mark.slow
