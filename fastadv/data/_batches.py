@@ -1,28 +1,25 @@
 """A data set in batches, with the number of every sample."""
 
 import os
+import random
 from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from fastadv import rng
-from fastadv.data._draws import keyed
 from fastadv.data.folder import FolderSet
-from fastadv.data.imageset import ImageSet, check_images, check_positions, to_unit
-from fastadv.data.mixture import Mixture
-from fastadv.data.npz import NpzSet
+from fastadv.data.imageset import Held, check_images, check_positions, to_unit
 from fastadv.errors import CorruptFileError, InputError
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
 # Fewer images than this are read before worker processes have started.
 _WORTH_WORKERS = 256
-
-# Sets that give any images at once, so that no worker need read them.
-Held = ImageSet | NpzSet | Mixture
 
 
 def batches(
@@ -102,8 +99,22 @@ class _Numbered(Dataset[Any]):
     def _item(self, position: int) -> Any:
         if isinstance(self.dataset, FolderSet):
             return self.dataset.pixels(position), int(self.dataset.labels[position])
-        with keyed(rng.derive(self.seed, "sample", position)):
+        with _keyed(rng.derive(self.seed, "sample", position)):
             return self.dataset[position]
+
+
+@contextmanager
+def _keyed(seed: int) -> Iterator[None]:
+    """Let what torch, NumPy and `random` draw here depend on `seed` alone, and change no later draw."""
+    old_random, old_numpy = random.getstate(), np.random.get_state()
+    try:
+        with rng.torch_seeded(seed, torch.device("cpu")):
+            random.setstate(random.Random(seed).getstate())
+            np.random.set_state(np.random.RandomState(seed % 2**32).get_state())
+            yield
+    finally:
+        random.setstate(old_random)
+        np.random.set_state(old_numpy)
 
 
 def _collate(items: list[Any]) -> Any:

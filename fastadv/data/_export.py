@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from torch import Tensor
+from typing import Any
 
 from fastadv.data import _png, _tensors
 from fastadv.data.imageset import ImageSet
@@ -18,17 +16,9 @@ from fastadv.runs.files import read_json, write_json, writing
 
 CARD = "card.json"
 _FORMAT = "fastadv.export.1"
-Progress = Callable[[int, int], None]
 
 
-class Layout(NamedTuple):
-    """How one kind of folder is written, and read with the description of the set in it."""
-
-    write: Callable[[ImageSet, Path, Progress], None]
-    read: Callable[[Path, Mapping[str, Any]], tuple[Tensor, Tensor]]  # images and labels
-
-
-LAYOUTS = {"png": Layout(_png.write, _png.read), "torch": Layout(_tensors.write, _tensors.read)}
+LAYOUTS: Mapping[str, Any] = {"png": _png, "torch": _tensors}  # each writes a set into a folder, and reads it
 
 
 def export(
@@ -36,7 +26,7 @@ def export(
     folder: str | PathLike[str],
     kind: str = "png",
     *,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write a set of images, constructed or not, into a new folder for other programs to read.
 
@@ -62,7 +52,7 @@ def export(
     path = Path(folder)
     about = {"format": _FORMAT, "kind": kind, "dtype": str(dataset.x.dtype).removeprefix("torch.")}
     with _whole(path) as part, writing(path):
-        LAYOUTS[kind].write(dataset, part, progress or _silent)
+        LAYOUTS[kind].write(dataset, part, progress or (lambda done, total: None))
         write_json(part / CARD, about | {"set": dataset.describe()})
 
 
@@ -81,7 +71,7 @@ def load_folder(folder: str | PathLike[str]) -> ImageSet:
         return load_constructed(path)
     if (path / CARD).is_file():
         return _exported(path)
-    if _tensors.there(path):
+    if (path / _tensors.IMAGES).is_file():
         return _tensors.published(path)
     raise InputError(
         f"{path}: expected a folder with {INDEX}, {CARD} or {_tensors.IMAGES}, as constructions and exports "
@@ -91,8 +81,7 @@ def load_folder(folder: str | PathLike[str]) -> ImageSet:
 
 def is_set(folder: str | PathLike[str]) -> bool:
     """Return whether `load_folder` knows the folder."""
-    path = Path(folder)
-    return (path / INDEX).is_file() or (path / CARD).is_file() or _tensors.there(path)
+    return any((Path(folder) / name).is_file() for name in (INDEX, CARD, _tensors.IMAGES))
 
 
 def _exported(path: Path) -> ImageSet:
@@ -129,7 +118,3 @@ def _whole(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-
-
-def _silent(done: int, total: int) -> None:
-    pass

@@ -24,9 +24,7 @@ def names() -> tuple[str, ...]:
 
 
 def _resized(dataset: ImageSet, size: int) -> ImageSet:
-    """Return every image resized to size x size, bilinearly, and smoothed where it shrinks; uint8 stays
-    uint8.
-    """
+    """Resize every image to size x size, bilinearly, smoothed where it shrinks; uint8 stays uint8."""
     x = interpolate(
         to_unit(dataset.x), (size, size), mode="bilinear", antialias=size < min(dataset.shape[1:])
     )
@@ -67,30 +65,20 @@ def load(
     for what, value in (("size", size), ("limit", limit)):
         if value is not None and value < 1:
             raise InputError(f"expected {what} >= 1, got {value}")
-    dataset = _open(name, split, data_dir, size, limit, download)
-    return dataset if limit is None or limit >= len(dataset) else dataset.subset(range(limit))
-
-
-def _open(
-    name: str,
-    split: str,
-    data_dir: str | os.PathLike[str] | None,
-    size: int | None,
-    limit: int | None,
-    download: bool,
-) -> ImageSet | FolderSet:
+    dataset: ImageSet | FolderSet
     if name in ("imagefolder", "restricted_imagenet"):
         if not (data_dir or os.environ.get("FASTADV_DATA")):
             raise InputError(
                 f"{name}: expected the folder of the images, got none; name it with data_dir or FASTADV_DATA"
             )
-        return (imagefolder if name == "imagefolder" else restricted_imagenet)(
-            data_folder(data_dir), split, size
-        )
-    if name == "digits":
-        dataset = digits(split)
-    elif name == "mnist":
-        dataset = mnist(data_folder(data_dir), split, download)
+        read = imagefolder if name == "imagefolder" else restricted_imagenet
+        dataset = read(data_folder(data_dir), split, size)
     else:
-        dataset = cifar10(data_folder(data_dir), split, download, limit)
-    return _resized(dataset, size) if size else dataset
+        if name == "digits":
+            dataset = digits(split)
+        elif name == "mnist":
+            dataset = mnist(data_folder(data_dir), split, download)
+        else:
+            dataset = cifar10(data_folder(data_dir), split, download, limit)
+        dataset = _resized(dataset, size) if size else dataset
+    return dataset if limit is None or limit >= len(dataset) else dataset.subset(range(limit))

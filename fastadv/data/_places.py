@@ -14,8 +14,7 @@ _log = logging.getLogger("fastadv")
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None) -> Path:
-    """Return the folder of data sets: `data_dir`, else FASTADV_DATA, else fastadv/ in the user's cache
-    (created).
+    """Return `data_dir`, else the folder in FASTADV_DATA, else fastadv/ in the user's cache (created).
 
     InputError where the folder named does not exist.
     """

@@ -14,9 +14,7 @@ from fastadv.errors import CorruptFileError, InputError
 
 
 def class_folder_names(classes: Sequence[str]) -> list[str]:
-    """Return a folder name for each class, which sort in the order of the classes: their names, where
-    those do.
-    """
+    """Name a folder for each class, so that they sort like the classes: by the class, where that does."""
     plain = all(re.fullmatch(r"\w[\w .+-]*", name) for name in classes)
     if plain and list(classes) == sorted(set(classes)):
         return list(classes)
@@ -65,9 +63,7 @@ def write(dataset: ImageSet, folder: Path, progress: Callable[[int, int], None])
 
 
 def read(folder: Path, card: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Return images and labels in the order of the set. CorruptFileError where a file is missing or
-    damaged.
-    """
+    """Return images and labels in the order of the set. CorruptFileError where a file is lost or damaged."""
     count, shape = card["samples"], card["shape"]
     digits = len(str(count - 1))
     x = torch.empty((count, *shape), dtype=torch.uint8)

@@ -18,11 +18,6 @@ from fastadv.runs.files import atomic_write
 IMAGES, LABELS = "CIFAR_ims", "CIFAR_lab"
 
 
-def there(folder: Path) -> bool:
-    """Return whether the folder has this layout."""
-    return (folder / IMAGES).is_file() and (folder / LABELS).is_file()
-
-
 def write(dataset: ImageSet, folder: Path, progress: Callable[[int, int], None]) -> None:
     """Write both files, each a list of one tensor."""
     for name, tensor in ((IMAGES, to_unit(dataset.x)), (LABELS, dataset.y)):

@@ -24,8 +24,7 @@ def check_batch_size(value: BatchSize) -> None:
 
 
 def fastest_batch_size(frozen: Frozen, x: Tensor, most: int) -> int:
-    """Return the size of batches, up to `most`, at which `frozen` passes most samples like x [B, ...] a
-    second.
+    """Return the size of batches, up to `most`, at which `frozen` passes most samples like x a second.
 
     Sizes are doubled from that of x, as long as a loss and an input gradient (or logits, of a model without
     gradients) take less a sample by a twentieth, and memory holds them. These passes are not counted, and the

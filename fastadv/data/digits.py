@@ -9,9 +9,7 @@ from fastadv.data.imageset import ImageSet
 
 
 def digits(split: str) -> ImageSet:
-    """Return the embedded digits, x float32 [N, 1, 8, 8] in sixteenths; every fifth of a class is for
-    testing.
-    """
+    """Return x float32 [N, 1, 8, 8] in sixteenths, and labels; every fifth of a class is for testing."""
     # imported here because it takes long, and by name because it has no type hints
     bunch: Any = import_module("sklearn.datasets").load_digits()
     x = torch.from_numpy(bunch.images).float().div_(16).unsqueeze_(1)

@@ -4,14 +4,13 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from fastadv.data.imageset import ImageSet, check_positions, describe, to_unit
+from fastadv.data.imageset import Images, ImageSet, check_positions, to_unit
 from fastadv.errors import CorruptFileError, InputError
 
 if TYPE_CHECKING:
@@ -27,16 +26,12 @@ def class_folders(root: Path) -> list[Path]:
 
 def images_in(folder: Path) -> list[Path]:
     """Return the image files of a folder and its sub-folders, sorted."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
-    )
+    images = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    return sorted(path for path in images if not path.name.startswith("."))
 
 
 def read_image(path: Path, size: int | None = None) -> Tensor:
-    """Return an image file as uint8 [3, H, W]; with `size`, the shorter side resized to it and the center cut
-    out.
+    """Return an image file as uint8 [3, H, W]; with `size`, its shorter side resized and its center cut out.
 
     CorruptFileError where the file is not a whole image.
     """
@@ -63,7 +58,7 @@ def _eight_bits(image: "Image") -> "Image":
     return image.point(lambda value: value / 256).convert("L") if image.mode.startswith("I;16") else image
 
 
-class FolderSet(Dataset[tuple[Tensor, int]]):
+class FolderSet(Images):
     """Images read from disk at each access; item i is (float32 [3, H, W] in [0, 1], label).
 
     One image of each class comes in turn, so that the first ones are of every class.
@@ -96,10 +91,6 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
         self.paths = [groups[label][1][turn] for turn, label in turns]
         self.labels = torch.tensor([label for _, label in turns])
 
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of one image; of the first one if `size` is None."""
@@ -110,33 +101,21 @@ class FolderSet(Dataset[tuple[Tensor, int]]):
         """Hash of names, file sizes, labels and `size`; not of the pixels, which stay on disk."""
         digest = hashlib.sha256(repr(self.size).encode())
         for path, label in zip(self.paths, self.labels.tolist(), strict=True):
-            digest.update(
-                f"{path.relative_to(self.root).as_posix()} {path.stat().st_size} {label}\n".encode()
-            )
+            name = path.relative_to(self.root).as_posix()
+            digest.update(f"{name} {path.stat().st_size} {label}\n".encode())
         return digest.hexdigest()[:16]
 
-    def describe(self) -> dict[str, Any]:
-        """Return what a card says about this set: name, size, shape, classes, hash and note, as JSON."""
-        return describe(self)
-
     def subset(self, positions: Tensor | Sequence[int]) -> Self:
-        """Return the images at `positions`, in that order; InputError for positions out of range or none
-        at all.
-        """
+        """Return the images at `positions`, at least one, in that order; InputError for others."""
         index = check_positions(positions, len(self), self.name)
         if not len(index):
             raise InputError(f"{self.name}: expected at least one position, got none")
         part = object.__new__(type(self))
-        # the cached shape and hash are those of the whole set
-        vars(part).update(
-            {key: value for key, value in vars(self).items() if key not in ("shape", "data_hash")}
-        )
+        whole = ("shape", "data_hash")  # what was cached of all images
+        vars(part).update({key: value for key, value in vars(self).items() if key not in whole})
         part.paths = [self.paths[i] for i in index.tolist()]
         part.labels = self.labels[index]
         return part
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     def pixels(self, position: int) -> Tensor:
         """Return one image as uint8 [3, H, W]."""

@@ -9,9 +9,7 @@ _SPLITS = {"train": ("train",), "test": ("test", "val")}
 
 
 def split_folder(root: Path, split: str) -> tuple[Path, bool]:
-    """Return the folder of a split below `root`, and whether it is `root` itself, which then has no
-    splits.
-    """
+    """Return the folder of a split below `root`, and whether it is `root` itself, for lack of splits."""
     named = [root / name for names in _SPLITS.values() for name in names if (root / name).is_dir()]
     if not named:
         return root, True

@@ -64,11 +64,64 @@ def check_classes(y: Tensor, classes: Sequence[str] | int, what: str) -> tuple[s
     return names
 
 
-class ImageSet(Dataset[tuple[Tensor, int]]):
+class Images(Dataset[tuple[Tensor, int]]):
+    """What all sets have: labels int64 [N], the names of the classes, and a note for readers of results."""
+
+    labels: Tensor
+    classes: tuple[str, ...]
+    name: str
+    note: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of one image."""
+        raise NotImplementedError
+
+    @property
+    def data_hash(self) -> str:
+        """Hash of images and labels."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a card says about this set: name, size, shape, classes, hash and note, as JSON."""
+        return {
+            "name": self.name,
+            "samples": len(self),
+            "shape": list(self.shape),
+            "classes": list(self.classes),
+            "data_hash": self.data_hash,
+            "note": self.note,
+        }
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Held(Images):
+    """A set in memory, or mapped into it: it gives any images at once."""
+
+    def take(self, positions: Tensor) -> Tensor:
+        """Return the images at `positions`, int64 [B], as they are held: [B, C, H, W]."""
+        raise NotImplementedError
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        label = int(self.labels[position])
+        return to_unit(self.take(torch.tensor([position % len(self)]))[0]), label
+
+    def __repr__(self) -> str:
+        images = f"{len(self)} images of {list(self.shape)}"
+        return f"{type(self).__name__}({self.name!r}, {images}, {self.num_classes} classes)"
+
+
+class ImageSet(Held):
     """Images and labels in memory; item i is (float32 [C, H, W] in [0, 1], label).
 
     x: [N, C, H, W], uint8 (served divided by 255) or float32 in [0, 1].
-    y: int64 [N] in 0..K-1, on the same device.
+    y: int64 [N] in 0..K-1, on the same device; `labels` too.
     classes: the K names, or K.
     note: what a reader of results on this set must know.
 
@@ -92,41 +145,23 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
             )
         check_images(x, name)
         self.classes = check_classes(y, classes, name)
-        self.x, self.y, self.name, self.note = x, y, name, note
-
-    @property
-    def labels(self) -> Tensor:
-        """The labels, int64 [N]."""
-        return self.y
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.classes)
+        self.x, self.y, self.labels, self.name, self.note = x, y, y, name, note
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W) of one image."""
         return tuple(self.x.shape[1:])
 
     @cached_property
     def data_hash(self) -> str:
-        """Hash of the pixels and labels."""
         return data_hash(self.x, self.y)
 
-    def describe(self) -> dict[str, Any]:
-        """Return what a card says about this set: name, size, shape, classes, hash and note, as JSON."""
-        return describe(self)
-
     def subset(self, positions: Tensor | Sequence[int]) -> "ImageSet":
-        """Return the images at `positions`, in that order; InputError for positions out of range or none
-        at all.
-        """
+        """Return the images at `positions`, at least one, in that order; InputError for others."""
         index = check_positions(positions, len(self), self.name).to(self.x.device)
         return self._with(self.x[index], self.y[index])
 
     def only(self, classes: Sequence[int]) -> "ImageSet":
-        """Return the images of these classes alone, in their order here: `only([3, 7])` of MNIST is 3 against
-        7.
+        """Return the images of these classes alone, in their order here: `only([3, 7])` is 3 against 7.
 
         Labels count anew, 0 for the first of `classes`; each keeps its name. InputError for fewer than two
         classes, one named twice, one that the set does not have, or one without images.
@@ -148,7 +183,6 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return ImageSet(self.x[y >= 0], y[y >= 0], names, name, note=self.note)
 
     def take(self, positions: Tensor) -> Tensor:
-        """Return the images at `positions`, int64 [B], as they are held: [B, C, H, W]."""
         return self.x.index_select(0, positions.to(self.x.device))
 
     def to(self, device: torch.device | str) -> "ImageSet":
@@ -157,26 +191,3 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 
     def _with(self, x: Tensor, y: Tensor) -> "ImageSet":
         return ImageSet(x, y, self.classes, self.name, note=self.note)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        return to_unit(self.x[position]), int(self.y[position])
-
-    def __repr__(self) -> str:
-        return (
-            f"ImageSet({self.name!r}, {len(self)} images of {list(self.shape)}, {self.num_classes} classes)"
-        )
-
-
-def describe(dataset: Any) -> dict[str, Any]:
-    """Return what a card says about a set, in memory or on disk."""
-    return {
-        "name": dataset.name,
-        "samples": len(dataset),
-        "shape": list(dataset.shape),
-        "classes": list(dataset.classes),
-        "data_hash": dataset.data_hash,
-        "note": dataset.note,
-    }

@@ -7,18 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv._checks import check_share
-from fastadv.data.imageset import ImageSet, describe, to_unit
+from fastadv.data.imageset import Held, ImageSet, to_unit
 from fastadv.data.npz import NpzSet
 from fastadv.errors import InputError
 
 _DENOMINATOR = 10**6  # of the fraction, which is thus 7/10 where the number given is the float next to it
 
 
-class Mixture(Dataset[tuple[Tensor, int]]):
+class Mixture(Held):
     """Real and generated images to train on; `fraction` of each batch are generated.
 
     An epoch is as long as the real set. The images of a run are one sequence, whatever the batch size: among
@@ -58,12 +57,12 @@ class Mixture(Dataset[tuple[Tensor, int]]):
             )
         self.real, self.generated = real, generated
         self.labels = torch.cat([real.labels, generated.labels.to(real.labels.device)])
-        self.classes, self.shape, self.note = real.classes, real.shape, real.note
+        self.classes, self.note = real.classes, real.note
         self.name = f"{real.name} with {float(self.share):.4g} {generated.name}"
 
     @property
-    def num_classes(self) -> int:
-        return len(self.classes)
+    def shape(self) -> tuple[int, ...]:
+        return self.real.shape
 
     @property
     def epoch_size(self) -> int:
@@ -77,9 +76,8 @@ class Mixture(Dataset[tuple[Tensor, int]]):
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
-        """Return what a card says about this set: both sets and the fraction, as JSON."""
         parts = {"real": self.real.describe(), "generated": self.generated.describe()}
-        return describe(self) | parts | {"fraction": float(self.share)}
+        return super().describe() | parts | {"fraction": float(self.share)}
 
     def epoch_order(self, seed: int, epoch: int) -> Tensor:
         """Return the sample numbers of an epoch, counted from 1, in their order: int64 [len(real)]."""
@@ -97,10 +95,7 @@ class Mixture(Dataset[tuple[Tensor, int]]):
         return order
 
     def take(self, positions: Tensor) -> Tensor:
-        """Return the images at `positions`, int64 [B]: [B, C, H, W] on the device of the real ones.
-
-        uint8 where both sets are, float32 otherwise.
-        """
+        """Return them on the device of the real ones: uint8 where both sets are, float32 otherwise."""
         made = positions >= len(self.real)
         kinds = {
             ~made: self.real.take(positions[~made]),
@@ -119,13 +114,6 @@ class Mixture(Dataset[tuple[Tensor, int]]):
     def to(self, device: torch.device | str) -> "Mixture":
         """Return both sets on another device, copied as a whole; batches are then served there."""
         return Mixture(self.real.to(device), self.generated.to(device), float(self.share))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        label = int(self.labels[position])
-        return to_unit(self.take(torch.tensor([position % len(self)]))[0]), label
 
     def __repr__(self) -> str:
         return f"Mixture({self.real!r}, {self.generated!r}, fraction={float(self.share):g})"

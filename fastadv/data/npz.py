@@ -13,15 +13,14 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from fastadv.data.imageset import check_classes, describe, to_unit
+from fastadv.data.imageset import Held, check_classes
 from fastadv.errors import CorruptFileError, InputError
 
 _LOCAL_HEADER = 30  # bytes before a member's name in a zip file; the last four tell how long what follows is
 
 
-class NpzSet(Dataset[tuple[Tensor, int]]):
+class NpzSet(Held):
     """Images of one npz file, or of all npz files of a folder, sorted by name.
 
     Each file holds `image`, uint8 [N, H, W, C], and `label`, integers [N], as the million images of DDPM and
@@ -55,12 +54,7 @@ class NpzSet(Dataset[tuple[Tensor, int]]):
         self._sums = [sums for _, _, sums in opened]
 
     @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    @property
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W) of one image."""
         height, width, channels = self.parts[0].shape[1:]
         return channels, height, width
 
@@ -69,12 +63,7 @@ class NpzSet(Dataset[tuple[Tensor, int]]):
         """Hash of the check sums of all arrays that the files hold."""
         return hashlib.sha256(repr(self._sums).encode()).hexdigest()[:16]
 
-    def describe(self) -> dict[str, Any]:
-        """Return what a card says about this set: name, size, shape, classes, hash and note, as JSON."""
-        return describe(self)
-
     def take(self, positions: Tensor) -> Tensor:
-        """Return the images at `positions`, int64 [B], as uint8 [B, C, H, W]."""
         positions = positions.to(self.labels.device)
         ends = torch.tensor([len(part) for part in self.parts], device=positions.device).cumsum(0)
         number = torch.bucketize(positions, ends, right=True)
@@ -90,16 +79,6 @@ class NpzSet(Dataset[tuple[Tensor, int]]):
         moved.parts = [part.to(device) for part in self.parts]
         moved.labels = self.labels.to(device)
         return moved
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        label = int(self.labels[position])
-        return to_unit(self.take(torch.tensor([position % len(self)]))[0]), label
-
-    def __repr__(self) -> str:
-        return f"NpzSet({self.name!r}, {len(self)} images of {list(self.shape)}, {self.num_classes} classes)"
 
 
 def _open(path: Path) -> tuple[Tensor, Tensor, list[list[int]]]:

@@ -44,18 +44,13 @@ def shard_name(k: int) -> str:
     return f"shard-{k:05d}.safetensors"
 
 
-def shard_path(folder: Path, k: int) -> Path:
-    """Return the file of shard `k`."""
-    return folder / shard_name(k)
-
-
 def write_shard(folder: Path, k: int, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Shard:
     """Write shard `k` atomically and return it as read back from the disk.
 
     Raises OSError where the disk is full or the folder cannot be written; the shards already there are not
     touched.
     """
-    path = shard_path(folder, k)
+    path = folder / shard_name(k)
     about = {"format": _FORMAT, "number": k, "config": plain(config), "digest": digest(tensors)}
     with writing(path, sum(t.numel() * t.element_size() for t in tensors.values())):
         save_tensors(path, tensors, {"shard": json.dumps(about, sort_keys=True)})
@@ -68,7 +63,7 @@ def read_shard(folder: Path, k: int, config: Mapping[str, Any]) -> Shard:
     Raises CorruptFileError where the file is missing, truncated, damaged or no shard of this library, and
     InputError where it is a whole shard made with another configuration.
     """
-    path = shard_path(folder, k)
+    path = folder / shard_name(k)
     if not path.is_file():
         raise CorruptFileError(
             f"{path}: expected a shard, got no file; run the construction again: it rebuilds only this shard"
@@ -106,11 +101,7 @@ def write_index(
 ) -> dict[str, Any]:
     """Write the index of a complete set and return it; one that already lists these shards stays as it is."""
     listed = [
-        {
-            "file": shard_name(k),
-            "count": len(next(iter(shard.tensors.values()))),
-            "digest": shard.digest,
-        }
+        {"file": shard_name(k), "count": len(shard.tensors["ids"]), "digest": shard.digest}
         for k, shard in enumerate(shards)
     ]
     path = folder / INDEX
@@ -152,9 +143,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def read_shards(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return (tensors of all shards joined, index) of a whole set, verified. CorruptFileError names bad
-    files.
-    """
+    """Return (tensors of all shards joined, index), verified. CorruptFileError names all bad files."""
     index = read_index(folder)
     shards: list[dict[str, Tensor]] = []
     bad: list[CorruptFileError] = []
@@ -170,7 +159,7 @@ def read_shards(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _listed(folder: Path, k: int, config: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors of shard `k`, which is the one that the index lists."""
-    path = shard_path(folder, k)
+    path = folder / shard_name(k)
     try:
         shard = read_shard(folder, k, config)
     except InputError as error:

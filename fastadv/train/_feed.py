@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from fastadv import rng
 from fastadv.data import ImageSet, Mixture
-from fastadv.data._batches import Batch, Held, raw_batches
-from fastadv.data.imageset import to_unit
+from fastadv.data._batches import Batch, raw_batches
+from fastadv.data.imageset import Held, to_unit
 from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.train._share import Share

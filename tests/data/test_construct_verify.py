@@ -13,7 +13,7 @@ from torch import nn
 import fastadv as fa
 from fastadv.data import ConstructedSet, ImageSet, load_constructed, verify_constructed
 from fastadv.data.construct import verify
-from fastadv.data.shards import read_shards, shard_path, write_index, write_shard
+from fastadv.data.shards import read_shards, shard_name, write_index, write_shard
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.files import digest
 from fastadv.threat import L0, L1, L2, Linf
@@ -83,10 +83,10 @@ def test_what_is_measured_is_in_the_set(done):
 
 
 def test_every_bad_shard_is_named(done):
-    shard_path(done, 0).unlink()
-    damaged = bytearray(shard_path(done, 2).read_bytes())
+    (done / shard_name(0)).unlink()
+    damaged = bytearray((done / shard_name(2)).read_bytes())
     damaged[-3] ^= 4
-    shard_path(done, 2).write_bytes(damaged)
+    (done / shard_name(2)).write_bytes(damaged)
     with pytest.raises(CorruptFileError) as caught:
         verify_constructed(done)
     text = str(caught.value)
@@ -175,7 +175,7 @@ def test_a_set_that_differs_from_its_card(done, change, says):
 
 
 def test_a_shard_that_nothing_lists(done):
-    shard_path(done, 7).write_bytes(shard_path(done, 1).read_bytes())
+    (done / shard_name(7)).write_bytes((done / shard_name(1)).read_bytes())
     with pytest.raises(CorruptFileError, match=r"shard-00007\.safetensors: expected 3 shards"):
         verify_constructed(done)
 

@@ -10,7 +10,7 @@ from fastadv.data.shards import (
     read_shard,
     read_shards,
     shard_count,
-    shard_path,
+    shard_name,
     shard_range,
     write_index,
     write_shard,
@@ -87,7 +87,7 @@ def three_shards(folder):
 
 def test_shards_that_changed_places_are_named(tmp_path):
     three_shards(tmp_path)
-    first, second = (shard_path(tmp_path, k) for k in (0, 1))
+    first, second = (tmp_path / shard_name(k) for k in (0, 1))
     first.rename(tmp_path / "aside")
     second.rename(first)
     (tmp_path / "aside").rename(second)
@@ -122,6 +122,6 @@ def test_a_shard_whose_digest_is_not_its_own_is_damaged(tmp_path, damage):
         about["digest"] = digest({"ids": torch.arange(4)})
     else:
         tensors["ids"][1] = 5
-    save_tensors(shard_path(tmp_path, 0), tensors, {"shard": json.dumps(about)})
+    save_tensors(tmp_path / shard_name(0), tensors, {"shard": json.dumps(about)})
     with pytest.raises(CorruptFileError, match="expected the digest"):
         read_shard(tmp_path, 0, {"seed": 1})

@@ -1,4 +1,4 @@
-"""The data set a construction starts from, read by sample number."""
+"""The data set a construction starts from, read by sample number, and where the search for each begins."""
 
 from collections.abc import Sized
 from typing import Any
@@ -7,12 +7,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastadv import rng
 from fastadv.data._batches import batches
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
 from fastadv.errors import InputError
 from fastadv.runs.card import data_hash
 from fastadv.runs.description import describe_data
+
+STARTS = ("images", "noise")
 
 
 class Base:
@@ -38,6 +41,19 @@ class Base:
         x, y, _ = next(batches(self.dataset, len(ids), order=ids, workers=0))
         return x.to(self.device), y.to(self.device)
 
+    def start(self, kind: str | None, x: Tensor, ids: Tensor, seed: int) -> Tensor:
+        """Return where the search for the samples `ids` [B] with images `x` begins; None: at x itself.
+
+        "images": at another image, uniform over all others. "noise": Gaussian, of deviation 1/20 around 1/2.
+        """
+        if kind is None:
+            return x
+        if kind == "images":
+            others = rng.integers(self.count - 1, rng.derive(seed, "construct partners"), ids)
+            return self.fetch((ids + 1 + others) % self.count)[0]
+        normal = rng.normal(x[0].numel(), rng.derive(seed, "construct noise"), ids)
+        return (0.5 + normal.to(x.device).reshape(x.shape) / 20).clamp(0, 1)
+
     def spread(self, most: int) -> Tensor:
         """Return the numbers of at most `most` samples, evenly spaced from the first to the last."""
         return torch.linspace(0, self.count - 1, min(most, self.count)).long()
@@ -56,10 +72,7 @@ class Base:
             raise InputError(
                 f"model: expected logits for the {len(names)} classes of the base, got {outputs}"
             )
-        held = next(
-            (getattr(self.dataset, name) for name in ("labels", "targets") if hasattr(self.dataset, name)),
-            None,
-        )
+        held = getattr(self.dataset, "labels", getattr(self.dataset, "targets", None))
         if held is None:
             return
         labels = torch.as_tensor(held).cpu().long()
@@ -81,9 +94,5 @@ class Base:
         if isinstance(self.dataset, ImageSet | FolderSet):
             return self.dataset.describe()
         some = data_hash(*self.fetch(self.spread(16)))
-        return {
-            "name": self.name,
-            "samples": self.count,
-            "data_hash": some,
-            "held": describe_data(self.dataset),
-        }
+        held = describe_data(self.dataset)
+        return {"name": self.name, "samples": self.count, "data_hash": some, "held": held}

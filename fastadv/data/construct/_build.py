@@ -68,9 +68,8 @@ class BatchSearch:
     labels: Tensor  # [B] the labels to store
     center: Tensor  # [B, ...] where the search starts, and the center of the budget
     run: Callable[[], Tensor]  # gives the images to store [B, ...]
-    objective: Callable[
-        [Tensor], Tensor
-    ]  # of images [B, ...], what the search lowers [B], on the model as given
+    # of images [B, ...], what the search lowers [B], on the model as given
+    objective: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,18 +81,15 @@ class Construction:
     classes: int
     threat: Threat
     settings: dict[str, Any]  # what else makes it what it is, for the card and the identity
-    begin: Callable[
-        [Tensor, Tensor, Tensor, Threat], BatchSearch
-    ]  # of x, y, ids (on the CPU), and the batch's budget
+    # of x, y, ids (on the CPU), and the batch's budget
+    begin: Callable[[Tensor, Tensor, Tensor, Threat], BatchSearch]
 
     def budget(self, ids: Tensor, device: torch.device) -> Threat:
         """Return the threat of the samples `ids` alone."""
         radius = self.threat.radius
-        return (
-            self.threat.with_radius(radius[ids].to(device))
-            if isinstance(radius, Tensor) and radius.dim()
-            else self.threat
-        )
+        if not isinstance(radius, Tensor):
+            return self.threat
+        return self.threat.with_radius(radius[ids].to(device))
 
 
 def build(

@@ -23,9 +23,7 @@ Module = str | Callable[[Tensor], Tensor] | None
 
 
 def check_budget(threat: Threat, steps: int, step_size: float | None) -> None:
-    """Raise InputError unless `threat` has the box of images, and there is at least one step of a valid
-    length.
-    """
+    """Raise InputError unless `threat` has the box of images, and there are steps of a valid length."""
     if not isinstance(threat, Threat):
         raise InputError(
             f"threat: expected fa.L2(radius) or another norm, got {threat!r}; a radius needs a norm"
@@ -45,14 +43,12 @@ def check_budget(threat: Threat, steps: int, step_size: float | None) -> None:
 def prepare(
     model: nn.Module | Frozen, dataset: Dataset[Any], threat: Threat, *, every_class: bool
 ) -> tuple[Frozen, Base, int]:
-    """Return (source model frozen, base, number of classes); InputError if the model does not fit the
-    base.
-    """
+    """Return (source model frozen, base, number of classes); InputError if model and base do not fit."""
     frozen = freeze(model)
     device = device_of(frozen.model) if isinstance(frozen.model, nn.Module) else None
     base = Base(dataset, device or torch.device("cpu"))
     radius = threat.radius
-    if isinstance(radius, Tensor) and radius.dim() and len(radius) != base.count:
+    if isinstance(radius, Tensor) and len(radius) != base.count:
         raise InputError(
             f"threat: expected one radius, or one for each of the {base.count} images of the base, "
             f"got {len(radius)}"
@@ -74,9 +70,7 @@ def _compared(frozen: Frozen, base: Base) -> Frozen:
 
 
 def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
-    """Return the representation of the source model, frozen; InputError unless it gives finite floats [B,
-    F].
-    """
+    """Return the source model's representation, frozen; InputError unless it is finite floats [B, F]."""
     model = source.model
     if not isinstance(model, nn.Module):
         raise InputError(
@@ -86,21 +80,15 @@ def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
     if isinstance(module, str) and module not in names:
         raise InputError(f"module: expected one of {', '.join(names)}, got {module!r}")
     dtype = dtype_of(model) or torch.float32
-    cut = representation(model, _in_dtype(module, dtype) if callable(module) else module)
+    given = (lambda x: module(x.to(dtype))) if callable(module) else module
+    cut = representation(model, given)
     x, _ = base.fetch(torch.tensor([0, base.count - 1]))
     with torch.no_grad():
-        features = cut(x.to(dtype))
-    if (
-        not isinstance(features, Tensor)
-        or features.ndim != 2
-        or len(features) != 2
-        or not features.is_floating_point()
-    ):
-        got = (
-            f"{features.dtype} {list(features.shape)}"
-            if isinstance(features, Tensor)
-            else type(features).__name__
-        )
+        features: Any = cut(x.to(dtype))
+    floats = isinstance(features, Tensor) and features.is_floating_point()
+    if not floats or features.ndim != 2 or len(features) != 2:
+        known = isinstance(features, Tensor)
+        got = f"{features.dtype} {list(features.shape)}" if known else type(features).__name__
         raise InputError(
             "module: expected a representation of shape [B, F] of floats for B = 2 images, "
             f"got {got}; give another module or function"
@@ -111,10 +99,6 @@ def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
             "got other values; check the weights"
         )
     return _compared(freeze(cut, **source.options.asked()), base)
-
-
-def _in_dtype(function: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    return lambda x: function(x.to(dtype))
 
 
 def fingerprint(source: Frozen, base: Base, identity: str | None = None) -> dict[str, Any]:

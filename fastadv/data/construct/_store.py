@@ -33,9 +33,7 @@ class Store(Keeper):
         return Shard(tensors, processes.from_first(write))
 
     def assemble(self, shards: Mapping[int, Shard], count: int) -> ConstructedSet:
-        """Return the set of `count` shards where all are there, with its index; otherwise that of these
-        shards.
-        """
+        """Return the set of all `count` shards with its index, where all are there; else that of these."""
         complete = processes.from_first(lambda: all(self.has(shard_name(k)) for k in range(count)))
         if complete:
             others = {k: self.read(k) for k in range(count) if k not in shards}

@@ -7,16 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from fastadv.data import shards
 from fastadv.data.imageset import ImageSet
-from fastadv.data.shards import (
-    read_shard,
-    read_shards,
-    shard_count,
-    shard_path,
-    shard_range,
-    write_index,
-    write_shard,
-)
 from fastadv.errors import InputError
 from fastadv.runs.card import card, data_hash
 from fastadv.runs.files import digest
@@ -72,26 +64,25 @@ class ConstructedSet(ImageSet):
             k: {name: tensor[home == k].cpu() for name, tensor in self.tensors().items()}
             for k in home.unique().tolist()
         }
-        if any(part["ids"].tolist() != list(shard_range(k, total, size)) for k, part in parts.items()):
+        if any(part["ids"].tolist() != list(shards.shard_range(k, total, size)) for k, part in parts.items()):
             raise InputError(
                 f"{folder}: expected a whole constructed set to save, got a subset or another order of it"
             )
-        shards = []
+        kept = []
         with RunFolder(folder, name="folder", shared=True) as opened:
             for k, part in parts.items():
-                path = shard_path(opened.path, k)
-                there = path.exists()
-                shard = (
-                    read_shard(opened.path, k, config) if there else write_shard(opened.path, k, part, config)
-                )
-                if shard.digest != digest(part):
+                path = opened.path / shards.shard_name(k)
+                if path.exists():
+                    kept.append(shards.read_shard(opened.path, k, config))
+                else:
+                    kept.append(shards.write_shard(opened.path, k, part, config))
+                if kept[-1].digest != digest(part):
                     raise InputError(
                         f"{path}: expected no file or the shard of this set, got one with other images; "
                         "choose another folder"
                     )
-                shards.append(shard)
-            if len(shards) == shard_count(total, size):
-                write_index(opened.path, self.card, config, shards)
+            if len(kept) == shards.shard_count(total, size):
+                shards.write_index(opened.path, self.card, config, kept)
 
 
 def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:
@@ -100,7 +91,7 @@ def load_constructed(folder: str | PathLike[str]) -> ConstructedSet:
     Raises CorruptFileError, naming the file, where the index or a shard is missing, truncated, damaged or
     foreign.
     """
-    tensors, index = read_shards(Path(folder))
+    tensors, index = shards.read_shards(Path(folder))
     return ConstructedSet(tensors, index["card"])
 
 

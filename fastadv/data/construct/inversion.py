@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import check_seed
 from fastadv.attacks.last_iterate import last_iterate
+from fastadv.data.construct._base import STARTS
 from fastadv.data.construct._build import BatchSearch, BuildOptions, Construction, build
 from fastadv.data.construct._checks import Module, check_budget, check_features, fingerprint, prepare
-from fastadv.data.construct._starts import STARTS, starting_point
 from fastadv.data.construct.constructed import ConstructedSet
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
@@ -36,8 +36,7 @@ def robust(
     seed: int = 0,
     **options: Unpack[BuildOptions],
 ) -> ConstructedSet:
-    """Build the robust set D_R: the features that an adversarially trained `model` uses, with the labels of
-    `base`.
+    """Build the robust set D_R: what an adversarially trained `model` sees of `base`, with its labels.
 
     For each (x, y) of the base, from a start x' drawn independently of y, L2 PGD with normalized gradients
     solves
@@ -114,7 +113,7 @@ def _invert(
 
     def begin(x: Tensor, y: Tensor, ids: Tensor, budget: Threat) -> BatchSearch:
         goal = features.verdict(x)
-        center = starting_point(start, x, ids, samples, seed)
+        center = samples.start(start, x, ids, seed)
 
         def distance(reached: Tensor) -> Tensor:
             return torch.linalg.vector_norm(reached - goal, dim=1)  # type: ignore[no-any-return]

@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 from fastadv._checks import check_count
 from fastadv.data.construct._base import Base
 from fastadv.data.construct._checks import weights_or_code
-from fastadv.data.construct._starts import starting_point
 from fastadv.data.construct.constructed import ConstructedSet, measured
 from fastadv.data.imageset import check_classes, to_unit
 from fastadv.data.shards import INDEX, read_shards, shard_count, shard_name
@@ -23,16 +22,8 @@ from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.identity import agree, plain, rounding
 from fastadv.threat import THREATS
 
-STORED = {
-    "images",
-    "labels",
-    "original_labels",
-    "ids",
-    "predicted",
-    "objective_before",
-    "objective_after",
-    "distance",
-}
+STORED = {"images", "labels", "original_labels", "ids", "predicted", "distance"}
+STORED |= {"objective_before", "objective_after"}
 
 
 def verify_constructed(
@@ -155,7 +146,7 @@ def _with_base(
     labels, distances = [], []
     for ids in torch.split(made.ids, batch_size):
         x, y = base.fetch(ids)
-        center = starting_point(config.get("start"), x, ids, base, config["seed"])
+        center = base.start(config.get("start"), x, ids, config["seed"])
         labels.append(y)
         distances.append(threat.distance(to_unit(made.take(ids)), center).float())
         tick(len(ids))
@@ -181,9 +172,7 @@ def _rows(what: str, stored: Tensor, found: Tensor, differing: Tensor) -> Iterat
 def _with_model(
     made: ConstructedSet, model: nn.Module | Frozen, batch_size: int, tick: Callable[[int], None]
 ) -> tuple[float, list[str]]:
-    """Return the fooling rate measured again, and what the model says otherwise than when the set was
-    made.
-    """
+    """Return the fooling rate measured again, and where the model says other classes than those stored."""
     source = freeze(model)
     config = made.card["config"]
     there, here = config["model"], plain(weights_or_code(source.model, config.get("identity")))
