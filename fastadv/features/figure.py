@@ -2,21 +2,13 @@
 
 from collections.abc import Mapping
 from os import PathLike
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
 from fastadv.errors import InputError
-from fastadv.evaluation.figures.style import (
-    BLUE,
-    FAINT,
-    GRID,
-    INK,
-    VERMILION,
-    check_path,
-    new_figure,
-    plain,
-    save,
-)
+from fastadv.evaluation.figures import style
+from fastadv.evaluation.figures.style import BLUE, FAINT, GRID, INK, VERMILION
 from fastadv.evaluation.text import percent
 from fastadv.features.result import GAMMA, RHO, Kind, Usefulness
 
@@ -43,22 +35,19 @@ def scatter(
     """
     if not 1 <= len(nets) <= MOST:
         raise InputError(f"nets: expected 1 to {MOST} results by name, got {len(nets)}")
-    check_path(path)
+    style.check_path(path)
     width, top = 3.1, 0.5 if title else 0.2
-    figure = new_figure(0.75 + len(nets) * width, 3.0 + top, title)
+    figure = style.new_figure(0.75 + len(nets) * width, 3.0 + top, title)
     points = {name: _points(net, rho, gamma) for name, net in nets.items()}
     right = 1.08 * max(rho, *(across.max(initial=0) for across, _, _ in points.values()))
     lowest = min(-0.3, *(up.min(initial=0) for _, up, _ in points.values()))
     for place, (name, (across, up, kinds)) in enumerate(points.items()):
-        size = figure.get_figwidth(), figure.get_figheight()
-        axes = figure.add_axes(
-            ((0.65 + place * width) / size[0], 0.5 / size[1], (width - 0.3) / size[0], 2.4 / size[1])
-        )
-        plain(axes)
+        wide, high = figure.get_size_inches()
+        axes = figure.add_axes(((0.65 + place * width) / wide, 0.5 / high, (width - 0.3) / wide, 2.4 / high))
+        style.plain(axes)
         if lowest < -LINEAR:
             axes.set_yscale("symlog", linthresh=LINEAR, linscale=2)
-        axes.set_xlim(0, right)
-        axes.set_ylim(1.08 * lowest, 1.08 * max(right, 0.3))
+        axes.set(xlim=(0, right), ylim=(1.08 * lowest, 1.08 * max(right, 0.3)))
         axes.grid(color=GRID, linewidth=0.6)
         axes.plot([0, right], [0, right], color=FAINT, linewidth=0.9, linestyle=(0, (1, 2)), zorder=2)
         axes.plot([rho, right], [gamma, gamma], color=INK, linewidth=0.9, zorder=2)
@@ -78,14 +67,10 @@ def scatter(
             axes.tick_params(labelleft=False)
         else:
             axes.set_ylabel("robust usefulness γ = E[inf y f(x + δ)]", fontsize=9, color=INK)
-    save(figure, path)
+    style.save(figure, path)
 
 
-def _points(net: Usefulness, rho: float, gamma: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (rho, gamma, kind) of every pair of a feature that varies and a class, each [N]."""
+def _points(net: Usefulness, rho: float, gamma: float) -> list[NDArray[Any]]:
+    """Return rho, gamma and kind of every pair of a feature that varies and a class, each [N]."""
     drawn = ~net.constant
-    return (
-        net.rho[drawn].flatten().cpu().numpy(),
-        net.gamma[drawn].flatten().cpu().numpy(),
-        net.kinds(rho, gamma)[drawn].flatten().cpu().numpy(),
-    )
+    return [each[drawn].flatten().cpu().numpy() for each in (net.rho, net.gamma, net.kinds(rho, gamma))]

@@ -51,14 +51,14 @@ class Threat:
 
     def check_one_radius(self) -> None:
         """Raise InputError unless one radius holds for all samples."""
-        if isinstance(self.radius, Tensor) and self.radius.dim() > 0:
+        if isinstance(self.radius, Tensor):
             raise InputError(
                 f"threat: expected one radius for all samples, got {tuple(self.radius.shape)}; pass a number"
             )
 
     def take(self, index: Tensor) -> Self:
         """Return the threat of the samples `index` (an int64 or bool index of the batch)."""
-        if not isinstance(self.radius, Tensor) or self.radius.dim() == 0:
+        if not isinstance(self.radius, Tensor):
             return self
         # already checked; checking again would wait for a GPU
         part = copy(self)

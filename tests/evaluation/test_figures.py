@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from fastadv.errors import InputError
 from fastadv.evaluation import figures
-from fastadv.evaluation.figures import _bars, _curves, images, style
+from fastadv.evaluation.figures import images, style
 from fastadv.evaluation.figures.style import INK
 
 X = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -22,13 +22,9 @@ HEADINGS = ("strips", "of four")
 LINE = (np.linspace(0, 1, 5), np.linspace(0.9, 0.1, 5))
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that are drawn, in place of files."""
-    made: list[Figure] = []
-    for module in (_bars, _curves, images):
-        monkeypatch.setattr(module, "save", lambda figure, path: made.append(figure))
-    return made
+def key(figure: Figure) -> list[str]:
+    """What the legend names."""
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
 def texts(figure: Figure) -> list[str]:
@@ -36,34 +32,18 @@ def texts(figure: Figure) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
-def test_each_kind_of_file(tmp_path, kind):
-    path = tmp_path / f"a.{kind}"
-    figures.curves({"net": LINE}, path)
-    start = path.read_bytes()[:5]
-    assert start.startswith({"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[kind])
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [8, 32])
-def test_examples_show_the_images_and_the_difference(tmp_path, channels, size):
-    x = torch.full((2, channels, size, size), 0.5)
-    x_adv = x.clone()
-    x_adv[:, :, : size // 2] += 0.05
-    figures.examples(x, x_adv, Y[:2], Y[:2] + 1, tmp_path / "a.png", classes=list("abcd"), title="an attack")
-    picture = imread(tmp_path / "a.png")
-    assert picture.shape[1] > 400
-    assert ((picture[..., :3] - 0.5).max(-1) < 0.01).mean() > 0.05, "the gray images are not there"
-    top = (
-        (1.0, 1.0, 1.0)
-        if channels == 3
-        else tuple(int(figures.VERMILION[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    )
-    assert (np.abs(picture[..., :3] - np.array(top)).max(-1) < 0.01).mean() > 0.02, (
-        "the amplified difference is not there"
-    )
+def test_files_of_each_kind_without_pyplot(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it now fails
+    figures.curves({"a": LINE}, tmp_path / "a.pdf")
+    figures.panels([figures.Panel("L2 distance", 1.0, {"a": LINE})], tmp_path / "b.svg")
+    x = torch.full((2, 1, 8, 8), 0.5)
+    brighter = x + 0.05 * (torch.arange(8) < 4)[:, None]
+    figures.examples(x, brighter, Y[:2], Y[:2] + 1, tmp_path / "c.png", classes=list("abcd"), title="one")
+    starts = {path.name: path.read_bytes()[:4] for path in tmp_path.iterdir()}
+    assert starts == {"a.pdf": b"%PDF", "b.svg": b"<?xm", "c.png": b"\x89PNG"}
+    picture = imread(tmp_path / "c.png")[..., :3]
+    for color, what in ((to_rgb("0.5"), "the gray images"), (to_rgb(figures.VERMILION), "the difference")):
+        assert (np.abs(picture - np.array(color)).max(-1) < 0.01).mean() > 0.02, f"{what} are not there"
 
 
 def test_examples_hold_each_image_in_its_place_with_its_caption(drawn):
@@ -223,14 +203,32 @@ def test_bars_have_the_lengths_they_are_given(drawn):
     assert len({to_hex(bar.get_facecolor()) for bar in axes.patches}) == 2
     ticks = [(line.get_xdata()[0], float(np.mean(line.get_ydata()))) for line in axes.lines]
     assert ticks == [(0.95, pytest.approx(centers[0])), (0.47, pytest.approx(centers[3]))]
-    shown = [text.get_text() for text in axes.texts]
-    assert shown == ["standard", "98%", "4%", "trained", "90%", "50%"]
-    assert [text.get_text() for text in drawn[0].texts if len(text.get_text()) > 1] == [
-        "nets",
-        "clean",
-        "robust",
-        "a paper",
-    ]
+    assert [text.get_text() for text in axes.texts] == ["98%", "4%", "90%", "50%"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["standard", "trained"]
+    assert texts(drawn[0])[0] == "nets"
+    assert key(drawn[0]) == ["clean", "robust", "a paper"]
+
+
+def test_panels_share_the_color_of_a_name_and_references_are_dashed(drawn):
+    one, two = {"a": ([0, 1, 2], [1.0, 0.5, 0.0]), "b": ([0, 3], [0.9, 0.1])}, {"b": ([0, 0.3], [0.8, 0.2])}
+    known = {"b": ([0, 2], [1.0, 0.3])}
+    parts = [figures.Panel("L2 distance", 5.0, one, known, mark=1.5), figures.Panel("L∞ distance", 0.5, two)]
+    figures.panels(parts, "x.png", title="Accuracy", drawn="here", reference="published")
+    first, second = drawn[0].axes
+    mark, reference, a, b = first.lines
+    assert list(mark.get_xdata()) == [1.5, 1.5]
+    assert [line.get_linestyle() for line in (reference, a, b, *second.lines)] == ["--", "-", "-", "-"]
+    for line, (across, up) in zip(
+        (reference, a, b, *second.lines), (known["b"], *one.values(), two["b"]), strict=True
+    ):
+        assert (list(line.get_xdata()), list(line.get_ydata())) == (across, up)
+    assert reference.get_color() == b.get_color() == second.lines[0].get_color() != a.get_color()
+    assert (first.get_xlim(), second.get_xlim()) == ((0, 5.0), (0, 0.5))
+    assert (first.get_xlabel(), second.get_xlabel()) == ("L2 distance", "L∞ distance")
+    assert texts(drawn[0]) == ["Accuracy"]
+    assert key(drawn[0]) == ["a", "b", "solid: here, dashed: published"]
+    figures.panels([figures.Panel("L2", 2.0, {f"net {k}": LINE for k in range(6)})], "x.png")
+    assert len({line.get_color() for line in drawn[1].axes[0].lines}) == 6
 
 
 def test_errors_are_named_and_leave_no_file(tmp_path):
@@ -250,6 +248,9 @@ def test_errors_are_named_and_leave_no_file(tmp_path):
         lambda: figures.curves({"a": ([0, 1], [1])}, path),
         lambda: figures.curves({"a": LINE}, path, bands={"b": (LINE, LINE)}),
         lambda: figures.curves({"a": LINE}, path, bands={"a": (LINE, ([0, 1], [1]))}),
+        lambda: figures.panels([], path),
+        lambda: figures.panels([figures.Panel("L2", 1.0, {f"net {k}": LINE for k in range(7)})], path),
+        lambda: figures.panels([figures.Panel("L2", 1.0, {"a": ([0, 1], [1.0])})], path),
         lambda: figures.bars({}, path),
         lambda: figures.bars({"a": {"clean": 1.0}, "b": {"robust": 0.0}}, path),
         lambda: figures.curves({"a": LINE}, tmp_path / "a.gif"),
@@ -260,27 +261,26 @@ def test_errors_are_named_and_leave_no_file(tmp_path):
 
 
 @pytest.mark.slow
-def test_no_pyplot(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # importing it now fails
-    figures.curves({"a": LINE}, tmp_path / "a.png")
-    figures.examples(X, X, Y, Y, tmp_path / "b.png")
-    figures.bars({"a": {"clean": 1.0}}, tmp_path / "c.png")
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-@pytest.mark.slow
 def test_everything_lies_on_the_page_and_no_words_on_others(drawn):
     nets = {"standard": {"clean": 0.98, "robust": 0.04}, "trained": {"clean": 0.9, "robust": 0.5}}
     figures.bars(nets, "b.png", title="nets", reference={"trained": {"robust": 0.47}}, reference_name="paper")
     figures.curves({"net": LINE, "other": (LINE[0], LINE[1] / 2)}, "a.png", title="curves")
+    figures.panels(
+        [figures.Panel("L2", 1.0, {"net": LINE, "other": LINE})], "a.png", title="panels", drawn="here"
+    )
     figures.examples(X, X + 0.1, Y, Y, "a.png", title="an attack")
     rows = [figures.Strip("first", X), figures.Strip("apart", 0.1 * X, difference=True)]
     figures.strips(rows, "a.png", title="strips", subtitle="of four")
     figures.strips(rows, "a.png", subtitle="of four")
     figures.strips([figures.Strip("", 0.1 * X, difference=True)], "a.png")
     for figure in drawn:
-        renderer = FigureCanvasAgg(figure).get_renderer()
+        (canvas := FigureCanvasAgg(figure)).draw()
+        renderer = canvas.get_renderer()
         words = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+        words += [text for legend in figure.legends for text in legend.get_texts()]
+        words += [
+            text for axes in figure.axes for text in axes.get_yticklabels() if not len(axes.get_xticks())
+        ]
         words = [text for text in words if text.get_text().strip()]
         boxes = [text.get_window_extent(renderer) for text in words]
         page = figure.bbox.padded(1)

@@ -7,21 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastadv.errors import InputError
-from fastadv.evaluation.figures.style import (
-    BLUE,
-    FAINT,
-    GREEN,
-    GRID,
-    INK,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
-    new_figure,
-    plain,
-    save,
-    spread,
-)
+from fastadv.evaluation.figures import style
+from fastadv.evaluation.figures.style import BLUE, FAINT, GREEN, ORANGE, PURPLE, SKY, VERMILION
 
 LINES = ((BLUE, "-"), (VERMILION, "-"), (GREEN, "-"), (PURPLE, "--"), (ORANGE, "--"), (SKY, "--"))
 
@@ -29,7 +16,7 @@ Line = tuple[ArrayLike, ArrayLike]
 
 
 def curves(
-    lines: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    lines: Mapping[str, Line],
     path: str | PathLike[str],
     *,
     radius: str = "radius",
@@ -60,15 +47,14 @@ def curves(
             f"bands: expected names of lines, {', '.join(lines)}, got {', '.join(sorted(stray))}"
         )
     from matplotlib.patheffects import withStroke
-    from matplotlib.ticker import MultipleLocator, PercentFormatter
 
-    figure = new_figure(5.6, 3.4, title)
+    figure = style.new_figure(5.6, 3.4, title)
     longest = max(len(name) for name in lines)
     axes = figure.add_axes((0.1, 0.15, 0.87 - min(0.4, 0.0145 * longest), 0.68 if title else 0.76))
-    plain(axes)
-    known = {name: _line(f"lines[{name!r}]", line) for name, line in lines.items()}
+    known = {name: checked_line(f"lines[{name!r}]", line) for name, line in lines.items()}
     if right is None:
         right = max(float(across[-1]) for across, _ in known.values()) or 1.0
+    style.accuracy_axis(axes, right, radius)
     everywhere, ends = np.linspace(0, right, 1001), []
     for (name, line), (color, dash) in zip(known.items(), LINES, strict=False):
         across, up = line
@@ -79,7 +65,7 @@ def curves(
             marker=None if steps else "o", markersize=3.5, drawstyle="steps-post" if steps else "default",
         )  # fmt: skip
         if name in bands:
-            low, high = (_line(f"bands[{name!r}]", edge) for edge in bands[name])
+            low, high = (checked_line(f"bands[{name!r}]", edge) for edge in bands[name])
             where = np.unique(np.concatenate([low[0], high[0], [right] if steps else []]))
             axes.fill_between(
                 where, _value(where, low, steps), _value(where, high, steps), step="post" if steps else None,
@@ -88,28 +74,23 @@ def curves(
         # lines that end together are named in the order in which they came down
         heights = _value(everywhere, line, steps)
         ends.append((float(heights[-1]) + 1e-6 * float(heights.mean()), name, color))
-    axes.set_xlim(0, right)
-    axes.set_ylim(0, 1)
     if chance is not None:
         axes.axhline(chance, color=FAINT, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
         axes.text(
             0.01 * right, chance + 0.012, "guessing", color=FAINT, fontsize=7.5, va="bottom",
             zorder=4, path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.yaxis.set_major_locator(MultipleLocator(0.2))
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_xlabel(radius, fontsize=9, color=INK)
-    for height, (_, name, color) in zip(spread([end[0] for end in ends], 0.062), ends, strict=True):
+    for height, (_, name, color) in zip(style.spread([end[0] for end in ends], 0.062), ends, strict=True):
         axes.annotate(
             name, (1, height), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points",
             fontsize=9, fontweight="bold", color=color, va="center", annotation_clip=False,
         )  # fmt: skip
     axes.text(0, 1.03, "accuracy", transform=axes.transAxes, fontsize=9, color=FAINT, ha="left", va="bottom")
-    save(figure, path)
+    style.save(figure, path)
 
 
-def _line(name: str, line: Line) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def checked_line(name: str, line: Line) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return both as float64; InputError unless they are of one length."""
     across, up = (np.asarray(values, dtype=np.float64) for values in line)
     if across.ndim != 1 or across.shape != up.shape or across.size == 0:
         raise InputError(

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor
 
 from fastadv.errors import InputError
-from fastadv.evaluation.figures.style import BLUE, FAINT, FRAME, INK, VERMILION, new_figure, save
+from fastadv.evaluation.figures import style
+from fastadv.evaluation.figures.style import BLUE, FAINT, FRAME, INK, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SIDE, GAP, LINE = 0.8, 0.08, 0.15  # inches: an image's longer side, between images, one line of a caption
 
@@ -84,21 +85,33 @@ def strips(
     top = 0.08 + (0.22 if title else 0) + (0.22 if subtitle else 0) + (0.08 if title or subtitle else 0)
     width = left + max(len(row.images) * (row.side[0] + GAP) for row in rows)
     height = top + sum(row.apart + row.height + GAP for row in rows)
-    figure = new_figure(width, height, title)
-    sheet = _sheet(figure, left, top)
+    figure = style.new_figure(width, height, title)
+    # one sheet for all, in inches from the upper left corner: axes for each image would take long
+    room = left / width, GAP / height, (width - GAP - left) / width, (height - GAP - top) / height
+    sheet = figure.add_axes(room)
+    sheet.set(xlim=(left, width - GAP), ylim=(height - GAP, top), autoscale_on=False)
+    sheet.set_axis_off()
+    write = partial(figure.text, transform=sheet.transData)
     if subtitle:
-        place = 0.08 / width, 1 - (0.3 if title else 0.08) / height
-        figure.text(*place, subtitle, fontsize=8.5, color=FAINT, va="top")
+        write(0.08, 0.3 if title else 0.08, subtitle, fontsize=8.5, color=FAINT, va="top")
     for row in rows:
         top += row.apart
-        _name(figure, row, gain, (left - 0.14) / width, 1 - (top + row.side[1] / 2) / height)
-        for column in range(len(row.images)):
-            across = left + column * (row.side[0] + GAP)
-            _place(sheet, row.images[column].detach().cpu(), across, top, row, gain)
+        (wide, high), right = row.side, left - 0.14
+        middle, apart = top + high / 2, 0.085 if row.remark else 0.0
+        write(right, middle - apart, _shown(row, gain), fontsize=9, color=INK, ha="right", va="center")
+        write(right, middle + apart, row.remark, fontsize=7.5, color=FAINT, ha="right", va="center")
+        for column, image in enumerate(row.images.detach().cpu()):
+            start = left + column * (wide + GAP)
+            draw_image(sheet, image, gain if row.difference else None, (start, start + wide, top + high, top))
             if row.captions:
-                _caption(sheet, row, column, across + row.side[0] / 2, top + 1.05 * row.side[1])
+                marked = row.marked is not None and bool(row.marked[column])
+                sheet.text(
+                    start + wide / 2, top + 1.05 * high, str(row.captions[column]), ha="center", va="top",
+                    fontsize=8, linespacing=1.2, color=row.mark if marked else INK,
+                    fontweight="bold" if marked else "normal",
+                )  # fmt: skip
         top += row.height + GAP
-    save(figure, path)
+    style.save(figure, path)
 
 
 def examples(
@@ -163,53 +176,23 @@ def _shown(row: Strip, gain: float) -> str:
     return f"{row.name} × {gain:g}".lstrip() if row.difference else row.name
 
 
-def _name(figure: "Figure", row: Strip, gain: float, right: float, middle: float) -> None:
-    apart = 0.085 / figure.get_figheight() if row.remark else 0.0
-    figure.text(right, middle + apart, _shown(row, gain), fontsize=9, color=INK, ha="right", va="center")
-    if row.remark:
-        figure.text(right, middle - apart, row.remark, fontsize=7.5, color=FAINT, ha="right", va="center")
+def draw_image(
+    axes: "Axes",
+    image: Tensor,
+    gain: float | None = None,
+    extent: tuple[float, float, float, float] | None = None,
+) -> None:
+    """Draw an image [1 or 3, H, W] in [0, 1], or with `gain` an amplified difference, in a thin frame.
 
-
-def _sheet(figure: "Figure", left: float, top: float) -> "Axes":
-    """Axes for all images, in inches from the figure's upper left corner: axes for each would take long."""
-    width, height = figure.get_size_inches()
-    right, bottom = width - GAP, height - GAP
-    place = left / width, 1 - bottom / height, (right - left) / width, (bottom - top) / height
-    axes = figure.add_axes(place)
-    axes.set(xlim=(left, right), ylim=(bottom, top), autoscale_on=False)
-    axes.set_axis_off()
-    return axes
-
-
-def _place(sheet: "Axes", image: Tensor, across: float, top: float, row: Strip, gain: float) -> None:
-    """Place an image of the row, its upper left corner there, in a thin frame."""
+    extent: its left, right, bottom and top; otherwise it fills the axes.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 
-    wide, high = row.side
-    extent = across, across + wide, top + high, top
-    _show(sheet, image, gain if row.difference else None, extent=extent, aspect="auto")
-    sheet.add_patch(
-        Rectangle(
-            (across, top), wide, high, fill=False, edgecolor=FRAME, linewidth=0.6, zorder=2.5, clip_on=False
-        )
-    )
-
-
-def draw_image(axes: "Axes", image: Tensor, gain: float | None = None) -> None:
-    """Draw an image [1 or 3, H, W] in [0, 1], or with `gain` an amplified difference, in a thin frame."""
-    _show(axes, image, gain)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_color(FRAME)
-        spine.set_linewidth(0.6)
-
-
-def _show(axes: "Axes", image: Tensor, gain: float | None, **how: Any) -> None:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    how["interpolation"] = "nearest"
     pixels = image.permute(1, 2, 0).numpy()
+    how: dict[str, Any] = {"interpolation": "nearest"}
+    if extent is not None:
+        how |= {"extent": extent, "aspect": "auto"}
     if len(image) == 3:
         axes.imshow(pixels if gain is None else np.clip(0.5 + gain * pixels, 0, 1), **how)
     elif gain is None:
@@ -217,18 +200,15 @@ def _show(axes: "Axes", image: Tensor, gain: float | None, **how: Any) -> None:
     else:
         less_more = LinearSegmentedColormap.from_list("less_more", [BLUE, "#FAFAFA", VERMILION])
         axes.imshow(pixels[..., 0], cmap=less_more, vmin=-1 / gain, vmax=1 / gain, **how)
-
-
-def _caption(sheet: "Axes", row: Strip, column: int, middle: float, top: float) -> None:
-    marked = row.marked is not None and bool(row.marked[column])
-    sheet.text(
-        middle,
-        top,
-        str(row.captions[column]),
-        ha="center",
-        va="top",
-        fontsize=8,
-        color=row.mark if marked else INK,
-        fontweight="bold" if marked else "normal",
-        linespacing=1.2,
-    )
+    if extent is not None:
+        left, right, bottom, top = extent
+        axes.add_patch(
+            Rectangle(
+                (left, top), right - left, bottom - top, fill=False, edgecolor=FRAME, linewidth=0.6,
+                zorder=2.5, clip_on=False,
+            )
+        )  # fmt: skip
+        return
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set(color=FRAME, linewidth=0.6)

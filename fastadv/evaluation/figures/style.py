@@ -1,6 +1,6 @@
 """What the figures share: colors, the empty figure, its title, and the file it becomes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +45,35 @@ def plain(axes: "Axes") -> None:
     axes.spines["bottom"].set_color(FAINT)
     axes.tick_params(length=0, labelsize=8.5, colors=INK, pad=5)
     axes.set_axisbelow(True)
+
+
+def accuracy_axis(axes: "Axes", right: float, below: str) -> None:
+    """Make them axes of accuracy, 0 to 100%, against what is named below them, from 0 to `right`."""
+    from matplotlib.ticker import MultipleLocator, PercentFormatter
+
+    plain(axes)
+    axes.set(xlim=(0, right), ylim=(0, 1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_locator(MultipleLocator(0.2))
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
+    axes.set_xlabel(below, fontsize=9, color=INK)
+
+
+def key(figure: "Figure", left: float, down: float, entries: Mapping[str, tuple[str, str]]) -> None:
+    """Write the key in one line, so many inches from the upper left corner: (marker, color) by name."""
+    from matplotlib.lines import Line2D
+
+    width, height = figure.get_size_inches()
+    marks = [
+        Line2D([], [], marker=mark, color=color, linestyle="", markersize=7, markeredgewidth=1.2)
+        for mark, color in entries.values()
+    ]
+    colors = [INK if mark else color for mark, color in entries.values()]
+    figure.legend(
+        marks, list(entries), loc="center left", bbox_to_anchor=(left / width, 1 - down / height),
+        ncols=len(marks), fontsize=9, labelcolor=colors, handlelength=0.8, handletextpad=0.5, frameon=False,
+        borderpad=0, borderaxespad=0,
+    )  # fmt: skip
 
 
 def save(figure: "Figure", path: str | PathLike[str]) -> None:
