@@ -15,7 +15,7 @@ from fastadv.data import FolderSet, ImageSet, construct, load_constructed
 from fastadv.errors import InputError
 from fastadv.threat import L0, L2, Linf
 
-from .sets import ALL, CLASSES, fixed_shift, non_robust, random_target, robust, toy_base, toy_model
+from .sets import CLASSES, fixed_shift, non_robust, random_target, robust, toy_base, toy_model
 
 
 def served(images: Tensor) -> Tensor:
@@ -27,8 +27,7 @@ def features(model: nn.Module, x: Tensor) -> Tensor:
         return model[:3](x)  # type: ignore[index]
 
 
-@pytest.mark.parametrize("construct", [robust, non_robust])
-@pytest.mark.parametrize("start", ["images", "noise"])
+@pytest.mark.parametrize(("construct", "start"), [(robust, "images"), (non_robust, "noise")])
 def test_inversion_matches_the_representation_and_keeps_labels(construct, start):
     base, model = toy_base(), toy_model()
     made = construct(model, base, steps=60, start=start)
@@ -155,15 +154,22 @@ def test_targeted_images_lower_the_loss_to_their_label(construct):
     assert fooled > 0.5
 
 
-@pytest.mark.parametrize("construct", ALL)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("stored", ["uint8", "float32"])
+@pytest.mark.parametrize("construct", [robust, random_target])
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [
+        (torch.float64, "uint8"),
+        (torch.float16, "float32"),
+        (torch.bfloat16, "uint8"),
+        (torch.bfloat16, "float32"),
+    ],
+)
 def test_models_of_any_precision(construct, dtype, stored):
     """The set of a net in another precision is that of the net in float32, as far as its rounding goes."""
-    base, model = toy_base(20), toy_model()
+    base, model = toy_base(10), toy_model()
     # smooth, because at the kink of a ReLU two searches part for good, however little they differ
     model[2] = nn.Tanh()  # type: ignore[index]
-    threat = {} if construct in (robust, non_robust) else {"threat": L2(1.0)}
+    threat = {} if construct is robust else {"threat": L2(1.0)}
     wanted, made = (
         construct(copy.deepcopy(model).to(precision), base, steps=10, dtype=stored, **threat)
         for precision in (torch.float32, dtype)
@@ -216,6 +222,8 @@ def test_stored_images_stay_inside_the_budget(tmp_path, threat, dtype):
     assert made.x.dtype == getattr(torch, dtype)
     assert threat.contains(served(made.x), served(base.x)).all()
     assert made.card["measured"]["distance_max"] <= threat.radius * (1 + 1e-6)
+    config = made.card["config"]
+    assert (config["threat"], config["steps"], config["step_size"]) == (threat.describe(), 10, 0.1)
 
 
 def test_8_bit_storage_uses_the_budget():
@@ -260,18 +268,18 @@ def apart(residual: float, length: float, steps: int, step_size: float) -> float
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("construct", [robust, non_robust, random_target, fixed_shift])
+@pytest.mark.parametrize("construct", [robust, random_target])
 def test_batch_size_does_not_matter(construct):
-    base, steps, step_size = toy_base(), 15, 0.02
+    base, steps, step_size = toy_base(20), 15, 0.02
     sets = [
         construct(
-            isometric(), base, steps=steps, step_size=step_size, batch_size=size, shard_size=25,
+            isometric(), base, steps=steps, step_size=step_size, batch_size=size, shard_size=9,
             dtype="float32",
         )
-        for size in (60, 7, 1)
+        for size in (20, 7, 1)
     ]  # fmt: skip
     residual = sets[0].figures["objective_after"].min().item()  # it has fallen at each step
-    if construct in (random_target, fixed_shift):
+    if construct is random_target:
         residual = 1 - math.exp(-residual)  # of the target's probability alone
     length = served(base.x).flatten(1).norm(dim=1).max().item() + steps * step_size
     bound = apart(residual, length, steps, step_size)
@@ -389,12 +397,6 @@ def test_the_papers_budgets_stand_under_its_names_and_nowhere_else():
     for function in (construct.robust, construct.non_robust, construct.random_target, construct.fixed_shift):
         with pytest.raises(TypeError, match="steps"):
             function(toy_model(), small, step_size=0.1)
-
-
-def test_the_card_tells_the_budget():
-    config = random_target(toy_model(), toy_base(10), steps=1).card["config"]
-    assert config["threat"] == L2(0.5).describe()
-    assert (config["steps"], config["step_size"]) == (1, 0.1)
 
 
 class NaNForDarkImages(nn.Module):

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fastadv.data import load_constructed, verify_constructed
-from tests.data.sets import ALL, toy_base
-from tests.data.worker import eight, every_set, go_on, net
+from fastadv.data import load_constructed
+from tests.data.sets import ALL
+from tests.data.worker import every_set, go_on
 from tests.processes import finish, go, start
 
 WORKER = "tests.data.worker"
@@ -54,17 +54,6 @@ def test_the_set_of_several_processes_is_that_of_one(kind: str, world: int, done
     kept = files(done / f"{kind}-{world}")
     assert len(kept) == 4
     assert kept == files(done / f"{kind}-1")
-
-
-@pytest.mark.slow
-def test_the_set_of_eight_processes_is_that_of_one(tmp_path: Path) -> None:
-    eight(tmp_path)
-    go(WORKER, "eight", tmp_path, 8)
-    for kind in ("robust", "random_target"):
-        alone = (tmp_path / f"{kind}-1-0.set").read_bytes()
-        assert [(tmp_path / f"{kind}-8-{rank}.set").read_bytes() for rank in range(8)] == [alone] * 8
-        assert files(tmp_path / f"{kind}-8") == files(tmp_path / f"{kind}-1")
-        verify_constructed(tmp_path / f"{kind}-8", toy_base(), net())
 
 
 def check_resumed(folder: Path, world: int, never: bytes) -> None:

@@ -14,10 +14,10 @@ from fastadv.errors import InputError
 from fastadv.runs import processes
 from fastadv.runs.files import save_tensors
 from fastadv.threat import L2
-from tests.data.sets import ALL, CLASSES, random_target, robust, toy_base
+from tests.data.sets import ALL, CLASSES, random_target, toy_base
 from tests.kills import die, loss_told
 
-# 60 images are three shards of four, four and two batches
+# 60 images are three shards of four, four and two batches: fewer shards than four processes
 OPTIONS = {"steps": 3, "shard_size": 25, "batch_size": 7}
 
 
@@ -47,14 +47,6 @@ def every_set(folder: Path, rank: int = 0) -> None:
         made = construct(net(), toy_base(), out_dir=folder / f"{kind}-{name[0]}", **OPTIONS, **more)
         write(made, folder / f"{kind}-{name}.set")
         write(construct(net(), toy_base(), **OPTIONS, **more), folder / f"{kind}-{name}.memory")
-
-
-def eight(folder: Path, rank: int = 0) -> None:
-    """Fewer shards than processes, and more batches: one construction of either kind."""
-    for construct in (robust, random_target):
-        name = f"{construct.__name__}-{processes.world()}"
-        made = construct(net(), toy_base(), out_dir=folder / name, **OPTIONS)
-        write(made, folder / f"{name}-{rank}.set")
 
 
 def resumed(folder: Path, end: Callable[[], None] = lambda: None) -> ConstructedSet:

@@ -52,18 +52,30 @@ def to_the_next(model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> Any:
     return fa.attacks.bim(model, x, y, THREAT, steps=3, step_size=0.08, targets=(y + 1) % 3, ids=ids)
 
 
+def staged(model: Any, x: Tensor, y: Tensor, *, ids: Tensor) -> fa.attacks.AutoAttackResult:
+    """PGD as if two components had made its examples; the second runs on what is not already wrong."""
+    out = BOUNDED["pgd"](model, x, y, ids=ids)
+    left = out.status != fa.attacks.Status.ALREADY_WRONG
+    by = ["square" if late else "pgd" for late in (ids % 3 == 0).tolist()]
+    names = [name if broken else "" for name, broken in zip(by, (out.success & left).tolist(), strict=True)]
+    costs = {
+        name: fa.attacks.Cost(int(left.sum()), names.count(name), 5, 2, 0.5) for name in dict.fromkeys(by)
+    }
+    return fa.attacks.AutoAttackResult(**vars(out), by=tuple(names), costs=costs, notes=("two stages",))
+
+
 BOUNDED: dict[str, Any] = {
     "pgd": partial(fa.attacks.pgd, threat=THREAT, steps=3, step_size=0.08, restarts=2, seed=4),
-    "square": partial(fa.attacks.square, threat=fa.Linf(0.3), queries=60),
+    "square": partial(fa.attacks.square, threat=fa.Linf(0.5), queries=20),
     "targeted": to_the_next,
     "confident": partial(
         fa.attacks.apgd, threat=THREAT, criterion=fa.attacks.ConfidentlyWrong(0.4), restarts=2, steps=5
     ),
-    "auto": partial(fa.attacks.autoattack, threat=fa.Linf(0.2), version="quick"),
+    "staged": staged,
 }
 LEAST: dict[str, Any] = {
     "ddn": partial(fa.attacks.ddn, threat=fa.L2(math.inf), steps=10),
-    "noise": partial(fa.attacks.gaussian_noise, threat=fa.L2(math.inf), seed=3),
+    "noise": partial(fa.attacks.gaussian_noise, threat=fa.L2(math.inf), levels=20, repetitions=4, seed=3),
 }
 # 23 images are six batches: with four processes two have none in the last turn
 SETTINGS = {"batch_size": 4, "limit": 23, "keep_examples": 3, "keep_samples": True}
