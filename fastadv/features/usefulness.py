@@ -128,19 +128,18 @@ def _check(dataset: Dataset[Any], threat: Threat, limit: int | None, batch_size:
 def _features(
     model: nn.Module, module: Module, features: Sequence[int] | Tensor | None, dataset: Dataset[Any]
 ) -> tuple[int, Tensor, Frozen, int]:
-    """Return (all features, the numbers of the chosen ones [F], these as a frozen model, classes of the
-    model).
-    """
+    """Return how many features there are, the chosen ones [F], these as a model, and its classes."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
     device = device_of(model) or torch.device("cpu")
     x = next(iter(batches(dataset, 2, range(min(2, len(dataset))))))[0].to(device)  # type: ignore[arg-type]
     cut = representation(model, module)
     whole = freeze(model)
-    found = cut(x.to(whole.dtype or x.dtype))
-    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(x):
-        got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise InputError(f"module: expected features [B, F] for B = {len(x)} images, got {got}; name another")
+    found = cut(x.to(whole.dtype or x.dtype))  # flat for each image
+    if len(found) != len(x):
+        raise InputError(
+            f"module: expected features [B, F] for B = {len(x)} images, got {list(found.shape)}; name another"
+        )
     width = found.shape[1]
     columns = torch.arange(width) if features is None else torch.as_tensor(features)
     if columns.ndim != 1 or not len(columns) or columns.is_floating_point() or columns.dtype == torch.bool:

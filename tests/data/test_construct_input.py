@@ -90,7 +90,7 @@ def test_class_without_images(construct):
     [
         ({"module": "layer4"}, r"expected one of 0, 1, 2, 3, got 'layer4'"),
         ({"module": lambda x: x.reshape(1, -1)}, r"shape \[B, F\].*got torch.float32 \[1, 32\]"),
-        ({"module": lambda x: "none"}, r"shape \[B, F\].*got str"),
+        ({"module": lambda x: x.long()}, r"of floats.*got torch.int64 \[2, 16\]"),
         ({"start": "zeros"}, r"'images', 'noise'.*got 'zeros'"),
     ],
 )

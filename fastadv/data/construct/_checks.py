@@ -84,14 +84,11 @@ def check_features(source: Frozen, module: Module, base: Base) -> Frozen:
     cut = representation(model, given)
     x, _ = base.fetch(torch.tensor([0, base.count - 1]))
     with torch.no_grad():
-        features: Any = cut(x.to(dtype))
-    floats = isinstance(features, Tensor) and features.is_floating_point()
-    if not floats or features.ndim != 2 or len(features) != 2:
-        known = isinstance(features, Tensor)
-        got = f"{features.dtype} {list(features.shape)}" if known else type(features).__name__
+        features = cut(x.to(dtype))  # flat for each image
+    if len(features) != 2 or not features.is_floating_point():
         raise InputError(
             "module: expected a representation of shape [B, F] of floats for B = 2 images, "
-            f"got {got}; give another module or function"
+            f"got {features.dtype} {list(features.shape)}; give another module or function"
         )
     if not features.isfinite().all():
         raise InputError(
