@@ -1,6 +1,7 @@
 """Sets as image folders and as torch tensors: what is written, who reads it, and the same set read back."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -172,48 +173,24 @@ def test_an_export_that_stops_leaves_nothing(tmp_path, kind):
     assert not (tmp_path / "out" / "rest").exists()
 
 
-def _remove(folder: Path) -> None:
-    next(folder.glob("*/05.png")).unlink()
-
-
-def _repaint(folder: Path) -> None:
-    path = next(folder.glob("*/05.png"))
-    Image.new("RGB", (7, 5)).save(path)
-
-
-def _crop(folder: Path) -> None:
-    Image.new("RGB", (5, 5)).save(next(folder.glob("*/05.png")))
-
-
-def _move(folder: Path) -> None:
-    path = next(folder.glob("cat/05.png"), None) or next(folder.glob("*/05.png"))
-    other = "dog" if path.parent.name != "dog" else "cat"
-    path.rename(folder / other / path.name)
-
-
-def _add(folder: Path) -> None:
-    Image.new("RGB", (7, 5)).save(folder / "cat" / "new.png")
-
-
-def _cut(folder: Path) -> None:
-    path = next(folder.glob("*/05.png"))
-    path.write_bytes(path.read_bytes()[:60])
+def _paint(width: int) -> Callable[[Path], None]:
+    return lambda path: Image.new("RGB", (width, 5)).save(path)
 
 
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (_remove, r"expected 13 images, got 12.*05\.png"),
-        (_repaint, "whose hash card.json names"),
-        (_crop, r"05\.png: expected an image of shape \[3, 5, 7\], got \[3, 5, 5\]"),
-        (_move, "whose hash card.json names"),
-        (_add, r"new\.png: expected the number of one of 13"),
-        (_cut, r"05\.png: expected a whole image file"),
+        (Path.unlink, r"expected 13 images, got 12.*05\.png"),
+        (_paint(7), "whose hash card.json names"),
+        (_paint(5), r"05\.png: expected an image of shape \[3, 5, 7\], got \[3, 5, 5\]"),
+        (lambda path: path.rename(path.parents[1] / "cat" / path.name), "whose hash card.json names"),
+        (lambda path: _paint(7)(path.with_name("new.png")), r"new\.png: expected the number of one of 13"),
+        (lambda path: path.write_bytes(path.read_bytes()[:60]), r"05\.png: expected a whole image file"),
     ],
 )
 def test_a_damaged_image_folder(tmp_path, damage, says):
     export(noise(), tmp_path / "out")
-    damage(tmp_path / "out")
+    damage(tmp_path / "out" / "dog" / "05.png")
     with pytest.raises(CorruptFileError, match=says):
         load_folder(tmp_path / "out")
 

@@ -10,7 +10,7 @@ import fastadv as fa
 from fastadv.errors import InputError
 from fastadv.features import Kind, usefulness
 
-PGD = partial(fa.attacks.pgd, steps=20)
+PGD = partial(fa.attacks.pgd, steps=6)
 
 
 def data(count=60, classes=3, shape=(1, 3, 3), seed=0, box=(0.0, 1.0)):
@@ -88,7 +88,7 @@ def test_without_a_box_gamma_is_rho_minus_the_dual_norm():
     ids=lambda value: getattr(value, "norm", None),
 )
 def test_pgd_reaches_the_closed_form(threat, step_size, steps, apart):
-    base, net = data(), linear()
+    base, net = data(24), linear()
     exact = usefulness(net, base, threat)
     pgd = partial(fa.attacks.pgd, steps=steps, step_size=step_size)
     attacked = usefulness(net, base, threat, pgd)
@@ -101,9 +101,9 @@ def test_pgd_reaches_the_closed_form(threat, step_size, steps, apart):
 @pytest.mark.slow
 def test_no_point_of_the_ball_is_worse_than_the_attack_says():
     """Brute force on three pixels of a network with kinks."""
-    base = data(24, 2, (1, 1, 3), seed=4)
+    base = data(16, 2, (1, 1, 3), seed=4)
     net, threat = deep(3, 2, 3, seed=5), fa.Linf(0.15)
-    strong = partial(fa.attacks.pgd, steps=40, restarts=3)
+    strong = partial(fa.attacks.pgd, steps=40, restarts=2)
     got = usefulness(net, base, threat, strong)
     steps = torch.linspace(-0.15, 0.15, 21)
     grid = torch.cartesian_prod(steps, steps, steps)
@@ -119,15 +119,13 @@ def test_no_point_of_the_ball_is_worse_than_the_attack_says():
 def test_any_batch_size_and_any_choice_of_features_give_the_same():
     base, net = data(12, 2), deep(classes=2)
     whole = usefulness(net, base, fa.L2(0.3), PGD)
-    for size in (5, 16):
-        part = usefulness(net, base, fa.L2(0.3), PGD, batch_size=size)
-        torch.testing.assert_close(part.gamma, whole.gamma, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(part.rho, whole.rho, rtol=1e-5, atol=1e-6)
-    chosen = usefulness(net, base, fa.L2(0.3), PGD, features=[4, 1])
-    assert chosen.features.tolist() == [4, 1]
-    torch.testing.assert_close(chosen.gamma, whole.gamma[[4, 1]], rtol=1e-4, atol=1e-5)
-    one = usefulness(net, base, fa.L2(0.3), PGD, features=[3])
-    torch.testing.assert_close(one.gamma, whole.gamma[[3]], rtol=1e-4, atol=1e-5)
+    part = usefulness(net, base, fa.L2(0.3), PGD, batch_size=7)
+    torch.testing.assert_close(part.gamma, whole.gamma, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(part.rho, whole.rho, rtol=1e-5, atol=1e-6)
+    for features in ([4, 1], [3]):
+        chosen = usefulness(net, base, fa.L2(0.3), PGD, features=features)
+        assert chosen.features.tolist() == features
+        torch.testing.assert_close(chosen.gamma, whole.gamma[features], rtol=1e-4, atol=1e-5)
 
 
 def test_far_from_zero_nothing_cancels():
@@ -203,7 +201,7 @@ def test_a_constant_feature_is_useless_and_has_no_gamma():
 
 @pytest.mark.slow
 def test_layers_by_name_by_module_and_by_function():
-    base, net = data(), deep()
+    base, net = data(12), deep()
     last = usefulness(net, base, fa.L2(0.1), PGD)
     named = usefulness(net, base, fa.L2(0.1), PGD, module="4")
     part = usefulness(net, base, fa.L2(0.1), PGD, module=net[4])
@@ -226,8 +224,8 @@ def test_the_model_is_left_as_it_is():
 @pytest.mark.slow
 @pytest.mark.parametrize("attack", ["fgsm", "bim", "mim", "apgd"])
 def test_every_attack_with_a_loss_serves(attack):
-    base, net = data(), deep()
-    options = {} if attack == "fgsm" else {"steps": 10}
+    base, net = data(24), deep()
+    options = {} if attack == "fgsm" else {"steps": 5}
     got = usefulness(net, base, fa.L2(0.3), partial(getattr(fa.attacks, attack), **options))
     assert bool((got.gamma < got.rho).all())
     stronger = usefulness(net, base, fa.L2(0.6), partial(getattr(fa.attacks, attack), **options))
@@ -273,13 +271,7 @@ def test_kinds_and_shares():
 def test_what_cannot_be_measured(change, text):
     arguments = {"model": deep(), "dataset": data(), "threat": fa.L2(0.1), "attack": PGD, **change}
     with pytest.raises(InputError, match=text):
-        usefulness(
-            arguments.pop("model"),
-            arguments.pop("dataset"),
-            arguments.pop("threat"),
-            arguments.pop("attack"),
-            **arguments,
-        )
+        usefulness(**arguments)
 
 
 def test_features_that_are_not_finite_are_named():
