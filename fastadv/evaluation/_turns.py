@@ -20,11 +20,7 @@ T = TypeVar("T")
 
 
 def in_turn(
-    frozen: Frozen,
-    dataset: Dataset[Any],
-    batch_size: int,
-    limit: int | None,
-    work: Callable[[int, Batch], T],
+    frozen: Frozen, dataset: Dataset[Any], batch_size: int, limit: int | None, work: Callable[[int, Batch], T]
 ) -> Iterator[T]:
     """Yield what `work` makes of the number of a batch and the batch, for each of them in their order.
 

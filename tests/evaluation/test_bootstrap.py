@@ -38,11 +38,6 @@ def test_it_covers_the_truth_as_often_as_it_says():
         assert least <= covered <= most, level
 
 
-def test_a_lower_level_gives_an_interval_inside():
-    wide, narrow = (bootstrap(VALUES, level=level) for level in (0.99, 0.5))
-    assert wide.low < narrow.low < narrow.high < wide.high
-
-
 def test_ends_are_infinite_where_the_median_often_is():
     distance = np.array([0.1, 0.2, 0.3, 0.4, 0.5, math.inf, math.inf, math.inf, math.inf])
     low, high = bootstrap(distance, median)
@@ -64,10 +59,9 @@ def test_a_statistic_may_be_an_array():
 
 def test_more_samples_than_are_drawn_at_once(monkeypatch):
     whole = bootstrap(VALUES, resamples=30)
-    monkeypatch.setattr(sys.modules["fastadv.evaluation.bootstrap"], "BLOCK", 1000)
-    assert bootstrap(VALUES, resamples=30) == whole
-    monkeypatch.setattr(sys.modules["fastadv.evaluation.bootstrap"], "BLOCK", 3)
-    assert bootstrap(VALUES, resamples=30) == whole
+    for block in (1000, 3):
+        monkeypatch.setattr(sys.modules["fastadv.evaluation.bootstrap"], "BLOCK", block)
+        assert bootstrap(VALUES, resamples=30) == whole
 
 
 def test_draws_follow_from_the_seed_and_are_fresh_in_every_resample():
