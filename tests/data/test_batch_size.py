@@ -12,6 +12,7 @@ import fastadv as fa
 from fastadv.data import ImageSet, batch_size
 from fastadv.data.batch_size import fastest_batch_size
 from fastadv.errors import InputError
+from fastadv.evaluation import _turns
 
 
 class Net(nn.Module):
@@ -57,10 +58,8 @@ def test_the_size_that_gains(rows: float, most: int, expected: int, monkeypatch:
     monkeypatch.setattr(batch_size, "time", Clock(frozen.model, rows))  # type: ignore[arg-type]
     frozen.input_gradient(images().x[:2], images().y[:2])
     before = frozen.forwards, frozen.backwards
-    state = torch.get_rng_state()
     assert fastest_batch_size(frozen, images().x[:32], most) == expected
     assert (frozen.forwards, frozen.backwards) == before
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -73,17 +72,14 @@ def test_memory_ends_it(mixed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fastest_batch_size(fa.freeze(net), images().x[:32], 1000) == 128
 
 
-def test_the_random_state_stays() -> None:
+def test_models_that_draw_or_have_no_gradient() -> None:
     layer, state = Net().layer, torch.get_rng_state()
-    frozen = fa.freeze(lambda x: layer(x.flatten(1) + 0.1 * torch.randn(len(x), 12)))
-    fastest_batch_size(frozen, images().x[:32], 64)
+    for model in (
+        lambda x: layer(x.flatten(1) + 0.1 * torch.rand_like(x.flatten(1))),
+        lambda x: layer(x.flatten(1)).detach(),
+    ):
+        assert fastest_batch_size(fa.freeze(model), images().x[:32], 64) in (32, 64)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_a_model_without_a_gradient() -> None:
-    layer = Net().layer
-    frozen = fa.freeze(lambda x: layer(x.flatten(1)).detach())
-    assert fastest_batch_size(frozen, images().x[:32], 64) in (32, 64)
 
 
 @pytest.fixture
@@ -141,17 +137,12 @@ def test_an_evaluation(sizes: list[int], tmp_path: Path) -> None:
 
 def test_no_more_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-
-    def choose(frozen: Any, x: Tensor, most: int) -> int:
-        asked.append((len(x), most))
-        return len(x)
-
-    for place in ("fastadv.evaluation._turns", "fastadv.data.construct._build"):
-        monkeypatch.setattr(f"{place}.fastest_batch_size", choose)
+    monkeypatch.setattr(
+        _turns, "fastest_batch_size", lambda frozen, x, most: asked.append((len(x), most)) or len(x)
+    )
     for count, limit in ((150, None), (150, 20), (150, 60), (9, 60)):
         fa.evaluate(Net(), images(count), batch_size="auto", limit=limit)
-    fa.data.construct.random_target(Net(), images(70), threat=fa.L2(0.5), steps=1, batch_size="auto")
-    assert asked == [(32, 150), (20, 20), (32, 60), (9, 9), (32, 70)]
+    assert asked == [(32, 150), (20, 20), (32, 60), (9, 9)]
 
 
 def test_a_curve(sizes: list[int]) -> None:
@@ -164,24 +155,19 @@ def test_a_curve(sizes: list[int]) -> None:
     assert len(curve.radii) == 2
 
 
-def test_a_finished_construction_is_not_timed(sizes: list[int], tmp_path: Path) -> None:
-    options: dict[str, Any] = {"threat": fa.L2(0.5), "steps": 2, "out_dir": tmp_path / "set"}
-    made = [
-        fa.data.construct.random_target(Net().eval(), images(40), batch_size="auto", **options)
+def test_a_construction_that_is_finished_is_not_timed(sizes: list[int], tmp_path: Path) -> None:
+    options: dict[str, Any] = {"threat": fa.L2(0.5), "steps": 3, "seed": 1}
+    model = Net().eval()
+    first, again = (
+        fa.data.construct.random_target(model, images(150), batch_size="auto", out_dir=tmp_path, **options)
         for _ in range(2)
-    ]
+    )
     assert sizes == [64]
-    assert torch.equal(made[0].x, made[1].x)
-
-
-def test_a_construction(sizes: list[int]) -> None:
-    model, options = Net().eval(), {"threat": fa.L2(0.5), "steps": 3, "seed": 1}
-    auto = fa.data.construct.random_target(model, images(150), batch_size="auto", **options)  # type: ignore[arg-type]
-    plain = fa.data.construct.random_target(model, images(150), **options)  # type: ignore[arg-type]
-    assert sizes == [64]
+    assert torch.equal(first.x, again.x)
+    plain = fa.data.construct.random_target(model, images(150), **options)
     # a library may add up a batch of another size in another order, and each of the steps doubles that
-    torch.testing.assert_close(auto.x, plain.x, rtol=0, atol=2**5 * torch.finfo(torch.float32).eps)
-    assert torch.equal(auto.y, plain.y)
+    torch.testing.assert_close(first.x, plain.x, rtol=0, atol=2**5 * torch.finfo(torch.float32).eps)
+    assert torch.equal(first.y, plain.y)
 
 
 @pytest.mark.parametrize("size", ["Auto", 0, 2.0, True, None])
