@@ -12,6 +12,9 @@ def test_the_split_is_fixed_stratified_and_whole() -> None:
     assert isinstance(test, ImageSet)
     assert (len(train), len(test)) == (1442, 355)
     assert train.shape == (1, 8, 8)
+    x = train.x * 16
+    assert torch.equal(x, x.round())
+    assert (x.min(), x.max()) == (0, 16)
     counts = torch.bincount(train.labels), torch.bincount(test.labels)
     assert ((counts[1] / (counts[0] + counts[1]) - 0.2).abs() < 0.005).all()
     whole = {
@@ -21,12 +24,6 @@ def test_the_split_is_fixed_stratified_and_whole() -> None:
     }
     assert len(whole) == 1797
     assert (train.data_hash, test.data_hash) == ("5b621d74d6b1e97f", "c0a4c23d8e85c297")
-
-
-def test_pixels_are_sixteenths() -> None:
-    x = load("digits").x * 16
-    assert torch.equal(x, x.round())
-    assert (x.min(), x.max()) == (0, 16)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])

@@ -12,15 +12,9 @@ from fastadv.errors import InputError
 
 def small(**changes: Any) -> ImageSet:
     """Six random images of two classes."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (6, 1, 4, 4), dtype=torch.uint8, generator=generator)
-    arguments = {
-        "x": x,
-        "y": torch.tensor([0, 1, 0, 1, 0, 1]),
-        "classes": ["zero", "one"],
-        "name": "small",
-    } | changes
-    return ImageSet(**arguments)
+    x = torch.randint(256, (6, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    given = {"x": x, "y": torch.tensor([0, 1] * 3), "classes": ["zero", "one"], "name": "small"}
+    return ImageSet(**(given | changes))
 
 
 def test_items_are_float_images_and_labels() -> None:
@@ -30,14 +24,8 @@ def test_items_are_float_images_and_labels() -> None:
     assert torch.equal(image, dataset.x[3].float() / 255)
     assert (label, len(dataset), dataset.shape, dataset.num_classes) == (1, 6, (1, 4, 4), 2)
     assert dataset.x.dtype == torch.uint8
-
-
-def test_float_images_are_served_as_they_are() -> None:
     x = torch.rand(6, 1, 4, 4)
     assert torch.equal(small(x=x)[2][0], x[2])
-
-
-def test_classes_may_be_a_number() -> None:
     assert small(classes=3).classes == ("0", "1", "2")
 
 
@@ -50,15 +38,10 @@ def test_a_subset_keeps_the_order_asked_for() -> None:
     assert torch.equal(dataset.subset(torch.tensor([1], dtype=torch.int32)).x, dataset.x[1:2])
 
 
-@pytest.mark.parametrize("positions", [[6], [-1], [[0, 1]], [0.5], [True, False, True, False, True, False]])
+@pytest.mark.parametrize("positions", [[], [6], [-1], [[0, 1]], [0.5], [True] * 6])
 def test_positions_that_are_none_are_refused(positions: Any) -> None:
-    with pytest.raises(InputError, match="position"):
+    with pytest.raises(InputError, match=r"position|at least one image"):
         small().subset(positions)
-
-
-def test_an_empty_subset_is_refused() -> None:
-    with pytest.raises(InputError, match="at least one image"):
-        small().subset([])
 
 
 def test_the_hash_knows_every_pixel_label_and_place() -> None:
@@ -76,13 +59,10 @@ def test_the_hash_knows_every_pixel_label_and_place() -> None:
 
 
 def test_its_description_goes_into_a_card() -> None:
-    described = json.loads(json.dumps(small(note="copies").describe()))
-    assert described["name"] == "small"
-    assert described["samples"] == 6
-    assert described["shape"] == [1, 4, 4]
-    assert described["classes"] == ["zero", "one"]
-    assert described["note"] == "copies"
-    assert described["data_hash"] == small().data_hash
+    assert json.loads(json.dumps(small(note="copies").describe())) == {
+        "name": "small", "samples": 6, "shape": [1, 4, 4], "classes": ["zero", "one"], "note": "copies",
+        "data_hash": small().data_hash,
+    }  # fmt: skip
 
 
 def pixel(value: float) -> torch.Tensor:

@@ -32,12 +32,7 @@ def test_what_is_served_is_what_memory_serves(tmp_path: Path, save: Any, channel
     save(tmp_path / "edm.npz", **held)
     dataset = NpzSet(tmp_path / "edm.npz", 4)
     memory = ImageSet(pixels(held).contiguous(), torch.from_numpy(held["label"]), 4, "edm")
-    assert (len(dataset), dataset.shape, dataset.classes, dataset.name) == (
-        20,
-        (channels, 6, 5),
-        tuple("0123"),
-        "edm",
-    )
+    assert (dataset.shape, dataset.classes, dataset.name) == ((channels, 6, 5), tuple("0123"), "edm")
     order = [3, 19, 0, 0, 7]
     for mine, theirs in zip(batches(dataset, 3, order), batches(memory, 3, order), strict=True):
         assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True))
@@ -73,12 +68,10 @@ def test_a_stored_file_is_mapped_and_never_written(tmp_path: Path) -> None:
         assert str(tmp_path / "a.npz") in mapped.read_text()
     dataset.parts[0].zero_()
     assert (tmp_path / "a.npz").read_bytes() == before
-
-
-def test_an_array_that_lies_column_by_column_is_read(tmp_path: Path) -> None:
+    # but one that lies column by column is read
     held = arrays()
-    np.savez(tmp_path / "a.npz", image=np.asfortranarray(held["image"]), label=held["label"])
-    assert torch.equal(NpzSet(tmp_path / "a.npz").take(torch.arange(20)), pixels(held))
+    np.savez(tmp_path / "b.npz", image=np.asfortranarray(held["image"]), label=held["label"])
+    assert torch.equal(NpzSet(tmp_path / "b.npz").take(torch.arange(20)), pixels(held))
 
 
 def test_the_hash_follows_pixels_labels_and_order_of_the_files(tmp_path: Path) -> None:
@@ -147,13 +140,12 @@ def test_missing_files_and_sizes_that_differ_are_refused(tmp_path: Path) -> None
     ("save", "damaged"),
     [
         (np.savez, lambda data: data[: len(data) // 2]),
-        (np.savez, lambda data: b"no zip file"),
         (np.savez, lambda data: flipped(data, data.index(b"NUMPY"))),
         (np.savez, lambda data: flipped(data, data.index(b"label.npy") + 200)),
         (np.savez_compressed, lambda data: data[: len(data) // 2]),
         (np.savez_compressed, lambda data: flipped(data, data.index(b"label.npy") // 2)),
     ],
-    ids=["cut", "text", "header", "label", "compressed-cut", "compressed-pixels"],
+    ids=["cut", "header", "label", "compressed-cut", "compressed-pixels"],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, save: Any, damaged: Any) -> None:
     path = tmp_path / "a.npz"

@@ -40,17 +40,14 @@ def test_digest_sees_names_types_shapes_and_bytes():
     assert digest({"a": base["a"], "b": torch.zeros(3, 2).T}) == digest(base)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16, torch.int64, torch.bool])
-def test_what_is_read_back_is_what_was_written(tmp_path, dtype):
-    tensors = {
-        "images": torch.randint(2, (5, 1, 3, 3), generator=torch.Generator().manual_seed(0)).to(dtype),
-        "ids": torch.arange(5),
-    }
+def test_what_is_read_back_is_what_was_written(tmp_path):
+    dtypes = [torch.uint8, torch.float32, torch.bfloat16, torch.int64, torch.bool]
+    bits = torch.randint(2, (5, 1, 3, 3), generator=torch.Generator().manual_seed(0))
+    tensors = {str(dtype): bits.to(dtype) for dtype in dtypes} | {"ids": torch.arange(5)}
     shard = write_shard(tmp_path, 0, tensors, {"seed": 1})
-    assert all(
-        torch.equal(shard.tensors[name], tensor) and shard.tensors[name].dtype == tensor.dtype
-        for name, tensor in tensors.items()
-    )
+    for name, tensor in tensors.items():
+        assert torch.equal(shard.tensors[name], tensor)
+        assert shard.tensors[name].dtype == tensor.dtype
     assert shard.digest == digest(tensors)
     assert [path.name for path in tmp_path.iterdir()] == ["shard-00000.safetensors"]
 
@@ -64,25 +61,18 @@ def test_configuration_is_part_of_a_shard(tmp_path):
         read_shard(tmp_path, 1, {"seed": 1})
 
 
-def test_shards_join_in_order(tmp_path):
-    config = {"seed": 1}
-    written = [write_shard(tmp_path, k, {"ids": torch.arange(3 * k, 3 * k + 3)}, config) for k in range(3)]
-    index = write_index(tmp_path, {"kind": "test"}, config, written)
+def three_shards(folder, **card):
+    written = [write_shard(folder, k, {"ids": torch.arange(3 * k, 3 * k + 3)}, {"seed": 1}) for k in range(3)]
+    return write_index(folder, {"kind": "test"} | card, {"seed": 1}, written)
+
+
+def test_shards_join_in_order_and_their_index_stays(tmp_path):
+    index = three_shards(tmp_path, date="first")
     tensors, read = read_shards(tmp_path)
     assert tensors["ids"].tolist() == list(range(9))
     assert read == index == read_index(tmp_path)
     assert [entry["count"] for entry in index["shards"]] == [3, 3, 3]
-
-
-def test_index_of_the_same_shards_stays(tmp_path):
-    written = [write_shard(tmp_path, 0, {"ids": torch.arange(3)}, {"seed": 1})]
-    write_index(tmp_path, {"date": "first"}, {"seed": 1}, written)
-    assert write_index(tmp_path, {"date": "second"}, {"seed": 1}, written)["card"] == {"date": "first"}
-
-
-def three_shards(folder):
-    written = [write_shard(folder, k, {"ids": torch.arange(3 * k, 3 * k + 3)}, {"seed": 1}) for k in range(3)]
-    return write_index(folder, {"kind": "test"}, {"seed": 1}, written)
+    assert three_shards(tmp_path, date="second")["card"]["date"] == "first"
 
 
 def test_shards_that_changed_places_are_named(tmp_path):
@@ -99,18 +89,17 @@ def test_shards_that_changed_places_are_named(tmp_path):
     assert "shard-00002" not in str(caught.value)
 
 
-def test_a_whole_shard_with_other_contents_is_not_the_one_listed(tmp_path):
-    """Its number, configuration and own digest are right: the index alone knows better."""
+@pytest.mark.parametrize(
+    ("ids", "seed", "says"),
+    [  # of the first the number, configuration and own digest are right: the index alone knows better
+        (30, 1, r"shard-00001.*expected the shard that index\.json lists"),
+        (3, 2, "shard-00001.*got one of another set"),
+    ],
+)
+def test_a_whole_shard_that_is_not_the_one_listed_is_named(tmp_path, ids, seed, says):
     three_shards(tmp_path)
-    write_shard(tmp_path, 1, {"ids": torch.arange(30, 33)}, {"seed": 1})
-    with pytest.raises(CorruptFileError, match=r"shard-00001.*expected the shard that index\.json lists"):
-        read_shards(tmp_path)
-
-
-def test_a_shard_of_another_set_is_named(tmp_path):
-    three_shards(tmp_path)
-    write_shard(tmp_path, 2, {"ids": torch.arange(6, 9)}, {"seed": 2})
-    with pytest.raises(CorruptFileError, match=r"shard-00002.*got one of another set"):
+    write_shard(tmp_path, 1, {"ids": torch.arange(ids, ids + 3)}, {"seed": seed})
+    with pytest.raises(CorruptFileError, match=says):
         read_shards(tmp_path)
 
 
