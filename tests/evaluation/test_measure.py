@@ -45,17 +45,9 @@ MINIMUM = fa.attacks.Attack(nearest, kind="minimum")
 
 def result(x, y, success, *, status=None, zero=None):
     status = torch.where(success, Status.BROKEN, Status.HELD) if status is None else status
+    zero = torch.zeros_like(success) if zero is None else zero
     distance = torch.where(success, 0.25, torch.inf)
-    return AttackResult(
-        x,
-        success,
-        status,
-        distance * 0,
-        distance,
-        len(x),
-        0,
-        torch.zeros_like(success) if zero is None else zero,
-    )
+    return AttackResult(x, success, status, distance * 0, distance, len(x), 0, zero)
 
 
 def test_worst_case_is_per_sample_not_the_worst_attack():
@@ -139,11 +131,8 @@ def test_a_sample_without_finite_logits_counts_as_neither_right_nor_broken_nor_r
     assert table.cells()[0][-1] == "failed"
     assert table.cells()[1][-1] == "2"
     assert "for 2 of 6 samples the model's logits are not finite" in str(table)
-
-
-def test_a_curve_leaves_out_samples_without_finite_logits():
-    _, accuracy = accuracy_against_radius(Poisoned(), DATA, pgd, [0, 0.15, 0.35], batch_size=4)
-    assert accuracy == pytest.approx([3 / 6, 2 / 6, 1 / 6])
+    curve = accuracy_against_radius(Poisoned(), DATA, pgd, [0, 0.15, 0.35], batch_size=batch_size)
+    assert curve.accuracy == pytest.approx([3 / 6, 2 / 6, 1 / 6])
 
 
 def test_the_model_is_left_as_it_was():
@@ -176,16 +165,8 @@ def test_limit_and_examples():
 def test_renderings():
     table = evaluate(Threshold(), DATA, {"small|one": pgd(0.15), "large": pgd(0.35)})
     plain = str(table).splitlines()
-    assert plain[0].split() == [
-        "attack",
-        "accuracy",
-        "broken",
-        "median",
-        "mean",
-        "forwards",
-        "backwards",
-        "seconds",
-    ]
+    head = "attack accuracy broken median mean forwards backwards seconds"
+    assert plain[0].split() == head.split()
     assert plain[2].split() == ["none", "66.7%"]
     assert plain[3].split()[:4] == ["small|one", "50.0%", "25.0%", "inf"]
     assert plain[5].split() == ["worst", "of", "all", "16.7%"]
@@ -196,12 +177,9 @@ def test_renderings():
     assert told["n"] == 6
     assert told["attacks"]["small|one"]["median_distance"] is None
     assert told["attacks"]["large"]["robust_accuracy"] == pytest.approx(1 / 6)
-
-
-def test_without_attacks_it_is_the_clean_accuracy():
-    table = evaluate(Threshold(), DATA)
-    assert table.clean_accuracy == table.worst_case == pytest.approx(4 / 6)
-    assert table.rows == ()
+    clean = evaluate(Threshold(), DATA)
+    assert clean.clean_accuracy == clean.worst_case == pytest.approx(4 / 6)
+    assert clean.rows == ()
 
 
 def test_a_model_that_is_always_wrong():
@@ -327,14 +305,22 @@ def test_a_registered_minimum_norm_attack_needs_no_keyword(monkeypatch):
     assert not measure.minimizes(lambda model, x, y, ids: nearest(model, x, y, ids=ids))
 
 
-def test_one_kind_of_attack_for_a_curve():
-    for given, says in (({}, "neither"), ({"attack_for_radius": pgd, "minimum_norm": nearest}, "both")):
-        with pytest.raises(InputError, match=says):
-            accuracy_against_radius(Threshold(), DATA, radii=[0.1], **given)
-    with pytest.raises(InputError, match="at least one attack"):
-        accuracy_against_radius(Threshold(), DATA, minimum_norm=[])
-    with pytest.raises(InputError, match="radii"):
-        accuracy_against_radius(Threshold(), DATA, minimum_norm=nearest, radii=[-1])
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"radii": [0.1]}, "neither"),
+        ({"radii": [0.1], "attack_for_radius": pgd, "minimum_norm": nearest}, "both"),
+        ({"minimum_norm": []}, "at least one attack"),
+        ({"minimum_norm": nearest, "radii": [-1]}, "radii"),
+        *(
+            ({"attack_for_radius": pgd, "radii": radii}, "radii")
+            for radii in ([], [-0.1, 0.2], [math.inf], [math.nan], ["a"], None)
+        ),
+    ],
+)
+def test_curves_that_cannot_be(given, says):
+    with pytest.raises(InputError, match=says):
+        accuracy_against_radius(Threshold(), DATA, **given)
 
 
 @pytest.mark.slow
@@ -405,12 +391,6 @@ def test_samples_that_no_attack_broke():
     kept = evaluate(Threshold(), DATA, keep_samples=True).samples
     assert kept.by.tolist() == [-1] * 6
     assert kept.distances.shape == (6, 0)
-
-
-@pytest.mark.parametrize("radii", [[], [-0.1, 0.2], [math.inf], [math.nan], ["a"], None])
-def test_bad_radii(radii):
-    with pytest.raises(InputError, match="radii"):
-        accuracy_against_radius(Threshold(), DATA, pgd, radii)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,10 @@ def test_by_hand():
     # a: best for all but the last sample, where it stops counting at 4
     assert told["a"] == pytest.approx(1 - (7 / 4 - 7 / 4) / (3 - 7 / 4))
     assert told["b"] == pytest.approx(1 - (10 / 4 - 7 / 4) / (3 - 7 / 4)) == pytest.approx(0.4)
+    # NaN is wrong already, and the clean accuracy may be given
+    assert optimality({"a": [math.nan, 1, 2, 5], "b": [math.nan, 2, 4, 4]}) == told
+    told = optimality({"a": [0, 1, 2, 5], "b": [0, 2, 4, 4]}, clean=1.0)
+    assert told["b"] == pytest.approx(1 - (10 / 4 - 7 / 4) / (4 - 7 / 4))
 
 
 def test_an_attack_that_breaks_nothing_has_none_and_the_best_has_all():
@@ -51,16 +55,6 @@ def test_it_is_the_area_between_the_curves():
         expected = 1 - (area(rows[name]) - area(best)) / (clean * best.max() - area(best))
         assert told == pytest.approx(expected, abs=1e-4)
         assert 0 < told < 1
-
-
-def test_the_clean_accuracy_may_be_given():
-    told = optimality({"a": [0, 1, 2, 5], "b": [0, 2, 4, 4]}, clean=1.0)
-    assert told["b"] == pytest.approx(1 - (10 / 4 - 7 / 4) / (4 - 7 / 4))
-
-
-def test_nan_counts_as_wrong_already():
-    a, b = [math.nan, 1, 2, 5], [math.nan, 2, 4, 4]
-    assert optimality({"a": a, "b": b}) == optimality({"a": [0, *a[1:]], "b": [0, *b[1:]]})
 
 
 @pytest.mark.parametrize("row", [[0, 0], [INF, INF], [0, INF], [2.0, 2.0], [0.3]])

@@ -1,6 +1,8 @@
 """An evaluation that is killed, resumed, or pointed at the folder of another."""
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -109,27 +111,30 @@ def test_another_evaluation_is_refused_and_told_by_what(tmp_path):
         nets.evaluate(nets.Threshold(), other, attacks, **settings)
 
 
+def changed(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Write a part again, whole, after a change of its tensors."""
+    part, told = load_tensors(path)
+    change(part)
+    save_tensors(path, part, told)
+
+
 @pytest.mark.slow
-def test_a_damaged_part_is_named(tmp_path):
-    nets.run(tmp_path)
-    path = tmp_path / "part-00001-00.safetensors"
+def test_a_part_that_is_damaged_is_named_and_one_of_another_verdict_made_again(tmp_path):
+    """The second is as where the model is randomized: what is broken must have been right."""
+    first = nets.run(tmp_path)
+    path = tmp_path / "part-00000-00.safetensors"
+    changed(path, lambda part: part.update({name: ~part[name] for name in ("correct", "broken")}))
+    assert_same(nets.run(tmp_path, resume=True), first)
+    # the seconds of what was done before are counted
+    changed(path, lambda part: part["seconds"].add_(1000))
+    again = nets.run(tmp_path, resume=True)
+    assert again.seconds > 1000
+    assert again.rows[1].seconds == first.rows[1].seconds
     data = bytearray(path.read_bytes())
     data[-3] ^= 1
     path.write_bytes(data)
-    with pytest.raises(CorruptFileError, match="part-00001-00"):
+    with pytest.raises(CorruptFileError, match="part-00000-00"):
         nets.run(tmp_path, resume=True)
-
-
-@pytest.mark.slow
-def test_a_part_of_another_verdict_is_made_again(tmp_path):
-    """As where the model is randomized: what is broken must have been right."""
-    nets.run(tmp_path)
-    path = tmp_path / "part-00000-00.safetensors"
-    part, told = load_tensors(path)
-    part["correct"] = ~part["correct"]
-    part["broken"] = ~part["broken"]
-    save_tensors(path, part, told)
-    assert_same(nets.run(tmp_path, resume=True), nets.run(None))
 
 
 @pytest.mark.slow
@@ -142,18 +147,6 @@ def test_a_part_that_another_evaluation_left_is_made_again(tmp_path):
     first, second = (tmp_path / f"part-00000-0{place}.safetensors" for place in range(2))
     second.write_bytes(first.read_bytes())
     assert_same(nets.run(tmp_path, resume=True, **other), nets.run(None, **other))
-
-
-@pytest.mark.slow
-def test_the_seconds_of_what_was_done_before_are_counted(tmp_path):
-    first = nets.run(tmp_path)
-    again = nets.run(tmp_path, resume=True)
-    assert [row.seconds for row in again.rows] == [row.seconds for row in first.rows]
-    path = tmp_path / "part-00000-00.safetensors"
-    part, told = load_tensors(path)
-    part["seconds"] += 1000
-    save_tensors(path, part, told)
-    assert nets.run(tmp_path, resume=True).seconds > 1000
 
 
 def test_an_abs_that_was_used_meets_its_own_folder(tmp_path):
