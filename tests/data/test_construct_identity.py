@@ -15,8 +15,6 @@ from fastadv.threat import L2, Linf
 
 from .sets import ALL, fixed_shift, random_target, robust, toy_base, toy_model
 
-SCALE = 1.0
-
 
 def options(**changed: Any) -> dict[str, Any]:
     return {"steps": 2, "shard_size": 8, "batch_size": 5} | changed
@@ -97,10 +95,6 @@ def by_closure(net: nn.Module, factor: float = 1.0) -> Callable[[Tensor], Tensor
     return lambda x: factor * net(x)
 
 
-def by_global(x: Tensor) -> Tensor:
-    return SCALE * toy_model().eval()(x)
-
-
 class Switched(nn.Module):
     """A net whose answer depends on what no parameter shows."""
 
@@ -113,16 +107,9 @@ class Switched(nn.Module):
         return logits
 
 
-def with_weights_of(seed: int) -> nn.Module:
-    """The same class and the same shapes."""
-    return toy_model(seed)
-
-
 MODELS: dict[str, tuple[Any, Any]] = {
-    "weights": (toy_model(), with_weights_of(5)),
-    "a function's closure over a net": (by_closure(toy_model()), by_closure(with_weights_of(5))),
+    "weights": (toy_model(), toy_model(5)),
     "a function's constant": (by_closure(toy_model()), by_closure(toy_model(), 1.5)),
-    "a lambda of the same name": (lambda x: toy_model()(x), lambda x: toy_model()(x.flip(3))),
     "a switch": (Switched(), Switched(2.0)),
     "precision": (fa.freeze(toy_model()), fa.freeze(toy_model(), "bf16")),
     "one image in 40": (
@@ -143,28 +130,13 @@ def test_another_model_is_refused(tmp_path, name):
     assert torch.equal(fixed_shift(first, base, out_dir=tmp_path, **options()).x, made.x)
 
 
-def test_a_changed_global_makes_another_model(tmp_path, monkeypatch):
-    fixed_shift(by_global, toy_base(20), out_dir=tmp_path, **options())
-    monkeypatch.setitem(globals(), "SCALE", 1.1)
-    refused("model", fixed_shift, by_global, toy_base(20), out_dir=tmp_path)
-
-
-FEATURES: dict[str, tuple[Any, Any]] = {
-    "a lambda of the same name": (lambda x: x.flatten(1)[:, :9], lambda x: x.flatten(1)[:, :8]),
-    "a closure": (by_closure(nn.Flatten().eval()), by_closure(nn.Flatten().eval(), 2.0)),
-    "another net in a closure": (
-        by_closure(toy_model()[:2].eval()),
-        by_closure(with_weights_of(5)[:2].eval()),
-    ),  # type: ignore[index]
-}
-
-
-@pytest.mark.parametrize("name", FEATURES)
-def test_another_representation_is_refused(tmp_path, name):
-    first, second = FEATURES[name]
+def test_another_representation_is_refused(tmp_path):
+    nets = [toy_model(seed)[:2].eval() for seed in (2, 5)]  # type: ignore[index]
+    first = by_closure(nets[0])
     base = toy_base(20)
     made = robust(toy_model(), base, module=first, out_dir=tmp_path, **options())
-    refused("representation", robust, toy_model(), base, module=second, out_dir=tmp_path)
+    for other in (by_closure(nets[1]), by_closure(nets[0], 2.0)):
+        refused("representation", robust, toy_model(), base, module=other, out_dir=tmp_path)
     (tmp_path / "shard-00000.safetensors").unlink()
     assert torch.equal(robust(toy_model(), base, module=first, out_dir=tmp_path, **options()).x, made.x)
 

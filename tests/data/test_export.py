@@ -12,7 +12,6 @@ from PIL import Image
 import fastadv as fa
 from fastadv._torchvision import datasets
 from fastadv.data import ConstructedSet, FolderSet, ImageSet, export, load_folder
-from fastadv.data._png import class_folder_names
 from fastadv.data.imageset import to_unit
 from fastadv.errors import CorruptFileError, InputError
 
@@ -21,7 +20,7 @@ from .sets import fixed_shift, random_target, toy_base, toy_model
 
 def noise(count: int = 13, channels: int = 3, classes: tuple[str, ...] = ("cat", "dog", "owl")) -> ImageSet:
     x = torch.randint(256, (count, channels, 5, 7), dtype=torch.uint8)
-    return ImageSet(x, torch.arange(count) * 2 % len(classes), classes, "noise", note="of no use")
+    return ImageSet(x, torch.arange(count) % len(classes), classes, "noise", note="of no use")
 
 
 def same(found: ImageSet, wanted: ImageSet) -> bool:
@@ -35,7 +34,7 @@ def same(found: ImageSet, wanted: ImageSet) -> bool:
 
 @pytest.mark.parametrize("kind", ["png", "torch"])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("classes", [("cat", "dog", "owl"), ("9", "10", "a/b"), ("Zoë", "a b", "a b")])
+@pytest.mark.parametrize("classes", [("cat", "dog", "owl"), ("Zoë", "a/b", "a/b")])
 def test_the_same_set_is_read_back(tmp_path, kind, channels, classes):
     wanted = noise(channels=channels, classes=classes)
     export(wanted, tmp_path / "out", kind)
@@ -54,47 +53,36 @@ def test_a_constructed_set_is_read_back_with_its_card(tmp_path, kind, dtype):
     assert json.loads((tmp_path / "out" / "card.json").read_text())["set"]["card"] == made.card
 
 
-def test_an_image_folder_as_others_read_it(tmp_path):
-    wanted = noise(25)
+@pytest.mark.parametrize(
+    ("classes", "folders"),
+    [
+        (("cat", "dog", "ship of 2 sails"), ["cat", "dog", "ship of 2 sails"]),
+        (("dog", "cat"), ["0_dog", "1_cat"]),
+        (tuple(map(str, range(11))), [f"{k:02}_{k}" for k in range(11)]),
+        (("a", "a"), ["0_a", "1_a"]),
+        (("..", "a/b"), ["0_..", "1_a_b"]),
+    ],
+)
+def test_an_image_folder_as_others_read_it(tmp_path, classes, folders):
+    wanted = noise(25, classes=classes)
     export(wanted, tmp_path / "out")
     theirs = datasets.ImageFolder(tmp_path / "out")
-    assert tuple(theirs.classes) == wanted.classes
+    assert theirs.classes == folders
     for path, label in theirs.samples:
         number = int(Path(path).stem)
-        pixels = np.asarray(Image.open(path))
-        assert np.array_equal(pixels, wanted.x[number].permute(1, 2, 0).numpy())
+        assert np.array_equal(np.asarray(Image.open(path)), wanted.x[number].permute(1, 2, 0).numpy())
         assert label == wanted.y[number]
-    assert len(theirs) == 25
     ours = fa.data.load("imagefolder", data_dir=tmp_path / "out")
     assert isinstance(ours, FolderSet)
-    assert len(ours) == 25
-    assert ours.classes == wanted.classes
-    assert all(
-        torch.equal(ours.pixels(i), wanted.x[int(path.stem)]) and ours.labels[i] == wanted.y[int(path.stem)]
-        for i, path in enumerate(ours.paths)
-    )
+    assert len(theirs) == len(ours) == 25
+    numbers = [int(path.stem) for path in ours.paths]
+    assert torch.equal(ours.in_memory().x, wanted.x[numbers])
+    assert torch.equal(ours.labels, wanted.y[numbers])
 
 
 def test_gray_images_are_gray_files(tmp_path):
     export(noise(channels=1), tmp_path / "out")
     assert Image.open(next(tmp_path.glob("out/cat/*.png"))).mode == "L"
-
-
-@pytest.mark.parametrize(
-    ("classes", "folders"),
-    [
-        (("cat", "dog"), ["cat", "dog"]),
-        (("dog", "cat"), ["0_dog", "1_cat"]),
-        (tuple(map(str, range(11))), [f"{k:02}_{k}" for k in range(11)]),
-        (("a", "a"), ["0_a", "1_a"]),
-        (("..", "b"), ["0_..", "1_b"]),
-        (("a/b", "c"), ["0_a_b", "1_c"]),
-        (("airplane", "ship of 2 sails"), ["airplane", "ship of 2 sails"]),
-    ],
-)
-def test_class_folders_sort_like_the_classes(classes, folders):
-    assert class_folder_names(classes) == folders
-    assert sorted(folders) == folders
 
 
 def test_torch_files_as_the_authors_loader_reads_them(tmp_path):
@@ -143,7 +131,7 @@ def test_what_cannot_be_exported(tmp_path):
     with pytest.raises(InputError, match="got 2 channels"):
         export(noise(channels=2), tmp_path / "out")
     with pytest.raises(InputError, match="got none of owl"):
-        export(noise().subset([0, 2]), tmp_path / "out")
+        export(noise().subset([0, 1]), tmp_path / "out")
     with pytest.raises(InputError, match=r"got list.*in_memory"):
         export([(torch.zeros(1, 2, 2), 0)], tmp_path / "out")
     (tmp_path / "full").mkdir()
@@ -190,7 +178,7 @@ def _paint(width: int) -> Callable[[Path], None]:
 )
 def test_a_damaged_image_folder(tmp_path, damage, says):
     export(noise(), tmp_path / "out")
-    damage(tmp_path / "out" / "dog" / "05.png")
+    damage(tmp_path / "out" / "owl" / "05.png")
     with pytest.raises(CorruptFileError, match=says):
         load_folder(tmp_path / "out")
 
