@@ -34,8 +34,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Constructions attack models: who only loads images need not import all that.
-    if name == "construct":
-        return import_module("fastadv.data.construct")
-    if name in ("ConstructedSet", "load_constructed", "verify_constructed"):
-        return getattr(import_module("fastadv.data.construct"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in ("construct", "ConstructedSet", "load_constructed", "verify_constructed"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    construct = import_module("fastadv.data.construct")
+    return construct if name == "construct" else getattr(construct, name)

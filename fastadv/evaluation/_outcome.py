@@ -120,34 +120,22 @@ def outcome(name: str, attack: Attack, frozen: Frozen, whole: Batch, wanted: int
 
 def nearest(batch: Batch, parts: Sequence[Part]) -> Samples:
     """Return the samples of a batch, each with the nearest of its adversarial examples; no components yet."""
-    x, y, ids, correct, unusable = (
-        v.cpu() for v in (batch.x, batch.y, batch.ids, batch.correct, batch.failed)
-    )
-    distances = (
-        torch.stack([part["distance"] for part in parts]) if parts else torch.empty(0, len(y)).double()
-    )
-    broken = torch.stack([part["broken"] for part in parts]) if parts else torch.zeros(0, len(y)).bool()
+    x, y, ids, _, unusable = (value.cpu() for value in batch)
+    correct = batch.correct.cpu()
+    distances = torch.empty(len(parts), len(y)).double()
     x_adv, by = x.clone(), torch.full_like(y, -1)
     distance = torch.where(correct | unusable, torch.inf, 0.0).double()
     status = torch.where(correct, int(Status.HELD), int(Status.ALREADY_WRONG))
     status[unusable] = int(Status.FAILED)
     for place, part in enumerate(parts):
+        distances[place] = part["distance"]
         status[part["failed.attack"] & (by < 0)] = int(Status.FAILED)
-        nearer = broken[place] & ((by < 0) | (distances[place] < distance))
+        nearer = part["broken"] & ((by < 0) | (distances[place] < distance))
         x_adv[nearer], distance[nearer] = part["x_adv"][nearer].to(x.dtype), distances[place][nearer]
         by[nearer], status[nearer] = place, int(Status.BROKEN)
-    return Samples(
-        x,
-        x_adv,
-        y,
-        ids,
-        (by >= 0) | (status == int(Status.ALREADY_WRONG)),
-        status,
-        distance,
-        by,
-        torch.full_like(by, -1),
-        distances.T.contiguous(),
-    )
+    success = (by >= 0) | (status == int(Status.ALREADY_WRONG))
+    component = torch.full_like(by, -1)
+    return Samples(x, x_adv, y, ids, success, status, distance, by, component, distances.T.contiguous())
 
 
 def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], wanted: int = 0) -> Row:
@@ -180,9 +168,7 @@ def row(name: str, correct: Tensor, minimum_norm: bool, parts: Sequence[Part], w
 
 
 def _flags(parts: Sequence[Part], components: Components | None) -> tuple[str, ...]:
-    """Return the flags of the batches; that of Square, which is about a share of all samples, by all of
-    them.
-    """
+    """Return the flags of the batches; that of Square is about a share of all samples."""
     flags = _said([flag for flag in part.told.get("flags", ()) if flag != SQUARE_FLAG] for part in parts)
     samples = sum(len(part["broken"]) for part in parts)
     if components is None or not square_stands_out(components.costs, samples):
@@ -191,9 +177,7 @@ def _flags(parts: Sequence[Part], components: Components | None) -> tuple[str, .
 
 
 def _said(texts: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """Return what was said of the batches, each once; with the number of batches where it was not said of
-    all.
-    """
+    """Return what was said of the batches, each once, with their number where it was not said of all."""
     batches = list(texts)
     count = Counter(text for batch in batches for text in dict.fromkeys(batch))
     return tuple(

@@ -72,9 +72,7 @@ def distances_of(values: ArrayLike | Tensor, name: str = "distances") -> NDArray
 
 
 def check_radii(radii: Any) -> NDArray[np.float64]:
-    """Return the radii in order, each once; InputError unless there are some, all finite and none
-    negative.
-    """
+    """Return the radii in order, each once; InputError unless there are some, finite and not negative."""
     try:
         tried = np.unique(np.asarray(radii, dtype=np.float64))
     except (TypeError, ValueError):

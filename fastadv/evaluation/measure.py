@@ -147,9 +147,7 @@ def description(
 
 
 def minimizes(attack: Any) -> bool:
-    """Return whether it is a minimum-norm attack of `fastadv.attacks`, with or without arguments bound to
-    it.
-    """
+    """Return whether it is a minimum-norm attack of `fastadv.attacks`, perhaps with arguments bound to it."""
     entries = (ATTACKS, ABS_ATTACKS, SUBSTITUTE_ATTACKS)
     known = [entry.run for each in entries for entry in each.values() if entry.minimal]
     while attack is not None and not any(attack is one for one in known):

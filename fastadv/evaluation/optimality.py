@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from fastadv._checks import check_number
 from fastadv.errors import InputError
@@ -47,15 +46,10 @@ def optimality(distances: Mapping[str, ArrayLike], clean: float | None = None) -
         clean = float(np.mean(best > 0))
     check_number("clean", clean, 0, 1)
     farthest = float(np.max(best, initial=0.0, where=np.isfinite(best)))
-    least = _area(best, farthest)
+    # the area under the share of samples whose distance is above the radius
+    areas = {name: float(np.minimum(row, farthest).mean()) for name, row in rows.items()}
+    least = float(np.minimum(best, farthest).mean())
     room = clean * farthest - least
     if not room > 1e-12 * farthest:
         return dict.fromkeys(rows, math.nan)
-    return {name: 1 - (_area(row, farthest) - least) / room for name, row in rows.items()}
-
-
-def _area(distance: NDArray[Any], farthest: float) -> float:
-    """Return the area under the share of samples with a distance above the radius, for radii up to
-    `farthest`.
-    """
-    return float(np.minimum(distance, farthest).mean())
+    return {name: 1 - (area - least) / room for name, area in areas.items()}

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fastadv.evaluation.bootstrap import Interval, bootstrap, median
@@ -15,6 +16,9 @@ DENOMINATORS = (
     "accuracy over all samples, broken over the initially correct; "
     "median distance over all samples with finite logits, mean distance over the broken"
 )
+# figures of a row, in the order in which they are told
+SHARES = ("robust_accuracy", "success_rate", "median_distance", "mean_distance")
+COUNTS = ("failed", "unmoved", "forwards", "backwards", "seconds")
 
 
 @dataclass(frozen=True)
@@ -118,10 +122,7 @@ class Table:
     @property
     def held(self) -> Tensor:
         """[n] bool: correct without an attack and under every one of them."""
-        held = self.correct.clone()
-        for row in self.rows:
-            held &= ~row.broken
-        return held
+        return torch.stack([self.correct, *(~row.broken for row in self.rows)]).all(0)
 
     @property
     def worst_case(self) -> float:
@@ -144,17 +145,10 @@ class Table:
             "seconds": self.seconds,
             "attacks": {
                 row.name: {
-                    "robust_accuracy": row.robust_accuracy,
-                    "success_rate": _finite(row.success_rate),
-                    "median_distance": _finite(row.median_distance),
-                    "mean_distance": _finite(row.mean_distance),
+                    **{name: _finite(getattr(row, name)) for name in SHARES},
                     "minimum_norm": row.minimum_norm,
                     "median_interval": [*map(_finite, row.median_interval)] if row.minimum_norm else None,
-                    "failed": row.failed,
-                    "unmoved": row.unmoved,
-                    "forwards": row.forwards,
-                    "backwards": row.backwards,
-                    "seconds": row.seconds,
+                    **{name: getattr(row, name) for name in COUNTS},
                     "flags": list(row.flags),
                     "remarks": list(row.remarks),
                     "components": None if row.components is None else row.components.to_dict(),
@@ -186,17 +180,12 @@ class Table:
         if len(self.rows) > 1:
             lines.append(["worst of all", percent(self.worst_case), *[""] * (len(head) - 2)])
         # columns of doubt only where there is some
-        shown = [
-            place
-            for place in range(len(head))
-            if place < 8 or any(line[place] not in ("", "0") for line in lines)
-        ]
+        told = [any(line[place] not in ("", "0") for line in lines) for place in range(len(head))]
+        shown = [place for place in range(len(head)) if place < 8 or told[place]]
         return [[line[place] for place in shown] for line in [head, *lines]]
 
     def notes(self) -> list[str]:
-        """Return what must be known to read the figures: the denominators, and why some samples prove
-        nothing.
-        """
+        """Return what must be known to read the figures: denominators, and why some samples prove nothing."""
         notes = [f"{self.n} samples; {DENOMINATORS}"]
         if any(row.minimum_norm for row in self.rows):
             notes.append("median in brackets: its 95% bootstrap interval; inf where samples were not broken")
@@ -225,9 +214,7 @@ class Table:
         return "\n".join([aligned(self.cells()), *self.notes(), *parts])
 
     def details(self) -> dict[str, list[list[str]]]:
-        """Return for each attack that consists of others, by its name, the table of its components as
-        text.
-        """
+        """Return for each attack that consists of others, by its name, the table of its components."""
         return {row.name: row.components.cells() for row in self.rows if row.components is not None}
 
     def markdown(self) -> str:

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Return a share from 0 to 1 as a percentage, with up to three digits more where it would round to 0
-    or 100.
-    """
+    """Return a share from 0 to 1 as a percentage, with up to three digits more near 0 and 1."""
     if value is None or math.isnan(value):
         return "-"
     texts = [f"{100 * value:.{places}f}" for places in range(digits, digits + 4)]

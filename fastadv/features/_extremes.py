@@ -63,9 +63,7 @@ class Attacked:
         self.failed = 0
 
     def __call__(self, x: Tensor, ids: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (least, greatest) float64 [n, F] for samples x [n, ...] with features `clean` float64 [n,
-        F].
-        """
+        """Return (least, greatest) for samples x [n, ...] with features `clean`, all float64 [n, F]."""
         least, greatest = clean.clone(), clean.clone()
         for sample, feature in _pairs(clean, self.batch_size):
             # a pair draws the same random start, whichever features are asked for

@@ -68,9 +68,7 @@ class Usefulness:
         scale = torch.where(constant, 1.0, std)
 
         def split(values: ClassMeans) -> tuple[Tensor, Tensor]:
-            """Return [K, F], what samples of the class add to the mean of the normalized values, and all
-            others.
-            """
+            """Return what a class adds to the mean of the normalized values, and the others, [K, F] both."""
             own = values.share * (values.mean - mean) / scale
             return own, own.sum(0) - own
 

@@ -53,7 +53,7 @@ def falsify(folder: Path, change: Callable[[dict[str, Any], dict[str, Any], dict
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("construct", "dtype"), zip(ALL, ["uint8", "float32"] * 2, strict=True))
+@pytest.mark.parametrize(("construct", "dtype"), [*zip(ALL, ["uint8", "float32"] * 2, strict=True)])
 def test_a_set_is_what_its_card_says(tmp_path, construct, dtype):
     base, model = toy_base(20), toy_model()
     made = construct(model, base, out_dir=tmp_path, dtype=dtype, **OPTIONS)

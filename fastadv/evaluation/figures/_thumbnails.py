@@ -44,9 +44,7 @@ def thumbnails(
 
 
 def _chosen(labels: Tensor, per_class: int) -> Tensor:
-    """Return the positions to draw, [samples of a class, classes], for labels [N]: the first ones of each
-    class.
-    """
+    """Return the positions to draw, [samples of a class, classes]: the first ones of each class."""
     counts = labels.bincount()
     classes = counts.nonzero()[:, 0]
     per_class = min(per_class, int(counts[classes].min()))
