@@ -1,15 +1,19 @@
 """How many samples to pass at once."""
 
 import time
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from fastadv import rng
+from fastadv.data._batches import batches
+from fastadv.engine.copying.twin import device_of
 from fastadv.engine.frozen import Frozen
 from fastadv.engine.room import ran_out
 from fastadv.errors import InputError, NoGradientError
+from fastadv.runs import processes
 
 BatchSize = int | Literal["auto"]
 FIRST, MOST = 32, 4096  # sizes that are tried
@@ -21,6 +25,21 @@ def check_batch_size(value: BatchSize) -> None:
     """Raise InputError unless it is an integer of 1 or more, or "auto"."""
     if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise InputError(f'batch_size: expected an integer >= 1, or "auto", got {value!r}')
+
+
+def device_for(frozen: Frozen) -> torch.device | None:
+    """Return where its samples must lie; None for a function, which takes them where they are."""
+    return device_of(frozen.model) if isinstance(frozen.model, nn.Module) else None
+
+
+def chosen_batch_size(frozen: Frozen, dataset: Dataset[Any], count: int) -> int:
+    """Return the size that "auto" stands for with so many samples; the first process chooses for all."""
+
+    def choose() -> int:
+        x, _, _ = next(batches(dataset, FIRST, order=range(min(FIRST, count)), workers=0))
+        return fastest_batch_size(frozen, x.to(device=device_for(frozen)), count)
+
+    return processes.from_first(choose)
 
 
 def fastest_batch_size(frozen: Frozen, x: Tensor, most: int) -> int:

@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv.data import batches
-from fastadv.data.batch_size import FIRST, fastest_batch_size
+from fastadv.data.batch_size import device_for
 from fastadv.engine import Frozen
-from fastadv.engine.copying.twin import device_of
 from fastadv.engine.frozen import CHECK_ROWS
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Batch
@@ -27,8 +26,7 @@ def in_turn(
     The batches are whole ones, as one process would take them, since rounding may depend on the size. Labels
     and logits are checked.
     """
-    size = len(dataset)  # type: ignore[arg-type]
-    positions = torch.arange(size if limit is None else min(limit, size))
+    positions = torch.arange(sample_count(dataset, limit))
     _check_twins(frozen, dataset, positions)
     parts = torch.split(positions, batch_size)
     own = _with_verdict(frozen, dataset, parts[processes.rank() :: processes.world()])
@@ -49,16 +47,10 @@ def in_turn(
             )
 
 
-def chosen_batch_size(frozen: Frozen, dataset: Dataset[Any], limit: int | None) -> int:
-    """Return the size that "auto" stands for; the first process chooses for all."""
-
-    def choose() -> int:
-        count = len(dataset) if limit is None else min(limit, len(dataset))  # type: ignore[arg-type]
-        first = torch.arange(min(FIRST, count))
-        x, _, _ = next(batches(dataset, len(first), order=first, workers=0))
-        return fastest_batch_size(frozen, x.to(device=_device(frozen)), count)
-
-    return processes.from_first(choose)
+def sample_count(dataset: Dataset[Any], limit: int | None) -> int:
+    """Return how many samples are measured."""
+    size = len(dataset)  # type: ignore[arg-type]
+    return size if limit is None else min(limit, size)
 
 
 def _check_twins(frozen: Frozen, dataset: Dataset[Any], positions: Tensor) -> None:
@@ -66,7 +58,7 @@ def _check_twins(frozen: Frozen, dataset: Dataset[Any], positions: Tensor) -> No
     with processes.agreement():
         for part in torch.split(positions, CHECK_ROWS):
             x, _, _ = next(batches(dataset, CHECK_ROWS, order=part, workers=0))
-            if frozen.check(x.to(device=_device(frozen))):
+            if frozen.check(x.to(device=device_for(frozen))):
                 return
 
 
@@ -74,7 +66,7 @@ def _with_verdict(frozen: Frozen, dataset: Dataset[Any], parts: Sequence[Tensor]
     if not parts:
         return
     for batch in batches(dataset, len(parts[0]), order=torch.cat(list(parts))):
-        x, y, ids = (tensor.to(device=_device(frozen)) for tensor in batch)
+        x, y, ids = (tensor.to(device=device_for(frozen)) for tensor in batch)
         logits = frozen.verdict(x)
         if y.min() < 0 or y.max() >= logits.shape[1]:
             raise InputError(
@@ -82,8 +74,3 @@ def _with_verdict(frozen: Frozen, dataset: Dataset[Any], parts: Sequence[Tensor]
                 f"got {int(y.min())} to {int(y.max())}; map the labels"
             )
         yield Batch(x, y, ids, logits.argmax(1), ~logits.isfinite().all(1))
-
-
-def _device(frozen: Frozen) -> torch.device | None:
-    """Return where its samples must lie; None for a function, which takes them where they are."""
-    return device_of(frozen.model) if isinstance(frozen.model, nn.Module) else None

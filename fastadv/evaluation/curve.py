@@ -9,11 +9,11 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastadv.data.batch_size import BatchSize
+from fastadv.data.batch_size import BatchSize, chosen_batch_size
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, run_attack
-from fastadv.evaluation._turns import chosen_batch_size, in_turn
+from fastadv.evaluation._turns import in_turn, sample_count
 from fastadv.evaluation.measure import check_evaluation, description, evaluate, minimizes
 from fastadv.runs import processes
 
@@ -138,7 +138,7 @@ def accuracy_against_radius(
         asked = {"radii": tried.tolist(), "batch_size": batch_size, "limit": limit}
         processes.check_alike({**about, **asked, "torch": torch.__version__})
     if batch_size == "auto":
-        batch_size = chosen_batch_size(frozen, dataset, limit)
+        batch_size = chosen_batch_size(frozen, dataset, sample_count(dataset, limit))
 
     def held(number: int, batch: Batch) -> tuple[int, NDArray[np.float64]]:
         left = np.zeros(tried.size)

@@ -12,12 +12,12 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
-from fastadv.data.batch_size import BatchSize, check_batch_size
+from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, Part, nearest, outcome, row
 from fastadv.evaluation._parts import IDENTITY, Parts
-from fastadv.evaluation._turns import chosen_batch_size, in_turn
+from fastadv.evaluation._turns import in_turn, sample_count
 from fastadv.evaluation.samples import Samples
 from fastadv.evaluation.table import Table
 from fastadv.runs import processes
@@ -84,7 +84,11 @@ def evaluate(
     with Parts(run_dir) as parts:
         stopped = parts.begun(IDENTITY, resume, "an evaluation", read_json)
         if batch_size == "auto":
-            batch_size = stopped["batch_size"] if stopped else chosen_batch_size(frozen, dataset, limit)
+            batch_size = (
+                stopped["batch_size"]
+                if stopped
+                else chosen_batch_size(frozen, dataset, sample_count(dataset, limit))
+            )
             config["batch_size"] = batch_size
         parts.identity = parts.identify(IDENTITY, config)
         return table_of(

@@ -286,8 +286,7 @@ def test_batches_of_the_fastest_size(
         chosen.append(16)
         return 16
 
-    for place in ("fastadv.evaluation._turns", "fastadv.data.construct._build"):
-        monkeypatch.setattr(f"{place}.fastest_batch_size", choose)
+    monkeypatch.setattr("fastadv.data.batch_size.fastest_batch_size", choose)
     attack = f"-n {COUNT} --radius 0.1 --batch-size auto --json"
     measured = [
         json.loads(fastadv(line).out)["measured"]

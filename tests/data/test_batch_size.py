@@ -12,7 +12,6 @@ import fastadv as fa
 from fastadv.data import ImageSet, batch_size
 from fastadv.data.batch_size import fastest_batch_size
 from fastadv.errors import InputError
-from fastadv.evaluation import _turns
 
 
 class Net(nn.Module):
@@ -92,8 +91,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         chosen.append(64 - 8 * len(chosen))
         return chosen[-1]
 
-    for place in ("fastadv.evaluation._turns", "fastadv.data.construct._build"):
-        monkeypatch.setattr(f"{place}.fastest_batch_size", choose)
+    monkeypatch.setattr(batch_size, "fastest_batch_size", choose)
     return chosen
 
 
@@ -138,7 +136,7 @@ def test_an_evaluation(sizes: list[int], tmp_path: Path) -> None:
 def test_no_more_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(
-        _turns, "fastest_batch_size", lambda frozen, x, most: asked.append((len(x), most)) or len(x)
+        batch_size, "fastest_batch_size", lambda frozen, x, most: asked.append((len(x), most)) or len(x)
     )
     for count, limit in ((150, None), (150, 20), (150, 60), (9, 60)):
         fa.evaluate(Net(), images(count), batch_size="auto", limit=limit)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
 from typing import Any, TypedDict
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastadv._checks import check_count
-from fastadv.data.batch_size import FIRST, BatchSize, check_batch_size, fastest_batch_size
+from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size
 from fastadv.data.construct._base import Base
 from fastadv.data.construct._checks import fingerprint
 from fastadv.data.construct._pixels import encode, verify
@@ -137,11 +136,8 @@ def build(
             tick(sum(len(ranges[k]) for k in shards))
         left = {k: torch.tensor(ids) for k, ids in ranges.items() if k not in shards}
         if batch_size == "auto":
-            choose = partial(_fastest_batch_size, construction, base)
-            size = processes.from_first(choose) if left else 1
-        else:
-            size = batch_size
-        todo = [(k, batch) for k, ids in left.items() for batch in torch.split(ids, size)]
+            batch_size = chosen_batch_size(construction.source, base.dataset, base.count) if left else 1
+        todo = [(k, batch) for k, ids in left.items() for batch in torch.split(ids, batch_size)]
         rows: list[dict[str, Tensor]] = []
         for (k, batch), row in zip(todo, processes.in_turn(len(todo), make), strict=True):
             rows.append(row)
@@ -150,11 +146,6 @@ def build(
                 shards[k] = store.write(k, {name: torch.cat([each[name] for each in rows]) for name in row})
                 rows = []
         return store.assemble(shards, shard_count(base.count, shard_size))
-
-
-def _fastest_batch_size(construction: Construction, base: Base) -> int:
-    x, _ = base.fetch(torch.arange(min(FIRST, base.count)))
-    return fastest_batch_size(construction.source, x, base.count)
 
 
 def _own_shards(total: int, shard_size: int, rank: int | None, world_size: int | None) -> dict[int, range]:

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count, check_number
+from fastadv.data.batch_size import device_for
 from fastadv.data.construct._base import Base
 from fastadv.engine import Frozen, freeze
-from fastadv.engine.copying.twin import device_of, dtype_of
+from fastadv.engine.copying.twin import dtype_of
 from fastadv.engine.frozen import CHECK_ROWS
 from fastadv.errors import InputError
 from fastadv.models.representation import representation
@@ -45,8 +46,7 @@ def prepare(
 ) -> tuple[Frozen, Base, int]:
     """Return (source model frozen, base, number of classes); InputError if model and base do not fit."""
     frozen = freeze(model)
-    device = device_of(frozen.model) if isinstance(frozen.model, nn.Module) else None
-    base = Base(dataset, device or torch.device("cpu"))
+    base = Base(dataset, device_for(frozen) or torch.device("cpu"))
     radius = threat.radius
     if isinstance(radius, Tensor) and len(radius) != base.count:
         raise InputError(

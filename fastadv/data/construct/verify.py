@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
+from fastadv.data.batch_size import device_for
 from fastadv.data.construct._base import Base
 from fastadv.data.construct._checks import weights_or_code
 from fastadv.data.construct.constructed import ConstructedSet, measured
 from fastadv.data.imageset import check_classes, to_unit
 from fastadv.data.shards import INDEX, read_shards, shard_count, shard_name
 from fastadv.engine import Frozen, freeze
-from fastadv.engine.copying.twin import device_of, dtype_of
+from fastadv.engine.copying.twin import dtype_of
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.identity import agree, plain, rounding
 from fastadv.threat import THREATS
@@ -179,14 +180,12 @@ def _with_model(
     if {name: there.get(name) for name in here} != here:
         known = {name: there[name] for name in ("class", "hash", "function") if name in there}
         raise InputError(f"model: expected that on the card, {known}, got {here}; give its weights")
-    device, dtype = None, None
-    if isinstance(source.model, nn.Module):
-        device, dtype = device_of(source.model), dtype_of(source.model)
-    within = rounding(dtype)
+    device = device_for(source) or torch.device("cpu")
+    within = rounding(dtype_of(source.model) if isinstance(source.model, nn.Module) else None)
     classes, tied = [], []
     stored = made.figures["predicted"]
     for ids in torch.split(made.ids, batch_size):
-        logits = source.verdict(to_unit(made.take(ids)).to(device or "cpu")).double().cpu()
+        logits = source.verdict(to_unit(made.take(ids)).to(device)).double().cpu()
         lead = logits.amax(1) - logits.gather(1, stored[ids, None])[:, 0]
         classes.append(logits.argmax(1))
         tied.append(lead <= within * logits.square().mean(1).sqrt())
