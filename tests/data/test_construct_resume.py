@@ -6,49 +6,23 @@ import resource
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
-from fastadv.data import ImageSet, load_constructed, verify_constructed
+from fastadv.data import load_constructed, verify_constructed
 from fastadv.errors import CorruptFileError, InputError
 from fastadv.runs.files import load_tensors
 from fastadv.runs.folder import RunFolder
 from tests.processes import program, succeed
 
-from .sets import random_target, robust
+from .sets import random_target, toy_base, toy_model
 
 MODULE = "tests.data.test_construct_resume"
 OPTIONS = {"steps": 5, "shard_size": 8, "batch_size": 5}
-
-
-def toy_base() -> ImageSet:
-    x = torch.randint(256, (40, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    return ImageSet(x, torch.arange(40) % 4, tuple("abcd"), "toy")
-
-
-class Slow(nn.Module):
-    """Two linear layers, and a pause in each call, so that a kill finds the construction at work."""
-
-    def __init__(self, pause: float = 0.0) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(2)
-        self.pause = pause
-        self.hidden = nn.Parameter(torch.randn(16, 8, generator=generator) * 0.3)
-        self.last = nn.Linear(8, 4)
-        with torch.no_grad():
-            for parameter in self.last.parameters():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        time.sleep(self.pause)
-        logits: Tensor = self.last(torch.tanh(x.flatten(1) @ self.hidden))
-        return logits
 
 
 def shards(folder: Path) -> list[Path]:
@@ -58,7 +32,7 @@ def shards(folder: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: Any) -> Path:
     folder: Path = tmp_path_factory.mktemp("made")
-    random_target(Slow(), toy_base(), out_dir=folder, **OPTIONS)
+    random_target(toy_model(), toy_base(40), out_dir=folder, **OPTIONS)
     return folder
 
 
@@ -69,45 +43,25 @@ def done(made: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_run_resumes_to_the_same_set(tmp_path):
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    [(process, said)] = program(tmp_path, MODULE, str(killed))
-    deadline = time.monotonic() + 120
-    while len(shards(killed)) < 2:
-        assert process.is_alive(), said.with_suffix(".err").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.kill()
-    process.join()
-    finished = {path: path.stat().st_mtime_ns for path in shards(killed)}
-    assert 2 <= len(finished) < 5
-    assert not (killed / "index.json").exists()
-    with pytest.raises(CorruptFileError, match="did not finish"):
-        load_constructed(killed)
-
-    robust(Slow(), toy_base(), out_dir=killed, **OPTIONS)
-    robust(Slow(), toy_base(), out_dir=whole, **OPTIONS)
-    assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
-    for ours, theirs in zip(shards(killed), shards(whole), strict=True):
-        assert ours.read_bytes() == theirs.read_bytes()
-    assert load_constructed(killed).card["measured"] == load_constructed(whole).card["measured"]
-
-
-@pytest.mark.slow
 def test_a_kill_at_any_moment_loses_at_most_one_shard(tmp_path):
     """Five shards and the index are renamed into place; the process is killed before or after a rename."""
     moments = [(turn, "before") for turn in range(6)] + [(2, "after"), (5, "after")]
     told = [f"{turn}-{when}" for turn, when in moments]
     succeed(program(tmp_path, MODULE, str(tmp_path), *told))
-    whole = random_target(Slow(), toy_base(), out_dir=tmp_path / "whole", **OPTIONS)
+    whole = random_target(toy_model(), toy_base(40), out_dir=tmp_path / "whole", **OPTIONS)
     for turn, when in moments:
         folder = tmp_path / f"{turn}-{when}"
         there = turn + (when == "after")
         assert len(shards(folder)) == min(there, 5)
         assert len(list(folder.glob(".*.part"))) == (when == "before")
         assert (folder / "index.json").exists() == (there == 6)
-        made = random_target(Slow(), toy_base(), out_dir=folder, **OPTIONS)
+        if there < 6:
+            with pytest.raises(CorruptFileError, match="did not finish"):
+                load_constructed(folder)
+        finished = {path: path.stat().st_mtime_ns for path in shards(folder)}
+        made = random_target(toy_model(), toy_base(40), out_dir=folder, **OPTIONS)
         assert torch.equal(made.x, whole.x)
+        assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
         for ours, theirs in zip(shards(folder), shards(tmp_path / "whole"), strict=True):
             assert ours.read_bytes() == theirs.read_bytes()
         assert len(list(folder.iterdir())) == 6
@@ -116,27 +70,21 @@ def test_a_kill_at_any_moment_loses_at_most_one_shard(tmp_path):
 
 def test_a_folder_that_training_is_writing_is_refused(tmp_path):
     with RunFolder(tmp_path), pytest.raises(InputError, match=r"out_dir: .*no other run"):
-        random_target(Slow(), toy_base(), out_dir=tmp_path, **OPTIONS)
+        random_target(toy_model(), toy_base(40), out_dir=tmp_path, **OPTIONS)
     assert not shards(tmp_path)
 
 
 @pytest.mark.slow
 def test_a_foreign_shard_is_refused_before_any_work(tmp_path):
-    random_target(Slow(), toy_base(), out_dir=tmp_path, **OPTIONS | {"seed": 1})
+    random_target(toy_model(), toy_base(40), out_dir=tmp_path, **OPTIONS | {"seed": 1})
     for k in (0, 1, 2, 3):
         (tmp_path / f"shard-0000{k}.safetensors").unlink()
     calls: list[int] = []
     with pytest.raises(InputError, match="another seed"):
-        random_target(Slow(), toy_base(), out_dir=tmp_path, progress=lambda *a: calls.append(1), **OPTIONS)
+        random_target(
+            toy_model(), toy_base(40), out_dir=tmp_path, progress=lambda *a: calls.append(1), **OPTIONS
+        )
     assert not calls
-
-
-@pytest.mark.slow
-def test_progress_counts_what_is_already_there(tmp_path, done):
-    (done / "shard-00001.safetensors").unlink()
-    calls: list[tuple[int, int]] = []
-    random_target(Slow(), toy_base(), out_dir=done, progress=lambda *a: calls.append(a), **OPTIONS)
-    assert calls == [(32, 40), (37, 40), (40, 40)]
 
 
 @pytest.mark.slow
@@ -159,17 +107,21 @@ def test_sets_without_hashes_of_whole_files_still_load(done):
 @pytest.mark.slow
 def test_finished_run_is_kept_as_it_is(done):
     before = {path: path.stat().st_mtime_ns for path in done.iterdir()}
-    again = random_target(Slow(), toy_base(), out_dir=done, **OPTIONS)
+    again = random_target(toy_model(), toy_base(40), out_dir=done, **OPTIONS)
     assert {path: path.stat().st_mtime_ns for path in done.iterdir()} == before
     assert again.card == load_constructed(done).card
 
 
 @pytest.mark.slow
 def test_two_processes_share_the_shards(tmp_path, done):
-    first = random_target(Slow(), toy_base(), out_dir=tmp_path / "shared", rank=0, world_size=2, **OPTIONS)
+    first = random_target(
+        toy_model(), toy_base(40), out_dir=tmp_path / "shared", rank=0, world_size=2, **OPTIONS
+    )
     assert first.ids.tolist() == [*range(8), *range(16, 24), *range(32, 40)]
     assert not (tmp_path / "shared" / "index.json").exists()
-    second = random_target(Slow(), toy_base(), out_dir=tmp_path / "shared", rank=1, world_size=2, **OPTIONS)
+    second = random_target(
+        toy_model(), toy_base(40), out_dir=tmp_path / "shared", rank=1, world_size=2, **OPTIONS
+    )
     alone = load_constructed(done)
     assert torch.equal(second.x, alone.x)
     assert torch.equal(second.ids, alone.ids)
@@ -203,7 +155,7 @@ def test_damaged_shard_is_named_and_rebuilt_once_deleted(done, damage):
     damage(bad)
     for call in (
         lambda: load_constructed(done),
-        lambda: random_target(Slow(), toy_base(), out_dir=done, **OPTIONS),
+        lambda: random_target(toy_model(), toy_base(40), out_dir=done, **OPTIONS),
     ):
         with pytest.raises(CorruptFileError, match=r"shard-00001\.safetensors.*delete it and run") as caught:
             call()
@@ -212,7 +164,9 @@ def test_damaged_shard_is_named_and_rebuilt_once_deleted(done, damage):
     with pytest.raises(CorruptFileError, match=r"shard-00001\.safetensors.*no file"):
         load_constructed(done)
     others = {path: path.stat().st_mtime_ns for path in shards(done)}
-    random_target(Slow(), toy_base(), out_dir=done, **OPTIONS)
+    calls: list[tuple[int, int]] = []
+    random_target(toy_model(), toy_base(40), out_dir=done, progress=lambda *a: calls.append(a), **OPTIONS)
+    assert calls == [(32, 40), (37, 40), (40, 40)]
     assert all(path.stat().st_mtime_ns == then for path, then in others.items())
     assert torch.equal(load_constructed(done).x, wanted.x)
 
@@ -234,14 +188,14 @@ def test_damaged_index(done, damaged):
 
 
 def test_full_disk_keeps_what_was_written(tmp_path):
-    random_target(Slow(), toy_base(), out_dir=tmp_path, rank=0, world_size=2, **OPTIONS)
+    random_target(toy_model(), toy_base(40), out_dir=tmp_path, rank=0, world_size=2, **OPTIONS)
     largest = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, largest[1]))
     try:
         with pytest.raises(
             OSError, match=r"00001\.safetensors: expected to write.*free some space and resume"
         ):
-            random_target(Slow(), toy_base(), out_dir=tmp_path, **OPTIONS)
+            random_target(toy_model(), toy_base(40), out_dir=tmp_path, **OPTIONS)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, largest)
     assert [path.name for path in sorted(tmp_path.iterdir())] == [
@@ -253,14 +207,10 @@ if __name__ == "__main__":
     from tests.kills import killed_at  # a test imports this file without the root on its path
 
     torch.set_num_threads(1)
-    if len(sys.argv) == 2:
-        robust(Slow(pause=0.02), toy_base(), out_dir=sys.argv[1], **OPTIONS)
-    else:
-        # what is slow the first time is done before the process multiplies
-        random_target(Slow(), toy_base(), **OPTIONS)
+    random_target(toy_model(), toy_base(40), **OPTIONS)  # slow the first time, before the process multiplies
     for moment in sys.argv[2:]:
         if os.fork() == 0:
             killed_at(int(moment.split("-")[0]), moment.split("-")[1])
-            random_target(Slow(), toy_base(), out_dir=f"{sys.argv[1]}/{moment}", **OPTIONS)
+            random_target(toy_model(), toy_base(40), out_dir=f"{sys.argv[1]}/{moment}", **OPTIONS)
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.wait()[1]) == -signal.SIGKILL
