@@ -51,13 +51,11 @@ def result(x, y, success, *, status=None, zero=None):
 
 
 def test_worst_case_is_per_sample_not_the_worst_attack():
-    def even(model, x, y, *, ids):
-        return result(x, y, ids % 2 == 0)
-
-    def odd(model, x, y, *, ids):
-        return result(x, y, ids % 2 == 1)
-
-    table = evaluate(Threshold(), DATA, {"even": even, "odd": odd}, batch_size=4)
+    attacks = {
+        name: lambda model, x, y, *, ids, rest=rest: result(x, y, ids % 2 == rest)
+        for rest, name in enumerate(("even", "odd"))
+    }
+    table = evaluate(Threshold(), DATA, attacks, batch_size=4)
     assert [row.robust_accuracy for row in table.rows] == pytest.approx([2 / 6, 2 / 6])
     assert table.worst_case == 0
     assert table.held.tolist() == [False] * 6
@@ -135,18 +133,11 @@ def test_a_sample_without_finite_logits_counts_as_neither_right_nor_broken_nor_r
     assert curve.accuracy == pytest.approx([3 / 6, 2 / 6, 1 / 6])
 
 
-def test_the_model_is_left_as_it_was():
-    model = Threshold().train()
-    evaluate(model, DATA, {"a": pgd(0.1), "b": pgd(0.2)}, batch_size=2)
-    assert model.training
-    assert model.weight.grad is None
-    assert model.weight.requires_grad
-
-
 def test_limit_and_examples():
-    table = evaluate(
-        Threshold(), DATA, {"pgd": pgd(0.35), "none": pgd(0.01)}, limit=5, batch_size=2, keep_examples=2
-    )
+    attacks, model = {"pgd": pgd(0.35), "none": pgd(0.01)}, Threshold().train()
+    table = evaluate(model, DATA, attacks, limit=5, batch_size=2, keep_examples=2)
+    # the model is left as it was
+    assert (model.training, model.weight.grad, model.weight.requires_grad) == (True, None, True)
     assert table.n == 5
     assert table.ids.tolist() == [0, 1, 2, 3, 4]
     kept = table["pgd"].examples
@@ -180,15 +171,11 @@ def test_renderings():
     clean = evaluate(Threshold(), DATA)
     assert clean.clean_accuracy == clean.worst_case == pytest.approx(4 / 6)
     assert clean.rows == ()
-
-
-def test_a_model_that_is_always_wrong():
-    table = evaluate(Threshold(), pixels([0.1, 0.2], [1, 1]), {"pgd": pgd(0.1)})
-    assert table.clean_accuracy == 0
-    assert math.isnan(table.rows[0].success_rate)
-    assert table.rows[0].median_distance == 0
-    assert table.to_dict()["attacks"]["pgd"]["success_rate"] is None
-    assert "-" in str(table).splitlines()[3]
+    wrong = evaluate(Threshold(), pixels([0.1, 0.2], [1, 1]), {"pgd": pgd(0.1)})
+    assert wrong.clean_accuracy == wrong.rows[0].median_distance == 0
+    assert math.isnan(wrong.rows[0].success_rate)
+    assert wrong.to_dict()["attacks"]["pgd"]["success_rate"] is None
+    assert "-" in str(wrong).splitlines()[3]
 
 
 def test_bad_input_is_named():
@@ -258,12 +245,9 @@ def test_the_curve_of_distances_is_the_exact_step_function():
     assert Curve.from_distances([1.0, 2.0]).accuracy.tolist() == [1.0, 0.5, 0.0]
     with pytest.raises(InputError, match="where the curve begins"):
         Curve.from_distances(distances, [0.2]).at(0.1)
-
-
-@pytest.mark.parametrize("wrong", [[], [-0.1, 1], [[0.1]], 0.3, ["far"], None])
-def test_wrong_distances(wrong):
-    with pytest.raises(InputError, match="distances: expected"):
-        Curve.from_distances(wrong)
+    for wrong in ([], [-0.1, 1], [[0.1]], 0.3, ["far"], None):
+        with pytest.raises(InputError, match="distances: expected"):
+            Curve.from_distances(wrong)
 
 
 def test_a_curve_from_one_minimum_norm_run():
@@ -367,9 +351,7 @@ def test_samples_hold_the_nearest_adversarial_example(batch_size):
     assert kept.x_adv.flatten().tolist() == pytest.approx([0.505, 0.45, 0.51, 0.495, 0.3, 0.6])
     assert torch.equal(kept.distances, torch.stack([row.distance for row in table.rows], 1))
     assert evaluate(Threshold(), DATA, attacks).samples is None
-
-
-def test_of_attacks_that_come_equally_near_the_first_counts():
+    # of attacks that come equally near the first counts
     kept = evaluate(Threshold(), DATA, {"one": nearest, "two": nearest}, keep_samples=True).samples
     assert kept.by.tolist() == [0, 0, 0, 0, -1, -1]
 
