@@ -3,11 +3,10 @@
 from fastadv.evaluation import figures
 from fastadv.evaluation._outcome import Attack
 from fastadv.evaluation.bootstrap import Interval, bootstrap, mean, median
-from fastadv.evaluation.components import Components
 from fastadv.evaluation.curve import Curve, accuracy_against_radius
 from fastadv.evaluation.measure import evaluate
 from fastadv.evaluation.optimality import optimality
-from fastadv.evaluation.samples import Examples, Samples
+from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.table import Row, Table
 
 __all__ = [

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +13,7 @@ from fastadv.attacks import AttackResult, AutoAttackResult, Cost, Status
 from fastadv.attacks.methods.flags import SQUARE_FLAG, square_stands_out
 from fastadv.engine import Frozen
 from fastadv.errors import InputError
-from fastadv.evaluation.components import Components, added
-from fastadv.evaluation.samples import Examples, Samples
+from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.table import Row
 
 Attack = Callable[..., AttackResult]
@@ -195,7 +194,8 @@ def _components(parts: Sequence[Part]) -> Components | None:
     for part in parts:
         own = {name: Cost(**cost) for name, cost in part.told.get("costs", {}).items()}
         for name, cost in own.items():
-            costs[name] = added(costs[name], cost) if name in costs else cost
+            before = astuple(costs.get(name, Cost(0, 0, 0, 0, 0.0)))
+            costs[name] = Cost(*(a + b for a, b in zip(before, astuple(cost), strict=True)))
         # the last place is for -1, which stands for no component
         places = torch.tensor([*map(list(costs).index, own), -1])
         by.append(places[part["component"]])

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from fastadv.evaluation.bootstrap import Interval, bootstrap, median
-from fastadv.evaluation.components import Components
-from fastadv.evaluation.samples import Examples, Samples
+from fastadv.evaluation.samples import Components, Examples, Samples
 from fastadv.evaluation.text import aligned, in_markdown, number, percent
 
 DENOMINATORS = (

@@ -90,6 +90,7 @@ def test_purposes_do_not_share_random_numbers():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_inversion_towards_a_named_module_or_a_function():
     base, model = toy_base(20), toy_model().eval()
     named = robust(model, base, steps=30, module="1")

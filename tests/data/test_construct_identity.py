@@ -119,6 +119,7 @@ MODELS: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_another_model_is_refused(tmp_path, name):
     first, second = MODELS[name]

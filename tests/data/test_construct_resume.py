@@ -104,7 +104,6 @@ def test_sets_without_hashes_of_whole_files_still_load(done):
         load_constructed(done)
 
 
-@pytest.mark.slow
 def test_finished_run_is_kept_as_it_is(done):
     before = {path: path.stat().st_mtime_ns for path in done.iterdir()}
     again = random_target(toy_model(), toy_base(40), out_dir=done, **OPTIONS)

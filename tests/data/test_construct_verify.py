@@ -293,6 +293,7 @@ def test_a_saved_set_and_progress(tmp_path):
         verify_constructed(tmp_path, batch_size=0)
 
 
+@pytest.mark.slow
 def test_the_card_holds_the_hash_of_the_weights(done):
     """It does not depend on where the network lies in memory, nor on its mode."""
     model = toy_model()

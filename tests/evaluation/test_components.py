@@ -73,6 +73,7 @@ def test_the_table_tells_them() -> None:
         assert ["second", "3", "2", "21", "0", "0.8"] in lines
 
 
+@pytest.mark.slow
 def test_samples_name_the_component_of_the_nearest_attack() -> None:
     """`far` comes first and further away; it alone breaks sample 2."""
     attacks = {"far": partial(nets.nearest, past=0.05), "staged": staged}
