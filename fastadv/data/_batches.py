@@ -59,11 +59,7 @@ def raw_batches(
     """Yield the same with the images as they are held, uint8 or float32: a quarter of the bytes to move."""
     if batch_size < 1:
         raise InputError(f"expected batch_size >= 1, got {batch_size}")
-    size = len(dataset) if isinstance(dataset, Sized) else 0
-    if size == 0:
-        raise InputError(
-            "expected a data set with a length and at least one image, got an empty or unsized one"
-        )
+    size = sample_count(dataset)
     positions = torch.arange(size) if order is None else check_positions(order, size, "order")
     if isinstance(dataset, Held):
         return _from_memory(dataset, positions.to(dataset.labels.device), batch_size)
@@ -71,6 +67,16 @@ def raw_batches(
         many = isinstance(dataset, FolderSet) and len(positions) >= _WORTH_WORKERS
         workers = min(8, os.cpu_count() or 1) if many else 0
     return _from_loader(_Numbered(dataset, seed), positions, batch_size, workers)
+
+
+def sample_count(dataset: Dataset[Any], limit: int | None = None, name: str = "dataset") -> int:
+    """Return the number of samples, at most `limit`; InputError where there are none or nobody knows."""
+    size = len(dataset) if isinstance(dataset, Sized) else 0
+    if size == 0:
+        raise InputError(
+            f"{name}: expected a data set with a length and at least one image, got an empty or unsized one"
+        )
+    return size if limit is None else min(limit, size)
 
 
 def _from_memory(dataset: Held, positions: Tensor, batch_size: int) -> Iterator[Batch]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastadv.data import batches
+from fastadv.data._batches import batches, sample_count
 from fastadv.data.batch_size import device_for
 from fastadv.engine import Frozen
 from fastadv.engine.frozen import CHECK_ROWS
@@ -45,12 +45,6 @@ def in_turn(
                 "model: expected finite logits, got NaN or infinity for every sample; "
                 "check its weights and input scale"
             )
-
-
-def sample_count(dataset: Dataset[Any], limit: int | None) -> int:
-    """Return how many samples are measured."""
-    size = len(dataset)  # type: ignore[arg-type]
-    return size if limit is None else min(limit, size)
 
 
 def _check_twins(frozen: Frozen, dataset: Dataset[Any], positions: Tensor) -> None:

@@ -9,11 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fastadv.data._batches import sample_count
 from fastadv.data.batch_size import BatchSize, chosen_batch_size
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, run_attack
-from fastadv.evaluation._turns import in_turn, sample_count
+from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.measure import check_evaluation, description, evaluate, minimizes
 from fastadv.runs import processes
 

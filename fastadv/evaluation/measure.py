@@ -12,12 +12,13 @@ from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
 from fastadv.attacks import ABS_ATTACKS, ATTACKS, SUBSTITUTE_ATTACKS
+from fastadv.data._batches import sample_count
 from fastadv.data.batch_size import BatchSize, check_batch_size, chosen_batch_size
 from fastadv.engine import Frozen, freeze
 from fastadv.errors import InputError
 from fastadv.evaluation._outcome import Attack, Batch, Part, nearest, outcome, row
 from fastadv.evaluation._parts import IDENTITY, Parts
-from fastadv.evaluation._turns import in_turn, sample_count
+from fastadv.evaluation._turns import in_turn
 from fastadv.evaluation.samples import Samples
 from fastadv.evaluation.table import Table
 from fastadv.runs import processes
@@ -166,8 +167,7 @@ def check_evaluation(
     check_batch_size(batch_size)
     if limit is not None:
         check_count("limit", limit, 1)
-    if len(dataset) == 0:  # type: ignore[arg-type]
-        raise InputError("dataset: expected at least one sample, got an empty data set")
+    sample_count(dataset)
     for name, attack in attacks.items():
         if not callable(attack):
             raise InputError(

@@ -1,6 +1,6 @@
 """How useful the features of a network are, with and without an adversary."""
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastadv._checks import check_count
-from fastadv.data import batches
+from fastadv.data._batches import batches, sample_count
 from fastadv.engine import Frozen, freeze
 from fastadv.engine.copying.twin import device_of
 from fastadv.errors import InputError
@@ -119,10 +119,9 @@ def _check(dataset: Dataset[Any], threat: Threat, limit: int | None, batch_size:
         )
     threat.check_one_radius()
     check_count("batch_size", batch_size, 1)
-    size = len(dataset) if isinstance(dataset, Sized) else 0
-    if size == 0:
-        raise InputError("dataset: expected one with a length and a sample, got an empty or unsized one")
-    return size if limit is None else min(check_count("limit", limit, 1), size)
+    if limit is not None:
+        check_count("limit", limit, 1)
+    return sample_count(dataset, limit)
 
 
 def _features(

@@ -1,6 +1,5 @@
 """The data set a construction starts from, read by sample number, and where the search for each begins."""
 
-from collections.abc import Sized
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastadv import rng
-from fastadv.data._batches import batches
+from fastadv.data._batches import batches, sample_count
 from fastadv.data.folder import FolderSet
 from fastadv.data.imageset import ImageSet
 from fastadv.errors import InputError
@@ -22,11 +21,7 @@ class Base:
     """Samples of `dataset`, a map-style Dataset of (image, label), on `device`. InputError if it is empty."""
 
     def __init__(self, dataset: Dataset[Any], device: torch.device) -> None:
-        self.count = len(dataset) if isinstance(dataset, Sized) else 0
-        if self.count == 0:
-            raise InputError(
-                "base: expected a data set with a length and at least one image, got an empty or unsized one"
-            )
+        self.count = sample_count(dataset, name="base")
         self.dataset, self.device = dataset, device
         self.name = str(getattr(dataset, "name", type(dataset).__name__))
         self.eight_bit = isinstance(dataset, FolderSet) or (
