@@ -196,6 +196,8 @@ def test_bars_have_the_lengths_they_are_given(drawn):
     assert [bar.get_width() for bar in axes.patches] == [0.98, 0.04, 0.9, 0.5]
     centers = [bar.get_y() + bar.get_height() / 2 for bar in axes.patches]
     assert centers == sorted(centers)
+    # a net's name stands in the middle of its bars
+    assert axes.get_yticks() == pytest.approx([sum(centers[:2]) / 2, sum(centers[2:]) / 2])
     assert len({to_hex(bar.get_facecolor()) for bar in axes.patches}) == 2
     ticks = [(line.get_xdata()[0], float(np.mean(line.get_ydata()))) for line in axes.lines]
     assert ticks == [(0.95, pytest.approx(centers[0])), (0.47, pytest.approx(centers[3]))]
